@@ -1,0 +1,117 @@
+//! The one shape in which the engine's failures reach whoever has to act on them.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Why something is not as it was asked to be: the `reason` of a condition, of its event and of a metric.
+/// A closed set, so that alerts can be written against it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Reason {
+    /// Two nodes hold different images under one name.
+    AmbiguousSource,
+    /// Credentials are missing, wrong or too weak.
+    AuthenticationFailed,
+    /// Content arrived whose digest is not the one that was asked for.
+    DigestMismatch,
+    /// A reference, or a name made from it, is one that no registry takes.
+    InvalidReference,
+    /// Another field of the object is not usable.
+    InvalidSpec,
+    /// No node that may read the image runs an agent.
+    NodeUnavailable,
+    /// Putting the package together in the registry failed.
+    PackageFailed,
+    /// The destination refused or broke off.
+    PushFailed,
+    /// The registry asked for patience.
+    RateLimited,
+    /// The registry cannot be reached: name, address, connection or TLS.
+    RegistryUnavailable,
+    /// A Secret or ServiceAccount that the object names is missing or unreadable.
+    SecretUnavailable,
+    /// The source cannot be read: the engine is down, or the stream broke off.
+    SourceFailed,
+    /// The image does not exist at its source.
+    SourceNotFound,
+    /// Nothing moved for as long as `timeout` allows.
+    TimedOut,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, formatter)
+    }
+}
+
+/// What can end a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// Nothing but another input; it is not tried again before the object changes.
+    Stalled,
+    /// Time: the other side said for how long.
+    Waiting {
+        /// From now.
+        after: Duration,
+    },
+    /// Perhaps another try, after a delay that grows.
+    Retryable,
+}
+
+/// A failure: what happened, to what, and what to do next, in one sentence that a person can act on.
+///
+/// The message names no time, attempt number or address that changes between two tries of the same failure,
+/// so that a repetition is recognised and not written again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The class of the failure.
+    pub reason: Reason,
+    /// What can end it.
+    pub disposition: Disposition,
+    /// What happened, to what, and what to do next.
+    pub message: String,
+}
+
+impl Fault {
+    /// A failure that only another input ends.
+    pub fn stalled(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            disposition: Disposition::Stalled,
+            message: message.into(),
+        }
+    }
+
+    /// A failure that another try may end.
+    pub fn retryable(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            disposition: Disposition::Retryable,
+            message: message.into(),
+        }
+    }
+
+    /// A failure that ends by itself `after` a time that the other side named.
+    pub fn waiting(reason: Reason, after: Duration, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            disposition: Disposition::Waiting { after },
+            message: message.into(),
+        }
+    }
+
+    /// The same failure, saying first what it happened to.
+    pub fn within(mut self, what: impl fmt::Display) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.reason, self.message)
+    }
+}
+
+impl std::error::Error for Fault {}

@@ -1,0 +1,11 @@
+//! Packages of images, built inside the cluster, for clusters without internet.
+//!
+//! The rooms, each of which uses only those above it: [`oci`] (names and documents), [`fault`] (failures),
+//! [`registry`] (the distribution client), [`source`] (where images come from), [`transfer`] (bringing them
+//! to a destination).
+
+pub mod fault;
+pub mod oci;
+pub mod registry;
+pub mod source;
+pub mod transfer;

@@ -1,0 +1,334 @@
+//! Manifests and indexes: what is read of them, beside the raw bytes that are carried unchanged.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{Descriptor, Digest, media_type};
+
+/// The largest manifest or index in bytes that is read: the limit that registries set (distribution: 4 MiB).
+pub const MANIFEST_LIMIT: usize = 4 * 1024 * 1024;
+
+/// An image manifest (OCI image specification, "Image Manifest"; docker's schema 2 has the same shape).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// Always 2.
+    pub schema_version: u8,
+    /// The manifest's own media type; old OCI manifests leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// The type of an artifact that is no image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    /// The image's configuration.
+    pub config: Descriptor,
+    /// The layers, lowest first.
+    #[serde(default)]
+    pub layers: Vec<Descriptor>,
+    /// The manifest that this one refers to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Descriptor>,
+    /// Free text by key.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Manifest {
+    /// An OCI manifest of an image or of an artifact whose type is its config's.
+    pub fn new(config: Descriptor, layers: Vec<Descriptor>) -> Self {
+        Self {
+            schema_version: 2,
+            media_type: Some(media_type::OCI_MANIFEST.to_owned()),
+            artifact_type: None,
+            config,
+            layers,
+            subject: None,
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    /// The blobs that must stand in a registry before it takes this manifest: config and layers, each once.
+    /// Foreign layers are left out.
+    pub fn blobs(&self) -> Vec<&Descriptor> {
+        let mut blobs: Vec<&Descriptor> = Vec::with_capacity(self.layers.len() + 1);
+        for blob in std::iter::once(&self.config).chain(&self.layers) {
+            let seen = blobs.iter().any(|known| known.digest == blob.digest);
+            if !seen && !media_type::is_foreign_layer(&blob.media_type) {
+                blobs.push(blob);
+            }
+        }
+        blobs
+    }
+}
+
+/// A list of manifests, one a platform (OCI image specification, "Image Index").
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Index {
+    /// Always 2.
+    pub schema_version: u8,
+    /// The index's own media type; old OCI indexes leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// The type of an artifact that is no image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    /// The entries.
+    #[serde(default)]
+    pub manifests: Vec<Descriptor>,
+    /// The manifest that this index refers to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Descriptor>,
+    /// Free text by key.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Index {
+    /// An OCI index of `manifests`.
+    pub fn new(manifests: Vec<Descriptor>) -> Self {
+        Self {
+            schema_version: 2,
+            media_type: Some(media_type::OCI_INDEX.to_owned()),
+            artifact_type: None,
+            manifests,
+            subject: None,
+            annotations: BTreeMap::new(),
+        }
+    }
+}
+
+/// A manifest or index as it came: the raw bytes decide the digest, so they are what is sent on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// Media type, digest and length of `raw`.
+    pub descriptor: Descriptor,
+    /// The bytes as they came.
+    pub raw: Bytes,
+    /// What they say.
+    pub content: Content,
+}
+
+/// What a document is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// One image, or an artifact.
+    Manifest(Manifest),
+    /// A list of images.
+    Index(Index),
+}
+
+/// Why bytes are not a manifest that we can carry.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum DocumentError {
+    /// Longer than [`MANIFEST_LIMIT`].
+    #[error("the manifest has {0} bytes, more than the {MANIFEST_LIMIT} that a registry takes")]
+    TooLarge(usize),
+    /// A media type that is neither a manifest's nor an index's, such as docker's schema 1.
+    #[error(
+        "the manifest has the media type `{0}`, which is neither an OCI nor a docker schema 2 manifest; push the image again with a tool of today"
+    )]
+    MediaType(String),
+    /// Not the JSON that the media type promises.
+    #[error("the manifest cannot be read as {media_type}: {reason}")]
+    Malformed {
+        /// What it should be.
+        media_type: String,
+        /// What the parser says.
+        reason: String,
+    },
+}
+
+impl Document {
+    /// Reads `raw`. `declared` is the media type that the transport or the descriptor gave; without one the
+    /// document's own `mediaType` decides, and without that its shape, as the specification has it.
+    pub fn parse(declared: Option<&str>, raw: Bytes) -> Result<Self, DocumentError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Shape {
+            media_type: Option<String>,
+            manifests: Option<serde::de::IgnoredAny>,
+            config: Option<serde::de::IgnoredAny>,
+        }
+        if raw.len() > MANIFEST_LIMIT {
+            return Err(DocumentError::TooLarge(raw.len()));
+        }
+        let malformed = |media_type: &str| {
+            let media_type = media_type.to_owned();
+            move |error: serde_json::Error| DocumentError::Malformed {
+                media_type,
+                reason: error.to_string(),
+            }
+        };
+        let shape: Shape = serde_json::from_slice(&raw).map_err(malformed("a manifest"))?;
+        // A `Content-Type` may carry parameters.
+        let declared = declared
+            .map(|text| text.split(';').next().unwrap_or(text).trim())
+            .filter(|text| media_type::is_manifest(text));
+        let kind = match (declared, shape.media_type.as_deref()) {
+            (Some(declared), _) => declared.to_owned(),
+            (None, Some(own)) => own.to_owned(),
+            (None, None) if shape.manifests.is_some() => media_type::OCI_INDEX.to_owned(),
+            (None, None) if shape.config.is_some() => media_type::OCI_MANIFEST.to_owned(),
+            (None, None) => "unknown".to_owned(),
+        };
+        let content = if media_type::is_index(&kind) {
+            Content::Index(serde_json::from_slice(&raw).map_err(malformed(&kind))?)
+        } else if media_type::is_manifest(&kind) {
+            Content::Manifest(serde_json::from_slice(&raw).map_err(malformed(&kind))?)
+        } else {
+            return Err(DocumentError::MediaType(kind));
+        };
+        let descriptor = Descriptor::new(kind, Digest::of(&raw), raw.len() as u64);
+        Ok(Self {
+            descriptor,
+            raw,
+            content,
+        })
+    }
+
+    /// A document of our own making: compact JSON in the order of the fields, so the same content gives the
+    /// same digest.
+    pub fn of_manifest(manifest: Manifest) -> Result<Self, DocumentError> {
+        let media_type = manifest
+            .media_type
+            .clone()
+            .unwrap_or_else(|| media_type::OCI_MANIFEST.to_owned());
+        let raw = serialise(&manifest, &media_type)?;
+        let descriptor = Descriptor::new(media_type, Digest::of(&raw), raw.len() as u64);
+        Ok(Self {
+            descriptor,
+            raw,
+            content: Content::Manifest(manifest),
+        })
+    }
+
+    /// As [`Document::of_manifest`], for an index.
+    pub fn of_index(index: Index) -> Result<Self, DocumentError> {
+        let media_type = index
+            .media_type
+            .clone()
+            .unwrap_or_else(|| media_type::OCI_INDEX.to_owned());
+        let raw = serialise(&index, &media_type)?;
+        let descriptor = Descriptor::new(media_type, Digest::of(&raw), raw.len() as u64);
+        Ok(Self {
+            descriptor,
+            raw,
+            content: Content::Index(index),
+        })
+    }
+
+    /// The document's digest.
+    pub fn digest(&self) -> &Digest {
+        &self.descriptor.digest
+    }
+
+    /// The manifest, if this is one.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        match &self.content {
+            Content::Manifest(manifest) => Some(manifest),
+            Content::Index(_) => None,
+        }
+    }
+
+    /// The index, if this is one.
+    pub fn index(&self) -> Option<&Index> {
+        match &self.content {
+            Content::Index(index) => Some(index),
+            Content::Manifest(_) => None,
+        }
+    }
+}
+
+fn serialise<T: Serialize>(value: &T, media_type: &str) -> Result<Bytes, DocumentError> {
+    serde_json::to_vec(value)
+        .map(Bytes::from)
+        .map_err(|error| DocumentError::Malformed {
+            media_type: media_type.to_owned(),
+            reason: error.to_string(),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn blob(content: &[u8], kind: &str) -> Descriptor {
+        Descriptor::new(kind, Digest::of(content), content.len() as u64)
+    }
+
+    #[test]
+    fn what_we_make_we_read() {
+        let manifest = Manifest::new(
+            blob(b"{}", media_type::OCI_CONFIG),
+            vec![blob(b"x", media_type::OCI_LAYER)],
+        );
+        let made = Document::of_manifest(manifest).unwrap();
+        let read = Document::parse(
+            Some("application/vnd.oci.image.manifest.v1+json; charset=utf-8"),
+            made.raw.clone(),
+        )
+        .unwrap();
+        assert_eq!(read, made);
+        let index = Document::of_index(Index::new(vec![made.descriptor.clone()])).unwrap();
+        assert_eq!(Document::parse(None, index.raw.clone()).unwrap(), index);
+    }
+
+    #[test]
+    fn blobs_come_once_and_without_foreign_layers() {
+        let layer = blob(b"x", media_type::OCI_LAYER);
+        let foreign = blob(b"w", "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip");
+        let manifest = Manifest::new(
+            blob(b"{}", media_type::OCI_CONFIG),
+            vec![layer.clone(), layer.clone(), foreign],
+        );
+        assert_eq!(manifest.blobs(), vec![&manifest.config, &layer]);
+    }
+
+    #[test]
+    fn shape_decides_when_nothing_is_declared() {
+        let digest = Digest::of(b"");
+        let raw =
+            format!(r#"{{"schemaVersion":2,"config":{{"mediaType":"m","digest":"{digest}","size":0}},"layers":[]}}"#);
+        assert!(
+            Document::parse(Some("application/json"), Bytes::from(raw))
+                .unwrap()
+                .manifest()
+                .is_some()
+        );
+        let raw = Bytes::from_static(br#"{"schemaVersion":2,"manifests":[]}"#);
+        assert!(Document::parse(None, raw).unwrap().index().is_some());
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_carry() {
+        let schema1 = Bytes::from_static(br#"{"schemaVersion":1,"name":"x"}"#);
+        assert!(matches!(
+            Document::parse(None, schema1),
+            Err(DocumentError::MediaType(_))
+        ));
+        assert!(matches!(
+            Document::parse(None, Bytes::from_static(b"<html>")),
+            Err(DocumentError::Malformed { .. })
+        ));
+        assert!(matches!(
+            Document::parse(None, vec![b' '; MANIFEST_LIMIT + 1].into()),
+            Err(DocumentError::TooLarge(_))
+        ));
+        let negative =
+            Bytes::from_static(br#"{"schemaVersion":2,"config":{"mediaType":"m","digest":"sha256:0","size":-1}}"#);
+        assert!(Document::parse(Some(media_type::OCI_MANIFEST), negative).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(raw in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Document::parse(None, raw.into());
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Names and documents of the OCI image and distribution specifications. No IO.
+
+mod descriptor;
+mod digest;
+mod location;
+mod manifest;
+pub mod media_type;
+mod reference;
+
+pub use descriptor::{Descriptor, Platform, PlatformError};
+pub use digest::{Digest, DigestError, Hasher};
+pub use location::{Location, LocationError, Naming};
+pub use manifest::{Content, Document, DocumentError, Index, MANIFEST_LIMIT, Manifest};
+pub use reference::{Reference, ReferenceError};

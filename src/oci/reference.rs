@@ -1,0 +1,187 @@
+//! References to images, normalised as docker normalises them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::Digest;
+
+/// `registry/repository[:tag][@digest]`. `nginx` becomes `docker.io/library/nginx:latest`; `latest` is only
+/// added where neither a tag nor a digest is written. A leading `oci://` is accepted and dropped.
+///
+/// The grammar is that of the distribution project, read by `oci-spec`; the digest is checked besides.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Reference {
+    inner: oci_spec::distribution::Reference,
+    digest: Option<Digest>,
+}
+
+/// Why a text is not a reference.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("`{text}` is not an image reference ({reason}); write it as [registry/]repository[:tag][@digest]")]
+pub struct ReferenceError {
+    text: String,
+    reason: String,
+}
+
+impl Reference {
+    /// The registry's host and port, such as `docker.io` or `127.0.0.1:31999`.
+    pub fn registry(&self) -> &str {
+        self.inner.registry()
+    }
+
+    /// The path within the registry, such as `library/nginx`.
+    pub fn repository(&self) -> &str {
+        self.inner.repository()
+    }
+
+    /// The tag, if one is written or implied.
+    pub fn tag(&self) -> Option<&str> {
+        self.inner.tag()
+    }
+
+    /// The digest, if one is written.
+    pub fn digest(&self) -> Option<&Digest> {
+        self.digest.as_ref()
+    }
+
+    /// The name without tag and digest: `docker.io/library/nginx`.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.registry(), self.repository())
+    }
+
+    /// What a registry is asked for: the digest where there is one, else the tag.
+    pub fn identifier(&self) -> &str {
+        match (&self.digest, self.tag()) {
+            (Some(digest), _) => digest.as_str(),
+            (None, Some(tag)) => tag,
+            // The grammar adds `latest` where both are missing.
+            (None, None) => "latest",
+        }
+    }
+
+    /// The name as docker prints it: without `docker.io/` and `library/`. An engine's list of images, its
+    /// events and its API use this form.
+    pub fn familiar(&self) -> String {
+        let whole = self.to_string();
+        match whole.strip_prefix("docker.io/") {
+            Some(hub) => hub.strip_prefix("library/").unwrap_or(hub).to_owned(),
+            None => whole,
+        }
+    }
+}
+
+impl FromStr for Reference {
+    type Err = ReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, ReferenceError> {
+        let error = |reason: String| ReferenceError {
+            text: text.chars().take(160).collect(),
+            reason,
+        };
+        let bare = text.strip_prefix("oci://").unwrap_or(text);
+        // The longest name, tag and digest together; a longer text only costs the parser time.
+        if bare.len() > 1024 {
+            return Err(error("longer than 1024 characters".to_owned()));
+        }
+        let inner: oci_spec::distribution::Reference = bare
+            .parse()
+            .map_err(|e: oci_spec::distribution::ParseError| error(e.to_string()))?;
+        let digest = inner
+            .digest()
+            .map(str::parse)
+            .transpose()
+            .map_err(|e: super::DigestError| error(e.to_string()))?;
+        Ok(Self { inner, digest })
+    }
+}
+
+impl TryFrom<String> for Reference {
+    type Error = ReferenceError;
+
+    fn try_from(text: String) -> Result<Self, ReferenceError> {
+        text.parse()
+    }
+}
+
+impl From<Reference> for String {
+    fn from(reference: Reference) -> Self {
+        reference.to_string()
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(formatter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn reference(text: &str) -> Reference {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn normalises_as_docker_does() {
+        for (text, whole, familiar) in [
+            ("nginx", "docker.io/library/nginx:latest", "nginx:latest"),
+            (
+                "index.docker.io/library/nginx:1",
+                "docker.io/library/nginx:1",
+                "nginx:1",
+            ),
+            ("me/app:dev", "docker.io/me/app:dev", "me/app:dev"),
+            (
+                "localhost:5000/a/b",
+                "localhost:5000/a/b:latest",
+                "localhost:5000/a/b:latest",
+            ),
+            ("oci://ghcr.io/x/y:1", "ghcr.io/x/y:1", "ghcr.io/x/y:1"),
+        ] {
+            assert_eq!(reference(text).to_string(), whole);
+            assert_eq!(reference(text).familiar(), familiar);
+        }
+    }
+
+    #[test]
+    fn digest_wins_over_tag() {
+        let digest = Digest::of(b"");
+        let both = reference(&format!("ghcr.io/x/y:1@{digest}"));
+        assert_eq!((both.identifier(), both.tag()), (digest.as_str(), Some("1")));
+        assert_eq!(reference(&format!("x@{digest}")).tag(), None);
+    }
+
+    #[test]
+    fn refuses_what_is_none() {
+        for bad in [
+            "",
+            "i am not a ref at all",
+            "http://urls.are/not/refs",
+            "upper/CASE",
+            "a:b:c",
+            "a@sha256:00",
+        ] {
+            let error = bad.parse::<Reference>().unwrap_err().to_string();
+            assert!(error.contains("is not an image reference"), "{error}");
+        }
+        let upper = format!("x@sha256:{}", "A".repeat(64));
+        assert!(upper.parse::<Reference>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_and_prints_what_it_reads(text in "\\PC{0,80}") {
+            if let Ok(reference) = text.parse::<Reference>() {
+                prop_assert_eq!(reference.to_string().parse::<Reference>().unwrap(), reference);
+            }
+        }
+    }
+}

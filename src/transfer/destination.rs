@@ -1,0 +1,50 @@
+//! Where images go: one repository of a registry, or of an OCI layout in a directory.
+
+use async_trait::async_trait;
+
+use crate::fault::Fault;
+use crate::oci::{Descriptor, Digest, Document};
+use crate::source::ByteStream;
+
+/// A blob on its way in.
+pub struct Upload<'a> {
+    /// The digest that the content must have. Without one the content is committed under the one it has.
+    pub digest: Option<Digest>,
+    /// The length that the content must have in bytes, when it is known.
+    pub size: Option<u64>,
+    /// The content.
+    pub bytes: ByteStream<'a>,
+}
+
+/// One repository that takes blobs and manifests.
+#[async_trait]
+pub trait Destination: Send + Sync {
+    /// `host/repository` or `oci:directory`, for messages.
+    fn name(&self) -> String;
+
+    /// The repository within the registry.
+    fn repository(&self) -> &str;
+
+    /// The digest that stands under a tag or digest, by HEAD.
+    async fn digest_of(&self, identifier: &str) -> Result<Option<Digest>, Fault>;
+
+    /// The manifest or index that stands under a tag or digest.
+    async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault>;
+
+    /// The content of a small blob, at most `limit` bytes long; its digest is verified.
+    async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<bytes::Bytes>, Fault>;
+
+    /// The size in bytes of a blob, if this repository holds it.
+    async fn holds(&self, digest: &Digest) -> Result<Option<u64>, Fault>;
+
+    /// Makes a blob of another repository of the same registry stand in this one too, without moving bytes.
+    /// False when the registry would not.
+    async fn mount(&self, blob: &Descriptor, from: &str) -> Result<bool, Fault>;
+
+    /// Stores a blob and returns the digest and size in bytes of what was stored. It becomes visible only
+    /// when whole and verified.
+    async fn upload(&self, blob: Upload<'_>) -> Result<(Digest, u64), Fault>;
+
+    /// Stores a manifest or index, under `tag` if one is given, else under its digest only.
+    async fn publish(&self, document: &Document, tag: Option<&str>) -> Result<(), Fault>;
+}
