@@ -4,6 +4,8 @@
 //! [`registry`] (the distribution client), [`source`] (where images come from), [`transfer`] (bringing them
 //! to a destination).
 
+pub mod api;
+pub mod cli;
 pub mod fault;
 pub mod oci;
 pub mod registry;

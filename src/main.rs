@@ -1,3 +1,10 @@
 //! The one binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use jackal_operator::cli::Command;
+
+fn main() -> ExitCode {
+    Command::parse().run()
+}

@@ -1,0 +1,3 @@
+//! The custom resources, group `jackal.dev`.
+
+pub mod v1alpha1;

@@ -1,0 +1,89 @@
+//! What both resources share.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Where an image is read from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum SourceKind {
+    /// The registry that the image's name says.
+    #[default]
+    Registry,
+    /// The docker engine of a node that runs the agent. It is never taken from a registry instead.
+    Docker,
+    /// The containerd of a node that runs the agent.
+    Containerd,
+}
+
+/// How layers are stored that have no compressed form yet, which is those of a docker engine. Layers that
+/// have one are carried as they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Compression {
+    /// Uncompressed: the fastest to push and to pull on a network that is no bottleneck.
+    #[default]
+    None,
+    /// gzip, which every runtime reads.
+    Gzip,
+    /// zstd, which needs containerd 1.5 or docker 23.
+    Zstd,
+}
+
+/// What happens to what was pushed when the object is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// It stays in the registry.
+    #[default]
+    Retain,
+    /// Manifests that this object wrote, that still are what it wrote and that no other object of this
+    /// kind names, are deleted. Blobs are left to the registry's own collection.
+    Delete,
+}
+
+/// The name of an object in the same namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct LocalReference {
+    /// The object's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// The registry inside the cluster. Every field has a default: the controller's flags, or what the
+/// `jackal-state` or `zarf-state` Secret of the cluster says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.address) || !self.address.contains('/')").message("registry.address is host[:port] without a scheme or path, such as 127.0.0.1:31999; a path goes to repositoryPrefix"),
+    validation = Rule::new("!has(self.endpoint) || !self.endpoint.contains('/')").message("registry.endpoint is host[:port] without a scheme or path, such as registry.jackal.svc:5000; plain HTTP is asked for with insecure: true"),
+    validation = Rule::new("!has(self.endpoint) || has(self.address)").message("registry.endpoint is another way to the registry that address names: set address too"),
+    validation = Rule::new("!has(self.insecure) || !self.insecure || !has(self.certSecretRef)").message("insecure means plain HTTP, where certificates have no use: set insecure or certSecretRef, not both")
+)]
+pub struct RegistrySpec {
+    /// Host and port as a pod's image name says them: a name that the containerd of every node reaches, such
+    /// as the NodePort `127.0.0.1:31999`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 260))]
+    pub address: Option<String>,
+    /// Host and port where the operator reaches the same registry, such as its Service. Default: `address`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 260))]
+    pub endpoint: Option<String>,
+    /// A path that everything is put under, such as `team-a`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = 128),
+        regex(pattern = r"^[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*(/[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*)*$")
+    )]
+    pub repository_prefix: Option<String>,
+    /// A Secret of type `kubernetes.io/dockerconfigjson` with the credentials for pushing. Its entry is found
+    /// by `address` or by `endpoint`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<LocalReference>,
+    /// A Secret with `ca.crt` (the authority of the registry's certificate), and `tls.crt` with `tls.key`
+    /// where the registry asks for a client certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert_secret_ref: Option<LocalReference>,
+    /// Speak plain HTTP to the registry. Certificates are always verified; there is no way to skip that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub insecure: Option<bool>,
+}

@@ -1,0 +1,133 @@
+//! Conditions in kstatus form: `Ready` is always there, `Reconciling` and `Stalled` only while true.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+/// The object is as it was asked to be.
+pub const READY: &str = "Ready";
+/// Somebody works on it.
+pub const RECONCILING: &str = "Reconciling";
+/// Nothing happens before the object or something that it names changes.
+pub const STALLED: &str = "Stalled";
+
+/// The longest message in bytes, which is also what an event's note holds.
+const MESSAGE_LIMIT: usize = 1000;
+
+/// A set of conditions that is changed by saying what is the case, and keeps the times of what did not change.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Conditions(pub Vec<Condition>);
+
+impl Conditions {
+    /// Ready: nothing is left to do.
+    pub fn ready(&mut self, generation: Option<i64>, reason: &str, message: &str, now: Time) {
+        self.set(READY, "True", reason, message, generation, now);
+        self.remove(&[RECONCILING, STALLED]);
+    }
+
+    /// At work: `Ready` is unknown while there was no result yet, and stays false after a failure.
+    pub fn progressing(&mut self, generation: Option<i64>, reason: &str, message: &str, now: Time) {
+        self.set(READY, "Unknown", reason, message, generation, now.clone());
+        self.set(RECONCILING, "True", reason, message, generation, now);
+        self.remove(&[STALLED]);
+    }
+
+    /// Failed, and tried again by itself.
+    pub fn failing(&mut self, generation: Option<i64>, reason: &str, message: &str, now: Time) {
+        self.set(READY, "False", reason, message, generation, now.clone());
+        self.set(RECONCILING, "True", "ProgressingWithRetry", message, generation, now);
+        self.remove(&[STALLED]);
+    }
+
+    /// Failed, and not tried before something changes.
+    pub fn stalled(&mut self, generation: Option<i64>, reason: &str, message: &str, now: Time) {
+        self.set(READY, "False", reason, message, generation, now.clone());
+        self.set(STALLED, "True", reason, message, generation, now);
+        self.remove(&[RECONCILING]);
+    }
+
+    /// The condition of that type.
+    pub fn get(&self, kind: &str) -> Option<&Condition> {
+        self.0.iter().find(|condition| condition.type_ == kind)
+    }
+
+    /// Whether the condition of that type is `True` for this generation.
+    pub fn is_true(&self, kind: &str, generation: Option<i64>) -> bool {
+        self.get(kind)
+            .is_some_and(|c| c.status == "True" && c.observed_generation == generation)
+    }
+
+    fn set(&mut self, kind: &str, status: &str, reason: &str, message: &str, generation: Option<i64>, now: Time) {
+        let since = match self.get(kind) {
+            Some(known) if known.status == status => known.last_transition_time.clone(),
+            _ => now,
+        };
+        let next = Condition {
+            type_: kind.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message: cut(message),
+            observed_generation: generation,
+            last_transition_time: since,
+        };
+        match self.0.iter_mut().find(|condition| condition.type_ == kind) {
+            Some(known) => *known = next,
+            None => self.0.push(next),
+        }
+    }
+
+    fn remove(&mut self, kinds: &[&str]) {
+        self.0.retain(|condition| !kinds.contains(&condition.type_.as_str()));
+    }
+}
+
+/// `message` cut to what a condition and an event's note hold, at a character's border.
+pub(super) fn cut(message: &str) -> String {
+    if message.len() <= MESSAGE_LIMIT {
+        return message.to_owned();
+    }
+    let mut end = MESSAGE_LIMIT - '…'.len_utf8();
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &message[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Time {
+        Time(jiff::Timestamp::from_second(second).unwrap())
+    }
+
+    #[test]
+    fn keeps_the_time_of_what_did_not_change() {
+        let mut conditions = Conditions::default();
+        conditions.failing(Some(1), "PushFailed", "a", at(1));
+        conditions.failing(Some(1), "RateLimited", "b", at(2));
+        let ready = conditions.get(READY).unwrap();
+        assert_eq!(
+            (&ready.last_transition_time, ready.reason.as_str()),
+            (&at(1), "RateLimited")
+        );
+        conditions.ready(Some(1), "Succeeded", "", at(3));
+        assert_eq!(conditions.get(READY).unwrap().last_transition_time, at(3));
+    }
+
+    #[test]
+    fn abnormal_conditions_stand_only_while_true() {
+        let mut conditions = Conditions::default();
+        conditions.stalled(Some(1), "InvalidReference", "x", at(1));
+        assert!(conditions.is_true(STALLED, Some(1)) && conditions.get(RECONCILING).is_none());
+        conditions.progressing(Some(2), "Progressing", "x", at(2));
+        assert!(conditions.get(STALLED).is_none() && conditions.is_true(RECONCILING, Some(2)));
+        conditions.ready(Some(2), "Succeeded", "", at(3));
+        assert_eq!(conditions.0.len(), 1);
+        assert!(!conditions.is_true(READY, Some(3)));
+    }
+
+    #[test]
+    fn cuts_at_a_characters_border() {
+        let cut = cut(&"ä".repeat(800));
+        assert!(cut.len() <= MESSAGE_LIMIT && cut.ends_with('…'));
+    }
+}

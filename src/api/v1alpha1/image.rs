@@ -1,0 +1,203 @@
+//! `JackalImage`: one image to bring to one destination.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
+use kube::core::Duration;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::common::{Compression, DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
+use crate::oci::Naming;
+
+/// One image to bring to the registry inside the cluster. A JackalPackage makes one for each of its images;
+/// a person makes one to mirror a single image.
+#[derive(Clone, Debug, PartialEq, CustomResource, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[kube(
+    group = "jackal.dev",
+    version = "v1alpha1",
+    kind = "JackalImage",
+    plural = "jackalimages",
+    shortname = "jkimg",
+    category = "jackal",
+    namespaced,
+    status = "JackalImageStatus",
+    derive = "PartialEq",
+    doc = "One image to bring to the registry inside the cluster.",
+    selectable = ".spec.source",
+    printcolumn(name = "Image", type_ = "string", json_path = ".spec.image"),
+    printcolumn(name = "Source", type_ = "string", json_path = ".spec.source"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+    ),
+    printcolumn(
+        name = "Status",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "In cluster", type_ = "string", json_path = ".status.name", priority = 1),
+    printcolumn(name = "Digest", type_ = "string", json_path = ".status.digest", priority = 1),
+    printcolumn(name = "Size", type_ = "integer", json_path = ".status.size", priority = 1),
+    printcolumn(name = "Method", type_ = "string", json_path = ".status.method", priority = 1)
+)]
+#[x_kube(
+    validation = Rule::new("!(has(self.nodeName) && has(self.nodeSelector))").message("nodeName and nodeSelector both choose the node: set one of them"),
+    validation = Rule::new("!(has(self.nodeName) || has(self.nodeSelector)) || (has(self.source) && self.source != 'Registry')").message("nodeName and nodeSelector choose the node whose engine is read; with source: Registry there is none")
+)]
+pub struct JackalImageSpec {
+    /// The image, as a pod would name it: `[registry/]repository[:tag][@digest]`.
+    #[schemars(length(min = 1, max = 1024))]
+    pub image: String,
+    /// Where it is read from.
+    #[serde(default)]
+    pub source: SourceKind,
+    /// The node whose engine is read. Default: any node that runs the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub node_name: Option<String>,
+    /// The labels of the nodes whose engine may be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<BTreeMap<String, String>>,
+    /// The platforms to take of an image that has several, such as `linux/amd64`. Default: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 32),
+        inner(
+            length(max = 64),
+            regex(pattern = r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$")
+        )
+    )]
+    pub platforms: Vec<String>,
+    /// The registry that it is brought to.
+    #[serde(default)]
+    pub registry: RegistrySpec,
+    /// Secrets of type `kubernetes.io/dockerconfigjson` with the credentials for the source registry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub image_pull_secrets: Vec<LocalReference>,
+    /// A ServiceAccount whose imagePullSecrets are used as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub service_account_name: Option<String>,
+    /// How often the source is looked at again. Default: 1h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Duration>,
+    /// How long a transfer may stand still before it is given up and tried again. Default: 2m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+    /// Stop all work on it, a running transfer included.
+    #[serde(default)]
+    pub suspend: bool,
+    /// How its name in the cluster is made.
+    #[serde(default)]
+    pub naming: Naming,
+    /// With naming Jackal or Zarf: also push the tag as it is, without the checksum of the name. A package
+    /// turns it off for the second of two images that would get the same one.
+    #[serde(default = "yes")]
+    pub plain_tag: bool,
+    /// How layers are stored that have no compressed form yet.
+    #[serde(default)]
+    pub compression: Compression,
+    /// What happens to the pushed image when this object is deleted.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What is known of the image.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JackalImageStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready, and Reconciling or Stalled while true.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Who moves the image now. It saves double work and nothing depends on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<Claim>,
+    /// What each node that may be read holds under the image's name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["nodeName"]))]
+    pub candidates: Vec<Candidate>,
+    /// The candidate that is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assignment: Option<Assignment>,
+    /// How far the transfer is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<TransferProgress>,
+    /// How the bytes left their source, or Unchanged when none had to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// The name that a pod uses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The digest of the manifest or index in the registry inside the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// What its source calls the image: the digest of its manifest, or the image ID of a docker engine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_digest: Option<String>,
+    /// Bytes of all its blobs and manifests in the registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<i64>,
+    /// The value of the requestedAt annotation that was answered last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_reconcile_at: Option<String>,
+}
+
+/// Who moves an image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Claim {
+    /// The pod or process that holds it.
+    pub holder: String,
+    /// When it was renewed last, by the holder's clock. Others only look whether it changes.
+    pub renew_time: MicroTime,
+}
+
+/// What one node holds under the image's name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Candidate {
+    /// The node.
+    pub node_name: String,
+    /// The image ID that its engine gives; absent when it holds nothing under the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_id: Option<String>,
+    /// Why the node cannot tell, when its engine does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The generation of the spec that was answered.
+    pub observed_generation: i64,
+}
+
+/// The node that an image is read from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Assignment {
+    /// The node.
+    pub node_name: String,
+    /// The image ID that it holds.
+    pub image_id: String,
+}
+
+/// How far a transfer is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TransferProgress {
+    /// Bytes that are in the registry.
+    pub done_bytes: i64,
+    /// Bytes that the image has at its source, as far as is known.
+    pub total_bytes: i64,
+}

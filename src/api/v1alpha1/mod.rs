@@ -1,0 +1,34 @@
+//! Version `v1alpha1`: [`JackalPackage`], what a person writes, and [`JackalImage`], one image to bring to one
+//! destination.
+
+mod common;
+mod conditions;
+mod image;
+mod package;
+
+pub use common::{Compression, DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
+pub use conditions::{Conditions, READY, RECONCILING, STALLED};
+pub use image::{Assignment, Candidate, Claim, JackalImage, JackalImageSpec, JackalImageStatus, TransferProgress};
+pub use package::{
+    Artifact, ComponentSpec, Counts, HistoryEntry, ImageSpec, JackalPackage, JackalPackageSpec, JackalPackageStatus,
+    PackagedImage,
+};
+
+/// The annotation that asks for a reconciliation now: any new value does. Flux's own is honoured too.
+pub const REQUESTED_AT: [&str; 2] = ["jackal.dev/requestedAt", "reconcile.fluxcd.io/requestedAt"];
+
+/// The newest request for a reconciliation that `annotations` carry.
+pub fn requested_at(annotations: &std::collections::BTreeMap<String, String>) -> Option<&str> {
+    REQUESTED_AT
+        .iter()
+        .filter_map(|key| annotations.get(*key))
+        .map(String::as_str)
+        .max()
+}
+
+/// Both custom resource definitions, as `crds/` holds them.
+pub fn definitions() -> Vec<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition>
+{
+    use kube::CustomResourceExt as _;
+    vec![JackalPackage::crd(), JackalImage::crd()]
+}

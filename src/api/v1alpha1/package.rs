@@ -1,0 +1,233 @@
+//! `JackalPackage`: what a person writes.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::core::Duration;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::common::{Compression, DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
+use crate::oci::Naming;
+
+/// A package: components with their images, brought to the registry inside the cluster, and one OCI artifact
+/// that holds them all and that Jackal's and Zarf's own commands pull and deploy.
+#[derive(Clone, Debug, PartialEq, CustomResource, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[kube(
+    group = "jackal.dev",
+    version = "v1alpha1",
+    kind = "JackalPackage",
+    plural = "jackalpackages",
+    shortname = "jkpkg",
+    category = "jackal",
+    namespaced,
+    status = "JackalPackageStatus",
+    derive = "PartialEq",
+    doc = "A package of images, brought to the registry inside the cluster.",
+    printcolumn(name = "Version", type_ = "string", json_path = ".spec.version"),
+    printcolumn(name = "Images", type_ = "integer", json_path = ".status.counts.total"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+    ),
+    printcolumn(
+        name = "Status",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Revision",
+        type_ = "string",
+        json_path = ".status.artifact.revision",
+        priority = 1
+    ),
+    printcolumn(name = "Size", type_ = "integer", json_path = ".status.artifact.size", priority = 1)
+)]
+pub struct JackalPackageSpec {
+    /// The package's version, which is the tag of its artifact.
+    #[schemars(length(min = 1, max = 128))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9_][A-Za-z0-9._-]*$')").message("version is the tag of the artifact: letters, digits, '.', '_' and '-' only (a registry takes no '+')"))]
+    pub version: String,
+    /// What the package is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub description: Option<String>,
+    /// The architecture that the package says it is for, such as `arm64`. Default: amd64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32), regex(pattern = "^[a-z0-9]+$"))]
+    pub architecture: Option<String>,
+    /// The parts of the package; each has a name of its own.
+    #[schemars(length(min = 1, max = 256))]
+    pub components: Vec<ComponentSpec>,
+    /// The registry that everything is brought to.
+    #[serde(default)]
+    pub registry: RegistrySpec,
+    /// Secrets of type `kubernetes.io/dockerconfigjson` with the credentials for source registries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub image_pull_secrets: Vec<LocalReference>,
+    /// A ServiceAccount whose imagePullSecrets are used as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub service_account_name: Option<String>,
+    /// How often the sources are looked at again. Default: 1h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Duration>,
+    /// How long a transfer may stand still before it is given up and tried again. Default: 2m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+    /// Stop all work on the package, running transfers included.
+    #[serde(default)]
+    pub suspend: bool,
+    /// How the images' names in the cluster are made, and whose commands the artifact is for.
+    #[serde(default)]
+    pub naming: Naming,
+    /// How layers are stored that have no compressed form yet.
+    #[serde(default)]
+    pub compression: Compression,
+    /// What happens to what was pushed when the package is deleted.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+}
+
+/// A part of a package.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ComponentSpec {
+    /// The component's name, once in a package.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// What the component is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub description: Option<String>,
+    /// Whether a deployment of the package may leave it out.
+    #[serde(default)]
+    pub required: bool,
+    /// Its images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 512))]
+    pub images: Vec<ImageSpec>,
+}
+
+/// An image of a component.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!(has(self.nodeName) && has(self.nodeSelector))").message("nodeName and nodeSelector both choose the node: set one of them"),
+    validation = Rule::new("!(has(self.nodeName) || has(self.nodeSelector)) || (has(self.source) && self.source != 'Registry')").message("nodeName and nodeSelector choose the node whose engine is read; with source: Registry there is none")
+)]
+pub struct ImageSpec {
+    /// The image, as a pod would name it: `[registry/]repository[:tag][@digest]`.
+    #[schemars(length(min = 1, max = 1024))]
+    pub image: String,
+    /// Where it is read from.
+    #[serde(default)]
+    pub source: SourceKind,
+    /// The node whose engine is read. Default: any node that runs the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub node_name: Option<String>,
+    /// The labels of the nodes whose engine may be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<BTreeMap<String, String>>,
+    /// The platforms to take of an image that has several, such as `linux/amd64`. Default: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 32),
+        inner(
+            length(max = 64),
+            regex(pattern = r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$")
+        )
+    )]
+    pub platforms: Vec<String>,
+}
+
+/// What is known of the package.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JackalPackageStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready, and Reconciling or Stalled while true.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The artifact in the registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact: Option<Artifact>,
+    /// How many images there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<Counts>,
+    /// Every image with its name in the cluster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<PackagedImage>,
+    /// The last artifacts, newest first, and why each was built.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<HistoryEntry>,
+    /// The value of the requestedAt annotation that was answered last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_reconcile_at: Option<String>,
+}
+
+/// The artifact of a package.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Artifact {
+    /// The digest of the artifact's manifest.
+    pub digest: String,
+    /// `version@digest`.
+    pub revision: String,
+    /// Where it is: `oci://address/repository:version`.
+    pub url: String,
+    /// Bytes of all that it holds.
+    pub size: i64,
+    /// When the digest changed last.
+    pub last_update_time: Time,
+}
+
+/// How many images a package has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Counts {
+    /// Distinct images.
+    pub total: i32,
+    /// Those that are in the registry.
+    pub ready: i32,
+    /// Those whose last try failed.
+    pub failed: i32,
+}
+
+/// An image of the package and its place in the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PackagedImage {
+    /// The image as the package names it.
+    pub image: String,
+    /// The name that a pod uses.
+    pub name: String,
+    /// The digest of its manifest or index, once it is in the registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// The JackalImage that brings it.
+    pub resource: String,
+}
+
+/// An artifact that was built.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryEntry {
+    /// `version@digest`.
+    pub revision: String,
+    /// The digest of the artifact's manifest.
+    pub digest: String,
+    /// What was different from the artifact before.
+    pub reason: String,
+    /// When it was built.
+    pub completed_at: Time,
+}
