@@ -41,6 +41,11 @@ impl Digest {
         self.0.split_once(':').map_or("", |(_, hex)| hex)
     }
 
+    /// `algorithm:` and twelve digits, as people write it.
+    pub fn short_form(&self) -> String {
+        format!("{}:{}", self.algorithm(), self.short())
+    }
+
     /// Twelve digits: enough for a person to tell two images apart in a message.
     pub fn short(&self) -> &str {
         self.hex().get(..12).unwrap_or_default()

@@ -1,5 +1,6 @@
 //! Names and documents of the OCI image and distribution specifications. No IO.
 
+mod compression;
 mod descriptor;
 mod digest;
 mod location;
@@ -7,6 +8,7 @@ mod manifest;
 pub mod media_type;
 mod reference;
 
+pub use compression::Compression;
 pub use descriptor::{Descriptor, Platform, PlatformError};
 pub use digest::{Digest, DigestError, Hasher};
 pub use location::{Location, LocationError, Naming};

@@ -63,6 +63,18 @@ impl Reference {
         }
     }
 
+    /// The same reference without its digest.
+    pub fn without_digest(&self) -> Self {
+        let (registry, repository) = (self.registry().to_owned(), self.repository().to_owned());
+        let tag = self.tag().unwrap_or("latest").to_owned();
+        Self { inner: oci_spec::distribution::Reference::with_tag(registry, repository, tag), digest: None }
+    }
+
+    /// The name that an engine's events give: familiar, without a digest.
+    pub fn engine_name(&self) -> String {
+        self.without_digest().familiar()
+    }
+
     /// The name as docker prints it: without `docker.io/` and `library/`. An engine's list of images, its
     /// events and its API use this form.
     pub fn familiar(&self) -> String {

@@ -16,17 +16,11 @@ pub enum SourceKind {
     Containerd,
 }
 
-/// How layers are stored that have no compressed form yet, which is those of a docker engine. Layers that
-/// have one are carried as they are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-pub enum Compression {
-    /// Uncompressed: the fastest to push and to pull on a network that is no bottleneck.
-    #[default]
-    None,
-    /// gzip, which every runtime reads.
-    Gzip,
-    /// zstd, which needs containerd 1.5 or docker 23.
-    Zstd,
+impl SourceKind {
+    /// Whether images are read from the engine of a node.
+    pub fn is_engine(self) -> bool {
+        matches!(self, Self::Docker | Self::Containerd)
+    }
 }
 
 /// What happens to what was pushed when the object is deleted.

@@ -44,6 +44,16 @@ impl Conditions {
         self.remove(&[RECONCILING]);
     }
 
+    /// Nothing happens because somebody wants it so. What is ready stays ready.
+    pub fn suspended(&mut self, generation: Option<i64>, now: Time) {
+        let message = "suspended: set spec.suspend to false to go on";
+        match self.get(READY).filter(|ready| ready.status == "True").map(|ready| ready.message.clone()) {
+            Some(known) => self.set(READY, "True", "Suspended", &known, generation, now),
+            None => self.set(READY, "False", "Suspended", message, generation, now),
+        }
+        self.remove(&[RECONCILING, STALLED]);
+    }
+
     /// The condition of that type.
     pub fn get(&self, kind: &str) -> Option<&Condition> {
         self.0.iter().find(|condition| condition.type_ == kind)
@@ -80,7 +90,7 @@ impl Conditions {
 }
 
 /// `message` cut to what a condition and an event's note hold, at a character's border.
-pub(super) fn cut(message: &str) -> String {
+pub fn cut(message: &str) -> String {
     if message.len() <= MESSAGE_LIMIT {
         return message.to_owned();
     }

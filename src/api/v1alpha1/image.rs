@@ -8,8 +8,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{Compression, DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
-use crate::oci::Naming;
+use super::common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
+use crate::oci::{Compression, Naming};
 
 /// One image to bring to the registry inside the cluster. A JackalPackage makes one for each of its images;
 /// a person makes one to mirror a single image.
@@ -106,6 +106,15 @@ pub struct JackalImageSpec {
     /// What happens to the pushed image when this object is deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+}
+
+impl JackalImageSpec {
+    /// Whether the image may be read from the engine of a node of that name and labels.
+    pub fn selects(&self, node: &str, labels: &BTreeMap<String, String>) -> bool {
+        let named = self.node_name.as_ref().is_none_or(|name| name == node);
+        let selector = self.node_selector.as_ref();
+        named && selector.is_none_or(|selector| selector.iter().all(|(key, value)| labels.get(key) == Some(value)))
+    }
 }
 
 fn yes() -> bool {

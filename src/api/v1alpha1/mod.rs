@@ -6,8 +6,8 @@ mod conditions;
 mod image;
 mod package;
 
-pub use common::{Compression, DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
-pub use conditions::{Conditions, READY, RECONCILING, STALLED};
+pub use common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
+pub use conditions::{Conditions, cut, READY, RECONCILING, STALLED};
 pub use image::{Assignment, Candidate, Claim, JackalImage, JackalImageSpec, JackalImageStatus, TransferProgress};
 pub use package::{
     Artifact, ComponentSpec, Counts, HistoryEntry, ImageSpec, JackalPackage, JackalPackageSpec, JackalPackageStatus,

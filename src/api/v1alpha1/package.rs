@@ -8,8 +8,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{Compression, DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
-use crate::oci::Naming;
+use super::common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
+use crate::oci::{Compression, Naming};
 
 /// A package: components with their images, brought to the registry inside the cluster, and one OCI artifact
 /// that holds them all and that Jackal's and Zarf's own commands pull and deploy.

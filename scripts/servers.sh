@@ -1,0 +1,233 @@
+# shellcheck shell=bash
+# How each server of scripts/stack is started. Sourced by it, never run.
+#
+# A start_* function gets the folder of its instance in $dir, its folder for sockets in $run, writes
+# what tests need to know into $dir/env as NAME=value lines, and returns when the server answers.
+# It runs in a subshell of its own with `set -e`: whatever fails there fails the start.
+
+# shellcheck disable=SC2154  # dir and run are set by start, as said above
+
+# Every wait for a server to answer ends after this many seconds.
+READY_SECONDS=60
+
+part() { "$HERE/parts" path "$1"; }
+
+# Loopback only, whatever proxy the environment names, and never longer than a few seconds.
+ask() { curl --silent --show-error --fail --noproxy '*' --max-time 5 --output /dev/null "$@"; }
+
+# Starts a process that outlives this shell, and remembers it for ready_when. It records its own
+# process id before it becomes the server, so that a caller killed in between leaves nothing unknown.
+# It keeps no open file of the caller: a test run that waits for the end of a pipe must not wait for it.
+spawn() { # LOG COMMAND...
+  local log=$1
+  shift
+  # shellcheck disable=SC2016  # expanded by the inner shell
+  JACKAL_SERVER="$dir" setsid nohup bash -c '
+    for fd in /proc/self/fd/*; do
+      fd=${fd##*/}
+      if [ "$fd" -gt 2 ]; then eval "exec $fd>&-"; fi
+    done
+    echo $$ >>"$0"
+    exec "$@"' "$dir/pid" "$@" >>"$dir/$log" 2>&1 </dev/null &
+  spawned+=("$!")
+}
+
+# Waits until COMMAND succeeds, which it is asked ten times a second.
+ready_when() { # COMMAND...
+  local deadline pid
+  deadline=$(($(now_ms) + READY_SECONDS * 1000))
+  until "$@" >/dev/null 2>&1; do
+    for pid in "${spawned[@]}"; do
+      kill -0 "$pid" 2>/dev/null || die "$(basename "$dir"): a process ended while it started"
+    done
+    [ "$(now_ms)" -lt "$deadline" ] || die "$(basename "$dir"): no answer within $READY_SECONDS s"
+    sleep 0.1
+  done
+}
+
+# COUNT different ports on which nothing listens now, below the range the kernel gives to clients.
+# Another process may take one before it is used; start tries again then.
+free_ports() { # COUNT
+  local port ports=() used
+  used="$(awk 'FNR > 1 { sub(".*:", "", $2); print $2 }' /proc/net/tcp /proc/net/tcp6 2>/dev/null)"
+  while [ "${#ports[@]}" -lt "$1" ]; do
+    port=$((20000 + (RANDOM * 32768 + RANDOM) % 12000))
+    if ! grep -qx "$(printf '%04X' "$port")" <<<"$used"; then
+      used+=$'\n'"$(printf '%04X' "$port")"
+      ports+=("$port")
+    fi
+  done
+  printf '%s\n' "${ports[*]}"
+}
+
+# A key and a certificate NAME.{key,crt} in the current folder, signed by its ca.{key,crt}.
+certificate() { # NAME SUBJECT EXTENSION...
+  local name=$1 subject=$2 extension arguments=()
+  shift 2
+  for extension in "$@"; do arguments+=(-addext "$extension"); done
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj "$subject" \
+    -keyout "$name.key" -out "$name.crt" -CA ca.crt -CAkey ca.key \
+    -addext basicConstraints=CA:FALSE "${arguments[@]}"
+}
+
+certificates() { # FOLDER
+  mkdir -p "$1"
+  (
+    cd "$1" || exit
+    umask 077
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=jackal-test-ca \
+      -keyout ca.key -out ca.crt
+    certificate server /CN=kube-apiserver extendedKeyUsage=serverAuth \
+      subjectAltName=DNS:localhost,DNS:kubernetes.default.svc,IP:127.0.0.1,IP:10.96.0.1
+    certificate admin /O=system:masters/CN=admin extendedKeyUsage=clientAuth
+    openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out service-account.key
+    openssl pkey -in service-account.key -pubout -out service-account.pub
+  ) >"$1.log" 2>&1
+  # Shown when it failed; else of no interest.
+  rm "$1.log"
+}
+
+# etcd and kube-apiserver, nothing else: no controller runs, so namespaces are never emptied, owner
+# references never collected and service accounts never given tokens.
+start_apiserver() {
+  local etcd apiserver client peer secure pki="$dir/pki"
+  etcd="$(part etcd)"
+  apiserver="$(part kube-apiserver)"
+  read -r client peer secure < <(free_ports 3)
+  spawn etcd.log "$etcd" --data-dir "$dir/etcd" --unsafe-no-fsync --log-level warn \
+    --listen-client-urls "http://127.0.0.1:$client" --advertise-client-urls "http://127.0.0.1:$client" \
+    --listen-peer-urls "http://127.0.0.1:$peer" --initial-advertise-peer-urls "http://127.0.0.1:$peer" \
+    --initial-cluster "default=http://127.0.0.1:$peer"
+  certificates "$pki"
+  spawn log "$apiserver" --etcd-servers "http://127.0.0.1:$client" \
+    --bind-address 127.0.0.1 --advertise-address 127.0.0.1 --secure-port "$secure" \
+    --endpoint-reconciler-type=none --service-cluster-ip-range 10.96.0.0/16 \
+    --tls-cert-file "$pki/server.crt" --tls-private-key-file "$pki/server.key" --client-ca-file "$pki/ca.crt" \
+    --service-account-key-file "$pki/service-account.pub" \
+    --service-account-signing-key-file "$pki/service-account.key" \
+    --service-account-issuer https://kubernetes.default.svc \
+    --authorization-mode RBAC --allow-privileged --disable-admission-plugins ServiceAccount
+  ready_when ask --cacert "$pki/ca.crt" --cert "$pki/admin.crt" --key "$pki/admin.key" \
+    "https://127.0.0.1:$secure/readyz"
+  (umask 077 && kubeconfig "$pki" "https://127.0.0.1:$secure" >"$dir/kubeconfig")
+  echo "KUBECONFIG=$dir/kubeconfig" >"$dir/env"
+}
+
+kubeconfig() { # PKI SERVER
+  cat <<END
+apiVersion: v1
+kind: Config
+current-context: jackal
+clusters:
+- name: jackal
+  cluster:
+    server: $2
+    certificate-authority-data: $(base64 -w 0 "$1/ca.crt")
+users:
+- name: admin
+  user:
+    client-certificate-data: $(base64 -w 0 "$1/admin.crt")
+    client-key-data: $(base64 -w 0 "$1/admin.key")
+contexts:
+- name: jackal
+  context: {cluster: jackal, user: admin}
+END
+}
+
+# A containerd of our own on $run/containerd.sock, without Kubernetes' runtime interface.
+containerd_process() { # CONTAINERD CONFIG_VERSION LOG
+  need_root "$(basename "$dir")"
+  mkdir -p "$run"
+  cat >"$dir/containerd.toml" <<END
+version = $2
+root = "$dir/containerd"
+state = "$run/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.nri.v1.nri"]
+[grpc]
+  address = "$run/containerd.sock"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "$dir/opt"
+END
+  # Its shim lies beside it, runc among the programs of root.
+  PATH="$(dirname "$1"):/usr/sbin:/usr/bin:/sbin:/bin" spawn "$3" "$1" --config "$dir/containerd.toml"
+  ready_when test -S "$run/containerd.sock"
+}
+
+start_containerd() {
+  local containerd ctr
+  containerd="$(part containerd)"
+  ctr="$(part ctr)"
+  containerd_process "$containerd" 3 log
+  ready_when "$ctr" --address "$run/containerd.sock" --timeout 5s version
+  echo "JACKAL_CONTAINERD=$run/containerd.sock" >"$dir/env"
+}
+
+# An engine with a containerd of its own. It makes no bridge and no firewall rule.
+engine() { # DOCKERD CONTAINERD CONTAINERD_CONFIG_VERSION DAEMON_JSON VARIABLE
+  part runc >/dev/null
+  containerd_process "$2" "$3" containerd.log
+  # Always a file of our own: else the machine's /etc/docker/daemon.json would count.
+  echo "$4" >"$dir/daemon.json"
+  PATH="$(dirname "$2"):/usr/sbin:/usr/bin:/sbin:/bin" spawn log "$1" --config-file "$dir/daemon.json" \
+    --data-root "$dir/docker" --exec-root "$run/exec" --pidfile "$run/docker.pid" \
+    --host "unix://$run/docker.sock" --containerd "$run/containerd.sock" \
+    --bridge none --iptables=false --ip6tables=false
+  ready_when ask --unix-socket "$run/docker.sock" http://docker/_ping
+  echo "$5=unix://$run/docker.sock" >"$dir/env"
+}
+
+start_docker20() {
+  local dockerd containerd
+  dockerd="$(part dockerd20)"
+  containerd="$(part containerd16)"
+  engine "$dockerd" "$containerd" 2 '{"storage-driver":"overlay2"}' JACKAL_DOCKER20
+}
+
+start_docker_classic() {
+  local dockerd containerd
+  dockerd="$(part dockerd)"
+  containerd="$(part containerd)"
+  engine "$dockerd" "$containerd" 3 '{"features":{"containerd-snapshotter":false},"storage-driver":"overlay2"}' \
+    JACKAL_DOCKER_CLASSIC
+}
+
+start_docker_containerd() {
+  local dockerd containerd
+  dockerd="$(part dockerd)"
+  containerd="$(part containerd)"
+  engine "$dockerd" "$containerd" 3 '{}' JACKAL_DOCKER_CONTAINERD
+}
+
+# A registry takes its port from the kernel and says in its log which one.
+registry() { # REGISTRY VARIABLE
+  local address
+  cat >"$dir/config.yml" <<END
+version: 0.1
+log: {level: info}
+storage:
+  filesystem: {rootdirectory: "$dir/registry"}
+  delete: {enabled: true}
+http:
+  addr: 127.0.0.1:0
+  secret: jackal-test
+END
+  OTEL_TRACES_EXPORTER=none OTEL_METRICS_EXPORTER=none OTEL_LOGS_EXPORTER=none \
+    spawn log "$1" serve "$dir/config.yml"
+  ready_when grep -qE 'listening on 127\.0\.0\.1:[0-9]+' "$dir/log"
+  address="$(grep -oE 'listening on 127\.0\.0\.1:[0-9]+' "$dir/log")"
+  address="${address##* }"
+  ready_when ask "http://$address/v2/"
+  echo "$2=$address" >"$dir/env"
+}
+
+start_registry28() {
+  local program
+  program="$(part registry28)"
+  registry "$program" JACKAL_REGISTRY28
+}
+
+start_registry31() {
+  local program
+  program="$(part registry31)"
+  registry "$program" JACKAL_REGISTRY31
+}

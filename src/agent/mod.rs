@@ -1,0 +1,193 @@
+//! The agent: the worker of one node. It says what the node's docker engine holds, brings what is assigned to
+//! the node, and watches the engine, so that a rebuilt tag is brought again without anybody asking.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams};
+use kube::core::PartialObjectMeta;
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::api::v1alpha1::{Candidate, JackalImage, SourceKind};
+use crate::controller::AGENT_LABEL;
+use crate::fault::{Fault, Reason};
+use crate::oci::{Platform, Reference};
+use crate::source::ImageSource;
+use crate::source::docker::{Docker, Engine, ImageEvents, Notice};
+use crate::worker::{self, Duty, Nudge, Place, Settings, kube_fault, within};
+
+/// The field manager of one node's answers; each node owns its own entry of the list.
+fn field_manager(node: &str) -> String {
+    let manager = format!("jackal-agent-{node}");
+    manager.chars().take(128).collect()
+}
+
+/// Runs the agent of `node` until `stop`.
+pub async fn run(client: Client, node: &str, engine: Engine, settings: Settings, stop: CancellationToken) {
+    let registration = Registration::of(&client, &settings.defaults.namespace, node);
+    let (nudge, nudges) = mpsc::channel(256);
+    let duty = NodeDuty { client: client.clone(), node: node.to_owned(), docker: Arc::new(Docker::new(engine.clone())) };
+    let holder = format!("agent/{node}");
+    let work = worker::run(client.clone(), &holder, Arc::new(duty), settings, Arc::default(), nudges, stop.clone());
+    let watch = async {
+        let mut events = ImageEvents::new(engine);
+        loop {
+            let nudged = match events.next().await {
+                Notice::Changed(name) => Nudge::Engine(name),
+                Notice::Resync => Nudge::Engine(None),
+            };
+            if nudge.send(nudged).await.is_err() {
+                return;
+            }
+        }
+    };
+    let registered = registration.hold(stop.clone());
+    tokio::select! {
+        () = async { tokio::join!(work, registered); } => {}
+        () = async { watch.await; std::future::pending::<()>().await } => {}
+    }
+}
+
+/// Says that this node runs an agent: one Lease, written at the start and deleted at the end. It is not
+/// renewed, so that an idle agent costs no writes; whoever waits for its answers does so only for a while.
+struct Registration {
+    api: Api<Lease>,
+    name: String,
+    node: String,
+}
+
+impl Registration {
+    fn of(client: &Client, namespace: &str, node: &str) -> Self {
+        Self { api: Api::namespaced(client.clone(), namespace), name: format!("jackal-agent-{node}"), node: node.to_owned() }
+    }
+
+    async fn hold(&self, stop: CancellationToken) {
+        let mut delay = Duration::from_millis(500);
+        while let Err(error) = self.write().await {
+            warn!(%error, node = self.node, "the agent could not register and tries again");
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(delay) => delay = (delay * 2).min(Duration::from_secs(30)),
+            }
+        }
+        info!(node = self.node, "registered");
+        stop.cancelled().await;
+        if let Err(error) = within(self.api.delete(&self.name, &DeleteParams::default())).await {
+            warn!(%error, node = self.node, "the agent's lease could not be deleted");
+        }
+    }
+
+    async fn write(&self) -> Result<(), kube::Error> {
+        let lease = Lease {
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                labels: Some(BTreeMap::from([(AGENT_LABEL.to_owned(), "true".to_owned())])),
+                ..ObjectMeta::default()
+            },
+            spec: Some(LeaseSpec {
+                holder_identity: Some(self.node.clone()),
+                acquire_time: Some(MicroTime(jiff::Timestamp::now())),
+                ..LeaseSpec::default()
+            }),
+        };
+        let parameters = PatchParams::apply(&field_manager(&self.node)).force();
+        within(self.api.patch(&self.name, &parameters, &Patch::Apply(&lease))).await.map(|_| ())
+    }
+}
+
+/// The node's images from docker, where the node was assigned.
+struct NodeDuty {
+    client: Client,
+    node: String,
+    docker: Arc<Docker>,
+}
+
+impl NodeDuty {
+    async fn is_selected(&self, image: &JackalImage) -> Result<bool, Fault> {
+        let labels = match &image.spec.node_selector {
+            None => BTreeMap::new(),
+            Some(_) => {
+                let nodes: Api<Node> = Api::all(self.client.clone());
+                let found: Option<PartialObjectMeta<Node>> = within(nodes.get_metadata_opt(&self.node))
+                    .await
+                    .map_err(|error| kube_fault(Reason::NodeUnavailable, "reading the node's own labels", &error))?;
+                found.and_then(|node| node.metadata.labels).unwrap_or_default()
+            }
+        };
+        Ok(image.spec.selects(&self.node, &labels))
+    }
+
+    /// What the engine holds under the image's name.
+    async fn held(&self, image: &JackalImage) -> Candidate {
+        let answer = |image_id: Option<String>, message: Option<String>| Candidate {
+            node_name: self.node.clone(),
+            image_id,
+            message,
+            observed_generation: image.metadata.generation.unwrap_or_default(),
+        };
+        let spec = &image.spec;
+        let wish = spec.image.parse::<Reference>().map_err(|error| error.to_string()).and_then(|reference| {
+            let platforms: Result<Vec<Platform>, _> = spec.platforms.iter().map(|text| text.parse()).collect();
+            platforms.map(|platforms| (reference, platforms)).map_err(|error: crate::oci::PlatformError| error.to_string())
+        });
+        let (reference, platforms) = match wish {
+            Ok(wish) => wish,
+            Err(message) => return answer(None, Some(message)),
+        };
+        match self.docker.resolve(&reference, &platforms).await {
+            Ok(resolved) => answer(Some(resolved.identity.digest().to_string()), None),
+            Err(fault) if fault.reason == Reason::SourceNotFound => answer(None, None),
+            Err(fault) => answer(None, Some(fault.message)),
+        }
+    }
+}
+
+#[async_trait]
+impl Duty for NodeDuty {
+    fn admits(&self, image: &JackalImage) -> bool {
+        let assignment = image.status.as_ref().and_then(|status| status.assignment.as_ref());
+        image.spec.source == SourceKind::Docker && assignment.is_some_and(|assignment| assignment.node_name == self.node)
+    }
+
+    fn rechecks(&self) -> bool {
+        true
+    }
+
+    async fn report(&self, image: &JackalImage) -> Result<(), Fault> {
+        if image.spec.source != SourceKind::Docker || !self.is_selected(image).await? {
+            return Ok(());
+        }
+        let candidate = self.held(image).await;
+        let known = image.status.as_ref().and_then(|status| status.candidates.iter().find(|known| known.node_name == self.node));
+        if known == Some(&candidate) {
+            return Ok(());
+        }
+        let api: Api<JackalImage> = Api::namespaced(self.client.clone(), &image.namespace().unwrap_or_default());
+        let answer = json!({
+            "apiVersion": "jackal.dev/v1alpha1",
+            "kind": "JackalImage",
+            "metadata": { "name": image.name_any(), "uid": image.uid() },
+            "status": { "candidates": [candidate] },
+        });
+        let parameters = PatchParams::apply(&field_manager(&self.node)).force();
+        match within(api.patch_status(&image.name_any(), &parameters, &Patch::Apply(answer))).await {
+            Ok(_) => Ok(()),
+            // It is gone, or another of the same name stands in its place.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            Err(error) => Err(kube_fault(Reason::NodeUnavailable, "saying what the node holds", &error)),
+        }
+    }
+
+    async fn source(&self, _: &JackalImage, _: &Reference, _: &Place) -> Result<Arc<dyn ImageSource>, Fault> {
+        Ok(Arc::clone(&self.docker) as Arc<dyn ImageSource>)
+    }
+}

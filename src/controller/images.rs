@@ -1,0 +1,175 @@
+//! The leader's part in each `JackalImage`: which node an engine's image is read from, and objects that cannot
+//! be read.
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use futures::StreamExt as _;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::runtime::controller::{Action, Config};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::{Controller, WatchStreamExt as _, reflector, watcher};
+use kube::{Api, Client, ResourceExt as _};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::assignment::{self, AgentNode, Verdict};
+use super::lease::Leadership;
+use super::{AGENT_LABEL, undecodable};
+use crate::api::v1alpha1::{Assignment, Conditions, JackalImage, requested_at};
+use crate::fault::{Fault, Reason};
+use crate::worker::{Events, Failure, STALE, Settings, kube_fault, name_of, update, within};
+
+type Guarded = DeserializeGuard<JackalImage>;
+
+struct Assigner {
+    client: Client,
+    events: Events,
+    leadership: Leadership,
+    agents: Store<Lease>,
+    /// When this process first saw a generation of an object, by uid: nodes that do not answer are waited
+    /// for from then.
+    since: Mutex<HashMap<String, (i64, Instant)>>,
+}
+
+/// Assigns nodes until `stop`.
+pub(super) async fn run(client: Client, identity: &str, settings: Settings, leadership: Leadership, stop: CancellationToken) {
+    let images: Api<Guarded> = match &settings.namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let leases: Api<Lease> = Api::namespaced(client.clone(), &settings.defaults.namespace);
+    let (agents, writer) = reflector::store();
+    let agent_changes = watcher(leases, watcher::Config::default().labels(AGENT_LABEL))
+        .default_backoff()
+        .reflect(writer)
+        .touched_objects()
+        .filter_map(|change| async move { change.ok().map(|_| ()) });
+    let assigner = Arc::new(Assigner {
+        events: Events::new(client.clone(), identity),
+        client,
+        leadership,
+        agents,
+        since: Mutex::default(),
+    });
+    Controller::new(images, watcher::Config::default())
+        .with_config(Config::default().concurrency(8))
+        .reconcile_all_on(agent_changes)
+        .graceful_shutdown_on(stop.cancelled_owned())
+        .run(reconcile, |_, error, _| match *error {}, assigner)
+        .for_each(|result| async move {
+            if let Err(error) = result {
+                debug!(%error, "assigning images");
+            }
+        })
+        .await;
+}
+
+async fn reconcile(object: Arc<Guarded>, assigner: Arc<Assigner>) -> Result<Action, Infallible> {
+    if !assigner.leadership.is_held() {
+        return Ok(Action::await_change());
+    }
+    let image = match &object.0 {
+        Ok(image) => image,
+        Err(invalid) => {
+            undecodable::report::<JackalImage>(&assigner.client, &assigner.events, invalid).await;
+            return Ok(Action::await_change());
+        }
+    };
+    if !image.spec.source.is_engine() || image.spec.suspend || image.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    Ok(assigner.assign(image).await.unwrap_or_else(|fault| {
+        warn!(image = name_of(image), %fault, "assigning a node");
+        Action::requeue(std::time::Duration::from_secs(5))
+    }))
+}
+
+impl Assigner {
+    async fn assign(&self, image: &JackalImage) -> Result<Action, Fault> {
+        let generation = image.metadata.generation.unwrap_or_default();
+        let waited = self.waited(image, generation);
+        let agents = self.agents(image.spec.node_selector.is_some()).await?;
+        let status = image.status.clone().unwrap_or_default();
+        let patient = waited < STALE;
+        match assignment::decide(&image.spec, generation, &agents, &status.candidates, status.assignment.as_ref(), patient) {
+            Verdict::Open => Ok(Action::requeue(STALE.saturating_sub(waited))),
+            Verdict::Assigned(assignment) => {
+                if status.assignment.as_ref() != Some(&assignment) {
+                    self.write(image, Some(&assignment), None).await?;
+                }
+                Ok(Action::await_change())
+            }
+            Verdict::Refused(fault) => {
+                self.write(image, None, Some(&fault)).await?;
+                Ok(Action::await_change())
+            }
+        }
+    }
+
+    fn waited(&self, image: &JackalImage, generation: i64) -> std::time::Duration {
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        // Objects come and go; what is forgotten is only waited for again.
+        if since.len() > 10_000 {
+            since.clear();
+        }
+        let entry = since.entry(image.uid().unwrap_or_default()).or_insert((generation, Instant::now()));
+        if entry.0 != generation {
+            *entry = (generation, Instant::now());
+        }
+        entry.1.elapsed()
+    }
+
+    /// The nodes that run the agent, with their labels when somebody selects by them.
+    async fn agents(&self, labelled: bool) -> Result<Vec<AgentNode>, Fault> {
+        let mut agents = Vec::new();
+        for lease in self.agents.state() {
+            let Some(name) = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()) else { continue };
+            let labels = if labelled { self.labels(&name).await? } else { BTreeMap::new() };
+            agents.push(AgentNode { name, labels });
+        }
+        agents.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(agents)
+    }
+
+    async fn labels(&self, node: &str) -> Result<BTreeMap<String, String>, Fault> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let found: Option<PartialObjectMeta<Node>> = within(nodes.get_metadata_opt(node))
+            .await
+            .map_err(|error| kube_fault(Reason::NodeUnavailable, &format!("reading the labels of the node {node}"), &error))?;
+        Ok(found.and_then(|node| node.metadata.labels).unwrap_or_default())
+    }
+
+    async fn write(&self, image: &JackalImage, assignment: Option<&Assignment>, fault: Option<&Fault>) -> Result<(), Fault> {
+        let api: Api<JackalImage> = Api::namespaced(self.client.clone(), &image.namespace().unwrap_or_default());
+        let news = AtomicBool::new(false);
+        let written = update(&api, &image.name_any(), &image.uid().unwrap_or_default(), |standing, status| {
+            let current = standing.metadata.generation == image.metadata.generation && !standing.spec.suspend;
+            if !current || !self.leadership.is_held() {
+                return false;
+            }
+            status.assignment = assignment.cloned();
+            if let Some(fault) = fault {
+                let mut conditions = Conditions(std::mem::take(&mut status.conditions));
+                let is_news = Failure(fault).note(&mut conditions, standing.metadata.generation, Time(jiff::Timestamp::now()));
+                news.store(is_news, Ordering::Relaxed);
+                status.conditions = conditions.0;
+                status.observed_generation = standing.metadata.generation;
+                status.last_handled_reconcile_at = requested_at(standing.annotations()).map(str::to_owned);
+            }
+            true
+        })
+        .await
+        .map_err(|error| kube_fault(Reason::NodeUnavailable, "writing the assignment", &error))?;
+        if let (Some(fault), Some(_), true) = (fault, written, news.into_inner()) {
+            self.events.warning(image, &fault.reason.to_string(), &fault.message).await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,192 @@
+//! Leadership by a Lease, fenced by the clock: a leader that could not renew in time stops being one before
+//! anybody else can become it.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::worker::within;
+
+/// The name of the Lease.
+const NAME: &str = "jackal-operator-leader";
+
+/// How long a lease lasts, and how it is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// How long others leave it alone after a renewal that they saw.
+    pub duration: Duration,
+    /// How often it is renewed, and tried to be had.
+    pub renew: Duration,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { duration: Duration::from_secs(15), renew: Duration::from_secs(2) }
+    }
+}
+
+impl Terms {
+    /// How long after the begin of a successful renewal its holder still acts. A third less than the others
+    /// wait, so that neither the renewal's own time nor clocks of different speed let two act at once.
+    fn tenure(&self) -> Duration {
+        self.duration.mul_f64(2.0 / 3.0)
+    }
+}
+
+/// Whether this process leads. Asked at each use: a process that was stopped and wakes up asks the clock.
+#[derive(Clone, Debug)]
+pub struct Leadership(watch::Receiver<Option<Instant>>);
+
+impl Leadership {
+    /// Whether this process leads now.
+    pub fn is_held(&self) -> bool {
+        self.0.borrow().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Returns when this process leads.
+    pub async fn acquired(&mut self) {
+        while !self.is_held() {
+            if self.0.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Returns when this process does not lead any more.
+    pub async fn lost(&mut self) {
+        loop {
+            let until = *self.0.borrow_and_update();
+            let Some(until) = until.filter(|until| Instant::now() < *until) else { return };
+            tokio::select! {
+                changed = self.0.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep_until(until.into()) => {}
+            }
+        }
+    }
+}
+
+/// Tries to lead as `identity` until `stop`, then gives the Lease back.
+pub fn contend(client: Client, namespace: &str, identity: &str, terms: Terms, stop: CancellationToken) -> (Leadership, impl Future<Output = ()> + use<>) {
+    let (until, leadership) = watch::channel(None);
+    let api: Api<Lease> = Api::namespaced(client, namespace);
+    let contender = Contender { api, identity: identity.to_owned(), terms };
+    let run = async move {
+        let mut seen: Option<(LeaseSpec, Instant)> = None;
+        let mut ticks = tokio::time::interval(terms.renew);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = ticks.tick() => {}
+            }
+            let started = Instant::now();
+            match contender.attempt(&mut seen).await {
+                Ok(true) => {
+                    let before = until.send_replace(Some(started + terms.tenure()));
+                    if before.is_none_or(|until| started >= until) {
+                        info!(identity = contender.identity, "leading");
+                    }
+                }
+                Ok(false) => {
+                    if until.send_replace(None).is_some() {
+                        warn!(identity = contender.identity, "another leads");
+                    }
+                }
+                // The tenure runs out by itself if this goes on.
+                Err(error) => warn!(%error, "the lease could not be renewed"),
+            }
+        }
+        let led = until.send_replace(None).is_some();
+        if led && let Err(error) = contender.release().await {
+            warn!(%error, "the lease could not be given back and runs out by itself");
+        }
+    };
+    (Leadership(leadership), run)
+}
+
+struct Contender {
+    api: Api<Lease>,
+    identity: String,
+    terms: Terms,
+}
+
+impl Contender {
+    /// Takes or renews the Lease; false when another holds it.
+    async fn attempt(&self, seen: &mut Option<(LeaseSpec, Instant)>) -> Result<bool, kube::Error> {
+        // An answer that comes after the tenure is of no use.
+        let limit = self.terms.tenure();
+        match tokio::time::timeout(limit, self.exchange(seen)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(kube::Error::Service("the API server did not answer within the tenure".into())),
+        }
+    }
+
+    async fn exchange(&self, seen: &mut Option<(LeaseSpec, Instant)>) -> Result<bool, kube::Error> {
+        let now = MicroTime(jiff::Timestamp::now());
+        let Some(mut lease) = self.api.get_opt(NAME).await? else {
+            let spec = self.spec(now.clone(), Some(now), 0);
+            let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
+            let lease = Lease { metadata, spec: Some(spec) };
+            return written(self.api.create(&PostParams::default(), &lease).await);
+        };
+        let standing = lease.spec.clone().unwrap_or_default();
+        let holder = standing.holder_identity.as_deref().unwrap_or_default();
+        if !holder.is_empty() && holder != self.identity {
+            let waited = match seen {
+                Some((known, since)) if *known == standing => since.elapsed(),
+                _ => {
+                    *seen = Some((standing.clone(), Instant::now()));
+                    Duration::ZERO
+                }
+            };
+            let duration = standing.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+            if waited < duration.map_or(self.terms.duration, Duration::from_secs) {
+                return Ok(false);
+            }
+        }
+        *seen = None;
+        let transitions = standing.lease_transitions.unwrap_or_default();
+        lease.spec = Some(match holder == self.identity {
+            true => self.spec(now, standing.acquire_time, transitions),
+            false => self.spec(now.clone(), Some(now), transitions.saturating_add(1)),
+        });
+        // The resource version in `lease` makes this fail when another was faster.
+        written(self.api.replace(NAME, &PostParams::default(), &lease).await)
+    }
+
+    fn spec(&self, renewed: MicroTime, acquired: Option<MicroTime>, transitions: i32) -> LeaseSpec {
+        LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: Some(i32::try_from(self.terms.duration.as_secs().max(1)).unwrap_or(i32::MAX)),
+            acquire_time: acquired,
+            renew_time: Some(renewed),
+            lease_transitions: Some(transitions),
+            ..LeaseSpec::default()
+        }
+    }
+
+    async fn release(&self) -> Result<(), kube::Error> {
+        let Some(mut lease) = within(self.api.get_opt(NAME)).await? else { return Ok(()) };
+        let held = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) == Some(self.identity.as_str());
+        if held && let Some(spec) = &mut lease.spec {
+            spec.holder_identity = None;
+            written(within(self.api.replace(NAME, &PostParams::default(), &lease)).await)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a write went through; a conflict means that another was faster.
+fn written(answer: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
+    match answer {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Err(error) => Err(error),
+    }
+}

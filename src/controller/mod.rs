@@ -1,0 +1,108 @@
+//! The controller: every replica moves images from registries; the one that leads plans packages, assigns
+//! nodes to images that engines hold, and puts the packages' artifacts together.
+
+mod assignment;
+mod children;
+mod images;
+mod lease;
+mod packages;
+mod publication;
+mod undecodable;
+
+pub use lease::{Leadership, Terms};
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use kube::Client;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::api::v1alpha1::{JackalImage, SourceKind};
+use crate::fault::Fault;
+use crate::oci::Reference;
+use crate::source::{ImageSource, RegistrySource};
+use crate::worker::{self, Duty, Nudge, Place, Registries, Secrets, Settings};
+
+/// The label of a Lease by which an agent says that it runs on a node.
+pub const AGENT_LABEL: &str = "jackal.dev/agent";
+
+/// Runs the controller until `stop`. `identity` names this process in claims and in the lease.
+pub async fn run(client: Client, identity: &str, settings: Settings, terms: Terms, stop: CancellationToken) {
+    let registries = Arc::<Registries>::default();
+    // The lease is given back after the leader's work has ended, not before.
+    let (leases, leading) = (CancellationToken::new(), stop.clone());
+    let (leadership, contention) = lease::contend(client.clone(), &settings.defaults.namespace, identity, terms, leases.clone());
+    let (nudge, nudges) = mpsc::channel(16);
+    let duty = RegistryDuty { client: client.clone(), settings: settings.clone(), registries: Arc::clone(&registries), leadership: leadership.clone() };
+    let worker = worker::run(client.clone(), identity, Arc::new(duty), settings.clone(), Arc::clone(&registries), nudges, stop.clone());
+    let leader = async {
+        let mut leadership = leadership.clone();
+        loop {
+            tokio::select! {
+                () = leading.cancelled() => return,
+                () = leadership.acquired() => {}
+            }
+            // Looking again at what is ready is the leader's duty.
+            let _ = nudge.send(Nudge::All).await;
+            let term = leading.child_token();
+            let work = async {
+                tokio::join!(
+                    packages::run(client.clone(), identity, settings.clone(), Arc::clone(&registries), leadership.clone(), term.clone()),
+                    images::run(client.clone(), identity, settings.clone(), leadership.clone(), term.clone()),
+                )
+            };
+            let mut held = leadership.clone();
+            tokio::select! {
+                _ = work => {}
+                () = held.lost() => info!(identity, "not leading any more: its work stops here"),
+            }
+            term.cancel();
+        }
+    };
+    let work = async {
+        tokio::join!(worker, leader);
+        leases.cancel();
+    };
+    tokio::join!(contention, work);
+}
+
+/// Any replica moves images from registries.
+struct RegistryDuty {
+    client: Client,
+    settings: Settings,
+    registries: Arc<Registries>,
+    leadership: Leadership,
+}
+
+#[async_trait]
+impl Duty for RegistryDuty {
+    fn admits(&self, image: &JackalImage) -> bool {
+        image.spec.source == SourceKind::Registry
+    }
+
+    fn rechecks(&self) -> bool {
+        self.leadership.is_held()
+    }
+
+    async fn report(&self, _: &JackalImage) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    async fn source(&self, image: &JackalImage, reference: &Reference, place: &Place) -> Result<Arc<dyn ImageSource>, Fault> {
+        let host = reference.registry();
+        let spec = &image.spec;
+        // An image that lies in the destination already is reached as the destination is.
+        let endpoint = if host == place.address || host == place.endpoint.host {
+            place.endpoint.clone()
+        } else {
+            let secrets = Secrets::new(self.client.clone(), image.metadata.namespace.clone().unwrap_or_default());
+            let keychain = secrets.keychains(&spec.image_pull_secrets, spec.service_account_name.as_deref()).await?;
+            let credentials = keychain.find(host, reference.repository());
+            self.settings.defaults.source(host, credentials, self.settings.idle(spec.timeout))
+        };
+        let (registry, _) = self.registries.open(&endpoint)?;
+        Ok(Arc::new(RegistrySource::new(registry)))
+    }
+}

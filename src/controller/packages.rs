@@ -1,0 +1,370 @@
+//! The reconciler of `JackalPackage` objects: plans, sees that each image has its object, and has the artifact
+//! put together once all are in their places.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Patch, PatchParams};
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::{Action, Config};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher::Event;
+use kube::runtime::{Controller, WatchStreamExt as _, reflector, watcher};
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::children::{Children, FIELD_MANAGER};
+use super::lease::Leadership;
+use super::publication::{self, Publication};
+use super::undecodable;
+use crate::api::v1alpha1::{
+    Conditions, Counts, JackalImage, JackalPackage, JackalPackageStatus, PackagedImage, READY, STALLED, requested_at,
+};
+use crate::fault::{Disposition, Fault, Reason};
+use crate::package::Plan;
+use crate::worker::{
+    Decision, Events, Failure, Key, Memory, Place, Registries, Settings, View, is_ready, kube_fault, name_of, update,
+    within,
+};
+
+pub(super) type Guarded = DeserializeGuard<JackalPackage>;
+
+/// Keeps the object until its images' objects are gone.
+const FINALIZER: &str = "jackal.dev/package";
+
+/// What all reconciliations of packages share.
+pub(super) struct Packages {
+    pub client: Client,
+    pub settings: Settings,
+    pub registries: Arc<Registries>,
+    pub leadership: Leadership,
+    pub events: Events,
+    pub memory: Memory,
+    wakes: mpsc::Sender<ObjectRef<Guarded>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// Reconciles packages until `stop`.
+pub(super) async fn run(
+    client: Client,
+    identity: &str,
+    settings: Settings,
+    registries: Arc<Registries>,
+    leadership: Leadership,
+    stop: CancellationToken,
+) {
+    let (wakes, woken) = mpsc::channel(1024);
+    let packages = Arc::new(Packages {
+        events: Events::new(client.clone(), identity),
+        memory: Memory::new(identity, settings.backoff),
+        client: client.clone(),
+        registries,
+        leadership,
+        wakes,
+        tasks: TaskTracker::new(),
+        stop: stop.clone(),
+        settings,
+    });
+    let api: Api<Guarded> = packages.api();
+    let images: Api<DeserializeGuard<JackalImage>> = packages.api();
+    let (reader, writer) = reflector::store();
+    let gone = Arc::clone(&packages);
+    let stream = watcher(api, watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .inspect(move |event| {
+            if let Ok(Event::Delete(object)) = event {
+                gone.memory.forget(object.uid().as_deref().unwrap_or_default());
+            }
+        })
+        .touched_objects();
+    Controller::for_stream(stream, reader)
+        .owns(images, watcher::Config::default())
+        .with_config(Config::default().concurrency(8))
+        .reconcile_on(ReceiverStream::new(woken))
+        .graceful_shutdown_on(stop.cancelled_owned())
+        .run(reconcile, |_, error, _| match *error {}, Arc::clone(&packages))
+        .for_each(|result| async move {
+            if let Err(error) = result {
+                debug!(%error, "reconciling packages");
+            }
+        })
+        .await;
+    packages.tasks.close();
+    packages.tasks.wait().await;
+}
+
+async fn reconcile(object: Arc<Guarded>, packages: Arc<Packages>) -> Result<Action, Infallible> {
+    if !packages.leadership.is_held() {
+        return Ok(Action::await_change());
+    }
+    let package = match &object.0 {
+        Ok(package) => Arc::new(package.clone()),
+        Err(invalid) => {
+            undecodable::report::<JackalPackage>(&packages.client, &packages.events, invalid).await;
+            return Ok(Action::await_change());
+        }
+    };
+    let fault = match packages.look(&package).await {
+        Ok(action) => return Ok(action),
+        Err(fault) => fault,
+    };
+    // What failed before any task ran: the plan, a Secret, the API server.
+    let uid = package.uid().unwrap_or_default();
+    if let Err(error) = packages.failed(&package, &fault).await {
+        warn!(package = name_of(&*package), %error, "the status could not be written");
+    }
+    packages.memory.failed(&uid, packages.key(&package, None), fault.disposition, Instant::now());
+    Ok(packages.postponed(&package).unwrap_or_else(Action::await_change))
+}
+
+impl Packages {
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
+    {
+        match &self.settings.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+
+    async fn look(self: &Arc<Self>, package: &Arc<JackalPackage>) -> Result<Action, Fault> {
+        let uid = package.uid().unwrap_or_default();
+        if package.metadata.deletion_timestamp.is_some() {
+            self.memory.cancel(&uid);
+            return self.remove(package).await;
+        }
+        // A failure of the same spec waits for its time, whatever else changed in the object.
+        if let Some(action) = self.postponed(package) {
+            return Ok(action);
+        }
+        self.finalize(package).await?;
+        let idle = self.settings.idle(package.spec.timeout);
+        let namespace = package.namespace().unwrap_or_default();
+        let place = self.settings.defaults.place(&self.client, &namespace, &package.spec.registry, idle).await?;
+        let plan = Plan::of(&package.spec, &place.address, &place.prefix)?;
+        let images = Children::of(&self.client, package).sync(&plan).await?;
+        let rows = rows(&plan, &images);
+        if package.spec.suspend {
+            self.memory.cancel(&uid);
+            self.write(package, &rows, &images, |conditions, generation, now| conditions.suspended(generation, now)).await?;
+            return Ok(Action::await_change());
+        }
+        let counts = count(&images);
+        if let Some(fault) = first_failure(&images, &counts) {
+            self.memory.cancel(&uid);
+            self.write_failure(package, &rows, &images, &fault).await?;
+            return Ok(Action::await_change());
+        }
+        if counts.ready < counts.total {
+            self.memory.cancel(&uid);
+            let message = format!("{} of {} images are in the registry", counts.ready, counts.total);
+            self.write(package, &rows, &images, |conditions, generation, now| {
+                conditions.progressing(generation, "Transferring", &message, now);
+            })
+            .await?;
+            return Ok(Action::await_change());
+        }
+        self.publish(package, Publication { place, plan, rows, inputs: publication::inputs(package, &images) }).await
+    }
+
+    /// Starts the task that puts the artifact together, unless it runs, or ran for the same inputs.
+    async fn publish(self: &Arc<Self>, package: &Arc<JackalPackage>, publication: Publication) -> Result<Action, Fault> {
+        let inputs = publication.inputs.clone();
+        let ready = self.is_ready(package) && package.status.as_ref().is_some_and(|status| status.images == publication.rows);
+        let view = View { ready, claim: None, rechecks: true, interval: self.settings.interval(package.spec.interval) };
+        let uid = package.uid().unwrap_or_default();
+        match self.memory.decide(&uid, &self.key(package, Some(&inputs)), view, Instant::now()) {
+            Decision::Rest => Ok(Action::await_change()),
+            Decision::Wait(left) => Ok(Action::requeue(left)),
+            Decision::Run => {
+                let token = self.memory.begin(&uid, &self.key(package, Some(&inputs)), &self.stop);
+                let (packages, package) = (Arc::clone(self), Arc::clone(package));
+                self.tasks.spawn(async move { publication::run(&packages, &package, publication, token).await });
+                Ok(Action::await_change())
+            }
+        }
+    }
+
+    pub(super) fn key(&self, package: &JackalPackage, inputs: Option<&str>) -> Key {
+        Key {
+            generation: package.metadata.generation.unwrap_or_default(),
+            requested_at: requested_at(package.annotations()).map(str::to_owned),
+            image_id: inputs.map(str::to_owned),
+        }
+    }
+
+    /// What to do about a package whose plan failed before and that has not changed since.
+    fn postponed(&self, package: &JackalPackage) -> Option<Action> {
+        let uid = package.uid().unwrap_or_default();
+        match self.memory.postponed(&uid, &self.key(package, None), Instant::now())? {
+            Decision::Wait(left) => Some(Action::requeue(left)),
+            _ => Some(Action::await_change()),
+        }
+    }
+
+    fn is_ready(&self, package: &JackalPackage) -> bool {
+        package.status.as_ref().is_some_and(|status| {
+            Conditions(status.conditions.clone()).is_true(READY, package.metadata.generation)
+                && status.last_handled_reconcile_at.as_deref() == requested_at(package.annotations())
+        })
+    }
+
+    /// Has the reconciler look at the package again.
+    pub(super) async fn wake(&self, package: &JackalPackage) {
+        let object = ObjectRef::new(&package.name_any()).within(&package.namespace().unwrap_or_default());
+        // The reconciler is gone only when the term has ended.
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.wakes.send(object)).await;
+    }
+
+    async fn finalize(&self, package: &JackalPackage) -> Result<(), Fault> {
+        if package.finalizers().iter().any(|known| known == FINALIZER) {
+            return Ok(());
+        }
+        self.set_finalizers(package, &[FINALIZER]).await
+    }
+
+    async fn remove(&self, package: &JackalPackage) -> Result<Action, Fault> {
+        if !Children::of(&self.client, package).clear().await? {
+            // Their going wakes us; the time is for the case that one of them was never seen.
+            return Ok(Action::requeue(Duration::from_secs(2)));
+        }
+        self.set_finalizers(package, &[]).await?;
+        Ok(Action::await_change())
+    }
+
+    async fn set_finalizers(&self, package: &JackalPackage, own: &[&str]) -> Result<(), Fault> {
+        let api: Api<JackalPackage> = Api::namespaced(self.client.clone(), &package.namespace().unwrap_or_default());
+        let others = package.finalizers().iter().map(String::as_str).filter(|known| *known != FINALIZER);
+        let finalizers: Vec<&str> = others.chain(own.iter().copied()).collect();
+        // The resource version makes sure that nobody else's finalizer is lost.
+        let patch = json!({ "metadata": { "resourceVersion": package.resource_version(), "finalizers": finalizers } });
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        match within(api.patch_metadata(&package.name_any(), &parameters, &Patch::Merge(patch))).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(kube_fault(Reason::PackageFailed, "setting the finalizer", &error)),
+        }
+    }
+
+    /// Writes the images' rows and counts, and conditions.
+    async fn write(
+        &self,
+        package: &JackalPackage,
+        rows: &[PackagedImage],
+        images: &[JackalImage],
+        say: impl Fn(&mut Conditions, Option<i64>, Time),
+    ) -> Result<(), Fault> {
+        self.change(package, |status, generation| {
+            status.images = rows.to_vec();
+            status.counts = Some(count(images));
+            let mut conditions = Conditions(std::mem::take(&mut status.conditions));
+            say(&mut conditions, generation, Time(jiff::Timestamp::now()));
+            status.conditions = conditions.0;
+        })
+        .await
+        .map_err(|error| kube_fault(Reason::PackageFailed, "writing the status", &error))
+    }
+
+    async fn write_failure(&self, package: &JackalPackage, rows: &[PackagedImage], images: &[JackalImage], fault: &Fault) -> Result<(), Fault> {
+        let news = AtomicBool::new(false);
+        self.write(package, rows, images, |conditions, generation, now| {
+            news.store(Failure(fault).note(conditions, generation, now), Ordering::Relaxed);
+        })
+        .await?;
+        if news.into_inner() {
+            self.events.warning(package, &fault.reason.to_string(), &fault.message).await;
+        }
+        Ok(())
+    }
+
+    /// Notes a failure that is the package's own.
+    pub(super) async fn failed(&self, package: &JackalPackage, fault: &Fault) -> Result<(), kube::Error> {
+        let news = AtomicBool::new(false);
+        self.change(package, |status, generation| {
+            let mut conditions = Conditions(std::mem::take(&mut status.conditions));
+            let is_news = Failure(fault).note(&mut conditions, generation, Time(jiff::Timestamp::now()));
+            news.store(is_news, Ordering::Relaxed);
+            status.conditions = conditions.0;
+            status.last_handled_reconcile_at = requested_at(package.annotations()).map(str::to_owned);
+        })
+        .await?;
+        if news.into_inner() {
+            warn!(package = name_of(package), %fault);
+            self.events.warning(package, &fault.reason.to_string(), &fault.message).await;
+        }
+        Ok(())
+    }
+
+    /// Changes the status, if this process still leads and the package still is what was looked at.
+    pub(super) async fn change(
+        &self,
+        package: &JackalPackage,
+        change: impl Fn(&mut JackalPackageStatus, Option<i64>),
+    ) -> Result<(), kube::Error> {
+        let api: Api<JackalPackage> = Api::namespaced(self.client.clone(), &package.namespace().unwrap_or_default());
+        update(&api, &package.name_any(), &package.uid().unwrap_or_default(), |standing, status| {
+            let current = standing.metadata.generation == package.metadata.generation;
+            if !current || !self.leadership.is_held() {
+                return false;
+            }
+            change(status, standing.metadata.generation);
+            status.observed_generation = standing.metadata.generation;
+            true
+        })
+        .await
+        .map(|_| ())
+    }
+}
+
+/// Every image of the plan with its place and, once it is there, its digest.
+fn rows(plan: &Plan, images: &[JackalImage]) -> Vec<PackagedImage> {
+    let row = |(planned, image): (&crate::package::PlannedImage, &JackalImage)| PackagedImage {
+        image: planned.spec.image.clone(),
+        name: planned.location.to_string(),
+        digest: image.status.as_ref().and_then(|status| status.digest.clone()),
+        resource: image.name_any(),
+    };
+    plan.images.iter().zip(images).map(row).collect()
+}
+
+fn count(images: &[JackalImage]) -> Counts {
+    let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+    Counts {
+        total: number(images.len()),
+        ready: number(images.iter().filter(|image| is_ready(image)).count()),
+        failed: number(images.iter().filter(|image| failure(image).is_some()).count()),
+    }
+}
+
+/// Reason and message of an image whose last try failed.
+fn failure(image: &JackalImage) -> Option<(&str, &str, bool)> {
+    let status = image.status.as_ref()?;
+    let generation = image.metadata.generation;
+    let ready = status.conditions.iter().find(|c| c.type_ == READY && c.observed_generation == generation)?;
+    let stalled = status.conditions.iter().any(|c| c.type_ == STALLED && c.status == "True");
+    (ready.status == "False" && !image.spec.suspend).then_some((&ready.reason, &ready.message, stalled))
+}
+
+/// The first image's failure as the package's, saying how many there are.
+fn first_failure(images: &[JackalImage], counts: &Counts) -> Option<Fault> {
+    let (image, (reason, message, stalled)) = images.iter().find_map(|image| Some((image, failure(image)?)))?;
+    let message = match counts.failed {
+        1 => format!("{}: {message}", image.spec.image),
+        failed => format!("{failed} of {} images failed; {}: {message}", counts.total, image.spec.image),
+    };
+    let reason = serde_json::from_value(json!(reason)).unwrap_or(Reason::PushFailed);
+    let disposition = if stalled { Disposition::Stalled } else { Disposition::Retryable };
+    Some(Fault { reason, disposition, message })
+}

@@ -1,0 +1,269 @@
+//! The transfer of one image: find it, see what stands already, move what is missing, publish.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::destination::Destination;
+use super::progress::Progress;
+use super::sink::{DestinationSink, KnownBlobs};
+use crate::fault::{Fault, Reason};
+use crate::oci::{Compression, Content, Descriptor, Digest, Document, Location, Platform, Reference};
+use crate::source::{Identity, ImageSource, Method, Resolved};
+
+/// One image on its way. Dropping the future of [`Transfer::run`] stops it at once; nothing is visible under
+/// a tag before all that it refers to is there.
+pub struct Transfer {
+    /// Where the image is read.
+    pub source: Arc<dyn ImageSource>,
+    /// What is read there.
+    pub reference: Reference,
+    /// The platforms to take; empty means all.
+    pub platforms: Vec<Platform>,
+    /// The repository that it is brought to.
+    pub destination: Arc<dyn Destination>,
+    /// The tags, or the digest, that it gets there.
+    pub location: Location,
+    /// How layers are stored that have no compressed form.
+    pub compression: Compression,
+    /// Written while it runs.
+    pub progress: Arc<Progress>,
+    /// Which repositories of the destination's registry hold which blobs.
+    pub known: Arc<KnownBlobs>,
+}
+
+/// What a transfer came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The digest of the manifest or index in the destination.
+    pub digest: Digest,
+    /// What the source calls the image.
+    pub source_digest: Digest,
+    /// Bytes of all its distinct blobs and manifests.
+    pub size: u64,
+    /// How the bytes came.
+    pub method: Method,
+    /// Blobs that were sent.
+    pub moved_blobs: u64,
+    /// Bytes that were read for them.
+    pub moved_bytes: u64,
+}
+
+/// What stands in the destination under the image's names.
+#[derive(Clone, Debug)]
+pub enum Standing {
+    /// The image itself, under every name: nothing is to be done.
+    Current(Outcome),
+    /// Something else, or nothing, under at least one name.
+    Differs(Box<Resolved>),
+}
+
+/// What a transfer would move.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Estimate {
+    /// Whether all of it stands already.
+    pub current: bool,
+    /// Bytes that would move: exact for an image whose manifest is known, else at most.
+    pub bytes: u64,
+    /// Blobs that would move, when they are known.
+    pub blobs: Option<u64>,
+    /// What the source calls the image.
+    pub source_digest: Digest,
+}
+
+impl Transfer {
+    /// Finds the image and compares it with what stands, by HEADs and small GETs; nothing is written.
+    pub async fn check(&self) -> Result<Standing, Fault> {
+        let resolved = self.source.resolve(&self.reference, &self.platforms).await?;
+        self.compare(resolved).await
+    }
+
+    /// Brings the image.
+    pub async fn run(&self) -> Result<Outcome, Fault> {
+        match self.check().await? {
+            Standing::Current(outcome) => Ok(outcome),
+            Standing::Differs(resolved) => self.bring(&resolved).await,
+        }
+    }
+
+    /// Says what [`Transfer::run`] would move; nothing is written.
+    pub async fn estimate(&self) -> Result<Estimate, Fault> {
+        let resolved = match self.check().await? {
+            Standing::Current(outcome) => {
+                return Ok(Estimate {
+                    current: true,
+                    bytes: 0,
+                    blobs: Some(0),
+                    source_digest: outcome.source_digest,
+                });
+            }
+            Standing::Differs(resolved) => resolved,
+        };
+        let source_digest = resolved.identity.digest().clone();
+        if resolved.documents.is_empty() {
+            return Ok(Estimate {
+                current: false,
+                bytes: resolved.size.unwrap_or_default(),
+                blobs: None,
+                source_digest,
+            });
+        }
+        let (mut bytes, mut blobs) = (0, 0);
+        for blob in distinct_blobs(&resolved.documents) {
+            if self.destination.holds(&blob.digest).await?.is_none() {
+                bytes += blob.size;
+                blobs += 1;
+            }
+        }
+        Ok(Estimate {
+            current: false,
+            bytes,
+            blobs: Some(blobs),
+            source_digest,
+        })
+    }
+
+    /// Moves what [`Transfer::check`] found to differ.
+    pub async fn bring(&self, resolved: &Resolved) -> Result<Outcome, Fault> {
+        self.progress.expect(resolved.size.unwrap_or_default());
+        let sink = DestinationSink {
+            destination: Arc::clone(&self.destination),
+            compression: self.compression,
+            progress: Arc::clone(&self.progress),
+            known: Arc::clone(&self.known),
+            moved_blobs: 0.into(),
+        };
+        let delivered = self.source.deliver(resolved, &sink).await?;
+        let Some((root, children)) = delivered.documents.split_last() else {
+            return Err(Fault::retryable(
+                Reason::SourceFailed,
+                format!("{} came without a manifest", self.reference),
+            ));
+        };
+        if let Some(digest) = self.location.digest.as_ref().filter(|digest| *digest != root.digest()) {
+            return Err(Fault::stalled(
+                Reason::DigestMismatch,
+                format!(
+                    "{} asks for {digest} but the manifest is {}; a docker engine without the containerd image store keeps no manifest, so name its images by tag",
+                    self.reference,
+                    root.digest()
+                ),
+            ));
+        }
+        for child in children {
+            self.destination.publish(child, None).await?;
+        }
+        if self.location.tags.is_empty() {
+            self.destination.publish(root, None).await?;
+        }
+        for tag in &self.location.tags {
+            self.destination.publish(root, Some(tag)).await?;
+        }
+        Ok(Outcome {
+            digest: root.digest().clone(),
+            source_digest: resolved.identity.digest().clone(),
+            size: size_of(&delivered.documents),
+            method: delivered.method,
+            moved_blobs: sink.moved_blobs.load(Ordering::Relaxed),
+            moved_bytes: self.progress.moved(),
+        })
+    }
+
+    async fn compare(&self, resolved: Resolved) -> Result<Standing, Fault> {
+        let Some(standing) = self.standing(&resolved).await? else {
+            return Ok(Standing::Differs(Box::new(resolved)));
+        };
+        for tag in self.location.tags.iter().skip(1) {
+            if self.destination.digest_of(tag).await?.as_ref() != Some(&standing) {
+                return Ok(Standing::Differs(Box::new(resolved)));
+            }
+        }
+        let documents = match resolved.documents.is_empty() {
+            false => resolved.documents,
+            true => self.documents(&standing).await?,
+        };
+        Ok(Standing::Current(Outcome {
+            digest: standing,
+            source_digest: resolved.identity.digest().clone(),
+            size: size_of(&documents),
+            method: Method::Unchanged,
+            moved_blobs: 0,
+            moved_bytes: 0,
+        }))
+    }
+
+    /// The digest that stands under the first name, if it is that of the image.
+    async fn standing(&self, resolved: &Resolved) -> Result<Option<Digest>, Fault> {
+        let first = match (&self.location.digest, self.location.tags.first()) {
+            (Some(digest), _) => digest.as_str(),
+            (None, Some(tag)) => tag,
+            (None, None) => return Ok(None),
+        };
+        match &resolved.identity {
+            Identity::Manifest(digest) => Ok(self
+                .destination
+                .digest_of(first)
+                .await?
+                .filter(|standing| standing == digest)),
+            Identity::Config { image_id, diff_ids } => {
+                let document = self.destination.document(first).await?;
+                Ok(document
+                    .filter(|document| self.is_image(document, image_id, diff_ids))
+                    .map(|d| d.digest().clone()))
+            }
+        }
+    }
+
+    /// Whether a manifest is what we make of an engine's image in the form that is wanted now. The
+    /// configuration names every layer by its uncompressed digest, so its digest stands for them all.
+    fn is_image(&self, document: &Document, image_id: &Digest, diff_ids: &[Digest]) -> bool {
+        let wanted = self.compression.layer_type();
+        document.manifest().is_some_and(|manifest| {
+            manifest.config.digest == *image_id
+                && manifest.layers.len() == diff_ids.len()
+                && manifest.layers.iter().all(|layer| layer.media_type == wanted)
+        })
+    }
+
+    /// The manifests under `root` in the destination.
+    async fn documents(&self, root: &Digest) -> Result<Vec<Document>, Fault> {
+        // As deep as the registry source goes; a ring cannot be made of digests.
+        let mut found = Vec::new();
+        let mut wanted = vec![root.clone()];
+        while let Some(digest) = wanted.pop() {
+            let Some(document) = self.destination.document(digest.as_str()).await? else {
+                continue;
+            };
+            if let Content::Index(index) = &document.content {
+                wanted.extend(index.manifests.iter().map(|entry| entry.digest.clone()).take(256));
+            }
+            found.push(document);
+            if found.len() >= 1024 {
+                break;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The blobs that `documents` refer to, each once.
+pub(crate) fn distinct_blobs(documents: &[Document]) -> Vec<&Descriptor> {
+    let mut seen = HashSet::new();
+    documents
+        .iter()
+        .filter_map(Document::manifest)
+        .flat_map(|m| m.blobs())
+        .filter(|b| seen.insert(&b.digest))
+        .collect()
+}
+
+/// Bytes of all distinct blobs and manifests.
+fn size_of(documents: &[Document]) -> u64 {
+    let mut seen = HashSet::new();
+    let manifests: u64 = documents
+        .iter()
+        .filter(|d| seen.insert(d.digest()))
+        .map(|d| d.descriptor.size)
+        .sum();
+    distinct_blobs(documents).iter().map(|blob| blob.size).sum::<u64>() + manifests
+}

@@ -1,0 +1,60 @@
+//! Who moves an image: claims, taken by optimistic concurrency and stale when they stand still.
+
+use std::time::{Duration, Instant};
+
+use crate::api::v1alpha1::Claim;
+
+/// How often a holder renews its claim, with the progress.
+pub const RENEW: Duration = Duration::from_secs(5);
+/// How long a claim may stand unchanged, by the observer's own clock, before another may take it. Clocks of
+/// two machines are never compared.
+pub const STALE: Duration = Duration::from_secs(40);
+
+/// A claim as this process saw it last.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    claim: Claim,
+    since: Instant,
+}
+
+/// How long another's claim still keeps `me` from the image; `None` when the image is free. `seen` is this
+/// process's memory of the claim and is brought up to date.
+pub fn held_for(seen: &mut Option<Seen>, claim: Option<&Claim>, me: &str, now: Instant) -> Option<Duration> {
+    let Some(claim) = claim.filter(|claim| claim.holder != me) else {
+        *seen = None;
+        return None;
+    };
+    match seen {
+        Some(known) if known.claim == *claim => {
+            let left = STALE.saturating_sub(now.saturating_duration_since(known.since));
+            (left > Duration::ZERO).then_some(left)
+        }
+        _ => {
+            *seen = Some(Seen { claim: claim.clone(), since: now });
+            Some(STALE)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+
+    use super::*;
+
+    fn claim(holder: &str, second: i64) -> Claim {
+        Claim { holder: holder.to_owned(), renew_time: MicroTime(jiff::Timestamp::from_second(second).unwrap()) }
+    }
+
+    #[test]
+    fn goes_stale_by_standing_still() {
+        let (mut seen, start) = (None, Instant::now());
+        assert_eq!(held_for(&mut seen, None, "me", start), None);
+        assert_eq!(held_for(&mut seen, Some(&claim("me", 1)), "me", start), None);
+        assert_eq!(held_for(&mut seen, Some(&claim("other", 1)), "me", start), Some(STALE));
+        let later = start + Duration::from_secs(30);
+        assert_eq!(held_for(&mut seen, Some(&claim("other", 1)), "me", later), Some(Duration::from_secs(10)));
+        assert_eq!(held_for(&mut seen, Some(&claim("other", 2)), "me", later), Some(STALE), "a renewal counts");
+        assert_eq!(held_for(&mut seen, Some(&claim("other", 2)), "me", later + STALE), None);
+    }
+}

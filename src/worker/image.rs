@@ -1,0 +1,274 @@
+//! The reconciler of `JackalImage` objects: decides for each whether a task runs, waits or rests.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::{Action, Config};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{Controller, WatchStreamExt as _, reflector};
+use kube::{Api, Client, ResourceExt as _};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::events::Events;
+use super::memory::{Backoff, Decision, Key, Memory, View};
+use super::place::{Defaults, Registries};
+use super::status::{kube_fault, name_of, update};
+use super::{Duty, task};
+use crate::api::v1alpha1::{Conditions, JackalImage, READY, SourceKind, requested_at};
+use crate::fault::{Fault, Reason};
+
+type Guarded = DeserializeGuard<JackalImage>;
+
+/// How long a process waits for its tasks to stop.
+const STOP: Duration = Duration::from_secs(10);
+
+/// How a process works.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What holds for objects that say nothing of the registry.
+    pub defaults: Defaults,
+    /// The namespace to watch; all when absent.
+    pub namespace: Option<String>,
+    /// Images that move at once.
+    pub concurrency: usize,
+    /// How the delay between two tries grows.
+    pub backoff: Backoff,
+    /// How often sources are looked at again, where an object says nothing.
+    pub interval: Duration,
+    /// How long a transfer may stand still, where an object says nothing.
+    pub idle: Duration,
+}
+
+impl Settings {
+    /// The interval of an object; at least ten seconds.
+    pub fn interval(&self, own: Option<kube::core::Duration>) -> Duration {
+        own.map_or(self.interval, Into::into).max(Duration::from_secs(10))
+    }
+
+    /// The idle limit of an object; at least a second.
+    pub fn idle(&self, own: Option<kube::core::Duration>) -> Duration {
+        own.map_or(self.idle, Into::into).max(Duration::from_secs(1))
+    }
+}
+
+/// What all reconciliations of one process share.
+pub struct Worker {
+    pub(super) client: Client,
+    pub(super) holder: String,
+    pub(super) duty: Arc<dyn Duty>,
+    pub(super) settings: Settings,
+    pub(super) registries: Arc<Registries>,
+    pub(super) events: Events,
+    pub(super) memory: Memory,
+    pub(super) turns: Semaphore,
+    wakes: mpsc::Sender<ObjectRef<Guarded>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Worker {
+    /// Has the reconciler look at the image again.
+    pub(super) async fn wake(&self, image: &JackalImage) {
+        let object = ObjectRef::new(&image.name_any()).within(&image.namespace().unwrap_or_default());
+        // The reconciler is gone only when the process stops.
+        let _ = self.wakes.send(object).await;
+    }
+}
+
+/// Runs the worker of a process until `stop`; then cancels its tasks, gives its claims back and returns.
+/// `nudges` are names of objects (namespace, name) to look at again although they did not change: something
+/// that they depend on did.
+pub async fn run(
+    client: Client,
+    holder: &str,
+    duty: Arc<dyn Duty>,
+    settings: Settings,
+    registries: Arc<Registries>,
+    mut nudges: mpsc::Receiver<Nudge>,
+    stop: CancellationToken,
+) {
+    let (wakes, woken) = mpsc::channel(1024);
+    let worker = Arc::new(Worker {
+        events: Events::new(client.clone(), holder),
+        memory: Memory::new(holder, settings.backoff),
+        turns: Semaphore::new(settings.concurrency.max(1)),
+        holder: holder.to_owned(),
+        client: client.clone(),
+        duty,
+        settings,
+        registries,
+        wakes,
+        tasks: TaskTracker::new(),
+        stop: stop.child_token(),
+    });
+    let api: Api<Guarded> = match &worker.settings.namespace {
+        Some(namespace) => Api::namespaced(client, namespace),
+        None => Api::all(client),
+    };
+    let (reader, writer) = reflector::store();
+    let gone = Arc::clone(&worker);
+    let stream = watcher::watcher(api, watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .inspect(move |event| {
+            if let Ok(Event::Delete(object)) = event {
+                gone.memory.forget(object.uid().as_deref().unwrap_or_default());
+            }
+        })
+        .touched_objects();
+    let nudged = {
+        let (reader, worker) = (reader.clone(), Arc::clone(&worker));
+        async move {
+            while let Some(nudge) = nudges.recv().await {
+                for object in reader.state() {
+                    let Ok(image) = &object.0 else { continue };
+                    if nudge.admits(image) {
+                        worker.memory.retry(image.uid().as_deref().unwrap_or_default());
+                        worker.wake(image).await;
+                    }
+                }
+            }
+            std::future::pending::<()>().await;
+        }
+    };
+    let controller = Controller::for_stream(stream, reader)
+        .with_config(Config::default().concurrency(16))
+        .reconcile_on(ReceiverStream::new(woken))
+        .graceful_shutdown_on(stop.clone().cancelled_owned())
+        .run(reconcile, |_, error, _| match *error {}, Arc::clone(&worker))
+        .for_each(|result| async move {
+            if let Err(error) = result {
+                debug!(%error, "reconciling images");
+            }
+        });
+    tokio::select! {
+        () = controller => {}
+        () = nudged => {}
+    }
+    worker.stop.cancel();
+    worker.tasks.close();
+    if tokio::time::timeout(STOP, worker.tasks.wait()).await.is_err() {
+        warn!("tasks did not stop in {STOP:?}; their claims go stale by themselves");
+    }
+}
+
+/// Which images to look at again.
+#[derive(Clone, Debug)]
+pub enum Nudge {
+    /// Those that are read from an engine and have this name there; all of them without a name.
+    Engine(Option<String>),
+    /// All.
+    All,
+}
+
+impl Nudge {
+    fn admits(&self, image: &JackalImage) -> bool {
+        let spec = &image.spec;
+        match self {
+            Self::All => true,
+            Self::Engine(name) => {
+                let is = |name: &String| {
+                    spec.image.parse::<crate::oci::Reference>().is_ok_and(|reference| reference.engine_name() == *name)
+                };
+                spec.source == SourceKind::Docker && name.as_ref().is_none_or(is)
+            }
+        }
+    }
+}
+
+async fn reconcile(object: Arc<Guarded>, worker: Arc<Worker>) -> Result<Action, Infallible> {
+    let image = match &object.0 {
+        Ok(image) => Arc::new(image.clone()),
+        // The controller says so in its status, once for all processes.
+        Err(_) => return Ok(Action::await_change()),
+    };
+    match look(&worker, &image).await {
+        Ok(action) => Ok(action),
+        Err(fault) => {
+            debug!(image = name_of(&*image), %fault, "looking at the image");
+            Ok(Action::requeue(worker.settings.backoff.limit.min(Duration::from_secs(10))))
+        }
+    }
+}
+
+async fn look(worker: &Arc<Worker>, image: &Arc<JackalImage>) -> Result<Action, Fault> {
+    let uid = image.uid().unwrap_or_default();
+    if image.metadata.deletion_timestamp.is_some() {
+        worker.memory.cancel(&uid);
+        return Ok(Action::await_change());
+    }
+    if image.spec.suspend {
+        worker.memory.cancel(&uid);
+        if !worker.memory.runs(&uid) && worker.duty.admits(image) {
+            suspend(worker, image, &uid).await?;
+        }
+        return Ok(Action::await_change());
+    }
+    worker.duty.report(image).await?;
+    if !worker.duty.admits(image) {
+        worker.memory.cancel(&uid);
+        return Ok(Action::await_change());
+    }
+    let key = key_of(image);
+    let status = image.status.as_ref();
+    let view = View {
+        ready: is_ready(image),
+        claim: status.and_then(|status| status.claim.as_ref()),
+        rechecks: worker.duty.rechecks(),
+        interval: worker.settings.interval(image.spec.interval),
+    };
+    match worker.memory.decide(&uid, &key, view, Instant::now()) {
+        Decision::Rest => Ok(Action::await_change()),
+        Decision::Wait(left) => Ok(Action::requeue(left)),
+        Decision::Run => {
+            let token = worker.memory.begin(&uid, &key, &worker.stop);
+            worker.tasks.spawn(task::run(Arc::clone(worker), Arc::clone(image), key, token));
+            Ok(Action::await_change())
+        }
+    }
+}
+
+/// Whether the status says Ready of just what the object asks for now.
+pub fn is_ready(image: &JackalImage) -> bool {
+    let Some(status) = &image.status else { return false };
+    let ready = Conditions(status.conditions.clone()).is_true(READY, image.metadata.generation);
+    let answered = status.last_handled_reconcile_at.as_deref() == requested_at(image.annotations());
+    let same_source = !image.spec.source.is_engine()
+        || status.assignment.as_ref().map(|assignment| &assignment.image_id) == status.source_digest.as_ref();
+    ready && answered && same_source
+}
+
+fn key_of(image: &JackalImage) -> Key {
+    let assignment = image.status.as_ref().and_then(|status| status.assignment.as_ref());
+    Key {
+        generation: image.metadata.generation.unwrap_or_default(),
+        requested_at: requested_at(image.annotations()).map(str::to_owned),
+        image_id: assignment.filter(|_| image.spec.source.is_engine()).map(|assignment| assignment.image_id.clone()),
+    }
+}
+
+/// Says that nothing happens because somebody wants it so. What is ready stays ready.
+async fn suspend(worker: &Worker, image: &JackalImage, uid: &str) -> Result<(), Fault> {
+    let api: Api<JackalImage> = Api::namespaced(worker.client.clone(), &image.namespace().unwrap_or_default());
+    let written = update(&api, &image.name_any(), uid, |standing, status| {
+        let mut conditions = Conditions(std::mem::take(&mut status.conditions));
+        conditions.suspended(standing.metadata.generation, Time(jiff::Timestamp::now()));
+        status.conditions = conditions.0;
+        status.observed_generation = standing.metadata.generation;
+        if status.claim.as_ref().is_some_and(|claim| claim.holder == worker.holder) {
+            status.claim = None;
+            status.progress = None;
+        }
+        standing.spec.suspend
+    });
+    written.await.map(|_| ()).map_err(|error| kube_fault(Reason::SourceFailed, "writing the status", &error))
+}

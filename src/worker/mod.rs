@@ -1,0 +1,44 @@
+//! Moves images that stand as `JackalImage` objects: the same worker in the controller, for images from
+//! registries, and in the agent, for those of its node. What differs between the two is a [`Duty`].
+
+mod claim;
+mod events;
+mod image;
+mod memory;
+mod place;
+mod secrets;
+mod status;
+mod task;
+
+pub use events::Events;
+pub use claim::STALE;
+pub use image::{Nudge, Settings, Worker, is_ready, run};
+pub use memory::{Backoff, Decision, Key, Memory, View};
+pub use place::{Defaults, Place, Registries};
+pub use secrets::Secrets;
+pub use status::{Failure, kube_fault, name_of, succeed, update, within};
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::api::v1alpha1::JackalImage;
+use crate::fault::Fault;
+use crate::oci::Reference;
+use crate::source::ImageSource;
+
+/// Which images a process moves, and where it reads them.
+#[async_trait]
+pub trait Duty: Send + Sync {
+    /// Whether this process may move the image as its spec and status stand.
+    fn admits(&self, image: &JackalImage) -> bool;
+
+    /// Whether this process looks again, at each interval, at images that are ready.
+    fn rechecks(&self) -> bool;
+
+    /// Says in the image's status what this process knows of it, whether it moves it or not.
+    async fn report(&self, image: &JackalImage) -> Result<(), Fault>;
+
+    /// Where the image is read.
+    async fn source(&self, image: &JackalImage, reference: &Reference, place: &Place) -> Result<Arc<dyn ImageSource>, Fault>;
+}

@@ -1,0 +1,164 @@
+//! Which registry an object means, and the clients for it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kube::Client;
+use secrecy::ExposeSecret as _;
+
+use super::secrets::{Secrets, state_of};
+use crate::api::v1alpha1::RegistrySpec;
+use crate::fault::{Fault, Reason};
+use crate::oci::{Digest, Hasher};
+use crate::registry::{Credentials, Endpoint, Registry, Trust};
+use crate::transfer::KnownBlobs;
+
+/// Clients that are kept; beyond that all are made anew.
+const CLIENT_LIMIT: usize = 256;
+
+/// What holds for objects that say nothing of the registry.
+#[derive(Clone, Debug, Default)]
+pub struct Defaults {
+    /// From the flags: `address`, `endpoint`, `repositoryPrefix`, `insecure`; `secretRef` and
+    /// `certSecretRef` are in the operator's own namespace.
+    pub registry: RegistrySpec,
+    /// The operator's own namespace.
+    pub namespace: String,
+    /// Hosts of source registries that speak plain HTTP.
+    pub insecure_sources: Vec<String>,
+}
+
+/// The registry that an object means.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Host and port as pods write it.
+    pub address: String,
+    /// A path that everything is put under; may be empty.
+    pub prefix: String,
+    /// How the operator reaches it, with credentials and trust.
+    pub endpoint: Endpoint,
+}
+
+/// Where state that Jackal or Zarf left in the cluster lies: namespace, Secret, and the registry's Service.
+const STATES: [(&str, &str, &str); 2] = [
+    ("jackal", "jackal-state", "jackal-docker-registry.jackal.svc.cluster.local:5000"),
+    ("zarf", "zarf-state", "zarf-docker-registry.zarf.svc.cluster.local:5000"),
+];
+
+impl Defaults {
+    /// The registry that `spec`, an object's of `namespace`, means. Its Secrets are read in that namespace;
+    /// those of the defaults in the operator's, and only for the registry that the defaults name.
+    pub async fn place(&self, client: &Client, namespace: &str, spec: &RegistrySpec, idle: Duration) -> Result<Place, Fault> {
+        let flags = &self.registry;
+        let mut credentials = None;
+        let (address, default) = match (&spec.address, &flags.address) {
+            (Some(own), _) if Some(own) != flags.address.as_ref() => (own.clone(), RegistrySpec::default()),
+            (_, Some(default)) => (default.clone(), flags.clone()),
+            (_, None) => {
+                let (address, endpoint, found) = self.state(client).await?;
+                credentials = found;
+                (address, RegistrySpec { endpoint: Some(endpoint), insecure: Some(true), ..RegistrySpec::default() })
+            }
+        };
+        let host = spec.endpoint.clone().or(default.endpoint.clone()).unwrap_or_else(|| address.clone());
+        let own = Secrets::new(client.clone(), namespace);
+        let operators = Secrets::new(client.clone(), &self.namespace);
+        let secret = spec.secret_ref.as_ref().map(|name| (&own, name)).or(default.secret_ref.as_ref().map(|name| (&operators, name)));
+        if let Some((secrets, name)) = secret {
+            let keychain = secrets.keychain(&name.name).await?;
+            let path = spec.repository_prefix.as_deref().unwrap_or_default();
+            credentials = keychain.find(&address, path).or_else(|| keychain.find(&host, path));
+            if credentials.is_none() {
+                let hosts = if address == host { address } else { format!("{address} or {host}") };
+                return Err(Fault::retryable(
+                    Reason::AuthenticationFailed,
+                    format!("the Secret {} has no entry for {hosts}: add one, or correct registry.secretRef", name.name),
+                ));
+            }
+        }
+        let certificates = spec.cert_secret_ref.as_ref().map(|name| (&own, name)).or(default.cert_secret_ref.as_ref().map(|name| (&operators, name)));
+        let trust = match certificates {
+            Some((secrets, name)) => secrets.trust(&name.name).await?,
+            None => Trust::default(),
+        };
+        let endpoint = Endpoint {
+            plain_http: spec.insecure.or(default.insecure).unwrap_or(false),
+            trust,
+            credentials,
+            idle,
+            ..Endpoint::new(host)
+        };
+        let prefix = spec.repository_prefix.clone().or(default.repository_prefix).unwrap_or_default();
+        Ok(Place { address, prefix, endpoint })
+    }
+
+    /// The endpoint of a source registry that is not the destination.
+    pub fn source(&self, host: &str, credentials: Option<Credentials>, idle: Duration) -> Endpoint {
+        let plain_http = self.insecure_sources.iter().any(|insecure| insecure == host);
+        Endpoint { plain_http, credentials, idle, ..Endpoint::new(host) }
+    }
+
+    async fn state(&self, client: &Client) -> Result<(String, String, Option<Credentials>), Fault> {
+        for (namespace, name, service) in STATES {
+            let secret = Secrets::new(client.clone(), namespace).find(name).await?;
+            if let Some((address, credentials)) = secret.as_ref().and_then(state_of) {
+                return Ok((address, service.to_owned(), credentials));
+            }
+        }
+        Err(Fault::retryable(
+            Reason::InvalidSpec,
+            "no registry is named: set spec.registry.address, or start the operator with --registry-address, or initialise the cluster with Jackal or Zarf",
+        ))
+    }
+}
+
+/// Clients of registries, one for each way to reach one, so that all images of a registry share its connections,
+/// tokens and limits.
+#[derive(Default)]
+pub struct Registries(Mutex<HashMap<Digest, Known>>);
+
+#[derive(Clone)]
+struct Known {
+    registry: Registry,
+    blobs: Arc<KnownBlobs>,
+}
+
+impl Registries {
+    /// The client for `endpoint`, and what is known of the registry's blobs.
+    pub fn open(&self, endpoint: &Endpoint) -> Result<(Registry, Arc<KnownBlobs>), Fault> {
+        let key = fingerprint(endpoint);
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known.get(&key) {
+            return Ok((found.registry.clone(), Arc::clone(&found.blobs)));
+        }
+        let registry = Registry::new(endpoint.clone()).map_err(|error| error.pushing(&endpoint.host))?;
+        if known.len() >= CLIENT_LIMIT {
+            known.clear();
+        }
+        let blobs = Arc::<KnownBlobs>::default();
+        known.insert(key, Known { registry: registry.clone(), blobs: Arc::clone(&blobs) });
+        Ok((registry, blobs))
+    }
+}
+
+/// All that makes two endpoints different, hashed so that no password lies in a key.
+fn fingerprint(endpoint: &Endpoint) -> Digest {
+    let mut hasher = Hasher::sha256();
+    let mut part = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_be_bytes());
+        hasher.update(bytes);
+    };
+    part(endpoint.host.as_bytes());
+    part(&[u8::from(endpoint.plain_http)]);
+    part(&endpoint.idle.as_millis().to_be_bytes());
+    if let Some(credentials) = &endpoint.credentials {
+        part(credentials.username.as_bytes());
+        part(credentials.password.expose_secret().as_bytes());
+    }
+    for pem in [&endpoint.trust.authorities, &endpoint.trust.certificate] {
+        part(pem.as_deref().unwrap_or_default());
+    }
+    part(endpoint.trust.key.as_ref().map(|key| key.expose_secret().as_bytes()).unwrap_or_default());
+    hasher.finish()
+}

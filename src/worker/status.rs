@@ -1,0 +1,120 @@
+//! Writing status: read, change, write when different, and again when another was faster.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::PostParams;
+use kube::core::object::HasStatus;
+use kube::{Api, Resource, ResourceExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::api::v1alpha1::{Conditions, JackalImage, JackalImageStatus, READY, requested_at};
+use crate::fault::{Disposition, Fault, Reason};
+use crate::transfer::Outcome;
+
+/// How long the API server may take for one answer.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How often a write is tried again because another was faster.
+const CONFLICTS: u32 = 10;
+
+/// `call`, at most [`ANSWER`] long.
+pub async fn within<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
+    match tokio::time::timeout(ANSWER, call).await {
+        Ok(answer) => answer,
+        Err(_) => Err(kube::Error::Service("the API server did not answer in 30 s".into())),
+    }
+}
+
+/// A failure of the Kubernetes API as one of ours.
+pub fn kube_fault(reason: Reason, doing: &str, error: &kube::Error) -> Fault {
+    let what = match error {
+        kube::Error::Api(status) if status.code == 403 => {
+            format!("{doing} is forbidden to the operator ({}): grant it by RBAC", status.message)
+        }
+        other => format!("{doing} failed: {other}"),
+    };
+    Fault::retryable(reason, what)
+}
+
+/// `namespace/name`.
+pub fn name_of(object: &impl kube::ResourceExt) -> String {
+    format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
+}
+
+/// Changes the status of the object `name` that still has the `uid`. `change` sees what stands now and says
+/// whether it wants to write; equal status is not written. Gives what stands in the end, or `None` when the
+/// object is gone or `change` declined.
+pub async fn update<K>(
+    api: &Api<K>,
+    name: &str,
+    uid: &str,
+    change: impl Fn(&K, &mut K::Status) -> bool,
+) -> Result<Option<K>, kube::Error>
+where
+    K: Resource + HasStatus + Clone + DeserializeOwned + Serialize + Debug,
+    K::Status: Default + Clone + PartialEq,
+{
+    for _ in 0..CONFLICTS {
+        let Some(mut object) = within(api.get_opt(name)).await? else { return Ok(None) };
+        if object.meta().uid.as_deref() != Some(uid) {
+            return Ok(None);
+        }
+        let mut status = object.status().cloned().unwrap_or_default();
+        if !change(&object, &mut status) {
+            return Ok(None);
+        }
+        if object.status() == Some(&status) {
+            return Ok(Some(object));
+        }
+        *object.status_mut() = Some(status);
+        match within(api.replace_status(name, &PostParams::default(), &object)).await {
+            Ok(written) => return Ok(Some(written)),
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(kube::Error::Service("the status changed under each of ten writes".into()))
+}
+
+/// How a failure stands in the conditions.
+pub struct Failure<'a>(pub &'a Fault);
+
+impl Failure<'_> {
+    /// Notes the failure. True when that is news: another reason or message than before, or a first failure.
+    pub fn note(&self, conditions: &mut Conditions, generation: Option<i64>, now: Time) -> bool {
+        let reason = self.0.reason.to_string();
+        let before = conditions.get(READY).cloned();
+        match self.0.disposition {
+            Disposition::Stalled => conditions.stalled(generation, &reason, &self.0.message, now),
+            _ => conditions.failing(generation, &reason, &self.0.message, now),
+        }
+        let after = conditions.get(READY);
+        before.as_ref().map(|c| (&c.status, &c.reason, &c.message)) != after.map(|c| (&c.status, &c.reason, &c.message))
+    }
+}
+
+/// Fills the status of an image that is in its place. True when that is news.
+pub fn succeed(image: &JackalImage, status: &mut JackalImageStatus, name: &str, outcome: &Outcome, now: Time) -> bool {
+    let generation = image.metadata.generation;
+    let mut conditions = Conditions(std::mem::take(&mut status.conditions));
+    let news = !conditions.is_true(READY, generation) || status.digest.as_deref() != Some(outcome.digest.as_str());
+    conditions.ready(generation, "Succeeded", &format!("{name} is {}", outcome.digest.short_form()), now);
+    status.conditions = conditions.0;
+    // A look that moved nothing does not hide how the bytes came.
+    if outcome.moved_blobs > 0 || status.method.is_none() || status.digest.as_deref() != Some(outcome.digest.as_str()) {
+        status.method = Some(outcome.method.to_string());
+    }
+    status.observed_generation = generation;
+    status.claim = None;
+    status.progress = None;
+    status.name = Some(name.to_owned());
+    status.digest = Some(outcome.digest.to_string());
+    status.source_digest = Some(outcome.source_digest.to_string());
+    status.size = Some(i64::try_from(outcome.size).unwrap_or(i64::MAX));
+    status.last_handled_reconcile_at = requested_at(image.annotations()).map(str::to_owned);
+    news
+}

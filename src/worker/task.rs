@@ -1,0 +1,227 @@
+//! The task that brings one image: it looks, claims when bytes must move, moves, and writes what came of it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use kube::{Api, ResourceExt as _};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::claim::{self, RENEW};
+use super::image::Worker;
+use super::memory::Key;
+use super::status::{Failure, name_of, succeed, update};
+use crate::api::v1alpha1::{Claim, Conditions, JackalImage, JackalImageStatus, TransferProgress, requested_at};
+use crate::fault::{Disposition, Fault, Reason};
+use crate::oci::{Location, Platform, Reference};
+use crate::transfer::{Outcome, Progress, Standing, Transfer};
+
+/// How a task ended without a fault.
+enum End {
+    /// The image is in its place.
+    Done(Box<Outcome>, String),
+    /// Another process moves it, or it is gone.
+    Left,
+}
+
+/// Runs the task for `image` to its end, or until `token` is cancelled, and tells the memory.
+pub(super) async fn run(worker: Arc<Worker>, image: Arc<JackalImage>, key: Key, token: CancellationToken) {
+    let uid = image.uid().unwrap_or_default();
+    let result = tokio::select! {
+        biased;
+        () = token.cancelled() => None,
+        result = bring(&worker, &image, &key) => Some(result),
+    };
+    let api: Api<JackalImage> = Api::namespaced(worker.client.clone(), &image.namespace().unwrap_or_default());
+    match result {
+        None => {
+            info!(image = name_of(&*image), "stopped");
+            release(&worker, &api, &image, &uid).await;
+            worker.memory.ended(&uid);
+        }
+        Some(Ok(End::Left)) => worker.memory.ended(&uid),
+        Some(Ok(End::Done(outcome, name))) => {
+            let written = done(&worker, &api, &image, &uid, &outcome, &name).await;
+            match written {
+                Ok(()) => worker.memory.succeeded(&uid, key, Instant::now()),
+                Err(error) => {
+                    warn!(image = name_of(&*image), %error, "the status could not be written");
+                    worker.memory.failed(&uid, key, Disposition::Retryable, Instant::now());
+                }
+            }
+        }
+        Some(Err(fault)) => {
+            let generation = key.generation;
+            if let Err(error) = failed(&worker, &api, &image, &uid, generation, &fault).await {
+                warn!(image = name_of(&*image), %error, "the status could not be written");
+            }
+            worker.memory.failed(&uid, key, fault.disposition, Instant::now());
+        }
+    }
+    worker.wake(&image).await;
+}
+
+async fn bring(worker: &Worker, image: &JackalImage, key: &Key) -> Result<End, Fault> {
+    // Waiting for a turn is no network wait: it ends with a running transfer, whose idleness is limited.
+    let _turn = worker.turns.acquire().await.map_err(|_| Fault::retryable(Reason::TimedOut, "the operator is stopping"))?;
+    let transfer = prepare(worker, image).await?;
+    let name = transfer.location.to_string();
+    let resolved = match transfer.check().await? {
+        Standing::Current(outcome) => return Ok(End::Done(Box::new(outcome), name)),
+        Standing::Differs(resolved) => resolved,
+    };
+    if !claim(worker, image, key, &transfer.progress).await? {
+        debug!(image = name_of(image), "another process moves it");
+        return Ok(End::Left);
+    }
+    info!(image = name_of(image), reference = %transfer.reference, to = name, "moving");
+    let moving = transfer.bring(&resolved);
+    tokio::pin!(moving);
+    let mut renewal = tokio::time::interval_at(tokio::time::Instant::now() + RENEW, RENEW);
+    loop {
+        tokio::select! {
+            outcome = &mut moving => return outcome.map(|outcome| End::Done(Box::new(outcome), name)),
+            _ = renewal.tick() => {
+                if !claim(worker, image, key, &transfer.progress).await? {
+                    return Ok(End::Left);
+                }
+            }
+        }
+    }
+}
+
+/// All that a transfer needs, from the object and what it names.
+async fn prepare(worker: &Worker, image: &JackalImage) -> Result<Transfer, Fault> {
+    let spec = &image.spec;
+    let namespace = image.namespace().unwrap_or_default();
+    let invalid = |reason: Reason, error: &dyn std::fmt::Display| Fault::stalled(reason, error.to_string());
+    let reference: Reference = spec.image.parse().map_err(|e| invalid(Reason::InvalidReference, &e))?;
+    let platforms = spec.platforms.iter().map(|text| text.parse()).collect::<Result<Vec<Platform>, _>>();
+    let platforms = platforms.map_err(|e| invalid(Reason::InvalidSpec, &e))?;
+    let idle = worker.settings.idle(spec.timeout);
+    let place = worker.settings.defaults.place(&worker.client, &namespace, &spec.registry, idle).await?;
+    let location = Location::for_source(&reference, spec.source.is_engine(), &place.address, &place.prefix, spec.naming, spec.plain_tag)
+        .map_err(|e| invalid(Reason::InvalidReference, &e))?;
+    let (registry, known) = worker.registries.open(&place.endpoint)?;
+    let source = worker.duty.source(image, &reference, &place).await?;
+    Ok(Transfer {
+        source,
+        reference,
+        platforms,
+        destination: Arc::new(crate::transfer::RegistryDestination::new(registry.repository(&location.repository))),
+        location,
+        compression: spec.compression,
+        progress: Arc::default(),
+        known,
+    })
+}
+
+/// Takes or renews the claim, with the progress. False when another has it, or the object is not the one any
+/// more that this task works on.
+async fn claim(worker: &Worker, image: &JackalImage, key: &Key, progress: &Progress) -> Result<bool, Fault> {
+    let api: Api<JackalImage> = Api::namespaced(worker.client.clone(), &image.namespace().unwrap_or_default());
+    let uid = image.uid().unwrap_or_default();
+    let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let taken = update(&api, &image.name_any(), &uid, |standing, status| {
+        let own = status.claim.as_ref().is_none_or(|claim| claim.holder == worker.holder);
+        // A stale claim was judged by this process's memory before the task began.
+        let free = own || standing.resource_version() == image.resource_version();
+        if !free || standing.metadata.generation != Some(key.generation) || standing.metadata.deletion_timestamp.is_some() {
+            return false;
+        }
+        status.claim = Some(Claim { holder: worker.holder.clone(), renew_time: MicroTime(jiff::Timestamp::now()) });
+        status.progress = Some(TransferProgress { done_bytes: bytes(progress.done()), total_bytes: bytes(progress.total()) });
+        let mut conditions = Conditions(std::mem::take(&mut status.conditions));
+        conditions.progressing(standing.metadata.generation, "Transferring", "the image is on its way", now());
+        status.conditions = conditions.0;
+        status.observed_generation = standing.metadata.generation;
+        true
+    });
+    match taken.await {
+        Ok(taken) => Ok(taken.is_some()),
+        // While the API server is away the transfer goes on as long as the claim is not stale; giving up
+        // would throw away what was moved.
+        Err(error) if error_is_temporary(&error) && progress.moved() > 0 => {
+            warn!(image = name_of(image), %error, "the claim could not be renewed");
+            Ok(true)
+        }
+        Err(error) => Err(super::status::kube_fault(Reason::SourceFailed, "claiming the image", &error)),
+    }
+}
+
+fn error_is_temporary(error: &kube::Error) -> bool {
+    !matches!(error, kube::Error::Api(status) if status.code < 500)
+}
+
+async fn done(worker: &Worker, api: &Api<JackalImage>, image: &JackalImage, uid: &str, outcome: &Outcome, name: &str) -> Result<(), kube::Error> {
+    let news = std::sync::atomic::AtomicBool::new(false);
+    let written = update(api, &image.name_any(), uid, |standing, status| {
+        if standing.metadata.generation != image.metadata.generation {
+            return false;
+        }
+        news.store(succeed(standing, status, name, outcome, now()), std::sync::atomic::Ordering::Relaxed);
+        true
+    })
+    .await?;
+    if written.is_some() && news.into_inner() {
+        let note = format!(
+            "{name} is {} ({} bytes by {}, {} in {} blobs sent)",
+            outcome.digest, outcome.size, outcome.method, outcome.moved_bytes, outcome.moved_blobs
+        );
+        info!(image = name_of(image), "{note}");
+        worker.events.normal(image, "Succeeded", &note).await;
+    }
+    Ok(())
+}
+
+async fn failed(worker: &Worker, api: &Api<JackalImage>, image: &JackalImage, uid: &str, generation: i64, fault: &Fault) -> Result<(), kube::Error> {
+    let news = std::sync::atomic::AtomicBool::new(false);
+    let written = update(api, &image.name_any(), uid, |standing, status| {
+        if standing.metadata.generation != Some(generation) {
+            return false;
+        }
+        news.store(note_failure(standing, status, fault, &worker.holder), std::sync::atomic::Ordering::Relaxed);
+        true
+    })
+    .await?;
+    if written.is_some() && news.into_inner() {
+        warn!(image = name_of(image), %fault);
+        worker.events.warning(image, &fault.reason.to_string(), &fault.message).await;
+    }
+    Ok(())
+}
+
+/// Notes a failure in an image's status. True when that is news.
+fn note_failure(image: &JackalImage, status: &mut JackalImageStatus, fault: &Fault, holder: &str) -> bool {
+    let generation = image.metadata.generation;
+    let mut conditions = Conditions(std::mem::take(&mut status.conditions));
+    let news = Failure(fault).note(&mut conditions, generation, now());
+    status.conditions = conditions.0;
+    status.observed_generation = generation;
+    status.last_handled_reconcile_at = requested_at(image.annotations()).map(str::to_owned);
+    if status.claim.as_ref().is_some_and(|claim| claim.holder == holder) {
+        status.claim = None;
+        status.progress = None;
+    }
+    news
+}
+
+/// Gives the claim back, so that another need not wait for it to go stale.
+async fn release(worker: &Worker, api: &Api<JackalImage>, image: &JackalImage, uid: &str) {
+    let released = update(api, &image.name_any(), uid, |_, status| {
+        let own = status.claim.as_ref().is_some_and(|claim| claim.holder == worker.holder);
+        if own {
+            status.claim = None;
+            status.progress = None;
+        }
+        own
+    });
+    if let Err(error) = released.await {
+        debug!(image = name_of(image), %error, limit = ?claim::STALE, "the claim could not be given back and goes stale");
+    }
+}
+
+fn now() -> Time {
+    Time(jiff::Timestamp::now())
+}
