@@ -63,6 +63,21 @@ impl Reference {
         }
     }
 
+    /// The same image named by its tag alone. Without a tag, where only the digest names it, it stays as it is.
+    pub fn without_digest(&self) -> Self {
+        match (self.tag(), &self.digest) {
+            (Some(tag), Some(_)) => Self {
+                inner: oci_spec::distribution::Reference::with_tag(
+                    self.registry().to_owned(),
+                    self.repository().to_owned(),
+                    tag.to_owned(),
+                ),
+                digest: None,
+            },
+            _ => self.clone(),
+        }
+    }
+
     /// The name as docker prints it: without `docker.io/` and `library/`. An engine's list of images, its
     /// events and its API use this form.
     pub fn familiar(&self) -> String {
@@ -156,7 +171,9 @@ mod tests {
         let digest = Digest::of(b"");
         let both = reference(&format!("ghcr.io/x/y:1@{digest}"));
         assert_eq!((both.identifier(), both.tag()), (digest.as_str(), Some("1")));
-        assert_eq!(reference(&format!("x@{digest}")).tag(), None);
+        assert_eq!(both.without_digest(), reference("ghcr.io/x/y:1"));
+        let alone = reference(&format!("x@{digest}"));
+        assert_eq!((alone.tag(), alone.without_digest()), (None, alone.clone()));
     }
 
     #[test]
