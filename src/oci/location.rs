@@ -131,15 +131,6 @@ impl Location {
         })
     }
 
-    /// As [`Location::of`]. The digest of an image that an engine holds pins what is read, not where it goes:
-    /// with a tag beside it, the tag names the place.
-    pub fn for_source(image: &Reference, engine: bool, address: &str, prefix: &str, naming: Naming, plain: bool) -> Result<Self, LocationError> {
-        match image.tag() {
-            Some(_) if engine => Self::of(&image.without_digest(), address, prefix, naming, plain),
-            _ => Self::of(image, address, prefix, naming, plain),
-        }
-    }
-
     /// The plain name that another image may claim too: `repository:tag`, where there is one.
     pub fn plain_name(&self) -> Option<String> {
         self.tags.last().map(|tag| format!("{}:{tag}", self.repository))

@@ -63,14 +63,22 @@ impl Reference {
         }
     }
 
-    /// The same reference without its digest.
+    /// The same image named by its tag alone. Without a tag, where only the digest names it, it stays as it is.
     pub fn without_digest(&self) -> Self {
-        let (registry, repository) = (self.registry().to_owned(), self.repository().to_owned());
-        let tag = self.tag().unwrap_or("latest").to_owned();
-        Self { inner: oci_spec::distribution::Reference::with_tag(registry, repository, tag), digest: None }
+        match (self.tag(), &self.digest) {
+            (Some(tag), Some(_)) => Self {
+                inner: oci_spec::distribution::Reference::with_tag(
+                    self.registry().to_owned(),
+                    self.repository().to_owned(),
+                    tag.to_owned(),
+                ),
+                digest: None,
+            },
+            _ => self.clone(),
+        }
     }
 
-    /// The name that an engine's events give: familiar, without a digest.
+    /// The name that an engine's events give: familiar, by its tag.
     pub fn engine_name(&self) -> String {
         self.without_digest().familiar()
     }
@@ -168,7 +176,9 @@ mod tests {
         let digest = Digest::of(b"");
         let both = reference(&format!("ghcr.io/x/y:1@{digest}"));
         assert_eq!((both.identifier(), both.tag()), (digest.as_str(), Some("1")));
-        assert_eq!(reference(&format!("x@{digest}")).tag(), None);
+        assert_eq!(both.without_digest(), reference("ghcr.io/x/y:1"));
+        let alone = reference(&format!("x@{digest}"));
+        assert_eq!((alone.tag(), alone.without_digest()), (None, alone.clone()));
     }
 
     #[test]

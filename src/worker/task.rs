@@ -101,7 +101,8 @@ async fn prepare(worker: &Worker, image: &JackalImage) -> Result<Transfer, Fault
     let platforms = platforms.map_err(|e| invalid(Reason::InvalidSpec, &e))?;
     let idle = worker.settings.idle(spec.timeout);
     let place = worker.settings.defaults.place(&worker.client, &namespace, &spec.registry, idle).await?;
-    let location = Location::for_source(&reference, spec.source.is_engine(), &place.address, &place.prefix, spec.naming, spec.plain_tag)
+    let listed = crate::package::listed(&reference, spec.source);
+    let location = Location::of(&listed, &place.address, &place.prefix, spec.naming, spec.plain_tag)
         .map_err(|e| invalid(Reason::InvalidReference, &e))?;
     let (registry, known) = worker.registries.open(&place.endpoint)?;
     let source = worker.duty.source(image, &reference, &place).await?;

@@ -1,0 +1,341 @@
+//! The artifact of a package, as `package pull|inspect|deploy oci://` of Jackal's and Zarf's commands read it:
+//! one layer for every file of the package. No IO: the same images in any order give the same digests.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::definition::Definition;
+use crate::fault::{Fault, Reason};
+use crate::oci::{
+    Content, Descriptor, Digest, Document, Index, MANIFEST_LIMIT, Manifest, Platform, Reference, media_type,
+};
+
+/// The annotation with a layer's path in the package (OCI image specification, "Annotations").
+const TITLE: &str = "org.opencontainers.image.title";
+/// The annotation by which ORAS, and Zarf with it, names an image in a layout.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The annotation by which Jackal, and older Zarf, names an image in a layout.
+const BASE_NAME: &str = "org.opencontainers.image.base.name";
+/// The operating system of a package in the index of its architectures.
+const MULTI: &str = "multi";
+/// The Unix epoch, as the annotation `created` writes it.
+const EPOCH: &str = "1970-01-01T00:00:00Z";
+
+/// An image that stands in the registry.
+#[derive(Clone, Debug)]
+pub struct ArtifactImage {
+    /// The name under which the package lists it.
+    pub reference: Reference,
+    /// The repository of the registry that holds its blobs.
+    pub repository: String,
+    /// Its manifest or index.
+    pub root: Digest,
+    /// Every manifest below the root, the root included, in any order; others are left out of the artifact.
+    pub documents: Vec<Document>,
+}
+
+/// A blob of an image that has to stand in the package's repository too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// The blob.
+    pub blob: Descriptor,
+    /// A repository of the same registry that holds it.
+    pub from: String,
+}
+
+/// Everything that the registry has to hold for one package of one architecture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Artifact {
+    /// The files that are made here, by their paths in the package. The images' manifests are among them: a
+    /// registry keeps them as manifests, which cannot be mounted as blobs.
+    pub files: BTreeMap<String, Bytes>,
+    /// The manifest's config.
+    pub config: Bytes,
+    /// The images' configurations and layers, by digest.
+    pub mounts: Vec<Mount>,
+    /// The package's manifest.
+    pub manifest: Document,
+    /// Bytes of all of it, each blob counted once.
+    pub size: u64,
+    architecture: String,
+}
+
+impl Artifact {
+    /// Computes the artifact of `definition` with `images`. An image whose documents are not whole is a
+    /// retryable fault; content that the package's form cannot hold is a stalled one.
+    pub fn of(definition: &Definition, images: &[ArtifactImage]) -> Result<Self, Fault> {
+        let mut gathered = Gathered::default();
+        for image in images {
+            gathered.take(image)?;
+        }
+        let has_index = gathered
+            .roots
+            .iter()
+            .any(|(_, root)| media_type::is_index(&root.media_type));
+        let index_json = gathered.layout_index(definition)?;
+        let Gathered { manifests, blobs, .. } = gathered;
+
+        let mut files: BTreeMap<String, Bytes> = manifests
+            .iter()
+            .map(|(digest, document)| (blob_path(digest), document.raw.clone()))
+            .collect();
+        if !images.is_empty() {
+            files.insert(
+                "images/oci-layout".to_owned(),
+                Bytes::from_static(br#"{"imageLayoutVersion":"1.0.0"}"#),
+            );
+            files.insert("images/index.json".to_owned(), index_json);
+        }
+        // A blob that is one of the manifests too is among the files already.
+        let mounts: Vec<Mount> = blobs
+            .into_values()
+            .filter(|mount| !manifests.contains_key(&mount.blob.digest))
+            .collect();
+
+        let checksums = checksums(&files, &mounts);
+        let sealed = definition.sealed(Digest::of(&checksums).hex(), has_index);
+        files.insert("checksums.txt".to_owned(), checksums);
+        files.insert(definition.dialect.file.to_owned(), sealed.yaml()?);
+        let config = sealed.json()?;
+        let manifest = manifest(&sealed, &files, &mounts, &config)?;
+        let size = size(&files, &mounts, &config, &manifest);
+        Ok(Self {
+            files,
+            config,
+            mounts,
+            manifest,
+            size,
+            architecture: definition.architecture().to_owned(),
+        })
+    }
+
+    /// The manifest's entry in the index that stands under the package's tag.
+    pub fn entry(&self) -> Descriptor {
+        Descriptor {
+            platform: Some(Platform {
+                architecture: self.architecture.clone(),
+                os: MULTI.to_owned(),
+                variant: None,
+                os_version: None,
+            }),
+            ..self.manifest.descriptor.clone()
+        }
+    }
+
+    /// Whether `entry` of an index is a package, of whatever architecture.
+    pub(super) fn is_package_entry(entry: &Descriptor) -> bool {
+        entry.platform.as_ref().is_some_and(|platform| platform.os == MULTI)
+    }
+}
+
+/// What the images consist of, each thing once.
+#[derive(Default)]
+struct Gathered {
+    roots: Vec<(Reference, Descriptor)>,
+    manifests: BTreeMap<Digest, Document>,
+    blobs: BTreeMap<Digest, Mount>,
+}
+
+impl Gathered {
+    fn take(&mut self, image: &ArtifactImage) -> Result<(), Fault> {
+        let within = |fault: Fault| fault.within(format_args!("image `{}`", image.reference));
+        let documents: BTreeMap<&Digest, &Document> = image
+            .documents
+            .iter()
+            .map(|document| (document.digest(), document))
+            .collect();
+        let mut open = vec![&image.root];
+        let mut seen = BTreeSet::new();
+        while let Some(digest) = open.pop() {
+            if !seen.insert(digest) {
+                continue;
+            }
+            let Some(&document) = documents.get(digest) else {
+                return Err(within(Fault::retryable(
+                    Reason::PackageFailed,
+                    format!(
+                        "its manifest {digest} is not in the registry (repository `{}`); it is brought again with the next try",
+                        image.repository
+                    ),
+                )));
+            };
+            check_digest(digest).map_err(within)?;
+            if *digest == image.root {
+                self.roots.push((image.reference.clone(), document.descriptor.clone()));
+            }
+            self.manifests.insert(digest.clone(), document.clone());
+            match &document.content {
+                Content::Index(index) => open.extend(index.manifests.iter().map(|child| &child.digest)),
+                Content::Manifest(manifest) => {
+                    for blob in manifest.blobs() {
+                        self.take_blob(blob, &image.repository).map_err(within)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_blob(&mut self, blob: &Descriptor, repository: &str) -> Result<(), Fault> {
+        check_digest(&blob.digest)?;
+        match self.blobs.entry(blob.digest.clone()) {
+            Entry::Vacant(free) => {
+                free.insert(Mount {
+                    blob: Descriptor::new(blob.media_type.clone(), blob.digest.clone(), blob.size),
+                    from: repository.to_owned(),
+                });
+            }
+            Entry::Occupied(mut known) => {
+                let known = known.get_mut();
+                if known.blob.size != blob.size {
+                    return Err(Fault::stalled(
+                        Reason::PackageFailed,
+                        format!(
+                            "blob {} has {} bytes in one manifest and {} in another; push the image that is wrong again",
+                            blob.digest, known.blob.size, blob.size
+                        ),
+                    ));
+                }
+                // The least of all, so that the order of the images decides nothing.
+                if (repository, blob.media_type.as_str()) < (&known.from, &known.blob.media_type) {
+                    known.from = repository.to_owned();
+                    known.blob.media_type.clone_from(&blob.media_type);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `images/index.json`: an entry for each name.
+    fn layout_index(&self, definition: &Definition) -> Result<Bytes, Fault> {
+        let mut entries: Vec<Descriptor> = Vec::with_capacity(self.roots.len());
+        for (reference, root) in &self.roots {
+            let name = reference.to_string();
+            let child = match definition.dialect.reads_indexes {
+                true => None,
+                false => self.image_of(root, definition.architecture()),
+            };
+            // Jackal takes the entry with its base name for a single image and fails on an index. It gets the
+            // one of the package's architecture; the index keeps the name for everybody else.
+            match child {
+                Some(child) => {
+                    entries.push(annotated(root, &[REF_NAME], &name));
+                    entries.push(annotated(child, &[BASE_NAME], &name));
+                }
+                None => entries.push(annotated(root, &[REF_NAME, BASE_NAME], &name)),
+            }
+        }
+        entries.sort_by(|left, right| (&left.digest, &left.annotations).cmp(&(&right.digest, &right.annotations)));
+        entries.dedup();
+        Document::of_index(Index::new(entries))
+            .map(|document| document.raw)
+            .map_err(|error| Fault::stalled(Reason::PackageFailed, error.to_string()))
+    }
+
+    /// The Linux image of `architecture` in the index `root`.
+    fn image_of(&self, root: &Descriptor, architecture: &str) -> Option<&Descriptor> {
+        let index = self.manifests.get(&root.digest)?.index()?;
+        let child = index.manifests.iter().find(|child| {
+            let fits = |platform: &Platform| platform.os == "linux" && platform.architecture == architecture;
+            child.platform.as_ref().is_some_and(fits) && !child.is_attestation()
+        })?;
+        self.manifests.get(&child.digest).map(|document| &document.descriptor)
+    }
+}
+
+fn annotated(descriptor: &Descriptor, keys: &[&str], name: &str) -> Descriptor {
+    Descriptor {
+        annotations: keys.iter().map(|&key| (key.to_owned(), name.to_owned())).collect(),
+        ..descriptor.clone()
+    }
+}
+
+fn blob_path(digest: &Digest) -> String {
+    format!("images/blobs/sha256/{}", digest.hex())
+}
+
+/// The package's paths and checksums know SHA-256 only.
+fn check_digest(digest: &Digest) -> Result<(), Fault> {
+    if digest.algorithm() == "sha256" {
+        return Ok(());
+    }
+    Err(Fault::stalled(
+        Reason::PackageFailed,
+        format!("it holds {digest}, and a package takes sha256 only; build the image again with sha256 digests"),
+    ))
+}
+
+/// `checksums.txt`: `<sha256> <path>` a line, sorted, with a newline at the end even where there is no line.
+fn checksums(files: &BTreeMap<String, Bytes>, mounts: &[Mount]) -> Bytes {
+    let made = files
+        .iter()
+        .map(|(path, content)| format!("{} {path}", Digest::of(content).hex()));
+    let mounted = mounts
+        .iter()
+        .map(|Mount { blob, .. }| format!("{} {}", blob.digest.hex(), blob_path(&blob.digest)));
+    let mut lines: Vec<String> = made.chain(mounted).collect();
+    lines.sort_unstable();
+    (lines.join("\n") + "\n").into()
+}
+
+fn manifest(
+    sealed: &Definition,
+    files: &BTreeMap<String, Bytes>,
+    mounts: &[Mount],
+    config: &Bytes,
+) -> Result<Document, Fault> {
+    let layer = |digest: Digest, size: u64, path: String| Descriptor {
+        annotations: BTreeMap::from([(TITLE.to_owned(), path)]),
+        ..Descriptor::new(sealed.dialect.layer, digest, size)
+    };
+    let made = files
+        .iter()
+        .map(|(path, content)| layer(Digest::of(content), content.len() as u64, path.clone()));
+    let mounted = mounts
+        .iter()
+        .map(|Mount { blob, .. }| layer(blob.digest.clone(), blob.size, blob_path(&blob.digest)));
+    let mut layers: Vec<Descriptor> = made.chain(mounted).collect();
+    layers.sort_by(|left, right| (&left.digest, &left.annotations).cmp(&(&right.digest, &right.annotations)));
+
+    let config = Descriptor::new(sealed.dialect.config, Digest::of(config), config.len() as u64);
+    let mut manifest = Manifest::new(config, layers);
+    manifest.annotations = [
+        (TITLE, sealed.name()),
+        (
+            "org.opencontainers.image.description",
+            sealed.metadata.description.as_str(),
+        ),
+        ("org.opencontainers.image.created", EPOCH),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into();
+    let document =
+        Document::of_manifest(manifest).map_err(|error| Fault::stalled(Reason::PackageFailed, error.to_string()))?;
+    if document.raw.len() > MANIFEST_LIMIT {
+        return Err(Fault::stalled(
+            Reason::PackageFailed,
+            format!(
+                "package `{}` has {} files, and its manifest would be longer than the {MANIFEST_LIMIT} bytes that a registry takes; make two packages of it",
+                sealed.name(),
+                files.len() + mounts.len()
+            ),
+        ));
+    }
+    Ok(document)
+}
+
+fn size(files: &BTreeMap<String, Bytes>, mounts: &[Mount], config: &Bytes, manifest: &Document) -> u64 {
+    let made = files.values().chain([config]);
+    let mut sizes: BTreeMap<Digest, u64> = made
+        .map(|content| (Digest::of(content), content.len() as u64))
+        .collect();
+    sizes.extend(mounts.iter().map(|Mount { blob, .. }| (blob.digest.clone(), blob.size)));
+    sizes
+        .values()
+        .fold(manifest.raw.len() as u64, |sum, &size| sum.saturating_add(size))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,265 @@
+//! The package definition: the document that Jackal's and Zarf's commands read first.
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::plan::Plan;
+use crate::api::v1alpha1::JackalPackageSpec;
+use crate::fault::{Fault, Reason};
+use crate::oci::Naming;
+
+/// The version of the artifact's form, as `build.version`. It is not the program's version, so that an upgrade
+/// of the operator which writes the same artifact does not publish every package again.
+const FORM: &str = "v1.0.0";
+/// Who built it. No host or user name: the same package built anywhere has the same digest.
+const BUILDER: &str = "jackal-operator";
+/// The Unix epoch as Go's RFC1123Z writes it: an artifact that knows no clock.
+const EPOCH: &str = "Thu, 01 Jan 1970 00:00:00 +0000";
+/// The architecture of a package that names none.
+const ARCHITECTURE: &str = "amd64";
+/// The longest part of a repository's path that a package's name may be: what Kubernetes takes for a name.
+const NAME_LIMIT: usize = 253;
+
+/// What differs between an artifact for Jackal's commands and one for Zarf's. Plain naming has no webhook of its
+/// own, and its artifact is Zarf's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Dialect {
+    /// The definition's `kind`.
+    pub kind: &'static str,
+    /// The path of the definition in the artifact.
+    pub file: &'static str,
+    /// The media type of the manifest's config.
+    pub config: &'static str,
+    /// The media type of every layer.
+    pub layer: &'static str,
+    /// Whether its commands find the image of a platform within an index by themselves.
+    pub reads_indexes: bool,
+}
+
+const ZARF: Dialect = Dialect {
+    kind: "ZarfPackageConfig",
+    file: "zarf.yaml",
+    config: "application/vnd.zarf.config.v1+json",
+    layer: "application/vnd.zarf.layer.v1.blob",
+    reads_indexes: true,
+};
+
+const JACKAL: Dialect = Dialect {
+    kind: "JackalPackageConfig",
+    file: "jackal.yaml",
+    config: "application/vnd.jackal.config.v1+json",
+    layer: "application/vnd.jackal.layer.v1.blob",
+    reads_indexes: false,
+};
+
+/// Whether a manifest whose config has this media type is a package.
+pub(super) fn is_config(media_type: &str) -> bool {
+    [ZARF, JACKAL].iter().any(|dialect| dialect.config == media_type)
+}
+
+/// A package definition without the checksum of the artifact's files, which only the artifact knows.
+///
+/// The same package gives the same bytes: there is no clock, host name or random number in it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Definition {
+    kind: &'static str,
+    pub(super) metadata: Metadata,
+    pub(super) build: Build,
+    components: Vec<Component>,
+    #[serde(skip)]
+    pub(super) dialect: Dialect,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Metadata {
+    pub name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    pub version: String,
+    pub architecture: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub aggregate_checksum: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Build {
+    terminal: &'static str,
+    user: &'static str,
+    pub architecture: String,
+    timestamp: &'static str,
+    version: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub version_requirements: Vec<VersionRequirement>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct VersionRequirement {
+    pub version: &'static str,
+    pub reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Component {
+    name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    description: String,
+    required: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    images: Vec<String>,
+}
+
+impl Definition {
+    /// The definition of the package `name`. Images are listed by their normalised references, under which
+    /// `images/index.json` holds them too. A name or version that a registry or a file system would not take
+    /// is a stalled fault.
+    pub fn of(name: &str, spec: &JackalPackageSpec, plan: &Plan) -> Result<Self, Fault> {
+        check_name(name)?;
+        check_version(&spec.version)?;
+        let dialect = match spec.naming {
+            Naming::Jackal => JACKAL,
+            Naming::Zarf | Naming::Plain => ZARF,
+        };
+        let architecture = spec.architecture.clone().unwrap_or_else(|| ARCHITECTURE.to_owned());
+        if architecture.is_empty() || !architecture.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return Err(Fault::stalled(
+                Reason::InvalidSpec,
+                format!("`{architecture}` is not an architecture: write it as amd64 or arm64"),
+            ));
+        }
+        let components = spec
+            .components
+            .iter()
+            .map(|component| Component {
+                name: component.name.clone(),
+                description: component.description.clone().unwrap_or_default(),
+                required: component.required,
+                images: plan
+                    .images
+                    .iter()
+                    .filter(|image| image.components.contains(&component.name))
+                    .map(|image| image.listed().to_string())
+                    .collect(),
+            })
+            .collect();
+        Ok(Self {
+            kind: dialect.kind,
+            metadata: Metadata {
+                name: name.to_owned(),
+                description: spec.description.clone().unwrap_or_default(),
+                version: spec.version.clone(),
+                architecture: architecture.clone(),
+                aggregate_checksum: String::new(),
+            },
+            build: Build {
+                terminal: BUILDER,
+                user: BUILDER,
+                architecture,
+                timestamp: EPOCH,
+                version: FORM,
+                version_requirements: Vec::new(),
+            },
+            components,
+            dialect,
+        })
+    }
+
+    /// The package's name, which is its repository below the prefix.
+    pub fn name(&self) -> &str {
+        &self.metadata.name
+    }
+
+    /// The package's version, which is its tag.
+    pub fn version(&self) -> &str {
+        &self.metadata.version
+    }
+
+    /// The architecture whose entry in the index it is.
+    pub fn architecture(&self) -> &str {
+        &self.build.architecture
+    }
+
+    /// The definition as the artifact holds it: with the hexadecimal SHA-256 of `checksums.txt`, and with what
+    /// images of several platforms ask of Zarf.
+    pub(super) fn sealed(&self, checksum: &str, has_index: bool) -> Self {
+        let mut sealed = self.clone();
+        sealed.metadata.aggregate_checksum = checksum.to_owned();
+        if has_index && self.dialect.reads_indexes {
+            sealed.build.version_requirements.push(VersionRequirement {
+                version: "v0.77.0",
+                reason: "The package holds images of several platforms.",
+            });
+        }
+        sealed
+    }
+
+    /// The document, as YAML. Every string is quoted, because YAML readers disagree on what a bare `yes`,
+    /// `1e3` or `0o7` is.
+    pub(super) fn yaml(&self) -> Result<Bytes, Fault> {
+        let options = serde_saphyr::ser_options! { quote_all: true };
+        let mut text = String::new();
+        serde_saphyr::to_fmt_writer_with_options(&mut text, self, options).map_err(|error| {
+            Fault::stalled(
+                Reason::PackageFailed,
+                format!(
+                    "the definition of package `{}` cannot be written as YAML: {error}; remove unusual characters from its descriptions",
+                    self.metadata.name
+                ),
+            )
+        })?;
+        Ok(text.into())
+    }
+
+    /// The same as JSON, which is the manifest's config.
+    pub(super) fn json(&self) -> Result<Bytes, Fault> {
+        serde_json::to_vec(self).map(Bytes::from).map_err(|error| {
+            Fault::stalled(
+                Reason::PackageFailed,
+                format!(
+                    "the definition of package `{}` cannot be written as JSON: {error}",
+                    self.metadata.name
+                ),
+            )
+        })
+    }
+}
+
+/// Distribution specification, "Pulling manifests": one part of a repository's name.
+fn check_name(name: &str) -> Result<(), Fault> {
+    let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let separator = |text: &str| matches!(text, "." | "_" | "__") || text.bytes().all(|byte| byte == b'-');
+    let ends = name.bytes().next().is_some_and(word) && name.bytes().next_back().is_some_and(word);
+    let separated = name
+        .split(|letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit())
+        .all(separator);
+    if ends && separated && name.len() <= NAME_LIMIT {
+        return Ok(());
+    }
+    Err(Fault::stalled(
+        Reason::InvalidSpec,
+        format!(
+            "`{}` is not a package's name: it is a repository's name too, so write lower-case letters and digits with '-' or '.' between them",
+            name.chars().take(80).collect::<String>()
+        ),
+    ))
+}
+
+/// Distribution specification, "Pulling manifests": a tag.
+fn check_version(version: &str) -> Result<(), Fault> {
+    let first = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let rest = |byte: u8| first(byte) || byte == b'.' || byte == b'-';
+    if version.bytes().next().is_some_and(first) && version.bytes().all(rest) && version.len() <= 128 {
+        return Ok(());
+    }
+    Err(Fault::stalled(
+        Reason::InvalidSpec,
+        format!(
+            "`{}` is not a version: it is the artifact's tag, so write at most 128 letters, digits, '.', '_' and '-', and no '+'",
+            version.chars().take(80).collect::<String>()
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,15 @@
+//! What a package consists of, and the artifact that holds it.
+//!
+//! [`Plan`] says which images a package needs and where each lands, [`Definition`] is the document that
+//! Jackal's and Zarf's commands read, [`Artifact`] is everything that the registry has to hold, computed
+//! without IO, and [`publish`] brings it there.
+
+mod artifact;
+mod definition;
+mod plan;
+mod publish;
+
+pub use artifact::{Artifact, ArtifactImage, Mount};
+pub use definition::Definition;
+pub use plan::{Plan, PlannedImage, listed};
+pub use publish::{BroughtImage, Published, publish};

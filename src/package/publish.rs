@@ -1,0 +1,286 @@
+//! Brings a package's artifact to the registry: the one place of this room that does IO, and its order.
+//!
+//! Blobs, then the manifest by its digest, then the index under the tag: whatever breaks off in between, the
+//! tag points at something whole.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::{self, TryStreamExt as _};
+
+use super::artifact::{Artifact, ArtifactImage, Mount};
+use super::definition::Definition;
+use crate::fault::{Fault, Reason};
+use crate::oci::{Content, Descriptor, Digest, Document, Index, Reference, media_type};
+use crate::transfer::{Destination, Upload};
+
+/// Blobs, and images, that are asked about or moved at once.
+const PARALLEL: usize = 8;
+/// The bytes of manifests that one image may have. They are held in memory until the package stands.
+const DOCUMENTS_LIMIT: usize = 16 * 1024 * 1024;
+
+/// An image that was brought to the registry before.
+#[derive(Clone)]
+pub struct BroughtImage {
+    /// The name under which the package lists it, [`super::PlannedImage::listed`].
+    pub reference: Reference,
+    /// The digest of its manifest or index in the registry.
+    pub digest: Digest,
+    /// The repository that it stands in, of the same registry as the package's.
+    pub destination: Arc<dyn Destination>,
+}
+
+/// A package that stands in the registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The digest of the package's manifest.
+    pub manifest: Digest,
+    /// The digest of the index under the tag.
+    pub index: Digest,
+    /// Bytes of all that the package holds.
+    pub size: u64,
+    /// Bytes that were sent to the registry; what it mounts does not count.
+    pub moved_bytes: u64,
+    /// Whether anything was written.
+    pub changed: bool,
+}
+
+/// Puts the package together in `repository`, from images that the same registry holds, and names it `tag`.
+/// When the tag says so already, nothing is written.
+pub async fn publish(
+    definition: &Definition,
+    images: &[BroughtImage],
+    repository: &dyn Destination,
+    tag: &str,
+) -> Result<Published, Fault> {
+    let mut reads = Vec::with_capacity(images.len());
+    for image in images {
+        reads.push(read_image(image));
+    }
+    let read: Vec<ArtifactImage> = stream::iter(reads).buffered(PARALLEL).try_collect().await?;
+    let artifact = Artifact::of(definition, &read)?;
+    drop(read);
+
+    let standing = standing(repository, tag).await?;
+    if let Some(index) = standing.as_ref().filter(|index| index.holds(&artifact.entry()))
+        && repository
+            .digest_of(artifact.manifest.digest().as_str())
+            .await?
+            .is_some()
+    {
+        return Ok(Published {
+            manifest: artifact.manifest.digest().clone(),
+            index: index.digest.clone(),
+            size: artifact.size,
+            moved_bytes: 0,
+            changed: false,
+        });
+    }
+
+    let moved = bring_blobs(&artifact, images, repository).await?;
+    repository.publish(&artifact.manifest, None).await?;
+    let (index, index_bytes) = enter(&artifact, repository, tag).await?;
+    Ok(Published {
+        manifest: artifact.manifest.digest().clone(),
+        index,
+        size: artifact.size,
+        moved_bytes: moved + artifact.manifest.descriptor.size + index_bytes,
+        changed: true,
+    })
+}
+
+/// Every manifest of an image. What its registry lacks is left for [`Artifact::of`] to report.
+async fn read_image(image: &BroughtImage) -> Result<ArtifactImage, Fault> {
+    let mut documents: Vec<Document> = Vec::new();
+    let mut bytes = 0;
+    let mut seen = HashSet::from([image.digest.clone()]);
+    let mut open = vec![image.digest.clone()];
+    while let Some(digest) = open.pop() {
+        let Some(document) = image.destination.document(digest.as_str()).await? else {
+            continue;
+        };
+        bytes += document.raw.len();
+        if bytes > DOCUMENTS_LIMIT {
+            return Err(Fault::stalled(
+                Reason::PackageFailed,
+                format!(
+                    "image `{}` has more than {DOCUMENTS_LIMIT} bytes of manifests; choose some of its platforms",
+                    image.reference
+                ),
+            ));
+        }
+        if let Content::Index(index) = &document.content {
+            for child in &index.manifests {
+                // Anything else could not be read as a manifest, and the commands that read packages refuse it.
+                if !media_type::is_manifest(&child.media_type) {
+                    return Err(Fault::stalled(
+                        Reason::PackageFailed,
+                        format!(
+                            "image `{}`: its index lists {} of the type `{}`, and a package takes images only; choose platforms that leave it out",
+                            image.reference, child.digest, child.media_type
+                        ),
+                    ));
+                }
+                if seen.insert(child.digest.clone()) {
+                    open.push(child.digest.clone());
+                }
+            }
+        }
+        documents.push(document);
+    }
+    Ok(ArtifactImage {
+        reference: image.reference.clone(),
+        repository: image.destination.repository().to_owned(),
+        root: image.digest.clone(),
+        documents,
+    })
+}
+
+/// Brings every blob that the package's repository lacks, and says how many bytes had to be sent.
+async fn bring_blobs(artifact: &Artifact, images: &[BroughtImage], repository: &dyn Destination) -> Result<u64, Fault> {
+    let sources: HashMap<&str, &Arc<dyn Destination>> = images
+        .iter()
+        .map(|image| (image.destination.repository(), &image.destination))
+        .collect();
+    let mut mounts = Vec::with_capacity(artifact.mounts.len());
+    for mount in &artifact.mounts {
+        mounts.push(bring(mount, &sources, repository));
+    }
+    let contents: BTreeMap<Digest, &Bytes> = artifact
+        .files
+        .values()
+        .chain([&artifact.config])
+        .map(|content| (Digest::of(content), content))
+        .collect();
+    let mut uploads = Vec::with_capacity(contents.len());
+    for (digest, content) in contents {
+        uploads.push(upload(digest, content, repository));
+    }
+    let sum = |total: u64, moved: u64| async move { Ok::<u64, Fault>(total + moved) };
+    let mounted = stream::iter(mounts).buffer_unordered(PARALLEL).try_fold(0, sum).await?;
+    let uploaded = stream::iter(uploads)
+        .buffer_unordered(PARALLEL)
+        .try_fold(0, sum)
+        .await?;
+    Ok(mounted + uploaded)
+}
+
+async fn bring(
+    mount: &Mount,
+    sources: &HashMap<&str, &Arc<dyn Destination>>,
+    repository: &dyn Destination,
+) -> Result<u64, Fault> {
+    let blob = &mount.blob;
+    if repository.holds(&blob.digest).await?.is_some() || repository.mount(blob, &mount.from).await? {
+        return Ok(0);
+    }
+    let lost = || {
+        Fault::retryable(
+            Reason::PackageFailed,
+            format!(
+                "blob {} of an image is not in repository `{}` any more; the image is brought again with the next try",
+                blob.digest, mount.from
+            ),
+        )
+    };
+    let source = sources.get(mount.from.as_str()).ok_or_else(lost)?;
+    let bytes = source.read(blob).await?.ok_or_else(lost)?;
+    let (_, size) = repository
+        .upload(Upload {
+            digest: Some(blob.digest.clone()),
+            size: Some(blob.size),
+            bytes,
+        })
+        .await?;
+    Ok(size)
+}
+
+async fn upload(digest: Digest, content: &Bytes, repository: &dyn Destination) -> Result<u64, Fault> {
+    if repository.holds(&digest).await?.is_some() {
+        return Ok(0);
+    }
+    let content = content.clone();
+    let (_, size) = repository
+        .upload(Upload {
+            digest: Some(digest),
+            size: Some(content.len() as u64),
+            bytes: stream::once(async move { Ok(content) }).boxed(),
+        })
+        .await?;
+    Ok(size)
+}
+
+/// The index of packages that stands under a tag.
+struct Standing {
+    digest: Digest,
+    entries: Vec<Descriptor>,
+}
+
+impl Standing {
+    fn holds(&self, entry: &Descriptor) -> bool {
+        self.entries
+            .iter()
+            .any(|known| known.digest == entry.digest && known.platform == entry.platform)
+    }
+}
+
+/// Reads the index under `tag`. Something there that is no package is somebody's image: it is not replaced.
+async fn standing(repository: &dyn Destination, tag: &str) -> Result<Option<Standing>, Fault> {
+    let Some(document) = repository.document(tag).await? else {
+        return Ok(None);
+    };
+    match &document.content {
+        Content::Index(index) if index.manifests.iter().all(Artifact::is_package_entry) => Ok(Some(Standing {
+            digest: document.digest().clone(),
+            entries: index.manifests.clone(),
+        })),
+        // A package that was pushed without an index says nothing of other architectures.
+        Content::Manifest(manifest) if super::definition::is_config(&manifest.config.media_type) => Ok(None),
+        _ => Err(Fault::stalled(
+            Reason::PackageFailed,
+            format!(
+                "`{}:{tag}` is there already and is no package; give the package another name or version, or delete what is there",
+                repository.name()
+            ),
+        )),
+    }
+}
+
+/// Enters the artifact into the index under `tag`, beside the packages of other architectures.
+async fn enter(artifact: &Artifact, repository: &dyn Destination, tag: &str) -> Result<(Digest, u64), Fault> {
+    let lock = lock_of(format!("{}:{tag}", repository.name()));
+    let _alone = lock.lock().await;
+    let entry = artifact.entry();
+    let mut entries = Vec::new();
+    for other in standing(repository, tag)
+        .await?
+        .map(|index| index.entries)
+        .unwrap_or_default()
+    {
+        // A registry refuses an index that lists what was deleted from it.
+        if other.platform != entry.platform && repository.digest_of(other.digest.as_str()).await?.is_some() {
+            entries.push(other);
+        }
+    }
+    entries.push(entry);
+    entries.sort_by(|left, right| (&left.platform, &left.digest).cmp(&(&right.platform, &right.digest)));
+    let index = Document::of_index(Index::new(entries))
+        .map_err(|error| Fault::stalled(Reason::PackageFailed, error.to_string()))?;
+    repository.publish(&index, Some(tag)).await?;
+    Ok((index.digest().clone(), index.descriptor.size))
+}
+
+/// The lock of one tag of one repository, shared by all that ask for it at the same time.
+fn lock_of(name: String) -> Arc<tokio::sync::Mutex<()>> {
+    static LOCKS: LazyLock<Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>> = LazyLock::new(Mutex::default);
+    let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(lock) = locks.get(&name).and_then(Weak::upgrade) {
+        return lock;
+    }
+    locks.retain(|_, lock| lock.strong_count() > 0);
+    let lock = Arc::default();
+    locks.insert(name, Arc::downgrade(&lock));
+    lock
+}
