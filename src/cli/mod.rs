@@ -1,8 +1,18 @@
 //! The commands, one file each; wiring only.
 
+mod agent;
+mod build;
+mod cluster;
+mod controller;
 mod crd;
+mod credentials;
+mod progress;
 
-use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
 
 /// Packages of images, built inside the cluster, for clusters without internet.
 #[derive(Debug, Parser)]
@@ -10,19 +20,84 @@ use clap::{Parser, Subcommand};
 pub struct Command {
     #[command(subcommand)]
     verb: Verb,
+    /// What is logged, such as `info` or `jackal_operator=debug,kube=info`.
+    #[arg(long, global = true, env = "JACKAL_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+    /// How it is logged, on standard error.
+    #[arg(long, global = true, env = "JACKAL_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    /// For a person.
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Run the controller: plans packages and moves images from registries.
+    Controller(controller::Controller),
+    /// Run the agent of a node: moves the images of its docker engine.
+    Agent(agent::Agent),
+    /// Build a package without a cluster.
+    Build(build::Build),
     /// Print the custom resource definitions.
     Crd(crd::Crd),
 }
 
+/// Exit code of a command whose input or flags cannot be used; what failed otherwise exits with 1.
+const UNUSABLE: u8 = 2;
+
 impl Command {
     /// Runs the command; the process's exit code comes back.
-    pub fn run(self) -> std::process::ExitCode {
-        match self.verb {
-            Verb::Crd(command) => command.run(),
+    pub fn run(self) -> ExitCode {
+        // One provider in the whole process; it is the first thing that is done, so that nobody was faster.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        if let Err(error) = start_log(&self.log, self.log_format) {
+            eprintln!("jackal-operator: --log {}: {error}", self.log);
+            return ExitCode::from(UNUSABLE);
         }
+        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("jackal-operator: the threads could not be started: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        let stop = CancellationToken::new();
+        runtime.spawn(stop_on_signal(stop.clone()));
+        let code = match self.verb {
+            Verb::Controller(command) => runtime.block_on(command.run(stop)),
+            Verb::Agent(command) => runtime.block_on(command.run(stop)),
+            Verb::Build(command) => runtime.block_on(command.run(stop)),
+            Verb::Crd(command) => command.run(),
+        };
+        // A blocking read of a dead file system must not keep the process.
+        runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+        code
     }
+}
+
+fn start_log(filter: &str, format: LogFormat) -> Result<(), tracing_subscriber::filter::ParseError> {
+    let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(filter)?).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}
+
+/// Cancels `stop` on SIGTERM and SIGINT.
+async fn stop_on_signal(stop: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    tracing::info!("stopping");
+    stop.cancel();
 }

@@ -13,3 +13,11 @@ pub use artifact::{Artifact, ArtifactImage, Mount};
 pub use definition::Definition;
 pub use plan::{Plan, PlannedImage, listed};
 pub use publish::{BroughtImage, Published, publish};
+
+/// The repository of a package's artifact: its name, below `prefix` (may be empty).
+pub fn repository(prefix: &str, name: &str) -> String {
+    match prefix.trim_matches('/') {
+        "" => name.to_owned(),
+        prefix => format!("{prefix}/{name}"),
+    }
+}

@@ -1,0 +1,98 @@
+//! What the commands that run in a cluster share: flags, the client, who they are.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use kube::Client;
+
+use crate::api::v1alpha1::{LocalReference, RegistrySpec};
+use crate::worker::{Backoff, Defaults, Settings};
+
+/// Flags of the controller and the agent.
+#[derive(Clone, Debug, Args)]
+pub(super) struct ClusterFlags {
+    /// The operator's own namespace: its leases, and the Secrets that its flags name. Default: the
+    /// namespace of the kubeconfig or of the pod.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// Watch only this namespace. Default: all.
+    #[arg(long, env = "JACKAL_WATCH_NAMESPACE", value_name = "NAMESPACE")]
+    watch_namespace: Option<String>,
+    /// The registry for objects that name none, as pods write it: host[:port].
+    #[arg(long, env = "JACKAL_REGISTRY_ADDRESS", value_name = "HOST")]
+    registry_address: Option<String>,
+    /// Where the operator reaches that registry: host[:port]. Default: its address.
+    #[arg(long, env = "JACKAL_REGISTRY_ENDPOINT", value_name = "HOST", requires = "registry_address")]
+    registry_endpoint: Option<String>,
+    /// A path that everything is put under in that registry.
+    #[arg(long, env = "JACKAL_REGISTRY_PREFIX", value_name = "PATH", requires = "registry_address")]
+    registry_prefix: Option<String>,
+    /// A Secret in the operator's namespace with the credentials for that registry.
+    #[arg(long, env = "JACKAL_REGISTRY_SECRET", value_name = "NAME", requires = "registry_address")]
+    registry_secret: Option<String>,
+    /// A Secret in the operator's namespace with the certificates for that registry.
+    #[arg(long, env = "JACKAL_REGISTRY_CERT_SECRET", value_name = "NAME", requires = "registry_address")]
+    registry_cert_secret: Option<String>,
+    /// That registry speaks plain HTTP.
+    #[arg(long, env = "JACKAL_REGISTRY_INSECURE", requires = "registry_address")]
+    registry_insecure: bool,
+    /// Source registries that speak plain HTTP: host[:port], repeatable.
+    #[arg(long, env = "JACKAL_INSECURE_REGISTRIES", value_name = "HOST", value_delimiter = ',')]
+    insecure_registry: Vec<String>,
+    /// Images that move at once.
+    #[arg(long, env = "JACKAL_CONCURRENCY", default_value_t = 4, value_name = "COUNT")]
+    concurrency: usize,
+    /// How often sources are looked at again, where an object says nothing.
+    #[arg(long, env = "JACKAL_INTERVAL", default_value = "1h", value_name = "DURATION", value_parser = duration)]
+    interval: Duration,
+    /// How long a transfer may stand still, where an object says nothing.
+    #[arg(long, env = "JACKAL_TIMEOUT", default_value = "2m", value_name = "DURATION", value_parser = duration)]
+    timeout: Duration,
+    /// The longest delay between two tries of what fails; it starts with 750 ms and doubles.
+    #[arg(long, env = "JACKAL_RETRY_LIMIT", default_value = "2m", value_name = "DURATION", value_parser = duration)]
+    retry_limit: Duration,
+}
+
+impl ClusterFlags {
+    /// The client of the cluster, and how to work there.
+    pub async fn open(&self) -> anyhow::Result<(Client, Settings)> {
+        let config = kube::Config::infer().await.context(
+            "no cluster is named: run in a pod, set KUBECONFIG, or make a ~/.kube/config",
+        )?;
+        let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        let client = Client::try_from(config).context("the cluster's client could not be made")?;
+        let reference = |name: &Option<String>| name.clone().map(|name| LocalReference { name });
+        let registry = RegistrySpec {
+            address: self.registry_address.clone(),
+            endpoint: self.registry_endpoint.clone(),
+            repository_prefix: self.registry_prefix.clone(),
+            secret_ref: reference(&self.registry_secret),
+            cert_secret_ref: reference(&self.registry_cert_secret),
+            insecure: self.registry_insecure.then_some(true),
+        };
+        let settings = Settings {
+            defaults: Defaults { registry, namespace, insecure_sources: self.insecure_registry.clone() },
+            namespace: self.watch_namespace.clone(),
+            concurrency: self.concurrency.max(1),
+            backoff: Backoff { first: Duration::from_millis(750), limit: self.retry_limit },
+            interval: self.interval,
+            idle: self.timeout,
+        };
+        Ok((client, settings))
+    }
+}
+
+/// A duration as Kubernetes writes it: `90s`, `1h30m`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let duration: kube::core::Duration = text.parse().map_err(|error: kube::core::duration::ParseError| error.to_string())?;
+    match duration.is_negative() {
+        true => Err("it is negative".to_owned()),
+        false => Ok(duration.into()),
+    }
+}
+
+/// The name of this machine, which is the pod's in a pod.
+pub(super) fn hostname() -> String {
+    gethostname::gethostname().to_string_lossy().to_lowercase()
+}

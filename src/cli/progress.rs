@@ -1,0 +1,75 @@
+//! What a person or a script sees while a package is built.
+
+use std::io::IsTerminal as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::transfer::Progress;
+
+/// How often bars follow the bytes.
+const FOLLOW: Duration = Duration::from_millis(100);
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// Lines for a person; bars on a terminal.
+    Text,
+    /// One JSON document on standard output at the end.
+    Json,
+}
+
+/// Where progress is shown: bars on a terminal, a line at each end otherwise, nothing for JSON.
+pub(super) struct Display {
+    output: Output,
+    bars: Option<MultiProgress>,
+}
+
+impl Display {
+    pub fn new(output: Output) -> Self {
+        let terminal = output == Output::Text && std::io::stderr().is_terminal();
+        Self { output, bars: terminal.then(MultiProgress::new) }
+    }
+
+    /// Says a line, above the bars where there are any.
+    pub fn say(&self, line: &str) {
+        match (&self.bars, self.output) {
+            (Some(bars), _) => {
+                let _ = bars.println(line);
+            }
+            (None, Output::Text) => println!("{line}"),
+            (None, Output::Json) => {}
+        }
+    }
+
+    /// Shows `progress` while `work` runs.
+    pub async fn follow<T>(&self, name: &str, progress: &Arc<Progress>, work: impl Future<Output = T>) -> T {
+        let Some(bars) = &self.bars else { return work.await };
+        let bar = bars.add(ProgressBar::new(0));
+        if let Ok(style) = ProgressStyle::with_template("{msg:40!} {bar:30} {bytes:>10}/{total_bytes:10} {bytes_per_sec:>12} {eta:>4}") {
+            bar.set_style(style);
+        }
+        bar.set_message(name.to_owned());
+        let mut ticks = tokio::time::interval(FOLLOW);
+        tokio::pin!(work);
+        let result = loop {
+            tokio::select! {
+                result = &mut work => break result,
+                _ = ticks.tick() => {
+                    bar.set_length(progress.total());
+                    bar.set_position(progress.done());
+                }
+            }
+        };
+        bar.finish_and_clear();
+        bars.remove(&bar);
+        result
+    }
+}
+
+/// `bytes` as people read them.
+pub(super) fn bytes(bytes: u64) -> String {
+    indicatif::HumanBytes(bytes).to_string()
+}
