@@ -3,10 +3,14 @@
 mod compress;
 mod destination;
 mod image;
+mod layout;
 mod progress;
+mod registry;
 mod sink;
 
 pub use destination::{Destination, Upload};
 pub use image::{Estimate, Outcome, Standing, Transfer};
+pub use layout::LayoutDestination;
 pub use progress::Progress;
+pub use registry::RegistryDestination;
 pub use sink::KnownBlobs;
