@@ -5,6 +5,8 @@
 //! an export of docker in one pass. It returns the manifests, which become visible only after everything
 //! that they refer to was verified.
 
+pub mod docker;
+
 use std::fmt;
 
 use async_trait::async_trait;
