@@ -7,6 +7,7 @@ mod location;
 mod manifest;
 pub mod media_type;
 mod reference;
+mod select;
 
 pub use compression::Compression;
 pub use descriptor::{Descriptor, Platform, PlatformError};
@@ -14,3 +15,4 @@ pub use digest::{Digest, DigestError, Hasher};
 pub use location::{Location, LocationError, Naming};
 pub use manifest::{Content, Document, DocumentError, Index, MANIFEST_LIMIT, Manifest};
 pub use reference::{Reference, ReferenceError};
+pub use select::{Absent, Selection, select};

@@ -5,6 +5,7 @@
 //! an export of docker in one pass. It returns the manifests, which become visible only after everything
 //! that they refer to was verified.
 
+pub mod docker;
 mod registry;
 
 use std::fmt;

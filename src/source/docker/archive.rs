@@ -1,0 +1,475 @@
+//! Reads a tar as it streams by, from an engine that may break off or be hostile.
+//!
+//! The blocks are cut here rather than by the tar crate's own iterator, which buffers extension headers
+//! without a limit, takes the end of the stream for the end of the archive, and gives entries that end early
+//! without an error. What stands in a header is left to the crate.
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures::StreamExt;
+use futures::stream::try_unfold;
+use tokio_tar::{EntryType, Header};
+
+use super::engine::message_of;
+use crate::fault::{Fault, Reason};
+use crate::source::ByteStream;
+
+const BLOCK: usize = 512;
+/// An image has at most some hundred layers, with four entries each.
+const ENTRY_LIMIT: usize = 20_000;
+/// Of a path in bytes. The longest that an engine writes has 140.
+const PATH_LIMIT: usize = 1024;
+/// Of one extension header in bytes.
+const EXTENSION_LIMIT: u64 = 64 * 1024;
+/// Of zeros after the end in bytes: GNU tar fills up to 10 KiB.
+const TRAILER_LIMIT: usize = 1024 * 1024;
+/// How far back an error is looked for that the engine wrote behind a broken tar, in bytes.
+const TAIL: usize = 8 * 1024;
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A file with content.
+    File,
+    /// A symbolic or hard link: its content is another entry's.
+    Link,
+    /// A directory or anything else without content.
+    Other,
+}
+
+/// An entry of the archive; its content is read from the [`Archive`] before the next is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// As it is written, with a leading `./` taken away.
+    pub path: String,
+    /// What it is.
+    pub kind: Kind,
+    /// The length of the content in bytes.
+    pub size: u64,
+}
+
+/// A tar that is read once, from front to back. Holds a block, and the chunk that came last.
+pub struct Archive {
+    source: ByteStream<'static>,
+    chunk: Bytes,
+    // What came last, to find an appended error in.
+    tail: BytesMut,
+    // Content and padding of the current entry that were not read yet.
+    left: u64,
+    padding: u64,
+    entries: usize,
+    // Why the content of an entry broke off.
+    failed: Option<Fault>,
+}
+
+// What extension headers say of the entry that follows them.
+#[derive(Default)]
+struct Extension {
+    path: Option<Vec<u8>>,
+    size: Option<u64>,
+    any: bool,
+}
+
+impl Archive {
+    /// Reads the tar that `source` brings.
+    pub fn new(source: ByteStream<'static>) -> Self {
+        Self {
+            source,
+            chunk: Bytes::new(),
+            tail: BytesMut::new(),
+            left: 0,
+            padding: 0,
+            entries: 0,
+            failed: None,
+        }
+    }
+
+    /// The next entry; what was left of the one before is passed over. `None` only after a proper end of the
+    /// archive and of the stream.
+    pub async fn next(&mut self) -> Result<Option<Entry>, Fault> {
+        let mut extension = Extension::default();
+        loop {
+            self.drain().await?;
+            let block = self.block().await?;
+            if block.iter().all(|&byte| byte == 0) {
+                if extension.any {
+                    return Err(self.malformed("an extension header is followed by the end"));
+                }
+                self.end().await?;
+                return Ok(None);
+            }
+            self.entries += 1;
+            if self.entries > ENTRY_LIMIT {
+                return Err(self.malformed("it has more entries than any image"));
+            }
+            let header = Header::from_byte_slice(&block);
+            let sum: u32 = block
+                .iter()
+                .enumerate()
+                .map(|(at, &byte)| u32::from(if (148..156).contains(&at) { b' ' } else { byte }))
+                .sum();
+            if header.cksum().ok() != Some(sum) {
+                return Err(self.malformed("the checksum of a header is wrong"));
+            }
+            let Ok(size) = header.raw_entry_size() else {
+                return Err(self.malformed("the size in a header cannot be read"));
+            };
+            match header.entry_type() {
+                EntryType::XHeader | EntryType::GNULongName | EntryType::GNULongLink | EntryType::XGlobalHeader => {
+                    self.open(size);
+                    extension.any = true;
+                    self.extend(&mut extension, header.entry_type()).await?;
+                }
+                EntryType::GNUSparse => return Err(self.malformed("it has a sparse file")),
+                kind => {
+                    let kind = match kind {
+                        EntryType::Regular | EntryType::Continuous => Kind::File,
+                        EntryType::Link | EntryType::Symlink => Kind::Link,
+                        _ => Kind::Other,
+                    };
+                    // A link may name the length of what it points to, and has no content all the same.
+                    let size = if kind == Kind::Link {
+                        0
+                    } else {
+                        extension.size.unwrap_or(size)
+                    };
+                    let path = extension.path.unwrap_or_else(|| header.path_bytes().into_owned());
+                    let Some(path) = readable(&path) else {
+                        return Err(self.malformed("it has a path that no image has"));
+                    };
+                    self.open(size);
+                    return Ok(Some(Entry { path, kind, size }));
+                }
+            }
+        }
+    }
+
+    /// The next bytes of the current entry; `None` at its end.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Fault> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        if self.chunk.is_empty() {
+            self.refill().await?;
+        }
+        let length = usize::try_from(self.left).map_or(self.chunk.len(), |left| left.min(self.chunk.len()));
+        self.left -= length as u64;
+        Ok(Some(self.chunk.split_to(length)))
+    }
+
+    /// The content of the current entry, after `first`, which was read from it already.
+    pub fn content(&mut self, first: Option<Bytes>) -> ByteStream<'_> {
+        try_unfold((self, first), |(archive, first)| async move {
+            let chunk = match first {
+                Some(first) => Some(first),
+                None => archive
+                    .chunk()
+                    .await
+                    .inspect_err(|fault| archive.failed = Some(fault.clone()))?,
+            };
+            Ok(chunk.map(|chunk| (chunk, (archive, None))))
+        })
+        .boxed()
+    }
+
+    /// Why content that was handed out could not be taken: what broke it off here, or else `fault`. Who sends
+    /// content on may only have noticed that it ended.
+    pub fn cause(&mut self, fault: Fault) -> Fault {
+        self.failed.take().unwrap_or(fault)
+    }
+
+    /// The whole content of the current entry after `first`. The caller has looked at its size.
+    pub async fn whole(&mut self, first: Option<Bytes>) -> Result<Bytes, Fault> {
+        let mut content = BytesMut::from(first.unwrap_or_default().as_ref());
+        while let Some(chunk) = self.chunk().await? {
+            content.extend_from_slice(&chunk);
+        }
+        Ok(content.freeze())
+    }
+
+    fn open(&mut self, size: u64) {
+        self.left = size;
+        self.padding = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;
+    }
+
+    async fn drain(&mut self) -> Result<(), Fault> {
+        while self.chunk().await?.is_some() {}
+        self.left = std::mem::take(&mut self.padding);
+        while self.chunk().await?.is_some() {}
+        Ok(())
+    }
+
+    async fn extend(&mut self, extension: &mut Extension, kind: EntryType) -> Result<(), Fault> {
+        if self.left > EXTENSION_LIMIT {
+            return Err(self.malformed("an extension header is longer than any image needs"));
+        }
+        let content = self.whole(None).await?;
+        match kind {
+            EntryType::GNULongName => {
+                let end = content.iter().position(|&byte| byte == 0).unwrap_or(content.len());
+                extension.path = Some(content[..end].to_vec());
+            }
+            EntryType::XHeader => {
+                let mut rest = content.as_ref();
+                while !rest.is_empty() {
+                    let Some((key, value, after)) = record(rest) else {
+                        return Err(self.malformed("an extension header cannot be read"));
+                    };
+                    rest = after;
+                    match key {
+                        b"path" => extension.path = Some(value.to_vec()),
+                        b"size" => {
+                            let size = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
+                            extension.size = Some(
+                                size.ok_or_else(|| self.malformed("the size in an extension header cannot be read"))?,
+                            );
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            // Where a link points to, and what holds for all entries, changes nothing for us.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn block(&mut self) -> Result<[u8; BLOCK], Fault> {
+        let mut block = [0; BLOCK];
+        let mut filled = 0;
+        while filled < BLOCK {
+            if self.chunk.is_empty() {
+                self.refill().await?;
+            }
+            let length = self.chunk.len().min(BLOCK - filled);
+            self.chunk.copy_to_slice(&mut block[filled..filled + length]);
+            filled += length;
+        }
+        Ok(block)
+    }
+
+    // After the first zero block: nothing but zeros, to the end of the stream.
+    async fn end(&mut self) -> Result<(), Fault> {
+        let mut trailer = 0;
+        loop {
+            trailer += self.chunk.len();
+            if self.chunk.iter().any(|&byte| byte != 0) || trailer > TRAILER_LIMIT {
+                return Err(self.malformed("something follows its end"));
+            }
+            match self.pull().await? {
+                Some(chunk) => self.chunk = chunk,
+                // The end is two blocks of zeros; the first was read.
+                None if trailer < BLOCK => return Err(self.malformed("it has only half an end")),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn pull(&mut self) -> Result<Option<Bytes>, Fault> {
+        let Some(chunk) = self.source.next().await.transpose()? else {
+            return Ok(None);
+        };
+        let kept = chunk.len().min(TAIL);
+        let excess = (self.tail.len() + kept).saturating_sub(TAIL);
+        self.tail.advance(excess);
+        self.tail.extend_from_slice(&chunk[chunk.len() - kept..]);
+        Ok(Some(chunk))
+    }
+
+    async fn refill(&mut self) -> Result<(), Fault> {
+        match self.pull().await? {
+            Some(chunk) => {
+                self.chunk = chunk;
+                Ok(())
+            }
+            None => Err(self.malformed("it ends before its end")),
+        }
+    }
+
+    // An engine that fails in the midst of an export writes the error behind what it wrote of the tar.
+    fn malformed(&self, what: &str) -> Fault {
+        let appended = (0..self.tail.len())
+            .rev()
+            .filter(|&at| self.tail[at..].starts_with(b"{\"error") || self.tail[at..].starts_with(b"{\"message\""))
+            .find_map(|at| message_of(&self.tail[at..]));
+        let message = match appended {
+            Some(said) => format!("the docker engine broke off the export: {said}"),
+            None => format!("the export of the docker engine is not a whole tar: {what}; it is tried again"),
+        };
+        Fault::retryable(Reason::SourceFailed, message)
+    }
+}
+
+fn readable(path: &[u8]) -> Option<String> {
+    if path.len() > PATH_LIMIT {
+        return None;
+    }
+    let path = std::str::from_utf8(path).ok()?;
+    Some(path.strip_prefix("./").unwrap_or(path).to_owned())
+}
+
+// The first record `length key=value\n` of a PAX header, and what follows it (POSIX pax, "pax Extended Header").
+// The crate has such a reader too, but gives it to nobody.
+fn record(text: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let space = text.iter().position(|&byte| byte == b' ')?;
+    let length: usize = std::str::from_utf8(&text[..space]).ok()?.parse().ok()?;
+    let (record, rest) = text.split_at_checked(length)?;
+    let pair = record.get(space + 1..)?.strip_suffix(b"\n")?;
+    let equals = pair.iter().position(|&byte| byte == b'=')?;
+    Some((&pair[..equals], &pair[equals + 1..], rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(kind: EntryType, path: &str, content: &[u8]) -> Vec<u8> {
+        let mut header = Header::new_ustar();
+        header.set_path(path).unwrap();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        header.set_entry_type(kind);
+        header.set_cksum();
+        let mut member = header.as_bytes().to_vec();
+        member.extend_from_slice(content);
+        member.resize(member.len().next_multiple_of(BLOCK), 0);
+        member
+    }
+
+    fn file(path: &str, content: &[u8]) -> Vec<u8> {
+        member(EntryType::Regular, path, content)
+    }
+
+    fn end() -> Vec<u8> {
+        vec![0; 2 * BLOCK]
+    }
+
+    // In chunks of an odd length, so that nothing may rely on where they end.
+    fn archive(parts: &[Vec<u8>]) -> Archive {
+        let chunks: Vec<_> = parts
+            .concat()
+            .chunks(97)
+            .map(|chunk| Ok(Bytes::copy_from_slice(chunk)))
+            .collect();
+        Archive::new(futures::stream::iter(chunks).boxed())
+    }
+
+    async fn read(parts: &[Vec<u8>]) -> Result<Vec<(Entry, Bytes)>, Fault> {
+        let mut archive = archive(parts);
+        let mut entries = Vec::new();
+        while let Some(entry) = archive.next().await? {
+            let content = archive.whole(None).await?;
+            entries.push((entry, content));
+        }
+        Ok(entries)
+    }
+
+    async fn refused(parts: &[Vec<u8>]) -> String {
+        let fault = read(parts).await.unwrap_err();
+        assert_eq!(fault.reason, Reason::SourceFailed);
+        fault.message
+    }
+
+    #[tokio::test]
+    async fn gives_entries_whole_and_in_order() {
+        let long = format!("{}/layer.tar", "d".repeat(180));
+        let content = vec![7; 5000];
+        let pax = format!("{} path={long}\n", long.len() + 10);
+        let parts = [
+            member(EntryType::Directory, "blobs/", b""),
+            file("./a", &content),
+            member(EntryType::XHeader, "pax", pax.as_bytes()),
+            file("short", b"x"),
+            member(EntryType::GNULongName, "././@LongLink", format!("{long}\0").as_bytes()),
+            member(EntryType::Symlink, "short", b""),
+            end(),
+            vec![0; 8192],
+        ];
+        let entries = read(&parts).await.unwrap();
+        let seen: Vec<_> = entries
+            .iter()
+            .map(|(e, c)| (e.path.as_str(), e.kind, c.len()))
+            .collect();
+        let expected = [
+            ("blobs/", Kind::Other, 0),
+            ("a", Kind::File, 5000),
+            (long.as_str(), Kind::File, 1),
+            (long.as_str(), Kind::Link, 0),
+        ];
+        assert_eq!(seen, expected);
+        assert_eq!(entries[1].1, content);
+    }
+
+    #[tokio::test]
+    async fn takes_a_size_from_an_extension() {
+        let mut huge = file("huge", b"12345");
+        huge[124..136].copy_from_slice(b"00000000000\0");
+        let mut header = Header::new_ustar();
+        header.as_mut_bytes().copy_from_slice(&huge[..BLOCK]);
+        header.set_cksum();
+        huge[..BLOCK].copy_from_slice(header.as_bytes());
+        let parts = [member(EntryType::XHeader, "pax", b"9 size=5\n"), huge, end()];
+        assert_eq!(read(&parts).await.unwrap()[0].1, "12345");
+    }
+
+    #[tokio::test]
+    async fn content_left_unread_is_passed_over() {
+        let mut archive = archive(&[file("a", &[1; 3000]), file("b", b"b"), end()]);
+        archive.next().await.unwrap();
+        archive.chunk().await.unwrap();
+        assert_eq!(archive.next().await.unwrap().unwrap().path, "b");
+        assert!(archive.next().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn every_cut_is_noticed() {
+        let whole = [file("a", &[1; 700]), file("b", b"b"), end()].concat();
+        for length in (0..whole.len())
+            .step_by(61)
+            .chain([BLOCK, whole.len() - BLOCK, whole.len() - 1])
+        {
+            let message = refused(&[whole[..length].to_vec()]).await;
+            assert!(message.contains("not a whole tar"), "{length}: {message}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_appended_error_is_repeated() {
+        let error = b"{\"errorDetail\":{\"message\":\"disk is gone\"},\"error\":\"disk is gone\"}\r\n".to_vec();
+        let cut = file("a", &[1; 4000])[..1000].to_vec();
+        for parts in [
+            [cut, error.clone()],
+            [file("a", b"a"), error.clone()],
+            [[file("a", b"a"), end()].concat(), error],
+        ] {
+            let message = refused(&parts).await;
+            assert!(message.contains("broke off the export: disk is gone"), "{message}");
+        }
+    }
+
+    #[tokio::test]
+    async fn absurd_archives_are_refused() {
+        let path = "p".repeat(PATH_LIMIT + 1);
+        let long = member(EntryType::GNULongName, "x", path.as_bytes());
+        let pax = |text: &[u8]| member(EntryType::XHeader, "pax", text);
+        let mut flipped = file("a", b"a");
+        flipped[0] ^= 1;
+        for (parts, expected) in [
+            (vec![file("e", b""); ENTRY_LIMIT + 1], "more entries"),
+            (vec![long, file("a", b"")], "a path that no image has"),
+            (
+                vec![pax(&vec![b'x'; EXTENSION_LIMIT as usize + 1])],
+                "longer than any image needs",
+            ),
+            (vec![pax(b"not a record"), file("a", b"")], "cannot be read"),
+            (vec![pax(b"0 "), file("a", b"")], "cannot be read"),
+            (vec![pax(b"9 size=x\n"), file("a", b"")], "the size"),
+            (vec![pax(b""), end()], "followed by the end"),
+            (vec![member(EntryType::GNUSparse, "a", b"")], "sparse"),
+            (vec![flipped], "checksum"),
+            (vec![end(), file("a", b"")], "follows its end"),
+        ] {
+            let message = refused(&parts).await;
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+}

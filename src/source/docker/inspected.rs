@@ -1,0 +1,150 @@
+//! What an engine says of an image.
+//!
+//! Read leniently: versions of the engine differ in what they leave out or set to null.
+
+use serde::{Deserialize, Deserializer};
+
+use crate::oci::{Descriptor, Digest, Platform};
+
+/// A manifest of an image in a containerd store, and whether all of its content is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The manifest, with its platform where it is an image.
+    pub descriptor: Descriptor,
+    /// Whether the manifest and everything that it refers to is in the store.
+    pub available: bool,
+}
+
+/// What an engine says of an image.
+#[derive(Clone, Debug)]
+pub struct Inspected {
+    /// The digest of the configuration (classic store), or of the manifest or index (containerd store).
+    pub image_id: Digest,
+    /// The digests of the uncompressed layers, lowest first.
+    pub diff_ids: Vec<Digest>,
+    /// In bytes; of the unpacked layers, or of the content of one platform.
+    pub size: Option<u64>,
+    /// What the image runs on; of an index, the platform that suits the engine best.
+    pub platform: Option<Platform>,
+    /// The manifest or index, where the engine keeps one (containerd store, API 1.48 or newer).
+    pub descriptor: Option<Descriptor>,
+    /// The manifests of an index or the only one (containerd store, API 1.48 or newer).
+    pub manifests: Option<Vec<Held>>,
+    /// `name@digest` of registries that the image came from or went to.
+    pub repo_digests: Vec<String>,
+    /// `name:tag`, in docker's familiar form.
+    pub repo_tags: Vec<String>,
+}
+
+impl Inspected {
+    // Whether `digest` is one of this image: its ID, its manifest, one that its index lists, or one under
+    // which a registry has it.
+    pub(super) fn is(&self, digest: &Digest) -> bool {
+        let listed = || {
+            self.manifests
+                .iter()
+                .flatten()
+                .any(|held| held.descriptor.digest == *digest)
+        };
+        let known = || {
+            self.repo_digests
+                .iter()
+                .any(|name| name.split_once('@').is_some_and(|(_, known)| known == digest.as_str()))
+        };
+        self.image_id == *digest
+            || self.descriptor.as_ref().is_some_and(|root| root.digest == *digest)
+            || listed()
+            || known()
+    }
+}
+
+// Go writes a nil slice as null.
+fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Image {
+    id: Digest,
+    #[serde(default)]
+    size: Option<i64>,
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    variant: String,
+    #[serde(default)]
+    os_version: String,
+    #[serde(default, rename = "RootFS")]
+    root_fs: RootFs,
+    #[serde(default)]
+    descriptor: Option<Descriptor>,
+    #[serde(default)]
+    manifests: Option<Vec<Summary>>,
+    #[serde(default, deserialize_with = "nullable")]
+    repo_digests: Vec<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    repo_tags: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RootFs {
+    #[serde(default, deserialize_with = "nullable")]
+    layers: Vec<Digest>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Summary {
+    descriptor: Descriptor,
+    #[serde(default)]
+    available: bool,
+    #[serde(default)]
+    image_data: Option<ImageData>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ImageData {
+    #[serde(default)]
+    platform: Option<Platform>,
+}
+
+impl From<Summary> for Held {
+    fn from(summary: Summary) -> Self {
+        let mut descriptor = summary.descriptor;
+        if descriptor.platform.is_none() {
+            descriptor.platform = summary.image_data.and_then(|image| image.platform);
+        }
+        Self {
+            descriptor,
+            available: summary.available,
+        }
+    }
+}
+
+impl From<Image> for Inspected {
+    fn from(image: Image) -> Self {
+        let written = |text: String| (!text.is_empty()).then_some(text);
+        // An image without an architecture comes from an import of old.
+        let platform = (!image.os.is_empty() && !image.architecture.is_empty()).then(|| Platform {
+            architecture: image.architecture,
+            os: image.os,
+            variant: written(image.variant),
+            os_version: written(image.os_version),
+        });
+        Self {
+            image_id: image.id,
+            diff_ids: image.root_fs.layers,
+            size: image.size.and_then(|size| u64::try_from(size).ok()),
+            platform,
+            descriptor: image.descriptor,
+            manifests: image.manifests.map(|all| all.into_iter().map(Held::from).collect()),
+            repo_digests: image.repo_digests,
+            repo_tags: image.repo_tags,
+        }
+    }
+}
