@@ -261,7 +261,7 @@ fn refuses_what_is_not_whole() {
 
 #[test]
 fn refuses_a_manifest_that_no_registry_takes() {
-    let layers: Vec<String> = (0..15_000).map(|number| number.to_string()).collect();
+    let layers: Vec<String> = (0..16_000).map(|number| number.to_string()).collect();
     let layers: Vec<&str> = layers.iter().map(String::as_str).collect();
     let big = image("big", &layers);
     let fault = Artifact::of(&definition("Zarf"), &[stands("nginx:1", "a", &[&big])])
