@@ -1,1 +1,22 @@
-//! The distribution client.
+//! The distribution client: everything that is said to a registry (OCI distribution specification), with
+//! tokens, retries, limits and typed errors.
+//!
+//! A [`Registry`] is one host; a [`Repository`] of it reads and writes blobs and manifests. Nothing here
+//! reads a body without a bound, waits without a limit, or skips the verification of a digest or of a
+//! certificate.
+
+mod challenge;
+mod client;
+mod download;
+mod endpoint;
+mod error;
+mod repository;
+mod token;
+mod upload;
+
+pub use client::Registry;
+pub use download::Download;
+pub use endpoint::{Credentials, Endpoint, Trust};
+pub use error::{Error, Kind};
+pub use repository::Repository;
+pub use upload::UploadError;

@@ -5,6 +5,8 @@
 //! an export of docker in one pass. It returns the manifests, which become visible only after everything
 //! that they refer to was verified.
 
+mod registry;
+
 use std::fmt;
 
 use async_trait::async_trait;
@@ -14,6 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document, Platform, Reference};
+
+pub use registry::RegistrySource;
 
 /// The content of a blob as it passes. An error ends it; so does a clean end before the announced size.
 pub type ByteStream<'a> = BoxStream<'a, Result<Bytes, Fault>>;

@@ -1,0 +1,191 @@
+//! What a registry asks for in `WWW-Authenticate` (RFC 9110, "Authentication"; distribution's token
+//! authentication). Pure.
+
+use url::Url;
+
+/// The longest header in bytes that is read; a longer one is cut, and what is cut is not understood.
+const HEADER_LIMIT: usize = 8 * 1024;
+
+/// A way to prove who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Challenge {
+    /// A token from `realm`.
+    Bearer {
+        /// Where tokens are given.
+        realm: Url,
+        /// What the token is for, as the realm calls it.
+        service: Option<String>,
+        /// What the token must allow.
+        scope: Option<String>,
+    },
+    /// Name and password with every request.
+    Basic,
+}
+
+/// The best challenge of several headers: a token rather than the password itself.
+pub(super) fn best<'a>(headers: impl Iterator<Item = &'a str>) -> Option<Challenge> {
+    let all: Vec<Challenge> = headers.flat_map(parse).collect();
+    let bearer = all
+        .iter()
+        .position(|challenge| matches!(challenge, Challenge::Bearer { .. }));
+    all.into_iter().nth(bearer.unwrap_or(0))
+}
+
+/// Every challenge of one header that we can answer; what is malformed or unknown is left out.
+fn parse(header: &str) -> Vec<Challenge> {
+    let mut rest = header.get(..HEADER_LIMIT).unwrap_or(header);
+    if rest.len() > HEADER_LIMIT {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    let mut current: Option<(String, Vec<(String, String)>)> = None;
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', ',']);
+        let (word, after) = rest.split_at(rest.find(|c| !is_token(c)).unwrap_or(rest.len()));
+        if word.is_empty() {
+            break;
+        }
+        rest = after.trim_start_matches([' ', '\t']);
+        if let Some(after) = rest.strip_prefix('=') {
+            let (value, after) = parameter(after.trim_start_matches([' ', '\t']));
+            rest = after;
+            if let Some((_, parameters)) = &mut current {
+                parameters.push((word.to_ascii_lowercase(), value));
+            }
+        } else {
+            found.extend(current.take().and_then(understand));
+            current = Some((word.to_ascii_lowercase(), Vec::new()));
+        }
+    }
+    found.extend(current.take().and_then(understand));
+    found
+}
+
+/// Characters of a token, and those that a `token68` has besides.
+fn is_token(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~/".contains(c)
+}
+
+/// A value, quoted or not, and what follows it.
+fn parameter(text: &str) -> (String, &str) {
+    let Some(quoted) = text.strip_prefix('"') else {
+        // Registries write unquoted URLs too, so everything up to a separator belongs to the value.
+        let end = text.find([',', ' ', '\t']).unwrap_or(text.len());
+        return (text[..end].to_owned(), &text[end..]);
+    };
+    let mut value = String::new();
+    let mut characters = quoted.char_indices();
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '"' => return (value, &quoted[at + 1..]),
+            '\\' => value.extend(characters.next().map(|(_, escaped)| escaped)),
+            _ => value.push(character),
+        }
+    }
+    (value, "")
+}
+
+fn understand((scheme, parameters): (String, Vec<(String, String)>)) -> Option<Challenge> {
+    let get = |name: &str| {
+        parameters
+            .iter()
+            .find(|(key, value)| key == name && !value.is_empty())
+            .map(|(_, value)| value.clone())
+    };
+    match scheme.as_str() {
+        "basic" => Some(Challenge::Basic),
+        "bearer" => {
+            let realm = Url::parse(&get("realm")?).ok()?;
+            let usable = matches!(realm.scheme(), "http" | "https")
+                && realm.has_host()
+                && realm.username().is_empty()
+                && realm.password().is_none();
+            usable.then(|| Challenge::Bearer {
+                realm,
+                service: get("service"),
+                scope: get("scope"),
+            })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Challenge {
+        Challenge::Bearer {
+            realm: Url::parse(realm).unwrap(),
+            service: service.map(str::to_owned),
+            scope: scope.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn reads_what_registries_send() {
+        let hub = r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/nginx:pull,push",error="invalid_token""#;
+        assert_eq!(
+            parse(hub),
+            [bearer(
+                "https://auth.docker.io/token",
+                Some("registry.docker.io"),
+                Some("repository:library/nginx:pull,push")
+            )]
+        );
+        assert_eq!(parse(r#"Basic realm="Registry Realm""#), [Challenge::Basic]);
+        assert_eq!(parse("basic"), [Challenge::Basic]);
+        assert_eq!(
+            parse("BEARER Realm=https://a/t?x=1 , Service = b"),
+            [bearer("https://a/t?x=1", Some("b"), None)]
+        );
+        assert_eq!(
+            parse(r#"Bearer realm="https://a/t",service="say \"hi\"""#),
+            [bearer("https://a/t", Some("say \"hi\""), None)]
+        );
+    }
+
+    #[test]
+    fn prefers_a_token() {
+        let headers = [r#"Basic realm="x""#, r#"Negotiate, Bearer realm="https://a/t""#];
+        assert_eq!(best(headers.into_iter()), Some(bearer("https://a/t", None, None)));
+        let one = r#"Basic realm="a, Bearer realm=x", Bearer realm="https://a/t""#;
+        assert_eq!(best([one].into_iter()), Some(bearer("https://a/t", None, None)));
+    }
+
+    #[test]
+    fn leaves_out_what_cannot_be_answered() {
+        for bad in [
+            "",
+            ",,,",
+            "Bearer",
+            r#"Bearer realm="""#,
+            r#"Bearer realm="not a url""#,
+            r#"Bearer realm="file:///etc/passwd""#,
+            r#"Bearer realm="https://user:password@host/""#,
+            r#"Bearer realm="javascript:alert(1)""#,
+            "Negotiate abc==",
+            "=\"x\"",
+            "\"",
+            "Bearer realm=\"https:",
+        ] {
+            assert_eq!(best([bad].into_iter()), None, "{bad}");
+        }
+        let long = format!("Basic {}", "a,".repeat(HEADER_LIMIT));
+        assert!(parse(&long).len() <= 1);
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in "\\PC{0,200}") {
+            let _ = parse(&text);
+        }
+
+        #[test]
+        fn ends_on_hostile_input(text in "[Bearlm=\",\\\\ é]{0,60}") {
+            let _ = parse(&text);
+        }
+    }
+}

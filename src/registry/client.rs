@@ -1,0 +1,443 @@
+//! Requests to one registry: who asks, how often, how many at once, and where redirects lead.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::{Method, StatusCode};
+use secrecy::ExposeSecret;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use url::Url;
+
+use super::endpoint::Endpoint;
+use super::error::{Error, Kind, clean, is_temporary};
+use super::token::{Scope, Tokens};
+use super::{Repository, challenge};
+
+/// How often one request is sent when its failures are temporary.
+const TRIES: u32 = 4;
+/// How many redirects one request follows.
+const REDIRECTS: usize = 5;
+/// The longest body of a failure in bytes that is read.
+const FAILURE_LIMIT: usize = 16 * 1024;
+/// The longest time to reach the other side.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// No registry is waited for longer, whatever it asks.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(3600);
+
+/// One registry. Clones share connections, tokens and limits.
+#[derive(Clone)]
+pub struct Registry(Arc<Inner>);
+
+struct Inner {
+    endpoint: Endpoint,
+    base: Url,
+    http: reqwest::Client,
+    tokens: Tokens,
+    // Two, so that a copy within one registry, which holds a writing request while it waits for a reading
+    // one, always gets on.
+    reads: Arc<Semaphore>,
+    writes: Arc<Semaphore>,
+}
+
+/// A request without a streamed body.
+pub(super) struct Call {
+    pub method: Method,
+    pub url: Url,
+    /// Method and URL for people, without what is secret or differs between two tries.
+    pub label: String,
+    pub scope: Scope,
+    pub headers: HeaderMap,
+    pub body: Option<Bytes>,
+}
+
+impl Call {
+    pub fn new(method: Method, url: Url, scope: Scope) -> Self {
+        Self {
+            label: format!("{method} {}", shown(&url)),
+            method,
+            url,
+            scope,
+            headers: HeaderMap::new(),
+            body: None,
+        }
+    }
+
+    pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+}
+
+/// An answer whose body is not read yet. It counts as a running request until it is dropped.
+pub(super) struct Answer {
+    pub response: reqwest::Response,
+    pub label: String,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Answer {
+    pub fn new(response: reqwest::Response, label: String, permit: OwnedSemaphorePermit) -> Self {
+        Self {
+            response,
+            label,
+            _permit: permit,
+        }
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    /// The header's text, if it has one that is a text.
+    pub fn header(&self, name: impl AsRef<str>) -> Option<&str> {
+        self.response.headers().get(name.as_ref())?.to_str().ok()
+    }
+
+    /// The failure that this answer is.
+    pub async fn failure(mut self) -> Error {
+        let after = retry_after(self.response.headers());
+        let status = self.status().as_u16();
+        // A body that does not come says no more than an empty one.
+        let read = body_within(&mut self.response, FAILURE_LIMIT, &self.label);
+        let body = match timeout(CONNECT_LIMIT, read).await {
+            Ok(Ok(body)) => body,
+            _ => Bytes::new(),
+        };
+        Error::status(&self.label, status, after, &body)
+    }
+}
+
+impl Registry {
+    /// A client for `endpoint`. No connection is made yet.
+    pub fn new(endpoint: Endpoint) -> Result<Self, Error> {
+        let base = endpoint.base()?;
+        let http = client(&endpoint)?;
+        let tokens = Tokens::new(
+            http.clone(),
+            endpoint.credentials.clone(),
+            endpoint.plain_http,
+            endpoint.idle,
+        );
+        let connections = endpoint.connections.clamp(1, Semaphore::MAX_PERMITS);
+        Ok(Self(Arc::new(Inner {
+            reads: Arc::new(Semaphore::new(connections)),
+            writes: Arc::new(Semaphore::new(connections)),
+            endpoint,
+            base,
+            http,
+            tokens,
+        })))
+    }
+
+    /// The host and port as references write it.
+    pub fn host(&self) -> &str {
+        &self.0.endpoint.host
+    }
+
+    /// A repository by its path, such as `library/nginx`. It need not exist.
+    pub fn repository(&self, name: impl Into<String>) -> Repository {
+        Repository::new(self.clone(), name.into())
+    }
+
+    pub(super) fn idle(&self) -> Duration {
+        self.0.endpoint.idle
+    }
+
+    pub(super) fn http(&self) -> &reqwest::Client {
+        &self.0.http
+    }
+
+    /// `/v2/<repository>/<rest>`; the parts are escaped.
+    pub(super) fn url<'a>(&'a self, repository: &'a str, rest: impl IntoIterator<Item = &'a str>) -> Url {
+        let mut url = self.0.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(repository.split('/')).extend(rest);
+        }
+        url
+    }
+
+    /// Where `location` of an answer to a request to `from` leads.
+    pub(super) fn follow(&self, label: &str, from: &Url, location: Option<&str>) -> Result<Url, Error> {
+        let protocol = |detail: String| Error::new(Kind::Protocol, label, detail);
+        let location = location.ok_or_else(|| protocol("the answer has no Location".to_owned()))?;
+        let url = from
+            .join(location)
+            .map_err(|_| protocol(format!("the answer's Location is no URL: {}", clean(location))))?;
+        match (url.scheme(), from.scheme()) {
+            ("https", _) | ("http", "http") => Ok(url),
+            ("http", _) => Err(protocol(
+                "the registry leads from HTTPS to plain HTTP; tell it that it is reached by HTTPS (X-Forwarded-Proto of the proxy before it, or http.host)".to_owned(),
+            )),
+            _ => Err(protocol("the registry leads to something that is not HTTP".to_owned())),
+        }
+    }
+
+    /// What to send as `Authorization` to `url`: nothing to another host than the registry's own.
+    pub(super) async fn authorization(
+        &self,
+        label: &str,
+        url: &Url,
+        scope: &Scope,
+    ) -> Result<Option<HeaderValue>, Error> {
+        if self.is_home(url) {
+            self.0.tokens.known(label, scope).await
+        } else {
+            Ok(None)
+        }
+    }
+
+    fn is_home(&self, url: &Url) -> bool {
+        url.origin() == self.0.base.origin()
+    }
+
+    /// Waits for the right to send one writing request.
+    pub(super) async fn writing(&self) -> Result<OwnedSemaphorePermit, Error> {
+        self.permit(&self.0.writes).await
+    }
+
+    async fn permit(&self, semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
+        let permit = semaphore.clone().acquire_owned().await;
+        permit.map_err(|_| Error::new(Kind::Interrupted, self.host(), "the client was shut down"))
+    }
+
+    /// Sends a request, again where that is right, and returns the answer whatever its status.
+    pub(super) async fn send(&self, call: &Call) -> Result<Answer, Error> {
+        let mut tried = 0;
+        loop {
+            let error = match self.attempt(call).await {
+                Ok(answer) if !is_temporary(answer.status().as_u16()) => return Ok(answer),
+                Ok(answer) => answer.failure().await,
+                Err(error) => error,
+            };
+            tried += 1;
+            match error.pause(tried) {
+                Some(pause) if tried < TRIES => {
+                    tracing::debug!(%error, ?pause, "trying again");
+                    tokio::time::sleep(pause).await;
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
+    /// As [`Registry::send`], and any status but those of `wanted` is an error.
+    pub(super) async fn expect(&self, call: &Call, wanted: &[u16]) -> Result<Answer, Error> {
+        let answer = self.send(call).await?;
+        if wanted.contains(&answer.status().as_u16()) {
+            Ok(answer)
+        } else {
+            Err(answer.failure().await)
+        }
+    }
+
+    async fn attempt(&self, call: &Call) -> Result<Answer, Error> {
+        let reads = call.method == Method::GET || call.method == Method::HEAD;
+        let permit = self.permit(if reads { &self.0.reads } else { &self.0.writes }).await?;
+        let mut url = call.url.clone();
+        let mut authorization = self.authorization(&call.label, &url, &call.scope).await?;
+        let mut renewed = false;
+        let mut redirects = 0;
+        loop {
+            let mut request = self
+                .0
+                .http
+                .request(call.method.clone(), url.clone())
+                .headers(call.headers.clone());
+            if let Some(value) = authorization.as_ref().filter(|_| self.is_home(&url)) {
+                request = request.header(AUTHORIZATION, value);
+            }
+            if let Some(body) = &call.body {
+                request = request.body(body.clone());
+            }
+            let response = timeout(self.idle(), request.send())
+                .await
+                .map_err(|_| Error::timed_out(&call.label, self.idle()))?
+                .map_err(|error| Error::transport(&call.label, &error.without_url()))?;
+            let status = response.status();
+            if status == StatusCode::UNAUTHORIZED && !renewed && self.is_home(&url) {
+                let asked = response.headers().get_all(WWW_AUTHENTICATE);
+                if let Some(challenge) = challenge::best(asked.iter().filter_map(|value| value.to_str().ok())) {
+                    drop(response);
+                    renewed = true;
+                    let tokens = &self.0.tokens;
+                    let header = tokens
+                        .renewed(&call.label, &call.scope, challenge, authorization.as_ref())
+                        .await?;
+                    authorization = Some(header);
+                    continue;
+                }
+            }
+            if reads && matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+                redirects += 1;
+                if redirects > REDIRECTS {
+                    let detail = format!("the registry redirects more than {REDIRECTS} times");
+                    return Err(Error::new(Kind::Protocol, &call.label, detail));
+                }
+                let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+                url = self.follow(&call.label, &url, location)?;
+                continue;
+            }
+            return Ok(Answer::new(response, call.label.clone(), permit));
+        }
+    }
+}
+
+fn client(endpoint: &Endpoint) -> Result<reqwest::Client, Error> {
+    let trust = &endpoint.trust;
+    let fail = |detail: String| Error::new(Kind::Trust, &endpoint.host, detail);
+    let authorities = match &trust.authorities {
+        Some(pem) => reqwest::Certificate::from_pem_bundle(pem).ok().filter(|all| !all.is_empty()).ok_or_else(|| {
+            fail("ca.crt of the Secret that certSecretRef names holds no certificate that can be read; give it as PEM".to_owned())
+        })?,
+        None => Vec::new(),
+    };
+    let identity = match (&trust.certificate, &trust.key) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => {
+            let mut pem = key.expose_secret().as_bytes().to_vec();
+            pem.push(b'\n');
+            pem.extend_from_slice(certificate);
+            let identity = reqwest::Identity::from_pem(&pem);
+            Some(identity.map_err(|_| {
+                fail("tls.crt and tls.key of the Secret that certSecretRef names cannot be read; give both as PEM, the key unencrypted".to_owned())
+            })?)
+        }
+        _ => {
+            return Err(fail(
+                "tls.crt and tls.key of the Secret that certSecretRef names are only of use together; give both"
+                    .to_owned(),
+            ));
+        }
+    };
+    // One connection a stream: a broken or slow blob then holds up nothing else.
+    let builder = || {
+        let builder = reqwest::Client::builder()
+            .user_agent(concat!("jackal-operator/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .http1_only()
+            .connect_timeout(CONNECT_LIMIT.min(endpoint.idle))
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_max_idle_per_host(endpoint.connections.saturating_mul(2))
+            .tcp_nodelay(true);
+        match &identity {
+            Some(identity) => builder.identity(identity.clone()),
+            None => builder,
+        }
+    };
+    match builder().tls_certs_merge(authorities).build() {
+        Ok(client) => Ok(client),
+        // An image without certificates can still speak plain HTTP.
+        Err(_) if endpoint.plain_http => builder().tls_certs_only([]).build(),
+        Err(error) => Err(error),
+    }
+    .map_err(|error| {
+        let mut cause: &dyn std::error::Error = &error;
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
+        fail(format!(
+            "TLS cannot be set up: {}; check ca.crt, tls.crt and tls.key of the Secret that certSecretRef names",
+            clean(&cause.to_string())
+        ))
+    })
+}
+
+/// The body of an answer, at most `limit` bytes of it; longer ones are an error.
+pub(super) async fn body_within(response: &mut reqwest::Response, limit: usize, label: &str) -> Result<Bytes, Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .map_err(|error| Error::transport(label, &error.without_url()))?
+    {
+        if body.len() + chunk.len() > limit {
+            let detail = format!("the answer has more than the {limit} bytes that are read");
+            return Err(Error::new(Kind::TooLarge, label, detail));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.into())
+}
+
+/// `Retry-After`, in seconds or as a date (RFC 9110), at most an hour.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let seconds = match text.parse::<u64>() {
+        Ok(seconds) => seconds,
+        Err(_) => {
+            let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+            u64::try_from(at.as_second() - jiff::Timestamp::now().as_second()).unwrap_or(0)
+        }
+    };
+    Some(Duration::from_secs(seconds).min(LONGEST_PATIENCE))
+}
+
+/// A URL for people: without user, query and fragment.
+pub(super) fn shown(url: &Url) -> String {
+    format!("{}{}", url.origin().ascii_serialization(), url.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry(host: &str, plain_http: bool) -> Registry {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Registry::new(Endpoint {
+            plain_http,
+            ..Endpoint::new(host)
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn urls_hold_their_parts_together() {
+        let registry = registry("r:5000", true);
+        let url = registry.url("a/b", ["manifests", "x?y#z/.."]);
+        assert_eq!(url.as_str(), "http://r:5000/v2/a/b/manifests/x%3Fy%23z%2F..");
+    }
+
+    #[test]
+    fn locations_stay_safe() {
+        let registry = registry("r", false);
+        let from = registry.url("a", ["blobs", "uploads", ""]);
+        let follow = |location| registry.follow("c", &from, Some(location)).map(String::from);
+        assert_eq!(follow("/v2/a/x?_state=1").unwrap(), "https://r/v2/a/x?_state=1");
+        assert_eq!(follow("https://storage/x").unwrap(), "https://storage/x");
+        assert!(!registry.is_home(&"https://r:444/v2/".parse().unwrap()));
+        assert!(!registry.is_home(&"https://storage/".parse().unwrap()));
+        for bad in ["http://r/v2/a/x", "file:///etc/passwd", "https://"] {
+            assert_eq!(follow(bad).unwrap_err().kind(), &Kind::Protocol, "{bad}");
+        }
+        assert!(registry.follow("c", &from, None).is_err());
+    }
+
+    #[test]
+    fn patience_is_read_and_bounded() {
+        let read = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, text.parse().unwrap());
+            retry_after(&headers).map(|after| after.as_secs())
+        };
+        assert_eq!(read("7"), Some(7));
+        assert_eq!(read("99999999999"), Some(3600));
+        assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(0));
+        assert_eq!(read("Fri, 31 Dec 2100 23:59:59 GMT"), Some(3600));
+        assert_eq!(read("soon"), None);
+    }
+
+    #[test]
+    fn unreadable_certificates_are_refused() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        for (authorities, certificate) in [(Some(&b"junk"[..]), None), (None, Some(&b"junk"[..]))] {
+            let mut endpoint = Endpoint::new("r");
+            endpoint.trust.authorities = authorities.map(<[u8]>::to_vec);
+            endpoint.trust.certificate = certificate.map(<[u8]>::to_vec);
+            let error = Registry::new(endpoint).map(|_| ()).unwrap_err();
+            assert_eq!(error.kind(), &Kind::Trust);
+        }
+    }
+}

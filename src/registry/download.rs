@@ -1,0 +1,190 @@
+//! The content of a blob on its way from a registry.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt};
+use reqwest::header::{CONTENT_RANGE, HeaderValue, RANGE};
+
+use super::client::{Answer, Call, Registry};
+use super::error::{Error, Kind};
+use crate::oci::{Digest, Hasher};
+
+/// How often a download is resumed while it does not get on.
+const RESUMPTIONS: u32 = 4;
+/// Bytes after which a download counts as getting on.
+const PROGRESS: u64 = 8 * 1024 * 1024;
+
+/// A blob's content as it comes. Nothing is asked of the registry before the first chunk is.
+pub struct Download {
+    registry: Registry,
+    call: Call,
+    digest: Digest,
+    size: Option<u64>,
+    hasher: Option<Hasher>,
+    received: u64,
+    /// Bytes at the front of a resumed answer that were received before: not every registry knows ranges.
+    skip: u64,
+    answer: Option<Answer>,
+    broken: u32,
+    broken_at: u64,
+}
+
+impl Download {
+    pub(super) fn new(registry: Registry, call: Call, digest: Digest, size: Option<u64>) -> Self {
+        Self {
+            registry,
+            call,
+            hasher: Some(Hasher::like(&digest)),
+            digest,
+            size,
+            received: 0,
+            skip: 0,
+            answer: None,
+            broken: 0,
+            broken_at: 0,
+        }
+    }
+
+    /// The request, for people.
+    pub(super) fn label(&self) -> &str {
+        &self.call.label
+    }
+
+    /// The content as a stream.
+    pub fn into_stream(self) -> BoxStream<'static, Result<Bytes, Error>> {
+        stream::try_unfold(self, |mut download| async move {
+            let chunk = download.chunk().await?;
+            Ok(chunk.map(|chunk| (chunk, download)))
+        })
+        .boxed()
+    }
+
+    /// The next bytes; none after the last, when digest and size were found right.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        if self.hasher.is_none() {
+            return Ok(None);
+        }
+        loop {
+            let answer = match &mut self.answer {
+                Some(answer) => answer,
+                None => {
+                    let answer = self.open().await?;
+                    self.answer.insert(answer)
+                }
+            };
+            let idle = self.registry.idle();
+            let next = tokio::time::timeout(idle, answer.response.chunk())
+                .await
+                .map_err(|_| Error::timed_out(&self.call.label, idle))?;
+            match next {
+                Ok(Some(mut chunk)) => {
+                    let known = self.skip.min(chunk.len() as u64);
+                    self.skip -= known;
+                    // Not more than the chunk's length, which is an usize.
+                    let chunk = chunk.split_off(known as usize);
+                    if !chunk.is_empty() {
+                        return self.take(chunk).map(Some);
+                    }
+                }
+                Ok(None) => return self.end().map(|()| None),
+                Err(error) => {
+                    self.answer = None;
+                    let error = Error::transport(&self.call.label, &error.without_url());
+                    self.resume_after(error).await?;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, chunk: Bytes) -> Result<Bytes, Error> {
+        self.received += chunk.len() as u64;
+        if let Some(size) = self.size
+            && self.received > size
+        {
+            return Err(self.mismatch(format!("more than the {size} bytes that are expected arrive")));
+        }
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&chunk);
+        }
+        Ok(chunk)
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        self.answer = None;
+        let received = self.received;
+        if let Some(size) = self.size
+            && received != size
+        {
+            return Err(self.mismatch(format!("{size} bytes are expected, and {received} arrived")));
+        }
+        match self.hasher.take().map(Hasher::finish) {
+            Some(found) if found != self.digest => Err(self.mismatch(format!("the content has the digest {found}"))),
+            _ => Ok(()),
+        }
+    }
+
+    fn mismatch(&mut self, detail: String) -> Error {
+        self.hasher = None;
+        self.answer = None;
+        Error::new(Kind::DigestMismatch, &self.call.label, detail)
+    }
+
+    async fn resume_after(&mut self, error: Error) -> Result<(), Error> {
+        if self.received - self.broken_at >= PROGRESS {
+            self.broken = 0;
+        }
+        self.broken += 1;
+        self.broken_at = self.received;
+        if self.broken > RESUMPTIONS || !error.temporary() {
+            self.hasher = None;
+            return Err(error);
+        }
+        tracing::debug!(%error, received = self.received, "resuming");
+        tokio::time::sleep(error.pause(self.broken).unwrap_or(Duration::from_millis(200))).await;
+        Ok(())
+    }
+
+    async fn open(&mut self) -> Result<Answer, Error> {
+        self.skip = 0;
+        if self.received == 0 {
+            return self.registry.expect(&self.call, &[200]).await;
+        }
+        let range = HeaderValue::try_from(format!("bytes={}-", self.received));
+        if let Ok(range) = range {
+            self.call.headers.insert(RANGE, range);
+        }
+        let answer = self.registry.expect(&self.call, &[200, 206]).await?;
+        if answer.status() == 200 {
+            self.skip = self.received;
+            return Ok(answer);
+        }
+        let start = answer.header(CONTENT_RANGE).and_then(start_of);
+        if start == Some(self.received) {
+            Ok(answer)
+        } else {
+            let detail = "the registry answers another range than was asked for";
+            Err(Error::new(Kind::Protocol, &self.call.label, detail))
+        }
+    }
+}
+
+/// The first number of `bytes 5-9/10`.
+fn start_of(content_range: &str) -> Option<u64> {
+    let range = content_range.trim().strip_prefix("bytes")?.trim_start();
+    range.split_once('-')?.0.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_where_a_range_starts() {
+        assert_eq!(start_of("bytes 5-9/10"), Some(5));
+        assert_eq!(start_of("bytes 0-9/*"), Some(0));
+        for bad in ["", "bytes */10", "items 5-9/10", "bytes -9", "5-9"] {
+            assert_eq!(start_of(bad), None, "{bad}");
+        }
+    }
+}

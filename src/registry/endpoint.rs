@@ -1,0 +1,101 @@
+//! Where a registry is and how it is spoken to.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+use url::Url;
+
+use super::error::{Error, Kind};
+
+/// One registry: its address, what is trusted, who asks, and how much at once.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Host and port as references write it, such as `docker.io` or `127.0.0.1:31999`.
+    pub host: String,
+    /// Plain HTTP instead of HTTPS. Only when somebody asked for it (`insecure: true`).
+    pub plain_http: bool,
+    /// What is trusted besides the certificates of the system.
+    pub trust: Trust,
+    /// Who asks; without it, anonymously.
+    pub credentials: Option<Credentials>,
+    /// How long nothing may move before a request counts as timed out.
+    pub idle: Duration,
+    /// The number of reading requests, and of writing ones, that run at once.
+    pub connections: usize,
+}
+
+/// Certificates, as PEM (`ca.crt`, `tls.crt`, `tls.key` of a Secret).
+#[derive(Clone, Debug, Default)]
+pub struct Trust {
+    /// Authorities that are trusted besides the system's.
+    pub authorities: Option<Vec<u8>>,
+    /// The certificate, with its chain, that we show.
+    pub certificate: Option<Vec<u8>>,
+    /// The certificate's key.
+    pub key: Option<SecretString>,
+}
+
+/// A name and its password or access token.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// The name.
+    pub username: String,
+    /// The password, redacted where it is printed for debugging.
+    pub password: SecretString,
+}
+
+impl Endpoint {
+    /// HTTPS to `host`, anonymously, with what the system trusts; 8 requests at once, 60 s of idleness.
+    pub fn new(host: impl Into<String>) -> Self {
+        Self {
+            host: host.into(),
+            plain_http: false,
+            trust: Trust::default(),
+            credentials: None,
+            idle: Duration::from_secs(60),
+            connections: 8,
+        }
+    }
+
+    /// `https://host/v2/`. Docker's registry is not at the name that references call it by.
+    pub(super) fn base(&self) -> Result<Url, Error> {
+        let refuse = |reason: String| {
+            let host: String = self.host.chars().take(160).collect();
+            Error::new(
+                Kind::Address,
+                host,
+                format!("{reason}; write the registry as host or host:port"),
+            )
+        };
+        let host = match self.host.as_str() {
+            "docker.io" | "index.docker.io" => "registry-1.docker.io",
+            host => host,
+        };
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+        if host.is_empty() || !host.bytes().all(plain) {
+            return Err(refuse("this is not a host".to_owned()));
+        }
+        let scheme = if self.plain_http { "http" } else { "https" };
+        Url::parse(&format!("{scheme}://{host}/v2/")).map_err(|error| refuse(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base_is_where_the_registry_answers() {
+        let base = |host: &str| Endpoint::new(host).base().map(String::from);
+        assert_eq!(base("docker.io").unwrap(), "https://registry-1.docker.io/v2/");
+        assert_eq!(base("[::1]:5000").unwrap(), "https://[::1]:5000/v2/");
+        let plain = Endpoint {
+            plain_http: true,
+            ..Endpoint::new("a:80")
+        };
+        assert_eq!(plain.base().unwrap().as_str(), "http://a/v2/");
+        for bad in ["", "a/b", "user@host", "http://a", "a:b:c", "a b", "a:99999"] {
+            assert_eq!(base(bad).unwrap_err().kind(), &Kind::Address, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! One repository of a registry.
+
+use bytes::{Bytes, BytesMut};
+use reqwest::Method;
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+
+use super::client::{Answer, Call, Registry, body_within};
+use super::download::Download;
+use super::error::{Error, Kind};
+use super::token::Scope;
+use super::upload::Session;
+use crate::oci::{Descriptor, Digest, Document, MANIFEST_LIMIT, media_type};
+
+pub(super) const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// A repository, which need not exist. Cheap to clone.
+#[derive(Clone)]
+pub struct Repository {
+    registry: Registry,
+    name: String,
+}
+
+impl Repository {
+    pub(super) fn new(registry: Registry, name: String) -> Self {
+        Self { registry, name }
+    }
+
+    /// The registry that it is in.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The path within the registry, such as `library/nginx`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What stands under a tag or digest, by HEAD where the registry answers it in full (distribution
+    /// specification, "Checking if content exists in the registry").
+    pub async fn head_manifest(&self, identifier: &str) -> Result<Option<Descriptor>, Error> {
+        let call = self.manifest_call(Method::HEAD, identifier)?;
+        let Some(answer) = self.found(&call).await? else {
+            return Ok(None);
+        };
+        let digest = answered_digest(&answer)?;
+        let size = answer.header(CONTENT_LENGTH).and_then(|text| text.parse().ok());
+        let kind = answer
+            .header(CONTENT_TYPE)
+            .map(|text| text.split(';').next().unwrap_or(text).trim())
+            .filter(|kind| media_type::is_manifest(kind))
+            .map(str::to_owned);
+        if let Some(digest) = &digest {
+            same_digest(&call.label, identifier, digest)?;
+        }
+        if let (Some(digest), Some(size), Some(kind)) = (digest, size, kind) {
+            return Ok(Some(Descriptor::new(kind, digest, size)));
+        }
+        drop(answer);
+        Ok(self.manifest(identifier).await?.map(|document| document.descriptor))
+    }
+
+    /// The manifest or index under a tag or digest, its bytes verified against the digest.
+    pub async fn manifest(&self, identifier: &str) -> Result<Option<Document>, Error> {
+        let call = self.manifest_call(Method::GET, identifier)?;
+        let Some(mut answer) = self.found(&call).await? else {
+            return Ok(None);
+        };
+        let raw = self.body(&mut answer, MANIFEST_LIMIT).await?;
+        let promised = answered_digest(&answer)?;
+        let expected: Option<Digest> = identifier.parse().ok();
+        for expected in expected.iter().chain(&promised) {
+            let mut hasher = crate::oci::Hasher::like(expected);
+            hasher.update(&raw);
+            same_digest(&call.label, expected.as_str(), &hasher.finish())?;
+        }
+        let declared = answer.header(CONTENT_TYPE).map(str::to_owned);
+        let mut document =
+            Document::parse(declared.as_deref(), raw).map_err(|error| Error::document(&call.label, &error))?;
+        // A manifest that was asked for by SHA-512 is known by it.
+        if let Some(expected) = expected {
+            document.descriptor.digest = expected;
+        }
+        Ok(Some(document))
+    }
+
+    /// The size in bytes of a blob, if the repository holds it.
+    pub async fn head_blob(&self, digest: &Digest) -> Result<Option<u64>, Error> {
+        let url = self.registry.url(&self.name, ["blobs", digest.as_str()]);
+        let call = Call::new(Method::HEAD, url, Scope::pull(&self.name));
+        let answer = self.found(&call).await?;
+        // Without a size it cannot be told from a broken one, and is brought again.
+        Ok(answer.and_then(|answer| answer.header(CONTENT_LENGTH)?.parse().ok()))
+    }
+
+    /// The content of a blob, verified while it streams: a wrong digest or size is an error in place of the
+    /// end. The request is sent when the stream is first polled; a broken connection is resumed.
+    pub fn blob(&self, digest: &Digest, size: Option<u64>) -> Download {
+        let url = self.registry.url(&self.name, ["blobs", digest.as_str()]);
+        let call = Call::new(Method::GET, url, Scope::pull(&self.name));
+        Download::new(self.registry.clone(), call, digest.clone(), size)
+    }
+
+    /// The content of a blob of at most `limit` bytes, verified.
+    pub async fn small_blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Error> {
+        let mut download = self.blob(digest, None);
+        let mut content = BytesMut::new();
+        loop {
+            match download.chunk().await {
+                Ok(Some(chunk)) if content.len() + chunk.len() > limit => {
+                    let detail = format!("the blob has more than the {limit} bytes that are read of it");
+                    return Err(Error::new(Kind::TooLarge, download.label(), detail));
+                }
+                Ok(Some(chunk)) => content.extend_from_slice(&chunk),
+                Ok(None) => return Ok(Some(content.freeze())),
+                Err(error) if error.kind() == &Kind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Stores a manifest or index under a tag or its digest. Its blobs and children must be there.
+    pub async fn put_manifest(&self, document: &Document, identifier: &str) -> Result<(), Error> {
+        let mut call = self.manifest_call(Method::PUT, identifier)?;
+        call.scope = Scope::push(&self.name);
+        let kind = HeaderValue::try_from(&document.descriptor.media_type)
+            .map_err(|_| Error::new(Kind::Invalid, &call.label, "the media type does not fit a header"))?;
+        call.headers.remove(ACCEPT);
+        call.headers.insert(CONTENT_TYPE, kind);
+        call.body = Some(document.raw.clone());
+        let answer = self.registry.expect(&call, &[200, 201, 202]).await?;
+        let digest = answered_digest(&answer)?;
+        match digest.filter(|digest| digest.algorithm() == document.digest().algorithm()) {
+            Some(digest) => same_digest(&call.label, document.digest().as_str(), &digest),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a blob of the repository `from` of the same registry stand in this one, without moving bytes
+    /// (distribution specification, "Mounting a blob from another repository"). False when the registry
+    /// would not, be it that the blob is not there or that we may not read it.
+    pub async fn mount(&self, digest: &Digest, from: &str) -> Result<bool, Error> {
+        let mut url = self.uploads();
+        url.query_pairs_mut()
+            .append_pair("mount", digest.as_str())
+            .append_pair("from", from);
+        let scope = Scope::mount(&self.name, from);
+        let call = Call::new(Method::POST, url, scope.clone()).with(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        let answer = match self.registry.send(&call).await {
+            Ok(answer) => answer,
+            Err(error) if matches!(error.kind(), Kind::Unauthorized | Kind::Denied) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        match answer.status().as_u16() {
+            201 => Ok(true),
+            202 => {
+                // It began an upload instead, which nobody will finish.
+                let session = Session::begun(&self.registry, &call, &answer)?;
+                drop(answer);
+                session.cancel().await;
+                Ok(false)
+            }
+            401 | 403 | 404 | 405 => Ok(false),
+            _ => Err(answer.failure().await),
+        }
+    }
+
+    /// Removes a manifest. False when it was not there.
+    pub async fn delete_manifest(&self, digest: &Digest) -> Result<bool, Error> {
+        let mut call = self.manifest_call(Method::DELETE, digest.as_str())?;
+        call.headers.remove(ACCEPT);
+        call.scope = Scope::delete(&self.name);
+        let answer = self.registry.expect(&call, &[200, 202, 204, 404]).await?;
+        Ok(answer.status() != 404)
+    }
+
+    pub(super) fn uploads(&self) -> url::Url {
+        self.registry.url(&self.name, ["blobs", "uploads", ""])
+    }
+
+    fn manifest_call(&self, method: Method, identifier: &str) -> Result<Call, Error> {
+        let url = self.registry.url(&self.name, ["manifests", identifier]);
+        let call = Call::new(method, url, Scope::pull(&self.name));
+        if identifier.parse::<Digest>().is_err() && !is_tag(identifier) {
+            let detail = "this is neither a digest nor a tag (letters, digits, `_`, `.` and `-`, at most 128)";
+            return Err(Error::new(Kind::Invalid, call.label, detail));
+        }
+        Ok(call.with(ACCEPT, accepted()))
+    }
+
+    async fn found(&self, call: &Call) -> Result<Option<Answer>, Error> {
+        match self.registry.expect(call, &[200, 404]).await? {
+            answer if answer.status() == 404 => Ok(None),
+            answer => Ok(Some(answer)),
+        }
+    }
+
+    async fn body(&self, answer: &mut Answer, limit: usize) -> Result<Bytes, Error> {
+        let idle = self.registry.idle();
+        let label = answer.label.clone();
+        tokio::time::timeout(idle, body_within(&mut answer.response, limit, &label))
+            .await
+            .map_err(|_| Error::timed_out(&label, idle))?
+    }
+}
+
+fn accepted() -> HeaderValue {
+    static TEXT: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| media_type::MANIFESTS.join(", "));
+    HeaderValue::from_str(&TEXT).unwrap_or(HeaderValue::from_static("*/*"))
+}
+
+/// Whether a text is a tag (distribution specification, "Pulling manifests").
+fn is_tag(text: &str) -> bool {
+    let first = text
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_');
+    first && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+}
+
+/// `Docker-Content-Digest`, which need not be there.
+pub(super) fn answered_digest(answer: &Answer) -> Result<Option<Digest>, Error> {
+    let text = answer.header(&DOCKER_CONTENT_DIGEST).filter(|text| !text.is_empty());
+    text.map(|text| text.parse())
+        .transpose()
+        .map_err(|error: crate::oci::DigestError| {
+            Error::new(Kind::Protocol, &answer.label, format!("Docker-Content-Digest: {error}"))
+        })
+}
+
+/// Fails when `expected` is a digest of the same algorithm and another one.
+pub(super) fn same_digest(label: &str, expected: &str, found: &Digest) -> Result<(), Error> {
+    match expected.parse::<Digest>() {
+        Ok(expected) if expected.algorithm() == found.algorithm() && expected != *found => Err(Error::new(
+            Kind::DigestMismatch,
+            label,
+            format!("{expected} is expected, and the content has {found}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_told_from_paths() {
+        for good in ["latest", "_x", "1.0-a_b", &"a".repeat(128)] {
+            assert!(is_tag(good), "{good}");
+        }
+        for bad in ["", ".x", "-x", "a/b", "..", "a?b", "a:b", &"a".repeat(129)] {
+            assert!(!is_tag(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! Images that lie in a registry: manifests are carried to the byte, blobs streamed through.
+
+use std::collections::{HashMap, HashSet};
+
+use async_trait::async_trait;
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::Deserialize;
+
+use super::{Blob, BlobSink, Delivered, Form, Identity, ImageSource, Method, Resolved};
+use crate::fault::{Fault, Reason};
+use crate::oci::{Descriptor, Digest, Document, Index, Manifest, Platform, Reference, media_type};
+use crate::registry::{Registry, Repository};
+
+/// How deep indexes may lie in each other.
+const DEPTH: usize = 4;
+/// How many manifests one image may have, all platforms and attestations together.
+const MANIFESTS: usize = 256;
+/// Manifests that are read, and blobs that are carried, at once.
+const AT_ONCE: usize = 4;
+/// The longest image configuration in bytes that is read.
+const CONFIG_LIMIT: usize = 8 * 1024 * 1024;
+
+/// A registry as a source. References are looked up in it by their repository, whatever host they name, so a
+/// mirror may stand in.
+#[derive(Clone)]
+pub struct RegistrySource {
+    registry: Registry,
+}
+
+impl RegistrySource {
+    /// Reads from `registry`.
+    pub fn new(registry: Registry) -> Self {
+        Self { registry }
+    }
+}
+
+#[async_trait]
+impl ImageSource for RegistrySource {
+    async fn resolve(&self, reference: &Reference, platforms: &[Platform]) -> Result<Resolved, Fault> {
+        let lookup = Lookup {
+            repository: self.registry.repository(reference.repository()),
+            name: reference.to_string(),
+        };
+        // The only look at the tag; from here on digests decide.
+        let root = lookup.document(reference.identifier()).await?.ok_or_else(|| {
+            Fault::retryable(
+                Reason::SourceNotFound,
+                format!(
+                    "{} does not exist in {}; check the name and the tag, or push the image there",
+                    lookup.name,
+                    self.registry.host()
+                ),
+            )
+        })?;
+        let root = lookup.choose(root, platforms).await?;
+        let documents = lookup.with_children(root).await?;
+        let size = blobs(&documents).iter().map(|blob| blob.size).sum::<u64>();
+        let digest = documents.last().map(|root| root.digest().clone());
+        Ok(Resolved {
+            reference: reference.clone(),
+            platforms: platforms.to_vec(),
+            identity: Identity::Manifest(digest.ok_or_else(|| lookup.failed("it has no manifest"))?),
+            documents,
+            size: Some(size),
+        })
+    }
+
+    async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivered, Fault> {
+        let repository = self.registry.repository(image.reference.repository());
+        let name = image.reference.to_string();
+        let mut blobs = blobs(&image.documents);
+        // The largest first: begun last, it would be what everybody waits for.
+        blobs.sort_by(|one, other| other.size.cmp(&one.size).then_with(|| one.digest.cmp(&other.digest)));
+        let (repository, name) = (&repository, &name);
+        stream::iter(blobs.into_iter().map(Ok))
+            .try_for_each_concurrent(AT_ONCE, |blob| carry(repository, name, blob, sink))
+            .await?;
+        Ok(Delivered {
+            documents: image.documents.clone(),
+            method: Method::Registry,
+        })
+    }
+}
+
+async fn carry(repository: &Repository, name: &str, blob: &Descriptor, sink: &dyn BlobSink) -> Result<(), Fault> {
+    if sink.holds(&blob.digest, Some(blob.size)).await?.is_some() {
+        return Ok(());
+    }
+    let owned = name.to_owned();
+    let download = repository.blob(&blob.digest, Some(blob.size));
+    let bytes = download.into_stream().map_err(move |error| error.reading(&owned));
+    sink.take(Blob {
+        form: Form::Exact,
+        digest: Some(blob.digest.clone()),
+        size: Some(blob.size),
+        bytes: bytes.boxed(),
+    })
+    .await
+    .map(|_| ())
+}
+
+/// The blobs of all `documents`, each once.
+fn blobs(documents: &[Document]) -> Vec<&Descriptor> {
+    let mut seen = HashSet::new();
+    documents
+        .iter()
+        .filter_map(Document::manifest)
+        .flat_map(Manifest::blobs)
+        .filter(|blob| seen.insert(&blob.digest))
+        .collect()
+}
+
+/// The search for one image.
+struct Lookup {
+    repository: Repository,
+    /// The image as it was asked for, for messages.
+    name: String,
+}
+
+impl Lookup {
+    fn failed(&self, what: &str) -> Fault {
+        Fault::retryable(Reason::SourceFailed, format!("cannot read {}: {what}", self.name))
+    }
+
+    async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
+        let read = self.repository.manifest(identifier).await;
+        read.map_err(|error| error.reading(&self.name))
+    }
+
+    /// A manifest that an index lists.
+    async fn child(&self, entry: &Descriptor) -> Result<Document, Fault> {
+        let platform = match &entry.platform {
+            Some(platform) if !entry.is_attestation() => format!("for {platform} "),
+            _ => String::new(),
+        };
+        if !media_type::is_manifest(&entry.media_type) {
+            return Err(self.failed(&format!(
+                "its index lists {} of type `{}`, which is no image; choose by platforms, or push the image again with a tool of today",
+                entry.digest, entry.media_type
+            )));
+        }
+        self.document(entry.digest.as_str()).await?.ok_or_else(|| {
+            Fault::retryable(
+                Reason::SourceNotFound,
+                format!(
+                    "the index of {} lists a manifest {platform}({}) that {} does not have; choose among the others by platforms, or push the whole image there",
+                    self.name,
+                    entry.digest,
+                    self.repository.registry().host()
+                ),
+            )
+        })
+    }
+
+    /// The root that has only the platforms asked for: `root` itself where that is so.
+    async fn choose(&self, root: Document, platforms: &[Platform]) -> Result<Document, Fault> {
+        if platforms.is_empty() {
+            return Ok(root);
+        }
+        let index = match (root.index(), root.manifest()) {
+            (Some(index), _) => index,
+            (None, Some(manifest)) => {
+                let offered = self.platform_of(manifest).await?;
+                self.all_met(platforms, &[offered])?;
+                return Ok(root);
+            }
+            (None, None) => return Ok(root),
+        };
+        if index.manifests.len() > MANIFESTS {
+            return Err(self.too_many());
+        }
+        let mut images: Vec<(&Descriptor, Option<Platform>)> = Vec::new();
+        for entry in index.manifests.iter().filter(|entry| !entry.is_attestation()) {
+            images.push((entry, self.platform_of_entry(entry).await?));
+        }
+        let offered: Vec<_> = images.iter().map(|(_, platform)| platform.clone()).collect();
+        self.all_met(platforms, &offered)?;
+        let chosen: Vec<&Descriptor> = images
+            .iter()
+            .filter(|(_, offered)| admitted(platforms, offered.as_ref()))
+            .map(|(entry, _)| *entry)
+            .collect();
+        if let [only] = chosen[..] {
+            return self.child(only).await;
+        }
+        let chosen: HashSet<&Digest> = chosen.into_iter().map(|entry| &entry.digest).collect();
+        match filtered(index, &chosen) {
+            None => Ok(root),
+            Some(index) => Document::of_index(index).map_err(|error| self.failed(&error.to_string())),
+        }
+    }
+
+    /// What an entry of an index runs on; where the index does not say, its configuration does.
+    async fn platform_of_entry(&self, entry: &Descriptor) -> Result<Option<Platform>, Fault> {
+        if entry.platform.is_some() || media_type::is_index(&entry.media_type) {
+            return Ok(entry.platform.clone());
+        }
+        match self.child(entry).await?.manifest() {
+            Some(manifest) => self.platform_of(manifest).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn platform_of(&self, manifest: &Manifest) -> Result<Option<Platform>, Fault> {
+        #[derive(Deserialize)]
+        struct Configuration {
+            os: Option<String>,
+            architecture: Option<String>,
+            variant: Option<String>,
+            #[serde(rename = "os.version")]
+            os_version: Option<String>,
+        }
+        let config = &manifest.config;
+        let raw = self.repository.small_blob(&config.digest, CONFIG_LIMIT).await;
+        let raw = raw.map_err(|error| error.reading(&self.name))?.ok_or_else(|| {
+            self.failed(&format!(
+                "its configuration {} is missing; push the image there again",
+                config.digest
+            ))
+        })?;
+        // The configuration of an artifact that is no image says nothing.
+        let read: Option<Configuration> = serde_json::from_slice(&raw).ok();
+        Ok(read.and_then(|read| {
+            Some(Platform {
+                os: read.os.filter(|os| !os.is_empty())?,
+                architecture: read.architecture.filter(|architecture| !architecture.is_empty())?,
+                variant: read.variant.filter(|variant| !variant.is_empty()),
+                os_version: read.os_version,
+            })
+        }))
+    }
+
+    /// Fails unless something is offered for every platform that is asked for.
+    fn all_met(&self, asked: &[Platform], offered: &[Option<Platform>]) -> Result<(), Fault> {
+        let missing: Vec<String> = asked
+            .iter()
+            .filter(|asked| !offered.iter().flatten().any(|offered| asked.admits(offered)))
+            .map(Platform::to_string)
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let mut has: Vec<String> = offered.iter().flatten().map(Platform::to_string).collect();
+        has.dedup();
+        let has = match has.len() {
+            0 => "does not say what it runs on".to_owned(),
+            count if count > 20 => format!("is for {} and {} others", has[..20].join(", "), count - 20),
+            _ => format!("is for {}", has.join(", ")),
+        };
+        Err(Fault::retryable(
+            Reason::SourceNotFound,
+            format!(
+                "{} has no image for {}: it {has}; choose among these by platforms, or push the missing one there",
+                self.name,
+                missing.join(", ")
+            ),
+        ))
+    }
+
+    /// Every manifest under `root`, children before every index that lists them, each once.
+    async fn with_children(&self, root: Document) -> Result<Vec<Document>, Fault> {
+        let top = root.digest().clone();
+        let mut found = HashMap::from([(top.clone(), root)]);
+        let mut level = vec![top.clone()];
+        for depth in 0.. {
+            let mut entries: Vec<Descriptor> = Vec::new();
+            let indexes = level.iter().filter_map(|digest| found.get(digest)?.index());
+            for entry in indexes.flat_map(|index| &index.manifests) {
+                let listed = entries.iter().any(|known| known.digest == entry.digest);
+                if !listed && !found.contains_key(&entry.digest) {
+                    entries.push(entry.clone());
+                }
+                if found.len() + entries.len() > MANIFESTS {
+                    return Err(self.too_many());
+                }
+            }
+            if entries.is_empty() {
+                break;
+            }
+            if depth >= DEPTH {
+                return Err(self.failed(&format!("its indexes lie more than {DEPTH} deep in each other")));
+            }
+            let children: Vec<Document> = stream::iter(entries)
+                .map(|entry| async move { self.child(&entry).await })
+                .buffered(AT_ONCE)
+                .try_collect()
+                .await?;
+            level = children.iter().map(|child| child.digest().clone()).collect();
+            found.extend(children.into_iter().map(|child| (child.digest().clone(), child)));
+        }
+        let mut ordered = Vec::with_capacity(found.len());
+        children_first(&top, &mut found, &mut ordered);
+        Ok(ordered)
+    }
+
+    fn too_many(&self) -> Fault {
+        self.failed(&format!(
+            "it has more than {MANIFESTS} manifests; choose some by platforms"
+        ))
+    }
+}
+
+/// Moves the document of `digest` from `found` to the end of `ordered`, after all that it lists.
+fn children_first(digest: &Digest, found: &mut HashMap<Digest, Document>, ordered: &mut Vec<Document>) {
+    if let Some(document) = found.remove(digest) {
+        for entry in document.index().into_iter().flat_map(|index| &index.manifests) {
+            children_first(&entry.digest, found, ordered);
+        }
+        ordered.push(document);
+    }
+}
+
+fn admitted(asked: &[Platform], offered: Option<&Platform>) -> bool {
+    offered.is_some_and(|offered| asked.iter().any(|asked| asked.admits(offered)))
+}
+
+/// `index` with only the `chosen` images and their attestations, or none where that is all it has. The same
+/// choice from the same index gives the same bytes.
+fn filtered(index: &Index, chosen: &HashSet<&Digest>) -> Option<Index> {
+    let of_chosen = |text: &str| chosen.iter().any(|digest| digest.as_str() == text);
+    let keep = |entry: &&Descriptor| match entry.is_attestation() {
+        true => entry.attests().is_some_and(of_chosen),
+        false => chosen.contains(&entry.digest),
+    };
+    let kept: Vec<Descriptor> = index.manifests.iter().filter(keep).cloned().collect();
+    (kept.len() < index.manifests.len()).then(|| Index {
+        manifests: kept,
+        ..index.clone()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(content: &str, platform: &str) -> Descriptor {
+        let mut entry = Descriptor::new(media_type::OCI_MANIFEST, Digest::of(content.as_bytes()), 1);
+        entry.platform = Some(platform.parse().unwrap());
+        entry
+    }
+
+    fn attestation(of: &Descriptor) -> Descriptor {
+        let mut entry = entry(&format!("about {}", of.digest), "unknown/unknown");
+        let annotations = [
+            ("vnd.docker.reference.type", "attestation-manifest"),
+            ("vnd.docker.reference.digest", of.digest.as_str()),
+        ];
+        entry.annotations = annotations
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into();
+        entry
+    }
+
+    #[test]
+    fn children_come_first_wherever_they_are_listed() {
+        let document = |entries: Vec<Descriptor>| Document::of_index(Index::new(entries)).unwrap();
+        let inner = document(Vec::new());
+        let middle = document(vec![inner.descriptor.clone()]);
+        let root = document(vec![middle.descriptor.clone(), inner.descriptor.clone()]);
+        let mut found = [&inner, &middle, &root]
+            .map(|one| (one.digest().clone(), one.clone()))
+            .into();
+        let mut ordered = Vec::new();
+        children_first(root.digest(), &mut found, &mut ordered);
+        assert_eq!(ordered, [inner, middle, root]);
+    }
+
+    #[test]
+    fn filters_keep_order_and_attestations() {
+        let images = [
+            entry("a", "linux/amd64"),
+            entry("b", "linux/arm64"),
+            entry("c", "linux/s390x"),
+        ];
+        let about: Vec<Descriptor> = images.iter().map(attestation).collect();
+        let mut index = Index::new(images.iter().chain(&about).cloned().collect());
+        index.media_type = Some(media_type::DOCKER_LIST.to_owned());
+        index.annotations = [("k".to_owned(), "v".to_owned())].into();
+        let chosen: HashSet<&Digest> = [&images[2].digest, &images[0].digest].into();
+        let kept = filtered(&index, &chosen).unwrap();
+        assert_eq!(
+            kept.manifests,
+            [&images[0], &images[2], &about[0], &about[2]].map(Descriptor::clone)
+        );
+        let document = Document::of_index(kept).unwrap();
+        assert_eq!(document.descriptor.media_type, media_type::DOCKER_LIST);
+        assert_eq!(document.index().unwrap().annotations, index.annotations);
+        let all: HashSet<&Digest> = images.iter().map(|image| &image.digest).collect();
+        assert_eq!(filtered(&index, &all), None);
+    }
+}

@@ -1,0 +1,454 @@
+//! An OCI image layout in a directory as a destination (OCI image specification, "Image Layout").
+//!
+//! Files get their names only when they are whole, verified and on the disk, so whoever reads the layout,
+//! also after a crash, sees nothing half written.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::io::AsyncWriteExt;
+
+use super::{Destination, Upload};
+use crate::fault::{Fault, Reason};
+use crate::oci::{Descriptor, Digest, Document, Hasher, Index, MANIFEST_LIMIT};
+
+/// The annotation that names an entry of `index.json`.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The longest `index.json` in bytes that is read.
+const INDEX_LIMIT: usize = 16 * 1024 * 1024;
+/// The longest time to wait for another process that writes `index.json`.
+const LOCK_LIMIT: Duration = Duration::from_secs(30);
+
+/// Writes to an OCI image layout. Several destinations, also of several processes, may share a directory.
+#[derive(Clone, Debug)]
+pub struct LayoutDestination {
+    directory: PathBuf,
+    repository: String,
+}
+
+impl LayoutDestination {
+    /// Writes to `directory`, which is made when the first blob comes. Tags stand there as
+    /// `<repository>:<tag>`.
+    pub fn new(directory: impl Into<PathBuf>, repository: impl Into<String>) -> Self {
+        Self {
+            directory: directory.into(),
+            repository: repository.into(),
+        }
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.directory.join("blobs").join(digest.algorithm()).join(digest.hex())
+    }
+
+    fn failed(&self, what: impl std::fmt::Display) -> Fault {
+        Fault::retryable(
+            Reason::PushFailed,
+            format!(
+                "cannot write to the OCI layout {}: {what}; check the directory, its owner and the space left",
+                self.directory.display()
+            ),
+        )
+    }
+
+    fn mismatch(&self, what: impl std::fmt::Display) -> Fault {
+        Fault::retryable(
+            Reason::DigestMismatch,
+            format!(
+                "cannot write to the OCI layout {}: {what}; nothing of it was kept",
+                self.directory.display()
+            ),
+        )
+    }
+
+    async fn size_of(&self, digest: &Digest) -> Result<Option<u64>, Fault> {
+        match tokio::fs::metadata(self.path(digest)).await {
+            Ok(metadata) if metadata.is_file() => Ok(Some(metadata.len())),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// Runs `work` where files may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let own = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&own)).await;
+        match done {
+            Ok(done) => done.map_err(|error| self.failed(error)),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    fn read_index(&self) -> io::Result<Index> {
+        match read_within(&self.directory.join("index.json"), INDEX_LIMIT)? {
+            Some(raw) => serde_json::from_slice(&raw)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("index.json: {error}"))),
+            None => Ok(Index::new(Vec::new())),
+        }
+    }
+
+    /// Changes `index.json` alone among all who share the directory.
+    fn change_index(&self, change: impl FnOnce(&mut Index)) -> io::Result<()> {
+        std::fs::create_dir_all(&self.directory)?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.directory.join(".lock"))?;
+        let deadline = Instant::now() + LOCK_LIMIT;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "another process holds its .lock",
+                    ));
+                }
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
+        let marker = self.directory.join("oci-layout");
+        if !marker.exists() {
+            replace(&marker, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        }
+        let mut index = self.read_index()?;
+        change(&mut index);
+        replace(&self.directory.join("index.json"), &serde_json::to_vec(&index)?)
+    }
+
+    fn named(&self, tag: &str) -> String {
+        format!("{}:{tag}", self.repository)
+    }
+
+    async fn find(&self, identifier: &str) -> Result<Option<Digest>, Fault> {
+        if let Ok(digest) = identifier.parse::<Digest>() {
+            return Ok(self.size_of(&digest).await?.map(|_| digest));
+        }
+        let index = self.blocking(Self::read_index).await?;
+        let name = self.named(identifier);
+        let entry = index.manifests.into_iter().find(|entry| is_named(entry, &name));
+        Ok(entry.map(|entry| entry.digest))
+    }
+
+    async fn store(
+        &self,
+        expected: Option<Digest>,
+        size: Option<u64>,
+        blob: Upload<'_>,
+    ) -> Result<(Digest, u64), Fault> {
+        let folder = self
+            .directory
+            .join("blobs")
+            .join(expected.as_ref().map_or("sha256", Digest::algorithm));
+        tokio::fs::create_dir_all(&folder)
+            .await
+            .map_err(|error| self.failed(error))?;
+        let unfinished = Unfinished::in_folder(&folder);
+        let mut file = tokio::fs::File::create_new(&unfinished.0)
+            .await
+            .map_err(|error| self.failed(error))?;
+        let mut hasher = expected.as_ref().map_or_else(Hasher::sha256, Hasher::like);
+        let mut length = 0_u64;
+        let mut bytes = blob.bytes;
+        while let Some(chunk) = bytes.next().await {
+            let chunk = chunk?;
+            length += chunk.len() as u64;
+            if let Some(size) = size
+                && length > size
+            {
+                return Err(self.mismatch(format!("more than the {size} bytes that are expected arrive")));
+            }
+            hasher.update(&chunk);
+            file.write_all(&chunk).await.map_err(|error| self.failed(error))?;
+        }
+        if let Some(size) = size
+            && length != size
+        {
+            return Err(self.mismatch(format!("{size} bytes are expected, and {length} arrived")));
+        }
+        let found = hasher.finish();
+        if let Some(expected) = expected
+            && expected != found
+        {
+            return Err(self.mismatch(format!("{expected} is expected, and the content has {found}")));
+        }
+        file.flush().await.map_err(|error| self.failed(error))?;
+        let file = file.into_std().await;
+        let target = self.path(&found);
+        self.blocking(move |_| {
+            file.sync_all()?;
+            std::fs::rename(&unfinished.0, target)?;
+            File::open(folder)?.sync_all()
+        })
+        .await?;
+        Ok((found, length))
+    }
+}
+
+#[async_trait]
+impl Destination for LayoutDestination {
+    fn name(&self) -> String {
+        format!("oci:{}", self.directory.display())
+    }
+
+    fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    async fn digest_of(&self, identifier: &str) -> Result<Option<Digest>, Fault> {
+        self.find(identifier).await
+    }
+
+    async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
+        let Some(digest) = self.find(identifier).await? else {
+            return Ok(None);
+        };
+        let raw = Destination::blob(self, &digest, MANIFEST_LIMIT).await?;
+        raw.map(|raw| Document::parse(None, raw).map_err(|error| self.failed(error)))
+            .transpose()
+    }
+
+    async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {
+        let path = self.path(digest);
+        let Some(content) = self.blocking(move |_| read_within(&path, limit)).await? else {
+            return Ok(None);
+        };
+        let mut hasher = Hasher::like(digest);
+        hasher.update(&content);
+        let found = hasher.finish();
+        if found == *digest {
+            Ok(Some(content))
+        } else {
+            Err(self.mismatch(format!("the file of {digest} has the digest {found}; remove it")))
+        }
+    }
+
+    async fn holds(&self, digest: &Digest) -> Result<Option<u64>, Fault> {
+        self.size_of(digest).await
+    }
+
+    async fn mount(&self, blob: &Descriptor, _from: &str) -> Result<bool, Fault> {
+        // All repositories of a layout share their blobs.
+        Ok(self.size_of(&blob.digest).await? == Some(blob.size))
+    }
+
+    async fn upload(&self, mut blob: Upload<'_>) -> Result<(Digest, u64), Fault> {
+        let (digest, size) = (blob.digest.take(), blob.size);
+        self.store(digest, size, blob).await
+    }
+
+    async fn publish(&self, document: &Document, tag: Option<&str>) -> Result<(), Fault> {
+        let descriptor = document.descriptor.clone();
+        if self.size_of(&descriptor.digest).await? != Some(descriptor.size) {
+            let raw = document.raw.clone();
+            let upload = Upload {
+                digest: Some(descriptor.digest.clone()),
+                size: Some(descriptor.size),
+                bytes: futures::stream::iter([Ok(raw)]).boxed(),
+            };
+            self.upload(upload).await?;
+        }
+        let children: Vec<Digest> = document
+            .index()
+            .map(|index| index.manifests.iter().map(|entry| entry.digest.clone()).collect())
+            .unwrap_or_default();
+        let name = tag.map(|tag| self.named(tag));
+        self.blocking(move |own| own.change_index(|index| enter(index, descriptor, name, &children)))
+            .await
+    }
+}
+
+/// Enters a manifest into `index.json`. One without a name stands there only until something that lists it
+/// does, so that nothing in the layout is out of reach.
+fn enter(index: &mut Index, mut entry: Descriptor, name: Option<String>, children: &[Digest]) {
+    let entries = &mut index.manifests;
+    entries.retain(|known| {
+        let nameless = !known.annotations.contains_key(REF_NAME);
+        let superseded = match &name {
+            Some(name) => is_named(known, name) || nameless && known.digest == entry.digest,
+            None => false,
+        };
+        !superseded && !(nameless && children.contains(&known.digest))
+    });
+    match name {
+        Some(name) => {
+            entry.annotations.insert(REF_NAME.to_owned(), name);
+            entries.push(entry);
+        }
+        None if entries.iter().any(|known| known.digest == entry.digest) => {}
+        None => entries.push(entry),
+    }
+}
+
+fn is_named(entry: &Descriptor, name: &str) -> bool {
+    entry.annotations.get(REF_NAME).is_some_and(|known| known == name)
+}
+
+/// A file that is removed unless it gets its name.
+struct Unfinished(PathBuf);
+
+impl Unfinished {
+    fn in_folder(folder: &Path) -> Self {
+        Self(folder.join(format!(".unfinished-{:016x}", fastrand::u64(..))))
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // After the renaming there is nothing of this name.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Puts `content` in the place of a file, at once.
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let unfinished = Unfinished::in_folder(folder);
+    let mut file = File::create_new(&unfinished.0)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&unfinished.0, path)?;
+    File::open(folder)?.sync_all()
+}
+
+/// A file's content, if there is such a file; longer ones than `limit` bytes are an error.
+fn read_within(path: &Path, limit: usize) -> io::Result<Option<Bytes>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut content = Vec::new();
+    file.take(limit as u64 + 1).read_to_end(&mut content)?;
+    if content.len() > limit {
+        let what = format!("{} has more than {limit} bytes", path.display());
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+    }
+    Ok(Some(content.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{Manifest, media_type};
+
+    fn upload(digest: Option<Digest>, size: Option<u64>, content: &'static [u8]) -> Upload<'static> {
+        let bytes = futures::stream::iter([Ok(Bytes::from_static(content))]).boxed();
+        Upload { digest, size, bytes }
+    }
+
+    fn files(folder: &Path) -> usize {
+        std::fs::read_dir(folder).map_or(0, Iterator::count)
+    }
+
+    #[tokio::test]
+    async fn keeps_only_what_is_right() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = LayoutDestination::new(directory.path(), "a/b");
+        let (right, wrong) = (Digest::of(b"right"), Digest::of(b"wrong"));
+        for (digest, size, content) in [
+            (Some(right.clone()), Some(5), &b"wrong"[..]),
+            (Some(right.clone()), Some(4), b"right"),
+            (Some(right.clone()), Some(6), b"right"),
+        ] {
+            let fault = layout.upload(upload(digest, size, content)).await.unwrap_err();
+            assert_eq!(fault.reason, Reason::DigestMismatch);
+        }
+        let broken = Upload {
+            digest: None,
+            size: None,
+            bytes: futures::stream::iter([
+                Ok(Bytes::from_static(b"right")),
+                Err(Fault::retryable(Reason::SourceFailed, "gone")),
+            ])
+            .boxed(),
+        };
+        assert_eq!(layout.upload(broken).await.unwrap_err().message, "gone");
+        assert_eq!(files(&directory.path().join("blobs/sha256")), 0);
+        assert_eq!(
+            layout.upload(upload(None, None, b"right")).await.unwrap(),
+            (right.clone(), 5)
+        );
+        assert_eq!(layout.holds(&right).await.unwrap(), Some(5));
+        assert_eq!(layout.holds(&wrong).await.unwrap(), None);
+        assert_eq!(
+            Destination::blob(&layout, &right, 5).await.unwrap().unwrap(),
+            &b"right"[..]
+        );
+        assert!(Destination::blob(&layout, &right, 4).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn tags_of_many_writers_all_stand() {
+        let directory = tempfile::tempdir().unwrap();
+        let document = Document::of_manifest(Manifest::new(
+            Descriptor::new(media_type::OCI_CONFIG, Digest::of(b"{}"), 2),
+            Vec::new(),
+        ))
+        .unwrap();
+        let layout = |at: usize| LayoutDestination::new(directory.path(), format!("r{at}"));
+        layout(0).publish(&document, None).await.unwrap();
+        let writers: Vec<_> = (0..16).map(layout).collect();
+        let published = writers.iter().map(|layout| layout.publish(&document, Some("1")));
+        for result in futures::future::join_all(published).await {
+            result.unwrap();
+        }
+        let index = layout(0).read_index().unwrap();
+        assert_eq!(
+            index.manifests.len(),
+            16,
+            "the nameless entry gave way to the named ones"
+        );
+        for at in 0..16 {
+            let found = layout(at).document("1").await.unwrap().unwrap();
+            assert_eq!(found.raw, document.raw);
+        }
+        assert_eq!(layout(0).digest_of("2").await.unwrap(), None);
+        assert_eq!(
+            std::fs::read_to_string(directory.path().join("oci-layout")).unwrap(),
+            r#"{"imageLayoutVersion":"1.0.0"}"#
+        );
+    }
+
+    #[test]
+    fn an_index_stands_for_its_children() {
+        let child = Descriptor::new(media_type::OCI_MANIFEST, Digest::of(b"child"), 5);
+        let parent = Descriptor::new(media_type::OCI_INDEX, Digest::of(b"parent"), 6);
+        let mut index = Index::new(Vec::new());
+        enter(&mut index, child.clone(), None, &[]);
+        enter(&mut index, child.clone(), None, &[]);
+        enter(&mut index, child.clone(), Some("r:child".to_owned()), &[]);
+        assert_eq!(index.manifests.len(), 1);
+        enter(&mut index, child.clone(), None, &[]);
+        enter(
+            &mut index,
+            parent.clone(),
+            Some("r:1".to_owned()),
+            &[child.digest.clone()],
+        );
+        enter(
+            &mut index,
+            parent.clone(),
+            Some("r:1".to_owned()),
+            &[child.digest.clone()],
+        );
+        let names: Vec<_> = index
+            .manifests
+            .iter()
+            .map(|entry| entry.annotations[REF_NAME].as_str())
+            .collect();
+        assert_eq!(names, ["r:child", "r:1"]);
+    }
+}

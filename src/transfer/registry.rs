@@ -1,0 +1,75 @@
+//! A repository of a registry as a destination.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{Destination, Upload};
+use crate::fault::Fault;
+use crate::oci::{Descriptor, Digest, Document};
+use crate::registry::{Repository, UploadError};
+
+/// Pushes to one repository.
+#[derive(Clone)]
+pub struct RegistryDestination {
+    repository: Repository,
+    name: String,
+}
+
+impl RegistryDestination {
+    /// Pushes to `repository`.
+    pub fn new(repository: Repository) -> Self {
+        let name = format!("{}/{}", repository.registry().host(), repository.name());
+        Self { repository, name }
+    }
+}
+
+#[async_trait]
+impl Destination for RegistryDestination {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn repository(&self) -> &str {
+        self.repository.name()
+    }
+
+    async fn digest_of(&self, identifier: &str) -> Result<Option<Digest>, Fault> {
+        let head = self.repository.head_manifest(identifier).await;
+        let head = head.map_err(|error| error.pushing(&self.name))?;
+        Ok(head.map(|descriptor| descriptor.digest))
+    }
+
+    async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
+        let read = self.repository.manifest(identifier).await;
+        read.map_err(|error| error.pushing(&self.name))
+    }
+
+    async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {
+        let read = self.repository.small_blob(digest, limit).await;
+        read.map_err(|error| error.pushing(&self.name))
+    }
+
+    async fn holds(&self, digest: &Digest) -> Result<Option<u64>, Fault> {
+        let head = self.repository.head_blob(digest).await;
+        head.map_err(|error| error.pushing(&self.name))
+    }
+
+    async fn mount(&self, blob: &Descriptor, from: &str) -> Result<bool, Fault> {
+        let mounted = self.repository.mount(&blob.digest, from).await;
+        mounted.map_err(|error| error.pushing(&self.name))
+    }
+
+    async fn upload(&self, blob: Upload<'_>) -> Result<(Digest, u64), Fault> {
+        let stored = self.repository.upload(blob.digest.as_ref(), blob.size, blob.bytes);
+        stored.await.map_err(|error| match error {
+            UploadError::Source(fault) => fault,
+            UploadError::Registry(error) => error.pushing(&self.name),
+        })
+    }
+
+    async fn publish(&self, document: &Document, tag: Option<&str>) -> Result<(), Fault> {
+        let identifier = tag.unwrap_or(document.digest().as_str());
+        let put = self.repository.put_manifest(document, identifier).await;
+        put.map_err(|error| error.pushing(&self.name))
+    }
+}
