@@ -284,3 +284,6 @@ fn lock_of(name: String) -> Arc<tokio::sync::Mutex<()>> {
     locks.insert(name, Arc::downgrade(&lock));
     lock
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,372 @@
+use proptest::prelude::*;
 
+use super::*;
+use crate::oci::Digest;
+
+const ADDRESS: &str = "127.0.0.1:31999";
+
+fn wish(image: &str) -> ImageSpec {
+    ImageSpec {
+        image: image.to_owned(),
+        source: SourceKind::Registry,
+        node_name: None,
+        node_selector: None,
+        platforms: Vec::new(),
+    }
+}
+
+fn docker(image: &str) -> ImageSpec {
+    ImageSpec {
+        source: SourceKind::Docker,
+        ..wish(image)
+    }
+}
+
+fn component(name: &str, images: &[ImageSpec]) -> ComponentSpec {
+    ComponentSpec {
+        name: name.to_owned(),
+        description: None,
+        required: false,
+        images: images.to_vec(),
+    }
+}
+
+fn spec(naming: Naming, components: Vec<ComponentSpec>) -> JackalPackageSpec {
+    let text = r#"{"version":"1.0.0","components":[]}"#;
+    JackalPackageSpec {
+        naming,
+        components,
+        ..serde_json::from_str(text).unwrap()
+    }
+}
+
+fn plan(naming: Naming, images: &[ImageSpec]) -> Result<Plan, Fault> {
+    Plan::of(&spec(naming, vec![component("a", images)]), ADDRESS, "")
+}
+
+#[track_caller]
+fn refuses(result: Result<Plan, Fault>, reason: Reason, parts: &[&str]) {
+    let fault = result.unwrap_err();
+    assert_eq!(
+        (fault.reason, fault.disposition),
+        (reason, crate::fault::Disposition::Stalled)
+    );
+    for part in parts {
+        assert!(
+            fault.message.contains(part),
+            "`{part}` is missing in: {}",
+            fault.message
+        );
+    }
+}
+
+#[test]
+fn each_image_once_in_the_order_of_the_package() {
+    let spec = spec(
+        Naming::Jackal,
+        vec![
+            component(
+                "web",
+                &[wish("nginx:1"), wish("alpine"), wish("docker.io/library/nginx:1")],
+            ),
+            component(
+                "db",
+                &[wish("oci://docker.io/library/alpine:latest"), docker("me/app:dev")],
+            ),
+        ],
+    );
+    let plan = Plan::of(&spec, ADDRESS, "team").unwrap();
+    let found: Vec<_> = plan
+        .images
+        .iter()
+        .map(|image| {
+            (
+                image.location.to_string(),
+                image.spec.image.as_str(),
+                image.components.join("+"),
+            )
+        })
+        .collect();
+    let tag = |name: &str| crc32fast::hash(name.as_bytes());
+    assert_eq!(
+        found,
+        [
+            (
+                format!("{ADDRESS}/team/library/nginx:1-jackal-3793515731"),
+                "nginx:1",
+                "web".to_owned()
+            ),
+            (
+                format!("{ADDRESS}/team/library/alpine:latest-jackal-1117969859"),
+                "alpine",
+                "web+db".to_owned()
+            ),
+            (
+                format!("{ADDRESS}/team/me/app:dev-jackal-{}", tag("docker.io/me/app")),
+                "me/app:dev",
+                "db".to_owned()
+            ),
+        ]
+    );
+    assert!(
+        plan.images
+            .iter()
+            .all(|image| image.plain_tag && image.location.tags.len() == 2)
+    );
+    assert_eq!(plan.images[0].image.to_string(), "docker.io/library/nginx:1");
+}
+
+#[test]
+fn order_and_repetition_of_platforms_are_no_difference() {
+    let with = |platforms: &[&str]| ImageSpec {
+        platforms: platforms.iter().map(|&text| text.to_owned()).collect(),
+        ..wish("nginx:1")
+    };
+    let both = [
+        with(&["linux/amd64", "linux/arm64"]),
+        with(&["linux/arm64", "linux/amd64", "linux/arm64"]),
+    ];
+    assert_eq!(plan(Naming::Zarf, &both).unwrap().images.len(), 1);
+    let empty = ImageSpec {
+        node_selector: Some(BTreeMap::new()),
+        ..docker("x:1")
+    };
+    assert_eq!(plan(Naming::Zarf, &[docker("x:1"), empty]).unwrap().images.len(), 1);
+}
+
+#[test]
+fn refuses_what_nobody_can_bring() {
+    let at = |node: Option<&str>, labels: Option<(&str, &str)>, spec: ImageSpec| ImageSpec {
+        node_name: node.map(str::to_owned),
+        node_selector: labels.map(|(key, value)| BTreeMap::from([(key.to_owned(), value.to_owned())])),
+        ..spec
+    };
+    let odd = ImageSpec {
+        platforms: vec!["linux".to_owned()],
+        ..wish("nginx:1")
+    };
+    let containerd = ImageSpec {
+        source: SourceKind::Containerd,
+        ..wish("nginx:1")
+    };
+    let long = format!("nginx:{}", "t".repeat(118));
+    for (image, reason, parts) in [
+        (
+            wish("not a ref"),
+            Reason::InvalidReference,
+            &["component `a`", "`not a ref`"][..],
+        ),
+        (
+            wish(&long),
+            Reason::InvalidReference,
+            &["component `a`", "136 characters", "shorter tag"],
+        ),
+        (
+            odd,
+            Reason::InvalidSpec,
+            &["component `a`", "image `nginx:1`", "`linux` is not a platform"],
+        ),
+        (
+            containerd,
+            Reason::InvalidSpec,
+            &["component `a`", "`nginx:1`", "not available yet in this version"],
+        ),
+        (
+            at(Some("n"), None, wish("nginx:1")),
+            Reason::InvalidSpec,
+            &["`nginx:1`", "source: Registry reads none"],
+        ),
+        (
+            at(None, Some(("k", "v")), wish("nginx:1")),
+            Reason::InvalidSpec,
+            &["source: Registry reads none"],
+        ),
+        (
+            at(Some("n"), Some(("k", "v")), docker("nginx:1")),
+            Reason::InvalidSpec,
+            &["set one of them"],
+        ),
+    ] {
+        refuses(plan(Naming::Jackal, &[image]), reason, parts);
+    }
+}
+
+#[test]
+fn refuses_components_that_cannot_be_told_apart() {
+    let twice = spec(Naming::Jackal, vec![component("a", &[]), component("a", &[])]);
+    refuses(
+        Plan::of(&twice, ADDRESS, ""),
+        Reason::InvalidSpec,
+        &["two components are called `a`"],
+    );
+    refuses(
+        Plan::of(&spec(Naming::Jackal, Vec::new()), ADDRESS, ""),
+        Reason::InvalidSpec,
+        &["at least one"],
+    );
+    for name in ["", "../x", "A", "-a", "a-", &"a".repeat(64)] {
+        let bad = spec(Naming::Jackal, vec![component(name, &[])]);
+        refuses(
+            Plan::of(&bad, ADDRESS, ""),
+            Reason::InvalidSpec,
+            &["not a component's name"],
+        );
+    }
+}
+
+#[test]
+fn one_name_is_one_wish() {
+    let node = |name: &str| ImageSpec {
+        node_name: Some(name.to_owned()),
+        ..docker("nginx:1")
+    };
+    let amd64 = ImageSpec {
+        platforms: vec!["linux/amd64".to_owned()],
+        ..wish("nginx:1")
+    };
+    for naming in [Naming::Jackal, Naming::Zarf, Naming::Plain] {
+        for (first, second, parts) in [
+            (wish("nginx:1"), docker("nginx:1"), ["source Registry", "source Docker"]),
+            (
+                wish("nginx:1"),
+                amd64.clone(),
+                ["source Registry)", "platforms linux/amd64"],
+            ),
+            (node("n1"), node("n2"), ["node n1", "node n2"]),
+        ] {
+            let spec = spec(naming, vec![component("a", &[first]), component("b", &[second])]);
+            let result = Plan::of(&spec, ADDRESS, "");
+            refuses(
+                result,
+                Reason::InvalidSpec,
+                &[
+                    "component `a`",
+                    "component `b`",
+                    "`nginx:1`",
+                    parts[0],
+                    parts[1],
+                    "the same way",
+                ],
+            );
+        }
+    }
+}
+
+#[test]
+fn plain_naming_refuses_what_checksums_would_tell_apart() {
+    let both = [wish("ghcr.io/x/app:1"), wish("quay.io/x/app:1")];
+    refuses(
+        plan(Naming::Plain, &both),
+        Reason::InvalidSpec,
+        &[
+            "`ghcr.io/x/app:1`",
+            "`quay.io/x/app:1`",
+            "127.0.0.1:31999/x/app:1",
+            "naming: Jackal",
+        ],
+    );
+    let plan = plan(Naming::Zarf, &both).unwrap();
+    let tags: Vec<(bool, usize)> = plan
+        .images
+        .iter()
+        .map(|image| (image.plain_tag, image.location.tags.len()))
+        .collect();
+    assert_eq!(tags, [(true, 2), (false, 1)]);
+    assert!(plan.images[1].location.tags[0].starts_with("1-zarf-"));
+}
+
+#[test]
+fn a_name_comes_before_a_plain_tag() {
+    // The second image lies in the registry already, under the very name that the first's plain tag would have.
+    let both = [wish("ghcr.io/x/app:1"), wish("127.0.0.1:31999/x/app:1")];
+    let plan = plan(Naming::Jackal, &both).unwrap();
+    assert!(!plan.images[0].plain_tag);
+    assert_eq!(plan.images[0].location.tags.len(), 1);
+    assert_eq!(plan.images[1].location.tags, ["1"]);
+}
+
+#[test]
+fn a_digest_pins_what_docker_reads_and_not_its_place() {
+    let digest = Digest::of(b"");
+    let pinned = format!("nginx:1@{digest}");
+    let planned = plan(Naming::Jackal, &[docker(&pinned)]).unwrap().images.remove(0);
+    assert_eq!(planned.location.tags, ["1-jackal-3793515731", "1"]);
+    assert_eq!(planned.location.digest, None);
+    assert_eq!(planned.image.digest(), Some(&digest));
+    assert_eq!(planned.listed().to_string(), "docker.io/library/nginx:1");
+    let planned = plan(Naming::Jackal, &[wish(&pinned)]).unwrap().images.remove(0);
+    assert_eq!(
+        (planned.location.tags.len(), planned.location.digest.as_ref()),
+        (0, Some(&digest))
+    );
+    // Both would be nginx:1-jackal-... in the cluster.
+    refuses(
+        plan(Naming::Jackal, &[docker(&pinned), docker("nginx:1")]),
+        Reason::InvalidSpec,
+        &["remove one"],
+    );
+}
+
+#[test]
+fn one_digest_may_have_two_names() {
+    let digest = Digest::of(b"");
+    let both = [format!("nginx:1@{digest}"), format!("nginx:2@{digest}")];
+    let images = plan(Naming::Plain, &both.clone().map(|text| wish(&text)))
+        .unwrap()
+        .images;
+    assert_eq!(images.len(), 2);
+    assert_eq!(images[0].location, images[1].location);
+    let platforms = ImageSpec {
+        platforms: vec!["linux/arm64".to_owned()],
+        ..wish(&both[1])
+    };
+    refuses(
+        plan(Naming::Plain, &[wish(&both[0]), platforms]),
+        Reason::InvalidSpec,
+        &["linux/arm64"],
+    );
+}
+
+fn any_image() -> impl Strategy<Value = ImageSpec> {
+    let name = prop_oneof![
+        "\\PC{0,40}",
+        "(nginx|ghcr.io/x/app|quay.io/x/app|127.0.0.1:31999/x/app)(:[a-z0-9.]{1,130})?(@sha256:[0-9a-f]{64})?"
+    ];
+    let source = prop_oneof![
+        4 => Just(SourceKind::Registry),
+        4 => Just(SourceKind::Docker),
+        1 => Just(SourceKind::Containerd)
+    ];
+    let platforms = proptest::collection::vec(prop_oneof!["linux/(amd64|arm64)", "\\PC{0,9}"], 0..3);
+    (name, source, proptest::option::of("n[12]"), platforms).prop_map(|(image, source, node_name, platforms)| {
+        ImageSpec {
+            image,
+            source,
+            node_name,
+            node_selector: None,
+            platforms,
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn never_panics_and_never_gives_a_name_twice(
+        images in proptest::collection::vec(any_image(), 0..6),
+        name in "\\PC{0,6}|[a-z]{1,6}",
+        prefix in "(/?[a-z]{0,5}){0,2}",
+        naming in prop_oneof![Just(Naming::Jackal), Just(Naming::Zarf), Just(Naming::Plain)],
+    ) {
+        let spec = spec(naming, vec![component(&name, &images), component("z", &images)]);
+        if let Ok(plan) = Plan::of(&spec, ADDRESS, &prefix) {
+            let mut seen = HashSet::new();
+            for image in plan.images {
+                for tag in &image.location.tags {
+                    prop_assert!(tag.len() <= 128);
+                    let name = format!("{}:{tag}", image.location.repository);
+                    prop_assert!(seen.insert(name));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! Against a registry in memory that, as a real one, takes no manifest before what it refers to, and that
+//! shows what a real one does not on demand: a refused mount, and two writers that meet in the index.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use futures::TryStreamExt as _;
+
+use super::*;
+use crate::oci::Manifest;
+use crate::package::Plan;
+use crate::source::ByteStream;
+
+#[derive(Default)]
+struct Registry {
+    blobs: Mutex<HashMap<(String, Digest), Bytes>>,
+    documents: Mutex<HashMap<(String, String), Document>>,
+    refuses_mounts: AtomicBool,
+    writes: AtomicU64,
+}
+
+struct Repository {
+    registry: Arc<Registry>,
+    name: String,
+}
+
+impl Repository {
+    fn key(&self, digest: &Digest) -> (String, Digest) {
+        (self.name.clone(), digest.clone())
+    }
+
+    fn put(&self, content: &str, kind: &str) -> Descriptor {
+        let content = Bytes::copy_from_slice(content.as_bytes());
+        let digest = Digest::of(&content);
+        let size = content.len() as u64;
+        self.registry.blobs.lock().unwrap().insert(self.key(&digest), content);
+        Descriptor::new(kind, digest, size)
+    }
+
+    async fn image(&self, layers: &[&str]) -> Document {
+        let config = self.put(&format!("config of {layers:?}"), media_type::OCI_CONFIG);
+        let layers = layers
+            .iter()
+            .map(|layer| self.put(layer, media_type::OCI_LAYER))
+            .collect();
+        let document = Document::of_manifest(Manifest::new(config, layers)).unwrap();
+        self.publish(&document, None).await.unwrap();
+        document
+    }
+
+    fn index(&self, tag: &str) -> Index {
+        let documents = self.registry.documents.lock().unwrap();
+        documents[&(self.name.clone(), tag.to_owned())].index().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Destination for Repository {
+    fn name(&self) -> String {
+        // The locks of all tests live in one process.
+        format!("{:p}/{}", Arc::as_ptr(&self.registry), self.name)
+    }
+
+    fn repository(&self) -> &str {
+        &self.name
+    }
+
+    async fn digest_of(&self, identifier: &str) -> Result<Option<Digest>, Fault> {
+        Ok(self
+            .document(identifier)
+            .await?
+            .map(|document| document.digest().clone()))
+    }
+
+    async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
+        // A real registry lets others run here.
+        tokio::task::yield_now().await;
+        let documents = self.registry.documents.lock().unwrap();
+        Ok(documents.get(&(self.name.clone(), identifier.to_owned())).cloned())
+    }
+
+    async fn blob(&self, digest: &Digest, _limit: usize) -> Result<Option<Bytes>, Fault> {
+        Ok(self.registry.blobs.lock().unwrap().get(&self.key(digest)).cloned())
+    }
+
+    async fn read(&self, blob: &Descriptor) -> Result<Option<ByteStream<'_>>, Fault> {
+        let content = self.blob(&blob.digest, usize::MAX).await?;
+        Ok(content.map(|content| stream::once(async move { Ok(content) }).boxed()))
+    }
+
+    async fn holds(&self, digest: &Digest) -> Result<Option<u64>, Fault> {
+        Ok(self.blob(digest, usize::MAX).await?.map(|content| content.len() as u64))
+    }
+
+    async fn mount(&self, blob: &Descriptor, from: &str) -> Result<bool, Fault> {
+        let mut blobs = self.registry.blobs.lock().unwrap();
+        let Some(content) = blobs.get(&(from.to_owned(), blob.digest.clone())).cloned() else {
+            return Ok(false);
+        };
+        if self.registry.refuses_mounts.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        self.registry.writes.fetch_add(1, Ordering::Relaxed);
+        blobs.insert(self.key(&blob.digest), content);
+        Ok(true)
+    }
+
+    async fn upload(&self, blob: Upload<'_>) -> Result<(Digest, u64), Fault> {
+        let content: Bytes = blob
+            .bytes
+            .try_fold(Vec::new(), |mut all, part| async move {
+                all.extend_from_slice(&part);
+                Ok(all)
+            })
+            .await?
+            .into();
+        let digest = Digest::of(&content);
+        assert_eq!(
+            (Some(&digest), Some(content.len() as u64)),
+            (blob.digest.as_ref(), blob.size)
+        );
+        let size = content.len() as u64;
+        self.registry.writes.fetch_add(1, Ordering::Relaxed);
+        self.registry.blobs.lock().unwrap().insert(self.key(&digest), content);
+        Ok((digest, size))
+    }
+
+    async fn publish(&self, document: &Document, tag: Option<&str>) -> Result<(), Fault> {
+        match &document.content {
+            Content::Manifest(manifest) => {
+                let blobs = self.registry.blobs.lock().unwrap();
+                for blob in manifest.blobs() {
+                    assert!(
+                        blobs.contains_key(&self.key(&blob.digest)),
+                        "{} is unknown",
+                        blob.digest
+                    );
+                }
+            }
+            Content::Index(index) => {
+                for child in &index.manifests {
+                    assert!(
+                        self.digest_of(child.digest.as_str()).await?.is_some(),
+                        "{} is unknown",
+                        child.digest
+                    );
+                }
+            }
+        }
+        self.registry.writes.fetch_add(1, Ordering::Relaxed);
+        let mut documents = self.registry.documents.lock().unwrap();
+        for identifier in [document.digest().as_str()].into_iter().chain(tag) {
+            documents.insert((self.name.clone(), identifier.to_owned()), document.clone());
+        }
+        Ok(())
+    }
+}
+
+struct Stage {
+    registry: Arc<Registry>,
+    package: Repository,
+    images: Vec<BroughtImage>,
+}
+
+/// Two images that share a layer, one of them an index, in a registry of their own.
+async fn stage() -> Stage {
+    let registry = Arc::<Registry>::default();
+    let repository = |name: &str| Repository {
+        registry: Arc::clone(&registry),
+        name: name.to_owned(),
+    };
+    let (nginx, app) = (repository("library/nginx"), repository("x/app"));
+    let single = nginx.image(&["base", "nginx"]).await;
+    let child = app.image(&["base", "app"]).await;
+    let entry = Descriptor {
+        platform: Some("linux/amd64".parse().unwrap()),
+        ..child.descriptor.clone()
+    };
+    let list = Document::of_index(Index::new(vec![entry])).unwrap();
+    app.publish(&list, Some("1")).await.unwrap();
+    let image = |reference: &str, root: &Document, destination: Repository| BroughtImage {
+        reference: reference.parse().unwrap(),
+        digest: root.digest().clone(),
+        destination: Arc::new(destination),
+    };
+    Stage {
+        package: repository("podinfo"),
+        images: vec![image("nginx:1", &single, nginx), image("ghcr.io/x/app:1", &list, app)],
+        registry: Arc::clone(&registry),
+    }
+}
+
+fn definition(architecture: &str) -> Definition {
+    let spec = serde_json::from_value(serde_json::json!({
+        "version": "1.0.0", "naming": "Zarf", "architecture": architecture,
+        "components": [{"name": "web", "images": [{"image": "nginx:1"}, {"image": "ghcr.io/x/app:1"}]}],
+    }))
+    .unwrap();
+    Definition::of("podinfo", &spec, &Plan::of(&spec, "127.0.0.1:31999", "").unwrap()).unwrap()
+}
+
+#[test]
+fn may_run_on_any_thread() {
+    fn sent<T: Send>(_: T) {}
+    let (definition, repository) = (definition("amd64"), Arc::<Registry>::default());
+    let repository = Repository {
+        registry: repository,
+        name: String::new(),
+    };
+    sent(publish(&definition, &[], &repository, "1"));
+}
+
+#[tokio::test]
+async fn mounts_layers_and_sends_only_what_it_makes() {
+    let stage = stage().await;
+    let published = publish(&definition("amd64"), &stage.images, &stage.package, "1.0.0")
+        .await
+        .unwrap();
+    assert!(published.changed);
+    let index = stage.package.index("1.0.0");
+    assert_eq!(index.manifests.len(), 1);
+    assert_eq!(index.manifests[0].digest, published.manifest);
+    let manifest = stage
+        .package
+        .document(published.manifest.as_str())
+        .await
+        .unwrap()
+        .unwrap();
+    let manifest = manifest.manifest().unwrap();
+    // The two configs and the three layers are mounted: all else is sent.
+    let mounted: u64 = [
+        "base",
+        "nginx",
+        "app",
+        "config of [\"base\", \"nginx\"]",
+        "config of [\"base\", \"app\"]",
+    ]
+    .iter()
+    .map(|content| content.len() as u64)
+    .sum();
+    let size = manifest.layers.iter().map(|layer| layer.size).sum::<u64>() + manifest.config.size;
+    let index_size = Document::of_index(index).unwrap().descriptor.size;
+    let manifest_size = published.size - size;
+    assert_eq!(published.moved_bytes, size - mounted + manifest_size + index_size);
+    for layer in &manifest.layers {
+        assert!(stage.package.holds(&layer.digest).await.unwrap().is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_repeat_writes_nothing() {
+    let stage = stage().await;
+    let first = publish(&definition("amd64"), &stage.images, &stage.package, "1.0.0")
+        .await
+        .unwrap();
+    let writes = stage.registry.writes.load(Ordering::Relaxed);
+    let mut images = stage.images.clone();
+    images.reverse();
+    let again = publish(&definition("amd64"), &images, &stage.package, "1.0.0")
+        .await
+        .unwrap();
+    assert_eq!(stage.registry.writes.load(Ordering::Relaxed), writes);
+    assert_eq!(
+        again,
+        Published {
+            changed: false,
+            moved_bytes: 0,
+            ..first
+        }
+    );
+    // A new version of the same images writes the documents only.
+    let other = publish(&definition("amd64"), &images, &stage.package, "1.0.1")
+        .await
+        .unwrap();
+    assert_eq!((other.changed, other.manifest), (true, again.manifest));
+    assert_eq!(stage.registry.writes.load(Ordering::Relaxed), writes + 2);
+}
+
+#[tokio::test]
+async fn sends_what_the_registry_does_not_mount() {
+    let stage = stage().await;
+    stage.registry.refuses_mounts.store(true, Ordering::Relaxed);
+    let published = publish(&definition("amd64"), &stage.images, &stage.package, "1.0.0")
+        .await
+        .unwrap();
+    assert!(published.moved_bytes > published.size);
+}
+
+#[tokio::test]
+async fn architectures_share_a_tag() {
+    let stage = stage().await;
+    let architectures = ["amd64", "arm64", "riscv64", "s390x"];
+    let definitions = architectures.map(definition);
+    let runs = definitions
+        .iter()
+        .map(|definition| publish(definition, &stage.images, &stage.package, "1.0.0"));
+    let published = futures::future::try_join_all(runs).await.unwrap();
+    let index = stage.package.index("1.0.0");
+    let found: Vec<(&str, &Digest)> = index
+        .manifests
+        .iter()
+        .map(|entry| (entry.platform.as_ref().unwrap().architecture.as_str(), &entry.digest))
+        .collect();
+    let expected: Vec<(&str, &Digest)> = architectures
+        .into_iter()
+        .zip(published.iter().map(|published| &published.manifest))
+        .collect();
+    assert_eq!(found, expected);
+
+    // Another content of one architecture replaces its entry, and one whose manifest is gone is dropped.
+    let gone = published[3].manifest.to_string();
+    stage
+        .registry
+        .documents
+        .lock()
+        .unwrap()
+        .remove(&("podinfo".to_owned(), gone));
+    let newer = publish(&definitions[0], &stage.images[..1], &stage.package, "1.0.0")
+        .await
+        .unwrap();
+    let digests: Vec<Digest> = stage
+        .package
+        .index("1.0.0")
+        .manifests
+        .into_iter()
+        .map(|entry| entry.digest)
+        .collect();
+    assert_eq!(
+        digests,
+        [
+            newer.manifest,
+            published[1].manifest.clone(),
+            published[2].manifest.clone()
+        ]
+    );
+}
+
+#[tokio::test]
+async fn leaves_what_is_no_package_alone() {
+    let stage = stage().await;
+    let image = stage.package.image(&["mine"]).await;
+    stage.package.publish(&image, Some("1.0.0")).await.unwrap();
+    let writes = stage.registry.writes.load(Ordering::Relaxed);
+    let fault = publish(&definition("amd64"), &stage.images, &stage.package, "1.0.0")
+        .await
+        .unwrap_err();
+    assert!(fault.message.contains("is there already and is no package"), "{fault}");
+    assert_eq!(stage.registry.writes.load(Ordering::Relaxed), writes);
+}
+
+#[tokio::test]
+async fn says_which_image_is_not_there() {
+    let stage = stage().await;
+    let mut images = stage.images.clone();
+    images[0].digest = Digest::of(b"deleted");
+    let fault = publish(&definition("amd64"), &images, &stage.package, "1.0.0")
+        .await
+        .unwrap_err();
+    assert_eq!(fault.disposition, crate::fault::Disposition::Retryable);
+    assert!(fault.message.contains("image `docker.io/library/nginx:1`"), "{fault}");
+    assert_eq!(stage.package.document("1.0.0").await.unwrap(), None);
+}
