@@ -35,15 +35,31 @@ fn field_manager(node: &str) -> String {
 pub async fn run(client: Client, node: &str, engine: Engine, settings: Settings, stop: CancellationToken) {
     let registration = Registration::of(&client, &settings.defaults.namespace, node);
     let (nudge, nudges) = mpsc::channel(256);
-    let duty = NodeDuty { client: client.clone(), node: node.to_owned(), docker: Arc::new(Docker::new(engine.clone())) };
+    let duty = NodeDuty {
+        client: client.clone(),
+        node: node.to_owned(),
+        docker: Arc::new(Docker::new(engine.clone())),
+    };
     let holder = format!("agent/{node}");
-    let work = worker::run(client.clone(), &holder, Arc::new(duty), settings, Arc::default(), nudges, stop.clone());
+    let work = worker::run(
+        client.clone(),
+        &holder,
+        Arc::new(duty),
+        settings,
+        Arc::default(),
+        nudges,
+        stop.clone(),
+    );
     let watch = async {
         let mut events = ImageEvents::new(engine);
         loop {
             let nudged = match events.next().await {
-                Notice::Changed(name) => Nudge::Engine(name),
+                Notice::Changed { name } => Nudge::Engine(name),
                 Notice::Resync => Nudge::Engine(None),
+                Notice::Lost(fault) => {
+                    warn!(%fault, "the engine cannot be watched");
+                    Nudge::Engine(None)
+                }
             };
             if nudge.send(nudged).await.is_err() {
                 return;
@@ -67,7 +83,11 @@ struct Registration {
 
 impl Registration {
     fn of(client: &Client, namespace: &str, node: &str) -> Self {
-        Self { api: Api::namespaced(client.clone(), namespace), name: format!("jackal-agent-{node}"), node: node.to_owned() }
+        Self {
+            api: Api::namespaced(client.clone(), namespace),
+            name: format!("jackal-agent-{node}"),
+            node: node.to_owned(),
+        }
     }
 
     async fn hold(&self, stop: CancellationToken) {
@@ -100,7 +120,9 @@ impl Registration {
             }),
         };
         let parameters = PatchParams::apply(&field_manager(&self.node)).force();
-        within(self.api.patch(&self.name, &parameters, &Patch::Apply(&lease))).await.map(|_| ())
+        within(self.api.patch(&self.name, &parameters, &Patch::Apply(&lease)))
+            .await
+            .map(|_| ())
     }
 }
 
@@ -135,10 +157,16 @@ impl NodeDuty {
             observed_generation: image.metadata.generation.unwrap_or_default(),
         };
         let spec = &image.spec;
-        let wish = spec.image.parse::<Reference>().map_err(|error| error.to_string()).and_then(|reference| {
-            let platforms: Result<Vec<Platform>, _> = spec.platforms.iter().map(|text| text.parse()).collect();
-            platforms.map(|platforms| (reference, platforms)).map_err(|error: crate::oci::PlatformError| error.to_string())
-        });
+        let wish = spec
+            .image
+            .parse::<Reference>()
+            .map_err(|error| error.to_string())
+            .and_then(|reference| {
+                let platforms: Result<Vec<Platform>, _> = spec.platforms.iter().map(|text| text.parse()).collect();
+                platforms
+                    .map(|platforms| (reference, platforms))
+                    .map_err(|error: crate::oci::PlatformError| error.to_string())
+            });
         let (reference, platforms) = match wish {
             Ok(wish) => wish,
             Err(message) => return answer(None, Some(message)),
@@ -155,7 +183,8 @@ impl NodeDuty {
 impl Duty for NodeDuty {
     fn admits(&self, image: &JackalImage) -> bool {
         let assignment = image.status.as_ref().and_then(|status| status.assignment.as_ref());
-        image.spec.source == SourceKind::Docker && assignment.is_some_and(|assignment| assignment.node_name == self.node)
+        image.spec.source == SourceKind::Docker
+            && assignment.is_some_and(|assignment| assignment.node_name == self.node)
     }
 
     fn rechecks(&self) -> bool {
@@ -167,7 +196,10 @@ impl Duty for NodeDuty {
             return Ok(());
         }
         let candidate = self.held(image).await;
-        let known = image.status.as_ref().and_then(|status| status.candidates.iter().find(|known| known.node_name == self.node));
+        let known = image
+            .status
+            .as_ref()
+            .and_then(|status| status.candidates.iter().find(|known| known.node_name == self.node));
         if known == Some(&candidate) {
             return Ok(());
         }
@@ -183,7 +215,11 @@ impl Duty for NodeDuty {
             Ok(_) => Ok(()),
             // It is gone, or another of the same name stands in its place.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-            Err(error) => Err(kube_fault(Reason::NodeUnavailable, "saying what the node holds", &error)),
+            Err(error) => Err(kube_fault(
+                Reason::NodeUnavailable,
+                "saying what the node holds",
+                &error,
+            )),
         }
     }
 

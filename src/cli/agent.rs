@@ -18,7 +18,12 @@ pub(super) struct Agent {
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
     /// Where the docker engine listens: unix:///path or tcp://host:port.
-    #[arg(long, env = "DOCKER_HOST", default_value = "unix:///var/run/docker.sock", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "DOCKER_HOST",
+        default_value = "unix:///var/run/docker.sock",
+        value_name = "ADDRESS"
+    )]
     docker_host: String,
 }
 

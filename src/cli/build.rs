@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Args;
 use futures::{StreamExt as _, TryStreamExt as _};
 use kube::ResourceExt as _;
@@ -48,7 +47,12 @@ pub(super) struct Build {
     #[arg(long, value_name = "HOST", value_delimiter = ',')]
     insecure_registry: Vec<String>,
     /// Where the docker engine listens: unix:///path or tcp://host:port.
-    #[arg(long, env = "DOCKER_HOST", default_value = "unix:///var/run/docker.sock", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "DOCKER_HOST",
+        default_value = "unix:///var/run/docker.sock",
+        value_name = "ADDRESS"
+    )]
     docker_host: String,
     /// Images that move at once.
     #[arg(long, default_value_t = 4, value_name = "COUNT")]
@@ -102,8 +106,14 @@ impl Build {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("jackal-operator build: {error:#}");
-                let stalled = error.downcast_ref::<Fault>().is_some_and(|fault| fault.disposition == Disposition::Stalled);
-                if stalled || error.is::<Unusable>() { ExitCode::from(UNUSABLE) } else { ExitCode::FAILURE }
+                let stalled = error
+                    .downcast_ref::<Fault>()
+                    .is_some_and(|fault| fault.disposition == Disposition::Stalled);
+                if stalled || error.is::<Unusable>() {
+                    ExitCode::from(UNUSABLE)
+                } else {
+                    ExitCode::FAILURE
+                }
             }
         }
     }
@@ -113,15 +123,27 @@ impl Build {
         let target = Target::parse(&self.to)?;
         let spec = &package.spec;
         let address = spec.registry.address.clone().unwrap_or_else(|| target.address());
-        let prefix = target.prefix().or(spec.registry.repository_prefix.clone()).unwrap_or_default();
+        let prefix = target
+            .prefix()
+            .or(spec.registry.repository_prefix.clone())
+            .unwrap_or_default();
         let plan = Plan::of(spec, &address, &prefix)?;
         let definition = Definition::of(&package.name_any(), spec, &plan)?;
-        let idle = self.timeout.or(spec.timeout.map(Into::into)).unwrap_or(Duration::from_secs(120));
+        let idle = self
+            .timeout
+            .or(spec.timeout.map(Into::into))
+            .unwrap_or(Duration::from_secs(120));
         let works = Works::open(self, &plan, target, idle).await?;
         let display = Display::new(self.output);
-        let moves = plan.images.iter().map(|planned| self.one(&works, spec.compression, planned, &display));
+        let moves = plan
+            .images
+            .iter()
+            .map(|planned| self.one(&works, spec.compression, planned, &display));
         // In the plan's order, so that two runs print the same.
-        let rows: Vec<Row> = futures::stream::iter(moves).buffered(self.concurrency.max(1)).try_collect().await?;
+        let rows: Vec<Row> = futures::stream::iter(moves)
+            .buffered(self.concurrency.max(1))
+            .try_collect()
+            .await?;
         let mut report = Report {
             package: package.name_any(),
             version: spec.version.clone(),
@@ -150,19 +172,34 @@ impl Build {
             Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
             Output::Text => match &report.digest {
                 None => println!("would move {} to {}", bytes(report.moved_bytes), self.to),
-                Some(digest) => println!("{name}:{} is {digest} ({} sent)", report.version, bytes(report.moved_bytes)),
+                Some(digest) => println!(
+                    "{name}:{} is {digest} ({} sent)",
+                    report.version,
+                    bytes(report.moved_bytes)
+                ),
             },
         }
         Ok(())
     }
 
     /// Brings one image, or says what that would move.
-    async fn one(&self, works: &Works, compression: crate::oci::Compression, planned: &PlannedImage, display: &Display) -> anyhow::Result<Row> {
+    async fn one(
+        &self,
+        works: &Works,
+        compression: crate::oci::Compression,
+        planned: &PlannedImage,
+        display: &Display,
+    ) -> anyhow::Result<Row> {
         let progress = Arc::<Progress>::default();
         let transfer = Transfer {
             source: works.source(planned).await?,
             reference: planned.image.clone(),
-            platforms: planned.spec.platforms.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
+            platforms: planned
+                .spec
+                .platforms
+                .iter()
+                .map(|text| text.parse())
+                .collect::<Result<_, _>>()?,
             destination: works.destination(&planned.location.repository)?,
             location: planned.location.clone(),
             compression,
@@ -181,9 +218,21 @@ impl Build {
             display.say(&format!("{image} -> {name}: {moves}"));
             let (current, moved_bytes, moved_blobs) = (estimate.current, estimate.bytes, estimate.blobs);
             let source_digest = estimate.source_digest.to_string();
-            return Ok(Row { image, name, source_digest, digest: None, method: None, moved_bytes, moved_blobs, current });
+            return Ok(Row {
+                image,
+                name,
+                source_digest,
+                digest: None,
+                method: None,
+                moved_bytes,
+                moved_blobs,
+                current,
+            });
         }
-        let outcome = display.follow(&image, &progress, transfer.run()).await.map_err(|fault| fault.within(&image))?;
+        let outcome = display
+            .follow(&image, &progress, transfer.run())
+            .await
+            .map_err(|fault| fault.within(&image))?;
         display.say(&format!(
             "{image} -> {name}: {} ({}, {} sent)",
             outcome.digest.short_form(),
@@ -211,15 +260,21 @@ impl Build {
         let text = text.map_err(|error| Unusable(format!("{name} cannot be read: {error}")))?;
         let documents: Vec<serde_json::Value> =
             serde_saphyr::from_multiple(&text).map_err(|error| Unusable(format!("{name} is not YAML: {error}")))?;
-        let mut packages = documents.into_iter().filter(|document| document["kind"] == "JackalPackage");
+        let mut packages = documents
+            .into_iter()
+            .filter(|document| document["kind"] == "JackalPackage");
         let (Some(package), None) = (packages.next(), packages.next()) else {
             return Err(Unusable(format!("{name} must hold one JackalPackage")).into());
         };
         if package["apiVersion"] != "jackal.dev/v1alpha1" {
-            return Err(Unusable(format!("{name}: the apiVersion is {}, not jackal.dev/v1alpha1", package["apiVersion"])).into());
+            return Err(Unusable(format!(
+                "{name}: the apiVersion is {}, not jackal.dev/v1alpha1",
+                package["apiVersion"]
+            ))
+            .into());
         }
-        let package: JackalPackage =
-            serde_json::from_value(package).map_err(|error| Unusable(format!("{name} is no JackalPackage: {error}")))?;
+        let package: JackalPackage = serde_json::from_value(package)
+            .map_err(|error| Unusable(format!("{name} is no JackalPackage: {error}")))?;
         if package.name_any().is_empty() {
             return Err(Unusable(format!("{name}: metadata.name is missing")).into());
         }
@@ -248,13 +303,22 @@ impl Target {
         }
         let bare = text.strip_prefix("oci://").unwrap_or(text);
         if bare.contains("://") {
-            return Err(Unusable(format!("--to {text}: write host[:port][/prefix]; plain HTTP is asked for by --insecure")).into());
+            return Err(Unusable(format!(
+                "--to {text}: write host[:port][/prefix]; plain HTTP is asked for by --insecure"
+            ))
+            .into());
         }
-        let (host, prefix) = bare.trim_end_matches('/').split_once('/').unwrap_or((bare.trim_end_matches('/'), ""));
+        let (host, prefix) = bare
+            .trim_end_matches('/')
+            .split_once('/')
+            .unwrap_or((bare.trim_end_matches('/'), ""));
         if host.is_empty() {
             return Err(Unusable("--to names no registry: write host[:port][/prefix], or oci:DIR".to_owned()).into());
         }
-        Ok(Self::Registry { host: host.to_owned(), prefix: prefix.to_owned() })
+        Ok(Self::Registry {
+            host: host.to_owned(),
+            prefix: prefix.to_owned(),
+        })
     }
 
     /// What the names in the cluster begin with, where the package does not say.
@@ -286,7 +350,12 @@ impl Works {
     async fn open(build: &Build, plan: &Plan, target: Target, idle: Duration) -> anyhow::Result<Self> {
         let open = async |host: &str, plain_http: bool| {
             let credentials = credentials::of(host).await?;
-            let endpoint = Endpoint { plain_http, credentials, idle, ..Endpoint::new(host) };
+            let endpoint = Endpoint {
+                plain_http,
+                credentials,
+                idle,
+                ..Endpoint::new(host)
+            };
             Registry::new(endpoint).map_err(|error| anyhow::Error::from(error.pushing(host)))
         };
         let destination = match &target {
@@ -309,7 +378,13 @@ impl Works {
                 _ => {}
             }
         }
-        Ok(Self { target, destination, registries, docker, known: Arc::default() })
+        Ok(Self {
+            target,
+            destination,
+            registries,
+            docker,
+            known: Arc::default(),
+        })
     }
 
     async fn source(&self, planned: &PlannedImage) -> anyhow::Result<Arc<dyn ImageSource>> {
@@ -325,10 +400,10 @@ impl Works {
 
     fn destination(&self, repository: &str) -> anyhow::Result<Arc<dyn Destination>> {
         Ok(match (&self.target, &self.destination) {
-            (Target::Layout(directory), _) => {
-                Arc::new(LayoutDestination::open(directory, repository).with_context(|| format!("opening {}", directory.display()))?)
+            (Target::Layout(directory), _) => Arc::new(LayoutDestination::new(directory, repository)),
+            (Target::Registry { .. }, Some(registry)) => {
+                Arc::new(RegistryDestination::new(registry.repository(repository)))
             }
-            (Target::Registry { .. }, Some(registry)) => Arc::new(RegistryDestination::new(registry.repository(repository))),
             (Target::Registry { host, .. }, None) => anyhow::bail!("{host} is not open"),
         })
     }

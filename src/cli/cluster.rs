@@ -23,16 +23,36 @@ pub(super) struct ClusterFlags {
     #[arg(long, env = "JACKAL_REGISTRY_ADDRESS", value_name = "HOST")]
     registry_address: Option<String>,
     /// Where the operator reaches that registry: host[:port]. Default: its address.
-    #[arg(long, env = "JACKAL_REGISTRY_ENDPOINT", value_name = "HOST", requires = "registry_address")]
+    #[arg(
+        long,
+        env = "JACKAL_REGISTRY_ENDPOINT",
+        value_name = "HOST",
+        requires = "registry_address"
+    )]
     registry_endpoint: Option<String>,
     /// A path that everything is put under in that registry.
-    #[arg(long, env = "JACKAL_REGISTRY_PREFIX", value_name = "PATH", requires = "registry_address")]
+    #[arg(
+        long,
+        env = "JACKAL_REGISTRY_PREFIX",
+        value_name = "PATH",
+        requires = "registry_address"
+    )]
     registry_prefix: Option<String>,
     /// A Secret in the operator's namespace with the credentials for that registry.
-    #[arg(long, env = "JACKAL_REGISTRY_SECRET", value_name = "NAME", requires = "registry_address")]
+    #[arg(
+        long,
+        env = "JACKAL_REGISTRY_SECRET",
+        value_name = "NAME",
+        requires = "registry_address"
+    )]
     registry_secret: Option<String>,
     /// A Secret in the operator's namespace with the certificates for that registry.
-    #[arg(long, env = "JACKAL_REGISTRY_CERT_SECRET", value_name = "NAME", requires = "registry_address")]
+    #[arg(
+        long,
+        env = "JACKAL_REGISTRY_CERT_SECRET",
+        value_name = "NAME",
+        requires = "registry_address"
+    )]
     registry_cert_secret: Option<String>,
     /// That registry speaks plain HTTP.
     #[arg(long, env = "JACKAL_REGISTRY_INSECURE", requires = "registry_address")]
@@ -57,10 +77,13 @@ pub(super) struct ClusterFlags {
 impl ClusterFlags {
     /// The client of the cluster, and how to work there.
     pub async fn open(&self) -> anyhow::Result<(Client, Settings)> {
-        let config = kube::Config::infer().await.context(
-            "no cluster is named: run in a pod, set KUBECONFIG, or make a ~/.kube/config",
-        )?;
-        let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        let config = kube::Config::infer()
+            .await
+            .context("no cluster is named: run in a pod, set KUBECONFIG, or make a ~/.kube/config")?;
+        let namespace = self
+            .namespace
+            .clone()
+            .unwrap_or_else(|| config.default_namespace.clone());
         let client = Client::try_from(config).context("the cluster's client could not be made")?;
         let reference = |name: &Option<String>| name.clone().map(|name| LocalReference { name });
         let registry = RegistrySpec {
@@ -72,10 +95,17 @@ impl ClusterFlags {
             insecure: self.registry_insecure.then_some(true),
         };
         let settings = Settings {
-            defaults: Defaults { registry, namespace, insecure_sources: self.insecure_registry.clone() },
+            defaults: Defaults {
+                registry,
+                namespace,
+                insecure_sources: self.insecure_registry.clone(),
+            },
             namespace: self.watch_namespace.clone(),
             concurrency: self.concurrency.max(1),
-            backoff: Backoff { first: Duration::from_millis(750), limit: self.retry_limit },
+            backoff: Backoff {
+                first: Duration::from_millis(750),
+                limit: self.retry_limit,
+            },
             interval: self.interval,
             idle: self.timeout,
         };
@@ -85,7 +115,9 @@ impl ClusterFlags {
 
 /// A duration as Kubernetes writes it: `90s`, `1h30m`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let duration: kube::core::Duration = text.parse().map_err(|error: kube::core::duration::ParseError| error.to_string())?;
+    let duration: kube::core::Duration = text
+        .parse()
+        .map_err(|error: kube::core::duration::ParseError| error.to_string())?;
     match duration.is_negative() {
         true => Err("it is negative".to_owned()),
         false => Ok(duration.into()),

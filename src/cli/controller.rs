@@ -31,9 +31,14 @@ impl Controller {
                 return ExitCode::FAILURE;
             }
         };
-        let identity = self.identity.unwrap_or_else(|| format!("{}-{}", hostname(), std::process::id()));
+        let identity = self
+            .identity
+            .unwrap_or_else(|| format!("{}-{}", hostname(), std::process::id()));
         let duration = self.lease_duration.max(Duration::from_secs(1));
-        let terms = Terms { duration, renew: (duration / 7).max(Duration::from_millis(100)) };
+        let terms = Terms {
+            duration,
+            renew: (duration / 7).max(Duration::from_millis(100)),
+        };
         controller::run(client, &identity, settings, terms, stop).await;
         ExitCode::SUCCESS
     }

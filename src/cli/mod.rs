@@ -21,7 +21,13 @@ pub struct Command {
     #[command(subcommand)]
     verb: Verb,
     /// What is logged, such as `info` or `jackal_operator=debug,kube=info`.
-    #[arg(long, global = true, env = "JACKAL_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(
+        long,
+        global = true,
+        env = "JACKAL_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
     log: String,
     /// How it is logged, on standard error.
     #[arg(long, global = true, env = "JACKAL_LOG_FORMAT", default_value = "text")]
@@ -82,7 +88,9 @@ impl Command {
 }
 
 fn start_log(filter: &str, format: LogFormat) -> Result<(), tracing_subscriber::filter::ParseError> {
-    let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(filter)?).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_new(filter)?)
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
@@ -93,7 +101,9 @@ fn start_log(filter: &str, format: LogFormat) -> Result<(), tracing_subscriber::
 /// Cancels `stop` on SIGTERM and SIGINT.
 async fn stop_on_signal(stop: CancellationToken) {
     use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return;
+    };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}

@@ -30,7 +30,10 @@ pub(super) struct Display {
 impl Display {
     pub fn new(output: Output) -> Self {
         let terminal = output == Output::Text && std::io::stderr().is_terminal();
-        Self { output, bars: terminal.then(MultiProgress::new) }
+        Self {
+            output,
+            bars: terminal.then(MultiProgress::new),
+        }
     }
 
     /// Says a line, above the bars where there are any.
@@ -48,7 +51,9 @@ impl Display {
     pub async fn follow<T>(&self, name: &str, progress: &Arc<Progress>, work: impl Future<Output = T>) -> T {
         let Some(bars) = &self.bars else { return work.await };
         let bar = bars.add(ProgressBar::new(0));
-        if let Ok(style) = ProgressStyle::with_template("{msg:40!} {bar:30} {bytes:>10}/{total_bytes:10} {bytes_per_sec:>12} {eta:>4}") {
+        if let Ok(style) =
+            ProgressStyle::with_template("{msg:40!} {bar:30} {bytes:>10}/{total_bytes:10} {bytes_per_sec:>12} {eta:>4}")
+        {
             bar.set_style(style);
         }
         bar.set_message(name.to_owned());

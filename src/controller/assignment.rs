@@ -15,7 +15,7 @@ pub struct AgentNode {
 }
 
 /// What the nodes' answers come to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
     /// Not every node has answered yet.
     Open,
@@ -35,25 +35,35 @@ pub fn decide(
     standing: Option<&Assignment>,
     patient: bool,
 ) -> Verdict {
-    let matching: BTreeSet<&str> =
-        agents.iter().filter(|agent| spec.selects(&agent.name, &agent.labels)).map(|agent| agent.name.as_str()).collect();
+    let matching: BTreeSet<&str> = agents
+        .iter()
+        .filter(|agent| spec.selects(&agent.name, &agent.labels))
+        .map(|agent| agent.name.as_str())
+        .collect();
     let image = &spec.image;
     if matching.is_empty() {
         return Verdict::Refused(unavailable(spec, agents));
     }
     let answers: BTreeMap<&str, &Candidate> = candidates
         .iter()
-        .filter(|candidate| candidate.observed_generation == generation && matching.contains(candidate.node_name.as_str()))
+        .filter(|candidate| {
+            candidate.observed_generation == generation && matching.contains(candidate.node_name.as_str())
+        })
         .map(|candidate| (candidate.node_name.as_str(), candidate))
         .collect();
     if answers.len() < matching.len() && patient {
         return Verdict::Open;
     }
-    let holders: Vec<(&str, &str)> =
-        answers.iter().filter_map(|(node, candidate)| Some((*node, candidate.image_id.as_deref()?))).collect();
+    let holders: Vec<(&str, &str)> = answers
+        .iter()
+        .filter_map(|(node, candidate)| Some((*node, candidate.image_id.as_deref()?)))
+        .collect();
     let distinct: BTreeSet<&str> = holders.iter().map(|(_, id)| *id).collect();
     if distinct.len() > 1 {
-        let held: Vec<String> = holders.iter().map(|(node, id)| format!("{node} holds {}", short(id))).collect();
+        let held: Vec<String> = holders
+            .iter()
+            .map(|(node, id)| format!("{node} holds {}", short(id)))
+            .collect();
         let message = format!(
             "nodes hold different images under the name {image}: {}. Set nodeName, name the image by its digest, or bring the same image to each of these nodes",
             held.join(", ")
@@ -61,23 +71,36 @@ pub fn decide(
         return Verdict::Refused(Fault::retryable(Reason::AmbiguousSource, message));
     }
     if let Some((node, id)) = holders.first() {
-        let kept = standing.filter(|standing| holders.contains(&(standing.node_name.as_str(), standing.image_id.as_str())));
-        let chosen = Assignment { node_name: (*node).to_owned(), image_id: (*id).to_owned() };
+        let kept =
+            standing.filter(|standing| holders.contains(&(standing.node_name.as_str(), standing.image_id.as_str())));
+        let chosen = Assignment {
+            node_name: (*node).to_owned(),
+            image_id: (*id).to_owned(),
+        };
         return Verdict::Assigned(kept.cloned().unwrap_or(chosen));
     }
-    let told: Vec<String> =
-        answers.iter().filter_map(|(node, answer)| Some(format!("{node}: {}", answer.message.as_deref()?))).collect();
+    let told: Vec<String> = answers
+        .iter()
+        .filter_map(|(node, answer)| Some(format!("{node}: {}", answer.message.as_deref()?)))
+        .collect();
     if !told.is_empty() {
         let message = format!("{image} cannot be read on any node: {}", told.join("; "));
         return Verdict::Refused(Fault::retryable(Reason::SourceFailed, message));
     }
-    let silent: Vec<&str> = matching.iter().copied().filter(|node| !answers.contains_key(node)).collect();
+    let silent: Vec<&str> = matching
+        .iter()
+        .copied()
+        .filter(|node| !answers.contains_key(node))
+        .collect();
     if !silent.is_empty() && answers.is_empty() {
         let message = format!("the agents on {} do not answer: see their logs", silent.join(", "));
         return Verdict::Refused(Fault::retryable(Reason::NodeUnavailable, message));
     }
     let nodes: Vec<&str> = answers.keys().copied().collect();
-    let message = format!("no node holds {image} (asked: {}): build or load it there, or set source: Registry", nodes.join(", "));
+    let message = format!(
+        "no node holds {image} (asked: {}): build or load it there, or set source: Registry",
+        nodes.join(", ")
+    );
     Verdict::Refused(Fault::retryable(Reason::SourceNotFound, message))
 }
 
@@ -91,8 +114,13 @@ fn unavailable(spec: &JackalImageSpec, agents: &[AgentNode]) -> Fault {
         (None, None) => "no node runs the agent".to_owned(),
     };
     let running: Vec<&str> = agents.iter().map(|agent| agent.name.as_str()).collect();
-    let running = if running.is_empty() { "none".to_owned() } else { running.join(", ") };
-    let message = format!("{wanted} (agents run on: {running}): start `jackal-operator agent` there, or choose another node");
+    let running = if running.is_empty() {
+        "none".to_owned()
+    } else {
+        running.join(", ")
+    };
+    let message =
+        format!("{wanted} (agents run on: {running}): start `jackal-operator agent` there, or choose another node");
     Fault::retryable(Reason::NodeUnavailable, message)
 }
 
@@ -109,11 +137,22 @@ mod tests {
     }
 
     fn agents(names: &[&str]) -> Vec<AgentNode> {
-        names.iter().map(|name| AgentNode { name: (*name).to_owned(), labels: BTreeMap::from([("disk".to_owned(), format!("d-{name}"))]) }).collect()
+        names
+            .iter()
+            .map(|name| AgentNode {
+                name: (*name).to_owned(),
+                labels: BTreeMap::from([("disk".to_owned(), format!("d-{name}"))]),
+            })
+            .collect()
     }
 
     fn holds(node: &str, id: Option<&str>) -> Candidate {
-        Candidate { node_name: node.to_owned(), image_id: id.map(str::to_owned), message: None, observed_generation: 1 }
+        Candidate {
+            node_name: node.to_owned(),
+            image_id: id.map(str::to_owned),
+            message: None,
+            observed_generation: 1,
+        }
     }
 
     fn reason(verdict: Verdict) -> (Reason, String) {
@@ -131,18 +170,34 @@ mod tests {
         assert!(matches!(decide(&spec, 1, &nodes, &one, None, false), Verdict::Assigned(a) if a.node_name == "n2"));
         let both = [holds("n2", Some("sha256:a")), holds("n1", Some("sha256:a"))];
         assert!(matches!(decide(&spec, 1, &nodes, &both, None, true), Verdict::Assigned(a) if a.node_name == "n1"));
-        let standing = Assignment { node_name: "n2".to_owned(), image_id: "sha256:a".to_owned() };
-        assert_eq!(decide(&spec, 1, &nodes, &both, Some(&standing), true), Verdict::Assigned(standing));
-        assert_eq!(decide(&spec, 2, &nodes, &both, None, true), Verdict::Open, "answers to an older spec");
+        let standing = Assignment {
+            node_name: "n2".to_owned(),
+            image_id: "sha256:a".to_owned(),
+        };
+        assert_eq!(
+            decide(&spec, 1, &nodes, &both, Some(&standing), true),
+            Verdict::Assigned(standing)
+        );
+        assert_eq!(
+            decide(&spec, 2, &nodes, &both, None, true),
+            Verdict::Open,
+            "answers to an older spec"
+        );
     }
 
     #[test]
     fn never_guesses() {
         let (plain, nodes) = (spec("image: app:dev\nsource: Docker"), agents(&["n1", "n2"]));
-        let both = [holds("n1", Some("sha256:aaaaaaaaaaaaaaaa")), holds("n2", Some("sha256:bbbbbbbbbbbbbbbb"))];
+        let both = [
+            holds("n1", Some("sha256:aaaaaaaaaaaaaaaa")),
+            holds("n2", Some("sha256:bbbbbbbbbbbbbbbb")),
+        ];
         let (why, message) = reason(decide(&plain, 1, &nodes, &both, None, true));
         assert_eq!(why, Reason::AmbiguousSource);
-        assert!(message.contains("n1 holds sha256:aaaaaaaaaaaa,") && message.contains("n2 holds"), "{message}");
+        assert!(
+            message.contains("n1 holds sha256:aaaaaaaaaaaa,") && message.contains("n2 holds"),
+            "{message}"
+        );
         let named = spec("image: app:dev\nsource: Docker\nnodeName: n2");
         assert!(matches!(decide(&named, 1, &nodes, &both, None, true), Verdict::Assigned(a) if a.node_name == "n2"));
         let labelled = spec("image: app:dev\nsource: Docker\nnodeSelector: {disk: d-n1}");
@@ -152,14 +207,32 @@ mod tests {
     #[test]
     fn says_what_is_missing() {
         let (plain, nodes) = (spec("image: app:dev\nsource: Docker"), agents(&["n1"]));
-        assert_eq!(reason(decide(&plain, 1, &[], &[], None, true)).0, Reason::NodeUnavailable);
+        assert_eq!(
+            reason(decide(&plain, 1, &[], &[], None, true)).0,
+            Reason::NodeUnavailable
+        );
         let named = spec("image: app:dev\nsource: Docker\nnodeName: n9");
         let (why, message) = reason(decide(&named, 1, &nodes, &[], None, true));
-        assert!(why == Reason::NodeUnavailable && message.contains("n9") && message.contains("agents run on: n1"), "{message}");
-        assert_eq!(reason(decide(&plain, 1, &nodes, &[holds("n1", None)], None, true)).0, Reason::SourceNotFound);
-        let down = Candidate { message: Some("docker is down".to_owned()), ..holds("n1", None) };
+        assert!(
+            why == Reason::NodeUnavailable && message.contains("n9") && message.contains("agents run on: n1"),
+            "{message}"
+        );
+        assert_eq!(
+            reason(decide(&plain, 1, &nodes, &[holds("n1", None)], None, true)).0,
+            Reason::SourceNotFound
+        );
+        let down = Candidate {
+            message: Some("docker is down".to_owned()),
+            ..holds("n1", None)
+        };
         let (why, message) = reason(decide(&plain, 1, &nodes, &[down], None, true));
-        assert!(why == Reason::SourceFailed && message.contains("n1: docker is down"), "{message}");
-        assert_eq!(reason(decide(&plain, 1, &nodes, &[], None, false)).0, Reason::NodeUnavailable);
+        assert!(
+            why == Reason::SourceFailed && message.contains("n1: docker is down"),
+            "{message}"
+        );
+        assert_eq!(
+            reason(decide(&plain, 1, &nodes, &[], None, false)).0,
+            Reason::NodeUnavailable
+        );
     }
 }

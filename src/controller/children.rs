@@ -64,7 +64,11 @@ impl<'a> Children<'a> {
         let label = format!("{PACKAGE_LABEL}={}", self.package.uid().unwrap_or_default());
         let list = within(api.list(&ListParams::default().labels(&label))).await;
         let list = list.map_err(|error| kube_fault(Reason::PackageFailed, "listing the package's images", &error))?;
-        Ok(list.items.into_iter().map(|item| (item.name_any(), item.0.ok())).collect())
+        Ok(list
+            .items
+            .into_iter()
+            .map(|item| (item.name_any(), item.0.ok()))
+            .collect())
     }
 
     async fn apply(&self, wanted: &JackalImage) -> Result<JackalImage, Fault> {
@@ -73,7 +77,13 @@ impl<'a> Children<'a> {
         let name = wanted.name_any();
         within(api.patch(&name, &parameters, &Patch::Apply(wanted)))
             .await
-            .map_err(|error| kube_fault(Reason::PackageFailed, &format!("applying the JackalImage {name}"), &error))
+            .map_err(|error| {
+                kube_fault(
+                    Reason::PackageFailed,
+                    &format!("applying the JackalImage {name}"),
+                    &error,
+                )
+            })
     }
 
     async fn delete(&self, name: &str) -> Result<(), Fault> {
@@ -81,7 +91,11 @@ impl<'a> Children<'a> {
         match within(api.delete(name, &DeleteParams::background())).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(error) => Err(kube_fault(Reason::PackageFailed, &format!("deleting the JackalImage {name}"), &error)),
+            Err(error) => Err(kube_fault(
+                Reason::PackageFailed,
+                &format!("deleting the JackalImage {name}"),
+                &error,
+            )),
         }
     }
 
@@ -126,7 +140,10 @@ fn is_as_wanted(known: &JackalImage, wanted: &JackalImage) -> bool {
     known.spec == wanted.spec
         && known.metadata.deletion_timestamp.is_none()
         && known.owner_references() == wanted.owner_references()
-        && wanted.labels().iter().all(|(key, value)| known.labels().get(key) == Some(value))
+        && wanted
+            .labels()
+            .iter()
+            .all(|(key, value)| known.labels().get(key) == Some(value))
         && known.annotations().get(REQUESTED_AT) == wanted.annotations().get(REQUESTED_AT)
 }
 

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::{Action, Config};
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::Store;
 use kube::runtime::{Controller, WatchStreamExt as _, reflector, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use tokio_util::sync::CancellationToken;
@@ -39,7 +39,13 @@ struct Assigner {
 }
 
 /// Assigns nodes until `stop`.
-pub(super) async fn run(client: Client, identity: &str, settings: Settings, leadership: Leadership, stop: CancellationToken) {
+pub(super) async fn run(
+    client: Client,
+    identity: &str,
+    settings: Settings,
+    leadership: Leadership,
+    stop: CancellationToken,
+) {
     let images: Api<Guarded> = match &settings.namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
@@ -98,7 +104,14 @@ impl Assigner {
         let agents = self.agents(image.spec.node_selector.is_some()).await?;
         let status = image.status.clone().unwrap_or_default();
         let patient = waited < STALE;
-        match assignment::decide(&image.spec, generation, &agents, &status.candidates, status.assignment.as_ref(), patient) {
+        match assignment::decide(
+            &image.spec,
+            generation,
+            &agents,
+            &status.candidates,
+            status.assignment.as_ref(),
+            patient,
+        ) {
             Verdict::Open => Ok(Action::requeue(STALE.saturating_sub(waited))),
             Verdict::Assigned(assignment) => {
                 if status.assignment.as_ref() != Some(&assignment) {
@@ -119,7 +132,9 @@ impl Assigner {
         if since.len() > 10_000 {
             since.clear();
         }
-        let entry = since.entry(image.uid().unwrap_or_default()).or_insert((generation, Instant::now()));
+        let entry = since
+            .entry(image.uid().unwrap_or_default())
+            .or_insert((generation, Instant::now()));
         if entry.0 != generation {
             *entry = (generation, Instant::now());
         }
@@ -130,8 +145,14 @@ impl Assigner {
     async fn agents(&self, labelled: bool) -> Result<Vec<AgentNode>, Fault> {
         let mut agents = Vec::new();
         for lease in self.agents.state() {
-            let Some(name) = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()) else { continue };
-            let labels = if labelled { self.labels(&name).await? } else { BTreeMap::new() };
+            let Some(name) = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()) else {
+                continue;
+            };
+            let labels = if labelled {
+                self.labels(&name).await?
+            } else {
+                BTreeMap::new()
+            };
             agents.push(AgentNode { name, labels });
         }
         agents.sort_by(|a, b| a.name.cmp(&b.name));
@@ -140,35 +161,55 @@ impl Assigner {
 
     async fn labels(&self, node: &str) -> Result<BTreeMap<String, String>, Fault> {
         let nodes: Api<Node> = Api::all(self.client.clone());
-        let found: Option<PartialObjectMeta<Node>> = within(nodes.get_metadata_opt(node))
-            .await
-            .map_err(|error| kube_fault(Reason::NodeUnavailable, &format!("reading the labels of the node {node}"), &error))?;
+        let found: Option<PartialObjectMeta<Node>> = within(nodes.get_metadata_opt(node)).await.map_err(|error| {
+            kube_fault(
+                Reason::NodeUnavailable,
+                &format!("reading the labels of the node {node}"),
+                &error,
+            )
+        })?;
         Ok(found.and_then(|node| node.metadata.labels).unwrap_or_default())
     }
 
-    async fn write(&self, image: &JackalImage, assignment: Option<&Assignment>, fault: Option<&Fault>) -> Result<(), Fault> {
+    async fn write(
+        &self,
+        image: &JackalImage,
+        assignment: Option<&Assignment>,
+        fault: Option<&Fault>,
+    ) -> Result<(), Fault> {
         let api: Api<JackalImage> = Api::namespaced(self.client.clone(), &image.namespace().unwrap_or_default());
         let news = AtomicBool::new(false);
-        let written = update(&api, &image.name_any(), &image.uid().unwrap_or_default(), |standing, status| {
-            let current = standing.metadata.generation == image.metadata.generation && !standing.spec.suspend;
-            if !current || !self.leadership.is_held() {
-                return false;
-            }
-            status.assignment = assignment.cloned();
-            if let Some(fault) = fault {
-                let mut conditions = Conditions(std::mem::take(&mut status.conditions));
-                let is_news = Failure(fault).note(&mut conditions, standing.metadata.generation, Time(jiff::Timestamp::now()));
-                news.store(is_news, Ordering::Relaxed);
-                status.conditions = conditions.0;
-                status.observed_generation = standing.metadata.generation;
-                status.last_handled_reconcile_at = requested_at(standing.annotations()).map(str::to_owned);
-            }
-            true
-        })
+        let written = update(
+            &api,
+            &image.name_any(),
+            &image.uid().unwrap_or_default(),
+            |standing, status| {
+                let current = standing.metadata.generation == image.metadata.generation && !standing.spec.suspend;
+                if !current || !self.leadership.is_held() {
+                    return false;
+                }
+                status.assignment = assignment.cloned();
+                if let Some(fault) = fault {
+                    let mut conditions = Conditions(std::mem::take(&mut status.conditions));
+                    let is_news = Failure(fault).note(
+                        &mut conditions,
+                        standing.metadata.generation,
+                        Time(jiff::Timestamp::now()),
+                    );
+                    news.store(is_news, Ordering::Relaxed);
+                    status.conditions = conditions.0;
+                    status.observed_generation = standing.metadata.generation;
+                    status.last_handled_reconcile_at = requested_at(standing.annotations()).map(str::to_owned);
+                }
+                true
+            },
+        )
         .await
         .map_err(|error| kube_fault(Reason::NodeUnavailable, "writing the assignment", &error))?;
         if let (Some(fault), Some(_), true) = (fault, written, news.into_inner()) {
-            self.events.warning(image, &fault.reason.to_string(), &fault.message).await;
+            self.events
+                .warning(image, &fault.reason.to_string(), &fault.message)
+                .await;
         }
         Ok(())
     }

@@ -27,7 +27,10 @@ pub struct Terms {
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { duration: Duration::from_secs(15), renew: Duration::from_secs(2) }
+        Self {
+            duration: Duration::from_secs(15),
+            renew: Duration::from_secs(2),
+        }
     }
 }
 
@@ -62,7 +65,9 @@ impl Leadership {
     pub async fn lost(&mut self) {
         loop {
             let until = *self.0.borrow_and_update();
-            let Some(until) = until.filter(|until| Instant::now() < *until) else { return };
+            let Some(until) = until.filter(|until| Instant::now() < *until) else {
+                return;
+            };
             tokio::select! {
                 changed = self.0.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep_until(until.into()) => {}
@@ -72,10 +77,20 @@ impl Leadership {
 }
 
 /// Tries to lead as `identity` until `stop`, then gives the Lease back.
-pub fn contend(client: Client, namespace: &str, identity: &str, terms: Terms, stop: CancellationToken) -> (Leadership, impl Future<Output = ()> + use<>) {
+pub fn contend(
+    client: Client,
+    namespace: &str,
+    identity: &str,
+    terms: Terms,
+    stop: CancellationToken,
+) -> (Leadership, impl Future<Output = ()> + use<>) {
     let (until, leadership) = watch::channel(None);
     let api: Api<Lease> = Api::namespaced(client, namespace);
-    let contender = Contender { api, identity: identity.to_owned(), terms };
+    let contender = Contender {
+        api,
+        identity: identity.to_owned(),
+        terms,
+    };
     let run = async move {
         let mut seen: Option<(LeaseSpec, Instant)> = None;
         let mut ticks = tokio::time::interval(terms.renew);
@@ -123,7 +138,9 @@ impl Contender {
         let limit = self.terms.tenure();
         match tokio::time::timeout(limit, self.exchange(seen)).await {
             Ok(answer) => answer,
-            Err(_) => Err(kube::Error::Service("the API server did not answer within the tenure".into())),
+            Err(_) => Err(kube::Error::Service(
+                "the API server did not answer within the tenure".into(),
+            )),
         }
     }
 
@@ -131,8 +148,14 @@ impl Contender {
         let now = MicroTime(jiff::Timestamp::now());
         let Some(mut lease) = self.api.get_opt(NAME).await? else {
             let spec = self.spec(now.clone(), Some(now), 0);
-            let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
-            let lease = Lease { metadata, spec: Some(spec) };
+            let metadata = ObjectMeta {
+                name: Some(NAME.to_owned()),
+                ..ObjectMeta::default()
+            };
+            let lease = Lease {
+                metadata,
+                spec: Some(spec),
+            };
             return written(self.api.create(&PostParams::default(), &lease).await);
         };
         let standing = lease.spec.clone().unwrap_or_default();
@@ -145,7 +168,9 @@ impl Contender {
                     Duration::ZERO
                 }
             };
-            let duration = standing.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+            let duration = standing
+                .lease_duration_seconds
+                .and_then(|seconds| u64::try_from(seconds).ok());
             if waited < duration.map_or(self.terms.duration, Duration::from_secs) {
                 return Ok(false);
             }
@@ -172,7 +197,9 @@ impl Contender {
     }
 
     async fn release(&self) -> Result<(), kube::Error> {
-        let Some(mut lease) = within(self.api.get_opt(NAME)).await? else { return Ok(()) };
+        let Some(mut lease) = within(self.api.get_opt(NAME)).await? else {
+            return Ok(());
+        };
         let held = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) == Some(self.identity.as_str());
         if held && let Some(spec) = &mut lease.spec {
             spec.holder_identity = None;

@@ -33,10 +33,29 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Term
     let registries = Arc::<Registries>::default();
     // The lease is given back after the leader's work has ended, not before.
     let (leases, leading) = (CancellationToken::new(), stop.clone());
-    let (leadership, contention) = lease::contend(client.clone(), &settings.defaults.namespace, identity, terms, leases.clone());
+    let (leadership, contention) = lease::contend(
+        client.clone(),
+        &settings.defaults.namespace,
+        identity,
+        terms,
+        leases.clone(),
+    );
     let (nudge, nudges) = mpsc::channel(16);
-    let duty = RegistryDuty { client: client.clone(), settings: settings.clone(), registries: Arc::clone(&registries), leadership: leadership.clone() };
-    let worker = worker::run(client.clone(), identity, Arc::new(duty), settings.clone(), Arc::clone(&registries), nudges, stop.clone());
+    let duty = RegistryDuty {
+        client: client.clone(),
+        settings: settings.clone(),
+        registries: Arc::clone(&registries),
+        leadership: leadership.clone(),
+    };
+    let worker = worker::run(
+        client.clone(),
+        identity,
+        Arc::new(duty),
+        settings.clone(),
+        Arc::clone(&registries),
+        nudges,
+        stop.clone(),
+    );
     let leader = async {
         let mut leadership = leadership.clone();
         loop {
@@ -49,8 +68,21 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Term
             let term = leading.child_token();
             let work = async {
                 tokio::join!(
-                    packages::run(client.clone(), identity, settings.clone(), Arc::clone(&registries), leadership.clone(), term.clone()),
-                    images::run(client.clone(), identity, settings.clone(), leadership.clone(), term.clone()),
+                    packages::run(
+                        client.clone(),
+                        identity,
+                        settings.clone(),
+                        Arc::clone(&registries),
+                        leadership.clone(),
+                        term.clone()
+                    ),
+                    images::run(
+                        client.clone(),
+                        identity,
+                        settings.clone(),
+                        leadership.clone(),
+                        term.clone()
+                    ),
                 )
             };
             let mut held = leadership.clone();
@@ -90,17 +122,29 @@ impl Duty for RegistryDuty {
         Ok(())
     }
 
-    async fn source(&self, image: &JackalImage, reference: &Reference, place: &Place) -> Result<Arc<dyn ImageSource>, Fault> {
+    async fn source(
+        &self,
+        image: &JackalImage,
+        reference: &Reference,
+        place: &Place,
+    ) -> Result<Arc<dyn ImageSource>, Fault> {
         let host = reference.registry();
         let spec = &image.spec;
         // An image that lies in the destination already is reached as the destination is.
         let endpoint = if host == place.address || host == place.endpoint.host {
             place.endpoint.clone()
         } else {
-            let secrets = Secrets::new(self.client.clone(), image.metadata.namespace.clone().unwrap_or_default());
-            let keychain = secrets.keychains(&spec.image_pull_secrets, spec.service_account_name.as_deref()).await?;
+            let secrets = Secrets::new(
+                self.client.clone(),
+                image.metadata.namespace.clone().unwrap_or_default(),
+            );
+            let keychain = secrets
+                .keychains(&spec.image_pull_secrets, spec.service_account_name.as_deref())
+                .await?;
             let credentials = keychain.find(host, reference.repository());
-            self.settings.defaults.source(host, credentials, self.settings.idle(spec.timeout))
+            self.settings
+                .defaults
+                .source(host, credentials, self.settings.idle(spec.timeout))
         };
         let (registry, _) = self.registries.open(&endpoint)?;
         Ok(Arc::new(RegistrySource::new(registry)))

@@ -32,8 +32,7 @@ use crate::api::v1alpha1::{
 use crate::fault::{Disposition, Fault, Reason};
 use crate::package::Plan;
 use crate::worker::{
-    Decision, Events, Failure, Key, Memory, Place, Registries, Settings, View, is_ready, kube_fault, name_of, update,
-    within,
+    Decision, Events, Failure, Key, Memory, Registries, Settings, View, is_ready, kube_fault, name_of, update, within,
 };
 
 pub(super) type Guarded = DeserializeGuard<JackalPackage>;
@@ -124,7 +123,9 @@ async fn reconcile(object: Arc<Guarded>, packages: Arc<Packages>) -> Result<Acti
     if let Err(error) = packages.failed(&package, &fault).await {
         warn!(package = name_of(&*package), %error, "the status could not be written");
     }
-    packages.memory.failed(&uid, packages.key(&package, None), fault.disposition, Instant::now());
+    packages
+        .memory
+        .failed(&uid, packages.key(&package, None), fault.disposition, Instant::now());
     Ok(packages.postponed(&package).unwrap_or_else(Action::await_change))
 }
 
@@ -152,13 +153,20 @@ impl Packages {
         self.finalize(package).await?;
         let idle = self.settings.idle(package.spec.timeout);
         let namespace = package.namespace().unwrap_or_default();
-        let place = self.settings.defaults.place(&self.client, &namespace, &package.spec.registry, idle).await?;
+        let place = self
+            .settings
+            .defaults
+            .place(&self.client, &namespace, &package.spec.registry, idle)
+            .await?;
         let plan = Plan::of(&package.spec, &place.address, &place.prefix)?;
         let images = Children::of(&self.client, package).sync(&plan).await?;
         let rows = rows(&plan, &images);
         if package.spec.suspend {
             self.memory.cancel(&uid);
-            self.write(package, &rows, &images, |conditions, generation, now| conditions.suspended(generation, now)).await?;
+            self.write(package, &rows, &images, |conditions, generation, now| {
+                conditions.suspended(generation, now)
+            })
+            .await?;
             return Ok(Action::await_change());
         }
         let counts = count(&images);
@@ -176,22 +184,48 @@ impl Packages {
             .await?;
             return Ok(Action::await_change());
         }
-        self.publish(package, Publication { place, plan, rows, inputs: publication::inputs(package, &images) }).await
+        self.publish(
+            package,
+            Publication {
+                place,
+                plan,
+                rows,
+                inputs: publication::inputs(package, &images),
+            },
+        )
+        .await
     }
 
     /// Starts the task that puts the artifact together, unless it runs, or ran for the same inputs.
-    async fn publish(self: &Arc<Self>, package: &Arc<JackalPackage>, publication: Publication) -> Result<Action, Fault> {
+    async fn publish(
+        self: &Arc<Self>,
+        package: &Arc<JackalPackage>,
+        publication: Publication,
+    ) -> Result<Action, Fault> {
         let inputs = publication.inputs.clone();
-        let ready = self.is_ready(package) && package.status.as_ref().is_some_and(|status| status.images == publication.rows);
-        let view = View { ready, claim: None, rechecks: true, interval: self.settings.interval(package.spec.interval) };
+        let ready = self.is_ready(package)
+            && package
+                .status
+                .as_ref()
+                .is_some_and(|status| status.images == publication.rows);
+        let view = View {
+            ready,
+            claim: None,
+            rechecks: true,
+            interval: self.settings.interval(package.spec.interval),
+        };
         let uid = package.uid().unwrap_or_default();
-        match self.memory.decide(&uid, &self.key(package, Some(&inputs)), view, Instant::now()) {
+        match self
+            .memory
+            .decide(&uid, &self.key(package, Some(&inputs)), view, Instant::now())
+        {
             Decision::Rest => Ok(Action::await_change()),
             Decision::Wait(left) => Ok(Action::requeue(left)),
             Decision::Run => {
                 let token = self.memory.begin(&uid, &self.key(package, Some(&inputs)), &self.stop);
                 let (packages, package) = (Arc::clone(self), Arc::clone(package));
-                self.tasks.spawn(async move { publication::run(&packages, &package, publication, token).await });
+                self.tasks
+                    .spawn(async move { publication::run(&packages, &package, publication, token).await });
                 Ok(Action::await_change())
             }
         }
@@ -246,11 +280,18 @@ impl Packages {
 
     async fn set_finalizers(&self, package: &JackalPackage, own: &[&str]) -> Result<(), Fault> {
         let api: Api<JackalPackage> = Api::namespaced(self.client.clone(), &package.namespace().unwrap_or_default());
-        let others = package.finalizers().iter().map(String::as_str).filter(|known| *known != FINALIZER);
+        let others = package
+            .finalizers()
+            .iter()
+            .map(String::as_str)
+            .filter(|known| *known != FINALIZER);
         let finalizers: Vec<&str> = others.chain(own.iter().copied()).collect();
         // The resource version makes sure that nobody else's finalizer is lost.
         let patch = json!({ "metadata": { "resourceVersion": package.resource_version(), "finalizers": finalizers } });
-        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let parameters = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
         match within(api.patch_metadata(&package.name_any(), &parameters, &Patch::Merge(patch))).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
@@ -277,14 +318,22 @@ impl Packages {
         .map_err(|error| kube_fault(Reason::PackageFailed, "writing the status", &error))
     }
 
-    async fn write_failure(&self, package: &JackalPackage, rows: &[PackagedImage], images: &[JackalImage], fault: &Fault) -> Result<(), Fault> {
+    async fn write_failure(
+        &self,
+        package: &JackalPackage,
+        rows: &[PackagedImage],
+        images: &[JackalImage],
+        fault: &Fault,
+    ) -> Result<(), Fault> {
         let news = AtomicBool::new(false);
         self.write(package, rows, images, |conditions, generation, now| {
             news.store(Failure(fault).note(conditions, generation, now), Ordering::Relaxed);
         })
         .await?;
         if news.into_inner() {
-            self.events.warning(package, &fault.reason.to_string(), &fault.message).await;
+            self.events
+                .warning(package, &fault.reason.to_string(), &fault.message)
+                .await;
         }
         Ok(())
     }
@@ -302,7 +351,9 @@ impl Packages {
         .await?;
         if news.into_inner() {
             warn!(package = name_of(package), %fault);
-            self.events.warning(package, &fault.reason.to_string(), &fault.message).await;
+            self.events
+                .warning(package, &fault.reason.to_string(), &fault.message)
+                .await;
         }
         Ok(())
     }
@@ -314,15 +365,20 @@ impl Packages {
         change: impl Fn(&mut JackalPackageStatus, Option<i64>),
     ) -> Result<(), kube::Error> {
         let api: Api<JackalPackage> = Api::namespaced(self.client.clone(), &package.namespace().unwrap_or_default());
-        update(&api, &package.name_any(), &package.uid().unwrap_or_default(), |standing, status| {
-            let current = standing.metadata.generation == package.metadata.generation;
-            if !current || !self.leadership.is_held() {
-                return false;
-            }
-            change(status, standing.metadata.generation);
-            status.observed_generation = standing.metadata.generation;
-            true
-        })
+        update(
+            &api,
+            &package.name_any(),
+            &package.uid().unwrap_or_default(),
+            |standing, status| {
+                let current = standing.metadata.generation == package.metadata.generation;
+                if !current || !self.leadership.is_held() {
+                    return false;
+                }
+                change(status, standing.metadata.generation);
+                status.observed_generation = standing.metadata.generation;
+                true
+            },
+        )
         .await
         .map(|_| ())
     }
@@ -352,8 +408,14 @@ fn count(images: &[JackalImage]) -> Counts {
 fn failure(image: &JackalImage) -> Option<(&str, &str, bool)> {
     let status = image.status.as_ref()?;
     let generation = image.metadata.generation;
-    let ready = status.conditions.iter().find(|c| c.type_ == READY && c.observed_generation == generation)?;
-    let stalled = status.conditions.iter().any(|c| c.type_ == STALLED && c.status == "True");
+    let ready = status
+        .conditions
+        .iter()
+        .find(|c| c.type_ == READY && c.observed_generation == generation)?;
+    let stalled = status
+        .conditions
+        .iter()
+        .any(|c| c.type_ == STALLED && c.status == "True");
     (ready.status == "False" && !image.spec.suspend).then_some((&ready.reason, &ready.message, stalled))
 }
 
@@ -362,9 +424,20 @@ fn first_failure(images: &[JackalImage], counts: &Counts) -> Option<Fault> {
     let (image, (reason, message, stalled)) = images.iter().find_map(|image| Some((image, failure(image)?)))?;
     let message = match counts.failed {
         1 => format!("{}: {message}", image.spec.image),
-        failed => format!("{failed} of {} images failed; {}: {message}", counts.total, image.spec.image),
+        failed => format!(
+            "{failed} of {} images failed; {}: {message}",
+            counts.total, image.spec.image
+        ),
     };
     let reason = serde_json::from_value(json!(reason)).unwrap_or(Reason::PushFailed);
-    let disposition = if stalled { Disposition::Stalled } else { Disposition::Retryable };
-    Some(Fault { reason, disposition, message })
+    let disposition = if stalled {
+        Disposition::Stalled
+    } else {
+        Disposition::Retryable
+    };
+    Some(Fault {
+        reason,
+        disposition,
+        message,
+    })
 }

@@ -15,17 +15,27 @@ use crate::worker::{Events, within};
 /// Says in the status of `object` why it cannot be read, unless it says so already.
 pub(super) async fn report<K: Resource<DynamicType = ()>>(client: &Client, events: &Events, object: &InvalidObject) {
     let metadata = &object.metadata;
-    let (namespace, name) = (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default());
+    let (namespace, name) = (
+        metadata.namespace.clone().unwrap_or_default(),
+        metadata.name.clone().unwrap_or_default(),
+    );
     let message = format!("the object cannot be read: {}. Correct that field", object.error);
     let resource = ApiResource::erase::<K>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
     let result = async {
-        let Some(standing) = within(api.get_opt(&name)).await? else { return Ok(()) };
+        let Some(standing) = within(api.get_opt(&name)).await? else {
+            return Ok(());
+        };
         let known = standing.data.pointer("/status/conditions").cloned().unwrap_or_default();
         let mut conditions = Conditions(serde_json::from_value(known).unwrap_or_default());
         let before = conditions.clone();
         let reason = Reason::InvalidSpec.to_string();
-        conditions.stalled(standing.meta().generation, &reason, &message, Time(jiff::Timestamp::now()));
+        conditions.stalled(
+            standing.meta().generation,
+            &reason,
+            &message,
+            Time(jiff::Timestamp::now()),
+        );
         if conditions == before {
             return Ok(());
         }

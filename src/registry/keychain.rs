@@ -32,11 +32,19 @@ impl Keychain {
     /// Reads a `config.json`. The error says what is wrong with it and never repeats a password.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
         // serde_json's own message would quote the value that it could not read.
-        let config: DockerConfig = serde_json::from_slice(json)
-            .map_err(|error| format!("not a docker config.json (line {}, column {})", error.line(), error.column()))?;
+        let config: DockerConfig = serde_json::from_slice(json).map_err(|error| {
+            format!(
+                "not a docker config.json (line {}, column {})",
+                error.line(),
+                error.column()
+            )
+        })?;
         let mut entries = Vec::new();
         for (key, entry) in config.auths {
-            let Some(credentials) = entry.credentials().map_err(|reason| format!("the entry of {key} {reason}"))? else {
+            let Some(credentials) = entry
+                .credentials()
+                .map_err(|reason| format!("the entry of {key} {reason}"))?
+            else {
                 continue;
             };
             entries.push((normalise(&key), credentials));
@@ -52,7 +60,10 @@ impl Keychain {
     /// The credentials for `repository` on `host`.
     pub fn find(&self, host: &str, repository: &str) -> Option<Credentials> {
         let path = format!("{}/{repository}", normalise(host));
-        let lies_under = |key: &str| path.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let lies_under = |key: &str| {
+            path.strip_prefix(key)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
         let mut best: Option<&(String, Credentials)> = None;
         for entry in self.0.iter().filter(|(key, _)| lies_under(key)) {
             if best.is_none_or(|(key, _)| entry.0.len() > key.len()) {
@@ -68,7 +79,9 @@ impl Entry {
         let (username, password) = match (self.username, self.password, self.auth.filter(|auth| !auth.is_empty())) {
             (Some(username), Some(password), _) => (username, password),
             (_, _, Some(auth)) => {
-                let decoded = STANDARD.decode(auth.trim()).map_err(|_| "has an `auth` that is not base64")?;
+                let decoded = STANDARD
+                    .decode(auth.trim())
+                    .map_err(|_| "has an `auth` that is not base64")?;
                 let text = String::from_utf8(decoded).map_err(|_| "has an `auth` that is not text")?;
                 let (username, password) = text.split_once(':').ok_or("has an `auth` without a colon")?;
                 (username.to_owned(), password.trim_end_matches('\0').to_owned())
@@ -76,15 +89,23 @@ impl Entry {
             // An entry that only names a credential helper.
             _ => return Ok(None),
         };
-        Ok(Some(Credentials { username, password: SecretString::from(password) }))
+        Ok(Some(Credentials {
+            username,
+            password: SecretString::from(password),
+        }))
     }
 }
 
 /// `https://index.docker.io/v1/` and `docker.io` are one registry; schemes and `/v1/`, `/v2/` do not count.
 fn normalise(key: &str) -> String {
-    let bare = key.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
+    let bare = key
+        .trim_start_matches("https://")
+        .trim_start_matches("http://")
+        .trim_end_matches('/');
     let bare = bare.trim_end_matches("/v1").trim_end_matches("/v2");
-    let (host, path) = bare.split_once('/').map_or((bare, None), |(host, path)| (host, Some(path)));
+    let (host, path) = bare
+        .split_once('/')
+        .map_or((bare, None), |(host, path)| (host, Some(path)));
     let host = match host {
         "index.docker.io" | "registry-1.docker.io" => "docker.io",
         host => host,
@@ -117,10 +138,20 @@ mod tests {
 
     #[test]
     fn errors_tell_no_secret() {
-        for bad in [&br#"{"auths":{"r":{"auth":"hunter2!"}}}"#[..], br#"{"auths":{"r":"hunter2"}}"#, b"hunter2"] {
+        for bad in [
+            &br#"{"auths":{"r":{"auth":"hunter2!"}}}"#[..],
+            br#"{"auths":{"r":"hunter2"}}"#,
+            b"hunter2",
+        ] {
             let error = Keychain::parse(bad).unwrap_err();
             assert!(!error.contains("hunter2"), "{error}");
         }
-        assert!(!format!("{:?}", Keychain::parse(br#"{"auths":{"r":{"username":"u","password":"hunter2"}}}"#)).contains("hunter2"));
+        assert!(
+            !format!(
+                "{:?}",
+                Keychain::parse(br#"{"auths":{"r":{"username":"u","password":"hunter2"}}}"#)
+            )
+            .contains("hunter2")
+        );
     }
 }

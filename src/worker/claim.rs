@@ -30,7 +30,10 @@ pub fn held_for(seen: &mut Option<Seen>, claim: Option<&Claim>, me: &str, now: I
             (left > Duration::ZERO).then_some(left)
         }
         _ => {
-            *seen = Some(Seen { claim: claim.clone(), since: now });
+            *seen = Some(Seen {
+                claim: claim.clone(),
+                since: now,
+            });
             Some(STALE)
         }
     }
@@ -43,7 +46,10 @@ mod tests {
     use super::*;
 
     fn claim(holder: &str, second: i64) -> Claim {
-        Claim { holder: holder.to_owned(), renew_time: MicroTime(jiff::Timestamp::from_second(second).unwrap()) }
+        Claim {
+            holder: holder.to_owned(),
+            renew_time: MicroTime(jiff::Timestamp::from_second(second).unwrap()),
+        }
     }
 
     #[test]
@@ -53,8 +59,15 @@ mod tests {
         assert_eq!(held_for(&mut seen, Some(&claim("me", 1)), "me", start), None);
         assert_eq!(held_for(&mut seen, Some(&claim("other", 1)), "me", start), Some(STALE));
         let later = start + Duration::from_secs(30);
-        assert_eq!(held_for(&mut seen, Some(&claim("other", 1)), "me", later), Some(Duration::from_secs(10)));
-        assert_eq!(held_for(&mut seen, Some(&claim("other", 2)), "me", later), Some(STALE), "a renewal counts");
+        assert_eq!(
+            held_for(&mut seen, Some(&claim("other", 1)), "me", later),
+            Some(Duration::from_secs(10))
+        );
+        assert_eq!(
+            held_for(&mut seen, Some(&claim("other", 2)), "me", later),
+            Some(STALE),
+            "a renewal counts"
+        );
         assert_eq!(held_for(&mut seen, Some(&claim("other", 2)), "me", later + STALE), None);
     }
 }

@@ -14,13 +14,17 @@ pub struct Events(Recorder);
 impl Events {
     /// Events that name `instance`, the pod or node, as their reporter.
     pub fn new(client: Client, instance: &str) -> Self {
-        let reporter = Reporter { controller: "jackal-operator".to_owned(), instance: Some(instance.to_owned()) };
+        let reporter = Reporter {
+            controller: "jackal-operator".to_owned(),
+            instance: Some(instance.to_owned()),
+        };
         Self(Recorder::new(client, reporter))
     }
 
     /// Something came about as it should.
     pub async fn normal<K: Resource<DynamicType = ()>>(&self, object: &K, reason: &str, note: &str) {
-        self.publish(&object.object_ref(&()), EventType::Normal, reason, note).await;
+        self.publish(&object.object_ref(&()), EventType::Normal, reason, note)
+            .await;
     }
 
     /// Something failed.

@@ -177,7 +177,9 @@ impl Nudge {
             Self::All => true,
             Self::Engine(name) => {
                 let is = |name: &String| {
-                    spec.image.parse::<crate::oci::Reference>().is_ok_and(|reference| reference.engine_name() == *name)
+                    spec.image
+                        .parse::<crate::oci::Reference>()
+                        .is_ok_and(|reference| reference.engine_name() == *name)
                 };
                 spec.source == SourceKind::Docker && name.as_ref().is_none_or(is)
             }
@@ -195,7 +197,9 @@ async fn reconcile(object: Arc<Guarded>, worker: Arc<Worker>) -> Result<Action, 
         Ok(action) => Ok(action),
         Err(fault) => {
             debug!(image = name_of(&*image), %fault, "looking at the image");
-            Ok(Action::requeue(worker.settings.backoff.limit.min(Duration::from_secs(10))))
+            Ok(Action::requeue(
+                worker.settings.backoff.limit.min(Duration::from_secs(10)),
+            ))
         }
     }
 }
@@ -231,7 +235,9 @@ async fn look(worker: &Arc<Worker>, image: &Arc<JackalImage>) -> Result<Action, 
         Decision::Wait(left) => Ok(Action::requeue(left)),
         Decision::Run => {
             let token = worker.memory.begin(&uid, &key, &worker.stop);
-            worker.tasks.spawn(task::run(Arc::clone(worker), Arc::clone(image), key, token));
+            worker
+                .tasks
+                .spawn(task::run(Arc::clone(worker), Arc::clone(image), key, token));
             Ok(Action::await_change())
         }
     }
@@ -252,14 +258,17 @@ fn key_of(image: &JackalImage) -> Key {
     Key {
         generation: image.metadata.generation.unwrap_or_default(),
         requested_at: requested_at(image.annotations()).map(str::to_owned),
-        image_id: assignment.filter(|_| image.spec.source.is_engine()).map(|assignment| assignment.image_id.clone()),
+        image_id: assignment
+            .filter(|_| image.spec.source.is_engine())
+            .map(|assignment| assignment.image_id.clone()),
     }
 }
 
 /// Says that nothing happens because somebody wants it so. What is ready stays ready.
 async fn suspend(worker: &Worker, image: &JackalImage, uid: &str) -> Result<(), Fault> {
     let api: Api<JackalImage> = Api::namespaced(worker.client.clone(), &image.namespace().unwrap_or_default());
-    let written = update(&api, &image.name_any(), uid, |standing, status| {
+    let name = image.name_any();
+    let written = update(&api, &name, uid, |standing, status| {
         let mut conditions = Conditions(std::mem::take(&mut status.conditions));
         conditions.suspended(standing.metadata.generation, Time(jiff::Timestamp::now()));
         status.conditions = conditions.0;
@@ -270,5 +279,8 @@ async fn suspend(worker: &Worker, image: &JackalImage, uid: &str) -> Result<(), 
         }
         standing.spec.suspend
     });
-    written.await.map(|_| ()).map_err(|error| kube_fault(Reason::SourceFailed, "writing the status", &error))
+    written
+        .await
+        .map(|_| ())
+        .map_err(|error| kube_fault(Reason::SourceFailed, "writing the status", &error))
 }

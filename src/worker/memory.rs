@@ -34,7 +34,9 @@ pub struct Backoff {
 impl Backoff {
     /// The delay after `failures` tries in a row that failed, without jitter: doubled each time.
     pub fn after(&self, failures: u32) -> Duration {
-        let doubled = 2u32.checked_pow(failures.saturating_sub(1)).and_then(|factor| self.first.checked_mul(factor));
+        let doubled = 2u32
+            .checked_pow(failures.saturating_sub(1))
+            .and_then(|factor| self.first.checked_mul(factor));
         doubled.unwrap_or(self.limit).min(self.limit)
     }
 }
@@ -89,7 +91,11 @@ struct Last {
 impl Memory {
     /// An empty memory of the process that claims as `holder`.
     pub fn new(holder: impl Into<String>, backoff: Backoff) -> Self {
-        Self { backoff, holder: holder.into(), entries: Mutex::default() }
+        Self {
+            backoff,
+            holder: holder.into(),
+            entries: Mutex::default(),
+        }
     }
 
     /// Decides about the object `uid`, whose work is described by `key`. A task for another key is cancelled.
@@ -113,9 +119,14 @@ impl Memory {
             Some(last) if last.failures == 0 && !view.rechecks => return Decision::Rest,
             Some(last) if last.failures == 0 => Some(last.at + view.interval),
             Some(Last { wait: None, .. }) => return Decision::Rest,
-            Some(Last { wait: Some(wait), at, .. }) => Some(*at + *wait),
+            Some(Last {
+                wait: Some(wait), at, ..
+            }) => Some(*at + *wait),
         };
-        if let Some(left) = due.map(|due| due.saturating_duration_since(now)).filter(|left| !left.is_zero()) {
+        if let Some(left) = due
+            .map(|due| due.saturating_duration_since(now))
+            .filter(|left| !left.is_zero())
+        {
             return Decision::Wait(left);
         }
         match claim::held_for(&mut entry.claim, view.claim, &self.holder, now) {
@@ -127,8 +138,14 @@ impl Memory {
     /// Whether the last try of `key` failed and is to be waited for: for how long, or until something changes.
     pub fn postponed(&self, uid: &str, key: &Key, now: Instant) -> Option<Decision> {
         let entries = self.entries();
-        let last = entries.get(uid)?.last.as_ref().filter(|last| last.key == *key && last.failures > 0)?;
-        let Some(wait) = last.wait else { return Some(Decision::Rest) };
+        let last = entries
+            .get(uid)?
+            .last
+            .as_ref()
+            .filter(|last| last.key == *key && last.failures > 0)?;
+        let Some(wait) = last.wait else {
+            return Some(Decision::Rest);
+        };
         let left = (last.at + wait).saturating_duration_since(now);
         (!left.is_zero()).then_some(Decision::Wait(left))
     }
@@ -142,7 +159,15 @@ impl Memory {
 
     /// Notes that the task for `key` succeeded.
     pub fn succeeded(&self, uid: &str, key: Key, now: Instant) {
-        self.end(uid, Some(Last { key, at: now, failures: 0, wait: None }));
+        self.end(
+            uid,
+            Some(Last {
+                key,
+                at: now,
+                failures: 0,
+                wait: None,
+            }),
+        );
     }
 
     /// Notes that the task for `key` failed. A stalled one is not tried again before the key changes.
@@ -159,7 +184,15 @@ impl Memory {
             // Jitter of a fifth, so that objects that failed together do not come back together.
             Disposition::Retryable => Some(self.backoff.after(failures).mul_f64(0.8 + 0.4 * fastrand::f64())),
         };
-        self.end(uid, Some(Last { key, at: now, failures, wait }));
+        self.end(
+            uid,
+            Some(Last {
+                key,
+                at: now,
+                failures,
+                wait,
+            }),
+        );
     }
 
     /// Notes that the task ended without a result: it was cancelled, or another holds the claim.
@@ -219,14 +252,29 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn key(generation: i64) -> Key {
-        Key { generation, requested_at: None, image_id: None }
+        Key {
+            generation,
+            requested_at: None,
+            image_id: None,
+        }
     }
 
     fn memory() -> Memory {
-        Memory::new("me", Backoff { first: SECOND, limit: SECOND * 4 })
+        Memory::new(
+            "me",
+            Backoff {
+                first: SECOND,
+                limit: SECOND * 4,
+            },
+        )
     }
 
-    const OPEN: View<'_> = View { ready: false, claim: None, rechecks: true, interval: Duration::from_secs(60) };
+    const OPEN: View<'_> = View {
+        ready: false,
+        claim: None,
+        rechecks: true,
+        interval: Duration::from_secs(60),
+    };
 
     #[test]
     fn one_task_a_key_and_another_key_cancels() {
@@ -245,17 +293,25 @@ mod tests {
     fn tries_again_later_each_time_and_never_when_stalled() {
         let (memory, now) = (memory(), Instant::now());
         memory.failed("a", key(1), Disposition::Retryable, now);
-        let Decision::Wait(left) = memory.decide("a", &key(1), OPEN, now) else { panic!("no wait") };
+        let Decision::Wait(left) = memory.decide("a", &key(1), OPEN, now) else {
+            panic!("no wait")
+        };
         assert!(left >= SECOND.mul_f64(0.8) && left <= SECOND.mul_f64(1.2));
         assert_eq!(memory.decide("a", &key(1), OPEN, now + SECOND * 2), Decision::Run);
         memory.failed("a", key(1), Disposition::Retryable, now);
-        assert!(matches!(memory.decide("a", &key(1), OPEN, now + SECOND), Decision::Wait(_)));
+        assert!(matches!(
+            memory.decide("a", &key(1), OPEN, now + SECOND),
+            Decision::Wait(_)
+        ));
         memory.failed("a", key(1), Disposition::Stalled, now);
         assert_eq!(memory.decide("a", &key(1), OPEN, now + SECOND * 1000), Decision::Rest);
         assert_eq!(memory.decide("a", &key(2), OPEN, now), Decision::Run);
         memory.retry("a");
         assert_eq!(memory.decide("a", &key(1), OPEN, now), Decision::Run);
-        let backoff = Backoff { first: SECOND, limit: SECOND * 4 };
+        let backoff = Backoff {
+            first: SECOND,
+            limit: SECOND * 4,
+        };
         assert_eq!(memory.postponed("a", &key(1), now), None);
         memory.failed("a", key(1), Disposition::Stalled, now);
         assert_eq!(memory.postponed("a", &key(1), now), Some(Decision::Rest));
@@ -267,8 +323,23 @@ mod tests {
     fn looks_again_only_where_it_is_its_duty() {
         let (memory, now) = (memory(), Instant::now());
         let view = View { ready: true, ..OPEN };
-        assert_eq!(memory.decide("a", &key(1), View { rechecks: false, ..view }, now), Decision::Rest);
-        assert_eq!(memory.decide("a", &key(1), view, now), Decision::Run, "unknown since the start");
+        assert_eq!(
+            memory.decide(
+                "a",
+                &key(1),
+                View {
+                    rechecks: false,
+                    ..view
+                },
+                now
+            ),
+            Decision::Rest
+        );
+        assert_eq!(
+            memory.decide("a", &key(1), view, now),
+            Decision::Run,
+            "unknown since the start"
+        );
         memory.succeeded("a", key(1), now);
         assert_eq!(memory.decide("a", &key(1), view, now), Decision::Wait(SECOND * 60));
         assert_eq!(memory.decide("a", &key(1), view, now + SECOND * 60), Decision::Run);
@@ -278,8 +349,14 @@ mod tests {
     fn respects_anothers_claim() {
         use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
         let (memory, now) = (memory(), Instant::now());
-        let claim = Claim { holder: "other".to_owned(), renew_time: MicroTime(jiff::Timestamp::UNIX_EPOCH) };
-        let view = View { claim: Some(&claim), ..OPEN };
+        let claim = Claim {
+            holder: "other".to_owned(),
+            renew_time: MicroTime(jiff::Timestamp::UNIX_EPOCH),
+        };
+        let view = View {
+            claim: Some(&claim),
+            ..OPEN
+        };
         assert_eq!(memory.decide("a", &key(1), view, now), Decision::Wait(claim::STALE));
         assert_eq!(memory.decide("a", &key(1), view, now + claim::STALE), Decision::Run);
     }

@@ -10,8 +10,8 @@ mod secrets;
 mod status;
 mod task;
 
-pub use events::Events;
 pub use claim::STALE;
+pub use events::Events;
 pub use image::{Nudge, Settings, Worker, is_ready, run};
 pub use memory::{Backoff, Decision, Key, Memory, View};
 pub use place::{Defaults, Place, Registries};
@@ -40,5 +40,10 @@ pub trait Duty: Send + Sync {
     async fn report(&self, image: &JackalImage) -> Result<(), Fault>;
 
     /// Where the image is read.
-    async fn source(&self, image: &JackalImage, reference: &Reference, place: &Place) -> Result<Arc<dyn ImageSource>, Fault>;
+    async fn source(
+        &self,
+        image: &JackalImage,
+        reference: &Reference,
+        place: &Place,
+    ) -> Result<Arc<dyn ImageSource>, Fault>;
 }

@@ -42,14 +42,24 @@ pub struct Place {
 
 /// Where state that Jackal or Zarf left in the cluster lies: namespace, Secret, and the registry's Service.
 const STATES: [(&str, &str, &str); 2] = [
-    ("jackal", "jackal-state", "jackal-docker-registry.jackal.svc.cluster.local:5000"),
+    (
+        "jackal",
+        "jackal-state",
+        "jackal-docker-registry.jackal.svc.cluster.local:5000",
+    ),
     ("zarf", "zarf-state", "zarf-docker-registry.zarf.svc.cluster.local:5000"),
 ];
 
 impl Defaults {
     /// The registry that `spec`, an object's of `namespace`, means. Its Secrets are read in that namespace;
     /// those of the defaults in the operator's, and only for the registry that the defaults name.
-    pub async fn place(&self, client: &Client, namespace: &str, spec: &RegistrySpec, idle: Duration) -> Result<Place, Fault> {
+    pub async fn place(
+        &self,
+        client: &Client,
+        namespace: &str,
+        spec: &RegistrySpec,
+        idle: Duration,
+    ) -> Result<Place, Fault> {
         let flags = &self.registry;
         let mut credentials = None;
         let (address, default) = match (&spec.address, &flags.address) {
@@ -58,26 +68,52 @@ impl Defaults {
             (_, None) => {
                 let (address, endpoint, found) = self.state(client).await?;
                 credentials = found;
-                (address, RegistrySpec { endpoint: Some(endpoint), insecure: Some(true), ..RegistrySpec::default() })
+                (
+                    address,
+                    RegistrySpec {
+                        endpoint: Some(endpoint),
+                        insecure: Some(true),
+                        ..RegistrySpec::default()
+                    },
+                )
             }
         };
-        let host = spec.endpoint.clone().or(default.endpoint.clone()).unwrap_or_else(|| address.clone());
+        let host = spec
+            .endpoint
+            .clone()
+            .or(default.endpoint.clone())
+            .unwrap_or_else(|| address.clone());
         let own = Secrets::new(client.clone(), namespace);
         let operators = Secrets::new(client.clone(), &self.namespace);
-        let secret = spec.secret_ref.as_ref().map(|name| (&own, name)).or(default.secret_ref.as_ref().map(|name| (&operators, name)));
+        let secret = spec
+            .secret_ref
+            .as_ref()
+            .map(|name| (&own, name))
+            .or(default.secret_ref.as_ref().map(|name| (&operators, name)));
         if let Some((secrets, name)) = secret {
             let keychain = secrets.keychain(&name.name).await?;
             let path = spec.repository_prefix.as_deref().unwrap_or_default();
             credentials = keychain.find(&address, path).or_else(|| keychain.find(&host, path));
             if credentials.is_none() {
-                let hosts = if address == host { address } else { format!("{address} or {host}") };
+                let hosts = if address == host {
+                    address
+                } else {
+                    format!("{address} or {host}")
+                };
                 return Err(Fault::retryable(
                     Reason::AuthenticationFailed,
-                    format!("the Secret {} has no entry for {hosts}: add one, or correct registry.secretRef", name.name),
+                    format!(
+                        "the Secret {} has no entry for {hosts}: add one, or correct registry.secretRef",
+                        name.name
+                    ),
                 ));
             }
         }
-        let certificates = spec.cert_secret_ref.as_ref().map(|name| (&own, name)).or(default.cert_secret_ref.as_ref().map(|name| (&operators, name)));
+        let certificates = spec
+            .cert_secret_ref
+            .as_ref()
+            .map(|name| (&own, name))
+            .or(default.cert_secret_ref.as_ref().map(|name| (&operators, name)));
         let trust = match certificates {
             Some((secrets, name)) => secrets.trust(&name.name).await?,
             None => Trust::default(),
@@ -89,14 +125,27 @@ impl Defaults {
             idle,
             ..Endpoint::new(host)
         };
-        let prefix = spec.repository_prefix.clone().or(default.repository_prefix).unwrap_or_default();
-        Ok(Place { address, prefix, endpoint })
+        let prefix = spec
+            .repository_prefix
+            .clone()
+            .or(default.repository_prefix)
+            .unwrap_or_default();
+        Ok(Place {
+            address,
+            prefix,
+            endpoint,
+        })
     }
 
     /// The endpoint of a source registry that is not the destination.
     pub fn source(&self, host: &str, credentials: Option<Credentials>, idle: Duration) -> Endpoint {
         let plain_http = self.insecure_sources.iter().any(|insecure| insecure == host);
-        Endpoint { plain_http, credentials, idle, ..Endpoint::new(host) }
+        Endpoint {
+            plain_http,
+            credentials,
+            idle,
+            ..Endpoint::new(host)
+        }
     }
 
     async fn state(&self, client: &Client) -> Result<(String, String, Option<Credentials>), Fault> {
@@ -137,7 +186,13 @@ impl Registries {
             known.clear();
         }
         let blobs = Arc::<KnownBlobs>::default();
-        known.insert(key, Known { registry: registry.clone(), blobs: Arc::clone(&blobs) });
+        known.insert(
+            key,
+            Known {
+                registry: registry.clone(),
+                blobs: Arc::clone(&blobs),
+            },
+        );
         Ok((registry, blobs))
     }
 }
@@ -159,6 +214,13 @@ fn fingerprint(endpoint: &Endpoint) -> Digest {
     for pem in [&endpoint.trust.authorities, &endpoint.trust.certificate] {
         part(pem.as_deref().unwrap_or_default());
     }
-    part(endpoint.trust.key.as_ref().map(|key| key.expose_secret().as_bytes()).unwrap_or_default());
+    part(
+        endpoint
+            .trust
+            .key
+            .as_ref()
+            .map(|key| key.expose_secret().as_bytes())
+            .unwrap_or_default(),
+    );
     hasher.finish()
 }

@@ -19,13 +19,19 @@ pub struct Secrets {
 impl Secrets {
     /// Reads in `namespace` only.
     pub fn new(client: Client, namespace: impl Into<String>) -> Self {
-        Self { client, namespace: namespace.into() }
+        Self {
+            client,
+            namespace: namespace.into(),
+        }
     }
 
     /// The Secret, or why it cannot be had. A missing one may appear, so it is tried again.
     pub async fn get(&self, name: &str) -> Result<Secret, Fault> {
         self.find(name).await?.ok_or_else(|| {
-            let what = format!("the Secret {}/{name} does not exist: create it, or remove the reference", self.namespace);
+            let what = format!(
+                "the Secret {}/{name} does not exist: create it, or remove the reference",
+                self.namespace
+            );
             Fault::retryable(Reason::SecretUnavailable, what)
         })
     }
@@ -34,7 +40,11 @@ impl Secrets {
     pub async fn find(&self, name: &str) -> Result<Option<Secret>, Fault> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         within(api.get_opt(name)).await.map_err(|error| {
-            kube_fault(Reason::SecretUnavailable, &format!("reading the Secret {}/{name}", self.namespace), &error)
+            kube_fault(
+                Reason::SecretUnavailable,
+                &format!("reading the Secret {}/{name}", self.namespace),
+                &error,
+            )
         })
     }
 
@@ -70,16 +80,25 @@ impl Secrets {
         let secret = self.get(name).await?;
         let bytes = |key: &str| entry(&secret, key).map(<[u8]>::to_vec);
         let unusable = |what: &str| {
-            Fault::retryable(Reason::SecretUnavailable, format!("the Secret {}/{name} {what}", self.namespace))
+            Fault::retryable(
+                Reason::SecretUnavailable,
+                format!("the Secret {}/{name} {what}", self.namespace),
+            )
         };
         let key = match bytes("tls.key").map(String::from_utf8) {
             Some(Ok(key)) => Some(SecretString::from(key)),
             Some(Err(_)) => return Err(unusable("has a tls.key that is not PEM")),
             None => None,
         };
-        let trust = Trust { authorities: bytes("ca.crt"), certificate: bytes("tls.crt"), key };
+        let trust = Trust {
+            authorities: bytes("ca.crt"),
+            certificate: bytes("tls.crt"),
+            key,
+        };
         if trust.certificate.is_some() != trust.key.is_some() {
-            return Err(unusable("has only one of tls.crt and tls.key: a client certificate needs both"));
+            return Err(unusable(
+                "has only one of tls.crt and tls.key: a client certificate needs both",
+            ));
         }
         if trust.authorities.is_none() && trust.certificate.is_none() {
             return Err(unusable("has neither ca.crt nor tls.crt"));
@@ -90,12 +109,22 @@ impl Secrets {
     async fn pull_secrets(&self, account: &str) -> Result<Vec<String>, Fault> {
         let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &self.namespace);
         let what = format!("reading the ServiceAccount {}/{account}", self.namespace);
-        let found = within(api.get_opt(account)).await.map_err(|e| kube_fault(Reason::SecretUnavailable, &what, &e))?;
+        let found = within(api.get_opt(account))
+            .await
+            .map_err(|e| kube_fault(Reason::SecretUnavailable, &what, &e))?;
         let found = found.ok_or_else(|| {
-            let what = format!("the ServiceAccount {}/{account} does not exist: create it, or remove serviceAccountName", self.namespace);
+            let what = format!(
+                "the ServiceAccount {}/{account} does not exist: create it, or remove serviceAccountName",
+                self.namespace
+            );
             Fault::retryable(Reason::SecretUnavailable, what)
         })?;
-        Ok(found.image_pull_secrets.unwrap_or_default().into_iter().map(|secret| secret.name).collect())
+        Ok(found
+            .image_pull_secrets
+            .unwrap_or_default()
+            .into_iter()
+            .map(|secret| secret.name)
+            .collect())
     }
 }
 
@@ -122,7 +151,9 @@ pub(super) fn state_of(secret: &Secret) -> Option<(String, Option<Credentials>)>
     }
     let state: State = serde_json::from_slice(entry(secret, "state")?).ok()?;
     let registry = state.registry_info;
-    let credentials = (!registry.push_username.is_empty())
-        .then(|| Credentials { username: registry.push_username, password: SecretString::from(registry.push_password) });
+    let credentials = (!registry.push_username.is_empty()).then(|| Credentials {
+        username: registry.push_username,
+        password: SecretString::from(registry.push_password),
+    });
     Some((registry.address, credentials)).filter(|(address, _)| !address.is_empty())
 }

@@ -32,7 +32,10 @@ pub async fn within<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Re
 pub fn kube_fault(reason: Reason, doing: &str, error: &kube::Error) -> Fault {
     let what = match error {
         kube::Error::Api(status) if status.code == 403 => {
-            format!("{doing} is forbidden to the operator ({}): grant it by RBAC", status.message)
+            format!(
+                "{doing} is forbidden to the operator ({}): grant it by RBAC",
+                status.message
+            )
         }
         other => format!("{doing} failed: {other}"),
     };
@@ -58,7 +61,9 @@ where
     K::Status: Default + Clone + PartialEq,
 {
     for _ in 0..CONFLICTS {
-        let Some(mut object) = within(api.get_opt(name)).await? else { return Ok(None) };
+        let Some(mut object) = within(api.get_opt(name)).await? else {
+            return Ok(None);
+        };
         if object.meta().uid.as_deref() != Some(uid) {
             return Ok(None);
         }
@@ -77,7 +82,9 @@ where
             Err(error) => return Err(error),
         }
     }
-    Err(kube::Error::Service("the status changed under each of ten writes".into()))
+    Err(kube::Error::Service(
+        "the status changed under each of ten writes".into(),
+    ))
 }
 
 /// How a failure stands in the conditions.
@@ -102,7 +109,12 @@ pub fn succeed(image: &JackalImage, status: &mut JackalImageStatus, name: &str, 
     let generation = image.metadata.generation;
     let mut conditions = Conditions(std::mem::take(&mut status.conditions));
     let news = !conditions.is_true(READY, generation) || status.digest.as_deref() != Some(outcome.digest.as_str());
-    conditions.ready(generation, "Succeeded", &format!("{name} is {}", outcome.digest.short_form()), now);
+    conditions.ready(
+        generation,
+        "Succeeded",
+        &format!("{name} is {}", outcome.digest.short_form()),
+        now,
+    );
     status.conditions = conditions.0;
     // A look that moved nothing does not hide how the bytes came.
     if outcome.moved_blobs > 0 || status.method.is_none() || status.digest.as_deref() != Some(outcome.digest.as_str()) {

@@ -64,7 +64,11 @@ pub(super) async fn run(worker: Arc<Worker>, image: Arc<JackalImage>, key: Key, 
 
 async fn bring(worker: &Worker, image: &JackalImage, key: &Key) -> Result<End, Fault> {
     // Waiting for a turn is no network wait: it ends with a running transfer, whose idleness is limited.
-    let _turn = worker.turns.acquire().await.map_err(|_| Fault::retryable(Reason::TimedOut, "the operator is stopping"))?;
+    let _turn = worker
+        .turns
+        .acquire()
+        .await
+        .map_err(|_| Fault::retryable(Reason::TimedOut, "the operator is stopping"))?;
     let transfer = prepare(worker, image).await?;
     let name = transfer.location.to_string();
     let resolved = match transfer.check().await? {
@@ -97,10 +101,18 @@ async fn prepare(worker: &Worker, image: &JackalImage) -> Result<Transfer, Fault
     let namespace = image.namespace().unwrap_or_default();
     let invalid = |reason: Reason, error: &dyn std::fmt::Display| Fault::stalled(reason, error.to_string());
     let reference: Reference = spec.image.parse().map_err(|e| invalid(Reason::InvalidReference, &e))?;
-    let platforms = spec.platforms.iter().map(|text| text.parse()).collect::<Result<Vec<Platform>, _>>();
+    let platforms = spec
+        .platforms
+        .iter()
+        .map(|text| text.parse())
+        .collect::<Result<Vec<Platform>, _>>();
     let platforms = platforms.map_err(|e| invalid(Reason::InvalidSpec, &e))?;
     let idle = worker.settings.idle(spec.timeout);
-    let place = worker.settings.defaults.place(&worker.client, &namespace, &spec.registry, idle).await?;
+    let place = worker
+        .settings
+        .defaults
+        .place(&worker.client, &namespace, &spec.registry, idle)
+        .await?;
     let listed = crate::package::listed(&reference, spec.source);
     let location = Location::of(&listed, &place.address, &place.prefix, spec.naming, spec.plain_tag)
         .map_err(|e| invalid(Reason::InvalidReference, &e))?;
@@ -110,7 +122,9 @@ async fn prepare(worker: &Worker, image: &JackalImage) -> Result<Transfer, Fault
         source,
         reference,
         platforms,
-        destination: Arc::new(crate::transfer::RegistryDestination::new(registry.repository(&location.repository))),
+        destination: Arc::new(crate::transfer::RegistryDestination::new(
+            registry.repository(&location.repository),
+        )),
         location,
         compression: spec.compression,
         progress: Arc::default(),
@@ -124,17 +138,32 @@ async fn claim(worker: &Worker, image: &JackalImage, key: &Key, progress: &Progr
     let api: Api<JackalImage> = Api::namespaced(worker.client.clone(), &image.namespace().unwrap_or_default());
     let uid = image.uid().unwrap_or_default();
     let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-    let taken = update(&api, &image.name_any(), &uid, |standing, status| {
+    let name = image.name_any();
+    let taken = update(&api, &name, &uid, |standing, status| {
         let own = status.claim.as_ref().is_none_or(|claim| claim.holder == worker.holder);
         // A stale claim was judged by this process's memory before the task began.
         let free = own || standing.resource_version() == image.resource_version();
-        if !free || standing.metadata.generation != Some(key.generation) || standing.metadata.deletion_timestamp.is_some() {
+        if !free
+            || standing.metadata.generation != Some(key.generation)
+            || standing.metadata.deletion_timestamp.is_some()
+        {
             return false;
         }
-        status.claim = Some(Claim { holder: worker.holder.clone(), renew_time: MicroTime(jiff::Timestamp::now()) });
-        status.progress = Some(TransferProgress { done_bytes: bytes(progress.done()), total_bytes: bytes(progress.total()) });
+        status.claim = Some(Claim {
+            holder: worker.holder.clone(),
+            renew_time: MicroTime(jiff::Timestamp::now()),
+        });
+        status.progress = Some(TransferProgress {
+            done_bytes: bytes(progress.done()),
+            total_bytes: bytes(progress.total()),
+        });
         let mut conditions = Conditions(std::mem::take(&mut status.conditions));
-        conditions.progressing(standing.metadata.generation, "Transferring", "the image is on its way", now());
+        conditions.progressing(
+            standing.metadata.generation,
+            "Transferring",
+            "the image is on its way",
+            now(),
+        );
         status.conditions = conditions.0;
         status.observed_generation = standing.metadata.generation;
         true
@@ -147,7 +176,11 @@ async fn claim(worker: &Worker, image: &JackalImage, key: &Key, progress: &Progr
             warn!(image = name_of(image), %error, "the claim could not be renewed");
             Ok(true)
         }
-        Err(error) => Err(super::status::kube_fault(Reason::SourceFailed, "claiming the image", &error)),
+        Err(error) => Err(super::status::kube_fault(
+            Reason::SourceFailed,
+            "claiming the image",
+            &error,
+        )),
     }
 }
 
@@ -155,13 +188,23 @@ fn error_is_temporary(error: &kube::Error) -> bool {
     !matches!(error, kube::Error::Api(status) if status.code < 500)
 }
 
-async fn done(worker: &Worker, api: &Api<JackalImage>, image: &JackalImage, uid: &str, outcome: &Outcome, name: &str) -> Result<(), kube::Error> {
+async fn done(
+    worker: &Worker,
+    api: &Api<JackalImage>,
+    image: &JackalImage,
+    uid: &str,
+    outcome: &Outcome,
+    name: &str,
+) -> Result<(), kube::Error> {
     let news = std::sync::atomic::AtomicBool::new(false);
     let written = update(api, &image.name_any(), uid, |standing, status| {
         if standing.metadata.generation != image.metadata.generation {
             return false;
         }
-        news.store(succeed(standing, status, name, outcome, now()), std::sync::atomic::Ordering::Relaxed);
+        news.store(
+            succeed(standing, status, name, outcome, now()),
+            std::sync::atomic::Ordering::Relaxed,
+        );
         true
     })
     .await?;
@@ -176,19 +219,32 @@ async fn done(worker: &Worker, api: &Api<JackalImage>, image: &JackalImage, uid:
     Ok(())
 }
 
-async fn failed(worker: &Worker, api: &Api<JackalImage>, image: &JackalImage, uid: &str, generation: i64, fault: &Fault) -> Result<(), kube::Error> {
+async fn failed(
+    worker: &Worker,
+    api: &Api<JackalImage>,
+    image: &JackalImage,
+    uid: &str,
+    generation: i64,
+    fault: &Fault,
+) -> Result<(), kube::Error> {
     let news = std::sync::atomic::AtomicBool::new(false);
     let written = update(api, &image.name_any(), uid, |standing, status| {
         if standing.metadata.generation != Some(generation) {
             return false;
         }
-        news.store(note_failure(standing, status, fault, &worker.holder), std::sync::atomic::Ordering::Relaxed);
+        news.store(
+            note_failure(standing, status, fault, &worker.holder),
+            std::sync::atomic::Ordering::Relaxed,
+        );
         true
     })
     .await?;
     if written.is_some() && news.into_inner() {
         warn!(image = name_of(image), %fault);
-        worker.events.warning(image, &fault.reason.to_string(), &fault.message).await;
+        worker
+            .events
+            .warning(image, &fault.reason.to_string(), &fault.message)
+            .await;
     }
     Ok(())
 }
@@ -210,7 +266,8 @@ fn note_failure(image: &JackalImage, status: &mut JackalImageStatus, fault: &Fau
 
 /// Gives the claim back, so that another need not wait for it to go stale.
 async fn release(worker: &Worker, api: &Api<JackalImage>, image: &JackalImage, uid: &str) {
-    let released = update(api, &image.name_any(), uid, |_, status| {
+    let name = image.name_any();
+    let released = update(api, &name, uid, |_, status| {
         let own = status.claim.as_ref().is_some_and(|claim| claim.holder == worker.holder);
         if own {
             status.claim = None;

@@ -47,7 +47,11 @@ impl Conditions {
     /// Nothing happens because somebody wants it so. What is ready stays ready.
     pub fn suspended(&mut self, generation: Option<i64>, now: Time) {
         let message = "suspended: set spec.suspend to false to go on";
-        match self.get(READY).filter(|ready| ready.status == "True").map(|ready| ready.message.clone()) {
+        match self
+            .get(READY)
+            .filter(|ready| ready.status == "True")
+            .map(|ready| ready.message.clone())
+        {
             Some(known) => self.set(READY, "True", "Suspended", &known, generation, now),
             None => self.set(READY, "False", "Suspended", message, generation, now),
         }

@@ -1,5 +1,8 @@
 //! `JackalImage`: one image to bring to one destination.
 
+// clippy takes the parts of several printer columns for repetitions.
+#![allow(clippy::duplicated_attributes)]
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};

@@ -7,7 +7,7 @@ mod image;
 mod package;
 
 pub use common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
-pub use conditions::{Conditions, cut, READY, RECONCILING, STALLED};
+pub use conditions::{Conditions, READY, RECONCILING, STALLED, cut};
 pub use image::{Assignment, Candidate, Claim, JackalImage, JackalImageSpec, JackalImageStatus, TransferProgress};
 pub use package::{
     Artifact, ComponentSpec, Counts, HistoryEntry, ImageSpec, JackalPackage, JackalPackageSpec, JackalPackageStatus,
