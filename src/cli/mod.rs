@@ -88,8 +88,11 @@ impl Command {
 }
 
 fn start_log(filter: &str, format: LogFormat) -> Result<(), tracing_subscriber::filter::ParseError> {
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let filter = EnvFilter::try_new(filter)?;
     let log = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(filter)?)
+        .with_env_filter(filter)
+        .with_ansi(colours)
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => log.init(),
