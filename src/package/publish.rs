@@ -250,7 +250,8 @@ async fn standing(repository: &dyn Destination, tag: &str) -> Result<Option<Stan
 
 /// Enters the artifact into the index under `tag`, beside the packages of other architectures.
 async fn enter(artifact: &Artifact, repository: &dyn Destination, tag: &str) -> Result<(Digest, u64), Fault> {
-    let lock = lock_of(format!("{}:{tag}", repository.name()));
+    // The name of a layout is its directory, without the repository.
+    let lock = lock_of(format!("{} {}:{tag}", repository.name(), repository.repository()));
     let _alone = lock.lock().await;
     let entry = artifact.entry();
     let mut entries = Vec::new();
