@@ -1,1 +1,3 @@
-fn main() {}
+//! The engine against real parts: registries, docker engines, an API server.
+
+mod docker;
