@@ -113,6 +113,8 @@ pub struct Document {
 }
 
 /// What a document is.
+// Few of them live at once, and each is as large as its JSON besides.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     /// One image, or an artifact.
