@@ -113,21 +113,18 @@ async fn a_source_that_breaks_off_is_said_unchanged() {
 async fn a_dropped_upload_is_given_up() {
     let registry = TestRegistry::start(Version::V31);
     let repository = registry.repository("dropped");
-    let endless: ByteStream = futures::stream::iter([Ok(noise(1, 100_000))])
-        .chain(futures::stream::pending())
-        .boxed();
-    let upload = repository.upload(None, None, endless);
-    let begun = async {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while registry.unfinished("dropped") == 0 {
-            assert!(Instant::now() < deadline, "no upload began");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
+    let begun = tokio::sync::Notify::new();
+    // Asked for more, so the request is under way.
+    let more = futures::stream::once(async {
+        begun.notify_one();
+        std::future::pending().await
+    });
+    let endless: ByteStream = stream(noise(1, 100_000)).chain(more).boxed();
     tokio::select! {
-        result = upload => panic!("{result:?}"),
-        () = begun => {}
+        result = repository.upload(None, None, endless) => panic!("{result:?}"),
+        () = begun.notified() => {}
     }
+    assert!(registry.unfinished("dropped") > 0);
     nothing_unfinished(&registry, "dropped").await;
 }
 
