@@ -280,7 +280,7 @@ fn enter(index: &mut Index, mut entry: Descriptor, name: Option<String>, childre
             Some(name) => is_named(known, name) || nameless && known.digest == entry.digest,
             None => false,
         };
-        !superseded && !(nameless && children.contains(&known.digest))
+        !(superseded || nameless && children.contains(&known.digest))
     });
     match name {
         Some(name) => {
