@@ -203,24 +203,3 @@ async fn what_no_registry_takes_is_an_input_to_change() {
     let fault = error.pushing("r/elsewhere");
     assert_eq!(fault.disposition, Disposition::Retryable, "{fault}");
 }
-
-#[tokio::test]
-async fn half_a_gigabyte_passes_in_little_memory() {
-    const LENGTH: u64 = 512 * 1024 * 1024;
-    let registry = TestRegistry::start(Version::V31);
-    let repository = registry.repository("large");
-    let piece = Bytes::from(vec![7; 1 << 20]);
-    let content = move || -> ByteStream { futures::stream::iter(vec![Ok(piece.clone()); 512]).boxed() };
-    let (digest, _) = repository.upload(None, Some(LENGTH), content()).await.unwrap();
-    // And from there to another, as an image's layer goes.
-    let name = "r/large";
-    let bytes = repository.blob(&digest, Some(LENGTH)).into_stream();
-    let bytes = bytes.map_err(|error| error.reading(name)).boxed();
-    let other = registry.repository("large-copy");
-    other.upload(Some(&digest), Some(LENGTH), bytes).await.unwrap();
-    assert_eq!(other.head_blob(&digest).await.unwrap(), Some(LENGTH));
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let peak = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
-    let peak: u64 = peak.split_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!(peak < 100 * 1024, "{peak} KiB at the peak");
-}
