@@ -263,22 +263,16 @@ impl Lookup {
         let mut found = HashMap::from([(top.clone(), root)]);
         let mut level = vec![top.clone()];
         for depth in 0.. {
-            let mut entries: Vec<Descriptor> = Vec::new();
-            let indexes = level.iter().filter_map(|digest| found.get(digest)?.index());
-            for entry in indexes.flat_map(|index| &index.manifests) {
-                let listed = entries.iter().any(|known| known.digest == entry.digest);
-                if !listed && !found.contains_key(&entry.digest) {
-                    entries.push(entry.clone());
-                }
-                if found.len() + entries.len() > MANIFESTS {
-                    return Err(self.too_many());
-                }
+            let entries = unread(&level, &found);
+            if found.len() + entries.len() > MANIFESTS {
+                return Err(self.too_many());
+            }
+            let has_index = |digest: &Digest| found.get(digest).is_some_and(|document| document.index().is_some());
+            if depth >= DEPTH && level.iter().any(has_index) {
+                return Err(self.failed(&format!("its indexes lie more than {DEPTH} deep in each other")));
             }
             if entries.is_empty() {
                 break;
-            }
-            if depth >= DEPTH {
-                return Err(self.failed(&format!("its indexes lie more than {DEPTH} deep in each other")));
             }
             let children: Vec<Document> = stream::iter(entries)
                 .map(|entry| async move { self.child(&entry).await })
@@ -298,6 +292,18 @@ impl Lookup {
             "it has more than {MANIFESTS} manifests; choose some by platforms"
         ))
     }
+}
+
+/// What the indexes of `level` list and `found` lacks, each once.
+fn unread(level: &[Digest], found: &HashMap<Digest, Document>) -> Vec<Descriptor> {
+    let mut seen = HashSet::new();
+    level
+        .iter()
+        .filter_map(|digest| found.get(digest)?.index())
+        .flat_map(|index| &index.manifests)
+        .filter(|entry| !found.contains_key(&entry.digest) && seen.insert(&entry.digest))
+        .cloned()
+        .collect()
 }
 
 /// Moves the document of `digest` from `found` to the end of `ordered`, after all that it lists.
