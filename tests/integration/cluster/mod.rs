@@ -1,5 +1,7 @@
 //! The operator in a cluster: real API server, real docker engines, real registries, the real binary.
 
+mod rebuilt;
+mod unchanged;
 mod whole;
 
 use crate::docker::engines::{Image, noise, tar};
