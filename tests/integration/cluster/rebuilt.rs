@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-
 use super::{layered, package, unique};
 use crate::docker::engines::{Real, tar};
 use crate::support::cluster::Cluster;
@@ -32,26 +31,41 @@ async fn follows(real: &Real, name: &str, build: impl Fn(u32)) {
         if digest != standing {
             break digest;
         }
-        assert!(built.elapsed() < PROMPT, "{name} on {} is not in the registry {PROMPT:?} after its build", real.host);
+        assert!(
+            built.elapsed() < PROMPT,
+            "{name} on {} is not in the registry {PROMPT:?} after its build",
+            real.host
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
     println!("{} on {}: {:?} after its build", name, real.host, built.elapsed());
     let config: serde_json::Value = serde_json::from_str(&registry.crane("config", name)).unwrap();
     let id = real.output(&["image", "inspect", "--format", "{{json .RootFS.Layers}}", name]);
     let layers: serde_json::Value = serde_json::from_str(&id).unwrap();
-    assert_eq!(config["rootfs"]["diff_ids"], layers, "it is the image of the second build");
+    assert_eq!(
+        config["rootfs"]["diff_ids"], layers,
+        "it is the image of the second build"
+    );
 
     let package = cluster
-        .package_where("app", "built again", |package| (package.status.as_ref()?.history.len() > 1).then_some(()))
+        .package_where("app", "built again", |package| {
+            (package.status.as_ref()?.history.len() > 1).then_some(())
+        })
         .await;
     let status = package.status.unwrap();
-    assert_ne!(status.artifact.as_ref().unwrap().digest, before.artifact.unwrap().digest);
+    assert_ne!(
+        status.artifact.as_ref().unwrap().digest,
+        before.artifact.unwrap().digest
+    );
     assert_eq!(status.history.len(), 2);
     assert_eq!(status.history[0].reason, format!("{name} changed"));
     assert_eq!(status.history[1], before.history[0]);
     assert_eq!(status.images[0].digest.as_deref(), Some(digest.as_str()));
     let ready = cluster.ready("app").await;
-    assert_eq!(ready.metadata.generation, first.metadata.generation, "nobody touched the package");
+    assert_eq!(
+        ready.metadata.generation, first.metadata.generation,
+        "nobody touched the package"
+    );
 }
 
 #[tokio::test]
@@ -60,7 +74,11 @@ async fn an_image_rebuilt_by_docker_20_is_pushed_at_once() {
     let name = unique("app:dev");
     follows(&real, &name, |version| {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("Dockerfile"), "FROM scratch\nCOPY content /\nCMD [\"/content\"]\n").unwrap();
+        std::fs::write(
+            folder.path().join("Dockerfile"),
+            "FROM scratch\nCOPY content /\nCMD [\"/content\"]\n",
+        )
+        .unwrap();
         std::fs::write(folder.path().join("content"), format!("{name} {version}")).unwrap();
         real.run(&["build", "--quiet", "--tag", &name, folder.path().to_str().unwrap()]);
     })
@@ -72,7 +90,10 @@ async fn an_image_loaded_again_is_pushed_at_once() {
     let [_, classic, containerd] = Real::all();
     for real in [classic, containerd] {
         let name = unique("app:dev");
-        follows(&real, &name, |version| real.load(&layered(&name, &version.to_string()).archive())).await;
+        follows(&real, &name, |version| {
+            real.load(&layered(&name, &version.to_string()).archive())
+        })
+        .await;
     }
 }
 
@@ -84,7 +105,10 @@ async fn an_image_tagged_anew_is_pushed_at_once() {
         for version in [1, 2] {
             real.load(&layered(&format!("{name}-{version}"), &version.to_string()).archive());
         }
-        follows(&real, &name, |version| real.run(&["tag", &format!("{name}-{version}"), &name])).await;
+        follows(&real, &name, |version| {
+            real.run(&["tag", &format!("{name}-{version}"), &name])
+        })
+        .await;
     }
 }
 

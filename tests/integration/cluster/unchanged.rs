@@ -35,8 +35,16 @@ async fn what_does_not_change_costs_no_write_and_no_blob() {
     assert!(to.sent() > NO_BLOB);
     // An event is written after the status that it tells of.
     eventually(SOON, "each success has its event", async || {
-        let written = cluster.writes().iter().filter(|request| request.contains("/events")).count();
-        if written == 3 { Ok(()) } else { Err(format!("{written} events")) }
+        let written = cluster
+            .writes()
+            .iter()
+            .filter(|request| request.contains("/events"))
+            .count();
+        if written == 3 {
+            Ok(())
+        } else {
+            Err(format!("{written} events"))
+        }
     })
     .await;
     let (written, moved) = (cluster.writes(), to.sent());
@@ -47,13 +55,21 @@ async fn what_does_not_change_costs_no_write_and_no_blob() {
         let (asked, answered) = (from.sent(), to.sent());
         eventually(SOON, "the sources are looked at again", async || {
             let looked = from.sent() > asked && to.sent() > answered;
-            if looked { Ok(()) } else { Err(format!("{} and {} bytes", from.sent(), to.sent())) }
+            if looked {
+                Ok(())
+            } else {
+                Err(format!("{} and {} bytes", from.sent(), to.sent()))
+            }
         })
         .await;
         // The rest of the same look, which begins for all images at about the same time.
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
-    assert_eq!(cluster.writes()[written.len()..], [] as [String; 0], "an idle package writes nothing");
+    assert_eq!(
+        cluster.writes()[written.len()..],
+        [] as [String; 0],
+        "an idle package writes nothing"
+    );
     let looked = to.sent() - moved;
     assert!(looked < NO_BLOB, "{looked} bytes went to the registry");
 
@@ -62,7 +78,10 @@ async fn what_does_not_change_costs_no_write_and_no_blob() {
     let answered = cluster
         .package_where("app", "asked again and Ready", |package| {
             let status = package.status.as_ref()?;
-            let ready = status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+            let ready = status
+                .conditions
+                .iter()
+                .any(|c| c.type_ == "Ready" && c.status == "True");
             (ready && status.last_handled_reconcile_at.as_deref() == Some("again")).then_some(())
         })
         .await;
@@ -70,10 +89,15 @@ async fn what_does_not_change_costs_no_write_and_no_blob() {
     assert_eq!(status.artifact, first.artifact);
     assert_eq!(status.history, first.history);
     for image in cluster.images().await {
-        assert_eq!(image.status.unwrap().last_handled_reconcile_at.as_deref(), Some("again"));
+        assert_eq!(
+            image.status.unwrap().last_handled_reconcile_at.as_deref(),
+            Some("again")
+        );
     }
     assert!(to.sent() - moved < NO_BLOB);
+    // On each image the request and its answer, on the package its answer: no event, no passing state.
     let news: Vec<String> = cluster.writes()[written.len()..].to_vec();
+    assert_eq!(news.len(), 5, "{news:?}");
     assert!(!news.iter().any(|request| request.contains("/events")), "{news:?}");
 }
 
@@ -103,7 +127,11 @@ async fn two_builds_give_the_same_digests() {
         let _agent = cluster.agent("n1", &real.host, &["--concurrency", concurrency]);
         cluster.apply(&package("app", &registry.host, &lines, "naming: Zarf"));
         let status = cluster.ready("app").await.status.unwrap();
-        let rows: Vec<_> = status.images.iter().map(|row| (row.name.clone(), row.digest.clone())).collect();
+        let rows: Vec<_> = status
+            .images
+            .iter()
+            .map(|row| (row.name.clone(), row.digest.clone()))
+            .collect();
         built.push((status.artifact.unwrap().digest, rows));
     }
     assert_eq!(built[0], built[1]);
@@ -117,8 +145,17 @@ async fn two_builds_give_the_same_digests() {
         let report = output(
             env!("CARGO_BIN_EXE_jackal-operator").as_ref(),
             &[
-                "build", file.to_str().unwrap(), "--to", to, "--insecure", "--insecure-registry", &source.host,
-                "--docker-host", &docker, "--output", "json",
+                "build",
+                file.to_str().unwrap(),
+                "--to",
+                to,
+                "--insecure",
+                "--insecure-registry",
+                &source.host,
+                "--docker-host",
+                &docker,
+                "--output",
+                "json",
             ],
         );
         assert!(report.status.success(), "{}", String::from_utf8_lossy(&report.stderr));
