@@ -34,7 +34,7 @@ use crate::api::v1alpha1::{
 use crate::fault::{Disposition, Fault, Reason};
 use crate::package::Plan;
 use crate::worker::{
-    Decision, Events, Failure, Key, Memory, Registries, Settings, View, is_ready, kube_fault, name_of, update,
+    Decision, Events, Failure, Key, Memory, Registries, Settings, View, is_ready, kube_fault, name_of, stands, update,
 };
 
 pub(super) type Guarded = DeserializeGuard<JackalPackage>;
@@ -179,6 +179,10 @@ impl Packages {
         }
         if counts.ready < counts.total {
             self.memory.cancel(&uid);
+            // A look again, because somebody asked for one, takes nothing back of what stands.
+            if self.stands(package, &rows) && images.iter().all(stands) {
+                return Ok(Action::await_change());
+            }
             let message = format!("{} of {} images are in the registry", counts.ready, counts.total);
             self.write(package, &rows, &images, |conditions, generation, now| {
                 conditions.progressing(generation, "Transferring", &message, now);
@@ -205,11 +209,7 @@ impl Packages {
         publication: Publication,
     ) -> Result<Action, Fault> {
         let inputs = publication.inputs.clone();
-        let ready = self.is_ready(package)
-            && package
-                .status
-                .as_ref()
-                .is_some_and(|status| status.images == publication.rows);
+        let ready = self.is_ready(package, &publication.rows);
         let view = View {
             ready,
             claim: None,
@@ -250,10 +250,18 @@ impl Packages {
         }
     }
 
-    fn is_ready(&self, package: &JackalPackage) -> bool {
+    fn is_ready(&self, package: &JackalPackage, rows: &[PackagedImage]) -> bool {
+        let handled = package
+            .status
+            .as_ref()
+            .and_then(|status| status.last_handled_reconcile_at.as_deref());
+        self.stands(package, rows) && handled == requested_at(package.annotations())
+    }
+
+    /// Whether the status says Ready of this spec with these images.
+    fn stands(&self, package: &JackalPackage, rows: &[PackagedImage]) -> bool {
         package.status.as_ref().is_some_and(|status| {
-            Conditions(status.conditions.clone()).is_true(READY, package.metadata.generation)
-                && status.last_handled_reconcile_at.as_deref() == requested_at(package.annotations())
+            Conditions(status.conditions.clone()).is_true(READY, package.metadata.generation) && status.images == rows
         })
     }
 

@@ -1,7 +1,8 @@
-//! The parts together with the real ones around them: registries, docker engines, an API server. Run by
-//! `make test`, which starts them and says where they are.
+//! What the parts do together, against real ones: registries, docker engines, an API server. Run by `make test`,
+//! which says where they are.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod cluster;
 mod docker;
 mod package;
 mod registry;

@@ -42,12 +42,17 @@ impl Real {
 
     /// Runs the docker command line.
     pub fn run(&self, arguments: &[&str]) {
+        self.output(arguments);
+    }
+
+    /// The same; what it printed.
+    pub fn output(&self, arguments: &[&str]) -> String {
         let program = std::env::var("JACKAL_BIN_DOCKER").unwrap_or_else(|_| "docker".to_owned());
         let mut command = Command::new(program);
         command.args(["--host", &self.host]).args(arguments);
         // The builder of 20.10, which every engine still has; the other one pulls its own image.
         command.env("DOCKER_BUILDKIT", "0");
-        succeed(command);
+        String::from_utf8(succeed(command).stdout).unwrap()
     }
 
     pub fn load(&self, archive: &[u8]) {

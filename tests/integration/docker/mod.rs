@@ -2,7 +2,7 @@
 
 mod collected;
 mod double;
-mod engines;
+pub mod engines;
 mod indexes;
 
 use std::time::Duration;

@@ -1,10 +1,15 @@
 //! Real parts, started for one test and ended with it.
 
+pub mod cluster;
 pub mod faulty;
 pub mod image;
+pub mod operator;
 pub mod process;
 pub mod registry;
 pub mod sink;
+pub mod throttle;
+pub mod wait;
+pub mod writes;
 
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 //! Servers that end with the test, also when the test process is killed.
 
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{OnceLock, mpsc};
 
 /// A running server; dropping it kills it.
@@ -14,6 +14,11 @@ type Order = (Command, mpsc::Sender<std::io::Result<Child>>);
 impl Server {
     /// Starts `program` with `arguments`, its output going to `log`.
     pub fn start(program: &Path, arguments: &[&str], log: &Path) -> Self {
+        Self::start_with(program, arguments, &[("OTEL_TRACES_EXPORTER", "none")], log)
+    }
+
+    /// Starts `program` with variables of its own.
+    pub fn start_with(program: &Path, arguments: &[&str], environment: &[(&str, &str)], log: &Path) -> Self {
         let log = std::fs::File::create(log).expect("a log file");
         // The kernel ends the server with the thread that started it, so that is a thread which ends only
         // with the process.
@@ -32,7 +37,7 @@ impl Server {
             .args(["--pdeathsig", "KILL"])
             .arg(program)
             .args(arguments)
-            .env("OTEL_TRACES_EXPORTER", "none")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log);
@@ -46,7 +51,22 @@ impl Server {
 
     /// Whether it has ended by itself.
     pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().expect("its state").is_some()
+        self.ended().is_some()
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("its state")
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        run("kill", &[&format!("-{name}"), &self.id().to_string()]);
     }
 }
 
@@ -69,7 +89,8 @@ pub fn run(program: impl AsRef<Path>, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-fn output(program: &Path, arguments: &[&str]) -> Output {
+/// Runs a program to its end, which comes within a minute.
+pub fn output(program: &Path, arguments: &[&str]) -> Output {
     Command::new("timeout")
         .args(["-k", "1", "60"])
         .arg(program)

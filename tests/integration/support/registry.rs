@@ -122,6 +122,12 @@ impl TestRegistry {
             .count()
     }
 
+    /// Pulls an image by crane, which verifies every digest, into a file.
+    pub fn pull(&self, image: &str, file: &Path) {
+        let (image, file) = (format!("{}/{image}", self.host), file.to_str().expect("text"));
+        run(program("JACKAL_BIN_CRANE"), &["pull", "--insecure", &image, file]);
+    }
+
     /// What crane says of something in it.
     pub fn crane(&self, command: &str, image: &str) -> String {
         let image = format!("{}/{image}", self.host);
