@@ -41,3 +41,35 @@ impl Crd {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crds_are_what_the_types_say() {
+        let made = tempfile::tempdir().unwrap();
+        Crd {
+            out: Some(made.path().to_owned()),
+        }
+        .write()
+        .unwrap();
+        let standing = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/crds"));
+        let names = |directory: &std::path::Path| {
+            let mut names: Vec<_> = std::fs::read_dir(directory)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name())
+                .collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&standing), names(made.path()), "run `make crds`");
+        for name in names(&standing) {
+            let read = |directory: &std::path::Path| std::fs::read_to_string(directory.join(&name)).unwrap();
+            assert!(
+                read(&standing) == read(made.path()),
+                "{name:?} is stale: run `make crds`"
+            );
+        }
+    }
+}

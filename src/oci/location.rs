@@ -213,7 +213,7 @@ mod tests {
     fn refuses_names_that_no_registry_takes() {
         let tag = "t".repeat(118);
         let error = place(&format!("nginx:{tag}"), Naming::Jackal).unwrap_err();
-        assert!(error.to_string().contains("135 characters"), "{error}");
+        assert!(error.to_string().contains("136 characters"), "{error}");
         assert!(place(&format!("nginx:{tag}"), Naming::Plain).is_ok());
         let path = format!("ghcr.io/{}/x:1", "a/".repeat(125).trim_end_matches('/'));
         assert!(matches!(

@@ -79,6 +79,10 @@ pub async fn publish(
         });
     }
 
+    // One at a time in a repository: two writers of one index would lose an entry, and distribution 2.8 for a
+    // moment denies a blob that is being mounted once more, which fails the other's manifest.
+    let lock = lock_of(format!("{} {}", repository.name(), repository.repository()));
+    let _alone = lock.lock().await;
     let moved = bring_blobs(&artifact, images, repository).await?;
     repository.publish(&artifact.manifest, None).await?;
     let (index, index_bytes) = enter(&artifact, repository, tag).await?;
@@ -248,10 +252,9 @@ async fn standing(repository: &dyn Destination, tag: &str) -> Result<Option<Stan
     }
 }
 
-/// Enters the artifact into the index under `tag`, beside the packages of other architectures.
+/// Enters the artifact into the index under `tag`, beside the packages of other architectures. Nobody else
+/// writes the index meanwhile.
 async fn enter(artifact: &Artifact, repository: &dyn Destination, tag: &str) -> Result<(Digest, u64), Fault> {
-    let lock = lock_of(format!("{}:{tag}", repository.name()));
-    let _alone = lock.lock().await;
     let entry = artifact.entry();
     let mut entries = Vec::new();
     for other in standing(repository, tag)
@@ -272,7 +275,7 @@ async fn enter(artifact: &Artifact, repository: &dyn Destination, tag: &str) -> 
     Ok((index.digest().clone(), index.descriptor.size))
 }
 
-/// The lock of one tag of one repository, shared by all that ask for it at the same time.
+/// The lock of one repository, shared by all that ask for it at the same time.
 fn lock_of(name: String) -> Arc<tokio::sync::Mutex<()>> {
     static LOCKS: LazyLock<Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>> = LazyLock::new(Mutex::default);
     let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);

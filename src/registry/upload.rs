@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
-use reqwest::Method;
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION};
+use reqwest::{Method, StatusCode};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use url::Url;
 
-use super::client::{Answer, Call, Registry, retry_after};
+use super::client::{Answer, Call, Registry};
 use super::error::{Error, Kind};
 use super::repository::{Repository, answered_digest, same_digest};
 use super::token::Scope;
@@ -212,27 +212,38 @@ impl Drop for Session {
     }
 }
 
-/// Not told so, a registry forgets a session after some days.
+/// Not told so, a registry forgets a session after some days. distribution 2.8 cannot be told once a request
+/// broke off: it takes only the address that follows the bytes it has, and does not say which that is.
 async fn cancel(registry: Registry, url: Url, scope: Scope) {
-    let told = timeout(CANCEL_LIMIT, async {
-        let label = "DELETE of an upload";
-        let authorization = registry.authorization(label, &url, &scope).await?;
-        let request = registry.http().delete(url);
-        let request = match authorization {
-            Some(value) => request.header(AUTHORIZATION, value),
-            None => request,
-        };
-        let response = request.send().await;
-        response.map_err(|error| Error::transport(label, &error.without_url()))
-    });
-    match told.await {
-        Ok(Ok(response)) => {
-            let after = retry_after(response.headers());
-            tracing::debug!(status = response.status().as_u16(), ?after, "gave an upload up");
-        }
+    match timeout(CANCEL_LIMIT, try_cancel(&registry, url, &scope)).await {
+        Ok(Ok(status)) => tracing::debug!(%status, "gave an upload up"),
         Ok(Err(error)) => tracing::debug!(%error, "could not give an upload up"),
         Err(_) => tracing::debug!("giving an upload up took too long"),
     }
+}
+
+async fn try_cancel(registry: &Registry, mut url: Url, scope: &Scope) -> Result<StatusCode, Error> {
+    let label = "DELETE of an upload";
+    let ask = async |method: Method, url: &Url| {
+        let mut request = registry.http().request(method, url.clone());
+        if let Some(value) = registry.authorization(label, url, scope).await? {
+            request = request.header(AUTHORIZATION, value);
+        }
+        let response = request.send().await;
+        response.map_err(|error| Error::transport(label, &error.without_url()))
+    };
+    // A request that was just broken off may still be at its end over there.
+    for _ in 0..3 {
+        let response = ask(Method::DELETE, &url).await?;
+        if response.status() != StatusCode::RANGE_NOT_SATISFIABLE {
+            return Ok(response.status());
+        }
+        // It has other bytes than the address says; its status has the right one.
+        let response = ask(Method::GET, &url).await?;
+        let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+        url = registry.follow(label, &url, location)?;
+    }
+    Ok(StatusCode::RANGE_NOT_SATISFIABLE)
 }
 
 /// Why no more is handed on.

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use crate::fault::{Fault, Reason};
+use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document};
 use crate::source::ByteStream;
 
@@ -34,18 +34,8 @@ pub trait Destination: Send + Sync {
     /// The content of a small blob, at most `limit` bytes long; its digest is verified.
     async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<bytes::Bytes>, Fault>;
 
-    /// The content of a blob of any size, if this repository holds it. It is asked for only where a registry
-    /// does not mount; a destination that cannot be read back says so with a stalled fault.
-    async fn read(&self, blob: &Descriptor) -> Result<Option<ByteStream<'_>>, Fault> {
-        Err(Fault::stalled(
-            Reason::PackageFailed,
-            format!(
-                "blob {} of `{}` was not mounted by the registry, and it cannot be read back from there; allow mounts between repositories",
-                blob.digest,
-                self.name()
-            ),
-        ))
-    }
+    /// The content of a blob of any size, if this repository holds it. Whoever takes it verifies it.
+    async fn read(&self, blob: &Descriptor) -> Result<Option<ByteStream<'_>>, Fault>;
 
     /// The size in bytes of a blob, if this repository holds it.
     async fn holds(&self, digest: &Digest) -> Result<Option<u64>, Fault>;

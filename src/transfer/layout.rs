@@ -16,11 +16,14 @@ use tokio::io::AsyncWriteExt;
 use super::{Destination, Upload};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Hasher, Index, MANIFEST_LIMIT};
+use crate::source::ByteStream;
 
 /// The annotation that names an entry of `index.json`.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The longest `index.json` in bytes that is read.
 const INDEX_LIMIT: usize = 16 * 1024 * 1024;
+/// Bytes of a blob that are read at once.
+const CHUNK: usize = 64 * 1024;
 /// The longest time to wait for another process that writes `index.json`.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
 
@@ -235,6 +238,19 @@ impl Destination for LayoutDestination {
         }
     }
 
+    async fn read(&self, blob: &Descriptor) -> Result<Option<ByteStream<'_>>, Fault> {
+        match tokio::fs::File::open(self.path(&blob.digest)).await {
+            Ok(file) => {
+                let chunks = tokio_util::io::ReaderStream::with_capacity(file, CHUNK);
+                Ok(Some(
+                    chunks.map(|chunk| chunk.map_err(|error| self.failed(error))).boxed(),
+                ))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
     async fn holds(&self, digest: &Digest) -> Result<Option<u64>, Fault> {
         self.size_of(digest).await
     }
@@ -280,7 +296,7 @@ fn enter(index: &mut Index, mut entry: Descriptor, name: Option<String>, childre
             Some(name) => is_named(known, name) || nameless && known.digest == entry.digest,
             None => false,
         };
-        !superseded && !(nameless && children.contains(&known.digest))
+        !(superseded || nameless && children.contains(&known.digest))
     });
     match name {
         Some(name) => {
@@ -436,13 +452,13 @@ mod tests {
             &mut index,
             parent.clone(),
             Some("r:1".to_owned()),
-            &[child.digest.clone()],
+            std::slice::from_ref(&child.digest),
         );
         enter(
             &mut index,
             parent.clone(),
             Some("r:1".to_owned()),
-            &[child.digest.clone()],
+            std::slice::from_ref(&child.digest),
         );
         let names: Vec<_> = index
             .manifests

@@ -2,11 +2,13 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::{Destination, Upload};
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document};
 use crate::registry::{Repository, UploadError};
+use crate::source::ByteStream;
 
 /// Pushes to one repository.
 #[derive(Clone)]
@@ -47,6 +49,14 @@ impl Destination for RegistryDestination {
     async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {
         let read = self.repository.small_blob(digest, limit).await;
         read.map_err(|error| error.pushing(&self.name))
+    }
+
+    async fn read(&self, blob: &Descriptor) -> Result<Option<ByteStream<'_>>, Fault> {
+        if self.holds(&blob.digest).await?.is_none() {
+            return Ok(None);
+        }
+        let content = self.repository.blob(&blob.digest, Some(blob.size)).into_stream();
+        Ok(Some(content.map_err(|error| error.pushing(&self.name)).boxed()))
     }
 
     async fn holds(&self, digest: &Digest) -> Result<Option<u64>, Fault> {

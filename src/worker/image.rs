@@ -243,14 +243,22 @@ async fn look(worker: &Arc<Worker>, image: &Arc<JackalImage>) -> Result<Action, 
     }
 }
 
-/// Whether the status says Ready of just what the object asks for now.
+/// Whether the status says Ready of just what the object asks for now, the last request to look again included.
 pub fn is_ready(image: &JackalImage) -> bool {
+    let handled = image
+        .status
+        .as_ref()
+        .and_then(|status| status.last_handled_reconcile_at.as_deref());
+    stands(image) && handled == requested_at(image.annotations())
+}
+
+/// Whether the status says Ready of just what the spec asks for now, as far as anybody looked.
+pub fn stands(image: &JackalImage) -> bool {
     let Some(status) = &image.status else { return false };
     let ready = Conditions(status.conditions.clone()).is_true(READY, image.metadata.generation);
-    let answered = status.last_handled_reconcile_at.as_deref() == requested_at(image.annotations());
     let same_source = !image.spec.source.is_engine()
         || status.assignment.as_ref().map(|assignment| &assignment.image_id) == status.source_digest.as_ref();
-    ready && answered && same_source
+    ready && same_source
 }
 
 fn key_of(image: &JackalImage) -> Key {

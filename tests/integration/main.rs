@@ -1,1 +1,9 @@
-fn main() {}
+//! What the parts do together, against real ones: registries, docker engines, an API server. Run by `make test`,
+//! which says where they are.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod cluster;
+mod docker;
+mod package;
+mod registry;
+mod support;

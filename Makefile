@@ -1,0 +1,58 @@
+# Everything that is made of this project. `make` lists the targets.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# What was built or fetched outlives the checkout, so that a second run is quick wherever it happens.
+export JACKAL_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/jackal-operator
+export CARGO_TARGET_DIR ?= $(JACKAL_CACHE)/target
+
+# The servers that the integration tests talk to.
+PARTS := apiserver docker20 docker-classic docker-containerd registry28 registry31
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## Run the main job from nothing: a cluster, two registries, a docker engine, a package, Ready.
+	scripts/demo $(DEMO_FLAGS)
+
+.PHONY: test
+test: parts check test-unit test-integration ## Everything that must pass before a change lands.
+
+.PHONY: check
+check: ## Format, lints, shell scripts.
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	shellcheck -x scripts/demo scripts/parts scripts/stack scripts/*.sh .ci/run
+
+.PHONY: test-unit
+test-unit: ## Tests without any server; the CRDs' drift is among them.
+	cargo test --locked --lib --bins
+
+.PHONY: test-integration
+test-integration: ## Tests against a real API server, real docker engines and real registries. T=name picks.
+	cargo test --locked --test integration --no-run
+	scripts/stack with $(PARTS) -- cargo test --locked --test integration -- $(T)
+
+.PHONY: parts
+parts: ## Get what the tests talk to: servers and clients, built or installed when missing.
+	scripts/parts get
+
+.PHONY: up
+up: ## Start the servers and leave them running; `eval "$$(scripts/stack env)"` then names them to cargo test.
+	scripts/stack up $(PARTS)
+
+.PHONY: down
+down: ## Stop what `up` started.
+	scripts/stack down
+
+.PHONY: crds
+crds: ## Write crds/ anew after a change of src/api.
+	cargo run --locked --quiet -- crd --out crds
+
+.PHONY: build
+build: ## The binary, optimised.
+	cargo build --locked --release

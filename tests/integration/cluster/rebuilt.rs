@@ -1,0 +1,127 @@
+//! Images that are built again on a node.
+
+use std::time::{Duration, Instant};
+
+use super::{layered, package, unique};
+use crate::docker::engines::{Real, tar};
+use crate::support::cluster::Cluster;
+use crate::support::registry::{TestRegistry, Version};
+
+/// How long a rebuilt image may take to be in the registry.
+const PROMPT: Duration = Duration::from_secs(2);
+
+/// Has `name` built by `build`, given 1 and then 2, and expects the second in the registry in no time.
+async fn follows(real: &Real, name: &str, build: impl Fn(u32)) {
+    let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
+    let _controller = cluster.controller(&[]);
+    let _agent = cluster.agent("n1", &real.host, &[]);
+    build(1);
+    let line = format!("{{image: '{name}', source: Docker}}");
+    cluster.apply(&package("app", &registry.host, &[&line], ""));
+    let first = cluster.ready("app").await;
+    let before = first.status.clone().unwrap();
+
+    let (path, tag) = name.split_once(':').unwrap();
+    let repository = registry.repository(path);
+    let standing = repository.head_manifest(tag).await.unwrap().unwrap().digest;
+    build(2);
+    let built = Instant::now();
+    let digest = loop {
+        let digest = repository.head_manifest(tag).await.unwrap().unwrap().digest;
+        if digest != standing {
+            break digest;
+        }
+        assert!(
+            built.elapsed() < PROMPT,
+            "{name} on {} is not in the registry {PROMPT:?} after its build",
+            real.host
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    println!("{} on {}: {:?} after its build", name, real.host, built.elapsed());
+    let config: serde_json::Value = serde_json::from_str(&registry.crane("config", name)).unwrap();
+    let id = real.output(&["image", "inspect", "--format", "{{json .RootFS.Layers}}", name]);
+    let layers: serde_json::Value = serde_json::from_str(&id).unwrap();
+    assert_eq!(
+        config["rootfs"]["diff_ids"], layers,
+        "it is the image of the second build"
+    );
+
+    let package = cluster
+        .package_where("app", "built again", |package| {
+            (package.status.as_ref()?.history.len() > 1).then_some(())
+        })
+        .await;
+    let status = package.status.unwrap();
+    assert_ne!(
+        status.artifact.as_ref().unwrap().digest,
+        before.artifact.unwrap().digest
+    );
+    assert_eq!(status.history.len(), 2);
+    assert_eq!(status.history[0].reason, format!("{name} changed"));
+    assert_eq!(status.history[1], before.history[0]);
+    assert_eq!(status.images[0].digest.as_deref(), Some(digest.as_str()));
+    let ready = cluster.ready("app").await;
+    assert_eq!(
+        ready.metadata.generation, first.metadata.generation,
+        "nobody touched the package"
+    );
+}
+
+#[tokio::test]
+async fn an_image_rebuilt_by_docker_20_is_pushed_at_once() {
+    let [real, ..] = Real::all();
+    let name = unique("app:dev");
+    follows(&real, &name, |version| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(
+            folder.path().join("Dockerfile"),
+            "FROM scratch\nCOPY content /\nCMD [\"/content\"]\n",
+        )
+        .unwrap();
+        std::fs::write(folder.path().join("content"), format!("{name} {version}")).unwrap();
+        real.run(&["build", "--quiet", "--tag", &name, folder.path().to_str().unwrap()]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_image_loaded_again_is_pushed_at_once() {
+    let [_, classic, containerd] = Real::all();
+    for real in [classic, containerd] {
+        let name = unique("app:dev");
+        follows(&real, &name, |version| {
+            real.load(&layered(&name, &version.to_string()).archive())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn an_image_tagged_anew_is_pushed_at_once() {
+    let [_, classic, containerd] = Real::all();
+    for real in [classic, containerd] {
+        let name = unique("app:dev");
+        for version in [1, 2] {
+            real.load(&layered(&format!("{name}-{version}"), &version.to_string()).archive());
+        }
+        follows(&real, &name, |version| {
+            real.run(&["tag", &format!("{name}-{version}"), &name])
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn an_image_imported_anew_is_pushed_at_once() {
+    for real in Real::all() {
+        let name = unique("app:dev");
+        follows(&real, &name, |version| {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("root.tar");
+            std::fs::write(&file, tar(&[("content", format!("{name} {version}"))])).unwrap();
+            real.run(&["import", file.to_str().unwrap(), &name]);
+        })
+        .await;
+    }
+}

@@ -1,0 +1,137 @@
+//! Images of several platforms in a containerd store.
+
+use std::collections::BTreeMap;
+
+use jackal_operator::fault::Reason;
+use jackal_operator::oci::{Descriptor, Digest, Document, Index, Manifest, Platform, media_type};
+use jackal_operator::source::{Delivered, ImageSource};
+use serde_json::json;
+
+use super::collected::Collected;
+use super::engines::{Real, tar};
+use super::reference;
+
+struct Built {
+    index: Document,
+    manifests: Vec<Document>,
+    // By platform, so that one can be left out.
+    blobs: BTreeMap<usize, Vec<Vec<u8>>>,
+}
+
+fn build(salt: &str, platforms: &[&str]) -> Built {
+    let mut built = Built {
+        index: Document::of_index(Index::new(Vec::new())).unwrap(),
+        manifests: Vec::new(),
+        blobs: BTreeMap::new(),
+    };
+    let mut entries = Vec::new();
+    for (at, platform) in platforms.iter().enumerate() {
+        let platform: Platform = platform.parse().unwrap();
+        let layer = tar(&[("platform", format!("{salt} {platform}"))]);
+        let config = json!({
+            "architecture": platform.architecture, "os": platform.os, "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [Digest::of(&layer)]},
+        });
+        let config = config.to_string().into_bytes();
+        let blob = |kind: &str, content: &[u8]| Descriptor::new(kind, Digest::of(content), content.len() as u64);
+        let manifest = Document::of_manifest(Manifest::new(
+            blob(media_type::OCI_CONFIG, &config),
+            vec![blob(media_type::OCI_LAYER, &layer)],
+        ))
+        .unwrap();
+        let mut entry = manifest.descriptor.clone();
+        entry.platform = Some(platform);
+        entries.push(entry);
+        built.manifests.push(manifest);
+        built.blobs.insert(at, vec![config, layer]);
+    }
+    built.index = Document::of_index(Index::new(entries)).unwrap();
+    built
+}
+
+impl Built {
+    // An OCI layout, without the blobs of the platform `without`.
+    fn archive(&self, name: &str, without: Option<usize>) -> Vec<u8> {
+        let mut root = self.index.descriptor.clone();
+        root.annotations
+            .insert("io.containerd.image.name".to_owned(), name.to_owned());
+        let top = Document::of_index(Index::new(vec![root])).unwrap();
+        let mut files = vec![
+            ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
+            ("index.json".to_owned(), top.raw.to_vec()),
+        ];
+        let held = self.blobs.iter().filter(|(at, _)| Some(**at) != without);
+        let documents = self.manifests.iter().enumerate().filter(|(at, _)| Some(*at) != without);
+        let contents = held
+            .flat_map(|(_, blobs)| blobs.clone())
+            .chain(documents.map(|(_, document)| document.raw.to_vec()))
+            .chain([self.index.raw.to_vec()]);
+        for content in contents {
+            files.push((format!("blobs/sha256/{}", Digest::of(&content).hex()), content));
+        }
+        tar(&files)
+    }
+}
+
+async fn deliver(real: &Real, name: &str, platforms: &[&str]) -> (Delivered, Vec<Digest>) {
+    let platforms: Vec<Platform> = platforms.iter().map(|platform| platform.parse().unwrap()).collect();
+    let sink = Collected::default();
+    let image = real.docker.resolve(&reference(name), &platforms).await.unwrap();
+    let delivered = real.docker.deliver(&image, &sink).await.unwrap();
+    for document in &delivered.documents {
+        for blob in document.manifest().map(Manifest::blobs).unwrap_or_default() {
+            assert!(sink.blobs.lock().unwrap().contains_key(&blob.digest), "{}", blob.digest);
+        }
+    }
+    (delivered, sink.taken())
+}
+
+#[tokio::test]
+async fn platforms_are_chosen_from_an_index() {
+    let real = Real::containerd();
+    let name = "docker.io/jackal-test/index:1";
+    let built = build("whole", &["linux/amd64", "linux/arm64", "linux/s390x"]);
+    real.load(&built.archive(name, None));
+
+    let (whole, _) = deliver(&real, name, &[]).await;
+    assert_eq!(whole.documents.last().unwrap().raw, built.index.raw);
+    assert_eq!(whole.documents.len(), 4);
+
+    let (one, taken) = deliver(&real, name, &["linux/arm64"]).await;
+    assert_eq!(one.documents, vec![built.manifests[1].clone()]);
+    // The engine was asked for that platform alone.
+    assert_eq!(taken.len(), 2);
+
+    let (two, _) = deliver(&real, name, &["linux/s390x", "linux/amd64"]).await;
+    let index = two.documents.last().unwrap().index().unwrap();
+    let entries = &built.index.index().unwrap().manifests;
+    assert_eq!(index.manifests, vec![entries[0].clone(), entries[2].clone()]);
+    assert_eq!(two.documents.len(), 3);
+
+    let absent = ["linux/ppc64le".parse().unwrap()];
+    let fault = real.docker.resolve(&reference(name), &absent).await.unwrap_err();
+    assert_eq!(fault.reason, Reason::SourceNotFound);
+    assert!(fault.message.contains("linux/ppc64le"), "{fault}");
+}
+
+#[tokio::test]
+async fn of_a_sparse_index_only_what_is_held_is_taken() {
+    let real = Real::containerd();
+    let name = "docker.io/jackal-test/sparse:1";
+    let built = build("sparse", &["linux/amd64", "linux/arm64"]);
+    real.load(&built.archive(name, Some(1)));
+
+    let (one, _) = deliver(&real, name, &[]).await;
+    assert_eq!(one.documents, vec![built.manifests[0].clone()]);
+    let arm = ["linux/arm64".parse().unwrap()];
+    let fault = real.docker.resolve(&reference(name), &arm).await.unwrap_err();
+    assert_eq!(fault.reason, Reason::SourceNotFound);
+
+    let name = "docker.io/jackal-test/sparse:2";
+    let built = build("sparser", &["linux/amd64", "linux/arm64", "linux/s390x"]);
+    real.load(&built.archive(name, Some(1)));
+    let fault = real.docker.resolve(&reference(name), &[]).await.unwrap_err();
+    assert!(fault.message.contains("holds linux/amd64, linux/s390x"), "{fault}");
+    let (two, _) = deliver(&real, name, &["linux/amd64", "linux/s390x"]).await;
+    assert_eq!(two.documents.len(), 3);
+}

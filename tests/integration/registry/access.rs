@@ -1,0 +1,123 @@
+//! Who may, over what, and what people are told when they may not.
+
+use jackal_operator::fault::{Disposition, Reason};
+use jackal_operator::oci::Digest;
+use jackal_operator::registry::{Credentials, Endpoint, Kind, Registry, UploadError};
+
+use crate::support::image::stream;
+use crate::support::install_tls;
+use crate::support::registry::{Options, TestRegistry, VERSIONS, Version};
+
+#[tokio::test]
+async fn credentials_decide() {
+    let options = Options {
+        login: Some(("jackal", "s3cret")),
+        tls: false,
+    };
+    for version in VERSIONS {
+        let registry = TestRegistry::start_with(version, options);
+        let digest = Digest::of(b"x");
+        let repository = registry.repository("a");
+        let stored = repository.upload(Some(&digest), Some(1), stream("x")).await;
+        assert_eq!(stored.unwrap(), (digest.clone(), 1));
+        assert_eq!(registry.repository("a").head_blob(&digest).await.unwrap(), Some(1));
+        let wrong = Credentials {
+            username: "jackal".to_owned(),
+            password: "guessed".into(),
+        };
+        for credentials in [Some(wrong), None] {
+            let client = Registry::new(Endpoint {
+                credentials,
+                ..registry.endpoint()
+            });
+            let repository = client.unwrap().repository("a");
+            let error = repository.head_blob(&digest).await.unwrap_err();
+            assert_eq!(error.kind(), &Kind::Unauthorized);
+            let fault = error.reading("r/a:1");
+            assert_eq!(
+                (fault.reason, fault.disposition),
+                (Reason::AuthenticationFailed, Disposition::Retryable)
+            );
+            assert!(fault.message.contains("secretRef"), "{fault}");
+            assert!(!fault.message.contains("guessed"), "{fault}");
+            let error = repository
+                .upload(Some(&digest), Some(1), stream("x"))
+                .await
+                .unwrap_err();
+            let UploadError::Registry(error) = error else {
+                panic!("{error:?}");
+            };
+            assert_eq!(error.pushing("r/a").reason, Reason::AuthenticationFailed);
+        }
+    }
+}
+
+#[tokio::test]
+async fn tls_trusts_only_what_it_is_told() {
+    let options = Options {
+        login: Some(("jackal", "s3cret")),
+        tls: true,
+    };
+    for version in VERSIONS {
+        let registry = TestRegistry::start_with(version, options);
+        let content = crate::support::image::noise(1, 2_000_000);
+        let digest = Digest::of(&content);
+        let repository = registry.repository("a");
+        let stored = repository.upload(Some(&digest), Some(2_000_000), stream(content));
+        assert_eq!(stored.await.unwrap(), (digest.clone(), 2_000_000));
+        let mut stranger = registry.endpoint();
+        stranger.trust = Default::default();
+        let error = Registry::new(stranger)
+            .unwrap()
+            .repository("a")
+            .head_blob(&digest)
+            .await
+            .unwrap_err();
+        let fault = error.pushing("r/a");
+        assert_eq!(fault.reason, Reason::RegistryUnavailable);
+        let said = "certificate signed by unknown authority; give the CA by registry.certSecretRef";
+        assert!(fault.message.contains(said), "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn plain_http_must_be_asked_for() {
+    let registry = TestRegistry::start(Version::V28);
+    let strict = Registry::new(Endpoint {
+        plain_http: false,
+        ..registry.endpoint()
+    });
+    let error = strict.unwrap().repository("a").head_manifest("1").await.unwrap_err();
+    let fault = error.reading("r/a:1");
+    assert_eq!(
+        (fault.reason, fault.disposition),
+        (Reason::RegistryUnavailable, Disposition::Retryable)
+    );
+    assert!(fault.message.contains("set insecure: true"), "{fault}");
+}
+
+#[tokio::test]
+async fn a_registry_that_is_down_is_unavailable() {
+    install_tls();
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = socket.local_addr().unwrap().to_string();
+    drop(socket);
+    for (host, said) in [
+        (host.as_str(), "connection refused"),
+        ("registry.invalid", "does not resolve"),
+    ] {
+        let client = Registry::new(Endpoint {
+            plain_http: true,
+            ..Endpoint::new(host)
+        });
+        let repository = client.unwrap().repository("a");
+        let first = repository.manifest("1").await.unwrap_err().reading("r/a:1");
+        assert_eq!(
+            (first.reason, first.disposition),
+            (Reason::RegistryUnavailable, Disposition::Retryable)
+        );
+        assert!(first.message.contains(said), "{first}");
+        let second = repository.manifest("1").await.unwrap_err().reading("r/a:1");
+        assert_eq!(first, second, "a repetition is recognised");
+    }
+}

@@ -1,0 +1,351 @@
+//! Connections that break, registries that ask for patience, tokens that end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use jackal_operator::fault::{Disposition, Reason};
+use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
+use jackal_operator::registry::{Credentials, Endpoint, Kind, Registry, UploadError};
+
+use crate::support::faulty::{Fault, Scripted, Seen, Way, reply};
+use crate::support::image::{noise, stream};
+use crate::support::install_tls;
+use crate::support::registry::{TestRegistry, VERSIONS, Version};
+
+fn client(host: &str, idle: Duration) -> Registry {
+    install_tls();
+    Registry::new(Endpoint {
+        plain_http: true,
+        idle,
+        ..Endpoint::new(host)
+    })
+    .unwrap()
+}
+
+const LONG: Duration = Duration::from_secs(20);
+
+fn small_manifest() -> Document {
+    let config = Descriptor::new(media_type::OCI_CONFIG, Digest::of(b"{}"), 2);
+    Document::of_manifest(Manifest::new(config, Vec::new())).unwrap()
+}
+
+fn manifest_reply() -> axum::response::Response {
+    reply(
+        200,
+        &[("content-type", media_type::OCI_MANIFEST)],
+        small_manifest().raw.to_vec(),
+    )
+}
+
+#[tokio::test]
+async fn a_broken_download_is_resumed() {
+    for version in VERSIONS {
+        let registry = TestRegistry::start(version);
+        let content = noise(1, 1_000_000);
+        let digest = Digest::of(&content);
+        let repository = registry.repository("a");
+        let stored = repository.upload(Some(&digest), Some(1_000_000), stream(content.clone()));
+        stored.await.unwrap();
+        let way = Way::to(&registry.host, Fault::BreakAnswer(300_000)).await;
+        let repository = client(&way.host, LONG).repository("a");
+        let got: Vec<_> = repository
+            .blob(&digest, Some(1_000_000))
+            .into_stream()
+            .try_collect()
+            .await
+            .unwrap();
+        assert_eq!(got.concat(), content);
+        if version == Version::V28 {
+            continue;
+        }
+        // But not for ever.
+        let way = Way::to(&registry.host, Fault::BreakAnswer(20_000)).await;
+        let repository = client(&way.host, LONG).repository("a");
+        let got: Result<Vec<_>, _> = repository
+            .blob(&digest, Some(1_000_000))
+            .into_stream()
+            .try_collect()
+            .await;
+        let error = got.unwrap_err();
+        assert_eq!(error.kind(), &Kind::Interrupted);
+        assert_eq!(error.reading("r/a:1").reason, Reason::SourceFailed);
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_does_not_move_times_out() {
+    let registry = TestRegistry::start(Version::V31);
+    let way = Way::to(&registry.host, Fault::StallRequest(100_000)).await;
+    let repository = client(&way.host, Duration::from_millis(500)).repository("a");
+    // More than the kernel buffers on the way.
+    let content = noise(1, 32 << 20);
+    let digest = Digest::of(&content);
+    let error = repository
+        .upload(Some(&digest), Some(content.len() as u64), stream(content))
+        .await
+        .unwrap_err();
+    let UploadError::Registry(error) = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(error.kind(), &Kind::TimedOut, "{error}");
+    assert_eq!(error.pushing("r/a").reason, Reason::TimedOut);
+    assert_eq!(registry.repository("a").head_blob(&digest).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_lying_registry_is_found_out() {
+    let content = noise(1, 1000);
+    let body = content.to_vec();
+    let other = Digest::of(b"other").to_string();
+    let server = Scripted::start(move |seen: &Seen| match seen.path.contains("/blobs/") {
+        true => reply(200, &[], body.clone()),
+        false => reply(
+            200,
+            &[
+                ("content-type", media_type::OCI_MANIFEST),
+                ("docker-content-digest", &other),
+            ],
+            small_manifest().raw.to_vec(),
+        ),
+    })
+    .await;
+    let repository = client(&server.host, LONG).repository("a");
+    let wrong = Digest::of(b"other");
+    let right = Digest::of(&content);
+    for (digest, size) in [
+        (&wrong, Some(1000)),
+        (&right, Some(999)),
+        (&right, Some(1001)),
+        (&wrong, None),
+    ] {
+        let got: Result<Vec<_>, _> = repository.blob(digest, size).into_stream().try_collect().await;
+        assert_eq!(got.unwrap_err().kind(), &Kind::DigestMismatch, "{size:?}");
+    }
+    assert_eq!(repository.small_blob(&right, 1000).await.unwrap().unwrap(), content);
+    assert_eq!(
+        repository.small_blob(&right, 999).await.unwrap_err().kind(),
+        &Kind::TooLarge
+    );
+    for identifier in ["1", right.as_str()] {
+        let error = repository.manifest(identifier).await.unwrap_err();
+        assert_eq!(error.kind(), &Kind::DigestMismatch);
+        assert_eq!(error.reading("r/a:1").reason, Reason::DigestMismatch);
+    }
+}
+
+#[tokio::test]
+async fn temporary_failures_are_tried_again() {
+    let server = Scripted::start(|seen: &Seen| match seen.before {
+        0 => reply(503, &[], ""),
+        1 => reply(429, &[("retry-after", "0")], ""),
+        _ => manifest_reply(),
+    })
+    .await;
+    let repository = client(&server.host, LONG).repository("a");
+    assert_eq!(repository.manifest("1").await.unwrap(), Some(small_manifest()));
+    // Without a digest in the answer to HEAD it is computed.
+    let head = repository.head_manifest("1").await.unwrap().unwrap();
+    assert_eq!(head, small_manifest().descriptor);
+
+    let down = Scripted::start(|_: &Seen| reply(502, &[], "<html>")).await;
+    let error = client(&down.host, LONG)
+        .repository("a")
+        .manifest("1")
+        .await
+        .unwrap_err();
+    assert_eq!(error.clone().reading("r/a:1").reason, Reason::RegistryUnavailable);
+    assert_eq!(down.seen().len(), 4);
+}
+
+#[tokio::test]
+async fn patience_is_handed_on() {
+    let server = Scripted::start(|_: &Seen| reply(429, &[("retry-after", "120")], "")).await;
+    let error = client(&server.host, LONG)
+        .repository("a")
+        .manifest("1")
+        .await
+        .unwrap_err();
+    let fault = error.reading("r/a:1");
+    assert_eq!(fault.reason, Reason::RateLimited);
+    let after = Duration::from_secs(120);
+    assert_eq!(fault.disposition, Disposition::Waiting { after });
+    assert_eq!(server.seen().len(), 1, "nobody hammers");
+}
+
+/// A registry that wants tokens, which it gives itself; of each it takes `uses` requests.
+async fn token_registry(uses: usize) -> Scripted {
+    let (given, used) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    Scripted::start(move |seen: &Seen| {
+        let header = |name: &str| seen.headers.get(name).map(String::as_str);
+        if seen.path.starts_with("/token?") {
+            // base64 of jackal:s3cret
+            if header("authorization") != Some("Basic amFja2FsOnMzY3JldA==") {
+                return reply(401, &[], r#"{"details":"incorrect username or password"}"#);
+            }
+            let number = given.fetch_add(1, Ordering::SeqCst) + 1;
+            used.store(0, Ordering::SeqCst);
+            return reply(200, &[], format!(r#"{{"token":"t{number}","expires_in":300}}"#));
+        }
+        let current = format!("Bearer t{}", given.load(Ordering::SeqCst));
+        if header("authorization") == Some(&current) && used.fetch_add(1, Ordering::SeqCst) < uses {
+            return manifest_reply();
+        }
+        let challenge = format!(
+            r#"Bearer realm="http://{}/token",service="s v",scope="repository:a:pull""#,
+            header("host").unwrap_or_default()
+        );
+        reply(401, &[("www-authenticate", &challenge)], "")
+    })
+    .await
+}
+
+fn with_login(host: &str, password: &str) -> Registry {
+    install_tls();
+    Registry::new(Endpoint {
+        plain_http: true,
+        credentials: Some(Credentials {
+            username: "jackal".to_owned(),
+            password: password.into(),
+        }),
+        ..Endpoint::new(host)
+    })
+    .unwrap()
+}
+
+fn tokens_fetched(server: &Scripted) -> Vec<String> {
+    let seen = server.seen().into_iter();
+    seen.filter(|seen| seen.path.starts_with("/token"))
+        .map(|seen| seen.path)
+        .collect()
+}
+
+#[tokio::test]
+async fn one_token_serves_all_who_wait_for_it() {
+    let server = token_registry(usize::MAX).await;
+    let registry = with_login(&server.host, "s3cret");
+    let reads = (0..20).map(|_| {
+        let repository = registry.repository("a");
+        async move { repository.manifest("1").await }
+    });
+    for read in futures::future::join_all(reads).await {
+        assert!(read.unwrap().is_some());
+    }
+    assert_eq!(
+        tokens_fetched(&server),
+        ["/token?service=s+v&scope=repository%3Aa%3Apull"]
+    );
+    assert!(registry.repository("b").manifest("1").await.unwrap().is_some());
+    assert_eq!(tokens_fetched(&server).len(), 2, "another repository is another scope");
+    for seen in server.seen() {
+        let basic = seen
+            .headers
+            .get("authorization")
+            .is_some_and(|value| value.starts_with("Basic"));
+        assert!(
+            !basic || seen.path.starts_with("/token"),
+            "the password went to {}",
+            seen.path
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_ended_is_renewed_once() {
+    let server = token_registry(1).await;
+    let repository = with_login(&server.host, "s3cret").repository("a");
+    for _ in 0..3 {
+        assert!(repository.manifest("1").await.unwrap().is_some());
+    }
+    assert_eq!(tokens_fetched(&server).len(), 3);
+    let never = token_registry(0).await;
+    let error = with_login(&never.host, "s3cret")
+        .repository("a")
+        .manifest("1")
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), &Kind::Unauthorized);
+    assert_eq!(never.seen().len(), 3, "asked, token, asked");
+}
+
+#[tokio::test]
+async fn a_refused_password_is_not_a_missing_image() {
+    let server = token_registry(usize::MAX).await;
+    let error = with_login(&server.host, "guessed")
+        .repository("a")
+        .manifest("1")
+        .await
+        .unwrap_err();
+    let fault = error.reading("r/a:1");
+    assert_eq!(fault.reason, Reason::AuthenticationFailed);
+    assert!(fault.message.contains("/token: the registry answered 401"), "{fault}");
+}
+
+#[tokio::test]
+async fn redirects_are_followed_without_the_password() {
+    let content = noise(1, 1000);
+    let (digest, body) = (Digest::of(&content), content.to_vec());
+    let storage = Scripted::start(move |_: &Seen| reply(200, &[], body.clone())).await;
+    let location = format!("http://{}/bucket/x?signature=s3cret", storage.host);
+    let server = Scripted::start(move |seen: &Seen| match seen.headers.get("authorization") {
+        Some(_) => reply(307, &[("location", &location)], ""),
+        None => reply(401, &[("www-authenticate", "Basic realm=\"x\"")], ""),
+    })
+    .await;
+    let repository = with_login(&server.host, "s3cret").repository("a");
+    assert_eq!(repository.small_blob(&digest, 1000).await.unwrap().unwrap(), content);
+    let seen = storage.seen();
+    assert_eq!(seen.len(), 1);
+    assert!(!seen[0].headers.contains_key("authorization"));
+
+    let endless = Scripted::start(|_: &Seen| reply(302, &[("location", "/v2/again")], "")).await;
+    let error = client(&endless.host, LONG)
+        .repository("a")
+        .manifest("1")
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), &Kind::Protocol);
+    assert_eq!(endless.seen().len(), 6);
+}
+
+#[tokio::test]
+async fn an_upload_to_another_host_goes_without_the_password() {
+    let storage = Scripted::start(|_: &Seen| reply(201, &[], "")).await;
+    let location = format!("http://{}/upload/1?state=2", storage.host);
+    let server = Scripted::start(move |seen: &Seen| match seen.headers.get("authorization") {
+        Some(_) => reply(202, &[("location", &location)], ""),
+        None => reply(401, &[("www-authenticate", "Basic realm=\"x\"")], ""),
+    })
+    .await;
+    let repository = with_login(&server.host, "s3cret").repository("a");
+    let digest = Digest::of(b"abc");
+    repository.upload(Some(&digest), Some(3), stream("abc")).await.unwrap();
+    let seen = storage.seen();
+    assert_eq!(seen.len(), 1);
+    assert_eq!(
+        seen[0].path,
+        format!("/upload/1?state=2&digest=sha256%3A{}", digest.hex())
+    );
+    assert_eq!(seen[0].headers.get("content-length").map(String::as_str), Some("3"));
+    assert!(!seen[0].headers.contains_key("authorization"));
+}
+
+#[tokio::test]
+async fn no_answer_is_read_without_end() {
+    let server = Scripted::start(|seen: &Seen| match seen.path.starts_with("/token") {
+        true => reply(200, &[], vec![b' '; 65 * 1024]),
+        false if seen.path.contains("/a/") => reply(200, &[], vec![b' '; 5 << 20]),
+        false if seen.path.contains("/b/") => reply(400, &[], vec![b' '; 5 << 20]),
+        false => {
+            let challenge = format!(r#"Bearer realm="http://{}/token""#, seen.headers["host"]);
+            reply(401, &[("www-authenticate", &challenge)], "")
+        }
+    })
+    .await;
+    let registry = client(&server.host, LONG);
+    let read = async |name: &str| registry.repository(name).manifest("1").await.unwrap_err();
+    assert_eq!(read("a").await.kind(), &Kind::TooLarge);
+    assert_eq!(read("b").await.kind(), &Kind::Status(400));
+    assert_eq!(read("c").await.kind(), &Kind::TooLarge);
+}

@@ -1,0 +1,6 @@
+//! The distribution client, registries as sources and destinations, and layouts.
+
+mod access;
+mod blobs;
+mod copies;
+mod faults;

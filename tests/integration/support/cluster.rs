@@ -1,0 +1,369 @@
+//! A namespace of the real API server, and the operator's processes in it.
+//!
+//! Nothing but the API server runs: namespaces are never emptied and owner references never collected, so that a
+//! test sees only what the operator itself does.
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use jackal_operator::api::v1alpha1::{JackalImage, JackalPackage};
+use k8s_openapi::api::core::v1::{Namespace, Node};
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+
+use super::operator::Operator;
+use super::process::{output, run};
+use super::wait::{SOON, eventually};
+use super::writes::ApiWay;
+use super::{install_tls, program};
+
+/// A namespace, and what a test started in it. What it knows is printed when the test fails.
+pub struct Cluster {
+    /// A client of the API server.
+    pub client: Client,
+    /// The namespace, which is the operator's own too.
+    pub namespace: String,
+    folder: TempDir,
+    way: Option<ApiWay>,
+    started: AtomicUsize,
+}
+
+impl Cluster {
+    /// A new namespace in a cluster that knows the custom resources.
+    pub async fn new() -> Self {
+        install_tls();
+        required("KUBECONFIG");
+        let client = Client::try_default().await.expect("a client");
+        // Each test has a runtime of its own, so only the fact is shared, not the client.
+        static DEFINED: OnceCell<()> = OnceCell::const_new();
+        DEFINED.get_or_init(async || define(&client).await).await;
+        let namespace = format!("test-{:012x}", fastrand::u64(..1 << 48));
+        let object = Namespace {
+            metadata: ObjectMeta {
+                name: Some(namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            ..Namespace::default()
+        };
+        let created = Api::<Namespace>::all(client.clone())
+            .create(&PostParams::default(), &object)
+            .await;
+        created.expect("a namespace");
+        Self {
+            client,
+            namespace,
+            folder: tempfile::tempdir().expect("a folder"),
+            way: None,
+            started: AtomicUsize::new(0),
+        }
+    }
+
+    /// The same, where every request that the operator's processes send to the API server is noted.
+    pub async fn noting_requests() -> Self {
+        let mut cluster = Self::new().await;
+        cluster.way = Some(ApiWay::open(cluster.folder.path()));
+        cluster
+    }
+
+    /// The writing requests of the operator's processes so far; see [`ApiWay::writes`].
+    pub fn writes(&self) -> Vec<String> {
+        self.way.as_ref().expect("a cluster that notes requests").writes()
+    }
+
+    /// Starts a controller for this namespace, with short delays.
+    pub fn controller(&self, arguments: &[&str]) -> Operator {
+        self.controller_with(arguments, &[])
+    }
+
+    /// Starts a controller with variables of its own.
+    pub fn controller_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Operator {
+        let own = ["--lease-duration", "3s"];
+        self.start("controller", &[&own, arguments].concat(), environment)
+    }
+
+    /// Starts the agent of `node`, whose docker engine is `docker` (`unix:///...`).
+    pub fn agent(&self, node: &str, docker: &str, arguments: &[&str]) -> Operator {
+        let own = ["--node-name", node];
+        self.start("agent", &[&own, arguments].concat(), &[("DOCKER_HOST", docker)])
+    }
+
+    fn start(&self, command: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Operator {
+        let number = self.started.fetch_add(1, Ordering::Relaxed);
+        let log = self.folder.path().join(format!("{number}-{command}.log"));
+        let namespace = &self.namespace;
+        let shared = [
+            "--namespace",
+            namespace,
+            "--watch-namespace",
+            namespace,
+            "--retry-limit",
+            "2s",
+        ];
+        let kubeconfig = match &self.way {
+            Some(way) => way.kubeconfig.clone(),
+            None => PathBuf::from(required("KUBECONFIG")),
+        };
+        let variables = [
+            ("KUBECONFIG", kubeconfig.to_str().expect("text")),
+            ("JACKAL_LOG", "info,jackal_operator=debug"),
+        ];
+        Operator::start(
+            &[&[command], &shared[..], arguments].concat(),
+            &[&variables[..], environment].concat(),
+            log,
+        )
+    }
+
+    /// The objects of one kind in this namespace.
+    pub fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// What a person does by `kubectl apply`: every document of `yaml`, in this namespace.
+    pub fn apply(&self, yaml: &str) {
+        self.try_apply(yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
+    }
+
+    /// The same, with the API server's words where it refuses.
+    pub fn try_apply(&self, yaml: &str) -> Result<(), String> {
+        let file = self.folder.path().join(format!("{:x}.yaml", fastrand::u64(..)));
+        std::fs::write(&file, yaml).expect("a file");
+        let file = file.to_str().expect("text");
+        let arguments = [
+            "--namespace",
+            &self.namespace,
+            "apply",
+            "--server-side",
+            "--filename",
+            file,
+        ];
+        let output = output(&program("JACKAL_BIN_KUBECTL"), &arguments);
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    }
+
+    /// Runs kubectl in this namespace.
+    pub fn kubectl(&self, arguments: &[&str]) -> String {
+        let namespace = ["--namespace", &self.namespace];
+        run(program("JACKAL_BIN_KUBECTL"), &[&namespace, arguments].concat())
+    }
+
+    /// Changes fields of an object by a merge patch.
+    pub async fn patch<K>(&self, name: &str, patch: Value)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+    {
+        let patched = self
+            .api::<K>()
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await;
+        patched.unwrap_or_else(|error| panic!("patching {name}: {error}"));
+    }
+
+    /// Asks for a reconciliation of a package.
+    pub async fn request(&self, package: &str, request: &str) {
+        let patch = json!({ "metadata": { "annotations": { "jackal.dev/requestedAt": request } } });
+        self.patch::<JackalPackage>(package, patch).await;
+    }
+
+    /// The package as it stands.
+    pub async fn package(&self, name: &str) -> JackalPackage {
+        self.api()
+            .get(name)
+            .await
+            .unwrap_or_else(|error| panic!("package {name}: {error}"))
+    }
+
+    /// The images of the namespace by their reference.
+    pub async fn images(&self) -> Vec<JackalImage> {
+        let list = self.api().list(&ListParams::default()).await;
+        list.expect("a list").items
+    }
+
+    /// The only image of the namespace, once it is there.
+    pub async fn image(&self) -> JackalImage {
+        eventually(SOON, "there is one image", async || {
+            let mut images = self.images().await;
+            match images.len() {
+                1 => Ok(images.remove(0)),
+                count => Err(format!("{count} images")),
+            }
+        })
+        .await
+    }
+
+    /// The package once its status says Ready for its spec.
+    pub async fn ready(&self, name: &str) -> JackalPackage {
+        self.package_where(name, "Ready", |package| {
+            let ready = condition(&package.status.as_ref()?.conditions, "Ready")?;
+            let current = ready.observed_generation == package.metadata.generation;
+            (ready.status == "True" && current).then_some(())
+        })
+        .await
+    }
+
+    /// The package once `holds` gives something.
+    pub async fn package_where<T>(
+        &self,
+        name: &str,
+        what: &str,
+        holds: impl Fn(&JackalPackage) -> Option<T>,
+    ) -> JackalPackage {
+        let api = self.api::<JackalPackage>();
+        eventually(SOON, &format!("the package {name} is {what}"), async || {
+            let package = api.get(name).await.map_err(|error| error.to_string())?;
+            match holds(&package) {
+                Some(_) => Ok(package),
+                None => Err(serde_json::to_string(&package.status).expect("JSON")),
+            }
+        })
+        .await
+    }
+
+    /// The image once its status says Ready for its spec.
+    pub async fn image_ready(&self, name: &str) -> JackalImage {
+        self.image_where(name, "Ready", |image| {
+            let ready = condition(&image.status.as_ref()?.conditions, "Ready")?;
+            let current = ready.observed_generation == image.metadata.generation;
+            (ready.status == "True" && current).then_some(())
+        })
+        .await
+    }
+
+    /// The image once `holds` gives something.
+    pub async fn image_where<T>(
+        &self,
+        name: &str,
+        what: &str,
+        holds: impl Fn(&JackalImage) -> Option<T>,
+    ) -> JackalImage {
+        let api = self.api::<JackalImage>();
+        eventually(SOON, &format!("the image {name} is {what}"), async || {
+            let image = api.get(name).await.map_err(|error| error.to_string())?;
+            match holds(&image) {
+                Some(_) => Ok(image),
+                None => Err(serde_json::to_string(&image.status).expect("JSON")),
+            }
+        })
+        .await
+    }
+
+    /// The events on the object of that name as `reason: note`, each as often as it was counted.
+    pub async fn events(&self, name: &str) -> Vec<String> {
+        let list = self.api::<Event>().list(&ListParams::default()).await.expect("events");
+        let on = |event: &Event| {
+            event
+                .regarding
+                .as_ref()
+                .is_some_and(|on| on.name.as_deref() == Some(name))
+        };
+        let mut said = Vec::new();
+        for event in list.items.iter().filter(|event| on(event)) {
+            let count = event.series.as_ref().map_or(1, |series| series.count);
+            let reason = event.reason.as_deref().unwrap_or_default();
+            let text = format!("{reason}: {}", event.note.as_deref().unwrap_or_default());
+            said.extend(std::iter::repeat_n(text, usize::try_from(count).unwrap_or(1)));
+        }
+        said
+    }
+
+    /// Makes a node, as a kubelet does. Nodes have no namespace: choose a name of your own.
+    pub async fn create_node(&self, name: &str, labels: &[(&str, &str)]) {
+        let labels = labels
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let node = Node {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                labels: Some(labels.collect()),
+                ..ObjectMeta::default()
+            },
+            ..Node::default()
+        };
+        let created = Api::<Node>::all(self.client.clone())
+            .create(&PostParams::default(), &node)
+            .await;
+        created.expect("a node");
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let kubectl = program("JACKAL_BIN_KUBECTL");
+        let arguments = [
+            "--namespace",
+            &self.namespace,
+            "get",
+            "jkpkg,jkimg,events,leases",
+            "-o",
+            "yaml",
+        ];
+        let objects = output(&kubectl, &arguments);
+        eprintln!("{}", String::from_utf8_lossy(&objects.stdout));
+        let mut files: Vec<PathBuf> = std::fs::read_dir(self.folder.path())
+            .into_iter()
+            .flatten()
+            .filter_map(|file| Some(file.ok()?.path()))
+            .filter(|file| file.extension().is_some_and(|extension| extension == "log"))
+            .collect();
+        files.sort();
+        for file in files {
+            let log = std::fs::read_to_string(&file).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines[lines.len().saturating_sub(80)..].join("\n");
+            eprintln!("--- {}\n{tail}", file.display());
+        }
+    }
+}
+
+/// The condition of that type.
+pub fn condition<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+/// The value of a variable that `make test` sets.
+pub fn required(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run the tests by `make test`"))
+}
+
+/// Applies `crds/` and waits until the API server serves them.
+async fn define(client: &Client) {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/crds");
+    let arguments = ["apply", "--server-side", "--force-conflicts", "--filename", folder];
+    run(program("JACKAL_BIN_KUBECTL"), &arguments);
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    eventually(SOON, "the custom resources are established", async || {
+        let list = api
+            .list(&ListParams::default())
+            .await
+            .map_err(|error| error.to_string())?;
+        let ours = list
+            .items
+            .iter()
+            .filter(|definition| definition.spec.group == "jackal.dev");
+        let waiting = ours.filter(|definition| {
+            let conditions = definition.status.as_ref().and_then(|status| status.conditions.as_ref());
+            !conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Established" && c.status == "True"))
+        });
+        let waiting: Vec<String> = waiting.map(|definition| definition.name_any()).collect();
+        match waiting.is_empty() {
+            true => Ok(()),
+            false => Err(format!("not yet: {}", waiting.join(", "))),
+        }
+    })
+    .await;
+}

@@ -1,0 +1,27 @@
+//! Real parts, started for one test and ended with it.
+
+pub mod cluster;
+pub mod faulty;
+pub mod image;
+pub mod operator;
+pub mod process;
+pub mod registry;
+pub mod sink;
+pub mod throttle;
+pub mod wait;
+pub mod writes;
+
+use std::path::PathBuf;
+
+/// The program that `variable` names, such as `JACKAL_BIN_CRANE`.
+pub fn program(variable: &str) -> PathBuf {
+    match std::env::var_os(variable) {
+        Some(path) => PathBuf::from(path),
+        None => panic!("{variable} is not set: run the tests by `make test`"),
+    }
+}
+
+/// What the binary's `main` does first.
+pub fn install_tls() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}

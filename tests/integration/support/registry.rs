@@ -1,0 +1,229 @@
+//! Registries of the distribution project, one process a test.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use jackal_operator::registry::{Credentials, Endpoint, Registry, Repository};
+use tempfile::TempDir;
+
+use super::process::{Server, run};
+use super::{install_tls, program};
+
+/// Which registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// distribution 2.8, as Debian has it.
+    V28,
+    /// distribution 3.1.
+    V31,
+}
+
+/// Every registry that we push to.
+pub const VERSIONS: [Version; 2] = [Version::V28, Version::V31];
+
+/// What is asked of a client.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// A name and a password.
+    pub login: Option<(&'static str, &'static str)>,
+    /// HTTPS, with a certificate of an authority that nobody knows.
+    pub tls: bool,
+}
+
+/// A running registry with its storage.
+pub struct TestRegistry {
+    /// `127.0.0.1:port`.
+    pub host: String,
+    options: Options,
+    folder: TempDir,
+    _server: Server,
+}
+
+impl TestRegistry {
+    /// A registry that anybody may use, over plain HTTP.
+    pub fn start(version: Version) -> Self {
+        Self::start_with(version, Options::default())
+    }
+
+    /// A registry.
+    pub fn start_with(version: Version, options: Options) -> Self {
+        install_tls();
+        let binary = match version {
+            Version::V28 => program("JACKAL_BIN_REGISTRY28"),
+            Version::V31 => program("JACKAL_BIN_REGISTRY31"),
+        };
+        let folder = tempfile::tempdir().expect("a folder");
+        if options.tls {
+            make_certificates(folder.path());
+        }
+        if let Some((name, password)) = options.login {
+            let line = run(program("JACKAL_BIN_HTPASSWD"), &["-nbB", "-C", "4", name, password]);
+            std::fs::write(folder.path().join("htpasswd"), line).expect("the passwords");
+        }
+        // Somebody else may take the port between here and there.
+        for _ in 0..5 {
+            let port = free_port();
+            let config = folder.path().join("config.yml");
+            std::fs::write(&config, configuration(folder.path(), port, options)).expect("the configuration");
+            let log = folder.path().join("log");
+            let mut server = Server::start(&binary, &["serve", config.to_str().expect("text")], &log);
+            if listens(&mut server, &log) {
+                return Self {
+                    host: format!("127.0.0.1:{port}"),
+                    options,
+                    folder,
+                    _server: server,
+                };
+            }
+        }
+        let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+        panic!("{} does not start: {log}", binary.display());
+    }
+
+    /// How to reach it, with everything that it asks for.
+    pub fn endpoint(&self) -> Endpoint {
+        let mut endpoint = Endpoint {
+            plain_http: !self.options.tls,
+            idle: Duration::from_secs(20),
+            ..Endpoint::new(&self.host)
+        };
+        endpoint.credentials = self.options.login.map(|(username, password)| Credentials {
+            username: username.to_owned(),
+            password: password.into(),
+        });
+        if self.options.tls {
+            endpoint.trust.authorities = Some(std::fs::read(self.folder.path().join("ca.crt")).expect("the CA"));
+        }
+        endpoint
+    }
+
+    /// A client with everything that it asks for.
+    pub fn client(&self) -> Registry {
+        Registry::new(self.endpoint()).expect("a client")
+    }
+
+    /// A repository by its path.
+    pub fn repository(&self, name: &str) -> Repository {
+        self.client().repository(name)
+    }
+
+    /// The number of uploads that were begun and are neither committed nor given up. A registry forgets of
+    /// an upload that was given up everything but empty states of hashes.
+    pub fn unfinished(&self, repository: &str) -> usize {
+        let folder = self.folder.path().join("storage/docker/registry/v2/repositories");
+        let uploads = std::fs::read_dir(folder.join(repository).join("_uploads"));
+        let stands = |upload: &PathBuf| ["data", "startedat"].iter().any(|name| upload.join(name).exists());
+        uploads
+            .into_iter()
+            .flatten()
+            .map(|upload| upload.expect("an upload").path())
+            .filter(stands)
+            .count()
+    }
+
+    /// Pulls an image by crane, which verifies every digest, into a file.
+    pub fn pull(&self, image: &str, file: &Path) {
+        let (image, file) = (format!("{}/{image}", self.host), file.to_str().expect("text"));
+        run(program("JACKAL_BIN_CRANE"), &["pull", "--insecure", &image, file]);
+    }
+
+    /// What crane says of something in it.
+    pub fn crane(&self, command: &str, image: &str) -> String {
+        let image = format!("{}/{image}", self.host);
+        let crane = program("JACKAL_BIN_CRANE");
+        match command {
+            "validate" => run(crane, &[command, "--insecure", "--remote", &image]),
+            _ => run(crane, &[command, "--insecure", &image]),
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    socket.local_addr().expect("its address").port()
+}
+
+fn listens(server: &mut Server, log: &Path) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        if std::fs::read_to_string(log).is_ok_and(|log| log.contains("listening on")) {
+            return true;
+        }
+        if server.has_ended() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    false
+}
+
+fn configuration(folder: &Path, port: u16, options: Options) -> String {
+    let folder = folder.display();
+    let tls = match options.tls {
+        true => format!("\n  tls:\n    certificate: {folder}/tls.crt\n    key: {folder}/tls.key"),
+        false => String::new(),
+    };
+    let auth = match options.login {
+        Some(_) => format!("auth:\n  htpasswd:\n    realm: test\n    path: {folder}/htpasswd\n"),
+        None => String::new(),
+    };
+    format!(
+        "version: 0.1
+log:
+  level: info
+  accesslog:
+    disabled: true
+storage:
+  filesystem:
+    rootdirectory: {folder}/storage
+  delete:
+    enabled: true
+  maintenance:
+    uploadpurging:
+      enabled: false
+http:
+  addr: 127.0.0.1:{port}{tls}
+{auth}"
+    )
+}
+
+/// `ca.crt`, and `tls.crt` with `tls.key` signed by it for 127.0.0.1.
+fn make_certificates(folder: &Path) {
+    let path = |name: &str| folder.join(name).to_str().expect("text").to_owned();
+    let openssl = |arguments: &[&str]| run(PathBuf::from("openssl"), arguments);
+    std::fs::write(
+        folder.join("leaf.ext"),
+        "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth\n",
+    )
+    .expect("the extensions");
+    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    let ca = ["req", "-x509", "-days", "2", "-subj", "/CN=test authority"];
+    openssl(&[&ca[..], &key, &["-keyout", &path("ca.key"), "-out", &path("ca.crt")]].concat());
+    let leaf = ["req", "-subj", "/CN=registry"];
+    openssl(
+        &[
+            &leaf[..],
+            &key,
+            &["-keyout", &path("tls.key"), "-out", &path("tls.csr")],
+        ]
+        .concat(),
+    );
+    openssl(&[
+        "x509",
+        "-req",
+        "-days",
+        "2",
+        "-in",
+        &path("tls.csr"),
+        "-CA",
+        &path("ca.crt"),
+        "-CAkey",
+        &path("ca.key"),
+        "-CAcreateserial",
+        "-extfile",
+        &path("leaf.ext"),
+        "-out",
+        &path("tls.crt"),
+    ]);
+}

@@ -1,0 +1,147 @@
+//! A way to a registry that is slow, and that counts what goes over it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::Instant;
+
+/// A connection that carried more than this to the registry carries a blob.
+const BLOB: u64 = 512 * 1024;
+
+/// A way to a registry. It has a thread of its own, for a test may block its.
+pub struct Throttle {
+    /// `127.0.0.1:port`.
+    pub host: String,
+    state: Arc<State>,
+    _end: oneshot::Sender<()>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Bytes a second to the registry, of all connections together; 0 is without limit.
+    rate: AtomicU64,
+    sent: AtomicU64,
+    carrying: AtomicUsize,
+    next: Mutex<Option<Instant>>,
+}
+
+impl Throttle {
+    /// A way to `to` that takes `rate` bytes a second towards it, or any number when `rate` is 0.
+    pub fn to(to: &str, rate: u64) -> Self {
+        let to: SocketAddr = to.parse().expect("address and port");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.set_nonblocking(true).expect("a listener");
+        let host = listener.local_addr().expect("its address").to_string();
+        let state = Arc::new(State {
+            rate: rate.into(),
+            ..State::default()
+        });
+        let (end, ended) = oneshot::channel();
+        let shared = Arc::clone(&state);
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(async move {
+                let listener = TcpListener::from_std(listener).expect("a listener");
+                tokio::select! {
+                    () = accept(listener, to, shared) => {}
+                    _ = ended => {}
+                }
+            });
+        });
+        Self { host, state, _end: end }
+    }
+
+    /// Changes the rate; 0 is without limit.
+    pub fn set_rate(&self, rate: u64) {
+        self.state.rate.store(rate, Ordering::Relaxed);
+    }
+
+    /// Bytes that went to the registry.
+    pub fn sent(&self) -> u64 {
+        self.state.sent.load(Ordering::Relaxed)
+    }
+
+    /// Open connections that carried more than half a megabyte to the registry.
+    pub fn carrying(&self) -> usize {
+        self.state.carrying.load(Ordering::Relaxed)
+    }
+}
+
+async fn accept(listener: TcpListener, to: SocketAddr, state: Arc<State>) {
+    while let Ok((client, _)) = listener.accept().await {
+        let state = Arc::clone(&state);
+        tokio::spawn(async move {
+            if let Ok(server) = TcpStream::connect(to).await {
+                join(client, server, &state).await;
+            }
+        });
+    }
+}
+
+async fn join(client: TcpStream, server: TcpStream, state: &State) {
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let mut carried = Carried { bytes: 0, state };
+    let _ = tokio::join!(
+        pass(from_client, to_server, Some(&mut carried)),
+        pass(from_server, to_client, None)
+    );
+}
+
+/// The bytes of one connection; dropped when it takes no more.
+struct Carried<'a> {
+    bytes: u64,
+    state: &'a State,
+}
+
+impl Carried<'_> {
+    async fn count(&mut self, bytes: u64) {
+        if self.bytes <= BLOB && self.bytes + bytes > BLOB {
+            self.state.carrying.fetch_add(1, Ordering::Relaxed);
+        }
+        self.bytes += bytes;
+        self.state.sent.fetch_add(bytes, Ordering::Relaxed);
+        let rate = self.state.rate.load(Ordering::Relaxed);
+        if rate == 0 {
+            return;
+        }
+        let until = {
+            let mut next = self.state.next.lock().await;
+            let start = next.unwrap_or_else(Instant::now).max(Instant::now());
+            let until = start + Duration::from_secs_f64(bytes as f64 / rate as f64);
+            *next = Some(until);
+            until
+        };
+        tokio::time::sleep_until(until).await;
+    }
+}
+
+impl Drop for Carried<'_> {
+    fn drop(&mut self) {
+        if self.bytes > BLOB {
+            self.state.carrying.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut carried: Option<&mut Carried<'_>>,
+) {
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        if to.write_all(&buffer[..length]).await.is_err() {
+            break;
+        }
+        if let Some(carried) = &mut carried {
+            carried.count(length as u64).await;
+        }
+    }
+    let _ = to.shutdown().await;
+}

@@ -1,0 +1,24 @@
+//! Waiting for what comes about by itself.
+
+use std::time::{Duration, Instant};
+
+/// How long anything may take that nothing holds up; the machine may be busy with other tests.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// What `look` gives as soon as it gives something. Panics after `limit` with the last reason that it gave for
+/// giving nothing.
+pub async fn eventually<T>(limit: Duration, what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        let state = match tokio::time::timeout(limit, look()).await {
+            Ok(Ok(found)) => return found,
+            Ok(Err(state)) => state,
+            Err(_) => "no answer".to_owned(),
+        };
+        assert!(
+            Instant::now() < deadline,
+            "not within {limit:?}: {what}. The last state: {state}"
+        );
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}
