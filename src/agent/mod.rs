@@ -93,7 +93,12 @@ impl Registration {
 
     async fn hold(&self, stop: CancellationToken) {
         let mut delay = Duration::from_millis(500);
-        while let Err(error) = self.write().await {
+        loop {
+            let written = tokio::select! {
+                () = stop.cancelled() => return,
+                written = self.write() => written,
+            };
+            let Err(error) = written else { break };
             warn!(%error, node = self.node, "the agent could not register and tries again");
             tokio::select! {
                 () = stop.cancelled() => return,

@@ -25,7 +25,9 @@ use super::lease::Leadership;
 use super::{AGENT_LABEL, finalizers, undecodable};
 use crate::api::v1alpha1::{Assignment, Conditions, DeletionPolicy, JackalImage, requested_at};
 use crate::fault::{Fault, Reason};
-use crate::worker::{Events, Failure, Registries, STALE, Settings, kube_fault, name_of, update, within};
+use crate::worker::{
+    Events, Failure, Registries, STALE, Settings, kube_fault, name_of, stopped_unready, update, within,
+};
 
 type Guarded = DeserializeGuard<JackalImage>;
 
@@ -73,7 +75,9 @@ pub(super) async fn run(
         agents,
         since: Mutex::default(),
     });
-    Controller::new(images, watcher::Config::default())
+    let controller = Controller::new(images, watcher::Config::default());
+    let unready = stopped_unready(controller.store(), stop.clone());
+    let controller = controller
         .with_config(Config::default().concurrency(8))
         .reconcile_all_on(agent_changes)
         .graceful_shutdown_on(stop.cancelled_owned())
@@ -82,8 +86,11 @@ pub(super) async fn run(
             if let Err(error) = result {
                 debug!(%error, "assigning images");
             }
-        })
-        .await;
+        });
+    tokio::select! {
+        () = controller => {}
+        () = unready => {}
+    }
 }
 
 async fn reconcile(object: Arc<Guarded>, assigner: Arc<Assigner>) -> Result<Action, Infallible> {

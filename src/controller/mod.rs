@@ -62,6 +62,8 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Term
         let mut leadership = leadership.clone();
         loop {
             tokio::select! {
+                // First, for a leader that was told to stop still holds the lease.
+                biased;
                 () = leading.cancelled() => return,
                 () = leadership.acquired() => {}
             }

@@ -34,7 +34,8 @@ use crate::api::v1alpha1::{
 use crate::fault::{Disposition, Fault, Reason};
 use crate::package::Plan;
 use crate::worker::{
-    Decision, Events, Failure, Key, Memory, Registries, Settings, View, is_ready, kube_fault, name_of, stands, update,
+    Decision, Events, Failure, Key, Memory, Registries, Settings, View, is_ready, kube_fault, name_of, stands,
+    stopped_unready, update,
 };
 
 pub(super) type Guarded = DeserializeGuard<JackalPackage>;
@@ -89,7 +90,8 @@ pub(super) async fn run(
             }
         })
         .touched_objects();
-    Controller::for_stream(stream, reader)
+    let unready = stopped_unready(reader.clone(), stop.clone());
+    let controller = Controller::for_stream(stream, reader)
         .owns(images, watcher::Config::default())
         .with_config(Config::default().concurrency(8))
         .reconcile_on(ReceiverStream::new(woken))
@@ -99,8 +101,11 @@ pub(super) async fn run(
             if let Err(error) = result {
                 debug!(%error, "reconciling packages");
             }
-        })
-        .await;
+        });
+    tokio::select! {
+        () = controller => {}
+        () = unready => {}
+    }
     packages.tasks.close();
     packages.tasks.wait().await;
 }

@@ -4,11 +4,11 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Config};
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{Controller, WatchStreamExt as _, reflector};
 use kube::{Api, Client, ResourceExt as _};
@@ -140,6 +140,7 @@ pub async fn run(
             std::future::pending::<()>().await;
         }
     };
+    let unready = stopped_unready(reader.clone(), stop.clone());
     let controller = Controller::for_stream(stream, reader)
         .with_config(Config::default().concurrency(16))
         .reconcile_on(ReceiverStream::new(woken))
@@ -153,11 +154,25 @@ pub async fn run(
     tokio::select! {
         () = controller => {}
         () = nudged => {}
+        () = unready => {}
     }
     worker.stop.cancel();
     worker.tasks.close();
     if tokio::time::timeout(STOP, worker.tasks.wait()).await.is_err() {
         warn!("tasks did not stop in {STOP:?}; their claims go stale by themselves");
+    }
+}
+
+/// Returns when `stop` comes before `store` was filled for the first time. kube's controller waits for that
+/// even then, for ever when the API server does not answer. Never returns otherwise.
+pub async fn stopped_unready<K>(store: Store<K>, stop: CancellationToken)
+where
+    K: reflector::Lookup + Clone + 'static,
+    K::DynamicType: Eq + std::hash::Hash + Clone,
+{
+    stop.cancelled().await;
+    if store.wait_until_ready().now_or_never().is_some() {
+        std::future::pending().await
     }
 }
 

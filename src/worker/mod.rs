@@ -12,7 +12,7 @@ mod task;
 
 pub use claim::STALE;
 pub use events::Events;
-pub use image::{Nudge, Settings, Worker, is_ready, run, stands};
+pub use image::{Nudge, Settings, Worker, is_ready, run, stands, stopped_unready};
 pub use memory::{Backoff, Decision, Key, Memory, View};
 pub use place::{Defaults, Place, Registries};
 pub use secrets::Secrets;
