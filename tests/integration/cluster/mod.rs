@@ -1,7 +1,11 @@
 //! The operator in a cluster: real API server, real docker engines, real registries, the real binary.
 
+mod lifecycle;
+mod memory;
 mod rebuilt;
+mod replicas;
 mod unchanged;
+mod undecodable;
 mod whole;
 
 use crate::docker::engines::{Image, noise, tar};
