@@ -114,7 +114,7 @@ impl Cluster {
         };
         let variables = [
             ("KUBECONFIG", kubeconfig.to_str().expect("text")),
-            ("JACKAL_LOG", "info,jackal_operator=debug"),
+            ("JACKAL_LOG", "info,jackal_operator=debug,kube=debug"),
         ];
         Operator::start(
             &[&[command], &shared[..], arguments].concat(),
