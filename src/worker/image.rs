@@ -31,6 +31,18 @@ type Guarded = DeserializeGuard<JackalImage>;
 /// How long a process waits for its tasks to stop.
 const STOP: Duration = Duration::from_secs(10);
 
+/// How long reconciliations that run may go on after a stop.
+const LAST_LOOKS: Duration = Duration::from_secs(2);
+
+/// `controller` to its end, which comes by itself after `stop`: but not while its first list is outstanding,
+/// so it is waited for only for a while.
+pub async fn until_stopped(controller: impl Future<Output = ()>, stop: &CancellationToken) {
+    tokio::select! {
+        () = controller => {}
+        () = async { stop.cancelled().await; tokio::time::sleep(LAST_LOOKS).await } => {}
+    }
+}
+
 /// How a process works.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -151,7 +163,7 @@ pub async fn run(
             }
         });
     tokio::select! {
-        () = controller => {}
+        () = until_stopped(controller, &stop) => {}
         () = nudged => {}
     }
     worker.stop.cancel();

@@ -11,12 +11,13 @@ use serde_json::json;
 
 use super::{package, unique};
 use crate::docker::engines::{Image, Real, tar};
-use crate::support::cluster::{Cluster, condition};
+use crate::support::cluster::{Cluster, condition, required};
 use crate::support::image::{self, noise};
 use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::throttle::Throttle;
 use crate::support::wait::{SOON, eventually};
+use crate::support::writes::kubeconfig_to;
 
 /// How long a transfer may go on after somebody ended it.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -266,5 +267,29 @@ async fn a_process_stopped_in_mid_transfer_gives_its_claim_back_and_its_successo
         }
         slow.moves().await;
         slow.finishes("1").await;
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_cannot_reach_the_api_server_stops_too() {
+    let cluster = Cluster::new().await;
+    // It takes connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = folder.path().join("kubeconfig");
+    std::fs::write(&kubeconfig, kubeconfig_to(&silent.local_addr().unwrap().to_string())).unwrap();
+    let elsewhere = [("KUBECONFIG", kubeconfig.to_str().unwrap())];
+    let mut controller = cluster.controller_with(&["--lease-duration", "15s"], &elsewhere);
+    let mut agent = cluster.agent_with("n1", &required("JACKAL_DOCKER20"), &[], &elsewhere);
+    for process in [&mut controller, &mut agent] {
+        // A process that has not come to its signals yet would just die.
+        eventually(SOON, "it asks the API server", async || {
+            let asks = process.log().contains("requesting");
+            if asks { Ok(()) } else { Err(process.log()) }
+        })
+        .await;
+        process.signal("TERM");
+        let code = process.ends(STOP).await;
+        assert_eq!(code.code(), Some(0), "{code}: {}", process.log());
     }
 }

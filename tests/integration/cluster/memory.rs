@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{ADDRESS, package, unique};
+use super::{ADDRESS, QUIET, package, unique};
 use crate::docker::engines::Real;
 use crate::support::cluster::{Cluster, required};
 use crate::support::operator::Operator;
@@ -45,6 +45,7 @@ fn check(who: &str, peak: u64) {
 
 #[tokio::test]
 async fn a_gigabyte_in_one_layer_moves_in_less_than_a_hundred_megabytes() {
+    let _busy = QUIET.write().await;
     let [real, ..] = Real::all();
     let name = unique("large:1");
     import(&real, &name);
