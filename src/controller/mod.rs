@@ -62,6 +62,8 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Term
         let mut leadership = leadership.clone();
         loop {
             tokio::select! {
+                // First, for it leads still when it is told to stop: no other term begins.
+                biased;
                 () = leading.cancelled() => return,
                 () = leadership.acquired() => {}
             }

@@ -34,7 +34,8 @@ use crate::api::v1alpha1::{
 use crate::fault::{Disposition, Fault, Reason};
 use crate::package::Plan;
 use crate::worker::{
-    Decision, Events, Failure, Key, Memory, Registries, Settings, View, is_ready, kube_fault, name_of, stands, update,
+    Decision, Events, Failure, Key, Memory, Registries, Settings, View, is_ready, kube_fault, name_of, stands,
+    until_stopped, update,
 };
 
 pub(super) type Guarded = DeserializeGuard<JackalPackage>;
@@ -89,18 +90,18 @@ pub(super) async fn run(
             }
         })
         .touched_objects();
-    Controller::for_stream(stream, reader)
+    let controller = Controller::for_stream(stream, reader)
         .owns(images, watcher::Config::default())
         .with_config(Config::default().concurrency(8))
         .reconcile_on(ReceiverStream::new(woken))
-        .graceful_shutdown_on(stop.cancelled_owned())
+        .graceful_shutdown_on(stop.clone().cancelled_owned())
         .run(reconcile, |_, error, _| match *error {}, Arc::clone(&packages))
         .for_each(|result| async move {
             if let Err(error) = result {
                 debug!(%error, "reconciling packages");
             }
-        })
-        .await;
+        });
+    until_stopped(controller, &stop).await;
     packages.tasks.close();
     packages.tasks.wait().await;
 }

@@ -23,13 +23,25 @@ use super::memory::{Backoff, Decision, Key, Memory, View};
 use super::place::{Defaults, Registries};
 use super::status::{kube_fault, name_of, update};
 use super::{Duty, task};
-use crate::api::v1alpha1::{Conditions, JackalImage, READY, SourceKind, requested_at};
+use crate::api::v1alpha1::{self, Conditions, JackalImage, READY, SourceKind, requested_at};
 use crate::fault::{Fault, Reason};
 
 type Guarded = DeserializeGuard<JackalImage>;
 
 /// How long a process waits for its tasks to stop.
 const STOP: Duration = Duration::from_secs(10);
+
+/// How long reconciliations that run may go on after a stop.
+const LAST_LOOKS: Duration = Duration::from_secs(2);
+
+/// `controller` to its end, which comes by itself after `stop`: but not while its first list is outstanding,
+/// so it is waited for only for a while.
+pub async fn until_stopped(controller: impl Future<Output = ()>, stop: &CancellationToken) {
+    tokio::select! {
+        () = controller => {}
+        () = async { stop.cancelled().await; tokio::time::sleep(LAST_LOOKS).await } => {}
+    }
+}
 
 /// How a process works.
 #[derive(Clone, Debug)]
@@ -50,12 +62,12 @@ pub struct Settings {
 
 impl Settings {
     /// The interval of an object; at least ten seconds.
-    pub fn interval(&self, own: Option<kube::core::Duration>) -> Duration {
+    pub fn interval(&self, own: Option<v1alpha1::Duration>) -> Duration {
         own.map_or(self.interval, Into::into).max(Duration::from_secs(10))
     }
 
     /// The idle limit of an object; at least a second.
-    pub fn idle(&self, own: Option<kube::core::Duration>) -> Duration {
+    pub fn idle(&self, own: Option<v1alpha1::Duration>) -> Duration {
         own.map_or(self.idle, Into::into).max(Duration::from_secs(1))
     }
 }
@@ -151,7 +163,7 @@ pub async fn run(
             }
         });
     tokio::select! {
-        () = controller => {}
+        () = until_stopped(controller, &stop) => {}
         () = nudged => {}
     }
     worker.stop.cancel();
