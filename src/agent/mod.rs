@@ -23,7 +23,7 @@ use crate::fault::{Fault, Reason};
 use crate::oci::{Platform, Reference};
 use crate::source::ImageSource;
 use crate::source::docker::{Docker, Engine, ImageEvents, Notice};
-use crate::worker::{self, Duty, Nudge, Place, Settings, kube_fault, within};
+use crate::worker::{self, Duty, Nudge, Place, Settings, briefly, kube_fault, within};
 
 /// The field manager of one node's answers; each node owns its own entry of the list.
 fn field_manager(node: &str) -> String {
@@ -107,7 +107,7 @@ impl Registration {
         }
         info!(node = self.node, "registered");
         stop.cancelled().await;
-        if let Err(error) = within(self.api.delete(&self.name, &DeleteParams::default())).await {
+        if let Err(error) = briefly(self.api.delete(&self.name, &DeleteParams::default())).await {
             warn!(%error, node = self.node, "the agent's lease could not be deleted");
         }
     }

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use kube::Client;
 
-use crate::api::v1alpha1::{LocalReference, RegistrySpec};
+use crate::api::v1alpha1::{self, DurationError, LocalReference, RegistrySpec};
 use crate::worker::{Backoff, Defaults, Settings};
 
 /// Flags of the controller and the agent.
@@ -114,14 +114,8 @@ impl ClusterFlags {
 }
 
 /// A duration as Kubernetes writes it: `90s`, `1h30m`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let duration: kube::core::Duration = text
-        .parse()
-        .map_err(|error: kube::core::duration::ParseError| error.to_string())?;
-    match duration.is_negative() {
-        true => Err("it is negative".to_owned()),
-        false => Ok(duration.into()),
-    }
+pub(super) fn duration(text: &str) -> Result<Duration, DurationError> {
+    text.parse::<v1alpha1::Duration>().map(Into::into)
 }
 
 /// The name of this machine, which is the pod's in a pod.

@@ -25,9 +25,7 @@ use super::lease::Leadership;
 use super::{AGENT_LABEL, finalizers, undecodable};
 use crate::api::v1alpha1::{Assignment, Conditions, DeletionPolicy, JackalImage, requested_at};
 use crate::fault::{Fault, Reason};
-use crate::worker::{
-    Events, Failure, Registries, STALE, Settings, kube_fault, name_of, stopped_unready, update, within,
-};
+use crate::worker::{Events, Failure, Registries, STALE, Settings, kube_fault, name_of, until_stopped, update, within};
 
 type Guarded = DeserializeGuard<JackalImage>;
 
@@ -75,22 +73,17 @@ pub(super) async fn run(
         agents,
         since: Mutex::default(),
     });
-    let controller = Controller::new(images, watcher::Config::default());
-    let unready = stopped_unready(controller.store(), stop.clone());
-    let controller = controller
+    let controller = Controller::new(images, watcher::Config::default())
         .with_config(Config::default().concurrency(8))
         .reconcile_all_on(agent_changes)
-        .graceful_shutdown_on(stop.cancelled_owned())
+        .graceful_shutdown_on(stop.clone().cancelled_owned())
         .run(reconcile, |_, error, _| match *error {}, assigner)
         .for_each(|result| async move {
             if let Err(error) = result {
                 debug!(%error, "assigning images");
             }
         });
-    tokio::select! {
-        () = controller => {}
-        () = unready => {}
-    }
+    until_stopped(controller, &stop).await;
 }
 
 async fn reconcile(object: Arc<Guarded>, assigner: Arc<Assigner>) -> Result<Action, Infallible> {

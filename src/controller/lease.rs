@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::worker::within;
+use crate::worker::{briefly, within};
 
 /// The name of the Lease.
 const NAME: &str = "jackal-operator-leader";
@@ -101,7 +101,11 @@ pub fn contend(
                 _ = ticks.tick() => {}
             }
             let started = Instant::now();
-            match contender.attempt(&mut seen).await {
+            let attempted = tokio::select! {
+                () = stop.cancelled() => break,
+                attempted = contender.attempt(&mut seen) => attempted,
+            };
+            match attempted {
                 Ok(true) => {
                     let before = until.send_replace(Some(started + terms.tenure()));
                     if before.is_none_or(|until| started >= until) {
@@ -118,7 +122,7 @@ pub fn contend(
             }
         }
         let led = until.send_replace(None).is_some();
-        if led && let Err(error) = contender.release().await {
+        if led && let Err(error) = briefly(contender.release()).await {
             warn!(%error, "the lease could not be given back and runs out by itself");
         }
     };

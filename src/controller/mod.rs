@@ -62,7 +62,7 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Term
         let mut leadership = leadership.clone();
         loop {
             tokio::select! {
-                // First, for a leader that was told to stop still holds the lease.
+                // First, for it leads still when it is told to stop: no other term begins.
                 biased;
                 () = leading.cancelled() => return,
                 () = leadership.acquired() => {}

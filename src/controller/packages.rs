@@ -35,7 +35,7 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::package::Plan;
 use crate::worker::{
     Decision, Events, Failure, Key, Memory, Registries, Settings, View, is_ready, kube_fault, name_of, stands,
-    stopped_unready, update,
+    until_stopped, update,
 };
 
 pub(super) type Guarded = DeserializeGuard<JackalPackage>;
@@ -90,22 +90,18 @@ pub(super) async fn run(
             }
         })
         .touched_objects();
-    let unready = stopped_unready(reader.clone(), stop.clone());
     let controller = Controller::for_stream(stream, reader)
         .owns(images, watcher::Config::default())
         .with_config(Config::default().concurrency(8))
         .reconcile_on(ReceiverStream::new(woken))
-        .graceful_shutdown_on(stop.cancelled_owned())
+        .graceful_shutdown_on(stop.clone().cancelled_owned())
         .run(reconcile, |_, error, _| match *error {}, Arc::clone(&packages))
         .for_each(|result| async move {
             if let Err(error) = result {
                 debug!(%error, "reconciling packages");
             }
         });
-    tokio::select! {
-        () = controller => {}
-        () = unready => {}
-    }
+    until_stopped(controller, &stop).await;
     packages.tasks.close();
     packages.tasks.wait().await;
 }

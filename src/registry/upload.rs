@@ -31,6 +31,8 @@ const WAITING: usize = 2;
 const COMMIT_RATE: u64 = 20 * 1024 * 1024;
 /// The longest time that giving up a session may take.
 const CANCEL_LIMIT: Duration = Duration::from_secs(10);
+/// What is waited before each try of that, in milliseconds.
+const CANCEL_PAUSES: [u64; 5] = [0, 50, 250, 1000, 4000];
 
 /// Why an upload ended early: by its source, unchanged, or by the registry.
 #[derive(Debug)]
@@ -232,8 +234,9 @@ async fn try_cancel(registry: &Registry, mut url: Url, scope: &Scope) -> Result<
         let response = request.send().await;
         response.map_err(|error| Error::transport(label, &error.without_url()))
     };
-    // A request that was just broken off may still be at its end over there.
-    for _ in 0..3 {
+    // A request that was just broken off may still be at its end over there, on a slow way for seconds.
+    for pause in CANCEL_PAUSES {
+        tokio::time::sleep(Duration::from_millis(pause)).await;
         let response = ask(Method::DELETE, &url).await?;
         if response.status() != StatusCode::RANGE_NOT_SATISFIABLE {
             return Ok(response.status());

@@ -4,11 +4,11 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::{FutureExt as _, StreamExt as _};
+use futures::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Config};
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{Controller, WatchStreamExt as _, reflector};
 use kube::{Api, Client, ResourceExt as _};
@@ -23,13 +23,25 @@ use super::memory::{Backoff, Decision, Key, Memory, View};
 use super::place::{Defaults, Registries};
 use super::status::{kube_fault, name_of, update};
 use super::{Duty, task};
-use crate::api::v1alpha1::{Conditions, JackalImage, READY, SourceKind, requested_at};
+use crate::api::v1alpha1::{self, Conditions, JackalImage, READY, SourceKind, requested_at};
 use crate::fault::{Fault, Reason};
 
 type Guarded = DeserializeGuard<JackalImage>;
 
 /// How long a process waits for its tasks to stop.
 const STOP: Duration = Duration::from_secs(10);
+
+/// How long reconciliations that run may go on after a stop.
+const LAST_LOOKS: Duration = Duration::from_secs(2);
+
+/// `controller` to its end, which comes by itself after `stop`: but not while its first list is outstanding,
+/// so it is waited for only for a while.
+pub async fn until_stopped(controller: impl Future<Output = ()>, stop: &CancellationToken) {
+    tokio::select! {
+        () = controller => {}
+        () = async { stop.cancelled().await; tokio::time::sleep(LAST_LOOKS).await } => {}
+    }
+}
 
 /// How a process works.
 #[derive(Clone, Debug)]
@@ -50,12 +62,12 @@ pub struct Settings {
 
 impl Settings {
     /// The interval of an object; at least ten seconds.
-    pub fn interval(&self, own: Option<kube::core::Duration>) -> Duration {
+    pub fn interval(&self, own: Option<v1alpha1::Duration>) -> Duration {
         own.map_or(self.interval, Into::into).max(Duration::from_secs(10))
     }
 
     /// The idle limit of an object; at least a second.
-    pub fn idle(&self, own: Option<kube::core::Duration>) -> Duration {
+    pub fn idle(&self, own: Option<v1alpha1::Duration>) -> Duration {
         own.map_or(self.idle, Into::into).max(Duration::from_secs(1))
     }
 }
@@ -140,7 +152,6 @@ pub async fn run(
             std::future::pending::<()>().await;
         }
     };
-    let unready = stopped_unready(reader.clone(), stop.clone());
     let controller = Controller::for_stream(stream, reader)
         .with_config(Config::default().concurrency(16))
         .reconcile_on(ReceiverStream::new(woken))
@@ -152,27 +163,13 @@ pub async fn run(
             }
         });
     tokio::select! {
-        () = controller => {}
+        () = until_stopped(controller, &stop) => {}
         () = nudged => {}
-        () = unready => {}
     }
     worker.stop.cancel();
     worker.tasks.close();
     if tokio::time::timeout(STOP, worker.tasks.wait()).await.is_err() {
         warn!("tasks did not stop in {STOP:?}; their claims go stale by themselves");
-    }
-}
-
-/// Returns when `stop` comes before `store` was filled for the first time. kube's controller waits for that
-/// even then, for ever when the API server does not answer. Never returns otherwise.
-pub async fn stopped_unready<K>(store: Store<K>, stop: CancellationToken)
-where
-    K: reflector::Lookup + Clone + 'static,
-    K::DynamicType: Eq + std::hash::Hash + Clone,
-{
-    stop.cancelled().await;
-    if store.wait_until_ready().now_or_never().is_some() {
-        std::future::pending().await
     }
 }
 

@@ -12,11 +12,11 @@ mod task;
 
 pub use claim::STALE;
 pub use events::Events;
-pub use image::{Nudge, Settings, Worker, is_ready, run, stands, stopped_unready};
+pub use image::{Nudge, Settings, Worker, is_ready, run, stands, until_stopped};
 pub use memory::{Backoff, Decision, Key, Memory, View};
 pub use place::{Defaults, Place, Registries};
 pub use secrets::Secrets;
-pub use status::{Failure, kube_fault, name_of, succeed, update, within};
+pub use status::{Failure, briefly, kube_fault, name_of, succeed, update, within};
 
 use std::sync::Arc;
 

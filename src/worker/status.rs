@@ -17,6 +17,8 @@ use crate::transfer::Outcome;
 
 /// How long the API server may take for one answer.
 const ANSWER: Duration = Duration::from_secs(30);
+/// How long it may take while the process stops.
+const LAST_ANSWER: Duration = Duration::from_secs(3);
 /// How often a write is tried again because another was faster.
 const CONFLICTS: u32 = 10;
 
@@ -25,6 +27,14 @@ pub async fn within<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Re
     match tokio::time::timeout(ANSWER, call).await {
         Ok(answer) => answer,
         Err(_) => Err(kube::Error::Service("the API server did not answer in 30 s".into())),
+    }
+}
+
+/// `call` of a process that stops, which others wait for.
+pub async fn briefly<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
+    match tokio::time::timeout(LAST_ANSWER, call).await {
+        Ok(answer) => answer,
+        Err(_) => Err(kube::Error::Service("the API server did not answer in 3 s".into())),
     }
 }
 

@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use super::claim::{self, RENEW};
 use super::image::Worker;
 use super::memory::Key;
-use super::status::{Failure, name_of, succeed, update};
+use super::status::{Failure, briefly, name_of, succeed, update};
 use crate::api::v1alpha1::{Claim, Conditions, JackalImage, JackalImageStatus, TransferProgress, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Location, Platform, Reference};
@@ -275,7 +275,7 @@ async fn release(worker: &Worker, api: &Api<JackalImage>, image: &JackalImage, u
         }
         own
     });
-    if let Err(error) = released.await {
+    if let Err(error) = briefly(released).await {
         debug!(image = name_of(image), %error, limit = ?claim::STALE, "the claim could not be given back and goes stale");
     }
 }

@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
-use kube::core::Duration;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
+use super::duration::Duration;
 use crate::oci::{Compression, Naming};
 
 /// One image to bring to the registry inside the cluster. A JackalPackage makes one for each of its images;

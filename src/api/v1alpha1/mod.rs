@@ -3,11 +3,13 @@
 
 mod common;
 mod conditions;
+mod duration;
 mod image;
 mod package;
 
 pub use common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
 pub use conditions::{Conditions, READY, RECONCILING, STALLED, cut};
+pub use duration::{Duration, DurationError};
 pub use image::{Assignment, Candidate, Claim, JackalImage, JackalImageSpec, JackalImageStatus, TransferProgress};
 pub use package::{
     Artifact, ComponentSpec, Counts, HistoryEntry, ImageSpec, JackalPackage, JackalPackageSpec, JackalPackageStatus,

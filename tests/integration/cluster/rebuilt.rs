@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{layered, package, unique};
+use super::{QUIET, layered, package, unique};
 use crate::docker::engines::{Real, tar};
 use crate::support::cluster::Cluster;
 use crate::support::registry::{TestRegistry, Version};
@@ -12,6 +12,7 @@ const PROMPT: Duration = Duration::from_secs(2);
 
 /// Has `name` built by `build`, given 1 and then 2, and expects the second in the registry in no time.
 async fn follows(real: &Real, name: &str, build: impl Fn(u32)) {
+    let _quiet = QUIET.read().await;
     let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
     let _controller = cluster.controller(&[]);
     let _agent = cluster.agent("n1", &real.host, &[]);

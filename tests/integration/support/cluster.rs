@@ -86,14 +86,20 @@ impl Cluster {
 
     /// Starts a controller with variables of its own.
     pub fn controller_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Operator {
-        let own = ["--lease-duration", "3s"];
-        self.start("controller", &[&own, arguments].concat(), environment)
+        let own = [("JACKAL_LEASE_DURATION", "3s")];
+        self.start("controller", arguments, &[&own, environment].concat())
     }
 
     /// Starts the agent of `node`, whose docker engine is `docker` (`unix:///...`).
     pub fn agent(&self, node: &str, docker: &str, arguments: &[&str]) -> Operator {
+        self.agent_with(node, docker, arguments, &[])
+    }
+
+    /// Starts an agent with variables of its own.
+    pub fn agent_with(&self, node: &str, docker: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Operator {
         let own = ["--node-name", node];
-        self.start("agent", &[&own, arguments].concat(), &[("DOCKER_HOST", docker)])
+        let engine = [("DOCKER_HOST", docker)];
+        self.start("agent", &[&own, arguments].concat(), &[&engine, environment].concat())
     }
 
     fn start(&self, command: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Operator {
@@ -114,7 +120,7 @@ impl Cluster {
         };
         let variables = [
             ("KUBECONFIG", kubeconfig.to_str().expect("text")),
-            ("JACKAL_LOG", "info,jackal_operator=debug"),
+            ("JACKAL_LOG", "info,jackal_operator=debug,kube=debug"),
         ];
         Operator::start(
             &[&[command], &shared[..], arguments].concat(),

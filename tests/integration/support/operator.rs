@@ -42,13 +42,27 @@ impl Operator {
         .await
     }
 
+    /// How it ends, and the most resident memory in bytes that it was seen to have.
+    pub async fn ends_with_peak(&mut self, limit: Duration) -> (ExitStatus, u64) {
+        let mut peak = 0;
+        let ended = eventually(limit, "the process ends", async || {
+            peak = resident_peak(self.server.id()).unwrap_or(peak);
+            self.server.ended().ok_or_else(|| format!("it runs, with {peak} bytes"))
+        })
+        .await;
+        (ended, peak)
+    }
+
     /// The most resident memory that it ever had, in bytes.
     pub fn peak_memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.server.id())).expect("a running process");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kibibytes = line
-            .and_then(|line| line.trim().strip_suffix(" kB"))
-            .expect("VmHWM in kB");
-        kibibytes.trim().parse::<u64>().expect("a number") * 1024
+        resident_peak(self.server.id()).expect("a running process")
     }
+}
+
+/// `VmHWM` of a process in bytes; none when it has ended.
+fn resident_peak(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
 }

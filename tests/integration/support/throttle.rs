@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
 
@@ -34,25 +34,30 @@ impl Throttle {
     /// A way to `to` that takes `rate` bytes a second towards it, or any number when `rate` is 0.
     pub fn to(to: &str, rate: u64) -> Self {
         let to: SocketAddr = to.parse().expect("address and port");
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        listener.set_nonblocking(true).expect("a listener");
-        let host = listener.local_addr().expect("its address").to_string();
         let state = Arc::new(State {
             rate: rate.into(),
             ..State::default()
         });
         let (end, ended) = oneshot::channel();
+        let (started, address) = std::sync::mpsc::channel();
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(async move {
-                let listener = TcpListener::from_std(listener).expect("a listener");
+                let socket = TcpSocket::new_v4().expect("a socket");
+                // Small, so that what a client gave up does not come out of the kernel for seconds.
+                socket.set_recv_buffer_size(64 * 1024).expect("a buffer");
+                socket.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+                let listener = socket.listen(1024).expect("a listener");
+                let host = listener.local_addr().expect("its address").to_string();
+                let _ = started.send(host);
                 tokio::select! {
                     () = accept(listener, to, shared) => {}
                     _ = ended => {}
                 }
             });
         });
+        let host = address.recv().expect("the thread listens");
         Self { host, state, _end: end }
     }
 

@@ -31,16 +31,7 @@ impl ApiWay {
             std::thread::sleep(Duration::from_millis(20));
         };
         let kubeconfig = folder.join("kubeconfig");
-        let content = format!(
-            "apiVersion: v1
-kind: Config
-current-context: way
-clusters: [{{name: way, cluster: {{server: 'http://{address}'}}}}]
-users: [{{name: way, user: {{}}}}]
-contexts: [{{name: way, context: {{cluster: way, user: way}}}}]
-"
-        );
-        std::fs::write(&kubeconfig, content).expect("a kubeconfig");
+        std::fs::write(&kubeconfig, kubeconfig_to(&address)).expect("a kubeconfig");
         Self {
             kubeconfig,
             log,
@@ -57,4 +48,17 @@ contexts: [{{name: way, context: {{cluster: way, user: way}}}}]
             .filter(|request| !request.starts_with("GET ") && !request.contains("/leases"))
             .collect()
     }
+}
+
+/// A kubeconfig for an API server at `address` that speaks plain HTTP and asks nobody who they are.
+pub fn kubeconfig_to(address: &str) -> String {
+    format!(
+        "apiVersion: v1
+kind: Config
+current-context: way
+clusters: [{{name: way, cluster: {{server: 'http://{address}'}}}}]
+users: [{{name: way, user: {{}}}}]
+contexts: [{{name: way, context: {{cluster: way, user: way}}}}]
+"
+    )
 }

@@ -1,0 +1,91 @@
+//! Large images move in little memory.
+
+use std::path::PathBuf;
+
+use super::{ADDRESS, QUIET, package, unique};
+use crate::docker::engines::Real;
+use crate::support::cluster::{Cluster, required};
+use crate::support::operator::Operator;
+use crate::support::process::run;
+use crate::support::registry::{TestRegistry, Version};
+use crate::support::wait::SOON;
+
+/// The most resident memory in bytes that a process may ever have.
+const LIMIT: u64 = 100_000_000;
+/// The size of the layer in mebibytes.
+const SIZE: usize = 1024;
+
+/// A layer of a gigabyte in docker 20.10 under `name`; most of it is zeros, which costs the disk little.
+fn import(real: &Real, name: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let large = std::fs::File::create(path("large")).unwrap();
+    for mebibyte in (0..SIZE as u64).step_by(16) {
+        let content = crate::support::image::noise(mebibyte, 4096);
+        std::os::unix::fs::FileExt::write_all_at(&large, &content, mebibyte << 20).unwrap();
+    }
+    large.set_len((SIZE as u64) << 20).unwrap();
+    run(
+        "tar",
+        &[
+            "-C",
+            folder.path().to_str().unwrap(),
+            "-cf",
+            &path("layer.tar"),
+            "large",
+        ],
+    );
+    real.run(&["import", &path("layer.tar"), name]);
+}
+
+fn check(who: &str, peak: u64) {
+    println!("{who}: {} MB", peak / 1_000_000);
+    assert!(peak > 1_000_000 && peak < LIMIT, "{who} needed {peak} bytes");
+}
+
+#[tokio::test]
+async fn a_gigabyte_in_one_layer_moves_in_less_than_a_hundred_megabytes() {
+    let _busy = QUIET.write().await;
+    let [real, ..] = Real::all();
+    let name = unique("large:1");
+    import(&real, &name);
+    let cluster = Cluster::new().await;
+    let (first, second) = (TestRegistry::start(Version::V28), TestRegistry::start(Version::V31));
+    let controller = cluster.controller(&["--insecure-registry", &first.host]);
+    let agent = cluster.agent("n1", &real.host, &[]);
+
+    let docker = format!("{{image: '{name}', source: Docker}}");
+    cluster.apply(&package("engine", &first.host, &[&docker], "naming: Plain"));
+    let status = cluster.ready("engine").await.status.unwrap();
+    assert!(status.artifact.unwrap().size > (SIZE as i64) << 20);
+    check("the agent, docker to registry", agent.peak_memory());
+
+    let copy = format!("{{image: '{}/{name}'}}", first.host);
+    cluster.apply(&package("registry", &second.host, &[&copy], "naming: Plain"));
+    let copied = cluster.ready("registry").await.status.unwrap();
+    assert_eq!(copied.images[0].digest, status.images[0].digest);
+    check("the controller, registry to registry", controller.peak_memory());
+    drop((first, second));
+
+    let (third, folder) = (TestRegistry::start(Version::V31), tempfile::tempdir().unwrap());
+    let file = folder.path().join("package.yaml");
+    std::fs::write(&file, package("engine", "unused.invalid", &[&docker], "naming: Plain")).unwrap();
+    let log: PathBuf = folder.path().join("log");
+    let arguments = [
+        "build",
+        file.to_str().unwrap(),
+        "--to",
+        &third.host,
+        "--insecure",
+        "--docker-host",
+    ];
+    let docker = required("JACKAL_DOCKER20");
+    let mut build = Operator::start(&[&arguments[..], &[&docker]].concat(), &[], log);
+    let (code, peak) = build.ends_with_peak(SOON).await;
+    assert!(code.success(), "{}", build.log());
+    check("build, docker to registry", peak);
+    let place = status.images[0].name.strip_prefix(&format!("{ADDRESS}/")).unwrap();
+    let standing = third.crane("digest", place);
+    assert_eq!(Some(standing.trim()), status.images[0].digest.as_deref());
+    real.run(&["image", "rm", "--force", &name]);
+}
