@@ -39,6 +39,7 @@ pub async fn run(client: Client, node: &str, engine: Engine, settings: Settings,
         client: client.clone(),
         node: node.to_owned(),
         docker: Arc::new(Docker::new(engine.clone())),
+        settings: settings.clone(),
     };
     let holder = format!("agent/{node}");
     let work = worker::run(
@@ -136,6 +137,7 @@ struct NodeDuty {
     client: Client,
     node: String,
     docker: Arc<Docker>,
+    settings: Settings,
 }
 
 impl NodeDuty {
@@ -228,7 +230,13 @@ impl Duty for NodeDuty {
         }
     }
 
-    async fn source(&self, _: &JackalImage, _: &Reference, _: &Place) -> Result<Arc<dyn ImageSource>, Fault> {
-        Ok(Arc::clone(&self.docker) as Arc<dyn ImageSource>)
+    async fn source(&self, image: &JackalImage, _: &Reference, _: &Place) -> Result<Arc<dyn ImageSource>, Fault> {
+        let idle = self.settings.idle(image.spec.timeout);
+        if idle == self.settings.idle {
+            return Ok(Arc::clone(&self.docker) as Arc<dyn ImageSource>);
+        }
+        // The object allows the engine another time to stand still.
+        let engine = Engine::new(Some(self.docker.engine().name()), idle)?;
+        Ok(Arc::new(Docker::new(engine)))
     }
 }

@@ -20,16 +20,22 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::assignment::{self, AgentNode, Verdict};
+use super::deletion::Deletion;
 use super::lease::Leadership;
-use super::{AGENT_LABEL, undecodable};
-use crate::api::v1alpha1::{Assignment, Conditions, JackalImage, requested_at};
+use super::{AGENT_LABEL, finalizers, undecodable};
+use crate::api::v1alpha1::{Assignment, Conditions, DeletionPolicy, JackalImage, requested_at};
 use crate::fault::{Fault, Reason};
-use crate::worker::{Events, Failure, STALE, Settings, kube_fault, name_of, until_stopped, update, within};
+use crate::worker::{Events, Failure, Registries, STALE, Settings, kube_fault, name_of, until_stopped, update, within};
 
 type Guarded = DeserializeGuard<JackalImage>;
 
+/// Keeps an object whose deletion takes back what it pushed.
+const FINALIZER: &str = "jackal.dev/image";
+
 struct Assigner {
     client: Client,
+    settings: Settings,
+    registries: Arc<Registries>,
     events: Events,
     leadership: Leadership,
     agents: Store<Lease>,
@@ -43,6 +49,7 @@ pub(super) async fn run(
     client: Client,
     identity: &str,
     settings: Settings,
+    registries: Arc<Registries>,
     leadership: Leadership,
     stop: CancellationToken,
 ) {
@@ -60,6 +67,8 @@ pub(super) async fn run(
     let assigner = Arc::new(Assigner {
         events: Events::new(client.clone(), identity),
         client,
+        settings,
+        registries,
         leadership,
         agents,
         since: Mutex::default(),
@@ -88,6 +97,14 @@ async fn reconcile(object: Arc<Guarded>, assigner: Arc<Assigner>) -> Result<Acti
             return Ok(Action::await_change());
         }
     };
+    if let Err(fault) = assigner.finalize(image).await {
+        warn!(image = name_of(image), %fault, "deleting what was pushed");
+        assigner
+            .events
+            .warning(image, "GarbageCollectionFailed", &fault.message)
+            .await;
+        return Ok(Action::requeue(assigner.settings.backoff.limit));
+    }
     if !image.spec.source.is_engine() || image.spec.suspend || image.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
@@ -98,6 +115,32 @@ async fn reconcile(object: Arc<Guarded>, assigner: Arc<Assigner>) -> Result<Acti
 }
 
 impl Assigner {
+    /// Keeps an object whose deletion takes something back until that is done.
+    async fn finalize(&self, image: &JackalImage) -> Result<(), Fault> {
+        let takes_back = image.spec.deletion_policy == DeletionPolicy::Delete;
+        if image.metadata.deletion_timestamp.is_none() {
+            return finalizers::set(&self.client, image, FINALIZER, takes_back).await;
+        }
+        if takes_back && image.finalizers().iter().any(|known| known == FINALIZER) {
+            let Self {
+                client,
+                settings,
+                registries,
+                events,
+                ..
+            } = self;
+            Deletion {
+                client,
+                settings,
+                registries,
+                events,
+            }
+            .image(image)
+            .await?;
+        }
+        finalizers::set(&self.client, image, FINALIZER, false).await
+    }
+
     async fn assign(&self, image: &JackalImage) -> Result<Action, Fault> {
         let generation = image.metadata.generation.unwrap_or_default();
         let waited = self.waited(image, generation);

@@ -3,6 +3,8 @@
 
 mod assignment;
 mod children;
+mod deletion;
+mod finalizers;
 mod images;
 mod lease;
 mod packages;
@@ -82,6 +84,7 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Term
                         client.clone(),
                         identity,
                         settings.clone(),
+                        Arc::clone(&registries),
                         leadership.clone(),
                         term.clone()
                     ),

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Patch, PatchParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::ObjectRef;
@@ -22,18 +21,21 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::children::{Children, FIELD_MANAGER};
+use super::children::Children;
+use super::deletion::Deletion;
+use super::finalizers;
 use super::lease::Leadership;
 use super::publication::{self, Publication};
 use super::undecodable;
 use crate::api::v1alpha1::{
-    Conditions, Counts, JackalImage, JackalPackage, JackalPackageStatus, PackagedImage, READY, STALLED, requested_at,
+    Conditions, Counts, DeletionPolicy, JackalImage, JackalPackage, JackalPackageStatus, PackagedImage, READY, STALLED,
+    requested_at,
 };
 use crate::fault::{Disposition, Fault, Reason};
 use crate::package::Plan;
 use crate::worker::{
     Decision, Events, Failure, Key, Memory, Registries, Settings, View, is_ready, kube_fault, name_of, stands,
-    until_stopped, update, within,
+    until_stopped, update,
 };
 
 pub(super) type Guarded = DeserializeGuard<JackalPackage>;
@@ -151,7 +153,7 @@ impl Packages {
         if let Some(action) = self.postponed(package) {
             return Ok(action);
         }
-        self.finalize(package).await?;
+        finalizers::set(&self.client, &**package, FINALIZER, true).await?;
         let idle = self.settings.idle(package.spec.timeout);
         let namespace = package.namespace().unwrap_or_default();
         let place = self
@@ -271,41 +273,33 @@ impl Packages {
         let _ = tokio::time::timeout(Duration::from_secs(5), self.wakes.send(object)).await;
     }
 
-    async fn finalize(&self, package: &JackalPackage) -> Result<(), Fault> {
-        if package.finalizers().iter().any(|known| known == FINALIZER) {
-            return Ok(());
-        }
-        self.set_finalizers(package, &[FINALIZER]).await
-    }
-
     async fn remove(&self, package: &JackalPackage) -> Result<Action, Fault> {
+        if !package.finalizers().iter().any(|known| known == FINALIZER) {
+            return Ok(Action::await_change());
+        }
         if !Children::of(&self.client, package).clear().await? {
             // Their going wakes us; the time is for the case that one of them was never seen.
             return Ok(Action::requeue(Duration::from_secs(2)));
         }
-        self.set_finalizers(package, &[]).await?;
-        Ok(Action::await_change())
-    }
-
-    async fn set_finalizers(&self, package: &JackalPackage, own: &[&str]) -> Result<(), Fault> {
-        let api: Api<JackalPackage> = Api::namespaced(self.client.clone(), &package.namespace().unwrap_or_default());
-        let others = package
-            .finalizers()
-            .iter()
-            .map(String::as_str)
-            .filter(|known| *known != FINALIZER);
-        let finalizers: Vec<&str> = others.chain(own.iter().copied()).collect();
-        // The resource version makes sure that nobody else's finalizer is lost.
-        let patch = json!({ "metadata": { "resourceVersion": package.resource_version(), "finalizers": finalizers } });
-        let parameters = PatchParams {
-            field_manager: Some(FIELD_MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
-        match within(api.patch_metadata(&package.name_any(), &parameters, &Patch::Merge(patch))).await {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(error) => Err(kube_fault(Reason::PackageFailed, "setting the finalizer", &error)),
+        if package.spec.deletion_policy == DeletionPolicy::Delete {
+            let Self {
+                client,
+                settings,
+                registries,
+                events,
+                ..
+            } = self;
+            Deletion {
+                client,
+                settings,
+                registries,
+                events,
+            }
+            .package(package)
+            .await?;
         }
+        finalizers::set(&self.client, package, FINALIZER, false).await?;
+        Ok(Action::await_change())
     }
 
     /// Writes the images' rows and counts, and conditions.

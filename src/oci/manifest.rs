@@ -1,6 +1,6 @@
 //! Manifests and indexes: what is read of them, beside the raw bytes that are carried unchanged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -113,6 +113,8 @@ pub struct Document {
 }
 
 /// What a document is.
+// Few of them live at once, and each is as large as its JSON besides.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     /// One image, or an artifact.
@@ -241,6 +243,16 @@ impl Document {
             Content::Manifest(_) => None,
         }
     }
+}
+
+/// The blobs that `documents` refer to, each once, foreign layers left out.
+pub fn distinct_blobs(documents: &[Document]) -> Vec<&Descriptor> {
+    let mut seen = HashSet::new();
+    let blobs = documents
+        .iter()
+        .filter_map(Document::manifest)
+        .flat_map(Manifest::blobs);
+    blobs.filter(|blob| seen.insert(&blob.digest)).collect()
 }
 
 fn serialise<T: Serialize>(value: &T, media_type: &str) -> Result<Bytes, DocumentError> {

@@ -13,6 +13,6 @@ pub use compression::Compression;
 pub use descriptor::{Descriptor, Platform, PlatformError};
 pub use digest::{Digest, DigestError, Hasher};
 pub use location::{Location, LocationError, Naming};
-pub use manifest::{Content, Document, DocumentError, Index, MANIFEST_LIMIT, Manifest};
+pub use manifest::{Content, Document, DocumentError, Index, MANIFEST_LIMIT, Manifest, distinct_blobs};
 pub use reference::{Reference, ReferenceError};
-pub use select::{Absent, Selection, select};
+pub use select::{Absent, Selection, select, select_by};

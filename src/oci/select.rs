@@ -37,11 +37,20 @@ impl fmt::Display for Absent {
 /// [`Absent`] when one of the platforms admits no image: to leave it out silently would show only when a node
 /// of that platform pulls.
 pub fn select(index: &Index, platforms: &[Platform]) -> Result<Selection, Absent> {
+    select_by(index, platforms, |entry| entry.platform.as_ref())
+}
+
+/// As [`select`], with what each entry runs on from elsewhere, where the index itself does not say.
+pub fn select_by<'a>(
+    index: &'a Index,
+    platforms: &[Platform],
+    runs_on: impl Fn(&'a Descriptor) -> Option<&'a Platform>,
+) -> Result<Selection, Absent> {
     if platforms.is_empty() {
         return Ok(Selection::Whole);
     }
-    let admitted = |asked: &Platform, entry: &Descriptor| {
-        !entry.is_attestation() && entry.platform.as_ref().is_some_and(|offered| asked.admits(offered))
+    let admitted = |asked: &Platform, entry: &'a Descriptor| {
+        !entry.is_attestation() && runs_on(entry).is_some_and(|offered| asked.admits(offered))
     };
     let absent: Vec<Platform> = platforms
         .iter()
@@ -104,6 +113,7 @@ mod tests {
         let mut index = Index::new(vec![amd.clone(), arm.clone(), s390.clone()]);
         index.manifests.extend(attestations.clone());
         index.annotations.insert("a".into(), "b".into());
+        index.media_type = Some(media_type::DOCKER_LIST.to_owned());
 
         assert_eq!(select(&index, &[]), Ok(Selection::Whole));
         assert_eq!(
@@ -118,6 +128,7 @@ mod tests {
             vec![amd, arm, attestations[0].clone(), attestations[1].clone()]
         );
         assert_eq!(kept.annotations, index.annotations);
+        assert_eq!(kept.media_type, index.media_type);
         let all = asked(&["linux/amd64", "linux/arm64", "linux/s390x"]);
         assert_eq!(select(&index, &all), Ok(Selection::Whole));
     }

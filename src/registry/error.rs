@@ -143,7 +143,7 @@ impl Error {
     /// The pause before the same request is sent again, or none if that is of no use. `tried` counts from 1.
     pub(super) fn pause(&self, tried: u32) -> Option<Duration> {
         const LONGEST: Duration = Duration::from_secs(30);
-        let base = Duration::from_millis(200) * 2_u32.pow(tried.min(6));
+        let base = Duration::from_millis(100) * 2_u32.pow(tried.min(6));
         let jittered = base.mul_f64(0.5 + fastrand::f64());
         match self.kind {
             Kind::RateLimited { after: Some(after) } => (after <= LONGEST).then_some(after.max(jittered)),

@@ -8,7 +8,10 @@ use serde::Deserialize;
 
 use super::{Blob, BlobSink, Delivered, Form, Identity, ImageSource, Method, Resolved};
 use crate::fault::{Fault, Reason};
-use crate::oci::{Descriptor, Digest, Document, Index, Manifest, Platform, Reference, media_type};
+use crate::oci::{
+    Absent, Descriptor, Digest, Document, Manifest, Platform, Reference, Selection, distinct_blobs, media_type,
+    select_by,
+};
 use crate::registry::{Registry, Repository};
 
 /// How deep indexes may lie in each other.
@@ -54,7 +57,7 @@ impl ImageSource for RegistrySource {
         })?;
         let root = lookup.choose(root, platforms).await?;
         let documents = lookup.with_children(root).await?;
-        let size = blobs(&documents).iter().map(|blob| blob.size).sum::<u64>();
+        let size = distinct_blobs(&documents).iter().map(|blob| blob.size).sum::<u64>();
         let digest = documents.last().map(|root| root.digest().clone());
         Ok(Resolved {
             reference: reference.clone(),
@@ -68,7 +71,7 @@ impl ImageSource for RegistrySource {
     async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivered, Fault> {
         let repository = self.registry.repository(image.reference.repository());
         let name = image.reference.to_string();
-        let mut blobs = blobs(&image.documents);
+        let mut blobs = distinct_blobs(&image.documents);
         // The largest first: begun last, it would be what everybody waits for.
         blobs.sort_by(|one, other| other.size.cmp(&one.size).then_with(|| one.digest.cmp(&other.digest)));
         let (repository, name) = (&repository, &name);
@@ -97,17 +100,6 @@ async fn carry(repository: &Repository, name: &str, blob: &Descriptor, sink: &dy
     })
     .await
     .map(|_| ())
-}
-
-/// The blobs of all `documents`, each once.
-fn blobs(documents: &[Document]) -> Vec<&Descriptor> {
-    let mut seen = HashSet::new();
-    documents
-        .iter()
-        .filter_map(Document::manifest)
-        .flat_map(Manifest::blobs)
-        .filter(|blob| seen.insert(&blob.digest))
-        .collect()
 }
 
 /// The search for one image.
@@ -161,32 +153,33 @@ impl Lookup {
             (Some(index), _) => index,
             (None, Some(manifest)) => {
                 let offered = self.platform_of(manifest).await?;
-                self.all_met(platforms, &[offered])?;
-                return Ok(root);
+                let unmet = |asked: &&Platform| !offered.as_ref().is_some_and(|offered| asked.admits(offered));
+                let absent: Vec<Platform> = platforms.iter().filter(unmet).cloned().collect();
+                return match absent.is_empty() {
+                    true => Ok(root),
+                    false => Err(self.lacking(&Absent(absent), offered.into_iter().collect())),
+                };
             }
             (None, None) => return Ok(root),
         };
         if index.manifests.len() > MANIFESTS {
             return Err(self.too_many());
         }
-        let mut images: Vec<(&Descriptor, Option<Platform>)> = Vec::new();
+        let mut offered: HashMap<&Digest, Option<Platform>> = HashMap::new();
         for entry in index.manifests.iter().filter(|entry| !entry.is_attestation()) {
-            images.push((entry, self.platform_of_entry(entry).await?));
+            offered.insert(&entry.digest, self.platform_of_entry(entry).await?);
         }
-        let offered: Vec<_> = images.iter().map(|(_, platform)| platform.clone()).collect();
-        self.all_met(platforms, &offered)?;
-        let chosen: Vec<&Descriptor> = images
-            .iter()
-            .filter(|(_, offered)| admitted(platforms, offered.as_ref()))
-            .map(|(entry, _)| *entry)
-            .collect();
-        if let [only] = chosen[..] {
-            return self.child(only).await;
-        }
-        let chosen: HashSet<&Digest> = chosen.into_iter().map(|entry| &entry.digest).collect();
-        match filtered(index, &chosen) {
-            None => Ok(root),
-            Some(index) => Document::of_index(index).map_err(|error| self.failed(&error.to_string())),
+        match select_by(index, platforms, |entry| offered.get(&entry.digest)?.as_ref()) {
+            Ok(Selection::Whole) => Ok(root),
+            Ok(Selection::One(only)) => self.child(&only).await,
+            Ok(Selection::Several(index)) => Document::of_index(index).map_err(|error| self.failed(&error.to_string())),
+            Err(absent) => {
+                let entries = index.manifests.iter();
+                let has: Vec<_> = entries
+                    .filter_map(|entry| offered.get(&entry.digest)?.clone())
+                    .collect();
+                Err(self.lacking(&absent, has))
+            }
         }
     }
 
@@ -230,31 +223,22 @@ impl Lookup {
         }))
     }
 
-    /// Fails unless something is offered for every platform that is asked for.
-    fn all_met(&self, asked: &[Platform], offered: &[Option<Platform>]) -> Result<(), Fault> {
-        let missing: Vec<String> = asked
-            .iter()
-            .filter(|asked| !offered.iter().flatten().any(|offered| asked.admits(offered)))
-            .map(Platform::to_string)
-            .collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let mut has: Vec<String> = offered.iter().flatten().map(Platform::to_string).collect();
+    /// That some of the platforms asked for are not offered.
+    fn lacking(&self, absent: &Absent, offered: Vec<Platform>) -> Fault {
+        let mut has: Vec<String> = offered.iter().map(Platform::to_string).collect();
         has.dedup();
         let has = match has.len() {
             0 => "does not say what it runs on".to_owned(),
             count if count > 20 => format!("is for {} and {} others", has[..20].join(", "), count - 20),
             _ => format!("is for {}", has.join(", ")),
         };
-        Err(Fault::retryable(
+        Fault::retryable(
             Reason::SourceNotFound,
             format!(
-                "{} has no image for {}: it {has}; choose among these by platforms, or push the missing one there",
-                self.name,
-                missing.join(", ")
+                "{} has no image for {absent}: it {has}; choose among these by platforms, or push the missing one there",
+                self.name
             ),
-        ))
+        )
     }
 
     /// Every manifest under `root`, children before every index that lists them, each once.
@@ -316,46 +300,10 @@ fn children_first(digest: &Digest, found: &mut HashMap<Digest, Document>, ordere
     }
 }
 
-fn admitted(asked: &[Platform], offered: Option<&Platform>) -> bool {
-    offered.is_some_and(|offered| asked.iter().any(|asked| asked.admits(offered)))
-}
-
-/// `index` with only the `chosen` images and their attestations, or none where that is all it has. The same
-/// choice from the same index gives the same bytes.
-fn filtered(index: &Index, chosen: &HashSet<&Digest>) -> Option<Index> {
-    let of_chosen = |text: &str| chosen.iter().any(|digest| digest.as_str() == text);
-    let keep = |entry: &&Descriptor| match entry.is_attestation() {
-        true => entry.attests().is_some_and(of_chosen),
-        false => chosen.contains(&entry.digest),
-    };
-    let kept: Vec<Descriptor> = index.manifests.iter().filter(keep).cloned().collect();
-    (kept.len() < index.manifests.len()).then(|| Index {
-        manifests: kept,
-        ..index.clone()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn entry(content: &str, platform: &str) -> Descriptor {
-        let mut entry = Descriptor::new(media_type::OCI_MANIFEST, Digest::of(content.as_bytes()), 1);
-        entry.platform = Some(platform.parse().unwrap());
-        entry
-    }
-
-    fn attestation(of: &Descriptor) -> Descriptor {
-        let mut entry = entry(&format!("about {}", of.digest), "unknown/unknown");
-        let annotations = [
-            ("vnd.docker.reference.type", "attestation-manifest"),
-            ("vnd.docker.reference.digest", of.digest.as_str()),
-        ];
-        entry.annotations = annotations
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .into();
-        entry
-    }
+    use crate::oci::Index;
 
     #[test]
     fn children_come_first_wherever_they_are_listed() {
@@ -369,29 +317,5 @@ mod tests {
         let mut ordered = Vec::new();
         children_first(root.digest(), &mut found, &mut ordered);
         assert_eq!(ordered, [inner, middle, root]);
-    }
-
-    #[test]
-    fn filters_keep_order_and_attestations() {
-        let images = [
-            entry("a", "linux/amd64"),
-            entry("b", "linux/arm64"),
-            entry("c", "linux/s390x"),
-        ];
-        let about: Vec<Descriptor> = images.iter().map(attestation).collect();
-        let mut index = Index::new(images.iter().chain(&about).cloned().collect());
-        index.media_type = Some(media_type::DOCKER_LIST.to_owned());
-        index.annotations = [("k".to_owned(), "v".to_owned())].into();
-        let chosen: HashSet<&Digest> = [&images[2].digest, &images[0].digest].into();
-        let kept = filtered(&index, &chosen).unwrap();
-        assert_eq!(
-            kept.manifests,
-            [&images[0], &images[2], &about[0], &about[2]].map(Descriptor::clone)
-        );
-        let document = Document::of_index(kept).unwrap();
-        assert_eq!(document.descriptor.media_type, media_type::DOCKER_LIST);
-        assert_eq!(document.index().unwrap().annotations, index.annotations);
-        let all: HashSet<&Digest> = images.iter().map(|image| &image.digest).collect();
-        assert_eq!(filtered(&index, &all), None);
     }
 }

@@ -8,7 +8,7 @@ use super::destination::Destination;
 use super::progress::Progress;
 use super::sink::{DestinationSink, KnownBlobs};
 use crate::fault::{Fault, Reason};
-use crate::oci::{Compression, Content, Descriptor, Digest, Document, Location, Platform, Reference};
+use crate::oci::{Compression, Content, Digest, Document, Location, Platform, Reference, distinct_blobs};
 use crate::source::{Identity, ImageSource, Method, Resolved};
 
 /// One image on its way. Dropping the future of [`Transfer::run`] stops it at once; nothing is visible under
@@ -244,17 +244,6 @@ impl Transfer {
         }
         Ok(found)
     }
-}
-
-/// The blobs that `documents` refer to, each once.
-pub(crate) fn distinct_blobs(documents: &[Document]) -> Vec<&Descriptor> {
-    let mut seen = HashSet::new();
-    documents
-        .iter()
-        .filter_map(Document::manifest)
-        .flat_map(|m| m.blobs())
-        .filter(|b| seen.insert(&b.digest))
-        .collect()
 }
 
 /// Bytes of all distinct blobs and manifests.

@@ -296,7 +296,7 @@ fn enter(index: &mut Index, mut entry: Descriptor, name: Option<String>, childre
             Some(name) => is_named(known, name) || nameless && known.digest == entry.digest,
             None => false,
         };
-        !superseded && !(nameless && children.contains(&known.digest))
+        !(superseded || nameless && children.contains(&known.digest))
     });
     match name {
         Some(name) => {
@@ -452,13 +452,13 @@ mod tests {
             &mut index,
             parent.clone(),
             Some("r:1".to_owned()),
-            &[child.digest.clone()],
+            std::slice::from_ref(&child.digest),
         );
         enter(
             &mut index,
             parent.clone(),
             Some("r:1".to_owned()),
-            &[child.digest.clone()],
+            std::slice::from_ref(&child.digest),
         );
         let names: Vec<_> = index
             .manifests

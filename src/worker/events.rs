@@ -23,8 +23,12 @@ impl Events {
 
     /// Something came about as it should.
     pub async fn normal<K: Resource<DynamicType = ()>>(&self, object: &K, reason: &str, note: &str) {
-        self.publish(&object.object_ref(&()), EventType::Normal, reason, note)
-            .await;
+        self.normal_on(&object.object_ref(&()), reason, note).await;
+    }
+
+    /// Something came about as it should for an object of which only the reference is known.
+    pub async fn normal_on(&self, object: &ObjectReference, reason: &str, note: &str) {
+        self.publish(object, EventType::Normal, reason, note).await;
     }
 
     /// Something failed.

@@ -75,6 +75,8 @@ pub struct Memory {
 
 #[derive(Debug, Default)]
 struct Entry {
+    /// The object is gone: the entry goes with its task.
+    gone: bool,
     running: Option<(Key, CancellationToken)>,
     last: Option<Last>,
     claim: Option<Seen>,
@@ -224,16 +226,34 @@ impl Memory {
     /// Cancels and forgets an object that is gone.
     pub fn forget(&self, uid: &str) {
         let mut entries = self.entries();
-        if let Some((_, token)) = entries.get(uid).and_then(|entry| entry.running.as_ref()) {
-            token.cancel();
-        } else {
-            entries.remove(uid);
+        let Some(entry) = entries.get_mut(uid) else { return };
+        match &entry.running {
+            Some((_, token)) => {
+                token.cancel();
+                entry.gone = true;
+            }
+            None => {
+                entries.remove(uid);
+            }
         }
     }
 
     fn end(&self, uid: &str, last: Option<Last>) {
         let mut entries = self.entries();
-        let entry = entries.entry(uid.to_owned()).or_default();
+        let Some(entry) = entries.get_mut(uid) else {
+            entries.insert(
+                uid.to_owned(),
+                Entry {
+                    last,
+                    ..Entry::default()
+                },
+            );
+            return;
+        };
+        if entry.gone {
+            entries.remove(uid);
+            return;
+        }
         entry.running = None;
         if last.is_some() {
             entry.last = last;
@@ -343,6 +363,18 @@ mod tests {
         memory.succeeded("a", key(1), now);
         assert_eq!(memory.decide("a", &key(1), view, now), Decision::Wait(SECOND * 60));
         assert_eq!(memory.decide("a", &key(1), view, now + SECOND * 60), Decision::Run);
+    }
+
+    #[test]
+    fn forgets_what_is_gone() {
+        let (memory, now) = (memory(), Instant::now());
+        let token = memory.begin("a", &key(1), &CancellationToken::new());
+        memory.forget("a");
+        assert!(token.is_cancelled() && memory.runs("a"));
+        memory.ended("a");
+        memory.succeeded("b", key(1), now);
+        memory.forget("b");
+        assert!(memory.entries().is_empty());
     }
 
     #[test]

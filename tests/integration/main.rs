@@ -6,4 +6,5 @@ mod cluster;
 mod docker;
 mod package;
 mod registry;
+mod stop;
 mod support;

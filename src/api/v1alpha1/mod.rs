@@ -34,3 +34,37 @@ pub fn definitions() -> Vec<k8s_openapi::apiextensions_apiserver::pkg::apis::api
     use kube::CustomResourceExt as _;
     vec![JackalPackage::crd(), JackalImage::crd()]
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// The paths of all properties below `schema` that nobody described.
+    fn undescribed(schema: &Value, path: &str, found: &mut Vec<String>) {
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            if property["description"].as_str().is_none_or(str::is_empty) {
+                found.push(path.clone());
+            }
+            undescribed(property, &path, found);
+        }
+        if schema["items"].is_object() {
+            undescribed(&schema["items"], &format!("{path}[]"), found);
+        }
+    }
+
+    #[test]
+    fn every_field_is_described() {
+        for definition in definitions() {
+            let definition = serde_json::to_value(definition).unwrap();
+            let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+            for part in ["spec", "status"] {
+                let mut found = Vec::new();
+                undescribed(&schema["properties"][part], part, &mut found);
+                assert_eq!(found, Vec::<String>::new(), "{}", definition["metadata"]["name"]);
+            }
+        }
+    }
+}

@@ -53,7 +53,9 @@ impl BlobSink for Collected {
     async fn take(&self, blob: Blob<'_>) -> Result<Landed, Fault> {
         let mut bytes = blob.bytes;
         let mut content = BytesMut::new();
-        while let Some(chunk) = bytes.try_next().await? {
+        // As an HTTP client does, which only knows that the body of its request ended.
+        let ended = |_| Fault::retryable(Reason::PushFailed, "the content ended");
+        while let Some(chunk) = bytes.try_next().await.map_err(ended)? {
             content.extend_from_slice(&chunk);
             if blob.size.is_some_and(|size| size > 1 << 20)
                 && let Some(interruption) = self.interruption.lock().unwrap().take()

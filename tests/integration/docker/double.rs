@@ -81,9 +81,10 @@ impl Double {
         let server = tokio::spawn(async move { axum::serve(listener, router).await });
         let docker = Docker::new(Engine::new(Some(&host), Duration::from_millis(300)).unwrap());
         let image = docker.resolve(&reference("app:dev"), &[]).await?;
-        let delivered = docker.deliver(&image, &Collected::default()).await;
+        let sink = Collected::default();
+        let delivered = tokio::time::timeout(Duration::from_secs(30), docker.deliver(&image, &sink)).await;
         server.abort();
-        delivered
+        delivered.expect("an end within 30 s")
     }
 
     async fn fails(self) -> Fault {

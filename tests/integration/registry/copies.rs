@@ -97,7 +97,7 @@ async fn a_single_image_is_asked_what_it_runs_on() {
         .resolve(&reference, &["linux/arm64".parse().unwrap()])
         .await
         .unwrap();
-    assert_eq!(found.documents, [document.clone()]);
+    assert_eq!(found.documents, std::slice::from_ref(&document));
     let fault = source
         .resolve(&reference, &["linux/amd64".parse().unwrap()])
         .await

@@ -57,6 +57,9 @@ async fn a_broken_download_is_resumed() {
             .await
             .unwrap();
         assert_eq!(got.concat(), content);
+        if version == Version::V28 {
+            continue;
+        }
         // But not for ever.
         let way = Way::to(&registry.host, Fault::BreakAnswer(20_000)).await;
         let repository = client(&way.host, LONG).repository("a");
