@@ -8,8 +8,9 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::DeleteParams;
 use serde_json::json;
+use tokio::sync::RwLockReadGuard;
 
-use super::{package, unique};
+use super::{QUIET, package, unique};
 use crate::docker::engines::{Image, Real, tar};
 use crate::support::cluster::{Cluster, condition, required};
 use crate::support::image::{self, noise};
@@ -49,11 +50,13 @@ struct Slow {
     path: String,
     line: String,
     cluster: Cluster,
+    _quiet: RwLockReadGuard<'static, ()>,
 }
 
 impl Slow {
     /// Starts everything, applies a package of one large image and waits until its layer is on its way.
     async fn start(from: From) -> Self {
+        let quiet = QUIET.read().await;
         let cluster = Cluster::new().await;
         let (source, registry) = (TestRegistry::start(Version::V28), TestRegistry::start(Version::V31));
         let to = Throttle::to(&registry.host, SLOW);
@@ -82,6 +85,7 @@ impl Slow {
             path,
             line,
             cluster,
+            _quiet: quiet,
         };
         slow.cluster.apply(&slow.package(&slow.line));
         slow.moves().await;

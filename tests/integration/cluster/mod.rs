@@ -2,6 +2,7 @@
 
 mod lifecycle;
 mod memory;
+mod nodes;
 mod rebuilt;
 mod replicas;
 mod unchanged;

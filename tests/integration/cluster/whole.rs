@@ -38,6 +38,15 @@ async fn whole_way(variable: &str) {
     for (name, registry) in [("older", &older), ("newer", &newer)] {
         let package = cluster.ready(name).await;
         let status = package.status.clone().unwrap();
+        // What others judge it by: the condition, and all that `kubectl get` shows.
+        cluster.kubectl(&[
+            "wait",
+            "--for=condition=Ready",
+            "--timeout=5s",
+            &format!("jkpkg/{name}"),
+        ]);
+        let shown = cluster.kubectl(&["get", "jackal", "--output", "wide"]);
+        assert!(shown.contains(&status.artifact.as_ref().unwrap().revision), "{shown}");
         check_status(&package, &status);
         check_images(registry, &status, &tool, index.digest(), &image);
         check_artifact(registry, &package, &status).await;

@@ -120,7 +120,7 @@ impl Cluster {
         };
         let variables = [
             ("KUBECONFIG", kubeconfig.to_str().expect("text")),
-            ("JACKAL_LOG", "info,jackal_operator=debug,kube=debug"),
+            ("JACKAL_LOG", "info,jackal_operator=debug,kube_client=debug"),
         ];
         Operator::start(
             &[&[command], &shared[..], arguments].concat(),
