@@ -5,6 +5,7 @@ mod common;
 mod conditions;
 mod image;
 mod package;
+mod period;
 
 pub use common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
 pub use conditions::{Conditions, READY, RECONCILING, STALLED, cut};
@@ -13,6 +14,7 @@ pub use package::{
     Artifact, ComponentSpec, Counts, HistoryEntry, ImageSpec, JackalPackage, JackalPackageSpec, JackalPackageStatus,
     PackagedImage,
 };
+pub use period::{Period, PeriodError};
 
 /// The annotation that asks for a reconciliation now: any new value does. Flux's own is honoured too.
 pub const REQUESTED_AT: [&str; 2] = ["jackal.dev/requestedAt", "reconcile.fluxcd.io/requestedAt"];
