@@ -86,8 +86,8 @@ impl Cluster {
 
     /// Starts a controller with variables of its own.
     pub fn controller_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Operator {
-        let own = ["--lease-duration", "3s"];
-        self.start("controller", &[&own, arguments].concat(), environment)
+        let own = [("JACKAL_LEASE_DURATION", "3s")];
+        self.start("controller", arguments, &[&own, environment].concat())
     }
 
     /// Starts the agent of `node`, whose docker engine is `docker` (`unix:///...`).
