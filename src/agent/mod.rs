@@ -23,7 +23,7 @@ use crate::fault::{Fault, Reason};
 use crate::oci::{Platform, Reference};
 use crate::source::ImageSource;
 use crate::source::docker::{Docker, Engine, ImageEvents, Notice};
-use crate::worker::{self, Duty, Nudge, Place, Settings, briefly, kube_fault, within};
+use crate::worker::{self, Duty, Nudge, Place, Settings, briefly, kube_fault, wish, within};
 
 /// The field manager of one node's answers; each node owns its own entry of the list.
 fn field_manager(node: &str) -> String {
@@ -156,32 +156,25 @@ impl NodeDuty {
     }
 
     /// What the engine holds under the image's name.
-    async fn held(&self, image: &JackalImage) -> Candidate {
-        let answer = |image_id: Option<String>, message: Option<String>| Candidate {
+    async fn held(&self, image: &JackalImage, reference: &Reference, platforms: &[Platform]) -> Candidate {
+        let nothing = Candidate {
             node_name: self.node.clone(),
-            image_id,
-            message,
+            image_id: None,
+            reason: None,
+            message: None,
             observed_generation: image.metadata.generation.unwrap_or_default(),
         };
-        let spec = &image.spec;
-        let wish = spec
-            .image
-            .parse::<Reference>()
-            .map_err(|error| error.to_string())
-            .and_then(|reference| {
-                let platforms: Result<Vec<Platform>, _> = spec.platforms.iter().map(|text| text.parse()).collect();
-                platforms
-                    .map(|platforms| (reference, platforms))
-                    .map_err(|error: crate::oci::PlatformError| error.to_string())
-            });
-        let (reference, platforms) = match wish {
-            Ok(wish) => wish,
-            Err(message) => return answer(None, Some(message)),
-        };
-        match self.docker.resolve(&reference, &platforms).await {
-            Ok(resolved) => answer(Some(resolved.identity.digest().to_string()), None),
-            Err(fault) if fault.reason == Reason::SourceNotFound => answer(None, None),
-            Err(fault) => answer(None, Some(fault.message)),
+        match self.docker.resolve(reference, platforms).await {
+            Ok(resolved) => Candidate {
+                image_id: Some(resolved.identity.digest().to_string()),
+                ..nothing
+            },
+            Err(fault) if fault.reason == Reason::SourceNotFound => nothing,
+            Err(fault) => Candidate {
+                reason: Some(fault.reason.to_string()),
+                message: Some(fault.message),
+                ..nothing
+            },
         }
     }
 }
@@ -202,7 +195,11 @@ impl Duty for NodeDuty {
         if image.spec.source != SourceKind::Docker || !self.is_selected(image).await? {
             return Ok(());
         }
-        let candidate = self.held(image).await;
+        // What nobody can read is told once, by the leader.
+        let Ok((reference, platforms)) = wish(&image.spec) else {
+            return Ok(());
+        };
+        let candidate = self.held(image, &reference, &platforms).await;
         let known = image
             .status
             .as_ref()

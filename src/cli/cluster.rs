@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use kube::Client;
 
-use crate::api::v1alpha1::{self, DurationError, LocalReference, RegistrySpec};
+use crate::api::v1alpha1::{LocalReference, Period, PeriodError, RegistrySpec};
 use crate::worker::{Backoff, Defaults, Settings};
 
 /// Flags of the controller and the agent.
@@ -22,13 +22,9 @@ pub(super) struct ClusterFlags {
     /// The registry for objects that name none, as pods write it: host[:port].
     #[arg(long, env = "JACKAL_REGISTRY_ADDRESS", value_name = "HOST")]
     registry_address: Option<String>,
-    /// Where the operator reaches that registry: host[:port]. Default: its address.
-    #[arg(
-        long,
-        env = "JACKAL_REGISTRY_ENDPOINT",
-        value_name = "HOST",
-        requires = "registry_address"
-    )]
+    /// Where the operator reaches that registry: host[:port]. Default: its address. Without an address, where it
+    /// reaches the registry that Jackal or Zarf set up in the cluster. Default then: its Service.
+    #[arg(long, env = "JACKAL_REGISTRY_ENDPOINT", value_name = "HOST")]
     registry_endpoint: Option<String>,
     /// A path that everything is put under in that registry.
     #[arg(
@@ -114,8 +110,8 @@ impl ClusterFlags {
 }
 
 /// A duration as Kubernetes writes it: `90s`, `1h30m`.
-pub(super) fn duration(text: &str) -> Result<Duration, DurationError> {
-    text.parse::<v1alpha1::Duration>().map(Into::into)
+pub(super) fn duration(text: &str) -> Result<Duration, PeriodError> {
+    text.parse::<Period>().map(Into::into)
 }
 
 /// The name of this machine, which is the pod's in a pod.

@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::json;
+
 use crate::api::v1alpha1::{Assignment, Candidate, JackalImageSpec};
 use crate::fault::{Fault, Reason};
+use crate::worker::wish;
 
 /// A node that runs the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +38,10 @@ pub fn decide(
     standing: Option<&Assignment>,
     patient: bool,
 ) -> Verdict {
+    // No node can answer what nobody can read; with the right spec they will.
+    if let Err(fault) = wish(spec) {
+        return Verdict::Refused(fault);
+    }
     let matching: BTreeSet<&str> = agents
         .iter()
         .filter(|agent| spec.selects(&agent.name, &agent.labels))
@@ -85,7 +92,7 @@ pub fn decide(
         .collect();
     if !told.is_empty() {
         let message = format!("{image} cannot be read on any node: {}", told.join("; "));
-        return Verdict::Refused(Fault::retryable(Reason::SourceFailed, message));
+        return Verdict::Refused(Fault::retryable(common_reason(&answers), message));
     }
     let silent: Vec<&str> = matching
         .iter()
@@ -102,6 +109,14 @@ pub fn decide(
         nodes.join(", ")
     );
     Verdict::Refused(Fault::retryable(Reason::SourceNotFound, message))
+}
+
+/// The reason that all give who cannot read the image, or that there are several.
+fn common_reason(answers: &BTreeMap<&str, &Candidate>) -> Reason {
+    let told = answers.values().filter(|answer| answer.message.is_some());
+    let reasons: BTreeSet<Option<&str>> = told.map(|answer| answer.reason.as_deref()).collect();
+    let only = reasons.first().filter(|_| reasons.len() == 1);
+    serde_json::from_value(json!(only)).unwrap_or(Reason::SourceFailed)
 }
 
 fn unavailable(spec: &JackalImageSpec, agents: &[AgentNode]) -> Fault {
@@ -131,6 +146,7 @@ fn short(id: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fault::Disposition;
 
     fn spec(text: &str) -> JackalImageSpec {
         serde_saphyr::from_str(text).unwrap()
@@ -150,6 +166,7 @@ mod tests {
         Candidate {
             node_name: node.to_owned(),
             image_id: id.map(str::to_owned),
+            reason: None,
             message: None,
             observed_generation: 1,
         }
@@ -234,5 +251,54 @@ mod tests {
             reason(decide(&plain, 1, &nodes, &[], None, false)).0,
             Reason::NodeUnavailable
         );
+    }
+
+    #[test]
+    fn keeps_a_reason_that_all_nodes_share() {
+        let (plain, nodes) = (spec("image: app:dev\nsource: Docker"), agents(&["n1", "n2"]));
+        let cannot = |node: &str, why: &str| Candidate {
+            reason: Some(why.to_owned()),
+            message: Some("because".to_owned()),
+            ..holds(node, None)
+        };
+        for (answers, expected) in [
+            (
+                [cannot("n1", "DigestMismatch"), cannot("n2", "DigestMismatch")],
+                Reason::DigestMismatch,
+            ),
+            (
+                [cannot("n1", "DigestMismatch"), holds("n2", None)],
+                Reason::DigestMismatch,
+            ),
+            (
+                [cannot("n1", "DigestMismatch"), cannot("n2", "SourceFailed")],
+                Reason::SourceFailed,
+            ),
+            ([cannot("n1", "NoSuchReason"), holds("n2", None)], Reason::SourceFailed),
+        ] {
+            assert_eq!(reason(decide(&plain, 1, &nodes, &answers, None, true)).0, expected);
+        }
+    }
+
+    #[test]
+    fn asks_no_node_for_what_nobody_can_read() {
+        for (text, expected) in [
+            ("image: App:dev\nsource: Docker", Reason::InvalidReference),
+            (
+                "image: app:dev\nsource: Docker\nplatforms: [linux]",
+                Reason::InvalidSpec,
+            ),
+            ("image: app:dev\nsource: Containerd", Reason::InvalidSpec),
+        ] {
+            let verdict = decide(&spec(text), 1, &agents(&["n1"]), &[], None, true);
+            let Verdict::Refused(fault) = verdict else {
+                panic!("{text}: {verdict:?}")
+            };
+            assert_eq!(
+                (fault.reason, fault.disposition),
+                (expected, Disposition::Stalled),
+                "{text}"
+            );
+        }
     }
 }

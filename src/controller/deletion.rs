@@ -187,7 +187,7 @@ impl Deletion<'_> {
         &self,
         object: &impl kube::ResourceExt,
         registry: &crate::api::v1alpha1::RegistrySpec,
-        timeout: Option<crate::api::v1alpha1::Duration>,
+        timeout: Option<crate::api::v1alpha1::Period>,
     ) -> Result<Place, Fault> {
         let namespace = object.namespace().unwrap_or_default();
         self.settings

@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 
 use super::assignment::{self, AgentNode, Verdict};
 use super::deletion::Deletion;
-use super::lease::Leadership;
+use super::lease::{LAPSE, Leadership};
 use super::{AGENT_LABEL, finalizers, undecodable};
 use crate::api::v1alpha1::{Assignment, Conditions, DeletionPolicy, JackalImage, requested_at};
 use crate::fault::{Fault, Reason};
@@ -88,7 +88,7 @@ pub(super) async fn run(
 
 async fn reconcile(object: Arc<Guarded>, assigner: Arc<Assigner>) -> Result<Action, Infallible> {
     if !assigner.leadership.is_held() {
-        return Ok(Action::await_change());
+        return Ok(Action::requeue(LAPSE));
     }
     let image = match &object.0 {
         Ok(image) => image,
@@ -147,7 +147,7 @@ impl Assigner {
         let agents = self.agents(image.spec.node_selector.is_some()).await?;
         let status = image.status.clone().unwrap_or_default();
         let patient = waited < STALE;
-        match assignment::decide(
+        let action = match assignment::decide(
             &image.spec,
             generation,
             &agents,
@@ -155,18 +155,17 @@ impl Assigner {
             status.assignment.as_ref(),
             patient,
         ) {
-            Verdict::Open => Ok(Action::requeue(STALE.saturating_sub(waited))),
+            Verdict::Open => Action::requeue(STALE.saturating_sub(waited)),
             Verdict::Assigned(assignment) => {
                 if status.assignment.as_ref() != Some(&assignment) {
-                    self.write(image, Some(&assignment), None).await?;
+                    self.write(image, Some(&assignment), None).await?
+                } else {
+                    Action::await_change()
                 }
-                Ok(Action::await_change())
             }
-            Verdict::Refused(fault) => {
-                self.write(image, None, Some(&fault)).await?;
-                Ok(Action::await_change())
-            }
-        }
+            Verdict::Refused(fault) => self.write(image, None, Some(&fault)).await?,
+        };
+        Ok(action)
     }
 
     fn waited(&self, image: &JackalImage, generation: i64) -> std::time::Duration {
@@ -219,8 +218,9 @@ impl Assigner {
         image: &JackalImage,
         assignment: Option<&Assignment>,
         fault: Option<&Fault>,
-    ) -> Result<(), Fault> {
+    ) -> Result<Action, Fault> {
         let api: Api<JackalImage> = Api::namespaced(self.client.clone(), &image.namespace().unwrap_or_default());
+        let lapsed = AtomicBool::new(false);
         let news = AtomicBool::new(false);
         let written = update(
             &api,
@@ -228,7 +228,8 @@ impl Assigner {
             &image.uid().unwrap_or_default(),
             |standing, status| {
                 let current = standing.metadata.generation == image.metadata.generation && !standing.spec.suspend;
-                if !current || !self.leadership.is_held() {
+                lapsed.store(!self.leadership.is_held(), Ordering::Relaxed);
+                if !current || lapsed.load(Ordering::Relaxed) {
                     return false;
                 }
                 status.assignment = assignment.cloned();
@@ -254,6 +255,9 @@ impl Assigner {
                 .warning(image, &fault.reason.to_string(), &fault.message)
                 .await;
         }
-        Ok(())
+        Ok(match lapsed.into_inner() {
+            true => Action::requeue(LAPSE),
+            false => Action::await_change(),
+        })
     }
 }

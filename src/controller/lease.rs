@@ -13,6 +13,10 @@ use tracing::{info, warn};
 
 use crate::worker::{briefly, within};
 
+/// When to look again at what was not done because the lease was not held just then. A renewal that comes late
+/// lets it lapse for a moment, too short for the work to be stopped and begun anew.
+pub(super) const LAPSE: Duration = Duration::from_secs(1);
+
 /// The name of the Lease.
 const NAME: &str = "jackal-operator-leader";
 

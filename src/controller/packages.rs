@@ -24,7 +24,7 @@ use tracing::{debug, warn};
 use super::children::Children;
 use super::deletion::Deletion;
 use super::finalizers;
-use super::lease::Leadership;
+use super::lease::{LAPSE, Leadership};
 use super::publication::{self, Publication};
 use super::undecodable;
 use crate::api::v1alpha1::{
@@ -108,7 +108,7 @@ pub(super) async fn run(
 
 async fn reconcile(object: Arc<Guarded>, packages: Arc<Packages>) -> Result<Action, Infallible> {
     if !packages.leadership.is_held() {
-        return Ok(Action::await_change());
+        return Ok(Action::requeue(LAPSE));
     }
     let package = match &object.0 {
         Ok(package) => Arc::new(package.clone()),
@@ -367,6 +367,7 @@ impl Packages {
         package: &JackalPackage,
         change: impl Fn(&mut JackalPackageStatus, Option<i64>),
     ) -> Result<(), kube::Error> {
+        let lapsed = AtomicBool::new(false);
         let api: Api<JackalPackage> = Api::namespaced(self.client.clone(), &package.namespace().unwrap_or_default());
         update(
             &api,
@@ -374,7 +375,8 @@ impl Packages {
             &package.uid().unwrap_or_default(),
             |standing, status| {
                 let current = standing.metadata.generation == package.metadata.generation;
-                if !current || !self.leadership.is_held() {
+                lapsed.store(!self.leadership.is_held(), Ordering::Relaxed);
+                if !current || lapsed.load(Ordering::Relaxed) {
                     return false;
                 }
                 change(status, standing.metadata.generation);
@@ -382,8 +384,11 @@ impl Packages {
                 true
             },
         )
-        .await
-        .map(|_| ())
+        .await?;
+        if lapsed.into_inner() {
+            self.wake(package).await;
+        }
+        Ok(())
     }
 }
 

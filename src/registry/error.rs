@@ -161,6 +161,7 @@ impl Error {
             Reason::SourceNotFound,
             Reason::InvalidReference,
             "check the name and the tag, or push the image there",
+            "imagePullSecrets",
         )
     }
 
@@ -172,22 +173,26 @@ impl Error {
             Reason::PushFailed,
             Reason::PushFailed,
             "create the repository if the registry does not by itself",
+            "secretRef",
         )
     }
 
-    fn fault(self, what: &str, failed: Reason, missing: Reason, invalid: Reason, find: &str) -> Fault {
+    /// `find` is what to do about what is missing, `secret` the field that names the Secret with the credentials.
+    fn fault(self, what: &str, failed: Reason, missing: Reason, invalid: Reason, find: &str, secret: &str) -> Fault {
         let advise = |advice: &str| format!("{what}: {self}; {advice}");
         match &self.kind {
             Kind::NotFound => Fault::retryable(missing, advise(find)),
             Kind::Unauthorized => Fault::retryable(
                 Reason::AuthenticationFailed,
-                advise(
-                    "correct the credentials in the Secret that secretRef names, and check that the repository exists",
-                ),
+                advise(&format!(
+                    "correct the credentials in the Secret that {secret} names, and check that the repository exists"
+                )),
             ),
             Kind::Denied => Fault::retryable(
                 Reason::AuthenticationFailed,
-                advise("give the account of the credentials this right, or give others by secretRef"),
+                advise(&format!(
+                    "give the account of the credentials this right, or give others by {secret}"
+                )),
             ),
             Kind::RateLimited { after } => Fault::waiting(
                 Reason::RateLimited,

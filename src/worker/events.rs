@@ -50,8 +50,13 @@ impl Events {
             action: "Reconcile".to_owned(),
             secondary: None,
         };
-        if let Err(error) = within(self.0.publish(&event, object)).await {
-            warn!(%error, reason, "an event could not be written");
-        }
+        let (recorder, object, reason) = (self.0.clone(), object.clone(), reason.to_owned());
+        // A task of its own: a status is written before its event, and the work may be stopped in between.
+        let published = tokio::spawn(async move {
+            if let Err(error) = within(recorder.publish(&event, &object)).await {
+                warn!(%error, reason, "an event could not be written");
+            }
+        });
+        let _ = published.await;
     }
 }

@@ -23,7 +23,7 @@ use super::memory::{Backoff, Decision, Key, Memory, View};
 use super::place::{Defaults, Registries};
 use super::status::{kube_fault, name_of, update};
 use super::{Duty, task};
-use crate::api::v1alpha1::{self, Conditions, JackalImage, READY, SourceKind, requested_at};
+use crate::api::v1alpha1::{Conditions, JackalImage, Period, READY, SourceKind, requested_at};
 use crate::fault::{Fault, Reason};
 
 type Guarded = DeserializeGuard<JackalImage>;
@@ -62,12 +62,12 @@ pub struct Settings {
 
 impl Settings {
     /// The interval of an object; at least ten seconds.
-    pub fn interval(&self, own: Option<v1alpha1::Duration>) -> Duration {
+    pub fn interval(&self, own: Option<Period>) -> Duration {
         own.map_or(self.interval, Into::into).max(Duration::from_secs(10))
     }
 
     /// The idle limit of an object; at least a second.
-    pub fn idle(&self, own: Option<v1alpha1::Duration>) -> Duration {
+    pub fn idle(&self, own: Option<Period>) -> Duration {
         own.map_or(self.idle, Into::into).max(Duration::from_secs(1))
     }
 }

@@ -9,6 +9,7 @@ mod place;
 mod secrets;
 mod status;
 mod task;
+mod wish;
 
 pub use claim::STALE;
 pub use events::Events;
@@ -17,6 +18,7 @@ pub use memory::{Backoff, Decision, Key, Memory, View};
 pub use place::{Defaults, Place, Registries};
 pub use secrets::Secrets;
 pub use status::{Failure, briefly, kube_fault, name_of, succeed, update, within};
+pub use wish::wish;
 
 use std::sync::Arc;
 

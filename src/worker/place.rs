@@ -21,7 +21,8 @@ const CLIENT_LIMIT: usize = 256;
 #[derive(Clone, Debug, Default)]
 pub struct Defaults {
     /// From the flags: `address`, `endpoint`, `repositoryPrefix`, `insecure`; `secretRef` and
-    /// `certSecretRef` are in the operator's own namespace.
+    /// `certSecretRef` are in the operator's own namespace. `endpoint` without `address` is where the
+    /// registry is reached that the cluster's state names.
     pub registry: RegistrySpec,
     /// The operator's own namespace.
     pub namespace: String,
@@ -52,7 +53,8 @@ const STATES: [(&str, &str, &str); 2] = [
 
 impl Defaults {
     /// The registry that `spec`, an object's of `namespace`, means. Its Secrets are read in that namespace;
-    /// those of the defaults in the operator's, and only for the registry that the defaults name.
+    /// those of the defaults in the operator's, and only for the registry that the defaults name, reached as
+    /// they say: else an object could have the operator's credentials sent wherever it likes.
     pub async fn place(
         &self,
         client: &Client,
@@ -62,7 +64,7 @@ impl Defaults {
     ) -> Result<Place, Fault> {
         let flags = &self.registry;
         let mut credentials = None;
-        let (address, default) = match (&spec.address, &flags.address) {
+        let (address, mut default) = match (&spec.address, &flags.address) {
             (Some(own), _) if Some(own) != flags.address.as_ref() => (own.clone(), RegistrySpec::default()),
             (_, Some(default)) => (default.clone(), flags.clone()),
             (_, None) => {
@@ -71,13 +73,16 @@ impl Defaults {
                 (
                     address,
                     RegistrySpec {
-                        endpoint: Some(endpoint),
+                        endpoint: Some(flags.endpoint.clone().unwrap_or(endpoint)),
                         insecure: Some(true),
                         ..RegistrySpec::default()
                     },
                 )
             }
         };
+        if goes_elsewhere(spec, &default, &address) {
+            (default.secret_ref, default.cert_secret_ref, credentials) = (None, None, None);
+        }
         let host = spec
             .endpoint
             .clone()
@@ -160,6 +165,15 @@ impl Defaults {
             "no registry is named: set spec.registry.address, or start the operator with --registry-address, or initialise the cluster with Jackal or Zarf",
         ))
     }
+}
+
+/// Whether `spec` leads to the registry `address` by another way than `default` does: another endpoint, or
+/// without the TLS that keeps credentials from being read on the way.
+fn goes_elsewhere(spec: &RegistrySpec, default: &RegistrySpec, address: &str) -> bool {
+    let usual = default.endpoint.as_deref().unwrap_or(address);
+    let another = spec.endpoint.as_deref().is_some_and(|own| own != usual);
+    let bare = spec.insecure == Some(true) && default.insecure != Some(true);
+    another || bare
 }
 
 /// Clients of registries, one for each way to reach one, so that all images of a registry share its connections,

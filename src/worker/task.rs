@@ -12,9 +12,10 @@ use super::claim::{self, RENEW};
 use super::image::Worker;
 use super::memory::Key;
 use super::status::{Failure, briefly, name_of, succeed, update};
+use super::wish::wish;
 use crate::api::v1alpha1::{Claim, Conditions, JackalImage, JackalImageStatus, TransferProgress, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
-use crate::oci::{Location, Platform, Reference};
+use crate::oci::Location;
 use crate::transfer::{Outcome, Progress, Standing, Transfer};
 
 /// How a task ended without a fault.
@@ -99,14 +100,7 @@ async fn bring(worker: &Worker, image: &JackalImage, key: &Key) -> Result<End, F
 async fn prepare(worker: &Worker, image: &JackalImage) -> Result<Transfer, Fault> {
     let spec = &image.spec;
     let namespace = image.namespace().unwrap_or_default();
-    let invalid = |reason: Reason, error: &dyn std::fmt::Display| Fault::stalled(reason, error.to_string());
-    let reference: Reference = spec.image.parse().map_err(|e| invalid(Reason::InvalidReference, &e))?;
-    let platforms = spec
-        .platforms
-        .iter()
-        .map(|text| text.parse())
-        .collect::<Result<Vec<Platform>, _>>();
-    let platforms = platforms.map_err(|e| invalid(Reason::InvalidSpec, &e))?;
+    let (reference, platforms) = wish(spec)?;
     let idle = worker.settings.idle(spec.timeout);
     let place = worker
         .settings
@@ -115,7 +109,7 @@ async fn prepare(worker: &Worker, image: &JackalImage) -> Result<Transfer, Fault
         .await?;
     let listed = crate::package::listed(&reference, spec.source);
     let location = Location::of(&listed, &place.address, &place.prefix, spec.naming, spec.plain_tag)
-        .map_err(|e| invalid(Reason::InvalidReference, &e))?;
+        .map_err(|error| Fault::stalled(Reason::InvalidReference, error.to_string()))?;
     let (registry, known) = worker.registries.open(&place.endpoint)?;
     let source = worker.duty.source(image, &reference, &place).await?;
     Ok(Transfer {
@@ -158,12 +152,16 @@ async fn claim(worker: &Worker, image: &JackalImage, key: &Key, progress: &Progr
             total_bytes: bytes(progress.total()),
         });
         let mut conditions = Conditions(std::mem::take(&mut status.conditions));
-        conditions.progressing(
-            standing.metadata.generation,
-            "Transferring",
-            "the image is on its way",
-            now(),
-        );
+        // A try after a failure is no news before it gets further: else what fails again in the same way would
+        // be written, and told by an event, at each try.
+        if progress.moved() > 0 || !conditions.is_failing(standing.metadata.generation) {
+            conditions.progressing(
+                standing.metadata.generation,
+                "Transferring",
+                "the image is on its way",
+                now(),
+            );
+        }
         status.conditions = conditions.0;
         status.observed_generation = standing.metadata.generation;
         true

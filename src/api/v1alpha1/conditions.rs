@@ -23,7 +23,7 @@ impl Conditions {
         self.remove(&[RECONCILING, STALLED]);
     }
 
-    /// At work: `Ready` is unknown while there was no result yet, and stays false after a failure.
+    /// At work: whether it comes about is not known yet.
     pub fn progressing(&mut self, generation: Option<i64>, reason: &str, message: &str, now: Time) {
         self.set(READY, "Unknown", reason, message, generation, now.clone());
         self.set(RECONCILING, "True", reason, message, generation, now);
@@ -67,6 +67,12 @@ impl Conditions {
     pub fn is_true(&self, kind: &str, generation: Option<i64>) -> bool {
         self.get(kind)
             .is_some_and(|c| c.status == "True" && c.observed_generation == generation)
+    }
+
+    /// Whether this generation failed and is tried again by itself.
+    pub fn is_failing(&self, generation: Option<i64>) -> bool {
+        let failed = |ready: &Condition| ready.status == "False" && ready.observed_generation == generation;
+        self.get(READY).is_some_and(failed) && self.is_true(RECONCILING, generation)
     }
 
     fn set(&mut self, kind: &str, status: &str, reason: &str, message: &str, generation: Option<i64>, now: Time) {

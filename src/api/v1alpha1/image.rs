@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
-use super::duration::Duration;
+use super::period::Period;
 use crate::oci::{Compression, Naming};
 
 /// One image to bring to the registry inside the cluster. A JackalPackage makes one for each of its images;
@@ -89,10 +89,10 @@ pub struct JackalImageSpec {
     pub service_account_name: Option<String>,
     /// How often the source is looked at again. Default: 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interval: Option<Duration>,
+    pub interval: Option<Period>,
     /// How long a transfer may stand still before it is given up and tried again. Default: 2m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<Duration>,
+    pub timeout: Option<Period>,
     /// Stop all work on it, a running transfer included.
     #[serde(default)]
     pub suspend: bool,
@@ -187,7 +187,10 @@ pub struct Candidate {
     /// The image ID that its engine gives; absent when it holds nothing under the name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_id: Option<String>,
-    /// Why the node cannot tell, when its engine does not answer.
+    /// The class of what keeps the node from giving the image, such as SourceFailed or DigestMismatch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What keeps the node from giving the image, such as an engine that does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// The generation of the spec that was answered.

@@ -3,18 +3,18 @@
 
 mod common;
 mod conditions;
-mod duration;
 mod image;
 mod package;
+mod period;
 
 pub use common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
 pub use conditions::{Conditions, READY, RECONCILING, STALLED, cut};
-pub use duration::{Duration, DurationError};
 pub use image::{Assignment, Candidate, Claim, JackalImage, JackalImageSpec, JackalImageStatus, TransferProgress};
 pub use package::{
     Artifact, ComponentSpec, Counts, HistoryEntry, ImageSpec, JackalPackage, JackalPackageSpec, JackalPackageStatus,
     PackagedImage,
 };
+pub use period::{Period, PeriodError};
 
 /// The annotation that asks for a reconciliation now: any new value does. Flux's own is honoured too.
 pub const REQUESTED_AT: [&str; 2] = ["jackal.dev/requestedAt", "reconcile.fluxcd.io/requestedAt"];

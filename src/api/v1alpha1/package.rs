@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
-use super::duration::Duration;
+use super::period::Period;
 use crate::oci::{Compression, Naming};
 
 /// A package: components with their images, brought to the registry inside the cluster, and one OCI artifact
@@ -79,10 +79,10 @@ pub struct JackalPackageSpec {
     pub service_account_name: Option<String>,
     /// How often the sources are looked at again. Default: 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interval: Option<Duration>,
+    pub interval: Option<Period>,
     /// How long a transfer may stand still before it is given up and tried again. Default: 2m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<Duration>,
+    pub timeout: Option<Period>,
     /// Stop all work on the package, running transfers included.
     #[serde(default)]
     pub suspend: bool,

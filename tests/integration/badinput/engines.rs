@@ -1,0 +1,166 @@
+//! Nodes whose docker engine lacks the image, holds another, or dies; and nodes without an agent.
+
+use jackal_operator::api::v1alpha1::JackalPackage;
+use jackal_operator::source::docker::Shape;
+use serde_json::{Value, json};
+
+use super::specs::{of, package};
+use super::trial::{Case, Trial, registered};
+use crate::docker::engines::{Image, Real, Victim, noise, tar};
+use crate::support::cluster::Cluster;
+use crate::support::registry::{TestRegistry, Version};
+use crate::support::throttle::Throttle;
+use crate::support::wait::{SOON, eventually};
+
+/// A name that no other test uses in the engines, which all share.
+fn unique(name: &str) -> String {
+    format!("jackal-bad-{:012x}/{name}:dev", fastrand::u64(..1 << 48))
+}
+
+fn small(name: &str, content: &str) -> Image {
+    Image::new(name, vec![tar(&[("name", name), ("content", content)])])
+}
+
+/// Loads an image; gives its ID.
+fn load(engine: &Real, name: &str, content: &str) -> String {
+    engine.load(&small(name, content).archive());
+    let id = engine.output(&["image", "inspect", "--format", "{{.Id}}", name]);
+    id.trim().to_owned()
+}
+
+async fn edit(cluster: &Cluster, package: &str, image: Value) {
+    cluster
+        .patch::<JackalPackage>(package, json!({ "spec": { "components": of(image) } }))
+        .await;
+}
+
+#[tokio::test]
+async fn what_no_node_holds_or_two_hold_differently_is_told_until_it_is_clear() {
+    let [twenty, classic, containerd] = Real::all();
+    let registry = TestRegistry::start(Version::V31);
+    let [absent, elsewhere, named, same, pinned] = ["absent", "elsewhere", "named", "same", "pinned"].map(unique);
+    load(&containerd, &elsewhere, "only there");
+    for name in [&named, &same] {
+        load(&twenty, name, "first");
+        load(&classic, name, "second");
+    }
+    let id = load(&twenty, &pinned, "one");
+    let zeros = format!("sha256:{:064}", 0);
+
+    let mut trial = Trial::new(&[]).await;
+    trial.agents(&[("n1", &twenty.host), ("n2", &classic.host)]).await;
+    let (cluster, running) = (&trial.cluster, trial.operators.len());
+    assert_eq!(running, 3);
+    let bring = |name: &str, image: &str, node: Option<&str>| {
+        let mut written = json!({ "image": image, "source": "Docker" });
+        if let Some(node) = node {
+            written["nodeName"] = json!(node);
+        }
+        cluster.apply(&package(name, &registry.host, json!({ "components": of(written) })));
+    };
+    bring("absent", &absent, None);
+    bring("elsewhere", &elsewhere, Some("n3"));
+    bring("named", &named, None);
+    bring("same", &same, None);
+    bring("pinned", &format!("{pinned}@{zeros}"), Some("n1"));
+    let ambiguous = [
+        "nodes hold different images",
+        "n1 holds sha256:",
+        "n2 holds sha256:",
+        "Set nodeName",
+    ];
+    let late = std::sync::OnceLock::new();
+    let cases = vec![
+        Case::new(
+            "absent",
+            "SourceNotFound",
+            &["no node holds", "asked: n1, n2", "build or load it there"],
+            Box::pin(async {
+                load(&classic, &absent, "now");
+            }),
+        ),
+        Case::new(
+            "named",
+            "AmbiguousSource",
+            &ambiguous,
+            Box::pin(edit(
+                cluster,
+                "named",
+                json!({ "image": named, "source": "Docker", "nodeName": "n2" }),
+            )),
+        ),
+        Case::new(
+            "same",
+            "AmbiguousSource",
+            &ambiguous,
+            Box::pin(async {
+                let folder = tempfile::tempdir().unwrap();
+                let file = folder.path().join("image.tar");
+                let file = file.to_str().unwrap();
+                twenty.run(&["save", "--output", file, &same]);
+                classic.run(&["load", "--quiet", "--input", file]);
+            }),
+        ),
+        Case::new(
+            "pinned",
+            "DigestMismatch",
+            &["n1: ", &id, &zeros, "tag the right image there, or change the digest"],
+            Box::pin(edit(
+                cluster,
+                "pinned",
+                json!({ "image": format!("{pinned}@{id}"), "source": "Docker" }),
+            )),
+        ),
+        // The last, for from then on there is a third node to ask.
+        Case::new(
+            "elsewhere",
+            "NodeUnavailable",
+            &[
+                "no agent runs on the node n3",
+                "agents run on: n1, n2",
+                "start `jackal-operator agent` there",
+            ],
+            Box::pin(async {
+                let agent = cluster.agent("n3", &containerd.host, &[]);
+                registered(cluster, "n3").await;
+                let _ = late.set(agent);
+            }),
+        ),
+    ];
+    trial.run(cases).await;
+}
+
+#[tokio::test]
+async fn an_engine_that_dies_in_an_export_is_told_and_read_again_when_it_is_back() {
+    let victim = Victim::start("docker-classic", Shape::Classic);
+    let registry = TestRegistry::start(Version::V31);
+    let slow = Throttle::to(&registry.host, 1 << 20);
+    let name = unique("large");
+    let archive = Image::new(&name, vec![tar(&[("large", noise(24 << 20))])]).archive();
+    victim.real.load(&archive);
+
+    let mut trial = Trial::new(&[]).await;
+    trial.agents(&[("n1", &victim.real.host)]).await;
+    let spec = json!({ "components": of(json!({ "image": name, "source": "Docker" })) });
+    trial.cluster.apply(&package("large", &slow.host, spec));
+    eventually(SOON, "bytes of the image move", async || match slow.carrying() {
+        0 => Err("none".to_owned()),
+        _ => Ok(()),
+    })
+    .await;
+    victim.killer()();
+    let case = Case {
+        reporters: 2,
+        ..Case::new(
+            "large",
+            "SourceFailed",
+            &[&name, "n1: ", "docker"],
+            Box::pin(async {
+                slow.set_rate(0);
+                victim.start_again();
+                victim.real.load(&archive);
+            }),
+        )
+    };
+    trial.run(vec![case]).await;
+}
