@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod badinput;
+mod build;
 mod cluster;
 mod docker;
 mod package;

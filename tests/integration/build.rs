@@ -1,0 +1,515 @@
+//! `build`: a package from a file, without a cluster.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use jackal_operator::oci::Digest;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::docker::engines::{Image, Real, noise, required, tar};
+use crate::support::image::{image, multi_platform, noise as seeded, put};
+use crate::support::operator::Operator;
+use crate::support::process::run;
+use crate::support::program;
+use crate::support::registry::{Options, TestRegistry, Version};
+use crate::support::throttle::Throttle;
+use crate::support::wait::{SOON, eventually};
+
+/// A folder with package files, and how `build` is run there.
+struct Bench {
+    folder: TempDir,
+    docker: String,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            docker: "unix:///nowhere".to_owned(),
+        }
+    }
+
+    /// Writes `shop.yaml` with these images.
+    fn write(&self, images: &[String]) -> String {
+        let text = package(images);
+        self.file("shop.yaml", &text);
+        text
+    }
+
+    fn file(&self, name: &str, content: &str) {
+        std::fs::write(self.folder.path().join(name), content).unwrap();
+    }
+
+    fn build(&self, arguments: &[&str]) -> Output {
+        self.build_with(arguments, "")
+    }
+
+    fn build_with(&self, arguments: &[&str], input: &str) -> Output {
+        let mut child = Command::new("timeout")
+            .args(["-k", "1", "60", env!("CARGO_BIN_EXE_jackal-operator"), "build"])
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env("DOCKER_CONFIG", self.folder.path())
+            .env("DOCKER_HOST", &self.docker)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // One that fails before it reads has closed it.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        child.wait_with_output().unwrap()
+    }
+
+    /// Builds, and reads the report.
+    fn report(&self, arguments: &[&str]) -> Value {
+        let output = self.build(&[arguments, &["--output", "json"]].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Every file of a layout with its content's digest and the time of its last change.
+    fn files(&self, layout: &str) -> BTreeMap<String, (Digest, std::time::SystemTime)> {
+        let mut found = BTreeMap::new();
+        let mut open = vec![self.folder.path().join(layout)];
+        while let Some(path) = open.pop() {
+            if path.is_dir() {
+                open.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            } else {
+                let changed = path.metadata().unwrap().modified().unwrap();
+                let digest = Digest::of(&std::fs::read(&path).unwrap());
+                found.insert(path.display().to_string(), (digest, changed));
+            }
+        }
+        found
+    }
+}
+
+fn package(images: &[String]) -> String {
+    let images: String = images.iter().map(|image| format!("\n    - {image}")).collect();
+    format!(
+        "apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {{name: shop}}\n\
+         spec:\n  version: 1.4.0\n  components:\n  - name: web\n    images:{images}\n"
+    )
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn crane(arguments: &[&str]) -> String {
+    run(program("JACKAL_BIN_CRANE"), arguments).trim().to_owned()
+}
+
+fn catalog(registry: &TestRegistry) -> String {
+    crane(&["catalog", "--insecure", &registry.host])
+}
+
+async fn whole_way(variable: &str) {
+    let (source, older, newer) = (
+        TestRegistry::start(Version::V31),
+        TestRegistry::start(Version::V28),
+        TestRegistry::start(Version::V31),
+    );
+    let (index, _) = multi_platform(&source.repository("shop/web"), "1").await;
+    let real = Real::all()
+        .into_iter()
+        .find(|real| real.host == required(variable))
+        .unwrap();
+    let name = format!("jackal-test-{:012x}/app:dev", fastrand::u64(..1 << 48));
+    let content = tar(&[("large", noise(300_000)), ("name", name.as_bytes().to_vec())]);
+    let made = Image::new(&name, vec![content]);
+    real.load(&made.archive());
+    let mut bench = Bench::new();
+    bench.docker = real.host.clone();
+    let web = format!("{}/shop/web:1", source.host);
+    let text = bench.write(&[
+        format!("{{image: '{web}'}}"),
+        format!("{{image: '{name}', source: Docker}}"),
+    ]);
+
+    let first = |to: &str| {
+        let report = bench.report(&[
+            "shop.yaml",
+            "--to",
+            to,
+            "--insecure",
+            "--insecure-registry",
+            &source.host,
+        ]);
+        assert_eq!(report["changed"], true, "{report}");
+        assert_eq!(report["failures"], Value::Array(vec![]));
+        assert_eq!(report["images"][0]["digest"], index.digest().as_str());
+        (
+            report["digest"].as_str().unwrap().to_owned(),
+            report["images"][1]["digest"].clone(),
+        )
+    };
+    let repeated = |to: &str, expected: &str| {
+        let report = bench.report(&[
+            "shop.yaml",
+            "--to",
+            to,
+            "--insecure",
+            "--insecure-registry",
+            &source.host,
+        ]);
+        assert_eq!(
+            (&report["changed"], &report["movedBytes"], report["digest"].as_str()),
+            (&Value::Bool(false), &Value::from(0), Some(expected))
+        );
+    };
+    let layout = first("oci:out");
+    for registry in [&older, &newer] {
+        let to = format!("{}/team", registry.host);
+        assert_eq!(first(&to), layout, "the same everywhere");
+        repeated(&to, &layout.0);
+        let standing = crane(&["manifest", "--insecure", &format!("{to}/shop:1.4.0")]);
+        assert!(standing.contains(&layout.0), "{standing}");
+        let report = bench.report(&[
+            "shop.yaml",
+            "--to",
+            &to,
+            "--insecure",
+            "--insecure-registry",
+            &source.host,
+        ]);
+        for row in report["images"].as_array().unwrap() {
+            let name = row["name"].as_str().unwrap();
+            assert_eq!(crane(&["digest", "--insecure", name]), row["digest"].as_str().unwrap());
+        }
+    }
+    check_layout(&bench, &newer, &layout.0);
+    let before = bench.files("out");
+    repeated("oci:out", &layout.0);
+    assert!(bench.files("out") == before, "a repeat wrote to the layout");
+
+    // The same as text, and from standard input.
+    let to = format!("{}/team", older.host);
+    let arguments = ["-", "--to", &to, "--insecure", "--insecure-registry", &source.host];
+    let output = bench.build_with(&arguments, &text);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let lines = stdout(&output);
+    assert!(
+        lines.starts_with(&format!("{web} -> {to}/shop/web:1-jackal-")),
+        "{lines}"
+    );
+    assert!(
+        lines.ends_with(&format!("team/shop:1.4.0 is {} (0 B sent)\n", layout.0)),
+        "{lines}"
+    );
+    assert_eq!(stderr(&output), "", "nothing but results is said without a terminal");
+}
+
+/// Every blob has the digest that its name says, and crane carries all of it into a registry.
+fn check_layout(bench: &Bench, registry: &TestRegistry, package: &str) {
+    let mut blobs = 0;
+    for (path, (digest, _)) in bench.files("out") {
+        if let Some((_, hex)) = path.split_once("/blobs/sha256/") {
+            assert_eq!(digest.hex(), hex);
+            blobs += 1;
+        }
+    }
+    assert!(blobs > 10, "{blobs} blobs");
+    // One entry at a time: crane takes an image's manifest for the package's file of the same digest, and does
+    // not send it twice.
+    let out = bench.folder.path().join("out");
+    let index: Value = serde_json::from_slice(&std::fs::read(out.join("index.json")).unwrap()).unwrap();
+    let entries = index["manifests"].as_array().unwrap();
+    for (number, entry) in entries.iter().enumerate() {
+        let one = bench.folder.path().join(format!("one-{number}"));
+        std::fs::create_dir(&one).unwrap();
+        std::os::unix::fs::symlink(out.join("blobs"), one.join("blobs")).unwrap();
+        std::fs::copy(out.join("oci-layout"), one.join("oci-layout")).unwrap();
+        let mut index = index.clone();
+        index["manifests"] = Value::Array(vec![entry.clone()]);
+        std::fs::write(one.join("index.json"), index.to_string()).unwrap();
+        let to = format!("{}/pushed/all:{number}", registry.host);
+        crane(&["push", "--insecure", "--index", one.to_str().unwrap(), &to]);
+        let by_digest = format!("{}/pushed/all@{}", registry.host, entry["digest"].as_str().unwrap());
+        crane(&["manifest", "--insecure", &by_digest]);
+    }
+    let by_digest = format!("{}/pushed/all@{package}", registry.host);
+    assert!(crane(&["manifest", "--insecure", &by_digest]).contains("jackal"));
+    assert_eq!(entries.len(), 5, "two names each of two images, and the package");
+}
+
+#[tokio::test]
+async fn builds_from_docker_20() {
+    whole_way("JACKAL_DOCKER20").await;
+}
+
+#[tokio::test]
+async fn builds_from_todays_docker_with_the_classic_store() {
+    whole_way("JACKAL_DOCKER_CLASSIC").await;
+}
+
+#[tokio::test]
+async fn builds_from_todays_docker_with_the_containerd_store() {
+    whole_way("JACKAL_DOCKER_CONTAINERD").await;
+}
+
+#[tokio::test]
+async fn a_dry_run_says_exactly_what_would_move_and_writes_nothing() {
+    let (source, destination) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V28));
+    let repository = source.repository("shop/web");
+    let document = image(&repository, "linux/amd64", seeded(7, 500_000)).await;
+    put(&repository, &document, Some("1")).await;
+    let bench = Bench::new();
+    bench.write(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
+    let blobs = document.manifest().unwrap().blobs();
+    let (count, bytes) = blobs
+        .iter()
+        .fold((0, 0), |(count, bytes), blob| (count + 1, bytes + blob.size));
+    for to in [destination.host.as_str(), "oci:out"] {
+        let flags = [
+            "shop.yaml",
+            "--to",
+            to,
+            "--insecure",
+            "--insecure-registry",
+            &source.host,
+        ];
+        let report = bench.report(&[&flags[..], &["--dry-run"]].concat());
+        assert_eq!(report["movedBytes"], bytes);
+        assert_eq!(report["images"][0]["movedBlobs"], count);
+        assert_eq!(report["digest"], Value::Null);
+        if to == destination.host {
+            assert_eq!(catalog(&destination), "");
+        }
+        assert!(!bench.folder.path().join("out").exists());
+        bench.report(&flags);
+        let report = bench.report(&[&flags[..], &["--dry-run"]].concat());
+        assert_eq!((&report["movedBytes"], &report["changed"]), (&0.into(), &false.into()));
+        std::fs::remove_dir_all(bench.folder.path().join("out")).unwrap_or_default();
+    }
+}
+
+#[tokio::test]
+async fn every_failure_is_listed_and_the_rest_is_done() {
+    let (source, destination) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V28));
+    let repository = source.repository("shop/web");
+    let document = image(&repository, "linux/amd64", seeded(8, 1000)).await;
+    put(&repository, &document, Some("1")).await;
+    let bench = Bench::new();
+    let [missing, present] = ["none", "web"].map(|name| format!("{}/shop/{name}:1", source.host));
+    bench.write(&[
+        format!("{{image: '{missing}'}}"),
+        "{image: 'app:dev', source: Docker}".to_owned(),
+        format!("{{image: '{present}'}}"),
+    ]);
+    let flags = [
+        "shop.yaml",
+        "--to",
+        &destination.host,
+        "--insecure",
+        "--insecure-registry",
+        &source.host,
+    ];
+    let output = bench.build(&[&flags[..], &["--output", "json"]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert_eq!(said.matches("jackal-operator build: ").count(), 2, "{said}");
+    assert!(
+        said.contains(&format!("build: {missing} does not exist in {}", source.host)),
+        "{said}"
+    );
+    assert!(said.contains("start it, or set DOCKER_HOST / --docker-host"), "{said}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["failures"][0]["reason"], "SourceNotFound");
+    assert_eq!(report["failures"][0]["image"], missing);
+    assert_eq!(report["failures"][1]["reason"], "SourceFailed");
+    assert_eq!(report["images"][0]["image"], present);
+    assert_eq!(report["digest"], Value::Null);
+    assert_eq!(catalog(&destination), "shop/web", "no package of a part of the images");
+}
+
+#[tokio::test]
+async fn what_cannot_be_used_is_told_apart_from_what_failed() {
+    let (source, destination) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V28));
+    let repository = source.repository("shop/web");
+    let document = image(&repository, "linux/amd64", seeded(9, 1000)).await;
+    put(&repository, &document, Some("1")).await;
+    let bench = Bench::new();
+    let good = bench.write(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
+    bench.file("brackets.yaml", "a: [");
+    bench.file("pod.yaml", "kind: Pod");
+    bench.file("upper.yaml", &package(&["{image: 'UPPER/x:1'}".to_owned()]));
+    bench.file("sauce.yaml", &good.replace("{image:", "{sauce: Docker, image:"));
+    bench.file("twice.yaml", &format!("{good}  - {{name: web, images: []}}\n"));
+    let (here, free) = (destination.host.as_str(), "127.0.0.1:1");
+    let path = format!("{here}/UPPER");
+    let url = format!("http://{here}");
+    for (file, to, code, words) in [
+        ("missing.yaml", here, 2, "missing.yaml cannot be read: No such file"),
+        ("brackets.yaml", here, 2, "brackets.yaml is not YAML: "),
+        (
+            "pod.yaml",
+            here,
+            2,
+            "pod.yaml must hold one JackalPackage; it holds Pod",
+        ),
+        ("upper.yaml", here, 2, "repository name must be lowercase"),
+        ("sauce.yaml", here, 2, "spec.components[0].images[0].sauce is no field"),
+        (
+            "twice.yaml",
+            here,
+            2,
+            "two components are called `web`; rename one of them",
+        ),
+        ("shop.yaml", "oci:", 2, "write oci:DIR"),
+        ("shop.yaml", &path, 2, "no registry takes the path UPPER"),
+        ("shop.yaml", &url, 2, "plain HTTP is asked for by --insecure"),
+        (
+            "shop.yaml",
+            free,
+            1,
+            "connection refused; check that the registry runs there",
+        ),
+        (
+            "shop.yaml",
+            "oci:shop.yaml",
+            1,
+            "cannot write to the OCI layout shop.yaml",
+        ),
+    ] {
+        let flags = [file, "--to", to, "--insecure", "--insecure-registry", &source.host];
+        for output in ["text", "json"] {
+            let output = bench.build(&[&flags[..], &["--output", output]].concat());
+            let said = stderr(&output);
+            assert_eq!(output.status.code(), Some(code), "{file} to {to}: {said}");
+            assert!(said.contains(words), "{file} to {to}: {said}");
+            if !output.stdout.is_empty() {
+                let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+                let message = report["failures"][0]["message"].as_str().unwrap();
+                assert!(message.contains(words), "{report}");
+            }
+        }
+    }
+    assert_eq!(catalog(&destination), "");
+    // Plain HTTP that nobody asked for.
+    for flags in [&["--insecure"][..], &["--insecure-registry", &source.host]] {
+        let output = bench.build(&[&["shop.yaml", "--to", here], flags].concat());
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("does not speak TLS") && said.contains("--insecure"),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn credentials_are_those_of_docker() {
+    let login = Options {
+        login: Some(("ann", "right")),
+        ..Options::default()
+    };
+    let source = TestRegistry::start_with(Version::V31, login);
+    let repository = source.repository("shop/web");
+    let document = image(&repository, "linux/amd64", seeded(10, 1000)).await;
+    put(&repository, &document, Some("1")).await;
+    let bench = Bench::new();
+    bench.write(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
+    let flags = ["shop.yaml", "--to", "oci:out", "--insecure-registry", &source.host];
+    let config = |password: &str| {
+        use base64::Engine as _;
+        let login = base64::engine::general_purpose::STANDARD.encode(format!("ann:{password}"));
+        format!(r#"{{"auths": {{"{}": {{"auth": "{login}"}}}}}}"#, source.host)
+    };
+    for written in [None, Some(config("wrong"))] {
+        if let Some(text) = written {
+            bench.file("config.json", &text);
+        }
+        let output = bench.build(&[&flags[..], &["--output", "json"]].concat());
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["failures"][0]["reason"], "AuthenticationFailed", "{report}");
+        assert_ne!(output.status.code(), Some(0));
+    }
+    bench.file("config.json", &config("right"));
+    assert_eq!(bench.report(&flags)["changed"], true);
+}
+
+#[tokio::test]
+async fn an_interrupt_ends_it_and_the_next_run_goes_on() {
+    let (source, destination) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V28));
+    let repository = source.repository("shop/web");
+    let document = image(&repository, "linux/amd64", seeded(11, 4 << 20)).await;
+    put(&repository, &document, Some("1")).await;
+    let bench = Bench::new();
+    bench.write(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
+    let way = Throttle::to(&destination.host, 200_000);
+    let file = bench.folder.path().join("shop.yaml");
+    let flags = [
+        "build",
+        file.to_str().unwrap(),
+        "--to",
+        &way.host,
+        "--insecure",
+        "--insecure-registry",
+        &source.host,
+    ];
+    let log = bench.folder.path().join("log");
+    let config = [("DOCKER_CONFIG", bench.folder.path().to_str().unwrap())];
+    let mut process = Operator::start(&flags, &config, log);
+    eventually(SOON, "a blob is on its way", async || match way.sent() {
+        300_000.. => Ok(()),
+        sent => Err(format!("{sent} bytes")),
+    })
+    .await;
+    process.signal("INT");
+    let status = process.ends(Duration::from_secs(5)).await;
+    assert_eq!(status.code(), Some(130), "{}", process.log());
+    assert!(
+        process.log().contains("found again by the next run"),
+        "{}",
+        process.log()
+    );
+    let tags = Command::new(program("JACKAL_BIN_CRANE"))
+        .args(["ls", "--insecure", &format!("{}/shop/web", destination.host)])
+        .output();
+    assert_eq!(stdout(&tags.unwrap()), "", "nothing is tagged");
+    way.set_rate(0);
+    let to = Path::new(&way.host).display().to_string();
+    let report = bench.report(&[
+        "shop.yaml",
+        "--to",
+        &to,
+        "--insecure",
+        "--insecure-registry",
+        &source.host,
+    ]);
+    assert_eq!(report["images"][0]["digest"], document.digest().as_str());
+}
+
+#[tokio::test]
+async fn on_a_terminal_bars_are_shown_and_the_lines_still_go_to_standard_output() {
+    let (source, destination) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V28));
+    // Slow enough for bars to be drawn.
+    let way = Throttle::to(&destination.host, 1_000_000);
+    let repository = source.repository("shop/web");
+    let document = image(&repository, "linux/amd64", seeded(12, 1 << 20)).await;
+    put(&repository, &document, Some("1")).await;
+    let bench = Bench::new();
+    let folder = bench.folder.path().display().to_string();
+    bench.write(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
+    let command = format!(
+        "{} build {folder}/shop.yaml --to {} --insecure --insecure-registry {} >{folder}/lines",
+        env!("CARGO_BIN_EXE_jackal-operator"),
+        way.host,
+        source.host
+    );
+    let shown = run("script", &["-qec", &command, "/dev/null"]);
+    assert!(shown.contains("/shop/web:1") && shown.contains("MiB"), "{shown:?}");
+    let lines = std::fs::read_to_string(bench.folder.path().join("lines")).unwrap();
+    assert_eq!(lines.lines().count(), 2, "{lines}");
+    assert!(!lines.contains('\u{1b}'), "{lines:?}");
+}
