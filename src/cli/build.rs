@@ -7,16 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::StreamExt as _;
 use kube::ResourceExt as _;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::duration;
 use super::progress::{Display, Output, bytes};
-use super::{UNUSABLE, credentials};
-use crate::api::v1alpha1::{JackalPackage, SourceKind};
+use super::{UNUSABLE, Unusable, credentials, package_file};
+use crate::api::v1alpha1::SourceKind;
 use crate::fault::{Disposition, Fault, Reason};
+use crate::oci::Reference;
 use crate::package::{BroughtImage, Definition, Plan, PlannedImage, publish, repository};
 use crate::registry::{Endpoint, Registry};
 use crate::source::docker::{Docker, Engine};
@@ -62,19 +63,95 @@ pub(super) struct Build {
     timeout: Option<Duration>,
 }
 
-/// What is printed with `--output json`.
-#[derive(Debug, Serialize)]
+/// What is printed with `--output json`, whatever comes of it.
+#[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report {
-    package: String,
-    version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    package: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
     dry_run: bool,
     /// The digest of the artifact's manifest; absent on a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
     digest: Option<String>,
     changed: bool,
     moved_bytes: u64,
+    /// Those that did not fail.
     images: Vec<Row>,
+    /// Empty when all is well.
+    failures: Vec<Failure>,
+}
+
+/// Something that failed; the rest was done all the same.
+#[derive(Debug, Serialize)]
+struct Failure {
+    /// The image; absent where it was not about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<String>,
+    reason: String,
+    message: String,
+    #[serde(skip)]
+    stalled: bool,
+}
+
+impl Failure {
+    fn of(image: &str, fault: Fault) -> Self {
+        Self {
+            image: Some(image.to_owned()),
+            ..fault.into()
+        }
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self {
+            image: None,
+            reason: fault.reason.to_string(),
+            stalled: fault.disposition == Disposition::Stalled,
+            message: fault.message,
+        }
+    }
+}
+
+impl From<Unusable> for Failure {
+    fn from(unusable: Unusable) -> Self {
+        Self {
+            image: None,
+            reason: "Unusable".to_owned(),
+            message: unusable.0,
+            stalled: true,
+        }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        let error = match error.downcast::<Fault>() {
+            Ok(fault) => return fault.into(),
+            Err(error) => error,
+        };
+        match error.downcast::<Unusable>() {
+            Ok(unusable) => unusable.into(),
+            Err(error) => Self {
+                image: None,
+                reason: "Failed".to_owned(),
+                message: format!("{error:#}"),
+                stalled: false,
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.image {
+            // Most messages name it themselves.
+            Some(image) if !self.message.contains(image) => write!(formatter, "{image}: {}", self.message),
+            _ => formatter.write_str(&self.message),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -95,31 +172,51 @@ struct Row {
 
 impl Build {
     pub(super) async fn run(self, stop: CancellationToken) -> ExitCode {
-        let result = tokio::select! {
-            result = self.build() => result,
-            () = stop.cancelled() => {
-                eprintln!("jackal-operator build: interrupted; what was moved is found again by the next run");
-                return ExitCode::from(130);
-            }
+        let mut report = Report {
+            dry_run: self.dry_run,
+            ..Report::default()
         };
-        match result {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("jackal-operator build: {error:#}");
-                let stalled = error
-                    .downcast_ref::<Fault>()
-                    .is_some_and(|fault| fault.disposition == Disposition::Stalled);
-                if stalled || error.is::<Unusable>() {
-                    ExitCode::from(UNUSABLE)
-                } else {
-                    ExitCode::FAILURE
+        let interrupted = tokio::select! {
+            result = self.build(&mut report) => {
+                if let Err(error) = result {
+                    report.failures.push(error.into());
                 }
+                false
             }
+            () = stop.cancelled() => true,
+        };
+        if interrupted {
+            report.failures.push(Failure {
+                image: None,
+                reason: "Interrupted".to_owned(),
+                message: "interrupted; what was moved is found again by the next run".to_owned(),
+                stalled: false,
+            });
+        }
+        for failure in &report.failures {
+            eprintln!("jackal-operator build: {failure}");
+        }
+        if self.output == Output::Json {
+            match serde_json::to_string_pretty(&report) {
+                Ok(text) => println!("{text}"),
+                Err(error) => eprintln!("jackal-operator build: the report cannot be written: {error}"),
+            }
+        }
+        match report.failures.as_slice() {
+            [] => ExitCode::SUCCESS,
+            _ if interrupted => ExitCode::from(130),
+            failures if failures.iter().any(|failure| failure.stalled) => ExitCode::from(UNUSABLE),
+            _ => ExitCode::FAILURE,
         }
     }
 
-    async fn build(&self) -> anyhow::Result<()> {
-        let package = self.read()?;
+    /// Builds the package, and writes to `report` what came of it as far as it came.
+    async fn build(&self, report: &mut Report) -> anyhow::Result<()> {
+        // Where it may block: standard input says nothing until somebody writes there.
+        let file = self.file.clone();
+        let package = tokio::task::spawn_blocking(move || package_file::read(&file)).await??;
+        report.package = Some(package.name_any());
+        report.version = Some(package.spec.version.clone());
         let target = Target::parse(&self.to)?;
         let spec = &package.spec;
         let address = spec.registry.address.clone().unwrap_or_else(|| target.address());
@@ -139,46 +236,45 @@ impl Build {
             .images
             .iter()
             .map(|planned| self.one(&works, spec.compression, planned, &display));
-        // In the plan's order, so that two runs print the same.
-        let rows: Vec<Row> = futures::stream::iter(moves)
-            .buffered(self.concurrency.max(1))
-            .try_collect()
-            .await?;
-        let mut report = Report {
-            package: package.name_any(),
-            version: spec.version.clone(),
-            dry_run: self.dry_run,
-            digest: None,
-            changed: rows.iter().any(|row| !row.current),
-            moved_bytes: rows.iter().map(|row| row.moved_bytes).sum(),
-            images: rows,
-        };
-        let name = repository(&prefix, &report.package);
-        if !self.dry_run {
-            let mut brought = Vec::with_capacity(plan.images.len());
-            for (planned, row) in plan.images.iter().zip(&report.images) {
-                brought.push(BroughtImage {
-                    reference: planned.listed(),
-                    digest: row.digest.as_deref().unwrap_or_default().parse()?,
-                    destination: works.destination(&planned.location.repository)?,
-                });
+        // In the plan's order, so that two runs print the same; one that fails keeps none of the others.
+        let mut results = futures::stream::iter(moves).buffered(self.concurrency.max(1));
+        let mut next = plan.images.iter();
+        while let (Some(result), Some(planned)) = (results.next().await, next.next()) {
+            match result {
+                Ok(row) => {
+                    report.changed |= !row.current;
+                    report.moved_bytes += row.moved_bytes;
+                    report.images.push(row);
+                }
+                Err(fault) => report.failures.push(Failure::of(&planned.spec.image, fault)),
             }
-            let published = publish(&definition, &brought, &*works.destination(&name)?, &spec.version).await?;
-            report.changed |= published.changed;
-            report.moved_bytes += published.moved_bytes;
-            report.digest = Some(published.manifest.to_string());
         }
-        match self.output {
-            Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
-            Output::Text => match &report.digest {
-                None => println!("would move {} to {}", bytes(report.moved_bytes), self.to),
-                Some(digest) => println!(
-                    "{name}:{} is {digest} ({} sent)",
-                    report.version,
-                    bytes(report.moved_bytes)
-                ),
-            },
+        if !report.failures.is_empty() {
+            return Ok(());
         }
+        if self.dry_run {
+            display.say(&format!("would move {} to {}", bytes(report.moved_bytes), self.to));
+            return Ok(());
+        }
+        let name = repository(&prefix, &package.name_any());
+        let mut brought = Vec::with_capacity(plan.images.len());
+        for (planned, row) in plan.images.iter().zip(&report.images) {
+            brought.push(BroughtImage {
+                reference: planned.listed(),
+                digest: row.digest.as_deref().unwrap_or_default().parse()?,
+                destination: works.destination(&planned.location.repository)?,
+            });
+        }
+        let published = publish(&definition, &brought, &*works.destination(&name)?, &spec.version).await?;
+        report.changed |= published.changed;
+        report.moved_bytes += published.moved_bytes;
+        let digest = published.manifest.to_string();
+        display.say(&format!(
+            "{name}:{} is {digest} ({} sent)",
+            spec.version,
+            bytes(report.moved_bytes)
+        ));
+        report.digest = Some(digest);
         Ok(())
     }
 
@@ -189,17 +285,18 @@ impl Build {
         compression: crate::oci::Compression,
         planned: &PlannedImage,
         display: &Display,
-    ) -> anyhow::Result<Row> {
+    ) -> Result<Row, Fault> {
         let progress = Arc::<Progress>::default();
         let transfer = Transfer {
-            source: works.source(planned).await?,
+            source: works.source(planned)?,
             reference: planned.image.clone(),
             platforms: planned
                 .spec
                 .platforms
                 .iter()
                 .map(|text| text.parse())
-                .collect::<Result<_, _>>()?,
+                .collect::<Result<_, crate::oci::PlatformError>>()
+                .map_err(|error| Fault::stalled(Reason::InvalidSpec, error.to_string()))?,
             destination: works.destination(&planned.location.repository)?,
             location: planned.location.clone(),
             compression,
@@ -209,7 +306,7 @@ impl Build {
         let name = planned.location.to_string();
         let image = planned.spec.image.clone();
         if self.dry_run {
-            let estimate = transfer.estimate().await.map_err(|fault| fault.within(&image))?;
+            let estimate = transfer.estimate().await?;
             let moves = match (estimate.current, estimate.blobs) {
                 (true, _) => "nothing".to_owned(),
                 (false, Some(blobs)) => format!("{} in {blobs} blobs", bytes(estimate.bytes)),
@@ -229,10 +326,7 @@ impl Build {
                 current,
             });
         }
-        let outcome = display
-            .follow(&image, &progress, transfer.run())
-            .await
-            .map_err(|fault| fault.within(&image))?;
+        let outcome = display.follow(&image, &progress, transfer.run()).await?;
         display.say(&format!(
             "{image} -> {name}: {} ({}, {} sent)",
             outcome.digest.short_form(),
@@ -250,42 +344,7 @@ impl Build {
             current: outcome.moved_blobs == 0 && outcome.method == crate::source::Method::Unchanged,
         })
     }
-
-    fn read(&self) -> anyhow::Result<JackalPackage> {
-        let name = self.file.display();
-        let text = match self.file.as_os_str() == "-" {
-            true => std::io::read_to_string(std::io::stdin()),
-            false => std::fs::read_to_string(&self.file),
-        };
-        let text = text.map_err(|error| Unusable(format!("{name} cannot be read: {error}")))?;
-        let documents: Vec<serde_json::Value> =
-            serde_saphyr::from_multiple(&text).map_err(|error| Unusable(format!("{name} is not YAML: {error}")))?;
-        let mut packages = documents
-            .into_iter()
-            .filter(|document| document["kind"] == "JackalPackage");
-        let (Some(package), None) = (packages.next(), packages.next()) else {
-            return Err(Unusable(format!("{name} must hold one JackalPackage")).into());
-        };
-        if package["apiVersion"] != "jackal.dev/v1alpha1" {
-            return Err(Unusable(format!(
-                "{name}: the apiVersion is {}, not jackal.dev/v1alpha1",
-                package["apiVersion"]
-            ))
-            .into());
-        }
-        let package: JackalPackage = serde_json::from_value(package)
-            .map_err(|error| Unusable(format!("{name} is no JackalPackage: {error}")))?;
-        if package.name_any().is_empty() {
-            return Err(Unusable(format!("{name}: metadata.name is missing")).into());
-        }
-        Ok(package)
-    }
 }
-
-/// The file or a flag cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Unusable(String);
 
 /// Where a package goes.
 enum Target {
@@ -314,6 +373,11 @@ impl Target {
             .unwrap_or((bare.trim_end_matches('/'), ""));
         if host.is_empty() {
             return Err(Unusable("--to names no registry: write host[:port][/prefix], or oci:DIR".to_owned()).into());
+        }
+        if !prefix.is_empty()
+            && let Err(error) = format!("localhost/{prefix}/x:1").parse::<Reference>()
+        {
+            return Err(Unusable(format!("--to {text}: no registry takes the path {prefix}: {error}")).into());
         }
         Ok(Self::Registry {
             host: host.to_owned(),
@@ -387,7 +451,7 @@ impl Works {
         })
     }
 
-    async fn source(&self, planned: &PlannedImage) -> anyhow::Result<Arc<dyn ImageSource>> {
+    fn source(&self, planned: &PlannedImage) -> Result<Arc<dyn ImageSource>, Fault> {
         let unplanned = || Fault::stalled(Reason::InvalidSpec, format!("{} has no source", planned.image));
         Ok(match planned.spec.source {
             SourceKind::Docker => Arc::clone(self.docker.as_ref().ok_or_else(unplanned)?) as Arc<dyn ImageSource>,
@@ -398,13 +462,15 @@ impl Works {
         })
     }
 
-    fn destination(&self, repository: &str) -> anyhow::Result<Arc<dyn Destination>> {
+    fn destination(&self, repository: &str) -> Result<Arc<dyn Destination>, Fault> {
         Ok(match (&self.target, &self.destination) {
             (Target::Layout(directory), _) => Arc::new(LayoutDestination::new(directory, repository)),
             (Target::Registry { .. }, Some(registry)) => {
                 Arc::new(RegistryDestination::new(registry.repository(repository)))
             }
-            (Target::Registry { host, .. }, None) => anyhow::bail!("{host} is not open"),
+            (Target::Registry { host, .. }, None) => {
+                return Err(Fault::stalled(Reason::InvalidSpec, format!("{host} is not open")));
+            }
         })
     }
 }

@@ -6,6 +6,7 @@ mod cluster;
 mod controller;
 mod crd;
 mod credentials;
+mod package_file;
 mod progress;
 
 use std::process::ExitCode;
@@ -56,6 +57,11 @@ enum Verb {
 
 /// Exit code of a command whose input or flags cannot be used; what failed otherwise exits with 1.
 const UNUSABLE: u8 = 2;
+
+/// What cannot be used, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unusable(String);
 
 impl Command {
     /// Runs the command; the process's exit code comes back.

@@ -36,12 +36,10 @@ impl Display {
         }
     }
 
-    /// Says a line, above the bars where there are any.
+    /// Says a line on standard output, above the bars where there are any.
     pub fn say(&self, line: &str) {
         match (&self.bars, self.output) {
-            (Some(bars), _) => {
-                let _ = bars.println(line);
-            }
+            (Some(bars), _) => bars.suspend(|| println!("{line}")),
             (None, Output::Text) => println!("{line}"),
             (None, Output::Json) => {}
         }

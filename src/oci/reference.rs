@@ -110,6 +110,10 @@ impl FromStr for Reference {
         let inner: oci_spec::distribution::Reference = bare
             .parse()
             .map_err(|e: oci_spec::distribution::ParseError| error(e.to_string()))?;
+        // The grammar that was asked takes them, and no registry does.
+        if inner.repository().bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Err(error("repository name must be lowercase".to_owned()));
+        }
         let digest = inner
             .digest()
             .map(str::parse)
@@ -147,6 +151,13 @@ mod tests {
 
     fn reference(text: &str) -> Reference {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn refuses_upper_case_in_the_path_and_nowhere_else() {
+        let refused = "UPPER/x:1".parse::<Reference>().unwrap_err().to_string();
+        assert!(refused.contains("(repository name must be lowercase)"), "{refused}");
+        assert_eq!(reference("Registry.example:5000/x:TAG").repository(), "x");
     }
 
     #[test]

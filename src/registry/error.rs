@@ -362,7 +362,7 @@ fn why_tls(error: &rustls::Error) -> String {
             format!("the registry's certificate is not usable: {}", clean(&other.to_string()))
         }
         rustls::Error::InvalidMessage(_) => {
-            "the other side does not speak TLS; if the registry serves plain HTTP, set insecure: true".to_owned()
+            "the other side does not speak TLS; if the registry serves plain HTTP, set insecure: true (on the command line --insecure, for a source registry --insecure-registry)".to_owned()
         }
         rustls::Error::AlertReceived(alert) => format!(
             "the registry broke off TLS ({alert:?}); if it wants a client certificate, give tls.crt and tls.key by registry.certSecretRef"
