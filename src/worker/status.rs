@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::time::Duration;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::PostParams;
 use kube::core::object::HasStatus;
 use kube::{Api, Resource, ResourceExt as _};
@@ -101,7 +101,8 @@ where
 pub struct Failure<'a>(pub &'a Fault);
 
 impl Failure<'_> {
-    /// Notes the failure. True when that is news: another reason or message than before, or a first failure.
+    /// Notes the failure. True when that is news: a first failure, another reason than before, or another
+    /// message about another spec. Other words about the same are written, but an event was told already.
     pub fn note(&self, conditions: &mut Conditions, generation: Option<i64>, now: Time) -> bool {
         let reason = self.0.reason.to_string();
         let before = conditions.get(READY).cloned();
@@ -110,7 +111,12 @@ impl Failure<'_> {
             _ => conditions.failing(generation, &reason, &self.0.message, now),
         }
         let after = conditions.get(READY);
-        before.as_ref().map(|c| (&c.status, &c.reason, &c.message)) != after.map(|c| (&c.status, &c.reason, &c.message))
+        let class = |condition: Option<&Condition>| condition.map(|c| (c.status.clone(), c.reason.clone()));
+        let both = before.as_ref().zip(after);
+        let respecified = both.is_some_and(|(known, next)| {
+            known.observed_generation != next.observed_generation && known.message != next.message
+        });
+        class(before.as_ref()) != class(after) || respecified
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::specs::{of, package};
 use super::trial::{Case, Trial, registered};
 use crate::docker::engines::{Image, Real, Victim, noise, tar};
-use crate::support::cluster::Cluster;
+use crate::support::cluster::{Cluster, condition};
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::throttle::Throttle;
 use crate::support::wait::{SOON, eventually};
@@ -151,6 +151,8 @@ async fn an_engine_that_dies_in_an_export_is_told_and_read_again_when_it_is_back
     victim.killer()();
     let case = Case {
         reporters: 2,
+        // While it dies its socket breaks off, afterwards nobody answers.
+        writes: 2,
         ..Case::new(
             "large",
             "SourceFailed",
@@ -158,6 +160,12 @@ async fn an_engine_that_dies_in_an_export_is_told_and_read_again_when_it_is_back
             Box::pin(async {
                 slow.set_rate(0);
                 victim.start_again();
+                // It comes back empty, which nobody tells the agent: it looks by itself.
+                let emptied = |package: &JackalPackage| {
+                    let ready = condition(&package.status.as_ref()?.conditions, "Ready")?;
+                    (ready.reason == "SourceNotFound").then_some(())
+                };
+                trial.cluster.package_where("large", "SourceNotFound", emptied).await;
                 victim.real.load(&archive);
             }),
         )

@@ -137,8 +137,9 @@ impl Trial {
         for (case, (package, image)) in cases.iter().zip(before) {
             let standing = self.failing(case).await;
             let (package_after, image_after) = self.count(&standing).await;
-            assert_eq!(
-                package_after, package,
+            // Whoever misses the same first says it in its own words.
+            assert!(
+                package_after - package < case.reporters,
                 "{}: writes to a package that fails as before",
                 case.name
             );
