@@ -109,7 +109,7 @@ kind: JackalPackage
 metadata: {name: shop}
 spec:
   version: 1.4.0
-  components: [{name: web, images: [{image: a, source: Docker, nodeSelector: {any.thing/goes: yes}}]}]
+  components: [{name: web, images: [{image: a, source: Docker, nodeSelector: {any.thing/goes: ssd}}]}]
 ";
 
     fn refused(text: &str) -> String {
