@@ -198,10 +198,7 @@ async fn whole_way(variable: &str) {
     let output = bench.build_with(&arguments, &text);
     assert!(output.status.success(), "{}", stderr(&output));
     let lines = stdout(&output);
-    assert!(
-        lines.contains(&format!("{web} -> {to}/shop/web:1-jackal-")),
-        "{lines}"
-    );
+    assert!(lines.contains(&format!("{web} -> {to}/shop/web:1-jackal-")), "{lines}");
     assert!(
         lines.ends_with(&format!("team/shop:1.4.0 is {} (0 B sent)\n", layout.0)),
         "{lines}"

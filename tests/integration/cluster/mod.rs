@@ -1,5 +1,6 @@
 //! The operator in a cluster: real API server, real docker engines, real registries, the real binary.
 
+mod deletion;
 mod lifecycle;
 mod memory;
 mod nodes;

@@ -1,0 +1,77 @@
+//! What stays in the registry, and what goes, when an object is deleted.
+
+use super::{ADDRESS, package};
+use crate::support::cluster::Cluster;
+use crate::support::image::{multi_platform, put};
+use crate::support::registry::{TestRegistry, Version};
+use jackal_operator::oci::{Digest, Reference};
+
+/// The digest that stands under the name that a pod would use.
+async fn standing(registry: &TestRegistry, name: &str) -> Option<Digest> {
+    let name: Reference = name.parse().unwrap();
+    let found = registry
+        .repository(name.repository())
+        .head_manifest(name.identifier())
+        .await;
+    found.unwrap().map(|found| found.digest)
+}
+
+#[tokio::test]
+async fn deletion_takes_back_what_was_pushed_and_nothing_of_others() {
+    for version in [Version::V28, Version::V31] {
+        let cluster = Cluster::new().await;
+        let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(version));
+        let mut images = Vec::new();
+        for repository in ["team/mine", "team/shared", "team/moved"] {
+            multi_platform(&source.repository(repository), "1").await;
+            images.push(format!("{{image: '{}/{repository}:1'}}", source.host));
+        }
+        let _controller = cluster.controller(&["--insecure-registry", &source.host]);
+        let images: Vec<&str> = images.iter().map(String::as_str).collect();
+        cluster.apply(&package("app", &registry.host, &images, "deletionPolicy: Delete"));
+        cluster.apply(&format!(
+            "apiVersion: jackal.dev/v1alpha1
+kind: JackalImage
+metadata: {{name: other}}
+spec:
+  image: '{}/team/shared:1'
+  registry: {{address: '{ADDRESS}', endpoint: '{}', insecure: true}}
+",
+            source.host, registry.host
+        ));
+        let status = cluster.ready("app").await.status.unwrap();
+        cluster.image_ready("other").await;
+        let name = |part: &str| &status.images.iter().find(|row| row.image.contains(part)).unwrap().name;
+        let artifact = status.artifact.as_ref().unwrap().url.clone();
+        assert!(standing(&registry, &artifact).await.is_some());
+        // Somebody else pushes to a name of the package.
+        let moved: Reference = name("moved").parse().unwrap();
+        let (_, children) = multi_platform(&registry.repository(moved.repository()), "theirs").await;
+        put(&registry.repository(moved.repository()), &children[0], moved.tag()).await;
+        let theirs = standing(&registry, name("moved")).await;
+
+        cluster.kubectl(&["delete", "jkpkg", "app", "--timeout=30s"]);
+        assert_eq!(standing(&registry, name("mine")).await, None, "{version:?}");
+        assert_eq!(standing(&registry, &artifact).await, None, "{version:?}");
+        assert!(
+            standing(&registry, name("shared")).await.is_some(),
+            "{version:?}: another object names it"
+        );
+        assert_eq!(
+            standing(&registry, name("moved")).await,
+            theirs,
+            "{version:?}: it is another's now"
+        );
+        let left: Vec<String> = cluster
+            .images()
+            .await
+            .into_iter()
+            .filter_map(|image| image.metadata.name)
+            .collect();
+        assert_eq!(left, ["other"]);
+
+        // Deleted with the default policy, nothing goes.
+        cluster.kubectl(&["delete", "jkimg", "other", "--timeout=30s"]);
+        assert!(standing(&registry, name("shared")).await.is_some(), "{version:?}");
+    }
+}
