@@ -109,7 +109,7 @@ kind: JackalPackage
 metadata: {name: shop}
 spec:
   version: 1.4.0
-  components: [{name: web, images: [{image: a, source: Docker, nodeSelector: {any.thing/goes: ssd}}]}]
+  components: [{name: web, images: [{image: a, source: Docker, nodeSelector: {any.thing/goes: here}}]}]
 ";
 
     fn refused(text: &str) -> String {
@@ -129,8 +129,13 @@ spec:
     #[test]
     fn refuses_what_an_api_server_refuses() {
         let with = |from: &str, to: &str| refused(&PACKAGE.replace(from, to));
-        assert!(with("source:", "sauce:").contains("spec.components[0].images[0].sauce is no field"));
-        assert!(with("1.4.0", "1.4").ends_with("expected a string; put it in quotes"));
+        let misspelt = with("source:", "sauce:");
+        assert!(
+            misspelt.contains("spec.components[0].images[0].sauce is no field"),
+            "{misspelt}"
+        );
+        let number = with("1.4.0", "1.4");
+        assert!(number.ends_with("expected a string; put it in quotes"), "{number}");
         assert!(with("{name: shop}", "{}").ends_with("metadata.name is missing"));
         assert!(with("v1alpha1", "v9").ends_with("apiVersion is jackal.dev/v9, not jackal.dev/v1alpha1"));
     }

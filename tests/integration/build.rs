@@ -199,7 +199,7 @@ async fn whole_way(variable: &str) {
     assert!(output.status.success(), "{}", stderr(&output));
     let lines = stdout(&output);
     assert!(
-        lines.starts_with(&format!("{web} -> {to}/shop/web:1-jackal-")),
+        lines.contains(&format!("{web} -> {to}/shop/web:1-jackal-")),
         "{lines}"
     );
     assert!(

@@ -10,7 +10,7 @@ use crate::support::cluster::Cluster;
 use crate::support::image::{self, noise};
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::throttle::Throttle;
-use crate::support::wait::{SOON, eventually};
+use crate::support::wait::{SOON, at_leisure, eventually};
 
 /// How long a claim of somebody who is gone keeps others away, and what it takes to notice and finish.
 const STALE: Duration = Duration::from_secs(40);
@@ -60,10 +60,6 @@ async fn replicas_share_the_work_and_one_takes_over_when_the_leader_is_killed() 
         ("a", cluster.controller(&flags("a"))),
         ("b", cluster.controller(&flags("b"))),
     ];
-    let first = eventually(SOON, "somebody leads", async || {
-        leader(&cluster).await.ok_or_else(|| "nobody".into())
-    })
-    .await;
 
     cluster.apply(&package("slow", &to.host, &lines, ""));
     eventually(SOON, "both replicas move images", async || {
@@ -74,12 +70,7 @@ async fn replicas_share_the_work_and_one_takes_over_when_the_leader_is_killed() 
         }
     })
     .await;
-    assert_eq!(
-        leader(&cluster).await.as_ref(),
-        Some(&first),
-        "the leader did not change"
-    );
-
+    let first = leader(&cluster).await.expect("a leader");
     let position = replicas.iter().position(|(name, _)| *name == first).unwrap();
     let (_, mut killed) = replicas.remove(position);
     killed.signal("KILL");
@@ -87,21 +78,33 @@ async fn replicas_share_the_work_and_one_takes_over_when_the_leader_is_killed() 
     let gone = Instant::now();
     // The lease lasts three seconds from when the other saw it renewed; the rest is for a busy machine.
     let second = replicas[0].0;
-    eventually(Duration::from_secs(8), "the other replica leads", async || {
-        let now = leader(&cluster).await;
-        if now.as_deref() == Some(second) {
-            Ok(())
-        } else {
-            Err(format!("{now:?} leads"))
-        }
-    })
+    eventually(
+        at_leisure(Duration::from_secs(8)),
+        "the other replica leads",
+        async || {
+            let now = leader(&cluster).await;
+            if now.as_deref() == Some(second) {
+                Ok(())
+            } else {
+                Err(format!("{now:?} leads"))
+            }
+        },
+    )
     .await;
     to.set_rate(0);
     // What nobody had claimed does not wait for the claim of the dead.
     cluster.apply(&package("prompt", &registry.host, &lines[..1], "naming: Plain"));
     cluster.ready("prompt").await;
     assert!(gone.elapsed() < STALE, "it took {:?}", gone.elapsed());
-    assert_eq!(claims(&cluster).await, [first], "the dead still holds what it moved");
+    eventually(SOON, "only the dead holds what it moved", async || {
+        let holders = claims(&cluster).await;
+        if holders == [first.as_str()] {
+            Ok(())
+        } else {
+            Err(format!("{holders:?} hold"))
+        }
+    })
+    .await;
     let limit = STALE + Duration::from_secs(25);
     eventually(limit, "the slow package is Ready too", async || {
         let status = cluster.package("slow").await.status.unwrap_or_default();

@@ -38,7 +38,7 @@ async fn credentials_decide() {
                 (fault.reason, fault.disposition),
                 (Reason::AuthenticationFailed, Disposition::Retryable)
             );
-            assert!(fault.message.contains("secretRef"), "{fault}");
+            assert!(fault.message.contains("imagePullSecrets"), "{fault}");
             assert!(!fault.message.contains("guessed"), "{fault}");
             let error = repository
                 .upload(Some(&digest), Some(1), stream("x"))

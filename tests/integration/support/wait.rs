@@ -22,3 +22,20 @@ pub async fn eventually<T>(limit: Duration, what: &str, mut look: impl AsyncFnMu
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
 }
+
+/// `limit` on a machine of one's own; where others use it too, as many times that as processes wait for each
+/// core, at most four times.
+pub fn at_leisure(limit: Duration) -> Duration {
+    let said = std::fs::read_to_string("/proc/loadavg").expect("the load");
+    let mut fields = said.split([' ', '/']);
+    let average: f64 = fields
+        .next()
+        .and_then(|field| field.parse().ok())
+        .expect("the load of a minute");
+    let running: f64 = fields
+        .nth(2)
+        .and_then(|field| field.parse().ok())
+        .expect("who runs now");
+    let cores = std::thread::available_parallelism().expect("the cores").get() as f64;
+    limit.mul_f64((average.max(running) / cores).clamp(1.0, 4.0))
+}
