@@ -20,7 +20,7 @@ demo: ## Run the main job from nothing: a cluster, two registries, a docker engi
 	scripts/demo $(DEMO_FLAGS)
 
 .PHONY: test
-test: parts check test-unit test-integration ## Everything that must pass before a change lands.
+test: parts check test-unit test-integration test-demo ## Everything that must pass before a change lands.
 
 .PHONY: check
 check: ## Format, lints, shell scripts.
@@ -36,6 +36,10 @@ test-unit: ## Tests without any server; the CRDs' drift is among them.
 test-integration: ## Tests against a real API server, real docker engines and real registries. T=name picks.
 	cargo test --locked --test integration --no-run
 	scripts/stack with $(PARTS) -- cargo test --locked --test integration -- $(T)
+
+.PHONY: test-demo
+test-demo: ## The demo from its begin to its end, which compares what arrived with what was there.
+	scripts/demo
 
 .PHONY: parts
 parts: ## Get what the tests talk to: servers and clients, built or installed when missing.
