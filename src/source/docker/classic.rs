@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use futures::{StreamExt, TryStreamExt};
 
 use super::archive::{Archive, Entry, Kind};
-use super::engine::Engine;
+use super::engine::{Engine, absent};
 use super::graph::Graph;
 use super::{DOCUMENT_LIMIT, verify};
 use crate::fault::{Fault, Reason};
@@ -46,7 +46,7 @@ pub(super) async fn deliver(
     }
     if !parts.complete() {
         method = Method::DockerSave;
-        parts.read(engine.export(image_id.as_str(), None).await?, sink).await?;
+        parts.read(export(engine, image_id).await?, sink).await?;
     }
     let document = parts.manifest()?;
     Ok(Delivered {
@@ -54,6 +54,15 @@ pub(super) async fn deliver(
         method,
         declined,
     })
+}
+
+// 20.10 knows no better for an image that was removed meanwhile than that a file of its own is missing.
+async fn export(engine: &Engine, image_id: &Digest) -> Result<ByteStream<'static>, Fault> {
+    let name = image_id.as_str();
+    match engine.export(name, None).await {
+        Err(_) if matches!(engine.inspect(name).await, Ok(None)) => Err(absent(name)),
+        answered => answered,
+    }
 }
 
 // What stands in the destination already.

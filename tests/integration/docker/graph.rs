@@ -91,7 +91,11 @@ fn odd() -> Vec<u8> {
         .entry(EntryType::Regular, b"d/suid", 0o4755, "", b"setuid")
         .pax(&[
             ("SCHILY.xattr.user.colour", "red"),
-            ("SCHILY.xattr.security.capability", "\u{1}"),
+            // cap_net_bind_service
+            (
+                "SCHILY.xattr.security.capability",
+                "\0\0\0\u{2}\0\u{4}\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+            ),
         ])
         .file("d/attributes", b"with attributes")
         .file("d/empty", b"")
@@ -344,8 +348,8 @@ const SPOILED: [Spoiled; 12] = [
         "a shorter tar",
         |copy| {
             copy.split(4, |lines| {
-                let end = lines.trim_end().rfind('\n').unwrap() + 1;
-                lines[..end].to_owned()
+                let first: Vec<&str> = lines.split_inclusive('\n').take(2).collect();
+                first.concat()
             });
         },
         "its content is not what its digest says",
