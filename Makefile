@@ -26,7 +26,7 @@ test: parts check test-unit test-integration test-demo ## Everything that must p
 check: ## Format, lints, shell scripts.
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	shellcheck -x scripts/demo scripts/parts scripts/stack scripts/*.sh .ci/run
+	shellcheck -x scripts/demo scripts/parts scripts/stack scripts/*.sh scripts/bench/* .ci/run
 
 .PHONY: test-unit
 test-unit: ## Tests without any server; the CRDs' drift is among them.
@@ -40,6 +40,12 @@ test-integration: ## Tests against a real API server, real docker engines and re
 .PHONY: test-demo
 test-demo: ## The demo from its begin to its end, which compares what arrived with what was there.
 	scripts/demo
+
+.PHONY: bench-docker
+bench-docker: ## Measure one large docker image against docker push and skopeo. BENCH='GIGABYTES ROUNDS'.
+	cargo build --locked --release
+	BENCH_BIN=$(CARGO_TARGET_DIR)/release/jackal-operator \
+		scripts/stack with docker20 registry31 -- scripts/bench/docker-large $(BENCH)
 
 .PHONY: parts
 parts: ## Get what the tests talk to: servers and clients, built or installed when missing.

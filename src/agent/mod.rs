@@ -22,7 +22,7 @@ use crate::controller::AGENT_LABEL;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Platform, Reference};
 use crate::source::ImageSource;
-use crate::source::docker::{Docker, Engine, ImageEvents, Notice};
+use crate::source::docker::{Docker, ImageEvents, Notice};
 use crate::worker::{self, Duty, Nudge, Place, Settings, briefly, kube_fault, wish, within};
 
 /// The field manager of one node's answers; each node owns its own entry of the list.
@@ -31,14 +31,14 @@ fn field_manager(node: &str) -> String {
     manager.chars().take(128).collect()
 }
 
-/// Runs the agent of `node` until `stop`.
-pub async fn run(client: Client, node: &str, engine: Engine, settings: Settings, stop: CancellationToken) {
+/// Runs the agent of `node`, whose images are in `docker`, until `stop`.
+pub async fn run(client: Client, node: &str, docker: Docker, settings: Settings, stop: CancellationToken) {
     let registration = Registration::of(&client, &settings.defaults.namespace, node);
     let (nudge, nudges) = mpsc::channel(256);
     let duty = NodeDuty {
         client: client.clone(),
         node: node.to_owned(),
-        docker: Arc::new(Docker::new(engine.clone())),
+        docker: Arc::new(docker.clone()),
         settings: settings.clone(),
     };
     let holder = format!("agent/{node}");
@@ -52,7 +52,7 @@ pub async fn run(client: Client, node: &str, engine: Engine, settings: Settings,
         stop.clone(),
     );
     let watch = async {
-        let mut events = ImageEvents::new(engine);
+        let mut events = ImageEvents::new(docker.engine().clone());
         loop {
             let nudged = match events.next().await {
                 Notice::Changed { name } => Nudge::Engine(name),
@@ -233,7 +233,6 @@ impl Duty for NodeDuty {
             return Ok(Arc::clone(&self.docker) as Arc<dyn ImageSource>);
         }
         // The object allows the engine another time to stand still.
-        let engine = Engine::new(Some(self.docker.engine().name()), idle)?;
-        Ok(Arc::new(Docker::new(engine)))
+        Ok(Arc::new(self.docker.with_idle(idle)?))
     }
 }

@@ -1,5 +1,6 @@
 //! `agent`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -7,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cluster::{ClusterFlags, hostname};
 use crate::agent;
-use crate::source::docker::Engine;
+use crate::source::docker::{Docker, Engine};
 
 /// Run the agent of a node.
 #[derive(Debug, Args)]
@@ -25,6 +26,10 @@ pub(super) struct Agent {
         value_name = "ADDRESS"
     )]
     docker_host: String,
+    /// Where the engine's root is mounted in the agent's container, if not where the engine says that it is.
+    /// Layers are read there, and only what cannot be is exported by the engine.
+    #[arg(long, env = "JACKAL_DOCKER_ROOT", value_name = "PATH")]
+    docker_root: Option<PathBuf>,
 }
 
 impl Agent {
@@ -42,7 +47,7 @@ impl Agent {
             }
         };
         let node = self.node_name.unwrap_or_else(hostname);
-        agent::run(client, &node, engine, settings, stop).await;
+        agent::run(client, &node, Docker::new(engine, self.docker_root), settings, stop).await;
         ExitCode::SUCCESS
     }
 }

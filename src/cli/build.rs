@@ -55,6 +55,9 @@ pub(super) struct Build {
         value_name = "ADDRESS"
     )]
     docker_host: String,
+    /// Where the engine's root is found, if not where the engine says. Layers are read there where they can be.
+    #[arg(long, env = "JACKAL_DOCKER_ROOT", value_name = "PATH")]
+    docker_root: Option<PathBuf>,
     /// Images that move at once.
     #[arg(long, default_value_t = 4, value_name = "COUNT")]
     concurrency: usize,
@@ -164,6 +167,9 @@ struct Row {
     digest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<String>,
+    /// Why a better way was not taken, or not for all of the image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method_reason: Option<String>,
     moved_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     moved_blobs: Option<u64>,
@@ -321,6 +327,7 @@ impl Build {
                 source_digest,
                 digest: None,
                 method: None,
+                method_reason: None,
                 moved_bytes,
                 moved_blobs,
                 current,
@@ -339,6 +346,7 @@ impl Build {
             source_digest: outcome.source_digest.to_string(),
             digest: Some(outcome.digest.to_string()),
             method: Some(outcome.method.to_string()),
+            method_reason: outcome.declined,
             moved_bytes: outcome.moved_bytes,
             moved_blobs: Some(outcome.moved_blobs),
             current: outcome.moved_blobs == 0 && outcome.method == crate::source::Method::Unchanged,
@@ -431,7 +439,10 @@ impl Works {
         for planned in &plan.images {
             match planned.spec.source {
                 SourceKind::Docker if docker.is_none() => {
-                    docker = Some(Arc::new(Docker::new(Engine::new(Some(&build.docker_host), idle)?)));
+                    docker = Some(Arc::new(Docker::new(
+                        Engine::new(Some(&build.docker_host), idle)?,
+                        build.docker_root.clone(),
+                    )));
                 }
                 SourceKind::Registry if !registries.contains_key(planned.image.registry()) => {
                     let host = planned.image.registry();

@@ -28,6 +28,8 @@ pub type ByteStream<'a> = BoxStream<'a, Result<Bytes, Fault>>;
 pub enum Method {
     /// Read from a registry.
     Registry,
+    /// The folder of a docker engine: its layers' files and what it noted of their tars.
+    DockerGraph,
     /// The docker engine's save API, streamed once.
     DockerSave,
     /// Nothing was read: the destination has it all.
@@ -86,8 +88,11 @@ pub struct Resolved {
 pub struct Delivered {
     /// Every manifest, children before the index that lists them, the root last. Never empty.
     pub documents: Vec<Document>,
-    /// How the bytes came.
+    /// How the bytes came; the last resort of several.
     pub method: Method,
+    /// Why a better way was not taken, or not for all of it, for a person. The same in two tries that go the
+    /// same way.
+    pub declined: Option<String>,
 }
 
 /// What a blob is to the image, which decides whether its form may be chosen.

@@ -81,6 +81,7 @@ impl ImageSource for RegistrySource {
         Ok(Delivered {
             documents: image.documents.clone(),
             method: Method::Registry,
+            declined: None,
         })
     }
 }

@@ -43,6 +43,8 @@ pub struct Outcome {
     pub size: u64,
     /// How the bytes came.
     pub method: Method,
+    /// Why a better way was not taken, or not for all of it.
+    pub declined: Option<String>,
     /// Blobs that were sent.
     pub moved_blobs: u64,
     /// Bytes that were read for them.
@@ -164,6 +166,7 @@ impl Transfer {
             source_digest: resolved.identity.digest().clone(),
             size: size_of(&delivered.documents),
             method: delivered.method,
+            declined: delivered.declined,
             moved_blobs: sink.moved_blobs.load(Ordering::Relaxed),
             moved_bytes: self.progress.moved(),
         })
@@ -187,6 +190,7 @@ impl Transfer {
             source_digest: resolved.identity.digest().clone(),
             size: size_of(&documents),
             method: Method::Unchanged,
+            declined: None,
             moved_blobs: 0,
             moved_bytes: 0,
         }))

@@ -117,7 +117,8 @@ impl BlobSink for DestinationSink {
         let content = Arc::new(Mutex::new(None));
         let complete = Arc::new(AtomicBool::new(false));
         let expected = Expected {
-            digest: blob.digest.clone(),
+            // What is stored as it comes is hashed and verified by the destination, and once is enough.
+            hash: (compression != Compression::None).then(|| blob.digest.clone()),
             size: blob.size,
         };
         let passing = observe(
@@ -141,13 +142,14 @@ impl BlobSink for DestinationSink {
         };
         let (digest, size) = self.destination.upload(upload).await?;
         // A destination that stops reading before the end would commit a part as the whole.
-        let content = content.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let content = content.filter(|_| complete.load(Ordering::Acquire)).ok_or_else(|| {
-            Fault::retryable(
+        if !complete.load(Ordering::Acquire) {
+            return Err(Fault::retryable(
                 Reason::PushFailed,
                 format!("{} took only a part of a blob", self.destination.name()),
-            )
-        })?;
+            ));
+        }
+        let content = content.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let content = content.unwrap_or_else(|| digest.clone());
         self.known.saw(&digest, self.destination.repository());
         self.moved_blobs.fetch_add(1, Ordering::Relaxed);
         let media_type = match blob.form {
@@ -162,11 +164,12 @@ impl BlobSink for DestinationSink {
 }
 
 struct Expected {
-    digest: Option<Digest>,
+    /// The content is hashed here, and has this digest where that is known before.
+    hash: Option<Option<Digest>>,
     size: Option<u64>,
 }
 
-/// Counts and hashes what passes, and ends in a failure when it is not what was announced. The failure comes
+/// Counts what passes, hashes it where nobody else does, and ends in a failure when it is not what was announced. The failure comes
 /// before the stream's end, so that the destination never commits.
 fn observe(
     bytes: ByteStream<'_>,
@@ -175,28 +178,31 @@ fn observe(
     content: Arc<Mutex<Option<Digest>>>,
     complete: Arc<AtomicBool>,
 ) -> ByteStream<'_> {
-    let hasher = expected.digest.as_ref().map_or_else(Hasher::sha256, Hasher::like);
+    let hasher = expected.hash.as_ref();
+    let hasher = hasher.map(|digest| digest.as_ref().map_or_else(Hasher::sha256, Hasher::like));
     let state = Some((bytes, hasher, 0u64));
     futures::stream::unfold(state, move |state| {
         let result = (Arc::clone(&progress), Arc::clone(&content), Arc::clone(&complete));
-        let wanted = (expected.digest.clone(), expected.size);
+        let wanted = (expected.hash.clone().flatten(), expected.size);
         async move {
             let (mut bytes, mut hasher, mut length) = state?;
             let (progress, content, complete) = result;
             match bytes.next().await {
                 Some(Ok(chunk)) => {
-                    hasher.update(&chunk);
+                    if let Some(hasher) = &mut hasher {
+                        hasher.update(&chunk);
+                    }
                     length += chunk.len() as u64;
                     progress.passed(chunk.len() as u64);
                     Some((Ok(chunk), Some((bytes, hasher, length))))
                 }
                 Some(Err(fault)) => Some((Err(fault), None)),
                 None => {
-                    let digest = hasher.finish();
-                    match verify(&digest, length, wanted) {
+                    let digest = hasher.map(Hasher::finish);
+                    match verify(digest.as_ref(), length, wanted) {
                         Err(fault) => Some((Err::<Bytes, Fault>(fault), None)),
                         Ok(()) => {
-                            *content.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest);
+                            *content.lock().unwrap_or_else(PoisonError::into_inner) = digest;
                             complete.store(true, Ordering::Release);
                             None
                         }
@@ -208,7 +214,7 @@ fn observe(
     .boxed()
 }
 
-fn verify(digest: &Digest, length: u64, wanted: (Option<Digest>, Option<u64>)) -> Result<(), Fault> {
+fn verify(digest: Option<&Digest>, length: u64, wanted: (Option<Digest>, Option<u64>)) -> Result<(), Fault> {
     let (wanted_digest, wanted_size) = wanted;
     if let Some(size) = wanted_size.filter(|size| *size != length) {
         return Err(Fault::retryable(
@@ -216,8 +222,8 @@ fn verify(digest: &Digest, length: u64, wanted: (Option<Digest>, Option<u64>)) -
             format!("a blob of {size} bytes ended after {length}"),
         ));
     }
-    match wanted_digest {
-        Some(wanted) if wanted != *digest => Err(Fault::retryable(
+    match (wanted_digest, digest) {
+        (Some(wanted), Some(digest)) if wanted != *digest => Err(Fault::retryable(
             Reason::DigestMismatch,
             format!("content that should be {wanted} is {digest}"),
         )),

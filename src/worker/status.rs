@@ -135,6 +135,7 @@ pub fn succeed(image: &JackalImage, status: &mut JackalImageStatus, name: &str, 
     // A look that moved nothing does not hide how the bytes came.
     if outcome.moved_blobs > 0 || status.method.is_none() || status.digest.as_deref() != Some(outcome.digest.as_str()) {
         status.method = Some(outcome.method.to_string());
+        status.method_reason = outcome.declined.clone();
     }
     status.observed_generation = generation;
     status.claim = None;

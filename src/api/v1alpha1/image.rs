@@ -151,6 +151,9 @@ pub struct JackalImageStatus {
     /// How the bytes left their source, or Unchanged when none had to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
+    /// Why a better way was not taken, or not for all of the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method_reason: Option<String>,
     /// The name that a pod uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,

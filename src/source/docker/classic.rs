@@ -1,4 +1,5 @@
-//! Taking an image out of an export of a classic store: a configuration and uncompressed layers.
+//! Taking an image out of a classic store: a configuration and uncompressed layers, from the engine's folder or
+//! from an export.
 //!
 //! The manifest is made here, from the layers as they stand in the destination. Nothing of the export's own
 //! manifests, times or order enters it, so the same image gives the same digest.
@@ -8,7 +9,8 @@ use std::collections::{BTreeSet, HashMap};
 use futures::{StreamExt, TryStreamExt};
 
 use super::archive::{Archive, Entry, Kind};
-use super::engine::Engine;
+use super::engine::{Engine, absent};
+use super::graph::Graph;
 use super::{DOCUMENT_LIMIT, verify};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Manifest, media_type};
@@ -18,24 +20,49 @@ use crate::source::{Blob, BlobSink, ByteStream, Delivered, Form, Method};
 const ASKED_AT_ONCE: usize = 8;
 
 /// Brings the image `image_id`, whose uncompressed layers are `diff_ids`, to `sink`. The engine is only read
-/// when something is missing there.
+/// when something is missing there, and only exports what its folder did not give.
 pub(super) async fn deliver(
     engine: &Engine,
+    graph: &Graph,
     image_id: &Digest,
     diff_ids: &[Digest],
     sink: &dyn BlobSink,
 ) -> Result<Delivered, Fault> {
     let mut parts = Parts::held(image_id, diff_ids, sink).await?;
     let mut method = Method::Unchanged;
+    let mut declined = None;
+    if !parts.complete() {
+        method = Method::DockerGraph;
+        let storage = engine.storage().await?;
+        let is_missing = |diff_id: &Digest| !parts.layers.contains_key(diff_id);
+        let brought = graph.bring(&storage, image_id, diff_ids, parts.config.is_none(), is_missing, sink);
+        let brought = brought.await?;
+        parts.config = parts.config.or(brought.config);
+        parts.layers.extend(brought.layers);
+        declined = brought.declined;
+        if let Some(declined) = &declined {
+            tracing::info!(%image_id, declined, "an image is exported by its engine");
+        }
+    }
     if !parts.complete() {
         method = Method::DockerSave;
-        parts.read(engine.export(image_id.as_str(), None).await?, sink).await?;
+        parts.read(export(engine, image_id).await?, sink).await?;
     }
     let document = parts.manifest()?;
     Ok(Delivered {
         documents: vec![document],
         method,
+        declined,
     })
+}
+
+// 20.10 knows no better for an image that was removed meanwhile than that a file of its own is missing.
+async fn export(engine: &Engine, image_id: &Digest) -> Result<ByteStream<'static>, Fault> {
+    let name = image_id.as_str();
+    match engine.export(name, None).await {
+        Err(_) if matches!(engine.inspect(name).await, Ok(None)) => Err(absent(name)),
+        answered => answered,
+    }
 }
 
 // What stands in the destination already.

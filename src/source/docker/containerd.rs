@@ -47,6 +47,7 @@ pub(super) async fn deliver(
     Ok(Delivered {
         documents,
         method: Method::DockerSave,
+        declined: None,
     })
 }
 

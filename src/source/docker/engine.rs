@@ -58,6 +58,20 @@ pub enum Shape {
     Containerd,
 }
 
+/// What an engine says of its storage.
+#[derive(Clone, Debug)]
+pub(super) struct Storage {
+    pub shape: Shape,
+    /// `overlay2`, `btrfs`, ….
+    pub driver: String,
+    /// Whether overlay2 takes a layer's own folder for its difference to what lies below.
+    pub native_diff: bool,
+    /// Whether a changed mode or owner makes a file without its content in the upper layer.
+    pub metacopy: bool,
+    /// Where it keeps everything, as it sees its files.
+    pub root: Option<String>,
+}
+
 /// A docker engine. Cheap to clone; nothing is sent before it is asked something.
 #[derive(Clone, Debug)]
 pub struct Engine {
@@ -159,20 +173,41 @@ impl Engine {
 
     /// How the engine keeps its images.
     pub async fn shape(&self) -> Result<Shape, Fault> {
+        self.storage().await.map(|storage| storage.shape)
+    }
+
+    /// The same, and where.
+    pub(super) async fn storage(&self) -> Result<Storage, Fault> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Info {
             #[serde(default)]
+            driver: Option<String>,
+            #[serde(default)]
             driver_status: Option<Vec<Vec<String>>>,
+            #[serde(default)]
+            docker_root_dir: Option<String>,
         }
         let info: Info = self
             .answer(self.url("/info").await?)
             .await?
             .ok_or_else(|| self.failed("it has no /info, so it is no docker engine"))?;
-        let containerd = info.driver_status.unwrap_or_default().iter().any(|pair| {
-            matches!(pair.as_slice(), [key, value] if key == "driver-type" && value == "io.containerd.snapshotter.v1")
-        });
-        Ok(if containerd { Shape::Containerd } else { Shape::Classic })
+        let status = info.driver_status.unwrap_or_default();
+        let says = |wanted: &str, this: &str| {
+            status
+                .iter()
+                .any(|pair| matches!(pair.as_slice(), [key, value] if key == wanted && value == this))
+        };
+        Ok(Storage {
+            shape: match says("driver-type", "io.containerd.snapshotter.v1") {
+                true => Shape::Containerd,
+                false => Shape::Classic,
+            },
+            driver: info.driver.unwrap_or_default(),
+            native_diff: says("Native Overlay Diff", "true"),
+            metacopy: says("Using metacopy", "true"),
+            root: info.docker_root_dir.filter(|root| root.starts_with('/')),
+        })
     }
 
     /// What the engine has under `name` (`app:dev`, `app@sha256:…` or an image ID), if anything.

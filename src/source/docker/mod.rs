@@ -1,4 +1,4 @@
-//! Images of a docker engine, taken out by its save API.
+//! Images of a docker engine, read from its folder where that can be, else taken out by its save API.
 //!
 //! Two kinds of store are told apart by what stands under the name. The *classic* store keeps unpacked layers
 //! and the configuration, so the manifest is made here, from the layers as the destination stores them. The
@@ -11,8 +11,12 @@ mod choose;
 mod classic;
 mod containerd;
 mod engine;
+mod graph;
 mod inspected;
 mod watch;
+
+use std::path::PathBuf;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -21,6 +25,7 @@ pub use inspected::{Held, Inspected};
 pub use watch::{ImageEvents, Notice};
 
 use self::choose::Target;
+use self::graph::Graph;
 use super::{BlobSink, Delivered, Identity, ImageSource, Resolved};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Hasher, Platform, Reference};
@@ -32,12 +37,22 @@ const DOCUMENT_LIMIT: u64 = crate::oci::MANIFEST_LIMIT as u64;
 #[derive(Clone, Debug)]
 pub struct Docker {
     engine: Engine,
+    graph: Graph,
 }
 
 impl Docker {
-    /// Takes images from `engine`.
-    pub fn new(engine: Engine) -> Self {
-        Self { engine }
+    /// Takes images from `engine`, whose root this process finds at `root`, or else where the engine says that
+    /// it is. Where it cannot be read there the engine's API is used.
+    pub fn new(engine: Engine, root: Option<PathBuf>) -> Self {
+        let graph = Graph::new(root);
+        Self { engine, graph }
+    }
+
+    /// The same engine, which may stand still for `idle` in a transfer.
+    pub fn with_idle(&self, idle: Duration) -> Result<Self, Fault> {
+        let engine = Engine::new(Some(self.engine.name()), idle)?;
+        let graph = self.graph.clone();
+        Ok(Self { engine, graph })
     }
 
     /// The engine.
@@ -116,7 +131,9 @@ impl ImageSource for Docker {
     async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivered, Fault> {
         match &image.identity {
             // The ID is asked for, so it does not matter if the name moved on.
-            Identity::Config { image_id, diff_ids } => classic::deliver(&self.engine, image_id, diff_ids, sink).await,
+            Identity::Config { image_id, diff_ids } => {
+                classic::deliver(&self.engine, &self.graph, image_id, diff_ids, sink).await
+            }
             Identity::Manifest(digest) => {
                 let (found, target) = self.target(&image.reference, &image.platforms).await?;
                 match target {

@@ -79,7 +79,7 @@ impl Double {
         let host = format!("tcp://{}", listener.local_addr().unwrap());
         let router = Router::new().fallback(move |request: Request| async move { self.answer(&request) });
         let server = tokio::spawn(async move { axum::serve(listener, router).await });
-        let docker = Docker::new(Engine::new(Some(&host), Duration::from_millis(300)).unwrap());
+        let docker = Docker::new(Engine::new(Some(&host), Duration::from_millis(300)).unwrap(), None);
         let image = docker.resolve(&reference("app:dev"), &[]).await?;
         let sink = Collected::default();
         let delivered = tokio::time::timeout(Duration::from_secs(30), docker.deliver(&image, &sink)).await;

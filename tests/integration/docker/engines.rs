@@ -13,6 +13,7 @@ use serde_json::json;
 pub struct Real {
     pub host: String,
     pub shape: Shape,
+    /// By its API alone.
     pub docker: Docker,
 }
 
@@ -22,7 +23,7 @@ impl Real {
         Self {
             host,
             shape,
-            docker: Docker::new(engine),
+            docker: Docker::new(engine, Some(PathBuf::from("/nowhere"))),
         }
     }
 
@@ -34,6 +35,11 @@ impl Real {
             ("JACKAL_DOCKER_CONTAINERD", Shape::Containerd),
         ]
         .map(|(variable, shape)| Self::at(required(variable), shape))
+    }
+
+    /// The same engine, read from its folder.
+    pub fn graph(&self) -> Docker {
+        Docker::new(self.docker.engine().clone(), None)
     }
 
     pub fn containerd() -> Self {

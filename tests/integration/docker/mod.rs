@@ -3,6 +3,7 @@
 mod collected;
 mod double;
 pub mod engines;
+mod graph;
 mod indexes;
 
 use std::time::Duration;
@@ -146,7 +147,7 @@ async fn an_image_is_found_by_name_digest_and_id() {
 async fn an_engine_that_is_not_there_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let host = format!("unix://{}/none.sock", folder.path().display());
-    let docker = Docker::new(Engine::new(Some(&host), Duration::from_secs(1)).unwrap());
+    let docker = Docker::new(Engine::new(Some(&host), Duration::from_secs(1)).unwrap(), None);
     let fault = docker.resolve(&reference("app:dev"), &[]).await.unwrap_err();
     assert_eq!(fault.reason, Reason::SourceFailed);
     let expected = format!("the docker engine at {host} cannot be reached");

@@ -1,0 +1,128 @@
+//! Content on its way from the thread that reads files to the task that sends it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::Doubt;
+
+/// The longest chunk in bytes.
+pub(super) const CHUNK: usize = 1024 * 1024;
+/// Chunks that wait to be taken.
+const WAITING: usize = 2;
+/// Buffers that are kept for the next chunk. Fresh memory costs the kernel more than reading a warm file does.
+const SPARE: usize = 8;
+
+/// Why no more is handed on.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// Nobody takes it any more.
+    Closed,
+    /// It is not what it should be.
+    Doubted(Doubt),
+}
+
+impl From<Doubt> for Stop {
+    fn from(doubt: Doubt) -> Self {
+        Self::Doubted(doubt)
+    }
+}
+
+type Spares = Arc<Mutex<Vec<Box<[u8]>>>>;
+
+/// The writing end: fills one chunk after the other, in a thread that may wait.
+pub(super) struct Chunks {
+    sender: mpsc::Sender<Result<Bytes, Doubt>>,
+    spares: Spares,
+    size: usize,
+    buffer: Box<[u8]>,
+    filled: usize,
+}
+
+impl Chunks {
+    /// Both ends for content of `length` bytes.
+    pub fn new(length: u64) -> (Self, mpsc::Receiver<Result<Bytes, Doubt>>) {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let size = usize::try_from(length).map_or(CHUNK, |length| length.clamp(1, CHUNK));
+        let chunks = Self {
+            sender,
+            spares: Spares::default(),
+            size,
+            buffer: vec![0; size].into_boxed_slice(),
+            filled: 0,
+        };
+        (chunks, receiver)
+    }
+
+    /// Where the next bytes go; never empty. [`Chunks::filled`] says how many came.
+    pub fn space(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.filled..]
+    }
+
+    /// `length` bytes were written to the beginning of [`Chunks::space`].
+    pub fn filled(&mut self, length: usize) -> Result<(), Stop> {
+        self.filled += length;
+        if self.filled == self.buffer.len() {
+            self.flush()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Copies `content`.
+    pub fn write(&mut self, mut content: &[u8]) -> Result<(), Stop> {
+        while !content.is_empty() {
+            let space = self.space();
+            let length = space.len().min(content.len());
+            space[..length].copy_from_slice(&content[..length]);
+            content = &content[length..];
+            self.filled(length)?;
+        }
+        Ok(())
+    }
+
+    /// Hands the last chunk on, and why it is the last when that is not the end.
+    pub fn end(mut self, result: Result<(), Stop>) {
+        // Nobody listens any more when this fails, and then nobody needs it.
+        match result {
+            Ok(()) if self.filled > 0 => drop(self.flush()),
+            Err(Stop::Doubted(doubt)) => drop(self.sender.blocking_send(Err(doubt))),
+            Ok(()) | Err(Stop::Closed) => {}
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), Stop> {
+        let spare = self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let next = spare.unwrap_or_else(|| vec![0; self.size].into_boxed_slice());
+        let chunk = Chunk {
+            buffer: std::mem::replace(&mut self.buffer, next),
+            filled: std::mem::take(&mut self.filled),
+            spares: Arc::clone(&self.spares),
+        };
+        let sent = self.sender.blocking_send(Ok(Bytes::from_owner(chunk)));
+        sent.map_err(|_| Stop::Closed)
+    }
+}
+
+/// A buffer that goes back where it came from.
+struct Chunk {
+    buffer: Box<[u8]>,
+    filled: usize,
+    spares: Spares,
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer[..self.filled]
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+        if spares.len() < SPARE {
+            spares.push(std::mem::take(&mut self.buffer));
+        }
+    }
+}

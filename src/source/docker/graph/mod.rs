@@ -1,0 +1,282 @@
+//! Layers of a classic store read straight from the engine's folder, without an export.
+//!
+//! Only the driver overlay2 with native diff keeps the files of a layer as its tar had them. A layer's digest
+//! and length are known before the first byte. Whatever is not just as it should be is a [`Doubt`]: the layer
+//! is left for the engine's API, which knows what to make of it. Nothing is written, and no path that a layer
+//! names leads out of its folder.
+
+mod beneath;
+mod chunks;
+mod layerdb;
+mod tarsplit;
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use tokio::sync::Semaphore;
+use tokio_stream::wrappers::ReceiverStream;
+
+use self::chunks::Chunks;
+use self::layerdb::{Layer, LayerDb, chain_ids};
+use super::engine::Storage;
+use crate::fault::{Fault, Reason};
+use crate::oci::{Descriptor, Digest};
+use crate::source::{Blob, BlobSink, Form};
+
+/// Layers of all images that are read at once: each takes a thread and some chunks of memory.
+const READ_AT_ONCE: usize = 4;
+/// Layers that are told by name why they were left; of more only the number.
+const TOLD: usize = 3;
+/// Of one reason in characters.
+const DOUBT_LIMIT: usize = 400;
+
+/// Why something is not read from the graph, in words that follow a colon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Doubt(String);
+
+impl Doubt {
+    // A layer's maker chooses the names of its files, and they end up in a status.
+    fn new(what: impl Into<String>) -> Self {
+        let what: String = what.into();
+        let shown = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+        Self(what.chars().map(shown).take(DOUBT_LIMIT).collect())
+    }
+}
+
+/// The name of a file in a layer, for a message. A layer's maker chose it, and how long it is.
+fn shown(name: &[u8]) -> String {
+    const LIMIT: usize = 120;
+    match name.get(..LIMIT) {
+        Some(beginning) if name.len() > LIMIT => format!("{}…", String::from_utf8_lossy(beginning)),
+        _ => String::from_utf8_lossy(name).into_owned(),
+    }
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// The folders of one engine, as this process sees them.
+#[derive(Clone, Debug)]
+pub(super) struct Graph {
+    // Where the engine's root lies for this process, if not where the engine says.
+    root: Option<PathBuf>,
+    turns: Arc<Semaphore>,
+}
+
+/// What was brought.
+#[derive(Debug, Default)]
+pub(super) struct Brought {
+    /// The configuration's length in bytes, if it was brought.
+    pub config: Option<u64>,
+    /// Layers by their uncompressed digest.
+    pub layers: HashMap<Digest, Descriptor>,
+    /// Why something was not, for a person.
+    pub declined: Option<String>,
+}
+
+impl Graph {
+    /// The engine's root is at `root`, or where the engine says.
+    pub fn new(root: Option<PathBuf>) -> Self {
+        Self {
+            root,
+            turns: Arc::new(Semaphore::new(READ_AT_ONCE)),
+        }
+    }
+
+    /// Brings the configuration of `image_id`, unless `with_config` is false, and those of its layers
+    /// `diff_ids` for which `is_missing`, to `sink`. What cannot be read is left, and why is said.
+    ///
+    /// # Errors
+    /// Only those of the sink.
+    pub async fn bring(
+        &self,
+        storage: &Storage,
+        image_id: &Digest,
+        diff_ids: &[Digest],
+        with_config: bool,
+        is_missing: impl Fn(&Digest) -> bool,
+        sink: &dyn BlobSink,
+    ) -> Result<Brought, Fault> {
+        let mut brought = Brought::default();
+        let (db, config) = match self.open(storage, image_id).await {
+            Ok(opened) => opened,
+            Err(doubt) => {
+                brought.declined = Some(format!("the engine's folder was not read: {doubt}"));
+                return Ok(brought);
+            }
+        };
+        let mut seen = BTreeSet::new();
+        let mut looks = Vec::new();
+        for (diff_id, chain_id) in diff_ids.iter().zip(chain_ids(diff_ids)) {
+            if is_missing(diff_id) && seen.insert(diff_id) {
+                looks.push(look(Arc::clone(&db), diff_id.clone(), chain_id));
+            }
+        }
+        let mut layers = Vec::new();
+        let mut doubts = Vec::new();
+        let looked: Vec<_> = futures::stream::iter(looks).buffered(READ_AT_ONCE).collect().await;
+        for looked in looked {
+            match looked {
+                Ok(layer) => layers.push(layer),
+                Err(left) => doubts.push(left),
+            }
+        }
+        // The largest is not left for the end, when nothing else is to be done beside it.
+        layers.sort_by_key(|layer| std::cmp::Reverse(layer.length));
+        let config = async {
+            match with_config {
+                true => take_config(config, image_id, sink).await.map(Some),
+                false => Ok(None),
+            }
+        };
+        let mut takes = Vec::with_capacity(layers.len());
+        for layer in layers {
+            takes.push(self.take(Arc::clone(&db), layer, sink));
+        }
+        let taken = futures::stream::iter(takes)
+            .buffer_unordered(READ_AT_ONCE)
+            .try_collect();
+        let (config, taken): (_, Vec<Taken>) = futures::try_join!(config, taken)?;
+        brought.config = config;
+        for taken in taken {
+            match taken {
+                Taken::Landed(diff_id, stored) => drop(brought.layers.insert(diff_id, stored)),
+                Taken::Left(diff_id, doubt) => doubts.push((diff_id, doubt)),
+            }
+        }
+        brought.declined = told(diff_ids, doubts);
+        Ok(brought)
+    }
+
+    // The engine's folder, which is proved to be its by holding the image's configuration.
+    async fn open(&self, storage: &Storage, image_id: &Digest) -> Result<(Arc<LayerDb>, Bytes), Doubt> {
+        if storage.driver != "overlay2" {
+            let what = format!(
+                "its storage driver is {}, and only overlay2 can be read",
+                storage.driver
+            );
+            return Err(Doubt::new(what));
+        }
+        if !storage.native_diff || storage.metacopy {
+            return Err(Doubt::new(
+                "overlay2 runs there without native diff or with metacopy, so layers are not kept as they came",
+            ));
+        }
+        let root = match (&self.root, &storage.root) {
+            (Some(root), _) => root.clone(),
+            (None, Some(root)) => PathBuf::from(root),
+            (None, None) => return Err(Doubt::new("the engine does not say where it is")),
+        };
+        let image_id = image_id.clone();
+        let opened = blocking(move || open(&root, &image_id)).await;
+        opened.map_err(|doubt| {
+            Doubt::new(format!(
+                "{doubt}; mount the engine's root read-only and name it with --docker-root"
+            ))
+        })
+    }
+
+    async fn take(&self, db: Arc<LayerDb>, layer: Layer, sink: &dyn BlobSink) -> Result<Taken, Fault> {
+        // Never closed.
+        let _turn = self.turns.acquire().await.ok();
+        let diff_id = layer.diff_id.clone();
+        let length = layer.length;
+        let (mut chunks, receiver) = Chunks::new(length);
+        tokio::task::spawn_blocking(move || {
+            let result = db
+                .parts(&layer)
+                .map_err(Into::into)
+                .and_then(|(gzip, mut diff)| tarsplit::assemble(gzip, &mut diff, &mut chunks));
+            chunks.end(result);
+        });
+        // Who sends content on may only have noticed that it ended.
+        let doubted: Arc<Mutex<Option<Doubt>>> = Arc::default();
+        let doubting = Arc::clone(&doubted);
+        let content = ReceiverStream::new(receiver).map(move |chunk| {
+            chunk.map_err(|doubt| {
+                *doubting.lock().unwrap_or_else(PoisonError::into_inner) = Some(doubt.clone());
+                Fault::retryable(Reason::SourceFailed, doubt.0)
+            })
+        });
+        let blob = Blob {
+            form: Form::Diff,
+            digest: Some(diff_id.clone()),
+            size: Some(length),
+            bytes: content.boxed(),
+        };
+        let landed = sink.take(blob).await;
+        let doubt = doubted.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (landed, doubt) {
+            (Ok(landed), _) => Ok(Taken::Landed(diff_id, landed.stored)),
+            (Err(_), Some(doubt)) => Ok(Taken::Left(diff_id, doubt)),
+            // Every file was as its checksum says, and the whole is another all the same.
+            (Err(fault), None) if fault.reason == Reason::DigestMismatch => Ok(Taken::Left(
+                diff_id,
+                Doubt::new("its content is not what its digest says"),
+            )),
+            (Err(fault), None) => Err(fault),
+        }
+    }
+}
+
+enum Taken {
+    Landed(Digest, Descriptor),
+    Left(Digest, Doubt),
+}
+
+fn open(root: &Path, image_id: &Digest) -> Result<(Arc<LayerDb>, Bytes), Doubt> {
+    let db = LayerDb::at(root)?;
+    let config = db.config(image_id)?;
+    Ok((Arc::new(db), config))
+}
+
+async fn look(db: Arc<LayerDb>, diff_id: Digest, chain_id: Digest) -> Result<Layer, (Digest, Doubt)> {
+    let wanted = diff_id.clone();
+    let looked = blocking(move || db.layer(&wanted, &chain_id)).await;
+    looked.map_err(|doubt| (diff_id, doubt))
+}
+
+async fn take_config(config: Bytes, image_id: &Digest, sink: &dyn BlobSink) -> Result<u64, Fault> {
+    let size = config.len() as u64;
+    let blob = Blob {
+        form: Form::Exact,
+        digest: Some(image_id.clone()),
+        size: Some(size),
+        bytes: futures::stream::iter([Ok(config)]).boxed(),
+    };
+    sink.take(blob).await?;
+    Ok(size)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Doubt> + Send + 'static) -> Result<T, Doubt> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Doubt::new(format!("reading it was given up: {error}"))))
+}
+
+// In the image's order, so that two tries say the same.
+fn told(diff_ids: &[Digest], mut doubts: Vec<(Digest, Doubt)>) -> Option<String> {
+    let place = |layer: &Digest| diff_ids.iter().position(|diff_id| diff_id == layer);
+    doubts.sort_by_key(|(layer, _)| place(layer));
+    let more = doubts.len().saturating_sub(TOLD);
+    let mut told: Vec<String> = doubts
+        .iter()
+        .take(TOLD)
+        .map(|(layer, doubt)| {
+            format!(
+                "layer {} was not read from the engine's folder: {doubt}",
+                layer.short_form()
+            )
+        })
+        .collect();
+    if more > 0 {
+        told.push(format!("and {more} more"));
+    }
+    (!told.is_empty()).then(|| told.join("; "))
+}

@@ -1,0 +1,508 @@
+//! Layers read straight from the folders of real engines, and what happens when something is wrong there.
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use jackal_operator::fault::Reason;
+use jackal_operator::oci::{Compression, Content, Digest, Location, Manifest, Naming};
+use jackal_operator::source::docker::{Docker, Shape};
+use jackal_operator::source::{Delivered, ImageSource, Method};
+use jackal_operator::transfer::{Progress, RegistryDestination, Transfer};
+use tempfile::TempDir;
+use tokio_tar::{EntryType, Header};
+
+use super::collected::Collected;
+use super::engines::{Image, Real, noise};
+use super::{deliver, manifest, reference};
+use crate::support::registry::{TestRegistry, Version};
+
+fn classic() -> impl Iterator<Item = Real> {
+    Real::all().into_iter().filter(|real| real.shape == Shape::Classic)
+}
+
+/// A tar entry by entry, with what only PAX can say.
+#[derive(Default)]
+struct Tar(Vec<u8>);
+
+impl Tar {
+    fn entry(mut self, kind: EntryType, path: &[u8], mode: u32, link: &str, content: &[u8]) -> Self {
+        let mut header = Header::new_ustar();
+        header.as_old_mut().name[..path.len()].copy_from_slice(path);
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_size(content.len() as u64);
+        header.set_mtime(1_500_000_000);
+        if !link.is_empty() {
+            header.set_link_name(link).unwrap();
+        }
+        header.set_cksum();
+        self.0.extend_from_slice(header.as_bytes());
+        self.0.extend_from_slice(content);
+        self.0.resize(self.0.len().next_multiple_of(512), 0);
+        self
+    }
+
+    fn file(self, path: &str, content: &[u8]) -> Self {
+        self.entry(EntryType::Regular, path.as_bytes(), 0o644, "", content)
+    }
+
+    fn folder(self, path: &str) -> Self {
+        self.entry(EntryType::Directory, path.as_bytes(), 0o755, "", b"")
+    }
+
+    /// Records of an extension header for the entry that follows.
+    fn pax(self, records: &[(&str, &str)]) -> Self {
+        let mut text = String::new();
+        for (key, value) in records {
+            let rest = key.len() + value.len() + 3;
+            let mut length = rest + 1;
+            while rest + length.to_string().len() != length {
+                length += 1;
+            }
+            text.push_str(&format!("{length} {key}={value}\n"));
+        }
+        self.entry(EntryType::XHeader, b"PaxHeaders/0", 0o644, "", text.as_bytes())
+    }
+
+    fn end(mut self, zeros: usize) -> Vec<u8> {
+        self.0.resize(self.0.len() + zeros, 0);
+        self.0
+    }
+}
+
+/// All that makes a tar hard to put together again.
+fn odd() -> Vec<u8> {
+    let long = format!("{}/{}", "d".repeat(120), "f".repeat(140));
+    Tar::default()
+        .folder("d/")
+        .file("d/a", b"first")
+        .entry(EntryType::Link, b"d/hard", 0o644, "d/a", b"")
+        .entry(EntryType::Symlink, b"d/soft", 0o777, "/etc/passwd", b"")
+        .entry(EntryType::Symlink, b"up", 0o777, "../../..", b"")
+        .entry(EntryType::Fifo, b"d/fifo", 0o600, "", b"")
+        .entry(EntryType::Char, b"d/null", 0o600, "", b"")
+        .pax(&[("path", &long), ("mtime", "1500000000.123456789")])
+        .file("short", b"of a long name")
+        .entry(EntryType::Regular, b"d/\xff\xfe-raw", 0o644, "", b"not UTF-8")
+        .file("d/\u{e4}<&>\u{2028}\"\\", b"escaped in JSON")
+        .entry(EntryType::Regular, b"d/suid", 0o4755, "", b"setuid")
+        .pax(&[
+            ("SCHILY.xattr.user.colour", "red"),
+            // cap_net_bind_service
+            (
+                "SCHILY.xattr.security.capability",
+                "\0\0\0\u{2}\0\u{4}\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+            ),
+        ])
+        .file("d/attributes", b"with attributes")
+        .file("d/empty", b"")
+        .file("d/zeros", &vec![0; 5 << 20])
+        .entry(EntryType::Regular, b"./d/dotted", 0o644, "", b"dotted")
+        .folder("e/")
+        .file("e/.wh..wh..opq", b"")
+        .file(".wh.gone", b"")
+        // GNU tar fills a record, others more than that.
+        .end(1024 * 1024 + 10_240)
+}
+
+fn crowded(files: usize) -> Vec<u8> {
+    let mut tar = Tar::default();
+    for at in 0..files {
+        if at % 100 == 0 {
+            tar = tar.folder(&format!("many/{}/", at / 100));
+        }
+        let content = vec![at as u8; at % 3000];
+        tar = tar.file(&format!("many/{}/{at}", at / 100), &content);
+    }
+    tar.end(1024)
+}
+
+fn verified(delivered: &Delivered, sink: &Collected, image: &Image, host: &str) {
+    let manifest = manifest(delivered);
+    assert_eq!(manifest.config.digest, Digest::of(&image.config), "{host}");
+    let layers: Vec<Digest> = manifest.layers.iter().map(|layer| layer.digest.clone()).collect();
+    assert_eq!(layers, image.diff_ids(), "{host}");
+    let blobs = sink.blobs.lock().unwrap();
+    for (layer, content) in manifest.layers.iter().zip(&image.layers) {
+        assert!(blobs[&layer.digest] == content.as_slice(), "{host}: {}", layer.digest);
+    }
+    // Each once.
+    let taken: BTreeSet<_> = image
+        .diff_ids()
+        .into_iter()
+        .chain([Digest::of(&image.config)])
+        .collect();
+    drop(blobs);
+    assert_eq!(sink.taken().len(), taken.len(), "{host}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_layer_is_read_as_the_engine_exports_it() {
+    for real in classic() {
+        let mut image = Image::varied("jackal-test/graph:1");
+        let base = Tar::default()
+            .folder("gone/")
+            .file("gone/x", b"x")
+            .folder("e/")
+            .file("e/y", b"y")
+            .end(1024);
+        image.layers.splice(0..0, [base, odd(), crowded(20_000), odd()]);
+        let image = Image::new(&image.name, image.layers);
+        real.load(&image.archive());
+
+        let sink = Collected::default();
+        let read = deliver(&real.graph(), &image.name, &sink).await;
+        assert_eq!(
+            (read.method, &read.declined),
+            (Method::DockerGraph, &None),
+            "{}",
+            real.host
+        );
+        verified(&read, &sink, &image, &real.host);
+
+        let exported = deliver(&real.docker, &image.name, &Collected::default()).await;
+        assert_eq!(exported.method, Method::DockerSave);
+        assert_eq!(exported.documents, read.documents, "{}", real.host);
+        let again = deliver(&real.graph(), &image.name, &sink).await;
+        assert_eq!((again.method, again.declined), (Method::Unchanged, None));
+        assert_eq!(again.documents, read.documents);
+        assert_eq!(sink.taken(), vec![], "{}", real.host);
+    }
+}
+
+#[tokio::test]
+async fn held_layers_are_not_read() {
+    for real in classic() {
+        let image = Image::varied("jackal-test/graph-held:1");
+        real.load(&image.archive());
+        let sink = Collected::default();
+        for held in [0, 1, 2] {
+            sink.hold_diff(&image.layers[held]);
+        }
+        // All that is needed of the folder is one layer and the configuration.
+        let copy = Copy::of(&real, &image);
+        for held in [0, 1, 2, 3] {
+            std::fs::remove_dir_all(copy.entry(held)).unwrap();
+        }
+        let delivered = deliver(&copy.docker, &image.name, &sink).await;
+        assert_eq!(delivered.declined, None);
+        assert_eq!(delivered.method, Method::DockerGraph);
+        let mut expected = vec![Digest::of(&image.config), Digest::of(&image.layers[4])];
+        let mut taken = sink.taken();
+        taken.sort();
+        expected.sort();
+        assert_eq!(taken, expected, "{}", real.host);
+    }
+}
+
+/// A copy of what an engine keeps of an image, which a test may spoil while the engine stays whole.
+struct Copy {
+    folder: TempDir,
+    chain: Vec<Digest>,
+    docker: Docker,
+}
+
+impl Copy {
+    fn of(real: &Real, image: &Image) -> Self {
+        let root = PathBuf::from(real.output(&["info", "--format", "{{.DockerRootDir}}"]).trim());
+        let folder = tempfile::tempdir().unwrap();
+        let mut chain: Vec<Digest> = Vec::new();
+        for diff_id in image.diff_ids() {
+            chain.push(match chain.last() {
+                Some(below) => Digest::of(format!("{below} {diff_id}").as_bytes()),
+                None => diff_id,
+            });
+        }
+        let copy = |path: &Path| {
+            let to = folder.path().join(path);
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            let copied = Command::new("cp")
+                .arg("-a")
+                .arg(root.join(path))
+                .arg(&to)
+                .status()
+                .unwrap();
+            assert!(copied.success(), "{}", path.display());
+        };
+        let content = Path::new("image/overlay2/imagedb/content/sha256");
+        copy(&content.join(Digest::of(&image.config).hex()));
+        for link in &chain {
+            let entry = Path::new("image/overlay2/layerdb/sha256").join(link.hex());
+            copy(&entry);
+            let cache_id = std::fs::read_to_string(folder.path().join(&entry).join("cache-id")).unwrap();
+            copy(&Path::new("overlay2").join(cache_id).join("diff"));
+        }
+        let docker = Docker::new(real.docker.engine().clone(), Some(folder.path().to_owned()));
+        Self { folder, chain, docker }
+    }
+
+    fn entry(&self, layer: usize) -> PathBuf {
+        let layerdb = self.folder.path().join("image/overlay2/layerdb/sha256");
+        layerdb.join(self.chain[layer].hex())
+    }
+
+    fn diff(&self, layer: usize) -> PathBuf {
+        let cache_id = std::fs::read_to_string(self.entry(layer).join("cache-id")).unwrap();
+        self.folder.path().join("overlay2").join(cache_id).join("diff")
+    }
+
+    /// Writes the tar-split of a layer anew.
+    fn split(&self, layer: usize, change: impl FnOnce(String) -> String) {
+        let path = self.entry(layer).join("tar-split.json.gz");
+        let mut lines = String::new();
+        flate2::read::GzDecoder::new(std::fs::File::open(&path).unwrap())
+            .read_to_string(&mut lines)
+            .unwrap();
+        let changed = change(lines.clone());
+        assert_ne!(changed, lines);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(changed.as_bytes()).unwrap();
+        std::fs::write(path, gzip.finish().unwrap()).unwrap();
+    }
+}
+
+fn change_byte(path: &Path) {
+    let mut content = std::fs::read(path).unwrap();
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    std::fs::write(path, content).unwrap();
+}
+
+/// The description of the same files, but for the mode of the first one.
+fn other_mode(lines: String) -> String {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    let (first, rest) = lines.split_once('\n').unwrap();
+    let mut first: serde_json::Value = serde_json::from_str(first).unwrap();
+    let mut header = STANDARD.decode(first["payload"].as_str().unwrap()).unwrap();
+    header[106] ^= 1;
+    first["payload"] = STANDARD.encode(header).into();
+    format!("{first}\n{rest}")
+}
+
+/// What is spoiled of the layer 4, and what is said of it.
+type Spoiled = (&'static str, fn(&Copy), &'static str);
+
+const SPOILED: [Spoiled; 12] = [
+    (
+        "a changed byte",
+        |copy| change_byte(&copy.diff(4).join("large")),
+        "its file \"large\" was changed",
+    ),
+    (
+        "a removed file",
+        |copy| std::fs::remove_file(copy.diff(4).join("large")).unwrap(),
+        "large is not there",
+    ),
+    (
+        "a shorter file",
+        |copy| {
+            std::fs::File::options()
+                .write(true)
+                .open(copy.diff(4).join("large"))
+                .unwrap()
+                .set_len(100)
+                .unwrap()
+        },
+        "has 100 bytes, not 3145728",
+    ),
+    (
+        "a link out",
+        |copy| {
+            let file = copy.diff(4).join("large");
+            let outside = copy.folder.path().join("outside");
+            std::fs::rename(&file, &outside).unwrap();
+            std::os::unix::fs::symlink(&outside, &file).unwrap();
+        },
+        "large is a link or no folder",
+    ),
+    (
+        "no files",
+        |copy| std::fs::remove_dir_all(copy.diff(4)).unwrap(),
+        "diff is not there",
+    ),
+    (
+        "no tar-split",
+        |copy| std::fs::remove_file(copy.entry(4).join("tar-split.json.gz")).unwrap(),
+        "tar-split.json.gz is not there",
+    ),
+    (
+        "half a tar-split",
+        |copy| {
+            let path = copy.entry(4).join("tar-split.json.gz");
+            let content = std::fs::read(&path).unwrap();
+            std::fs::write(&path, &content[..content.len() / 2]).unwrap();
+        },
+        "its tar-split, line ",
+    ),
+    // The file's mode in the header: length and checksums stay right.
+    (
+        "another header",
+        |copy| copy.split(4, other_mode),
+        "its content is not what its digest says",
+    ),
+    (
+        "a shorter tar",
+        |copy| {
+            copy.split(4, |lines| {
+                let first: Vec<&str> = lines.split_inclusive('\n').take(2).collect();
+                first.concat()
+            });
+        },
+        "its content is not what its digest says",
+    ),
+    (
+        "a name that leads out",
+        |copy| {
+            copy.split(4, |lines| {
+                lines.replace("\"name\":\"large\"", "\"name\":\"../diff/large\"")
+            })
+        },
+        "leads out of its folder",
+    ),
+    (
+        "a folder that leads out",
+        |copy| std::fs::write(copy.entry(4).join("cache-id"), "../../etc").unwrap(),
+        "a name that cannot be",
+    ),
+    (
+        "another layer",
+        |copy| std::fs::write(copy.entry(4).join("diff"), Digest::of(b"other").as_str()).unwrap(),
+        "it is another layer",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_doubtful_layer_is_exported_and_the_others_are_read() {
+    for real in classic() {
+        let image = Image::varied("jackal-test/graph-doubt:1");
+        real.load(&image.archive());
+        let layer = image.diff_ids()[4].short_form();
+        for (what, spoil, why) in SPOILED {
+            let copy = Copy::of(&real, &image);
+            spoil(&copy);
+            let sink = Collected::default();
+            let delivered = deliver(&copy.docker, &image.name, &sink).await;
+            assert_eq!(delivered.method, Method::DockerSave, "{}: {what}", real.host);
+            let declined = delivered.declined.clone().unwrap();
+            let expected = format!("layer {layer} was not read from the engine's folder: ");
+            assert!(
+                declined.starts_with(&expected) && declined.contains(why),
+                "{what}: {declined}"
+            );
+            // Taken one after the other, so what came last came by the export.
+            assert_eq!(sink.taken.lock().unwrap().last(), Some(&image.diff_ids()[4]), "{what}");
+            verified(&delivered, &sink, &image, what);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_is_not_the_engines_is_left() {
+    for real in classic() {
+        let image = Image::varied("jackal-test/graph-root:1");
+        real.load(&image.archive());
+        let copy = Copy::of(&real, &image);
+        let content = copy.folder.path().join("image/overlay2/imagedb/content/sha256");
+        change_byte(&content.join(Digest::of(&image.config).hex()));
+        let empty = tempfile::tempdir().unwrap();
+        for (root, why) in [
+            (Path::new("/nowhere"), "/nowhere is not there"),
+            (empty.path(), "image/overlay2/imagedb/content/sha256 is not there"),
+            (copy.folder.path(), "is not that of the image"),
+        ] {
+            let docker = Docker::new(real.docker.engine().clone(), Some(root.to_owned()));
+            let sink = Collected::default();
+            let delivered = deliver(&docker, &image.name, &sink).await;
+            assert_eq!(delivered.method, Method::DockerSave);
+            let declined = delivered.declined.clone().unwrap();
+            assert!(declined.starts_with("the engine's folder was not read: "), "{declined}");
+            assert!(
+                declined.contains(why) && declined.contains("--docker-root"),
+                "{declined}"
+            );
+            verified(&delivered, &sink, &image, &real.host);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_removed_image_is_said_to_be_gone() {
+    for real in classic() {
+        let mut layer = Tar::default();
+        for at in 0..64 {
+            layer = layer.file(&format!("part-{at}"), &noise(1 << 20));
+        }
+        let image = Image::new("jackal-test/graph-removed:1", vec![layer.end(1024)]);
+        real.load(&image.archive());
+        let docker = real.graph();
+        let resolved = docker.resolve(&reference(&image.name), &[]).await.unwrap();
+        let sink = Collected::default();
+        let (host, name) = (real.host.clone(), image.name.clone());
+        sink.interrupt(move || Real::at(host, Shape::Classic).run(&["rmi", &name]));
+        let fault = docker.deliver(&resolved, &sink).await.unwrap_err();
+        assert_eq!(fault.reason, Reason::SourceNotFound, "{}: {fault}", real.host);
+        let layer = &image.diff_ids()[0];
+        assert!(!sink.blobs.lock().unwrap().contains_key(layer), "{}", real.host);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_never_has_a_wrong_layer() {
+    let registry = TestRegistry::start(Version::V31);
+    for (at, real) in classic().enumerate() {
+        let image = Image::varied("jackal-test/graph-registry:1");
+        real.load(&image.archive());
+        let copy = Copy::of(&real, &image);
+        change_byte(&copy.diff(4).join("large"));
+        copy.split(0, other_mode);
+        let repository = format!("graph{at}");
+        let docker = Arc::new(copy.docker);
+        let transfer = Transfer {
+            source: docker,
+            reference: reference(&image.name),
+            platforms: Vec::new(),
+            destination: Arc::new(RegistryDestination::new(
+                registry.repository(&format!("{repository}/jackal-test/graph-registry")),
+            )),
+            location: Location::of(
+                &reference(&image.name),
+                &registry.host,
+                &repository,
+                Naming::Plain,
+                true,
+            )
+            .unwrap(),
+            compression: Compression::None,
+            progress: Arc::<Progress>::default(),
+            known: Arc::default(),
+        };
+        let outcome = transfer.run().await.unwrap();
+        assert_eq!(outcome.method, Method::DockerSave, "{}", real.host);
+        let declined = outcome.declined.unwrap();
+        for why in [
+            "was changed: its checksum is another",
+            "its content is not what its digest says",
+        ] {
+            assert!(declined.contains(why), "{declined}");
+        }
+        let document = transfer.destination.document("1").await.unwrap().unwrap();
+        let Content::Manifest(Manifest { layers, .. }) = &document.content else {
+            panic!("no manifest");
+        };
+        for (layer, content) in layers.iter().zip(&image.layers) {
+            // Its digest is verified.
+            let stored = transfer
+                .destination
+                .blob(&layer.digest, 8 << 20)
+                .await
+                .unwrap()
+                .unwrap();
+            assert!(stored == content.as_slice());
+        }
+        assert_eq!(layers.len(), image.layers.len());
+    }
+}
