@@ -122,7 +122,10 @@ impl<R: Read> Pieces<R> {
 fn decoded_length(base64: &str) -> Option<u64> {
     let bytes = base64.as_bytes();
     let padding = bytes.iter().rev().take(2).take_while(|&&byte| byte == b'=').count();
-    (bytes.len() % 4 == 0).then(|| (bytes.len() / 4 * 3).saturating_sub(padding) as u64)
+    bytes
+        .len()
+        .is_multiple_of(4)
+        .then(|| (bytes.len() / 4 * 3).saturating_sub(padding) as u64)
 }
 
 /// The length in bytes of the tar that `gzip` describes.
