@@ -5,6 +5,7 @@ mod double;
 pub mod engines;
 mod graph;
 mod indexes;
+mod tars;
 
 use std::time::Duration;
 
