@@ -140,7 +140,9 @@ async fn an_engine_that_dies_in_an_export_is_told_and_read_again_when_it_is_back
     victim.real.load(&archive);
 
     let mut trial = Trial::new(&[]).await;
-    trial.agents(&[("n1", &victim.real.host)]).await;
+    // A dead engine's folder could still be read.
+    let exported = ["--docker-root", "/nowhere"];
+    trial.agents_with(&[("n1", &victim.real.host)], &exported).await;
     let spec = json!({ "components": of(json!({ "image": name, "source": "Docker" })) });
     trial.cluster.apply(&package("large", &slow.host, spec));
     eventually(SOON, "bytes of the image move", async || match slow.carrying() {

@@ -117,8 +117,13 @@ impl Trial {
 
     /// Starts agents and waits until they registered.
     pub async fn agents(&mut self, agents: &[(&str, &str)]) {
+        self.agents_with(agents, &[]).await;
+    }
+
+    /// The same, with further arguments.
+    pub async fn agents_with(&mut self, agents: &[(&str, &str)], arguments: &[&str]) {
         for (node, docker) in agents {
-            self.operators.push(self.cluster.agent(node, docker, &[]));
+            self.operators.push(self.cluster.agent(node, docker, arguments));
         }
         for (node, _) in agents {
             registered(&self.cluster, node).await;

@@ -77,13 +77,16 @@ async fn a_gigabyte_in_one_layer_moves_in_less_than_a_hundred_megabytes() {
         "--to",
         &third.host,
         "--insecure",
+        // The agent read the engine's folder; this reads its export.
+        "--docker-root",
+        "/nowhere",
         "--docker-host",
     ];
     let docker = required("JACKAL_DOCKER20");
     let mut build = Operator::start(&[&arguments[..], &[&docker]].concat(), &[], log);
     let (code, peak) = build.ends_with_peak(SOON).await;
     assert!(code.success(), "{}", build.log());
-    check("build, docker to registry", peak);
+    check("build, docker's export to registry", peak);
     let place = status.images[0].name.strip_prefix(&format!("{ADDRESS}/")).unwrap();
     let standing = third.crane("digest", place);
     assert_eq!(Some(standing.trim()), status.images[0].digest.as_deref());
