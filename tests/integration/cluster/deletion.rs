@@ -42,6 +42,10 @@ spec:
         let status = cluster.ready("app").await.status.unwrap();
         cluster.image_ready("other").await;
         let name = |part: &str| &status.images.iter().find(|row| row.image.contains(part)).unwrap().name;
+        let digest = |part: &str| {
+            let row = status.images.iter().find(|row| row.image.contains(part)).unwrap();
+            row.digest.clone().unwrap()
+        };
         let artifact = status.artifact.as_ref().unwrap().url.clone();
         assert!(standing(&registry, &artifact).await.is_some());
         // Somebody else pushes to a name of the package.
@@ -49,6 +53,7 @@ spec:
         let (_, children) = multi_platform(&registry.repository(moved.repository()), "theirs").await;
         put(&registry.repository(moved.repository()), &children[0], moved.tag()).await;
         let theirs = standing(&registry, name("moved")).await;
+        let ours = format!("{}@{}", moved.name(), digest("moved"));
 
         cluster.kubectl(&["delete", "jkpkg", "app", "--timeout=30s"]);
         assert_eq!(standing(&registry, name("mine")).await, None, "{version:?}");
@@ -62,6 +67,8 @@ spec:
             theirs,
             "{version:?}: it is another's now"
         );
+        // Without its name nobody can tell whose it is by now.
+        assert!(standing(&registry, &ours).await.is_some(), "{version:?}");
         let left: Vec<String> = cluster
             .images()
             .await
