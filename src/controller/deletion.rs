@@ -166,11 +166,7 @@ impl Deletion<'_> {
         name: &Reference,
         digest: &Digest,
     ) -> Result<Option<String>, Fault> {
-        let api: Api<DeserializeGuard<JackalImage>> = Api::all(self.client.clone());
-        let api = match &self.settings.namespace {
-            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-            None => api,
-        };
+        let api: Api<DeserializeGuard<JackalImage>> = self.settings.api(self.client);
         let all = within(api.list(&kube::api::ListParams::default())).await;
         let all =
             all.map_err(|error| kube_fault(Reason::PackageFailed, "looking for others that name the image", &error))?;

@@ -53,10 +53,7 @@ pub(super) async fn run(
     leadership: Leadership,
     stop: CancellationToken,
 ) {
-    let images: Api<Guarded> = match &settings.namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    };
+    let images: Api<Guarded> = settings.api(&client);
     let leases: Api<Lease> = Api::namespaced(client.clone(), &settings.defaults.namespace);
     let (agents, writer) = reflector::store();
     let agent_changes = watcher(leases, watcher::Config::default().labels(AGENT_LABEL))

@@ -77,8 +77,8 @@ pub(super) async fn run(
         stop: stop.clone(),
         settings,
     });
-    let api: Api<Guarded> = packages.api();
-    let images: Api<DeserializeGuard<JackalImage>> = packages.api();
+    let api: Api<Guarded> = packages.settings.api(&packages.client);
+    let images: Api<DeserializeGuard<JackalImage>> = packages.settings.api(&packages.client);
     let (reader, writer) = reflector::store();
     let gone = Arc::clone(&packages);
     let stream = watcher(api, watcher::Config::default())
@@ -133,16 +133,6 @@ async fn reconcile(object: Arc<Guarded>, packages: Arc<Packages>) -> Result<Acti
 }
 
 impl Packages {
-    fn api<K>(&self) -> Api<K>
-    where
-        K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
-    {
-        match &self.settings.namespace {
-            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-            None => Api::all(self.client.clone()),
-        }
-    }
-
     async fn look(self: &Arc<Self>, package: &Arc<JackalPackage>) -> Result<Action, Fault> {
         let uid = package.uid().unwrap_or_default();
         if package.metadata.deletion_timestamp.is_some() {

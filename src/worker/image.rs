@@ -61,6 +61,17 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The objects of one kind that this process works on: of the namespace that it watches, or of all.
+    pub fn api<K>(&self, client: &Client) -> Api<K>
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
+    {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced(client.clone(), namespace),
+            None => Api::all(client.clone()),
+        }
+    }
+
     /// The interval of an object; at least ten seconds.
     pub fn interval(&self, own: Option<Period>) -> Duration {
         own.map_or(self.interval, Into::into).max(Duration::from_secs(10))
@@ -122,10 +133,7 @@ pub async fn run(
         tasks: TaskTracker::new(),
         stop: stop.child_token(),
     });
-    let api: Api<Guarded> = match &worker.settings.namespace {
-        Some(namespace) => Api::namespaced(client, namespace),
-        None => Api::all(client),
-    };
+    let api: Api<Guarded> = worker.settings.api(&client);
     let (reader, writer) = reflector::store();
     let gone = Arc::clone(&worker);
     let stream = watcher::watcher(api, watcher::Config::default())
