@@ -1,14 +1,13 @@
 //! `agent`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::{ClusterFlags, hostname};
+use super::engine::EngineFlags;
 use crate::agent;
-use crate::source::docker::{Docker, Engine};
 
 /// Run the agent of a node.
 #[derive(Debug, Args)]
@@ -18,28 +17,18 @@ pub(super) struct Agent {
     /// The node's name in the cluster. Default: the machine's name.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
-    /// Where the docker engine listens: unix:///path or tcp://host:port.
-    #[arg(
-        long,
-        env = "DOCKER_HOST",
-        default_value = "unix:///var/run/docker.sock",
-        value_name = "ADDRESS"
-    )]
-    docker_host: String,
-    /// Where the engine's root is mounted in the agent's container, if not where the engine says that it is.
-    /// Layers are read there, and only what cannot be is exported by the engine.
-    #[arg(long, env = "JACKAL_DOCKER_ROOT", value_name = "PATH")]
-    docker_root: Option<PathBuf>,
+    #[command(flatten)]
+    engine: EngineFlags,
 }
 
 impl Agent {
     pub(super) async fn run(self, stop: CancellationToken) -> ExitCode {
         let opened = async {
             let (client, settings) = self.cluster.open().await?;
-            let engine = Engine::new(Some(&self.docker_host), settings.idle)?;
-            anyhow::Ok((client, settings, engine))
+            let docker = self.engine.open(settings.idle)?;
+            anyhow::Ok((client, settings, docker))
         };
-        let (client, settings, engine) = match opened.await {
+        let (client, settings, docker) = match opened.await {
             Ok(opened) => opened,
             Err(error) => {
                 eprintln!("jackal-operator agent: {error:#}");
@@ -47,7 +36,7 @@ impl Agent {
             }
         };
         let node = self.node_name.unwrap_or_else(hostname);
-        agent::run(client, &node, Docker::new(engine, self.docker_root), settings, stop).await;
+        agent::run(client, &node, docker, settings, stop).await;
         ExitCode::SUCCESS
     }
 }

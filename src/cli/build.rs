@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::duration;
+use super::engine::EngineFlags;
 use super::progress::{Display, Output, bytes};
 use super::{UNUSABLE, Unusable, credentials, package_file};
 use crate::api::v1alpha1::SourceKind;
@@ -20,7 +21,7 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::Reference;
 use crate::package::{BroughtImage, Definition, Plan, PlannedImage, publish, repository};
 use crate::registry::{Endpoint, Registry};
-use crate::source::docker::{Docker, Engine};
+use crate::source::docker::Docker;
 use crate::source::{ImageSource, RegistrySource};
 use crate::transfer::{Destination, KnownBlobs, LayoutDestination, Progress, RegistryDestination, Transfer};
 
@@ -47,17 +48,8 @@ pub(super) struct Build {
     /// Source registries that speak plain HTTP: host[:port], repeatable.
     #[arg(long, value_name = "HOST", value_delimiter = ',')]
     insecure_registry: Vec<String>,
-    /// Where the docker engine listens: unix:///path or tcp://host:port.
-    #[arg(
-        long,
-        env = "DOCKER_HOST",
-        default_value = "unix:///var/run/docker.sock",
-        value_name = "ADDRESS"
-    )]
-    docker_host: String,
-    /// Where the engine's root is found, if not where the engine says. Layers are read there where they can be.
-    #[arg(long, env = "JACKAL_DOCKER_ROOT", value_name = "PATH")]
-    docker_root: Option<PathBuf>,
+    #[command(flatten)]
+    engine: EngineFlags,
     /// Images that move at once.
     #[arg(long, default_value_t = 4, value_name = "COUNT")]
     concurrency: usize,
@@ -439,10 +431,7 @@ impl Works {
         for planned in &plan.images {
             match planned.spec.source {
                 SourceKind::Docker if docker.is_none() => {
-                    docker = Some(Arc::new(Docker::new(
-                        Engine::new(Some(&build.docker_host), idle)?,
-                        build.docker_root.clone(),
-                    )));
+                    docker = Some(Arc::new(build.engine.open(idle)?));
                 }
                 SourceKind::Registry if !registries.contains_key(planned.image.registry()) => {
                     let host = planned.image.registry();

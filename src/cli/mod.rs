@@ -6,6 +6,7 @@ mod cluster;
 mod controller;
 mod crd;
 mod credentials;
+mod engine;
 mod package_file;
 mod progress;
 
