@@ -1,15 +1,17 @@
 //! Packages of images, built inside the cluster, for clusters without internet.
 //!
 //! The rooms, each of which uses only those above it: [`oci`] (names and documents), [`fault`] (failures),
-//! [`api`] (the custom resources), [`registry`] (the distribution client), [`source`] (where images come from),
-//! [`transfer`] (bringing them to a destination), [`package`] (what a package consists of, and its artifact),
-//! [`worker`] (moving what stands as objects), [`controller`], [`agent`], [`cli`] (the commands).
+//! [`hashing`] (digests of what passes), [`api`] (the custom resources), [`registry`] (the distribution client),
+//! [`source`] (where images come from), [`transfer`] (bringing them to a destination), [`package`] (what a package
+//! consists of, and its artifact), [`worker`] (moving what stands as objects), [`controller`], [`agent`], [`cli`]
+//! (the commands).
 
 pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod controller;
 pub mod fault;
+pub mod hashing;
 pub mod oci;
 pub mod package;
 pub mod registry;

@@ -21,7 +21,8 @@ use super::client::{Answer, Call, Registry};
 use super::error::{Error, Kind};
 use super::repository::{Repository, answered_digest, same_digest};
 use super::token::Scope;
-use crate::oci::{Digest, Hasher};
+use crate::hashing::Hashing;
+use crate::oci::Digest;
 
 /// The largest piece in bytes that is handed on at once.
 const PIECE: usize = 1024 * 1024;
@@ -273,7 +274,7 @@ async fn pump<E>(
         Ok(sent) => sent.map_err(|_| Stop::Closed),
         Err(_) => Err(Stop::Ended(Error::timed_out(label, idle).into())),
     };
-    let mut hasher = digest.map_or_else(Hasher::sha256, Hasher::like);
+    let mut hashing = Hashing::new(digest);
     let mut length = 0_u64;
     let mut held: Option<Bytes> = None;
     while let Some(chunk) = bytes.next().await {
@@ -286,7 +287,7 @@ async fn pump<E>(
         }
         while !chunk.is_empty() {
             let piece = chunk.split_to(chunk.len().min(PIECE));
-            hasher.update(&piece);
+            hashing.update(&piece).await;
             if let Some(before) = held.replace(piece) {
                 hand(before).await?;
             }
@@ -297,7 +298,10 @@ async fn pump<E>(
     {
         return Err(mismatch(format!("{size} bytes are expected, and {length} arrived")));
     }
-    let found = hasher.finish();
+    let found = hashing.finish().await.map_err(|error| {
+        let detail = format!("hashing was given up: {error}");
+        Stop::Ended(Error::new(Kind::Interrupted, label, detail).into())
+    })?;
     if let Some(digest) = digest
         && found != *digest
     {
