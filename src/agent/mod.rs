@@ -1,5 +1,6 @@
-//! The agent: the worker of one node. It says what the node's docker engine holds, brings what is assigned to
-//! the node, and watches the engine, so that a rebuilt tag is brought again without anybody asking.
+//! The agent: the worker of one node. It says what the node's docker engine and containerd hold, brings what is
+//! assigned to the node, and watches both, so that a rebuilt tag is brought again without anybody asking. A node
+//! may have only one of them: the other is only missed by images that are to be read there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::controller::AGENT_LABEL;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Platform, Reference};
 use crate::source::ImageSource;
+use crate::source::containerd::{Containerd, ContainerdEvents};
 use crate::source::docker::{Docker, ImageEvents, Notice};
 use crate::worker::{self, Duty, Nudge, Place, Settings, briefly, kube_fault, wish, within};
 
@@ -31,14 +33,26 @@ fn field_manager(node: &str) -> String {
     manager.chars().take(128).collect()
 }
 
-/// Runs the agent of `node`, whose images are in `docker`, until `stop`.
-pub async fn run(client: Client, node: &str, docker: Docker, settings: Settings, stop: CancellationToken) {
+/// The engines of one node.
+#[derive(Clone, Debug)]
+pub struct Engines {
+    /// For `source: Docker`.
+    pub docker: Docker,
+    /// For `source: Containerd`.
+    pub containerd: Containerd,
+}
+
+/// Runs the agent of `node`, whose images are in `engines`, until `stop`.
+pub async fn run(client: Client, node: &str, engines: Engines, settings: Settings, stop: CancellationToken) {
     let registration = Registration::of(&client, &settings.defaults.namespace, node);
     let (nudge, nudges) = mpsc::channel(256);
+    let mut docker = ImageEvents::new(engines.docker.engine().clone());
+    let mut containerd = ContainerdEvents::new(engines.containerd.client().clone());
     let duty = NodeDuty {
         client: client.clone(),
         node: node.to_owned(),
-        docker: Arc::new(docker.clone()),
+        docker: Arc::new(engines.docker),
+        containerd: Arc::new(engines.containerd),
         settings: settings.clone(),
     };
     let holder = format!("agent/{node}");
@@ -51,26 +65,42 @@ pub async fn run(client: Client, node: &str, docker: Docker, settings: Settings,
         nudges,
         stop.clone(),
     );
-    let watch = async {
-        let mut events = ImageEvents::new(docker.engine().clone());
-        loop {
-            let nudged = match events.next().await {
-                Notice::Changed { name } => Nudge::Engine(name),
-                Notice::Resync => Nudge::Engine(None),
-                Notice::Lost(fault) => {
-                    warn!(%fault, "the engine cannot be watched");
-                    Nudge::Engine(None)
-                }
-            };
-            if nudge.send(nudged).await.is_err() {
-                return;
-            }
-        }
+    let watches = async {
+        tokio::join!(
+            watch(SourceKind::Docker, async || docker.next().await, &nudge),
+            watch(SourceKind::Containerd, async || containerd.next().await, &nudge),
+        );
     };
     let registered = registration.hold(stop.clone());
     tokio::select! {
         () = async { tokio::join!(work, registered); } => {}
-        () = async { watch.await; std::future::pending::<()>().await } => {}
+        () = async { watches.await; std::future::pending::<()>().await } => {}
+    }
+}
+
+/// Has the images of one engine looked at whenever `next` says that they changed.
+async fn watch(source: SourceKind, mut next: impl AsyncFnMut() -> Notice, nudge: &mpsc::Sender<Nudge>) {
+    let mut was_there = false;
+    loop {
+        let name = match next().await {
+            Notice::Changed { name } => name,
+            Notice::Resync => {
+                was_there = true;
+                None
+            }
+            Notice::Lost(fault) if was_there => {
+                warn!(%fault, ?source, "the engine cannot be watched");
+                None
+            }
+            // Most nodes have only one of them.
+            Notice::Lost(fault) => {
+                info!(%fault, ?source, "nothing is read from this engine until it is there");
+                None
+            }
+        };
+        if nudge.send(Nudge::Engine(source, name)).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -132,11 +162,12 @@ impl Registration {
     }
 }
 
-/// The node's images from docker, where the node was assigned.
+/// The node's images from its engines, where the node was assigned.
 struct NodeDuty {
     client: Client,
     node: String,
     docker: Arc<Docker>,
+    containerd: Arc<Containerd>,
     settings: Settings,
 }
 
@@ -155,8 +186,23 @@ impl NodeDuty {
         Ok(image.spec.selects(&self.node, &labels))
     }
 
+    /// The engine that `source` means; none for a registry.
+    fn engine(&self, source: SourceKind) -> Option<Arc<dyn ImageSource>> {
+        match source {
+            SourceKind::Docker => Some(Arc::clone(&self.docker) as Arc<dyn ImageSource>),
+            SourceKind::Containerd => Some(Arc::clone(&self.containerd) as Arc<dyn ImageSource>),
+            SourceKind::Registry => None,
+        }
+    }
+
     /// What the engine holds under the image's name.
-    async fn held(&self, image: &JackalImage, reference: &Reference, platforms: &[Platform]) -> Candidate {
+    async fn held(
+        &self,
+        engine: &dyn ImageSource,
+        image: &JackalImage,
+        reference: &Reference,
+        platforms: &[Platform],
+    ) -> Candidate {
         let nothing = Candidate {
             node_name: self.node.clone(),
             image_id: None,
@@ -164,7 +210,7 @@ impl NodeDuty {
             message: None,
             observed_generation: image.metadata.generation.unwrap_or_default(),
         };
-        match self.docker.resolve(reference, platforms).await {
+        match engine.resolve(reference, platforms).await {
             Ok(resolved) => Candidate {
                 image_id: Some(resolved.identity.digest().to_string()),
                 ..nothing
@@ -183,8 +229,7 @@ impl NodeDuty {
 impl Duty for NodeDuty {
     fn admits(&self, image: &JackalImage) -> bool {
         let assignment = image.status.as_ref().and_then(|status| status.assignment.as_ref());
-        image.spec.source == SourceKind::Docker
-            && assignment.is_some_and(|assignment| assignment.node_name == self.node)
+        image.spec.source.is_engine() && assignment.is_some_and(|assignment| assignment.node_name == self.node)
     }
 
     fn rechecks(&self) -> bool {
@@ -192,14 +237,17 @@ impl Duty for NodeDuty {
     }
 
     async fn report(&self, image: &JackalImage) -> Result<(), Fault> {
-        if image.spec.source != SourceKind::Docker || !self.is_selected(image).await? {
+        let Some(engine) = self.engine(image.spec.source) else {
+            return Ok(());
+        };
+        if !self.is_selected(image).await? {
             return Ok(());
         }
         // What nobody can read is told once, by the leader.
         let Ok((reference, platforms)) = wish(&image.spec) else {
             return Ok(());
         };
-        let candidate = self.held(image, &reference, &platforms).await;
+        let candidate = self.held(&*engine, image, &reference, &platforms).await;
         let known = image
             .status
             .as_ref()
@@ -229,10 +277,19 @@ impl Duty for NodeDuty {
 
     async fn source(&self, image: &JackalImage, _: &Reference, _: &Place) -> Result<Arc<dyn ImageSource>, Fault> {
         let idle = self.settings.idle(image.spec.timeout);
-        if idle == self.settings.idle {
-            return Ok(Arc::clone(&self.docker) as Arc<dyn ImageSource>);
-        }
-        // The object allows the engine another time to stand still.
-        Ok(Arc::new(self.docker.with_idle(idle)?))
+        // The object may allow the engine another time to stand still.
+        let engine = match image.spec.source {
+            source if idle == self.settings.idle => self.engine(source),
+            SourceKind::Docker => Some(Arc::new(self.docker.with_idle(idle)?) as Arc<dyn ImageSource>),
+            SourceKind::Containerd => Some(Arc::new(self.containerd.with_idle(idle)) as Arc<dyn ImageSource>),
+            SourceKind::Registry => None,
+        };
+        engine.ok_or_else(|| {
+            let message = format!(
+                "{} is read from a registry, which no node's agent does",
+                image.spec.image
+            );
+            Fault::stalled(Reason::InvalidSpec, message)
+        })
     }
 }

@@ -25,10 +25,13 @@ impl Agent {
     pub(super) async fn run(self, stop: CancellationToken) -> ExitCode {
         let opened = async {
             let (client, settings) = self.cluster.open().await?;
-            let docker = self.engine.open(settings.idle)?;
-            anyhow::Ok((client, settings, docker))
+            let engines = agent::Engines {
+                docker: self.engine.docker(settings.idle)?,
+                containerd: self.engine.containerd(settings.idle)?,
+            };
+            anyhow::Ok((client, settings, engines))
         };
-        let (client, settings, docker) = match opened.await {
+        let (client, settings, engines) = match opened.await {
             Ok(opened) => opened,
             Err(error) => {
                 eprintln!("jackal-operator agent: {error:#}");
@@ -36,7 +39,7 @@ impl Agent {
             }
         };
         let node = self.node_name.unwrap_or_else(hostname);
-        agent::run(client, &node, docker, settings, stop).await;
+        agent::run(client, &node, engines, settings, stop).await;
         ExitCode::SUCCESS
     }
 }

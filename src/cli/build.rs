@@ -21,6 +21,7 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::Reference;
 use crate::package::{BroughtImage, Definition, Plan, PlannedImage, publish, repository};
 use crate::registry::{Endpoint, Registry};
+use crate::source::containerd::Containerd;
 use crate::source::docker::Docker;
 use crate::source::{ImageSource, RegistrySource};
 use crate::transfer::{Destination, KnownBlobs, LayoutDestination, Progress, RegistryDestination, Transfer};
@@ -407,6 +408,7 @@ struct Works {
     destination: Option<Registry>,
     registries: HashMap<String, Registry>,
     docker: Option<Arc<Docker>>,
+    containerd: Option<Arc<Containerd>>,
     known: Arc<KnownBlobs>,
 }
 
@@ -427,11 +429,14 @@ impl Works {
             Target::Layout(_) => None,
         };
         let mut registries = HashMap::new();
-        let mut docker = None;
+        let (mut docker, mut containerd) = (None, None);
         for planned in &plan.images {
             match planned.spec.source {
                 SourceKind::Docker if docker.is_none() => {
-                    docker = Some(Arc::new(build.engine.open(idle)?));
+                    docker = Some(Arc::new(build.engine.docker(idle)?));
+                }
+                SourceKind::Containerd if containerd.is_none() => {
+                    containerd = Some(Arc::new(build.engine.containerd(idle)?));
                 }
                 SourceKind::Registry if !registries.contains_key(planned.image.registry()) => {
                     let host = planned.image.registry();
@@ -447,6 +452,7 @@ impl Works {
             destination,
             registries,
             docker,
+            containerd,
             known: Arc::default(),
         })
     }
@@ -455,7 +461,10 @@ impl Works {
         let unplanned = || Fault::stalled(Reason::InvalidSpec, format!("{} has no source", planned.image));
         Ok(match planned.spec.source {
             SourceKind::Docker => Arc::clone(self.docker.as_ref().ok_or_else(unplanned)?) as Arc<dyn ImageSource>,
-            _ => {
+            SourceKind::Containerd => {
+                Arc::clone(self.containerd.as_ref().ok_or_else(unplanned)?) as Arc<dyn ImageSource>
+            }
+            SourceKind::Registry => {
                 let registry = self.registries.get(planned.image.registry()).ok_or_else(unplanned)?;
                 Arc::new(RegistrySource::new(registry.clone()))
             }

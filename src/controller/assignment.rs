@@ -105,7 +105,7 @@ pub fn decide(
     }
     let nodes: Vec<&str> = answers.keys().copied().collect();
     let message = format!(
-        "no node holds {image} (asked: {}): build or load it there, or set source: Registry",
+        "no node holds {image} (asked: {}): build, load or pull it there, or set source: Registry",
         nodes.join(", ")
     );
     Verdict::Refused(Fault::retryable(Reason::SourceNotFound, message))
@@ -181,22 +181,28 @@ mod tests {
 
     #[test]
     fn waits_for_every_matching_node_and_then_takes_the_first() {
-        let (spec, nodes) = (spec("image: app:dev\nsource: Docker"), agents(&["n1", "n2"]));
+        for source in ["Docker", "Containerd"] {
+            takes_the_first(&spec(&format!("image: app:dev\nsource: {source}")));
+        }
+    }
+
+    fn takes_the_first(spec: &JackalImageSpec) {
+        let nodes = agents(&["n1", "n2"]);
         let one = [holds("n2", Some("sha256:a"))];
-        assert_eq!(decide(&spec, 1, &nodes, &one, None, true), Verdict::Open);
-        assert!(matches!(decide(&spec, 1, &nodes, &one, None, false), Verdict::Assigned(a) if a.node_name == "n2"));
+        assert_eq!(decide(spec, 1, &nodes, &one, None, true), Verdict::Open);
+        assert!(matches!(decide(spec, 1, &nodes, &one, None, false), Verdict::Assigned(a) if a.node_name == "n2"));
         let both = [holds("n2", Some("sha256:a")), holds("n1", Some("sha256:a"))];
-        assert!(matches!(decide(&spec, 1, &nodes, &both, None, true), Verdict::Assigned(a) if a.node_name == "n1"));
+        assert!(matches!(decide(spec, 1, &nodes, &both, None, true), Verdict::Assigned(a) if a.node_name == "n1"));
         let standing = Assignment {
             node_name: "n2".to_owned(),
             image_id: "sha256:a".to_owned(),
         };
         assert_eq!(
-            decide(&spec, 1, &nodes, &both, Some(&standing), true),
+            decide(spec, 1, &nodes, &both, Some(&standing), true),
             Verdict::Assigned(standing)
         );
         assert_eq!(
-            decide(&spec, 2, &nodes, &both, None, true),
+            decide(spec, 2, &nodes, &both, None, true),
             Verdict::Open,
             "answers to an older spec"
         );
@@ -288,7 +294,10 @@ mod tests {
                 "image: app:dev\nsource: Docker\nplatforms: [linux]",
                 Reason::InvalidSpec,
             ),
-            ("image: app:dev\nsource: Containerd", Reason::InvalidSpec),
+            (
+                "image: app:dev\nsource: Containerd\nplatforms: [linux]",
+                Reason::InvalidSpec,
+            ),
         ] {
             let verdict = decide(&spec(text), 1, &agents(&["n1"]), &[], None, true);
             let Verdict::Refused(fault) = verdict else {

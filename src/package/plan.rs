@@ -37,8 +37,8 @@ impl PlannedImage {
 
 /// The reference that decides the place of an image and under which a package lists it.
 ///
-/// An engine's image has no manifest of its own before it is pushed, so a digest beside a tag only pins what
-/// is read there: the place follows from the tag. Everywhere else the reference stays whole.
+/// A docker engine's image may have no manifest of its own before it is pushed, so a digest beside a tag only pins
+/// what is read there: the place follows from the tag. Everywhere else the reference stays whole.
 pub fn listed(image: &Reference, source: SourceKind) -> Reference {
     match source {
         SourceKind::Docker => image.without_digest(),
@@ -214,12 +214,6 @@ fn read(written: &ImageSpec) -> Result<(Reference, Wish), Fault> {
     let invalid = |message: String| {
         Fault::stalled(Reason::InvalidSpec, message).within(format_args!("image `{}`", written.image))
     };
-    if written.source == SourceKind::Containerd {
-        return Err(invalid(
-            "source: Containerd is not available yet in this version; set source: Registry or source: Docker"
-                .to_owned(),
-        ));
-    }
     let node_selector = written.node_selector.clone().filter(|labels| !labels.is_empty());
     if written.node_name.is_some() && node_selector.is_some() {
         return Err(invalid(
@@ -228,7 +222,7 @@ fn read(written: &ImageSpec) -> Result<(Reference, Wish), Fault> {
     }
     if written.source == SourceKind::Registry && (written.node_name.is_some() || node_selector.is_some()) {
         return Err(invalid(
-            "nodeName and nodeSelector choose the node whose engine is read, and source: Registry reads none; set source: Docker or remove them"
+            "nodeName and nodeSelector choose the node whose engine is read, and source: Registry reads none; set source: Docker or source: Containerd, or remove them"
                 .to_owned(),
         ));
     }

@@ -5,7 +5,12 @@
 //! an export of docker in one pass. It returns the manifests, which become visible only after everything
 //! that they refer to was verified.
 
+mod beneath;
+mod chunks;
+pub mod containerd;
+mod content;
 pub mod docker;
+mod doubt;
 mod registry;
 
 use std::fmt;
@@ -30,6 +35,10 @@ pub enum Method {
     Registry,
     /// The folder of a docker engine: its layers' files and what it noted of their tars.
     DockerGraph,
+    /// The content store of a containerd, read directly: its blobs as they are stored.
+    ContainerdContent,
+    /// The same blobs, asked of the containerd over its socket.
+    ContainerdApi,
     /// The docker engine's save API, streamed once.
     DockerSave,
     /// Nothing was read: the destination has it all.

@@ -292,7 +292,7 @@ fn unread(level: &[Digest], found: &HashMap<Digest, Document>) -> Vec<Descriptor
 }
 
 /// Moves the document of `digest` from `found` to the end of `ordered`, after all that it lists.
-fn children_first(digest: &Digest, found: &mut HashMap<Digest, Document>, ordered: &mut Vec<Document>) {
+pub(super) fn children_first(digest: &Digest, found: &mut HashMap<Digest, Document>, ordered: &mut Vec<Document>) {
     if let Some(document) = found.remove(digest) {
         for entry in document.index().into_iter().flat_map(|index| &index.manifests) {
             children_first(&entry.digest, found, ordered);

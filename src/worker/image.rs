@@ -184,8 +184,8 @@ pub async fn run(
 /// Which images to look at again.
 #[derive(Clone, Debug)]
 pub enum Nudge {
-    /// Those that are read from an engine and have this name there; all of them without a name.
-    Engine(Option<String>),
+    /// Those that are read from an engine of that kind and have this name there; all of them without a name.
+    Engine(SourceKind, Option<String>),
     /// All.
     All,
 }
@@ -195,13 +195,14 @@ impl Nudge {
         let spec = &image.spec;
         match self {
             Self::All => true,
-            Self::Engine(name) => {
+            Self::Engine(source, name) => {
+                // What is named by its digest alone may be there under any name.
                 let is = |name: &String| {
                     spec.image
                         .parse::<crate::oci::Reference>()
-                        .is_ok_and(|reference| reference.engine_name() == *name)
+                        .is_ok_and(|reference| reference.tag().is_none() || reference.engine_name() == *name)
                 };
-                spec.source == SourceKind::Docker && name.as_ref().is_none_or(is)
+                spec.source == *source && name.as_ref().is_none_or(is)
             }
         }
     }

@@ -1,15 +1,11 @@
 //! What an image's spec asks a source for.
 
-use crate::api::v1alpha1::{JackalImageSpec, SourceKind};
+use crate::api::v1alpha1::JackalImageSpec;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Platform, PlatformError, Reference, ReferenceError};
 
 /// The image and the platforms that `spec` asks for. Every fault is stalled: nobody can read it before it changes.
 pub fn wish(spec: &JackalImageSpec) -> Result<(Reference, Vec<Platform>), Fault> {
-    if spec.source == SourceKind::Containerd {
-        let message = "source: Containerd is not available yet in this version; set source: Registry or source: Docker";
-        return Err(Fault::stalled(Reason::InvalidSpec, message));
-    }
     let reference = spec
         .image
         .parse()

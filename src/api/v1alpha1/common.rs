@@ -12,7 +12,8 @@ pub enum SourceKind {
     Registry,
     /// The docker engine of a node that runs the agent. It is never taken from a registry instead.
     Docker,
-    /// The containerd of a node that runs the agent.
+    /// The containerd of a node that runs the agent, such as the one whose images its kubelet pulls. It is never
+    /// taken from a registry instead.
     Containerd,
 }
 

@@ -160,7 +160,8 @@ pub struct JackalImageStatus {
     /// The digest of the manifest or index in the registry inside the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// What its source calls the image: the digest of its manifest, or the image ID of a docker engine.
+    /// What its source calls the image: the digest of its manifest, or the image ID of a docker engine that keeps
+    /// no manifests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_digest: Option<String>,
     /// Bytes of all its blobs and manifests in the registry.
@@ -187,7 +188,7 @@ pub struct Claim {
 pub struct Candidate {
     /// The node.
     pub node_name: String,
-    /// The image ID that its engine gives; absent when it holds nothing under the name.
+    /// What its engine calls the image: the image ID, or the digest of its manifest; absent when it holds nothing under the name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_id: Option<String>,
     /// The class of what keeps the node from giving the image, such as SourceFailed or DigestMismatch.

@@ -145,10 +145,6 @@ fn refuses_what_nobody_can_bring() {
         platforms: vec!["linux".to_owned()],
         ..wish("nginx:1")
     };
-    let containerd = ImageSpec {
-        source: SourceKind::Containerd,
-        ..wish("nginx:1")
-    };
     let long = format!("nginx:{}", "t".repeat(118));
     for (image, reason, parts) in [
         (
@@ -165,11 +161,6 @@ fn refuses_what_nobody_can_bring() {
             odd,
             Reason::InvalidSpec,
             &["component `a`", "image `nginx:1`", "`linux` is not a platform"],
-        ),
-        (
-            containerd,
-            Reason::InvalidSpec,
-            &["component `a`", "`nginx:1`", "not available yet in this version"],
         ),
         (
             at(Some("n"), None, wish("nginx:1")),
@@ -335,7 +326,7 @@ fn any_image() -> impl Strategy<Value = ImageSpec> {
     let source = prop_oneof![
         4 => Just(SourceKind::Registry),
         4 => Just(SourceKind::Docker),
-        1 => Just(SourceKind::Containerd)
+        4 => Just(SourceKind::Containerd)
     ];
     let platforms = proptest::collection::vec(prop_oneof!["linux/(amd64|arm64)", "\\PC{0,9}"], 0..3);
     (name, source, proptest::option::of("n[12]"), platforms).prop_map(|(image, source, node_name, platforms)| {

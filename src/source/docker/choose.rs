@@ -16,6 +16,8 @@ pub(super) enum Target {
         root: Box<Descriptor>,
         /// What the export is narrowed to; `None` where it is not.
         platform: Option<Platform>,
+        /// Whether only some entries of the index are taken, so that another index is made of them.
+        narrowed: bool,
     },
 }
 
@@ -41,6 +43,7 @@ pub(super) fn target(
     let whole = |descriptor: Descriptor| Target::Manifest {
         root: Box::new(descriptor),
         platform: None,
+        narrowed: false,
     };
     let Some(root) = image.descriptor.clone() else {
         // An elder API tells only the digest; what it is shows in the export.
@@ -67,7 +70,11 @@ pub(super) fn target(
         },
         Selection::Several(kept) => match kept.manifests.iter().find(|kept| !available(held, kept)) {
             Some(missing) => Err(lacking(&name, &label(missing))),
-            None => Ok(whole(root)),
+            None => Ok(Target::Manifest {
+                root: Box::new(root),
+                platform: None,
+                narrowed: true,
+            }),
         },
         Selection::Whole => match sparse(held, &name)? {
             Some(only) if platforms.is_empty() => one(only, &name),
@@ -114,6 +121,7 @@ fn one(held: &Held, name: &str) -> Result<Target, Fault> {
     Ok(Target::Manifest {
         root: Box::new(held.descriptor.clone()),
         platform: held.descriptor.platform.clone(),
+        narrowed: false,
     })
 }
 

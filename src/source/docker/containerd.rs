@@ -29,6 +29,7 @@ pub(super) async fn deliver(
     export: ByteStream<'static>,
     root: &Descriptor,
     image: &Resolved,
+    declined: Option<String>,
     sink: &dyn BlobSink,
 ) -> Result<Delivered, Fault> {
     let mut archive = Archive::new(export);
@@ -47,8 +48,22 @@ pub(super) async fn deliver(
     Ok(Delivered {
         documents,
         method: Method::DockerSave,
-        declined: None,
+        declined,
     })
+}
+
+/// The index of `root` out of `export`, which is read no further.
+pub(super) async fn index(export: ByteStream<'static>, root: &Descriptor) -> Result<Document, Fault> {
+    let mut archive = Archive::new(export);
+    while let Some(entry) = archive.next().await? {
+        if blob_digest(&entry)?.as_ref() == Some(&root.digest) && entry.size <= DOCUMENT_LIMIT {
+            let first = archive.chunk().await?;
+            let content = archive.whole(first).await?;
+            verify(&content, &root.digest)?;
+            return Document::parse(Some(&root.media_type), content).map_err(|error| unreadable(&root.digest, &error));
+        }
+    }
+    Err(missing(root.digest.as_str()))
 }
 
 // The digest that names a blob; `None` for what belongs to the archive only.

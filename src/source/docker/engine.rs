@@ -70,6 +70,10 @@ pub(super) struct Storage {
     pub metacopy: bool,
     /// Where it keeps everything, as it sees its files.
     pub root: Option<String>,
+    /// The socket of its containerd, as it sees its files (API 1.46 or newer).
+    pub containerd: Option<String>,
+    /// Where its images are in that.
+    pub namespace: String,
 }
 
 /// A docker engine. Cheap to clone; nothing is sent before it is asked something.
@@ -80,6 +84,7 @@ pub struct Engine {
     base: String,
     name: String,
     idle: Duration,
+    is_local: bool,
     // Forgotten on every failure: another engine may listen there after a restart.
     version: Arc<Mutex<Option<ApiVersion>>>,
 }
@@ -127,6 +132,7 @@ impl Engine {
             .pool_max_idle_per_host(0)
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(SHORT);
+        let is_local = socket.is_some();
         if let Some(socket) = socket {
             builder = builder.unix_socket(socket);
         }
@@ -135,6 +141,7 @@ impl Engine {
             base,
             name: host.to_owned(),
             idle,
+            is_local,
             version: Arc::default(),
         })
     }
@@ -142,6 +149,11 @@ impl Engine {
     /// Where the engine listens, for messages.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// How long an export may bring nothing.
+    pub(super) fn idle(&self) -> Duration {
+        self.idle
     }
 
     /// Asks the engine whether it is there.
@@ -187,12 +199,26 @@ impl Engine {
             driver_status: Option<Vec<Vec<String>>>,
             #[serde(default)]
             docker_root_dir: Option<String>,
+            #[serde(default)]
+            containerd: Option<Beneath>,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "PascalCase", default)]
+        struct Beneath {
+            address: String,
+            namespaces: Namespaces,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "PascalCase", default)]
+        struct Namespaces {
+            containers: String,
         }
         let info: Info = self
             .answer(self.url("/info").await?)
             .await?
             .ok_or_else(|| self.failed("it has no /info, so it is no docker engine"))?;
         let status = info.driver_status.unwrap_or_default();
+        let beneath = info.containerd.unwrap_or_default();
         let says = |wanted: &str, this: &str| {
             status
                 .iter()
@@ -207,6 +233,9 @@ impl Engine {
             native_diff: says("Native Overlay Diff", "true"),
             metacopy: says("Using metacopy", "true"),
             root: info.docker_root_dir.filter(|root| root.starts_with('/')),
+            // Another machine's socket is not ours of the same name.
+            containerd: Some(beneath.address).filter(|address| !address.is_empty() && self.is_local),
+            namespace: beneath.namespaces.containers,
         })
     }
 

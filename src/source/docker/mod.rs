@@ -4,6 +4,8 @@
 //! and the configuration, so the manifest is made here, from the layers as the destination stores them. The
 //! *containerd* store keeps manifests and blobs, which are carried to the byte.
 //!
+//! A containerd store is read by `source::content` where that can be.
+//!
 //! The engine is never asked to pull: what it does not hold is [`Reason::SourceNotFound`].
 
 mod archive;
@@ -15,7 +17,9 @@ mod graph;
 mod inspected;
 mod watch;
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,33 +30,55 @@ pub use watch::{ImageEvents, Notice};
 
 use self::choose::Target;
 use self::graph::Graph;
+use super::containerd::Client;
+pub use super::content::Access;
+use super::content::{Content, Keeper};
 use super::{BlobSink, Delivered, Identity, ImageSource, Resolved};
 use crate::fault::{Fault, Reason};
-use crate::oci::{Digest, Hasher, Platform, Reference};
+use crate::oci::{Descriptor, Digest, Document, Hasher, Platform, Reference, Selection, select};
 
 /// A document or a configuration that is kept in memory, in bytes. Registries take no longer manifests.
 const DOCUMENT_LIMIT: u64 = crate::oci::MANIFEST_LIMIT as u64;
+
+/// Indexes that are remembered; real ones have some kilobytes.
+const INDEXES: usize = 64;
 
 /// The images of one docker engine.
 #[derive(Clone, Debug)]
 pub struct Docker {
     engine: Engine,
     graph: Graph,
+    content: Option<Access>,
+    // Of which some platforms are taken. The API gives them only in an export.
+    indexes: Arc<Mutex<HashMap<Digest, Document>>>,
 }
 
 impl Docker {
     /// Takes images from `engine`, whose root this process finds at `root`, or else where the engine says that
     /// it is. Where it cannot be read there the engine's API is used.
     pub fn new(engine: Engine, root: Option<PathBuf>) -> Self {
-        let graph = Graph::new(root);
-        Self { engine, graph }
+        Self {
+            engine,
+            graph: Graph::new(root),
+            content: None,
+            indexes: Arc::default(),
+        }
+    }
+
+    /// The same engine, whose containerd store is read by `content` where that can be.
+    pub fn with_content(self, content: Access) -> Self {
+        Self {
+            content: Some(content),
+            ..self
+        }
     }
 
     /// The same engine, which may stand still for `idle` in a transfer.
     pub fn with_idle(&self, idle: Duration) -> Result<Self, Fault> {
-        let engine = Engine::new(Some(self.engine.name()), idle)?;
-        let graph = self.graph.clone();
-        Ok(Self { engine, graph })
+        Ok(Self {
+            engine: Engine::new(Some(self.engine.name()), idle)?,
+            ..self.clone()
+        })
     }
 
     /// The engine.
@@ -95,29 +121,100 @@ impl Docker {
         Err(Fault::retryable(Reason::DigestMismatch, message))
     }
 
-    async fn target(&self, reference: &Reference, platforms: &[Platform]) -> Result<(Inspected, Target), Fault> {
-        let image = self.find(reference).await?;
-        // An engine that lists no manifests may keep them all the same: API older than 1.48.
-        let shape = if image.descriptor.is_some() {
-            Shape::Containerd
-        } else {
-            self.engine.shape().await?
+    // How the engine keeps `image`.
+    async fn shape(&self, image: &Inspected) -> Result<Shape, Fault> {
+        match image.descriptor {
+            Some(_) => Ok(Shape::Containerd),
+            // An engine that lists no manifests may keep them all the same: API older than 1.48.
+            None => self.engine.shape().await,
+        }
+    }
+
+    // The content store that holds `proof`, or why it is not read, if anybody wanted it to be.
+    async fn content(&self, proof: &Digest) -> Result<Result<Content, Option<String>>, Fault> {
+        let Some(access) = &self.content else {
+            return Ok(Err(None));
         };
-        let target = choose::target(&image, shape, reference, platforms)?;
-        Ok((image, target))
+        let storage = self.engine.storage().await?;
+        let root = self.graph.root().or(storage.root.as_deref().map(Path::new));
+        // Where an engine that starts its own containerd has it.
+        let own = root.map(|root| root.join("containerd/daemon"));
+        let client = storage
+            .containerd
+            .and_then(|address| Client::new(&address, &storage.namespace, self.engine.idle()).ok());
+        let opened = access.open(own, client.as_ref(), proof).await;
+        Ok(opened.map_err(Some))
+    }
+
+    // What is exported of an image, and what that makes of it.
+    async fn exported(
+        &self,
+        image: &Inspected,
+        reference: &Reference,
+        platforms: &[Platform],
+    ) -> Result<(Target, Option<Digest>), Fault> {
+        let target = choose::target(image, Shape::Containerd, reference, platforms)?;
+        let Target::Manifest { root, narrowed, .. } = &target else {
+            return Ok((target, None));
+        };
+        let made = match narrowed {
+            true => self.narrowed(image, root, platforms).await?,
+            false => root.digest.clone(),
+        };
+        Ok((target, Some(made)))
+    }
+
+    // The digest of the index that is made of the images for `platforms`.
+    async fn narrowed(&self, image: &Inspected, root: &Descriptor, platforms: &[Platform]) -> Result<Digest, Fault> {
+        let known = |digest: &Digest| {
+            let indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+            indexes.get(digest).cloned()
+        };
+        let document = match known(&root.digest) {
+            Some(document) => document,
+            None => {
+                let export = self.engine.export(image.image_id.as_str(), None).await?;
+                let document = containerd::index(export, root).await?;
+                let mut indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+                if indexes.len() >= INDEXES {
+                    indexes.clear();
+                }
+                indexes.insert(root.digest.clone(), document.clone());
+                document
+            }
+        };
+        let chosen = document.index().map(|index| select(index, platforms));
+        Ok(match chosen {
+            Some(Ok(Selection::Several(kept))) => Document::of_index(kept)
+                .map_err(|error| self.engine.failed(&error.to_string()))?
+                .digest()
+                .clone(),
+            Some(Ok(Selection::One(entry))) => entry.digest,
+            _ => root.digest.clone(),
+        })
     }
 }
 
 #[async_trait]
 impl ImageSource for Docker {
     async fn resolve(&self, reference: &Reference, platforms: &[Platform]) -> Result<Resolved, Fault> {
-        let (image, target) = self.target(reference, platforms).await?;
-        let identity = match target {
-            Target::Layers => Identity::Config {
-                image_id: image.image_id,
-                diff_ids: image.diff_ids,
-            },
-            Target::Manifest { root, .. } => Identity::Manifest(root.digest),
+        let image = self.find(reference).await?;
+        let identity = match self.shape(&image).await? {
+            Shape::Classic => {
+                choose::target(&image, Shape::Classic, reference, platforms)?;
+                Identity::Config {
+                    image_id: image.image_id,
+                    diff_ids: image.diff_ids,
+                }
+            }
+            Shape::Containerd => {
+                let root = image.descriptor.as_ref().map_or(&image.image_id, |root| &root.digest);
+                if let Ok(content) = self.content(root).await? {
+                    return content.resolve(Keeper::Docker, root, reference, platforms).await;
+                }
+                let (_, made) = self.exported(&image, reference, platforms).await?;
+                Identity::Manifest(made.unwrap_or(image.image_id))
+            }
         };
         Ok(Resolved {
             reference: reference.clone(),
@@ -135,11 +232,18 @@ impl ImageSource for Docker {
                 classic::deliver(&self.engine, &self.graph, image_id, diff_ids, sink).await
             }
             Identity::Manifest(digest) => {
-                let (found, target) = self.target(&image.reference, &image.platforms).await?;
-                match target {
-                    Target::Manifest { root, platform } if root.digest == *digest => {
+                // An index of our own is not in the store, but what it lists is.
+                let proof = image.documents.first().map_or(digest, Document::digest);
+                let declined = match (self.content(proof).await?, image.documents.is_empty()) {
+                    (Ok(content), false) => return content.deliver(Keeper::Docker, image, sink).await,
+                    (Ok(_), true) => None,
+                    (Err(why), _) => why,
+                };
+                let found = self.find(&image.reference).await?;
+                match self.exported(&found, &image.reference, &image.platforms).await? {
+                    (Target::Manifest { root, platform, .. }, Some(made)) if made == *digest => {
                         let export = self.engine.export(found.image_id.as_str(), platform.as_ref()).await?;
-                        containerd::deliver(export, &root, image, sink).await
+                        containerd::deliver(export, &root, image, declined, sink).await
                     }
                     _ => Err(self.engine.failed(&format!(
                         "`{}` changed while it was read; what stands there now is taken next",

@@ -76,14 +76,12 @@ async fn what_is_written_wrong_says_so_until_it_is_written_right() {
         ]),
     );
     apply("too-long", of(json!({ "image": longest })));
-    apply("not-yet", of(json!({ "image": good, "source": "Containerd" })));
     single("unparsable", json!({ "image": "Team/App:1" }));
     single(
         "unparsable-local",
         json!({ "image": format!("{local}:dev@sha256:12"), "source": "Docker" }),
     );
     single("too-long", json!({ "image": longest }));
-    single("not-yet-single", json!({ "image": good, "source": "Containerd" }));
     let cases = vec![
         Case::new(
             "unparsable",
@@ -114,18 +112,6 @@ async fn what_is_written_wrong_says_so_until_it_is_written_right() {
         .of_package()
         .stalled(),
         Case::new(
-            "not-yet",
-            "InvalidSpec",
-            &["source: Containerd is not available yet", "set source: Registry"],
-            Box::pin(reads(
-                cluster,
-                "not-yet",
-                json!({ "image": good, "source": "Registry" }),
-            )),
-        )
-        .of_package()
-        .stalled(),
-        Case::new(
             "unparsable",
             "InvalidReference",
             &["`Team/App:1` is not an image reference"],
@@ -146,14 +132,6 @@ async fn what_is_written_wrong_says_so_until_it_is_written_right() {
             "InvalidReference",
             &["takes 128", "naming: Plain"],
             Box::pin(edit("too-long", json!({ "naming": "Plain" }))),
-        )
-        .of_image()
-        .stalled(),
-        Case::new(
-            "not-yet-single",
-            "InvalidSpec",
-            &["source: Containerd is not available yet", "set source: Registry"],
-            Box::pin(edit("not-yet-single", json!({ "source": "Registry" }))),
         )
         .of_image()
         .stalled(),

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use jackal_operator::fault::Reason;
 use jackal_operator::oci::{Descriptor, Digest, Document, Index, Manifest, Platform, media_type};
+use jackal_operator::source::docker::Docker;
 use jackal_operator::source::{Delivered, ImageSource};
 use serde_json::json;
 
 use super::collected::Collected;
 use super::engines::{Real, tar};
-use super::reference;
+use super::{content, reference};
 
 struct Built {
     index: Document,
@@ -73,11 +74,18 @@ impl Built {
     }
 }
 
-async fn deliver(real: &Real, name: &str, platforms: &[&str]) -> (Delivered, Vec<Digest>) {
+/// By the engine's export, its store's folder, and its containerd's socket.
+fn ways(real: &Real) -> [Docker; 3] {
+    [real.docker.clone(), content::folder(real), content::socket(real)]
+}
+
+async fn deliver(docker: &Docker, name: &str, platforms: &[&str]) -> (Delivered, Vec<Digest>) {
     let platforms: Vec<Platform> = platforms.iter().map(|platform| platform.parse().unwrap()).collect();
     let sink = Collected::default();
-    let image = real.docker.resolve(&reference(name), &platforms).await.unwrap();
-    let delivered = real.docker.deliver(&image, &sink).await.unwrap();
+    let image = docker.resolve(&reference(name), &platforms).await.unwrap();
+    let delivered = docker.deliver(&image, &sink).await.unwrap();
+    let root = delivered.documents.last().unwrap().digest();
+    assert_eq!(image.identity.digest(), root, "a repeat is known as one");
     for document in &delivered.documents {
         for blob in document.manifest().map(Manifest::blobs).unwrap_or_default() {
             assert!(sink.blobs.lock().unwrap().contains_key(&blob.digest), "{}", blob.digest);
@@ -92,24 +100,29 @@ async fn platforms_are_chosen_from_an_index() {
     let name = "docker.io/jackal-test/index:1";
     let built = build("whole", &["linux/amd64", "linux/arm64", "linux/s390x"]);
     real.load(&built.archive(name, None));
+    for docker in ways(&real) {
+        chosen(&docker, name, &built).await;
+    }
+}
 
-    let (whole, _) = deliver(&real, name, &[]).await;
+async fn chosen(docker: &Docker, name: &str, built: &Built) {
+    let (whole, _) = deliver(docker, name, &[]).await;
     assert_eq!(whole.documents.last().unwrap().raw, built.index.raw);
     assert_eq!(whole.documents.len(), 4);
 
-    let (one, taken) = deliver(&real, name, &["linux/arm64"]).await;
+    let (one, taken) = deliver(docker, name, &["linux/arm64"]).await;
     assert_eq!(one.documents, vec![built.manifests[1].clone()]);
-    // The engine was asked for that platform alone.
+    // That platform alone was asked for.
     assert_eq!(taken.len(), 2);
 
-    let (two, _) = deliver(&real, name, &["linux/s390x", "linux/amd64"]).await;
+    let (two, _) = deliver(docker, name, &["linux/s390x", "linux/amd64"]).await;
     let index = two.documents.last().unwrap().index().unwrap();
     let entries = &built.index.index().unwrap().manifests;
     assert_eq!(index.manifests, vec![entries[0].clone(), entries[2].clone()]);
     assert_eq!(two.documents.len(), 3);
 
     let absent = ["linux/ppc64le".parse().unwrap()];
-    let fault = real.docker.resolve(&reference(name), &absent).await.unwrap_err();
+    let fault = docker.resolve(&reference(name), &absent).await.unwrap_err();
     assert_eq!(fault.reason, Reason::SourceNotFound);
     assert!(fault.message.contains("linux/ppc64le"), "{fault}");
 }
@@ -120,18 +133,23 @@ async fn of_a_sparse_index_only_what_is_held_is_taken() {
     let name = "docker.io/jackal-test/sparse:1";
     let built = build("sparse", &["linux/amd64", "linux/arm64"]);
     real.load(&built.archive(name, Some(1)));
+    let sparser_name = "docker.io/jackal-test/sparse:2";
+    let sparser = build("sparser", &["linux/amd64", "linux/arm64", "linux/s390x"]);
+    real.load(&sparser.archive(sparser_name, Some(1)));
+    for docker in ways(&real) {
+        held(&docker, name, &built, sparser_name).await;
+    }
+}
 
-    let (one, _) = deliver(&real, name, &[]).await;
+async fn held(docker: &Docker, name: &str, built: &Built, sparser: &str) {
+    let (one, _) = deliver(docker, name, &[]).await;
     assert_eq!(one.documents, vec![built.manifests[0].clone()]);
     let arm = ["linux/arm64".parse().unwrap()];
-    let fault = real.docker.resolve(&reference(name), &arm).await.unwrap_err();
+    let fault = docker.resolve(&reference(name), &arm).await.unwrap_err();
     assert_eq!(fault.reason, Reason::SourceNotFound);
 
-    let name = "docker.io/jackal-test/sparse:2";
-    let built = build("sparser", &["linux/amd64", "linux/arm64", "linux/s390x"]);
-    real.load(&built.archive(name, Some(1)));
-    let fault = real.docker.resolve(&reference(name), &[]).await.unwrap_err();
+    let fault = docker.resolve(&reference(sparser), &[]).await.unwrap_err();
     assert!(fault.message.contains("holds linux/amd64, linux/s390x"), "{fault}");
-    let (two, _) = deliver(&real, name, &["linux/amd64", "linux/s390x"]).await;
+    let (two, _) = deliver(docker, sparser, &["linux/amd64", "linux/s390x"]).await;
     assert_eq!(two.documents.len(), 3);
 }

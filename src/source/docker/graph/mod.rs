@@ -5,13 +5,10 @@
 //! is left for the engine's API, which knows what to make of it. Nothing is written, and no path that a layer
 //! names leads out of its folder.
 
-mod beneath;
-mod chunks;
 mod layerdb;
 mod tarsplit;
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,47 +17,18 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 
-use self::chunks::Chunks;
 use self::layerdb::{Layer, LayerDb, chain_ids};
 use super::engine::Storage;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest};
-use crate::source::{Blob, BlobSink, Form};
+use crate::source::chunks::Chunks;
+use crate::source::doubt::{Doubt, blocking, shown};
+use crate::source::{Blob, BlobSink, Form, beneath, chunks};
 
 /// Layers of all images that are read at once: each takes a thread and some chunks of memory.
 const READ_AT_ONCE: usize = 4;
 /// Layers that are told by name why they were left; of more only the number.
 const TOLD: usize = 3;
-/// Of one reason in characters.
-const DOUBT_LIMIT: usize = 400;
-
-/// Why something is not read from the graph, in words that follow a colon.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Doubt(String);
-
-impl Doubt {
-    // A layer's maker chooses the names of its files, and they end up in a status.
-    fn new(what: impl Into<String>) -> Self {
-        let what: String = what.into();
-        let shown = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-        Self(what.chars().map(shown).take(DOUBT_LIMIT).collect())
-    }
-}
-
-/// The name of a file in a layer, for a message. A layer's maker chose it, and how long it is.
-fn shown(name: &[u8]) -> String {
-    const LIMIT: usize = 120;
-    match name.get(..LIMIT) {
-        Some(beginning) if name.len() > LIMIT => format!("{}…", String::from_utf8_lossy(beginning)),
-        _ => String::from_utf8_lossy(name).into_owned(),
-    }
-}
-
-impl fmt::Display for Doubt {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
 
 /// The folders of one engine, as this process sees them.
 #[derive(Clone, Debug)]
@@ -88,6 +56,11 @@ impl Graph {
             root,
             turns: Arc::new(Semaphore::new(READ_AT_ONCE)),
         }
+    }
+
+    /// Where the engine's root lies for this process, if not where the engine says.
+    pub fn root(&self) -> Option<&Path> {
+        self.root.as_deref()
     }
 
     /// Brings the configuration of `image_id`, unless `with_config` is false, and those of its layers
@@ -253,11 +226,6 @@ async fn take_config(config: Bytes, image_id: &Digest, sink: &dyn BlobSink) -> R
     };
     sink.take(blob).await?;
     Ok(size)
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Doubt> + Send + 'static) -> Result<T, Doubt> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(Doubt::new(format!("reading it was given up: {error}"))))
 }
 
 // In the image's order, so that two tries say the same.

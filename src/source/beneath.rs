@@ -12,7 +12,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 
-use super::{Doubt, shown};
+use super::doubt::{Doubt, shown};
 
 /// Of a path in bytes: no system call takes a longer one.
 const PATH_LIMIT: usize = 4096;
@@ -54,6 +54,15 @@ impl Beneath {
             let name = shown(name);
             refused(&self.shown.join(name.trim_start_matches('/')), errno)
         })
+    }
+
+    /// The same, or `None` when there is nothing of that name.
+    pub fn find(&mut self, name: &str) -> Result<Option<(File, u64)>, Doubt> {
+        match self.open(name.as_bytes()) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(refused(&self.shown.join(name), errno)),
+        }
     }
 
     fn of(shown: PathBuf, root: OwnedFd) -> Self {

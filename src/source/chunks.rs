@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::Doubt;
+use super::doubt::Doubt;
 
 /// The longest chunk in bytes.
 pub(super) const CHUNK: usize = 1024 * 1024;

@@ -1,0 +1,165 @@
+//! The messages of containerd's API that reading images needs, by hand: generating them takes `protoc`, which a
+//! fresh machine has not. Fields that nothing here asks for are left out; they are skipped when they come.
+//!
+//! Files are named below `api/` of github.com/containerd/containerd; the same field numbers hold for 1.6 and 2.x.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+/// `google.protobuf.Empty`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Empty {}
+
+/// `google.protobuf.Any`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Any {
+    /// What `value` is, such as `containerd.events.ImageCreate`.
+    #[prost(string, tag = "1")]
+    pub type_url: String,
+    /// The message.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub value: Bytes,
+}
+
+/// `types/descriptor.proto`, `containerd.types.Descriptor`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Descriptor {
+    #[prost(string, tag = "1")]
+    pub media_type: String,
+    #[prost(string, tag = "2")]
+    pub digest: String,
+    /// In bytes.
+    #[prost(int64, tag = "3")]
+    pub size: i64,
+}
+
+/// `services/images/v1/images.proto`, `Image`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Image {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(message, optional, tag = "3")]
+    pub target: Option<Descriptor>,
+}
+
+/// `services/images/v1/images.proto`, `GetImageRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct GetImageRequest {
+    #[prost(string, tag = "1")]
+    pub name: String,
+}
+
+/// `services/images/v1/images.proto`, `GetImageResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct GetImageResponse {
+    #[prost(message, optional, tag = "1")]
+    pub image: Option<Image>,
+}
+
+/// `services/images/v1/images.proto`, `ListImagesRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ListImagesRequest {
+    /// Any of them admits an image.
+    #[prost(string, repeated, tag = "1")]
+    pub filters: Vec<String>,
+}
+
+/// `services/images/v1/images.proto`, `ListImagesResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ListImagesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub images: Vec<Image>,
+}
+
+/// `services/content/v1/content.proto`, `Info`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ContentInfo {
+    /// In bytes.
+    #[prost(int64, tag = "2")]
+    pub size: i64,
+}
+
+/// `services/content/v1/content.proto`, `InfoRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct InfoRequest {
+    #[prost(string, tag = "1")]
+    pub digest: String,
+}
+
+/// `services/content/v1/content.proto`, `InfoResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct InfoResponse {
+    #[prost(message, optional, tag = "1")]
+    pub info: Option<ContentInfo>,
+}
+
+/// `services/content/v1/content.proto`, `ReadContentRequest`; without a size it is read to its end.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ReadContentRequest {
+    #[prost(string, tag = "1")]
+    pub digest: String,
+}
+
+/// `services/content/v1/content.proto`, `ReadContentResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ReadContentResponse {
+    /// Of `data` in the content, in bytes.
+    #[prost(int64, tag = "1")]
+    pub offset: i64,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub data: Bytes,
+}
+
+/// `services/events/v1/events.proto`, `SubscribeRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct SubscribeRequest {
+    /// Any of them admits an event.
+    #[prost(string, repeated, tag = "1")]
+    pub filters: Vec<String>,
+}
+
+/// `types/event.proto`, `Envelope` (1.6: `services/events/v1/events.proto`).
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Envelope {
+    #[prost(string, tag = "3")]
+    pub topic: String,
+    #[prost(message, optional, tag = "4")]
+    pub event: Option<Any>,
+}
+
+/// `events/image.proto`: `ImageCreate`, `ImageUpdate` and `ImageDelete` begin alike.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ImageEvent {
+    #[prost(string, tag = "1")]
+    pub name: String,
+}
+
+/// `services/introspection/v1/introspection.proto`, `PluginsRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct PluginsRequest {
+    #[prost(string, repeated, tag = "1")]
+    pub filters: Vec<String>,
+}
+
+/// `services/introspection/v1/introspection.proto`, `Plugin`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Plugin {
+    /// What it says of itself; the content plugin its `root`.
+    #[prost(map = "string, string", tag = "5")]
+    pub exports: HashMap<String, String>,
+}
+
+/// `services/introspection/v1/introspection.proto`, `PluginsResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct PluginsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub plugins: Vec<Plugin>,
+}
+
+/// `services/version/v1/version.proto`, `VersionResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct VersionResponse {
+    #[prost(string, tag = "1")]
+    pub version: String,
+}

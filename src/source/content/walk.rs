@@ -1,0 +1,342 @@
+//! What of an image is taken from a content store, which shows by itself what it holds.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use serde::Deserialize;
+
+use super::{Content, Keeper, misshapen, missing};
+use crate::fault::{Fault, Reason};
+use crate::oci::{
+    Descriptor, Digest, Document, Index, MANIFEST_LIMIT, Manifest, Platform, Reference, Selection, distinct_blobs,
+    media_type, select_by,
+};
+use crate::source::registry::children_first;
+
+/// Indexes in indexes; real ones have one.
+const DEPTH: usize = 4;
+/// How many manifests one image may have, all platforms and attestations together.
+const MANIFESTS: usize = 256;
+/// The longest image configuration in bytes that is read.
+const CONFIG_LIMIT: u64 = 8 * 1024 * 1024;
+
+/// Every manifest of what is taken of the image under `root`, children first.
+///
+/// Without a choice of platforms an index is taken whole when all of it is held. Who was told to pull holds one
+/// platform of what the index lists; then that one image is taken, as `docker push` does. Where several but not
+/// all are held the choice is left to the user.
+///
+/// # Errors
+/// [`Reason::SourceNotFound`] when a platform that was asked for is not held, [`Reason::SourceFailed`] when content
+/// of what is held is not there, [`Reason::DigestMismatch`] when it is damaged.
+pub(super) async fn find(
+    content: &Content,
+    keeper: Keeper,
+    root: &Digest,
+    reference: &Reference,
+    platforms: &[Platform],
+) -> Result<Vec<Document>, Fault> {
+    let name = reference.familiar();
+    let walk = Walk {
+        content,
+        keeper,
+        name: &name,
+    };
+    let Some(top) = walk.document(&Descriptor::new("", root.clone(), 0)).await? else {
+        return Err(missing(keeper, &name, root));
+    };
+    if let Some(manifest) = top.manifest() {
+        if !platforms.is_empty() {
+            let offered = walk.platform_of(manifest).await?;
+            let admits = |asked: &&Platform| offered.as_ref().is_none_or(|offered| asked.admits(offered));
+            if let Some(asked) = platforms.iter().find(|asked| !admits(asked)) {
+                return Err(walk.lacking(&asked.to_string()));
+            }
+        }
+        return walk.whole(top).await;
+    }
+    let Some(index) = top.index() else {
+        return Err(walk.failed("it is neither a manifest nor an index"));
+    };
+    if index.manifests.len() > MANIFESTS {
+        return Err(walk.too_many());
+    }
+    // A digest may name one image of the index.
+    let pinned = reference.digest().filter(|digest| *digest != root);
+    if let Some(entry) = index.manifests.iter().find(|entry| Some(&entry.digest) == pinned) {
+        return walk.one(entry).await;
+    }
+    let mut runs_on: HashMap<&Digest, Platform> = HashMap::new();
+    for entry in index.manifests.iter().filter(|entry| !entry.is_attestation()) {
+        if let Some(platform) = walk.platform_of_entry(entry).await? {
+            runs_on.insert(&entry.digest, platform);
+        }
+    }
+    let selected = select_by(index, platforms, |entry| runs_on.get(&entry.digest));
+    match selected.map_err(|absent| walk.lacking(&absent.to_string()))? {
+        Selection::One(entry) => walk.one(&entry).await,
+        Selection::Several(kept) => walk.several(kept).await,
+        Selection::Whole if platforms.is_empty() => walk.held(&top, index).await,
+        Selection::Whole => match walk.tree(top.clone()).await? {
+            Ok(documents) => Ok(documents),
+            Err(_) => walk.several(index.clone()).await,
+        },
+    }
+}
+
+/// What is not there of something that is listed.
+enum Lack {
+    /// Its manifest, so nobody ever asked for it.
+    Unasked,
+    /// Some of its content.
+    Content(Fault),
+}
+
+struct Walk<'a> {
+    content: &'a Content,
+    keeper: Keeper,
+    name: &'a str,
+}
+
+impl Walk<'_> {
+    // An index of which all is held, or the one image that is.
+    async fn held(&self, top: &Document, index: &Index) -> Result<Vec<Document>, Fault> {
+        let lack = match self.tree(top.clone()).await? {
+            Ok(documents) => return Ok(documents),
+            Err(lack) => lack,
+        };
+        let mut whole: Vec<(&Descriptor, Vec<Document>)> = Vec::new();
+        let mut broken: Option<Fault> = None;
+        for entry in index.manifests.iter().filter(|entry| !entry.is_attestation()) {
+            match self.entry(entry).await? {
+                Ok(documents) => whole.push((entry, documents)),
+                Err(Lack::Content(fault)) => drop(broken.get_or_insert(fault)),
+                Err(Lack::Unasked) => {}
+            }
+        }
+        match whole.len() {
+            0 => Err(match (broken, lack) {
+                (Some(fault), _) | (None, Lack::Content(fault)) => fault,
+                (None, Lack::Unasked) => self.lacking("any platform"),
+            }),
+            1 => Ok(whole.remove(0).1),
+            _ => {
+                let labels: Vec<String> = whole.iter().map(|(entry, _)| label(entry)).collect();
+                Err(Fault::retryable(
+                    Reason::SourceFailed,
+                    format!(
+                        "{} holds {} of `{}`, but not all that its index lists; set platforms to those that are wanted",
+                        self.keeper.name(),
+                        labels.join(", "),
+                        self.name
+                    ),
+                ))
+            }
+        }
+    }
+
+    // The images of an index of our own. What is said of them is left out where it was never pulled.
+    async fn several(&self, mut index: Index) -> Result<Vec<Document>, Fault> {
+        let mut documents: Vec<Document> = Vec::new();
+        let mut kept = Vec::with_capacity(index.manifests.len());
+        for entry in std::mem::take(&mut index.manifests) {
+            match self.entry(&entry).await? {
+                Ok(under) => {
+                    let known: HashSet<Digest> = documents.iter().map(|known| known.digest().clone()).collect();
+                    documents.extend(under.into_iter().filter(|document| !known.contains(document.digest())));
+                    kept.push(entry);
+                }
+                Err(_) if entry.is_attestation() => {}
+                Err(Lack::Content(fault)) => return Err(fault),
+                Err(Lack::Unasked) => return Err(self.lacking(&label(&entry))),
+            }
+        }
+        index.manifests = kept;
+        documents.push(Document::of_index(index).map_err(|error| self.failed(&error.to_string()))?);
+        Ok(documents)
+    }
+
+    async fn one(&self, entry: &Descriptor) -> Result<Vec<Document>, Fault> {
+        match self.entry(entry).await? {
+            Ok(documents) => Ok(documents),
+            Err(Lack::Content(fault)) => Err(fault),
+            Err(Lack::Unasked) => Err(self.lacking(&label(entry))),
+        }
+    }
+
+    async fn whole(&self, top: Document) -> Result<Vec<Document>, Fault> {
+        let digest = top.digest().clone();
+        match self.tree(top).await? {
+            Ok(documents) => Ok(documents),
+            Err(Lack::Content(fault)) => Err(fault),
+            Err(Lack::Unasked) => Err(missing(self.keeper, self.name, &digest)),
+        }
+    }
+
+    // Everything under an entry of an index.
+    async fn entry(&self, entry: &Descriptor) -> Result<Result<Vec<Document>, Lack>, Fault> {
+        match self.document(entry).await? {
+            Some(document) => self.tree(document).await,
+            None => Ok(Err(Lack::Unasked)),
+        }
+    }
+
+    // Every manifest under `root`, children first, when all of their content is there.
+    async fn tree(&self, root: Document) -> Result<Result<Vec<Document>, Lack>, Fault> {
+        let top = root.digest().clone();
+        let mut found = HashMap::from([(top.clone(), root)]);
+        let mut level = vec![top.clone()];
+        for depth in 0.. {
+            let entries: Vec<Descriptor> = level
+                .iter()
+                .filter_map(|digest| found.get(digest)?.index())
+                .flat_map(|index| index.manifests.clone())
+                .collect();
+            if entries.is_empty() {
+                break;
+            }
+            if depth >= DEPTH {
+                return Err(self.failed(&format!("its indexes lie more than {DEPTH} deep in each other")));
+            }
+            level.clear();
+            for entry in entries {
+                if found.contains_key(&entry.digest) {
+                    continue;
+                }
+                if found.len() >= MANIFESTS {
+                    return Err(self.too_many());
+                }
+                let Some(document) = self.document(&entry).await? else {
+                    return Ok(Err(Lack::Unasked));
+                };
+                level.push(entry.digest.clone());
+                found.insert(entry.digest, document);
+            }
+        }
+        let mut documents = Vec::with_capacity(found.len());
+        children_first(&top, &mut found, &mut documents);
+        Ok(match self.lack(&documents).await? {
+            Some(fault) => Err(Lack::Content(fault)),
+            None => Ok(documents),
+        })
+    }
+
+    // What is not there of the blobs that `documents` name.
+    async fn lack(&self, documents: &[Document]) -> Result<Option<Fault>, Fault> {
+        let blobs = distinct_blobs(documents);
+        let sizes = self
+            .content
+            .sizes(blobs.iter().map(|blob| blob.digest.clone()).collect());
+        let sizes = sizes
+            .await
+            .map_err(|fault| fault.within(format_args!("`{}`", self.name)))?;
+        for blob in &blobs {
+            match sizes.get(&blob.digest) {
+                Some(&size) if size == blob.size => {}
+                Some(&size) => return Ok(Some(misshapen(self.keeper, self.name, blob, size))),
+                None => return Ok(Some(self.gap(documents, &blob.digest, &sizes))),
+            }
+        }
+        Ok(None)
+    }
+
+    fn gap(&self, documents: &[Document], first: &Digest, sizes: &HashMap<Digest, u64>) -> Fault {
+        let manifests = || documents.iter().filter_map(Document::manifest);
+        let layers: BTreeSet<&Digest> = manifests()
+            .flat_map(|manifest| &manifest.layers)
+            .map(|layer| &layer.digest)
+            .collect();
+        let configured = manifests().all(|manifest| sizes.contains_key(&manifest.config.digest));
+        let discarded = configured && !layers.is_empty() && !layers.iter().any(|layer| sizes.contains_key(*layer));
+        if self.keeper == Keeper::Docker || !discarded {
+            return missing(self.keeper, self.name, first);
+        }
+        let message = format!(
+            "{} holds `{}` without its {} layers ({first} is one): it discards them once they are unpacked; \
+             set discard_unpacked_layers = false in its configuration, restart it and {}",
+            self.keeper.name(),
+            self.name,
+            layers.len(),
+            self.keeper.again()
+        );
+        Fault::retryable(Reason::SourceFailed, message)
+    }
+
+    async fn document(&self, descriptor: &Descriptor) -> Result<Option<Document>, Fault> {
+        let limit = MANIFEST_LIMIT as u64;
+        let read = self.content.small(self.keeper, self.name, &descriptor.digest, limit);
+        let Some(raw) = read.await? else {
+            return Ok(None);
+        };
+        let declared = Some(descriptor.media_type.as_str()).filter(|declared| media_type::is_manifest(declared));
+        let document = Document::parse(declared, raw);
+        document
+            .map(Some)
+            .map_err(|error| self.failed(&format!("{}: {error}", descriptor.digest)))
+    }
+
+    /// What an entry of an index runs on; where the index does not say, its configuration does.
+    async fn platform_of_entry(&self, entry: &Descriptor) -> Result<Option<Platform>, Fault> {
+        if entry.platform.is_some() || media_type::is_index(&entry.media_type) {
+            return Ok(entry.platform.clone());
+        }
+        match self.document(entry).await?.as_ref().and_then(Document::manifest) {
+            Some(manifest) => self.platform_of(manifest).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn platform_of(&self, manifest: &Manifest) -> Result<Option<Platform>, Fault> {
+        #[derive(Deserialize)]
+        struct Configuration {
+            os: Option<String>,
+            architecture: Option<String>,
+            variant: Option<String>,
+            #[serde(rename = "os.version")]
+            os_version: Option<String>,
+        }
+        let digest = &manifest.config.digest;
+        let raw = self.content.small(self.keeper, self.name, digest, CONFIG_LIMIT).await?;
+        // The configuration of an artifact that is no image says nothing.
+        let read: Option<Configuration> = raw.and_then(|raw| serde_json::from_slice(&raw).ok());
+        Ok(read.and_then(|read| {
+            Some(Platform {
+                os: read.os.filter(|os| !os.is_empty())?,
+                architecture: read.architecture.filter(|architecture| !architecture.is_empty())?,
+                variant: read.variant.filter(|variant| !variant.is_empty()),
+                os_version: read.os_version,
+            })
+        }))
+    }
+
+    fn lacking(&self, platform: &str) -> Fault {
+        let message = format!(
+            "{} does not hold {platform} of `{}`; pull or build it there for that platform, or change platforms",
+            self.keeper.name(),
+            self.name
+        );
+        Fault::retryable(Reason::SourceNotFound, message)
+    }
+
+    fn failed(&self, what: &str) -> Fault {
+        let message = format!(
+            "`{}` cannot be read from {}: {what}; {}",
+            self.name,
+            self.keeper.name(),
+            self.keeper.again()
+        );
+        Fault::retryable(Reason::SourceFailed, message)
+    }
+
+    fn too_many(&self) -> Fault {
+        self.failed(&format!(
+            "it has more than {MANIFESTS} manifests; choose some by platforms"
+        ))
+    }
+}
+
+fn label(descriptor: &Descriptor) -> String {
+    match &descriptor.platform {
+        Some(platform) => platform.to_string(),
+        None => descriptor.digest.to_string(),
+    }
+}

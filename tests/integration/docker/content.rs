@@ -1,0 +1,174 @@
+//! A docker engine with the containerd store, read from its content store.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jackal_operator::fault::Reason;
+use jackal_operator::oci::Descriptor;
+use jackal_operator::source::docker::{Access, Docker, Engine};
+use jackal_operator::source::{ImageSource, Method};
+use jackal_operator::transfer::{Destination, RegistryDestination};
+
+use super::collected::Collected;
+use super::engines::{Image, Real, required};
+use super::{deliver, reference};
+use crate::support::registry::{TestRegistry, Version};
+use crate::support::sink::copy;
+
+/// The engine's content store, wherever its containerd says that it is.
+pub fn folder(real: &Real) -> Docker {
+    let nowhere = Some(PathBuf::from("/nowhere"));
+    Docker::new(real.docker.engine().clone(), nowhere).with_content(Access::new(None))
+}
+
+/// The same content over the socket of the engine's containerd.
+pub fn socket(real: &Real) -> Docker {
+    let nowhere = Some(PathBuf::from("/nowhere"));
+    Docker::new(real.docker.engine().clone(), nowhere.clone()).with_content(Access::new(nowhere))
+}
+
+fn varied(name: &str) -> (Real, Image) {
+    let real = Real::containerd();
+    let image = Image::varied(&format!("jackal-test/{name}:{:012x}", fastrand::u64(..1 << 48)));
+    real.load(&image.archive());
+    (real, image)
+}
+
+// The file of a blob in the store of the engine that all tests share.
+fn blob(descriptor: &Descriptor) -> PathBuf {
+    let stack = PathBuf::from(required("JACKAL_STACK"));
+    let root = stack.join("docker-containerd/containerd/io.containerd.content.v1.content/blobs/sha256");
+    root.join(descriptor.digest.hex())
+}
+
+// The layer that only this image has: its last.
+async fn own_layer(docker: &Docker, name: &str) -> Descriptor {
+    let image = docker.resolve(&reference(name), &[]).await.unwrap();
+    let manifest = image.documents.iter().find_map(|document| document.manifest());
+    manifest.unwrap().layers.last().unwrap().clone()
+}
+
+#[tokio::test]
+async fn blobs_leave_as_docker_push_sends_them_and_only_once() {
+    let (real, image) = varied("content");
+    let registry = TestRegistry::start(Version::V31);
+    let pushed = format!("{}/pushed:1", registry.host);
+    real.run(&["tag", &image.name, &pushed]);
+    real.run(&["push", "--quiet", &pushed]);
+    let pushed = registry.repository("pushed").head_manifest("1").await.unwrap().unwrap();
+
+    for (docker, method) in [
+        (folder(&real), Method::ContainerdContent),
+        (socket(&real), Method::ContainerdApi),
+    ] {
+        let sink = Collected::default();
+        let first = deliver(&docker, &image.name, &sink).await;
+        assert_eq!(first.method, method, "{:?}", first.declined);
+        let root = first.documents.last().unwrap();
+        assert_eq!(*root.digest(), pushed.digest);
+        let said = first.declined.as_deref().unwrap_or_default();
+        match method {
+            Method::ContainerdContent => assert_eq!(first.declined, None),
+            _ => assert!(
+                said.contains("/nowhere is not there") && said.ends_with("--containerd-root"),
+                "{said}"
+            ),
+        }
+        // The layer that is there twice comes once; the largest is asked for first.
+        assert_eq!(sink.taken().len(), image.layers.len());
+        let again = deliver(&docker, &image.name, &sink).await;
+        assert_eq!((&again.documents, sink.taken()), (&first.documents, vec![]));
+        // The manifests are known before anything is delivered, so a repeat need not ask for a single blob.
+        let resolved = docker.resolve(&reference(&image.name), &[]).await.unwrap();
+        assert_eq!(resolved.documents, first.documents);
+        let by_api = real.docker.resolve(&reference(&image.name), &[]).await.unwrap();
+        assert_eq!(by_api.identity, resolved.identity, "the same name on every way");
+    }
+}
+
+#[tokio::test]
+async fn content_that_is_not_held_is_named() {
+    let (real, image) = varied("gone");
+    let layer = own_layer(&folder(&real), &image.name).await;
+    std::fs::remove_file(blob(&layer)).unwrap();
+    let fault = folder(&real).resolve(&reference(&image.name), &[]).await.unwrap_err();
+    assert_eq!(fault.reason, Reason::SourceFailed);
+    for part in [layer.digest.as_str(), &image.name, "`docker pull`"] {
+        assert!(fault.message.contains(part), "{fault}");
+    }
+    // containerd itself believes that it has it until it is read.
+    let resolved = socket(&real).resolve(&reference(&image.name), &[]).await.unwrap();
+    let sink = Collected::default();
+    let fault = socket(&real).deliver(&resolved, &sink).await.unwrap_err();
+    assert_eq!(fault.reason, Reason::SourceFailed);
+    assert!(fault.message.contains(layer.digest.as_str()), "{fault}");
+}
+
+fn alter(file: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut content = std::fs::read(file).unwrap();
+    change(&mut content);
+    std::fs::remove_file(file).unwrap();
+    std::fs::write(file, content).unwrap();
+}
+
+#[tokio::test]
+async fn content_that_is_damaged_is_never_pushed() {
+    let registry = TestRegistry::start(Version::V28);
+    for (number, docker) in [folder, socket].into_iter().enumerate() {
+        let (real, image) = varied(&format!("damaged-{number}"));
+        let docker = docker(&real);
+        let layer = own_layer(&folder(&real), &image.name).await;
+        alter(&blob(&layer), |content| content[1 << 20] ^= 1);
+        let repository = registry.repository(&format!("damaged-{number}"));
+        let destination: Arc<dyn Destination> = Arc::new(RegistryDestination::new(repository.clone()));
+        let fault = copy(&docker, &image.name, &[], &*destination, "1").await.unwrap_err();
+        assert_eq!(fault.reason, Reason::DigestMismatch, "{fault}");
+        for part in [layer.digest.as_str(), &image.name, "damaged", "remove the image"] {
+            assert!(fault.message.contains(part), "{fault}");
+        }
+        assert_eq!(repository.head_blob(&layer.digest).await.unwrap(), None);
+        assert!(repository.head_manifest("1").await.unwrap().is_none());
+    }
+    let (real, image) = varied("cut");
+    let layer = own_layer(&folder(&real), &image.name).await;
+    alter(&blob(&layer), |content| content.truncate(1 << 20));
+    let fault = folder(&real).resolve(&reference(&image.name), &[]).await.unwrap_err();
+    assert_eq!(fault.reason, Reason::DigestMismatch, "{fault}");
+
+    let (real, image) = varied("document");
+    let resolved = folder(&real).resolve(&reference(&image.name), &[]).await.unwrap();
+    let root = &resolved.documents.last().unwrap().descriptor;
+    alter(&blob(root), |content| content[10] ^= 1);
+    let fault = folder(&real).resolve(&reference(&image.name), &[]).await.unwrap_err();
+    assert_eq!(fault.reason, Reason::DigestMismatch, "{fault}");
+    assert!(fault.message.contains(root.digest.as_str()), "{fault}");
+}
+
+#[tokio::test]
+async fn without_folder_and_socket_the_engine_exports() {
+    let (real, image) = varied("exported");
+    let whole = deliver(&folder(&real), &image.name, &Collected::default()).await;
+    // An engine on another machine, as far as anybody can tell.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = format!("tcp://{}", listener.local_addr().unwrap());
+    let path = real.host.strip_prefix("unix://").unwrap().to_owned();
+    let forwarder = tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let mut far = tokio::net::UnixStream::connect(&path).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await.ok() });
+        }
+    });
+    let engine = Engine::new(Some(&host), Duration::from_secs(20)).unwrap();
+    let far = Docker::new(engine, Some(PathBuf::from("/nowhere"))).with_content(Access::new(None));
+    let sink = Collected::default();
+    let exported = deliver(&far, &image.name, &sink).await;
+    forwarder.abort();
+    assert_eq!(exported.method, Method::DockerSave);
+    assert_eq!(exported.documents, whole.documents);
+    let said = exported.declined.unwrap();
+    assert!(
+        said.contains("/nowhere/containerd/daemon is not there") && said.contains("--containerd-root"),
+        "{said}"
+    );
+}
