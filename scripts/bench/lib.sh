@@ -49,6 +49,8 @@ begin() { # DEFAULT_SIZE ARGUMENT...
   DEST="$JACKAL_REGISTRY31"
   DEST_DIR="$JACKAL_STACK/registry31"
   PREFIX=''
+  LOAD="$(cut -d ' ' -f 1 /proc/loadavg)"
+  if [ "${LOAD%.*}" -ge 1 ]; then say "note: the load is $LOAD, so others work on this machine; only the ratios count"; fi
   mapfile -t REGISTRY_PIDS <"$DEST_DIR/pid"
   export SIZE WORK BIN DOCKER CRANE REGCTL SKOPEO ZARF DEST PREFIX
 }
@@ -298,8 +300,8 @@ median() { awk '{ all[NR] = $1 } END { print all[int((NR + 1) / 2)] }'; }
 # A row for every way and cache: medians, the whole range of seconds, the most of memory and disk.
 table() { # WAY...
   local cache way base wall low high
-  printf '\n%s, %s, %s cores, load at the end %s\n\n' "$(date -u +%F)" "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" \
-    "$(nproc)" "$(cut -d ' ' -f 1-3 /proc/loadavg)"
+  printf '\n%s, %s, %s cores, load before %s, after %s\n\n' "$(date -u +%F)" "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" \
+    "$(nproc)" "$LOAD" "$(cut -d ' ' -f 1-3 /proc/loadavg)"
   printf '| way | cache | s | from-to | client CPU s | engine CPU s | registry CPU s | client peak MB | extra disk MB | requests | times ours |\n'
   printf '|---|---|---|---|---|---|---|---|---|---|---|\n'
   for cache in cold warm again; do
