@@ -27,6 +27,7 @@ declare -A TITLE=()    # what the table calls a way
 declare -A STEPS=()    # ways that are measured in several steps, which are ways themselves; the way is their sum
 declare -A METHOD=()   # the method that our JSON must name for a way
 
+BASELINE=''            # bytes in the watched folders before a way's first step; empty: before this run
 declare -A FAILED=()   # ways that failed, and what they said last
 
 # Sets what every bench needs, and cleans up when it ends. Reads SIZE ROUNDS WAY... of the command line.
@@ -44,7 +45,7 @@ begin() { # DEFAULT_SIZE ARGUMENT...
   CRANE="$("$BENCH_DIR/../parts" path crane)"
   REGCTL="$("$BENCH_DIR/../parts" path regctl)"
   SKOPEO="$("$BENCH_DIR/../parts" path skopeo)"
-  ZARF=none
+  ZARF="$("$BENCH_DIR/../parts" path zarf)"
   "$BENCH_DIR/../parts" path time >/dev/null
   DEST="$JACKAL_REGISTRY31"
   DEST_DIR="$JACKAL_STACK/registry31"
@@ -133,6 +134,11 @@ cpu() { # PID...
 
 # Bytes on disk in folders that may not exist. They hold few files, so this takes milliseconds.
 used() { # FOLDER...
+  # Without any, du would count where it stands.
+  if [ $# -eq 0 ]; then
+    echo 0
+    return 0
+  fi
   { du -s --total --block-size=1 "$@" 2>/dev/null || true; } | awk 'END { print $1 + 0 }'
 }
 
@@ -155,7 +161,7 @@ sample() { # FILE FOLDER...
 measure() { # WAY CACHE
   local way=$1 started now engine=0 registry before sampler code=0 user system memory blocks log
   mkdir -p "$WORK/tmp"
-  before="$(used "$WORK/tmp" "${WATCHED[@]}")"
+  before="${BASELINE:-$(used "$WORK/tmp" "${WATCHED[@]}")}"
   echo "$before" >"$WORK/peak"
   log="$(stat -c %s "$DEST_DIR/log")"
   if [ "${#ENGINE_PIDS[@]}" -gt 0 ]; then engine="$(cpu "${ENGINE_PIDS[@]}")"; fi
@@ -247,14 +253,24 @@ run_way() { # WAY CACHE
     warm) warm_up ;;
   esac
   read -r -a steps <<<"${STEPS[$way]:-$way}"
+  # One for all steps: what the first leaves in TMPDIR is still there in the second.
+  BASELINE="$(used "${WATCHED[@]}")"
   for step in "${steps[@]}"; do
-    if ! measure "$step" "$2"; then failed "$way" "$2"; return 0; fi
+    if ! measure "$step" "$2"; then
+      BASELINE=''
+      failed "$way" "$2"
+      return 0
+    fi
   done
+  BASELINE=''
   if [ -n "${STEPS[$way]:-}" ]; then sum_steps "$way" "$2" "${steps[@]}"; fi
   check_ours "$way" "$2"
   check_arrived "$way"
   if [ "$2" = warm ] && ! contains "$NOT_AGAIN" "$way"; then
-    if ! measure "$way" again; then failed "$way" again; return 0; fi
+    if ! measure "$way" again; then
+      failed "$way" again
+      return 0
+    fi
     check_ours "$way" again
     cp "$WORK/$way.requests" "$WORK/$way.requests-again"
   fi
@@ -275,7 +291,7 @@ sum_steps() { # WAY CACHE STEP...
   local way=$1 cache=$2 step
   shift 2
   for step in "$@"; do tail -n 1 "$WORK/$step.$cache"; done | awk '
-    { for (i = 1; i <= 4; i++) sum[i] += $i; if ($5 > memory) memory = $5; disk += $6; written += $7 }
+    { for (i = 1; i <= 4; i++) sum[i] += $i; if ($5 > memory) memory = $5; if ($6 > disk) disk = $6; written += $7 }
     END { print sum[1], sum[2], sum[3], sum[4], memory, disk, written }' >>"$WORK/$way.$cache"
 }
 
