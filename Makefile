@@ -41,11 +41,29 @@ test-integration: ## Tests against a real API server, real docker engines and re
 test-demo: ## The demo from its begin to its end, which compares what arrived with what was there.
 	scripts/demo
 
-.PHONY: bench-docker
-bench-docker: ## Measure one large docker image against docker push and skopeo. BENCH='GIGABYTES ROUNDS'.
-	cargo build --locked --release
+# What each bench runs in; every one starts servers of its own and takes them down.
+BENCHES := docker-large containerd-large docker-many one-layer registry-many registry-large
+BENCH_STACK_docker-large := docker20 registry31
+BENCH_STACK_containerd-large := docker-containerd registry31
+BENCH_STACK_docker-many := docker20 registry31
+BENCH_STACK_one-layer := docker20 registry31
+BENCH_STACK_registry-many := docker20 registry31
+BENCH_STACK_registry-large := registry31
+
+.PHONY: bench
+bench: ## Measure ours and other tools alternately, all of docs/benchmarks.md; `make bench-docker-large BENCH='5G 3'` a part.
+	for name in $(BENCHES); do $(MAKE) --no-print-directory "bench-$$name" BENCH=; done
+
+.PHONY: $(BENCHES:%=bench-%)
+$(BENCHES:%=bench-%): bench-%: bench-ready
 	BENCH_BIN=$(CARGO_TARGET_DIR)/release/jackal-operator \
-		scripts/stack with docker20 registry31 -- scripts/bench/docker-large $(BENCH)
+		scripts/stack with $(BENCH_STACK_$*) -- scripts/bench/$* $(BENCH)
+
+.PHONY: bench-ready
+bench-ready:
+	scripts/parts get docker dockerd20 containerd16 runc dockerd containerd shim crane registry31 jq curl openssl
+	scripts/parts get bench
+	cargo build --locked --release
 
 .PHONY: parts
 parts: ## Get what the tests talk to: servers and clients, built or installed when missing.

@@ -1,0 +1,410 @@
+# shellcheck shell=bash
+# What the benches share: how a run is measured, how the ways alternate, how the table is made. Sourced, never run.
+#
+# A bench names its ways in order, ours first; each is a function client_WAY, of its own or of clients.sh. They run
+# in a fresh bash that knows every function and every exported variable of the bench.
+
+BENCH_DIR="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+# shellcheck source=scripts/lib.sh
+. "$BENCH_DIR/../lib.sh"
+
+# A way that takes longer than this failed.
+export RUN_SECONDS="${BENCH_RUN_SECONDS:-3600}"
+# How often the ways named in SLOW are measured, for the others wait for them. `all` counts every round.
+SLOW_ROUNDS="${BENCH_SLOW_ROUNDS:-1}"
+# Promised of every transfer, in MB of resident memory.
+MEMORY_MB=128
+
+# Filled by the bench:
+SLOW=''                # ways that are measured SLOW_ROUNDS times
+NOT_AGAIN=''           # ways whose repetition would say nothing
+NOT_ARRIVING=''        # ways that bring nothing to the destination
+WATCHED=()             # folders whose growth is extra disk, besides TMPDIR
+WARMED=()              # folders that are read before a warm run
+ENGINE_PIDS=()         # processes of the engine
+REGISTRY_PIDS=()       # processes of the registries
+declare -A TITLE=()    # what the table calls a way
+declare -A STEPS=()    # ways that are measured in several steps, which are ways themselves; the way is their sum
+declare -A METHOD=()   # the method that our JSON must name for a way
+
+BASELINE=''            # bytes in the watched folders before a way's first step; empty: before this run
+declare -A FAILED=()   # ways that failed, and what they said last
+
+# Sets what every bench needs, and cleans up when it ends. Reads SIZE ROUNDS WAY... of the command line.
+begin() { # DEFAULT_SIZE ARGUMENT...
+  is_root || die "the page cache can only be dropped by root; run this as root"
+  [ -n "${JACKAL_REGISTRY31:-}" ] || die "no registry runs; run this by make bench-$(basename "$0")"
+  SIZE="$(bytes_of "${2:-$1}")"
+  ROUNDS="${3:-3}"
+  shift "$(($# > 3 ? 3 : $#))"
+  CHOSEN="$*"
+  WORK="$(mktemp -d)"
+  trap 'rm -rf --one-file-system "$WORK"' EXIT
+  BIN="${BENCH_BIN:?BENCH_BIN names the binary to measure, built by cargo build --release}"
+  DOCKER="$("$BENCH_DIR/../parts" path docker)"
+  CRANE="$("$BENCH_DIR/../parts" path crane)"
+  REGCTL="$("$BENCH_DIR/../parts" path regctl)"
+  SKOPEO="$("$BENCH_DIR/../parts" path skopeo)"
+  ZARF="$("$BENCH_DIR/../parts" path zarf)"
+  "$BENCH_DIR/../parts" path time >/dev/null
+  DEST="$JACKAL_REGISTRY31"
+  DEST_DIR="$JACKAL_STACK/registry31"
+  PREFIX=''
+  LOAD="$(cut -d ' ' -f 1 /proc/loadavg)"
+  if [ "${LOAD%.*}" -ge 1 ]; then say "note: the load is $LOAD, so others work on this machine; only the ratios count"; fi
+  mapfile -t REGISTRY_PIDS <"$DEST_DIR/pid"
+  export SIZE WORK BIN DOCKER CRANE REGCTL SKOPEO ZARF DEST PREFIX
+}
+
+# The engine that the bench reads from: instance NAME of the stack, listening at HOST.
+use_engine() { # NAME HOST
+  ENGINE="$2"
+  ENGINE_DIR="$JACKAL_STACK/$1"
+  mapfile -t ENGINE_PIDS <"$ENGINE_DIR/pid"
+  # What an export stages, and what a push or an export adds to the content store. Not the layers' own folders:
+  # no way writes there, and counting their files would warm the cache.
+  WATCHED+=("$ENGINE_DIR/docker/tmp" "$ENGINE_DIR/containerd/io.containerd.content.v1.content")
+  export ENGINE ENGINE_DIR
+}
+
+# A second registry, from which images are copied.
+use_source() {
+  "$BENCH_DIR/../stack" start registry31 source
+  SOURCE_DIR="$JACKAL_STACK/source"
+  SOURCE="$(sed -n 's/^JACKAL_REGISTRY31=//p' "$SOURCE_DIR/env")"
+  REGISTRY_PIDS+=("$(head -n 1 "$SOURCE_DIR/pid")")
+  WARMED+=("$SOURCE_DIR/registry")
+  export SOURCE SOURCE_DIR
+}
+
+# 5 and 5G are 5,000,000,000.
+bytes_of() { # SIZE
+  local size=$1
+  case $size in *[!0-9.]*) ;; *) size+=G ;; esac
+  numfmt --from=si "$size" || die "not a size: $1; write for instance 5G or 500M"
+}
+
+megabytes() { printf '%d' "$((($1 + 500000) / 1000000))"; }
+hundredths() { printf '%d.%02d' "$(($1 / 100))" "$(($1 % 100))"; }
+contains() { case " $1 " in *" $2 "*) ;; *) return 1 ;; esac }
+
+# A tar with one file of SIZE bytes that no compression makes smaller. Nothing is written to disk on the way.
+random_tar() { # SIZE SEED
+  local hollow="$WORK/hollow-$2"
+  mkdir -p "$hollow"
+  truncate -s "$1" "$hollow/file-$2"
+  # Encrypted zeros: as random as it gets, and quick. head ends those that feed it early.
+  (
+    set +o pipefail
+    tar --format=gnu --mtime=@0 -C "$hollow" -cf - "file-$2" 2>/dev/null | head -c 512
+    head -c "$1" /dev/zero | openssl enc -aes-128-ctr -pass "pass:$2" -nosalt -pbkdf2
+    head -c "$((1024 + (512 - $1 % 512) % 512))" /dev/zero
+  )
+  rm -r "$hollow"
+}
+
+# A package of the images that $WORK/images lists, one a line.
+write_package() { # SOURCE
+  {
+    cat <<END_OF_PACKAGE
+apiVersion: jackal.dev/v1alpha1
+kind: JackalPackage
+metadata: {name: bench}
+spec:
+  version: 1.0.0
+  components:
+    - name: all
+      images:
+END_OF_PACKAGE
+    sed "s|.*|        - {image: \"&\", source: $1}|" "$WORK/images"
+  } >"$WORK/package.yaml"
+}
+
+# CPU time that processes used so far, with that of children they waited for, in hundredths of a second.
+cpu() { # PID...
+  local pid stat ticks=0
+  for pid in "$@"; do
+    stat="$(cat "/proc/$pid/stat")" || die "a server ended: process $pid"
+    stat="${stat##*) }"
+    read -r -a stat <<<"$stat"
+    ticks=$((ticks + stat[11] + stat[12] + stat[13] + stat[14]))
+  done
+  printf '%s\n' "$((ticks * 100 / $(getconf CLK_TCK)))"
+}
+
+# Bytes on disk in folders that may not exist. They hold few files, so this takes milliseconds.
+used() { # FOLDER...
+  # Without any, du would count where it stands.
+  if [ $# -eq 0 ]; then
+    echo 0
+    return 0
+  fi
+  { du -s --total --block-size=1 "$@" 2>/dev/null || true; } | awk 'END { print $1 + 0 }'
+}
+
+# Writes the most that the folders held to FILE, until it is ended.
+sample() { # FILE FOLDER...
+  local file=$1 peak=0 now
+  shift
+  while :; do
+    now="$(used "$@")"
+    if [ "$now" -gt "$peak" ]; then
+      peak=$now
+      echo "$peak" >"$file"
+    fi
+    sleep 0.2
+  done
+}
+
+# One run of a way: appends "wall-ms client-cs engine-cs registry-cs peak-kB disk-bytes written-bytes" to
+# $WORK/WAY.CACHE. Fails when the way does.
+measure() { # WAY CACHE
+  local way=$1 started now engine=0 registry before sampler code=0 user system memory blocks log
+  mkdir -p "$WORK/tmp"
+  before="${BASELINE:-$(used "$WORK/tmp" "${WATCHED[@]}")}"
+  echo "$before" >"$WORK/peak"
+  log="$(stat -c %s "$DEST_DIR/log")"
+  if [ "${#ENGINE_PIDS[@]}" -gt 0 ]; then engine="$(cpu "${ENGINE_PIDS[@]}")"; fi
+  registry="$(cpu "${REGISTRY_PIDS[@]}")"
+  sample "$WORK/peak" "$WORK/tmp" "${WATCHED[@]}" &
+  sampler=$!
+  started="$(date +%s%N)"
+  TMPDIR="$WORK/tmp" /usr/bin/time --quiet -f '%U %S %M %O' -o "$WORK/time" timeout "$RUN_SECONDS" \
+    bash -c "$(declare -f); set -euo pipefail; client_$way" >"$WORK/out" 2>"$WORK/err" </dev/null || code=$?
+  now="$(date +%s%N)"
+  kill "$sampler"
+  wait "$sampler" 2>/dev/null || true
+  if [ "$code" -ne 0 ]; then return "$code"; fi
+  read -r user system memory blocks < <(tail -n 1 "$WORK/time")
+  if [ "${#ENGINE_PIDS[@]}" -gt 0 ]; then engine="$(($(cpu "${ENGINE_PIDS[@]}") - engine))"; fi
+  printf '%d %d %d %d %d %d %d\n' "$(((now - started) / 1000000))" "$((10#${user/./} + 10#${system/./}))" "$engine" \
+    "$(($(cpu "${REGISTRY_PIDS[@]}") - registry))" "$memory" "$(($(cat "$WORK/peak") - before))" "$((blocks * 512))" \
+    >>"$WORK/$way.$2"
+  tail -c +"$((log + 1))" "$DEST_DIR/log" | grep -oE '\] "[A-Z]+ /' | cut -d ' ' -f 2 | tr -d '"' | sort | uniq -c |
+    awk '{ printf "%s%d %s", sep, $1, $2; sep = ", " }' >"$WORK/$way.requests" || true
+  say "$2 $way: $(line_of "$way" "$2")"
+}
+
+line_of() { # WAY CACHE
+  local wall client engine registry memory disk written
+  read -r wall client engine registry memory disk written < <(tail -n 1 "$WORK/$1.$2")
+  printf '%s s, CPU %s + %s + %s s, %d MB, disk %s MB, client wrote %s MB, requests: %s' "$(seconds "$wall")" \
+    "$(hundredths "$client")" "$(hundredths "$engine")" "$(hundredths "$registry")" "$((memory / 1000))" \
+    "$(megabytes "$disk")" "$(megabytes "$written")" "$(cat "$WORK/$1.requests")"
+}
+
+# What ours must have done, beyond ending well.
+check_ours() { # WAY CACHE
+  local methods written
+  [ -n "${METHOD[$1]:-}" ] || return 0
+  methods="$(jq -r '.images[].method' "$WORK/out" | sort | uniq -c | awk '{ printf "%s%s of %d", sep, $2, $1; sep = ", " }')"
+  echo "$methods" >"$WORK/$1.$2.methods"
+  if [ "$2" = again ]; then
+    case $methods in Unchanged*,* | [!U]*) die "again, and $1 was not Unchanged: $methods" ;; esac
+  else
+    jq -e --arg list "${METHOD[$1]}" 'all(.images[]; .method | IN($list | split("|")[]))' "$WORK/out" >/dev/null ||
+      die "$1 took $methods and should have taken ${METHOD[$1]}: $(jq -r '[.images[].methodReason // empty] | first' "$WORK/out")"
+  fi
+  written="$(tail -n 1 "$WORK/$1.$2" | cut -d ' ' -f 7)"
+  [ "$written" -lt 10000000 ] || die "$1 wrote $written bytes to disk somewhere"
+}
+
+# Every image lies at the destination under its plain tag; notes their digests in $WORK/WAY.digests.
+check_arrived() { # WAY
+  local name path digest
+  ! contains "$NOT_ARRIVING" "$1" || return 0
+  while read -r name; do
+    case $name in *.*/*/* | *:*/*/*) name="${name#*/}" ;; esac
+    path="$PREFIX${name%:*}/manifests/${name##*:}"
+    digest="$(curl --silent --fail --noproxy '*' --max-time 10 --head \
+      -H 'Accept: application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.index.v1+json' \
+      "http://$DEST/v2/$path" | tr -d '\r' | awk 'tolower($1) == "docker-content-digest:" { print $2 }')" ||
+      die "$1 ended well and $DEST has no $path"
+    printf '%s %s\n' "$name" "$digest"
+  done <"$WORK/images" >"$WORK/$1.digests"
+}
+
+empty_destination() {
+  rm -rf "$DEST_DIR/registry/docker"
+  sync
+}
+
+# Before every run. A bench may put its own in place.
+prepare() { # WAY
+  : "$1"
+  empty_destination
+}
+
+warm_up() {
+  [ "${#WARMED[@]}" -eq 0 ] || find "${WARMED[@]}" -type f -exec cat {} + >/dev/null
+}
+
+# One way once, with all that belongs to it.
+run_way() { # WAY CACHE
+  local way=$1 step steps
+  [ -z "${FAILED[$way]:-}" ] || return 0
+  rm -rf "$WORK/tmp"
+  prepare "$way"
+  case $2 in
+    cold)
+      sync
+      echo 3 >/proc/sys/vm/drop_caches || die "the page cache cannot be dropped"
+      ;;
+    warm) warm_up ;;
+  esac
+  read -r -a steps <<<"${STEPS[$way]:-$way}"
+  # One for all steps: what the first leaves in TMPDIR is still there in the second.
+  BASELINE="$(used "${WATCHED[@]}")"
+  for step in "${steps[@]}"; do
+    if ! measure "$step" "$2"; then
+      BASELINE=''
+      failed "$way" "$2"
+      return 0
+    fi
+  done
+  BASELINE=''
+  if [ -n "${STEPS[$way]:-}" ]; then sum_steps "$way" "$2" "${steps[@]}"; fi
+  check_ours "$way" "$2"
+  check_arrived "$way"
+  if [ "$2" = warm ] && ! contains "$NOT_AGAIN" "$way"; then
+    if ! measure "$way" again; then
+      failed "$way" again
+      return 0
+    fi
+    check_ours "$way" again
+    cp "$WORK/$way.requests" "$WORK/$way.requests-again"
+  fi
+  rm -rf "$WORK/tmp"
+}
+
+# A peer that fails is left out from then on and named below the table; ours must not fail.
+failed() { # WAY CACHE
+  tail -n 5 "$WORK/err" >&2
+  case $1 in ours*) die "$1 failed, $2" ;; esac
+  say "$1 failed, $2, and is left out from now on"
+  FAILED[$1]="$2: $(tail -n 1 "$WORK/err" | cut -c 1-300)"
+  rm -rf "$WORK/tmp"
+}
+
+# Times and bytes written add up; of memory and disk the most counts, for the steps share one TMPDIR.
+sum_steps() { # WAY CACHE STEP...
+  local way=$1 cache=$2 step
+  shift 2
+  for step in "$@"; do tail -n 1 "$WORK/$step.$cache"; done | awk '
+    { for (i = 1; i <= 4; i++) sum[i] += $i; if ($5 > memory) memory = $5; if ($6 > disk) disk = $6; written += $7 }
+    END { print sum[1], sum[2], sum[3], sum[4], memory, disk, written }' >>"$WORK/$way.$cache"
+}
+
+# All ways in turn, ROUNDS times cold and ROUNDS times warm.
+run_ways() { # WAY...
+  local cache round way
+  for cache in cold warm; do
+    for round in $(seq "$ROUNDS"); do
+      for way in "$@"; do
+        if [ -n "$CHOSEN" ] && ! contains "$CHOSEN" "$way"; then continue; fi
+        if contains "$SLOW" "$way" && [ "$SLOW_ROUNDS" != all ] && [ "$round" -gt "$SLOW_ROUNDS" ]; then continue; fi
+        run_way "$way" "$cache"
+      done
+    done
+  done
+  empty_destination
+}
+
+column() { awk -v c="$3" '{ print $c }' "$WORK/$1.$2" | sort -n; }  # WAY CACHE COLUMN
+median() { awk '{ all[NR] = $1 } END { print all[int((NR + 1) / 2)] }'; }
+
+# A row for every way and cache: medians, the whole range of seconds, the most of memory and disk.
+table() { # WAY...
+  local cache way base wall low high
+  printf '\n%s, %s, %s cores, load before %s, after %s\n\n' "$(date -u +%F)" "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" \
+    "$(nproc)" "$LOAD" "$(cut -d ' ' -f 1-3 /proc/loadavg)"
+  printf '| way | cache | s | from-to | client CPU s | engine CPU s | registry CPU s | client peak MB | extra disk MB | requests | times ours |\n'
+  printf '|---|---|---|---|---|---|---|---|---|---|---|\n'
+  for cache in cold warm again; do
+    base=''
+    for way in "$@"; do
+      [ -s "$WORK/$way.$cache" ] || continue
+      wall="$(column "$way" "$cache" 1 | median)"
+      low="$(column "$way" "$cache" 1 | head -n 1)"
+      high="$(column "$way" "$cache" 1 | tail -n 1)"
+      if [ -z "$base" ] && [ "$way" = "$1" ]; then base=$((wall > 0 ? wall : 1)); fi
+      printf '| %s | %s | %s | %s-%s (%d) | %s | %s | %s | %d | %s | %s | %s |\n' "${TITLE[$way]:-$way}" "$cache" "$(precise "$wall")" \
+        "$(precise "$low")" "$(precise "$high")" "$(wc -l <"$WORK/$way.$cache")" \
+        "$(hundredths "$(column "$way" "$cache" 2 | median)")" "$(hundredths "$(column "$way" "$cache" 3 | median)")" \
+        "$(hundredths "$(column "$way" "$cache" 4 | median)")" "$(($(column "$way" "$cache" 5 | tail -n 1) * 1024 / 1000000))" \
+        "$(megabytes "$(column "$way" "$cache" 6 | tail -n 1)")" \
+        "$(if [ "$cache" = again ]; then cat "$WORK/$way.requests-again"; fi)" \
+        "$(if [ -n "$base" ]; then hundredths $((wall * 100 / base)); fi)"
+    done
+  done
+  printf '\n'
+  for way in "$@"; do
+    for cache in cold warm again; do
+      if [ -s "$WORK/$way.$cache.methods" ]; then
+        printf '%s, %s: %s\n' "${TITLE[$way]:-$way}" "$cache" "$(cat "$WORK/$way.$cache.methods")"
+      fi
+    done
+    if [ -n "${FAILED[$way]:-}" ]; then printf '%s failed, %s\n' "${TITLE[$way]:-$way}" "${FAILED[$way]}"; fi
+  done
+}
+
+# Milliseconds as seconds with two decimals.
+precise() { printf '%d.%02d' "$(($1 / 1000))" "$(($1 % 1000 / 10))"; }
+
+verdict() { if [ "$1" -ge "$2" ]; then echo reached; else echo MISSED; fi; }
+
+# How often WAY takes what OURS takes, against what is aimed at, in hundredths.
+goal_times() { # OURS WAY CACHE HUNDREDTHS
+  local times
+  if [ ! -s "$WORK/$1.$3" ] || [ ! -s "$WORK/$2.$3" ]; then return 0; fi
+  times=$(($(column "$2" "$3" 1 | median) * 100 / $(column "$1" "$3" 1 | median)))
+  printf 'goal: %s, %s: %s times ours, aimed at %s: %s\n' "${TITLE[$2]:-$2}" "$3" "$(hundredths "$times")" \
+    "$(hundredths "$4")" "$(verdict "$times" "$4")"
+}
+
+# The median of WAY stays below a limit.
+goal_below() { # WAY CACHE MILLISECONDS
+  local wall
+  [ -s "$WORK/$1.$2" ] || return 0
+  wall="$(column "$1" "$2" 1 | median)"
+  printf 'goal: %s, %s: %s s, aimed at below %s s: %s\n' "${TITLE[$1]:-$1}" "$2" "$(precise "$wall")" "$(precise "$3")" \
+    "$(verdict "$3" "$((wall + 1))")"
+}
+
+# Nothing but HEAD when nothing changed.
+goal_heads() { # WAY
+  [ -s "$WORK/$1.requests-again" ] || return 0
+  printf 'goal: %s, again: %s, aimed at HEAD only: %s\n' "${TITLE[$1]:-$1}" "$(cat "$WORK/$1.requests-again")" \
+    "$(if grep -qvE '^[0-9]+ HEAD$' "$WORK/$1.requests-again"; then echo MISSED; else echo reached; fi)"
+}
+
+# Each of our ways, whatever the cache: bounded memory and nothing on disk.
+goal_frugal() { # WAY...
+  local way peak=0 disk=0 file value
+  for way in "$@"; do
+    for file in "$WORK/$way".{cold,warm,again}; do
+      [ -s "$file" ] || continue
+      value="$(awk '{ print $5 * 1024 }' "$file" | sort -n | tail -n 1)"
+      if [ "$value" -gt "$peak" ]; then peak=$value; fi
+      value="$(awk '{ print $6 }' "$file" | sort -n | tail -n 1)"
+      if [ "$value" -gt "$disk" ]; then disk=$value; fi
+    done
+  done
+  printf 'goal: peak memory of ours: %s MB, aimed at below %d MB: %s; extra disk: %s MB\n' "$(megabytes "$peak")" \
+    "$MEMORY_MB" "$(verdict "$((MEMORY_MB * 1000000 - 1))" "$peak")" "$(megabytes "$disk")"
+}
+
+# How often the quickest of the peers takes what OURS takes.
+goal_best() { # OURS CACHE HUNDREDTHS WAY...
+  local ours=$1 cache=$2 aim=$3 way best='' wall least=''
+  shift 3
+  for way in "$@"; do
+    [ -s "$WORK/$way.$cache" ] || continue
+    wall="$(column "$way" "$cache" 1 | median)"
+    if [ -z "$least" ] || [ "$wall" -lt "$least" ]; then
+      least=$wall
+      best=$way
+    fi
+  done
+  if [ -n "$best" ]; then goal_times "$ours" "$best" "$cache" "$aim"; fi
+}
