@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use url::Url;
 
-use super::endpoint::Endpoint;
+use super::endpoint::{Credentials, Endpoint};
 use super::error::{Error, Kind, clean, is_temporary};
 use super::token::{Scope, Tokens};
 use super::{Repository, challenge};
@@ -130,6 +130,11 @@ impl Registry {
             http,
             tokens,
         })))
+    }
+
+    /// Who asks, for an engine that pushes by itself.
+    pub fn credentials(&self) -> Option<&Credentials> {
+        self.0.endpoint.credentials.as_ref()
     }
 
     /// The host and port as references write it.

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document, Platform, Reference};
+use crate::registry::Credentials;
 
 pub use registry::RegistrySource;
 
@@ -41,6 +42,8 @@ pub enum Method {
     ContainerdApi,
     /// The docker engine's save API, streamed once.
     DockerSave,
+    /// The docker engine pushed the image by itself.
+    DockerPush,
     /// Nothing was read: the destination has it all.
     Unchanged,
 }
@@ -135,6 +138,19 @@ pub struct Landed {
     pub stored: Descriptor,
 }
 
+/// Where an engine may push an image by itself.
+#[derive(Clone, Debug)]
+pub struct PushTarget {
+    /// Host and port of the registry.
+    pub host: String,
+    /// The repository in it.
+    pub repository: String,
+    /// The tag that the image gets there.
+    pub tag: String,
+    /// Who pushes; without it, anonymously.
+    pub credentials: Option<Credentials>,
+}
+
 /// Where a source delivers to. Safe to use from several places at once; the number of blobs on their way at
 /// once bounds the memory.
 #[async_trait]
@@ -149,6 +165,17 @@ pub trait BlobSink: Send + Sync {
 
     /// Takes a blob to its end, verifies it and stores it. On any error nothing is visible under its digest.
     async fn take(&self, blob: Blob<'_>) -> Result<Landed, Fault>;
+
+    /// Where an engine may push the image by itself: `None` where only this process writes.
+    fn push_target(&self) -> Option<PushTarget> {
+        None
+    }
+
+    /// A manifest or index that stands in the destination already.
+    async fn document(&self, digest: &Digest) -> Result<Option<Document>, Fault> {
+        let _ = digest;
+        Ok(None)
+    }
 }
 
 /// A place that images can be read from.

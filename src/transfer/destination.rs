@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document};
-use crate::source::ByteStream;
+use crate::source::{ByteStream, PushTarget};
 
 /// A blob on its way in.
 pub struct Upload<'a> {
@@ -50,4 +50,10 @@ pub trait Destination: Send + Sync {
 
     /// Stores a manifest or index, under `tag` if one is given, else under its digest only.
     async fn publish(&self, document: &Document, tag: Option<&str>) -> Result<(), Fault>;
+
+    /// Where an engine may push an image under `tag` by itself; `None` where only this process writes.
+    fn push_target(&self, tag: &str) -> Option<PushTarget> {
+        let _ = tag;
+        None
+    }
 }

@@ -8,7 +8,7 @@ use super::{Destination, Upload};
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document};
 use crate::registry::{Repository, UploadError};
-use crate::source::ByteStream;
+use crate::source::{ByteStream, PushTarget};
 
 /// Pushes to one repository.
 #[derive(Clone)]
@@ -81,5 +81,15 @@ impl Destination for RegistryDestination {
         let identifier = tag.unwrap_or(document.digest().as_str());
         let put = self.repository.put_manifest(document, identifier).await;
         put.map_err(|error| error.pushing(&self.name))
+    }
+
+    fn push_target(&self, tag: &str) -> Option<PushTarget> {
+        let registry = self.repository.registry();
+        Some(PushTarget {
+            host: registry.host().to_owned(),
+            repository: self.repository.name().to_owned(),
+            tag: tag.to_owned(),
+            credentials: registry.credentials().cloned(),
+        })
     }
 }

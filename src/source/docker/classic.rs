@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::archive::{Archive, Entry, Kind};
 use super::engine::{Engine, absent};
 use super::graph::Graph;
-use super::{DOCUMENT_LIMIT, verify};
+use super::{DOCUMENT_LIMIT, push, verify};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Manifest, media_type};
 use crate::source::{Blob, BlobSink, ByteStream, Delivered, Form, Method};
@@ -46,7 +46,13 @@ pub(super) async fn deliver(
     }
     if !parts.complete() {
         method = Method::DockerSave;
-        parts.read(export(engine, image_id).await?, sink).await?;
+        match export(engine, image_id).await {
+            Ok(content) => parts.read(content, sink).await?,
+            Err(refused) => {
+                let is_it = |pushed: &Document| is_of(pushed, image_id, diff_ids);
+                return push::delivered(refused, engine, image_id.as_str(), declined, sink, is_it).await;
+            }
+        }
     }
     let document = parts.manifest()?;
     Ok(Delivered {
@@ -63,6 +69,12 @@ async fn export(engine: &Engine, image_id: &Digest) -> Result<ByteStream<'static
         Err(_) if matches!(engine.inspect(name).await, Ok(None)) => Err(absent(name)),
         answered => answered,
     }
+}
+
+// Whether a manifest is one of the image, whatever form its layers have.
+fn is_of(document: &Document, image_id: &Digest, diff_ids: &[Digest]) -> bool {
+    let manifest = document.manifest();
+    manifest.is_some_and(|manifest| manifest.config.digest == *image_id && manifest.layers.len() == diff_ids.len())
 }
 
 // What stands in the destination already.

@@ -12,7 +12,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::try_unfold;
-use reqwest::{Client, Response, StatusCode};
+use reqwest::header::CONTENT_LENGTH;
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -151,6 +152,11 @@ impl Engine {
         &self.name
     }
 
+    /// Whether it is on this machine.
+    pub(super) fn is_local(&self) -> bool {
+        self.is_local
+    }
+
     /// How long an export may bring nothing.
     pub(super) fn idle(&self) -> Duration {
         self.idle
@@ -158,7 +164,7 @@ impl Engine {
 
     /// Asks the engine whether it is there.
     pub async fn ping(&self) -> Result<(), Fault> {
-        let response = self.send(format!("{}/_ping", self.base), SHORT).await?;
+        let response = self.get(format!("{}/_ping", self.base), SHORT).await?;
         self.refuse(response).await.map(drop)
     }
 
@@ -260,7 +266,7 @@ impl Engine {
                 .finish();
             url = format!("{url}?{query}");
         }
-        let response = self.send(url, STAGING).await?;
+        let response = self.get(url, STAGING).await?;
         if response.status() == StatusCode::NOT_FOUND {
             return Err(absent(name));
         }
@@ -269,25 +275,47 @@ impl Engine {
         let content = try_unfold(response, move |mut response| {
             let engine = engine.clone();
             async move {
-                match tokio::time::timeout(engine.idle, response.chunk()).await {
-                    Ok(Ok(Some(chunk))) => Ok(Some((chunk, response))),
-                    Ok(Ok(None)) => Ok(None),
-                    Ok(Err(error)) => Err(engine.broken(&error)),
-                    Err(_) => {
-                        let seconds = engine.idle.as_secs();
-                        Err(engine.failed(&format!("an export brought nothing for {seconds} s")))
-                    }
-                }
+                let chunk = engine.chunk(&mut response, "an export").await?;
+                Ok(chunk.map(|chunk| (chunk, response)))
             }
         });
         Ok(content.boxed())
+    }
+
+    /// The next bytes of an answer that may take long; `None` at its end. `what` it is begins the sentence when
+    /// nothing comes.
+    pub(super) async fn chunk(&self, answer: &mut Response, what: &str) -> Result<Option<Bytes>, Fault> {
+        match tokio::time::timeout(self.idle, answer.chunk()).await {
+            Ok(chunk) => chunk.map_err(|error| self.broken(&error)),
+            Err(_) => {
+                let seconds = self.idle.as_secs();
+                Err(self.failed(&format!("{what} brought nothing for {seconds} s")))
+            }
+        }
+    }
+
+    /// POSTs nothing to `path`, which begins with a slash and may have a query.
+    pub(super) async fn post(&self, path: &str, headers: &[(&str, &str)]) -> Result<Response, Fault> {
+        let mut request = self.client.post(self.url(path).await?).header(CONTENT_LENGTH, 0);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self.send(request, SHORT).await?;
+        self.refuse(response).await
+    }
+
+    /// DELETEs `path`.
+    pub(super) async fn delete(&self, path: &str) -> Result<(), Fault> {
+        let request = self.client.delete(self.url(path).await?);
+        let response = self.send(request, SHORT).await?;
+        self.refuse(response).await.map(drop)
     }
 
     /// The stream of events about images, as lines of JSON, from now on.
     pub(super) async fn events(&self) -> Result<Response, Fault> {
         // {"type":["image"]}
         let url = self.url("/events?filters=%7B%22type%22%3A%5B%22image%22%5D%7D").await?;
-        let response = self.send(url, SHORT).await?;
+        let response = self.get(url, SHORT).await?;
         self.refuse(response).await
     }
 
@@ -309,9 +337,13 @@ impl Engine {
         Ok(format!("{}/v{major}.{minor}{path}", self.base))
     }
 
+    async fn get(&self, url: String, patience: Duration) -> Result<Response, Fault> {
+        self.send(self.client.get(url), patience).await
+    }
+
     // Sends a request and waits for the answer's head, but no longer than `patience`.
-    async fn send(&self, url: String, patience: Duration) -> Result<Response, Fault> {
-        match tokio::time::timeout(patience, self.client.get(url).send()).await {
+    async fn send(&self, request: RequestBuilder, patience: Duration) -> Result<Response, Fault> {
+        match tokio::time::timeout(patience, request.send()).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(self.broken(&error)),
             Err(_) => {
@@ -323,7 +355,7 @@ impl Engine {
 
     // The JSON of a short answer; `None` when there is no such thing.
     async fn answer<T: DeserializeOwned>(&self, url: String) -> Result<Option<T>, Fault> {
-        let response = self.send(url, SHORT).await?;
+        let response = self.get(url, SHORT).await?;
         if response.status() == StatusCode::NOT_FOUND {
             return Ok(None);
         }

@@ -13,8 +13,11 @@ mod choose;
 mod classic;
 mod containerd;
 mod engine;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod graph;
 mod inspected;
+mod push;
 mod watch;
 
 use std::collections::HashMap;
@@ -35,7 +38,7 @@ pub use super::content::Access;
 use super::content::{Content, Keeper};
 use super::{BlobSink, Delivered, Identity, ImageSource, Resolved};
 use crate::fault::{Fault, Reason};
-use crate::oci::{Descriptor, Digest, Document, Hasher, Platform, Reference, Selection, select};
+use crate::oci::{Descriptor, Digest, Document, Hasher, Platform, Reference, Selection, media_type, select};
 
 /// A document or a configuration that is kept in memory, in bytes. Registries take no longer manifests.
 const DOCUMENT_LIMIT: u64 = crate::oci::MANIFEST_LIMIT as u64;
@@ -242,8 +245,16 @@ impl ImageSource for Docker {
                 let found = self.find(&image.reference).await?;
                 match self.exported(&found, &image.reference, &image.platforms).await? {
                     (Target::Manifest { root, platform, .. }, Some(made)) if made == *digest => {
-                        let export = self.engine.export(found.image_id.as_str(), platform.as_ref()).await?;
-                        containerd::deliver(export, &root, image, declined, sink).await
+                        let id = found.image_id.as_str();
+                        match self.engine.export(id, platform.as_ref()).await {
+                            Ok(export) => containerd::deliver(export, &root, image, declined, sink).await,
+                            // What is listed would have to be fetched back, to be published again.
+                            Err(refused) if media_type::is_index(&root.media_type) => Err(refused),
+                            Err(refused) => push::delivered(refused, &self.engine, id, declined, sink, |pushed| {
+                                pushed.digest() == digest
+                            })
+                            .await,
+                        }
                     }
                     _ => Err(self.engine.failed(&format!(
                         "`{}` changed while it was read; what stands there now is taken next",

@@ -6,7 +6,7 @@
 //! names leads out of its folder.
 
 mod layerdb;
-mod tarsplit;
+pub(super) mod tarsplit;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};

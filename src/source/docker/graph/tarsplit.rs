@@ -129,7 +129,7 @@ fn decoded_length(base64: &str) -> Option<u64> {
 }
 
 /// The length in bytes of the tar that `gzip` describes.
-pub(super) fn length(gzip: impl Read) -> Result<u64, Doubt> {
+pub(in super::super) fn length(gzip: impl Read) -> Result<u64, Doubt> {
     let mut pieces = Pieces::new(gzip);
     let mut total: u64 = 0;
     while let Some(piece) = pieces.next()? {
@@ -149,7 +149,7 @@ pub(super) fn length(gzip: impl Read) -> Result<u64, Doubt> {
 
 /// Assembles the tar that `gzip` describes from the files in `diff`, each checked as it passes. Waits for
 /// whoever takes the chunks, so it needs a thread of its own.
-pub(super) fn assemble(gzip: impl Read, diff: &mut Beneath, chunks: &mut Chunks) -> Result<(), Stop> {
+pub(in super::super) fn assemble(gzip: impl Read, diff: &mut Beneath, chunks: &mut Chunks) -> Result<(), Stop> {
     let mut pieces = Pieces::new(gzip);
     let mut segment = Vec::new();
     while let Some(piece) = pieces.next()? {

@@ -1,0 +1,181 @@
+//! The last way out of an engine: it pushes the image by itself.
+//!
+//! It compresses every layer in one thread, and its network, its names and its certificates are its own. But
+//! it needs neither its folder to be seen here nor room on its disk for an export.
+
+use bytes::{Buf, BytesMut};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
+use reqwest::Response;
+use secrecy::ExposeSecret as _;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::engine::{Engine, message_of};
+use crate::fault::{Fault, Reason};
+use crate::oci::{Digest, Document};
+use crate::source::{BlobSink, Delivered, Method, PushTarget};
+
+/// The longest line of a push that is read, in bytes. They tell of progress.
+const LINE_LIMIT: usize = 64 * 1024;
+
+/// Has the engine push the image `id` to where `sink` stores, after it `refused` to export it, and nothing better
+/// could be done because it `declined`. The manifest is the engine's own, and must be one that `is_it`.
+///
+/// # Errors
+/// `refused` itself where the engine cannot push there, and with the reason of that where it failed to.
+pub(super) async fn delivered(
+    refused: Fault,
+    engine: &Engine,
+    id: &str,
+    declined: Option<String>,
+    sink: &dyn BlobSink,
+    is_it: impl Fn(&Document) -> bool + Send,
+) -> Result<Delivered, Fault> {
+    let target = sink.push_target().filter(|_| refused.reason == Reason::SourceFailed);
+    // An engine of another machine is spoken to in the clear, which is no way for a password.
+    let Some(target) = target.filter(|target| engine.is_local() || target.credentials.is_none()) else {
+        return Err(refused);
+    };
+    let pushed = async {
+        let digest = push(engine, id, &target).await?;
+        match sink.document(&digest).await? {
+            Some(document) if is_it(&document) => Ok(document),
+            Some(_) => Err(engine.failed(&format!("it pushed {digest}, which is another image"))),
+            None => Err(engine.failed(&format!("it says that it pushed {digest}, which is not there"))),
+        }
+    };
+    match pushed.await {
+        Ok(document) => {
+            let why = format!("the image was not exported: {}", refused.message);
+            let reasons: Vec<String> = declined.into_iter().chain([why]).collect();
+            Ok(Delivered {
+                documents: vec![document],
+                method: Method::DockerPush,
+                declined: Some(reasons.join("; ")),
+            })
+        }
+        Err(fault) => {
+            let message = format!("{}; and asked to push the image by itself: {}", refused.message, fault.message);
+            Err(Fault::retryable(refused.reason, message))
+        }
+    }
+}
+
+async fn push(engine: &Engine, id: &str, target: &PushTarget) -> Result<Digest, Fault> {
+    let repository = format!("{}/{}", target.host, target.repository);
+    let name = format!("{repository}:{}", target.tag);
+    // A name that somebody gave stays what it is.
+    let _named = match engine.inspect(&name).await? {
+        None => {
+            let query = url::form_urlencoded::Serializer::new(String::new())
+                .append_pair("repo", &repository)
+                .append_pair("tag", &target.tag)
+                .finish();
+            engine.post(&format!("/images/{id}/tag?{query}"), &[]).await?;
+            Some(Named { engine, name: &name })
+        }
+        Some(known) if known.image_id.as_str() == id => None,
+        Some(_) => {
+            let what = format!("it has another image under the name `{name}`, under which this one would be pushed");
+            return Err(engine.failed(&what));
+        }
+    };
+    let tag = url::form_urlencoded::byte_serialize(target.tag.as_bytes()).collect::<String>();
+    let path = format!("/images/{repository}/push?tag={tag}");
+    let answer = engine.post(&path, &[("X-Registry-Auth", &credentials(target))]).await?;
+    tracing::info!(name, "an engine pushes an image by itself");
+    outcome(engine, answer).await
+}
+
+// RFC 4648, section 5, as the engine's API wants it; an empty object where there are none.
+fn credentials(target: &PushTarget) -> String {
+    let json = match &target.credentials {
+        None => json!({}),
+        Some(known) => json!({
+            "username": known.username,
+            "password": known.password.expose_secret(),
+            "serveraddress": target.host,
+        }),
+    };
+    URL_SAFE.encode(json.to_string())
+}
+
+#[derive(Default, Deserialize)]
+struct Line {
+    #[serde(default)]
+    aux: Option<Aux>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Aux {
+    #[serde(default)]
+    digest: Option<Digest>,
+}
+
+// What the lines of a push come to: the digest of the manifest, or what went wrong.
+async fn outcome(engine: &Engine, mut answer: Response) -> Result<Digest, Fault> {
+    let mut buffer = BytesMut::new();
+    let mut pushed = None;
+    loop {
+        while let Some(end) = buffer.iter().position(|&byte| byte == b'\n') {
+            let line = buffer.split_to(end);
+            buffer.advance(1);
+            if let Some(said) = message_of(&line) {
+                return Err(engine.failed(&said));
+            }
+            let line: Line = serde_json::from_slice(&line).unwrap_or_default();
+            pushed = line.aux.and_then(|aux| aux.digest).or(pushed);
+        }
+        if buffer.len() > LINE_LIMIT {
+            return Err(engine.failed("a line of its push has no end"));
+        }
+        match engine.chunk(&mut answer, "a push").await? {
+            Some(chunk) => buffer.extend_from_slice(&chunk),
+            None => return pushed.ok_or_else(|| engine.failed("its push ended without a digest")),
+        }
+    }
+}
+
+/// A name that an image has only to be pushed under it. Taken away at the end, whatever that is.
+struct Named<'a> {
+    engine: &'a Engine,
+    name: &'a str,
+}
+
+impl Drop for Named<'_> {
+    fn drop(&mut self) {
+        let (engine, name) = (self.engine.clone(), self.name.to_owned());
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(fault) = engine.delete(&format!("/images/{name}?noprune=true")).await {
+                    tracing::warn!(name, %fault, "a name that an image was pushed under was left in its engine");
+                }
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::Credentials;
+
+    #[test]
+    fn credentials_are_those_of_the_target() {
+        let mut target = PushTarget {
+            host: "r:5000".to_owned(),
+            repository: "a/b".to_owned(),
+            tag: "1".to_owned(),
+            credentials: None,
+        };
+        assert_eq!(credentials(&target), URL_SAFE.encode("{}"));
+        target.credentials = Some(Credentials {
+            username: "me".to_owned(),
+            password: "p?>".to_owned().into(),
+        });
+        let sent: serde_json::Value = serde_json::from_slice(&URL_SAFE.decode(credentials(&target)).unwrap()).unwrap();
+        assert_eq!(sent, json!({ "username": "me", "password": "p?>", "serveraddress": "r:5000" }));
+    }
+}
