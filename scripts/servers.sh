@@ -153,13 +153,25 @@ END
   ready_when test -S "$run/containerd.sock"
 }
 
-start_containerd() {
-  local containerd ctr
-  containerd="$(part containerd)"
+# Where it listens, when it answers.
+plain_containerd() { # CONTAINERD CONFIG_VERSION VARIABLE
+  local ctr
   ctr="$(part ctr)"
-  containerd_process "$containerd" 3 log
+  containerd_process "$1" "$2" log
   ready_when "$ctr" --address "$run/containerd.sock" --timeout 5s version
-  echo "JACKAL_CONTAINERD=$run/containerd.sock" >"$dir/env"
+  echo "$3=$run/containerd.sock" >"$dir/env"
+}
+
+start_containerd() {
+  local containerd
+  containerd="$(part containerd)"
+  plain_containerd "$containerd" 3 JACKAL_CONTAINERD
+}
+
+start_containerd16() {
+  local containerd
+  containerd="$(part containerd16)"
+  plain_containerd "$containerd" 2 JACKAL_CONTAINERD16
 }
 
 # An engine with a containerd of its own. It makes no bridge and no firewall rule.

@@ -10,6 +10,7 @@ use jackal_operator::oci::Digest;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::containerd::node::Node;
 use crate::docker::engines::{Image, Real, noise, required, tar};
 use crate::support::image::{image, multi_platform, noise as seeded, put};
 use crate::support::operator::Operator;
@@ -252,6 +253,42 @@ async fn builds_from_todays_docker_with_the_classic_store() {
 #[tokio::test]
 async fn builds_from_todays_docker_with_the_containerd_store() {
     whole_way("JACKAL_DOCKER_CONTAINERD").await;
+}
+
+#[tokio::test]
+async fn builds_from_a_containerd() {
+    let registry = TestRegistry::start(Version::V28);
+    for node in Node::all() {
+        let name = format!("docker.io/jackal-test-{:012x}/app:dev", fastrand::u64(..1 << 48));
+        node.import(&Image::varied(&name).archive());
+        let bench = Bench::new();
+        bench.write(&[format!("{{image: '{name}', source: Containerd}}")]);
+        let flags = ["--insecure", "--containerd-address", &node.address];
+        let report = |more: &[&str]| bench.report(&[&["shop.yaml", "--to", &registry.host], &flags[..], more].concat());
+        let row = |report: &Value| report["images"][0].clone();
+        let planned = report(&["--dry-run"]);
+        let first = report(&[]);
+        assert_eq!(row(&first)["method"], "ContainerdContent", "{first}");
+        assert_eq!(row(&first)["digest"], node.digest(&name).as_str());
+        assert_eq!(
+            row(&planned)["movedBytes"],
+            row(&first)["movedBytes"],
+            "known beforehand"
+        );
+        let again = report(&[]);
+        assert_eq!(
+            (&again["changed"], &again["movedBytes"]),
+            (&Value::Bool(false), &Value::from(0))
+        );
+        let bench = Bench::new();
+        bench.write(&[format!("{{image: '{name}', source: Containerd}}")]);
+        let by_socket = [&flags[..], &["--containerd-root", "/nowhere"]].concat();
+        let report = bench.report(&[&["shop.yaml", "--to", "oci:out"], &by_socket[..]].concat());
+        assert_eq!(row(&report)["method"], "ContainerdApi", "{report}");
+        assert_eq!(row(&report)["digest"], row(&first)["digest"]);
+        let reason = row(&report)["methodReason"].as_str().unwrap().to_owned();
+        assert!(reason.contains("/nowhere is not there"), "{reason}");
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 mod badinput;
 mod build;
 mod cluster;
+mod containerd;
 mod docker;
 mod package;
 mod registry;

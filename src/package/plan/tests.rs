@@ -285,6 +285,16 @@ fn a_digest_pins_what_docker_reads_and_not_its_place() {
     assert_eq!(planned.location.digest, None);
     assert_eq!(planned.image.digest(), Some(&digest));
     assert_eq!(planned.listed().to_string(), "docker.io/library/nginx:1");
+    // A containerd keeps the manifest, so its digest stays the name.
+    let kept = ImageSpec {
+        source: SourceKind::Containerd,
+        ..wish(&pinned)
+    };
+    let kept = plan(Naming::Jackal, &[kept]).unwrap().images.remove(0);
+    assert_eq!(
+        (kept.location.digest.as_ref(), kept.listed()),
+        (Some(&digest), kept.image)
+    );
     let planned = plan(Naming::Jackal, &[wish(&pinned)]).unwrap().images.remove(0);
     assert_eq!(
         (planned.location.tags.len(), planned.location.digest.as_ref()),

@@ -12,14 +12,15 @@ use super::collected::Collected;
 use super::engines::{Real, tar};
 use super::{content, reference};
 
-struct Built {
-    index: Document,
-    manifests: Vec<Document>,
-    // By platform, so that one can be left out.
-    blobs: BTreeMap<usize, Vec<Vec<u8>>>,
+/// An image of several platforms.
+pub struct Built {
+    pub index: Document,
+    pub manifests: Vec<Document>,
+    /// By platform, so that one can be left out.
+    pub blobs: BTreeMap<usize, Vec<Vec<u8>>>,
 }
 
-fn build(salt: &str, platforms: &[&str]) -> Built {
+pub fn build(salt: &str, platforms: &[&str]) -> Built {
     let mut built = Built {
         index: Document::of_index(Index::new(Vec::new())).unwrap(),
         manifests: Vec::new(),
@@ -51,8 +52,8 @@ fn build(salt: &str, platforms: &[&str]) -> Built {
 }
 
 impl Built {
-    // An OCI layout, without the blobs of the platform `without`.
-    fn archive(&self, name: &str, without: Option<usize>) -> Vec<u8> {
+    /// An OCI layout, without the blobs of the platform `without`.
+    pub fn archive(&self, name: &str, without: Option<usize>) -> Vec<u8> {
         let mut root = self.index.descriptor.clone();
         root.annotations
             .insert("io.containerd.image.name".to_owned(), name.to_owned());

@@ -5,7 +5,7 @@ mod content;
 mod double;
 pub mod engines;
 mod graph;
-mod indexes;
+pub mod indexes;
 mod tars;
 
 use std::time::Duration;
