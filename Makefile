@@ -26,7 +26,7 @@ test: parts check test-unit test-integration test-demo ## Everything that must p
 check: ## Format, lints, shell scripts.
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	shellcheck -x scripts/demo scripts/parts scripts/stack scripts/*.sh scripts/bench/* .ci/run
+	shellcheck -x scripts/demo scripts/fuzz scripts/parts scripts/stack scripts/*.sh scripts/bench/* .ci/run
 
 .PHONY: test-unit
 test-unit: ## Tests without any server; the CRDs' drift is among them.
@@ -64,6 +64,10 @@ bench-ready:
 	scripts/parts get docker dockerd20 containerd16 runc dockerd containerd shim crane registry31 jq curl openssl
 	scripts/parts get bench
 	cargo build --locked --release
+
+.PHONY: fuzz
+fuzz: ## Give the parsers of what an engine says random input, each for FUZZ_SECONDS (60).
+	scripts/fuzz $(or $(FUZZ_SECONDS),60)
 
 .PHONY: parts
 parts: ## Get what the tests talk to: servers and clients, built or installed when missing.

@@ -88,7 +88,8 @@ pub struct Victim {
 impl Victim {
     pub fn start(part: &'static str, shape: Shape) -> Self {
         required("JACKAL_STACK");
-        let name = format!("victim-{part}-{}", std::process::id());
+        // Several at once, where several tests have one.
+        let name = format!("victim-{part}-{:08x}", fastrand::u32(..));
         succeed(stack(&["start", part, &name]));
         let said = String::from_utf8(succeed(stack(&["env"])).stdout).unwrap();
         let suffix = format!("_{}=", name.to_uppercase().replace('-', "_"));
@@ -103,6 +104,11 @@ impl Victim {
             part,
             real: Real::at(host, shape),
         }
+    }
+
+    /// What the stack calls it: its state is in a folder of that name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// What ends the engine at once, as a crash does.

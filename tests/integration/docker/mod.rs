@@ -6,6 +6,7 @@ mod double;
 pub mod engines;
 mod graph;
 pub mod indexes;
+mod push;
 mod tars;
 
 use std::time::Duration;
