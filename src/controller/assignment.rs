@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
-use crate::api::v1alpha1::{Assignment, Candidate, JackalImageSpec};
+use crate::api::v1alpha1::{Assignment, Candidate, JackalImageSpec, SourceKind};
 use crate::fault::{Fault, Reason};
 use crate::worker::wish;
 
@@ -104,8 +104,12 @@ pub fn decide(
         return Verdict::Refused(Fault::retryable(Reason::NodeUnavailable, message));
     }
     let nodes: Vec<&str> = answers.keys().copied().collect();
+    let bring = match spec.source {
+        SourceKind::Containerd => "pull or import",
+        _ => "build or load",
+    };
     let message = format!(
-        "no node holds {image} (asked: {}): build, load or pull it there, or set source: Registry",
+        "no node holds {image} (asked: {}): {bring} it there, or set source: Registry",
         nodes.join(", ")
     );
     Verdict::Refused(Fault::retryable(Reason::SourceNotFound, message))
