@@ -1,6 +1,7 @@
 //! Images out of real docker engines of all three shapes.
 
 mod collected;
+mod compressed;
 mod double;
 pub mod engines;
 mod graph;
