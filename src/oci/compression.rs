@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::media_type;
+use super::{Descriptor, Digest, media_type};
+
+/// The annotation of a layer that says which encoder made it, so that no other's output is taken for it.
+const ENCODING: &str = "dev.jackal.encoding";
 
 /// How layers are stored that have no compressed form yet, which is those of a docker engine. Layers that
 /// have one are carried as they are.
@@ -25,5 +28,25 @@ impl Compression {
             Self::Gzip => media_type::OCI_LAYER_GZIP,
             Self::Zstd => media_type::OCI_LAYER_ZSTD,
         }
+    }
+
+    /// The descriptor of a layer that we stored in that form. A compressed one says by which encoder, since
+    /// others make other bytes of the same content: whoever finds it again knows that the same content gives the
+    /// same digest. The number goes up with every change of what the encoder gives, that of its libraries
+    /// included; a test holds the digests.
+    pub fn layer(self, digest: Digest, size: u64) -> Descriptor {
+        let mut layer = Descriptor::new(self.layer_type(), digest, size);
+        let encoding = match self {
+            Self::None => return layer,
+            Self::Gzip => "gzip/1",
+            Self::Zstd => "zstd/1",
+        };
+        layer.annotations.insert(ENCODING.to_owned(), encoding.to_owned());
+        layer
+    }
+
+    /// Whether `layer` is one that we stored in that form.
+    pub fn made(self, layer: &Descriptor) -> bool {
+        *layer == self.layer(layer.digest.clone(), layer.size)
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Descriptor, Digest, media_type};
+use super::{Compression, Descriptor, Digest, media_type};
 
 /// The largest manifest or index in bytes that is read: the limit that registries set (distribution: 4 MiB).
 pub const MANIFEST_LIMIT: usize = 4 * 1024 * 1024;
@@ -48,6 +48,12 @@ impl Manifest {
             subject: None,
             annotations: BTreeMap::new(),
         }
+    }
+
+    /// The manifest that we make of an engine's image: of its configuration `image_id`, `size` bytes long, and
+    /// its layers, lowest first. Nothing else enters it, so the same image gives the same digest.
+    pub fn of_image(image_id: Digest, size: u64, layers: Vec<Descriptor>) -> Self {
+        Self::new(Descriptor::new(media_type::OCI_CONFIG, image_id, size), layers)
     }
 
     /// The blobs that must stand in a registry before it takes this manifest: config and layers, each once.
@@ -223,6 +229,23 @@ impl Document {
         })
     }
 
+    /// The manifest, if it is to the byte what [`Manifest::of_image`] makes of its configuration and layers, and
+    /// the layers are such as we store them in the form `compression`.
+    pub fn made_of_image(&self, compression: Compression) -> Option<&Manifest> {
+        let manifest = self.manifest()?;
+        if !manifest.layers.iter().all(|layer| compression.made(layer)) {
+            return None;
+        }
+        let (config, layers) = (&manifest.config, manifest.layers.clone());
+        let ours = Self::of_manifest(Manifest::of_image(config.digest.clone(), config.size, layers));
+        ours.is_ok_and(|ours| ours.raw == self.raw).then_some(manifest)
+    }
+
+    /// Whether this is a manifest in docker's form (schema 2), which `docker push` makes of a classic store's image.
+    pub fn is_docker(&self) -> bool {
+        self.descriptor.media_type == media_type::DOCKER_MANIFEST
+    }
+
     /// The document's digest.
     pub fn digest(&self) -> &Digest {
         &self.descriptor.digest
@@ -300,6 +323,34 @@ mod tests {
             vec![layer.clone(), layer.clone(), foreign],
         );
         assert_eq!(manifest.blobs(), vec![&manifest.config, &layer]);
+    }
+
+    #[test]
+    fn only_what_we_made_of_an_image_is_ours() {
+        let made = |layers: Vec<Descriptor>| {
+            let config = Digest::of(b"{}");
+            Document::of_manifest(Manifest::of_image(config, 2, layers)).unwrap()
+        };
+        let layer = |compression: Compression| compression.layer(Digest::of(b"x"), 1);
+        let all = [Compression::None, Compression::Gzip, Compression::Zstd];
+        for one in all {
+            let document = made(vec![layer(one), layer(one)]);
+            for other in all {
+                assert_eq!(
+                    document.made_of_image(other).is_some(),
+                    one == other,
+                    "{one:?} {other:?}"
+                );
+            }
+            let mixed = made(vec![layer(one), layer(all[(one as usize + 1) % 3])]);
+            assert_eq!(mixed.made_of_image(one), None);
+            let spaced = [&document.raw[..], b" "].concat();
+            let spaced = Document::parse(None, spaced.into()).unwrap();
+            assert_eq!(spaced.made_of_image(one), None);
+        }
+        // As other tools write it: the same bytes but for who compressed it.
+        let foreign = made(vec![blob(b"x", media_type::OCI_LAYER_GZIP)]);
+        assert_eq!(foreign.made_of_image(Compression::Gzip), None);
     }
 
     #[test]

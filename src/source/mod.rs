@@ -124,7 +124,7 @@ pub struct Blob<'a> {
     pub digest: Option<Digest>,
     /// The length of `bytes`, when it is known before them. It is verified.
     pub size: Option<u64>,
-    /// The content.
+    /// The content. Nothing of the source is held before the first of it is asked for.
     pub bytes: ByteStream<'a>,
 }
 
@@ -163,7 +163,8 @@ pub trait BlobSink: Send + Sync {
     /// The stored form of an uncompressed layer, if the destination holds it already.
     async fn holds_diff(&self, diff_id: &Digest) -> Result<Option<Descriptor>, Fault>;
 
-    /// Takes a blob to its end, verifies it and stores it. On any error nothing is visible under its digest.
+    /// Takes a blob to its end, verifies it and stores it. On any error nothing is visible under its digest. When
+    /// another transfer is just bringing the same, it waits for that one, and reads nothing if that one succeeds.
     async fn take(&self, blob: Blob<'_>) -> Result<Landed, Fault>;
 
     /// Where an engine may push the image by itself: `None` where only this process writes.

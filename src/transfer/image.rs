@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::destination::Destination;
+use super::known::KnownBlobs;
+use super::predecessor::Predecessor;
 use super::progress::Progress;
-use super::sink::{DestinationSink, KnownBlobs};
+use super::sink::DestinationSink;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Compression, Content, Digest, Document, Location, Platform, Reference, distinct_blobs};
 use crate::source::{Identity, ImageSource, Method, Resolved};
@@ -28,7 +30,7 @@ pub struct Transfer {
     pub compression: Compression,
     /// Written while it runs.
     pub progress: Arc<Progress>,
-    /// Which repositories of the destination's registry hold which blobs.
+    /// What the transfers to the destination's registry know of each other.
     pub known: Arc<KnownBlobs>,
 }
 
@@ -130,9 +132,11 @@ impl Transfer {
         self.progress.expect(resolved.size.unwrap_or_default());
         let sink = DestinationSink {
             destination: Arc::clone(&self.destination),
+            location: self.location.clone(),
             compression: self.compression,
             progress: Arc::clone(&self.progress),
             known: Arc::clone(&self.known),
+            predecessor: Predecessor::default(),
             moved_blobs: 0.into(),
         };
         let delivered = self.source.deliver(resolved, &sink).await?;
@@ -221,11 +225,15 @@ impl Transfer {
     /// Whether a manifest is what we make of an engine's image in the form that is wanted now. The
     /// configuration names every layer by its uncompressed digest, so its digest stands for them all.
     fn is_image(&self, document: &Document, image_id: &Digest, diff_ids: &[Digest]) -> bool {
-        let wanted = self.compression.layer_type();
-        document.manifest().is_some_and(|manifest| {
+        // What an engine pushed by itself is the image too, in docker's form, which we never make. It is left as it
+        // is: to bring it in another form would be to ask the engine again for what it could not give.
+        let pushed = || document.manifest().filter(|_| document.is_docker());
+        let manifest = document.made_of_image(self.compression).or_else(pushed);
+        manifest.is_some_and(|manifest| {
+            let plain = self.compression == Compression::None && !document.is_docker();
             manifest.config.digest == *image_id
                 && manifest.layers.len() == diff_ids.len()
-                && manifest.layers.iter().all(|layer| layer.media_type == wanted)
+                && std::iter::zip(&manifest.layers, diff_ids).all(|(layer, id)| !plain || layer.digest == *id)
         })
     }
 

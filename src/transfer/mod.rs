@@ -3,14 +3,16 @@
 mod compress;
 mod destination;
 mod image;
+mod known;
 mod layout;
+mod predecessor;
 mod progress;
 mod registry;
 mod sink;
 
 pub use destination::{Destination, Upload};
 pub use image::{Estimate, Outcome, Standing, Transfer};
+pub use known::KnownBlobs;
 pub use layout::LayoutDestination;
 pub use progress::Progress;
 pub use registry::RegistryDestination;
-pub use sink::KnownBlobs;

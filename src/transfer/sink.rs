@@ -1,7 +1,5 @@
 //! The sink of one transfer: asks the destination what it has, and takes the rest.
 
-use std::collections::HashMap;
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,62 +9,49 @@ use futures::StreamExt as _;
 
 use super::compress::compress;
 use super::destination::{Destination, Upload};
+use super::known::{KnownBlobs, Reservation, Subject};
+use super::predecessor::Predecessor;
 use super::progress::Progress;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Compression, Descriptor, Digest, Hasher};
-use crate::source::{Blob, BlobSink, ByteStream, Form, Landed};
-
-/// Which repository of one registry holds a blob, as far as this process has seen: what a mount needs to be
-/// asked for. Forgetting an entry costs an upload, a wrong one costs a refused mount.
-#[derive(Debug, Default)]
-pub struct KnownBlobs(Mutex<Places>);
-
-#[derive(Debug, Default)]
-struct Places {
-    repository: HashMap<Digest, String>,
-    order: VecDeque<Digest>,
-}
-
-impl KnownBlobs {
-    /// Blobs that are remembered; about 200 bytes each.
-    const LIMIT: usize = 20_000;
-
-    fn saw(&self, digest: &Digest, repository: &str) {
-        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if places
-            .repository
-            .insert(digest.clone(), repository.to_owned())
-            .is_none()
-        {
-            places.order.push_back(digest.clone());
-            if places.order.len() > Self::LIMIT
-                && let Some(oldest) = places.order.pop_front()
-            {
-                places.repository.remove(&oldest);
-            }
-        }
-    }
-
-    fn place(&self, digest: &Digest) -> Option<String> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .repository
-            .get(digest)
-            .cloned()
-    }
-}
+use crate::oci::{Compression, Descriptor, Digest, Document, Hasher, Location};
+use crate::source::{Blob, BlobSink, ByteStream, Form, Landed, PushTarget};
 
 /// The [`BlobSink`] over a destination.
 pub(super) struct DestinationSink {
     pub destination: Arc<dyn Destination>,
+    pub location: Location,
     pub compression: Compression,
     pub progress: Arc<Progress>,
     pub known: Arc<KnownBlobs>,
+    pub predecessor: Predecessor,
     pub moved_blobs: AtomicU64,
 }
 
+/// What is to be done about a blob.
+enum Turn {
+    /// It is sent, and nobody else does so meanwhile.
+    Send(Reservation),
+    /// Somebody brought it since it was asked for.
+    Stands(Descriptor),
+}
+
 impl DestinationSink {
+    /// The size of a blob that the destination holds, or that could be brought there without moving bytes.
+    async fn present(&self, digest: &Digest, size: Option<u64>) -> Result<Option<u64>, Fault> {
+        let here = self.destination.repository();
+        let held = match self.destination.holds(digest).await? {
+            Some(held) => Some(held),
+            None => {
+                self.known.missed(digest, here);
+                self.mounted(digest, size).await?
+            }
+        };
+        if held.is_some() {
+            self.known.saw(digest, here);
+        }
+        Ok(held)
+    }
+
     async fn mounted(&self, digest: &Digest, size: Option<u64>) -> Result<Option<u64>, Fault> {
         let Some(from) = self
             .known
@@ -77,6 +62,7 @@ impl DestinationSink {
         };
         let blob = Descriptor::new("application/octet-stream", digest.clone(), size.unwrap_or_default());
         if !self.destination.mount(&blob, &from).await? {
+            self.known.missed(digest, &from);
             return Ok(None);
         }
         match size {
@@ -84,29 +70,75 @@ impl DestinationSink {
             None => self.destination.holds(digest).await,
         }
     }
+
+    /// Waits until nobody else sends `subject`, `size` bytes long at its source: as long as another does.
+    async fn turn(&self, subject: &Subject, size: Option<u64>) -> Result<Turn, Fault> {
+        loop {
+            let reserved = self.known.reserve(subject);
+            // It may have come between the question and now.
+            if let Some(stored) = self.brought(subject, size).await? {
+                self.progress.found(size.unwrap_or(stored.size));
+                return Ok(Turn::Stands(stored));
+            }
+            match reserved {
+                Ok(reservation) => return Ok(Turn::Send(reservation)),
+                // Closed by its end, which every idle time limit brings about.
+                Err(mut ended) => while ended.changed().await.is_ok() {},
+            }
+        }
+    }
+
+    /// What `subject` stands as, when this process has seen it in the registry.
+    async fn brought(&self, subject: &Subject, size: Option<u64>) -> Result<Option<Descriptor>, Fault> {
+        match subject {
+            Subject::Blob(digest) if self.known.place(digest).is_some() => {
+                let held = self.present(digest, size).await?;
+                Ok(held.map(|held| Compression::None.layer(digest.clone(), held)))
+            }
+            Subject::Blob(_) => Ok(None),
+            Subject::Diff(..) => match self.known.stored(subject) {
+                Some(stored) => {
+                    let held = self.present(&stored.digest, Some(stored.size)).await?;
+                    Ok(held.filter(|held| *held == stored.size).map(|_| stored))
+                }
+                None => Ok(None),
+            },
+        }
+    }
 }
 
 #[async_trait]
 impl BlobSink for DestinationSink {
     async fn holds(&self, digest: &Digest, size: Option<u64>) -> Result<Option<u64>, Fault> {
-        let held = match self.destination.holds(digest).await? {
-            Some(held) => Some(held),
-            None => self.mounted(digest, size).await?,
-        };
+        let held = self.present(digest, size).await?;
         if let Some(held) = held {
-            self.known.saw(digest, self.destination.repository());
             self.progress.found(size.unwrap_or(held));
         }
         Ok(held)
     }
 
     async fn holds_diff(&self, diff_id: &Digest) -> Result<Option<Descriptor>, Fault> {
-        // A compressed form has a digest that only compressing tells.
-        if self.compression != Compression::None {
+        if self.compression == Compression::None {
+            let held = self.holds(diff_id, None).await?;
+            return Ok(held.map(|size| Compression::None.layer(diff_id.clone(), size)));
+        }
+        // A compressed form has a digest that only compressing tells, or who did it before.
+        let subject = Subject::diff(diff_id.clone(), self.compression);
+        if let Some(stored) = self.brought(&subject, None).await? {
+            self.progress.found(stored.size);
+            return Ok(Some(stored));
+        }
+        let standing = self
+            .predecessor
+            .layer(&*self.destination, &self.location, self.compression, diff_id);
+        let Some(stored) = standing.await else {
+            return Ok(None);
+        };
+        if self.holds(&stored.digest, Some(stored.size)).await? != Some(stored.size) {
             return Ok(None);
         }
-        let held = self.holds(diff_id, None).await?;
-        Ok(held.map(|size| Descriptor::new(Compression::None.layer_type(), diff_id.clone(), size)))
+        self.known.note_stored(&subject, &stored);
+        Ok(Some(stored))
     }
 
     async fn take(&self, blob: Blob<'_>) -> Result<Landed, Fault> {
@@ -114,6 +146,29 @@ impl BlobSink for DestinationSink {
             Form::Exact => Compression::None,
             Form::Diff => self.compression,
         };
+        let described = |digest: Digest, size: u64| match blob.form {
+            Form::Exact => Descriptor::new("application/octet-stream", digest, size),
+            Form::Diff => compression.layer(digest, size),
+        };
+        let subject = blob.digest.clone().map(|digest| Subject::diff(digest, compression));
+        let mut reservation = None;
+        if let (Some(subject), Some(digest)) = (&subject, &blob.digest) {
+            match self.turn(subject, blob.size).await? {
+                Turn::Send(reserved) => reservation = Some(reserved),
+                Turn::Stands(stored) => {
+                    return Ok(Landed {
+                        content: digest.clone(),
+                        stored: described(stored.digest, stored.size),
+                    });
+                }
+            }
+        }
+        let mut bytes = blob.bytes;
+        if blob.form == Form::Diff {
+            // The first bytes may wait for a turn at the source; meanwhile the registry should not wait for them.
+            let first = bytes.next().await.transpose()?;
+            bytes = futures::stream::iter(first.map(Ok)).chain(bytes).boxed();
+        }
         let content = Arc::new(Mutex::new(None));
         let complete = Arc::new(AtomicBool::new(false));
         let expected = Expected {
@@ -122,7 +177,7 @@ impl BlobSink for DestinationSink {
             size: blob.size,
         };
         let passing = observe(
-            blob.bytes,
+            bytes,
             expected,
             Arc::clone(&self.progress),
             Arc::clone(&content),
@@ -150,16 +205,24 @@ impl BlobSink for DestinationSink {
         }
         let content = content.lock().unwrap_or_else(PoisonError::into_inner).take();
         let content = content.unwrap_or_else(|| digest.clone());
-        self.known.saw(&digest, self.destination.repository());
+        let stored = described(digest, size);
+        self.known.saw(&stored.digest, self.destination.repository());
+        if compression != Compression::None {
+            let subject = Subject::diff(content.clone(), compression);
+            self.known.note_stored(&subject, &stored);
+        }
+        // Whoever waited finds what was noted.
+        drop(reservation);
         self.moved_blobs.fetch_add(1, Ordering::Relaxed);
-        let media_type = match blob.form {
-            Form::Exact => "application/octet-stream",
-            Form::Diff => compression.layer_type(),
-        };
-        Ok(Landed {
-            content,
-            stored: Descriptor::new(media_type, digest, size),
-        })
+        Ok(Landed { content, stored })
+    }
+
+    fn push_target(&self) -> Option<PushTarget> {
+        self.destination.push_target(self.location.tags.first()?)
+    }
+
+    async fn document(&self, digest: &Digest) -> Result<Option<Document>, Fault> {
+        self.destination.document(digest.as_str()).await
     }
 }
 

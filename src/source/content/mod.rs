@@ -198,14 +198,20 @@ impl Content {
         if sink.holds(&blob.digest, Some(blob.size)).await?.is_some() {
             return Ok(());
         }
-        // Never closed.
-        let _turn = self.turns.acquire().await.ok();
-        let missing = || missing(keeper, name, &blob.digest);
-        let content = self.content(keeper, name, blob).await?.ok_or_else(missing)?;
         // Who sends content on may only have noticed that it ended.
         let failed: Arc<Mutex<Option<Fault>>> = Arc::default();
         let failing = Arc::clone(&failed);
-        let bytes = content.inspect_err(move |fault| {
+        // Nothing is begun before it is asked for: the sink may wait for another who brings the same blob.
+        let content = futures::stream::once(async move {
+            // Never closed.
+            let turn = self.turns.acquire().await.ok();
+            let content = self.content(keeper, name, blob).await?;
+            let content = content.ok_or_else(|| missing(keeper, name, &blob.digest))?;
+            Ok(content.inspect(move |_| {
+                let _turn = &turn;
+            }))
+        });
+        let bytes = content.try_flatten().inspect_err(move |fault| {
             *failing.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault.clone());
         });
         let taken = sink.take(Blob {

@@ -13,7 +13,7 @@ use super::engine::{Engine, absent};
 use super::graph::Graph;
 use super::{DOCUMENT_LIMIT, push, verify};
 use crate::fault::{Fault, Reason};
-use crate::oci::{Descriptor, Digest, Document, Manifest, media_type};
+use crate::oci::{Descriptor, Digest, Document, Manifest};
 use crate::source::{Blob, BlobSink, ByteStream, Delivered, Form, Method};
 
 /// Questions to the destination at once.
@@ -172,12 +172,11 @@ impl<'a> Parts<'a> {
             Fault::retryable(Reason::DigestMismatch, message)
         };
         let size = self.config.ok_or_else(|| missing("the configuration"))?;
-        let config = Descriptor::new(media_type::OCI_CONFIG, self.image_id.clone(), size);
         let layers = self.diff_ids.iter().map(|diff_id| {
             let layer = self.layers.get(diff_id).cloned();
             layer.ok_or_else(|| missing(&format!("the layer {diff_id}")))
         });
-        let manifest = Manifest::new(config, layers.collect::<Result<_, _>>()?);
+        let manifest = Manifest::of_image(self.image_id.clone(), size, layers.collect::<Result<_, _>>()?);
         Document::of_manifest(manifest).map_err(|error| Fault::stalled(Reason::SourceFailed, error.to_string()))
     }
 }

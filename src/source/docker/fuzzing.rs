@@ -52,7 +52,10 @@ pub fn tar_split(gzip: &[u8], folder: &Path) -> Result<u64, String> {
 /// # Panics
 /// When an entry has more content than it says, or another length without a complaint.
 pub async fn archive(tar: &[u8], piece: usize) -> Result<(usize, u64), String> {
-    let pieces: Vec<_> = tar.chunks(piece.max(1)).map(|part| Ok(Bytes::copy_from_slice(part))).collect();
+    let pieces: Vec<_> = tar
+        .chunks(piece.max(1))
+        .map(|part| Ok(Bytes::copy_from_slice(part)))
+        .collect();
     let mut archive = Archive::new(futures::stream::iter(pieces).boxed());
     let (mut entries, mut total) = (0, 0);
     while let Some(entry) = archive.next().await.map_err(|fault| fault.message)? {

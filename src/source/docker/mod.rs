@@ -250,10 +250,12 @@ impl ImageSource for Docker {
                             Ok(export) => containerd::deliver(export, &root, image, declined, sink).await,
                             // What is listed would have to be fetched back, to be published again.
                             Err(refused) if media_type::is_index(&root.media_type) => Err(refused),
-                            Err(refused) => push::delivered(refused, &self.engine, id, declined, sink, |pushed| {
-                                pushed.digest() == digest
-                            })
-                            .await,
+                            Err(refused) => {
+                                push::delivered(refused, &self.engine, id, declined, sink, |pushed| {
+                                    pushed.digest() == digest
+                                })
+                                .await
+                            }
                         }
                     }
                     _ => Err(self.engine.failed(&format!(

@@ -3,9 +3,9 @@
 //! It compresses every layer in one thread, and its network, its names and its certificates are its own. But
 //! it needs neither its folder to be seen here nor room on its disk for an export.
 
-use bytes::{Buf, BytesMut};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
+use bytes::{Buf, BytesMut};
 use reqwest::Response;
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
@@ -56,7 +56,10 @@ pub(super) async fn delivered(
             })
         }
         Err(fault) => {
-            let message = format!("{}; and asked to push the image by itself: {}", refused.message, fault.message);
+            let message = format!(
+                "{}; and asked to push the image by itself: {}",
+                refused.message, fault.message
+            );
             Err(Fault::retryable(refused.reason, message))
         }
     }
@@ -176,6 +179,9 @@ mod tests {
             password: "p?>".to_owned().into(),
         });
         let sent: serde_json::Value = serde_json::from_slice(&URL_SAFE.decode(credentials(&target)).unwrap()).unwrap();
-        assert_eq!(sent, json!({ "username": "me", "password": "p?>", "serveraddress": "r:5000" }));
+        assert_eq!(
+            sent,
+            json!({ "username": "me", "password": "p?>", "serveraddress": "r:5000" })
+        );
     }
 }

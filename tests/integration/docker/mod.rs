@@ -1,6 +1,7 @@
 //! Images out of real docker engines of all three shapes.
 
 pub mod collected;
+mod compressed;
 mod content;
 mod double;
 pub mod engines;

@@ -60,7 +60,12 @@ async fn an_engine_without_room_for_an_export_pushes() {
         let manifest = document.manifest().unwrap();
         assert_eq!(manifest.config.digest, Digest::of(&image.config));
         for (layer, diff_id) in manifest.layers.iter().zip(image.diff_ids()) {
-            let stored = transfer.destination.blob(&layer.digest, 8 << 20).await.unwrap().unwrap();
+            let stored = transfer
+                .destination
+                .blob(&layer.digest, 8 << 20)
+                .await
+                .unwrap()
+                .unwrap();
             assert_eq!(unpacked(&layer.media_type, &stored), diff_id);
         }
 
@@ -68,7 +73,11 @@ async fn an_engine_without_room_for_an_export_pushes() {
         let again = transfer.run().await.unwrap();
         assert_eq!((again.method, &again.digest), (Method::Unchanged, &outcome.digest));
         let gone = async {
-            while real.output(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]).trim() != name {
+            while real
+                .output(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"])
+                .trim()
+                != name
+            {
                 tokio::task::yield_now().await;
             }
         };

@@ -4,3 +4,4 @@ mod access;
 mod blobs;
 mod copies;
 mod faults;
+mod shared;

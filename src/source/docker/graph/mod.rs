@@ -157,27 +157,33 @@ impl Graph {
     }
 
     async fn take(&self, db: Arc<LayerDb>, layer: Layer, sink: &dyn BlobSink) -> Result<Taken, Fault> {
-        // Never closed.
-        let _turn = self.turns.acquire().await.ok();
         let diff_id = layer.diff_id.clone();
         let length = layer.length;
-        let (mut chunks, receiver) = Chunks::new(length);
-        tokio::task::spawn_blocking(move || {
-            let result = db
-                .parts(&layer)
-                .map_err(Into::into)
-                .and_then(|(gzip, mut diff)| tarsplit::assemble(gzip, &mut diff, &mut chunks));
-            chunks.end(result);
-        });
         // Who sends content on may only have noticed that it ended.
         let doubted: Arc<Mutex<Option<Doubt>>> = Arc::default();
         let doubting = Arc::clone(&doubted);
-        let content = ReceiverStream::new(receiver).map(move |chunk| {
-            chunk.map_err(|doubt| {
-                *doubting.lock().unwrap_or_else(PoisonError::into_inner) = Some(doubt.clone());
-                Fault::retryable(Reason::SourceFailed, doubt.0)
+        let turns = Arc::clone(&self.turns);
+        // Nothing is begun before it is asked for: the sink may wait for another who brings the same layer.
+        let content = futures::stream::once(async move {
+            // Never closed.
+            let turn = turns.acquire_owned().await.ok();
+            let (mut chunks, receiver) = Chunks::new(length);
+            tokio::task::spawn_blocking(move || {
+                let result = db
+                    .parts(&layer)
+                    .map_err(Into::into)
+                    .and_then(|(gzip, mut diff)| tarsplit::assemble(gzip, &mut diff, &mut chunks));
+                chunks.end(result);
+            });
+            ReceiverStream::new(receiver).map(move |chunk| {
+                let _turn = &turn;
+                chunk.map_err(|doubt| {
+                    *doubting.lock().unwrap_or_else(PoisonError::into_inner) = Some(doubt.clone());
+                    Fault::retryable(Reason::SourceFailed, doubt.0)
+                })
             })
-        });
+        })
+        .flatten();
         let blob = Blob {
             form: Form::Diff,
             digest: Some(diff_id.clone()),

@@ -1,0 +1,122 @@
+//! The encoded form of one block, and what stands around the blocks of a blob.
+//!
+//! gzip is one member (RFC 1952), as pigz writes it: each block is deflated by itself and ends in a sync flush,
+//! which ends it at a byte; an empty last block and the checksum over all follow. A member for each block would
+//! be shorter to write, but not every reader goes on after the first one. zstd is one frame a block (RFC 8878
+//! has concatenated frames give concatenated content), for frames have no such way to be cut.
+
+use std::io;
+
+use bytes::Bytes;
+use flate2::{Compress, FlushCompress, Status};
+
+use crate::oci::Compression;
+
+/// One core, 200 MB of programs and libraries: level 1 leaves 45 % at 75 MB/s, 2 leaves 38 % at 38 MB/s, 6 leaves
+/// 35 % at 30 MB/s. Whoever wants it smaller is better served by zstd.
+const GZIP_LEVEL: u32 = 1;
+/// The same: level 1 leaves 36 % at 300 MB/s, 2 leaves 35 % at 230 MB/s, 3 leaves 34 % at 110 MB/s.
+const ZSTD_LEVEL: i32 = 1;
+/// The longest content of a stored block (RFC 1951, 3.2.4).
+const STORED: usize = 65_535;
+/// No name and no time: they would change the digest. The strategy is "fastest", the system unknown.
+const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 255];
+/// A last block without content, in the fixed code.
+const DEFLATE_END: [u8; 2] = [3, 0];
+
+/// Encodes blocks, one after the other; which ones came before does not show in its output.
+pub(super) enum Encoder {
+    Gzip(Box<Compress>),
+    Zstd(Box<zstd::bulk::Compressor<'static>>),
+}
+
+/// A block in its compressed form.
+pub(super) struct Encoded {
+    pub bytes: Bytes,
+    /// Over the content, for gzip.
+    pub checksum: crc32fast::Hasher,
+}
+
+impl Encoder {
+    /// None for [`Compression::None`], which encodes nothing.
+    pub fn new(compression: Compression) -> io::Result<Option<Self>> {
+        Ok(match compression {
+            Compression::None => None,
+            Compression::Gzip => {
+                let deflate = Compress::new(flate2::Compression::new(GZIP_LEVEL), false);
+                Some(Self::Gzip(Box::new(deflate)))
+            }
+            Compression::Zstd => Some(Self::Zstd(Box::new(zstd::bulk::Compressor::new(ZSTD_LEVEL)?))),
+        })
+    }
+
+    pub fn encode(&mut self, block: &[u8]) -> io::Result<Encoded> {
+        let mut checksum = crc32fast::Hasher::new();
+        let bytes = match self {
+            Self::Gzip(deflate) => {
+                checksum.update(block);
+                deflated(deflate, block)?
+            }
+            Self::Zstd(frame) => frame.compress(block)?,
+        };
+        let bytes = bytes.into();
+        Ok(Encoded { bytes, checksum })
+    }
+}
+
+/// One block ends in a sync flush, or is stored where deflating would make it longer.
+fn deflated(deflate: &mut Compress, block: &[u8]) -> io::Result<Vec<u8>> {
+    // It must have given all it held before it is used again, and it does only with room to spare: of noise the
+    // fixed code of level 1 makes an eighth more.
+    deflate.reset();
+    let mut out = Vec::with_capacity(block.len() + block.len() / 7 + 256);
+    loop {
+        // Both fit a block's length.
+        let taken = deflate.total_in() as usize;
+        let rest = block.get(taken..).unwrap_or_default();
+        let status = deflate.compress_vec(rest, &mut out, FlushCompress::Sync)?;
+        let whole = deflate.total_in() as usize == block.len() && out.len() < out.capacity();
+        match status {
+            Status::StreamEnd => return Err(io::Error::other("deflate ended by itself")),
+            _ if whole && out.len() > block.len() + block.len() / STORED * 5 + 5 => return Ok(stored(block)),
+            _ if whole => return Ok(out),
+            Status::Ok | Status::BufError => out.reserve(64 * 1024),
+        }
+    }
+}
+
+/// `block` as it is, in stored blocks that are not the last.
+fn stored(block: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(block.len() + block.len() / STORED * 5 + 5);
+    for part in block.chunks(STORED) {
+        // At most `STORED`.
+        let length = part.len() as u16;
+        out.push(0);
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(&(!length).to_le_bytes());
+        out.extend_from_slice(part);
+    }
+    out
+}
+
+/// What precedes the first block.
+pub(super) fn head(compression: Compression) -> Bytes {
+    match compression {
+        Compression::Gzip => Bytes::from_static(&GZIP_HEADER),
+        Compression::None | Compression::Zstd => Bytes::new(),
+    }
+}
+
+/// What follows the last block of a content with this checksum and `length` in bytes.
+pub(super) fn tail(compression: Compression, checksum: crc32fast::Hasher, length: u64) -> Bytes {
+    match compression {
+        Compression::Gzip => {
+            let mut end = DEFLATE_END.to_vec();
+            end.extend_from_slice(&checksum.finalize().to_le_bytes());
+            // The length modulo 2^32 is what the format has room for.
+            end.extend_from_slice(&(length as u32).to_le_bytes());
+            end.into()
+        }
+        Compression::None | Compression::Zstd => Bytes::new(),
+    }
+}

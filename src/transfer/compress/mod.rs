@@ -1,0 +1,221 @@
+//! Compression of layers as they pass: on every core, in bounded memory, with the same bytes for the same content
+//! however it was cut and however many threads there are.
+//!
+//! The content is cut into blocks of one size, which are compressed each by itself off the async threads and
+//! handed on in their order. A blob always has one block under way; how many more it may have is one budget of the
+//! process, of which only takes who need not wait for it, so no blob ever waits for another's network.
+
+mod encode;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, LazyLock};
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::AbortOnDropHandle;
+
+use self::encode::{Encoded, Encoder, head, tail};
+use crate::fault::{Fault, Reason};
+use crate::oci::Compression;
+use crate::source::ByteStream;
+
+/// Bytes of content in a block. Of 200 MB of programs and libraries gzip leaves 45.4 % in such blocks and 45.2 % in
+/// blocks of 4 MiB, zstd 36.3 % in both: its tables for short inputs fit a core's cache. Changing it changes the
+/// bytes; see [`Compression::layer`].
+const BLOCK: usize = 256 * 1024;
+/// The most blocks of one blob that are under way, and the most threads that compress.
+const PARALLEL: usize = 8;
+
+/// What all blobs share.
+struct Limits {
+    /// Blocks of one blob under way.
+    blocks: usize,
+    /// Threads that compress.
+    threads: Arc<Semaphore>,
+    /// Blocks under way besides the first of each blob.
+    ahead: Arc<Semaphore>,
+}
+
+impl Limits {
+    fn of(threads: usize) -> Self {
+        let threads = threads.clamp(1, PARALLEL);
+        Self {
+            // One more than threads, so that none is idle while a block is handed on.
+            blocks: (threads + 1).min(PARALLEL),
+            threads: Arc::new(Semaphore::new(threads)),
+            ahead: Arc::new(Semaphore::new(threads * 2)),
+        }
+    }
+}
+
+static LIMITS: LazyLock<Limits> =
+    LazyLock::new(|| Limits::of(std::thread::available_parallelism().map_or(1, usize::from)));
+
+/// `content` compressed; unchanged for [`Compression::None`].
+pub(super) fn compress(content: ByteStream<'_>, compression: Compression) -> ByteStream<'_> {
+    compress_within(content, compression, &LIMITS)
+}
+
+fn compress_within<'a>(content: ByteStream<'a>, compression: Compression, limits: &'a Limits) -> ByteStream<'a> {
+    if compression == Compression::None {
+        return content;
+    }
+    let passage = Passage {
+        content: Some(content),
+        compression,
+        limits,
+        filling: BytesMut::new(),
+        running: VecDeque::new(),
+        idle: Vec::new(),
+        checksum: crc32fast::Hasher::new(),
+        length: 0,
+        first: true,
+    };
+    futures::stream::try_unfold(Some(passage), |passage| async move {
+        let Some(mut passage) = passage else { return Ok(None) };
+        match passage.next().await? {
+            Some(bytes) => Ok(Some((bytes, Some(passage)))),
+            None => {
+                let end = tail(passage.compression, passage.checksum, passage.length);
+                Ok((!end.is_empty()).then_some((end, None)))
+            }
+        }
+    })
+    .boxed()
+}
+
+/// One content on its way through.
+struct Passage<'a> {
+    /// None after its end.
+    content: Option<ByteStream<'a>>,
+    compression: Compression,
+    limits: &'a Limits,
+    /// The block that is not full yet.
+    filling: BytesMut,
+    /// The blocks under way, in their order.
+    running: VecDeque<Running>,
+    /// Encoders whose block is done.
+    idle: Vec<Encoder>,
+    /// Over all that was handed on.
+    checksum: crc32fast::Hasher,
+    length: u64,
+    first: bool,
+}
+
+struct Running {
+    /// Runs by itself: whoever holds a thread's permit must get on also while nobody asks for its block.
+    task: AbortOnDropHandle<Result<(Encoder, Encoded), Fault>>,
+    length: u64,
+    /// Of the budget that all blobs share; none for a block that began when no other of its blob was under way.
+    _ahead: Option<OwnedSemaphorePermit>,
+}
+
+impl Passage<'_> {
+    /// The next compressed bytes; none after the last block.
+    async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
+        loop {
+            let room = self.running.len() < self.limits.blocks;
+            match (&mut self.content, self.running.front_mut()) {
+                (None, None) => return Ok(None),
+                (Some(content), None) => {
+                    let chunk = content.next().await.transpose()?;
+                    self.took(chunk)?;
+                }
+                (Some(content), Some(head)) if room && self.filling.len() < BLOCK => tokio::select! {
+                    biased;
+                    done = &mut head.task => return self.handed(done).map(Some),
+                    chunk = content.next() => {
+                        let chunk = chunk.transpose()?;
+                        self.took(chunk)?;
+                    }
+                },
+                (_, Some(head)) => {
+                    let done = (&mut head.task).await;
+                    return self.handed(done).map(Some);
+                }
+            }
+        }
+    }
+
+    /// Adds a chunk to the blocks, or ends the last one.
+    fn took(&mut self, chunk: Option<Bytes>) -> Result<(), Fault> {
+        match chunk {
+            Some(chunk) => {
+                if self.filling.is_empty() {
+                    self.filling.reserve(BLOCK);
+                }
+                self.filling.extend_from_slice(&chunk);
+            }
+            None => self.content = None,
+        }
+        self.begin()
+    }
+
+    /// Begins what is full, as far as there is room.
+    fn begin(&mut self) -> Result<(), Fault> {
+        loop {
+            let ended = self.content.is_none();
+            let nothing_yet = self.first && ended;
+            let due = self.filling.len() >= BLOCK || ended && !self.filling.is_empty() || nothing_yet;
+            if !due || self.running.len() >= self.limits.blocks {
+                return Ok(());
+            }
+            let ahead = match self.running.is_empty() {
+                true => None,
+                false => match self.limits.ahead.clone().try_acquire_owned() {
+                    Ok(permit) => Some(permit),
+                    Err(_) => return Ok(()),
+                },
+            };
+            let length = self.filling.len().min(BLOCK);
+            let block = self.filling.split_to(length).freeze();
+            let mut encoder = match self.idle.pop() {
+                Some(encoder) => encoder,
+                None => match Encoder::new(self.compression).map_err(failed)? {
+                    Some(encoder) => encoder,
+                    None => return Ok(()),
+                },
+            };
+            let threads = Arc::clone(&self.limits.threads);
+            let task = tokio::spawn(async move {
+                let _thread = threads.acquire_owned().await.map_err(failed)?;
+                let encoded = tokio::task::spawn_blocking(move || {
+                    let encoded = encoder.encode(&block)?;
+                    Ok::<_, std::io::Error>((encoder, encoded))
+                });
+                encoded.await.map_err(failed)?.map_err(failed)
+            });
+            self.first = false;
+            self.running.push_back(Running {
+                task: AbortOnDropHandle::new(task),
+                length: length as u64,
+                _ahead: ahead,
+            });
+        }
+    }
+
+    /// The compressed form of the first block under way, which is done.
+    fn handed(
+        &mut self,
+        done: Result<Result<(Encoder, Encoded), Fault>, tokio::task::JoinError>,
+    ) -> Result<Bytes, Fault> {
+        let (encoder, encoded) = done.map_err(failed)??;
+        self.idle.push(encoder);
+        self.checksum.combine(&encoded.checksum);
+        let first = self.length == 0;
+        self.length += self.running.pop_front().map_or(0, |block| block.length);
+        self.begin()?;
+        match first.then(|| head(self.compression)).filter(|head| !head.is_empty()) {
+            Some(head) => Ok([head, encoded.bytes].concat().into()),
+            None => Ok(encoded.bytes),
+        }
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> Fault {
+    Fault::retryable(Reason::SourceFailed, format!("compressing a layer failed: {error}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+use std::io::Read as _;
+
+use futures::TryStreamExt as _;
+use proptest::prelude::*;
+
+use super::*;
+use crate::oci::Digest;
+
+const BOTH: [Compression; 2] = [Compression::Gzip, Compression::Zstd];
+
+/// Text-like content: it compresses, and no two blocks are alike.
+fn content(length: usize) -> Vec<u8> {
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut content = Vec::with_capacity(length + 16);
+    while content.len() < length {
+        // xorshift, so that the bytes are the same for ever.
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let word = random.to_le_bytes();
+        content.extend_from_slice(&word[..(random % 5) as usize]);
+        content.extend_from_slice(b"layer of a tar "[..(random % 13) as usize].as_ref());
+    }
+    content.truncate(length);
+    content
+}
+
+fn cut(content: &[u8], steps: &[usize]) -> ByteStream<'static> {
+    let mut rest = Bytes::copy_from_slice(content);
+    let mut chunks = Vec::new();
+    for step in steps.iter().cycle() {
+        if rest.is_empty() {
+            break;
+        }
+        chunks.push(Ok(rest.split_to((*step).clamp(1, rest.len()))));
+    }
+    futures::stream::iter(chunks).boxed()
+}
+
+async fn all(content: &[u8], steps: &[usize], threads: usize, compression: Compression) -> Vec<u8> {
+    let limits = Limits::of(threads);
+    let whole: Vec<Bytes> = compress_within(cut(content, steps), compression, &limits)
+        .try_collect()
+        .await
+        .unwrap();
+    whole.concat()
+}
+
+fn plain(compressed: &[u8], compression: Compression) -> Vec<u8> {
+    match compression {
+        Compression::None => compressed.to_vec(),
+        Compression::Gzip => {
+            let (mut one, mut many) = (Vec::new(), Vec::new());
+            flate2::read::MultiGzDecoder::new(compressed)
+                .read_to_end(&mut many)
+                .unwrap();
+            // A reader that knows of one member only sees it all.
+            flate2::read::GzDecoder::new(compressed).read_to_end(&mut one).unwrap();
+            assert!(one == many, "more than one member");
+            many
+        }
+        Compression::Zstd => zstd::stream::decode_all(compressed).unwrap(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn gives_back_what_went_in_for_every_length_near_a_block() {
+    let whole = content(3 * BLOCK + 7);
+    for length in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 3 * BLOCK + 7] {
+        let content = &whole[..length];
+        for compression in BOTH {
+            let compressed = all(content, &[65_536], 2, compression).await;
+            assert!(plain(&compressed, compression) == content, "{compression:?} {length}");
+            assert!(
+                !compressed.is_empty(),
+                "{compression:?}: no reader knows this for compressed"
+            );
+        }
+        assert!(all(content, &[65_536], 2, Compression::None).await == content);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn threads_do_not_show() {
+    let content = content(9 * BLOCK + 12_345);
+    for compression in BOTH {
+        let one = all(&content, &[100_000], 1, compression).await;
+        assert!(one.len() < content.len() * 95 / 100);
+        for threads in [1, 2, 7] {
+            let other = all(&content, &[300_000], threads, compression).await;
+            assert!(one == other, "{compression:?}: {threads} threads show");
+        }
+    }
+}
+
+#[tokio::test]
+async fn noise_does_not_grow() {
+    let mut noise = vec![0; 5 * BLOCK + 11];
+    fastrand::Rng::with_seed(1).fill(&mut noise);
+    for compression in BOTH {
+        let compressed = all(&noise, &[100_000], 2, compression).await;
+        assert!(
+            compressed.len() < noise.len() + noise.len() / 1000,
+            "{compression:?}: {}",
+            compressed.len()
+        );
+        assert!(plain(&compressed, compression) == noise);
+        // One encoder for what compresses and what does not.
+        let mixed = [&content(BLOCK)[..], &noise, &content(2 * BLOCK)].concat();
+        assert!(plain(&all(&mixed, &[100_000], 1, compression).await, compression) == mixed);
+    }
+}
+
+// Whoever changes these digests has everybody's compressed layers sent anew once, and counts
+// `Compression::layer` up.
+#[tokio::test]
+async fn the_bytes_are_those_of_every_build_before() {
+    let content = content(2 * BLOCK + 54_321);
+    let mut digests = Vec::new();
+    for compression in BOTH {
+        digests.push(Digest::of(&all(&content, &[77_777], 2, compression).await).to_string());
+    }
+    assert_eq!(
+        digests,
+        [
+            "sha256:a8b160c5f1a1ffa9966f8c5407d413069d899ad9ca20424bb002b87c12eccab5",
+            "sha256:db67bf4d942c990164ce750f9a7614b808c86158a610924c4890454cefcdecb1"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn passes_a_failure_on() {
+    let fault = Fault::retryable(Reason::SourceFailed, "broke");
+    for before in [1, 3 * BLOCK] {
+        for compression in BOTH {
+            let broken = cut(&content(before), &[BLOCK]).chain(futures::stream::iter([Err(fault.clone())]));
+            let got: Result<Vec<Bytes>, Fault> = compress(broken.boxed(), compression).try_collect().await;
+            assert_eq!(got.unwrap_err(), fault);
+        }
+    }
+}
+
+// One that nobody reads holds no more than its share, and no thread.
+#[tokio::test]
+async fn a_blob_that_stands_still_stops_no_other() {
+    let content = content(12 * BLOCK);
+    let limits = Limits::of(2);
+    let mut still = Vec::new();
+    for _ in 0..6 {
+        let mut one = compress_within(cut(&content, &[BLOCK]), Compression::Gzip, &limits);
+        assert!(one.next().await.unwrap().is_ok());
+        still.push(one);
+    }
+    let moving = compress_within(cut(&content, &[BLOCK]), Compression::Gzip, &limits).try_collect::<Vec<_>>();
+    let moved = tokio::time::timeout(std::time::Duration::from_secs(60), moving).await;
+    assert!(plain(&moved.expect("gets on").unwrap().concat(), Compression::Gzip) == content);
+    drop(still);
+    assert_eq!(
+        limits.ahead.available_permits(),
+        4,
+        "what was dropped gives its share back"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn how_it_was_cut_does_not_show(
+        length in 0..2 * BLOCK + 1000,
+        steps in proptest::collection::vec(1..3 * BLOCK, 1..6),
+        threads in 1..8_usize,
+        zstd: bool,
+    ) {
+        let compression = BOTH[usize::from(zstd)];
+        let content = content(length);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        let (whole, cut) = runtime.block_on(async {
+            (all(&content, &[usize::MAX], 1, compression).await, all(&content, &steps, threads, compression).await)
+        });
+        prop_assert!(whole == cut);
+        prop_assert!(plain(&cut, compression) == content);
+    }
+}

@@ -1,0 +1,197 @@
+//! What this process knows of a registry's blobs: where they stand, under which digest a layer was stored, and
+//! what is on its way just now.
+//!
+//! All of it is hints but for the last, which keeps a blob that several images share from moving several times
+//! at once.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::oci::{Compression, Descriptor, Digest};
+
+/// What is remembered of each kind; about 200 bytes each.
+const LIMIT: usize = 20_000;
+
+/// What the transfers to one registry know of each other. Forgetting an entry costs an upload, a wrong one costs
+/// a refused mount.
+#[derive(Debug, Default)]
+pub struct KnownBlobs(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// A repository that holds the blob.
+    places: Bounded<Digest, String>,
+    /// The stored form of uncompressed layers.
+    stored: Bounded<Subject, Descriptor>,
+    /// Closed when the sending ends.
+    sending: HashMap<Subject, watch::Receiver<()>>,
+}
+
+/// What a transfer sends.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Subject {
+    /// A blob as it is.
+    Blob(Digest),
+    /// The compressed form of an uncompressed layer.
+    Diff(Digest, Compression),
+}
+
+impl Subject {
+    /// The stored form of the layer `diff_id`.
+    pub fn diff(diff_id: Digest, compression: Compression) -> Self {
+        match compression {
+            // Its stored form is itself.
+            Compression::None => Self::Blob(diff_id),
+            _ => Self::Diff(diff_id, compression),
+        }
+    }
+}
+
+impl KnownBlobs {
+    /// `repository` holds the blob.
+    pub(super) fn saw(&self, digest: &Digest, repository: &str) {
+        self.state().places.insert(digest.clone(), repository.to_owned());
+    }
+
+    /// `repository` does not hold the blob, or does not give it away.
+    pub(super) fn missed(&self, digest: &Digest, repository: &str) {
+        let places = &mut self.state().places.entries;
+        if places.get(digest).is_some_and(|place| place == repository) {
+            places.remove(digest);
+        }
+    }
+
+    /// A repository that held the blob when last seen.
+    pub(super) fn place(&self, digest: &Digest) -> Option<String> {
+        self.state().places.entries.get(digest).cloned()
+    }
+
+    /// What `subject` was stored as.
+    pub(super) fn note_stored(&self, subject: &Subject, stored: &Descriptor) {
+        if let Subject::Diff(..) = subject {
+            self.state().stored.insert(subject.clone(), stored.clone());
+        }
+    }
+
+    /// What `subject` was stored as, in whichever repository.
+    pub(super) fn stored(&self, subject: &Subject) -> Option<Descriptor> {
+        self.state().stored.entries.get(subject).cloned()
+    }
+
+    /// The right to send `subject`, or what is closed when the one who has it ends, however that comes.
+    pub(super) fn reserve(self: &Arc<Self>, subject: &Subject) -> Result<Reservation, watch::Receiver<()>> {
+        let mut state = self.state();
+        if let Some(ended) = state.sending.get(subject) {
+            return Err(ended.clone());
+        }
+        let (ends, ended) = watch::channel(());
+        state.sending.insert(subject.clone(), ended);
+        Ok(Reservation {
+            known: Arc::clone(self),
+            subject: subject.clone(),
+            _ends: ends,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right to send something that nobody else sends meanwhile. Whoever has one waits for no other's.
+#[derive(Debug)]
+pub(super) struct Reservation {
+    known: Arc<KnownBlobs>,
+    subject: Subject,
+    /// Wakes all who wait, after the entry is gone: fields are dropped after [`Drop::drop`].
+    _ends: watch::Sender<()>,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.known.state().sending.remove(&self.subject);
+    }
+}
+
+/// A map that forgets the oldest entries.
+#[derive(Debug)]
+struct Bounded<K, V> {
+    entries: HashMap<K, V>,
+    order: VecDeque<K>,
+}
+
+impl<K, V> Default for Bounded<K, V> {
+    fn default() -> Self {
+        Self {
+            entries: HashMap::new(),
+            order: VecDeque::new(),
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
+    fn insert(&mut self, key: K, value: V) {
+        if self.entries.insert(key.clone(), value).is_some() {
+            return;
+        }
+        self.order.push_back(key);
+        // One that was removed and came again stands there twice, and goes with the first.
+        while self.order.len() > LIMIT {
+            if let Some(oldest) = self.order.pop_front() {
+                self.entries.remove(&oldest);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_sends_and_the_others_are_woken_however_it_ends() {
+        let known = Arc::<KnownBlobs>::default();
+        let subject = Subject::diff(Digest::of(b"a"), Compression::None);
+        assert_eq!(subject, Subject::Blob(Digest::of(b"a")));
+        for panics in [false, true] {
+            let first = known.reserve(&subject).unwrap();
+            let mut waiting = [
+                known.reserve(&subject).unwrap_err(),
+                known.reserve(&subject).unwrap_err(),
+            ];
+            let other = known.reserve(&Subject::Diff(Digest::of(b"a"), Compression::Gzip));
+            assert!(other.is_ok(), "another form is another blob");
+            tokio::spawn(async move {
+                let _first = first;
+                assert!(!panics, "as one that breaks");
+            });
+            for waiting in &mut waiting {
+                let ended = tokio::time::timeout(std::time::Duration::from_secs(60), waiting.changed());
+                assert!(ended.await.expect("is woken").is_err());
+            }
+        }
+        assert!(known.reserve(&subject).is_ok());
+        assert!(known.state().sending.is_empty());
+    }
+
+    #[test]
+    fn forgets_what_is_oldest_and_what_was_missed() {
+        let known = KnownBlobs::default();
+        let digest = |n: usize| Digest::of(&n.to_be_bytes());
+        for n in 0..LIMIT + 5 {
+            known.saw(&digest(n), "a");
+        }
+        let state = known.state();
+        assert_eq!((state.places.entries.len(), state.places.order.len()), (LIMIT, LIMIT));
+        drop(state);
+        assert_eq!(known.place(&digest(4)), None);
+        assert_eq!(known.place(&digest(5)).as_deref(), Some("a"));
+        known.missed(&digest(5), "b");
+        assert!(known.place(&digest(5)).is_some());
+        known.missed(&digest(5), "a");
+        assert_eq!(known.place(&digest(5)), None);
+    }
+}

@@ -1,0 +1,236 @@
+//! Layers that are compressed on their way, from engines to registries and back into engines.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jackal_operator::oci::{Compression, Digest, Document, Location, Manifest, Naming};
+use jackal_operator::source::docker::Docker;
+use jackal_operator::source::{ImageSource, Method};
+use jackal_operator::transfer::{KnownBlobs, Outcome, Progress, RegistryDestination, Transfer};
+
+use super::engines::{Image, Real, noise, required, tar};
+use super::reference;
+use crate::support::process::run;
+use crate::support::registry::{TestRegistry, Version};
+
+/// Text of some megabytes that is like no other.
+fn text(name: &str) -> Vec<u8> {
+    let mut text = String::new();
+    for line in 0..60_000 {
+        text.push_str(&format!("{name} line {line} of {}\n", line * 7919 % 10_007));
+    }
+    text.into_bytes()
+}
+
+/// Nobody's before.
+fn unique(name: &str) -> String {
+    format!("jackal-test-{:012x}/{name}:1", fastrand::u64(..1 << 48))
+}
+
+fn classic() -> Real {
+    let host = required("JACKAL_DOCKER_CLASSIC");
+    Real::all().into_iter().find(|real| real.host == host).unwrap()
+}
+
+fn transfer(
+    docker: &Docker,
+    image: &str,
+    registry: &TestRegistry,
+    prefix: &str,
+    compression: Compression,
+    known: &Arc<KnownBlobs>,
+) -> Transfer {
+    let reference = reference(image);
+    let location = Location::of(&reference, &registry.host, prefix, Naming::Plain, true).unwrap();
+    Transfer {
+        source: Arc::new(docker.clone()) as Arc<dyn ImageSource>,
+        reference,
+        platforms: Vec::new(),
+        destination: Arc::new(RegistryDestination::new(registry.repository(&location.repository))),
+        location,
+        compression,
+        progress: Arc::<Progress>::default(),
+        known: Arc::clone(known),
+    }
+}
+
+async fn bring(docker: &Docker, image: &str, registry: &TestRegistry, compression: Compression) -> Outcome {
+    // Nothing is known from before, as after a restart.
+    let transfer = transfer(docker, image, registry, "", compression, &Arc::default());
+    transfer.run().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn engines_unpack_what_was_compressed() {
+    let source = classic();
+    let name = unique("app");
+    let content = [text(&name), noise(700_000)].concat();
+    let image = Image::new(
+        &name,
+        vec![
+            tar(&[("d/", &b""[..]), ("d/content", &content), ("name", name.as_bytes())]),
+            vec![0; 1024],
+            tar(&[("small", name.as_bytes())]),
+        ],
+    );
+    source.load(&image.archive());
+    let registry = TestRegistry::start(Version::V31);
+    for (variable, compression) in [
+        // 20.10 does not know zstd.
+        ("JACKAL_DOCKER20", Compression::Gzip),
+        ("JACKAL_DOCKER_CONTAINERD", Compression::Zstd),
+        ("JACKAL_DOCKER_CONTAINERD", Compression::Gzip),
+    ] {
+        let outcome = bring(&source.graph(), &name, &registry, compression).await;
+        assert_eq!(outcome.method, Method::DockerGraph);
+        assert!(outcome.size < content.len() as u64 / 2, "{}", outcome.size);
+        let engine = Real::all()
+            .into_iter()
+            .find(|real| real.host == required(variable))
+            .unwrap();
+        let pulled = format!("{}/{name}", registry.host);
+        engine.run(&["pull", "--quiet", &pulled]);
+        let container = engine.output(&["create", &pulled, "/none"]).trim().to_owned();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        engine.run(&["export", "--output", path, &container]);
+        engine.run(&["rm", &container]);
+        engine.run(&["rmi", &pulled]);
+        let mut extract = std::process::Command::new("tar");
+        let extracted = extract.args(["-xOf", path, "d/content"]).output().unwrap();
+        assert!(extracted.stdout == content, "{variable} {compression:?}: {extracted:?}");
+        assert_eq!(run("tar", &["-xOf", path, "small"]), name);
+    }
+    // skopeo reads and verifies them too.
+    if let Ok(skopeo) = which("skopeo") {
+        let folder = tempfile::tempdir().unwrap();
+        let to = format!("dir:{}", folder.path().display());
+        let from = format!("docker://{}/{name}", registry.host);
+        run(skopeo, &["copy", "--src-tls-verify=false", &from, &to]);
+    }
+}
+
+fn which(program: &str) -> Result<PathBuf, String> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut places = std::env::split_paths(&path).map(|folder| folder.join(program));
+    places
+        .find(|place| place.is_file())
+        .ok_or_else(|| format!("no {program}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_changed_layer_moves_alone() {
+    for real in [classic(), Real::all().into_iter().next().unwrap()] {
+        for (compression, graph) in [
+            (Compression::Gzip, true),
+            (Compression::Zstd, true),
+            (Compression::Gzip, false),
+        ] {
+            let docker = match graph {
+                true => real.graph(),
+                false => real.docker.clone(),
+            };
+            let name = unique("repeat");
+            let layer = |what: &str| tar(&[(what, text(&format!("{name} {what}")))]);
+            let small = |what: &str| tar(&[("small", what)]);
+            let first = Image::new(&name, vec![layer("a"), layer("b"), layer("c"), small(&name)]);
+            let mut changed = Image::new(
+                &name,
+                vec![layer("a"), layer("b"), layer("c"), small(&format!("{name} changed"))],
+            );
+            let registry = TestRegistry::start(Version::V31);
+            real.load(&first.archive());
+            let all = bring(&docker, &name, &registry, compression).await;
+            assert_eq!(all.moved_blobs, 5);
+            let again = bring(&docker, &name, &registry, compression).await;
+            assert_eq!(
+                (again.moved_blobs, again.moved_bytes, again.method),
+                (0, 0, Method::Unchanged)
+            );
+            assert_eq!(again.digest, all.digest);
+
+            real.load(&changed.archive());
+            let one = bring(&docker, &name, &registry, compression).await;
+            assert_eq!(
+                one.moved_blobs, 2,
+                "the configuration and the layer; {compression:?} {graph}"
+            );
+            assert!(one.moved_bytes < 10_000, "{}", one.moved_bytes);
+            let elsewhere = bring(&docker, &name, &TestRegistry::start(Version::V28), compression).await;
+            assert_eq!(elsewhere.digest, one.digest, "what stood does not show");
+
+            // A layer less, and in another form.
+            changed.layers.remove(1);
+            let fewer = Image::new(&name, changed.layers.clone());
+            real.load(&fewer.archive());
+            let less = bring(&docker, &name, &registry, compression).await;
+            // The configuration; an export of 20.10 does not say which layer the topmost is.
+            assert!(less.moved_blobs <= 1 + u64::from(!graph), "{}", less.moved_blobs);
+            assert!(less.moved_bytes < 10_000, "{}", less.moved_bytes);
+            let plain = bring(&docker, &name, &registry, Compression::None).await;
+            assert_eq!(plain.moved_blobs, 3);
+        }
+    }
+}
+
+/// As other tools write a manifest, and as nobody does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_compressed_is_not_taken_for_ours() {
+    let real = classic();
+    let name = unique("foreign");
+    let image = Image::new(&name, vec![tar(&[("a", text(&name))])]);
+    real.load(&image.archive());
+    let registry = TestRegistry::start(Version::V31);
+    let ours = bring(&real.graph(), &name, &registry, Compression::Gzip).await;
+    let repository = registry.repository(name.trim_end_matches(":1"));
+    let standing = repository.manifest("1").await.unwrap().unwrap();
+    let mut foreign: Manifest = standing.manifest().unwrap().clone();
+    foreign.layers[0].annotations.clear();
+    let spaced = [&standing.raw[..], b"\n"].concat();
+    for document in [
+        Document::of_manifest(foreign).unwrap(),
+        Document::parse(None, spaced.into()).unwrap(),
+    ] {
+        repository.put_manifest(&document, "1").await.unwrap();
+        let again = bring(&real.graph(), &name, &registry, Compression::Gzip).await;
+        assert_eq!((again.digest, again.moved_blobs), (ours.digest.clone(), 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_base_is_compressed_once_for_all_images() {
+    let real = classic();
+    for graph in [true, false] {
+        let docker = match graph {
+            true => real.graph(),
+            false => real.docker.clone(),
+        };
+        let names = [unique("one"), unique("two"), unique("three")];
+        let base = tar(&[("base", text(&names[0]))]);
+        for name in &names {
+            let own = tar(&[("own", name.as_bytes())]);
+            real.load(&Image::new(name, vec![base.clone(), own]).archive());
+        }
+        let registry = TestRegistry::start(Version::V31);
+        let known = Arc::default();
+        let transfers = names
+            .each_ref()
+            .map(|name| transfer(&docker, name, &registry, "team", Compression::Zstd, &known));
+        // Two at the same moment, one later.
+        let (one, two) = futures::try_join!(transfers[0].run(), transfers[1].run()).unwrap();
+        let three = transfers[2].run().await.unwrap();
+        let blobs = one.moved_blobs + two.moved_blobs + three.moved_blobs;
+        let bytes = one.moved_bytes + two.moved_bytes + three.moved_bytes;
+        assert_eq!(blobs, 1 + 3 * 2, "the base, and a layer and a configuration each");
+        assert!(bytes < base.len() as u64 + 20_000, "{bytes}");
+        for transfer in &transfers {
+            let standing = transfer.destination.document("1").await.unwrap().unwrap();
+            for layer in &standing.manifest().unwrap().layers {
+                let held = transfer.destination.holds(&layer.digest).await.unwrap();
+                assert_eq!(held, Some(layer.size));
+            }
+            let config: Digest = standing.manifest().unwrap().config.digest.clone();
+            assert!(transfer.destination.holds(&config).await.unwrap().is_some());
+        }
+    }
+}
