@@ -120,7 +120,7 @@ impl Access {
             return Err(declined);
         };
         match session.size(proof).await {
-            Ok(Some(_)) => Ok(self.content(Place::Socket(session), Some(declined))),
+            Ok(Some(_)) => Ok(self.content(Place::Socket(Box::new(session)), Some(declined))),
             Ok(None) => Err(format!("{declined}; over its socket it is not found either")),
             Err(fault) => Err(format!("{declined}; {}", fault.message)),
         }
@@ -151,7 +151,7 @@ pub(in crate::source) struct Content {
 #[derive(Debug)]
 enum Place {
     Folder(Arc<Folder>),
-    Socket(Session),
+    Socket(Box<Session>),
 }
 
 impl Content {
