@@ -1,6 +1,6 @@
 //! Content on its way from the thread that reads files to the task that sends it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -11,8 +11,11 @@ use super::doubt::Doubt;
 pub(super) const CHUNK: usize = 1024 * 1024;
 /// Chunks that wait to be taken.
 const WAITING: usize = 2;
-/// Buffers that are kept for the next chunk. Fresh memory costs the kernel more than reading a warm file does.
-const SPARE: usize = 8;
+/// Buffers of the whole process that are kept for the next chunk. Fresh memory costs the kernel more than reading a
+/// warm file does, and what is given back in between the chunks of others stays with the process all the same.
+static SPARES: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
+/// How many are kept.
+const KEPT: usize = 24;
 
 /// Why no more is handed on.
 #[derive(Debug)]
@@ -29,12 +32,15 @@ impl From<Doubt> for Stop {
     }
 }
 
-type Spares = Arc<Mutex<Vec<Box<[u8]>>>>;
+/// A buffer of `size` bytes, whatever is in it.
+fn buffer(size: usize) -> Box<[u8]> {
+    let spare = (size == CHUNK).then(|| SPARES.lock().unwrap_or_else(PoisonError::into_inner).pop());
+    spare.flatten().unwrap_or_else(|| vec![0; size].into_boxed_slice())
+}
 
 /// The writing end: fills one chunk after the other, in a thread that may wait.
 pub(super) struct Chunks {
     sender: mpsc::Sender<Result<Bytes, Doubt>>,
-    spares: Spares,
     size: usize,
     buffer: Box<[u8]>,
     filled: usize,
@@ -47,9 +53,8 @@ impl Chunks {
         let size = usize::try_from(length).map_or(CHUNK, |length| length.clamp(1, CHUNK));
         let chunks = Self {
             sender,
-            spares: Spares::default(),
             size,
-            buffer: vec![0; size].into_boxed_slice(),
+            buffer: buffer(size),
             filled: 0,
         };
         (chunks, receiver)
@@ -93,15 +98,26 @@ impl Chunks {
     }
 
     fn flush(&mut self) -> Result<(), Stop> {
-        let spare = self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let next = spare.unwrap_or_else(|| vec![0; self.size].into_boxed_slice());
         let chunk = Chunk {
-            buffer: std::mem::replace(&mut self.buffer, next),
+            buffer: std::mem::replace(&mut self.buffer, buffer(self.size)),
             filled: std::mem::take(&mut self.filled),
-            spares: Arc::clone(&self.spares),
         };
         let sent = self.sender.blocking_send(Ok(Bytes::from_owner(chunk)));
         sent.map_err(|_| Stop::Closed)
+    }
+}
+
+/// Keeps a buffer for who comes next.
+fn keep(buffer: Box<[u8]>) {
+    let mut spares = SPARES.lock().unwrap_or_else(PoisonError::into_inner);
+    if buffer.len() == CHUNK && spares.len() < KEPT {
+        spares.push(buffer);
+    }
+}
+
+impl Drop for Chunks {
+    fn drop(&mut self) {
+        keep(std::mem::take(&mut self.buffer));
     }
 }
 
@@ -109,7 +125,6 @@ impl Chunks {
 struct Chunk {
     buffer: Box<[u8]>,
     filled: usize,
-    spares: Spares,
 }
 
 impl AsRef<[u8]> for Chunk {
@@ -120,9 +135,6 @@ impl AsRef<[u8]> for Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
-        if spares.len() < SPARE {
-            spares.push(std::mem::take(&mut self.buffer));
-        }
+        keep(std::mem::take(&mut self.buffer));
     }
 }

@@ -15,6 +15,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::{Destination, Upload};
 use crate::fault::{Fault, Reason};
+use crate::hashing::Hashing;
 use crate::oci::{Descriptor, Digest, Document, Hasher, Index, MANIFEST_LIMIT};
 use crate::source::ByteStream;
 
@@ -162,7 +163,7 @@ impl LayoutDestination {
         let mut file = tokio::fs::File::create_new(&unfinished.0)
             .await
             .map_err(|error| self.failed(error))?;
-        let mut hasher = expected.as_ref().map_or_else(Hasher::sha256, Hasher::like);
+        let mut hashing = Hashing::new(expected.as_ref());
         let mut length = 0_u64;
         let mut bytes = blob.bytes;
         while let Some(chunk) = bytes.next().await {
@@ -173,7 +174,7 @@ impl LayoutDestination {
             {
                 return Err(self.mismatch(format!("more than the {size} bytes that are expected arrive")));
             }
-            hasher.update(&chunk);
+            hashing.update(&chunk).await;
             file.write_all(&chunk).await.map_err(|error| self.failed(error))?;
         }
         if let Some(size) = size
@@ -181,7 +182,7 @@ impl LayoutDestination {
         {
             return Err(self.mismatch(format!("{size} bytes are expected, and {length} arrived")));
         }
-        let found = hasher.finish();
+        let found = hashing.finish().await.map_err(|error| self.failed(error))?;
         if let Some(expected) = expected
             && expected != found
         {

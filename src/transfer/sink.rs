@@ -13,7 +13,8 @@ use super::known::{KnownBlobs, Reservation, Subject};
 use super::predecessor::Predecessor;
 use super::progress::Progress;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Compression, Descriptor, Digest, Document, Hasher, Location};
+use crate::hashing::Hashing;
+use crate::oci::{Compression, Descriptor, Digest, Document, Location};
 use crate::source::{Blob, BlobSink, ByteStream, Form, Landed, PushTarget};
 
 /// The [`BlobSink`] over a destination.
@@ -232,8 +233,8 @@ struct Expected {
     size: Option<u64>,
 }
 
-/// Counts what passes, hashes it where nobody else does, and ends in a failure when it is not what was announced. The failure comes
-/// before the stream's end, so that the destination never commits.
+/// Counts what passes, hashes it where nobody else does, and ends in a failure when it is not what was announced. The
+/// failure comes before the stream's end, so that the destination never commits.
 fn observe(
     bytes: ByteStream<'_>,
     expected: Expected,
@@ -241,27 +242,35 @@ fn observe(
     content: Arc<Mutex<Option<Digest>>>,
     complete: Arc<AtomicBool>,
 ) -> ByteStream<'_> {
-    let hasher = expected.hash.as_ref();
-    let hasher = hasher.map(|digest| digest.as_ref().map_or_else(Hasher::sha256, Hasher::like));
-    let state = Some((bytes, hasher, 0u64));
+    let hashing = expected.hash.as_ref().map(|digest| Hashing::new(digest.as_ref()));
+    let state = Some((bytes, hashing, 0u64));
     futures::stream::unfold(state, move |state| {
         let result = (Arc::clone(&progress), Arc::clone(&content), Arc::clone(&complete));
         let wanted = (expected.hash.clone().flatten(), expected.size);
         async move {
-            let (mut bytes, mut hasher, mut length) = state?;
+            let (mut bytes, mut hashing, mut length) = state?;
             let (progress, content, complete) = result;
             match bytes.next().await {
                 Some(Ok(chunk)) => {
-                    if let Some(hasher) = &mut hasher {
-                        hasher.update(&chunk);
+                    if let Some(hashing) = &mut hashing {
+                        hashing.update(&chunk).await;
                     }
                     length += chunk.len() as u64;
                     progress.passed(chunk.len() as u64);
-                    Some((Ok(chunk), Some((bytes, hasher, length))))
+                    Some((Ok(chunk), Some((bytes, hashing, length))))
                 }
                 Some(Err(fault)) => Some((Err(fault), None)),
                 None => {
-                    let digest = hasher.map(Hasher::finish);
+                    let digest = match hashing {
+                        Some(hashing) => match hashing.finish().await {
+                            Ok(digest) => Some(digest),
+                            Err(error) => {
+                                let message = format!("hashing was given up: {error}");
+                                return Some((Err(Fault::retryable(Reason::SourceFailed, message)), None));
+                            }
+                        },
+                        None => None,
+                    };
                     match verify(digest.as_ref(), length, wanted) {
                         Err(fault) => Some((Err::<Bytes, Fault>(fault), None)),
                         Ok(()) => {
