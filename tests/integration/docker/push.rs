@@ -96,12 +96,12 @@ async fn what_the_engine_may_not_push_either_is_told_with_both_reasons() {
     let victim = Victim::start("docker20", Shape::Classic);
     let name = "jackal-test/refused:1";
     victim.real.load(&Image::varied(name).archive());
-    break_exports(victim.name());
     let transfer = transfer(&victim.real, name, &registry);
     // Somebody gave that name to another image already.
     let taken = transfer.location.to_string();
     victim.real.load(&Image::varied("jackal-test/other:1").archive());
     victim.real.run(&["tag", "jackal-test/other:1", &taken]);
+    break_exports(victim.name());
     let fault = transfer.run().await.unwrap_err();
     assert_eq!(fault.reason, Reason::SourceFailed, "{fault}");
     assert!(fault.message.contains("/docker/tmp"), "{fault}");
