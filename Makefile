@@ -88,3 +88,8 @@ crds: ## Write crds/ anew after a change of src/api.
 .PHONY: build
 build: ## The binary, optimised.
 	cargo build --locked --release
+
+.PHONY: bench-compression
+bench-compression: ## Measure None, Gzip and Zstd, push and pull, at 1 Gbit/s and on loopback. BENCH='MEGABYTES ROUNDS'.
+	cargo build --locked --release
+	BENCH_BIN=$(CARGO_TARGET_DIR)/release/jackal-operator scripts/bench/compression $(BENCH)

@@ -1,5 +1,7 @@
 //! `build`: a package from a file, without a cluster.
 
+mod moves;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use futures::StreamExt as _;
 use kube::ResourceExt as _;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +25,7 @@ use crate::registry::{Endpoint, Registry};
 use crate::source::containerd::Containerd;
 use crate::source::docker::Docker;
 use crate::source::{ImageSource, RegistrySource};
-use crate::transfer::{Destination, KnownBlobs, LayoutDestination, Progress, RegistryDestination, Transfer};
+use crate::transfer::{Destination, KnownBlobs, LayoutDestination, RegistryDestination, Standing, Transfer};
 
 /// Build a package without a cluster.
 ///
@@ -231,23 +232,7 @@ impl Build {
             .unwrap_or(Duration::from_secs(120));
         let works = Works::open(self, &plan, target, idle).await?;
         let display = Display::new(self.output);
-        let moves = plan
-            .images
-            .iter()
-            .map(|planned| self.one(&works, spec.compression, planned, &display));
-        // In the plan's order, so that two runs print the same; one that fails keeps none of the others.
-        let mut results = futures::stream::iter(moves).buffered(self.concurrency.max(1));
-        let mut next = plan.images.iter();
-        while let (Some(result), Some(planned)) = (results.next().await, next.next()) {
-            match result {
-                Ok(row) => {
-                    report.changed |= !row.current;
-                    report.moved_bytes += row.moved_bytes;
-                    report.images.push(row);
-                }
-                Err(fault) => report.failures.push(Failure::of(&planned.spec.image, fault)),
-            }
-        }
+        self.move_all(&works, spec.compression, &plan, &display, report).await;
         if !report.failures.is_empty() {
             return Ok(());
         }
@@ -277,31 +262,14 @@ impl Build {
         Ok(())
     }
 
-    /// Brings one image, or says what that would move.
+    /// Brings one image, unless `standing` says that it stands, or says what that would move.
     async fn one(
         &self,
-        works: &Works,
-        compression: crate::oci::Compression,
         planned: &PlannedImage,
+        transfer: &Transfer,
+        standing: Option<Result<Standing, Fault>>,
         display: &Display,
     ) -> Result<Row, Fault> {
-        let progress = Arc::<Progress>::default();
-        let transfer = Transfer {
-            source: works.source(planned)?,
-            reference: planned.image.clone(),
-            platforms: planned
-                .spec
-                .platforms
-                .iter()
-                .map(|text| text.parse())
-                .collect::<Result<_, crate::oci::PlatformError>>()
-                .map_err(|error| Fault::stalled(Reason::InvalidSpec, error.to_string()))?,
-            destination: works.destination(&planned.location.repository)?,
-            location: planned.location.clone(),
-            compression,
-            progress: Arc::clone(&progress),
-            known: Arc::clone(&works.known),
-        };
         let name = planned.location.to_string();
         let image = planned.spec.image.clone();
         if self.dry_run {
@@ -326,7 +294,14 @@ impl Build {
                 current,
             });
         }
-        let outcome = display.follow(&image, &progress, transfer.run()).await?;
+        let outcome = match standing.transpose()? {
+            Some(Standing::Current(outcome)) => outcome,
+            Some(Standing::Differs(resolved)) => {
+                let moving = transfer.bring(&resolved);
+                display.follow(&image, &transfer.progress, moving).await?
+            }
+            None => display.follow(&image, &transfer.progress, transfer.run()).await?,
+        };
         display.say(&format!(
             "{image} -> {name}: {} ({}, {} sent)",
             outcome.digest.short_form(),
@@ -442,7 +417,13 @@ impl Works {
                     let host = planned.image.registry();
                     let same = matches!(&target, Target::Registry { host: to, .. } if to == host) && build.insecure;
                     let plain_http = same || build.insecure_registry.iter().any(|insecure| insecure == host);
-                    registries.insert(host.to_owned(), open(host, plain_http).await?);
+                    // One client for a registry, that its limits hold for all that is asked of it.
+                    let shared = destination.as_ref().filter(|to| to.host() == host && plain_http == build.insecure);
+                    let registry = match shared {
+                        Some(destination) => destination.clone(),
+                        None => open(host, plain_http).await?,
+                    };
+                    registries.insert(host.to_owned(), registry);
                 }
                 _ => {}
             }
@@ -454,6 +435,25 @@ impl Works {
             docker,
             containerd,
             known: Arc::default(),
+        })
+    }
+
+    fn transfer(&self, planned: &PlannedImage, compression: crate::oci::Compression) -> Result<Transfer, Fault> {
+        Ok(Transfer {
+            source: self.source(planned)?,
+            reference: planned.image.clone(),
+            platforms: planned
+                .spec
+                .platforms
+                .iter()
+                .map(|text| text.parse())
+                .collect::<Result<_, crate::oci::PlatformError>>()
+                .map_err(|error| Fault::stalled(Reason::InvalidSpec, error.to_string()))?,
+            destination: self.destination(&planned.location.repository)?,
+            location: planned.location.clone(),
+            compression,
+            progress: Arc::default(),
+            known: Arc::clone(&self.known),
         })
     }
 

@@ -21,7 +21,9 @@ pub struct Download {
     call: Call,
     digest: Digest,
     size: Option<u64>,
+    /// None where whoever takes the content verifies it.
     hasher: Option<Hasher>,
+    ended: bool,
     received: u64,
     /// Bytes at the front of a resumed answer that were received before: not every registry knows ranges.
     skip: u64,
@@ -36,6 +38,7 @@ impl Download {
             registry,
             call,
             hasher: Some(Hasher::like(&digest)),
+            ended: false,
             digest,
             size,
             received: 0,
@@ -44,6 +47,12 @@ impl Download {
             broken: 0,
             broken_at: 0,
         }
+    }
+
+    /// The same without a look at the digest, for content that is verified where it goes. The length is looked at.
+    pub(super) fn unverified(mut self) -> Self {
+        self.hasher = None;
+        self
     }
 
     /// The request, for people.
@@ -62,7 +71,7 @@ impl Download {
 
     /// The next bytes; none after the last, when digest and size were found right.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
-        if self.hasher.is_none() {
+        if self.ended {
             return Ok(None);
         }
         loop {
@@ -112,6 +121,7 @@ impl Download {
 
     fn end(&mut self) -> Result<(), Error> {
         self.answer = None;
+        self.ended = true;
         let received = self.received;
         if let Some(size) = self.size
             && received != size
@@ -125,7 +135,7 @@ impl Download {
     }
 
     fn mismatch(&mut self, detail: String) -> Error {
-        self.hasher = None;
+        self.ended = true;
         self.answer = None;
         Error::new(Kind::DigestMismatch, &self.call.label, detail)
     }
@@ -137,7 +147,7 @@ impl Download {
         self.broken += 1;
         self.broken_at = self.received;
         if self.broken > RESUMPTIONS || !error.temporary() {
-            self.hasher = None;
+            self.ended = true;
             return Err(error);
         }
         tracing::debug!(%error, received = self.received, "resuming");

@@ -18,8 +18,9 @@ use crate::registry::{Registry, Repository};
 const DEPTH: usize = 4;
 /// How many manifests one image may have, all platforms and attestations together.
 const MANIFESTS: usize = 256;
-/// Manifests that are read, and blobs that are carried, at once.
-const AT_ONCE: usize = 4;
+/// Manifests of one image that are read at once, and blobs that are carried. What of it runs is up to the
+/// registries' limits; a blob that somebody else brings just now only waits.
+const AT_ONCE: usize = 8;
 /// The longest image configuration in bytes that is read.
 const CONFIG_LIMIT: usize = 8 * 1024 * 1024;
 
@@ -91,16 +92,24 @@ async fn carry(repository: &Repository, name: &str, blob: &Descriptor, sink: &dy
         return Ok(());
     }
     let owned = name.to_owned();
-    let download = repository.blob(&blob.digest, Some(blob.size));
+    // The sink verifies it. Nothing is asked of the registry before the first chunk is.
+    let download = repository.unverified_blob(&blob.digest, blob.size);
     let bytes = download.into_stream().map_err(move |error| error.reading(&owned));
-    sink.take(Blob {
+    let taken = sink.take(Blob {
         form: Form::Exact,
         digest: Some(blob.digest.clone()),
         size: Some(blob.size),
         bytes: bytes.boxed(),
-    })
-    .await
-    .map(|_| ())
+    });
+    match taken.await {
+        Ok(_) => Ok(()),
+        // Where it went it was found to be another; more than that it came from here is not known.
+        Err(fault) if fault.reason == Reason::DigestMismatch && !fault.message.contains(name) => {
+            let message = format!("cannot read {name} as its digests say: {}", fault.message);
+            Err(Fault { message, ..fault })
+        }
+        Err(fault) => Err(fault),
+    }
 }
 
 /// The search for one image.

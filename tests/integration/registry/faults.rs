@@ -123,6 +123,15 @@ async fn a_lying_registry_is_found_out() {
         let got: Result<Vec<_>, _> = repository.blob(digest, size).into_stream().try_collect().await;
         assert_eq!(got.unwrap_err().kind(), &Kind::DigestMismatch, "{size:?}");
     }
+    // Whoever verifies it by himself gets it, at its length.
+    let got = repository.unverified_blob(&wrong, 1000).into_stream();
+    assert_eq!(got.try_collect::<Vec<_>>().await.unwrap().concat(), content);
+    let got: Result<Vec<_>, _> = repository
+        .unverified_blob(&right, 999)
+        .into_stream()
+        .try_collect()
+        .await;
+    assert_eq!(got.unwrap_err().kind(), &Kind::DigestMismatch);
     assert_eq!(repository.small_blob(&right, 1000).await.unwrap().unwrap(), content);
     assert_eq!(
         repository.small_blob(&right, 999).await.unwrap_err().kind(),
