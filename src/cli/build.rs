@@ -19,7 +19,7 @@ use super::progress::{Display, Output, bytes};
 use super::{UNUSABLE, Unusable, credentials, package_file};
 use crate::api::v1alpha1::SourceKind;
 use crate::fault::{Disposition, Fault, Reason};
-use crate::oci::Reference;
+use crate::oci::{Document, Reference};
 use crate::package::{BroughtImage, Definition, Plan, PlannedImage, publish, repository};
 use crate::registry::{Endpoint, Registry};
 use crate::source::containerd::Containerd;
@@ -168,6 +168,8 @@ struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     moved_blobs: Option<u64>,
     current: bool,
+    #[serde(skip)]
+    documents: Vec<Document>,
 }
 
 impl Build {
@@ -242,11 +244,12 @@ impl Build {
         }
         let name = repository(&prefix, &package.name_any());
         let mut brought = Vec::with_capacity(plan.images.len());
-        for (planned, row) in plan.images.iter().zip(&report.images) {
+        for (planned, row) in plan.images.iter().zip(&mut report.images) {
             brought.push(BroughtImage {
                 reference: planned.listed(),
                 digest: row.digest.as_deref().unwrap_or_default().parse()?,
                 destination: works.destination(&planned.location.repository)?,
+                documents: std::mem::take(&mut row.documents),
             });
         }
         let published = publish(&definition, &brought, &*works.destination(&name)?, &spec.version).await?;
@@ -292,6 +295,7 @@ impl Build {
                 moved_bytes,
                 moved_blobs,
                 current,
+                documents: Vec::new(),
             });
         }
         let outcome = match standing.transpose()? {
@@ -318,6 +322,7 @@ impl Build {
             moved_bytes: outcome.moved_bytes,
             moved_blobs: Some(outcome.moved_blobs),
             current: outcome.moved_blobs == 0 && outcome.method == crate::source::Method::Unchanged,
+            documents: outcome.documents,
         })
     }
 }
@@ -418,7 +423,9 @@ impl Works {
                     let same = matches!(&target, Target::Registry { host: to, .. } if to == host) && build.insecure;
                     let plain_http = same || build.insecure_registry.iter().any(|insecure| insecure == host);
                     // One client for a registry, that its limits hold for all that is asked of it.
-                    let shared = destination.as_ref().filter(|to| to.host() == host && plain_http == build.insecure);
+                    let shared = destination
+                        .as_ref()
+                        .filter(|to| to.host() == host && plain_http == build.insecure);
                     let registry = match shared {
                         Some(destination) => destination.clone(),
                         None => open(host, plain_http).await?,

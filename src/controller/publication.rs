@@ -93,6 +93,7 @@ async fn assemble(packages: &Packages, package: &JackalPackage, publication: &Pu
             destination: Arc::new(RegistryDestination::new(
                 registry.repository(&planned.location.repository),
             )),
+            documents: Vec::new(),
         });
     }
     let definition = Definition::of(&package.name_any(), &package.spec, &publication.plan)?;

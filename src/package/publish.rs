@@ -30,6 +30,8 @@ pub struct BroughtImage {
     pub digest: Digest,
     /// The repository that it stands in, of the same registry as the package's.
     pub destination: Arc<dyn Destination>,
+    /// What is known of its manifests already; the others are read there.
+    pub documents: Vec<Document>,
 }
 
 /// A package that stands in the registry.
@@ -63,7 +65,16 @@ pub async fn publish(
     let artifact = Artifact::of(definition, &read)?;
     drop(read);
 
-    let standing = standing(repository, tag).await?;
+    // Mostly the only package under its tag, which costs no more than a look.
+    let alone = index_of(vec![artifact.entry()])?;
+    let named = repository.digest_of(tag).await?;
+    let standing = match named.filter(|named| named == alone.digest()) {
+        Some(digest) => Some(Standing {
+            digest,
+            entries: vec![artifact.entry()],
+        }),
+        None => standing(repository, tag).await?,
+    };
     if let Some(index) = standing.as_ref().filter(|index| index.holds(&artifact.entry()))
         && repository
             .digest_of(artifact.manifest.digest().as_str())
@@ -102,8 +113,13 @@ async fn read_image(image: &BroughtImage) -> Result<ArtifactImage, Fault> {
     let mut seen = HashSet::from([image.digest.clone()]);
     let mut open = vec![image.digest.clone()];
     while let Some(digest) = open.pop() {
-        let Some(document) = image.destination.document(digest.as_str()).await? else {
-            continue;
+        let known = image.documents.iter().find(|known| *known.digest() == digest);
+        let document = match known {
+            Some(known) => known.clone(),
+            None => match image.destination.document(digest.as_str()).await? {
+                Some(document) => document,
+                None => continue,
+            },
         };
         bytes += document.raw.len();
         if bytes > DOCUMENTS_LIMIT {
@@ -269,10 +285,13 @@ async fn enter(artifact: &Artifact, repository: &dyn Destination, tag: &str) -> 
     }
     entries.push(entry);
     entries.sort_by(|left, right| (&left.platform, &left.digest).cmp(&(&right.platform, &right.digest)));
-    let index = Document::of_index(Index::new(entries))
-        .map_err(|error| Fault::stalled(Reason::PackageFailed, error.to_string()))?;
+    let index = index_of(entries)?;
     repository.publish(&index, Some(tag)).await?;
     Ok((index.digest().clone(), index.descriptor.size))
+}
+
+fn index_of(entries: Vec<Descriptor>) -> Result<Document, Fault> {
+    Document::of_index(Index::new(entries)).map_err(|error| Fault::stalled(Reason::PackageFailed, error.to_string()))
 }
 
 /// The lock of one repository, shared by all that ask for it at the same time.

@@ -51,6 +51,8 @@ pub struct Outcome {
     pub moved_blobs: u64,
     /// Bytes that were read for them.
     pub moved_bytes: u64,
+    /// Every manifest of the image, children before the index that lists them, the root last.
+    pub documents: Vec<Document>,
 }
 
 /// What stands in the destination under the image's names.
@@ -173,11 +175,12 @@ impl Transfer {
             declined: delivered.declined,
             moved_blobs: sink.moved_blobs.load(Ordering::Relaxed),
             moved_bytes: self.progress.moved(),
+            documents: delivered.documents,
         })
     }
 
     async fn compare(&self, resolved: Resolved) -> Result<Standing, Fault> {
-        let Some(standing) = self.standing(&resolved).await? else {
+        let Some((standing, read)) = self.standing(&resolved).await? else {
             return Ok(Standing::Differs(Box::new(resolved)));
         };
         for tag in self.location.tags.iter().skip(1) {
@@ -185,9 +188,10 @@ impl Transfer {
                 return Ok(Standing::Differs(Box::new(resolved)));
             }
         }
-        let documents = match resolved.documents.is_empty() {
-            false => resolved.documents,
-            true => self.documents(&standing).await?,
+        let documents = match read {
+            Some(document) => vec![document],
+            None if resolved.documents.is_empty() => self.documents(&standing).await?,
+            None => resolved.documents,
         };
         Ok(Standing::Current(Outcome {
             digest: standing,
@@ -197,27 +201,29 @@ impl Transfer {
             declined: None,
             moved_blobs: 0,
             moved_bytes: 0,
+            documents,
         }))
     }
 
-    /// The digest that stands under the first name, if it is that of the image.
-    async fn standing(&self, resolved: &Resolved) -> Result<Option<Digest>, Fault> {
+    /// The digest that stands under the first name, if it is that of the image, and the manifest where it had to be
+    /// read.
+    async fn standing(&self, resolved: &Resolved) -> Result<Option<(Digest, Option<Document>)>, Fault> {
         let first = match (&self.location.digest, self.location.tags.first()) {
             (Some(digest), _) => digest.as_str(),
             (None, Some(tag)) => tag,
             (None, None) => return Ok(None),
         };
         match &resolved.identity {
-            Identity::Manifest(digest) => Ok(self
-                .destination
-                .digest_of(first)
-                .await?
-                .filter(|standing| standing == digest)),
+            Identity::Manifest(digest) => {
+                let standing = self.destination.digest_of(first).await?;
+                Ok(standing
+                    .filter(|standing| standing == digest)
+                    .map(|digest| (digest, None)))
+            }
             Identity::Config { image_id, diff_ids } => {
                 let document = self.destination.document(first).await?;
-                Ok(document
-                    .filter(|document| self.is_image(document, image_id, diff_ids))
-                    .map(|d| d.digest().clone()))
+                let document = document.filter(|document| self.is_image(document, image_id, diff_ids));
+                Ok(document.map(|document| (document.digest().clone(), Some(document))))
             }
         }
     }
@@ -254,6 +260,8 @@ impl Transfer {
                 break;
             }
         }
+        // The root was read first.
+        found.reverse();
         Ok(found)
     }
 }

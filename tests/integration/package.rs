@@ -36,6 +36,7 @@ async fn images(registry: &TestRegistry) -> Vec<BroughtImage> {
         reference: reference.parse().unwrap(),
         digest: root.digest().clone(),
         destination: at(registry, repository),
+        documents: Vec::new(),
     };
     vec![
         brought("nginx:1", &single, "library/nginx"),

@@ -182,6 +182,7 @@ async fn stage() -> Stage {
         reference: reference.parse().unwrap(),
         digest: root.digest().clone(),
         destination: Arc::new(destination),
+        documents: Vec::new(),
     };
     Stage {
         package: repository("podinfo"),
