@@ -1,23 +1,19 @@
 //! What does not go well, is refused, or is broken off.
 
-use crate::support::image::image;
-use crate::support::image::noise as seeded;
-use crate::support::image::put;
-use crate::support::operator::Operator;
-use crate::support::process::run;
-use crate::support::program;
-use crate::support::registry::Options;
-use crate::support::registry::TestRegistry;
-use crate::support::registry::Version;
-use crate::support::throttle::Throttle;
-use crate::support::wait::SOON;
-use crate::support::wait::eventually;
-use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::{Bench, catalog, package, stderr, stdout};
+use crate::support::image::{image, noise as seeded, put};
+use crate::support::operator::Operator;
+use crate::support::process::run;
+use crate::support::program;
+use crate::support::registry::{Options, TestRegistry, Version};
+use crate::support::throttle::Throttle;
+use crate::support::wait::{SOON, eventually};
 
 #[tokio::test]
 async fn every_failure_is_listed_and_the_rest_is_done() {
