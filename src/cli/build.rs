@@ -413,7 +413,9 @@ impl Works {
                     let same = matches!(&target, Target::Registry { host: to, .. } if to == host) && build.insecure;
                     let plain_http = same || build.insecure_registry.iter().any(|insecure| insecure == host);
                     // One client for a registry, that its limits hold for all that is asked of it.
-                    let shared = destination.as_ref().filter(|to| to.host() == host && plain_http == build.insecure);
+                    let shared = destination
+                        .as_ref()
+                        .filter(|to| to.host() == host && plain_http == build.insecure);
                     let registry = match shared {
                         Some(destination) => destination.clone(),
                         None => open(host, plain_http).await?,
