@@ -1,6 +1,5 @@
 //! Layers that are compressed on their way, from engines to registries and back into engines.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use jackal_operator::oci::{Compression, Digest, Document, Location, Manifest, Naming};
@@ -101,21 +100,6 @@ async fn engines_unpack_what_was_compressed() {
         assert!(extracted.stdout == content, "{variable} {compression:?}: {extracted:?}");
         assert_eq!(run("tar", &["-xOf", path, "small"]), name);
     }
-    // skopeo reads and verifies them too.
-    if let Ok(skopeo) = which("skopeo") {
-        let folder = tempfile::tempdir().unwrap();
-        let to = format!("dir:{}", folder.path().display());
-        let from = format!("docker://{}/{name}", registry.host);
-        run(skopeo, &["copy", "--src-tls-verify=false", &from, &to]);
-    }
-}
-
-fn which(program: &str) -> Result<PathBuf, String> {
-    let path = std::env::var("PATH").unwrap_or_default();
-    let mut places = std::env::split_paths(&path).map(|folder| folder.join(program));
-    places
-        .find(|place| place.is_file())
-        .ok_or_else(|| format!("no {program}"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
