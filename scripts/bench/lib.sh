@@ -139,7 +139,7 @@ used() { # FOLDER...
     echo 0
     return 0
   fi
-  { du -s --total --block-size=1 "$@" 2>/dev/null || true; } | awk 'END { print $1 + 0 }'
+  { du -s --total --block-size=1 "$@" 2>/dev/null || true; } | awk 'END { printf "%.0f\n", $1 }'
 }
 
 # Writes the most that the folders held to FILE, until it is ended.

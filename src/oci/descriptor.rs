@@ -82,6 +82,27 @@ pub struct Platform {
 pub struct PlatformError(String);
 
 impl Platform {
+    /// What an image configuration (image specification, "Image Configuration") says that it runs on. The
+    /// configuration of an artifact that is no image says nothing.
+    pub fn of_config(json: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Configuration {
+            os: Option<String>,
+            architecture: Option<String>,
+            variant: Option<String>,
+            #[serde(rename = "os.version")]
+            os_version: Option<String>,
+        }
+        let read: Configuration = serde_json::from_slice(json).ok()?;
+        let written = |text: Option<String>| text.filter(|text| !text.is_empty());
+        Some(Self {
+            os: written(read.os)?,
+            architecture: written(read.architecture)?,
+            variant: written(read.variant),
+            os_version: read.os_version,
+        })
+    }
+
     /// Whether an image made for `offered` is what somebody who wrote `self` asked for: parts that were not
     /// written match anything.
     pub fn admits(&self, offered: &Platform) -> bool {

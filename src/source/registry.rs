@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
-use serde::Deserialize;
 
 use super::{Blob, BlobSink, Delivered, Form, Identity, ImageSource, Method, Resolved};
 use crate::fault::{Fault, Reason};
@@ -205,14 +204,6 @@ impl Lookup {
     }
 
     async fn platform_of(&self, manifest: &Manifest) -> Result<Option<Platform>, Fault> {
-        #[derive(Deserialize)]
-        struct Configuration {
-            os: Option<String>,
-            architecture: Option<String>,
-            variant: Option<String>,
-            #[serde(rename = "os.version")]
-            os_version: Option<String>,
-        }
         let config = &manifest.config;
         let raw = self.repository.small_blob(&config.digest, CONFIG_LIMIT).await;
         let raw = raw.map_err(|error| error.reading(&self.name))?.ok_or_else(|| {
@@ -221,16 +212,7 @@ impl Lookup {
                 config.digest
             ))
         })?;
-        // The configuration of an artifact that is no image says nothing.
-        let read: Option<Configuration> = serde_json::from_slice(&raw).ok();
-        Ok(read.and_then(|read| {
-            Some(Platform {
-                os: read.os.filter(|os| !os.is_empty())?,
-                architecture: read.architecture.filter(|architecture| !architecture.is_empty())?,
-                variant: read.variant.filter(|variant| !variant.is_empty()),
-                os_version: read.os_version,
-            })
-        }))
+        Ok(Platform::of_config(&raw))
     }
 
     /// That some of the platforms asked for are not offered.

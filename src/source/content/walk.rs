@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use serde::Deserialize;
-
 use super::{Content, Keeper, misshapen, missing};
 use crate::fault::{Fault, Reason};
 use crate::oci::{
@@ -286,26 +284,9 @@ impl Walk<'_> {
     }
 
     async fn platform_of(&self, manifest: &Manifest) -> Result<Option<Platform>, Fault> {
-        #[derive(Deserialize)]
-        struct Configuration {
-            os: Option<String>,
-            architecture: Option<String>,
-            variant: Option<String>,
-            #[serde(rename = "os.version")]
-            os_version: Option<String>,
-        }
         let digest = &manifest.config.digest;
         let raw = self.content.small(self.keeper, self.name, digest, CONFIG_LIMIT).await?;
-        // The configuration of an artifact that is no image says nothing.
-        let read: Option<Configuration> = raw.and_then(|raw| serde_json::from_slice(&raw).ok());
-        Ok(read.and_then(|read| {
-            Some(Platform {
-                os: read.os.filter(|os| !os.is_empty())?,
-                architecture: read.architecture.filter(|architecture| !architecture.is_empty())?,
-                variant: read.variant.filter(|variant| !variant.is_empty()),
-                os_version: read.os_version,
-            })
-        }))
+        Ok(raw.and_then(|raw| Platform::of_config(&raw)))
     }
 
     fn lacking(&self, platform: &str) -> Fault {
