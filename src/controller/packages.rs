@@ -1,16 +1,17 @@
 //! The reconciler of `JackalPackage` objects: plans, sees that each image has its object, and has the artifact
 //! put together once all are in their places.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Config};
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::Event;
 use kube::runtime::{Controller, WatchStreamExt as _, reflector, watcher};
 use kube::{Api, Client, ResourceExt as _};
@@ -22,7 +23,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::children::Children;
-use super::deletion::Deletion;
+use super::collection::Postponed;
+use super::conflict;
 use super::finalizers;
 use super::lease::{LAPSE, Leadership};
 use super::publication::{self, Publication};
@@ -32,6 +34,7 @@ use crate::api::v1alpha1::{
     requested_at,
 };
 use crate::fault::{Disposition, Fault, Reason};
+use crate::oci::Digest;
 use crate::package::Plan;
 use crate::worker::{
     Decision, Events, Failure, Key, Memory, Registries, Settings, View, is_ready, kube_fault, name_of, stands,
@@ -43,6 +46,9 @@ pub(super) type Guarded = DeserializeGuard<JackalPackage>;
 /// Keeps the object until its images' objects are gone.
 const FINALIZER: &str = "jackal.dev/package";
 
+/// How long the reconciler may take to hear of something; it is gone when it takes longer.
+const WAKE: Duration = Duration::from_secs(5);
+
 /// What all reconciliations of packages share.
 pub(super) struct Packages {
     pub client: Client,
@@ -51,6 +57,11 @@ pub(super) struct Packages {
     pub leadership: Leadership,
     pub events: Events,
     pub memory: Memory,
+    /// Every package that this process works on.
+    pub known: Store<Guarded>,
+    /// Artifacts that this process wrote and that no status tells of yet, by the package's uid.
+    pub written: Mutex<HashMap<String, Digest>>,
+    collections: Mutex<HashMap<String, Postponed>>,
     wakes: mpsc::Sender<ObjectRef<Guarded>>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -66,12 +77,16 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) {
     let (wakes, woken) = mpsc::channel(1024);
+    let (reader, writer) = reflector::store();
     let packages = Arc::new(Packages {
         events: Events::new(client.clone(), identity),
         memory: Memory::new(identity, settings.backoff),
         client: client.clone(),
         registries,
         leadership,
+        known: reader.clone(),
+        written: Mutex::default(),
+        collections: Mutex::default(),
         wakes,
         tasks: TaskTracker::new(),
         stop: stop.clone(),
@@ -79,14 +94,18 @@ pub(super) async fn run(
     });
     let api: Api<Guarded> = packages.settings.api(&packages.client);
     let images: Api<DeserializeGuard<JackalImage>> = packages.settings.api(&packages.client);
-    let (reader, writer) = reflector::store();
     let gone = Arc::clone(&packages);
     let stream = watcher(api, watcher::Config::default())
         .default_backoff()
         .reflect(writer)
         .inspect(move |event| {
             if let Ok(Event::Delete(object)) = event {
-                gone.memory.forget(object.uid().as_deref().unwrap_or_default());
+                gone.forget(object.uid().as_deref().unwrap_or_default());
+            }
+            if let Ok(Event::Delete(object) | Event::Apply(object)) = event
+                && let Ok(package) = &object.0
+            {
+                gone.release(package);
             }
         })
         .touched_objects();
@@ -144,6 +163,7 @@ impl Packages {
             return Ok(action);
         }
         finalizers::set(&self.client, &**package, FINALIZER, true).await?;
+        let suspended = package.spec.suspend;
         let idle = self.settings.idle(package.spec.timeout);
         let namespace = package.namespace().unwrap_or_default();
         let place = self
@@ -151,10 +171,18 @@ impl Packages {
             .defaults
             .place(&self.client, &namespace, &package.spec.registry, idle)
             .await?;
+        if !suspended {
+            let known = self.known.state();
+            let others = known.iter().filter_map(|other| other.0.as_ref().ok());
+            conflict::check(package, others, &self.settings.defaults, &place)?;
+        }
         let plan = Plan::of(&package.spec, &place.address, &place.prefix)?;
+        for planned in &plan.images {
+            place.check(&planned.location.repository, &format!("image `{}`", planned.spec.image))?;
+        }
         let images = Children::of(&self.client, package).sync(&plan).await?;
         let rows = rows(&plan, &images);
-        if package.spec.suspend {
+        if suspended {
             self.memory.cancel(&uid);
             self.write(package, &rows, &images, |conditions, generation, now| {
                 conditions.suspended(generation, now)
@@ -188,6 +216,7 @@ impl Packages {
                 plan,
                 rows,
                 inputs: publication::inputs(package, &images),
+                written: written(&images),
             },
         )
         .await
@@ -212,8 +241,11 @@ impl Packages {
             .memory
             .decide(&uid, &self.key(package, Some(&inputs)), view, Instant::now())
         {
-            Decision::Rest => Ok(Action::await_change()),
-            Decision::Wait(left) => Ok(Action::requeue(left)),
+            // Nothing is deleted while the artifact is put together, which is begun here alone.
+            Decision::Rest if self.memory.runs(&uid) || !ready => Ok(Action::await_change()),
+            Decision::Rest => Ok(self.looks_again(None, self.collect(package, &publication.place).await)),
+            Decision::Wait(left) if !ready => Ok(Action::requeue(left)),
+            Decision::Wait(left) => Ok(self.looks_again(Some(left), self.collect(package, &publication.place).await)),
             Decision::Run => {
                 let token = self.memory.begin(&uid, &self.key(package, Some(&inputs)), &self.stop);
                 let (packages, package) = (Arc::clone(self), Arc::clone(package));
@@ -256,11 +288,41 @@ impl Packages {
         })
     }
 
+    fn looks_again(&self, one: Option<Duration>, other: Option<Duration>) -> Action {
+        let first = one.into_iter().chain(other).min();
+        first.map_or_else(Action::await_change, Action::requeue)
+    }
+
+    /// Passes over the garbage of packages that failed, by uid.
+    pub(super) fn collections(&self) -> MutexGuard<'_, HashMap<String, Postponed>> {
+        self.collections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&self, uid: &str) {
+        self.memory.forget(uid);
+        self.collections().remove(uid);
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    /// Has those looked at again that wait for the tag of `package`, which changed or is gone.
+    fn release(&self, package: &JackalPackage) {
+        for other in self.known.state() {
+            let Ok(waiting) = &other.0 else { continue };
+            if conflict::waits(waiting, package) {
+                self.memory.retry(&waiting.uid().unwrap_or_default());
+                let (wakes, object) = (self.wakes.clone(), ObjectRef::from_obj(&*other));
+                self.tasks.spawn(async move {
+                    let _ = tokio::time::timeout(WAKE, wakes.send(object)).await;
+                });
+            }
+        }
+    }
+
     /// Has the reconciler look at the package again.
     pub(super) async fn wake(&self, package: &JackalPackage) {
         let object = ObjectRef::new(&package.name_any()).within(&package.namespace().unwrap_or_default());
         // The reconciler is gone only when the term has ended.
-        let _ = tokio::time::timeout(Duration::from_secs(5), self.wakes.send(object)).await;
+        let _ = tokio::time::timeout(WAKE, self.wakes.send(object)).await;
     }
 
     async fn remove(&self, package: &JackalPackage) -> Result<Action, Fault> {
@@ -272,21 +334,7 @@ impl Packages {
             return Ok(Action::requeue(Duration::from_secs(2)));
         }
         if package.spec.deletion_policy == DeletionPolicy::Delete {
-            let Self {
-                client,
-                settings,
-                registries,
-                events,
-                ..
-            } = self;
-            Deletion {
-                client,
-                settings,
-                registries,
-                events,
-            }
-            .package(package)
-            .await?;
+            self.take_back(package).await?;
         }
         finalizers::set(&self.client, package, FINALIZER, false).await?;
         Ok(Action::await_change())
@@ -391,6 +439,15 @@ fn rows(plan: &Plan, images: &[JackalImage]) -> Vec<PackagedImage> {
         resource: image.name_any(),
     };
     plan.images.iter().zip(images).map(row).collect()
+}
+
+/// Name and digest of the images that their objects wrote.
+fn written(images: &[JackalImage]) -> Vec<(String, String)> {
+    let statuses = images.iter().filter_map(|image| image.status.as_ref());
+    statuses
+        .filter(|status| !status.adopted)
+        .filter_map(|status| Some((status.name.clone()?, status.digest.clone()?)))
+        .collect()
 }
 
 fn count(images: &[JackalImage]) -> Counts {

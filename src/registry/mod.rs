@@ -12,6 +12,7 @@ mod endpoint;
 mod error;
 mod keychain;
 mod repository;
+mod tags;
 mod token;
 mod upload;
 
