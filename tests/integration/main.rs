@@ -11,3 +11,4 @@ mod package;
 mod registry;
 mod stop;
 mod support;
+mod tenancy;
