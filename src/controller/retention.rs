@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::api::v1alpha1::{DeletionPolicy, Garbage, HistoryEntry, JackalPackageSpec, JackalPackageStatus};
+use crate::api::v1alpha1::{DeletionPolicy, Garbage, HistoryEntry, JackalPackageSpec, JackalPackageStatus, Retention};
 
 /// Artifacts that the history keeps where nothing else is asked for.
 const HISTORY: usize = 10;
@@ -81,10 +81,7 @@ fn divide<'a>(
     spec: &JackalPackageSpec,
     status: &'a JackalPackageStatus,
 ) -> (Vec<&'a HistoryEntry>, Vec<&'a HistoryEntry>) {
-    let limit = spec
-        .retention
-        .as_ref()
-        .map(|retention| usize::from(retention.revisions));
+    let limit = spec.retention.as_ref().map(limit);
     let mut kept: Vec<&HistoryEntry> = Vec::new();
     let mut superseded = Vec::new();
     for entry in &status.history {
@@ -92,11 +89,18 @@ fn divide<'a>(
         match limit {
             // What was built once more counts once, where it is newest.
             _ if known => {}
-            Some(limit) if kept.len() >= limit.max(1) => superseded.push(entry),
+            Some(limit) if kept.len() >= limit => superseded.push(entry),
             _ => kept.push(entry),
         }
     }
     (kept, superseded)
+}
+
+/// How many artifacts stay; one at least, whatever an object says that came by without the schema.
+fn limit(retention: &Retention) -> usize {
+    usize::try_from(retention.revisions)
+        .unwrap_or_default()
+        .clamp(1, BACKLOG)
 }
 
 /// Leaves in the history what is of use: what is kept, and what is still to be deleted.
@@ -112,7 +116,7 @@ pub(super) fn trim(spec: &JackalPackageSpec, status: &mut JackalPackageStatus) {
         .map(|entry| entry.digest.clone())
         .collect();
     status.history.retain(|entry| !others.contains(&entry.digest));
-    status.history.truncate(usize::from(retention.revisions) + BACKLOG);
+    status.history.truncate(limit(retention) + BACKLOG);
 }
 
 /// What of the status' plan may go now: what is due and still planned, and with it what was kept before. Nothing

@@ -107,7 +107,7 @@ pub struct Retention {
     /// The number of artifacts that stay, the current one counted. Older ones of `status.history` are shown in
     /// `status.garbage` first, and deleted after the time that stands there.
     #[schemars(range(min = 1, max = 100))]
-    pub revisions: u8,
+    pub revisions: i32,
 }
 
 /// A part of a package.

@@ -13,8 +13,8 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
-use kube::core::NamespaceResourceScope;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Config, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -164,6 +164,11 @@ impl Cluster {
 
     /// The same, with the API server's words where it refuses.
     pub fn try_apply(&self, yaml: &str) -> Result<(), String> {
+        self.try_apply_with(yaml, &[]).map(|_| ())
+    }
+
+    /// The same with further arguments of kubectl; gives what it says.
+    pub fn try_apply_with(&self, yaml: &str, more: &[&str]) -> Result<String, String> {
         let file = self.folder.path().join(format!("{:x}.yaml", fastrand::u64(..)));
         std::fs::write(&file, yaml).expect("a file");
         let file = file.to_str().expect("text");
@@ -177,9 +182,9 @@ impl Cluster {
             "--filename",
             file,
         ];
-        let output = output(&program("JACKAL_BIN_KUBECTL"), &arguments);
+        let output = output(&program("JACKAL_BIN_KUBECTL"), &[&arguments[..], more].concat());
         match output.status.success() {
-            true => Ok(()),
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
             false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
         }
     }

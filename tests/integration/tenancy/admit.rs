@@ -20,7 +20,10 @@ async fn a_node_hands_out_only_what_its_policy_admits() {
     }
     let id = real.output(&["image", "inspect", "--format", "{{.Id}}", &bad]);
     let folder = good.split('/').next().unwrap();
-    let to = format!("source: Docker\n  registry: {{address: '{}', insecure: true}}", registry.host);
+    let to = format!(
+        "source: Docker\n  registry: {{address: '{}', insecure: true}}",
+        registry.host
+    );
     let rules = format!(
         "{}=docker.io/{folder}/*,{}=docker.io/library/*,elsewhere=*",
         cluster.namespace, cluster.namespace
@@ -31,10 +34,15 @@ async fn a_node_hands_out_only_what_its_policy_admits() {
     cluster.apply(&lone("forced", &bad, &to));
     let assigned = json!({ "status": { "assignment": { "nodeName": "n1", "imageId": id.trim() } } });
     let api = cluster.api::<JackalImage>();
-    let patched = api.patch_status("forced", &PatchParams::default(), &Patch::Merge(assigned)).await;
+    let patched = api
+        .patch_status("forced", &PatchParams::default(), &Patch::Merge(assigned))
+        .await;
     patched.unwrap();
     let said = image_stalled(&cluster, "forced", "PolicyDenied").await;
-    assert!(said.contains("the agent on n1 does not hand out") && said.contains("--admit"), "{said}");
+    assert!(
+        said.contains("the agent on n1 does not hand out") && said.contains("--admit"),
+        "{said}"
+    );
 
     let _controller = cluster.controller(&[]);
     cluster.apply(&lone("good", &good, &to));
@@ -47,15 +55,25 @@ async fn a_node_hands_out_only_what_its_policy_admits() {
     for name in ["bad", "by-id", "by-digest"] {
         let said = image_stalled(&cluster, name, "PolicyDenied").await;
         let whom = format!("to the namespace {} (--admit)", cluster.namespace);
-        assert!(said.contains("n1: the agent on n1 does not hand out") && said.contains(&whom), "{said}");
+        assert!(
+            said.contains("n1: the agent on n1 does not hand out") && said.contains(&whom),
+            "{said}"
+        );
         let status = api.get(name).await.unwrap().status.unwrap();
         assert_eq!(status.candidates[0].reason.as_deref(), Some("PolicyDenied"), "{name}");
-        assert_eq!((&status.candidates[0].image_id, &status.assignment), (&None, &None), "{name}");
+        assert_eq!(
+            (&status.candidates[0].image_id, &status.assignment),
+            (&None, &None),
+            "{name}"
+        );
     }
     let line = format!("{{image: '{bad}', source: Docker}}");
     let to = format!("registry: {{address: '{}', insecure: true}}", registry.host);
     cluster.apply(&package("shop", "1", &[&line], &to));
     package_stalled(&cluster, "shop", "PolicyDenied").await;
     let repository = bad.split(':').next().unwrap();
-    assert_eq!(registry.repository(repository).tags(10).await.unwrap(), Some(Vec::new()));
+    assert_eq!(
+        registry.repository(repository).tags(10).await.unwrap(),
+        Some(Vec::new())
+    );
 }

@@ -24,23 +24,45 @@ async fn of_two_packages_with_one_tag_the_older_has_it_until_it_goes() {
     multi_platform(&source.repository("team/app"), "1").await;
     let _controller = first.controller(&["--insecure-registry", &source.host]);
     let image = format!("{{image: '{}/team/app:1'}}", source.host);
-    let to = format!("registry: {{address: '{ADDRESS}', endpoint: '{}', insecure: true}}", registry.host);
+    let to = format!(
+        "registry: {{address: '{ADDRESS}', endpoint: '{}', insecure: true}}",
+        registry.host
+    );
     second.apply(&package("shop", "1", &[&image], &to));
     let older = second.ready("shop").await;
     // Ages are told by the second.
     let born = older.metadata.creation_timestamp.as_ref().unwrap().0;
     eventually(SOON, "a second passes", async || {
         let now = jiff::Timestamp::now();
-        (now.as_second() > born.as_second()).then_some(()).ok_or_else(|| now.to_string())
+        (now.as_second() > born.as_second())
+            .then_some(())
+            .ok_or_else(|| now.to_string())
     })
     .await;
-    first.apply(&package("shop", "1", &[&image], &format!("{to}\n  description: another")));
+    first.apply(&package(
+        "shop",
+        "1",
+        &[&image],
+        &format!("{to}\n  description: another"),
+    ));
     let said = package_stalled(&first, "shop", "RepositoryConflict").await;
-    let holder = format!("{ADDRESS}/shop:1 belongs to the older package {}/shop", second.namespace);
-    assert!(said.starts_with(&holder) && said.contains("--repository-policy namespace"), "{said}");
-    assert!(first.package("shop").await.status.unwrap().images.is_empty(), "nothing of it is brought");
+    let holder = format!(
+        "{ADDRESS}/shop:1 belongs to the older package {}/shop",
+        second.namespace
+    );
+    assert!(
+        said.starts_with(&holder) && said.contains("--repository-policy namespace"),
+        "{said}"
+    );
+    assert!(
+        first.package("shop").await.status.unwrap().images.is_empty(),
+        "nothing of it is brought"
+    );
     let events = first.events("shop").await;
-    assert!(events.len() == 1 && events[0].starts_with("RepositoryConflict: "), "{events:?}");
+    assert!(
+        events.len() == 1 && events[0].starts_with("RepositoryConflict: "),
+        "{events:?}"
+    );
     // Another version is another tag.
     first.apply(&package("shop", "2", &[&image], &to));
     first.ready("shop").await;
@@ -81,8 +103,13 @@ async fn fenced_namespaces_neither_write_nor_read_each_others_repositories() {
     for cluster in [&first, &second] {
         let below = format!("{ADDRESS}/base/{}", cluster.namespace);
         let status = cluster.ready("shop").await.status.unwrap();
-        assert_eq!(status.artifact.unwrap().url, format!("oci://{below}/shop:1"));
-        assert!(status.images[0].name.starts_with(&format!("{below}/team/app:1-jackal-")), "{status:?}");
+        assert_eq!(status.artifact.as_ref().unwrap().url, format!("oci://{below}/shop:1"));
+        assert!(
+            status.images[0]
+                .name
+                .starts_with(&format!("{below}/team/app:1-jackal-")),
+            "{status:?}"
+        );
         let name = cluster.image_ready("prefixed").await.status.unwrap().name.unwrap();
         assert!(name.starts_with(&format!("{below}/mine/team/app:")), "{name}");
     }
@@ -116,6 +143,9 @@ async fn fenced_namespaces_neither_write_nor_read_each_others_repositories() {
     let to = format!("registry: {{address: '{}', insecure: true}}", registry.host);
     first.apply(&lone("by-endpoint", &image, &to));
     let name = first.image_ready("by-endpoint").await.status.unwrap().name.unwrap();
-    assert!(name.starts_with(&format!("{}/base/{}/team/app:", registry.host, first.namespace)), "{name}");
+    assert!(
+        name.starts_with(&format!("{}/base/{}/team/app:", registry.host, first.namespace)),
+        "{name}"
+    );
     clear(&[&first, &second]);
 }

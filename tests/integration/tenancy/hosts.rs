@@ -47,7 +47,10 @@ async fn hosts_that_are_not_listed_are_not_asked() {
     ] {
         let said = image_stalled(&cluster, name, "PolicyDenied").await;
         assert!(said.starts_with(&what), "{name}: {said}");
-        assert!(said.contains("elsewhere.example.com") && said.contains("--source-host"), "{said}");
+        assert!(
+            said.contains("elsewhere.example.com") && said.contains("--source-host"),
+            "{said}"
+        );
     }
     assert_eq!(inner.seen().len(), 0);
     // What is listed may lead on, and the operator's own registry need not be listed.

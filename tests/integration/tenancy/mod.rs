@@ -9,6 +9,8 @@ mod retention;
 mod secrets;
 
 use crate::support::cluster::{Cluster, condition};
+use crate::support::process::run;
+use crate::support::program;
 
 /// Held by who has the API server that is apart.
 static APART: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -77,4 +79,12 @@ fn clear(clusters: &[&Cluster]) {
     for cluster in clusters {
         cluster.kubectl(&["delete", "jkpkg,jkimg", "--all", "--timeout=30s"]);
     }
+}
+
+/// What the chart gives in the cluster's namespace, as release `release`, with further values of helm's `--set-json`.
+fn chart(cluster: &Cluster, release: &str, values: &[&str]) -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/jackal-operator");
+    let fixed = ["template", release, folder, "--namespace", &cluster.namespace];
+    let values: Vec<&str> = values.iter().flat_map(|value| ["--set-json", value]).collect();
+    run(program("JACKAL_BIN_HELM"), &[&fixed[..], &values].concat())
 }

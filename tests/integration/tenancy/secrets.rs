@@ -44,9 +44,20 @@ async fn anothers_secrets_are_not_even_asked_for() {
     let _controller = tenant.controller(&["--insecure-registry", &guarded.host]);
     let image = format!("{}/team/app:1", guarded.host);
     let open = format!("registry: {{address: '{}', insecure: true}}", registry.host);
-    let closed = format!("registry: {{address: '{}', insecure: true, secretRef: {{name: pull}}}}", guarded.host);
-    tenant.apply(&lone("by-name", &image, &format!("{open}\n  imagePullSecrets: [{{name: pull}}]")));
-    tenant.apply(&lone("by-account", &image, &format!("{open}\n  serviceAccountName: builder")));
+    let closed = format!(
+        "registry: {{address: '{}', insecure: true, secretRef: {{name: pull}}}}",
+        guarded.host
+    );
+    tenant.apply(&lone(
+        "by-name",
+        &image,
+        &format!("{open}\n  imagePullSecrets: [{{name: pull}}]"),
+    ));
+    tenant.apply(&lone(
+        "by-account",
+        &image,
+        &format!("{open}\n  serviceAccountName: builder"),
+    ));
     let line = format!("{{image: '{image}'}}");
     tenant.apply(&package("push", "1", &[&line], &closed));
     let missing = format!("the Secret {}/pull does not exist", tenant.namespace);
@@ -67,13 +78,17 @@ async fn anothers_secrets_are_not_even_asked_for() {
     // What was asked of the API server, by whoever.
     let log = std::fs::read_to_string(required("JACKAL_AUDIT")).unwrap();
     let gets = |namespace: &str| {
-        let events = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let events = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         events
             .filter(|event| {
                 let object = &event["objectRef"];
                 let read = ["get", "list", "watch"].contains(&event["verb"].as_str().unwrap_or_default());
                 let kind = ["secrets", "serviceaccounts"].contains(&object["resource"].as_str().unwrap_or_default());
-                let ours = event["userAgent"].as_str().is_none_or(|agent| !agent.starts_with("kubectl"));
+                let ours = event["userAgent"]
+                    .as_str()
+                    .is_none_or(|agent| !agent.starts_with("kubectl"));
                 read && kind && ours && object["namespace"] == namespace
             })
             .count()
