@@ -204,7 +204,9 @@ async fn done(
                 anew,
             };
             let garbage = retention::plan(&package.spec, status, &around);
-            let is_new = |entry: &&Garbage| entry.delete_after.is_some() && !status.garbage.contains(entry);
+            let is_new = |entry: &&Garbage| {
+                entry.delete_after.is_some() && entry.kept.is_none() && !status.garbage.contains(entry)
+            };
             *planned.lock().unwrap_or_else(PoisonError::into_inner) = garbage.iter().filter(is_new).cloned().collect();
             status.garbage = garbage;
             status.last_handled_reconcile_at = requested_at(package.annotations()).map(str::to_owned);

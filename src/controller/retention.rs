@@ -47,13 +47,14 @@ pub(super) fn plan(spec: &JackalPackageSpec, status: &JackalPackageStatus, aroun
         let standing = status.garbage.iter().find(|known| known.reference == reference);
         let standing = standing.filter(|known| known.delete_after.is_some() || known.kept.is_some());
         take(match standing {
-            Some(known) if known.kept.is_none() || !around.anew => known.clone(),
+            Some(known) if known.delete_after.is_some() || !around.anew => known.clone(),
+            // Its reason stays, so that the same is not told again.
             _ => Garbage {
                 reference,
                 digest: entry.digest.clone(),
                 reason: format!("it is older than the {} that retention keeps", revisions(kept.len())),
                 delete_after: Some(around.after.clone()),
-                kept: None,
+                kept: standing.and_then(|known| known.kept.clone()),
             },
         });
     }

@@ -236,6 +236,8 @@ async fn the_operator_needs_all_of_its_rights_and_no_others() {
     for kind in ["jkpkg", "jkimg"] {
         let wait = ["wait", "--for=condition=Stalled", "--timeout=60s"];
         tenant.kubectl(&[&wait[..], &[&format!("{kind}/bad")]].concat());
+        // No client of the definitions reads a list with it.
+        tenant.kubectl(&["delete", kind, "bad", "--timeout=30s"]);
     }
     // An image goes from the package, and the source gives another.
     let newer = image(&source.repository("team/app"), "linux/amd64", noise(9, 1000)).await;

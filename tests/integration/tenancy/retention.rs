@@ -67,6 +67,16 @@ impl Shop {
         self.artifacts().head_manifest(identifier).await.unwrap().is_some()
     }
 
+    /// Waits for an event, which follows the status that it tells of.
+    async fn told(&self, event: &str) {
+        eventually(SOON, event, async || {
+            let events = self.cluster.events("shop").await;
+            let told = events.iter().any(|said| said.contains(event));
+            told.then_some(()).ok_or_else(|| format!("{events:?}"))
+        })
+        .await;
+    }
+
     async fn settled(&self, what: &str, holds: impl Fn(&JackalPackageStatus) -> bool) -> JackalPackageStatus {
         let holds = |package: &JackalPackage| holds(package.status.as_ref()?).then_some(());
         self.cluster.package_where("shop", what, holds).await.status.unwrap()
@@ -103,7 +113,7 @@ async fn old_artifacts_go_after_their_plan_stood_in_the_status() {
             "GarbagePlanned: to be deleted, see status.garbage: {}",
             planned.reference
         );
-        assert!(shop.cluster.events("shop").await.contains(&note));
+        shop.told(&note).await;
         assert!(
             shop.stands("1").await && shop.stands(&first.digest).await,
             "nothing goes before its time"
@@ -126,9 +136,8 @@ async fn old_artifacts_go_after_their_plan_stood_in_the_status() {
             "{version:?}"
         );
         assert!(shop.stands("2").await && shop.stands("3").await);
-        let events = shop.cluster.events("shop").await;
-        let deleted = format!("GarbageCollectionSucceeded: deleted {}", planned.reference);
-        assert!(events.contains(&deleted), "{events:?}");
+        shop.told(&format!("GarbageCollectionSucceeded: deleted {}", planned.reference))
+            .await;
 
         // Another operator with no patience: the plan is still written before anything goes.
         shop.start("0s");
@@ -138,6 +147,11 @@ async fn old_artifacts_go_after_their_plan_stood_in_the_status() {
             .await;
         assert_eq!(status.garbage, []);
         assert!(!shop.stands("2").await && shop.stands("3").await && shop.stands("4").await);
+        let second = format!("{ADDRESS}/shop:2@{}", second.artifact.unwrap().digest);
+        shop.told(&format!("GarbagePlanned: to be deleted, see status.garbage: {second}"))
+            .await;
+        shop.told(&format!("GarbageCollectionSucceeded: deleted {second}"))
+            .await;
         let planned = shop.cluster.events("shop").await;
         assert_eq!(
             planned.iter().filter(|said| said.starts_with("GarbagePlanned")).count(),
@@ -207,6 +221,7 @@ async fn what_others_have_stays() {
             panic!()
         };
         assert_eq!(index.manifests, [other], "its entry only");
+        shop.told("the tag stable names it too").await;
         let events = shop.cluster.events("shop").await;
         let failed: Vec<_> = events.iter().filter(|said| said.contains("CollectionFailed")).collect();
         assert!(failed.len() == 1 && failed[0].contains("stable"), "{events:?}");
@@ -221,10 +236,15 @@ async fn a_registry_that_does_not_delete_is_told_of_once() {
         let one = "retention: {revisions: 1}";
         shop.version("1", one).await;
         shop.version("2", one).await;
-        let told = |status: &JackalPackageStatus| status.garbage.iter().any(|entry| entry.kept.is_some());
+        let told = |status: &JackalPackageStatus| {
+            let kept =
+                |entry: &jackal_operator::api::v1alpha1::Garbage| entry.kept.is_some() && entry.delete_after.is_none();
+            status.garbage.iter().any(kept)
+        };
         let status = shop.settled("told of", told).await;
         let kept = status.garbage[0].kept.as_deref().unwrap();
         assert!(kept.contains("the registry does not delete"), "{kept}");
+        shop.told("the registry does not delete").await;
         shop.cluster.ready("shop").await;
         assert!(shop.stands("1").await && shop.stands("2").await);
         shop.cluster.request("shop", "again").await;
