@@ -12,9 +12,9 @@ use k8s_openapi::api::core::v1::{Namespace, Node};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::core::NamespaceResourceScope;
+use kube::core::{ApiResource, NamespaceResourceScope};
 use kube::{Api, Client, Config, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -53,7 +53,27 @@ impl Cluster {
     /// namespaces, so only one test at a time may have it.
     pub async fn apart() -> Self {
         static DEFINED: OnceCell<()> = OnceCell::const_new();
-        Self::of("JACKAL_KUBECONFIG_AUDITED", &DEFINED, true).await
+        let cluster = Self::of("JACKAL_KUBECONFIG_AUDITED", &DEFINED, true).await;
+        cluster.sweep::<JackalPackage>().await;
+        cluster.sweep::<JackalImage>().await;
+        cluster
+    }
+
+    /// Removes what a test left in any namespace that failed, which operators would go on with.
+    async fn sweep<K>(&self)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        let resource = ApiResource::erase::<K>(&());
+        let all = Api::<DynamicObject>::all_with(self.client.clone(), &resource);
+        for object in all.list(&ListParams::default()).await.expect("a list") {
+            let namespace = object.namespace().unwrap_or_default();
+            let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), &namespace, &resource);
+            let free = json!({ "metadata": { "finalizers": null } });
+            let name = object.name_any();
+            let _ = api.patch(&name, &PatchParams::default(), &Patch::Merge(free)).await;
+            let _ = api.delete(&name, &DeleteParams::default()).await;
+        }
     }
 
     /// Another namespace beside this one.
