@@ -84,14 +84,19 @@ pub(super) async fn run(
 }
 
 async fn reconcile(object: Arc<Guarded>, assigner: Arc<Assigner>) -> Result<Action, Infallible> {
-    if !assigner.leadership.is_held() {
-        return Ok(Action::requeue(LAPSE));
+    match assigner.leadership.during(lead(&object, &assigner)).await {
+        Some(action) => Ok(action),
+        None => Ok(Action::requeue(LAPSE)),
     }
+}
+
+/// What the leader does about an image.
+async fn lead(object: &Guarded, assigner: &Assigner) -> Action {
     let image = match &object.0 {
         Ok(image) => image,
         Err(invalid) => {
             undecodable::report::<JackalImage>(&assigner.client, &assigner.events, invalid).await;
-            return Ok(Action::await_change());
+            return Action::await_change();
         }
     };
     if let Err(fault) = assigner.finalize(image).await {
@@ -100,15 +105,15 @@ async fn reconcile(object: Arc<Guarded>, assigner: Arc<Assigner>) -> Result<Acti
             .events
             .warning(image, "GarbageCollectionFailed", &fault.message)
             .await;
-        return Ok(Action::requeue(assigner.settings.backoff.limit));
+        return Action::requeue(assigner.settings.backoff.limit);
     }
     if !image.spec.source.is_engine() || image.spec.suspend || image.metadata.deletion_timestamp.is_some() {
-        return Ok(Action::await_change());
+        return Action::await_change();
     }
-    Ok(assigner.assign(image).await.unwrap_or_else(|fault| {
+    assigner.assign(image).await.unwrap_or_else(|fault| {
         warn!(image = name_of(image), %fault, "assigning a node");
         Action::requeue(std::time::Duration::from_secs(5))
-    }))
+    })
 }
 
 impl Assigner {

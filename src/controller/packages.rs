@@ -107,18 +107,23 @@ pub(super) async fn run(
 }
 
 async fn reconcile(object: Arc<Guarded>, packages: Arc<Packages>) -> Result<Action, Infallible> {
-    if !packages.leadership.is_held() {
-        return Ok(Action::requeue(LAPSE));
+    match packages.leadership.during(lead(&object, &packages)).await {
+        Some(action) => Ok(action),
+        None => Ok(Action::requeue(LAPSE)),
     }
+}
+
+/// What the leader does about a package.
+async fn lead(object: &Guarded, packages: &Arc<Packages>) -> Action {
     let package = match &object.0 {
         Ok(package) => Arc::new(package.clone()),
         Err(invalid) => {
             undecodable::report::<JackalPackage>(&packages.client, &packages.events, invalid).await;
-            return Ok(Action::await_change());
+            return Action::await_change();
         }
     };
     let fault = match packages.look(&package).await {
-        Ok(action) => return Ok(action),
+        Ok(action) => return action,
         Err(fault) => fault,
     };
     // What failed before any task ran: the plan, a Secret, the API server.
@@ -129,7 +134,7 @@ async fn reconcile(object: Arc<Guarded>, packages: Arc<Packages>) -> Result<Acti
     packages
         .memory
         .failed(&uid, packages.key(&package, None), fault.disposition, Instant::now());
-    Ok(packages.postponed(&package).unwrap_or_else(Action::await_change))
+    packages.postponed(&package).unwrap_or_else(Action::await_change)
 }
 
 impl Packages {
