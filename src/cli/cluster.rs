@@ -56,7 +56,7 @@ pub(super) struct ClusterFlags {
     /// Source registries that speak plain HTTP: host[:port], repeatable.
     #[arg(long, env = "JACKAL_INSECURE_REGISTRIES", value_name = "HOST", value_delimiter = ',')]
     insecure_registry: Vec<String>,
-    /// Images that move at once.
+    /// Images that move at once out of one registry or engine. Out of several, up to eight times as many do.
     #[arg(long, env = "JACKAL_CONCURRENCY", default_value_t = 4, value_name = "COUNT")]
     concurrency: usize,
     /// How often sources are looked at again, where an object says nothing.

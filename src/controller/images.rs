@@ -25,7 +25,9 @@ use super::lease::{LAPSE, Leadership};
 use super::{AGENT_LABEL, finalizers, undecodable};
 use crate::api::v1alpha1::{Assignment, Conditions, DeletionPolicy, JackalImage, requested_at};
 use crate::fault::{Fault, Reason};
-use crate::worker::{Events, Failure, Registries, STALE, Settings, kube_fault, name_of, until_stopped, update, within};
+use crate::worker::{
+    Events, Failure, Registries, STALE, Settings, kube_fault, lighten, name_of, until_stopped, update, within,
+};
 
 type Guarded = DeserializeGuard<JackalImage>;
 
@@ -70,7 +72,13 @@ pub(super) async fn run(
         agents,
         since: Mutex::default(),
     });
-    let controller = Controller::new(images, watcher::Config::default())
+    let (reader, writer) = reflector::store();
+    let stream = watcher(images, watcher::Config::default())
+        .default_backoff()
+        .modify(lighten)
+        .reflect(writer)
+        .touched_objects();
+    let controller = Controller::for_stream(stream, reader)
         .with_config(Config::default().concurrency(8))
         .reconcile_all_on(agent_changes)
         .graceful_shutdown_on(stop.clone().cancelled_owned())

@@ -1,16 +1,17 @@
 //! The reconciler of `JackalPackage` objects: plans, sees that each image has its object, and has the artifact
 //! put together once all are in their places.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Config};
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::Event;
 use kube::runtime::{Controller, WatchStreamExt as _, reflector, watcher};
 use kube::{Api, Client, ResourceExt as _};
@@ -34,7 +35,7 @@ use crate::api::v1alpha1::{
 use crate::fault::{Disposition, Fault, Reason};
 use crate::package::Plan;
 use crate::worker::{
-    Decision, Events, Failure, Key, Memory, Registries, Settings, View, is_ready, kube_fault, name_of, stands,
+    Decision, Events, Failure, Key, Memory, Registries, Settings, View, is_ready, kube_fault, lighten, name_of, stands,
     until_stopped, update,
 };
 
@@ -51,6 +52,10 @@ pub(super) struct Packages {
     pub leadership: Leadership,
     pub events: Events,
     pub memory: Memory,
+    /// The images' objects as they were seen last.
+    children: Store<DeserializeGuard<JackalImage>>,
+    /// The generation of each package, by uid, for which the API server was asked for objects that it lacks.
+    swept: Mutex<HashMap<String, i64>>,
     wakes: mpsc::Sender<ObjectRef<Guarded>>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -66,12 +71,15 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) {
     let (wakes, woken) = mpsc::channel(1024);
+    let (children, children_writer) = reflector::store();
     let packages = Arc::new(Packages {
         events: Events::new(client.clone(), identity),
         memory: Memory::new(identity, settings.backoff),
         client: client.clone(),
         registries,
         leadership,
+        children,
+        swept: Mutex::default(),
         wakes,
         tasks: TaskTracker::new(),
         stop: stop.clone(),
@@ -83,15 +91,21 @@ pub(super) async fn run(
     let gone = Arc::clone(&packages);
     let stream = watcher(api, watcher::Config::default())
         .default_backoff()
+        .modify(lighten)
         .reflect(writer)
         .inspect(move |event| {
             if let Ok(Event::Delete(object)) = event {
-                gone.memory.forget(object.uid().as_deref().unwrap_or_default());
+                gone.forget(object.uid().as_deref().unwrap_or_default());
             }
         })
         .touched_objects();
+    let changes = watcher(images, watcher::Config::default())
+        .default_backoff()
+        .modify(lighten)
+        .reflect(children_writer)
+        .touched_objects();
     let controller = Controller::for_stream(stream, reader)
-        .owns(images, watcher::Config::default())
+        .owns_stream(changes)
         .with_config(Config::default().concurrency(8))
         .reconcile_on(ReceiverStream::new(woken))
         .graceful_shutdown_on(stop.clone().cancelled_owned())
@@ -157,7 +171,10 @@ impl Packages {
             .place(&self.client, &namespace, &package.spec.registry, idle)
             .await?;
         let plan = Plan::of(&package.spec, &place.address, &place.prefix)?;
-        let images = Children::of(&self.client, package).sync(&plan).await?;
+        let generation = package.metadata.generation.unwrap_or_default();
+        let known = (self.swept().get(&uid) == Some(&generation)).then_some(&self.children);
+        let images = Children::of(&self.client, package).sync(&plan, known).await?;
+        self.swept().insert(uid.clone(), generation);
         let rows = rows(&plan, &images);
         if package.spec.suspend {
             self.memory.cancel(&uid);
@@ -259,6 +276,15 @@ impl Packages {
         package.status.as_ref().is_some_and(|status| {
             Conditions(status.conditions.clone()).is_true(READY, package.metadata.generation) && status.images == rows
         })
+    }
+
+    fn swept(&self) -> MutexGuard<'_, HashMap<String, i64>> {
+        self.swept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&self, uid: &str) {
+        self.memory.forget(uid);
+        self.swept().remove(uid);
     }
 
     /// Has the reconciler look at the package again.

@@ -18,7 +18,7 @@ use super::status::{Failure, briefly, name_of, succeed, update};
 use super::wish::wish;
 use crate::api::v1alpha1::{Claim, Conditions, JackalImage, JackalImageStatus, TransferProgress, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
-use crate::oci::Location;
+use crate::oci::{Location, Reference};
 use crate::transfer::{Outcome, Progress, Standing, Transfer};
 
 /// How a task ended without a fault.
@@ -67,12 +67,9 @@ pub(super) async fn run(worker: Arc<Worker>, image: Arc<JackalImage>, key: Key, 
 }
 
 async fn bring(worker: &Worker, image: &JackalImage, key: &Key) -> Result<End, Fault> {
-    // Waiting for a turn is no network wait: it ends with a running transfer, whose idleness is limited.
-    let _turn = worker
-        .turns
-        .acquire()
-        .await
-        .map_err(|_| Fault::retryable(Reason::TimedOut, "the operator is stopping"))?;
+    let (source, destination) = route(image);
+    let turn = worker.turns.turn(&source, &destination).await;
+    let _turn = turn.ok_or_else(|| Fault::retryable(Reason::TimedOut, "the operator is stopping"))?;
     let transfer = prepare(worker, image).await?;
     let name = transfer.location.to_string();
     let resolved = match transfer.check().await? {
@@ -115,6 +112,23 @@ async fn reached(deadline: Instant) {
         timer.as_mut().poll(context)
     })
     .await;
+}
+
+/// The hosts that an image is moved between, as its object names them; empty for the engine of this node, and for the
+/// registry that is meant where none is named.
+fn route(image: &JackalImage) -> (String, String) {
+    let spec = &image.spec;
+    let source = match spec.source.is_engine() {
+        true => None,
+        false => spec
+            .image
+            .parse()
+            .ok()
+            .map(|reference: Reference| reference.registry().to_owned()),
+    };
+    let registry = &spec.registry;
+    let destination = registry.endpoint.clone().or_else(|| registry.address.clone());
+    (source.unwrap_or_default(), destination.unwrap_or_default())
 }
 
 /// All that a transfer needs, from the object and what it names.
