@@ -89,6 +89,12 @@ crds: ## Write crds/ anew after a change of src/api.
 build: ## The binary, optimised.
 	cargo build --locked --release
 
+.PHONY: bench-scale
+bench-scale: ## Measure one controller with 10, 100 and 1,000 packages of five images. BENCH='10 100' picks.
+	scripts/parts get etcd kube-apiserver kubectl registry31
+	cargo bench --locked --bench scale --no-run
+	scripts/stack with apiserver -- cargo bench --locked --bench scale -- $(BENCH)
+
 .PHONY: bench-compression
 bench-compression: ## Measure None, Gzip and Zstd, push and pull, at 1 Gbit/s and on loopback. BENCH='MEGABYTES ROUNDS'.
 	cargo build --locked --release

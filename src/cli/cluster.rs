@@ -64,7 +64,7 @@ pub(super) struct ClusterFlags {
     /// *.domain[:port]; repeatable. Default: any.
     #[arg(long, env = "JACKAL_SOURCE_HOSTS", value_name = "HOST", value_delimiter = ',', value_parser = optional::<HostPattern>)]
     source_host: Vec<Option<HostPattern>>,
-    /// Images that move at once.
+    /// Images that move at once out of one registry or engine. Out of several, up to eight times as many do.
     #[arg(long, env = "JACKAL_CONCURRENCY", default_value_t = 4, value_name = "COUNT")]
     concurrency: usize,
     /// How often sources are looked at again, where an object says nothing.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 
 use crate::api::v1alpha1::{JackalImage, JackalImageSpec, JackalPackage, requested_at};
@@ -19,6 +20,11 @@ pub(super) const PACKAGE_LABEL: &str = "jackal.dev/package-uid";
 /// The annotation that carries a request for a reconciliation on.
 const REQUESTED_AT: &str = crate::api::v1alpha1::REQUESTED_AT[0];
 
+type Guarded = DeserializeGuard<JackalImage>;
+
+/// Objects by name; one that cannot be read is `None`.
+type Standing = BTreeMap<String, Option<JackalImage>>;
+
 /// The images of one package.
 pub(super) struct Children<'a> {
     client: &'a Client,
@@ -32,8 +38,15 @@ impl<'a> Children<'a> {
 
     /// Makes the objects be what `plan` says, in its order: applies those that differ, deletes those that it
     /// lacks, leaves the rest alone. Gives each as it stands.
-    pub async fn sync(&self, plan: &Plan) -> Result<Vec<JackalImage>, Fault> {
-        let mut standing = self.list().await?;
+    ///
+    /// Those that the plan lacks are only found by asking the API server for all. It is not asked where `known` has
+    /// every one of the plan: then the answer would cost as much as there are images in the namespace, at each change
+    /// of one.
+    pub async fn sync(&self, plan: &Plan, known: Option<&Store<Guarded>>) -> Result<Vec<JackalImage>, Fault> {
+        let mut standing = match known.and_then(|known| self.known(plan, known)) {
+            Some(standing) => standing,
+            None => self.list().await?,
+        };
         let mut images = Vec::with_capacity(plan.images.len());
         for planned in &plan.images {
             let wanted = self.wanted(planned);
@@ -58,9 +71,20 @@ impl<'a> Children<'a> {
         Ok(standing.is_empty())
     }
 
+    /// The plan's objects as this process saw them last; none when it has not seen all of them.
+    fn known(&self, plan: &Plan, known: &Store<Guarded>) -> Option<Standing> {
+        let mut standing = Standing::new();
+        for planned in &plan.images {
+            let name = name_of(&self.package.name_any(), planned);
+            let object = known.get(&ObjectRef::new(&name).within(&self.namespace()))?;
+            standing.insert(name, object.0.as_ref().ok().cloned());
+        }
+        Some(standing)
+    }
+
     /// What stands, by name; an object that cannot be read stands as `None`.
-    async fn list(&self) -> Result<BTreeMap<String, Option<JackalImage>>, Fault> {
-        let api: Api<DeserializeGuard<JackalImage>> = Api::namespaced(self.client.clone(), &self.namespace());
+    async fn list(&self) -> Result<Standing, Fault> {
+        let api: Api<Guarded> = Api::namespaced(self.client.clone(), &self.namespace());
         let label = format!("{PACKAGE_LABEL}={}", self.package.uid().unwrap_or_default());
         let list = within(api.list(&ListParams::default().labels(&label))).await;
         let list = list.map_err(|error| kube_fault(Reason::PackageFailed, "listing the package's images", &error))?;

@@ -25,7 +25,9 @@ use super::lease::{LAPSE, Leadership};
 use super::{AGENT_LABEL, finalizers, undecodable};
 use crate::api::v1alpha1::{Assignment, Conditions, DeletionPolicy, JackalImage, requested_at};
 use crate::fault::{Fault, Reason};
-use crate::worker::{Events, Failure, Registries, STALE, Settings, kube_fault, name_of, until_stopped, update, within};
+use crate::worker::{
+    Events, Failure, Registries, STALE, Settings, kube_fault, lighten, name_of, until_stopped, update, within,
+};
 
 type Guarded = DeserializeGuard<JackalImage>;
 
@@ -70,7 +72,13 @@ pub(super) async fn run(
         agents,
         since: Mutex::default(),
     });
-    let controller = Controller::new(images, watcher::Config::default())
+    let (reader, writer) = reflector::store();
+    let stream = watcher(images, watcher::Config::default())
+        .default_backoff()
+        .modify(lighten)
+        .reflect(writer)
+        .touched_objects();
+    let controller = Controller::for_stream(stream, reader)
         .with_config(Config::default().concurrency(8))
         .reconcile_all_on(agent_changes)
         .graceful_shutdown_on(stop.clone().cancelled_owned())
@@ -84,14 +92,19 @@ pub(super) async fn run(
 }
 
 async fn reconcile(object: Arc<Guarded>, assigner: Arc<Assigner>) -> Result<Action, Infallible> {
-    if !assigner.leadership.is_held() {
-        return Ok(Action::requeue(LAPSE));
+    match assigner.leadership.during(lead(&object, &assigner)).await {
+        Some(action) => Ok(action),
+        None => Ok(Action::requeue(LAPSE)),
     }
+}
+
+/// What the leader does about an image.
+async fn lead(object: &Guarded, assigner: &Assigner) -> Action {
     let image = match &object.0 {
         Ok(image) => image,
         Err(invalid) => {
             undecodable::report::<JackalImage>(&assigner.client, &assigner.events, invalid).await;
-            return Ok(Action::await_change());
+            return Action::await_change();
         }
     };
     if let Err(fault) = assigner.finalize(image).await {
@@ -100,15 +113,15 @@ async fn reconcile(object: Arc<Guarded>, assigner: Arc<Assigner>) -> Result<Acti
             .events
             .warning(image, "GarbageCollectionFailed", &fault.message)
             .await;
-        return Ok(Action::requeue(assigner.settings.backoff.limit));
+        return Action::requeue(assigner.settings.backoff.limit);
     }
     if !image.spec.source.is_engine() || image.spec.suspend || image.metadata.deletion_timestamp.is_some() {
-        return Ok(Action::await_change());
+        return Action::await_change();
     }
-    Ok(assigner.assign(image).await.unwrap_or_else(|fault| {
+    assigner.assign(image).await.unwrap_or_else(|fault| {
         warn!(image = name_of(image), %fault, "assigning a node");
         Action::requeue(std::time::Duration::from_secs(5))
-    }))
+    })
 }
 
 impl Assigner {

@@ -1,6 +1,9 @@
 //! Leadership by a Lease, fenced by the clock: a leader that could not renew in time stops being one before
 //! anybody else can become it.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -54,6 +57,24 @@ impl Leadership {
     /// Whether this process leads now.
     pub fn is_held(&self) -> bool {
         self.0.borrow().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// `work`, step by step, as long as this process leads; `None` when it does not any more. The clock is asked
+    /// before each step: a process that was stopped in the middle and wakes up does not take the next one.
+    pub async fn during<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        let (steps, mut lost) = (self.clone(), self.clone());
+        let mut lost = pin!(lost.lost());
+        poll_fn(|context| {
+            if !steps.is_held() {
+                return Poll::Ready(None);
+            }
+            if let Poll::Ready(done) = work.as_mut().poll(context) {
+                return Poll::Ready(Some(done));
+            }
+            lost.as_mut().poll(context).map(|()| None)
+        })
+        .await
     }
 
     /// Returns when this process leads.
@@ -223,5 +244,50 @@ fn written(answer: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Stands for a SIGSTOP: nothing runs, timers included, and the clock goes on.
+    fn stop(duration: Duration) {
+        std::thread::sleep(duration);
+    }
+
+    #[tokio::test]
+    async fn takes_no_step_after_the_tenure() {
+        let tenure = Duration::from_millis(50);
+        let (_until, leadership) = watch::channel(Some(Instant::now() + tenure));
+        let leadership = Leadership(leadership);
+        let steps = Cell::new(0);
+        let work = async {
+            steps.set(1);
+            tokio::task::yield_now().await;
+            steps.set(2);
+            stop(tenure * 2);
+            // No timer was looked at since; only the clock says that it is over.
+            tokio::task::yield_now().await;
+            steps.set(3);
+        };
+        assert_eq!(leadership.during(work).await, None);
+        assert_eq!(steps.get(), 2);
+        assert_eq!(leadership.during(async { steps.set(4) }).await, None);
+        assert_eq!(steps.get(), 2, "not even the first");
+    }
+
+    #[tokio::test]
+    async fn work_that_waits_ends_with_the_lease() {
+        let (until, leadership) = watch::channel(Some(Instant::now() + Duration::from_secs(600)));
+        let leadership = Leadership(leadership);
+        assert_eq!(leadership.during(async { 1 }).await, Some(1));
+        let waiting = leadership.during(std::future::pending::<()>());
+        let (ended, ()) = tokio::join!(waiting, async {
+            until.send_replace(None);
+        });
+        assert_eq!(ended, None);
     }
 }

@@ -13,6 +13,7 @@ mod packages;
 mod publication;
 mod retention;
 mod survey;
+mod tally;
 mod undecodable;
 
 pub use lease::{Leadership, Terms};

@@ -15,7 +15,6 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::Event;
 use kube::runtime::{Controller, WatchStreamExt as _, reflector, watcher};
 use kube::{Api, Client, ResourceExt as _};
-use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -28,16 +27,16 @@ use super::conflict;
 use super::finalizers;
 use super::lease::{LAPSE, Leadership};
 use super::publication::{self, Publication};
+use super::tally::{count, first_failure, rows, written};
 use super::undecodable;
 use crate::api::v1alpha1::{
-    Conditions, Counts, DeletionPolicy, JackalImage, JackalPackage, JackalPackageStatus, PackagedImage, READY, STALLED,
-    requested_at,
+    Conditions, DeletionPolicy, JackalImage, JackalPackage, JackalPackageStatus, PackagedImage, READY, requested_at,
 };
-use crate::fault::{Disposition, Fault, Reason};
+use crate::fault::{Fault, Reason};
 use crate::oci::Digest;
 use crate::package::Plan;
 use crate::worker::{
-    Decision, Events, Failure, Key, Memory, Registries, Settings, View, is_ready, kube_fault, name_of, stands,
+    Decision, Events, Failure, Key, Memory, Registries, Settings, View, kube_fault, lighten, name_of, stands,
     until_stopped, update,
 };
 
@@ -62,6 +61,10 @@ pub(super) struct Packages {
     /// Artifacts that this process wrote and that no status tells of yet, by the package's uid.
     pub written: Mutex<HashMap<String, Digest>>,
     collections: Mutex<HashMap<String, Postponed>>,
+    /// The images' objects as they were seen last.
+    children: Store<DeserializeGuard<JackalImage>>,
+    /// The generation of each package, by uid, for which the API server was asked for objects that it lacks.
+    swept: Mutex<HashMap<String, i64>>,
     wakes: mpsc::Sender<ObjectRef<Guarded>>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -78,6 +81,7 @@ pub(super) async fn run(
 ) {
     let (wakes, woken) = mpsc::channel(1024);
     let (reader, writer) = reflector::store();
+    let (children, children_writer) = reflector::store();
     let packages = Arc::new(Packages {
         events: Events::new(client.clone(), identity),
         memory: Memory::new(identity, settings.backoff),
@@ -87,6 +91,8 @@ pub(super) async fn run(
         known: reader.clone(),
         written: Mutex::default(),
         collections: Mutex::default(),
+        children,
+        swept: Mutex::default(),
         wakes,
         tasks: TaskTracker::new(),
         stop: stop.clone(),
@@ -97,6 +103,7 @@ pub(super) async fn run(
     let gone = Arc::clone(&packages);
     let stream = watcher(api, watcher::Config::default())
         .default_backoff()
+        .modify(lighten)
         .reflect(writer)
         .inspect(move |event| {
             if let Ok(Event::Delete(object)) = event {
@@ -109,8 +116,13 @@ pub(super) async fn run(
             }
         })
         .touched_objects();
+    let changes = watcher(images, watcher::Config::default())
+        .default_backoff()
+        .modify(lighten)
+        .reflect(children_writer)
+        .touched_objects();
     let controller = Controller::for_stream(stream, reader)
-        .owns(images, watcher::Config::default())
+        .owns_stream(changes)
         .with_config(Config::default().concurrency(8))
         .reconcile_on(ReceiverStream::new(woken))
         .graceful_shutdown_on(stop.clone().cancelled_owned())
@@ -126,18 +138,23 @@ pub(super) async fn run(
 }
 
 async fn reconcile(object: Arc<Guarded>, packages: Arc<Packages>) -> Result<Action, Infallible> {
-    if !packages.leadership.is_held() {
-        return Ok(Action::requeue(LAPSE));
+    match packages.leadership.during(lead(&object, &packages)).await {
+        Some(action) => Ok(action),
+        None => Ok(Action::requeue(LAPSE)),
     }
+}
+
+/// What the leader does about a package.
+async fn lead(object: &Guarded, packages: &Arc<Packages>) -> Action {
     let package = match &object.0 {
         Ok(package) => Arc::new(package.clone()),
         Err(invalid) => {
             undecodable::report::<JackalPackage>(&packages.client, &packages.events, invalid).await;
-            return Ok(Action::await_change());
+            return Action::await_change();
         }
     };
     let fault = match packages.look(&package).await {
-        Ok(action) => return Ok(action),
+        Ok(action) => return action,
         Err(fault) => fault,
     };
     // What failed before any task ran: the plan, a Secret, the API server.
@@ -148,7 +165,7 @@ async fn reconcile(object: Arc<Guarded>, packages: Arc<Packages>) -> Result<Acti
     packages
         .memory
         .failed(&uid, packages.key(&package, None), fault.disposition, Instant::now());
-    Ok(packages.postponed(&package).unwrap_or_else(Action::await_change))
+    packages.postponed(&package).unwrap_or_else(Action::await_change)
 }
 
 impl Packages {
@@ -180,7 +197,10 @@ impl Packages {
         for planned in &plan.images {
             place.check(&planned.location.repository, &format!("image `{}`", planned.spec.image))?;
         }
-        let images = Children::of(&self.client, package).sync(&plan).await?;
+        let generation = package.metadata.generation.unwrap_or_default();
+        let known = (self.swept().get(&uid) == Some(&generation)).then_some(&self.children);
+        let images = Children::of(&self.client, package).sync(&plan, known).await?;
+        self.swept().insert(uid.clone(), generation);
         let rows = rows(&plan, &images);
         if suspended {
             self.memory.cancel(&uid);
@@ -298,8 +318,13 @@ impl Packages {
         self.collections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn swept(&self) -> MutexGuard<'_, HashMap<String, i64>> {
+        self.swept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn forget(&self, uid: &str) {
         self.memory.forget(uid);
+        self.swept().remove(uid);
         self.collections().remove(uid);
         self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
@@ -428,71 +453,4 @@ impl Packages {
         }
         Ok(())
     }
-}
-
-/// Every image of the plan with its place and, once it is there, its digest.
-fn rows(plan: &Plan, images: &[JackalImage]) -> Vec<PackagedImage> {
-    let row = |(planned, image): (&crate::package::PlannedImage, &JackalImage)| PackagedImage {
-        image: planned.spec.image.clone(),
-        name: planned.location.to_string(),
-        digest: image.status.as_ref().and_then(|status| status.digest.clone()),
-        resource: image.name_any(),
-    };
-    plan.images.iter().zip(images).map(row).collect()
-}
-
-/// Name and digest of the images that their objects wrote.
-fn written(images: &[JackalImage]) -> Vec<(String, String)> {
-    let statuses = images.iter().filter_map(|image| image.status.as_ref());
-    statuses
-        .filter(|status| !status.adopted)
-        .filter_map(|status| Some((status.name.clone()?, status.digest.clone()?)))
-        .collect()
-}
-
-fn count(images: &[JackalImage]) -> Counts {
-    let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
-    Counts {
-        total: number(images.len()),
-        ready: number(images.iter().filter(|image| is_ready(image)).count()),
-        failed: number(images.iter().filter(|image| failure(image).is_some()).count()),
-    }
-}
-
-/// Reason and message of an image whose last try failed.
-fn failure(image: &JackalImage) -> Option<(&str, &str, bool)> {
-    let status = image.status.as_ref()?;
-    let generation = image.metadata.generation;
-    let ready = status
-        .conditions
-        .iter()
-        .find(|c| c.type_ == READY && c.observed_generation == generation)?;
-    let stalled = status
-        .conditions
-        .iter()
-        .any(|c| c.type_ == STALLED && c.status == "True");
-    (ready.status == "False" && !image.spec.suspend).then_some((&ready.reason, &ready.message, stalled))
-}
-
-/// The first image's failure as the package's, saying how many there are.
-fn first_failure(images: &[JackalImage], counts: &Counts) -> Option<Fault> {
-    let (image, (reason, message, stalled)) = images.iter().find_map(|image| Some((image, failure(image)?)))?;
-    let message = match counts.failed {
-        1 => format!("{}: {message}", image.spec.image),
-        failed => format!(
-            "{failed} of {} images failed; {}: {message}",
-            counts.total, image.spec.image
-        ),
-    };
-    let reason = serde_json::from_value(json!(reason)).unwrap_or(Reason::PushFailed);
-    let disposition = if stalled {
-        Disposition::Stalled
-    } else {
-        Disposition::Retryable
-    };
-    Some(Fault {
-        reason,
-        disposition,
-        message,
-    })
 }

@@ -57,7 +57,8 @@ pub(super) async fn run(
     let result = tokio::select! {
         biased;
         () = token.cancelled() => None,
-        result = assemble(packages, package, &publication) => Some(result),
+        // Whoever leads by now may have put another artifact under the tag.
+        result = packages.leadership.during(assemble(packages, package, &publication)) => result,
     };
     match result {
         None => packages.memory.ended(&uid),

@@ -180,7 +180,7 @@ impl Download {
 }
 
 /// The first number of `bytes 5-9/10`.
-fn start_of(content_range: &str) -> Option<u64> {
+pub(super) fn start_of(content_range: &str) -> Option<u64> {
     let range = content_range.trim().strip_prefix("bytes")?.trim_start();
     range.split_once('-')?.0.trim().parse().ok()
 }

@@ -10,6 +10,8 @@ mod client;
 mod download;
 mod endpoint;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod keychain;
 mod repository;
 mod tags;

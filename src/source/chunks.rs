@@ -1,10 +1,13 @@
 //! Content on its way from the thread that reads files to the task that sends it.
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::ahead::Ahead;
 use super::doubt::Doubt;
 
 /// The longest chunk in bytes.
@@ -85,6 +88,29 @@ impl Chunks {
             self.filled(length)?;
         }
         Ok(())
+    }
+
+    /// Reads `file` from where it stands, at most `length` bytes, and shows them to `seen` on their way. Gives how
+    /// many there were, or what kept the file from being read.
+    pub fn read(&mut self, mut file: &File, length: u64, mut seen: impl FnMut(&[u8])) -> Result<io::Result<u64>, Stop> {
+        let mut ahead = Ahead::of(file, length);
+        let mut done = 0;
+        while done < length {
+            ahead.at(done);
+            let space = self.space();
+            let most = usize::try_from(length - done).map_or(space.len(), |left| left.min(space.len()));
+            match file.read(&mut space[..most]) {
+                Ok(0) => break,
+                Ok(read) => {
+                    seen(&space[..read]);
+                    done += read as u64;
+                    self.filled(read)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        Ok(Ok(done))
     }
 
     /// Hands the last chunk on, and why it is the last when that is not the end.

@@ -5,12 +5,14 @@
 //! an export of docker in one pass. It returns the manifests, which become visible only after everything
 //! that they refer to was verified.
 
+mod ahead;
 mod beneath;
 mod chunks;
 pub mod containerd;
 mod content;
 pub mod docker;
 mod doubt;
+mod reconnection;
 mod registry;
 
 use std::fmt;

@@ -12,7 +12,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{Controller, WatchStreamExt as _, reflector};
 use kube::{Api, Client, ResourceExt as _};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,6 +22,7 @@ use super::events::Events;
 use super::memory::{Backoff, Decision, Key, Memory, View};
 use super::place::{Defaults, Registries};
 use super::status::{kube_fault, name_of, update};
+use super::turns::Turns;
 use super::{Duty, task};
 use crate::api::v1alpha1::{Conditions, JackalImage, Period, READY, SourceKind, requested_at};
 use crate::fault::{Fault, Reason};
@@ -43,6 +44,12 @@ pub async fn until_stopped(controller: impl Future<Output = ()>, stop: &Cancella
     }
 }
 
+/// Takes out of an object what nobody here reads: who set which field. Of an image it is as long as all the rest, and a
+/// process keeps every object that it watches.
+pub fn lighten<K: kube::Resource>(object: &mut K) {
+    object.meta_mut().managed_fields = None;
+}
+
 /// How a process works.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -50,7 +57,7 @@ pub struct Settings {
     pub defaults: Defaults,
     /// The namespace to watch; all when absent.
     pub namespace: Option<String>,
-    /// Images that move at once.
+    /// Images that move at once out of one source.
     pub concurrency: usize,
     /// How the delay between two tries grows.
     pub backoff: Backoff,
@@ -94,7 +101,7 @@ pub struct Worker {
     pub(super) registries: Arc<Registries>,
     pub(super) events: Events,
     pub(super) memory: Memory,
-    pub(super) turns: Semaphore,
+    pub(super) turns: Arc<Turns>,
     wakes: mpsc::Sender<ObjectRef<Guarded>>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -125,7 +132,7 @@ pub async fn run(
     let worker = Arc::new(Worker {
         events: Events::new(client.clone(), holder),
         memory: Memory::new(holder, settings.backoff),
-        turns: Semaphore::new(settings.concurrency.max(1)),
+        turns: Turns::new(settings.concurrency),
         holder: holder.to_owned(),
         client: client.clone(),
         duty,
@@ -140,6 +147,7 @@ pub async fn run(
     let gone = Arc::clone(&worker);
     let stream = watcher::watcher(api, watcher::Config::default())
         .default_backoff()
+        .modify(lighten)
         .reflect(writer)
         .inspect(move |event| {
             if let Ok(Event::Delete(object)) = event {

@@ -10,11 +10,12 @@ mod policy;
 mod secrets;
 mod status;
 mod task;
+mod turns;
 mod wish;
 
 pub use claim::STALE;
 pub use events::Events;
-pub use image::{Nudge, Settings, Worker, is_ready, run, stands, until_stopped};
+pub use image::{Nudge, Settings, Worker, is_ready, lighten, run, stands, until_stopped};
 pub use memory::{Backoff, Decision, Key, Memory, View};
 pub use place::{Defaults, Place, Registries};
 pub use policy::{Admission, Admissions, Fence, HostPattern, PatternError, Policy, RepositoryPolicy, same_host};

@@ -317,3 +317,29 @@ fn fingerprint(endpoint: &Endpoint) -> Digest {
     );
     hasher.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_of_blobs_stays_within_a_fence() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let policy = Policy {
+            repositories: RepositoryPolicy::Namespace,
+            ..Policy::default()
+        };
+        let place = |namespace: Option<&str>| Place {
+            address: "r:1".to_owned(),
+            prefix: String::new(),
+            fence: namespace.and_then(|namespace| policy.fence(None, namespace)),
+            endpoint: Endpoint::new("r:1"),
+        };
+        let registries = Registries::default();
+        let known = |namespace| registries.destination(&place(namespace)).unwrap().1;
+        assert!(Arc::ptr_eq(&known(Some("a")), &known(Some("a"))));
+        assert!(!Arc::ptr_eq(&known(Some("a")), &known(Some("b"))));
+        assert!(Arc::ptr_eq(&known(None), &known(None)));
+        assert!(!Arc::ptr_eq(&known(None), &known(Some("b"))));
+    }
+}

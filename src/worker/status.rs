@@ -153,3 +153,70 @@ pub fn succeed(image: &JackalImage, status: &mut JackalImageStatus, name: &str, 
     status.last_handled_reconcile_at = requested_at(image.annotations()).map(str::to_owned);
     news
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+    use kube::api::ObjectMeta;
+
+    use super::*;
+    use crate::api::v1alpha1::{Claim, JackalImageSpec};
+    use crate::oci::Digest;
+    use crate::source::Method;
+
+    fn image() -> JackalImage {
+        let spec: JackalImageSpec = serde_json::from_value(serde_json::json!({ "image": "a/b:1" })).unwrap();
+        let metadata = ObjectMeta {
+            generation: Some(2),
+            ..ObjectMeta::default()
+        };
+        JackalImage {
+            metadata,
+            spec,
+            status: None,
+        }
+    }
+
+    /// Whether the image is somebody else's after it was found or written (`published`) in that state.
+    fn adopted(status: &mut JackalImageStatus, content: &str, published: bool) -> bool {
+        let digest = Digest::of(content.as_bytes());
+        let outcome = Outcome {
+            source_digest: digest.clone(),
+            digest,
+            size: 1,
+            method: Method::Unchanged,
+            declined: None,
+            published,
+            moved_blobs: 0,
+            moved_bytes: 0,
+            documents: Vec::new(),
+        };
+        succeed(&image(), status, "r/a/b:1", &outcome, Time(jiff::Timestamp::UNIX_EPOCH));
+        status.adopted
+    }
+
+    fn claimed(generation: i64) -> JackalImageStatus {
+        JackalImageStatus {
+            observed_generation: Some(generation),
+            claim: Some(Claim {
+                holder: "gone".to_owned(),
+                renew_time: MicroTime(jiff::Timestamp::UNIX_EPOCH),
+            }),
+            ..JackalImageStatus::default()
+        }
+    }
+
+    #[test]
+    fn what_stood_there_at_the_first_look_is_somebody_elses() {
+        let mut status = JackalImageStatus::default();
+        assert!(adopted(&mut status, "x", false));
+        assert!(adopted(&mut status, "x", false), "and stays so");
+        assert!(!adopted(&mut status, "x", true), "a tag of its own was missing");
+        assert!(!adopted(&mut status, "x", false), "a repeat takes nothing back");
+        assert!(adopted(&mut status, "y", false), "somebody pushed another");
+        assert!(!adopted(&mut status, "z", true));
+        // A process that was killed between the push and the note of it had claimed the image for this very spec.
+        assert!(!adopted(&mut claimed(2), "x", false));
+        assert!(adopted(&mut claimed(1), "x", false));
+    }
+}

@@ -1,6 +1,9 @@
 //! The task that brings one image: it looks, claims when bytes must move, moves, and writes what came of it.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
@@ -15,7 +18,7 @@ use super::status::{Failure, briefly, name_of, succeed, update};
 use super::wish::wish;
 use crate::api::v1alpha1::{Claim, Conditions, JackalImage, JackalImageStatus, TransferProgress, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
-use crate::oci::Location;
+use crate::oci::{Location, Reference};
 use crate::transfer::{Outcome, Progress, Standing, Transfer};
 
 /// How a task ended without a fault.
@@ -64,36 +67,68 @@ pub(super) async fn run(worker: Arc<Worker>, image: Arc<JackalImage>, key: Key, 
 }
 
 async fn bring(worker: &Worker, image: &JackalImage, key: &Key) -> Result<End, Fault> {
-    // Waiting for a turn is no network wait: it ends with a running transfer, whose idleness is limited.
-    let _turn = worker
-        .turns
-        .acquire()
-        .await
-        .map_err(|_| Fault::retryable(Reason::TimedOut, "the operator is stopping"))?;
+    let (source, destination) = route(image);
+    let turn = worker.turns.turn(&source, &destination).await;
+    let _turn = turn.ok_or_else(|| Fault::retryable(Reason::TimedOut, "the operator is stopping"))?;
     let transfer = prepare(worker, image).await?;
     let name = transfer.location.to_string();
     let resolved = match transfer.check().await? {
         Standing::Current(outcome) => return Ok(End::Done(Box::new(outcome), name)),
         Standing::Differs(resolved) => resolved,
     };
-    if !claim(worker, image, key, &transfer.progress).await? {
+    if !claim(worker, image, key, &transfer.progress, Hold::Take).await? {
         debug!(image = name_of(image), "another process moves it");
         return Ok(End::Left);
     }
     info!(image = name_of(image), reference = %transfer.reference, to = name, "moving");
     let moving = transfer.bring(&resolved);
     tokio::pin!(moving);
-    let mut renewal = tokio::time::interval_at(tokio::time::Instant::now() + RENEW, RENEW);
+    let mut renewed = Instant::now();
     loop {
         tokio::select! {
-            outcome = &mut moving => return outcome.map(|outcome| End::Done(Box::new(outcome), name)),
-            _ = renewal.tick() => {
-                if !claim(worker, image, key, &transfer.progress).await? {
+            // First, and by the clock: a process that was stopped in the middle looks whether it is still the one who
+            // moves the image before it takes another step.
+            biased;
+            () = reached(renewed + RENEW) => {
+                if !claim(worker, image, key, &transfer.progress, Hold::Keep).await? {
+                    info!(image = name_of(image), "another process moves it by now, or has moved it");
                     return Ok(End::Left);
                 }
+                renewed = Instant::now();
             }
+            outcome = &mut moving => return outcome.map(|outcome| End::Done(Box::new(outcome), name)),
         }
     }
+}
+
+/// Returns at `deadline`, which the clock says at each poll: a timer alone may not have been looked at since the
+/// process woke up.
+async fn reached(deadline: Instant) {
+    let mut timer = pin!(tokio::time::sleep_until(deadline.into()));
+    poll_fn(|context| {
+        if Instant::now() >= deadline {
+            return Poll::Ready(());
+        }
+        timer.as_mut().poll(context)
+    })
+    .await;
+}
+
+/// The hosts that an image is moved between, as its object names them; empty for the engine of this node, and for the
+/// registry that is meant where none is named.
+fn route(image: &JackalImage) -> (String, String) {
+    let spec = &image.spec;
+    let source = match spec.source.is_engine() {
+        true => None,
+        false => spec
+            .image
+            .parse()
+            .ok()
+            .map(|reference: Reference| reference.registry().to_owned()),
+    };
+    let registry = &spec.registry;
+    let destination = registry.endpoint.clone().or_else(|| registry.address.clone());
+    (source.unwrap_or_default(), destination.unwrap_or_default())
 }
 
 /// All that a transfer needs, from the object and what it names.
@@ -127,18 +162,32 @@ async fn prepare(worker: &Worker, image: &JackalImage) -> Result<Transfer, Fault
     })
 }
 
+/// Whether a claim is begun or goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    Take,
+    /// Only while it still stands: where it is gone, another took it, and may be done already.
+    Keep,
+}
+
 /// Takes or renews the claim, with the progress. False when another has it, or the object is not the one any
 /// more that this task works on.
-async fn claim(worker: &Worker, image: &JackalImage, key: &Key, progress: &Progress) -> Result<bool, Fault> {
+async fn claim(
+    worker: &Worker,
+    image: &JackalImage,
+    key: &Key,
+    progress: &Progress,
+    hold: Hold,
+) -> Result<bool, Fault> {
     let api: Api<JackalImage> = Api::namespaced(worker.client.clone(), &image.namespace().unwrap_or_default());
     let uid = image.uid().unwrap_or_default();
     let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     let name = image.name_any();
     let taken = update(&api, &name, &uid, |standing, status| {
-        let own = status.claim.as_ref().is_none_or(|claim| claim.holder == worker.holder);
+        let own = status.claim.as_ref().is_some_and(|claim| claim.holder == worker.holder);
         // A stale claim was judged by this process's memory before the task began.
-        let free = own || standing.resource_version() == image.resource_version();
-        if !free
+        let free = status.claim.is_none() || standing.resource_version() == image.resource_version();
+        if !(own || hold == Hold::Take && free)
             || standing.metadata.generation != Some(key.generation)
             || standing.metadata.deletion_timestamp.is_some()
         {

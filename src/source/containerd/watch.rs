@@ -11,10 +11,8 @@ use super::wire::{Envelope, ImageEvent};
 use crate::fault::Fault;
 use crate::oci::Reference;
 use crate::source::docker::Notice;
+use crate::source::reconnection::Reconnection;
 
-/// The first wait after a lost connection; it doubles up to [`LAST_WAIT`].
-const FIRST_WAIT: Duration = Duration::from_millis(250);
-const LAST_WAIT: Duration = Duration::from_secs(30);
 /// After so long without an event the containerd is asked whether it is there still.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -22,9 +20,7 @@ const QUIET: Duration = Duration::from_secs(60);
 pub struct ContainerdEvents {
     client: Client,
     connection: Option<Connection>,
-    // Before the next try to connect.
-    wait: Option<Duration>,
-    lost: bool,
+    reconnection: Reconnection,
 }
 
 struct Connection {
@@ -40,8 +36,7 @@ impl ContainerdEvents {
         Self {
             client,
             connection: None,
-            wait: None,
-            lost: false,
+            reconnection: Reconnection::default(),
         }
     }
 
@@ -59,8 +54,7 @@ impl ContainerdEvents {
                 Ok(None) => {}
                 Err(fault) => {
                     self.connection = None;
-                    self.wait = Some(FIRST_WAIT);
-                    if !std::mem::replace(&mut self.lost, true) {
+                    if self.reconnection.lost() {
                         return Notice::Lost(fault);
                     }
                 }
@@ -69,22 +63,14 @@ impl ContainerdEvents {
     }
 
     async fn reconnect(&mut self) -> Option<Notice> {
-        if let Some(wait) = self.wait {
-            // Agents of many nodes may have lost their containerd at the same moment.
-            tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-        }
+        self.reconnection.pause().await;
         match Connection::open(&self.client).await {
             Ok(connection) => {
                 self.connection = Some(connection);
-                self.wait = None;
-                self.lost = false;
+                self.reconnection.connected();
                 Some(Notice::Resync)
             }
-            Err(fault) => {
-                self.wait = Some(self.wait.map_or(FIRST_WAIT, |wait| (wait * 2).min(LAST_WAIT)));
-                let first = !std::mem::replace(&mut self.lost, true);
-                first.then_some(Notice::Lost(fault))
-            }
+            Err(fault) => self.reconnection.lost().then_some(Notice::Lost(fault)),
         }
     }
 }

@@ -63,23 +63,20 @@ impl Folder {
 }
 
 /// Reads `file`, the blob `digest` of `length` bytes, in a thread of its own.
-pub(super) fn read(mut file: File, digest: Digest, length: u64) -> mpsc::Receiver<Result<Bytes, Doubt>> {
+pub(super) fn read(file: File, digest: Digest, length: u64) -> mpsc::Receiver<Result<Bytes, Doubt>> {
     let (mut chunks, receiver) = Chunks::new(length);
     tokio::task::spawn_blocking(move || {
-        let result = pour(&mut file, &digest, &mut chunks);
+        let result = pour(&file, &digest, length, &mut chunks);
         chunks.end(result);
     });
     receiver
 }
 
-fn pour(file: &mut File, digest: &Digest, chunks: &mut Chunks) -> Result<(), Stop> {
-    loop {
-        match file.read(chunks.space()) {
-            Ok(0) => return Ok(()),
-            Ok(length) => chunks.filled(length)?,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(unreadable(digest, &error).into()),
-        }
+fn pour(file: &File, digest: &Digest, length: u64, chunks: &mut Chunks) -> Result<(), Stop> {
+    // Whether that is all of it, its digest shows.
+    match chunks.read(file, length, |_| {})? {
+        Ok(_) => Ok(()),
+        Err(error) => Err(unreadable(digest, &error).into()),
     }
 }
 

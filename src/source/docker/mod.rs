@@ -17,6 +17,7 @@ mod engine;
 pub mod fuzzing;
 mod graph;
 mod inspected;
+mod lines;
 mod push;
 mod watch;
 

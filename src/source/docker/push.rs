@@ -5,13 +5,13 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
-use bytes::{Buf, BytesMut};
 use reqwest::Response;
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::engine::{Engine, message_of};
+use super::lines::Lines;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Document};
 use crate::source::{BlobSink, Delivered, Method, PushTarget};
@@ -119,26 +119,21 @@ struct Aux {
 
 // What the lines of a push come to: the digest of the manifest, or what went wrong.
 async fn outcome(engine: &Engine, mut answer: Response) -> Result<Digest, Fault> {
-    let mut buffer = BytesMut::new();
+    let mut lines = Lines::default();
     let mut pushed = None;
-    loop {
-        while let Some(end) = buffer.iter().position(|&byte| byte == b'\n') {
-            let line = buffer.split_to(end);
-            buffer.advance(1);
+    while let Some(chunk) = engine.chunk(&mut answer, "a push").await? {
+        if !lines.take(&chunk, LINE_LIMIT) {
+            return Err(engine.failed("a line of its push has no end"));
+        }
+        while let Some(line) = lines.next() {
             if let Some(said) = message_of(&line) {
                 return Err(engine.failed(&said));
             }
             let line: Line = serde_json::from_slice(&line).unwrap_or_default();
             pushed = line.aux.and_then(|aux| aux.digest).or(pushed);
         }
-        if buffer.len() > LINE_LIMIT {
-            return Err(engine.failed("a line of its push has no end"));
-        }
-        match engine.chunk(&mut answer, "a push").await? {
-            Some(chunk) => buffer.extend_from_slice(&chunk),
-            None => return pushed.ok_or_else(|| engine.failed("its push ended without a digest")),
-        }
     }
+    pushed.ok_or_else(|| engine.failed("its push ended without a digest"))
 }
 
 /// A name that an image has only to be pushed under it. Taken away at the end, whatever that is.

@@ -2,18 +2,16 @@
 
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
 use futures::Stream;
 use reqwest::Response;
 use serde::Deserialize;
 
 use super::engine::Engine;
+use super::lines::Lines;
 use crate::fault::Fault;
 use crate::oci::Reference;
+use crate::source::reconnection::Reconnection;
 
-/// The first wait after a lost connection; it doubles up to [`LAST_WAIT`].
-const FIRST_WAIT: Duration = Duration::from_millis(250);
-const LAST_WAIT: Duration = Duration::from_secs(30);
 /// After so long without an event the engine is asked whether it is there still.
 const QUIET: Duration = Duration::from_secs(60);
 /// The longest event that is read, in bytes. Labels of an image are part of it.
@@ -41,11 +39,8 @@ pub enum Notice {
 pub struct ImageEvents {
     engine: Engine,
     connection: Option<Response>,
-    // The begin of an event whose end has not come.
-    buffer: BytesMut,
-    // Before the next try to connect.
-    wait: Option<Duration>,
-    lost: bool,
+    lines: Lines,
+    reconnection: Reconnection,
 }
 
 impl ImageEvents {
@@ -54,9 +49,8 @@ impl ImageEvents {
         Self {
             engine,
             connection: None,
-            buffer: BytesMut::new(),
-            wait: None,
-            lost: false,
+            lines: Lines::default(),
+            reconnection: Reconnection::default(),
         }
     }
 
@@ -74,10 +68,8 @@ impl ImageEvents {
             }
             if let Err(fault) = self.read().await {
                 self.connection = None;
-                self.buffer.clear();
-                self.wait = Some(FIRST_WAIT);
-                if !self.lost {
-                    self.lost = true;
+                self.lines = Lines::default();
+                if self.reconnection.lost() {
                     return Notice::Lost(fault);
                 }
             }
@@ -90,28 +82,19 @@ impl ImageEvents {
     }
 
     async fn connect(&mut self) -> Option<Notice> {
-        if let Some(wait) = self.wait {
-            // Agents of many nodes may have lost their engines at the same moment.
-            tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-        }
+        self.reconnection.pause().await;
         match self.engine.events().await {
             Ok(connection) => {
                 self.connection = Some(connection);
-                self.lost = false;
+                self.reconnection.connected();
                 Some(Notice::Resync)
             }
-            Err(fault) => {
-                self.wait = Some(self.wait.map_or(FIRST_WAIT, |wait| (wait * 2).min(LAST_WAIT)));
-                let first = !std::mem::replace(&mut self.lost, true);
-                first.then_some(Notice::Lost(fault))
-            }
+            Err(fault) => self.reconnection.lost().then_some(Notice::Lost(fault)),
         }
     }
 
     fn buffered(&mut self) -> Option<Notice> {
-        while let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
-            let line = self.buffer.split_to(end);
-            self.buffer.advance(1);
+        while let Some(line) = self.lines.next() {
             if let Some(notice) = notice(&line) {
                 return Some(notice);
             }
@@ -119,19 +102,16 @@ impl ImageEvents {
         None
     }
 
-    // Waits for more to come into the buffer.
+    // Waits for more to come.
     async fn read(&mut self) -> Result<(), Fault> {
         let Some(connection) = &mut self.connection else {
             return Ok(());
         };
         match tokio::time::timeout(QUIET, connection.chunk()).await {
-            Ok(Ok(Some(chunk))) if self.buffer.len() + chunk.len() > EVENT_LIMIT => {
-                Err(self.engine.failed("an event of it has no end"))
-            }
-            Ok(Ok(Some(chunk))) => {
-                self.buffer.extend_from_slice(&chunk);
-                Ok(())
-            }
+            Ok(Ok(Some(chunk))) => match self.lines.take(&chunk, EVENT_LIMIT) {
+                true => Ok(()),
+                false => Err(self.engine.failed("an event of it has no end")),
+            },
             Ok(Ok(None) | Err(_)) => Err(self.engine.failed("it ended the stream of its events")),
             // Silence is normal; a connection that nobody serves any more looks the same.
             Err(_) => self.engine.ping().await,

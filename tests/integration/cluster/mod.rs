@@ -3,6 +3,7 @@
 mod containerd;
 mod deletion;
 mod lifecycle;
+mod load;
 mod memory;
 mod nodes;
 mod rebuilt;

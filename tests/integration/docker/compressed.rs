@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use jackal_operator::oci::{Compression, Digest, Document, Location, Manifest, Naming};
+use jackal_operator::oci::{Compression, Digest, Document, Manifest};
+use jackal_operator::source::Method;
 use jackal_operator::source::docker::Docker;
-use jackal_operator::source::{ImageSource, Method};
-use jackal_operator::transfer::{KnownBlobs, Outcome, Progress, RegistryDestination, Transfer};
+use jackal_operator::transfer::{Outcome, Transfer};
 
 use super::engines::{Image, Real, noise, required, tar};
-use super::reference;
+use super::transfer;
 use crate::support::process::run;
 use crate::support::registry::{TestRegistry, Version};
 
@@ -31,31 +31,9 @@ fn classic() -> Real {
     Real::all().into_iter().find(|real| real.host == host).unwrap()
 }
 
-fn transfer(
-    docker: &Docker,
-    image: &str,
-    registry: &TestRegistry,
-    prefix: &str,
-    compression: Compression,
-    known: &Arc<KnownBlobs>,
-) -> Transfer {
-    let reference = reference(image);
-    let location = Location::of(&reference, &registry.host, prefix, Naming::Plain, true).unwrap();
-    Transfer {
-        source: Arc::new(docker.clone()) as Arc<dyn ImageSource>,
-        reference,
-        platforms: Vec::new(),
-        destination: Arc::new(RegistryDestination::new(registry.repository(&location.repository))),
-        location,
-        compression,
-        progress: Arc::<Progress>::default(),
-        known: Arc::clone(known),
-    }
-}
-
 async fn bring(docker: &Docker, image: &str, registry: &TestRegistry, compression: Compression) -> Outcome {
     // Nothing is known from before, as after a restart.
-    let transfer = transfer(docker, image, registry, "", compression, &Arc::default());
+    let transfer = transfer(docker, image, registry, "", compression);
     transfer.run().await.unwrap()
 }
 
@@ -197,9 +175,10 @@ async fn a_base_is_compressed_once_for_all_images() {
         }
         let registry = TestRegistry::start(Version::V31);
         let known = Arc::default();
-        let transfers = names
-            .each_ref()
-            .map(|name| transfer(&docker, name, &registry, "team", Compression::Zstd, &known));
+        let transfers = names.each_ref().map(|name| Transfer {
+            known: Arc::clone(&known),
+            ..transfer(&docker, name, &registry, "team", Compression::Zstd)
+        });
         // Two at the same moment, one later.
         let (one, two) = futures::try_join!(transfers[0].run(), transfers[1].run()).unwrap();
         let three = transfers[2].run().await.unwrap();

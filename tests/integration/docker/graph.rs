@@ -4,19 +4,17 @@ use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 
 use jackal_operator::fault::Reason;
-use jackal_operator::oci::{Compression, Content, Digest, Location, Manifest, Naming};
+use jackal_operator::oci::{Compression, Digest};
 use jackal_operator::source::docker::{Docker, Shape};
 use jackal_operator::source::{Delivered, ImageSource, Method};
-use jackal_operator::transfer::{Progress, RegistryDestination, Transfer};
 use tempfile::TempDir;
 
 use super::collected::Collected;
 use super::engines::{Image, Real, noise};
 use super::tars::{Tar, crowded, odd};
-use super::{deliver, manifest, reference};
+use super::{deliver, manifest, reference, stands, transfer};
 use crate::support::registry::{TestRegistry, Version};
 
 fn classic() -> impl Iterator<Item = Real> {
@@ -362,27 +360,8 @@ async fn a_registry_never_has_a_wrong_layer() {
         let copy = Copy::of(&real, &image);
         change_byte(&copy.diff(4).join("large"));
         copy.split(0, other_mode);
-        let repository = format!("graph{at}");
-        let docker = Arc::new(copy.docker);
-        let transfer = Transfer {
-            source: docker,
-            reference: reference(&image.name),
-            platforms: Vec::new(),
-            destination: Arc::new(RegistryDestination::new(
-                registry.repository(&format!("{repository}/jackal-test/graph-registry")),
-            )),
-            location: Location::of(
-                &reference(&image.name),
-                &registry.host,
-                &repository,
-                Naming::Plain,
-                true,
-            )
-            .unwrap(),
-            compression: Compression::None,
-            progress: Arc::<Progress>::default(),
-            known: Arc::default(),
-        };
+        let prefix = format!("graph{at}");
+        let transfer = transfer(&copy.docker, &image.name, &registry, &prefix, Compression::None);
         let outcome = transfer.run().await.unwrap();
         assert_eq!(outcome.method, Method::DockerSave, "{}", real.host);
         let declined = outcome.declined.unwrap();
@@ -392,20 +371,6 @@ async fn a_registry_never_has_a_wrong_layer() {
         ] {
             assert!(declined.contains(why), "{declined}");
         }
-        let document = transfer.destination.document("1").await.unwrap().unwrap();
-        let Content::Manifest(Manifest { layers, .. }) = &document.content else {
-            panic!("no manifest");
-        };
-        for (layer, content) in layers.iter().zip(&image.layers) {
-            // Its digest is verified.
-            let stored = transfer
-                .destination
-                .blob(&layer.digest, 8 << 20)
-                .await
-                .unwrap()
-                .unwrap();
-            assert!(stored == content.as_slice());
-        }
-        assert_eq!(layers.len(), image.layers.len());
+        stands(&transfer, &image).await;
     }
 }

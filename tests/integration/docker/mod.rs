@@ -10,15 +10,18 @@ pub mod indexes;
 mod push;
 mod tars;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jackal_operator::fault::Reason;
-use jackal_operator::oci::{Content, Digest, Manifest, Reference};
+use jackal_operator::oci::{Compression, Content, Digest, Document, Location, Manifest, Naming, Reference};
 use jackal_operator::source::docker::{Docker, Engine, ImageEvents, Notice, Shape};
 use jackal_operator::source::{Delivered, Identity, ImageSource, Method};
+use jackal_operator::transfer::{RegistryDestination, Transfer};
 
 use self::collected::Collected;
 use self::engines::{Image, Real, Victim, noise, tar};
+use crate::support::registry::TestRegistry;
 
 fn reference(text: &str) -> Reference {
     text.parse().unwrap()
@@ -43,6 +46,36 @@ fn unpacked(kind: &str, content: &[u8]) -> Digest {
     let mut plain = Vec::new();
     std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(content), &mut plain).unwrap();
     Digest::of(&plain)
+}
+
+/// The way of an image to `registry`, where nothing is known from before, as after a restart.
+fn transfer(docker: &Docker, image: &str, registry: &TestRegistry, prefix: &str, compression: Compression) -> Transfer {
+    let reference = reference(image);
+    let location = Location::of(&reference, &registry.host, prefix, Naming::Plain, true).unwrap();
+    Transfer {
+        source: Arc::new(docker.clone()),
+        reference,
+        platforms: Vec::new(),
+        destination: Arc::new(RegistryDestination::new(registry.repository(&location.repository))),
+        location,
+        compression,
+        progress: Arc::default(),
+        known: Arc::default(),
+    }
+}
+
+/// The manifest of `image` where `transfer` went, once the configuration and all layers are found to be its own.
+async fn stands(transfer: &Transfer, image: &Image) -> Document {
+    let document = transfer.destination.document("1").await.unwrap().unwrap();
+    let manifest = document.manifest().unwrap();
+    assert_eq!(manifest.config.digest, Digest::of(&image.config));
+    assert_eq!(manifest.layers.len(), image.layers.len());
+    for (layer, diff_id) in manifest.layers.iter().zip(image.diff_ids()) {
+        // Its digest is verified.
+        let stored = transfer.destination.blob(&layer.digest, 8 << 20).await;
+        assert_eq!(unpacked(&layer.media_type, &stored.unwrap().unwrap()), diff_id);
+    }
+    document
 }
 
 #[tokio::test]

@@ -127,6 +127,11 @@ impl Cluster {
         self.way.as_ref().expect("a cluster that notes requests").writes()
     }
 
+    /// All requests of the operator's processes so far; see [`ApiWay::requests`].
+    pub fn requests(&self) -> Vec<String> {
+        self.way.as_ref().expect("a cluster that notes requests").requests()
+    }
+
     /// Starts a controller for this namespace, with short delays.
     pub fn controller(&self, arguments: &[&str]) -> Operator {
         self.controller_with(arguments, &[])

@@ -39,14 +39,21 @@ impl ApiWay {
         }
     }
 
-    /// Every request so far that is no reading one and not about a Lease, as `METHOD path`.
-    pub fn writes(&self) -> Vec<String> {
+    /// Every request so far that is not about a Lease, as `METHOD path`.
+    pub fn requests(&self) -> Vec<String> {
         let said = std::fs::read_to_string(&self.log).expect("the log");
         said.lines()
             .filter_map(|line| line.split_once("Filter accepting "))
             .map(|(_, request)| request.trim().to_owned())
-            .filter(|request| !request.starts_with("GET ") && !request.contains("/leases"))
+            .filter(|request| !request.contains("/leases"))
             .collect()
+    }
+
+    /// Those that are no reading ones.
+    pub fn writes(&self) -> Vec<String> {
+        let mut requests = self.requests();
+        requests.retain(|request| !request.starts_with("GET "));
+        requests
     }
 }
 

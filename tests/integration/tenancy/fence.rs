@@ -1,6 +1,8 @@
 //! Two namespaces and one registry.
 
 use super::{ADDRESS, APART, clear, image_stalled, lone, package, package_stalled};
+use crate::cluster::layered;
+use crate::docker::engines::Real;
 use crate::support::cluster::Cluster;
 use crate::support::image::multi_platform;
 use crate::support::registry::{TestRegistry, Version};
@@ -80,7 +82,7 @@ async fn fenced_namespaces_neither_write_nor_read_each_others_repositories() {
     let (first, second) = two().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     multi_platform(&source.repository("team/app"), "1").await;
-    let _controller = first.controller(&[
+    let flags = [
         "--insecure-registry",
         &source.host,
         "--repository-policy",
@@ -92,7 +94,10 @@ async fn fenced_namespaces_neither_write_nor_read_each_others_repositories() {
         "--registry-prefix",
         "base",
         "--registry-insecure",
-    ]);
+    ];
+    let _controller = first.controller(&flags);
+    let [real, ..] = Real::all();
+    let _agent = first.agent("n1", &real.host, &flags);
     let image = format!("{}/team/app:1", source.host);
     let line = format!("{{image: '{image}'}}");
     for cluster in [&first, &second] {
@@ -135,6 +140,13 @@ async fn fenced_namespaces_neither_write_nor_read_each_others_repositories() {
     let stolen = format!("{{image: '{ADDRESS}/{theirs}'}}");
     first.apply(&package("thief", "1", &[&stolen], ""));
     package_stalled(&first, "thief", "PolicyDenied").await;
+    // An image that is called so at a node would keep its name, which is the other's place.
+    let planted = format!("{ADDRESS}/base/{}/team/planted:1", second.namespace);
+    real.load(&layered(&planted, "x").archive());
+    first.apply(&lone("planted", &planted, "source: Docker"));
+    image_stalled(&first, "planted", "PolicyDenied").await;
+    let repository = registry.repository(&format!("base/{}/team/planted", second.namespace));
+    assert_eq!(repository.tags(10).await.unwrap(), Some(Vec::new()));
     // What is one's own may be used again.
     let own = format!("{ADDRESS}/base/{}/team/app:1", first.namespace);
     first.apply(&lone("own", &own, ""));

@@ -22,8 +22,8 @@ use super::engine::Storage;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest};
 use crate::source::chunks::Chunks;
-use crate::source::doubt::{Doubt, blocking, shown};
-use crate::source::{Blob, BlobSink, Form, beneath, chunks};
+use crate::source::doubt::{Doubt, blocking};
+use crate::source::{Blob, BlobSink, Form, beneath};
 
 /// Layers of all images that are read at once: each takes a thread and some chunks of memory.
 const READ_AT_ONCE: usize = 4;

@@ -4,19 +4,19 @@
 //! a file whose content stands in between, with its length and its CRC-64/ISO. It is read twice, first for the
 //! length of the tar and then to assemble it, so that memory does not grow with the number of files.
 
+mod assembly;
+
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read};
+use std::io::{BufRead as _, BufReader, Read};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use crc_fast::CrcAlgorithm::Crc64GoIso;
 use flate2::bufread::MultiGzDecoder;
 use serde::Deserialize;
 
-use super::beneath::Beneath;
-use super::chunks::{Chunks, Stop};
-use super::{Doubt, shown};
+use super::Doubt;
+
+pub(in super::super) use assembly::assemble;
 
 /// Of a line in bytes. Padding is cut into pieces of 1 MiB, and an extension header has at most as much;
 /// base64 makes a third more of it.
@@ -145,93 +145,6 @@ pub(in super::super) fn length(gzip: impl Read) -> Result<u64, Doubt> {
             .ok_or_else(|| Doubt::new("its tar-split describes more bytes than there can be"))?;
     }
     Ok(total)
-}
-
-/// Assembles the tar that `gzip` describes from the files in `diff`, each checked as it passes. Waits for
-/// whoever takes the chunks, so it needs a thread of its own.
-pub(in super::super) fn assemble(gzip: impl Read, diff: &mut Beneath, chunks: &mut Chunks) -> Result<(), Stop> {
-    let mut pieces = Pieces::new(gzip);
-    let mut segment = Vec::new();
-    while let Some(piece) = pieces.next()? {
-        match piece {
-            Piece::Segment { base64, .. } => {
-                segment.clear();
-                let decoded = STANDARD.decode_vec(base64, &mut segment);
-                decoded.map_err(|error| Doubt::new(format!("a payload of its tar-split is no base64: {error}")))?;
-                chunks.write(&segment)?;
-            }
-            Piece::File { name, size, crc } => {
-                let (file, found) = diff.file(&name)?;
-                if found != size {
-                    let what = format!("its file {:?} has {found} bytes, not {size}", shown(&name));
-                    return Err(Doubt::new(what).into());
-                }
-                let checksum = pass(&file, size, chunks, &name)?;
-                if checksum.to_be_bytes() != crc {
-                    let what = format!("its file {:?} was changed: its checksum is another", shown(&name));
-                    return Err(Doubt::new(what).into());
-                }
-            }
-            Piece::Nothing => {}
-        }
-    }
-    Ok(())
-}
-
-// Hands `size` bytes of a file on and returns their CRC-64.
-fn pass(mut file: &File, size: u64, chunks: &mut Chunks, name: &[u8]) -> Result<u64, Stop> {
-    let mut checksum = crc_fast::Digest::new(Crc64GoIso);
-    let mut ahead = Ahead::of(file, size);
-    let mut left = size;
-    while left > 0 {
-        ahead.at(size - left);
-        let space = chunks.space();
-        let most = usize::try_from(left).map_or(space.len(), |left| left.min(space.len()));
-        match file.read(&mut space[..most]) {
-            Ok(0) => {
-                return Err(Doubt::new(format!("its file {:?} became shorter while it was read", shown(name))).into());
-            }
-            Ok(read) => {
-                checksum.update(&space[..read]);
-                left -= read as u64;
-                chunks.filled(read)?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Doubt::new(format!("its file {:?} cannot be read: {error}", shown(name))).into()),
-        }
-    }
-    Ok(checksum.finalize())
-}
-
-/// The part of a file that the disk was asked for before it is read. The kernel's own window (128 KiB as a rule)
-/// leaves a fast disk waiting for the reader, which checks and hands on between two reads.
-struct Ahead<'a> {
-    file: &'a File,
-    size: u64,
-    asked: u64,
-}
-
-impl<'a> Ahead<'a> {
-    /// Bytes that the disk is ahead.
-    const WINDOW: u64 = 16 * 1024 * 1024;
-    /// Bytes that are asked for at once.
-    const STEP: u64 = 4 * 1024 * 1024;
-
-    /// Nothing is asked for of a file that the kernel's own window covers.
-    fn of(file: &'a File, size: u64) -> Self {
-        let asked = if size > Self::STEP { 0 } else { size };
-        Self { file, size, asked }
-    }
-
-    /// The next read begins at `offset`.
-    fn at(&mut self, offset: u64) {
-        while self.asked < self.size && self.asked < offset + Self::WINDOW {
-            // A hint: a file system that does not take it is read all the same.
-            let length = std::num::NonZeroU64::new(Self::STEP.min(self.size - self.asked));
-            let _ = rustix::fs::fadvise(self.file, self.asked, length, rustix::fs::Advice::WillNeed);
-            self.asked += Self::STEP;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -2,11 +2,14 @@ use std::io::Write as _;
 use std::path::Path;
 
 use bytes::Bytes;
+use crc_fast::CrcAlgorithm::Crc64GoIso;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::source::beneath::Beneath;
+use crate::source::chunks::{Chunks, Stop};
 
 fn gzip(lines: &str) -> Vec<u8> {
     let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
@@ -41,7 +44,7 @@ fn drained(mut receiver: mpsc::Receiver<Result<Bytes, Doubt>>) -> Result<Vec<u8>
     let mut whole = Vec::new();
     while let Some(chunk) = receiver.blocking_recv() {
         let chunk = chunk?;
-        assert!(!chunk.is_empty() && chunk.len() <= super::super::chunks::CHUNK);
+        assert!(!chunk.is_empty() && chunk.len() <= crate::source::chunks::CHUNK);
         whole.extend_from_slice(&chunk);
     }
     Ok(whole)

@@ -1,0 +1,14 @@
+//! Doors to what is read of a registry's answers, for the fuzz targets. No other build has them.
+
+/// Reads `WWW-Authenticate`, given in `headers`. Where a token is to be fetched, if one is asked for.
+pub fn challenge<'a>(headers: impl Iterator<Item = &'a str>) -> Option<String> {
+    match super::challenge::best(headers)? {
+        super::challenge::Challenge::Bearer { realm, service, scope } => Some(format!("{realm} {service:?} {scope:?}")),
+        super::challenge::Challenge::Basic => None,
+    }
+}
+
+/// Reads where the content of `Content-Range` starts, in bytes.
+pub fn content_range(value: &str) -> Option<u64> {
+    super::download::start_of(value)
+}
