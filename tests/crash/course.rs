@@ -12,6 +12,9 @@ use tokio::sync::Notify;
 
 use super::way::Broken;
 
+/// What is in the path of each request about the leader's Lease.
+pub const LEADER: &str = "/leases/jackal-operator-leader";
+
 /// A server at the end of a way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Server {
@@ -36,6 +39,8 @@ pub const fn way(process: &'static str, server: Server) -> WayName {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Victim {
     Process(&'static str),
+    /// Not killed, but stopped for a while: what is under way is not broken off.
+    Stopped(&'static str),
     Registry,
     Dockerd,
     ApiServer,
@@ -87,7 +92,7 @@ pub struct Point {
 impl fmt::Display for Point {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         let victim = match self.victim {
-            Victim::Process(name) => name.to_owned(),
+            Victim::Process(name) | Victim::Stopped(name) => name.to_owned(),
             other => format!("{other:?}").to_lowercase(),
         };
         let (from, server) = (self.way.process, format!("{:?}", self.way.server).to_lowercase());
@@ -109,7 +114,7 @@ impl Point {
 
     fn is_server(&self, way: WayName) -> bool {
         let server = match self.victim {
-            Victim::Process(_) | Victim::Etcd => return false,
+            Victim::Process(_) | Victim::Stopped(_) | Victim::Etcd => return false,
             Victim::Registry => Server::Registry,
             Victim::Dockerd => Server::Docker,
             Victim::ApiServer => Server::Api,
@@ -131,6 +136,7 @@ pub struct Seen {
 
 /// A noted request.
 #[derive(Clone, Debug)]
+#[allow(dead_code)] // Some of it is only for messages.
 pub struct Noted {
     pub at: Instant,
     pub way: WayName,
@@ -249,16 +255,6 @@ impl Course {
             target: target.to_owned(),
             number: BTreeMap::new(),
         };
-        // Its renewals come by the clock, not by what is done.
-        if target.contains("/leases/jackal-operator-leader") {
-            return Ok(seen);
-        }
-        let mut state = self.state();
-        for kind in [Kind::Any, kind] {
-            let count = state.tally.requests.entry((way, kind)).or_default();
-            *count += 1;
-            seen.number.insert(kind, *count);
-        }
         let noted = Noted {
             at: Instant::now(),
             way,
@@ -266,7 +262,17 @@ impl Course {
             method: method.clone(),
             target: target.to_owned(),
         };
+        let mut state = self.state();
         state.noted.push(noted);
+        // Its renewals come by the clock, not by what is done.
+        if target.contains(LEADER) {
+            return Ok(seen);
+        }
+        for kind in [Kind::Any, kind] {
+            let count = state.tally.requests.entry((way, kind)).or_default();
+            *count += 1;
+            seen.number.insert(kind, *count);
+        }
         let meets = |moment: Moment| matches!(moment, Moment::Before(kind, number) if seen.number.get(&kind) == Some(&number));
         self.meet(state, &seen, meets, |point| point.is_client(way))?;
         Ok(seen)

@@ -64,7 +64,7 @@ impl Ground {
 
     /// Whether `victim` may be killed here.
     pub fn admits(&self, victim: Victim) -> bool {
-        matches!(victim, Victim::Process(_) | Victim::Registry) || self.killable.iter().any(|(known, _)| *known == victim)
+        matches!(victim, Victim::Process(_) | Victim::Stopped(_) | Victim::Registry) || self.killable.iter().any(|(known, _)| *known == victim)
     }
 
     /// The process id of one of the lane's servers.

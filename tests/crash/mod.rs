@@ -183,7 +183,8 @@ async fn whatever_is_killed_it_converges() {
         images.load(&ground.real);
     }
     let unharmed = scenario::run(Arc::clone(&grounds[0]), Arc::clone(&images), None, None).await;
-    println!("without a kill: {:.1} s, {:?}", unharmed.took.as_secs_f64(), unharmed.expected.tally);
+    let (took, all) = (unharmed.took.as_secs_f64(), &unharmed.expected);
+    println!("without a kill: {took:.1} s, {} bytes of blobs, {:?}", all.sent, all.tally);
     assert_eq!((unharmed.wasted, unharmed.uploads_left), (0, 0));
     let expected = Arc::new(unharmed.expected);
     let mut points = match kills {

@@ -274,6 +274,7 @@ impl Run {
                 let mut ids = self.ids.lock().expect("nobody panics with it");
                 ids.insert(Victim::Registry, self.registry.id());
             }
+            Victim::Stopped(process) => panic!("nobody lets {process} go on"),
             server => self.ground.start_again(server).await,
         }
     }
@@ -439,7 +440,7 @@ pub async fn run(ground: Arc<Ground>, images: Arc<Images>, expected: Option<Arc<
     check_bytes(&uploads, fired.as_ref().map(|fired| (fired.point, fired.dead.expect("a dead victim"))));
     let tags = run.storage().walk(true).unwrap_or_else(|why| panic!("at the end: {why}"));
     assert!(tags.is_empty(), "deleted, and still there: {tags:?}");
-    let unfinished = unfinished(&run, &uploads, fired.is_some()).await;
+    let unfinished = unfinished(&run, &uploads, fired.as_ref().map(|fired| fired.point)).await;
     let left = run.storage().held();
     if let Some(expected) = &expected {
         assert!(left.is_subset(&expected.left), "{left:?} is left, and {:?} without a kill", expected.left);
@@ -479,16 +480,24 @@ fn breaks_uploads(point: &Point, upload: &Upload) -> bool {
         Victim::Process(process) => upload.process == process,
         Victim::Registry => true,
         Victim::Dockerd => upload.process == AGENT && point.export,
-        Victim::ApiServer | Victim::Etcd => false,
+        Victim::Stopped(_) | Victim::ApiServer | Victim::Etcd => false,
     }
 }
 
-/// The uploads that the registry keeps at the end: at most those that were in flight at a kill.
-async fn unfinished(run: &Run, uploads: &[Upload], killed: bool) -> usize {
-    let open = uploads.iter().filter(|upload| upload.committed.is_none() && !upload.given_up).count();
-    // The answer to the begin of one may have been lost, so that nobody knows of it.
-    let limit = open + usize::from(killed);
-    eventually(Duration::from_secs(15), "no upload stands but what a kill left", async || {
+/// The uploads that the registry keeps at the end: at most those of a process that was killed itself, and those of
+/// which nobody knows, for the answer to their begin was lost. Who lives gives its own up.
+async fn unfinished(run: &Run, uploads: &[Upload], killed: Option<Point>) -> usize {
+    let open = |is: &dyn Fn(&Upload) -> bool| {
+        let open = uploads.iter().filter(|upload| upload.committed.is_none() && !upload.given_up);
+        open.filter(|upload| is(upload)).count()
+    };
+    let limit = match killed.map(|point| point.victim) {
+        // The last one may have been begun without that its answer came through.
+        Some(Victim::Process(process)) => open(&|upload| upload.process == process) + 1,
+        Some(Victim::Registry) => open(&|upload| upload.bytes == 0) + 1,
+        _ => 0,
+    };
+    eventually(Duration::from_secs(20), "no upload stands but what a kill left", async || {
         let unfinished = run.storage().unfinished();
         match unfinished.len() <= limit {
             true => Ok(unfinished.len()),
@@ -497,4 +506,3 @@ async fn unfinished(run: &Run, uploads: &[Upload], killed: bool) -> usize {
     })
     .await
 }
-
