@@ -235,19 +235,29 @@ async fn try_cancel(registry: &Registry, mut url: Url, scope: &Scope) -> Result<
         let response = request.send().await;
         response.map_err(|error| Error::transport(label, &error.without_url()))
     };
-    // A request that was just broken off may still be at its end over there, on a slow way for seconds.
+    // A request that was just broken off may still be at its end over there, on a slow way for seconds; and a registry
+    // that was killed is mostly started again.
+    let mut last = Ok(StatusCode::RANGE_NOT_SATISFIABLE);
     for pause in CANCEL_PAUSES {
         tokio::time::sleep(Duration::from_millis(pause)).await;
-        let response = ask(Method::DELETE, &url).await?;
-        if response.status() != StatusCode::RANGE_NOT_SATISFIABLE {
-            return Ok(response.status());
+        let asked = async {
+            let response = ask(Method::DELETE, &url).await?;
+            if response.status() != StatusCode::RANGE_NOT_SATISFIABLE {
+                return Ok((response.status(), None));
+            }
+            // It has other bytes than the address says; its status has the right one.
+            let response = ask(Method::GET, &url).await?;
+            let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            let known = registry.follow(label, &url, location)?;
+            Ok((StatusCode::RANGE_NOT_SATISFIABLE, Some(known)))
+        };
+        match asked.await {
+            Ok((status, None)) => return Ok(status),
+            Ok((status, Some(known))) => (last, url) = (Ok(status), known),
+            Err(error) => last = Err(error),
         }
-        // It has other bytes than the address says; its status has the right one.
-        let response = ask(Method::GET, &url).await?;
-        let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-        url = registry.follow(label, &url, location)?;
     }
-    Ok(StatusCode::RANGE_NOT_SATISFIABLE)
+    last
 }
 
 /// Why no more is handed on.

@@ -6,6 +6,8 @@ mod badinput;
 mod build;
 mod cluster;
 mod containerd;
+#[path = "../crash/mod.rs"]
+mod crash;
 mod docker;
 mod package;
 mod registry;

@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use jackal_operator::registry::{Credentials, Endpoint, Registry, Repository};
@@ -37,7 +38,8 @@ pub struct TestRegistry {
     pub host: String,
     options: Options,
     folder: TempDir,
-    _server: Server,
+    binary: PathBuf,
+    server: Mutex<Server>,
 }
 
 impl TestRegistry {
@@ -73,7 +75,8 @@ impl TestRegistry {
                     host: format!("127.0.0.1:{port}"),
                     options,
                     folder,
-                    _server: server,
+                    binary,
+                    server: Mutex::new(server),
                 };
             }
         }
@@ -96,6 +99,24 @@ impl TestRegistry {
             endpoint.trust.authorities = Some(std::fs::read(self.folder.path().join("ca.crt")).expect("the CA"));
         }
         endpoint
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.server.lock().expect("nobody panics with it").id()
+    }
+
+    /// Starts it again on its port and its storage, after it was killed.
+    pub fn start_again(&self) {
+        let (config, log) = (self.folder.path().join("config.yml"), self.folder.path().join("log"));
+        let mut server = Server::start(&self.binary, &["serve", config.to_str().expect("text")], &log);
+        assert!(listens(&mut server, &log), "{} does not start again", self.binary.display());
+        *self.server.lock().expect("nobody panics with it") = server;
+    }
+
+    /// The folder of all that it holds.
+    pub fn storage(&self) -> PathBuf {
+        self.folder.path().join("storage")
     }
 
     /// A client with everything that it asks for.
@@ -183,7 +204,8 @@ storage:
     uploadpurging:
       enabled: false
 http:
-  addr: 127.0.0.1:{port}{tls}
+  addr: 127.0.0.1:{port}
+  secret: the same when it starts again{tls}
 {auth}"
     )
 }
