@@ -11,6 +11,7 @@ pub mod containerd;
 mod content;
 pub mod docker;
 mod doubt;
+mod readings;
 mod registry;
 
 use std::fmt;

@@ -7,6 +7,8 @@ mod build;
 mod cluster;
 mod containerd;
 mod docker;
+#[path = "../faults/mod.rs"]
+mod faults;
 mod package;
 mod registry;
 mod stop;
