@@ -3,9 +3,7 @@
 /// Reads `WWW-Authenticate`, given in `headers`. Where a token is to be fetched, if one is asked for.
 pub fn challenge<'a>(headers: impl Iterator<Item = &'a str>) -> Option<String> {
     match super::challenge::best(headers)? {
-        super::challenge::Challenge::Bearer { realm, service, scope } => {
-            Some(format!("{realm} {service:?} {scope:?}"))
-        }
+        super::challenge::Challenge::Bearer { realm, service, scope } => Some(format!("{realm} {service:?} {scope:?}")),
         super::challenge::Challenge::Basic => None,
     }
 }
@@ -13,4 +11,9 @@ pub fn challenge<'a>(headers: impl Iterator<Item = &'a str>) -> Option<String> {
 /// Reads where the content of `Content-Range` starts, in bytes.
 pub fn content_range(value: &str) -> Option<u64> {
     super::download::start_of(value)
+}
+
+/// Reads how many bytes of an upload a registry has, of its `Range`.
+pub fn range(value: &str) -> Option<u64> {
+    super::upload::received(value)
 }

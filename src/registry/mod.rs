@@ -13,6 +13,7 @@ mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod keychain;
+mod patience;
 mod repository;
 mod token;
 mod upload;
@@ -22,5 +23,5 @@ pub use download::Download;
 pub use endpoint::{Credentials, Endpoint, Trust};
 pub use error::{Error, Kind};
 pub use keychain::Keychain;
-pub use repository::Repository;
-pub use upload::UploadError;
+pub use repository::{Mount, Repository};
+pub use upload::{Begun, UploadError};

@@ -9,6 +9,8 @@ mod containerd;
 #[path = "../crash/mod.rs"]
 mod crash;
 mod docker;
+#[path = "../faults/mod.rs"]
+mod faults;
 mod package;
 mod registry;
 mod stop;

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use jackal_operator::registry::{Credentials, Endpoint, Registry, Repository};
@@ -18,6 +18,15 @@ pub enum Version {
     V28,
     /// distribution 3.1.
     V31,
+}
+
+impl Version {
+    fn binary(self) -> PathBuf {
+        match self {
+            Self::V28 => program("JACKAL_BIN_REGISTRY28"),
+            Self::V31 => program("JACKAL_BIN_REGISTRY31"),
+        }
+    }
 }
 
 /// Every registry that we push to.
@@ -38,8 +47,8 @@ pub struct TestRegistry {
     pub host: String,
     options: Options,
     folder: TempDir,
-    binary: PathBuf,
-    server: Mutex<Server>,
+    version: Version,
+    server: Mutex<Option<Server>>,
 }
 
 impl TestRegistry {
@@ -51,10 +60,7 @@ impl TestRegistry {
     /// A registry.
     pub fn start_with(version: Version, options: Options) -> Self {
         install_tls();
-        let binary = match version {
-            Version::V28 => program("JACKAL_BIN_REGISTRY28"),
-            Version::V31 => program("JACKAL_BIN_REGISTRY31"),
-        };
+        let binary = version.binary();
         let folder = tempfile::tempdir().expect("a folder");
         if options.tls {
             make_certificates(folder.path());
@@ -75,13 +81,19 @@ impl TestRegistry {
                     host: format!("127.0.0.1:{port}"),
                     options,
                     folder,
-                    binary,
-                    server: Mutex::new(server),
+                    version,
+                    server: Mutex::new(Some(server)),
                 };
             }
         }
         let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
         panic!("{} does not start: {log}", binary.display());
+    }
+
+    /// Kills it and starts it again, at the same address and with what it has on its disk.
+    pub fn restart(&self) {
+        *self.server() = None;
+        self.start_again();
     }
 
     /// How to reach it, with everything that it asks for.
@@ -103,15 +115,21 @@ impl TestRegistry {
 
     /// Its process id.
     pub fn id(&self) -> u32 {
-        self.server.lock().expect("nobody panics with it").id()
+        self.server().as_ref().expect("it was started").id()
     }
 
     /// Starts it again on its port and its storage, after it was killed.
     pub fn start_again(&self) {
         let (config, log) = (self.folder.path().join("config.yml"), self.folder.path().join("log"));
-        let mut server = Server::start(&self.binary, &["serve", config.to_str().expect("text")], &log);
-        assert!(listens(&mut server, &log), "{} does not start again", self.binary.display());
-        *self.server.lock().expect("nobody panics with it") = server;
+        let arguments = ["serve", config.to_str().expect("text")];
+        let mut server = Server::start(&self.version.binary(), &arguments, &log);
+        let said = || std::fs::read_to_string(&log).unwrap_or_default();
+        assert!(listens(&mut server, &log), "it does not start again: {}", said());
+        *self.server() = Some(server);
+    }
+
+    fn server(&self) -> MutexGuard<'_, Option<Server>> {
+        self.server.lock().expect("nobody panics with it")
     }
 
     /// The folder of all that it holds.
@@ -132,6 +150,11 @@ impl TestRegistry {
     /// The number of uploads that were begun and are neither committed nor given up. A registry forgets of
     /// an upload that was given up everything but empty states of hashes.
     pub fn unfinished(&self, repository: &str) -> usize {
+        self.uploads(repository).len()
+    }
+
+    /// The folders of the same.
+    pub fn uploads(&self, repository: &str) -> Vec<PathBuf> {
         let folder = self.folder.path().join("storage/docker/registry/v2/repositories");
         let uploads = std::fs::read_dir(folder.join(repository).join("_uploads"));
         let stands = |upload: &PathBuf| ["data", "startedat"].iter().any(|name| upload.join(name).exists());
@@ -140,7 +163,7 @@ impl TestRegistry {
             .flatten()
             .map(|upload| upload.expect("an upload").path())
             .filter(stands)
-            .count()
+            .collect()
     }
 
     /// Pulls an image by crane, which verifies every digest, into a file.
