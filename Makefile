@@ -9,7 +9,7 @@ export JACKAL_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/jackal-operator
 export CARGO_TARGET_DIR ?= $(JACKAL_CACHE)/target
 
 # The servers that the integration tests talk to.
-PARTS := apiserver docker20 docker-classic docker-containerd containerd16 containerd registry28 registry31
+PARTS := apiserver apiserver-audited docker20 docker-classic docker-containerd containerd16 containerd registry28 registry31
 
 .PHONY: help
 help: ## List the targets.

@@ -90,6 +90,26 @@ certificates() { # FOLDER
 # etcd and kube-apiserver, nothing else: no controller runs, so namespaces are never emptied, owner
 # references never collected and service accounts never given tokens.
 start_apiserver() {
+  apiserver KUBECONFIG
+}
+
+# Another one, for tests whose operators watch every namespace, or that ask who was allowed what: every request
+# stands in the file JACKAL_AUDIT when it has been answered.
+start_apiserver_audited() {
+  cat >"$dir/audit.yaml" <<END
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules: [{level: Metadata}]
+END
+  apiserver JACKAL_KUBECONFIG_AUDITED --audit-policy-file "$dir/audit.yaml" --audit-log-path "$dir/audit.json" \
+    --audit-log-mode blocking --audit-log-maxsize 0
+  echo "JACKAL_AUDIT=$dir/audit.json" >>"$dir/env"
+}
+
+apiserver() { # VARIABLE FLAG...
+  local variable=$1
+  shift
   local etcd apiserver client peer secure pki="$dir/pki"
   etcd="$(part etcd)"
   apiserver="$(part kube-apiserver)"
@@ -106,11 +126,11 @@ start_apiserver() {
     --service-account-key-file "$pki/service-account.pub" \
     --service-account-signing-key-file "$pki/service-account.key" \
     --service-account-issuer https://kubernetes.default.svc \
-    --authorization-mode RBAC --allow-privileged --disable-admission-plugins ServiceAccount
+    --authorization-mode RBAC --allow-privileged --disable-admission-plugins ServiceAccount "$@"
   ready_when ask --cacert "$pki/ca.crt" --cert "$pki/admin.crt" --key "$pki/admin.key" \
     "https://127.0.0.1:$secure/readyz"
   (umask 077 && kubeconfig "$pki" "https://127.0.0.1:$secure" >"$dir/kubeconfig")
-  echo "KUBECONFIG=$dir/kubeconfig" >"$dir/env"
+  echo "$variable=$dir/kubeconfig" >"$dir/env"
 }
 
 kubeconfig() { # PKI SERVER

@@ -23,12 +23,16 @@ pub enum Reason {
     NodeUnavailable,
     /// Putting the package together in the registry failed.
     PackageFailed,
+    /// A policy of the cluster's administrator does not allow it.
+    PolicyDenied,
     /// The destination refused or broke off.
     PushFailed,
     /// The registry asked for patience.
     RateLimited,
     /// The registry cannot be reached: name, address, connection or TLS.
     RegistryUnavailable,
+    /// Another package writes to the same place.
+    RepositoryConflict,
     /// A Secret or ServiceAccount that the object names is missing or unreadable.
     SecretUnavailable,
     /// The source cannot be read: the engine is down, or the stream broke off.

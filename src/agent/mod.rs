@@ -25,7 +25,7 @@ use crate::oci::{Platform, Reference};
 use crate::source::ImageSource;
 use crate::source::containerd::{Containerd, ContainerdEvents};
 use crate::source::docker::{Docker, ImageEvents, Notice};
-use crate::worker::{self, Duty, Nudge, Place, Settings, briefly, kube_fault, wish, within};
+use crate::worker::{self, Admissions, Duty, Nudge, Place, Settings, briefly, kube_fault, wish, within};
 
 /// The field manager of one node's answers; each node owns its own entry of the list.
 fn field_manager(node: &str) -> String {
@@ -42,8 +42,15 @@ pub struct Engines {
     pub containerd: Containerd,
 }
 
-/// Runs the agent of `node`, whose images are in `engines`, until `stop`.
-pub async fn run(client: Client, node: &str, engines: Engines, settings: Settings, stop: CancellationToken) {
+/// Runs the agent of `node`, whose images are in `engines` and go to whom `admissions` say, until `stop`.
+pub async fn run(
+    client: Client,
+    node: &str,
+    engines: Engines,
+    admissions: Admissions,
+    settings: Settings,
+    stop: CancellationToken,
+) {
     let registration = Registration::of(&client, &settings.defaults.namespace, node);
     let (nudge, nudges) = mpsc::channel(256);
     let mut docker = ImageEvents::new(engines.docker.engine().clone());
@@ -53,6 +60,7 @@ pub async fn run(client: Client, node: &str, engines: Engines, settings: Setting
         node: node.to_owned(),
         docker: Arc::new(engines.docker),
         containerd: Arc::new(engines.containerd),
+        admissions,
         settings: settings.clone(),
     };
     let holder = format!("agent/{node}");
@@ -168,10 +176,17 @@ struct NodeDuty {
     node: String,
     docker: Arc<Docker>,
     containerd: Arc<Containerd>,
+    admissions: Admissions,
     settings: Settings,
 }
 
 impl NodeDuty {
+    /// That the image may leave this node.
+    fn check(&self, image: &JackalImage, reference: &Reference) -> Result<(), Fault> {
+        let namespace = image.namespace().unwrap_or_default();
+        self.admissions.check(&self.node, &namespace, &image.spec, reference)
+    }
+
     async fn is_selected(&self, image: &JackalImage) -> Result<bool, Fault> {
         let labels = match &image.spec.node_selector {
             None => BTreeMap::new(),
@@ -210,7 +225,12 @@ impl NodeDuty {
             message: None,
             observed_generation: image.metadata.generation.unwrap_or_default(),
         };
-        match engine.resolve(reference, platforms).await {
+        let resolved = match self.check(image, reference) {
+            // The engine is not even asked.
+            Err(fault) => Err(fault),
+            Ok(()) => engine.resolve(reference, platforms).await,
+        };
+        match resolved {
             Ok(resolved) => Candidate {
                 image_id: Some(resolved.identity.digest().to_string()),
                 ..nothing
@@ -275,7 +295,14 @@ impl Duty for NodeDuty {
         }
     }
 
-    async fn source(&self, image: &JackalImage, _: &Reference, _: &Place) -> Result<Arc<dyn ImageSource>, Fault> {
+    async fn source(
+        &self,
+        image: &JackalImage,
+        reference: &Reference,
+        _: &Place,
+    ) -> Result<Arc<dyn ImageSource>, Fault> {
+        // Whatever was assigned.
+        self.check(image, reference)?;
         let idle = self.settings.idle(image.spec.timeout);
         // The object may allow the engine another time to stand still.
         let engine = match image.spec.source {

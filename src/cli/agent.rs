@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::cluster::{ClusterFlags, hostname};
+use super::cluster::{ClusterFlags, hostname, optional};
 use super::engine::EngineFlags;
 use crate::agent;
+use crate::worker::{Admission, Admissions};
 
 /// Run the agent of a node.
 #[derive(Debug, Args)]
@@ -17,6 +18,11 @@ pub(super) struct Agent {
     /// The node's name in the cluster. Default: the machine's name.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
+    /// Images that the node hands out, and to whom: NAMESPACE=IMAGE, such as
+    /// `team-a=registry.example.com/team-a/*` or `*=docker.io/library/*`; repeatable. The image is named in full,
+    /// without tag; `*` stands for any characters. Default: every image to every namespace; with one, nothing else.
+    #[arg(long, env = "JACKAL_ADMIT", value_name = "NAMESPACE=IMAGE", value_delimiter = ',', value_parser = optional::<Admission>)]
+    admit: Vec<Option<Admission>>,
     #[command(flatten)]
     engine: EngineFlags,
 }
@@ -39,7 +45,8 @@ impl Agent {
             }
         };
         let node = self.node_name.unwrap_or_else(hostname);
-        agent::run(client, &node, engines, settings, stop).await;
+        let admissions = Admissions(self.admit.into_iter().flatten().collect());
+        agent::run(client, &node, engines, admissions, settings, stop).await;
         ExitCode::SUCCESS
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use kube::Client;
 
 use crate::api::v1alpha1::{LocalReference, Period, PeriodError, RegistrySpec};
-use crate::worker::{Backoff, Defaults, Settings};
+use crate::worker::{Backoff, Defaults, HostPattern, PatternError, Policy, RepositoryPolicy, Settings};
 
 /// Flags of the controller and the agent.
 #[derive(Clone, Debug, Args)]
@@ -56,6 +56,14 @@ pub(super) struct ClusterFlags {
     /// Source registries that speak plain HTTP: host[:port], repeatable.
     #[arg(long, env = "JACKAL_INSECURE_REGISTRIES", value_name = "HOST", value_delimiter = ',')]
     insecure_registry: Vec<String>,
+    /// Where objects may push in the operator's registry: `any`where, or only below the name of their `namespace`
+    /// (after --registry-prefix, before the object's own prefix). With `namespace`, set it at the agents too.
+    #[arg(long, env = "JACKAL_REPOSITORY_POLICY", default_value = "any", value_name = "POLICY")]
+    repository_policy: RepositoryPolicy,
+    /// A host that objects may name as a source, or as a destination of their own: host[:port], or
+    /// *.domain[:port]; repeatable. Default: any.
+    #[arg(long, env = "JACKAL_SOURCE_HOSTS", value_name = "HOST", value_delimiter = ',', value_parser = optional::<HostPattern>)]
+    source_host: Vec<Option<HostPattern>>,
     /// Images that move at once out of one registry or engine. Out of several, up to eight times as many do.
     #[arg(long, env = "JACKAL_CONCURRENCY", default_value_t = 4, value_name = "COUNT")]
     concurrency: usize,
@@ -95,6 +103,10 @@ impl ClusterFlags {
                 registry,
                 namespace,
                 insecure_sources: self.insecure_registry.clone(),
+                policy: Policy {
+                    repositories: self.repository_policy,
+                    hosts: self.source_host.iter().flatten().cloned().collect(),
+                },
             },
             namespace: self.watch_namespace.clone(),
             concurrency: self.concurrency.max(1),
@@ -104,6 +116,7 @@ impl ClusterFlags {
             },
             interval: self.interval,
             idle: self.timeout,
+            garbage_delay: Duration::from_secs(600),
         };
         Ok((client, settings))
     }
@@ -112,6 +125,14 @@ impl ClusterFlags {
 /// A duration as Kubernetes writes it: `90s`, `1h30m`.
 pub(super) fn duration(text: &str) -> Result<Duration, PeriodError> {
     text.parse::<Period>().map(Into::into)
+}
+
+/// An item of a list; nothing between two commas, or an empty variable, is no item.
+pub(super) fn optional<T: std::str::FromStr<Err = PatternError>>(text: &str) -> Result<Option<T>, PatternError> {
+    match text.trim() {
+        "" => Ok(None),
+        text => text.parse().map(Some),
+    }
 }
 
 /// The name of this machine, which is the pod's in a pod.

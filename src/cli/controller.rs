@@ -20,17 +20,21 @@ pub(super) struct Controller {
     /// How long the leader's lease lasts.
     #[arg(long, env = "JACKAL_LEASE_DURATION", default_value = "15s", value_name = "DURATION", value_parser = duration)]
     lease_duration: Duration,
+    /// How long an artifact that `retention` does not keep stands in status.garbage before it is deleted.
+    #[arg(long, env = "JACKAL_GARBAGE_DELAY", default_value = "10m", value_name = "DURATION", value_parser = duration)]
+    garbage_delay: Duration,
 }
 
 impl Controller {
     pub(super) async fn run(self, stop: CancellationToken) -> ExitCode {
-        let (client, settings) = match self.cluster.open().await {
+        let (client, mut settings) = match self.cluster.open().await {
             Ok(opened) => opened,
             Err(error) => {
                 eprintln!("jackal-operator controller: {error:#}");
                 return ExitCode::FAILURE;
             }
         };
+        settings.garbage_delay = self.garbage_delay;
         let identity = self
             .identity
             .unwrap_or_else(|| format!("{}-{}", hostname(), std::process::id()));

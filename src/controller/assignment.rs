@@ -92,7 +92,12 @@ pub fn decide(
         .collect();
     if !told.is_empty() {
         let message = format!("{image} cannot be read on any node: {}", told.join("; "));
-        return Verdict::Refused(Fault::retryable(common_reason(&answers), message));
+        let reason = common_reason(&answers);
+        return Verdict::Refused(match reason {
+            // Agents that are started with another policy answer anew.
+            Reason::PolicyDenied => Fault::stalled(reason, message),
+            _ => Fault::retryable(reason, message),
+        });
     }
     let silent: Vec<&str> = matching
         .iter()

@@ -1,18 +1,20 @@
-//! `deletionPolicy: Delete`: takes back what an object wrote, and nothing else.
+//! Takes back what an object wrote, and nothing else: `deletionPolicy: Delete`, and `retention`.
 //!
-//! Only a manifest whose digest stands recorded and still stands under its name is deleted, and only while no
-//! other object of the cluster names it: a registry deletes by digest, and with the digest every tag goes.
+//! Only a manifest whose digest stands recorded is deleted, that this object wrote, and only while no other object
+//! of the cluster and no other tag names it: a registry deletes by digest, and with the digest every tag goes.
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::core::DeserializeGuard;
-use kube::{Api, Client, Resource, ResourceExt as _};
+use kube::{Api, Client, Resource as _, ResourceExt as _};
 use tracing::{info, warn};
 
-use crate::api::v1alpha1::{JackalImage, JackalPackage};
+use super::retention::Settled;
+use super::survey::{Finding, Survey, Tag};
+use crate::api::v1alpha1::{Garbage, JackalImage};
 use crate::fault::{Fault, Reason};
-use crate::oci::{Content, Digest, Document, Index, Reference};
+use crate::oci::{Digest, Document, Index, Location, Reference};
 use crate::registry::{Kind, Repository};
-use crate::worker::{Events, Place, Registries, Settings, kube_fault, name_of, within};
+use crate::worker::{Events, Place, Registries, Settings, kube_fault, name_of, wish, within};
 
 /// What deletions need.
 pub(super) struct Deletion<'a> {
@@ -32,131 +34,144 @@ impl Deletion<'_> {
         let (Ok(name), Ok(digest)) = (name.parse::<Reference>(), digest.parse::<Digest>()) else {
             return Ok(());
         };
-        if let Some(other) = self.shared_with(image, &name, &digest).await? {
-            let note = format!("{name} is kept: {other} names {digest} too");
+        let kept = async |why: &str| {
+            let note = format!("{name} is kept: {why}");
             self.events.normal(image, "GarbageCollectionSucceeded", &note).await;
-            return Ok(());
+            Ok(())
+        };
+        if status.adopted {
+            return kept("it stood in the registry before, so this object did not write it").await;
+        }
+        if let Some(other) = self.shared_with(image, &name, &digest).await? {
+            return kept(&format!("{other} names {digest} too")).await;
         }
         let place = self.place(image, &image.spec.registry, image.spec.timeout).await?;
         let repository = self.repository(&place, name.repository())?;
-        let standing = repository
-            .head_manifest(name.identifier())
-            .await
-            .map_err(|error| error.pushing(&name.to_string()))?;
+        let pushing = |error: crate::registry::Error| error.pushing(&name.to_string());
+        let standing = repository.head_manifest(name.identifier()).await.map_err(pushing)?;
         if standing.is_none_or(|standing| standing.digest != digest) {
             info!(image = name_of(image), %name, "another image stands there now: it is kept");
             return Ok(());
         }
-        self.delete(&repository, &digest, &image.object_ref(&()), &name.to_string())
-            .await
-    }
-
-    /// Deletes the artifacts that `package` wrote: the manifests of its history, and their entries in the
-    /// indexes under their tags, where other architectures' entries stay.
-    pub async fn package(&self, package: &JackalPackage) -> Result<(), Fault> {
-        let Some(status) = package.status.as_ref().filter(|status| !status.history.is_empty()) else {
-            return Ok(());
-        };
-        let place = self
-            .place(package, &package.spec.registry, package.spec.timeout)
-            .await?;
-        let name = crate::package::repository(&place.prefix, &package.name_any());
-        let repository = self.repository(&place, &name)?;
-        for entry in &status.history {
-            let Some((tag, _)) = entry.revision.split_once('@') else {
-                continue;
-            };
-            let Ok(digest) = entry.digest.parse::<Digest>() else {
-                continue;
-            };
-            let what = format!("{}/{name}:{tag}", place.address);
-            let standing = repository.manifest(tag).await.map_err(|error| error.pushing(&what))?;
-            if let Some(standing) = standing {
-                self.leave_index(&repository, &standing, tag, &digest, package, &what)
-                    .await?;
-            }
-            self.delete(
-                &repository,
-                &digest,
-                &package.object_ref(&()),
-                &format!("{what}@{digest}"),
-            )
-            .await?;
+        let tags = tags(image, &place, &name);
+        let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+        let survey = Survey::of(&repository).await.map_err(pushing)?;
+        if let Finding::Keep(why) = survey.find(&digest, &tags) {
+            return kept(&why).await;
+        }
+        let what = name.to_string();
+        match self.delete(&repository, &digest, &what).await? {
+            Settled::Gone => self.gone(&image.object_ref(&()), &what, &digest).await,
+            Settled::Kept(why) => self.failed(&image.object_ref(&()), &what, &why).await,
         }
         Ok(())
     }
 
-    /// Takes the entry `digest` out of the index that stands under `tag`.
-    async fn leave_index(
+    /// Deletes the artifacts of `entries` from the repository `name` of the registry `place`, as long as `may` says
+    /// so, and the index under their tag, or their entry in it where it has others.
+    pub async fn artifacts(
         &self,
-        repository: &Repository,
-        standing: &Document,
-        tag: &str,
-        digest: &Digest,
-        package: &JackalPackage,
-        what: &str,
-    ) -> Result<(), Fault> {
-        let Content::Index(index) = &standing.content else {
-            return Ok(());
-        };
-        let rest: Vec<_> = index
-            .manifests
-            .iter()
-            .filter(|entry| entry.digest != *digest)
-            .cloned()
-            .collect();
-        if rest.len() == index.manifests.len() {
-            return Ok(());
+        place: &Place,
+        name: &str,
+        entries: &[Garbage],
+        may: impl Fn() -> bool,
+    ) -> (Vec<(Garbage, Settled)>, Result<(), Fault>) {
+        let mut settled = Vec::new();
+        let result = async {
+            let repository = self.repository(place, name)?;
+            let prefix = format!("{}/{name}:", place.address);
+            let survey = Survey::of(&repository).await;
+            let survey = survey.map_err(|error| error.pushing(prefix.trim_end_matches(':')))?;
+            for entry in entries {
+                let revision = entry.reference.strip_prefix(&prefix);
+                let (Some((tag, _)), Ok(digest)) =
+                    (revision.and_then(|text| text.split_once('@')), entry.digest.parse())
+                else {
+                    let why = "its record in the status cannot be read".to_owned();
+                    settled.push((entry.clone(), Settled::Kept(why)));
+                    continue;
+                };
+                if !may() {
+                    break;
+                }
+                let end = self
+                    .artifact(&repository, &survey, tag, &digest, &entry.reference)
+                    .await?;
+                settled.push((entry.clone(), end));
+            }
+            Ok(())
         }
-        if rest.is_empty() {
-            return self
-                .delete(repository, standing.digest(), &package.object_ref(&()), what)
-                .await;
-        }
-        let index = Document::of_index(Index {
-            manifests: rest,
-            ..index.clone()
-        })
-        .map_err(|error| Fault::stalled(Reason::PackageFailed, error.to_string()))?;
-        repository
-            .put_manifest(&index, tag)
-            .await
-            .map_err(|error| error.pushing(what))
+        .await;
+        (settled, result)
     }
 
-    async fn delete(
+    async fn artifact(
         &self,
         repository: &Repository,
+        survey: &Survey,
+        tag: &str,
         digest: &Digest,
-        object: &ObjectReference,
         what: &str,
-    ) -> Result<(), Fault> {
+    ) -> Result<Settled, Fault> {
+        let index = match survey.find(digest, &[tag]) {
+            Finding::Keep(why) => return Ok(Settled::Kept(why)),
+            Finding::Delete(index) => index,
+        };
+        let standing = match &index {
+            Tag::Other => None,
+            Tag::Index(standing) => Some(standing),
+            Tag::Shared(standing) => Some(standing.digest()),
+        };
+        if let Some(standing) = standing {
+            let now = repository.head_manifest(tag).await;
+            let now = now.map_err(|error| error.pushing(what))?;
+            if now.is_none_or(|now| now.digest != *standing) {
+                return Ok(Settled::Kept("somebody pushes to its tag just now".to_owned()));
+            }
+        }
+        match index {
+            Tag::Other => {}
+            Tag::Index(standing) => {
+                let end = self.delete(repository, &standing, what).await?;
+                if end != Settled::Gone {
+                    return Ok(end);
+                }
+            }
+            Tag::Shared(standing) => leave_index(repository, &standing, tag, digest, what).await?,
+        }
+        self.delete(repository, digest, what).await
+    }
+
+    async fn delete(&self, repository: &Repository, digest: &Digest, what: &str) -> Result<Settled, Fault> {
         match repository.delete_manifest(digest).await {
-            Ok(true) => {
-                info!(what, %digest, "deleted");
-                self.events
-                    .normal_on(
-                        object,
-                        "GarbageCollectionSucceeded",
-                        &format!("deleted {what} ({digest})"),
-                    )
-                    .await;
-                Ok(())
+            Ok(deleted) => {
+                info!(what, %digest, deleted, "deleted");
+                Ok(Settled::Gone)
             }
-            Ok(false) => Ok(()),
             // Trying again would not make it able to; the object must not hang for that.
-            Err(error) if *error.kind() == Kind::Unsupported => {
-                let note = format!(
-                    "{what} is kept: the registry does not delete ({error}); allow it there, for distribution by storage.delete.enabled"
-                );
-                warn!("{note}");
-                self.events.warning_on(object, "GarbageCollectionFailed", &note).await;
-                Ok(())
-            }
+            Err(error) if *error.kind() == Kind::Unsupported => Ok(Settled::Kept(format!(
+                "the registry does not delete ({error}); allow it there, for distribution by storage.delete.enabled"
+            ))),
             Err(error) => Err(error
                 .pushing(what)
                 .within("deleting (deletionPolicy: Retain lets the object go without)")),
         }
+    }
+
+    /// Tells that something was deleted.
+    pub async fn gone(&self, object: &ObjectReference, what: &str, digest: &Digest) {
+        let note = match what.ends_with(digest.as_str()) {
+            true => format!("deleted {what}"),
+            false => format!("deleted {what} ({digest})"),
+        };
+        self.events.normal_on(object, "GarbageCollectionSucceeded", &note).await;
+    }
+
+    /// Tells that something stays that was to be deleted.
+    pub async fn failed(&self, object: &ObjectReference, what: &str, why: &str) {
+        let note = format!("{what} is kept: {why}");
+        warn!("{note}");
+        self.events.warning_on(object, "GarbageCollectionFailed", &note).await;
     }
 
     /// Another object that names the same manifest in the same repository.
@@ -193,6 +208,39 @@ impl Deletion<'_> {
     }
 
     fn repository(&self, place: &Place, name: &str) -> Result<Repository, Fault> {
-        Ok(self.registries.open(&place.endpoint)?.0.repository(name))
+        Ok(self.registries.open(&place.endpoint)?.repository(name))
     }
+}
+
+/// The tags that an image's object pushes to, the one that its name has among them.
+fn tags(image: &JackalImage, place: &Place, name: &Reference) -> Vec<String> {
+    let spec = &image.spec;
+    let location = wish(spec).ok().and_then(|(reference, _)| {
+        let listed = crate::package::listed(&reference, spec.source);
+        Location::of(&listed, &place.address, &place.prefix, spec.naming, spec.plain_tag).ok()
+    });
+    let mut tags = location.map(|location| location.tags).unwrap_or_default();
+    tags.extend(name.tag().filter(|_| name.digest().is_none()).map(str::to_owned));
+    tags
+}
+
+/// Takes the entry `digest` out of the index that stands under `tag`.
+async fn leave_index(
+    repository: &Repository,
+    standing: &Document,
+    tag: &str,
+    digest: &Digest,
+    what: &str,
+) -> Result<(), Fault> {
+    let Some(index) = standing.index() else { return Ok(()) };
+    let rest = index.manifests.iter().filter(|entry| entry.digest != *digest).cloned();
+    let index = Document::of_index(Index {
+        manifests: rest.collect(),
+        ..index.clone()
+    })
+    .map_err(|error| Fault::stalled(Reason::PackageFailed, error.to_string()))?;
+    repository
+        .put_manifest(&index, tag)
+        .await
+        .map_err(|error| error.pushing(what))
 }

@@ -12,30 +12,46 @@ use super::children::FIELD_MANAGER;
 use crate::fault::{Fault, Reason};
 use crate::worker::{kube_fault, within};
 
+/// How often a write is tried again because another was faster.
+const CONFLICTS: u32 = 10;
+
 /// Sees to it that `object` has `finalizer`, or has it not.
 pub(super) async fn set<K>(client: &Client, object: &K, finalizer: &str, wanted: bool) -> Result<(), Fault>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
 {
-    if object.finalizers().iter().any(|known| known == finalizer) == wanted {
-        return Ok(());
-    }
     let api: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
-    let others = object
-        .finalizers()
-        .iter()
-        .map(String::as_str)
-        .filter(|known| *known != finalizer);
-    let finalizers: Vec<&str> = others.chain(wanted.then_some(finalizer)).collect();
-    // The resource version makes sure that nobody else's finalizer is lost.
-    let patch = json!({ "metadata": { "resourceVersion": object.resource_version(), "finalizers": finalizers } });
-    let parameters = PatchParams {
-        field_manager: Some(FIELD_MANAGER.to_owned()),
-        ..PatchParams::default()
-    };
-    match within(api.patch_metadata(&object.name_any(), &parameters, &Patch::Merge(patch))).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(kube_fault(Reason::PackageFailed, "setting the finalizer", &error)),
+    let failed = |error: &kube::Error| kube_fault(Reason::PackageFailed, "setting the finalizer", error);
+    let name = object.name_any();
+    let mut metadata = object.meta().clone();
+    for _ in 0..CONFLICTS {
+        let standing = metadata.finalizers.as_deref().unwrap_or_default();
+        if standing.iter().any(|known| known == finalizer) == wanted {
+            return Ok(());
+        }
+        let others = standing.iter().map(String::as_str).filter(|known| *known != finalizer);
+        let finalizers: Vec<&str> = others.chain(wanted.then_some(finalizer)).collect();
+        // The resource version makes sure that nobody else's finalizer is lost.
+        let patch = json!({ "metadata": { "resourceVersion": metadata.resource_version, "finalizers": finalizers } });
+        let parameters = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        match within(api.patch_metadata(&name, &parameters, &Patch::Merge(patch))).await {
+            Ok(_) => return Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            // Somebody was faster, mostly with the status.
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => return Err(failed(&error)),
+        }
+        match within(api.get_metadata_opt(&name)).await {
+            Ok(Some(now)) if now.metadata.uid == metadata.uid => metadata = now.metadata,
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(failed(&error)),
+        }
     }
+    Err(Fault::retryable(
+        Reason::PackageFailed,
+        format!("the object {name} changed under each of {CONFLICTS} tries to set its finalizer; it is tried again"),
+    ))
 }

@@ -3,12 +3,16 @@
 
 mod assignment;
 mod children;
+mod collection;
+mod conflict;
 mod deletion;
 mod finalizers;
 mod images;
 mod lease;
 mod packages;
 mod publication;
+mod retention;
+mod survey;
 mod undecodable;
 
 pub use lease::{Leadership, Terms};
@@ -137,8 +141,12 @@ impl Duty for RegistryDuty {
         let spec = &image.spec;
         // An image that lies in the destination already is reached as the destination is.
         let endpoint = if host == place.address || host == place.endpoint.host {
+            // By the operator's credentials, so only what the object may use.
+            place.check(reference.repository(), &format!("image `{}`", spec.image))?;
             place.endpoint.clone()
         } else {
+            let policy = &self.settings.defaults.policy;
+            policy.admits_host(host, &format!("image `{}`", spec.image))?;
             let secrets = Secrets::new(
                 self.client.clone(),
                 image.metadata.namespace.clone().unwrap_or_default(),
@@ -151,7 +159,7 @@ impl Duty for RegistryDuty {
                 .defaults
                 .source(host, credentials, self.settings.idle(spec.timeout))
         };
-        let (registry, _) = self.registries.open(&endpoint)?;
+        let registry = self.registries.open(&endpoint)?;
         Ok(Arc::new(RegistrySource::new(registry)))
     }
 }

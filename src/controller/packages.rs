@@ -23,7 +23,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::children::Children;
-use super::deletion::Deletion;
+use super::collection::Postponed;
+use super::conflict;
 use super::finalizers;
 use super::lease::{LAPSE, Leadership};
 use super::publication::{self, Publication};
@@ -33,6 +34,7 @@ use crate::api::v1alpha1::{
     requested_at,
 };
 use crate::fault::{Disposition, Fault, Reason};
+use crate::oci::Digest;
 use crate::package::Plan;
 use crate::worker::{
     Decision, Events, Failure, Key, Memory, Registries, Settings, View, is_ready, kube_fault, lighten, name_of, stands,
@@ -43,6 +45,9 @@ pub(super) type Guarded = DeserializeGuard<JackalPackage>;
 
 /// Keeps the object until its images' objects are gone.
 const FINALIZER: &str = "jackal.dev/package";
+
+/// How long the reconciler may take to hear of something; it is gone when it takes longer.
+const WAKE: Duration = Duration::from_secs(5);
 
 /// What all reconciliations of packages share.
 pub(super) struct Packages {
@@ -56,6 +61,11 @@ pub(super) struct Packages {
     children: Store<DeserializeGuard<JackalImage>>,
     /// The generation of each package, by uid, for which the API server was asked for objects that it lacks.
     swept: Mutex<HashMap<String, i64>>,
+    /// Every package that this process works on.
+    pub known: Store<Guarded>,
+    /// Artifacts that this process wrote and that no status tells of yet, by the package's uid.
+    pub written: Mutex<HashMap<String, Digest>>,
+    collections: Mutex<HashMap<String, Postponed>>,
     wakes: mpsc::Sender<ObjectRef<Guarded>>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -72,6 +82,7 @@ pub(super) async fn run(
 ) {
     let (wakes, woken) = mpsc::channel(1024);
     let (children, children_writer) = reflector::store();
+    let (reader, writer) = reflector::store();
     let packages = Arc::new(Packages {
         events: Events::new(client.clone(), identity),
         memory: Memory::new(identity, settings.backoff),
@@ -80,6 +91,9 @@ pub(super) async fn run(
         leadership,
         children,
         swept: Mutex::default(),
+        known: reader.clone(),
+        written: Mutex::default(),
+        collections: Mutex::default(),
         wakes,
         tasks: TaskTracker::new(),
         stop: stop.clone(),
@@ -87,7 +101,6 @@ pub(super) async fn run(
     });
     let api: Api<Guarded> = packages.settings.api(&packages.client);
     let images: Api<DeserializeGuard<JackalImage>> = packages.settings.api(&packages.client);
-    let (reader, writer) = reflector::store();
     let gone = Arc::clone(&packages);
     let stream = watcher(api, watcher::Config::default())
         .default_backoff()
@@ -96,6 +109,11 @@ pub(super) async fn run(
         .inspect(move |event| {
             if let Ok(Event::Delete(object)) = event {
                 gone.forget(object.uid().as_deref().unwrap_or_default());
+            }
+            if let Ok(Event::Delete(object) | Event::Apply(object)) = event
+                && let Ok(package) = &object.0
+            {
+                gone.release(package);
             }
         })
         .touched_objects();
@@ -163,6 +181,7 @@ impl Packages {
             return Ok(action);
         }
         finalizers::set(&self.client, &**package, FINALIZER, true).await?;
+        let suspended = package.spec.suspend;
         let idle = self.settings.idle(package.spec.timeout);
         let namespace = package.namespace().unwrap_or_default();
         let place = self
@@ -170,13 +189,21 @@ impl Packages {
             .defaults
             .place(&self.client, &namespace, &package.spec.registry, idle)
             .await?;
+        if !suspended {
+            let known = self.known.state();
+            let others = known.iter().filter_map(|other| other.0.as_ref().ok());
+            conflict::check(package, others, &self.settings.defaults, &place)?;
+        }
         let plan = Plan::of(&package.spec, &place.address, &place.prefix)?;
+        for planned in &plan.images {
+            place.check(&planned.location.repository, &format!("image `{}`", planned.spec.image))?;
+        }
         let generation = package.metadata.generation.unwrap_or_default();
         let known = (self.swept().get(&uid) == Some(&generation)).then_some(&self.children);
         let images = Children::of(&self.client, package).sync(&plan, known).await?;
         self.swept().insert(uid.clone(), generation);
         let rows = rows(&plan, &images);
-        if package.spec.suspend {
+        if suspended {
             self.memory.cancel(&uid);
             self.write(package, &rows, &images, |conditions, generation, now| {
                 conditions.suspended(generation, now)
@@ -210,6 +237,7 @@ impl Packages {
                 plan,
                 rows,
                 inputs: publication::inputs(package, &images),
+                written: written(&images),
             },
         )
         .await
@@ -234,8 +262,11 @@ impl Packages {
             .memory
             .decide(&uid, &self.key(package, Some(&inputs)), view, Instant::now())
         {
-            Decision::Rest => Ok(Action::await_change()),
-            Decision::Wait(left) => Ok(Action::requeue(left)),
+            // Nothing is deleted while the artifact is put together, which is begun here alone.
+            Decision::Rest if self.memory.runs(&uid) || !ready => Ok(Action::await_change()),
+            Decision::Rest => Ok(self.looks_again(None, self.collect(package, &publication.place).await)),
+            Decision::Wait(left) if !ready => Ok(Action::requeue(left)),
+            Decision::Wait(left) => Ok(self.looks_again(Some(left), self.collect(package, &publication.place).await)),
             Decision::Run => {
                 let token = self.memory.begin(&uid, &self.key(package, Some(&inputs)), &self.stop);
                 let (packages, package) = (Arc::clone(self), Arc::clone(package));
@@ -282,16 +313,42 @@ impl Packages {
         self.swept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn looks_again(&self, one: Option<Duration>, other: Option<Duration>) -> Action {
+        let first = one.into_iter().chain(other).min();
+        first.map_or_else(Action::await_change, Action::requeue)
+    }
+
+    /// Passes over the garbage of packages that failed, by uid.
+    pub(super) fn collections(&self) -> MutexGuard<'_, HashMap<String, Postponed>> {
+        self.collections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn forget(&self, uid: &str) {
         self.memory.forget(uid);
         self.swept().remove(uid);
+        self.collections().remove(uid);
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    /// Has those looked at again that wait for the tag of `package`, which changed or is gone.
+    fn release(&self, package: &JackalPackage) {
+        for other in self.known.state() {
+            let Ok(waiting) = &other.0 else { continue };
+            if conflict::waits(waiting, package) {
+                self.memory.retry(&waiting.uid().unwrap_or_default());
+                let (wakes, object) = (self.wakes.clone(), ObjectRef::from_obj(&*other));
+                self.tasks.spawn(async move {
+                    let _ = tokio::time::timeout(WAKE, wakes.send(object)).await;
+                });
+            }
+        }
     }
 
     /// Has the reconciler look at the package again.
     pub(super) async fn wake(&self, package: &JackalPackage) {
         let object = ObjectRef::new(&package.name_any()).within(&package.namespace().unwrap_or_default());
         // The reconciler is gone only when the term has ended.
-        let _ = tokio::time::timeout(Duration::from_secs(5), self.wakes.send(object)).await;
+        let _ = tokio::time::timeout(WAKE, self.wakes.send(object)).await;
     }
 
     async fn remove(&self, package: &JackalPackage) -> Result<Action, Fault> {
@@ -303,21 +360,7 @@ impl Packages {
             return Ok(Action::requeue(Duration::from_secs(2)));
         }
         if package.spec.deletion_policy == DeletionPolicy::Delete {
-            let Self {
-                client,
-                settings,
-                registries,
-                events,
-                ..
-            } = self;
-            Deletion {
-                client,
-                settings,
-                registries,
-                events,
-            }
-            .package(package)
-            .await?;
+            self.take_back(package).await?;
         }
         finalizers::set(&self.client, package, FINALIZER, false).await?;
         Ok(Action::await_change())
@@ -422,6 +465,15 @@ fn rows(plan: &Plan, images: &[JackalImage]) -> Vec<PackagedImage> {
         resource: image.name_any(),
     };
     plan.images.iter().zip(images).map(row).collect()
+}
+
+/// Name and digest of the images that their objects wrote.
+fn written(images: &[JackalImage]) -> Vec<(String, String)> {
+    let statuses = images.iter().filter_map(|image| image.status.as_ref());
+    statuses
+        .filter(|status| !status.adopted)
+        .filter_map(|status| Some((status.name.clone()?, status.digest.clone()?)))
+        .collect()
 }
 
 fn count(images: &[JackalImage]) -> Counts {

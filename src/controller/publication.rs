@@ -1,7 +1,7 @@
 //! The task that puts a package's artifact together once all its images are in their places.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -10,17 +10,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::packages::Packages;
+use super::retention::{self, Surroundings};
 use crate::api::v1alpha1::{
-    Artifact, Conditions, Counts, HistoryEntry, JackalImage, JackalPackage, PackagedImage, READY, requested_at,
+    Artifact, Conditions, Counts, Garbage, HistoryEntry, JackalImage, JackalPackage, PackagedImage, READY, requested_at,
 };
 use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::Digest;
 use crate::package::{BroughtImage, Definition, Plan, Published, publish};
 use crate::transfer::RegistryDestination;
 use crate::worker::{Place, name_of};
-
-/// Artifacts that the history keeps.
-const HISTORY: usize = 10;
 
 /// What an artifact is put together from.
 pub(super) struct Publication {
@@ -29,6 +27,8 @@ pub(super) struct Publication {
     pub rows: Vec<PackagedImage>,
     /// A digest of all that the artifact depends on.
     pub inputs: String,
+    /// Name and digest of the images that their objects wrote.
+    pub written: Vec<(String, String)>,
 }
 
 /// A digest of all that the artifact depends on beside the package's generation.
@@ -62,7 +62,7 @@ pub(super) async fn run(
     };
     match result {
         None => packages.memory.ended(&uid),
-        Some(Ok(published)) => match done(packages, package, &publication, &published).await {
+        Some(Ok(published)) => match record(packages, package, &publication, &published).await {
             Ok(()) => packages.memory.succeeded(&uid, key, Instant::now()),
             Err(error) => {
                 warn!(package = name_of(&**package), %error, "the status could not be written");
@@ -81,8 +81,26 @@ pub(super) async fn run(
     packages.wake(package).await;
 }
 
+/// Notes what stands now, and, across tries to do so, whether it was written here.
+async fn record(
+    packages: &Packages,
+    package: &JackalPackage,
+    publication: &Publication,
+    published: &Published,
+) -> Result<(), kube::Error> {
+    let uid = package.uid().unwrap_or_default();
+    let written = || packages.written.lock().unwrap_or_else(PoisonError::into_inner);
+    if published.changed {
+        written().insert(uid.clone(), published.manifest.clone());
+    }
+    let adopted = !published.changed && written().get(&uid) != Some(&published.manifest);
+    done(packages, package, publication, published, adopted).await?;
+    written().remove(&uid);
+    Ok(())
+}
+
 async fn assemble(packages: &Packages, package: &JackalPackage, publication: &Publication) -> Result<Published, Fault> {
-    let (registry, _) = packages.registries.open(&publication.place.endpoint)?;
+    let registry = packages.registries.open(&publication.place.endpoint)?;
     let mut images = Vec::with_capacity(publication.plan.images.len());
     for (planned, row) in publication.plan.images.iter().zip(&publication.rows) {
         let digest = row.digest.as_deref().unwrap_or_default();
@@ -111,14 +129,14 @@ async fn done(
     package: &JackalPackage,
     publication: &Publication,
     published: &Published,
+    adopted: bool,
 ) -> Result<(), kube::Error> {
-    let news = AtomicBool::new(false);
+    let (news, planned) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     let version = &package.spec.version;
-    let url = format!(
-        "oci://{}/{}:{version}",
-        publication.place.address,
-        repository(publication, package)
-    );
+    let place = format!("{}/{}", publication.place.address, repository(publication, package));
+    let url = format!("oci://{place}:{version}");
+    let claimed = packages.claimed(package, &place);
+    let after = Time(jiff::Timestamp::now() + packages.settings.garbage_delay);
     let revision = format!("{version}@{}", published.manifest);
     let message = format!(
         "{} images and the package {url} are in the registry",
@@ -129,10 +147,18 @@ async fn done(
             let now = Time(jiff::Timestamp::now());
             let digest = published.manifest.to_string();
             let mut conditions = Conditions(std::mem::take(&mut status.conditions));
+            let anew = !conditions.is_true(READY, generation)
+                || status.last_handled_reconcile_at.as_deref() != requested_at(package.annotations());
             news.store(!conditions.is_true(READY, generation), Ordering::Relaxed);
             conditions.ready(generation, "Succeeded", &message, now.clone());
             status.conditions = conditions.0;
             let before = status.artifact.take();
+            let moved = before.as_ref().and_then(|before| elsewhere(&before.url, &place));
+            if let Some(before) = moved {
+                for entry in &mut status.history {
+                    entry.repository.get_or_insert_with(|| before.clone());
+                }
+            }
             if before.as_ref().is_none_or(|before| before.revision != revision) {
                 news.store(true, Ordering::Relaxed);
                 let reason = why(
@@ -142,16 +168,18 @@ async fn done(
                     &status.images,
                     &publication.rows,
                 );
-                status.history.insert(
-                    0,
-                    HistoryEntry {
-                        revision: revision.clone(),
-                        digest: digest.clone(),
-                        reason,
-                        completed_at: now.clone(),
-                    },
-                );
-                status.history.truncate(HISTORY);
+                let same = |known: &&HistoryEntry| known.digest == digest && known.repository.is_none();
+                let known = status.history.iter().find(same);
+                let entry = HistoryEntry {
+                    revision: revision.clone(),
+                    digest: digest.clone(),
+                    reason,
+                    completed_at: now.clone(),
+                    // Who wrote it once has written it, whatever was built in between.
+                    adopted: known.map_or(adopted, |known| known.adopted && adopted),
+                    repository: None,
+                };
+                status.history.insert(0, entry);
             }
             let unchanged = before.filter(|before| before.revision == revision);
             status.artifact = Some(Artifact {
@@ -168,6 +196,20 @@ async fn done(
                 failed: 0,
             });
             status.images = publication.rows.clone();
+            retention::trim(&package.spec, status);
+            let around = Surroundings {
+                repository: &place,
+                claimed: &claimed,
+                images: &publication.written,
+                after: after.clone(),
+                anew,
+            };
+            let garbage = retention::plan(&package.spec, status, &around);
+            let is_new = |entry: &&Garbage| {
+                entry.delete_after.is_some() && entry.kept.is_none() && !status.garbage.contains(entry)
+            };
+            *planned.lock().unwrap_or_else(PoisonError::into_inner) = garbage.iter().filter(is_new).cloned().collect();
+            status.garbage = garbage;
             status.last_handled_reconcile_at = requested_at(package.annotations()).map(str::to_owned);
         })
         .await?;
@@ -183,7 +225,19 @@ async fn done(
             .normal(package, "Succeeded", &format!("{url} is {}", published.manifest))
             .await;
     }
+    let planned: Vec<Garbage> = planned.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if !planned.is_empty() {
+        let names: Vec<&str> = planned.iter().map(|entry| entry.reference.as_str()).collect();
+        let note = format!("to be deleted, see status.garbage: {}", names.join(", "));
+        packages.events.normal(package, "GarbagePlanned", &note).await;
+    }
     Ok(())
+}
+
+/// The repository of the artifact `url`, where it is another than `place`.
+fn elsewhere(url: &str, place: &str) -> Option<String> {
+    let (repository, _) = url.strip_prefix("oci://")?.rsplit_once(':')?;
+    (repository != place).then(|| repository.to_owned())
 }
 
 /// Why an artifact was built: what differs from the one before.

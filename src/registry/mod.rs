@@ -15,6 +15,7 @@ pub mod fuzzing;
 mod keychain;
 mod patience;
 mod repository;
+mod tags;
 mod token;
 mod upload;
 

@@ -47,6 +47,8 @@ pub struct Outcome {
     pub method: Method,
     /// Why a better way was not taken, or not for all of it.
     pub declined: Option<String>,
+    /// Whether a manifest was written; else all of it stood there before.
+    pub published: bool,
     /// Blobs that were sent.
     pub moved_blobs: u64,
     /// Bytes that were read for them.
@@ -173,6 +175,7 @@ impl Transfer {
             size: size_of(&delivered.documents),
             method: delivered.method,
             declined: delivered.declined,
+            published: true,
             moved_blobs: sink.moved_blobs.load(Ordering::Relaxed),
             moved_bytes: self.progress.moved(),
             documents: delivered.documents,
@@ -203,6 +206,7 @@ impl Transfer {
             size: size_of(&documents),
             method: Method::Unchanged,
             declined: None,
+            published: false,
             moved_blobs: 0,
             moved_bytes: 0,
             documents,

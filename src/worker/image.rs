@@ -65,6 +65,8 @@ pub struct Settings {
     pub interval: Duration,
     /// How long a transfer may stand still, where an object says nothing.
     pub idle: Duration,
+    /// How long what is to be deleted stands in a package's status before it is.
+    pub garbage_delay: Duration,
 }
 
 impl Settings {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use kube::Client;
 use secrecy::ExposeSecret as _;
 
+use super::policy::{Fence, Policy, RepositoryPolicy, same_host};
 use super::secrets::{Secrets, state_of};
 use crate::api::v1alpha1::RegistrySpec;
 use crate::fault::{Fault, Reason};
@@ -28,6 +29,8 @@ pub struct Defaults {
     pub namespace: String,
     /// Hosts of source registries that speak plain HTTP.
     pub insecure_sources: Vec<String>,
+    /// What is allowed to objects.
+    pub policy: Policy,
 }
 
 /// The registry that an object means.
@@ -35,10 +38,22 @@ pub struct Defaults {
 pub struct Place {
     /// Host and port as pods write it.
     pub address: String,
-    /// A path that everything is put under; may be empty.
+    /// A path that everything is put under; may be empty. It lies within the fence.
     pub prefix: String,
+    /// The part of the registry that the object may use; none where all of it is free, or it is the object's own.
+    pub fence: Option<Fence>,
     /// How the operator reaches it, with credentials and trust.
     pub endpoint: Endpoint,
+}
+
+impl Place {
+    /// That the object may read and write `repository`, a whole path in this registry, by the operator's means;
+    /// `what` names its part of the object for people.
+    pub fn check(&self, repository: &str, what: &str) -> Result<(), Fault> {
+        self.fence
+            .as_ref()
+            .map_or(Ok(()), |fence| fence.check(repository, what))
+    }
 }
 
 /// Where state that Jackal or Zarf left in the cluster lies: namespace, Secret, and the registry's Service.
@@ -50,6 +65,9 @@ const STATES: [(&str, &str, &str); 2] = [
     ),
     ("zarf", "zarf-state", "zarf-docker-registry.zarf.svc.cluster.local:5000"),
 ];
+
+/// What a cluster's state says of its registry: what pods call it, its Service, and the credentials for pushing.
+type State = (String, String, Option<Credentials>);
 
 impl Defaults {
     /// The registry that `spec`, an object's of `namespace`, means. Its Secrets are read in that namespace;
@@ -88,6 +106,25 @@ impl Defaults {
             .clone()
             .or(default.endpoint.clone())
             .unwrap_or_else(|| address.clone());
+        let home = self.home(client, spec).await?;
+        // A registry is the operator's own by whatever of its names an object calls it.
+        let at_home = spec.address.is_none()
+            || spec.address == flags.address
+            || [&address, &host]
+                .iter()
+                .any(|name| home.iter().any(|known| same_host(known, name)));
+        if !at_home || spec.endpoint.is_some() && !home.iter().any(|known| same_host(known, &host)) {
+            let field = if spec.endpoint.is_some() {
+                "registry.endpoint"
+            } else {
+                "registry.address"
+            };
+            self.policy.admits_host(&host, field)?;
+        }
+        let fence = self
+            .policy
+            .fence(flags.repository_prefix.as_deref(), namespace)
+            .filter(|_| at_home);
         let own = Secrets::new(client.clone(), namespace);
         let operators = Secrets::new(client.clone(), &self.namespace);
         let secret = spec
@@ -130,16 +167,43 @@ impl Defaults {
             idle,
             ..Endpoint::new(host)
         };
-        let prefix = spec
-            .repository_prefix
-            .clone()
-            .or(default.repository_prefix)
-            .unwrap_or_default();
         Ok(Place {
             address,
-            prefix,
+            prefix: self.prefix(namespace, spec, at_home),
+            fence,
             endpoint,
         })
+    }
+
+    /// What an object of `namespace` has everything put under that means the operator's own registry (`at_home`) or
+    /// another one; [`Place::prefix`] without asking anybody.
+    pub fn prefix(&self, namespace: &str, spec: &RegistrySpec, at_home: bool) -> String {
+        let own = spec.repository_prefix.as_deref();
+        let default = self.registry.repository_prefix.as_deref().filter(|_| at_home);
+        let fence = self.policy.fence(default, namespace).filter(|_| at_home);
+        match fence {
+            Some(fence) => fence.prefix(own),
+            None => own.or(default).unwrap_or_default().to_owned(),
+        }
+    }
+
+    /// What the operator's own registry is called, where a policy asks whether an object names it: as pods write
+    /// it, and where the operator reaches it.
+    async fn home(&self, client: &Client, spec: &RegistrySpec) -> Result<Vec<String>, Fault> {
+        let matters = !self.policy.hosts.is_empty() || self.policy.repositories == RepositoryPolicy::Namespace;
+        // An object that names no registry means this one.
+        if !matters || spec.address.is_none() {
+            return Ok(Vec::new());
+        }
+        let flags = &self.registry;
+        let (address, endpoint) = match &flags.address {
+            Some(address) => (Some(address.clone()), flags.endpoint.clone()),
+            None => match self.find_state(client).await? {
+                Some((address, endpoint, _)) => (Some(address), flags.endpoint.clone().or(Some(endpoint))),
+                None => (None, flags.endpoint.clone()),
+            },
+        };
+        Ok(address.into_iter().chain(endpoint).collect())
     }
 
     /// The endpoint of a source registry that is not the destination.
@@ -153,17 +217,23 @@ impl Defaults {
         }
     }
 
-    async fn state(&self, client: &Client) -> Result<(String, String, Option<Credentials>), Fault> {
+    async fn find_state(&self, client: &Client) -> Result<Option<State>, Fault> {
         for (namespace, name, service) in STATES {
             let secret = Secrets::new(client.clone(), namespace).find(name).await?;
             if let Some((address, credentials)) = secret.as_ref().and_then(state_of) {
-                return Ok((address, service.to_owned(), credentials));
+                return Ok(Some((address, service.to_owned(), credentials)));
             }
         }
-        Err(Fault::retryable(
-            Reason::InvalidSpec,
-            "no registry is named: set spec.registry.address, or start the operator with --registry-address, or initialise the cluster with Jackal or Zarf",
-        ))
+        Ok(None)
+    }
+
+    async fn state(&self, client: &Client) -> Result<State, Fault> {
+        self.find_state(client).await?.ok_or_else(|| {
+            Fault::retryable(
+                Reason::InvalidSpec,
+                "no registry is named: set spec.registry.address, or start the operator with --registry-address, or initialise the cluster with Jackal or Zarf",
+            )
+        })
     }
 }
 
@@ -181,33 +251,42 @@ fn goes_elsewhere(spec: &RegistrySpec, default: &RegistrySpec, address: &str) ->
 #[derive(Default)]
 pub struct Registries(Mutex<HashMap<Digest, Known>>);
 
-#[derive(Clone)]
 struct Known {
     registry: Registry,
-    blobs: Arc<KnownBlobs>,
+    /// What is known of its blobs, apart for each fence: else who knows the digest of another namespace's blob
+    /// could have it mounted.
+    blobs: HashMap<Option<Fence>, Arc<KnownBlobs>>,
 }
 
 impl Registries {
-    /// The client for `endpoint`, and what is known of the registry's blobs.
-    pub fn open(&self, endpoint: &Endpoint) -> Result<(Registry, Arc<KnownBlobs>), Fault> {
+    /// The client for `endpoint`.
+    pub fn open(&self, endpoint: &Endpoint) -> Result<Registry, Fault> {
+        self.with(endpoint, |known| known.registry.clone())
+    }
+
+    /// The client for the registry of `place`, and what is known of the blobs that its object may use.
+    pub fn destination(&self, place: &Place) -> Result<(Registry, Arc<KnownBlobs>), Fault> {
+        self.with(&place.endpoint, |known| {
+            if known.blobs.len() >= CLIENT_LIMIT {
+                known.blobs.clear();
+            }
+            let blobs = known.blobs.entry(place.fence.clone()).or_default();
+            (known.registry.clone(), Arc::clone(blobs))
+        })
+    }
+
+    fn with<T>(&self, endpoint: &Endpoint, take: impl FnOnce(&mut Known) -> T) -> Result<T, Fault> {
         let key = fingerprint(endpoint);
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = known.get(&key) {
-            return Ok((found.registry.clone(), Arc::clone(&found.blobs)));
+        if let Some(found) = known.get_mut(&key) {
+            return Ok(take(found));
         }
         let registry = Registry::new(endpoint.clone()).map_err(|error| error.pushing(&endpoint.host))?;
         if known.len() >= CLIENT_LIMIT {
             known.clear();
         }
-        let blobs = Arc::<KnownBlobs>::default();
-        known.insert(
-            key,
-            Known {
-                registry: registry.clone(),
-                blobs: Arc::clone(&blobs),
-            },
-        );
-        Ok((registry, blobs))
+        let blobs = HashMap::new();
+        Ok(take(known.entry(key).or_insert(Known { registry, blobs })))
     }
 }
 

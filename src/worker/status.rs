@@ -137,6 +137,12 @@ pub fn succeed(image: &JackalImage, status: &mut JackalImageStatus, name: &str, 
         status.method = Some(outcome.method.to_string());
         status.method_reason = outcome.declined.clone();
     }
+    // What this very object claimed to move it has written, even if nobody lived to say so.
+    let claimed = status.claim.is_some() && status.observed_generation == generation;
+    let other = status.digest.as_deref() != Some(outcome.digest.as_str()) || status.name.as_deref() != Some(name);
+    if outcome.published || other {
+        status.adopted = !outcome.published && !claimed;
+    }
     status.observed_generation = generation;
     status.claim = None;
     status.progress = None;

@@ -157,7 +157,8 @@ async fn prepare(worker: &Worker, image: &JackalImage) -> Result<Transfer, Fault
     let listed = crate::package::listed(&reference, spec.source);
     let location = Location::of(&listed, &place.address, &place.prefix, spec.naming, spec.plain_tag)
         .map_err(|error| Fault::stalled(Reason::InvalidReference, error.to_string()))?;
-    let (registry, known) = worker.registries.open(&place.endpoint)?;
+    place.check(&location.repository, &format!("image `{}`", spec.image))?;
+    let (registry, known) = worker.registries.destination(&place)?;
     let source = worker.duty.source(image, &reference, &place).await?;
     Ok(Transfer {
         source,

@@ -15,3 +15,4 @@ mod package;
 mod registry;
 mod stop;
 mod support;
+mod tenancy;

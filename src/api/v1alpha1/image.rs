@@ -160,6 +160,9 @@ pub struct JackalImageStatus {
     /// The digest of the manifest or index in the registry inside the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// It stood in the registry under this name before: this object did not write it and never deletes it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopted: bool,
     /// What its source calls the image: the digest of its manifest, or the image ID of a docker engine that keeps
     /// no manifests.
     #[serde(default, skip_serializing_if = "Option::is_none")]

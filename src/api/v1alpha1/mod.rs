@@ -11,8 +11,8 @@ pub use common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
 pub use conditions::{Conditions, READY, RECONCILING, STALLED, cut};
 pub use image::{Assignment, Candidate, Claim, JackalImage, JackalImageSpec, JackalImageStatus, TransferProgress};
 pub use package::{
-    Artifact, ComponentSpec, Counts, HistoryEntry, ImageSpec, JackalPackage, JackalPackageSpec, JackalPackageStatus,
-    PackagedImage,
+    Artifact, ComponentSpec, Counts, Garbage, HistoryEntry, ImageSpec, JackalPackage, JackalPackageSpec,
+    JackalPackageStatus, PackagedImage, Retention,
 };
 pub use period::{Period, PeriodError};
 

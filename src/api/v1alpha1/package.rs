@@ -95,6 +95,19 @@ pub struct JackalPackageSpec {
     /// What happens to what was pushed when the package is deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+    /// How many of the package's artifacts stay in the registry. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
+}
+
+/// Which artifacts of a package stay in the registry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Retention {
+    /// The number of artifacts that stay, the current one counted. Older ones of `status.history` are shown in
+    /// `status.garbage` first, and deleted after the time that stands there.
+    #[schemars(range(min = 1, max = 100))]
+    pub revisions: i32,
 }
 
 /// A part of a package.
@@ -173,6 +186,10 @@ pub struct JackalPackageStatus {
     /// The last artifacts, newest first, and why each was built.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryEntry>,
+    /// What is to be deleted from the registry: by `retention`, each after its time, and with the package where
+    /// `deletionPolicy` is Delete.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub garbage: Vec<Garbage>,
     /// The value of the requestedAt annotation that was answered last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
@@ -233,4 +250,29 @@ pub struct HistoryEntry {
     pub reason: String,
     /// When it was built.
     pub completed_at: Time,
+    /// It stood in the registry before: this package did not write it and never deletes it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopted: bool,
+    /// The repository that it is in, where that is not the one of `artifact`: the package has moved since. It is
+    /// not deleted there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+}
+
+/// Something of the package in the registry that is to be deleted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Garbage {
+    /// What is deleted: `address/repository:tag@digest` of an artifact, or an image's name in the cluster.
+    pub reference: String,
+    /// The digest of its manifest.
+    pub digest: String,
+    /// Why it is deleted.
+    pub reason: String,
+    /// It is deleted after that time. Absent where it goes with the package, or was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete_after: Option<Time>,
+    /// Why it was kept when it was to be deleted. It is looked at again when the package changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
 }

@@ -42,7 +42,7 @@ spec:
 }
 
 /// An image of several layers that no other test has, of some hundred kilobytes.
-fn layered(name: &str, content: &str) -> Image {
+pub(crate) fn layered(name: &str, content: &str) -> Image {
     let base = tar(&[("d/", ""), ("d/a", "first")]);
     let large = tar(&[
         ("large", noise(300_000)),
@@ -54,6 +54,6 @@ fn layered(name: &str, content: &str) -> Image {
 }
 
 /// A name for an image in an engine that all tests share.
-fn unique(name: &str) -> String {
+pub(crate) fn unique(name: &str) -> String {
     format!("jackal-test-{:012x}/{name}", fastrand::u64(..1 << 48))
 }

@@ -4,7 +4,7 @@
 //! test sees only what the operator itself does.
 
 use std::fmt::Debug;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jackal_operator::api::v1alpha1::{JackalImage, JackalPackage};
@@ -12,9 +12,10 @@ use k8s_openapi::api::core::v1::{Namespace, Node};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
-use kube::core::NamespaceResourceScope;
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::api::{DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::{ApiResource, NamespaceResourceScope};
+use kube::{Api, Client, Config, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -33,6 +34,9 @@ pub struct Cluster {
     /// The namespace, which is the operator's own too.
     pub namespace: String,
     folder: TempDir,
+    kubeconfig: PathBuf,
+    /// Its operators watch every namespace.
+    wide: bool,
     way: Option<ApiWay>,
     started: AtomicUsize,
 }
@@ -40,12 +44,54 @@ pub struct Cluster {
 impl Cluster {
     /// A new namespace in a cluster that knows the custom resources.
     pub async fn new() -> Self {
-        install_tls();
-        required("KUBECONFIG");
-        let client = Client::try_default().await.expect("a client");
         // Each test has a runtime of its own, so only the fact is shared, not the client.
         static DEFINED: OnceCell<()> = OnceCell::const_new();
-        DEFINED.get_or_init(async || define(&client).await).await;
+        Self::of("KUBECONFIG", &DEFINED, false).await
+    }
+
+    /// A new namespace of an API server of its own, whose every request is written down. Operators watch all of its
+    /// namespaces, so only one test at a time may have it.
+    pub async fn apart() -> Self {
+        static DEFINED: OnceCell<()> = OnceCell::const_new();
+        let cluster = Self::of("JACKAL_KUBECONFIG_AUDITED", &DEFINED, true).await;
+        cluster.sweep::<JackalPackage>().await;
+        cluster.sweep::<JackalImage>().await;
+        cluster
+    }
+
+    /// Removes what a test left in any namespace that failed, which operators would go on with.
+    async fn sweep<K>(&self)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        let resource = ApiResource::erase::<K>(&());
+        let all = Api::<DynamicObject>::all_with(self.client.clone(), &resource);
+        for object in all.list(&ListParams::default()).await.expect("a list") {
+            let namespace = object.namespace().unwrap_or_default();
+            let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), &namespace, &resource);
+            let free = json!({ "metadata": { "finalizers": null } });
+            let name = object.name_any();
+            let _ = api.patch(&name, &PatchParams::default(), &Patch::Merge(free)).await;
+            let _ = api.delete(&name, &DeleteParams::default()).await;
+        }
+    }
+
+    /// Another namespace beside this one.
+    pub async fn beside(&self) -> Self {
+        Self::within(self.client.clone(), self.kubeconfig.clone(), self.wide).await
+    }
+
+    async fn of(variable: &str, defined: &'static OnceCell<()>, wide: bool) -> Self {
+        install_tls();
+        let kubeconfig = PathBuf::from(required(variable));
+        let read = Kubeconfig::read_from(&kubeconfig).expect("a kubeconfig");
+        let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
+        let client = Client::try_from(config.expect("a configuration")).expect("a client");
+        defined.get_or_init(async || define(&client, &kubeconfig).await).await;
+        Self::within(client, kubeconfig, wide).await
+    }
+
+    async fn within(client: Client, kubeconfig: PathBuf, wide: bool) -> Self {
         let namespace = format!("test-{:012x}", fastrand::u64(..1 << 48));
         let object = Namespace {
             metadata: ObjectMeta {
@@ -62,6 +108,8 @@ impl Cluster {
             client,
             namespace,
             folder: tempfile::tempdir().expect("a folder"),
+            kubeconfig,
+            wide,
             way: None,
             started: AtomicUsize::new(0),
         }
@@ -111,24 +159,19 @@ impl Cluster {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
         let log = self.folder.path().join(format!("{number}-{command}.log"));
         let namespace = &self.namespace;
-        let shared = [
-            "--namespace",
-            namespace,
-            "--watch-namespace",
-            namespace,
-            "--retry-limit",
-            "2s",
-        ];
+        let shared = ["--namespace", namespace, "--retry-limit", "2s"];
+        let narrow = ["--watch-namespace", namespace];
+        let watched = if self.wide { &[][..] } else { &narrow[..] };
         let kubeconfig = match &self.way {
-            Some(way) => way.kubeconfig.clone(),
-            None => PathBuf::from(required("KUBECONFIG")),
+            Some(way) => &way.kubeconfig,
+            None => &self.kubeconfig,
         };
         let variables = [
             ("KUBECONFIG", kubeconfig.to_str().expect("text")),
             ("JACKAL_LOG", "info,jackal_operator=debug,kube_client=debug"),
         ];
         Operator::start(
-            &[&[command], &shared[..], arguments].concat(),
+            &[&[command], &shared[..], watched, arguments].concat(),
             &[&variables[..], environment].concat(),
             log,
         )
@@ -146,10 +189,17 @@ impl Cluster {
 
     /// The same, with the API server's words where it refuses.
     pub fn try_apply(&self, yaml: &str) -> Result<(), String> {
+        self.try_apply_with(yaml, &[]).map(|_| ())
+    }
+
+    /// The same with further arguments of kubectl; gives what it says.
+    pub fn try_apply_with(&self, yaml: &str, more: &[&str]) -> Result<String, String> {
         let file = self.folder.path().join(format!("{:x}.yaml", fastrand::u64(..)));
         std::fs::write(&file, yaml).expect("a file");
         let file = file.to_str().expect("text");
         let arguments = [
+            "--kubeconfig",
+            self.kubeconfig.to_str().expect("text"),
             "--namespace",
             &self.namespace,
             "apply",
@@ -157,17 +207,18 @@ impl Cluster {
             "--filename",
             file,
         ];
-        let output = output(&program("JACKAL_BIN_KUBECTL"), &arguments);
+        let output = output(&program("JACKAL_BIN_KUBECTL"), &[&arguments[..], more].concat());
         match output.status.success() {
-            true => Ok(()),
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
             false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
         }
     }
 
     /// Runs kubectl in this namespace.
     pub fn kubectl(&self, arguments: &[&str]) -> String {
-        let namespace = ["--namespace", &self.namespace];
-        run(program("JACKAL_BIN_KUBECTL"), &[&namespace, arguments].concat())
+        let kubeconfig = self.kubeconfig.to_str().expect("text");
+        let namespace = ["--kubeconfig", kubeconfig, "--namespace", &self.namespace];
+        run(program("JACKAL_BIN_KUBECTL"), &[&namespace[..], arguments].concat())
     }
 
     /// Changes fields of an object by a merge patch.
@@ -316,6 +367,8 @@ impl Drop for Cluster {
         }
         let kubectl = program("JACKAL_BIN_KUBECTL");
         let arguments = [
+            "--kubeconfig",
+            self.kubeconfig.to_str().expect("text"),
             "--namespace",
             &self.namespace,
             "get",
@@ -352,9 +405,11 @@ pub fn required(variable: &str) -> String {
 }
 
 /// Applies `crds/` and waits until the API server serves them.
-async fn define(client: &Client) {
+async fn define(client: &Client, kubeconfig: &Path) {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/crds");
+    let kubeconfig = ["--kubeconfig", kubeconfig.to_str().expect("text")];
     let arguments = ["apply", "--server-side", "--force-conflicts", "--filename", folder];
+    let arguments = [&kubeconfig[..], &arguments].concat();
     run(program("JACKAL_BIN_KUBECTL"), &arguments);
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     eventually(SOON, "the custom resources are established", async || {

@@ -59,6 +59,16 @@ impl TestRegistry {
 
     /// A registry.
     pub fn start_with(version: Version, options: Options) -> Self {
+        Self::open(version, options, &[])
+    }
+
+    /// A registry that anybody may use and that refuses to delete.
+    pub fn start_keeping(version: Version) -> Self {
+        let keeping = [("REGISTRY_STORAGE_DELETE_ENABLED", "false")];
+        Self::open(version, Options::default(), &keeping)
+    }
+
+    fn open(version: Version, options: Options, variables: &[(&str, &str)]) -> Self {
         install_tls();
         let binary = version.binary();
         let folder = tempfile::tempdir().expect("a folder");
@@ -75,7 +85,9 @@ impl TestRegistry {
             let config = folder.path().join("config.yml");
             std::fs::write(&config, configuration(folder.path(), port, options)).expect("the configuration");
             let log = folder.path().join("log");
-            let mut server = Server::start(&binary, &["serve", config.to_str().expect("text")], &log);
+            let serve = ["serve", config.to_str().expect("text")];
+            let variables = [&[("OTEL_TRACES_EXPORTER", "none")], variables].concat();
+            let mut server = Server::start_with(&binary, &serve, &variables, &log);
             if listens(&mut server, &log) {
                 return Self {
                     host: format!("127.0.0.1:{port}"),

@@ -1,0 +1,183 @@
+//! What the leader deletes of a package's artifacts: what `retention` does not keep, once its plan has stood in the
+//! status for a while, and all of it with the package.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{Resource as _, ResourceExt as _};
+use tracing::warn;
+
+use super::deletion::Deletion;
+use super::packages::Packages;
+use super::retention::{self, Settled, Surroundings};
+use crate::api::v1alpha1::{Garbage, JackalPackage};
+use crate::fault::{Fault, Reason};
+use crate::worker::{Place, kube_fault, name_of};
+
+/// The longest that one pass may take; the next goes on where it ended.
+const PASS: Duration = Duration::from_secs(120);
+
+/// A pass over a package's garbage that failed.
+pub(super) struct Postponed {
+    until: Instant,
+    message: String,
+}
+
+impl Packages {
+    /// Digests that other packages name in the repository of the artifacts of `package`.
+    pub(super) fn claimed(&self, package: &JackalPackage, repository: &str) -> BTreeSet<String> {
+        let prefix = format!("oci://{repository}:");
+        let known = self.known.state();
+        let others = known.iter().filter_map(|other| other.0.as_ref().ok());
+        others
+            .filter(|other| other.uid() != package.uid())
+            .filter_map(|other| other.status.as_ref())
+            .filter(|status| {
+                let artifact = status.artifact.as_ref();
+                artifact.is_some_and(|artifact| artifact.url.starts_with(&prefix))
+            })
+            .flat_map(|status| status.history.iter().map(|entry| entry.digest.clone()))
+            .collect()
+    }
+
+    fn deletion(&self) -> Deletion<'_> {
+        Deletion {
+            client: &self.client,
+            settings: &self.settings,
+            registries: &self.registries,
+            events: &self.events,
+        }
+    }
+
+    /// Deletes what of the plan in the status is due, and says when to look again. What fails is told and tried
+    /// again; the package stays as ready as it is.
+    pub(super) async fn collect(&self, package: &JackalPackage, place: &Place) -> Option<Duration> {
+        let status = package.status.as_ref()?;
+        let uid = package.uid().unwrap_or_default();
+        let now = Time(jiff::Timestamp::now());
+        let next = retention::next(status)?;
+        if next.0 > now.0 {
+            return Some(Duration::try_from(next.0.duration_since(now.0)).unwrap_or_default());
+        }
+        if let Some(left) = self.postponed_collection(&uid) {
+            return Some(left);
+        }
+        let name = crate::package::repository(&place.prefix, &package.name_any());
+        let repository = format!("{}/{name}", place.address);
+        let claimed = self.claimed(package, &repository);
+        let around = Surroundings {
+            repository: &repository,
+            claimed: &claimed,
+            images: &[],
+            after: now.clone(),
+            anew: false,
+        };
+        let due = retention::due(&package.spec, status, &around, &now);
+        let result = match due.is_empty() {
+            // It is planned no more: the plan is made anew with the next look at the package.
+            true => return None,
+            false => self.settle(package, place, &name, &due).await,
+        };
+        let Err(fault) = result else {
+            self.collections().remove(&uid);
+            return None;
+        };
+        let delay = self.settings.backoff.limit * 5;
+        let postponed = Postponed {
+            until: Instant::now() + delay,
+            message: fault.message.clone(),
+        };
+        let before = self.collections().insert(uid, postponed);
+        warn!(package = name_of(package), %fault, "deleting old artifacts");
+        if before.is_none_or(|before| before.message != fault.message) {
+            let reason = "GarbageCollectionFailed";
+            self.events.warning(package, reason, &fault.message).await;
+        }
+        Some(delay)
+    }
+
+    fn postponed_collection(&self, uid: &str) -> Option<Duration> {
+        let collections = self.collections();
+        let left = collections.get(uid)?.until.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// Deletes `entries` and notes in the status what came of each.
+    async fn settle(
+        &self,
+        package: &JackalPackage,
+        place: &Place,
+        name: &str,
+        entries: &[Garbage],
+    ) -> Result<(), Fault> {
+        let deletion = self.deletion();
+        let pass = deletion.artifacts(place, name, entries, || self.leadership.is_held());
+        let (settled, result) = tokio::time::timeout(PASS, pass).await.map_err(|_| {
+            let message = format!("deleting old artifacts of {name} took longer than {} s", PASS.as_secs());
+            Fault::retryable(Reason::TimedOut, message)
+        })?;
+        if !settled.is_empty() {
+            let news = AtomicBool::new(false);
+            self.change(package, |status, _| {
+                news.store(retention::settle(status, &settled), Ordering::Relaxed);
+            })
+            .await
+            .map_err(|error| kube_fault(Reason::PackageFailed, "writing the status", &error))?;
+            self.tell(package, &settled, news.into_inner()).await;
+        }
+        result
+    }
+
+    async fn tell(&self, package: &JackalPackage, settled: &[(Garbage, Settled)], news: bool) {
+        let (deletion, object) = (self.deletion(), package.object_ref(&()));
+        for (entry, end) in settled {
+            match (end, entry.digest.parse()) {
+                (Settled::Gone, Ok(digest)) => deletion.gone(&object, &entry.reference, &digest).await,
+                (Settled::Kept(why), _) if news && entry.kept.as_ref() != Some(why) => {
+                    deletion.failed(&object, &entry.reference, why).await;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Deletes every artifact that `package`, which is going, wrote.
+    pub(super) async fn take_back(&self, package: &JackalPackage) -> Result<(), Fault> {
+        let Some(status) = package.status.as_ref().filter(|status| !status.history.is_empty()) else {
+            return Ok(());
+        };
+        let idle = self.settings.idle(package.spec.timeout);
+        let namespace = package.namespace().unwrap_or_default();
+        let place = self
+            .settings
+            .defaults
+            .place(&self.client, &namespace, &package.spec.registry, idle)
+            .await?;
+        let name = crate::package::repository(&place.prefix, &package.name_any());
+        let repository = format!("{}/{name}", place.address);
+        let claimed = self.claimed(package, &repository);
+        let around = Surroundings {
+            repository: &repository,
+            claimed: &claimed,
+            images: &[],
+            after: Time(jiff::Timestamp::now()),
+            anew: true,
+        };
+        let entries = retention::plan(&package.spec, status, &around);
+        let deletion = self.deletion();
+        let (settled, result) = deletion
+            .artifacts(&place, &name, &entries, || self.leadership.is_held())
+            .await;
+        self.tell(package, &settled, true).await;
+        result?;
+        match settled.len() < entries.len() {
+            true => Err(Fault::retryable(
+                Reason::PackageFailed,
+                "the lease was lost while artifacts were deleted",
+            )),
+            false => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! Which artifacts of a package go, and why: a pure decision over what its status records.
+//!
+//! Only what the package wrote is ever planned: an artifact that stood in the registry before it was built
+//! (`adopted`) is not, nor one that another package names, nor one that stands where the package wrote earlier
+//! (`repository`), perhaps by other credentials.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::api::v1alpha1::{DeletionPolicy, Garbage, HistoryEntry, JackalPackageSpec, JackalPackageStatus, Retention};
+
+/// Artifacts that the history keeps where nothing else is asked for.
+const HISTORY: usize = 10;
+/// Artifacts beyond those that are kept that the history remembers, until they are deleted.
+const BACKLOG: usize = 100;
+/// Entries of a plan.
+const ENTRIES: usize = 200;
+
+/// What a plan depends on beside the package's spec and status.
+pub(super) struct Surroundings<'a> {
+    /// The artifacts' repository with its registry, as references name it.
+    pub repository: &'a str,
+    /// Digests of that repository that other packages name.
+    pub claimed: &'a BTreeSet<String>,
+    /// Name and digest of images that the package's deletion takes back.
+    pub images: &'a [(String, String)],
+    /// When what is new in the plan may go.
+    pub after: Time,
+    /// Somebody asked anew, so that what was kept is looked at once more.
+    pub anew: bool,
+}
+
+/// What is to be deleted of a package: first, with a time, what `retention` does not keep, the oldest first; then
+/// what goes with the package itself. What stands in the status' plan already keeps its time.
+pub(super) fn plan(spec: &JackalPackageSpec, status: &JackalPackageStatus, around: &Surroundings<'_>) -> Vec<Garbage> {
+    let mut entries: Vec<Garbage> = Vec::new();
+    let mut take = |entry: Garbage| {
+        if !entries.iter().any(|known| known.reference == entry.reference) {
+            entries.push(entry);
+        }
+    };
+    let (kept, superseded) = divide(spec, status);
+    let ours = |entry: &&HistoryEntry| deletes(entry) && !around.claimed.contains(&entry.digest);
+    for entry in superseded.iter().rev().copied().filter(ours) {
+        let reference = reference(around.repository, entry);
+        let standing = status.garbage.iter().find(|known| known.reference == reference);
+        let standing = standing.filter(|known| known.delete_after.is_some() || known.kept.is_some());
+        take(match standing {
+            Some(known) if known.delete_after.is_some() || !around.anew => known.clone(),
+            // Its reason stays, so that the same is not told again.
+            _ => Garbage {
+                reference,
+                digest: entry.digest.clone(),
+                reason: format!("it is older than the {} that retention keeps", revisions(kept.len())),
+                delete_after: Some(around.after.clone()),
+                kept: standing.and_then(|known| known.kept.clone()),
+            },
+        });
+    }
+    if spec.deletion_policy == DeletionPolicy::Delete {
+        let with_package = |reference: String, digest: &str| Garbage {
+            reference,
+            digest: digest.to_owned(),
+            reason: "it goes with the package (deletionPolicy: Delete)".to_owned(),
+            delete_after: None,
+            kept: None,
+        };
+        for entry in kept.into_iter().filter(ours) {
+            take(with_package(reference(around.repository, entry), &entry.digest));
+        }
+        for (name, digest) in around.images {
+            take(with_package(name.clone(), digest));
+        }
+    }
+    entries.truncate(ENTRIES);
+    entries
+}
+
+/// What the history holds that `spec` keeps, and the rest; both newest first.
+fn divide<'a>(
+    spec: &JackalPackageSpec,
+    status: &'a JackalPackageStatus,
+) -> (Vec<&'a HistoryEntry>, Vec<&'a HistoryEntry>) {
+    let limit = spec.retention.as_ref().map(limit);
+    let mut kept: Vec<&HistoryEntry> = Vec::new();
+    let mut superseded = Vec::new();
+    for entry in &status.history {
+        let known = kept.iter().any(|other| other.digest == entry.digest);
+        match limit {
+            // What was built once more counts once, where it is newest.
+            _ if known => {}
+            Some(limit) if kept.len() >= limit => superseded.push(entry),
+            _ => kept.push(entry),
+        }
+    }
+    (kept, superseded)
+}
+
+/// How many artifacts stay; one at least, whatever an object says that came by without the schema.
+fn limit(retention: &Retention) -> usize {
+    usize::try_from(retention.revisions)
+        .unwrap_or_default()
+        .clamp(1, BACKLOG)
+}
+
+/// Leaves in the history what is of use: what is kept, and what is still to be deleted.
+pub(super) fn trim(spec: &JackalPackageSpec, status: &mut JackalPackageStatus) {
+    let Some(retention) = &spec.retention else {
+        status.history.truncate(HISTORY);
+        return;
+    };
+    let (_, superseded) = divide(spec, status);
+    let others: BTreeSet<String> = superseded
+        .iter()
+        .filter(|entry| !deletes(entry))
+        .map(|entry| entry.digest.clone())
+        .collect();
+    status.history.retain(|entry| !others.contains(&entry.digest));
+    status.history.truncate(limit(retention) + BACKLOG);
+}
+
+/// What of the status' plan may go now: what is due and still planned, and with it what was kept before. Nothing
+/// where nothing is due.
+pub(super) fn due(
+    spec: &JackalPackageSpec,
+    status: &JackalPackageStatus,
+    around: &Surroundings<'_>,
+    now: &Time,
+) -> Vec<Garbage> {
+    let is_due = |entry: &Garbage| entry.delete_after.as_ref().is_some_and(|after| after.0 <= now.0);
+    if !status.garbage.iter().any(is_due) {
+        return Vec::new();
+    }
+    plan(spec, status, around)
+        .into_iter()
+        .filter(|entry| status.garbage.contains(entry) && (is_due(entry) || entry.kept.is_some()))
+        .collect()
+}
+
+/// When the first of the plan is due.
+pub(super) fn next(status: &JackalPackageStatus) -> Option<&Time> {
+    let times = status.garbage.iter().filter_map(|entry| entry.delete_after.as_ref());
+    times.min_by_key(|time| time.0)
+}
+
+/// What came of an entry of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// It is gone.
+    Gone,
+    /// It was kept, and why.
+    Kept(String),
+}
+
+/// Notes what came of entries. True when something was kept for another reason than before.
+pub(super) fn settle(status: &mut JackalPackageStatus, settled: &[(Garbage, Settled)]) -> bool {
+    let mut news = false;
+    for (entry, end) in settled {
+        match end {
+            Settled::Gone => {
+                status.garbage.retain(|known| known.reference != entry.reference);
+                let current = status.artifact.as_ref().map(|artifact| artifact.digest.as_str());
+                if current != Some(&entry.digest) {
+                    status.history.retain(|known| known.digest != entry.digest);
+                }
+            }
+            Settled::Kept(why) => {
+                for known in &mut status.garbage {
+                    if known.reference == entry.reference {
+                        news |= known.kept.as_ref() != Some(why);
+                        known.kept = Some(why.clone());
+                        known.delete_after = None;
+                    }
+                }
+            }
+        }
+    }
+    news
+}
+
+/// Whether the package may ever delete it.
+fn deletes(entry: &HistoryEntry) -> bool {
+    !entry.adopted && entry.repository.is_none()
+}
+
+/// `address/repository:version@digest`.
+fn reference(repository: &str, entry: &HistoryEntry) -> String {
+    format!("{repository}:{}", entry.revision)
+}
+
+fn revisions(count: usize) -> String {
+    match count {
+        1 => "newest revision".to_owned(),
+        count => format!("{count} newest revisions"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn time(second: i64) -> Time {
+        Time(jiff::Timestamp::from_second(second).unwrap())
+    }
+
+    fn spec(more: serde_json::Value) -> JackalPackageSpec {
+        let mut whole = json!({ "version": "1", "components": [{ "name": "a" }] });
+        whole.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(whole).unwrap()
+    }
+
+    /// Newest first; `!` before a digest: it stood there before.
+    fn status(history: &[(&str, &str)]) -> JackalPackageStatus {
+        let entries = history.iter().map(|(version, digest)| HistoryEntry {
+            revision: format!("{version}@{}", digest.trim_start_matches('!')),
+            digest: digest.trim_start_matches('!').to_owned(),
+            reason: String::new(),
+            completed_at: time(0),
+            adopted: digest.starts_with('!'),
+            repository: digest.starts_with('/').then(String::new),
+        });
+        JackalPackageStatus {
+            history: entries.collect(),
+            ..JackalPackageStatus::default()
+        }
+    }
+
+    fn around<'a>(claimed: &'a BTreeSet<String>, images: &'a [(String, String)], after: i64) -> Surroundings<'a> {
+        Surroundings {
+            repository: "r:1/app",
+            claimed,
+            images,
+            after: time(after),
+            anew: false,
+        }
+    }
+
+    fn references(plan: &[Garbage]) -> Vec<&str> {
+        plan.iter().map(|entry| entry.reference.as_str()).collect()
+    }
+
+    #[test]
+    fn what_is_older_than_the_kept_revisions_goes_the_oldest_first() {
+        let none = BTreeSet::new();
+        let around = around(&none, &[], 5);
+        let mut status = status(&[("4", "d"), ("3", "c"), ("2", "b"), ("1", "a")]);
+        assert_eq!(plan(&spec(json!({})), &status, &around), []);
+        let two = spec(json!({ "retention": { "revisions": 2 } }));
+        status.garbage = plan(&two, &status, &around);
+        assert_eq!(references(&status.garbage), ["r:1/app:1@a", "r:1/app:2@b"]);
+        let first = &status.garbage[0];
+        assert_eq!((first.digest.as_str(), &first.delete_after), ("a", &Some(time(5))));
+        assert_eq!(
+            first.reason,
+            "it is older than the 2 newest revisions that retention keeps"
+        );
+        assert_eq!(next(&status), Some(&time(5)));
+        // Nothing before its time, and nothing that the spec keeps by now.
+        assert_eq!(due(&two, &status, &around, &time(4)), []);
+        assert_eq!(
+            references(&due(&two, &status, &around, &time(5))),
+            ["r:1/app:1@a", "r:1/app:2@b"]
+        );
+        let three = spec(json!({ "retention": { "revisions": 3 } }));
+        assert_eq!(references(&due(&three, &status, &around, &time(5))), ["r:1/app:1@a"]);
+        assert_eq!(due(&spec(json!({})), &status, &around, &time(5)), []);
+        // What was planned keeps its time; what comes later has its own.
+        status
+            .history
+            .insert(0, super::tests::status(&[("5", "e")]).history.remove(0));
+        let later = Surroundings {
+            after: time(9),
+            ..around
+        };
+        let times: Vec<_> = plan(&two, &status, &later)
+            .into_iter()
+            .map(|entry| entry.delete_after)
+            .collect();
+        assert_eq!(times, [Some(time(5)), Some(time(5)), Some(time(9))]);
+    }
+
+    #[test]
+    fn what_the_package_did_not_write_or_another_names_stays() {
+        let claimed = BTreeSet::from(["b".to_owned()]);
+        let around = around(&claimed, &[], 5);
+        let mut status = status(&[("4", "d"), ("3", "c"), ("2", "b"), ("1", "!a")]);
+        let one = spec(json!({ "retention": { "revisions": 1 }, "deletionPolicy": "Delete" }));
+        assert_eq!(
+            references(&plan(&one, &status, &around)),
+            ["r:1/app:3@c", "r:1/app:4@d"]
+        );
+        trim(&one, &mut status);
+        let left: Vec<&str> = status.history.iter().map(|entry| entry.digest.as_str()).collect();
+        assert_eq!(left, ["d", "c", "b"]);
+    }
+
+    #[test]
+    fn what_was_built_once_more_counts_once() {
+        let none = BTreeSet::new();
+        let two = spec(json!({ "retention": { "revisions": 2 } }));
+        let status = status(&[("1", "a"), ("2", "b"), ("1", "a"), ("0", "z")]);
+        assert_eq!(
+            references(&plan(&two, &status, &around(&none, &[], 5))),
+            ["r:1/app:0@z"]
+        );
+    }
+
+    #[test]
+    fn a_deletion_is_shown_before_it_happens() {
+        let none = BTreeSet::new();
+        let images = [("r:1/x:1".to_owned(), "i".to_owned())];
+        let status = status(&[("2", "b"), ("1", "a")]);
+        let delete = spec(json!({ "deletionPolicy": "Delete" }));
+        let shown = plan(&delete, &status, &around(&none, &images, 5));
+        assert_eq!(references(&shown), ["r:1/app:2@b", "r:1/app:1@a", "r:1/x:1"]);
+        assert!(shown.iter().all(|entry| entry.delete_after.is_none()));
+        assert_eq!(plan(&spec(json!({})), &status, &around(&none, &images, 5)), []);
+    }
+
+    #[test]
+    fn what_was_kept_waits_until_somebody_asks_or_something_else_goes() {
+        let none = BTreeSet::new();
+        let one = spec(json!({ "retention": { "revisions": 1 } }));
+        let mut status = status(&[("3", "c"), ("2", "b"), ("1", "a")]);
+        status.garbage = plan(&one, &status, &around(&none, &[], 5));
+        let all = due(&one, &status, &around(&none, &[], 5), &time(5));
+        let kept = Settled::Kept("the tag x names it too".to_owned());
+        let settled = [(all[0].clone(), kept), (all[1].clone(), Settled::Gone)];
+        assert!(settle(&mut status, &settled));
+        assert!(!settle(&mut status, &settled[..1]), "no news");
+        let left: Vec<&str> = status.history.iter().map(|entry| entry.digest.as_str()).collect();
+        assert_eq!(left, ["c", "a"]);
+        assert_eq!((next(&status), status.garbage.len()), (None, 1));
+        assert_eq!(due(&one, &status, &around(&none, &[], 6), &time(9)), []);
+        assert_eq!(plan(&one, &status, &around(&none, &[], 6)), status.garbage);
+        let anew = Surroundings {
+            anew: true,
+            ..around(&none, &[], 6)
+        };
+        assert_eq!(plan(&one, &status, &anew)[0].delete_after, Some(time(6)));
+        // With the next that goes, it is looked at too.
+        status
+            .history
+            .insert(0, super::tests::status(&[("4", "d")]).history.remove(0));
+        status.garbage = plan(&one, &status, &around(&none, &[], 6));
+        let due = due(&one, &status, &around(&none, &[], 6), &time(6));
+        assert_eq!(references(&due), ["r:1/app:1@a", "r:1/app:3@c"]);
+    }
+}

@@ -1,0 +1,414 @@
+//! What the cluster's administrator allows those who write objects: where they push, which hosts they have the
+//! operator talk to, and what a node hands out. No IO.
+
+use std::fmt;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+
+use crate::api::v1alpha1::{JackalImageSpec, SourceKind};
+use crate::fault::{Fault, Reason};
+use crate::oci::Reference;
+
+/// Where objects of a namespace may push in the operator's own registry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum RepositoryPolicy {
+    /// Anywhere.
+    #[default]
+    Any,
+    /// Below the name of their namespace.
+    Namespace,
+}
+
+/// What is allowed to objects, as the flags say it.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// Where they may push in the operator's own registry.
+    pub repositories: RepositoryPolicy,
+    /// The hosts that they may name, as a source or as a destination of their own. Empty: any.
+    pub hosts: Vec<HostPattern>,
+}
+
+impl Policy {
+    /// The part of the operator's registry that `namespace` may use, below the operator's own `prefix`; none
+    /// where all of it is free.
+    pub fn fence(&self, prefix: Option<&str>, namespace: &str) -> Option<Fence> {
+        (self.repositories == RepositoryPolicy::Namespace).then(|| Fence(join(prefix.unwrap_or_default(), namespace)))
+    }
+
+    /// Whether an object may name `host` (host[:port]); `what` names it for people.
+    ///
+    /// Only the host that an object names is looked at. Where an admitted registry leads, by a redirect to its
+    /// storage or by a token's realm, is that registry's own doing and no object's, so it is followed: without
+    /// credentials to another host, never from HTTPS to plain HTTP, and content counts only by its digest.
+    pub fn admits_host(&self, host: &str, what: &str) -> Result<(), Fault> {
+        if self.hosts.is_empty() || self.hosts.iter().any(|pattern| pattern.admits(host)) {
+            return Ok(());
+        }
+        let known: Vec<String> = self.hosts.iter().map(HostPattern::to_string).collect();
+        Err(Fault::stalled(
+            Reason::PolicyDenied,
+            format!(
+                "{what} names the host {host}, and the operator may only talk to {}: name one of these, or have the administrator add it to --source-host",
+                known.join(", ")
+            ),
+        ))
+    }
+}
+
+/// The part of the operator's registry that one namespace may use.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Fence(String);
+
+impl Fence {
+    /// What an object that asks for the prefix `own` has everything put under.
+    pub fn prefix(&self, own: Option<&str>) -> String {
+        join(&self.0, own.unwrap_or_default())
+    }
+
+    /// That `repository` (a whole path in the registry) lies within; `what` names the object's part for people.
+    pub fn check(&self, repository: &str, what: &str) -> Result<(), Fault> {
+        let within = repository
+            .strip_prefix(&self.0)
+            .is_some_and(|rest| rest.starts_with('/'));
+        if within {
+            return Ok(());
+        }
+        Err(Fault::stalled(
+            Reason::PolicyDenied,
+            format!(
+                "{what} is `{repository}` in the operator's registry, of which this namespace may only use what lies below `{}/` (--repository-policy namespace): name an image of another registry, or one of this namespace",
+                self.0
+            ),
+        ))
+    }
+}
+
+impl fmt::Display for Fence {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+fn join(above: &str, below: &str) -> String {
+    match (above.trim_matches('/'), below.trim_matches('/')) {
+        ("", below) => below.to_owned(),
+        (above, "") => above.to_owned(),
+        (above, below) => format!("{above}/{below}"),
+    }
+}
+
+/// A host without what does not tell two hosts apart: case, and the port that HTTPS has anyway.
+fn plain(host: &str) -> String {
+    let host = host.to_ascii_lowercase();
+    host.strip_suffix(":443").map(str::to_owned).unwrap_or(host)
+}
+
+/// Whether two texts `host[:port]` name the same host and port.
+pub fn same_host(one: &str, other: &str) -> bool {
+    plain(one) == plain(other)
+}
+
+/// `host[:port]`, or `*.domain[:port]` for every host below that domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPattern {
+    /// The whole host, or with `below` the domain with its leading dot; with the port.
+    text: String,
+    below: bool,
+}
+
+impl HostPattern {
+    fn admits(&self, host: &str) -> bool {
+        let host = plain(host);
+        match self.below {
+            // Something has to stand before the dot.
+            true => host.len() > self.text.len() && host.ends_with(&self.text),
+            false => host == self.text,
+        }
+    }
+}
+
+/// Why a text is no pattern.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PatternError {
+    /// Of hosts.
+    #[error("`{0}` is not host[:port] or *.domain[:port]")]
+    Host(String),
+    /// Of images for namespaces.
+    #[error(
+        "`{0}` is not NAMESPACE=IMAGE, such as `team-a=registry.example.com/team-a/*` or `*=docker.io/library/*`; images are named in full, without tag"
+    )]
+    Admission(String),
+}
+
+impl FromStr for HostPattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        let error = || PatternError::Host(text.chars().take(160).collect());
+        let (below, host) = match text.strip_prefix("*.") {
+            Some(domain) => (true, format!(".{domain}")),
+            None => (false, text.to_owned()),
+        };
+        let named = host.trim_start_matches('.');
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+        if named.is_empty() || named.starts_with(':') || !named.bytes().all(known) {
+            return Err(error());
+        }
+        Ok(Self {
+            text: plain(&host),
+            below,
+        })
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}{}", if self.below { "*" } else { "" }, self.text)
+    }
+}
+
+/// Which images a node hands out to which namespaces. Empty: all to all; as soon as there is one, nothing else.
+#[derive(Clone, Debug, Default)]
+pub struct Admissions(pub Vec<Admission>);
+
+/// `NAMESPACE=IMAGE`: images whose name fits are handed out to namespaces whose name fits. `*` stands for any
+/// characters, `/` among them; the name is the whole one, without tag and digest, such as
+/// `docker.io/library/nginx`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admission {
+    namespace: String,
+    image: String,
+}
+
+impl FromStr for Admission {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        let error = || PatternError::Admission(text.chars().take(160).collect());
+        let (namespace, image) = text.split_once('=').ok_or_else(error)?;
+        let named = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-*".contains(&byte);
+        let called = |byte: u8| named(byte) || byte.is_ascii_uppercase() || b"._/:[]".contains(&byte);
+        // What names no registry fits no image, since images are compared by their whole names.
+        let whole = image == "*" || image.contains('/') && !image.starts_with('/');
+        if namespace.is_empty() || !namespace.bytes().all(named) || !whole || !image.bytes().all(called) {
+            return Err(error());
+        }
+        Ok(Self {
+            namespace: namespace.to_owned(),
+            image: image.to_owned(),
+        })
+    }
+}
+
+impl Admissions {
+    /// Whether the node `node` hands out the image that `spec` names to `namespace`.
+    ///
+    /// An engine finds a digest that no tag stands beside under whatever name it has it, and `sha256:…` as an
+    /// image ID: there the name says nothing, and only who may have every image may have it.
+    pub fn check(
+        &self,
+        node: &str,
+        namespace: &str,
+        spec: &JackalImageSpec,
+        reference: &Reference,
+    ) -> Result<(), Fault> {
+        if self.0.is_empty() || !spec.source.is_engine() {
+            return Ok(());
+        }
+        let name = reference.name();
+        let by_id = spec.source == SourceKind::Docker && reference.repository() == "library/sha256";
+        let nameless = reference.tag().is_none() || by_id;
+        let admits = |admission: &Admission| {
+            fits(&admission.namespace, namespace)
+                && (admission.image == "*" || !nameless && fits(&admission.image, &name))
+        };
+        if self.0.iter().any(admits) {
+            return Ok(());
+        }
+        let advice = match nameless {
+            true => "name the image by its tag, since a digest alone is found under every name".to_owned(),
+            false => format!("have the administrator start the agent with --admit {namespace}={name}"),
+        };
+        Err(Fault::stalled(
+            Reason::PolicyDenied,
+            format!("the agent on {node} does not hand out {name} to the namespace {namespace} (--admit): {advice}"),
+        ))
+    }
+}
+
+/// Whether `text` is what `pattern` says, where `*` stands for any characters.
+fn fits(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else {
+        return false;
+    };
+    let parts: Vec<&str> = parts.collect();
+    let Some((last, middle)) = parts.split_last() else {
+        return rest.is_empty();
+    };
+    for part in middle {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(repositories: RepositoryPolicy, hosts: &[&str]) -> Policy {
+        Policy {
+            repositories,
+            hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_namespaces_part_lies_below_its_name_whatever_prefix_it_asks_for() {
+        let open = policy(RepositoryPolicy::Any, &[]);
+        assert_eq!(open.fence(Some("base"), "a"), None);
+        let fenced = policy(RepositoryPolicy::Namespace, &[]);
+        for (default, own, prefix) in [
+            (None, None, "a"),
+            (Some("base"), None, "base/a"),
+            (None, Some("b"), "a/b"),
+            (Some("base/x"), Some("b/c"), "base/x/a/b/c"),
+        ] {
+            let fence = fenced.fence(default, "a").unwrap();
+            assert_eq!(fence.prefix(own), prefix);
+            assert!(fence.check(&format!("{prefix}/app"), "x").is_ok());
+        }
+        let fence = fenced.fence(Some("base"), "a").unwrap();
+        for outside in [
+            "app",
+            "base/app",
+            "base/b/app",
+            "base/ab/app",
+            "a/app",
+            "base/a",
+            "x/base/a/app",
+        ] {
+            let fault = fence.check(outside, "the image").unwrap_err();
+            assert_eq!(fault.reason, Reason::PolicyDenied, "{outside}");
+            assert!(
+                fault.message.contains("`base/a/` (--repository-policy namespace)"),
+                "{fault}"
+            );
+        }
+    }
+
+    #[test]
+    fn hosts_are_those_that_are_listed() {
+        assert!(
+            policy(RepositoryPolicy::Any, &[])
+                .admits_host("169.254.169.254", "x")
+                .is_ok()
+        );
+        let some = policy(
+            RepositoryPolicy::Any,
+            &["ghcr.io", "*.Example.com", "*.b.org:5000", "[::1]:5000"],
+        );
+        let may = |host: &str| some.admits_host(host, "the image").is_ok();
+        for host in [
+            "ghcr.io",
+            "GHCR.io:443",
+            "a.example.com",
+            "x.y.example.com",
+            "r.b.org:5000",
+            "[::1]:5000",
+        ] {
+            assert!(may(host), "{host}");
+        }
+        for host in [
+            "ghcr.io:5000",
+            "ghcr.io.evil",
+            "example.com",
+            ".example.com",
+            "evilexample.com",
+            "a.example.com:80",
+            "r.b.org",
+            "169.254.169.254",
+            "[::1]",
+        ] {
+            assert!(!may(host), "{host}");
+        }
+        let fault = some.admits_host("evil", "the image evil/x").unwrap_err();
+        assert!(
+            fault.message.contains("only talk to ghcr.io, *.example.com,"),
+            "{fault}"
+        );
+        for bad in ["", "*", "*.", "http://a", "a/b", "a*", ":5000", "*.:5", "a b"] {
+            assert!(bad.parse::<HostPattern>().is_err(), "{bad}");
+        }
+    }
+
+    fn may(admissions: &[&str], namespace: &str, image: &str, source: &str) -> bool {
+        let admissions = Admissions(admissions.iter().map(|text| text.parse().unwrap()).collect());
+        let spec: JackalImageSpec =
+            serde_json::from_value(serde_json::json!({ "image": image, "source": source })).unwrap();
+        let checked = admissions.check("n1", namespace, &spec, &image.parse().unwrap());
+        if let Err(fault) = &checked {
+            assert_eq!(fault.reason, Reason::PolicyDenied);
+            assert!(
+                fault.message.contains("--admit") && fault.message.contains(namespace),
+                "{fault}"
+            );
+        }
+        checked.is_ok()
+    }
+
+    #[test]
+    fn a_node_hands_out_what_it_is_told_to_and_without_a_word_everything() {
+        let rules = ["a=r.example.com/a/*", "*=docker.io/library/*", "ci-*=*"];
+        for (namespace, image, expected) in [
+            ("a", "r.example.com/a/app:1", true),
+            ("a", "r.example.com/a/b/app:1", true),
+            ("a", "r.example.com/ab/app:1", false),
+            ("b", "r.example.com/a/app:1", false),
+            ("b", "nginx:1", true),
+            ("b", "org/nginx:1", false),
+            ("ci-x", "r.example.com/a/app:1", true),
+            ("ci", "r.example.com/a/app:1", false),
+        ] {
+            assert_eq!(may(&rules, namespace, image, "Docker"), expected, "{namespace} {image}");
+            assert!(may(&[], namespace, image, "Containerd"));
+        }
+    }
+
+    #[test]
+    fn a_digest_alone_is_no_name() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let rules = ["a=r.example.com/a/*", "*=docker.io/library/*", "ci=*"];
+        for source in ["Docker", "Containerd"] {
+            let alone = format!("r.example.com/a/app@{digest}");
+            assert!(!may(&rules, "a", &alone, source));
+            assert!(may(&rules, "ci", &alone, source));
+            assert!(may(&rules, "a", &format!("r.example.com/a/app:1@{digest}"), source));
+        }
+        // An engine takes this name for an image ID.
+        assert!(!may(&rules, "a", &digest, "Docker"));
+        assert!(!may(&rules, "a", "sha256:abcd", "Docker"));
+    }
+
+    #[test]
+    fn what_is_no_rule_is_refused() {
+        for bad in ["", "a", "=x/y", "a=", "a=nginx", "A=x/y", "a=x/y z", "a=/x", "a b=*"] {
+            assert!(bad.parse::<Admission>().is_err(), "{bad}");
+        }
+        for (pattern, text, fit) in [
+            ("*", "", true),
+            ("a*c*e", "abcde", true),
+            ("a*c*e", "abcdef", false),
+            ("*b*", "abc", true),
+            ("ab*ba", "aba", false),
+            ("abc", "abc", true),
+            ("abc", "abcd", false),
+        ] {
+            assert_eq!(fits(pattern, text), fit, "{pattern} {text}");
+        }
+    }
+}

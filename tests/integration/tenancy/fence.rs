@@ -1,0 +1,151 @@
+//! Two namespaces and one registry.
+
+use super::{ADDRESS, APART, clear, image_stalled, lone, package, package_stalled};
+use crate::support::cluster::Cluster;
+use crate::support::image::multi_platform;
+use crate::support::registry::{TestRegistry, Version};
+use crate::support::wait::{SOON, eventually};
+
+/// Two namespaces, the first of which sorts before the second.
+async fn two() -> (Cluster, Cluster) {
+    let one = Cluster::apart().await;
+    let other = one.beside().await;
+    match one.namespace < other.namespace {
+        true => (one, other),
+        false => (other, one),
+    }
+}
+
+#[tokio::test]
+async fn of_two_packages_with_one_tag_the_older_has_it_until_it_goes() {
+    let _alone = APART.lock().await;
+    let (first, second) = two().await;
+    let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V28));
+    multi_platform(&source.repository("team/app"), "1").await;
+    let _controller = first.controller(&["--insecure-registry", &source.host]);
+    let image = format!("{{image: '{}/team/app:1'}}", source.host);
+    let to = format!(
+        "registry: {{address: '{ADDRESS}', endpoint: '{}', insecure: true}}",
+        registry.host
+    );
+    second.apply(&package("shop", "1", &[&image], &to));
+    let older = second.ready("shop").await;
+    // Ages are told by the second.
+    let born = older.metadata.creation_timestamp.as_ref().unwrap().0;
+    eventually(SOON, "a second passes", async || {
+        let now = jiff::Timestamp::now();
+        (now.as_second() > born.as_second())
+            .then_some(())
+            .ok_or_else(|| now.to_string())
+    })
+    .await;
+    first.apply(&package(
+        "shop",
+        "1",
+        &[&image],
+        &format!("{to}\n  description: another"),
+    ));
+    let said = package_stalled(&first, "shop", "RepositoryConflict").await;
+    let holder = format!(
+        "{ADDRESS}/shop:1 belongs to the older package {}/shop",
+        second.namespace
+    );
+    assert!(
+        said.starts_with(&holder) && said.contains("--repository-policy namespace"),
+        "{said}"
+    );
+    assert!(
+        first.package("shop").await.status.unwrap().images.is_empty(),
+        "nothing of it is brought"
+    );
+    let events = first.events("shop").await;
+    assert!(
+        events.len() == 1 && events[0].starts_with("RepositoryConflict: "),
+        "{events:?}"
+    );
+    // Another version is another tag.
+    first.apply(&package("shop", "2", &[&image], &to));
+    first.ready("shop").await;
+    first.apply(&package("shop", "1", &[&image], &to));
+    package_stalled(&first, "shop", "RepositoryConflict").await;
+
+    second.kubectl(&["delete", "jkpkg", "shop", "--timeout=30s"]);
+    first.ready("shop").await;
+    clear(&[&first, &second]);
+}
+
+#[tokio::test]
+async fn fenced_namespaces_neither_write_nor_read_each_others_repositories() {
+    let _alone = APART.lock().await;
+    let (first, second) = two().await;
+    let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
+    multi_platform(&source.repository("team/app"), "1").await;
+    let _controller = first.controller(&[
+        "--insecure-registry",
+        &source.host,
+        "--repository-policy",
+        "namespace",
+        "--registry-address",
+        ADDRESS,
+        "--registry-endpoint",
+        &registry.host,
+        "--registry-prefix",
+        "base",
+        "--registry-insecure",
+    ]);
+    let image = format!("{}/team/app:1", source.host);
+    let line = format!("{{image: '{image}'}}");
+    for cluster in [&first, &second] {
+        cluster.apply(&package("shop", "1", &[&line], ""));
+        let mine = "registry: {repositoryPrefix: mine}";
+        cluster.apply(&lone("prefixed", &image, mine));
+    }
+    for cluster in [&first, &second] {
+        let below = format!("{ADDRESS}/base/{}", cluster.namespace);
+        let status = cluster.ready("shop").await.status.unwrap();
+        assert_eq!(status.artifact.as_ref().unwrap().url, format!("oci://{below}/shop:1"));
+        assert!(
+            status.images[0]
+                .name
+                .starts_with(&format!("{below}/team/app:1-jackal-")),
+            "{status:?}"
+        );
+        let name = cluster.image_ready("prefixed").await.status.unwrap().name.unwrap();
+        assert!(name.starts_with(&format!("{below}/mine/team/app:")), "{name}");
+    }
+    // Its name in the cluster, the same by the operator's own way, and by another name of the destination.
+    let theirs = format!("base/{}/team/app:1", second.namespace);
+    for (number, (host, to)) in [
+        (ADDRESS, String::new()),
+        (&registry.host, String::new()),
+        (
+            &registry.host,
+            format!("registry: {{address: '{}', insecure: true}}", registry.host),
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("theirs-{number}");
+        first.apply(&lone(&name, &format!("{host}/{theirs}"), &to));
+        let said = image_stalled(&first, &name, "PolicyDenied").await;
+        let below = format!("below `base/{}/` (--repository-policy namespace)", first.namespace);
+        assert!(said.contains(&below), "{said}");
+    }
+    let stolen = format!("{{image: '{ADDRESS}/{theirs}'}}");
+    first.apply(&package("thief", "1", &[&stolen], ""));
+    package_stalled(&first, "thief", "PolicyDenied").await;
+    // What is one's own may be used again.
+    let own = format!("{ADDRESS}/base/{}/team/app:1", first.namespace);
+    first.apply(&lone("own", &own, ""));
+    assert_eq!(first.image_ready("own").await.status.unwrap().name.unwrap(), own);
+    // The operator's registry by the name of its endpoint is the operator's registry.
+    let to = format!("registry: {{address: '{}', insecure: true}}", registry.host);
+    first.apply(&lone("by-endpoint", &image, &to));
+    let name = first.image_ready("by-endpoint").await.status.unwrap().name.unwrap();
+    assert!(
+        name.starts_with(&format!("{}/base/{}/team/app:", registry.host, first.namespace)),
+        "{name}"
+    );
+    clear(&[&first, &second]);
+}

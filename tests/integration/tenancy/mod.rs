@@ -1,0 +1,90 @@
+//! What objects of one namespace may do to those of another, to the registry and to the operator.
+
+mod admit;
+mod fence;
+mod hosts;
+mod policies;
+mod rbac;
+mod retention;
+mod secrets;
+
+use crate::support::cluster::{Cluster, condition};
+use crate::support::process::run;
+use crate::support::program;
+
+/// Held by who has the API server that is apart.
+static APART: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// What pods call the registry. Nothing listens there: the operator goes to the endpoint.
+const ADDRESS: &str = "127.0.0.1:31999";
+
+/// A package of one component, to apply. `images` are lines such as `{image: a/b:1, source: Docker}`; `more` are
+/// further lines of the spec.
+fn package(name: &str, version: &str, images: &[&str], more: &str) -> String {
+    let images: String = images.iter().map(|image| format!("\n    - {image}")).collect();
+    format!(
+        "apiVersion: jackal.dev/v1alpha1
+kind: JackalPackage
+metadata: {{name: {name}}}
+spec:
+  version: '{version}'
+  components:
+  - name: main
+    required: true
+    images:{images}
+  {more}
+"
+    )
+}
+
+/// An image of its own, to apply; `more` are further lines of the spec.
+fn lone(name: &str, image: &str, more: &str) -> String {
+    format!(
+        "apiVersion: jackal.dev/v1alpha1
+kind: JackalImage
+metadata: {{name: {name}}}
+spec:
+  image: '{image}'
+  {more}
+"
+    )
+}
+
+/// What the image says once it is stalled for `reason`.
+async fn image_stalled(cluster: &Cluster, name: &str, reason: &str) -> String {
+    let image = cluster
+        .image_where(name, reason, |image| {
+            let stalled = condition(&image.status.as_ref()?.conditions, "Stalled")?;
+            (stalled.reason == reason).then_some(())
+        })
+        .await;
+    let status = image.status.unwrap();
+    condition(&status.conditions, "Ready").unwrap().message.clone()
+}
+
+/// What the package says once it is stalled for `reason`.
+async fn package_stalled(cluster: &Cluster, name: &str, reason: &str) -> String {
+    let package = cluster
+        .package_where(name, reason, |package| {
+            let stalled = condition(&package.status.as_ref()?.conditions, "Stalled")?;
+            (stalled.reason == reason).then_some(())
+        })
+        .await;
+    let status = package.status.unwrap();
+    condition(&status.conditions, "Ready").unwrap().message.clone()
+}
+
+/// Leaves nothing to operators of later tests.
+fn clear(clusters: &[&Cluster]) {
+    for cluster in clusters {
+        cluster.kubectl(&["delete", "jkpkg,jkimg", "--all", "--timeout=30s"]);
+    }
+}
+
+/// What the chart gives in the cluster's namespace, as release `release`, with further values of helm's `--set-json`.
+fn chart(cluster: &Cluster, release: &str, values: &[&str]) -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/jackal-operator");
+    let fixed = ["template", release, folder, "--namespace", &cluster.namespace];
+    let values: Vec<&str> = values.iter().flat_map(|value| ["--set-json", value]).collect();
+    run(program("JACKAL_BIN_HELM"), &[&fixed[..], &values].concat())
+}

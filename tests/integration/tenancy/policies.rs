@@ -1,0 +1,133 @@
+//! The chart's ValidatingAdmissionPolicies, asked of a real API server.
+
+use serde_json::{Value, json};
+
+use super::{APART, chart};
+use crate::support::cluster::Cluster;
+use crate::support::wait::{SOON, eventually};
+
+fn image(spec: Value) -> String {
+    let name = json!({ "name": "x" });
+    json!({ "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalImage", "metadata": name, "spec": spec }).to_string()
+}
+
+fn package(image: Value, registry: Value) -> String {
+    let components = json!([{ "name": "empty" }, { "name": "main", "images": [{ "image": "ghcr.io/a/b" }, image] }]);
+    let spec = json!({ "version": "1", "components": components, "registry": registry });
+    let name = json!({ "name": "x" });
+    json!({ "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalPackage", "metadata": name, "spec": spec }).to_string()
+}
+
+#[tokio::test]
+async fn what_the_administrator_does_not_admit_is_refused_at_the_door() {
+    let _alone = APART.lock().await;
+    let tenant = Cluster::apart().await;
+    let trusted = tenant.beside().await;
+    // Written before there was any policy.
+    let old = image(json!({ "image": "evil.io/a/b:1", "source": "Docker" }));
+    tenant.apply(&old);
+    tenant.kubectl(&[
+        "patch",
+        "jkimg/x",
+        "--type=merge",
+        "-p",
+        r#"{"metadata":{"finalizers":["a/b"]}}"#,
+    ]);
+
+    let engines = format!("admissionPolicies.engineNamespaces=[\"{}\"]", trusted.namespace);
+    let values = [
+        engines.as_str(),
+        r#"admissionPolicies.registries=["127.0.0.1:31999","registry.svc:5000"]"#,
+        r#"admissionPolicies.sourceHosts=["ghcr.io","docker.io","*.example.com","*.test.org:5000"]"#,
+    ];
+    let rendered = chart(&tenant, &format!("door-{}", tenant.namespace), &values);
+    tenant.apply(&rendered);
+    let host = "may not be brought; these registries are admitted: ghcr.io, docker.io, *.example.com, *.test.org:5000";
+    let engine = format!(
+        "may not read images from the engines of nodes (source: Docker or Containerd); these namespaces may: {}",
+        trusted.namespace
+    );
+    let named = "registry names inner:1, and objects may only name 127.0.0.1:31999, registry.svc:5000";
+    let here = json!({ "address": "127.0.0.1:31999", "endpoint": "registry.svc:5000" });
+    let refused = [
+        (json!({ "image": "evil.io/a/b:1" }), json!({}), host),
+        (json!({ "image": "oci://evil.io/a/b" }), json!({}), host),
+        (json!({ "image": "localhost/a" }), json!({}), host),
+        (json!({ "image": "example.com/a" }), json!({}), host),
+        (json!({ "image": "ghcr.io:5000/a" }), json!({}), host),
+        (json!({ "image": "x.test.org/a" }), json!({}), host),
+        (
+            json!({ "image": "evil.io/a:1", "source": "Docker" }),
+            json!({}),
+            &engine,
+        ),
+        (
+            json!({ "image": "evil.io/a:1", "source": "Containerd" }),
+            json!({}),
+            &engine,
+        ),
+        (json!({ "image": "ghcr.io/a" }), json!({ "address": "inner:1" }), named),
+        (
+            json!({ "image": "ghcr.io/a" }),
+            json!({ "address": "127.0.0.1:31999", "endpoint": "inner:1" }),
+            named,
+        ),
+    ];
+    // An API server takes its time to know a policy.
+    eventually(SOON, "every policy is in force", async || {
+        for (image_spec, registry, _) in [&refused[0], &refused[6], &refused[8]] {
+            let said = dry_run(&tenant, &package(image_spec.clone(), registry.clone()));
+            if !said.contains("is forbidden: ValidatingAdmissionPolicy") {
+                return Err(said);
+            }
+        }
+        Ok(())
+    })
+    .await;
+    for (spec, registry, words) in &refused {
+        let mut alone = spec.clone();
+        alone["registry"] = registry.clone();
+        for written in [package(spec.clone(), registry.clone()), image(alone)] {
+            let said = dry_run(&tenant, &written);
+            assert!(said.contains(words), "{written}: {said}");
+        }
+    }
+    let engine = json!({ "image": "evil.io/a/b:1", "source": "Docker" });
+    for (cluster, spec) in [
+        (&tenant, json!({ "image": "nginx" })),
+        (&tenant, json!({ "image": "GHCR.io/a/b@sha256:0" })),
+        (&tenant, json!({ "image": "a.b.example.com/c/d:1" })),
+        (&tenant, json!({ "image": "x.test.org:5000/a" })),
+        (&trusted, engine.clone()),
+    ] {
+        let said = dry_run(cluster, &package(spec.clone(), here.clone()));
+        assert!(said.contains("serverside-applied"), "{spec}: {said}");
+    }
+    // What stood there before may go, and change in what is not its spec; its spec may only get better.
+    tenant.kubectl(&["annotate", "jkimg/x", "jackal.dev/requestedAt=1"]);
+    let said = dry_run(&tenant, &old.replace("a/b:1", "a/b:2"));
+    assert!(said.contains("may not read images"), "{said}");
+    tenant.kubectl(&[
+        "patch",
+        "jkimg/x",
+        "--type=merge",
+        "-p",
+        r#"{"metadata":{"finalizers":null}}"#,
+    ]);
+    tenant.kubectl(&["delete", "jkimg/x", "--timeout=30s"]);
+    let name = format!("door-{}", tenant.namespace);
+    for policy in ["engines", "registries", "source-hosts"] {
+        for kind in ["validatingadmissionpolicybinding", "validatingadmissionpolicy"] {
+            tenant.kubectl(&["delete", kind, &format!("{name}-{policy}")]);
+        }
+    }
+    // Nothing is installed that was not asked for.
+    assert!(!chart(&tenant, "x", &[]).contains("ValidatingAdmission"));
+}
+
+/// What kubectl says of applying `object` without doing it.
+fn dry_run(cluster: &Cluster, object: &str) -> String {
+    match cluster.try_apply_with(object, &["--dry-run=server"]) {
+        Ok(said) | Err(said) => said,
+    }
+}

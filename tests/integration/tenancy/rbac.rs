@@ -1,0 +1,295 @@
+//! The chart's rights: the operator's main jobs with them alone, nothing refused, nothing granted in vain.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jackal_operator::api::v1alpha1::JackalImage;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::ListParams;
+use serde_json::{Value, json};
+
+use super::{APART, chart, clear, lone, package};
+use crate::cluster::{layered, unique};
+use crate::docker::engines::Real;
+use crate::support::cluster::{Cluster, condition, required};
+use crate::support::image::{image, multi_platform, noise, put};
+use crate::support::registry::{Options, TestRegistry, Version};
+use crate::support::wait::{SOON, eventually};
+
+const LOGIN: (&str, &str) = ("u", "p");
+
+/// `apiGroup/resource[/subresource] verb`.
+type Right = (String, String);
+
+/// What the roles bound to the ServiceAccount `account` grant: they have its name.
+fn granted(rendered: &str, account: &str) -> BTreeSet<Right> {
+    let texts = |value: &Value| -> Vec<String> {
+        let all = value.as_array().into_iter().flatten();
+        all.map(|text| text.as_str().unwrap().to_owned()).collect()
+    };
+    let mut rights = BTreeSet::new();
+    let documents: Vec<Value> = serde_saphyr::from_multiple(rendered).unwrap();
+    for role in documents {
+        let is_role = matches!(role["kind"].as_str(), Some("Role" | "ClusterRole"));
+        if !is_role || role["metadata"]["name"] != account {
+            continue;
+        }
+        for rule in role["rules"].as_array().unwrap() {
+            for group in texts(&rule["apiGroups"]) {
+                for resource in texts(&rule["resources"]) {
+                    for verb in texts(&rule["verbs"]) {
+                        assert!(![&group, &resource, &verb].iter().any(|text| *text == "*"), "{rule}");
+                        rights.insert((format!("{group}/{resource}"), verb));
+                    }
+                }
+            }
+        }
+    }
+    assert!(!rights.is_empty(), "{account} has no roles");
+    rights
+}
+
+/// What the ServiceAccount `account` asked the API server for, and what of it was forbidden.
+fn used(namespace: &str, account: &str) -> (BTreeSet<Right>, Vec<Value>) {
+    let log = std::fs::read_to_string(required("JACKAL_AUDIT")).unwrap();
+    let (mut rights, mut forbidden) = (BTreeSet::new(), Vec::new());
+    let name = format!("system:serviceaccount:{namespace}:{account}");
+    for event in log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        if event["user"]["username"] != name.as_str() {
+            continue;
+        }
+        let object = &event["objectRef"];
+        let text = |key: &str| object[key].as_str().unwrap_or_default().to_owned();
+        let mut resource = format!("{}/{}", text("apiGroup"), text("resource"));
+        if !text("subresource").is_empty() {
+            resource = format!("{resource}/{}", text("subresource"));
+        }
+        let code = event["responseStatus"]["code"].as_u64().unwrap_or_default();
+        if code == 403 {
+            forbidden.push(event);
+            continue;
+        }
+        let verb = event["verb"].as_str().unwrap_or_default();
+        rights.insert((resource.clone(), verb.to_owned()));
+        // Applying what is not there asks for the right to create it too.
+        if verb == "patch" && code == 201 {
+            rights.insert((resource, "create".to_owned()));
+        }
+    }
+    (rights, forbidden)
+}
+
+/// A kubeconfig for the ServiceAccount `account`.
+fn kubeconfig(cluster: &Cluster, folder: &std::path::Path, account: &str) -> String {
+    let admin = std::fs::read_to_string(required("JACKAL_KUBECONFIG_AUDITED")).unwrap();
+    let mut config: Value = serde_saphyr::from_str(&admin).unwrap();
+    let token = cluster.kubectl(&["create", "token", account, "--duration=1h"]);
+    config["users"][0]["user"] = json!({ "token": token.trim() });
+    let file = folder.join(account);
+    std::fs::write(&file, config.to_string()).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+/// Waits until the API server knows the rights of `account`.
+async fn can(cluster: &Cluster, account: &str, rights: &BTreeSet<Right>) {
+    let user = format!("system:serviceaccount:{}:{account}", cluster.namespace);
+    for (resource, verb) in rights {
+        let (group, resource) = resource.split_once('/').unwrap();
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": { "user": user, "resourceAttributes": {
+                "group": group, "resource": resource, "subresource": subresource, "verb": verb,
+                "namespace": cluster.namespace,
+            } },
+        });
+        eventually(SOON, &format!("{account} may {verb} {resource}"), async || {
+            let api =
+                kube::Api::<k8s_openapi::api::authorization::v1::SubjectAccessReview>::all(cluster.client.clone());
+            let review = serde_json::from_value(review.clone()).unwrap();
+            let said = api
+                .create(&Default::default(), &review)
+                .await
+                .map_err(|error| error.to_string())?;
+            said.status
+                .is_some_and(|status| status.allowed)
+                .then_some(())
+                .ok_or_else(|| "no".to_owned())
+        })
+        .await;
+    }
+}
+
+fn secret(name: &str, host: &str) -> String {
+    let auth = json!({ "auths": { host: { "username": LOGIN.0, "password": LOGIN.1 } } });
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson", "metadata": { "name": name },
+        "stringData": { ".dockerconfigjson": auth.to_string() },
+    })
+    .to_string()
+}
+
+#[tokio::test]
+async fn the_operator_needs_all_of_its_rights_and_no_others() {
+    let _alone = APART.lock().await;
+    let home = Cluster::apart().await;
+    let tenant = home.beside().await;
+    let release = format!("r-{}", home.namespace);
+    let (account, agents) = (release.clone(), format!("{release}-agent"));
+    let rendered = chart(&home, &release, &["agent.enabled=true"]);
+    home.apply(&rendered);
+    let (of_controller, of_agents) = (granted(&rendered, &account), granted(&rendered, &agents));
+    can(&home, &account, &of_controller).await;
+    can(&home, &agents, &of_agents).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (as_controller, as_agent) = (
+        kubeconfig(&home, folder.path(), &account),
+        kubeconfig(&home, folder.path(), &agents),
+    );
+
+    let login = Options {
+        login: Some(LOGIN),
+        ..Options::default()
+    };
+    let (source, registry) = (
+        TestRegistry::start_with(Version::V31, login),
+        TestRegistry::start_with(Version::V28, login),
+    );
+    multi_platform(&source.repository("team/app"), "1").await;
+    let [real, other, _] = Real::all();
+    let name = unique("app:dev");
+    let nodes = [format!("{release}-1"), format!("{release}-2")];
+    for node in &nodes {
+        home.create_node(node, &[("disk", "fast")]).await;
+    }
+    real.load(&layered(&name, "first").archive());
+    other.load(&layered(&name, "first").archive());
+    tenant.apply(&secret("push", &registry.host));
+    tenant.apply(&secret("pull", &source.host));
+    let builder = json!({
+        "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "builder" },
+        "imagePullSecrets": [{ "name": "pull" }],
+    });
+    tenant.apply(&builder.to_string());
+
+    let as_controller = [("KUBECONFIG", as_controller.as_str())];
+    let flags = ["--insecure-registry", &source.host, "--garbage-delay", "0s"];
+    let mut controllers = [
+        home.controller_with(&flags, &as_controller),
+        home.controller_with(&flags, &as_controller),
+    ];
+    let as_agent = [("KUBECONFIG", as_agent.as_str())];
+    let mut workers = [
+        home.agent_with(&nodes[0], &real.host, &[], &as_agent),
+        home.agent_with(&nodes[1], &other.host, &[], &as_agent),
+    ];
+
+    // Else the one that is first would be asked alone.
+    eventually(SOON, "both agents are registered", async || {
+        let leases = home
+            .api::<Lease>()
+            .list(&ListParams::default().labels("jackal.dev/agent"))
+            .await;
+        let count = leases.map_err(|error| error.to_string())?.items.len();
+        (count == 2).then_some(()).ok_or_else(|| format!("{count} are"))
+    })
+    .await;
+
+    // A package of both kinds of images, another version, a rebuilt image, a repeat.
+    let to = format!(
+        "registry: {{address: '{}', insecure: true, secretRef: {{name: push}}}}",
+        registry.host
+    );
+    let more = format!(
+        "{to}\n  serviceAccountName: builder\n  deletionPolicy: Delete\n  retention: {{revisions: 1}}\n  interval: 10s"
+    );
+    let lines = [
+        format!("{{image: '{}/team/app:1'}}", source.host),
+        format!("{{image: '{name}', source: Docker, nodeSelector: {{disk: fast}}}}"),
+    ];
+    let lines = [lines[0].as_str(), lines[1].as_str()];
+    tenant.apply(&package("shop", "1", &lines, &more));
+    tenant.ready("shop").await;
+    tenant.apply(&package("shop", "2", &lines, &more));
+    let second = tenant.ready("shop").await.status.unwrap();
+    for engine in [&real, &other] {
+        engine.load(&layered(&name, "second").archive());
+    }
+    let rebuilt = |package: &jackal_operator::api::v1alpha1::JackalPackage| {
+        let status = package.status.as_ref()?;
+        let ready = condition(&status.conditions, "Ready")?.status == "True";
+        (ready && status.images[1].digest != second.images[1].digest && status.history.len() == 1).then_some(())
+    };
+    tenant
+        .package_where("shop", "rebuilt, and rid of what was before", rebuilt)
+        .await;
+    tenant.request("shop", "again").await;
+    tenant
+        .package_where("shop", "looked at again", |package| {
+            let handled = package.status.as_ref()?.last_handled_reconcile_at.as_deref();
+            (handled == Some("again")).then_some(())
+        })
+        .await;
+
+    // Failures, and what cannot be read.
+    tenant.apply(&lone(
+        "missing",
+        &format!("{}/team/none:1", source.host),
+        &more.replace("retention: {revisions: 1}", "suspend: false"),
+    ));
+    failing(&tenant, "missing", "SourceNotFound").await;
+    let bad = "interval: 99999999999999999999h";
+    tenant.apply(&package("bad", "1", &lines, &format!("{to}\n  {bad}")));
+    tenant.apply(&lone(
+        "bad",
+        &format!("{}/team/app:1", source.host),
+        &format!("{to}\n  {bad}"),
+    ));
+    for kind in ["jkpkg", "jkimg"] {
+        let wait = ["wait", "--for=condition=Stalled", "--timeout=60s"];
+        tenant.kubectl(&[&wait[..], &[&format!("{kind}/bad")]].concat());
+        // No client of the definitions reads a list with it.
+        tenant.kubectl(&["delete", kind, "bad", "--timeout=30s"]);
+    }
+    // An image goes from the package, and the source gives another.
+    let newer = image(&source.repository("team/app"), "linux/amd64", noise(9, 1000)).await;
+    put(&source.repository("team/app"), &newer, Some("1")).await;
+    tenant.apply(&package("shop", "3", &lines[..1], &more));
+    let left = eventually(SOON, "only the package's one image is left", async || {
+        let images = tenant.images().await;
+        let mine = |image: &&JackalImage| image.spec.image == name;
+        match images.iter().find(mine) {
+            None => Ok(images.len()),
+            Some(_) => Err(format!("{} images", images.len())),
+        }
+    })
+    .await;
+    assert_eq!(left, 2, "it, and the one that is missing");
+    tenant.ready("shop").await;
+
+    // Everything goes, and everybody.
+    clear(&[&tenant]);
+    for operator in controllers.iter_mut().chain(&mut workers) {
+        operator.signal("TERM");
+        operator.ends(Duration::from_secs(20)).await;
+    }
+    for (name, granted) in [(&account, of_controller), (&agents, of_agents)] {
+        let (used, forbidden) = used(&home.namespace, name);
+        assert!(forbidden.is_empty(), "{name} was refused: {forbidden:#?}");
+        let idle: Vec<_> = granted.difference(&used).collect();
+        assert!(idle.is_empty(), "{name} was granted what it never used: {idle:?}");
+    }
+    for kind in ["clusterrolebinding", "clusterrole"] {
+        home.kubectl(&["delete", kind, &account, &agents]);
+    }
+}
+
+async fn failing(cluster: &Cluster, name: &str, reason: &str) {
+    cluster
+        .image_where(name, reason, |image| {
+            let ready = condition(&image.status.as_ref()?.conditions, "Ready")?;
+            (ready.reason == reason).then_some(())
+        })
+        .await;
+}
