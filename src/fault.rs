@@ -61,6 +61,9 @@ pub enum Disposition {
     },
     /// Perhaps another try, after a delay that grows.
     Retryable,
+    /// The same content from its beginning, at once: a destination lost what it had of it. After some of these it is
+    /// as [`Disposition::Retryable`].
+    Reread,
 }
 
 /// A failure: what happened, to what, and what to do next, in one sentence that a person can act on.
@@ -103,6 +106,14 @@ impl Fault {
             disposition: Disposition::Waiting { after },
             message: message.into(),
         }
+    }
+
+    /// The same failure, where reading the content again from its beginning may end it.
+    pub fn for_another_reading(mut self) -> Self {
+        if self.disposition == Disposition::Retryable {
+            self.disposition = Disposition::Reread;
+        }
+        self
     }
 
     /// The same failure, saying first what it happened to.

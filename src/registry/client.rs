@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, WWW_AUTHENTICATE};
 use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -13,7 +13,9 @@ use url::Url;
 
 use super::endpoint::{Credentials, Endpoint};
 use super::error::{Error, Kind, clean, is_temporary};
+use super::patience::{Patience, retry_after};
 use super::token::{Scope, Tokens};
+use super::upload::Pace;
 use super::{Repository, challenge};
 
 /// How often one request is sent when its failures are temporary.
@@ -24,8 +26,6 @@ const REDIRECTS: usize = 5;
 const FAILURE_LIMIT: usize = 16 * 1024;
 /// The longest time to reach the other side.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// No registry is waited for longer, whatever it asks.
-const LONGEST_PATIENCE: Duration = Duration::from_secs(3600);
 
 /// One registry. Clones share connections, tokens and limits.
 #[derive(Clone)]
@@ -40,6 +40,8 @@ struct Inner {
     // one, always gets on.
     reads: Arc<Semaphore>,
     writes: Arc<Semaphore>,
+    patience: Patience,
+    pace: Pace,
 }
 
 /// A request without a streamed body.
@@ -51,6 +53,8 @@ pub(super) struct Call {
     pub scope: Scope,
     pub headers: HeaderMap,
     pub body: Option<Bytes>,
+    /// Whether who sends it has the turn already that it needs.
+    within_turn: bool,
 }
 
 impl Call {
@@ -62,7 +66,14 @@ impl Call {
             scope,
             headers: HeaderMap::new(),
             body: None,
+            within_turn: false,
         }
+    }
+
+    /// The same, sent by one who has a turn to write and would wait for those who wait for him.
+    pub fn within_turn(mut self) -> Self {
+        self.within_turn = true;
+        self
     }
 
     pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -71,19 +82,19 @@ impl Call {
     }
 }
 
-/// An answer whose body is not read yet. It counts as a running request until it is dropped.
+/// An answer whose body is not read yet. Its turn is taken until it is dropped.
 pub(super) struct Answer {
     pub response: reqwest::Response,
     pub label: String,
-    _permit: OwnedSemaphorePermit,
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Answer {
-    pub fn new(response: reqwest::Response, label: String, permit: OwnedSemaphorePermit) -> Self {
+    pub fn new(response: reqwest::Response, label: String, turn: Option<OwnedSemaphorePermit>) -> Self {
         Self {
             response,
             label,
-            _permit: permit,
+            _turn: turn,
         }
     }
 
@@ -125,6 +136,8 @@ impl Registry {
         Ok(Self(Arc::new(Inner {
             reads: Arc::new(Semaphore::new(connections)),
             writes: Arc::new(Semaphore::new(connections)),
+            patience: Patience::default(),
+            pace: Pace::default(),
             endpoint,
             base,
             http,
@@ -153,6 +166,14 @@ impl Registry {
 
     pub(super) fn http(&self) -> &reqwest::Client {
         &self.0.http
+    }
+
+    pub(super) fn patience(&self) -> &Patience {
+        &self.0.patience
+    }
+
+    pub(super) fn pace(&self) -> &Pace {
+        &self.0.pace
     }
 
     /// `/v2/<repository>/<rest>`; the parts are escaped.
@@ -198,7 +219,7 @@ impl Registry {
         url.origin() == self.0.base.origin()
     }
 
-    /// Waits for the right to send one writing request.
+    /// Waits for the right to send writing requests, one at a time.
     pub(super) async fn writing(&self) -> Result<OwnedSemaphorePermit, Error> {
         self.permit(&self.0.writes).await
     }
@@ -214,7 +235,11 @@ impl Registry {
         loop {
             let error = match self.attempt(call).await {
                 Ok(answer) if !is_temporary(answer.status().as_u16()) => return Ok(answer),
-                Ok(answer) => answer.failure().await,
+                Ok(answer) => {
+                    let error = answer.failure().await;
+                    self.0.patience.note(&error);
+                    error
+                }
                 Err(error) => error,
             };
             tried += 1;
@@ -240,7 +265,11 @@ impl Registry {
 
     async fn attempt(&self, call: &Call) -> Result<Answer, Error> {
         let reads = call.method == Method::GET || call.method == Method::HEAD;
-        let permit = self.permit(if reads { &self.0.reads } else { &self.0.writes }).await?;
+        let turn = match call.within_turn {
+            true => None,
+            false => Some(self.permit(if reads { &self.0.reads } else { &self.0.writes }).await?),
+        };
+        self.0.patience.keep(&call.label).await?;
         let mut url = call.url.clone();
         let mut authorization = self.authorization(&call.label, &url, &call.scope).await?;
         let mut renewed = false;
@@ -285,7 +314,7 @@ impl Registry {
                 url = self.follow(&call.label, &url, location)?;
                 continue;
             }
-            return Ok(Answer::new(response, call.label.clone(), permit));
+            return Ok(Answer::new(response, call.label.clone(), turn));
         }
     }
 }
@@ -367,19 +396,6 @@ pub(super) async fn body_within(response: &mut reqwest::Response, limit: usize, 
     Ok(body.into())
 }
 
-/// `Retry-After`, in seconds or as a date (RFC 9110), at most an hour.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let seconds = match text.parse::<u64>() {
-        Ok(seconds) => seconds,
-        Err(_) => {
-            let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-            u64::try_from(at.as_second() - jiff::Timestamp::now().as_second()).unwrap_or(0)
-        }
-    };
-    Some(Duration::from_secs(seconds).min(LONGEST_PATIENCE))
-}
-
 /// A URL for people: without user, query and fragment.
 pub(super) fn shown(url: &Url) -> String {
     format!("{}{}", url.origin().ascii_serialization(), url.path())
@@ -418,20 +434,6 @@ mod tests {
             assert_eq!(follow(bad).unwrap_err().kind(), &Kind::Protocol, "{bad}");
         }
         assert!(registry.follow("c", &from, None).is_err());
-    }
-
-    #[test]
-    fn patience_is_read_and_bounded() {
-        let read = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(RETRY_AFTER, text.parse().unwrap());
-            retry_after(&headers).map(|after| after.as_secs())
-        };
-        assert_eq!(read("7"), Some(7));
-        assert_eq!(read("99999999999"), Some(3600));
-        assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(0));
-        assert_eq!(read("Fri, 31 Dec 2100 23:59:59 GMT"), Some(3600));
-        assert_eq!(read("soon"), None);
     }
 
     #[test]

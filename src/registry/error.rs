@@ -14,6 +14,8 @@ use crate::oci::DocumentError;
 const WORDS_LIMIT: usize = 300;
 /// The pause that is kept when a registry asks for patience without saying how much.
 const DEFAULT_PATIENCE: Duration = Duration::from_secs(60);
+/// The longest pause that a registry may ask of a request, which then waits instead of failing.
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The class of a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +86,11 @@ impl Error {
         &self.kind
     }
 
+    /// What happened, without the request.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// Whether time alone may end it.
     pub fn temporary(&self) -> bool {
         match self.kind {
@@ -119,6 +126,7 @@ impl Error {
         let has = |wanted: &[&str]| codes.iter().any(|code| wanted.contains(&code.as_str()));
         let kind = match status {
             429 => Kind::RateLimited { after },
+            503 if after.is_some() => Kind::RateLimited { after },
             _ if has(&["TOOMANYREQUESTS"]) => Kind::RateLimited { after },
             401 => Kind::Unauthorized,
             403 => Kind::Denied,
@@ -142,11 +150,9 @@ impl Error {
 
     /// The pause before the same request is sent again, or none if that is of no use. `tried` counts from 1.
     pub(super) fn pause(&self, tried: u32) -> Option<Duration> {
-        const LONGEST: Duration = Duration::from_secs(30);
-        let base = Duration::from_millis(100) * 2_u32.pow(tried.min(6));
-        let jittered = base.mul_f64(0.5 + fastrand::f64());
+        let jittered = backoff(tried);
         match self.kind {
-            Kind::RateLimited { after: Some(after) } => (after <= LONGEST).then_some(after.max(jittered)),
+            Kind::RateLimited { after: Some(after) } => (after <= LONGEST_PAUSE).then_some(after.max(jittered)),
             Kind::RateLimited { after: None } | Kind::Interrupted => Some(jittered),
             Kind::Status(status) if is_temporary(status) => Some(jittered),
             _ => None,
@@ -233,6 +239,12 @@ impl Error {
             ),
         }
     }
+}
+
+/// The pause before a request is sent again, of which the registry says nothing. `tried` counts from 1.
+pub(super) fn backoff(tried: u32) -> Duration {
+    let base = Duration::from_millis(100) * 2_u32.pow(tried.min(6));
+    base.mul_f64(0.5 + fastrand::f64())
 }
 
 /// The statuses after which the same request may succeed.

@@ -12,3 +12,8 @@ pub fn challenge<'a>(headers: impl Iterator<Item = &'a str>) -> Option<String> {
 pub fn content_range(value: &str) -> Option<u64> {
     super::download::start_of(value)
 }
+
+/// Reads how many bytes of an upload a registry has, of its `Range`.
+pub fn range(value: &str) -> Option<u64> {
+    super::upload::received(value)
+}

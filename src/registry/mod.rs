@@ -13,6 +13,7 @@ mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod keychain;
+mod patience;
 mod repository;
 mod tags;
 mod token;
@@ -23,5 +24,5 @@ pub use download::Download;
 pub use endpoint::{Credentials, Endpoint, Trust};
 pub use error::{Error, Kind};
 pub use keychain::Keychain;
-pub use repository::Repository;
-pub use upload::UploadError;
+pub use repository::{Mount, Repository};
+pub use upload::{Begun, UploadError};

@@ -8,10 +8,19 @@ use super::client::{Answer, Call, Registry, body_within};
 use super::download::Download;
 use super::error::{Error, Kind};
 use super::token::Scope;
-use super::upload::Session;
+use super::upload::{Begun, Session, to_its_end};
 use crate::oci::{Descriptor, Digest, Document, MANIFEST_LIMIT, media_type};
 
 pub(super) const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// What came of asking for a mount.
+pub enum Mount {
+    /// The blob stands in the repository.
+    Mounted,
+    /// It does not: the registry would not, be it that the blob is not there or that we may not read it. It may have
+    /// begun an upload of the blob instead.
+    Refused(Option<Begun>),
+}
 
 /// A repository, which need not exist. Cheap to clone.
 #[derive(Clone)]
@@ -85,8 +94,20 @@ impl Repository {
 
     /// The size in bytes of a blob, if the repository holds it.
     pub async fn head_blob(&self, digest: &Digest) -> Result<Option<u64>, Error> {
+        self.size_of(self.blob_call(Method::HEAD, digest)).await
+    }
+
+    /// The same, asked by one who has the turn to write.
+    pub(super) async fn head_blob_within_turn(&self, digest: &Digest) -> Result<Option<u64>, Error> {
+        self.size_of(self.blob_call(Method::HEAD, digest).within_turn()).await
+    }
+
+    fn blob_call(&self, method: Method, digest: &Digest) -> Call {
         let url = self.registry.url(&self.name, ["blobs", digest.as_str()]);
-        let call = Call::new(Method::HEAD, url, Scope::pull(&self.name));
+        Call::new(method, url, Scope::pull(&self.name))
+    }
+
+    async fn size_of(&self, call: Call) -> Result<Option<u64>, Error> {
         let answer = self.found(&call).await?;
         // Without a size it cannot be told from a broken one, and is brought again.
         Ok(answer.and_then(|answer| answer.header(CONTENT_LENGTH)?.parse().ok()))
@@ -95,8 +116,7 @@ impl Repository {
     /// The content of a blob, verified while it streams: a wrong digest or size is an error in place of the
     /// end. The request is sent when the stream is first polled; a broken connection is resumed.
     pub fn blob(&self, digest: &Digest, size: Option<u64>) -> Download {
-        let url = self.registry.url(&self.name, ["blobs", digest.as_str()]);
-        let call = Call::new(Method::GET, url, Scope::pull(&self.name));
+        let call = self.blob_call(Method::GET, digest);
         Download::new(self.registry.clone(), call, digest.clone(), size)
     }
 
@@ -142,30 +162,33 @@ impl Repository {
     }
 
     /// Makes a blob of the repository `from` of the same registry stand in this one, without moving bytes
-    /// (distribution specification, "Mounting a blob from another repository"). False when the registry
-    /// would not, be it that the blob is not there or that we may not read it.
-    pub async fn mount(&self, digest: &Digest, from: &str) -> Result<bool, Error> {
+    /// (distribution specification, "Mounting a blob from another repository").
+    pub async fn mount(&self, digest: &Digest, from: &str) -> Result<Mount, Error> {
+        let (repository, digest, from) = (self.clone(), digest.clone(), from.to_owned());
+        to_its_end(async move { repository.try_mount(&digest, &from).await }).await
+    }
+
+    async fn try_mount(&self, digest: &Digest, from: &str) -> Result<Mount, Error> {
         let mut url = self.uploads();
         url.query_pairs_mut()
             .append_pair("mount", digest.as_str())
             .append_pair("from", from);
         let scope = Scope::mount(&self.name, from);
-        let call = Call::new(Method::POST, url, scope.clone()).with(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        let call = Call::new(Method::POST, url, scope).with(CONTENT_LENGTH, HeaderValue::from_static("0"));
         let answer = match self.registry.send(&call).await {
             Ok(answer) => answer,
-            Err(error) if matches!(error.kind(), Kind::Unauthorized | Kind::Denied) => return Ok(false),
+            Err(error) if matches!(error.kind(), Kind::Unauthorized | Kind::Denied) => {
+                return Ok(Mount::Refused(None));
+            }
             Err(error) => return Err(error),
         };
         match answer.status().as_u16() {
-            201 => Ok(true),
+            201 => Ok(Mount::Mounted),
             202 => {
-                // It began an upload instead, which nobody will finish.
-                let session = Session::begun(&self.registry, &call, &answer)?;
-                drop(answer);
-                session.cancel().await;
-                Ok(false)
+                let session = Session::begun(self, &call, &answer)?;
+                Ok(Mount::Refused(Some(Begun(session))))
             }
-            401 | 403 | 404 | 405 => Ok(false),
+            401 | 403 | 404 | 405 => Ok(Mount::Refused(None)),
             _ => Err(answer.failure().await),
         }
     }

@@ -12,9 +12,10 @@ use serde::Deserialize;
 use url::Url;
 
 use super::challenge::Challenge;
-use super::client::{body_within, retry_after};
+use super::client::body_within;
 use super::endpoint::Credentials;
 use super::error::{Error, Kind};
+use super::patience::retry_after;
 
 /// The longest answer in bytes that a token may come in.
 const ANSWER_LIMIT: usize = 64 * 1024;

@@ -12,6 +12,7 @@ pub mod containerd;
 mod content;
 pub mod docker;
 mod doubt;
+mod readings;
 mod reconnection;
 mod registry;
 

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::readings::Readings;
 use super::{Blob, BlobSink, Delivered, Form, Identity, ImageSource, Method, Resolved};
 use crate::fault::{Fault, Reason};
 use crate::oci::{
@@ -76,7 +77,15 @@ impl ImageSource for RegistrySource {
         blobs.sort_by(|one, other| other.size.cmp(&one.size).then_with(|| one.digest.cmp(&other.digest)));
         let (repository, name) = (&repository, &name);
         stream::iter(blobs.into_iter().map(Ok))
-            .try_for_each_concurrent(AT_ONCE, |blob| carry(repository, name, blob, sink))
+            .try_for_each_concurrent(AT_ONCE, |blob| async move {
+                let mut readings = Readings::default();
+                loop {
+                    match carry(repository, name, blob, sink).await {
+                        Err(fault) => readings.again(fault)?,
+                        done => return done,
+                    }
+                }
+            })
             .await?;
         Ok(Delivered {
             documents: image.documents.clone(),

@@ -196,6 +196,10 @@ impl Transfer {
             None if resolved.documents.is_empty() => self.documents(&standing).await?,
             None => resolved.documents,
         };
+        // A process that was just started knows of nothing; what stands need not be sent again for another image.
+        for blob in distinct_blobs(&documents) {
+            self.known.saw(&blob.digest, self.destination.repository());
+        }
         Ok(Standing::Current(Outcome {
             digest: standing,
             source_digest: resolved.identity.digest().clone(),

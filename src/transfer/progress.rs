@@ -34,6 +34,11 @@ impl Progress {
         self.done.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// `bytes` that passed did not arrive; they pass again.
+    pub(super) fn lost(&self, bytes: u64) {
+        self.done.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     pub(super) fn passed(&self, bytes: u64) {
         self.done.fetch_add(bytes, Ordering::Relaxed);
         self.moved.fetch_add(bytes, Ordering::Relaxed);

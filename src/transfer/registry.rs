@@ -1,5 +1,8 @@
 //! A repository of a registry as a destination.
 
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -7,21 +10,44 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use super::{Destination, Upload};
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document};
-use crate::registry::{Repository, UploadError};
+use crate::registry::{Begun, Mount, Repository, UploadError};
 use crate::source::{ByteStream, PushTarget};
+
+/// Uploads that were begun by refused mounts, as many as wait for their turn.
+const BEGUN: usize = 16;
 
 /// Pushes to one repository.
 #[derive(Clone)]
 pub struct RegistryDestination {
     repository: Repository,
     name: String,
+    /// What the registry began where it would not mount a blob; the oldest first.
+    begun: Arc<Mutex<VecDeque<(Digest, Begun)>>>,
 }
 
 impl RegistryDestination {
     /// Pushes to `repository`.
     pub fn new(repository: Repository) -> Self {
         let name = format!("{}/{}", repository.registry().host(), repository.name());
-        Self { repository, name }
+        Self {
+            repository,
+            name,
+            begun: Arc::default(),
+        }
+    }
+
+    fn note_begun(&self, digest: &Digest, begun: Begun) {
+        let mut all = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= BEGUN {
+            all.pop_front();
+        }
+        all.push_back((digest.clone(), begun));
+    }
+
+    fn begun(&self, digest: &Digest) -> Option<Begun> {
+        let mut all = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = all.iter().position(|(of, _)| of == digest)?;
+        all.remove(at).map(|(_, begun)| begun)
     }
 }
 
@@ -66,14 +92,26 @@ impl Destination for RegistryDestination {
 
     async fn mount(&self, blob: &Descriptor, from: &str) -> Result<bool, Fault> {
         let mounted = self.repository.mount(&blob.digest, from).await;
-        mounted.map_err(|error| error.pushing(&self.name))
+        match mounted.map_err(|error| error.pushing(&self.name))? {
+            Mount::Mounted => Ok(true),
+            Mount::Refused(begun) => {
+                // The upload that follows goes there.
+                if let Some(begun) = begun {
+                    self.note_begun(&blob.digest, begun);
+                }
+                Ok(false)
+            }
+        }
     }
 
     async fn upload(&self, blob: Upload<'_>) -> Result<(Digest, u64), Fault> {
-        let stored = self.repository.upload(blob.digest.as_ref(), blob.size, blob.bytes);
+        let digest = blob.digest.as_ref();
+        let begun = digest.and_then(|digest| self.begun(digest));
+        let stored = self.repository.upload_begun(begun, digest, blob.size, blob.bytes);
         stored.await.map_err(|error| match error {
             UploadError::Source(fault) => fault,
             UploadError::Registry(error) => error.pushing(&self.name),
+            UploadError::Lost(error) => error.pushing(&self.name).for_another_reading(),
         })
     }
 

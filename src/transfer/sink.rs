@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::compress::compress;
 use super::destination::{Destination, Upload};
@@ -184,19 +184,25 @@ impl BlobSink for DestinationSink {
             Arc::clone(&content),
             Arc::clone(&complete),
         );
+        let passed = Arc::new(AtomicU64::new(0));
+        let counting = Arc::clone(&passed);
+        let passing = passing.inspect_ok(move |chunk| {
+            counting.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        });
         let upload = match compression {
             Compression::None => Upload {
                 digest: blob.digest,
                 size: blob.size,
-                bytes: passing,
+                bytes: passing.boxed(),
             },
             _ => Upload {
                 digest: None,
                 size: None,
-                bytes: compress(passing, compression),
+                bytes: compress(passing.boxed(), compression),
             },
         };
-        let (digest, size) = self.destination.upload(upload).await?;
+        let uploaded = self.destination.upload(upload).await;
+        let (digest, size) = uploaded.inspect_err(|_| self.progress.lost(passed.load(Ordering::Relaxed)))?;
         // A destination that stops reading before the end would commit a part as the whole.
         if !complete.load(Ordering::Acquire) {
             return Err(Fault::retryable(

@@ -184,7 +184,9 @@ impl Memory {
             Disposition::Stalled => None,
             Disposition::Waiting { after } => Some(after.clamp(self.backoff.first, Duration::from_secs(3600))),
             // Jitter of a fifth, so that objects that failed together do not come back together.
-            Disposition::Retryable => Some(self.backoff.after(failures).mul_f64(0.8 + 0.4 * fastrand::f64())),
+            Disposition::Retryable | Disposition::Reread => {
+                Some(self.backoff.after(failures).mul_f64(0.8 + 0.4 * fastrand::f64()))
+            }
         };
         self.end(
             uid,

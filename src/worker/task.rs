@@ -4,14 +4,14 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use kube::{Api, ResourceExt as _};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::claim::{self, RENEW};
+use super::claim::{self, RENEW, STALE};
 use super::image::Worker;
 use super::memory::Key;
 use super::status::{Failure, briefly, name_of, succeed, update};
@@ -20,6 +20,9 @@ use crate::api::v1alpha1::{Claim, Conditions, JackalImage, JackalImageStatus, Tr
 use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Location, Reference};
 use crate::transfer::{Outcome, Progress, Standing, Transfer};
+
+/// How soon the API server is asked again about a claim when it did not answer.
+const UNANSWERED: Duration = Duration::from_secs(1);
 
 /// How a task ended without a fault.
 enum End {
@@ -76,27 +79,36 @@ async fn bring(worker: &Worker, image: &JackalImage, key: &Key) -> Result<End, F
         Standing::Current(outcome) => return Ok(End::Done(Box::new(outcome), name)),
         Standing::Differs(resolved) => resolved,
     };
-    if !claim(worker, image, key, &transfer.progress, Hold::Take).await? {
+    let mut renewed = Instant::now();
+    if claim(worker, image, key, &transfer.progress, Hold::Take).await? != Held::Yes {
         debug!(image = name_of(image), "another process moves it");
         return Ok(End::Left);
     }
     info!(image = name_of(image), reference = %transfer.reference, to = name, "moving");
     let moving = transfer.bring(&resolved);
     tokio::pin!(moving);
-    let mut renewed = Instant::now();
+    let mut due = renewed + RENEW;
     loop {
         tokio::select! {
             // First, and by the clock: a process that was stopped in the middle looks whether it is still the one who
             // moves the image before it takes another step.
             biased;
-            () = reached(renewed + RENEW) => {
-                if !claim(worker, image, key, &transfer.progress, Hold::Keep).await? {
-                    info!(image = name_of(image), "another process moves it by now, or has moved it");
-                    return Ok(End::Left);
+            () = reached(due) => {
+                let begun = Instant::now();
+                match claim(worker, image, key, &transfer.progress, Hold::Keep).await? {
+                    Held::Yes => (renewed, due) = (begun, begun + RENEW),
+                    // The answer is asked for more often than a claim is renewed.
+                    Held::Unknown => due = Instant::now() + UNANSWERED,
+                    Held::No => {
+                        info!(image = name_of(image), "another process moves it by now, or has moved it");
+                        return Ok(End::Left);
+                    }
                 }
-                renewed = Instant::now();
             }
-            outcome = &mut moving => return outcome.map(|outcome| End::Done(Box::new(outcome), name)),
+            // It stands still while another may have taken the claim: it might name an image that was replaced.
+            outcome = &mut moving, if renewed.elapsed() + RENEW < STALE => {
+                return outcome.map(|outcome| End::Done(Box::new(outcome), name));
+            }
         }
     }
 }
@@ -170,23 +182,38 @@ enum Hold {
     Keep,
 }
 
-/// Takes or renews the claim, with the progress. False when another has it, or the object is not the one any
-/// more that this task works on.
+/// Whether the claim is held.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Held {
+    Yes,
+    /// Another has it, or the object is not the one any more that the task works on.
+    No,
+    /// The API server does not say.
+    Unknown,
+}
+
+/// Takes or renews the claim, with the progress.
 async fn claim(
     worker: &Worker,
     image: &JackalImage,
     key: &Key,
     progress: &Progress,
     hold: Hold,
-) -> Result<bool, Fault> {
+) -> Result<Held, Fault> {
     let api: Api<JackalImage> = Api::namespaced(worker.client.clone(), &image.namespace().unwrap_or_default());
     let uid = image.uid().unwrap_or_default();
+    let brought = |status: Option<&JackalImageStatus>| {
+        let brought = status.map(|status| (status.digest.clone(), status.source_digest.clone()));
+        brought.unwrap_or_default()
+    };
     let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     let name = image.name_any();
     let taken = update(&api, &name, &uid, |standing, status| {
         let own = status.claim.as_ref().is_some_and(|claim| claim.holder == worker.holder);
         // A stale claim was judged by this process's memory before the task began.
         let free = status.claim.is_none() || standing.resource_version() == image.resource_version();
+        // Whoever brought another image since this task looked at the source saw a newer one.
+        let free = free && brought(standing.status.as_ref()) == brought(image.status.as_ref());
         if !(own || hold == Hold::Take && free)
             || standing.metadata.generation != Some(key.generation)
             || standing.metadata.deletion_timestamp.is_some()
@@ -217,12 +244,13 @@ async fn claim(
         true
     });
     match taken.await {
-        Ok(taken) => Ok(taken.is_some()),
+        Ok(Some(_)) => Ok(Held::Yes),
+        Ok(None) => Ok(Held::No),
         // While the API server is away the transfer goes on as long as the claim is not stale; giving up
         // would throw away what was moved.
         Err(error) if error_is_temporary(&error) && progress.moved() > 0 => {
             warn!(image = name_of(image), %error, "the claim could not be renewed");
-            Ok(true)
+            Ok(Held::Unknown)
         }
         Err(error) => Err(super::status::kube_fault(
             Reason::SourceFailed,

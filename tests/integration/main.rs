@@ -6,7 +6,11 @@ mod badinput;
 mod build;
 mod cluster;
 mod containerd;
+#[path = "../crash/mod.rs"]
+mod crash;
 mod docker;
+#[path = "../faults/mod.rs"]
+mod faults;
 mod package;
 mod registry;
 mod stop;

@@ -19,8 +19,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use self::folder::Folder;
 use super::containerd::{Client, Session};
 use super::doubt::{Doubt, blocking};
+use super::readings::Readings;
 use super::{Blob, BlobSink, ByteStream, Delivered, Form, Identity, Method, Resolved};
-use crate::fault::{Fault, Reason};
+use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Hasher, Platform, Reference, distinct_blobs};
 
 /// Blobs that are carried at once.
@@ -177,12 +178,20 @@ impl Content {
 
     /// Brings what `sink` lacks of an image that was resolved here.
     pub async fn deliver(&self, keeper: Keeper, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivered, Fault> {
-        let name = image.reference.familiar();
+        let name = &image.reference.familiar();
         let mut blobs = distinct_blobs(&image.documents);
         // The largest first: begun last, it would be what everybody waits for.
         blobs.sort_by(|one, other| other.size.cmp(&one.size).then_with(|| one.digest.cmp(&other.digest)));
         futures::stream::iter(blobs.into_iter().map(Ok))
-            .try_for_each_concurrent(AT_ONCE, |blob| self.carry(keeper, &name, blob, sink))
+            .try_for_each_concurrent(AT_ONCE, |blob| async move {
+                let mut readings = Readings::default();
+                loop {
+                    match self.carry(keeper, name, blob, sink).await {
+                        Err(fault) => readings.again(fault)?,
+                        done => return done,
+                    }
+                }
+            })
             .await?;
         Ok(Delivered {
             documents: image.documents.clone(),
@@ -224,7 +233,9 @@ impl Content {
         let cause = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
         Err(match cause {
             Some(cause) => cause,
-            None if fault.reason == Reason::DigestMismatch => damaged(keeper, name, &blob.digest, &fault.message),
+            None if fault.disposition != Disposition::Reread && fault.reason == Reason::DigestMismatch => {
+                damaged(keeper, name, &blob.digest, &fault.message)
+            }
             None => fault,
         })
     }

@@ -14,6 +14,7 @@ use super::graph::Graph;
 use super::{DOCUMENT_LIMIT, push, verify};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Manifest};
+use crate::source::readings::Readings;
 use crate::source::{Blob, BlobSink, ByteStream, Delivered, Form, Method};
 
 /// Questions to the destination at once.
@@ -46,11 +47,18 @@ pub(super) async fn deliver(
     }
     if !parts.complete() {
         method = Method::DockerSave;
-        match export(engine, image_id).await {
-            Ok(content) => parts.read(content, sink).await?,
-            Err(refused) => {
-                let is_it = |pushed: &Document| is_of(pushed, image_id, diff_ids);
-                return push::delivered(refused, engine, image_id.as_str(), declined, sink, is_it).await;
+        let mut readings = Readings::default();
+        // What arrived of one export is left out of the next.
+        loop {
+            match export(engine, image_id).await {
+                Ok(content) => match parts.read(content, sink).await {
+                    Err(fault) => readings.again(fault)?,
+                    Ok(()) => break,
+                },
+                Err(refused) => {
+                    let is_it = |pushed: &Document| is_of(pushed, image_id, diff_ids);
+                    return push::delivered(refused, engine, image_id.as_str(), declined, sink, is_it).await;
+                }
             }
         }
     }

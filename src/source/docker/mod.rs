@@ -37,6 +37,7 @@ use self::graph::Graph;
 use super::containerd::Client;
 pub use super::content::Access;
 use super::content::{Content, Keeper};
+use super::readings::Readings;
 use super::{BlobSink, Delivered, Identity, ImageSource, Resolved};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Hasher, Platform, Reference, Selection, media_type, select};
@@ -247,15 +248,23 @@ impl ImageSource for Docker {
                 match self.exported(&found, &image.reference, &image.platforms).await? {
                     (Target::Manifest { root, platform, .. }, Some(made)) if made == *digest => {
                         let id = found.image_id.as_str();
-                        match self.engine.export(id, platform.as_ref()).await {
-                            Ok(export) => containerd::deliver(export, &root, image, declined, sink).await,
-                            // What is listed would have to be fetched back, to be published again.
-                            Err(refused) if media_type::is_index(&root.media_type) => Err(refused),
-                            Err(refused) => {
-                                push::delivered(refused, &self.engine, id, declined, sink, |pushed| {
-                                    pushed.digest() == digest
-                                })
-                                .await
+                        let mut readings = Readings::default();
+                        loop {
+                            match self.engine.export(id, platform.as_ref()).await {
+                                Ok(export) => {
+                                    match containerd::deliver(export, &root, image, declined.clone(), sink).await {
+                                        Err(fault) => readings.again(fault)?,
+                                        done => return done,
+                                    }
+                                }
+                                // What is listed would have to be fetched back, to be published again.
+                                Err(refused) if media_type::is_index(&root.media_type) => return Err(refused),
+                                Err(refused) => {
+                                    return push::delivered(refused, &self.engine, id, declined, sink, |pushed| {
+                                        pushed.digest() == digest
+                                    })
+                                    .await;
+                                }
                             }
                         }
                     }

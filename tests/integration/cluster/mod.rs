@@ -2,6 +2,7 @@
 
 mod containerd;
 mod deletion;
+mod leader;
 mod lifecycle;
 mod load;
 mod memory;

@@ -144,6 +144,19 @@ async fn a_shared_layer_moves_once() {
 }
 
 #[tokio::test]
+async fn a_process_that_was_started_again_sends_nothing_that_stands() {
+    let mut scene = Scene::new(Version::V31, 0).await;
+    scene.start("one", "a/one").await.unwrap().unwrap();
+    // What a process knows dies with it.
+    scene.known = Arc::default();
+    let looked = scene.start("one", "a/one").await.unwrap().unwrap();
+    assert_eq!(looked.moved_bytes, 0);
+    let moved = scene.start("two", "b/two").await.unwrap().unwrap().moved_bytes as usize;
+    assert!((OWN..OWN + 1000).contains(&moved), "{moved}");
+    scene.whole(1, "b/two", "two").await;
+}
+
+#[tokio::test]
 async fn who_waits_takes_over_from_one_that_is_stopped() {
     let scene = Scene::new(Version::V31, 1_500_000).await;
     let first = scene.start("one", "a/one");

@@ -82,6 +82,8 @@ type Answers = Arc<dyn Fn(&Seen) -> Response<Body> + Send + Sync>;
 /// A request as it came.
 #[derive(Clone, Debug)]
 pub struct Seen {
+    /// `GET`, `PUT` and so on.
+    pub method: String,
     /// Path and query.
     pub path: String,
     /// By lower-case name.
@@ -133,6 +135,7 @@ async fn answer(State((seen, answers)): State<(Arc<Mutex<Vec<Seen>>>, Answers)>,
     let one = {
         let mut seen = seen.lock().unwrap();
         let one = Seen {
+            method: parts.method.to_string(),
             path: parts.uri.to_string(),
             headers: headers.collect(),
             before: seen.len(),

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod faulty;
+pub mod front;
 pub mod image;
 pub mod operator;
 pub mod process;

@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use jackal_operator::registry::{Credentials, Endpoint, Registry, Repository};
@@ -17,6 +18,15 @@ pub enum Version {
     V28,
     /// distribution 3.1.
     V31,
+}
+
+impl Version {
+    fn binary(self) -> PathBuf {
+        match self {
+            Self::V28 => program("JACKAL_BIN_REGISTRY28"),
+            Self::V31 => program("JACKAL_BIN_REGISTRY31"),
+        }
+    }
 }
 
 /// Every registry that we push to.
@@ -37,7 +47,8 @@ pub struct TestRegistry {
     pub host: String,
     options: Options,
     folder: TempDir,
-    _server: Server,
+    version: Version,
+    server: Mutex<Option<Server>>,
 }
 
 impl TestRegistry {
@@ -59,10 +70,7 @@ impl TestRegistry {
 
     fn open(version: Version, options: Options, variables: &[(&str, &str)]) -> Self {
         install_tls();
-        let binary = match version {
-            Version::V28 => program("JACKAL_BIN_REGISTRY28"),
-            Version::V31 => program("JACKAL_BIN_REGISTRY31"),
-        };
+        let binary = version.binary();
         let folder = tempfile::tempdir().expect("a folder");
         if options.tls {
             make_certificates(folder.path());
@@ -85,12 +93,19 @@ impl TestRegistry {
                     host: format!("127.0.0.1:{port}"),
                     options,
                     folder,
-                    _server: server,
+                    version,
+                    server: Mutex::new(Some(server)),
                 };
             }
         }
         let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
         panic!("{} does not start: {log}", binary.display());
+    }
+
+    /// Kills it and starts it again, at the same address and with what it has on its disk.
+    pub fn restart(&self) {
+        *self.server() = None;
+        self.start_again();
     }
 
     /// How to reach it, with everything that it asks for.
@@ -110,6 +125,30 @@ impl TestRegistry {
         endpoint
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.server().as_ref().expect("it was started").id()
+    }
+
+    /// Starts it again on its port and its storage, after it was killed.
+    pub fn start_again(&self) {
+        let (config, log) = (self.folder.path().join("config.yml"), self.folder.path().join("log"));
+        let arguments = ["serve", config.to_str().expect("text")];
+        let mut server = Server::start(&self.version.binary(), &arguments, &log);
+        let said = || std::fs::read_to_string(&log).unwrap_or_default();
+        assert!(listens(&mut server, &log), "it does not start again: {}", said());
+        *self.server() = Some(server);
+    }
+
+    fn server(&self) -> MutexGuard<'_, Option<Server>> {
+        self.server.lock().expect("nobody panics with it")
+    }
+
+    /// The folder of all that it holds.
+    pub fn storage(&self) -> PathBuf {
+        self.folder.path().join("storage")
+    }
+
     /// A client with everything that it asks for.
     pub fn client(&self) -> Registry {
         Registry::new(self.endpoint()).expect("a client")
@@ -123,6 +162,11 @@ impl TestRegistry {
     /// The number of uploads that were begun and are neither committed nor given up. A registry forgets of
     /// an upload that was given up everything but empty states of hashes.
     pub fn unfinished(&self, repository: &str) -> usize {
+        self.uploads(repository).len()
+    }
+
+    /// The folders of the same.
+    pub fn uploads(&self, repository: &str) -> Vec<PathBuf> {
         let folder = self.folder.path().join("storage/docker/registry/v2/repositories");
         let uploads = std::fs::read_dir(folder.join(repository).join("_uploads"));
         let stands = |upload: &PathBuf| ["data", "startedat"].iter().any(|name| upload.join(name).exists());
@@ -131,7 +175,7 @@ impl TestRegistry {
             .flatten()
             .map(|upload| upload.expect("an upload").path())
             .filter(stands)
-            .count()
+            .collect()
     }
 
     /// Pulls an image by crane, which verifies every digest, into a file.
@@ -195,7 +239,8 @@ storage:
     uploadpurging:
       enabled: false
 http:
-  addr: 127.0.0.1:{port}{tls}
+  addr: 127.0.0.1:{port}
+  secret: the same when it starts again{tls}
 {auth}"
     )
 }

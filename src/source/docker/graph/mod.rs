@@ -19,10 +19,11 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use self::layerdb::{Layer, LayerDb, chain_ids};
 use super::engine::Storage;
-use crate::fault::{Fault, Reason};
+use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Descriptor, Digest};
 use crate::source::chunks::Chunks;
 use crate::source::doubt::{Doubt, blocking};
+use crate::source::readings::Readings;
 use crate::source::{Blob, BlobSink, Form, beneath};
 
 /// Layers of all images that are read at once: each takes a thread and some chunks of memory.
@@ -111,7 +112,7 @@ impl Graph {
         };
         let mut takes = Vec::with_capacity(layers.len());
         for layer in layers {
-            takes.push(self.take(Arc::clone(&db), layer, sink));
+            takes.push(self.take(Arc::clone(&db), Arc::new(layer), sink));
         }
         let taken = futures::stream::iter(takes)
             .buffer_unordered(READ_AT_ONCE)
@@ -156,7 +157,17 @@ impl Graph {
         })
     }
 
-    async fn take(&self, db: Arc<LayerDb>, layer: Layer, sink: &dyn BlobSink) -> Result<Taken, Fault> {
+    async fn take(&self, db: Arc<LayerDb>, layer: Arc<Layer>, sink: &dyn BlobSink) -> Result<Taken, Fault> {
+        let mut readings = Readings::default();
+        loop {
+            match self.try_take(Arc::clone(&db), Arc::clone(&layer), sink).await {
+                Err(fault) => readings.again(fault)?,
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_take(&self, db: Arc<LayerDb>, layer: Arc<Layer>, sink: &dyn BlobSink) -> Result<Taken, Fault> {
         let diff_id = layer.diff_id.clone();
         let length = layer.length;
         // Who sends content on may only have noticed that it ended.
@@ -195,6 +206,7 @@ impl Graph {
         match (landed, doubt) {
             (Ok(landed), _) => Ok(Taken::Landed(diff_id, landed.stored)),
             (Err(_), Some(doubt)) => Ok(Taken::Left(diff_id, doubt)),
+            (Err(fault), None) if fault.disposition == Disposition::Reread => Err(fault),
             // Every file was as its checksum says, and the whole is another all the same.
             (Err(fault), None) if fault.reason == Reason::DigestMismatch => Ok(Taken::Left(
                 diff_id,

@@ -1,0 +1,175 @@
+//! One request that carries a part of a blob.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use reqwest::Method;
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use url::Url;
+
+use super::UploadError;
+use super::feed::Feed;
+use super::session::Session;
+use crate::registry::client::Answer;
+use crate::registry::error::{Error, Kind};
+
+/// Pieces that wait for the connection.
+const WAITING: usize = 2;
+/// A registry may read a blob again before it answers; it is given the time that this many bytes a second take.
+const COMMIT_RATE: u64 = 20 * 1024 * 1024;
+
+/// What of a feed goes where.
+pub(super) struct Part {
+    pub method: Method,
+    pub url: Url,
+    /// Bytes at most.
+    pub most: u64,
+    /// Bytes exactly, where that is known before.
+    pub length: Option<u64>,
+    /// Whether the registry is told which bytes of the blob these are; only of use with a length.
+    pub ranged: bool,
+}
+
+/// Why a part did not arrive.
+pub(super) enum Broken<E> {
+    /// Nothing of it arrives at another try either.
+    Ended(UploadError<E>),
+    /// The request failed.
+    Request(Failure),
+}
+
+/// A request that failed.
+pub(super) struct Failure {
+    pub error: Error,
+    /// Where in the blob it began.
+    pub from: u64,
+    /// Bytes that it was to carry, or where that was not known, that it had.
+    pub length: u64,
+    /// Bytes that the connection had taken.
+    pub carried: u64,
+    /// How long it lasted.
+    pub took: Duration,
+}
+
+/// Sends what follows in `feed` as the body of one request, by one who has the turn to write. The answer's status is a
+/// success.
+pub(super) async fn send<E>(session: &Session, feed: &mut Feed<'_, E>, part: Part) -> Result<Answer, Broken<E>> {
+    let (from, begun) = (feed.at(), Instant::now());
+    let length = part.length;
+    let sent = attempt(session, feed, part).await;
+    sent.map_err(|error| match error {
+        Ok(error) => {
+            let carried = feed.at() - from;
+            Broken::Request(Failure {
+                error,
+                from,
+                length: length.unwrap_or(carried),
+                carried,
+                took: begun.elapsed(),
+            })
+        }
+        Err(ended) => Broken::Ended(ended),
+    })
+}
+
+async fn attempt<E>(
+    session: &Session,
+    feed: &mut Feed<'_, E>,
+    part: Part,
+) -> Result<Answer, Result<Error, UploadError<E>>> {
+    let registry = &session.registry;
+    let idle = registry.idle();
+    let label = session.label(&part.method);
+    registry.patience().keep(&label).await.map_err(Ok)?;
+    let authorization = registry.authorization(&label, &part.url, &session.scope).await;
+    let (sender, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(WAITING);
+    let mut request = registry
+        .http()
+        .request(part.method.clone(), part.url)
+        .header(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))
+        .body(reqwest::Body::wrap_stream(ReceiverStream::new(receiver)));
+    if let Some(length) = part.length {
+        request = request.header(CONTENT_LENGTH, length);
+        if part.ranged && length > 0 {
+            let from = feed.at();
+            request = request.header(CONTENT_RANGE, format!("{from}-{}", from + (length - 1)));
+        }
+    }
+    if let Some(authorization) = authorization.map_err(Ok)? {
+        request = request.header(AUTHORIZATION, authorization);
+    }
+    let mut request = pin!(request.send());
+    let (whole, response) = {
+        let mut pump = pin!(pump(feed, part.most, sender, &label, idle));
+        tokio::select! {
+            biased;
+            pumped = &mut pump => match pumped {
+                Ok(carried) => {
+                    let limit = idle + Duration::from_secs(carried / COMMIT_RATE);
+                    (true, timeout(limit, request).await)
+                }
+                // The connection took no more; its answer says why.
+                Err(Stop::Closed) => (false, timeout(idle, request).await),
+                Err(Stop::Stuck) => return Err(Ok(Error::timed_out(&label, idle))),
+                Err(Stop::Ended(error)) => return Err(Err(error)),
+            },
+            response = &mut request => (false, Ok(response)),
+        }
+    };
+    let response = response
+        .map_err(|_| Ok(Error::timed_out(&label, idle)))?
+        .map_err(|error| Ok(Error::transport(&label, &error.without_url())))?;
+    let answer = Answer::new(response, label, None);
+    match (answer.status().as_u16(), whole) {
+        (200..=204, true) => Ok(answer),
+        (200..=204, false) => {
+            let detail = "the registry answers before it has the content";
+            Err(Ok(Error::new(Kind::Protocol, answer.label, detail)))
+        }
+        _ => {
+            let error = answer.failure().await;
+            registry.patience().note(&error);
+            Err(Ok(error))
+        }
+    }
+}
+
+/// Why no more is handed on.
+enum Stop<E> {
+    /// The request does not read its body any more.
+    Closed,
+    /// The connection took nothing for too long.
+    Stuck,
+    Ended(UploadError<E>),
+}
+
+/// Hands the next `most` bytes on piece by piece. Returns how many of the blob were handed on in all: what a registry
+/// that commits it may read again.
+async fn pump<E>(
+    feed: &mut Feed<'_, E>,
+    most: u64,
+    sender: mpsc::Sender<Result<Bytes, Infallible>>,
+    label: &str,
+    idle: Duration,
+) -> Result<u64, Stop<E>> {
+    let mut left = most;
+    while left > 0 {
+        let Some(piece) = feed.next(left).await.map_err(Stop::Ended)? else {
+            break;
+        };
+        left -= piece.len() as u64;
+        match timeout(idle, sender.send(Ok(piece))).await {
+            Ok(sent) => sent.map_err(|_| Stop::Closed)?,
+            Err(_) => {
+                tracing::debug!(label, "the connection takes nothing");
+                return Err(Stop::Stuck);
+            }
+        }
+    }
+    Ok(feed.at())
+}

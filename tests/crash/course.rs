@@ -1,0 +1,403 @@
+//! What happens on the ways of one run: every request counted, every upload followed, and the one point at which a
+//! process is killed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use hyper::Method;
+use hyper::header::{HeaderMap, LOCATION};
+use tokio::sync::Notify;
+
+use super::way::Broken;
+
+/// What is in the path of each request about the leader's Lease.
+pub const LEADER: &str = "/leases/jackal-operator-leader";
+
+/// A server at the end of a way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Server {
+    Api,
+    Registry,
+    Docker,
+}
+
+/// From a process of the operator to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WayName {
+    pub process: &'static str,
+    pub server: Server,
+}
+
+/// The name of a way.
+pub const fn way(process: &'static str, server: Server) -> WayName {
+    WayName { process, server }
+}
+
+/// What is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Victim {
+    Process(&'static str),
+    /// Not killed, but stopped for a while: what is under way is not broken off.
+    Stopped(&'static str),
+    Registry,
+    Dockerd,
+    ApiServer,
+    Etcd,
+}
+
+/// What a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Whatever it is.
+    Any,
+    /// It changes nothing.
+    Look,
+    /// The begin of an upload, or a mount.
+    Begin,
+    /// Bytes of an upload, or its commit.
+    Blob,
+    /// A manifest, by digest or under a tag.
+    Manifest,
+    /// The deletion of a manifest or of an object.
+    Delete,
+    /// A status of our objects.
+    Status,
+    /// Another write of our objects: their being there, spec and finalizers.
+    Object,
+    /// A Lease or an event.
+    Other,
+}
+
+/// When a victim is killed: at the n-th request, before it goes on or once its answer came back (which is then lost,
+/// if the victim is one of both ends); or when so many bytes of blobs have passed, in the middle of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    Before(Kind, usize),
+    After(Kind, usize),
+    Body(u64),
+}
+
+/// A point of a run at which a process is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Point {
+    pub victim: Victim,
+    pub way: WayName,
+    pub moment: Moment,
+    /// The agent cannot read the engine's folder, so the engine exports.
+    pub export: bool,
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let victim = match self.victim {
+            Victim::Process(name) | Victim::Stopped(name) => name.to_owned(),
+            other => format!("{other:?}").to_lowercase(),
+        };
+        let (from, server) = (self.way.process, format!("{:?}", self.way.server).to_lowercase());
+        let export = if self.export { ", by export" } else { "" };
+        match self.moment {
+            Moment::Before(kind, number) => {
+                write!(to, "{victim} before {kind:?} {number} of {from} to {server}{export}")
+            }
+            Moment::After(kind, number) => write!(to, "{victim} after {kind:?} {number} of {from} to {server}{export}"),
+            Moment::Body(bytes) => write!(to, "{victim} at byte {bytes} between {from} and {server}{export}"),
+        }
+    }
+}
+
+impl Point {
+    fn is_client(&self, way: WayName) -> bool {
+        self.victim == Victim::Process(way.process)
+    }
+
+    fn is_server(&self, way: WayName) -> bool {
+        let server = match self.victim {
+            Victim::Process(_) | Victim::Stopped(_) | Victim::Etcd => return false,
+            Victim::Registry => Server::Registry,
+            Victim::Dockerd => Server::Docker,
+            Victim::ApiServer => Server::Api,
+        };
+        server == way.server
+    }
+}
+
+/// A request that passes.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub way: WayName,
+    pub kind: Kind,
+    pub method: Method,
+    /// Path and query.
+    pub target: String,
+    number: BTreeMap<Kind, usize>,
+}
+
+/// A noted request.
+#[derive(Clone, Debug)]
+#[allow(dead_code)] // Some of it is only for messages.
+pub struct Noted {
+    pub at: Instant,
+    pub way: WayName,
+    pub kind: Kind,
+    pub method: Method,
+    pub target: String,
+}
+
+/// An upload, from its begin to its end.
+#[derive(Clone, Debug)]
+pub struct Upload {
+    pub process: &'static str,
+    pub repository: String,
+    pub opened: Instant,
+    pub bytes: u64,
+    /// The digest under which it was committed, with the registry's answer seen.
+    pub committed: Option<String>,
+    pub given_up: bool,
+}
+
+/// What a run counted.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Requests by way and kind; all of a way under [`Kind::Any`].
+    pub requests: BTreeMap<(WayName, Kind), usize>,
+    /// Bytes of blobs by way.
+    pub bodies: BTreeMap<WayName, u64>,
+}
+
+#[derive(Default)]
+struct State {
+    tally: Tally,
+    noted: Vec<Noted>,
+    uploads: HashMap<String, Upload>,
+    point: Option<Point>,
+    fired: Option<Fired>,
+}
+
+/// A kill.
+#[derive(Clone, Debug)]
+pub struct Fired {
+    pub point: Point,
+    /// The request at which it came.
+    pub at: String,
+    /// When the victim was seen dead.
+    pub dead: Option<Instant>,
+}
+
+/// The course of one run.
+pub struct Course {
+    state: Mutex<State>,
+    kill: Box<dyn Fn(Victim) + Send + Sync>,
+    killed: Notify,
+}
+
+impl Course {
+    /// A course on which `point` is met, where there is one; `kill` returns when the victim is dead.
+    pub fn new(point: Option<Point>, kill: impl Fn(Victim) + Send + Sync + 'static) -> Arc<Self> {
+        let state = State {
+            point,
+            ..State::default()
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            kill: Box::new(kill),
+            killed: Notify::new(),
+        })
+    }
+
+    /// A course on which nobody is killed.
+    pub fn peaceful() -> Arc<Self> {
+        Self::new(None, |_| {})
+    }
+
+    /// Returns when the victim is dead.
+    pub async fn killed(&self) {
+        self.killed.notified().await;
+    }
+
+    /// Nobody is killed from now on.
+    pub fn disarm(&self) {
+        self.state().point = None;
+    }
+
+    /// The kill, once it began.
+    pub fn fired(&self) -> Option<Fired> {
+        self.state().fired.clone()
+    }
+
+    /// What passed so far.
+    pub fn tally(&self) -> Tally {
+        self.state().tally.clone()
+    }
+
+    /// Every request so far, in its order.
+    pub fn noted(&self) -> Vec<Noted> {
+        self.state().noted.clone()
+    }
+
+    /// Every upload that was begun.
+    pub fn uploads(&self) -> Vec<Upload> {
+        self.state().uploads.values().cloned().collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nobody panics with it")
+    }
+
+    /// Counts a request; an error when it goes no further.
+    pub(super) fn arrives(&self, way: WayName, method: &Method, target: &str) -> Result<Seen, Broken> {
+        let kind = kind_of(way.server, method, target);
+        let mut seen = Seen {
+            way,
+            kind,
+            method: method.clone(),
+            target: target.to_owned(),
+            number: BTreeMap::new(),
+        };
+        let noted = Noted {
+            at: Instant::now(),
+            way,
+            kind,
+            method: method.clone(),
+            target: target.to_owned(),
+        };
+        let mut state = self.state();
+        state.noted.push(noted);
+        // Its renewals come by the clock, not by what is done.
+        if target.contains(LEADER) {
+            return Ok(seen);
+        }
+        for kind in [Kind::Any, kind] {
+            let count = state.tally.requests.entry((way, kind)).or_default();
+            *count += 1;
+            seen.number.insert(kind, *count);
+        }
+        let meets =
+            |moment: Moment| matches!(moment, Moment::Before(kind, number) if seen.number.get(&kind) == Some(&number));
+        self.meet(state, &seen, meets, |point| point.is_client(way))?;
+        Ok(seen)
+    }
+
+    /// Counts bytes of a blob; an error when they go no further.
+    pub(super) fn carries(&self, seen: &Seen, bytes: usize) -> Result<(), Broken> {
+        let (way, bytes) = (seen.way, bytes as u64);
+        if way.server == Server::Api || (way.server == Server::Registry && seen.kind != Kind::Blob) {
+            return Ok(());
+        }
+        let mut state = self.state();
+        let passed = state.tally.bodies.entry(way).or_default();
+        *passed += bytes;
+        let passed = *passed;
+        if let Some(upload) = upload_of(&seen.target).and_then(|(_, id)| state.uploads.get_mut(id)) {
+            upload.bytes += bytes;
+        }
+        let meets = |moment: Moment| matches!(moment, Moment::Body(at) if passed >= at);
+        self.meet(state, seen, meets, |point| point.is_client(way) || point.is_server(way))
+    }
+
+    /// Notes an answer; an error when it goes no further.
+    pub(super) fn answered(&self, seen: &Seen, status: u16, headers: &HeaderMap) -> Result<(), Broken> {
+        let way = seen.way;
+        let mut state = self.state();
+        if way.server == Server::Registry {
+            follow(&mut state, seen, status, headers);
+        }
+        let meets =
+            |moment: Moment| matches!(moment, Moment::After(kind, number) if seen.number.get(&kind) == Some(&number));
+        self.meet(state, seen, meets, |point| point.is_client(way) || point.is_server(way))
+    }
+
+    /// Kills the victim if this is the point; then an error if what passes goes no further.
+    fn meet(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        seen: &Seen,
+        meets: impl Fn(Moment) -> bool,
+        breaks: impl Fn(&Point) -> bool,
+    ) -> Result<(), Broken> {
+        let Some(point) = state
+            .point
+            .take_if(|point| point.way == seen.way && meets(point.moment))
+        else {
+            return Ok(());
+        };
+        let at = format!("{} {}", seen.method, seen.target);
+        state.fired = Some(Fired { point, at, dead: None });
+        drop(state);
+        (self.kill)(point.victim);
+        if let Some(fired) = &mut self.state().fired {
+            fired.dead = Some(Instant::now());
+        }
+        self.killed.notify_one();
+        match breaks(&point) {
+            true => Err("its end was killed".into()),
+            false => Ok(()),
+        }
+    }
+}
+
+fn kind_of(server: Server, method: &Method, target: &str) -> Kind {
+    let path = target.split('?').next().unwrap_or(target);
+    if matches!(*method, Method::GET | Method::HEAD) {
+        return Kind::Look;
+    }
+    match server {
+        Server::Docker => Kind::Look,
+        Server::Registry if path.contains("/blobs/uploads") => match *method {
+            Method::POST => Kind::Begin,
+            Method::DELETE => Kind::Other,
+            _ => Kind::Blob,
+        },
+        Server::Registry if *method == Method::DELETE => Kind::Delete,
+        Server::Registry => Kind::Manifest,
+        Server::Api if !path.starts_with("/apis/jackal.dev/") => Kind::Other,
+        Server::Api if path.ends_with("/status") => Kind::Status,
+        Server::Api if *method == Method::DELETE => Kind::Delete,
+        Server::Api => Kind::Object,
+    }
+}
+
+/// Repository and id of an upload by its address; the id is empty where one is begun.
+fn upload_of(target: &str) -> Option<(&str, &str)> {
+    let path = target.split('?').next()?;
+    let (repository, id) = path.split_once("/blobs/uploads/")?;
+    Some((repository.rsplit_once("/v2/")?.1, id))
+}
+
+fn follow(state: &mut State, seen: &Seen, status: u16, headers: &HeaderMap) {
+    let Some((repository, id)) = upload_of(&seen.target) else {
+        return;
+    };
+    match (&seen.method, status) {
+        (&Method::POST, 202) => {
+            let location = headers.get(LOCATION).and_then(|location| location.to_str().ok());
+            if let Some((_, id)) = location.and_then(upload_of) {
+                let upload = Upload {
+                    process: seen.way.process,
+                    repository: repository.to_owned(),
+                    opened: Instant::now(),
+                    bytes: 0,
+                    committed: None,
+                    given_up: false,
+                };
+                state.uploads.insert(id.to_owned(), upload);
+            }
+        }
+        (&Method::PUT, 201) => {
+            let digest = seen
+                .target
+                .split(['?', '&'])
+                .find_map(|part| part.strip_prefix("digest="));
+            if let Some(upload) = state.uploads.get_mut(id) {
+                upload.committed = digest.map(|digest| digest.replace("%3A", ":"));
+            }
+        }
+        (&Method::DELETE, 204) => {
+            if let Some(upload) = state.uploads.get_mut(id) {
+                upload.given_up = true;
+            }
+        }
+        _ => {}
+    }
+}

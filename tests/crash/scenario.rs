@@ -1,0 +1,600 @@
+//! The run in which processes are killed: a package is made, an image of it is built anew, it gets a new version, and
+//! it is deleted with all that it pushed.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use jackal_operator::api::v1alpha1::{JackalImage, JackalPackage};
+use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::{Api, Resource};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::course::{Course, Point, Server, Tally, Upload, Victim, way};
+use super::ground::{Ground, kill};
+use super::walk::Storage;
+use super::way::{Upstream, Way};
+use crate::docker::engines::{Image, Real, tar};
+use crate::support::cluster::condition;
+use crate::support::image::{noise, stream};
+use crate::support::operator::Operator;
+use crate::support::registry::{TestRegistry, Version};
+use crate::support::wait::{at_leisure, eventually};
+use crate::support::writes::kubeconfig_to;
+
+/// How long each step may take after a kill: a watch that broke off is tried again after up to thirty seconds.
+const CONVERGED: Duration = Duration::from_secs(90);
+/// What pods call the registry.
+const ADDRESS: &str = "127.0.0.1:31999";
+/// The operator's processes.
+pub const CONTROLLER: &str = "controller";
+pub const AGENT: &str = "agent";
+
+/// The images of the scenario. All lanes and runs have the same, so that their digests are the same.
+pub struct Images {
+    source: TestRegistry,
+    prefix: String,
+    /// The engine's image, as it is built first and anew.
+    app: [Image; 2],
+}
+
+impl Images {
+    /// An image in two versions in a registry, and one in two builds for an engine. All share a layer, and those of one
+    /// name also one of some megabytes.
+    pub async fn make() -> Self {
+        let prefix = format!("jackal-crash-{:012x}", fastrand::u64(..1 << 48));
+        let base = tar(&[("base", noise(11, 400_000))]);
+        let (tool, app) = (
+            tar(&[("tool", noise(12, 3_000_000))]),
+            tar(&[("app", noise(13, 4_000_000))]),
+        );
+        let source = TestRegistry::start(Version::V31);
+        for version in ["1", "2"] {
+            let last = tar(&[("version", version)]);
+            let image = Image::new("tool", vec![base.clone(), tool.clone(), last]);
+            push(&source, &image, version).await;
+        }
+        let built = |number: u64| {
+            let last = tar(&[("build", noise(number, 200_000))]);
+            Image::new(
+                &format!("{prefix}/app:build{number}"),
+                vec![base.clone(), app.clone(), last],
+            )
+        };
+        let app = [built(1), built(2)];
+        Self { source, prefix, app }
+    }
+
+    /// Has an engine hold both builds.
+    pub fn load(&self, real: &Real) {
+        for image in &self.app {
+            real.load(&image.archive());
+        }
+    }
+
+    fn app(&self) -> String {
+        format!("{}/app:dev", self.prefix)
+    }
+
+    /// What a build does: the name gets another image.
+    async fn build(&self, real: &Real, number: usize) {
+        let (from, to) = (&self.app[number].name, self.app());
+        let images: String = format!("the engine tags {to}");
+        // Not `Real::run`, which takes no failure: the engine may just be dead.
+        eventually(CONVERGED, &images, async || {
+            let program = crate::support::program("JACKAL_BIN_DOCKER");
+            let tagged = crate::support::process::output(&program, &["--host", &real.host, "tag", from, &to]);
+            match tagged.status.success() {
+                true => Ok(()),
+                false => Err(String::from_utf8_lossy(&tagged.stderr).into_owned()),
+            }
+        })
+        .await;
+    }
+
+    fn package(&self, version: &str) -> Value {
+        json!({
+            "apiVersion": "jackal.dev/v1alpha1",
+            "kind": "JackalPackage",
+            "metadata": { "name": "app" },
+            "spec": {
+                "version": format!("{version}.0.0"),
+                "deletionPolicy": "Delete",
+                "components": [{ "name": "main", "required": true, "images": [
+                    { "image": format!("{}/crash/tool:{version}", self.source.host) },
+                    { "image": self.app(), "source": "Docker" },
+                ]}],
+            },
+        })
+    }
+}
+
+/// Pushes `image` with its layers as they are, so that they are those of an engine.
+async fn push(registry: &TestRegistry, image: &Image, tag: &str) {
+    let repository = registry.repository("crash/tool");
+    let mut blobs = Vec::new();
+    let contents = image.layers.iter().map(|layer| (media_type::OCI_LAYER, layer));
+    for (kind, content) in contents.chain([(media_type::OCI_CONFIG, &image.config)]) {
+        let (digest, length) = (Digest::of(content), content.len() as u64);
+        let stored = repository
+            .upload(Some(&digest), Some(length), stream(content.clone()))
+            .await;
+        stored.expect("a blob");
+        blobs.push(Descriptor::new(kind, digest, length));
+    }
+    let config = blobs.pop().expect("the configuration");
+    let manifest = Document::of_manifest(Manifest::new(config, blobs)).expect("a manifest");
+    repository.put_manifest(&manifest, tag).await.expect("the manifest");
+}
+
+/// What stands when a step is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stage {
+    artifact: String,
+    images: BTreeMap<String, String>,
+}
+
+/// What a run without any kill came to.
+pub struct Expected {
+    pub tally: Tally,
+    stages: Vec<Stage>,
+    /// The manifests that no deletion takes back, for another stands under their name.
+    left: std::collections::BTreeSet<String>,
+    /// Bytes of blobs that were sent.
+    pub sent: u64,
+}
+
+/// What came of a run.
+pub struct Outcome {
+    pub expected: Expected,
+    /// The request at which the kill came; none when the point was not reached.
+    pub killed_at: Option<String>,
+    pub uploads_left: usize,
+    /// Bytes of blobs that were sent in vain.
+    pub wasted: u64,
+    pub took: Duration,
+}
+
+/// A run: a namespace, a registry, and the operator's processes with their ways.
+struct Run {
+    ground: Arc<Ground>,
+    namespace: String,
+    folder: TempDir,
+    registry: TestRegistry,
+    course: Arc<Course>,
+    ids: Arc<Mutex<BTreeMap<Victim, u32>>>,
+    operators: Mutex<Vec<(&'static str, Operator)>>,
+    launches: BTreeMap<&'static str, Launch>,
+    _ways: Vec<Way>,
+}
+
+/// How a process of the operator is started, time and again.
+struct Launch {
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+impl Run {
+    async fn begin(ground: &Arc<Ground>, images: &Images, point: Option<Point>) -> Self {
+        let namespace = format!("crash-{:012x}", fastrand::u64(..1 << 48));
+        let object = Namespace {
+            metadata: ObjectMeta {
+                name: Some(namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            ..Namespace::default()
+        };
+        let namespaces = Api::<Namespace>::all(ground.client.clone());
+        let created = namespaces.create(&PostParams::default(), &object).await;
+        created.expect("a namespace");
+        let registry = TestRegistry::start(Version::V31);
+        let ids = Arc::new(Mutex::new(BTreeMap::from([(Victim::Registry, registry.id())])));
+        let (known, servers) = (Arc::clone(&ids), Arc::clone(ground));
+        let course = Course::new(point, move |victim| {
+            let id = known.lock().expect("nobody panics with it").get(&victim).copied();
+            kill(id.unwrap_or_else(|| servers.id(victim)));
+        });
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut ways = Vec::new();
+        let mut launches = BTreeMap::new();
+        for process in [CONTROLLER, AGENT] {
+            let (api, at) = Way::open(way(process, Server::Api), Upstream::api(&ground.kubeconfig), &course);
+            let kubeconfig = folder.path().join(format!("{process}.kubeconfig"));
+            std::fs::write(&kubeconfig, kubeconfig_to(&at)).expect("a kubeconfig");
+            let to = Upstream::registry(&registry.host);
+            let (destination, at) = Way::open(way(process, Server::Registry), to, &course);
+            ways.extend([api, destination]);
+            let shared = [
+                "--namespace",
+                &namespace,
+                "--watch-namespace",
+                &namespace,
+                "--retry-limit",
+                "2s",
+            ];
+            let place = [
+                "--registry-address",
+                ADDRESS,
+                "--registry-endpoint",
+                &at,
+                "--registry-insecure",
+            ];
+            let insecure = ["--insecure-registry", &images.source.host];
+            // As a Deployment's pod keeps its name when its container is started again.
+            let own = match process {
+                CONTROLLER => ["--identity", "controller-0"],
+                _ => ["--node-name", "n1"],
+            };
+            let arguments = [&[process][..], &shared, &place, &insecure, &own].concat();
+            let mut environment = vec![
+                ("KUBECONFIG".to_owned(), kubeconfig.to_str().expect("text").to_owned()),
+                ("JACKAL_LOG".to_owned(), "info,jackal_operator=debug".to_owned()),
+                ("JACKAL_LEASE_DURATION".to_owned(), "3s".to_owned()),
+            ];
+            if process == AGENT {
+                let socket = folder.path().join("docker.sock");
+                let to = Upstream::socket(&ground.real.host);
+                ways.push(Way::open_socket(way(AGENT, Server::Docker), to, &course, &socket));
+                environment.push(("DOCKER_HOST".to_owned(), format!("unix://{}", socket.display())));
+                if point.is_some_and(|point| point.export) {
+                    environment.push(("JACKAL_DOCKER_ROOT".to_owned(), "/nowhere".to_owned()));
+                }
+            }
+            let arguments = arguments.into_iter().map(str::to_owned).collect();
+            launches.insert(process, Launch { arguments, environment });
+        }
+        Self {
+            ground: Arc::clone(ground),
+            namespace,
+            folder,
+            registry,
+            course,
+            ids,
+            operators: Mutex::default(),
+            launches,
+            _ways: ways,
+        }
+    }
+
+    /// Starts a process of the operator, whether it ran before or not.
+    fn start(&self, process: &'static str) {
+        let launch = &self.launches[process];
+        let arguments: Vec<&str> = launch.arguments.iter().map(String::as_str).collect();
+        let environment: Vec<_> = launch
+            .environment
+            .iter()
+            .map(|(name, value)| (&**name, &**value))
+            .collect();
+        let mut operators = self.operators.lock().expect("nobody panics with it");
+        let log = self.folder.path().join(format!("{}-{process}.log", operators.len()));
+        let operator = Operator::start(&arguments, &environment, log);
+        self.ids
+            .lock()
+            .expect("nobody panics with it")
+            .insert(Victim::Process(process), operator.id());
+        operators.push((process, operator));
+    }
+
+    fn api<K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>>(&self) -> Api<K> {
+        Api::namespaced(self.ground.client.clone(), &self.namespace)
+    }
+
+    fn storage(&self) -> Storage {
+        Storage::at(&self.registry.storage())
+    }
+
+    /// Waits until somebody is killed, looks, and starts it again.
+    async fn revive(&self) {
+        self.course.killed().await;
+        self.look("after the kill");
+        let point = self.course.fired().expect("a kill").point;
+        match point.victim {
+            Victim::Process(process) => self.start(process),
+            Victim::Registry => {
+                self.registry.start_again();
+                let mut ids = self.ids.lock().expect("nobody panics with it");
+                ids.insert(Victim::Registry, self.registry.id());
+            }
+            Victim::Stopped(process) => panic!("nobody lets {process} go on"),
+            server => self.ground.start_again(server).await,
+        }
+    }
+
+    /// No tag points at something incomplete.
+    fn look(&self, when: &str) {
+        self.storage().walk(true).unwrap_or_else(|why| panic!("{when}: {why}"));
+    }
+
+    /// Looks all the time, though not at each byte.
+    async fn watch(&self) {
+        let storage = self.storage();
+        loop {
+            let storage = storage.clone();
+            let walked = tokio::task::spawn_blocking(move || storage.walk(false)).await;
+            walked
+                .expect("a walk")
+                .unwrap_or_else(|why| panic!("in the middle: {why}"));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn apply(&self, images: &Images, version: &str) {
+        let (api, package) = (self.api::<JackalPackage>(), images.package(version));
+        eventually(CONVERGED, "the package is applied", async || {
+            let parameters = PatchParams::apply("test").force();
+            let applied = api.patch("app", &parameters, &Patch::Apply(&package)).await;
+            applied.map(drop).map_err(|error| error.to_string())
+        })
+        .await;
+    }
+
+    /// Waits until the package is Ready for its spec, nobody claims any of its images, and `is_done`.
+    async fn stage(&self, what: &str, is_done: impl Fn(&Stage, &JackalPackage) -> bool) -> Stage {
+        let (packages, images) = (self.api::<JackalPackage>(), self.api::<JackalImage>());
+        let stage = eventually(at_leisure(CONVERGED), what, async || {
+            let package = packages.get("app").await.map_err(|error| error.to_string())?;
+            let stands = stage_of(&package).filter(|stage| is_done(stage, &package));
+            let list = images
+                .list(&ListParams::default())
+                .await
+                .map_err(|error| error.to_string())?;
+            let claims = list
+                .items
+                .iter()
+                .any(|image| image.status.as_ref().is_some_and(|s| s.claim.is_some()));
+            match stands {
+                Some(stage) if !claims => Ok(stage),
+                _ => {
+                    let images: Vec<_> = list
+                        .items
+                        .iter()
+                        .map(|image| (&image.metadata.name, &image.status))
+                        .collect();
+                    Err(json!({ "package": package.status, "images": images }).to_string())
+                }
+            }
+        })
+        .await;
+        self.look(what);
+        stage
+    }
+
+    async fn delete(&self) {
+        let (packages, images) = (self.api::<JackalPackage>(), self.api::<JackalImage>());
+        eventually(
+            CONVERGED,
+            "the package's deletion is asked for",
+            async || match packages.delete("app", &DeleteParams::default()).await {
+                Ok(_) => Ok(()),
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+                Err(error) => Err(error.to_string()),
+            },
+        )
+        .await;
+        eventually(
+            at_leisure(CONVERGED),
+            "the package and its images are gone",
+            async || {
+                let package = packages.get_opt("app").await.map_err(|error| error.to_string())?;
+                let images = images
+                    .list(&ListParams::default())
+                    .await
+                    .map_err(|error| error.to_string())?;
+                match (package, images.items.is_empty()) {
+                    (None, true) => Ok(()),
+                    (package, _) => Err(json!([package, images.items]).to_string()),
+                }
+            },
+        )
+        .await;
+    }
+
+    /// All of it, and what stood after each step.
+    async fn steps(&self, images: &Images, expected: Option<&Expected>) -> Vec<Stage> {
+        let wanted = |number: usize| expected.map(|expected| expected.stages[number].clone());
+        let mut stages = Vec::new();
+        images.build(&self.ground.real, 0).await;
+        self.start(CONTROLLER);
+        self.start(AGENT);
+        self.apply(images, "1").await;
+        let first = self
+            .stage("the package stands", |stage, _| {
+                wanted(0).is_none_or(|wanted| *stage == wanted)
+            })
+            .await;
+        images.build(&self.ground.real, 1).await;
+        let second = self
+            .stage("the package has the new build", |stage, _| match wanted(1) {
+                Some(wanted) => *stage == wanted,
+                None => stage.artifact != first.artifact && stage.images != first.images,
+            })
+            .await;
+        stages.push(first);
+        self.apply(images, "2").await;
+        let third = self
+            .stage("the package has its new version", |stage, package| {
+                let current = stage.artifact.starts_with("2.0.0@") && package.metadata.generation == Some(2);
+                wanted(2).is_none_or(|wanted| *stage == wanted) && current
+            })
+            .await;
+        stages.extend([second, third]);
+        self.delete().await;
+        stages
+    }
+}
+
+/// What stands of a package that is Ready for its spec.
+fn stage_of(package: &JackalPackage) -> Option<Stage> {
+    let status = package.status.as_ref()?;
+    let ready = condition(&status.conditions, "Ready")?;
+    if ready.status != "True" || ready.observed_generation != package.metadata.generation {
+        return None;
+    }
+    let rows = status.images.iter();
+    Some(Stage {
+        artifact: status.artifact.as_ref()?.revision.clone(),
+        images: rows
+            .map(|row| Some((row.name.clone(), row.digest.clone()?)))
+            .collect::<Option<_>>()?,
+    })
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let mut logs: Vec<PathBuf> = std::fs::read_dir(self.folder.path())
+            .into_iter()
+            .flatten()
+            .filter_map(|file| Some(file.ok()?.path()))
+            .filter(|file| file.extension().is_some_and(|extension| extension == "log"))
+            .collect();
+        logs.sort();
+        for file in logs {
+            let log = std::fs::read_to_string(&file).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!(
+                "--- {}\n{}",
+                file.display(),
+                lines[lines.len().saturating_sub(60)..].join("\n")
+            );
+        }
+    }
+}
+
+/// One run on `ground`. With what is `expected`, all that a kill may not change is compared; whatever differs panics.
+pub async fn run(
+    ground: Arc<Ground>,
+    images: Arc<Images>,
+    expected: Option<Arc<Expected>>,
+    point: Option<Point>,
+) -> Outcome {
+    let began = Instant::now();
+    let run = Run::begin(&ground, &images, point).await;
+    let (revives, mut revived) = tokio::sync::watch::channel(false);
+    let steps = async {
+        let stages = run.steps(&images, expected.as_deref()).await;
+        run.course.disarm();
+        // The next run needs the lane's servers.
+        if run.course.fired().is_some() {
+            revived
+                .wait_for(|revived| *revived)
+                .await
+                .expect("whoever was killed is started again");
+        }
+        stages
+    };
+    let revived = async {
+        run.revive().await;
+        revives.send_replace(true);
+        std::future::pending::<()>().await;
+    };
+    let stages = tokio::select! {
+        stages = steps => stages,
+        () = revived => unreachable!("it waits for the end"),
+        () = run.watch() => unreachable!("it looks until the end"),
+    };
+    let fired = run.course.fired();
+    let uploads = run.course.uploads();
+    check_bytes(
+        &uploads,
+        fired
+            .as_ref()
+            .map(|fired| (fired.point, fired.dead.expect("a dead victim"))),
+    );
+    let tags = run
+        .storage()
+        .walk(true)
+        .unwrap_or_else(|why| panic!("at the end: {why}"));
+    assert!(tags.is_empty(), "deleted, and still there: {tags:?}");
+    let unfinished = unfinished(&run, &uploads, fired.as_ref().map(|fired| fired.point)).await;
+    let left = run.storage().held();
+    if let Some(expected) = &expected {
+        assert!(
+            left.is_subset(&expected.left),
+            "{left:?} is left, and {:?} without a kill",
+            expected.left
+        );
+    }
+    Outcome {
+        wasted: uploads
+            .iter()
+            .filter(|upload| upload.committed.is_none())
+            .map(|upload| upload.bytes)
+            .sum(),
+        expected: Expected {
+            tally: run.course.tally(),
+            stages,
+            left,
+            sent: uploads.iter().map(|upload| upload.bytes).sum(),
+        },
+        killed_at: fired.map(|fired| fired.at),
+        uploads_left: unfinished,
+        took: began.elapsed(),
+    }
+}
+
+/// No blob is sent twice into a repository but the one in flight.
+fn check_bytes(uploads: &[Upload], killed: Option<(Point, Instant)>) {
+    let mut seen = BTreeMap::new();
+    for upload in uploads.iter().filter(|upload| upload.committed.is_some()) {
+        let digest = upload.committed.as_deref().unwrap_or_default();
+        if let Some(other) = seen.insert((upload.repository.clone(), digest), upload) {
+            panic!("{digest} was committed twice: {other:?} and {upload:?}");
+        }
+    }
+    for upload in uploads
+        .iter()
+        .filter(|upload| upload.committed.is_none() && upload.bytes > 0)
+    {
+        let was_in_flight = killed.is_some_and(|(point, dead)| upload.opened <= dead && breaks_uploads(&point, upload));
+        assert!(
+            was_in_flight,
+            "sent in vain, and it was not in flight at the kill: {upload:?}"
+        );
+    }
+}
+
+/// Whether a kill may break an upload off.
+fn breaks_uploads(point: &Point, upload: &Upload) -> bool {
+    match point.victim {
+        Victim::Process(process) => upload.process == process,
+        Victim::Registry => true,
+        Victim::Dockerd => upload.process == AGENT && point.export,
+        Victim::Stopped(_) | Victim::ApiServer | Victim::Etcd => false,
+    }
+}
+
+/// The uploads that the registry keeps at the end: at most those of a process that was killed itself, and those of
+/// which nobody knows, for the answer to their begin was lost. Who lives gives its own up.
+async fn unfinished(run: &Run, uploads: &[Upload], killed: Option<Point>) -> usize {
+    let open = |is: &dyn Fn(&Upload) -> bool| {
+        let open = uploads
+            .iter()
+            .filter(|upload| upload.committed.is_none() && !upload.given_up);
+        open.filter(|upload| is(upload)).count()
+    };
+    let limit = match killed.map(|point| point.victim) {
+        // The last one may have been begun without that its answer came through.
+        Some(Victim::Process(process)) => open(&|upload| upload.process == process) + 1,
+        Some(Victim::Registry) => open(&|upload| upload.bytes == 0) + 1,
+        _ => 0,
+    };
+    eventually(
+        Duration::from_secs(20),
+        "no upload stands but what a kill left",
+        async || {
+            let unfinished = run.storage().unfinished();
+            match unfinished.len() <= limit {
+                true => Ok(unfinished.len()),
+                false => Err(format!("{unfinished:?} of at most {limit}; {uploads:?}")),
+            }
+        },
+    )
+    .await
+}

@@ -1,0 +1,185 @@
+//! What goes wrong between us and registries, and what comes of it: one table. A proxy before a real registry does
+//! what a row says to the copy of one image, which a real controller makes because a real API server has the object.
+//! Every row ends with all that stands in the destination being read again and hashed, and with no upload left there.
+
+mod rows;
+mod standing;
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use jackal_operator::api::v1alpha1::JackalImage;
+use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
+use serde_json::{Value, json};
+
+use crate::support::cluster::{Cluster, condition};
+use crate::support::front::Front;
+use crate::support::image::{noise, put, stream};
+use crate::support::registry::TestRegistry;
+use crate::support::wait::{SOON, eventually};
+
+/// What pods call the registry. Nothing listens there.
+const ADDRESS: &str = "127.0.0.1:31999";
+
+/// What a user sees.
+pub enum Sees {
+    /// The image becomes Ready, and nothing is said but that.
+    Nothing,
+    /// A condition and one event with this reason, whose message has these words; nothing stands under the tag. Ready
+    /// by itself once the fault is gone.
+    Fault(&'static str, Vec<&'static str>),
+    /// The same, of a fault that ends by itself.
+    Heals(&'static str, Vec<&'static str>),
+    /// The same, for longer than a test lasts.
+    Waits(&'static str, Vec<&'static str>),
+}
+
+/// One fault.
+pub struct Row {
+    /// Of the object and the repository.
+    pub name: &'static str,
+    /// Before the source or the destination.
+    pub front: Front,
+    /// Whether it is before the source.
+    pub source: bool,
+    /// The registry that the image is brought to.
+    pub destination: std::sync::Arc<TestRegistry>,
+    /// Bytes of the image's layer.
+    pub layer: usize,
+    /// Further fields of the object's spec.
+    pub spec: Value,
+    pub sees: Sees,
+    /// What else holds at the end.
+    pub holds: Box<dyn Fn(&Front)>,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_registries_and_networks_do_is_overcome_or_told() {
+    let cluster = Cluster::new().await;
+    let world = rows::World::start();
+    let rows = rows::rows(&world);
+    let mut sources = vec![world.source.host.clone()];
+    sources.extend(rows.iter().filter(|row| row.source).map(|row| row.front.host.clone()));
+    let controller = cluster.controller(&[
+        // So that windows are large enough for the layers.
+        "--concurrency",
+        "8",
+        "--lease-duration",
+        "30s",
+        "--insecure-registry",
+        &sources.join(","),
+    ]);
+    let images = join_all(rows.iter().map(|row| push(&world.source, row))).await;
+    let ended = join_all(rows.iter().zip(&images).map(|(row, image)| async {
+        let begun = std::time::Instant::now();
+        apply(&cluster, &world.source, row);
+        meets(&cluster, row, image).await;
+        println!("{}: {:?}", row.name, begun.elapsed());
+    }));
+    ended.await;
+    drop(controller);
+}
+
+/// Pushes the row's image to its source.
+async fn push(source: &TestRegistry, row: &Row) -> Document {
+    let repository = source.repository(&format!("faults/{}", row.name));
+    let seed = row
+        .name
+        .bytes()
+        .fold(7_u64, |seed, byte| seed.wrapping_mul(31) + u64::from(byte));
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":[]}},"author":"{}"}}"#,
+        row.name
+    );
+    let mut described = Vec::new();
+    for (kind, content) in [
+        (media_type::OCI_CONFIG, config.into()),
+        (media_type::OCI_LAYER, noise(seed, row.layer)),
+    ] {
+        let (digest, length) = (Digest::of(&content), content.len() as u64);
+        let stored = repository.upload(Some(&digest), Some(length), stream(content)).await;
+        stored.unwrap();
+        described.push(Descriptor::new(kind, digest, length));
+    }
+    let layer = described.pop().unwrap();
+    let document = Document::of_manifest(Manifest::new(described.pop().unwrap(), vec![layer])).unwrap();
+    put(&repository, &document, Some("1")).await;
+    document
+}
+
+fn apply(cluster: &Cluster, source: &TestRegistry, row: &Row) {
+    let (from, to) = match row.source {
+        true => (&row.front.host, &row.destination.host),
+        false => (&source.host, &row.front.host),
+    };
+    let mut spec = json!({
+        "image": format!("{from}/faults/{}:1", row.name),
+        "naming": "Plain",
+        "registry": { "address": ADDRESS, "endpoint": to, "insecure": true },
+    });
+    spec.as_object_mut()
+        .unwrap()
+        .extend(row.spec.as_object().unwrap().clone());
+    let object = json!({
+        "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalImage", "metadata": { "name": row.name }, "spec": spec,
+    });
+    cluster.apply(&object.to_string());
+}
+
+async fn meets(cluster: &Cluster, row: &Row, image: &Document) {
+    let repository = format!("faults/{}", row.name);
+    let to = row.destination.repository(&repository);
+    if let Sees::Fault(reason, words) | Sees::Heals(reason, words) | Sees::Waits(reason, words) = &row.sees {
+        let what = format!("{reason}: {words:?}");
+        let said = cluster
+            .image_where(row.name, &what, |image| fails(image, reason, words))
+            .await;
+        assert_eq!(to.head_manifest("1").await.unwrap(), None, "{}", row.name);
+        eventually(SOON, &format!("{} is told by an event", row.name), async || {
+            let told = cluster.events(row.name).await;
+            match &told[..] {
+                [one] if one.starts_with(&format!("{reason}: ")) && words.iter().all(|word| one.contains(word)) => {
+                    Ok(())
+                }
+                _ => Err(format!("{told:?} of {said:?}")),
+            }
+        })
+        .await;
+        if !matches!(row.sees, Sees::Heals(..)) {
+            row.front.lift();
+        }
+    }
+    if let Sees::Waits(..) = row.sees {
+        assert_eq!(
+            standing::tags(&row.destination, &repository).await,
+            [""; 0],
+            "{}",
+            row.name
+        );
+    } else {
+        let ready = cluster.image_ready(row.name).await.status.unwrap();
+        assert_eq!(ready.digest.as_deref(), Some(image.digest().as_str()), "{}", row.name);
+        let told = cluster.events(row.name).await;
+        let warnings = told.iter().filter(|event| !event.starts_with("Succeeded: ")).count();
+        let expected = usize::from(!matches!(row.sees, Sees::Nothing));
+        assert_eq!(warnings, expected, "{}: {told:?}", row.name);
+        standing::whole(&row.destination, &repository, image).await;
+    }
+    (row.holds)(&row.front);
+    eventually(
+        Duration::from_secs(15),
+        &format!("{} leaves no upload", row.name),
+        async || match row.destination.unfinished(&repository) {
+            0 => Ok(()),
+            _ => Err(format!("{:?}", row.destination.uploads(&repository))),
+        },
+    )
+    .await;
+}
+
+fn fails(image: &JackalImage, reason: &str, words: &[&str]) -> Option<()> {
+    let ready = condition(&image.status.as_ref()?.conditions, "Ready")?;
+    let holds =
+        ready.status == "False" && ready.reason == reason && words.iter().all(|word| ready.message.contains(word));
+    holds.then_some(())
+}

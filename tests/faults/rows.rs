@@ -1,0 +1,483 @@
+//! The table.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Row, Sees};
+use crate::support::faulty::Seen;
+use crate::support::front::{Act, Front, first};
+use crate::support::registry::{TestRegistry, Version};
+
+const MEBIBYTE: u64 = 1024 * 1024;
+
+/// The registries.
+pub struct World {
+    pub source: TestRegistry,
+    pub destination: Arc<TestRegistry>,
+    /// One that is restarted.
+    pub restarted: Arc<TestRegistry>,
+    /// Another host, which leads to the source and to the destination.
+    pub elsewhere: [Arc<Front>; 2],
+}
+
+impl World {
+    /// Starts them.
+    pub fn start() -> Self {
+        let source = TestRegistry::start(Version::V31);
+        let destination = TestRegistry::start(Version::V31);
+        let elsewhere = [&source, &destination].map(|registry| Arc::new(Front::to(&registry.host, |_| Act::Pass)));
+        Self {
+            source,
+            destination: Arc::new(destination),
+            restarted: Arc::new(TestRegistry::start(Version::V31)),
+            elsewhere,
+        }
+    }
+
+    /// A row before the source.
+    fn reading(&self, name: &'static str, sees: Sees, rule: impl Fn(&Seen) -> Act + Send + Sync + 'static) -> Row {
+        Row {
+            name,
+            front: Front::to(&self.source.host, rule),
+            source: true,
+            destination: Arc::clone(&self.destination),
+            layer: 3 << 20,
+            spec: json!({}),
+            sees,
+            holds: Box::new(|_| {}),
+        }
+    }
+
+    /// A row before the destination.
+    fn writing(&self, name: &'static str, sees: Sees, rule: impl Fn(&Seen) -> Act + Send + Sync + 'static) -> Row {
+        Row {
+            front: Front::to(&self.destination.host, rule),
+            source: false,
+            ..self.reading(name, sees, |_| Act::Pass)
+        }
+    }
+}
+
+impl Row {
+    fn layer(mut self, layer: usize) -> Self {
+        self.layer = layer;
+        self
+    }
+
+    fn spec(mut self, spec: Value) -> Self {
+        self.spec = spec;
+        self
+    }
+
+    fn holds(mut self, holds: impl Fn(&Front) + 'static) -> Self {
+        self.holds = Box::new(holds);
+        self
+    }
+
+    /// Nothing was begun again: there is one upload for each of the two blobs.
+    fn gone_on_with(self) -> Self {
+        self.begun(2)
+    }
+
+    fn begun(self, uploads: usize) -> Self {
+        let name = self.name;
+        self.holds(move |front| assert_eq!(front.count("POST", "/uploads/"), uploads, "{name}: {:#?}", front.seen()))
+    }
+}
+
+/// Whether a request carries the layer, or a part of it.
+fn carries(seen: &Seen) -> bool {
+    let length = seen.headers.get("content-length").and_then(|text| text.parse().ok());
+    matches!(seen.method.as_str(), "PUT" | "PATCH") && length.unwrap_or(0_u64) > MEBIBYTE
+}
+
+/// Whether a request reads a blob; the configuration is one too, and too short to meet most faults.
+fn reads_blob(seen: &Seen) -> bool {
+    seen.method == "GET" && seen.path.contains("/blobs/sha256:")
+}
+
+fn reads_manifest(seen: &Seen) -> bool {
+    seen.method == "GET" && seen.path.contains("/manifests/")
+}
+
+fn asks_status(seen: &Seen) -> bool {
+    seen.method == "GET" && seen.path.contains("/blobs/uploads/")
+}
+
+fn writes(seen: &Seen) -> bool {
+    matches!(seen.method.as_str(), "PUT" | "PATCH" | "POST")
+}
+
+fn answers(status: u16) -> Act {
+    Act::Answer(status, Vec::new(), String::new())
+}
+
+fn asks_patience(seconds: u32) -> Act {
+    let after = vec![("Retry-After", seconds.to_string())];
+    Act::Answer(429, after, r#"{"errors":[{"code":"TOOMANYREQUESTS"}]}"#.to_owned())
+}
+
+/// A rule of its own for what comes after the first requests that `when` holds for, which `act` meets.
+fn once_then(
+    when: fn(&Seen) -> bool,
+    act: impl Fn() -> Act + Send + Sync + 'static,
+    then: impl Fn(&Seen) -> Act + Send + Sync + 'static,
+) -> impl Fn(&Seen) -> Act + Send + Sync + 'static {
+    let met = AtomicUsize::new(0);
+    move |seen| {
+        if met.load(Ordering::Relaxed) > 0 {
+            return then(seen);
+        }
+        if when(seen) {
+            met.store(1, Ordering::Relaxed);
+            return act();
+        }
+        Act::Pass
+    }
+}
+
+/// A registry that wants tokens, which it gives to everybody. Those that were given before a request for which `ends`
+/// holds have ended after it.
+fn guarded(
+    ends: impl Fn(&Seen) -> bool + Send + Sync + 'static,
+    then: impl Fn(&Seen) -> Act + Send + Sync + 'static,
+) -> impl Fn(&Seen) -> Act + Send + Sync + 'static {
+    let (given, ended) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    move |seen| {
+        if seen.path.starts_with("/token") {
+            let number = given.fetch_add(1, Ordering::Relaxed) + 1;
+            return Act::Answer(200, Vec::new(), format!(r#"{{"token":"t{number}","expires_in":300}}"#));
+        }
+        let token = seen
+            .headers
+            .get("authorization")
+            .and_then(|text| text.strip_prefix("Bearer t"));
+        let number: usize = token.and_then(|number| number.parse().ok()).unwrap_or(0);
+        if number <= ended.load(Ordering::Relaxed) {
+            let challenge = format!(r#"Bearer realm="http://{}/token",service="s""#, seen.headers["host"]);
+            return Act::Answer(401, vec![("WWW-Authenticate", challenge)], String::new());
+        }
+        if ends(seen) {
+            ended.store(given.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        then(seen)
+    }
+}
+
+fn breaks() -> Act {
+    Act::BreakRequest(MEBIBYTE)
+}
+
+fn fault(reason: &'static str, words: &[&'static str]) -> Sees {
+    Sees::Fault(reason, words.to_vec())
+}
+
+/// Every fault.
+pub fn rows(world: &World) -> Vec<Row> {
+    let mut rows = uploads(world);
+    rows.extend(downloads(world));
+    rows.extend(both(world));
+    rows
+}
+
+fn uploads(world: &World) -> Vec<Row> {
+    let restarted = Arc::clone(&world.restarted);
+    let restart = move || {
+        let registry = Arc::clone(&restarted);
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            registry.restart();
+        });
+        breaks()
+    };
+    let elsewhere = Arc::clone(&world.elsewhere[1]);
+    let other = elsewhere.host.clone();
+    vec![
+        world
+            .writing("reset-upload", Sees::Nothing, first(1, carries, breaks))
+            .gone_on_with(),
+        world
+            .writing(
+                "reset-upload-often",
+                Sees::Nothing,
+                first(4, carries, || Act::BreakRequest(600_000)),
+            )
+            .gone_on_with(),
+        world
+            .writing(
+                "refused-after-n-bytes",
+                Sees::Nothing,
+                first(3, carries, || answers(500)),
+            )
+            .gone_on_with(),
+        world.writing("session-lost", Sees::Nothing, {
+            let lost = AtomicUsize::new(0);
+            once_then(carries, breaks, move |seen| {
+                match asks_status(seen) && lost.fetch_add(1, Ordering::Relaxed) == 0 {
+                    true => answers(404),
+                    false => Act::Pass,
+                }
+            })
+        }),
+        world.writing("offset-lies-once", Sees::Nothing, {
+            once_then(carries, breaks, first(1, asks_status, || lying(-70_000)))
+        }),
+        world.writing("offset-lies-always", Sees::Nothing, {
+            once_then(carries, breaks, |seen| {
+                if asks_status(seen) { lying(-70_000) } else { Act::Pass }
+            })
+        }),
+        world.writing("offset-lies-ahead", Sees::Nothing, {
+            once_then(carries, breaks, |seen| {
+                if asks_status(seen) {
+                    lying(100_000_000)
+                } else {
+                    Act::Pass
+                }
+            })
+        }),
+        world
+            .writing("token-ends", Sees::Nothing, guarded(carries, first(1, carries, breaks)))
+            .gone_on_with(),
+        world
+            .writing("cut-by-time", Sees::Nothing, |seen| match carries(seen) {
+                true => Act::Cut(20 * MEBIBYTE, Duration::from_secs(1)),
+                false => Act::Pass,
+            })
+            .layer(24 << 20),
+        world
+            .writing("too-large-for-a-proxy", Sees::Nothing, too_large(4 * MEBIBYTE))
+            .layer(12 << 20),
+        world.writing(
+            "too-large-always",
+            fault(
+                "PushFailed",
+                &["413", "raise the limit of the registry or of the proxy before it"],
+            ),
+            too_large(100),
+        ),
+        world
+            .writing(
+                "stuck-upload",
+                fault("TimedOut", &["cannot push to", "did not move for 1 s"]),
+                |seen| match carries(seen) {
+                    true => Act::StallRequest(MEBIBYTE, Duration::from_secs(5)),
+                    false => Act::Pass,
+                },
+            )
+            .layer(24 << 20)
+            .spec(json!({ "timeout": "1s" })),
+        Row {
+            front: Front::to(&world.restarted.host, first(1, carries, restart)),
+            destination: Arc::clone(&world.restarted),
+            ..world.writing("restarted", Sees::Nothing, |_| Act::Pass)
+        },
+        world
+            .writing(
+                "upload-elsewhere",
+                Sees::Nothing,
+                guarded(
+                    |_| false,
+                    move |seen| match seen.method == "POST" {
+                        true => {
+                            let (own, other) = (seen.headers["host"].clone(), other.clone());
+                            Act::Header("location", Box::new(move |location| location.replace(&own, &other)))
+                        }
+                        false => Act::Pass,
+                    },
+                ),
+            )
+            .holds(move |_| went_without_token(&elsewhere, "PUT")),
+    ]
+}
+
+fn lying(by: i64) -> Act {
+    Act::Header(
+        "range",
+        Box::new(move |range| {
+            let last: i64 = range.split('-').nth(1).unwrap().parse().unwrap();
+            format!("0-{}", last + by)
+        }),
+    )
+}
+
+fn too_large(limit: u64) -> impl Fn(&Seen) -> Act + Send + Sync + 'static {
+    move |seen| {
+        let length = seen.headers.get("content-length").and_then(|text| text.parse().ok());
+        match length.unwrap_or(0) > limit && seen.path.contains("/blobs/") {
+            true => answers(413),
+            false => Act::Pass,
+        }
+    }
+}
+
+fn went_without_token(elsewhere: &Front, method: &str) {
+    let seen = elsewhere.seen();
+    assert!(seen.iter().any(|seen| seen.method == method), "{seen:#?}");
+    assert!(
+        !seen.iter().any(|seen| seen.headers.contains_key("authorization")),
+        "{seen:#?}"
+    );
+}
+
+fn downloads(world: &World) -> Vec<Row> {
+    let elsewhere = Arc::clone(&world.elsewhere[0]);
+    let other = elsewhere.host.clone();
+    let endless = |path: &'static str, status: u16| {
+        move |seen: &Seen| match seen.path.contains(path) {
+            true => Act::Endless(status),
+            false => Act::Pass,
+        }
+    };
+    let altered = "something on the way alters content";
+    vec![
+        world.reading(
+            "reset-download",
+            Sees::Nothing,
+            first(2, reads_blob, || Act::BreakAnswer(MEBIBYTE)),
+        ),
+        world.reading(
+            "truncated",
+            fault("DigestMismatch", &["cannot read", "bytes are expected", altered]),
+            |seen| if reads_blob(seen) { Act::Truncate(50) } else { Act::Pass },
+        ),
+        world.reading(
+            "other-content",
+            fault(
+                "DigestMismatch",
+                &["cannot read", "is expected, and the content has", altered],
+            ),
+            |seen| if reads_blob(seen) { Act::Flip(20) } else { Act::Pass },
+        ),
+        world.reading(
+            "lying-digest",
+            fault(
+                "DigestMismatch",
+                &["cannot read", "is expected, and the content has", altered],
+            ),
+            |seen| match reads_manifest(seen) {
+                true => Act::Header(
+                    "docker-content-digest",
+                    Box::new(|_| format!("sha256:{}", "0".repeat(64))),
+                ),
+                false => Act::Pass,
+            },
+        ),
+        world.reading(
+            "endless-manifest",
+            fault(
+                "SourceFailed",
+                &["cannot read", "the answer has more than the", "bytes that are read"],
+            ),
+            endless("/manifests/", 200),
+        ),
+        world.reading(
+            "endless-error",
+            fault("SourceFailed", &["cannot read", "the registry answered 400"]),
+            endless("/manifests/", 400),
+        ),
+        world.reading(
+            "endless-token",
+            Sees::Heals("SourceFailed", vec!["/token: the answer has more than the"]),
+            {
+                let guard = guarded(|_| false, |_| Act::Pass);
+                let token = first(2, |seen| seen.path.starts_with("/token"), || Act::Endless(200));
+                move |seen| match token(seen) {
+                    Act::Pass => guard(seen),
+                    endless => endless,
+                }
+            },
+        ),
+        world
+            .reading(
+                "trickle",
+                fault(
+                    "TimedOut",
+                    &[
+                        "cannot read",
+                        "did not move for 1 s",
+                        "check the registry and the network",
+                    ],
+                ),
+                |seen| match reads_blob(seen) {
+                    true => Act::Trickle(50, Duration::from_secs(3)),
+                    false => Act::Pass,
+                },
+            )
+            .spec(json!({ "timeout": "1s" })),
+        world
+            .reading(
+                "blob-elsewhere",
+                Sees::Nothing,
+                guarded(
+                    |_| false,
+                    move |seen| match reads_blob(seen) {
+                        true => {
+                            let location = format!("http://{other}{}", seen.path);
+                            Act::Answer(307, vec![("Location", location)], String::new())
+                        }
+                        false => Act::Pass,
+                    },
+                ),
+            )
+            .holds(move |_| went_without_token(&elsewhere, "GET")),
+    ]
+}
+
+fn both(world: &World) -> Vec<Row> {
+    let delay = |_: &Seen| Act::Delay(Duration::from_millis(200));
+    vec![
+        world.reading("latency-reading", Sees::Nothing, delay),
+        world.writing("latency-writing", Sees::Nothing, delay),
+        world.reading(
+            "patience-reading",
+            Sees::Nothing,
+            first(2, |_| true, || asks_patience(1)),
+        ),
+        world.writing("patience-writing", Sees::Nothing, first(2, writes, || asks_patience(1))),
+        world.writing(
+            "patience-for-long",
+            Sees::Waits(
+                "RateLimited",
+                vec!["the registry answered 429 TOOMANYREQUESTS", "tried again by itself"],
+            ),
+            |seen| if writes(seen) { asks_patience(120) } else { Act::Pass },
+        ),
+        world.reading("burst-reading", Sees::Nothing, burst()),
+        world.writing("burst-writing", Sees::Nothing, burst()),
+        world.reading(
+            "down-reading",
+            fault(
+                "RegistryUnavailable",
+                &["cannot read", "503", "check that the registry runs"],
+            ),
+            |_| answers(503),
+        ),
+        world.writing(
+            "down-writing",
+            fault(
+                "RegistryUnavailable",
+                &["cannot push to", "502", "check that the registry runs"],
+            ),
+            |seen| if writes(seen) { answers(502) } else { Act::Pass },
+        ),
+        world.writing(
+            "failing-writes",
+            fault("PushFailed", &["cannot push to", "the registry answered 500"]),
+            |seen| if carries(seen) { answers(500) } else { Act::Pass },
+        ),
+    ]
+}
+
+/// Three failures in a row, every ten requests.
+fn burst() -> impl Fn(&Seen) -> Act + Send + Sync + 'static {
+    |seen| match seen.before % 10 {
+        0 => answers(500),
+        1 => answers(502),
+        2 => answers(503),
+        _ => Act::Pass,
+    }
+}
