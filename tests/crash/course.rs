@@ -273,7 +273,8 @@ impl Course {
             *count += 1;
             seen.number.insert(kind, *count);
         }
-        let meets = |moment: Moment| matches!(moment, Moment::Before(kind, number) if seen.number.get(&kind) == Some(&number));
+        let meets =
+            |moment: Moment| matches!(moment, Moment::Before(kind, number) if seen.number.get(&kind) == Some(&number));
         self.meet(state, &seen, meets, |point| point.is_client(way))?;
         Ok(seen)
     }
@@ -302,7 +303,8 @@ impl Course {
         if way.server == Server::Registry {
             follow(&mut state, seen, status, headers);
         }
-        let meets = |moment: Moment| matches!(moment, Moment::After(kind, number) if seen.number.get(&kind) == Some(&number));
+        let meets =
+            |moment: Moment| matches!(moment, Moment::After(kind, number) if seen.number.get(&kind) == Some(&number));
         self.meet(state, seen, meets, |point| point.is_client(way) || point.is_server(way))
     }
 
@@ -314,10 +316,14 @@ impl Course {
         meets: impl Fn(Moment) -> bool,
         breaks: impl Fn(&Point) -> bool,
     ) -> Result<(), Broken> {
-        let Some(point) = state.point.take_if(|point| point.way == seen.way && meets(point.moment)) else {
+        let Some(point) = state
+            .point
+            .take_if(|point| point.way == seen.way && meets(point.moment))
+        else {
             return Ok(());
         };
-        let at = format!("{} {}", seen.method, seen.target);
+        let path = seen.target.split('?').next().unwrap_or_default();
+        let at = format!("{} {path}", seen.method);
         state.fired = Some(Fired { point, at, dead: None });
         drop(state);
         (self.kill)(point.victim);
@@ -380,7 +386,10 @@ fn follow(state: &mut State, seen: &Seen, status: u16, headers: &HeaderMap) {
             }
         }
         (&Method::PUT, 201) => {
-            let digest = seen.target.split(['?', '&']).find_map(|part| part.strip_prefix("digest="));
+            let digest = seen
+                .target
+                .split(['?', '&'])
+                .find_map(|part| part.strip_prefix("digest="));
             if let Some(upload) = state.uploads.get_mut(id) {
                 upload.committed = digest.map(|digest| digest.replace("%3A", ":"));
             }

@@ -34,9 +34,15 @@ impl Ground {
         let (apis, engines) = (api.processes(), engine.processes());
         let killable = vec![
             (Victim::Etcd, Held::of(apis[0], api.folder.join("etcd-again.log"))),
-            (Victim::ApiServer, Held::of(apis[1], api.folder.join("apiserver-again.log"))),
+            (
+                Victim::ApiServer,
+                Held::of(apis[1], api.folder.join("apiserver-again.log")),
+            ),
             // Its containerd lives on.
-            (Victim::Dockerd, Held::of(engines[1], engine.folder.join("dockerd-again.log"))),
+            (
+                Victim::Dockerd,
+                Held::of(engines[1], engine.folder.join("dockerd-again.log")),
+            ),
         ];
         Self::at(kubeconfig.into(), docker, killable, vec![api, engine]).await
     }
@@ -64,7 +70,8 @@ impl Ground {
 
     /// Whether `victim` may be killed here.
     pub fn admits(&self, victim: Victim) -> bool {
-        matches!(victim, Victim::Process(_) | Victim::Stopped(_) | Victim::Registry) || self.killable.iter().any(|(known, _)| *known == victim)
+        matches!(victim, Victim::Process(_) | Victim::Stopped(_) | Victim::Registry)
+            || self.killable.iter().any(|(known, _)| *known == victim)
     }
 
     /// The process id of one of the lane's servers.
@@ -76,7 +83,13 @@ impl Ground {
     pub async fn start_again(&self, victim: Victim) {
         self.held(victim).start_again();
         eventually(SOON, &format!("{victim:?} answers again"), async || match victim {
-            Victim::Dockerd => self.real.docker.engine().ping().await.map_err(|fault| fault.to_string()),
+            Victim::Dockerd => self
+                .real
+                .docker
+                .engine()
+                .ping()
+                .await
+                .map_err(|fault| fault.to_string()),
             _ => match self.client.apiserver_version().await {
                 // Only what is read from etcd shows that both are there.
                 Ok(_) => serves(&self.client).await,
@@ -96,7 +109,15 @@ impl Ground {
 async fn define(client: &Client, kubeconfig: &Path) {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/crds");
     let kubeconfig = kubeconfig.to_str().expect("text");
-    let arguments = ["--kubeconfig", kubeconfig, "apply", "--server-side", "--force-conflicts", "--filename", folder];
+    let arguments = [
+        "--kubeconfig",
+        kubeconfig,
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--filename",
+        folder,
+    ];
     run(program("JACKAL_BIN_KUBECTL"), &arguments);
     eventually(SOON, "the custom resources are served", async || serves(client).await).await;
 }
@@ -124,7 +145,10 @@ impl Instance {
     fn start(part: &str) -> Self {
         let folder = PathBuf::from(required("JACKAL_STACK"));
         let name = format!("crash-{part}-{:08x}", fastrand::u32(..));
-        assert!(stack(&["start", part, &name]), "{part} does not start; why is said above");
+        assert!(
+            stack(&["start", part, &name]),
+            "{part} does not start; why is said above"
+        );
         let folder = folder.join(&name);
         Self { name, folder }
     }
@@ -132,7 +156,9 @@ impl Instance {
     /// A variable that tells where it is.
     fn said(&self, variable: &str) -> String {
         let said = std::fs::read_to_string(self.folder.join("env")).expect("what it said");
-        let found = said.lines().find_map(|line| line.strip_prefix(variable)?.strip_prefix('='));
+        let found = said
+            .lines()
+            .find_map(|line| line.strip_prefix(variable)?.strip_prefix('='));
         found.expect("a variable").to_owned()
     }
 
@@ -162,7 +188,9 @@ impl Held {
         let read = |name: &str| {
             let said = std::fs::read(format!("/proc/{id}/{name}")).expect("a running server");
             let parts = said.split(|byte| *byte == 0).filter(|part| !part.is_empty());
-            parts.map(|part| String::from_utf8_lossy(part).into_owned()).collect::<Vec<_>>()
+            parts
+                .map(|part| String::from_utf8_lossy(part).into_owned())
+                .collect::<Vec<_>>()
         };
         let environment = read("environ").into_iter().filter_map(|variable| {
             let (name, value) = variable.split_once('=')?;
@@ -187,7 +215,11 @@ impl Held {
         if let Some(file) = arguments.nth(1) {
             let _ = std::fs::remove_file(file);
         }
-        let environment: Vec<(&str, &str)> = self.environment.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let environment: Vec<(&str, &str)> = self
+            .environment
+            .iter()
+            .map(|(name, value)| (&**name, &**value))
+            .collect();
         let arguments: Vec<&str> = self.command[1..].iter().map(String::as_str).collect();
         let server = Server::start_with(Path::new(&self.command[0]), &arguments, &environment, &self.log);
         *self.running.lock().expect("nobody panics with it") = (server.id(), Some(server));
@@ -207,6 +239,8 @@ pub fn kill(id: u32) {
 /// Whether a process runs, and is not one that only nobody has buried yet.
 fn lives(id: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+    let state = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.trim_start().chars().next());
     state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }

@@ -67,6 +67,10 @@ fn telling(tally: &Tally) -> Vec<Point> {
     // The tool's two tags, then the artifact's manifest and the index under its tag.
     let (tagged, artifact) = (Kind::Manifest, 4);
     vec![
+        // First, for only one lane has these servers.
+        exported(at(Victim::Dockerd, AGENT_DOCKER, Body(half(AGENT_REGISTRY)))),
+        at(Victim::ApiServer, CONTROLLER_API, After(Kind::Object, 3)),
+        at(Victim::Etcd, CONTROLLER_API, Before(Kind::Status, 3)),
         at(PROCESS_AGENT, AGENT_REGISTRY, Body(half(AGENT_REGISTRY))),
         exported(at(PROCESS_AGENT, AGENT_REGISTRY, Body(half(AGENT_REGISTRY)))),
         at(PROCESS_AGENT, AGENT_REGISTRY, After(tagged, 1)),
@@ -78,9 +82,6 @@ fn telling(tally: &Tally) -> Vec<Point> {
         at(PROCESS_CONTROLLER, CONTROLLER_REGISTRY, After(Kind::Delete, 2)),
         at(Victim::Registry, AGENT_REGISTRY, Body(half(AGENT_REGISTRY))),
         at(Victim::Registry, CONTROLLER_REGISTRY, After(tagged, artifact)),
-        exported(at(Victim::Dockerd, AGENT_DOCKER, Body(half(AGENT_REGISTRY)))),
-        at(Victim::ApiServer, CONTROLLER_API, After(Kind::Object, 3)),
-        at(Victim::Etcd, CONTROLLER_API, Before(Kind::Status, 3)),
     ]
 }
 
@@ -102,7 +103,10 @@ fn spread(tally: &Tally, count: usize) -> Vec<Point> {
             };
             // The graph needs the engine only at its begin.
             let export = number % 2 == 1 && (way.process == AGENT || victim == Victim::Dockerd);
-            points.push(Point { export, ..at(victim, way, moment) });
+            points.push(Point {
+                export,
+                ..at(victim, way, moment)
+            });
         }
     }
     points
@@ -110,13 +114,18 @@ fn spread(tally: &Tally, count: usize) -> Vec<Point> {
 
 /// Only points whose text has this in it.
 fn only(point: &Point) -> bool {
-    std::env::var("POINT").map_or(true, |parts| parts.split(',').any(|part| point.to_string().starts_with(part)))
+    std::env::var("POINT").map_or(true, |parts| {
+        parts.split(',').any(|part| point.to_string().starts_with(part))
+    })
 }
 
 /// How many points; without the variable the most telling ones.
 fn kills() -> Option<usize> {
     let said = std::env::var("KILLS").ok()?;
-    Some(said.parse().unwrap_or_else(|_| panic!("KILLS={said} is no number of points")))
+    Some(
+        said.parse()
+            .unwrap_or_else(|_| panic!("KILLS={said} is no number of points")),
+    )
 }
 
 /// What came of one point: a line for people.
@@ -143,7 +152,12 @@ async fn lane(
             admitted.and_then(|position| queue.remove(position))
         };
         let Some(point) = next else { return verdicts };
-        let run = scenario::run(Arc::clone(&ground), Arc::clone(&images), Some(Arc::clone(&expected)), Some(point));
+        let run = scenario::run(
+            Arc::clone(&ground),
+            Arc::clone(&images),
+            Some(Arc::clone(&expected)),
+            Some(point),
+        );
         // One that fails says so, and the others are run.
         let verdict = match AssertUnwindSafe(run).catch_unwind().await {
             Ok(outcome) => said(point, &outcome),
@@ -184,7 +198,10 @@ async fn whatever_is_killed_it_converges() {
     }
     let unharmed = scenario::run(Arc::clone(&grounds[0]), Arc::clone(&images), None, None).await;
     let (took, all) = (unharmed.took.as_secs_f64(), &unharmed.expected);
-    println!("without a kill: {took:.1} s, {} bytes of blobs, {:?}", all.sent, all.tally);
+    println!(
+        "without a kill: {took:.1} s, {} bytes of blobs, {:?}",
+        all.sent, all.tally
+    );
     assert_eq!((unharmed.wasted, unharmed.uploads_left), (0, 0));
     let expected = Arc::new(unharmed.expected);
     let mut points = match kills {
@@ -211,6 +228,13 @@ async fn whatever_is_killed_it_converges() {
             _ => None,
         })
         .collect();
-    assert!(failures.is_empty(), "{} of {total} failed:\n{failures:#?}", failures.len());
-    assert!(missed * 10 <= total, "{missed} of {total} points were not reached, so this run shows little");
+    assert!(
+        failures.is_empty(),
+        "{} of {total} failed:\n{failures:#?}",
+        failures.len()
+    );
+    assert!(
+        missed * 10 <= total,
+        "{missed} of {total} points were not reached, so this run shows little"
+    );
 }

@@ -48,7 +48,10 @@ impl Images {
     pub async fn make() -> Self {
         let prefix = format!("jackal-crash-{:012x}", fastrand::u64(..1 << 48));
         let base = tar(&[("base", noise(11, 400_000))]);
-        let (tool, app) = (tar(&[("tool", noise(12, 3_000_000))]), tar(&[("app", noise(13, 4_000_000))]));
+        let (tool, app) = (
+            tar(&[("tool", noise(12, 3_000_000))]),
+            tar(&[("app", noise(13, 4_000_000))]),
+        );
         let source = TestRegistry::start(Version::V31);
         for version in ["1", "2"] {
             let last = tar(&[("version", version)]);
@@ -57,7 +60,10 @@ impl Images {
         }
         let built = |number: u64| {
             let last = tar(&[("build", noise(number, 200_000))]);
-            Image::new(&format!("{prefix}/app:build{number}"), vec![base.clone(), app.clone(), last])
+            Image::new(
+                &format!("{prefix}/app:build{number}"),
+                vec![base.clone(), app.clone(), last],
+            )
         };
         let app = [built(1), built(2)];
         Self { source, prefix, app }
@@ -114,7 +120,9 @@ async fn push(registry: &TestRegistry, image: &Image, tag: &str) {
     let contents = image.layers.iter().map(|layer| (media_type::OCI_LAYER, layer));
     for (kind, content) in contents.chain([(media_type::OCI_CONFIG, &image.config)]) {
         let (digest, length) = (Digest::of(content), content.len() as u64);
-        let stored = repository.upload(Some(&digest), Some(length), stream(content.clone())).await;
+        let stored = repository
+            .upload(Some(&digest), Some(length), stream(content.clone()))
+            .await;
         stored.expect("a blob");
         blobs.push(Descriptor::new(kind, digest, length));
     }
@@ -200,8 +208,21 @@ impl Run {
             let to = Upstream::registry(&registry.host);
             let (destination, at) = Way::open(way(process, Server::Registry), to, &course);
             ways.extend([api, destination]);
-            let shared = ["--namespace", &namespace, "--watch-namespace", &namespace, "--retry-limit", "2s"];
-            let place = ["--registry-address", ADDRESS, "--registry-endpoint", &at, "--registry-insecure"];
+            let shared = [
+                "--namespace",
+                &namespace,
+                "--watch-namespace",
+                &namespace,
+                "--retry-limit",
+                "2s",
+            ];
+            let place = [
+                "--registry-address",
+                ADDRESS,
+                "--registry-endpoint",
+                &at,
+                "--registry-insecure",
+            ];
             let insecure = ["--insecure-registry", &images.source.host];
             // As a Deployment's pod keeps its name when its container is started again.
             let own = match process {
@@ -243,7 +264,11 @@ impl Run {
     fn start(&self, process: &'static str) {
         let launch = &self.launches[process];
         let arguments: Vec<&str> = launch.arguments.iter().map(String::as_str).collect();
-        let environment: Vec<_> = launch.environment.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let environment: Vec<_> = launch
+            .environment
+            .iter()
+            .map(|(name, value)| (&**name, &**value))
+            .collect();
         let mut operators = self.operators.lock().expect("nobody panics with it");
         let log = self.folder.path().join(format!("{}-{process}.log", operators.len()));
         let operator = Operator::start(&arguments, &environment, log);
@@ -290,7 +315,9 @@ impl Run {
         loop {
             let storage = storage.clone();
             let walked = tokio::task::spawn_blocking(move || storage.walk(false)).await;
-            walked.expect("a walk").unwrap_or_else(|why| panic!("in the middle: {why}"));
+            walked
+                .expect("a walk")
+                .unwrap_or_else(|why| panic!("in the middle: {why}"));
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -311,12 +338,22 @@ impl Run {
         let stage = eventually(at_leisure(CONVERGED), what, async || {
             let package = packages.get("app").await.map_err(|error| error.to_string())?;
             let stands = stage_of(&package).filter(|stage| is_done(stage, &package));
-            let list = images.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
-            let claims = list.items.iter().any(|image| image.status.as_ref().is_some_and(|s| s.claim.is_some()));
+            let list = images
+                .list(&ListParams::default())
+                .await
+                .map_err(|error| error.to_string())?;
+            let claims = list
+                .items
+                .iter()
+                .any(|image| image.status.as_ref().is_some_and(|s| s.claim.is_some()));
             match stands {
                 Some(stage) if !claims => Ok(stage),
                 _ => {
-                    let images: Vec<_> = list.items.iter().map(|image| (&image.metadata.name, &image.status)).collect();
+                    let images: Vec<_> = list
+                        .items
+                        .iter()
+                        .map(|image| (&image.metadata.name, &image.status))
+                        .collect();
                     Err(json!({ "package": package.status, "images": images }).to_string())
                 }
             }
@@ -328,22 +365,31 @@ impl Run {
 
     async fn delete(&self) {
         let (packages, images) = (self.api::<JackalPackage>(), self.api::<JackalImage>());
-        eventually(CONVERGED, "the package's deletion is asked for", async || {
-            match packages.delete("app", &DeleteParams::default()).await {
+        eventually(
+            CONVERGED,
+            "the package's deletion is asked for",
+            async || match packages.delete("app", &DeleteParams::default()).await {
                 Ok(_) => Ok(()),
                 Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
                 Err(error) => Err(error.to_string()),
-            }
-        })
+            },
+        )
         .await;
-        eventually(at_leisure(CONVERGED), "the package and its images are gone", async || {
-            let package = packages.get_opt("app").await.map_err(|error| error.to_string())?;
-            let images = images.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
-            match (package, images.items.is_empty()) {
-                (None, true) => Ok(()),
-                (package, _) => Err(json!([package, images.items]).to_string()),
-            }
-        })
+        eventually(
+            at_leisure(CONVERGED),
+            "the package and its images are gone",
+            async || {
+                let package = packages.get_opt("app").await.map_err(|error| error.to_string())?;
+                let images = images
+                    .list(&ListParams::default())
+                    .await
+                    .map_err(|error| error.to_string())?;
+                match (package, images.items.is_empty()) {
+                    (None, true) => Ok(()),
+                    (package, _) => Err(json!([package, images.items]).to_string()),
+                }
+            },
+        )
         .await;
     }
 
@@ -355,7 +401,11 @@ impl Run {
         self.start(CONTROLLER);
         self.start(AGENT);
         self.apply(images, "1").await;
-        let first = self.stage("the package stands", |stage, _| wanted(0).is_none_or(|wanted| *stage == wanted)).await;
+        let first = self
+            .stage("the package stands", |stage, _| {
+                wanted(0).is_none_or(|wanted| *stage == wanted)
+            })
+            .await;
         images.build(&self.ground.real, 1).await;
         let second = self
             .stage("the package has the new build", |stage, _| match wanted(1) {
@@ -387,7 +437,9 @@ fn stage_of(package: &JackalPackage) -> Option<Stage> {
     let rows = status.images.iter();
     Some(Stage {
         artifact: status.artifact.as_ref()?.revision.clone(),
-        images: rows.map(|row| Some((row.name.clone(), row.digest.clone()?))).collect::<Option<_>>()?,
+        images: rows
+            .map(|row| Some((row.name.clone(), row.digest.clone()?)))
+            .collect::<Option<_>>()?,
     })
 }
 
@@ -406,13 +458,22 @@ impl Drop for Run {
         for file in logs {
             let log = std::fs::read_to_string(&file).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
-            eprintln!("--- {}\n{}", file.display(), lines[lines.len().saturating_sub(60)..].join("\n"));
+            eprintln!(
+                "--- {}\n{}",
+                file.display(),
+                lines[lines.len().saturating_sub(60)..].join("\n")
+            );
         }
     }
 }
 
 /// One run on `ground`. With what is `expected`, all that a kill may not change is compared; whatever differs panics.
-pub async fn run(ground: Arc<Ground>, images: Arc<Images>, expected: Option<Arc<Expected>>, point: Option<Point>) -> Outcome {
+pub async fn run(
+    ground: Arc<Ground>,
+    images: Arc<Images>,
+    expected: Option<Arc<Expected>>,
+    point: Option<Point>,
+) -> Outcome {
     let began = Instant::now();
     let run = Run::begin(&ground, &images, point).await;
     let (revives, mut revived) = tokio::sync::watch::channel(false);
@@ -421,7 +482,10 @@ pub async fn run(ground: Arc<Ground>, images: Arc<Images>, expected: Option<Arc<
         run.course.disarm();
         // The next run needs the lane's servers.
         if run.course.fired().is_some() {
-            revived.wait_for(|revived| *revived).await.expect("whoever was killed is started again");
+            revived
+                .wait_for(|revived| *revived)
+                .await
+                .expect("whoever was killed is started again");
         }
         stages
     };
@@ -437,16 +501,32 @@ pub async fn run(ground: Arc<Ground>, images: Arc<Images>, expected: Option<Arc<
     };
     let fired = run.course.fired();
     let uploads = run.course.uploads();
-    check_bytes(&uploads, fired.as_ref().map(|fired| (fired.point, fired.dead.expect("a dead victim"))));
-    let tags = run.storage().walk(true).unwrap_or_else(|why| panic!("at the end: {why}"));
+    check_bytes(
+        &uploads,
+        fired
+            .as_ref()
+            .map(|fired| (fired.point, fired.dead.expect("a dead victim"))),
+    );
+    let tags = run
+        .storage()
+        .walk(true)
+        .unwrap_or_else(|why| panic!("at the end: {why}"));
     assert!(tags.is_empty(), "deleted, and still there: {tags:?}");
     let unfinished = unfinished(&run, &uploads, fired.as_ref().map(|fired| fired.point)).await;
     let left = run.storage().held();
     if let Some(expected) = &expected {
-        assert!(left.is_subset(&expected.left), "{left:?} is left, and {:?} without a kill", expected.left);
+        assert!(
+            left.is_subset(&expected.left),
+            "{left:?} is left, and {:?} without a kill",
+            expected.left
+        );
     }
     Outcome {
-        wasted: uploads.iter().filter(|upload| upload.committed.is_none()).map(|upload| upload.bytes).sum(),
+        wasted: uploads
+            .iter()
+            .filter(|upload| upload.committed.is_none())
+            .map(|upload| upload.bytes)
+            .sum(),
         expected: Expected {
             tally: run.course.tally(),
             stages,
@@ -468,9 +548,15 @@ fn check_bytes(uploads: &[Upload], killed: Option<(Point, Instant)>) {
             panic!("{digest} was committed twice: {other:?} and {upload:?}");
         }
     }
-    for upload in uploads.iter().filter(|upload| upload.committed.is_none() && upload.bytes > 0) {
+    for upload in uploads
+        .iter()
+        .filter(|upload| upload.committed.is_none() && upload.bytes > 0)
+    {
         let was_in_flight = killed.is_some_and(|(point, dead)| upload.opened <= dead && breaks_uploads(&point, upload));
-        assert!(was_in_flight, "sent in vain, and it was not in flight at the kill: {upload:?}");
+        assert!(
+            was_in_flight,
+            "sent in vain, and it was not in flight at the kill: {upload:?}"
+        );
     }
 }
 
@@ -488,7 +574,9 @@ fn breaks_uploads(point: &Point, upload: &Upload) -> bool {
 /// which nobody knows, for the answer to their begin was lost. Who lives gives its own up.
 async fn unfinished(run: &Run, uploads: &[Upload], killed: Option<Point>) -> usize {
     let open = |is: &dyn Fn(&Upload) -> bool| {
-        let open = uploads.iter().filter(|upload| upload.committed.is_none() && !upload.given_up);
+        let open = uploads
+            .iter()
+            .filter(|upload| upload.committed.is_none() && !upload.given_up);
         open.filter(|upload| is(upload)).count()
     };
     let limit = match killed.map(|point| point.victim) {
@@ -497,12 +585,16 @@ async fn unfinished(run: &Run, uploads: &[Upload], killed: Option<Point>) -> usi
         Some(Victim::Registry) => open(&|upload| upload.bytes == 0) + 1,
         _ => 0,
     };
-    eventually(Duration::from_secs(20), "no upload stands but what a kill left", async || {
-        let unfinished = run.storage().unfinished();
-        match unfinished.len() <= limit {
-            true => Ok(unfinished.len()),
-            false => Err(format!("{unfinished:?} of at most {limit}; {uploads:?}")),
-        }
-    })
+    eventually(
+        Duration::from_secs(20),
+        "no upload stands but what a kill left",
+        async || {
+            let unfinished = run.storage().unfinished();
+            match unfinished.len() <= limit {
+                true => Ok(unfinished.len()),
+                false => Err(format!("{unfinished:?} of at most {limit}; {uploads:?}")),
+            }
+        },
+    )
     .await
 }

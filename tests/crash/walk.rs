@@ -61,7 +61,10 @@ impl Storage {
             let folder = self.root.join("repositories").join(&repository).join("_uploads");
             for id in names(&folder) {
                 // Of one that was given up it keeps empty states of hashes.
-                if ["data", "startedat"].iter().any(|name| folder.join(&id).join(name).exists()) {
+                if ["data", "startedat"]
+                    .iter()
+                    .any(|name| folder.join(&id).join(name).exists())
+                {
                     unfinished.push(format!("{repository} {id}"));
                 }
             }
@@ -102,7 +105,9 @@ impl Storage {
     }
 
     fn content(&self, digest: &str) -> Result<PathBuf, String> {
-        let hex = digest.strip_prefix("sha256:").ok_or_else(|| format!("the digest `{digest}`"))?;
+        let hex = digest
+            .strip_prefix("sha256:")
+            .ok_or_else(|| format!("the digest `{digest}`"))?;
         let start = hex.get(..2).ok_or_else(|| format!("the digest `{digest}`"))?;
         Ok(self.root.join("blobs/sha256").join(start).join(hex).join("data"))
     }
@@ -129,7 +134,10 @@ impl Storage {
                 return Err(format!("blob {blob_digest} of {digest} in the repository"));
             }
             let content = self.content(blob_digest)?;
-            let length = content.metadata().map_err(|error| format!("blob {blob_digest}: {error}"))?.len();
+            let length = content
+                .metadata()
+                .map_err(|error| format!("blob {blob_digest}: {error}"))?
+                .len();
             if Some(length) != blob["size"].as_u64() {
                 return Err(format!("blob {blob_digest} has {length} bytes of {}", blob["size"]));
             }

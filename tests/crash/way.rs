@@ -163,7 +163,11 @@ async fn pass(
     course: Arc<Course>,
 ) -> Result<Response<Body>, Broken> {
     let (parts, body) = request.into_parts();
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or("/", |target| target.as_str())
+        .to_owned();
     let seen = course.arrives(name, &parts.method, &target)?;
     let mut headers = without_hops(&parts.headers);
     if !to.keeps_host {

@@ -75,7 +75,9 @@ impl Ways {
 async fn leads(cluster: &Cluster, name: &str, limit: Duration) {
     eventually(limit, &format!("{name} leads"), async || {
         let lease = cluster.api::<Lease>().get_opt("jackal-operator-leader").await;
-        let holder = lease.map_err(|error| error.to_string())?.and_then(|lease| lease.spec?.holder_identity);
+        let holder = lease
+            .map_err(|error| error.to_string())?
+            .and_then(|lease| lease.spec?.holder_identity);
         match holder.as_deref() == Some(name) {
             true => Ok(()),
             false => Err(format!("{holder:?} leads")),
@@ -87,25 +89,43 @@ async fn leads(cluster: &Cluster, name: &str, limit: Duration) {
 fn controller(cluster: &Cluster, name: &'static str, ways: &(String, String), source: &str) -> Operator {
     let (kubeconfig, endpoint) = ways;
     let flags = ["--identity", name, "--concurrency", "1", "--insecure-registry", source];
-    let place = ["--registry-address", "127.0.0.1:31999", "--registry-endpoint", endpoint, "--registry-insecure"];
+    let place = [
+        "--registry-address",
+        "127.0.0.1:31999",
+        "--registry-endpoint",
+        endpoint,
+        "--registry-insecure",
+    ];
     cluster.controller_with(&[&flags[..], &place].concat(), &[("KUBECONFIG", kubeconfig)])
 }
 
 fn agent(cluster: &Cluster, node: &'static str, ways: &(String, String), docker: &str) -> Operator {
     let (kubeconfig, endpoint) = ways;
-    let place = ["--registry-address", "127.0.0.1:31999", "--registry-endpoint", endpoint, "--registry-insecure"];
+    let place = [
+        "--registry-address",
+        "127.0.0.1:31999",
+        "--registry-endpoint",
+        endpoint,
+        "--registry-insecure",
+    ];
     cluster.agent_with(node, docker, &place, &[("KUBECONFIG", kubeconfig)])
 }
 
 /// A package that leaves the registry to the flags.
 fn plain(name: &str, lines: &[&str], more: &str) -> String {
     let whole = package(name, "nowhere", lines, more);
-    whole.lines().filter(|line| !line.contains("registry: {")).fold(String::new(), |text, line| text + line + "\n")
+    whole
+        .lines()
+        .filter(|line| !line.contains("registry: {"))
+        .fold(String::new(), |text, line| text + line + "\n")
 }
 
 fn loaded(real: &Real, size: usize) -> String {
     let name = unique("app:dev");
-    let layer = tar(&[("large", noise(u64::from(name.as_bytes()[14]), size).to_vec()), ("name", name.clone().into_bytes())]);
+    let layer = tar(&[
+        ("large", noise(u64::from(name.as_bytes()[14]), size).to_vec()),
+        ("name", name.clone().into_bytes()),
+    ]);
     real.load(&Image::new(&name, vec![layer]).archive());
     name
 }
@@ -142,18 +162,27 @@ async fn one_of_two_controllers_plans_and_all_four_transfer() {
     leads(&cluster, "a", SOON).await;
     let _b = controller(&cluster, "b", &of_b, &source.host);
     let (of_n1, of_n2) = (ways.of("n1"), ways.of("n2"));
-    let _agents = [agent(&cluster, "n1", &of_n1, &older.host), agent(&cluster, "n2", &of_n2, &newer.host)];
+    let _agents = [
+        agent(&cluster, "n1", &of_n1, &older.host),
+        agent(&cluster, "n2", &of_n2, &newer.host),
+    ];
     cluster.apply(&plain("app", &lines, ""));
     eventually(SOON, "all four move images", async || {
         let images = cluster.images().await;
-        let holders: BTreeSet<String> = images.into_iter().filter_map(|image| Some(image.status?.claim?.holder)).collect();
+        let holders: BTreeSet<String> = images
+            .into_iter()
+            .filter_map(|image| Some(image.status?.claim?.holder))
+            .collect();
         match holders.iter().eq(["a", "agent/n1", "agent/n2", "b"]) {
             true => Ok(()),
             false => Err(format!("{holders:?} move")),
         }
     })
     .await;
-    assert!(ways.writes("a", start).iter().any(|noted| noted.kind == Kind::Object), "a leads");
+    assert!(
+        ways.writes("a", start).iter().any(|noted| noted.kind == Kind::Object),
+        "a leads"
+    );
     for process in ["b", "n1", "n2"] {
         planned_nothing(&ways.writes(process, start));
     }
@@ -170,10 +199,18 @@ async fn one_of_two_controllers_plans_and_all_four_transfer() {
     let again = Instant::now();
     let _a = controller(&cluster, "a", &of_a, &source.host);
     let ready = cluster.ready("app").await.status.unwrap();
-    assert!(gone.elapsed() < Duration::from_secs(40), "nobody waited for a claim of the dead");
+    assert!(
+        gone.elapsed() < Duration::from_secs(40),
+        "nobody waited for a claim of the dead"
+    );
     assert_eq!(ready.counts.unwrap().ready, 6);
     let after = ways.writes("b", gone);
-    assert!(after.iter().any(|noted| noted.target.contains("/jackalpackages/app/status")), "b leads");
+    assert!(
+        after
+            .iter()
+            .any(|noted| noted.target.contains("/jackalpackages/app/status")),
+        "b leads"
+    );
     planned_nothing(&ways.writes("a", again));
     for process in ["n1", "n2"] {
         planned_nothing(&ways.writes(process, start));
@@ -207,7 +244,10 @@ async fn a_leader_that_was_stopped_while_it_published_writes_nothing_when_it_wak
     // The artifact's manifest stands; what comes next is the index under the tag.
     let (course, id) = stopping("a", Moment::After(Kind::Manifest, 1));
     let mut ways = Ways::new(course, &registry.host);
-    let real = Real::at(required("JACKAL_DOCKER_CLASSIC"), jackal_operator::source::docker::Shape::Classic);
+    let real = Real::at(
+        required("JACKAL_DOCKER_CLASSIC"),
+        jackal_operator::source::docker::Shape::Classic,
+    );
     let line = format!("{{image: '{}', source: Docker}}", loaded(&real, 100_000));
     let (of_a, of_b, of_n1) = (ways.of("a"), ways.of("b"), ways.of("n1"));
     let a = controller(&cluster, "a", &of_a, "nowhere");
@@ -216,30 +256,49 @@ async fn a_leader_that_was_stopped_while_it_published_writes_nothing_when_it_wak
     let _b = controller(&cluster, "b", &of_b, "nowhere");
     let _agent = agent(&cluster, "n1", &of_n1, &real.host);
     cluster.apply(&plain("app", &[&line], "description: first"));
-    tokio::time::timeout(SOON, ways.course.killed()).await.expect("a publishes");
+    tokio::time::timeout(SOON, ways.course.killed())
+        .await
+        .expect("a publishes");
     let tagged = registry.repository("app").head_manifest("1.0.0").await.unwrap();
     assert_eq!(tagged, None, "it was stopped before the tag");
     leads(&cluster, "b", SOON).await;
     cluster.ready("app").await;
     // What the other has to put under the tag is something else by now.
-    cluster.patch::<JackalPackage>("app", json!({ "spec": { "description": "second" } })).await;
+    cluster
+        .patch::<JackalPackage>("app", json!({ "spec": { "description": "second" } }))
+        .await;
     let ready = cluster.ready("app").await;
     assert_eq!(ready.metadata.generation, Some(2));
-    let standing = registry.repository("app").head_manifest("1.0.0").await.unwrap().unwrap();
+    let standing = registry
+        .repository("app")
+        .head_manifest("1.0.0")
+        .await
+        .unwrap()
+        .unwrap();
 
     let woken = Instant::now();
     a.signal("CONT");
-    eventually(SOON, "it has looked who leads", async || match ways.looks_at_lease("a", woken) {
-        0..5 => Err(a.log()),
-        _ => Ok(()),
+    eventually(SOON, "it has looked who leads", async || {
+        match ways.looks_at_lease("a", woken) {
+            0..5 => Err(a.log()),
+            _ => Ok(()),
+        }
     })
     .await;
     let writes = ways.writes("a", woken);
     assert!(writes.is_empty(), "{writes:#?}");
-    let now = registry.repository("app").head_manifest("1.0.0").await.unwrap().unwrap();
+    let now = registry
+        .repository("app")
+        .head_manifest("1.0.0")
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(now.digest, standing.digest);
     let after = cluster.package("app").await;
-    assert_eq!(after.metadata.resource_version, ready.metadata.resource_version, "nobody wrote it");
+    assert_eq!(
+        after.metadata.resource_version, ready.metadata.resource_version,
+        "nobody wrote it"
+    );
 }
 
 #[tokio::test]
@@ -257,7 +316,9 @@ async fn who_was_stopped_while_it_moved_an_image_writes_nothing_when_it_wakes_up
     id.set(a.id()).unwrap();
     leads(&cluster, "a", SOON).await;
     cluster.apply(&plain("app", &[&line], ""));
-    tokio::time::timeout(SOON, ways.course.killed()).await.expect("a moves the image");
+    tokio::time::timeout(SOON, ways.course.killed())
+        .await
+        .expect("a moves the image");
     // The name means another image by now.
     let second = image::image(&repository, "linux/amd64", noise(2, 1_000_000)).await;
     image::put(&repository, &second, Some("1")).await;
@@ -290,5 +351,8 @@ async fn who_was_stopped_while_it_moved_an_image_writes_nothing_when_it_wakes_up
     let standing = registry.crane("digest", place.strip_prefix("127.0.0.1:31999/").unwrap());
     assert_eq!(standing.trim(), second.digest().as_str());
     let after = cluster.package("app").await;
-    assert_eq!(after.metadata.resource_version, ready.metadata.resource_version, "nobody wrote it");
+    assert_eq!(
+        after.metadata.resource_version, ready.metadata.resource_version,
+        "nobody wrote it"
+    );
 }

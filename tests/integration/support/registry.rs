@@ -110,7 +110,11 @@ impl TestRegistry {
     pub fn start_again(&self) {
         let (config, log) = (self.folder.path().join("config.yml"), self.folder.path().join("log"));
         let mut server = Server::start(&self.binary, &["serve", config.to_str().expect("text")], &log);
-        assert!(listens(&mut server, &log), "{} does not start again", self.binary.display());
+        assert!(
+            listens(&mut server, &log),
+            "{} does not start again",
+            self.binary.display()
+        );
         *self.server.lock().expect("nobody panics with it") = server;
     }
 
