@@ -132,6 +132,8 @@ pub struct Seen {
     /// Path and query.
     pub target: String,
     number: BTreeMap<Kind, usize>,
+    /// Where it begins an upload: its place among all that do.
+    begin: Option<usize>,
 }
 
 /// A noted request.
@@ -157,6 +159,15 @@ pub struct Upload {
     pub given_up: bool,
 }
 
+/// A request that begins an upload.
+#[derive(Clone, Copy, Debug)]
+pub struct Begin {
+    pub process: &'static str,
+    pub at: Instant,
+    /// The answer went on to the process, which else does not know of the upload.
+    pub answered: bool,
+}
+
 /// What a run counted.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
@@ -171,6 +182,7 @@ struct State {
     tally: Tally,
     noted: Vec<Noted>,
     uploads: HashMap<String, Upload>,
+    begins: Vec<Begin>,
     point: Option<Point>,
     fired: Option<Fired>,
 }
@@ -236,6 +248,11 @@ impl Course {
         self.state().noted.clone()
     }
 
+    /// Every request that began an upload.
+    pub fn begins(&self) -> Vec<Begin> {
+        self.state().begins.clone()
+    }
+
     /// Every upload that was begun.
     pub fn uploads(&self) -> Vec<Upload> {
         self.state().uploads.values().cloned().collect()
@@ -254,6 +271,7 @@ impl Course {
             method: method.clone(),
             target: target.to_owned(),
             number: BTreeMap::new(),
+            begin: None,
         };
         let noted = Noted {
             at: Instant::now(),
@@ -272,6 +290,14 @@ impl Course {
             let count = state.tally.requests.entry((way, kind)).or_default();
             *count += 1;
             seen.number.insert(kind, *count);
+        }
+        if kind == Kind::Begin {
+            seen.begin = Some(state.begins.len());
+            state.begins.push(Begin {
+                process: way.process,
+                at: Instant::now(),
+                answered: false,
+            });
         }
         let meets =
             |moment: Moment| matches!(moment, Moment::Before(kind, number) if seen.number.get(&kind) == Some(&number));
@@ -305,7 +331,11 @@ impl Course {
         }
         let meets =
             |moment: Moment| matches!(moment, Moment::After(kind, number) if seen.number.get(&kind) == Some(&number));
-        self.meet(state, seen, meets, |point| point.is_client(way) || point.is_server(way))
+        self.meet(state, seen, meets, |point| point.is_client(way) || point.is_server(way))?;
+        if let Some(begin) = seen.begin {
+            self.state().begins[begin].answered = true;
+        }
+        Ok(())
     }
 
     /// Kills the victim if this is the point; then an error if what passes goes no further.

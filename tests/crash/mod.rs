@@ -5,6 +5,7 @@
 
 pub mod course;
 mod ground;
+mod images;
 mod scenario;
 mod walk;
 pub mod way;
@@ -17,7 +18,8 @@ use futures::FutureExt as _;
 
 use course::{Kind, Moment, Point, Server, Tally, Victim, WayName, way};
 use ground::Ground;
-use scenario::{AGENT, CONTROLLER, Expected, Images, Outcome};
+use images::Images;
+use scenario::{AGENT, CONTROLLER, Expected, Outcome};
 
 const CONTROLLER_API: WayName = way(CONTROLLER, Server::Api);
 const CONTROLLER_REGISTRY: WayName = way(CONTROLLER, Server::Registry);
@@ -128,6 +130,14 @@ fn kills() -> Option<usize> {
     )
 }
 
+/// How many runs go on at once, each in a lane with servers of its own, when there are many.
+fn lanes() -> usize {
+    std::env::var("LANES")
+        .ok()
+        .and_then(|said| said.parse().ok())
+        .unwrap_or(2)
+}
+
 /// What came of one point: a line for people.
 #[derive(Clone)]
 enum Verdict {
@@ -189,10 +199,14 @@ async fn whatever_is_killed_it_converges() {
     let images = Arc::new(Images::make().await);
     let kills = kills();
     let mut grounds = vec![Arc::new(Ground::own().await)];
-    grounds.push(Arc::new(match kills {
-        Some(_) => Ground::own().await,
-        None => Ground::shared().await,
-    }));
+    match kills {
+        None => grounds.push(Arc::new(Ground::shared().await)),
+        Some(_) => {
+            for _ in 1..lanes() {
+                grounds.push(Arc::new(Ground::own().await));
+            }
+        }
+    }
     for ground in &grounds {
         images.load(&ground.real);
     }
