@@ -3,6 +3,7 @@
 //! The steps are counted from outside, on the ways between the operator's processes and their servers, so that no
 //! failpoint is in the product. A run without a kill counts them; then each run has one kill.
 
+mod checks;
 pub mod course;
 mod ground;
 mod images;

@@ -13,7 +13,8 @@ use kube::{Api, Resource};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::course::{Course, Point, Server, Tally, Upload, Victim, way};
+use super::checks::{check_bytes, unfinished};
+use super::course::{Course, Point, Server, Tally, Victim, way};
 use super::ground::{Ground, kill};
 use super::images::Images;
 use super::walk::Storage;
@@ -411,7 +412,7 @@ pub async fn run(
         .walk(true)
         .unwrap_or_else(|why| panic!("at the end: {why}"));
     assert!(tags.is_empty(), "deleted, and still there: {tags:?}");
-    let unfinished = unfinished(&run, &uploads, killed).await;
+    let unfinished = unfinished(&run.storage(), &run.course, killed).await;
     let left = run.storage().held();
     if let Some(expected) = &expected {
         assert!(
@@ -436,67 +437,4 @@ pub async fn run(
         uploads_left: unfinished,
         took: began.elapsed(),
     }
-}
-
-/// No blob is sent twice into a repository but the one in flight.
-fn check_bytes(uploads: &[Upload], killed: Option<(Point, Instant)>) {
-    let mut seen = BTreeMap::new();
-    for upload in uploads.iter().filter(|upload| upload.committed.is_some()) {
-        let digest = upload.committed.as_deref().unwrap_or_default();
-        if let Some(other) = seen.insert((upload.repository.clone(), digest), upload) {
-            panic!("{digest} was committed twice: {other:?} and {upload:?}");
-        }
-    }
-    for upload in uploads
-        .iter()
-        .filter(|upload| upload.committed.is_none() && upload.bytes > 0)
-    {
-        let was_in_flight = killed.is_some_and(|(point, dead)| upload.opened <= dead && breaks_uploads(&point, upload));
-        assert!(
-            was_in_flight,
-            "sent in vain, and it was not in flight at the kill: {upload:?}"
-        );
-    }
-}
-
-/// Whether a kill may break an upload off.
-fn breaks_uploads(point: &Point, upload: &Upload) -> bool {
-    match point.victim {
-        Victim::Process(process) => upload.process == process,
-        Victim::Registry => true,
-        Victim::Dockerd => upload.process == AGENT && point.export,
-        Victim::Stopped(_) | Victim::ApiServer | Victim::Etcd => false,
-    }
-}
-
-/// The uploads that the registry keeps at the end: at most those of a process that was killed itself, and those of
-/// which nobody knows, for the answer to their begin was lost. Who lives gives its own up.
-async fn unfinished(run: &Run, uploads: &[Upload], killed: Option<(Point, Instant)>) -> usize {
-    let begins = run.course.begins();
-    let lost = |is: &dyn Fn(&str) -> bool, dead: Instant| {
-        let lost = begins.iter().filter(|begin| !begin.answered && begin.at <= dead);
-        lost.filter(|begin| is(begin.process)).count()
-    };
-    let limit = match killed.map(|(point, dead)| (point.victim, dead)) {
-        Some((Victim::Process(process), dead)) => {
-            let open = uploads
-                .iter()
-                .filter(|upload| upload.committed.is_none() && !upload.given_up);
-            open.filter(|upload| upload.process == process).count() + lost(&|other| other == process, dead)
-        }
-        Some((Victim::Registry, dead)) => lost(&|_| true, dead),
-        _ => 0,
-    };
-    eventually(
-        Duration::from_secs(20),
-        "no upload stands but what a kill left",
-        async || {
-            let unfinished = run.storage().unfinished();
-            match unfinished.len() <= limit {
-                true => Ok(unfinished.len()),
-                false => Err(format!("{unfinished:?} of at most {limit}; {uploads:?}")),
-            }
-        },
-    )
-    .await
 }
