@@ -193,7 +193,7 @@ pub struct Fired {
     pub point: Point,
     /// The request at which it came.
     pub at: String,
-    /// When the victim was seen dead.
+    /// When the victim was seen dead; of a process of the operator, when all that it had sent was long read.
     pub dead: Option<Instant>,
 }
 
@@ -226,6 +226,13 @@ impl Course {
     /// Returns when the victim is dead.
     pub async fn killed(&self) {
         self.killed.notified().await;
+    }
+
+    /// What comes from now on is not the victim's, as it was before the kill.
+    pub fn buried(&self) {
+        if let Some(fired) = &mut self.state().fired {
+            fired.dead = Some(Instant::now());
+        }
     }
 
     /// Nobody is killed from now on.
@@ -357,9 +364,7 @@ impl Course {
         state.fired = Some(Fired { point, at, dead: None });
         drop(state);
         (self.kill)(point.victim);
-        if let Some(fired) = &mut self.state().fired {
-            fired.dead = Some(Instant::now());
-        }
+        self.buried();
         self.killed.notify_one();
         match breaks(&point) {
             true => Err("its end was killed".into()),

@@ -195,7 +195,10 @@ impl Run {
         self.look("after the kill");
         let point = self.course.fired().expect("a kill").point;
         match point.victim {
-            Victim::Process(process) => self.start(process),
+            Victim::Process(process) => {
+                self.course.buried();
+                self.start(process);
+            }
             Victim::Registry => {
                 self.registry.start_again();
                 let mut ids = self.ids.lock().expect("nobody panics with it");
