@@ -37,6 +37,12 @@ test-integration: ## Tests against a real API server, real docker engines and re
 	cargo test --locked --test integration --no-run
 	scripts/stack with $(PARTS) -- cargo test --locked --test integration -- $(T)
 
+.PHONY: test-crash
+test-crash: ## Kill each process at KILLS (200) points of a run, one after the other; POINT=etcd,agent picks by who dies.
+	cargo test --locked --test integration --no-run
+	scripts/stack with apiserver docker-classic registry31 -- env KILLS=$(or $(KILLS),200) \
+		cargo test --locked --test integration -- --nocapture whatever_is_killed_it_converges
+
 .PHONY: test-demo
 test-demo: ## The demo from its begin to its end, which compares what arrived with what was there.
 	scripts/demo

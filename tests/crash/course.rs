@@ -132,6 +132,8 @@ pub struct Seen {
     /// Path and query.
     pub target: String,
     number: BTreeMap<Kind, usize>,
+    /// Where it begins an upload: its place among all that do.
+    begin: Option<usize>,
 }
 
 /// A noted request.
@@ -157,6 +159,15 @@ pub struct Upload {
     pub given_up: bool,
 }
 
+/// A request that begins an upload.
+#[derive(Clone, Copy, Debug)]
+pub struct Begin {
+    pub process: &'static str,
+    pub at: Instant,
+    /// The answer went on to the process, which else does not know of the upload.
+    pub answered: bool,
+}
+
 /// What a run counted.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
@@ -171,6 +182,7 @@ struct State {
     tally: Tally,
     noted: Vec<Noted>,
     uploads: HashMap<String, Upload>,
+    begins: Vec<Begin>,
     point: Option<Point>,
     fired: Option<Fired>,
 }
@@ -181,7 +193,7 @@ pub struct Fired {
     pub point: Point,
     /// The request at which it came.
     pub at: String,
-    /// When the victim was seen dead.
+    /// When the victim was seen dead; of a process of the operator, when all that it had sent was long read.
     pub dead: Option<Instant>,
 }
 
@@ -216,6 +228,13 @@ impl Course {
         self.killed.notified().await;
     }
 
+    /// What comes from now on is not the victim's, as it was before the kill.
+    pub fn buried(&self) {
+        if let Some(fired) = &mut self.state().fired {
+            fired.dead = Some(Instant::now());
+        }
+    }
+
     /// Nobody is killed from now on.
     pub fn disarm(&self) {
         self.state().point = None;
@@ -236,6 +255,11 @@ impl Course {
         self.state().noted.clone()
     }
 
+    /// Every request that began an upload.
+    pub fn begins(&self) -> Vec<Begin> {
+        self.state().begins.clone()
+    }
+
     /// Every upload that was begun.
     pub fn uploads(&self) -> Vec<Upload> {
         self.state().uploads.values().cloned().collect()
@@ -254,6 +278,7 @@ impl Course {
             method: method.clone(),
             target: target.to_owned(),
             number: BTreeMap::new(),
+            begin: None,
         };
         let noted = Noted {
             at: Instant::now(),
@@ -272,6 +297,14 @@ impl Course {
             let count = state.tally.requests.entry((way, kind)).or_default();
             *count += 1;
             seen.number.insert(kind, *count);
+        }
+        if kind == Kind::Begin {
+            seen.begin = Some(state.begins.len());
+            state.begins.push(Begin {
+                process: way.process,
+                at: Instant::now(),
+                answered: false,
+            });
         }
         let meets =
             |moment: Moment| matches!(moment, Moment::Before(kind, number) if seen.number.get(&kind) == Some(&number));
@@ -305,7 +338,11 @@ impl Course {
         }
         let meets =
             |moment: Moment| matches!(moment, Moment::After(kind, number) if seen.number.get(&kind) == Some(&number));
-        self.meet(state, seen, meets, |point| point.is_client(way) || point.is_server(way))
+        self.meet(state, seen, meets, |point| point.is_client(way) || point.is_server(way))?;
+        if let Some(begin) = seen.begin {
+            self.state().begins[begin].answered = true;
+        }
+        Ok(())
     }
 
     /// Kills the victim if this is the point; then an error if what passes goes no further.
@@ -322,13 +359,12 @@ impl Course {
         else {
             return Ok(());
         };
-        let at = format!("{} {}", seen.method, seen.target);
+        let path = seen.target.split('?').next().unwrap_or_default();
+        let at = format!("{} {path}", seen.method);
         state.fired = Some(Fired { point, at, dead: None });
         drop(state);
         (self.kill)(point.victim);
-        if let Some(fired) = &mut self.state().fired {
-            fired.dead = Some(Instant::now());
-        }
+        self.buried();
         self.killed.notify_one();
         match breaks(&point) {
             true => Err("its end was killed".into()),

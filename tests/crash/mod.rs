@@ -3,8 +3,10 @@
 //! The steps are counted from outside, on the ways between the operator's processes and their servers, so that no
 //! failpoint is in the product. A run without a kill counts them; then each run has one kill.
 
+mod checks;
 pub mod course;
 mod ground;
+mod images;
 mod scenario;
 mod walk;
 pub mod way;
@@ -17,7 +19,8 @@ use futures::FutureExt as _;
 
 use course::{Kind, Moment, Point, Server, Tally, Victim, WayName, way};
 use ground::Ground;
-use scenario::{AGENT, CONTROLLER, Expected, Images, Outcome};
+use images::Images;
+use scenario::{AGENT, CONTROLLER, Expected, Outcome};
 
 const CONTROLLER_API: WayName = way(CONTROLLER, Server::Api);
 const CONTROLLER_REGISTRY: WayName = way(CONTROLLER, Server::Registry);
@@ -67,6 +70,10 @@ fn telling(tally: &Tally) -> Vec<Point> {
     // The tool's two tags, then the artifact's manifest and the index under its tag.
     let (tagged, artifact) = (Kind::Manifest, 4);
     vec![
+        // First, for only one lane has these servers.
+        exported(at(Victim::Dockerd, AGENT_DOCKER, Body(half(AGENT_REGISTRY)))),
+        at(Victim::ApiServer, CONTROLLER_API, After(Kind::Object, 3)),
+        at(Victim::Etcd, CONTROLLER_API, Before(Kind::Status, 3)),
         at(PROCESS_AGENT, AGENT_REGISTRY, Body(half(AGENT_REGISTRY))),
         exported(at(PROCESS_AGENT, AGENT_REGISTRY, Body(half(AGENT_REGISTRY)))),
         at(PROCESS_AGENT, AGENT_REGISTRY, After(tagged, 1)),
@@ -78,9 +85,6 @@ fn telling(tally: &Tally) -> Vec<Point> {
         at(PROCESS_CONTROLLER, CONTROLLER_REGISTRY, After(Kind::Delete, 2)),
         at(Victim::Registry, AGENT_REGISTRY, Body(half(AGENT_REGISTRY))),
         at(Victim::Registry, CONTROLLER_REGISTRY, After(tagged, artifact)),
-        exported(at(Victim::Dockerd, AGENT_DOCKER, Body(half(AGENT_REGISTRY)))),
-        at(Victim::ApiServer, CONTROLLER_API, After(Kind::Object, 3)),
-        at(Victim::Etcd, CONTROLLER_API, Before(Kind::Status, 3)),
     ]
 }
 
@@ -125,6 +129,14 @@ fn kills() -> Option<usize> {
         said.parse()
             .unwrap_or_else(|_| panic!("KILLS={said} is no number of points")),
     )
+}
+
+/// How many runs go on at once, each in a lane with servers of its own, when there are many.
+fn lanes() -> usize {
+    std::env::var("LANES")
+        .ok()
+        .and_then(|said| said.parse().ok())
+        .unwrap_or(2)
 }
 
 /// What came of one point: a line for people.
@@ -188,10 +200,14 @@ async fn whatever_is_killed_it_converges() {
     let images = Arc::new(Images::make().await);
     let kills = kills();
     let mut grounds = vec![Arc::new(Ground::own().await)];
-    grounds.push(Arc::new(match kills {
-        Some(_) => Ground::own().await,
-        None => Ground::shared().await,
-    }));
+    match kills {
+        None => grounds.push(Arc::new(Ground::shared().await)),
+        Some(_) => {
+            for _ in 1..lanes() {
+                grounds.push(Arc::new(Ground::own().await));
+            }
+        }
+    }
     for ground in &grounds {
         images.load(&ground.real);
     }

@@ -7,20 +7,19 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use jackal_operator::api::v1alpha1::{JackalImage, JackalPackage};
-use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Resource};
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
-use super::course::{Course, Point, Server, Tally, Upload, Victim, way};
+use super::checks::{check_bytes, unfinished};
+use super::course::{Course, Point, Server, Tally, Victim, way};
 use super::ground::{Ground, kill};
+use super::images::Images;
 use super::walk::Storage;
 use super::way::{Upstream, Way};
-use crate::docker::engines::{Image, Real, tar};
 use crate::support::cluster::condition;
-use crate::support::image::{noise, stream};
 use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::wait::{at_leisure, eventually};
@@ -33,103 +32,6 @@ const ADDRESS: &str = "127.0.0.1:31999";
 /// The operator's processes.
 pub const CONTROLLER: &str = "controller";
 pub const AGENT: &str = "agent";
-
-/// The images of the scenario. All lanes and runs have the same, so that their digests are the same.
-pub struct Images {
-    source: TestRegistry,
-    prefix: String,
-    /// The engine's image, as it is built first and anew.
-    app: [Image; 2],
-}
-
-impl Images {
-    /// An image in two versions in a registry, and one in two builds for an engine. All share a layer, and those of one
-    /// name also one of some megabytes.
-    pub async fn make() -> Self {
-        let prefix = format!("jackal-crash-{:012x}", fastrand::u64(..1 << 48));
-        let base = tar(&[("base", noise(11, 400_000))]);
-        let (tool, app) = (
-            tar(&[("tool", noise(12, 3_000_000))]),
-            tar(&[("app", noise(13, 4_000_000))]),
-        );
-        let source = TestRegistry::start(Version::V31);
-        for version in ["1", "2"] {
-            let last = tar(&[("version", version)]);
-            let image = Image::new("tool", vec![base.clone(), tool.clone(), last]);
-            push(&source, &image, version).await;
-        }
-        let built = |number: u64| {
-            let last = tar(&[("build", noise(number, 200_000))]);
-            Image::new(
-                &format!("{prefix}/app:build{number}"),
-                vec![base.clone(), app.clone(), last],
-            )
-        };
-        let app = [built(1), built(2)];
-        Self { source, prefix, app }
-    }
-
-    /// Has an engine hold both builds.
-    pub fn load(&self, real: &Real) {
-        for image in &self.app {
-            real.load(&image.archive());
-        }
-    }
-
-    fn app(&self) -> String {
-        format!("{}/app:dev", self.prefix)
-    }
-
-    /// What a build does: the name gets another image.
-    async fn build(&self, real: &Real, number: usize) {
-        let (from, to) = (&self.app[number].name, self.app());
-        let images: String = format!("the engine tags {to}");
-        // Not `Real::run`, which takes no failure: the engine may just be dead.
-        eventually(CONVERGED, &images, async || {
-            let program = crate::support::program("JACKAL_BIN_DOCKER");
-            let tagged = crate::support::process::output(&program, &["--host", &real.host, "tag", from, &to]);
-            match tagged.status.success() {
-                true => Ok(()),
-                false => Err(String::from_utf8_lossy(&tagged.stderr).into_owned()),
-            }
-        })
-        .await;
-    }
-
-    fn package(&self, version: &str) -> Value {
-        json!({
-            "apiVersion": "jackal.dev/v1alpha1",
-            "kind": "JackalPackage",
-            "metadata": { "name": "app" },
-            "spec": {
-                "version": format!("{version}.0.0"),
-                "deletionPolicy": "Delete",
-                "components": [{ "name": "main", "required": true, "images": [
-                    { "image": format!("{}/crash/tool:{version}", self.source.host) },
-                    { "image": self.app(), "source": "Docker" },
-                ]}],
-            },
-        })
-    }
-}
-
-/// Pushes `image` with its layers as they are, so that they are those of an engine.
-async fn push(registry: &TestRegistry, image: &Image, tag: &str) {
-    let repository = registry.repository("crash/tool");
-    let mut blobs = Vec::new();
-    let contents = image.layers.iter().map(|layer| (media_type::OCI_LAYER, layer));
-    for (kind, content) in contents.chain([(media_type::OCI_CONFIG, &image.config)]) {
-        let (digest, length) = (Digest::of(content), content.len() as u64);
-        let stored = repository
-            .upload(Some(&digest), Some(length), stream(content.clone()))
-            .await;
-        stored.expect("a blob");
-        blobs.push(Descriptor::new(kind, digest, length));
-    }
-    let config = blobs.pop().expect("the configuration");
-    let manifest = Document::of_manifest(Manifest::new(config, blobs)).expect("a manifest");
-    repository.put_manifest(&manifest, tag).await.expect("the manifest");
-}
 
 /// What stands when a step is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -293,7 +195,10 @@ impl Run {
         self.look("after the kill");
         let point = self.course.fired().expect("a kill").point;
         match point.victim {
-            Victim::Process(process) => self.start(process),
+            Victim::Process(process) => {
+                self.course.buried();
+                self.start(process);
+            }
             Victim::Registry => {
                 self.registry.start_again();
                 let mut ids = self.ids.lock().expect("nobody panics with it");
@@ -501,18 +406,16 @@ pub async fn run(
     };
     let fired = run.course.fired();
     let uploads = run.course.uploads();
-    check_bytes(
-        &uploads,
-        fired
-            .as_ref()
-            .map(|fired| (fired.point, fired.dead.expect("a dead victim"))),
-    );
+    let killed = fired
+        .as_ref()
+        .map(|fired| (fired.point, fired.dead.expect("a dead victim")));
+    check_bytes(&uploads, killed);
     let tags = run
         .storage()
         .walk(true)
         .unwrap_or_else(|why| panic!("at the end: {why}"));
     assert!(tags.is_empty(), "deleted, and still there: {tags:?}");
-    let unfinished = unfinished(&run, &uploads, fired.as_ref().map(|fired| fired.point)).await;
+    let unfinished = unfinished(&run.storage(), &run.course, killed).await;
     let left = run.storage().held();
     if let Some(expected) = &expected {
         assert!(
@@ -537,64 +440,4 @@ pub async fn run(
         uploads_left: unfinished,
         took: began.elapsed(),
     }
-}
-
-/// No blob is sent twice into a repository but the one in flight.
-fn check_bytes(uploads: &[Upload], killed: Option<(Point, Instant)>) {
-    let mut seen = BTreeMap::new();
-    for upload in uploads.iter().filter(|upload| upload.committed.is_some()) {
-        let digest = upload.committed.as_deref().unwrap_or_default();
-        if let Some(other) = seen.insert((upload.repository.clone(), digest), upload) {
-            panic!("{digest} was committed twice: {other:?} and {upload:?}");
-        }
-    }
-    for upload in uploads
-        .iter()
-        .filter(|upload| upload.committed.is_none() && upload.bytes > 0)
-    {
-        let was_in_flight = killed.is_some_and(|(point, dead)| upload.opened <= dead && breaks_uploads(&point, upload));
-        assert!(
-            was_in_flight,
-            "sent in vain, and it was not in flight at the kill: {upload:?}"
-        );
-    }
-}
-
-/// Whether a kill may break an upload off.
-fn breaks_uploads(point: &Point, upload: &Upload) -> bool {
-    match point.victim {
-        Victim::Process(process) => upload.process == process,
-        Victim::Registry => true,
-        Victim::Dockerd => upload.process == AGENT && point.export,
-        Victim::Stopped(_) | Victim::ApiServer | Victim::Etcd => false,
-    }
-}
-
-/// The uploads that the registry keeps at the end: at most those of a process that was killed itself, and those of
-/// which nobody knows, for the answer to their begin was lost. Who lives gives its own up.
-async fn unfinished(run: &Run, uploads: &[Upload], killed: Option<Point>) -> usize {
-    let open = |is: &dyn Fn(&Upload) -> bool| {
-        let open = uploads
-            .iter()
-            .filter(|upload| upload.committed.is_none() && !upload.given_up);
-        open.filter(|upload| is(upload)).count()
-    };
-    let limit = match killed.map(|point| point.victim) {
-        // The last one may have been begun without that its answer came through.
-        Some(Victim::Process(process)) => open(&|upload| upload.process == process) + 1,
-        Some(Victim::Registry) => open(&|upload| upload.bytes == 0) + 1,
-        _ => 0,
-    };
-    eventually(
-        Duration::from_secs(20),
-        "no upload stands but what a kill left",
-        async || {
-            let unfinished = run.storage().unfinished();
-            match unfinished.len() <= limit {
-                true => Ok(unfinished.len()),
-                false => Err(format!("{unfinished:?} of at most {limit}; {uploads:?}")),
-            }
-        },
-    )
-    .await
 }

@@ -9,7 +9,7 @@ use jackal_operator::api::v1alpha1::JackalPackage;
 use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::json;
 
-use super::{package, unique};
+use super::{QUIET, package, unique};
 use crate::crash::course::{Course, Kind, LEADER, Moment, Noted, Point, Server, Victim, way};
 use crate::crash::way::{Upstream, Way};
 use crate::docker::engines::{Image, Real, tar};
@@ -21,8 +21,8 @@ use crate::support::throttle::Throttle;
 use crate::support::wait::{SOON, at_leisure, eventually};
 use crate::support::writes::kubeconfig_to;
 
-/// The lease of [`Cluster`]'s controllers.
-const LEASE: Duration = Duration::from_secs(3);
+/// The lease of the controllers: long enough that a busy machine does not let it run out by itself.
+const LEASE: Duration = Duration::from_secs(5);
 
 /// Ways of the operator's processes, one to the API server and one to the registry for each.
 struct Ways {
@@ -96,7 +96,10 @@ fn controller(cluster: &Cluster, name: &'static str, ways: &(String, String), so
         endpoint,
         "--registry-insecure",
     ];
-    cluster.controller_with(&[&flags[..], &place].concat(), &[("KUBECONFIG", kubeconfig)])
+    cluster.controller_with(
+        &[&flags[..], &place].concat(),
+        &[("KUBECONFIG", kubeconfig), ("JACKAL_LEASE_DURATION", "5s")],
+    )
 }
 
 fn agent(cluster: &Cluster, node: &'static str, ways: &(String, String), docker: &str) -> Operator {
@@ -140,6 +143,7 @@ fn planned_nothing(writes: &[Noted]) {
 
 #[tokio::test]
 async fn one_of_two_controllers_plans_and_all_four_transfer() {
+    let _quiet = QUIET.lock().await;
     let (cluster, start) = (Cluster::new().await, Instant::now());
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     let to = Throttle::to(&registry.host, 300_000);

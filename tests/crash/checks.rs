@@ -1,0 +1,72 @@
+//! What the ways and the registry say of the bytes that a run sent.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::course::{Course, Point, Upload, Victim};
+use super::scenario::AGENT;
+use super::walk::Storage;
+use crate::support::wait::eventually;
+
+/// No blob is sent twice into a repository but the one in flight.
+pub fn check_bytes(uploads: &[Upload], killed: Option<(Point, Instant)>) {
+    let mut seen = BTreeMap::new();
+    for upload in uploads.iter().filter(|upload| upload.committed.is_some()) {
+        let digest = upload.committed.as_deref().unwrap_or_default();
+        if let Some(other) = seen.insert((upload.repository.clone(), digest), upload) {
+            panic!("{digest} was committed twice: {other:?} and {upload:?}");
+        }
+    }
+    for upload in uploads
+        .iter()
+        .filter(|upload| upload.committed.is_none() && upload.bytes > 0)
+    {
+        let was_in_flight = killed.is_some_and(|(point, dead)| upload.opened <= dead && breaks_uploads(&point, upload));
+        assert!(
+            was_in_flight,
+            "sent in vain, and it was not in flight at the kill: {upload:?}"
+        );
+    }
+}
+
+/// Whether a kill may break an upload off.
+fn breaks_uploads(point: &Point, upload: &Upload) -> bool {
+    match point.victim {
+        Victim::Process(process) => upload.process == process,
+        Victim::Registry => true,
+        Victim::Dockerd => upload.process == AGENT && point.export,
+        Victim::Stopped(_) | Victim::ApiServer | Victim::Etcd => false,
+    }
+}
+
+/// The uploads that the registry keeps at the end: at most those of a process that was killed itself, and those of
+/// which nobody knows, for the answer to their begin was lost. Who lives gives its own up.
+pub async fn unfinished(storage: &Storage, course: &Course, killed: Option<(Point, Instant)>) -> usize {
+    let (begins, uploads) = (course.begins(), course.uploads());
+    let lost = |is: &dyn Fn(&str) -> bool, dead: Instant| {
+        let lost = begins.iter().filter(|begin| !begin.answered && begin.at <= dead);
+        lost.filter(|begin| is(begin.process)).count()
+    };
+    let limit = match killed.map(|(point, dead)| (point.victim, dead)) {
+        Some((Victim::Process(process), dead)) => {
+            let open = uploads
+                .iter()
+                .filter(|upload| upload.committed.is_none() && !upload.given_up);
+            open.filter(|upload| upload.process == process).count() + lost(&|other| other == process, dead)
+        }
+        Some((Victim::Registry, dead)) => lost(&|_| true, dead),
+        _ => 0,
+    };
+    eventually(
+        Duration::from_secs(20),
+        "no upload stands but what a kill left",
+        async || {
+            let unfinished = storage.unfinished();
+            match unfinished.len() <= limit {
+                true => Ok(unfinished.len()),
+                false => Err(format!("{unfinished:?} of at most {limit}; {uploads:?}")),
+            }
+        },
+    )
+    .await
+}
