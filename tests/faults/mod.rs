@@ -3,6 +3,7 @@
 //! Every row ends with all that stands in the destination being read again and hashed, and with no upload left there.
 
 mod rows;
+mod rules;
 mod standing;
 
 use std::time::Duration;

@@ -32,6 +32,8 @@ pub enum Act {
     StallRequest(u64, Duration),
     /// A request that carries more than so many bytes is answered by 504 after so long, and its upload is removed.
     Cut(u64, Duration),
+    /// The connection breaks when the answer is there, which nobody gets.
+    LoseAnswer,
     /// The connection breaks after so many bytes of the answer's body.
     BreakAnswer(u64),
     /// The answer ends after so many bytes of its body as though that were all.
@@ -300,6 +302,7 @@ async fn down(server: &mut (impl AsyncRead + Unpin), client: &mut (impl tokio::i
         return;
     };
     match act {
+        Act::LoseAnswer => return,
         Act::Header(name, change) => head = rewritten(&head, name, change),
         Act::Truncate(most) => head = rewritten(&head, "content-length", &|_| most.to_string()),
         _ => {}
