@@ -295,18 +295,24 @@ fn downloads(world: &World) -> Vec<Row> {
             fault("SourceFailed", &["cannot read", "the registry answered 400"]),
             endless("/manifests/", 400),
         ),
-        world.reading(
-            "endless-token",
-            Sees::Heals("SourceFailed", vec!["/token: the answer has more than the"]),
-            {
-                let guard = guarded(|_| false, |_| Act::Pass);
-                let token = first(2, |seen| seen.path.starts_with("/token"), || Act::Endless(200));
-                move |seen| match token(seen) {
-                    Act::Pass => guard(seen),
-                    endless => endless,
-                }
-            },
-        ),
+        Row {
+            front: Front::with(
+                &world.source.host,
+                {
+                    let (token, guard) = (endless("/token", 200), guarded(|_| false, |_| Act::Pass));
+                    move |seen| match token(seen) {
+                        Act::Pass => guard(seen),
+                        endless => endless,
+                    }
+                },
+                guarded(|_| false, |_| Act::Pass),
+            ),
+            ..world.reading(
+                "endless-token",
+                fault("SourceFailed", &["/token: the answer has more than the"]),
+                |_| Act::Pass,
+            )
+        },
         world
             .reading(
                 "trickle",
