@@ -81,6 +81,44 @@ async fn a_broken_upload_goes_on_where_the_registry_is() {
 }
 
 #[tokio::test]
+async fn a_copy_within_one_registry_goes_on_by_its_own_turns() {
+    let registry = TestRegistry::start(Version::V31);
+    let content = noise(1, 3_000_000);
+    let digest = Digest::of(&content);
+    let from = registry.repository("from");
+    from.upload(Some(&digest), Some(3_000_000), stream(content))
+        .await
+        .unwrap();
+    // The status and, once it was lost, the blob and a new upload are asked for.
+    for lost in [false, true] {
+        let broken = first(1, carries, || Act::BreakRequest(1_000_000));
+        let front = Front::to(&registry.host, move |seen| {
+            match lost && seen.method == "GET" && seen.path.contains("/uploads/") {
+                true => Act::Answer(404, Vec::new(), String::new()),
+                false => broken(seen),
+            }
+        });
+        let client = Registry::new(Endpoint {
+            plain_http: true,
+            connections: 1,
+            ..Endpoint::new(&front.host)
+        });
+        let client = client.unwrap();
+        let to = client.repository(format!("to-{lost}"));
+        let content = client
+            .repository("from")
+            .unverified_blob(&digest, 3_000_000)
+            .into_stream();
+        let copied = to.upload(Some(&digest), Some(3_000_000), content);
+        let copied = tokio::time::timeout(SOON, copied)
+            .await
+            .expect("nobody waits for himself");
+        copied.unwrap();
+        stands(&registry.repository(to.name()), &digest, 3_000_000).await;
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_was_lost_is_looked_for() {
     for version in VERSIONS {
         let registry = TestRegistry::start(version);
