@@ -3,6 +3,7 @@
 //! Every row ends with all that stands in the destination being read again and hashed, and with no upload left there.
 
 mod rows;
+mod rules;
 mod standing;
 
 use std::time::Duration;
@@ -28,8 +29,6 @@ pub enum Sees {
     /// A condition and one event with this reason, whose message has these words; nothing stands under the tag. Ready
     /// by itself once the fault is gone.
     Fault(&'static str, Vec<&'static str>),
-    /// The same, of a fault that ends by itself.
-    Heals(&'static str, Vec<&'static str>),
     /// The same, for longer than a test lasts.
     Waits(&'static str, Vec<&'static str>),
 }
@@ -129,7 +128,7 @@ fn apply(cluster: &Cluster, source: &TestRegistry, row: &Row) {
 async fn meets(cluster: &Cluster, row: &Row, image: &Document) {
     let repository = format!("faults/{}", row.name);
     let to = row.destination.repository(&repository);
-    if let Sees::Fault(reason, words) | Sees::Heals(reason, words) | Sees::Waits(reason, words) = &row.sees {
+    if let Sees::Fault(reason, words) | Sees::Waits(reason, words) = &row.sees {
         let what = format!("{reason}: {words:?}");
         let said = cluster
             .image_where(row.name, &what, |image| fails(image, reason, words))
@@ -145,9 +144,7 @@ async fn meets(cluster: &Cluster, row: &Row, image: &Document) {
             }
         })
         .await;
-        if !matches!(row.sees, Sees::Heals(..)) {
-            row.front.lift();
-        }
+        row.front.lift();
     }
     if let Sees::Waits(..) = row.sees {
         assert_eq!(

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::rules::{
+    MEBIBYTE, answers, asks_patience, asks_status, breaks, burst, carries, guarded, lying, once_then, reads_blob,
+    reads_manifest, too_large, writes,
+};
 use super::{Row, Sees};
 use crate::support::faulty::Seen;
 use crate::support::front::{Act, Front, first};
 use crate::support::registry::{TestRegistry, Version};
-
-const MEBIBYTE: u64 = 1024 * 1024;
 
 /// The registries.
 pub struct World {
@@ -88,89 +90,6 @@ impl Row {
     }
 }
 
-/// Whether a request carries the layer, or a part of it.
-fn carries(seen: &Seen) -> bool {
-    let length = seen.headers.get("content-length").and_then(|text| text.parse().ok());
-    matches!(seen.method.as_str(), "PUT" | "PATCH") && length.unwrap_or(0_u64) > MEBIBYTE
-}
-
-/// Whether a request reads a blob; the configuration is one too, and too short to meet most faults.
-fn reads_blob(seen: &Seen) -> bool {
-    seen.method == "GET" && seen.path.contains("/blobs/sha256:")
-}
-
-fn reads_manifest(seen: &Seen) -> bool {
-    seen.method == "GET" && seen.path.contains("/manifests/")
-}
-
-fn asks_status(seen: &Seen) -> bool {
-    seen.method == "GET" && seen.path.contains("/blobs/uploads/")
-}
-
-fn writes(seen: &Seen) -> bool {
-    matches!(seen.method.as_str(), "PUT" | "PATCH" | "POST")
-}
-
-fn answers(status: u16) -> Act {
-    Act::Answer(status, Vec::new(), String::new())
-}
-
-fn asks_patience(seconds: u32) -> Act {
-    let after = vec![("Retry-After", seconds.to_string())];
-    Act::Answer(429, after, r#"{"errors":[{"code":"TOOMANYREQUESTS"}]}"#.to_owned())
-}
-
-/// A rule of its own for what comes after the first requests that `when` holds for, which `act` meets.
-fn once_then(
-    when: fn(&Seen) -> bool,
-    act: impl Fn() -> Act + Send + Sync + 'static,
-    then: impl Fn(&Seen) -> Act + Send + Sync + 'static,
-) -> impl Fn(&Seen) -> Act + Send + Sync + 'static {
-    let met = AtomicUsize::new(0);
-    move |seen| {
-        if met.load(Ordering::Relaxed) > 0 {
-            return then(seen);
-        }
-        if when(seen) {
-            met.store(1, Ordering::Relaxed);
-            return act();
-        }
-        Act::Pass
-    }
-}
-
-/// A registry that wants tokens, which it gives to everybody. Those that were given before a request for which `ends`
-/// holds have ended after it.
-fn guarded(
-    ends: impl Fn(&Seen) -> bool + Send + Sync + 'static,
-    then: impl Fn(&Seen) -> Act + Send + Sync + 'static,
-) -> impl Fn(&Seen) -> Act + Send + Sync + 'static {
-    let (given, ended) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    move |seen| {
-        if seen.path.starts_with("/token") {
-            let number = given.fetch_add(1, Ordering::Relaxed) + 1;
-            return Act::Answer(200, Vec::new(), format!(r#"{{"token":"t{number}","expires_in":300}}"#));
-        }
-        let token = seen
-            .headers
-            .get("authorization")
-            .and_then(|text| text.strip_prefix("Bearer t"));
-        let number: usize = token.and_then(|number| number.parse().ok()).unwrap_or(0);
-        if number <= ended.load(Ordering::Relaxed) {
-            let challenge = format!(r#"Bearer realm="http://{}/token",service="s""#, seen.headers["host"]);
-            return Act::Answer(401, vec![("WWW-Authenticate", challenge)], String::new());
-        }
-        if ends(seen) {
-            ended.store(given.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
-        then(seen)
-    }
-}
-
-fn breaks() -> Act {
-    Act::BreakRequest(MEBIBYTE)
-}
-
 fn fault(reason: &'static str, words: &[&'static str]) -> Sees {
     Sees::Fault(reason, words.to_vec())
 }
@@ -222,6 +141,23 @@ fn uploads(world: &World) -> Vec<Row> {
                 }
             })
         }),
+        world
+            .writing("session-lost-late", Sees::Nothing, {
+                let lost = AtomicUsize::new(0);
+                once_then(
+                    carries,
+                    || Act::BreakRequest(20 * MEBIBYTE),
+                    move |seen| match asks_status(seen) && lost.fetch_add(1, Ordering::Relaxed) == 0 {
+                        true => answers(404),
+                        false => Act::Pass,
+                    },
+                )
+            })
+            .layer(24 << 20)
+            .begun(3),
+        world
+            .writing("answer-lost", Sees::Nothing, first(1, carries, || Act::LoseAnswer))
+            .gone_on_with(),
         world.writing("offset-lies-once", Sees::Nothing, {
             once_then(carries, breaks, first(1, asks_status, || lying(-70_000)))
         }),
@@ -294,26 +230,6 @@ fn uploads(world: &World) -> Vec<Row> {
     ]
 }
 
-fn lying(by: i64) -> Act {
-    Act::Header(
-        "range",
-        Box::new(move |range| {
-            let last: i64 = range.split('-').nth(1).unwrap().parse().unwrap();
-            format!("0-{}", last + by)
-        }),
-    )
-}
-
-fn too_large(limit: u64) -> impl Fn(&Seen) -> Act + Send + Sync + 'static {
-    move |seen| {
-        let length = seen.headers.get("content-length").and_then(|text| text.parse().ok());
-        match length.unwrap_or(0) > limit && seen.path.contains("/blobs/") {
-            true => answers(413),
-            false => Act::Pass,
-        }
-    }
-}
-
 fn went_without_token(elsewhere: &Front, method: &str) {
     let seen = elsewhere.seen();
     assert!(seen.iter().any(|seen| seen.method == method), "{seen:#?}");
@@ -379,18 +295,24 @@ fn downloads(world: &World) -> Vec<Row> {
             fault("SourceFailed", &["cannot read", "the registry answered 400"]),
             endless("/manifests/", 400),
         ),
-        world.reading(
-            "endless-token",
-            Sees::Heals("SourceFailed", vec!["/token: the answer has more than the"]),
-            {
-                let guard = guarded(|_| false, |_| Act::Pass);
-                let token = first(2, |seen| seen.path.starts_with("/token"), || Act::Endless(200));
-                move |seen| match token(seen) {
-                    Act::Pass => guard(seen),
-                    endless => endless,
-                }
-            },
-        ),
+        Row {
+            front: Front::with(
+                &world.source.host,
+                {
+                    let (token, guard) = (endless("/token", 200), guarded(|_| false, |_| Act::Pass));
+                    move |seen| match token(seen) {
+                        Act::Pass => guard(seen),
+                        endless => endless,
+                    }
+                },
+                guarded(|_| false, |_| Act::Pass),
+            ),
+            ..world.reading(
+                "endless-token",
+                fault("SourceFailed", &["/token: the answer has more than the"]),
+                |_| Act::Pass,
+            )
+        },
         world
             .reading(
                 "trickle",
@@ -470,14 +392,4 @@ fn both(world: &World) -> Vec<Row> {
             |seen| if carries(seen) { answers(500) } else { Act::Pass },
         ),
     ]
-}
-
-/// Three failures in a row, every ten requests.
-fn burst() -> impl Fn(&Seen) -> Act + Send + Sync + 'static {
-    |seen| match seen.before % 10 {
-        0 => answers(500),
-        1 => answers(502),
-        2 => answers(503),
-        _ => Act::Pass,
-    }
 }

@@ -1,5 +1,6 @@
 //! `build`: a package from a file, without a cluster.
 
+mod proxies;
 mod refused;
 
 use std::collections::BTreeMap;

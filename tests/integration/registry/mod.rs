@@ -5,3 +5,4 @@ mod blobs;
 mod copies;
 mod faults;
 mod shared;
+mod uploads;

@@ -32,6 +32,8 @@ pub enum Act {
     StallRequest(u64, Duration),
     /// A request that carries more than so many bytes is answered by 504 after so long, and its upload is removed.
     Cut(u64, Duration),
+    /// The connection breaks when the answer is there, which nobody gets.
+    LoseAnswer,
     /// The connection breaks after so many bytes of the answer's body.
     BreakAnswer(u64),
     /// The answer ends after so many bytes of its body as though that were all.
@@ -57,6 +59,7 @@ pub struct Front {
 struct State {
     to: String,
     rule: Rule,
+    after: Rule,
     lifted: AtomicBool,
     seen: Mutex<Vec<Seen>>,
 }
@@ -64,6 +67,15 @@ struct State {
 impl Front {
     /// A proxy before `to`.
     pub fn to(to: &str, rule: impl Fn(&Seen) -> Act + Send + Sync + 'static) -> Self {
+        Self::with(to, rule, |_| Act::Pass)
+    }
+
+    /// The same, with a rule for after it was lifted.
+    pub fn with(
+        to: &str,
+        rule: impl Fn(&Seen) -> Act + Send + Sync + 'static,
+        after: impl Fn(&Seen) -> Act + Send + Sync + 'static,
+    ) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         // Small, so that what a client sent is not lost in the kernel but was taken or was not.
         socket.set_recv_buffer_size(64 * 1024).unwrap();
@@ -73,6 +85,7 @@ impl Front {
         let state = Arc::new(State {
             to: to.to_owned(),
             rule: Box::new(rule),
+            after: Box::new(after),
             lifted: AtomicBool::new(false),
             seen: Mutex::default(),
         });
@@ -84,7 +97,7 @@ impl Front {
         }
     }
 
-    /// From now on everything passes.
+    /// The fault is over.
     pub fn lift(&self) {
         self.state.lifted.store(true, Ordering::Relaxed);
     }
@@ -165,7 +178,7 @@ async fn serve(mut client: TcpStream, state: Arc<State>) {
         one
     };
     let act = match state.lifted.load(Ordering::Relaxed) {
-        true => Act::Pass,
+        true => (state.after)(&one),
         false => (state.rule)(&one),
     };
     match act {
@@ -300,6 +313,7 @@ async fn down(server: &mut (impl AsyncRead + Unpin), client: &mut (impl tokio::i
         return;
     };
     match act {
+        Act::LoseAnswer => return,
         Act::Header(name, change) => head = rewritten(&head, name, change),
         Act::Truncate(most) => head = rewritten(&head, "content-length", &|_| most.to_string()),
         _ => {}

@@ -1,0 +1,78 @@
+//! Registries are reached over the proxy that the environment names; docker engines never are.
+
+use std::time::Duration;
+
+use super::{package, seeded};
+use crate::docker::engines::{Image, Real, tar};
+use crate::support::front::{Act, Front};
+use crate::support::image::{image, put};
+use crate::support::operator::Operator;
+use crate::support::registry::{TestRegistry, Version};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proxies_are_those_of_the_environment() {
+    let registry = TestRegistry::start(Version::V31);
+    let repository = registry.repository("team/app");
+    let document = image(&repository, "linux/amd64", seeded(5, 10_000)).await;
+    put(&repository, &document, Some("1")).await;
+    let [engine, ..] = Real::all();
+    let local = format!("jackal-proxies-{:012x}/local:dev", fastrand::u64(..1 << 48));
+    engine.load(&Image::new(&local, vec![tar(&[("name", &local)])]).archive());
+    let folder = tempfile::tempdir().unwrap();
+
+    let build = async |host: &str, to: &str, proxy: &str, none: &str| {
+        let images = [
+            format!("{{image: '{host}/team/app:1'}}"),
+            format!("{{image: '{local}', source: Docker}}"),
+        ];
+        let file = folder.path().join("package.yaml");
+        std::fs::write(&file, package(&images)).unwrap();
+        let arguments = [
+            "build",
+            file.to_str().unwrap(),
+            "--to",
+            to,
+            "--insecure",
+            "--insecure-registry",
+            host,
+        ];
+        let proxy = format!("http://{proxy}");
+        let environment = [
+            ("HTTP_PROXY", proxy.as_str()),
+            ("HTTPS_PROXY", &proxy),
+            ("NO_PROXY", none),
+            ("no_proxy", none),
+            ("DOCKER_HOST", &engine.host),
+            ("DOCKER_CONFIG", folder.path().to_str().unwrap()),
+        ];
+        let log = folder.path().join("log");
+        let mut operator = Operator::start(&arguments, &environment, log);
+        let ended = operator.ends(LIMIT).await;
+        (ended.success(), operator.log())
+    };
+
+    // Names that only the proxy knows.
+    let knowing = Front::to(&registry.host, |_| Act::Pass);
+    let (done, log) = build("images.invalid", "packages.invalid", &knowing.host, "").await;
+    assert!(done, "{log}");
+    let seen = knowing.seen();
+    for host in ["http://images.invalid/v2/team/app/", "http://packages.invalid/v2/shop/"] {
+        assert!(
+            seen.iter().any(|seen| seen.path.starts_with(host)),
+            "{host} in {seen:#?}"
+        );
+    }
+    assert!(seen.iter().all(|seen| seen.path.contains(".invalid/v2/")), "{seen:#?}");
+    let tag = registry.repository("shop").head_manifest("1.4.0").await.unwrap();
+    assert!(tag.is_some());
+
+    let refusing = || Front::to(&registry.host, |_| Act::Answer(403, Vec::new(), String::new()));
+    let proxy = refusing();
+    let (done, log) = build(&registry.host, &registry.host, &proxy.host, "example.com,127.0.0.1").await;
+    assert!(done, "{log}");
+    assert_eq!(proxy.seen().len(), 0, "NO_PROXY names the registry's host");
+    let (done, log) = build(&registry.host, &registry.host, &proxy.host, "example.com").await;
+    assert!(!done && log.contains("403"), "{log}");
+}

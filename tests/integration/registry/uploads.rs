@@ -1,0 +1,266 @@
+//! Uploads go on after what breaks them, and with what was learned of a registry before.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use jackal_operator::oci::{Descriptor, Digest};
+use jackal_operator::registry::{Endpoint, Kind, Registry, Repository, UploadError};
+use jackal_operator::transfer::{Destination, RegistryDestination, Upload};
+
+use crate::support::faulty::{Scripted, Seen, reply};
+use crate::support::front::{Act, Front, first};
+use crate::support::image::{noise, stream};
+use crate::support::install_tls;
+use crate::support::registry::{TestRegistry, VERSIONS, Version};
+use crate::support::wait::{SOON, eventually};
+
+fn client(host: &str) -> Registry {
+    install_tls();
+    Registry::new(Endpoint {
+        plain_http: true,
+        idle: Duration::from_secs(20),
+        ..Endpoint::new(host)
+    })
+    .unwrap()
+}
+
+fn carries(seen: &Seen) -> bool {
+    matches!(seen.method.as_str(), "PUT" | "PATCH")
+        && seen.headers.get("content-length").is_none_or(|length| length != "0")
+}
+
+async fn stands(repository: &Repository, digest: &Digest, size: usize) {
+    let content = repository.small_blob(digest, size).await.unwrap().unwrap();
+    assert_eq!(Digest::of(&content), *digest);
+}
+
+async fn nothing_unfinished(registry: &TestRegistry, repository: &str) {
+    eventually(SOON, "every upload is committed or given up", async || {
+        match registry.uploads(repository) {
+            none if none.is_empty() => Ok(()),
+            some => Err(format!("{some:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_broken_upload_goes_on_where_the_registry_is() {
+    for version in VERSIONS {
+        let registry = TestRegistry::start(version);
+        for (number, (knows_digest, knows_size)) in [(true, true), (true, false), (false, true), (false, false)]
+            .into_iter()
+            .enumerate()
+        {
+            let what = format!("{version:?} {knows_digest} {knows_size}");
+            let name = format!("broken{number}");
+            let front = Front::to(&registry.host, first(2, carries, || Act::BreakRequest(1_000_000)));
+            let content = noise(number as u64, 3_000_000);
+            let digest = Digest::of(&content);
+            let repository = client(&front.host).repository(&name);
+            let stored = repository.upload(
+                knows_digest.then_some(&digest),
+                knows_size.then_some(3_000_000),
+                stream(content),
+            );
+            let stored = stored.await.unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(stored, (digest.clone(), 3_000_000), "{what}");
+            stands(&registry.repository(&name), &digest, 3_000_000).await;
+            let begun = front.count("POST", "/uploads/");
+            match version {
+                // It forgets what it had.
+                Version::V28 => assert_eq!(begun, 3, "{what}"),
+                Version::V31 => {
+                    assert_eq!(begun, 1, "{what}");
+                    nothing_unfinished(&registry, &name).await;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_copy_within_one_registry_goes_on_by_its_own_turns() {
+    let registry = TestRegistry::start(Version::V31);
+    let content = noise(1, 3_000_000);
+    let digest = Digest::of(&content);
+    let from = registry.repository("from");
+    from.upload(Some(&digest), Some(3_000_000), stream(content))
+        .await
+        .unwrap();
+    // The status and, once it was lost, the blob and a new upload are asked for.
+    for lost in [false, true] {
+        let broken = first(1, carries, || Act::BreakRequest(1_000_000));
+        let front = Front::to(&registry.host, move |seen| {
+            match lost && seen.method == "GET" && seen.path.contains("/uploads/") {
+                true => Act::Answer(404, Vec::new(), String::new()),
+                false => broken(seen),
+            }
+        });
+        let client = Registry::new(Endpoint {
+            plain_http: true,
+            connections: 1,
+            ..Endpoint::new(&front.host)
+        });
+        let client = client.unwrap();
+        let to = client.repository(format!("to-{lost}"));
+        let content = client
+            .repository("from")
+            .unverified_blob(&digest, 3_000_000)
+            .into_stream();
+        let copied = to.upload(Some(&digest), Some(3_000_000), content);
+        let copied = tokio::time::timeout(SOON, copied)
+            .await
+            .expect("nobody waits for himself");
+        copied.unwrap();
+        stands(&registry.repository(to.name()), &digest, 3_000_000).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_was_lost_is_looked_for() {
+    for version in VERSIONS {
+        let registry = TestRegistry::start(version);
+        let front = Front::to(
+            &registry.host,
+            first(1, |seen| seen.method == "PUT", || Act::LoseAnswer),
+        );
+        let content = noise(1, 100_000);
+        let digest = Digest::of(&content);
+        let repository = client(&front.host).repository("lost");
+        let stored = repository.upload(Some(&digest), Some(100_000), stream(content)).await;
+        assert_eq!(stored.unwrap(), (digest.clone(), 100_000));
+        stands(&registry.repository("lost"), &digest, 100_000).await;
+        assert_eq!(front.count("PUT", "/uploads/"), 1, "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_no_window_holds_is_asked_for_again() {
+    let registry = TestRegistry::start(Version::V31);
+    let lost = AtomicUsize::new(0);
+    let front = Front::to(&registry.host, move |seen| {
+        if seen.method == "PUT" && lost.load(Ordering::Relaxed) == 0 {
+            lost.store(1, Ordering::Relaxed);
+            return Act::BreakRequest(30 << 20);
+        }
+        let status = seen.method == "GET" && seen.path.contains("/uploads/");
+        match status && lost.fetch_add(1, Ordering::Relaxed) == 1 {
+            true => Act::Answer(404, Vec::new(), String::new()),
+            false => Act::Pass,
+        }
+    });
+    let content = noise(1, 40 << 20);
+    let digest = Digest::of(&content);
+    let repository = client(&front.host).repository("late");
+    let error = repository
+        .upload(Some(&digest), Some(40 << 20), stream(content))
+        .await
+        .unwrap_err();
+    let UploadError::Lost(error) = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(error.kind(), &Kind::Interrupted, "{error}");
+    nothing_unfinished(&registry, "late").await;
+}
+
+#[tokio::test]
+async fn a_limit_is_learned_once() {
+    let registry = TestRegistry::start(Version::V31);
+    let refused = Arc::new(AtomicUsize::new(0));
+    let refusing = Arc::clone(&refused);
+    let front = Front::to(&registry.host, move |seen| {
+        let length = seen
+            .headers
+            .get("content-length")
+            .and_then(|length| length.parse().ok());
+        if length.unwrap_or(0) > 2_000_000 {
+            refusing.fetch_add(1, Ordering::Relaxed);
+            return Act::Answer(413, Vec::new(), String::new());
+        }
+        Act::Pass
+    });
+    let registry_client = client(&front.host);
+    for (seed, refusals) in [(1, 2), (2, 2)] {
+        let content = noise(seed, 5_000_000);
+        let digest = Digest::of(&content);
+        let repository = registry_client.repository("parts");
+        repository
+            .upload(Some(&digest), Some(5_000_000), stream(content))
+            .await
+            .unwrap();
+        stands(&registry.repository("parts"), &digest, 5_000_000).await;
+        assert_eq!(refused.load(Ordering::Relaxed), refusals);
+    }
+    assert_eq!(front.count("POST", "/uploads/"), 2);
+    assert_eq!(
+        front.count("PATCH", "/uploads/"),
+        1 + 2 * 4,
+        "5 MB, then 2.5 MB were refused; 1.25 MB pass"
+    );
+    nothing_unfinished(&registry, "parts").await;
+}
+
+#[tokio::test]
+async fn the_upload_that_a_refused_mount_began_is_used() {
+    for version in VERSIONS {
+        let registry = TestRegistry::start(version);
+        let front = Front::to(&registry.host, |_| Act::Pass);
+        let destination = RegistryDestination::new(client(&front.host).repository("to"));
+        let content = noise(1, 100_000);
+        let blob = Descriptor::new("application/octet-stream", Digest::of(&content), 100_000);
+        assert!(!destination.mount(&blob, "from").await.unwrap());
+        let upload = Upload {
+            digest: Some(blob.digest.clone()),
+            size: Some(100_000),
+            bytes: stream(content),
+        };
+        destination.upload(upload).await.unwrap();
+        stands(&registry.repository("to"), &blob.digest, 100_000).await;
+        assert_eq!(front.count("POST", "/uploads/"), 1, "{version:?}");
+        // One that nobody used is given up with the destination.
+        let other = Descriptor::new("application/octet-stream", Digest::of(b"other"), 5);
+        assert!(!destination.mount(&other, "from").await.unwrap());
+        assert!(registry.unfinished("to") > 0);
+        drop(destination);
+        nothing_unfinished(&registry, "to").await;
+    }
+}
+
+#[tokio::test]
+async fn nobody_asks_a_registry_that_asked_one_for_patience() {
+    for status in [429, 503] {
+        let server = Scripted::start(move |_: &Seen| reply(status, &[("retry-after", "120")], "")).await;
+        let registry = client(&server.host);
+        let first = registry.repository("a").manifest("1").await.unwrap_err();
+        let second = registry
+            .clone()
+            .repository("b")
+            .head_blob(&Digest::of(b"b"))
+            .await
+            .unwrap_err();
+        let content = noise(1, 1000);
+        let third = registry
+            .repository("c")
+            .upload(None, None, stream(content))
+            .await
+            .unwrap_err();
+        let UploadError::Registry(third) = third else {
+            panic!("{third:?}");
+        };
+        assert_eq!(server.seen().len(), 1, "{status}");
+        for error in [first, second, third] {
+            let Kind::RateLimited { after: Some(after) } = error.kind() else {
+                panic!("{error:?}");
+            };
+            assert!(*after <= Duration::from_secs(120) && *after > Duration::from_secs(60));
+            assert!(
+                error
+                    .to_string()
+                    .ends_with(&format!(": the registry answered {status}")),
+                "{error}"
+            );
+        }
+    }
+}
