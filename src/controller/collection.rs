@@ -145,9 +145,11 @@ impl Packages {
 
     /// Deletes every artifact that `package`, which is going, wrote.
     pub(super) async fn take_back(&self, package: &JackalPackage) -> Result<(), Fault> {
-        let Some(status) = package.status.as_ref().filter(|status| !status.history.is_empty()) else {
+        let mut status = package.status.clone().unwrap_or_default();
+        retention::interrupted(&mut status);
+        if status.history.is_empty() {
             return Ok(());
-        };
+        }
         let idle = self.settings.idle(package.spec.timeout);
         let namespace = package.namespace().unwrap_or_default();
         let place = self
@@ -165,7 +167,7 @@ impl Packages {
             after: Time(jiff::Timestamp::now()),
             anew: true,
         };
-        let entries = retention::plan(&package.spec, status, &around);
+        let entries = retention::plan(&package.spec, &status, &around);
         let deletion = self.deletion();
         let (settled, result) = deletion
             .artifacts(&place, &name, &entries, || self.leadership.is_held())

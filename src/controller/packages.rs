@@ -33,7 +33,6 @@ use crate::api::v1alpha1::{
     Conditions, DeletionPolicy, JackalImage, JackalPackage, JackalPackageStatus, PackagedImage, READY, requested_at,
 };
 use crate::fault::{Fault, Reason};
-use crate::oci::Digest;
 use crate::package::Plan;
 use crate::worker::{
     Decision, Events, Failure, Key, Memory, Registries, Settings, View, kube_fault, lighten, name_of, stands,
@@ -58,8 +57,6 @@ pub(super) struct Packages {
     pub memory: Memory,
     /// Every package that this process works on.
     pub known: Store<Guarded>,
-    /// Artifacts that this process wrote and that no status tells of yet, by the package's uid.
-    pub written: Mutex<HashMap<String, Digest>>,
     collections: Mutex<HashMap<String, Postponed>>,
     /// The images' objects as they were seen last.
     children: Store<DeserializeGuard<JackalImage>>,
@@ -89,7 +86,6 @@ pub(super) async fn run(
         registries,
         leadership,
         known: reader.clone(),
-        written: Mutex::default(),
         collections: Mutex::default(),
         children,
         swept: Mutex::default(),
@@ -326,7 +322,6 @@ impl Packages {
         self.memory.forget(uid);
         self.swept().remove(uid);
         self.collections().remove(uid);
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 
     /// Has those looked at again that wait for the tag of `package`, which changed or is gone.

@@ -18,7 +18,7 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::Digest;
 use crate::package::{BroughtImage, Definition, Plan, Published, publish};
 use crate::transfer::RegistryDestination;
-use crate::worker::{Place, name_of};
+use crate::worker::{Place, kube_fault, name_of};
 
 /// What an artifact is put together from.
 pub(super) struct Publication {
@@ -62,7 +62,7 @@ pub(super) async fn run(
     };
     match result {
         None => packages.memory.ended(&uid),
-        Some(Ok(published)) => match record(packages, package, &publication, &published).await {
+        Some(Ok(published)) => match done(packages, package, &publication, &published).await {
             Ok(()) => packages.memory.succeeded(&uid, key, Instant::now()),
             Err(error) => {
                 warn!(package = name_of(&**package), %error, "the status could not be written");
@@ -79,24 +79,6 @@ pub(super) async fn run(
         }
     }
     packages.wake(package).await;
-}
-
-/// Notes what stands now, and, across tries to do so, whether it was written here.
-async fn record(
-    packages: &Packages,
-    package: &JackalPackage,
-    publication: &Publication,
-    published: &Published,
-) -> Result<(), kube::Error> {
-    let uid = package.uid().unwrap_or_default();
-    let written = || packages.written.lock().unwrap_or_else(PoisonError::into_inner);
-    if published.changed {
-        written().insert(uid.clone(), published.manifest.clone());
-    }
-    let adopted = !published.changed && written().get(&uid) != Some(&published.manifest);
-    done(packages, package, publication, published, adopted).await?;
-    written().remove(&uid);
-    Ok(())
 }
 
 async fn assemble(packages: &Packages, package: &JackalPackage, publication: &Publication) -> Result<Published, Fault> {
@@ -117,7 +99,22 @@ async fn assemble(packages: &Packages, package: &JackalPackage, publication: &Pu
     }
     let definition = Definition::of(&package.name_any(), &package.spec, &publication.plan)?;
     let destination = RegistryDestination::new(registry.repository(repository(publication, package)));
-    publish(&definition, &images, &destination, &package.spec.version).await
+    let version = &package.spec.version;
+    let announce = async |digest: &Digest| announce(packages, package, &format!("{version}@{digest}")).await;
+    publish(&definition, &images, &destination, version, announce).await
+}
+
+/// Notes that the artifact `revision` is about to be written: whoever finds it after a crash knows whose it is.
+async fn announce(packages: &Packages, package: &JackalPackage, revision: &str) -> Result<(), Fault> {
+    let noted = packages.change(package, |status, _| {
+        if status.publishing.as_deref() != Some(revision) {
+            retention::interrupted(status);
+            status.publishing = Some(revision.to_owned());
+        }
+    });
+    noted
+        .await
+        .map_err(|error| kube_fault(Reason::PackageFailed, "writing the status", &error))
 }
 
 fn repository(publication: &Publication, package: &JackalPackage) -> String {
@@ -129,7 +126,6 @@ async fn done(
     package: &JackalPackage,
     publication: &Publication,
     published: &Published,
-    adopted: bool,
 ) -> Result<(), kube::Error> {
     let (news, planned) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     let version = &package.spec.version;
@@ -152,6 +148,12 @@ async fn done(
             news.store(!conditions.is_true(READY, generation), Ordering::Relaxed);
             conditions.ready(generation, "Succeeded", &message, now.clone());
             status.conditions = conditions.0;
+            let announced = status
+                .publishing
+                .take_if(|publishing| *publishing == revision)
+                .is_some();
+            let adopted = !published.changed && !announced;
+            retention::interrupted(status);
             let before = status.artifact.take();
             let moved = before.as_ref().and_then(|before| elsewhere(&before.url, &place));
             if let Some(before) = moved {

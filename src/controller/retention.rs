@@ -77,6 +77,29 @@ pub(super) fn plan(spec: &JackalPackageSpec, status: &JackalPackageStatus, aroun
     entries
 }
 
+/// Takes an artifact whose writing was begun and never seen to its end into the history, so that what there is of it is
+/// deleted like the others.
+pub(super) fn interrupted(status: &mut JackalPackageStatus) {
+    let Some(revision) = status.publishing.take() else {
+        return;
+    };
+    let Some((_, digest)) = revision.split_once('@') else {
+        return;
+    };
+    if status.history.iter().any(|known| known.revision == revision) {
+        return;
+    }
+    let entry = HistoryEntry {
+        digest: digest.to_owned(),
+        revision,
+        reason: "its writing was interrupted".to_owned(),
+        completed_at: Time(jiff::Timestamp::now()),
+        adopted: false,
+        repository: None,
+    };
+    status.history.insert(0, entry);
+}
+
 /// What the history holds that `spec` keeps, and the rest; both newest first.
 fn divide<'a>(
     spec: &JackalPackageSpec,
@@ -348,5 +371,20 @@ mod tests {
         status.garbage = plan(&one, &status, &around(&none, &[], 6));
         let due = due(&one, &status, &around(&none, &[], 6), &time(6));
         assert_eq!(references(&due), ["r:1/app:1@a", "r:1/app:3@c"]);
+    }
+
+    #[test]
+    fn what_was_interrupted_is_deleted_like_the_rest() {
+        let mut status = status(&[("1", "a")]);
+        status.publishing = Some("2@b".to_owned());
+        interrupted(&mut status);
+        assert_eq!(status.publishing, None);
+        let known: Vec<_> = status.history.iter().map(|entry| entry.digest.as_str()).collect();
+        assert_eq!(known, ["b", "a"]);
+        assert!(deletes(&status.history[0]));
+        // It stands there already.
+        status.publishing = Some("1@a".to_owned());
+        interrupted(&mut status);
+        assert_eq!(status.history.len(), 2);
     }
 }

@@ -50,12 +50,14 @@ pub struct Published {
 }
 
 /// Puts the package together in `repository`, from images that the same registry holds, and names it `tag`.
-/// When the tag says so already, nothing is written.
+/// When the tag says so already, nothing is written. Else `announce` is told the digest of the manifest before the first
+/// byte is.
 pub async fn publish(
     definition: &Definition,
     images: &[BroughtImage],
     repository: &dyn Destination,
     tag: &str,
+    announce: impl AsyncFnOnce(&Digest) -> Result<(), Fault>,
 ) -> Result<Published, Fault> {
     let mut reads = Vec::with_capacity(images.len());
     for image in images {
@@ -94,6 +96,7 @@ pub async fn publish(
     // moment denies a blob that is being mounted once more, which fails the other's manifest.
     let lock = lock_of(format!("{} {}", repository.name(), repository.repository()));
     let _alone = lock.lock().await;
+    announce(artifact.manifest.digest()).await?;
     let moved = bring_blobs(&artifact, images, repository).await?;
     repository.publish(&artifact.manifest, None).await?;
     let (index, index_bytes) = enter(&artifact, repository, tag).await?;

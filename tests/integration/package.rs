@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use jackal_operator::api::v1alpha1::JackalPackageSpec;
+use jackal_operator::fault::Fault;
 use jackal_operator::oci::{Digest, Document, Index};
 use jackal_operator::package::{BroughtImage, Definition, Plan, publish};
 use jackal_operator::transfer::{Destination, LayoutDestination, RegistryDestination};
@@ -44,6 +45,10 @@ async fn images(registry: &TestRegistry) -> Vec<BroughtImage> {
     ]
 }
 
+async fn unheard(_: &Digest) -> Result<(), Fault> {
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_package_is_whole_and_moves_no_layer() {
     for version in VERSIONS {
@@ -52,7 +57,7 @@ async fn a_package_is_whole_and_moves_no_layer() {
         let package = at(&registry, "team/podinfo");
         for naming in ["Jackal", "Zarf"] {
             let definition = definition(naming, "amd64");
-            let published = publish(&definition, &images, &*package, naming).await.unwrap();
+            let published = publish(&definition, &images, &*package, naming, unheard).await.unwrap();
             assert!(published.changed);
             assert!(
                 published.size > 3_600_000 && published.moved_bytes < 60_000,
@@ -88,7 +93,7 @@ async fn a_package_is_whole_and_moves_no_layer() {
                 serde_json::from_str(&registry.crane("manifest", &format!("team/podinfo:{naming}"))).unwrap();
             assert_eq!(index.manifests[0].digest, published.manifest);
 
-            let again = publish(&definition, &images, &*package, naming).await.unwrap();
+            let again = publish(&definition, &images, &*package, naming, unheard).await.unwrap();
             assert_eq!(
                 (again.changed, again.moved_bytes, again.index),
                 (false, 0, published.index)
@@ -105,7 +110,7 @@ async fn architectures_published_at_once_are_all_there() {
     let definitions = ["amd64", "arm64", "s390x"].map(|architecture| definition("Zarf", architecture));
     let runs = definitions
         .iter()
-        .map(|definition| publish(definition, &images, &*package, "1.0.0"));
+        .map(|definition| publish(definition, &images, &*package, "1.0.0", unheard));
     let published = futures::future::try_join_all(runs).await.unwrap();
     let index = package.document("1.0.0").await.unwrap().unwrap();
     let entries: Vec<Digest> = index
@@ -127,10 +132,12 @@ async fn what_cannot_be_mounted_is_sent() {
     let folder = tempfile::tempdir().unwrap();
     let layout = LayoutDestination::new(folder.path(), "podinfo");
     let definition = definition("Zarf", "amd64");
-    let sent = publish(&definition, &images, &layout, "1.0.0").await.unwrap();
+    let sent = publish(&definition, &images, &layout, "1.0.0", unheard).await.unwrap();
     assert!(sent.moved_bytes > sent.size, "{sent:?}");
     // Where it stands decides nothing.
     let package = at(&registry, "podinfo");
-    let mounted = publish(&definition, &images, &*package, "1.0.0").await.unwrap();
+    let mounted = publish(&definition, &images, &*package, "1.0.0", unheard)
+        .await
+        .unwrap();
     assert_eq!((mounted.manifest, mounted.index), (sent.manifest, sent.index));
 }

@@ -186,6 +186,10 @@ pub struct JackalPackageStatus {
     /// The last artifacts, newest first, and why each was built.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryEntry>,
+    /// The artifact that is being written, as `version@digest`: noted before its first byte, so that it is known for
+    /// this package's own also when whoever wrote it was killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publishing: Option<String>,
     /// What is to be deleted from the registry: by `retention`, each after its time, and with the package where
     /// `deletionPolicy` is Delete.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

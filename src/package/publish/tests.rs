@@ -200,6 +200,10 @@ fn definition(architecture: &str) -> Definition {
     Definition::of("podinfo", &spec, &Plan::of(&spec, "127.0.0.1:31999", "").unwrap()).unwrap()
 }
 
+async fn unheard(_: &Digest) -> Result<(), Fault> {
+    Ok(())
+}
+
 #[test]
 fn may_run_on_any_thread() {
     fn sent<T: Send>(_: T) {}
@@ -208,13 +212,13 @@ fn may_run_on_any_thread() {
         registry: repository,
         name: String::new(),
     };
-    sent(publish(&definition, &[], &repository, "1"));
+    sent(publish(&definition, &[], &repository, "1", unheard));
 }
 
 #[tokio::test]
 async fn mounts_layers_and_sends_only_what_it_makes() {
     let stage = stage().await;
-    let published = publish(&definition("amd64"), &stage.images, &stage.package, "1.0.0")
+    let published = publish(&definition("amd64"), &stage.images, &stage.package, "1.0.0", unheard)
         .await
         .unwrap();
     assert!(published.changed);
@@ -251,13 +255,14 @@ async fn mounts_layers_and_sends_only_what_it_makes() {
 #[tokio::test]
 async fn a_repeat_writes_nothing() {
     let stage = stage().await;
-    let first = publish(&definition("amd64"), &stage.images, &stage.package, "1.0.0")
+    let first = publish(&definition("amd64"), &stage.images, &stage.package, "1.0.0", unheard)
         .await
         .unwrap();
     let writes = stage.registry.writes.load(Ordering::Relaxed);
     let mut images = stage.images.clone();
     images.reverse();
-    let again = publish(&definition("amd64"), &images, &stage.package, "1.0.0")
+    let silent = async |digest: &Digest| panic!("{digest} is announced, and nothing is to be written");
+    let again = publish(&definition("amd64"), &images, &stage.package, "1.0.0", silent)
         .await
         .unwrap();
     assert_eq!(stage.registry.writes.load(Ordering::Relaxed), writes);
@@ -270,7 +275,7 @@ async fn a_repeat_writes_nothing() {
         }
     );
     // A new version of the same images writes the documents only.
-    let other = publish(&definition("amd64"), &images, &stage.package, "1.0.1")
+    let other = publish(&definition("amd64"), &images, &stage.package, "1.0.1", unheard)
         .await
         .unwrap();
     assert_eq!((other.changed, other.manifest), (true, again.manifest));
@@ -281,7 +286,7 @@ async fn a_repeat_writes_nothing() {
 async fn sends_what_the_registry_does_not_mount() {
     let stage = stage().await;
     stage.registry.refuses_mounts.store(true, Ordering::Relaxed);
-    let published = publish(&definition("amd64"), &stage.images, &stage.package, "1.0.0")
+    let published = publish(&definition("amd64"), &stage.images, &stage.package, "1.0.0", unheard)
         .await
         .unwrap();
     assert!(published.moved_bytes > published.size);
@@ -294,7 +299,7 @@ async fn architectures_share_a_tag() {
     let definitions = architectures.map(definition);
     let runs = definitions
         .iter()
-        .map(|definition| publish(definition, &stage.images, &stage.package, "1.0.0"));
+        .map(|definition| publish(definition, &stage.images, &stage.package, "1.0.0", unheard));
     let published = futures::future::try_join_all(runs).await.unwrap();
     let index = stage.package.index("1.0.0");
     let found: Vec<(&str, &Digest)> = index
@@ -316,7 +321,7 @@ async fn architectures_share_a_tag() {
         .lock()
         .unwrap()
         .remove(&("podinfo".to_owned(), gone));
-    let newer = publish(&definitions[0], &stage.images[..1], &stage.package, "1.0.0")
+    let newer = publish(&definitions[0], &stage.images[..1], &stage.package, "1.0.0", unheard)
         .await
         .unwrap();
     let digests: Vec<Digest> = stage
@@ -342,7 +347,7 @@ async fn leaves_what_is_no_package_alone() {
     let image = stage.package.image(&["mine"]).await;
     stage.package.publish(&image, Some("1.0.0")).await.unwrap();
     let writes = stage.registry.writes.load(Ordering::Relaxed);
-    let fault = publish(&definition("amd64"), &stage.images, &stage.package, "1.0.0")
+    let fault = publish(&definition("amd64"), &stage.images, &stage.package, "1.0.0", unheard)
         .await
         .unwrap_err();
     assert!(fault.message.contains("is there already and is no package"), "{fault}");
@@ -354,7 +359,7 @@ async fn says_which_image_is_not_there() {
     let stage = stage().await;
     let mut images = stage.images.clone();
     images[0].digest = Digest::of(b"deleted");
-    let fault = publish(&definition("amd64"), &images, &stage.package, "1.0.0")
+    let fault = publish(&definition("amd64"), &images, &stage.package, "1.0.0", unheard)
         .await
         .unwrap_err();
     assert_eq!(fault.disposition, crate::fault::Disposition::Retryable);
