@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 
 /// Bytes that all windows of the process keep together.
-const BUDGET: u64 = 32 * 1024 * 1024;
+const BUDGET: u64 = 12 * 1024 * 1024;
 /// Bytes that one keeps at most: what a fast connection has on its way, and the kernels at its ends.
 const LARGEST: u64 = 8 * 1024 * 1024;
 /// Pieces that one keeps at most; a small one may hold a larger buffer.
