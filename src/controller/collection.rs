@@ -150,13 +150,7 @@ impl Packages {
         if status.history.is_empty() {
             return Ok(());
         }
-        let idle = self.settings.idle(package.spec.timeout);
-        let namespace = package.namespace().unwrap_or_default();
-        let place = self
-            .settings
-            .defaults
-            .place(&self.client, &namespace, &package.spec.registry, idle)
-            .await?;
+        let place = self.place(package).await?;
         let name = crate::package::repository(&place.prefix, &package.name_any());
         let repository = format!("{}/{name}", place.address);
         let claimed = self.claimed(package, &repository);

@@ -35,7 +35,7 @@ use crate::api::v1alpha1::{
 use crate::fault::{Fault, Reason};
 use crate::package::Plan;
 use crate::worker::{
-    Decision, Events, Failure, Key, Memory, Registries, Settings, View, kube_fault, lighten, name_of, stands,
+    Decision, Events, Failure, Key, Memory, Place, Registries, Settings, View, kube_fault, lighten, name_of, stands,
     until_stopped, update,
 };
 
@@ -177,13 +177,7 @@ impl Packages {
         }
         finalizers::set(&self.client, &**package, FINALIZER, true).await?;
         let suspended = package.spec.suspend;
-        let idle = self.settings.idle(package.spec.timeout);
-        let namespace = package.namespace().unwrap_or_default();
-        let place = self
-            .settings
-            .defaults
-            .place(&self.client, &namespace, &package.spec.registry, idle)
-            .await?;
+        let place = self.place(package).await?;
         if !suspended {
             let known = self.known.state();
             let others = known.iter().filter_map(|other| other.0.as_ref().ok());
@@ -236,6 +230,16 @@ impl Packages {
             },
         )
         .await
+    }
+
+    /// The registry that the package means.
+    pub(super) async fn place(&self, package: &JackalPackage) -> Result<Place, Fault> {
+        let idle = self.settings.idle(package.spec.timeout);
+        let namespace = package.namespace().unwrap_or_default();
+        let defaults = &self.settings.defaults;
+        defaults
+            .place(&self.client, &namespace, &package.spec.registry, idle)
+            .await
     }
 
     /// Starts the task that puts the artifact together, unless it runs, or ran for the same inputs.
