@@ -43,16 +43,22 @@ impl<'a> Children<'a> {
     /// every one of the plan: then the answer would cost as much as there are images in the namespace, at each change
     /// of one.
     pub async fn sync(&self, plan: &Plan, known: Option<&Store<Guarded>>) -> Result<Vec<JackalImage>, Fault> {
-        let mut standing = match known.and_then(|known| self.known(plan, known)) {
+        let seen = known.and_then(|known| self.known(plan, known));
+        let from_watch = seen.is_some();
+        let mut standing = match seen {
             Some(standing) => standing,
             None => self.list().await?,
         };
         let mut images = Vec::with_capacity(plan.images.len());
         for planned in &plan.images {
             let wanted = self.wanted(planned);
-            let known = standing.remove(&wanted.name_any());
-            images.push(match known.flatten() {
-                Some(known) if is_as_wanted(&known, &wanted) => known,
+            let mut found = standing.remove(&wanted.name_any()).flatten();
+            // The watch may not tell yet of what was applied a moment ago.
+            if from_watch && !found.as_ref().is_some_and(|found| is_as_wanted(found, &wanted)) {
+                found = self.get(&wanted.name_any()).await?;
+            }
+            images.push(match found {
+                Some(found) if is_as_wanted(&found, &wanted) => found,
                 _ => self.apply(&wanted).await?,
             });
         }
@@ -93,6 +99,20 @@ impl<'a> Children<'a> {
             .into_iter()
             .map(|item| (item.name_any(), item.0.ok()))
             .collect())
+    }
+
+    /// An object as it stands now; none where it does not, or cannot be read.
+    async fn get(&self, name: &str) -> Result<Option<JackalImage>, Fault> {
+        let api: Api<Guarded> = Api::namespaced(self.client.clone(), &self.namespace());
+        let found = within(api.get_opt(name)).await;
+        let found = found.map_err(|error| {
+            kube_fault(
+                Reason::PackageFailed,
+                &format!("reading the JackalImage {name}"),
+                &error,
+            )
+        })?;
+        Ok(found.and_then(|found| found.0.ok()))
     }
 
     async fn apply(&self, wanted: &JackalImage) -> Result<JackalImage, Fault> {
