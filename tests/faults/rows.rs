@@ -50,6 +50,7 @@ impl World {
             spec: json!({}),
             sees,
             holds: Box::new(|_| {}),
+            counts: false,
         }
     }
 
@@ -86,7 +87,9 @@ impl Row {
 
     fn begun(self, uploads: usize) -> Self {
         let name = self.name;
-        self.holds(move |front| assert_eq!(front.count("POST", "/uploads/"), uploads, "{name}: {:#?}", front.seen()))
+        let counting = Self { counts: true, ..self };
+        counting
+            .holds(move |front| assert_eq!(front.count("POST", "/uploads/"), uploads, "{name}: {:#?}", front.seen()))
     }
 }
 
