@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::{find, render};
 use crate::support::process::Server;
-use crate::support::program;
 use crate::support::wait::{SOON, eventually};
+use crate::support::{install_tls, program};
 
 fn data(secret: &Value, key: &str) -> Vec<u8> {
     base64::engine::general_purpose::STANDARD
@@ -50,6 +50,7 @@ fn test(pod: &Value, mounts: &[(&str, &Path)]) -> (bool, String) {
 
 #[tokio::test]
 async fn it_takes_the_login_that_the_operator_has() {
+    install_tls();
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);
     let values = |endpoint: &str| json!({ "registry": { "endpoint": endpoint, "deploy": { "enabled": true, "auth": { "password": "p" } } } });
