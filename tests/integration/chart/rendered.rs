@@ -307,8 +307,6 @@ fn an_agent_sees_of_its_node_what_it_reads() {
 async fn the_environment_is_understood() {
     let objects = render(&everything());
     let cluster = Cluster::new().await;
-    // What runs outside of a cluster, beside the shared namespace of the test.
-    let elsewhere = ["JACKAL_LISTEN", "SSL_CERT_DIR", "JACKAL_LEASE_DURATION"];
     for (command, kind, name) in [
         ("controller", "Deployment", "shop"),
         ("agent", "DaemonSet", "shop-agent"),
@@ -324,7 +322,8 @@ async fn the_environment_is_understood() {
         let variables: Vec<(&str, &str)> = variables
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
-            .filter(|(name, _)| !elsewhere.contains(name))
+            // One port is not for several processes on one machine, and that folder is a pod's.
+            .filter(|(name, _)| !["JACKAL_LISTEN", "SSL_CERT_DIR"].contains(name))
             .collect();
         for (name, _) in &variables {
             assert!(help.contains(&format!("[env: {name}=")), "{command} knows no {name}");
@@ -342,4 +341,36 @@ async fn the_environment_is_understood() {
         })
         .await;
     }
+}
+
+#[test]
+fn a_service_monitor_finds_every_pod_with_metrics() {
+    let objects = render(&everything());
+    let monitor = &find(&objects, "ServiceMonitor", "shop")["spec"];
+    let has = |labels: &Value, wanted: &Value| {
+        let mut wanted = wanted.as_object().unwrap().iter();
+        wanted.all(|(key, value)| labels[key] == *value)
+    };
+    let chosen = |labels: &Value| {
+        let expression = &monitor["selector"]["matchExpressions"][0];
+        assert_eq!(expression["operator"], "In");
+        let value = &labels[expression["key"].as_str().unwrap()];
+        has(labels, &monitor["selector"]["matchLabels"]) && expression["values"].as_array().unwrap().contains(value)
+    };
+    let services = all(&objects, "Service");
+    let services = services.iter().filter(|service| chosen(&service["metadata"]["labels"]));
+    let mut found = Vec::new();
+    for service in services {
+        assert_eq!(service["spec"]["ports"][0]["name"], monitor["endpoints"][0]["port"]);
+        for workload in &objects {
+            let pod = &workload["spec"]["template"];
+            if pod.is_object() && has(&pod["metadata"]["labels"], &service["spec"]["selector"]) {
+                let port = &pod["spec"]["containers"][0]["ports"][0];
+                assert_eq!(port["name"], service["spec"]["ports"][0]["targetPort"]);
+                found.push(workload["metadata"]["name"].as_str().unwrap());
+            }
+        }
+    }
+    found.sort_unstable();
+    assert_eq!(found, ["shop", "shop-agent"]);
 }
