@@ -198,6 +198,9 @@ fn the_controller_is_told_of_the_registry() {
     }
 }
 
+/// Values of the agent, the paths of the node that they mount, and what the agent is told of engines.
+type Sight = (Value, Vec<&'static str>, &'static [(&'static str, &'static str)]);
+
 /// What of its node an agent sees: no more than the engines that it reads, and nothing that it could write to.
 #[test]
 fn an_agent_sees_of_its_node_what_it_reads() {
@@ -207,7 +210,7 @@ fn an_agent_sees_of_its_node_what_it_reads() {
     );
     let content = "/var/lib/containerd/io.containerd.content.v1.content";
     let k3s = "/var/lib/rancher/k3s/agent/containerd/io.containerd.content.v1.content";
-    let cases: [(Value, Vec<&str>, &[(&str, &str)]); 6] = [
+    let cases: [Sight; 6] = [
         (
             json!({}),
             vec![overlay[0], overlay[1], socket],
