@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use kube::Client;
 
+use super::limits::LimitFlags;
 use crate::api::v1alpha1::{LocalReference, Period, PeriodError, RegistrySpec};
 use crate::worker::{Backoff, Defaults, HostPattern, PatternError, Policy, RepositoryPolicy, Settings};
 
@@ -67,6 +68,8 @@ pub(super) struct ClusterFlags {
     /// Images that move at once out of one registry or engine. Out of several, up to eight times as many do.
     #[arg(long, env = "JACKAL_CONCURRENCY", default_value_t = 4, value_name = "COUNT")]
     concurrency: usize,
+    #[command(flatten)]
+    limits: LimitFlags,
     /// How often sources are looked at again, where an object says nothing.
     #[arg(long, env = "JACKAL_INTERVAL", default_value = "1h", value_name = "DURATION", value_parser = duration)]
     interval: Duration,
@@ -103,6 +106,7 @@ impl ClusterFlags {
                 registry,
                 namespace,
                 insecure_sources: self.insecure_registry.clone(),
+                limits: self.limits.limits(),
                 policy: Policy {
                     repositories: self.repository_policy,
                     hosts: self.source_host.iter().flatten().cloned().collect(),
