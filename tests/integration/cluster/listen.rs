@@ -8,8 +8,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{package, unique};
-use crate::docker::engines::Real;
-use crate::support::cluster::Cluster;
+use crate::support::cluster::{Cluster, required};
 use crate::support::image::{image, noise, put};
 use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version};
@@ -205,7 +204,7 @@ async fn a_controller_says_when_it_is_ready_and_what_it_did() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_is_ready_while_it_reaches_an_engine() {
     let cluster = Cluster::new().await;
-    let [real, ..] = Real::all();
+    let real = required("JACKAL_DOCKER_CLASSIC");
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("docker.sock");
     let flags = [
@@ -219,7 +218,7 @@ async fn an_agent_is_ready_while_it_reaches_an_engine() {
     ear.says("/readyz", 503, "no engine of the node can be reached: Docker: ")
         .await;
     assert_eq!(ear.get("/healthz").await, Ok((200, "ok\n".to_owned())));
-    std::os::unix::fs::symlink(Path::new(real.host.strip_prefix("unix://").unwrap()), &socket).unwrap();
+    std::os::unix::fs::symlink(Path::new(real.strip_prefix("unix://").unwrap()), &socket).unwrap();
     ear.says("/readyz", 200, "ok").await;
     let (_, metrics) = ear.get("/metrics").await.unwrap();
     assert!(
