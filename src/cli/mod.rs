@@ -7,6 +7,7 @@ mod controller;
 mod crd;
 mod credentials;
 mod engine;
+mod limits;
 mod package_file;
 mod probe;
 mod progress;

@@ -134,6 +134,8 @@ set is written. */}}
   "JACKAL_REPOSITORY_POLICY" .Values.settings.repositoryPolicy
   "JACKAL_SOURCE_HOSTS" (join "," .Values.settings.sourceHosts)
   "JACKAL_CONCURRENCY" (.Values.settings.concurrency | toString)
+  "JACKAL_CONNECTIONS" (.Values.settings.connections | toString)
+  "JACKAL_REQUEST_RATE" (.Values.settings.requestRate | default "" | toString)
   "JACKAL_INTERVAL" .Values.settings.interval
   "JACKAL_TIMEOUT" .Values.settings.timeout
   "JACKAL_RETRY_LIMIT" .Values.settings.retryLimit
