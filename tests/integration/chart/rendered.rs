@@ -198,6 +198,9 @@ fn the_controller_is_told_of_the_registry() {
     }
 }
 
+/// Values of the agent, the paths of the node that they mount, and what the agent is told of engines.
+type Sight = (Value, Vec<&'static str>, &'static [(&'static str, &'static str)]);
+
 /// What of its node an agent sees: no more than the engines that it reads, and nothing that it could write to.
 #[test]
 fn an_agent_sees_of_its_node_what_it_reads() {
@@ -207,7 +210,7 @@ fn an_agent_sees_of_its_node_what_it_reads() {
     );
     let content = "/var/lib/containerd/io.containerd.content.v1.content";
     let k3s = "/var/lib/rancher/k3s/agent/containerd/io.containerd.content.v1.content";
-    let cases: [(Value, Vec<&str>, &[(&str, &str)]); 6] = [
+    let cases: [Sight; 6] = [
         (
             json!({}),
             vec![overlay[0], overlay[1], socket],
@@ -307,8 +310,6 @@ fn an_agent_sees_of_its_node_what_it_reads() {
 async fn the_environment_is_understood() {
     let objects = render(&everything());
     let cluster = Cluster::new().await;
-    // What runs outside of a cluster, beside the shared namespace of the test.
-    let elsewhere = ["JACKAL_LISTEN", "SSL_CERT_DIR", "JACKAL_LEASE_DURATION"];
     for (command, kind, name) in [
         ("controller", "Deployment", "shop"),
         ("agent", "DaemonSet", "shop-agent"),
@@ -321,14 +322,17 @@ async fn the_environment_is_understood() {
         let help = output(env!("CARGO_BIN_EXE_jackal-operator").as_ref(), &[command, "--help"]);
         let help = String::from_utf8(help.stdout).unwrap();
         let variables = environment(workload);
-        let variables: Vec<(&str, &str)> = variables
+        let mut variables: Vec<(&str, &str)> = variables
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
-            .filter(|(name, _)| !elsewhere.contains(name))
+            // Rustls reads it, not the command; and the folder is a pod's.
+            .filter(|(name, _)| *name != "SSL_CERT_DIR")
             .collect();
         for (name, _) in &variables {
             assert!(help.contains(&format!("[env: {name}=")), "{command} knows no {name}");
         }
+        // One port is not for several processes of one machine.
+        variables.retain(|(name, _)| *name != "JACKAL_LISTEN");
         let (operator, says) = match command {
             "controller" => (cluster.controller_with(&[], &variables), "leading"),
             _ => (
@@ -342,4 +346,36 @@ async fn the_environment_is_understood() {
         })
         .await;
     }
+}
+
+#[test]
+fn a_service_monitor_finds_every_pod_with_metrics() {
+    let objects = render(&everything());
+    let monitor = &find(&objects, "ServiceMonitor", "shop")["spec"];
+    let has = |labels: &Value, wanted: &Value| {
+        let mut wanted = wanted.as_object().unwrap().iter();
+        wanted.all(|(key, value)| labels[key] == *value)
+    };
+    let chosen = |labels: &Value| {
+        let expression = &monitor["selector"]["matchExpressions"][0];
+        assert_eq!(expression["operator"], "In");
+        let value = &labels[expression["key"].as_str().unwrap()];
+        has(labels, &monitor["selector"]["matchLabels"]) && expression["values"].as_array().unwrap().contains(value)
+    };
+    let services = all(&objects, "Service");
+    let services = services.iter().filter(|service| chosen(&service["metadata"]["labels"]));
+    let mut found = Vec::new();
+    for service in services {
+        assert_eq!(service["spec"]["ports"][0]["name"], monitor["endpoints"][0]["port"]);
+        for workload in &objects {
+            let pod = &workload["spec"]["template"];
+            if pod.is_object() && has(&pod["metadata"]["labels"], &service["spec"]["selector"]) {
+                let port = &pod["spec"]["containers"][0]["ports"][0];
+                assert_eq!(port["name"], service["spec"]["ports"][0]["targetPort"]);
+                found.push(workload["metadata"]["name"].as_str().unwrap());
+            }
+        }
+    }
+    found.sort_unstable();
+    assert_eq!(found, ["shop", "shop-agent"]);
 }
