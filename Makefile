@@ -88,8 +88,14 @@ down: ## Stop what `up` started.
 	scripts/stack down
 
 .PHONY: crds
-crds: ## Write crds/ anew after a change of src/api.
+crds: ## Write crds/ and the chart's copy anew after a change of src/api.
 	cargo run --locked --quiet -- crd --out crds
+	cargo run --locked --quiet -- crd --out charts/jackal-operator/files/crds
+
+.PHONY: chart-docs
+chart-docs: ## Write the chart's README anew after a change of its values.
+	scripts/parts get helm-docs
+	"$$(scripts/parts path helm-docs)" --chart-search-root charts --log-level warning
 
 .PHONY: build
 build: ## The binary, optimised.

@@ -3,8 +3,8 @@
 //! The rooms, each of which uses only those above it: [`oci`] (names and documents), [`fault`] (failures),
 //! [`hashing`] (digests of what passes), [`api`] (the custom resources), [`registry`] (the distribution client),
 //! [`source`] (where images come from), [`transfer`] (bringing them to a destination), [`package`] (what a package
-//! consists of, and its artifact), [`worker`] (moving what stands as objects), [`controller`], [`agent`], [`cli`]
-//! (the commands).
+//! consists of, and its artifact), [`worker`] (moving what stands as objects), [`controller`], [`agent`],
+//! [`server`] (health and metrics over HTTP), [`cli`] (the commands).
 
 pub mod agent;
 pub mod api;
@@ -15,6 +15,7 @@ pub mod hashing;
 pub mod oci;
 pub mod package;
 pub mod registry;
+pub mod server;
 pub mod source;
 pub mod transfer;
 pub mod worker;

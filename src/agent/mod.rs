@@ -3,7 +3,7 @@
 //! may have only one of them: the other is only missed by images that are to be read there.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,7 +25,7 @@ use crate::oci::{Platform, Reference};
 use crate::source::ImageSource;
 use crate::source::containerd::{Containerd, ContainerdEvents};
 use crate::source::docker::{Docker, ImageEvents, Notice};
-use crate::worker::{self, Admissions, Duty, Nudge, Place, Settings, briefly, kube_fault, wish, within};
+use crate::worker::{self, Admissions, Check, Duty, Health, Nudge, Place, Settings, briefly, kube_fault, wish, within};
 
 /// The field manager of one node's answers; each node owns its own entry of the list.
 fn field_manager(node: &str) -> String {
@@ -64,6 +64,7 @@ pub async fn run(
         settings: settings.clone(),
     };
     let holder = format!("agent/{node}");
+    let reached = Reached::new(&settings.health);
     let work = worker::run(
         client.clone(),
         &holder,
@@ -75,8 +76,13 @@ pub async fn run(
     );
     let watches = async {
         tokio::join!(
-            watch(SourceKind::Docker, async || docker.next().await, &nudge),
-            watch(SourceKind::Containerd, async || containerd.next().await, &nudge),
+            watch(SourceKind::Docker, async || docker.next().await, &nudge, &reached),
+            watch(
+                SourceKind::Containerd,
+                async || containerd.next().await,
+                &nudge,
+                &reached
+            ),
         );
     };
     let registered = registration.hold(stop.clone());
@@ -87,10 +93,21 @@ pub async fn run(
 }
 
 /// Has the images of one engine looked at whenever `next` says that they changed.
-async fn watch(source: SourceKind, mut next: impl AsyncFnMut() -> Notice, nudge: &mpsc::Sender<Nudge>) {
+async fn watch(
+    source: SourceKind,
+    mut next: impl AsyncFnMut() -> Notice,
+    nudge: &mpsc::Sender<Nudge>,
+    reached: &Reached,
+) {
     let mut was_there = false;
     loop {
-        let name = match next().await {
+        let notice = next().await;
+        match &notice {
+            Notice::Resync => reached.set(source, Ok(())),
+            Notice::Lost(fault) => reached.set(source, Err(fault)),
+            Notice::Changed { .. } => {}
+        }
+        let name = match notice {
             Notice::Changed { name } => name,
             Notice::Resync => {
                 was_there = true;
@@ -110,6 +127,40 @@ async fn watch(source: SourceKind, mut next: impl AsyncFnMut() -> Notice, nudge:
             return;
         }
     }
+}
+
+/// Which engines can be read. An agent that reaches none can do nothing; with one of the two it does what most are for.
+struct Reached {
+    check: Check,
+    engines: Mutex<[(SourceKind, Result<(), String>); 2]>,
+}
+
+impl Reached {
+    fn new(health: &Health) -> Self {
+        let unknown = |source| (source, Err(format!("{source:?}: it has not answered yet")));
+        let engines = [SourceKind::Docker, SourceKind::Containerd].map(unknown);
+        Self {
+            check: health.check(lacking(&engines)),
+            engines: Mutex::new(engines),
+        }
+    }
+
+    fn set(&self, source: SourceKind, state: Result<(), &Fault>) {
+        let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        for engine in engines.iter_mut().filter(|(known, _)| *known == source) {
+            engine.1 = state.map_err(|fault| format!("{source:?}: {}", fault.message));
+        }
+        self.check.set(lacking(&*engines));
+    }
+}
+
+/// What is said where no engine can be read.
+fn lacking(engines: &[(SourceKind, Result<(), String>)]) -> Option<String> {
+    let why: Option<Vec<&str>> = engines
+        .iter()
+        .map(|(_, state)| state.as_ref().err().map(String::as_str))
+        .collect();
+    why.map(|why| format!("no engine of the node can be reached: {}", why.join("; ")))
 }
 
 /// Says that this node runs an agent: one Lease, written at the start and deleted at the end. It is not
@@ -318,5 +369,27 @@ impl Duty for NodeDuty {
             );
             Fault::stalled(Reason::InvalidSpec, message)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_engine_is_enough() {
+        let health = Health::default();
+        let reached = Reached::new(&health);
+        assert!(health.ready().unwrap_err().contains("Docker: it has not answered yet"));
+        let gone = Fault::retryable(Reason::SourceFailed, "the engine is gone");
+        reached.set(SourceKind::Containerd, Ok(()));
+        reached.set(SourceKind::Docker, Err(&gone));
+        assert_eq!(health.ready(), Ok(()));
+        reached.set(SourceKind::Containerd, Err(&gone));
+        let said = health.ready().unwrap_err();
+        assert!(
+            said.ends_with("Docker: the engine is gone; Containerd: the engine is gone"),
+            "{said}"
+        );
     }
 }

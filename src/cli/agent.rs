@@ -35,9 +35,10 @@ impl Agent {
                 docker: self.engine.docker(settings.idle)?,
                 containerd: self.engine.containerd(settings.idle)?,
             };
-            anyhow::Ok((client, settings, engines))
+            let serving = self.cluster.serve(&settings, &stop).await?;
+            anyhow::Ok((client, settings, engines, serving))
         };
-        let (client, settings, engines) = match opened.await {
+        let (client, settings, engines, serving) = match opened.await {
             Ok(opened) => opened,
             Err(error) => {
                 eprintln!("jackal-operator agent: {error:#}");
@@ -47,6 +48,7 @@ impl Agent {
         let node = self.node_name.unwrap_or_else(hostname);
         let admissions = Admissions(self.admit.into_iter().flatten().collect());
         agent::run(client, &node, engines, admissions, settings, stop).await;
+        serving.end().await;
         ExitCode::SUCCESS
     }
 }

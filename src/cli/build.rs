@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cluster::duration;
 use super::engine::EngineFlags;
+use super::limits::LimitFlags;
 use super::progress::{Display, Output, bytes};
 use super::{UNUSABLE, Unusable, credentials, package_file};
 use crate::api::v1alpha1::SourceKind;
@@ -55,6 +56,8 @@ pub(super) struct Build {
     /// Images that move at once.
     #[arg(long, default_value_t = 4, value_name = "COUNT")]
     concurrency: usize,
+    #[command(flatten)]
+    limits: LimitFlags,
     /// How long a transfer may stand still. Default: the package's own, or 2m.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
@@ -401,7 +404,7 @@ impl Works {
                 plain_http,
                 credentials,
                 idle,
-                ..Endpoint::new(host)
+                ..Endpoint::new(host).within(build.limits.limits())
             };
             Registry::new(endpoint).map_err(|error| anyhow::Error::from(error.pushing(host)))
         };

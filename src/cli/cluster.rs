@@ -5,9 +5,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use kube::Client;
+use tokio_util::sync::CancellationToken;
 
+use super::limits::LimitFlags;
 use crate::api::v1alpha1::{LocalReference, Period, PeriodError, RegistrySpec};
-use crate::worker::{Backoff, Defaults, HostPattern, PatternError, Policy, RepositoryPolicy, Settings};
+use crate::server::{ListenAddress, Server, Serving};
+use crate::worker::{
+    Backoff, Defaults, Health, HostPattern, Metrics, PatternError, Policy, RepositoryPolicy, Settings,
+};
 
 /// Flags of the controller and the agent.
 #[derive(Clone, Debug, Args)]
@@ -67,6 +72,8 @@ pub(super) struct ClusterFlags {
     /// Images that move at once out of one registry or engine. Out of several, up to eight times as many do.
     #[arg(long, env = "JACKAL_CONCURRENCY", default_value_t = 4, value_name = "COUNT")]
     concurrency: usize,
+    #[command(flatten)]
+    limits: LimitFlags,
     /// How often sources are looked at again, where an object says nothing.
     #[arg(long, env = "JACKAL_INTERVAL", default_value = "1h", value_name = "DURATION", value_parser = duration)]
     interval: Duration,
@@ -76,6 +83,10 @@ pub(super) struct ClusterFlags {
     /// The longest delay between two tries of what fails; it starts with 750 ms and doubles.
     #[arg(long, env = "JACKAL_RETRY_LIMIT", default_value = "2m", value_name = "DURATION", value_parser = duration)]
     retry_limit: Duration,
+    /// Where /healthz, /readyz and /metrics are answered, by HTTP without TLS: ADDRESS:PORT, such as `[::]:8080`; port
+    /// 0 is a free one, which the log names. Default: nowhere.
+    #[arg(long, env = "JACKAL_LISTEN", value_name = "ADDRESS:PORT")]
+    listen: Option<ListenAddress>,
 }
 
 impl ClusterFlags {
@@ -103,6 +114,7 @@ impl ClusterFlags {
                 registry,
                 namespace,
                 insecure_sources: self.insecure_registry.clone(),
+                limits: self.limits.limits(),
                 policy: Policy {
                     repositories: self.repository_policy,
                     hosts: self.source_host.iter().flatten().cloned().collect(),
@@ -117,8 +129,19 @@ impl ClusterFlags {
             interval: self.interval,
             idle: self.timeout,
             garbage_delay: Duration::from_secs(600),
+            metrics: Metrics::default(),
+            health: Health::default(),
         };
         Ok((client, settings))
+    }
+
+    /// Answers over HTTP what `settings` count and say, from now until [`Serving::end`]; nothing without the flag.
+    pub async fn serve(&self, settings: &Settings, stop: &CancellationToken) -> anyhow::Result<Serving> {
+        let Some(address) = &self.listen else {
+            return Ok(Serving::default());
+        };
+        let server = Server::bind(address).await?;
+        Ok(server.start(settings.metrics.clone(), settings.health.clone(), stop.clone()))
     }
 }
 

@@ -27,7 +27,12 @@ pub(super) struct Controller {
 
 impl Controller {
     pub(super) async fn run(self, stop: CancellationToken) -> ExitCode {
-        let (client, mut settings) = match self.cluster.open().await {
+        let opened = async {
+            let (client, settings) = self.cluster.open().await?;
+            let serving = self.cluster.serve(&settings, &stop).await?;
+            anyhow::Ok((client, settings, serving))
+        };
+        let (client, mut settings, serving) = match opened.await {
             Ok(opened) => opened,
             Err(error) => {
                 eprintln!("jackal-operator controller: {error:#}");
@@ -44,6 +49,7 @@ impl Controller {
             renew: (duration / 7).max(Duration::from_millis(100)),
         };
         controller::run(client, &identity, settings, terms, stop).await;
+        serving.end().await;
         ExitCode::SUCCESS
     }
 }

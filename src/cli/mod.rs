@@ -7,7 +7,9 @@ mod controller;
 mod crd;
 mod credentials;
 mod engine;
+mod limits;
 mod package_file;
+mod probe;
 mod progress;
 
 use std::process::ExitCode;
@@ -54,6 +56,8 @@ enum Verb {
     Build(build::Build),
     /// Print the custom resource definitions.
     Crd(crd::Crd),
+    /// Ask a server in the cluster for its health.
+    Probe(probe::Probe),
 }
 
 /// Exit code of a command whose input or flags cannot be used; what failed otherwise exits with 1.
@@ -87,6 +91,7 @@ impl Command {
             Verb::Agent(command) => runtime.block_on(command.run(stop)),
             Verb::Build(command) => runtime.block_on(command.run(stop)),
             Verb::Crd(command) => command.run(),
+            Verb::Probe(command) => runtime.block_on(command.run(stop)),
         };
         // A blocking read of a dead file system must not keep the process.
         runtime.shutdown_timeout(std::time::Duration::from_secs(1));

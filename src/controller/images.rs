@@ -26,7 +26,7 @@ use super::{AGENT_LABEL, finalizers, undecodable};
 use crate::api::v1alpha1::{Assignment, Conditions, DeletionPolicy, JackalImage, requested_at};
 use crate::fault::{Fault, Reason};
 use crate::worker::{
-    Events, Failure, Registries, STALE, Settings, kube_fault, lighten, name_of, until_stopped, update, within,
+    Events, Failure, Kind, Registries, STALE, Settings, kube_fault, lighten, name_of, until_stopped, update, within,
 };
 
 type Guarded = DeserializeGuard<JackalImage>;
@@ -58,9 +58,12 @@ pub(super) async fn run(
     let images: Api<Guarded> = settings.api(&client);
     let leases: Api<Lease> = Api::namespaced(client.clone(), &settings.defaults.namespace);
     let (agents, writer) = reflector::store();
+    let mut agent_listing = settings.health.further_listing("Leases of agents");
+    let mut listing = settings.health.further_listing("JackalImages");
     let agent_changes = watcher(leases, watcher::Config::default().labels(AGENT_LABEL))
         .default_backoff()
         .reflect(writer)
+        .inspect(move |event| agent_listing.note(event))
         .touched_objects()
         .filter_map(|change| async move { change.ok().map(|_| ()) });
     let assigner = Arc::new(Assigner {
@@ -77,6 +80,7 @@ pub(super) async fn run(
         .default_backoff()
         .modify(lighten)
         .reflect(writer)
+        .inspect(move |event| listing.note(event))
         .touched_objects();
     let controller = Controller::for_stream(stream, reader)
         .with_config(Config::default().concurrency(8))
@@ -107,7 +111,10 @@ async fn lead(object: &Guarded, assigner: &Assigner) -> Action {
             return Action::await_change();
         }
     };
-    if let Err(fault) = assigner.finalize(image).await {
+    let pass = assigner.settings.metrics.reconcile(Kind::JackalImage);
+    let finalized = assigner.finalize(image).await;
+    if let Err(fault) = &finalized {
+        pass.ended(&finalized);
         warn!(image = name_of(image), %fault, "deleting what was pushed");
         assigner
             .events
@@ -116,9 +123,12 @@ async fn lead(object: &Guarded, assigner: &Assigner) -> Action {
         return Action::requeue(assigner.settings.backoff.limit);
     }
     if !image.spec.source.is_engine() || image.spec.suspend || image.metadata.deletion_timestamp.is_some() {
+        pass.ended(&finalized);
         return Action::await_change();
     }
-    assigner.assign(image).await.unwrap_or_else(|fault| {
+    let assigned = assigner.assign(image).await;
+    pass.ended(&assigned);
+    assigned.unwrap_or_else(|fault| {
         warn!(image = name_of(image), %fault, "assigning a node");
         Action::requeue(std::time::Duration::from_secs(5))
     })

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::worker::{briefly, within};
+use crate::worker::{Health, briefly, within};
 
 /// When to look again at what was not done because the lease was not held just then. A renewal that comes late
 /// lets it lapse for a moment, too short for the work to be stopped and begun anew.
@@ -46,6 +46,12 @@ impl Terms {
     /// wait, so that neither the renewal's own time nor clocks of different speed let two act at once.
     fn tenure(&self) -> Duration {
         self.duration.mul_f64(2.0 / 3.0)
+    }
+
+    /// How long nobody may have tried to renew before the process counts as dead. A try takes a tenure at most,
+    /// whatever the API server does; the rest is for a busy machine, since being started anew helps it least.
+    fn standstill(&self) -> Duration {
+        (self.renew + self.tenure()) * 2 + Duration::from_secs(20)
     }
 }
 
@@ -107,6 +113,7 @@ pub fn contend(
     namespace: &str,
     identity: &str,
     terms: Terms,
+    health: &Health,
     stop: CancellationToken,
 ) -> (Leadership, impl Future<Output = ()> + use<>) {
     let (until, leadership) = watch::channel(None);
@@ -116,6 +123,7 @@ pub fn contend(
         identity: identity.to_owned(),
         terms,
     };
+    let pulse = health.pulse("the renewal of the lease", terms.standstill());
     let run = async move {
         let mut seen: Option<(LeaseSpec, Instant)> = None;
         let mut ticks = tokio::time::interval(terms.renew);
@@ -123,7 +131,7 @@ pub fn contend(
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                _ = ticks.tick() => {}
+                _ = ticks.tick() => pulse.beat(),
             }
             let started = Instant::now();
             let attempted = tokio::select! {

@@ -8,6 +8,7 @@ mod conflict;
 mod deletion;
 mod finalizers;
 mod images;
+mod leader_tally;
 mod lease;
 mod packages;
 mod publication;
@@ -16,6 +17,7 @@ mod survey;
 mod tally;
 mod undecodable;
 
+use leader_tally::LeaderTally;
 pub use lease::{Leadership, Terms};
 
 use std::sync::Arc;
@@ -45,8 +47,11 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Term
         &settings.defaults.namespace,
         identity,
         terms,
+        &settings.health,
         leases.clone(),
     );
+    let tally = Arc::new(LeaderTally::new(leadership.clone()));
+    settings.metrics.collect(Arc::clone(&tally));
     let (nudge, nudges) = mpsc::channel(16);
     let duty = RegistryDuty {
         client: client.clone(),
@@ -83,6 +88,7 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Term
                         settings.clone(),
                         Arc::clone(&registries),
                         leadership.clone(),
+                        &tally,
                         term.clone()
                     ),
                     images::run(
@@ -101,6 +107,7 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Term
                 () = held.lost() => info!(identity, "not leading any more: its work stops here"),
             }
             term.cancel();
+            tally.forget();
         }
     };
     let work = async {

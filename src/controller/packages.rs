@@ -25,6 +25,7 @@ use super::children::Children;
 use super::collection::Postponed;
 use super::conflict;
 use super::finalizers;
+use super::leader_tally::LeaderTally;
 use super::lease::{LAPSE, Leadership};
 use super::publication::{self, Publication};
 use super::tally::{count, first_failure, rows, written};
@@ -35,8 +36,8 @@ use crate::api::v1alpha1::{
 use crate::fault::{Fault, Reason};
 use crate::package::Plan;
 use crate::worker::{
-    Decision, Events, Failure, Key, Memory, Place, Registries, Settings, View, kube_fault, lighten, name_of, stands,
-    until_stopped, update,
+    Decision, Events, Failure, Key, Kind, Memory, Place, Registries, Settings, View, kube_fault, lighten, name_of,
+    stands, until_stopped, update,
 };
 
 pub(super) type Guarded = DeserializeGuard<JackalPackage>;
@@ -74,11 +75,13 @@ pub(super) async fn run(
     settings: Settings,
     registries: Arc<Registries>,
     leadership: Leadership,
+    tally: &LeaderTally,
     stop: CancellationToken,
 ) {
     let (wakes, woken) = mpsc::channel(1024);
     let (reader, writer) = reflector::store();
     let (children, children_writer) = reflector::store();
+    tally.count(reader.clone(), children.clone());
     let packages = Arc::new(Packages {
         events: Events::new(client.clone(), identity),
         memory: Memory::new(identity, settings.backoff),
@@ -97,11 +100,15 @@ pub(super) async fn run(
     let api: Api<Guarded> = packages.settings.api(&packages.client);
     let images: Api<DeserializeGuard<JackalImage>> = packages.settings.api(&packages.client);
     let gone = Arc::clone(&packages);
+    let health = &packages.settings.health;
+    let mut listing = health.further_listing("JackalPackages");
+    let mut children_listing = health.further_listing("JackalImages");
     let stream = watcher(api, watcher::Config::default())
         .default_backoff()
         .modify(lighten)
         .reflect(writer)
         .inspect(move |event| {
+            listing.note(event);
             if let Ok(Event::Delete(object)) = event {
                 gone.forget(object.uid().as_deref().unwrap_or_default());
             }
@@ -116,6 +123,7 @@ pub(super) async fn run(
         .default_backoff()
         .modify(lighten)
         .reflect(children_writer)
+        .inspect(move |event| children_listing.note(event))
         .touched_objects();
     let controller = Controller::for_stream(stream, reader)
         .owns_stream(changes)
@@ -149,7 +157,10 @@ async fn lead(object: &Guarded, packages: &Arc<Packages>) -> Action {
             return Action::await_change();
         }
     };
-    let fault = match packages.look(&package).await {
+    let pass = packages.settings.metrics.reconcile(Kind::JackalPackage);
+    let looked = packages.look(&package).await;
+    pass.ended(&looked);
+    let fault = match looked {
         Ok(action) => return action,
         Err(fault) => fault,
     };

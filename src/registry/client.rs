@@ -136,7 +136,7 @@ impl Registry {
         Ok(Self(Arc::new(Inner {
             reads: Arc::new(Semaphore::new(connections)),
             writes: Arc::new(Semaphore::new(connections)),
-            patience: Patience::default(),
+            patience: Patience::new(endpoint.rate),
             pace: Pace::default(),
             endpoint,
             base,

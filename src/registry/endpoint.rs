@@ -1,5 +1,6 @@
 //! Where a registry is and how it is spoken to.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -22,6 +23,27 @@ pub struct Endpoint {
     pub idle: Duration,
     /// The number of reading requests, and of writing ones, that run at once.
     pub connections: usize,
+    /// How many requests are sent in a second, and at once after a pause; without it, as many as `connections` allow.
+    /// What its token service and its storage are asked is not counted.
+    pub rate: Option<NonZeroU32>,
+}
+
+/// How much is asked of a registry: one for all, whatever is done there.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// As [`Endpoint::connections`].
+    pub connections: usize,
+    /// As [`Endpoint::rate`].
+    pub rate: Option<NonZeroU32>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 8,
+            rate: None,
+        }
+    }
 }
 
 /// Certificates, as PEM (`ca.crt`, `tls.crt`, `tls.key` of a Secret).
@@ -45,15 +67,27 @@ pub struct Credentials {
 }
 
 impl Endpoint {
-    /// HTTPS to `host`, anonymously, with what the system trusts; 8 requests at once, 60 s of idleness.
+    /// HTTPS to `host`, anonymously, with what the system trusts; the usual [`Limits`], 60 s of idleness.
     pub fn new(host: impl Into<String>) -> Self {
+        let Limits { connections, rate } = Limits::default();
         Self {
             host: host.into(),
             plain_http: false,
             trust: Trust::default(),
             credentials: None,
             idle: Duration::from_secs(60),
-            connections: 8,
+            connections,
+            rate,
+        }
+    }
+
+    /// The same within `limits`.
+    pub fn within(self, limits: Limits) -> Self {
+        let Limits { connections, rate } = limits;
+        Self {
+            connections,
+            rate,
+            ..self
         }
     }
 

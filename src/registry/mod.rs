@@ -21,7 +21,7 @@ mod upload;
 
 pub use client::Registry;
 pub use download::Download;
-pub use endpoint::{Credentials, Endpoint, Trust};
+pub use endpoint::{Credentials, Endpoint, Limits, Trust};
 pub use error::{Error, Kind};
 pub use keychain::Keychain;
 pub use repository::{Mount, Repository};

@@ -1,8 +1,11 @@
-//! What a registry asks for when it is asked too much: `Retry-After`.
+//! How often a registry is asked: what it wants itself (`Retry-After`), and what its operator allows.
 
+use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use governor::clock::{Clock as _, DefaultClock};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use tokio::time::Instant;
 
@@ -13,9 +16,19 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(3600);
 /// All who wait do not begin in the same moment.
 const SPREAD: Duration = Duration::from_millis(100);
 
-/// When one registry wants to hear from us again, for all who ask it something.
+/// When one registry may be asked again, for all who ask it something.
 #[derive(Debug, Default)]
-pub(super) struct Patience(Mutex<Option<Asked>>);
+pub(super) struct Patience {
+    asked: Mutex<Option<Asked>>,
+    rate: Option<Rate>,
+}
+
+/// So many requests a second, as many at once after a pause (GCRA).
+#[derive(Debug)]
+struct Rate {
+    limiter: DefaultDirectRateLimiter,
+    clock: DefaultClock,
+}
 
 #[derive(Clone, Debug)]
 struct Asked {
@@ -25,13 +38,25 @@ struct Asked {
 }
 
 impl Patience {
+    /// With at most `rate` requests a second.
+    pub fn new(rate: Option<NonZeroU32>) -> Self {
+        let rate = rate.map(|rate| Rate {
+            limiter: RateLimiter::direct(Quota::per_second(rate)),
+            clock: DefaultClock::default(),
+        });
+        Self {
+            asked: Mutex::default(),
+            rate,
+        }
+    }
+
     /// Notes what `error`, an answer of the registry, asks for.
     pub fn note(&self, error: &Error) {
         let Kind::RateLimited { after: Some(after) } = error.kind() else {
             return;
         };
         let until = Instant::now() + (*after).min(LONGEST_PATIENCE);
-        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         if asked.as_ref().is_none_or(|asked| asked.until < until) {
             *asked = Some(Asked {
                 until,
@@ -40,14 +65,24 @@ impl Patience {
         }
     }
 
-    /// Waits until the registry may be asked again.
+    /// Waits until the registry may be asked again. Who waits has a connection's turn, so few do.
     ///
     /// # Errors
-    /// When that is longer than a request waits.
+    /// When the registry asks for more than a request waits.
     pub async fn keep(&self, call: &str) -> Result<(), Error> {
+        self.listen(call).await?;
+        if let Some(Rate { limiter, clock }) = &self.rate {
+            while let Err(early) = limiter.check() {
+                tokio::time::sleep(early.wait_time_from(clock.now())).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn listen(&self, call: &str) -> Result<(), Error> {
         let limit = Instant::now() + LONGEST_PAUSE;
         loop {
-            let asked = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let Some(Asked { until, words }) = asked.filter(|asked| asked.until > Instant::now()) else {
                 return Ok(());
             };
@@ -89,6 +124,20 @@ mod tests {
         assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(0));
         assert_eq!(read("Fri, 31 Dec 2100 23:59:59 GMT"), Some(3600));
         assert_eq!(read("soon"), None);
+    }
+
+    #[tokio::test]
+    async fn a_rate_is_kept_after_its_burst() {
+        let patience = Patience::new(NonZeroU32::new(20));
+        let begin = std::time::Instant::now();
+        for _ in 0..20 {
+            patience.keep("GET y").await.unwrap();
+        }
+        for _ in 0..10 {
+            patience.keep("GET y").await.unwrap();
+        }
+        // 20 at once, and one every 50 ms.
+        assert!(begin.elapsed() >= Duration::from_millis(450), "{:?}", begin.elapsed());
     }
 
     fn asks(seconds: u64) -> Error {

@@ -19,7 +19,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::events::Events;
+use super::health::Health;
 use super::memory::{Backoff, Decision, Key, Memory, View};
+use super::metrics::{Kind, Metrics};
 use super::place::{Defaults, Registries};
 use super::status::{kube_fault, name_of, update};
 use super::turns::Turns;
@@ -67,6 +69,10 @@ pub struct Settings {
     pub idle: Duration,
     /// How long what is to be deleted stands in a package's status before it is.
     pub garbage_delay: Duration,
+    /// What it counts of its work.
+    pub metrics: Metrics,
+    /// Whether it is able to work.
+    pub health: Health,
 }
 
 impl Settings {
@@ -145,11 +151,13 @@ pub async fn run(
     let api: Api<Guarded> = worker.settings.api(&client);
     let (reader, writer) = reflector::store();
     let gone = Arc::clone(&worker);
+    let mut listing = worker.settings.health.listing("JackalImages");
     let stream = watcher::watcher(api, watcher::Config::default())
         .default_backoff()
         .modify(lighten)
         .reflect(writer)
         .inspect(move |event| {
+            listing.note(event);
             if let Ok(Event::Delete(object)) = event {
                 gone.memory.forget(object.uid().as_deref().unwrap_or_default());
             }
@@ -224,7 +232,10 @@ async fn reconcile(object: Arc<Guarded>, worker: Arc<Worker>) -> Result<Action, 
         // The controller says so in its status, once for all processes.
         Err(_) => return Ok(Action::await_change()),
     };
-    match look(&worker, &image).await {
+    let pass = worker.settings.metrics.reconcile(Kind::JackalImage);
+    let looked = look(&worker, &image).await;
+    pass.ended(&looked);
+    match looked {
         Ok(action) => Ok(action),
         Err(fault) => {
             debug!(image = name_of(&*image), %fault, "looking at the image");

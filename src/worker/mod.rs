@@ -3,8 +3,10 @@
 
 mod claim;
 mod events;
+mod health;
 mod image;
 mod memory;
+mod metrics;
 mod place;
 mod policy;
 mod secrets;
@@ -15,8 +17,10 @@ mod wish;
 
 pub use claim::STALE;
 pub use events::Events;
+pub use health::{Check, Health, Listing, Pulse};
 pub use image::{Nudge, Settings, Worker, is_ready, lighten, run, stands, until_stopped};
 pub use memory::{Backoff, Decision, Key, Memory, View};
+pub use metrics::{Kind, Metrics, Pass};
 pub use place::{Defaults, Place, Registries};
 pub use policy::{Admission, Admissions, Fence, HostPattern, PatternError, Policy, RepositoryPolicy, same_host};
 pub use secrets::Secrets;

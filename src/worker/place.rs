@@ -12,7 +12,7 @@ use super::secrets::{Secrets, state_of};
 use crate::api::v1alpha1::RegistrySpec;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Hasher};
-use crate::registry::{Credentials, Endpoint, Registry, Trust};
+use crate::registry::{Credentials, Endpoint, Limits, Registry, Trust};
 use crate::transfer::KnownBlobs;
 
 /// Clients that are kept; beyond that all are made anew.
@@ -29,6 +29,8 @@ pub struct Defaults {
     pub namespace: String,
     /// Hosts of source registries that speak plain HTTP.
     pub insecure_sources: Vec<String>,
+    /// How much is asked of one registry.
+    pub limits: Limits,
     /// What is allowed to objects.
     pub policy: Policy,
 }
@@ -165,7 +167,7 @@ impl Defaults {
             trust,
             credentials,
             idle,
-            ..Endpoint::new(host)
+            ..Endpoint::new(host).within(self.limits)
         };
         Ok(Place {
             address,
@@ -213,7 +215,7 @@ impl Defaults {
             plain_http,
             credentials,
             idle,
-            ..Endpoint::new(host)
+            ..Endpoint::new(host).within(self.limits)
         }
     }
 

@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 use super::claim::{self, RENEW, STALE};
 use super::image::Worker;
 use super::memory::Key;
+use super::metrics::Attempt;
 use super::status::{Failure, briefly, name_of, succeed, update};
 use super::wish::wish;
 use crate::api::v1alpha1::{Claim, Conditions, JackalImage, JackalImageStatus, TransferProgress, requested_at};
@@ -73,6 +74,18 @@ async fn bring(worker: &Worker, image: &JackalImage, key: &Key) -> Result<End, F
     let (source, destination) = route(image);
     let turn = worker.turns.turn(&source, &destination).await;
     let _turn = turn.ok_or_else(|| Fault::retryable(Reason::TimedOut, "the operator is stopping"))?;
+    let mut attempt = worker.settings.metrics.attempt(image.spec.source);
+    let result = take_over(worker, image, key, &mut attempt).await;
+    match &result {
+        Ok(End::Done(outcome, _)) => attempt.succeeded(outcome.method, outcome.moved_bytes),
+        Ok(End::Left) => attempt.left(),
+        Err(fault) => attempt.failed(fault.reason),
+    }
+    result
+}
+
+/// Looks whether the image stands in its place, and brings it there if it does not.
+async fn take_over(worker: &Worker, image: &JackalImage, key: &Key, attempt: &mut Attempt) -> Result<End, Fault> {
     let transfer = prepare(worker, image).await?;
     let name = transfer.location.to_string();
     let resolved = match transfer.check().await? {
@@ -85,6 +98,7 @@ async fn bring(worker: &Worker, image: &JackalImage, key: &Key) -> Result<End, F
         return Ok(End::Left);
     }
     info!(image = name_of(image), reference = %transfer.reference, to = name, "moving");
+    attempt.moves(Arc::clone(&transfer.progress));
     let moving = transfer.bring(&resolved);
     tokio::pin!(moving);
     let mut due = renewed + RENEW;

@@ -26,7 +26,7 @@ pub fn check_bytes(uploads: &[Upload], killed: Option<(Point, Instant)>) {
     {
         let was_in_flight = killed.is_some_and(|(point, dead)| {
             // What an engine had sent lies in buffers, and is sent on for a moment after its end.
-            let in_time = upload.opened <= dead || point.victim == Victim::Dockerd;
+            let in_time = upload.opened <= dead || point.victim == Victim::Dockerd && point.export;
             in_time && breaks_uploads(&point, upload)
         });
         assert!(
@@ -41,8 +41,9 @@ fn breaks_uploads(point: &Point, upload: &Upload) -> bool {
     match point.victim {
         Victim::Process(process) => upload.process == process,
         Victim::Registry => true,
-        // The image is not ready any more while its engine is away, so that an artifact is not put together either.
-        Victim::Dockerd => upload.process == AGENT && point.export || upload.repository == ARTIFACT,
+        // Who misses the engine stops what is under way, also what is read from its folder. The image is not ready any
+        // more while its engine is away, so that an artifact is not put together either.
+        Victim::Dockerd => upload.process == AGENT || upload.repository == ARTIFACT,
         Victim::Stopped(_) | Victim::ApiServer | Victim::Etcd => false,
     }
 }

@@ -4,6 +4,7 @@
 
 mod badinput;
 mod build;
+mod chart;
 mod cluster;
 mod containerd;
 #[path = "../crash/mod.rs"]

@@ -52,13 +52,15 @@ impl Encoder {
 
     pub fn encode(&mut self, block: &[u8]) -> io::Result<Encoded> {
         let mut checksum = crc32fast::Hasher::new();
-        let bytes = match self {
+        let mut bytes = match self {
             Self::Gzip(deflate) => {
                 checksum.update(block);
                 deflated(deflate, block)?
             }
             Self::Zstd(frame) => frame.compress(block)?,
         };
+        // Windows of uploads count what is in it, and would keep the room for a block that does not compress.
+        bytes.shrink_to_fit();
         let bytes = bytes.into();
         Ok(Encoded { bytes, checksum })
     }

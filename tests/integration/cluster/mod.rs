@@ -4,6 +4,7 @@ mod containerd;
 mod deletion;
 mod leader;
 mod lifecycle;
+mod listen;
 mod load;
 mod memory;
 mod nodes;

@@ -1,8 +1,9 @@
 //! Uploads go on after what breaks them, and with what was learned of a registry before.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jackal_operator::oci::{Descriptor, Digest};
 use jackal_operator::registry::{Endpoint, Kind, Registry, Repository, UploadError};
@@ -226,6 +227,41 @@ async fn the_upload_that_a_refused_mount_began_is_used() {
         drop(destination);
         nothing_unfinished(&registry, "to").await;
     }
+}
+
+#[tokio::test]
+async fn a_registry_is_asked_no_more_often_than_it_may_be() {
+    install_tls();
+    let registry = TestRegistry::start(Version::V31);
+    let front = Front::to(&registry.host, |_| Act::Pass);
+    let limited = Registry::new(Endpoint {
+        plain_http: true,
+        rate: NonZeroU32::new(10),
+        ..Endpoint::new(&front.host)
+    })
+    .unwrap();
+    let begin = Instant::now();
+    let heads = (0..20).map(|_| async {
+        let missing = limited.repository("rate").head_blob(&Digest::of(b"missing")).await;
+        assert_eq!(missing.unwrap(), None);
+    });
+    // Each begins an upload and commits it.
+    let uploads = (0u8..4).map(|number| {
+        let content = noise(number.into(), 1000);
+        let digest = Digest::of(&content);
+        let repository = limited.repository("rate");
+        async move {
+            let sent = repository.upload(Some(&digest), Some(1000), stream(content)).await;
+            sent.unwrap();
+            stands(&repository, &digest, 1000).await;
+        }
+    });
+    futures::join!(futures::future::join_all(heads), futures::future::join_all(uploads));
+    let counted = ["HEAD", "GET", "POST", "PUT"].map(|method| front.count(method, "/rate/"));
+    let (requests, took) = (counted.iter().sum::<usize>(), begin.elapsed());
+    assert_eq!(requests, 20 + 4 * 3);
+    // Ten at once, then one every 100 ms.
+    assert!(took >= Duration::from_millis(2100), "{requests} requests in {took:?}");
 }
 
 #[tokio::test]

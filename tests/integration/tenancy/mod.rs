@@ -82,9 +82,19 @@ fn clear(clusters: &[&Cluster]) {
 }
 
 /// What the chart gives in the cluster's namespace, as release `release`, with further values of helm's `--set-json`.
+/// Without the custom resources, which the cluster has, and the pods of `helm test`.
 fn chart(cluster: &Cluster, release: &str, values: &[&str]) -> String {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/jackal-operator");
-    let fixed = ["template", release, folder, "--namespace", &cluster.namespace];
+    let namespace = &cluster.namespace;
+    let fixed = [
+        "template",
+        release,
+        folder,
+        "--namespace",
+        namespace,
+        "--no-hooks",
+        "--set=crds.install=false",
+    ];
     let values: Vec<&str> = values.iter().flat_map(|value| ["--set-json", value]).collect();
     run(program("JACKAL_BIN_HELM"), &[&fixed[..], &values].concat())
 }

@@ -1,0 +1,345 @@
+//! What the templates give.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::{CHART, Values, all, environment, everything, find, helm, render, try_render, variable};
+use crate::support::cluster::Cluster;
+use crate::support::process::{output, run};
+use crate::support::program;
+use crate::support::wait::{SOON, eventually};
+
+#[test]
+fn lint_has_nothing_to_say() {
+    for values in [json!({}), everything()] {
+        let values = Values::of(&values);
+        helm(&["lint", "--strict", CHART, "--values", &values.file()]).unwrap_or_else(|said| panic!("{said}"));
+    }
+}
+
+#[test]
+fn values_that_mean_nothing_are_refused() {
+    let refused = [
+        (json!({ "replicas": 3 }), "additional properties 'replicas' not allowed"),
+        (
+            json!({ "controller": { "replica": 3 } }),
+            "additional properties 'replica' not allowed",
+        ),
+        (json!({ "controller": { "replicas": "3" } }), "/controller/replicas"),
+        (
+            json!({ "controller": { "terminationGracePeriodSeconds": 5 } }),
+            "/controller/terminationGracePeriodSeconds",
+        ),
+        (json!({ "settings": { "interval": "1 hour" } }), "/settings/interval"),
+        (
+            json!({ "settings": { "sourceHosts": ["https://ghcr.io"] } }),
+            "/settings/sourceHosts/0",
+        ),
+        (json!({ "image": { "digest": "abc" } }), "/image/digest"),
+        (json!({ "agent": { "admit": ["team-a"] } }), "/agent/admit/0"),
+        (
+            json!({ "agent": { "docker": { "store": "overlayfs" } } }),
+            "/agent/docker/store",
+        ),
+        (
+            json!({ "registry": { "address": "http://r:5000" } }),
+            "/registry/address",
+        ),
+        (
+            json!({ "registry": { "deploy": { "nodePort": 80 } } }),
+            "/registry/deploy/nodePort",
+        ),
+        (
+            json!({ "registry": { "prefix": "a" } }),
+            "are about registry.address: set it too",
+        ),
+        (
+            json!({ "agent": { "enabled": true, "docker": { "enabled": false } } }),
+            "agent.enabled without an engine",
+        ),
+        (
+            json!({ "registry": { "deploy": { "enabled": true, "auth": { "existingSecret": "x" } } } }),
+            "name the Secret with the login too",
+        ),
+    ];
+    for (values, words) in refused {
+        let said = try_render(&values).expect_err(&values.to_string());
+        assert!(said.contains(words), "{values}: {said}");
+    }
+}
+
+/// That the schema knows the values and nothing else: a value that is only there would be documented nowhere.
+#[test]
+fn the_schema_has_what_the_values_have() {
+    let read = |name: &str| std::fs::read_to_string(format!("{CHART}/{name}")).unwrap();
+    let values: Value = serde_saphyr::from_str(&read("values.yaml")).unwrap();
+    let schema: Value = serde_json::from_str(&read("values.schema.json")).unwrap();
+    fn compare(path: &str, schema: &Value, value: &Value) {
+        let Some(properties) = schema["properties"].as_object() else {
+            return;
+        };
+        if path.ends_with("/resources") {
+            return;
+        }
+        assert_eq!(schema["additionalProperties"], false, "{path}");
+        let known: BTreeSet<&String> = properties.keys().filter(|key| *key != "global").collect();
+        let there: BTreeSet<&String> = value.as_object().unwrap().keys().collect();
+        assert_eq!(known, there, "{path}");
+        for key in known {
+            compare(&format!("{path}/{key}"), &properties[key], &value[key]);
+        }
+    }
+    compare("", &schema, &values);
+}
+
+#[test]
+fn the_table_of_values_is_current() {
+    let arguments = ["--chart-search-root", CHART, "--dry-run", "--log-level", "warning"];
+    let made = run(program("JACKAL_BIN_HELM_DOCS"), &arguments);
+    let standing = std::fs::read_to_string(format!("{CHART}/README.md")).unwrap();
+    assert!(
+        made.trim() == standing.trim(),
+        "charts/jackal-operator/README.md is stale: run `make chart-docs`"
+    );
+}
+
+/// The definitions of the release are those of crds/ but for what helm needs to know.
+#[test]
+fn the_definitions_are_whole_and_kept() {
+    for (crds, kept) in [(json!({}), true), (json!({ "keep": false }), false)] {
+        let objects = render(&json!({ "crds": crds }));
+        let definitions = all(&objects, "CustomResourceDefinition");
+        assert_eq!(definitions.len(), 2);
+        for definition in definitions {
+            let name = definition["metadata"]["name"].as_str().unwrap();
+            let file = format!("{}/crds/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
+            let plain: Value = serde_saphyr::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+            assert_eq!(definition["spec"], plain["spec"], "{name}");
+            let policy = &definition["metadata"]["annotations"]["helm.sh/resource-policy"];
+            assert_eq!(policy == "keep", kept, "{name}: {policy}");
+        }
+    }
+    let none = render(&json!({ "crds": { "install": false } }));
+    assert!(all(&none, "CustomResourceDefinition").is_empty());
+}
+
+#[test]
+fn an_image_is_named_by_tag_or_digest() {
+    let version = env!("CARGO_PKG_VERSION");
+    let digest = format!("sha256:{}", "0".repeat(64));
+    for (image, name) in [
+        (json!({}), format!("ghcr.io/jackal-dev/jackal-operator:{version}")),
+        (json!({ "repository": "r:5000/a", "tag": "b" }), "r:5000/a:b".to_owned()),
+        (
+            json!({ "tag": "b", "digest": digest }),
+            format!("ghcr.io/jackal-dev/jackal-operator@{digest}"),
+        ),
+    ] {
+        let objects = render(&json!({ "image": image, "agent": { "enabled": true } }));
+        for (kind, workload) in [("Deployment", "shop"), ("DaemonSet", "shop-agent")] {
+            let pod = &find(&objects, kind, workload)["spec"]["template"]["spec"];
+            assert_eq!(pod["containers"][0]["image"], name.as_str());
+        }
+    }
+}
+
+#[test]
+fn what_is_off_is_not_there() {
+    let objects = render(&json!({}));
+    let kinds: BTreeSet<&str> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
+    let expected = [
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "CustomResourceDefinition",
+        "Deployment",
+        "NetworkPolicy",
+        "Pod",
+        "PodDisruptionBudget",
+        "Role",
+        "RoleBinding",
+        "Service",
+        "ServiceAccount",
+    ];
+    assert_eq!(kinds, BTreeSet::from(expected));
+    let off = json!({ "podDisruptionBudget": { "enabled": false }, "networkPolicy": { "enabled": false } });
+    let objects = render(&off);
+    assert!(all(&objects, "PodDisruptionBudget").is_empty() && all(&objects, "NetworkPolicy").is_empty());
+}
+
+#[test]
+fn the_controller_is_told_of_the_registry() {
+    let names = ["ADDRESS", "ENDPOINT", "SECRET", "INSECURE", "PREFIX", "CERT_SECRET"];
+    let service = "shop-registry.home.svc:5000";
+    let deploy = json!({ "enabled": true });
+    let cases: [(Value, [&str; 6]); 5] = [
+        (json!({}), ["", "", "", "", "", ""]),
+        (json!({ "endpoint": "e:1" }), ["", "e:1", "", "", "", ""]),
+        (
+            json!({ "address": "a", "endpoint": "e:1", "secretName": "s", "insecure": true, "prefix": "p/q", "certSecretName": "c" }),
+            ["a", "e:1", "s", "true", "p/q", "c"],
+        ),
+        (
+            json!({ "deploy": deploy }),
+            ["127.0.0.1:31999", service, "shop-registry-login", "true", "", ""],
+        ),
+        (
+            json!({ "address": "r.example.com", "endpoint": "tls:443", "deploy": { "enabled": true, "nodePort": 32000 } }),
+            ["r.example.com", "tls:443", "shop-registry-login", "", "", ""],
+        ),
+    ];
+    for (values, expected) in cases {
+        let objects = render(&json!({ "registry": values, "agent": { "enabled": true } }));
+        for (kind, workload) in [("Deployment", "shop"), ("DaemonSet", "shop-agent")] {
+            let workload = find(&objects, kind, workload);
+            let told = names.map(|name| variable(workload, &format!("JACKAL_REGISTRY_{name}")).unwrap_or_default());
+            assert_eq!(told, expected, "{values}");
+        }
+    }
+}
+
+/// What of its node an agent sees: no more than the engines that it reads, and nothing that it could write to.
+#[test]
+fn an_agent_sees_of_its_node_what_it_reads() {
+    let (overlay, socket) = (
+        ["/var/lib/docker/image/overlay2", "/var/lib/docker/overlay2"],
+        "/var/run/docker.sock",
+    );
+    let content = "/var/lib/containerd/io.containerd.content.v1.content";
+    let k3s = "/var/lib/rancher/k3s/agent/containerd/io.containerd.content.v1.content";
+    let cases: [(Value, Vec<&str>, &[(&str, &str)]); 6] = [
+        (
+            json!({}),
+            vec![overlay[0], overlay[1], socket],
+            &[
+                ("DOCKER_HOST", "unix:///node/var/run/docker.sock"),
+                ("JACKAL_DOCKER_ROOT", "/node/var/lib/docker"),
+            ],
+        ),
+        (
+            json!({ "docker": { "store": "none" } }),
+            vec![socket],
+            &[("DOCKER_HOST", "unix:///node/var/run/docker.sock")],
+        ),
+        (
+            json!({ "docker": { "store": "containerd", "root": "/d" } }),
+            vec!["/d/containerd/daemon/io.containerd.content.v1.content", socket],
+            &[
+                ("DOCKER_HOST", "unix:///node/var/run/docker.sock"),
+                ("JACKAL_DOCKER_ROOT", "/node/d"),
+            ],
+        ),
+        (
+            json!({ "docker": { "store": "system-containerd", "socketMount": "Directory" } }),
+            vec![content, "/var/run"],
+            &[
+                ("DOCKER_HOST", "unix:///node/var/run/docker.sock"),
+                ("JACKAL_CONTAINERD_ROOT", "/node/var/lib/containerd"),
+                ("JACKAL_DOCKER_ROOT", "/node/var/lib/docker"),
+            ],
+        ),
+        (
+            json!({ "docker": { "enabled": false }, "containerd": {
+                "enabled": true, "socket": "/run/k3s/containerd/containerd.sock", "root": "/var/lib/rancher/k3s/agent/containerd",
+            } }),
+            vec!["/run/k3s/containerd", k3s],
+            &[
+                ("CONTAINERD_ADDRESS", "unix:///node/run/k3s/containerd/containerd.sock"),
+                ("CONTAINERD_NAMESPACE", "k8s.io"),
+                ("JACKAL_CONTAINERD_ROOT", "/node/var/lib/rancher/k3s/agent/containerd"),
+            ],
+        ),
+        (
+            json!({ "docker": { "enabled": false }, "containerd": { "enabled": true, "readContent": false } }),
+            vec!["/run/containerd"],
+            &[
+                ("CONTAINERD_ADDRESS", "unix:///node/run/containerd/containerd.sock"),
+                ("CONTAINERD_NAMESPACE", "k8s.io"),
+            ],
+        ),
+    ];
+    for (mut agent, paths, told) in cases {
+        let said = agent.to_string();
+        agent["enabled"] = json!(true);
+        let objects = render(&json!({ "agent": agent }));
+        let workload = find(&objects, "DaemonSet", "shop-agent");
+        let pod = &workload["spec"]["template"]["spec"];
+        let container = &pod["containers"][0];
+        let volumes = pod["volumes"].as_array().unwrap();
+        let seen: Vec<&str> = volumes
+            .iter()
+            .map(|volume| volume["hostPath"]["path"].as_str().unwrap())
+            .collect();
+        assert_eq!(seen, paths, "{said}");
+        for (mount, volume) in container["volumeMounts"].as_array().unwrap().iter().zip(volumes) {
+            assert_eq!(mount["name"], volume["name"], "{said}");
+            let path = volume["hostPath"]["path"].as_str().unwrap();
+            assert_eq!(mount["mountPath"], format!("/node{path}"), "{said}");
+            assert_eq!(mount["readOnly"], true, "{said}");
+            // Else a missing path would be made on the node.
+            assert!(!volume["hostPath"]["type"].as_str().unwrap().is_empty(), "{said}");
+        }
+        let of_engines = |name: &str| name.contains("DOCKER") || name.contains("CONTAINERD");
+        let variables: Vec<_> = environment(workload)
+            .into_iter()
+            .filter(|(name, _)| of_engines(name))
+            .collect();
+        let mut sorted: Vec<(&str, &str)> = variables
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        sorted.sort_unstable();
+        assert_eq!(sorted, told, "{said}");
+        let reads = paths
+            .iter()
+            .any(|path| path.contains("/lib/") || path.starts_with("/d/"));
+        let capabilities = &container["securityContext"]["capabilities"];
+        assert_eq!(
+            capabilities["add"] == json!(["DAC_READ_SEARCH"]),
+            reads,
+            "{said}: {capabilities}"
+        );
+    }
+}
+
+/// Every variable is one of the command's, and all of them together let it start.
+#[tokio::test]
+async fn the_environment_is_understood() {
+    let objects = render(&everything());
+    let cluster = Cluster::new().await;
+    // What runs outside of a cluster, beside the shared namespace of the test.
+    let elsewhere = ["JACKAL_LISTEN", "SSL_CERT_DIR", "JACKAL_LEASE_DURATION"];
+    for (command, kind, name) in [
+        ("controller", "Deployment", "shop"),
+        ("agent", "DaemonSet", "shop-agent"),
+    ] {
+        let workload = find(&objects, kind, name);
+        assert_eq!(
+            workload["spec"]["template"]["spec"]["containers"][0]["args"],
+            json!([command])
+        );
+        let help = output(env!("CARGO_BIN_EXE_jackal-operator").as_ref(), &[command, "--help"]);
+        let help = String::from_utf8(help.stdout).unwrap();
+        let variables = environment(workload);
+        let variables: Vec<(&str, &str)> = variables
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .filter(|(name, _)| !elsewhere.contains(name))
+            .collect();
+        for (name, _) in &variables {
+            assert!(help.contains(&format!("[env: {name}=")), "{command} knows no {name}");
+        }
+        let (operator, says) = match command {
+            "controller" => (cluster.controller_with(&[], &variables), "leading"),
+            _ => (
+                cluster.agent_with("chart-node", "unix:///nowhere", &[], &variables),
+                "registered",
+            ),
+        };
+        eventually(SOON, &format!("the {command} says `{says}`"), async || {
+            let log = operator.log();
+            if log.contains(says) { Ok(()) } else { Err(log) }
+        })
+        .await;
+    }
+}
