@@ -452,8 +452,13 @@ impl Packages {
                 if !current || lapsed.load(Ordering::Relaxed) {
                     return false;
                 }
-                change(status, standing.metadata.generation);
-                status.observed_generation = standing.metadata.generation;
+                let generation = standing.metadata.generation;
+                change(status, generation);
+                // Else an older generation's Ready would be taken for this one's.
+                let ready = status.conditions.iter().find(|condition| condition.type_ == READY);
+                if ready.is_some_and(|ready| ready.observed_generation == generation) {
+                    status.observed_generation = generation;
+                }
                 true
             },
         )

@@ -106,7 +106,14 @@ async fn assemble(packages: &Packages, package: &JackalPackage, publication: &Pu
 
 /// Notes that the artifact `revision` is about to be written: whoever finds it after a crash knows whose it is.
 async fn announce(packages: &Packages, package: &JackalPackage, revision: &str) -> Result<(), Fault> {
-    let noted = packages.change(package, |status, _| {
+    let message = format!("putting the artifact {} together", package.spec.version);
+    let noted = packages.change(package, |status, generation| {
+        let mut conditions = Conditions(std::mem::take(&mut status.conditions));
+        // Ready of this spec stays Ready, and another try after a failure is no news before it succeeds.
+        if !conditions.is_true(READY, generation) && !conditions.is_failing(generation) {
+            conditions.progressing(generation, "Transferring", &message, Time(jiff::Timestamp::now()));
+        }
+        status.conditions = conditions.0;
         if status.publishing.as_deref() != Some(revision) {
             retention::interrupted(status);
             status.publishing = Some(revision.to_owned());

@@ -297,7 +297,17 @@ fn manifest(
         .iter()
         .map(|Mount { blob, .. }| layer(blob.digest.clone(), blob.size, blob_path(&blob.digest)));
     let mut layers: Vec<Descriptor> = made.chain(mounted).collect();
-    layers.sort_by(|left, right| (&left.digest, &left.annotations).cmp(&(&right.digest, &right.annotations)));
+    // The definition first, for Flux's OCIRepository takes one layer alone, the first of its media type: a few lines of
+    // text, not whichever blob of an image has the least digest. Those who read packages go by the titles.
+    let place = |layer: &Descriptor| {
+        layer
+            .annotations
+            .get(TITLE)
+            .is_none_or(|path| path != sealed.dialect.file)
+    };
+    layers.sort_by(|left, right| {
+        (place(left), &left.digest, &left.annotations).cmp(&(place(right), &right.digest, &right.annotations))
+    });
 
     let config = Descriptor::new(sealed.dialect.config, Digest::of(config), config.len() as u64);
     let mut manifest = Manifest::new(config, layers);

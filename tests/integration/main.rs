@@ -12,6 +12,7 @@ mod crash;
 mod docker;
 #[path = "../faults/mod.rs"]
 mod faults;
+mod gitops;
 mod package;
 mod registry;
 mod stop;

@@ -1,7 +1,12 @@
 //! Version `v1alpha1`: [`JackalPackage`], what a person writes, and [`JackalImage`], one image to bring to one
 //! destination.
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
+use kube::CustomResourceExt as _;
+
 mod common;
+#[cfg(test)]
+mod compat;
 mod conditions;
 mod image;
 mod package;
@@ -19,20 +24,39 @@ pub use period::{Period, PeriodError};
 /// The annotation that asks for a reconciliation now: any new value does. Flux's own is honoured too.
 pub const REQUESTED_AT: [&str; 2] = ["jackal.dev/requestedAt", "reconcile.fluxcd.io/requestedAt"];
 
-/// The newest request for a reconciliation that `annotations` carry.
+/// The newest request for a reconciliation that `annotations` carry. Of two that are times, in seconds since the epoch
+/// or in RFC 3339 as Flux writes it, the later one; a time is newer than anything else.
 pub fn requested_at(annotations: &std::collections::BTreeMap<String, String>) -> Option<&str> {
+    let moment = |value: &str| match value.parse::<i64>() {
+        Ok(seconds) => jiff::Timestamp::from_second(seconds).ok(),
+        Err(_) => value.parse::<jiff::Timestamp>().ok(),
+    };
     REQUESTED_AT
         .iter()
         .filter_map(|key| annotations.get(*key))
         .map(String::as_str)
-        .max()
+        .max_by_key(|value| (moment(value), *value))
 }
 
 /// Both custom resource definitions, as `crds/` holds them.
-pub fn definitions() -> Vec<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition>
-{
-    use kube::CustomResourceExt as _;
-    vec![JackalPackage::crd(), JackalImage::crd()]
+pub fn definitions() -> Vec<CustomResourceDefinition> {
+    [JackalPackage::crd(), JackalImage::crd()].map(with_status).into()
+}
+
+/// Has the API server give every object a status from its first moment on, of a generation that there never is:
+/// kstatus, and Flux's health checks with it, takes an object without a status for one that is all right.
+fn with_status(mut definition: CustomResourceDefinition) -> CustomResourceDefinition {
+    for version in &mut definition.spec.versions {
+        let schema = version
+            .schema
+            .as_mut()
+            .and_then(|whole| whole.open_api_v3_schema.as_mut());
+        let properties = schema.and_then(|schema| schema.properties.as_mut());
+        if let Some(status) = properties.and_then(|properties| properties.get_mut("status")) {
+            status.default = Some(JSON(serde_json::json!({ "observedGeneration": -1 })));
+        }
+    }
+    definition
 }
 
 #[cfg(test)]
@@ -52,6 +76,25 @@ mod tests {
         }
         if schema["items"].is_object() {
             undescribed(&schema["items"], &format!("{path}[]"), found);
+        }
+    }
+
+    #[test]
+    fn the_later_request_counts_however_it_is_written() {
+        for (ours, flux, newest) in [
+            ("1767225601", "2026-01-01T00:00:00Z", "1767225601"),
+            ("1767225599", "2026-01-01T00:00:00.5Z", "2026-01-01T00:00:00.5Z"),
+            (
+                "2026-01-01T02:00:00+02:00",
+                "2026-01-01T01:00:00Z",
+                "2026-01-01T01:00:00Z",
+            ),
+            ("please", "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
+            ("99999999999999999999", "b", "b"),
+        ] {
+            let annotations = REQUESTED_AT.map(str::to_owned).into_iter();
+            let annotations = annotations.zip([ours.to_owned(), flux.to_owned()]).collect();
+            assert_eq!(requested_at(&annotations), Some(newest));
         }
     }
 

@@ -65,9 +65,16 @@ cae662172fd450bb0cd710a769079c05bfc5d8e35efa6576edc7d0377afdd4a2 images/blobs/sh
     assert_eq!(text(&artifact, "checksums.txt"), expected);
     let checksum = "25f0137ddb8fe9551956ed953add94c70fb269ec0fb5dfe86019f8bceeaed7e3";
     assert!(text(&artifact, "zarf.yaml").contains(&format!("  aggregateChecksum: '{checksum}'\n")));
+    // That program has the layers in the order of their digests; ours has the definition before them.
+    let mut manifest = artifact.manifest.manifest().unwrap().clone();
+    manifest.layers.sort_by(|left, right| left.digest.cmp(&right.digest));
+    assert_eq!(
+        Document::of_manifest(manifest).unwrap().digest().as_str(),
+        "sha256:c751977afb7d098ad27a169c43b8a8ae1c093d88bcbfe7bbb7eb1b2a98ecbc33"
+    );
     assert_eq!(
         artifact.manifest.digest().as_str(),
-        "sha256:c751977afb7d098ad27a169c43b8a8ae1c093d88bcbfe7bbb7eb1b2a98ecbc33"
+        "sha256:1a25c85ce64dbd4d54993fe149e41e3ea8921e4a921092e157b2c9ac6b248b8d"
     );
 }
 
@@ -88,7 +95,8 @@ fn holds_every_file_once_and_lists_it() {
         manifest.annotations["org.opencontainers.image.created"],
         "1970-01-01T00:00:00Z"
     );
-    assert!(manifest.layers.is_sorted_by_key(|layer| layer.digest.as_str()));
+    assert_eq!(manifest.layers[0].annotations[TITLE], "zarf.yaml");
+    assert!(manifest.layers[1..].is_sorted_by_key(|layer| layer.digest.as_str()));
     assert!(
         manifest
             .layers

@@ -1,0 +1,107 @@
+//! What GitOps tools see of us, by the libraries that they judge by: kstatus (Flux), gopher-lua (Argo CD), and
+//! go-containerregistry (Flux's OCIRepository).
+
+mod apply;
+mod docs;
+mod flux;
+mod golden;
+mod states;
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::process::{output, run};
+use crate::support::program;
+
+/// What pods call the registry. Nothing listens there: the operator goes to the endpoint.
+const ADDRESS: &str = "127.0.0.1:31999";
+
+/// The health script, as the chart ships it.
+const HEALTH: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/charts/jackal-operator/files/argocd/health.lua"
+);
+
+/// What tools make of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Verdict {
+    /// Of kstatus: Current, InProgress, Failed or Terminating.
+    kstatus: String,
+    /// Of Argo CD: Healthy, Progressing, Degraded or Suspended.
+    argocd: String,
+}
+
+impl Verdict {
+    fn new(kstatus: &str, argocd: &str) -> Self {
+        Self {
+            kstatus: kstatus.to_owned(),
+            argocd: argocd.to_owned(),
+        }
+    }
+
+    /// What the tools say of the object in each of the files, which hold one each.
+    fn of(files: &[&Path]) -> Vec<Self> {
+        let files: Vec<&str> = files.iter().map(|file| file.to_str().expect("text")).collect();
+        let kstatus = answers(&[&["kstatus"], &files[..]].concat());
+        let argocd = answers(&[&["argocd-health", HEALTH], &files[..]].concat());
+        assert_eq!((kstatus.len(), argocd.len()), (files.len(), files.len()));
+        let both = kstatus.iter().zip(&argocd);
+        both.map(|(kstatus, argocd)| {
+            Self::new(
+                kstatus["status"].as_str().expect("a status"),
+                argocd["status"].as_str().expect("a health"),
+            )
+        })
+        .collect()
+    }
+}
+
+/// What `scripts/go/gitops` answers, a line for each object.
+fn answers(arguments: &[&str]) -> Vec<Value> {
+    let said = run(program("JACKAL_BIN_GITOPS"), arguments);
+    said.lines()
+        .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+        .collect()
+}
+
+/// The same where it refuses: what it says.
+fn refusal(arguments: &[&str]) -> String {
+    let output = output(&program("JACKAL_BIN_GITOPS"), arguments);
+    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A package of one component, to apply. `images` are lines such as `{image: a/b:1, source: Docker}`; `more` are
+/// further lines of the spec.
+fn package(name: &str, version: &str, endpoint: &str, images: &[&str], more: &str) -> String {
+    let images: String = images.iter().map(|image| format!("\n    - {image}")).collect();
+    format!(
+        "apiVersion: jackal.dev/v1alpha1
+kind: JackalPackage
+metadata: {{name: {name}}}
+spec:
+  version: '{version}'
+  registry: {{address: '{ADDRESS}', endpoint: '{endpoint}', insecure: true}}
+  components:
+  - name: main
+    required: true
+    images:{images}
+  {more}
+"
+    )
+}
+
+/// An image of its own, to apply; `more` are further lines of the spec.
+fn lone(name: &str, image: &str, endpoint: &str, more: &str) -> String {
+    format!(
+        "apiVersion: jackal.dev/v1alpha1
+kind: JackalImage
+metadata: {{name: {name}}}
+spec:
+  image: '{image}'
+  registry: {{address: '{ADDRESS}', endpoint: '{endpoint}', insecure: true}}
+  {more}
+"
+    )
+}
