@@ -20,13 +20,13 @@ demo: ## Run the main job from nothing: a cluster, two registries, a docker engi
 	scripts/demo $(DEMO_FLAGS)
 
 .PHONY: test
-test: parts check test-unit test-integration test-demo ## Everything that must pass before a change lands.
+test: parts check test-unit test-integration test-demo e2e ## Everything that must pass before a change lands.
 
 .PHONY: check
 check: ## Format, lints, shell scripts.
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	shellcheck -x scripts/demo scripts/fuzz scripts/parts scripts/stack scripts/*.sh scripts/bench/* .ci/run
+	shellcheck -x scripts/demo scripts/e2e scripts/fuzz scripts/image scripts/parts scripts/stack scripts/*.sh scripts/bench/* tests/e2e/*.sh .ci/run
 
 .PHONY: test-unit
 test-unit: ## Tests without any server; the CRDs' drift is among them.
@@ -42,6 +42,22 @@ test-crash: ## Kill each process at KILLS (200) points of a run, one after the o
 	cargo test --locked --test integration --no-run
 	scripts/stack with apiserver docker-classic registry31 -- env KILLS=$(or $(KILLS),200) \
 		cargo test --locked --test integration -- --nocapture whatever_is_killed_it_converges
+
+.PHONY: image
+image: ## The container image, as an archive for `ctr images import` and `docker load`; prints where it is.
+	scripts/parts get image
+	scripts/image build
+
+.PHONY: image-check
+image-check: ## Put the image together twice, load it into each engine, then build it twice from nothing: minutes.
+	scripts/parts get image
+	scripts/image build
+	scripts/stack with docker20 docker-classic docker-containerd containerd -- scripts/image check
+	scripts/image rebuild
+
+.PHONY: e2e
+e2e: ## Install the chart in a real cluster of two nodes, started for it, and have it do its work there. Root only.
+	scripts/e2e $(E2E_FLAGS)
 
 .PHONY: test-demo
 test-demo: ## The demo from its begin to its end, which compares what arrived with what was there.

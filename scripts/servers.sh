@@ -70,7 +70,9 @@ certificate() { # NAME SUBJECT EXTENSION...
     -addext basicConstraints=CA:FALSE "${arguments[@]}"
 }
 
-certificates() { # FOLDER
+certificates() { # FOLDER [FURTHER NAME OF THE API SERVER...]
+  local name names=DNS:localhost,DNS:kubernetes.default.svc,IP:127.0.0.1,IP:10.96.0.1
+  for name in "${@:2}"; do names+=,$name; done
   mkdir -p "$1"
   (
     cd "$1" || exit
@@ -78,7 +80,7 @@ certificates() { # FOLDER
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=jackal-test-ca \
       -keyout ca.key -out ca.crt
     certificate server /CN=kube-apiserver extendedKeyUsage=serverAuth \
-      subjectAltName=DNS:localhost,DNS:kubernetes.default.svc,IP:127.0.0.1,IP:10.96.0.1
+      "subjectAltName=$names"
     certificate admin /O=system:masters/CN=admin extendedKeyUsage=clientAuth
     openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out service-account.key
     openssl pkey -in service-account.key -pubout -out service-account.pub
@@ -133,7 +135,8 @@ apiserver() { # VARIABLE FLAG...
   echo "$variable=$dir/kubeconfig" >"$dir/env"
 }
 
-kubeconfig() { # PKI SERVER
+kubeconfig() { # PKI SERVER [WHO]
+  local who=${3:-admin}
   cat <<END
 apiVersion: v1
 kind: Config
@@ -144,13 +147,13 @@ clusters:
     server: $2
     certificate-authority-data: $(base64 -w 0 "$1/ca.crt")
 users:
-- name: admin
+- name: $who
   user:
-    client-certificate-data: $(base64 -w 0 "$1/admin.crt")
-    client-key-data: $(base64 -w 0 "$1/admin.key")
+    client-certificate-data: $(base64 -w 0 "$1/$who.crt")
+    client-key-data: $(base64 -w 0 "$1/$who.key")
 contexts:
 - name: jackal
-  context: {cluster: jackal, user: admin}
+  context: {cluster: jackal, user: $who}
 END
 }
 

@@ -1,0 +1,253 @@
+# shellcheck shell=bash
+# What the operator has to do in a real cluster, step by step. Sourced by scripts/e2e, never run.
+
+# shellcheck disable=SC2154  # set by scripts/e2e
+
+BUSYBOX=jackal.test/busybox:1
+RELEASE=jackal
+SYSTEM=jackal-system
+TENANT=shop
+CHART="$ROOT/charts/jackal-operator"
+SOURCE=10.99.0.1:5000
+# Nothing here takes longer on a slow machine.
+PATIENCE=180
+
+all_steps() {
+  cluster_step
+  pods_step
+  images_step
+  install_step
+  package_step
+  pull_step
+  upgrade_step
+  ambiguous_step
+  delete_step
+  uninstall_step
+}
+
+cluster_step() {
+  local n
+  step 'A cluster: control plane, DNS, two nodes with engines'
+  host_network
+  cluster_certificates
+  control_plane
+  for n in 1 2; do
+    make_node "$n"
+    start_engines "$n"
+  done
+  step 'Images for the nodes: pause, busybox'
+  pause_image
+  busybox_folder "$work/busybox"
+  docker_image 1 "$BUSYBOX" "$work/busybox" 'ENTRYPOINT ["/bin/sh", "-c"]'
+  into_containerds "$BUSYBOX"
+  step 'Both nodes Ready'
+  for n in 1 2; do start_kubelet "$n"; done
+  until_true 60 'the nodes do not appear' kubectl get node node1 node2
+  kubectl wait --for condition=Ready node --all --timeout 90s
+}
+
+# Runs IMAGE in a pod on a node and prints what it says.
+in_pod() { # NAME NODE IMAGE [PULL POLICY [COMMAND]]
+  local namespace=${NAMESPACE:-default}
+  kubectl -n "$namespace" run "$1" --image "$3" --image-pull-policy "${4:-IfNotPresent}" --restart Never --quiet \
+    --overrides "{\"spec\": {\"nodeName\": \"$2\"}}" -- "${@:5}" >/dev/null
+  kubectl -n "$namespace" wait --for jsonpath='{.status.phase}'=Succeeded "pod/$1" --timeout 60s >/dev/null
+  kubectl -n "$namespace" logs "$1"
+  kubectl -n "$namespace" delete pod "$1" --grace-period 0 --force --wait=false >/dev/null 2>&1
+}
+
+pods_step() {
+  local n said
+  step 'A pod on each node: DNS, the API server by its Service'
+  until_true 60 'no service account' kubectl get serviceaccount default
+  for n in 1 2; do
+    said="$(in_pod "hello$n" "node$n" "$BUSYBOX" Never 'nslookup kubernetes.default.svc.cluster.local; echo hello from; cat /etc/hostname')"
+    note "$(tail -n 1 <<<"$said"): $(grep -A 1 -F "Name:" <<<"$said" | paste -sd " ")"
+    grep -qF 10.96.0.1 <<<"$said" || fail "a pod on node$n does not find the API server's Service by its name"
+  done
+}
+
+# --- What the operator is to bring ----------------------------------------------------------------------
+
+# An image that says WORDS when it is run, in the docker engine of a node.
+saying_image() { # NODE NAME WORDS
+  local folder
+  folder="$(mktemp -d "$work/saying.XXXXXX")"
+  busybox_folder "$folder"
+  printf '%s\n' "$3" >"$folder/words"
+  docker_image "$1" "$2" "$folder" 'CMD ["cat", "/words"]' 'ENV PATH=/bin'
+  rm -r "$folder"
+}
+
+images_step() {
+  local registry
+  step 'Images: the chart'"'"'s in containerd, one in a registry outside, one only in docker of node2'
+  load "$image"
+  registry_image "$(helm show values "$CHART" | sed -n 's|^    image: *\(docker.io/library/registry:.*\)$|\1|p')"
+  cat >"$work/source.yml" <<END
+version: 0.1
+storage: {filesystem: {rootdirectory: "$work/source"}}
+http: {addr: "$SOURCE"}
+END
+  registry="$(part registry31)"
+  server source env OTEL_TRACES_EXPORTER=none "$registry" serve "$work/source.yml"
+  await source ask "http://$SOURCE/v2/"
+  saying_image 1 "$SOURCE/team/web:1" 'the web, out of a registry'
+  node_docker 1 save --output "$work/web.tar" "$SOURCE/team/web:1"
+  node_docker 1 image rm "$SOURCE/team/web:1" >/dev/null
+  crane push --insecure "$work/web.tar" "$SOURCE/team/web:1" >/dev/null 2>&1
+  rm "$work/web.tar"
+  saying_image 2 team/worker:dev 'the worker, out of docker on node2'
+}
+
+# --- The steps ------------------------------------------------------------------------------------------
+
+helm_operator() { # install | upgrade, FLAG...
+  local verb=$1
+  shift
+  helm "$verb" "$RELEASE" "$CHART" --namespace "$SYSTEM" --values "$ROOT/tests/e2e/values.yaml" \
+    --set "image.repository=${image_name%:*},image.tag=${image_name##*:},settings.insecureRegistries={$SOURCE}" \
+    --wait --timeout "${PATIENCE}s" "$@" >"$work/helm.log"
+}
+
+install_step() {
+  step 'helm install, with a registry inside the cluster and agents; helm test'
+  image_name="$(tar -xOf "$image" manifest.json | jq -r '.[0].RepoTags[0]')"
+  helm_operator install --create-namespace
+  kubectl -n "$SYSTEM" get pods -o wide --no-headers | awk '{ print "   " $1, $2, $3, $7 }'
+  helm test "$RELEASE" --namespace "$SYSTEM" --timeout "${PATIENCE}s" >"$work/helm-test.log"
+  # As docs/install.md says for namespaces whose pods pull.
+  kubectl create namespace "$TENANT" >/dev/null
+  until_true 60 'no service account' kubectl -n "$TENANT" get serviceaccount default
+  kubectl -n "$SYSTEM" get secret "$RELEASE-registry-login" -o json |
+    jq --arg namespace "$TENANT" '{apiVersion, kind, type, data, metadata: {name: "registry", namespace: $namespace}}' |
+    kubectl apply -f - >/dev/null
+  kubectl -n "$TENANT" patch serviceaccount default -p '{"imagePullSecrets": [{"name": "registry"}]}' >/dev/null
+}
+
+ready() { kubectl -n "$TENANT" wait --for condition=Ready "$1" --timeout "${PATIENCE}s" >/dev/null; }
+
+package_step() {
+  step 'A JackalPackage of an image from a registry and of one from docker: Ready'
+  kubectl -n "$TENANT" apply -f "$ROOT/tests/e2e/package.yaml" >/dev/null
+  ready jkpkg/shop
+  kubectl -n "$TENANT" get jkimg -o json |
+    jq -r '.items[] | "\(.spec.image) by \(.status.method) from \(.status.assignment.nodeName // "a registry"): \(.status.name)"' |
+    sed 's/^/   /'
+  # The chart mounts the engine's folder so that nothing has to be exported.
+  [ "$(of_image team/worker:dev .status.method)" = DockerGraph ] ||
+    fail "the docker image came by $(of_image team/worker:dev .status.method): $(of_image team/worker:dev .status.methodReason)"
+}
+
+# What JQ says of the JackalImage of IMAGE.
+of_image() { # IMAGE JQ
+  kubectl -n "$TENANT" get jkimg -o json | jq -r --arg image "$1" ".items[] | select(.spec.image == \$image) | $2"
+}
+
+pull_step() {
+  local n name said
+  step 'Pods with the names inside the cluster: both nodes pull over 127.0.0.1:31999'
+  for n in 1 2; do
+    name="$(of_image "$SOURCE/team/web:1" .status.name)"
+    said="$(NAMESPACE=$TENANT in_pod "web$n" "node$n" "$name")"
+    note "node$n: $said"
+    [ "$said" = 'the web, out of a registry' ] || fail "the pod with $name on node$n said: $said"
+    name="$(of_image team/worker:dev .status.name)"
+    said="$(NAMESPACE=$TENANT in_pod "worker$n" "node$n" "$name")"
+    note "node$n: $said"
+    [ "$said" = 'the worker, out of docker on node2' ] || fail "the pod with $name on node$n said: $said"
+  done
+}
+
+# Whether the transfer of jkimg/large has begun and not ended.
+in_transfer() {
+  kubectl -n "$TENANT" get jkimg large -o json |
+    jq -e '.status.progress | .doneBytes > 0 and .doneBytes < .totalBytes' >/dev/null
+}
+
+upgrade_step() {
+  local folder="$work/large" before
+  step 'helm upgrade while a large image is brought from node2'
+  busybox_folder "$folder"
+  head -c 200M /dev/urandom >"$folder/noise"
+  docker_image 2 team/large:dev "$folder" 'CMD ["ls", "-l", "/noise"]' 'ENV PATH=/bin'
+  # So that it takes longer than this machine would; taken away when all pods are new.
+  on_node 2 tc qdisc add dev eth0 root tbf rate 40mbit burst 256kb latency 100ms
+  kubectl -n "$TENANT" apply -f "$ROOT/tests/e2e/large.yaml" >/dev/null
+  until_true "$PATIENCE" 'the large image is not under way' in_transfer
+  before="$(operator_pods)"
+  note "at $(kubectl -n "$TENANT" get jkimg large -o json | jq -c .status.progress)"
+  helm_operator upgrade --set controller.podAnnotations.round=second,agent.podAnnotations.round=second
+  # helm waits for all but one of the agents.
+  until_true "$PATIENCE" 'not every pod is a new one' all_new "$before"
+  kubectl -n "$SYSTEM" rollout status daemonset/"$RELEASE-agent" --timeout "${PATIENCE}s" >/dev/null
+  on_node 2 tc qdisc del dev eth0 root
+  ready jkimg/large
+  ready jkpkg/shop
+  note "Ready by $(kubectl -n "$TENANT" get jkimg large -o json | jq -r .status.method)"
+  NAMESPACE=$TENANT in_pod large node1 "$(kubectl -n "$TENANT" get jkimg large -o json | jq -r .status.name)" | sed 's/^/   /'
+}
+
+all_new() { ! comm -12 <(printf '%s\n' "$1") <(operator_pods) | grep .; } # UIDS OF BEFORE
+
+# The pods of controller and agents by their UIDs, sorted.
+operator_pods() {
+  kubectl -n "$SYSTEM" get pods -l 'app.kubernetes.io/component in (controller, agent)' \
+    -o jsonpath='{range .items[*]}{.metadata.uid}{"\n"}{end}' | sort
+}
+
+ambiguous() { [ "$(of_image team/worker:dev '.status.conditions[] | select(.type == "Ready") | .reason')" = AmbiguousSource ]; }
+
+ambiguous_step() {
+  local name said
+  step 'Another image under the same name on node1: AmbiguousSource, until nodeName decides'
+  saying_image 1 team/worker:dev 'the worker, out of docker on node1'
+  until_true "$PATIENCE" 'not AmbiguousSource' ambiguous
+  note "$(of_image team/worker:dev '.status.conditions[] | select(.type == "Ready") | .message')"
+  kubectl -n "$TENANT" patch jkpkg shop --type json \
+    -p '[{"op": "add", "path": "/spec/components/1/images/0/nodeName", "value": "node1"}]' >/dev/null
+  until_true "$PATIENCE" 'the package has not seen its change' observed
+  ready jkpkg/shop
+  name="$(of_image team/worker:dev .status.name)"
+  said="$(NAMESPACE=$TENANT in_pod decided node1 "$name" Always)"
+  note "$said"
+  [ "$said" = 'the worker, out of docker on node1' ] || fail "the pod with $name said: $said"
+}
+
+observed() { kubectl -n "$TENANT" get jkpkg shop -o json | jq -e '.status.observedGeneration == .metadata.generation'; }
+
+delete_step() {
+  step 'The package and the image are deleted'
+  kubectl -n "$TENANT" delete jkpkg/shop jkimg/large --timeout "${PATIENCE}s" >/dev/null
+  until_true 60 'images are left' no_images
+}
+
+no_images() { [ -z "$(kubectl get jkpkg,jkimg --all-namespaces --no-headers 2>/dev/null)" ]; }
+
+uninstall_step() {
+  local left
+  step 'helm uninstall: nothing is left'
+  helm uninstall "$RELEASE" --namespace "$SYSTEM" --wait --timeout "${PATIENCE}s" >/dev/null
+  # The API server takes away what is owned after it has taken away the owner.
+  until_true 60 'something is left' nothing_left
+  # Leases are all that a process may leave: their pods end after the rights to delete them are gone.
+  left="$(kubectl -n "$SYSTEM" get leases -o name | paste -sd ' ')"
+  if [ -n "$left" ]; then note "goes with the namespace: $left"; fi
+  kubectl delete namespace "$SYSTEM" "$TENANT" --timeout "${PATIENCE}s" >/dev/null
+}
+
+nothing_left() {
+  local left
+  left="$(leftovers)"
+  [ -z "$left" ] || { say "left behind: $left" && return 1; }
+}
+
+# All of the release that is still there, by labels and by what the operator itself makes.
+leftovers() {
+  local kinds
+  # What is old is listed under its new name too.
+  kinds="$(kubectl api-resources --verbs list -o name 2>/dev/null | grep -vE '^(events|endpoints$|componentstatuses)' | paste -sd ,)"
+  kubectl get "$kinds" --all-namespaces -l "app.kubernetes.io/instance=$RELEASE" -o name --ignore-not-found
+  kubectl get crd -o name | grep -F jackal || true
+  kubectl -n "$SYSTEM" get secrets,configmaps,pods -o name | grep -vF kube-root-ca.crt || true
+}
