@@ -70,7 +70,7 @@ impl Probe {
 
 /// One question; what was said where it was not success.
 async fn ask(client: &reqwest::Client, url: &Url) -> Result<(), String> {
-    let mut answer = client.get(url.clone()).send().await.map_err(|error| chain(&error))?;
+    let mut answer = client.get(url.clone()).send().await.map_err(said)?;
     let status = answer.status();
     if status.is_success() {
         return Ok(());
@@ -87,12 +87,6 @@ async fn ask(client: &reqwest::Client, url: &Url) -> Result<(), String> {
 }
 
 /// An error with its causes: reqwest's own words do not say why a connection failed.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        words = format!("{words}: {error}");
-        cause = error.source();
-    }
-    words
+fn said(error: reqwest::Error) -> String {
+    format!("{:#}", anyhow::Error::new(error))
 }
