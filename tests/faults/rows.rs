@@ -85,11 +85,10 @@ impl Row {
         self.begun(2)
     }
 
-    fn begun(self, uploads: usize) -> Self {
+    fn begun(mut self, uploads: usize) -> Self {
         let name = self.name;
-        let counting = Self { counts: true, ..self };
-        counting
-            .holds(move |front| assert_eq!(front.count("POST", "/uploads/"), uploads, "{name}: {:#?}", front.seen()))
+        self.counts = true;
+        self.holds(move |front| assert_eq!(front.count("POST", "/uploads/"), uploads, "{name}: {:#?}", front.seen()))
     }
 }
 

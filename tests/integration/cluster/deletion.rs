@@ -1,8 +1,9 @@
 //! What stays in the registry, and what goes, when an object is deleted.
 
-use super::{ADDRESS, package};
+use super::package;
 use crate::support::cluster::Cluster;
 use crate::support::image::{multi_platform, put};
+use crate::support::objects::{lone, registry_at};
 use crate::support::registry::{TestRegistry, Version};
 use jackal_operator::oci::{Digest, Reference};
 
@@ -29,16 +30,8 @@ async fn deletion_takes_back_what_was_pushed_and_nothing_of_others() {
         let _controller = cluster.controller(&["--insecure-registry", &source.host]);
         let images: Vec<&str> = images.iter().map(String::as_str).collect();
         cluster.apply(&package("app", &registry.host, &images, "deletionPolicy: Delete"));
-        cluster.apply(&format!(
-            "apiVersion: jackal.dev/v1alpha1
-kind: JackalImage
-metadata: {{name: other}}
-spec:
-  image: '{}/team/shared:1'
-  registry: {{address: '{ADDRESS}', endpoint: '{}', insecure: true}}
-",
-            source.host, registry.host
-        ));
+        let other = format!("{}/team/shared:1", source.host);
+        cluster.apply(&lone("other", &other, &registry_at(&registry.host)));
         let status = cluster.ready("app").await.status.unwrap();
         cluster.image_ready("other").await;
         let name = |part: &str| &status.images.iter().find(|row| row.image.contains(part)).unwrap().name;

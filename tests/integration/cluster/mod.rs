@@ -15,31 +15,15 @@ mod undecodable;
 mod whole;
 
 use crate::docker::engines::{Image, noise, tar};
+use crate::support::objects::{self, ADDRESS, registry_at};
 
 /// Held by who measures times and by who keeps the whole machine busy.
 static QUIET: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// What pods call the registry. Nothing listens there: the operator goes to the endpoint.
-const ADDRESS: &str = "127.0.0.1:31999";
-
-/// A package of one component, to apply. `images` are lines such as `{image: a/b:1, source: Docker}`; `more` are
-/// further lines of the spec.
+/// A package of one component that goes to the registry at `endpoint`; see [`objects::package`].
 fn package(name: &str, endpoint: &str, images: &[&str], more: &str) -> String {
-    let images: String = images.iter().map(|image| format!("\n    - {image}")).collect();
-    format!(
-        "apiVersion: jackal.dev/v1alpha1
-kind: JackalPackage
-metadata: {{name: {name}}}
-spec:
-  version: 1.0.0
-  registry: {{address: '{ADDRESS}', endpoint: '{endpoint}', insecure: true}}
-  components:
-  - name: main
-    required: true
-    images:{images}
-  {more}
-"
-    )
+    let registry = registry_at(endpoint);
+    objects::package(name, "1.0.0", images, &format!("{registry}\n  {more}"))
 }
 
 /// An image of several layers that no other test has, of some hundred kilobytes.

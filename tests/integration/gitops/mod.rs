@@ -11,11 +11,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::support::objects;
 use crate::support::process::{output, run};
 use crate::support::program;
-
-/// What pods call the registry. Nothing listens there: the operator goes to the endpoint.
-const ADDRESS: &str = "127.0.0.1:31999";
 
 /// The health script, as the chart ships it.
 const HEALTH: &str = concat!(
@@ -72,36 +70,16 @@ fn refusal(arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A package of one component, to apply. `images` are lines such as `{image: a/b:1, source: Docker}`; `more` are
-/// further lines of the spec.
+/// A package of one component that goes to the registry at `endpoint`; see [`objects::package`].
 fn package(name: &str, version: &str, endpoint: &str, images: &[&str], more: &str) -> String {
-    let images: String = images.iter().map(|image| format!("\n    - {image}")).collect();
-    format!(
-        "apiVersion: jackal.dev/v1alpha1
-kind: JackalPackage
-metadata: {{name: {name}}}
-spec:
-  version: '{version}'
-  registry: {{address: '{ADDRESS}', endpoint: '{endpoint}', insecure: true}}
-  components:
-  - name: main
-    required: true
-    images:{images}
-  {more}
-"
-    )
+    objects::package(name, version, images, &to(endpoint, more))
 }
 
-/// An image of its own, to apply; `more` are further lines of the spec.
+/// An image of its own that goes there; see [`objects::lone`].
 fn lone(name: &str, image: &str, endpoint: &str, more: &str) -> String {
-    format!(
-        "apiVersion: jackal.dev/v1alpha1
-kind: JackalImage
-metadata: {{name: {name}}}
-spec:
-  image: '{image}'
-  registry: {{address: '{ADDRESS}', endpoint: '{endpoint}', insecure: true}}
-  {more}
-"
-    )
+    objects::lone(name, image, &to(endpoint, more))
+}
+
+fn to(endpoint: &str, more: &str) -> String {
+    format!("{}\n  {more}", objects::registry_at(endpoint))
 }

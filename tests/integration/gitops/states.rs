@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use jackal_operator::api::v1alpha1::{JackalImage, JackalPackage};
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::json;
 
 use super::{Verdict, lone, package};
@@ -32,13 +33,19 @@ fn is(cluster: &Cluster, object: &str, state: &str, kstatus: &str, argocd: &str)
     }
 }
 
-/// The package once its Ready condition has that status and reason; any reason where that is empty.
+/// Whether the Ready condition of the present spec has that status and reason; any reason where that is empty.
+fn says(conditions: &[Condition], generation: Option<i64>, status: &str, reason: &str) -> Option<()> {
+    let ready = condition(conditions, "Ready")?;
+    let current = ready.observed_generation == generation;
+    (current && ready.status == status && (reason.is_empty() || ready.reason == reason)).then_some(())
+}
+
+/// The package once its Ready condition says so.
 async fn package_says(cluster: &Cluster, name: &str, status: &str, reason: &str) -> JackalPackage {
     let what = format!("{status} for {reason}");
     let says = |package: &JackalPackage| {
-        let ready = condition(&package.status.as_ref()?.conditions, "Ready")?;
-        let current = ready.observed_generation == package.metadata.generation;
-        (current && ready.status == status && (reason.is_empty() || ready.reason == reason)).then_some(())
+        let conditions = &package.status.as_ref()?.conditions;
+        says(conditions, package.metadata.generation, status, reason)
     };
     cluster.package_where(name, &what, says).await
 }
@@ -47,9 +54,8 @@ async fn package_says(cluster: &Cluster, name: &str, status: &str, reason: &str)
 async fn image_says(cluster: &Cluster, name: &str, status: &str, reason: &str) -> JackalImage {
     let what = format!("{status} for {reason}");
     let says = |image: &JackalImage| {
-        let ready = condition(&image.status.as_ref()?.conditions, "Ready")?;
-        let current = ready.observed_generation == image.metadata.generation;
-        (current && ready.status == status && (reason.is_empty() || ready.reason == reason)).then_some(())
+        let conditions = &image.status.as_ref()?.conditions;
+        says(conditions, image.metadata.generation, status, reason)
     };
     cluster.image_where(name, &what, says).await
 }

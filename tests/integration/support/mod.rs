@@ -4,6 +4,7 @@ pub mod cluster;
 pub mod faulty;
 pub mod front;
 pub mod image;
+pub mod objects;
 pub mod operator;
 pub mod process;
 pub mod registry;

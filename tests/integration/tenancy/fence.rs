@@ -1,6 +1,6 @@
 //! Two namespaces and one registry.
 
-use super::{ADDRESS, APART, clear, image_stalled, lone, package, package_stalled};
+use super::{ADDRESS, APART, clear, image_stalled, lone, package, package_stalled, registry_at};
 use crate::cluster::layered;
 use crate::docker::engines::Real;
 use crate::support::cluster::Cluster;
@@ -26,10 +26,7 @@ async fn of_two_packages_with_one_tag_the_older_has_it_until_it_goes() {
     multi_platform(&source.repository("team/app"), "1").await;
     let _controller = first.controller(&["--insecure-registry", &source.host]);
     let image = format!("{{image: '{}/team/app:1'}}", source.host);
-    let to = format!(
-        "registry: {{address: '{ADDRESS}', endpoint: '{}', insecure: true}}",
-        registry.host
-    );
+    let to = registry_at(&registry.host);
     second.apply(&package("shop", "1", &[&image], &to));
     let older = second.ready("shop").await;
     // Ages are told by the second.

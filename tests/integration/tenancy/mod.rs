@@ -9,46 +9,12 @@ mod retention;
 mod secrets;
 
 use crate::support::cluster::{Cluster, condition};
+use crate::support::objects::{ADDRESS, lone, package, registry_at};
 use crate::support::process::run;
 use crate::support::program;
 
 /// Held by who has the API server that is apart.
 static APART: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
-/// What pods call the registry. Nothing listens there: the operator goes to the endpoint.
-const ADDRESS: &str = "127.0.0.1:31999";
-
-/// A package of one component, to apply. `images` are lines such as `{image: a/b:1, source: Docker}`; `more` are
-/// further lines of the spec.
-fn package(name: &str, version: &str, images: &[&str], more: &str) -> String {
-    let images: String = images.iter().map(|image| format!("\n    - {image}")).collect();
-    format!(
-        "apiVersion: jackal.dev/v1alpha1
-kind: JackalPackage
-metadata: {{name: {name}}}
-spec:
-  version: '{version}'
-  components:
-  - name: main
-    required: true
-    images:{images}
-  {more}
-"
-    )
-}
-
-/// An image of its own, to apply; `more` are further lines of the spec.
-fn lone(name: &str, image: &str, more: &str) -> String {
-    format!(
-        "apiVersion: jackal.dev/v1alpha1
-kind: JackalImage
-metadata: {{name: {name}}}
-spec:
-  image: '{image}'
-  {more}
-"
-    )
-}
 
 /// What the image says once it is stalled for `reason`.
 async fn image_stalled(cluster: &Cluster, name: &str, reason: &str) -> String {

@@ -5,7 +5,7 @@ use jackal_operator::oci::{Content, Digest, Document, Index, Platform};
 use jackal_operator::registry::Repository;
 use serde_json::json;
 
-use super::{ADDRESS, lone, package};
+use super::{ADDRESS, lone, package, registry_at};
 use crate::support::cluster::Cluster;
 use crate::support::image::{image, multi_platform, noise, put};
 use crate::support::operator::Operator;
@@ -41,10 +41,7 @@ impl Shop {
     }
 
     fn to(&self) -> String {
-        format!(
-            "registry: {{address: '{ADDRESS}', endpoint: '{}', insecure: true}}",
-            self.registry.host
-        )
+        registry_at(&self.registry.host)
     }
 
     /// Has the package be of that version; gives its status once it is.

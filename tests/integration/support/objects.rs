@@ -1,0 +1,41 @@
+//! The objects that tests apply, as YAML.
+
+/// What pods call the registry. Nothing listens there: the operator goes to the endpoint.
+pub const ADDRESS: &str = "127.0.0.1:31999";
+
+/// A line of a spec: pods call the registry [`ADDRESS`], and it is reached at `endpoint` over plain HTTP.
+pub fn registry_at(endpoint: &str) -> String {
+    format!("registry: {{address: '{ADDRESS}', endpoint: '{endpoint}', insecure: true}}")
+}
+
+/// A package of one component, to apply. `images` are lines such as `{image: a/b:1, source: Docker}`; `more` are
+/// further lines of the spec.
+pub fn package(name: &str, version: &str, images: &[&str], more: &str) -> String {
+    let images: String = images.iter().map(|image| format!("\n    - {image}")).collect();
+    format!(
+        "apiVersion: jackal.dev/v1alpha1
+kind: JackalPackage
+metadata: {{name: {name}}}
+spec:
+  version: '{version}'
+  components:
+  - name: main
+    required: true
+    images:{images}
+  {more}
+"
+    )
+}
+
+/// An image of its own, to apply; `more` are further lines of the spec.
+pub fn lone(name: &str, image: &str, more: &str) -> String {
+    format!(
+        "apiVersion: jackal.dev/v1alpha1
+kind: JackalImage
+metadata: {{name: {name}}}
+spec:
+  image: '{image}'
+  {more}
+"
+    )
+}
