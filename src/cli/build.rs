@@ -21,7 +21,7 @@ use super::{UNUSABLE, Unusable, credentials, package_file};
 use crate::api::v1alpha1::SourceKind;
 use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Document, Reference};
-use crate::package::{BroughtImage, Definition, Plan, PlannedImage, publish, repository};
+use crate::package::{BroughtImage, Contents, Definition, Plan, PlannedImage, publish, repository};
 use crate::registry::{Endpoint, Registry};
 use crate::source::containerd::Containerd;
 use crate::source::docker::Docker;
@@ -256,7 +256,8 @@ impl Build {
             });
         }
         let destination = works.destination(&name)?;
-        let published = publish(&definition, &brought, &*destination, &spec.version, async |_| Ok(())).await?;
+        let contents = Contents::from(&brought[..]);
+        let published = publish(&definition, contents, &*destination, &spec.version, async |_| Ok(())).await?;
         report.changed |= published.changed;
         report.moved_bytes += published.moved_bytes;
         let digest = published.manifest.to_string();

@@ -16,7 +16,7 @@ use crate::api::v1alpha1::{
 };
 use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::Digest;
-use crate::package::{BroughtImage, Definition, Plan, Published, publish};
+use crate::package::{BroughtImage, Contents, Definition, Plan, Published, publish};
 use crate::transfer::RegistryDestination;
 use crate::worker::{Place, kube_fault, name_of};
 
@@ -101,7 +101,14 @@ async fn assemble(packages: &Packages, package: &JackalPackage, publication: &Pu
     let destination = RegistryDestination::new(registry.repository(repository(publication, package)));
     let version = &package.spec.version;
     let announce = async |digest: &Digest| announce(packages, package, &format!("{version}@{digest}")).await;
-    publish(&definition, &images, &destination, version, announce).await
+    let status = package.status.as_ref();
+    let previous = status.and_then(|status| status.artifact.as_ref()?.digest.parse().ok());
+    let contents = Contents {
+        images: &images,
+        previous: previous.as_ref(),
+        ..Contents::default()
+    };
+    publish(&definition, contents, &destination, version, announce).await
 }
 
 /// Notes that the artifact `revision` is about to be written: whoever finds it after a crash knows whose it is.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use super::archive::{Archived, INPUTS};
 use super::definition::Definition;
 use crate::fault::{Fault, Reason};
 use crate::oci::{
@@ -13,11 +14,13 @@ use crate::oci::{
 };
 
 /// The annotation with a layer's path in the package (OCI image specification, "Annotations").
-const TITLE: &str = "org.opencontainers.image.title";
+pub(super) const TITLE: &str = "org.opencontainers.image.title";
 /// The annotation by which ORAS, and Zarf with it, names an image in a layout.
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The annotation by which Jackal, and older Zarf, names an image in a layout.
-const BASE_NAME: &str = "org.opencontainers.image.base.name";
+pub(super) const BASE_NAME: &str = "org.opencontainers.image.base.name";
+/// The path of the list of images.
+pub(super) const LAYOUT_INDEX: &str = "images/index.json";
 /// The operating system of a package in the index of its architectures.
 const MULTI: &str = "multi";
 /// The Unix epoch, as the annotation `created` writes it.
@@ -45,6 +48,21 @@ pub struct Mount {
     pub from: String,
 }
 
+/// Signs a package's definition, the bytes of which are given: the path of the signature in the package, and its content.
+/// The same bytes must give the same signature, or a package would be published at every look.
+pub type SignDefinition = dyn Fn(&[u8]) -> Result<(String, Bytes), Fault> + Send + Sync;
+
+/// What a package consists of, as far as it stands in the registry already.
+#[derive(Clone, Copy, Default)]
+pub struct ArtifactContents<'a> {
+    /// Its images.
+    pub images: &'a [ArtifactImage],
+    /// Its tars, which the package's own repository holds.
+    pub archives: &'a [Archived],
+    /// What signs its definition.
+    pub sign: Option<&'a SignDefinition>,
+}
+
 /// Everything that the registry has to hold for one package of one architecture.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Artifact {
@@ -63,11 +81,11 @@ pub struct Artifact {
 }
 
 impl Artifact {
-    /// Computes the artifact of `definition` with `images`. An image whose documents are not whole is a
+    /// Computes the artifact of `definition` with `contents`. An image whose documents are not whole is a
     /// retryable fault; content that the package's form cannot hold is a stalled one.
-    pub fn of(definition: &Definition, images: &[ArtifactImage]) -> Result<Self, Fault> {
+    pub fn of(definition: &Definition, contents: ArtifactContents<'_>) -> Result<Self, Fault> {
         let mut gathered = Gathered::default();
-        for image in images {
+        for image in contents.images {
             gathered.take(image)?;
         }
         let has_index = gathered
@@ -81,12 +99,12 @@ impl Artifact {
             .iter()
             .map(|(digest, document)| (blob_path(digest), document.raw.clone()))
             .collect();
-        if !images.is_empty() {
+        if !contents.images.is_empty() {
             files.insert(
                 "images/oci-layout".to_owned(),
                 Bytes::from_static(br#"{"imageLayoutVersion":"1.0.0"}"#),
             );
-            files.insert("images/index.json".to_owned(), index_json);
+            files.insert(LAYOUT_INDEX.to_owned(), index_json);
         }
         // A blob that is one of the manifests too is among the files already.
         let mounts: Vec<Mount> = blobs
@@ -94,13 +112,19 @@ impl Artifact {
             .filter(|mount| !manifests.contains_key(&mount.blob.digest))
             .collect();
 
-        let checksums = checksums(&files, &mounts);
+        let checksums = checksums(&layers(&files, &mounts, contents.archives));
         let sealed = definition.sealed(Digest::of(&checksums).hex(), has_index);
+        let yaml = sealed.yaml()?;
         files.insert("checksums.txt".to_owned(), checksums);
-        files.insert(definition.dialect.file.to_owned(), sealed.yaml()?);
+        if let Some(sign) = contents.sign {
+            let (path, signature) = sign(&yaml)?;
+            files.insert(path, signature);
+        }
+        files.insert(definition.dialect.file.to_owned(), yaml);
         let config = sealed.json()?;
-        let manifest = manifest(&sealed, &files, &mounts, &config)?;
-        let size = size(&files, &mounts, &config, &manifest);
+        let layers = layers(&files, &mounts, contents.archives);
+        let manifest = manifest(&sealed, &layers, &config)?;
+        let size = size(&layers, &config, &manifest);
         Ok(Self {
             files,
             config,
@@ -114,13 +138,18 @@ impl Artifact {
     /// The manifest's entry in the index that stands under the package's tag.
     pub fn entry(&self) -> Descriptor {
         Descriptor {
-            platform: Some(Platform {
-                architecture: self.architecture.clone(),
-                os: MULTI.to_owned(),
-                variant: None,
-                os_version: None,
-            }),
+            platform: Some(Self::platform(&self.architecture)),
             ..self.manifest.descriptor.clone()
+        }
+    }
+
+    /// The platform of a package's entry in the index.
+    pub(super) fn platform(architecture: &str) -> Platform {
+        Platform {
+            architecture: architecture.to_owned(),
+            os: MULTI.to_owned(),
+            variant: None,
+            os_version: None,
         }
     }
 
@@ -267,36 +296,61 @@ fn check_digest(digest: &Digest) -> Result<(), Fault> {
     ))
 }
 
+/// A file of the package, as a layer without its media type.
+struct Layer {
+    path: String,
+    digest: Digest,
+    size: u64,
+    /// Of a tar, what it was made of.
+    inputs: Option<Digest>,
+}
+
+fn layers(files: &BTreeMap<String, Bytes>, mounts: &[Mount], archives: &[Archived]) -> Vec<Layer> {
+    let made = files.iter().map(|(path, content)| Layer {
+        path: path.clone(),
+        digest: Digest::of(content),
+        size: content.len() as u64,
+        inputs: None,
+    });
+    let mounted = mounts.iter().map(|Mount { blob, .. }| Layer {
+        path: blob_path(&blob.digest),
+        digest: blob.digest.clone(),
+        size: blob.size,
+        inputs: None,
+    });
+    let archived = archives.iter().map(|archive| Layer {
+        path: archive.path.clone(),
+        digest: archive.digest.clone(),
+        size: archive.size,
+        inputs: Some(archive.inputs.clone()),
+    });
+    made.chain(mounted).chain(archived).collect()
+}
+
 /// `checksums.txt`: `<sha256> <path>` a line, sorted, with a newline at the end even where there is no line.
-fn checksums(files: &BTreeMap<String, Bytes>, mounts: &[Mount]) -> Bytes {
-    let made = files
-        .iter()
-        .map(|(path, content)| format!("{} {path}", Digest::of(content).hex()));
-    let mounted = mounts
-        .iter()
-        .map(|Mount { blob, .. }| format!("{} {}", blob.digest.hex(), blob_path(&blob.digest)));
-    let mut lines: Vec<String> = made.chain(mounted).collect();
+fn checksums(layers: &[Layer]) -> Bytes {
+    let line = |layer: &Layer| format!("{} {}", layer.digest.hex(), layer.path);
+    let mut lines: Vec<String> = layers.iter().map(line).collect();
     lines.sort_unstable();
     (lines.join("\n") + "\n").into()
 }
 
-fn manifest(
-    sealed: &Definition,
-    files: &BTreeMap<String, Bytes>,
-    mounts: &[Mount],
-    config: &Bytes,
-) -> Result<Document, Fault> {
-    let layer = |digest: Digest, size: u64, path: String| Descriptor {
-        annotations: BTreeMap::from([(TITLE.to_owned(), path)]),
-        ..Descriptor::new(sealed.dialect.layer, digest, size)
+fn manifest(sealed: &Definition, layers: &[Layer], config: &Bytes) -> Result<Document, Fault> {
+    let count = layers.len();
+    let descriptor = |layer: &Layer| {
+        let inputs = layer
+            .inputs
+            .as_ref()
+            .map(|inputs| (INPUTS.to_owned(), inputs.to_string()));
+        Descriptor {
+            annotations: [(TITLE.to_owned(), layer.path.clone())]
+                .into_iter()
+                .chain(inputs)
+                .collect(),
+            ..Descriptor::new(sealed.dialect.layer, layer.digest.clone(), layer.size)
+        }
     };
-    let made = files
-        .iter()
-        .map(|(path, content)| layer(Digest::of(content), content.len() as u64, path.clone()));
-    let mounted = mounts
-        .iter()
-        .map(|Mount { blob, .. }| layer(blob.digest.clone(), blob.size, blob_path(&blob.digest)));
-    let mut layers: Vec<Descriptor> = made.chain(mounted).collect();
+    let mut layers: Vec<Descriptor> = layers.iter().map(descriptor).collect();
     // The definition first, for Flux's OCIRepository takes one layer alone, the first of its media type: a few lines of
     // text, not whichever blob of an image has the least digest. Those who read packages go by the titles.
     let place = |layer: &Descriptor| {
@@ -329,19 +383,17 @@ fn manifest(
             format!(
                 "package `{}` has {} files, and its manifest would be longer than the {MANIFEST_LIMIT} bytes that a registry takes; make two packages of it",
                 sealed.name(),
-                files.len() + mounts.len()
+                count
             ),
         ));
     }
     Ok(document)
 }
 
-fn size(files: &BTreeMap<String, Bytes>, mounts: &[Mount], config: &Bytes, manifest: &Document) -> u64 {
-    let made = files.values().chain([config]);
-    let mut sizes: BTreeMap<Digest, u64> = made
-        .map(|content| (Digest::of(content), content.len() as u64))
-        .collect();
-    sizes.extend(mounts.iter().map(|Mount { blob, .. }| (blob.digest.clone(), blob.size)));
+fn size(layers: &[Layer], config: &Bytes, manifest: &Document) -> u64 {
+    let mut sizes: BTreeMap<&Digest, u64> = layers.iter().map(|layer| (&layer.digest, layer.size)).collect();
+    let config_digest = Digest::of(config);
+    sizes.insert(&config_digest, config.len() as u64);
     sizes
         .values()
         .fold(manifest.raw.len() as u64, |sum, &size| sum.saturating_add(size))

@@ -1,5 +1,7 @@
 //! The package definition: the document that Jackal's and Zarf's commands read first.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -90,6 +92,10 @@ pub(super) struct Build {
     pub architecture: String,
     timestamp: &'static str,
     version: &'static str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    differential: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    differential_package_version: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub version_requirements: Vec<VersionRequirement>,
 }
@@ -158,11 +164,23 @@ impl Definition {
                 architecture,
                 timestamp: EPOCH,
                 version: FORM,
+                differential: false,
+                differential_package_version: String::new(),
                 version_requirements: Vec::new(),
             },
             components,
             dialect,
         })
+    }
+
+    /// The definition of a package that leaves out `omitted`, because `version` holds them.
+    pub fn differential(mut self, version: &str, omitted: &BTreeSet<String>) -> Self {
+        self.build.differential = true;
+        version.clone_into(&mut self.build.differential_package_version);
+        for component in &mut self.components {
+            component.images.retain(|image| !omitted.contains(image));
+        }
+        self
     }
 
     /// The package's name, which is its repository below the prefix.

@@ -1,18 +1,23 @@
 //! What a package consists of, and the artifact that holds it.
 //!
 //! [`Plan`] says which images a package needs and where each lands, [`Definition`] is the document that
-//! Jackal's and Zarf's commands read, [`Artifact`] is everything that the registry has to hold, computed
+//! Jackal's and Zarf's commands read, [`Archive`] is what it holds beside images, [`Artifact`] is everything that the registry has to hold, computed
 //! without IO, and [`publish`] brings it there.
 
+mod archive;
 mod artifact;
 mod definition;
+mod differential;
 mod plan;
+pub mod provenance;
 mod publish;
 
-pub use artifact::{Artifact, ArtifactImage, Mount};
+pub use archive::{Archive, Archived, Entry, Origin};
+pub use artifact::{Artifact, ArtifactContents, ArtifactImage, Mount, SignDefinition};
 pub use definition::Definition;
+pub use differential::EarlierVersion;
 pub use plan::{Plan, PlannedImage, listed};
-pub use publish::{BroughtImage, Published, publish};
+pub use publish::{BroughtImage, Contents, Published, publish};
 
 /// The repository of a package's artifact: its name, below `prefix` (may be empty).
 pub fn repository(prefix: &str, name: &str) -> String {

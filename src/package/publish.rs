@@ -10,10 +10,11 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, TryStreamExt as _};
 
-use super::artifact::{Artifact, ArtifactImage, Mount};
+use super::archive::{self, Archive, Archived};
+use super::artifact::{Artifact, ArtifactContents, ArtifactImage, Mount, SignDefinition};
 use super::definition::Definition;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Content, Descriptor, Digest, Document, Index, Reference, media_type};
+use crate::oci::{Content, Descriptor, Digest, Document, Index, Reference, distinct_blobs, media_type};
 use crate::transfer::{Destination, Upload};
 
 /// Blobs, and images, that are asked about or moved at once.
@@ -34,6 +35,31 @@ pub struct BroughtImage {
     pub documents: Vec<Document>,
 }
 
+/// What a package is put together from.
+#[derive(Clone, Copy, Default)]
+pub struct Contents<'a> {
+    /// Its images.
+    pub images: &'a [BroughtImage],
+    /// The images that it leaves out because an earlier version holds them. Only their size is of interest.
+    pub omitted: &'a [BroughtImage],
+    /// Its tars, by their paths in any order.
+    pub archives: &'a [Archive],
+    /// What signs its definition.
+    pub sign: Option<&'a SignDefinition>,
+    /// The manifest of an artifact in the same repository that may hold the same tars, such as the version before.
+    pub previous: Option<&'a Digest>,
+}
+
+impl<'a> From<&'a [BroughtImage]> for Contents<'a> {
+    /// A package of nothing but images.
+    fn from(images: &'a [BroughtImage]) -> Self {
+        Self {
+            images,
+            ..Self::default()
+        }
+    }
+}
+
 /// A package that stands in the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
@@ -45,26 +71,34 @@ pub struct Published {
     pub size: u64,
     /// Bytes that were sent to the registry; what it mounts does not count.
     pub moved_bytes: u64,
+    /// Bytes of blobs and manifests that the package would hold besides, were nothing left out.
+    pub saved_bytes: u64,
     /// Whether anything was written.
     pub changed: bool,
 }
 
 /// Puts the package together in `repository`, from images that the same registry holds, and names it `tag`.
-/// When the tag says so already, nothing is written. Else `announce` is told the digest of the manifest before the first
-/// byte is.
+/// When the tag says so already, nothing is written. Else `announce` is told the digest of the manifest before anything
+/// that has a name is: only blobs of tars may have been stored until then, for the digest depends on theirs.
 pub async fn publish(
     definition: &Definition,
-    images: &[BroughtImage],
+    contents: Contents<'_>,
     repository: &dyn Destination,
     tag: &str,
     announce: impl AsyncFnOnce(&Digest) -> Result<(), Fault>,
 ) -> Result<Published, Fault> {
-    let mut reads = Vec::with_capacity(images.len());
-    for image in images {
-        reads.push(read_image(image));
-    }
-    let read: Vec<ArtifactImage> = stream::iter(reads).buffered(PARALLEL).try_collect().await?;
-    let artifact = Artifact::of(definition, &read)?;
+    let (archives, archive_bytes) = bring_archives(definition, contents, repository, tag).await?;
+    let images = contents.images;
+    let read = read_images(images).await?;
+    let saved_bytes = saved(&read_images(contents.omitted).await?, &read);
+    let artifact = Artifact::of(
+        definition,
+        ArtifactContents {
+            images: &read,
+            archives: &archives,
+            sign: contents.sign,
+        },
+    )?;
     drop(read);
 
     // Mostly the only package under its tag, which costs no more than a look.
@@ -87,7 +121,8 @@ pub async fn publish(
             manifest: artifact.manifest.digest().clone(),
             index: index.digest.clone(),
             size: artifact.size,
-            moved_bytes: 0,
+            moved_bytes: archive_bytes,
+            saved_bytes,
             changed: false,
         });
     }
@@ -104,9 +139,70 @@ pub async fn publish(
         manifest: artifact.manifest.digest().clone(),
         index,
         size: artifact.size,
-        moved_bytes: moved + artifact.manifest.descriptor.size + index_bytes,
+        moved_bytes: archive_bytes + moved + artifact.manifest.descriptor.size + index_bytes,
+        saved_bytes,
         changed: true,
     })
+}
+
+/// Makes the package's tars stand in its repository, and says how many bytes were sent for them.
+async fn bring_archives(
+    definition: &Definition,
+    contents: Contents<'_>,
+    repository: &dyn Destination,
+    tag: &str,
+) -> Result<(Vec<Archived>, u64), Fault> {
+    let mut archived = Vec::with_capacity(contents.archives.len());
+    let mut sent = 0;
+    if contents.archives.is_empty() {
+        return Ok((archived, sent));
+    }
+    let platform = Artifact::platform(definition.architecture());
+    let entries = standing(repository, tag).await?.map(|index| index.entries);
+    let named = entries.into_iter().flatten();
+    let named = named
+        .filter(|entry| entry.platform.as_ref() == Some(&platform))
+        .map(|entry| entry.digest);
+    let mut known = BTreeMap::new();
+    for digest in named.chain(contents.previous.cloned()) {
+        let document = repository.document(digest.as_str()).await?;
+        if let Some(manifest) = document.as_ref().and_then(Document::manifest) {
+            known.extend(archive::standing(manifest));
+        }
+    }
+    for archive in contents.archives {
+        let (stands, bytes) = archive::bring(archive, &known, repository).await?;
+        archived.push(stands);
+        sent += bytes;
+    }
+    archived.sort_by(|left, right| left.path.cmp(&right.path));
+    Ok((archived, sent))
+}
+
+async fn read_images(images: &[BroughtImage]) -> Result<Vec<ArtifactImage>, Fault> {
+    let mut reads = Vec::with_capacity(images.len());
+    for image in images {
+        reads.push(read_image(image));
+    }
+    stream::iter(reads).buffered(PARALLEL).try_collect().await
+}
+
+/// Bytes of all that `omitted` consist of and `images` do not.
+fn saved(omitted: &[ArtifactImage], images: &[ArtifactImage]) -> u64 {
+    let contents = |images: &[ArtifactImage]| -> BTreeMap<Digest, u64> {
+        let documents = images.iter().flat_map(|image| &image.documents);
+        let manifests = documents.map(|document| &document.descriptor);
+        let blobs = images.iter().flat_map(|image| distinct_blobs(&image.documents));
+        manifests
+            .chain(blobs)
+            .map(|one| (one.digest.clone(), one.size))
+            .collect()
+    };
+    let kept = contents(images);
+    let lost = contents(omitted)
+        .into_iter()
+        .filter(|(digest, _)| !kept.contains_key(digest));
+    lost.fold(0, |sum, (_, size)| sum.saturating_add(size))
 }
 
 /// Every manifest of an image. What its registry lacks is left for [`Artifact::of`] to report.
@@ -236,9 +332,9 @@ async fn upload(digest: Digest, content: &Bytes, repository: &dyn Destination) -
 }
 
 /// The index of packages that stands under a tag.
-struct Standing {
+pub(super) struct Standing {
     digest: Digest,
-    entries: Vec<Descriptor>,
+    pub(super) entries: Vec<Descriptor>,
 }
 
 impl Standing {
@@ -250,7 +346,7 @@ impl Standing {
 }
 
 /// Reads the index under `tag`. Something there that is no package is somebody's image: it is not replaced.
-async fn standing(repository: &dyn Destination, tag: &str) -> Result<Option<Standing>, Fault> {
+pub(super) async fn standing(repository: &dyn Destination, tag: &str) -> Result<Option<Standing>, Fault> {
     let Some(document) = repository.document(tag).await? else {
         return Ok(None);
     };

@@ -27,6 +27,7 @@ use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document, Platform, Reference};
 use crate::registry::Credentials;
 
+pub(crate) use readings::Readings;
 pub use registry::RegistrySource;
 
 /// The content of a blob as it passes. An error ends it; so does a clean end before the announced size.

@@ -7,7 +7,7 @@ const READINGS: u32 = 3;
 
 /// The readings of one content.
 #[derive(Debug, Default)]
-pub(super) struct Readings(u32);
+pub(crate) struct Readings(u32);
 
 impl Readings {
     /// That it is to be read again after `fault`.

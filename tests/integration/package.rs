@@ -57,7 +57,9 @@ async fn a_package_is_whole_and_moves_no_layer() {
         let package = at(&registry, "team/podinfo");
         for naming in ["Jackal", "Zarf"] {
             let definition = definition(naming, "amd64");
-            let published = publish(&definition, &images, &*package, naming, unheard).await.unwrap();
+            let published = publish(&definition, images[..].into(), &*package, naming, unheard)
+                .await
+                .unwrap();
             assert!(published.changed);
             assert!(
                 published.size > 3_600_000 && published.moved_bytes < 60_000,
@@ -93,7 +95,9 @@ async fn a_package_is_whole_and_moves_no_layer() {
                 serde_json::from_str(&registry.crane("manifest", &format!("team/podinfo:{naming}"))).unwrap();
             assert_eq!(index.manifests[0].digest, published.manifest);
 
-            let again = publish(&definition, &images, &*package, naming, unheard).await.unwrap();
+            let again = publish(&definition, images[..].into(), &*package, naming, unheard)
+                .await
+                .unwrap();
             assert_eq!(
                 (again.changed, again.moved_bytes, again.index),
                 (false, 0, published.index)
@@ -110,7 +114,7 @@ async fn architectures_published_at_once_are_all_there() {
     let definitions = ["amd64", "arm64", "s390x"].map(|architecture| definition("Zarf", architecture));
     let runs = definitions
         .iter()
-        .map(|definition| publish(definition, &images, &*package, "1.0.0", unheard));
+        .map(|definition| publish(definition, images[..].into(), &*package, "1.0.0", unheard));
     let published = futures::future::try_join_all(runs).await.unwrap();
     let index = package.document("1.0.0").await.unwrap().unwrap();
     let entries: Vec<Digest> = index
@@ -132,11 +136,13 @@ async fn what_cannot_be_mounted_is_sent() {
     let folder = tempfile::tempdir().unwrap();
     let layout = LayoutDestination::new(folder.path(), "podinfo");
     let definition = definition("Zarf", "amd64");
-    let sent = publish(&definition, &images, &layout, "1.0.0", unheard).await.unwrap();
+    let sent = publish(&definition, images[..].into(), &layout, "1.0.0", unheard)
+        .await
+        .unwrap();
     assert!(sent.moved_bytes > sent.size, "{sent:?}");
     // Where it stands decides nothing.
     let package = at(&registry, "podinfo");
-    let mounted = publish(&definition, &images, &*package, "1.0.0", unheard)
+    let mounted = publish(&definition, images[..].into(), &*package, "1.0.0", unheard)
         .await
         .unwrap();
     assert_eq!((mounted.manifest, mounted.index), (sent.manifest, sent.index));

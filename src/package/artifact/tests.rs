@@ -45,6 +45,13 @@ fn definition(naming: &str) -> Definition {
     Definition::of("podinfo", &spec, &plan).unwrap()
 }
 
+fn of(images: &[ArtifactImage]) -> ArtifactContents<'_> {
+    ArtifactContents {
+        images,
+        ..ArtifactContents::default()
+    }
+}
+
 fn text<'a>(artifact: &'a Artifact, path: &str) -> &'a str {
     std::str::from_utf8(&artifact.files[path]).unwrap()
 }
@@ -52,7 +59,11 @@ fn text<'a>(artifact: &'a Artifact, path: &str) -> &'a str {
 #[test]
 fn is_the_same_to_the_byte() {
     let nginx = image("nginx", &["base", "nginx"]);
-    let artifact = Artifact::of(&definition("Zarf"), &[stands("nginx:1", "library/nginx", &[&nginx])]).unwrap();
+    let artifact = Artifact::of(
+        &definition("Zarf"),
+        of(&[stands("nginx:1", "library/nginx", &[&nginx])]),
+    )
+    .unwrap();
     // Computed by another program from the same strings; `sha256sum` gives the lines of the blobs.
     let expected = "\
 18f0797eab35a4597c1e9624aa4f15fd91f6254e5538c1e0d193b2a95dd4acc6 images/oci-layout
@@ -86,7 +97,7 @@ fn holds_every_file_once_and_lists_it() {
         stands("nginx:1", "library/nginx", &[&nginx]),
         stands("ghcr.io/x/y:2", "x/y", &[&other]),
     ];
-    let artifact = Artifact::of(&definition("Zarf"), &images).unwrap();
+    let artifact = Artifact::of(&definition("Zarf"), of(&images)).unwrap();
     let manifest = artifact.manifest.manifest().unwrap();
     assert_eq!(manifest.config.media_type, "application/vnd.zarf.config.v1+json");
     assert_eq!(manifest.config.digest, Digest::of(&artifact.config));
@@ -137,7 +148,7 @@ fn names_each_image_for_both_readers() {
         stands("nginx:1", "library/nginx", &[&nginx]),
         stands("ghcr.io/x/y:2", "x/y", &[&nginx]),
     ];
-    let artifact = Artifact::of(&definition("Zarf"), &images).unwrap();
+    let artifact = Artifact::of(&definition("Zarf"), of(&images)).unwrap();
     let layout: Index = serde_json::from_str(text(&artifact, "images/index.json")).unwrap();
     let names: Vec<_> = layout
         .manifests
@@ -173,12 +184,12 @@ fn order_decides_nothing() {
         stands("ghcr.io/x/z:2", "a/z", &[&nginx, &other, &list]),
     ];
     for naming in ["Jackal", "Zarf"] {
-        let first = Artifact::of(&definition(naming), &images).unwrap();
+        let first = Artifact::of(&definition(naming), of(&images)).unwrap();
         images.reverse();
-        assert_eq!(Artifact::of(&definition(naming), &images).unwrap(), first);
+        assert_eq!(Artifact::of(&definition(naming), of(&images)).unwrap(), first);
         images.swap(0, 1);
         images[2].documents.reverse();
-        assert_eq!(Artifact::of(&definition(naming), &images).unwrap(), first);
+        assert_eq!(Artifact::of(&definition(naming), of(&images)).unwrap(), first);
         assert!(first.mounts.iter().all(|mount| mount.from == "a/z"));
     }
 }
@@ -190,7 +201,7 @@ fn an_index_comes_with_all_its_images() {
     let list = index(&[(&amd64, "linux/amd64"), (&arm64, "linux/arm64")]);
     let images = [stands("nginx:1", "library/nginx", &[&amd64, &arm64, &list])];
 
-    let zarf = Artifact::of(&definition("Zarf"), &images).unwrap();
+    let zarf = Artifact::of(&definition("Zarf"), of(&images)).unwrap();
     for document in [&amd64, &arm64, &list] {
         assert_eq!(zarf.files[&blob_path(document.digest())], document.raw);
     }
@@ -200,7 +211,7 @@ fn an_index_comes_with_all_its_images() {
     assert_eq!(layout.manifests.len(), 1);
 
     // Jackal finds a single image under the base name: that of the package's architecture.
-    let jackal = Artifact::of(&definition("Jackal"), &images).unwrap();
+    let jackal = Artifact::of(&definition("Jackal"), of(&images)).unwrap();
     assert!(text(&jackal, "jackal.yaml").contains("kind: 'JackalPackageConfig'"));
     assert!(!jackal.files.contains_key("zarf.yaml"));
     let layout: Index = serde_json::from_str(text(&jackal, "images/index.json")).unwrap();
@@ -222,14 +233,14 @@ fn leaves_foreign_layers_where_they_are() {
     let foreign = blob("windows", "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip");
     let manifest = Manifest::new(blob("c", media_type::OCI_CONFIG), vec![foreign.clone()]);
     let document = Document::of_manifest(manifest).unwrap();
-    let artifact = Artifact::of(&definition("Zarf"), &[stands("nginx:1", "n", &[&document])]).unwrap();
+    let artifact = Artifact::of(&definition("Zarf"), of(&[stands("nginx:1", "n", &[&document])])).unwrap();
     assert_eq!(artifact.mounts.len(), 1);
     assert!(!text(&artifact, "checksums.txt").contains(foreign.digest.hex()));
 }
 
 #[test]
 fn a_package_without_images_has_no_layout() {
-    let artifact = Artifact::of(&definition("Zarf"), &[]).unwrap();
+    let artifact = Artifact::of(&definition("Zarf"), of(&[])).unwrap();
     assert_eq!(
         artifact.files.keys().collect::<Vec<_>>(),
         ["checksums.txt", "zarf.yaml"]
@@ -241,7 +252,7 @@ fn a_package_without_images_has_no_layout() {
 fn refuses_what_is_not_whole() {
     let amd64 = image("amd64", &["one"]);
     let list = index(&[(&amd64, "linux/amd64")]);
-    let fault = Artifact::of(&definition("Zarf"), &[stands("nginx:1", "library/nginx", &[&list])]).unwrap_err();
+    let fault = Artifact::of(&definition("Zarf"), of(&[stands("nginx:1", "library/nginx", &[&list])])).unwrap_err();
     assert_eq!(fault.disposition, crate::fault::Disposition::Retryable);
     assert!(fault.message.contains(amd64.digest().as_str()), "{fault}");
 
@@ -254,7 +265,7 @@ fn refuses_what_is_not_whole() {
         stands("nginx:1", "a", &[&amd64]),
         stands("ghcr.io/x/y:2", "b", &[&lies]),
     ];
-    let fault = Artifact::of(&definition("Zarf"), &images).unwrap_err();
+    let fault = Artifact::of(&definition("Zarf"), of(&images)).unwrap_err();
     assert!(
         fault.message.contains("3 bytes in one manifest and 99 in another"),
         "{fault}"
@@ -263,7 +274,7 @@ fn refuses_what_is_not_whole() {
     let strange: Digest = format!("sha512:{}", "0".repeat(128)).parse().unwrap();
     let strange = Manifest::new(Descriptor::new(media_type::OCI_CONFIG, strange, 1), Vec::new());
     let strange = Document::of_manifest(strange).unwrap();
-    let fault = Artifact::of(&definition("Zarf"), &[stands("nginx:1", "a", &[&strange])]).unwrap_err();
+    let fault = Artifact::of(&definition("Zarf"), of(&[stands("nginx:1", "a", &[&strange])])).unwrap_err();
     assert!(fault.message.contains("sha256 only"), "{fault}");
 }
 
@@ -272,7 +283,7 @@ fn refuses_a_manifest_that_no_registry_takes() {
     let layers: Vec<String> = (0..16_000).map(|number| number.to_string()).collect();
     let layers: Vec<&str> = layers.iter().map(String::as_str).collect();
     let big = image("big", &layers);
-    let fault = Artifact::of(&definition("Zarf"), &[stands("nginx:1", "a", &[&big])])
+    let fault = Artifact::of(&definition("Zarf"), of(&[stands("nginx:1", "a", &[&big])]))
         .err()
         .unwrap();
     assert!(fault.message.contains("make two packages"), "{fault}");

@@ -8,7 +8,7 @@ use futures::TryStreamExt as _;
 
 use super::*;
 use crate::oci::Manifest;
-use crate::package::Plan;
+use crate::package::{Entry, Origin, Plan};
 use crate::source::ByteStream;
 
 #[derive(Default)]
@@ -17,6 +17,8 @@ struct Registry {
     documents: Mutex<HashMap<(String, String), Document>>,
     refuses_mounts: AtomicBool,
     writes: AtomicU64,
+    /// So many tars more are lost when they were sent.
+    losses: AtomicU64,
 }
 
 struct Repository {
@@ -115,11 +117,19 @@ impl Destination for Repository {
             .await?
             .into();
         let digest = Digest::of(&content);
-        assert_eq!(
-            (Some(&digest), Some(content.len() as u64)),
-            (blob.digest.as_ref(), blob.size)
-        );
         let size = content.len() as u64;
+        // Only a tar comes without.
+        assert_eq!(blob.digest.as_ref().unwrap_or(&digest), &digest);
+        assert_eq!(blob.size.unwrap_or(size), size);
+        if blob.size.is_none()
+            && self
+                .registry
+                .losses
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                .is_ok()
+        {
+            return Err(Fault::retryable(Reason::PushFailed, "the upload is gone").for_another_reading());
+        }
         self.registry.writes.fetch_add(1, Ordering::Relaxed);
         self.registry.blobs.lock().unwrap().insert(self.key(&digest), content);
         Ok((digest, size))
@@ -212,15 +222,21 @@ fn may_run_on_any_thread() {
         registry: repository,
         name: String::new(),
     };
-    sent(publish(&definition, &[], &repository, "1", unheard));
+    sent(publish(&definition, Contents::default(), &repository, "1", unheard));
 }
 
 #[tokio::test]
 async fn mounts_layers_and_sends_only_what_it_makes() {
     let stage = stage().await;
-    let published = publish(&definition("amd64"), &stage.images, &stage.package, "1.0.0", unheard)
-        .await
-        .unwrap();
+    let published = publish(
+        &definition("amd64"),
+        stage.images[..].into(),
+        &stage.package,
+        "1.0.0",
+        unheard,
+    )
+    .await
+    .unwrap();
     assert!(published.changed);
     let index = stage.package.index("1.0.0");
     assert_eq!(index.manifests.len(), 1);
@@ -255,14 +271,20 @@ async fn mounts_layers_and_sends_only_what_it_makes() {
 #[tokio::test]
 async fn a_repeat_writes_nothing() {
     let stage = stage().await;
-    let first = publish(&definition("amd64"), &stage.images, &stage.package, "1.0.0", unheard)
-        .await
-        .unwrap();
+    let first = publish(
+        &definition("amd64"),
+        stage.images[..].into(),
+        &stage.package,
+        "1.0.0",
+        unheard,
+    )
+    .await
+    .unwrap();
     let writes = stage.registry.writes.load(Ordering::Relaxed);
     let mut images = stage.images.clone();
     images.reverse();
     let silent = async |digest: &Digest| panic!("{digest} is announced, and nothing is to be written");
-    let again = publish(&definition("amd64"), &images, &stage.package, "1.0.0", silent)
+    let again = publish(&definition("amd64"), images[..].into(), &stage.package, "1.0.0", silent)
         .await
         .unwrap();
     assert_eq!(stage.registry.writes.load(Ordering::Relaxed), writes);
@@ -275,9 +297,15 @@ async fn a_repeat_writes_nothing() {
         }
     );
     // A new version of the same images writes the documents only.
-    let other = publish(&definition("amd64"), &images, &stage.package, "1.0.1", unheard)
-        .await
-        .unwrap();
+    let other = publish(
+        &definition("amd64"),
+        images[..].into(),
+        &stage.package,
+        "1.0.1",
+        unheard,
+    )
+    .await
+    .unwrap();
     assert_eq!((other.changed, other.manifest), (true, again.manifest));
     assert_eq!(stage.registry.writes.load(Ordering::Relaxed), writes + 2);
 }
@@ -286,9 +314,15 @@ async fn a_repeat_writes_nothing() {
 async fn sends_what_the_registry_does_not_mount() {
     let stage = stage().await;
     stage.registry.refuses_mounts.store(true, Ordering::Relaxed);
-    let published = publish(&definition("amd64"), &stage.images, &stage.package, "1.0.0", unheard)
-        .await
-        .unwrap();
+    let published = publish(
+        &definition("amd64"),
+        stage.images[..].into(),
+        &stage.package,
+        "1.0.0",
+        unheard,
+    )
+    .await
+    .unwrap();
     assert!(published.moved_bytes > published.size);
 }
 
@@ -299,7 +333,7 @@ async fn architectures_share_a_tag() {
     let definitions = architectures.map(definition);
     let runs = definitions
         .iter()
-        .map(|definition| publish(definition, &stage.images, &stage.package, "1.0.0", unheard));
+        .map(|definition| publish(definition, stage.images[..].into(), &stage.package, "1.0.0", unheard));
     let published = futures::future::try_join_all(runs).await.unwrap();
     let index = stage.package.index("1.0.0");
     let found: Vec<(&str, &Digest)> = index
@@ -321,9 +355,15 @@ async fn architectures_share_a_tag() {
         .lock()
         .unwrap()
         .remove(&("podinfo".to_owned(), gone));
-    let newer = publish(&definitions[0], &stage.images[..1], &stage.package, "1.0.0", unheard)
-        .await
-        .unwrap();
+    let newer = publish(
+        &definitions[0],
+        stage.images[..1].into(),
+        &stage.package,
+        "1.0.0",
+        unheard,
+    )
+    .await
+    .unwrap();
     let digests: Vec<Digest> = stage
         .package
         .index("1.0.0")
@@ -347,9 +387,15 @@ async fn leaves_what_is_no_package_alone() {
     let image = stage.package.image(&["mine"]).await;
     stage.package.publish(&image, Some("1.0.0")).await.unwrap();
     let writes = stage.registry.writes.load(Ordering::Relaxed);
-    let fault = publish(&definition("amd64"), &stage.images, &stage.package, "1.0.0", unheard)
-        .await
-        .unwrap_err();
+    let fault = publish(
+        &definition("amd64"),
+        stage.images[..].into(),
+        &stage.package,
+        "1.0.0",
+        unheard,
+    )
+    .await
+    .unwrap_err();
     assert!(fault.message.contains("is there already and is no package"), "{fault}");
     assert_eq!(stage.registry.writes.load(Ordering::Relaxed), writes);
 }
@@ -359,10 +405,148 @@ async fn says_which_image_is_not_there() {
     let stage = stage().await;
     let mut images = stage.images.clone();
     images[0].digest = Digest::of(b"deleted");
-    let fault = publish(&definition("amd64"), &images, &stage.package, "1.0.0", unheard)
-        .await
-        .unwrap_err();
+    let fault = publish(
+        &definition("amd64"),
+        images[..].into(),
+        &stage.package,
+        "1.0.0",
+        unheard,
+    )
+    .await
+    .unwrap_err();
     assert_eq!(fault.disposition, crate::fault::Disposition::Retryable);
     assert!(fault.message.contains("image `docker.io/library/nginx:1`"), "{fault}");
     assert_eq!(stage.package.document("1.0.0").await.unwrap(), None);
+}
+
+/// A tar of one file, and how often the file was read.
+fn component(path: &str, content: &'static str) -> (Archive, Arc<AtomicU64>) {
+    struct Counted(&'static str, Arc<AtomicU64>);
+    #[async_trait]
+    impl Origin for Counted {
+        async fn open(&self) -> Result<(u64, ByteStream<'static>), Fault> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            Bytes::from_static(self.0.as_bytes()).open().await
+        }
+    }
+    let opened = Arc::<AtomicU64>::default();
+    let entry = Entry {
+        path: "web/manifests/a.yaml".to_owned(),
+        mode: 0o644,
+        identity: Digest::of(content.as_bytes()),
+        origin: Arc::new(Counted(content, Arc::clone(&opened))),
+    };
+    let archive = Archive {
+        path: path.to_owned(),
+        entries: vec![entry],
+    };
+    (archive, opened)
+}
+
+#[tokio::test]
+async fn a_tar_is_made_once_for_the_same_content() {
+    let stage = stage().await;
+    let archives = |content| {
+        let (archive, opened) = component("components/web.tar", content);
+        ([archive], opened)
+    };
+    let (first, opened) = archives("a: 1");
+    let contents = Contents {
+        images: &stage.images,
+        archives: &first,
+        ..Contents::default()
+    };
+    let published = publish(&definition("amd64"), contents, &stage.package, "1.0.0", unheard)
+        .await
+        .unwrap();
+    assert_eq!(opened.load(Ordering::Relaxed), 1);
+    let document = stage
+        .package
+        .document(published.manifest.as_str())
+        .await
+        .unwrap()
+        .unwrap();
+    let layers = &document.manifest().unwrap().layers;
+    let layer = layers
+        .iter()
+        .find(|layer| layer.annotations["org.opencontainers.image.title"] == "components/web.tar")
+        .unwrap();
+    assert_eq!(layer.annotations["dev.jackal.inputs"], first[0].inputs().to_string());
+    let blob = |title: &str| {
+        let titled = |layer: &&Descriptor| layer.annotations["org.opencontainers.image.title"] == title;
+        let digest = &layers.iter().find(titled).unwrap().digest;
+        stage.registry.blobs.lock().unwrap()[&stage.package.key(digest)].clone()
+    };
+    let checksums = blob("checksums.txt");
+    let line = format!("{} components/web.tar\n", layer.digest.hex());
+    assert!(std::str::from_utf8(&checksums).unwrap().contains(&line));
+
+    // The same again reads nothing, and writes nothing.
+    let writes = stage.registry.writes.load(Ordering::Relaxed);
+    let (again, opened) = archives("a: 1");
+    let contents = Contents {
+        archives: &again,
+        ..contents
+    };
+    let repeated = publish(&definition("amd64"), contents, &stage.package, "1.0.0", unheard)
+        .await
+        .unwrap();
+    assert_eq!((opened.load(Ordering::Relaxed), repeated.changed), (0, false));
+    assert_eq!(stage.registry.writes.load(Ordering::Relaxed), writes);
+
+    // Nor does another version, which is told where to look.
+    let contents = Contents {
+        previous: Some(&published.manifest),
+        ..contents
+    };
+    let newer = publish(&definition("amd64"), contents, &stage.package, "2.0.0", unheard)
+        .await
+        .unwrap();
+    assert_eq!((opened.load(Ordering::Relaxed), newer.changed), (0, true));
+
+    // Other content does, also when the registry loses it on the way.
+    stage.registry.losses.store(2, Ordering::Relaxed);
+    let (other, opened) = archives("a: 2");
+    let contents = Contents {
+        archives: &other,
+        ..contents
+    };
+    let changed = publish(&definition("amd64"), contents, &stage.package, "2.0.0", unheard)
+        .await
+        .unwrap();
+    assert_eq!((opened.load(Ordering::Relaxed), changed.changed), (3, true));
+    assert_ne!(changed.manifest, newer.manifest);
+}
+
+#[tokio::test]
+async fn the_definition_is_signed_as_it_stands_in_the_artifact() {
+    let stage = stage().await;
+    let sign: &SignDefinition = &|yaml| Ok(("zarf.bundle.sig".to_owned(), Digest::of(yaml).to_string().into()));
+    let contents = Contents {
+        images: &stage.images,
+        sign: Some(sign),
+        ..Contents::default()
+    };
+    let published = publish(&definition("amd64"), contents, &stage.package, "1.0.0", unheard)
+        .await
+        .unwrap();
+    let document = stage
+        .package
+        .document(published.manifest.as_str())
+        .await
+        .unwrap()
+        .unwrap();
+    let blob = |title: &str| {
+        let layers = &document.manifest().unwrap().layers;
+        let titled = |layer: &&Descriptor| layer.annotations["org.opencontainers.image.title"] == title;
+        let digest = &layers.iter().find(titled).unwrap().digest;
+        stage.registry.blobs.lock().unwrap()[&stage.package.key(digest)].clone()
+    };
+    assert_eq!(blob("zarf.bundle.sig"), Digest::of(&blob("zarf.yaml")).to_string());
+    // Of signatures nothing stands in the checksums, which the definition names.
+    assert!(
+        !std::str::from_utf8(&blob("checksums.txt"))
+            .unwrap()
+            .contains("bundle.sig")
+    );
 }
