@@ -11,7 +11,6 @@ use super::*;
 use crate::oci::Manifest;
 use crate::package::Plan;
 use crate::source::ByteStream;
-use std::sync::Mutex;
 
 #[derive(Default)]
 struct Registry {
