@@ -78,28 +78,34 @@ impl Repository {
     }
 
     /// Stores a manifest that has a subject under its digest, so that it is found by its subject. Its blobs must be
-    /// there. What stands and is found already costs a HEAD, without the API a GET besides, and writes nothing.
+    /// there. What is listed already costs the listing, without the API a HEAD besides, and writes nothing.
     pub async fn attach(&self, referrer: &Document) -> Result<(), Error> {
         let digest = referrer.digest();
-        let (Some(entry), Some(subject)) = (referrer.as_referrer(), referrer.subject()) else {
+        let Some(subject) = referrer.subject() else {
             let detail = format!("the manifest {digest} refers to no other");
             return Err(Error::new(Kind::Invalid, self.registry().host(), detail));
         };
-        if self.head_manifest(digest.as_str()).await?.is_none() {
-            return self.put_manifest(referrer, digest.as_str()).await;
+        let listed = self.referrers(&subject.digest).await?;
+        let listed = listed.iter().any(|entry| entry.digest == *digest);
+        // Who lists by itself knows what it has. A tag may list what was removed since.
+        let knows = matches!(self.registry().referrers_api().known(), Known::Present);
+        if listed && (knows || self.head_manifest(digest.as_str()).await?.is_some()) {
+            return Ok(());
         }
-        // A registry that lists by itself did so when it took the manifest; of another, nobody may have come to it.
-        if matches!(self.registry().referrers_api().known(), Known::Nothing) {
-            self.referrers_by_api(&subject.digest).await?;
-        }
-        match self.registry().referrers_api().known() {
-            Known::Present => Ok(()),
-            Known::Nothing | Known::AbsentSince(_) => self.list_under_tag(&subject.digest, &entry).await,
-        }
+        self.put_manifest(referrer, digest.as_str()).await
     }
 
-    /// Sees to it that a manifest that was just put is found by its subject; `answer` is what the registry said.
-    pub(super) async fn list_put(&self, document: &Document, subject: &Digest, answer: Answer) -> Result<(), Error> {
+    /// Puts a manifest that has a subject, and sees to it that it is found by it. One at a time in a repository: those
+    /// who keep a listing would lose each other's entries, and there are registries that do so themselves.
+    pub(super) async fn put_referrer(
+        &self,
+        document: &Document,
+        subject: &Digest,
+        identifier: &str,
+    ) -> Result<(), Error> {
+        let lock = lock_of(format!("referrers in {}/{}", self.registry().host(), self.name()));
+        let _alone = lock.lock().await;
+        let answer = self.put_document(document, identifier).await?;
         let listed = answer.header(OCI_SUBJECT).is_some_and(|said| said == subject.as_str());
         // Its turn ends here, before the next request asks for one.
         drop(answer);
@@ -190,8 +196,6 @@ impl Repository {
     /// does decides: it is read again until it has the entry.
     async fn list_under_tag(&self, subject: &Digest, referrer: &Descriptor) -> Result<(), Error> {
         let (host, tag) = (self.registry().host(), referrers_tag(subject));
-        let lock = lock_of(format!("referrers in {host}/{}", self.name()));
-        let _alone = lock.lock().await;
         for _ in 0..TRIES {
             let standing = self.manifest(&tag).await?;
             let listing = listing_with(standing.as_ref(), referrer);

@@ -147,10 +147,9 @@ impl Repository {
     /// Stores a manifest or index under a tag or its digest. Its blobs and children must be there. One that has a
     /// subject is found by it afterwards: a registry that does not see to that by itself gets the listing.
     pub async fn put_manifest(&self, document: &Document, identifier: &str) -> Result<(), Error> {
-        let answer = self.put_document(document, identifier).await?;
         match document.subject() {
-            Some(subject) => self.list_put(document, &subject.digest, answer).await,
-            None => Ok(()),
+            Some(subject) => self.put_referrer(document, &subject.digest, identifier).await,
+            None => self.put_document(document, identifier).await.map(drop),
         }
     }
 

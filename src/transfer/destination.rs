@@ -57,8 +57,8 @@ pub trait Destination: Send + Sync {
     async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault>;
 
     /// Stores a manifest that has a subject, under its digest, so that [`Destination::referrers`] and other tools find
-    /// it by its subject. Its blobs are there already; its subject may come later. Of what stands and is found already
-    /// nothing is written: a HEAD, and without the registry's referrers API a small GET. Others' referrers stay.
+    /// it by its subject. Its blobs are there already; its subject may come later. Of what is found already nothing is
+    /// written: that costs a small GET, and without the registry's referrers API a HEAD. Others' referrers stay.
     async fn attach(&self, referrer: &Document) -> Result<(), Fault>;
 
     /// Where an engine may push an image under `tag` by itself; `None` where only this process writes.
