@@ -7,6 +7,7 @@ mod location;
 mod manifest;
 pub mod media_type;
 mod reference;
+mod referrer;
 mod select;
 
 pub use compression::Compression;
@@ -15,4 +16,5 @@ pub use digest::{Digest, DigestError, Hasher};
 pub use location::{Location, LocationError, Naming};
 pub use manifest::{Content, Document, DocumentError, Index, MANIFEST_LIMIT, Manifest, distinct_blobs};
 pub use reference::{Reference, ReferenceError};
+pub use referrer::{listing_with, referrers_tag};
 pub use select::{Absent, Selection, select, select_by};

@@ -4,7 +4,7 @@
 //! tag points at something whole.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -15,6 +15,7 @@ use super::artifact::{Artifact, ArtifactContents, ArtifactImage, Mount, SignDefi
 use super::definition::Definition;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Content, Descriptor, Digest, Document, Index, Reference, distinct_blobs, media_type};
+use crate::registry::lock_of;
 use crate::transfer::{Destination, Upload};
 
 /// Blobs, and images, that are asked about or moved at once.
@@ -391,19 +392,6 @@ async fn enter(artifact: &Artifact, repository: &dyn Destination, tag: &str) -> 
 
 fn index_of(entries: Vec<Descriptor>) -> Result<Document, Fault> {
     Document::of_index(Index::new(entries)).map_err(|error| Fault::stalled(Reason::PackageFailed, error.to_string()))
-}
-
-/// The lock of one repository, shared by all that ask for it at the same time.
-fn lock_of(name: String) -> Arc<tokio::sync::Mutex<()>> {
-    static LOCKS: LazyLock<Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>> = LazyLock::new(Mutex::default);
-    let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(lock) = locks.get(&name).and_then(Weak::upgrade) {
-        return lock;
-    }
-    locks.retain(|_, lock| lock.strong_count() > 0);
-    let lock = Arc::default();
-    locks.insert(name, Arc::downgrade(&lock));
-    lock
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use url::Url;
 use super::endpoint::{Credentials, Endpoint};
 use super::error::{Error, Kind, clean, is_temporary};
 use super::patience::{Patience, retry_after};
+use super::referrers::ReferrersApi;
 use super::token::{Scope, Tokens};
 use super::upload::Pace;
 use super::{Repository, challenge};
@@ -23,7 +24,7 @@ const TRIES: u32 = 4;
 /// How many redirects one request follows.
 const REDIRECTS: usize = 5;
 /// The longest body of a failure in bytes that is read.
-const FAILURE_LIMIT: usize = 16 * 1024;
+pub(super) const FAILURE_LIMIT: usize = 16 * 1024;
 /// The longest time to reach the other side.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
@@ -42,6 +43,7 @@ struct Inner {
     writes: Arc<Semaphore>,
     patience: Patience,
     pace: Pace,
+    referrers_api: ReferrersApi,
 }
 
 /// A request without a streamed body.
@@ -138,6 +140,7 @@ impl Registry {
             writes: Arc::new(Semaphore::new(connections)),
             patience: Patience::new(endpoint.rate),
             pace: Pace::default(),
+            referrers_api: ReferrersApi::default(),
             endpoint,
             base,
             http,
@@ -174,6 +177,10 @@ impl Registry {
 
     pub(super) fn pace(&self) -> &Pace {
         &self.0.pace
+    }
+
+    pub(super) fn referrers_api(&self) -> &ReferrersApi {
+        &self.0.referrers_api
     }
 
     /// `/v2/<repository>/<rest>`; the parts are escaped.

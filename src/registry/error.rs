@@ -254,7 +254,7 @@ pub(super) fn is_temporary(status: u16) -> bool {
 
 /// The codes of a registry's errors (distribution specification, "Error codes") and its words for people,
 /// without the `detail`s, which carry what differs from one time to the next.
-fn spoken(body: &[u8]) -> (Vec<String>, String) {
+pub(super) fn spoken(body: &[u8]) -> (Vec<String>, String) {
     #[derive(Deserialize)]
     struct Body {
         #[serde(default)]

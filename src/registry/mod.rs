@@ -13,7 +13,9 @@ mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod keychain;
+mod locks;
 mod patience;
+mod referrers;
 mod repository;
 mod tags;
 mod token;
@@ -24,5 +26,6 @@ pub use download::Download;
 pub use endpoint::{Credentials, Endpoint, Limits, Trust};
 pub use error::{Error, Kind};
 pub use keychain::Keychain;
+pub use locks::lock_of;
 pub use repository::{Mount, Repository};
 pub use upload::{Begun, UploadError};

@@ -144,8 +144,17 @@ impl Repository {
         }
     }
 
-    /// Stores a manifest or index under a tag or its digest. Its blobs and children must be there.
+    /// Stores a manifest or index under a tag or its digest. Its blobs and children must be there. One that has a
+    /// subject is found by it afterwards: a registry that does not see to that by itself gets the listing.
     pub async fn put_manifest(&self, document: &Document, identifier: &str) -> Result<(), Error> {
+        match document.subject() {
+            Some(subject) => self.put_referrer(document, &subject.digest, identifier).await,
+            None => self.put_document(document, identifier).await.map(drop),
+        }
+    }
+
+    /// As [`Repository::put_manifest`], without a look at the subject.
+    pub(super) async fn put_document(&self, document: &Document, identifier: &str) -> Result<Answer, Error> {
         let mut call = self.manifest_call(Method::PUT, identifier)?;
         call.scope = Scope::push(&self.name);
         let kind = HeaderValue::try_from(&document.descriptor.media_type)
@@ -155,10 +164,10 @@ impl Repository {
         call.body = Some(document.raw.clone());
         let answer = self.registry.expect(&call, &[200, 201, 202]).await?;
         let digest = answered_digest(&answer)?;
-        match digest.filter(|digest| digest.algorithm() == document.digest().algorithm()) {
-            Some(digest) => same_digest(&call.label, document.digest().as_str(), &digest),
-            None => Ok(()),
+        if let Some(digest) = digest.filter(|digest| digest.algorithm() == document.digest().algorithm()) {
+            same_digest(&call.label, document.digest().as_str(), &digest)?;
         }
+        Ok(answer)
     }
 
     /// Makes a blob of the repository `from` of the same registry stand in this one, without moving bytes

@@ -52,7 +52,7 @@ impl Repository {
 }
 
 /// Where the next page is: `<URL>; rel="next"` (RFC 8288).
-fn next_page(link: &str) -> Option<&str> {
+pub(super) fn next_page(link: &str) -> Option<&str> {
     let (url, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
     parameters
         .split(';')

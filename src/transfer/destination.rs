@@ -51,6 +51,16 @@ pub trait Destination: Send + Sync {
     /// Stores a manifest or index, under `tag` if one is given, else under its digest only.
     async fn publish(&self, document: &Document, tag: Option<&str>) -> Result<(), Fault>;
 
+    /// The manifests that name `subject` as their subject (OCI distribution specification 1.1, "Listing Referrers"):
+    /// descriptors, mostly with the artifact's type and annotations. Empty when there are none. What is listed need
+    /// not be what it says: whoever reads it looks at its own subject.
+    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault>;
+
+    /// Stores a manifest that has a subject, under its digest, so that [`Destination::referrers`] and other tools find
+    /// it by its subject. Its blobs are there already; its subject may come later. Of what is found already nothing is
+    /// written: that costs a small GET, and without the registry's referrers API a HEAD. Others' referrers stay.
+    async fn attach(&self, referrer: &Document) -> Result<(), Fault>;
+
     /// Where an engine may push an image under `tag` by itself; `None` where only this process writes.
     fn push_target(&self, tag: &str) -> Option<PushTarget> {
         let _ = tag;

@@ -3,6 +3,8 @@
 //! Files get their names only when they are whole, verified and on the disk, so whoever reads the layout,
 //! also after a crash, sees nothing half written.
 
+mod referrers;
+
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -267,7 +269,7 @@ impl Destination for LayoutDestination {
     }
 
     async fn publish(&self, document: &Document, tag: Option<&str>) -> Result<(), Fault> {
-        let descriptor = document.descriptor.clone();
+        let mut descriptor = document.descriptor.clone();
         if self.size_of(&descriptor.digest).await? != Some(descriptor.size) {
             let raw = document.raw.clone();
             let upload = Upload {
@@ -282,8 +284,25 @@ impl Destination for LayoutDestination {
             .map(|index| index.manifests.iter().map(|entry| entry.digest.clone()).collect())
             .unwrap_or_default();
         let name = tag.map(|tag| self.named(tag));
+        referrers::note_subject(&mut descriptor, document);
         self.blocking(move |own| own.change_index(|index| enter(index, descriptor, name, &children)))
             .await
+    }
+
+    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
+        let subject = subject.clone();
+        self.blocking(move |own| own.referrers_of(&subject)).await
+    }
+
+    async fn attach(&self, referrer: &Document) -> Result<(), Fault> {
+        let Some(subject) = referrer.subject() else {
+            return Err(self.failed(format!("the manifest {} refers to no other", referrer.digest())));
+        };
+        let listed = self.referrers(&subject.digest).await?;
+        if listed.iter().any(|entry| entry.digest == *referrer.digest()) {
+            return Ok(());
+        }
+        self.publish(referrer, None).await
     }
 }
 

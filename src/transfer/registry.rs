@@ -121,6 +121,16 @@ impl Destination for RegistryDestination {
         put.map_err(|error| error.pushing(&self.name))
     }
 
+    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
+        let listed = self.repository.referrers(subject).await;
+        listed.map_err(|error| error.pushing(&self.name))
+    }
+
+    async fn attach(&self, referrer: &Document) -> Result<(), Fault> {
+        let attached = self.repository.attach(referrer).await;
+        attached.map_err(|error| error.pushing(&self.name))
+    }
+
     fn push_target(&self, tag: &str) -> Option<PushTarget> {
         let registry = self.repository.registry();
         Some(PushTarget {

@@ -1,6 +1,7 @@
 //! Against a registry in memory that, as a real one, takes no manifest before what it refers to, and that
 //! shows what a real one does not on demand: a refused mount, and two writers that meet in the index.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
@@ -133,6 +134,20 @@ impl Destination for Repository {
         self.registry.writes.fetch_add(1, Ordering::Relaxed);
         self.registry.blobs.lock().unwrap().insert(self.key(&digest), content);
         Ok((digest, size))
+    }
+
+    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
+        let documents = self.registry.documents.lock().unwrap();
+        let here = documents.iter().filter(|((repository, _), _)| *repository == self.name);
+        let about = here.filter(|(_, document)| document.subject().is_some_and(|known| known.digest == *subject));
+        Ok(about.filter_map(|(_, document)| document.as_referrer()).collect())
+    }
+
+    async fn attach(&self, referrer: &Document) -> Result<(), Fault> {
+        match self.digest_of(referrer.digest().as_str()).await? {
+            Some(_) => Ok(()),
+            None => self.publish(referrer, None).await,
+        }
     }
 
     async fn publish(&self, document: &Document, tag: Option<&str>) -> Result<(), Fault> {

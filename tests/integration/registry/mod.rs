@@ -4,5 +4,6 @@ mod access;
 mod blobs;
 mod copies;
 mod faults;
+mod referrers;
 mod shared;
 mod uploads;

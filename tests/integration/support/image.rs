@@ -113,13 +113,28 @@ pub fn entry(document: &Document, platform: &str) -> Descriptor {
     entry
 }
 
+/// An artifact of the type `kind` that says `content` of `subject`, its blobs pushed, its manifest not. Its bytes are
+/// not what our own serialisation gives.
+pub async fn referrer(repository: &Repository, subject: &Document, kind: &str, content: impl Into<Bytes>) -> Document {
+    let config = push(repository, "application/vnd.oci.empty.v1+json", "{}".into()).await;
+    let layer = push(repository, kind, content.into()).await;
+    let mut manifest = Manifest::new(config, vec![layer]);
+    manifest.artifact_type = Some(kind.to_owned());
+    manifest.subject = Some(subject.descriptor.clone());
+    manifest
+        .annotations
+        .insert("org.example.of".to_owned(), subject.digest().to_string());
+    spaced(&Document::of_manifest(manifest).unwrap())
+}
+
 /// Pushes a manifest.
 pub async fn put(repository: &Repository, document: &Document, tag: Option<&str>) {
     let identifier = tag.unwrap_or(document.digest().as_str());
     repository.put_manifest(document, identifier).await.unwrap();
 }
 
-async fn push(repository: &Repository, kind: &str, content: Bytes) -> Descriptor {
+/// Pushes a blob.
+pub async fn push(repository: &Repository, kind: &str, content: Bytes) -> Descriptor {
     let digest = Digest::of(&content);
     let length = content.len() as u64;
     let stored = repository.upload(Some(&digest), Some(length), stream(content)).await;

@@ -1,6 +1,6 @@
-//! Registries of the distribution project, one process a test.
+//! Registries, one process a test.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -18,6 +18,8 @@ pub enum Version {
     V28,
     /// distribution 3.1.
     V31,
+    /// olareg, which has the referrers API.
+    Olareg,
 }
 
 impl Version {
@@ -25,11 +27,27 @@ impl Version {
         match self {
             Self::V28 => program("JACKAL_BIN_REGISTRY28"),
             Self::V31 => program("JACKAL_BIN_REGISTRY31"),
+            Self::Olareg => program("JACKAL_BIN_OLAREG"),
+        }
+    }
+
+    /// How it is started with what `config.yml` in `folder` says.
+    fn arguments(self, folder: &Path, host: &str) -> Vec<String> {
+        let path = |name: &str| folder.join(name).to_str().expect("text").to_owned();
+        match self {
+            Self::V28 | Self::V31 => vec!["serve".to_owned(), path("config.yml")],
+            Self::Olareg => {
+                let (address, port) = host.split_once(':').expect("an address and a port");
+                let serve = ["serve", "--addr", address, "--port", port, "--api-delete", "--dir"];
+                let mut arguments: Vec<String> = serve.map(str::to_owned).into();
+                arguments.push(path("storage"));
+                arguments
+            }
         }
     }
 }
 
-/// Every registry that we push to.
+/// Every registry of the distribution project that we push to.
 pub const VERSIONS: [Version; 2] = [Version::V28, Version::V31];
 
 /// What is asked of a client.
@@ -85,12 +103,14 @@ impl TestRegistry {
             let config = folder.path().join("config.yml");
             std::fs::write(&config, configuration(folder.path(), port, options)).expect("the configuration");
             let log = folder.path().join("log");
-            let serve = ["serve", config.to_str().expect("text")];
+            let host = format!("127.0.0.1:{port}");
+            let serve = version.arguments(folder.path(), &host);
+            let serve: Vec<&str> = serve.iter().map(String::as_str).collect();
             let variables = [&[("OTEL_TRACES_EXPORTER", "none")], variables].concat();
             let mut server = Server::start_with(&binary, &serve, &variables, &log);
-            if listens(&mut server, &log) {
+            if listens(&mut server, version, &host, &log) {
                 return Self {
-                    host: format!("127.0.0.1:{port}"),
+                    host,
                     options,
                     folder,
                     version,
@@ -132,11 +152,13 @@ impl TestRegistry {
 
     /// Starts it again on its port and its storage, after it was killed.
     pub fn start_again(&self) {
-        let (config, log) = (self.folder.path().join("config.yml"), self.folder.path().join("log"));
-        let arguments = ["serve", config.to_str().expect("text")];
+        let log = self.folder.path().join("log");
+        let arguments = self.version.arguments(self.folder.path(), &self.host);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let mut server = Server::start(&self.version.binary(), &arguments, &log);
         let said = || std::fs::read_to_string(&log).unwrap_or_default();
-        assert!(listens(&mut server, &log), "it does not start again: {}", said());
+        let listens = listens(&mut server, self.version, &self.host, &log);
+        assert!(listens, "it does not start again: {}", said());
         *self.server() = Some(server);
     }
 
@@ -200,10 +222,16 @@ fn free_port() -> u16 {
     socket.local_addr().expect("its address").port()
 }
 
-fn listens(server: &mut Server, log: &Path) -> bool {
+fn listens(server: &mut Server, version: Version, host: &str, log: &Path) -> bool {
+    let says_so = || std::fs::read_to_string(log).is_ok_and(|log| log.contains("listening on"));
     let deadline = Instant::now() + Duration::from_secs(20);
     while Instant::now() < deadline {
-        if std::fs::read_to_string(log).is_ok_and(|log| log.contains("listening on")) {
+        let listens = match version {
+            Version::V28 | Version::V31 => says_so(),
+            // It says nothing. One that does not get its port ends at once.
+            Version::Olareg => TcpStream::connect(host).is_ok() && !server.has_ended(),
+        };
+        if listens {
             return true;
         }
         if server.has_ended() {

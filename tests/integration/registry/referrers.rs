@@ -1,0 +1,156 @@
+//! Referrers: listed by the registry itself, or under a tag where it does not.
+
+use futures::future::join_all;
+use jackal_operator::oci::{Descriptor, Digest, Document, Index, referrers_tag};
+use jackal_operator::registry::{Endpoint, Registry, Repository};
+use jackal_operator::transfer::{Destination, LayoutDestination, RegistryDestination};
+
+use crate::support::front::{Act, Front};
+use crate::support::image::{image, noise, put, referrer};
+use crate::support::registry::{TestRegistry, Version};
+
+const ALL: [Version; 3] = [Version::V28, Version::V31, Version::Olareg];
+
+fn digests(listed: &[Descriptor]) -> Vec<Digest> {
+    let mut digests: Vec<Digest> = listed.iter().map(|entry| entry.digest.clone()).collect();
+    digests.sort();
+    digests
+}
+
+/// An image under the tag `1`, and `count` things that are said of it, which are not pushed but for their blobs.
+async fn subject(repository: &Repository, count: usize) -> (Document, Vec<Document>) {
+    let subject = image(repository, "linux/amd64", noise(1, 1000)).await;
+    put(repository, &subject, Some("1")).await;
+    let mut referrers = Vec::new();
+    for at in 0..count {
+        referrers.push(
+            referrer(
+                repository,
+                &subject,
+                "application/vnd.example.note",
+                format!("note {at}"),
+            )
+            .await,
+        );
+    }
+    referrers.sort_by(|one, other| one.digest().cmp(other.digest()));
+    (subject, referrers)
+}
+
+#[tokio::test]
+async fn what_is_attached_is_listed_in_each_way() {
+    for version in ALL {
+        let registry = TestRegistry::start(version);
+        let repository = registry.repository("lib/app");
+        let (subject, referrers) = subject(&repository, 3).await;
+        assert_eq!(repository.referrers(subject.digest()).await.unwrap(), [], "{version:?}");
+        for referrer in &referrers {
+            repository.attach(referrer).await.unwrap();
+        }
+        // Another client knows nothing of the registry yet.
+        for repository in [&repository, &registry.repository("lib/app")] {
+            let mut listed = repository.referrers(subject.digest()).await.unwrap();
+            listed.sort_by(|one, other| one.digest.cmp(&other.digest));
+            let expected: Vec<_> = referrers.iter().filter_map(Document::as_referrer).collect();
+            assert_eq!(listed, expected, "{version:?}");
+        }
+        let tag = referrers_tag(subject.digest());
+        let tagged = repository.head_manifest(&tag).await.unwrap().is_some();
+        assert_eq!(tagged, version != Version::Olareg, "{version:?}");
+        let nowhere = registry.repository("nowhere").referrers(subject.digest()).await;
+        assert_eq!(nowhere.unwrap(), [], "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_attached_at_once_all_stands() {
+    for version in ALL {
+        let registry = TestRegistry::start(version);
+        let repository = registry.repository("lib/app");
+        let (subject, referrers) = subject(&repository, 12).await;
+        // Two clients, as for two credentials; they are of one process all the same.
+        let clients = [repository.clone(), registry.repository("lib/app")];
+        let attached = referrers.iter().zip(clients.iter().cycle());
+        for result in join_all(attached.map(|(referrer, client)| client.attach(referrer))).await {
+            result.unwrap();
+        }
+        let listed = repository.referrers(subject.digest()).await.unwrap();
+        let expected: Vec<_> = referrers.iter().map(|one| one.digest().clone()).collect();
+        assert_eq!(digests(&listed), expected, "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_stands_already_is_not_written_again() {
+    for (version, requests) in [
+        (Version::V28, vec!["GET", "HEAD"]),
+        (Version::V31, vec!["GET", "HEAD"]),
+        (Version::Olareg, vec!["GET"]),
+    ] {
+        let registry = TestRegistry::start(version);
+        let front = Front::to(&registry.host, |_| Act::Pass);
+        let endpoint = Endpoint {
+            plain_http: true,
+            ..Endpoint::new(&front.host)
+        };
+        let repository = Registry::new(endpoint).unwrap().repository("lib/app");
+        let (subject, referrers) = subject(&repository, 1).await;
+        repository.attach(&referrers[0]).await.unwrap();
+        let before = front.seen().len();
+        repository.attach(&referrers[0]).await.unwrap();
+        let after = front.seen().split_off(before);
+        let methods: Vec<_> = after.iter().map(|seen| seen.method.as_str()).collect();
+        assert_eq!(methods, requests, "{version:?}");
+        // Once it is known which way is the registry's, a listing is one request.
+        let before = front.seen().len();
+        repository.referrers(subject.digest()).await.unwrap();
+        assert_eq!(front.seen().len(), before + 1, "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_listing_that_was_never_written_is_made_up_for() {
+    let registry = TestRegistry::start(Version::V31);
+    let repository = registry.repository("lib/app");
+    let (subject, referrers) = subject(&repository, 2).await;
+    // As one that was killed leaves it: the manifests stand, and are found by nobody.
+    for referrer in &referrers {
+        repository.attach(referrer).await.unwrap();
+    }
+    let tag = referrers_tag(subject.digest());
+    let empty = Document::of_index(Index::new(Vec::new())).unwrap();
+    put(&repository, &empty, Some(&tag)).await;
+    let repository = registry.repository("lib/app");
+    repository.attach(&referrers[1]).await.unwrap();
+    let listed = repository.referrers(subject.digest()).await.unwrap();
+    assert_eq!(digests(&listed), [referrers[1].digest().clone()]);
+}
+
+#[tokio::test]
+async fn an_image_in_the_place_of_the_listing_is_none() {
+    let registry = TestRegistry::start(Version::V31);
+    let repository = registry.repository("lib/app");
+    let (subject, referrers) = subject(&repository, 1).await;
+    put(&repository, &subject, Some(&referrers_tag(subject.digest()))).await;
+    assert_eq!(repository.referrers(subject.digest()).await.unwrap(), []);
+    let error = repository.attach(&referrers[0]).await.unwrap_err().to_string();
+    assert!(error.contains("a list of them is expected"), "{error}");
+}
+
+#[tokio::test]
+async fn destinations_carry_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let registry = TestRegistry::start(Version::V28);
+    let repository = registry.repository("lib/app");
+    let (subject, referrers) = subject(&repository, 2).await;
+    let layout = LayoutDestination::new(directory.path(), "lib/app");
+    let destinations: [&dyn Destination; 2] = [&RegistryDestination::new(repository), &layout];
+    for destination in destinations {
+        for referrer in &referrers {
+            destination.attach(referrer).await.unwrap();
+        }
+        let listed = destination.referrers(subject.digest()).await.unwrap();
+        let expected: Vec<_> = referrers.iter().map(|one| one.digest().clone()).collect();
+        assert_eq!(digests(&listed), expected);
+    }
+}
