@@ -13,6 +13,8 @@ pub enum Reason {
     AmbiguousSource,
     /// Credentials are missing, wrong or too weak.
     AuthenticationFailed,
+    /// A ConfigMap that the object names is missing, or lacks what is asked of it.
+    ConfigMapUnavailable,
     /// Content arrived whose digest is not the one that was asked for.
     DigestMismatch,
     /// A reference, or a name made from it, is one that no registry takes.

@@ -1,6 +1,8 @@
 //! `build`: a package from a file, without a cluster.
 
+mod check;
 mod moves;
+mod reach;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -18,10 +20,10 @@ use super::engine::EngineFlags;
 use super::limits::LimitFlags;
 use super::progress::{Display, Output, bytes};
 use super::{UNUSABLE, Unusable, credentials, package_file};
-use crate::api::v1alpha1::SourceKind;
+use crate::api::v1alpha1::{MissingImage, PinnedChart, SourceKind};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Document, Reference};
-use crate::package::{BroughtImage, Contents, Definition, Plan, PlannedImage, publish, repository};
+use crate::package::{BroughtImage, Contents, Definition, Plan, PlannedImage, component, publish, repository};
 use crate::registry::{Endpoint, Registry};
 use crate::source::containerd::Containerd;
 use crate::source::docker::Docker;
@@ -37,8 +39,11 @@ pub(super) struct Build {
     /// A file with a JackalPackage, or `-` for standard input.
     file: PathBuf,
     /// Where it goes: `host[:port][/prefix]` of a registry, or `oci:DIR` for an OCI layout.
-    #[arg(long, value_name = "DESTINATION")]
-    to: String,
+    #[arg(long, value_name = "DESTINATION", required_unless_present = "check")]
+    to: Option<String>,
+    /// Say which images the manifests and charts name that `images` lack, and move nothing; exit with 1 if there are any.
+    #[arg(long, conflicts_with_all = ["to", "dry_run"])]
+    check: bool,
     /// Say what would move, and move nothing.
     #[arg(long)]
     dry_run: bool,
@@ -79,6 +84,12 @@ struct Report {
     moved_bytes: u64,
     /// Those that did not fail.
     images: Vec<Row>,
+    /// The charts with the content that was found.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    charts: Vec<PinnedChart>,
+    /// What manifests and charts name and `images` lack.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing_images: Vec<MissingImage>,
     /// Empty when all is well.
     failures: Vec<Failure>,
 }
@@ -208,6 +219,7 @@ impl Build {
             }
         }
         match report.failures.as_slice() {
+            [] if self.check && !report.missing_images.is_empty() => ExitCode::FAILURE,
             [] => ExitCode::SUCCESS,
             _ if interrupted => ExitCode::from(130),
             failures if failures.iter().any(|failure| failure.stalled) => ExitCode::from(UNUSABLE),
@@ -219,10 +231,16 @@ impl Build {
     async fn build(&self, report: &mut Report) -> anyhow::Result<()> {
         // Where it may block: standard input says nothing until somebody writes there.
         let file = self.file.clone();
-        let package = tokio::task::spawn_blocking(move || package_file::read(&file)).await??;
+        let given = tokio::task::spawn_blocking(move || package_file::read(&file)).await??;
+        let package = &given.package;
         report.package = Some(package.name_any());
         report.version = Some(package.spec.version.clone());
-        let target = Target::parse(&self.to)?;
+        let to = self.to.as_deref().unwrap_or_default();
+        let target = match self.check {
+            // The default of a layout will do for names.
+            true => Target::Layout(PathBuf::new()),
+            false => Target::parse(to)?,
+        };
         let spec = &package.spec;
         let address = spec.registry.address.clone().unwrap_or_else(|| target.address());
         let prefix = target
@@ -230,19 +248,26 @@ impl Build {
             .or(spec.registry.repository_prefix.clone())
             .unwrap_or_default();
         let plan = Plan::of(spec, &address, &prefix)?;
-        let definition = Definition::of(&package.name_any(), spec, &plan)?;
         let idle = self
             .timeout
             .or(spec.timeout.map(Into::into))
             .unwrap_or(Duration::from_secs(120));
-        let works = Works::open(self, &plan, target, idle).await?;
+        let found = self.gather(&given, &target, idle).await?;
+        let definition = Definition::of(&package.name_any(), spec, &plan)?.holding(spec, &found);
         let display = Display::new(self.output);
+        report.charts = component::pinned(spec, &found);
+        report.missing_images = component::missing_images(spec, &plan, &found);
+        self.say_missing(report, &display);
+        if self.check {
+            return Ok(());
+        }
+        let works = Works::open(self, &plan, target, idle).await?;
         self.move_all(&works, spec.compression, &plan, &display, report).await;
         if !report.failures.is_empty() {
             return Ok(());
         }
         if self.dry_run {
-            display.say(&format!("would move {} to {}", bytes(report.moved_bytes), self.to));
+            display.say(&format!("would move {} to {to}", bytes(report.moved_bytes)));
             return Ok(());
         }
         let name = repository(&prefix, &package.name_any());
@@ -256,7 +281,10 @@ impl Build {
             });
         }
         let destination = works.destination(&name)?;
-        let contents = Contents::from(&brought[..]);
+        let contents = Contents {
+            archives: &component::archives(spec, &found),
+            ..Contents::from(&brought[..])
+        };
         let published = publish(&definition, contents, &*destination, &spec.version, async |_| Ok(())).await?;
         report.changed |= published.changed;
         report.moved_bytes += published.moved_bytes;
@@ -268,6 +296,23 @@ impl Build {
         ));
         report.digest = Some(digest);
         Ok(())
+    }
+
+    /// A client for `host`, with the credentials that docker knows.
+    async fn open(&self, host: &str, plain_http: bool, idle: Duration) -> anyhow::Result<Registry> {
+        let endpoint = Endpoint {
+            plain_http,
+            credentials: credentials::of(host).await?,
+            idle,
+            ..Endpoint::new(host).within(self.limits.limits())
+        };
+        Registry::new(endpoint).map_err(|error| anyhow::Error::from(error.pushing(host)))
+    }
+
+    /// Whether `host`, which something is read from, speaks plain HTTP.
+    fn is_plain_http(&self, host: &str, target: &Target) -> bool {
+        let same = matches!(target, Target::Registry { host: to, .. } if to == host) && self.insecure;
+        same || self.insecure_registry.iter().any(|insecure| insecure == host)
     }
 
     /// Brings one image, unless `standing` says that it stands, or says what that would move.
@@ -399,16 +444,7 @@ struct Works {
 
 impl Works {
     async fn open(build: &Build, plan: &Plan, target: Target, idle: Duration) -> anyhow::Result<Self> {
-        let open = async |host: &str, plain_http: bool| {
-            let credentials = credentials::of(host).await?;
-            let endpoint = Endpoint {
-                plain_http,
-                credentials,
-                idle,
-                ..Endpoint::new(host).within(build.limits.limits())
-            };
-            Registry::new(endpoint).map_err(|error| anyhow::Error::from(error.pushing(host)))
-        };
+        let open = async |host: &str, plain_http: bool| build.open(host, plain_http, idle).await;
         let destination = match &target {
             Target::Registry { host, .. } => Some(open(host, build.insecure).await?),
             Target::Layout(_) => None,
@@ -425,8 +461,7 @@ impl Works {
                 }
                 SourceKind::Registry if !registries.contains_key(planned.image.registry()) => {
                     let host = planned.image.registry();
-                    let same = matches!(&target, Target::Registry { host: to, .. } if to == host) && build.insecure;
-                    let plain_http = same || build.insecure_registry.iter().any(|insecure| insecure == host);
+                    let plain_http = build.is_plain_http(host, &target);
                     // One client for a registry, that its limits hold for all that is asked of it.
                     let shared = destination
                         .as_ref()

@@ -1,5 +1,6 @@
-//! Reads a JackalPackage from a file, as strictly as an API server does.
+//! Reads a JackalPackage from a file, as strictly as an API server does, and the ConfigMaps beside it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use kube::{CustomResourceExt as _, ResourceExt as _};
@@ -11,8 +12,17 @@ use crate::api::v1alpha1::JackalPackage;
 /// The longest file in bytes that is read: more than an API server takes.
 const LIMIT: u64 = 8 * 1024 * 1024;
 
-/// The one JackalPackage in the YAML file `path`, or on standard input for `-`.
-pub(super) fn read(path: &Path) -> Result<JackalPackage, Unusable> {
+/// What a file gives to build.
+#[derive(Debug)]
+pub(super) struct Given {
+    /// The package.
+    pub package: JackalPackage,
+    /// The data of the ConfigMaps that stand in the file too, by their names.
+    pub config_maps: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// The one JackalPackage in the YAML file `path`, or on standard input for `-`, with the ConfigMaps beside it.
+pub(super) fn read(path: &Path) -> Result<Given, Unusable> {
     let name = match path.as_os_str() == "-" {
         true => "standard input".to_owned(),
         false => path.display().to_string(),
@@ -21,7 +31,8 @@ pub(super) fn read(path: &Path) -> Result<JackalPackage, Unusable> {
     parse(&name, &text)
 }
 
-fn text(path: &Path) -> std::io::Result<String> {
+/// The text of the file `path`, or of standard input for `-`.
+pub(super) fn text(path: &Path) -> std::io::Result<String> {
     use std::io::Read as _;
     let mut text = String::new();
     let read = match path.as_os_str() == "-" {
@@ -34,11 +45,13 @@ fn text(path: &Path) -> std::io::Result<String> {
     }
 }
 
-fn parse(name: &str, text: &str) -> Result<JackalPackage, Unusable> {
+fn parse(name: &str, text: &str) -> Result<Given, Unusable> {
     let unusable = |message: String| Unusable(format!("{name}{message}"));
     let documents: Vec<Value> =
         serde_saphyr::from_multiple(text).map_err(|error| unusable(format!(" is not YAML: {error}")))?;
     let kinds: Vec<String> = documents.iter().map(|document| kind(document).to_owned()).collect();
+    let config_maps = documents.iter().filter(|document| kind(document) == "ConfigMap");
+    let config_maps = config_maps.filter_map(config_map).collect();
     let mut packages = documents
         .into_iter()
         .filter(|document| kind(document) == "JackalPackage");
@@ -70,8 +83,15 @@ fn parse(name: &str, text: &str) -> Result<JackalPackage, Unusable> {
     })?;
     match package.name_any().is_empty() {
         true => Err(unusable(": metadata.name is missing".to_owned())),
-        false => Ok(package),
+        false => Ok(Given { package, config_maps }),
     }
+}
+
+/// Name and data of a ConfigMap; an API server takes nothing but texts there.
+fn config_map(object: &Value) -> Option<(String, BTreeMap<String, String>)> {
+    let data = object["data"].as_object().into_iter().flatten();
+    let texts = data.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
+    Some((object["metadata"]["name"].as_str()?.to_owned(), texts.collect()))
 }
 
 fn kind(document: &Value) -> &str {
@@ -119,7 +139,10 @@ spec:
     #[test]
     fn reads_the_one_package_among_other_documents() {
         let text = format!("kind: ConfigMap\n---\n{PACKAGE}---\n");
-        assert_eq!(parse("p.yaml", &text).unwrap().name_any(), "shop");
+        assert_eq!(parse("p.yaml", &text).unwrap().package.name_any(), "shop");
+        let given = format!("{PACKAGE}---\nkind: ConfigMap\nmetadata: {{name: a}}\ndata: {{k: v}}\n");
+        let config_maps = parse("p.yaml", &given).unwrap().config_maps;
+        assert_eq!(config_maps["a"], [("k".to_owned(), "v".to_owned())].into());
         assert!(refused(&format!("{PACKAGE}---\n{PACKAGE}")).ends_with("it holds JackalPackage, JackalPackage"));
         assert!(refused("kind: Pod").ends_with("p.yaml must hold one JackalPackage; it holds Pod"));
         assert!(refused("").contains("must hold one JackalPackage"));

@@ -12,6 +12,7 @@ mod leader_tally;
 mod lease;
 mod packages;
 mod publication;
+mod reach;
 mod retention;
 mod survey;
 mod tally;
@@ -19,6 +20,7 @@ mod undecodable;
 
 use leader_tally::LeaderTally;
 pub use lease::{Leadership, Terms};
+use reach::Reached;
 
 use std::sync::Arc;
 
@@ -32,7 +34,7 @@ use crate::api::v1alpha1::{JackalImage, SourceKind};
 use crate::fault::Fault;
 use crate::oci::Reference;
 use crate::source::{ImageSource, RegistrySource};
-use crate::worker::{self, Duty, Nudge, Place, Registries, Secrets, Settings};
+use crate::worker::{self, Duty, Nudge, Place, Registries, Settings};
 
 /// The label of a Lease by which an agent says that it runs on a node.
 pub const AGENT_LABEL: &str = "jackal.dev/agent";
@@ -145,29 +147,18 @@ impl Duty for RegistryDuty {
         reference: &Reference,
         place: &Place,
     ) -> Result<Arc<dyn ImageSource>, Fault> {
-        let host = reference.registry();
         let spec = &image.spec;
-        // An image that lies in the destination already is reached as the destination is.
-        let endpoint = if host == place.address || host == place.endpoint.host {
-            // By the operator's credentials, so only what the object may use.
-            place.check(reference.repository(), &format!("image `{}`", spec.image))?;
-            place.endpoint.clone()
-        } else {
-            let policy = &self.settings.defaults.policy;
-            policy.admits_host(host, &format!("image `{}`", spec.image))?;
-            let secrets = Secrets::new(
-                self.client.clone(),
-                image.metadata.namespace.clone().unwrap_or_default(),
-            );
-            let keychain = secrets
-                .keychains(&spec.image_pull_secrets, spec.service_account_name.as_deref())
-                .await?;
-            let credentials = keychain.find(host, reference.repository());
-            self.settings
-                .defaults
-                .source(host, credentials, self.settings.idle(spec.timeout))
+        let reached = Reached {
+            client: &self.client,
+            settings: &self.settings,
+            registries: &self.registries,
+            place,
+            namespace: image.metadata.namespace.clone().unwrap_or_default(),
+            pull_secrets: &spec.image_pull_secrets,
+            account: spec.service_account_name.as_deref(),
+            idle: self.settings.idle(spec.timeout),
         };
-        let registry = self.registries.open(&endpoint)?;
+        let registry = reached.registry(reference, &format!("image `{}`", spec.image)).await?;
         Ok(Arc::new(RegistrySource::new(registry)))
     }
 }

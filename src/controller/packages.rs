@@ -34,6 +34,7 @@ use crate::api::v1alpha1::{
     Conditions, DeletionPolicy, JackalImage, JackalPackage, JackalPackageStatus, PackagedImage, READY, requested_at,
 };
 use crate::fault::{Fault, Reason};
+use crate::fetch::ChartMemory;
 use crate::package::Plan;
 use crate::worker::{
     Decision, Events, Failure, Key, Kind, Memory, Place, Registries, Settings, View, kube_fault, lighten, name_of,
@@ -56,6 +57,8 @@ pub(super) struct Packages {
     pub leadership: Leadership,
     pub events: Events,
     pub memory: Memory,
+    /// What is known of the packages' charts.
+    pub charts: ChartMemory,
     /// Every package that this process works on.
     pub known: Store<Guarded>,
     collections: Mutex<HashMap<String, Postponed>>,
@@ -85,6 +88,7 @@ pub(super) async fn run(
     let packages = Arc::new(Packages {
         events: Events::new(client.clone(), identity),
         memory: Memory::new(identity, settings.backoff),
+        charts: ChartMemory::default(),
         client: client.clone(),
         registries,
         leadership,

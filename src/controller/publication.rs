@@ -1,5 +1,6 @@
 //! The task that puts a package's artifact together once all its images are in their places.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -10,13 +11,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::packages::Packages;
+use super::reach::Reached;
 use super::retention::{self, Surroundings};
 use crate::api::v1alpha1::{
-    Artifact, Conditions, Counts, Garbage, HistoryEntry, JackalImage, JackalPackage, PackagedImage, READY, requested_at,
+    Artifact, Conditions, Counts, Garbage, HistoryEntry, JackalImage, JackalPackage, MissingImage, PackagedImage,
+    PinnedChart, READY, requested_at,
 };
 use crate::fault::{Disposition, Fault, Reason};
+use crate::fetch;
 use crate::oci::Digest;
-use crate::package::{BroughtImage, Contents, Definition, Plan, Published, publish};
+use crate::package::{BroughtImage, Contents, Definition, Plan, Published, component, publish};
 use crate::transfer::RegistryDestination;
 use crate::worker::{Place, kube_fault, name_of};
 
@@ -62,7 +66,7 @@ pub(super) async fn run(
     };
     match result {
         None => packages.memory.ended(&uid),
-        Some(Ok(published)) => match done(packages, package, &publication, &published).await {
+        Some(Ok(built)) => match done(packages, package, &publication, &built).await {
             Ok(()) => packages.memory.succeeded(&uid, key, Instant::now()),
             Err(error) => {
                 warn!(package = name_of(&**package), %error, "the status could not be written");
@@ -81,7 +85,23 @@ pub(super) async fn run(
     packages.wake(package).await;
 }
 
-async fn assemble(packages: &Packages, package: &JackalPackage, publication: &Publication) -> Result<Published, Fault> {
+/// What was put together.
+struct Built {
+    published: Published,
+    charts: Vec<PinnedChart>,
+    missing: Vec<MissingImage>,
+}
+
+async fn assemble(packages: &Packages, package: &JackalPackage, publication: &Publication) -> Result<Built, Fault> {
+    let spec = &package.spec;
+    let reached = Reached::by_package(
+        &packages.client,
+        &packages.settings,
+        &packages.registries,
+        package,
+        &publication.place,
+    );
+    let found = fetch::gather(&spec.components, &reached, &packages.charts).await?;
     let registry = packages.registries.open(&publication.place.endpoint)?;
     let mut images = Vec::with_capacity(publication.plan.images.len());
     for (planned, row) in publication.plan.images.iter().zip(&publication.rows) {
@@ -97,18 +117,25 @@ async fn assemble(packages: &Packages, package: &JackalPackage, publication: &Pu
             documents: Vec::new(),
         });
     }
-    let definition = Definition::of(&package.name_any(), &package.spec, &publication.plan)?;
+    let definition = Definition::of(&package.name_any(), spec, &publication.plan)?.holding(spec, &found);
     let destination = RegistryDestination::new(registry.repository(repository(publication, package)));
     let version = &package.spec.version;
     let announce = async |digest: &Digest| announce(packages, package, &format!("{version}@{digest}")).await;
     let status = package.status.as_ref();
     let previous = status.and_then(|status| status.artifact.as_ref()?.digest.parse().ok());
+    let archives = component::archives(spec, &found);
     let contents = Contents {
         images: &images,
+        archives: &archives,
         previous: previous.as_ref(),
         ..Contents::default()
     };
-    publish(&definition, contents, &destination, version, announce).await
+    let published = publish(&definition, contents, &destination, version, announce).await?;
+    Ok(Built {
+        published,
+        charts: component::pinned(spec, &found),
+        missing: component::missing_images(spec, &publication.plan, &found),
+    })
 }
 
 /// Notes that the artifact `revision` is about to be written: whoever finds it after a crash knows whose it is.
@@ -139,8 +166,9 @@ async fn done(
     packages: &Packages,
     package: &JackalPackage,
     publication: &Publication,
-    published: &Published,
+    built: &Built,
 ) -> Result<(), kube::Error> {
+    let published = &built.published;
     let (news, planned) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     let version = &package.spec.version;
     let place = format!("{}/{}", publication.place.address, repository(publication, package));
@@ -148,10 +176,13 @@ async fn done(
     let claimed = packages.claimed(package, &place);
     let after = Time(jiff::Timestamp::now() + packages.settings.garbage_delay);
     let revision = format!("{version}@{}", published.manifest);
+    let lack = lack(&built.missing);
     let message = format!(
-        "{} images and the package {url} are in the registry",
-        publication.rows.len()
+        "{} images and the package {url} are in the registry{}",
+        publication.rows.len(),
+        lack.as_ref().map(|lack| format!("; {lack}")).unwrap_or_default(),
     );
+    let newly_missing = AtomicBool::new(false);
     packages
         .change(package, |status, generation| {
             let now = Time(jiff::Timestamp::now());
@@ -183,6 +214,7 @@ async fn done(
                     &status.history,
                     &status.images,
                     &publication.rows,
+                    (&status.charts, &built.charts),
                 );
                 let same = |known: &&HistoryEntry| known.digest == digest && known.repository.is_none();
                 let known = status.history.iter().find(same);
@@ -212,6 +244,9 @@ async fn done(
                 failed: 0,
             });
             status.images = publication.rows.clone();
+            status.charts.clone_from(&built.charts);
+            newly_missing.store(status.missing_images != built.missing, Ordering::Relaxed);
+            status.missing_images.clone_from(&built.missing);
             retention::trim(&package.spec, status);
             let around = Surroundings {
                 repository: &place,
@@ -241,6 +276,9 @@ async fn done(
             .normal(package, "Succeeded", &format!("{url} is {}", published.manifest))
             .await;
     }
+    if let Some(lack) = lack.filter(|_| newly_missing.into_inner()) {
+        packages.events.warning(package, "ImagesMissing", &lack).await;
+    }
     let planned: Vec<Garbage> = planned.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !planned.is_empty() {
         let names: Vec<&str> = planned.iter().map(|entry| entry.reference.as_str()).collect();
@@ -256,6 +294,18 @@ fn elsewhere(url: &str, place: &str) -> Option<String> {
     (repository != place).then(|| repository.to_owned())
 }
 
+/// What a package that was built lacks, if it lacks anything.
+fn lack(missing: &[MissingImage]) -> Option<String> {
+    let first = missing.first()?;
+    let images: BTreeSet<&str> = missing.iter().map(|missing| missing.image.as_str()).collect();
+    Some(format!(
+        "{} images that its manifests and charts name are not among images, {} of {} first; see status.missingImages",
+        images.len(),
+        first.image,
+        first.found_in
+    ))
+}
+
 /// Why an artifact was built: what differs from the one before.
 fn why(
     before: Option<&Artifact>,
@@ -263,6 +313,7 @@ fn why(
     history: &[HistoryEntry],
     known: &[PackagedImage],
     rows: &[PackagedImage],
+    charts: (&[PinnedChart], &[PinnedChart]),
 ) -> String {
     let Some(before) = before else {
         return "first build".to_owned();
@@ -291,6 +342,7 @@ fn why(
     {
         reasons.push(format!("{} was removed", gone.image));
     }
+    reasons.extend(why_of_charts(charts.0, charts.1));
     if reasons.is_empty() {
         // The rows of the artifact before are gone when an image's change was written meanwhile.
         let digest = history.first().map_or("", |entry| entry.digest.as_str());
@@ -305,3 +357,35 @@ fn why(
     }
     text
 }
+
+/// What differs of the charts. Content that changed under one version, which nobody should see, is told by its digests.
+fn why_of_charts(known: &[PinnedChart], charts: &[PinnedChart]) -> Vec<String> {
+    let same = |one: &PinnedChart, other: &PinnedChart| one.component == other.component && one.name == other.name;
+    let short = |digest: &str| digest.get(..19).unwrap_or(digest).to_owned();
+    let mut reasons = Vec::new();
+    for chart in charts {
+        let PinnedChart {
+            name, version, digest, ..
+        } = chart;
+        match known.iter().find(|known| same(known, chart)) {
+            None => reasons.push(format!("chart {name} {version} was added")),
+            Some(known) if known.version != *version => {
+                reasons.push(format!("chart {name} {} became {version}", known.version));
+            }
+            Some(known) if known.digest != *digest => reasons.push(format!(
+                "chart {name} {version} was {} and is {} now, under the same version",
+                short(&known.digest),
+                short(digest)
+            )),
+            Some(_) => {}
+        }
+    }
+    let gone = known
+        .iter()
+        .filter(|known| !charts.iter().any(|chart| same(known, chart)));
+    reasons.extend(gone.map(|gone| format!("chart {} was removed", gone.name)));
+    reasons
+}
+
+#[cfg(test)]
+mod tests;

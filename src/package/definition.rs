@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::component::{Found, Listing};
 use super::plan::Plan;
 use crate::api::v1alpha1::JackalPackageSpec;
 use crate::fault::{Fault, Reason};
@@ -114,6 +115,8 @@ struct Component {
     required: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     images: Vec<String>,
+    #[serde(flatten)]
+    listing: Listing,
 }
 
 impl Definition {
@@ -147,6 +150,7 @@ impl Definition {
                     .filter(|image| image.components.contains(&component.name))
                     .map(|image| image.listed().to_string())
                     .collect(),
+                listing: Listing::default(),
             })
             .collect();
         Ok(Self {
@@ -183,6 +187,14 @@ impl Definition {
         self
     }
 
+    /// The same with what was found of the components of `spec`, of which it is, in their order.
+    pub fn holding(mut self, spec: &JackalPackageSpec, found: &[Found]) -> Self {
+        for ((listed, component), found) in self.components.iter_mut().zip(&spec.components).zip(found) {
+            listed.listing = Listing::of(component, found);
+        }
+        self
+    }
+
     /// The package's name, which is its repository below the prefix.
     pub fn name(&self) -> &str {
         &self.metadata.name
@@ -212,12 +224,9 @@ impl Definition {
         sealed
     }
 
-    /// The document, as YAML. Every string is quoted, because YAML readers disagree on what a bare `yes`,
-    /// `1e3` or `0o7` is.
+    /// The document, as YAML.
     pub(super) fn yaml(&self) -> Result<Bytes, Fault> {
-        let options = serde_saphyr::ser_options! { quote_all: true };
-        let mut text = String::new();
-        serde_saphyr::to_fmt_writer_with_options(&mut text, self, options).map_err(|error| {
+        super::yaml(self).map(Bytes::from).map_err(|error| {
             Fault::stalled(
                 Reason::PackageFailed,
                 format!(
@@ -225,8 +234,7 @@ impl Definition {
                     self.metadata.name
                 ),
             )
-        })?;
-        Ok(text.into())
+        })
     }
 
     /// The same as JSON, which is the manifest's config.

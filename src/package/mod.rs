@@ -1,16 +1,18 @@
 //! What a package consists of, and the artifact that holds it.
 //!
 //! [`Plan`] says which images a package needs and where each lands, [`Definition`] is the document that
-//! Jackal's and Zarf's commands read, [`Archive`] is what it holds beside images, [`Artifact`] is everything that the registry has to hold, computed
-//! without IO, and [`publish`] brings it there.
+//! Jackal's and Zarf's commands read, [`component`] lays out what it holds beside images, [`Archive`] is that as a tar,
+//! [`Artifact`] is everything that the registry has to hold, computed without IO, and [`publish`] brings it there.
 
 mod archive;
 mod artifact;
+pub mod component;
 mod definition;
 mod differential;
 mod plan;
 pub mod provenance;
 mod publish;
+mod yaml;
 
 pub use archive::{Archive, Archived, Entry, Origin};
 pub use artifact::{Artifact, ArtifactContents, ArtifactImage, Mount, SignDefinition};
@@ -18,6 +20,7 @@ pub use definition::Definition;
 pub use differential::EarlierVersion;
 pub use plan::{Plan, PlannedImage, listed};
 pub use publish::{BroughtImage, Contents, Published, publish};
+pub use yaml::yaml;
 
 /// The repository of a package's artifact: its name, below `prefix` (may be empty).
 pub fn repository(prefix: &str, name: &str) -> String {

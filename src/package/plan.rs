@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use super::component;
 use crate::api::v1alpha1::{ComponentSpec, ImageSpec, JackalPackageSpec, SourceKind};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Location, Naming, Platform, Reference};
@@ -202,7 +203,7 @@ fn check_components(components: &[ComponentSpec]) -> Result<(), Fault> {
             return invalid(format!("two components are called `{name}`; rename one of them"));
         }
     }
-    Ok(())
+    components.iter().try_for_each(component::check)
 }
 
 /// Reads one image; the schema of the API says most of this too, but the command line has no API server.

@@ -158,6 +158,11 @@ impl Registry {
         &self.0.endpoint.host
     }
 
+    /// Whether it is spoken to without TLS.
+    pub fn is_plain_http(&self) -> bool {
+        self.0.endpoint.plain_http
+    }
+
     /// A repository by its path, such as `library/nginx`. It need not exist.
     pub fn repository(&self, name: impl Into<String>) -> Repository {
         Repository::new(self.clone(), name.into())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
-use reqwest::header::{CONTENT_RANGE, HeaderValue, RANGE};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderValue, RANGE};
 
 use super::client::{Answer, Call, Registry};
 use super::error::{Error, Kind};
@@ -58,6 +58,33 @@ impl Download {
     /// The request, for people.
     pub(super) fn label(&self) -> &str {
         &self.call.label
+    }
+
+    /// The length in bytes, as far as the other side says it before the content; it is held against what arrives.
+    /// Nothing was read before.
+    pub async fn announced(&mut self) -> Result<Option<u64>, Error> {
+        if self.answer.is_none() && !self.ended {
+            self.answer = Some(self.open().await?);
+        }
+        let answer = self.answer.as_ref();
+        let length = answer.and_then(|answer| answer.header(CONTENT_LENGTH)?.parse().ok());
+        if self.received == 0 && self.size.is_none() {
+            self.size = length;
+        }
+        Ok(self.size)
+    }
+
+    /// The bytes that came so far.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// The same, with a length that is known.
+    pub fn of_size(self, size: u64) -> Self {
+        Self {
+            size: Some(size),
+            ..self
+        }
     }
 
     /// The content as a stream.

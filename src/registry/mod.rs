@@ -10,6 +10,7 @@ mod client;
 mod download;
 mod endpoint;
 mod error;
+mod file;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod keychain;
@@ -25,6 +26,7 @@ pub use client::Registry;
 pub use download::Download;
 pub use endpoint::{Credentials, Endpoint, Limits, Trust};
 pub use error::{Error, Kind};
+pub use file::SmallFile;
 pub use keychain::Keychain;
 pub use locks::lock_of;
 pub use repository::{Mount, Repository};

@@ -2,6 +2,7 @@
 //! registries, and in the agent, for those of its node. What differs between the two is a [`Duty`].
 
 mod claim;
+mod config_maps;
 mod events;
 mod health;
 mod image;
@@ -16,6 +17,7 @@ mod turns;
 mod wish;
 
 pub use claim::STALE;
+pub use config_maps::config_map;
 pub use events::Events;
 pub use health::{Check, Health, Listing, Pulse};
 pub use image::{Nudge, Settings, Worker, is_ready, lighten, run, stands, until_stopped};

@@ -1,5 +1,6 @@
 //! `build`: a package from a file, without a cluster.
 
+mod content;
 mod proxies;
 mod refused;
 

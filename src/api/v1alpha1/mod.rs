@@ -7,12 +7,14 @@ use kube::CustomResourceExt as _;
 mod common;
 #[cfg(test)]
 mod compat;
+mod component;
 mod conditions;
 mod image;
 mod package;
 mod period;
 
 pub use common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
+pub use component::{ChartSpec, ConfigMapReference, FileSpec, ManifestSpec, MissingImage, PinnedChart, ValuesSource};
 pub use conditions::{Conditions, READY, RECONCILING, STALLED, cut};
 pub use image::{Assignment, Candidate, Claim, JackalImage, JackalImageSpec, JackalImageStatus, TransferProgress};
 pub use package::{

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
+use super::component::{ChartSpec, FileSpec, ManifestSpec, MissingImage, PinnedChart};
 use super::period::Period;
 use crate::oci::{Compression, Naming};
 
@@ -128,6 +129,18 @@ pub struct ComponentSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 512))]
     pub images: Vec<ImageSpec>,
+    /// Manifests that a deployment applies, after the charts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub manifests: Vec<ManifestSpec>,
+    /// Helm charts that a deployment installs, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub charts: Vec<ChartSpec>,
+    /// Files that a deployment writes first, to the machine where it runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    pub files: Vec<FileSpec>,
 }
 
 /// An image of a component.
@@ -183,6 +196,13 @@ pub struct JackalPackageStatus {
     /// Every image with its name in the cluster.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<PackagedImage>,
+    /// Every chart with the content that the artifact holds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub charts: Vec<PinnedChart>,
+    /// Images that the manifests and charts of a component name and that neither it nor a required component brings,
+    /// at most 200. Such a component may not run in the cluster; the package is built all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_images: Vec<MissingImage>,
     /// The last artifacts, newest first, and why each was built.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryEntry>,

@@ -28,6 +28,9 @@ fn component(name: &str, images: &[ImageSpec]) -> ComponentSpec {
         description: None,
         required: false,
         images: images.to_vec(),
+        manifests: Vec::new(),
+        charts: Vec::new(),
+        files: Vec::new(),
     }
 }
 

@@ -2,6 +2,7 @@
 //! input is repaired. Inputs that need the same surroundings share one operator, which also shows that none of
 //! them holds up the others.
 
+mod content;
 mod engines;
 mod registries;
 mod rules;

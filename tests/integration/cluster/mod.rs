@@ -1,6 +1,7 @@
 //! The operator in a cluster: real API server, real docker engines, real registries, the real binary.
 
 mod containerd;
+mod content;
 mod deletion;
 mod leader;
 mod lifecycle;

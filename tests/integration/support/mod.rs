@@ -1,5 +1,6 @@
 //! Real parts, started for one test and ended with it.
 
+pub mod charts;
 pub mod cluster;
 pub mod faulty;
 pub mod front;
@@ -8,6 +9,7 @@ pub mod objects;
 pub mod operator;
 pub mod process;
 pub mod registry;
+pub mod shelf;
 pub mod sink;
 pub mod throttle;
 pub mod wait;

@@ -1,0 +1,84 @@
+//! Whom an object may have asked, and by which credentials.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use kube::{Client, ResourceExt as _};
+
+use crate::api::v1alpha1::{JackalPackage, LocalReference};
+use crate::fault::Fault;
+use crate::fetch::Reach;
+use crate::oci::Reference;
+use crate::registry::Registry;
+use crate::worker::{Place, Registries, Secrets, Settings, config_map};
+
+/// What decides how registries are reached for one object.
+pub(super) struct Reached<'a> {
+    pub client: &'a Client,
+    pub settings: &'a Settings,
+    pub registries: &'a Arc<Registries>,
+    /// The registry that the object means.
+    pub place: &'a Place,
+    pub namespace: String,
+    pub pull_secrets: &'a [LocalReference],
+    pub account: Option<&'a str>,
+    pub idle: std::time::Duration,
+}
+
+impl<'a> Reached<'a> {
+    /// Of a package.
+    pub fn by_package(
+        client: &'a Client,
+        settings: &'a Settings,
+        registries: &'a Arc<Registries>,
+        package: &'a JackalPackage,
+        place: &'a Place,
+    ) -> Self {
+        Self {
+            client,
+            settings,
+            registries,
+            place,
+            namespace: package.namespace().unwrap_or_default(),
+            pull_secrets: &package.spec.image_pull_secrets,
+            account: package.spec.service_account_name.as_deref(),
+            idle: settings.idle(package.spec.timeout),
+        }
+    }
+
+    /// The client for the registry that holds `reference`; `what` names the part of the object for people.
+    pub async fn registry(&self, reference: &Reference, what: &str) -> Result<Registry, Fault> {
+        let (host, place) = (reference.registry(), self.place);
+        // What lies in the destination already is reached as the destination is.
+        let endpoint = if host == place.address || host == place.endpoint.host {
+            // By the operator's credentials, so only what the object may use.
+            place.check(reference.repository(), what)?;
+            place.endpoint.clone()
+        } else {
+            self.settings.defaults.policy.admits_host(host, what)?;
+            let secrets = Secrets::new(self.client.clone(), &self.namespace);
+            let keychain = secrets.keychains(self.pull_secrets, self.account).await?;
+            let credentials = keychain.find(host, reference.repository());
+            self.settings.defaults.source(host, credentials, self.idle)
+        };
+        self.registries.open(&endpoint)
+    }
+}
+
+#[async_trait]
+impl Reach for Reached<'_> {
+    async fn registry(&self, reference: &Reference, what: &str) -> Result<Registry, Fault> {
+        Reached::registry(self, reference, what).await
+    }
+
+    async fn host(&self, host: &str, what: &str) -> Result<Registry, Fault> {
+        let defaults = &self.settings.defaults;
+        defaults.policy.admits_host(host, what)?;
+        self.registries.open(&defaults.source(host, None, self.idle))
+    }
+
+    async fn config_map(&self, name: &str) -> Result<BTreeMap<String, String>, Fault> {
+        config_map(self.client, &self.namespace, name).await
+    }
+}

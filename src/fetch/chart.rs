@@ -1,0 +1,299 @@
+//! Charts from OCI registries (Helm, "Use OCI-based registries") and from chart repositories.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
+use tokio::io::AsyncReadExt as _;
+
+use super::file::{Remote, host_of, parse, shown};
+use super::index::{self, Listed, Missing};
+use super::memory::{Asked, Said};
+use super::texts::values_of;
+use super::{ChartMemory, Reach};
+use crate::api::v1alpha1::ChartSpec;
+use crate::fault::{Fault, Reason};
+use crate::oci::{Descriptor, Digest, Document, Reference};
+use crate::package::Origin;
+use crate::package::component::{ChartContent, ChartTexts, images_of_chart, oci_reference};
+use crate::registry::{Repository, SmallFile};
+use crate::source::ByteStream;
+
+/// The layer of a manifest that is a chart's archive; the second is what Helm wrote before 3.7.
+const CONTENT: [&str; 2] = [
+    "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
+    "application/tar+gzip",
+];
+/// The longest archive in bytes.
+const ARCHIVE_LIMIT: usize = 20 * 1024 * 1024;
+/// The most bytes that an archive unpacks to.
+const UNPACKED_LIMIT: u64 = 64 * 1024 * 1024;
+/// The longest file of a chart in bytes that is read.
+const FILE_LIMIT: u64 = 4 * 1024 * 1024;
+/// The most files of an archive.
+const FILES: usize = 20_000;
+
+/// Where a chart was found.
+enum Place {
+    Registry(OciChart),
+    Repository(Remote, Digest),
+}
+
+/// Finds the chart of `spec`, which is installed with `values`, and reads which images it names unless that is known.
+pub(super) async fn find(
+    spec: &ChartSpec,
+    values: Vec<Bytes>,
+    reach: &dyn Reach,
+    memory: &ChartMemory,
+) -> Result<ChartContent, Fault> {
+    let place = match spec.url.starts_with("oci://") {
+        true => Place::Registry(in_registry(oci_reference(spec)?, reach).await?),
+        false => in_repository(spec, reach, memory).await?,
+    };
+    let (digest, origin): (Digest, Arc<dyn Origin>) = match place {
+        Place::Registry(chart) => (chart.digest.clone(), Arc::new(chart)),
+        Place::Repository(file, digest) => (digest, Arc::new(file)),
+    };
+    let laid = Digest::of(
+        &values
+            .iter()
+            .flat_map(|text| [&text[..], &[0]].concat())
+            .collect::<Vec<u8>>(),
+    );
+    let images = match memory.images(&digest, &laid) {
+        Some(images) => images,
+        None => {
+            let texts = read(&*origin, memory).await?;
+            let mut read = Vec::with_capacity(values.len());
+            for text in &values {
+                read.push(values_of(&String::from_utf8_lossy(text)).unwrap_or_default());
+            }
+            let images = images_of_chart(&texts, &read);
+            memory.note_images(digest.clone(), laid, images.clone());
+            images
+        }
+    };
+    Ok(ChartContent {
+        digest,
+        origin,
+        values,
+        images,
+    })
+}
+
+/// A chart whose manifest lies in a registry.
+struct OciChart {
+    repository: Repository,
+    /// Of its manifest.
+    digest: Digest,
+    /// As a person would name it.
+    name: String,
+}
+
+async fn in_registry(reference: Reference, reach: &dyn Reach) -> Result<OciChart, Fault> {
+    let name = reference.to_string();
+    let registry = reach.registry(&reference, "its url").await?;
+    let repository = registry.repository(reference.repository());
+    let found = repository.head_manifest(reference.identifier()).await;
+    let found = found.map_err(|error| error.reading(&name))?.ok_or_else(|| {
+        Fault::retryable(
+            Reason::SourceNotFound,
+            format!("{name} does not exist; check the chart's url and version, or push it there"),
+        )
+    })?;
+    Ok(OciChart {
+        repository,
+        digest: found.digest,
+        name,
+    })
+}
+
+impl OciChart {
+    async fn content(&self) -> Result<Descriptor, Fault> {
+        let document = self.repository.manifest(self.digest.as_str()).await;
+        let document = document.map_err(|error| error.reading(&self.name))?.ok_or_else(|| {
+            let what = format!("{} was removed meanwhile; push it again", self.name);
+            Fault::retryable(Reason::SourceNotFound, what)
+        })?;
+        content_of(&document)
+            .cloned()
+            .ok_or_else(|| no_chart(&self.name, "it has no layer of the type that `helm push` gives a chart"))
+    }
+}
+
+/// The layer of a chart's manifest that is its archive.
+fn content_of(document: &Document) -> Option<&Descriptor> {
+    let layers = &document.manifest()?.layers;
+    layers.iter().find(|layer| CONTENT.contains(&layer.media_type.as_str()))
+}
+
+#[async_trait]
+impl Origin for OciChart {
+    async fn open(&self) -> Result<(u64, ByteStream<'static>), Fault> {
+        let layer = self.content().await?;
+        let name = self.name.clone();
+        let download = self.repository.blob(&layer.digest, Some(layer.size));
+        let stream = download.into_stream().map_err(move |error| error.reading(&name));
+        Ok((layer.size, stream.boxed()))
+    }
+}
+
+/// Finds a chart in the repository that its url names. Where the index has no digest the archive is read, to know which
+/// one it is.
+async fn in_repository(spec: &ChartSpec, reach: &dyn Reach, memory: &ChartMemory) -> Result<Place, Fault> {
+    let mut base = parse(&spec.url)?;
+    if !base.path().ends_with('/') {
+        base.set_path(&format!("{}/", base.path()));
+    }
+    let address = base
+        .join("index.yaml")
+        .map_err(|error| no_index(&spec.url, &error.to_string()))?;
+    let host = host_of(&address, reach, "its url").await?;
+    let asked = Asked {
+        index: address.to_string(),
+        chart: spec.name.clone(),
+        version: spec.version.clone(),
+    };
+    let known = memory.listed(&asked);
+    let name = shown(&address);
+    let mark = known.as_ref().map(|said| said.mark.as_str());
+    let answer = host.small_file(address.clone(), index::LIMIT, mark).await;
+    let listed: Listed = match (answer.map_err(|error| error.fetching(&name))?, known) {
+        (SmallFile::Unchanged, Some(said)) => said.listed,
+        (SmallFile::Unchanged, None) => {
+            return Err(no_index(&name, "it says that it has not changed, and was not asked"));
+        }
+        (SmallFile::Content(content, mark), _) => {
+            let _turn = memory.unpacking.acquire().await;
+            let (chart, version) = (spec.name.clone(), spec.version.clone());
+            let found =
+                tokio::task::spawn_blocking(move || index::find(&String::from_utf8_lossy(&content), &chart, &version));
+            let found = found.await.map_err(|error| no_index(&name, &error.to_string()))?;
+            let listed = found.map_err(|missing| not_listed(spec, &name, missing))?;
+            if let Some(mark) = mark {
+                let listed = listed.clone();
+                memory.note_listed(asked, Said { mark, listed });
+            }
+            listed
+        }
+    };
+    // What the index itself says leads to an OCI registry has its tag.
+    if let Some(reference) = listed.url.strip_prefix("oci://") {
+        let reference = reference.parse();
+        let reference = reference.map_err(|error: crate::oci::ReferenceError| no_index(&name, &error.to_string()))?;
+        return Ok(Place::Registry(in_registry(reference, reach).await?));
+    }
+    let url = base
+        .join(&listed.url)
+        .map_err(|error| no_index(&name, &error.to_string()))?;
+    let what = "the repository's index";
+    let digest = match listed.digest {
+        Some(digest) => digest,
+        None => {
+            let host = host_of(&url, reach, what).await?;
+            match host.small_file(url.clone(), ARCHIVE_LIMIT, None).await {
+                Ok(SmallFile::Content(content, _)) => Digest::of(&content),
+                Ok(SmallFile::Unchanged) => return Err(no_index(&name, "it answers what it was not asked")),
+                Err(error) => return Err(error.fetching(&shown(&url))),
+            }
+        }
+    };
+    let remote = Remote::at(url.as_str(), digest.clone(), reach, what).await?;
+    Ok(Place::Repository(remote, digest))
+}
+
+fn not_listed(spec: &ChartSpec, name: &str, missing: Missing) -> Fault {
+    let ChartSpec {
+        name: chart, version, ..
+    } = spec;
+    let what = match missing {
+        Missing::Index(why) => return no_index(name, &why),
+        Missing::Chart => format!("{name} lists no chart {chart}; check name and url"),
+        Missing::Version(others) => format!(
+            "{name} lists no version {version} of {chart}, but {}; correct version, or add the chart there",
+            others.join(", ")
+        ),
+    };
+    Fault::retryable(Reason::SourceNotFound, what)
+}
+
+fn no_index(name: &str, why: &str) -> Fault {
+    Fault::retryable(
+        Reason::SourceFailed,
+        format!("{name} {why}; check that url is the address of a chart repository"),
+    )
+}
+
+fn no_chart(name: &str, why: &str) -> Fault {
+    Fault::retryable(
+        Reason::SourceFailed,
+        format!("{name} is not a Helm chart: {why}; push the chart as `helm package` makes it, or correct url"),
+    )
+}
+
+/// Reads a chart's texts out of its archive.
+async fn read(origin: &dyn Origin, memory: &ChartMemory) -> Result<ChartTexts, Fault> {
+    // Only who closes it, and nobody does, makes this fail.
+    let _turn = memory.unpacking.acquire().await;
+    let (size, mut stream) = origin.open().await?;
+    let bad = |why: &str| no_chart("what is there", why);
+    if size > ARCHIVE_LIMIT as u64 {
+        return Err(bad(&format!("it has more than {ARCHIVE_LIMIT} bytes")));
+    }
+    let mut archive = Vec::new();
+    while let Some(chunk) = stream.next().await {
+        archive.extend_from_slice(&chunk?);
+    }
+    let unpacked = tokio::task::spawn_blocking(move || {
+        let mut unpacked = Vec::new();
+        let mut reader = flate2::read::MultiGzDecoder::new(&archive[..]).take(UNPACKED_LIMIT + 1);
+        reader.read_to_end(&mut unpacked).map(|_| unpacked)
+    });
+    let unpacked = unpacked.await.map_err(|error| bad(&error.to_string()))?;
+    let unpacked = unpacked.map_err(|_| bad("it is not compressed by gzip"))?;
+    if unpacked.len() as u64 > UNPACKED_LIMIT {
+        return Err(bad(&format!("it unpacks to more than {UNPACKED_LIMIT} bytes")));
+    }
+    let files = files(&unpacked).await.map_err(|why| bad(&why))?;
+    ChartTexts::of(files).map_err(|why| bad(&why))
+}
+
+/// The files of a chart that matter, by their paths below its folder.
+async fn files(tar: &[u8]) -> Result<BTreeMap<String, String>, String> {
+    let broken = |error: std::io::Error| format!("its tar is broken: {error}");
+    let mut archive = tokio_tar::Archive::new(tar);
+    let mut entries = archive.entries().map_err(broken)?;
+    let (mut files, mut count) = (BTreeMap::new(), 0);
+    while let Some(entry) = entries.next().await {
+        let mut entry = entry.map_err(broken)?;
+        count += 1;
+        if count > FILES {
+            return Err(format!("it has more than {FILES} files"));
+        }
+        let path = entry.path().map_err(broken)?.to_string_lossy().into_owned();
+        let Some((_, path)) = path.trim_start_matches("./").split_once('/') else {
+            continue;
+        };
+        if !entry.header().entry_type().is_file() || !ChartTexts::reads(path) {
+            continue;
+        }
+        let path = path.to_owned();
+        let mut content = Vec::new();
+        let read = (&mut entry)
+            .take(FILE_LIMIT + 1)
+            .read_to_end(&mut content)
+            .await
+            .map_err(broken)?;
+        if read as u64 > FILE_LIMIT {
+            return Err(format!("its file {path} has more than {FILE_LIMIT} bytes"));
+        }
+        files.insert(path, String::from_utf8_lossy(&content).into_owned());
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests;

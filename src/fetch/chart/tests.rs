@@ -1,0 +1,79 @@
+use std::io::Write as _;
+
+use super::*;
+
+/// A chart's archive with these files.
+async fn packed(files: &[(&str, &[u8])]) -> Bytes {
+    let mut builder = tokio_tar::Builder::new(Vec::new());
+    for (path, content) in files {
+        let mut header = tokio_tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, path, *content).await.unwrap();
+    }
+    let tar = builder.into_inner().await.unwrap();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&tar).unwrap();
+    gzip.finish().unwrap().into()
+}
+
+async fn why(content: Bytes) -> String {
+    let fault = read(&content, &ChartMemory::default()).await.unwrap_err();
+    assert_eq!(fault.reason, Reason::SourceFailed);
+    fault.message
+}
+
+#[tokio::test]
+async fn the_texts_of_a_chart_are_read() {
+    let files: [(&str, &[u8]); 5] = [
+        ("podinfo/Chart.yaml", b"name: podinfo\nversion: 1.0.0\nappVersion: 2"),
+        ("podinfo/values.yaml", b"image: {repository: x/y}"),
+        ("podinfo/templates/a.yaml", b"image: x/z:1"),
+        ("podinfo/templates/logo.png", &[0xff; 100]),
+        ("podinfo/README.md", b"image: no/no:1"),
+    ];
+    let content = packed(&files).await;
+    let texts = read(&content, &ChartMemory::default()).await.unwrap();
+    assert_eq!(images_of_chart(&texts, &[]), ["x/y:2", "x/z:1"]);
+}
+
+#[tokio::test]
+async fn what_is_no_chart_is_refused() {
+    assert!(
+        why(Bytes::from_static(b"<html>"))
+            .await
+            .contains("not compressed by gzip")
+    );
+    assert!(
+        why(packed(&[("x/values.yaml", b"a: 1")]).await)
+            .await
+            .contains("it has no Chart.yaml")
+    );
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&[b'x'; 2000]).unwrap();
+    assert!(why(gzip.finish().unwrap().into()).await.contains("its tar is broken"));
+    let large = vec![b'#'; FILE_LIMIT as usize + 1];
+    assert!(
+        why(packed(&[("x/values.yaml", &large)]).await)
+            .await
+            .contains("has more than")
+    );
+    // A bomb: nothing but zeros.
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    for _ in 0..UNPACKED_LIMIT / 1_000_000 + 1 {
+        gzip.write_all(&vec![0; 1_000_000]).unwrap();
+    }
+    assert!(why(gzip.finish().unwrap().into()).await.contains("unpacks to more"));
+}
+
+#[test]
+fn the_archive_is_the_layer_of_its_type() {
+    let manifest = |kind: &str| {
+        let layer = |kind: &str| Descriptor::new(kind, Digest::of(kind.as_bytes()), 1);
+        let layers = vec![layer("application/vnd.cncf.helm.chart.provenance.v1.prov"), layer(kind)];
+        Document::of_manifest(crate::oci::Manifest::new(layer("c"), layers)).unwrap()
+    };
+    let chart = manifest(CONTENT[0]);
+    assert_eq!(content_of(&chart).unwrap().media_type, CONTENT[0]);
+    assert!(content_of(&manifest("application/vnd.oci.image.layer.v1.tar+gzip")).is_none());
+}

@@ -1,0 +1,83 @@
+//! The index of a chart repository (Helm, "The Chart Repository Guide").
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+
+use crate::oci::Digest;
+
+/// The longest index in bytes that is read.
+pub(super) const LIMIT: usize = 32 * 1024 * 1024;
+
+/// What an index says of one version of a chart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Listed {
+    /// Where its archive is: an address of its own, or one that starts from the repository's.
+    pub url: String,
+    /// The archive's digest, if the index has it.
+    pub digest: Option<Digest>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    #[serde(default)]
+    entries: HashMap<String, Vec<Version>>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    #[serde(default)]
+    version: String,
+    #[serde(default)]
+    urls: Vec<String>,
+    #[serde(default)]
+    digest: Option<String>,
+}
+
+/// What the index `text` says of `version` of the chart `name`. The error says what is wrong with the index, or what it
+/// lacks.
+pub(super) fn find(text: &str, name: &str, version: &str) -> Result<Listed, Missing> {
+    // Of large repositories it has some millions of words; their bytes are bounded.
+    let budget = serde_saphyr::budget! {
+        max_events: 20_000_000,
+        max_nodes: 10_000_000,
+        max_total_scalar_bytes: LIMIT,
+    };
+    let options = serde_saphyr::options! { budget: budget };
+    let index: Index = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        let why = error.to_string();
+        Missing::Index(format!(
+            "is not the index of a chart repository: {}",
+            why.lines().next().unwrap_or_default()
+        ))
+    })?;
+    let versions = index.entries.get(name).ok_or(Missing::Chart)?;
+    let plain = |version: &str| version.strip_prefix('v').unwrap_or(version).to_owned();
+    let exact = versions.iter().find(|known| known.version == version);
+    let found = exact
+        .or_else(|| versions.iter().find(|known| plain(&known.version) == plain(version)))
+        .ok_or_else(|| Missing::Version(versions.iter().take(5).map(|known| known.version.clone()).collect()))?;
+    let url = found.urls.first().ok_or(Missing::Chart)?;
+    let digest = found.digest.as_ref().filter(|digest| !digest.is_empty());
+    let digest = digest.map(|digest| format!("sha256:{}", digest.strip_prefix("sha256:").unwrap_or(digest)).parse());
+    Ok(Listed {
+        url: url.clone(),
+        digest: digest
+            .transpose()
+            .map_err(|error: crate::oci::DigestError| Missing::Index(format!("has a digest that is none: {error}")))?,
+    })
+}
+
+/// Why an index does not say where a chart is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// It cannot be read.
+    Index(String),
+    /// It lists no chart of the name.
+    Chart,
+    /// It lists others of the name; some of them.
+    Version(Vec<String>),
+}
+
+#[cfg(test)]
+mod tests;

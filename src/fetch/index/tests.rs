@@ -1,0 +1,55 @@
+use super::*;
+
+const INDEX: &str = "
+apiVersion: v1
+generated: 2026-01-01T00:00:00Z
+entries:
+  podinfo:
+  - {version: 6.5.0, urls: ['podinfo-6.5.0.tgz'], digest: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa}
+  - {version: v6.4.0, urls: ['https://h/podinfo-6.4.0.tgz', 'x'], digest: 'sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb'}
+  - {version: 6.3.0, urls: ['a.tgz'], digest: ''}
+  - {version: 6.2.0, urls: []}
+  - {version: 6.1.0, urls: [x], digest: zz}
+";
+
+#[test]
+fn a_version_is_found_with_its_digest() {
+    let found = find(INDEX, "podinfo", "6.5.0").unwrap();
+    assert_eq!(found.url, "podinfo-6.5.0.tgz");
+    assert_eq!(found.digest.unwrap().hex(), "a".repeat(64));
+    let found = find(INDEX, "podinfo", "6.4.0").unwrap();
+    assert_eq!(
+        (found.url.as_str(), found.digest.unwrap().hex()),
+        ("https://h/podinfo-6.4.0.tgz", "b".repeat(64).as_str())
+    );
+    assert_eq!(find(INDEX, "podinfo", "6.3.0").unwrap().digest, None);
+}
+
+#[test]
+fn what_is_not_there_is_said() {
+    assert_eq!(find(INDEX, "other", "6.5.0"), Err(Missing::Chart));
+    assert_eq!(find(INDEX, "podinfo", "6.2.0"), Err(Missing::Chart));
+    let Err(Missing::Version(known)) = find(INDEX, "podinfo", "7.0.0") else {
+        panic!("7.0.0 was found")
+    };
+    assert_eq!(known, ["6.5.0", "v6.4.0", "6.3.0", "6.2.0", "6.1.0"]);
+    assert!(matches!(find(INDEX, "podinfo", "6.1.0"), Err(Missing::Index(why)) if why.contains("digest")));
+    for text in ["<html>nothing here</html>", "a: [", "[]"] {
+        assert!(matches!(find(text, "podinfo", "1"), Err(Missing::Index(_))), "{text}");
+    }
+    assert_eq!(find("{}", "podinfo", "1"), Err(Missing::Chart));
+}
+
+#[test]
+fn an_index_of_many_charts_is_read() {
+    let mut text = String::from("apiVersion: v1\nentries:\n");
+    for chart in 0..2_000 {
+        text.push_str(&format!("  c{chart}:\n"));
+        for version in 0..50 {
+            text.push_str(&format!(
+                "  - {{version: {version}.0.0, urls: [c{chart}-{version}.tgz], name: c{chart}}}\n"
+            ));
+        }
+    }
+    assert_eq!(find(&text, "c1999", "49.0.0").unwrap().url, "c1999-49.tgz");
+}

@@ -1,0 +1,79 @@
+//! What a process knows of charts, so that it asks little for those that are as they were.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::Semaphore;
+
+use super::index::Listed;
+use crate::oci::Digest;
+
+/// Charts that are kept in mind; beyond that all are forgotten.
+const LIMIT: usize = 512;
+
+/// What is asked of a chart repository.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Asked {
+    /// The address of the index.
+    pub index: String,
+    /// The chart's name.
+    pub chart: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// What a chart repository said, and the mark by which its server knows that state of the index.
+#[derive(Clone)]
+pub(super) struct Said {
+    pub mark: String,
+    pub listed: Listed,
+}
+
+/// What is known of charts. Nothing in it is needed after a restart.
+pub struct ChartMemory {
+    /// What chart repositories list.
+    listed: Mutex<HashMap<Asked, Said>>,
+    /// The images that a chart names when it is installed with some values, by the digests of both.
+    images: Mutex<HashMap<(Digest, Digest), Vec<String>>>,
+    /// Charts are unpacked one at a time, for they are held in memory meanwhile.
+    pub(super) unpacking: Semaphore,
+}
+
+impl Default for ChartMemory {
+    fn default() -> Self {
+        Self {
+            listed: Mutex::default(),
+            images: Mutex::default(),
+            unpacking: Semaphore::new(1),
+        }
+    }
+}
+
+impl ChartMemory {
+    pub(super) fn listed(&self, asked: &Asked) -> Option<Said> {
+        let listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        listed.get(asked).cloned()
+    }
+
+    pub(super) fn note_listed(&self, asked: Asked, said: Said) {
+        note(&self.listed, asked, said);
+    }
+
+    pub(super) fn images(&self, chart: &Digest, values: &Digest) -> Option<Vec<String>> {
+        let images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        images.get(&(chart.clone(), values.clone())).cloned()
+    }
+
+    pub(super) fn note_images(&self, chart: Digest, values: Digest, images: Vec<String>) {
+        note(&self.images, (chart, values), images);
+    }
+}
+
+fn note<K: Eq + Hash, V>(map: &Mutex<HashMap<K, V>>, key: K, value: V) {
+    let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
+    if map.len() >= LIMIT {
+        map.clear();
+    }
+    map.insert(key, value);
+}

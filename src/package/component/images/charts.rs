@@ -1,0 +1,216 @@
+//! The images that a Helm chart names, without rendering it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value};
+
+use super::{is_telling, take, values};
+use crate::package::component::check::first_line;
+
+/// How deep charts may lie in each other.
+const DEPTH: usize = 8;
+/// The annotation that Helm's tools, Zarf among them, read.
+const HELM_IMAGES: &str = "helm.sh/images";
+/// The annotation that Artifact Hub reads.
+const HUB_IMAGES: &str = "artifacthub.io/images";
+
+/// What is read of a chart.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ChartTexts {
+    /// `Chart.yaml`.
+    metadata: Value,
+    /// `values.yaml`.
+    values: Map<String, Value>,
+    /// The templates, without those of tests.
+    templates: Vec<String>,
+    /// The charts within, by their folders.
+    charts: BTreeMap<String, ChartTexts>,
+}
+
+impl ChartTexts {
+    /// The chart of `files`, by their paths below the chart's folder. The error says what is wrong with it.
+    pub fn of(files: BTreeMap<String, String>) -> Result<Self, String> {
+        Self::at_depth(files, DEPTH)
+    }
+
+    /// Whether a file of a chart is read: `path` is below the chart's folder.
+    pub fn reads(path: &str) -> bool {
+        let mut inner = path;
+        while let Some((_, rest)) = inner.strip_prefix("charts/").and_then(|rest| rest.split_once('/')) {
+            inner = rest;
+        }
+        matches!(inner, "Chart.yaml" | "values.yaml")
+            || inner.starts_with("templates/")
+                && !inner.starts_with("templates/tests/")
+                && [".yaml", ".yml", ".tpl"].iter().any(|end| inner.ends_with(end))
+    }
+
+    fn at_depth(files: BTreeMap<String, String>, depth: usize) -> Result<Self, String> {
+        let Some(depth) = depth.checked_sub(1) else {
+            return Err("its charts lie too deep in each other".to_owned());
+        };
+        let mut chart = Self::default();
+        let mut inner: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+        let (mut metadata, mut own) = (None, None);
+        for (path, text) in files {
+            match path.as_str() {
+                "Chart.yaml" => metadata = Some(text),
+                "values.yaml" => own = Some(text),
+                _ => match path.strip_prefix("charts/").and_then(|rest| rest.split_once('/')) {
+                    Some((folder, rest)) => {
+                        inner
+                            .entry(folder.to_owned())
+                            .or_default()
+                            .insert(rest.to_owned(), text);
+                    }
+                    None => chart.templates.push(text),
+                },
+            }
+        }
+        let metadata = metadata.ok_or("it has no Chart.yaml")?;
+        chart.metadata = serde_saphyr::from_str(&metadata)
+            .map_err(|error| format!("its Chart.yaml is not YAML: {}", first_line(&error.to_string())))?;
+        for field in ["name", "version"] {
+            if chart.metadata[field].as_str().is_none_or(str::is_empty) {
+                return Err(format!("its Chart.yaml has no {field}"));
+            }
+        }
+        if let Some(text) = own {
+            let read: Value = serde_saphyr::from_str(&text)
+                .map_err(|error| format!("its values.yaml is not YAML: {}", first_line(&error.to_string())))?;
+            if let Value::Object(fields) = read {
+                chart.values = fields;
+            }
+        }
+        for (folder, files) in inner {
+            // Something else may lie there too.
+            if files.contains_key("Chart.yaml") {
+                let within = |why| format!("the chart {folder} in it: {why}");
+                chart
+                    .charts
+                    .insert(folder.clone(), Self::at_depth(files, depth).map_err(within)?);
+            }
+        }
+        Ok(chart)
+    }
+}
+
+/// The images that `chart` names when it is installed with `values`, later ones over earlier ones.
+pub fn images_of_chart(chart: &ChartTexts, values: &[Map<String, Value>]) -> Vec<String> {
+    let mut over = Map::new();
+    for values in values {
+        values::merge(&mut over, values.clone());
+    }
+    let mut found = BTreeSet::new();
+    of_chart(chart, &over, &mut found);
+    found.into_iter().collect()
+}
+
+fn of_chart(chart: &ChartTexts, over: &Map<String, Value>, found: &mut BTreeSet<String>) {
+    let mut values = chart.values.clone();
+    values::lay(&mut values, over);
+    let mut own = values.clone();
+    for folder in chart.charts.keys() {
+        let name = chart.charts[folder].metadata["name"].as_str().unwrap_or(folder);
+        let asked = asked(chart, name);
+        for (key, condition) in &asked {
+            // What is said of an inner chart is looked at there.
+            own.remove(key);
+            let enabled = condition
+                .split(',')
+                .find_map(|path| values::at(&values, path)?.as_bool());
+            if enabled == Some(false) {
+                continue;
+            }
+            let mut over = match values.get(key) {
+                Some(Value::Object(over)) => over.clone(),
+                _ => Map::new(),
+            };
+            if let Some(global) = values.get("global") {
+                over.entry("global").or_insert_with(|| global.clone());
+            }
+            of_chart(&chart.charts[folder], &over, found);
+        }
+    }
+    let app_version = match &chart.metadata["appVersion"] {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    };
+    let mut named = BTreeSet::new();
+    values::images(&own, app_version.as_deref(), &mut named);
+    for text in &chart.templates {
+        written(text, &mut named);
+    }
+    let known: BTreeSet<String> = named.iter().filter_map(|text| last(text)).collect();
+    for text in annotated(&chart.metadata, HELM_IMAGES, &values) {
+        take(&text, &mut named);
+    }
+    // They are what the chart has by default: where the values name another of the same, that is the one.
+    for text in annotated(&chart.metadata, HUB_IMAGES, &values) {
+        if last(&text).is_none_or(|name| !known.contains(&name)) {
+            take(&text, &mut named);
+        }
+    }
+    found.append(&mut named);
+}
+
+/// Under which keys of the values the inner chart `name` is asked for, and on which condition.
+fn asked(chart: &ChartTexts, name: &str) -> Vec<(String, String)> {
+    let dependencies = chart.metadata["dependencies"].as_array();
+    let of_name = dependencies.into_iter().flatten().filter(|one| one["name"] == name);
+    let text = |one: &Value, field: &str| one[field].as_str().map(str::to_owned);
+    let found: Vec<(String, String)> = of_name
+        .map(|one| {
+            let key = text(one, "alias").unwrap_or_else(|| name.to_owned());
+            (key, text(one, "condition").unwrap_or_default())
+        })
+        .collect();
+    match found.is_empty() {
+        true => vec![(name.to_owned(), String::new())],
+        false => found,
+    }
+}
+
+/// The last part of an image's path.
+fn last(text: &str) -> Option<String> {
+    let reference: crate::oci::Reference = text.parse().ok()?;
+    reference.repository().rsplit('/').next().map(str::to_owned)
+}
+
+/// The images of an annotation: a list in YAML, each with an `image`, and perhaps a condition over the values.
+fn annotated(metadata: &Value, key: &str, values: &Map<String, Value>) -> Vec<String> {
+    let Some(text) = metadata["annotations"][key].as_str() else {
+        return Vec::new();
+    };
+    let images: Vec<Value> = serde_saphyr::from_str(text).unwrap_or_default();
+    let holds = |condition: &str| values::at(values, condition) == Some(&Value::Bool(true));
+    images
+        .iter()
+        .filter(|image| {
+            image["condition"]
+                .as_str()
+                .is_none_or(|condition| condition.is_empty() || holds(condition))
+        })
+        .filter_map(|image| image["image"].as_str().map(str::to_owned))
+        .collect()
+}
+
+/// The images that a template writes out: lines `image: name:tag` with nothing in them to be filled in.
+fn written(template: &str, found: &mut BTreeSet<String>) {
+    for line in template.lines() {
+        let line = line.trim_start().trim_start_matches("- ").trim();
+        let Some(text) = line.strip_prefix("image:") else {
+            continue;
+        };
+        let text = text
+            .split(" #")
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .trim_matches(['"', '\'']);
+        if !text.contains("{{") && is_telling(text) {
+            take(text, found);
+        }
+    }
+}

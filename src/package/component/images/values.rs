@@ -1,0 +1,140 @@
+//! The images that the values of a chart name, in the forms that charts have in common.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use super::{DEPTH, take, text_of};
+
+/// Lays `over` over the `values` of a chart as Helm does: field by field, where null takes a field away.
+pub(super) fn lay(values: &mut Map<String, Value>, over: &Map<String, Value>) {
+    for (key, new) in over {
+        match (values.get_mut(key), new) {
+            (_, Value::Null) => {
+                values.remove(key);
+            }
+            (Some(Value::Object(old)), Value::Object(new)) => lay(old, new),
+            _ => {
+                values.insert(key.clone(), new.clone());
+            }
+        }
+    }
+}
+
+/// Lays the values of one file over those of files before it, as Helm does: field by field. Null stays, for it takes away
+/// what the chart itself has.
+pub fn merge(values: &mut Map<String, Value>, over: Map<String, Value>) {
+    for (key, new) in over {
+        match (values.get_mut(&key), new) {
+            (Some(Value::Object(old)), Value::Object(new)) => merge(old, new),
+            (_, new) => {
+                values.insert(key, new);
+            }
+        }
+    }
+}
+
+/// The value at a path such as `redis.enabled`.
+pub(super) fn at<'a>(values: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
+    let mut parts = path.trim().split('.');
+    let first = values.get(parts.next()?)?;
+    parts.try_fold(first, |value, part| value.get(part))
+}
+
+/// The images of `values`, of a chart that says `app_version`. Parts that are not `enabled` are left out.
+pub(super) fn images(values: &Map<String, Value>, app_version: Option<&str>, found: &mut BTreeSet<String>) {
+    let registry = at(values, "global.imageRegistry").and_then(Value::as_str);
+    let registry = registry.filter(|registry| !registry.is_empty());
+    let context = Context { registry, app_version };
+    // A whole chart that is not enabled is the business of the chart that it is part of.
+    context.fields(values, DEPTH, found);
+}
+
+struct Context<'a> {
+    registry: Option<&'a str>,
+    app_version: Option<&'a str>,
+}
+
+impl Context<'_> {
+    fn walk(&self, key: &str, value: &Value, depth: usize, found: &mut BTreeSet<String>) {
+        let Some(depth) = depth.checked_sub(1) else { return };
+        match value {
+            Value::Object(fields) if fields.get("enabled") == Some(&Value::Bool(false)) => {}
+            Value::Object(fields) => {
+                let is_image = is_image(key)
+                    || ["tag", "digest", "registry"]
+                        .iter()
+                        .any(|key| fields.contains_key(*key));
+                if is_image && let Some(text) = composed(fields, self.registry, self.app_version) {
+                    take(&text, found);
+                }
+                self.fields(fields, depth, found);
+            }
+            Value::Array(items) => {
+                for item in items {
+                    self.walk(key, item, depth, found);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn fields(&self, fields: &Map<String, Value>, depth: usize, found: &mut BTreeSet<String>) {
+        for (key, value) in fields {
+            match value {
+                Value::String(text) if is_image(key) => {
+                    if let Some(text) = self.spelt(text, key, fields) {
+                        take(&text, found);
+                    }
+                }
+                _ => self.walk(key, value, depth, found),
+            }
+        }
+    }
+
+    /// An image that stands as one text, its tag perhaps beside it.
+    fn spelt(&self, text: &str, key: &str, beside: &Map<String, Value>) -> Option<String> {
+        let last = text.rsplit('/').next().unwrap_or(text);
+        if last.contains([':', '@']) {
+            return Some(text.to_owned());
+        }
+        let tag = text_of(beside, &format!("{key}Tag")).or_else(|| text_of(beside, "tag"));
+        Some(format!("{text}:{}", tag?))
+    }
+}
+
+/// Whether a field of this name holds an image: `image`, `sidecarImage`.
+fn is_image(key: &str) -> bool {
+    key == "image" || key.ends_with("Image")
+}
+
+/// The image whose parts stand apart in `fields`: `repository`, with `registry`, `tag` and `digest` where they are. Without
+/// tag and digest it has the chart's `app_version`, as charts made by `helm create` do. `registry` goes before the
+/// image's own.
+pub(super) fn composed(
+    fields: &Map<String, Value>,
+    registry: Option<&str>,
+    app_version: Option<&str>,
+) -> Option<String> {
+    let repository = text_of(fields, "repository")?;
+    let own = text_of(fields, "registry");
+    let mut text = match registry.or(own.as_deref()) {
+        Some(registry) => format!("{}/{repository}", registry.trim_end_matches('/')),
+        None => repository,
+    };
+    let digest = text_of(fields, "digest").or_else(|| text_of(fields, "sha"));
+    let tag = text_of(fields, "tag");
+    let last = text.rsplit('/').next().unwrap_or(&text);
+    if !last.contains(':') {
+        match (tag.as_deref().or(app_version), &digest) {
+            (Some(tag), _) => text = format!("{text}:{tag}"),
+            (None, Some(_)) => {}
+            (None, None) => return None,
+        }
+    }
+    if let Some(digest) = digest {
+        let digest = digest.strip_prefix("sha256:").unwrap_or(&digest);
+        text = format!("{text}@sha256:{digest}");
+    }
+    Some(text)
+}

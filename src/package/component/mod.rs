@@ -1,0 +1,82 @@
+//! What a component of a package holds beside its images: manifests, Helm charts and files. No IO.
+//!
+//! [`check`] says what of a spec cannot be used, [`Found`] is what was found of one, [`archive`] lays it out
+//! as Zarf's own `package create` does and its `package deploy` reads it, and [`missing_images`] names the images that
+//! the component would need besides.
+
+mod check;
+mod images;
+mod layout;
+mod listing;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Archive, Origin};
+use crate::api::v1alpha1::{ComponentSpec, JackalPackageSpec, PinnedChart};
+use crate::oci::Digest;
+
+pub use check::{check, check_file, manifests_of};
+pub(crate) use check::{digest_of, oci_reference};
+pub use images::{ChartTexts, images_of_chart, images_of_manifests, merge_values, missing_images};
+pub use layout::archive;
+pub(super) use listing::Listing;
+
+/// What was found of a component's manifests, charts and files.
+#[derive(Clone, Default)]
+pub struct Found {
+    /// For each group of manifests of the spec, in its order, its texts: YAML of one or several documents each.
+    pub manifests: Vec<Vec<Bytes>>,
+    /// The charts of the spec, in its order.
+    pub charts: Vec<ChartContent>,
+    /// The files of the spec, in its order.
+    pub files: Vec<FileContent>,
+}
+
+/// The tars of the components of `spec` that have one.
+pub fn archives(spec: &JackalPackageSpec, found: &[Found]) -> Vec<Archive> {
+    let components = spec.components.iter().zip(found);
+    components
+        .filter_map(|(component, found)| archive(component, found))
+        .collect()
+}
+
+/// The charts of `spec` with the content that was found.
+pub fn pinned(spec: &JackalPackageSpec, found: &[Found]) -> Vec<PinnedChart> {
+    let components = spec.components.iter().zip(found);
+    let of_component = |(component, found): (&ComponentSpec, &Found)| -> Vec<PinnedChart> {
+        let charts = component.charts.iter().zip(&found.charts);
+        charts
+            .map(|(spec, chart)| PinnedChart {
+                component: component.name.clone(),
+                name: spec.name.clone(),
+                version: spec.version.clone(),
+                digest: chart.digest.to_string(),
+            })
+            .collect()
+    };
+    components.flat_map(of_component).collect()
+}
+
+/// What was found of a chart.
+#[derive(Clone)]
+pub struct ChartContent {
+    /// The digest of its manifest in an OCI registry, or of its archive in a chart repository.
+    pub digest: Digest,
+    /// Its archive, a compressed tar.
+    pub origin: Arc<dyn Origin>,
+    /// The values that it is installed with, as YAML; later ones are laid over earlier ones.
+    pub values: Vec<Bytes>,
+    /// The images that it names, as it writes them.
+    pub images: Vec<String>,
+}
+
+/// What was found of a file.
+#[derive(Clone)]
+pub struct FileContent {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its content.
+    pub origin: Arc<dyn Origin>,
+}

@@ -1,0 +1,23 @@
+//! ConfigMaps that objects name, read when they are needed and never kept.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, Client};
+
+use super::status::{kube_fault, within};
+use crate::fault::{Fault, Reason};
+
+/// The data of the ConfigMap `name` of `namespace`. A missing one may appear, so it is tried again.
+pub async fn config_map(client: &Client, namespace: &str, name: &str) -> Result<BTreeMap<String, String>, Fault> {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let found = within(api.get_opt(name)).await.map_err(|error| {
+        let what = format!("reading the ConfigMap {namespace}/{name}");
+        kube_fault(Reason::ConfigMapUnavailable, &what, &error)
+    })?;
+    let found = found.ok_or_else(|| {
+        let what = format!("the ConfigMap {namespace}/{name} does not exist: create it, or remove the reference");
+        Fault::retryable(Reason::ConfigMapUnavailable, what)
+    })?;
+    Ok(found.data.unwrap_or_default())
+}

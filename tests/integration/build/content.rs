@@ -1,0 +1,342 @@
+//! Components that hold more than images, without a cluster.
+
+use jackal_operator::oci::Digest;
+use serde_json::{Value, json};
+
+use super::{Bench, crane, stderr, stdout};
+use crate::support::image::{multi_platform, noise};
+use crate::support::process::run;
+use crate::support::registry::{TestRegistry, Version};
+use crate::support::{charts, shelf::Shelf};
+
+/// What a package is made of in these tests.
+struct Things {
+    source: TestRegistry,
+    shelf: Shelf,
+    bench: Bench,
+    tool: Digest,
+}
+
+impl Things {
+    async fn new() -> Self {
+        let (source, shelf, bench) = (TestRegistry::start(Version::V31), Shelf::new().await, Bench::new());
+        multi_platform(&source.repository("team/app"), "1").await;
+        let folder = bench.folder.path().join("charts");
+        std::fs::create_dir(&folder).unwrap();
+        let front = charts::package(
+            &folder,
+            "front",
+            "1.2.3+x",
+            &format!("{}/team/app:1", source.host),
+            "first",
+        );
+        charts::push(&front, &source.host);
+        std::fs::remove_file(&front).unwrap();
+        let back = charts::package(&folder, "back", "4.5.6", "quay.io/team/back:2", "first");
+        shelf.put("/stable/back-4.5.6.tgz", std::fs::read(&back).unwrap());
+        shelf.put("/stable/index.yaml", charts::index(&folder));
+        let tool = noise(5, 300_000);
+        shelf.put("/tool", tool.clone());
+        shelf.put("/chunked/tool", tool.clone());
+        Self {
+            source,
+            shelf,
+            bench,
+            tool: Digest::of(&tool),
+        }
+    }
+
+    fn package(&self) -> Value {
+        let (source, shelf) = (&self.source.host, &self.shelf.host);
+        let pod = |image: &str| {
+            format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec: {{containers: [{{name: a, image: '{image}'}}]}}\n"
+            )
+        };
+        json!({
+            "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalPackage", "metadata": {"name": "shop"},
+            "spec": {"version": "1.4.0", "naming": "Zarf", "components": [{
+                "name": "web", "required": true,
+                "images": [{"image": format!("{source}/team/app:1")}],
+                "manifests": [
+                    {"name": "own", "namespace": "web", "inline": pod(&format!("{source}/team/app:1"))},
+                    {"name": "all", "configMapRef": {"name": "manifests"}},
+                ],
+                "charts": [
+                    {"name": "front", "version": "1.2.3+x", "namespace": "web", "url": format!("oci://{source}/charts/front"),
+                     "values": {"replicas": 2, "text": "yes"}, "valuesFrom": [{"configMapRef": {"name": "values"}}]},
+                    {"name": "back", "version": "4.5.6", "namespace": "web", "releaseName": "rear", "url": format!("http://{shelf}/stable")},
+                ],
+                "files": [
+                    {"target": "/usr/local/bin/tool", "executable": true, "url": format!("http://{shelf}/tool?key=secret"), "sha256": self.tool.hex()},
+                    {"target": "etc/the tool.conf", "inline": "hello\n"},
+                    {"target": "/opt/tool", "url": format!("http://{shelf}/chunked/tool"), "sha256": self.tool.hex()},
+                ],
+            }]},
+        })
+    }
+
+    fn write(&self, package: &Value) {
+        let pod = "apiVersion: v1\nkind: Pod\nspec: {containers: [{image: 'redis:7'}]}\n";
+        let manifests = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "manifests"},
+            "data": {"b.yaml": pod, "a.yaml": "apiVersion: v1\nkind: Namespace\nmetadata: {name: web}\n"},
+        });
+        let values = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "values"}, "data": {"values.yaml": "replicas: 3\n"},
+        });
+        self.bench
+            .file("shop.yaml", &format!("{package}\n---\n{manifests}\n---\n{values}\n"));
+    }
+
+    fn arguments<'a>(&'a self, hosts: &'a str, to: &'a str) -> Vec<&'a str> {
+        vec!["shop.yaml", "--to", to, "--insecure", "--insecure-registry", hosts]
+    }
+
+    fn hosts(&self) -> String {
+        format!("{},{}", self.source.host, self.shelf.host)
+    }
+}
+
+/// The layer of the package at `name` with this title: its digest, and its content.
+fn layer(things: &Things, host: &str, repository: &str, digest: &str, title: &str) -> (String, Vec<u8>) {
+    let manifest: Value = serde_json::from_str(&crane(&[
+        "manifest",
+        "--insecure",
+        &format!("{host}/{repository}@{digest}"),
+    ]))
+    .unwrap();
+    let layers = manifest["layers"].as_array().unwrap();
+    let found = layers
+        .iter()
+        .find(|layer| layer["annotations"]["org.opencontainers.image.title"] == title);
+    let found = found.unwrap_or_else(|| panic!("no {title} in {manifest}"))["digest"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let file = things.bench.folder.path().join("layer");
+    let blob = std::process::Command::new(crate::support::program("JACKAL_BIN_CRANE"))
+        .args(["blob", "--insecure", &format!("{host}/{repository}@{found}")])
+        .output()
+        .unwrap();
+    assert!(blob.status.success());
+    std::fs::write(&file, &blob.stdout).unwrap();
+    (found, blob.stdout)
+}
+
+#[tokio::test]
+async fn a_component_of_everything_is_built() {
+    let things = Things::new().await;
+    things.write(&things.package());
+    let registry = TestRegistry::start(Version::V28);
+    let (hosts, to) = (things.hosts(), format!("{}/team", registry.host));
+    let report = things.bench.report(&things.arguments(&hosts, &to));
+    assert_eq!(report["changed"], true);
+    let digest = report["digest"].as_str().unwrap();
+    assert_eq!(report["charts"].as_array().unwrap().len(), 2, "{report}");
+    let missing: Vec<(&str, &str)> = report["missingImages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (one["image"].as_str().unwrap(), one["foundIn"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        missing,
+        [
+            ("docker.io/library/redis:7", "manifest all"),
+            ("quay.io/team/back:2", "chart back")
+        ]
+    );
+
+    let (tar_digest, tar) = layer(&things, &registry.host, "team/shop", digest, "components/web.tar");
+    assert_eq!(Digest::of(&tar).as_str(), tar_digest);
+    let file = things.bench.folder.path().join("layer");
+    let listed = run("tar", &["-tvf", file.to_str().unwrap()]);
+    let names: Vec<&str> = listed
+        .lines()
+        .map(|line| line.split_once("01-01 ").map_or(line, |(_, rest)| &rest[6..]))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "web/charts/back-4.5.6.tgz",
+            "web/charts/front-1.2.3+x.tgz",
+            "web/files/0/tool",
+            "web/files/1/the tool.conf",
+            "web/files/2/tool",
+            "web/manifests/all-0.yaml",
+            "web/manifests/all-1.yaml",
+            "web/manifests/own-0.yaml",
+            "web/values/front-1.2.3+x-0",
+            "web/values/front-1.2.3+x-1",
+        ],
+        "{listed}"
+    );
+    assert!(listed.lines().nth(2).unwrap().starts_with("-rwx------ 0/0"), "{listed}");
+    let read = |path: &str| run("tar", &["-xOf", file.to_str().unwrap(), path]);
+    assert_eq!(read("web/values/front-1.2.3+x-0"), "replicas: 3\n");
+    assert_eq!(
+        read("web/values/front-1.2.3+x-1"),
+        "\"replicas\": 2\n\"text\": \"yes\"\n"
+            .replace("\"replicas\"", "replicas")
+            .replace("\"text\"", "text")
+    );
+    assert!(read("web/manifests/all-1.yaml").contains("redis:7"));
+    let (_, definition) = layer(&things, &registry.host, "team/shop", digest, "zarf.yaml");
+    let definition: Value = serde_saphyr::from_str(&String::from_utf8(definition).unwrap()).unwrap();
+    let component = &definition["components"][0];
+    assert_eq!(
+        component["manifests"][1]["files"],
+        json!(["manifests/all-0.yaml", "manifests/all-1.yaml"])
+    );
+    assert_eq!(component["charts"][1]["releaseName"], "rear");
+    assert_eq!(component["files"][0]["shasum"], things.tool.hex());
+
+    // A repeat reads neither file nor chart again, and writes nothing.
+    let before = things.shelf.asked().len();
+    let again = things.bench.report(&things.arguments(&hosts, &to));
+    assert_eq!(
+        (&again["changed"], &again["movedBytes"], &again["digest"]),
+        (&json!(false), &json!(0), &report["digest"])
+    );
+    let asked = things.shelf.asked().split_off(before);
+    assert!(!asked.iter().any(|path| path.contains("tool")), "{asked:?}");
+    // Elsewhere it is the same.
+    let layout = things.bench.report(&things.arguments(&hosts, "oci:out"));
+    assert_eq!(layout["digest"], report["digest"]);
+}
+
+#[tokio::test]
+async fn a_check_tells_what_is_missing_and_moves_nothing() {
+    let things = Things::new().await;
+    things.write(&things.package());
+    let hosts = things.hosts();
+    let check = ["shop.yaml", "--check", "--insecure-registry", &hosts];
+    let output = things.bench.build(&check);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert_eq!(
+        stdout(&output),
+        "component web: docker.io/library/redis:7 of manifest all is not among images\n\
+         component web: quay.io/team/back:2 of chart back is not among images\n"
+    );
+    assert!(!things.shelf.asked().iter().any(|path| path.contains("tool")));
+    let mut whole = things.package();
+    let images = whole["spec"]["components"][0]["images"].as_array_mut().unwrap();
+    images.extend([json!({"image": "redis:7"}), json!({"image": "quay.io/team/back:2"})]);
+    things.write(&whole);
+    let output = things.bench.build(&check);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(stdout(&output), "no image is missing\n");
+}
+
+#[tokio::test]
+async fn what_cannot_be_had_is_said_and_nothing_is_published() {
+    let things = Things::new().await;
+    let registry = TestRegistry::start(Version::V31);
+    let hosts = things.hosts();
+    let component = "/spec/components/0";
+    let shelf = &things.shelf;
+    shelf.put("/web/index.yaml", "<html>hello</html>");
+    shelf.put(
+        "/noise/index.yaml",
+        "entries: {back: [{version: 4.5.6, urls: [back.tgz]}]}",
+    );
+    shelf.put("/noise/back.tgz", noise(6, 1000));
+    let other = "f".repeat(64);
+    for (path, value, words) in [
+        ("charts/0/version", json!("9.9.9"), "charts/front:9.9.9 does not exist"),
+        (
+            "charts/1/version",
+            json!("9.9.9"),
+            "lists no version 9.9.9 of back, but 4.5.6",
+        ),
+        ("charts/1/name", json!("other"), "lists no chart other"),
+        (
+            "charts/1/url",
+            json!(format!("http://{}/nowhere", shelf.host)),
+            "answered 404",
+        ),
+        (
+            "charts/1/url",
+            json!(format!("http://{}/web", shelf.host)),
+            "is not the index of a chart repository",
+        ),
+        (
+            "charts/1/url",
+            json!(format!("http://{}/noise", shelf.host)),
+            "is not a Helm chart: it is not compressed by gzip",
+        ),
+        (
+            "charts/0/url",
+            json!(format!(
+                "oci://{}/team/app@{}",
+                things.source.host,
+                "sha256:".to_owned() + &other
+            )),
+            "does not exist",
+        ),
+        ("files/0/sha256", json!(other), "the content has the digest"),
+        ("files/2/sha256", json!(other), "the content has the digest"),
+        (
+            "files/0/url",
+            json!(format!("http://{}/gone", shelf.host)),
+            "the server answered 404",
+        ),
+        ("files/0/url", json!("http://127.0.0.2:1/x"), "write https://"),
+        (
+            "files/1/target",
+            json!("../../etc/passwd"),
+            "its target leads elsewhere",
+        ),
+        (
+            "manifests/1/configMapRef/name",
+            json!("other"),
+            "the ConfigMap other is not in the file",
+        ),
+        ("manifests/1/configMapRef/key", json!("c.yaml"), "has no entry c.yaml"),
+        ("manifests/0/inline", json!("just: words"), "without apiVersion or kind"),
+        (
+            "charts/0/valuesFrom/0/configMapRef",
+            json!({"name": "manifests"}),
+            "has no entry values.yaml",
+        ),
+        (
+            "charts/0/valuesFrom/0/configMapRef",
+            json!({"name": "broken"}),
+            "is YAML without fields",
+        ),
+    ] {
+        let mut package = things.package();
+        let at = format!("{component}/{path}");
+        match package.pointer_mut(&at) {
+            Some(known) => *known = value,
+            None => {
+                let (parent, key) = at.rsplit_once('/').unwrap();
+                package.pointer_mut(parent).unwrap()[key] = value;
+            }
+        }
+        things.write(&package);
+        let broken = "\n---\n{kind: ConfigMap, metadata: {name: broken}, data: {values.yaml: 'words'}}\n";
+        let file = things.bench.folder.path().join("shop.yaml");
+        let text = std::fs::read_to_string(&file).unwrap() + broken;
+        things.bench.file("shop.yaml", &text);
+        let to = format!("{}/team", registry.host);
+        let output = things.bench.build(&things.arguments(&hosts, &to));
+        let said = stderr(&output);
+        assert!(!output.status.success() && said.contains(words), "{path}: {said}");
+        assert!(said.contains("component `web`"), "{path}: {said}");
+        assert!(!said.contains("secret"), "{path}: {said}");
+    }
+    // Images may have come; a package has not.
+    assert_eq!(tags(&registry), "");
+}
+
+/// The tags of the package, none where it was never pushed.
+fn tags(registry: &TestRegistry) -> String {
+    let name = format!("{}/team/shop", registry.host);
+    let output = std::process::Command::new(crate::support::program("JACKAL_BIN_CRANE"))
+        .args(["ls", "--insecure", &name])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}

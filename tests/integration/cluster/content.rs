@@ -1,0 +1,194 @@
+//! Components that hold more than images, in a cluster.
+
+use std::path::Path;
+
+use jackal_operator::api::v1alpha1::{JackalPackage, JackalPackageStatus};
+use jackal_operator::oci::Digest;
+use serde_json::{Value, json};
+
+use super::ADDRESS;
+use crate::support::charts;
+use crate::support::cluster::Cluster;
+use crate::support::image::{multi_platform, noise};
+use crate::support::registry::{Options, TestRegistry, Version};
+use crate::support::shelf::Shelf;
+
+const LOGIN: (&str, &str) = ("u", "p");
+
+fn config_map(name: &str, key: &str, text: &str) -> String {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {key: text}}).to_string()
+}
+
+fn pod(image: &str) -> String {
+    format!("apiVersion: v1\nkind: Pod\nspec: {{containers: [{{image: '{image}'}}]}}\n")
+}
+
+fn package(name: &str, endpoint: &str, component: &Value) -> String {
+    json!({
+        "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalPackage", "metadata": {"name": name},
+        "spec": {
+            "version": "1.0.0", "imagePullSecrets": [{"name": "pull"}], "components": [component],
+            "registry": {"address": ADDRESS, "endpoint": endpoint, "insecure": true},
+        },
+    })
+    .to_string()
+}
+
+fn push(folder: &Path, host: &str, note: &str) {
+    let archive = charts::package(folder, "front", "1.0.0", "quay.io/team/front:1", note);
+    charts::push(&archive, host);
+}
+
+async fn answered(cluster: &Cluster, request: &str) -> JackalPackageStatus {
+    cluster.request("app", request).await;
+    let package = cluster
+        .package_where("app", "asked again and Ready", |package: &JackalPackage| {
+            let status = package.status.as_ref()?;
+            let ready = status
+                .conditions
+                .iter()
+                .any(|c| c.type_ == "Ready" && c.status == "True");
+            (ready && status.last_handled_reconcile_at.as_deref() == Some(request)).then_some(())
+        })
+        .await;
+    package.status.unwrap()
+}
+
+#[tokio::test]
+async fn manifests_charts_and_files_are_followed() {
+    let cluster = Cluster::new().await;
+    let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V28));
+    multi_platform(&source.repository("team/app"), "1").await;
+    let folder = tempfile::tempdir().unwrap();
+    push(folder.path(), &source.host, "first");
+    let shelf = Shelf::new().await;
+    let tool = noise(8, 100_000);
+    let url = shelf.put("/tool", tool.clone());
+    let auth = json!({ "auths": { &source.host: { "username": LOGIN.0, "password": LOGIN.1 } } });
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson", "metadata": {"name": "pull"},
+        "stringData": {".dockerconfigjson": auth.to_string()},
+    });
+    cluster.apply(&secret.to_string());
+    cluster.apply(&config_map("manifests", "pod.yaml", &pod("redis:7")));
+    cluster.apply(&config_map("values", "values.yaml", "replicas: 3\n"));
+    let insecure = format!("{},{}", source.host, shelf.host);
+    let _controller = cluster.controller(&["--insecure-registry", &insecure]);
+    let component = json!({
+        "name": "web",
+        "images": [{"image": format!("{}/team/app:1", source.host)}],
+        "manifests": [{"name": "own", "configMapRef": {"name": "manifests", "key": "pod.yaml"}}],
+        "charts": [{"name": "front", "version": "1.0.0", "namespace": "web", "url": format!("oci://{}/charts/front", source.host),
+                    "values": {"deep": {"list": [1, "two"]}}, "valuesFrom": [{"configMapRef": {"name": "values"}}]}],
+        "files": [{"target": "/bin/tool", "url": url, "sha256": Digest::of(&tool).hex(), "executable": true}],
+    });
+    cluster.apply(&package("app", &registry.host, &component));
+    let first = cluster.ready("app").await.status.unwrap();
+    assert_eq!(first.charts.len(), 1);
+    let missing: Vec<&str> = first
+        .missing_images
+        .iter()
+        .map(|missing| missing.image.as_str())
+        .collect();
+    assert_eq!(missing, ["docker.io/library/redis:7", "quay.io/team/front:1"]);
+    let message = &first.conditions[0].message;
+    assert!(
+        message.contains("2 images that its manifests and charts name"),
+        "{message}"
+    );
+    let events = cluster.events("app").await;
+    assert!(events.iter().any(|event| event.contains("ImagesMissing")), "{events:?}");
+
+    // A look that finds everything as it was reads no file.
+    let asked = shelf.asked().len();
+    let same = answered(&cluster, "again").await;
+    assert_eq!((&same.artifact, &same.history), (&first.artifact, &first.history));
+    assert_eq!(shelf.asked().len(), asked);
+
+    // A ConfigMap is followed.
+    cluster.apply(&config_map(
+        "manifests",
+        "pod.yaml",
+        &pod(&format!("{}/team/app:1", source.host)),
+    ));
+    let second = answered(&cluster, "configured").await;
+    assert_ne!(second.artifact, first.artifact);
+    assert_eq!(second.missing_images.len(), 1);
+    assert_eq!(second.charts, first.charts);
+
+    // Other content under a chart's version is taken, and told.
+    push(folder.path(), &source.host, "second");
+    let third = answered(&cluster, "pushed").await;
+    assert_ne!(third.charts, first.charts);
+    let reason = &third.history[0].reason;
+    assert!(
+        reason.starts_with("chart front 1.0.0 was sha256:") && reason.ends_with("under the same version"),
+        "{reason}"
+    );
+}
+
+#[tokio::test]
+async fn charts_need_the_rights_that_images_need() {
+    let cluster = Cluster::new().await;
+    let closed = TestRegistry::start_with(
+        Version::V31,
+        Options {
+            login: Some(LOGIN),
+            ..Options::default()
+        },
+    );
+    let registry = TestRegistry::start(Version::V28);
+    let shelf = Shelf::new().await;
+    let listed = format!("{},registry.example.com", closed.host);
+    let insecure = format!("{},{}", closed.host, shelf.host);
+    let _controller = cluster.controller_with(
+        &[
+            "--insecure-registry",
+            &insecure,
+            "--registry-address",
+            ADDRESS,
+            "--registry-endpoint",
+            &registry.host,
+            "--registry-insecure",
+        ],
+        &[("JACKAL_SOURCE_HOSTS", &listed)],
+    );
+    let own = |name: &str, component: &Value| {
+        json!({
+            "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalPackage", "metadata": {"name": name},
+            "spec": {"version": "1.0.0", "components": [component]},
+        })
+        .to_string()
+    };
+    let chart = |url: &str| json!({"name": "web", "charts": [{"name": "front", "version": "1.0.0", "namespace": "web", "url": url}]});
+    let file = json!({"name": "web", "files": [{"target": "/x", "url": format!("http://{}/x", shelf.host), "sha256": "a".repeat(64)}]});
+    cluster.apply(&own("closed", &chart(&format!("oci://{}/charts/front", closed.host))));
+    cluster.apply(&own("unlisted", &chart(&format!("http://{}/charts", shelf.host))));
+    cluster.apply(&own("unlisted-file", &file));
+    for (name, reason, words) in [
+        (
+            "closed",
+            "AuthenticationFailed",
+            "component `web`: chart `front`: cannot read",
+        ),
+        (
+            "unlisted",
+            "PolicyDenied",
+            "component `web`: chart `front`: its url names the host",
+        ),
+        (
+            "unlisted-file",
+            "PolicyDenied",
+            "component `web`: file `/x`: its url names the host",
+        ),
+    ] {
+        cluster
+            .package_where(name, reason, |package: &JackalPackage| {
+                let conditions = &package.status.as_ref()?.conditions;
+                let ready = conditions.iter().find(|condition| condition.type_ == "Ready")?;
+                (ready.reason == reason && ready.message.starts_with(words)).then_some(())
+            })
+            .await;
+    }
+    assert!(shelf.asked().is_empty());
+}
