@@ -3,13 +3,15 @@
 //! The rooms, each of which uses only those above it: [`oci`] (names and documents), [`fault`] (failures),
 //! [`hashing`] (digests of what passes), [`api`] (the custom resources), [`registry`] (the distribution client),
 //! [`source`] (where images come from), [`transfer`] (bringing them to a destination), [`package`] (what a package
-//! consists of, and its artifact), [`fetch`] (charts, files and ConfigMaps of components), [`worker`] (moving what stands as objects), [`controller`], [`agent`],
+//! consists of, and its artifact), [`convert`] (what Jackal's and Zarf's commands call a package, as ours), [`fetch`]
+//! (charts, files and ConfigMaps of components), [`worker`] (moving what stands as objects), [`controller`], [`agent`],
 //! [`server`] (health and metrics over HTTP), [`cli`] (the commands).
 
 pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod controller;
+pub mod convert;
 pub mod fault;
 pub mod fetch;
 pub mod hashing;

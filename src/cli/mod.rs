@@ -4,6 +4,7 @@ mod agent;
 mod build;
 mod cluster;
 mod controller;
+mod convert;
 mod crd;
 mod credentials;
 mod engine;
@@ -54,6 +55,8 @@ enum Verb {
     Agent(agent::Agent),
     /// Build a package without a cluster.
     Build(build::Build),
+    /// Make a JackalPackage of a jackal.yaml or zarf.yaml.
+    Convert(convert::Convert),
     /// Print the custom resource definitions.
     Crd(crd::Crd),
     /// Ask a server in the cluster for its health.
@@ -90,6 +93,7 @@ impl Command {
             Verb::Controller(command) => runtime.block_on(command.run(stop)),
             Verb::Agent(command) => runtime.block_on(command.run(stop)),
             Verb::Build(command) => runtime.block_on(command.run(stop)),
+            Verb::Convert(command) => command.run(),
             Verb::Crd(command) => command.run(),
             Verb::Probe(command) => runtime.block_on(command.run(stop)),
         };
