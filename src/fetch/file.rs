@@ -16,6 +16,8 @@ const LIMIT: u64 = 8 * 1024 * 1024 * 1024 - 1;
 
 /// A file that is read where it lies each time that it is needed, and verified.
 pub(super) struct Remote {
+    /// What it is to the package, for people; empty where whoever reads it says so.
+    what: String,
     host: Registry,
     url: Url,
     digest: Digest,
@@ -59,31 +61,54 @@ impl Remote {
     pub async fn at(url: &str, digest: Digest, reach: &dyn Reach, what: &str) -> Result<Self, Fault> {
         let url = parse(url)?;
         let host = host_of(&url, reach, what).await?;
-        Ok(Self { host, url, digest })
+        Ok(Self {
+            what: String::new(),
+            host,
+            url,
+            digest,
+        })
+    }
+
+    /// The same, saying in each failure that it is `what`.
+    pub fn called(self, what: String) -> Self {
+        Self { what, ..self }
+    }
+
+    fn fault(&self, error: crate::registry::Error) -> Fault {
+        told(&self.what, error.fetching(&shown(&self.url)))
     }
 
     fn long(&self) -> Fault {
-        Fault::stalled(
-            Reason::SourceFailed,
-            format!(
-                "{} has more than the {LIMIT} bytes that a file of a package may have; bring it as an image",
-                shown(&self.url)
+        told(
+            &self.what,
+            Fault::stalled(
+                Reason::SourceFailed,
+                format!(
+                    "{} has more than the {LIMIT} bytes that a file of a package may have; bring it as an image",
+                    shown(&self.url)
+                ),
             ),
         )
+    }
+}
+
+fn told(what: &str, fault: Fault) -> Fault {
+    match what.is_empty() {
+        true => fault,
+        false => fault.within(what),
     }
 }
 
 #[async_trait]
 impl Origin for Remote {
     async fn open(&self) -> Result<(u64, ByteStream<'static>), Fault> {
-        let name = shown(&self.url);
+        let fault = |error| self.fault(error);
         let mut download = self.host.file(self.url.clone(), &self.digest);
-        let announced = download.announced().await.map_err(|error| error.fetching(&name))?;
-        let size = match announced {
+        let size = match download.announced().await.map_err(fault)? {
             Some(size) => size,
             // A tar says the length first: it is counted, and the file is read once more.
             None => {
-                while download.chunk().await.map_err(|error| error.fetching(&name))?.is_some() {
+                while download.chunk().await.map_err(fault)?.is_some() {
                     if download.received() > LIMIT {
                         return Err(self.long());
                     }
@@ -96,7 +121,9 @@ impl Origin for Remote {
         if size > LIMIT {
             return Err(self.long());
         }
-        let stream = download.into_stream().map_err(move |error| error.fetching(&name));
+        let (what, name) = (self.what.clone(), shown(&self.url));
+        let stream = download.into_stream();
+        let stream = stream.map_err(move |error| told(&what, error.fetching(&name)));
         Ok((size, stream.boxed()))
     }
 }

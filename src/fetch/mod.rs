@@ -94,6 +94,6 @@ async fn file_content(spec: &crate::api::v1alpha1::FileSpec, reach: &dyn Reach) 
     let remote = file::Remote::at(url, digest.clone(), reach, "its url").await?;
     Ok(FileContent {
         digest,
-        origin: std::sync::Arc::new(remote),
+        origin: std::sync::Arc::new(remote.called(format!("file `{}`", spec.target))),
     })
 }

@@ -124,7 +124,7 @@ fn layer(things: &Things, host: &str, repository: &str, digest: &str, title: &st
     (found, blob.stdout)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_component_of_everything_is_built() {
     let things = Things::new().await;
     things.write(&things.package());
@@ -175,12 +175,7 @@ async fn a_component_of_everything_is_built() {
     assert!(listed.lines().nth(2).unwrap().starts_with("-rwx------ 0/0"), "{listed}");
     let read = |path: &str| run("tar", &["-xOf", file.to_str().unwrap(), path]);
     assert_eq!(read("web/values/front-1.2.3+x-0"), "replicas: 3\n");
-    assert_eq!(
-        read("web/values/front-1.2.3+x-1"),
-        "\"replicas\": 2\n\"text\": \"yes\"\n"
-            .replace("\"replicas\"", "replicas")
-            .replace("\"text\"", "text")
-    );
+    assert_eq!(read("web/values/front-1.2.3+x-1"), "replicas: 2\ntext: 'yes'\n");
     assert!(read("web/manifests/all-1.yaml").contains("redis:7"));
     let (_, definition) = layer(&things, &registry.host, "team/shop", digest, "zarf.yaml");
     let definition: Value = serde_saphyr::from_str(&String::from_utf8(definition).unwrap()).unwrap();
@@ -206,7 +201,7 @@ async fn a_component_of_everything_is_built() {
     assert_eq!(layout["digest"], report["digest"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_check_tells_what_is_missing_and_moves_nothing() {
     let things = Things::new().await;
     things.write(&things.package());
@@ -229,7 +224,7 @@ async fn a_check_tells_what_is_missing_and_moves_nothing() {
     assert_eq!(stdout(&output), "no image is missing\n");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_had_is_said_and_nothing_is_published() {
     let things = Things::new().await;
     let registry = TestRegistry::start(Version::V31);
@@ -324,7 +319,8 @@ async fn what_cannot_be_had_is_said_and_nothing_is_published() {
         let output = things.bench.build(&things.arguments(&hosts, &to));
         let said = stderr(&output);
         assert!(!output.status.success() && said.contains(words), "{path}: {said}");
-        assert!(said.contains("component `web`"), "{path}: {said}");
+        let component = said.contains("component `web`") || said.contains("components/web.tar");
+        assert!(component, "{path}: {said}");
         assert!(!said.contains("secret"), "{path}: {said}");
     }
     // Images may have come; a package has not.
