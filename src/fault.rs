@@ -35,6 +35,8 @@ pub enum Reason {
     RegistryUnavailable,
     /// Another package writes to the same place.
     RepositoryConflict,
+    /// No SBOM of an image could be made.
+    SbomFailed,
     /// A Secret or ServiceAccount that the object names is missing or unreadable.
     SecretUnavailable,
     /// The source cannot be read: the engine is down, or the stream broke off.

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::Digest;
+use super::{Digest, media_type};
 
 /// What a manifest or an index says of content that it refers to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +45,11 @@ impl Descriptor {
             platform: None,
             artifact_type: None,
         }
+    }
+
+    /// The descriptor of `{}` (OCI image specification, "Guidance for an Empty Descriptor").
+    pub fn empty() -> Self {
+        Self::new(media_type::OCI_EMPTY, Digest::of(b"{}"), 2)
     }
 
     /// Whether this entry of an index holds attestations of another entry, as BuildKit writes them. Such an

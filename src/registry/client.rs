@@ -153,6 +153,11 @@ impl Registry {
         self.0.endpoint.credentials.as_ref()
     }
 
+    /// How it is reached.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.0.endpoint
+    }
+
     /// The host and port as references write it.
     pub fn host(&self) -> &str {
         &self.0.endpoint.host

@@ -1,9 +1,12 @@
 //! Where images go: one repository of a registry, or of an OCI layout in a directory.
 
+use std::path::PathBuf;
+
 use async_trait::async_trait;
 
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document};
+use crate::registry::Endpoint;
 use crate::source::{ByteStream, PushTarget};
 
 /// A blob on its way in.
@@ -14,6 +17,23 @@ pub struct Upload<'a> {
     pub size: Option<u64>,
     /// The content.
     pub bytes: ByteStream<'a>,
+}
+
+/// How another program reads what stands in a destination.
+#[derive(Clone, Debug)]
+pub enum Reading {
+    /// A repository of a registry.
+    Registry {
+        /// How the registry is reached, with credentials and trust. The limits are not its business.
+        endpoint: Endpoint,
+        /// The path within the registry.
+        repository: String,
+    },
+    /// An OCI layout.
+    Layout {
+        /// Where it is.
+        directory: PathBuf,
+    },
 }
 
 /// One repository that takes blobs and manifests.
@@ -60,6 +80,11 @@ pub trait Destination: Send + Sync {
     /// it by its subject. Its blobs are there already; its subject may come later. Of what is found already nothing is
     /// written: that costs a small GET, and without the registry's referrers API a HEAD. Others' referrers stay.
     async fn attach(&self, referrer: &Document) -> Result<(), Fault>;
+
+    /// How another program reads what stands here; `None` where none can.
+    fn reading(&self) -> Option<Reading> {
+        None
+    }
 
     /// Where an engine may push an image under `tag` by itself; `None` where only this process writes.
     fn push_target(&self, tag: &str) -> Option<PushTarget> {

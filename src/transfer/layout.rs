@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tokio::io::AsyncWriteExt;
 
-use super::{Destination, Upload};
+use super::{Destination, Reading, Upload};
 use crate::fault::{Fault, Reason};
 use crate::hashing::Hashing;
 use crate::oci::{Descriptor, Digest, Document, Hasher, Index, MANIFEST_LIMIT};
@@ -211,6 +211,12 @@ impl Destination for LayoutDestination {
 
     fn repository(&self) -> &str {
         &self.repository
+    }
+
+    fn reading(&self) -> Option<Reading> {
+        Some(Reading::Layout {
+            directory: self.directory.clone(),
+        })
     }
 
     async fn digest_of(&self, identifier: &str) -> Result<Option<Digest>, Fault> {

@@ -10,7 +10,7 @@ mod progress;
 mod registry;
 mod sink;
 
-pub use destination::{Destination, Upload};
+pub use destination::{Destination, Reading, Upload};
 pub use image::{Estimate, Outcome, Standing, Transfer};
 pub use known::KnownBlobs;
 pub use layout::LayoutDestination;

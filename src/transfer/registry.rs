@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use super::{Destination, Upload};
+use super::{Destination, Reading, Upload};
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document};
 use crate::registry::{Begun, Mount, Repository, UploadError};
@@ -129,6 +129,13 @@ impl Destination for RegistryDestination {
     async fn attach(&self, referrer: &Document) -> Result<(), Fault> {
         let attached = self.repository.attach(referrer).await;
         attached.map_err(|error| error.pushing(&self.name))
+    }
+
+    fn reading(&self) -> Option<Reading> {
+        Some(Reading::Registry {
+            endpoint: self.repository.registry().endpoint().clone(),
+            repository: self.repository.name().to_owned(),
+        })
     }
 
     fn push_target(&self, tag: &str) -> Option<PushTarget> {

@@ -1,0 +1,44 @@
+//! The forms of an SBOM.
+
+/// One of the forms that a run of syft writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Format {
+    /// SPDX 2.3, as JSON.
+    Spdx,
+    /// CycloneDX 1.6, as JSON.
+    CycloneDx,
+    /// Syft's own JSON, which Zarf's viewer reads.
+    Syft,
+}
+
+impl Format {
+    /// All of them, in the order in which they are stored.
+    pub const ALL: [Self; 3] = [Self::Spdx, Self::CycloneDx, Self::Syft];
+
+    /// The media type of the document, and the artifact type of the referrer that holds it.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Spdx => "application/spdx+json",
+            Self::CycloneDx => "application/vnd.cyclonedx+json",
+            Self::Syft => "application/vnd.syft+json",
+        }
+    }
+
+    /// What syft calls it, with the version that is meant.
+    pub(super) fn output(self) -> &'static str {
+        match self {
+            Self::Spdx => "spdx-json@2.3",
+            Self::CycloneDx => "cyclonedx-json@1.6",
+            Self::Syft => "syft-json",
+        }
+    }
+
+    /// The name of the file that syft writes it to.
+    pub(super) fn file(self) -> &'static str {
+        match self {
+            Self::Spdx => "spdx.json",
+            Self::CycloneDx => "cyclonedx.json",
+            Self::Syft => "syft.json",
+        }
+    }
+}

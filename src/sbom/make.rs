@@ -1,0 +1,119 @@
+//! Makes the SBOMs of an image and keeps them beside it: the order of the IO.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream;
+
+use super::{Format, Sbom, Sboms, Syft, normalise, referrer};
+use crate::fault::{Fault, Reason};
+use crate::oci::{Descriptor, Digest, Document};
+use crate::transfer::{Destination, Upload};
+
+/// The longest SBOM in bytes. One is held in memory while it is made.
+pub const CONTENT_LIMIT: usize = 64 * 1024 * 1024;
+
+/// That SBOMs are wanted where there is nothing to make them.
+pub fn unable() -> Fault {
+    Fault::stalled(
+        Reason::SbomFailed,
+        "this installation makes no SBOMs; start it with --syft, or set sbom.enabled to false",
+    )
+}
+
+/// The SBOMs of the image `manifest` that stand beside it, by one request.
+pub async fn known(destination: &dyn Destination, manifest: &Digest) -> Result<Option<Sboms>, Fault> {
+    Ok(Sboms::among(&destination.referrers(manifest).await?))
+}
+
+/// Makes the SBOMs of the image `manifest` in `destination`, unless they are there once its turn comes.
+///
+/// A referrer follows its content, and SBOMs count when all three are there: whatever breaks off in between, they are made
+/// again and are the same.
+pub async fn make(syft: &Syft, destination: &dyn Destination, manifest: &Document) -> Result<Sboms, Fault> {
+    let subject = &manifest.descriptor;
+    if let Some(layer) = manifest.manifest().and_then(super::referrer::foreign_layer) {
+        return Err(Fault::stalled(
+            Reason::SbomFailed,
+            format!(
+                "its layer {layer} lies with its publisher only and cannot be looked into; leave the image out, or set sbom.enabled to false"
+            ),
+        ));
+    }
+    let reading = destination.reading().ok_or_else(|| {
+        let name = destination.name();
+        Fault::stalled(Reason::SbomFailed, format!("syft has no way to read {name}"))
+    })?;
+    let _turn = syft.turn().await?;
+    // Another package may have waited for the same.
+    if let Some(sboms) = known(destination, &subject.digest).await? {
+        return Ok(sboms);
+    }
+    let written = Arc::new(syft.run(&reading, manifest).await?);
+    let read = async |format: Format| {
+        let unread = |error: std::io::Error| {
+            Fault::retryable(
+                Reason::SbomFailed,
+                format!("the {format:?} document of syft cannot be read: {error}; check that --syft names syft 1.x"),
+            )
+        };
+        let content = written.read(format, CONTENT_LIMIT).await.map_err(unread)?;
+        if content.len() > CONTENT_LIMIT {
+            return Err(Fault::stalled(
+                Reason::SbomFailed,
+                format!(
+                    "its {format:?} document has more than the {CONTENT_LIMIT} bytes that are kept; make a smaller image of it"
+                ),
+            ));
+        }
+        let subject = subject.digest.clone();
+        let made = tokio::task::spawn_blocking(move || normalise(format, &subject, &content)).await;
+        let made = made.map_err(|error| Fault::retryable(Reason::SbomFailed, error.to_string()))?;
+        made.map_err(|error| {
+            let advice = "check that --syft names syft 1.x";
+            Fault::stalled(
+                Reason::SbomFailed,
+                format!("syft wrote no SBOM that can be used: {error}; {advice}"),
+            )
+        })
+    };
+    // Its own form says which syft it is.
+    let own = read(Format::Syft).await?;
+    let tool = own.tool.clone().unwrap_or_default();
+    let mut sboms = Sboms {
+        contents: [(Format::Syft, store(own, Format::Syft, destination).await?)].into(),
+        tool,
+    };
+    for format in [Format::Spdx, Format::CycloneDx] {
+        let sbom = read(format).await?;
+        sboms.contents.insert(format, store(sbom, format, destination).await?);
+    }
+    put(&Descriptor::empty(), Bytes::from_static(b"{}"), destination).await?;
+    for (format, content) in &sboms.contents {
+        let document = referrer(subject, *format, &sboms.tool, content)
+            .map_err(|error| Fault::stalled(Reason::SbomFailed, error.to_string()))?;
+        destination.attach(&document).await?;
+    }
+    Ok(sboms)
+}
+
+async fn store(sbom: Sbom, format: Format, destination: &dyn Destination) -> Result<Descriptor, Fault> {
+    let Sbom { content, .. } = sbom;
+    let blob = Descriptor::new(format.media_type(), Digest::of(&content), content.len() as u64);
+    put(&blob, content, destination).await?;
+    Ok(blob)
+}
+
+async fn put(blob: &Descriptor, content: Bytes, destination: &dyn Destination) -> Result<(), Fault> {
+    if destination.holds(&blob.digest).await?.is_none() {
+        destination
+            .upload(Upload {
+                digest: Some(blob.digest.clone()),
+                size: Some(blob.size),
+                bytes: stream::once(async move { Ok(content) }).boxed(),
+            })
+            .await?;
+    }
+    Ok(())
+}
