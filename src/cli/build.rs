@@ -3,6 +3,7 @@
 mod check;
 mod moves;
 mod reach;
+mod sboms;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use super::cluster::duration;
 use super::engine::EngineFlags;
 use super::limits::LimitFlags;
 use super::progress::{Display, Output, bytes};
+use super::sbom::SbomFlags;
 use super::{UNUSABLE, Unusable, credentials, package_file};
 use crate::api::v1alpha1::{MissingImage, PinnedChart, SourceKind};
 use crate::fault::{Disposition, Fault, Reason};
@@ -58,6 +60,8 @@ pub(super) struct Build {
     insecure_registry: Vec<String>,
     #[command(flatten)]
     engine: EngineFlags,
+    #[command(flatten)]
+    sbom: SbomFlags,
     /// Images that move at once.
     #[arg(long, default_value_t = 4, value_name = "COUNT")]
     concurrency: usize,
@@ -90,6 +94,9 @@ struct Report {
     /// What manifests and charts name and `images` lack.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     missing_images: Vec<MissingImage>,
+    /// How far the SBOMs are; absent where none are made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sboms: Option<sboms::Row>,
     /// Empty when all is well.
     failures: Vec<Failure>,
 }
@@ -281,8 +288,10 @@ impl Build {
             });
         }
         let destination = works.destination(&name)?;
+        let mut archives = component::archives(spec, &found);
+        archives.extend(self.sboms(spec, &mut brought, &display, report).await?);
         let contents = Contents {
-            archives: &component::archives(spec, &found),
+            archives: &archives,
             ..Contents::from(&brought[..])
         };
         let published = publish(&definition, contents, &*destination, &spec.version, async |_| Ok(())).await?;

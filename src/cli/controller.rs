@@ -7,6 +7,7 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::{ClusterFlags, duration, hostname};
+use super::sbom::SbomFlags;
 use crate::controller::{self, Terms};
 
 /// Run the controller.
@@ -14,6 +15,8 @@ use crate::controller::{self, Terms};
 pub(super) struct Controller {
     #[command(flatten)]
     cluster: ClusterFlags,
+    #[command(flatten)]
+    sbom: SbomFlags,
     /// How this process is called in claims and in the lease. Default: the machine's name and the process id.
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     identity: Option<String>,
@@ -40,6 +43,7 @@ impl Controller {
             }
         };
         settings.garbage_delay = self.garbage_delay;
+        settings.syft = self.sbom.open().await;
         let identity = self
             .identity
             .unwrap_or_else(|| format!("{}-{}", hostname(), std::process::id()));

@@ -12,6 +12,7 @@ mod limits;
 mod package_file;
 mod probe;
 mod progress;
+mod sbom;
 
 use std::process::ExitCode;
 
@@ -57,6 +58,8 @@ enum Verb {
     Build(build::Build),
     /// Make a JackalPackage of a jackal.yaml or zarf.yaml.
     Convert(convert::Convert),
+    /// Make the SBOMs of an image and keep them beside it.
+    Sbom(sbom::Sbom),
     /// Print the custom resource definitions.
     Crd(crd::Crd),
     /// Ask a server in the cluster for its health.
@@ -94,6 +97,7 @@ impl Command {
             Verb::Agent(command) => runtime.block_on(command.run(stop)),
             Verb::Build(command) => runtime.block_on(command.run(stop)),
             Verb::Convert(command) => command.run(),
+            Verb::Sbom(command) => runtime.block_on(command.run(stop)),
             Verb::Crd(command) => command.run(),
             Verb::Probe(command) => runtime.block_on(command.run(stop)),
         };

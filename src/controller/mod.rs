@@ -14,6 +14,7 @@ mod packages;
 mod publication;
 mod reach;
 mod retention;
+mod sboms;
 mod survey;
 mod tally;
 mod undecodable;

@@ -12,7 +12,8 @@ use tracing::{info, warn};
 
 use super::packages::Packages;
 use super::reach::Reached;
-use super::retention::{self, Surroundings};
+use super::retention::{self, SBOMS_CAME, Surroundings};
+use super::sboms::{self, Sboms};
 use crate::api::v1alpha1::{
     Artifact, Conditions, Counts, Garbage, HistoryEntry, JackalImage, JackalPackage, MissingImage, PackagedImage,
     PinnedChart, READY, requested_at,
@@ -49,6 +50,30 @@ pub(super) fn inputs(package: &JackalPackage, images: &[JackalImage]) -> String 
     Digest::of(text.as_bytes()).to_string()
 }
 
+/// Why a task has no result.
+enum End {
+    /// It was cancelled, or another leads.
+    Cancelled,
+    /// The status could not be written.
+    Unwritten(kube::Error),
+    /// There is no artifact.
+    Failed(Fault),
+    /// The artifact stands without the SBOMs, which the status says.
+    WithoutSboms(Fault),
+}
+
+impl From<Fault> for End {
+    fn from(fault: Fault) -> Self {
+        Self::Failed(fault)
+    }
+}
+
+impl From<kube::Error> for End {
+    fn from(error: kube::Error) -> Self {
+        Self::Unwritten(error)
+    }
+}
+
 /// Runs the task to its end, or until `token` is cancelled.
 pub(super) async fn run(
     packages: &Arc<Packages>,
@@ -58,31 +83,82 @@ pub(super) async fn run(
 ) {
     let uid = package.uid().unwrap_or_default();
     let key = packages.key(package, Some(&publication.inputs));
-    let result = tokio::select! {
-        biased;
-        () = token.cancelled() => None,
-        // Whoever leads by now may have put another artifact under the tag.
-        result = packages.leadership.during(assemble(packages, package, &publication)) => result,
+    let unwritten = |error: kube::Error| {
+        warn!(package = name_of(&**package), %error, "the status could not be written");
     };
-    match result {
-        None => packages.memory.ended(&uid),
-        Some(Ok(built)) => match done(packages, package, &publication, &built).await {
-            Ok(()) => packages.memory.succeeded(&uid, key, Instant::now()),
-            Err(error) => {
-                warn!(package = name_of(&**package), %error, "the status could not be written");
-                packages
-                    .memory
-                    .failed(&uid, key, Disposition::Retryable, Instant::now());
-            }
-        },
-        Some(Err(fault)) => {
-            if let Err(error) = packages.failed(package, &fault).await {
-                warn!(package = name_of(&**package), %error, "the status could not be written");
-            }
-            packages.memory.failed(&uid, key, fault.disposition, Instant::now());
+    let failed = match build(packages, package, &publication, &token).await {
+        Ok(()) => None,
+        Err(End::Cancelled) => {
+            packages.memory.ended(&uid);
+            packages.wake(package).await;
+            return;
         }
+        Err(End::Unwritten(error)) => {
+            unwritten(error);
+            Some(Disposition::Retryable)
+        }
+        Err(End::Failed(fault)) => {
+            if fault.reason == Reason::SbomFailed {
+                sboms::failed(packages, package, &fault).await.unwrap_or_else(unwritten);
+            }
+            packages.failed(package, &fault).await.unwrap_or_else(unwritten);
+            Some(fault.disposition)
+        }
+        // A package that is ready is looked at again at its interval, whatever its SBOMs wait for.
+        Err(End::WithoutSboms(fault)) => {
+            sboms::failed(packages, package, &fault).await.unwrap_or_else(unwritten);
+            Some(fault.disposition).filter(|disposition| *disposition != Disposition::Stalled)
+        }
+    };
+    match failed {
+        None => packages.memory.succeeded(&uid, key, Instant::now()),
+        Some(disposition) => packages.memory.failed(&uid, key, disposition, Instant::now()),
     }
     packages.wake(package).await;
+}
+
+/// Puts the artifact together; where SBOMs are missing and nobody demands them first, once more when they are there.
+async fn build(
+    packages: &Packages,
+    package: &JackalPackage,
+    publication: &Publication,
+    token: &CancellationToken,
+) -> Result<(), End> {
+    let mut images = brought(packages, publication)?;
+    let look = async {
+        let reached = Reached::by_package(
+            &packages.client,
+            &packages.settings,
+            &packages.registries,
+            package,
+            &publication.place,
+        );
+        let found = fetch::gather(&package.spec.components, &reached, &packages.charts).await?;
+        let sboms = Sboms::look(packages, package, &mut images).await?;
+        let built = assemble(packages, package, publication, &images, &found, &sboms).await?;
+        Ok::<_, Fault>((found, sboms, built))
+    };
+    let (found, sboms, built) = leading(packages, token, look).await??;
+    done(packages, package, publication, &built, &sboms).await?;
+    let Sboms::Pending(missing) = sboms else {
+        return Ok(());
+    };
+    let made = leading(packages, token, Sboms::make(packages, missing)).await?;
+    let sboms = made.map_err(End::WithoutSboms)?;
+    let assembled = assemble(packages, package, publication, &images, &found, &sboms);
+    let built = leading(packages, token, assembled).await??;
+    done(packages, package, publication, &built, &sboms).await?;
+    Ok(())
+}
+
+/// `work`, as long as it is asked for and this process leads: whoever leads by then may have put another artifact under
+/// the tag.
+async fn leading<T>(packages: &Packages, token: &CancellationToken, work: impl Future<Output = T>) -> Result<T, End> {
+    tokio::select! {
+        biased;
+        () = token.cancelled() => Err(End::Cancelled),
+        result = packages.leadership.during(work) => result.ok_or(End::Cancelled),
+    }
 }
 
 /// What was put together.
@@ -92,16 +168,7 @@ struct Built {
     missing: Vec<MissingImage>,
 }
 
-async fn assemble(packages: &Packages, package: &JackalPackage, publication: &Publication) -> Result<Built, Fault> {
-    let spec = &package.spec;
-    let reached = Reached::by_package(
-        &packages.client,
-        &packages.settings,
-        &packages.registries,
-        package,
-        &publication.place,
-    );
-    let found = fetch::gather(&spec.components, &reached, &packages.charts).await?;
+fn brought(packages: &Packages, publication: &Publication) -> Result<Vec<BroughtImage>, Fault> {
     let registry = packages.registries.open(&publication.place.endpoint)?;
     let mut images = Vec::with_capacity(publication.plan.images.len());
     for (planned, row) in publication.plan.images.iter().zip(&publication.rows) {
@@ -117,15 +184,29 @@ async fn assemble(packages: &Packages, package: &JackalPackage, publication: &Pu
             documents: Vec::new(),
         });
     }
-    let definition = Definition::of(&package.name_any(), spec, &publication.plan)?.holding(spec, &found);
+    Ok(images)
+}
+
+async fn assemble(
+    packages: &Packages,
+    package: &JackalPackage,
+    publication: &Publication,
+    images: &[BroughtImage],
+    found: &[component::Found],
+    sboms: &Sboms,
+) -> Result<Built, Fault> {
+    let spec = &package.spec;
+    let registry = packages.registries.open(&publication.place.endpoint)?;
+    let definition = Definition::of(&package.name_any(), spec, &publication.plan)?.holding(spec, found);
     let destination = RegistryDestination::new(registry.repository(repository(publication, package)));
     let version = &package.spec.version;
     let announce = async |digest: &Digest| announce(packages, package, &format!("{version}@{digest}")).await;
     let status = package.status.as_ref();
     let previous = status.and_then(|status| status.artifact.as_ref()?.digest.parse().ok());
-    let archives = component::archives(spec, &found);
+    let mut archives = component::archives(spec, found);
+    archives.extend(sboms.archive());
     let contents = Contents {
-        images: &images,
+        images,
         archives: &archives,
         previous: previous.as_ref(),
         ..Contents::default()
@@ -133,8 +214,8 @@ async fn assemble(packages: &Packages, package: &JackalPackage, publication: &Pu
     let published = publish(&definition, contents, &destination, version, announce).await?;
     Ok(Built {
         published,
-        charts: component::pinned(spec, &found),
-        missing: component::missing_images(spec, &publication.plan, &found),
+        charts: component::pinned(spec, found),
+        missing: component::missing_images(spec, &publication.plan, found),
     })
 }
 
@@ -167,6 +248,7 @@ async fn done(
     package: &JackalPackage,
     publication: &Publication,
     built: &Built,
+    sboms: &Sboms,
 ) -> Result<(), kube::Error> {
     let published = &built.published;
     let (news, planned) = (AtomicBool::new(false), Mutex::new(Vec::new()));
@@ -192,6 +274,8 @@ async fn done(
                 || status.last_handled_reconcile_at.as_deref() != requested_at(package.annotations());
             news.store(!conditions.is_true(READY, generation), Ordering::Relaxed);
             conditions.ready(generation, "Succeeded", &message, now.clone());
+            let sboms_came = sboms.are_news(&conditions);
+            sboms.note(&mut conditions, generation, now.clone());
             status.conditions = conditions.0;
             let announced = status
                 .publishing
@@ -215,6 +299,7 @@ async fn done(
                     &status.images,
                     &publication.rows,
                     (&status.charts, &built.charts),
+                    sboms_came,
                 );
                 let same = |known: &&HistoryEntry| known.digest == digest && known.repository.is_none();
                 let known = status.history.iter().find(same);
@@ -314,6 +399,7 @@ fn why(
     known: &[PackagedImage],
     rows: &[PackagedImage],
     charts: (&[PinnedChart], &[PinnedChart]),
+    sboms_came: bool,
 ) -> String {
     let Some(before) = before else {
         return "first build".to_owned();
@@ -343,6 +429,9 @@ fn why(
         reasons.push(format!("{} was removed", gone.image));
     }
     reasons.extend(why_of_charts(charts.0, charts.1));
+    if reasons.is_empty() && sboms_came {
+        reasons.push(SBOMS_CAME.to_owned());
+    }
     if reasons.is_empty() {
         // The rows of the artifact before are gone when an image's change was written meanwhile.
         let digest = history.first().map_or("", |entry| entry.digest.as_str());

@@ -17,6 +17,9 @@ const BACKLOG: usize = 100;
 /// Entries of a plan.
 const ENTRIES: usize = 200;
 
+/// Why an artifact was built that is the one before it with the SBOMs of its images.
+pub(super) const SBOMS_CAME: &str = "SBOMs were added";
+
 /// What a plan depends on beside the package's spec and status.
 pub(super) struct Surroundings<'a> {
     /// The artifacts' repository with its registry, as references name it.
@@ -52,7 +55,10 @@ pub(super) fn plan(spec: &JackalPackageSpec, status: &JackalPackageStatus, aroun
             _ => Garbage {
                 reference,
                 digest: entry.digest.clone(),
-                reason: format!("it is older than the {} that retention keeps", revisions(kept.len())),
+                reason: match is_completed(entry, status) {
+                    true => "the same with SBOMs has taken its place".to_owned(),
+                    false => format!("it is older than the {} that retention keeps", revisions(kept.len())),
+                },
                 delete_after: Some(around.after.clone()),
                 kept: standing.and_then(|known| known.kept.clone()),
             },
@@ -113,11 +119,20 @@ fn divide<'a>(
         match limit {
             // What was built once more counts once, where it is newest.
             _ if known => {}
+            // The same without SBOMs is no revision of its own: it would push out one that people would go back to.
+            Some(_) if is_completed(entry, status) => superseded.push(entry),
             Some(limit) if kept.len() >= limit => superseded.push(entry),
             _ => kept.push(entry),
         }
     }
     (kept, superseded)
+}
+
+/// Whether the artifact that was built after `entry` is the same with the SBOMs of its images.
+fn is_completed(entry: &HistoryEntry, status: &JackalPackageStatus) -> bool {
+    let pairs = status.history.iter().zip(status.history.iter().skip(1));
+    let mut followers = pairs.filter(|(_, elder)| *elder == entry);
+    followers.any(|(newer, _)| newer.reason == SBOMS_CAME)
 }
 
 /// How many artifacts stay; one at least, whatever an object says that came by without the schema.
@@ -329,6 +344,20 @@ mod tests {
             references(&plan(&two, &status, &around(&none, &[], 5))),
             ["r:1/app:0@z"]
         );
+    }
+
+    #[test]
+    fn what_got_its_sboms_later_counts_once() {
+        let none = BTreeSet::new();
+        let two = spec(json!({ "retention": { "revisions": 2 } }));
+        let mut status = status(&[("2", "d"), ("2", "c"), ("1", "b"), ("1", "a")]);
+        for with_sboms in [0, 2] {
+            status.history[with_sboms].reason = SBOMS_CAME.to_owned();
+        }
+        let planned = plan(&two, &status, &around(&none, &[], 5));
+        assert_eq!(references(&planned), ["r:1/app:1@a", "r:1/app:2@c"]);
+        assert!(planned[1].reason.contains("SBOMs"), "{}", planned[1].reason);
+        assert_eq!(plan(&spec(json!({})), &status, &around(&none, &[], 5)), []);
     }
 
     #[test]

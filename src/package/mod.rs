@@ -12,6 +12,7 @@ mod differential;
 mod plan;
 pub mod provenance;
 mod publish;
+mod sboms;
 mod yaml;
 
 pub use archive::{Archive, Archived, Entry, Origin};
@@ -20,6 +21,7 @@ pub use definition::Definition;
 pub use differential::EarlierVersion;
 pub use plan::{Plan, PlannedImage, listed};
 pub use publish::{BroughtImage, Contents, Published, publish};
+pub use sboms::PackageSboms;
 pub use yaml::yaml;
 
 /// The repository of a package's artifact: its name, below `prefix` (may be empty).

@@ -19,7 +19,7 @@ use crate::registry::lock_of;
 use crate::transfer::{Destination, Upload};
 
 /// Blobs, and images, that are asked about or moved at once.
-const PARALLEL: usize = 8;
+pub(super) const PARALLEL: usize = 8;
 /// The bytes of manifests that one image may have. They are held in memory until the package stands.
 const DOCUMENTS_LIMIT: usize = 16 * 1024 * 1024;
 
@@ -207,7 +207,7 @@ fn saved(omitted: &[ArtifactImage], images: &[ArtifactImage]) -> u64 {
 }
 
 /// Every manifest of an image. What its registry lacks is left for [`Artifact::of`] to report.
-async fn read_image(image: &BroughtImage) -> Result<ArtifactImage, Fault> {
+pub(super) async fn read_image(image: &BroughtImage) -> Result<ArtifactImage, Fault> {
     let mut documents: Vec<Document> = Vec::new();
     let mut bytes = 0;
     let mut seen = HashSet::from([image.digest.clone()]);

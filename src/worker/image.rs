@@ -28,6 +28,7 @@ use super::turns::Turns;
 use super::{Duty, task};
 use crate::api::v1alpha1::{Conditions, JackalImage, Period, READY, SourceKind, requested_at};
 use crate::fault::{Fault, Reason};
+use crate::sbom::Syft;
 
 type Guarded = DeserializeGuard<JackalImage>;
 
@@ -69,6 +70,8 @@ pub struct Settings {
     pub idle: Duration,
     /// How long what is to be deleted stands in a package's status before it is.
     pub garbage_delay: Duration,
+    /// What makes SBOMs; none where this installation makes none.
+    pub syft: Option<Arc<Syft>>,
     /// What it counts of its work.
     pub metrics: Metrics,
     /// Whether it is able to work.

@@ -15,6 +15,7 @@ mod faults;
 mod gitops;
 mod package;
 mod registry;
+mod sbom;
 mod stop;
 mod support;
 mod tenancy;

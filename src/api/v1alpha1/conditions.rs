@@ -9,6 +9,9 @@ pub const RECONCILING: &str = "Reconciling";
 /// Nothing happens before the object or something that it names changes.
 pub const STALLED: &str = "Stalled";
 
+/// The SBOMs of all images of a package are there, and in its artifact. Where no SBOMs are made it is absent.
+pub const SBOMS_COMPLETE: &str = "SBOMsComplete";
+
 /// The longest message in bytes, which is also what an event's note holds.
 const MESSAGE_LIMIT: usize = 1000;
 
@@ -56,6 +59,21 @@ impl Conditions {
             None => self.set(READY, "False", "Suspended", message, generation, now),
         }
         self.remove(&[RECONCILING, STALLED]);
+    }
+
+    /// How far the SBOMs are: `None` while they are made, else whether they came about. It says nothing of Ready.
+    pub fn sboms(&mut self, generation: Option<i64>, complete: Option<bool>, reason: &str, message: &str, now: Time) {
+        let status = match complete {
+            None => "Unknown",
+            Some(true) => "True",
+            Some(false) => "False",
+        };
+        self.set(SBOMS_COMPLETE, status, reason, message, generation, now);
+    }
+
+    /// No SBOMs are made.
+    pub fn no_sboms(&mut self) {
+        self.remove(&[SBOMS_COMPLETE]);
     }
 
     /// The condition of that type.

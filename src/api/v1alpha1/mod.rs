@@ -15,11 +15,11 @@ mod period;
 
 pub use common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
 pub use component::{ChartSpec, ConfigMapReference, FileSpec, ManifestSpec, MissingImage, PinnedChart, ValuesSource};
-pub use conditions::{Conditions, READY, RECONCILING, STALLED, cut};
+pub use conditions::{Conditions, READY, RECONCILING, SBOMS_COMPLETE, STALLED, cut};
 pub use image::{Assignment, Candidate, Claim, JackalImage, JackalImageSpec, JackalImageStatus, TransferProgress};
 pub use package::{
     Artifact, ComponentSpec, Counts, Garbage, HistoryEntry, ImageSpec, JackalPackage, JackalPackageSpec,
-    JackalPackageStatus, PackagedImage, Retention,
+    JackalPackageStatus, PackagedImage, Retention, SbomSpec,
 };
 pub use period::{Period, PeriodError};
 

@@ -96,9 +96,53 @@ pub struct JackalPackageSpec {
     /// What happens to what was pushed when the package is deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+    /// SBOMs of the images. Default: they are made where the operator is set up to make them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sbom: Option<SbomSpec>,
     /// How many of the package's artifacts stay in the registry. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
+}
+
+/// What is wanted of the images' SBOMs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.enabled || !self.required").message("sbom.required demands SBOMs, and sbom.enabled: false forbids them: remove one of the two")
+)]
+pub struct SbomSpec {
+    /// Make SBOMs of the images (SPDX 2.3, CycloneDX 1.6 and syft's own form), store them beside the images as referrers,
+    /// and put them into the package.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// The package is not Ready, and has no artifact, before all SBOMs are there. Without it they are made afterwards,
+    /// and the condition SBOMsComplete says how far they are.
+    #[serde(default)]
+    pub required: bool,
+}
+
+impl Default for SbomSpec {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            required: false,
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl JackalPackageSpec {
+    /// What is wanted of SBOMs, by who is `able` to make them or not: `None` for nothing. A package that does not speak of
+    /// them wants what can be had.
+    pub fn wanted_sboms(&self, able: bool) -> Option<SbomSpec> {
+        match &self.sbom {
+            Some(sbom) => sbom.enabled.then(|| sbom.clone()),
+            None => able.then(SbomSpec::default),
+        }
+    }
 }
 
 /// Which artifacts of a package stay in the registry.
@@ -183,7 +227,7 @@ pub struct JackalPackageStatus {
     /// The generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready, and Reconciling or Stalled while true.
+    /// Ready, and Reconciling or Stalled while true. SBOMsComplete where SBOMs are made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -51,14 +51,18 @@ fn gzip(content: &[u8]) -> Bytes {
 /// An image of one layer with a file of `content` for `platform`, its blobs pushed, its manifest neither pushed nor tagged. Its bytes
 /// are not what our own serialisation gives.
 pub async fn image(repository: &Repository, platform: &str, content: Bytes) -> Document {
+    // crane reads the layer, so it is a real one.
+    of_layer(repository, platform, &archive(&content)).await
+}
+
+/// The same with one layer of our choice, a tar.
+pub async fn of_layer(repository: &Repository, platform: &str, diff: &[u8]) -> Document {
     let mut parts = platform.split('/');
     let (os, architecture) = (parts.next().unwrap(), parts.next().unwrap());
-    // crane reads the layer, so it is a real one.
-    let diff = archive(&content);
-    let layer = gzip(&diff);
+    let layer = gzip(diff);
     let config = format!(
         r#"{{"architecture":"{architecture}","os":"{os}","config":{{}},"rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#,
-        Digest::of(&diff)
+        Digest::of(diff)
     );
     let config = push(repository, media_type::OCI_CONFIG, config.into()).await;
     let layer = push(repository, media_type::OCI_LAYER_GZIP, layer).await;

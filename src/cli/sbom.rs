@@ -1,0 +1,188 @@
+//! `sbom`, and the flags of all who make SBOMs.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::cluster::duration;
+use super::limits::LimitFlags;
+use super::{UNUSABLE, Unusable, credentials};
+use crate::fault::{Disposition, Fault};
+use crate::oci::{Index, Reference};
+use crate::package::{BroughtImage, PackageSboms};
+use crate::registry::{Endpoint, Registry};
+use crate::sbom::{Limits, Syft, unable};
+use crate::transfer::{Destination as _, LayoutDestination, RegistryDestination};
+
+/// Flags of the commands that make SBOMs.
+#[derive(Clone, Debug, Args)]
+pub(super) struct SbomFlags {
+    /// The syft program (1.x) that makes SBOMs. Default: no SBOMs are made.
+    #[arg(long, env = "JACKAL_SYFT", value_name = "PATH")]
+    syft: Option<PathBuf>,
+    /// Memory of one syft, which ends when it needs more: bytes, or with Ki, Mi or Gi.
+    #[arg(long, env = "JACKAL_SBOM_MEMORY", default_value = "1Gi", value_name = "BYTES", value_parser = bytes)]
+    sbom_memory: u64,
+    /// How long one syft may work.
+    #[arg(long, env = "JACKAL_SBOM_TIMEOUT", default_value = "10m", value_name = "DURATION", value_parser = duration)]
+    sbom_timeout: Duration,
+    /// How many work at once.
+    #[arg(long, env = "JACKAL_SBOM_CONCURRENCY", default_value_t = 1, value_name = "COUNT")]
+    sbom_concurrency: usize,
+    /// Where syft unpacks images, each in a folder that is removed afterwards. Default: the folder for temporary files.
+    #[arg(long, env = "JACKAL_SBOM_SCRATCH", value_name = "PATH")]
+    sbom_scratch: Option<PathBuf>,
+    /// Disk that one syft may fill there, which is what an image's layers have unpacked: bytes, or with Ki, Mi or Gi.
+    #[arg(long, env = "JACKAL_SBOM_SCRATCH_LIMIT", default_value = "8Gi", value_name = "BYTES", value_parser = bytes)]
+    sbom_scratch_limit: u64,
+}
+
+impl SbomFlags {
+    /// What makes SBOMs; none without --syft.
+    pub async fn open(&self) -> Option<Arc<Syft>> {
+        let program = self.syft.clone()?;
+        let limits = Limits {
+            memory: self.sbom_memory,
+            time: self.sbom_timeout,
+            scratch: self.sbom_scratch_limit,
+            concurrency: self.sbom_concurrency,
+        };
+        let root = self.sbom_scratch.clone().unwrap_or_else(std::env::temp_dir);
+        Some(Arc::new(Syft::new(program, root, limits).await))
+    }
+}
+
+/// Make the SBOMs of an image: SPDX 2.3, CycloneDX 1.6 and syft's own form, one of each for each platform, kept as
+/// referrers of the image's manifest. Those that are there are not made again.
+///
+/// Exit codes: 0 done, 1 something failed and may succeed another time, 2 the image or a flag cannot be used.
+#[derive(Debug, Args)]
+pub(super) struct Sbom {
+    /// The image: its reference in a registry that takes referrers, or `oci:DIR`, all images of an OCI layout.
+    #[arg(value_name = "REFERENCE|oci:DIR")]
+    image: String,
+    /// The registry speaks plain HTTP.
+    #[arg(long)]
+    insecure: bool,
+    #[command(flatten)]
+    sbom: SbomFlags,
+    #[command(flatten)]
+    limits: LimitFlags,
+}
+
+impl Sbom {
+    pub(super) async fn run(self, stop: CancellationToken) -> ExitCode {
+        let result = tokio::select! {
+            result = self.make() => result,
+            () = stop.cancelled() => return ExitCode::from(130),
+        };
+        let Err(error) = result else {
+            return ExitCode::SUCCESS;
+        };
+        eprintln!("jackal-operator sbom: {error:#}");
+        let stalled = |fault: &Fault| fault.disposition == Disposition::Stalled;
+        match error.downcast_ref::<Fault>().is_some_and(stalled) || error.is::<Unusable>() {
+            true => ExitCode::from(UNUSABLE),
+            false => ExitCode::FAILURE,
+        }
+    }
+
+    async fn make(&self) -> anyhow::Result<()> {
+        let syft = self.sbom.open().await.ok_or_else(unable)?;
+        let mut images = match self.image.strip_prefix("oci:").filter(|rest| !rest.starts_with("//")) {
+            Some(directory) => in_layout(Path::new(directory)).await?,
+            None => vec![self.in_registry().await?],
+        };
+        let mut sboms = PackageSboms::look(&mut images).await?;
+        sboms.make(&syft).await?;
+        for (name, digest, made) in sboms.rows() {
+            for content in made.iter().flat_map(|made| made.contents.values()) {
+                println!("{name} {digest} {} {}", content.media_type, content.digest);
+            }
+        }
+        Ok(())
+    }
+
+    async fn in_registry(&self) -> anyhow::Result<BroughtImage> {
+        let reference: Reference = self.image.parse().map_err(|error| Unusable(format!("{error}")))?;
+        let host = reference.registry();
+        let endpoint = Endpoint {
+            plain_http: self.insecure,
+            credentials: credentials::of(host).await?,
+            ..Endpoint::new(host).within(self.limits.limits())
+        };
+        let registry = Registry::new(endpoint).map_err(|error| error.pushing(host))?;
+        let destination = RegistryDestination::new(registry.repository(reference.repository()));
+        let identifier = reference.digest().map(ToString::to_string);
+        let identifier = identifier.or(reference.tag().map(str::to_owned)).unwrap_or_default();
+        let digest = destination.digest_of(&identifier).await?;
+        let digest = digest.ok_or_else(|| Unusable(format!("{reference} is not there")))?;
+        Ok(BroughtImage {
+            reference,
+            digest,
+            destination: Arc::new(destination),
+            documents: Vec::new(),
+        })
+    }
+}
+
+/// All that the `index.json` of a layout names.
+async fn in_layout(directory: &Path) -> anyhow::Result<Vec<BroughtImage>> {
+    let unread = || format!("{} is no OCI layout", directory.display());
+    let index = tokio::fs::read(directory.join("index.json"))
+        .await
+        .with_context(unread)?;
+    let index: Index = serde_json::from_slice(&index).with_context(unread)?;
+    let named = index
+        .manifests
+        .into_iter()
+        .filter(|entry| entry.artifact_type.is_none());
+    let images = named.map(|entry| {
+        let name = entry.annotations.values().find_map(|name| name.parse().ok());
+        let plain = || format!("localhost/image@{}", entry.digest).parse();
+        Ok(BroughtImage {
+            reference: name.map_or_else(plain, Ok)?,
+            digest: entry.digest.clone(),
+            destination: Arc::new(LayoutDestination::new(directory, "image")),
+            documents: Vec::new(),
+        })
+    });
+    images.collect()
+}
+
+/// Bytes as Kubernetes writes them in powers of 1024: `512Mi`, `2Gi`, or a bare number.
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let power = match &text[digits.len()..] {
+        "" => 0,
+        "Ki" => 10,
+        "Mi" => 20,
+        "Gi" => 30,
+        _ => return Err("write it as 512Mi or 2Gi".to_owned()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "write it as 512Mi or 2Gi".to_owned())?;
+    number
+        .checked_mul(1 << power)
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| "it is none or too much".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_read_as_kubernetes_writes_them() {
+        assert_eq!(bytes("1Gi"), Ok(1 << 30));
+        assert_eq!(bytes("512Mi"), Ok(512 << 20));
+        assert_eq!(bytes("123"), Ok(123));
+        for bad in ["", "Gi", "1G", "-1Mi", "1.5Gi", "0", "99999999999Gi"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! SBOMs of images in real registries, by the real syft.
+
+mod bad;
+mod packages;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jackal_operator::oci::{Document, Index};
+use jackal_operator::registry::Repository;
+use jackal_operator::sbom::{Format, Limits, Sboms, Syft, known, make};
+use jackal_operator::transfer::{Destination, LayoutDestination, RegistryDestination, Upload};
+use serde_json::Value;
+
+use crate::docker::engines::tar;
+use crate::support::image::{entry, of_layer, put, stream};
+use crate::support::program;
+use crate::support::registry::{Options, TestRegistry, VERSIONS, Version};
+
+/// The layer of an Alpine whose database has these packages, by name and version.
+fn alpine(packages: &[(&str, &str)]) -> Vec<u8> {
+    let installed: String = packages
+        .iter()
+        .map(|(name, version)| {
+            format!("C:Q1AAAAAAAAAAAAAAAAAAAAAAAAAAA=\nP:{name}\nV:{version}\nA:x86_64\nS:1\nI:1\nT:<b>{name}</b></script>\nL:MIT\no:{name}\n\n")
+        })
+        .collect();
+    let release = "ID=alpine\nVERSION_ID=3.22.0\nPRETTY_NAME=\"Alpine Linux v3.22\"\n";
+    tar(&[
+        ("etc/os-release", release.to_owned()),
+        ("lib/apk/db/installed", installed),
+    ])
+}
+
+/// The image of such a layer under `tag`.
+async fn put_alpine(repository: &Repository, tag: &str, packages: &[(&str, &str)]) -> Document {
+    let image = of_layer(repository, "linux/amd64", &alpine(packages)).await;
+    put(repository, &image, Some(tag)).await;
+    image
+}
+
+/// The real syft, working below `root`.
+async fn syft_below(root: &Path) -> Syft {
+    syft_with(program("JACKAL_BIN_SYFT"), root, Limits::default()).await
+}
+
+async fn syft_with(program: PathBuf, root: &Path, limits: Limits) -> Syft {
+    Syft::new(program, root.to_owned(), limits).await
+}
+
+fn at(repository: Repository) -> RegistryDestination {
+    RegistryDestination::new(repository)
+}
+
+async fn content(destination: &dyn Destination, sboms: &Sboms, format: Format) -> Value {
+    let blob = destination
+        .blob(&sboms.contents[&format].digest, 1 << 24)
+        .await
+        .unwrap();
+    serde_json::from_slice(&blob.unwrap()).unwrap()
+}
+
+/// What syft left below `root`, once it had the time to go.
+async fn left(root: &Path) -> usize {
+    let count = || std::fs::read_dir(root).unwrap().count();
+    for _ in 0..400 {
+        if count() == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    count()
+}
+
+#[tokio::test]
+async fn an_image_has_an_sbom_of_its_packages_in_each_form() {
+    for version in VERSIONS {
+        let registry = TestRegistry::start(version);
+        let root = tempfile::tempdir().unwrap();
+        let image = put_alpine(
+            &registry.repository("team/web"),
+            "1",
+            &[("musl", "1.2.5-r9"), ("zlib", "1.3.1-r2")],
+        )
+        .await;
+        let destination = at(registry.repository("team/web"));
+        let syft = syft_below(root.path()).await;
+        assert_eq!(known(&destination, image.digest()).await.unwrap(), None);
+        let sboms = make(&syft, &destination, &image).await.unwrap();
+        assert!(sboms.tool.starts_with("syft 1."), "{}", sboms.tool);
+        assert_eq!(
+            known(&destination, image.digest()).await.unwrap().as_ref(),
+            Some(&sboms)
+        );
+
+        let spdx = content(&destination, &sboms, Format::Spdx).await;
+        let named = |list: &Value, version: &str| {
+            let all = list.as_array().unwrap().iter();
+            let mut all: Vec<String> = all
+                .filter(|package| ["musl", "zlib"].contains(&package["name"].as_str().unwrap()))
+                .map(|package| {
+                    format!(
+                        "{} {}",
+                        package["name"].as_str().unwrap(),
+                        package[version].as_str().unwrap()
+                    )
+                })
+                .collect();
+            all.sort();
+            all
+        };
+        let expected = ["musl 1.2.5-r9", "zlib 1.3.1-r2"];
+        assert_eq!(spdx["spdxVersion"], "SPDX-2.3");
+        assert_eq!(named(&spdx["packages"], "versionInfo"), expected);
+        let cyclonedx = content(&destination, &sboms, Format::CycloneDx).await;
+        assert_eq!(cyclonedx["specVersion"], "1.6");
+        assert_eq!(named(&cyclonedx["components"], "version"), expected);
+        let own = content(&destination, &sboms, Format::Syft).await;
+        assert_eq!(named(&own["artifacts"], "version"), expected);
+        assert_eq!(own["distro"]["id"], "alpine");
+        // Nobody learns from it where the image was read.
+        for document in [&spdx, &cyclonedx, &own] {
+            let text = document.to_string();
+            let here = root.path().display().to_string();
+            assert!(!text.contains(&registry.host) && !text.contains(&here), "{text}");
+        }
+        assert_eq!(left(root.path()).await, 0);
+
+        // Another client finds them by the image.
+        let listed: Index = serde_json::from_str(&listing(&registry, "team/web", &image)).unwrap();
+        let mut kinds: Vec<String> = listed
+            .manifests
+            .into_iter()
+            .filter_map(|entry| entry.artifact_type)
+            .collect();
+        kinds.sort();
+        assert_eq!(
+            kinds,
+            [
+                "application/spdx+json",
+                "application/vnd.cyclonedx+json",
+                "application/vnd.syft+json"
+            ]
+        );
+    }
+}
+
+/// The referrers of an image as the registries of the tests keep them, which have no API for them: under a tag.
+fn listing(registry: &TestRegistry, repository: &str, image: &Document) -> String {
+    let tag = image.digest().as_str().replace(':', "-");
+    registry.crane("manifest", &format!("{repository}:{tag}"))
+}
+
+#[tokio::test]
+async fn the_same_image_has_the_same_sboms_wherever_it_is() {
+    let packages = [("musl", "1.2.5-r9")];
+    let (root, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let syft = syft_below(root.path()).await;
+    let plain = TestRegistry::start(Version::V31);
+    let image = put_alpine(&plain.repository("a"), "1", &packages).await;
+    let one = make(&syft, &at(plain.repository("a")), &image).await.unwrap();
+
+    // By TLS of an authority that nobody knows, with a password, in another repository.
+    let options = Options {
+        login: Some(("alice", "geheim")),
+        tls: true,
+    };
+    let closed = TestRegistry::start_with(Version::V28, options);
+    let same = put_alpine(&closed.repository("team/b"), "2", &packages).await;
+    assert_eq!(same.digest(), image.digest());
+    let other = make(&syft, &at(closed.repository("team/b")), &same).await.unwrap();
+    assert_eq!(other, one);
+
+    // In a layout, among others.
+    let layout = LayoutDestination::new(folder.path(), "c");
+    for document in [&image, &put_alpine(&plain.repository("a"), "3", &[("zlib", "1")]).await] {
+        for blob in document.manifest().unwrap().blobs() {
+            let bytes = plain
+                .repository("a")
+                .small_blob(&blob.digest, 1 << 20)
+                .await
+                .unwrap()
+                .unwrap();
+            layout
+                .upload(Upload {
+                    digest: Some(blob.digest.clone()),
+                    size: Some(blob.size),
+                    bytes: stream(bytes),
+                })
+                .await
+                .unwrap();
+        }
+        layout.publish(document, Some(document.digest().short())).await.unwrap();
+    }
+    let third = make(&syft, &layout, &image).await.unwrap();
+    assert_eq!(third, one);
+    assert_eq!(known(&layout, image.digest()).await.unwrap(), Some(third));
+}
+
+#[tokio::test]
+async fn what_another_made_meanwhile_is_not_made_again() {
+    let registry = TestRegistry::start(Version::V31);
+    let root = tempfile::tempdir().unwrap();
+    let image = put_alpine(&registry.repository("a"), "1", &[("musl", "1")]).await;
+    let runs = root.path().join("runs");
+    let work = root.path().join("work");
+    std::fs::create_dir(&work).unwrap();
+    let counting = bad::script(
+        root.path(),
+        &format!(
+            "echo run >>'{}'\nexec '{}' \"$@\"",
+            runs.display(),
+            program("JACKAL_BIN_SYFT").display()
+        ),
+    );
+    let syft = Arc::new(syft_with(counting, &work, Limits::default()).await);
+    let destination = at(registry.repository("a"));
+    let (one, other) = tokio::join!(make(&syft, &destination, &image), make(&syft, &destination, &image));
+    assert_eq!(one.unwrap(), other.unwrap());
+    assert_eq!(std::fs::read_to_string(&runs).unwrap(), "run\n");
+}
+
+#[tokio::test]
+async fn an_index_has_sboms_for_each_platform() {
+    let registry = TestRegistry::start(Version::V31);
+    let repository = registry.repository("team/multi");
+    let mut entries = Vec::new();
+    for (platform, version) in [("linux/amd64", "1"), ("linux/arm64", "2")] {
+        let image = of_layer(&repository, platform, &alpine(&[("musl", version)])).await;
+        put(&repository, &image, None).await;
+        entries.push(entry(&image, platform));
+    }
+    let index = Document::of_index(Index::new(entries)).unwrap();
+    put(&repository, &index, Some("1")).await;
+    let root = tempfile::tempdir().unwrap();
+    let command = std::process::Command::new(env!("CARGO_BIN_EXE_jackal-operator"))
+        .args(["sbom", &format!("{}/team/multi:1", registry.host), "--insecure"])
+        .args(["--syft", program("JACKAL_BIN_SYFT").to_str().unwrap()])
+        .args(["--sbom-scratch", root.path().to_str().unwrap()])
+        .env("DOCKER_CONFIG", root.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(command.stdout).unwrap();
+    assert!(command.status.success(), "{}", String::from_utf8_lossy(&command.stderr));
+    assert_eq!(said.lines().count(), 6, "{said}");
+    for (platform, child) in [("linux-amd64", 0), ("linux-arm64", 1)] {
+        let digest = &index.index().unwrap().manifests[child].digest;
+        let sboms = known(&at(repository.clone()), digest).await.unwrap().unwrap();
+        let line = format!("team/multi:1-{platform} {digest} application/spdx+json");
+        assert!(
+            said.contains(&line) && said.contains(sboms.contents[&Format::Spdx].digest.as_str()),
+            "{said}"
+        );
+    }
+}
