@@ -64,13 +64,14 @@ test-demo: ## The demo from its begin to its end, which compares what arrived wi
 	scripts/demo
 
 # What each bench runs in; every one starts servers of its own and takes them down.
-BENCHES := docker-large containerd-large docker-many one-layer registry-many registry-large
+BENCHES := docker-large containerd-large docker-many one-layer registry-many registry-large sbom
 BENCH_STACK_docker-large := docker20 registry31
 BENCH_STACK_containerd-large := docker-containerd registry31
 BENCH_STACK_docker-many := docker20 registry31
 BENCH_STACK_one-layer := docker20 registry31
 BENCH_STACK_registry-many := docker20 registry31
 BENCH_STACK_registry-large := registry31
+BENCH_STACK_sbom := docker20 registry31
 
 .PHONY: bench
 bench: ## Measure ours and other tools alternately, all of docs/benchmarks.md; `make bench-docker-large BENCH='5G 3'` a part.
@@ -83,7 +84,7 @@ $(BENCHES:%=bench-%): bench-%: bench-ready
 
 .PHONY: bench-ready
 bench-ready:
-	scripts/parts get docker dockerd20 containerd16 runc dockerd containerd shim crane registry31 jq curl openssl
+	scripts/parts get docker dockerd20 containerd16 runc dockerd containerd shim crane registry31 jq curl openssl syft
 	scripts/parts get bench
 	cargo build --locked --release
 

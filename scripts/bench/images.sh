@@ -82,3 +82,17 @@ make_images() { # BYTES
   say "$(xargs -a "$WORK/images" "$DOCKER" --host "$ENGINE" inspect | jq -r \
     '"\(length) images of \([.[].RootFS.Layers | length] | "\(min) to \(max)") layers, \([.[].Size] | add / 1e6 | round) MB in all"')"
 }
+
+# 24 images, which docker makes and brings to the source; then the engine is no longer needed.
+fill_source() { # BENCH
+  use_engine docker20 "${JACKAL_DOCKER20:?no docker 20.10 runs; run this by make bench-$1}"
+  make_images "$SIZE"
+  say "bringing them to the source registry"
+  DEST="$SOURCE" tag_images
+  DEST="$SOURCE" client_push >/dev/null
+  sed -i "s|^|$SOURCE/|" "$WORK/images"
+  "$BENCH_DIR/../stack" stop docker20
+  # shellcheck disable=SC2034  # read by lib.sh
+  ENGINE='' ENGINE_PIDS=() WATCHED=()
+  say "the source registry holds $(megabytes "$(used "$SOURCE_DIR/registry")") MB"
+}
