@@ -27,10 +27,15 @@ struct Ground {
 
 impl Ground {
     async fn new(images: &[&str]) -> Self {
+        Self::with(Version::V31, images).await
+    }
+
+    /// The same, where the images go to a registry of that version.
+    async fn with(version: Version, images: &[&str]) -> Self {
         let ground = Self {
             cluster: Cluster::noting_requests().await,
             source: TestRegistry::start(Version::V31),
-            registry: TestRegistry::start(Version::V31),
+            registry: TestRegistry::start(version),
             folder: tempfile::tempdir().unwrap(),
         };
         for name in images {
@@ -118,7 +123,16 @@ fn reasons(status: &JackalPackageStatus) -> Vec<&str> {
 
 #[tokio::test]
 async fn sboms_follow_a_package_that_is_ready_and_are_made_once() {
-    let ground = Ground::new(&["web", "tool"]).await;
+    follow(Version::V31).await;
+}
+
+#[tokio::test]
+async fn the_same_in_a_registry_that_lists_referrers_by_itself() {
+    follow(Version::Olareg).await;
+}
+
+async fn follow(version: Version) {
+    let ground = Ground::with(version, &["web", "tool"]).await;
     let front = Front::to(&ground.registry.host, |_| Act::Pass);
     let syft = ground.counting();
     let controller = ground.cluster.controller(&ground.flags(&syft));
@@ -222,7 +236,10 @@ fn tar_names(folder: &Path, content: &[u8]) -> Vec<String> {
 #[tokio::test]
 async fn a_package_is_ready_whatever_becomes_of_its_sboms() {
     let ground = Ground::new(&["web"]).await;
-    let crashes = script(ground.folder.path(), "echo 'it is broken' >&2; exit 3");
+    let noted = ground.folder.path().join("runs");
+    let lines = format!("echo run >>'{}'; echo 'it is broken' >&2; exit 3", noted.display());
+    let crashes = script(ground.folder.path(), &lines);
+    let runs = || ground.runs();
     let _controller = ground.cluster.controller(&ground.flags(&crashes));
     ground
         .cluster
@@ -236,7 +253,7 @@ async fn a_package_is_ready_whatever_becomes_of_its_sboms() {
     }
     assert!(!ground.has_sboms("shop:1.0.0"));
     let events = || async { ground.cluster.events("shop").await };
-    eventually(SOON, "it is told once", async || {
+    let told_once = async || {
         let told = events()
             .await
             .iter()
@@ -247,8 +264,20 @@ async fn a_package_is_ready_whatever_becomes_of_its_sboms() {
         } else {
             Err(format!("{told} events"))
         }
-    })
-    .await;
+    };
+    eventually(SOON, "it is told", told_once).await;
+    // Another try is no news.
+    let written = ground.cluster.writes();
+    ground.cluster.request("shop", "again").await;
+    let again = ground.cluster.package_where("shop", "tried again", |package| {
+        let handled = package.status.as_ref()?.last_handled_reconcile_at.as_deref();
+        (handled == Some("again") && runs() == 2).then_some(())
+    });
+    let again = again.await.status.unwrap();
+    assert_eq!(again.conditions, status.conditions);
+    eventually(SOON, "it is told no second time", told_once).await;
+    let news = ground.cluster.writes()[written.len()..].to_vec();
+    assert!(!news.iter().any(|request| request.contains("/events")), "{news:?}");
 }
 
 #[tokio::test]
