@@ -9,9 +9,11 @@ use crate::api::v1alpha1::{ChartSpec, ComponentSpec};
 use crate::oci::Digest;
 use crate::package::{Archive, Entry, Origin};
 
-/// Permissions of what nobody runs.
-const PLAIN: u32 = 0o600;
-/// Permissions of a program.
+/// Permissions of charts, values and manifests.
+const PLAIN: u32 = 0o644;
+/// Permissions of files, which a deployment keeps.
+const FILE: u32 = 0o600;
+/// Permissions of a file that is a program.
 const EXECUTABLE: u32 = 0o700;
 
 /// The path of the `index`th text of a group of manifests, in the component's folder.
@@ -63,7 +65,7 @@ pub fn archive(component: &ComponentSpec, found: &Found) -> Option<Archive> {
         }
     }
     for (index, (spec, content)) in component.files.iter().zip(&found.files).enumerate() {
-        let mode = if spec.executable { EXECUTABLE } else { PLAIN };
+        let mode = if spec.executable { EXECUTABLE } else { FILE };
         add(
             file(index, &spec.target),
             mode,

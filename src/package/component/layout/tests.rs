@@ -50,7 +50,7 @@ fn everything_stands_where_a_deployment_looks_for_it() {
     assert_eq!(
         entries,
         [
-            ("app/charts/podinfo-6.4.0+1.tgz", 0o600),
+            ("app/charts/podinfo-6.4.0+1.tgz", 0o644),
             ("app/files/0/x0", 0o600),
             ("app/files/1/x1", 0o600),
             ("app/files/10/x10", 0o600),
@@ -62,11 +62,11 @@ fn everything_stands_where_a_deployment_looks_for_it() {
             ("app/files/7/x7", 0o600),
             ("app/files/8/x8", 0o600),
             ("app/files/9/x9", 0o600),
-            ("app/manifests/a-0.yaml", 0o600),
-            ("app/manifests/b-0.yaml", 0o600),
-            ("app/manifests/b-1.yaml", 0o600),
-            ("app/values/podinfo-6.4.0+1-0", 0o600),
-            ("app/values/podinfo-6.4.0+1-1", 0o600),
+            ("app/manifests/a-0.yaml", 0o644),
+            ("app/manifests/b-0.yaml", 0o644),
+            ("app/manifests/b-1.yaml", 0o644),
+            ("app/values/podinfo-6.4.0+1-0", 0o644),
+            ("app/values/podinfo-6.4.0+1-1", 0o644),
         ]
     );
     let identity = |path: &str| {
