@@ -203,7 +203,7 @@ fn why(key: &str) -> &'static str {
         "group" => "a deployment does not choose among components: name those that it takes",
         "default" => "a deployment does not ask: set required, or name the component when it is deployed",
         "documentation" => "documents are not carried: keep them beside the package",
-        "only" => "a component is not held back from any machine or cluster",
+        "only" | "localOS" | "distros" => "a component is not held back from any machine or cluster",
         "extractPath" => "archives are not unpacked: give the url of the file itself",
         "symlinks" => "links are not made",
         "noWait" => "a deployment waits for what it applies",

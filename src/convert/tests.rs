@@ -303,3 +303,120 @@ components:
         }
     }
 }
+
+/// The files of a golden definition.
+struct Golden(std::path::PathBuf);
+
+impl Files for Golden {
+    fn read(&self, path: &str, _: usize) -> Result<Vec<u8>, String> {
+        std::fs::read(self.0.join(path)).map_err(|error| error.to_string())
+    }
+}
+
+/// `JACKAL_BLESS=1` writes the expected packages anew.
+#[test]
+fn golden_definitions_become_what_they_became_before() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/convert");
+    let cases = [
+        ("shop", "jackal.yaml", ""),
+        ("agent", "zarf.yaml", ""),
+        ("flavours", "zarf.yaml", "upstream"),
+    ];
+    for (case, file, flavor) in cases {
+        let folder = folder.join(case);
+        let definition = std::fs::read_to_string(folder.join(file)).unwrap();
+        let wanted = Wanted {
+            flavor: flavor.to_owned(),
+        };
+        let converted = convert(&definition, &Golden(folder.clone()), &wanted).unwrap();
+        let expected = folder.join("expected.yaml");
+        if std::env::var_os("JACKAL_BLESS").is_some() {
+            std::fs::write(&expected, &converted.yaml).unwrap();
+        }
+        assert_eq!(
+            converted.yaml,
+            std::fs::read_to_string(&expected).unwrap_or_default(),
+            "{case}"
+        );
+        means_the_same(&serde_saphyr::from_str(&definition).unwrap(), &converted);
+    }
+}
+
+/// What was not told to be left out stands in the definition that our artifact has.
+fn means_the_same(original: &Value, converted: &Converted) {
+    let spec = &converted.package.spec;
+    let plan = Plan::of(spec, "r.io", "").unwrap();
+    let found: Vec<crate::package::component::Found> = spec
+        .components
+        .iter()
+        .map(|component| {
+            let chart = |chart: &crate::api::v1alpha1::ChartSpec| crate::package::component::ChartContent {
+                digest: crate::oci::Digest::of(b""),
+                origin: std::sync::Arc::new(bytes::Bytes::new()),
+                values: chart.values.iter().map(|_| bytes::Bytes::new()).collect(),
+                images: Vec::new(),
+            };
+            crate::package::component::Found {
+                manifests: component.manifests.iter().map(|_| vec![bytes::Bytes::new()]).collect(),
+                charts: component.charts.iter().map(chart).collect(),
+                files: Vec::new(),
+            }
+        })
+        .collect();
+    let ours = crate::package::Definition::of("x", spec, &plan)
+        .unwrap()
+        .holding(spec, &found);
+    let ours = serde_json::to_value(&ours).unwrap();
+    assert_eq!(ours["kind"], original["kind"]);
+    let left = |path: &str| converted.left_out.iter().any(|part| part.path.starts_with(path));
+    for theirs in original["components"].as_array().unwrap() {
+        let name = theirs["name"].as_str().unwrap();
+        let at = |list: &str| format!("components[{name}].{list}");
+        let Some(ours) = ours["components"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|one| one["name"] == name)
+        else {
+            panic!("{name} is gone");
+        };
+        assert_eq!(
+            ours["required"].as_bool().unwrap(),
+            theirs["required"].as_bool().unwrap_or_default()
+        );
+        for list in ["manifests", "charts", "files", "images"] {
+            let count = |value: &Value| value[list].as_array().map_or(0, Vec::len);
+            assert!(
+                count(ours) == count(theirs) || left(&at(list)) || left(&at("only")),
+                "{name} {list}"
+            );
+        }
+        for (mine, other) in ours["files"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .zip(theirs["files"].as_array().into_iter().flatten())
+        {
+            if !left(&at("files")) {
+                assert_eq!(
+                    mine["executable"].as_bool().unwrap_or_default(),
+                    other["executable"].as_bool().unwrap_or_default()
+                );
+            }
+        }
+        for mine in ours["charts"].as_array().into_iter().flatten() {
+            let other = theirs["charts"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|one| one["url"] == mine["url"])
+                .unwrap();
+            assert_eq!(
+                (&mine["version"], &mine["namespace"]),
+                (&other["version"], &other["namespace"])
+            );
+            let release = |one: &Value| one["releaseName"].as_str().or(one["name"].as_str()).unwrap().to_owned();
+            assert_eq!(release(mine), release(other));
+        }
+    }
+}

@@ -336,3 +336,79 @@ fn tags(registry: &TestRegistry) -> String {
         .unwrap();
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
+
+/// `convert` of a golden definition.
+fn converted(arguments: &[&str]) -> std::process::Output {
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/convert");
+    std::process::Command::new(env!("CARGO_BIN_EXE_jackal-operator"))
+        .arg("convert")
+        .args(arguments)
+        .current_dir(golden)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_converted_definition_builds_what_it_meant() {
+    let output = converted(&["agent/zarf.yaml"]);
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{}",
+        stderr(&output)
+    );
+    let bench = Bench::new();
+    bench.file("agent.yaml", &stdout(&output));
+    let report = bench.report(&["agent.yaml", "--to", "oci:out"]);
+    let blobs = bench.folder.path().join("out/blobs/sha256");
+    let blob = |digest: &str| blobs.join(digest.trim_start_matches("sha256:"));
+    let manifest = std::fs::read(blob(report["digest"].as_str().unwrap())).unwrap();
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    let layer = |title: &str| {
+        let layers = manifest["layers"].as_array().unwrap();
+        let titled = |layer: &&Value| layer["annotations"]["org.opencontainers.image.title"] == title;
+        blob(layers.iter().find(titled).unwrap()["digest"].as_str().unwrap())
+    };
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/convert/agent");
+    let original: Value =
+        serde_saphyr::from_str(&std::fs::read_to_string(format!("{golden}/zarf.yaml")).unwrap()).unwrap();
+    let ours: Value = serde_saphyr::from_str(&std::fs::read_to_string(layer("zarf.yaml")).unwrap()).unwrap();
+    assert_eq!(ours["metadata"]["version"], original["metadata"]["version"]);
+    let unpacked = bench.folder.path().join("unpacked");
+    std::fs::create_dir(&unpacked).unwrap();
+    for component in ["objects", "machine"] {
+        let tar = layer(&format!("components/{component}.tar"));
+        run(
+            "tar",
+            &["-C", unpacked.to_str().unwrap(), "-xpf", tar.to_str().unwrap()],
+        );
+    }
+    let read = |path: &str| std::fs::read_to_string(unpacked.join(path)).unwrap();
+    let theirs = |path: &str| std::fs::read_to_string(format!("{golden}/{path}")).unwrap();
+    assert_eq!(read("machine/files/0/agent.conf"), theirs("etc/agent.conf"));
+    assert_eq!(read("machine/files/1/start-agent"), theirs("etc/start"));
+    assert_eq!(read("objects/manifests/roles-0.yaml"), theirs("manifests/roles.yaml"));
+    let documents = |text: &str| serde_saphyr::from_multiple::<Value>(text).unwrap();
+    let both = ["manifests/namespace.yaml", "manifests/agent.yaml"].map(|path| documents(&theirs(path)));
+    assert_eq!(documents(&read("objects/manifests/agent-0.yaml")), both.concat());
+    assert_eq!(ours["components"][1]["files"][0]["target"], "/etc/machine/agent.conf");
+}
+
+#[test]
+fn what_convert_leaves_out_decides_how_it_ends() {
+    let output = converted(&["shop/jackal.yaml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).starts_with("# Not carried over:\n# - metadata.authors: "));
+    assert!(stderr(&output).contains("not carried over: components[database].actions: nothing is run"));
+    assert!(converted(&["shop/jackal.yaml", "--partial"]).status.success());
+    let flavoured = converted(&["flavours/zarf.yaml", "--flavor", "hardened", "--partial"]);
+    assert!(stdout(&flavoured).contains("registry.example.com/hardened/app:1.0"));
+    for bad in ["nowhere.yaml", "agent/manifests/agent.yaml"] {
+        let output = converted(&[bad]);
+        assert_eq!(
+            (output.status.code(), stdout(&output).as_str()),
+            (Some(2), ""),
+            "{}",
+            stderr(&output)
+        );
+    }
+}

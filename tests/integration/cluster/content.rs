@@ -62,6 +62,11 @@ async fn manifests_charts_and_files_are_followed() {
     let folder = tempfile::tempdir().unwrap();
     push(folder.path(), &source.host, "first");
     let shelf = Shelf::new().await;
+    let stable = folder.path().join("stable");
+    std::fs::create_dir(&stable).unwrap();
+    let back = charts::package(&stable, "back", "1.0.0", "redis:7", "first");
+    shelf.put("/stable/back-1.0.0.tgz", std::fs::read(back).unwrap());
+    shelf.put("/stable/index.yaml", charts::index(&stable));
     let tool = noise(8, 100_000);
     let url = shelf.put("/tool", tool.clone());
     let auth = json!({ "auths": { &source.host: { "username": LOGIN.0, "password": LOGIN.1 } } });
@@ -79,18 +84,26 @@ async fn manifests_charts_and_files_are_followed() {
         "images": [{"image": format!("{}/team/app:1", source.host)}],
         "manifests": [{"name": "own", "configMapRef": {"name": "manifests", "key": "pod.yaml"}}],
         "charts": [{"name": "front", "version": "1.0.0", "namespace": "web", "url": format!("oci://{}/charts/front", source.host),
-                    "values": {"deep": {"list": [1, "two"]}}, "valuesFrom": [{"configMapRef": {"name": "values"}}]}],
+                    "values": {"deep": {"list": [1, "two"]}}, "valuesFrom": [{"configMapRef": {"name": "values"}}]},
+                   {"name": "back", "version": "1.0.0", "namespace": "web", "url": format!("http://{}/stable", shelf.host)}],
         "files": [{"target": "/bin/tool", "url": url, "sha256": Digest::of(&tool).hex(), "executable": true}],
     });
     cluster.apply(&package("app", &registry.host, &component));
     let first = cluster.ready("app").await.status.unwrap();
-    assert_eq!(first.charts.len(), 1);
+    assert_eq!(first.charts.len(), 2);
     let missing: Vec<&str> = first
         .missing_images
         .iter()
         .map(|missing| missing.image.as_str())
         .collect();
-    assert_eq!(missing, ["docker.io/library/redis:7", "quay.io/team/front:1"]);
+    assert_eq!(
+        missing,
+        [
+            "docker.io/library/redis:7",
+            "docker.io/library/redis:7",
+            "quay.io/team/front:1"
+        ]
+    );
     let message = &first.conditions[0].message;
     assert!(
         message.contains("2 images that its manifests and charts name"),
@@ -99,11 +112,11 @@ async fn manifests_charts_and_files_are_followed() {
     let events = cluster.events("app").await;
     assert!(events.iter().any(|event| event.contains("ImagesMissing")), "{events:?}");
 
-    // A look that finds everything as it was reads no file.
+    // A look that finds everything as it was reads no file and no chart.
     let asked = shelf.asked().len();
     let same = answered(&cluster, "again").await;
     assert_eq!((&same.artifact, &same.history), (&first.artifact, &first.history));
-    assert_eq!(shelf.asked().len(), asked);
+    assert_eq!(shelf.asked()[asked..], ["/stable/index.yaml"]);
 
     // A ConfigMap is followed.
     cluster.apply(&config_map(
@@ -113,7 +126,7 @@ async fn manifests_charts_and_files_are_followed() {
     ));
     let second = answered(&cluster, "configured").await;
     assert_ne!(second.artifact, first.artifact);
-    assert_eq!(second.missing_images.len(), 1);
+    assert_eq!(second.missing_images.len(), 2);
     assert_eq!(second.charts, first.charts);
 
     // Other content under a chart's version is taken, and told.

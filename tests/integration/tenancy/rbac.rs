@@ -268,6 +268,23 @@ async fn the_operator_needs_all_of_its_rights_and_no_others() {
     assert_eq!(left, 2, "it, and the one that is missing");
     tenant.ready("shop").await;
 
+    // Manifests out of a ConfigMap.
+    let manifests = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "manifests" },
+        "data": { "pod.yaml": "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n" },
+    });
+    tenant.apply(&manifests.to_string());
+    let configured = json!({
+        "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalPackage", "metadata": { "name": "configured" },
+        "spec": {
+            "version": "1",
+            "registry": { "address": registry.host, "insecure": true, "secretRef": { "name": "push" } },
+            "components": [{ "name": "main", "manifests": [{ "name": "a", "configMapRef": { "name": "manifests" } }] }],
+        },
+    });
+    tenant.apply(&configured.to_string());
+    tenant.ready("configured").await;
+
     // Everything goes, and everybody.
     clear(&[&tenant]);
     for operator in controllers.iter_mut().chain(&mut workers) {
