@@ -4,6 +4,7 @@ mod check;
 mod moves;
 mod reach;
 mod sboms;
+mod target;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use kube::ResourceExt as _;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use self::target::Target;
 use super::cluster::duration;
 use super::engine::EngineFlags;
 use super::limits::LimitFlags;
@@ -24,7 +26,7 @@ use super::sbom::SbomFlags;
 use super::{UNUSABLE, Unusable, credentials, package_file};
 use crate::api::v1alpha1::{MissingImage, PinnedChart, SourceKind};
 use crate::fault::{Disposition, Fault, Reason};
-use crate::oci::{Document, Reference};
+use crate::oci::Document;
 use crate::package::{BroughtImage, Contents, Definition, Plan, PlannedImage, component, publish, repository};
 use crate::registry::{Endpoint, Registry};
 use crate::source::containerd::Containerd;
@@ -383,61 +385,6 @@ impl Build {
             current: outcome.moved_blobs == 0 && outcome.method == crate::source::Method::Unchanged,
             documents: outcome.documents,
         })
-    }
-}
-
-/// Where a package goes.
-enum Target {
-    Registry { host: String, prefix: String },
-    Layout(PathBuf),
-}
-
-impl Target {
-    fn parse(text: &str) -> anyhow::Result<Self> {
-        if let Some(directory) = text.strip_prefix("oci:").filter(|rest| !rest.starts_with("//")) {
-            if directory.is_empty() {
-                return Err(Unusable("--to oci: names no directory: write oci:DIR".to_owned()).into());
-            }
-            return Ok(Self::Layout(directory.into()));
-        }
-        let bare = text.strip_prefix("oci://").unwrap_or(text);
-        if bare.contains("://") {
-            return Err(Unusable(format!(
-                "--to {text}: write host[:port][/prefix]; plain HTTP is asked for by --insecure"
-            ))
-            .into());
-        }
-        let (host, prefix) = bare
-            .trim_end_matches('/')
-            .split_once('/')
-            .unwrap_or((bare.trim_end_matches('/'), ""));
-        if host.is_empty() {
-            return Err(Unusable("--to names no registry: write host[:port][/prefix], or oci:DIR".to_owned()).into());
-        }
-        if !prefix.is_empty()
-            && let Err(error) = format!("localhost/{prefix}/x:1").parse::<Reference>()
-        {
-            return Err(Unusable(format!("--to {text}: no registry takes the path {prefix}: {error}")).into());
-        }
-        Ok(Self::Registry {
-            host: host.to_owned(),
-            prefix: prefix.to_owned(),
-        })
-    }
-
-    /// What the names in the cluster begin with, where the package does not say.
-    fn address(&self) -> String {
-        match self {
-            Self::Registry { host, .. } => host.clone(),
-            Self::Layout(_) => "127.0.0.1:31999".to_owned(),
-        }
-    }
-
-    fn prefix(&self) -> Option<String> {
-        match self {
-            Self::Registry { prefix, .. } if !prefix.is_empty() => Some(prefix.clone()),
-            _ => None,
-        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::oci::DocumentError;
 /// The longest part of a registry's own words that is passed on, in characters.
 const WORDS_LIMIT: usize = 300;
 /// The pause that is kept when a registry asks for patience without saying how much.
-const DEFAULT_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const DEFAULT_PATIENCE: Duration = Duration::from_secs(60);
 /// The longest pause that a registry may ask of a request, which then waits instead of failing.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -181,40 +181,6 @@ impl Error {
             "create the repository if the registry does not by itself",
             "secretRef",
         )
-    }
-
-    /// The failure as one of fetching the file at `url`, whose host need not be a registry.
-    pub fn fetching(mut self, url: &str) -> Fault {
-        self.detail = self.detail.replace("the registry", "the server");
-        let what = format!("cannot fetch {url}");
-        let advise = |advice: &str| format!("{what}: {}; {advice}", self.detail);
-        match &self.kind {
-            Kind::NotFound => Fault::retryable(
-                Reason::SourceNotFound,
-                advise("check the address, or put the file there"),
-            ),
-            Kind::Unauthorized | Kind::Denied => Fault::retryable(
-                Reason::AuthenticationFailed,
-                advise("files are fetched without credentials: put it where anybody may read it"),
-            ),
-            Kind::DigestMismatch => Fault::retryable(
-                Reason::DigestMismatch,
-                advise("correct the digest if the file was replaced on purpose; nothing of it was kept"),
-            ),
-            Kind::TimedOut => Fault::retryable(
-                Reason::TimedOut,
-                advise("check the server and the network between, or raise timeout"),
-            ),
-            Kind::TooLarge => Fault::retryable(Reason::SourceFailed, advise("it is longer than is taken")),
-            Kind::Address => Fault::stalled(Reason::InvalidSpec, format!("{what}: {}", self.detail)),
-            Kind::RateLimited { after } => Fault::waiting(
-                Reason::RateLimited,
-                after.unwrap_or(DEFAULT_PATIENCE),
-                advise("it is tried again by itself"),
-            ),
-            Kind::Unavailable => Fault::retryable(Reason::RegistryUnavailable, format!("{what}: {}", self.detail)),
-            _ => Fault::retryable(Reason::SourceFailed, advise("it is tried again by itself")),
-        }
     }
 
     /// `find` is what to do about what is missing, `secret` the field that names the Secret with the credentials.

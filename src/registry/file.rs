@@ -8,8 +8,9 @@ use url::Url;
 
 use super::client::{Call, Registry, body_within};
 use super::download::Download;
-use super::error::Error;
+use super::error::{DEFAULT_PATIENCE, Error, Kind};
 use super::token::Scope;
+use crate::fault::{Fault, Reason};
 use crate::oci::Digest;
 
 /// What came of asking for a small file.
@@ -51,5 +52,41 @@ impl Registry {
         // A host that asks for a token is told what it is for.
         let scope = Scope::pull(url.path().trim_matches('/'));
         Call::new(Method::GET, url, scope)
+    }
+}
+
+impl Error {
+    /// The failure as one of fetching the file at `url`, whose host need not be a registry.
+    pub fn fetching(self, url: &str) -> Fault {
+        let said = self.detail().replace("the registry", "the server");
+        let what = format!("cannot fetch {url}: {said}");
+        let advise = |advice: &str| format!("{what}; {advice}");
+        match self.kind() {
+            Kind::NotFound => Fault::retryable(
+                Reason::SourceNotFound,
+                advise("check the address, or put the file there"),
+            ),
+            Kind::Unauthorized | Kind::Denied => Fault::retryable(
+                Reason::AuthenticationFailed,
+                advise("files are fetched without credentials: put it where anybody may read it"),
+            ),
+            Kind::DigestMismatch => Fault::retryable(
+                Reason::DigestMismatch,
+                advise("correct the digest if the file was replaced on purpose; nothing of it was kept"),
+            ),
+            Kind::TimedOut => Fault::retryable(
+                Reason::TimedOut,
+                advise("check the server and the network between, or raise timeout"),
+            ),
+            Kind::RateLimited { after } => Fault::waiting(
+                Reason::RateLimited,
+                after.unwrap_or(DEFAULT_PATIENCE),
+                advise("it is tried again by itself"),
+            ),
+            Kind::Address => Fault::stalled(Reason::InvalidSpec, what),
+            Kind::Unavailable => Fault::retryable(Reason::RegistryUnavailable, what),
+            Kind::TooLarge => Fault::retryable(Reason::SourceFailed, advise("put a smaller file there")),
+            _ => Fault::retryable(Reason::SourceFailed, advise("it is tried again by itself")),
+        }
     }
 }
