@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kube::Client;
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -158,6 +158,7 @@ impl Duty for RegistryDuty {
             pull_secrets: &spec.image_pull_secrets,
             account: spec.service_account_name.as_deref(),
             idle: self.settings.idle(spec.timeout),
+            keychain: OnceCell::new(),
         };
         let registry = reached.registry(reference, &format!("image `{}`", spec.image)).await?;
         Ok(Arc::new(RegistrySource::new(registry)))

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kube::{Client, ResourceExt as _};
+use tokio::sync::OnceCell;
 
 use crate::api::v1alpha1::{JackalPackage, LocalReference};
 use crate::fault::Fault;
 use crate::fetch::Reach;
 use crate::oci::Reference;
-use crate::registry::Registry;
+use crate::registry::{Keychain, Registry};
 use crate::worker::{Place, Registries, Secrets, Settings, config_map};
 
 /// What decides how registries are reached for one object.
@@ -24,6 +25,8 @@ pub(super) struct Reached<'a> {
     pub pull_secrets: &'a [LocalReference],
     pub account: Option<&'a str>,
     pub idle: std::time::Duration,
+    /// The credentials of the pull secrets, once they were read.
+    pub keychain: OnceCell<Keychain>,
 }
 
 impl<'a> Reached<'a> {
@@ -44,6 +47,7 @@ impl<'a> Reached<'a> {
             pull_secrets: &package.spec.image_pull_secrets,
             account: package.spec.service_account_name.as_deref(),
             idle: settings.idle(package.spec.timeout),
+            keychain: OnceCell::new(),
         }
     }
 
@@ -57,8 +61,11 @@ impl<'a> Reached<'a> {
             place.endpoint.clone()
         } else {
             self.settings.defaults.policy.admits_host(host, what)?;
-            let secrets = Secrets::new(self.client.clone(), &self.namespace);
-            let keychain = secrets.keychains(self.pull_secrets, self.account).await?;
+            let read = async || {
+                let secrets = Secrets::new(self.client.clone(), &self.namespace);
+                secrets.keychains(self.pull_secrets, self.account).await
+            };
+            let keychain = self.keychain.get_or_try_init(read).await?;
             let credentials = keychain.find(host, reference.repository());
             self.settings.defaults.source(host, credentials, self.idle)
         };

@@ -12,7 +12,7 @@ use serde_json::Value;
 use self::fields::Fields;
 use self::node::Node;
 use crate::api::v1alpha1::JackalPackage;
-use crate::package::Plan;
+use crate::package::{Definition, Plan};
 
 /// The most bytes that a JackalPackage takes of the texts of local files: an API server takes some more of an object.
 const INLINE_LIMIT: usize = 1_000_000;
@@ -201,7 +201,9 @@ fn written(package: &Node, left_out: Vec<LeftOut>) -> Result<Converted, String> 
     let package: JackalPackage =
         serde_json::from_value(value).map_err(|error| format!("does not become a JackalPackage: {error}"))?;
     // What comes out can be applied, or nothing does.
+    let name = package.metadata.name.clone().unwrap_or_default();
     Plan::of(&package.spec, "127.0.0.1:31999", "")
+        .and_then(|plan| Definition::of(&name, &package.spec, &plan))
         .map_err(|fault| format!("does not become a JackalPackage: {}", fault.message))?;
     let mut yaml = String::new();
     if !left_out.is_empty() {

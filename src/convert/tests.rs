@@ -239,6 +239,8 @@ fn what_is_no_definition_is_refused() {
     assert_eq!(why(empty), "has no component that could be carried over");
     let twice = "kind: ZarfPackageConfig\nmetadata: {name: a}\ncomponents: [{name: b}, {name: b}]";
     assert!(why(twice).contains("two components are called `b`"));
+    let spaced = "kind: ZarfPackageConfig\nmetadata: {name: a, version: 'one two'}\ncomponents: [{name: b}]";
+    assert!(why(spaced).contains("`one two` is not a version"));
 }
 
 #[test]
