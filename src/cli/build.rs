@@ -26,7 +26,7 @@ use super::sbom::SbomFlags;
 use super::{UNUSABLE, Unusable, credentials, package_file};
 use crate::api::v1alpha1::{MissingImage, PinnedChart, SourceKind};
 use crate::fault::{Disposition, Fault, Reason};
-use crate::oci::Document;
+use crate::oci::{Compression, Document, ReferrersPolicy};
 use crate::package::{BroughtImage, Contents, Definition, Plan, PlannedImage, component, publish, repository};
 use crate::registry::{Endpoint, Registry};
 use crate::source::containerd::Containerd;
@@ -190,6 +190,8 @@ struct Row {
     moved_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     moved_blobs: Option<u64>,
+    /// Manifests that were written of those that refer to the image: signatures, attestations, SBOMs.
+    moved_referrers: usize,
     current: bool,
     #[serde(skip)]
     documents: Vec<Document>,
@@ -271,7 +273,8 @@ impl Build {
             return Ok(());
         }
         let works = Works::open(self, &plan, target, idle).await?;
-        self.move_all(&works, spec.compression, &plan, &display, report).await;
+        let forms = (spec.compression, spec.referrers.unwrap_or_default());
+        self.move_all(&works, forms, &plan, &display, report).await;
         if !report.failures.is_empty() {
             return Ok(());
         }
@@ -355,6 +358,7 @@ impl Build {
                 method_reason: None,
                 moved_bytes,
                 moved_blobs,
+                moved_referrers: 0,
                 current,
                 documents: Vec::new(),
             });
@@ -382,7 +386,10 @@ impl Build {
             method_reason: outcome.declined,
             moved_bytes: outcome.moved_bytes,
             moved_blobs: Some(outcome.moved_blobs),
-            current: outcome.moved_blobs == 0 && outcome.method == crate::source::Method::Unchanged,
+            moved_referrers: outcome.referrers,
+            current: outcome.moved_blobs == 0
+                && outcome.referrers == 0
+                && outcome.method == crate::source::Method::Unchanged,
             documents: outcome.documents,
         })
     }
@@ -441,7 +448,11 @@ impl Works {
         })
     }
 
-    fn transfer(&self, planned: &PlannedImage, compression: crate::oci::Compression) -> Result<Transfer, Fault> {
+    fn transfer(
+        &self,
+        planned: &PlannedImage,
+        (compression, referrers): (Compression, ReferrersPolicy),
+    ) -> Result<Transfer, Fault> {
         Ok(Transfer {
             source: self.source(planned)?,
             reference: planned.image.clone(),
@@ -455,6 +466,7 @@ impl Works {
             destination: self.destination(&planned.location.repository)?,
             location: planned.location.clone(),
             compression,
+            referrers,
             progress: Arc::default(),
             known: Arc::clone(&self.known),
         })

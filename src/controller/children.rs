@@ -160,6 +160,7 @@ impl<'a> Children<'a> {
             naming: package.naming,
             plain_tag: planned.plain_tag,
             compression: package.compression,
+            referrers: package.referrers,
             deletion_policy: package.deletion_policy,
         };
         let mut image = JackalImage::new(&name_of(&self.package.name_any(), planned), spec);

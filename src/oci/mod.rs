@@ -16,5 +16,5 @@ pub use digest::{Digest, DigestError, Hasher};
 pub use location::{Location, LocationError, Naming};
 pub use manifest::{Content, Document, DocumentError, Index, MANIFEST_LIMIT, Manifest, distinct_blobs};
 pub use reference::{Reference, ReferenceError};
-pub use referrer::{listing_with, referrers_tag};
+pub use referrer::{ReferrersPolicy, listing_with, referrers_tag};
 pub use select::{Absent, Selection, select, select_by};

@@ -2,9 +2,20 @@
 //! listing of them where a registry keeps none by itself (OCI distribution specification 1.1, "Referrers Tag Schema").
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Content, Descriptor, Digest, Document, DocumentError, media_type};
+
+/// What becomes of what refers to an image at its source: signatures, attestations and SBOMs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum ReferrersPolicy {
+    /// It travels along with the image. That of an engine's image lies in no engine, so there is none.
+    #[default]
+    Copy,
+    /// It stays where it is.
+    Ignore,
+}
 
 /// The longest tag part that the specification takes of a digest's hash.
 const HASH_LENGTH: usize = 64;

@@ -191,4 +191,24 @@ pub trait ImageSource: Send + Sync {
 
     /// Brings every blob that `sink` lacks, and returns the manifests.
     async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivered, Fault>;
+
+    /// What refers to the manifest `subject` in the repository of `reference`, as the source lists it: it need not be
+    /// true. Nothing where a source keeps no referrers, as engines do not.
+    async fn referrers(&self, reference: &Reference, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
+        let _ = (reference, subject);
+        Ok(Vec::new())
+    }
+
+    /// The digest under `tag` in the repository of `reference`, where a source keeps referrers.
+    async fn tagged(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
+        let _ = (reference, tag);
+        Ok(None)
+    }
+
+    /// Finds the referrer `digest` in the repository of `reference`, with every manifest that it lists, for
+    /// [`ImageSource::deliver`]. Of one that is missing or cannot be carried, the reason, which no other try changes.
+    async fn referrer(&self, reference: &Reference, digest: &Digest) -> Result<Result<Resolved, String>, Fault> {
+        let _ = (reference, digest);
+        Ok(Err("its source keeps no referrers".to_owned()))
+    }
 }

@@ -12,7 +12,7 @@ use crate::oci::{
     Absent, Descriptor, Digest, Document, Manifest, Platform, Reference, Selection, distinct_blobs, media_type,
     select_by,
 };
-use crate::registry::{Registry, Repository};
+use crate::registry::{Error, Kind, Registry, Repository};
 
 /// How deep indexes may lie in each other.
 const DEPTH: usize = 4;
@@ -36,15 +36,19 @@ impl RegistrySource {
     pub fn new(registry: Registry) -> Self {
         Self { registry }
     }
+
+    fn lookup(&self, reference: &Reference) -> Lookup {
+        Lookup {
+            repository: self.registry.repository(reference.repository()),
+            name: reference.to_string(),
+        }
+    }
 }
 
 #[async_trait]
 impl ImageSource for RegistrySource {
     async fn resolve(&self, reference: &Reference, platforms: &[Platform]) -> Result<Resolved, Fault> {
-        let lookup = Lookup {
-            repository: self.registry.repository(reference.repository()),
-            name: reference.to_string(),
-        };
+        let lookup = self.lookup(reference);
         // The only look at the tag; from here on digests decide.
         let root = lookup.document(reference.identifier()).await?.ok_or_else(|| {
             Fault::retryable(
@@ -93,6 +97,49 @@ impl ImageSource for RegistrySource {
             declined: None,
         })
     }
+
+    async fn referrers(&self, reference: &Reference, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
+        let lookup = self.lookup(reference);
+        let listed = lookup.repository.referrers(subject).await;
+        listed.map_err(|error| error.reading(&lookup.name))
+    }
+
+    async fn tagged(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
+        let lookup = self.lookup(reference);
+        match lookup.repository.head_manifest(tag).await {
+            Ok(found) => Ok(found.map(|descriptor| descriptor.digest)),
+            // Nothing that anybody could carry.
+            Err(error) if is_no_manifest(&error) => Ok(None),
+            Err(error) => Err(error.reading(&lookup.name)),
+        }
+    }
+
+    async fn referrer(&self, reference: &Reference, digest: &Digest) -> Result<Result<Resolved, String>, Fault> {
+        let lookup = self.lookup(reference);
+        let root = match lookup.repository.manifest(digest.as_str()).await {
+            Ok(Some(root)) => root,
+            Ok(None) => return Ok(Err("it does not exist".to_owned())),
+            Err(error) if is_no_manifest(&error) => return Ok(Err(error.to_string())),
+            Err(error) => return Err(error.reading(&lookup.name)),
+        };
+        let documents = match lookup.with_children(root).await {
+            Ok(documents) => documents,
+            Err(fault) if fault.reason == Reason::SourceNotFound => return Ok(Err(fault.message)),
+            Err(fault) => return Err(fault),
+        };
+        Ok(Ok(Resolved {
+            reference: reference.clone(),
+            platforms: Vec::new(),
+            identity: Identity::Manifest(digest.clone()),
+            size: Some(distinct_blobs(&documents).iter().map(|blob| blob.size).sum()),
+            documents,
+        }))
+    }
+}
+
+/// Whether what was read is content of another kind.
+fn is_no_manifest(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Unsupported | Kind::Protocol | Kind::TooLarge)
 }
 
 async fn carry(repository: &Repository, name: &str, blob: &Descriptor, sink: &dyn BlobSink) -> Result<(), Fault> {

@@ -8,9 +8,12 @@ use super::destination::Destination;
 use super::known::KnownBlobs;
 use super::predecessor::Predecessor;
 use super::progress::Progress;
+use super::referrers::Referrers;
 use super::sink::DestinationSink;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Compression, Content, Digest, Document, Location, Platform, Reference, distinct_blobs};
+use crate::oci::{
+    Compression, Content, Digest, Document, Location, Platform, Reference, ReferrersPolicy, distinct_blobs,
+};
 use crate::source::{Identity, ImageSource, Method, Resolved};
 
 /// One image on its way. Dropping the future of [`Transfer::run`] stops it at once; nothing is visible under
@@ -28,6 +31,8 @@ pub struct Transfer {
     pub location: Location,
     /// How layers are stored that have no compressed form.
     pub compression: Compression,
+    /// Whether what refers to the image travels along.
+    pub referrers: ReferrersPolicy,
     /// Written while it runs.
     pub progress: Arc<Progress>,
     /// What the transfers to the destination's registry know of each other.
@@ -53,6 +58,8 @@ pub struct Outcome {
     pub moved_blobs: u64,
     /// Bytes that were read for them.
     pub moved_bytes: u64,
+    /// Manifests that were written of those that refer to the image: signatures, attestations, SBOMs.
+    pub referrers: usize,
     /// Every manifest of the image, children before the index that lists them, the root last.
     pub documents: Vec<Document>,
 }
@@ -60,9 +67,9 @@ pub struct Outcome {
 /// What stands in the destination under the image's names.
 #[derive(Clone, Debug)]
 pub enum Standing {
-    /// The image itself, under every name: nothing is to be done.
+    /// The image itself, under every name, with what refers to it: nothing is to be done.
     Current(Outcome),
-    /// Something else, or nothing, under at least one name.
+    /// Something else, or nothing, under at least one name, or what refers to it is not all there.
     Differs(Box<Resolved>),
 }
 
@@ -83,7 +90,10 @@ impl Transfer {
     /// Finds the image and compares it with what stands, by HEADs and small GETs; nothing is written.
     pub async fn check(&self) -> Result<Standing, Fault> {
         let resolved = self.source.resolve(&self.reference, &self.platforms).await?;
-        self.compare(resolved).await
+        match self.compare(&resolved).await? {
+            Some(outcome) if !self.lacks_referrers(&resolved).await? => Ok(Standing::Current(outcome)),
+            _ => Ok(Standing::Differs(Box::new(resolved))),
+        }
     }
 
     /// Brings the image.
@@ -133,7 +143,6 @@ impl Transfer {
 
     /// Moves what [`Transfer::check`] found to differ.
     pub async fn bring(&self, resolved: &Resolved) -> Result<Outcome, Fault> {
-        self.progress.expect(resolved.size.unwrap_or_default());
         let sink = DestinationSink {
             destination: Arc::clone(&self.destination),
             location: self.location.clone(),
@@ -143,6 +152,19 @@ impl Transfer {
             predecessor: Predecessor::default(),
             moved_blobs: 0.into(),
         };
+        // The image may stand, and what refers to it not.
+        if self.referrers == ReferrersPolicy::Copy
+            && let Some(outcome) = self.compare(resolved).await?
+        {
+            let referrers = self.bring_referrers(&outcome.documents, &sink).await?;
+            return Ok(Outcome {
+                referrers,
+                moved_blobs: sink.moved_blobs.load(Ordering::Relaxed),
+                moved_bytes: self.progress.moved(),
+                ..outcome
+            });
+        }
+        self.progress.expect(resolved.size.unwrap_or_default());
         let delivered = self.source.deliver(resolved, &sink).await?;
         let Some((root, children)) = delivered.documents.split_last() else {
             return Err(Fault::retryable(
@@ -163,6 +185,8 @@ impl Transfer {
         for child in children {
             self.destination.publish(child, None).await?;
         }
+        // Before the tag: whoever finds the image by it finds its signatures too.
+        let referrers = self.bring_referrers(&delivered.documents, &sink).await?;
         if self.location.tags.is_empty() {
             self.destination.publish(root, None).await?;
         }
@@ -176,37 +200,69 @@ impl Transfer {
             method: delivered.method,
             declined: delivered.declined,
             published: true,
+            referrers,
             moved_blobs: sink.moved_blobs.load(Ordering::Relaxed),
             moved_bytes: self.progress.moved(),
             documents: delivered.documents,
         })
     }
 
-    async fn compare(&self, resolved: Resolved) -> Result<Standing, Fault> {
-        let Some((standing, read)) = self.standing(&resolved).await? else {
-            return Ok(Standing::Differs(Box::new(resolved)));
+    fn referrers(&self) -> Referrers<'_> {
+        Referrers {
+            source: &*self.source,
+            reference: &self.reference,
+            destination: &*self.destination,
+        }
+    }
+
+    async fn bring_referrers(&self, documents: &[Document], sink: &DestinationSink) -> Result<usize, Fault> {
+        match self.referrers {
+            ReferrersPolicy::Copy => self.referrers().copy(documents, sink).await,
+            ReferrersPolicy::Ignore => Ok(0),
+        }
+    }
+
+    /// Whether something came to refer to an image that stands: to its root, or where some of its platforms were chosen
+    /// and the root is ours, to these.
+    async fn lacks_referrers(&self, resolved: &Resolved) -> Result<bool, Fault> {
+        if self.referrers == ReferrersPolicy::Ignore {
+            return Ok(false);
+        }
+        let documents = &resolved.documents;
+        let first = match documents.last() {
+            Some(root) if resolved.platforms.is_empty() || root.index().is_none() => documents.len() - 1,
+            _ => 0,
+        };
+        self.referrers().lack(&documents[first..]).await
+    }
+
+    /// The image, if it stands under every name.
+    async fn compare(&self, resolved: &Resolved) -> Result<Option<Outcome>, Fault> {
+        let Some((standing, read)) = self.standing(resolved).await? else {
+            return Ok(None);
         };
         for tag in self.location.tags.iter().skip(1) {
             if self.destination.digest_of(tag).await?.as_ref() != Some(&standing) {
-                return Ok(Standing::Differs(Box::new(resolved)));
+                return Ok(None);
             }
         }
         let documents = match read {
             Some(document) => vec![document],
             None if resolved.documents.is_empty() => self.documents(&standing).await?,
-            None => resolved.documents,
+            None => resolved.documents.clone(),
         };
         // A process that was just started knows of nothing; what stands need not be sent again for another image.
         for blob in distinct_blobs(&documents) {
             self.known.saw(&blob.digest, self.destination.repository());
         }
-        Ok(Standing::Current(Outcome {
+        Ok(Some(Outcome {
             digest: standing,
             source_digest: resolved.identity.digest().clone(),
             size: size_of(&documents),
             method: Method::Unchanged,
             declined: None,
             published: false,
+            referrers: 0,
             moved_blobs: 0,
             moved_bytes: 0,
             documents,

@@ -7,6 +7,7 @@ mod known;
 mod layout;
 mod predecessor;
 mod progress;
+mod referrers;
 mod registry;
 mod sink;
 

@@ -187,6 +187,7 @@ mod tests {
             method: Method::Unchanged,
             declined: None,
             published,
+            referrers: 0,
             moved_blobs: 0,
             moved_bytes: 0,
             documents: Vec::new(),

@@ -183,6 +183,7 @@ async fn prepare(worker: &Worker, image: &JackalImage) -> Result<Transfer, Fault
         )),
         location,
         compression: spec.compression,
+        referrers: spec.referrers.unwrap_or_default(),
         progress: Arc::default(),
         known,
     })

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
 use super::period::Period;
-use crate::oci::{Compression, Naming};
+use crate::oci::{Compression, Naming, ReferrersPolicy};
 
 /// One image to bring to the registry inside the cluster. A JackalPackage makes one for each of its images;
 /// a person makes one to mirror a single image.
@@ -106,6 +106,10 @@ pub struct JackalImageSpec {
     /// How layers are stored that have no compressed form yet.
     #[serde(default)]
     pub compression: Compression,
+    /// Whether signatures, attestations and SBOMs that refer to the image in its source registry are brought along.
+    /// Default: Copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub referrers: Option<ReferrersPolicy>,
     /// What happens to the pushed image when this object is deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,

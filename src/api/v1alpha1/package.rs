@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
 use super::component::{ChartSpec, FileSpec, ManifestSpec, MissingImage, PinnedChart};
 use super::period::Period;
-use crate::oci::{Compression, Naming};
+use crate::oci::{Compression, Naming, ReferrersPolicy};
 
 /// A package: components with their images, brought to the registry inside the cluster, and one OCI artifact
 /// that holds them all and that Jackal's and Zarf's own commands pull and deploy.
@@ -93,6 +93,10 @@ pub struct JackalPackageSpec {
     /// How layers are stored that have no compressed form yet.
     #[serde(default)]
     pub compression: Compression,
+    /// Whether signatures, attestations and SBOMs that refer to an image in its source registry are brought along with
+    /// it. Default: Copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub referrers: Option<ReferrersPolicy>,
     /// What happens to what was pushed when the package is deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,

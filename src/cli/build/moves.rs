@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use super::{Build, Failure, Report, Works};
 use crate::cli::progress::Display;
 use crate::fault::Fault;
-use crate::oci::Compression;
+use crate::oci::{Compression, ReferrersPolicy};
 use crate::package::Plan;
 use crate::transfer::Standing;
 
@@ -19,7 +19,7 @@ impl Build {
     pub(super) async fn move_all(
         &self,
         works: &Works,
-        compression: Compression,
+        forms: (Compression, ReferrersPolicy),
         plan: &Plan,
         display: &Display,
         report: &mut Report,
@@ -29,7 +29,7 @@ impl Build {
         // All are looked at first, so that the largest can be begun first: begun last, it would be what the rest
         // waits for.
         let looks = images.map(|(at, planned)| async move {
-            let transfer = works.transfer(planned, compression);
+            let transfer = works.transfer(planned, forms);
             let standing = match &transfer {
                 Ok(transfer) if !self.dry_run => Some(transfer.check().await),
                 _ => None,

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jackal_operator::fault::Reason;
-use jackal_operator::oci::{Compression, Content, Digest, Document, Location, Manifest, Naming, Reference};
+use jackal_operator::oci::{
+    Compression, Content, Digest, Document, Location, Manifest, Naming, Reference, ReferrersPolicy,
+};
 use jackal_operator::source::docker::{Docker, Engine, ImageEvents, Notice, Shape};
 use jackal_operator::source::{Delivered, Identity, ImageSource, Method};
 use jackal_operator::transfer::{RegistryDestination, Transfer};
@@ -59,6 +61,7 @@ fn transfer(docker: &Docker, image: &str, registry: &TestRegistry, prefix: &str,
         destination: Arc::new(RegistryDestination::new(registry.repository(&location.repository))),
         location,
         compression,
+        referrers: ReferrersPolicy::Copy,
         progress: Arc::default(),
         known: Arc::default(),
     }

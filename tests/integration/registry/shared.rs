@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jackal_operator::fault;
-use jackal_operator::oci::{Compression, Descriptor, Digest, Document, Location, Manifest, Naming, media_type};
+use jackal_operator::oci::{
+    Compression, Descriptor, Digest, Document, Location, Manifest, Naming, ReferrersPolicy, media_type,
+};
 use jackal_operator::registry::{Endpoint, Registry, Repository};
 use jackal_operator::source::RegistrySource;
 use jackal_operator::transfer::{KnownBlobs, Outcome, Progress, RegistryDestination, Transfer};
@@ -89,6 +91,7 @@ impl Scene {
             destination: Arc::new(RegistryDestination::new(self.client.repository(to))),
             location: Location::of(&reference, &self.to.host, "", Naming::Plain, true).unwrap(),
             compression: Compression::None,
+            referrers: ReferrersPolicy::Copy,
             progress: Arc::<Progress>::default(),
             known: Arc::clone(&self.known),
         };

@@ -1,0 +1,286 @@
+//! What refers to an image travels along with it: signatures, attestations and SBOMs, by its subject or, as cosign
+//! names them without a subject, under a tag made of its digest.
+//!
+//! They come before the image gets its tag, so that whoever checks signatures finds them with it.
+
+use std::collections::HashSet;
+
+use futures::StreamExt as _;
+use futures::stream::{self, TryStreamExt as _};
+
+use super::Destination;
+use crate::fault::{Fault, Reason};
+use crate::oci::{Content, Descriptor, Digest, Document, Reference, media_type, referrers_tag};
+use crate::source::{BlobSink, ImageSource, Resolved};
+
+/// Subjects and referrers that are asked about or carried at once. What of it runs is up to the registries' limits.
+const AT_ONCE: usize = 8;
+/// How many manifests are carried that refer to one image or to each other.
+const REFERRERS: usize = 256;
+/// How deep they may refer to each other: the signature of an SBOM lies one deep.
+const DEPTH: usize = 3;
+/// The bytes that they may have together.
+const BYTES: u64 = 1 << 30;
+/// What cosign, before it knew subjects, appended to the tag that is made of the subject's digest.
+const COSIGN_SUFFIXES: [&str; 3] = ["sig", "att", "sbom"];
+
+/// The referrers of one image on their way from its source to its destination.
+pub(super) struct Referrers<'a> {
+    pub source: &'a dyn ImageSource,
+    /// The image; its repository is where they are looked for.
+    pub reference: &'a Reference,
+    pub destination: &'a dyn Destination,
+}
+
+/// Something that refers to a manifest of the image, or to another referrer.
+#[derive(Clone, Debug)]
+struct Found {
+    digest: Digest,
+    by: By,
+    /// Whether the destination has it, found in the same way.
+    stands: bool,
+}
+
+/// How it refers.
+#[derive(Clone, Debug)]
+enum By {
+    /// By its own subject.
+    Subject(Digest),
+    /// By its tag.
+    Tag(String),
+}
+
+impl Referrers<'_> {
+    /// Whether the destination lacks what refers to one of `documents` directly: by a listing and a HEAD each, and
+    /// another listing where there is something. Cosign's signatures stand for the rest of what it puts under tags.
+    pub async fn lack(&self, documents: &[Document]) -> Result<bool, Fault> {
+        let mut looks = Vec::new();
+        for subject in subjects(documents) {
+            looks.push(self.lacks(subject));
+        }
+        let looks = stream::iter(looks).buffered(AT_ONCE).try_collect::<Vec<bool>>();
+        let lacks = looks.await.map_err(|fault| self.failed(fault))?;
+        Ok(lacks.contains(&true))
+    }
+
+    async fn lacks(&self, subject: Digest) -> Result<bool, Fault> {
+        for found in self.of(subject, &COSIGN_SUFFIXES[..1]).await? {
+            if !found.stands && self.read(&found).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Brings what refers to the image of `documents`, and what refers to that, as far as the destination lacks it.
+    /// Gives the number of manifests that were written.
+    pub async fn copy(&self, documents: &[Document], sink: &dyn BlobSink) -> Result<usize, Fault> {
+        self.copy_all(subjects(documents), sink)
+            .await
+            .map_err(|fault| self.failed(fault))
+    }
+
+    async fn copy_all(&self, mut subjects: Vec<Digest>, sink: &dyn BlobSink) -> Result<usize, Fault> {
+        let mut seen: HashSet<Digest> = subjects.iter().cloned().collect();
+        let (mut count, mut bytes, mut written) = (0, 0, 0);
+        for depth in 0..=DEPTH {
+            let suffixes = if depth == 0 {
+                &COSIGN_SUFFIXES[..]
+            } else {
+                &COSIGN_SUFFIXES[..1]
+            };
+            let mut looks = Vec::new();
+            for subject in std::mem::take(&mut subjects) {
+                looks.push(self.of(subject, suffixes));
+            }
+            let looked: Vec<Vec<Found>> = stream::iter(looks).buffered(AT_ONCE).try_collect().await?;
+            let found = looked.into_iter().flatten();
+            let found: Vec<Found> = found.filter(|found| seen.insert(found.digest.clone())).collect();
+            count += found.len();
+            if count > REFERRERS {
+                return Err(self.too_much(&format!("more than {REFERRERS} manifests refer to it")));
+            }
+            if found.is_empty() {
+                break;
+            }
+            if depth == DEPTH {
+                tracing::warn!(image = %self.reference, "what refers to it more than {DEPTH} deep is passed over");
+                break;
+            }
+            subjects.extend(found.iter().map(|found| found.digest.clone()));
+            let mut reads = Vec::new();
+            for found in found.iter().filter(|found| !found.stands) {
+                reads.push(self.read(found));
+            }
+            let read: Vec<Option<(&Found, Resolved)>> = stream::iter(reads).buffered(AT_ONCE).try_collect().await?;
+            let read: Vec<(&Found, Resolved)> = read.into_iter().flatten().collect();
+            bytes += read.iter().filter_map(|(_, resolved)| resolved.size).sum::<u64>();
+            if bytes > BYTES {
+                return Err(self.too_much(&format!("what refers to it has more than {BYTES} bytes")));
+            }
+            let mut deliveries = Vec::new();
+            for (found, resolved) in &read {
+                deliveries.push(self.deliver(found, resolved, sink));
+            }
+            let deliveries = stream::iter(deliveries).buffer_unordered(AT_ONCE);
+            deliveries.try_collect::<()>().await?;
+            // One after the other, so that a listing that is kept under a tag gets its entries in the source's order.
+            for (found, resolved) in &read {
+                self.publish(found, resolved).await?;
+                written += 1;
+            }
+        }
+        Ok(written)
+    }
+
+    /// What refers to `subject` at the source, and whether it stands in the destination as the same.
+    async fn of(&self, subject: Digest, suffixes: &[&str]) -> Result<Vec<Found>, Fault> {
+        let mut tags = Vec::new();
+        for suffix in suffixes {
+            tags.push(self.tagged(format!("{}.{suffix}", referrers_tag(&subject))));
+        }
+        let tags = stream::iter(tags).buffered(AT_ONCE).try_collect::<Vec<Option<Found>>>();
+        let (listed, tagged) = tokio::try_join!(self.listed(&subject), tags)?;
+        Ok(listed.into_iter().chain(tagged.into_iter().flatten()).collect())
+    }
+
+    async fn tagged(&self, tag: String) -> Result<Option<Found>, Fault> {
+        let Some(digest) = self.source.tagged(self.reference, &tag).await? else {
+            return Ok(None);
+        };
+        let stands = self.destination.digest_of(&tag).await?.as_ref() == Some(&digest);
+        let by = By::Tag(tag);
+        Ok(Some(Found { digest, by, stands }))
+    }
+
+    async fn listed(&self, subject: &Digest) -> Result<Vec<Found>, Fault> {
+        let mut listed = self.source.referrers(self.reference, subject).await?;
+        listed.retain(|entry| self.is_manifest(entry));
+        if listed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let standing = self.destination.referrers(subject).await?;
+        let standing: HashSet<Digest> = standing.into_iter().map(|entry| entry.digest).collect();
+        let found = listed.into_iter().map(|entry| Found {
+            stands: standing.contains(&entry.digest),
+            digest: entry.digest,
+            by: By::Subject(subject.clone()),
+        });
+        Ok(found.collect())
+    }
+
+    fn is_manifest(&self, entry: &Descriptor) -> bool {
+        let is = media_type::is_manifest(&entry.media_type);
+        if !is {
+            self.pass_over(
+                &entry.digest,
+                &format!("its type `{}` is no manifest's", entry.media_type),
+            );
+        }
+        is
+    }
+
+    /// The manifest of a referrer with all that it lists, unless it is not what it was listed as.
+    async fn read<'f>(&self, found: &'f Found) -> Result<Option<(&'f Found, Resolved)>, Fault> {
+        let resolved = match self.source.referrer(self.reference, &found.digest).await? {
+            Ok(resolved) => resolved,
+            Err(why) => {
+                self.pass_over(&found.digest, &why);
+                return Ok(None);
+            }
+        };
+        let own = resolved.documents.last().and_then(Document::subject);
+        match (&found.by, own) {
+            (By::Subject(subject), own) if own.is_none_or(|own| own.digest != *subject) => {
+                self.pass_over(&found.digest, "it does not refer to what it is listed for");
+                Ok(None)
+            }
+            _ => Ok(Some((found, resolved))),
+        }
+    }
+
+    async fn deliver(&self, found: &Found, resolved: &Resolved, sink: &dyn BlobSink) -> Result<(), Fault> {
+        let delivered = self.source.deliver(resolved, sink).await;
+        delivered.map(drop).map_err(|fault| fault.within(found))
+    }
+
+    async fn publish(&self, found: &Found, resolved: &Resolved) -> Result<(), Fault> {
+        let Some((root, children)) = resolved.documents.split_last() else {
+            return Ok(());
+        };
+        for child in children {
+            self.destination.publish(child, None).await?;
+        }
+        let put = match &found.by {
+            By::Subject(_) => self.destination.attach(root).await,
+            By::Tag(tag) => self.destination.publish(root, Some(tag)).await,
+        };
+        put.map_err(|fault| fault.within(found))
+    }
+
+    fn pass_over(&self, digest: &Digest, why: &str) {
+        tracing::warn!(image = %self.reference, referrer = %digest, why, "a referrer is passed over");
+    }
+
+    fn failed(&self, fault: Fault) -> Fault {
+        fault.within(format_args!(
+            "what refers to {} cannot be brought along (referrers: Ignore leaves it)",
+            self.reference
+        ))
+    }
+
+    fn too_much(&self, what: &str) -> Fault {
+        let message = format!("{what}, as much as is brought along; remove what is old at the source");
+        Fault::retryable(Reason::SourceFailed, message)
+    }
+}
+
+impl std::fmt::Display for Found {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.by {
+            By::Subject(subject) => write!(formatter, "{}, which refers to {subject}", self.digest),
+            By::Tag(tag) => write!(formatter, "{} under the tag {tag}", self.digest),
+        }
+    }
+}
+
+/// The manifests of an image that something may refer to: its root and its platforms. What an index says of its own
+/// entries is no subject of others.
+fn subjects(documents: &[Document]) -> Vec<Digest> {
+    let attestations: HashSet<&Digest> = documents
+        .iter()
+        .filter_map(|document| match &document.content {
+            Content::Index(index) => Some(index),
+            Content::Manifest(_) => None,
+        })
+        .flat_map(|index| &index.manifests)
+        .filter(|entry| entry.is_attestation())
+        .map(|entry| &entry.digest)
+        .collect();
+    let subjects = documents.iter().rev().map(Document::digest);
+    subjects
+        .filter(|digest| !attestations.contains(digest))
+        .cloned()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{Index, Manifest};
+
+    #[test]
+    fn the_root_and_its_platforms_are_subjects() {
+        let made = |content: &[u8]| {
+            let config = Descriptor::new(media_type::OCI_CONFIG, Digest::of(content), 1);
+            Document::of_manifest(Manifest::new(config, Vec::new())).unwrap()
+        };
+        let (image, about) = (made(b"image"), made(b"about it"));
+        let mut attestation = about.descriptor.clone();
+        let kind = ("vnd.docker.reference.type", "attestation-manifest");
+        attestation.annotations.insert(kind.0.to_owned(), kind.1.to_owned());
+        let index = Document::of_index(Index::new(vec![image.descriptor.clone(), attestation])).unwrap();
+        let expected = [index.digest().clone(), image.digest().clone()];
+        assert_eq!(subjects(&[image, about, index]), expected);
+    }
+}
