@@ -1,6 +1,7 @@
 //! `build`: a package from a file, without a cluster.
 
 mod check;
+mod following;
 mod moves;
 mod reach;
 mod sboms;
@@ -245,24 +246,24 @@ impl Build {
         let given = tokio::task::spawn_blocking(move || package_file::read(&file)).await??;
         let package = &given.package;
         report.package = Some(package.name_any());
-        report.version = Some(package.spec.version.clone());
         let to = self.to.as_deref().unwrap_or_default();
         let target = match self.check {
             // The default of a layout will do for names.
             true => Target::Layout(PathBuf::new()),
             false => Target::parse(to)?,
         };
-        let spec = &package.spec;
+        let idle = self
+            .timeout
+            .or(package.spec.timeout.map(Into::into))
+            .unwrap_or(Duration::from_secs(120));
+        let spec = &self.followed(&given, &target, idle).await?;
+        report.version = spec.version.clone();
         let address = spec.registry.address.clone().unwrap_or_else(|| target.address());
         let prefix = target
             .prefix()
             .or(spec.registry.repository_prefix.clone())
             .unwrap_or_default();
         let plan = Plan::of(spec, &address, &prefix)?;
-        let idle = self
-            .timeout
-            .or(spec.timeout.map(Into::into))
-            .unwrap_or(Duration::from_secs(120));
         let found = self.gather(&given, &target, idle).await?;
         let definition = Definition::of(&package.name_any(), spec, &plan)?.holding(spec, &found);
         let display = Display::new(self.output);
@@ -299,13 +300,13 @@ impl Build {
             archives: &archives,
             ..Contents::from(&brought[..])
         };
-        let published = publish(&definition, contents, &*destination, &spec.version, async |_| Ok(())).await?;
+        let published = publish(&definition, contents, &*destination, spec.version(), async |_| Ok(())).await?;
         report.changed |= published.changed;
         report.moved_bytes += published.moved_bytes;
         let digest = published.manifest.to_string();
         display.say(&format!(
             "{name}:{} is {digest} ({} sent)",
-            spec.version,
+            spec.version(),
             bytes(report.moved_bytes)
         ));
         report.digest = Some(digest);

@@ -27,10 +27,18 @@ impl Site {
                 &defaults.prefix(&namespace, &spec.registry, own.is_none() || own == home),
                 &package.name_any(),
             ),
-            version: spec.version.clone(),
+            // Of one that follows an image, what it wrote last.
+            version: spec.version.clone().or_else(|| published(package)).unwrap_or_default(),
             architecture: spec.architecture.clone().unwrap_or_else(|| "amd64".to_owned()),
         }
     }
+}
+
+/// The version of the artifact that stands.
+fn published(package: &JackalPackage) -> Option<String> {
+    let artifact = package.status.as_ref()?.artifact.as_ref()?;
+    let (version, _) = artifact.revision.split_once('@')?;
+    Some(version.to_owned())
 }
 
 /// That no older package writes what `package`, whose registry is `place`, writes.

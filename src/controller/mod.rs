@@ -7,6 +7,7 @@ mod collection;
 mod conflict;
 mod deletion;
 mod finalizers;
+mod following;
 mod images;
 mod leader_tally;
 mod lease;

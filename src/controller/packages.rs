@@ -25,6 +25,7 @@ use super::children::Children;
 use super::collection::Postponed;
 use super::conflict;
 use super::finalizers;
+use super::following::{Effective, Followable, Following};
 use super::leader_tally::LeaderTally;
 use super::lease::{LAPSE, Leadership};
 use super::publication::{self, Publication};
@@ -59,6 +60,7 @@ pub(super) struct Packages {
     pub memory: Memory,
     /// What is known of the packages' charts.
     pub charts: ChartMemory,
+    pub following: Following,
     /// Every package that this process works on.
     pub known: Store<Guarded>,
     collections: Mutex<HashMap<String, Postponed>>,
@@ -67,8 +69,8 @@ pub(super) struct Packages {
     /// The generation of each package, by uid, for which the API server was asked for objects that it lacks.
     swept: Mutex<HashMap<String, i64>>,
     wakes: mpsc::Sender<ObjectRef<Guarded>>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
 }
 
 /// Reconciles packages until `stop`.
@@ -89,6 +91,7 @@ pub(super) async fn run(
         events: Events::new(client.clone(), identity),
         memory: Memory::new(identity, settings.backoff),
         charts: ChartMemory::default(),
+        following: Following::new(identity, settings.backoff),
         client: client.clone(),
         registries,
         leadership,
@@ -165,7 +168,7 @@ async fn lead(object: &Guarded, packages: &Arc<Packages>) -> Action {
     let looked = packages.look(&package).await;
     pass.ended(&looked);
     let fault = match looked {
-        Ok(action) => return action,
+        Ok(again) => return again.map_or_else(Action::await_change, Action::requeue),
         Err(fault) => fault,
     };
     // What failed before any task ran: the plan, a Secret, the API server.
@@ -176,21 +179,45 @@ async fn lead(object: &Guarded, packages: &Arc<Packages>) -> Action {
     packages
         .memory
         .failed(&uid, packages.key(&package, None), fault.disposition, Instant::now());
-    packages.postponed(&package).unwrap_or_else(Action::await_change)
+    let again = packages.postponed(&package).flatten();
+    again.map_or_else(Action::await_change, Action::requeue)
 }
 
 impl Packages {
-    async fn look(self: &Arc<Self>, package: &Arc<JackalPackage>) -> Result<Action, Fault> {
+    /// Does what is to be done about a package now; gives the time after which it is looked at again, if it is not
+    /// woken before.
+    async fn look(self: &Arc<Self>, package: &Arc<JackalPackage>) -> Result<Option<Duration>, Fault> {
         let uid = package.uid().unwrap_or_default();
         if package.metadata.deletion_timestamp.is_some() {
             self.memory.cancel(&uid);
+            self.following.cancel(&uid);
             return self.remove(package).await;
         }
         // A failure of the same spec waits for its time, whatever else changed in the object.
-        if let Some(action) = self.postponed(package) {
-            return Ok(action);
+        if let Some(again) = self.postponed(package) {
+            return Ok(again);
         }
         finalizers::set(&self.client, &**package, FINALIZER, true).await?;
+        match self.followed(package)? {
+            Followable::Now(effective) => {
+                let again = self.advance(&effective).await?;
+                Ok(again.into_iter().chain(effective.again).min())
+            }
+            Followable::Later(again) => {
+                if package.spec.suspend {
+                    self.suspend(package).await?;
+                }
+                Ok(again)
+            }
+        }
+    }
+
+    /// The same for a package that is complete.
+    async fn advance(self: &Arc<Self>, effective: &Effective) -> Result<Option<Duration>, Fault> {
+        let Effective {
+            package, selections, ..
+        } = effective;
+        let uid = package.uid().unwrap_or_default();
         let suspended = package.spec.suspend;
         let place = self.place(package).await?;
         if !suspended {
@@ -206,33 +233,33 @@ impl Packages {
         let known = (self.swept().get(&uid) == Some(&generation)).then_some(&self.children);
         let images = Children::of(&self.client, package).sync(&plan, known).await?;
         self.swept().insert(uid.clone(), generation);
-        let rows = rows(&plan, &images);
+        let rows = rows(&plan, &images, selections);
         if suspended {
             self.memory.cancel(&uid);
             self.write(package, &rows, &images, |conditions, generation, now| {
                 conditions.suspended(generation, now)
             })
             .await?;
-            return Ok(Action::await_change());
+            return Ok(None);
         }
         let counts = count(&images);
         if let Some(fault) = first_failure(&images, &counts) {
             self.memory.cancel(&uid);
             self.write_failure(package, &rows, &images, &fault).await?;
-            return Ok(Action::await_change());
+            return Ok(None);
         }
         if counts.ready < counts.total {
             self.memory.cancel(&uid);
             // A look again, because somebody asked for one, takes nothing back of what stands.
             if self.stands(package, &rows) && images.iter().all(stands) {
-                return Ok(Action::await_change());
+                return Ok(None);
             }
             let message = format!("{} of {} images are in the registry", counts.ready, counts.total);
             self.write(package, &rows, &images, |conditions, generation, now| {
                 conditions.progressing(generation, "Transferring", &message, now);
             })
             .await?;
-            return Ok(Action::await_change());
+            return Ok(None);
         }
         self.publish(
             package,
@@ -262,7 +289,7 @@ impl Packages {
         self: &Arc<Self>,
         package: &Arc<JackalPackage>,
         publication: Publication,
-    ) -> Result<Action, Fault> {
+    ) -> Result<Option<Duration>, Fault> {
         let inputs = publication.inputs.clone();
         let ready = self.is_ready(package, &publication.rows);
         let view = View {
@@ -277,16 +304,19 @@ impl Packages {
             .decide(&uid, &self.key(package, Some(&inputs)), view, Instant::now())
         {
             // Nothing is deleted while the artifact is put together, which is begun here alone.
-            Decision::Rest if self.memory.runs(&uid) || !ready => Ok(Action::await_change()),
-            Decision::Rest => Ok(self.looks_again(None, self.collect(package, &publication.place).await)),
-            Decision::Wait(left) if !ready => Ok(Action::requeue(left)),
-            Decision::Wait(left) => Ok(self.looks_again(Some(left), self.collect(package, &publication.place).await)),
+            Decision::Rest if self.memory.runs(&uid) || !ready => Ok(None),
+            Decision::Rest => Ok(self.collect(package, &publication.place).await),
+            Decision::Wait(left) if !ready => Ok(Some(left)),
+            Decision::Wait(left) => {
+                let collected = self.collect(package, &publication.place).await;
+                Ok(collected.into_iter().chain([left]).min())
+            }
             Decision::Run => {
                 let token = self.memory.begin(&uid, &self.key(package, Some(&inputs)), &self.stop);
                 let (packages, package) = (Arc::clone(self), Arc::clone(package));
                 self.tasks
                     .spawn(async move { publication::run(&packages, &package, publication, token).await });
-                Ok(Action::await_change())
+                Ok(None)
             }
         }
     }
@@ -300,11 +330,11 @@ impl Packages {
     }
 
     /// What to do about a package whose plan failed before and that has not changed since.
-    fn postponed(&self, package: &JackalPackage) -> Option<Action> {
+    fn postponed(&self, package: &JackalPackage) -> Option<Option<Duration>> {
         let uid = package.uid().unwrap_or_default();
         match self.memory.postponed(&uid, &self.key(package, None), Instant::now())? {
-            Decision::Wait(left) => Some(Action::requeue(left)),
-            _ => Some(Action::await_change()),
+            Decision::Wait(left) => Some(Some(left)),
+            _ => Some(None),
         }
     }
 
@@ -323,11 +353,6 @@ impl Packages {
         })
     }
 
-    fn looks_again(&self, one: Option<Duration>, other: Option<Duration>) -> Action {
-        let first = one.into_iter().chain(other).min();
-        first.map_or_else(Action::await_change, Action::requeue)
-    }
-
     /// Passes over the garbage of packages that failed, by uid.
     pub(super) fn collections(&self) -> MutexGuard<'_, HashMap<String, Postponed>> {
         self.collections.lock().unwrap_or_else(PoisonError::into_inner)
@@ -337,8 +362,14 @@ impl Packages {
         self.swept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has the API server asked for objects that the package `uid` lacks.
+    pub(super) fn sweep(&self, uid: &str) {
+        self.swept().remove(uid);
+    }
+
     fn forget(&self, uid: &str) {
         self.memory.forget(uid);
+        self.following.forget(uid);
         self.swept().remove(uid);
         self.collections().remove(uid);
     }
@@ -364,19 +395,19 @@ impl Packages {
         let _ = tokio::time::timeout(WAKE, self.wakes.send(object)).await;
     }
 
-    async fn remove(&self, package: &JackalPackage) -> Result<Action, Fault> {
+    async fn remove(&self, package: &JackalPackage) -> Result<Option<Duration>, Fault> {
         if !package.finalizers().iter().any(|known| known == FINALIZER) {
-            return Ok(Action::await_change());
+            return Ok(None);
         }
         if !Children::of(&self.client, package).clear().await? {
             // Their going wakes us; the time is for the case that one of them was never seen.
-            return Ok(Action::requeue(Duration::from_secs(2)));
+            return Ok(Some(Duration::from_secs(2)));
         }
         if package.spec.deletion_policy == DeletionPolicy::Delete {
             self.take_back(package).await?;
         }
         finalizers::set(&self.client, package, FINALIZER, false).await?;
-        Ok(Action::await_change())
+        Ok(None)
     }
 
     /// Writes the images' rows and counts, and conditions.

@@ -38,7 +38,7 @@ pub(super) struct Publication {
 
 /// A digest of all that the artifact depends on beside the package's generation.
 pub(super) fn inputs(package: &JackalPackage, images: &[JackalImage]) -> String {
-    let mut text = package.spec.version.clone();
+    let mut text = package.spec.version().to_owned();
     for image in images {
         let digest = image
             .status
@@ -199,7 +199,7 @@ async fn assemble(
     let registry = packages.registries.open(&publication.place.endpoint)?;
     let definition = Definition::of(&package.name_any(), spec, &publication.plan)?.holding(spec, found);
     let destination = RegistryDestination::new(registry.repository(repository(publication, package)));
-    let version = &package.spec.version;
+    let version = package.spec.version();
     let announce = async |digest: &Digest| announce(packages, package, &format!("{version}@{digest}")).await;
     let status = package.status.as_ref();
     let previous = status.and_then(|status| status.artifact.as_ref()?.digest.parse().ok());
@@ -221,7 +221,7 @@ async fn assemble(
 
 /// Notes that the artifact `revision` is about to be written: whoever finds it after a crash knows whose it is.
 async fn announce(packages: &Packages, package: &JackalPackage, revision: &str) -> Result<(), Fault> {
-    let message = format!("putting the artifact {} together", package.spec.version);
+    let message = format!("putting the artifact {} together", package.spec.version());
     let noted = packages.change(package, |status, generation| {
         let mut conditions = Conditions(std::mem::take(&mut status.conditions));
         // Ready of this spec stays Ready, and another try after a failure is no news before it succeeds.
@@ -252,10 +252,11 @@ async fn done(
 ) -> Result<(), kube::Error> {
     let published = &built.published;
     let (news, planned) = (AtomicBool::new(false), Mutex::new(Vec::new()));
-    let version = &package.spec.version;
+    let version = package.spec.version();
     let place = format!("{}/{}", publication.place.address, repository(publication, package));
     let url = format!("oci://{place}:{version}");
     let claimed = packages.claimed(package, &place);
+    let standing = packages.following.standing(&package.uid().unwrap_or_default());
     let after = Time(jiff::Timestamp::now() + packages.settings.garbage_delay);
     let revision = format!("{version}@{}", published.manifest);
     let lack = lack(&built.missing);
@@ -296,7 +297,7 @@ async fn done(
                     before.as_ref(),
                     version,
                     &status.history,
-                    &status.images,
+                    standing.as_ref().unwrap_or(&status.images),
                     &publication.rows,
                     (&status.charts, &built.charts),
                     sboms_came,
@@ -391,6 +392,12 @@ fn lack(missing: &[MissingImage]) -> Option<String> {
     ))
 }
 
+/// That another tag was chosen for an image.
+fn became(known: &PackagedImage, row: &PackagedImage) -> Option<String> {
+    let (before, now) = (&known.selected.as_ref()?.tag, &row.selected.as_ref()?.tag);
+    (before != now).then(|| format!("{} {before} became {now}", row.image))
+}
+
 /// Why an artifact was built: what differs from the one before.
 fn why(
     before: Option<&Artifact>,
@@ -416,6 +423,7 @@ fn why(
     for row in rows {
         match known.iter().find(|known| known.image == row.image) {
             None => reasons.push(format!("{} was added", row.image)),
+            Some(known) if became(known, row).is_some() => reasons.extend(became(known, row)),
             Some(known) if known.digest.is_some() && known.digest != row.digest => {
                 reasons.push(format!("{} changed", row.image))
             }

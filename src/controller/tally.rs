@@ -5,16 +5,23 @@ use serde_json::json;
 
 use crate::api::v1alpha1::{Counts, JackalImage, PackagedImage, READY, STALLED};
 use crate::fault::{Disposition, Fault, Reason};
-use crate::package::Plan;
+use crate::package::{Plan, Selection};
 use crate::worker::is_ready;
 
 /// Every image of the plan with its place and, once it is there, its digest.
-pub(super) fn rows(plan: &Plan, images: &[JackalImage]) -> Vec<PackagedImage> {
-    let row = |(planned, image): (&crate::package::PlannedImage, &JackalImage)| PackagedImage {
-        image: planned.spec.image.clone(),
-        name: planned.location.to_string(),
-        digest: image.status.as_ref().and_then(|status| status.digest.clone()),
-        resource: image.name_any(),
+pub(super) fn rows(plan: &Plan, images: &[JackalImage], selections: &[Selection]) -> Vec<PackagedImage> {
+    let row = |(planned, image): (&crate::package::PlannedImage, &JackalImage)| {
+        let selection = selections.iter().find(|selection| selection.made(&planned.spec));
+        PackagedImage {
+            image: selection.map_or_else(
+                || planned.spec.image.clone(),
+                |selection| selection.followed.image.clone(),
+            ),
+            name: planned.location.to_string(),
+            digest: image.status.as_ref().and_then(|status| status.digest.clone()),
+            resource: image.name_any(),
+            selected: selection.map(|selection| selection.selected.clone()),
+        }
     };
     plan.images.iter().zip(images).map(row).collect()
 }

@@ -7,6 +7,7 @@ mod chart;
 mod file;
 mod index;
 mod memory;
+mod tags;
 mod texts;
 
 use async_trait::async_trait;
@@ -21,6 +22,7 @@ use crate::package::component::{FileContent, Found};
 use crate::registry::Registry;
 
 pub use memory::ChartMemory;
+pub use tags::select;
 
 /// Charts of a component that are looked at at once.
 const AT_ONCE: usize = 4;
@@ -28,7 +30,7 @@ const AT_ONCE: usize = 4;
 /// Whom an object may have asked for what it names.
 #[async_trait]
 pub trait Reach: Send + Sync {
-    /// The client of the registry that holds the chart `reference`, with the object's credentials for it; `what` names
+    /// The client of the registry that holds `reference`, with the object's credentials for it; `what` names
     /// the part of the object for people.
     async fn registry(&self, reference: &Reference, what: &str) -> Result<Registry, Fault>;
 

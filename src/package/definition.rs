@@ -125,7 +125,7 @@ impl Definition {
     /// is a stalled fault.
     pub fn of(name: &str, spec: &JackalPackageSpec, plan: &Plan) -> Result<Self, Fault> {
         check_name(name)?;
-        check_version(&spec.version)?;
+        check_version(spec.version())?;
         let dialect = match spec.naming {
             Naming::Jackal => JACKAL,
             Naming::Zarf | Naming::Plain => ZARF,
@@ -158,7 +158,7 @@ impl Definition {
             metadata: Metadata {
                 name: name.to_owned(),
                 description: spec.description.clone().unwrap_or_default(),
-                version: spec.version.clone(),
+                version: spec.version().to_owned(),
                 architecture: architecture.clone(),
                 aggregate_checksum: String::new(),
             },

@@ -13,6 +13,7 @@ mod plan;
 pub mod provenance;
 mod publish;
 mod sboms;
+mod selection;
 mod yaml;
 
 pub use archive::{Archive, Archived, Entry, Origin};
@@ -22,6 +23,7 @@ pub use differential::EarlierVersion;
 pub use plan::{Plan, PlannedImage, listed};
 pub use publish::{BroughtImage, Contents, Published, publish};
 pub use sboms::PackageSboms;
+pub use selection::{Followed, Selection, effective, followed, follows};
 pub use yaml::yaml;
 
 /// The repository of a package's artifact: its name, below `prefix` (may be empty).

@@ -51,11 +51,18 @@ use crate::oci::{Compression, Naming, ReferrersPolicy};
     ),
     printcolumn(name = "Size", type_ = "integer", json_path = ".status.artifact.size", priority = 1)
 )]
+#[x_kube(
+    validation = Rule::new("has(self.version) != has(self.versionFrom)").message("the package needs one version: set version, or versionFrom, not both")
+)]
 pub struct JackalPackageSpec {
-    /// The package's version, which is the tag of its artifact.
+    /// The package's version, which is the tag of its artifact. Either this or `versionFrom` is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9_][A-Za-z0-9._-]*$')").message("version is the tag of the artifact: letters, digits, '.', '_' and '-' only (a registry takes no '+')"))]
-    pub version: String,
+    pub version: Option<String>,
+    /// An image whose tag is the package's version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version_from: Option<VersionFrom>,
     /// What the package is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
@@ -139,6 +146,11 @@ fn yes() -> bool {
 }
 
 impl JackalPackageSpec {
+    /// The version; empty while it is another's to say.
+    pub fn version(&self) -> &str {
+        self.version.as_deref().unwrap_or_default()
+    }
+
     /// What is wanted of SBOMs, by who is `able` to make them or not: `None` for nothing. A package that does not speak of
     /// them wants what can be had.
     pub fn wanted_sboms(&self, able: bool) -> Option<SbomSpec> {
@@ -147,6 +159,15 @@ impl JackalPackageSpec {
             None => able.then(SbomSpec::default),
         }
     }
+}
+
+/// Where a package's version comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VersionFrom {
+    /// An image of the package that has a policy, written as there. The version is its chosen tag.
+    #[schemars(length(min = 1, max = 1024))]
+    pub image: String,
 }
 
 /// Which artifacts of a package stay in the registry.
@@ -196,7 +217,8 @@ pub struct ComponentSpec {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!(has(self.nodeName) && has(self.nodeSelector))").message("nodeName and nodeSelector both choose the node: set one of them"),
-    validation = Rule::new("!(has(self.nodeName) || has(self.nodeSelector)) || (has(self.source) && self.source != 'Registry')").message("nodeName and nodeSelector choose the node whose engine is read; with source: Registry there is none")
+    validation = Rule::new("!(has(self.nodeName) || has(self.nodeSelector)) || (has(self.source) && self.source != 'Registry')").message("nodeName and nodeSelector choose the node whose engine is read; with source: Registry there is none"),
+    validation = Rule::new("!has(self.policy) || !has(self.source) || self.source == 'Registry'").message("policy chooses among the tags of a registry: set source: Registry, or remove policy")
 )]
 pub struct ImageSpec {
     /// The image, as a pod would name it: `[registry/]repository[:tag][@digest]`.
@@ -222,6 +244,42 @@ pub struct ImageSpec {
         )
     )]
     pub platforms: Vec<String>,
+    /// Chooses the tag of an image that is written without one, again at each interval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<ImagePolicy>,
+}
+
+/// How the tag of an image is chosen among those that its registry lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.semver) != has(self.pattern)").message("a policy has one of semver and pattern"),
+    validation = Rule::new("!has(self.order) || has(self.pattern)").message("order is for pattern: versions have an order of their own")
+)]
+pub struct ImagePolicy {
+    /// The newest version in a range such as `>=6.0 <7`, `^6`, `~6.1`, `6.x`, `1.2 - 2`, or several with `||` between
+    /// them. Tags are versions with or without a `v`, with three numbers or two; pre-releases only count where the range
+    /// names one, such as `>=6.0-0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub semver: Option<String>,
+    /// The last of the tags that match a regular expression, by its first group, or by all that matches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub pattern: Option<String>,
+    /// How tags that match `pattern` are ordered. Default: Alphabetical.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<TagOrder>,
+}
+
+/// How tags are ordered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum TagOrder {
+    /// By their letters.
+    #[default]
+    Alphabetical,
+    /// By the number that is compared; what is no number is no candidate.
+    Numerical,
 }
 
 /// What is known of the package.
@@ -299,7 +357,7 @@ pub struct Counts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PackagedImage {
-    /// The image as the package names it.
+    /// The image as the package names it; without the tag where that is chosen.
     pub image: String,
     /// The name that a pod uses.
     pub name: String,
@@ -308,6 +366,19 @@ pub struct PackagedImage {
     pub digest: Option<String>,
     /// The JackalImage that brings it.
     pub resource: String,
+    /// The tag that the image's policy chose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selected: Option<Selected>,
+}
+
+/// A tag that a policy chose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Selected {
+    /// The tag.
+    pub tag: String,
+    /// Why it is this one.
+    pub reason: String,
 }
 
 /// An artifact that was built.

@@ -170,7 +170,7 @@ fn refuses_names_that_are_no_repository_or_tag() {
     }
     for version in ["", "1+2", ".1", "-1", "a/b", &"1".repeat(129)] {
         let mut spec = spec(PODINFO);
-        spec.version = version.to_owned();
+        spec.version = Some(version.to_owned());
         let fault = definition("a", &spec).unwrap_err();
         assert!(fault.message.contains("is not a version"), "{fault}");
     }

@@ -12,6 +12,7 @@ fn wish(image: &str) -> ImageSpec {
         node_name: None,
         node_selector: None,
         platforms: Vec::new(),
+        policy: None,
     }
 }
 
@@ -349,6 +350,7 @@ fn any_image() -> impl Strategy<Value = ImageSpec> {
             node_name,
             node_selector: None,
             platforms,
+            policy: None,
         }
     })
 }

@@ -69,6 +69,39 @@ async fn the_api_server_refuses_what_contradicts_itself() {
         let said = cluster.try_apply(&lone(image, &json!({}))).unwrap_err();
         assert!(said.contains(words), "JackalImage {image}: {said}");
     }
+    let followed = |policy: Value| json!({ "image": "a/b", "policy": policy });
+    for (image, words) in [
+        (followed(json!({})), "a policy has one of semver and pattern"),
+        (
+            followed(json!({ "semver": "1.x", "pattern": "^1" })),
+            "a policy has one of semver and pattern",
+        ),
+        (
+            followed(json!({ "semver": "1.x", "order": "Numerical" })),
+            "order is for pattern",
+        ),
+        (
+            json!({ "image": "a/b", "source": "Docker", "policy": { "semver": "1.x" } }),
+            "policy chooses among the tags of a registry",
+        ),
+    ] {
+        let spec = json!({ "components": of(image.clone()), "registry": {} });
+        let said = cluster.try_apply(&package("bad", "", spec)).unwrap_err();
+        assert!(said.contains(words), "{image}: {said}");
+    }
+    let following = followed(json!({ "semver": "1.x" }));
+    let spec = json!({ "components": of(following.clone()), "registry": {}, "versionFrom": { "image": "a/b" } });
+    let one = "set version, or versionFrom, not both";
+    let said = cluster.try_apply(&package("bad", "", spec.clone())).unwrap_err();
+    assert!(said.contains(one), "{said}");
+    let mut without: Value = serde_json::from_str(&package("bad", "", spec)).unwrap();
+    without["spec"].as_object_mut().unwrap().remove("version");
+    let mut neither = without.clone();
+    neither["spec"].as_object_mut().unwrap().remove("versionFrom");
+    let said = cluster.try_apply(&neither.to_string()).unwrap_err();
+    assert!(said.contains(one), "{said}");
+    without["metadata"]["name"] = json!("follows");
+    cluster.apply(&without.to_string());
     // The same things said well.
     let spec = json!({ "components": of(node.clone()), "registry": { "address": "r:5000", "endpoint": "r" } });
     cluster.apply(&package("good", "", spec));

@@ -3,6 +3,7 @@
 mod containerd;
 mod content;
 mod deletion;
+mod following;
 mod leader;
 mod lifecycle;
 mod listen;

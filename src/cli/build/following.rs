@@ -1,0 +1,27 @@
+//! The package as its images' policies make it now.
+
+use std::time::Duration;
+
+use super::reach::FileReach;
+use super::{Build, Target};
+use crate::api::v1alpha1::JackalPackageSpec;
+use crate::cli::package_file::Given;
+use crate::fault::{Fault, Reason};
+use crate::fetch::select;
+use crate::package::{effective, followed};
+
+impl Build {
+    /// What the file asks for, with the tags that its policies choose now.
+    pub(super) async fn followed(
+        &self,
+        given: &Given,
+        target: &Target,
+        idle: Duration,
+    ) -> Result<JackalPackageSpec, Fault> {
+        let spec = &given.package.spec;
+        let reach = FileReach::new(self, given, target, idle);
+        let selections = select(&followed(spec)?, &reach).await?;
+        effective(spec, &selections)
+            .ok_or_else(|| Fault::stalled(Reason::InvalidSpec, "a tag was not chosen for each image"))
+    }
+}
