@@ -17,7 +17,7 @@ struct Ground {
     source: TestRegistry,
     registry: TestRegistry,
     cluster: Cluster,
-    _controller: Operator,
+    controller: Option<Operator>,
 }
 
 impl Ground {
@@ -25,7 +25,7 @@ impl Ground {
         let cluster = Cluster::noting_requests().await;
         let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
         let ground = Self {
-            _controller: cluster.controller(&["--insecure-registry", &source.host]),
+            controller: Some(cluster.controller(&["--insecure-registry", &source.host])),
             source,
             registry,
             cluster,
@@ -171,16 +171,21 @@ async fn a_suspended_package_keeps_its_tag_also_after_a_restart() {
     let mut ground = Ground::new(&["6.0.1"]).await;
     ground.apply("{semver: 6.x}", "version: '1'", "");
     ground.has("6.0.1").await;
+    // What this process chose, the next one has to find in the status.
+    ground.controller = None;
     ground.apply("{semver: 6.x}", "version: '1'", "suspend: true");
     ground.push("6.1.0").await;
-    ground._controller = ground.cluster.controller(&["--insecure-registry", &ground.source.host]);
+    ground.controller = Some(ground.cluster.controller(&["--insecure-registry", &ground.source.host]));
     ground.request("2026-01-01T00:00:00Z").await;
     let package = ground.cluster.package_where("app", "suspended", |package| {
         let ready = condition(&package.status.as_ref()?.conditions, "Ready")?;
         (ready.reason == "Suspended" && ready.observed_generation == package.metadata.generation).then_some(())
     });
     let package = package.await;
-    assert_eq!(row(&package).unwrap().selected.as_ref().unwrap().tag, "6.0.1");
+    let row = row(&package).unwrap();
+    assert_eq!(row.selected.as_ref().unwrap().tag, "6.0.1");
+    let image = ground.cluster.api::<JackalImage>().get(&row.resource).await.unwrap();
+    assert!(image.spec.suspend && image.spec.image.ends_with(":6.0.1"));
     ground.apply("{semver: 6.x}", "version: '1'", "suspend: false");
     ground.has("6.1.0").await;
 }

@@ -12,6 +12,8 @@ use jackal_operator::transfer::{Destination, LayoutDestination, RegistryDestinat
 
 use crate::support::front::{Act, Front};
 use crate::support::image::{image, multi_platform, noise, put, referrer};
+use crate::support::process::run;
+use crate::support::program;
 use crate::support::registry::{TestRegistry, Version};
 
 const SIGNATURE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
@@ -100,6 +102,55 @@ async fn from_each_way_of_listing_to_each() {
     }
 }
 
+/// The digests that `text` names.
+fn digests_in(text: &str) -> Vec<&str> {
+    let mut found: Vec<&str> = text
+        .match_indices("sha256:")
+        .filter_map(|(at, _)| text.get(at..at + 71))
+        .collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+#[tokio::test]
+async fn other_tools_find_what_came_and_theirs_comes_too() {
+    for (from, to) in [(Version::V31, Version::Olareg), (Version::Olareg, Version::V31)] {
+        let (from, to) = (TestRegistry::start(from), TestRegistry::start(to));
+        let repository = from.repository("app");
+        let subject = image(&repository, "linux/amd64", noise(1, 1000)).await;
+        put(&repository, &subject, Some("1")).await;
+        let oras = |arguments: &[&str]| run(program("JACKAL_BIN_ORAS"), arguments);
+        let folder = tempfile::tempdir().unwrap();
+        let note = folder.path().join("note.txt");
+        std::fs::write(&note, "seen by somebody").unwrap();
+        let attach = ["attach", "--plain-http", "--disable-path-validation"];
+        let what = [
+            "--artifact-type",
+            "application/vnd.example.note",
+            &format!("{}/app:1", from.host),
+            &format!("{}:text/plain", note.display()),
+        ];
+        oras(&[&attach[..], &what].concat());
+        let listed = repository.referrers(subject.digest()).await.unwrap();
+        assert_eq!(listed.len(), 1);
+        let of_note = repository.manifest(listed[0].digest.as_str()).await.unwrap().unwrap();
+        let signature = attached(&repository, &of_note, SIGNATURE, "signed").await;
+
+        let transfer = transfer(&from.client(), RegistryDestination::new(to.repository("in/app")));
+        assert_eq!(transfer.run().await.unwrap().referrers, 2);
+        let there = format!("{}/in/app:1", to.host);
+        let said = oras(&["discover", "--plain-http", "--format", "json", &there]);
+        for digest in [&listed[0].digest, signature.digest()] {
+            assert!(digests_in(&said).contains(&digest.as_str()), "{said}");
+        }
+        let host = format!("reg={},tls=disabled", to.host);
+        let list = ["artifact", "list", "--host", &host, "--format", "{{json .}}", &there];
+        let said = run(program("JACKAL_BIN_REGCTL"), &list);
+        assert!(digests_in(&said).contains(&listed[0].digest.as_str()), "{said}");
+    }
+}
+
 #[tokio::test]
 async fn to_a_layout() {
     let directory = tempfile::tempdir().unwrap();
@@ -109,6 +160,11 @@ async fn to_a_layout() {
     assert_eq!(transfer.run().await.unwrap().referrers, 4);
     all_stand(&*transfer.destination, &pairs, &elder).await;
     assert!(matches!(transfer.check().await.unwrap(), Standing::Current(_)));
+    let (index, signature) = &pairs[0];
+    let there = format!("{}@{index}", directory.path().display());
+    let discover = ["discover", "--oci-layout", "--format", "json", &there];
+    let said = run(program("JACKAL_BIN_ORAS"), &discover);
+    assert!(digests_in(&said).contains(&signature.as_str()), "{said}");
 }
 
 #[tokio::test]
