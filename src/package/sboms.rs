@@ -51,9 +51,13 @@ impl PackageSboms {
     /// Reads what `images` consist of, keeps it in their `documents`, and asks for the SBOMs of each: one request for each
     /// manifest that has not been asked about.
     pub async fn look(images: &mut [BroughtImage]) -> Result<Self, Fault> {
+        let mut reads = Vec::with_capacity(images.len());
+        for image in images.iter() {
+            reads.push(read_image(image));
+        }
+        let read: Vec<ArtifactImage> = stream::iter(reads).buffered(PARALLEL).try_collect().await?;
         let mut subjects = Vec::new();
-        for image in images.iter_mut() {
-            let read = read_image(image).await?;
+        for (image, read) in images.iter_mut().zip(read) {
             subjects.extend(subjects_of(&read, &image.destination));
             image.documents = read.documents;
         }
