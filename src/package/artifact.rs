@@ -400,4 +400,6 @@ fn size(layers: &[Layer], config: &Bytes, manifest: &Document) -> u64 {
 }
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod tests;

@@ -1,11 +1,11 @@
 use super::*;
 use crate::package::Plan;
 
-fn blob(content: &str, kind: &str) -> Descriptor {
+pub(super) fn blob(content: &str, kind: &str) -> Descriptor {
     Descriptor::new(kind, Digest::of(content.as_bytes()), content.len() as u64)
 }
 
-fn image(name: &str, layers: &[&str]) -> Document {
+pub(super) fn image(name: &str, layers: &[&str]) -> Document {
     let layers = layers.iter().map(|layer| blob(layer, media_type::OCI_LAYER)).collect();
     Document::of_manifest(Manifest::new(
         blob(&format!("config of {name}"), media_type::OCI_CONFIG),
@@ -14,7 +14,7 @@ fn image(name: &str, layers: &[&str]) -> Document {
     .unwrap()
 }
 
-fn index(children: &[(&Document, &str)]) -> Document {
+pub(super) fn index(children: &[(&Document, &str)]) -> Document {
     let entries = children
         .iter()
         .map(|(child, platform)| Descriptor {
@@ -26,7 +26,7 @@ fn index(children: &[(&Document, &str)]) -> Document {
 }
 
 /// The last document is the root.
-fn stands(reference: &str, repository: &str, documents: &[&Document]) -> ArtifactImage {
+pub(super) fn stands(reference: &str, repository: &str, documents: &[&Document]) -> ArtifactImage {
     ArtifactImage {
         reference: reference.parse().unwrap(),
         repository: repository.to_owned(),

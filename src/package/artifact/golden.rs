@@ -1,0 +1,130 @@
+//! The artifacts of fixed packages, pinned by digest. No server, no clock, no other crate's output decides them.
+//!
+//! A digest that changes here changes for everybody: every package is published again at the first look of the new
+//! version, its tag gets another digest, clusters that pin one (`status.artifact.digest`, Flux) pull it again, and
+//! signatures of the old digest no longer belong to the tag. So a change is decided on, not repaired by copying the
+//! new numbers: say in the commit what it is for, and in the release notes that packages get new digests.
+
+use super::tests::{blob, image, index, stands};
+use super::*;
+use crate::package::Plan;
+
+/// Two components, an image of two platforms with an attestation, one that is pinned by digest, one that both name.
+fn artifact(naming: &str, architecture: &str) -> Artifact {
+    let single = image("single", &["base", "single"]);
+    let amd64 = image("amd64", &["base", "amd64"]);
+    let arm64 = image("arm64", &["base", "arm64"]);
+    let attestation = image("attestation", &["in-toto"]);
+    let mut list = index(&[
+        (&amd64, "linux/amd64"),
+        (&arm64, "linux/arm64"),
+        (&attestation, "unknown/unknown"),
+    ]);
+    let mut entries = list.index().unwrap().manifests.clone();
+    entries[2].annotations.insert(
+        "vnd.docker.reference.type".to_owned(),
+        "attestation-manifest".to_owned(),
+    );
+    list = Document::of_index(Index::new(entries)).unwrap();
+    // What Docker's own tools push.
+    let docker = Manifest {
+        media_type: Some(media_type::DOCKER_MANIFEST.to_owned()),
+        ..Manifest::new(
+            blob("config of docker", "application/vnd.docker.container.image.v1+json"),
+            vec![blob("base", "application/vnd.docker.image.rootfs.diff.tar.gzip")],
+        )
+    };
+    let docker = Document::of_manifest(docker).unwrap();
+    let pinned = format!("quay.io/x/pinned@{}", docker.digest());
+    let spec = serde_json::from_value(serde_json::json!({
+        "version": "1.2.3-rc.1", "naming": naming, "architecture": architecture, "description": "A page, and its \"database\": ünïcode",
+        "components": [
+            {"name": "web", "required": true, "images": [{"image": "nginx:1"}, {"image": "ghcr.io/x/multi:2"}]},
+            {"name": "data", "description": "Yes", "images": [{"image": "ghcr.io/x/multi:2"}, {"image": pinned}]},
+        ],
+    }))
+    .unwrap();
+    let plan = Plan::of(&spec, "127.0.0.1:31999", "").unwrap();
+    let definition = Definition::of("podinfo", &spec, &plan).unwrap();
+    let images = [
+        stands("nginx:1", "library/nginx", &[&single]),
+        stands("ghcr.io/x/multi:2", "x/multi", &[&amd64, &arm64, &attestation, &list]),
+        stands(&pinned, "x/pinned", &[&docker]),
+    ];
+    let contents = ArtifactContents {
+        images: &images,
+        ..ArtifactContents::default()
+    };
+    Artifact::of(&definition, contents).unwrap()
+}
+
+/// What of an artifact is pinned, a line each: in the order in which one decides the next, so that the first line that
+/// differs is where to look.
+fn digests(artifact: &Artifact) -> String {
+    let definition = ["zarf.yaml", "jackal.yaml"]
+        .into_iter()
+        .find(|path| artifact.files.contains_key(*path))
+        .unwrap();
+    let mut lines = String::new();
+    for path in ["images/index.json", "checksums.txt", definition] {
+        lines += &format!("{path} {}\n", &Digest::of(&artifact.files[path]).hex()[..16]);
+    }
+    let alone = Document::of_index(Index::new(vec![artifact.entry()])).unwrap();
+    lines += &format!("config {}\n", &Digest::of(&artifact.config).hex()[..16]);
+    lines += &format!("manifest {}\n", artifact.manifest.digest());
+    lines + &format!("tag {}\n", alone.digest())
+}
+
+fn pin(naming: &str, architecture: &str, expected: &str) {
+    assert_eq!(
+        digests(&artifact(naming, architecture)),
+        expected,
+        "{naming}, {architecture}: packages that stand in registries would be published again under other digests; \
+         the head of this file says what that means"
+    );
+}
+
+#[test]
+fn of_a_package_for_zarf() {
+    let expected = "\
+images/index.json 38333bb36acbf983
+checksums.txt 43b5afa7058a4de2
+zarf.yaml 1748bdba3dd1f65e
+config 677f42221acf1bb1
+manifest sha256:9d57080cf2a6ef819f7df9660aa0dda6ad1a7e0430eca6e029224b7168b6219a
+tag sha256:0a275299fe8ed2f580203c9854a960ab24b63eb56704a1b4541a3fb2c97263da
+";
+    pin("Zarf", "amd64", expected);
+}
+
+#[test]
+fn of_a_package_for_jackal() {
+    let expected = "\
+images/index.json 7201d57bce0e720d
+checksums.txt c44f8d09a0ec932c
+jackal.yaml dde4fa9d573dd5fe
+config 19449d5cc4c4b0bd
+manifest sha256:af2c8c51affd3990bc74b05e9a8bef68046caa3a3b827b66b4e51a97b4a7f070
+tag sha256:1ef5c17cbe292e027b0f8068420031841f5a6f44a8dda730361e2fbe2aa34564
+";
+    pin("Jackal", "amd64", expected);
+}
+
+#[test]
+fn of_another_architecture() {
+    let expected = "\
+images/index.json 38333bb36acbf983
+checksums.txt 43b5afa7058a4de2
+zarf.yaml 1e6fc7fdd77a0bff
+config 37e232d8a993fcdf
+manifest sha256:674caca625d9e1e6b4e9f46b5729495a8022867f8842dfd762c929fde83a9ff0
+tag sha256:348d8fcf11e446a26414be4e6d7b4806dda4dbaf6b2d349c4fbbffeb76203a87
+";
+    pin("Zarf", "arm64", expected);
+}
+
+/// Names without a checksum change where images land, not what the package is.
+#[test]
+fn plain_naming_gives_the_artifact_for_zarf() {
+    assert_eq!(artifact("Plain", "amd64"), artifact("Zarf", "amd64"));
+}
