@@ -5,10 +5,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, TryStreamExt as _};
+use tokio::time::Instant;
 
 use super::archive::{self, Archive, Archived};
 use super::artifact::{Artifact, ArtifactContents, ArtifactImage, Mount, SignDefinition};
@@ -20,6 +22,16 @@ use crate::transfer::{Destination, Upload};
 
 /// Blobs, and images, that are asked about or moved at once.
 pub(super) const PARALLEL: usize = 8;
+/// How often an index is made anew because somebody else wrote it at the same moment. Each time at least one of the
+/// writers is done.
+const ENTRY_TRIES: usize = 16;
+/// How long an index that was written is left alone before it is looked at, as a multiple of what writing it took: who
+/// had begun to write it is done by then.
+const SETTLE_FACTOR: u32 = 10;
+/// The least of that wait.
+const SETTLE_LEAST: Duration = Duration::from_millis(100);
+/// The most of that wait.
+const SETTLE_MOST: Duration = Duration::from_secs(5);
 /// The bytes of manifests that one image may have. They are held in memory until the package stands.
 const DOCUMENTS_LIMIT: usize = 16 * 1024 * 1024;
 
@@ -368,26 +380,54 @@ pub(super) async fn standing(repository: &dyn Destination, tag: &str) -> Result<
     }
 }
 
-/// Enters the artifact into the index under `tag`, beside the packages of other architectures. Nobody else
-/// writes the index meanwhile.
+/// Enters the artifact into the index under `tag`, beside the packages of other architectures. Says which index holds it
+/// then, and how many bytes were sent.
+///
+/// Nobody else of this process writes the index meanwhile, but another may: a pipeline that builds an architecture on
+/// each of its machines. A registry replaces a tag whatever stands there, so whoever read the index before we wrote it
+/// and writes after us takes our entry out again. Therefore the tag is looked at right before it is written, which leaves
+/// such a writer no longer than one write takes, and again when that time is over.
 async fn enter(artifact: &Artifact, repository: &dyn Destination, tag: &str) -> Result<(Digest, u64), Fault> {
     let entry = artifact.entry();
-    let mut entries = Vec::new();
-    for other in standing(repository, tag)
-        .await?
-        .map(|index| index.entries)
-        .unwrap_or_default()
-    {
-        // A registry refuses an index that lists what was deleted from it.
-        if other.platform != entry.platform && repository.digest_of(other.digest.as_str()).await?.is_some() {
-            entries.push(other);
+    let mut sent = 0;
+    for _ in 0..ENTRY_TRIES {
+        let before = repository.digest_of(tag).await?;
+        let mut entries = Vec::new();
+        for other in standing(repository, tag)
+            .await?
+            .map(|index| index.entries)
+            .unwrap_or_default()
+        {
+            // A registry refuses an index that lists what was deleted from it.
+            if other.platform != entry.platform && repository.digest_of(other.digest.as_str()).await?.is_some() {
+                entries.push(other);
+            }
+        }
+        entries.push(entry.clone());
+        entries.sort_by(|left, right| (&left.platform, &left.digest).cmp(&(&right.platform, &right.digest)));
+        let index = index_of(entries)?;
+        if repository.digest_of(tag).await? != before {
+            continue;
+        }
+        let started = Instant::now();
+        repository.publish(&index, Some(tag)).await?;
+        sent += index.descriptor.size;
+        tokio::time::sleep((started.elapsed() * SETTLE_FACTOR).clamp(SETTLE_LEAST, SETTLE_MOST)).await;
+        if repository.digest_of(tag).await?.as_ref() == Some(index.digest()) {
+            return Ok((index.digest().clone(), sent));
+        }
+        // Somebody wrote after us: beside our entry, or without having seen it.
+        if let Some(index) = standing(repository, tag).await?.filter(|index| index.holds(&entry)) {
+            return Ok((index.digest, sent));
         }
     }
-    entries.push(entry);
-    entries.sort_by(|left, right| (&left.platform, &left.digest).cmp(&(&right.platform, &right.digest)));
-    let index = index_of(entries)?;
-    repository.publish(&index, Some(tag)).await?;
-    Ok((index.digest().clone(), index.descriptor.size))
+    Err(Fault::retryable(
+        Reason::PackageFailed,
+        format!(
+            "somebody else writes `{}:{tag}` again and again; build the package in one place, or one architecture after the other",
+            repository.name()
+        ),
+    ))
 }
 
 fn index_of(entries: Vec<Descriptor>) -> Result<Document, Fault> {
@@ -396,3 +436,5 @@ fn index_of(entries: Vec<Descriptor>) -> Result<Document, Fault> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod writers;
