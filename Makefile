@@ -26,6 +26,7 @@ test: parts check test-unit test-integration test-demo e2e ## Everything that mu
 check: ## Format, lints, shell scripts.
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	shellcheck -x -a scripts/interop
 	shellcheck -x scripts/demo scripts/e2e scripts/fuzz scripts/image scripts/parts scripts/stack scripts/*.sh scripts/bench/* tests/e2e/*.sh .ci/run
 
 .PHONY: test-unit
@@ -36,6 +37,14 @@ test-unit: ## Tests without any server; the CRDs' drift is among them.
 test-integration: ## Tests against a real API server, real docker engines and real registries. T=name picks.
 	cargo test --locked --test integration --no-run
 	scripts/stack with $(PARTS) -- cargo test --locked --test integration -- $(T)
+
+.PHONY: interop
+interop: ## Have real tools read what we made, and read what they made; builds Zarf once. INTEROP='clients zarf' picks.
+	scripts/interop $(INTEROP)
+
+.PHONY: test-interop
+test-interop: ## The part of it that needs no Zarf: crane, regctl, oras, skopeo, docker.
+	scripts/interop quick
 
 .PHONY: test-crash
 test-crash: ## Kill each process at KILLS (200) points of a run, one after the other; POINT=etcd,agent picks by who dies.

@@ -1,0 +1,69 @@
+# shellcheck shell=bash
+# A docker engine pushes what we take, and pulls and loads what we made. Sourced by scripts/interop, never run.
+
+# shellcheck disable=SC2154  # set by scripts/interop and the files that it sources before
+
+docker_steps() {
+  check 'docker push: we take the image that the engine pushed' takes_pushed
+  check 'docker: we take an image out of the engine, and it pulls ours back' pulls_back None
+  check 'docker: the same with gzip layers, which crane validates' pulls_back Gzip
+  check 'docker pull: images out of our registry, by tag and by digest' engine_pulls
+}
+
+docker() { limited "$DOCKER" --host "$JACKAL_DOCKER20" "$@"; }
+
+imported() { # NAME WORDS
+  layer "$WORK/step/layer.tar" "$2"
+  docker import --change 'CMD ["/hello"]' "$WORK/step/layer.tar" "$1"
+}
+
+takes_pushed() {
+  imported "$OLD/engine/pushed:1" pushed
+  docker push "$OLD/engine/pushed:1"
+  cat >package.yaml <<END_OF_PACKAGE
+apiVersion: jackal.dev/v1alpha1
+kind: JackalPackage
+metadata: {name: from-docker-push}
+spec: {version: 1.0.0, naming: Zarf, components: [{name: all, required: true, images: [{image: "$OLD/engine/pushed:1"}]}]}
+END_OF_PACKAGE
+  build package.yaml "$DEST" >report.json
+  same 'the digest' "$(digest_of "$OLD/engine/pushed:1")" "$(digest_of "$DEST/engine/pushed:1")"
+  crane validate --remote "$DEST/engine/pushed:1"
+}
+
+# The engine's own identifier of an image is the digest of its configuration: it must survive the way out and back.
+pulls_back() { # COMPRESSION
+  local id image="$DEST/$1/engine/local:1"
+  image="${image,,}"
+  imported engine/local:1 local
+  id="$(docker image inspect --format '{{.Id}}' engine/local:1)"
+  cat >package.yaml <<END_OF_PACKAGE
+apiVersion: jackal.dev/v1alpha1
+kind: JackalPackage
+metadata: {name: from-docker}
+spec:
+  version: 1.0.0
+  naming: Zarf
+  compression: $1
+  components: [{name: all, required: true, images: [{image: "engine/local:1", source: Docker}]}]
+END_OF_PACKAGE
+  DOCKER_HOST="$JACKAL_DOCKER20" build package.yaml "${image%/engine/*}" >report.json
+  note "$(jq -r '.images[0].method' report.json)"
+  same 'what the image says' local "$(crane export "$image" - | tar -xO hello)"
+  # crane validates no layers without gzip, whoever made them.
+  if [ "$1" = Gzip ]; then crane validate --remote "$image"; fi
+  docker image rm engine/local:1
+  docker pull "$image"
+  same 'the id of the image' "$id" "$(docker image inspect --format '{{.Id}}' "$image")"
+  docker image rm "$image"
+}
+
+engine_pulls() {
+  local image digest
+  for image in app/oci:1 app/docker:1 app/multi:1 app/list:1 app/attested:1; do
+    digest="$(digest_of "$SOURCE/$image")"
+    docker pull "$DEST/$image"
+    docker image inspect --format '{{join .RepoDigests " "}}' "$DEST/$image" | grep -qF "$digest" || fail "$image has another digest"
+  done
+  docker pull "$DEST/app/pinned@$(digest_of "$SOURCE/app/pinned:1")"
+}

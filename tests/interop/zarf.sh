@@ -1,0 +1,192 @@
+# shellcheck shell=bash
+# Zarf reads, checks, mirrors and publishes packages of ours, and we take what it made. Sourced by scripts/interop,
+# never run.
+
+# shellcheck disable=SC2154  # set by scripts/interop and the files that it sources before
+
+zarf_steps() {
+  PACKAGE="oci://$DEST/interop:1.0.0"
+  check 'zarf package inspect digest, definition: what we said' zarf_inspects
+  check 'zarf package inspect images: every image by the name that it has there' zarf_lists_images
+  check 'zarf package pull: a tarball, whole by its own checksums' zarf_pulls
+  check 'zarf package verify: an unsigned package' zarf_verifies
+  check 'zarf package mirror-resources: images into a registry, where we put them and with our digests' zarf_mirrors
+  check 'zarf package publish: a registry to another, by digest' zarf_publishes_copy
+  check 'zarf package publish: a pulled tarball, and what it makes of our manifest' zarf_publishes_tarball
+  check 'two architectures built at once under one tag: zarf -a gets each' zarf_architectures
+  check 'zarf publishes into our index and we into its: no entry is lost' zarf_shares_index
+  check 'zarf package create: of images that we brought, the same blobs as ours' zarf_creates
+  check 'zarf mirrors its own package: we take the images from there' takes_mirrored
+  check "zarf's published package as an image of ours: it arrives unchanged" takes_package
+  check 'a package for Jackal is none for zarf' zarf_refuses_jackal
+}
+
+# Zarf has a yq among its tools.
+field() { # FILE EXPRESSION
+  limited "$ZARF" tools yq "$2" "$1"
+}
+
+zarf_inspects() {
+  same 'the digest' "$ZARF_DIGEST" "$(zarf package inspect digest "$PACKAGE")"
+  zarf package inspect definition "$PACKAGE" >definition.yaml
+  cat definition.yaml
+  same 'kind and name' 'ZarfPackageConfig interop' "$(field definition.yaml '.kind + " " + .metadata.name')"
+  same 'the description' 'Tools read this: "quoted", and more' "$(field definition.yaml .metadata.description)"
+  same 'the components' 'web true, more false' "$(field definition.yaml '[.components[] | .name + " " + (.required // false | tostring)] | join(", ")')"
+  note "$(grep -c . definition.yaml) lines"
+}
+
+zarf_lists_images() {
+  same 'the images' "$(listed_images | cut -d ' ' -f 1 | LC_ALL=C sort)" \
+    "$(zarf package inspect images "$PACKAGE" | sed -n 's/^- //p' | LC_ALL=C sort)"
+}
+
+# Pulls, and unpacks the tarball into the folder `package`.
+pulled() { # SOURCE FLAG...
+  mkdir -p "$WORK/step/out" package
+  zarf package pull "$@" --output-directory "$WORK/step/out"
+  tar --zstd -C package -xf "$WORK"/step/out/zarf-package-*.tar.zst
+}
+
+zarf_pulls() {
+  pulled "$PACKAGE"
+  check_package package zarf.yaml
+  # The very files that stand in the registry.
+  oras pull "$DEST/interop@$ZARF_DIGEST" --output registry
+  diff -r registry package
+  note "$(basename out/*.tar.zst)"
+}
+
+zarf_verifies() {
+  refused 'package is not signed' zarf package verify "$PACKAGE"
+  # What it says of the same package when nobody asks for a signature: everything but that was checked.
+  zarf package inspect definition "$PACKAGE" --verify=never >/dev/null
+}
+
+zarf_mirrors() {
+  zarf package mirror-resources "$PACKAGE" --components '*' --images --confirm --registry-url "$OLD/mirrored" \
+    --registry-push-username someone --registry-push-password something
+  check_images "$OLD/mirrored" zarf
+}
+
+zarf_publishes_copy() {
+  zarf package publish "$PACKAGE" "oci://$OLD/published"
+  same 'the digest' "$ZARF_DIGEST" "$(ARCHITECTURE=amd64 zarf package inspect digest "oci://$OLD/published/interop:1.0.0")"
+}
+
+zarf_publishes_tarball() {
+  local ours theirs
+  pulled "$PACKAGE"
+  zarf package publish out/zarf-package-*.tar.zst "oci://$OLD/from-tarball"
+  crane manifest "$DEST/interop@$ZARF_DIGEST" >ours.json
+  crane manifest --platform multi/amd64 "$OLD/from-tarball/interop:1.0.0" >theirs.json
+  # All layers are ours; it sorts them all, and writes the config anew in its own order of fields.
+  ours="$(jq -c '.layers | sort_by(.digest)' ours.json)" theirs="$(jq -c '.layers | sort_by(.digest)' theirs.json)"
+  same 'the layers' "$ours" "$theirs"
+  same 'the annotations' "$(jq -cS .annotations ours.json)" "$(jq -cS .annotations theirs.json)"
+  if [ "$(jq -c '.layers' ours.json)" = "$(jq -c '.layers' theirs.json)" ]; then note 'layers in the same order'; else
+    note 'the same layers in another order'
+  fi
+  crane blob "$OLD/from-tarball/interop@$(jq -r .config.digest theirs.json)" | jq -S . >theirs-config.json
+  crane blob "$DEST/interop@$(jq -r .config.digest ours.json)" | jq -S . >ours-config.json
+  diff ours-config.json theirs-config.json >config.diff || note "config: $(grep -c '^[<>]' config.diff) lines differ: $(grep '^[<>]' config.diff | paste -sd ' ' | tr -s ' ' | cut -c 1-200)"
+  note "manifest: ours $ZARF_DIGEST, theirs sha256:$(sha256 theirs.json)"
+}
+
+zarf_architectures() {
+  local arch
+  for arch in amd64 arm64; do
+    write_package "$arch.yaml" both Zarf "$arch"
+    build "$arch.yaml" "$DEST" >"$arch.json" &
+  done
+  wait -n
+  wait -n
+  for arch in amd64 arm64; do
+    same "the digest for $arch" "$(jq -r .digest "$arch.json")" "$(ARCHITECTURE="$arch" zarf package inspect digest "oci://$DEST/both:1.0.0")"
+    ARCHITECTURE="$arch" pulled "oci://$DEST/both:1.0.0"
+    grep -qx "  architecture: '$arch'" package/zarf.yaml
+    rm -r out package
+  done
+  note "$(crane manifest "$DEST/both:1.0.0" | jq -r '[.manifests[].platform.architecture] | join(", ")')"
+}
+
+# Their package of one architecture under the tag of our package of the other.
+zarf_shares_index() {
+  local ours
+  # Ours first.
+  write_package arm64.yaml shared Zarf arm64
+  build arm64.yaml "$DEST" >report.json
+  ours="$(jq -r .digest report.json)"
+  their_package shared amd64 "$SOURCE/app/oci:1"
+  zarf package publish created/zarf-package-shared-amd64-*.tar.zst "oci://$DEST"
+  same 'the architectures' 'amd64 arm64' "$(crane manifest "$DEST/shared:1.0.0" | jq -r '[.manifests[].platform.architecture] | sort | join(" ")')"
+  same 'ours beside theirs' "$ours" "$(ARCHITECTURE=arm64 zarf package inspect digest "oci://$DEST/shared:1.0.0")"
+  # Theirs first.
+  zarf package publish created/zarf-package-shared-amd64-*.tar.zst "oci://$DEST/theirs"
+  build arm64.yaml "$DEST/theirs" >report.json
+  same 'the architectures' 'amd64 arm64' "$(crane manifest "$DEST/theirs/shared:1.0.0" | jq -r '[.manifests[].platform.architecture] | sort | join(" ")')"
+  ARCHITECTURE=amd64 zarf package inspect definition "oci://$DEST/theirs/shared:1.0.0" | grep -qF "$SOURCE/app/oci:1"
+}
+
+# A package that zarf makes, in the folder `created`.
+their_package() { # NAME ARCHITECTURE IMAGE...
+  local image
+  mkdir -p created "their-$1"
+  {
+    printf 'kind: ZarfPackageConfig\nmetadata: {name: %s, version: 1.0.0}\ncomponents:\n  - name: all\n    required: true\n    images:\n' "$1"
+    for image in "${@:3}"; do echo "      - $image"; done
+  } >"their-$1/zarf.yaml"
+  ARCHITECTURE="$2" zarf package create "their-$1" --confirm --skip-sbom --output created
+}
+
+zarf_creates() {
+  local images=() image
+  # It makes the image of one platform out of an index that is named by tag.
+  for image in app/oci:1 app/docker:1 app/zstd:1 app/plain:1; do images+=("$DEST/$image"); done
+  their_package theirs amd64 "${images[@]}"
+  mkdir theirs
+  tar --zstd -C theirs -xf created/zarf-package-theirs-amd64-*.tar.zst
+  check_package theirs zarf.yaml
+  for image in "${images[@]}"; do
+    same "the digest of $image" "$(digest_of "$image")" \
+      "$(jq -r --arg name "$image" '.manifests[] | select(.annotations["org.opencontainers.image.base.name"] == $name or .annotations["org.opencontainers.image.ref.name"] == $name) | .digest' theirs/images/index.json | sort -u)"
+  done
+  # Every blob of these images is the one that our package has.
+  oras pull "$DEST/interop@$ZARF_DIGEST" --output ours
+  for image in theirs/images/blobs/sha256/*; do cmp "$image" "ours/images/blobs/sha256/$(basename "$image")"; done
+  note "$(find theirs/images/blobs -type f | wc -l) blobs, each of which our package has"
+}
+
+takes_mirrored() {
+  their_package mirrored amd64 "$SOURCE/app/oci:1" "$SOURCE/app/docker:1"
+  zarf package mirror-resources created/zarf-package-mirrored-*.tar.zst --images --confirm --registry-url "$OLD/their" \
+    --registry-push-username someone --registry-push-password something
+  {
+    printf 'apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {name: from-zarf}\nspec:\n  version: 1.0.0\n  naming: Zarf\n  components: [{name: all, images: [\n'
+    printf '    {image: "%s"},\n' "$(names_in "$OLD/their" app/oci:1 | head -n 1)" "$OLD/their/app/docker:1" \
+      "$OLD/their/app/oci@$(digest_of "$SOURCE/app/oci:1")"
+    echo '  ]}]'
+  } >package.yaml
+  build package.yaml "$DEST" >report.json
+  same 'the digests' "$(digest_of "$SOURCE/app/oci:1") $(digest_of "$SOURCE/app/docker:1") $(digest_of "$SOURCE/app/oci:1")" \
+    "$(jq -r '[.images[].digest] | join(" ")' report.json)"
+  note "$(jq -r '.images | length' report.json) images"
+}
+
+takes_package() {
+  local tag
+  their_package traveller amd64 "$SOURCE/app/oci:1"
+  zarf package publish created/zarf-package-traveller-*.tar.zst "oci://$OLD/their"
+  printf 'apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {name: carrier}\nspec:\n  version: 1.0.0\n  naming: Zarf\n  components: [{name: all, images: [{image: "%s"}]}]\n' \
+    "$OLD/their/traveller:1.0.0" >package.yaml
+  build package.yaml "$DEST" >report.json
+  same 'the digest' "$(digest_of "$OLD/their/traveller:1.0.0")" "$(digest_of "$DEST/their/traveller:1.0.0")"
+  pulled "oci://$DEST/their/traveller:1.0.0"
+  check_package package zarf.yaml
+  tag="$(zarf package inspect images "oci://$DEST/carrier:1.0.0")"
+  same 'what the carrier lists' "- $OLD/their/traveller:1.0.0" "$tag"
+}
+
+zarf_refuses_jackal() {
+  refused 'unable to find zarf.yaml in the manifest' zarf package pull "oci://$DEST/interop-jackal:1.0.0" --output-directory "$WORK/step"
+}
