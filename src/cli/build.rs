@@ -25,10 +25,12 @@ use super::limits::LimitFlags;
 use super::progress::{Display, Output, bytes};
 use super::sbom::SbomFlags;
 use super::{UNUSABLE, Unusable, credentials, package_file};
-use crate::api::v1alpha1::{MissingImage, PinnedChart, SourceKind};
+use crate::api::v1alpha1::{Differential, MissingImage, PinnedChart, SourceKind};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Compression, Document, ReferrersPolicy};
-use crate::package::{BroughtImage, Contents, Definition, Plan, PlannedImage, component, publish, repository};
+use crate::package::{
+    BroughtImage, Contents, Definition, Division, Plan, PlannedImage, component, publish, repository,
+};
 use crate::registry::{Endpoint, Registry};
 use crate::source::containerd::Containerd;
 use crate::source::docker::Docker;
@@ -100,6 +102,9 @@ struct Report {
     /// How far the SBOMs are; absent where none are made.
     #[serde(skip_serializing_if = "Option::is_none")]
     sboms: Option<sboms::Row>,
+    /// What is left out, because an earlier version holds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    differential: Option<Differential>,
     /// Empty when all is well.
     failures: Vec<Failure>,
 }
@@ -296,11 +301,20 @@ impl Build {
         let destination = works.destination(&name)?;
         let mut archives = component::archives(spec, &found);
         archives.extend(self.sboms(spec, &mut brought, &display, report).await?);
+        let division = Division::of(definition, spec, &brought, &*destination).await?;
         let contents = Contents {
+            omitted: &division.omitted,
             archives: &archives,
-            ..Contents::from(&brought[..])
+            ..Contents::from(&division.images[..])
         };
-        let published = publish(&definition, contents, &*destination, spec.version(), async |_| Ok(())).await?;
+        let published = publish(
+            &division.definition,
+            contents,
+            &*destination,
+            spec.version(),
+            async |_| Ok(()),
+        )
+        .await?;
         report.changed |= published.changed;
         report.moved_bytes += published.moved_bytes;
         let digest = published.manifest.to_string();
@@ -310,6 +324,14 @@ impl Build {
             bytes(report.moved_bytes)
         ));
         report.digest = Some(digest);
+        report.differential = division.status(published.saved_bytes);
+        if let Some(left_out) = &report.differential {
+            let saved = bytes(published.saved_bytes);
+            display.say(&format!(
+                "{} images are left out, {saved}: version {} holds them",
+                left_out.omitted_images, left_out.version
+            ));
+        }
         Ok(())
     }
 

@@ -15,13 +15,13 @@ use super::reach::Reached;
 use super::retention::{self, SBOMS_CAME, Surroundings};
 use super::sboms::{self, Sboms};
 use crate::api::v1alpha1::{
-    Artifact, Conditions, Counts, Garbage, HistoryEntry, JackalImage, JackalPackage, MissingImage, PackagedImage,
-    PinnedChart, READY, requested_at,
+    Artifact, Conditions, Counts, Differential, Garbage, HistoryEntry, JackalImage, JackalPackage, MissingImage,
+    PackagedImage, PinnedChart, READY, requested_at,
 };
 use crate::fault::{Disposition, Fault, Reason};
 use crate::fetch;
 use crate::oci::Digest;
-use crate::package::{BroughtImage, Contents, Definition, Plan, Published, component, publish};
+use crate::package::{BroughtImage, Contents, Definition, Division, Plan, Published, component, publish};
 use crate::transfer::RegistryDestination;
 use crate::worker::{Place, kube_fault, name_of};
 
@@ -164,6 +164,7 @@ async fn leading<T>(packages: &Packages, token: &CancellationToken, work: impl F
 /// What was put together.
 struct Built {
     published: Published,
+    differential: Option<Differential>,
     charts: Vec<PinnedChart>,
     missing: Vec<MissingImage>,
 }
@@ -205,14 +206,17 @@ async fn assemble(
     let previous = status.and_then(|status| status.artifact.as_ref()?.digest.parse().ok());
     let mut archives = component::archives(spec, found);
     archives.extend(sboms.archive());
+    let division = Division::of(definition, spec, images, &destination).await?;
     let contents = Contents {
-        images,
+        images: &division.images,
+        omitted: &division.omitted,
         archives: &archives,
         previous: previous.as_ref(),
         ..Contents::default()
     };
-    let published = publish(&definition, contents, &destination, version, announce).await?;
+    let published = publish(&division.definition, contents, &destination, version, announce).await?;
     Ok(Built {
+        differential: division.status(published.saved_bytes),
         published,
         charts: component::pinned(spec, found),
         missing: component::missing_images(spec, &publication.plan, found),
@@ -330,6 +334,7 @@ async fn done(
                 failed: 0,
             });
             status.images = publication.rows.clone();
+            status.differential.clone_from(&built.differential);
             status.charts.clone_from(&built.charts);
             newly_missing.store(status.missing_images != built.missing, Ordering::Relaxed);
             status.missing_images.clone_from(&built.missing);

@@ -3,8 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Definition;
 use super::artifact::{Artifact, BASE_NAME, LAYOUT_INDEX, REF_NAME, TITLE};
 use super::publish::{BroughtImage, standing};
+use crate::api::v1alpha1::{Differential, JackalPackageSpec};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Index, MANIFEST_LIMIT, Reference};
 use crate::transfer::Destination;
@@ -70,12 +72,66 @@ impl EarlierVersion {
         let known = self.images.get(&reference.to_string());
         !moves && known.is_some_and(|known| known.contains(digest))
     }
+}
 
-    /// `images` as those that the package needs itself, and those that are left out.
-    pub fn divide(&self, images: Vec<BroughtImage>) -> (Vec<BroughtImage>, Vec<BroughtImage>) {
-        images
-            .into_iter()
-            .partition(|image| !self.holds(&image.reference, &image.digest))
+/// A package divided by what an earlier version holds.
+#[derive(Clone)]
+pub struct Division {
+    /// The definition of what is left.
+    pub definition: Definition,
+    /// The images that the package needs itself.
+    pub images: Vec<BroughtImage>,
+    /// Those that it leaves out.
+    pub omitted: Vec<BroughtImage>,
+    /// The version that holds them, if one was asked for.
+    pub earlier: Option<EarlierVersion>,
+}
+
+impl Division {
+    /// Divides a package as its `differentialFrom` asks; without it, it is whole. `repository` is the package's own.
+    pub async fn of(
+        definition: Definition,
+        spec: &JackalPackageSpec,
+        images: &[BroughtImage],
+        repository: &dyn Destination,
+    ) -> Result<Self, Fault> {
+        let Some(from) = &spec.differential_from else {
+            return Ok(Self {
+                definition,
+                images: images.to_vec(),
+                omitted: Vec::new(),
+                earlier: None,
+            });
+        };
+        if from.version == definition.version() {
+            return Err(Fault::stalled(
+                Reason::InvalidSpec,
+                format!(
+                    "differentialFrom names the version {} itself: name an earlier one, or give the package a new version",
+                    from.version
+                ),
+            ));
+        }
+        let earlier = EarlierVersion::read(repository, &from.version, definition.architecture()).await?;
+        let held = |image: &BroughtImage| earlier.holds(&image.reference, &image.digest);
+        let (omitted, images): (Vec<_>, Vec<_>) = images.iter().cloned().partition(held);
+        let names = omitted.iter().map(|image| image.reference.to_string()).collect();
+        Ok(Self {
+            definition: definition.differential(&earlier.version, &names),
+            images,
+            omitted,
+            earlier: Some(earlier),
+        })
+    }
+
+    /// What the status says of it, when `saved_bytes` were saved.
+    pub fn status(&self, saved_bytes: u64) -> Option<Differential> {
+        self.earlier.as_ref().map(|earlier| Differential {
+            version: earlier.version.clone(),
+            digest: earlier.digest.to_string(),
+            omitted_images: i32::try_from(self.omitted.len()).unwrap_or(i32::MAX),
+            saved_bytes: i64::try_from(saved_bytes).unwrap_or(i64::MAX),
+        })
     }
 }
 
@@ -92,4 +148,50 @@ fn listed(content: &[u8]) -> Result<BTreeMap<String, BTreeSet<Digest>>, serde_js
         }
     }
     Ok(images)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(entries: &[(&str, &str)]) -> EarlierVersion {
+        let manifests: Vec<_> = entries
+            .iter()
+            .map(|(name, content)| {
+                let digest = Digest::of(content.as_bytes());
+                serde_json::json!({
+                    "mediaType": crate::oci::media_type::OCI_MANIFEST, "digest": digest, "size": 1,
+                    "annotations": {REF_NAME: name, BASE_NAME: name},
+                })
+            })
+            .collect();
+        let index = serde_json::json!({"schemaVersion": 2, "manifests": manifests});
+        EarlierVersion {
+            version: "1".to_owned(),
+            digest: Digest::of(b"package"),
+            images: listed(index.to_string().as_bytes()).unwrap(),
+        }
+    }
+
+    #[test]
+    fn the_same_content_under_the_same_name_is_held() {
+        let earlier = held(&[
+            ("docker.io/library/nginx:1", "one"),
+            ("docker.io/library/app:latest", "app"),
+        ]);
+        let holds = |name: &str, content: &str| earlier.holds(&name.parse().unwrap(), &Digest::of(content.as_bytes()));
+        assert!(holds("nginx:1", "one"));
+        assert!(!holds("nginx:1", "pushed again"), "another image under the same tag");
+        assert!(
+            !holds("nginx:2", "one"),
+            "another name, which would not be in the cluster"
+        );
+        assert!(!holds("app", "app"), "Zarf packs what is called latest anew");
+    }
+
+    #[test]
+    fn a_list_that_is_none_is_an_error() {
+        assert!(listed(b"[]").is_err());
+        assert!(listed(br#"{"schemaVersion":2,"manifests":[{"digest":"../x"}]}"#).is_err());
+    }
 }

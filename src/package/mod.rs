@@ -19,7 +19,7 @@ mod yaml;
 pub use archive::{Archive, Archived, Entry, Origin};
 pub use artifact::{Artifact, ArtifactContents, ArtifactImage, Mount, SignDefinition};
 pub use definition::Definition;
-pub use differential::EarlierVersion;
+pub use differential::{Division, EarlierVersion};
 pub use plan::{Plan, PlannedImage, listed};
 pub use publish::{BroughtImage, Contents, Published, publish};
 pub use sboms::PackageSboms;

@@ -18,8 +18,9 @@ pub use component::{ChartSpec, ConfigMapReference, FileSpec, ManifestSpec, Missi
 pub use conditions::{Conditions, READY, RECONCILING, SBOMS_COMPLETE, STALLED, cut};
 pub use image::{Assignment, Candidate, Claim, JackalImage, JackalImageSpec, JackalImageStatus, TransferProgress};
 pub use package::{
-    Artifact, ComponentSpec, Counts, Garbage, HistoryEntry, ImagePolicy, ImageSpec, JackalPackage, JackalPackageSpec,
-    JackalPackageStatus, PackagedImage, Retention, SbomSpec, Selected, TagOrder, VersionFrom,
+    Artifact, ComponentSpec, Counts, Differential, DifferentialFrom, Garbage, HistoryEntry, ImagePolicy, ImageSpec,
+    JackalPackage, JackalPackageSpec, JackalPackageStatus, PackagedImage, Retention, SbomSpec, Selected, TagOrder,
+    VersionFrom,
 };
 pub use period::{Period, PeriodError};
 

@@ -110,6 +110,9 @@ pub struct JackalPackageSpec {
     /// SBOMs of the images. Default: they are made where the operator is set up to make them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sbom: Option<SbomSpec>,
+    /// Make a differential package: leave out what an earlier version of it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub differential_from: Option<DifferentialFrom>,
     /// How many of the package's artifacts stay in the registry. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
@@ -168,6 +171,31 @@ pub struct VersionFrom {
     /// An image of the package that has a policy, written as there. The version is its chosen tag.
     #[schemars(length(min = 1, max = 1024))]
     pub image: String,
+}
+
+/// The earlier version that a differential package is made against.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DifferentialFrom {
+    /// A version of this package that stands in the registry. Images that it holds, with the same content under the same
+    /// name, are left out of the artifact; those tagged latest, stable or nightly never are. All images are brought to the
+    /// registry all the same.
+    #[schemars(length(min = 1, max = 128))]
+    pub version: String,
+}
+
+/// What a differential package leaves out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Differential {
+    /// The version that holds it.
+    pub version: String,
+    /// The digest of that version's manifest.
+    pub digest: String,
+    /// How many images are left out.
+    pub omitted_images: i32,
+    /// Bytes that the package would hold besides.
+    pub saved_bytes: i64,
 }
 
 /// Which artifacts of a package stay in the registry.
@@ -296,6 +324,9 @@ pub struct JackalPackageStatus {
     /// The artifact in the registry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact: Option<Artifact>,
+    /// What the artifact leaves out, because an earlier version holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub differential: Option<Differential>,
     /// How many images there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counts: Option<Counts>,

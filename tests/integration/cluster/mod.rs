@@ -3,6 +3,7 @@
 mod containerd;
 mod content;
 mod deletion;
+mod differential;
 mod following;
 mod leader;
 mod lifecycle;
