@@ -12,6 +12,7 @@ use crate::support::cluster::Cluster;
 use crate::support::image::{multi_platform, noise};
 use crate::support::registry::{Options, TestRegistry, Version};
 use crate::support::shelf::Shelf;
+use crate::support::wait::{SOON, eventually};
 
 const LOGIN: (&str, &str) = ("u", "p");
 
@@ -109,8 +110,13 @@ async fn manifests_charts_and_files_are_followed() {
         message.contains("2 images that its manifests and charts name"),
         "{message}"
     );
-    let events = cluster.events("app").await;
-    assert!(events.iter().any(|event| event.contains("ImagesMissing")), "{events:?}");
+    // An event is written after the status that it tells of.
+    eventually(SOON, "what is missing has its event", async || {
+        let events = cluster.events("app").await;
+        let told = events.iter().any(|event| event.contains("ImagesMissing"));
+        told.then_some(()).ok_or_else(|| format!("{events:?}"))
+    })
+    .await;
 
     // A look that finds everything as it was reads no file and no chart.
     let asked = shelf.asked().len();
