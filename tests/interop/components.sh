@@ -5,13 +5,15 @@
 # shellcheck disable=SC2154  # set by scripts/interop and the files that it sources before
 
 components_steps() {
-  HELM="$(part helm)"
   COMPONENTS="oci://$DEST/components:1.0.0"
   check 'a definition with manifests, charts, values and files, for both' make_definition
   check 'convert, build: nothing is left out' builds_components
   check 'zarf package create of the same: one tar of the component, to its last byte of content' same_components
   check 'zarf package inspect definition, values-files, manifests: as of its own package' zarf_reads_components
   check 'zarf package deploy: files onto this machine' zarf_writes_files
+  # The group deploy may have made it.
+  kubectl get node node-1 >/dev/null 2>&1 || check 'a cluster as zarf wants to see it' initialised_cluster
+  check 'zarf package deploy, remove: charts and manifests in a cluster' zarf_installs_components
 }
 
 helm() { limited "$HELM" "$@"; }
@@ -118,7 +120,6 @@ zarf_writes_files() {
   grep -qF "$(sha256 "$WORK/deployed/bin/tool")" "$WORK/components/zarf.yaml" || fail 'the tool is another'
 }
 
-# For the group deploy, once the cluster is as zarf wants to see it.
 zarf_installs_components() {
   zarf package deploy "$COMPONENTS" --components cluster --confirm
   same 'the chart' 2 "$(kubectl get configmap front --output 'jsonpath={.data.replicas}')"
