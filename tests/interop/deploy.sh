@@ -39,6 +39,12 @@ END_OF_OBJECTS
 zarf_deploys() {
   zarf package deploy "oci://$DEST/interop:1.0.0" --components '*' --confirm
   check_images "$OLD/cluster" zarf
+  same 'the manifest in the cluster' 'a page' "$(kubectl --namespace interop get configmap page --output jsonpath='{.data.text}')"
+  same 'the chart in the cluster' 'good day' "$(kubectl --namespace interop get configmap hello --output jsonpath='{.data.greeting}')"
+  same 'the file that was written in the package' 'a note' "$(cat written/note.txt)"
+  same 'the file that was fetched' "$PLAIN_LAYER" "$(sha256 written/layer)"
+  test -x written/layer
+  note 'a manifest, a chart with its values, two files'
 }
 
 zarf_records() {
@@ -54,4 +60,5 @@ zarf_removes() {
   zarf package remove interop --components '*' --confirm
   zarf package list >deployed
   ! grep -qF interop deployed || fail "still in the list: $(cat deployed)"
+  refused NotFound kubectl --namespace interop get configmap page hello
 }

@@ -17,8 +17,10 @@ make_ground() {
   OLD="${JACKAL_REGISTRY28:?no registry runs; run this by scripts/interop}"
   printf '# ground: images in distribution 3.1 at %s; packages in 3.1 at %s and in 2.8 at %s\n' "$SOURCE" "$DEST" "$OLD"
   check 'crane, regctl and oras push images of ten kinds' make_images
+  check 'helm pushes a chart' make_chart
   [ "${#failed[@]}" -eq 0 ] || fail 'without images nothing else can be tried'
   MORE+=("app/pinned@$(digest_of "$SOURCE/app/pinned:1")" "app/both:1@$(digest_of "$SOURCE/app/both:1")")
+  PLAIN_LAYER="$(crane manifest "$SOURCE/app/plain:1" | jq -r '.layers[0].digest | ltrimstr("sha256:")')"
   write_package "$WORK/zarf.yaml" interop Zarf amd64
   write_package "$WORK/jackal.yaml" interop-jackal Jackal amd64
   check 'build makes the package for Zarf of them, and for Jackal' build_packages
@@ -89,7 +91,17 @@ make_images() {
   oras manifest push --media-type application/vnd.oci.image.index.v1+json "$SOURCE/app/attested:1" index.json
 }
 
-# A package of two components with all the images.
+# A chart of one ConfigMap, which says what the values tell it.
+make_chart() {
+  mkdir -p hello/templates
+  printf 'apiVersion: v2\nname: hello\nversion: 1.0.0\n' >hello/Chart.yaml
+  printf 'greeting: none\n' >hello/values.yaml
+  printf 'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: hello}\ndata: {greeting: "{{ .Values.greeting }}"}\n' >hello/templates/hello.yaml
+  limited "$HELM" package hello
+  limited "$HELM" push --plain-http hello-1.0.0.tgz "oci://$SOURCE/charts"
+}
+
+# A package of two components with all the images, and one with everything else.
 write_package() { # FILE NAME NAMING ARCHITECTURE
   local image
   {
@@ -112,6 +124,23 @@ END_OF_PACKAGE
     echo '      description: All that is not usual'
     echo '      images:'
     for image in "${MORE[@]}"; do echo "        - {image: \"$SOURCE/$image\"}"; done
+    # The file that is fetched is a layer: what else serves files here knows their digests as well.
+    cat <<END_OF_PACKAGE
+    - name: app
+      manifests:
+        - name: page
+          namespace: interop
+          inline: |
+            apiVersion: v1
+            kind: ConfigMap
+            metadata: {name: page}
+            data: {text: "a page"}
+      charts:
+        - {name: hello, version: 1.0.0, namespace: interop, url: "oci://$SOURCE/charts/hello", values: {greeting: "good day"}}
+      files:
+        - {target: written/note.txt, inline: "a note"}
+        - {target: written/layer, url: "http://$SOURCE/v2/app/plain/blobs/sha256:$PLAIN_LAYER", sha256: $PLAIN_LAYER, executable: true}
+END_OF_PACKAGE
   } >"$1"
 }
 

@@ -34,7 +34,7 @@ check() { # TITLE FUNCTION [ARGUMENT...]
   else
     failed+=("$title")
     printf 'FAILED: %s (%s s)\n' "$title" "$took"
-    tail -n 25 "$WORK/step.log" | sed 's/^/    /'
+    tail -n 25 "$WORK/step.log" | cut -c 1-600 | sed 's/^/    /'
   fi
   sed 's/^/    /' "$WORK/notes"
 }
@@ -74,11 +74,11 @@ part() { "$HERE/parts" path "$1"; }
 
 find_tools() { # GROUP...
   BIN="${JACKAL_INTEROP_BINARY:?names the binary of ours}"
-  CRANE="$(part crane)" REGCTL="$(part regctl)" ORAS="$(part oras)" SKOPEO="$(part skopeo)"
+  CRANE="$(part crane)" REGCTL="$(part regctl)" ORAS="$(part oras)" SKOPEO="$(part skopeo)" HELM="$(part helm)"
   case " $* " in *" zarf "* | *" deploy "* | *" components "*) ZARF="$(part zarf)" ;; esac
+  case " $* " in *" sboms "*) SYFT="$(part syft)" ;; esac
   case " $* " in *" docker "*) DOCKER="$(part docker)" ;; esac
   case " $* " in *" deploy "* | *" components "*) KUBECTL="$(part kubectl)" ;; esac
-  case " $* " in *" components "*) HELM="$(part helm)" ;; esac
   # Nothing of the person who runs this: no credentials, no caches, no proxies on the way to this machine's ports.
   export HOME="$WORK/home" DOCKER_CONFIG="$WORK/home/docker" REGCTL_CONFIG="$WORK/home/regctl.json" XDG_RUNTIME_DIR="$WORK/home"
   unset XDG_CACHE_HOME XDG_CONFIG_HOME HTTP_PROXY HTTPS_PROXY http_proxy https_proxy ALL_PROXY all_proxy
