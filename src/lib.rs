@@ -2,10 +2,10 @@
 //!
 //! The rooms, each of which uses only those above it: [`oci`] (names and documents), [`fault`] (failures),
 //! [`hashing`] (digests of what passes), [`api`] (the custom resources), [`registry`] (the distribution client),
-//! [`source`] (where images come from), [`transfer`] (bringing them to a destination), [`sbom`] (what images consist
-//! of), [`package`] (what a package consists of, and its artifact), [`convert`] (what Jackal's and Zarf's commands call a
-//! package, as ours), [`fetch`] (charts, files and ConfigMaps of components), [`worker`] (moving what stands as objects),
-//! [`controller`], [`agent`],
+//! [`source`] (where images come from), [`transfer`] (bringing them to a destination), [`signing`] (signatures, and
+//! whether they count), [`sbom`] (what images consist of), [`package`] (what a package consists of, and its artifact),
+//! [`convert`] (what Jackal's and Zarf's commands call a package, as ours), [`fetch`] (charts, files and ConfigMaps of
+//! components), [`worker`] (moving what stands as objects), [`controller`], [`agent`],
 //! [`server`] (health and metrics over HTTP), [`cli`] (the commands).
 
 pub mod agent;
@@ -21,6 +21,7 @@ pub mod package;
 pub mod registry;
 pub mod sbom;
 pub mod server;
+pub mod signing;
 pub mod source;
 pub mod transfer;
 pub mod worker;

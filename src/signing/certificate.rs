@@ -1,0 +1,278 @@
+//! Certificates of Fulcio: whom they name, and whether an authority gave them (RFC 5280; Fulcio, "OID Information").
+
+use std::fmt;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use x509_cert::der::asn1::{ObjectIdentifier, Utf8StringRef};
+use x509_cert::der::{Decode as _, Encode, Header, Length, Tag, TagNumber};
+use x509_cert::ext::Extensions;
+use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::ext::pkix::{ExtendedKeyUsage, SignedCertificateTimestampList, SubjectAltName};
+
+use super::public_key::PublicKey;
+use super::trusted_root::{Authority, Log, TrustedRoot};
+use crate::oci::Digest;
+
+/// The issuer of the identity as DER, and as bare text, which elder certificates have.
+const ISSUER: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.57264.1.8");
+const ISSUER_BARE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.57264.1.1");
+/// A name of a kind that the specification has no field for.
+const OTHER_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.57264.1.7");
+/// What a certificate that signs code is for, and one that signs times (RFC 5280, section 4.2.1.12).
+static CODE_SIGNING: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.3");
+pub(super) static TIME_STAMPING: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.8");
+/// The list of what logs said of a certificate (RFC 6962, section 3.3).
+const TIMESTAMPS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.11129.2.4.2");
+
+/// A certificate that was read and not verified yet.
+#[derive(Clone, Debug)]
+pub(super) struct Certificate {
+    der: Vec<u8>,
+    read: x509_cert::Certificate,
+    /// Its key.
+    pub key: PublicKey,
+    /// Who vouches for the identity.
+    pub issuer: Option<String>,
+    /// Whom it names: addresses, URIs and others alike.
+    pub subjects: Vec<String>,
+}
+
+impl fmt::Display for Certificate {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |text: &str| text.chars().take(200).collect::<String>();
+        let subject = self.subjects.first().map_or("nobody", String::as_str);
+        let issuer = self.issuer.as_deref().unwrap_or("nobody");
+        write!(formatter, "`{}` of {}", shown(subject), shown(issuer))
+    }
+}
+
+impl Certificate {
+    /// All of it, as it was read.
+    pub fn der(&self) -> &[u8] {
+        &self.der
+    }
+
+    /// Reads the DER of a certificate.
+    pub fn read(der: &[u8]) -> Result<Self, String> {
+        let damaged = || "its certificate is damaged".to_owned();
+        let read = x509_cert::Certificate::from_der(der).map_err(|_| damaged())?;
+        let body = read.tbs_certificate();
+        let spki = body.subject_public_key_info().to_der().map_err(|_| damaged())?;
+        let key = PublicKey::from_der(&spki).map_err(|error| format!("its certificate: {error}"))?;
+        let extension = |id: ObjectIdentifier| {
+            let extensions = body.extensions().map_or(&[] as &[_], Vec::as_slice);
+            extensions.iter().find(|extension| extension.extn_id == id)
+        };
+        let issuer = match (extension(ISSUER), extension(ISSUER_BARE)) {
+            (Some(issuer), _) => Some(utf8(issuer.extn_value.as_bytes()).ok_or_else(damaged)?),
+            (None, Some(bare)) => Some(String::from_utf8(bare.extn_value.as_bytes().to_vec()).map_err(|_| damaged())?),
+            (None, None) => None,
+        };
+        let names = body.get_extension::<SubjectAltName>().map_err(|_| damaged())?;
+        let names = names.map_or_else(Vec::new, |(_, names)| names.0);
+        Ok(Self {
+            subjects: names.iter().filter_map(subject).collect(),
+            der: der.to_vec(),
+            key,
+            issuer,
+            read,
+        })
+    }
+
+    /// That an authority of `trust` gave the certificate for signing code, that it was valid at `time`, and that a log
+    /// of certificates knows it, where `trust` has any.
+    pub fn verify(&self, intermediates: &[Vec<u8>], trust: &TrustedRoot, time: Timestamp) -> Result<(), String> {
+        let validity = self.read.tbs_certificate().validity();
+        let seconds = u64::try_from(time.as_second()).unwrap_or(0);
+        let (from, to) = (
+            validity.not_before.to_unix_duration(),
+            validity.not_after.to_unix_duration(),
+        );
+        if !(from.as_secs()..=to.as_secs()).contains(&seconds) {
+            return Err(
+                "its certificate was not valid when it was signed: it had expired, or was not yet valid".to_owned(),
+            );
+        }
+        let fits = trust.authorities.iter().find(|authority| {
+            authority.valid.holds(time) && leads_to(authority, &self.der, intermediates, time, &CODE_SIGNING)
+        });
+        let Some(authority) = fits else {
+            return Err("its certificate was given by no authority of the trusted root".to_owned());
+        };
+        if trust.certificate_logs.is_empty() || self.is_logged(intermediates, authority, &trust.certificate_logs) {
+            return Ok(());
+        }
+        Err("its certificate is in no certificate log of the trusted root".to_owned())
+    }
+
+    /// Whether one of `logs` promised to keep the certificate. What it signed is the certificate as it was before the
+    /// promises were entered into it (RFC 6962, section 3.2).
+    fn is_logged(&self, intermediates: &[Vec<u8>], authority: &Authority, logs: &[Log]) -> bool {
+        let Some(body) = self.body_without_timestamps() else {
+            return false;
+        };
+        let list = self
+            .read
+            .tbs_certificate()
+            .get_extension::<SignedCertificateTimestampList>();
+        let Ok(Some((_, list))) = list else {
+            return false;
+        };
+        let issuers: Vec<[u8; 32]> = intermediates
+            .iter()
+            .chain(&authority.chain)
+            .filter_map(|der| key_hash(der))
+            .collect();
+        let promises = list.parse_timestamps().unwrap_or_default();
+        promises
+            .iter()
+            .filter_map(|promise| promise.parse_timestamp().ok())
+            .any(|promise| {
+                let time = i64::try_from(promise.timestamp)
+                    .ok()
+                    .and_then(|millis| Timestamp::from_millisecond(millis).ok());
+                let log = logs.iter().find(|log| log.id == promise.log_id.key_id);
+                let (Some(time), Some(log)) = (time, log) else {
+                    return false;
+                };
+                let Some(key) = log.key.as_ref().filter(|_| log.valid.holds(time)) else {
+                    return false;
+                };
+                issuers.iter().any(|issuer| {
+                    let Ok(length) = u32::try_from(body.len()) else {
+                        return false;
+                    };
+                    let extensions = promise.extensions.as_slice();
+                    let Ok(extended) = u16::try_from(extensions.len()) else {
+                        return false;
+                    };
+                    let mut signed = vec![0, 0];
+                    signed.extend_from_slice(&promise.timestamp.to_be_bytes());
+                    signed.extend_from_slice(&[0, 1]);
+                    signed.extend_from_slice(issuer);
+                    signed.extend_from_slice(&length.to_be_bytes()[1..]);
+                    signed.extend_from_slice(&body);
+                    signed.extend_from_slice(&extended.to_be_bytes());
+                    signed.extend_from_slice(extensions);
+                    key.verifies(&signed, promise.signature.signature.as_slice())
+                })
+            })
+    }
+
+    /// The certificate's body without what the logs added to it.
+    fn body_without_timestamps(&self) -> Option<Vec<u8>> {
+        let body = self.read.tbs_certificate();
+        let kept: Extensions = body
+            .extensions()?
+            .iter()
+            .filter(|extension| extension.extn_id != TIMESTAMPS)
+            .cloned()
+            .collect();
+        if body.issuer_unique_id().is_some() || body.subject_unique_id().is_some() {
+            return None;
+        }
+        let version = tagged(0, &body.version())?;
+        let extensions = tagged(3, &kept)?;
+        let parts = [
+            version,
+            body.serial_number().to_der().ok()?,
+            body.signature().to_der().ok()?,
+            body.issuer().to_der().ok()?,
+            body.validity().to_der().ok()?,
+            body.subject().to_der().ok()?,
+            body.subject_public_key_info().to_der().ok()?,
+            extensions,
+        ];
+        wrapped(Tag::Sequence, &parts.concat())
+    }
+}
+
+/// Whether a chain from `leaf` through `intermediates` ends at the authority's root, with every certificate valid at
+/// `time` and for `usage`.
+pub(super) fn leads_to(
+    authority: &Authority,
+    leaf: &[u8],
+    intermediates: &[Vec<u8>],
+    time: Timestamp,
+    usage: &'static ObjectIdentifier,
+) -> bool {
+    let Some((root, between)) = authority.chain.split_last() else {
+        return false;
+    };
+    let root = CertificateDer::from_slice(root);
+    let Ok(anchor) = anchor_from_trusted_cert(&root) else {
+        return false;
+    };
+    let between: Vec<CertificateDer<'_>> = between
+        .iter()
+        .chain(intermediates)
+        .map(|der| CertificateDer::from_slice(der))
+        .collect();
+    let leaf_der = CertificateDer::from_slice(leaf);
+    let Ok(leaf_cert) = EndEntityCert::try_from(&leaf_der) else {
+        return false;
+    };
+    let anchors: [TrustAnchor<'_>; 1] = [anchor];
+    let time = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(time.as_second()).unwrap_or(0)));
+    let chain = leaf_cert.verify_for_usage(
+        webpki::ALL_VERIFICATION_ALGS,
+        &anchors,
+        &between,
+        time,
+        // An authority between may leave open what it is for; the certificate itself may not.
+        KeyUsage::required_if_present(usage.as_bytes()),
+        None,
+        None,
+    );
+    chain.is_ok() && is_for(leaf, usage)
+}
+
+/// Whether a certificate says that it is for `usage`.
+fn is_for(der: &[u8], usage: &ObjectIdentifier) -> bool {
+    let Ok(read) = x509_cert::Certificate::from_der(der) else {
+        return false;
+    };
+    let purposes = read.tbs_certificate().get_extension::<ExtendedKeyUsage>();
+    purposes.is_ok_and(|purposes| purposes.is_some_and(|(_, purposes)| purposes.0.contains(usage)))
+}
+
+/// The SHA-256 of a certificate's key, by which logs name who gave another.
+fn key_hash(der: &[u8]) -> Option<[u8; 32]> {
+    let read = x509_cert::Certificate::from_der(der).ok()?;
+    let spki = read.tbs_certificate().subject_public_key_info().to_der().ok()?;
+    hex::decode(Digest::of(&spki).hex()).ok()?.try_into().ok()
+}
+
+fn subject(name: &GeneralName) -> Option<String> {
+    match name {
+        GeneralName::Rfc822Name(address) => Some(address.as_str().to_owned()),
+        GeneralName::UniformResourceIdentifier(uri) => Some(uri.as_str().to_owned()),
+        GeneralName::DnsName(host) => Some(host.as_str().to_owned()),
+        GeneralName::OtherName(other) if other.type_id == OTHER_NAME => utf8(&other.value.to_der().ok()?),
+        _ => None,
+    }
+}
+
+/// The text of the DER of a UTF8String.
+fn utf8(der: &[u8]) -> Option<String> {
+    Utf8StringRef::from_der(der).ok().map(|text| text.as_str().to_owned())
+}
+
+/// The DER of `content` below an explicit tag.
+fn tagged(number: u8, content: &impl Encode) -> Option<Vec<u8>> {
+    let tag = Tag::ContextSpecific {
+        constructed: true,
+        number: TagNumber(u32::from(number)),
+    };
+    wrapped(tag, &content.to_der().ok()?)
+}
+
+fn wrapped(tag: Tag, content: &[u8]) -> Option<Vec<u8>> {
+    let length = Length::try_from(content.len()).ok()?;
+    let mut der = Header::new(tag, length).to_der().ok()?;
+    der.extend_from_slice(content);
+    Some(der)
+}

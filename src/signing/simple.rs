@@ -1,0 +1,148 @@
+//! Signatures of cosign 2: a layer and its annotations under the tag `sha256-<hex>.sig`.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use x509_cert::der;
+
+use super::encoding::{self, Base64, int64};
+use super::log::Entry;
+use super::verify::{Claim, Signed};
+use crate::oci::Digest;
+
+/// The media type of a layer that holds one.
+pub const SIMPLE_LAYER: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+/// The type of the artifact in which cosign keeps them where it was told to use referrers.
+pub const SIMPLE_ARTIFACT: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
+const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
+const CERTIFICATE: &str = "dev.sigstore.cosign/certificate";
+const CHAIN: &str = "dev.sigstore.cosign/chain";
+const LOGGED: &str = "dev.sigstore.cosign/bundle";
+const TIMESTAMP: &str = "dev.sigstore.cosign/rfc3161timestamp";
+
+/// The tag under which cosign 2 keeps the signatures of what has this digest (cosign, "Signature Specification").
+pub fn signature_tag(digest: &Digest) -> String {
+    format!("{}-{}.sig", digest.algorithm(), digest.hex())
+}
+
+/// One layer of that manifest.
+#[derive(Clone, Debug)]
+pub struct SimpleSignature {
+    /// The layer's content, which was signed.
+    pub payload: Vec<u8>,
+    /// The layer's annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What the payload says (containers/image, "atomic container signature").
+#[derive(Deserialize)]
+struct Payload {
+    critical: Critical,
+}
+
+#[derive(Deserialize)]
+struct Critical {
+    image: Image,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Image {
+    docker_manifest_digest: Digest,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Logged {
+    signed_entry_timestamp: Base64,
+    payload: LoggedPayload,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LoggedPayload {
+    body: Base64,
+    #[serde(deserialize_with = "int64")]
+    integrated_time: i64,
+    #[serde(deserialize_with = "int64")]
+    log_index: i64,
+    #[serde(rename = "logID")]
+    log_id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Timestamped {
+    #[serde(rename = "SignedRFC3161Timestamp")]
+    token: Base64,
+}
+
+impl SimpleSignature {
+    /// The signature with what was signed, or what is wrong with it.
+    pub fn signed(self) -> Result<Signed, &'static str> {
+        let annotation = |key: &str| {
+            self.annotations
+                .get(key)
+                .map(String::as_str)
+                .filter(|text| !text.is_empty())
+        };
+        let signature =
+            annotation(SIGNATURE).ok_or("its layer has no annotation dev.cosignproject.cosign/signature")?;
+        let signature = encoding::decode(signature).ok_or("its signature is not base64")?;
+        let payload: Payload =
+            serde_json::from_slice(&self.payload).map_err(|_| "what it signs is no payload of cosign")?;
+        if !matches!(
+            payload.critical.kind.as_str(),
+            "cosign container image signature" | "https://sigstore.dev/cosign/sign/v1"
+        ) {
+            return Err("what it signs is no payload of cosign");
+        }
+        let leaf = annotation(CERTIFICATE).map(certificates).transpose()?;
+        let chain = annotation(CHAIN).map(certificates).transpose()?;
+        let entry = match annotation(LOGGED) {
+            Some(json) => {
+                let logged: Logged = serde_json::from_str(json).map_err(|_| "its bundle cannot be read")?;
+                let id = hex::decode(&logged.payload.log_id).map_err(|_| "its bundle cannot be read")?;
+                Some(Entry::promised(
+                    id,
+                    logged.payload.log_index,
+                    logged.payload.integrated_time,
+                    logged.signed_entry_timestamp.0,
+                    logged.payload.body.0,
+                ))
+            }
+            None => None,
+        };
+        let timestamp = match annotation(TIMESTAMP) {
+            Some(json) => {
+                let stamped: Timestamped = serde_json::from_str(json).map_err(|_| "its timestamp cannot be read")?;
+                Some(stamped.token.0)
+            }
+            None => None,
+        };
+        let certificate = leaf.and_then(|leaf| leaf.into_iter().next());
+        Ok(Signed {
+            message: self.payload,
+            payload: None,
+            signature,
+            claim: Claim::Image(payload.critical.image.docker_manifest_digest),
+            certificate,
+            intermediates: chain.unwrap_or_default(),
+            entries: entry.into_iter().collect(),
+            timestamps: timestamp.into_iter().collect(),
+        })
+    }
+}
+
+/// Every certificate of some PEM, as DER.
+fn certificates(pem: &str) -> Result<Vec<Vec<u8>>, &'static str> {
+    const END: &str = "-----END CERTIFICATE-----";
+    let mut found = Vec::new();
+    for block in pem.split_inclusive(END).filter(|block| block.contains(END)) {
+        let (_, der) = der::pem::decode_vec(block.trim_ascii().as_bytes()).map_err(|_| "its certificate is no PEM")?;
+        found.push(der);
+    }
+    Ok(found)
+}
