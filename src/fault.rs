@@ -39,12 +39,16 @@ pub enum Reason {
     SbomFailed,
     /// A Secret or ServiceAccount that the object names is missing or unreadable.
     SecretUnavailable,
+    /// Signing failed, mostly because of its key.
+    SigningFailed,
     /// The source cannot be read: the engine is down, or the stream broke off.
     SourceFailed,
     /// The image does not exist at its source.
     SourceNotFound,
     /// Nothing moved for as long as `timeout` allows.
     TimedOut,
+    /// An image has not the signatures that it must have.
+    VerificationError,
 }
 
 impl fmt::Display for Reason {

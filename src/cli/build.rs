@@ -22,16 +22,19 @@ use self::target::Target;
 use super::cluster::duration;
 use super::engine::EngineFlags;
 use super::limits::LimitFlags;
+use super::package_file::Given;
 use super::progress::{Display, Output, bytes};
 use super::sbom::SbomFlags;
-use super::{UNUSABLE, Unusable, credentials, package_file};
-use crate::api::v1alpha1::{Differential, MissingImage, PinnedChart, SourceKind};
+use super::{UNUSABLE, Unusable, credentials, key, package_file};
+use crate::api::v1alpha1::{Differential, JackalPackageSpec, MissingImage, PinnedChart, SourceKind};
 use crate::fault::{Disposition, Fault, Reason};
-use crate::oci::{Compression, Document, ReferrersPolicy};
+use crate::oci::{Compression, Document, Reference, ReferrersPolicy};
 use crate::package::{
-    BroughtImage, Contents, Definition, Division, Plan, PlannedImage, component, publish, repository,
+    BroughtImage, Contents, Definition, Division, Plan, PlannedImage, VerifiedSource, component, definition_signer,
+    publish, repository, requirements, sign_published,
 };
 use crate::registry::{Endpoint, Registry};
+use crate::signing::{Requirement, SigningKey};
 use crate::source::containerd::Containerd;
 use crate::source::docker::Docker;
 use crate::source::{ImageSource, RegistrySource};
@@ -75,6 +78,10 @@ pub(super) struct Build {
     /// How long a transfer may stand still. Default: the package's own, or 2m.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
+    /// Sign the package by this private key, whose password is in COSIGN_PASSWORD. Default: what `spec.signing` names,
+    /// where the Secret stands beside the package in its file.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
 }
 
 /// What is printed with `--output json`, whatever comes of it.
@@ -278,7 +285,8 @@ impl Build {
         if self.check {
             return Ok(());
         }
-        let works = Works::open(self, &plan, target, idle).await?;
+        let key = self.signing_key(spec, &given).await?;
+        let works = Works::open(self, &plan, target, idle, &given).await?;
         let forms = (spec.compression, spec.referrers.unwrap_or_default());
         self.move_all(&works, forms, &plan, &display, report).await;
         if !report.failures.is_empty() {
@@ -301,10 +309,16 @@ impl Build {
         let destination = works.destination(&name)?;
         let mut archives = component::archives(spec, &found);
         archives.extend(self.sboms(spec, &mut brought, &display, report).await?);
+        let definition = match &key {
+            Some(_) => definition.signed(),
+            None => definition,
+        };
         let division = Division::of(definition, spec, &brought, &*destination).await?;
+        let signer = definition_signer(&division.definition, key.as_ref());
         let contents = Contents {
             omitted: &division.omitted,
             archives: &archives,
+            sign: signer.as_deref(),
             ..Contents::from(&division.images[..])
         };
         let published = publish(
@@ -315,6 +329,11 @@ impl Build {
             async |_| Ok(()),
         )
         .await?;
+        if let Some(key) = &key {
+            let images = spec.signing.as_ref().is_some_and(|signing| signing.images);
+            let images = images.then_some(&division.images[..]);
+            report.changed |= sign_published(key, &published, &*destination, images).await?;
+        }
         report.changed |= published.changed;
         report.moved_bytes += published.moved_bytes;
         let digest = published.manifest.to_string();
@@ -350,6 +369,15 @@ impl Build {
     fn is_plain_http(&self, host: &str, target: &Target) -> bool {
         let same = matches!(target, Target::Registry { host: to, .. } if to == host) && self.insecure;
         same || self.insecure_registry.iter().any(|insecure| insecure == host)
+    }
+
+    /// The key that the package is signed by, if it is.
+    async fn signing_key(&self, spec: &JackalPackageSpec, given: &Given) -> Result<Option<SigningKey>, Unusable> {
+        match (&self.key, &spec.signing) {
+            (Some(path), _) => key::read(path).await.map(Some),
+            (None, Some(signing)) => key::of_secret(&signing.secret_ref.name, given).await.map(Some),
+            (None, None) => Ok(None),
+        }
     }
 
     /// Brings one image, unless `standing` says that it stands, or says what that would move.
@@ -426,10 +454,17 @@ struct Works {
     docker: Option<Arc<Docker>>,
     containerd: Option<Arc<Containerd>>,
     known: Arc<KnownBlobs>,
+    /// What images must satisfy, by the image and the kind of its source.
+    requirements: HashMap<(Reference, SourceKind), Vec<Requirement>>,
 }
 
 impl Works {
-    async fn open(build: &Build, plan: &Plan, target: Target, idle: Duration) -> anyhow::Result<Self> {
+    async fn open(build: &Build, plan: &Plan, target: Target, idle: Duration, given: &Given) -> anyhow::Result<Self> {
+        let mut required = HashMap::new();
+        for planned in &plan.images {
+            let asked = requirements(&planned.verify, given).await?;
+            required.insert((planned.image.clone(), planned.spec.source), asked);
+        }
         let open = async |host: &str, plain_http: bool| build.open(host, plain_http, idle).await;
         let destination = match &target {
             Target::Registry { host, .. } => Some(open(host, build.insecure).await?),
@@ -468,6 +503,7 @@ impl Works {
             docker,
             containerd,
             known: Arc::default(),
+            requirements: required,
         })
     }
 
@@ -477,7 +513,7 @@ impl Works {
         (compression, referrers): (Compression, ReferrersPolicy),
     ) -> Result<Transfer, Fault> {
         Ok(Transfer {
-            source: self.source(planned)?,
+            source: self.verified_source(planned)?,
             reference: planned.image.clone(),
             platforms: planned
                 .spec
@@ -493,6 +529,12 @@ impl Works {
             progress: Arc::default(),
             known: Arc::clone(&self.known),
         })
+    }
+
+    fn verified_source(&self, planned: &PlannedImage) -> Result<Arc<dyn ImageSource>, Fault> {
+        let asked = self.requirements.get(&(planned.image.clone(), planned.spec.source));
+        let asked = asked.cloned().unwrap_or_default();
+        VerifiedSource::of(self.source(planned)?, &planned.image, asked, &Arc::default())
     }
 
     fn source(&self, planned: &PlannedImage) -> Result<Arc<dyn ImageSource>, Fault> {

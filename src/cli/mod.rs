@@ -8,17 +8,23 @@ mod convert;
 mod crd;
 mod credentials;
 mod engine;
+mod key;
 mod limits;
 mod package_file;
 mod probe;
 mod progress;
 mod sbom;
+mod sign;
+mod stored;
+mod verify;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+
+use crate::fault::{Disposition, Fault};
 
 /// Packages of images, built inside the cluster, for clusters without internet.
 #[derive(Debug, Parser)]
@@ -60,6 +66,10 @@ enum Verb {
     Convert(convert::Convert),
     /// Make the SBOMs of an image and keep them beside it.
     Sbom(sbom::Sbom),
+    /// Sign an image or a package.
+    Sign(sign::Sign),
+    /// Verify the signatures of an image or a package.
+    Verify(verify::Verify),
     /// Print the custom resource definitions.
     Crd(crd::Crd),
     /// Ask a server in the cluster for its health.
@@ -98,12 +108,39 @@ impl Command {
             Verb::Build(command) => runtime.block_on(command.run(stop)),
             Verb::Convert(command) => command.run(),
             Verb::Sbom(command) => runtime.block_on(command.run(stop)),
+            Verb::Sign(command) => runtime.block_on(command.run(stop)),
+            Verb::Verify(command) => runtime.block_on(command.run(stop)),
             Verb::Crd(command) => command.run(),
             Verb::Probe(command) => runtime.block_on(command.run(stop)),
         };
         // A blocking read of a dead file system must not keep the process.
         runtime.shutdown_timeout(std::time::Duration::from_secs(1));
         code
+    }
+}
+
+/// Runs `work` of the command `name` until `stop`, and says what failed. Exit codes: 0 done, 1 something failed, 2 the
+/// input or a flag cannot be used, 130 interrupted.
+async fn until(stop: CancellationToken, name: &str, work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let error = tokio::select! {
+        result = work => match result {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => error,
+        },
+        () = stop.cancelled() => {
+            eprintln!("jackal-operator {name}: interrupted");
+            return ExitCode::from(130);
+        }
+    };
+    let fault = error.downcast_ref::<Fault>();
+    let stalled = fault.is_some_and(|fault| fault.disposition == Disposition::Stalled);
+    match fault {
+        Some(fault) => eprintln!("jackal-operator {name}: {}", fault.message),
+        None => eprintln!("jackal-operator {name}: {error:#}"),
+    }
+    match stalled || error.is::<Unusable>() {
+        true => ExitCode::from(UNUSABLE),
+        false => ExitCode::FAILURE,
     }
 }
 

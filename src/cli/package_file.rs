@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Secret;
 use kube::{CustomResourceExt as _, ResourceExt as _};
 use serde_json::Value;
 
 use super::Unusable;
 use crate::api::v1alpha1::JackalPackage;
+use crate::fault::{Fault, Reason};
+use crate::package::Entries;
 
 /// The longest file in bytes that is read: more than an API server takes.
 const LIMIT: u64 = 8 * 1024 * 1024;
@@ -19,6 +23,8 @@ pub(super) struct Given {
     pub package: JackalPackage,
     /// The data of the ConfigMaps that stand in the file too, by their names.
     pub config_maps: BTreeMap<String, BTreeMap<String, String>>,
+    /// The data of the Secrets that stand in the file too, by their names.
+    secrets: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
 }
 
 /// The one JackalPackage in the YAML file `path`, or on standard input for `-`, with the ConfigMaps beside it.
@@ -45,6 +51,36 @@ pub(super) fn text(path: &Path) -> std::io::Result<String> {
     }
 }
 
+impl Given {
+    /// An entry of a Secret of the file.
+    pub(super) fn secret(&self, name: &str, key: &str) -> Option<&[u8]> {
+        self.secrets.get(name)?.get(key).map(Vec::as_slice)
+    }
+}
+
+#[async_trait]
+impl Entries for Given {
+    async fn of_secret(&self, name: &str, key: &str) -> Result<Vec<u8>, Fault> {
+        let found = self.secret(name, key).map(<[u8]>::to_vec);
+        found.ok_or_else(|| missing(Reason::SecretUnavailable, "Secret", name, key))
+    }
+
+    async fn of_config_map(&self, name: &str, key: &str) -> Result<Vec<u8>, Fault> {
+        let found = self.config_maps.get(name).and_then(|data| data.get(key));
+        let found = found.map(|text| text.clone().into_bytes());
+        found.ok_or_else(|| missing(Reason::ConfigMapUnavailable, "ConfigMap", name, key))
+    }
+}
+
+fn missing(reason: Reason, kind: &str, name: &str, key: &str) -> Fault {
+    Fault::stalled(
+        reason,
+        format!(
+            "there is no {kind} {name} with an entry {key} in the file: without a cluster it has to stand beside the package"
+        ),
+    )
+}
+
 fn parse(name: &str, text: &str) -> Result<Given, Unusable> {
     let unusable = |message: String| Unusable(format!("{name}{message}"));
     let documents: Vec<Value> =
@@ -52,6 +88,11 @@ fn parse(name: &str, text: &str) -> Result<Given, Unusable> {
     let kinds: Vec<String> = documents.iter().map(|document| kind(document).to_owned()).collect();
     let config_maps = documents.iter().filter(|document| kind(document) == "ConfigMap");
     let config_maps = config_maps.filter_map(config_map).collect();
+    let mut secrets = BTreeMap::new();
+    for document in documents.iter().filter(|document| kind(document) == "Secret") {
+        let read = secret(document).map_err(|error| unusable(format!(" has a Secret that cannot be read: {error}")))?;
+        secrets.extend([read]);
+    }
     let mut packages = documents
         .into_iter()
         .filter(|document| kind(document) == "JackalPackage");
@@ -83,7 +124,11 @@ fn parse(name: &str, text: &str) -> Result<Given, Unusable> {
     })?;
     match package.name_any().is_empty() {
         true => Err(unusable(": metadata.name is missing".to_owned())),
-        false => Ok(Given { package, config_maps }),
+        false => Ok(Given {
+            package,
+            config_maps,
+            secrets,
+        }),
     }
 }
 
@@ -92,6 +137,16 @@ fn config_map(object: &Value) -> Option<(String, BTreeMap<String, String>)> {
     let data = object["data"].as_object().into_iter().flatten();
     let texts = data.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
     Some((object["metadata"]["name"].as_str()?.to_owned(), texts.collect()))
+}
+
+/// Name and data of a Secret; what is written as text there counts too, as an API server has it.
+fn secret(object: &Value) -> Result<(String, BTreeMap<String, Vec<u8>>), serde_json::Error> {
+    let read: Secret = serde_json::from_value(object.clone())?;
+    let name = read.name_any();
+    let data = read.data.into_iter().flatten().map(|(key, content)| (key, content.0));
+    let texts = read.string_data.into_iter().flatten();
+    let texts = texts.map(|(key, text)| (key, text.into_bytes()));
+    Ok((name, data.chain(texts).collect()))
 }
 
 fn kind(document: &Value) -> &str {

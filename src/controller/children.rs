@@ -162,6 +162,7 @@ impl<'a> Children<'a> {
             compression: package.compression,
             referrers: package.referrers,
             deletion_policy: package.deletion_policy,
+            verify: planned.verify.clone(),
         };
         let mut image = JackalImage::new(&name_of(&self.package.name_any(), planned), spec);
         image.metadata.namespace = Some(self.namespace());

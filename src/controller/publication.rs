@@ -21,9 +21,12 @@ use crate::api::v1alpha1::{
 use crate::fault::{Disposition, Fault, Reason};
 use crate::fetch;
 use crate::oci::Digest;
-use crate::package::{BroughtImage, Contents, Definition, Division, Plan, Published, component, publish};
+use crate::package::{
+    BroughtImage, Contents, Definition, Division, Plan, Published, component, definition_signer, publish,
+    sign_published,
+};
 use crate::transfer::RegistryDestination;
-use crate::worker::{Place, kube_fault, name_of};
+use crate::worker::{NamespaceEntries, Place, kube_fault, name_of};
 
 /// What an artifact is put together from.
 pub(super) struct Publication {
@@ -198,7 +201,19 @@ async fn assemble(
 ) -> Result<Built, Fault> {
     let spec = &package.spec;
     let registry = packages.registries.open(&publication.place.endpoint)?;
+    // Before anything is written: a package that cannot be signed is not published.
+    let key = match &spec.signing {
+        Some(signing) => {
+            let entries = NamespaceEntries::new(&packages.client, &package.namespace().unwrap_or_default());
+            Some((signing, entries.signing_key(signing).await?))
+        }
+        None => None,
+    };
     let definition = Definition::of(&package.name_any(), spec, &publication.plan)?.holding(spec, found);
+    let definition = match &key {
+        Some(_) => definition.signed(),
+        None => definition,
+    };
     let destination = RegistryDestination::new(registry.repository(repository(publication, package)));
     let version = package.spec.version();
     let announce = async |digest: &Digest| announce(packages, package, &format!("{version}@{digest}")).await;
@@ -207,14 +222,20 @@ async fn assemble(
     let mut archives = component::archives(spec, found);
     archives.extend(sboms.archive());
     let division = Division::of(definition, spec, images, &destination).await?;
+    let signer = definition_signer(&division.definition, key.as_ref().map(|(_, key)| key));
     let contents = Contents {
         images: &division.images,
         omitted: &division.omitted,
         archives: &archives,
         previous: previous.as_ref(),
+        sign: signer.as_deref(),
         ..Contents::default()
     };
     let published = publish(&division.definition, contents, &destination, version, announce).await?;
+    if let Some((signing, key)) = &key {
+        let images = signing.images.then_some(&division.images[..]);
+        sign_published(key, &published, &destination, images).await?;
+    }
     Ok(Built {
         differential: division.status(published.saved_bytes),
         published,

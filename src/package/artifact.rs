@@ -39,6 +39,14 @@ pub struct ArtifactImage {
     pub documents: Vec<Document>,
 }
 
+impl ArtifactImage {
+    /// Media type, digest and length of the root, if it is there.
+    pub(super) fn root_descriptor(&self) -> Option<Descriptor> {
+        let root = self.documents.iter().find(|document| *document.digest() == self.root)?;
+        Some(root.descriptor.clone())
+    }
+}
+
 /// A blob of an image that has to stand in the package's repository too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {

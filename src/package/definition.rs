@@ -10,6 +10,7 @@ use super::plan::Plan;
 use crate::api::v1alpha1::JackalPackageSpec;
 use crate::fault::{Fault, Reason};
 use crate::oci::Naming;
+use crate::signing::DEFINITION_SIGNATURE;
 
 /// The version of the artifact's form, as `build.version`. It is not the program's version, so that an upgrade
 /// of the operator which writes the same artifact does not publish every package again.
@@ -37,6 +38,9 @@ pub(super) struct Dialect {
     pub layer: &'static str,
     /// Whether its commands find the image of a platform within an index by themselves.
     pub reads_indexes: bool,
+    /// The path of the bundle that signs the definition. Jackal's commands have none: they are from before there were
+    /// bundles, and take no file that they do not know.
+    pub signature: Option<&'static str>,
 }
 
 const ZARF: Dialect = Dialect {
@@ -45,6 +49,7 @@ const ZARF: Dialect = Dialect {
     config: "application/vnd.zarf.config.v1+json",
     layer: "application/vnd.zarf.layer.v1.blob",
     reads_indexes: true,
+    signature: Some(DEFINITION_SIGNATURE),
 };
 
 const JACKAL: Dialect = Dialect {
@@ -53,6 +58,7 @@ const JACKAL: Dialect = Dialect {
     config: "application/vnd.jackal.config.v1+json",
     layer: "application/vnd.jackal.layer.v1.blob",
     reads_indexes: false,
+    signature: None,
 };
 
 /// Whether a manifest whose config has this media type is a package.
@@ -97,8 +103,13 @@ pub(super) struct Build {
     differential: bool,
     #[serde(skip_serializing_if = "String::is_empty")]
     differential_package_version: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    signed: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub version_requirements: Vec<VersionRequirement>,
+    /// Files of the package that `checksums.txt` does not list.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    provenance_files: Vec<&'static str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -170,7 +181,9 @@ impl Definition {
                 version: FORM,
                 differential: false,
                 differential_package_version: String::new(),
+                signed: false,
                 version_requirements: Vec::new(),
+                provenance_files: Vec::new(),
             },
             components,
             dialect,
@@ -193,6 +206,25 @@ impl Definition {
             listed.listing = Listing::of(component, found);
         }
         self
+    }
+
+    /// The definition of a package that has a signature of it in itself; unchanged where the commands that it is for know
+    /// no such file.
+    pub fn signed(mut self) -> Self {
+        if let Some(file) = self.dialect.signature {
+            self.build.signed = true;
+            self.build.provenance_files.push(file);
+            self.build.version_requirements.push(VersionRequirement {
+                version: "v0.71.0",
+                reason: "The package is signed by a bundle.",
+            });
+        }
+        self
+    }
+
+    /// The path of the signature in the package, of a definition that is [`Definition::signed`].
+    pub fn signature_path(&self) -> Option<&'static str> {
+        self.dialect.signature.filter(|_| self.build.signed)
     }
 
     /// The package's name, which is its repository below the prefix.

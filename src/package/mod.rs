@@ -12,8 +12,11 @@ mod differential;
 mod plan;
 pub mod provenance;
 mod publish;
+mod requirement;
 mod sboms;
 mod selection;
+mod signature;
+mod verification;
 mod yaml;
 
 pub use archive::{Archive, Archived, Entry, Origin};
@@ -22,8 +25,11 @@ pub use definition::Definition;
 pub use differential::{Division, EarlierVersion};
 pub use plan::{Plan, PlannedImage, listed};
 pub use publish::{BroughtImage, Contents, Published, publish};
+pub use requirement::{Entries, requirements};
 pub use sboms::PackageSboms;
 pub use selection::{Followed, Selection, effective, followed, follows};
+pub use signature::{attest, definition_signer, sign, sign_published};
+pub use verification::{SignatureStore, Stored, Verified, VerifiedSource, applicable, verify};
 pub use yaml::yaml;
 
 /// The repository of a package's artifact: its name, below `prefix` (may be empty).

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::component;
-use crate::api::v1alpha1::{ComponentSpec, ImageSpec, JackalPackageSpec, SourceKind};
+use super::verification::applicable;
+use crate::api::v1alpha1::{ComponentSpec, ImageSpec, JackalPackageSpec, SourceKind, VerifySpec};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Location, Naming, Platform, Reference};
 
@@ -27,6 +28,8 @@ pub struct PlannedImage {
     pub plain_tag: bool,
     /// The components that need it, in the package's order.
     pub components: Vec<String>,
+    /// Whose signatures it must have.
+    pub verify: Vec<VerifySpec>,
 }
 
 impl PlannedImage {
@@ -77,7 +80,9 @@ impl Plan {
                 let location = Location::of(&listed(&image, wish.source), address, prefix, spec.naming, true)
                     .map_err(|error| within(Fault::stalled(Reason::InvalidReference, error.to_string())))?;
                 known.insert((image.clone(), wish.clone()), images.len());
+                let verify = applicable(&spec.verify, &image, wish.source).map_err(within)?;
                 let planned = PlannedImage {
+                    verify,
                     image,
                     spec: written.clone(),
                     location,

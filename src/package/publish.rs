@@ -88,6 +88,10 @@ pub struct Published {
     pub saved_bytes: u64,
     /// Whether anything was written.
     pub changed: bool,
+    /// What may be signed in the package's repository: the index and the manifest.
+    pub subjects: Vec<Descriptor>,
+    /// What may be signed of the images, each in its own repository: manifests and indexes by their digests.
+    pub images: BTreeMap<Digest, Descriptor>,
 }
 
 /// Puts the package together in `repository`, from images that the same registry holds, and names it `tag`.
@@ -112,14 +116,16 @@ pub async fn publish(
             sign: contents.sign,
         },
     )?;
+    let roots = read.iter().filter_map(ArtifactImage::root_descriptor);
+    let roots = roots.map(|root| (root.digest.clone(), root)).collect();
     drop(read);
 
     // Mostly the only package under its tag, which costs no more than a look.
     let alone = index_of(vec![artifact.entry()])?;
     let named = repository.digest_of(tag).await?;
     let standing = match named.filter(|named| named == alone.digest()) {
-        Some(digest) => Some(Standing {
-            digest,
+        Some(_) => Some(Standing {
+            descriptor: alone.descriptor,
             entries: vec![artifact.entry()],
         }),
         None => standing(repository, tag).await?,
@@ -132,11 +138,13 @@ pub async fn publish(
     {
         return Ok(Published {
             manifest: artifact.manifest.digest().clone(),
-            index: index.digest.clone(),
+            index: index.descriptor.digest.clone(),
             size: artifact.size,
             moved_bytes: archive_bytes,
             saved_bytes,
             changed: false,
+            subjects: vec![index.descriptor.clone(), artifact.manifest.descriptor.clone()],
+            images: roots,
         });
     }
 
@@ -150,11 +158,13 @@ pub async fn publish(
     let (index, index_bytes) = enter(&artifact, repository, tag).await?;
     Ok(Published {
         manifest: artifact.manifest.digest().clone(),
-        index,
+        index: index.digest.clone(),
         size: artifact.size,
         moved_bytes: archive_bytes + moved + artifact.manifest.descriptor.size + index_bytes,
         saved_bytes,
         changed: true,
+        subjects: vec![index, artifact.manifest.descriptor.clone()],
+        images: roots,
     })
 }
 
@@ -346,7 +356,7 @@ async fn upload(digest: Digest, content: &Bytes, repository: &dyn Destination) -
 
 /// The index of packages that stands under a tag.
 pub(super) struct Standing {
-    digest: Digest,
+    descriptor: Descriptor,
     pub(super) entries: Vec<Descriptor>,
 }
 
@@ -365,7 +375,7 @@ pub(super) async fn standing(repository: &dyn Destination, tag: &str) -> Result<
     };
     match &document.content {
         Content::Index(index) if index.manifests.iter().all(Artifact::is_package_entry) => Ok(Some(Standing {
-            digest: document.digest().clone(),
+            descriptor: document.descriptor.clone(),
             entries: index.manifests.clone(),
         })),
         // A package that was pushed without an index says nothing of other architectures.
@@ -387,7 +397,7 @@ pub(super) async fn standing(repository: &dyn Destination, tag: &str) -> Result<
 /// each of its machines. A registry replaces a tag whatever stands there, so whoever read the index before we wrote it
 /// and writes after us takes our entry out again. Therefore the tag is looked at right before it is written, which leaves
 /// such a writer no longer than one write takes, and again when that time is over.
-async fn enter(artifact: &Artifact, repository: &dyn Destination, tag: &str) -> Result<(Digest, u64), Fault> {
+async fn enter(artifact: &Artifact, repository: &dyn Destination, tag: &str) -> Result<(Descriptor, u64), Fault> {
     let entry = artifact.entry();
     let mut sent = 0;
     for _ in 0..ENTRY_TRIES {
@@ -414,11 +424,11 @@ async fn enter(artifact: &Artifact, repository: &dyn Destination, tag: &str) -> 
         sent += index.descriptor.size;
         tokio::time::sleep((started.elapsed() * SETTLE_FACTOR).clamp(SETTLE_LEAST, SETTLE_MOST)).await;
         if repository.digest_of(tag).await?.as_ref() == Some(index.digest()) {
-            return Ok((index.digest().clone(), sent));
+            return Ok((index.descriptor, sent));
         }
         // Somebody wrote after us: beside our entry, or without having seen it.
         if let Some(index) = standing(repository, tag).await?.filter(|index| index.holds(&entry)) {
-            return Ok((index.digest, sent));
+            return Ok((index.descriptor, sent));
         }
     }
     Err(Fault::retryable(

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document, Platform, Reference};
-use crate::registry::Credentials;
+use crate::registry::{Credentials, Repository};
 
 pub(crate) use readings::Readings;
 pub use registry::RegistrySource;
@@ -210,5 +210,11 @@ pub trait ImageSource: Send + Sync {
     async fn referrer(&self, reference: &Reference, digest: &Digest) -> Result<Result<Resolved, String>, Fault> {
         let _ = (reference, digest);
         Ok(Err("its source keeps no referrers".to_owned()))
+    }
+
+    /// The repository that holds the image and what refers to it, such as signatures; an engine has none.
+    fn repository(&self, reference: &Reference) -> Option<Repository> {
+        let _ = reference;
+        None
     }
 }

@@ -135,6 +135,10 @@ impl ImageSource for RegistrySource {
             documents,
         }))
     }
+
+    fn repository(&self, reference: &Reference) -> Option<Repository> {
+        Some(self.registry.repository(reference.repository()))
+    }
 }
 
 /// Whether what was read is content of another kind.

@@ -28,6 +28,7 @@ use super::turns::Turns;
 use super::{Duty, task};
 use crate::api::v1alpha1::{Conditions, JackalImage, Period, READY, SourceKind, requested_at};
 use crate::fault::{Fault, Reason};
+use crate::package::Verified;
 use crate::sbom::Syft;
 
 type Guarded = DeserializeGuard<JackalImage>;
@@ -111,6 +112,7 @@ pub struct Worker {
     pub(super) events: Events,
     pub(super) memory: Memory,
     pub(super) turns: Arc<Turns>,
+    pub(super) verified: Arc<Verified>,
     wakes: mpsc::Sender<ObjectRef<Guarded>>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -142,6 +144,7 @@ pub async fn run(
         events: Events::new(client.clone(), holder),
         memory: Memory::new(holder, settings.backoff),
         turns: Turns::new(settings.concurrency),
+        verified: Arc::default(),
         holder: holder.to_owned(),
         client: client.clone(),
         duty,

@@ -13,6 +13,7 @@ mod policy;
 mod secrets;
 mod status;
 mod task;
+mod trust;
 mod turns;
 mod wish;
 
@@ -27,6 +28,7 @@ pub use place::{Defaults, Place, Registries};
 pub use policy::{Admission, Admissions, Fence, HostPattern, PatternError, Policy, RepositoryPolicy, same_host};
 pub use secrets::Secrets;
 pub use status::{Failure, briefly, kube_fault, name_of, succeed, update, within};
+pub use trust::{NamespaceEntries, open_key};
 pub use wish::wish;
 
 use std::sync::Arc;

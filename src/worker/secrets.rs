@@ -48,6 +48,18 @@ impl Secrets {
         })
     }
 
+    /// One entry of a Secret.
+    pub async fn entry(&self, name: &str, key: &str) -> Result<Vec<u8>, Fault> {
+        let secret = self.get(name).await?;
+        entry(&secret, key).map(<[u8]>::to_vec).ok_or_else(|| {
+            let what = format!(
+                "the Secret {}/{name} has no entry {key}: add it, or name another by `key`",
+                self.namespace
+            );
+            Fault::retryable(Reason::SecretUnavailable, what)
+        })
+    }
+
     /// What a Secret of type `kubernetes.io/dockerconfigjson` holds.
     pub async fn keychain(&self, name: &str) -> Result<Keychain, Fault> {
         let secret = self.get(name).await?;

@@ -16,10 +16,12 @@ use super::image::Worker;
 use super::memory::Key;
 use super::metrics::Attempt;
 use super::status::{Failure, briefly, name_of, succeed, update};
+use super::trust::NamespaceEntries;
 use super::wish::wish;
 use crate::api::v1alpha1::{Claim, Conditions, JackalImage, JackalImageStatus, TransferProgress, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Location, Reference};
+use crate::package::{VerifiedSource, applicable, requirements};
 use crate::transfer::{Outcome, Progress, Standing, Transfer};
 
 /// How soon the API server is asked again about a claim when it did not answer.
@@ -174,6 +176,9 @@ async fn prepare(worker: &Worker, image: &JackalImage) -> Result<Transfer, Fault
     place.check(&location.repository, &format!("image `{}`", spec.image))?;
     let (registry, known) = worker.registries.destination(&place)?;
     let source = worker.duty.source(image, &reference, &place).await?;
+    let verify = applicable(&spec.verify, &reference, spec.source)?;
+    let requirements = requirements(&verify, &NamespaceEntries::new(&worker.client, &namespace)).await?;
+    let source = VerifiedSource::of(source, &reference, requirements, &worker.verified)?;
     Ok(Transfer {
         source,
         reference,

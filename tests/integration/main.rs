@@ -16,6 +16,7 @@ mod gitops;
 mod package;
 mod registry;
 mod sbom;
+mod signing;
 mod stop;
 mod support;
 mod tenancy;

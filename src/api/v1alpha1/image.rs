@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
 use super::period::Period;
+use super::verification::VerifySpec;
 use crate::oci::{Compression, Naming, ReferrersPolicy};
 
 /// One image to bring to the registry inside the cluster. A JackalPackage makes one for each of its images;
@@ -113,6 +114,11 @@ pub struct JackalImageSpec {
     /// What happens to the pushed image when this object is deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+    /// Whose signatures the image must have at its source before it is brought. Every entry that is about it must be
+    /// satisfied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub verify: Vec<VerifySpec>,
 }
 
 impl JackalImageSpec {

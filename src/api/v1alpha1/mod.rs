@@ -12,6 +12,7 @@ mod conditions;
 mod image;
 mod package;
 mod period;
+mod verification;
 
 pub use common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
 pub use component::{ChartSpec, ConfigMapReference, FileSpec, ManifestSpec, MissingImage, PinnedChart, ValuesSource};
@@ -23,6 +24,7 @@ pub use package::{
     VersionFrom,
 };
 pub use period::{Period, PeriodError};
+pub use verification::{EntryReference, IdentitySpec, PublicKeySource, SigningSpec, VerifySpec};
 
 /// The annotation that asks for a reconciliation now: any new value does. Flux's own is honoured too.
 pub const REQUESTED_AT: [&str; 2] = ["jackal.dev/requestedAt", "reconcile.fluxcd.io/requestedAt"];

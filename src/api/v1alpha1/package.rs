@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
 use super::component::{ChartSpec, FileSpec, ManifestSpec, MissingImage, PinnedChart};
 use super::period::Period;
+use super::verification::{SigningSpec, VerifySpec};
 use crate::oci::{Compression, Naming, ReferrersPolicy};
 
 /// A package: components with their images, brought to the registry inside the cluster, and one OCI artifact
@@ -116,6 +117,13 @@ pub struct JackalPackageSpec {
     /// How many of the package's artifacts stay in the registry. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
+    /// Sign the package, and its images if asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing: Option<SigningSpec>,
+    /// Whose signatures the images must have. Every entry that is about an image must be satisfied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub verify: Vec<VerifySpec>,
 }
 
 /// What is wanted of the images' SBOMs.

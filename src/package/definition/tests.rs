@@ -178,3 +178,24 @@ fn refuses_names_that_are_no_repository_or_tag() {
     spec.architecture = Some("../x".to_owned());
     assert!(definition("a", &spec).is_err());
 }
+
+#[test]
+fn a_signed_definition_says_so_where_its_commands_know_signatures() {
+    let zarf = definition("podinfo", &spec(PODINFO)).unwrap().signed();
+    assert_eq!(zarf.signature_path(), Some("zarf.bundle.sig"));
+    let json: serde_json::Value = serde_json::from_slice(&zarf.sealed("abc", true).json().unwrap()).unwrap();
+    assert_eq!(json["build"]["signed"], true);
+    assert_eq!(json["build"]["provenanceFiles"], serde_json::json!(["zarf.bundle.sig"]));
+    let versions: Vec<&str> = json["build"]["versionRequirements"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|requirement| requirement["version"].as_str().unwrap())
+        .collect();
+    assert_eq!(versions, ["v0.71.0", "v0.77.0"]);
+    let unsigned = definition("podinfo", &spec(PODINFO)).unwrap();
+    assert_eq!(unsigned.signature_path(), None);
+    let jackal = spec(&PODINFO.replace("Zarf", "Jackal"));
+    let jackal = definition("podinfo", &jackal).unwrap();
+    assert_eq!(jackal.clone().signed(), jackal);
+}

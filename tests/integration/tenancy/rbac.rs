@@ -239,6 +239,12 @@ async fn the_operator_needs_all_of_its_rights_and_no_others() {
         &more.replace("retention: {revisions: 1}", "suspend: false"),
     ));
     failing(&tenant, "missing", "SourceNotFound").await;
+    tenant.apply(&lone(
+        "unverified",
+        &format!("{}/team/app:1", source.host),
+        &format!("{to}\n  serviceAccountName: builder\n  verify: [{{publicKeys: [{{configMapRef: {{name: none}}}}]}}]"),
+    ));
+    failing(&tenant, "unverified", "ConfigMapUnavailable").await;
     let bad = "interval: 99999999999999999999h";
     tenant.apply(&package("bad", "1", &lines, &format!("{to}\n  {bad}")));
     tenant.apply(&lone(
@@ -265,7 +271,7 @@ async fn the_operator_needs_all_of_its_rights_and_no_others() {
         }
     })
     .await;
-    assert_eq!(left, 2, "it, and the one that is missing");
+    assert_eq!(left, 3, "it, the one that is missing, and the one that is not verified");
     tenant.ready("shop").await;
 
     // Manifests out of a ConfigMap.

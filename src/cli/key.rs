@@ -1,0 +1,58 @@
+//! The private key of whoever runs a command.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use super::Unusable;
+use super::package_file::Given;
+use crate::signing::{PrivateKeyError, SigningKey};
+use crate::worker::open_key;
+
+/// The variable that cosign takes a key's password from.
+const PASSWORD: &str = "COSIGN_PASSWORD";
+/// The longest file in bytes that is read: more than any key, certificate or trusted root has.
+const LIMIT: u64 = 1024 * 1024;
+
+/// The key in the file `path`, opened by the password in `COSIGN_PASSWORD`.
+pub(super) async fn read(path: &Path) -> Result<SigningKey, Unusable> {
+    let pem = file(path).await?;
+    let password = std::env::var(PASSWORD)
+        .ok()
+        .map(|text| zeroize::Zeroizing::new(text.into_bytes()));
+    open_key(zeroize::Zeroizing::new(pem), password).await.map_err(|error| {
+        let advice = match error {
+            PrivateKeyError::NoPassword => ": set COSIGN_PASSWORD",
+            PrivateKeyError::WrongPassword => " (COSIGN_PASSWORD)",
+            _ => "",
+        };
+        Unusable(format!("the key {}: {error}{advice}", path.display()))
+    })
+}
+
+/// The key in a Secret that stands beside the package in its file.
+pub(super) async fn of_secret(name: &str, given: &Given) -> Result<SigningKey, Unusable> {
+    let pem = given.secret(name, "cosign.key").ok_or_else(|| {
+        Unusable(format!(
+            "spec.signing names the Secret {name}: give the key by --key FILE, or put the Secret beside the package into its file"
+        ))
+    })?;
+    let password = given.secret(name, "cosign.password");
+    let password = password.map(|password| zeroize::Zeroizing::new(password.to_vec()));
+    let opened = open_key(zeroize::Zeroizing::new(pem.to_vec()), password).await;
+    opened.map_err(|error| Unusable(format!("the Secret {name} of spec.signing: {error}")))
+}
+
+/// What a file holds.
+pub(super) async fn file(path: &Path) -> Result<Vec<u8>, Unusable> {
+    let owned: PathBuf = path.to_owned();
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut content = Vec::new();
+        let read = std::fs::File::open(owned)?.take(LIMIT + 1).read_to_end(&mut content)?;
+        match read as u64 > LIMIT {
+            true => Err(std::io::Error::other(format!("it is longer than {LIMIT} bytes"))),
+            false => Ok(content),
+        }
+    });
+    let read = reading.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    read.map_err(|error| Unusable(format!("{} cannot be read: {error}", path.display())))
+}

@@ -1,0 +1,84 @@
+//! Something that `sign` and `verify` are about: what stands under a name in a registry or in an OCI layout.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::cluster::duration;
+use super::limits::LimitFlags;
+use super::{Unusable, credentials};
+use crate::oci::{Document, Reference};
+use crate::registry::{Endpoint, Registry};
+use crate::transfer::{Destination, LayoutDestination, RegistryDestination};
+
+/// Which, and how it is reached.
+#[derive(Debug, Args)]
+pub(super) struct StoredFlags {
+    /// `[registry/]repository[:tag][@digest]`, or `oci:DIR:REPOSITORY:TAG` in an OCI layout that `build` wrote.
+    #[arg(value_name = "REFERENCE")]
+    reference: String,
+    /// The registry speaks plain HTTP.
+    #[arg(long)]
+    insecure: bool,
+    #[command(flatten)]
+    limits: LimitFlags,
+    /// How long an answer may take.
+    #[arg(long, default_value = "2m", value_name = "DURATION", value_parser = duration)]
+    timeout: Duration,
+}
+
+/// What was found.
+pub(super) struct Stored {
+    /// The repository that it stands in.
+    pub repository: Box<dyn Destination>,
+    /// The manifest or index.
+    pub document: Document,
+    /// As it was named, with its digest.
+    pub name: String,
+}
+
+impl StoredFlags {
+    /// Finds it.
+    pub async fn open(&self) -> anyhow::Result<Stored> {
+        let text = &self.reference;
+        let (repository, identifier): (Box<dyn Destination>, String) = match text.strip_prefix("oci:") {
+            Some(rest) if !rest.starts_with("//") => {
+                let parts = rest.split_once(':').and_then(|(directory, name)| {
+                    let (repository, tag) = name.rsplit_once(':')?;
+                    Some((directory, repository, tag))
+                });
+                let (directory, repository, tag) = parts.filter(|parts| !parts.0.is_empty()).ok_or_else(|| {
+                    Unusable(format!(
+                        "{text}: write oci:DIR:REPOSITORY:TAG, such as oci:./shop:shop:1.4.0"
+                    ))
+                })?;
+                (Box::new(LayoutDestination::new(directory, repository)), tag.to_owned())
+            }
+            _ => {
+                let bare = text.strip_prefix("oci://").unwrap_or(text);
+                let reference: Reference = bare.parse().map_err(|error| Unusable(format!("{error}")))?;
+                let host = reference.registry();
+                let endpoint = Endpoint {
+                    plain_http: self.insecure,
+                    credentials: credentials::of(host).await?,
+                    idle: self.timeout,
+                    ..Endpoint::new(host).within(self.limits.limits())
+                };
+                let registry = Registry::new(endpoint).map_err(|error| error.reading(text))?;
+                let repository = registry.repository(reference.repository());
+                (
+                    Box::new(RegistryDestination::new(repository)),
+                    reference.identifier().to_owned(),
+                )
+            }
+        };
+        let document = repository.document(&identifier).await?;
+        let document = document.ok_or_else(|| anyhow::anyhow!("{text} does not exist; check the name and the tag"))?;
+        let name = format!("{}@{}", repository.name(), document.digest());
+        Ok(Stored {
+            repository,
+            document,
+            name,
+        })
+    }
+}

@@ -1,0 +1,80 @@
+//! `verify`: the signatures of what stands in a registry or layout.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{ArgGroup, Args};
+use tokio_util::sync::CancellationToken;
+
+use super::stored::StoredFlags;
+use super::{Unusable, key, until};
+use crate::package::{Stored, verify};
+use crate::signing::{Identity, PublicKey, Requirement, SubjectMatch, TrustedRoot};
+
+/// Verify that an image or a package in a registry or an OCI layout is signed: by one of several keys, or by an identity.
+///
+/// Bundles of cosign 3 that refer to it are read, and the signatures that cosign 2 keeps under a tag. Nobody else is
+/// asked: identities are verified against a trusted root in a file.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("who").required(true).multiple(true).args(["key", "identity", "identity_pattern"]))]
+pub(super) struct Verify {
+    #[command(flatten)]
+    stored: StoredFlags,
+    /// A public key in PEM, repeatable: any of them may have signed.
+    #[arg(long, value_name = "FILE")]
+    key: Vec<PathBuf>,
+    /// Whom the certificate of a signature without a key must name, to the letter.
+    #[arg(long, value_name = "SUBJECT", requires_all = ["issuer", "trust_root"], conflicts_with = "identity_pattern")]
+    identity: Option<String>,
+    /// The same as a regular expression that fits the whole name.
+    #[arg(long, value_name = "REGEX", requires_all = ["issuer", "trust_root"])]
+    identity_pattern: Option<String>,
+    /// The issuer of the identity, such as `https://token.actions.githubusercontent.com`.
+    #[arg(long, value_name = "URL")]
+    issuer: Option<String>,
+    /// The `trusted_root.json` of Sigstore that certificates, logs and timestamps are verified against.
+    #[arg(long, value_name = "FILE")]
+    trust_root: Option<PathBuf>,
+}
+
+impl Verify {
+    pub(super) async fn run(self, stop: CancellationToken) -> ExitCode {
+        until(stop, "verify", self.verify()).await
+    }
+
+    async fn verify(&self) -> anyhow::Result<()> {
+        let requirement = self.requirement().await?;
+        let stored = self.stored.open().await?;
+        let digest = stored.document.digest();
+        verify(&Stored(&*stored.repository), digest, &[requirement], &stored.name).await?;
+        println!("{} is signed", stored.name);
+        Ok(())
+    }
+
+    async fn requirement(&self) -> Result<Requirement, Unusable> {
+        let mut requirement = Requirement::default();
+        for path in &self.key {
+            let pem = key::file(path).await?;
+            let key = PublicKey::from_pem(&pem);
+            let key = key.map_err(|error| Unusable(format!("the key {}: {error}", path.display())))?;
+            requirement.keys.push(key);
+        }
+        let subject = match (&self.identity, &self.identity_pattern) {
+            (Some(subject), _) => Some(SubjectMatch::Exact(subject.clone())),
+            (None, Some(pattern)) => {
+                Some(SubjectMatch::pattern(pattern).map_err(|error| Unusable(format!("--identity-pattern: {error}")))?)
+            }
+            (None, None) => None,
+        };
+        if let (Some(subject), Some(issuer)) = (subject, &self.issuer) {
+            let issuer = issuer.clone();
+            requirement.identities.push(Identity { issuer, subject });
+        }
+        if let Some(path) = &self.trust_root {
+            let root = TrustedRoot::parse(&key::file(path).await?);
+            let root = root.map_err(|error| Unusable(format!("{}: {error}", path.display())))?;
+            requirement.trust = Some(root);
+        }
+        Ok(requirement)
+    }
+}
