@@ -77,6 +77,7 @@ find_tools() { # GROUP...
   CRANE="$(part crane)" REGCTL="$(part regctl)" ORAS="$(part oras)" SKOPEO="$(part skopeo)" HELM="$(part helm)"
   case " $* " in *" zarf "* | *" deploy "* | *" components "*) ZARF="$(part zarf)" ;; esac
   case " $* " in *" sboms "*) SYFT="$(part syft)" ;; esac
+  case " $* " in *" signatures "*) COSIGN="$(part cosign)" ;; esac
   case " $* " in *" docker "*) DOCKER="$(part docker)" ;; esac
   case " $* " in *" deploy "* | *" components "*) KUBECTL="$(part kubectl)" ;; esac
   # Nothing of the person who runs this: no credentials, no caches, no proxies on the way to this machine's ports.

@@ -33,6 +33,7 @@ async fn what_an_earlier_version_holds_is_left_out() {
         blobs.push((format!("images/blobs/sha256/{}", layer.digest.hex()), layer.size));
     }
     let images = ["base", "app"].map(|name| format!("{}/team/{name}:1", source.host));
+    let images = images.map(|image| format!("{{image: '{image}'}}"));
     let images = [images[0].as_str(), images[1].as_str()];
     let registry_of = crate::support::objects::registry_at(&registry.host);
 
