@@ -229,7 +229,6 @@ async fn assemble(
         archives: &archives,
         previous: previous.as_ref(),
         sign: signer.as_deref(),
-        ..Contents::default()
     };
     let published = publish(&division.definition, contents, &destination, version, announce).await?;
     if let Some((signing, key)) = &key {
