@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Definition;
-use super::artifact::{Artifact, BASE_NAME, LAYOUT_INDEX, REF_NAME, TITLE};
+use super::artifact::{BASE_NAME, LAYOUT_INDEX, REF_NAME, TITLE};
 use super::publish::{BroughtImage, standing};
 use crate::api::v1alpha1::{Differential, JackalPackageSpec};
 use crate::fault::{Fault, Reason};
@@ -37,13 +37,9 @@ impl EarlierVersion {
             )
         };
         let index = standing(repository, version).await?;
-        let platform = Artifact::platform(architecture);
-        let entry = index.iter().flat_map(|index| &index.entries);
-        let entry = entry
-            .into_iter()
-            .find(|entry| entry.platform.as_ref() == Some(&platform));
-        let entry = entry.ok_or_else(|| missing(&format!("there is no package {name} for {architecture}")))?;
-        let document = repository.document(entry.digest.as_str()).await?;
+        let digest = index.as_ref().and_then(|index| index.of(architecture));
+        let digest = digest.ok_or_else(|| missing(&format!("there is no package {name} for {architecture}")))?;
+        let document = repository.document(digest.as_str()).await?;
         let manifest = document.as_ref().and_then(Document::manifest);
         let manifest = manifest.ok_or_else(|| missing(&format!("the manifest of the package {name} is gone")))?;
         let titled = |layer: &&Descriptor| layer.annotations.get(TITLE).is_some_and(|path| path == LAYOUT_INDEX);
@@ -60,7 +56,7 @@ impl EarlierVersion {
         };
         Ok(Self {
             version: version.to_owned(),
-            digest: entry.digest.clone(),
+            digest: digest.clone(),
             images,
         })
     }

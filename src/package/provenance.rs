@@ -3,17 +3,15 @@
 //!
 //! Times and the names of pods are left out: the statement says what was built from what, and the same build says the same.
 
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::api::v1alpha1::JackalPackageSpec;
 use crate::oci::Digest;
+use crate::signing::{Statement, Subject};
 
 /// The type of the statement's predicate.
 pub const PREDICATE_TYPE: &str = "https://slsa.dev/provenance/v1";
-/// The media type of an in-toto statement.
-pub const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
-/// What `externalParameters` and `resolvedDependencies` mean: docs/reference.md, "Provenance".
+/// What `externalParameters` and `resolvedDependencies` mean: the package's spec, and its [`Material`]s.
 const BUILD_TYPE: &str = "https://jackal.dev/package/v1";
 /// Who built it.
 const BUILDER: &str = "https://jackal.dev/jackal-operator";
@@ -38,35 +36,23 @@ pub fn statement(
     index: &Digest,
     spec: &JackalPackageSpec,
     materials: &[Material],
-) -> Result<Vec<u8>, serde_json::Error> {
-    let subject = |digest: &Digest| json!({"name": url, "digest": digests(digest)});
+) -> Statement {
+    let subject = |digest: &Digest| Subject {
+        name: url.to_owned(),
+        ..Subject::of(digest)
+    };
     let mut materials: Vec<&Material> = materials.iter().collect();
     materials.sort_by(|left, right| (&left.uri, &left.digest).cmp(&(&right.uri, &right.digest)));
     materials.dedup();
-    let statement = Statement {
-        kind: STATEMENT_TYPE,
-        subject: vec![subject(manifest), subject(index)],
-        predicate_type: PREDICATE_TYPE,
-        predicate: json!({
-            "buildDefinition": {
-                "buildType": BUILD_TYPE,
-                "externalParameters": {"package": url, "spec": spec},
-                "resolvedDependencies": materials.into_iter().map(dependency).collect::<Vec<_>>(),
-            },
-            "runDetails": {"builder": {"id": BUILDER, "version": {"jackal-operator": env!("CARGO_PKG_VERSION")}}},
-        }),
-    };
-    serde_json::to_vec(&statement)
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Statement {
-    #[serde(rename = "_type")]
-    kind: &'static str,
-    subject: Vec<Value>,
-    predicate_type: &'static str,
-    predicate: Value,
+    let predicate = json!({
+        "buildDefinition": {
+            "buildType": BUILD_TYPE,
+            "externalParameters": {"package": url, "spec": spec},
+            "resolvedDependencies": materials.into_iter().map(dependency).collect::<Vec<_>>(),
+        },
+        "runDetails": {"builder": {"id": BUILDER, "version": {"jackal-operator": env!("CARGO_PKG_VERSION")}}},
+    });
+    Statement::new(vec![subject(manifest), subject(index)], PREDICATE_TYPE, predicate)
 }
 
 fn dependency(material: &Material) -> Value {
@@ -77,16 +63,11 @@ fn dependency(material: &Material) -> Value {
     if let Some(became) = &material.became {
         annotations.insert("became".to_owned(), json!(became));
     }
-    let mut dependency = json!({"uri": material.uri, "digest": digests(&material.digest)});
+    let mut dependency = json!({"uri": material.uri, "digest": Subject::of(&material.digest).digest});
     if !annotations.is_empty() {
         dependency["annotations"] = Value::Object(annotations);
     }
     dependency
-}
-
-/// A digest set (in-toto attestation framework, "DigestSet").
-fn digests(digest: &Digest) -> Value {
-    json!({ digest.algorithm(): digest.hex() })
 }
 
 #[cfg(test)]
@@ -108,11 +89,14 @@ mod tests {
         let one = material("docker://node-1/docker.io/library/nginx:1", Some(Digest::of(b"pushed")));
         let two = material("oci://ghcr.io/x/app:2", None);
         let (manifest, index) = (Digest::of(b"manifest"), Digest::of(b"index"));
-        let made = |materials: &[Material]| statement("oci://r/web:1", &manifest, &index, &spec, materials).unwrap();
+        let made = |materials: &[Material]| {
+            let statement = statement("oci://r/web:1", &manifest, &index, &spec, materials);
+            serde_json::to_vec(&statement).unwrap()
+        };
         let text = made(&[two.clone(), one.clone(), two.clone()]);
         assert_eq!(text, made(&[one, two]), "in any order, each once");
         let statement: Value = serde_json::from_slice(&text).unwrap();
-        assert_eq!(statement["_type"], STATEMENT_TYPE);
+        assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
         assert_eq!(statement["subject"][0]["digest"]["sha256"], manifest.hex());
         assert_eq!(statement["subject"][1]["digest"]["sha256"], index.hex());
         let definition = &statement["predicate"]["buildDefinition"];

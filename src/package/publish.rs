@@ -180,14 +180,10 @@ async fn bring_archives(
     if contents.archives.is_empty() {
         return Ok((archived, sent));
     }
-    let platform = Artifact::platform(definition.architecture());
-    let entries = standing(repository, tag).await?.map(|index| index.entries);
-    let named = entries.into_iter().flatten();
-    let named = named
-        .filter(|entry| entry.platform.as_ref() == Some(&platform))
-        .map(|entry| entry.digest);
+    let standing = standing(repository, tag).await?;
+    let named = standing.as_ref().and_then(|index| index.of(definition.architecture()));
     let mut known = BTreeMap::new();
-    for digest in named.chain(contents.previous.cloned()) {
+    for digest in named.into_iter().chain(contents.previous) {
         let document = repository.document(digest.as_str()).await?;
         if let Some(manifest) = document.as_ref().and_then(Document::manifest) {
             known.extend(archive::standing(manifest));
@@ -202,7 +198,8 @@ async fn bring_archives(
     Ok((archived, sent))
 }
 
-async fn read_images(images: &[BroughtImage]) -> Result<Vec<ArtifactImage>, Fault> {
+/// Every manifest of each of `images`, in their order.
+pub(super) async fn read_images(images: &[BroughtImage]) -> Result<Vec<ArtifactImage>, Fault> {
     let mut reads = Vec::with_capacity(images.len());
     for image in images {
         reads.push(read_image(image));
@@ -229,7 +226,7 @@ fn saved(omitted: &[ArtifactImage], images: &[ArtifactImage]) -> u64 {
 }
 
 /// Every manifest of an image. What its registry lacks is left for [`Artifact::of`] to report.
-pub(super) async fn read_image(image: &BroughtImage) -> Result<ArtifactImage, Fault> {
+async fn read_image(image: &BroughtImage) -> Result<ArtifactImage, Fault> {
     let mut documents: Vec<Document> = Vec::new();
     let mut bytes = 0;
     let mut seen = HashSet::from([image.digest.clone()]);
@@ -297,8 +294,8 @@ async fn bring_blobs(artifact: &Artifact, images: &[BroughtImage], repository: &
         .map(|content| (Digest::of(content), content))
         .collect();
     let mut uploads = Vec::with_capacity(contents.len());
-    for (digest, content) in contents {
-        uploads.push(upload(digest, content, repository));
+    for (digest, content) in &contents {
+        uploads.push(repository.keep(digest, Bytes::clone(content)));
     }
     let sum = |total: u64, moved: u64| async move { Ok::<u64, Fault>(total + moved) };
     let mounted = stream::iter(mounts).buffer_unordered(PARALLEL).try_fold(0, sum).await?;
@@ -339,28 +336,21 @@ async fn bring(
     Ok(size)
 }
 
-async fn upload(digest: Digest, content: &Bytes, repository: &dyn Destination) -> Result<u64, Fault> {
-    if repository.holds(&digest).await?.is_some() {
-        return Ok(0);
-    }
-    let content = content.clone();
-    let (_, size) = repository
-        .upload(Upload {
-            digest: Some(digest),
-            size: Some(content.len() as u64),
-            bytes: stream::once(async move { Ok(content) }).boxed(),
-        })
-        .await?;
-    Ok(size)
-}
-
 /// The index of packages that stands under a tag.
 pub(super) struct Standing {
     descriptor: Descriptor,
-    pub(super) entries: Vec<Descriptor>,
+    entries: Vec<Descriptor>,
 }
 
 impl Standing {
+    /// The manifest of the package of that architecture.
+    pub fn of(&self, architecture: &str) -> Option<&Digest> {
+        let platform = Artifact::platform(architecture);
+        let mut entries = self.entries.iter();
+        let entry = entries.find(|entry| entry.platform.as_ref() == Some(&platform))?;
+        Some(&entry.digest)
+    }
+
     fn holds(&self, entry: &Descriptor) -> bool {
         self.entries
             .iter()

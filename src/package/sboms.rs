@@ -15,7 +15,7 @@ use futures::stream::{self, TryStreamExt as _};
 
 use super::archive::{Archive, Entry, Origin};
 use super::artifact::ArtifactImage;
-use super::publish::{BroughtImage, PARALLEL, read_image};
+use super::publish::{BroughtImage, PARALLEL, read_images};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Content, Descriptor, Digest, Document, Platform, Reference};
 use crate::sbom::{self, CONTENT_LIMIT, Format, Sboms, Syft, is_catalogued};
@@ -51,11 +51,7 @@ impl PackageSboms {
     /// Reads what `images` consist of, keeps it in their `documents`, and asks for the SBOMs of each: one request for each
     /// manifest that has not been asked about.
     pub async fn look(images: &mut [BroughtImage]) -> Result<Self, Fault> {
-        let mut reads = Vec::with_capacity(images.len());
-        for image in images.iter() {
-            reads.push(read_image(image));
-        }
-        let read: Vec<ArtifactImage> = stream::iter(reads).buffered(PARALLEL).try_collect().await?;
+        let read = read_images(images).await?;
         let mut subjects = Vec::new();
         for (image, read) in images.iter_mut().zip(read) {
             subjects.extend(subjects_of(&read, &image.destination));

@@ -1,6 +1,5 @@
 //! Signs what stands in a registry or layout: the one place that writes signatures.
 
-use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::artifact::SignDefinition;
@@ -9,7 +8,7 @@ use super::publish::{BroughtImage, Published};
 use crate::fault::{Fault, Reason};
 use crate::oci::Descriptor;
 use crate::signing::{Bundle, Referrer, SigningKey, Statement};
-use crate::transfer::{Destination, Upload};
+use crate::transfer::Destination;
 
 /// Signatures that are written at once.
 const PARALLEL: usize = 8;
@@ -35,15 +34,7 @@ pub async fn attest(
     let new = repository.digest_of(digest.as_str()).await?.is_none();
     if new {
         for (digest, content) in &referrer.blobs {
-            if repository.holds(digest).await?.is_none() {
-                let content = content.clone();
-                let upload = Upload {
-                    digest: Some(digest.clone()),
-                    size: Some(content.len() as u64),
-                    bytes: stream::once(async move { Ok::<Bytes, Fault>(content) }).boxed(),
-                };
-                repository.upload(upload).await?;
-            }
+            repository.keep(digest, content.clone()).await?;
         }
     }
     // Also where it stands: whoever wrote it may have been killed before it was listed.

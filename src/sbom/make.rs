@@ -3,13 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
-use futures::stream;
 
 use super::{Format, Sbom, Sboms, Syft, normalise, referrer};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document};
-use crate::transfer::{Destination, Upload};
+use crate::transfer::Destination;
 
 /// The longest SBOM in bytes. One is held in memory while it is made.
 pub const CONTENT_LIMIT: usize = 64 * 1024 * 1024;
@@ -89,7 +87,8 @@ pub async fn make(syft: &Syft, destination: &dyn Destination, manifest: &Documen
         let sbom = read(format).await?;
         sboms.contents.insert(format, store(sbom, format, destination).await?);
     }
-    put(&Descriptor::empty(), Bytes::from_static(b"{}"), destination).await?;
+    let empty = Descriptor::empty();
+    destination.keep(&empty.digest, Bytes::from_static(b"{}")).await?;
     for (format, content) in &sboms.contents {
         let document = referrer(subject, *format, &sboms.tool, content)
             .map_err(|error| Fault::stalled(Reason::SbomFailed, error.to_string()))?;
@@ -101,19 +100,6 @@ pub async fn make(syft: &Syft, destination: &dyn Destination, manifest: &Documen
 async fn store(sbom: Sbom, format: Format, destination: &dyn Destination) -> Result<Descriptor, Fault> {
     let Sbom { content, .. } = sbom;
     let blob = Descriptor::new(format.media_type(), Digest::of(&content), content.len() as u64);
-    put(&blob, content, destination).await?;
+    destination.keep(&blob.digest, content).await?;
     Ok(blob)
-}
-
-async fn put(blob: &Descriptor, content: Bytes, destination: &dyn Destination) -> Result<(), Fault> {
-    if destination.holds(&blob.digest).await?.is_none() {
-        destination
-            .upload(Upload {
-                digest: Some(blob.digest.clone()),
-                size: Some(blob.size),
-                bytes: stream::once(async move { Ok(content) }).boxed(),
-            })
-            .await?;
-    }
-    Ok(())
 }

@@ -7,8 +7,6 @@ use bytes::Bytes;
 use super::bundle::{BUNDLE, Bundle};
 use crate::oci::{Descriptor, Digest, Document, DocumentError, Manifest};
 
-/// The media type of an empty config (OCI image specification, "Guidance for an Empty Descriptor").
-const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 /// The annotation by which cosign says what form a bundle's content has.
 const CONTENT: &str = "dev.sigstore.bundle.content";
 /// The annotation by which cosign says what type of statement a bundle has.
@@ -29,8 +27,8 @@ impl Referrer {
     /// the same digest.
     pub fn of(subject: &Descriptor, predicate: &str, bundle: &Bundle) -> Result<Self, DocumentError> {
         let (config, layer) = (Bytes::from_static(b"{}"), bundle.json());
-        let descriptor = |kind: &str, content: &Bytes| Descriptor::new(kind, Digest::of(content), content.len() as u64);
-        let mut manifest = Manifest::new(descriptor(EMPTY, &config), vec![descriptor(BUNDLE, &layer)]);
+        let layer_descriptor = Descriptor::new(BUNDLE, Digest::of(&layer), layer.len() as u64);
+        let mut manifest = Manifest::new(Descriptor::empty(), vec![layer_descriptor]);
         manifest.artifact_type = Some(BUNDLE.to_owned());
         manifest.subject = Some(Descriptor::new(
             subject.media_type.clone(),

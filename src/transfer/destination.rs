@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, StreamExt as _};
 
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document};
@@ -52,7 +54,7 @@ pub trait Destination: Send + Sync {
     async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault>;
 
     /// The content of a small blob, at most `limit` bytes long; its digest is verified.
-    async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<bytes::Bytes>, Fault>;
+    async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault>;
 
     /// The content of a blob of any size, if this repository holds it. Whoever takes it verifies it.
     async fn read(&self, blob: &Descriptor) -> Result<Option<ByteStream<'_>>, Fault>;
@@ -67,6 +69,19 @@ pub trait Destination: Send + Sync {
     /// Stores a blob and returns the digest and size in bytes of what was stored. It becomes visible only
     /// when whole and verified.
     async fn upload(&self, blob: Upload<'_>) -> Result<(Digest, u64), Fault>;
+
+    /// Stores `content`, whose digest is `digest`, unless it stands here; gives the bytes that were sent.
+    async fn keep(&self, digest: &Digest, content: Bytes) -> Result<u64, Fault> {
+        if self.holds(digest).await?.is_some() {
+            return Ok(0);
+        }
+        let stored = self.upload(Upload {
+            digest: Some(digest.clone()),
+            size: Some(content.len() as u64),
+            bytes: stream::once(async move { Ok(content) }).boxed(),
+        });
+        Ok(stored.await?.1)
+    }
 
     /// Stores a manifest or index, under `tag` if one is given, else under its digest only.
     async fn publish(&self, document: &Document, tag: Option<&str>) -> Result<(), Fault>;
