@@ -141,10 +141,8 @@ impl Packages {
         }
         let (key, now) = (self.key(package, None), Instant::now());
         // A choice that failed is tried again in its time, and nothing else happens before.
-        match following.memory.postponed(&uid, &key, now) {
-            Some(Decision::Wait(left)) => return Ok(Followable::Later(Some(left))),
-            Some(_) => return Ok(Followable::Later(None)),
-            None => {}
+        if let Some(postponed) = following.memory.postponed(&uid, &key, now) {
+            return Ok(Followable::Later(postponed.left()));
         }
         let known = known.filter(|chosen| chosen.key == key);
         let view = View {
@@ -247,7 +245,5 @@ async fn choose(
     followed: Vec<Followed>,
 ) -> Result<Vec<Selection>, Fault> {
     let place = packages.place(package).await?;
-    let (client, settings) = (&packages.client, &packages.settings);
-    let reached = Reached::by_package(client, settings, &packages.registries, package, &place);
-    select(&followed, &reached).await
+    select(&followed, &Reached::by_package(packages, package, &place)).await
 }

@@ -332,10 +332,8 @@ impl Packages {
     /// What to do about a package whose plan failed before and that has not changed since.
     fn postponed(&self, package: &JackalPackage) -> Option<Option<Duration>> {
         let uid = package.uid().unwrap_or_default();
-        match self.memory.postponed(&uid, &self.key(package, None), Instant::now())? {
-            Decision::Wait(left) => Some(Some(left)),
-            _ => Some(None),
-        }
+        let postponed = self.memory.postponed(&uid, &self.key(package, None), Instant::now());
+        postponed.map(Decision::left)
     }
 
     fn is_ready(&self, package: &JackalPackage, rows: &[PackagedImage]) -> bool {

@@ -129,13 +129,7 @@ async fn build(
 ) -> Result<(), End> {
     let mut images = brought(packages, publication)?;
     let look = async {
-        let reached = Reached::by_package(
-            &packages.client,
-            &packages.settings,
-            &packages.registries,
-            package,
-            &publication.place,
-        );
+        let reached = Reached::by_package(packages, package, &publication.place);
         let found = fetch::gather(&package.spec.components, &reached, &packages.charts).await?;
         let sboms = Sboms::look(packages, package, &mut images).await?;
         let built = assemble(packages, package, publication, &images, &found, &sboms).await?;

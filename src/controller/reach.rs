@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use kube::{Client, ResourceExt as _};
 use tokio::sync::OnceCell;
 
+use super::packages::Packages;
 use crate::api::v1alpha1::{JackalPackage, LocalReference};
 use crate::fault::Fault;
 use crate::fetch::Reach;
@@ -31,22 +32,16 @@ pub(super) struct Reached<'a> {
 
 impl<'a> Reached<'a> {
     /// Of a package.
-    pub fn by_package(
-        client: &'a Client,
-        settings: &'a Settings,
-        registries: &'a Arc<Registries>,
-        package: &'a JackalPackage,
-        place: &'a Place,
-    ) -> Self {
+    pub fn by_package(packages: &'a Packages, package: &'a JackalPackage, place: &'a Place) -> Self {
         Self {
-            client,
-            settings,
-            registries,
+            client: &packages.client,
+            settings: &packages.settings,
+            registries: &packages.registries,
             place,
             namespace: package.namespace().unwrap_or_default(),
             pull_secrets: &package.spec.image_pull_secrets,
             account: package.spec.service_account_name.as_deref(),
-            idle: settings.idle(package.spec.timeout),
+            idle: packages.settings.idle(package.spec.timeout),
             keychain: OnceCell::new(),
         }
     }

@@ -11,7 +11,7 @@ use reqwest::Method;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, LINK};
 use serde::Deserialize;
 
-use super::client::{Answer, Call, FAILURE_LIMIT, body_within};
+use super::client::{Answer, Call, FAILURE_LIMIT};
 use super::error::{Error, Kind, spoken};
 use super::locks::lock_of;
 use super::repository::Repository;
@@ -150,10 +150,7 @@ impl Repository {
                 _ => return Err(answer.failure().await),
             }
             let next = answer.header(LINK).and_then(next_page).map(str::to_owned);
-            let read = body_within(&mut answer.response, MANIFEST_LIMIT, &call.label);
-            let body = tokio::time::timeout(registry.idle(), read)
-                .await
-                .map_err(|_| Error::timed_out(&call.label, registry.idle()))??;
+            let body = self.body(&mut answer, MANIFEST_LIMIT).await?;
             let page: Page = serde_json::from_slice(&body)
                 .map_err(|_| Error::new(Kind::Protocol, &call.label, "the answer is not a list of referrers"))?;
             found.extend(page.manifests);
@@ -170,12 +167,8 @@ impl Repository {
 
     /// Whether an answer says that it is the repository that is not there, which tells nothing of the API.
     async fn is_unknown(&self, answer: &mut Answer) -> bool {
-        let label = answer.label.clone();
-        let read = body_within(&mut answer.response, FAILURE_LIMIT, &label);
-        match tokio::time::timeout(self.registry().idle(), read).await {
-            Ok(Ok(body)) => spoken(&body).0.iter().any(|code| code == "NAME_UNKNOWN"),
-            _ => false,
-        }
+        let body = self.body(answer, FAILURE_LIMIT).await;
+        body.is_ok_and(|body| spoken(&body).0.iter().any(|code| code == "NAME_UNKNOWN"))
     }
 
     async fn referrers_by_tag(&self, subject: &Digest) -> Result<Vec<Descriptor>, Error> {

@@ -232,7 +232,8 @@ impl Repository {
         }
     }
 
-    async fn body(&self, answer: &mut Answer, limit: usize) -> Result<Bytes, Error> {
+    /// The body of `answer`, within `limit` bytes and the time that the registry may stand still.
+    pub(super) async fn body(&self, answer: &mut Answer, limit: usize) -> Result<Bytes, Error> {
         let idle = self.registry.idle();
         let label = answer.label.clone();
         tokio::time::timeout(idle, body_within(&mut answer.response, limit, &label))

@@ -4,7 +4,7 @@ use reqwest::Method;
 use reqwest::header::LINK;
 use serde::Deserialize;
 
-use super::client::{Call, body_within};
+use super::client::Call;
 use super::error::{Error, Kind};
 use super::repository::Repository;
 use super::token::Scope;
@@ -32,10 +32,7 @@ impl Repository {
                 return Ok(Some(tags));
             }
             let next = answer.header(LINK).and_then(next_page).map(str::to_owned);
-            let read = body_within(&mut answer.response, PAGE_LIMIT, &call.label);
-            let body = tokio::time::timeout(registry.idle(), read)
-                .await
-                .map_err(|_| Error::timed_out(&call.label, registry.idle()))??;
+            let body = self.body(&mut answer, PAGE_LIMIT).await?;
             let page: Page = serde_json::from_slice(&body)
                 .map_err(|_| Error::new(Kind::Protocol, &call.label, "the answer is not a list of tags"))?;
             tags.extend(page.tags.unwrap_or_default());

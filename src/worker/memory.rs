@@ -52,6 +52,16 @@ pub enum Decision {
     Rest,
 }
 
+impl Decision {
+    /// For how long is to be waited, where time ends it.
+    pub fn left(self) -> Option<Duration> {
+        match self {
+            Self::Wait(left) => Some(left),
+            Self::Rest | Self::Run => None,
+        }
+    }
+}
+
 /// What the object's status says, as far as it matters for the decision.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
