@@ -4,21 +4,22 @@ mod check;
 mod following;
 mod moves;
 mod reach;
+mod report;
 mod sboms;
 mod target;
+mod works;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use kube::ResourceExt as _;
-use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use self::report::{Failure, Report, Row};
 use self::target::Target;
+use self::works::Works;
 use super::cluster::duration;
 use super::engine::EngineFlags;
 use super::limits::LimitFlags;
@@ -26,19 +27,12 @@ use super::package_file::Given;
 use super::progress::{Display, Output, bytes};
 use super::sbom::SbomFlags;
 use super::{UNUSABLE, Unusable, credentials, key, package_file};
-use crate::api::v1alpha1::{Differential, JackalPackageSpec, MissingImage, PinnedChart, SourceKind};
-use crate::fault::{Disposition, Fault, Reason};
-use crate::oci::{Compression, Document, Reference, ReferrersPolicy};
-use crate::package::{
-    BroughtImage, Contents, Definition, Division, Plan, PlannedImage, VerifiedSource, component, definition_signer,
-    publish, repository, requirements, sign_published,
-};
+use crate::api::v1alpha1::JackalPackageSpec;
+use crate::fault::Fault;
+use crate::package::{BroughtImage, Definition, Parts, Plan, PlannedImage, assemble, component, repository};
 use crate::registry::{Endpoint, Registry};
-use crate::signing::{Requirement, SigningKey};
-use crate::source::containerd::Containerd;
-use crate::source::docker::Docker;
-use crate::source::{ImageSource, RegistrySource};
-use crate::transfer::{Destination, KnownBlobs, LayoutDestination, RegistryDestination, Standing, Transfer};
+use crate::signing::SigningKey;
+use crate::transfer::{Standing, Transfer};
 
 /// Build a package without a cluster.
 ///
@@ -82,132 +76,6 @@ pub(super) struct Build {
     /// where the Secret stands beside the package in its file.
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
-}
-
-/// What is printed with `--output json`, whatever comes of it.
-#[derive(Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Report {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    package: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    version: Option<String>,
-    dry_run: bool,
-    /// The digest of the artifact's manifest; absent on a dry run.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    digest: Option<String>,
-    changed: bool,
-    moved_bytes: u64,
-    /// Those that did not fail.
-    images: Vec<Row>,
-    /// The charts with the content that was found.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    charts: Vec<PinnedChart>,
-    /// What manifests and charts name and `images` lack.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    missing_images: Vec<MissingImage>,
-    /// How far the SBOMs are; absent where none are made.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sboms: Option<sboms::Row>,
-    /// What is left out, because an earlier version holds it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    differential: Option<Differential>,
-    /// Empty when all is well.
-    failures: Vec<Failure>,
-}
-
-/// Something that failed; the rest was done all the same.
-#[derive(Debug, Serialize)]
-struct Failure {
-    /// The image; absent where it was not about one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    image: Option<String>,
-    reason: String,
-    message: String,
-    #[serde(skip)]
-    stalled: bool,
-}
-
-impl Failure {
-    fn of(image: &str, fault: Fault) -> Self {
-        Self {
-            image: Some(image.to_owned()),
-            ..fault.into()
-        }
-    }
-}
-
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
-        Self {
-            image: None,
-            reason: fault.reason.to_string(),
-            stalled: fault.disposition == Disposition::Stalled,
-            message: fault.message,
-        }
-    }
-}
-
-impl From<Unusable> for Failure {
-    fn from(unusable: Unusable) -> Self {
-        Self {
-            image: None,
-            reason: "Unusable".to_owned(),
-            message: unusable.0,
-            stalled: true,
-        }
-    }
-}
-
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        let error = match error.downcast::<Fault>() {
-            Ok(fault) => return fault.into(),
-            Err(error) => error,
-        };
-        match error.downcast::<Unusable>() {
-            Ok(unusable) => unusable.into(),
-            Err(error) => Self {
-                image: None,
-                reason: "Failed".to_owned(),
-                message: format!("{error:#}"),
-                stalled: false,
-            },
-        }
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.image {
-            // Most messages name it themselves.
-            Some(image) if !self.message.contains(image) => write!(formatter, "{image}: {}", self.message),
-            _ => formatter.write_str(&self.message),
-        }
-    }
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Row {
-    image: String,
-    name: String,
-    source_digest: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    digest: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    method: Option<String>,
-    /// Why a better way was not taken, or not for all of the image.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    method_reason: Option<String>,
-    moved_bytes: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    moved_blobs: Option<u64>,
-    /// Manifests that were written of those that refer to the image: signatures, attestations, SBOMs.
-    moved_referrers: usize,
-    current: bool,
-    #[serde(skip)]
-    documents: Vec<Document>,
 }
 
 impl Build {
@@ -309,31 +177,17 @@ impl Build {
         let destination = works.destination(&name)?;
         let mut archives = component::archives(spec, &found);
         archives.extend(self.sboms(spec, &mut brought, &display, report).await?);
-        let definition = match &key {
-            Some(_) => definition.signed(),
-            None => definition,
-        };
-        let division = Division::of(definition, spec, &brought, &*destination).await?;
-        let signer = definition_signer(&division.definition, key.as_ref());
-        let contents = Contents {
-            omitted: &division.omitted,
+        let parts = Parts {
+            definition,
+            spec,
+            images: &brought,
             archives: &archives,
-            sign: signer.as_deref(),
-            ..Contents::from(&division.images[..])
+            key: key.as_ref(),
+            previous: None,
         };
-        let published = publish(
-            &division.definition,
-            contents,
-            &*destination,
-            spec.version(),
-            async |_| Ok(()),
-        )
-        .await?;
-        if let Some(key) = &key {
-            let images = spec.signing.as_ref().is_some_and(|signing| signing.images);
-            let images = images.then_some(&division.images[..]);
-            report.changed |= sign_published(key, &published, &*destination, images).await?;
-        }
+        let assembled = assemble(parts, &*destination, async |_| Ok(())).await?;
+        let published = assembled.published;
+        report.changed |= assembled.signed;
         report.changed |= published.changed;
         report.moved_bytes += published.moved_bytes;
         let digest = published.manifest.to_string();
@@ -343,7 +197,7 @@ impl Build {
             bytes(report.moved_bytes)
         ));
         report.digest = Some(digest);
-        report.differential = division.status(published.saved_bytes);
+        report.differential = assembled.differential;
         if let Some(left_out) = &report.differential {
             let saved = bytes(published.saved_bytes);
             display.say(&format!(
@@ -442,124 +296,6 @@ impl Build {
                 && outcome.referrers == 0
                 && outcome.method == crate::source::Method::Unchanged,
             documents: outcome.documents,
-        })
-    }
-}
-
-/// The open ends: the destination, and every source that the plan reads.
-struct Works {
-    target: Target,
-    destination: Option<Registry>,
-    registries: HashMap<String, Registry>,
-    docker: Option<Arc<Docker>>,
-    containerd: Option<Arc<Containerd>>,
-    known: Arc<KnownBlobs>,
-    /// What images must satisfy, by the image and the kind of its source.
-    requirements: HashMap<(Reference, SourceKind), Vec<Requirement>>,
-}
-
-impl Works {
-    async fn open(build: &Build, plan: &Plan, target: Target, idle: Duration, given: &Given) -> anyhow::Result<Self> {
-        let mut required = HashMap::new();
-        for planned in &plan.images {
-            let asked = requirements(&planned.verify, given).await?;
-            required.insert((planned.image.clone(), planned.spec.source), asked);
-        }
-        let open = async |host: &str, plain_http: bool| build.open(host, plain_http, idle).await;
-        let destination = match &target {
-            Target::Registry { host, .. } => Some(open(host, build.insecure).await?),
-            Target::Layout(_) => None,
-        };
-        let mut registries = HashMap::new();
-        let (mut docker, mut containerd) = (None, None);
-        for planned in &plan.images {
-            match planned.spec.source {
-                SourceKind::Docker if docker.is_none() => {
-                    docker = Some(Arc::new(build.engine.docker(idle)?));
-                }
-                SourceKind::Containerd if containerd.is_none() => {
-                    containerd = Some(Arc::new(build.engine.containerd(idle)?));
-                }
-                SourceKind::Registry if !registries.contains_key(planned.image.registry()) => {
-                    let host = planned.image.registry();
-                    let plain_http = build.is_plain_http(host, &target);
-                    // One client for a registry, that its limits hold for all that is asked of it.
-                    let shared = destination
-                        .as_ref()
-                        .filter(|to| to.host() == host && plain_http == build.insecure);
-                    let registry = match shared {
-                        Some(destination) => destination.clone(),
-                        None => open(host, plain_http).await?,
-                    };
-                    registries.insert(host.to_owned(), registry);
-                }
-                _ => {}
-            }
-        }
-        Ok(Self {
-            target,
-            destination,
-            registries,
-            docker,
-            containerd,
-            known: Arc::default(),
-            requirements: required,
-        })
-    }
-
-    fn transfer(
-        &self,
-        planned: &PlannedImage,
-        (compression, referrers): (Compression, ReferrersPolicy),
-    ) -> Result<Transfer, Fault> {
-        Ok(Transfer {
-            source: self.verified_source(planned)?,
-            reference: planned.image.clone(),
-            platforms: planned
-                .spec
-                .platforms
-                .iter()
-                .map(|text| text.parse())
-                .collect::<Result<_, crate::oci::PlatformError>>()
-                .map_err(|error| Fault::stalled(Reason::InvalidSpec, error.to_string()))?,
-            destination: self.destination(&planned.location.repository)?,
-            location: planned.location.clone(),
-            compression,
-            referrers,
-            progress: Arc::default(),
-            known: Arc::clone(&self.known),
-        })
-    }
-
-    fn verified_source(&self, planned: &PlannedImage) -> Result<Arc<dyn ImageSource>, Fault> {
-        let asked = self.requirements.get(&(planned.image.clone(), planned.spec.source));
-        let asked = asked.cloned().unwrap_or_default();
-        VerifiedSource::of(self.source(planned)?, &planned.image, asked, &Arc::default())
-    }
-
-    fn source(&self, planned: &PlannedImage) -> Result<Arc<dyn ImageSource>, Fault> {
-        let unplanned = || Fault::stalled(Reason::InvalidSpec, format!("{} has no source", planned.image));
-        Ok(match planned.spec.source {
-            SourceKind::Docker => Arc::clone(self.docker.as_ref().ok_or_else(unplanned)?) as Arc<dyn ImageSource>,
-            SourceKind::Containerd => {
-                Arc::clone(self.containerd.as_ref().ok_or_else(unplanned)?) as Arc<dyn ImageSource>
-            }
-            SourceKind::Registry => {
-                let registry = self.registries.get(planned.image.registry()).ok_or_else(unplanned)?;
-                Arc::new(RegistrySource::new(registry.clone()))
-            }
-        })
-    }
-
-    fn destination(&self, repository: &str) -> Result<Arc<dyn Destination>, Fault> {
-        Ok(match (&self.target, &self.destination) {
-            (Target::Layout(directory), _) => Arc::new(LayoutDestination::new(directory, repository)),
-            (Target::Registry { .. }, Some(registry)) => {
-                Arc::new(RegistryDestination::new(registry.repository(repository)))
-            }
-            (Target::Registry { host, .. }, None) => {
-                return Err(Fault::stalled(Reason::InvalidSpec, format!("{host} is not open")));
-            }
         })
     }
 }

@@ -118,9 +118,7 @@ impl Sbom {
         };
         let registry = Registry::new(endpoint).map_err(|error| error.pushing(host))?;
         let destination = RegistryDestination::new(registry.repository(reference.repository()));
-        let identifier = reference.digest().map(ToString::to_string);
-        let identifier = identifier.or(reference.tag().map(str::to_owned)).unwrap_or_default();
-        let digest = destination.digest_of(&identifier).await?;
+        let digest = destination.digest_of(reference.identifier()).await?;
         let digest = digest.ok_or_else(|| Unusable(format!("{reference} is not there")))?;
         Ok(BroughtImage {
             reference,

@@ -21,10 +21,7 @@ use crate::api::v1alpha1::{
 use crate::fault::{Disposition, Fault, Reason};
 use crate::fetch;
 use crate::oci::Digest;
-use crate::package::{
-    BroughtImage, Contents, Definition, Division, Plan, Published, component, definition_signer, publish,
-    sign_published,
-};
+use crate::package::{self, BroughtImage, Definition, Parts, Plan, Published, component};
 use crate::transfer::RegistryDestination;
 use crate::worker::{NamespaceEntries, Place, kube_fault, name_of};
 
@@ -199,15 +196,11 @@ async fn assemble(
     let key = match &spec.signing {
         Some(signing) => {
             let entries = NamespaceEntries::new(&packages.client, &package.namespace().unwrap_or_default());
-            Some((signing, entries.signing_key(signing).await?))
+            Some(entries.signing_key(signing).await?)
         }
         None => None,
     };
     let definition = Definition::of(&package.name_any(), spec, &publication.plan)?.holding(spec, found);
-    let definition = match &key {
-        Some(_) => definition.signed(),
-        None => definition,
-    };
     let destination = RegistryDestination::new(registry.repository(repository(publication, package)));
     let version = package.spec.version();
     let announce = async |digest: &Digest| announce(packages, package, &format!("{version}@{digest}")).await;
@@ -215,23 +208,18 @@ async fn assemble(
     let previous = status.and_then(|status| status.artifact.as_ref()?.digest.parse().ok());
     let mut archives = component::archives(spec, found);
     archives.extend(sboms.archive());
-    let division = Division::of(definition, spec, images, &destination).await?;
-    let signer = definition_signer(&division.definition, key.as_ref().map(|(_, key)| key));
-    let contents = Contents {
-        images: &division.images,
-        omitted: &division.omitted,
+    let parts = Parts {
+        definition,
+        spec,
+        images,
         archives: &archives,
+        key: key.as_ref(),
         previous: previous.as_ref(),
-        sign: signer.as_deref(),
     };
-    let published = publish(&division.definition, contents, &destination, version, announce).await?;
-    if let Some((signing, key)) = &key {
-        let images = signing.images.then_some(&division.images[..]);
-        sign_published(key, &published, &destination, images).await?;
-    }
+    let assembled = package::assemble(parts, &destination, announce).await?;
     Ok(Built {
-        differential: division.status(published.saved_bytes),
-        published,
+        differential: assembled.differential,
+        published: assembled.published,
         charts: component::pinned(spec, found),
         missing: component::missing_images(spec, &publication.plan, found),
     })

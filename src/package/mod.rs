@@ -6,6 +6,7 @@
 
 mod archive;
 mod artifact;
+mod assembly;
 pub mod component;
 mod definition;
 mod differential;
@@ -21,14 +22,14 @@ mod yaml;
 
 pub use archive::{Archive, Archived, Entry, Origin};
 pub use artifact::{Artifact, ArtifactContents, ArtifactImage, Mount, SignDefinition};
+pub use assembly::{Assembled, Parts, assemble};
 pub use definition::Definition;
-pub use differential::{Division, EarlierVersion};
 pub use plan::{Plan, PlannedImage, listed};
 pub use publish::{BroughtImage, Contents, Published, publish};
 pub use requirement::{Entries, requirements};
 pub use sboms::PackageSboms;
 pub use selection::{Followed, Selection, effective, followed, follows};
-pub use signature::{attest, definition_signer, sign, sign_published};
+pub use signature::{attest, sign};
 pub use verification::{SignatureStore, Stored, Verified, VerifiedSource, applicable, verify};
 pub use yaml::yaml;
 

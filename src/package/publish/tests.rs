@@ -194,6 +194,36 @@ pub(super) struct Stage {
     pub(super) images: Vec<BroughtImage>,
 }
 
+impl Stage {
+    /// Publishes the package for amd64 under `tag`.
+    async fn publish(&self, contents: Contents<'_>, tag: &str) -> Result<Published, Fault> {
+        publish(&definition("amd64"), contents, &self.package, tag, unheard).await
+    }
+
+    /// The manifest of a package that was published.
+    async fn manifest(&self, published: &Published) -> Manifest {
+        let document = self
+            .package
+            .document(published.manifest.as_str())
+            .await
+            .unwrap()
+            .unwrap();
+        document.manifest().unwrap().clone()
+    }
+
+    /// The content of the package's file `path`.
+    fn file(&self, manifest: &Manifest, path: &str) -> Bytes {
+        let digest = &titled(manifest, path).digest;
+        self.registry.blobs.lock().unwrap()[&self.package.key(digest)].clone()
+    }
+}
+
+/// The layer of the package's file `path`.
+fn titled<'a>(manifest: &'a Manifest, path: &str) -> &'a Descriptor {
+    let is = |layer: &&Descriptor| layer.annotations["org.opencontainers.image.title"] == path;
+    manifest.layers.iter().find(is).unwrap()
+}
+
 /// Two images that share a layer, one of them an index, in a registry of their own.
 pub(super) async fn stage() -> Stage {
     let registry = Arc::<Registry>::default();
@@ -254,26 +284,12 @@ fn may_run_on_any_thread() {
 #[tokio::test]
 async fn mounts_layers_and_sends_only_what_it_makes() {
     let stage = stage().await;
-    let published = publish(
-        &definition("amd64"),
-        stage.images[..].into(),
-        &stage.package,
-        "1.0.0",
-        unheard,
-    )
-    .await
-    .unwrap();
+    let published = stage.publish(stage.images[..].into(), "1.0.0").await.unwrap();
     assert!(published.changed);
     let index = stage.package.index("1.0.0");
     assert_eq!(index.manifests.len(), 1);
     assert_eq!(index.manifests[0].digest, published.manifest);
-    let manifest = stage
-        .package
-        .document(published.manifest.as_str())
-        .await
-        .unwrap()
-        .unwrap();
-    let manifest = manifest.manifest().unwrap();
+    let manifest = stage.manifest(&published).await;
     // The two configs and the three layers are mounted: all else is sent.
     let mounted: u64 = [
         "base",
@@ -297,15 +313,7 @@ async fn mounts_layers_and_sends_only_what_it_makes() {
 #[tokio::test]
 async fn a_repeat_writes_nothing() {
     let stage = stage().await;
-    let first = publish(
-        &definition("amd64"),
-        stage.images[..].into(),
-        &stage.package,
-        "1.0.0",
-        unheard,
-    )
-    .await
-    .unwrap();
+    let first = stage.publish(stage.images[..].into(), "1.0.0").await.unwrap();
     let writes = stage.registry.writes.load(Ordering::Relaxed);
     let mut images = stage.images.clone();
     images.reverse();
@@ -323,15 +331,7 @@ async fn a_repeat_writes_nothing() {
         }
     );
     // A new version of the same images writes the documents only.
-    let other = publish(
-        &definition("amd64"),
-        images[..].into(),
-        &stage.package,
-        "1.0.1",
-        unheard,
-    )
-    .await
-    .unwrap();
+    let other = stage.publish(images[..].into(), "1.0.1").await.unwrap();
     assert_eq!((other.changed, other.manifest), (true, again.manifest));
     assert_eq!(stage.registry.writes.load(Ordering::Relaxed), writes + 2);
 }
@@ -340,15 +340,7 @@ async fn a_repeat_writes_nothing() {
 async fn sends_what_the_registry_does_not_mount() {
     let stage = stage().await;
     stage.registry.refuses_mounts.store(true, Ordering::Relaxed);
-    let published = publish(
-        &definition("amd64"),
-        stage.images[..].into(),
-        &stage.package,
-        "1.0.0",
-        unheard,
-    )
-    .await
-    .unwrap();
+    let published = stage.publish(stage.images[..].into(), "1.0.0").await.unwrap();
     assert!(published.moved_bytes > published.size);
 }
 
@@ -358,15 +350,7 @@ async fn leaves_what_is_no_package_alone() {
     let image = stage.package.image(&["mine"]).await;
     stage.package.publish(&image, Some("1.0.0")).await.unwrap();
     let writes = stage.registry.writes.load(Ordering::Relaxed);
-    let fault = publish(
-        &definition("amd64"),
-        stage.images[..].into(),
-        &stage.package,
-        "1.0.0",
-        unheard,
-    )
-    .await
-    .unwrap_err();
+    let fault = stage.publish(stage.images[..].into(), "1.0.0").await.unwrap_err();
     assert!(fault.message.contains("is there already and is no package"), "{fault}");
     assert_eq!(stage.registry.writes.load(Ordering::Relaxed), writes);
 }
@@ -376,15 +360,7 @@ async fn says_which_image_is_not_there() {
     let stage = stage().await;
     let mut images = stage.images.clone();
     images[0].digest = Digest::of(b"deleted");
-    let fault = publish(
-        &definition("amd64"),
-        images[..].into(),
-        &stage.package,
-        "1.0.0",
-        unheard,
-    )
-    .await
-    .unwrap_err();
+    let fault = stage.publish(images[..].into(), "1.0.0").await.unwrap_err();
     assert_eq!(fault.disposition, crate::fault::Disposition::Retryable);
     assert!(fault.message.contains("image `docker.io/library/nginx:1`"), "{fault}");
     assert_eq!(stage.package.document("1.0.0").await.unwrap(), None);
@@ -427,28 +403,12 @@ async fn a_tar_is_made_once_for_the_same_content() {
         archives: &first,
         ..Contents::default()
     };
-    let published = publish(&definition("amd64"), contents, &stage.package, "1.0.0", unheard)
-        .await
-        .unwrap();
+    let published = stage.publish(contents, "1.0.0").await.unwrap();
     assert_eq!(opened.load(Ordering::Relaxed), 1);
-    let document = stage
-        .package
-        .document(published.manifest.as_str())
-        .await
-        .unwrap()
-        .unwrap();
-    let layers = &document.manifest().unwrap().layers;
-    let layer = layers
-        .iter()
-        .find(|layer| layer.annotations["org.opencontainers.image.title"] == "components/web.tar")
-        .unwrap();
+    let manifest = stage.manifest(&published).await;
+    let layer = titled(&manifest, "components/web.tar");
     assert_eq!(layer.annotations["dev.jackal.inputs"], first[0].inputs().to_string());
-    let blob = |title: &str| {
-        let titled = |layer: &&Descriptor| layer.annotations["org.opencontainers.image.title"] == title;
-        let digest = &layers.iter().find(titled).unwrap().digest;
-        stage.registry.blobs.lock().unwrap()[&stage.package.key(digest)].clone()
-    };
-    let checksums = blob("checksums.txt");
+    let checksums = stage.file(&manifest, "checksums.txt");
     let line = format!("{} components/web.tar\n", layer.digest.hex());
     assert!(std::str::from_utf8(&checksums).unwrap().contains(&line));
 
@@ -459,9 +419,7 @@ async fn a_tar_is_made_once_for_the_same_content() {
         archives: &again,
         ..contents
     };
-    let repeated = publish(&definition("amd64"), contents, &stage.package, "1.0.0", unheard)
-        .await
-        .unwrap();
+    let repeated = stage.publish(contents, "1.0.0").await.unwrap();
     assert_eq!((opened.load(Ordering::Relaxed), repeated.changed), (0, false));
     assert_eq!(stage.registry.writes.load(Ordering::Relaxed), writes);
 
@@ -470,9 +428,7 @@ async fn a_tar_is_made_once_for_the_same_content() {
         previous: Some(&published.manifest),
         ..contents
     };
-    let newer = publish(&definition("amd64"), contents, &stage.package, "2.0.0", unheard)
-        .await
-        .unwrap();
+    let newer = stage.publish(contents, "2.0.0").await.unwrap();
     assert_eq!((opened.load(Ordering::Relaxed), newer.changed), (0, true));
 
     // Other content does, also when the registry loses it on the way.
@@ -482,9 +438,7 @@ async fn a_tar_is_made_once_for_the_same_content() {
         archives: &other,
         ..contents
     };
-    let changed = publish(&definition("amd64"), contents, &stage.package, "2.0.0", unheard)
-        .await
-        .unwrap();
+    let changed = stage.publish(contents, "2.0.0").await.unwrap();
     assert_eq!((opened.load(Ordering::Relaxed), changed.changed), (3, true));
     assert_ne!(changed.manifest, newer.manifest);
 }
@@ -498,21 +452,9 @@ async fn the_definition_is_signed_as_it_stands_in_the_artifact() {
         sign: Some(sign),
         ..Contents::default()
     };
-    let published = publish(&definition("amd64"), contents, &stage.package, "1.0.0", unheard)
-        .await
-        .unwrap();
-    let document = stage
-        .package
-        .document(published.manifest.as_str())
-        .await
-        .unwrap()
-        .unwrap();
-    let blob = |title: &str| {
-        let layers = &document.manifest().unwrap().layers;
-        let titled = |layer: &&Descriptor| layer.annotations["org.opencontainers.image.title"] == title;
-        let digest = &layers.iter().find(titled).unwrap().digest;
-        stage.registry.blobs.lock().unwrap()[&stage.package.key(digest)].clone()
-    };
+    let published = stage.publish(contents, "1.0.0").await.unwrap();
+    let manifest = stage.manifest(&published).await;
+    let blob = |path: &str| stage.file(&manifest, path);
     assert_eq!(blob("zarf.bundle.sig"), Digest::of(&blob("zarf.yaml")).to_string());
     // Of signatures nothing stands in the checksums, which the definition names.
     assert!(

@@ -1,0 +1,77 @@
+//! The whole of a publication, in its order: what an earlier version holds is left out, the artifact is brought, and what
+//! is to be signed is signed.
+
+use super::archive::Archive;
+use super::definition::Definition;
+use super::differential::Division;
+use super::publish::{BroughtImage, Contents, Published, publish};
+use super::signature::{definition_signer, sign_published};
+use crate::api::v1alpha1::{Differential, JackalPackageSpec};
+use crate::fault::Fault;
+use crate::oci::Digest;
+use crate::signing::SigningKey;
+use crate::transfer::Destination;
+
+/// What a package is assembled from.
+pub struct Parts<'a> {
+    /// The definition of the whole package.
+    pub definition: Definition,
+    /// What was asked for.
+    pub spec: &'a JackalPackageSpec,
+    /// Its images, which the registry holds.
+    pub images: &'a [BroughtImage],
+    /// Its tars.
+    pub archives: &'a [Archive],
+    /// What signs it, and with `signing.images` each of its images.
+    pub key: Option<&'a SigningKey>,
+    /// As [`Contents::previous`].
+    pub previous: Option<&'a Digest>,
+}
+
+/// What came of it.
+pub struct Assembled {
+    /// The package in the registry.
+    pub published: Published,
+    /// What was left out, where `differentialFrom` asks for it.
+    pub differential: Option<Differential>,
+    /// Whether any signature is new.
+    pub signed: bool,
+}
+
+/// Puts the package together in `repository`, under its version; `announce` is that of [`publish`].
+pub async fn assemble(
+    parts: Parts<'_>,
+    repository: &dyn Destination,
+    announce: impl AsyncFnOnce(&Digest) -> Result<(), Fault>,
+) -> Result<Assembled, Fault> {
+    let Parts {
+        definition, spec, key, ..
+    } = parts;
+    let definition = match key {
+        Some(_) => definition.signed(),
+        None => definition,
+    };
+    let division = Division::of(definition, spec, parts.images, repository).await?;
+    let signer = definition_signer(&division.definition, key);
+    let contents = Contents {
+        images: &division.images,
+        omitted: &division.omitted,
+        archives: parts.archives,
+        sign: signer.as_deref(),
+        previous: parts.previous,
+    };
+    let published = publish(&division.definition, contents, repository, spec.version(), announce).await?;
+    let signed = match key {
+        Some(key) => {
+            let images = spec.signing.as_ref().is_some_and(|signing| signing.images);
+            let images = images.then_some(&division.images[..]);
+            sign_published(key, &published, repository, images).await?
+        }
+        None => false,
+    };
+    Ok(Assembled {
+        differential: division.status(published.saved_bytes),
+        published,
+        signed,
+    })
+}
