@@ -171,6 +171,7 @@ impl Build {
                 reference: planned.listed(),
                 digest: row.digest.as_deref().unwrap_or_default().parse()?,
                 destination: works.destination(&planned.location.repository)?,
+                origin: Some(row.material(planned)?),
                 documents: std::mem::take(&mut row.documents),
             });
         }
@@ -182,6 +183,8 @@ impl Build {
             spec,
             images: &brought,
             archives: &archives,
+            charts: &report.charts,
+            url: &format!("oci://{address}/{name}:{}", spec.version()),
             key: key.as_ref(),
             previous: None,
         };

@@ -125,6 +125,7 @@ impl Sbom {
             digest,
             destination: Arc::new(destination),
             documents: Vec::new(),
+            origin: None,
         })
     }
 }
@@ -148,6 +149,7 @@ async fn in_layout(directory: &Path) -> anyhow::Result<Vec<BroughtImage>> {
             digest: entry.digest.clone(),
             destination: Arc::new(LayoutDestination::new(directory, "image")),
             documents: Vec::new(),
+            origin: None,
         })
     });
     images.collect()

@@ -164,6 +164,25 @@ mod tests {
     }
 
     #[test]
+    fn one_that_follows_an_image_holds_what_it_wrote_last() {
+        let mut old = package("b", 1, json!({}));
+        (old.spec.version, old.spec.version_from) = (None, serde_json::from_value(json!({ "image": "a" })).unwrap());
+        let new = package("a", 2, json!({}));
+        assert_eq!(verdict(&new, &old, RepositoryPolicy::Any), None, "nothing yet");
+        let artifact = |version: &str| {
+            serde_json::from_value(json!({ "artifact": {
+                "digest": "d", "revision": format!("{version}@d"), "url": "u", "size": 1,
+                "lastUpdateTime": "2026-01-01T00:00:00Z",
+            } }))
+            .unwrap()
+        };
+        old.status = artifact("2");
+        assert_eq!(verdict(&new, &old, RepositoryPolicy::Any), None);
+        old.status = artifact("1");
+        assert!(verdict(&new, &old, RepositoryPolicy::Any).is_some());
+    }
+
+    #[test]
     fn who_waits_is_told() {
         let mut waiting = package("a", 2, json!({}));
         let other = package("b", 1, json!({}));

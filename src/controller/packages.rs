@@ -265,6 +265,7 @@ impl Packages {
             package,
             Publication {
                 place,
+                origins: publication::origins(&plan, &images),
                 plan,
                 rows,
                 inputs: publication::inputs(package, &images),

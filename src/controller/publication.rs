@@ -21,7 +21,7 @@ use crate::api::v1alpha1::{
 use crate::fault::{Disposition, Fault, Reason};
 use crate::fetch;
 use crate::oci::Digest;
-use crate::package::{self, BroughtImage, Definition, Parts, Plan, Published, component};
+use crate::package::{self, BroughtImage, Definition, Material, Parts, Plan, PlannedImage, Published, component};
 use crate::transfer::RegistryDestination;
 use crate::worker::{NamespaceEntries, Place, kube_fault, name_of};
 
@@ -30,10 +30,29 @@ pub(super) struct Publication {
     pub place: Place,
     pub plan: Plan,
     pub rows: Vec<PackagedImage>,
+    /// For each image of the plan where it came from, as far as its object says it.
+    pub origins: Vec<Option<Material>>,
     /// A digest of all that the artifact depends on.
     pub inputs: String,
     /// Name and digest of the images that their objects wrote.
     pub written: Vec<(String, String)>,
+}
+
+impl Publication {
+    /// The artifact's repository in its registry.
+    fn path(&self, package: &JackalPackage) -> String {
+        package::repository(&self.place.prefix, &package.name_any())
+    }
+
+    /// The artifact's repository, as pods name it.
+    fn repository(&self, package: &JackalPackage) -> String {
+        format!("{}/{}", self.place.address, self.path(package))
+    }
+
+    /// The artifact, as pods name it.
+    fn url(&self, package: &JackalPackage) -> String {
+        format!("oci://{}:{}", self.repository(package), package.spec.version())
+    }
 }
 
 /// A digest of all that the artifact depends on beside the package's generation.
@@ -48,6 +67,27 @@ pub(super) fn inputs(package: &JackalPackage, images: &[JackalImage]) -> String 
         text.push_str(&format!("\n{} {digest}", image.name_any()));
     }
     Digest::of(text.as_bytes()).to_string()
+}
+
+/// Where the images of `plan` came from, by their objects.
+pub(super) fn origins(plan: &Plan, images: &[JackalImage]) -> Vec<Option<Material>> {
+    let origin = |(planned, image): (&PlannedImage, &JackalImage)| {
+        let status = image.status.as_ref()?;
+        let node = status
+            .assignment
+            .as_ref()
+            .map(|assignment| assignment.node_name.as_str());
+        let parsed = |digest: &Option<String>| digest.as_deref()?.parse().ok();
+        let (source, became) = (parsed(&status.source_digest)?, parsed(&status.digest)?);
+        Some(Material::of_image(
+            planned,
+            node,
+            source,
+            status.method.as_deref(),
+            &became,
+        ))
+    };
+    plan.images.iter().zip(images).map(origin).collect()
 }
 
 /// Why a task has no result.
@@ -166,7 +206,8 @@ struct Built {
 fn brought(packages: &Packages, publication: &Publication) -> Result<Vec<BroughtImage>, Fault> {
     let registry = packages.registries.open(&publication.place.endpoint)?;
     let mut images = Vec::with_capacity(publication.plan.images.len());
-    for (planned, row) in publication.plan.images.iter().zip(&publication.rows) {
+    let rows = publication.rows.iter().zip(&publication.origins);
+    for (planned, (row, origin)) in publication.plan.images.iter().zip(rows) {
         let digest = row.digest.as_deref().unwrap_or_default();
         images.push(BroughtImage {
             reference: planned.listed(),
@@ -177,6 +218,7 @@ fn brought(packages: &Packages, publication: &Publication) -> Result<Vec<Brought
                 registry.repository(&planned.location.repository),
             )),
             documents: Vec::new(),
+            origin: origin.clone(),
         });
     }
     Ok(images)
@@ -201,18 +243,21 @@ async fn assemble(
         None => None,
     };
     let definition = Definition::of(&package.name_any(), spec, &publication.plan)?.holding(spec, found);
-    let destination = RegistryDestination::new(registry.repository(repository(publication, package)));
+    let destination = RegistryDestination::new(registry.repository(publication.path(package)));
     let version = package.spec.version();
     let announce = async |digest: &Digest| announce(packages, package, &format!("{version}@{digest}")).await;
     let status = package.status.as_ref();
     let previous = status.and_then(|status| status.artifact.as_ref()?.digest.parse().ok());
     let mut archives = component::archives(spec, found);
     archives.extend(sboms.archive());
+    let charts = component::pinned(spec, found);
     let parts = Parts {
         definition,
         spec,
         images,
         archives: &archives,
+        charts: &charts,
+        url: &publication.url(package),
         key: key.as_ref(),
         previous: previous.as_ref(),
     };
@@ -220,7 +265,7 @@ async fn assemble(
     Ok(Built {
         differential: assembled.differential,
         published: assembled.published,
-        charts: component::pinned(spec, found),
+        charts,
         missing: component::missing_images(spec, &publication.plan, found),
     })
 }
@@ -245,10 +290,6 @@ async fn announce(packages: &Packages, package: &JackalPackage, revision: &str) 
         .map_err(|error| kube_fault(Reason::PackageFailed, "writing the status", &error))
 }
 
-fn repository(publication: &Publication, package: &JackalPackage) -> String {
-    crate::package::repository(&publication.place.prefix, &package.name_any())
-}
-
 async fn done(
     packages: &Packages,
     package: &JackalPackage,
@@ -259,8 +300,7 @@ async fn done(
     let published = &built.published;
     let (news, planned) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     let version = package.spec.version();
-    let place = format!("{}/{}", publication.place.address, repository(publication, package));
-    let url = format!("oci://{place}:{version}");
+    let (place, url) = (publication.repository(package), publication.url(package));
     let claimed = packages.claimed(package, &place);
     let standing = packages.following.standing(&package.uid().unwrap_or_default());
     let after = Time(jiff::Timestamp::now() + packages.settings.garbage_delay);

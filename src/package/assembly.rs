@@ -4,9 +4,10 @@
 use super::archive::Archive;
 use super::definition::Definition;
 use super::differential::Division;
+use super::provenance;
 use super::publish::{BroughtImage, Contents, Published, publish};
 use super::signature::{definition_signer, sign_published};
-use crate::api::v1alpha1::{Differential, JackalPackageSpec};
+use crate::api::v1alpha1::{Differential, JackalPackageSpec, PinnedChart};
 use crate::fault::Fault;
 use crate::oci::Digest;
 use crate::signing::SigningKey;
@@ -22,7 +23,11 @@ pub struct Parts<'a> {
     pub images: &'a [BroughtImage],
     /// Its tars.
     pub archives: &'a [Archive],
-    /// What signs it, and with `signing.images` each of its images.
+    /// Its charts, with the content that was found.
+    pub charts: &'a [PinnedChart],
+    /// The name that it is known by, `oci://registry/repository:version`.
+    pub url: &'a str,
+    /// What signs it and its provenance, and with `signing.images` each of its images.
     pub key: Option<&'a SigningKey>,
     /// As [`Contents::previous`].
     pub previous: Option<&'a Digest>,
@@ -65,7 +70,10 @@ pub async fn assemble(
         Some(key) => {
             let images = spec.signing.as_ref().is_some_and(|signing| signing.images);
             let images = images.then_some(&division.images[..]);
-            sign_published(key, &published, repository, images).await?
+            let mut materials = provenance::of_components(spec, parts.charts);
+            materials.extend(division.images.iter().filter_map(|image| image.origin.clone()));
+            let provenance = provenance::statement(parts.url, &published, spec, &materials);
+            sign_published(key, &published, &provenance, repository, images).await?
         }
         None => false,
     };

@@ -11,7 +11,7 @@ pub mod component;
 mod definition;
 mod differential;
 mod plan;
-pub mod provenance;
+mod provenance;
 mod publish;
 mod requirement;
 mod sboms;
@@ -25,6 +25,7 @@ pub use artifact::{Artifact, ArtifactContents, ArtifactImage, Mount, SignDefinit
 pub use assembly::{Assembled, Parts, assemble};
 pub use definition::Definition;
 pub use plan::{Plan, PlannedImage, listed};
+pub use provenance::Material;
 pub use publish::{BroughtImage, Contents, Published, publish};
 pub use requirement::{Entries, requirements};
 pub use sboms::PackageSboms;

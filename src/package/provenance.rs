@@ -5,7 +5,9 @@
 
 use serde_json::{Value, json};
 
-use crate::api::v1alpha1::JackalPackageSpec;
+use super::plan::PlannedImage;
+use super::publish::Published;
+use crate::api::v1alpha1::{JackalPackageSpec, PinnedChart, SourceKind};
 use crate::oci::Digest;
 use crate::signing::{Statement, Subject};
 
@@ -19,7 +21,8 @@ const BUILDER: &str = "https://jackal.dev/jackal-operator";
 /// What went into a package.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Material {
-    /// Where it came from, such as `oci://ghcr.io/x/app:1` or `docker://node-1/x/app:1`.
+    /// Where it came from: `oci://ghcr.io/x/app:1`, `docker://node-1/ghcr.io/x/app:1`, `containerd://…`, without a node's
+    /// name where it was the machine that ran `build`, or the address that a chart or a file was fetched from.
     pub uri: String,
     /// What its source calls it: the digest of a manifest or of content, or a docker engine's image ID.
     pub digest: Digest,
@@ -29,14 +32,71 @@ pub struct Material {
     pub became: Option<Digest>,
 }
 
-/// The statement about the artifact `url` whose index is `index` and whose manifest is `manifest`.
-pub fn statement(
-    url: &str,
-    manifest: &Digest,
-    index: &Digest,
-    spec: &JackalPackageSpec,
-    materials: &[Material],
-) -> Statement {
+impl Material {
+    /// An image. `node` is whose engine it was read from, `method` as its status says it, `became` its digest in the
+    /// registry.
+    pub fn of_image(
+        planned: &PlannedImage,
+        node: Option<&str>,
+        source_digest: Digest,
+        method: Option<&str>,
+        became: &Digest,
+    ) -> Self {
+        let node = node.unwrap_or_default();
+        let uri = match planned.spec.source {
+            SourceKind::Registry => format!("oci://{}", planned.image),
+            SourceKind::Docker => format!("docker://{node}/{}", planned.image),
+            SourceKind::Containerd => format!("containerd://{node}/{}", planned.image),
+        };
+        Self {
+            uri,
+            became: (source_digest != *became).then(|| became.clone()),
+            digest: source_digest,
+            // What was not read has no way that it was read.
+            method: method.filter(|method| *method != "Unchanged").map(str::to_owned),
+        }
+    }
+}
+
+/// The charts of `spec`, of which `pinned` says the content, and the files that are fetched.
+pub fn of_components(spec: &JackalPackageSpec, pinned: &[PinnedChart]) -> Vec<Material> {
+    let fetched = |uri: String, digest: Option<Digest>| {
+        let digest = digest?;
+        Some(Material {
+            uri,
+            digest,
+            method: None,
+            became: None,
+        })
+    };
+    let mut materials = Vec::new();
+    for component in &spec.components {
+        for chart in &component.charts {
+            let found = pinned
+                .iter()
+                .find(|pinned| pinned.component == component.name && pinned.name == chart.name);
+            let digest = found.and_then(|found| found.digest.parse().ok());
+            // A repository of charts holds many under one address.
+            let uri = match chart.url.strip_prefix("oci://") {
+                Some(reference) => {
+                    let bare = reference.split_once('@').map_or(reference, |(bare, _)| bare);
+                    format!("oci://{bare}:{}", chart.version.replace('+', "_"))
+                }
+                None => format!("{}#{}-{}", chart.url, chart.name, chart.version),
+            };
+            materials.extend(fetched(uri, digest));
+        }
+        for file in &component.files {
+            let digest = file.sha256.as_ref();
+            let digest = digest.and_then(|hex| format!("sha256:{hex}").parse().ok());
+            materials.extend(file.url.clone().and_then(|url| fetched(url, digest)));
+        }
+    }
+    materials
+}
+
+/// The statement about the artifact `published` with the name `url`.
+pub fn statement(url: &str, published: &Published, spec: &JackalPackageSpec, materials: &[Material]) -> Statement {
     let subject = |digest: &Digest| Subject {
         name: url.to_owned(),
         ..Subject::of(digest)
@@ -52,7 +112,8 @@ pub fn statement(
         },
         "runDetails": {"builder": {"id": BUILDER, "version": {"jackal-operator": env!("CARGO_PKG_VERSION")}}},
     });
-    Statement::new(vec![subject(manifest), subject(index)], PREDICATE_TYPE, predicate)
+    let subjects = vec![subject(&published.manifest), subject(&published.index)];
+    Statement::new(subjects, PREDICATE_TYPE, predicate)
 }
 
 fn dependency(material: &Material) -> Value {
@@ -73,6 +134,7 @@ fn dependency(material: &Material) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::package::Plan;
 
     #[test]
     fn says_what_was_built_from_what() {
@@ -88,17 +150,26 @@ mod tests {
         };
         let one = material("docker://node-1/docker.io/library/nginx:1", Some(Digest::of(b"pushed")));
         let two = material("oci://ghcr.io/x/app:2", None);
-        let (manifest, index) = (Digest::of(b"manifest"), Digest::of(b"index"));
+        let published = Published {
+            manifest: Digest::of(b"manifest"),
+            index: Digest::of(b"index"),
+            size: 0,
+            moved_bytes: 0,
+            saved_bytes: 0,
+            changed: true,
+            subjects: Vec::new(),
+            images: Default::default(),
+        };
         let made = |materials: &[Material]| {
-            let statement = statement("oci://r/web:1", &manifest, &index, &spec, materials);
+            let statement = statement("oci://r/web:1", &published, &spec, materials);
             serde_json::to_vec(&statement).unwrap()
         };
         let text = made(&[two.clone(), one.clone(), two.clone()]);
         assert_eq!(text, made(&[one, two]), "in any order, each once");
         let statement: Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
-        assert_eq!(statement["subject"][0]["digest"]["sha256"], manifest.hex());
-        assert_eq!(statement["subject"][1]["digest"]["sha256"], index.hex());
+        assert_eq!(statement["subject"][0]["digest"]["sha256"], published.manifest.hex());
+        assert_eq!(statement["subject"][1]["digest"]["sha256"], published.index.hex());
         let definition = &statement["predicate"]["buildDefinition"];
         assert_eq!(definition["externalParameters"]["spec"]["version"], "1");
         let dependencies = &definition["resolvedDependencies"];
@@ -106,5 +177,58 @@ mod tests {
         assert_eq!(dependencies[0]["uri"], "docker://node-1/docker.io/library/nginx:1");
         assert_eq!(dependencies[0]["annotations"]["became"], Digest::of(b"pushed").as_str());
         assert_eq!(dependencies[1]["annotations"], json!({"method": "DockerGraph"}));
+    }
+
+    #[test]
+    fn names_what_it_was_built_from_by_its_source() {
+        let spec: JackalPackageSpec = serde_json::from_value(json!({
+            "version": "1",
+            "components": [{
+                "name": "web",
+                "images": [
+                    {"image": "nginx:1"}, {"image": "team/app:2", "source": "Docker"},
+                    {"image": "team/db:3", "source": "Containerd"},
+                ],
+                "charts": [
+                    {"name": "podinfo", "version": "6.4.0+1", "namespace": "web", "url": "oci://r.example/charts/podinfo"},
+                    {"name": "redis", "version": "1.0.0", "namespace": "web", "url": "https://charts.example"},
+                ],
+                "files": [
+                    {"target": "a", "url": "https://files.example/a", "sha256": Digest::of(b"file").hex()},
+                    {"target": "b", "inline": "text"},
+                ],
+            }],
+        }))
+        .unwrap();
+        let plan = Plan::of(&spec, "registry.example", "").unwrap();
+        let (source, other) = (Digest::of(b"source"), Digest::of(b"other"));
+        let of = |index: usize, node, method, became| {
+            Material::of_image(&plan.images[index], node, source.clone(), method, became)
+        };
+        let registry = of(0, None, Some("Unchanged"), &source);
+        assert_eq!(registry.uri, "oci://docker.io/library/nginx:1");
+        assert_eq!((registry.method, registry.became), (None, None));
+        let docker = of(1, Some("node-1"), Some("DockerGraph"), &other);
+        assert_eq!(docker.uri, "docker://node-1/docker.io/team/app:2");
+        assert_eq!(docker.method.as_deref(), Some("DockerGraph"));
+        assert_eq!(docker.became, Some(other.clone()));
+        assert_eq!(of(2, None, None, &other).uri, "containerd:///docker.io/team/db:3");
+
+        let pinned = |name: &str, content: &[u8]| PinnedChart {
+            component: "web".to_owned(),
+            name: name.to_owned(),
+            version: "1".to_owned(),
+            digest: Digest::of(content).to_string(),
+        };
+        let found = of_components(&spec, &[pinned("redis", b"redis"), pinned("podinfo", b"podinfo")]);
+        let found: Vec<(&str, &Digest)> = found.iter().map(|one| (one.uri.as_str(), &one.digest)).collect();
+        assert_eq!(
+            found,
+            [
+                ("oci://r.example/charts/podinfo:6.4.0_1", &Digest::of(b"podinfo")),
+                ("https://charts.example#redis-1.0.0", &Digest::of(b"redis")),
+                ("https://files.example/a", &Digest::of(b"file")),
+            ]
+        );
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::archive::{self, Archive, Archived};
 use super::artifact::{Artifact, ArtifactContents, ArtifactImage, Mount, SignDefinition};
 use super::definition::Definition;
+use super::provenance::Material;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Content, Descriptor, Digest, Document, Index, Reference, distinct_blobs, media_type};
 use crate::registry::lock_of;
@@ -46,6 +47,8 @@ pub struct BroughtImage {
     pub destination: Arc<dyn Destination>,
     /// What is known of its manifests already; the others are read there.
     pub documents: Vec<Document>,
+    /// Where it came from, where that is known.
+    pub origin: Option<Material>,
 }
 
 /// What a package is put together from.

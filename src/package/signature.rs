@@ -21,25 +21,43 @@ pub async fn attest(
     subject: &Descriptor,
     repository: &dyn Destination,
 ) -> Result<bool, Fault> {
-    let failed = |error: String| {
-        Fault::stalled(
-            Reason::SigningFailed,
-            format!("the signature of {} cannot be made: {error}", subject.digest),
-        )
-    };
-    let bundle = Bundle::of_statement(key, statement).map_err(|error| failed(error.to_string()))?;
-    let referrer = Referrer::of(subject, &statement.predicate_type, &bundle);
-    let referrer = referrer.map_err(|error| failed(error.to_string()))?;
-    let digest = referrer.document.digest();
-    let new = repository.digest_of(digest.as_str()).await?.is_none();
-    if new {
-        for (digest, content) in &referrer.blobs {
-            repository.keep(digest, content.clone()).await?;
-        }
-    }
-    // Also where it stands: whoever wrote it may have been killed before it was listed.
-    repository.attach(&referrer.document).await?;
+    let signed = Signed::new(key, statement, subject)?;
+    let new = !signed.stands(repository).await?;
+    signed.attach(new, repository).await?;
     Ok(new)
+}
+
+/// A signed statement, as something that refers to its subject.
+struct Signed(Referrer);
+
+impl Signed {
+    fn new(key: &SigningKey, statement: &Statement, subject: &Descriptor) -> Result<Self, Fault> {
+        let failed = |error: String| {
+            Fault::stalled(
+                Reason::SigningFailed,
+                format!("the signature of {} cannot be made: {error}", subject.digest),
+            )
+        };
+        let bundle = Bundle::of_statement(key, statement).map_err(|error| failed(error.to_string()))?;
+        let referrer = Referrer::of(subject, &statement.predicate_type, &bundle);
+        Ok(Self(referrer.map_err(|error| failed(error.to_string()))?))
+    }
+
+    async fn stands(&self, repository: &dyn Destination) -> Result<bool, Fault> {
+        let found = repository.digest_of(self.0.document.digest().as_str()).await?;
+        Ok(found.is_some())
+    }
+
+    /// Writes it where it is `new`, and lists it.
+    async fn attach(&self, new: bool, repository: &dyn Destination) -> Result<(), Fault> {
+        if new {
+            for (digest, content) in &self.0.blobs {
+                repository.keep(digest, content.clone()).await?;
+            }
+        }
+        // Also where it stands: whoever wrote it may have been killed before it was listed.
+        repository.attach(&self.0.document).await
+    }
 }
 
 /// Signs `subject` by `key`, as `cosign sign` does. True when the signature is new.
@@ -47,23 +65,36 @@ pub async fn sign(key: &SigningKey, subject: &Descriptor, repository: &dyn Desti
     attest(key, &Statement::signature(&subject.digest), subject, repository).await
 }
 
-/// Signs a published package in its `repository`: the index, which the tag names, and the manifest, which a digest may; and
-/// each of `images` in its own. True when any signature is new.
+/// Signs a published package in its `repository`: the index, which the tag names, and the manifest, which a digest may, both
+/// with their `provenance`; and each of `images` in its own. True when any signature is new.
+///
+/// The provenance says how the images were read, which somebody who finds them there does not know any more. So it is
+/// written with the first signature, before it: what is signed has one.
 pub async fn sign_published(
     key: &SigningKey,
     published: &Published,
+    provenance: &Statement,
     repository: &dyn Destination,
     images: Option<&[BroughtImage]>,
 ) -> Result<bool, Fault> {
-    let own = published.subjects.iter().map(|subject| (subject, repository));
+    let mut any = false;
+    for subject in &published.subjects {
+        let signature = Signed::new(key, &Statement::signature(&subject.digest), subject)?;
+        let new = !signature.stands(repository).await?;
+        if new {
+            attest(key, provenance, subject, repository).await?;
+        }
+        signature.attach(new, repository).await?;
+        any |= new;
+    }
     let images = images.into_iter().flatten();
     let images = images.filter_map(|image| Some((published.images.get(&image.digest)?, &*image.destination)));
     let mut signing = Vec::new();
-    for (subject, repository) in own.chain(images) {
+    for (subject, repository) in images {
         signing.push(sign(key, subject, repository));
     }
     let new = stream::iter(signing).buffer_unordered(PARALLEL);
-    new.try_fold(false, |any, new| async move { Ok(any || new) }).await
+    new.try_fold(any, |any, new| async move { Ok(any || new) }).await
 }
 
 /// What signs `definition` by `key` in the package itself, for `zarf package verify`; nothing for one that is not

@@ -240,6 +240,32 @@ fn check_layout(bench: &Bench, registry: &TestRegistry, package: &str) {
 }
 
 #[tokio::test]
+async fn tags_are_chosen_once_and_the_version_with_them() {
+    let (source, to) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V28));
+    let repository = source.repository("team/app");
+    for (seed, tag) in [(1, "6.0.1"), (2, "6.1.0"), (3, "7.0.0"), (4, "latest")] {
+        let document = image(&repository, "linux/amd64", seeded(seed, 1000)).await;
+        put(&repository, &document, Some(tag)).await;
+    }
+    let bench = Bench::new();
+    let app = format!("{}/team/app", source.host);
+    bench.file(
+        "follows.yaml",
+        &format!(
+            "apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {{name: shop}}\n\
+             spec:\n  versionFrom: {{image: '{app}'}}\n  components:\n  - name: web\n    \
+             images: [{{image: '{app}', policy: {{semver: '>=6.0 <7'}}}}]\n"
+        ),
+    );
+    let flags = ["--insecure", "--insecure-registry", &source.host, "--to", &to.host];
+    let report = bench.report(&[&["follows.yaml"], &flags[..]].concat());
+    assert_eq!(report["version"], "6.1.0");
+    assert_eq!(report["images"][0]["image"], format!("{app}:6.1.0"));
+    let standing = to.repository("shop").head_manifest("6.1.0").await.unwrap();
+    assert!(standing.is_some());
+}
+
+#[tokio::test]
 async fn builds_from_docker_20() {
     whole_way("JACKAL_DOCKER20").await;
 }

@@ -38,6 +38,7 @@ async fn images(registry: &TestRegistry) -> Vec<BroughtImage> {
         digest: root.digest().clone(),
         destination: at(registry, repository),
         documents: Vec::new(),
+        origin: None,
     };
     vec![
         brought("nginx:1", &single, "library/nginx"),

@@ -7,6 +7,7 @@ signatures_steps() {
   check 'cosign makes two key pairs' makes_keys
   check 'build: a package and its image signed by a key of cosign; again it writes nothing' signs
   check 'cosign verify: the package and the image, and not by another key' cosign_verifies
+  check 'cosign verify-attestation: where the package came from' attests
   check 'oras discover, cosign tree: the signature beside the package' lists_signatures
   if [ -n "${ZARF:-}" ]; then
     check 'zarf package verify, pull: the signed package, and not by another key' zarf_verifies_signed
@@ -57,6 +58,19 @@ cosign_verifies() {
   if cosign_verify "$WORK/keys/ours.pub" "$DEST/signed/signed:1.0.0" >/dev/null; then note 'the tag verifies too'; else
     note 'the tag does not verify, the digest of an architecture does'
   fi
+}
+
+attests() {
+  local reference
+  for reference in "$DEST/signed/signed:1.0.0" "$DEST/signed/signed@$(cat "$WORK/signed-digest")"; do
+    cosign verify-attestation --type slsaprovenance1 --key "$WORK/keys/ours.pub" --insecure-ignore-tlog=true \
+      --allow-http-registry "$reference" >attestation.json
+    jq -r '.payload' attestation.json | base64 -d >statement.json
+    same 'what it was built from' "oci://$SOURCE/app/oci:1 $(digest_of "$SOURCE/app/oci:1")" \
+      "$(jq -r '.predicate.buildDefinition.resolvedDependencies[] | "\(.uri) sha256:\(.digest.sha256)"' statement.json)"
+    ! cosign verify-attestation --type slsaprovenance1 --key "$WORK/keys/other.pub" --insecure-ignore-tlog=true \
+      --allow-http-registry "$reference" || fail "the provenance of $reference verifies by another key"
+  done
 }
 
 lists_signatures() {

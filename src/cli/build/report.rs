@@ -7,6 +7,7 @@ use crate::api::v1alpha1::{Differential, MissingImage, PinnedChart};
 use crate::cli::Unusable;
 use crate::fault::{Disposition, Fault};
 use crate::oci::Document;
+use crate::package::{Material, PlannedImage};
 
 /// What is printed with `--output json`, whatever comes of it.
 #[derive(Debug, Default, Serialize)]
@@ -132,4 +133,19 @@ pub(super) struct Row {
     pub current: bool,
     #[serde(skip)]
     pub documents: Vec<Document>,
+}
+
+impl Row {
+    /// What it is in the package's provenance.
+    pub fn material(&self, planned: &PlannedImage) -> anyhow::Result<Material> {
+        let became = self.digest.as_deref().unwrap_or_default().parse()?;
+        let source = self.source_digest.parse()?;
+        Ok(Material::of_image(
+            planned,
+            None,
+            source,
+            self.method.as_deref(),
+            &became,
+        ))
+    }
 }

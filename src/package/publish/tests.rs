@@ -247,6 +247,7 @@ pub(super) async fn stage() -> Stage {
         digest: root.digest().clone(),
         destination: Arc::new(destination),
         documents: Vec::new(),
+        origin: None,
     };
     Stage {
         package: repository("podinfo"),

@@ -37,7 +37,8 @@ async fn a_package_and_its_images_are_signed_once() {
         let front = Front::to(&registry.host, |_| Act::Pass);
         let source = TestRegistry::start(Version::V31);
         let app = source.repository("team/app");
-        put(&app, &image(&app, "linux/amd64", noise(5, 1000)).await, Some("1")).await;
+        let root = image(&app, "linux/amd64", noise(5, 1000)).await;
+        put(&app, &root, Some("1")).await;
         let _controller = cluster.controller(&["--insecure-registry", &source.host]);
         let name = format!("shop-{}", format!("{version:?}").to_lowercase());
         let line = format!("{{image: '{}/team/app:1'}}", source.host);
@@ -58,6 +59,16 @@ async fn a_package_and_its_images_are_signed_once() {
         ] {
             person.cosign_verifies(&reference, "cosign.pub").unwrap();
             person.cosign_verifies(&reference, "p384.pub").unwrap_err();
+        }
+        for reference in [format!("{at}/{name}:1"), format!("{at}/{name}@{}", artifact.digest)] {
+            let provenance = person.provenance(&reference, "cosign.pub").unwrap();
+            let built = &provenance["predicate"]["buildDefinition"];
+            assert_eq!(built["externalParameters"]["spec"]["version"], "1");
+            let material = &built["resolvedDependencies"][0];
+            assert_eq!(material["uri"], format!("oci://{}/team/app:1", source.host));
+            assert_eq!(material["digest"]["sha256"], root.digest().hex());
+            assert_eq!(material["annotations"], json!({ "method": "Registry" }));
+            person.provenance(&reference, "p384.pub").unwrap_err();
         }
         // Looked at again, nothing is written.
         let writes = |front: &Front| {

@@ -8,6 +8,7 @@ mod keyless;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest};
 use jackal_operator::registry::Repository;
 use tempfile::TempDir;
@@ -80,6 +81,16 @@ impl Person {
     fn cosign_verifies(&self, reference: &str, key: &str) -> Result<String, String> {
         let key = format!("--key={key}");
         self.cosign(&["verify", &key, "--insecure-ignore-tlog=true", reference])
+    }
+
+    /// The statement of the provenance that cosign verifies by the public key in the file `key`.
+    fn provenance(&self, reference: &str, key: &str) -> Result<serde_json::Value, String> {
+        let key = format!("--key={key}");
+        let kind = ["--type=slsaprovenance1", "--insecure-ignore-tlog=true"];
+        let envelope = self.cosign(&["verify-attestation", &key, kind[0], kind[1], reference])?;
+        let envelope: serde_json::Value = serde_json::from_str(&envelope).unwrap();
+        let payload = BASE64_STANDARD.decode(envelope["payload"].as_str().unwrap()).unwrap();
+        Ok(serde_json::from_slice(&payload).unwrap())
     }
 }
 
