@@ -6,6 +6,7 @@
 //! has concatenated frames give concatenated content), for frames have no such way to be cut.
 
 use std::io;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use flate2::{Compress, FlushCompress, Status};
@@ -30,6 +31,27 @@ pub(super) enum Encoder {
     Zstd(Box<zstd::bulk::Compressor<'static>>),
 }
 
+/// Encoders that wait for a block: as many of each form as were at work at once.
+#[derive(Default)]
+pub(super) struct Idle(Mutex<Vec<Encoder>>);
+
+impl Idle {
+    /// One that waits, or a new one.
+    pub fn take(&self, compression: Compression) -> io::Result<Encoder> {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match waiting.iter().position(|encoder| encoder.encodes(compression)) {
+            Some(at) => Ok(waiting.swap_remove(at)),
+            None => Encoder::new(compression),
+        }
+    }
+
+    /// Takes one back whose block is done.
+    pub fn give(&self, encoder: Encoder) {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.push(encoder);
+    }
+}
+
 /// A block in its compressed form.
 pub(super) struct Encoded {
     pub bytes: Bytes,
@@ -38,16 +60,23 @@ pub(super) struct Encoded {
 }
 
 impl Encoder {
-    /// None for [`Compression::None`], which encodes nothing.
-    pub fn new(compression: Compression) -> io::Result<Option<Self>> {
-        Ok(match compression {
-            Compression::None => None,
+    /// An error for [`Compression::None`], which encodes nothing.
+    fn new(compression: Compression) -> io::Result<Self> {
+        match compression {
+            Compression::None => Err(io::Error::other("nothing to encode")),
             Compression::Gzip => {
                 let deflate = Compress::new(flate2::Compression::new(GZIP_LEVEL), false);
-                Some(Self::Gzip(Box::new(deflate)))
+                Ok(Self::Gzip(Box::new(deflate)))
             }
-            Compression::Zstd => Some(Self::Zstd(Box::new(zstd::bulk::Compressor::new(ZSTD_LEVEL)?))),
-        })
+            Compression::Zstd => Ok(Self::Zstd(Box::new(zstd::bulk::Compressor::new(ZSTD_LEVEL)?))),
+        }
+    }
+
+    fn encodes(&self, compression: Compression) -> bool {
+        matches!(
+            (self, compression),
+            (Self::Gzip(_), Compression::Gzip) | (Self::Zstd(_), Compression::Zstd)
+        )
     }
 
     pub fn encode(&mut self, block: &[u8]) -> io::Result<Encoded> {

@@ -15,7 +15,7 @@ use futures::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::encode::{Encoded, Encoder, head, tail};
+use self::encode::{Encoded, Idle, head, tail};
 use crate::fault::{Fault, Reason};
 use crate::oci::Compression;
 use crate::source::ByteStream;
@@ -35,6 +35,8 @@ struct Limits {
     threads: Arc<Semaphore>,
     /// Blocks under way besides the first of each blob.
     ahead: Arc<Semaphore>,
+    /// Encoders that no thread uses. One has about 1 MB, which each blob would keep for as long as it is under way.
+    idle: Arc<Idle>,
 }
 
 impl Limits {
@@ -45,6 +47,7 @@ impl Limits {
             blocks: (threads + 1).min(PARALLEL),
             threads: Arc::new(Semaphore::new(threads)),
             ahead: Arc::new(Semaphore::new(threads * 2)),
+            idle: Arc::default(),
         }
     }
 }
@@ -67,7 +70,6 @@ fn compress_within<'a>(content: ByteStream<'a>, compression: Compression, limits
         limits,
         filling: BytesMut::new(),
         running: VecDeque::new(),
-        idle: Vec::new(),
         checksum: crc32fast::Hasher::new(),
         length: 0,
         first: true,
@@ -95,8 +97,6 @@ struct Passage<'a> {
     filling: BytesMut,
     /// The blocks under way, in their order.
     running: VecDeque<Running>,
-    /// Encoders whose block is done.
-    idle: Vec<Encoder>,
     /// Over all that was handed on.
     checksum: crc32fast::Hasher,
     length: u64,
@@ -105,7 +105,7 @@ struct Passage<'a> {
 
 struct Running {
     /// Runs by itself: whoever holds a thread's permit must get on also while nobody asks for its block.
-    task: AbortOnDropHandle<Result<(Encoder, Encoded), Fault>>,
+    task: AbortOnDropHandle<Result<Encoded, Fault>>,
     length: u64,
     /// Of the budget that all blobs share; none for a block that began when no other of its blob was under way.
     _ahead: Option<OwnedSemaphorePermit>,
@@ -170,19 +170,15 @@ impl Passage<'_> {
             };
             let length = self.filling.len().min(BLOCK);
             let block = self.filling.split_to(length).freeze();
-            let mut encoder = match self.idle.pop() {
-                Some(encoder) => encoder,
-                None => match Encoder::new(self.compression).map_err(failed)? {
-                    Some(encoder) => encoder,
-                    None => return Ok(()),
-                },
-            };
-            let threads = Arc::clone(&self.limits.threads);
+            let (threads, idle) = (Arc::clone(&self.limits.threads), Arc::clone(&self.limits.idle));
+            let compression = self.compression;
             let task = tokio::spawn(async move {
                 let _thread = threads.acquire_owned().await.map_err(failed)?;
                 let encoded = tokio::task::spawn_blocking(move || {
+                    let mut encoder = idle.take(compression)?;
                     let encoded = encoder.encode(&block)?;
-                    Ok::<_, std::io::Error>((encoder, encoded))
+                    idle.give(encoder);
+                    Ok::<_, std::io::Error>(encoded)
                 });
                 encoded.await.map_err(failed)?.map_err(failed)
             });
@@ -198,10 +194,9 @@ impl Passage<'_> {
     /// The compressed form of the first block under way, which is done.
     fn handed(
         &mut self,
-        done: Result<Result<(Encoder, Encoded), Fault>, tokio::task::JoinError>,
+        done: Result<Result<Encoded, Fault>, tokio::task::JoinError>,
     ) -> Result<Bytes, Fault> {
-        let (encoder, encoded) = done.map_err(failed)??;
-        self.idle.push(encoder);
+        let encoded = done.map_err(failed)??;
         self.checksum.combine(&encoded.checksum);
         let first = self.length == 0;
         self.length += self.running.pop_front().map_or(0, |block| block.length);
