@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt as _};
@@ -51,7 +51,7 @@ pub async fn run(
     settings: Settings,
     stop: CancellationToken,
 ) {
-    let registration = Registration::of(&client, &settings.defaults.namespace, node);
+    let registration = Registration::of(&client, &settings, node);
     let (nudge, nudges) = mpsc::channel(256);
     let mut docker = ImageEvents::new(engines.docker.engine().clone());
     let mut containerd = ContainerdEvents::new(engines.containerd.client().clone());
@@ -169,12 +169,15 @@ struct Registration {
     api: Api<Lease>,
     name: String,
     node: String,
+    /// The agent's pod, so that the Lease also goes where the agent cannot delete it.
+    owner: Option<OwnerReference>,
 }
 
 impl Registration {
-    fn of(client: &Client, namespace: &str, node: &str) -> Self {
+    fn of(client: &Client, settings: &Settings, node: &str) -> Self {
         Self {
-            api: Api::namespaced(client.clone(), namespace),
+            api: Api::namespaced(client.clone(), &settings.defaults.namespace),
+            owner: settings.owner.clone(),
             name: format!("jackal-agent-{node}"),
             node: node.to_owned(),
         }
@@ -206,6 +209,7 @@ impl Registration {
             metadata: ObjectMeta {
                 name: Some(self.name.clone()),
                 labels: Some(BTreeMap::from([(AGENT_LABEL.to_owned(), "true".to_owned())])),
+                owner_references: self.owner.clone().map(|owner| vec![owner]),
                 ..ObjectMeta::default()
             },
             spec: Some(LeaseSpec {

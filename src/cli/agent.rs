@@ -3,6 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use k8s_openapi::Resource as _;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::{ClusterFlags, hostname, optional};
@@ -18,6 +21,12 @@ pub(super) struct Agent {
     /// The node's name in the cluster. Default: the machine's name.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
+    /// The pod that it runs in: its lease is deleted with it.
+    #[arg(long, env = "POD_NAME", value_name = "NAME", requires = "pod_uid")]
+    pod_name: Option<String>,
+    /// The UID of that pod.
+    #[arg(long, env = "POD_UID", value_name = "UID", requires = "pod_name")]
+    pod_uid: Option<String>,
     /// Images that the node hands out, and to whom: NAMESPACE=IMAGE, such as
     /// `team-a=registry.example.com/team-a/*` or `*=docker.io/library/*`; repeatable. The image is named in full,
     /// without tag; `*` stands for any characters. Default: every image to every namespace; with one, nothing else.
@@ -38,7 +47,7 @@ impl Agent {
             let serving = self.cluster.serve(&settings, &stop).await?;
             anyhow::Ok((client, settings, engines, serving))
         };
-        let (client, settings, engines, serving) = match opened.await {
+        let (client, mut settings, engines, serving) = match opened.await {
             Ok(opened) => opened,
             Err(error) => {
                 eprintln!("jackal-operator agent: {error:#}");
@@ -46,6 +55,13 @@ impl Agent {
             }
         };
         let node = self.node_name.unwrap_or_else(hostname);
+        settings.owner = self.pod_name.zip(self.pod_uid).map(|(name, uid)| OwnerReference {
+            api_version: Pod::API_VERSION.to_owned(),
+            kind: Pod::KIND.to_owned(),
+            name,
+            uid,
+            ..OwnerReference::default()
+        });
         let admissions = Admissions(self.admit.into_iter().flatten().collect());
         agent::run(client, &node, engines, admissions, settings, stop).await;
         serving.end().await;

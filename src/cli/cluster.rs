@@ -129,6 +129,7 @@ impl ClusterFlags {
             interval: self.interval,
             idle: self.timeout,
             garbage_delay: Duration::from_secs(600),
+            owner: None,
             syft: None,
             metrics: Metrics::default(),
             health: Health::default(),

@@ -4,11 +4,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Api, Client, Resource as _};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::cluster::{ClusterFlags, duration, hostname};
 use super::sbom::SbomFlags;
 use crate::controller::{self, Terms};
+use crate::worker::within;
 
 /// Run the controller.
 #[derive(Debug, Args)]
@@ -20,6 +25,10 @@ pub(super) struct Controller {
     /// How this process is called in claims and in the lease. Default: the machine's name and the process id.
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     identity: Option<String>,
+    /// The ServiceAccount that it runs as, in its own namespace: the leader's lease is deleted with it. Default: the lease
+    /// stays.
+    #[arg(long, env = "POD_SERVICE_ACCOUNT", value_name = "NAME")]
+    service_account: Option<String>,
     /// How long the leader's lease lasts.
     #[arg(long, env = "JACKAL_LEASE_DURATION", default_value = "15s", value_name = "DURATION", value_parser = duration)]
     lease_duration: Duration,
@@ -44,6 +53,9 @@ impl Controller {
         };
         settings.garbage_delay = self.garbage_delay;
         settings.syft = self.sbom.open().await;
+        if let Some(name) = &self.service_account {
+            settings.owner = owner(&client, &settings.defaults.namespace, name).await;
+        }
         let identity = self
             .identity
             .unwrap_or_else(|| format!("{}-{}", hostname(), std::process::id()));
@@ -55,5 +67,17 @@ impl Controller {
         controller::run(client, &identity, settings, terms, stop).await;
         serving.end().await;
         ExitCode::SUCCESS
+    }
+}
+
+/// The ServiceAccount as an owner. Without one there is a Lease that nobody deletes, which is no reason not to work.
+async fn owner(client: &Client, namespace: &str, name: &str) -> Option<OwnerReference> {
+    let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    match within(api.get(name)).await {
+        Ok(account) => account.owner_ref(&()),
+        Err(error) => {
+            warn!(%error, name, "the ServiceAccount could not be read, so the leader's lease will not be deleted with it");
+            None
+        }
     }
 }

@@ -14,7 +14,8 @@ use crate::transfer::{Destination, LayoutDestination, RegistryDestination};
 /// Which, and how it is reached.
 #[derive(Debug, Args)]
 pub(super) struct StoredFlags {
-    /// `[registry/]repository[:tag][@digest]`, or `oci:DIR:REPOSITORY:TAG` in an OCI layout that `build` wrote.
+    /// `[registry/]repository[:tag][@digest]`, or `oci:DIR:NAME` of an OCI layout: what its index.json has as
+    /// `org.opencontainers.image.ref.name`, which is `REPOSITORY:TAG` where `build` wrote it.
     #[arg(value_name = "REFERENCE")]
     reference: String,
     /// The registry speaks plain HTTP.
@@ -43,15 +44,12 @@ impl StoredFlags {
         let text = &self.reference;
         let (repository, identifier): (Box<dyn Destination>, String) = match text.strip_prefix("oci:") {
             Some(rest) if !rest.starts_with("//") => {
-                let parts = rest.split_once(':').and_then(|(directory, name)| {
-                    let (repository, tag) = name.rsplit_once(':')?;
-                    Some((directory, repository, tag))
-                });
-                let (directory, repository, tag) = parts.filter(|parts| !parts.0.is_empty()).ok_or_else(|| {
-                    Unusable(format!(
-                        "{text}: write oci:DIR:REPOSITORY:TAG, such as oci:./shop:shop:1.4.0"
-                    ))
-                })?;
+                let parts = rest
+                    .split_once(':')
+                    .filter(|(directory, name)| !directory.is_empty() && !name.is_empty());
+                let (directory, name) = parts
+                    .ok_or_else(|| Unusable(format!("{text}: write oci:DIR:NAME, such as oci:./shop:shop:1.4.0")))?;
+                let (repository, tag) = name.rsplit_once(':').unwrap_or(("", name));
                 (Box::new(LayoutDestination::new(directory, repository)), tag.to_owned())
             }
             _ => {

@@ -7,14 +7,14 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::worker::{Health, briefly, within};
+use crate::worker::{Settings, briefly, within};
 
 /// When to look again at what was not done because the lease was not held just then. A renewal that comes late
 /// lets it lapse for a moment, too short for the work to be stopped and begun anew.
@@ -113,7 +113,7 @@ pub fn contend(
     namespace: &str,
     identity: &str,
     terms: Terms,
-    health: &Health,
+    settings: &Settings,
     stop: CancellationToken,
 ) -> (Leadership, impl Future<Output = ()> + use<>) {
     let (until, leadership) = watch::channel(None);
@@ -122,8 +122,9 @@ pub fn contend(
         api,
         identity: identity.to_owned(),
         terms,
+        owner: settings.owner.clone(),
     };
-    let pulse = health.pulse("the renewal of the lease", terms.standstill());
+    let pulse = settings.health.pulse("the renewal of the lease", terms.standstill());
     let run = async move {
         let mut seen: Option<(LeaseSpec, Instant)> = None;
         let mut ticks = tokio::time::interval(terms.renew);
@@ -166,6 +167,9 @@ struct Contender {
     api: Api<Lease>,
     identity: String,
     terms: Terms,
+    /// Not the pod: where one is deleted by force, its process may still lead, and a Lease that is gone would let another
+    /// lead at once.
+    owner: Option<OwnerReference>,
 }
 
 impl Contender {
@@ -187,6 +191,7 @@ impl Contender {
             let spec = self.spec(now.clone(), Some(now), 0);
             let metadata = ObjectMeta {
                 name: Some(NAME.to_owned()),
+                owner_references: self.owner.clone().map(|owner| vec![owner]),
                 ..ObjectMeta::default()
             };
             let lease = Lease {

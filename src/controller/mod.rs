@@ -51,7 +51,7 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Term
         &settings.defaults.namespace,
         identity,
         terms,
-        &settings.health,
+        &settings,
         leases.clone(),
     );
     let tally = Arc::new(LeaderTally::new(leadership.clone()));

@@ -135,7 +135,10 @@ impl LayoutDestination {
     }
 
     fn named(&self, tag: &str) -> String {
-        format!("{}:{tag}", self.repository)
+        match self.repository.as_str() {
+            "" => tag.to_owned(),
+            repository => format!("{repository}:{tag}"),
+        }
     }
 
     async fn find(&self, identifier: &str) -> Result<Option<Digest>, Fault> {

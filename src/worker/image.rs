@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::ObjectRef;
@@ -73,6 +73,9 @@ pub struct Settings {
     pub garbage_delay: Duration,
     /// What makes SBOMs; none where this installation makes none.
     pub syft: Option<Arc<Syft>>,
+    /// What this process' Lease belongs to in the API server, which deletes the one after the other. None where it runs
+    /// outside of a cluster.
+    pub owner: Option<OwnerReference>,
     /// What it counts of its work.
     pub metrics: Metrics,
     /// Whether it is able to work.

@@ -122,5 +122,5 @@ async fn a_layout_is_signed_and_verified() {
     let refused = person
         .ours(&["verify", "oci:./shop", "--key", "cosign.pub"])
         .unwrap_err();
-    assert!(refused.contains("write oci:DIR:REPOSITORY:TAG"), "{refused}");
+    assert!(refused.contains("write oci:DIR:NAME"), "{refused}");
 }
