@@ -57,6 +57,11 @@ image: ## The container image, as an archive for `ctr images import` and `docker
 	scripts/parts get image
 	scripts/image build
 
+.PHONY: image-signed
+image-signed: ## The same as an OCI layout with its SBOMs and its signature: make image-signed KEY=cosign.key.
+	scripts/parts get image
+	scripts/image sign "$(or $(KEY),$(error KEY=FILE names a private key))"
+
 .PHONY: image-check
 image-check: ## Put the image together twice, load it into each engine, then build it twice from nothing: minutes.
 	scripts/parts get image

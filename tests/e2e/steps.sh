@@ -134,6 +134,9 @@ package_step() {
   kubectl -n "$TENANT" get jkimg -o json |
     jq -r '.items[] | "\(.spec.image) by \(.status.method) from \(.status.assignment.nodeName // "a registry"): \(.status.name)"' |
     sed 's/^/   /'
+  # By the syft in the image, as another user than root, with a root that is read-only.
+  kubectl -n "$TENANT" wait --for condition=SBOMsComplete jkpkg/shop --timeout "${PATIENCE}s" >/dev/null
+  note "$(kubectl -n "$TENANT" get jkpkg shop -o json | jq -r '.status.conditions[] | select(.type == "SBOMsComplete") | .message')"
   # The chart mounts the engine's folder so that nothing has to be exported.
   [ "$(of_image team/worker:dev .status.method)" = DockerGraph ] ||
     fail "the docker image came by $(of_image team/worker:dev .status.method): $(of_image team/worker:dev .status.methodReason)"
@@ -225,14 +228,10 @@ delete_step() {
 no_images() { [ -z "$(kubectl get jkpkg,jkimg --all-namespaces --no-headers 2>/dev/null)" ]; }
 
 uninstall_step() {
-  local left
   step 'helm uninstall: nothing is left'
   helm uninstall "$RELEASE" --namespace "$SYSTEM" --wait --timeout "${PATIENCE}s" >/dev/null
   # The API server takes away what is owned after it has taken away the owner.
   until_true 60 'something is left' nothing_left
-  # Leases are all that a process may leave: their pods end after the rights to delete them are gone.
-  left="$(kubectl -n "$SYSTEM" get leases -o name | paste -sd ' ')"
-  if [ -n "$left" ]; then note "goes with the namespace: $left"; fi
   kubectl delete namespace "$SYSTEM" "$TENANT" --timeout "${PATIENCE}s" >/dev/null
 }
 
@@ -249,5 +248,5 @@ leftovers() {
   kinds="$(kubectl api-resources --verbs list -o name 2>/dev/null | grep -vE '^(events|endpoints$|componentstatuses)' | paste -sd ,)"
   kubectl get "$kinds" --all-namespaces -l "app.kubernetes.io/instance=$RELEASE" -o name --ignore-not-found
   kubectl get crd -o name | grep -F jackal || true
-  kubectl -n "$SYSTEM" get secrets,configmaps,pods -o name | grep -vF kube-root-ca.crt || true
+  kubectl -n "$SYSTEM" get secrets,configmaps,pods,leases -o name | grep -vF kube-root-ca.crt || true
 }

@@ -13,7 +13,7 @@ signatures_steps() {
     check 'zarf package verify, pull: the signed package, and not by another key' zarf_verifies_signed
     check 'zarf package sign: we take nothing less from a package that zarf signed' takes_zarf_signed
   fi
-  check 'cosign sign: verify brings the image, and refuses one of another key' verifies_cosign
+  check 'cosign sign: verify brings the image with its signature, and refuses one of another key' verifies_cosign
 }
 
 KEYS_PASSWORD=secret
@@ -112,6 +112,9 @@ verifies_cosign() {
   verified_by ours signed >package.yaml
   build package.yaml "$DEST" >report.json
   same 'the digest' "$(digest_of "$OLD/cosign/signed:1")" "$(digest_of "$DEST/cosign/signed:1")"
+  # Its signature came along, out of a registry that lists by a tag what refers to an image.
+  cosign_verify "$WORK/keys/ours.pub" "$DEST/cosign/signed:1" >/dev/null
+  ! cosign_verify "$WORK/keys/other.pub" "$DEST/cosign/signed:1" || fail 'the copied signature verifies by another key'
   verified_by ours foreign >package.yaml
   ! build package.yaml "$DEST" >report.json || fail 'an image of another key was brought'
   same 'the reason' VerificationError "$(jq -r '.failures[0].reason' report.json)"

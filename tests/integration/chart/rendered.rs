@@ -31,6 +31,10 @@ fn values_that_mean_nothing_are_refused() {
             json!({ "controller": { "terminationGracePeriodSeconds": 5 } }),
             "/controller/terminationGracePeriodSeconds",
         ),
+        (
+            json!({ "controller": { "sbom": { "memory": "1GB" } } }),
+            "/controller/sbom/memory",
+        ),
         (json!({ "settings": { "interval": "1 hour" } }), "/settings/interval"),
         (
             json!({ "settings": { "sourceHosts": ["https://ghcr.io"] } }),
@@ -165,6 +169,22 @@ fn what_is_off_is_not_there() {
     let off = json!({ "podDisruptionBudget": { "enabled": false }, "networkPolicy": { "enabled": false } });
     let objects = render(&off);
     assert!(all(&objects, "PodDisruptionBudget").is_empty() && all(&objects, "NetworkPolicy").is_empty());
+}
+
+#[test]
+fn syft_has_room_where_sboms_are_made() {
+    for (sbom, made) in [(json!({}), true), (json!({ "enabled": false }), false)] {
+        let objects = render(&json!({ "controller": { "sbom": sbom } }));
+        let controller = find(&objects, "Deployment", "shop");
+        assert_eq!(variable(controller, "JACKAL_SYFT"), made.then(|| "/syft".to_owned()));
+        let scratch = variable(controller, "JACKAL_SBOM_SCRATCH");
+        let mounts = &controller["spec"]["template"]["spec"]["containers"][0]["volumeMounts"];
+        let mounted = mounts
+            .as_array()
+            .map(|mounts| mounts[0]["mountPath"].as_str().unwrap().to_owned());
+        assert_eq!(mounted, scratch);
+        assert_eq!(scratch.is_some(), made);
+    }
 }
 
 #[test]
