@@ -124,7 +124,7 @@ async fn the_bytes_are_those_of_every_build_before() {
         digests,
         [
             "sha256:a8b160c5f1a1ffa9966f8c5407d413069d899ad9ca20424bb002b87c12eccab5",
-            "sha256:db67bf4d942c990164ce750f9a7614b808c86158a610924c4890454cefcdecb1"
+            "sha256:c6fc73ad82dc10f91e3d2b1bef0de07ebdfdf8247744d0bf7a3c6728babc2350"
         ]
     );
 }
