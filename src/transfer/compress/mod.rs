@@ -192,10 +192,7 @@ impl Passage<'_> {
     }
 
     /// The compressed form of the first block under way, which is done.
-    fn handed(
-        &mut self,
-        done: Result<Result<Encoded, Fault>, tokio::task::JoinError>,
-    ) -> Result<Bytes, Fault> {
+    fn handed(&mut self, done: Result<Result<Encoded, Fault>, tokio::task::JoinError>) -> Result<Bytes, Fault> {
         let encoded = done.map_err(failed)??;
         self.checksum.combine(&encoded.checksum);
         let first = self.length == 0;
