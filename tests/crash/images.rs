@@ -82,6 +82,8 @@ impl Images {
             "kind": "JackalPackage",
             "metadata": { "name": "app" },
             "spec": {
+                // Whose layers are known by their digests before they are read: none may be sent twice.
+                "compression": "None",
                 "version": format!("{version}.0.0"),
                 "deletionPolicy": "Delete",
                 "components": [{ "name": "main", "required": true, "images": [

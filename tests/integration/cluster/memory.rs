@@ -55,7 +55,12 @@ async fn a_gigabyte_in_one_layer_moves_in_less_than_a_hundred_megabytes() {
     let agent = cluster.agent("n1", &real.host, &[]);
 
     let docker = format!("{{image: '{name}', source: Docker}}");
-    cluster.apply(&package("engine", &first.host, &[&docker], "naming: Plain"));
+    cluster.apply(&package(
+        "engine",
+        &first.host,
+        &[&docker],
+        "naming: Plain\n  compression: None",
+    ));
     let status = cluster.ready("engine").await.status.unwrap();
     assert!(status.artifact.unwrap().size > (SIZE as i64) << 20);
     check("the agent, docker to registry", agent.peak_memory());
@@ -69,7 +74,16 @@ async fn a_gigabyte_in_one_layer_moves_in_less_than_a_hundred_megabytes() {
 
     let (third, folder) = (TestRegistry::start(Version::V31), tempfile::tempdir().unwrap());
     let file = folder.path().join("package.yaml");
-    std::fs::write(&file, package("engine", "unused.invalid", &[&docker], "naming: Plain")).unwrap();
+    std::fs::write(
+        &file,
+        package(
+            "engine",
+            "unused.invalid",
+            &[&docker],
+            "naming: Plain\n  compression: None",
+        ),
+    )
+    .unwrap();
     let log: PathBuf = folder.path().join("log");
     let arguments = [
         "build",
