@@ -14,9 +14,11 @@ const SUBJECT: &str = "dev.jackal.subject";
 /// The referrers of one subject that are read.
 const REFERRERS: usize = 1024;
 
-/// Has the entry of `document` in `index.json` say what its subject is.
+/// Has the entry of `document` in `index.json` say what its subject is, and of what type it is itself, so that nobody takes it
+/// for an image.
 pub(super) fn note_subject(entry: &mut Descriptor, document: &Document) {
     if let Some(subject) = document.subject() {
+        entry.artifact_type = document.as_referrer().and_then(|referrer| referrer.artifact_type);
         entry.annotations.insert(SUBJECT.to_owned(), subject.digest.to_string());
     }
 }
@@ -101,6 +103,8 @@ mod tests {
         layout.attach(&other).await.unwrap();
         let found = layout.referrers(&image).await.unwrap();
         assert_eq!(found, [one.as_referrer().unwrap()]);
+        let listed = layout.read_index().unwrap().manifests;
+        assert_eq!(listed[0].artifact_type.as_deref(), Some("x/one"));
         let index = directory.path().join("index.json");
         let before = std::fs::metadata(&index).unwrap().modified().unwrap();
         layout.attach(&one).await.unwrap();
