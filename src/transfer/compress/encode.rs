@@ -96,7 +96,6 @@ impl Encoder {
                 checksum.update(block);
                 deflated(deflate, block, &mut self.room)?;
             }
-            Form::Zstd(_) if is_noise(block) => raw(block, &mut self.room),
             Form::Zstd(frame) => {
                 self.room.reserve(zstd::zstd_safe::compress_bound(block.len()));
                 frame.compress_to_buffer(block, &mut self.room)?;
@@ -129,43 +128,6 @@ fn deflated(deflate: &mut Compress, block: &[u8], out: &mut Vec<u8>) -> io::Resu
             _ if whole => return Ok(()),
             Status::Ok | Status::BufError => out.reserve(64 * 1024),
         }
-    }
-}
-
-/// Whether the bytes of `block` are all as frequent as each other, which those of encrypted, compressed and random content
-/// are: zstd would look through it and store it as it is. Told by a sample, by Pearson's chi-squared test: 255 is what noise
-/// has, 400 is six standard deviations more.
-fn is_noise(block: &[u8]) -> bool {
-    const PIECES: usize = 16;
-    const PIECE: usize = 256;
-    if block.len() < 4 * PIECES * PIECE {
-        return false;
-    }
-    let mut counts = [0i32; 256];
-    for piece in block.chunks(block.len() / PIECES).take(PIECES) {
-        for byte in piece.iter().take(PIECE) {
-            counts[usize::from(*byte)] += 1;
-        }
-    }
-    const EXPECTED: i32 = (PIECES * PIECE / 256) as i32;
-    let squares: i32 = counts.iter().map(|count| (count - EXPECTED).pow(2)).sum();
-    squares / EXPECTED < 400
-}
-
-/// Writes `block` as a frame of raw blocks (RFC 8878, 3.1.1).
-fn raw(block: &[u8], out: &mut Vec<u8>) {
-    /// The most that a block may have.
-    const MOST: usize = 128 * 1024;
-    out.reserve(block.len() + 16);
-    out.extend_from_slice(&0xfd2f_b528_u32.to_le_bytes());
-    // One segment, whose length has four bytes.
-    out.push(0b1010_0000);
-    out.extend_from_slice(&(block.len() as u32).to_le_bytes());
-    let last = block.len().div_ceil(MOST).saturating_sub(1);
-    for (index, part) in block.chunks(MOST).enumerate() {
-        let header = (part.len() as u32) << 3 | u32::from(index == last);
-        out.extend_from_slice(&header.to_le_bytes()[..3]);
-        out.extend_from_slice(part);
     }
 }
 
