@@ -7,6 +7,7 @@ docker_steps() {
   check 'docker push: we take the image that the engine pushed' takes_pushed
   check 'docker: we take an image out of the engine, and it pulls ours back' pulls_back None
   check 'docker: the same with gzip layers, which crane validates' pulls_back Gzip
+  check 'docker: the same with zstd layers, the default, which crane, skopeo and syft read and docker 20.10 does not' pulls_back
   check 'docker pull: images out of our registry, by tag and by digest' engine_pulls
 }
 
@@ -32,8 +33,8 @@ END_OF_PACKAGE
 }
 
 # The engine's own identifier of an image is the digest of its configuration: it must survive the way out and back.
-pulls_back() { # COMPRESSION
-  local id image="$DEST/$1/engine/local:1"
+pulls_back() { # [COMPRESSION]
+  local id image="$DEST/${1:-default}/engine/local:1"
   image="${image,,}"
   imported engine/local:1 local
   id="$(docker image inspect --format '{{.Id}}' engine/local:1)"
@@ -44,14 +45,22 @@ metadata: {name: from-docker}
 spec:
   version: 1.0.0
   naming: Zarf
-  compression: $1
+  ${1:+compression: $1}
   components: [{name: all, required: true, images: [{image: "engine/local:1", source: Docker}]}]
 END_OF_PACKAGE
   DOCKER_HOST="$JACKAL_DOCKER20" build package.yaml "${image%/engine/*}" >report.json
   note "$(jq -r '.images[0].method' report.json)"
   same 'what the image says' local "$(crane export "$image" - | tar -xO hello)"
   # crane validates no layers without gzip, whoever made them.
-  if [ "$1" = Gzip ]; then crane validate --remote "$image"; fi
+  if [ "${1:-}" = Gzip ]; then crane validate --remote "$image"; fi
+  if [ -z "${1:-}" ]; then
+    same 'its layer' application/vnd.oci.image.layer.v1.tar+zstd "$(crane manifest "$image" | jq -r '.layers[].mediaType')"
+    skopeo copy "docker://$image" "dir:$WORK/step/copied"
+    ours sbom "$image" --insecure --syft "$SYFT" --sbom-scratch "$WORK/step" >sboms
+    same 'the SBOMs that syft made' 3 "$(wc -l <sboms)"
+    ! docker pull "$image" || fail 'docker 20.10 reads zstd, and the reference says that it does not'
+    return
+  fi
   docker image rm engine/local:1
   docker pull "$image"
   same 'the id of the image' "$id" "$(docker image inspect --format '{{.Id}}' "$image")"

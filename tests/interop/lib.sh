@@ -76,7 +76,7 @@ find_tools() { # GROUP...
   BIN="${JACKAL_INTEROP_BINARY:?names the binary of ours}"
   CRANE="$(part crane)" REGCTL="$(part regctl)" ORAS="$(part oras)" SKOPEO="$(part skopeo)" HELM="$(part helm)"
   case " $* " in *" zarf "* | *" deploy "* | *" components "*) ZARF="$(part zarf)" ;; esac
-  case " $* " in *" sboms "*) SYFT="$(part syft)" ;; esac
+  case " $* " in *" sboms "* | *" docker "*) SYFT="$(part syft)" ;; esac
   case " $* " in *" signatures "*) COSIGN="$(part cosign)" ;; esac
   case " $* " in *" docker "*) DOCKER="$(part docker)" ;; esac
   case " $* " in *" deploy "* | *" components "*) KUBECTL="$(part kubectl)" ;; esac
