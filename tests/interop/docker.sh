@@ -58,6 +58,8 @@ END_OF_PACKAGE
     skopeo copy "docker://$image" "dir:$WORK/step/copied"
     ours sbom "$image" --insecure --syft "$SYFT" --sbom-scratch "$WORK/step" >sboms
     same 'the SBOMs that syft made' 3 "$(wc -l <sboms)"
+    # Else it would take the image that it has.
+    docker image rm engine/local:1
     ! docker pull "$image" || fail 'docker 20.10 reads zstd, and the reference says that it does not'
     return
   fi
