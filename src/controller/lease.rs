@@ -110,14 +110,13 @@ impl Leadership {
 /// Tries to lead as `identity` until `stop`, then gives the Lease back.
 pub fn contend(
     client: Client,
-    namespace: &str,
     identity: &str,
     terms: Terms,
     settings: &Settings,
     stop: CancellationToken,
 ) -> (Leadership, impl Future<Output = ()> + use<>) {
     let (until, leadership) = watch::channel(None);
-    let api: Api<Lease> = Api::namespaced(client, namespace);
+    let api: Api<Lease> = Api::namespaced(client, &settings.defaults.namespace);
     let contender = Contender {
         api,
         identity: identity.to_owned(),

@@ -46,14 +46,7 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Term
     let registries = Arc::<Registries>::default();
     // The lease is given back after the leader's work has ended, not before.
     let (leases, leading) = (CancellationToken::new(), stop.clone());
-    let (leadership, contention) = lease::contend(
-        client.clone(),
-        &settings.defaults.namespace,
-        identity,
-        terms,
-        &settings,
-        leases.clone(),
-    );
+    let (leadership, contention) = lease::contend(client.clone(), identity, terms, &settings, leases.clone());
     let tally = Arc::new(LeaderTally::new(leadership.clone()));
     settings.metrics.collect(Arc::clone(&tally));
     let (nudge, nudges) = mpsc::channel(16);

@@ -62,7 +62,23 @@ impl Signed {
 
 /// Signs `subject` by `key`, as `cosign sign` does. True when the signature is new.
 pub async fn sign(key: &SigningKey, subject: &Descriptor, repository: &dyn Destination) -> Result<bool, Fault> {
-    attest(key, &Statement::signature(&subject.digest), subject, repository).await
+    sign_after(None, key, subject, repository).await
+}
+
+/// The same, where a signature that is new comes after the statement `before`.
+async fn sign_after(
+    before: Option<&Statement>,
+    key: &SigningKey,
+    subject: &Descriptor,
+    repository: &dyn Destination,
+) -> Result<bool, Fault> {
+    let signature = Signed::new(key, &Statement::signature(&subject.digest), subject)?;
+    let new = !signature.stands(repository).await?;
+    if let Some(before) = before.filter(|_| new) {
+        attest(key, before, subject, repository).await?;
+    }
+    signature.attach(new, repository).await?;
+    Ok(new)
 }
 
 /// Signs a published package in its `repository`: the index, which the tag names, and the manifest, which a digest may, both
@@ -77,24 +93,16 @@ pub async fn sign_published(
     repository: &dyn Destination,
     images: Option<&[BroughtImage]>,
 ) -> Result<bool, Fault> {
-    let mut any = false;
-    for subject in &published.subjects {
-        let signature = Signed::new(key, &Statement::signature(&subject.digest), subject)?;
-        let new = !signature.stands(repository).await?;
-        if new {
-            attest(key, provenance, subject, repository).await?;
-        }
-        signature.attach(new, repository).await?;
-        any |= new;
-    }
+    let own = published.subjects.iter();
+    let own = own.map(|subject| (Some(provenance), subject, repository));
     let images = images.into_iter().flatten();
-    let images = images.filter_map(|image| Some((published.images.get(&image.digest)?, &*image.destination)));
+    let images = images.filter_map(|image| Some((None, published.images.get(&image.digest)?, &*image.destination)));
     let mut signing = Vec::new();
-    for (subject, repository) in images {
-        signing.push(sign(key, subject, repository));
+    for (before, subject, repository) in own.chain(images) {
+        signing.push(sign_after(before, key, subject, repository));
     }
     let new = stream::iter(signing).buffer_unordered(PARALLEL);
-    new.try_fold(any, |any, new| async move { Ok(any || new) }).await
+    new.try_fold(false, |any, new| async move { Ok(any || new) }).await
 }
 
 /// What signs `definition` by `key` in the package itself, for `zarf package verify`; nothing for one that is not
