@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use super::packages::Packages;
 use super::reach::Reached;
@@ -16,7 +15,7 @@ use crate::api::v1alpha1::{Conditions, JackalPackage, PackagedImage, READY};
 use crate::fault::{Fault, Reason};
 use crate::fetch::select;
 use crate::package::{self, Followed, Selection};
-use crate::worker::{Backoff, Decision, Key, Memory, View, kube_fault, name_of};
+use crate::worker::{Backoff, Decision, Key, Memory, View, kube_fault, told};
 
 /// What is known of the choices of all packages.
 pub(super) struct Following {
@@ -230,10 +229,8 @@ async fn run(
             if let Some(chosen) = following.chosen().get_mut(&uid) {
                 chosen.selections = Arc::default();
             }
-            if let Err(error) = packages.failed(package, &fault).await {
-                warn!(package = name_of(&**package), %error, "the status could not be written");
-            }
-            following.memory.failed(&uid, key, fault.disposition, Instant::now());
+            let disposition = told(&**package, packages.failed(package, &fault).await, fault.disposition);
+            following.memory.failed(&uid, key, disposition, Instant::now());
         }
     }
     packages.wake(package).await;

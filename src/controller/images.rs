@@ -107,8 +107,7 @@ async fn lead(object: &Guarded, assigner: &Assigner) -> Action {
     let image = match &object.0 {
         Ok(image) => image,
         Err(invalid) => {
-            undecodable::report::<JackalImage>(&assigner.client, &assigner.events, invalid).await;
-            return Action::await_change();
+            return undecodable::report::<JackalImage>(&assigner.client, &assigner.events, invalid).await;
         }
     };
     let pass = assigner.settings.metrics.reconcile(Kind::JackalImage);

@@ -34,12 +34,12 @@ use super::undecodable;
 use crate::api::v1alpha1::{
     Conditions, DeletionPolicy, JackalImage, JackalPackage, JackalPackageStatus, PackagedImage, READY, requested_at,
 };
-use crate::fault::{Fault, Reason};
+use crate::fault::{Disposition, Fault, Reason};
 use crate::fetch::ChartMemory;
 use crate::package::Plan;
 use crate::worker::{
     Decision, Events, Failure, Key, Kind, Memory, Place, Registries, Settings, View, kube_fault, lighten, name_of,
-    stands, until_stopped, update,
+    stands, told, until_stopped, update,
 };
 
 pub(super) type Guarded = DeserializeGuard<JackalPackage>;
@@ -160,8 +160,7 @@ async fn lead(object: &Guarded, packages: &Arc<Packages>) -> Action {
     let package = match &object.0 {
         Ok(package) => Arc::new(package.clone()),
         Err(invalid) => {
-            undecodable::report::<JackalPackage>(&packages.client, &packages.events, invalid).await;
-            return Action::await_change();
+            return undecodable::report::<JackalPackage>(&packages.client, &packages.events, invalid).await;
         }
     };
     let pass = packages.settings.metrics.reconcile(Kind::JackalPackage);
@@ -173,12 +172,14 @@ async fn lead(object: &Guarded, packages: &Arc<Packages>) -> Action {
     };
     // What failed before any task ran: the plan, a Secret, the API server.
     let uid = package.uid().unwrap_or_default();
-    if let Err(error) = packages.failed(&package, &fault).await {
-        warn!(package = name_of(&*package), %error, "the status could not be written");
+    let disposition = told(&*package, packages.failed(&package, &fault).await, fault.disposition);
+    // The other package may go while this one is told of it, so nothing is to keep it from the next look.
+    if fault.reason == Reason::RepositoryConflict && disposition == Disposition::Stalled {
+        return Action::requeue(packages.settings.interval(package.spec.interval));
     }
     packages
         .memory
-        .failed(&uid, packages.key(&package, None), fault.disposition, Instant::now());
+        .failed(&uid, packages.key(&package, None), disposition, Instant::now());
     let again = packages.postponed(&package).flatten();
     again.map_or_else(Action::await_change, Action::requeue)
 }
@@ -378,7 +379,6 @@ impl Packages {
         for other in self.known.state() {
             let Ok(waiting) = &other.0 else { continue };
             if conflict::waits(waiting, package) {
-                self.memory.retry(&waiting.uid().unwrap_or_default());
                 let (wakes, object) = (self.wakes.clone(), ObjectRef::from_obj(&*other));
                 self.tasks.spawn(async move {
                     let _ = tokio::time::timeout(WAKE, wakes.send(object)).await;

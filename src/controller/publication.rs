@@ -9,7 +9,7 @@ use std::time::Instant;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use self::why::{lack, why};
 use super::packages::Packages;
@@ -25,7 +25,7 @@ use crate::fetch;
 use crate::oci::Digest;
 use crate::package::{self, BroughtImage, Definition, Material, Parts, Plan, PlannedImage, Published, component};
 use crate::transfer::RegistryDestination;
-use crate::worker::{NamespaceEntries, Place, kube_fault, name_of};
+use crate::worker::{NamespaceEntries, Place, kube_fault, name_of, told};
 
 /// What an artifact is put together from.
 pub(super) struct Publication {
@@ -125,9 +125,6 @@ pub(super) async fn run(
 ) {
     let uid = package.uid().unwrap_or_default();
     let key = packages.key(package, Some(&publication.inputs));
-    let unwritten = |error: kube::Error| {
-        warn!(package = name_of(&**package), %error, "the status could not be written");
-    };
     let failed = match build(packages, package, &publication, &token).await {
         Ok(()) => None,
         Err(End::Cancelled) => {
@@ -135,21 +132,20 @@ pub(super) async fn run(
             packages.wake(package).await;
             return;
         }
-        Err(End::Unwritten(error)) => {
-            unwritten(error);
-            Some(Disposition::Retryable)
-        }
+        Err(End::Unwritten(error)) => Some(told(&**package, Err(error), Disposition::Retryable)),
         Err(End::Failed(fault)) => {
+            let mut written = Ok(());
             if fault.reason == Reason::SbomFailed {
-                sboms::failed(packages, package, &fault).await.unwrap_or_else(unwritten);
+                written = sboms::failed(packages, package, &fault).await;
             }
-            packages.failed(package, &fault).await.unwrap_or_else(unwritten);
-            Some(fault.disposition)
+            let written = written.and(packages.failed(package, &fault).await);
+            Some(told(&**package, written, fault.disposition))
         }
         // A package that is ready is looked at again at its interval, whatever its SBOMs wait for.
         Err(End::WithoutSboms(fault)) => {
-            sboms::failed(packages, package, &fault).await.unwrap_or_else(unwritten);
-            Some(fault.disposition).filter(|disposition| *disposition != Disposition::Stalled)
+            let written = sboms::failed(packages, package, &fault).await;
+            let disposition = told(&**package, written, fault.disposition);
+            Some(disposition).filter(|disposition| *disposition != Disposition::Stalled)
         }
     };
     match failed {

@@ -1,9 +1,12 @@
 //! Objects that the API server let in and that we cannot read: they say so themselves, and stall no others.
 
+use std::time::Duration;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Patch, PatchParams};
 use kube::core::error_boundary::InvalidObject;
 use kube::core::{ApiResource, DynamicObject};
+use kube::runtime::controller::Action;
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde_json::json;
 use tracing::warn;
@@ -12,8 +15,16 @@ use crate::api::v1alpha1::Conditions;
 use crate::fault::Reason;
 use crate::worker::{Events, within};
 
-/// Says in the status of `object` why it cannot be read, unless it says so already.
-pub(super) async fn report<K: Resource<DynamicType = ()>>(client: &Client, events: &Events, object: &InvalidObject) {
+/// When it is tried again to tell an object so.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// Says in the status of `object` why it cannot be read, unless it says so already. Gives when that is to be tried
+/// again.
+pub(super) async fn report<K: Resource<DynamicType = ()>>(
+    client: &Client,
+    events: &Events,
+    object: &InvalidObject,
+) -> Action {
     let metadata = &object.metadata;
     let (namespace, name) = (
         metadata.namespace.clone().unwrap_or_default(),
@@ -49,7 +60,11 @@ pub(super) async fn report<K: Resource<DynamicType = ()>>(client: &Client, event
         events.warning_on(&reference, &reason, &message).await;
         Ok::<_, kube::Error>(())
     };
-    if let Err(error) = result.await {
-        warn!(kind = %K::kind(&()), object = format!("{namespace}/{name}"), %error, "an undecodable object could not be told so");
+    match result.await {
+        Ok(()) => Action::await_change(),
+        Err(error) => {
+            warn!(kind = %K::kind(&()), object = format!("{namespace}/{name}"), %error, "an undecodable object could not be told so");
+            Action::requeue(AGAIN)
+        }
     }
 }

@@ -27,7 +27,7 @@ pub use metrics::{Kind, Metrics, Pass};
 pub use place::{Defaults, Place, Registries};
 pub use policy::{Admission, Admissions, Fence, HostPattern, PatternError, Policy, RepositoryPolicy, same_host};
 pub use secrets::Secrets;
-pub use status::{Failure, briefly, kube_fault, name_of, succeed, update, within};
+pub use status::{Failure, briefly, kube_fault, name_of, succeed, told, update, within};
 pub use trust::{NamespaceEntries, open_key};
 pub use wish::wish;
 

@@ -10,6 +10,7 @@ use kube::core::object::HasStatus;
 use kube::{Api, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tracing::warn;
 
 use crate::api::v1alpha1::{Conditions, JackalImage, JackalImageStatus, READY, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
@@ -95,6 +96,22 @@ where
     Err(kube::Error::Service(
         "the status changed under each of ten writes".into(),
     ))
+}
+
+/// What comes after a failure of `object`, of which its status was to tell: `disposition`, or another try where the
+/// status could not be written. Nobody would hear of what is not tried again.
+pub fn told<K: Resource<DynamicType = ()>>(
+    object: &K,
+    written: Result<(), kube::Error>,
+    disposition: Disposition,
+) -> Disposition {
+    match written {
+        Err(error) => {
+            warn!(kind = %K::kind(&()), object = name_of(object), %error, "the status could not be written");
+            Disposition::Retryable
+        }
+        Ok(()) => disposition,
+    }
 }
 
 /// How a failure stands in the conditions.

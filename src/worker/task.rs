@@ -15,7 +15,7 @@ use super::claim::{self, RENEW, STALE};
 use super::image::Worker;
 use super::memory::Key;
 use super::metrics::Attempt;
-use super::status::{Failure, briefly, name_of, succeed, update};
+use super::status::{Failure, briefly, name_of, succeed, told, update};
 use super::trust::NamespaceEntries;
 use super::wish::wish;
 use crate::api::v1alpha1::{Claim, Conditions, JackalImage, JackalImageStatus, TransferProgress, requested_at};
@@ -55,18 +55,17 @@ pub(super) async fn run(worker: Arc<Worker>, image: Arc<JackalImage>, key: Key, 
             let written = done(&worker, &api, &image, &uid, &outcome, &name).await;
             match written {
                 Ok(()) => worker.memory.succeeded(&uid, key, Instant::now()),
-                Err(error) => {
-                    warn!(image = name_of(&*image), %error, "the status could not be written");
-                    worker.memory.failed(&uid, key, Disposition::Retryable, Instant::now());
+                unwritten => {
+                    let disposition = told(&*image, unwritten, Disposition::Retryable);
+                    worker.memory.failed(&uid, key, disposition, Instant::now());
                 }
             }
         }
         Some(Err(fault)) => {
             let generation = key.generation;
-            if let Err(error) = failed(&worker, &api, &image, &uid, generation, &fault).await {
-                warn!(image = name_of(&*image), %error, "the status could not be written");
-            }
-            worker.memory.failed(&uid, key, fault.disposition, Instant::now());
+            let written = failed(&worker, &api, &image, &uid, generation, &fault).await;
+            let disposition = told(&*image, written, fault.disposition);
+            worker.memory.failed(&uid, key, disposition, Instant::now());
         }
     }
     worker.wake(&image).await;

@@ -15,6 +15,7 @@ mod rebuilt;
 mod replicas;
 mod unchanged;
 mod undecodable;
+mod unsaid;
 mod whole;
 
 use crate::docker::engines::{Image, noise, tar};

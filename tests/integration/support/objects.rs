@@ -8,10 +8,10 @@ pub fn registry_at(endpoint: &str) -> String {
     format!("registry: {{address: '{ADDRESS}', endpoint: '{endpoint}', insecure: true}}")
 }
 
-/// A package of one component, to apply. `images` are lines such as `{image: a/b:1, source: Docker}`; `more` are
+/// A package of one component, to apply. `images` are such as `{image: a/b:1, source: Docker}`; `more` are
 /// further lines of the spec.
 pub fn package(name: &str, version: &str, images: &[&str], more: &str) -> String {
-    let images: String = images.iter().map(|image| format!("\n    - {image}")).collect();
+    let images = format!("[{}]", images.join(", "));
     format!(
         "apiVersion: jackal.dev/v1alpha1
 kind: JackalPackage
@@ -21,7 +21,7 @@ spec:
   components:
   - name: main
     required: true
-    images:{images}
+    images: {images}
   {more}
 "
     )

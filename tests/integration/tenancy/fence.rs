@@ -1,5 +1,7 @@
 //! Two namespaces and one registry.
 
+use jackal_operator::api::v1alpha1::JackalPackage;
+
 use super::{ADDRESS, APART, clear, image_stalled, lone, package, package_stalled, registry_at};
 use crate::cluster::layered;
 use crate::docker::engines::Real;
@@ -18,6 +20,18 @@ async fn two() -> (Cluster, Cluster) {
     }
 }
 
+/// Ages are told by the second.
+async fn a_second_after(older: &JackalPackage) {
+    let born = older.metadata.creation_timestamp.as_ref().unwrap().0;
+    eventually(SOON, "a second passes", async || {
+        let now = jiff::Timestamp::now();
+        (now.as_second() > born.as_second())
+            .then_some(())
+            .ok_or_else(|| now.to_string())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn of_two_packages_with_one_tag_the_older_has_it_until_it_goes() {
     let _alone = APART.lock().await;
@@ -29,15 +43,7 @@ async fn of_two_packages_with_one_tag_the_older_has_it_until_it_goes() {
     let to = registry_at(&registry.host);
     second.apply(&package("shop", "1", &[&image], &to));
     let older = second.ready("shop").await;
-    // Ages are told by the second.
-    let born = older.metadata.creation_timestamp.as_ref().unwrap().0;
-    eventually(SOON, "a second passes", async || {
-        let now = jiff::Timestamp::now();
-        (now.as_second() > born.as_second())
-            .then_some(())
-            .ok_or_else(|| now.to_string())
-    })
-    .await;
+    a_second_after(&older).await;
     first.apply(&package(
         "shop",
         "1",
@@ -68,8 +74,27 @@ async fn of_two_packages_with_one_tag_the_older_has_it_until_it_goes() {
     first.apply(&package("shop", "1", &[&image], &to));
     package_stalled(&first, "shop", "RepositoryConflict").await;
 
-    second.kubectl(&["delete", "jkpkg", "shop", "--timeout=30s"]);
+    // Many, because an older one may go at any moment of a look at the younger one.
+    let more: Vec<String> = (0..12).map(|number| format!("shop-{number}")).collect();
+    let all = |more_of_spec: &str| -> Vec<String> {
+        more.iter()
+            .map(|name| package(name, "1", &[], &format!("{to}\n  {more_of_spec}")))
+            .collect()
+    };
+    second.apply(&all("description: one").join("---\n"));
+    for name in &more {
+        second.ready(name).await;
+    }
+    a_second_after(&second.package(&more[more.len() - 1]).await).await;
+    first.apply(&all("description: another").join("---\n"));
+    for name in &more {
+        package_stalled(&first, name, "RepositoryConflict").await;
+    }
+    second.kubectl(&["delete", "jkpkg", "--all", "--timeout=30s"]);
     first.ready("shop").await;
+    for name in &more {
+        first.ready(name).await;
+    }
     clear(&[&first, &second]);
 }
 

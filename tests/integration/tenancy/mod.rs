@@ -17,7 +17,7 @@ use crate::support::program;
 static APART: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// What the image says once it is stalled for `reason`.
-async fn image_stalled(cluster: &Cluster, name: &str, reason: &str) -> String {
+pub(crate) async fn image_stalled(cluster: &Cluster, name: &str, reason: &str) -> String {
     let image = cluster
         .image_where(name, reason, |image| {
             let stalled = condition(&image.status.as_ref()?.conditions, "Stalled")?;
@@ -29,7 +29,7 @@ async fn image_stalled(cluster: &Cluster, name: &str, reason: &str) -> String {
 }
 
 /// What the package says once it is stalled for `reason`.
-async fn package_stalled(cluster: &Cluster, name: &str, reason: &str) -> String {
+pub(crate) async fn package_stalled(cluster: &Cluster, name: &str, reason: &str) -> String {
     let package = cluster
         .package_where(name, reason, |package| {
             let stalled = condition(&package.status.as_ref()?.conditions, "Stalled")?;
