@@ -11,6 +11,9 @@ export CARGO_TARGET_DIR ?= $(JACKAL_CACHE)/target
 # The servers that the integration tests talk to.
 PARTS := apiserver apiserver-audited docker20 docker-classic docker-containerd containerd16 containerd registry28 registry31
 
+# Of the integration tests, which wait for servers more than they compute.
+TEST_THREADS ?= $(shell echo $$(( $$(nproc) < 4 ? 4 : $$(nproc) )))
+
 .PHONY: help
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,7 +39,8 @@ test-unit: ## Tests without any server; the CRDs' drift is among them.
 .PHONY: test-integration
 test-integration: ## Tests against a real API server, real docker engines and real registries. T=name picks.
 	cargo test --locked --test integration --no-run
-	scripts/stack with $(PARTS) -- cargo test --locked --test integration -- $(T)
+	scripts/stack with $(PARTS) -- env RUST_TEST_THREADS=$(TEST_THREADS) \
+		cargo test --locked --test integration -- $(T)
 
 .PHONY: interop
 interop: ## Have real tools read what we made, and read what they made; builds Zarf once. INTEROP='clients zarf' picks.
