@@ -8,7 +8,8 @@ use super::{Descriptor, Digest, media_type};
 const ENCODING: &str = "dev.jackal.encoding";
 
 /// How layers are stored that have no compressed form yet, which is those of a docker engine. Layers that
-/// have one are carried as they are.
+/// have one are carried as they are, and so are those that get no shorter: random bytes, archives, media, the weights of
+/// models.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 pub enum Compression {
     /// Uncompressed: the fastest to push and to pull on a network that is no bottleneck, and of another digest only where
@@ -37,18 +38,28 @@ impl Compression {
     /// same digest. The number goes up with every change of what the encoder gives, that of its libraries
     /// included; a test holds the digests.
     pub fn layer(self, digest: Digest, size: u64) -> Descriptor {
-        let mut layer = Descriptor::new(self.layer_type(), digest, size);
+        self.noted(Descriptor::new(self.layer_type(), digest, size))
+    }
+
+    /// The descriptor of a layer that we stored uncompressed because that form makes it no shorter: which layers those
+    /// are is told by their content alone. [`Compression::None`] leaves all.
+    pub fn left(self, digest: Digest, size: u64) -> Descriptor {
+        self.noted(Descriptor::new(Self::None.layer_type(), digest, size))
+    }
+
+    fn noted(self, mut layer: Descriptor) -> Descriptor {
         let encoding = match self {
             Self::None => return layer,
-            Self::Gzip => "gzip/1",
-            Self::Zstd => "zstd/2",
+            Self::Gzip => "gzip/2",
+            Self::Zstd => "zstd/3",
         };
         layer.annotations.insert(ENCODING.to_owned(), encoding.to_owned());
         layer
     }
 
-    /// Whether `layer` is one that we stored in that form.
+    /// Whether `layer` is one that we stored in that form, or left as it was.
     pub fn made(self, layer: &Descriptor) -> bool {
-        *layer == self.layer(layer.digest.clone(), layer.size)
+        let (digest, size) = (layer.digest.clone(), layer.size);
+        *layer == self.layer(digest.clone(), size) || *layer == self.left(digest, size)
     }
 }

@@ -342,8 +342,13 @@ mod tests {
                     "{one:?} {other:?}"
                 );
             }
-            let mixed = made(vec![layer(one), layer(all[(one as usize + 1) % 3])]);
-            assert_eq!(mixed.made_of_image(one), None);
+            let left = made(vec![layer(one), one.left(Digest::of(b"x"), 1)]);
+            assert!(left.made_of_image(one).is_some());
+            let next = all[(one as usize + 1) % 3];
+            for foreign in [layer(next), next.left(Digest::of(b"x"), 1)] {
+                let mixed = made(vec![layer(one), foreign]);
+                assert_eq!(mixed.made_of_image(one), None);
+            }
             let spaced = [&document.raw[..], b" "].concat();
             let spaced = Document::parse(None, spaced.into()).unwrap();
             assert_eq!(spaced.made_of_image(one), None);

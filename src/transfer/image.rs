@@ -300,10 +300,11 @@ impl Transfer {
         let pushed = || document.manifest().filter(|_| document.is_docker());
         let manifest = document.made_of_image(self.compression).or_else(pushed);
         manifest.is_some_and(|manifest| {
-            let plain = self.compression == Compression::None && !document.is_docker();
+            let plain = Compression::None.layer_type();
             manifest.config.digest == *image_id
                 && manifest.layers.len() == diff_ids.len()
-                && std::iter::zip(&manifest.layers, diff_ids).all(|(layer, id)| !plain || layer.digest == *id)
+                && std::iter::zip(&manifest.layers, diff_ids)
+                    .all(|(layer, id)| layer.media_type != plain || layer.digest == *id)
         })
     }
 

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use super::compress::compress;
+use super::compress::{SAMPLE, compress, pays};
 use super::destination::{Destination, Upload};
 use super::known::{KnownBlobs, Reservation, Subject};
 use super::predecessor::Predecessor;
@@ -89,6 +89,20 @@ impl DestinationSink {
         }
     }
 
+    /// The layer `digest`, which is not to be compressed, if the destination has it as it is.
+    async fn left(&self, digest: &Digest, size: Option<u64>, subject: &Subject) -> Result<Option<Descriptor>, Fault> {
+        // Without compression that was asked before.
+        if self.compression == Compression::None {
+            return Ok(None);
+        }
+        let Some(held) = self.holds(digest, size).await? else {
+            return Ok(None);
+        };
+        let stored = self.compression.left(digest.clone(), held);
+        self.known.note_stored(subject, &stored);
+        Ok(Some(stored))
+    }
+
     /// What `subject` stands as, when this process has seen it in the registry.
     async fn brought(&self, subject: &Subject, size: Option<u64>) -> Result<Option<Descriptor>, Fault> {
         match subject {
@@ -106,6 +120,22 @@ impl DestinationSink {
             },
         }
     }
+}
+
+/// Reads what tells whether the rest is to be compressed, or a first chunk where that is not asked.
+async fn beginning(bytes: &mut ByteStream<'_>, wanted: Compression) -> Result<Vec<Bytes>, Fault> {
+    let least = match wanted {
+        Compression::None => 1,
+        _ => SAMPLE,
+    };
+    let (mut chunks, mut length) = (Vec::new(), 0);
+    while length < least
+        && let Some(chunk) = bytes.next().await.transpose()?
+    {
+        length += chunk.len();
+        chunks.push(chunk);
+    }
+    Ok(chunks)
 }
 
 #[async_trait]
@@ -143,15 +173,16 @@ impl BlobSink for DestinationSink {
     }
 
     async fn take(&self, blob: Blob<'_>) -> Result<Landed, Fault> {
-        let compression = match blob.form {
+        let form = blob.form;
+        let wanted = match form {
             Form::Exact => Compression::None,
             Form::Diff => self.compression,
         };
-        let described = |digest: Digest, size: u64| match blob.form {
-            Form::Exact => Descriptor::new("application/octet-stream", digest, size),
-            Form::Diff => compression.layer(digest, size),
+        let described = |stored: Descriptor| match form {
+            Form::Exact => Descriptor::new("application/octet-stream", stored.digest, stored.size),
+            Form::Diff => stored,
         };
-        let subject = blob.digest.clone().map(|digest| Subject::diff(digest, compression));
+        let subject = blob.digest.clone().map(|digest| Subject::diff(digest, wanted));
         let mut reservation = None;
         if let (Some(subject), Some(digest)) = (&subject, &blob.digest) {
             match self.turn(subject, blob.size).await? {
@@ -159,16 +190,28 @@ impl BlobSink for DestinationSink {
                 Turn::Stands(stored) => {
                     return Ok(Landed {
                         content: digest.clone(),
-                        stored: described(stored.digest, stored.size),
+                        stored: described(stored),
                     });
                 }
             }
         }
         let mut bytes = blob.bytes;
-        if blob.form == Form::Diff {
+        let mut compression = wanted;
+        if form == Form::Diff {
             // The first bytes may wait for a turn at the source; meanwhile the registry should not wait for them.
-            let first = bytes.next().await.transpose()?;
-            bytes = futures::stream::iter(first.map(Ok)).chain(bytes).boxed();
+            let start = beginning(&mut bytes, wanted).await?;
+            if !pays(&start, wanted).await? {
+                compression = Compression::None;
+                if let (Some(digest), Some(subject)) = (&blob.digest, &subject)
+                    && let Some(stored) = self.left(digest, blob.size, subject).await?
+                {
+                    return Ok(Landed {
+                        content: digest.clone(),
+                        stored,
+                    });
+                }
+            }
+            bytes = futures::stream::iter(start.into_iter().map(Ok)).chain(bytes).boxed();
         }
         let content = Arc::new(Mutex::new(None));
         let complete = Arc::new(AtomicBool::new(false));
@@ -212,12 +255,13 @@ impl BlobSink for DestinationSink {
         }
         let content = content.lock().unwrap_or_else(PoisonError::into_inner).take();
         let content = content.unwrap_or_else(|| digest.clone());
-        let stored = described(digest, size);
+        let stored = described(match compression {
+            Compression::None => wanted.left(digest, size),
+            _ => compression.layer(digest, size),
+        });
         self.known.saw(&stored.digest, self.destination.repository());
-        if compression != Compression::None {
-            let subject = Subject::diff(content.clone(), compression);
-            self.known.note_stored(&subject, &stored);
-        }
+        let subject = Subject::diff(content.clone(), wanted);
+        self.known.note_stored(&subject, &stored);
         // Whoever waited finds what was noted.
         drop(reservation);
         self.moved_blobs.fetch_add(1, Ordering::Relaxed);

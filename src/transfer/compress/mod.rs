@@ -6,6 +6,7 @@
 //! process, of which only takes who need not wait for it, so no blob ever waits for another's network.
 
 mod encode;
+mod sample;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock};
@@ -16,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::encode::{Encoded, Idle, head, tail};
+pub(super) use self::sample::{SAMPLE, pays};
 use crate::fault::{Fault, Reason};
 use crate::oci::Compression;
 use crate::source::ByteStream;

@@ -146,6 +146,35 @@ async fn the_bytes_are_those_of_every_build_before() {
 }
 
 #[tokio::test]
+async fn what_gets_no_shorter_is_told_by_its_beginning() {
+    let (text, noise) = (content(SAMPLE), noise(SAMPLE));
+    let pays_cut = async |whole: &[u8], step: usize, compression| {
+        let chunks: Vec<Bytes> = cut(whole, &[step]).try_collect().await.unwrap();
+        pays(&chunks, compression).await.unwrap()
+    };
+    for compression in BOTH {
+        for length in [0, 1024, SAMPLE] {
+            assert!(pays_cut(&text[..length], 10_000, compression).await, "{length}");
+        }
+        for length in [1, 1024, SAMPLE - 1, SAMPLE] {
+            for step in [7_777, usize::MAX] {
+                assert!(!pays_cut(&noise[..length], step, compression).await, "{length}");
+            }
+        }
+        // The rest does not count, or how it is cut would.
+        let late = [&noise[..], &text, &text].concat();
+        assert!(!pays_cut(&late, usize::MAX, compression).await);
+        // A part that gets shorter is enough, wherever it is.
+        for at in [0, SAMPLE / 2, SAMPLE * 3 / 4] {
+            let mut mixed = noise.clone();
+            mixed[at..at + SAMPLE / 4].copy_from_slice(&text[..SAMPLE / 4]);
+            assert!(pays_cut(&mixed, 100_000, compression).await, "{at}");
+        }
+    }
+    assert!(!pays_cut(&text, 10_000, Compression::None).await);
+}
+
+#[tokio::test]
 async fn passes_a_failure_on() {
     let fault = Fault::retryable(Reason::SourceFailed, "broke");
     for before in [1, 3 * BLOCK] {

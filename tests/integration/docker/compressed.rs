@@ -135,6 +135,50 @@ async fn one_changed_layer_moves_alone() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_gets_no_shorter_is_stored_as_it_is() {
+    let real = classic();
+    for (compression, graph) in [
+        (Compression::Zstd, true),
+        (Compression::Gzip, true),
+        (Compression::Zstd, false),
+    ] {
+        let docker = match graph {
+            true => real.graph(),
+            false => real.docker.clone(),
+        };
+        let name = unique("noise");
+        let random = tar(&[("weights", noise(3_000_000))]);
+        let words = tar(&[("words", text(&name))]);
+        let image = |tag: &str| {
+            let small = tar(&[("small", "a word ".repeat(50) + tag)]);
+            let name = name.replace(":1", tag);
+            real.load(&Image::new(&name, vec![random.clone(), words.clone(), small]).archive());
+            name
+        };
+        let registry = TestRegistry::start(Version::V31);
+        let first = bring(&docker, &image(":1"), &registry, compression).await;
+        assert_eq!(first.moved_blobs, 4);
+        let layers = first.documents[0].manifest().unwrap().layers.clone();
+        let forms = [Compression::None, compression, compression].map(Compression::layer_type);
+        assert_eq!(layers.iter().map(|layer| &layer.media_type).collect::<Vec<_>>(), forms);
+        assert_eq!(layers[0].digest, Digest::of(&random));
+        let again = bring(&docker, &name, &registry, compression).await;
+        assert_eq!((again.moved_blobs, again.method), (0, Method::Unchanged));
+        // Under another tag, of which nothing stands: what has its own digest is found.
+        let second = bring(&docker, &image(":2"), &registry, compression).await;
+        assert_eq!(second.moved_blobs, 3, "{compression:?} {graph}");
+        assert!(
+            second.moved_bytes < words.len() as u64 + 10_000,
+            "{}",
+            second.moved_bytes
+        );
+        // Who wants none of it compressed has another image.
+        let plain = bring(&docker, &name, &registry, Compression::None).await;
+        assert!(plain.digest != first.digest && plain.moved_blobs == 2, "{plain:?}");
+    }
+}
+
 /// As other tools write a manifest, and as nobody does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_others_compressed_is_not_taken_for_ours() {
