@@ -28,13 +28,15 @@ make_ground() {
   ZARF_DIGEST="$(jq -r .digest "$WORK/zarf.json")" JACKAL_DIGEST="$(jq -r .digest "$WORK/jackal.json")"
 }
 
-# A tar with the file `hello` that says WORDS, and enough noise that it is worth a blob.
+# A tar with the file `hello` that says WORDS, lines that get shorter by compression, and enough noise that it is worth a
+# blob.
 layer() { # FILE WORDS
   local folder
   folder="$(mktemp -d "$WORK/layer.XXXXXX")"
   printf '%s\n' "$2" >"$folder/hello"
+  seq -f "$2 %.0f" 10000 >"$folder/lines"
   head -c 300000 /dev/zero | openssl enc -aes-128-ctr -pass "pass:$2" -nosalt -pbkdf2 >"$folder/noise"
-  tar --format=gnu --mtime=@0 --owner=0 --group=0 --numeric-owner --sort=name -C "$folder" -cf "$1" hello noise
+  tar --format=gnu --mtime=@0 --owner=0 --group=0 --numeric-owner --sort=name -C "$folder" -cf "$1" hello lines noise
   rm -r "$folder"
 }
 
