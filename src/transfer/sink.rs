@@ -89,17 +89,14 @@ impl DestinationSink {
         }
     }
 
-    /// The layer `digest`, which is not to be compressed, if the destination has it as it is.
-    async fn left(&self, digest: &Digest, size: Option<u64>, subject: &Subject) -> Result<Option<Descriptor>, Fault> {
-        // Without compression that was asked before.
-        if self.compression == Compression::None {
-            return Ok(None);
-        }
-        let Some(held) = self.holds(digest, size).await? else {
+    /// The layer `diff_id`, which is not to be compressed, if the destination has it as it is.
+    async fn left(&self, diff_id: &Digest, size: Option<u64>) -> Result<Option<Descriptor>, Fault> {
+        let Some(held) = self.holds(diff_id, size).await? else {
             return Ok(None);
         };
-        let stored = self.compression.left(digest.clone(), held);
-        self.known.note_stored(subject, &stored);
+        let stored = self.compression.left(diff_id.clone(), held);
+        let subject = Subject::diff(diff_id.clone(), self.compression);
+        self.known.note_stored(&subject, &stored);
         Ok(Some(stored))
     }
 
@@ -150,8 +147,7 @@ impl BlobSink for DestinationSink {
 
     async fn holds_diff(&self, diff_id: &Digest) -> Result<Option<Descriptor>, Fault> {
         if self.compression == Compression::None {
-            let held = self.holds(diff_id, None).await?;
-            return Ok(held.map(|size| Compression::None.layer(diff_id.clone(), size)));
+            return self.left(diff_id, None).await;
         }
         // A compressed form has a digest that only compressing tells, or who did it before.
         let subject = Subject::diff(diff_id.clone(), self.compression);
@@ -200,10 +196,10 @@ impl BlobSink for DestinationSink {
         if form == Form::Diff {
             // The first bytes may wait for a turn at the source; meanwhile the registry should not wait for them.
             let start = beginning(&mut bytes, wanted).await?;
-            if !pays(&start, wanted).await? {
+            if wanted != Compression::None && !pays(&start, wanted).await? {
                 compression = Compression::None;
-                if let (Some(digest), Some(subject)) = (&blob.digest, &subject)
-                    && let Some(stored) = self.left(digest, blob.size, subject).await?
+                if let Some(digest) = &blob.digest
+                    && let Some(stored) = self.left(digest, blob.size).await?
                 {
                     return Ok(Landed {
                         content: digest.clone(),

@@ -32,7 +32,7 @@ pub async fn pays(start: &[Bytes], compression: Compression) -> Result<bool, Fau
     let _thread = threads.acquire_owned().await.map_err(failed)?;
     let judged = tokio::task::spawn_blocking(move || {
         // Copied by as many at once as there are threads.
-        let start = beginning(&start);
+        let start = joined(&start);
         let mut encoder = idle.take(compression)?;
         let (mut before, mut after) = (0, 0);
         for piece in pieces(&start) {
@@ -47,7 +47,7 @@ pub async fn pays(start: &[Bytes], compression: Compression) -> Result<bool, Fau
 }
 
 /// The first [`SAMPLE`] bytes.
-fn beginning(chunks: &[Bytes]) -> Vec<u8> {
+fn joined(chunks: &[Bytes]) -> Vec<u8> {
     let mut sample = Vec::with_capacity(SAMPLE);
     for chunk in chunks {
         let room = SAMPLE - sample.len();
