@@ -10,10 +10,9 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::package;
-use crate::support::cluster::Cluster;
+use crate::support::cluster::{Cluster, image_stalled, package_stalled};
 use crate::support::objects::{ADDRESS, lone};
 use crate::support::wait::{SOON, eventually};
-use crate::tenancy::{image_stalled, package_stalled};
 
 /// A policy that admits no status in `namespace` that says Stalled.
 fn silence(namespace: &str) -> String {

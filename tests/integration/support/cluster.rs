@@ -433,3 +433,27 @@ async fn define(client: &Client, kubeconfig: &Path) {
     })
     .await;
 }
+
+/// What the image says once it is stalled for `reason`.
+pub async fn image_stalled(cluster: &Cluster, name: &str, reason: &str) -> String {
+    let image = cluster
+        .image_where(name, reason, |image| {
+            let stalled = condition(&image.status.as_ref()?.conditions, "Stalled")?;
+            (stalled.reason == reason).then_some(())
+        })
+        .await;
+    let status = image.status.unwrap();
+    condition(&status.conditions, "Ready").unwrap().message.clone()
+}
+
+/// What the package says once it is stalled for `reason`.
+pub async fn package_stalled(cluster: &Cluster, name: &str, reason: &str) -> String {
+    let package = cluster
+        .package_where(name, reason, |package| {
+            let stalled = condition(&package.status.as_ref()?.conditions, "Stalled")?;
+            (stalled.reason == reason).then_some(())
+        })
+        .await;
+    let status = package.status.unwrap();
+    condition(&status.conditions, "Ready").unwrap().message.clone()
+}

@@ -8,37 +8,13 @@ mod rbac;
 mod retention;
 mod secrets;
 
-use crate::support::cluster::{Cluster, condition};
+use crate::support::cluster::{Cluster, image_stalled, package_stalled};
 use crate::support::objects::{ADDRESS, lone, package, registry_at};
 use crate::support::process::run;
 use crate::support::program;
 
 /// Held by who has the API server that is apart.
 static APART: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
-/// What the image says once it is stalled for `reason`.
-pub(crate) async fn image_stalled(cluster: &Cluster, name: &str, reason: &str) -> String {
-    let image = cluster
-        .image_where(name, reason, |image| {
-            let stalled = condition(&image.status.as_ref()?.conditions, "Stalled")?;
-            (stalled.reason == reason).then_some(())
-        })
-        .await;
-    let status = image.status.unwrap();
-    condition(&status.conditions, "Ready").unwrap().message.clone()
-}
-
-/// What the package says once it is stalled for `reason`.
-pub(crate) async fn package_stalled(cluster: &Cluster, name: &str, reason: &str) -> String {
-    let package = cluster
-        .package_where(name, reason, |package| {
-            let stalled = condition(&package.status.as_ref()?.conditions, "Stalled")?;
-            (stalled.reason == reason).then_some(())
-        })
-        .await;
-    let status = package.status.unwrap();
-    condition(&status.conditions, "Ready").unwrap().message.clone()
-}
 
 /// Leaves nothing to operators of later tests.
 fn clear(clusters: &[&Cluster]) {
