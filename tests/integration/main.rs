@@ -12,6 +12,8 @@ mod crash;
 mod docker;
 #[path = "../faults/mod.rs"]
 mod faults;
+#[path = "../field/mod.rs"]
+mod field;
 mod gitops;
 mod package;
 mod registry;

@@ -1,0 +1,45 @@
+//! Inputs from public bug reports of other tools, and what we do with them: one table for each kind of input.
+//!
+//! A [`Case`] names the report, the input and the expected result. It runs against a real registry, or against a small
+//! server that shows the reported behaviour where no real registry can be made to show it.
+
+use std::panic::AssertUnwindSafe;
+
+use futures::FutureExt as _;
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+
+/// Cases of one table that run at the same time.
+const CONCURRENCY: usize = 4;
+
+/// One row of a table.
+pub struct Case {
+    /// The report that the input comes from, as `owner/repository#number`.
+    pub report: &'static str,
+    /// What the registry, engine or client sends.
+    pub input: &'static str,
+    /// What must come of it.
+    pub expected: &'static str,
+    /// Produces the input and asserts the result.
+    pub run: fn() -> BoxFuture<'static, ()>,
+}
+
+/// Runs every case of a table and fails with a list of all that failed.
+pub async fn check(cases: &[Case]) {
+    let runs = cases.iter().map(|case| async move {
+        let result = AssertUnwindSafe((case.run)()).catch_unwind().await;
+        result.err().map(|_| format!("{}: {} (expected: {})", case.report, case.input, case.expected))
+    });
+    let failed: Vec<String> = futures::stream::iter(runs)
+        .buffer_unordered(CONCURRENCY)
+        .filter_map(|failed| async { failed })
+        .collect()
+        .await;
+    assert!(
+        failed.is_empty(),
+        "{} of {} cases failed; each panic above says why:\n{}",
+        failed.len(),
+        cases.len(),
+        failed.join("\n")
+    );
+}
