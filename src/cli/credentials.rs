@@ -1,7 +1,6 @@
 //! The credentials of whoever runs a command: docker's `config.json`, and the helpers that it names.
 
 use docker_credential::{CredentialRetrievalError, DockerCredential};
-use secrecy::SecretString;
 
 use crate::registry::Credentials;
 
@@ -15,10 +14,7 @@ pub(super) async fn of(host: &str) -> anyhow::Result<Option<Credentials>> {
     // Helpers are programs that are waited for.
     let found = tokio::task::spawn_blocking(move || docker_credential::get_credential(&server)).await?;
     match found {
-        Ok(DockerCredential::UsernamePassword(username, password)) => Ok(Some(Credentials {
-            username,
-            password: SecretString::from(password),
-        })),
+        Ok(DockerCredential::UsernamePassword(username, password)) => Ok(Some(Credentials::new(username, password))),
         Ok(DockerCredential::IdentityToken(_)) => {
             anyhow::bail!(
                 "docker's config.json has an identity token for {host}, which is not spoken: log in with a user and a password or token"

@@ -13,6 +13,9 @@ use super::error::{Error, Kind};
 pub struct Endpoint {
     /// Host and port as references write it, such as `docker.io` or `127.0.0.1:31999`.
     pub host: String,
+    /// Other hosts, with their ports, by which the registry names itself in its answers; such as what pods call a
+    /// registry that is reached by its Service. A URL of an answer that names one of them means this endpoint.
+    pub aliases: Vec<String>,
     /// Plain HTTP instead of HTTPS. Only when somebody asked for it (`insecure: true`).
     pub plain_http: bool,
     /// What is trusted besides the certificates of the system.
@@ -57,13 +60,47 @@ pub struct Trust {
     pub key: Option<SecretString>,
 }
 
-/// A name and its password or access token.
+/// A name and its password or access token, or a token that stands for both. What is secret is redacted where it is
+/// printed for debugging.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    /// The name.
+    /// The name; may be empty beside a token.
     pub username: String,
-    /// The password, redacted where it is printed for debugging.
+    /// The password; empty beside a token.
     pub password: SecretString,
+    /// An OAuth2 refresh token (`identitytoken` of docker's `config.json`), which the token service exchanges for
+    /// access tokens.
+    pub identity_token: Option<SecretString>,
+    /// An access token of the registry itself (`registrytoken` of docker's `config.json`), sent as it is.
+    pub registry_token: Option<SecretString>,
+}
+
+impl Credentials {
+    /// A name and its password.
+    pub fn new(username: impl Into<String>, password: impl Into<SecretString>) -> Self {
+        Self {
+            username: username.into(),
+            password: password.into(),
+            identity_token: None,
+            registry_token: None,
+        }
+    }
+
+    /// An OAuth2 refresh token of a token service.
+    pub fn identity_token(username: impl Into<String>, token: impl Into<SecretString>) -> Self {
+        Self {
+            identity_token: Some(token.into()),
+            ..Self::new(username, String::new())
+        }
+    }
+
+    /// An access token that the registry takes as it is.
+    pub fn registry_token(token: impl Into<SecretString>) -> Self {
+        Self {
+            registry_token: Some(token.into()),
+            ..Self::new(String::new(), String::new())
+        }
+    }
 }
 
 impl Endpoint {
@@ -72,6 +109,7 @@ impl Endpoint {
         let Limits { connections, rate } = Limits::default();
         Self {
             host: host.into(),
+            aliases: Vec::new(),
             plain_http: false,
             trust: Trust::default(),
             credentials: None,

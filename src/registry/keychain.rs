@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::Credentials;
@@ -89,10 +88,7 @@ impl Entry {
             // An entry that only names a credential helper.
             _ => return Ok(None),
         };
-        Ok(Some(Credentials {
-            username,
-            password: SecretString::from(password),
-        }))
+        Ok(Some(Credentials::new(username, password)))
     }
 }
 

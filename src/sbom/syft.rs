@@ -261,9 +261,12 @@ fn access(command: &mut Command, endpoint: &Endpoint, scratch: &Scratch) -> io::
             .env("SYFT_REGISTRY_AUTH_TLS_KEY", key);
     }
     if let Some(credentials) = &endpoint.credentials {
-        command
-            .env("SYFT_REGISTRY_AUTH_USERNAME", &credentials.username)
-            .env("SYFT_REGISTRY_AUTH_PASSWORD", credentials.password.expose_secret());
+        match &credentials.registry_token {
+            Some(token) => command.env("SYFT_REGISTRY_AUTH_TOKEN", token.expose_secret()),
+            None => command
+                .env("SYFT_REGISTRY_AUTH_USERNAME", &credentials.username)
+                .env("SYFT_REGISTRY_AUTH_PASSWORD", credentials.password.expose_secret()),
+        };
     }
     Ok(())
 }

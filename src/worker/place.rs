@@ -163,6 +163,7 @@ impl Defaults {
             None => Trust::default(),
         };
         let endpoint = Endpoint {
+            aliases: vec![address.clone()],
             plain_http: spec.insecure.or(default.insecure).unwrap_or(false),
             trust,
             credentials,
@@ -300,11 +301,24 @@ fn fingerprint(endpoint: &Endpoint) -> Digest {
         hasher.update(bytes);
     };
     part(endpoint.host.as_bytes());
+    part(&(endpoint.aliases.len() as u64).to_be_bytes());
+    for alias in &endpoint.aliases {
+        part(alias.as_bytes());
+    }
     part(&[u8::from(endpoint.plain_http)]);
     part(&endpoint.idle.as_millis().to_be_bytes());
     if let Some(credentials) = &endpoint.credentials {
         part(credentials.username.as_bytes());
         part(credentials.password.expose_secret().as_bytes());
+        for token in [&credentials.identity_token, &credentials.registry_token] {
+            part(&[u8::from(token.is_some())]);
+            part(
+                token
+                    .as_ref()
+                    .map(|token| token.expose_secret().as_bytes())
+                    .unwrap_or_default(),
+            );
+        }
     }
     for pem in [&endpoint.trust.authorities, &endpoint.trust.certificate] {
         part(pem.as_deref().unwrap_or_default());

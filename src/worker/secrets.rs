@@ -163,9 +163,7 @@ pub(super) fn state_of(secret: &Secret) -> Option<(String, Option<Credentials>)>
     }
     let state: State = serde_json::from_slice(entry(secret, "state")?).ok()?;
     let registry = state.registry_info;
-    let credentials = (!registry.push_username.is_empty()).then(|| Credentials {
-        username: registry.push_username,
-        password: SecretString::from(registry.push_password),
-    });
+    let named = !registry.push_username.is_empty();
+    let credentials = named.then(|| Credentials::new(registry.push_username, registry.push_password));
     Some((registry.address, credentials)).filter(|(address, _)| !address.is_empty())
 }

@@ -28,7 +28,9 @@ pub struct Case {
 pub async fn check(cases: &[Case]) {
     let runs = cases.iter().map(|case| async move {
         let result = AssertUnwindSafe((case.run)()).catch_unwind().await;
-        result.err().map(|_| format!("{}: {} (expected: {})", case.report, case.input, case.expected))
+        result
+            .err()
+            .map(|_| format!("{}: {} (expected: {})", case.report, case.input, case.expected))
     });
     let failed: Vec<String> = futures::stream::iter(runs)
         .buffer_unordered(CONCURRENCY)

@@ -95,11 +95,15 @@ async fn push(engine: &Engine, id: &str, target: &PushTarget) -> Result<Digest, 
 fn credentials(target: &PushTarget) -> String {
     let json = match &target.credentials {
         None => json!({}),
-        Some(known) => json!({
-            "username": known.username,
-            "password": known.password.expose_secret(),
-            "serveraddress": target.host,
-        }),
+        Some(known) => match (&known.registry_token, &known.identity_token) {
+            (Some(token), _) => json!({ "registrytoken": token.expose_secret(), "serveraddress": target.host }),
+            (None, Some(token)) => json!({ "identitytoken": token.expose_secret(), "serveraddress": target.host }),
+            (None, None) => json!({
+                "username": known.username,
+                "password": known.password.expose_secret(),
+                "serveraddress": target.host,
+            }),
+        },
     };
     URL_SAFE.encode(json.to_string())
 }
@@ -169,14 +173,14 @@ mod tests {
             credentials: None,
         };
         assert_eq!(credentials(&target), URL_SAFE.encode("{}"));
-        target.credentials = Some(Credentials {
-            username: "me".to_owned(),
-            password: "p?>".to_owned().into(),
-        });
+        target.credentials = Some(Credentials::new("me", "p?>"));
         let sent: serde_json::Value = serde_json::from_slice(&URL_SAFE.decode(credentials(&target)).unwrap()).unwrap();
         assert_eq!(
             sent,
             json!({ "username": "me", "password": "p?>", "serveraddress": "r:5000" })
         );
+        target.credentials = Some(Credentials::identity_token("", "refresh"));
+        let sent: serde_json::Value = serde_json::from_slice(&URL_SAFE.decode(credentials(&target)).unwrap()).unwrap();
+        assert_eq!(sent, json!({ "identitytoken": "refresh", "serveraddress": "r:5000" }));
     }
 }

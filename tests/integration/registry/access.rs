@@ -21,10 +21,7 @@ async fn credentials_decide() {
         let stored = repository.upload(Some(&digest), Some(1), stream("x")).await;
         assert_eq!(stored.unwrap(), (digest.clone(), 1));
         assert_eq!(registry.repository("a").head_blob(&digest).await.unwrap(), Some(1));
-        let wrong = Credentials {
-            username: "jackal".to_owned(),
-            password: "guessed".into(),
-        };
+        let wrong = Credentials::new("jackal", "guessed");
         for credentials in [Some(wrong), None] {
             let client = Registry::new(Endpoint {
                 credentials,

@@ -214,10 +214,7 @@ fn with_login(host: &str, password: &str) -> Registry {
     install_tls();
     Registry::new(Endpoint {
         plain_http: true,
-        credentials: Some(Credentials {
-            username: "jackal".to_owned(),
-            password: password.into(),
-        }),
+        credentials: Some(Credentials::new("jackal", password)),
         ..Endpoint::new(host)
     })
     .unwrap()

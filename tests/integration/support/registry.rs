@@ -135,10 +135,8 @@ impl TestRegistry {
             idle: Duration::from_secs(20),
             ..Endpoint::new(&self.host)
         };
-        endpoint.credentials = self.options.login.map(|(username, password)| Credentials {
-            username: username.to_owned(),
-            password: password.into(),
-        });
+        let login = self.options.login;
+        endpoint.credentials = login.map(|(username, password)| Credentials::new(username, password));
         if self.options.tls {
             endpoint.trust.authorities = Some(std::fs::read(self.folder.path().join("ca.crt")).expect("the CA"));
         }
