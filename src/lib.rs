@@ -1,6 +1,7 @@
 //! Packages of images, built inside the cluster, for clusters without internet.
 //!
 //! The rooms, each of which uses only those above it: [`oci`] (names and documents), [`fault`] (failures),
+//! [`suggestion`] (the name that was meant by a misspelt one),
 //! [`hashing`] (digests of what passes), [`api`] (the custom resources), [`registry`] (the distribution client),
 //! [`source`] (where images come from), [`transfer`] (bringing them to a destination), [`signing`] (signatures, and
 //! whether they count), [`sbom`] (what images consist of), [`package`] (what a package consists of, and its artifact),
@@ -23,5 +24,6 @@ pub mod sbom;
 pub mod server;
 pub mod signing;
 pub mod source;
+pub mod suggestion;
 pub mod transfer;
 pub mod worker;

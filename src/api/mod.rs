@@ -1,3 +1,4 @@
 //! The custom resources, group `jackal.dev`.
 
+pub mod schema;
 pub mod v1alpha1;
