@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Compression, Descriptor, Digest, media_type};
+use super::{Compression, Descriptor, Digest, UnknownFields, media_type};
 
 /// The largest manifest or index in bytes that is read: the limit that registries set (distribution: 4 MiB).
 pub const MANIFEST_LIMIT: usize = 4 * 1024 * 1024;
@@ -34,6 +34,9 @@ pub struct Manifest {
     /// Free text by key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// All other fields.
+    #[serde(flatten)]
+    pub unknown: UnknownFields,
 }
 
 impl Manifest {
@@ -47,6 +50,7 @@ impl Manifest {
             layers,
             subject: None,
             annotations: BTreeMap::new(),
+            unknown: UnknownFields::default(),
         }
     }
 
@@ -91,6 +95,9 @@ pub struct Index {
     /// Free text by key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// All other fields.
+    #[serde(flatten)]
+    pub unknown: UnknownFields,
 }
 
 impl Index {
@@ -103,6 +110,7 @@ impl Index {
             manifests,
             subject: None,
             annotations: BTreeMap::new(),
+            unknown: UnknownFields::default(),
         }
     }
 }

@@ -30,49 +30,64 @@ impl fmt::Display for Absent {
 
 /// Chooses the images of `index` that `platforms` ask for; none asks for the whole index.
 ///
-/// Kept are, in the order of the index, every image that one of the platforms admits, and the attestations
-/// of the kept images. A single image is chosen without its attestations, since only an index lists those.
+/// Kept are, in the order of the index, for each platform every image that suits it best ([`Platform::suitability`]),
+/// and the attestations of the kept images. A single image is chosen without its attestations, since only an index
+/// lists those.
 ///
 /// # Errors
 /// [`Absent`] when one of the platforms admits no image: to leave it out silently would show only when a node
 /// of that platform pulls.
 pub fn select(index: &Index, platforms: &[Platform]) -> Result<Selection, Absent> {
-    select_by(index, platforms, |entry| entry.platform.as_ref())
+    select_by(index, platforms, |at| index.manifests.get(at)?.platform.as_ref())
 }
 
-/// As [`select`], with what each entry runs on from elsewhere, where the index itself does not say.
+/// As [`select`], with what the entry at a position runs on from elsewhere, where the index itself does not say.
 pub fn select_by<'a>(
-    index: &'a Index,
+    index: &Index,
     platforms: &[Platform],
-    runs_on: impl Fn(&'a Descriptor) -> Option<&'a Platform>,
+    runs_on: impl Fn(usize) -> Option<&'a Platform>,
 ) -> Result<Selection, Absent> {
     if platforms.is_empty() {
         return Ok(Selection::Whole);
     }
-    let admitted = |asked: &Platform, entry: &'a Descriptor| {
-        !entry.is_attestation() && runs_on(entry).is_some_and(|offered| asked.admits(offered))
-    };
-    let absent: Vec<Platform> = platforms
-        .iter()
-        .filter(|asked| !index.manifests.iter().any(|entry| admitted(asked, entry)))
-        .cloned()
-        .collect();
+    let mut chosen = vec![false; index.manifests.len()];
+    let mut absent = Vec::new();
+    for asked in platforms {
+        let suitable = |(at, entry): (usize, &Descriptor)| {
+            let suitability = entry.may_be_image().then(|| asked.suitability(runs_on(at)?))?;
+            suitability.map(|suitability| (suitability, at))
+        };
+        let suitable: Vec<_> = index.manifests.iter().enumerate().filter_map(suitable).collect();
+        match suitable.iter().map(|(suitability, _)| suitability).min() {
+            Some(best) => {
+                let best = suitable.iter().filter(|(suitability, _)| suitability == best);
+                best.for_each(|&(_, at)| chosen[at] = true);
+            }
+            None => absent.push(asked.clone()),
+        }
+    }
     if !absent.is_empty() {
         return Err(Absent(absent));
     }
-    let images: Vec<&Descriptor> = index
-        .manifests
-        .iter()
-        .filter(|entry| platforms.iter().any(|asked| admitted(asked, entry)))
+    let entries = || index.manifests.iter().zip(&chosen);
+    let images: Vec<&Descriptor> = entries()
+        .filter(|(_, chosen)| **chosen)
+        .map(|(entry, _)| entry)
         .collect();
-    if let [only] = images.as_slice() {
-        return Ok(Selection::One((*only).clone()));
+    // One image may be listed under several platforms.
+    if let Some((first, others)) = images.split_first()
+        && others.iter().all(|other| other.digest == first.digest)
+    {
+        return Ok(Selection::One((*first).clone()));
     }
-    let kept = |entry: &Descriptor| match entry.attests() {
-        Some(subject) if entry.is_attestation() => images.iter().any(|image| image.digest.as_str() == subject),
-        _ => images.contains(&entry),
+    let attested = |entry: &Descriptor| {
+        let subject = entry.attests().filter(|_| entry.is_attestation());
+        subject.is_some_and(|subject| images.iter().any(|image| image.digest.as_str() == subject))
     };
-    let manifests: Vec<Descriptor> = index.manifests.iter().filter(|entry| kept(entry)).cloned().collect();
+    let manifests: Vec<Descriptor> = entries()
+        .filter(|(entry, chosen)| **chosen || attested(entry))
+        .map(|(entry, _)| entry.clone())
+        .collect();
     if manifests.len() == index.manifests.len() {
         return Ok(Selection::Whole);
     }
@@ -131,6 +146,63 @@ mod tests {
         assert_eq!(kept.media_type, index.media_type);
         let all = asked(&["linux/amd64", "linux/arm64", "linux/s390x"]);
         assert_eq!(select(&index, &all), Ok(Selection::Whole));
+    }
+
+    #[test]
+    fn names_of_one_platform_choose_the_same() {
+        let index = Index::new(
+            ["linux/arm/v5", "linux/arm/v7", "linux/arm64/v8", "linux/amd64"]
+                .map(image)
+                .into(),
+        );
+        for (name, chosen) in [
+            ("linux/arm", 1),
+            ("linux/armhf", 1),
+            ("linux/arm/v6", 0),
+            ("linux/arm64", 2),
+            ("linux/aarch64", 2),
+            ("linux/x86_64", 3),
+            ("linux/amd64/v3", 3),
+        ] {
+            let one = Selection::One(index.manifests[chosen].clone());
+            assert_eq!(select(&index, &asked(&[name])), Ok(one), "{name}");
+        }
+    }
+
+    #[test]
+    fn one_image_may_be_listed_under_two_platforms() {
+        let mut twice = image("linux/arm/v6");
+        let once = twice.clone();
+        twice.platform = Some("linux/arm/v7".parse().unwrap());
+        let index = Index::new(vec![once.clone(), twice.clone(), image("linux/amd64")]);
+        for (platforms, one) in [
+            (&["linux/arm/v6"][..], &once),
+            (&["linux/arm/v7"], &twice),
+            (&["linux/arm/v7", "linux/arm/v6"], &once),
+        ] {
+            assert_eq!(
+                select(&index, &asked(platforms)),
+                Ok(Selection::One(one.clone())),
+                "{platforms:?}"
+            );
+        }
+        let Ok(Selection::Several(kept)) = select(&index, &asked(&["linux/amd64", "linux/arm/v7"])) else {
+            panic!("not several");
+        };
+        assert_eq!(kept.manifests, index.manifests[1..]);
+    }
+
+    #[test]
+    fn what_is_no_image_is_not_chosen() {
+        let mut blob = image("linux/amd64");
+        blob.media_type = "application/vnd.buildkit.cacheconfig.v0".to_owned();
+        let mut unsaid = image("linux/amd64");
+        unsaid.platform = Some(Platform::default());
+        let mut orphan = attestation(&image("linux/s390x"));
+        orphan.annotations.remove("vnd.docker.reference.digest");
+        let index = Index::new(vec![blob, unsaid, orphan, image("linux/amd64")]);
+        let one = Selection::One(index.manifests[3].clone());
+        assert_eq!(select(&index, &asked(&["linux/amd64"])), Ok(one));
     }
 
     #[test]

@@ -153,12 +153,7 @@ impl Artifact {
 
     /// The platform of a package's entry in the index.
     pub(super) fn platform(architecture: &str) -> Platform {
-        Platform {
-            architecture: architecture.to_owned(),
-            os: MULTI.to_owned(),
-            variant: None,
-            os_version: None,
-        }
+        Platform::new(MULTI, architecture)
     }
 
     /// Whether `entry` of an index is a package, of whatever architecture.

@@ -194,7 +194,7 @@ impl Lookup {
             Some(platform) if !entry.is_attestation() => format!("for {platform} "),
             _ => String::new(),
         };
-        if !media_type::is_manifest(&entry.media_type) {
+        if !entry.media_type.is_empty() && !media_type::is_manifest(&entry.media_type) {
             return Err(self.failed(&format!(
                 "its index lists {} of type `{}`, which is no image; choose by platforms, or push the image again with a tool of today",
                 entry.digest, entry.media_type
@@ -234,27 +234,28 @@ impl Lookup {
         if index.manifests.len() > MANIFESTS {
             return Err(self.too_many());
         }
-        let mut offered: HashMap<&Digest, Option<Platform>> = HashMap::new();
-        for entry in index.manifests.iter().filter(|entry| !entry.is_attestation()) {
-            offered.insert(&entry.digest, self.platform_of_entry(entry).await?);
+        let mut offered: Vec<Option<Platform>> = Vec::with_capacity(index.manifests.len());
+        for entry in &index.manifests {
+            offered.push(match entry.may_be_image() {
+                true => self.platform_of_entry(entry).await?,
+                false => None,
+            });
         }
-        match select_by(index, platforms, |entry| offered.get(&entry.digest)?.as_ref()) {
+        match select_by(index, platforms, |at| offered.get(at)?.as_ref()) {
             Ok(Selection::Whole) => Ok(root),
             Ok(Selection::One(only)) => self.child(&only).await,
             Ok(Selection::Several(index)) => Document::of_index(index).map_err(|error| self.failed(&error.to_string())),
-            Err(absent) => {
-                let entries = index.manifests.iter();
-                let has: Vec<_> = entries
-                    .filter_map(|entry| offered.get(&entry.digest)?.clone())
-                    .collect();
-                Err(self.lacking(&absent, has))
-            }
+            Err(absent) => Err(self.lacking(&absent, offered.into_iter().flatten().collect())),
         }
     }
 
     /// What an entry of an index runs on; where the index does not say, its configuration does.
     async fn platform_of_entry(&self, entry: &Descriptor) -> Result<Option<Platform>, Fault> {
-        if entry.platform.is_some() || media_type::is_index(&entry.media_type) {
+        let said = entry
+            .platform
+            .as_ref()
+            .is_some_and(|platform| !platform.architecture.is_empty());
+        if said || media_type::is_index(&entry.media_type) {
             return Ok(entry.platform.clone());
         }
         match self.child(entry).await?.manifest() {

@@ -63,13 +63,14 @@ pub(super) async fn find(
     if let Some(entry) = index.manifests.iter().find(|entry| Some(&entry.digest) == pinned) {
         return walk.one(entry).await;
     }
-    let mut runs_on: HashMap<&Digest, Platform> = HashMap::new();
-    for entry in index.manifests.iter().filter(|entry| !entry.is_attestation()) {
-        if let Some(platform) = walk.platform_of_entry(entry).await? {
-            runs_on.insert(&entry.digest, platform);
-        }
+    let mut runs_on: Vec<Option<Platform>> = Vec::with_capacity(index.manifests.len());
+    for entry in &index.manifests {
+        runs_on.push(match entry.may_be_image() {
+            true => walk.platform_of_entry(entry).await?,
+            false => None,
+        });
     }
-    let selected = select_by(index, platforms, |entry| runs_on.get(&entry.digest));
+    let selected = select_by(index, platforms, |at| runs_on.get(at)?.as_ref());
     match selected.map_err(|absent| walk.lacking(&absent.to_string()))? {
         Selection::One(entry) => walk.one(&entry).await,
         Selection::Several(kept) => walk.several(kept).await,
@@ -274,7 +275,11 @@ impl Walk<'_> {
 
     /// What an entry of an index runs on; where the index does not say, its configuration does.
     async fn platform_of_entry(&self, entry: &Descriptor) -> Result<Option<Platform>, Fault> {
-        if entry.platform.is_some() || media_type::is_index(&entry.media_type) {
+        let said = entry
+            .platform
+            .as_ref()
+            .is_some_and(|platform| !platform.architecture.is_empty());
+        if said || media_type::is_index(&entry.media_type) {
             return Ok(entry.platform.clone());
         }
         match self.document(entry).await?.as_ref().and_then(Document::manifest) {

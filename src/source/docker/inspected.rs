@@ -130,17 +130,18 @@ impl From<Image> for Inspected {
     fn from(image: Image) -> Self {
         let written = |text: String| (!text.is_empty()).then_some(text);
         // An image without an architecture comes from an import of old.
-        let platform = (!image.os.is_empty() && !image.architecture.is_empty()).then(|| Platform {
+        let platform = Platform {
             architecture: image.architecture,
             os: image.os,
             variant: written(image.variant),
             os_version: written(image.os_version),
-        });
+            ..Platform::default()
+        };
         Self {
             image_id: image.id,
             diff_ids: image.root_fs.layers,
             size: image.size.and_then(|size| u64::try_from(size).ok()),
-            platform,
+            platform: platform.is_said().then_some(platform),
             descriptor: image.descriptor,
             manifests: image.manifests.map(|all| all.into_iter().map(Held::from).collect()),
             repo_digests: image.repo_digests,
