@@ -45,7 +45,7 @@ pub enum Reason {
     SourceFailed,
     /// The image does not exist at its source.
     SourceNotFound,
-    /// Nothing moved for as long as `timeout` allows.
+    /// Nothing moved for as long as `stallTimeout` allows.
     TimedOut,
     /// An image has not the signatures that it must have.
     VerificationError,

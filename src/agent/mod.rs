@@ -358,7 +358,7 @@ impl Duty for NodeDuty {
     ) -> Result<Arc<dyn ImageSource>, Fault> {
         // Whatever was assigned.
         self.check(image, reference)?;
-        let idle = self.settings.idle(image.spec.timeout);
+        let idle = self.settings.idle(image.spec.stall_timeout);
         // The object may allow the engine another time to stand still.
         let engine = match image.spec.source {
             source if idle == self.settings.idle => self.engine(source),

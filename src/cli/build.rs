@@ -71,7 +71,7 @@ pub(super) struct Build {
     limits: LimitFlags,
     /// How long a transfer may stand still. Default: the package's own, or 2m.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
-    timeout: Option<Duration>,
+    stall_timeout: Option<Duration>,
     /// Sign the package by this private key, whose password is in COSIGN_PASSWORD. Default: what `spec.signing` names,
     /// where the Secret stands beside the package in its file.
     #[arg(long, value_name = "FILE")]
@@ -133,8 +133,8 @@ impl Build {
             false => Target::parse(to)?,
         };
         let idle = self
-            .timeout
-            .or(package.spec.timeout.map(Into::into))
+            .stall_timeout
+            .or(package.spec.stall_timeout.map(Into::into))
             .unwrap_or(Duration::from_secs(120));
         let spec = &self.followed(&given, &target, idle).await?;
         report.version = spec.version.clone();

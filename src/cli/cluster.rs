@@ -78,8 +78,8 @@ pub(super) struct ClusterFlags {
     #[arg(long, env = "JACKAL_INTERVAL", default_value = "1h", value_name = "DURATION", value_parser = duration)]
     interval: Duration,
     /// How long a transfer may stand still, where an object says nothing.
-    #[arg(long, env = "JACKAL_TIMEOUT", default_value = "2m", value_name = "DURATION", value_parser = duration)]
-    timeout: Duration,
+    #[arg(long, env = "JACKAL_STALL_TIMEOUT", default_value = "2m", value_name = "DURATION", value_parser = duration)]
+    stall_timeout: Duration,
     /// The longest delay between two tries of what fails; it starts with 750 ms and doubles.
     #[arg(long, env = "JACKAL_RETRY_LIMIT", default_value = "2m", value_name = "DURATION", value_parser = duration)]
     retry_limit: Duration,
@@ -127,7 +127,7 @@ impl ClusterFlags {
                 limit: self.retry_limit,
             },
             interval: self.interval,
-            idle: self.timeout,
+            idle: self.stall_timeout,
             garbage_delay: Duration::from_secs(600),
             owner: None,
             syft: None,

@@ -23,9 +23,9 @@ pub(super) struct StoredFlags {
     insecure: bool,
     #[command(flatten)]
     limits: LimitFlags,
-    /// How long an answer may take.
+    /// How long a request may stand still.
     #[arg(long, default_value = "2m", value_name = "DURATION", value_parser = duration)]
-    timeout: Duration,
+    stall_timeout: Duration,
 }
 
 /// What was found.
@@ -59,7 +59,7 @@ impl StoredFlags {
                 let endpoint = Endpoint {
                     plain_http: self.insecure,
                     credentials: credentials::of(host).await?,
-                    idle: self.timeout,
+                    idle: self.stall_timeout,
                     ..Endpoint::new(host).within(self.limits.limits())
                 };
                 let registry = Registry::new(endpoint).map_err(|error| error.reading(text))?;

@@ -155,7 +155,7 @@ impl<'a> Children<'a> {
             image_pull_secrets: package.image_pull_secrets.clone(),
             service_account_name: package.service_account_name.clone(),
             interval: package.interval,
-            timeout: package.timeout,
+            stall_timeout: package.stall_timeout,
             suspend: package.suspend,
             naming: package.naming,
             plain_tag: planned.plain_tag,

@@ -45,7 +45,9 @@ impl Deletion<'_> {
         if let Some(other) = self.shared_with(image, &name, &digest).await? {
             return kept(&format!("{other} names {digest} too")).await;
         }
-        let place = self.place(image, &image.spec.registry, image.spec.timeout).await?;
+        let place = self
+            .place(image, &image.spec.registry, image.spec.stall_timeout)
+            .await?;
         let repository = self.repository(&place, name.repository())?;
         let pushing = |error: crate::registry::Error| error.pushing(&name.to_string());
         let standing = repository.head_manifest(name.identifier()).await.map_err(pushing)?;
@@ -198,12 +200,12 @@ impl Deletion<'_> {
         &self,
         object: &impl kube::ResourceExt,
         registry: &crate::api::v1alpha1::RegistrySpec,
-        timeout: Option<crate::api::v1alpha1::Period>,
+        stall_timeout: Option<crate::api::v1alpha1::Period>,
     ) -> Result<Place, Fault> {
         let namespace = object.namespace().unwrap_or_default();
         self.settings
             .defaults
-            .place(self.client, &namespace, registry, self.settings.idle(timeout))
+            .place(self.client, &namespace, registry, self.settings.idle(stall_timeout))
             .await
     }
 

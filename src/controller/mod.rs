@@ -151,7 +151,7 @@ impl Duty for RegistryDuty {
             namespace: image.metadata.namespace.clone().unwrap_or_default(),
             pull_secrets: &spec.image_pull_secrets,
             account: spec.service_account_name.as_deref(),
-            idle: self.settings.idle(spec.timeout),
+            idle: self.settings.idle(spec.stall_timeout),
             keychain: OnceCell::new(),
         };
         let registry = reached.registry(reference, &format!("image `{}`", spec.image)).await?;

@@ -278,7 +278,7 @@ impl Packages {
 
     /// The registry that the package means.
     pub(super) async fn place(&self, package: &JackalPackage) -> Result<Place, Fault> {
-        let idle = self.settings.idle(package.spec.timeout);
+        let idle = self.settings.idle(package.spec.stall_timeout);
         let namespace = package.namespace().unwrap_or_default();
         let defaults = &self.settings.defaults;
         defaults

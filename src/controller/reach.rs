@@ -41,7 +41,7 @@ impl<'a> Reached<'a> {
             namespace: package.namespace().unwrap_or_default(),
             pull_secrets: &package.spec.image_pull_secrets,
             account: package.spec.service_account_name.as_deref(),
-            idle: packages.settings.idle(package.spec.timeout),
+            idle: packages.settings.idle(package.spec.stall_timeout),
             keychain: OnceCell::new(),
         }
     }

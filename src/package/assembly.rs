@@ -27,7 +27,7 @@ pub struct Parts<'a> {
     pub charts: &'a [PinnedChart],
     /// The name that it is known by, `oci://registry/repository:version`.
     pub url: &'a str,
-    /// What signs it and its provenance, and with `signing.images` each of its images.
+    /// What signs it and its provenance, and the images that `signing.images` names.
     pub key: Option<&'a SigningKey>,
     /// As [`Contents::previous`].
     pub previous: Option<&'a Digest>,
@@ -68,12 +68,15 @@ pub async fn assemble(
     let published = publish(&division.definition, contents, repository, spec.version(), announce).await?;
     let signed = match key {
         Some(key) => {
-            let images = spec.signing.as_ref().is_some_and(|signing| signing.images);
-            let images = images.then_some(&division.images[..]);
+            let signed = |image: &&BroughtImage| {
+                let patterns = spec.signing.as_ref().map(|signing| &signing.images);
+                patterns.is_some_and(|patterns| patterns.matches(&image.reference))
+            };
+            let images: Vec<&BroughtImage> = division.images.iter().filter(signed).collect();
             let mut materials = provenance::of_components(spec, parts.charts);
             materials.extend(division.images.iter().filter_map(|image| image.origin.clone()));
             let provenance = provenance::statement(parts.url, &published, spec, &materials);
-            sign_published(key, &published, &provenance, repository, images).await?
+            sign_published(key, &published, &provenance, repository, &images).await?
         }
         None => false,
     };

@@ -45,7 +45,7 @@ impl Followed {
     pub fn choose(&self, tags: &[String]) -> Result<Selection, Fault> {
         let tags = tags.iter().map(String::as_str).filter(|tag| !is_referrers(tag));
         let (chosen, reason) = match (&self.policy.semver, &self.policy.pattern) {
-            (Some(range), None) => self.newest(range, tags)?,
+            (Some(semver), None) => self.newest(&semver.range, tags)?,
             (None, Some(pattern)) => self.last(pattern, tags)?,
             _ => return Err(self.invalid("its policy needs one of semver and pattern; set just one")),
         };

@@ -91,12 +91,13 @@ pub async fn sign_published(
     published: &Published,
     provenance: &Statement,
     repository: &dyn Destination,
-    images: Option<&[BroughtImage]>,
+    images: &[&BroughtImage],
 ) -> Result<bool, Fault> {
     let own = published.subjects.iter();
     let own = own.map(|subject| (Some(provenance), subject, repository));
-    let images = images.into_iter().flatten();
-    let images = images.filter_map(|image| Some((None, published.images.get(&image.digest)?, &*image.destination)));
+    let images = images
+        .iter()
+        .filter_map(|image| Some((None, published.images.get(&image.digest)?, &*image.destination)));
     let mut signing = Vec::new();
     for (before, subject, repository) in own.chain(images) {
         signing.push(sign_after(before, key, subject, repository));

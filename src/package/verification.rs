@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::api::v1alpha1::{SourceKind, VerifySpec};
 use crate::fault::{Fault, Reason};
-use crate::oci::{Descriptor, Digest, Document, Platform, Reference, fits};
+use crate::oci::{Descriptor, Digest, Document, Platform, Reference};
 use crate::registry::Repository;
 use crate::signing::{
     BUNDLE_FAMILY, Found, PREDICATE_ANNOTATION, Requirement, SIGN_PREDICATE, SIMPLE_ARTIFACT, SIMPLE_LAYER, Signature,
@@ -31,7 +31,7 @@ pub fn applicable(verify: &[VerifySpec], image: &Reference, source: SourceKind) 
     let name = image.name();
     let mut found = Vec::new();
     for entry in verify {
-        let named = entry.images.iter().any(|pattern| fits(pattern, &name));
+        let named = entry.images.matches(image);
         if named && source.is_engine() {
             return Err(Fault::stalled(
                 Reason::InvalidSpec,
@@ -322,10 +322,11 @@ impl ImageSource for VerifiedSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::v1alpha1::ImagePatterns;
 
     fn entry(images: &[&str]) -> VerifySpec {
         VerifySpec {
-            images: images.iter().map(|&image| image.to_owned()).collect(),
+            images: ImagePatterns(images.iter().map(|&image| image.to_owned()).collect()),
             ..VerifySpec::default()
         }
     }

@@ -216,7 +216,7 @@ impl Error {
             ),
             Kind::TimedOut => Fault::retryable(
                 Reason::TimedOut,
-                advise("check the registry and the network between, or raise timeout"),
+                advise("check the registry and the network between, or raise stallTimeout"),
             ),
             Kind::DigestMismatch => Fault::retryable(
                 Reason::DigestMismatch,

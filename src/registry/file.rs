@@ -76,7 +76,7 @@ impl Error {
             ),
             Kind::TimedOut => Fault::retryable(
                 Reason::TimedOut,
-                advise("check the server and the network between, or raise timeout"),
+                advise("check the server and the network between, or raise stallTimeout"),
             ),
             Kind::RateLimited { after } => Fault::waiting(
                 Reason::RateLimited,

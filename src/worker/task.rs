@@ -163,7 +163,7 @@ async fn prepare(worker: &Worker, image: &JackalImage) -> Result<Transfer, Fault
     let spec = &image.spec;
     let namespace = image.namespace().unwrap_or_default();
     let (reference, platforms) = wish(spec)?;
-    let idle = worker.settings.idle(spec.timeout);
+    let idle = worker.settings.idle(spec.stall_timeout);
     let place = worker
         .settings
         .defaults

@@ -207,7 +207,7 @@ fn uploads(world: &World) -> Vec<Row> {
                 },
             )
             .layer(24 << 20)
-            .spec(json!({ "timeout": "1s" })),
+            .spec(json!({ "stallTimeout": "1s" })),
         Row {
             front: Front::to(&world.restarted.host, first(1, carries, restart)),
             destination: Arc::clone(&world.restarted),
@@ -331,7 +331,7 @@ fn downloads(world: &World) -> Vec<Row> {
                     false => Act::Pass,
                 },
             )
-            .spec(json!({ "timeout": "1s" })),
+            .spec(json!({ "stallTimeout": "1s" })),
         world
             .reading(
                 "blob-elsewhere",

@@ -36,7 +36,7 @@ makes_keys() {
 # The Secret stands beside the package in its file, as `build` reads it.
 signs() {
   {
-    one_image signed "$SOURCE/app/oci:1" | sed 's/^  naming: Zarf$/&\n  signing: {secretRef: {name: cosign-key}, images: true}/'
+    one_image signed "$SOURCE/app/oci:1" | sed 's/^  naming: Zarf$/&\n  signing: {secretRef: {name: cosign-key}, images: ["*"]}/'
     printf -- '---\napiVersion: v1\nkind: Secret\nmetadata: {name: cosign-key}\ndata:\n'
     printf '  cosign.key: %s\n  cosign.password: %s\n' "$(base64 -w 0 "$WORK/keys/ours.key")" "$(printf '%s' "$KEYS_PASSWORD" | base64 -w 0)"
   } >package.yaml

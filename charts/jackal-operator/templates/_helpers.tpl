@@ -137,7 +137,7 @@ set is written. */}}
   "JACKAL_CONNECTIONS" (.Values.settings.connections | toString)
   "JACKAL_REQUEST_RATE" (.Values.settings.requestRate | default "" | toString)
   "JACKAL_INTERVAL" .Values.settings.interval
-  "JACKAL_TIMEOUT" .Values.settings.timeout
+  "JACKAL_STALL_TIMEOUT" .Values.settings.stallTimeout
   "JACKAL_RETRY_LIMIT" .Values.settings.retryLimit
   "JACKAL_LOG" .Values.settings.log
   "JACKAL_LOG_FORMAT" .Values.settings.logFormat }}

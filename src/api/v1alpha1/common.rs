@@ -1,8 +1,11 @@
 //! What both resources share.
 
 use kube::KubeSchema;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::oci::{Reference, fits};
 
 /// Where an image is read from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -41,6 +44,44 @@ pub struct LocalReference {
     /// The object's name.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
+}
+
+/// What the description of every field says that holds [`ImagePatterns`].
+const PATTERNS_SYNTAX: &str = "Images are named as the package names them, by their whole names without tag and digest, such as `ghcr.io/acme/*` or `docker.io/library/nginx`; `*` stands for any characters, `/` among them.";
+
+/// Patterns of image names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub struct ImagePatterns(
+    #[schemars(
+        length(max = 64),
+        inner(
+            length(min = 1, max = 255),
+            regex(pattern = r"^[A-Za-z0-9*\[][A-Za-z0-9*._:/\[\]-]*$")
+        )
+    )]
+    pub Vec<String>,
+);
+
+impl ImagePatterns {
+    /// Adds to the description of a field how the patterns are written.
+    pub(super) fn describe(schema: &mut Schema) {
+        let own = schema.get("description").and_then(Value::as_str).unwrap_or_default();
+        let whole = format!("{own} {PATTERNS_SYNTAX}");
+        schema.insert("description".to_owned(), Value::String(whole));
+    }
+
+    /// Whether no name is given.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether one of them is that of `image`.
+    pub fn matches(&self, image: &Reference) -> bool {
+        let name = image.name();
+        self.0.iter().any(|pattern| fits(pattern, &name))
+    }
 }
 
 /// The registry inside the cluster. Every field has a default: the controller's flags, or what the

@@ -93,7 +93,7 @@ pub struct JackalImageSpec {
     pub interval: Option<Period>,
     /// How long a transfer may stand still before it is given up and tried again. Default: 2m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<Period>,
+    pub stall_timeout: Option<Period>,
     /// Stop all work on it, a running transfer included.
     #[serde(default)]
     pub suspend: bool,

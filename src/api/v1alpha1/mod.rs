@@ -14,14 +14,14 @@ mod package;
 mod period;
 mod verification;
 
-pub use common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
+pub use common::{DeletionPolicy, ImagePatterns, LocalReference, RegistrySpec, SourceKind};
 pub use component::{ChartSpec, ConfigMapReference, FileSpec, ManifestSpec, MissingImage, PinnedChart, ValuesSource};
 pub use conditions::{Conditions, READY, RECONCILING, SBOMS_COMPLETE, STALLED, cut};
 pub use image::{Assignment, Candidate, Claim, JackalImage, JackalImageSpec, JackalImageStatus, TransferProgress};
 pub use package::{
     Artifact, ComponentSpec, Counts, Differential, DifferentialFrom, Garbage, HistoryEntry, ImagePolicy, ImageSpec,
-    JackalPackage, JackalPackageSpec, JackalPackageStatus, PackagedImage, Retention, SbomSpec, Selected, TagOrder,
-    VersionFrom,
+    JackalPackage, JackalPackageSpec, JackalPackageStatus, PackagedImage, Retention, SbomSpec, Selected, SemverPolicy,
+    TagOrder, VersionFrom,
 };
 pub use period::{Period, PeriodError};
 pub use verification::{EntryReference, IdentitySpec, PublicKeySource, SigningSpec, VerifySpec};

@@ -91,7 +91,7 @@ pub struct JackalPackageSpec {
     pub interval: Option<Period>,
     /// How long a transfer may stand still before it is given up and tried again. Default: 2m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<Period>,
+    pub stall_timeout: Option<Period>,
     /// Stop all work on the package, running transfers included.
     #[serde(default)]
     pub suspend: bool,
@@ -293,12 +293,9 @@ pub struct ImageSpec {
     validation = Rule::new("!has(self.order) || has(self.pattern)").message("order is for pattern: versions have an order of their own")
 )]
 pub struct ImagePolicy {
-    /// The newest version in a range such as `>=6.0 <7`, `^6`, `~6.1`, `6.x`, `1.2 - 2`, or several with `||` between
-    /// them. Tags are versions with or without a `v`, with three numbers or two; pre-releases only count where the range
-    /// names one, such as `>=6.0-0`.
+    /// The newest version in a range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256))]
-    pub semver: Option<String>,
+    pub semver: Option<SemverPolicy>,
     /// The last of the tags that match a regular expression, by its first group, or by all that matches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
@@ -306,6 +303,17 @@ pub struct ImagePolicy {
     /// How tags that match `pattern` are ordered. Default: Alphabetical.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<TagOrder>,
+}
+
+/// Chooses the newest version among the tags.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SemverPolicy {
+    /// The versions that count, such as `>=6.0 <7`, `^6`, `~6.1`, `6.x`, `1.2 - 2`, or several ranges with `||` between
+    /// them. Tags are versions with or without a `v`, with three numbers or two; pre-releases only count where the range
+    /// names one, such as `>=6.0-0`.
+    #[schemars(length(min = 1, max = 256))]
+    pub range: String,
 }
 
 /// How tags are ordered.

@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::LocalReference;
+use super::common::{ImagePatterns, LocalReference};
 
 /// How a package is signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -15,9 +15,10 @@ pub struct SigningSpec {
     /// PEM in `cosign.key`. The signatures are bundles of cosign 3 beside the package, and a file in it for
     /// `zarf package verify`. They are in no transparency log.
     pub secret_ref: LocalReference,
-    /// Sign each image of the package too, where it is in the registry inside the cluster.
-    #[serde(default)]
-    pub images: bool,
+    /// The images of the package that are signed too, in the registry inside the cluster. Default: none.
+    #[serde(default, skip_serializing_if = "ImagePatterns::is_empty")]
+    #[schemars(transform = ImagePatterns::describe)]
+    pub images: ImagePatterns,
 }
 
 /// Whose signature images must have before they are brought: of at least one of the keys or identities here. An image
@@ -30,15 +31,11 @@ pub struct SigningSpec {
     validation = Rule::new("!has(self.trustRootRef) || has(self.identities)").message("trustRootRef is what identities are verified against: set identities, or remove it")
 )]
 pub struct VerifySpec {
-    /// The images that it is about, by their whole names without tag and digest, such as `ghcr.io/acme/*` or
-    /// `docker.io/library/nginx`; `*` stands for any characters, `/` among them. They must come from registries: an
-    /// engine keeps no signatures. Default: all images with `source: Registry`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(
-        length(max = 64),
-        inner(length(min = 1, max = 255), regex(pattern = r"^[A-Za-z0-9*][A-Za-z0-9*._:/\[\]-]*$"))
-    )]
-    pub images: Vec<String>,
+    /// The images that it is about. They must come from registries: an engine keeps no signatures. Default: all images
+    /// with `source: Registry`.
+    #[serde(default, skip_serializing_if = "ImagePatterns::is_empty")]
+    #[schemars(transform = ImagePatterns::describe)]
+    pub images: ImagePatterns,
     /// Keys, any of which may have signed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 16))]

@@ -29,11 +29,11 @@ fn chosen(value: serde_json::Value, text: &str) -> (String, String) {
 #[test]
 fn the_newest_version_in_the_range() {
     let (tag, reason) = chosen(
-        json!({ "semver": ">=6.0 <7" }),
+        json!({ "semver": { "range": ">=6.0 <7" } }),
         "latest 5.9.0 6.0.1 6.10.0 6.9.3 6.11.0-rc.1 7.0.0 sha-abc 6",
     );
     assert_eq!((tag.as_str(), reason.as_str()), ("6.10.0", "the newest in >=6.0 <7"));
-    let tag = |text| chosen(json!({ "semver": "6.x" }), text).0;
+    let tag = |text| chosen(json!({ "semver": { "range": "6.x" } }), text).0;
     assert_eq!(tag("6.1 6.1.0"), "6.1.0", "the one that says all of it");
     assert_eq!(tag("v6.1.0 6.1.0"), "6.1.0");
     assert_eq!(tag("v6.1.0 6.1"), "v6.1.0");
@@ -64,7 +64,7 @@ fn the_last_by_a_pattern() {
 
 #[test]
 fn nothing_that_fits_says_what_there_is() {
-    let fault = policy(json!({ "semver": ">=6.0 <7" }))
+    let fault = policy(json!({ "semver": { "range": ">=6.0 <7" } }))
         .choose(&tags("latest 1.0 5.1.0 5.2.0 4.0.0 3.0.0 2.0.0 7.0.0-rc.1"))
         .unwrap_err();
     assert_eq!(
@@ -75,7 +75,9 @@ fn nothing_that_fits_says_what_there_is() {
         fault.message,
         "no tag of ghcr.io/x/app is in >=6.0 <7: the newest there are 7.0.0-rc.1, 5.2.0, 5.1.0, 4.0.0, 3.0.0; correct the policy, or push such a tag"
     );
-    let fault = policy(json!({ "semver": "1.x" })).choose(&tags("latest")).unwrap_err();
+    let fault = policy(json!({ "semver": { "range": "1.x" } }))
+        .choose(&tags("latest"))
+        .unwrap_err();
     assert!(fault.message.contains("there are none that could be"), "{fault}");
     let fault = policy(json!({ "pattern": "^main-", "order": "Numerical" }))
         .choose(&tags("main-a main-b"))
@@ -86,14 +88,20 @@ fn nothing_that_fits_says_what_there_is() {
 #[test]
 fn what_cannot_be_read_stalls() {
     for (value, said) in [
-        (json!({ "semver": "newest" }), "`newest` is not a range of versions"),
+        (
+            json!({ "semver": { "range": "newest" } }),
+            "`newest` is not a range of versions",
+        ),
         (
             json!({ "pattern": "a(" }),
             "the pattern `a(` is no regular expression (unclosed group)",
         ),
         (json!({ "pattern": r"\w{1000}{1000}" }), "is too large"),
         (json!({}), "one of semver and pattern"),
-        (json!({ "semver": "1", "pattern": "1" }), "one of semver and pattern"),
+        (
+            json!({ "semver": { "range": "1" }, "pattern": "1" }),
+            "one of semver and pattern",
+        ),
     ] {
         let fault = policy(value).choose(&tags("1.0")).unwrap_err();
         assert_eq!(fault.disposition, Disposition::Stalled, "{fault}");
@@ -104,11 +112,11 @@ fn what_cannot_be_read_stalls() {
 fn spec(more: serde_json::Value) -> JackalPackageSpec {
     let mut whole = json!({ "components": [
         { "name": "a", "images": [
-            { "image": "r:5000/x/app", "policy": { "semver": "6.x" } },
-            { "image": "r:5000/x/app", "policy": { "semver": "5.x" } },
+            { "image": "r:5000/x/app", "policy": { "semver": { "range": "6.x" } } },
+            { "image": "r:5000/x/app", "policy": { "semver": { "range": "5.x" } } },
             { "image": "r:5000/x/plain:1" },
         ] },
-        { "name": "b", "images": [{ "image": "r:5000/x/app", "policy": { "semver": "6.x" } }] },
+        { "name": "b", "images": [{ "image": "r:5000/x/app", "policy": { "semver": { "range": "6.x" } } }] },
     ] });
     whole.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     serde_json::from_value(whole).unwrap()
@@ -151,19 +159,19 @@ fn the_package_is_as_though_the_tags_were_written() {
 fn what_cannot_be_followed_is_refused() {
     for (image, said) in [
         (
-            json!({ "image": "x:1", "policy": { "semver": "1" } }),
+            json!({ "image": "x:1", "policy": { "semver": { "range": "1" } } }),
             "without tag and digest",
         ),
         (
-            json!({ "image": format!("x@sha256:{}", "0".repeat(64)), "policy": { "semver": "1" } }),
+            json!({ "image": format!("x@sha256:{}", "0".repeat(64)), "policy": { "semver": { "range": "1" } } }),
             "without tag and digest",
         ),
         (
-            json!({ "image": "x", "source": "Docker", "policy": { "semver": "1" } }),
+            json!({ "image": "x", "source": "Docker", "policy": { "semver": { "range": "1" } } }),
             "set source: Registry",
         ),
         (
-            json!({ "image": "X Y", "policy": { "semver": "1" } }),
+            json!({ "image": "X Y", "policy": { "semver": { "range": "1" } } }),
             "is not an image reference",
         ),
     ] {

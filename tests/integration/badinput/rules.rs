@@ -36,7 +36,7 @@ async fn the_api_server_refuses_what_contradicts_itself() {
         (json!({ "version": "1.0.0+build" }), "a registry takes no '+'"),
         (json!({ "version": "-1" }), "version is the tag of the artifact"),
         (json!({ "interval": "tomorrow" }), "spec.interval"),
-        (json!({ "timeout": "-5m" }), "spec.timeout"),
+        (json!({ "stallTimeout": "-5m" }), "spec.stallTimeout"),
         (registry(json!({ "address": "http://r:5000" })), address),
         (registry(json!({ "address": "r:5000/path" })), address),
         (
@@ -73,15 +73,15 @@ async fn the_api_server_refuses_what_contradicts_itself() {
     for (image, words) in [
         (followed(json!({})), "a policy has one of semver and pattern"),
         (
-            followed(json!({ "semver": "1.x", "pattern": "^1" })),
+            followed(json!({ "semver": { "range": "1.x" }, "pattern": "^1" })),
             "a policy has one of semver and pattern",
         ),
         (
-            followed(json!({ "semver": "1.x", "order": "Numerical" })),
+            followed(json!({ "semver": { "range": "1.x" }, "order": "Numerical" })),
             "order is for pattern",
         ),
         (
-            json!({ "image": "a/b", "source": "Docker", "policy": { "semver": "1.x" } }),
+            json!({ "image": "a/b", "source": "Docker", "policy": { "semver": { "range": "1.x" } } }),
             "policy chooses among the tags of a registry",
         ),
     ] {
@@ -89,7 +89,7 @@ async fn the_api_server_refuses_what_contradicts_itself() {
         let said = cluster.try_apply(&package("bad", "", spec)).unwrap_err();
         assert!(said.contains(words), "{image}: {said}");
     }
-    let following = followed(json!({ "semver": "1.x" }));
+    let following = followed(json!({ "semver": { "range": "1.x" } }));
     let spec = json!({ "components": of(following.clone()), "registry": {}, "versionFrom": { "image": "a/b" } });
     let one = "set version, or versionFrom, not both";
     let said = cluster.try_apply(&package("bad", "", spec.clone())).unwrap_err();

@@ -97,7 +97,7 @@ fn row(package: &JackalPackage) -> Option<&PackagedImage> {
 #[tokio::test]
 async fn a_new_tag_makes_a_new_artifact_at_the_next_request() {
     let ground = Ground::new(&["latest", "5.9.0", "6.0.1", "7.0.0", "6.1.0-rc.1"]).await;
-    ground.apply("{semver: '>=6.0 <7'}", "version: '1'", "");
+    ground.apply("{semver: {range: '>=6.0 <7'}}", "version: '1'", "");
     let first = ground.has("6.0.1").await;
     let selected = row(&first).unwrap().selected.clone().unwrap();
     assert_eq!(selected.reason, "the newest in >=6.0 <7");
@@ -169,11 +169,11 @@ async fn the_interval_finds_new_tags_and_writes_nothing_for_none() {
 #[tokio::test]
 async fn a_suspended_package_keeps_its_tag_also_after_a_restart() {
     let mut ground = Ground::new(&["6.0.1"]).await;
-    ground.apply("{semver: 6.x}", "version: '1'", "");
+    ground.apply("{semver: {range: 6.x}}", "version: '1'", "");
     ground.has("6.0.1").await;
     // What this process chose, the next one has to find in the status.
     ground.controller = None;
-    ground.apply("{semver: 6.x}", "version: '1'", "suspend: true");
+    ground.apply("{semver: {range: 6.x}}", "version: '1'", "suspend: true");
     ground.push("6.1.0").await;
     ground.controller = Some(ground.cluster.controller(&["--insecure-registry", &ground.source.host]));
     ground.request("2026-01-01T00:00:00Z").await;
@@ -186,14 +186,14 @@ async fn a_suspended_package_keeps_its_tag_also_after_a_restart() {
     assert_eq!(row.selected.as_ref().unwrap().tag, "6.0.1");
     let image = ground.cluster.api::<JackalImage>().get(&row.resource).await.unwrap();
     assert!(image.spec.suspend && image.spec.image.ends_with(":6.0.1"));
-    ground.apply("{semver: 6.x}", "version: '1'", "suspend: false");
+    ground.apply("{semver: {range: 6.x}}", "version: '1'", "suspend: false");
     ground.has("6.1.0").await;
 }
 
 #[tokio::test]
 async fn nothing_that_fits_says_what_there_is_until_there_is_something() {
     let ground = Ground::new(&["5.1.0", "5.2.0", "latest"]).await;
-    ground.apply("{semver: '>=6.0 <7'}", "version: '1'", "");
+    ground.apply("{semver: {range: '>=6.0 <7'}}", "version: '1'", "");
     let package = ground.cluster.package_where("app", "failing", |package| {
         let ready = condition(&package.status.as_ref()?.conditions, "Ready")?;
         (ready.reason == "SourceNotFound").then_some(())
@@ -209,7 +209,7 @@ async fn nothing_that_fits_says_what_there_is_until_there_is_something() {
     ground.push("6.0.0").await;
     ground.has("6.0.0").await;
     // What can never be read is not tried again.
-    ground.apply("{semver: newest}", "version: '1'", "");
+    ground.apply("{semver: {range: newest}}", "version: '1'", "");
     let package = ground.cluster.package_where("app", "stalled", |package| {
         let stalled = condition(&package.status.as_ref()?.conditions, "Stalled")?;
         (stalled.status == "True").then_some(())
@@ -223,7 +223,7 @@ async fn nothing_that_fits_says_what_there_is_until_there_is_something() {
 async fn the_version_may_follow_an_image() {
     let ground = Ground::new(&["v6.0.1"]).await;
     let version = format!("versionFrom: {{image: '{}'}}", ground.image());
-    ground.apply("{semver: 6.x}", &version, "");
+    ground.apply("{semver: {range: 6.x}}", &version, "");
     let first = ground.has("v6.0.1").await.status.unwrap().artifact.unwrap();
     assert!(first.revision.starts_with("v6.0.1@sha256:"), "{}", first.revision);
     assert_eq!(first.url, format!("oci://{ADDRESS}/app:v6.0.1"));

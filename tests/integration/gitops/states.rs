@@ -95,7 +95,7 @@ spec:
   imagePullSecrets: [{name: ghcr}]
   serviceAccountName: builder
   interval: 1h30m
-  timeout: 500ms
+  stallTimeout: 500ms
   suspend: true
   naming: Plain
   compression: Zstd
@@ -116,7 +116,7 @@ spec:
   imagePullSecrets: [{name: ghcr}]
   serviceAccountName: builder
   interval: 10s
-  timeout: 5m
+  stallTimeout: 5m
   suspend: true
   naming: Zarf
   plainTag: false

@@ -43,7 +43,7 @@ async fn a_package_and_its_images_are_signed_once() {
         let name = format!("shop-{}", format!("{version:?}").to_lowercase());
         let line = format!("{{image: '{}/team/app:1'}}", source.host);
         let more = format!(
-            "{}\n  naming: Zarf\n  signing: {{secretRef: {{name: cosign-key}}, images: true}}",
+            "{}\n  naming: Zarf\n  signing: {{secretRef: {{name: cosign-key}}, images: ['*']}}",
             registry_at(&front.host)
         );
         cluster.apply(&package(&name, "1", &[&line], &more));
