@@ -144,9 +144,15 @@ async fn until(stop: CancellationToken, name: &str, work: impl Future<Output = a
     }
 }
 
+/// Libraries whose warnings are about what our own errors say better, beside the number of the line that is at fault.
+const QUIET: [&str; 4] = ["rustls", "hyper", "hyper_util", "reqwest"];
+
 fn start_log(filter: &str, format: LogFormat) -> Result<(), tracing_subscriber::filter::ParseError> {
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let filter = EnvFilter::try_new(filter)?;
+    let asked = |library: &str| ["debug", "trace", library].iter().any(|word| filter.contains(word));
+    let quiet = QUIET.iter().filter(|library| !asked(library));
+    let directives: Vec<String> = quiet.map(|library| format!("{library}=off")).collect();
+    let filter = EnvFilter::try_new([&[filter.to_owned()][..], &directives].concat().join(","))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(colours)

@@ -5,6 +5,8 @@ use url::Url;
 
 /// The longest header in bytes that is read; a longer one is cut, and what is cut is not understood.
 const HEADER_LIMIT: usize = 8 * 1024;
+/// How many headers of one answer are read.
+const HEADERS: usize = 8;
 
 /// A way to prove who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,17 +24,28 @@ pub(super) enum Challenge {
     Basic,
 }
 
-/// The best challenge of several headers: a token rather than the password itself.
-pub(super) fn best<'a>(headers: impl Iterator<Item = &'a str>) -> Option<Challenge> {
-    let all: Vec<Challenge> = headers.flat_map(parse).collect();
-    let bearer = all
-        .iter()
-        .position(|challenge| matches!(challenge, Challenge::Bearer { .. }));
-    all.into_iter().nth(bearer.unwrap_or(0))
+impl Challenge {
+    /// Whether it is answered by a token rather than by the password itself.
+    pub fn is_bearer(&self) -> bool {
+        matches!(self, Self::Bearer { .. })
+    }
+}
+
+/// Every challenge of the headers of one answer to `url` that we can answer, each once. Tokens come first: better they
+/// pass by the registry than the password.
+pub(super) fn offered<'a>(headers: impl Iterator<Item = &'a str>, url: &Url) -> Vec<Challenge> {
+    let mut all: Vec<Challenge> = Vec::new();
+    for challenge in headers.take(HEADERS).flat_map(|header| parse(header, url)) {
+        if !all.contains(&challenge) {
+            all.push(challenge);
+        }
+    }
+    all.sort_by_key(|challenge| !challenge.is_bearer());
+    all
 }
 
 /// Every challenge of one header that we can answer; what is malformed or unknown is left out.
-fn parse(header: &str) -> Vec<Challenge> {
+fn parse(header: &str, url: &Url) -> Vec<Challenge> {
     let mut rest = header.get(..HEADER_LIMIT).unwrap_or(header);
     if rest.len() > HEADER_LIMIT {
         return Vec::new();
@@ -53,11 +66,11 @@ fn parse(header: &str) -> Vec<Challenge> {
                 parameters.push((word.to_ascii_lowercase(), value));
             }
         } else {
-            found.extend(current.take().and_then(understand));
+            found.extend(current.take().and_then(|challenge| understand(challenge, url)));
             current = Some((word.to_ascii_lowercase(), Vec::new()));
         }
     }
-    found.extend(current.take().and_then(understand));
+    found.extend(current.take().and_then(|challenge| understand(challenge, url)));
     found
 }
 
@@ -85,7 +98,7 @@ fn parameter(text: &str) -> (String, &str) {
     (value, "")
 }
 
-fn understand((scheme, parameters): (String, Vec<(String, String)>)) -> Option<Challenge> {
+fn understand((scheme, parameters): (String, Vec<(String, String)>), url: &Url) -> Option<Challenge> {
     let get = |name: &str| {
         parameters
             .iter()
@@ -95,7 +108,12 @@ fn understand((scheme, parameters): (String, Vec<(String, String)>)) -> Option<C
     match scheme.as_str() {
         "basic" => Some(Challenge::Basic),
         "bearer" => {
-            let realm = Url::parse(&get("realm")?).ok()?;
+            let realm = get("realm")?;
+            // Some name a path of their own.
+            let realm = match realm.starts_with('/') {
+                true => url.join(&realm).ok()?,
+                false => Url::parse(realm.trim()).ok()?,
+            };
             let usable = matches!(realm.scheme(), "http" | "https")
                 && realm.has_host()
                 && realm.username().is_empty()
@@ -124,25 +142,35 @@ mod tests {
         }
     }
 
+    fn here() -> Url {
+        Url::parse("https://r:5000/v2/a/tags/list").unwrap()
+    }
+
+    #[test]
+    fn a_realm_may_be_a_path_of_the_registry() {
+        let challenge = bearer("https://r:5000/auth/token", Some("r"), None);
+        assert_eq!(parse(r#"Bearer realm="/auth/token",service=r"#, &here()), [challenge]);
+    }
+
     #[test]
     fn reads_what_registries_send() {
         let hub = r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/nginx:pull,push",error="invalid_token""#;
         assert_eq!(
-            parse(hub),
+            parse(hub, &here()),
             [bearer(
                 "https://auth.docker.io/token",
                 Some("registry.docker.io"),
                 Some("repository:library/nginx:pull,push")
             )]
         );
-        assert_eq!(parse(r#"Basic realm="Registry Realm""#), [Challenge::Basic]);
-        assert_eq!(parse("basic"), [Challenge::Basic]);
+        assert_eq!(parse(r#"Basic realm="Registry Realm""#, &here()), [Challenge::Basic]);
+        assert_eq!(parse("basic", &here()), [Challenge::Basic]);
         assert_eq!(
-            parse("BEARER Realm=https://a/t?x=1 , Service = b"),
+            parse("BEARER Realm=https://a/t?x=1 , Service = b", &here()),
             [bearer("https://a/t?x=1", Some("b"), None)]
         );
         assert_eq!(
-            parse(r#"Bearer realm="https://a/t",service="say \"hi\"""#),
+            parse(r#"Bearer realm="https://a/t",service="say \"hi\"""#, &here()),
             [bearer("https://a/t", Some("say \"hi\""), None)]
         );
     }
@@ -150,9 +178,11 @@ mod tests {
     #[test]
     fn prefers_a_token() {
         let headers = [r#"Basic realm="x""#, r#"Negotiate, Bearer realm="https://a/t""#];
-        assert_eq!(best(headers.into_iter()), Some(bearer("https://a/t", None, None)));
+        let both = [bearer("https://a/t", None, None), Challenge::Basic];
+        assert_eq!(offered(headers.into_iter(), &here()), both);
         let one = r#"Basic realm="a, Bearer realm=x", Bearer realm="https://a/t""#;
-        assert_eq!(best([one].into_iter()), Some(bearer("https://a/t", None, None)));
+        assert_eq!(offered([one].into_iter(), &here()), both);
+        assert_eq!(offered([one, one].into_iter(), &here()), both);
     }
 
     #[test]
@@ -171,21 +201,21 @@ mod tests {
             "\"",
             "Bearer realm=\"https:",
         ] {
-            assert_eq!(best([bad].into_iter()), None, "{bad}");
+            assert_eq!(offered([bad].into_iter(), &here()), [], "{bad}");
         }
         let long = format!("Basic {}", "a,".repeat(HEADER_LIMIT));
-        assert!(parse(&long).len() <= 1);
+        assert!(parse(&long, &here()).len() <= 1);
     }
 
     proptest! {
         #[test]
         fn never_panics(text in "\\PC{0,200}") {
-            let _ = parse(&text);
+            let _ = parse(&text, &here());
         }
 
         #[test]
         fn ends_on_hostile_input(text in "[Bearlm=\",\\\\ é]{0,60}") {
-            let _ = parse(&text);
+            let _ = parse(&text, &here());
         }
     }
 }

@@ -4,26 +4,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, WWW_AUTHENTICATE};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use url::Url;
 
+use super::Repository;
 use super::endpoint::{Credentials, Endpoint};
 use super::error::{Error, Kind, clean, is_temporary};
+use super::origin::Origin;
 use super::patience::{Patience, retry_after};
 use super::referrers::ReferrersApi;
-use super::token::{Scope, Tokens};
+use super::token::{Proof, Scope, Tokens};
 use super::upload::Pace;
-use super::{Repository, challenge};
 
 /// How often one request is sent when its failures are temporary.
 const TRIES: u32 = 4;
 /// How many redirects one request follows.
-const REDIRECTS: usize = 5;
-/// The longest body of a failure in bytes that is read.
+pub(super) const REDIRECTS: usize = 5;
+/// Bytes of the body of a failure that are read.
 pub(super) const FAILURE_LIMIT: usize = 16 * 1024;
 /// The longest time to reach the other side.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -34,7 +35,7 @@ pub struct Registry(Arc<Inner>);
 
 struct Inner {
     endpoint: Endpoint,
-    base: Url,
+    origin: Origin,
     http: reqwest::Client,
     tokens: Tokens,
     // Two, so that a copy within one registry, which holds a writing request while it waits for a reading
@@ -88,6 +89,8 @@ impl Call {
 pub(super) struct Answer {
     pub response: reqwest::Response,
     pub label: String,
+    /// Whether it refuses a token that was given for this very request.
+    insufficient: bool,
     _turn: Option<OwnedSemaphorePermit>,
 }
 
@@ -96,8 +99,19 @@ impl Answer {
         Self {
             response,
             label,
+            insufficient: false,
             _turn: turn,
         }
+    }
+
+    /// Where the request was sent in the end; what the answer leads to is relative to that.
+    pub fn url(&self) -> &Url {
+        self.response.url()
+    }
+
+    /// Whether it refuses a token that was given for this very request: who asks is known.
+    pub fn is_insufficient(&self) -> bool {
+        self.insufficient
     }
 
     pub fn status(&self) -> StatusCode {
@@ -113,26 +127,28 @@ impl Answer {
     pub async fn failure(mut self) -> Error {
         let after = retry_after(self.response.headers());
         let status = self.status().as_u16();
-        // A body that does not come says no more than an empty one.
-        let read = body_within(&mut self.response, FAILURE_LIMIT, &self.label);
-        let body = match timeout(CONNECT_LIMIT, read).await {
-            Ok(Ok(body)) => body,
-            _ => Bytes::new(),
-        };
-        Error::status(&self.label, status, after, &body)
+        let mut body = Vec::new();
+        // What of it does not come says no more than nothing.
+        let _ = timeout(CONNECT_LIMIT, beginning(&mut self.response, FAILURE_LIMIT, &mut body)).await;
+        let error = Error::status(&self.label, status, after, &body);
+        match self.insufficient {
+            true => error.insufficient(),
+            false => error,
+        }
     }
 }
 
 impl Registry {
     /// A client for `endpoint`. No connection is made yet.
     pub fn new(endpoint: Endpoint) -> Result<Self, Error> {
-        let base = endpoint.base()?;
+        let origin = Origin::of(&endpoint)?;
         let http = client(&endpoint)?;
         let tokens = Tokens::new(
             http.clone(),
             endpoint.credentials.clone(),
             endpoint.plain_http,
             endpoint.idle,
+            origin.clone(),
         );
         let connections = endpoint.connections.clamp(1, Semaphore::MAX_PERMITS);
         Ok(Self(Arc::new(Inner {
@@ -142,7 +158,7 @@ impl Registry {
             pace: Pace::default(),
             referrers_api: ReferrersApi::default(),
             endpoint,
-            base,
+            origin,
             http,
             tokens,
         })))
@@ -195,45 +211,36 @@ impl Registry {
 
     /// `/v2/<repository>/<rest>`; the parts are escaped.
     pub(super) fn url<'a>(&'a self, repository: &'a str, rest: impl IntoIterator<Item = &'a str>) -> Url {
-        let mut url = self.0.base.clone();
+        let mut url = self.0.origin.base().clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(repository.split('/')).extend(rest);
         }
         url
     }
 
-    /// Where `location` of an answer to a request to `from` leads.
+    /// Where `location` of an answer to a request to `from` leads: to the registry itself also where it calls itself by
+    /// another of its names.
     pub(super) fn follow(&self, label: &str, from: &Url, location: Option<&str>) -> Result<Url, Error> {
-        let protocol = |detail: String| Error::new(Kind::Protocol, label, detail);
-        let location = location.ok_or_else(|| protocol("the answer has no Location".to_owned()))?;
-        let url = from
-            .join(location)
-            .map_err(|_| protocol(format!("the answer's Location is no URL: {}", clean(location))))?;
-        match (url.scheme(), from.scheme()) {
-            ("https", _) | ("http", "http") => Ok(url),
-            ("http", _) => Err(protocol(
-                "the registry leads from HTTPS to plain HTTP; tell it that it is reached by HTTPS (X-Forwarded-Proto of the proxy before it, or http.host)".to_owned(),
-            )),
-            _ => Err(protocol("the registry leads to something that is not HTTP".to_owned())),
-        }
+        self.0.origin.follow(label, from, location)
     }
 
-    /// What to send as `Authorization` to `url`: nothing to another host than the registry's own.
-    pub(super) async fn authorization(
-        &self,
-        label: &str,
+    /// What to prove who asks by to `url`: nothing to another host than the registry's own.
+    pub(super) async fn proof<'a>(
+        &'a self,
+        label: &'a str,
+        method: &'a Method,
         url: &Url,
-        scope: &Scope,
-    ) -> Result<Option<HeaderValue>, Error> {
-        if self.is_home(url) {
-            self.0.tokens.known(label, scope).await
-        } else {
-            Ok(None)
+        scope: &'a Scope,
+    ) -> Result<Option<Proof<'a>>, Error> {
+        match self.is_own(url) {
+            true => self.0.tokens.proof(label, method, scope).await.map(Some),
+            false => Ok(None),
         }
     }
 
-    fn is_home(&self, url: &Url) -> bool {
-        url.origin() == self.0.base.origin()
+    /// Whether `url` leads to the registry itself.
+    pub(super) fn is_own(&self, url: &Url) -> bool {
+        self.0.origin.is_own(url)
     }
 
     /// Waits for the right to send writing requests, one at a time.
@@ -288,8 +295,7 @@ impl Registry {
         };
         self.0.patience.keep(&call.label).await?;
         let mut url = call.url.clone();
-        let mut authorization = self.authorization(&call.label, &url, &call.scope).await?;
-        let mut renewed = false;
+        let mut proof = self.proof(&call.label, &call.method, &url, &call.scope).await?;
         let mut redirects = 0;
         loop {
             let mut request = self
@@ -297,7 +303,8 @@ impl Registry {
                 .http
                 .request(call.method.clone(), url.clone())
                 .headers(call.headers.clone());
-            if let Some(value) = authorization.as_ref().filter(|_| self.is_home(&url)) {
+            let mut own = proof.as_mut().filter(|_| self.is_own(&url));
+            if let Some(value) = own.as_ref().and_then(|proof| proof.header()) {
                 request = request.header(AUTHORIZATION, value);
             }
             if let Some(body) = &call.body {
@@ -307,33 +314,52 @@ impl Registry {
                 .await
                 .map_err(|_| Error::timed_out(&call.label, self.idle()))?
                 .map_err(|error| Error::transport(&call.label, &error.without_url()))?;
-            let status = response.status();
-            if status == StatusCode::UNAUTHORIZED && !renewed && self.is_home(&url) {
-                let asked = response.headers().get_all(WWW_AUTHENTICATE);
-                if let Some(challenge) = challenge::best(asked.iter().filter_map(|value| value.to_str().ok())) {
-                    drop(response);
-                    renewed = true;
-                    let tokens = &self.0.tokens;
-                    let header = tokens
-                        .renewed(&call.label, &call.scope, challenge, authorization.as_ref())
-                        .await?;
-                    authorization = Some(header);
-                    continue;
+            let mut insufficient = false;
+            if let Some(proof) = &mut own {
+                if proof.is_refusal(&response) {
+                    if proof.refused(&response).await? {
+                        continue;
+                    }
+                    insufficient = proof.was_answered();
+                } else {
+                    proof.accepted();
                 }
             }
-            if reads && matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+            let status = response.status().as_u16();
+            // Of a request to write, a redirect keeps the method: there is nothing to GET.
+            if matches!(status, 301 | 302 | 307 | 308) || reads && status == 303 {
                 redirects += 1;
                 if redirects > REDIRECTS {
-                    let detail = format!("the registry redirects more than {REDIRECTS} times");
-                    return Err(Error::new(Kind::Protocol, &call.label, detail));
+                    return Err(too_many_redirects(&call.label));
                 }
                 let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-                url = self.follow(&call.label, &url, location)?;
+                let to = self.follow(&call.label, &url, location)?;
+                if !reads && to.origin() != url.origin() {
+                    return Err(leads_away(&call.label, &to));
+                }
+                url = to;
                 continue;
             }
-            return Ok(Answer::new(response, call.label.clone(), turn));
+            let mut answer = Answer::new(response, call.label.clone(), turn);
+            answer.insufficient = insufficient;
+            return Ok(answer);
         }
     }
+}
+
+/// That a request is redirected again and again.
+pub(super) fn too_many_redirects(label: &str) -> Error {
+    let detail = format!("the registry redirects more than {REDIRECTS} times");
+    Error::new(Kind::Protocol, label, detail)
+}
+
+/// That a request to write is to be sent to another host.
+pub(super) fn leads_away(label: &str, to: &Url) -> Error {
+    let to = to.origin().ascii_serialization();
+    let detail = format!(
+        "the registry redirects to {to}, where nothing is written; name the registry by that host, or have it answer itself"
+    );
+    Error::new(Kind::Protocol, label, detail)
 }
 
 fn client(endpoint: &Endpoint) -> Result<reqwest::Client, Error> {
@@ -413,6 +439,17 @@ pub(super) async fn body_within(response: &mut reqwest::Response, limit: usize, 
     Ok(body.into())
 }
 
+/// Reads the first `limit` bytes of a body into `body`.
+async fn beginning(response: &mut reqwest::Response, limit: usize, body: &mut Vec<u8>) {
+    while let Ok(Some(chunk)) = response.chunk().await {
+        let room = limit - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if chunk.len() >= room {
+            return;
+        }
+    }
+}
+
 /// A URL for people: without user, query and fragment.
 pub(super) fn shown(url: &Url) -> String {
     format!("{}{}", url.origin().ascii_serialization(), url.path())
@@ -436,21 +473,6 @@ mod tests {
         let registry = registry("r:5000", true);
         let url = registry.url("a/b", ["manifests", "x?y#z/.."]);
         assert_eq!(url.as_str(), "http://r:5000/v2/a/b/manifests/x%3Fy%23z%2F..");
-    }
-
-    #[test]
-    fn locations_stay_safe() {
-        let registry = registry("r", false);
-        let from = registry.url("a", ["blobs", "uploads", ""]);
-        let follow = |location| registry.follow("c", &from, Some(location)).map(String::from);
-        assert_eq!(follow("/v2/a/x?_state=1").unwrap(), "https://r/v2/a/x?_state=1");
-        assert_eq!(follow("https://storage/x").unwrap(), "https://storage/x");
-        assert!(!registry.is_home(&"https://r:444/v2/".parse().unwrap()));
-        assert!(!registry.is_home(&"https://storage/".parse().unwrap()));
-        for bad in ["http://r/v2/a/x", "file:///etc/passwd", "https://"] {
-            assert_eq!(follow(bad).unwrap_err().kind(), &Kind::Protocol, "{bad}");
-        }
-        assert!(registry.follow("c", &from, None).is_err());
     }
 
     #[test]

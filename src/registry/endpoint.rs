@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use super::error::{Error, Kind};
@@ -100,6 +100,11 @@ impl Credentials {
             registry_token: Some(token.into()),
             ..Self::new(String::new(), String::new())
         }
+    }
+
+    /// Whether there is a name or a password.
+    pub(super) fn has_password(&self) -> bool {
+        !(self.username.is_empty() && self.password.expose_secret().is_empty())
     }
 }
 

@@ -5,8 +5,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use serde::Deserialize;
-
+use super::explanation::{self, Explanation};
 use crate::fault::{Fault, Reason};
 use crate::oci::DocumentError;
 
@@ -41,6 +40,12 @@ pub enum Kind {
     DigestMismatch,
     /// More bytes than one takes from the other.
     TooLarge,
+    /// The registry has no room: its disk is full, or a quota is used up.
+    NoSpace,
+    /// What stands under a tag may not be replaced there.
+    Immutable,
+    /// The token service that the registry names gave no token, for another reason than who asks.
+    TokenService,
     /// The registry, or we, cannot do this.
     Unsupported,
     /// The registry says that what we ask for is not well formed.
@@ -62,6 +67,10 @@ pub struct Error {
     /// Method and URL without query, or the host.
     call: String,
     detail: String,
+    /// Who asks is known: the registry refused a token that was given for this very request.
+    insufficient: bool,
+    /// A token service failed, not the registry.
+    token_service: bool,
 }
 
 impl fmt::Display for Error {
@@ -78,6 +87,51 @@ impl Error {
             kind,
             call: call.into(),
             detail: detail.into(),
+            insufficient: false,
+            token_service: false,
+        }
+    }
+
+    /// The same failure, of a request whose token was given for it.
+    pub(super) fn insufficient(self) -> Self {
+        Self {
+            insufficient: true,
+            ..self
+        }
+    }
+
+    /// The same failure, of a token service: what it does not have says nothing of what the registry has.
+    pub(super) fn of_token_service(self) -> Self {
+        let kind = match self.kind {
+            Kind::Unauthorized
+            | Kind::Denied
+            | Kind::RateLimited { .. }
+            | Kind::Unavailable
+            | Kind::Interrupted
+            | Kind::TimedOut
+            | Kind::TooLarge
+            | Kind::Status(500..) => self.kind,
+            _ => Kind::TokenService,
+        };
+        let detail = match self.token_service {
+            true => self.detail,
+            false => self.detail.replace("the registry", "the token service"),
+        };
+        Self {
+            kind,
+            detail,
+            token_service: true,
+            ..self
+        }
+    }
+
+    /// Whether what was asked for may just not exist: registries that may not say so to everybody refuse it instead, as
+    /// does storage without the right to list.
+    pub fn may_mean_absent(&self) -> bool {
+        match self.kind {
+            Kind::Denied => true,
+            Kind::Unauthorized => self.insufficient || self.detail.contains("DENIED"),
+            _ => false,
         }
     }
 
@@ -122,12 +176,16 @@ impl Error {
 
     /// What an answer with the wrong status says. `after` is its `Retry-After`.
     pub(super) fn status(call: &str, status: u16, after: Option<Duration>, body: &[u8]) -> Self {
-        let (codes, words) = spoken(body);
+        let Explanation { codes, text: words } = Explanation::read(body);
+        let says = says_of(&words);
         let has = |wanted: &[&str]| codes.iter().any(|code| wanted.contains(&code.as_str()));
         let kind = match status {
             429 => Kind::RateLimited { after },
             503 if after.is_some() => Kind::RateLimited { after },
             _ if has(&["TOOMANYREQUESTS"]) => Kind::RateLimited { after },
+            507 => Kind::NoSpace,
+            400.. if says == Some(Says::NoSpace) => Kind::NoSpace,
+            400..500 if says == Some(Says::Immutable) => Kind::Immutable,
             401 => Kind::Unauthorized,
             403 => Kind::Denied,
             404 | 410 => Kind::NotFound,
@@ -140,6 +198,10 @@ impl Error {
             400..=499 if has(&["NAME_INVALID", "TAG_INVALID", "MANIFEST_INVALID"]) => Kind::Invalid,
             _ => Kind::Status(status),
         };
+        // Pages of proxies begin with it.
+        let words = words
+            .strip_prefix(&status.to_string())
+            .map_or(words.as_str(), str::trim_start);
         let detail = if words.is_empty() {
             format!("the registry answered {status}")
         } else {
@@ -186,8 +248,13 @@ impl Error {
     /// `find` is what to do about what is missing, `secret` the field that names the Secret with the credentials.
     fn fault(self, what: &str, failed: Reason, missing: Reason, invalid: Reason, find: &str, secret: &str) -> Fault {
         let advise = |advice: &str| format!("{what}: {self}; {advice}");
-        match &self.kind {
-            Kind::NotFound => Fault::retryable(missing, advise(find)),
+        let wanted = Wanted::of(&self.call);
+        let kind = match &self.kind {
+            Kind::TooLarge if self.token_service => &Kind::TokenService,
+            kind => kind,
+        };
+        match kind {
+            Kind::NotFound => Fault::retryable(missing, advise(wanted.missing().unwrap_or(find))),
             Kind::Unauthorized => Fault::retryable(
                 Reason::AuthenticationFailed,
                 advise(&format!(
@@ -197,7 +264,8 @@ impl Error {
             Kind::Denied => Fault::retryable(
                 Reason::AuthenticationFailed,
                 advise(&format!(
-                    "give the account of the credentials this right, or give others by {secret}"
+                    "{}; give the account of the credentials this right, or give others by {secret}",
+                    wanted.denied()
                 )),
             ),
             Kind::RateLimited { after } => Fault::waiting(
@@ -206,9 +274,24 @@ impl Error {
                 advise("it is tried again by itself; credentials often raise the limit"),
             ),
             Kind::Unavailable => Fault::retryable(Reason::RegistryUnavailable, format!("{what}: {self}")),
+            Kind::Status(_) if self.token_service => Fault::retryable(
+                Reason::RegistryUnavailable,
+                advise("check that the token service runs; it is tried again by itself"),
+            ),
             Kind::Status(502..=504 | 522) => Fault::retryable(
                 Reason::RegistryUnavailable,
                 advise("check that the registry runs; it is tried again by itself"),
+            ),
+            Kind::TokenService => Fault::retryable(
+                Reason::AuthenticationFailed,
+                advise(
+                    "check the token service, which the registry names in its answers, and that it knows this registry",
+                ),
+            ),
+            Kind::NoSpace => Fault::retryable(failed, advise("free space in the registry, or raise its quota")),
+            Kind::Immutable => Fault::retryable(
+                failed,
+                advise("push another tag, or have the registry let this one be replaced"),
             ),
             Kind::Interrupted | Kind::Status(_) => Fault::retryable(
                 failed,
@@ -226,10 +309,7 @@ impl Error {
                 failed,
                 advise("raise the limit of the registry or of the proxy before it, or make the content smaller"),
             ),
-            Kind::Unsupported => Fault::retryable(
-                failed,
-                advise("check that the registry takes OCI images and is not read-only"),
-            ),
+            Kind::Unsupported => Fault::retryable(failed, advise(wanted.unsupported())),
             Kind::Invalid => Fault::stalled(invalid, advise("correct the name, the tag or the image")),
             Kind::Address => Fault::stalled(Reason::InvalidSpec, format!("{what}: {self}")),
             Kind::Trust => Fault::retryable(Reason::SecretUnavailable, format!("{what}: {self}")),
@@ -237,6 +317,71 @@ impl Error {
                 failed,
                 advise("check that this is a registry, and the proxy before it if there is one"),
             ),
+        }
+    }
+}
+
+/// What a request is about, told by its method and path (distribution specification, "Endpoints").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// The tags of a repository.
+    Tags,
+    /// The referrers of a manifest.
+    Referrers,
+    /// A manifest or blob is read.
+    Content,
+    /// The content of a manifest is read.
+    Blob,
+    /// Something is deleted.
+    Deletion,
+    /// Something is stored.
+    Storing,
+}
+
+impl Wanted {
+    fn of(call: &str) -> Self {
+        let (method, url) = call.split_once(' ').unwrap_or((call, ""));
+        match method {
+            "DELETE" => Self::Deletion,
+            "PUT" | "POST" | "PATCH" => Self::Storing,
+            _ if url.ends_with("/tags/list") => Self::Tags,
+            _ if url.contains("/referrers/") => Self::Referrers,
+            _ if url.contains("/blobs/sha") => Self::Blob,
+            _ => Self::Content,
+        }
+    }
+
+    /// What to do where it does not exist, if that is no matter of the image's name.
+    fn missing(self) -> Option<&'static str> {
+        match self {
+            Self::Tags => Some("check the name of the repository, which does not exist or has no tags, or push to it"),
+            Self::Blob => Some("the registry has the manifest without its content; push the image there again"),
+            Self::Referrers | Self::Content | Self::Deletion | Self::Storing => None,
+        }
+    }
+
+    /// What the account lacks.
+    fn denied(self) -> &'static str {
+        match self {
+            Self::Tags => "the right to list tags is missing",
+            Self::Referrers | Self::Content | Self::Blob => {
+                "the right to pull is missing, or what is asked for does not exist"
+            }
+            Self::Deletion => "the right to delete is missing",
+            Self::Storing => "the right to push is missing",
+        }
+    }
+
+    /// What to do where the registry cannot do it.
+    fn unsupported(self) -> &'static str {
+        match self {
+            Self::Tags => "this registry does not list tags; name the version instead of a range",
+            Self::Referrers => "this registry does not list referrers",
+            Self::Content | Self::Blob => {
+                "check that this is a registry of OCI images, and the proxy before it if there is one"
+            }
+            Self::Deletion => "allow deletion there, for distribution by storage.delete.enabled",
+            Self::Storing => "check that the registry takes OCI images and is not read-only",
         }
     }
 }
@@ -252,48 +397,45 @@ pub(super) fn is_temporary(status: u16) -> bool {
     matches!(status, 408 | 429 | 499 | 500 | 502 | 503 | 504 | 522)
 }
 
-/// The codes of a registry's errors (distribution specification, "Error codes") and its words for people,
-/// without the `detail`s, which carry what differs from one time to the next.
-pub(super) fn spoken(body: &[u8]) -> (Vec<String>, String) {
-    #[derive(Deserialize)]
-    struct Body {
-        #[serde(default)]
-        errors: Vec<One>,
+/// What some explanations mean, whatever status they come with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Says {
+    NoSpace,
+    Immutable,
+}
+
+fn says_of(words: &str) -> Option<Says> {
+    const NO_SPACE: [&str; 8] = [
+        "no space left",
+        "disk is full",
+        "disk full",
+        "not enough space",
+        "insufficient storage",
+        "storage limit",
+        "quota exceeded",
+        "quota has been exceeded",
+    ];
+    let words = words.to_ascii_lowercase();
+    let quota = words.contains("quota") && ["exceed", "reached", "over"].iter().any(|word| words.contains(word));
+    if quota || NO_SPACE.iter().any(|phrase| words.contains(phrase)) {
+        return Some(Says::NoSpace);
     }
-    #[derive(Deserialize)]
-    struct One {
-        #[serde(default)]
-        code: String,
-        #[serde(default)]
-        message: String,
-    }
-    let Ok(body) = serde_json::from_slice::<Body>(body) else {
-        return (Vec::new(), String::new());
-    };
-    let words: Vec<String> = body
-        .errors
+    let immutable = ["immutable", "imagetagalreadyexists", "cannot be overwritten"];
+    immutable
         .iter()
-        .take(4)
-        .map(|one| match (one.code.is_empty(), one.message.is_empty()) {
-            (false, false) => format!("{}: {}", one.code, one.message),
-            _ => format!("{}{}", one.code, one.message),
-        })
-        .collect();
-    let codes = body.errors.into_iter().map(|one| one.code).collect();
-    (codes, clean(&words.join(", ")))
+        .any(|word| words.contains(word))
+        .then_some(Says::Immutable)
+}
+
+/// The codes of a registry's errors (distribution specification, "Error Codes") and its words for people.
+pub(super) fn spoken(body: &[u8]) -> (Vec<String>, String) {
+    let Explanation { codes, text } = Explanation::read(body);
+    (codes, text)
 }
 
 /// One line of bounded length.
 pub(super) fn clean(text: &str) -> String {
-    let mut line: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(WORDS_LIMIT)
-        .collect();
-    if text.chars().nth(WORDS_LIMIT).is_some() {
-        line.push('…');
-    }
-    line
+    explanation::clean(text, WORDS_LIMIT)
 }
 
 /// The first `T` among the causes, those within an `io::Error` included, which `source` does not show.
@@ -424,6 +566,113 @@ mod tests {
     }
 
     #[test]
+    fn advice_fits_the_request() {
+        let fault = |call: &str, status: u16, body: &str, pushing: bool| {
+            let error = Error::status(call, status, None, body.as_bytes());
+            match pushing {
+                true => error.pushing("r/x"),
+                false => error.reading("r/x:1"),
+            }
+        };
+        let (tags, blob) = ("GET https://r/v2/x/tags/list", "GET https://r/v2/x/blobs/sha256:ab");
+        let (manifest, upload) = ("GET https://r/v2/x/manifests/1", "POST https://r/v2/x/blobs/uploads/");
+        let quota = r#"{"errors":[{"code":"DENIED","message":"The quota has been exceeded: adding 2 MiB"}]}"#;
+        let harbor = r#"{"errors":[{"code":"PRECONDITION","message":"Failed to process request due to 'x:1' configured as immutable."}]}"#;
+        let ecr = r#"{"errors":[{"code":"TAG_INVALID","message":"The image tag '1' already exists and cannot be overwritten because the tag is immutable."}]}"#;
+        for (call, status, body, pushing, reason, said) in [
+            (tags, 405, "", false, Reason::SourceFailed, "does not list tags"),
+            (tags, 404, "", false, Reason::SourceNotFound, "name of the repository"),
+            (tags, 403, "", false, Reason::AuthenticationFailed, "right to list tags"),
+            (blob, 404, "", false, Reason::SourceNotFound, "without its content"),
+            (
+                manifest,
+                405,
+                "",
+                false,
+                Reason::SourceFailed,
+                "a registry of OCI images",
+            ),
+            (manifest, 403, "", false, Reason::AuthenticationFailed, "right to pull"),
+            (upload, 405, "", true, Reason::PushFailed, "not read-only"),
+            (upload, 403, "", true, Reason::AuthenticationFailed, "right to push"),
+            (upload, 507, "", true, Reason::PushFailed, "free space"),
+            (upload, 403, quota, true, Reason::PushFailed, "free space"),
+            (
+                upload,
+                500,
+                r#"{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":{"Err":28}}]}"#,
+                true,
+                Reason::PushFailed,
+                "no space left on device; free space",
+            ),
+            (
+                upload,
+                413,
+                "write: no space left on device",
+                true,
+                Reason::PushFailed,
+                "free space",
+            ),
+            (
+                "PUT https://r/v2/x/manifests/1",
+                412,
+                harbor,
+                true,
+                Reason::PushFailed,
+                "push another tag",
+            ),
+            (
+                "PUT https://r/v2/x/manifests/1",
+                400,
+                ecr,
+                true,
+                Reason::PushFailed,
+                "push another tag",
+            ),
+        ] {
+            let fault = fault(call, status, body, pushing);
+            assert_eq!(fault.reason, reason, "{fault}");
+            assert!(fault.message.contains(said), "{fault}");
+            assert_ne!(fault.disposition, Disposition::Stalled, "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_token_service_is_not_the_registry() {
+        let fault = |status| {
+            let error = Error::status("GET https://auth/token", status, None, b"<title>Not here</title>");
+            error.of_token_service().reading("r/x:1")
+        };
+        for (status, reason) in [
+            (400, Reason::AuthenticationFailed),
+            (401, Reason::AuthenticationFailed),
+            (403, Reason::AuthenticationFailed),
+            (404, Reason::AuthenticationFailed),
+            (405, Reason::AuthenticationFailed),
+            (410, Reason::AuthenticationFailed),
+            (429, Reason::RateLimited),
+            (500, Reason::RegistryUnavailable),
+            (503, Reason::RegistryUnavailable),
+        ] {
+            let fault = fault(status);
+            assert_eq!(fault.reason, reason, "{fault}");
+            let said = format!("https://auth/token: the token service answered {status} Not here");
+            assert!(fault.message.contains(&said), "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_may_mean_that_there_is_nothing() {
+        let refused = |status, body: &[u8]| Error::status("GET x", status, None, body);
+        assert!(refused(403, b"").may_mean_absent());
+        assert!(refused(401, br#"{"errors":[{"code":"DENIED"}]}"#).may_mean_absent());
+        assert!(refused(401, b"").insufficient().may_mean_absent());
+        for other in [401, 404, 429, 500] {
+            assert!(!refused(other, b"").may_mean_absent(), "{other}");
+        }
+    }
+
+    #[test]
     fn only_an_invalid_input_stalls() {
         for code in ["NAME_INVALID", "TAG_INVALID", "MANIFEST_INVALID"] {
             let fault = answered(400, code).pushing("r/x");
@@ -463,11 +712,11 @@ mod tests {
         let message = answered(403, "DENIED").pushing("r/x").message;
         assert_eq!(
             message,
-            "cannot push to r/x: PUT https://r/v2/x/manifests/1: the registry answered 403 DENIED: no way; give the account of the credentials this right, or give others by secretRef"
+            "cannot push to r/x: PUT https://r/v2/x/manifests/1: the registry answered 403 DENIED: no way; the right to push is missing; give the account of the credentials this right, or give others by secretRef"
         );
         assert_eq!(
-            Error::status("GET x", 502, None, b"<html>at 12:00</html>").to_string(),
-            "GET x: the registry answered 502"
+            Error::status("GET x", 502, None, b"<html><title>Bad Gateway</title>at 12:00</html>").to_string(),
+            "GET x: the registry answered 502 Bad Gateway"
         );
     }
 }

@@ -2,7 +2,8 @@
 
 /// Reads `WWW-Authenticate`, given in `headers`. Where a token is to be fetched, if one is asked for.
 pub fn challenge<'a>(headers: impl Iterator<Item = &'a str>) -> Option<String> {
-    match super::challenge::best(headers)? {
+    let url = url::Url::parse("https://registry.example.com/v2/").ok()?;
+    match super::challenge::offered(headers, &url).into_iter().next()? {
         super::challenge::Challenge::Bearer { realm, service, scope } => Some(format!("{realm} {service:?} {scope:?}")),
         super::challenge::Challenge::Basic => None,
     }

@@ -10,16 +10,19 @@ mod client;
 mod download;
 mod endpoint;
 mod error;
+mod explanation;
 mod file;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod keychain;
 mod locks;
+mod origin;
 mod patience;
 mod referrers;
 mod repository;
 mod tags;
 mod token;
+mod token_service;
 mod upload;
 
 pub use client::Registry;

@@ -134,14 +134,19 @@ impl Repository {
         for page in 0..PAGES {
             let accept = HeaderValue::from_static(media_type::OCI_INDEX);
             let call = Call::new(Method::GET, url.clone(), Scope::pull(self.name())).with(ACCEPT, accept);
-            let mut answer = registry.send(&call).await?;
+            let mut answer = match registry.send(&call).await {
+                Err(error) if page == 0 && error.kind() == &Kind::Status(500) => return Ok(None),
+                sent => sent?,
+            };
             let listing = answer
                 .header(CONTENT_TYPE)
                 .is_some_and(|kind| kind.starts_with(media_type::OCI_INDEX));
             match answer.status().as_u16() {
                 200 if listing => registry.referrers_api().note(Known::Present),
                 // Whoever knows the API takes none of these for an answer to it.
-                200 | 400 | 404..=428 | 501 if page == 0 => {
+                // Some refuse it to those who may read the repository.
+                401 | 403 if page == 0 => return Ok(None),
+                200 | 400 | 404..=428 | 431..=499 | 501 if page == 0 => {
                     if !self.is_unknown(&mut answer).await {
                         registry.referrers_api().note(Known::AbsentSince(Instant::now()));
                     }
@@ -174,7 +179,7 @@ impl Repository {
     async fn referrers_by_tag(&self, subject: &Digest) -> Result<Vec<Descriptor>, Error> {
         let document = match self.manifest(&referrers_tag(subject)).await {
             Ok(document) => document,
-            Err(error) if error.kind() == &Kind::Unsupported => None,
+            Err(error) if error.kind() == &Kind::Unsupported || error.may_mean_absent() => None,
             Err(error) => return Err(error),
         };
         match document.as_ref().and_then(Document::index) {

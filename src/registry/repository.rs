@@ -9,7 +9,7 @@ use super::download::Download;
 use super::error::{Error, Kind};
 use super::token::Scope;
 use super::upload::{Begun, Session, to_its_end};
-use crate::oci::{Descriptor, Digest, Document, MANIFEST_LIMIT, media_type};
+use crate::oci::{Descriptor, Digest, Document, Hasher, MANIFEST_LIMIT, media_type};
 
 pub(super) const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
@@ -20,6 +20,14 @@ pub enum Mount {
     /// It does not: the registry would not, be it that the blob is not there or that we may not read it. It may have
     /// begun an upload of the blob instead.
     Refused(Option<Begun>),
+}
+
+/// What came of asking by HEAD.
+enum Headed {
+    Found(Answer),
+    Absent,
+    /// HEAD says nothing of it.
+    Unsupported,
 }
 
 /// A repository, which need not exist. Cheap to clone.
@@ -48,24 +56,46 @@ impl Repository {
     /// specification, "Checking if content exists in the registry").
     pub async fn head_manifest(&self, identifier: &str) -> Result<Option<Descriptor>, Error> {
         let call = self.manifest_call(Method::HEAD, identifier)?;
-        let Some(answer) = self.found(&call).await? else {
-            return Ok(None);
+        let answer = match self.headed(&call).await? {
+            Headed::Absent => return Ok(None),
+            Headed::Found(answer) => answer,
+            Headed::Unsupported => return self.descriptor(identifier).await,
         };
-        let digest = answered_digest(&answer)?;
+        // One that is none, or that is not what was asked for, says nothing: the content does.
+        let digest = answered_digest(&answer).ok().flatten();
+        let digest = digest.filter(|digest| same_digest(&call.label, identifier, digest).is_ok());
         let size = answer.header(CONTENT_LENGTH).and_then(|text| text.parse().ok());
         let kind = answer
             .header(CONTENT_TYPE)
             .map(|text| text.split(';').next().unwrap_or(text).trim())
             .filter(|kind| media_type::is_manifest(kind))
             .map(str::to_owned);
-        if let Some(digest) = &digest {
-            same_digest(&call.label, identifier, digest)?;
-        }
         if let (Some(digest), Some(size), Some(kind)) = (digest, size, kind) {
             return Ok(Some(Descriptor::new(kind, digest, size)));
         }
         drop(answer);
+        self.descriptor(identifier).await
+    }
+
+    async fn descriptor(&self, identifier: &str) -> Result<Option<Descriptor>, Error> {
         Ok(self.manifest(identifier).await?.map(|document| document.descriptor))
+    }
+
+    /// Asks by HEAD, which is no more than a short way to ask: who does not know it, or does not allow it, may know GET,
+    /// whose answer has a reason besides.
+    async fn headed(&self, call: &Call) -> Result<Headed, Error> {
+        let answer = match self.registry.send(call).await {
+            Ok(answer) => answer,
+            Err(error) if error.kind() == &Kind::Status(500) => return Ok(Headed::Unsupported),
+            Err(error) => return Err(error),
+        };
+        match answer.status().as_u16() {
+            200 => Ok(Headed::Found(answer)),
+            404 => Ok(Headed::Absent),
+            // Another request would only have a wrong password counted twice.
+            401 if !answer.is_insufficient() => Err(answer.failure().await),
+            _ => Ok(Headed::Unsupported),
+        }
     }
 
     /// The manifest or index under a tag or digest, its bytes verified against the digest.
@@ -75,10 +105,11 @@ impl Repository {
             return Ok(None);
         };
         let raw = self.body(&mut answer, MANIFEST_LIMIT).await?;
-        let promised = answered_digest(&answer)?;
+        // A header that is no digest says nothing of the content.
+        let promised = answered_digest(&answer).ok().flatten();
         let expected: Option<Digest> = identifier.parse().ok();
         for expected in expected.iter().chain(&promised) {
-            let mut hasher = crate::oci::Hasher::like(expected);
+            let mut hasher = Hasher::like(expected);
             hasher.update(&raw);
             same_digest(&call.label, expected.as_str(), &hasher.finish())?;
         }
@@ -94,12 +125,20 @@ impl Repository {
 
     /// The size in bytes of a blob, if the repository holds it.
     pub async fn head_blob(&self, digest: &Digest) -> Result<Option<u64>, Error> {
-        self.size_of(self.blob_call(Method::HEAD, digest)).await
+        let (head, get) = (
+            self.blob_call(Method::HEAD, digest),
+            self.blob_call(Method::GET, digest),
+        );
+        self.size_of(digest, head, get).await
     }
 
     /// The same, asked by one who has the turn to write.
     pub(super) async fn head_blob_within_turn(&self, digest: &Digest) -> Result<Option<u64>, Error> {
-        self.size_of(self.blob_call(Method::HEAD, digest).within_turn()).await
+        let (head, get) = (
+            self.blob_call(Method::HEAD, digest),
+            self.blob_call(Method::GET, digest),
+        );
+        self.size_of(digest, head.within_turn(), get.within_turn()).await
     }
 
     fn blob_call(&self, method: Method, digest: &Digest) -> Call {
@@ -107,10 +146,23 @@ impl Repository {
         Call::new(method, url, Scope::pull(&self.name))
     }
 
-    async fn size_of(&self, call: Call) -> Result<Option<u64>, Error> {
-        let answer = self.found(&call).await?;
-        // Without a size it cannot be told from a broken one, and is brought again.
-        Ok(answer.and_then(|answer| answer.header(CONTENT_LENGTH)?.parse().ok()))
+    async fn size_of(&self, digest: &Digest, head: Call, get: Call) -> Result<Option<u64>, Error> {
+        // Some say of HEAD that it has no content, and mean its answer.
+        let size = |answer: &Answer| {
+            let size = answer.header(CONTENT_LENGTH)?.parse().ok();
+            size.filter(|size| *size > 0 || Hasher::like(digest).finish() == *digest)
+        };
+        match self.headed(&head).await? {
+            Headed::Absent => return Ok(None),
+            Headed::Found(answer) => match size(&answer) {
+                Some(size) => return Ok(Some(size)),
+                None => drop(answer),
+            },
+            Headed::Unsupported => {}
+        }
+        let answer = self.found(&get).await?;
+        // Without a size it cannot be told from a broken one, and is brought again. The content is not read.
+        Ok(answer.as_ref().and_then(size))
     }
 
     /// The content of a blob, verified while it streams: a wrong digest or size is an error in place of the
@@ -177,6 +229,7 @@ impl Repository {
         to_its_end(async move { repository.try_mount(&digest, &from).await }).await
     }
 
+    /// Without it the blob is sent, so no answer is a failure.
     async fn try_mount(&self, digest: &Digest, from: &str) -> Result<Mount, Error> {
         let mut url = self.uploads();
         url.query_pairs_mut()
@@ -186,19 +239,19 @@ impl Repository {
         let call = Call::new(Method::POST, url, scope).with(CONTENT_LENGTH, HeaderValue::from_static("0"));
         let answer = match self.registry.send(&call).await {
             Ok(answer) => answer,
-            Err(error) if matches!(error.kind(), Kind::Unauthorized | Kind::Denied) => {
+            // Whatever stands against all requests is said of the upload too.
+            Err(error) => {
+                tracing::debug!(%error, "a blob is sent, not mounted");
                 return Ok(Mount::Refused(None));
             }
-            Err(error) => return Err(error),
         };
         match answer.status().as_u16() {
             201 => Ok(Mount::Mounted),
-            202 => {
-                let session = Session::begun(self, &call, &answer)?;
-                Ok(Mount::Refused(Some(Begun(session))))
+            202 => Ok(Mount::Refused(Session::begun(self, &call, &answer).ok().map(Begun))),
+            status => {
+                tracing::debug!(status, label = call.label, "a blob is sent, not mounted");
+                Ok(Mount::Refused(None))
             }
-            401 | 403 | 404 | 405 => Ok(Mount::Refused(None)),
-            _ => Err(answer.failure().await),
         }
     }
 

@@ -27,7 +27,7 @@ pub enum Reading {
     /// A repository of a registry.
     Registry {
         /// How the registry is reached, with credentials and trust. The limits are not its business.
-        endpoint: Endpoint,
+        endpoint: Box<Endpoint>,
         /// The path within the registry.
         repository: String,
     },

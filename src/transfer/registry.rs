@@ -10,7 +10,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use super::{Destination, Reading, Upload};
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document};
-use crate::registry::{Begun, Mount, Repository, UploadError};
+use crate::registry::{Begun, Error, Mount, Repository, UploadError};
 use crate::source::{ByteStream, PushTarget};
 
 /// Uploads that were begun by refused mounts, as many as wait for their turn.
@@ -33,6 +33,18 @@ impl RegistryDestination {
             repository,
             name,
             begun: Arc::default(),
+        }
+    }
+
+    /// What was found. A look that is refused may mean that nothing is there, which not every registry says to everybody;
+    /// what is pushed then decides, whose own failure counts.
+    fn found<T>(&self, looked: Result<Option<T>, Error>) -> Result<Option<T>, Fault> {
+        match looked {
+            Err(error) if error.may_mean_absent() => {
+                tracing::debug!(%error, "taken for absent");
+                Ok(None)
+            }
+            looked => looked.map_err(|error| error.pushing(&self.name)),
         }
     }
 
@@ -62,19 +74,16 @@ impl Destination for RegistryDestination {
     }
 
     async fn digest_of(&self, identifier: &str) -> Result<Option<Digest>, Fault> {
-        let head = self.repository.head_manifest(identifier).await;
-        let head = head.map_err(|error| error.pushing(&self.name))?;
+        let head = self.found(self.repository.head_manifest(identifier).await)?;
         Ok(head.map(|descriptor| descriptor.digest))
     }
 
     async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
-        let read = self.repository.manifest(identifier).await;
-        read.map_err(|error| error.pushing(&self.name))
+        self.found(self.repository.manifest(identifier).await)
     }
 
     async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {
-        let read = self.repository.small_blob(digest, limit).await;
-        read.map_err(|error| error.pushing(&self.name))
+        self.found(self.repository.small_blob(digest, limit).await)
     }
 
     async fn read(&self, blob: &Descriptor) -> Result<Option<ByteStream<'_>>, Fault> {
@@ -86,8 +95,7 @@ impl Destination for RegistryDestination {
     }
 
     async fn holds(&self, digest: &Digest) -> Result<Option<u64>, Fault> {
-        let head = self.repository.head_blob(digest).await;
-        head.map_err(|error| error.pushing(&self.name))
+        self.found(self.repository.head_blob(digest).await)
     }
 
     async fn mount(&self, blob: &Descriptor, from: &str) -> Result<bool, Fault> {
@@ -133,7 +141,7 @@ impl Destination for RegistryDestination {
 
     fn reading(&self) -> Option<Reading> {
         Some(Reading::Registry {
-            endpoint: self.repository.registry().endpoint().clone(),
+            endpoint: Box::new(self.repository.registry().endpoint().clone()),
             repository: self.repository.name().to_owned(),
         })
     }

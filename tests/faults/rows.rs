@@ -311,7 +311,7 @@ fn downloads(world: &World) -> Vec<Row> {
             ),
             ..world.reading(
                 "endless-token",
-                fault("SourceFailed", &["/token: the answer has more than the"]),
+                fault("AuthenticationFailed", &["/token: the answer has more than the"]),
                 |_| Act::Pass,
             )
         },

@@ -19,10 +19,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use reqwest::Method;
+use url::Url;
 
 use self::feed::Feed;
-use self::request::{Broken, Failure, Part};
-use super::client::Answer;
+use self::request::{Broken, Failure, Part, Redirect};
+use super::client::{Answer, REDIRECTS, too_many_redirects};
 use super::error::{Error, Kind, backoff};
 use super::repository::{Repository, answered_digest, same_digest};
 use crate::oci::Digest;
@@ -109,6 +110,8 @@ impl Repository {
             acknowledged: 0,
             doubtful: false,
             unauthorized: false,
+            redirect: None,
+            redirects: 0,
             broken: 0,
             broken_at: 0,
         };
@@ -117,6 +120,10 @@ impl Repository {
                 Ok(done) => done,
                 Err(Broken::Ended(error)) => return Err(error),
                 Err(Broken::Request(failure)) => upload.recover(failure).await?,
+                Err(Broken::Redirected(redirect)) => {
+                    upload.go_elsewhere(redirect)?;
+                    None
+                }
             };
             if let Some(stored) = done {
                 return Ok(stored);
@@ -138,6 +145,10 @@ struct Upload<'r, 'a, E> {
     doubtful: bool,
     /// A request was refused for who sends it.
     unauthorized: bool,
+    /// Where the next request goes, if it is of this method.
+    redirect: Option<(Method, Url)>,
+    /// How often one request was redirected.
+    redirects: usize,
     /// Failures since it got on.
     broken: u32,
     broken_at: u64,
@@ -152,10 +163,11 @@ impl<E> Upload<'_, '_, E> {
         let from = self.feed.at();
         if let (Some(digest), Some(size), 0) = (self.digest, self.size, from)
             && learned.is_none_or(|part| size <= part)
+            && !self.repository.registry().pace().sends_apart()
         {
             let part = Part {
                 method: Method::PUT,
-                url: self.session.committing(digest),
+                url: self.target(&Method::PUT, |session| session.committing(digest)),
                 most: u64::MAX,
                 length: Some(size),
                 ranged: false,
@@ -171,7 +183,7 @@ impl<E> Upload<'_, '_, E> {
             };
             let part = Part {
                 method: Method::PATCH,
-                url: self.session.url.clone(),
+                url: self.target(&Method::PATCH, |session| session.url.clone()),
                 most: part,
                 length: self.size.map(|size| size.saturating_sub(from).min(part)),
                 // The one request that docker sends too is known also where ranges are not.
@@ -180,9 +192,10 @@ impl<E> Upload<'_, '_, E> {
             let answer = request::send(&self.session, &mut self.feed, part).await?;
             self.session.moved(&answer).map_err(ended)?;
             self.acknowledged = self.feed.at();
+            self.redirects = 0;
             return Ok(None);
         }
-        let Some((digest, _)) = self.feed.verified() else {
+        let Some(digest) = self.feed.verified().map(|(digest, _)| digest.clone()) else {
             let detail = "the content ended before its digest was known";
             return Err(ended(Error::new(
                 Kind::Interrupted,
@@ -192,13 +205,35 @@ impl<E> Upload<'_, '_, E> {
         };
         let part = Part {
             method: Method::PUT,
-            url: self.session.committing(digest),
+            url: self.target(&Method::PUT, |session| session.committing(&digest)),
             most: 0,
             length: Some(0),
             ranged: false,
         };
         let answer = request::send(&self.session, &mut self.feed, part).await?;
         self.committed(&answer).map(Some).map_err(ended)
+    }
+
+    /// Where a request of `method` goes: where the last one was redirected, else where the session says.
+    fn target(&mut self, method: &Method, usual: impl FnOnce(&Session) -> Url) -> Url {
+        let redirect = self.redirect.take().filter(|(redirected, _)| redirected == method);
+        redirect.map_or_else(|| usual(&self.session), |(_, to)| to)
+    }
+
+    /// Makes the next step send the same bytes where the registry wants them.
+    fn go_elsewhere(&mut self, redirect: Redirect) -> Result<(), UploadError<E>> {
+        let Redirect { method, to, from } = redirect;
+        let label = self.session.label(&method);
+        self.redirects += 1;
+        if self.redirects > REDIRECTS {
+            return Err(too_many_redirects(&label).into());
+        }
+        if !self.feed.seek(from) {
+            let detail = "the registry redirects a part after it took more of it than is kept";
+            return Err(UploadError::Lost(Error::new(Kind::Protocol, label, detail)));
+        }
+        self.redirect = Some((method, to));
+        Ok(())
     }
 
     fn committed(&mut self, answer: &Answer) -> Result<Stored, Error> {
@@ -220,20 +255,35 @@ impl<E> Upload<'_, '_, E> {
             error,
             from,
             length,
+            commits,
             carried,
             took,
         } = failure;
         let pace = self.repository.registry().pace();
         let mut pause = Duration::ZERO;
         let mut lost = false;
+        // Some say so of a range that they cannot take for its length. Where a request of the session broke before, it is
+        // the range.
+        let large = match error.kind() {
+            Kind::TooLarge => true,
+            Kind::Status(416) => !self.doubtful,
+            _ => false,
+        };
+        // How often is bounded by what there is to halve.
+        let smaller = large && pace.too_large(length);
         match error.kind() {
-            // How often is bounded by what there is to halve.
-            Kind::TooLarge if pace.too_large(length) => {}
+            _ if smaller => {}
+            // Some take content by PATCH only.
+            Kind::NotFound | Kind::Unsupported | Kind::Invalid | Kind::Status(400..=415 | 417..=499)
+                if commits && length > 0 && !self.doubtful && !error.temporary() && pace.send_apart() =>
+            {
+                lost = true;
+            }
             // Asking for the status renews the token.
             Kind::Unauthorized if !self.unauthorized => self.unauthorized = true,
             Kind::NotFound => lost = true,
             // What the registry has is not what it said, or it cannot go on with it.
-            Kind::Status(416) if self.doubtful => pause = backoff(self.broken + 1),
+            Kind::Status(416) => pause = backoff(self.broken + 1),
             Kind::DigestMismatch | Kind::Invalid | Kind::Unsupported | Kind::Denied if self.doubtful => lost = true,
             Kind::Status(400..500) if self.doubtful && !error.temporary() => lost = true,
             Kind::RateLimited { .. } => match error.pause(self.broken + 1) {
@@ -252,7 +302,7 @@ impl<E> Upload<'_, '_, E> {
             _ => return Err(error.into()),
         }
         match error.kind() {
-            Kind::TooLarge => {}
+            _ if smaller => {}
             // It was waited for already.
             Kind::TimedOut => self.broken += RESUMPTIONS - 1,
             _ => self.broken += 1,
@@ -262,10 +312,13 @@ impl<E> Upload<'_, '_, E> {
         }
         tracing::debug!(%error, ?pause, acknowledged = self.acknowledged, "going on with an upload");
         tokio::time::sleep(pause).await;
+        let sound = smaller && !self.doubtful;
         self.doubtful = true;
         let received = if lost { None } else { self.ask().await? };
+        // Nothing of the part was taken, so nothing is unclear.
+        self.doubtful = !(sound && received == Some(from));
         // Refused where the registry says again that it is.
-        let refused = error.kind() == &Kind::Status(416) && received == Some(from);
+        let refused = !smaller && error.kind() == &Kind::Status(416) && received == Some(from);
         match received {
             Some(received) if !refused && self.feed.seek(received) => {
                 if received >= self.broken_at + PROGRESS {

@@ -1,6 +1,6 @@
 //! How much a registry, or the proxy before it, lets one request carry.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 const MEBIBYTE: u64 = 1024 * 1024;
@@ -19,12 +19,28 @@ const LONG: Duration = Duration::from_secs(10);
 
 /// What was learned of one registry. In memory only.
 #[derive(Debug, Default)]
-pub(in crate::registry) struct Pace(AtomicU64);
+pub(in crate::registry) struct Pace {
+    /// Bytes that one request may carry; 0 while any number is taken.
+    part: AtomicU64,
+    /// A blob is sent by PATCH before it is committed.
+    apart: AtomicBool,
+}
 
 impl Pace {
     /// Bytes that one request may carry; none while any number is taken.
     pub fn part(&self) -> Option<u64> {
-        Some(self.0.load(Ordering::Relaxed)).filter(|part| *part > 0)
+        Some(self.part.load(Ordering::Relaxed)).filter(|part| *part > 0)
+    }
+
+    /// Whether content is sent before the request that commits it, as docker does: there are registries that take it no
+    /// other way.
+    pub fn sends_apart(&self) -> bool {
+        self.apart.load(Ordering::Relaxed)
+    }
+
+    /// A request that was to commit the content that it carried was refused. False when none is sent any more.
+    pub fn send_apart(&self) -> bool {
+        !self.apart.swap(true, Ordering::Relaxed)
     }
 
     /// A request that was to carry `length` bytes was refused for that. False when there is no smaller part to try.
@@ -52,7 +68,7 @@ impl Pace {
 
     fn at_most(&self, part: u64) {
         let now = self.part().unwrap_or(u64::MAX);
-        self.0.store(part.min(now), Ordering::Relaxed);
+        self.part.store(part.min(now), Ordering::Relaxed);
     }
 }
 

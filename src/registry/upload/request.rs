@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::Method;
-use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -15,7 +15,7 @@ use url::Url;
 use super::UploadError;
 use super::feed::Feed;
 use super::session::Session;
-use crate::registry::client::Answer;
+use crate::registry::client::{Answer, leads_away};
 use crate::registry::error::{Error, Kind};
 
 /// Pieces that wait for the connection.
@@ -41,6 +41,16 @@ pub(super) enum Broken<E> {
     Ended(UploadError<E>),
     /// The request failed.
     Request(Failure),
+    /// The registry wants it elsewhere.
+    Redirected(Redirect),
+}
+
+/// A request that belongs elsewhere.
+pub(super) struct Redirect {
+    pub method: Method,
+    pub to: Url,
+    /// Where in the blob it began.
+    pub from: u64,
 }
 
 /// A request that failed.
@@ -50,6 +60,8 @@ pub(super) struct Failure {
     pub from: u64,
     /// Bytes that it was to carry, or where that was not known, that it had.
     pub length: u64,
+    /// Whether it was to commit the blob.
+    pub commits: bool,
     /// Bytes that the connection had taken.
     pub carried: u64,
     /// How long it lasted.
@@ -60,37 +72,48 @@ pub(super) struct Failure {
 /// success.
 pub(super) async fn send<E>(session: &Session, feed: &mut Feed<'_, E>, part: Part) -> Result<Answer, Broken<E>> {
     let (from, begun) = (feed.at(), Instant::now());
-    let length = part.length;
+    let (method, length) = (part.method.clone(), part.length);
     let sent = attempt(session, feed, part).await;
-    sent.map_err(|error| match error {
-        Ok(error) => {
+    sent.map_err(|stopped| match stopped {
+        Stopped::Redirected(to) => Broken::Redirected(Redirect { method, to, from }),
+        Stopped::Failed(error) => {
             let carried = feed.at() - from;
             Broken::Request(Failure {
                 error,
                 from,
                 length: length.unwrap_or(carried),
+                commits: method == Method::PUT,
                 carried,
                 took: begun.elapsed(),
             })
         }
-        Err(ended) => Broken::Ended(ended),
+        Stopped::Ended(ended) => Broken::Ended(ended),
     })
 }
 
-async fn attempt<E>(
-    session: &Session,
-    feed: &mut Feed<'_, E>,
-    part: Part,
-) -> Result<Answer, Result<Error, UploadError<E>>> {
+/// Why a request did not succeed.
+enum Stopped<E> {
+    Failed(Error),
+    Redirected(Url),
+    Ended(UploadError<E>),
+}
+
+impl<E> From<Error> for Stopped<E> {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+async fn attempt<E>(session: &Session, feed: &mut Feed<'_, E>, part: Part) -> Result<Answer, Stopped<E>> {
     let registry = &session.registry;
     let idle = registry.idle();
     let label = session.label(&part.method);
-    registry.patience().keep(&label).await.map_err(Ok)?;
-    let authorization = registry.authorization(&label, &part.url, &session.scope).await;
+    registry.patience().keep(&label).await?;
+    let proof = registry.proof(&label, &part.method, &part.url, &session.scope).await?;
     let (sender, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(WAITING);
     let mut request = registry
         .http()
-        .request(part.method.clone(), part.url)
+        .request(part.method.clone(), part.url.clone())
         .header(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))
         .body(reqwest::Body::wrap_stream(ReceiverStream::new(receiver)));
     if let Some(length) = part.length {
@@ -100,7 +123,7 @@ async fn attempt<E>(
             request = request.header(CONTENT_RANGE, format!("{from}-{}", from + (length - 1)));
         }
     }
-    if let Some(authorization) = authorization.map_err(Ok)? {
+    if let Some(authorization) = proof.as_ref().and_then(|proof| proof.header()) {
         request = request.header(AUTHORIZATION, authorization);
     }
     let mut request = pin!(request.send());
@@ -115,26 +138,39 @@ async fn attempt<E>(
                 }
                 // The connection took no more; its answer says why.
                 Err(Stop::Closed) => (false, timeout(idle, request).await),
-                Err(Stop::Stuck) => return Err(Ok(Error::timed_out(&label, idle))),
-                Err(Stop::Ended(error)) => return Err(Err(error)),
+                Err(Stop::Stuck) => return Err(Error::timed_out(&label, idle).into()),
+                Err(Stop::Ended(error)) => return Err(Stopped::Ended(error)),
             },
             response = &mut request => (false, Ok(response)),
         }
     };
     let response = response
-        .map_err(|_| Ok(Error::timed_out(&label, idle)))?
-        .map_err(|error| Ok(Error::transport(&label, &error.without_url())))?;
-    let answer = Answer::new(response, label, None);
+        .map_err(|_| Error::timed_out(&label, idle))?
+        .map_err(|error| Error::transport(&label, &error.without_url()))?;
+    if let Some(mut proof) = proof {
+        // What is sent after this refusal is proved by that.
+        if !proof.is_refusal(&response) || proof.refused(&response).await? {
+            proof.accepted();
+        }
+    }
+    let answer = Answer::new(response, label.clone(), None);
     match (answer.status().as_u16(), whole) {
         (200..=204, true) => Ok(answer),
         (200..=204, false) => {
             let detail = "the registry answers before it has the content";
-            Err(Ok(Error::new(Kind::Protocol, answer.label, detail)))
+            Err(Error::new(Kind::Protocol, label, detail).into())
+        }
+        (301 | 302 | 307 | 308, _) => {
+            let to = registry.follow(&label, &part.url, answer.header(LOCATION))?;
+            match to.origin() == part.url.origin() {
+                true => Err(Stopped::Redirected(to)),
+                false => Err(leads_away(&label, &to).into()),
+            }
         }
         _ => {
             let error = answer.failure().await;
             registry.patience().note(&error);
-            Err(Ok(error))
+            Err(error.into())
         }
     }
 }

@@ -45,7 +45,7 @@ impl Session {
     pub fn begun(repository: &Repository, call: &Call, answer: &Answer) -> Result<Self, Error> {
         let registry = repository.registry();
         Ok(Self {
-            url: registry.follow(&call.label, &call.url, answer.header(LOCATION))?,
+            url: registry.follow(&call.label, answer.url(), answer.header(LOCATION))?,
             registry: registry.clone(),
             scope: Scope::push(repository.name()),
             label: Call::new(Method::POST, repository.uploads(), call.scope.clone()).label,
@@ -65,9 +65,11 @@ impl Session {
         url
     }
 
-    /// Goes where `answer` says that the next bytes go.
+    /// Goes where `answer` says that the next bytes go; where it does not say, they go where these did.
     pub fn moved(&mut self, answer: &Answer) -> Result<(), Error> {
-        self.url = self.registry.follow(&self.label, &self.url, answer.header(LOCATION))?;
+        if let Some(location) = answer.header(LOCATION) {
+            self.url = self.registry.follow(&self.label, answer.url(), Some(location))?;
+        }
         Ok(())
     }
 
@@ -142,8 +144,9 @@ async fn cancel(registry: Registry, url: Url, scope: Scope) {
 async fn try_cancel(registry: &Registry, mut url: Url, scope: &Scope) -> Result<StatusCode, Error> {
     let label = "DELETE of an upload";
     let ask = async |method: Method, url: &Url| {
-        let mut request = registry.http().request(method, url.clone());
-        if let Some(value) = registry.authorization(label, url, scope).await? {
+        let proof = registry.proof(label, &method, url, scope).await?;
+        let mut request = registry.http().request(method.clone(), url.clone());
+        if let Some(value) = proof.as_ref().and_then(|proof| proof.header()) {
             request = request.header(AUTHORIZATION, value);
         }
         let response = request.send().await;

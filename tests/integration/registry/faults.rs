@@ -285,7 +285,12 @@ async fn a_refused_password_is_not_a_missing_image() {
         .unwrap_err();
     let fault = error.reading("r/a:1");
     assert_eq!(fault.reason, Reason::AuthenticationFailed);
-    assert!(fault.message.contains("/token: the registry answered 401"), "{fault}");
+    assert!(
+        fault
+            .message
+            .contains("/token: the token service answered 401 incorrect username or password"),
+        "{fault}"
+    );
 }
 
 #[tokio::test]

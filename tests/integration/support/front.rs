@@ -44,6 +44,8 @@ pub enum Act {
     Flip(u64),
     /// The answer's header of this name is made another, if it is there.
     Header(&'static str, Box<dyn Fn(&str) -> String + Send + Sync>),
+    /// An answer of the first status has the second one.
+    Status(u16, u16),
 }
 
 type Rule = Box<dyn Fn(&Seen) -> Act + Send + Sync>;
@@ -315,6 +317,7 @@ async fn down(server: &mut (impl AsyncRead + Unpin), client: &mut (impl tokio::i
     match act {
         Act::LoseAnswer => return,
         Act::Header(name, change) => head = rewritten(&head, name, change),
+        Act::Status(from, to) => head = head.replacen(&format!("HTTP/1.1 {from} "), &format!("HTTP/1.1 {to} "), 1),
         Act::Truncate(most) => head = rewritten(&head, "content-length", &|_| most.to_string()),
         _ => {}
     }

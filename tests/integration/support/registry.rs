@@ -86,6 +86,17 @@ impl TestRegistry {
         Self::open(version, Options::default(), &keeping)
     }
 
+    /// A registry with TLS that leads to itself by `http://`.
+    pub fn start_announcing_http() -> Self {
+        let options = Options { login: None, tls: true };
+        Self::open(
+            Version::V31,
+            options,
+            &[("REGISTRY_HTTP_HOST", "http://127.0.0.1:PORT")],
+        )
+    }
+
+    /// `PORT` in the value of a variable is made the registry's port.
     fn open(version: Version, options: Options, variables: &[(&str, &str)]) -> Self {
         install_tls();
         let binary = version.binary();
@@ -106,7 +117,12 @@ impl TestRegistry {
             let host = format!("127.0.0.1:{port}");
             let serve = version.arguments(folder.path(), &host);
             let serve: Vec<&str> = serve.iter().map(String::as_str).collect();
-            let variables = [&[("OTEL_TRACES_EXPORTER", "none")], variables].concat();
+            let variables: Vec<(&str, String)> = [&[("OTEL_TRACES_EXPORTER", "none")], variables]
+                .concat()
+                .into_iter()
+                .map(|(name, value)| (name, value.replace("PORT", &port.to_string())))
+                .collect();
+            let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
             let mut server = Server::start_with(&binary, &serve, &variables, &log);
             if listens(&mut server, version, &host, &log) {
                 return Self {

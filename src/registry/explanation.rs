@@ -1,0 +1,505 @@
+//! What the body of a failing answer says for people: the errors of the distribution specification, and what registries,
+//! storage, proxies and token services write instead. Pure.
+//!
+//! What it says is one bounded line without characters that a terminal would act on, and without what differs from one
+//! try to the next: times, and names of requests.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+use serde_json::{Map, Value};
+
+/// The longest explanation in characters.
+const LIMIT: usize = 300;
+/// The longest `detail` of one error in characters.
+const DETAIL_LIMIT: usize = 160;
+/// How many errors of one answer are read.
+const ERRORS: usize = 4;
+/// How deep `detail` is looked into.
+const DEPTH: usize = 3;
+
+/// The explanation of a failing answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Explanation {
+    /// The codes of its errors, such as `DENIED`.
+    pub codes: Vec<String>,
+    /// One line; may be empty.
+    pub text: String,
+}
+
+impl Explanation {
+    /// Reads a body, of which the end may be missing. What it is, it shows better than its media type.
+    pub fn read(body: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(body);
+        let text = text.trim_start_matches('\u{feff}').trim();
+        if let Ok(value) = serde_json::from_str::<Value>(text) {
+            return Self::of_json(&value);
+        }
+        if text.starts_with('<') {
+            return match element(text, "code").or_else(|| element(text, "message")) {
+                Some(_) => Self::of_xml(text),
+                None => Self::of_text(&html(text)),
+            };
+        }
+        // JSON whose end is missing, and what is not for reading.
+        let binary = text.chars().take(LIMIT).any(|c| c == '\u{fffd}' || c == '\0');
+        if binary || text.starts_with('{') || text.starts_with("[{") {
+            return Self::default();
+        }
+        Self::of_text(text)
+    }
+
+    fn of_text(text: &str) -> Self {
+        Self {
+            codes: Vec::new(),
+            text: line(text, LIMIT),
+        }
+    }
+
+    fn of_json(value: &Value) -> Self {
+        let errors: Vec<One> = match value {
+            Value::Object(fields) => match fields.get("errors") {
+                Some(Value::Array(all)) if !all.is_empty() => all.iter().take(ERRORS).filter_map(One::read).collect(),
+                Some(one @ (Value::Object(_) | Value::String(_))) => One::read(one).into_iter().collect(),
+                _ => Vec::new(),
+            },
+            Value::Array(all) => all.iter().take(ERRORS).filter_map(One::read).collect(),
+            _ => Vec::new(),
+        };
+        let errors = match errors.is_empty() {
+            true => One::read(value).into_iter().collect(),
+            false => errors,
+        };
+        let words: Vec<String> = errors
+            .iter()
+            .map(One::words)
+            .filter(|words| !words.is_empty())
+            .collect();
+        Self {
+            text: line(&words.join(", "), LIMIT),
+            codes: errors
+                .into_iter()
+                .map(|one| one.code)
+                .filter(|code| !code.is_empty())
+                .collect(),
+        }
+    }
+
+    /// Of S3 and Azure's storage: `<Error><Code>…</Code><Message>…</Message>`; the rest is of this request alone.
+    fn of_xml(text: &str) -> Self {
+        let code = element(text, "code").unwrap_or_default();
+        let message = element(text, "message").unwrap_or_default();
+        let one = One {
+            code,
+            message,
+            detail: String::new(),
+        };
+        Self {
+            text: line(&one.words(), LIMIT),
+            codes: Some(one.code).filter(|code| !code.is_empty()).into_iter().collect(),
+        }
+    }
+}
+
+/// One error.
+struct One {
+    code: String,
+    message: String,
+    detail: String,
+}
+
+impl One {
+    fn read(value: &Value) -> Option<Self> {
+        let fields = match value {
+            Value::Object(fields) => fields,
+            Value::String(text) => {
+                return Some(Self {
+                    code: String::new(),
+                    message: text.clone(),
+                    detail: String::new(),
+                });
+            }
+            _ => return None,
+        };
+        // `error` is a code in OAuth2 (RFC 6749, section 5.2), an object or a sentence elsewhere.
+        let within = ["error", "Error"]
+            .iter()
+            .find_map(|name| fields.get(*name))
+            .filter(|error| error.is_object());
+        if let Some(inner) = within.and_then(Self::read).filter(|inner| !inner.words().is_empty()) {
+            return Some(inner);
+        }
+        let described = text(fields, &["error_description"]);
+        let error = text(fields, &["error", "Error"]);
+        let message = text(
+            fields,
+            &[
+                "message",
+                "Message",
+                "msg",
+                "errorMessage",
+                "error_message",
+                "description",
+                "reason",
+            ],
+        );
+        let (code, message) = match (described, error, message) {
+            (Some(described), error, _) => (error, Some(described)),
+            (None, Some(error), Some(message)) if error.contains(' ') => (None, Some(format!("{error}: {message}"))),
+            (None, Some(error), Some(message)) => (Some(error), Some(message)),
+            (None, Some(error), None) => (None, Some(error)),
+            (None, None, message) => (None, message.or_else(|| text(fields, &["title"]))),
+        };
+        let code = code.or_else(|| text(fields, &["code", "Code", "__type"]));
+        // The status stands before it anyway.
+        let code = code.filter(|code| !code.bytes().all(|byte| byte.is_ascii_digit()));
+        let detail = ["detail", "details", "Detail"]
+            .iter()
+            .find_map(|name| fields.get(*name));
+        let detail = detail.map(|detail| words_of(detail, DEPTH)).unwrap_or_default();
+        let (message, detail) = match message {
+            Some(message) => (message, detail),
+            None => (detail, String::new()),
+        };
+        Some(Self {
+            code: code.unwrap_or_default(),
+            message,
+            detail,
+        })
+    }
+
+    fn words(&self) -> String {
+        let mut parts: Vec<&str> = [self.code.as_str(), self.message.as_str()].into();
+        let detail = line(&self.detail, DETAIL_LIMIT);
+        if !self.message.contains(&self.detail) {
+            parts.push(&detail);
+        }
+        parts.retain(|part| !part.trim().is_empty());
+        parts.join(": ")
+    }
+}
+
+/// The first of several fields that is a text.
+fn text(fields: &Map<String, Value>, names: &[&str]) -> Option<String> {
+    let texts = names.iter().filter_map(|name| fields.get(*name)?.as_str());
+    texts.map(str::trim).find(|text| !text.is_empty()).map(str::to_owned)
+}
+
+/// What there is to read in a `detail` of whatever type: its texts, and what a storage's error number means.
+fn words_of(detail: &Value, depth: usize) -> String {
+    match detail {
+        Value::String(text) => text.trim().to_owned(),
+        Value::Array(all) if depth > 0 => {
+            let all = all.iter().take(ERRORS).map(|one| words_of(one, depth - 1));
+            all.filter(|words| !words.is_empty()).collect::<Vec<_>>().join(", ")
+        }
+        Value::Object(fields) if depth > 0 => {
+            let mut words = Vec::new();
+            for (name, value) in fields.iter().take(16) {
+                if is_of_one_request(name) {
+                    continue;
+                }
+                match value {
+                    Value::Number(number) if name == "Err" => words.extend(number.as_i64().and_then(errno)),
+                    Value::String(text) if !text.trim().is_empty() => words.push(format!("{name} {}", text.trim())),
+                    Value::Object(_) | Value::Array(_) => words.push(words_of(value, depth - 1)),
+                    _ => {}
+                }
+            }
+            words.retain(|words| !words.is_empty());
+            words.join(", ")
+        }
+        _ => String::new(),
+    }
+}
+
+/// Fields whose values are other ones each time.
+fn is_of_one_request(name: &str) -> bool {
+    let name: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+    let name = name.to_ascii_lowercase();
+    [
+        "request",
+        "trace",
+        "correlation",
+        "session",
+        "upload",
+        "time",
+        "date",
+        "host",
+        "instance",
+        "uuid",
+    ]
+    .iter()
+    .any(|part| name.contains(part))
+        || name == "id"
+}
+
+/// What Linux's numbers mean, which distribution's file system driver passes on.
+fn errno(number: i64) -> Option<String> {
+    let meaning = match number {
+        5 => "input/output error",
+        13 => "permission denied",
+        28 => "no space left on device",
+        30 => "read-only file system",
+        122 => "disk quota exceeded",
+        _ => return None,
+    };
+    Some(meaning.to_owned())
+}
+
+/// The text of the first element of this name.
+fn element(text: &str, name: &str) -> Option<String> {
+    let lower = text.to_ascii_lowercase();
+    let open = lower.find(&format!("<{name}>"))? + name.len() + 2;
+    let end = open + lower.get(open..)?.find("</")?;
+    Some(unescaped(text.get(open..end)?))
+}
+
+/// A page's title, else its first heading, else its text.
+fn html(text: &str) -> String {
+    let named = ["title", "h1", "h2"].into_iter().filter_map(|name| element(text, name));
+    let named = named.map(|found| bare(&found)).find(|found| !found.is_empty());
+    named.unwrap_or_else(|| bare(text))
+}
+
+/// Text without markup.
+fn bare(text: &str) -> String {
+    static HIDDEN: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"(?is)<(script|style|head)\b.*?</(script|style|head)>|<!--.*?-->|<[^>]*>").ok());
+    match &*HIDDEN {
+        Some(hidden) => unescaped(hidden.replace_all(text, " ").trim()),
+        None => String::new(),
+    }
+}
+
+fn unescaped(text: &str) -> String {
+    let mut text = text.to_owned();
+    for (entity, character) in [
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+        ("&quot;", "\""),
+        ("&#34;", "\""),
+        ("&apos;", "'"),
+        ("&#39;", "'"),
+        ("&nbsp;", " "),
+        ("&amp;", "&"),
+    ] {
+        text = text.replace(entity, character);
+    }
+    text
+}
+
+/// One line of at most `limit` characters, without what a terminal would act on and what differs from one try to the
+/// next.
+fn line(text: &str, limit: usize) -> String {
+    static PASSING: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        let uuid = r"\b[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\b";
+        let time = r"\b\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?( ?(Z|UTC|[+-]\d\d:?\d\d))?";
+        let date = r"\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d? \w{3} \d{4} \d\d:\d\d:\d\d \w+";
+        let address = r"\b(?P<address>\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}):\d{1,5}\b";
+        // Not digests, which say what is meant.
+        let id = r"(?P<digest>\b[a-z0-9]+:[0-9a-f]{32,}\b)|\b[0-9a-fA-F]{16,}\b";
+        Regex::new(&format!("{uuid}|{time}|{date}|{address}|{id}")).ok()
+    });
+    // Enough for what is left of it to fill a line.
+    let text: String = text.chars().take(4 * LIMIT).collect();
+    let text = match &*PASSING {
+        Some(passing) => passing.replace_all(&text, |found: &regex::Captures<'_>| {
+            let kept = found.name("digest").or_else(|| found.name("address"));
+            kept.map_or_else(|| "…".to_owned(), |kept| kept.as_str().to_owned())
+        }),
+        None => text.into(),
+    };
+    clean(&text, limit)
+}
+
+/// One line of at most `limit` characters, without what a terminal would act on.
+pub(super) fn clean(text: &str, limit: usize) -> String {
+    static ESCAPES: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)").ok());
+    let text = match &*ESCAPES {
+        Some(escapes) => escapes.replace_all(text, " "),
+        None => text.into(),
+    };
+    let mut line = String::new();
+    let mut length = 0;
+    let mut gap = false;
+    for character in text.chars() {
+        if character.is_whitespace() || character.is_control() {
+            gap = true;
+            continue;
+        }
+        // Those that turn the direction of what follows, or are not seen.
+        if matches!(character, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{061c}')
+        {
+            continue;
+        }
+        if length >= limit {
+            line.push('…');
+            return line;
+        }
+        if gap && length > 0 {
+            line.push(' ');
+            length += 1;
+        }
+        gap = false;
+        line.push(character);
+        length += 1;
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text(body: &str) -> String {
+        Explanation::read(body.as_bytes()).text
+    }
+
+    #[test]
+    fn errors_of_every_form_are_read() {
+        for (body, said) in [
+            (r#"{"errors":[{"code":"DENIED","message":"no"}]}"#, "DENIED: no"),
+            (r#"{"errors":[{"code":"A"},{"message":"b"}]}"#, "A, b"),
+            // Artifactory.
+            (
+                r#"{"errors":[{"status":404,"message":"Could not find resource"}]}"#,
+                "Could not find resource",
+            ),
+            (r#"{"errors":["quota","more"]}"#, "quota, more"),
+            (r#"{"errors":{"code":"X","message":"y"}}"#, "X: y"),
+            (r#"{"errors":[],"message":"said"}"#, "said"),
+            (r#"{"errors":null,"message":"said"}"#, "said"),
+            (r#"{"message":"said"}"#, "said"),
+            (
+                r#"{"Message":"said","__type":"ImageTagAlreadyExistsException"}"#,
+                "ImageTagAlreadyExistsException: said",
+            ),
+            (r#"{"error":"said"}"#, "said"),
+            (r#"{"error":{"code":"X","message":"y"}}"#, "X: y"),
+            (r#"{"error":{"code":403,"message":"y"}}"#, "y"),
+            (
+                r#"{"error":"invalid_grant","error_description":"expired"}"#,
+                "invalid_grant: expired",
+            ),
+            // Spring Boot.
+            (
+                r#"{"status":500,"error":"Internal Server Error","message":"disk"}"#,
+                "Internal Server Error: disk",
+            ),
+            // RFC 9457.
+            (
+                r#"{"title":"Forbidden","status":403,"detail":"plan ended"}"#,
+                "Forbidden: plan ended",
+            ),
+            (r#"{"detail":"said"}"#, "said"),
+            (
+                r#"{"details":"incorrect username or password"}"#,
+                "incorrect username or password",
+            ),
+            (r#"[{"code":"X","message":"y"}]"#, "X: y"),
+            (r#""said""#, "said"),
+            ("said\nand more", "said and more"),
+            (
+                "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code><Message>Access Denied</Message><RequestId>4442587FB7D0A2F9</RequestId></Error>",
+                "AccessDenied: Access Denied",
+            ),
+            (
+                "<html>\r\n<head><title>413 Request Entity Too Large</title></head><body>nginx</body></html>",
+                "413 Request Entity Too Large",
+            ),
+            (
+                "<html><body><h1>Bad &amp; gone</h1><p>x</p></body></html>",
+                "Bad & gone",
+            ),
+            (
+                "<!DOCTYPE html><style>b{}</style><p>The <b>disk</b> is full",
+                "The disk is full",
+            ),
+        ] {
+            assert_eq!(text(body), said, "{body}");
+        }
+        for nothing in [
+            "",
+            "  ",
+            "{}",
+            "[]",
+            "null",
+            "7",
+            r#"{"errors":[{}]}"#,
+            r#"{"errors":[{"code":"#,
+            "\u{0}\u{1}",
+        ] {
+            assert_eq!(text(nothing), "", "{nothing}");
+        }
+    }
+
+    #[test]
+    fn details_are_shown_as_far_as_they_stay_the_same() {
+        let detailed = |detail: &str| {
+            text(&format!(
+                r#"{{"errors":[{{"code":"C","message":"m","detail":{detail}}}]}}"#
+            ))
+        };
+        for (detail, said) in [
+            (r#""more""#, "C: m: more"),
+            (r#""m""#, "C: m"),
+            ("null", "C: m"),
+            ("7", "C: m"),
+            (r#"{"at":1,"requestId":"a","time":"b"}"#, "C: m"),
+            (
+                r#"[{"Type":"repository","Class":"","Name":"a/b","Action":"push"}]"#,
+                "C: m: Action push, Name a/b, Type repository",
+            ),
+            (
+                r#"{"DriverName":"filesystem","Enclosed":{"Op":"write","Path":"/x/_uploads/5f3a9e0c-6f0b-4e0c-8a55-1a2b3c4d5e6f/data","Err":28}}"#,
+                "C: m: DriverName filesystem, no space left on device, Op write, Path /x/_uploads/…/data",
+            ),
+        ] {
+            assert_eq!(detailed(detail), said, "{detail}");
+        }
+    }
+
+    #[test]
+    fn what_differs_each_time_is_left_out() {
+        for (body, said) in [
+            ("failed at 2026-11-27T17:34:31.123Z, sorry", "failed at …, sorry"),
+            ("[2026-11-27 17:34:31 +0000] failed", "[…] failed"),
+            ("id 5f3a9e0c-6f0b-4e0c-8a55-1a2b3c4d5e6f", "id …"),
+            ("trace 4bf92f3577b34da6a3ce929d0e0e4736", "trace …"),
+            ("dial tcp 10.0.0.7:54321: refused", "dial tcp 10.0.0.7: refused"),
+            (
+                "blob sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 is unknown",
+                "blob sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 is unknown",
+            ),
+            ("10 GiB of 10 GiB are used", "10 GiB of 10 GiB are used"),
+        ] {
+            assert_eq!(text(body), said, "{body}");
+        }
+    }
+
+    #[test]
+    fn nothing_acts_on_a_terminal() {
+        assert_eq!(text("\u{1b}[31mred\u{1b}[0m \u{1b}]0;title\u{7}end"), "red end");
+        assert_eq!(text("a\u{202e}b\u{200b}c\u{2066}d\re\u{9b}f"), "abcd e f");
+        let long = text(&"é".repeat(2000));
+        assert_eq!(long.chars().count(), LIMIT + 1);
+        let coded = text(r#"{"errors":[{"code":"\u001b[2J","message":"\u202egpj.exe"}]}"#);
+        assert!(!coded.chars().any(|c| c.is_control() || c == '\u{202e}'), "{coded}");
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(body in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Explanation::read(&body);
+        }
+
+        #[test]
+        fn markup_never_panics(body in "<[<>/codemsagtitleTITLEéİ&;! -]{0,80}") {
+            let _ = Explanation::read(body.as_bytes());
+        }
+    }
+}

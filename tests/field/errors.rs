@@ -1,0 +1,241 @@
+//! What people are told of a failure: the registry's own reason, and what to do that fits the request.
+
+use jackal_operator::fault::{Disposition, Fault, Reason};
+use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
+use jackal_operator::registry::{Endpoint, Registry};
+
+use super::{Case, check};
+use crate::support::faulty::{Scripted, Seen, reply};
+use crate::support::install_tls;
+use crate::support::registry::{Options, TestRegistry, Version};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reasons_are_shown() {
+    check(&[
+        Case {
+            report: "goharbor/harbor#11508",
+            input: "403 DENIED with a message about the project's quota",
+            expected: "the message, and to free space",
+            run: || {
+                let body = r#"{"errors":[{"code":"DENIED","message":"The quota has been exceeded: adding 2.0 MiB of storage resource, which when updated to current usage of 99.0 MiB will exceed the configured upper limit of 100.0 MiB."}]}"#;
+                Box::pin(pushed(403, body, Reason::PushFailed, &["upper limit of 100.0 MiB", "free space"]))
+            },
+        },
+        Case {
+            report: "distribution/distribution#4896",
+            input: "500 UNKNOWN whose detail is a storage error of number 28",
+            expected: "no space left on device, and to free space",
+            run: || {
+                let body = r#"{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":{"DriverName":"filesystem","Enclosed":{"Op":"mkdir","Path":"/var/lib/registry","Err":28}}}]}"#;
+                Box::pin(pushed(500, body, Reason::PushFailed, &["no space left on device", "free space"]))
+            },
+        },
+        Case {
+            report: "distribution/distribution#4896",
+            input: "507 without a body",
+            expected: "to free space",
+            run: || Box::pin(pushed(507, "", Reason::PushFailed, &["answered 507; free space"])),
+        },
+        Case {
+            report: "moby/buildkit#3776",
+            input: "400 TAG_INVALID: the repository is immutable",
+            expected: "the message, and to push another tag; it is tried again",
+            run: || {
+                let body = r#"{"errors":[{"code":"TAG_INVALID","message":"The image tag '1' already exists in the 'a' repository and cannot be overwritten because the repository is immutable."}]}"#;
+                Box::pin(pushed(400, body, Reason::PushFailed, &["the repository is immutable.; push another tag"]))
+            },
+        },
+        Case {
+            report: "goharbor/harbor#22353",
+            input: "413 with the HTML page of nginx",
+            expected: "its title",
+            run: || {
+                let body = "<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n<body><center><h1>413 Request Entity Too Large</h1></center><hr><center>nginx/1.18.0</center></body></html>";
+                Box::pin(pushed(413, body, Reason::PushFailed, &["answered 413 Request Entity Too Large;"]))
+            },
+        },
+        Case {
+            report: "containers/image#1007",
+            input: "405 with the text Method not allowed",
+            expected: "the text, and that the registry may be read-only",
+            run: || Box::pin(pushed(405, "Method not allowed\n", Reason::PushFailed, &["Method not allowed", "not read-only"])),
+        },
+        Case {
+            report: "cnabio/cnab-to-oci#181",
+            input: "400 with errors of Artifactory's form: status and message",
+            expected: "the message",
+            run: || {
+                let body = r#"{"errors":[{"status":400,"message":"Unsupported docker v2 repository request for 'a'"}]}"#;
+                Box::pin(pushed(400, body, Reason::PushFailed, &["Unsupported docker v2 repository request for 'a'"]))
+            },
+        },
+        Case {
+            report: "kubernetes/k8s.io#4214",
+            input: "403 with the XML of S3, whose RequestId is another each time",
+            expected: "code and message, the same each time",
+            run: || Box::pin(denied_by_storage()),
+        },
+        Case {
+            report: "distribution specification, Error Codes: detail",
+            input: "401 UNAUTHORIZED with a detail that names repository and action",
+            expected: "both are shown",
+            run: || {
+                let body = r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required","detail":[{"Type":"repository","Class":"","Name":"team/a","Action":"push"}]}]}"#;
+                Box::pin(pushed(401, body, Reason::AuthenticationFailed, &["Name team/a", "Action push"]))
+            },
+        },
+        Case {
+            report: "RFC 9457 section 3",
+            input: "403 with problem details",
+            expected: "title and detail, and that the right to push is missing",
+            run: || {
+                let body = r#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"The plan of this organisation ended"}"#;
+                let said = &["Forbidden: The plan of this organisation ended", "the right to push is missing"];
+                Box::pin(pushed(403, body, Reason::AuthenticationFailed, said))
+            },
+        },
+        Case {
+            report: "ECMA-48 section 5.4",
+            input: "a message with escape sequences, a bidirectional override and 100,000 characters",
+            expected: "one bounded line without them",
+            run: || Box::pin(nothing_for_a_terminal()),
+        },
+        Case {
+            report: "distribution specification, Listing Tags",
+            input: "405, 404 and 403 for tags/list",
+            expected: "advice about tags and the repository, not about writing",
+            run: || Box::pin(tags_that_are_not_listed()),
+        },
+        Case {
+            report: "RFC 5280 section 6.1",
+            input: "build to a registry whose certificate nobody knows",
+            expected: "our own message alone on standard error",
+            run: || Box::pin(no_line_of_a_library()),
+        },
+    ])
+    .await;
+}
+
+fn client(host: &str) -> Registry {
+    install_tls();
+    Registry::new(Endpoint {
+        plain_http: true,
+        ..Endpoint::new(host)
+    })
+    .unwrap()
+}
+
+/// The failure of putting a manifest where that is answered so, the same at two tries.
+async fn put(status: u16, body: impl Into<String>) -> Fault {
+    let body = body.into();
+    let server = Scripted::start(move |_: &Seen| reply(status, &[], body.clone())).await;
+    let config = Descriptor::new(media_type::OCI_CONFIG, Digest::of(b"{}"), 2);
+    let document = Document::of_manifest(Manifest::new(config, Vec::new())).unwrap();
+    let repository = client(&server.host).repository("a");
+    let try_it = || async {
+        repository
+            .put_manifest(&document, "1")
+            .await
+            .unwrap_err()
+            .pushing("r/a")
+    };
+    let first = try_it().await;
+    assert_eq!(first, try_it().await);
+    first
+}
+
+async fn pushed(status: u16, body: &'static str, reason: Reason, said: &'static [&'static str]) {
+    let fault = put(status, body).await;
+    assert_eq!(fault.reason, reason, "{fault}");
+    assert_ne!(fault.disposition, Disposition::Stalled, "{fault}");
+    for said in said {
+        assert!(fault.message.contains(said), "{fault}");
+    }
+}
+
+async fn denied_by_storage() {
+    let server = Scripted::start(|seen: &Seen| {
+        let body = format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>AccessDenied</Code><Message>Access Denied</Message><RequestId>{:016X}</RequestId></Error>",
+            seen.before
+        );
+        reply(403, &[("content-type", "application/xml")], body)
+    })
+    .await;
+    let repository = client(&server.host).repository("a");
+    let read = || async { repository.manifest("1").await.unwrap_err().reading("r/a:1") };
+    let first = read().await;
+    assert!(
+        first.message.contains("answered 403 AccessDenied: Access Denied;"),
+        "{first}"
+    );
+    assert!(first.message.contains("right to pull"), "{first}");
+    assert_eq!(first, read().await);
+}
+
+async fn nothing_for_a_terminal() {
+    let message = format!("\\u001b[2J\\u001b]0;x\\u0007\\u202ered{}", "x".repeat(100_000));
+    for body in [
+        format!(
+            r#"{{"errors":[{{"code":"DENIED","message":"{}"}}]}}"#,
+            &message[..10_000]
+        ),
+        format!("\u{1b}[2J\u{202e}red{}", "y".repeat(100_000)),
+    ] {
+        let fault = put(403, body).await;
+        assert!(fault.message.chars().count() < 600, "{fault}");
+        assert!(fault.message.contains("red"), "{fault}");
+        let acts = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}');
+        assert!(!fault.message.chars().any(acts), "{:?}", fault.message);
+    }
+}
+
+async fn tags_that_are_not_listed() {
+    for (status, said) in [
+        (405, "does not list tags"),
+        (404, "check the name of the repository"),
+        (403, "the right to list tags is missing"),
+    ] {
+        let server = Scripted::start(move |_: &Seen| reply(status, &[], "")).await;
+        let repository = client(&server.host).repository("a");
+        // A repository without tags is none to who only lists them.
+        let error = match repository.tags(10).await {
+            Err(error) => error,
+            Ok(_) => continue,
+        };
+        let fault = error.reading("r/a");
+        assert!(fault.message.contains(said), "{fault}");
+        assert!(!fault.message.contains("read-only"), "{fault}");
+    }
+}
+
+async fn no_line_of_a_library() {
+    let options = Options { login: None, tls: true };
+    let registry = TestRegistry::start_with(Version::V31, options);
+    let folder = tempfile::tempdir().unwrap();
+    let package = format!(
+        "apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {{name: shop}}\nspec:\n  version: 1.4.0\n  components:\n  - name: web\n    images:\n    - {{image: '{}/a:1'}}\n",
+        registry.host
+    );
+    std::fs::write(folder.path().join("shop.yaml"), package).unwrap();
+    let output = std::process::Command::new("timeout")
+        .args([
+            "-k",
+            "1",
+            "60",
+            env!("CARGO_BIN_EXE_jackal-operator"),
+            "build",
+            "shop.yaml",
+        ])
+        .args(["--to", &registry.host])
+        .current_dir(folder.path())
+        .env("DOCKER_CONFIG", folder.path())
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("certificate signed by unknown authority"), "{said}");
+    for raw in ["WARN", "ERROR", "rustls", "hyper", "reqwest", "BadCertificate"] {
+        assert!(!said.contains(raw), "{said}");
+    }
+}
