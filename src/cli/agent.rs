@@ -10,11 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::cluster::{ClusterFlags, hostname, optional};
 use super::engine::EngineFlags;
+use super::{examples, print};
 use crate::agent;
 use crate::worker::{Admission, Admissions};
 
 /// Run the agent of a node.
 #[derive(Debug, Args)]
+#[command(after_help = examples::AGENT)]
 pub(super) struct Agent {
     #[command(flatten)]
     cluster: ClusterFlags,
@@ -50,7 +52,7 @@ impl Agent {
         let (client, mut settings, engines, serving) = match opened.await {
             Ok(opened) => opened,
             Err(error) => {
-                eprintln!("jackal-operator agent: {error:#}");
+                print::note(format_args!("jackal-operator agent: {error:#}"));
                 return ExitCode::FAILURE;
             }
         };

@@ -1,6 +1,7 @@
-//! `build`: a package from a file, without a cluster.
+//! `build`: the packages and images of a file, without a cluster.
 
 mod check;
+mod content;
 mod following;
 mod moves;
 mod reach;
@@ -14,38 +15,51 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use kube::ResourceExt as _;
 use tokio_util::sync::CancellationToken;
 
-use self::report::{Failure, Report, Row};
+use self::report::{Failure, Report, Reports, Row};
 use self::target::Target;
 use self::works::Works;
 use super::cluster::duration;
 use super::engine::EngineFlags;
 use super::limits::LimitFlags;
-use super::package_file::Given;
+use super::package_file::{Given, Object};
 use super::progress::{Display, Output, bytes};
 use super::sbom::SbomFlags;
-use super::{UNUSABLE, Unusable, credentials, key, package_file};
+use super::{UNUSABLE, Unusable, credentials, examples, key, package_file, print};
 use crate::api::v1alpha1::JackalPackageSpec;
 use crate::fault::Fault;
-use crate::package::{BroughtImage, Definition, Parts, Plan, PlannedImage, assemble, component, repository};
+use crate::package::PlannedImage;
 use crate::registry::{Endpoint, Registry};
 use crate::signing::SigningKey;
 use crate::transfer::{Standing, Transfer};
 
-/// Build a package without a cluster.
+/// How long a transfer may stand still where neither flag nor object says so.
+const IDLE: Duration = Duration::from_secs(120);
+
+/// Build packages and copy images without a cluster: the JackalPackages and JackalImages of a file.
+///
+/// The file is YAML or JSON, with any number of documents. ConfigMaps and Secrets that the objects name stand in it too.
+/// Credentials are those of docker.
 ///
 /// Exit codes: 0 done, 1 something failed and may succeed another time, 2 the file or a flag cannot be used,
 /// 130 interrupted.
 #[derive(Debug, Args)]
+#[command(after_help = examples::BUILD)]
 pub(super) struct Build {
-    /// A file with a JackalPackage, or `-` for standard input.
-    file: PathBuf,
-    /// Where it goes: `host[:port][/prefix]` of a registry, or `oci:DIR` for an OCI layout.
+    /// A file with JackalPackages or JackalImages, or `-` for standard input.
+    #[arg(value_name = "FILE", required_unless_present = "filename")]
+    file: Option<PathBuf>,
+    /// The file, as `kubectl apply -f` takes it.
+    #[arg(long, short = 'f', value_name = "FILE", conflicts_with = "file")]
+    filename: Option<PathBuf>,
+    /// Where it goes: `host[:port][/prefix]` of a registry, or `oci:DIR` for an OCI layout. Everything is put below the
+    /// prefix, which replaces that of the file.
     #[arg(long, value_name = "DESTINATION", required_unless_present = "check")]
     to: Option<String>,
-    /// Say which images the manifests and charts name that `images` lack, and move nothing; exit with 1 if there are any.
+    /// Ask for every image, chart and file, say what is not there and which images the manifests and charts name that
+    /// `images` lack, and move nothing; exit with 1 if anything is missing. Images of an engine that does not answer are
+    /// left out.
     #[arg(long, conflicts_with_all = ["to", "dry_run"])]
     check: bool,
     /// Say what would move, and move nothing.
@@ -54,6 +68,9 @@ pub(super) struct Build {
     /// How results are printed.
     #[arg(long, short, default_value = "text")]
     output: Output,
+    /// Print nothing but failures.
+    #[arg(long, short)]
+    quiet: bool,
     /// The destination speaks plain HTTP.
     #[arg(long)]
     insecure: bool,
@@ -80,135 +97,78 @@ pub(super) struct Build {
 
 impl Build {
     pub(super) async fn run(self, stop: CancellationToken) -> ExitCode {
-        let mut report = Report {
-            dry_run: self.dry_run,
-            ..Report::default()
-        };
+        let display = Display::new(self.output, self.quiet);
+        let mut reports = Reports::new(self.dry_run);
         let interrupted = tokio::select! {
-            result = self.build(&mut report) => {
+            result = self.all(&mut reports, &display) => {
                 if let Err(error) = result {
-                    report.failures.push(error.into());
+                    reports.fail(error.into(), &display);
                 }
                 false
             }
             () = stop.cancelled() => true,
         };
         if interrupted {
-            report.failures.push(Failure {
-                image: None,
-                reason: "Interrupted".to_owned(),
-                message: "interrupted; what was moved is found again by the next run".to_owned(),
-                stalled: false,
-            });
+            reports.fail(Failure::interrupted(&reports), &display);
         }
-        for failure in &report.failures {
-            eprintln!("jackal-operator build: {failure}");
+        if self.output == Output::Text {
+            reports.summarize();
         }
+        let mut written = ExitCode::SUCCESS;
         if self.output == Output::Json {
-            match serde_json::to_string_pretty(&report) {
-                Ok(text) => println!("{text}"),
-                Err(error) => eprintln!("jackal-operator build: the report cannot be written: {error}"),
-            }
+            written = match reports.json() {
+                Ok(text) => print::document_of("build", &text),
+                Err(error) => {
+                    display.warn(format_args!("the report cannot be written: {error}"));
+                    ExitCode::FAILURE
+                }
+            };
         }
-        match report.failures.as_slice() {
-            [] if self.check && !report.missing_images.is_empty() => ExitCode::FAILURE,
-            [] => ExitCode::SUCCESS,
-            _ if interrupted => ExitCode::from(130),
-            failures if failures.iter().any(|failure| failure.stalled) => ExitCode::from(UNUSABLE),
-            _ => ExitCode::FAILURE,
+        if reports.failures().next().is_none() {
+            return match self.check && reports.lack_images() {
+                true => ExitCode::FAILURE,
+                false => written,
+            };
+        }
+        if interrupted {
+            return ExitCode::from(130);
+        }
+        match reports.failures().any(|failure| failure.stalled) {
+            true => ExitCode::from(UNUSABLE),
+            false => ExitCode::FAILURE,
         }
     }
 
-    /// Builds the package, and writes to `report` what came of it as far as it came.
-    async fn build(&self, report: &mut Report) -> anyhow::Result<()> {
+    /// Builds every object of the file; one that fails keeps none of the others.
+    async fn all(&self, reports: &mut Reports, display: &Display) -> anyhow::Result<()> {
+        let path = self.file.as_ref().or(self.filename.as_ref());
+        let path = path.cloned().unwrap_or_else(|| PathBuf::from("-"));
         // Where it may block: standard input says nothing until somebody writes there.
-        let file = self.file.clone();
-        let given = tokio::task::spawn_blocking(move || package_file::read(&file)).await??;
-        let package = &given.package;
-        report.package = Some(package.name_any());
-        let to = self.to.as_deref().unwrap_or_default();
+        let file = tokio::task::spawn_blocking(move || package_file::read(&path)).await??;
+        for skipped in &file.skipped {
+            display.warn(skipped);
+        }
         let target = match self.check {
-            // The default of a layout will do for names.
-            true => Target::Layout(PathBuf::new()),
-            false => Target::parse(to)?,
+            true => Target::Nowhere,
+            false => Target::parse(self.to.as_deref().unwrap_or_default())?,
         };
-        let idle = self
-            .stall_timeout
-            .or(package.spec.stall_timeout.map(Into::into))
-            .unwrap_or(Duration::from_secs(120));
-        let spec = &self.followed(&given, &target, idle).await?;
-        report.version = spec.version.clone();
-        let address = spec.registry.address.clone().unwrap_or_else(|| target.address());
-        let prefix = target
-            .prefix()
-            .or(spec.registry.repository_prefix.clone())
-            .unwrap_or_default();
-        let plan = Plan::of(spec, &address, &prefix)?;
-        let found = self.gather(&given, &target, idle).await?;
-        let definition = Definition::of(&package.name_any(), spec, &plan)?.holding(spec, &found);
-        let display = Display::new(self.output);
-        report.charts = component::pinned(spec, &found);
-        report.missing_images = component::missing_images(spec, &plan, &found);
-        self.say_missing(report, &display);
-        if self.check {
-            return Ok(());
-        }
-        let key = self.signing_key(spec, &given).await?;
-        let works = Works::open(self, &plan, target, idle, &given).await?;
-        let forms = (spec.compression, spec.referrers.unwrap_or_default());
-        self.move_all(&works, forms, &plan, &display, report).await;
-        if !report.failures.is_empty() {
-            return Ok(());
-        }
-        if self.dry_run {
-            display.say(&format!("would move {} to {to}", bytes(report.moved_bytes)));
-            return Ok(());
-        }
-        let name = repository(&prefix, &package.name_any());
-        let mut brought = Vec::with_capacity(plan.images.len());
-        for (planned, row) in plan.images.iter().zip(&mut report.images) {
-            brought.push(BroughtImage {
-                reference: planned.listed(),
-                digest: row.digest.as_deref().unwrap_or_default().parse()?,
-                destination: works.destination(&planned.location.repository)?,
-                origin: Some(row.material(planned)?),
-                documents: std::mem::take(&mut row.documents),
-            });
-        }
-        let destination = works.destination(&name)?;
-        let mut archives = component::archives(spec, &found);
-        archives.extend(self.sboms(spec, &mut brought, &display, report).await?);
-        let parts = Parts {
-            definition,
-            spec,
-            images: &brought,
-            archives: &archives,
-            charts: &report.charts,
-            url: &format!("oci://{address}/{name}:{}", spec.version()),
-            key: key.as_ref(),
-            previous: None,
-        };
-        let assembled = assemble(parts, &*destination, async |_| Ok(())).await?;
-        let published = assembled.published;
-        report.changed |= assembled.signed;
-        report.changed |= published.changed;
-        report.moved_bytes += published.moved_bytes;
-        let digest = published.manifest.to_string();
-        display.say(&format!(
-            "{name}:{} is {digest} ({} sent)",
-            spec.version(),
-            bytes(report.moved_bytes)
-        ));
-        report.digest = Some(digest);
-        report.differential = assembled.differential;
-        if let Some(left_out) = &report.differential {
-            let saved = bytes(published.saved_bytes);
-            display.say(&format!(
-                "{} images are left out, {saved}: version {} holds them",
-                left_out.omitted_images, left_out.version
-            ));
+        let several = file.objects.len() > 1;
+        for object in &file.objects {
+            let report = reports.begin(object, several);
+            if let Target::Layout(directory) = &target {
+                report.layout = Some(directory.display().to_string());
+            }
+            if let Err(error) = self.object(object, &file.given, &target, display, report).await {
+                report.fail(error.into(), display);
+            }
         }
         Ok(())
+    }
+
+    /// How long what is done for `object` may stand still.
+    fn idle(&self, object: &Object) -> Duration {
+        let own = object.spec.stall_timeout.map(Into::into);
+        self.stall_timeout.or(own).unwrap_or(IDLE)
     }
 
     /// A client for `host`, with the credentials that docker knows.
@@ -240,12 +200,13 @@ impl Build {
     /// Brings one image, unless `standing` says that it stands, or says what that would move.
     async fn one(
         &self,
+        works: &Works,
         planned: &PlannedImage,
         transfer: &Transfer,
-        standing: Option<Result<Standing, Fault>>,
+        standing: Option<Standing>,
         display: &Display,
     ) -> Result<Row, Fault> {
-        let name = planned.location.to_string();
+        let name = works.name_of(&planned.location);
         let image = planned.spec.image.clone();
         if self.dry_run {
             let estimate = transfer.estimate().await?;
@@ -254,7 +215,7 @@ impl Build {
                 (false, Some(blobs)) => format!("{} in {blobs} blobs", bytes(estimate.bytes)),
                 (false, None) => format!("up to {}", bytes(estimate.bytes)),
             };
-            display.say(&format!("{image} -> {name}: {moves}"));
+            display.say(format_args!("{image} -> {name}: {moves}"));
             let (current, moved_bytes, moved_blobs) = (estimate.current, estimate.bytes, estimate.blobs);
             let source_digest = estimate.source_digest.to_string();
             return Ok(Row {
@@ -271,7 +232,7 @@ impl Build {
                 documents: Vec::new(),
             });
         }
-        let outcome = match standing.transpose()? {
+        let outcome = match standing {
             Some(Standing::Current(outcome)) => outcome,
             Some(Standing::Differs(resolved)) => {
                 let moving = transfer.bring(&resolved);
@@ -279,7 +240,7 @@ impl Build {
             }
             None => display.follow(&image, &transfer.progress, transfer.run()).await?,
         };
-        display.say(&format!(
+        display.say(format_args!(
             "{image} -> {name}: {} ({}, {} sent)",
             outcome.digest.short_form(),
             outcome.method,

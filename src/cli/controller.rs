@@ -12,11 +12,13 @@ use tracing::warn;
 
 use super::cluster::{ClusterFlags, duration, hostname};
 use super::sbom::SbomFlags;
+use super::{examples, print};
 use crate::controller::{self, Terms};
 use crate::worker::within;
 
 /// Run the controller.
 #[derive(Debug, Args)]
+#[command(after_help = examples::CONTROLLER)]
 pub(super) struct Controller {
     #[command(flatten)]
     cluster: ClusterFlags,
@@ -47,7 +49,7 @@ impl Controller {
         let (client, mut settings, serving) = match opened.await {
             Ok(opened) => opened,
             Err(error) => {
-                eprintln!("jackal-operator controller: {error:#}");
+                print::note(format_args!("jackal-operator controller: {error:#}"));
                 return ExitCode::FAILURE;
             }
         };

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{UNUSABLE, package_file};
+use super::{UNUSABLE, examples, package_file, print};
 use crate::convert::{Files, Wanted, convert};
 
 /// Make a JackalPackage of a jackal.yaml or zarf.yaml, on standard output.
@@ -16,6 +16,7 @@ use crate::convert::{Files, Wanted, convert};
 ///
 /// Exit codes: 0 done, 1 done but for something that could not be carried over, 2 the file or a flag cannot be used.
 #[derive(Debug, Args)]
+#[command(after_help = examples::CONVERT)]
 pub(super) struct Convert {
     /// The definition, or `-` for standard input.
     file: PathBuf,
@@ -50,26 +51,26 @@ impl Files for Folder {
 
 impl Convert {
     pub(super) fn run(self) -> ExitCode {
-        let name = match self.file.as_os_str() == "-" {
-            true => "standard input".to_owned(),
-            false => self.file.display().to_string(),
-        };
         let unusable = |why: String| {
-            eprintln!("jackal-operator convert: {name} {why}");
+            print::note(format_args!("jackal-operator convert: {why}"));
             ExitCode::from(UNUSABLE)
         };
-        let text = match package_file::text(&self.file) {
+        let text = match package_file::text(&self.file, "convert") {
             Ok(text) => text,
-            Err(error) => return unusable(format!("cannot be read: {error}")),
+            Err(error) => return unusable(error.to_string()),
         };
+        let name = package_file::name_of(&self.file);
         let folder = Folder(self.file.parent().unwrap_or(Path::new("")).to_owned());
         let converted = match convert(&text, &folder, &Wanted { flavor: self.flavor }) {
             Ok(converted) => converted,
-            Err(why) => return unusable(why),
+            Err(why) => return unusable(format!("{name} {why}")),
         };
-        print!("{}", converted.yaml);
+        let printed = print::document_of("convert", &converted.yaml);
+        if printed != ExitCode::SUCCESS {
+            return printed;
+        }
         for part in &converted.left_out {
-            eprintln!("jackal-operator convert: not carried over: {part}");
+            print::note(format_args!("jackal-operator convert: not carried over: {part}"));
         }
         match converted.left_out.is_empty() || self.partial {
             true => ExitCode::SUCCESS,

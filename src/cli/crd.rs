@@ -5,10 +5,12 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::{examples, print};
 use crate::api::v1alpha1::definitions;
 
 /// Print the custom resource definitions.
 #[derive(Debug, Args)]
+#[command(after_help = examples::CRD)]
 pub struct Crd {
     /// Write one file a definition, named after it, into this directory instead.
     #[arg(long, value_name = "DIR")]
@@ -20,17 +22,18 @@ impl Crd {
         match self.write() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("jackal-operator crd: {error:#}");
+                print::note(format_args!("jackal-operator crd: {error:#}"));
                 ExitCode::FAILURE
             }
         }
     }
 
     fn write(&self) -> anyhow::Result<()> {
+        let mut printed = String::new();
         for definition in definitions() {
             let yaml = format!("---\n{}", serde_saphyr::to_string(&definition)?);
             match &self.out {
-                None => print!("{yaml}"),
+                None => printed.push_str(&yaml),
                 Some(directory) => {
                     let name = definition.metadata.name.unwrap_or_default();
                     std::fs::create_dir_all(directory)?;
@@ -38,6 +41,7 @@ impl Crd {
                 }
             }
         }
+        print::document(&printed)?;
         Ok(())
     }
 }

@@ -3,14 +3,17 @@
 mod agent;
 mod build;
 mod cluster;
+mod completion;
 mod controller;
 mod convert;
 mod crd;
 mod credentials;
 mod engine;
+mod examples;
 mod key;
 mod limits;
 mod package_file;
+mod print;
 mod probe;
 mod progress;
 mod sbom;
@@ -28,7 +31,7 @@ use crate::fault::{Disposition, Fault};
 
 /// Packages of images, built inside the cluster, for clusters without internet.
 #[derive(Debug, Parser)]
-#[command(name = "jackal-operator", version, max_term_width = 100)]
+#[command(name = "jackal-operator", version, max_term_width = 100, after_help = examples::COMMAND)]
 pub struct Command {
     #[command(subcommand)]
     verb: Verb,
@@ -60,7 +63,7 @@ enum Verb {
     Controller(controller::Controller),
     /// Run the agent of a node: moves the images of its docker engine.
     Agent(agent::Agent),
-    /// Build a package without a cluster.
+    /// Build packages and copy images without a cluster.
     Build(build::Build),
     /// Make a JackalPackage of a jackal.yaml or zarf.yaml.
     Convert(convert::Convert),
@@ -74,6 +77,8 @@ enum Verb {
     Crd(crd::Crd),
     /// Ask a server in the cluster for its health.
     Probe(probe::Probe),
+    /// Print the script by which a shell completes commands and flags.
+    Completion(completion::Completion),
 }
 
 /// Exit code of a command whose input or flags cannot be used; what failed otherwise exits with 1.
@@ -90,13 +95,15 @@ impl Command {
         // One provider in the whole process; it is the first thing that is done, so that nobody was faster.
         let _ = rustls::crypto::ring::default_provider().install_default();
         if let Err(error) = start_log(&self.log, self.log_format) {
-            eprintln!("jackal-operator: --log {}: {error}", self.log);
+            print::note(format_args!("jackal-operator: --log {}: {error}", self.log));
             return ExitCode::from(UNUSABLE);
         }
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
-                eprintln!("jackal-operator: the threads could not be started: {error}");
+                print::note(format_args!(
+                    "jackal-operator: the threads could not be started: {error}"
+                ));
                 return ExitCode::FAILURE;
             }
         };
@@ -112,6 +119,7 @@ impl Command {
             Verb::Verify(command) => runtime.block_on(command.run(stop)),
             Verb::Crd(command) => command.run(),
             Verb::Probe(command) => runtime.block_on(command.run(stop)),
+            Verb::Completion(command) => command.run(),
         };
         // A blocking read of a dead file system must not keep the process.
         runtime.shutdown_timeout(std::time::Duration::from_secs(1));
@@ -128,15 +136,15 @@ async fn until(stop: CancellationToken, name: &str, work: impl Future<Output = a
             Err(error) => error,
         },
         () = stop.cancelled() => {
-            eprintln!("jackal-operator {name}: interrupted");
+            print::note(format_args!("jackal-operator {name}: interrupted"));
             return ExitCode::from(130);
         }
     };
     let fault = error.downcast_ref::<Fault>();
     let stalled = fault.is_some_and(|fault| fault.disposition == Disposition::Stalled);
     match fault {
-        Some(fault) => eprintln!("jackal-operator {name}: {}", fault.message),
-        None => eprintln!("jackal-operator {name}: {error:#}"),
+        Some(fault) => print::note(format_args!("jackal-operator {name}: {}", fault.message)),
+        None => print::note(format_args!("jackal-operator {name}: {error:#}")),
     }
     match stalled || error.is::<Unusable>() {
         true => ExitCode::from(UNUSABLE),
@@ -148,7 +156,9 @@ async fn until(stop: CancellationToken, name: &str, work: impl Future<Output = a
 const QUIET: [&str; 4] = ["rustls", "hyper", "hyper_util", "reqwest"];
 
 fn start_log(filter: &str, format: LogFormat) -> Result<(), tracing_subscriber::filter::ParseError> {
-    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    // Whatever NO_COLOR says, unless it is empty (no-color.org).
+    let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let colours = !forbidden && std::io::IsTerminal::is_terminal(&std::io::stderr());
     let asked = |library: &str| ["debug", "trace", library].iter().any(|word| filter.contains(word));
     let quiet = QUIET.iter().filter(|library| !asked(library));
     let directives: Vec<String> = quiet.map(|library| format!("{library}=off")).collect();
@@ -156,6 +166,8 @@ fn start_log(filter: &str, format: LogFormat) -> Result<(), tracing_subscriber::
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(colours)
+        // It would be told on the standard error that cannot be written.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => log.init(),

@@ -1,54 +1,50 @@
-//! Reads a JackalPackage from a file, as strictly as an API server does, and the ConfigMaps beside it.
+//! Reads JackalPackages and JackalImages from a file, as strictly as an API server does, and the ConfigMaps and Secrets
+//! beside them.
 
-use std::collections::BTreeMap;
+mod document;
+mod object;
+mod text;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Secret;
-use kube::{CustomResourceExt as _, ResourceExt as _};
+use kube::ResourceExt as _;
 use serde_json::Value;
 
+use self::document::Document;
 use super::Unusable;
-use crate::api::v1alpha1::JackalPackage;
 use crate::fault::{Fault, Reason};
 use crate::package::Entries;
+use crate::suggestion::{did_you_mean, nearest};
 
-/// The longest file in bytes that is read: more than an API server takes.
-const LIMIT: u64 = 8 * 1024 * 1024;
+pub(super) use object::{Kind, Object};
+pub(super) use text::{name_of, read as text};
 
 /// What a file gives to build.
 #[derive(Debug)]
+pub(super) struct File {
+    /// What is to be built, in the order of the file: at least one object, each once.
+    pub objects: Vec<Object>,
+    /// What stands beside it.
+    pub given: Given,
+    /// What of the file is not read, for people.
+    pub skipped: Vec<String>,
+}
+
+/// What the objects of a file may name.
+#[derive(Debug, Default)]
 pub(super) struct Given {
-    /// The package.
-    pub package: JackalPackage,
     /// The data of the ConfigMaps that stand in the file too, by their names.
     pub config_maps: BTreeMap<String, BTreeMap<String, String>>,
     /// The data of the Secrets that stand in the file too, by their names.
     secrets: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
 }
 
-/// The one JackalPackage in the YAML file `path`, or on standard input for `-`, with the ConfigMaps beside it.
-pub(super) fn read(path: &Path) -> Result<Given, Unusable> {
-    let name = match path.as_os_str() == "-" {
-        true => "standard input".to_owned(),
-        false => path.display().to_string(),
-    };
-    let text = text(path).map_err(|error| Unusable(format!("{name} cannot be read: {error}")))?;
-    parse(&name, &text)
-}
-
-/// The text of the file `path`, or of standard input for `-`.
-pub(super) fn text(path: &Path) -> std::io::Result<String> {
-    use std::io::Read as _;
-    let mut text = String::new();
-    let read = match path.as_os_str() == "-" {
-        true => std::io::stdin().take(LIMIT + 1).read_to_string(&mut text)?,
-        false => std::fs::File::open(path)?.take(LIMIT + 1).read_to_string(&mut text)?,
-    };
-    match read as u64 > LIMIT {
-        true => Err(std::io::Error::other(format!("it is longer than {LIMIT} bytes"))),
-        false => Ok(text),
-    }
+/// The objects in the YAML or JSON file `path`, or on standard input for `-`.
+pub(super) fn read(path: &Path) -> Result<File, Unusable> {
+    parse(&name_of(path), &text(path, "build")?)
 }
 
 impl Given {
@@ -81,55 +77,91 @@ fn missing(reason: Reason, kind: &str, name: &str, key: &str) -> Fault {
     )
 }
 
-fn parse(name: &str, text: &str) -> Result<Given, Unusable> {
+fn parse(name: &str, text: &str) -> Result<File, Unusable> {
     let unusable = |message: String| Unusable(format!("{name}{message}"));
-    let documents: Vec<Value> =
-        serde_saphyr::from_multiple(text).map_err(|error| unusable(format!(" is not YAML: {error}")))?;
-    let kinds: Vec<String> = documents.iter().map(|document| kind(document).to_owned()).collect();
-    let config_maps = documents.iter().filter(|document| kind(document) == "ConfigMap");
-    let config_maps = config_maps.filter_map(config_map).collect();
-    let mut secrets = BTreeMap::new();
-    for document in documents.iter().filter(|document| kind(document) == "Secret") {
-        let read = secret(document).map_err(|error| unusable(format!(" has a Secret that cannot be read: {error}")))?;
-        secrets.extend([read]);
+    let documents = document::documents(text).map_err(|error| unusable(format!(" is not YAML: {error}")))?;
+    if documents.is_empty() {
+        return Err(unusable(
+            " is empty: it must hold a JackalPackage or a JackalImage".to_owned(),
+        ));
     }
-    let mut packages = documents
-        .into_iter()
-        .filter(|document| kind(document) == "JackalPackage");
-    let (Some(package), None) = (packages.next(), packages.next()) else {
-        let found = match kinds.is_empty() {
-            true => "nothing".to_owned(),
-            false => kinds.join(", "),
-        };
-        return Err(unusable(format!(" must hold one JackalPackage; it holds {found}")));
+    let mut file = File {
+        objects: Vec::new(),
+        given: Given::default(),
+        skipped: Vec::new(),
     };
-    if package["apiVersion"] != "jackal.dev/v1alpha1" {
-        let found = package["apiVersion"].as_str().unwrap_or("missing");
-        return Err(unusable(format!(": apiVersion is {found}, not jackal.dev/v1alpha1")));
+    for document in &documents {
+        let line = document.line;
+        match document.value["kind"].as_str() {
+            Some("JackalPackage") => file.objects.push(object::read(name, document, Kind::Package)?),
+            Some("JackalImage") => file.objects.push(object::read(name, document, Kind::Image)?),
+            Some("ConfigMap") => file.given.config_maps.extend(config_map(&document.value)),
+            Some("Secret") => {
+                let read = secret(&document.value);
+                let read = read.map_err(|error| unusable(format!(" has a Secret that cannot be read: {error}")))?;
+                file.given.secrets.extend([read]);
+            }
+            Some(kind @ ("ZarfPackageConfig" | "JackalPackageConfig")) => {
+                return Err(unusable(format!(
+                    " holds a {kind}, which `jackal-operator convert {}` makes a JackalPackage of",
+                    match name {
+                        "standard input" => "-",
+                        name => name,
+                    }
+                )));
+            }
+            Some(kind) => match nearest(kind, ["JackalPackage", "JackalImage"]) {
+                Some(meant) => {
+                    return Err(unusable(format!(
+                        ":{line}: kind {kind} is not known; did you mean {meant}?"
+                    )));
+                }
+                None => file.skipped.push(format!(
+                    "{name}:{line}: {} is skipped: build reads JackalPackages, JackalImages, ConfigMaps and Secrets",
+                    called(document)
+                )),
+            },
+            None => {
+                let fields = document.value.as_object().into_iter().flatten();
+                let meant = fields
+                    .map(|(field, _)| did_you_mean(field, ["kind"]))
+                    .find(|meant| !meant.is_empty());
+                return Err(unusable(format!(
+                    ":{line}: the document has no kind: write apiVersion: jackal.dev/v1alpha1 and kind: JackalPackage{}",
+                    meant.unwrap_or_default()
+                )));
+            }
+        }
     }
-    let schema = serde_json::to_value(JackalPackage::crd()).unwrap_or_default();
-    let schema = &schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
-    // What is misspelt would silently count as absent.
-    if let Some(field) = unknown_field(&package["spec"], schema, "spec") {
+    if file.objects.is_empty() {
+        let kinds: Vec<&str> = documents
+            .iter()
+            .filter_map(|document| document.value["kind"].as_str())
+            .collect();
         return Err(unusable(format!(
-            ": {field} is no field of a JackalPackage; correct its name or remove it"
+            " must hold a JackalPackage or a JackalImage; it holds {}",
+            kinds.join(", ")
         )));
     }
-    let package: JackalPackage = serde_json::from_value(package).map_err(|error| {
-        let advice = match error.to_string().ends_with("expected a string") {
-            true => "; put it in quotes",
-            false => "",
-        };
-        unusable(format!(" is no JackalPackage: {error}{advice}"))
-    })?;
-    match package.name_any().is_empty() {
-        true => Err(unusable(": metadata.name is missing".to_owned())),
-        false => Ok(Given {
-            package,
-            config_maps,
-            secrets,
-        }),
+    let mut seen = BTreeSet::new();
+    match file
+        .objects
+        .iter()
+        .find(|object| !seen.insert((object.kind, &object.namespace, &object.name)))
+    {
+        Some(twice) => Err(unusable(format!(
+            " holds {} {} twice; rename or remove one of them",
+            twice.kind, twice.name
+        ))),
+        None => Ok(file),
     }
+}
+
+/// Kind and name of a document.
+fn called(document: &Document) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().chars().take(100).collect::<String>();
+    let (kind, name) = (text(&document.value["kind"]), text(&document.value["metadata"]["name"]));
+    format!("{kind} {name}").trim_end().to_owned()
 }
 
 /// Name and data of a ConfigMap; an API server takes nothing but texts there.
@@ -149,32 +181,6 @@ fn secret(object: &Value) -> Result<(String, BTreeMap<String, Vec<u8>>), serde_j
     Ok((name, data.chain(texts).collect()))
 }
 
-fn kind(document: &Value) -> &str {
-    document["kind"].as_str().unwrap_or("something without a kind")
-}
-
-/// The path of the first field that `schema` does not know.
-fn unknown_field(value: &Value, schema: &Value, path: &str) -> Option<String> {
-    match value {
-        Value::Object(fields) => {
-            // A map of free keys has no properties.
-            let known = schema["properties"].as_object()?;
-            fields.iter().find_map(|(name, value)| {
-                let path = format!("{path}.{name}");
-                match known.get(name) {
-                    Some(schema) => unknown_field(value, schema, &path),
-                    None => Some(path),
-                }
-            })
-        }
-        Value::Array(items) => items
-            .iter()
-            .enumerate()
-            .find_map(|(index, item)| unknown_field(item, &schema["items"], &format!("{path}[{index}]"))),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,35 +192,111 @@ spec:
   version: 1.4.0
   components: [{name: web, images: [{image: a, source: Docker, nodeSelector: {any.thing/goes: here}}]}]
 ";
+    const IMAGE: &str = "apiVersion: jackal.dev/v1alpha1
+kind: JackalImage
+metadata: {name: one}
+spec: {image: 'a:1', platforms: [linux/amd64], plainTag: false, naming: Zarf}
+";
 
     fn refused(text: &str) -> String {
         parse("p.yaml", text).unwrap_err().to_string()
     }
 
+    fn names(file: &File) -> Vec<String> {
+        let objects = file.objects.iter();
+        objects
+            .map(|object| format!("{} {}", object.kind, object.name))
+            .collect()
+    }
+
     #[test]
-    fn reads_the_one_package_among_other_documents() {
-        let text = format!("kind: ConfigMap\n---\n{PACKAGE}---\n");
-        assert_eq!(parse("p.yaml", &text).unwrap().package.name_any(), "shop");
-        let given = format!("{PACKAGE}---\nkind: ConfigMap\nmetadata: {{name: a}}\ndata: {{k: v}}\n");
-        let config_maps = parse("p.yaml", &given).unwrap().config_maps;
+    fn reads_all_objects_among_other_documents() {
+        let text = format!("{PACKAGE}---\n{IMAGE}---\n{}---\n", PACKAGE.replace("shop", "other"));
+        let file = parse("p.yaml", &text).unwrap();
+        assert_eq!(
+            names(&file),
+            ["JackalPackage shop", "JackalImage one", "JackalPackage other"]
+        );
+        assert!(file.skipped.is_empty());
+        let text = format!("{PACKAGE}---\nkind: ConfigMap\nmetadata: {{name: a}}\ndata: {{k: v}}\n");
+        let config_maps = parse("p.yaml", &text).unwrap().given.config_maps;
         assert_eq!(config_maps["a"], [("k".to_owned(), "v".to_owned())].into());
-        assert!(refused(&format!("{PACKAGE}---\n{PACKAGE}")).ends_with("it holds JackalPackage, JackalPackage"));
-        assert!(refused("kind: Pod").ends_with("p.yaml must hold one JackalPackage; it holds Pod"));
-        assert!(refused("").contains("must hold one JackalPackage"));
+        let list = format!(
+            "apiVersion: v1\nkind: List\nitems:\n- {}",
+            PACKAGE.replace('\n', "\n  ")
+        );
+        assert_eq!(
+            names(&parse("p.yaml", list.trim_end()).unwrap()),
+            ["JackalPackage shop"]
+        );
+        let text = format!("kind: Namespace\nmetadata: {{name: web}}\n---\n{PACKAGE}");
+        let skipped = parse("p.yaml", &text).unwrap().skipped;
+        assert!(
+            skipped[0].starts_with("p.yaml:1: Namespace web is skipped"),
+            "{skipped:?}"
+        );
+    }
+
+    #[test]
+    fn says_what_a_file_must_hold() {
+        assert!(refused("kind: Pod").ends_with("p.yaml must hold a JackalPackage or a JackalImage; it holds Pod"));
+        for empty in ["", "\n", "# a comment\n", "---\n---\n# another\n", "null"] {
+            assert!(
+                refused(empty).starts_with("p.yaml is empty: it must hold a JackalPackage"),
+                "{empty}"
+            );
+        }
         assert!(refused("a: [").starts_with("p.yaml is not YAML: "));
+        let zarf = refused("kind: ZarfPackageConfig\nmetadata: {name: a}\n");
+        assert!(zarf.contains("`jackal-operator convert p.yaml`"), "{zarf}");
+        let misspelt = refused(&PACKAGE.replace("JackalPackage", "JackalPakage"));
+        assert_eq!(
+            misspelt,
+            "p.yaml:1: kind JackalPakage is not known; did you mean JackalPackage?"
+        );
+        let none = refused(&format!("{PACKAGE}---\nspec: {{}}\n"));
+        assert!(none.starts_with("p.yaml:8: the document has no kind"), "{none}");
+        assert!(refused(&PACKAGE.replace("kind:", "Kind:")).ends_with("; did you mean kind?"));
+        let twice = refused(&format!("{PACKAGE}---\n{PACKAGE}"));
+        assert_eq!(
+            twice,
+            "p.yaml holds JackalPackage shop twice; rename or remove one of them"
+        );
     }
 
     #[test]
     fn refuses_what_an_api_server_refuses() {
         let with = |from: &str, to: &str| refused(&PACKAGE.replace(from, to));
         let misspelt = with("source:", "sauce:");
-        assert!(
-            misspelt.contains("spec.components[0].images[0].sauce is no field"),
-            "{misspelt}"
+        assert_eq!(
+            misspelt,
+            "p.yaml:6: spec.components[0].images[0].sauce is no field of a JackalPackage; did you mean source?"
         );
+        let value = with("Docker", "docker");
+        assert!(value.ends_with("did you mean Docker?"), "{value}");
         let number = with("1.4.0", "1.4");
+        assert!(number.contains("p.yaml:5: spec.version: "), "{number}");
         assert!(number.ends_with("expected a string; put it in quotes"), "{number}");
         assert!(with("{name: shop}", "{}").ends_with("metadata.name is missing"));
         assert!(with("v1alpha1", "v9").ends_with("apiVersion is jackal.dev/v9, not jackal.dev/v1alpha1"));
+        let image = refused(&IMAGE.replace("platforms", "platfroms"));
+        assert!(
+            image.ends_with("spec.platfroms is no field of a JackalImage; did you mean platforms?"),
+            "{image}"
+        );
+        let two = with("{image: a, source:", "{imgae: a, sauce:");
+        assert_eq!(two.matches("did you mean").count(), 2, "{two}");
+    }
+
+    #[test]
+    fn an_image_is_a_package_of_itself_alone() {
+        let file = parse("p.yaml", IMAGE).unwrap();
+        let object = &file.objects[0];
+        assert_eq!(object.spec.components.len(), 1);
+        let image = &object.spec.components[0].images[0];
+        assert_eq!(
+            (image.image.as_str(), image.platforms.len(), object.plain_tag),
+            ("a:1", 1, false)
+        );
     }
 }

@@ -7,8 +7,8 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::UNUSABLE;
 use super::cluster::duration;
+use super::{UNUSABLE, examples, print};
 
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -19,6 +19,7 @@ const SHOWN: usize = 500;
 
 /// Ask an address over plain HTTP until it answers with success.
 #[derive(Debug, Args)]
+#[command(after_help = examples::PROBE)]
 pub(super) struct Probe {
     /// Such as http://jackal-controller.jackal.svc:8080/readyz.
     url: Url,
@@ -30,17 +31,19 @@ pub(super) struct Probe {
 impl Probe {
     pub(super) async fn run(self, stop: CancellationToken) -> ExitCode {
         if self.url.scheme() != "http" {
-            eprintln!(
+            print::note(format_args!(
                 "jackal-operator probe: {} is not of plain HTTP: name an http:// address",
                 self.url
-            );
+            ));
             return ExitCode::from(UNUSABLE);
         }
         // What is asked is in the cluster: never by a proxy.
         let client = match reqwest::Client::builder().no_proxy().timeout(ANSWER).build() {
             Ok(client) => client,
             Err(error) => {
-                eprintln!("jackal-operator probe: the client could not be made: {error}");
+                print::note(format_args!(
+                    "jackal-operator probe: the client could not be made: {error}"
+                ));
                 return ExitCode::FAILURE;
             }
         };
@@ -56,14 +59,14 @@ impl Probe {
             () = stop.cancelled() => false,
         };
         if answered {
-            println!("{} answers with success", self.url);
+            print::line(format_args!("{} answers with success", self.url));
             return ExitCode::SUCCESS;
         }
         let within = self.within.as_secs_f64();
-        eprintln!(
+        print::note(format_args!(
             "jackal-operator probe: {} did not answer with success within {within} s: {last}",
             self.url
-        );
+        ));
         ExitCode::FAILURE
     }
 }

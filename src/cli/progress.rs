@@ -1,5 +1,6 @@
 //! What a person or a script sees while a package is built.
 
+use std::fmt::Display as Shown;
 use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use super::print;
 use crate::transfer::Progress;
 
 /// How often bars follow the bytes.
@@ -23,25 +25,41 @@ pub(super) enum Output {
 
 /// Where progress is shown: bars on a terminal, a line at each end otherwise, nothing for JSON.
 pub(super) struct Display {
-    output: Output,
+    lines: bool,
     bars: Option<MultiProgress>,
 }
 
 impl Display {
-    pub fn new(output: Output) -> Self {
-        let terminal = output == Output::Text && std::io::stderr().is_terminal();
+    /// With `quiet` nothing but failures is shown.
+    pub fn new(output: Output, quiet: bool) -> Self {
+        let lines = output == Output::Text && !quiet;
         Self {
-            output,
-            bars: terminal.then(MultiProgress::new),
+            lines,
+            bars: (lines && std::io::stderr().is_terminal()).then(MultiProgress::new),
         }
     }
 
     /// Says a line on standard output, above the bars where there are any.
-    pub fn say(&self, line: &str) {
-        match (&self.bars, self.output) {
-            (Some(bars), _) => bars.suspend(|| println!("{line}")),
-            (None, Output::Text) => println!("{line}"),
-            (None, Output::Json) => {}
+    pub fn say(&self, line: impl Shown) {
+        if self.lines {
+            self.above(|| print::line(line));
+        }
+    }
+
+    /// Says something of `build` on standard error, above the bars where there are any: each of its lines by itself.
+    pub fn warn(&self, text: impl Shown) {
+        let text = text.to_string();
+        self.above(|| {
+            for line in text.lines() {
+                print::note(format_args!("jackal-operator build: {line}"));
+            }
+        });
+    }
+
+    fn above(&self, print: impl FnOnce()) {
+        match &self.bars {
+            Some(bars) => bars.suspend(print),
+            None => print(),
         }
     }
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cluster::duration;
 use super::limits::LimitFlags;
-use super::{UNUSABLE, Unusable, credentials};
+use super::{UNUSABLE, Unusable, credentials, examples, print};
 use crate::fault::{Disposition, Fault};
 use crate::oci::{Index, Reference};
 use crate::package::{BroughtImage, PackageSboms};
@@ -62,6 +62,7 @@ impl SbomFlags {
 ///
 /// Exit codes: 0 done, 1 something failed and may succeed another time, 2 the image or a flag cannot be used.
 #[derive(Debug, Args)]
+#[command(after_help = examples::SBOM)]
 pub(super) struct Sbom {
     /// The image: its reference in a registry that takes referrers, or `oci:DIR`, all images of an OCI layout.
     #[arg(value_name = "REFERENCE|oci:DIR")]
@@ -84,7 +85,7 @@ impl Sbom {
         let Err(error) = result else {
             return ExitCode::SUCCESS;
         };
-        eprintln!("jackal-operator sbom: {error:#}");
+        print::note(format_args!("jackal-operator sbom: {error:#}"));
         let stalled = |fault: &Fault| fault.disposition == Disposition::Stalled;
         match error.downcast_ref::<Fault>().is_some_and(stalled) || error.is::<Unusable>() {
             true => ExitCode::from(UNUSABLE),
@@ -102,7 +103,10 @@ impl Sbom {
         sboms.make(&syft).await?;
         for (name, digest, made) in sboms.rows() {
             for content in made.iter().flat_map(|made| made.contents.values()) {
-                println!("{name} {digest} {} {}", content.media_type, content.digest);
+                print::line(format_args!(
+                    "{name} {digest} {} {}",
+                    content.media_type, content.digest
+                ));
             }
         }
         Ok(())

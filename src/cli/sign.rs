@@ -7,7 +7,7 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::stored::StoredFlags;
-use super::{key, until};
+use super::{examples, key, print, until};
 use crate::package::sign;
 
 /// Sign an image or a package in a registry or an OCI layout, as `cosign sign --key` does.
@@ -15,6 +15,7 @@ use crate::package::sign;
 /// The signature is a bundle of cosign 3 that refers to it, in no transparency log and without a timestamp. Signing again
 /// by the same key changes nothing. The password of an encrypted key is taken from COSIGN_PASSWORD.
 #[derive(Debug, Args)]
+#[command(after_help = examples::SIGN)]
 pub(super) struct Sign {
     #[command(flatten)]
     stored: StoredFlags,
@@ -33,7 +34,7 @@ impl Sign {
         let stored = self.stored.open().await?;
         let new = sign(&key, &stored.document.descriptor, &*stored.repository).await?;
         let how = if new { "is signed" } else { "was signed before" };
-        println!("{} {how} by {:?}", stored.name, key.public());
+        print::line(format_args!("{} {how} by {:?}", stored.name, key.public()));
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args};
 use tokio_util::sync::CancellationToken;
 
 use super::stored::StoredFlags;
-use super::{Unusable, key, until};
+use super::{Unusable, examples, key, print, until};
 use crate::package::{Stored, verify};
 use crate::signing::{Identity, PublicKey, Requirement, SubjectMatch, TrustedRoot};
 
@@ -16,6 +16,7 @@ use crate::signing::{Identity, PublicKey, Requirement, SubjectMatch, TrustedRoot
 /// Bundles of cosign 3 that refer to it are read, and the signatures that cosign 2 keeps under a tag. Nobody else is
 /// asked: identities are verified against a trusted root in a file.
 #[derive(Debug, Args)]
+#[command(after_help = examples::VERIFY)]
 #[command(group = ArgGroup::new("who").required(true).multiple(true).args(["key", "identity", "identity_pattern"]))]
 pub(super) struct Verify {
     #[command(flatten)]
@@ -47,7 +48,7 @@ impl Verify {
         let stored = self.stored.open().await?;
         let digest = stored.document.digest();
         verify(&Stored(&*stored.repository), digest, &[requirement], &stored.name).await?;
-        println!("{} is signed", stored.name);
+        print::line(format_args!("{} is signed", stored.name));
         Ok(())
     }
 

@@ -126,4 +126,9 @@ impl Origin for Remote {
         let stream = stream.map_err(move |error| told(&what, error.fetching(&name)));
         Ok((size, stream.boxed()))
     }
+
+    async fn exists(&self) -> Result<(), Fault> {
+        let mut download = self.host.file(self.url.clone(), &self.digest);
+        download.announced().await.map(drop).map_err(|error| self.fault(error))
+    }
 }

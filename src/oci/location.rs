@@ -46,6 +46,8 @@ pub struct Location {
     pub tags: Vec<String>,
     /// The digest that names the image, when its reference has one.
     pub digest: Option<Digest>,
+    /// Whether it names a registry: an OCI layout has no address.
+    pub has_address: bool,
     path: String,
 }
 
@@ -73,6 +75,8 @@ pub enum LocationError {
 impl Location {
     /// The place of `image` in the registry that pods call `address` (host and port), below `prefix` (may be
     /// empty). `plain` asks for the plain tag beside the one with a checksum.
+    ///
+    /// An image that already names the destination stays what it is, for no webhook changes its name either.
     pub fn of(
         image: &Reference,
         address: &str,
@@ -80,18 +84,48 @@ impl Location {
         naming: Naming,
         plain: bool,
     ) -> Result<Self, LocationError> {
-        let prefix = prefix.trim_matches('/');
-        // An image that already names the destination stays what it is; hosts are compared whole, so that
-        // `registry.local` is not taken for `registry.local.evil`.
+        // Hosts are compared whole, so that `registry.local` is not taken for `registry.local.evil`.
         let stays = image.registry() == address;
+        Self::placed(image, (address, prefix), naming, plain, stays)
+    }
+
+    /// The same, but always below `prefix`: only an image that is below it already stays what it is. An empty `address`
+    /// is that of a destination without one, such as an OCI layout.
+    pub fn below(
+        image: &Reference,
+        address: &str,
+        prefix: &str,
+        naming: Naming,
+        plain: bool,
+    ) -> Result<Self, LocationError> {
+        let inside = match prefix.trim_matches('/') {
+            "" => true,
+            prefix => {
+                let rest = image.repository().strip_prefix(prefix);
+                rest.is_some_and(|rest| rest.starts_with('/'))
+            }
+        };
+        let stays = image.registry() == address && inside;
+        Self::placed(image, (address, prefix), naming, plain, stays)
+    }
+
+    fn placed(
+        image: &Reference,
+        (address, prefix): (&str, &str),
+        naming: Naming,
+        plain: bool,
+        stays: bool,
+    ) -> Result<Self, LocationError> {
+        let prefix = prefix.trim_matches('/');
         let (target, repository) = match prefix {
             prefix if stays || prefix.is_empty() => (address.to_owned(), image.repository().to_owned()),
             prefix => (
-                format!("{address}/{prefix}"),
+                [address, prefix].join("/").trim_start_matches('/').to_owned(),
                 format!("{prefix}/{}", image.repository()),
             ),
         };
         let path = image.repository().to_owned();
+        let has_address = !address.is_empty();
         if repository.len() > REPOSITORY_LIMIT {
             return Err(LocationError::RepositoryTooLong {
                 image: image.to_string(),
@@ -104,6 +138,7 @@ impl Location {
                 repository,
                 tags: Vec::new(),
                 digest: Some(digest.clone()),
+                has_address,
                 path,
             });
         }
@@ -127,6 +162,7 @@ impl Location {
             repository,
             tags,
             digest: None,
+            has_address,
             path,
         })
     }
@@ -138,9 +174,12 @@ impl Location {
 }
 
 impl fmt::Display for Location {
-    /// The name that a pod's `image` field holds.
+    /// The name that a pod's `image` field holds; without an address, what follows it.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}/{}", self.target, self.path)?;
+        if !self.target.is_empty() {
+            write!(formatter, "{}/", self.target)?;
+        }
+        formatter.write_str(&self.path)?;
         match (&self.digest, self.tags.first()) {
             (Some(digest), _) => write!(formatter, "@{digest}"),
             (None, Some(tag)) => write!(formatter, ":{tag}"),
@@ -207,6 +246,25 @@ mod tests {
         );
         let other = Location::of(&image, "127.0.0.1:3199", "", Naming::Zarf, true).unwrap();
         assert!(other.to_string().starts_with("127.0.0.1:3199/library/bb:1-zarf-"));
+    }
+
+    #[test]
+    fn everything_can_be_put_below_a_prefix() {
+        let below = |image: &str, address: &str, prefix: &str| {
+            let location = Location::below(&image.parse().unwrap(), address, prefix, Naming::Zarf, true).unwrap();
+            (location.to_string(), location.repository, location.tags.len())
+        };
+        let (name, repository, tags) = below("r.example/app:1", "r.example", "team");
+        assert!(name.starts_with("r.example/team/app:1-zarf-"), "{name}");
+        assert_eq!((repository.as_str(), tags), ("team/app", 2));
+        let stays = ("r.example/team/app:1".to_owned(), "team/app".to_owned(), 1);
+        assert_eq!(below("r.example/team/app:1", "r.example", "team"), stays);
+        assert_eq!(below("r.example/teams/app:1", "r.example", "team").1, "team/teams/app");
+        assert_eq!(below("r.example/app:1", "r.example", "").1, "app");
+        let (name, repository, _) = below("r.example/app:1", "", "team");
+        assert!(name.starts_with("team/app:1-zarf-"), "{name}");
+        assert_eq!(repository, "team/app");
+        assert!(below("r.example/app:1", "", "").0.starts_with("app:1-zarf-"));
     }
 
     #[test]

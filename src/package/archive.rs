@@ -51,6 +51,11 @@ pub trait Origin: Send + Sync {
     /// The length in bytes, and the content from its beginning. It may be asked for again. Whether it is the content
     /// that is meant is the origin's to verify: a stream of other content ends in a fault.
     async fn open(&self) -> Result<(u64, ByteStream<'static>), Fault>;
+
+    /// Fails where there is no such content. As little of it is read as that takes.
+    async fn exists(&self) -> Result<(), Fault> {
+        self.open().await.map(drop)
+    }
 }
 
 #[async_trait]

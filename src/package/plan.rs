@@ -6,7 +6,7 @@ use super::component;
 use super::verification::applicable;
 use crate::api::v1alpha1::{ComponentSpec, ImageSpec, JackalPackageSpec, SourceKind, VerifySpec};
 use crate::fault::{Fault, Reason};
-use crate::oci::{Location, Naming, Platform, Reference};
+use crate::oci::{Location, LocationError, Naming, Platform, Reference};
 
 /// The images of a package, each once, in the order in which the package names them first.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,10 +59,23 @@ struct Wish {
     platforms: BTreeSet<Platform>,
 }
 
+/// Finds the place of an image: [`Location::of`] or [`Location::below`].
+type Placing = fn(&Reference, &str, &str, Naming, bool) -> Result<Location, LocationError>;
+
 impl Plan {
     /// Plans `spec` for the registry that pods call `address` (host and port), below `prefix` (may be empty).
     /// Every fault is stalled and names the component, the image and what to do.
     pub fn of(spec: &JackalPackageSpec, address: &str, prefix: &str) -> Result<Self, Fault> {
+        Self::placed(spec, address, prefix, Location::of)
+    }
+
+    /// The same with every image below `prefix`, also one that names `address` already; without an `address` where it is
+    /// empty. See [`Location::below`].
+    pub fn below(spec: &JackalPackageSpec, address: &str, prefix: &str) -> Result<Self, Fault> {
+        Self::placed(spec, address, prefix, Location::below)
+    }
+
+    fn placed(spec: &JackalPackageSpec, address: &str, prefix: &str, place: Placing) -> Result<Self, Fault> {
         check_components(&spec.components)?;
         let mut known: HashMap<(Reference, Wish), usize> = HashMap::new();
         let mut images: Vec<(PlannedImage, Wish)> = Vec::new();
@@ -77,7 +90,7 @@ impl Plan {
                     }
                     continue;
                 }
-                let location = Location::of(&listed(&image, wish.source), address, prefix, spec.naming, true)
+                let location = place(&listed(&image, wish.source), address, prefix, spec.naming, true)
                     .map_err(|error| within(Fault::stalled(Reason::InvalidReference, error.to_string())))?;
                 known.insert((image.clone(), wish.clone()), images.len());
                 let verify = applicable(&spec.verify, &image, wish.source).map_err(within)?;
@@ -95,7 +108,7 @@ impl Plan {
         let taken = names(&images, spec.naming)?;
         let mut images: Vec<PlannedImage> = images.into_iter().map(|(image, _)| image).collect();
         settle_plain_tags(&mut images, taken, |image| {
-            Location::of(&image.listed(), address, prefix, spec.naming, false)
+            place(&image.listed(), address, prefix, spec.naming, false)
                 .map_err(|error| Fault::stalled(Reason::InvalidReference, error.to_string()))
         })?;
         Ok(Self { images })

@@ -4,6 +4,7 @@
 //! server that shows the reported behaviour where no real registry can be made to show it.
 
 mod challenges;
+mod commands;
 mod errors;
 mod optional;
 mod redirects;

@@ -1,20 +1,89 @@
-//! What a package lacks, told before anything moves.
+//! What an object lacks, told before anything moves.
 
 use std::time::Duration;
 
+use futures::StreamExt as _;
+
 use super::reach::FileReach;
-use super::{Build, Report, Target};
+use super::report::Failure;
+use super::works::platforms;
+use super::{Build, Report, Target, Works};
+use crate::api::v1alpha1::{ComponentSpec, JackalPackageSpec, SourceKind};
 use crate::cli::package_file::Given;
 use crate::cli::progress::Display;
-use crate::fault::Fault;
+use crate::fault::{Fault, Reason};
 use crate::fetch::{ChartMemory, gather};
-use crate::package::component::Found;
+use crate::package::component::{Found, missing_images, pinned};
+use crate::package::{Plan, PlannedImage};
+
+/// Images that are asked for at once.
+const AT_ONCE: usize = 8;
 
 impl Build {
     /// Finds what the components hold beside their images.
-    pub(super) async fn gather(&self, given: &Given, target: &Target, idle: Duration) -> Result<Vec<Found>, Fault> {
+    pub(super) async fn gather(
+        &self,
+        components: &[ComponentSpec],
+        given: &Given,
+        target: &Target,
+        idle: Duration,
+    ) -> Result<Vec<Found>, Fault> {
         let reach = FileReach::new(self, given, target, idle);
-        gather(&given.package.spec.components, &reach, &ChartMemory::default()).await
+        gather(components, &reach, &ChartMemory::default()).await
+    }
+
+    /// Asks for all that `spec` names, and says what is not there.
+    pub(super) async fn check_all(
+        &self,
+        plan: &Plan,
+        spec: &JackalPackageSpec,
+        given: &Given,
+        idle: Duration,
+        display: &Display,
+        report: &mut Report,
+    ) -> anyhow::Result<()> {
+        let works = Works::open(self, plan, Target::Nowhere, idle, given).await?;
+        let works = &works;
+        let asked = plan
+            .images
+            .iter()
+            .map(|planned| async move { (planned, ask(works, planned).await) });
+        let mut answers = futures::stream::iter(asked).buffered(AT_ONCE);
+        while let Some((planned, answer)) = answers.next().await {
+            let image = &planned.spec.image;
+            match answer {
+                Ok(()) => {}
+                // Engines are those of the nodes: where this machine has none, it knows nothing of their images.
+                Err(fault) if planned.spec.source != SourceKind::Registry && fault.reason == Reason::SourceFailed => {
+                    display.warn(format_args!("{image} is not checked: {}", fault.message));
+                }
+                Err(fault) => report.fail(Failure::of(image, fault), display),
+            }
+        }
+        let mut found = Vec::with_capacity(spec.components.len());
+        for component in &spec.components {
+            let gathered = self
+                .gather(std::slice::from_ref(component), given, &Target::Nowhere, idle)
+                .await;
+            let of_component = match gathered {
+                Ok(gathered) => gathered.into_iter().next().unwrap_or_default(),
+                Err(fault) => {
+                    report.fail(fault.into(), display);
+                    Found::default()
+                }
+            };
+            for file in &of_component.files {
+                if let Err(fault) = file.origin.exists().await {
+                    let fault = fault.within(format_args!("component `{}`", component.name));
+                    report.fail(fault.into(), display);
+                }
+            }
+            found.push(of_component);
+        }
+        report.charts = pinned(spec, &found);
+        report.missing_images = missing_images(spec, plan, &found);
+        self.say_missing(report, display);
+        Ok(())
     }
 
     /// Says which images are missing: of a check that is what was asked for, else a warning.
@@ -26,11 +95,17 @@ impl Build {
             );
             match self.check {
                 true => display.say(&line),
-                false => eprintln!("jackal-operator build: {line}"),
+                false => display.warn(&line),
             }
         }
-        if self.check && report.missing_images.is_empty() {
+        if self.check && report.missing_images.is_empty() && report.failures.is_empty() {
             display.say("no image is missing");
         }
     }
+}
+
+/// Asks the source of an image for it.
+async fn ask(works: &Works, planned: &PlannedImage) -> Result<(), Fault> {
+    let source = works.verified_source(planned)?;
+    source.resolve(&planned.image, &platforms(planned)?).await.map(drop)
 }

@@ -11,14 +11,14 @@ use crate::fetch::select;
 use crate::package::{effective, followed};
 
 impl Build {
-    /// What the file asks for, with the tags that its policies choose now.
+    /// What `spec` asks for, with the tags that its policies choose now.
     pub(super) async fn followed(
         &self,
+        spec: &JackalPackageSpec,
         given: &Given,
         target: &Target,
         idle: Duration,
     ) -> Result<JackalPackageSpec, Fault> {
-        let spec = &given.package.spec;
         let reach = FileReach::new(self, given, target, idle);
         let selections = select(&followed(spec)?, &reach).await?;
         effective(spec, &selections)

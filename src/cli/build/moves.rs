@@ -4,11 +4,11 @@ use std::cmp::Reverse;
 
 use futures::StreamExt as _;
 
-use super::{Build, Failure, Report, Works};
+use super::{Build, Failure, Report, Row, Works};
 use crate::cli::progress::Display;
 use crate::fault::Fault;
 use crate::oci::{Compression, ReferrersPolicy};
-use crate::package::Plan;
+use crate::package::{Plan, PlannedImage};
 use crate::transfer::Standing;
 
 /// Images that are looked at at once, which costs small answers only.
@@ -36,42 +36,70 @@ impl Build {
             };
             (at, planned, transfer, standing)
         });
-        let looks = futures::stream::iter(looks).buffer_unordered(at_once.max(CHECKED_AT_ONCE));
-        let mut looked: Vec<_> = looks.collect().await;
+        let mut looks = futures::stream::iter(looks).buffer_unordered(at_once.max(CHECKED_AT_ONCE));
+        let mut told = Told::new(report, display);
+        let mut looked = Vec::with_capacity(plan.images.len());
+        while let Some((at, planned, transfer, standing)) = looks.next().await {
+            match (transfer, standing.transpose()) {
+                (Ok(transfer), Ok(standing)) => looked.push((at, planned, transfer, standing)),
+                (Err(fault), _) | (_, Err(fault)) => told.failed(at, planned, fault),
+            }
+        }
         looked.sort_by_key(|(at, _, _, standing)| (Reverse(size(standing.as_ref())), *at));
         let moves = looked.into_iter().map(|(at, planned, transfer, standing)| async move {
-            let result = match transfer {
-                Ok(transfer) => self.one(planned, &transfer, standing, display).await,
-                Err(fault) => Err(fault),
-            };
+            let result = self.one(works, planned, &transfer, standing, display).await;
             (at, planned, result)
         });
         let mut moves = futures::stream::iter(moves).buffer_unordered(at_once);
-        // Told in the plan's order, so that two runs print the same.
-        let (mut done, mut failed) = (Vec::new(), Vec::new());
         while let Some((at, planned, result)) = moves.next().await {
-            let place = |known: &Vec<usize>| known.partition_point(|other| *other < at);
             match result {
-                Ok(row) => {
-                    report.changed |= !row.current;
-                    report.moved_bytes += row.moved_bytes;
-                    report.images.insert(place(&done), row);
-                    done.insert(place(&done), at);
-                }
-                Err(fault) => {
-                    let failure = Failure::of(&planned.spec.image, fault);
-                    report.failures.insert(place(&failed), failure);
-                    failed.insert(place(&failed), at);
-                }
+                Ok(row) => told.done(at, row),
+                Err(fault) => told.failed(at, planned, fault),
             }
         }
     }
 }
 
+/// What comes of the images: failures are told at once, and all of it stands in the report in the plan's order, so that
+/// two runs report the same.
+struct Told<'a> {
+    report: &'a mut Report,
+    display: &'a Display,
+    done: Vec<usize>,
+    failed: Vec<usize>,
+}
+
+impl<'a> Told<'a> {
+    fn new(report: &'a mut Report, display: &'a Display) -> Self {
+        Self {
+            report,
+            display,
+            done: Vec::new(),
+            failed: Vec::new(),
+        }
+    }
+
+    fn done(&mut self, at: usize, row: Row) {
+        self.report.changed |= !row.current;
+        self.report.moved_bytes += row.moved_bytes;
+        let place = self.done.partition_point(|other| *other < at);
+        self.report.images.insert(place, row);
+        self.done.insert(place, at);
+    }
+
+    fn failed(&mut self, at: usize, planned: &PlannedImage, fault: Fault) {
+        let failure = Failure::of(&planned.spec.image, fault);
+        self.report.tell(&failure, self.display);
+        let place = self.failed.partition_point(|other| *other < at);
+        self.report.failures.insert(place, failure);
+        self.failed.insert(place, at);
+    }
+}
+
 /// What is to be moved at most, in bytes. A size that nobody knows may be the largest.
-fn size(standing: Option<&Result<Standing, Fault>>) -> u64 {
+fn size(standing: Option<&Standing>) -> u64 {
     match standing {
-        Some(Ok(Standing::Differs(resolved))) => resolved.size.unwrap_or(u64::MAX),
+        Some(Standing::Differs(resolved)) => resolved.size.unwrap_or(u64::MAX),
         _ => 0,
     }
 }

@@ -4,23 +4,32 @@ use serde::Serialize;
 
 use super::sboms;
 use crate::api::v1alpha1::{Differential, MissingImage, PinnedChart};
-use crate::cli::Unusable;
+use crate::cli::package_file::{Kind, Object};
+use crate::cli::progress::Display;
+use crate::cli::{Unusable, print};
 use crate::fault::{Disposition, Fault};
 use crate::oci::Document;
 use crate::package::{Material, PlannedImage};
 
-/// What is printed with `--output json`, whatever comes of it.
+/// What came of one object, as `--output json` prints it.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Report {
+    /// Kind and name of the object: `JackalPackage/shop`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    /// The name of a package; absent of an image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub package: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     pub dry_run: bool,
-    /// The digest of the artifact's manifest; absent on a dry run.
+    /// The directory of the OCI layout that everything is in, where it went into one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub digest: Option<String>,
+    pub layout: Option<String>,
+    /// The artifact; absent on a dry run.
+    #[serde(flatten)]
+    pub named: Option<Named>,
     pub changed: bool,
     pub moved_bytes: u64,
     /// Those that did not fail.
@@ -39,6 +48,166 @@ pub(super) struct Report {
     pub differential: Option<Differential>,
     /// Empty when all is well.
     pub failures: Vec<Failure>,
+    /// How many images there are to move.
+    #[serde(skip)]
+    pub planned: usize,
+    /// Whether the file has other objects too, so that messages say which one they are about.
+    #[serde(skip)]
+    several: bool,
+}
+
+/// The artifact of a package.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Named {
+    /// `HOST/REPOSITORY:VERSION`, or `oci:DIR:REPOSITORY:VERSION` in an OCI layout.
+    pub reference: String,
+    /// The digest of its manifest.
+    pub digest: String,
+}
+
+impl Report {
+    /// Notes a failure, and tells it at once.
+    pub fn fail(&mut self, failure: Failure, display: &Display) {
+        self.tell(&failure, display);
+        self.failures.push(failure);
+    }
+
+    /// Says on standard error what failed.
+    pub fn tell(&self, failure: &Failure, display: &Display) {
+        match (&self.object, self.several && failure.image.is_none()) {
+            (Some(object), true) => display.warn(format_args!("{object}: {failure}")),
+            _ => display.warn(failure),
+        }
+    }
+
+    /// The images that failed, where others did not.
+    fn failed_images(&self) -> impl Iterator<Item = &Failure> {
+        self.failures.iter().filter(|failure| failure.image.is_some())
+    }
+}
+
+/// What came of all objects of a file.
+#[derive(Debug)]
+pub(super) struct Reports {
+    dry_run: bool,
+    objects: Vec<Report>,
+    /// What failed and was about none of them.
+    failures: Vec<Failure>,
+}
+
+/// The sum of several reports, as `--output json` prints it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Sum<'a> {
+    dry_run: bool,
+    changed: bool,
+    moved_bytes: u64,
+    images: Vec<&'a Row>,
+    failures: Vec<&'a Failure>,
+    /// Each object's own report, in the order of the file.
+    objects: &'a [Report],
+}
+
+impl Reports {
+    pub fn new(dry_run: bool) -> Self {
+        Self {
+            dry_run,
+            objects: Vec::new(),
+            failures: Vec::new(),
+        }
+    }
+
+    /// The report of the next object, which is one of `several` or not.
+    pub fn begin(&mut self, object: &Object, several: bool) -> &mut Report {
+        self.objects.push(Report {
+            object: Some(format!("{}/{}", object.kind, object.name)),
+            package: (object.kind == Kind::Package).then(|| object.name.clone()),
+            dry_run: self.dry_run,
+            several,
+            ..Report::default()
+        });
+        let last = self.objects.len() - 1;
+        &mut self.objects[last]
+    }
+
+    /// Notes a failure that is about no object, and tells it at once.
+    pub fn fail(&mut self, failure: Failure, display: &Display) {
+        display.warn(&failure);
+        self.failures.push(failure);
+    }
+
+    /// All that failed.
+    pub fn failures(&self) -> impl Iterator<Item = &Failure> {
+        let of_objects = self.objects.iter().flat_map(|report| &report.failures);
+        of_objects.chain(&self.failures)
+    }
+
+    /// Whether manifests or charts name images that an object lacks.
+    pub fn lack_images(&self) -> bool {
+        self.objects.iter().any(|report| !report.missing_images.is_empty())
+    }
+
+    /// Lists the images that failed, of every object that has several: what was told of each stands further up.
+    pub fn summarize(&self) {
+        for report in self.objects.iter().filter(|report| report.planned > 1) {
+            let failed: Vec<&Failure> = report.failed_images().collect();
+            if failed.is_empty() {
+                continue;
+            }
+            let object = report.object.as_deref().unwrap_or_default();
+            print::note(format_args!(
+                "{object}: {} of {} images failed:",
+                failed.len(),
+                report.planned
+            ));
+            for failure in failed {
+                let image = failure.image.as_deref().unwrap_or_default();
+                print::note(format_args!("  {image}: {}", failure.reason));
+            }
+        }
+    }
+
+    /// One JSON document: the report of a single object, or the sum of several with the report of each.
+    pub fn json(&mut self) -> serde_json::Result<String> {
+        if self.objects.is_empty() {
+            self.objects.push(Report {
+                dry_run: self.dry_run,
+                ..Report::default()
+            });
+        }
+        let text = match self.objects.as_mut_slice() {
+            [report] => {
+                report.failures.append(&mut self.failures);
+                serde_json::to_string_pretty(report)
+            }
+            _ => serde_json::to_string_pretty(&Sum {
+                dry_run: self.dry_run,
+                changed: self.objects.iter().any(|report| report.changed),
+                moved_bytes: self.objects.iter().map(|report| report.moved_bytes).sum(),
+                images: self.objects.iter().flat_map(|report| &report.images).collect(),
+                failures: self.failures().collect(),
+                objects: &self.objects,
+            }),
+        };
+        text.map(|text| text + "\n")
+    }
+
+    /// How far the objects came.
+    fn progress(&self) -> String {
+        let Some(report) = self.objects.last() else {
+            return "nothing was moved yet".to_owned();
+        };
+        let object = report.object.as_deref().unwrap_or_default();
+        let images = match (report.planned, report.images.len()) {
+            (0, _) => return format!("of {object} nothing was moved yet"),
+            (planned, there) => format!("{there} of {planned} images of {object} are there"),
+        };
+        match (&report.package, &report.named) {
+            (Some(_), None) => format!("{images}, its artifact is not"),
+            _ => images,
+        }
+    }
 }
 
 /// Something that failed; the rest was done all the same.
@@ -54,6 +223,19 @@ pub(super) struct Failure {
 }
 
 impl Failure {
+    /// That whoever runs the command ended it.
+    pub fn interrupted(reports: &Reports) -> Self {
+        Self {
+            image: None,
+            reason: "Interrupted".to_owned(),
+            message: format!(
+                "interrupted: {}; what was moved is found again by the next run",
+                reports.progress()
+            ),
+            stalled: false,
+        }
+    }
+
     pub fn of(image: &str, fault: Fault) -> Self {
         Self {
             image: Some(image.to_owned()),

@@ -43,14 +43,11 @@ impl Build {
         let message = match made {
             Err(fault) if wanted.required => return Err(fault.into()),
             Err(fault) => {
-                eprintln!(
-                    "jackal-operator build: {}; the package is built without SBOMs",
-                    fault.message
-                );
+                display.warn(format_args!("{}; the package is built without SBOMs", fault.message));
                 Some(fault.message)
             }
             Ok(()) => {
-                display.say(&format!("SBOMs of {} images", sboms.total()));
+                display.say(format_args!("SBOMs of {} images", sboms.total()));
                 None
             }
         };

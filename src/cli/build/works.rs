@@ -9,7 +9,7 @@ use super::target::Target;
 use crate::api::v1alpha1::SourceKind;
 use crate::cli::package_file::Given;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Compression, Reference, ReferrersPolicy};
+use crate::oci::{Compression, Location, Platform, Reference, ReferrersPolicy};
 use crate::package::{Plan, PlannedImage, VerifiedSource, requirements};
 use crate::registry::Registry;
 use crate::signing::Requirement;
@@ -46,7 +46,7 @@ impl Works {
         let open = async |host: &str, plain_http: bool| build.open(host, plain_http, idle).await;
         let destination = match &target {
             Target::Registry { host, .. } => Some(open(host, build.insecure).await?),
-            Target::Layout(_) => None,
+            Target::Layout(_) | Target::Nowhere => None,
         };
         let mut registries = HashMap::new();
         let (mut docker, mut containerd) = (None, None);
@@ -93,13 +93,7 @@ impl Works {
         Ok(Transfer {
             source: self.verified_source(planned)?,
             reference: planned.image.clone(),
-            platforms: planned
-                .spec
-                .platforms
-                .iter()
-                .map(|text| text.parse())
-                .collect::<Result<_, crate::oci::PlatformError>>()
-                .map_err(|error| Fault::stalled(Reason::InvalidSpec, error.to_string()))?,
+            platforms: platforms(planned)?,
             destination: self.destination(&planned.location.repository)?,
             location: planned.location.clone(),
             compression,
@@ -109,7 +103,8 @@ impl Works {
         })
     }
 
-    fn verified_source(&self, planned: &PlannedImage) -> Result<Arc<dyn ImageSource>, Fault> {
+    /// The source of an image, held against the signatures that it must have.
+    pub fn verified_source(&self, planned: &PlannedImage) -> Result<Arc<dyn ImageSource>, Fault> {
         let asked = self.requirements.get(&(planned.image.clone(), planned.spec.source));
         let asked = asked.cloned().unwrap_or_default();
         VerifiedSource::of(self.source(planned)?, &planned.image, asked, &Arc::default())
@@ -138,6 +133,49 @@ impl Works {
             (Target::Registry { host, .. }, None) => {
                 return Err(Fault::stalled(Reason::InvalidSpec, format!("{host} is not open")));
             }
+            (Target::Nowhere, _) => {
+                return Err(Fault::stalled(
+                    Reason::InvalidSpec,
+                    "a check has no destination".to_owned(),
+                ));
+            }
         })
     }
+
+    /// What an image is called at its place: as a pod names it, or as skopeo names what is in a layout. An image that is
+    /// known by its digest has no name there, as oras and regctl take it.
+    pub fn name_of(&self, location: &Location) -> String {
+        match (&self.target, &location.digest, location.tags.first()) {
+            (Target::Layout(directory), Some(digest), _) => format!("oci:{}@{digest}", directory.display()),
+            (Target::Layout(_), None, Some(tag)) => self.package_name(&location.repository, tag),
+            _ => location.to_string(),
+        }
+    }
+
+    /// What the artifact in `repository` under `version` is called.
+    pub fn package_name(&self, repository: &str, version: &str) -> String {
+        match &self.target {
+            Target::Layout(directory) => format!("oci:{}:{repository}:{version}", directory.display()),
+            Target::Registry { host, .. } => format!("{host}/{repository}:{version}"),
+            Target::Nowhere => format!("{repository}:{version}"),
+        }
+    }
+
+    /// How a package goes from a layout to a registry, where deployments read it.
+    pub fn copy_advice(&self, repository: &str, version: &str) -> Option<String> {
+        let Target::Layout(_) = &self.target else {
+            return None;
+        };
+        let name = self.package_name(repository, version);
+        Some(format!(
+            "copy it to a registry: skopeo copy --all {name} docker://REGISTRY/{repository}:{version}"
+        ))
+    }
+}
+
+/// The platforms that are asked for of an image.
+pub(super) fn platforms(planned: &PlannedImage) -> Result<Vec<Platform>, Fault> {
+    let platforms = planned.spec.platforms.iter().map(|text| text.parse());
+    let platforms = platforms.collect::<Result<_, crate::oci::PlatformError>>();
+    platforms.map_err(|error| Fault::stalled(Reason::InvalidSpec, error.to_string()))
 }

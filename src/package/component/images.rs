@@ -47,7 +47,8 @@ pub fn missing_images(spec: &JackalPackageSpec, plan: &Plan, found: &[Found]) ->
                 // What names the registry inside the cluster already is found there.
                 let names = [image.location.to_string()]
                     .into_iter()
-                    .chain(image.location.plain_name());
+                    .chain(image.location.plain_name())
+                    .filter(|_| image.location.has_address);
                 names
                     .filter_map(|name| name.parse().ok().as_ref().map(identity))
                     .chain([identity(&image.listed())])

@@ -32,7 +32,13 @@ impl Things {
         );
         charts::push(&front, &source.host);
         std::fs::remove_file(&front).unwrap();
-        let back = charts::package(&folder, "back", "4.5.6", "quay.io/team/back:2", "first");
+        let back = charts::package(
+            &folder,
+            "back",
+            "4.5.6",
+            &format!("{}/team/back:2", source.host),
+            "first",
+        );
         shelf.put("/stable/back-4.5.6.tgz", std::fs::read(&back).unwrap());
         shelf.put("/stable/index.yaml", charts::index(&folder));
         let tool = noise(5, 300_000);
@@ -77,7 +83,8 @@ impl Things {
     }
 
     fn write(&self, package: &Value) {
-        let pod = "apiVersion: v1\nkind: Pod\nspec: {containers: [{image: 'redis:7'}]}\n";
+        let image = format!("{}/library/redis:7", self.source.host);
+        let pod = format!("apiVersion: v1\nkind: Pod\nspec: {{containers: [{{image: '{image}'}}]}}\n");
         let manifests = json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "manifests"},
             "data": {"b.yaml": pod, "a.yaml": "apiVersion: v1\nkind: Namespace\nmetadata: {name: web}\n"},
@@ -143,8 +150,8 @@ async fn a_component_of_everything_is_built() {
     assert_eq!(
         missing,
         [
-            ("docker.io/library/redis:7", "manifest all"),
-            ("quay.io/team/back:2", "chart back")
+            (&*format!("{}/library/redis:7", things.source.host), "manifest all"),
+            (&*format!("{}/team/back:2", things.source.host), "chart back")
         ]
     );
 
@@ -209,16 +216,22 @@ async fn a_check_tells_what_is_missing_and_moves_nothing() {
     let check = ["shop.yaml", "--check", "--insecure-registry", &hosts];
     let output = things.bench.build(&check);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let host = &things.source.host;
     assert_eq!(
         stdout(&output),
-        "component web: docker.io/library/redis:7 of manifest all is not among images\n\
-         component web: quay.io/team/back:2 of chart back is not among images\n"
+        format!(
+            "component web: {host}/library/redis:7 of manifest all is not among images\n\
+             component web: {host}/team/back:2 of chart back is not among images\n"
+        )
     );
-    assert!(!things.shelf.asked().iter().any(|path| path.contains("tool")));
+    // The images that were missing are asked for, as all others are.
     let mut whole = things.package();
     let images = whole["spec"]["components"][0]["images"].as_array_mut().unwrap();
-    images.extend([json!({"image": "redis:7"}), json!({"image": "quay.io/team/back:2"})]);
+    images.extend(["library/redis:7", "team/back:2"].map(|name| json!({"image": format!("{host}/{name}")})));
     things.write(&whole);
+    assert_eq!(things.bench.build(&check).status.code(), Some(1), "they do not exist");
+    multi_platform(&things.source.repository("library/redis"), "7").await;
+    multi_platform(&things.source.repository("team/back"), "2").await;
     let output = things.bench.build(&check);
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(stdout(&output), "no image is missing\n");

@@ -77,7 +77,7 @@ async fn what_cannot_be_used_is_told_apart_from_what_failed() {
             "pod.yaml",
             here,
             2,
-            "pod.yaml must hold one JackalPackage; it holds Pod",
+            "pod.yaml must hold a JackalPackage or a JackalImage; it holds Pod",
         ),
         ("upper.yaml", here, 2, "repository name must be lowercase"),
         ("sauce.yaml", here, 2, "spec.components[0].images[0].sauce is no field"),

@@ -1,0 +1,154 @@
+//! One object of a file: its images on their way, and its artifact put together where it is a package.
+
+use super::report::Named;
+use super::{Build, Report, Target, Works};
+use crate::api::v1alpha1::JackalPackageSpec;
+use crate::cli::package_file::{Given, Kind, Object};
+use crate::cli::progress::{Display, bytes};
+use crate::package::component::Found;
+use crate::package::{BroughtImage, Definition, Parts, Plan, assemble, component, repository};
+use crate::signing::SigningKey;
+
+impl Build {
+    /// Builds `object`, or checks it, and writes to `report` what came of it as far as it came.
+    pub(super) async fn object(
+        &self,
+        object: &Object,
+        given: &Given,
+        target: &Target,
+        display: &Display,
+        report: &mut Report,
+    ) -> anyhow::Result<()> {
+        let idle = self.idle(object);
+        let spec = &self.followed(&object.spec, given, target, idle).await?;
+        report.version = spec.version.clone();
+        let address = spec.registry.address.clone().unwrap_or_else(|| target.address());
+        let prefix = target
+            .prefix()
+            .or(spec.registry.repository_prefix.clone())
+            .unwrap_or_default();
+        let mut plan = Plan::below(spec, &address, &prefix)?;
+        if !object.plain_tag {
+            for image in &mut plan.images {
+                image.plain_tag = false;
+                image.location.tags.truncate(1);
+            }
+        }
+        report.planned = plan.images.len();
+        let definition = match object.kind {
+            Kind::Package => Some(Definition::of(&object.name, spec, &plan)?),
+            Kind::Image => None,
+        };
+        if self.check {
+            return self.check_all(&plan, spec, given, idle, display, report).await;
+        }
+        let found = self.gather(&spec.components, given, target, idle).await?;
+        report.charts = component::pinned(spec, &found);
+        report.missing_images = component::missing_images(spec, &plan, &found);
+        self.say_missing(report, display);
+        let key = self.signing_key(spec, given).await?;
+        let works = Works::open(self, &plan, target.clone(), idle, given).await?;
+        let forms = (spec.compression, spec.referrers.unwrap_or_default());
+        self.move_all(&works, forms, &plan, display, report).await;
+        if !report.failures.is_empty() {
+            return Ok(());
+        }
+        if self.dry_run {
+            let to = self.to.as_deref().unwrap_or_default();
+            display.say(format_args!("would move {} to {to}", bytes(report.moved_bytes)));
+            return Ok(());
+        }
+        let Some(definition) = definition else {
+            return Ok(());
+        };
+        let content = Content {
+            definition: definition.holding(spec, &found),
+            name: repository(&prefix, &object.name),
+            address,
+            spec,
+            plan: &plan,
+            found: &found,
+            key: key.as_ref(),
+        };
+        self.put_together(content, &works, display, report).await
+    }
+
+    /// Puts the artifact of a package together, whose images are there.
+    async fn put_together(
+        &self,
+        content: Content<'_>,
+        works: &Works,
+        display: &Display,
+        report: &mut Report,
+    ) -> anyhow::Result<()> {
+        let Content {
+            definition,
+            spec,
+            plan,
+            name,
+            ..
+        } = content;
+        let mut brought = Vec::with_capacity(plan.images.len());
+        for (planned, row) in plan.images.iter().zip(&mut report.images) {
+            brought.push(BroughtImage {
+                reference: planned.listed(),
+                digest: row.digest.as_deref().unwrap_or_default().parse()?,
+                destination: works.destination(&planned.location.repository)?,
+                origin: Some(row.material(planned)?),
+                documents: std::mem::take(&mut row.documents),
+            });
+        }
+        let destination = works.destination(&name)?;
+        let mut archives = component::archives(spec, content.found);
+        archives.extend(self.sboms(spec, &mut brought, display, report).await?);
+        let url = match content.address.as_str() {
+            "" => format!("{name}:{}", spec.version()),
+            address => format!("oci://{address}/{name}:{}", spec.version()),
+        };
+        let parts = Parts {
+            definition,
+            spec,
+            images: &brought,
+            archives: &archives,
+            charts: &report.charts,
+            url: &url,
+            key: content.key,
+            previous: None,
+        };
+        let assembled = assemble(parts, &*destination, async |_| Ok(())).await?;
+        let published = assembled.published;
+        report.changed |= assembled.signed;
+        report.changed |= published.changed;
+        report.moved_bytes += published.moved_bytes;
+        let digest = published.manifest.to_string();
+        let reference = works.package_name(&name, spec.version());
+        if let Some(left_out) = &assembled.differential {
+            let saved = bytes(published.saved_bytes);
+            display.say(format_args!(
+                "{} images are left out, {saved}: version {} holds them",
+                left_out.omitted_images, left_out.version
+            ));
+        }
+        report.differential = assembled.differential;
+        if let Some(advice) = works.copy_advice(&name, spec.version()) {
+            display.say(advice);
+        }
+        let sent = bytes(report.moved_bytes);
+        display.say(format_args!("{reference} is {digest} ({sent} sent)"));
+        report.named = Some(Named { reference, digest });
+        Ok(())
+    }
+}
+
+/// What a package's artifact is made of.
+struct Content<'a> {
+    definition: Definition,
+    /// Its repository.
+    name: String,
+    /// What the names in the cluster begin with; empty for an OCI layout without one.
+    address: String,
+    spec: &'a JackalPackageSpec,
+    plan: &'a Plan,
+    found: &'a [Found],
+    key: Option<&'a SigningKey>,
+}

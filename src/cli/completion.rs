@@ -1,0 +1,43 @@
+//! `completion`: scripts by which shells complete commands and flags.
+
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory as _};
+use clap_complete::Shell;
+
+use super::{Command, examples, print};
+
+/// Print the script by which a shell completes commands and flags.
+#[derive(Debug, Args)]
+#[command(after_help = examples::COMPLETION)]
+pub(super) struct Completion {
+    /// The shell.
+    shell: Shell,
+}
+
+impl Completion {
+    pub(super) fn run(self) -> ExitCode {
+        let mut script = Vec::new();
+        let mut command = Command::command();
+        let name = command.get_name().to_owned();
+        clap_complete::generate(self.shell, &mut command, name, &mut script);
+        print::document_of("completion", &String::from_utf8_lossy(&script))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum as _;
+
+    use super::*;
+
+    #[test]
+    fn every_shell_has_a_script() {
+        for shell in Shell::value_variants() {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Command::command(), "jackal-operator", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            assert!(script.contains("insecure-registry"), "{shell}");
+        }
+    }
+}

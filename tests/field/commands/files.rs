@@ -1,0 +1,219 @@
+//! The files that `build` is given.
+
+use super::{Folder, empty, stderr};
+use crate::field::{Case, check};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_are_read_as_editors_shells_and_clusters_write_them() {
+    check(&[
+        Case {
+            report: "kubernetes/kubernetes#39007",
+            input: "a file that PowerShell wrote, in UTF-16 with a byte order mark",
+            expected: "it is built",
+            run: || {
+                Box::pin(async {
+                    let units = empty("shop");
+                    let bytes: Vec<u8> = units.encode_utf16().flat_map(u16::to_le_bytes).collect();
+                    assert_eq!(
+                        Folder::with([&[0xff, 0xfe][..], &bytes].concat()).builds()["package"],
+                        "shop"
+                    );
+                })
+            },
+        },
+        Case {
+            report: "YAML 1.2.2 section 5.2",
+            input: "UTF-16 with the other byte order",
+            expected: "it is built",
+            run: || {
+                Box::pin(async {
+                    let bytes: Vec<u8> = empty("shop").encode_utf16().flat_map(u16::to_be_bytes).collect();
+                    assert_eq!(
+                        Folder::with([&[0xfe, 0xff][..], &bytes].concat()).builds()["package"],
+                        "shop"
+                    );
+                })
+            },
+        },
+        Case {
+            report: "Kubernetes API concepts, \"Collections\"",
+            input: "kind: List, as kubectl get -o yaml prints it",
+            expected: "its items are built",
+            run: || {
+                Box::pin(async {
+                    let item = empty("shop").replace('\n', "\n  ");
+                    let list = format!("apiVersion: v1\nkind: List\nitems:\n- {}", item.trim_end());
+                    assert_eq!(Folder::with(list).builds()["package"], "shop");
+                })
+            },
+        },
+        Case {
+            report: "k0sproject/k0sctl#812",
+            input: "two packages in one file, beside an object of another kind",
+            expected: "both are built, and the other is named",
+            run: || {
+                Box::pin(async {
+                    let text = format!(
+                        "kind: Namespace\nmetadata: {{name: web}}\n---\n{}---\n{}",
+                        empty("one"),
+                        empty("two")
+                    );
+                    let folder = Folder::with(text);
+                    let report = folder.builds();
+                    let objects = report["objects"].as_array().unwrap();
+                    let packages: Vec<_> = objects.iter().map(|object| &object["package"]).collect();
+                    assert_eq!(packages, ["one", "two"]);
+                    assert_eq!(report["changed"], true);
+                    let output = folder.run(&["build", "shop.yaml", "--to", "oci:out"]);
+                    assert!(
+                        stderr(&output).contains("shop.yaml:1: Namespace web is skipped"),
+                        "{}",
+                        stderr(&output)
+                    );
+                })
+            },
+        },
+        Case {
+            report: "kubectl reference, \"kubectl apply\"",
+            input: "build -f - with the package on standard input",
+            expected: "it is built",
+            run: || {
+                Box::pin(async {
+                    let output =
+                        Folder::new().run_with(&["build", "-f", "-", "--to", "oci:out"], empty("shop").as_bytes());
+                    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+                })
+            },
+        },
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_misspelt_is_named_with_its_place_and_what_was_meant() {
+    check(&[
+        Case {
+            report: "zarf-dev/zarf#2034",
+            input: "chart where the field is charts",
+            expected: "path, line and the field that was meant",
+            run: || {
+                Box::pin(async {
+                    let text = empty("shop") + "    chart:\n    - {name: a}\n";
+                    Folder::with(text).refuses(&["shop.yaml:8: spec.components[0].chart", "did you mean charts?"]);
+                })
+            },
+        },
+        Case {
+            report: "zarf-dev/zarf#1809",
+            input: "a list where a text belongs",
+            expected: "path and line, and both types",
+            run: || {
+                Box::pin(async {
+                    let text = empty("shop").replace("version: 1.4.0", "version: [1.4.0]");
+                    Folder::with(text).refuses(&["shop.yaml:5: spec.version: ", "found a list, expected a string"]);
+                })
+            },
+        },
+        Case {
+            report: "zarf-dev/zarf#1667",
+            input: "a misspelt field and a misspelt value at once",
+            expected: "both are named",
+            run: || {
+                Box::pin(async {
+                    let text = empty("shop")
+                        + "    images:\n    - image: a\n      platfroms: [linux/amd64]\n      source: docker\n";
+                    Folder::with(text).refuses(&[
+                        "shop.yaml:10: spec.components[0].images[0].platfroms",
+                        "did you mean platforms?",
+                        "shop.yaml:11: spec.components[0].images[0].source: docker",
+                        "did you mean Docker?",
+                    ]);
+                })
+            },
+        },
+        Case {
+            report: "kubernetes API conventions, \"Types (Kinds)\"",
+            input: "kind: jackalpackage",
+            expected: "the kind that was meant",
+            run: || {
+                Box::pin(async {
+                    let text = empty("shop").replace("JackalPackage", "jackalpackage");
+                    Folder::with(text).refuses(&["shop.yaml:1: ", "did you mean JackalPackage?"]);
+                })
+            },
+        },
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_package_says_what_to_do() {
+    check(&[
+        Case {
+            report: "Zarf package schema, \"kind\"",
+            input: "a zarf.yaml",
+            expected: "the command that converts it",
+            run: || {
+                Box::pin(async {
+                    let text = "kind: ZarfPackageConfig\nmetadata: {name: a}\ncomponents: []\n";
+                    Folder::with(text).refuses(&["`jackal-operator convert shop.yaml`"]);
+                })
+            },
+        },
+        Case {
+            report: "kyverno/kyverno#16416",
+            input: "a file with separators and comments only",
+            expected: "that it is empty, and what belongs there",
+            run: || {
+                Box::pin(async {
+                    Folder::with("---\n# Source: template.yaml\n---\n")
+                        .refuses(&["shop.yaml is empty", "JackalPackage"]);
+                    Folder::with("").refuses(&["shop.yaml is empty", "JackalPackage"]);
+                })
+            },
+        },
+        Case {
+            report: "YAML 1.2.2 section 6.1",
+            input: "indentation by tabs",
+            expected: "that YAML allows none",
+            run: || {
+                Box::pin(async {
+                    let text = empty("shop").replace("  version", "\tversion");
+                    Folder::with(text).refuses(&["is not YAML", "indent it by spaces"]);
+                })
+            },
+        },
+        Case {
+            report: "RFC 8878 section 3.1.1",
+            input: "a compressed archive in place of a file of YAML",
+            expected: "that it is no text",
+            run: || {
+                Box::pin(async {
+                    Folder::with([0x28, 0xb5, 0x2f, 0xfd, 0, 1, 2]).refuses(&["shop.yaml is not a text"]);
+                })
+            },
+        },
+        Case {
+            report: "kubectl reference, \"kubectl create -f URL\"",
+            input: "an address, and a directory",
+            expected: "how they are given",
+            run: || {
+                Box::pin(async {
+                    let folder = Folder::new();
+                    for (file, words) in [
+                        (
+                            "https://a.example/shop.yaml",
+                            "curl -fsSL https://a.example/shop.yaml | jackal-operator build -",
+                        ),
+                        (".", "is a directory"),
+                    ] {
+                        let output = folder.run(&["build", file, "--to", "oci:out"]);
+                        assert_eq!(output.status.code(), Some(2));
+                        assert!(stderr(&output).contains(words), "{}", stderr(&output));
+                    }
+                })
+            },
+        },
+    ])
+    .await;
+}

@@ -1,0 +1,120 @@
+//! What commands print, and to whom.
+
+use std::process::{Command, Stdio};
+
+use super::{Folder, empty, stderr, stdout};
+use crate::field::{Case, check};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_print_as_scripts_and_shells_expect() {
+    check(&[
+        Case {
+            report: "sharkdp/fd#24",
+            input: "a reader that leaves, as head does",
+            expected: "no panic, and no complaint",
+            run: || {
+                Box::pin(async {
+                    let folder = Folder::with(empty("shop"));
+                    for arguments in ["crd", "completion bash", "build shop.yaml --to oci:out", "--help"] {
+                        // The other end is closed before anything is written.
+                        let (reader, writer) = std::io::pipe().unwrap();
+                        drop(reader);
+                        let mut command = Command::new(env!("CARGO_BIN_EXE_jackal-operator"));
+                        command.args(arguments.split(' ')).current_dir(folder.path("."));
+                        let output = command.stdout(writer).stderr(Stdio::piped()).output().unwrap();
+                        assert_eq!(stderr(&output), "", "{arguments}");
+                        assert_eq!(output.status.code(), Some(0), "{arguments}");
+                    }
+                    // Both ends at once, as in `2>&1 | head`.
+                    let (reader, writer) = std::io::pipe().unwrap();
+                    drop(reader);
+                    let mut command = Command::new(env!("CARGO_BIN_EXE_jackal-operator"));
+                    command
+                        .args(["build", "nowhere.yaml", "--to", "oci:out"])
+                        .stdout(writer.try_clone().unwrap());
+                    assert_eq!(command.stderr(writer).status().unwrap().code(), Some(2));
+                })
+            },
+        },
+        Case {
+            report: "GNU coreutils, \"echo x > /dev/full\"",
+            input: "a disk that is full",
+            expected: "a failure that says so",
+            run: || {
+                Box::pin(async {
+                    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+                    let mut command = Command::new(env!("CARGO_BIN_EXE_jackal-operator"));
+                    let output = command.arg("crd").stdout(full).stderr(Stdio::piped()).output().unwrap();
+                    assert_eq!(output.status.code(), Some(1));
+                    let said = stderr(&output);
+                    assert!(
+                        said.contains("No space left on device") && !said.contains("panicked"),
+                        "{said}"
+                    );
+                })
+            },
+        },
+        Case {
+            report: "podman-container-tools/skopeo#1366",
+            input: "build --to oci:DIR",
+            expected: "names as skopeo takes them, and no address of a registry",
+            run: || {
+                Box::pin(async {
+                    let folder = Folder::with(empty("shop"));
+                    let output = folder.run(&["build", "shop.yaml", "--to", "oci:out"]);
+                    let said = stdout(&output);
+                    assert!(said.contains("oci:out:shop:1.4.0 is sha256:"), "{said}");
+                    assert!(said.contains("skopeo copy --all oci:out:shop:1.4.0 "), "{said}");
+                    assert!(!said.contains("127.0.0.1"), "{said}");
+                    let report = folder.builds();
+                    assert_eq!(report["layout"], "out");
+                    assert_eq!(report["reference"], "oci:out:shop:1.4.0");
+                    assert!(!report.to_string().contains("127.0.0.1"), "{report}");
+                    let output = folder.run(&["build", "shop.yaml", "--to", "oci:out:shop:1"]);
+                    assert_eq!(output.status.code(), Some(2));
+                    assert!(
+                        stderr(&output).contains("write oci:out without :shop:1"),
+                        "{}",
+                        stderr(&output)
+                    );
+                })
+            },
+        },
+        Case {
+            report: "bash reference manual, \"Programmable Completion\"",
+            input: "completion for each shell",
+            expected: "a script that knows the commands",
+            run: || {
+                Box::pin(async {
+                    let folder = Folder::new();
+                    for shell in ["bash", "zsh", "fish", "powershell"] {
+                        let output = folder.run(&["completion", shell]);
+                        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+                        assert!(stdout(&output).contains("insecure-registry"), "{shell}");
+                    }
+                    std::fs::write(folder.path("script"), folder.run(&["completion", "bash"]).stdout).unwrap();
+                    let checked = Command::new("bash")
+                        .arg("-n")
+                        .arg(folder.path("script"))
+                        .status()
+                        .unwrap();
+                    assert!(checked.success());
+                })
+            },
+        },
+        Case {
+            report: "docker reference, \"docker push --quiet\"",
+            input: "build --quiet",
+            expected: "nothing on either output",
+            run: || {
+                Box::pin(async {
+                    let folder = Folder::with(empty("shop"));
+                    let output = folder.run(&["build", "shop.yaml", "--to", "oci:out", "--quiet"]);
+                    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+                    assert_eq!(stdout(&output) + &stderr(&output), "");
+                })
+            },
+        },
+    ])
+    .await;
+}
