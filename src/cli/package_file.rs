@@ -293,7 +293,7 @@ spec: {image: 'a:1', platforms: [linux/amd64], plainTag: false, naming: Zarf}
         let file = parse("p.yaml", IMAGE).unwrap();
         let object = &file.objects[0];
         assert_eq!(object.spec.components.len(), 1);
-        let image = &object.spec.components[0].images[0];
+        let image = object.spec.components[0].images[0].spec().unwrap();
         assert_eq!(
             (image.image.as_str(), image.platforms.len(), object.plain_tag),
             ("a:1", 1, false)

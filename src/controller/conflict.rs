@@ -126,6 +126,7 @@ mod tests {
             prefix: String::new(),
             fence: None,
             endpoint: crate::registry::Endpoint::new("r:1"),
+            naming: None,
         };
         let checked = check(mine, [mine, other], &defaults, &place);
         checked.err().map(|fault| fault.message)

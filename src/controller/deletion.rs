@@ -219,7 +219,9 @@ fn tags(image: &JackalImage, place: &Place, name: &Reference) -> Vec<String> {
     let spec = &image.spec;
     let location = wish(spec).ok().and_then(|(reference, _)| {
         let listed = crate::package::listed(&reference, spec.source);
-        Location::of(&listed, &place.address, &place.prefix, spec.naming, spec.plain_tag).ok()
+        let resolved = image.status.as_ref().and_then(|status| status.naming);
+        let naming = spec.naming.explicit().or(resolved)?;
+        Location::of(&listed, &place.address, &place.prefix, naming, spec.plain_tag).ok()
     });
     let mut tags = location.map(|location| location.tags).unwrap_or_default();
     tags.extend(name.tag().filter(|_| name.digest().is_none()).map(str::to_owned));

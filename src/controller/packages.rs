@@ -36,7 +36,7 @@ use crate::api::v1alpha1::{
 };
 use crate::fault::{Disposition, Fault, Reason};
 use crate::fetch::ChartMemory;
-use crate::package::Plan;
+use crate::package::{Plan, check_images};
 use crate::worker::{
     Decision, Events, Failure, Key, Kind, Memory, Place, Registries, Settings, View, kube_fault, lighten, name_of,
     stands, told, until_stopped, update,
@@ -199,6 +199,7 @@ impl Packages {
             return Ok(again);
         }
         finalizers::set(&self.client, &**package, FINALIZER, true).await?;
+        check_images(&package.spec)?;
         match self.followed(package)? {
             Followable::Now(effective) => {
                 let again = self.advance(&effective).await?;
@@ -221,6 +222,7 @@ impl Packages {
         let uid = package.uid().unwrap_or_default();
         let suspended = package.spec.suspend;
         let place = self.place(package).await?;
+        let package = &self.named(package, &place).await?;
         if !suspended {
             let known = self.known.state();
             let others = known.iter().filter_map(|other| other.0.as_ref().ok());
@@ -274,6 +276,22 @@ impl Packages {
             },
         )
         .await
+    }
+
+    /// The package with the naming that holds in its registry, where it leaves that to the cluster.
+    async fn named(&self, package: &Arc<JackalPackage>, place: &Place) -> Result<Arc<JackalPackage>, Fault> {
+        if package.spec.naming.explicit().is_some() {
+            return Ok(Arc::clone(package));
+        }
+        let same = |status: &&JackalPackageStatus| {
+            status.observed_generation == package.metadata.generation
+                && status.last_handled_reconcile_at.as_deref() == requested_at(package.annotations())
+        };
+        let known = package.status.as_ref().filter(same).and_then(|status| status.naming);
+        let naming = self.settings.defaults.naming(&self.client, place, known).await?;
+        let mut named = JackalPackage::clone(package);
+        named.spec.naming = naming.into();
+        Ok(Arc::new(named))
     }
 
     /// The registry that the package means.
@@ -419,6 +437,7 @@ impl Packages {
     ) -> Result<(), Fault> {
         self.change(package, |status, generation| {
             status.images = rows.to_vec();
+            status.naming = package.spec.naming.explicit();
             status.counts = Some(count(images));
             let mut conditions = Conditions(std::mem::take(&mut status.conditions));
             say(&mut conditions, generation, Time(jiff::Timestamp::now()));

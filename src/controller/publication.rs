@@ -374,6 +374,7 @@ async fn done(
                 failed: 0,
             });
             status.images = publication.rows.clone();
+            status.naming = package.spec.naming.explicit();
             status.differential.clone_from(&built.differential);
             status.charts.clone_from(&built.charts);
             newly_missing.store(status.missing_images != built.missing, Ordering::Relaxed);

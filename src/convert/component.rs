@@ -79,7 +79,7 @@ fn images(component: &mut Fields, notes: &mut Notes<'_>) -> Vec<Node> {
     let mut images = Vec::new();
     for (path, text) in component.texts("images", notes) {
         match text.parse::<Reference>() {
-            Ok(_) => images.push(Node::fields([("image", Some(Node::text(text)))])),
+            Ok(_) => images.push(Node::text(text)),
             Err(error) => notes.leave(path, error.to_string()),
         }
     }

@@ -80,7 +80,7 @@ components:
             "version": "1.4.0", "description": "all of it", "architecture": "arm64", "naming": "Zarf",
             "components": [{
                 "name": "web", "description": "what visitors see", "required": true,
-                "images": [{"image": "ghcr.io/x/app:1"}, {"image": "ghcr.io/x/web:arm64"}],
+                "images": ["ghcr.io/x/app:1", "ghcr.io/x/web:arm64"],
                 "manifests": [{"name": "web", "namespace": "web", "inline": format!("{pod}---\n{pod}---\n{pod}")}],
                 "charts": [
                     {"name": "podinfo", "version": "6.4.0", "namespace": "web", "releaseName": "pod",

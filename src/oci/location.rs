@@ -14,10 +14,9 @@ const TAG_LIMIT: usize = 128;
 const REPOSITORY_LIMIT: usize = 255;
 
 /// How an image's name in the cluster is made from its name outside.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 pub enum Naming {
     /// `path:tag-jackal-<crc>` and the plain `path:tag`, as Jackal's webhook expects.
-    #[default]
     Jackal,
     /// `path:tag-zarf-<crc>` and the plain `path:tag`, as Zarf's webhook expects.
     Zarf,

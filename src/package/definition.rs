@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::component::{Found, Listing};
 use super::plan::Plan;
-use crate::api::v1alpha1::JackalPackageSpec;
+use crate::api::v1alpha1::{JackalPackageSpec, PackageFormat};
 use crate::fault::{Fault, Reason};
 use crate::oci::Naming;
 use crate::signing::DEFINITION_SIGNATURE;
@@ -24,8 +24,7 @@ const ARCHITECTURE: &str = "amd64";
 /// The longest part of a repository's path that a package's name may be: what Kubernetes takes for a name.
 const NAME_LIMIT: usize = 253;
 
-/// What differs between an artifact for Jackal's commands and one for Zarf's. Plain naming has no webhook of its
-/// own, and its artifact is Zarf's.
+/// What differs between an artifact for Jackal's commands and one for Zarf's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Dialect {
     /// The definition's `kind`.
@@ -137,9 +136,9 @@ impl Definition {
     pub fn of(name: &str, spec: &JackalPackageSpec, plan: &Plan) -> Result<Self, Fault> {
         check_name(name)?;
         check_version(spec.version())?;
-        let dialect = match spec.naming {
-            Naming::Jackal => JACKAL,
-            Naming::Zarf | Naming::Plain => ZARF,
+        let dialect = match (spec.format, spec.naming.without_cluster()) {
+            (PackageFormat::Jackal, _) | (PackageFormat::Auto, Naming::Jackal) => JACKAL,
+            (PackageFormat::Zarf, _) | (PackageFormat::Auto, Naming::Zarf | Naming::Plain) => ZARF,
         };
         let architecture = spec.architecture.clone().unwrap_or_else(|| ARCHITECTURE.to_owned());
         if architecture.is_empty() || !architecture.bytes().all(|byte| byte.is_ascii_alphanumeric()) {

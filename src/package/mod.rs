@@ -24,7 +24,7 @@ pub use archive::{Archive, Archived, Entry, Origin};
 pub use artifact::{Artifact, ArtifactContents, ArtifactImage, Mount, SignDefinition};
 pub use assembly::{Assembled, Parts, assemble};
 pub use definition::Definition;
-pub use plan::{Plan, PlannedImage, listed};
+pub use plan::{Plan, PlannedImage, check_images, listed};
 pub use provenance::Material;
 pub use publish::{BroughtImage, Contents, Published, publish};
 pub use requirement::{Entries, requirements};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::component;
 use super::verification::applicable;
-use crate::api::v1alpha1::{ComponentSpec, ImageSpec, JackalPackageSpec, SourceKind, VerifySpec};
+use crate::api::v1alpha1::{ComponentSpec, ImageEntry, ImageSpec, JackalPackageSpec, SourceKind, VerifySpec};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Location, LocationError, Naming, Platform, Reference};
 
@@ -76,13 +76,15 @@ impl Plan {
     }
 
     fn placed(spec: &JackalPackageSpec, address: &str, prefix: &str, place: Placing) -> Result<Self, Fault> {
+        check_images(spec)?;
         check_components(&spec.components)?;
+        let naming = spec.naming.without_cluster();
         let mut known: HashMap<(Reference, Wish), usize> = HashMap::new();
         let mut images: Vec<(PlannedImage, Wish)> = Vec::new();
         for component in &spec.components {
-            for written in &component.images {
+            for written in component.images.iter().filter_map(ImageEntry::spec) {
                 let within = |fault: Fault| fault.within(format_args!("component `{}`", component.name));
-                let (image, wish) = read(written).map_err(within)?;
+                let (image, wish) = read(&written).map_err(within)?;
                 if let Some(&index) = known.get(&(image.clone(), wish.clone())) {
                     let components = &mut images[index].0.components;
                     if components.last() != Some(&component.name) {
@@ -90,14 +92,14 @@ impl Plan {
                     }
                     continue;
                 }
-                let location = place(&listed(&image, wish.source), address, prefix, spec.naming, true)
+                let location = place(&listed(&image, wish.source), address, prefix, naming, true)
                     .map_err(|error| within(Fault::stalled(Reason::InvalidReference, error.to_string())))?;
                 known.insert((image.clone(), wish.clone()), images.len());
                 let verify = applicable(&spec.verify, &image, wish.source).map_err(within)?;
                 let planned = PlannedImage {
                     verify,
                     image,
-                    spec: written.clone(),
+                    spec: written.into_owned(),
                     location,
                     plain_tag: true,
                     components: vec![component.name.clone()],
@@ -105,10 +107,10 @@ impl Plan {
                 images.push((planned, wish));
             }
         }
-        let taken = names(&images, spec.naming)?;
+        let taken = names(&images, naming)?;
         let mut images: Vec<PlannedImage> = images.into_iter().map(|(image, _)| image).collect();
         settle_plain_tags(&mut images, taken, |image| {
-            place(&image.listed(), address, prefix, spec.naming, false)
+            place(&image.listed(), address, prefix, naming, false)
                 .map_err(|error| Fault::stalled(Reason::InvalidReference, error.to_string()))
         })?;
         Ok(Self { images })
@@ -196,6 +198,14 @@ fn settle_plain_tags(
         }
     }
     Ok(())
+}
+
+/// That every image of `spec` is one. The schema of the API cannot say so of what is a string or an object.
+pub fn check_images(spec: &JackalPackageSpec) -> Result<(), Fault> {
+    match spec.invalid_images() {
+        wrong if wrong.is_empty() => Ok(()),
+        wrong => Err(Fault::stalled(Reason::InvalidSpec, wrong.join("; "))),
+    }
 }
 
 fn check_components(components: &[ComponentSpec]) -> Result<(), Fault> {

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use regex::{Regex, RegexBuilder};
 
 use self::range::{Range, version_of};
-use crate::api::v1alpha1::{ImagePolicy, ImageSpec, JackalPackageSpec, Selected, SourceKind, TagOrder};
+use crate::api::v1alpha1::{ImageEntry, ImagePolicy, ImageSpec, JackalPackageSpec, Selected, SourceKind, TagOrder};
 use crate::fault::{Fault, Reason};
 use crate::oci::Reference;
 
@@ -15,6 +15,9 @@ use crate::oci::Reference;
 const PATTERN_SIZE: usize = 1 << 20;
 /// The tags that a message names.
 const NAMED: usize = 5;
+
+/// What is wrong with a policy that says nothing, or two things.
+const POLICY: &str = "its policy needs one of semver and pattern; set just one";
 
 /// An image whose tag a policy chooses.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,7 +50,7 @@ impl Followed {
         let (chosen, reason) = match (&self.policy.semver, &self.policy.pattern) {
             (Some(semver), None) => self.newest(&semver.range, tags)?,
             (None, Some(pattern)) => self.last(pattern, tags)?,
-            _ => return Err(self.invalid("its policy needs one of semver and pattern; set just one")),
+            _ => return Err(self.invalid(POLICY)),
         };
         Ok(Selection {
             followed: self.clone(),
@@ -165,8 +168,7 @@ fn is_referrers(tag: &str) -> bool {
 /// The images of `spec` that follow a policy, each once. Every fault is stalled.
 pub fn followed(spec: &JackalPackageSpec) -> Result<Vec<Followed>, Fault> {
     let mut all: Vec<Followed> = Vec::new();
-    let images = spec.components.iter().flat_map(|component| &component.images);
-    for image in images {
+    for image in fields_of_images(spec) {
         let Some(policy) = &image.policy else { continue };
         let followed = Followed {
             image: image.image.clone(),
@@ -179,6 +181,12 @@ pub fn followed(spec: &JackalPackageSpec) -> Result<Vec<Followed>, Fault> {
         }
         if has_tag_or_digest(&image.image) {
             return Err(followed.invalid("its policy chooses the tag; write the image without tag and digest"));
+        }
+        if policy.semver.is_some() == policy.pattern.is_some() {
+            return Err(followed.invalid(POLICY));
+        }
+        if policy.order.is_some() && policy.pattern.is_none() {
+            return Err(followed.invalid("order is for pattern, since versions have an order of their own; remove it"));
         }
         followed.repository()?;
         if !all.contains(&followed) {
@@ -199,6 +207,15 @@ pub fn followed(spec: &JackalPackageSpec) -> Result<Vec<Followed>, Fault> {
     Ok(all)
 }
 
+/// The images of `spec` of which more is said than the name.
+fn fields_of_images(spec: &JackalPackageSpec) -> impl Iterator<Item = &ImageSpec> {
+    let entries = spec.components.iter().flat_map(|component| &component.images);
+    entries.filter_map(|entry| match entry {
+        ImageEntry::Spec(spec) => Some(spec),
+        ImageEntry::Name(_) | ImageEntry::Invalid(_) => None,
+    })
+}
+
 fn has_tag_or_digest(image: &str) -> bool {
     let last = image.rsplit('/').next().unwrap_or(image);
     last.contains([':', '@'])
@@ -206,8 +223,7 @@ fn has_tag_or_digest(image: &str) -> bool {
 
 /// Whether `spec` is complete only with tags that are chosen.
 pub fn follows(spec: &JackalPackageSpec) -> bool {
-    let images = spec.components.iter().flat_map(|component| &component.images);
-    spec.version_from.is_some() || images.into_iter().any(|image| image.policy.is_some())
+    spec.version_from.is_some() || fields_of_images(spec).any(|image| image.policy.is_some())
 }
 
 /// `spec` with the tags of `selections`, and its version where that is one of them: complete as though somebody had
@@ -220,7 +236,8 @@ pub fn effective(spec: &JackalPackageSpec, selections: &[Selection]) -> Option<J
             .find(|selection| selection.followed.image == from.image);
         spec.version = Some(selection?.selected.tag.clone());
     }
-    for image in spec.components.iter_mut().flat_map(|component| &mut component.images) {
+    for entry in spec.components.iter_mut().flat_map(|component| &mut component.images) {
+        let ImageEntry::Spec(image) = entry else { continue };
         let Some(policy) = image.policy.take() else { continue };
         let is =
             |selection: &&Selection| selection.followed.image == image.image && selection.followed.policy == policy;

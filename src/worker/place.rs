@@ -11,7 +11,7 @@ use super::policy::{Fence, Policy, RepositoryPolicy, same_host};
 use super::secrets::{Secrets, state_of};
 use crate::api::v1alpha1::RegistrySpec;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Digest, Hasher};
+use crate::oci::{Digest, Hasher, Naming};
 use crate::registry::{Credentials, Endpoint, Limits, Registry, Trust};
 use crate::transfer::KnownBlobs;
 
@@ -46,6 +46,8 @@ pub struct Place {
     pub fence: Option<Fence>,
     /// How the operator reaches it, with credentials and trust.
     pub endpoint: Endpoint,
+    /// The naming that belongs to the registry, where the cluster's state said which registry it is.
+    pub naming: Option<Naming>,
 }
 
 impl Place {
@@ -58,18 +60,45 @@ impl Place {
     }
 }
 
-/// Where state that Jackal or Zarf left in the cluster lies: namespace, Secret, and the registry's Service.
-const STATES: [(&str, &str, &str); 2] = [
+/// Where state that Jackal or Zarf left in the cluster lies: namespace, Secret, the registry's Service, and the naming that
+/// the webhook expects.
+const STATES: [(&str, &str, &str, Naming); 2] = [
     (
         "jackal",
         "jackal-state",
         "jackal-docker-registry.jackal.svc.cluster.local:5000",
+        Naming::Jackal,
     ),
-    ("zarf", "zarf-state", "zarf-docker-registry.zarf.svc.cluster.local:5000"),
+    (
+        "zarf",
+        "zarf-state",
+        "zarf-docker-registry.zarf.svc.cluster.local:5000",
+        Naming::Zarf,
+    ),
 ];
 
-/// What a cluster's state says of its registry: what pods call it, its Service, and the credentials for pushing.
-type State = (String, String, Option<Credentials>);
+/// What a cluster's state says of its registry.
+struct State {
+    /// What pods call it.
+    address: String,
+    /// Its Service.
+    service: &'static str,
+    /// The credentials for pushing.
+    credentials: Option<Credentials>,
+    /// How the webhook makes the names of images.
+    naming: Naming,
+}
+
+impl State {
+    /// Whether it is the registry of `place`.
+    fn names(&self, place: &Place) -> bool {
+        let names = [self.address.as_str(), self.service];
+        let called = [&place.address, &place.endpoint.host];
+        called
+            .iter()
+            .any(|called| names.iter().any(|name| same_host(called, name)))
+    }
+}
 
 impl Defaults {
     /// The registry that `spec`, an object's of `namespace`, means. Its Secrets are read in that namespace;
@@ -83,17 +112,17 @@ impl Defaults {
         idle: Duration,
     ) -> Result<Place, Fault> {
         let flags = &self.registry;
-        let mut credentials = None;
+        let (mut credentials, mut naming) = (None, None);
         let (address, mut default) = match (&spec.address, &flags.address) {
             (Some(own), _) if Some(own) != flags.address.as_ref() => (own.clone(), RegistrySpec::default()),
             (_, Some(default)) => (default.clone(), flags.clone()),
             (_, None) => {
-                let (address, endpoint, found) = self.state(client).await?;
-                credentials = found;
+                let state = self.state(client).await?;
+                (credentials, naming) = (state.credentials, Some(state.naming));
                 (
-                    address,
+                    state.address,
                     RegistrySpec {
-                        endpoint: Some(flags.endpoint.clone().unwrap_or(endpoint)),
+                        endpoint: Some(flags.endpoint.clone().unwrap_or_else(|| state.service.to_owned())),
                         insecure: Some(true),
                         ..RegistrySpec::default()
                     },
@@ -175,7 +204,21 @@ impl Defaults {
             prefix: self.prefix(namespace, spec, at_home),
             fence,
             endpoint,
+            naming,
         })
+    }
+
+    /// How names are made in the registry of `place` by an object that leaves it to the cluster: as the webhook expects
+    /// that came with the registry, and plainly in any other. `known` is what it was for the same object before, which
+    /// stays: names that pods use do not change by themselves.
+    pub async fn naming(&self, client: &Client, place: &Place, known: Option<Naming>) -> Result<Naming, Fault> {
+        if let Some(naming) = place.naming.or(known) {
+            return Ok(naming);
+        }
+        let state = self.find_state(client).await;
+        let state = state.map_err(|fault| fault.within("naming: Auto (any other naming asks for no Secret)"))?;
+        let named = state.filter(|state| state.names(place));
+        Ok(named.map_or(Naming::Plain, |state| state.naming))
     }
 
     /// What an object of `namespace` has everything put under that means the operator's own registry (`at_home`) or
@@ -202,7 +245,10 @@ impl Defaults {
         let (address, endpoint) = match &flags.address {
             Some(address) => (Some(address.clone()), flags.endpoint.clone()),
             None => match self.find_state(client).await? {
-                Some((address, endpoint, _)) => (Some(address), flags.endpoint.clone().or(Some(endpoint))),
+                Some(state) => {
+                    let endpoint = flags.endpoint.clone().unwrap_or_else(|| state.service.to_owned());
+                    (Some(state.address), Some(endpoint))
+                }
                 None => (None, flags.endpoint.clone()),
             },
         };
@@ -221,10 +267,15 @@ impl Defaults {
     }
 
     async fn find_state(&self, client: &Client) -> Result<Option<State>, Fault> {
-        for (namespace, name, service) in STATES {
+        for (namespace, name, service, naming) in STATES {
             let secret = Secrets::new(client.clone(), namespace).find(name).await?;
             if let Some((address, credentials)) = secret.as_ref().and_then(state_of) {
-                return Ok(Some((address, service.to_owned(), credentials)));
+                return Ok(Some(State {
+                    address,
+                    service,
+                    credentials,
+                    naming,
+                }));
             }
         }
         Ok(None)
@@ -350,6 +401,7 @@ mod tests {
             prefix: String::new(),
             fence: namespace.and_then(|namespace| policy.fence(None, namespace)),
             endpoint: Endpoint::new("r:1"),
+            naming: None,
         };
         let registries = Registries::default();
         let known = |namespace| registries.destination(&place(namespace)).unwrap().1;

@@ -20,7 +20,7 @@ use super::trust::NamespaceEntries;
 use super::wish::wish;
 use crate::api::v1alpha1::{Claim, Conditions, JackalImage, JackalImageStatus, TransferProgress, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
-use crate::oci::{Location, Reference};
+use crate::oci::{Location, Naming, Reference};
 use crate::package::{VerifiedSource, applicable, requirements};
 use crate::transfer::{Outcome, Progress, Standing, Transfer};
 
@@ -30,7 +30,7 @@ const UNANSWERED: Duration = Duration::from_secs(1);
 /// How a task ended without a fault.
 enum End {
     /// The image is in its place.
-    Done(Box<Outcome>, String),
+    Done(Box<Outcome>, String, Naming),
     /// Another process moves it, or it is gone.
     Left,
 }
@@ -51,8 +51,8 @@ pub(super) async fn run(worker: Arc<Worker>, image: Arc<JackalImage>, key: Key, 
             worker.memory.ended(&uid);
         }
         Some(Ok(End::Left)) => worker.memory.ended(&uid),
-        Some(Ok(End::Done(outcome, name))) => {
-            let written = done(&worker, &api, &image, &uid, &outcome, &name).await;
+        Some(Ok(End::Done(outcome, name, naming))) => {
+            let written = done(&worker, &api, &image, &uid, &outcome, (&name, naming)).await;
             match written {
                 Ok(()) => worker.memory.succeeded(&uid, key, Instant::now()),
                 unwritten => {
@@ -78,7 +78,7 @@ async fn bring(worker: &Worker, image: &JackalImage, key: &Key) -> Result<End, F
     let mut attempt = worker.settings.metrics.attempt(image.spec.source);
     let result = take_over(worker, image, key, &mut attempt).await;
     match &result {
-        Ok(End::Done(outcome, _)) => attempt.succeeded(outcome.method, outcome.moved_bytes),
+        Ok(End::Done(outcome, ..)) => attempt.succeeded(outcome.method, outcome.moved_bytes),
         Ok(End::Left) => attempt.left(),
         Err(fault) => attempt.failed(fault.reason),
     }
@@ -87,10 +87,10 @@ async fn bring(worker: &Worker, image: &JackalImage, key: &Key) -> Result<End, F
 
 /// Looks whether the image stands in its place, and brings it there if it does not.
 async fn take_over(worker: &Worker, image: &JackalImage, key: &Key, attempt: &mut Attempt) -> Result<End, Fault> {
-    let transfer = prepare(worker, image).await?;
+    let (transfer, naming) = prepare(worker, image).await?;
     let name = transfer.location.to_string();
     let resolved = match transfer.check().await? {
-        Standing::Current(outcome) => return Ok(End::Done(Box::new(outcome), name)),
+        Standing::Current(outcome) => return Ok(End::Done(Box::new(outcome), name, naming)),
         Standing::Differs(resolved) => resolved,
     };
     let mut renewed = Instant::now();
@@ -122,7 +122,7 @@ async fn take_over(worker: &Worker, image: &JackalImage, key: &Key, attempt: &mu
             }
             // It stands still while another may have taken the claim: it might name an image that was replaced.
             outcome = &mut moving, if renewed.elapsed() + RENEW < STALE => {
-                return outcome.map(|outcome| End::Done(Box::new(outcome), name));
+                return outcome.map(|outcome| End::Done(Box::new(outcome), name, naming));
             }
         }
     }
@@ -158,8 +158,8 @@ fn route(image: &JackalImage) -> (String, String) {
     (source.unwrap_or_default(), destination.unwrap_or_default())
 }
 
-/// All that a transfer needs, from the object and what it names.
-async fn prepare(worker: &Worker, image: &JackalImage) -> Result<Transfer, Fault> {
+/// All that a transfer needs, from the object and what it names, and how the image's name in the cluster is made.
+async fn prepare(worker: &Worker, image: &JackalImage) -> Result<(Transfer, Naming), Fault> {
     let spec = &image.spec;
     let namespace = image.namespace().unwrap_or_default();
     let (reference, platforms) = wish(spec)?;
@@ -169,8 +169,15 @@ async fn prepare(worker: &Worker, image: &JackalImage) -> Result<Transfer, Fault
         .defaults
         .place(&worker.client, &namespace, &spec.registry, idle)
         .await?;
+    let naming = match spec.naming.explicit() {
+        Some(naming) => naming,
+        None => {
+            let defaults = &worker.settings.defaults;
+            defaults.naming(&worker.client, &place, resolved_naming(image)).await?
+        }
+    };
     let listed = crate::package::listed(&reference, spec.source);
-    let location = Location::of(&listed, &place.address, &place.prefix, spec.naming, spec.plain_tag)
+    let location = Location::of(&listed, &place.address, &place.prefix, naming, spec.plain_tag)
         .map_err(|error| Fault::stalled(Reason::InvalidReference, error.to_string()))?;
     place.check(&location.repository, &format!("image `{}`", spec.image))?;
     let (registry, known) = worker.registries.destination(&place)?;
@@ -178,7 +185,7 @@ async fn prepare(worker: &Worker, image: &JackalImage) -> Result<Transfer, Fault
     let verify = applicable(&spec.verify, &reference, spec.source)?;
     let requirements = requirements(&verify, &NamespaceEntries::new(&worker.client, &namespace)).await?;
     let source = VerifiedSource::of(source, &reference, requirements, &worker.verified)?;
-    Ok(Transfer {
+    let transfer = Transfer {
         source,
         reference,
         platforms,
@@ -187,10 +194,19 @@ async fn prepare(worker: &Worker, image: &JackalImage) -> Result<Transfer, Fault
         )),
         location,
         compression: spec.compression,
-        referrers: spec.referrers.unwrap_or_default(),
+        referrers: spec.referrers,
         progress: Arc::default(),
         known,
-    })
+    };
+    Ok((transfer, naming))
+}
+
+/// What `naming: Auto` was for the same spec before, unless somebody asked to look again.
+fn resolved_naming(image: &JackalImage) -> Option<Naming> {
+    let status = image.status.as_ref()?;
+    let same = status.observed_generation == image.metadata.generation
+        && status.last_handled_reconcile_at.as_deref() == requested_at(image.annotations());
+    status.naming.filter(|_| same)
 }
 
 /// Whether a claim is begun or goes on.
@@ -289,7 +305,7 @@ async fn done(
     image: &JackalImage,
     uid: &str,
     outcome: &Outcome,
-    name: &str,
+    (name, naming): (&str, Naming),
 ) -> Result<(), kube::Error> {
     let news = std::sync::atomic::AtomicBool::new(false);
     let written = update(api, &image.name_any(), uid, |standing, status| {
@@ -300,6 +316,7 @@ async fn done(
             succeed(standing, status, name, outcome, now()),
             std::sync::atomic::Ordering::Relaxed,
         );
+        status.naming = Some(naming);
         true
     })
     .await?;

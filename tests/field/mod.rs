@@ -6,6 +6,7 @@
 mod challenges;
 mod commands;
 mod errors;
+mod objects;
 mod optional;
 mod redirects;
 

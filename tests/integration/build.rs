@@ -93,7 +93,7 @@ fn package(images: &[String]) -> String {
     let images: String = images.iter().map(|image| format!("\n    - {image}")).collect();
     format!(
         "apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {{name: shop}}\n\
-         spec:\n  version: 1.4.0\n  components:\n  - name: web\n    images:{images}\n"
+         spec:\n  version: 1.4.0\n  naming: Jackal\n  components:\n  - name: web\n    images:{images}\n"
     )
 }
 

@@ -2,10 +2,10 @@
 
 use kube::KubeSchema;
 use schemars::{JsonSchema, Schema};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::oci::{Reference, fits};
+use crate::oci::{Naming, Reference, fits};
 
 /// Where an image is read from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -49,10 +49,61 @@ pub struct LocalReference {
 /// What the description of every field says that holds [`ImagePatterns`].
 const PATTERNS_SYNTAX: &str = "Images are named as the package names them, by their whole names without tag and digest, such as `ghcr.io/acme/*` or `docker.io/library/nginx`; `*` stands for any characters, `/` among them.";
 
+/// How the names of images in the cluster are made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum NamingPolicy {
+    /// As Jackal's or Zarf's webhook expects them, where the cluster's `jackal-state` or `zarf-state` Secret names the
+    /// registry; Plain elsewhere. `status.naming` says which it is.
+    #[default]
+    Auto,
+    /// `path:tag-jackal-<crc>` and the plain `path:tag`, as Jackal's webhook expects.
+    Jackal,
+    /// `path:tag-zarf-<crc>` and the plain `path:tag`, as Zarf's webhook expects.
+    Zarf,
+    /// Only `path:tag`.
+    Plain,
+}
+
+impl NamingPolicy {
+    /// The naming that is asked for, unless it is the cluster that says.
+    pub fn explicit(self) -> Option<Naming> {
+        match self {
+            Self::Auto => None,
+            Self::Jackal => Some(Naming::Jackal),
+            Self::Zarf => Some(Naming::Zarf),
+            Self::Plain => Some(Naming::Plain),
+        }
+    }
+
+    /// The naming where there is no cluster that could say.
+    pub fn without_cluster(self) -> Naming {
+        self.explicit().unwrap_or(Naming::Plain)
+    }
+}
+
+impl From<Naming> for NamingPolicy {
+    fn from(naming: Naming) -> Self {
+        match naming {
+            Naming::Jackal => Self::Jackal,
+            Naming::Zarf => Self::Zarf,
+            Naming::Plain => Self::Plain,
+        }
+    }
+}
+
+/// Reads a field that counts as absent where it is `null`, as templates leave it behind.
+pub(super) fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
 /// Patterns of image names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
-#[schemars(inline)]
+#[schemars(inline, extend("x-kubernetes-list-type" = "set"))]
 pub struct ImagePatterns(
     #[schemars(
         length(max = 64),

@@ -5,6 +5,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::common::null_as_default;
+
 /// Manifests that a deployment of the package applies, as one release of their own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -65,7 +67,7 @@ pub struct ChartSpec {
     #[schemars(schema_with = "values")]
     pub values: Option<Map<String, Value>>,
     /// Values from elsewhere; later ones are laid over earlier ones.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub values_from: Vec<ValuesSource>,
 }

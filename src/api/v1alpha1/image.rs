@@ -10,7 +10,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
+use super::common::{DeletionPolicy, LocalReference, NamingPolicy, RegistrySpec, SourceKind, null_as_default};
 use super::period::Period;
 use super::verification::VerifySpec;
 use crate::oci::{Compression, Naming, ReferrersPolicy};
@@ -68,7 +68,7 @@ pub struct JackalImageSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<BTreeMap<String, String>>,
     /// The platforms to take of an image that has several, such as `linux/amd64`. Default: all.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 32),
         inner(
@@ -76,13 +76,15 @@ pub struct JackalImageSpec {
             regex(pattern = r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$")
         )
     )]
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
     pub platforms: Vec<String>,
     /// The registry that it is brought to.
     #[serde(default)]
     pub registry: RegistrySpec,
     /// Secrets of type `kubernetes.io/dockerconfigjson` with the credentials for the source registry.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub image_pull_secrets: Vec<LocalReference>,
     /// A ServiceAccount whose imagePullSecrets are used as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,7 +101,7 @@ pub struct JackalImageSpec {
     pub suspend: bool,
     /// How its name in the cluster is made.
     #[serde(default)]
-    pub naming: Naming,
+    pub naming: NamingPolicy,
     /// With naming Jackal or Zarf: also push the tag as it is, without the checksum of the name. A package
     /// turns it off for the second of two images that would get the same one.
     #[serde(default = "yes")]
@@ -108,15 +110,14 @@ pub struct JackalImageSpec {
     #[serde(default)]
     pub compression: Compression,
     /// Whether signatures, attestations and SBOMs that refer to the image in its source registry are brought along.
-    /// Default: Copy.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub referrers: Option<ReferrersPolicy>,
+    #[serde(default)]
+    pub referrers: ReferrersPolicy,
     /// What happens to the pushed image when this object is deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
     /// Whose signatures the image must have at its source before it is brought. Every entry that is about it must be
     /// satisfied.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub verify: Vec<VerifySpec>,
 }
@@ -164,6 +165,9 @@ pub struct JackalImageStatus {
     /// Why a better way was not taken, or not for all of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method_reason: Option<String>,
+    /// How the name is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub naming: Option<Naming>,
     /// The name that a pod uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,

@@ -1,27 +1,26 @@
 //! Version `v1alpha1`: [`JackalPackage`], what a person writes, and [`JackalImage`], one image to bring to one
 //! destination.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
-use kube::CustomResourceExt as _;
-
 mod common;
 #[cfg(test)]
 mod compat;
 mod component;
 mod conditions;
+mod definition;
 mod image;
 mod package;
 mod period;
 mod verification;
 
-pub use common::{DeletionPolicy, ImagePatterns, LocalReference, RegistrySpec, SourceKind};
+pub use common::{DeletionPolicy, ImagePatterns, LocalReference, NamingPolicy, RegistrySpec, SourceKind};
 pub use component::{ChartSpec, ConfigMapReference, FileSpec, ManifestSpec, MissingImage, PinnedChart, ValuesSource};
 pub use conditions::{Conditions, READY, RECONCILING, SBOMS_COMPLETE, STALLED, cut};
+pub use definition::{definitions, schema};
 pub use image::{Assignment, Candidate, Claim, JackalImage, JackalImageSpec, JackalImageStatus, TransferProgress};
 pub use package::{
-    Artifact, ComponentSpec, Counts, Differential, DifferentialFrom, Garbage, HistoryEntry, ImagePolicy, ImageSpec,
-    JackalPackage, JackalPackageSpec, JackalPackageStatus, PackagedImage, Retention, SbomSpec, Selected, SemverPolicy,
-    TagOrder, VersionFrom,
+    Artifact, ComponentSpec, Counts, Differential, DifferentialFrom, Garbage, HistoryEntry, ImageEntry, ImagePolicy,
+    ImageSpec, JackalPackage, JackalPackageSpec, JackalPackageStatus, PackageFormat, PackagedImage, Retention,
+    SbomSpec, Selected, SemverPolicy, TagOrder, VersionFrom,
 };
 pub use period::{Period, PeriodError};
 pub use verification::{EntryReference, IdentitySpec, PublicKeySource, SigningSpec, VerifySpec};
@@ -43,46 +42,9 @@ pub fn requested_at(annotations: &std::collections::BTreeMap<String, String>) ->
         .max_by_key(|value| (moment(value), *value))
 }
 
-/// Both custom resource definitions, as `crds/` holds them.
-pub fn definitions() -> Vec<CustomResourceDefinition> {
-    [JackalPackage::crd(), JackalImage::crd()].map(with_status).into()
-}
-
-/// Has the API server give every object a status from its first moment on, of a generation that there never is:
-/// kstatus, and Flux's health checks with it, takes an object without a status for one that is all right.
-fn with_status(mut definition: CustomResourceDefinition) -> CustomResourceDefinition {
-    for version in &mut definition.spec.versions {
-        let schema = version
-            .schema
-            .as_mut()
-            .and_then(|whole| whole.open_api_v3_schema.as_mut());
-        let properties = schema.and_then(|schema| schema.properties.as_mut());
-        if let Some(status) = properties.and_then(|properties| properties.get_mut("status")) {
-            status.default = Some(JSON(serde_json::json!({ "observedGeneration": -1 })));
-        }
-    }
-    definition
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
-
-    /// The paths of all properties below `schema` that nobody described.
-    fn undescribed(schema: &Value, path: &str, found: &mut Vec<String>) {
-        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-            let path = format!("{path}.{name}");
-            if property["description"].as_str().is_none_or(str::is_empty) {
-                found.push(path.clone());
-            }
-            undescribed(property, &path, found);
-        }
-        if schema["items"].is_object() {
-            undescribed(&schema["items"], &format!("{path}[]"), found);
-        }
-    }
 
     #[test]
     fn the_later_request_counts_however_it_is_written() {
@@ -100,19 +62,6 @@ mod tests {
             let annotations = REQUESTED_AT.map(str::to_owned).into_iter();
             let annotations = annotations.zip([ours.to_owned(), flux.to_owned()]).collect();
             assert_eq!(requested_at(&annotations), Some(newest));
-        }
-    }
-
-    #[test]
-    fn every_field_is_described() {
-        for definition in definitions() {
-            let definition = serde_json::to_value(definition).unwrap();
-            let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
-            for part in ["spec", "status"] {
-                let mut found = Vec::new();
-                undescribed(&schema["properties"][part], part, &mut found);
-                assert_eq!(found, Vec::<String>::new(), "{}", definition["metadata"]["name"]);
-            }
         }
     }
 }

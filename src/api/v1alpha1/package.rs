@@ -3,18 +3,23 @@
 // clippy takes the parts of several printer columns for repetitions.
 #![allow(clippy::duplicated_attributes)]
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::common::{DeletionPolicy, LocalReference, RegistrySpec, SourceKind};
+use super::common::{DeletionPolicy, LocalReference, NamingPolicy, RegistrySpec, SourceKind, null_as_default};
 use super::component::{ChartSpec, FileSpec, ManifestSpec, MissingImage, PinnedChart};
 use super::period::Period;
 use super::verification::{SigningSpec, VerifySpec};
 use crate::oci::{Compression, Naming, ReferrersPolicy};
+
+/// The longest name of an image in characters.
+const NAME_LIMIT: u32 = 1024;
 
 /// A package: components with their images, brought to the registry inside the cluster, and one OCI artifact
 /// that holds them all and that Jackal's and Zarf's own commands pull and deploy.
@@ -74,13 +79,15 @@ pub struct JackalPackageSpec {
     pub architecture: Option<String>,
     /// The parts of the package; each has a name of its own.
     #[schemars(length(min = 1, max = 256))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub components: Vec<ComponentSpec>,
     /// The registry that everything is brought to.
     #[serde(default)]
     pub registry: RegistrySpec,
     /// Secrets of type `kubernetes.io/dockerconfigjson` with the credentials for source registries.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub image_pull_secrets: Vec<LocalReference>,
     /// A ServiceAccount whose imagePullSecrets are used as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -95,16 +102,19 @@ pub struct JackalPackageSpec {
     /// Stop all work on the package, running transfers included.
     #[serde(default)]
     pub suspend: bool,
-    /// How the images' names in the cluster are made, and whose commands the artifact is for.
+    /// How the images' names in the cluster are made.
     #[serde(default)]
-    pub naming: Naming,
+    pub naming: NamingPolicy,
+    /// Whose commands the artifact is for.
+    #[serde(default)]
+    pub format: PackageFormat,
     /// How layers are stored that have no compressed form yet.
     #[serde(default)]
     pub compression: Compression,
     /// Whether signatures, attestations and SBOMs that refer to an image in its source registry are brought along with
-    /// it. Default: Copy.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub referrers: Option<ReferrersPolicy>,
+    /// it.
+    #[serde(default)]
+    pub referrers: ReferrersPolicy,
     /// What happens to what was pushed when the package is deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
@@ -121,9 +131,21 @@ pub struct JackalPackageSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signing: Option<SigningSpec>,
     /// Whose signatures the images must have. Every entry that is about an image must be satisfied.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub verify: Vec<VerifySpec>,
+}
+
+/// Which commands the artifact is for: the name and kind of its definition, and its media types.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum PackageFormat {
+    /// Jackal where names are made as Jackal's webhook expects them, Zarf elsewhere.
+    #[default]
+    Auto,
+    /// For Jackal's commands: `jackal.yaml`.
+    Jackal,
+    /// For Zarf's commands: `zarf.yaml`.
+    Zarf,
 }
 
 /// What is wanted of the images' SBOMs.
@@ -157,6 +179,23 @@ fn yes() -> bool {
 }
 
 impl JackalPackageSpec {
+    /// What is wrong with entries of `images` that are no images, which no API server refuses.
+    pub fn invalid_images(&self) -> Vec<String> {
+        let images = || self.components.iter().flat_map(|component| &component.images);
+        if !images().any(|entry| matches!(entry, ImageEntry::Invalid(_))) {
+            return Vec::new();
+        }
+        let object = serde_json::json!({ "spec": self });
+        let found = crate::api::schema::violations(&object, &super::schema::<JackalPackage>(), "JackalPackage");
+        match found.is_empty() {
+            true => vec![
+                "spec.components[].images: write each image by its name, or as an object with the field image"
+                    .to_owned(),
+            ],
+            false => found.iter().map(ToString::to_string).collect(),
+        }
+    }
+
     /// The version; empty while it is another's to say.
     pub fn version(&self) -> &str {
         self.version.as_deref().unwrap_or_default()
@@ -230,38 +269,105 @@ pub struct ComponentSpec {
     /// Whether a deployment of the package may leave it out.
     #[serde(default)]
     pub required: bool,
-    /// Its images.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Its images, each by its name alone, such as `nginx:1.25`, or as an object with these fields:
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 512))]
-    pub images: Vec<ImageSpec>,
+    pub images: Vec<ImageEntry>,
     /// Manifests that a deployment applies, after the charts.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub manifests: Vec<ManifestSpec>,
     /// Helm charts that a deployment installs, in this order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub charts: Vec<ChartSpec>,
     /// Files that a deployment writes first, to the machine where it runs.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["target"]))]
     pub files: Vec<FileSpec>,
 }
 
+/// An image of a component, as it is written.
+///
+/// A structural schema has no type for either of two types. So the API server knows the fields of the object and holds
+/// them against their own schemas, without rules; what else stands there is found by
+/// [`JackalPackageSpec::invalid_images`] and by who plans the package.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ImageEntry {
+    /// The image's name alone.
+    Name(String),
+    /// All that is said of it.
+    Spec(ImageSpec),
+    /// Neither. It is read so that one wrong field does not keep all of the object from being read.
+    Invalid(Value),
+}
+
+impl ImageEntry {
+    /// What it says of the image, if it is an image.
+    pub fn spec(&self) -> Option<Cow<'_, ImageSpec>> {
+        match self {
+            Self::Name(name) => Some(Cow::Owned(ImageSpec::named(name))),
+            Self::Spec(spec) => Some(Cow::Borrowed(spec)),
+            Self::Invalid(_) => None,
+        }
+    }
+}
+
+impl From<ImageSpec> for ImageEntry {
+    fn from(spec: ImageSpec) -> Self {
+        Self::Spec(spec)
+    }
+}
+
+impl JsonSchema for ImageEntry {
+    fn schema_name() -> Cow<'static, str> {
+        "ImageEntry".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = ImageSpec::json_schema(generator);
+        schema.remove("type");
+        schema.remove("additionalProperties");
+        schema.remove("description");
+        schema.insert("x-kubernetes-preserve-unknown-fields".to_owned(), Value::Bool(true));
+        // Of the name alone.
+        schema.insert("minLength".to_owned(), Value::from(1));
+        schema.insert("maxLength".to_owned(), Value::from(NAME_LIMIT));
+        if let Some(schema) = schema.as_object_mut() {
+            remove_rules(schema);
+        }
+        schema
+    }
+}
+
+/// Removes the CEL rules of a schema. Below a schema without a type the API server takes none where there are rules
+/// further up: it cannot tell them what they would see.
+fn remove_rules(schema: &mut serde_json::Map<String, Value>) {
+    schema.remove("x-kubernetes-validations");
+    for value in schema.values_mut() {
+        if let Value::Object(inner) = value {
+            remove_rules(inner);
+        }
+    }
+}
+
 /// An image of a component.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("!(has(self.nodeName) && has(self.nodeSelector))").message("nodeName and nodeSelector both choose the node: set one of them"),
-    validation = Rule::new("!(has(self.nodeName) || has(self.nodeSelector)) || (has(self.source) && self.source != 'Registry')").message("nodeName and nodeSelector choose the node whose engine is read; with source: Registry there is none"),
-    validation = Rule::new("!has(self.policy) || !has(self.source) || self.source == 'Registry'").message("policy chooses among the tags of a registry: set source: Registry, or remove policy")
-)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ImageSpec {
     /// The image, as a pod would name it: `[registry/]repository[:tag][@digest]`.
     #[schemars(length(min = 1, max = 1024))]
     pub image: String,
     /// Where it is read from.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub source: SourceKind,
     /// The node whose engine is read. Default: any node that runs the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -271,7 +377,7 @@ pub struct ImageSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<BTreeMap<String, String>>,
     /// The platforms to take of an image that has several, such as `linux/amd64`. Default: all.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 32),
         inner(
@@ -279,10 +385,21 @@ pub struct ImageSpec {
             regex(pattern = r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$")
         )
     )]
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
     pub platforms: Vec<String>,
     /// Chooses the tag of an image that is written without one, again at each interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<ImagePolicy>,
+}
+
+impl ImageSpec {
+    /// The image of that name, of which nothing else is said.
+    pub fn named(name: &str) -> Self {
+        Self {
+            image: name.to_owned(),
+            ..Self::default()
+        }
+    }
 }
 
 /// How the tag of an image is chosen among those that its registry lists.
@@ -346,6 +463,9 @@ pub struct JackalPackageStatus {
     /// How many images there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counts: Option<Counts>,
+    /// How the images' names in the cluster are made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub naming: Option<Naming>,
     /// Every image with its name in the cluster.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<PackagedImage>,

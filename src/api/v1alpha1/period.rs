@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A span of time in whole milliseconds, written as numbers with units: `90s`, `1h30m`, `1.5h`, `500ms`. The
+/// A span of time in whole milliseconds, written as numbers with units: `90s`, `1h30m`, `1.5h`, `1d`, `500ms`. The
 /// API server checks the form; what is too long for any clock is found here, where it fails one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -19,7 +19,7 @@ pub struct Period(Duration);
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum PeriodError {
     /// It is written in another way.
-    #[error("`{0}` is not a duration: write numbers with the units h, m, s and ms, such as 90s or 1h30m")]
+    #[error("`{0}` is not a duration: {FORM}")]
     Form(String),
     /// Nobody waits that long.
     #[error("the duration `{0}` is longer than ten years: write a shorter one")]
@@ -27,7 +27,9 @@ pub enum PeriodError {
 }
 
 /// The form that the API server checks; [`Period::from_str`] reads just this.
-const PATTERN: &str = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$";
+const PATTERN: &str = r"^([0-9]+([.][0-9]+)?(ms|s|m|h|d|w))+$";
+/// How a span is written.
+const FORM: &str = "write numbers with the units w, d, h, m, s and ms, such as 90s, 1h30m or 1d";
 /// The longest text in characters.
 const TEXT_LIMIT: usize = 64;
 /// The longest span.
@@ -60,6 +62,8 @@ impl FromStr for Period {
                 "s" => 1e3,
                 "m" => 60e3,
                 "h" => 3600e3,
+                "d" => 24.0 * 3600e3,
+                "w" => 7.0 * 24.0 * 3600e3,
                 _ => return Err(form()),
             };
             if number.starts_with('.') || number.ends_with('.') {
@@ -120,7 +124,15 @@ impl JsonSchema for Period {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": PATTERN, "maxLength": TEXT_LIMIT })
+        // A rule and no pattern, whose message would be the expression.
+        json_schema!({
+            "type": "string",
+            "maxLength": TEXT_LIMIT,
+            "x-kubernetes-validations": [{
+                "rule": format!("self.matches('{PATTERN}')"),
+                "message": format!("it is not a duration: {FORM}"),
+            }],
+        })
     }
 }
 
@@ -136,6 +148,10 @@ mod tests {
             ("1.5h", 5_400_000, "1h30m"),
             ("500ms", 500, "500ms"),
             ("0s", 0, "0s"),
+            ("1d", 86_400_000, "24h"),
+            ("1w", 604_800_000, "168h"),
+            ("1w2d3h", 788_400_000, "219h"),
+            ("0.5d", 43_200_000, "12h"),
             ("1h0m0.25s", 3_600_250, "1h250ms"),
         ] {
             let period: Period = text.parse().unwrap();
@@ -153,7 +169,11 @@ mod tests {
             "h",
             "-1s",
             "+1s",
-            "1d",
+            "1D",
+            "1 d",
+            "1day",
+            "1y",
+            "d",
             "1.s",
             ".5s",
             "1.2.3s",

@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{ImagePatterns, LocalReference};
+use super::common::{ImagePatterns, LocalReference, null_as_default};
 
 /// How a package is signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -16,7 +16,11 @@ pub struct SigningSpec {
     /// `zarf package verify`. They are in no transparency log.
     pub secret_ref: LocalReference,
     /// The images of the package that are signed too, in the registry inside the cluster. Default: none.
-    #[serde(default, skip_serializing_if = "ImagePatterns::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "ImagePatterns::is_empty"
+    )]
     #[schemars(transform = ImagePatterns::describe)]
     pub images: ImagePatterns,
 }
@@ -33,15 +37,19 @@ pub struct SigningSpec {
 pub struct VerifySpec {
     /// The images that it is about. They must come from registries: an engine keeps no signatures. Default: all images
     /// with `source: Registry`.
-    #[serde(default, skip_serializing_if = "ImagePatterns::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "ImagePatterns::is_empty"
+    )]
     #[schemars(transform = ImagePatterns::describe)]
     pub images: ImagePatterns,
     /// Keys, any of which may have signed.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 16))]
     pub public_keys: Vec<PublicKeySource>,
     /// Identities, any of which may have signed without a key.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 16))]
     pub identities: Vec<IdentitySpec>,
     /// A ConfigMap with the authorities and logs that identities are verified against, without asking anybody: the

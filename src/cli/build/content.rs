@@ -48,7 +48,7 @@ impl Build {
         self.say_missing(report, display);
         let key = self.signing_key(spec, given).await?;
         let works = Works::open(self, &plan, target.clone(), idle, given).await?;
-        let forms = (spec.compression, spec.referrers.unwrap_or_default());
+        let forms = (spec.compression, spec.referrers);
         self.move_all(&works, forms, &plan, display, report).await;
         if !report.failures.is_empty() {
             return Ok(());

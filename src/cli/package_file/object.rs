@@ -3,13 +3,13 @@
 use std::fmt;
 use std::sync::LazyLock;
 
-use kube::{CustomResourceExt as _, ResourceExt};
+use kube::ResourceExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::document::Document;
 use crate::api::schema::{drop_nulls, violations};
-use crate::api::v1alpha1::{JackalImage, JackalPackage, JackalPackageSpec};
+use crate::api::v1alpha1::{self, JackalImage, JackalPackage, JackalPackageSpec};
 use crate::cli::Unusable;
 
 /// The component that a single image is put in, for the plan.
@@ -44,12 +44,8 @@ pub(in crate::cli) struct Object {
 
 /// The OpenAPI schema of a kind.
 fn schema(kind: Kind) -> &'static Value {
-    static SCHEMAS: LazyLock<[Value; 2]> = LazyLock::new(|| {
-        [JackalPackage::crd(), JackalImage::crd()].map(|definition| {
-            let definition = serde_json::to_value(definition).unwrap_or_default();
-            definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
-        })
-    });
+    static SCHEMAS: LazyLock<[Value; 2]> =
+        LazyLock::new(|| [v1alpha1::schema::<JackalPackage>(), v1alpha1::schema::<JackalImage>()]);
     match kind {
         Kind::Package => &SCHEMAS[0],
         Kind::Image => &SCHEMAS[1],

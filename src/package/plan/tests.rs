@@ -6,14 +6,7 @@ use crate::oci::Digest;
 const ADDRESS: &str = "127.0.0.1:31999";
 
 fn wish(image: &str) -> ImageSpec {
-    ImageSpec {
-        image: image.to_owned(),
-        source: SourceKind::Registry,
-        node_name: None,
-        node_selector: None,
-        platforms: Vec::new(),
-        policy: None,
-    }
+    ImageSpec::named(image)
 }
 
 fn docker(image: &str) -> ImageSpec {
@@ -28,7 +21,7 @@ fn component(name: &str, images: &[ImageSpec]) -> ComponentSpec {
         name: name.to_owned(),
         description: None,
         required: false,
-        images: images.to_vec(),
+        images: images.iter().cloned().map(ImageEntry::from).collect(),
         manifests: Vec::new(),
         charts: Vec::new(),
         files: Vec::new(),
@@ -38,7 +31,7 @@ fn component(name: &str, images: &[ImageSpec]) -> ComponentSpec {
 fn spec(naming: Naming, components: Vec<ComponentSpec>) -> JackalPackageSpec {
     let text = r#"{"version":"1.0.0","components":[]}"#;
     JackalPackageSpec {
-        naming,
+        naming: naming.into(),
         components,
         ..serde_json::from_str(text).unwrap()
     }
@@ -329,6 +322,56 @@ fn one_digest_may_have_two_names() {
         plan(Naming::Plain, &[wish(&both[0]), platforms]),
         Reason::InvalidSpec,
         &["linux/arm64"],
+    );
+}
+
+#[test]
+fn an_image_is_its_name_or_an_object() {
+    let spec = |images: serde_json::Value| -> JackalPackageSpec {
+        let component = serde_json::json!({ "name": "a", "images": images });
+        serde_json::from_value(serde_json::json!({ "version": "1", "components": [component] })).unwrap()
+    };
+    let written =
+        serde_json::json!(["nginx:1.25", { "image": "app:dev", "source": "Docker" }, { "image": "nginx:1.25" }]);
+    let planned = Plan::of(&spec(written), ADDRESS, "").unwrap().images;
+    let planned: Vec<_> = planned
+        .iter()
+        .map(|image| (image.image.to_string(), image.spec.source))
+        .collect();
+    assert_eq!(
+        planned,
+        [
+            ("docker.io/library/nginx:1.25".to_owned(), SourceKind::Registry),
+            ("docker.io/library/app:dev".to_owned(), SourceKind::Docker)
+        ]
+    );
+    for (wrong, parts) in [
+        (
+            serde_json::json!(["a", { "image": "b", "platfroms": ["linux/amd64"] }]),
+            &["spec.components[0].images[1].platfroms", "did you mean platforms?"][..],
+        ),
+        (
+            serde_json::json!([{ "image": "b", "source": "docker" }]),
+            &["images[0].source", "Docker"],
+        ),
+        (serde_json::json!([5]), &["spec.components[0].images[0]", "a string"]),
+        (serde_json::json!([null]), &["spec.components[0].images[0] is empty"]),
+        (
+            serde_json::json!([{ "source": "Docker" }]),
+            &["images[0]", "image is missing"],
+        ),
+    ] {
+        refuses(Plan::of(&spec(wrong), ADDRESS, ""), Reason::InvalidSpec, parts);
+    }
+    let nulls =
+        serde_json::json!([{ "image": "b", "platforms": null, "source": null, "nodeName": null, "policy": null }]);
+    assert_eq!(Plan::of(&spec(nulls), ADDRESS, "").unwrap().images.len(), 1);
+    assert_eq!(
+        Plan::of(&spec(serde_json::Value::Null), ADDRESS, "")
+            .unwrap()
+            .images
+            .len(),
+        0
     );
 }
 

@@ -133,11 +133,11 @@ fn the_package_is_as_though_the_tags_were_written() {
     let made = effective(&spec, &selections).unwrap();
     assert!(!follows(&made));
     assert_eq!(made.version(), "6.1.0");
-    let images: Vec<&str> = made
+    let images: Vec<String> = made
         .components
         .iter()
         .flat_map(|one| &one.images)
-        .map(|image| image.image.as_str())
+        .map(|image| image.spec().unwrap().image.clone())
         .collect();
     assert_eq!(
         images,
@@ -148,7 +148,7 @@ fn the_package_is_as_though_the_tags_were_written() {
             "r:5000/x/app:6.1.0"
         ]
     );
-    assert!(selections[0].made(&made.components[1].images[0]));
+    assert!(selections[0].made(&made.components[1].images[0].spec().unwrap()));
     assert_eq!(effective(&spec, &selections[..1]), None);
     // Without a policy nothing is to be chosen.
     let plain: JackalPackageSpec = serde_json::from_value(json!({ "version": "1", "components": [] })).unwrap();

@@ -68,20 +68,34 @@ async fn what_is_written_wrong_says_so_until_it_is_written_right() {
     };
 
     apply("unparsable", of(json!({ "image": "Team/App:1" })));
-    apply(
-        "twice",
-        json!([
-            { "name": "web", "images": [{ "image": good }] },
-            { "name": "web", "images": [] },
-        ]),
-    );
-    apply("too-long", of(json!({ "image": longest })));
+    for (name, image) in [
+        ("misspelt", json!({ "image": good, "platfroms": ["linux/amd64"] })),
+        (
+            "two-nodes",
+            json!({ "image": good, "source": "Docker", "nodeName": "a", "nodeSelector": { "b": "c" } }),
+        ),
+        ("no-node", json!({ "image": good, "nodeName": "a" })),
+        (
+            "no-tags",
+            json!({ "image": "a/b", "source": "Docker", "policy": { "semver": { "range": "1.x" } } }),
+        ),
+        ("number", json!(5)),
+        ("no-policy", json!({ "image": "a/b", "policy": {} })),
+        (
+            "odd-order",
+            json!({ "image": "a/b", "policy": { "semver": { "range": "1.x" }, "order": "Numerical" } }),
+        ),
+    ] {
+        apply(name, of(image));
+    }
+    let jackal = json!({ "components": of(json!({ "image": longest })), "naming": "Jackal" });
+    cluster.apply(&package("too-long", &registry.host, jackal));
     single("unparsable", json!({ "image": "Team/App:1" }));
     single(
         "unparsable-local",
         json!({ "image": format!("{local}:dev@sha256:12"), "source": "Docker" }),
     );
-    single("too-long", json!({ "image": longest }));
+    single("too-long", json!({ "image": longest, "naming": "Jackal" }));
     let cases = vec![
         Case::new(
             "unparsable",
@@ -96,10 +110,58 @@ async fn what_is_written_wrong_says_so_until_it_is_written_right() {
         .of_package()
         .stalled(),
         Case::new(
-            "twice",
+            "misspelt",
             "InvalidSpec",
-            &["two components are called `web`", "rename one"],
-            Box::pin(reads(cluster, "twice", json!({ "image": good }))),
+            &["spec.components[0].images[0].platfroms", "did you mean platforms?"],
+            Box::pin(reads(cluster, "misspelt", json!({ "image": good }))),
+        )
+        .of_package()
+        .stalled(),
+        Case::new(
+            "two-nodes",
+            "InvalidSpec",
+            &["both choose the node; set one of them"],
+            Box::pin(reads(cluster, "two-nodes", json!(good))),
+        )
+        .of_package()
+        .stalled(),
+        Case::new(
+            "no-node",
+            "InvalidSpec",
+            &["source: Registry reads none"],
+            Box::pin(reads(cluster, "no-node", json!(good))),
+        )
+        .of_package()
+        .stalled(),
+        Case::new(
+            "no-tags",
+            "InvalidSpec",
+            &["only a registry's tags can be followed"],
+            Box::pin(reads(cluster, "no-tags", json!(good))),
+        )
+        .of_package()
+        .stalled(),
+        Case::new(
+            "no-policy",
+            "InvalidSpec",
+            &["its policy needs one of semver and pattern"],
+            Box::pin(reads(cluster, "no-policy", json!(good))),
+        )
+        .of_package()
+        .stalled(),
+        Case::new(
+            "odd-order",
+            "InvalidSpec",
+            &["order is for pattern"],
+            Box::pin(reads(cluster, "odd-order", json!(good))),
+        )
+        .of_package()
+        .stalled(),
+        Case::new(
+            "number",
+            "InvalidSpec",
+            &["spec.components[0].images[0]", "expected a string or an object"],
+            Box::pin(reads(cluster, "number", json!(good))),
         )
         .of_package()
         .stalled(),

@@ -1,18 +1,83 @@
-//! No registry named anywhere, and the state that Jackal leaves in a cluster. Its namespace is one for the whole
-//! API server, so nothing else may use it.
+//! No registry named anywhere, and the state that Jackal and Zarf leave in a cluster. Their namespaces are ones for the
+//! whole API server, so nothing else may use them, and the registry has a name that no other test uses.
 
-use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
-use kube::api::DeleteParams;
 use serde_json::json;
 
-use super::specs::{ADDRESS, of};
+use super::specs::of;
 use super::trial::{Case, Trial};
+use crate::support::cluster::Cluster;
 use crate::support::faulty::{Scripted, reply};
 use crate::support::image::{image, noise, put};
 use crate::support::process::run;
 use crate::support::program;
 use crate::support::registry::{Options, TestRegistry, Version};
+
+/// What pods call the registry that the state names.
+const ADDRESS: &str = "127.0.0.1:31990";
+
+/// Has the cluster say that `tool` set up its registry.
+fn initialise(tool: &str) {
+    let registry = json!({ "address": ADDRESS, "pushUsername": "pusher", "pushPassword": "right" });
+    let state = json!({ "registryInfo": registry }).to_string();
+    let objects = json!({ "apiVersion": "v1", "kind": "List", "items": [
+        { "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": tool } },
+        {
+            "apiVersion": "v1", "kind": "Secret", "stringData": { "state": state },
+            "metadata": { "name": format!("{tool}-state"), "namespace": tool },
+        },
+    ]});
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("state.yaml");
+    std::fs::write(&file, objects.to_string()).unwrap();
+    kubectl(&["apply", "--server-side", "--filename", file.to_str().unwrap()]);
+}
+
+fn forget(tool: &str) {
+    let secret = format!("{tool}-state");
+    kubectl(&["--namespace", tool, "delete", "secret", &secret, "--ignore-not-found"]);
+}
+
+/// The package `name` of that image, in the cluster's own registry or in the one of these fields.
+fn written(name: &str, image: &str, registry: serde_json::Value) -> String {
+    let spec = json!({ "version": "1", "components": of(json!(image)), "registry": registry });
+    json!({ "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalPackage", "metadata": { "name": name }, "spec": spec })
+        .to_string()
+}
+
+/// Expects names and an artifact as `tool` has them, wherever the cluster's registry is meant, and plain ones elsewhere.
+async fn named_as(cluster: &Cluster, tool: &str, source: &str, destination: &TestRegistry) {
+    let (mine, other) = (format!("{tool}-mine"), format!("{tool}-other"));
+    let image = |what: &str| format!("{source}/{tool}/{what}:1");
+    cluster.apply(&written(&mine, &image("mine"), json!({})));
+    let own = json!({ "address": destination.host, "insecure": true, "secretRef": { "name": "own" } });
+    cluster.apply(&written(&other, &image("other"), own));
+    let lone = json!({ "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalImage", "metadata": { "name": mine },
+        "spec": { "image": image("lone"), "registry": { "address": ADDRESS, "endpoint": destination.host, "insecure": true,
+            "secretRef": { "name": "state" } } } });
+    cluster.apply(&lone.to_string());
+    let said = |naming: Option<jackal_operator::oci::Naming>| naming.map(|naming| format!("{naming:?}").to_lowercase());
+    let status = cluster.ready(&mine).await.status.unwrap();
+    let name = &status.images[0].name;
+    assert!(name.starts_with(&format!("{ADDRESS}/{tool}/mine:1-{tool}-")), "{name}");
+    assert_eq!(said(status.naming).as_deref(), Some(tool));
+    let artifact = destination
+        .repository(&mine)
+        .manifest(&status.artifact.unwrap().digest)
+        .await
+        .unwrap()
+        .unwrap();
+    let config = &artifact.manifest().unwrap().config.media_type;
+    assert_eq!(*config, format!("application/vnd.{tool}.config.v1+json"));
+    let status = cluster.ready(&other).await.status.unwrap();
+    assert_eq!(status.images[0].name, format!("{}/{tool}/other:1", destination.host));
+    assert_eq!(said(status.naming).as_deref(), Some("plain"));
+    let status = cluster.image_ready(&mine).await.status.unwrap();
+    let name = status.name.unwrap();
+    assert!(name.starts_with(&format!("{ADDRESS}/{tool}/lone:1-{tool}-")), "{name}");
+    assert_eq!(said(status.naming).as_deref(), Some(tool));
+
+    forget(tool);
+}
 
 fn kubectl(arguments: &[&str]) {
     run(program("JACKAL_BIN_KUBECTL"), arguments);
@@ -30,15 +95,16 @@ async fn without_a_registry_it_waits_for_the_clusters_own() {
         Some("1"),
     )
     .await;
+    for tool in ["jackal", "zarf"] {
+        for what in ["mine", "other", "lone"] {
+            let repository = source.repository(&format!("{tool}/{what}"));
+            let content = image(&repository, "linux/amd64", noise(33, 5_000)).await;
+            put(&repository, &content, Some("1")).await;
+        }
+    }
     // Of a run that was broken off.
-    kubectl(&[
-        "--namespace",
-        "jackal",
-        "delete",
-        "secret",
-        "jackal-state",
-        "--ignore-not-found",
-    ]);
+    forget("jackal");
+    forget("zarf");
 
     let arguments = [
         "--registry-endpoint",
@@ -48,14 +114,7 @@ async fn without_a_registry_it_waits_for_the_clusters_own() {
     ];
     let trial = Trial::new(&arguments).await;
     let cluster = &trial.cluster;
-    let written = json!({
-        "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalPackage", "metadata": { "name": "app" },
-        "spec": { "version": "1", "components": of(json!({ "image": format!("{}/team/app:1", source.host) })) },
-    });
-    cluster.apply(&written.to_string());
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("state.yaml");
-    let file = file.to_str().unwrap();
+    cluster.apply(&written("app", &format!("{}/team/app:1", source.host), json!({})));
     let case = Case::new(
         "app",
         "InvalidSpec",
@@ -65,19 +124,7 @@ async fn without_a_registry_it_waits_for_the_clusters_own() {
             "--registry-address",
             "initialise the cluster",
         ],
-        Box::pin(async {
-            let registry = json!({ "address": ADDRESS, "pushUsername": "pusher", "pushPassword": "right" });
-            let state = json!({ "registryInfo": registry }).to_string();
-            let objects = json!({ "apiVersion": "v1", "kind": "List", "items": [
-                { "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "jackal" } },
-                {
-                    "apiVersion": "v1", "kind": "Secret", "stringData": { "state": state },
-                    "metadata": { "name": "jackal-state", "namespace": "jackal" },
-                },
-            ]});
-            std::fs::write(file, objects.to_string()).unwrap();
-            kubectl(&["apply", "--server-side", "--filename", file]);
-        }),
+        Box::pin(async { initialise("jackal") }),
     );
     trial.run(vec![case.of_package()]).await;
     let status = cluster.package("app").await.status.unwrap();
@@ -90,8 +137,11 @@ async fn without_a_registry_it_waits_for_the_clusters_own() {
         status.images[0].digest.as_deref().unwrap()
     );
 
-    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), "jackal");
-    secrets.delete("jackal-state", &DeleteParams::default()).await.unwrap();
+    cluster.apply(&super::registries::credentials("own", &destination.host, "right"));
+    cluster.apply(&super::registries::credentials("state", ADDRESS, "right"));
+    named_as(cluster, "jackal", &source.host, &destination).await;
+    initialise("zarf");
+    named_as(cluster, "zarf", &source.host, &destination).await;
 }
 
 /// The operator's own credentials are for the registry that its flags name, not for one of the same name that an

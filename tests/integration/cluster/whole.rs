@@ -32,7 +32,7 @@ async fn whole_way(variable: &str) {
         format!("{{image: '{}', source: Docker}}", image.name),
     ];
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    cluster.apply(&package("older", &older.host, &lines, ""));
+    cluster.apply(&package("older", &older.host, &lines, "naming: Jackal"));
     cluster.apply(&package("newer", &newer.host, &lines, "naming: Zarf"));
     let mut digests = Vec::new();
     for (name, registry) in [("older", &older), ("newer", &newer)] {

@@ -3,6 +3,7 @@
 
 mod apply;
 mod docs;
+mod examples;
 mod flux;
 mod golden;
 mod states;

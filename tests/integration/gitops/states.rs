@@ -81,6 +81,7 @@ spec:
     description: what visitors see
     required: true
     images:
+    - nginx:1.25
     - image: ghcr.io/stefanprodan/podinfo:6.3.3
       platforms: [linux/amd64, linux/arm64]
     - {image: 'app:dev', source: Docker, nodeName: worker-1}
@@ -97,7 +98,8 @@ spec:
   interval: 1h30m
   stallTimeout: 500ms
   suspend: true
-  naming: Plain
+  naming: Auto
+  format: Zarf
   compression: Zstd
   deletionPolicy: Delete
   retention: {revisions: 5}

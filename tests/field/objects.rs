@@ -1,0 +1,265 @@
+//! Our own objects as people and templates write them: against a real API server by both ways of `kubectl apply`, and by
+//! `build`.
+
+use std::process::Command;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use jackal_operator::api::v1alpha1::JackalPackage;
+use serde_json::{Value, json};
+
+use super::{Case, check};
+use crate::support::cluster::Cluster;
+use crate::support::image::{image, noise, put};
+use crate::support::objects::{package, registry_at};
+use crate::support::registry::{TestRegistry, Version};
+
+/// Runs a case in a thread of its own: the futures of a [`Cluster`] stay in theirs.
+fn alone<F: Future<Output = ()>>(case: impl FnOnce() -> F + Send + 'static) -> BoxFuture<'static, ()> {
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.unwrap().block_on(case());
+    };
+    let ended = tokio::task::spawn_blocking(run);
+    async {
+        if let Err(error) = ended.await {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+    .boxed()
+}
+
+/// The ways in which an object gets into a cluster.
+const WAYS: [&[&str]; 2] = [&[], &["--server-side"]];
+
+/// A package of that spec, to apply.
+fn object(name: &str, spec: &Value) -> String {
+    let object = json!({
+        "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalPackage", "metadata": { "name": name }, "spec": spec,
+    });
+    object.to_string()
+}
+
+/// What `build --check` says of an object, and whether it is content.
+fn build(object: &str) -> (bool, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("package.yaml");
+    std::fs::write(&file, object).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_jackal-operator"))
+        .args(["build", file.to_str().unwrap(), "--check"])
+        .output()
+        .unwrap();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}
+
+/// Expects that every way takes the spec.
+async fn taken(spec: Value) {
+    let cluster = Cluster::new().await;
+    for (number, way) in WAYS.iter().enumerate() {
+        let object = object(&format!("taken-{number}"), &spec);
+        cluster
+            .try_apply_with(&object, way)
+            .unwrap_or_else(|error| panic!("{way:?}: {error}"));
+    }
+    let (content, said) = build(&object("taken", &spec));
+    assert!(content, "{said}");
+}
+
+/// Expects that every way refuses the spec, in these words.
+async fn refused(spec: Value, words: &[&str]) {
+    let cluster = Cluster::new().await;
+    let object = object("refused", &spec);
+    for way in WAYS {
+        let said = cluster.try_apply_with(&object, way).unwrap_err();
+        assert!(words.iter().any(|word| said.contains(word)), "{way:?}: {said}");
+    }
+    let (content, said) = build(&object);
+    assert!(!content, "build takes it");
+    assert!(words.iter().any(|word| said.contains(word)), "build: {said}");
+}
+
+/// A spec of one component with these fields besides.
+fn with(fields: Value) -> Value {
+    let mut spec = json!({ "version": "1", "components": [{ "name": "a" }] });
+    for (key, value) in fields.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    spec
+}
+
+/// The condition Ready of a package that is stalled.
+async fn stalled(cluster: &Cluster, name: &str) -> String {
+    let message = |package: &JackalPackage| {
+        let conditions = &package.status.as_ref()?.conditions;
+        let stalled = conditions.iter().find(|condition| condition.type_ == "Stalled")?;
+        (stalled.reason == "InvalidSpec").then(|| stalled.message.clone())
+    };
+    let is = |package: &JackalPackage| message(package).map(|_| ());
+    let package = cluster.package_where(name, "stalled by InvalidSpec", is).await;
+    message(&package).unwrap()
+}
+
+/// Expects that the operator and `build` refuse an image in these words, and that the object can be deleted.
+async fn image_refused(written: Value, words: &[&str]) {
+    let cluster = Cluster::new().await;
+    let _controller = cluster.controller(&[]);
+    let mut spec = with(json!({ "components": [{ "name": "a", "images": ["a/b:1", written] }] }));
+    spec["registry"] = json!({ "address": "127.0.0.1:31999", "insecure": true });
+    let object = object("refused", &spec);
+    cluster.apply(&object);
+    let said = stalled(&cluster, "refused").await;
+    let (content, built) = build(&object);
+    assert!(!content, "build takes it");
+    for word in words {
+        assert!(said.contains(word), "{said}");
+        assert!(built.contains(word), "{built}");
+    }
+    cluster.kubectl(&["delete", "jkpkg/refused", "--timeout=30s"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_is_taken_or_refused_with_its_place() {
+    check(&[
+        Case {
+            report: "jaegertracing/jaeger-operator#985",
+            input: "fields that a template left empty: `images:`, `platforms: null`, `registry:`, `suspend: null`",
+            expected: "taken as absent by both ways of applying and by build",
+            run: || alone(|| {
+                taken(with(json!({
+                    "components": [
+                        { "name": "a", "images": null, "charts": null, "manifests": null, "files": null, "description": null, "required": null },
+                        { "name": "b", "images": [{ "image": "a/b:1", "platforms": null, "nodeName": null, "source": null }] },
+                    ],
+                    "description": null, "registry": null, "suspend": null, "imagePullSecrets": null, "verify": null,
+                    "signing": null, "retention": null, "sbom": null, "interval": null, "stallTimeout": null,
+                })))
+}),
+        },
+        Case {
+            report: "Arnavion/k8s-openapi#173",
+            input: "`null` for what has a default and within objects, by server-side apply",
+            expected: "taken as absent",
+            run: || alone(|| {
+                taken(with(json!({
+                    "components": [{ "name": "a", "images": [
+                        { "image": "a/b:1", "policy": null, "nodeSelector": null },
+                    ] }],
+                    "naming": null, "format": null, "compression": null, "referrers": null, "deletionPolicy": null,
+                    "registry": { "address": null, "endpoint": null, "insecure": null, "secretRef": null },
+                })))
+}),
+        },
+        Case {
+            report: "enix/kube-image-keeper#451",
+            input: "`interval: 1d`",
+            expected: "a day",
+            run: || alone(|| taken(with(json!({ "interval": "1d", "stallTimeout": "0.5d" })))),
+        },
+        Case {
+            report: "enix/kube-image-keeper#451",
+            input: "`interval: 1w2d`",
+            expected: "nine days",
+            run: || alone(|| taken(with(json!({ "interval": "1w2d" })))),
+        },
+        Case {
+            report: "fluxcd/helm-controller#556",
+            input: "a duration of an unknown unit",
+            expected: "a message that names the units, and not a regular expression",
+            run: || alone(|| refused(with(json!({ "interval": "1y" })), &["the units w, d, h, m, s and ms"])),
+        },
+        Case {
+            report: "Kubernetes API concepts, server-side apply, merge strategy",
+            input: "two components of one name",
+            expected: "refused, with the name",
+            run: || alone(|| {
+                let spec = with(json!({ "components": [{ "name": "web" }, { "name": "web" }] }));
+                refused(
+                    spec,
+                    &[
+                        r#"Duplicate value: {"name":"web"}"#,
+                        r#"duplicate entries for key [name="web"]"#,
+                        "two components are called `web`",
+                    ],
+                )
+}),
+        },
+        Case {
+            report: "ray-project/kuberay#4840",
+            input: "two appliers, each with components of its own",
+            expected: "both stand, and neither takes the other's away",
+            run: || alone(|| two_appliers()),
+        },
+        Case {
+            report: "kubernetes/kubernetes#91153",
+            input: "an image by its name beside one that is an object",
+            expected: "both are brought",
+            run: || alone(|| names_and_objects()),
+        },
+        Case {
+            report: "kubernetes-sigs/headlamp#7147",
+            input: "a misspelt field of an image",
+            expected: "stalled, and refused by build, with the field's path and what was meant",
+            run: || alone(|| {
+                image_refused(
+                    json!({ "image": "a/c:1", "platfroms": ["linux/amd64"] }),
+                    &["spec.components[0].images[1].platfroms", "did you mean platforms?"],
+                )
+}),
+        },
+        Case {
+            report: "kubernetes-sigs/headlamp#7147",
+            input: "a number in place of an image",
+            expected: "stalled, and refused by build, with its path",
+            run: || alone(|| image_refused(json!(5), &["spec.components[0].images[1]", "a string or an object"])),
+        },
+    ])
+    .await;
+}
+
+async fn two_appliers() {
+    let cluster = Cluster::new().await;
+    let component = |name: &str| {
+        object(
+            "shared",
+            &with(json!({ "components": [{ "name": name, "images": ["a/b:1"] }] })),
+        )
+    };
+    for (name, manager) in [("web", "--field-manager=one"), ("app", "--field-manager=two")] {
+        cluster
+            .try_apply_with(&component(name), &["--server-side", manager])
+            .unwrap_or_else(|error| panic!("{error}"));
+    }
+    let spec = cluster.package("shared").await.spec;
+    let names: Vec<&str> = spec
+        .components
+        .iter()
+        .map(|component| component.name.as_str())
+        .collect();
+    assert_eq!(names, ["web", "app"]);
+}
+
+async fn names_and_objects() {
+    let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
+    let mut names = Vec::new();
+    for name in ["app", "tool"] {
+        let repository = registry.repository(&format!("team/{name}"));
+        let content = image(&repository, "linux/amd64", noise(41, 5_000)).await;
+        put(&repository, &content, Some("1")).await;
+        names.push(format!("{}/team/{name}:1", registry.host));
+    }
+    let _controller = cluster.controller(&["--insecure-registry", &registry.host]);
+    let object = format!("{{image: '{}', platforms: [linux/amd64]}}", names[1]);
+    let images = [format!("'{}'", names[0]), object];
+    let images: Vec<&str> = images.iter().map(String::as_str).collect();
+    cluster.apply(&package("shop", "1", &images, &registry_at(&registry.host)));
+    let status = cluster.ready("shop").await.status.unwrap();
+    let brought: Vec<&str> = status.images.iter().map(|row| row.name.as_str()).collect();
+    assert_eq!(brought, ["127.0.0.1:31999/team/app:1", "127.0.0.1:31999/team/tool:1"]);
+    assert_eq!(
+        status.naming.map(|naming| format!("{naming:?}")).as_deref(),
+        Some("Plain")
+    );
+}
