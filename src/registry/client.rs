@@ -109,11 +109,6 @@ impl Answer {
         self.response.url()
     }
 
-    /// Whether it refuses a token that was given for this very request: who asks is known.
-    pub fn is_insufficient(&self) -> bool {
-        self.insufficient
-    }
-
     pub fn status(&self) -> StatusCode {
         self.response.status()
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use super::explanation::{self, Explanation};
+use super::explanation::{self, Explanation, Says};
 use crate::fault::{Fault, Reason};
 use crate::oci::DocumentError;
 
@@ -176,8 +176,9 @@ impl Error {
 
     /// What an answer with the wrong status says. `after` is its `Retry-After`.
     pub(super) fn status(call: &str, status: u16, after: Option<Duration>, body: &[u8]) -> Self {
-        let Explanation { codes, text: words } = Explanation::read(body);
-        let says = says_of(&words);
+        let explanation = Explanation::read(body);
+        let says = explanation.says();
+        let Explanation { codes, text: words } = explanation;
         let has = |wanted: &[&str]| codes.iter().any(|code| wanted.contains(&code.as_str()));
         let kind = match status {
             429 => Kind::RateLimited { after },
@@ -395,36 +396,6 @@ pub(super) fn backoff(tried: u32) -> Duration {
 /// The statuses after which the same request may succeed.
 pub(super) fn is_temporary(status: u16) -> bool {
     matches!(status, 408 | 429 | 499 | 500 | 502 | 503 | 504 | 522)
-}
-
-/// What some explanations mean, whatever status they come with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Says {
-    NoSpace,
-    Immutable,
-}
-
-fn says_of(words: &str) -> Option<Says> {
-    const NO_SPACE: [&str; 8] = [
-        "no space left",
-        "disk is full",
-        "disk full",
-        "not enough space",
-        "insufficient storage",
-        "storage limit",
-        "quota exceeded",
-        "quota has been exceeded",
-    ];
-    let words = words.to_ascii_lowercase();
-    let quota = words.contains("quota") && ["exceed", "reached", "over"].iter().any(|word| words.contains(word));
-    if quota || NO_SPACE.iter().any(|phrase| words.contains(phrase)) {
-        return Some(Says::NoSpace);
-    }
-    let immutable = ["immutable", "imagetagalreadyexists", "cannot be overwritten"];
-    immutable
-        .iter()
-        .any(|word| words.contains(word))
-        .then_some(Says::Immutable)
 }
 
 /// The codes of a registry's errors (distribution specification, "Error Codes") and its words for people.

@@ -92,8 +92,6 @@ impl Repository {
         match answer.status().as_u16() {
             200 => Ok(Headed::Found(answer)),
             404 => Ok(Headed::Absent),
-            // Another request would only have a wrong password counted twice.
-            401 if !answer.is_insufficient() => Err(answer.failure().await),
             _ => Ok(Headed::Unsupported),
         }
     }

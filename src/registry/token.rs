@@ -121,6 +121,7 @@ impl Tokens {
             method,
             scope,
             current: None,
+            is_new: false,
             offered: Vec::new(),
             tried: Vec::new(),
             answered: false,
@@ -136,8 +137,11 @@ impl Tokens {
         let Some(challenge) = known.or(last) else {
             return Ok(proof);
         };
-        match self.answer(label, scope, &challenge, None).await {
-            Ok(header) => proof.current = Some((challenge, header)),
+        match self.answer(label, scope, &challenge, None, false).await {
+            Ok((header, given)) => {
+                proof.is_new = given == Given::Now;
+                proof.current = Some((challenge, header));
+            }
             // It need not be what this request is asked for.
             Err(error) if !is_known && !error.temporary() => {
                 tracing::debug!(%error, "sending a request without a proof");
@@ -191,14 +195,16 @@ impl Tokens {
         }
     }
 
-    /// What to send as `Authorization` for `challenge`, another than `rejected` where there may be another.
+    /// What to send as `Authorization` for `challenge`, another than `rejected` where there may be another: a token that
+    /// `is_new` is not fetched again.
     async fn answer(
         &self,
         label: &str,
         scope: &Scope,
         challenge: &Challenge,
         rejected: Option<&HeaderValue>,
-    ) -> Result<HeaderValue, Error> {
+        is_new: bool,
+    ) -> Result<(HeaderValue, Given), Error> {
         let credentials = self.service.credentials.as_ref();
         let Challenge::Bearer {
             realm,
@@ -207,7 +213,7 @@ impl Tokens {
         } = challenge
         else {
             return match credentials.filter(|credentials| credentials.has_password()) {
-                Some(credentials) => basic(label, credentials),
+                Some(credentials) => Ok((basic(label, credentials)?, Given::ByUser)),
                 None => Err(Error::new(
                     Kind::Unauthorized,
                     label,
@@ -216,7 +222,8 @@ impl Tokens {
             };
         };
         if let Some(token) = credentials.and_then(|credentials| credentials.registry_token.as_ref()) {
-            return sensitive(label, format!("Bearer {}", token.expose_secret()));
+            let header = sensitive(label, format!("Bearer {}", token.expose_secret()))?;
+            return Ok((header, Given::ByUser));
         }
         let wanted = Wanted {
             realm: self.service.origin.resolved(realm.clone()),
@@ -228,12 +235,12 @@ impl Tokens {
         let mut cell = cell.lock().await;
         if let Some(token) = cell.as_ref()
             && token.until > Instant::now()
-            && Some(&token.value) != rejected
+            && (is_new || Some(&token.value) != rejected)
         {
-            return Ok(token.value.clone());
+            return Ok((token.value.clone(), Given::Before));
         }
         let token = self.service.fetch(&wanted).await?;
-        Ok(cell.insert(token).value.clone())
+        Ok((cell.insert(token).value.clone(), Given::Now))
     }
 
     fn cell(&self, wanted: &Wanted) -> Cell {
@@ -245,6 +252,17 @@ impl Tokens {
     }
 }
 
+/// By whom an `Authorization` was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Given {
+    /// It is what the user gave.
+    ByUser,
+    /// By a token service, for another request.
+    Before,
+    /// By a token service, for this request.
+    Now,
+}
+
 /// How one request proves who asks.
 pub(super) struct Proof<'a> {
     tokens: &'a Tokens,
@@ -252,6 +270,8 @@ pub(super) struct Proof<'a> {
     method: &'a Method,
     scope: &'a Scope,
     current: Option<(Challenge, HeaderValue)>,
+    /// The token in it was given for this request.
+    is_new: bool,
     /// Challenges of the answers to this request, the better first.
     offered: Vec<Challenge>,
     tried: Vec<Challenge>,
@@ -315,15 +335,15 @@ impl Proof<'_> {
                 continue;
             }
             self.tried.push(challenge.clone());
-            match tokens
-                .answer(self.label, self.scope, &challenge, rejected.as_ref())
-                .await
-            {
-                Ok(header) if rejected.as_ref() == Some(&header) => {}
-                Ok(header) => {
-                    self.answered |= challenge.is_bearer();
-                    self.current = Some((challenge, header));
-                    return Ok(true);
+            let answer = tokens.answer(self.label, self.scope, &challenge, rejected.as_ref(), self.is_new);
+            match answer.await {
+                Ok((header, given)) => {
+                    self.answered |= given != Given::ByUser;
+                    if rejected.as_ref() != Some(&header) {
+                        self.is_new = given == Given::Now;
+                        self.current = Some((challenge, header));
+                        return Ok(true);
+                    }
                 }
                 // What the registry says to a token tells more.
                 Err(_) if self.answered => {}

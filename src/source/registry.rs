@@ -190,9 +190,10 @@ impl Lookup {
 
     /// A manifest that an index lists.
     async fn child(&self, entry: &Descriptor) -> Result<Document, Fault> {
-        let platform = match &entry.platform {
-            Some(platform) if !entry.is_attestation() => format!("for {platform} "),
-            _ => String::new(),
+        let what = match &entry.platform {
+            _ if entry.is_attestation() => "an attestation".to_owned(),
+            Some(platform) => format!("a manifest for {platform}"),
+            None => "a manifest".to_owned(),
         };
         if !entry.media_type.is_empty() && !media_type::is_manifest(&entry.media_type) {
             return Err(self.failed(&format!(
@@ -204,7 +205,7 @@ impl Lookup {
             Fault::retryable(
                 Reason::SourceNotFound,
                 format!(
-                    "the index of {} lists a manifest {platform}({}) that {} does not have; choose among the others by platforms, or push the whole image there",
+                    "the index of {} lists {what} ({}) that {} does not have; choose among the others by platforms, or push the whole image there",
                     self.name,
                     entry.digest,
                     self.repository.registry().host()

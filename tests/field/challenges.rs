@@ -83,16 +83,6 @@ async fn tokens_are_fetched_and_read() {
             run: || Box::pin(a_token(r#"{"token":"t","expires_in":"300"}"#)),
         },
         Case {
-            report: "moby/moby#20970",
-            input: "issued_at as a Unix time, and as nothing",
-            expected: "the token is used",
-            run: || {
-                Box::pin(a_token(
-                    r#"{"access_token":"t","token":null,"issued_at":1457510670,"issued_at":null}"#,
-                ))
-            },
-        },
-        Case {
             report: "RFC 8259 section 4",
             input: "duplicate fields and fields of other types",
             expected: "the token is used",

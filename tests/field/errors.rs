@@ -61,15 +61,6 @@ async fn reasons_are_shown() {
             run: || Box::pin(pushed(405, "Method not allowed\n", Reason::PushFailed, &["Method not allowed", "not read-only"])),
         },
         Case {
-            report: "cnabio/cnab-to-oci#181",
-            input: "400 with errors of Artifactory's form: status and message",
-            expected: "the message",
-            run: || {
-                let body = r#"{"errors":[{"status":400,"message":"Unsupported docker v2 repository request for 'a'"}]}"#;
-                Box::pin(pushed(400, body, Reason::PushFailed, &["Unsupported docker v2 repository request for 'a'"]))
-            },
-        },
-        Case {
             report: "kubernetes/k8s.io#4214",
             input: "403 with the XML of S3, whose RequestId is another each time",
             expected: "code and message, the same each time",

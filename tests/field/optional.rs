@@ -49,7 +49,7 @@ async fn optional_requests_are_not_fatal() {
         },
         Case {
             report: "google/go-containerregistry#1691",
-            input: "403 in place of 404 for what is missing",
+            input: "403, or 401 DENIED, in place of 404 for what is missing",
             expected: "it counts as absent in a destination, and is pushed",
             run: || Box::pin(forbidden_where_missing()),
         },
@@ -218,6 +218,16 @@ async fn forbidden_where_missing() {
         destination.digest_of("1").await.unwrap().as_ref(),
         Some(document.digest())
     );
+    // As registries do that ask for a password.
+    let denied = Front::to(&registry.host, |seen| match seen.method.as_str() {
+        "GET" if seen.path.contains("/manifests/") => {
+            Act::Answer(401, Vec::new(), r#"{"errors":[{"code":"DENIED"}]}"#.to_owned())
+        }
+        "HEAD" => answer(401),
+        _ => Act::Pass,
+    });
+    let destination = RegistryDestination::new(client(&denied.host).repository("b"));
+    assert_eq!(destination.digest_of("1").await.unwrap(), None);
 }
 
 async fn parts_that_are_too_large() {

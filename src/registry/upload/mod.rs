@@ -112,6 +112,7 @@ impl Repository {
             unauthorized: false,
             redirect: None,
             redirects: 0,
+            apart: self.registry().pace().sends_apart(),
             broken: 0,
             broken_at: 0,
         };
@@ -149,6 +150,8 @@ struct Upload<'r, 'a, E> {
     redirect: Option<(Method, Url)>,
     /// How often one request was redirected.
     redirects: usize,
+    /// The content is sent before the request that commits it.
+    apart: bool,
     /// Failures since it got on.
     broken: u32,
     broken_at: u64,
@@ -163,7 +166,7 @@ impl<E> Upload<'_, '_, E> {
         let from = self.feed.at();
         if let (Some(digest), Some(size), 0) = (self.digest, self.size, from)
             && learned.is_none_or(|part| size <= part)
-            && !self.repository.registry().pace().sends_apart()
+            && !self.apart
         {
             let part = Part {
                 method: Method::PUT,
@@ -220,6 +223,13 @@ impl<E> Upload<'_, '_, E> {
         redirect.map_or_else(|| usual(&self.session), |(_, to)| to)
     }
 
+    /// Has the blobs that follow sent as this one was, or is to be.
+    fn remember(&self) {
+        if self.apart {
+            self.repository.registry().pace().send_apart();
+        }
+    }
+
     /// Makes the next step send the same bytes where the registry wants them.
     fn go_elsewhere(&mut self, redirect: Redirect) -> Result<(), UploadError<E>> {
         let Redirect { method, to, from } = redirect;
@@ -242,6 +252,7 @@ impl<E> Upload<'_, '_, E> {
             return Err(Error::new(Kind::Protocol, &answer.label, detail));
         };
         self.session.committed();
+        self.remember();
         if let Some(stored) = answered_digest(answer)? {
             same_digest(&answer.label, found.as_str(), &stored)?;
         }
@@ -275,8 +286,9 @@ impl<E> Upload<'_, '_, E> {
             _ if smaller => {}
             // Some take content by PATCH only.
             Kind::NotFound | Kind::Unsupported | Kind::Invalid | Kind::Status(400..=415 | 417..=499)
-                if commits && length > 0 && !self.doubtful && !error.temporary() && pace.send_apart() =>
+                if commits && length > 0 && !self.doubtful && !error.temporary() && !self.apart =>
             {
+                self.apart = true;
                 lost = true;
             }
             // Asking for the status renews the token.
@@ -339,6 +351,8 @@ impl<E> Upload<'_, '_, E> {
             match self.session.status().await {
                 // Some registries say what they had before the last part, which they acknowledged.
                 Ok(received) => return Ok(received.map(|received| received.max(self.acknowledged))),
+                // It does not know how to say.
+                Err(error) if matches!(error.kind(), Kind::Status(_)) => return Ok(None),
                 Err(error) => {
                     asked += 1;
                     if asked >= ASKED || error.kind() != &Kind::Unavailable {
@@ -354,7 +368,7 @@ impl<E> Upload<'_, '_, E> {
     async fn anew(&mut self, error: Error) -> Result<Option<Stored>, UploadError<E>> {
         let whole = self.feed.verified().map(|(digest, length)| (digest.clone(), length));
         if let Some((digest, length)) = whole
-            && self.repository.head_blob_within_turn(&digest).await? == Some(length)
+            && self.repository.head_blob_within_turn(&digest).await.ok().flatten() == Some(length)
         {
             return Ok(Some((digest, length)));
         }
@@ -362,7 +376,10 @@ impl<E> Upload<'_, '_, E> {
             return Err(match error.kind() {
                 // Whoever stands still does so for the next reading too.
                 Kind::TimedOut => UploadError::Registry(error),
-                _ => UploadError::Lost(error),
+                _ => {
+                    self.remember();
+                    UploadError::Lost(error)
+                }
             });
         }
         self.session = Session::begin(self.repository).await?;

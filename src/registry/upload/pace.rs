@@ -38,9 +38,9 @@ impl Pace {
         self.apart.load(Ordering::Relaxed)
     }
 
-    /// A request that was to commit the content that it carried was refused. False when none is sent any more.
-    pub fn send_apart(&self) -> bool {
-        !self.apart.swap(true, Ordering::Relaxed)
+    /// Notes that it is.
+    pub fn send_apart(&self) {
+        self.apart.store(true, Ordering::Relaxed);
     }
 
     /// A request that was to carry `length` bytes was refused for that. False when there is no smaller part to try.
