@@ -10,6 +10,8 @@ use crate::suggestion::did_you_mean;
 
 /// The most violations that are told of one object.
 const MOST: usize = 10;
+/// The fields of every object.
+const OBJECT: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
 /// The longest part in characters of a value that is shown.
 const SHOWN: usize = 60;
 
@@ -64,7 +66,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What `object`, of the kind `kind`, has in `spec` that `schema`, the OpenAPI v3 schema of the whole resource as
+/// What `object`, of the kind `kind`, has, first of all in `spec`, that `schema`, the OpenAPI v3 schema of the whole resource as
 /// JSON, does not allow: the first ten, in the order of their names. A `null` counts as absent.
 pub fn violations(object: &Value, schema: &Value, kind: &str) -> Vec<Violation> {
     let schema = &schema["properties"]["spec"];
@@ -74,6 +76,12 @@ pub fn violations(object: &Value, schema: &Value, kind: &str) -> Vec<Violation> 
         root: schema,
         found: Vec::new(),
     };
+    for name in object.as_object().into_iter().flat_map(serde_json::Map::keys) {
+        if !OBJECT.contains(&name.as_str()) {
+            let meant = did_you_mean(name, OBJECT);
+            check.say(Path::default().field(name), format!(" is no field of a {kind}{meant}"));
+        }
+    }
     match &object["spec"] {
         Value::Null => check.say(path, " is missing".to_owned()),
         spec => check.value(spec, schema, &path),
@@ -381,6 +389,11 @@ mod tests {
         assert!(empty.starts_with("spec.components[0] is empty"), "{empty}");
         let nothing = violations(&json!({}), &schema(), "JackalPackage");
         assert_eq!(nothing[0].to_string(), "spec is missing");
+        let misspelt = violations(&json!({ "Spec": {} }), &schema(), "JackalPackage");
+        assert_eq!(
+            misspelt[0].to_string(),
+            "Spec is no field of a JackalPackage; did you mean spec?"
+        );
     }
 
     #[test]

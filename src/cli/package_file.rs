@@ -278,6 +278,7 @@ spec: {image: 'a:1', platforms: [linux/amd64], plainTag: false, naming: Zarf}
         assert!(number.contains("p.yaml:5: spec.version: "), "{number}");
         assert!(number.ends_with("expected a string; put it in quotes"), "{number}");
         assert!(with("{name: shop}", "{}").ends_with("metadata.name is missing"));
+        assert!(with("{name: shop}", "{name: 1}").ends_with("put it in quotes"));
         assert!(with("v1alpha1", "v9").ends_with("apiVersion is jackal.dev/v9, not jackal.dev/v1alpha1"));
         let image = refused(&IMAGE.replace("platforms", "platfroms"));
         assert!(

@@ -133,6 +133,9 @@ reads_layout() {
   multi="$(digest_of "$SOURCE/app/multi:1")"
   skopeo copy --all --preserve-digests "oci:$WORK/layout:app/multi:1" "docker://$OLD/copies/ours:skopeo"
   same 'the digest by skopeo' "$multi" "$(digest_of "$OLD/copies/ours:skopeo")"
+  # The command that build prints after a package.
+  skopeo copy --all --preserve-digests "oci:$WORK/layout:interop:1.0.0" "docker://$OLD/copies/ours:package"
+  same 'the digest of the package by skopeo' "$(digest_of "$DEST/interop:1.0.0")" "$(digest_of "$OLD/copies/ours:package")"
   # oras and regctl take no name of a layout with a slash or a second colon, but every digest.
   oras cp --from-oci-layout "$WORK/layout@$multi" "$OLD/copies/ours:oras"
   same 'the digest by oras' "$multi" "$(digest_of "$OLD/copies/ours:oras")"

@@ -47,6 +47,12 @@ impl Target {
             .trim_end_matches('/')
             .split_once('/')
             .unwrap_or((bare.trim_end_matches('/'), ""));
+        // A host is the same in any case, and Docker Hub has several names.
+        let host = host.to_ascii_lowercase();
+        let host = match format!("{host}/x/x:1").parse::<Reference>() {
+            Ok(known) if known.repository() == "x/x" => known.registry().to_owned(),
+            _ => host,
+        };
         if host.is_empty() {
             return Err(Unusable("--to names no registry: write host[:port][/prefix], or oci:DIR".to_owned()).into());
         }
@@ -56,7 +62,7 @@ impl Target {
             return Err(Unusable(format!("--to {text}: no registry takes the path {prefix}: {error}")).into());
         }
         Ok(Self::Registry {
-            host: host.to_owned(),
+            host,
             prefix: prefix.to_owned(),
         })
     }
@@ -112,6 +118,9 @@ mod tests {
             );
         }
         assert_eq!(Target::parse("r.example:5000").unwrap().prefix(), None);
+        assert_eq!(Target::parse("R.Example:5000/a").unwrap().address(), "r.example:5000");
+        assert_eq!(Target::parse("index.docker.io/a").unwrap().address(), "docker.io");
+        assert_eq!(Target::parse("registry").unwrap().address(), "registry");
         assert_eq!(Target::parse("oci:out").unwrap().address(), "");
     }
 }

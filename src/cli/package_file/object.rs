@@ -86,7 +86,13 @@ pub(super) fn read(file: &str, document: &Document, kind: Kind) -> Result<Object
 }
 
 fn decode<K: DeserializeOwned>(value: Value, kind: Kind) -> Result<K, String> {
-    serde_json::from_value(value).map_err(|error| format!("it is no {kind}: {error}"))
+    serde_json::from_value(value).map_err(|error| {
+        let advice = match error.to_string().ends_with("expected a string") {
+            true => "; put it in quotes",
+            false => "",
+        };
+        format!("it is no {kind}: {error}{advice}")
+    })
 }
 
 fn named<K: ResourceExt>(kind: Kind, object: &K, spec: JackalPackageSpec, plain_tag: bool) -> Result<Object, String> {
