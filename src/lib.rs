@@ -1,6 +1,7 @@
 //! Packages of images, built inside the cluster, for clusters without internet.
 //!
-//! The rooms, each of which uses only those above it: [`oci`] (names and documents), [`fault`] (failures),
+//! The rooms, each of which uses only those above it: [`decode`] (JSON and YAML of others), [`oci`] (names and
+//! documents), [`fault`] (failures),
 //! [`suggestion`] (the name that was meant by a misspelt one),
 //! [`hashing`] (digests of what passes), [`api`] (the custom resources), [`registry`] (the distribution client),
 //! [`source`] (where images come from), [`transfer`] (bringing them to a destination), [`signing`] (signatures, and
@@ -14,6 +15,7 @@ pub mod api;
 pub mod cli;
 pub mod controller;
 pub mod convert;
+pub mod decode;
 pub mod fault;
 pub mod fetch;
 pub mod hashing;

@@ -29,6 +29,7 @@ use super::sbom::SbomFlags;
 use super::{UNUSABLE, Unusable, credentials, examples, key, package_file, print};
 use crate::api::v1alpha1::JackalPackageSpec;
 use crate::fault::Fault;
+use crate::oci::same_host;
 use crate::package::PlannedImage;
 use crate::registry::{Endpoint, Registry};
 use crate::signing::SigningKey;
@@ -184,8 +185,8 @@ impl Build {
 
     /// Whether `host`, which something is read from, speaks plain HTTP.
     fn is_plain_http(&self, host: &str, target: &Target) -> bool {
-        let same = matches!(target, Target::Registry { host: to, .. } if to == host) && self.insecure;
-        same || self.insecure_registry.iter().any(|insecure| insecure == host)
+        let same = matches!(target, Target::Registry { host: to, .. } if same_host(to, host)) && self.insecure;
+        same || self.insecure_registry.iter().any(|insecure| same_host(insecure, host))
     }
 
     /// The key that the package is signed by, if it is.

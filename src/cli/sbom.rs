@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::cluster::duration;
 use super::limits::LimitFlags;
 use super::{UNUSABLE, Unusable, credentials, examples, print};
+use crate::decode;
 use crate::fault::{Disposition, Fault};
 use crate::oci::{Index, Reference};
 use crate::package::{BroughtImage, PackageSboms};
@@ -140,7 +141,7 @@ async fn in_layout(directory: &Path) -> anyhow::Result<Vec<BroughtImage>> {
     let index = tokio::fs::read(directory.join("index.json"))
         .await
         .with_context(unread)?;
-    let index: Index = serde_json::from_slice(&index).with_context(unread)?;
+    let index: Index = decode::json(&index).with_context(unread)?;
     let named = index
         .manifests
         .into_iter()

@@ -98,7 +98,10 @@ impl Notes<'_> {
 /// Converts `definition`, the text of a `jackal.yaml` or `zarf.yaml`. The error says why nothing of it can be.
 pub fn convert(definition: &str, files: &dyn Files, wanted: &Wanted) -> Result<Converted, String> {
     // The commands take a bare `yes` or `n` for a text.
-    let options = serde_saphyr::options! { strict_booleans: true };
+    let options = serde_saphyr::options! {
+        strict_booleans: true,
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+    };
     let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(definition, options)
         .map_err(|error| format!("is not YAML: {error}"))?;
     let (whole, naming) = choose(documents)?;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
+use crate::decode;
 use crate::oci::Digest;
 
 /// The longest index in bytes that is read.
@@ -37,20 +38,8 @@ struct Version {
 /// What the index `text` says of `version` of the chart `name`. The error says what is wrong with the index, or what it
 /// lacks.
 pub(super) fn find(text: &str, name: &str, version: &str) -> Result<Listed, Missing> {
-    // Of large repositories it has some millions of words; their bytes are bounded.
-    let budget = serde_saphyr::budget! {
-        max_events: 20_000_000,
-        max_nodes: 10_000_000,
-        max_total_scalar_bytes: LIMIT,
-    };
-    let options = serde_saphyr::options! { budget: budget };
-    let index: Index = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        let why = error.to_string();
-        Missing::Index(format!(
-            "is not the index of a chart repository: {}",
-            why.lines().next().unwrap_or_default()
-        ))
-    })?;
+    let index: Index = decode::large_yaml(text, LIMIT)
+        .map_err(|error| Missing::Index(format!("is not the index of a chart repository: {error}")))?;
     let versions = index.entries.get(name).ok_or(Missing::Chart)?;
     let plain = |version: &str| version.strip_prefix('v').unwrap_or(version).to_owned();
     let exact = versions.iter().find(|known| known.version == version);

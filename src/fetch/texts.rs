@@ -10,6 +10,7 @@ use tokio::sync::Mutex;
 
 use super::Reach;
 use crate::api::v1alpha1::{ChartSpec, ConfigMapReference, ManifestSpec};
+use crate::decode;
 use crate::fault::{Fault, Reason};
 use crate::package::component::manifests_of;
 use crate::package::yaml;
@@ -122,7 +123,7 @@ impl<'a> Texts<'a> {
 
 /// The fields of a text of values; none of an empty one. The error says what the text is.
 pub(super) fn values_of(text: &str) -> Result<serde_json::Map<String, Value>, String> {
-    match serde_saphyr::from_str::<Value>(text) {
+    match decode::yaml::<Value>(text) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(Value::Null) => Ok(serde_json::Map::new()),
         Ok(_) => Err("is YAML without fields".to_owned()),

@@ -11,7 +11,7 @@ use super::{Digest, Platform, UnknownFields, media_type};
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
     /// The content's media type. Empty where it is not said.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub media_type: String,
     /// The content's digest.
     pub digest: Digest,
@@ -65,12 +65,17 @@ impl Descriptor {
     /// Whether this entry of an index is an image or an index of images. Attestations are not, nor are blobs, as
     /// BuildKit lists them for its cache.
     pub fn may_be_image(&self) -> bool {
-        !self.is_attestation() && (self.media_type.is_empty() || media_type::is_manifest(&self.media_type))
+        !self.is_attestation() && self.is_typed_as_manifest()
+    }
+
+    /// Whether this entry of an index says that it is a manifest or an index, or does not say what it is.
+    pub fn is_typed_as_manifest(&self) -> bool {
+        self.media_type.is_empty() || media_type::is_manifest(&self.media_type)
     }
 
     /// The digest of the entry that this attestation is about.
-    pub fn attests(&self) -> Option<&str> {
-        self.annotations.get("vnd.docker.reference.digest").map(String::as_str)
+    pub fn attests(&self) -> Option<Digest> {
+        self.annotations.get("vnd.docker.reference.digest")?.parse().ok()
     }
 }
 

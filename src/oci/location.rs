@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Digest, Reference};
+use super::{Digest, Reference, normalised_host};
 
 /// The longest tag in characters (OCI distribution specification, "Pulling manifests").
 const TAG_LIMIT: usize = 128;
@@ -84,7 +84,7 @@ impl Location {
         plain: bool,
     ) -> Result<Self, LocationError> {
         // Hosts are compared whole, so that `registry.local` is not taken for `registry.local.evil`.
-        let stays = image.registry() == address;
+        let stays = image.registry() == normalised_host(address);
         Self::placed(image, (address, prefix), naming, plain, stays)
     }
 
@@ -104,7 +104,7 @@ impl Location {
                 rest.is_some_and(|rest| rest.starts_with('/'))
             }
         };
-        let stays = image.registry() == address && inside;
+        let stays = image.registry() == normalised_host(address) && inside;
         Self::placed(image, (address, prefix), naming, plain, stays)
     }
 
@@ -243,6 +243,14 @@ mod tests {
             (location.to_string().as_str(), location.tags.len()),
             ("127.0.0.1:31999/library/bb:1", 1)
         );
+        for (image, address) in [
+            ("Registry.Local/bb:1", "registry.local"),
+            ("registry.local/bb:1", "Registry.Local"),
+            ("[::1]:5000/bb:1", "[0:0::1]:5000"),
+        ] {
+            let location = Location::of(&image.parse().unwrap(), address, "team", Naming::Zarf, true).unwrap();
+            assert_eq!(location.to_string(), format!("{address}/bb:1"));
+        }
         let other = Location::of(&image, "127.0.0.1:3199", "", Naming::Zarf, true).unwrap();
         assert!(other.to_string().starts_with("127.0.0.1:3199/library/bb:1-zarf-"));
     }

@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::decode::{self, DecodeError};
 
 use super::{Compression, Descriptor, Digest, UnknownFields, media_type};
 
@@ -15,8 +18,9 @@ pub const MANIFEST_LIMIT: usize = 4 * 1024 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
-    /// Always 2.
-    pub schema_version: u8,
+    /// 2, also where nothing is said.
+    #[serde(default = "schema_version")]
+    pub schema_version: u64,
     /// The manifest's own media type; old OCI manifests leave it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
@@ -78,8 +82,9 @@ impl Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Index {
-    /// Always 2.
-    pub schema_version: u8,
+    /// 2, also where nothing is said.
+    #[serde(default = "schema_version")]
+    pub schema_version: u64,
     /// The index's own media type; old OCI indexes leave it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
@@ -113,6 +118,18 @@ impl Index {
             unknown: UnknownFields::default(),
         }
     }
+
+    /// The entries that do not say that they are manifests.
+    pub fn blobs(&self) -> Vec<&Descriptor> {
+        self.manifests
+            .iter()
+            .filter(|entry| !entry.is_typed_as_manifest())
+            .collect()
+    }
+}
+
+fn schema_version() -> u64 {
+    2
 }
 
 /// A manifest or index as it came: the raw bytes decide the digest, so they are what is sent on.
@@ -160,41 +177,24 @@ pub enum DocumentError {
 
 impl Document {
     /// Reads `raw`. `declared` is the media type that the transport or the descriptor gave; without one the
-    /// document's own `mediaType` decides, and without that its shape, as the specification has it.
+    /// document's own `mediaType` decides, and without that, or against one that cannot be, its shape.
     pub fn parse(declared: Option<&str>, raw: Bytes) -> Result<Self, DocumentError> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Shape {
-            media_type: Option<String>,
-            manifests: Option<serde::de::IgnoredAny>,
-            config: Option<serde::de::IgnoredAny>,
-        }
         if raw.len() > MANIFEST_LIMIT {
             return Err(DocumentError::TooLarge(raw.len()));
         }
         let malformed = |media_type: &str| {
             let media_type = media_type.to_owned();
-            move |error: serde_json::Error| DocumentError::Malformed {
+            move |error: DecodeError| DocumentError::Malformed {
                 media_type,
                 reason: error.to_string(),
             }
         };
-        let shape: Shape = serde_json::from_slice(&raw).map_err(malformed("a manifest"))?;
-        // A `Content-Type` may carry parameters.
-        let declared = declared
-            .map(|text| text.split(';').next().unwrap_or(text).trim())
-            .filter(|text| media_type::is_manifest(text));
-        let kind = match (declared, shape.media_type.as_deref()) {
-            (Some(declared), _) => declared.to_owned(),
-            (None, Some(own)) => own.to_owned(),
-            (None, None) if shape.manifests.is_some() => media_type::OCI_INDEX.to_owned(),
-            (None, None) if shape.config.is_some() => media_type::OCI_MANIFEST.to_owned(),
-            (None, None) => "unknown".to_owned(),
-        };
+        let shape: Shape = decode::json(&raw).map_err(malformed("a manifest"))?;
+        let kind = shape.kind(declared);
         let content = if media_type::is_index(&kind) {
-            Content::Index(serde_json::from_slice(&raw).map_err(malformed(&kind))?)
+            Content::Index(decode::json(&raw).map_err(malformed(&kind))?)
         } else if media_type::is_manifest(&kind) {
-            Content::Manifest(serde_json::from_slice(&raw).map_err(malformed(&kind))?)
+            Content::Manifest(decode::json(&raw).map_err(malformed(&kind))?)
         } else {
             return Err(DocumentError::MediaType(kind));
         };
@@ -276,14 +276,72 @@ impl Document {
     }
 }
 
-/// The blobs that `documents` refer to, each once, foreign layers left out.
+/// What tells a manifest from an index.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Shape {
+    schema_version: Option<u64>,
+    media_type: Option<String>,
+    manifests: Option<IgnoredAny>,
+    config: Option<IgnoredAny>,
+    layers: Option<IgnoredAny>,
+    fs_layers: Option<IgnoredAny>,
+}
+
+impl Shape {
+    /// The media type of the document, of which `declared` is what its transport says.
+    fn kind(&self, declared: Option<&str>) -> String {
+        // A `Content-Type` may carry parameters.
+        let declared = declared.map(|text| text.split(';').next().unwrap_or(text).trim().to_ascii_lowercase());
+        let declared = declared.filter(|text| media_type::is_manifest(text));
+        let own = self.media_type.clone().filter(|text| !text.is_empty());
+        match (declared, own) {
+            (Some(declared), own) if self.may_be(&declared) => match own {
+                // Who serves every manifest as one type still stores what it was given.
+                Some(own) if media_type::is_manifest(&own) && self.may_be(&own) => {
+                    if media_type::is_index(&own) == media_type::is_index(&declared) {
+                        declared
+                    } else {
+                        own
+                    }
+                }
+                _ => declared,
+            },
+            (_, Some(own)) => own,
+            (_, None) => self.usual().unwrap_or("unknown").to_owned(),
+        }
+    }
+
+    fn may_be(&self, media_type: &str) -> bool {
+        let usual = self.usual();
+        usual.is_none_or(|usual| media_type::is_index(usual) == media_type::is_index(media_type))
+    }
+
+    /// The OCI type of a document of this shape.
+    fn usual(&self) -> Option<&'static str> {
+        let image = self.config.is_some() || self.layers.is_some();
+        match (&self.manifests, image) {
+            (Some(_), false) => Some(media_type::OCI_INDEX),
+            (None, true) => Some(media_type::OCI_MANIFEST),
+            // An index without entries, as Go writes it.
+            (None, false) if self.schema_version == Some(2) && self.fs_layers.is_none() => Some(media_type::OCI_INDEX),
+            _ => None,
+        }
+    }
+}
+
+/// The blobs that `documents` refer to, each once, foreign layers left out. What an index lists and is neither a manifest
+/// nor one of `documents` is a blob, as in the indexes of BuildKit's cache.
 pub fn distinct_blobs(documents: &[Document]) -> Vec<&Descriptor> {
+    let known: HashSet<&Digest> = documents.iter().map(Document::digest).collect();
     let mut seen = HashSet::new();
-    let blobs = documents
-        .iter()
-        .filter_map(Document::manifest)
-        .flat_map(Manifest::blobs);
-    blobs.filter(|blob| seen.insert(&blob.digest)).collect()
+    let blobs = documents.iter().flat_map(|document| match &document.content {
+        Content::Manifest(manifest) => manifest.blobs(),
+        Content::Index(index) => index.blobs(),
+    });
+    blobs
+        .filter(|blob| !known.contains(&blob.digest) && seen.insert(&blob.digest))
+        .collect()
 }
 
 fn serialise<T: Serialize>(value: &T, media_type: &str) -> Result<Bytes, DocumentError> {
@@ -334,6 +392,27 @@ mod tests {
     }
 
     #[test]
+    fn an_index_may_list_blobs() {
+        let cache = blob(b"cache", "application/vnd.buildkit.cacheconfig.v0");
+        let manifest = Document::of_manifest(Manifest::new(
+            blob(b"{}", media_type::OCI_CONFIG),
+            vec![blob(b"x", media_type::OCI_LAYER)],
+        ));
+        let manifest = manifest.unwrap();
+        let mut odd = manifest.descriptor.clone();
+        odd.media_type = "application/vnd.example".to_owned();
+        let index = Index::new(vec![
+            blob(b"x", media_type::OCI_LAYER),
+            odd,
+            cache.clone(),
+            manifest.descriptor.clone(),
+        ]);
+        let documents = [manifest, Document::of_index(index).unwrap()];
+        let digests: Vec<_> = distinct_blobs(&documents).iter().map(|blob| &blob.digest).collect();
+        assert_eq!(digests, [&Digest::of(b"{}"), &Digest::of(b"x"), &cache.digest]);
+    }
+
+    #[test]
     fn only_what_we_made_of_an_image_is_ours() {
         let made = |layers: Vec<Descriptor>| {
             let config = Digest::of(b"{}");
@@ -379,6 +458,78 @@ mod tests {
         );
         let raw = Bytes::from_static(br#"{"schemaVersion":2,"manifests":[]}"#);
         assert!(Document::parse(None, raw).unwrap().index().is_some());
+    }
+
+    #[test]
+    fn shape_decides_against_a_type_that_cannot_be() {
+        let digest = Digest::of(b"");
+        let config = format!(r#""config":{{"digest":"{digest}","size":0}}"#);
+        let manifest = format!(r#"{{"schemaVersion":2,{config},"layers":null}}"#);
+        let index = r#"{"schemaVersion":2,"manifests":[]}"#.to_owned();
+        let own = format!(r#"{{"mediaType":"{}","manifests":null}}"#, media_type::DOCKER_LIST);
+        for (raw, declared, kind) in [
+            (&manifest, Some(media_type::OCI_INDEX), media_type::OCI_MANIFEST),
+            (
+                &manifest,
+                Some("APPLICATION/VND.OCI.image.manifest.v1+json"),
+                media_type::OCI_MANIFEST,
+            ),
+            (&index, Some(media_type::DOCKER_MANIFEST), media_type::OCI_INDEX),
+            (&own, Some(media_type::DOCKER_MANIFEST), media_type::DOCKER_LIST),
+            (&own, None, media_type::DOCKER_LIST),
+            (
+                &r#"{"schemaVersion":2,"manifests":null}"#.to_owned(),
+                None,
+                media_type::OCI_INDEX,
+            ),
+        ] {
+            let read = Document::parse(declared, Bytes::from(raw.clone())).unwrap();
+            assert_eq!(read.descriptor.media_type, kind, "{raw} {declared:?}");
+        }
+    }
+
+    #[test]
+    fn fields_as_go_programs_write_them() {
+        let digest = Digest::of(b"");
+        let upper = digest.as_str().to_uppercase().replace("SHA256", "sha256");
+        let raw = format!(
+            "\u{feff}{{\"schemaVersion\":2,\"config\":{{\"digest\":\"{upper}\",\"size\":0,\"urls\":null}},\"layers\":null,\"annotations\":null,\"subject\":null}}\n"
+        );
+        let read = Document::parse(None, raw.clone().into()).unwrap();
+        assert_eq!(read.digest(), &Digest::of(raw.as_bytes()));
+        let manifest = read.manifest().unwrap();
+        assert_eq!(
+            (&manifest.config.digest, manifest.config.media_type.as_str()),
+            (&digest, "")
+        );
+        let raw = format!(
+            r#"{{"manifests":[null,{{"digest":"{digest}","size":1e3,"platform":{{}},"annotations":null,"data":"e30="}}]}}"#
+        );
+        let read = Document::parse(None, raw.into()).unwrap();
+        let entry = &read.index().unwrap().manifests[0];
+        assert_eq!(entry.size, 1000);
+        assert!(!entry.platform.as_ref().unwrap().is_said());
+        let written = Document::of_index(read.index().unwrap().clone()).unwrap();
+        let expected = format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"digest":"{digest}","size":1000,"platform":{{}},"data":"e30="}}]}}"#
+        );
+        assert_eq!(written.raw, expected);
+    }
+
+    #[test]
+    fn what_lacks_is_named_with_its_path() {
+        let missing = |raw: &str| {
+            Document::parse(None, Bytes::from(raw.to_owned()))
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(missing(r#"{"config":{"size":1}}"#).ends_with("config: missing field `digest`"));
+        assert!(missing(r#"{"manifests":[{"digest":"sha256:0"}]}"#).contains("manifests[0].digest: `sha256:0`"));
+        let layer = format!(
+            r#"{{"config":{{"digest":"{0}","size":1}},"layers":[{{"digest":"{0}"}}]}}"#,
+            Digest::of(b"")
+        );
+        assert!(missing(&layer).ends_with("layers[0]: missing field `size`"));
     }
 
     #[test]

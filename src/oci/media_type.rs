@@ -34,6 +34,15 @@ pub fn is_manifest(media_type: &str) -> bool {
     MANIFESTS.contains(&media_type)
 }
 
+/// Whether `media_type` is one of a blob, where it is known at all: a layer, a configuration, or the configuration of
+/// BuildKit's cache, whose index lists layers.
+pub fn is_blob(media_type: &str) -> bool {
+    media_type.starts_with("application/vnd.oci.image.layer.")
+        || media_type.starts_with("application/vnd.docker.image.rootfs.")
+        || media_type.starts_with("application/vnd.buildkit.cacheconfig.")
+        || matches!(media_type, OCI_CONFIG | DOCKER_CONFIG | OCI_EMPTY)
+}
+
 /// Whether a layer lies with its publisher only (`urls`), so that registries refuse or lack its bytes.
 pub fn is_foreign_layer(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.docker.image.rootfs.foreign.diff")

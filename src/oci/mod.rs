@@ -3,6 +3,7 @@
 mod compression;
 mod descriptor;
 mod digest;
+mod host;
 mod location;
 mod manifest;
 pub mod media_type;
@@ -16,6 +17,7 @@ mod unknown_fields;
 pub use compression::Compression;
 pub use descriptor::Descriptor;
 pub use digest::{Digest, DigestError, Hasher};
+pub use host::{normalised_host, same_host, without_usual_port};
 pub use location::{Location, LocationError, Naming};
 pub use manifest::{Content, Document, DocumentError, Index, MANIFEST_LIMIT, Manifest, distinct_blobs};
 pub use pattern::fits;

@@ -69,7 +69,7 @@ impl Platform {
             #[serde(rename = "os.version")]
             os_version: Option<String>,
         }
-        let read: Configuration = serde_json::from_slice(json).ok()?;
+        let read: Configuration = crate::decode::json(json).ok()?;
         let written = |text: Option<String>| text.filter(|text| !text.is_empty());
         let platform = Self {
             os: read.os.unwrap_or_default(),
@@ -83,7 +83,8 @@ impl Platform {
 
     /// Whether it says what an image runs on. Without a system Linux is meant, as containerd has it.
     pub fn is_said(&self) -> bool {
-        !self.architecture.is_empty() && !(self.os == "unknown" && self.architecture == "unknown")
+        let unknown = self.os == "unknown" && self.architecture == "unknown";
+        !self.architecture.is_empty() && !unknown
     }
 
     /// The same platform in the form that containerd gives it, so that two names of one platform are equal:

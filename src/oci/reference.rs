@@ -7,15 +7,20 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::Digest;
+use super::host::{normalised_host, split_ipv6};
 
 /// `registry/repository[:tag][@digest]`. `nginx` becomes `docker.io/library/nginx:latest`; `latest` is only
-/// added where neither a tag nor a digest is written. A leading `oci://` is accepted and dropped.
+/// added where neither a tag nor a digest is written. The registry's host is kept in its one form
+/// ([`normalised_host`]). A leading `oci://` is accepted and dropped.
 ///
-/// The grammar is that of the distribution project, read by `oci-spec`; the digest is checked besides.
+/// The grammar is that of the distribution project, read by `oci-spec`, which lacks IPv6 addresses; the digest is
+/// checked besides.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Reference {
-    inner: oci_spec::distribution::Reference,
+    registry: String,
+    repository: String,
+    tag: Option<String>,
     digest: Option<Digest>,
 }
 
@@ -30,17 +35,17 @@ pub struct ReferenceError {
 impl Reference {
     /// The registry's host and port, such as `docker.io` or `127.0.0.1:31999`.
     pub fn registry(&self) -> &str {
-        self.inner.registry()
+        &self.registry
     }
 
     /// The path within the registry, such as `library/nginx`.
     pub fn repository(&self) -> &str {
-        self.inner.repository()
+        &self.repository
     }
 
     /// The tag, if one is written or implied.
     pub fn tag(&self) -> Option<&str> {
-        self.inner.tag()
+        self.tag.as_deref()
     }
 
     /// The digest, if one is written.
@@ -50,7 +55,7 @@ impl Reference {
 
     /// The name without tag and digest: `docker.io/library/nginx`.
     pub fn name(&self) -> String {
-        format!("{}/{}", self.registry(), self.repository())
+        format!("{}/{}", self.registry, self.repository)
     }
 
     /// What a registry is asked for: the digest where there is one, else the tag.
@@ -65,16 +70,21 @@ impl Reference {
 
     /// The same image named by its tag alone. Without a tag, where only the digest names it, it stays as it is.
     pub fn without_digest(&self) -> Self {
-        match (self.tag(), &self.digest) {
-            (Some(tag), Some(_)) => Self {
-                inner: oci_spec::distribution::Reference::with_tag(
-                    self.registry().to_owned(),
-                    self.repository().to_owned(),
-                    tag.to_owned(),
-                ),
+        match &self.tag {
+            Some(_) => Self {
                 digest: None,
+                ..self.clone()
             },
-            _ => self.clone(),
+            None => self.clone(),
+        }
+    }
+
+    /// The same image named by `digest` alone.
+    pub fn with_digest(&self, digest: &Digest) -> Self {
+        Self {
+            tag: None,
+            digest: Some(digest.clone()),
+            ..self.clone()
         }
     }
 
@@ -94,10 +104,29 @@ impl Reference {
     }
 }
 
+/// What stands for an IPv6 address where `oci-spec` reads a reference.
+const IPV6_HOST: &str = "ipv6.invalid";
+
+/// The reference in the form that `oci-spec` reads, and the host that it does not.
+fn readable(bare: &str) -> (String, Option<String>) {
+    if let Some((host, rest)) = split_ipv6(bare) {
+        return (format!("{IPV6_HOST}/{rest}"), Some(normalised_host(host)));
+    }
+    match bare.split_once('/') {
+        // Only a host has a dot or a colon before the first slash, or is called localhost.
+        Some((host, rest)) if host.contains(['.', ':']) || host.eq_ignore_ascii_case("localhost") => {
+            (format!("{}/{rest}", normalised_host(host)), None)
+        }
+        _ => (bare.to_owned(), None),
+    }
+}
+
 impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
+        use oci_spec::distribution::{ParseError, Reference as Parsed};
+
         let error = |reason: String| ReferenceError {
             text: text.chars().take(160).collect(),
             reason,
@@ -107,19 +136,29 @@ impl FromStr for Reference {
         if bare.len() > 1024 {
             return Err(error("longer than 1024 characters".to_owned()));
         }
-        let inner: oci_spec::distribution::Reference = bare
-            .parse()
-            .map_err(|e: oci_spec::distribution::ParseError| error(e.to_string()))?;
+        let (readable, host) = readable(bare);
+        let parsed: Parsed = readable.parse().map_err(|e: ParseError| {
+            let lower = readable.to_ascii_lowercase().parse::<Parsed>();
+            error(match (e, lower) {
+                (ParseError::ReferenceInvalidFormat, Ok(_)) => ParseError::NameContainsUppercase.to_string(),
+                (e, _) => e.to_string(),
+            })
+        })?;
         // The grammar that was asked takes them, and no registry does.
-        if inner.repository().bytes().any(|byte| byte.is_ascii_uppercase()) {
-            return Err(error("repository name must be lowercase".to_owned()));
+        if parsed.repository().bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Err(error(ParseError::NameContainsUppercase.to_string()));
         }
-        let digest = inner
+        let digest = parsed
             .digest()
             .map(str::parse)
             .transpose()
             .map_err(|e: super::DigestError| error(e.to_string()))?;
-        Ok(Self { inner, digest })
+        Ok(Self {
+            registry: host.unwrap_or_else(|| parsed.registry().to_owned()),
+            repository: parsed.repository().to_owned(),
+            tag: parsed.tag().map(str::to_owned),
+            digest,
+        })
     }
 }
 
@@ -139,7 +178,14 @@ impl From<Reference> for String {
 
 impl fmt::Display for Reference {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.inner.fmt(formatter)
+        write!(formatter, "{}/{}", self.registry, self.repository)?;
+        if let Some(tag) = &self.tag {
+            write!(formatter, ":{tag}")?;
+        }
+        match &self.digest {
+            Some(digest) => write!(formatter, "@{digest}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -157,7 +203,36 @@ mod tests {
     fn refuses_upper_case_in_the_path_and_nowhere_else() {
         let refused = "UPPER/x:1".parse::<Reference>().unwrap_err().to_string();
         assert!(refused.contains("(repository name must be lowercase)"), "{refused}");
-        assert_eq!(reference("Registry.example:5000/x:TAG").repository(), "x");
+        let refused = "ghcr.io/Acme/app:1".parse::<Reference>().unwrap_err().to_string();
+        assert!(refused.contains("(repository name must be lowercase)"), "{refused}");
+        for (text, normalised) in [
+            ("Registry.example:5000/x:TAG", "registry.example:5000/x:TAG"),
+            ("LOCALHOST/x", "localhost/x:latest"),
+            ("Docker.IO/nginx", "docker.io/library/nginx:latest"),
+            ("Index.Docker.io/nginx:1", "docker.io/library/nginx:1"),
+        ] {
+            assert_eq!(reference(text).to_string(), normalised);
+        }
+    }
+
+    #[test]
+    fn reads_ipv6_hosts_and_upper_case_digests() {
+        for (text, registry, repository, tag) in [
+            ("[::1]:5000/app:1", "[::1]:5000", "app", Some("1")),
+            ("[2001:DB8::0:1]/team/app", "[2001:db8::1]", "team/app", Some("latest")),
+            ("oci://[fe80::1]:443/a/b/c:v", "[fe80::1]:443", "a/b/c", Some("v")),
+        ] {
+            let read = reference(text);
+            assert_eq!(
+                (read.registry(), read.repository(), read.tag()),
+                (registry, repository, tag)
+            );
+            assert_eq!(reference(&read.to_string()), read);
+        }
+        let digest = Digest::of(b"");
+        let upper = format!("[::1]:5000/app@sha256:{}", digest.hex().to_uppercase());
+        assert_eq!(reference(&upper).digest(), Some(&digest));
+        assert_eq!(reference(&upper).to_string(), format!("[::1]:5000/app@{digest}"));
     }
 
     #[test]
@@ -205,8 +280,18 @@ mod tests {
             let error = bad.parse::<Reference>().unwrap_err().to_string();
             assert!(error.contains("is not an image reference"), "{error}");
         }
-        let upper = format!("x@sha256:{}", "A".repeat(64));
-        assert!(upper.parse::<Reference>().is_err());
+        for bad in [
+            "[::1]",
+            "[::1]:x/app",
+            "[::1]:/app",
+            "[::1]:70000/app",
+            "[::1/app",
+            "[g::1]/app",
+            "[fe80::1%eth0]/app",
+            "::1/app",
+        ] {
+            assert!(bad.parse::<Reference>().is_err(), "{bad}");
+        }
     }
 
     proptest! {

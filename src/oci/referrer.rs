@@ -5,6 +5,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::decode;
+
 use super::{Content, Descriptor, Digest, Document, DocumentError, media_type};
 
 /// What becomes of what refers to an image at its source: signatures, attestations and SBOMs.
@@ -69,7 +71,7 @@ pub fn listing_with(standing: Option<&Document>, referrer: &Descriptor) -> Resul
         None => json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": []}),
         Some(standing) => match standing.index() {
             Some(index) if index.manifests.iter().any(|known| known.digest == referrer.digest) => return Ok(None),
-            Some(_) => serde_json::from_slice(&standing.raw).map_err(|error| malformed(error.to_string()))?,
+            Some(_) => decode::json(&standing.raw).map_err(|error| malformed(error.to_string()))?,
             None => {
                 return Err(malformed(
                     "it is one manifest, and a list of them is expected".to_owned(),

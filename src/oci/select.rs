@@ -82,7 +82,7 @@ pub fn select_by<'a>(
     }
     let attested = |entry: &Descriptor| {
         let subject = entry.attests().filter(|_| entry.is_attestation());
-        subject.is_some_and(|subject| images.iter().any(|image| image.digest.as_str() == subject))
+        subject.is_some_and(|subject| images.iter().any(|image| image.digest == subject))
     };
     let manifests: Vec<Descriptor> = entries()
         .filter(|(entry, chosen)| **chosen || attested(entry))

@@ -8,8 +8,7 @@ use serde::ser::{Error as _, SerializeMap};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-/// The unknown fields of one JSON object: the text of each value, by the field's name. A field that is `null` counts as
-/// absent.
+/// The unknown fields of one JSON object: the text of each value, by the field's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UnknownFields(BTreeMap<String, String>);
 
@@ -37,9 +36,7 @@ impl<'de> Deserialize<'de> for UnknownFields {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UnknownFields, A::Error> {
                 let mut fields = BTreeMap::new();
                 while let Some((name, value)) = map.next_entry::<String, Value>()? {
-                    if !value.is_null() {
-                        fields.insert(name, value.to_string());
-                    }
+                    fields.insert(name, value.to_string());
                 }
                 Ok(UnknownFields(fields))
             }

@@ -199,7 +199,14 @@ impl Gathered {
             }
             self.manifests.insert(digest.clone(), document.clone());
             match &document.content {
-                Content::Index(index) => open.extend(index.manifests.iter().map(|child| &child.digest)),
+                Content::Index(index) => {
+                    for child in &index.manifests {
+                        match child.is_typed_as_manifest() || documents.contains_key(&child.digest) {
+                            true => open.push(&child.digest),
+                            false => self.take_blob(child, &image.repository).map_err(within)?,
+                        }
+                    }
+                }
                 Content::Manifest(manifest) => {
                     for blob in manifest.blobs() {
                         self.take_blob(blob, &image.repository).map_err(within)?;
@@ -270,8 +277,8 @@ impl Gathered {
     fn image_of(&self, root: &Descriptor, architecture: &str) -> Option<&Descriptor> {
         let index = self.manifests.get(&root.digest)?.index()?;
         let child = index.manifests.iter().find(|child| {
-            let fits = |platform: &Platform| platform.os == "linux" && platform.architecture == architecture;
-            child.platform.as_ref().is_some_and(fits) && !child.is_attestation()
+            let linux = Platform::new("linux", architecture);
+            child.may_be_image() && child.platform.as_ref().is_some_and(|platform| linux.admits(platform))
         })?;
         self.manifests.get(&child.digest).map(|document| &document.descriptor)
     }

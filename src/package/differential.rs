@@ -7,6 +7,7 @@ use super::Definition;
 use super::artifact::{BASE_NAME, LAYOUT_INDEX, REF_NAME, TITLE};
 use super::publish::{BroughtImage, standing};
 use crate::api::v1alpha1::{Differential, JackalPackageSpec};
+use crate::decode::{self, DecodeError};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Index, MANIFEST_LIMIT, Reference};
 use crate::transfer::Destination;
@@ -132,8 +133,8 @@ impl Division {
 }
 
 /// The digests of images by their names, out of `images/index.json`.
-fn listed(content: &[u8]) -> Result<BTreeMap<String, BTreeSet<Digest>>, serde_json::Error> {
-    let index: Index = serde_json::from_slice(content)?;
+fn listed(content: &[u8]) -> Result<BTreeMap<String, BTreeSet<Digest>>, DecodeError> {
+    let index: Index = decode::json(content)?;
     let mut images = BTreeMap::<String, BTreeSet<Digest>>::new();
     for entry in index.manifests {
         for name in [REF_NAME, BASE_NAME]

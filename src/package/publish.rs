@@ -17,7 +17,7 @@ use super::artifact::{Artifact, ArtifactContents, ArtifactImage, Mount, SignDefi
 use super::definition::Definition;
 use super::provenance::Material;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Content, Descriptor, Digest, Document, Index, Reference, distinct_blobs, media_type};
+use crate::oci::{Content, Descriptor, Digest, Document, Index, Reference, distinct_blobs};
 use crate::registry::lock_of;
 use crate::transfer::{Destination, Upload};
 
@@ -124,12 +124,12 @@ pub async fn publish(
     drop(read);
 
     // Mostly the only package under its tag, which costs no more than a look.
-    let alone = index_of(vec![artifact.entry()])?;
+    let alone = index_of(Index::new(vec![artifact.entry()]))?;
     let named = repository.digest_of(tag).await?;
     let standing = match named.filter(|named| named == alone.digest()) {
         Some(_) => Some(Standing {
             descriptor: alone.descriptor,
-            entries: vec![artifact.entry()],
+            index: Index::new(vec![artifact.entry()]),
         }),
         None => standing(repository, tag).await?,
     };
@@ -255,15 +255,10 @@ async fn read_image(image: &BroughtImage) -> Result<ArtifactImage, Fault> {
         }
         if let Content::Index(index) = &document.content {
             for child in &index.manifests {
-                // Anything else could not be read as a manifest, and the commands that read packages refuse it.
-                if !media_type::is_manifest(&child.media_type) {
-                    return Err(Fault::stalled(
-                        Reason::PackageFailed,
-                        format!(
-                            "image `{}`: its index lists {} of the type `{}`, and a package takes images only; choose platforms that leave it out",
-                            image.reference, child.digest, child.media_type
-                        ),
-                    ));
+                // Anything else is a blob, unless the registry brought it as a manifest.
+                let known = || image.documents.iter().any(|known| *known.digest() == child.digest);
+                if !child.is_typed_as_manifest() && !known() {
+                    continue;
                 }
                 if seen.insert(child.digest.clone()) {
                     open.push(child.digest.clone());
@@ -342,20 +337,21 @@ async fn bring(
 /// The index of packages that stands under a tag.
 pub(super) struct Standing {
     descriptor: Descriptor,
-    entries: Vec<Descriptor>,
+    index: Index,
 }
 
 impl Standing {
     /// The manifest of the package of that architecture.
     pub fn of(&self, architecture: &str) -> Option<&Digest> {
         let platform = Artifact::platform(architecture);
-        let mut entries = self.entries.iter();
+        let mut entries = self.index.manifests.iter();
         let entry = entries.find(|entry| entry.platform.as_ref() == Some(&platform))?;
         Some(&entry.digest)
     }
 
     fn holds(&self, entry: &Descriptor) -> bool {
-        self.entries
+        self.index
+            .manifests
             .iter()
             .any(|known| known.digest == entry.digest && known.platform == entry.platform)
     }
@@ -369,7 +365,7 @@ pub(super) async fn standing(repository: &dyn Destination, tag: &str) -> Result<
     match &document.content {
         Content::Index(index) if index.manifests.iter().all(Artifact::is_package_entry) => Ok(Some(Standing {
             descriptor: document.descriptor.clone(),
-            entries: index.manifests.clone(),
+            index: index.clone(),
         })),
         // A package that was pushed without an index says nothing of other architectures.
         Content::Manifest(manifest) if super::definition::is_config(&manifest.config.media_type) => Ok(None),
@@ -395,12 +391,13 @@ async fn enter(artifact: &Artifact, repository: &dyn Destination, tag: &str) -> 
     let mut sent = 0;
     for _ in 0..ENTRY_TRIES {
         let before = repository.digest_of(tag).await?;
+        // What others wrote into the index stays, fields that we do not know included.
+        let mut index = match standing(repository, tag).await? {
+            Some(standing) => standing.index,
+            None => Index::new(Vec::new()),
+        };
         let mut entries = Vec::new();
-        for other in standing(repository, tag)
-            .await?
-            .map(|index| index.entries)
-            .unwrap_or_default()
-        {
+        for other in std::mem::take(&mut index.manifests) {
             // A registry refuses an index that lists what was deleted from it.
             if other.platform != entry.platform && repository.digest_of(other.digest.as_str()).await?.is_some() {
                 entries.push(other);
@@ -408,7 +405,8 @@ async fn enter(artifact: &Artifact, repository: &dyn Destination, tag: &str) -> 
         }
         entries.push(entry.clone());
         entries.sort_by(|left, right| (&left.platform, &left.digest).cmp(&(&right.platform, &right.digest)));
-        let index = index_of(entries)?;
+        index.manifests = entries;
+        let index = index_of(index)?;
         if repository.digest_of(tag).await? != before {
             continue;
         }
@@ -433,8 +431,8 @@ async fn enter(artifact: &Artifact, repository: &dyn Destination, tag: &str) -> 
     ))
 }
 
-fn index_of(entries: Vec<Descriptor>) -> Result<Document, Fault> {
-    Document::of_index(Index::new(entries)).map_err(|error| Fault::stalled(Reason::PackageFailed, error.to_string()))
+fn index_of(index: Index) -> Result<Document, Fault> {
+    Document::of_index(index).map_err(|error| Fault::stalled(Reason::PackageFailed, error.to_string()))
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use super::endpoint::Credentials;
 use super::error::{Error, Kind};
 use super::origin::Origin;
 use super::patience::retry_after;
+use crate::decode;
 
 /// The longest answer in bytes that a token may come in.
 const ANSWER_LIMIT: usize = 64 * 1024;
@@ -238,10 +239,9 @@ fn read_token(call: &str, body: &[u8]) -> Result<Token, Error> {
         }
         false => body.to_vec(),
     };
-    let text = inflated.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&inflated);
-    // The parser's message would cite the token. Of duplicate fields it takes the last.
+    // The parser's message would cite the token.
     let answer: Map<String, Value> =
-        serde_json::from_slice(text).map_err(|_| protocol("the answer is not a token's JSON"))?;
+        decode::json(&inflated).map_err(|_| protocol("the answer is not a token's JSON"))?;
     let text = ["token", "access_token"]
         .into_iter()
         .filter_map(|field| answer.get(field)?.as_str())

@@ -9,6 +9,7 @@ use super::encoding::Base64;
 use super::log::Entry;
 use super::private_key::SigningKey;
 use super::verify::{Claim, Signed};
+use crate::decode;
 use crate::oci::Digest;
 
 /// The media type of a bundle of version 0.3, and the type of the artifact that holds one.
@@ -174,7 +175,7 @@ impl Bundle {
         if json.len() > LIMIT {
             return Err(BundleError::TooLarge(json.len()));
         }
-        let read: Self = serde_json::from_slice(json).map_err(|error| BundleError::Malformed(error.to_string()))?;
+        let read: Self = decode::json(json).map_err(|error| BundleError::Malformed(error.to_string()))?;
         if !read.media_type.starts_with(BUNDLE_FAMILY) {
             let kind: String = read.media_type.chars().take(100).collect();
             return Err(BundleError::Malformed(format!("its media type is `{kind}`")));
@@ -218,7 +219,7 @@ impl Bundle {
                     return Err(BundleError::Statement);
                 }
                 let payload = envelope.payload.0;
-                let statement: Statement = serde_json::from_slice(&payload).map_err(|_| BundleError::Statement)?;
+                let statement: Statement = decode::json(&payload).map_err(|_| BundleError::Statement)?;
                 if !statement.is_known() {
                     return Err(BundleError::Statement);
                 }

@@ -9,6 +9,7 @@ use super::certificate::Certificate;
 use super::encoding::{self, Base64, int64};
 use super::trusted_root::{Log, TrustedRoot};
 use super::verify::Signed;
+use crate::decode;
 
 /// How deep a tree may be: one of 2^64 leaves.
 const DEPTH: usize = 64;
@@ -204,7 +205,7 @@ fn is_checkpoint(envelope: &str, log: &Log, size: u64, root: &[u8]) -> bool {
 
 /// Whether the body of an entry is of this signature, over this content, by this certificate.
 fn is_of(body: &[u8], signed: &Signed, certificate: &Certificate) -> bool {
-    let Ok(body) = serde_json::from_slice::<Value>(body) else {
+    let Ok(body) = decode::json::<Value>(body) else {
         return false;
     };
     let of = Of { signed, certificate };

@@ -11,6 +11,7 @@ use x509_cert::der;
 
 use super::encoding::Base64;
 use super::public_key::PublicKey;
+use crate::decode;
 
 /// The longest PEM in bytes that is looked at.
 const LIMIT: usize = 16 * 1024;
@@ -145,7 +146,7 @@ impl std::fmt::Debug for SigningKey {
 
 /// scrypt makes the key of a secretbox out of the password.
 fn open(json: &[u8], password: &[u8]) -> Result<Vec<u8>, PrivateKeyError> {
-    let read: Encrypted = serde_json::from_slice(json).map_err(|_| PrivateKeyError::Malformed)?;
+    let read: Encrypted = decode::json(json).map_err(|_| PrivateKeyError::Malformed)?;
     let Parameters { n, r, p } = read.kdf.params;
     let known = read.kdf.name == "scrypt" && read.cipher.name == "nacl/secretbox";
     let memory = n.checked_mul(u64::from(r)).and_then(|blocks| blocks.checked_mul(128));

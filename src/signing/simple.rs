@@ -8,6 +8,7 @@ use x509_cert::der;
 use super::encoding::{self, Base64, int64};
 use super::log::Entry;
 use super::verify::{Claim, Signed};
+use crate::decode;
 use crate::oci::Digest;
 
 /// The media type of a layer that holds one.
@@ -91,8 +92,7 @@ impl SimpleSignature {
         let signature =
             annotation(SIGNATURE).ok_or("its layer has no annotation dev.cosignproject.cosign/signature")?;
         let signature = encoding::decode(signature).ok_or("its signature is not base64")?;
-        let payload: Payload =
-            serde_json::from_slice(&self.payload).map_err(|_| "what it signs is no payload of cosign")?;
+        let payload: Payload = decode::json(&self.payload).map_err(|_| "what it signs is no payload of cosign")?;
         if !matches!(
             payload.critical.kind.as_str(),
             "cosign container image signature" | "https://sigstore.dev/cosign/sign/v1"
@@ -103,7 +103,7 @@ impl SimpleSignature {
         let chain = annotation(CHAIN).map(certificates).transpose()?;
         let entry = match annotation(LOGGED) {
             Some(json) => {
-                let logged: Logged = serde_json::from_str(json).map_err(|_| "its bundle cannot be read")?;
+                let logged: Logged = decode::json(json.as_bytes()).map_err(|_| "its bundle cannot be read")?;
                 let id = hex::decode(&logged.payload.log_id).map_err(|_| "its bundle cannot be read")?;
                 Some(Entry::promised(
                     id,
@@ -117,7 +117,7 @@ impl SimpleSignature {
         };
         let timestamp = match annotation(TIMESTAMP) {
             Some(json) => {
-                let stamped: Timestamped = serde_json::from_str(json).map_err(|_| "its timestamp cannot be read")?;
+                let stamped: Timestamped = decode::json(json.as_bytes()).map_err(|_| "its timestamp cannot be read")?;
                 Some(stamped.token.0)
             }
             None => None,

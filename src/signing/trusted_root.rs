@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::encoding::Base64;
 use super::public_key::PublicKey;
+use crate::decode;
 use crate::oci::Digest;
 
 /// The longest file in bytes that is read; Sigstore's own has 7,000.
@@ -130,8 +131,7 @@ impl TrustedRoot {
         if json.len() > LIMIT {
             return Err(TrustedRootError::Malformed(format!("it is longer than {LIMIT} bytes")));
         }
-        let read: Document =
-            serde_json::from_slice(json).map_err(|error| TrustedRootError::Malformed(error.to_string()))?;
+        let read: Document = decode::json(json).map_err(|error| TrustedRootError::Malformed(error.to_string()))?;
         if !read.media_type.starts_with(FAMILY) {
             let kind: String = read.media_type.chars().take(100).collect();
             return Err(TrustedRootError::Malformed(format!("its media type is `{kind}`")));

@@ -1,6 +1,6 @@
 //! Images that lie in a registry: manifests are carried to the byte, blobs streamed through.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -9,8 +9,8 @@ use super::readings::Readings;
 use super::{Blob, BlobSink, Delivered, Form, Identity, ImageSource, Method, Resolved};
 use crate::fault::{Fault, Reason};
 use crate::oci::{
-    Absent, Descriptor, Digest, Document, Manifest, Platform, Reference, Selection, distinct_blobs, media_type,
-    select_by,
+    Absent, Descriptor, Digest, Document, Index, Manifest, Platform, Reference, Selection, distinct_blobs, media_type,
+    select, select_by,
 };
 use crate::registry::{Error, Kind, Registry, Repository};
 
@@ -41,6 +41,7 @@ impl RegistrySource {
         Lookup {
             repository: self.registry.repository(reference.repository()),
             name: reference.to_string(),
+            pinned: reference.digest().is_some(),
         }
     }
 }
@@ -60,8 +61,8 @@ impl ImageSource for RegistrySource {
                 ),
             )
         })?;
-        let root = lookup.choose(root, platforms).await?;
-        let documents = lookup.with_children(root).await?;
+        let (root, read) = lookup.choose(root, platforms).await?;
+        let documents = lookup.with_children(root, read).await?;
         let size = distinct_blobs(&documents).iter().map(|blob| blob.size).sum::<u64>();
         let digest = documents.last().map(|root| root.digest().clone());
         Ok(Resolved {
@@ -94,7 +95,7 @@ impl ImageSource for RegistrySource {
         Ok(Delivered {
             documents: image.documents.clone(),
             method: Method::Registry,
-            declined: None,
+            declined: whole_index(image),
         })
     }
 
@@ -122,7 +123,7 @@ impl ImageSource for RegistrySource {
             Err(error) if is_no_manifest(&error) => return Ok(Err(error.to_string())),
             Err(error) => return Err(error.reading(&lookup.name)),
         };
-        let documents = match lookup.with_children(root).await {
+        let documents = match lookup.with_children(root, HashMap::new()).await {
             Ok(documents) => documents,
             Err(fault) if fault.reason == Reason::SourceNotFound => return Ok(Err(fault.message)),
             Err(fault) => return Err(fault),
@@ -176,6 +177,8 @@ struct Lookup {
     repository: Repository,
     /// The image as it was asked for, for messages.
     name: String,
+    /// Whether it was asked for by its digest, which an index keeps only as a whole.
+    pinned: bool,
 }
 
 impl Lookup {
@@ -188,70 +191,185 @@ impl Lookup {
         read.map_err(|error| error.reading(&self.name))
     }
 
-    /// A manifest that an index lists.
-    async fn child(&self, entry: &Descriptor) -> Result<Document, Fault> {
-        let what = match &entry.platform {
-            _ if entry.is_attestation() => "an attestation".to_owned(),
-            Some(platform) => format!("a manifest for {platform}"),
-            None => "a manifest".to_owned(),
-        };
-        if !entry.media_type.is_empty() && !media_type::is_manifest(&entry.media_type) {
-            return Err(self.failed(&format!(
-                "its index lists {} of type `{}`, which is no image; choose by platforms, or push the image again with a tool of today",
-                entry.digest, entry.media_type
-            )));
+    /// A manifest that an index lists, or nothing where a registry holds no manifest of that digest that we could carry.
+    async fn listed(&self, digest: &Digest) -> Result<Option<Document>, Fault> {
+        match self.repository.manifest(digest.as_str()).await {
+            Ok(document) => Ok(document),
+            Err(error) if is_no_manifest(&error) => Ok(None),
+            Err(error) => Err(error.reading(&self.name)),
         }
-        self.document(entry.digest.as_str()).await?.ok_or_else(|| {
-            Fault::retryable(
-                Reason::SourceNotFound,
-                format!(
-                    "the index of {} lists {what} ({}) that {} does not have; choose among the others by platforms, or push the whole image there",
-                    self.name,
-                    entry.digest,
-                    self.repository.registry().host()
-                ),
-            )
-        })
     }
 
-    /// The root that has only the platforms asked for: `root` itself where that is so.
-    async fn choose(&self, root: Document, platforms: &[Platform]) -> Result<Document, Fault> {
+    /// A manifest that an index lists; `None` for an entry that is a blob.
+    async fn child(&self, entry: &Descriptor) -> Result<Option<Document>, Fault> {
+        if media_type::is_blob(&entry.media_type) {
+            return Ok(None);
+        }
+        if !entry.is_typed_as_manifest() {
+            // A registry may keep it as either.
+            let found = self.repository.manifest(entry.digest.as_str()).await;
+            return match found {
+                Err(error) if is_no_manifest(&error) => Err(self.failed(&format!(
+                    "its index lists {} of type `{}`, which is no image; choose by platforms, or push the image again with a tool of today",
+                    entry.digest, entry.media_type
+                ))),
+                found => found.map_err(|error| error.reading(&self.name)),
+            };
+        }
+        let document = self.document(entry.digest.as_str()).await?;
+        document.map(Some).ok_or_else(|| self.missing(entry))
+    }
+
+    /// That a manifest is not there which the index lists.
+    fn missing(&self, entry: &Descriptor) -> Fault {
+        let host = self.repository.registry().host();
+        let (digest, name) = (&entry.digest, &self.name);
+        let instead = match self.pinned {
+            true => "name one of its images by the image's own digest",
+            false => "choose among the others by platforms",
+        };
+        let message = match entry.attests().filter(|_| entry.is_attestation()) {
+            Some(subject) => format!(
+                "the index of {name} lists attestations ({digest}) of the image {subject} that {host} does not have; {without}, or push the whole image there",
+                without = match self.pinned {
+                    true => instead,
+                    false => "choose images by platforms, which leaves these attestations out",
+                }
+            ),
+            None => {
+                let platform = entry.platform.as_ref().filter(|platform| platform.is_said());
+                let platform = platform.map(|platform| format!("for {platform} ")).unwrap_or_default();
+                format!(
+                    "the index of {name} lists a manifest {platform}({digest}) that {host} does not have; {instead}, or push the whole image there"
+                )
+            }
+        };
+        Fault::retryable(Reason::SourceNotFound, message)
+    }
+
+    /// The root that has only the platforms asked for, `root` itself where that is so, and what was read of the manifests
+    /// that it lists. An index that is named by its digest stays whole: in the cluster that digest must be found.
+    async fn choose(
+        &self,
+        root: Document,
+        platforms: &[Platform],
+    ) -> Result<(Document, HashMap<Digest, Document>), Fault> {
         if platforms.is_empty() {
-            return Ok(root);
+            return Ok((root, HashMap::new()));
         }
         let index = match (root.index(), root.manifest()) {
             (Some(index), _) => index,
             (None, Some(manifest)) => {
-                let offered = self.platform_of(manifest).await?;
-                let unmet = |asked: &&Platform| !offered.as_ref().is_some_and(|offered| asked.admits(offered));
-                let absent: Vec<Platform> = platforms.iter().filter(unmet).cloned().collect();
+                // Who does not say what it runs on is believed to be what was asked for.
+                let Some(offered) = self.platform_of(manifest).await? else {
+                    return Ok((root, HashMap::new()));
+                };
+                let absent: Vec<Platform> = platforms
+                    .iter()
+                    .filter(|asked| !asked.admits(&offered))
+                    .cloned()
+                    .collect();
                 return match absent.is_empty() {
-                    true => Ok(root),
-                    false => Err(self.lacking(&Absent(absent), offered.into_iter().collect())),
+                    true => Ok((root, HashMap::new())),
+                    false => Err(self.lacking(&Absent(absent), vec![offered])),
                 };
             }
-            (None, None) => return Ok(root),
+            (None, None) => return Ok((root, HashMap::new())),
         };
-        if index.manifests.len() > MANIFESTS {
-            return Err(self.too_many());
-        }
+        let mut read = HashMap::new();
         let mut offered: Vec<Option<Platform>> = Vec::with_capacity(index.manifests.len());
         for entry in &index.manifests {
             offered.push(match entry.may_be_image() {
-                true => self.platform_of_entry(entry).await?,
+                true => self.platform_of_entry(entry, &mut read).await?,
                 false => None,
             });
         }
-        match select_by(index, platforms, |at| offered.get(at)?.as_ref()) {
-            Ok(Selection::Whole) => Ok(root),
-            Ok(Selection::One(only)) => self.child(&only).await,
-            Ok(Selection::Several(index)) => Document::of_index(index).map_err(|error| self.failed(&error.to_string())),
-            Err(absent) => Err(self.lacking(&absent, offered.into_iter().flatten().collect())),
+        let selection = match select_by(index, platforms, |at| offered.get(at)?.as_ref()) {
+            Ok(selection) => selection,
+            Err(absent) => return Err(self.lacking(&absent, offered.into_iter().flatten().collect())),
+        };
+        let kept = match selection {
+            _ if self.pinned => return Ok((root, read)),
+            Selection::One(only) => {
+                let document = match read.remove(&only.digest) {
+                    Some(document) => Some(document),
+                    None => self.document(only.digest.as_str()).await?,
+                };
+                return Ok((document.ok_or_else(|| self.missing(&only))?, read));
+            }
+            Selection::Several(kept) => kept,
+            Selection::Whole => index.clone(),
+        };
+        if kept.manifests.len() > MANIFESTS {
+            return Err(self.too_many());
+        }
+        let runs_on = |digest: &Digest| {
+            let mut entries = index.manifests.iter().zip(&offered);
+            entries.find_map(|(entry, offered)| (entry.digest == *digest).then_some(offered.as_ref())?)
+        };
+        let (entries, read) = self.those_there(kept.manifests, platforms, runs_on, read).await?;
+        let kept = Index {
+            manifests: entries,
+            ..kept
+        };
+        if kept.manifests.len() == index.manifests.len() {
+            return Ok((root, read));
+        }
+        // What is missing may have been all but one image.
+        let images: Vec<&Descriptor> = kept.manifests.iter().filter(|entry| entry.may_be_image()).collect();
+        if let [only] = images.as_slice()
+            && let Some(document) = read.get(&only.digest)
+        {
+            return Ok((document.clone(), read));
+        }
+        let root = Document::of_index(kept).map_err(|error| self.failed(&error.to_string()))?;
+        Ok((root, read))
+    }
+
+    /// Those of the chosen `entries` that the registry has, with their manifests. Attestations may lack, and an image that
+    /// another one stands beside for the same platform.
+    async fn those_there<'a>(
+        &self,
+        entries: Vec<Descriptor>,
+        platforms: &[Platform],
+        runs_on: impl Fn(&Digest) -> Option<&'a Platform>,
+        mut read: HashMap<Digest, Document>,
+    ) -> Result<(Vec<Descriptor>, HashMap<Digest, Document>), Fault> {
+        let unread: BTreeSet<Digest> = entries
+            .iter()
+            .map(|entry| entry.digest.clone())
+            .filter(|digest| !read.contains_key(digest))
+            .collect();
+        let found: Vec<Option<Document>> = stream::iter(unread)
+            .map(|digest| async move { self.listed(&digest).await })
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        read.extend(
+            found
+                .into_iter()
+                .flatten()
+                .map(|document| (document.digest().clone(), document)),
+        );
+        let (there, lost): (Vec<Descriptor>, Vec<Descriptor>) =
+            entries.into_iter().partition(|entry| read.contains_key(&entry.digest));
+        let has = |asked: &Platform| {
+            let mut images = there.iter().filter(|entry| entry.may_be_image());
+            images.any(|image| runs_on(&image.digest).is_some_and(|offered| asked.admits(offered)))
+        };
+        match lost.iter().find(|entry| entry.may_be_image()) {
+            Some(image) if !platforms.iter().all(has) => Err(self.missing(image)),
+            _ => Ok((there, read)),
         }
     }
 
-    /// What an entry of an index runs on; where the index does not say, its configuration does.
-    async fn platform_of_entry(&self, entry: &Descriptor) -> Result<Option<Platform>, Fault> {
+    /// What an entry of an index runs on; where the index does not say, its configuration does. What is read for it goes
+    /// to `read`.
+    async fn platform_of_entry(
+        &self,
+        entry: &Descriptor,
+        read: &mut HashMap<Digest, Document>,
+    ) -> Result<Option<Platform>, Fault> {
         let said = entry
             .platform
             .as_ref()
@@ -259,44 +377,65 @@ impl Lookup {
         if said || media_type::is_index(&entry.media_type) {
             return Ok(entry.platform.clone());
         }
-        match self.child(entry).await?.manifest() {
-            Some(manifest) => self.platform_of(manifest).await,
-            None => Ok(None),
+        if read.len() >= MANIFESTS {
+            return Err(self.failed(&format!(
+                "more than {MANIFESTS} entries of its index do not say what they run on; name the image that is wanted by its digest"
+            )));
+        }
+        let Some(document) = self.listed(&entry.digest).await? else {
+            return Ok(None);
+        };
+        let platform = match document.manifest() {
+            Some(manifest) => self.platform_of(manifest).await?,
+            None => None,
+        };
+        read.insert(entry.digest.clone(), document);
+        Ok(platform)
+    }
+
+    /// What an image's configuration says that it runs on.
+    async fn platform_of(&self, manifest: &Manifest) -> Result<Option<Platform>, Fault> {
+        match self.repository.small_blob(&manifest.config.digest, CONFIG_LIMIT).await {
+            Ok(raw) => Ok(raw.and_then(|raw| Platform::of_config(&raw))),
+            Err(error) if is_no_manifest(&error) => Ok(None),
+            Err(error) => Err(error.reading(&self.name)),
         }
     }
 
-    async fn platform_of(&self, manifest: &Manifest) -> Result<Option<Platform>, Fault> {
-        let config = &manifest.config;
-        let raw = self.repository.small_blob(&config.digest, CONFIG_LIMIT).await;
-        let raw = raw.map_err(|error| error.reading(&self.name))?.ok_or_else(|| {
-            self.failed(&format!(
-                "its configuration {} is missing; push the image there again",
-                config.digest
-            ))
-        })?;
-        Ok(Platform::of_config(&raw))
-    }
-
     /// That some of the platforms asked for are not offered.
-    fn lacking(&self, absent: &Absent, offered: Vec<Platform>) -> Fault {
+    fn lacking(&self, absent: &Absent, mut offered: Vec<Platform>) -> Fault {
+        offered.retain(Platform::is_said);
         let mut has: Vec<String> = offered.iter().map(Platform::to_string).collect();
-        has.dedup();
-        let has = match has.len() {
-            0 => "does not say what it runs on".to_owned(),
-            count if count > 20 => format!("is for {} and {} others", has[..20].join(", "), count - 20),
-            _ => format!("is for {}", has.join(", ")),
+        let mut seen = HashSet::new();
+        has.retain(|platform| seen.insert(platform.clone()));
+        let what = match has.len() {
+            0 => {
+                "it does not say what it runs on; leave platforms out to take all of it, or push an image that says so"
+                    .to_owned()
+            }
+            count => {
+                let more = count.saturating_sub(20);
+                has.truncate(20);
+                let others = if more > 0 {
+                    format!(" and {more} others")
+                } else {
+                    String::new()
+                };
+                format!(
+                    "it is for {}{others}; choose among these by platforms, or push the missing one there",
+                    has.join(", ")
+                )
+            }
         };
         Fault::retryable(
             Reason::SourceNotFound,
-            format!(
-                "{} has no image for {absent}: it {has}; choose among these by platforms, or push the missing one there",
-                self.name
-            ),
+            format!("{} has no image for {absent}: {what}", self.name),
         )
     }
 
     /// Every manifest under `root`, children before every index that lists them, each once.
-    async fn with_children(&self, root: Document) -> Result<Vec<Document>, Fault> {
+    /// `read` are some of them.
+    async fn with_children(&self, root: Document, mut read: HashMap<Digest, Document>) -> Result<Vec<Document>, Fault> {
         let top = root.digest().clone();
         let mut found = HashMap::from([(top.clone(), root)]);
         let mut level = vec![top.clone()];
@@ -312,11 +451,17 @@ impl Lookup {
             if entries.is_empty() {
                 break;
             }
-            let children: Vec<Document> = stream::iter(entries)
-                .map(|entry| async move { self.child(&entry).await })
+            let (known, unknown): (Vec<_>, Vec<_>) = entries
+                .into_iter()
+                .map(|entry| (read.remove(&entry.digest), entry))
+                .partition(|(known, _)| known.is_some());
+            let children: Vec<Option<Document>> = stream::iter(unknown)
+                .map(|(_, entry)| async move { self.child(&entry).await })
                 .buffered(AT_ONCE)
                 .try_collect()
                 .await?;
+            let known = known.into_iter().map(|(known, _)| known);
+            let children: Vec<Document> = known.chain(children).flatten().collect();
             level = children.iter().map(|child| child.digest().clone()).collect();
             found.extend(children.into_iter().map(|child| (child.digest().clone(), child)));
         }
@@ -332,6 +477,17 @@ impl Lookup {
     }
 }
 
+/// Why an index was taken whole though some platforms were asked for.
+fn whole_index(image: &Resolved) -> Option<String> {
+    let root = image.documents.last()?;
+    let index = root.index().filter(|_| !image.platforms.is_empty())?;
+    let pinned = image.reference.digest() == Some(root.digest());
+    let all = pinned && !matches!(select(index, &image.platforms), Ok(Selection::Whole));
+    all.then(|| {
+        "all platforms were taken: the image is named by the digest of its index, which a registry takes only with all that it lists; name one image by its digest, or a tag, to take less".to_owned()
+    })
+}
+
 /// What the indexes of `level` list and `found` lacks, each once.
 fn unread(level: &[Digest], found: &HashMap<Digest, Document>) -> Vec<Descriptor> {
     let mut seen = HashSet::new();
@@ -339,6 +495,7 @@ fn unread(level: &[Digest], found: &HashMap<Digest, Document>) -> Vec<Descriptor
         .iter()
         .filter_map(|digest| found.get(digest)?.index())
         .flat_map(|index| &index.manifests)
+        .filter(|entry| !media_type::is_blob(&entry.media_type))
         .filter(|entry| !found.contains_key(&entry.digest) && seen.insert(&entry.digest))
         .cloned()
         .collect()

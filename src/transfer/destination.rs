@@ -22,6 +22,8 @@ pub struct Upload<'a> {
 }
 
 /// How another program reads what stands in a destination.
+// Few of them live at once.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
 pub enum Reading {
     /// A repository of a registry.

@@ -16,6 +16,7 @@ use futures::StreamExt;
 use tokio::io::AsyncWriteExt;
 
 use super::{Destination, Reading, Upload};
+use crate::decode;
 use crate::fault::{Fault, Reason};
 use crate::hashing::Hashing;
 use crate::oci::{Descriptor, Digest, Document, Hasher, Index, MANIFEST_LIMIT};
@@ -95,7 +96,7 @@ impl LayoutDestination {
 
     fn read_index(&self) -> io::Result<Index> {
         match read_within(&self.directory.join("index.json"), INDEX_LIMIT)? {
-            Some(raw) => serde_json::from_slice(&raw)
+            Some(raw) => decode::json(&raw)
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("index.json: {error}"))),
             None => Ok(Index::new(Vec::new())),
         }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use tokio::sync::OnceCell;
 
 use super::Destination;
+use crate::decode;
 use crate::fault::Fault;
 use crate::oci::{Compression, Descriptor, Digest, Location};
 
@@ -70,7 +71,7 @@ async fn read(
     let Some(raw) = destination.blob(&manifest.config.digest, CONFIG_LIMIT).await? else {
         return Ok(None);
     };
-    let Ok(configuration) = serde_json::from_slice::<Configuration>(&raw) else {
+    let Ok(configuration) = decode::json::<Configuration>(&raw) else {
         return Ok(None);
     };
     let diff_ids = configuration.rootfs.diff_ids;

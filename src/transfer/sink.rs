@@ -33,7 +33,7 @@ enum Turn {
     /// It is sent, and nobody else does so meanwhile.
     Send(Reservation),
     /// Somebody brought it since it was asked for.
-    Stands(Descriptor),
+    Stands(Box<Descriptor>),
 }
 
 impl DestinationSink {
@@ -79,7 +79,7 @@ impl DestinationSink {
             // It may have come between the question and now.
             if let Some(stored) = self.brought(subject, size).await? {
                 self.progress.found(size.unwrap_or(stored.size));
-                return Ok(Turn::Stands(stored));
+                return Ok(Turn::Stands(Box::new(stored)));
             }
             match reserved {
                 Ok(reservation) => return Ok(Turn::Send(reservation)),
@@ -186,7 +186,7 @@ impl BlobSink for DestinationSink {
                 Turn::Stands(stored) => {
                     return Ok(Landed {
                         content: digest.clone(),
-                        stored: described(stored),
+                        stored: described(*stored),
                     });
                 }
             }

@@ -25,7 +25,7 @@ pub use image::{Nudge, Settings, Worker, is_ready, lighten, run, stands, until_s
 pub use memory::{Backoff, Decision, Key, Memory, View};
 pub use metrics::{Kind, Metrics, Pass};
 pub use place::{Defaults, Place, Registries};
-pub use policy::{Admission, Admissions, Fence, HostPattern, PatternError, Policy, RepositoryPolicy, same_host};
+pub use policy::{Admission, Admissions, Fence, HostPattern, PatternError, Policy, RepositoryPolicy};
 pub use secrets::Secrets;
 pub use status::{Failure, briefly, kube_fault, name_of, succeed, told, update, within};
 pub use trust::{NamespaceEntries, open_key};

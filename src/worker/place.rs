@@ -7,11 +7,11 @@ use std::time::Duration;
 use kube::Client;
 use secrecy::ExposeSecret as _;
 
-use super::policy::{Fence, Policy, RepositoryPolicy, same_host};
+use super::policy::{Fence, Policy, RepositoryPolicy};
 use super::secrets::{Secrets, state_of};
 use crate::api::v1alpha1::RegistrySpec;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Digest, Hasher, Naming};
+use crate::oci::{Digest, Hasher, Naming, same_host};
 use crate::registry::{Credentials, Endpoint, Limits, Registry, Trust};
 use crate::transfer::KnownBlobs;
 
@@ -257,7 +257,7 @@ impl Defaults {
 
     /// The endpoint of a source registry that is not the destination.
     pub fn source(&self, host: &str, credentials: Option<Credentials>, idle: Duration) -> Endpoint {
-        let plain_http = self.insecure_sources.iter().any(|insecure| insecure == host);
+        let plain_http = self.insecure_sources.iter().any(|insecure| same_host(insecure, host));
         Endpoint {
             plain_http,
             credentials,

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::api::v1alpha1::{JackalImageSpec, SourceKind};
 use crate::fault::{Fault, Reason};
-use crate::oci::{Reference, fits};
+use crate::oci::{Reference, fits, normalised_host, without_usual_port};
 
 /// Where objects of a namespace may push in the operator's own registry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -98,17 +98,6 @@ fn join(above: &str, below: &str) -> String {
     }
 }
 
-/// A host without what does not tell two hosts apart: case, and the port that HTTPS has anyway.
-fn plain(host: &str) -> String {
-    let host = host.to_ascii_lowercase();
-    host.strip_suffix(":443").map(str::to_owned).unwrap_or(host)
-}
-
-/// Whether two texts `host[:port]` name the same host and port.
-pub fn same_host(one: &str, other: &str) -> bool {
-    plain(one) == plain(other)
-}
-
 /// `host[:port]`, or `*.domain[:port]` for every host below that domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPattern {
@@ -119,7 +108,7 @@ pub struct HostPattern {
 
 impl HostPattern {
     fn admits(&self, host: &str) -> bool {
-        let host = plain(host);
+        let host = without_usual_port(host);
         match self.below {
             // Something has to stand before the dot.
             true => host.len() > self.text.len() && host.ends_with(&self.text),
@@ -156,7 +145,7 @@ impl FromStr for HostPattern {
             return Err(error());
         }
         Ok(Self {
-            text: plain(&host),
+            text: without_usual_port(&host),
             below,
         })
     }
@@ -196,7 +185,11 @@ impl FromStr for Admission {
         }
         Ok(Self {
             namespace: namespace.to_owned(),
-            image: image.to_owned(),
+            // As references have it.
+            image: match image.split_once('/') {
+                Some((host, path)) => format!("{}/{path}", normalised_host(host)),
+                None => image.to_owned(),
+            },
         })
     }
 }

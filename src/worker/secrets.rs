@@ -6,6 +6,7 @@ use secrecy::SecretString;
 
 use super::status::{kube_fault, within};
 use crate::api::v1alpha1::LocalReference;
+use crate::decode;
 use crate::fault::{Fault, Reason};
 use crate::registry::{Credentials, Keychain, Trust};
 
@@ -161,7 +162,7 @@ pub(super) fn state_of(secret: &Secret) -> Option<(String, Option<Credentials>)>
         #[serde(default)]
         push_password: String,
     }
-    let state: State = serde_json::from_slice(entry(secret, "state")?).ok()?;
+    let state: State = decode::json(entry(secret, "state")?).ok()?;
     let registry = state.registry_info;
     let named = !registry.push_username.is_empty();
     let credentials = named.then(|| Credentials::new(registry.push_username, registry.push_password));

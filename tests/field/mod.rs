@@ -3,12 +3,16 @@
 //! A [`Case`] names the report, the input and the expected result. It runs against a real registry, or against a small
 //! server that shows the reported behaviour where no real registry can be made to show it.
 
+mod builds;
 mod challenges;
 mod commands;
+mod documents;
 mod errors;
 mod objects;
 mod optional;
+mod platforms;
 mod redirects;
+mod references;
 
 use std::panic::AssertUnwindSafe;
 

@@ -98,7 +98,7 @@ pub struct FileSpec {
     pub url: Option<String>,
     /// The SHA-256 of what is fetched, as 64 hexadecimal digits. Other content is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = "^[a-f0-9]{64}$"))]
+    #[schemars(regex(pattern = "^[A-Fa-f0-9]{64}$"))]
     pub sha256: Option<String>,
     /// The file's text.
     #[serde(default, skip_serializing_if = "Option::is_none")]

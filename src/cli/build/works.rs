@@ -9,7 +9,7 @@ use super::target::Target;
 use crate::api::v1alpha1::SourceKind;
 use crate::cli::package_file::Given;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Compression, Location, Platform, Reference, ReferrersPolicy};
+use crate::oci::{Compression, Location, Platform, Reference, ReferrersPolicy, same_host};
 use crate::package::{Plan, PlannedImage, VerifiedSource, requirements};
 use crate::registry::Registry;
 use crate::signing::Requirement;
@@ -64,7 +64,7 @@ impl Works {
                     // One client for a registry, that its limits hold for all that is asked of it.
                     let shared = destination
                         .as_ref()
-                        .filter(|to| to.host() == host && plain_http == build.insecure);
+                        .filter(|to| same_host(to.host(), host) && plain_http == build.insecure);
                     let registry = match shared {
                         Some(destination) => destination.clone(),
                         None => open(host, plain_http).await?,

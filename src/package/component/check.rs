@@ -197,7 +197,7 @@ pub fn check_file(file: &FileSpec) -> Result<(), Fault> {
             check_url(url)?;
             match digest_of(sha256) {
                 Some(_) => Ok(()),
-                None => bad("its sha256 is not 64 lower-case hexadecimal digits, as `sha256sum` prints them"),
+                None => bad("its sha256 is not 64 hexadecimal digits, as `sha256sum` prints them"),
             }
         }
         (Some(_), None, None) => bad("it has no sha256, without which whatever is at its url would be taken; add it"),

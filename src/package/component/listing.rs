@@ -81,7 +81,7 @@ impl Listing {
                 .enumerate()
                 .map(|(index, spec)| File {
                     source: spec.url.clone().unwrap_or_else(|| layout::file(index, &spec.target)),
-                    shasum: spec.sha256.clone(),
+                    shasum: spec.sha256.as_ref().map(|sha256| sha256.to_ascii_lowercase()),
                     target: spec.target.clone(),
                     executable: spec.executable,
                 })

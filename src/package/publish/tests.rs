@@ -9,6 +9,7 @@ use futures::TryStreamExt as _;
 
 use super::*;
 use crate::oci::Manifest;
+use crate::oci::media_type;
 use crate::package::{Entry, Origin, Plan};
 use crate::source::ByteStream;
 

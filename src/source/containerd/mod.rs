@@ -65,6 +65,12 @@ impl Containerd {
         {
             return Ok(target.digest);
         }
+        // No name's own digest; it may be that of one image of an index.
+        if let (Some(digest), None) = (reference.digest(), reference.tag())
+            && session.size(digest).await?.is_some()
+        {
+            return Ok(digest.clone());
+        }
         let message = format!(
             "no image `{tagged}` in the namespace {} of the containerd of this machine; \
              pull or import it there, or set source: Registry",

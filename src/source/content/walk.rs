@@ -55,13 +55,19 @@ pub(super) async fn find(
     let Some(index) = top.index() else {
         return Err(walk.failed("it is neither a manifest nor an index"));
     };
-    if index.manifests.len() > MANIFESTS {
-        return Err(walk.too_many());
-    }
     // A digest may name one image of the index.
     let pinned = reference.digest().filter(|digest| *digest != root);
     if let Some(entry) = index.manifests.iter().find(|entry| Some(&entry.digest) == pinned) {
         return walk.one(entry).await;
+    }
+    // The digest of an index names all of it. Beside a tag in docker it only says what is read.
+    let named = keeper == Keeper::Containerd || reference.tag().is_none();
+    if named
+        && !platforms.is_empty()
+        && reference.digest() == Some(root)
+        && let Ok(documents) = walk.tree(top.clone()).await?
+    {
+        return Ok(documents);
     }
     let mut runs_on: Vec<Option<Platform>> = Vec::with_capacity(index.manifests.len());
     for entry in &index.manifests {
@@ -73,11 +79,11 @@ pub(super) async fn find(
     let selected = select_by(index, platforms, |at| runs_on.get(at)?.as_ref());
     match selected.map_err(|absent| walk.lacking(&absent.to_string()))? {
         Selection::One(entry) => walk.one(&entry).await,
-        Selection::Several(kept) => walk.several(kept).await,
+        Selection::Several(kept) => walk.several(kept, platforms).await,
         Selection::Whole if platforms.is_empty() => walk.held(&top, index).await,
         Selection::Whole => match walk.tree(top.clone()).await? {
             Ok(documents) => Ok(documents),
-            Err(_) => walk.several(index.clone()).await,
+            Err(_) => walk.several(index.clone(), platforms).await,
         },
     }
 }
@@ -105,49 +111,86 @@ impl Walk<'_> {
         };
         let mut whole: Vec<(&Descriptor, Vec<Document>)> = Vec::new();
         let mut broken: Option<Fault> = None;
-        for entry in index.manifests.iter().filter(|entry| !entry.is_attestation()) {
+        for entry in index.manifests.iter().filter(|entry| entry.may_be_image()) {
             match self.entry(entry).await? {
                 Ok(documents) => whole.push((entry, documents)),
                 Err(Lack::Content(fault)) => drop(broken.get_or_insert(fault)),
                 Err(Lack::Unasked) => {}
             }
         }
-        match whole.len() {
-            0 => Err(match (broken, lack) {
+        let Some(((first, _), others)) = whole.split_first() else {
+            return Err(match (broken, lack) {
                 (Some(fault), _) | (None, Lack::Content(fault)) => fault,
                 (None, Lack::Unasked) => self.lacking("any platform"),
-            }),
-            1 => Ok(whole.remove(0).1),
-            _ => {
-                let labels: Vec<String> = whole.iter().map(|(entry, _)| label(entry)).collect();
-                Err(Fault::retryable(
-                    Reason::SourceFailed,
-                    format!(
-                        "{} holds {} of `{}`, but not all that its index lists; set platforms to those that are wanted",
-                        self.keeper.name(),
-                        labels.join(", "),
-                        self.name
-                    ),
-                ))
-            }
+            });
+        };
+        if others.is_empty() {
+            return Ok(whole.remove(0).1);
         }
+        let platform = |entry: &Descriptor| {
+            entry
+                .platform
+                .as_ref()
+                .filter(|said| said.is_said())
+                .map(Platform::normalised)
+        };
+        // Such as one image compressed by gzip and by zstd.
+        if let Some(only) = platform(first)
+            && others.iter().all(|(entry, _)| platform(entry).as_ref() == Some(&only))
+        {
+            let mut kept = index.clone();
+            kept.manifests = whole.iter().map(|(entry, _)| (*entry).clone()).collect();
+            return self.several(kept, &[only]).await;
+        }
+        let mut labels: Vec<String> = whole.iter().map(|(entry, _)| label(entry)).collect();
+        labels.dedup();
+        let advice = match whole.iter().all(|(entry, _)| platform(entry).is_some()) {
+            true => "set platforms to those that are wanted",
+            false => "set platforms to those that are wanted, or name one image by its tag and its digest",
+        };
+        Err(Fault::retryable(
+            Reason::SourceFailed,
+            format!(
+                "{} holds {} of `{}`, but not all that its index lists; {advice}",
+                self.keeper.name(),
+                labels.join(", "),
+                self.name
+            ),
+        ))
     }
 
-    // The images of an index of our own. What is said of them is left out where it was never pulled.
-    async fn several(&self, mut index: Index) -> Result<Vec<Document>, Fault> {
+    // The images of an index of our own. What is said of them is left out where it was never pulled, and so is an image
+    // that another one stands beside for the same platform.
+    async fn several(&self, mut index: Index, platforms: &[Platform]) -> Result<Vec<Document>, Fault> {
         let mut documents: Vec<Document> = Vec::new();
-        let mut kept = Vec::with_capacity(index.manifests.len());
+        let mut kept: Vec<Descriptor> = Vec::with_capacity(index.manifests.len());
+        let mut images: Vec<Platform> = Vec::new();
+        let mut lost: Option<Fault> = None;
         for entry in std::mem::take(&mut index.manifests) {
             match self.entry(&entry).await? {
                 Ok(under) => {
                     let known: HashSet<Digest> = documents.iter().map(|known| known.digest().clone()).collect();
                     documents.extend(under.into_iter().filter(|document| !known.contains(document.digest())));
+                    if entry.may_be_image() {
+                        images.extend(self.platform_of_entry(&entry).await?);
+                    }
                     kept.push(entry);
                 }
                 Err(_) if entry.is_attestation() => {}
-                Err(Lack::Content(fault)) => return Err(fault),
-                Err(Lack::Unasked) => return Err(self.lacking(&label(&entry))),
+                Err(Lack::Content(fault)) => drop(lost.get_or_insert(fault)),
+                Err(Lack::Unasked) => drop(lost.get_or_insert_with(|| self.lacking(&label(&entry)))),
             }
+        }
+        if let Some(fault) = lost
+            && !platforms
+                .iter()
+                .all(|asked| images.iter().any(|image| asked.admits(image)))
+        {
+            return Err(fault);
+        }
+        let entries: Vec<&Descriptor> = kept.iter().filter(|entry| entry.may_be_image()).collect();
+        if let [only] = entries.as_slice() {
+            return self.one(only).await;
         }
         index.manifests = kept;
         documents.push(Document::of_index(index).map_err(|error| self.failed(&error.to_string()))?);
@@ -189,6 +232,8 @@ impl Walk<'_> {
                 .iter()
                 .filter_map(|digest| found.get(digest)?.index())
                 .flat_map(|index| index.manifests.clone())
+                // Anything else is a blob.
+                .filter(Descriptor::is_typed_as_manifest)
                 .collect();
             if entries.is_empty() {
                 break;
@@ -282,9 +327,13 @@ impl Walk<'_> {
         if said || media_type::is_index(&entry.media_type) {
             return Ok(entry.platform.clone());
         }
-        match self.document(entry).await?.as_ref().and_then(Document::manifest) {
-            Some(manifest) => self.platform_of(manifest).await,
-            None => Ok(None),
+        // What cannot be read cannot be chosen.
+        match self.document(entry).await {
+            Ok(document) => match document.as_ref().and_then(Document::manifest) {
+                Some(manifest) => self.platform_of(manifest).await,
+                None => Ok(None),
+            },
+            Err(_) => Ok(None),
         }
     }
 
@@ -321,7 +370,7 @@ impl Walk<'_> {
 }
 
 fn label(descriptor: &Descriptor) -> String {
-    match &descriptor.platform {
+    match descriptor.platform.as_ref().filter(|platform| platform.is_said()) {
         Some(platform) => platform.to_string(),
         None => descriptor.digest.to_string(),
     }

@@ -68,22 +68,13 @@ pub(super) fn target(
             Some(held) => one(held, &name),
             None => Ok(whole(root)),
         },
-        Selection::Several(kept) => match kept.manifests.iter().find(|kept| !available(held, kept)) {
-            Some(missing) => Err(lacking(&name, &label(missing))),
-            None => Ok(Target::Manifest {
-                root: Box::new(root),
-                platform: None,
-                narrowed: true,
-            }),
-        },
-        Selection::Whole => match sparse(held, &name)? {
-            Some(only) if platforms.is_empty() => one(only, &name),
-            Some(_) => match held.iter().find(|held| !held.available) {
-                Some(missing) => Err(lacking(&name, &label(&missing.descriptor))),
-                None => Ok(whole(root)),
-            },
+        Selection::Whole if platforms.is_empty() => match sparse(held, &name)? {
+            Some(only) => one(only, &name),
             None => Ok(whole(root)),
         },
+        Selection::Whole if held.iter().all(|held| held.available) => Ok(whole(root)),
+        Selection::Whole => several(held, &index, &name, platforms, root),
+        Selection::Several(kept) => several(held, &kept, &name, platforms, root),
     }
 }
 
@@ -97,7 +88,7 @@ pub(super) fn sparse<'a>(held: &'a [Held], name: &str) -> Result<Option<&'a Held
     }
     let images: Vec<&Held> = held
         .iter()
-        .filter(|held| held.available && !held.descriptor.is_attestation())
+        .filter(|held| held.available && held.descriptor.may_be_image())
         .collect();
     match images.as_slice() {
         [only] => Ok(Some(only)),
@@ -125,8 +116,35 @@ fn one(held: &Held, name: &str) -> Result<Target, Fault> {
     })
 }
 
-fn available(held: &[Held], wanted: &Descriptor) -> bool {
-    held.iter().any(|held| held.descriptor == *wanted && held.available)
+// The chosen images of `kept` that the engine holds. Attestations may lack, and an image that another one stands beside
+// for the same platform.
+fn several(held: &[Held], kept: &Index, name: &str, platforms: &[Platform], root: Descriptor) -> Result<Target, Fault> {
+    let of = |entry: &Descriptor| held.iter().find(|held| held.descriptor == *entry);
+    let images = || kept.manifests.iter().filter(|entry| entry.may_be_image());
+    let there: Vec<&Held> = images().filter_map(of).filter(|held| held.available).collect();
+    let has = |asked: &Platform| {
+        let mut offered = there.iter().filter_map(|held| held.descriptor.platform.as_ref());
+        offered.any(|offered| asked.admits(offered))
+    };
+    if !platforms.iter().all(has)
+        && let Some(missing) = images().find(|entry| of(entry).is_none_or(|held| !held.available))
+    {
+        return Err(lacking(name, &label(missing)));
+    }
+    match there.as_slice() {
+        [only] => one(only, name),
+        _ => Ok(Target::Manifest {
+            root: Box::new(root),
+            platform: None,
+            narrowed: true,
+        }),
+    }
+}
+
+/// The entries of `kept` that are held. That all that must be is held was decided before.
+pub(super) fn only_held(mut kept: Index, is_held: impl Fn(&Descriptor) -> bool) -> Index {
+    kept.manifests.retain(is_held);
+    kept
 }
 
 fn admit(image: &Inspected, name: &str, platforms: &[Platform]) -> Result<(), Fault> {
@@ -140,7 +158,7 @@ fn admit(image: &Inspected, name: &str, platforms: &[Platform]) -> Result<(), Fa
 }
 
 fn label(descriptor: &Descriptor) -> String {
-    match &descriptor.platform {
+    match descriptor.platform.as_ref().filter(|platform| platform.is_said()) {
         Some(platform) => platform.to_string(),
         None => descriptor.digest.to_string(),
     }

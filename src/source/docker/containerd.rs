@@ -11,11 +11,11 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use super::archive::{Archive, Entry, Kind};
-use super::choose::{lacking, sparse};
+use super::choose::{lacking, only_held, sparse};
 use super::inspected::Held;
 use super::{DOCUMENT_LIMIT, verify};
 use crate::fault::{Fault, Reason};
-use crate::oci::{Content, Descriptor, Digest, Document, Index, Manifest, Selection, media_type, select};
+use crate::oci::{Content, Descriptor, Digest, Document, Index, Selection, distinct_blobs, media_type, select};
 use crate::source::{Blob, BlobSink, ByteStream, Delivered, Form, Method, Resolved};
 
 /// All documents of one export together, in bytes.
@@ -40,10 +40,8 @@ pub(super) async fn deliver(
         }
     }
     let documents = taken.documents(root, image)?;
-    for document in &documents {
-        for blob in document.manifest().map(Manifest::blobs).unwrap_or_default() {
-            taken.hand_on(blob, sink).await?;
-        }
+    for blob in distinct_blobs(&documents) {
+        taken.hand_on(blob, sink).await?;
     }
     Ok(Delivered {
         documents,
@@ -156,7 +154,7 @@ impl Taken {
         }
         match select(index, &image.platforms).map_err(|absent| lacking(&name, &absent.to_string()))? {
             Selection::One(entry) => self.document(&entry),
-            Selection::Several(kept) => Document::of_index(kept).map_err(|error| unreadable(top.digest(), &error)),
+            Selection::Several(kept) => self.of_complete(kept, &top),
             Selection::Whole if image.platforms.is_empty() => {
                 let held: Vec<Held> = index
                     .manifests
@@ -171,7 +169,16 @@ impl Taken {
                     None => Ok(top),
                 }
             }
-            Selection::Whole => Ok(top),
+            Selection::Whole => self.of_complete(index.clone(), &top),
+        }
+    }
+
+    // The index of those entries of which everything came; `top` where that is all of it.
+    fn of_complete(&self, kept: Index, top: &Document) -> Result<Document, Fault> {
+        let kept = only_held(kept, |entry| self.complete(entry));
+        match top.index() == Some(&kept) {
+            true => Ok(top.clone()),
+            false => Document::of_index(kept).map_err(|error| unreadable(top.digest(), &error)),
         }
     }
 
@@ -193,22 +200,30 @@ impl Taken {
             }
             Content::Index(index) => {
                 for entry in &index.manifests {
-                    self.gather(self.document(entry)?, depth + 1, into)?;
+                    match entry.is_typed_as_manifest() {
+                        true => self.gather(self.document(entry)?, depth + 1, into)?,
+                        false => self.came(entry)?,
+                    }
                 }
             }
             Content::Manifest(manifest) => {
                 let mut checked = HashSet::new();
                 for blob in manifest.blobs().into_iter().filter(|blob| checked.insert(&blob.digest)) {
-                    match self.seen.get(&blob.digest) {
-                        Some(&size) if size == blob.size => {}
-                        Some(_) => return Err(missing(&format!("{} in the size that its manifest says", blob.digest))),
-                        None => return Err(missing(blob.digest.as_str())),
-                    }
+                    self.came(blob)?;
                 }
             }
         }
         into.push(document);
         Ok(())
+    }
+
+    // That a blob is in the export.
+    fn came(&self, blob: &Descriptor) -> Result<(), Fault> {
+        match self.seen.get(&blob.digest) {
+            Some(&size) if size == blob.size => Ok(()),
+            Some(_) => Err(missing(&format!("{} in the size that its manifest says", blob.digest))),
+            None => Err(missing(blob.digest.as_str())),
+        }
     }
 
     fn document(&self, descriptor: &Descriptor) -> Result<Document, Fault> {

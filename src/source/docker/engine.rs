@@ -18,6 +18,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::inspected::{Image, Inspected};
+use crate::decode;
 use crate::fault::{Fault, Reason};
 use crate::oci::Platform;
 use crate::source::ByteStream;
@@ -361,7 +362,7 @@ impl Engine {
         }
         let response = self.refuse(response).await?;
         let body = self.body(response).await?;
-        let value = serde_json::from_slice(&body).map_err(|error| self.failed(&format!("its answer is {error}")))?;
+        let value = decode::json(&body).map_err(|error| self.failed(&format!("its answer is {error}")))?;
         Ok(Some(value))
     }
 
@@ -440,14 +441,19 @@ pub(super) fn absent(name: &str) -> Fault {
 /// What an error of the engine says: `{"message": …}` as a whole answer, or `{"error": …}` at the end of an
 /// export that had begun.
 pub(super) fn message_of(json: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
     struct Said {
-        #[serde(alias = "error")]
         message: String,
+        error: String,
     }
-    let said: Said = serde_json::from_slice(json).ok()?;
-    let message: String = said
-        .message
+    let said: Said = decode::json(json).ok()?;
+    let message = if said.message.is_empty() {
+        said.error
+    } else {
+        said.message
+    };
+    let message: String = message
         .chars()
         .filter(|c| !c.is_control())
         .take(MESSAGE_LIMIT)

@@ -1,8 +1,8 @@
 //! What an engine says of an image.
 //!
-//! Read leniently: versions of the engine differ in what they leave out or set to null.
+//! Versions of the engine differ in what they leave out.
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use crate::oci::{Descriptor, Digest, Platform};
 
@@ -58,11 +58,6 @@ impl Inspected {
     }
 }
 
-// Go writes a nil slice as null.
-fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(from)?.unwrap_or_default())
-}
-
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Image {
@@ -83,16 +78,16 @@ pub(super) struct Image {
     descriptor: Option<Descriptor>,
     #[serde(default)]
     manifests: Option<Vec<Summary>>,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default)]
     repo_digests: Vec<String>,
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default)]
     repo_tags: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct RootFs {
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default)]
     layers: Vec<Digest>,
 }
 
@@ -116,7 +111,7 @@ struct ImageData {
 impl From<Summary> for Held {
     fn from(summary: Summary) -> Self {
         let mut descriptor = summary.descriptor;
-        if descriptor.platform.is_none() {
+        if !descriptor.platform.as_ref().is_some_and(Platform::is_said) {
             descriptor.platform = summary.image_data.and_then(|image| image.platform);
         }
         Self {

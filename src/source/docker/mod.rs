@@ -189,11 +189,22 @@ impl Docker {
             }
         };
         let chosen = document.index().map(|index| select(index, platforms));
+        let held = |entry: &Descriptor| {
+            let mut known = image.manifests.iter().flatten();
+            known.any(|held| held.descriptor.digest == entry.digest && held.available)
+        };
         Ok(match chosen {
-            Some(Ok(Selection::Several(kept))) => Document::of_index(kept)
+            Some(Ok(Selection::Several(kept))) => Document::of_index(choose::only_held(kept, held))
                 .map_err(|error| self.engine.failed(&error.to_string()))?
                 .digest()
                 .clone(),
+            Some(Ok(Selection::Whole)) => match document.index().filter(|index| !index.manifests.iter().all(held)) {
+                Some(index) => Document::of_index(choose::only_held(index.clone(), held))
+                    .map_err(|error| self.engine.failed(&error.to_string()))?
+                    .digest()
+                    .clone(),
+                None => root.digest.clone(),
+            },
             Some(Ok(Selection::One(entry))) => entry.digest,
             _ => root.digest.clone(),
         })

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::engine::{Engine, message_of};
 use super::lines::Lines;
+use crate::decode;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Document};
 use crate::source::{BlobSink, Delivered, Method, PushTarget};
@@ -133,7 +134,7 @@ async fn outcome(engine: &Engine, mut answer: Response) -> Result<Digest, Fault>
             if let Some(said) = message_of(&line) {
                 return Err(engine.failed(&said));
             }
-            let line: Line = serde_json::from_slice(&line).unwrap_or_default();
+            let line: Line = decode::json(&line).unwrap_or_default();
             pushed = line.aux.and_then(|aux| aux.digest).or(pushed);
         }
     }

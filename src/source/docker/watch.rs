@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::engine::Engine;
 use super::lines::Lines;
+use crate::decode;
 use crate::fault::Fault;
 use crate::oci::Reference;
 use crate::source::reconnection::Reconnection;
@@ -144,7 +145,7 @@ struct Attributes {
 
 // `None` for what changes no image. An event that cannot be read may be any change.
 fn notice(line: &[u8]) -> Option<Notice> {
-    let Ok(event) = serde_json::from_slice::<Event>(line) else {
+    let Ok(event) = decode::json::<Event>(line) else {
         let blank = line.iter().all(u8::is_ascii_whitespace);
         return (!blank).then_some(Notice::Changed { name: None });
     };

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 use super::{is_telling, take, values};
+use crate::decode;
 use crate::package::component::check::first_line;
 
 /// How deep charts may lie in each other.
@@ -68,7 +69,7 @@ impl ChartTexts {
             }
         }
         let metadata = metadata.ok_or("it has no Chart.yaml")?;
-        chart.metadata = serde_saphyr::from_str(&metadata)
+        chart.metadata = decode::yaml(&metadata)
             .map_err(|error| format!("its Chart.yaml is not YAML: {}", first_line(&error.to_string())))?;
         for field in ["name", "version"] {
             if chart.metadata[field].as_str().is_none_or(str::is_empty) {
@@ -76,7 +77,7 @@ impl ChartTexts {
             }
         }
         if let Some(text) = own {
-            let read: Value = serde_saphyr::from_str(&text)
+            let read: Value = decode::yaml(&text)
                 .map_err(|error| format!("its values.yaml is not YAML: {}", first_line(&error.to_string())))?;
             if let Value::Object(fields) = read {
                 chart.values = fields;
@@ -183,7 +184,7 @@ fn annotated(metadata: &Value, key: &str, values: &Map<String, Value>) -> Vec<St
     let Some(text) = metadata["annotations"][key].as_str() else {
         return Vec::new();
     };
-    let images: Vec<Value> = serde_saphyr::from_str(text).unwrap_or_default();
+    let images: Vec<Value> = decode::yaml(text).unwrap_or_default();
     let holds = |condition: &str| values::at(values, condition) == Some(&Value::Bool(true));
     images
         .iter()

@@ -121,7 +121,7 @@ impl Graph {
         brought.config = config;
         for taken in taken {
             match taken {
-                Taken::Landed(diff_id, stored) => drop(brought.layers.insert(diff_id, stored)),
+                Taken::Landed(diff_id, stored) => drop(brought.layers.insert(diff_id, *stored)),
                 Taken::Left(diff_id, doubt) => doubts.push((diff_id, doubt)),
             }
         }
@@ -204,7 +204,7 @@ impl Graph {
         let landed = sink.take(blob).await;
         let doubt = doubted.lock().unwrap_or_else(PoisonError::into_inner).take();
         match (landed, doubt) {
-            (Ok(landed), _) => Ok(Taken::Landed(diff_id, landed.stored)),
+            (Ok(landed), _) => Ok(Taken::Landed(diff_id, Box::new(landed.stored))),
             (Err(_), Some(doubt)) => Ok(Taken::Left(diff_id, doubt)),
             (Err(fault), None) if fault.disposition == Disposition::Reread => Err(fault),
             // Every file was as its checksum says, and the whole is another all the same.
@@ -218,7 +218,7 @@ impl Graph {
 }
 
 enum Taken {
-    Landed(Digest, Descriptor),
+    Landed(Digest, Box<Descriptor>),
     Left(Digest, Doubt),
 }
 

@@ -15,6 +15,7 @@ use flate2::bufread::MultiGzDecoder;
 use serde::Deserialize;
 
 use super::Doubt;
+use crate::decode;
 
 pub(in super::super) use assembly::assemble;
 
@@ -88,7 +89,8 @@ impl<R: Read> Pieces<R> {
             };
             return Err(malformed(&what));
         }
-        let line: Line<'_> = serde_json::from_slice(&self.line).map_err(|error| malformed(&error))?;
+        let line = std::str::from_utf8(&self.line).map_err(|error| malformed(&error))?;
+        let line: Line<'_> = decode::json_text(line).map_err(|error| malformed(&error))?;
         let size = u64::try_from(line.size).map_err(|_| malformed(&"a size below zero"))?;
         match line.kind {
             2 => {

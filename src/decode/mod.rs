@@ -1,0 +1,80 @@
+//! Reading JSON and YAML that others wrote: registries, engines, and the Go programs behind most of them.
+//!
+//! What Go's own decoders take is taken: a `null` field counts as an absent or empty one, a `null` in a list is left out,
+//! names of fields need not have the right case (except in types with a flattened field), of two fields of one name the
+//! last counts, and JSON may begin with a byte order mark and be followed by other text. What must be there is not
+//! weakened: without it the error names the field and its path.
+//!
+//! This concerns fields of a type of ours. Where a type takes any JSON (`serde_json::Value`), it gets what stands there.
+
+mod json;
+mod yaml;
+
+use std::fmt;
+
+pub use json::{json, json_text};
+pub use yaml::{large_yaml, yaml};
+
+/// The longest name of a field in characters that an error repeats.
+const NAME_LIMIT: usize = 64;
+/// The longest description in characters.
+const MESSAGE_LIMIT: usize = 300;
+
+/// Why a text is not what it should be: where in it, and what is wrong there. The text's values are not repeated beyond
+/// what the error of its type says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecodeError {
+    /// From the innermost part outwards.
+    path: Vec<Part>,
+    message: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Field(String),
+    Element(usize),
+}
+
+impl DecodeError {
+    fn new(message: impl fmt::Display) -> Self {
+        let message: String = message.to_string().chars().take(MESSAGE_LIMIT).collect();
+        Self {
+            path: Vec::new(),
+            message,
+        }
+    }
+
+    fn within_field(mut self, name: &str) -> Self {
+        let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
+        let name = name.chars().take(NAME_LIMIT).map(plain).collect();
+        self.path.push(Part::Field(name));
+        self
+    }
+
+    fn within_element(mut self, at: usize) -> Self {
+        self.path.push(Part::Element(at));
+        self
+    }
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, part) in self.path.iter().rev().enumerate() {
+            match part {
+                Part::Field(name) if at == 0 => formatter.write_str(name)?,
+                Part::Field(name) => write!(formatter, ".{name}")?,
+                Part::Element(index) => write!(formatter, "[{index}]")?,
+            }
+        }
+        let colon = if self.path.is_empty() { "" } else { ": " };
+        write!(formatter, "{colon}{}", self.message)
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+impl serde::de::Error for DecodeError {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self::new(message)
+    }
+}

@@ -1,0 +1,70 @@
+//! Hosts of registries, as `host[:port]`.
+
+use std::net::Ipv6Addr;
+
+/// The one form of a host with its port: letters in lower case, as the names of hosts have none other (RFC 4343), and an
+/// IPv6 address in its brackets as RFC 5952 writes it.
+pub fn normalised_host(host: &str) -> String {
+    let lower = host.to_ascii_lowercase();
+    let address = lower.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    match address {
+        Some((address, port)) => match address.parse::<Ipv6Addr>() {
+            Ok(address) => format!("[{address}]{port}"),
+            Err(_) => lower,
+        },
+        None => lower,
+    }
+}
+
+/// Whether two texts `host[:port]` name the same host and port; without a port, that of HTTPS.
+pub fn same_host(one: &str, other: &str) -> bool {
+    without_usual_port(one) == without_usual_port(other)
+}
+
+/// The normalised host without the port that HTTPS has anyway.
+pub fn without_usual_port(host: &str) -> String {
+    let host = normalised_host(host);
+    match host.strip_suffix(":443") {
+        // Not the end of an IPv6 address.
+        Some(bare) if !bare.is_empty() && (bare.ends_with(']') || !bare.contains(':')) => bare.to_owned(),
+        _ => host,
+    }
+}
+
+/// Splits `[address]:port/rest` after the host; `None` where that is no IPv6 address with a port or without.
+pub(super) fn split_ipv6(text: &str) -> Option<(&str, &str)> {
+    let (host, rest) = text.split_once('/')?;
+    let (address, port) = host.strip_prefix('[')?.split_once(']')?;
+    let known_port = match port.strip_prefix(':') {
+        Some(digits) => digits.parse::<u16>().is_ok() && digits.bytes().all(|byte| byte.is_ascii_digit()),
+        None => port.is_empty(),
+    };
+    (known_port && address.parse::<Ipv6Addr>().is_ok()).then_some((host, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_host_has_one_form() {
+        for (host, form) in [
+            ("Registry.Example", "registry.example"),
+            ("LOCALHOST:5000", "localhost:5000"),
+            ("[::1]:5000", "[::1]:5000"),
+            ("[2001:DB8:0:0::1]", "[2001:db8::1]"),
+            ("[nonsense", "[nonsense"),
+        ] {
+            assert_eq!(normalised_host(host), form);
+        }
+        for (one, other, same) in [
+            ("R.example:443", "r.example", true),
+            ("[::1]:443", "[0:0::1]", true),
+            ("[fe80::443]", "[fe80::]", false),
+            ("r:5000", "r", false),
+            ("r.local", "r.local.evil", false),
+        ] {
+            assert_eq!(same_host(one, other), same, "{one} {other}");
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! JSON and YAML as Go programs write them: `null`, missing, unknown and duplicate fields.
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use jackal_operator::oci::{Descriptor, Digest, media_type};
+use jackal_operator::source::RegistrySource;
+use jackal_operator::transfer::{Destination as _, LayoutDestination};
+
+use super::builds::{Folder, package};
+use super::{Case, check};
+use crate::support::charts;
+use crate::support::faulty::Seen;
+use crate::support::front::{Act, Front};
+use crate::support::image::{image, noise, push, put};
+use crate::support::registry::{TestRegistry, Version};
+use crate::support::shelf::Shelf;
+use crate::support::sink::copy;
+
+/// The blobs of an image in a registry.
+struct Blobs {
+    registry: TestRegistry,
+    config: Descriptor,
+    layer: Descriptor,
+}
+
+impl Blobs {
+    async fn start() -> Self {
+        let registry = TestRegistry::start(Version::V31);
+        let repository = registry.repository("app");
+        let config = r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
+        let config = push(&repository, media_type::OCI_CONFIG, config.into()).await;
+        let layer = push(&repository, media_type::OCI_LAYER, noise(1, 1000)).await;
+        Self {
+            registry,
+            config,
+            layer,
+        }
+    }
+
+    /// Serves `manifest` as `app:1` and under its digest, since no registry stores all that there is.
+    fn serve(&self, manifest: &str, kind: &'static str) -> Front {
+        let manifest = manifest.to_owned();
+        let digest = Digest::of(manifest.as_bytes()).to_string();
+        let paths = ["/v2/app/manifests/1".to_owned(), format!("/v2/app/manifests/{digest}")];
+        Front::to(&self.registry.host, move |seen: &Seen| {
+            match paths.contains(&seen.path) {
+                true => Act::Answer(
+                    200,
+                    vec![
+                        ("Content-Type", kind.to_owned()),
+                        (
+                            "Docker-Content-Digest",
+                            digest.to_uppercase().replace("SHA256", "sha256"),
+                        ),
+                    ],
+                    manifest.clone(),
+                ),
+                false => Act::Pass,
+            }
+        })
+    }
+}
+
+/// Copies `app:1` as `manifest` says it, and sees that it arrives to the byte with both blobs.
+async fn arrives(manifest: impl Fn(&Blobs) -> String, kind: &'static str, platforms: &[&str]) {
+    let blobs = Blobs::start().await;
+    let manifest = manifest(&blobs);
+    let front = blobs.serve(&manifest, kind);
+    let registry = jackal_operator::registry::Registry::new(jackal_operator::registry::Endpoint {
+        host: front.host.clone(),
+        ..blobs.registry.endpoint()
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let layout = LayoutDestination::new(folder.path(), "app");
+    let source = RegistrySource::new(registry.unwrap());
+    let reference = format!("{}/app:1", front.host);
+    let (image, _) = copy(&source, &reference, platforms, &layout, "1").await.unwrap();
+    let whole = image
+        .documents
+        .iter()
+        .find(|document| document.raw == manifest.as_bytes());
+    assert!(whole.is_some() || !platforms.is_empty(), "{manifest}");
+    for blob in [&blobs.config, &blobs.layer] {
+        let held = layout.holds(&blob.digest).await.unwrap();
+        assert_eq!(held, Some(blob.size), "{manifest}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn manifests() {
+    check(&[
+        Case {
+            report: "encoding/json, func Unmarshal (null)",
+            input: "annotations, subject, urls and platform of a manifest are null",
+            expected: "copied to the byte",
+            run: || {
+                let manifest = |blobs: &Blobs| {
+                    format!(
+                        r#"{{"schemaVersion":2,"mediaType":"{}","config":{{"mediaType":"{}","digest":"{}","size":{},"annotations":null,"platform":null}},"layers":[{{"mediaType":"{}","digest":"{}","size":{},"urls":null,"annotations":null}}],"subject":null,"annotations":null,"artifactType":null}}"#,
+                        media_type::OCI_MANIFEST,
+                        media_type::OCI_CONFIG,
+                        blobs.config.digest,
+                        blobs.config.size,
+                        media_type::OCI_LAYER,
+                        blobs.layer.digest,
+                        blobs.layer.size
+                    )
+                };
+                async move { arrives(manifest, media_type::OCI_MANIFEST, &[]).await }.boxed()
+            },
+        },
+        Case {
+            report: "OCI image specification, Descriptors",
+            input: "a configuration without media type, a null layer, a size as 1e3",
+            expected: "copied to the byte",
+            run: || {
+                let manifest = |blobs: &Blobs| {
+                    format!(
+                        r#"{{"schemaVersion":2,"config":{{"digest":"{}","size":{}}},"layers":[null,{{"digest":"{}","size":1e3}}]}}"#,
+                        blobs.config.digest, blobs.config.size, blobs.layer.digest
+                    )
+                };
+                async move { arrives(manifest, media_type::OCI_MANIFEST, &[]).await }.boxed()
+            },
+        },
+        Case {
+            report: "encoding/json, func Unmarshal (duplicate names)",
+            input: "fields twice, of which the last counts; a byte order mark before, a line after",
+            expected: "copied to the byte",
+            run: || {
+                let manifest = |blobs: &Blobs| {
+                    let config = format!(r#""config":{{"digest":"{}","size":{}}}"#, blobs.config.digest, blobs.config.size);
+                    let layer = format!(
+                        r#"{{"digest":"{}","size":1,"size":{}}}"#,
+                        blobs.layer.digest, blobs.layer.size
+                    );
+                    format!(
+                        "\u{feff}{{\"schemaVersion\":2,{config},\"layers\":[],{config},\"layers\":[{layer}]}}\n"
+                    )
+                };
+                async move { arrives(manifest, media_type::OCI_MANIFEST, &[]).await }.boxed()
+            },
+        },
+        Case {
+            report: "opencontainers/image-spec#292",
+            input: "digests in upper case, in the manifest and in Docker-Content-Digest",
+            expected: "copied to the byte",
+            run: || {
+                let manifest = |blobs: &Blobs| {
+                    let [config, layer] = [&blobs.config, &blobs.layer].map(|blob| {
+                        let hex = blob.digest.hex().to_uppercase();
+                        format!(r#"{{"mediaType":"{}","digest":"sha256:{hex}","size":{}}}"#, blob.media_type, blob.size)
+                    });
+                    format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{layer}]}}"#)
+                };
+                async move { arrives(manifest, media_type::OCI_MANIFEST, &[]).await }.boxed()
+            },
+        },
+        Case {
+            report: "dotnet/sdk-container-builds#567",
+            input: "a manifest without mediaType that is served as an index",
+            expected: "copied to the byte",
+            run: || {
+                let manifest = |blobs: &Blobs| {
+                    format!(
+                        r#"{{"schemaVersion":2,"config":{{"digest":"{}","size":{}}},"layers":[{{"digest":"{}","size":{}}}]}}"#,
+                        blobs.config.digest, blobs.config.size, blobs.layer.digest, blobs.layer.size
+                    )
+                };
+                async move { arrives(manifest, media_type::OCI_INDEX, &[]).await }.boxed()
+            },
+        },
+        Case {
+            report: "OCI image specification, Image Index",
+            input: "an index whose manifests are null, without media type",
+            expected: "copied to the byte",
+            run: || {
+                async {
+                    let blobs = Blobs::start().await;
+                    let front = blobs.serve(r#"{"schemaVersion":2,"manifests":null}"#, "application/json");
+                    let endpoint = jackal_operator::registry::Endpoint {
+                        host: front.host.clone(),
+                        ..blobs.registry.endpoint()
+                    };
+                    let repository = jackal_operator::registry::Registry::new(endpoint).unwrap().repository("app");
+                    let index = repository.manifest("1").await.unwrap().unwrap();
+                    assert!(index.index().is_some_and(|index| index.manifests.is_empty()));
+                }
+                .boxed()
+            },
+        },
+        Case {
+            report: "OCI image specification, Descriptors",
+            input: "a manifest without the digest of its configuration",
+            expected: "the message names the field and its path",
+            run: || {
+                async {
+                    let blobs = Blobs::start().await;
+                    let front = blobs.serve(r#"{"schemaVersion":2,"config":{"size":2},"layers":[]}"#, media_type::OCI_MANIFEST);
+                    let endpoint = jackal_operator::registry::Endpoint {
+                        host: front.host.clone(),
+                        ..blobs.registry.endpoint()
+                    };
+                    let repository = jackal_operator::registry::Registry::new(endpoint).unwrap().repository("app");
+                    let error = repository.manifest("1").await.unwrap_err().to_string();
+                    assert!(error.contains("config: missing field `digest`"), "{error}");
+                }
+                .boxed()
+            },
+        },
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn yaml() {
+    check(&[
+        Case {
+            report: "openshift/console#13963",
+            input: "an index of charts with null entries, null fields and duplicate fields",
+            expected: "the chart is found",
+            run: || async { a_chart_of_an_index_with_null_entries().await }.boxed(),
+        },
+        Case {
+            report: "Kubernetes API conventions, Optional vs. Required",
+            input: "platforms: null, charts: null and nodeSelector: null in a package",
+            expected: "they count as absent",
+            run: || async { null_in_a_package().await }.boxed(),
+        },
+    ])
+    .await;
+}
+
+async fn a_chart_of_an_index_with_null_entries() {
+    let (registry, shelf) = (TestRegistry::start(Version::V31), Shelf::new().await);
+    let folder = Folder::new();
+    let archive = charts::package(folder.path(), "front", "1.0.0", "a/b:1", "note");
+    shelf.put("/stable/front-1.0.0.tgz", Bytes::from(std::fs::read(&archive).unwrap()));
+    let digest = Digest::of(&std::fs::read(&archive).unwrap());
+    shelf.put(
+        "/stable/index.yaml",
+        format!(
+            "apiVersion: v1\nentries:\n  other:\n  empty: null\n  front:\n  - null\n  - version: 2.0.0\n    urls: null\n    keywords: null\n  - name: front\n    version: 0.0.1\n    version: 1.0.0\n    created: null\n    digest: {}\n    urls:\n    - ~\n    - front-1.0.0.tgz\n  -\n",
+            digest.hex().to_uppercase()
+        ),
+    );
+    let web = image(&registry.repository("web"), "linux/amd64", noise(1, 100)).await;
+    put(&registry.repository("web"), &web, Some("1")).await;
+    let yaml = format!(
+        "apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {{name: shop}}\nspec:\n  version: 1.0.0\n  components:\n  - name: web\n    charts:\n    - {{name: front, version: 1.0.0, namespace: web, url: 'http://{}/stable'}}\n",
+        shelf.host
+    );
+    folder.build(&yaml, &registry.host, &[&registry.host, &shelf.host]);
+}
+
+async fn null_in_a_package() {
+    let registry = TestRegistry::start(Version::V31);
+    let web = image(&registry.repository("web"), "linux/amd64", noise(1, 100)).await;
+    put(&registry.repository("web"), &web, Some("1")).await;
+    let image = format!(
+        "{{image: '{}/web:1', platforms: null, nodeSelector: null}}",
+        registry.host
+    );
+    let yaml = package(&[image]).replace("  components:", "  verify: null\n  components:");
+    let yaml = format!("{yaml}    charts: null\n    manifests:\n");
+    Folder::new().build(&yaml, &registry.host, &[]);
+}

@@ -1,0 +1,474 @@
+//! Choosing platforms of an image, and indexes that are written anew.
+
+use futures::FutureExt as _;
+use jackal_operator::fault::Fault;
+use jackal_operator::oci::{Content, Descriptor, Digest, Document, Index, Platform, media_type};
+use jackal_operator::registry::{Endpoint, Registry, Repository};
+use jackal_operator::source::{ImageSource as _, RegistrySource, Resolved};
+use jackal_operator::transfer::{Destination as _, LayoutDestination};
+use serde_json::{Value, json};
+
+use super::builds::{Folder, package};
+use super::{Case, check};
+use crate::support::faulty::Seen;
+use crate::support::front::{Act, Front};
+use crate::support::image::{attestation, entry, image, multi_platform, noise, push, put};
+use crate::support::registry::{TestRegistry, Version};
+
+/// A registry with images for some platforms in `app`.
+struct Images {
+    registry: TestRegistry,
+    repository: Repository,
+}
+
+impl Images {
+    fn start() -> Self {
+        let registry = TestRegistry::start(Version::V31);
+        let repository = registry.repository("app");
+        Self { registry, repository }
+    }
+
+    async fn push(&self, seed: u64, platform: &str) -> Document {
+        let document = image(&self.repository, platform, noise(seed, 100)).await;
+        put(&self.repository, &document, None).await;
+        document
+    }
+
+    async fn tag(&self, entries: Vec<Value>) {
+        let index = json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": entries});
+        let index = Document::parse(Some(media_type::OCI_INDEX), index.to_string().into()).unwrap();
+        put(&self.repository, &index, Some("1")).await;
+    }
+
+    /// What `app:1` is for these platforms.
+    async fn resolve(&self, platforms: &[&str]) -> Result<Resolved, Fault> {
+        resolve(&self.registry.host, self.registry.endpoint(), platforms).await
+    }
+}
+
+async fn resolve(host: &str, endpoint: Endpoint, platforms: &[&str]) -> Result<Resolved, Fault> {
+    let host_of = Endpoint {
+        host: host.to_owned(),
+        ..endpoint
+    };
+    let source = RegistrySource::new(Registry::new(host_of).unwrap());
+    let platforms: Vec<Platform> = platforms.iter().map(|text| text.parse().unwrap()).collect();
+    source
+        .resolve(&format!("{host}/app:1").parse().unwrap(), &platforms)
+        .await
+}
+
+/// An entry of an index as others write it.
+fn listed(document: &Document, platform: Value) -> Value {
+    json!({
+        "mediaType": document.descriptor.media_type,
+        "digest": document.digest(),
+        "size": document.descriptor.size,
+        "platform": platform,
+    })
+}
+
+fn linux(architecture: &str, variant: &str) -> Value {
+    json!({"os": "linux", "architecture": architecture, "variant": variant})
+}
+
+fn root(image: &Resolved) -> &Document {
+    image.documents.last().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn choices() {
+    check(&[
+        Case {
+            report: "docker/buildx#304",
+            input: "one digest that is listed for arm/v6 and for arm/v7",
+            expected: "either platform chooses it, and both together choose one image",
+            run: || async { one_digest_for_two_platforms().await }.boxed(),
+        },
+        Case {
+            report: "containerd/containerd#2133",
+            input: "linux/arm asked where arm/v5, arm/v6 and arm/v7 are offered, and arm/v7 where arm without a variant is",
+            expected: "arm/v7",
+            run: || async { arm_is_arm_v7().await }.boxed(),
+        },
+        Case {
+            report: "containers/image#898",
+            input: "arm64/v8 and arm64, x86_64 and amd64, arm/v7 where only v6 is offered",
+            expected: "the image that containerd would choose",
+            run: || async { other_names_of_platforms().await }.boxed(),
+        },
+        Case {
+            report: "OCI image specification, Image Index (unknown media types)",
+            input: "entries of an unknown type, with an empty platform, and whose manifest is missing beside the wanted one",
+            expected: "the wanted one is chosen",
+            run: || async { odd_entries_beside_the_image().await }.boxed(),
+        },
+        Case {
+            report: "OCI image specification, Image Index",
+            input: "two platforms are asked for, and the attestations of one of them are missing",
+            expected: "an index of both and of the attestations that are there",
+            run: || async { missing_attestations().await }.boxed(),
+        },
+        Case {
+            report: "containerd/containerd#2133",
+            input: "a platform that is not offered",
+            expected: "choosing what the message says works",
+            run: || async { the_advice_works().await }.boxed(),
+        },
+        Case {
+            report: "OCI image specification, Image Configuration",
+            input: "a single image that does not say what it runs on",
+            expected: "it is taken for what was asked for",
+            run: || async { an_image_that_does_not_say().await }.boxed(),
+        },
+        Case {
+            report: "OCI distribution specification, Pulling manifests",
+            input: "an index that is named by its digest, with platforms",
+            expected: "the digest is found in the cluster, and the report says why all platforms are there",
+            run: || async { a_pinned_index_with_platforms().await }.boxed(),
+        },
+    ])
+    .await;
+}
+
+async fn one_digest_for_two_platforms() {
+    let images = Images::start();
+    let (arm, amd) = (images.push(1, "linux/arm").await, images.push(2, "linux/amd64").await);
+    images
+        .tag(vec![
+            listed(&arm, linux("arm", "v6")),
+            listed(&arm, linux("arm", "v7")),
+            listed(&amd, json!({"os": "linux", "architecture": "amd64"})),
+        ])
+        .await;
+    for platforms in [
+        &["linux/arm/v6"][..],
+        &["linux/arm/v7"],
+        &["linux/arm/v6", "linux/arm/v7"],
+    ] {
+        let chosen = images.resolve(platforms).await.unwrap();
+        assert_eq!(root(&chosen).digest(), arm.digest(), "{platforms:?}");
+    }
+    let chosen = images.resolve(&["linux/amd64", "linux/arm/v6"]).await.unwrap();
+    let digests: Vec<&Digest> = chosen.documents.iter().map(Document::digest).collect();
+    assert!(digests.contains(&arm.digest()) && digests.contains(&amd.digest()));
+    assert_eq!(root(&chosen).index().unwrap().manifests.len(), 2);
+}
+
+async fn arm_is_arm_v7() {
+    let images = Images::start();
+    let mut entries = Vec::new();
+    let mut documents = Vec::new();
+    for (seed, variant) in [(1, "v5"), (2, "v6"), (3, "v7")] {
+        let document = images.push(seed, "linux/arm").await;
+        entries.push(listed(&document, linux("arm", variant)));
+        documents.push(document);
+    }
+    images.tag(entries.clone()).await;
+    for (platform, at) in [
+        ("linux/arm", 2),
+        ("linux/armhf", 2),
+        ("linux/armel", 1),
+        ("linux/arm/v5", 0),
+    ] {
+        let chosen = images.resolve(&[platform]).await.unwrap();
+        assert_eq!(root(&chosen).digest(), documents[at].digest(), "{platform}");
+    }
+    entries[2]["platform"] = json!({"os": "linux", "architecture": "arm"});
+    images.tag(entries).await;
+    let chosen = images.resolve(&["linux/arm/v7"]).await.unwrap();
+    assert_eq!(root(&chosen).digest(), documents[2].digest());
+}
+
+async fn other_names_of_platforms() {
+    let images = Images::start();
+    let (arm, amd, old) = (
+        images.push(1, "linux/arm64").await,
+        images.push(2, "linux/amd64").await,
+        images.push(3, "linux/arm").await,
+    );
+    images
+        .tag(vec![
+            listed(&arm, linux("arm64", "v8")),
+            listed(&amd, json!({"os": "linux", "architecture": "amd64"})),
+            listed(&old, linux("arm", "v6")),
+        ])
+        .await;
+    for (platform, document) in [
+        ("linux/arm64", &arm),
+        ("linux/aarch64", &arm),
+        ("linux/x86_64", &amd),
+        ("linux/amd64/v1", &amd),
+        ("linux/amd64/v3", &amd),
+        ("linux/arm/v7", &old),
+    ] {
+        let chosen = images.resolve(&[platform]).await.unwrap();
+        assert_eq!(root(&chosen).digest(), document.digest(), "{platform}");
+    }
+    assert!(images.resolve(&["linux/arm/v5"]).await.is_err());
+}
+
+/// A proxy before `images` that answers 404 for these manifests, and `index` for `app:1`.
+fn lacking(images: &Images, index: &Value, lost: Vec<Digest>) -> Front {
+    let index = index.to_string();
+    Front::to(&images.registry.host, move |seen: &Seen| match seen.path.as_str() {
+        "/v2/app/manifests/1" => {
+            let kind = ("Content-Type", media_type::OCI_INDEX.to_owned());
+            Act::Answer(200, vec![kind], index.clone())
+        }
+        path if lost.iter().any(|lost| path.ends_with(lost.as_str())) => Act::Answer(404, Vec::new(), String::new()),
+        _ => Act::Pass,
+    })
+}
+
+async fn odd_entries_beside_the_image() {
+    let images = Images::start();
+    let (amd, zstd, gone) = (
+        images.push(1, "linux/amd64").await,
+        images.push(2, "linux/arm64").await,
+        Digest::of(b"gone"),
+    );
+    let index = json!({"schemaVersion": 2, "manifests": [
+        {"mediaType": "application/vnd.example.thing", "digest": Digest::of(b"thing"), "size": 5},
+        {"mediaType": "application/vnd.docker.distribution.manifest.v1+prettyjws", "digest": Digest::of(b"old"), "size": 3},
+        {"mediaType": media_type::OCI_MANIFEST, "digest": gone, "size": 4, "platform": {}},
+        {"mediaType": media_type::OCI_MANIFEST, "digest": Digest::of(b"gzip"), "size": 4, "platform": {"os": "linux", "architecture": "arm64"}},
+        listed(&zstd, json!({"os": "linux", "architecture": "arm64"})),
+        {"mediaType": media_type::OCI_MANIFEST, "digest": amd.digest(), "size": amd.descriptor.size, "platform": {}},
+    ]});
+    let front = lacking(&images, &index, vec![gone, Digest::of(b"gzip")]);
+    for (platform, document) in [("linux/amd64", &amd), ("linux/arm64", &zstd)] {
+        let chosen = resolve(&front.host, images.registry.endpoint(), &[platform])
+            .await
+            .unwrap();
+        assert_eq!(root(&chosen).digest(), document.digest(), "{platform}");
+    }
+}
+
+async fn missing_attestations() {
+    let images = Images::start();
+    let (amd, arm) = (images.push(1, "linux/amd64").await, images.push(2, "linux/arm64").await);
+    let (there, of_amd) = attestation(&images.repository, &amd).await;
+    put(&images.repository, &there, None).await;
+    let (lost, of_arm) = attestation(&images.repository, &arm).await;
+    let entries = vec![entry(&amd, "linux/amd64"), entry(&arm, "linux/arm64"), of_amd, of_arm];
+    let index = serde_json::to_value(Index::new(entries.clone())).unwrap();
+    let front = lacking(&images, &index, vec![lost.digest().clone()]);
+    let chosen = resolve(&front.host, images.registry.endpoint(), &["linux/amd64", "linux/arm64"]).await;
+    assert_eq!(root(&chosen.unwrap()).index().unwrap().manifests, entries[..3]);
+    let fault = resolve(&front.host, images.registry.endpoint(), &[]).await.unwrap_err();
+    assert!(
+        fault.message.contains(&format!("attestations ({})", lost.digest())),
+        "{fault}"
+    );
+}
+
+async fn the_advice_works() {
+    let images = Images::start();
+    let (arm, amd) = (images.push(1, "linux/arm64").await, images.push(2, "linux/amd64").await);
+    let (about, of_amd) = attestation(&images.repository, &amd).await;
+    put(&images.repository, &about, None).await;
+    images
+        .tag(vec![
+            listed(&arm, linux("arm64", "v8")),
+            listed(&amd, json!({"os": "linux", "architecture": "amd64"})),
+            serde_json::to_value(of_amd).unwrap(),
+        ])
+        .await;
+    let fault = images.resolve(&["linux/s390x"]).await.unwrap_err();
+    let (_, advice) = fault.message.split_once("it is for ").unwrap();
+    let (named, _) = advice.split_once("; choose among these by platforms").unwrap();
+    let platforms: Vec<&str> = named.split(", ").collect();
+    assert_eq!(platforms, ["linux/arm64/v8", "linux/amd64"]);
+    for platform in platforms {
+        assert_eq!(images.resolve(&[platform]).await.unwrap().documents.len(), 1);
+    }
+}
+
+async fn an_image_that_does_not_say() {
+    let images = Images::start();
+    let config = push(
+        &images.repository,
+        media_type::OCI_CONFIG,
+        r#"{"os":"linux","architecture":""}"#.into(),
+    )
+    .await;
+    let manifest = jackal_operator::oci::Manifest::new(config, Vec::new());
+    let document = Document::of_manifest(manifest).unwrap();
+    put(&images.repository, &document, Some("1")).await;
+    let chosen = images.resolve(&["linux/amd64"]).await.unwrap();
+    assert_eq!(root(&chosen), &document);
+}
+
+async fn a_pinned_index_with_platforms() {
+    let (from, to) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V28));
+    let (index, images) = multi_platform(&from.repository("lib/app"), "1").await;
+    let name = format!("{}/lib/app@{}", from.host, index.digest());
+    let yaml = package(&[format!("{{image: '{name}', platforms: [linux/amd64]}}")]);
+    let report = Folder::new().build(&yaml, &to.host, &[&from.host]);
+    let found = to.crane("digest", &format!("lib/app@{}", index.digest()));
+    assert_eq!(found.trim(), index.digest().as_str());
+    to.crane("manifest", &format!("lib/app@{}", images[0].digest()));
+    assert!(
+        report.to_string().contains("named by the digest of its index"),
+        "{report}"
+    );
+    let yaml = package(&[format!("{{image: '{name}', platforms: [linux/riscv64]}}")]);
+    let (report, said) = Folder::new().attempt(&yaml, &to.host, &[&from.host]);
+    assert!(
+        report.is_none() && said.contains("no image for linux/riscv64"),
+        "{said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn indexes() {
+    check(&[
+        Case {
+            report: "OCI image specification, Image Index",
+            input: "os.version, os.features, features, data, annotations and unknown fields of an index of which some platforms are taken",
+            expected: "all of them stay, in their order",
+            run: || async { a_selected_index_keeps_its_fields().await }.boxed(),
+        },
+        Case {
+            report: "OCI image specification, Image Layout",
+            input: "an index.json with unknown fields to which an image is added",
+            expected: "they stay",
+            run: || async { a_layout_keeps_its_fields().await }.boxed(),
+        },
+        Case {
+            report: "OCI image specification, Image Index",
+            input: "another architecture's package with annotations and unknown fields in the index of a package",
+            expected: "they stay",
+            run: || async { the_index_of_a_package_keeps_its_fields().await }.boxed(),
+        },
+        Case {
+            report: "regclient/regclient#73",
+            input: "an index of BuildKit's cache, which lists layers and a configuration that are blobs",
+            expected: "copied with its blobs, to the byte",
+            run: || async { the_cache_of_buildkit().await }.boxed(),
+        },
+    ])
+    .await;
+}
+
+async fn a_selected_index_keeps_its_fields() {
+    let images = Images::start();
+    let (old, new, amd) = (
+        images.push(1, "windows/amd64").await,
+        images.push(2, "windows/amd64").await,
+        images.push(3, "linux/amd64").await,
+    );
+    let mut entries = Vec::new();
+    for (document, version) in [(&new, "10.0.20348"), (&old, "10.0.17763")] {
+        let mut entry = listed(
+            document,
+            json!({"os": "windows", "architecture": "amd64", "os.version": version, "os.features": ["win32k"], "features": ["sse4"]}),
+        );
+        entry["annotations"] = json!({"a": "b"});
+        entry["data"] = json!("e30=");
+        entry["x-example"] = json!({"y": [null, 1.5]});
+        entries.push(entry);
+    }
+    entries.insert(1, listed(&amd, json!({"os": "linux", "architecture": "amd64"})));
+    let index = json!({
+        "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": entries,
+        "annotations": {"c": "d"}, "x-other": [1],
+    });
+    let index = Document::parse(None, index.to_string().into()).unwrap();
+    put(&images.repository, &index, Some("1")).await;
+    let chosen = images.resolve(&["windows/amd64"]).await.unwrap();
+    let written: Value = serde_json::from_slice(&root(&chosen).raw).unwrap();
+    assert_eq!(written["manifests"], json!([entries[0], entries[2]]));
+    assert_eq!(
+        (&written["annotations"], &written["x-other"]),
+        (&json!({"c": "d"}), &json!([1]))
+    );
+    // What nobody else wrote anything into stays what it was.
+    let plain = Index::new(vec![entry(&amd, "linux/amd64")]);
+    let expected = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[{{"mediaType":"{}","digest":"{}","size":{},"platform":{{"architecture":"amd64","os":"linux"}}}}]}}"#,
+        media_type::OCI_INDEX,
+        media_type::OCI_MANIFEST,
+        amd.digest(),
+        amd.descriptor.size
+    );
+    assert_eq!(Document::of_index(plain).unwrap().raw, expected);
+}
+
+async fn a_layout_keeps_its_fields() {
+    let folder = tempfile::tempdir().unwrap();
+    let entry = json!({
+        "digest": Digest::of(b"x").as_str().to_uppercase(), "size": 1, "mediaType": media_type::OCI_MANIFEST,
+        "platform": {"os": "windows", "architecture": "amd64", "os.features": ["win32k"]}, "data": "eA==",
+        "annotations": {"org.opencontainers.image.ref.name": "other:1"},
+    });
+    let index = json!({"schemaVersion": 2, "manifests": [null, entry], "x": {"y": 1}, "annotations": null});
+    std::fs::write(folder.path().join("index.json"), index.to_string()).unwrap();
+    let layout = LayoutDestination::new(folder.path(), "app");
+    let manifest = jackal_operator::oci::Manifest::new(Descriptor::empty(), Vec::new());
+    layout
+        .publish(&Document::of_manifest(manifest).unwrap(), Some("1"))
+        .await
+        .unwrap();
+    let written: Value = serde_json::from_slice(&std::fs::read(folder.path().join("index.json")).unwrap()).unwrap();
+    assert_eq!(written["x"], json!({"y": 1}));
+    let kept = &written["manifests"][0];
+    assert_eq!((&kept["data"], &kept["platform"]), (&entry["data"], &entry["platform"]));
+    assert_eq!(kept["annotations"], entry["annotations"]);
+    assert_eq!(written["manifests"].as_array().unwrap().len(), 2);
+}
+
+async fn the_index_of_a_package_keeps_its_fields() {
+    let registry = TestRegistry::start(Version::V31);
+    let web = image(&registry.repository("web"), "linux/amd64", noise(1, 100)).await;
+    put(&registry.repository("web"), &web, Some("1")).await;
+    let shop = registry.repository("shop");
+    let other = image(&shop, "linux/arm64", noise(2, 100)).await;
+    put(&shop, &other, None).await;
+    let mut listed = listed(
+        &other,
+        json!({"os": "multi", "architecture": "s390x", "os.features": ["f"]}),
+    );
+    listed["annotations"] = json!({"a": "b"});
+    listed["x-example"] = json!(1);
+    let index = json!({
+        "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": [listed],
+        "annotations": {"c": "d"}, "x-other": {"e": 1},
+    });
+    let index = Document::parse(None, index.to_string().into()).unwrap();
+    put(&shop, &index, Some("1.4.0")).await;
+    let yaml = package(&[format!("{{image: '{}/web:1'}}", registry.host)]);
+    Folder::new().build(&yaml, &registry.host, &[]);
+    let written = shop.manifest("1.4.0").await.unwrap().unwrap();
+    let Content::Index(index) = &written.content else {
+        panic!("no index")
+    };
+    assert_eq!(index.manifests.len(), 2);
+    let written: Value = serde_json::from_slice(&written.raw).unwrap();
+    assert!(written["manifests"].as_array().unwrap().contains(&listed), "{written}");
+    assert_eq!(
+        (&written["annotations"], &written["x-other"]),
+        (&json!({"c": "d"}), &json!({"e": 1}))
+    );
+}
+
+async fn the_cache_of_buildkit() {
+    // distribution 3 takes no index of blobs, whoever pushes it.
+    let (from, to) = (TestRegistry::start(Version::V28), TestRegistry::start(Version::V28));
+    {
+        let repository = from.repository("app");
+        let kind = "application/vnd.buildkit.cacheconfig.v0";
+        let mut entries = vec![push(&repository, media_type::OCI_LAYER_GZIP, noise(1, 5000)).await];
+        entries.push(push(&repository, kind, r#"{"layers":[],"records":[]}"#.into()).await);
+        let index = Document::of_index(Index::new(entries.clone())).unwrap();
+        put(&repository, &index, Some("cache")).await;
+        let yaml = package(&[format!("{{image: '{}/app:cache'}}", from.host)]);
+        Folder::new().build(&yaml, &to.host, &[&from.host]);
+        assert_eq!(to.crane("digest", "app:cache").trim(), index.digest().as_str());
+        for blob in &entries {
+            let held = to.repository("app").head_blob(&blob.digest).await.unwrap();
+            assert_eq!(held, Some(blob.size));
+        }
+    }
+}
