@@ -1,6 +1,7 @@
 //! The one shape in which the engine's failures reach whoever has to act on them.
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -138,3 +139,27 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+/// Where the person works who reads a failure of this process, and so what can be done about it there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Front {
+    /// In a cluster: by fields of objects, and Secrets.
+    #[default]
+    Cluster,
+    /// On the command line: by flags and files.
+    CommandLine,
+}
+
+static FRONT: OnceLock<Front> = OnceLock::new();
+
+impl Front {
+    /// Decides for the whole process. The first decision stays.
+    pub fn choose(self) {
+        let _ = FRONT.set(self);
+    }
+
+    /// That of this process.
+    pub fn of_process() -> Self {
+        FRONT.get().copied().unwrap_or_default()
+    }
+}

@@ -3,7 +3,8 @@
 //! The rooms, each of which uses only those above it: [`decode`] (JSON and YAML of others), [`oci`] (names and
 //! documents), [`fault`] (failures),
 //! [`suggestion`] (the name that was meant by a misspelt one),
-//! [`hashing`] (digests of what passes), [`api`] (the custom resources), [`registry`] (the distribution client),
+//! [`hashing`] (digests of what passes), [`process`] (children that are ended with all that they started),
+//! [`api`] (the custom resources), [`registry`] (the distribution client),
 //! [`source`] (where images come from), [`transfer`] (bringing them to a destination), [`signing`] (signatures, and
 //! whether they count), [`sbom`] (what images consist of), [`package`] (what a package consists of, and its artifact),
 //! [`convert`] (what Jackal's and Zarf's commands call a package, as ours), [`fetch`] (charts, files and ConfigMaps of
@@ -21,6 +22,7 @@ pub mod fetch;
 pub mod hashing;
 pub mod oci;
 pub mod package;
+pub mod process;
 pub mod registry;
 pub mod sbom;
 pub mod server;

@@ -20,18 +20,19 @@ use tokio_util::sync::CancellationToken;
 use self::report::{Failure, Report, Reports, Row};
 use self::target::Target;
 use self::works::Works;
+use super::access::Access;
+use super::authorities::AuthorityFlags;
 use super::cluster::duration;
 use super::engine::EngineFlags;
 use super::limits::LimitFlags;
 use super::package_file::{Given, Object};
 use super::progress::{Display, Output, bytes};
 use super::sbom::SbomFlags;
-use super::{UNUSABLE, Unusable, credentials, examples, key, package_file, print};
+use super::{UNUSABLE, Unusable, examples, key, package_file, print};
 use crate::api::v1alpha1::JackalPackageSpec;
 use crate::fault::Fault;
 use crate::oci::same_host;
 use crate::package::PlannedImage;
-use crate::registry::{Endpoint, Registry};
 use crate::signing::SigningKey;
 use crate::transfer::{Standing, Transfer};
 
@@ -85,6 +86,8 @@ pub(super) struct Build {
     /// Images that move at once.
     #[arg(long, default_value_t = 4, value_name = "COUNT")]
     concurrency: usize,
+    #[command(flatten)]
+    authorities: AuthorityFlags,
     #[command(flatten)]
     limits: LimitFlags,
     /// How long a transfer may stand still. Default: the package's own, or 2m.
@@ -170,17 +173,6 @@ impl Build {
     fn idle(&self, object: &Object) -> Duration {
         let own = object.spec.stall_timeout.map(Into::into);
         self.stall_timeout.or(own).unwrap_or(IDLE)
-    }
-
-    /// A client for `host`, with the credentials that docker knows.
-    async fn open(&self, host: &str, plain_http: bool, idle: Duration) -> anyhow::Result<Registry> {
-        let endpoint = Endpoint {
-            plain_http,
-            credentials: credentials::of(host).await?,
-            idle,
-            ..Endpoint::new(host).within(self.limits.limits())
-        };
-        Registry::new(endpoint).map_err(|error| anyhow::Error::from(error.pushing(host)))
     }
 
     /// Whether `host`, which something is read from, speaks plain HTTP.

@@ -7,6 +7,7 @@ use clap::Args;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
+use super::authorities::AuthorityFlags;
 use super::limits::LimitFlags;
 use crate::api::v1alpha1::{LocalReference, Period, PeriodError, RegistrySpec};
 use crate::server::{ListenAddress, Server, Serving};
@@ -73,6 +74,8 @@ pub(super) struct ClusterFlags {
     #[arg(long, env = "JACKAL_CONCURRENCY", default_value_t = 4, value_name = "COUNT")]
     concurrency: usize,
     #[command(flatten)]
+    authorities: AuthorityFlags,
+    #[command(flatten)]
     limits: LimitFlags,
     /// How often sources are looked at again, where an object says nothing.
     #[arg(long, env = "JACKAL_INTERVAL", default_value = "1h", value_name = "DURATION", value_parser = duration)]
@@ -114,6 +117,7 @@ impl ClusterFlags {
                 registry,
                 namespace,
                 insecure_sources: self.insecure_registry.clone(),
+                authorities: self.authorities.read().await?,
                 limits: self.limits.limits(),
                 policy: Policy {
                     repositories: self.repository_policy,

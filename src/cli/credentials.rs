@@ -1,30 +1,206 @@
-//! The credentials of whoever runs a command: docker's `config.json`, and the helpers that it names.
+//! The credentials of whoever runs a command: the files of docker and podman, and the helpers that they name.
 
-use docker_credential::{CredentialRetrievalError, DockerCredential};
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::registry::Credentials;
+use tokio::sync::Mutex;
 
-/// The credentials for `host`, if docker knows any. A helper that fails is an error: going on without
-/// credentials would only fail later, for a reason that nobody understands.
-pub(super) async fn of(host: &str) -> anyhow::Result<Option<Credentials>> {
-    let server = match host {
+use super::credential_helper::{self, Failure};
+use super::{Unusable, files};
+use crate::fault::{Fault, Reason};
+use crate::registry::{Credentials, Keychain};
+
+/// How long a helper may take.
+const HELPER_LIMIT: Duration = Duration::from_secs(30);
+
+/// Where credentials are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// In a variable of the environment.
+    Variable(&'static str, OsString),
+    /// In a file, which need not exist.
+    File(PathBuf),
+}
+
+/// The files, in the order in which they are searched. Each is read when it is reached, once.
+pub(super) struct CredentialFiles {
+    places: Vec<Place>,
+    /// How long a helper may take.
+    limit: Duration,
+    read: Mutex<Read>,
+}
+
+/// What was read.
+#[derive(Default)]
+struct Read {
+    /// The name and content of the files that exist; `None` for one that does not.
+    files: Vec<Option<(String, Keychain)>>,
+    /// What helpers answered, by the helper and the server.
+    answers: HashMap<(String, String), Option<Credentials>>,
+}
+
+impl CredentialFiles {
+    /// Those that the environment names. A helper may take `limit`, and never more than 30 s.
+    pub fn of_environment(limit: Duration) -> Self {
+        Self {
+            places: places(|name| std::env::var_os(name).filter(|value| !value.is_empty())),
+            limit: limit.min(HELPER_LIMIT),
+            read: Mutex::default(),
+        }
+    }
+
+    /// The credentials for `repository` on `host`, in the order in which they are to be tried: those of the first file
+    /// that has any. A file that cannot be read and a helper that fails are errors: going on without credentials would only
+    /// fail later, for a reason that nobody understands.
+    pub async fn candidates(&self, host: &str, repository: &str) -> anyhow::Result<Vec<Credentials>> {
+        let mut read = self.read.lock().await;
+        for (at, place) in self.places.iter().enumerate() {
+            if read.files.len() <= at {
+                read.files.push(place.read().await?);
+            }
+            let Some((name, keychain)) = read.files[at].clone() else {
+                continue;
+            };
+            let mut found = keychain.candidates(host, repository);
+            if let Some(helper) = keychain.helper(host, repository) {
+                let asked = (helper.to_owned(), server(host));
+                let answer = match read.answers.get(&asked) {
+                    Some(answer) => Ok(answer.clone()),
+                    None => credential_helper::get(helper, &asked.1, self.limit).await,
+                };
+                match answer {
+                    Ok(answer) => {
+                        read.answers.insert(asked, answer.clone());
+                        found.splice(0..0, answer);
+                    }
+                    // What stands in the file itself needs no helper.
+                    Err(Failure::Missing) if !found.is_empty() => {}
+                    Err(failure) => return Err(of_helper(helper, host, &name, failure).into()),
+                }
+            }
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+        Ok(Vec::new())
+    }
+}
+
+impl Place {
+    /// The keychain, with the name of its file; none where the file does not exist.
+    async fn read(&self) -> Result<Option<(String, Keychain)>, Unusable> {
+        let (name, content) = match self {
+            Self::Variable(name, text) => ((*name).to_owned(), text.as_encoded_bytes().to_vec()),
+            Self::File(path) => match files::read(path).await {
+                Ok(content) => (path.display().to_string(), content),
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                    return Ok(None);
+                }
+                Err(error) => {
+                    return Err(Unusable(format!(
+                        "the credentials in {} cannot be read: {error}; correct the file's permissions, or remove it",
+                        path.display()
+                    )));
+                }
+            },
+        };
+        match Keychain::parse(&content) {
+            Ok(keychain) => Ok(Some((name, keychain))),
+            Err(reason) => Err(Unusable(format!(
+                "the credentials in {name} cannot be read: {reason}; correct it, or remove it"
+            ))),
+        }
+    }
+}
+
+/// Where credentials are, by what `variable` says of the environment: what a variable names before what lies in its usual
+/// place, and docker before podman.
+fn places(variable: impl Fn(&'static str) -> Option<OsString>) -> Vec<Place> {
+    let mut found = Vec::new();
+    let below =
+        |folder: Option<OsString>, path: &str| folder.map(|folder| Place::File(PathBuf::from(folder).join(path)));
+    found.extend(variable("DOCKER_AUTH_CONFIG").map(|text| Place::Variable("DOCKER_AUTH_CONFIG", text)));
+    let docker = variable("DOCKER_CONFIG");
+    let podman = variable("REGISTRY_AUTH_FILE");
+    let by_default = docker.is_none();
+    found.extend(below(docker, "config.json"));
+    found.extend(podman.map(|path| Place::File(path.into())));
+    if by_default {
+        found.extend(below(variable("HOME"), ".docker/config.json"));
+    }
+    found.extend(below(variable("XDG_RUNTIME_DIR"), "containers/auth.json"));
+    let configuration = variable("XDG_CONFIG_HOME").map(PathBuf::from);
+    let configuration = configuration.or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".config")));
+    found.extend(configuration.map(|folder| Place::File(folder.join("containers/auth.json"))));
+    found
+}
+
+/// What helpers call a registry.
+fn server(host: &str) -> String {
+    match host {
         "docker.io" => "https://index.docker.io/v1/".to_owned(),
         host => host.to_owned(),
+    }
+}
+
+fn of_helper(helper: &str, host: &str, file: &str, failure: Failure) -> Fault {
+    let what = match failure {
+        Failure::Missing => "is not installed: there is no such program in PATH".to_owned(),
+        Failure::Failed(reason) => reason,
     };
-    // Helpers are programs that are waited for.
-    let found = tokio::task::spawn_blocking(move || docker_credential::get_credential(&server)).await?;
-    match found {
-        Ok(DockerCredential::UsernamePassword(username, password)) => Ok(Some(Credentials::new(username, password))),
-        Ok(DockerCredential::IdentityToken(_)) => {
-            anyhow::bail!(
-                "docker's config.json has an identity token for {host}, which is not spoken: log in with a user and a password or token"
-            )
-        }
-        Err(
-            CredentialRetrievalError::ConfigNotFound
-            | CredentialRetrievalError::ConfigReadError
-            | CredentialRetrievalError::NoCredentialConfigured,
-        ) => Ok(None),
-        Err(error) => anyhow::bail!("docker's credentials for {host} cannot be had: {error}"),
+    Fault::retryable(
+        Reason::AuthenticationFailed,
+        format!(
+            "the credential helper docker-credential-{helper}, which {file} names for {host}, {what}; repair it, or remove it from {file}"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_searched_where_docker_and_podman_keep_them() {
+        let order = |set: &[(&'static str, &str)]| -> Vec<String> {
+            let set: HashMap<&str, OsString> = set.iter().map(|(name, value)| (*name, (*value).into())).collect();
+            let shown = |place| match place {
+                Place::Variable(name, _) => name.to_owned(),
+                Place::File(path) => path.display().to_string(),
+            };
+            places(|name| set.get(name).cloned()).into_iter().map(shown).collect()
+        };
+        assert_eq!(order(&[]), [""; 0]);
+        assert_eq!(
+            order(&[("HOME", "/h"), ("XDG_RUNTIME_DIR", "/run/1")]),
+            [
+                "/h/.docker/config.json",
+                "/run/1/containers/auth.json",
+                "/h/.config/containers/auth.json"
+            ]
+        );
+        assert_eq!(
+            order(&[
+                ("HOME", "/h"),
+                ("DOCKER_CONFIG", "/d"),
+                ("REGISTRY_AUTH_FILE", "/a.json"),
+                ("DOCKER_AUTH_CONFIG", "{}")
+            ]),
+            [
+                "DOCKER_AUTH_CONFIG",
+                "/d/config.json",
+                "/a.json",
+                "/h/.config/containers/auth.json"
+            ]
+        );
+    }
+
+    #[test]
+    fn helpers_know_the_hub_by_its_old_name() {
+        assert_eq!(server("docker.io"), "https://index.docker.io/v1/");
+        assert_eq!(server("r:5000"), "r:5000");
     }
 }

@@ -1,17 +1,14 @@
 //! The private key of whoever runs a command.
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::Unusable;
 use super::package_file::Given;
+use super::{Unusable, files};
 use crate::signing::{PrivateKeyError, SigningKey};
 use crate::worker::open_key;
 
 /// The variable that cosign takes a key's password from.
 const PASSWORD: &str = "COSIGN_PASSWORD";
-/// The longest file in bytes that is read: more than any key, certificate or trusted root has.
-const LIMIT: u64 = 1024 * 1024;
 
 /// The key in the file `path`, opened by the password in `COSIGN_PASSWORD`.
 pub(super) async fn read(path: &Path) -> Result<SigningKey, Unusable> {
@@ -44,15 +41,6 @@ pub(super) async fn of_secret(name: &str, given: &Given) -> Result<SigningKey, U
 
 /// What a file holds.
 pub(super) async fn file(path: &Path) -> Result<Vec<u8>, Unusable> {
-    let owned: PathBuf = path.to_owned();
-    let reading = tokio::task::spawn_blocking(move || {
-        let mut content = Vec::new();
-        let read = std::fs::File::open(owned)?.take(LIMIT + 1).read_to_end(&mut content)?;
-        match read as u64 > LIMIT {
-            true => Err(std::io::Error::other(format!("it is longer than {LIMIT} bytes"))),
-            false => Ok(content),
-        }
-    });
-    let read = reading.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    let read = files::read(path).await;
     read.map_err(|error| Unusable(format!("{} cannot be read: {error}", path.display())))
 }

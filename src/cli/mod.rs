@@ -1,15 +1,19 @@
 //! The commands, one file each; wiring only.
 
+mod access;
 mod agent;
+mod authorities;
 mod build;
 mod cluster;
 mod completion;
 mod controller;
 mod convert;
 mod crd;
+mod credential_helper;
 mod credentials;
 mod engine;
 mod examples;
+mod files;
 mod key;
 mod limits;
 mod package_file;
@@ -27,7 +31,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::fault::{Disposition, Fault};
+use crate::fault::{Disposition, Fault, Front};
 
 /// Packages of images, built inside the cluster, for clusters without internet.
 #[derive(Debug, Parser)]
@@ -107,6 +111,11 @@ impl Command {
                 return ExitCode::FAILURE;
             }
         };
+        match self.verb {
+            Verb::Controller(_) | Verb::Agent(_) => Front::Cluster,
+            _ => Front::CommandLine,
+        }
+        .choose();
         let stop = CancellationToken::new();
         runtime.spawn(stop_on_signal(stop.clone()));
         let code = match self.verb {

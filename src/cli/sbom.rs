@@ -9,16 +9,20 @@ use anyhow::Context as _;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
+use super::access::Access;
+use super::authorities::AuthorityFlags;
 use super::cluster::duration;
 use super::limits::LimitFlags;
-use super::{UNUSABLE, Unusable, credentials, examples, print};
+use super::{UNUSABLE, Unusable, examples, print};
 use crate::decode;
 use crate::fault::{Disposition, Fault};
 use crate::oci::{Index, Reference};
 use crate::package::{BroughtImage, PackageSboms};
-use crate::registry::{Endpoint, Registry};
 use crate::sbom::{Limits, Syft, unable};
 use crate::transfer::{Destination as _, LayoutDestination, RegistryDestination};
+
+/// How long a registry may not move.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// Flags of the commands that make SBOMs.
 #[derive(Clone, Debug, Args)]
@@ -74,6 +78,8 @@ pub(super) struct Sbom {
     #[command(flatten)]
     sbom: SbomFlags,
     #[command(flatten)]
+    authorities: AuthorityFlags,
+    #[command(flatten)]
     limits: LimitFlags,
 }
 
@@ -115,13 +121,8 @@ impl Sbom {
 
     async fn in_registry(&self) -> anyhow::Result<BroughtImage> {
         let reference: Reference = self.image.parse().map_err(|error| Unusable(format!("{error}")))?;
-        let host = reference.registry();
-        let endpoint = Endpoint {
-            plain_http: self.insecure,
-            credentials: credentials::of(host).await?,
-            ..Endpoint::new(host).within(self.limits.limits())
-        };
-        let registry = Registry::new(endpoint).map_err(|error| error.pushing(host))?;
+        let access = Access::new(&self.authorities, &self.limits, IDLE).await?;
+        let registry = access.source(&reference, self.insecure).await?;
         let destination = RegistryDestination::new(registry.repository(reference.repository()));
         let digest = destination.digest_of(reference.identifier()).await?;
         let digest = digest.ok_or_else(|| Unusable(format!("{reference} is not there")))?;

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::Unusable;
+use super::access::Access;
+use super::authorities::AuthorityFlags;
 use super::cluster::duration;
 use super::limits::LimitFlags;
-use super::{Unusable, credentials};
 use crate::oci::{Document, Reference};
-use crate::registry::{Endpoint, Registry};
 use crate::transfer::{Destination, LayoutDestination, RegistryDestination};
 
 /// Which, and how it is reached.
@@ -21,6 +22,8 @@ pub(super) struct StoredFlags {
     /// The registry speaks plain HTTP.
     #[arg(long)]
     insecure: bool,
+    #[command(flatten)]
+    authorities: AuthorityFlags,
     #[command(flatten)]
     limits: LimitFlags,
     /// How long a request may stand still.
@@ -55,14 +58,8 @@ impl StoredFlags {
             _ => {
                 let bare = text.strip_prefix("oci://").unwrap_or(text);
                 let reference: Reference = bare.parse().map_err(|error| Unusable(format!("{error}")))?;
-                let host = reference.registry();
-                let endpoint = Endpoint {
-                    plain_http: self.insecure,
-                    credentials: credentials::of(host).await?,
-                    idle: self.stall_timeout,
-                    ..Endpoint::new(host).within(self.limits.limits())
-                };
-                let registry = Registry::new(endpoint).map_err(|error| error.reading(text))?;
+                let access = Access::new(&self.authorities, &self.limits, self.stall_timeout).await?;
+                let registry = access.source(&reference, self.insecure).await?;
                 let repository = registry.repository(reference.repository());
                 (
                     Box::new(RegistryDestination::new(repository)),

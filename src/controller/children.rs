@@ -154,6 +154,7 @@ impl<'a> Children<'a> {
             registry: package.registry.clone(),
             image_pull_secrets: package.image_pull_secrets.clone(),
             service_account_name: package.service_account_name.clone(),
+            source_registries: package.source_registries.clone(),
             interval: package.interval,
             stall_timeout: package.stall_timeout,
             suspend: package.suspend,

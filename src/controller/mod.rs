@@ -151,6 +151,7 @@ impl Duty for RegistryDuty {
             namespace: image.metadata.namespace.clone().unwrap_or_default(),
             pull_secrets: &spec.image_pull_secrets,
             account: spec.service_account_name.as_deref(),
+            sources: &spec.source_registries,
             idle: self.settings.idle(spec.stall_timeout),
             keychain: OnceCell::new(),
         };

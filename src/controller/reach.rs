@@ -8,11 +8,11 @@ use kube::{Client, ResourceExt as _};
 use tokio::sync::OnceCell;
 
 use super::packages::Packages;
-use crate::api::v1alpha1::{JackalPackage, LocalReference};
+use crate::api::v1alpha1::{JackalPackage, LocalReference, SourceRegistrySpec};
 use crate::fault::Fault;
 use crate::fetch::Reach;
-use crate::oci::Reference;
-use crate::registry::{Keychain, Registry};
+use crate::oci::{Reference, same_host};
+use crate::registry::{Keychain, Registry, Trust};
 use crate::worker::{Place, Registries, Secrets, Settings, config_map};
 
 /// What decides how registries are reached for one object.
@@ -25,6 +25,8 @@ pub(super) struct Reached<'a> {
     pub namespace: String,
     pub pull_secrets: &'a [LocalReference],
     pub account: Option<&'a str>,
+    /// How single sources are reached.
+    pub sources: &'a [SourceRegistrySpec],
     pub idle: std::time::Duration,
     /// The credentials of the pull secrets, once they were read.
     pub keychain: OnceCell<Keychain>,
@@ -41,6 +43,7 @@ impl<'a> Reached<'a> {
             namespace: package.namespace().unwrap_or_default(),
             pull_secrets: &package.spec.image_pull_secrets,
             account: package.spec.service_account_name.as_deref(),
+            sources: &package.spec.source_registries,
             idle: packages.settings.idle(package.spec.stall_timeout),
             keychain: OnceCell::new(),
         }
@@ -50,21 +53,30 @@ impl<'a> Reached<'a> {
     pub async fn registry(&self, reference: &Reference, what: &str) -> Result<Registry, Fault> {
         let (host, place) = (reference.registry(), self.place);
         // What lies in the destination already is reached as the destination is.
-        let endpoint = if host == place.address || host == place.endpoint.host {
+        if host == place.address || host == place.endpoint.host {
             // By the operator's credentials, so only what the object may use.
             place.check(reference.repository(), what)?;
-            place.endpoint.clone()
-        } else {
-            self.settings.defaults.policy.admits_host(host, what)?;
-            let read = async || {
-                let secrets = Secrets::new(self.client.clone(), &self.namespace);
-                secrets.keychains(self.pull_secrets, self.account).await
-            };
-            let keychain = self.keychain.get_or_try_init(read).await?;
-            let credentials = keychain.find(host, reference.repository());
-            self.settings.defaults.source(host, credentials, self.idle)
-        };
-        self.registries.open(&endpoint)
+            return self.registries.open(&place.endpoint);
+        }
+        self.settings.defaults.policy.admits_host(host, what)?;
+        let secrets = self.secrets();
+        let read = async || secrets.keychains(self.pull_secrets, self.account).await;
+        let keychain = self.keychain.get_or_try_init(read).await?;
+        let candidates = keychain.candidates(host, reference.repository());
+        let endpoint = self.settings.defaults.source(host, self.trust(host).await?, self.idle);
+        self.registries.open_accepted(&endpoint, candidates, reference).await
+    }
+
+    /// What the object says of the certificates of `host`, and of that host alone.
+    async fn trust(&self, host: &str) -> Result<Trust, Fault> {
+        match self.sources.iter().find(|source| same_host(&source.host, host)) {
+            Some(source) => self.secrets().trust(&source.cert_secret_ref.name).await,
+            None => Ok(Trust::default()),
+        }
+    }
+
+    fn secrets(&self) -> Secrets {
+        Secrets::new(self.client.clone(), &self.namespace)
     }
 }
 
@@ -77,7 +89,8 @@ impl Reach for Reached<'_> {
     async fn host(&self, host: &str, what: &str) -> Result<Registry, Fault> {
         let defaults = &self.settings.defaults;
         defaults.policy.admits_host(host, what)?;
-        self.registries.open(&defaults.source(host, None, self.idle))
+        let trust = self.trust(host).await?;
+        self.registries.open(&defaults.source(host, trust, self.idle))
     }
 
     async fn config_map(&self, name: &str) -> Result<BTreeMap<String, String>, Fault> {

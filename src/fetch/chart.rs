@@ -154,6 +154,7 @@ async fn in_repository(spec: &ChartSpec, reach: &dyn Reach, memory: &ChartMemory
     let host = host_of(&address, reach, "its url").await?;
     let asked = Asked {
         index: address.to_string(),
+        trust: host.endpoint().trust.digest(),
         chart: spec.name.clone(),
         version: spec.version.clone(),
     };

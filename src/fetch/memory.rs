@@ -17,6 +17,8 @@ const LIMIT: usize = 512;
 pub(super) struct Asked {
     /// The address of the index.
     pub index: String,
+    /// What is trusted to speak for it: what one object's authorities let in is not another's.
+    pub trust: Digest,
     /// The chart's name.
     pub chart: String,
     /// Its version.

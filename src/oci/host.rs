@@ -16,9 +16,20 @@ pub fn normalised_host(host: &str) -> String {
     }
 }
 
-/// Whether two texts `host[:port]` name the same host and port; without a port, that of HTTPS.
+/// Whether two texts `host[:port]` name the same host and port; without a port, that of HTTPS. The names of docker's
+/// registry are one host.
 pub fn same_host(one: &str, other: &str) -> bool {
-    without_usual_port(one) == without_usual_port(other)
+    let canonical = |host: &str| canonical_host(&without_usual_port(host));
+    canonical(one) == canonical(other)
+}
+
+/// The normalised host by which references name a registry that has several names.
+pub fn canonical_host(host: &str) -> String {
+    let host = normalised_host(host);
+    match host.as_str() {
+        "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
+        _ => host,
+    }
 }
 
 /// The normalised host without the port that HTTPS has anyway.

@@ -6,12 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use reqwest::{Method, StatusCode};
-use secrecy::ExposeSecret;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use url::Url;
 
-use super::Repository;
+use super::advice::Remedy;
 use super::endpoint::{Credentials, Endpoint};
 use super::error::{Error, Kind, clean, is_temporary};
 use super::origin::Origin;
@@ -19,6 +18,7 @@ use super::patience::{Patience, retry_after};
 use super::referrers::ReferrersApi;
 use super::token::{Proof, Scope, Tokens};
 use super::upload::Pace;
+use super::{Repository, tls};
 
 /// How often one request is sent when its failures are temporary.
 const TRIES: u32 = 4;
@@ -358,63 +358,26 @@ pub(super) fn leads_away(label: &str, to: &Url) -> Error {
 }
 
 fn client(endpoint: &Endpoint) -> Result<reqwest::Client, Error> {
-    let trust = &endpoint.trust;
     let fail = |detail: String| Error::new(Kind::Trust, &endpoint.host, detail);
-    let authorities = match &trust.authorities {
-        Some(pem) => reqwest::Certificate::from_pem_bundle(pem).ok().filter(|all| !all.is_empty()).ok_or_else(|| {
-            fail("ca.crt of the Secret that certSecretRef names holds no certificate that can be read; give it as PEM".to_owned())
-        })?,
-        None => Vec::new(),
-    };
-    let identity = match (&trust.certificate, &trust.key) {
-        (None, None) => None,
-        (Some(certificate), Some(key)) => {
-            let mut pem = key.expose_secret().as_bytes().to_vec();
-            pem.push(b'\n');
-            pem.extend_from_slice(certificate);
-            let identity = reqwest::Identity::from_pem(&pem);
-            Some(identity.map_err(|_| {
-                fail("tls.crt and tls.key of the Secret that certSecretRef names cannot be read; give both as PEM, the key unencrypted".to_owned())
-            })?)
-        }
-        _ => {
-            return Err(fail(
-                "tls.crt and tls.key of the Secret that certSecretRef names are only of use together; give both"
-                    .to_owned(),
-            ));
-        }
-    };
-    // One connection a stream: a broken or slow blob then holds up nothing else.
-    let builder = || {
-        let builder = reqwest::Client::builder()
-            .user_agent(concat!("jackal-operator/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .http1_only()
-            .connect_timeout(CONNECT_LIMIT.min(endpoint.idle))
-            .pool_idle_timeout(Duration::from_secs(30))
-            .pool_max_idle_per_host(endpoint.connections.saturating_mul(2))
-            .tcp_nodelay(true);
-        match &identity {
-            Some(identity) => builder.identity(identity.clone()),
-            None => builder,
-        }
-    };
-    match builder().tls_certs_merge(authorities).build() {
-        Ok(client) => Ok(client),
+    let builder = reqwest::Client::builder()
+        .user_agent(concat!("jackal-operator/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .http1_only()
+        .connect_timeout(CONNECT_LIMIT.min(endpoint.idle))
+        .pool_idle_timeout(Duration::from_secs(30))
+        .pool_max_idle_per_host(endpoint.connections.saturating_mul(2))
+        .tcp_nodelay(true);
+    let builder = match tls::config(&endpoint.trust) {
+        Ok(config) => builder.tls_backend_preconfigured(config),
         // An image without certificates can still speak plain HTTP.
-        Err(_) if endpoint.plain_http => builder().tls_certs_only([]).build(),
-        Err(error) => Err(error),
-    }
-    .map_err(|error| {
-        let mut cause: &dyn std::error::Error = &error;
-        while let Some(source) = cause.source() {
-            cause = source;
+        Err(tls::Unusable::NoAuthority) if endpoint.plain_http => builder.tls_certs_only([]),
+        Err(tls::Unusable::NoAuthority) => {
+            let detail = "this system has no certificates of authorities, and none were given";
+            return Err(fail(detail.to_owned()).advising(Remedy::Authority));
         }
-        fail(format!(
-            "TLS cannot be set up: {}; check ca.crt, tls.crt and tls.key of the Secret that certSecretRef names",
-            clean(&cause.to_string())
-        ))
-    })
+        Err(tls::Unusable::Given(reason)) => return Err(fail(clean(&reason))),
+    };
+    builder.build().map_err(|error| fail(clean(&error.to_string())))
 }
 
 /// The body of an answer, at most `limit` bytes of it; longer ones are an error.

@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use super::error::{Error, Kind};
+use crate::oci::{Digest, Hasher};
 
 /// One registry: its address, what is trusted, who asks, and how much at once.
 #[derive(Clone, Debug)]
@@ -58,6 +59,29 @@ pub struct Trust {
     pub certificate: Option<Vec<u8>>,
     /// The certificate's key.
     pub key: Option<SecretString>,
+}
+
+impl Trust {
+    /// What tells it from any other, without the key.
+    pub fn digest(&self) -> Digest {
+        let mut hasher = Hasher::sha256();
+        for part in [&self.authorities, &self.certificate] {
+            let part = part.as_deref().unwrap_or_default();
+            hasher.update(&(part.len() as u64).to_be_bytes());
+            hasher.update(part);
+        }
+        hasher.finish()
+    }
+
+    /// The same, and the `authorities` of a further bundle.
+    pub fn with_authorities(mut self, authorities: Option<&[u8]>) -> Self {
+        if let Some(more) = authorities {
+            let bundle = self.authorities.get_or_insert_default();
+            bundle.push(b'\n');
+            bundle.extend_from_slice(more);
+        }
+        self
+    }
 }
 
 /// A name and its password or access token, or a token that stands for both. What is secret is redacted where it is

@@ -5,8 +5,9 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use super::advice::{Remedy, Role};
 use super::explanation::{self, Explanation, Says};
-use crate::fault::{Fault, Reason};
+use crate::fault::{Fault, Front, Reason};
 use crate::oci::DocumentError;
 
 /// The longest part of a registry's own words that is passed on, in characters.
@@ -71,6 +72,8 @@ pub struct Error {
     insufficient: bool,
     /// A token service failed, not the registry.
     token_service: bool,
+    /// What ends it, where the class does not say.
+    remedy: Option<Remedy>,
 }
 
 impl fmt::Display for Error {
@@ -89,6 +92,7 @@ impl Error {
             detail: detail.into(),
             insufficient: false,
             token_service: false,
+            remedy: None,
         }
     }
 
@@ -135,6 +139,19 @@ impl Error {
         }
     }
 
+    /// The same failure, which `remedy` ends.
+    pub(super) fn advising(self, remedy: Remedy) -> Self {
+        Self {
+            remedy: Some(remedy),
+            ..self
+        }
+    }
+
+    /// What ends it, as the rest of a sentence; none where nothing better is known than the class says.
+    pub(super) fn remedy(&self, role: Role) -> Option<String> {
+        self.remedy.map(|remedy| remedy.words(Front::of_process(), role))
+    }
+
     /// The class.
     pub fn kind(&self) -> &Kind {
         &self.kind
@@ -156,6 +173,13 @@ impl Error {
 
     /// Why no answer came.
     pub(super) fn transport(call: &str, error: &reqwest::Error) -> Self {
+        if let Some(tls) = cause::<rustls::Error>(error) {
+            let (detail, remedy) = why_tls(tls);
+            return Self {
+                remedy,
+                ..Self::new(Kind::Unavailable, call, detail)
+            };
+        }
         let (kind, detail) = why(error);
         Self::new(kind, call, detail)
     }
@@ -230,7 +254,7 @@ impl Error {
             Reason::SourceNotFound,
             Reason::InvalidReference,
             "check the name and the tag, or push the image there",
-            "imagePullSecrets",
+            Role::Source,
         )
     }
 
@@ -242,13 +266,14 @@ impl Error {
             Reason::PushFailed,
             Reason::PushFailed,
             "create the repository if the registry does not by itself",
-            "secretRef",
+            Role::Destination,
         )
     }
 
-    /// `find` is what to do about what is missing, `secret` the field that names the Secret with the credentials.
-    fn fault(self, what: &str, failed: Reason, missing: Reason, invalid: Reason, find: &str, secret: &str) -> Fault {
+    /// `find` is what to do about what is missing.
+    fn fault(self, what: &str, failed: Reason, missing: Reason, invalid: Reason, find: &str, role: Role) -> Fault {
         let advise = |advice: &str| format!("{what}: {self}; {advice}");
+        let remedied = |remedy: Remedy| advise(&remedy.words(Front::of_process(), role));
         let wanted = Wanted::of(&self.call);
         let kind = match &self.kind {
             Kind::TooLarge if self.token_service => &Kind::TokenService,
@@ -256,17 +281,13 @@ impl Error {
         };
         match kind {
             Kind::NotFound => Fault::retryable(missing, advise(wanted.missing().unwrap_or(find))),
-            Kind::Unauthorized => Fault::retryable(
-                Reason::AuthenticationFailed,
-                advise(&format!(
-                    "correct the credentials in the Secret that {secret} names, and check that the repository exists"
-                )),
-            ),
+            Kind::Unauthorized => Fault::retryable(Reason::AuthenticationFailed, remedied(Remedy::Credentials)),
             Kind::Denied => Fault::retryable(
                 Reason::AuthenticationFailed,
                 advise(&format!(
-                    "{}; give the account of the credentials this right, or give others by {secret}",
-                    wanted.denied()
+                    "{}; {}",
+                    wanted.denied(),
+                    Remedy::Right.words(Front::of_process(), role)
                 )),
             ),
             Kind::RateLimited { after } => Fault::waiting(
@@ -274,7 +295,13 @@ impl Error {
                 after.unwrap_or(DEFAULT_PATIENCE),
                 advise("it is tried again by itself; credentials often raise the limit"),
             ),
-            Kind::Unavailable => Fault::retryable(Reason::RegistryUnavailable, format!("{what}: {self}")),
+            Kind::Unavailable => Fault::retryable(
+                Reason::RegistryUnavailable,
+                match self.remedy {
+                    Some(remedy) => remedied(remedy),
+                    None => format!("{what}: {self}"),
+                },
+            ),
             Kind::Status(_) if self.token_service => Fault::retryable(
                 Reason::RegistryUnavailable,
                 advise("check that the token service runs; it is tried again by itself"),
@@ -313,7 +340,13 @@ impl Error {
             Kind::Unsupported => Fault::retryable(failed, advise(wanted.unsupported())),
             Kind::Invalid => Fault::stalled(invalid, advise("correct the name, the tag or the image")),
             Kind::Address => Fault::stalled(Reason::InvalidSpec, format!("{what}: {self}")),
-            Kind::Trust => Fault::retryable(Reason::SecretUnavailable, format!("{what}: {self}")),
+            Kind::Trust => Fault::retryable(
+                Reason::SecretUnavailable,
+                match self.remedy {
+                    Some(remedy) => remedied(remedy),
+                    None => format!("{what}: {self}"),
+                },
+            ),
             Kind::Protocol => Fault::retryable(
                 failed,
                 advise("check that this is a registry, and the proxy before it if there is one"),
@@ -427,9 +460,6 @@ fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Opti
 
 fn why(error: &reqwest::Error) -> (Kind, String) {
     const CHECK: &str = "check that the registry runs there and that its name, port and network are right";
-    if let Some(tls) = cause::<rustls::Error>(error) {
-        return (Kind::Unavailable, why_tls(tls));
-    }
     if error.is_dns() {
         return (Kind::Unavailable, format!("the name does not resolve; {CHECK}"));
     }
@@ -465,34 +495,43 @@ fn innermost(error: &dyn StdError) -> String {
     last.to_string()
 }
 
-fn why_tls(error: &rustls::Error) -> String {
+/// What is wrong with TLS, and what ends it where somebody has to give something.
+fn why_tls(error: &rustls::Error) -> (String, Option<Remedy>) {
     use rustls::CertificateError as Certificate;
+    let plain = |detail: &str| (detail.to_owned(), None);
+    let remedied = |detail: &str, remedy| (detail.to_owned(), Some(remedy));
     match error {
         rustls::Error::InvalidCertificate(Certificate::UnknownIssuer) => {
-            "certificate signed by unknown authority; give the CA by registry.certSecretRef".to_owned()
+            remedied("certificate signed by unknown authority", Remedy::Authority)
         }
-        rustls::Error::InvalidCertificate(Certificate::NotValidForName | Certificate::NotValidForNameContext { .. }) => {
-            "the registry's certificate is for another name; call the registry by a name in the certificate, or issue one for this name".to_owned()
-        }
+        rustls::Error::InvalidCertificate(
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
+        ) => plain(
+            "the registry's certificate is for another name; call the registry by a name in the certificate, or issue one for this name (as subjectAltName)",
+        ),
         rustls::Error::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. }) => {
-            "the registry's certificate has expired; renew it, or set this machine's clock".to_owned()
+            plain("the registry's certificate has expired; renew it, or set this machine's clock")
         }
         rustls::Error::InvalidCertificate(Certificate::NotValidYet | Certificate::NotValidYetContext { .. }) => {
-            "the registry's certificate is not valid yet; check the clocks".to_owned()
+            plain("the registry's certificate is not valid yet; check the clocks")
         }
-        rustls::Error::InvalidCertificate(other) if other.to_string().contains("CaUsedAsEndEntity") => {
-            "the registry shows the certificate of an authority as its own; issue it a server certificate (basicConstraints CA:FALSE) and give the CA by registry.certSecretRef".to_owned()
-        }
-        rustls::Error::InvalidCertificate(other) => {
-            format!("the registry's certificate is not usable: {}", clean(&other.to_string()))
-        }
-        rustls::Error::InvalidMessage(_) => {
-            "the other side does not speak TLS; if the registry serves plain HTTP, set insecure: true (on the command line --insecure, for a source registry --insecure-registry)".to_owned()
-        }
-        rustls::Error::AlertReceived(alert) => format!(
-            "the registry broke off TLS ({alert:?}); if it wants a client certificate, give tls.crt and tls.key by registry.certSecretRef"
+        rustls::Error::InvalidCertificate(other) if other.to_string().contains("CaUsedAsEndEntity") => remedied(
+            "certificate signed by unknown authority: the registry shows that of an authority as its own",
+            Remedy::OwnCertificate,
         ),
-        other => format!("TLS failed: {}", clean(&other.to_string())),
+        rustls::Error::InvalidCertificate(other) => (
+            format!(
+                "the registry's certificate is not usable: {}",
+                clean(&other.to_string())
+            ),
+            None,
+        ),
+        rustls::Error::InvalidMessage(_) => remedied("the other side does not speak TLS", Remedy::PlainHttp),
+        rustls::Error::AlertReceived(alert) => (
+            format!("the registry broke off TLS ({alert:?})"),
+            Some(Remedy::ClientCertificate),
+        ),
+        other => (format!("TLS failed: {}", clean(&other.to_string())), None),
     }
 }
 

@@ -6,6 +6,7 @@ use reqwest::Method;
 use reqwest::header::{ETAG, HeaderValue, IF_NONE_MATCH};
 use url::Url;
 
+use super::advice::Role;
 use super::client::{Call, Registry, body_within};
 use super::download::Download;
 use super::error::{DEFAULT_PATIENCE, Error, Kind};
@@ -58,8 +59,9 @@ impl Registry {
 impl Error {
     /// The failure as one of fetching the file at `url`, whose host need not be a registry.
     pub fn fetching(self, url: &str) -> Fault {
-        let said = self.detail().replace("the registry", "the server");
-        let what = format!("cannot fetch {url}: {said}");
+        let remedy = self.remedy(Role::Source).map(|remedy| format!("; {remedy}"));
+        let said = format!("{}{}", self.detail(), remedy.unwrap_or_default());
+        let what = format!("cannot fetch {url}: {}", said.replace("the registry", "the server"));
         let advise = |advice: &str| format!("{what}; {advice}");
         match self.kind() {
             Kind::NotFound => Fault::retryable(

@@ -5,6 +5,8 @@
 //! reads a body without a bound, waits without a limit, or skips the verification of a digest or of a
 //! certificate.
 
+mod advice;
+pub mod certificates;
 mod challenge;
 mod client;
 mod download;
@@ -21,6 +23,7 @@ mod patience;
 mod referrers;
 mod repository;
 mod tags;
+mod tls;
 mod token;
 mod token_service;
 mod upload;
@@ -30,7 +33,7 @@ pub use download::Download;
 pub use endpoint::{Credentials, Endpoint, Limits, Trust};
 pub use error::{Error, Kind};
 pub use file::SmallFile;
-pub use keychain::Keychain;
+pub use keychain::{Keychain, of_helper};
 pub use locks::lock_of;
 pub use repository::{Mount, Repository};
 pub use upload::{Begun, UploadError};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, Signal};
+use rustix::process::{Resource, Rlimit};
 use secrecy::ExposeSecret as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
@@ -18,6 +18,7 @@ use super::Format;
 use super::scratch::{self, Scratch};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Document, Index};
+use crate::process::Group;
 use crate::registry::Endpoint;
 use crate::transfer::Reading;
 
@@ -138,7 +139,7 @@ impl Syft {
             })
         })?;
         let group = Group::of(child.id());
-        group.limit(self.limits.memory);
+        limit(&group, self.limits.memory);
         let said = child.stderr.take().map(|pipe| tokio::spawn(heard(pipe)));
         let ended = tokio::select! {
             status = child.wait() => Ok(status),
@@ -284,37 +285,20 @@ fn layout_of(directory: &Path, image: &Descriptor, scratch: &Scratch) -> io::Res
     Ok(folder)
 }
 
-/// The process group of a child, which is killed with this value.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn of(id: Option<u32>) -> Self {
-        Self(id.and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)))
+/// Lets the child that leads `group` have `memory` bytes, and be the first whom a system without memory ends. What the
+/// system does not know of is left at that: the other limits hold all the same.
+fn limit(group: &Group, memory: u64) {
+    let Some(pid) = group.leader() else { return };
+    let memory = Rlimit {
+        current: Some(memory),
+        maximum: Some(memory),
+    };
+    if let Err(error) = rustix::process::prlimit(Some(pid), Resource::Data, memory) {
+        debug!(%error, "the memory of syft could not be limited");
     }
-
-    /// Lets it have `memory` bytes, and be the first whom a system without memory ends. What the system does not know of
-    /// is left at that: the other limits hold all the same.
-    fn limit(&self, memory: u64) {
-        let Some(pid) = self.0 else { return };
-        let memory = Rlimit {
-            current: Some(memory),
-            maximum: Some(memory),
-        };
-        if let Err(error) = rustix::process::prlimit(Some(pid), Resource::Data, memory) {
-            debug!(%error, "the memory of syft could not be limited");
-        }
-        let _ = std::fs::write(format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero()), "1000");
-        // The lease is to be renewed in time, whatever syft computes.
-        let _ = rustix::process::setpriority_process(Some(pid), 10);
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(pid) = self.0 {
-            let _ = rustix::process::kill_process_group(pid, Signal::KILL);
-        }
-    }
+    let _ = std::fs::write(format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero()), "1000");
+    // The lease is to be renewed in time, whatever syft computes.
+    let _ = rustix::process::setpriority_process(Some(pid), 10);
 }
 
 /// Ends when `folder` takes more than `limit` bytes.

@@ -1,22 +1,15 @@
 //! Which registry an object means, and the clients for it.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kube::Client;
-use secrecy::ExposeSecret as _;
 
 use super::policy::{Fence, Policy, RepositoryPolicy};
 use super::secrets::{Secrets, state_of};
 use crate::api::v1alpha1::RegistrySpec;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Digest, Hasher, Naming, same_host};
-use crate::registry::{Credentials, Endpoint, Limits, Registry, Trust};
-use crate::transfer::KnownBlobs;
-
-/// Clients that are kept; beyond that all are made anew.
-const CLIENT_LIMIT: usize = 256;
+use crate::oci::{Naming, same_host};
+use crate::registry::{Credentials, Endpoint, Limits, Trust};
 
 /// What holds for objects that say nothing of the registry.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +22,8 @@ pub struct Defaults {
     pub namespace: String,
     /// Hosts of source registries that speak plain HTTP.
     pub insecure_sources: Vec<String>,
+    /// Authorities that are trusted besides the system's, for every registry and whatever else is asked: a bundle of PEM.
+    pub authorities: Option<Vec<u8>>,
     /// How much is asked of one registry.
     pub limits: Limits,
     /// What is allowed to objects.
@@ -191,6 +186,7 @@ impl Defaults {
             Some((secrets, name)) => secrets.trust(&name.name).await?,
             None => Trust::default(),
         };
+        let trust = trust.with_authorities(self.authorities.as_deref());
         let endpoint = Endpoint {
             aliases: vec![address.clone()],
             plain_http: spec.insecure.or(default.insecure).unwrap_or(false),
@@ -255,12 +251,13 @@ impl Defaults {
         Ok(address.into_iter().chain(endpoint).collect())
     }
 
-    /// The endpoint of a source registry that is not the destination.
-    pub fn source(&self, host: &str, credentials: Option<Credentials>, idle: Duration) -> Endpoint {
+    /// The endpoint of a source registry that is not the destination, without credentials. `trust` is what the object
+    /// says of that host.
+    pub fn source(&self, host: &str, trust: Trust, idle: Duration) -> Endpoint {
         let plain_http = self.insecure_sources.iter().any(|insecure| same_host(insecure, host));
         Endpoint {
             plain_http,
-            credentials,
+            trust: trust.with_authorities(self.authorities.as_deref()),
             idle,
             ..Endpoint::new(host).within(self.limits)
         }
@@ -298,116 +295,4 @@ fn goes_elsewhere(spec: &RegistrySpec, default: &RegistrySpec, address: &str) ->
     let another = spec.endpoint.as_deref().is_some_and(|own| own != usual);
     let bare = spec.insecure == Some(true) && default.insecure != Some(true);
     another || bare
-}
-
-/// Clients of registries, one for each way to reach one, so that all images of a registry share its connections,
-/// tokens and limits.
-#[derive(Default)]
-pub struct Registries(Mutex<HashMap<Digest, Known>>);
-
-struct Known {
-    registry: Registry,
-    /// What is known of its blobs, apart for each fence: else who knows the digest of another namespace's blob
-    /// could have it mounted.
-    blobs: HashMap<Option<Fence>, Arc<KnownBlobs>>,
-}
-
-impl Registries {
-    /// The client for `endpoint`.
-    pub fn open(&self, endpoint: &Endpoint) -> Result<Registry, Fault> {
-        self.with(endpoint, |known| known.registry.clone())
-    }
-
-    /// The client for the registry of `place`, and what is known of the blobs that its object may use.
-    pub fn destination(&self, place: &Place) -> Result<(Registry, Arc<KnownBlobs>), Fault> {
-        self.with(&place.endpoint, |known| {
-            if known.blobs.len() >= CLIENT_LIMIT {
-                known.blobs.clear();
-            }
-            let blobs = known.blobs.entry(place.fence.clone()).or_default();
-            (known.registry.clone(), Arc::clone(blobs))
-        })
-    }
-
-    fn with<T>(&self, endpoint: &Endpoint, take: impl FnOnce(&mut Known) -> T) -> Result<T, Fault> {
-        let key = fingerprint(endpoint);
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = known.get_mut(&key) {
-            return Ok(take(found));
-        }
-        let registry = Registry::new(endpoint.clone()).map_err(|error| error.pushing(&endpoint.host))?;
-        if known.len() >= CLIENT_LIMIT {
-            known.clear();
-        }
-        let blobs = HashMap::new();
-        Ok(take(known.entry(key).or_insert(Known { registry, blobs })))
-    }
-}
-
-/// All that makes two endpoints different, hashed so that no password lies in a key.
-fn fingerprint(endpoint: &Endpoint) -> Digest {
-    let mut hasher = Hasher::sha256();
-    let mut part = |bytes: &[u8]| {
-        hasher.update(&(bytes.len() as u64).to_be_bytes());
-        hasher.update(bytes);
-    };
-    part(endpoint.host.as_bytes());
-    part(&(endpoint.aliases.len() as u64).to_be_bytes());
-    for alias in &endpoint.aliases {
-        part(alias.as_bytes());
-    }
-    part(&[u8::from(endpoint.plain_http)]);
-    part(&endpoint.idle.as_millis().to_be_bytes());
-    if let Some(credentials) = &endpoint.credentials {
-        part(credentials.username.as_bytes());
-        part(credentials.password.expose_secret().as_bytes());
-        for token in [&credentials.identity_token, &credentials.registry_token] {
-            part(&[u8::from(token.is_some())]);
-            part(
-                token
-                    .as_ref()
-                    .map(|token| token.expose_secret().as_bytes())
-                    .unwrap_or_default(),
-            );
-        }
-    }
-    for pem in [&endpoint.trust.authorities, &endpoint.trust.certificate] {
-        part(pem.as_deref().unwrap_or_default());
-    }
-    part(
-        endpoint
-            .trust
-            .key
-            .as_ref()
-            .map(|key| key.expose_secret().as_bytes())
-            .unwrap_or_default(),
-    );
-    hasher.finish()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_known_of_blobs_stays_within_a_fence() {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let policy = Policy {
-            repositories: RepositoryPolicy::Namespace,
-            ..Policy::default()
-        };
-        let place = |namespace: Option<&str>| Place {
-            address: "r:1".to_owned(),
-            prefix: String::new(),
-            fence: namespace.and_then(|namespace| policy.fence(None, namespace)),
-            endpoint: Endpoint::new("r:1"),
-            naming: None,
-        };
-        let registries = Registries::default();
-        let known = |namespace| registries.destination(&place(namespace)).unwrap().1;
-        assert!(Arc::ptr_eq(&known(Some("a")), &known(Some("a"))));
-        assert!(!Arc::ptr_eq(&known(Some("a")), &known(Some("b"))));
-        assert!(Arc::ptr_eq(&known(None), &known(None)));
-        assert!(!Arc::ptr_eq(&known(None), &known(Some("b"))));
-    }
 }

@@ -1,5 +1,7 @@
 //! Secrets and ServiceAccounts that objects name, read when they are needed and never kept.
 
+use std::collections::HashSet;
+
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::{Api, Client};
 use secrecy::SecretString;
@@ -8,7 +10,7 @@ use super::status::{kube_fault, within};
 use crate::api::v1alpha1::LocalReference;
 use crate::decode;
 use crate::fault::{Fault, Reason};
-use crate::registry::{Credentials, Keychain, Trust};
+use crate::registry::{Credentials, Keychain, Trust, certificates};
 
 /// Reads Secrets of one namespace.
 #[derive(Clone)]
@@ -61,29 +63,36 @@ impl Secrets {
         })
     }
 
-    /// What a Secret of type `kubernetes.io/dockerconfigjson` holds.
+    /// What a Secret of type `kubernetes.io/dockerconfigjson` holds, or one of the older type `kubernetes.io/dockercfg`.
     pub async fn keychain(&self, name: &str) -> Result<Keychain, Fault> {
         let secret = self.get(name).await?;
-        let entry = entry(&secret, ".dockerconfigjson").ok_or_else(|| {
-            let what = format!("the Secret {}/{name} has no entry .dockerconfigjson: make it by `kubectl create secret docker-registry`", self.namespace);
-            Fault::retryable(Reason::SecretUnavailable, what)
-        })?;
-        Keychain::parse(entry).map_err(|reason| {
+        let read = match (entry(&secret, ".dockerconfigjson"), entry(&secret, ".dockercfg")) {
+            (Some(config), _) => Keychain::parse(config),
+            (None, Some(legacy)) => Keychain::parse_legacy(legacy),
+            (None, None) => {
+                let what = format!(
+                    "the Secret {}/{name} has no entry .dockerconfigjson: make it by `kubectl create secret docker-registry`",
+                    self.namespace
+                );
+                return Err(Fault::retryable(Reason::SecretUnavailable, what));
+            }
+        };
+        read.map_err(|reason| {
             let what = format!("the Secret {}/{name} is unusable: {reason}", self.namespace);
             Fault::retryable(Reason::SecretUnavailable, what)
         })
     }
 
-    /// The credentials of several Secrets and of the imagePullSecrets of a ServiceAccount.
+    /// The credentials of several Secrets and of the imagePullSecrets of a ServiceAccount, each Secret read once.
     pub async fn keychains(&self, names: &[LocalReference], account: Option<&str>) -> Result<Keychain, Fault> {
-        let mut keychain = Keychain::default();
-        for name in names {
-            keychain.extend(self.keychain(&name.name).await?);
-        }
+        let mut all: Vec<String> = names.iter().map(|name| name.name.clone()).collect();
         if let Some(account) = account {
-            for name in self.pull_secrets(account).await? {
-                keychain.extend(self.keychain(&name).await?);
-            }
+            all.extend(self.pull_secrets(account).await?);
+        }
+        let mut keychain = Keychain::default();
+        let mut seen = HashSet::new();
+        for name in all.iter().filter(|name| !name.is_empty() && seen.insert(*name)) {
+            keychain.extend(self.keychain(name).await?);
         }
         Ok(keychain)
     }
@@ -103,6 +112,11 @@ impl Secrets {
             Some(Err(_)) => return Err(unusable("has a tls.key that is not PEM")),
             None => None,
         };
+        for key in ["ca.crt", "tls.crt"] {
+            if let Some(Err(reason)) = entry(&secret, key).map(certificates::authorities) {
+                return Err(unusable(&format!("is unusable: {key} {reason}")));
+            }
+        }
         let trust = Trust {
             authorities: bytes("ca.crt"),
             certificate: bytes("tls.crt"),

@@ -4,8 +4,11 @@
 //! server that shows the reported behaviour where no real registry can be made to show it.
 
 mod builds;
+mod certificates;
 mod challenges;
+mod command;
 mod commands;
+mod credentials;
 mod documents;
 mod errors;
 mod objects;
@@ -33,6 +36,20 @@ pub struct Case {
     pub expected: &'static str,
     /// Produces the input and asserts the result.
     pub run: fn() -> BoxFuture<'static, ()>,
+}
+
+/// The future that `make` gives, on a thread and in a runtime of its own: one that waits for a cluster may not move.
+pub fn on_one_thread<F: Future<Output = ()>>(make: impl FnOnce() -> F + Send + 'static) -> BoxFuture<'static, ()> {
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(make());
+    };
+    async move {
+        if let Err(error) = tokio::task::spawn_blocking(run).await {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+    .boxed()
 }
 
 /// Runs every case of a table and fails with a list of all that failed.

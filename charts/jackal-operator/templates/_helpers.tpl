@@ -110,6 +110,33 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 {{- end -}}
 
+{{/* Whether there are authorities that controller and agents trust besides the public ones; empty for no. */}}
+{{- define "jackal-operator.hasCaBundle" -}}
+{{- with .Values.caBundle -}}
+{{- if and .configMapName .secretName -}}
+{{- fail "caBundle.configMapName and caBundle.secretName both name the bundle: set one of them" -}}
+{{- end -}}
+{{- or .configMapName .secretName -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "jackal-operator.caBundleVolume" -}}
+- name: ca-bundle
+  {{- with .Values.caBundle }}
+  {{- if .configMapName }}
+  configMap: {name: {{ .configMapName }}, items: [{key: {{ .key | quote }}, path: ca.crt}]}
+  {{- else }}
+  secret: {secretName: {{ .secretName }}, items: [{key: {{ .key | quote }}, path: ca.crt}]}
+  {{- end }}
+  {{- end }}
+{{- end -}}
+
+{{- define "jackal-operator.caBundleMount" -}}
+- name: ca-bundle
+  mountPath: /etc/jackal-ca
+  readOnly: true
+{{- end -}}
+
 {{/* The environment that controller and agents share. A variable that is empty is not an absent one: only what is
 set is written. */}}
 {{- define "jackal-operator.environment" -}}
@@ -130,6 +157,7 @@ set is written. */}}
   "JACKAL_REGISTRY_SECRET" (include "jackal-operator.registryLogin" .)
   "JACKAL_REGISTRY_CERT_SECRET" $registry.certSecretName
   "JACKAL_REGISTRY_INSECURE" (or $registry.insecure (and $registry.deploy.enabled (not $registry.endpoint)) | ternary "true" "")
+  "JACKAL_CA_FILE" (include "jackal-operator.hasCaBundle" . | empty | ternary "" "/etc/jackal-ca/ca.crt")
   "JACKAL_INSECURE_REGISTRIES" (join "," .Values.settings.insecureRegistries)
   "JACKAL_REPOSITORY_POLICY" .Values.settings.repositoryPolicy
   "JACKAL_SOURCE_HOSTS" (join "," .Values.settings.sourceHosts)

@@ -166,11 +166,26 @@ pub struct RegistrySpec {
     /// by `address` or by `endpoint`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalReference>,
-    /// A Secret with `ca.crt` (the authority of the registry's certificate), and `tls.crt` with `tls.key`
+    /// A Secret with `ca.crt` (the authority of the registry's certificate, or that certificate itself), and `tls.crt` with `tls.key`
     /// where the registry asks for a client certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cert_secret_ref: Option<LocalReference>,
     /// Speak plain HTTP to the registry. Certificates are always verified; there is no way to skip that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub insecure: Option<bool>,
+}
+
+/// How a source registry is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!self.host.contains('/')").message("sourceRegistries[].host is host[:port] without a scheme or path, such as registry.example.com:5000")
+)]
+pub struct SourceRegistrySpec {
+    /// The host as image names, chart addresses and file addresses say it: host[:port].
+    #[schemars(length(min = 1, max = 260))]
+    pub host: String,
+    /// A Secret with `ca.crt` (the authority of the host's certificate, or that certificate itself), and `tls.crt` with
+    /// `tls.key` where the host asks for a client certificate. It is used for this host and this object only.
+    pub cert_secret_ref: LocalReference,
 }

@@ -10,7 +10,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{DeletionPolicy, LocalReference, NamingPolicy, RegistrySpec, SourceKind, null_as_default};
+use super::common::{
+    DeletionPolicy, LocalReference, NamingPolicy, RegistrySpec, SourceKind, SourceRegistrySpec, null_as_default,
+};
 use super::period::Period;
 use super::verification::VerifySpec;
 use crate::oci::{Compression, Naming, ReferrersPolicy};
@@ -81,7 +83,7 @@ pub struct JackalImageSpec {
     /// The registry that it is brought to.
     #[serde(default)]
     pub registry: RegistrySpec,
-    /// Secrets of type `kubernetes.io/dockerconfigjson` with the credentials for the source registry.
+    /// Secrets of type `kubernetes.io/dockerconfigjson` or `kubernetes.io/dockercfg` with the credentials for the source registry.
     #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
@@ -90,6 +92,10 @@ pub struct JackalImageSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub service_account_name: Option<String>,
+    /// How single source registries, chart repositories and file servers are reached, where that is not as usual.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["host"]))]
+    pub source_registries: Vec<SourceRegistrySpec>,
     /// How often the source is looked at again. Default: 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Period>,

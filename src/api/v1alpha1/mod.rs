@@ -12,7 +12,9 @@ mod package;
 mod period;
 mod verification;
 
-pub use common::{DeletionPolicy, ImagePatterns, LocalReference, NamingPolicy, RegistrySpec, SourceKind};
+pub use common::{
+    DeletionPolicy, ImagePatterns, LocalReference, NamingPolicy, RegistrySpec, SourceKind, SourceRegistrySpec,
+};
 pub use component::{ChartSpec, ConfigMapReference, FileSpec, ManifestSpec, MissingImage, PinnedChart, ValuesSource};
 pub use conditions::{Conditions, READY, RECONCILING, SBOMS_COMPLETE, STALLED, cut};
 pub use definition::{definitions, schema};

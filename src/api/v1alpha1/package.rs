@@ -12,7 +12,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::common::{DeletionPolicy, LocalReference, NamingPolicy, RegistrySpec, SourceKind, null_as_default};
+use super::common::{
+    DeletionPolicy, LocalReference, NamingPolicy, RegistrySpec, SourceKind, SourceRegistrySpec, null_as_default,
+};
 use super::component::{ChartSpec, FileSpec, ManifestSpec, MissingImage, PinnedChart};
 use super::period::Period;
 use super::verification::{SigningSpec, VerifySpec};
@@ -84,7 +86,7 @@ pub struct JackalPackageSpec {
     /// The registry that everything is brought to.
     #[serde(default)]
     pub registry: RegistrySpec,
-    /// Secrets of type `kubernetes.io/dockerconfigjson` with the credentials for source registries.
+    /// Secrets of type `kubernetes.io/dockerconfigjson` or `kubernetes.io/dockercfg` with the credentials for source registries.
     #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
@@ -93,6 +95,10 @@ pub struct JackalPackageSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub service_account_name: Option<String>,
+    /// How single source registries, chart repositories and file servers are reached, where that is not as usual.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["host"]))]
+    pub source_registries: Vec<SourceRegistrySpec>,
     /// How often the sources are looked at again. Default: 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Period>,

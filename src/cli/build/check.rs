@@ -1,7 +1,5 @@
 //! What an object lacks, told before anything moves.
 
-use std::time::Duration;
-
 use futures::StreamExt as _;
 
 use super::reach::FileReach;
@@ -9,6 +7,7 @@ use super::report::Failure;
 use super::works::platforms;
 use super::{Build, Report, Target, Works};
 use crate::api::v1alpha1::{ComponentSpec, JackalPackageSpec, SourceKind};
+use crate::cli::access::Access;
 use crate::cli::package_file::Given;
 use crate::cli::progress::Display;
 use crate::fault::{Fault, Reason};
@@ -26,9 +25,9 @@ impl Build {
         components: &[ComponentSpec],
         given: &Given,
         target: &Target,
-        idle: Duration,
+        access: &Access,
     ) -> Result<Vec<Found>, Fault> {
-        let reach = FileReach::new(self, given, target, idle);
+        let reach = FileReach::new(self, given, target, access);
         gather(components, &reach, &ChartMemory::default()).await
     }
 
@@ -38,11 +37,11 @@ impl Build {
         plan: &Plan,
         spec: &JackalPackageSpec,
         given: &Given,
-        idle: Duration,
+        access: &Access,
         display: &Display,
         report: &mut Report,
     ) -> anyhow::Result<()> {
-        let works = Works::open(self, plan, Target::Nowhere, idle, given).await?;
+        let works = Works::open(self, plan, Target::Nowhere, access, given).await?;
         let works = &works;
         let asked = plan
             .images
@@ -63,7 +62,7 @@ impl Build {
         let mut found = Vec::with_capacity(spec.components.len());
         for component in &spec.components {
             let gathered = self
-                .gather(std::slice::from_ref(component), given, &Target::Nowhere, idle)
+                .gather(std::slice::from_ref(component), given, &Target::Nowhere, access)
                 .await;
             let of_component = match gathered {
                 Ok(gathered) => gathered.into_iter().next().unwrap_or_default(),

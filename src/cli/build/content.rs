@@ -3,6 +3,7 @@
 use super::report::Named;
 use super::{Build, Report, Target, Works};
 use crate::api::v1alpha1::JackalPackageSpec;
+use crate::cli::access::Access;
 use crate::cli::package_file::{Given, Kind, Object};
 use crate::cli::progress::{Display, bytes};
 use crate::package::component::Found;
@@ -19,8 +20,8 @@ impl Build {
         display: &Display,
         report: &mut Report,
     ) -> anyhow::Result<()> {
-        let idle = self.idle(object);
-        let spec = &self.followed(&object.spec, given, target, idle).await?;
+        let access = &Access::new(&self.authorities, &self.limits, self.idle(object)).await?;
+        let spec = &self.followed(&object.spec, given, target, access).await?;
         report.version = spec.version.clone();
         let address = spec.registry.address.clone().unwrap_or_else(|| target.address());
         let prefix = target
@@ -40,14 +41,14 @@ impl Build {
             Kind::Image => None,
         };
         if self.check {
-            return self.check_all(&plan, spec, given, idle, display, report).await;
+            return self.check_all(&plan, spec, given, access, display, report).await;
         }
-        let found = self.gather(&spec.components, given, target, idle).await?;
+        let found = self.gather(&spec.components, given, target, access).await?;
         report.charts = component::pinned(spec, &found);
         report.missing_images = component::missing_images(spec, &plan, &found);
         self.say_missing(report, display);
         let key = self.signing_key(spec, given).await?;
-        let works = Works::open(self, &plan, target.clone(), idle, given).await?;
+        let works = Works::open(self, &plan, target.clone(), access, given).await?;
         let forms = (spec.compression, spec.referrers);
         self.move_all(&works, forms, &plan, display, report).await;
         if !report.failures.is_empty() {

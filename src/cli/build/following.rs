@@ -1,10 +1,9 @@
 //! The package as its images' policies make it now.
 
-use std::time::Duration;
-
 use super::reach::FileReach;
 use super::{Build, Target};
 use crate::api::v1alpha1::JackalPackageSpec;
+use crate::cli::access::Access;
 use crate::cli::package_file::Given;
 use crate::fault::{Fault, Reason};
 use crate::fetch::select;
@@ -17,9 +16,9 @@ impl Build {
         spec: &JackalPackageSpec,
         given: &Given,
         target: &Target,
-        idle: Duration,
+        access: &Access,
     ) -> Result<JackalPackageSpec, Fault> {
-        let reach = FileReach::new(self, given, target, idle);
+        let reach = FileReach::new(self, given, target, access);
         let selections = select(&followed(spec)?, &reach).await?;
         effective(spec, &selections)
             .ok_or_else(|| Fault::stalled(Reason::InvalidSpec, "a tag was not chosen for each image"))

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Build;
 use super::target::Target;
 use crate::api::v1alpha1::SourceKind;
+use crate::cli::access::Access;
 use crate::cli::package_file::Given;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Compression, Location, Platform, Reference, ReferrersPolicy, same_host};
@@ -22,7 +22,8 @@ use crate::transfer::{Destination, KnownBlobs, LayoutDestination, RegistryDestin
 pub(super) struct Works {
     target: Target,
     destination: Option<Registry>,
-    registries: HashMap<String, Registry>,
+    /// Where images are read, by what they are read as.
+    registries: HashMap<Reference, Registry>,
     docker: Option<Arc<Docker>>,
     containerd: Option<Arc<Containerd>>,
     known: Arc<KnownBlobs>,
@@ -35,7 +36,7 @@ impl Works {
         build: &Build,
         plan: &Plan,
         target: Target,
-        idle: Duration,
+        access: &Access,
         given: &Given,
     ) -> anyhow::Result<Self> {
         let mut required = HashMap::new();
@@ -43,9 +44,8 @@ impl Works {
             let asked = requirements(&planned.verify, given).await?;
             required.insert((planned.image.clone(), planned.spec.source), asked);
         }
-        let open = async |host: &str, plain_http: bool| build.open(host, plain_http, idle).await;
         let destination = match &target {
-            Target::Registry { host, .. } => Some(open(host, build.insecure).await?),
+            Target::Registry { host, prefix } => Some(access.destination(host, prefix, build.insecure).await?),
             Target::Layout(_) | Target::Nowhere => None,
         };
         let mut registries = HashMap::new();
@@ -53,23 +53,15 @@ impl Works {
         for planned in &plan.images {
             match planned.spec.source {
                 SourceKind::Docker if docker.is_none() => {
-                    docker = Some(Arc::new(build.engine.docker(idle)?));
+                    docker = Some(Arc::new(build.engine.docker(access.idle())?));
                 }
                 SourceKind::Containerd if containerd.is_none() => {
-                    containerd = Some(Arc::new(build.engine.containerd(idle)?));
+                    containerd = Some(Arc::new(build.engine.containerd(access.idle())?));
                 }
-                SourceKind::Registry if !registries.contains_key(planned.image.registry()) => {
-                    let host = planned.image.registry();
-                    let plain_http = build.is_plain_http(host, &target);
-                    // One client for a registry, that its limits hold for all that is asked of it.
-                    let shared = destination
-                        .as_ref()
-                        .filter(|to| same_host(to.host(), host) && plain_http == build.insecure);
-                    let registry = match shared {
-                        Some(destination) => destination.clone(),
-                        None => open(host, plain_http).await?,
-                    };
-                    registries.insert(host.to_owned(), registry);
+                SourceKind::Registry if !registries.contains_key(&planned.image) => {
+                    let plain_http = build.is_plain_http(planned.image.registry(), &target);
+                    let registry = access.source(&planned.image, plain_http).await?;
+                    registries.insert(planned.image.clone(), registry);
                 }
                 _ => {}
             }
@@ -118,7 +110,7 @@ impl Works {
                 Arc::clone(self.containerd.as_ref().ok_or_else(unplanned)?) as Arc<dyn ImageSource>
             }
             SourceKind::Registry => {
-                let registry = self.registries.get(planned.image.registry()).ok_or_else(unplanned)?;
+                let registry = self.registries.get(&planned.image).ok_or_else(unplanned)?;
                 Arc::new(RegistrySource::new(registry.clone()))
             }
         })

@@ -63,6 +63,10 @@ fn values_that_mean_nothing_are_refused() {
             "agent.enabled without an engine",
         ),
         (
+            json!({ "caBundle": { "configMapName": "a", "secretName": "b" } }),
+            "both name the bundle",
+        ),
+        (
             json!({ "registry": { "deploy": { "enabled": true, "auth": { "existingSecret": "x" } } } }),
             "name the Secret with the login too",
         ),
@@ -184,6 +188,48 @@ fn syft_has_room_where_sboms_are_made() {
             .map(|mounts| mounts[0]["mountPath"].as_str().unwrap().to_owned());
         assert_eq!(mounted, scratch);
         assert_eq!(scratch.is_some(), made);
+    }
+}
+
+#[test]
+fn a_bundle_of_authorities_reaches_controller_and_agents() {
+    let items = json!([{ "key": "bundle.pem", "path": "ca.crt" }]);
+    for (named, volume) in [
+        (
+            json!({ "configMapName": "ca" }),
+            json!({ "configMap": { "name": "ca", "items": items } }),
+        ),
+        (
+            json!({ "secretName": "ca" }),
+            json!({ "secret": { "secretName": "ca", "items": items } }),
+        ),
+        (json!({}), Value::Null),
+    ] {
+        let mut bundle = named.clone();
+        bundle["key"] = "bundle.pem".into();
+        let sbom = json!({ "sbom": { "enabled": false } });
+        let objects = render(&json!({ "caBundle": bundle, "controller": sbom, "agent": { "enabled": true } }));
+        for (kind, name) in [("Deployment", "shop"), ("DaemonSet", "shop-agent")] {
+            let workload = find(&objects, kind, name);
+            let pod = &workload["spec"]["template"]["spec"];
+            let called = |list: &Value| {
+                let list = list.as_array().into_iter().flatten();
+                list.filter(|one| one["name"] == "ca-bundle")
+                    .cloned()
+                    .collect::<Vec<_>>()
+            };
+            let (mounts, volumes) = (called(&pod["containers"][0]["volumeMounts"]), called(&pod["volumes"]));
+            let file = variable(workload, "JACKAL_CA_FILE");
+            if volume.is_null() {
+                assert_eq!((mounts.len(), volumes.len(), file), (0, 0, None), "{kind}");
+                continue;
+            }
+            let mut expected = volume.clone();
+            expected["name"] = "ca-bundle".into();
+            assert_eq!(volumes, [expected], "{kind}");
+            assert_eq!(mounts[0]["mountPath"], "/etc/jackal-ca", "{kind}");
+            assert_eq!(file.as_deref(), Some("/etc/jackal-ca/ca.crt"), "{kind}");
+        }
     }
 }
 

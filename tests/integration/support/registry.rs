@@ -96,14 +96,32 @@ impl TestRegistry {
         )
     }
 
+    /// A registry whose certificate is signed by its own key, as `openssl req -x509` makes it, with these extensions, such
+    /// as `subjectAltName=IP:127.0.0.1`. That certificate is its `ca.crt`.
+    pub fn start_self_signed(version: Version, extensions: &[&str]) -> Self {
+        install_tls();
+        let folder = tempfile::tempdir().expect("a folder");
+        make_self_signed(folder.path(), extensions);
+        let options = Options {
+            tls: true,
+            ..Options::default()
+        };
+        Self::open_in(folder, version, options, &[])
+    }
+
     /// `PORT` in the value of a variable is made the registry's port.
     fn open(version: Version, options: Options, variables: &[(&str, &str)]) -> Self {
         install_tls();
-        let binary = version.binary();
         let folder = tempfile::tempdir().expect("a folder");
         if options.tls {
             make_certificates(folder.path());
         }
+        Self::open_in(folder, version, options, variables)
+    }
+
+    /// `folder` holds the certificates.
+    fn open_in(folder: TempDir, version: Version, options: Options, variables: &[(&str, &str)]) -> Self {
+        let binary = version.binary();
         if let Some((name, password)) = options.login {
             let line = run(program("JACKAL_BIN_HTPASSWD"), &["-nbB", "-C", "4", name, password]);
             std::fs::write(folder.path().join("htpasswd"), line).expect("the passwords");
@@ -157,6 +175,11 @@ impl TestRegistry {
             endpoint.trust.authorities = Some(std::fs::read(self.folder.path().join("ca.crt")).expect("the CA"));
         }
         endpoint
+    }
+
+    /// The certificate of the authority that it is believed by, as PEM.
+    pub fn authority(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("ca.crt")).expect("the CA")
     }
 
     /// Its process id.
@@ -325,4 +348,18 @@ fn make_certificates(folder: &Path) {
         "-out",
         &path("tls.crt"),
     ]);
+}
+
+/// `tls.crt` with `tls.key` for 127.0.0.1, signed by that key, and the same as `ca.crt`.
+fn make_self_signed(folder: &Path, extensions: &[&str]) {
+    let path = |name: &str| folder.join(name).to_str().expect("text").to_owned();
+    let (certificate, key) = (path("tls.crt"), path("tls.key"));
+    let mut arguments = vec!["req", "-x509", "-days", "2", "-subj", "/CN=127.0.0.1", "-nodes"];
+    arguments.extend(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
+    arguments.extend(["-keyout", &key, "-out", &certificate]);
+    for extension in extensions {
+        arguments.extend(["-addext", extension]);
+    }
+    run(PathBuf::from("openssl"), &arguments);
+    std::fs::copy(&certificate, path("ca.crt")).expect("a copy");
 }

@@ -1,0 +1,74 @@
+//! How a command reaches registries: with the credentials of whoever runs it, and what it trusts.
+
+use std::time::Duration;
+
+use super::Unusable;
+use super::authorities::AuthorityFlags;
+use super::credentials::CredentialFiles;
+use super::limits::LimitFlags;
+use crate::fault::Fault;
+use crate::oci::Reference;
+use crate::registry::{Endpoint, Limits, Registry, Trust};
+use crate::worker::Registries;
+
+/// The clients of one run, each for all that is asked of a registry in one way.
+pub(super) struct Access {
+    trust: Trust,
+    limits: Limits,
+    idle: Duration,
+    credentials: CredentialFiles,
+    registries: Registries,
+}
+
+impl Access {
+    /// As the flags say. `idle` is how long a registry may not move, or a credential helper not answer.
+    pub async fn new(authorities: &AuthorityFlags, limits: &LimitFlags, idle: Duration) -> Result<Self, Unusable> {
+        Ok(Self {
+            trust: Trust {
+                authorities: authorities.read().await?,
+                ..Trust::default()
+            },
+            limits: limits.limits(),
+            idle,
+            credentials: CredentialFiles::of_environment(idle),
+            registries: Registries::default(),
+        })
+    }
+
+    /// How long a registry or an engine may not move.
+    pub fn idle(&self) -> Duration {
+        self.idle
+    }
+
+    /// The client for `host`, without credentials.
+    pub fn anonymous(&self, host: &str, plain_http: bool) -> Result<Registry, Fault> {
+        self.registries.open(&self.endpoint(host, plain_http))
+    }
+
+    /// The client for what holds `reference`, by the first of its credentials that are accepted.
+    pub async fn source(&self, reference: &Reference, plain_http: bool) -> anyhow::Result<Registry> {
+        let host = reference.registry();
+        let candidates = self.credentials.candidates(host, reference.repository()).await?;
+        let endpoint = self.endpoint(host, plain_http);
+        Ok(self.registries.open_accepted(&endpoint, candidates, reference).await?)
+    }
+
+    /// The client for `host`, to push below the path `prefix`.
+    pub async fn destination(&self, host: &str, prefix: &str, plain_http: bool) -> anyhow::Result<Registry> {
+        let candidates = self.credentials.candidates(host, prefix).await?;
+        let endpoint = Endpoint {
+            credentials: candidates.into_iter().next(),
+            ..self.endpoint(host, plain_http)
+        };
+        Ok(self.registries.open(&endpoint)?)
+    }
+
+    fn endpoint(&self, host: &str, plain_http: bool) -> Endpoint {
+        Endpoint {
+            plain_http,
+            trust: self.trust.clone(),
+            idle: self.idle,
+            ..Endpoint::new(host).within(self.limits)
+        }
+    }
+}

@@ -1,0 +1,437 @@
+//! Credentials as docker, podman, crane and the kubelet read them.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use jackal_operator::api::v1alpha1::JackalImage;
+use serde_json::{Value, json};
+
+use super::command::{Ended, Shell};
+use super::{Case, check, on_one_thread};
+use crate::support::cluster::{Cluster, condition};
+use crate::support::image::{image, noise, put};
+use crate::support::objects::{lone, registry_at};
+use crate::support::registry::{Options, TestRegistry, Version};
+use crate::support::wait::{SOON, eventually};
+
+const LOGIN: (&str, &str) = ("jackal", "pass:word");
+
+/// A registry that wants a login, or does not, with the image `team/app:1`.
+async fn registry(login: bool) -> TestRegistry {
+    let options = Options {
+        login: login.then_some(LOGIN),
+        tls: false,
+    };
+    let registry = TestRegistry::start_with(Version::V28, options);
+    let repository = registry.repository("team/app");
+    let document = image(&repository, "linux/amd64", noise(1, 1000)).await;
+    put(&repository, &document, Some("1")).await;
+    registry
+}
+
+/// `auth` of the login, or of another password.
+fn auth(password: &str) -> String {
+    STANDARD.encode(format!("{}:{password}", LOGIN.0))
+}
+
+/// A `config.json` with these entries.
+fn auths(auths: Value) -> String {
+    json!({ "auths": auths }).to_string()
+}
+
+fn right() -> Value {
+    json!({ "auth": auth(LOGIN.1) })
+}
+
+fn wrong() -> Value {
+    json!({ "auth": auth("wrong") })
+}
+
+async fn build(shell: &Shell, registry: &TestRegistry) -> Ended {
+    let image = format!("{}/team/app:1", registry.host);
+    let flags = ["--insecure-registry", &registry.host];
+    shell.build(&image, &flags).await
+}
+
+/// Builds from a registry that wants a login, with the `config.json` that `config` makes of its host.
+async fn with(config: impl FnOnce(&str) -> String) -> Ended {
+    let registry = registry(true).await;
+    let shell = Shell::new().file(".docker/config.json", config(&registry.host));
+    build(&shell, &registry).await
+}
+
+/// The same with one entry under the key that `key` makes of the host.
+fn with_key(key: fn(&str) -> String, entry: fn() -> Value) -> BoxFuture<'static, ()> {
+    async move { with(|host| auths(json!({ key(host): entry() }))).await.succeeded() }.boxed()
+}
+
+/// Builds where `config` names the helper `test`, which does what `script` says, from a registry that wants a `login` or
+/// does not.
+async fn helped(login: bool, config: impl FnOnce(&str) -> Value, script: &str, more: &[&str]) -> Ended {
+    let registry = registry(login).await;
+    let shell = Shell::new()
+        .file(".docker/config.json", config(&registry.host).to_string())
+        .program("docker-credential-test", script);
+    let image = format!("{}/team/app:1", registry.host);
+    let flags = [&["--insecure-registry", &registry.host], more].concat();
+    shell.build(&image, &flags).await
+}
+
+fn store(_: &str) -> Value {
+    json!({ "auths": {}, "credsStore": "test" })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_are_read_as_docker_and_podman_read_them() {
+    check(&[
+        Case {
+            report: "google/go-containerregistry#1431",
+            input: "keys for the host and for a path in it, of which only the path's is right",
+            expected: "the longest path wins",
+            run: || {
+                async {
+                    let config = |host: &str| auths(json!({ host: wrong(), format!("{host}/team"): right() }));
+                    with(config).await.succeeded();
+                }
+                .boxed()
+            },
+        },
+        Case {
+            report: "kubernetes/kubernetes#119941",
+            input: "a key with `*` for a part of the host",
+            expected: "its credentials are used",
+            run: || with_key(|host| host.replacen("127", "*", 1), right),
+        },
+        Case {
+            report: "docker/cli#4414",
+            input: "`auths` is null",
+            expected: "anonymous: the registry wants a login, and the message names docker's file, no Secret",
+            run: || {
+                async {
+                    let ended = with(|_| json!({ "auths": null }).to_string()).await;
+                    ended.failed(1, &["cannot read", "docker login", "config.json"]);
+                    for field in ["Secret", "imagePullSecrets", "secretRef"] {
+                        assert!(!ended.stderr.contains(field), "{ended:?}");
+                    }
+                }
+                .boxed()
+            },
+        },
+        Case {
+            report: "opentofu/opentofu#2732",
+            input: "an entry that is null beside one with credentials",
+            expected: "the credentials are used",
+            run: || {
+                async {
+                    let config = |host: &str| auths(json!({ "other.example.com": null, host: right() }));
+                    with(config).await.succeeded();
+                }
+                .boxed()
+            },
+        },
+        Case {
+            report: "docker/cli cli/config/configfile",
+            input: "empty username and password beside auth",
+            expected: "auth wins",
+            run: || {
+                with_key(
+                    str::to_owned,
+                    || json!({ "username": "", "password": "", "auth": auth(LOGIN.1) }),
+                )
+            },
+        },
+        Case {
+            report: "getwud/wud#343",
+            input: "auth with a line break behind it",
+            expected: "it does not count",
+            run: || with_key(str::to_owned, || json!({ "auth": format!("{}\n", auth(LOGIN.1)) })),
+        },
+        Case {
+            report: "google/go-containerregistry#555",
+            input: "auth made by `echo user:password | base64`: the line break is in it",
+            expected: "it does not count",
+            run: || {
+                let broken = || json!({ "auth": STANDARD.encode(format!("{}:{}\n", LOGIN.0, LOGIN.1)) });
+                with_key(str::to_owned, broken)
+            },
+        },
+        Case {
+            report: "RFC 8259 section 8.1",
+            input: "a byte order mark",
+            expected: "it is passed over",
+            run: || {
+                async {
+                    with(|host| format!("\u{feff}{}", auths(json!({ host: right() }))))
+                        .await
+                        .succeeded()
+                }
+                .boxed()
+            },
+        },
+        Case {
+            report: "docker/cli cli/config",
+            input: "a file that is no JSON, and one that cannot be read",
+            expected: "an error that names the file, and nothing of what it holds",
+            run: || {
+                async {
+                    let ended = with(|_| "{\"auths\": {\"r\": hunter2".to_owned()).await;
+                    ended.failed(
+                        2,
+                        &["/.docker/config.json cannot be read: not a docker config.json (line 1"],
+                    );
+                    assert!(!ended.stderr.contains("hunter2"), "{ended:?}");
+                    let registry = registry(false).await;
+                    let shell = Shell::new().file(".docker/config.json/in-the-way", "");
+                    let ended = build(&shell, &registry).await;
+                    ended.failed(
+                        2,
+                        &["the credentials in", "/.docker/config.json cannot be read", "correct"],
+                    );
+                }
+                .boxed()
+            },
+        },
+        Case {
+            report: "openshift/oc-mirror#216",
+            input: "a login of podman alone: $XDG_RUNTIME_DIR/containers/auth.json",
+            expected: "it is used",
+            run: || {
+                async {
+                    let registry = registry(true).await;
+                    let shell = Shell::new()
+                        .file("run/containers/auth.json", auths(json!({ &*registry.host: right() })))
+                        .file(".docker/config.json", auths(json!({ "other": wrong() })))
+                        .set("XDG_RUNTIME_DIR", "~/run");
+                    build(&shell, &registry).await.succeeded();
+                }
+                .boxed()
+            },
+        },
+        Case {
+            report: "google/go-containerregistry#1914",
+            input: "REGISTRY_AUTH_FILE",
+            expected: "it is used",
+            run: || {
+                async {
+                    let registry = registry(true).await;
+                    let shell = Shell::new()
+                        .file("auth.json", auths(json!({ &*registry.host: right() })))
+                        .set("REGISTRY_AUTH_FILE", "~/auth.json");
+                    build(&shell, &registry).await.succeeded();
+                }
+                .boxed()
+            },
+        },
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credential_helpers_are_asked_as_docker_asks_them() {
+    check(&[
+        Case {
+            report: "google/go-containerregistry#156",
+            input: "credsStore without an entry: exit 1, `credentials not found in native keychain`",
+            expected: "anonymous",
+            run: || {
+                async {
+                    let script = "echo credentials not found in native keychain; exit 1";
+                    helped(false, store, script, &[]).await.succeeded();
+                }
+                .boxed()
+            },
+        },
+        Case {
+            report: "docker/cli cli/config/configfile",
+            input: "an empty credsStore",
+            expected: "there is no helper",
+            run: || {
+                async {
+                    helped(false, |_| json!({ "credsStore": "" }), "exit 1", &[])
+                        .await.succeeded();
+                }
+                .boxed()
+            },
+        },
+        Case {
+            report: "docker/docker-credential-helpers README",
+            input: "a helper for this registry alone, which gets the host on its input",
+            expected: "its answer is used",
+            run: || {
+                async {
+                    let config = |host: &str| json!({ "credHelpers": { format!("https://{host}"): "test" } });
+                    let script = format!(
+                        r#"read -r host; case $host in 127.0.0.1:*) echo '{{"ServerURL":"x","Username":"{}","Secret":"{}"}}';; *) exit 3;; esac"#,
+                        LOGIN.0, LOGIN.1
+                    );
+                    // `read` fails where no line ends, and has read it all the same.
+                    helped(true, config, &script, &[]).await.succeeded();
+                }
+                .boxed()
+            },
+        },
+        Case {
+            report: "containerd/nerdctl#830",
+            input: "a helper that is not installed",
+            expected: "an error that names it, its file and the host",
+            run: || {
+                async {
+                    let config = |_: &str| json!({ "auths": {}, "credsStore": "desktop.absent" });
+                    let ended = helped(false, config, "exit 0", &[]).await;
+                    let said = ["docker-credential-desktop.absent", "/.docker/config.json", "not installed", "127.0.0.1:"];
+                    ended.failed(1, &said);
+                }
+                .boxed()
+            },
+        },
+        Case {
+            report: "docker/docker-credential-helpers#296",
+            input: "a helper that fails: `pass not initialized`",
+            expected: "an error that names it and repeats its words",
+            run: || {
+                async {
+                    let ended = helped(false, store, "echo pass not initialized; exit 1", &[]).await;
+                    ended.failed(1, &["docker-credential-test", "pass not initialized"]);
+                }
+                .boxed()
+            },
+        },
+        Case {
+            report: "docker/docker-credential-helpers#355",
+            input: "a helper that never answers",
+            expected: "an error after the timeout, and neither it nor what it started runs any more",
+            run: || {
+                on_one_thread(|| async {
+                    let script = "sleep 1000 & echo $! > child; echo $$ > parent; wait";
+                    let registry = registry(false).await;
+                    let shell = Shell::new()
+                        .file(".docker/config.json", store("").to_string())
+                        .program("docker-credential-test", script);
+                    let image = format!("{}/team/app:1", registry.host);
+                    let flags = ["--insecure-registry", &registry.host, "--stall-timeout", "1s"];
+                    let ended = shell.build(&image, &flags).await;
+                    ended.failed(1, &["docker-credential-test", "did not answer within 1 s"]);
+                    for process in ["child", "parent"] {
+                        let id = std::fs::read_to_string(shell.path(process)).expect("it was started");
+                        eventually(SOON, "the helper is gone", async || {
+                            let state = std::fs::read_to_string(format!("/proc/{}/stat", id.trim()));
+                            match state {
+                                Ok(state) if !state.contains(") Z ") => Err(format!("the {process} runs")),
+                                _ => Ok(()),
+                            }
+                        })
+                        .await;
+                    }
+                })
+            },
+        },
+    ])
+    .await;
+}
+
+/// Brings `team/app:1` of a registry that wants a login as a JackalImage does whose spec has `more`, with the Secrets that
+/// `secrets` makes of the registry's host. What its Ready condition says in the end.
+async fn brought(secrets: impl FnOnce(&str) -> Vec<Value>, more: &str) -> (String, String) {
+    let (source, destination, cluster) = (registry(true).await, registry(false).await, Cluster::new().await);
+    for secret in secrets(&source.host) {
+        cluster.apply(&secret.to_string());
+    }
+    let spec = format!("{}\n  {more}", registry_at(&destination.host));
+    cluster.apply(&lone("app", &format!("{}/team/app:1", source.host), &spec));
+    let _controller = cluster.controller(&["--insecure-registry", &source.host]);
+    let settled = |image: &JackalImage| {
+        let ready = condition(&image.status.as_ref()?.conditions, "Ready")?;
+        (ready.reason != "Transferring" && ready.status != "Unknown").then_some(())
+    };
+    let image = cluster.image_where("app", "settled", settled).await;
+    let conditions = image.status.expect("a status").conditions;
+    let ready = condition(&conditions, "Ready").expect("a condition");
+    (ready.status.clone(), ready.message.clone())
+}
+
+fn secret(name: &str, kind: &str, key: &str, content: &Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name },
+        "type": format!("kubernetes.io/{kind}"), "stringData": { key: content.to_string() },
+    })
+}
+
+fn config(name: &str, auths: Value) -> Value {
+    secret(
+        name,
+        "dockerconfigjson",
+        ".dockerconfigjson",
+        &json!({ "auths": auths }),
+    )
+}
+
+const ONE: &str = "imagePullSecrets: [{name: a}]";
+const SEVERAL: &str = "imagePullSecrets: [{name: a}, {name: b}, {name: c}]";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_are_read_as_the_kubelet_reads_them() {
+    check(&[
+        Case {
+            report: "enix/kube-image-keeper#237",
+            input: "several Secrets for one host, of which the last is accepted",
+            expected: "they are tried in turn",
+            run: || {
+                on_one_thread(|| async {
+                    let secrets = |host: &str| {
+                        vec![
+                            config("a", json!({ host: wrong() })),
+                            config("b", json!({ format!("https://{host}/v1/"): wrong() })),
+                            config("c", json!({ host: right() })),
+                        ]
+                    };
+                    let (status, message) = brought(secrets, SEVERAL).await;
+                    assert_eq!(status, "True", "{message}");
+                })
+            },
+        },
+        Case {
+            report: "estahn/k8s-image-swapper#127",
+            input: "`*` in the host",
+            expected: "it stands for any characters of its part",
+            run: || {
+                on_one_thread(|| async {
+                    let secrets = |host: &str| vec![config("a", json!({ host.replacen("0.0", "*.*", 1): right() }))];
+                    let (status, message) = brought(secrets, ONE).await;
+                    assert_eq!(status, "True", "{message}");
+                })
+            },
+        },
+        Case {
+            report: "aquasecurity/starboard#569",
+            input: "a Secret of the type kubernetes.io/dockercfg",
+            expected: "its credentials are used",
+            run: || {
+                on_one_thread(|| async {
+                    let secrets = |host: &str| vec![secret("a", "dockercfg", ".dockercfg", &json!({ host: right() }))];
+                    let (status, message) = brought(secrets, ONE).await;
+                    assert_eq!(status, "True", "{message}");
+                })
+            },
+        },
+        Case {
+            report: "kubernetes/kubernetes pkg/credentialprovider",
+            input: "`auths` is null in every Secret",
+            expected: "anonymous: the message names imagePullSecrets and no flag or file",
+            run: || {
+                on_one_thread(|| async {
+                    let (status, message) = brought(|_| vec![config("a", Value::Null)], ONE).await;
+                    assert_eq!(status, "False");
+                    assert!(
+                        message.contains("in the Secret that imagePullSecrets names"),
+                        "{message}"
+                    );
+                    for means in ["docker login", "config.json", "--"] {
+                        assert!(!message.contains(means), "{message}");
+                    }
+                })
+            },
+        },
+    ])
+    .await;
+}
