@@ -206,7 +206,7 @@ check_ours() { # WAY CACHE
     case $methods in Unchanged*,* | [!U]*) die "again, and $1 was not Unchanged: $methods" ;; esac
   else
     jq -e --arg list "${METHOD[$1]}" 'all(.images[]; .method | IN($list | split("|")[]))' "$WORK/out" >/dev/null ||
-      die "$1 took $methods and should have taken ${METHOD[$1]}: $(jq -r '[.images[].methodReason // empty] | first' "$WORK/out")"
+      die "$1 took $methods and should have taken ${METHOD[$1]}: $(jq -r '[.images[].methodMessage // empty] | first' "$WORK/out")"
   fi
   written="$(tail -n 1 "$WORK/$1.$2" | cut -d ' ' -f 7)"
   [ "$written" -lt 10000000 ] || die "$1 wrote $written bytes to disk somewhere"

@@ -218,6 +218,7 @@ impl Build {
                 digest: None,
                 method: None,
                 method_reason: None,
+                method_message: None,
                 moved_bytes,
                 moved_blobs,
                 moved_referrers: 0,
@@ -245,7 +246,11 @@ impl Build {
             source_digest: outcome.source_digest.to_string(),
             digest: Some(outcome.digest.to_string()),
             method: Some(outcome.method.to_string()),
-            method_reason: outcome.declined,
+            method_reason: outcome
+                .declined
+                .as_ref()
+                .map(|_| outcome.method.declined_reason().to_owned()),
+            method_message: outcome.declined,
             moved_bytes: outcome.moved_bytes,
             moved_blobs: Some(outcome.moved_blobs),
             moved_referrers: outcome.referrers,

@@ -17,6 +17,13 @@ use crate::worker::{kube_fault, within};
 pub(super) const FIELD_MANAGER: &str = "jackal-operator";
 /// The label that names the package's uid on its images.
 pub(super) const PACKAGE_LABEL: &str = "jackal.dev/package-uid";
+/// The label that names the package on its images, as [`label_of`] writes it.
+const PACKAGE_NAME_LABEL: &str = "jackal.dev/package-name";
+/// The longest name of an image's object, so that `kubectl get jkpkg,jkimg` fits a terminal: it writes the kind before
+/// the name.
+const NAME_LENGTH: usize = 32;
+/// The longest value of a label.
+const LABEL_LIMIT: usize = 63;
 /// The annotation that carries a request for a reconciliation on.
 const REQUESTED_AT: &str = crate::api::v1alpha1::REQUESTED_AT[0];
 
@@ -160,6 +167,7 @@ impl<'a> Children<'a> {
             suspend: package.suspend,
             naming: package.naming,
             plain_tag: planned.plain_tag,
+            policy: None,
             compression: package.compression,
             referrers: package.referrers,
             deletion_policy: package.deletion_policy,
@@ -171,6 +179,7 @@ impl<'a> Children<'a> {
         image.metadata.labels = Some(BTreeMap::from([
             ("app.kubernetes.io/managed-by".to_owned(), "jackal-operator".to_owned()),
             (PACKAGE_LABEL.to_owned(), self.package.uid().unwrap_or_default()),
+            (PACKAGE_NAME_LABEL.to_owned(), label_of(&self.package.name_any())),
         ]));
         image.metadata.annotations = requested_at(self.package.annotations())
             .map(|requested| BTreeMap::from([(REQUESTED_AT.to_owned(), requested.to_owned())]));
@@ -180,6 +189,17 @@ impl<'a> Children<'a> {
     fn namespace(&self) -> String {
         self.package.namespace().unwrap_or_default()
     }
+}
+
+/// A package's name as the value of a label. One that is longer than a label is its first 50 characters, without dots and
+/// dashes at their end, a dash, and the first twelve digits of the SHA-256 of the whole.
+fn label_of(package: &str) -> String {
+    if package.len() <= LABEL_LIMIT {
+        return package.to_owned();
+    }
+    let hash = Digest::of(package.as_bytes());
+    let start: String = package.chars().take(LABEL_LIMIT - hash.short().len() - 1).collect();
+    format!("{}-{}", start.trim_end_matches(['-', '.']), hash.short())
 }
 
 /// Whether an object needs no write.
@@ -194,25 +214,84 @@ fn is_as_wanted(known: &JackalImage, wanted: &JackalImage) -> bool {
         && known.annotations().get(REQUESTED_AT) == wanted.annotations().get(REQUESTED_AT)
 }
 
-/// `<package>-<last part of the repository>-<hash>`: readable, and the same for the same wish, whatever else
-/// the package holds. The hash is of what is read, so that another source is another object.
+/// The name of an image's object; the hash is of what is read, so that another source is another object.
 fn name_of(package: &str, planned: &PlannedImage) -> String {
     let spec = &planned.spec;
     let wish = format!(
         "{} {:?} {:?} {:?} {:?}",
         planned.image, spec.source, spec.node_name, spec.node_selector, spec.platforms
     );
-    let hash = Digest::of(wish.as_bytes());
-    let repository = planned.image.repository();
+    object_name(package, planned.image.repository(), &Digest::of(wish.as_bytes()))
+}
+
+/// `<package>-<last part of the repository>-<hash>`: readable, and the same for the same request, whatever else the
+/// package holds. Where that is longer than [`NAME_LENGTH`] both parts are shortened, and the hash is of the package too.
+fn object_name(package: &str, repository: &str, request: &Digest) -> String {
     let part: String = repository
         .rsplit('/')
         .next()
         .unwrap_or(repository)
         .chars()
         .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' })
-        .take(40)
         .collect();
-    let package: String = package.chars().take(180).collect();
-    let part = part.trim_matches('-');
-    format!("{}-{part}-{}", package.trim_end_matches(['-', '.']), hash.short())
+    let (package, part) = (package.trim_end_matches(['-', '.']), part.trim_matches('-'));
+    let whole = format!("{package}-{part}-{}", request.short());
+    if whole.len() <= NAME_LENGTH {
+        return whole;
+    }
+    let hash = Digest::of(format!("{package} {request}").as_bytes());
+    let readable = NAME_LENGTH - hash.short().len() - 2;
+    let of_package: String = package
+        .chars()
+        .take(readable.saturating_sub(part.len()).max(readable / 2))
+        .collect();
+    let of_part: String = part.chars().take(readable - of_package.len()).collect();
+    format!(
+        "{}-{}-{}",
+        of_package.trim_end_matches(['-', '.']),
+        of_part.trim_end_matches('-'),
+        hash.short()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_name_has_a_label_of_its_own() {
+        assert_eq!(label_of("shop"), "shop");
+        let longest = "a".repeat(63);
+        assert_eq!(label_of(&longest), longest);
+        let (one, other) = (format!("{}.b", "a.".repeat(40)), format!("{}.c", "a.".repeat(40)));
+        let label = label_of(&one);
+        assert!(label.len() <= 63 && label != label_of(&other), "{label}");
+        assert!(label.starts_with("a.a") && !label.contains(".-"), "{label}");
+    }
+
+    #[test]
+    fn a_long_name_is_shortened_and_stays_apart() {
+        let hash = Digest::of(b"request");
+        let short = hash.short();
+        assert_eq!(
+            object_name("shop", "team/podinfo", &hash),
+            format!("shop-podinfo-{short}")
+        );
+        let (eu, us) = ("payments-platform-production-eu", "payments-platform-production-us");
+        let name = object_name(eu, "acme/payment-gateway-service", &hash);
+        assert!(
+            name.len() <= NAME_LENGTH && name.starts_with("payments-payment-g-"),
+            "{name}"
+        );
+        assert_ne!(name, object_name(us, "acme/payment-gateway-service", &hash));
+        assert_ne!(
+            name,
+            object_name(eu, "acme/payment-gateway-service", &Digest::of(b"other"))
+        );
+        assert!(object_name(eu, "app", &hash).starts_with("payments-platfo-app-"));
+        assert!(object_name("a.b", &"x_".repeat(60), &hash).starts_with("a.b-x-x-x-x-x-x-x-"));
+        // A name ends each part with a letter or digit.
+        let name = object_name("payments.eu-central", "acme/gateway.service.internal", &hash);
+        assert!(!name.contains("--") && !name.contains(".-"), "{name}");
+    }
 }

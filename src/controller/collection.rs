@@ -136,7 +136,7 @@ impl Packages {
             match (end, entry.digest.parse()) {
                 (Settled::Gone, Ok(digest)) => deletion.gone(&object, &entry.reference, &digest).await,
                 (Settled::Kept(why), _) if news && entry.kept.as_ref() != Some(why) => {
-                    deletion.failed(&object, &entry.reference, why).await;
+                    deletion.failed(&object, &entry.reference, &why.message).await;
                 }
                 _ => {}
             }

@@ -10,11 +10,11 @@ use tracing::{info, warn};
 
 use super::retention::Settled;
 use super::survey::{Finding, Survey, Tag};
-use crate::api::v1alpha1::{Garbage, JackalImage};
+use crate::api::v1alpha1::{Garbage, JackalImage, Kept};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Document, Index, Location, Reference};
 use crate::registry::{Kind, Repository};
-use crate::worker::{Events, Place, Registries, Settings, kube_fault, name_of, wish, within};
+use crate::worker::{Events, Place, Registries, Settings, kube_fault, name_of, wish, with_tag, within};
 
 /// What deletions need.
 pub(super) struct Deletion<'a> {
@@ -59,12 +59,12 @@ impl Deletion<'_> {
         let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
         let survey = Survey::of(&repository).await.map_err(pushing)?;
         if let Finding::Keep(why) = survey.find(&digest, &tags) {
-            return kept(&why).await;
+            return kept(&why.message).await;
         }
         let what = name.to_string();
         match self.delete(&repository, &digest, &what).await? {
             Settled::Gone => self.gone(&image.object_ref(&()), &what, &digest).await,
-            Settled::Kept(why) => self.failed(&image.object_ref(&()), &what, &why).await,
+            Settled::Kept(why) => self.failed(&image.object_ref(&()), &what, &why.message).await,
         }
         Ok(())
     }
@@ -89,7 +89,7 @@ impl Deletion<'_> {
                 let (Some((tag, _)), Ok(digest)) =
                     (revision.and_then(|text| text.split_once('@')), entry.digest.parse())
                 else {
-                    let why = "its record in the status cannot be read".to_owned();
+                    let why = Kept::new("InvalidRecord", "its record in the status cannot be read");
                     settled.push((entry.clone(), Settled::Kept(why)));
                     continue;
                 };
@@ -128,7 +128,8 @@ impl Deletion<'_> {
             let now = repository.head_manifest(tag).await;
             let now = now.map_err(|error| error.pushing(what))?;
             if now.is_none_or(|now| now.digest != *standing) {
-                return Ok(Settled::Kept("somebody pushes to its tag just now".to_owned()));
+                let why = Kept::new("TagChanged", "somebody pushes to its tag just now");
+                return Ok(Settled::Kept(why));
             }
         }
         match index {
@@ -151,8 +152,11 @@ impl Deletion<'_> {
                 Ok(Settled::Gone)
             }
             // Trying again would not make it able to; the object must not hang for that.
-            Err(error) if *error.kind() == Kind::Unsupported => Ok(Settled::Kept(format!(
-                "the registry does not delete ({error}); allow it there, for distribution by storage.delete.enabled"
+            Err(error) if *error.kind() == Kind::Unsupported => Ok(Settled::Kept(Kept::new(
+                "DeletionUnsupported",
+                format!(
+                    "the registry does not delete ({error}); allow it there, for distribution by storage.delete.enabled"
+                ),
             ))),
             Err(error) => Err(error
                 .pushing(what)
@@ -216,7 +220,16 @@ impl Deletion<'_> {
 
 /// The tags that an image's object pushes to, the one that its name has among them.
 fn tags(image: &JackalImage, place: &Place, name: &Reference) -> Vec<String> {
-    let spec = &image.spec;
+    let selected = image.status.as_ref().and_then(|status| status.selected.as_ref());
+    let Some(spec) = with_tag(&image.spec, selected) else {
+        return name
+            .tag()
+            .filter(|_| name.digest().is_none())
+            .map(str::to_owned)
+            .into_iter()
+            .collect();
+    };
+    let spec = &*spec;
     let location = wish(spec).ok().and_then(|(reference, _)| {
         let listed = crate::package::listed(&reference, spec.source);
         let resolved = image.status.as_ref().and_then(|status| status.naming);

@@ -14,14 +14,18 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::Store;
+use kube::runtime::watcher::Event;
 use kube::runtime::{Controller, WatchStreamExt as _, reflector, watcher};
 use kube::{Api, Client, ResourceExt as _};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::assignment::{self, AgentNode, Verdict};
 use super::deletion::Deletion;
 use super::lease::{LAPSE, Leadership};
+use super::selecting::Selecting;
 use super::{AGENT_LABEL, finalizers, undecodable};
 use crate::api::v1alpha1::{Assignment, Conditions, DeletionPolicy, JackalImage, requested_at};
 use crate::fault::{Fault, Reason};
@@ -34,12 +38,13 @@ type Guarded = DeserializeGuard<JackalImage>;
 /// Keeps an object whose deletion takes back what it pushed.
 const FINALIZER: &str = "jackal.dev/image";
 
-struct Assigner {
-    client: Client,
-    settings: Settings,
-    registries: Arc<Registries>,
-    events: Events,
-    leadership: Leadership,
+pub(super) struct Assigner {
+    pub(super) client: Client,
+    pub(super) settings: Settings,
+    pub(super) registries: Arc<Registries>,
+    pub(super) events: Events,
+    pub(super) leadership: Leadership,
+    pub(super) selecting: Selecting,
     agents: Store<Lease>,
     /// When this process first saw a generation of an object, by uid: nodes that do not answer are waited
     /// for from then.
@@ -66,7 +71,9 @@ pub(super) async fn run(
         .inspect(move |event| agent_listing.note(event))
         .touched_objects()
         .filter_map(|change| async move { change.ok().map(|_| ()) });
+    let (wakes, woken) = mpsc::channel(1024);
     let assigner = Arc::new(Assigner {
+        selecting: Selecting::new(identity, settings.backoff, wakes, &stop),
         events: Events::new(client.clone(), identity),
         client,
         settings,
@@ -76,23 +83,31 @@ pub(super) async fn run(
         since: Mutex::default(),
     });
     let (reader, writer) = reflector::store();
+    let gone = Arc::clone(&assigner);
     let stream = watcher(images, watcher::Config::default())
         .default_backoff()
         .modify(lighten)
         .reflect(writer)
-        .inspect(move |event| listing.note(event))
+        .inspect(move |event| {
+            listing.note(event);
+            if let Ok(Event::Delete(object)) = event {
+                gone.selecting.forget(object.uid().as_deref().unwrap_or_default());
+            }
+        })
         .touched_objects();
     let controller = Controller::for_stream(stream, reader)
         .with_config(Config::default().concurrency(8))
         .reconcile_all_on(agent_changes)
+        .reconcile_on(ReceiverStream::new(woken))
         .graceful_shutdown_on(stop.clone().cancelled_owned())
-        .run(reconcile, |_, error, _| match *error {}, assigner)
+        .run(reconcile, |_, error, _| match *error {}, Arc::clone(&assigner))
         .for_each(|result| async move {
             if let Err(error) = result {
                 debug!(%error, "assigning images");
             }
         });
     until_stopped(controller, &stop).await;
+    assigner.selecting.end().await;
 }
 
 async fn reconcile(object: Arc<Guarded>, assigner: Arc<Assigner>) -> Result<Action, Infallible> {
@@ -103,7 +118,7 @@ async fn reconcile(object: Arc<Guarded>, assigner: Arc<Assigner>) -> Result<Acti
 }
 
 /// What the leader does about an image.
-async fn lead(object: &Guarded, assigner: &Assigner) -> Action {
+async fn lead(object: &Guarded, assigner: &Arc<Assigner>) -> Action {
     let image = match &object.0 {
         Ok(image) => image,
         Err(invalid) => {
@@ -120,6 +135,10 @@ async fn lead(object: &Guarded, assigner: &Assigner) -> Action {
             .warning(image, "GarbageCollectionFailed", &fault.message)
             .await;
         return Action::requeue(assigner.settings.backoff.limit);
+    }
+    if image.spec.policy.is_some() {
+        pass.ended(&finalized);
+        return assigner.select(image);
     }
     if !image.spec.source.is_engine() || image.spec.suspend || image.metadata.deletion_timestamp.is_some() {
         pass.ended(&finalized);

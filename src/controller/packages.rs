@@ -3,12 +3,10 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -19,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::children::Children;
 use super::collection::Postponed;
@@ -29,17 +27,16 @@ use super::following::{Effective, Followable, Following};
 use super::leader_tally::LeaderTally;
 use super::lease::{LAPSE, Leadership};
 use super::publication::{self, Publication};
-use super::tally::{count, first_failure, rows, written};
+use super::tally::{Verification, count, failures, rows, written};
 use super::undecodable;
 use crate::api::v1alpha1::{
-    Conditions, DeletionPolicy, JackalImage, JackalPackage, JackalPackageStatus, PackagedImage, READY, requested_at,
+    Conditions, DeletionPolicy, JackalImage, JackalPackage, PackagedImage, READY, requested_at,
 };
 use crate::fault::{Disposition, Fault, Reason};
 use crate::fetch::ChartMemory;
 use crate::package::{Plan, check_images};
 use crate::worker::{
-    Decision, Events, Failure, Key, Kind, Memory, Place, Registries, Settings, View, kube_fault, lighten, name_of,
-    stands, told, until_stopped, update,
+    Decision, Events, Key, Kind, Memory, Place, Registries, Settings, View, lighten, stands, told, until_stopped,
 };
 
 pub(super) type Guarded = DeserializeGuard<JackalPackage>;
@@ -232,6 +229,9 @@ impl Packages {
         for planned in &plan.images {
             place.check(&planned.location.repository, &format!("image `{}`", planned.spec.image))?;
         }
+        if !suspended {
+            self.planned(package, plan.images.len()).await?;
+        }
         let generation = package.metadata.generation.unwrap_or_default();
         let known = (self.swept().get(&uid) == Some(&generation)).then_some(&self.children);
         let images = Children::of(&self.client, package).sync(&plan, known).await?;
@@ -246,7 +246,7 @@ impl Packages {
             return Ok(None);
         }
         let counts = count(&images);
-        if let Some(fault) = first_failure(&images, &counts) {
+        if let Some(fault) = failures(&images, &counts) {
             self.memory.cancel(&uid);
             self.write_failure(package, &rows, &images, &fault).await?;
             return Ok(None);
@@ -273,6 +273,7 @@ impl Packages {
                 rows,
                 inputs: publication::inputs(package, &images),
                 written: written(&images),
+                verification: Verification::of(&images),
             },
         )
         .await
@@ -425,100 +426,5 @@ impl Packages {
         }
         finalizers::set(&self.client, package, FINALIZER, false).await?;
         Ok(None)
-    }
-
-    /// Writes the images' rows and counts, and conditions.
-    async fn write(
-        &self,
-        package: &JackalPackage,
-        rows: &[PackagedImage],
-        images: &[JackalImage],
-        say: impl Fn(&mut Conditions, Option<i64>, Time),
-    ) -> Result<(), Fault> {
-        self.change(package, |status, generation| {
-            status.images = rows.to_vec();
-            status.naming = package.spec.naming.explicit();
-            status.counts = Some(count(images));
-            let mut conditions = Conditions(std::mem::take(&mut status.conditions));
-            say(&mut conditions, generation, Time(jiff::Timestamp::now()));
-            status.conditions = conditions.0;
-        })
-        .await
-        .map_err(|error| kube_fault(Reason::PackageFailed, "writing the status", &error))
-    }
-
-    async fn write_failure(
-        &self,
-        package: &JackalPackage,
-        rows: &[PackagedImage],
-        images: &[JackalImage],
-        fault: &Fault,
-    ) -> Result<(), Fault> {
-        let news = AtomicBool::new(false);
-        self.write(package, rows, images, |conditions, generation, now| {
-            news.store(Failure(fault).note(conditions, generation, now), Ordering::Relaxed);
-        })
-        .await?;
-        if news.into_inner() {
-            self.events
-                .warning(package, &fault.reason.to_string(), &fault.message)
-                .await;
-        }
-        Ok(())
-    }
-
-    /// Notes a failure that is the package's own.
-    pub(super) async fn failed(&self, package: &JackalPackage, fault: &Fault) -> Result<(), kube::Error> {
-        let news = AtomicBool::new(false);
-        self.change(package, |status, generation| {
-            let mut conditions = Conditions(std::mem::take(&mut status.conditions));
-            let is_news = Failure(fault).note(&mut conditions, generation, Time(jiff::Timestamp::now()));
-            news.store(is_news, Ordering::Relaxed);
-            status.conditions = conditions.0;
-            status.last_handled_reconcile_at = requested_at(package.annotations()).map(str::to_owned);
-        })
-        .await?;
-        if news.into_inner() {
-            warn!(package = name_of(package), %fault);
-            self.events
-                .warning(package, &fault.reason.to_string(), &fault.message)
-                .await;
-        }
-        Ok(())
-    }
-
-    /// Changes the status, if this process still leads and the package still is what was looked at.
-    pub(super) async fn change(
-        &self,
-        package: &JackalPackage,
-        change: impl Fn(&mut JackalPackageStatus, Option<i64>),
-    ) -> Result<(), kube::Error> {
-        let lapsed = AtomicBool::new(false);
-        let api: Api<JackalPackage> = Api::namespaced(self.client.clone(), &package.namespace().unwrap_or_default());
-        update(
-            &api,
-            &package.name_any(),
-            &package.uid().unwrap_or_default(),
-            |standing, status| {
-                let current = standing.metadata.generation == package.metadata.generation;
-                lapsed.store(!self.leadership.is_held(), Ordering::Relaxed);
-                if !current || lapsed.load(Ordering::Relaxed) {
-                    return false;
-                }
-                let generation = standing.metadata.generation;
-                change(status, generation);
-                // Else an older generation's Ready would be taken for this one's.
-                let ready = status.conditions.iter().find(|condition| condition.type_ == READY);
-                if ready.is_some_and(|ready| ready.observed_generation == generation) {
-                    status.observed_generation = generation;
-                }
-                true
-            },
-        )
-        .await?;
-        if lapsed.into_inner() {
-            self.wake(package).await;
-        }
-        Ok(())
     }
 }

@@ -14,16 +14,18 @@ use tracing::info;
 use self::why::{lack, why};
 use super::packages::Packages;
 use super::reach::Reached;
-use super::retention::{self, SBOMS_CAME, Surroundings};
+use super::retention::{self, SBOMS_ADDED, Surroundings};
 use super::sboms::{self, Sboms};
+use super::tally::Verification;
 use crate::api::v1alpha1::{
     Artifact, Conditions, Counts, Differential, Garbage, HistoryEntry, JackalImage, JackalPackage, MissingImage,
-    PackagedImage, PinnedChart, READY, requested_at,
+    PackagedImage, PinnedChart, READY, SIGNED, mebibytes, requested_at,
 };
 use crate::fault::{Disposition, Fault, Reason};
 use crate::fetch;
 use crate::oci::Digest;
 use crate::package::{self, BroughtImage, Definition, Material, Parts, Plan, PlannedImage, Published, component};
+use crate::signing::SigningKey;
 use crate::transfer::RegistryDestination;
 use crate::worker::{NamespaceEntries, Place, kube_fault, name_of, told};
 
@@ -38,6 +40,8 @@ pub(super) struct Publication {
     pub inputs: String,
     /// Name and digest of the images that their objects wrote.
     pub written: Vec<(String, String)>,
+    /// What is known of the signatures that the images must have.
+    pub verification: Verification,
 }
 
 impl Publication {
@@ -100,13 +104,18 @@ enum End {
     Unwritten(kube::Error),
     /// There is no artifact.
     Failed(Fault),
+    /// There is none because it cannot be signed.
+    Unsigned(Fault),
     /// The artifact stands without the SBOMs, which the status says.
     WithoutSboms(Fault),
 }
 
 impl From<Fault> for End {
     fn from(fault: Fault) -> Self {
-        Self::Failed(fault)
+        match fault.reason {
+            Reason::SigningFailed => Self::Unsigned(fault),
+            _ => Self::Failed(fault),
+        }
     }
 }
 
@@ -133,6 +142,13 @@ pub(super) async fn run(
             return;
         }
         Err(End::Unwritten(error)) => Some(told(&**package, Err(error), Disposition::Retryable)),
+        Err(End::Unsigned(fault)) => {
+            let written = packages.failed_with(package, &fault, |conditions, generation, now| {
+                let said = (&*fault.reason.to_string(), &*fault.message);
+                conditions.note(SIGNED, Some(false), said, generation, now);
+            });
+            Some(told(&**package, written.await, fault.disposition))
+        }
         Err(End::Failed(fault)) => {
             let mut written = Ok(());
             if fault.reason == Reason::SbomFailed {
@@ -163,11 +179,16 @@ async fn build(
     token: &CancellationToken,
 ) -> Result<(), End> {
     let mut images = brought(packages, publication)?;
+    // Before anything is written: a package that cannot be signed is not published.
+    let key = leading(packages, token, key_of(packages, package))
+        .await?
+        .map_err(End::Unsigned)?;
+    let key = key.as_ref();
     let look = async {
         let reached = Reached::by_package(packages, package, &publication.place);
         let found = fetch::gather(&package.spec.components, &reached, &packages.charts).await?;
         let sboms = Sboms::look(packages, package, &mut images).await?;
-        let built = assemble(packages, package, publication, &images, &found, &sboms).await?;
+        let built = assemble(packages, package, publication, &images, &found, &sboms, key).await?;
         Ok::<_, Fault>((found, sboms, built))
     };
     let (found, sboms, built) = leading(packages, token, look).await??;
@@ -177,7 +198,7 @@ async fn build(
     };
     let made = leading(packages, token, Sboms::make(packages, missing)).await?;
     let sboms = made.map_err(End::WithoutSboms)?;
-    let assembled = assemble(packages, package, publication, &images, &found, &sboms);
+    let assembled = assemble(packages, package, publication, &images, &found, &sboms, key);
     let built = leading(packages, token, assembled).await??;
     done(packages, package, publication, &built, &sboms).await?;
     Ok(())
@@ -196,6 +217,8 @@ async fn leading<T>(packages: &Packages, token: &CancellationToken, work: impl F
 /// What was put together.
 struct Built {
     published: Published,
+    /// The fingerprint of the key that signed it.
+    signed_by: Option<String>,
     differential: Option<Differential>,
     charts: Vec<PinnedChart>,
     missing: Vec<MissingImage>,
@@ -222,6 +245,15 @@ fn brought(packages: &Packages, publication: &Publication) -> Result<Vec<Brought
     Ok(images)
 }
 
+/// What signs the package, where it is to be signed.
+async fn key_of(packages: &Packages, package: &JackalPackage) -> Result<Option<SigningKey>, Fault> {
+    let Some(signing) = &package.spec.signing else {
+        return Ok(None);
+    };
+    let entries = NamespaceEntries::new(&packages.client, &package.namespace().unwrap_or_default());
+    entries.signing_key(signing).await.map(Some)
+}
+
 async fn assemble(
     packages: &Packages,
     package: &JackalPackage,
@@ -229,17 +261,10 @@ async fn assemble(
     images: &[BroughtImage],
     found: &[component::Found],
     sboms: &Sboms,
+    key: Option<&SigningKey>,
 ) -> Result<Built, Fault> {
     let spec = &package.spec;
     let registry = packages.registries.open(&publication.place.endpoint)?;
-    // Before anything is written: a package that cannot be signed is not published.
-    let key = match &spec.signing {
-        Some(signing) => {
-            let entries = NamespaceEntries::new(&packages.client, &package.namespace().unwrap_or_default());
-            Some(entries.signing_key(signing).await?)
-        }
-        None => None,
-    };
     let definition = Definition::of(&package.name_any(), spec, &publication.plan)?.holding(spec, found);
     let destination = RegistryDestination::new(registry.repository(publication.path(package)));
     let version = package.spec.version();
@@ -256,13 +281,14 @@ async fn assemble(
         archives: &archives,
         charts: &charts,
         url: &publication.url(package),
-        key: key.as_ref(),
+        key,
         previous: previous.as_ref(),
     };
     let assembled = package::assemble(parts, &destination, announce).await?;
     Ok(Built {
         differential: assembled.differential,
         published: assembled.published,
+        signed_by: key.map(|key| key.public().fingerprint().to_string()),
         charts,
         missing: component::missing_images(spec, &publication.plan, found),
     })
@@ -321,6 +347,11 @@ async fn done(
             conditions.ready(generation, "Succeeded", &message, now.clone());
             let sboms_came = sboms.are_news(&conditions);
             sboms.note(&mut conditions, generation, now.clone());
+            publication.verification.note(&mut conditions, generation, now.clone());
+            if let Some(key) = &built.signed_by {
+                let message = format!("signed by the key {key}");
+                conditions.note(SIGNED, Some(true), ("Succeeded", &message), generation, now.clone());
+            }
             status.conditions = conditions.0;
             let announced = status
                 .publishing
@@ -337,7 +368,7 @@ async fn done(
             }
             if before.as_ref().is_none_or(|before| before.revision != revision) {
                 news.store(true, Ordering::Relaxed);
-                let reason = why(
+                let why = why(
                     before.as_ref(),
                     version,
                     &status.history,
@@ -351,7 +382,8 @@ async fn done(
                 let entry = HistoryEntry {
                     revision: revision.clone(),
                     digest: digest.clone(),
-                    reason,
+                    reason: why.reason.to_owned(),
+                    message: why.message,
                     completed_at: now.clone(),
                     // Who wrote it once has written it, whatever was built in between.
                     adopted: known.map_or(adopted, |known| known.adopted && adopted),
@@ -366,13 +398,10 @@ async fn done(
                 revision: revision.clone(),
                 url: url.clone(),
                 size: i64::try_from(published.size).unwrap_or(i64::MAX),
+                display_size: mebibytes(published.size),
             });
-            let total = i32::try_from(publication.rows.len()).unwrap_or(i32::MAX);
-            status.counts = Some(Counts {
-                total,
-                ready: total,
-                failed: 0,
-            });
+            let total = publication.rows.len();
+            status.counts = Some(Counts::new(total, total, 0));
             status.images = publication.rows.clone();
             status.naming = package.spec.naming.explicit();
             status.differential.clone_from(&built.differential);

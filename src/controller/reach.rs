@@ -8,7 +8,7 @@ use kube::{Client, ResourceExt as _};
 use tokio::sync::OnceCell;
 
 use super::packages::Packages;
-use crate::api::v1alpha1::{JackalPackage, LocalReference, SourceRegistrySpec};
+use crate::api::v1alpha1::{JackalImage, JackalPackage, LocalReference, SourceRegistrySpec};
 use crate::fault::Fault;
 use crate::fetch::Reach;
 use crate::oci::{Reference, same_host};
@@ -45,6 +45,26 @@ impl<'a> Reached<'a> {
             account: package.spec.service_account_name.as_deref(),
             sources: &package.spec.source_registries,
             idle: packages.settings.idle(package.spec.stall_timeout),
+            keychain: OnceCell::new(),
+        }
+    }
+
+    /// Of an image of its own.
+    pub fn by_image(
+        (client, settings, registries): (&'a Client, &'a Settings, &'a Arc<Registries>),
+        image: &'a JackalImage,
+        place: &'a Place,
+    ) -> Self {
+        Self {
+            client,
+            settings,
+            registries,
+            place,
+            namespace: image.namespace().unwrap_or_default(),
+            pull_secrets: &image.spec.image_pull_secrets,
+            account: image.spec.service_account_name.as_deref(),
+            sources: &image.spec.source_registries,
+            idle: settings.idle(image.spec.stall_timeout),
             keychain: OnceCell::new(),
         }
     }

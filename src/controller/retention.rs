@@ -8,7 +8,9 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::api::v1alpha1::{DeletionPolicy, Garbage, HistoryEntry, JackalPackageSpec, JackalPackageStatus, Retention};
+use crate::api::v1alpha1::{
+    DeletionPolicy, Garbage, HistoryEntry, JackalPackageSpec, JackalPackageStatus, Kept, Retention,
+};
 
 /// Artifacts that the history keeps where nothing else is asked for.
 const HISTORY: usize = 10;
@@ -17,8 +19,8 @@ const BACKLOG: usize = 100;
 /// Entries of a plan.
 const ENTRIES: usize = 200;
 
-/// Why an artifact was built that is the one before it with the SBOMs of its images.
-pub(super) const SBOMS_CAME: &str = "SBOMs were added";
+/// The reason of an artifact that is the one before it with the SBOMs of its images, and of the deletion of that one.
+pub(super) const SBOMS_ADDED: &str = "SBOMsAdded";
 
 /// What a plan depends on beside the package's spec and status.
 pub(super) struct Surroundings<'a> {
@@ -49,13 +51,15 @@ pub(super) fn plan(spec: &JackalPackageSpec, status: &JackalPackageStatus, aroun
         let reference = reference(around.repository, entry);
         let standing = status.garbage.iter().find(|known| known.reference == reference);
         let standing = standing.filter(|known| known.delete_after.is_some() || known.kept.is_some());
+        let completed = is_completed(entry, status);
         take(match standing {
             Some(known) if known.delete_after.is_some() || !around.anew => known.clone(),
             // Its reason stays, so that the same is not told again.
             _ => Garbage {
                 reference,
                 digest: entry.digest.clone(),
-                reason: match is_completed(entry, status) {
+                reason: if completed { SBOMS_ADDED } else { "RevisionLimit" }.to_owned(),
+                message: match completed {
                     true => "the same with SBOMs has taken its place".to_owned(),
                     false => format!("it is older than the {} that retention keeps", revisions(kept.len())),
                 },
@@ -68,7 +72,8 @@ pub(super) fn plan(spec: &JackalPackageSpec, status: &JackalPackageStatus, aroun
         let with_package = |reference: String, digest: &str| Garbage {
             reference,
             digest: digest.to_owned(),
-            reason: "it goes with the package (deletionPolicy: Delete)".to_owned(),
+            reason: "PackageDeletion".to_owned(),
+            message: "it is deleted with the package (deletionPolicy: Delete)".to_owned(),
             delete_after: None,
             kept: None,
         };
@@ -98,7 +103,8 @@ pub(super) fn interrupted(status: &mut JackalPackageStatus) {
     let entry = HistoryEntry {
         digest: digest.to_owned(),
         revision,
-        reason: "its writing was interrupted".to_owned(),
+        reason: "Interrupted".to_owned(),
+        message: "its writing was interrupted".to_owned(),
         completed_at: Time(jiff::Timestamp::now()),
         adopted: false,
         repository: None,
@@ -132,7 +138,7 @@ fn divide<'a>(
 fn is_completed(entry: &HistoryEntry, status: &JackalPackageStatus) -> bool {
     let pairs = status.history.iter().zip(status.history.iter().skip(1));
     let mut followers = pairs.filter(|(_, elder)| *elder == entry);
-    followers.any(|(newer, _)| newer.reason == SBOMS_CAME)
+    followers.any(|(newer, _)| newer.reason == SBOMS_ADDED)
 }
 
 /// How many artifacts stay; one at least, whatever an object says that came by without the schema.
@@ -188,7 +194,7 @@ pub(super) enum Settled {
     /// It is gone.
     Gone,
     /// It was kept, and why.
-    Kept(String),
+    Kept(Kept),
 }
 
 /// Notes what came of entries. True when something was kept for another reason than before.
@@ -256,6 +262,7 @@ mod tests {
             revision: format!("{version}@{}", digest.trim_start_matches('!')),
             digest: digest.trim_start_matches('!').to_owned(),
             reason: String::new(),
+            message: String::new(),
             completed_at: time(0),
             adopted: digest.starts_with('!'),
             repository: digest.starts_with('/').then(String::new),
@@ -290,9 +297,10 @@ mod tests {
         status.garbage = plan(&two, &status, &around);
         assert_eq!(references(&status.garbage), ["r:1/app:1@a", "r:1/app:2@b"]);
         let first = &status.garbage[0];
+        assert_eq!(first.reason, "RevisionLimit");
         assert_eq!((first.digest.as_str(), &first.delete_after), ("a", &Some(time(5))));
         assert_eq!(
-            first.reason,
+            first.message,
             "it is older than the 2 newest revisions that retention keeps"
         );
         assert_eq!(next(&status), Some(&time(5)));
@@ -352,11 +360,11 @@ mod tests {
         let two = spec(json!({ "retention": { "revisions": 2 } }));
         let mut status = status(&[("2", "d"), ("2", "c"), ("1", "b"), ("1", "a")]);
         for with_sboms in [0, 2] {
-            status.history[with_sboms].reason = SBOMS_CAME.to_owned();
+            status.history[with_sboms].reason = SBOMS_ADDED.to_owned();
         }
         let planned = plan(&two, &status, &around(&none, &[], 5));
         assert_eq!(references(&planned), ["r:1/app:1@a", "r:1/app:2@c"]);
-        assert!(planned[1].reason.contains("SBOMs"), "{}", planned[1].reason);
+        assert_eq!(planned[1].reason, SBOMS_ADDED);
         assert_eq!(plan(&spec(json!({})), &status, &around(&none, &[], 5)), []);
     }
 
@@ -379,7 +387,7 @@ mod tests {
         let mut status = status(&[("3", "c"), ("2", "b"), ("1", "a")]);
         status.garbage = plan(&one, &status, &around(&none, &[], 5));
         let all = due(&one, &status, &around(&none, &[], 5), &time(5));
-        let kept = Settled::Kept("the tag x names it too".to_owned());
+        let kept = Settled::Kept(Kept::new("SharedManifest", "the tag x names it too"));
         let settled = [(all[0].clone(), kept), (all[1].clone(), Settled::Gone)];
         assert!(settle(&mut status, &settled));
         assert!(!settle(&mut status, &settled[..1]), "no news");

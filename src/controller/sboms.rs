@@ -62,12 +62,12 @@ impl Sboms {
     /// is about something else: another try is no news.
     pub fn note(&self, conditions: &mut Conditions, generation: Option<i64>, now: Time) {
         match self {
-            Self::Off => conditions.no_sboms(),
+            Self::Off => conditions.clear(SBOMS_COMPLETE),
             Self::Pending(sboms) => {
                 let failed = |known: &&Condition| is_failure(known, generation);
                 if conditions.get(SBOMS_COMPLETE).filter(failed).is_none() {
                     let message = format!("SBOMs of {} images are made", sboms.total());
-                    conditions.sboms(generation, None, "Progressing", &message, now);
+                    conditions.note(SBOMS_COMPLETE, None, ("Progressing", &message), generation, now);
                 }
             }
             Self::Complete(sboms) => {
@@ -75,7 +75,7 @@ impl Sboms {
                     0 => "no image of the package has files that an SBOM could list".to_owned(),
                     total => format!("SBOMs of {total} images are beside them and in the package"),
                 };
-                conditions.sboms(generation, Some(true), "Succeeded", &message, now);
+                conditions.note(SBOMS_COMPLETE, Some(true), ("Succeeded", &message), generation, now);
             }
         }
     }
@@ -102,7 +102,7 @@ pub(super) async fn failed(packages: &Packages, package: &JackalPackage, fault: 
             let told = known.is_some_and(|known| is_failure(known, generation) && known.message == cut(&fault.message));
             news.store(!told, Ordering::Relaxed);
             let now = Time(jiff::Timestamp::now());
-            conditions.sboms(generation, Some(false), &reason, &fault.message, now);
+            conditions.note(SBOMS_COMPLETE, Some(false), (&reason, &fault.message), generation, now);
             status.conditions = conditions.0;
         })
         .await?;

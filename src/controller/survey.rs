@@ -3,6 +3,7 @@
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
+use crate::api::v1alpha1::Kept;
 use crate::oci::{Content, Digest, Document, media_type};
 use crate::registry::{Error, Repository};
 
@@ -44,7 +45,7 @@ impl Tagged {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Finding {
     /// It stays, and why.
-    Keep(String),
+    Keep(Kept),
     /// It goes, after what stands under its own tag was seen to.
     Delete(Tag),
 }
@@ -87,8 +88,9 @@ impl Survey {
     /// of an index that lists it.
     pub fn find(&self, digest: &Digest, own: &[&str]) -> Finding {
         let Some(tags) = &self.tags else {
-            return Finding::Keep(format!(
-                "its repository has more than {TAGS} tags, and one of them may name it"
+            return Finding::Keep(Kept::new(
+                "TooManyTags",
+                format!("its repository has more than {TAGS} tags, and one of them may name it"),
             ));
         };
         let foreign: Vec<&str> = tags
@@ -98,7 +100,10 @@ impl Survey {
             .take(4)
             .collect();
         if !foreign.is_empty() {
-            return Finding::Keep(format!("the tag {} names it too", foreign.join(", ")));
+            return Finding::Keep(Kept::new(
+                "SharedManifest",
+                format!("the tag {} names it too", foreign.join(", ")),
+            ));
         }
         let standing = own
             .first()
@@ -162,13 +167,13 @@ mod tests {
         assert_eq!(tags.find(&digest("b"), &["2"]), Finding::Delete(shared));
         assert_eq!(
             tags.find(&digest("c"), &["3"]),
-            Finding::Keep("the tag mine names it too".to_owned())
+            Finding::Keep(Kept::new("SharedManifest", "the tag mine names it too"))
         );
         // Pushed anew since: what stands there now is not touched.
         assert_eq!(tags.find(&digest("old"), &["1"]), Finding::Delete(Tag::Other));
         assert_eq!(
             tags.find(&digest("d"), &["x"]),
-            Finding::Keep("the tag 4 names it too".to_owned())
+            Finding::Keep(Kept::new("SharedManifest", "the tag 4 names it too"))
         );
     }
 
@@ -178,11 +183,11 @@ mod tests {
         assert_eq!(tags.find(&digest("a"), &["1-x", "1"]), Finding::Delete(Tag::Other));
         assert_eq!(
             tags.find(&digest("a"), &["1-x"]),
-            Finding::Keep("the tag 1 names it too".to_owned())
+            Finding::Keep(Kept::new("SharedManifest", "the tag 1 names it too"))
         );
         assert_eq!(
             tags.find(&digest("b"), &["1"]),
-            Finding::Keep("the tag list names it too".to_owned())
+            Finding::Keep(Kept::new("SharedManifest", "the tag list names it too"))
         );
         let many = Survey { tags: None };
         assert!(matches!(many.find(&digest("a"), &["1"]), Finding::Keep(_)));

@@ -1,17 +1,30 @@
 //! What the images of a package come to. No IO.
 
+use std::collections::HashSet;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt as _;
 use serde_json::json;
 
-use crate::api::v1alpha1::{Counts, JackalImage, PackagedImage, READY, STALLED};
+use crate::api::v1alpha1::{
+    Conditions, Counts, ImageState, JackalImage, PackagedImage, READY, STALLED, VERIFIED, cut_to,
+};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::package::{Plan, Selection};
-use crate::worker::is_ready;
+use crate::worker::{is_ready, stands};
 
-/// Every image of the plan with its place and, once it is there, its digest.
+/// The longest message of an image's row in bytes. All rows stand in one object, which has at most 1.5 MB.
+const ROW_MESSAGE: usize = 300;
+/// Failed images that a package's message names; it says how many more there are.
+const NAMED: usize = 5;
+/// What a package's message says of each of them in bytes, where there are several: it has at most 1000 itself.
+const NAMED_LENGTH: usize = 180;
+
+/// Every image of the plan with its place, its state and, once it is there, its digest.
 pub(super) fn rows(plan: &Plan, images: &[JackalImage], selections: &[Selection]) -> Vec<PackagedImage> {
     let row = |(planned, image): (&crate::package::PlannedImage, &JackalImage)| {
         let selection = selections.iter().find(|selection| selection.made(&planned.spec));
+        let (state, reason, message) = state(image);
         PackagedImage {
             image: selection.map_or_else(
                 || planned.spec.image.clone(),
@@ -20,10 +33,27 @@ pub(super) fn rows(plan: &Plan, images: &[JackalImage], selections: &[Selection]
             name: planned.location.to_string(),
             digest: image.status.as_ref().and_then(|status| status.digest.clone()),
             resource: image.name_any(),
+            state,
+            reason: reason.to_owned(),
+            message: message.map(|message| cut_to(message, ROW_MESSAGE)),
             selected: selection.map(|selection| selection.selected.clone()),
         }
     };
     plan.images.iter().zip(images).map(row).collect()
+}
+
+/// What happens to an image, the reason of that, and what failed.
+fn state(image: &JackalImage) -> (ImageState, &str, Option<&str>) {
+    if let Some(failure) = failure(image) {
+        return (ImageState::Failed, failure.reason, Some(failure.message));
+    }
+    let claimed = image.status.as_ref().is_some_and(|status| status.claim.is_some());
+    match image {
+        ready if stands(ready) => (ImageState::Ready, "Succeeded", None),
+        suspended if suspended.spec.suspend => (ImageState::Waiting, "Suspended", None),
+        _ if claimed => (ImageState::Transferring, "Transferring", None),
+        _ => (ImageState::Waiting, "Pending", None),
+    }
 }
 
 /// Name and digest of the images that their objects wrote.
@@ -37,16 +67,22 @@ pub(super) fn written(images: &[JackalImage]) -> Vec<(String, String)> {
 
 /// How many there are, and how many of them are ready or failed.
 pub(super) fn count(images: &[JackalImage]) -> Counts {
-    let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
-    Counts {
-        total: number(images.len()),
-        ready: number(images.iter().filter(|image| is_ready(image)).count()),
-        failed: number(images.iter().filter(|image| failure(image).is_some()).count()),
-    }
+    Counts::new(
+        images.len(),
+        images.iter().filter(|image| is_ready(image)).count(),
+        images.iter().filter(|image| failure(image).is_some()).count(),
+    )
 }
 
-/// Reason and message of an image whose last try failed.
-fn failure(image: &JackalImage) -> Option<(&str, &str, bool)> {
+/// The last try of an image, which failed.
+struct Failure<'a> {
+    image: &'a str,
+    reason: &'a str,
+    message: &'a str,
+    stalled: bool,
+}
+
+fn failure(image: &JackalImage) -> Option<Failure<'_>> {
     let status = image.status.as_ref()?;
     let generation = image.metadata.generation;
     let ready = status
@@ -57,21 +93,87 @@ fn failure(image: &JackalImage) -> Option<(&str, &str, bool)> {
         .conditions
         .iter()
         .any(|c| c.type_ == STALLED && c.status == "True");
-    (ready.status == "False" && !image.spec.suspend).then_some((&ready.reason, &ready.message, stalled))
+    (ready.status == "False" && !image.spec.suspend).then_some(Failure {
+        image: &image.spec.image,
+        reason: &ready.reason,
+        message: &ready.message,
+        stalled,
+    })
 }
 
-/// The first image's failure as the package's, saying how many there are.
-pub(super) fn first_failure(images: &[JackalImage], counts: &Counts) -> Option<Fault> {
-    let (image, (reason, message, stalled)) = images.iter().find_map(|image| Some((image, failure(image)?)))?;
-    let message = match counts.failed {
-        1 => format!("{}: {message}", image.spec.image),
-        failed => format!(
-            "{failed} of {} images failed; {}: {message}",
-            counts.total, image.spec.image
-        ),
-    };
-    let reason = serde_json::from_value(json!(reason)).unwrap_or(Reason::PushFailed);
-    let disposition = if stalled {
+/// What is known of the signatures that the images of a package must have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verification {
+    /// None must have any.
+    Nothing,
+    /// Not all of them were looked at for their present specs.
+    Unknown,
+    /// So many have them.
+    Satisfied(usize),
+    /// Some have not: what is said of them.
+    Failed(String),
+}
+
+impl Verification {
+    pub fn of(images: &[JackalImage]) -> Self {
+        let demanding: Vec<&JackalImage> = images.iter().filter(|image| !image.spec.verify.is_empty()).collect();
+        if demanding.is_empty() {
+            return Self::Nothing;
+        }
+        let conditions = |image: &&JackalImage| {
+            let conditions = &image.status.as_ref()?.conditions;
+            let generation = image.metadata.generation;
+            let current =
+                |condition: &&Condition| condition.type_ == VERIFIED && condition.observed_generation == generation;
+            conditions.iter().find(current).cloned()
+        };
+        let known: Vec<Option<Condition>> = demanding.iter().map(conditions).collect();
+        let failed = demanding.iter().zip(&known).filter_map(|(image, known)| {
+            let known = known.as_ref().filter(|known| known.status == "False")?;
+            Some((image.spec.image.as_str(), known.message.as_str()))
+        });
+        let failed: Vec<(&str, &str)> = failed.collect();
+        if !failed.is_empty() {
+            return Self::Failed(named_failures(&failed, demanding.len()));
+        }
+        match known.iter().flatten().all(|known| known.status == "True") && known.iter().all(Option::is_some) {
+            true => Self::Satisfied(demanding.len()),
+            false => Self::Unknown,
+        }
+    }
+
+    /// Notes it in the package's conditions. While it is not known, what was known stays.
+    pub fn note(&self, conditions: &mut Conditions, generation: Option<i64>, now: Time) {
+        match self {
+            Self::Nothing => conditions.clear(VERIFIED),
+            Self::Unknown => {}
+            Self::Satisfied(count) => {
+                let message = format!("{count} images have the signatures that verify asks for");
+                conditions.note(VERIFIED, Some(true), ("Succeeded", &message), generation, now);
+            }
+            Self::Failed(message) => {
+                let reason = Reason::VerificationError.to_string();
+                conditions.note(VERIFIED, Some(false), (&reason, message), generation, now);
+            }
+        }
+    }
+}
+
+/// The images' failures as the package's: each failed image once, those first that are not tried again.
+pub(super) fn failures(images: &[JackalImage], counts: &Counts) -> Option<Fault> {
+    let mut failures: Vec<Failure<'_>> = images.iter().filter_map(failure).collect();
+    failures.sort_by_key(|failure| !failure.stalled);
+    let mut seen = HashSet::new();
+    failures.retain(|failure| seen.insert(failure.image));
+    let first = failures.first()?;
+    let said: Vec<(&str, &str)> = failures
+        .iter()
+        .map(|failure| (failure.image, failure.message))
+        .collect();
+    let total = usize::try_from(counts.total).unwrap_or_default();
+    let message = named_failures(&said, total);
+    let reason = serde_json::from_value(json!(first.reason)).unwrap_or(Reason::PushFailed);
+    let disposition = if first.stalled {
         Disposition::Stalled
     } else {
         Disposition::Retryable
@@ -82,3 +184,23 @@ pub(super) fn first_failure(images: &[JackalImage], counts: &Counts) -> Option<F
         message,
     })
 }
+
+/// Images that failed, of `total`, with what is said of them: the first of them, and how many more there are.
+fn named_failures(failures: &[(&str, &str)], total: usize) -> String {
+    let named = |(image, message): &(&str, &str)| match message.starts_with(image) {
+        true => (*message).to_owned(),
+        false => format!("{image}: {message}"),
+    };
+    if let [only] = failures {
+        return named(only);
+    }
+    let first = failures.iter().take(NAMED);
+    let mut parts: Vec<String> = first.map(|failure| cut_to(&named(failure), NAMED_LENGTH)).collect();
+    if failures.len() > NAMED {
+        parts.push(format!("and {} more", failures.len() - NAMED));
+    }
+    format!("{} of {total} images failed: {}", failures.len(), parts.join("; "))
+}
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,9 @@ pub struct Followed {
     pub policy: ImagePolicy,
 }
 
+/// A tag, and the reason and message that say why it is that one.
+type Choice<'t> = (&'t str, &'static str, String);
+
 /// A followed image and the tag that it has now.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Selection {
@@ -38,6 +41,33 @@ pub struct Selection {
 }
 
 impl Followed {
+    /// The image of `source` that follows `policy`.
+    ///
+    /// # Errors
+    /// A stalled fault where there is nothing to choose: it has a tag or digest already, or comes from no registry.
+    pub fn of(image: &str, source: SourceKind, policy: &ImagePolicy) -> Result<Self, Fault> {
+        let followed = Self {
+            image: image.to_owned(),
+            policy: policy.clone(),
+        };
+        if source != SourceKind::Registry {
+            return Err(
+                followed.invalid("only a registry's tags can be followed; set source: Registry, or remove policy")
+            );
+        }
+        if has_tag_or_digest(image) {
+            return Err(followed.invalid("its policy chooses the tag; write the image without tag and digest"));
+        }
+        if policy.semver.is_some() == policy.pattern.is_some() {
+            return Err(followed.invalid(POLICY));
+        }
+        if policy.order.is_some() && policy.pattern.is_none() {
+            return Err(followed.invalid("order is for pattern, since versions have an order of their own; remove it"));
+        }
+        followed.repository()?;
+        Ok(followed)
+    }
+
     /// The repository whose tags are looked at; its tag says nothing.
     pub fn repository(&self) -> Result<Reference, Fault> {
         let parsed = self.image.parse();
@@ -47,7 +77,7 @@ impl Followed {
     /// Chooses among `tags`, in whatever order they come. That none fits may end by a new tag.
     pub fn choose(&self, tags: &[String]) -> Result<Selection, Fault> {
         let tags = tags.iter().map(String::as_str).filter(|tag| !is_referrers(tag));
-        let (chosen, reason) = match (&self.policy.semver, &self.policy.pattern) {
+        let (chosen, reason, message) = match (&self.policy.semver, &self.policy.pattern) {
             (Some(semver), None) => self.newest(&semver.range, tags)?,
             (None, Some(pattern)) => self.last(pattern, tags)?,
             _ => return Err(self.invalid(POLICY)),
@@ -56,12 +86,13 @@ impl Followed {
             followed: self.clone(),
             selected: Selected {
                 tag: chosen.to_owned(),
-                reason,
+                reason: reason.to_owned(),
+                message,
             },
         })
     }
 
-    fn newest<'t>(&self, range: &str, tags: impl Iterator<Item = &'t str>) -> Result<(&'t str, String), Fault> {
+    fn newest<'t>(&self, range: &str, tags: impl Iterator<Item = &'t str>) -> Result<Choice<'t>, Fault> {
         let range = Range::parse(range).map_err(|error| self.invalid(&error.to_string()))?;
         let mut versions: Vec<_> = tags.filter_map(|tag| Some((version_of(tag)?, tag))).collect();
         // Of two tags for one version the one that says all of it, 1.2.0 rather than 1.2, and without a v.
@@ -71,7 +102,7 @@ impl Followed {
             order.then_with(|| tag.cmp(other_tag))
         });
         match best(&versions, &range) {
-            Some(tag) => Ok((tag, format!("the newest in {range}"))),
+            Some(tag) => Ok((tag, "NewestInRange", format!("the newest in {range}"))),
             None => {
                 let there: Vec<&str> = versions.iter().map(|(_, tag)| *tag).collect();
                 Err(self.none(&format!("is in {range}"), "the newest there are", &there))
@@ -79,7 +110,7 @@ impl Followed {
         }
     }
 
-    fn last<'t>(&self, pattern: &str, tags: impl Iterator<Item = &'t str>) -> Result<(&'t str, String), Fault> {
+    fn last<'t>(&self, pattern: &str, tags: impl Iterator<Item = &'t str>) -> Result<Choice<'t>, Fault> {
         let regex = compiled(pattern).map_err(|why| self.invalid(&why))?;
         let order = self.policy.order.unwrap_or_default();
         let tags: Vec<&str> = tags.collect();
@@ -91,11 +122,11 @@ impl Followed {
                 .max_by(|(one, tag), (other, other_tag)| numerically(one, other).then_with(|| tag.cmp(other_tag))),
         };
         if let Some((_, tag)) = chosen {
-            let which = match order {
-                TagOrder::Alphabetical => "the last in the alphabet",
-                TagOrder::Numerical => "the highest by number",
+            let (reason, which) = match order {
+                TagOrder::Alphabetical => ("LastAlphabetical", "the last in the alphabet"),
+                TagOrder::Numerical => ("HighestNumber", "the highest by number"),
             };
-            return Ok((tag, format!("{which} that matches {pattern}")));
+            return Ok((tag, reason, format!("{which} that matches {pattern}")));
         }
         let what = match order {
             TagOrder::Alphabetical => format!("matches {pattern}"),
@@ -170,25 +201,7 @@ pub fn followed(spec: &JackalPackageSpec) -> Result<Vec<Followed>, Fault> {
     let mut all: Vec<Followed> = Vec::new();
     for image in fields_of_images(spec) {
         let Some(policy) = &image.policy else { continue };
-        let followed = Followed {
-            image: image.image.clone(),
-            policy: policy.clone(),
-        };
-        if image.source != SourceKind::Registry {
-            return Err(
-                followed.invalid("only a registry's tags can be followed; set source: Registry, or remove policy")
-            );
-        }
-        if has_tag_or_digest(&image.image) {
-            return Err(followed.invalid("its policy chooses the tag; write the image without tag and digest"));
-        }
-        if policy.semver.is_some() == policy.pattern.is_some() {
-            return Err(followed.invalid(POLICY));
-        }
-        if policy.order.is_some() && policy.pattern.is_none() {
-            return Err(followed.invalid("order is for pattern, since versions have an order of their own; remove it"));
-        }
-        followed.repository()?;
+        let followed = Followed::of(&image.image, image.source, policy)?;
         if !all.contains(&followed) {
             all.push(followed);
         }

@@ -108,13 +108,17 @@ impl PublicKey {
 
     /// The name that cosign gives a key in its bundles: the base64 of the SHA-256 of its SubjectPublicKeyInfo.
     pub fn hint(&self) -> String {
-        let digest = Digest::of(&self.spki);
-        encoding::encode(&hex::decode(digest.hex()).unwrap_or_default())
+        encoding::encode(&hex::decode(self.fingerprint().hex()).unwrap_or_default())
     }
 
-    /// The beginning of the SHA-256 of its SubjectPublicKeyInfo, by which a person can tell two keys apart.
+    /// The SHA-256 of its SubjectPublicKeyInfo.
+    pub fn fingerprint(&self) -> Digest {
+        Digest::of(&self.spki)
+    }
+
+    /// The beginning of its fingerprint, by which a person can tell two keys apart.
     pub fn short(&self) -> String {
-        Digest::of(&self.spki).short_form()
+        self.fingerprint().short_form()
     }
 }
 

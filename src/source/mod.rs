@@ -52,6 +52,17 @@ pub enum Method {
     Unchanged,
 }
 
+impl Method {
+    /// The reason for which the image left its source in this way and not in a better one, as
+    /// `status.methodReason` has it.
+    pub fn declined_reason(self) -> &'static str {
+        match self {
+            Self::DockerPush => "ExportRefused",
+            _ => "FolderUnreadable",
+        }
+    }
+}
+
 impl fmt::Display for Method {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, formatter)

@@ -24,6 +24,7 @@ use super::memory::{Backoff, Decision, Key, Memory, View};
 use super::metrics::{Kind, Metrics};
 use super::place::Defaults;
 use super::registries::Registries;
+use super::selected::{current_selection, movable};
 use super::status::{kube_fault, name_of, update};
 use super::turns::Turns;
 use super::{Duty, task};
@@ -274,6 +275,12 @@ async fn look(worker: &Arc<Worker>, image: &Arc<JackalImage>) -> Result<Action, 
         worker.memory.cancel(&uid);
         return Ok(Action::await_change());
     }
+    // The leader chooses the tag first, where a policy asks for it; its choice wakes us.
+    let Some(image) = movable(image) else {
+        worker.memory.cancel(&uid);
+        return Ok(Action::await_change());
+    };
+    let image = &Arc::new(image.into_owned());
     let key = key_of(image);
     let status = image.status.as_ref();
     let view = View {
@@ -315,12 +322,14 @@ pub fn stands(image: &JackalImage) -> bool {
 
 fn key_of(image: &JackalImage) -> Key {
     let assignment = image.status.as_ref().and_then(|status| status.assignment.as_ref());
+    let selected = current_selection(image).filter(|_| image.spec.policy.is_some());
     Key {
         generation: image.metadata.generation.unwrap_or_default(),
         requested_at: requested_at(image.annotations()).map(str::to_owned),
         image_id: assignment
             .filter(|_| image.spec.source.is_engine())
-            .map(|assignment| assignment.image_id.clone()),
+            .map(|assignment| assignment.image_id.clone())
+            .or_else(|| selected.map(|selected| selected.tag.clone())),
     }
 }
 

@@ -18,7 +18,7 @@ pub struct Key {
     pub generation: i64,
     /// The request for a reconciliation that it answers.
     pub requested_at: Option<String>,
-    /// The image ID that the assigned node holds.
+    /// The image ID that the assigned node holds, or the tag that a policy chose.
     pub image_id: Option<String>,
 }
 

@@ -12,8 +12,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
-use crate::api::v1alpha1::{Conditions, JackalImage, JackalImageStatus, READY, requested_at};
+use crate::api::v1alpha1::{
+    Conditions, JackalImage, JackalImageSpec, JackalImageStatus, READY, VERIFIED, mebibytes, requested_at,
+};
 use crate::fault::{Disposition, Fault, Reason};
+use crate::package::applicable;
 use crate::transfer::Outcome;
 
 /// How long the API server may take for one answer.
@@ -114,6 +117,16 @@ pub fn told<K: Resource<DynamicType = ()>>(
     }
 }
 
+/// What is said of an image that has the signatures that it must have.
+const SATISFIED: &str = "the image has the signatures that verify asks for";
+
+/// Whether `verify` asks for signatures of the image.
+pub fn demands_signatures(spec: &JackalImageSpec) -> bool {
+    let reference = spec.image.parse().ok();
+    let entries = reference.and_then(|reference| applicable(&spec.verify, &reference, spec.source).ok());
+    entries.is_some_and(|entries| !entries.is_empty())
+}
+
 /// How a failure stands in the conditions.
 pub struct Failure<'a>(pub &'a Fault);
 
@@ -141,6 +154,7 @@ impl Failure<'_> {
 pub fn succeed(image: &JackalImage, status: &mut JackalImageStatus, name: &str, outcome: &Outcome, now: Time) -> bool {
     let generation = image.metadata.generation;
     let mut conditions = Conditions(std::mem::take(&mut status.conditions));
+    let verified_at = now.clone();
     let news = !conditions.is_true(READY, generation) || status.digest.as_deref() != Some(outcome.digest.as_str());
     conditions.ready(
         generation,
@@ -148,17 +162,28 @@ pub fn succeed(image: &JackalImage, status: &mut JackalImageStatus, name: &str, 
         &format!("{name} is {}", outcome.digest.short_form()),
         now,
     );
+    match demands_signatures(&image.spec) {
+        true => conditions.note(VERIFIED, Some(true), ("Succeeded", SATISFIED), generation, verified_at),
+        false => conditions.clear(VERIFIED),
+    }
     status.conditions = conditions.0;
     // A look that moved nothing does not hide how the bytes came.
     if outcome.moved_blobs > 0 || status.method.is_none() || status.digest.as_deref() != Some(outcome.digest.as_str()) {
         status.method = Some(outcome.method.to_string());
-        status.method_reason = outcome.declined.clone();
+        status.method_reason = outcome
+            .declined
+            .as_ref()
+            .map(|_| outcome.method.declined_reason().to_owned());
+        status.method_message = outcome.declined.clone();
     }
     // What this very object claimed to move it has written, even if nobody lived to say so.
     let claimed = status.claim.is_some() && status.observed_generation == generation;
     let other = status.digest.as_deref() != Some(outcome.digest.as_str()) || status.name.as_deref() != Some(name);
     if outcome.published || other {
         status.adopted = !outcome.published && !claimed;
+    }
+    if image.spec.policy.is_none() {
+        status.selected = None;
     }
     status.observed_generation = generation;
     status.claim = None;
@@ -167,6 +192,7 @@ pub fn succeed(image: &JackalImage, status: &mut JackalImageStatus, name: &str, 
     status.digest = Some(outcome.digest.to_string());
     status.source_digest = Some(outcome.source_digest.to_string());
     status.size = Some(i64::try_from(outcome.size).unwrap_or(i64::MAX));
+    status.display_size = Some(mebibytes(outcome.size));
     status.last_handled_reconcile_at = requested_at(image.annotations()).map(str::to_owned);
     news
 }

@@ -15,10 +15,13 @@ use super::claim::{self, RENEW, STALE};
 use super::image::Worker;
 use super::memory::Key;
 use super::metrics::Attempt;
-use super::status::{Failure, briefly, name_of, succeed, told, update};
+use super::selected::same_selection;
+use super::status::{Failure, briefly, demands_signatures, name_of, succeed, told, update};
 use super::trust::NamespaceEntries;
 use super::wish::wish;
-use crate::api::v1alpha1::{Claim, Conditions, JackalImage, JackalImageStatus, TransferProgress, requested_at};
+use crate::api::v1alpha1::{
+    Claim, Conditions, JackalImage, JackalImageStatus, TransferProgress, VERIFIED, requested_at,
+};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Location, Naming, Reference};
 use crate::package::{VerifiedSource, applicable, requirements};
@@ -94,7 +97,8 @@ async fn take_over(worker: &Worker, image: &JackalImage, key: &Key, attempt: &mu
         Standing::Differs(resolved) => resolved,
     };
     let mut renewed = Instant::now();
-    if claim(worker, image, key, &transfer.progress, Hold::Take).await? != Held::Yes {
+    let mut rate = Rate::begin(&transfer.progress, renewed);
+    if claim(worker, image, key, rate.now(&transfer.progress, renewed), Hold::Take).await? != Held::Yes {
         debug!(image = name_of(image), "another process moves it");
         return Ok(End::Left);
     }
@@ -110,7 +114,8 @@ async fn take_over(worker: &Worker, image: &JackalImage, key: &Key, attempt: &mu
             biased;
             () = reached(due) => {
                 let begun = Instant::now();
-                match claim(worker, image, key, &transfer.progress, Hold::Keep).await? {
+                let seen = rate.now(&transfer.progress, begun);
+                match claim(worker, image, key, seen, Hold::Keep).await? {
                     Held::Yes => (renewed, due) = (begun, begun + RENEW),
                     // The answer is asked for more often than a claim is renewed.
                     Held::Unknown => due = Instant::now() + UNANSWERED,
@@ -124,6 +129,48 @@ async fn take_over(worker: &Worker, image: &JackalImage, key: &Key, attempt: &mu
             outcome = &mut moving, if renewed.elapsed() + RENEW < STALE => {
                 return outcome.map(|outcome| End::Done(Box::new(outcome), name, naming));
             }
+        }
+    }
+}
+
+/// Counts how fast a transfer is between two looks.
+struct Rate {
+    at: Instant,
+    moved: u64,
+}
+
+/// How far a transfer is, in bytes.
+#[derive(Clone, Copy)]
+struct Seen {
+    done: u64,
+    total: u64,
+    moved: u64,
+    /// Moved in a second, since the look before; none at the first.
+    rate: Option<u64>,
+}
+
+impl Rate {
+    fn begin(progress: &Progress, now: Instant) -> Self {
+        Self {
+            at: now,
+            moved: progress.moved(),
+        }
+    }
+
+    /// How far it is `now`. Looks in the same second as the one before have no rate.
+    fn now(&mut self, progress: &Progress, now: Instant) -> Seen {
+        let (done, total, moved) = (progress.done(), progress.total(), progress.moved());
+        let millis = now.saturating_duration_since(self.at).as_millis();
+        let bytes = u128::from(moved.saturating_sub(self.moved));
+        let rate = (millis >= 1000).then(|| u64::try_from(bytes * 1000 / millis).unwrap_or(u64::MAX));
+        if rate.is_some() {
+            *self = Self { at: now, moved };
+        }
+        Seen {
+            done,
+            total,
+            moved,
+            rate,
         }
     }
 }
@@ -228,20 +275,13 @@ enum Held {
 }
 
 /// Takes or renews the claim, with the progress.
-async fn claim(
-    worker: &Worker,
-    image: &JackalImage,
-    key: &Key,
-    progress: &Progress,
-    hold: Hold,
-) -> Result<Held, Fault> {
+async fn claim(worker: &Worker, image: &JackalImage, key: &Key, seen: Seen, hold: Hold) -> Result<Held, Fault> {
     let api: Api<JackalImage> = Api::namespaced(worker.client.clone(), &image.namespace().unwrap_or_default());
     let uid = image.uid().unwrap_or_default();
     let brought = |status: Option<&JackalImageStatus>| {
         let brought = status.map(|status| (status.digest.clone(), status.source_digest.clone()));
         brought.unwrap_or_default()
     };
-    let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     let name = image.name_any();
     let taken = update(&api, &name, &uid, |standing, status| {
         let own = status.claim.as_ref().is_some_and(|claim| claim.holder == worker.holder);
@@ -251,6 +291,7 @@ async fn claim(
         let free = free && brought(standing.status.as_ref()) == brought(image.status.as_ref());
         if !(own || hold == Hold::Take && free)
             || standing.metadata.generation != Some(key.generation)
+            || !same_selection(standing, image)
             || standing.metadata.deletion_timestamp.is_some()
         {
             return false;
@@ -259,14 +300,11 @@ async fn claim(
             holder: worker.holder.clone(),
             renew_time: MicroTime(jiff::Timestamp::now()),
         });
-        status.progress = Some(TransferProgress {
-            done_bytes: bytes(progress.done()),
-            total_bytes: bytes(progress.total()),
-        });
+        status.progress = Some(TransferProgress::new(seen.done, seen.total, seen.rate));
         let mut conditions = Conditions(std::mem::take(&mut status.conditions));
         // A try after a failure is no news before it gets further: else what fails again in the same way would
         // be written, and told by an event, at each try.
-        if progress.moved() > 0 || !conditions.is_failing(standing.metadata.generation) {
+        if seen.moved > 0 || !conditions.is_failing(standing.metadata.generation) {
             conditions.progressing(
                 standing.metadata.generation,
                 "Transferring",
@@ -283,7 +321,7 @@ async fn claim(
         Ok(None) => Ok(Held::No),
         // While the API server is away the transfer goes on as long as the claim is not stale; giving up
         // would throw away what was moved.
-        Err(error) if error_is_temporary(&error) && progress.moved() > 0 => {
+        Err(error) if error_is_temporary(&error) && seen.moved > 0 => {
             warn!(image = name_of(image), %error, "the claim could not be renewed");
             Ok(Held::Unknown)
         }
@@ -309,7 +347,7 @@ async fn done(
 ) -> Result<(), kube::Error> {
     let news = std::sync::atomic::AtomicBool::new(false);
     let written = update(api, &image.name_any(), uid, |standing, status| {
-        if standing.metadata.generation != image.metadata.generation {
+        if standing.metadata.generation != image.metadata.generation || !same_selection(standing, image) {
             return false;
         }
         news.store(
@@ -341,7 +379,7 @@ async fn failed(
 ) -> Result<(), kube::Error> {
     let news = std::sync::atomic::AtomicBool::new(false);
     let written = update(api, &image.name_any(), uid, |standing, status| {
-        if standing.metadata.generation != Some(generation) {
+        if standing.metadata.generation != Some(generation) || !same_selection(standing, image) {
             return false;
         }
         news.store(
@@ -366,6 +404,12 @@ fn note_failure(image: &JackalImage, status: &mut JackalImageStatus, fault: &Fau
     let generation = image.metadata.generation;
     let mut conditions = Conditions(std::mem::take(&mut status.conditions));
     let news = Failure(fault).note(&mut conditions, generation, now());
+    if !demands_signatures(&image.spec) {
+        conditions.clear(VERIFIED);
+    } else if fault.reason == Reason::VerificationError {
+        let said = (&*fault.reason.to_string(), &*fault.message);
+        conditions.note(VERIFIED, Some(false), said, generation, now());
+    }
     status.conditions = conditions.0;
     status.observed_generation = generation;
     status.last_handled_reconcile_at = requested_at(image.annotations()).map(str::to_owned);

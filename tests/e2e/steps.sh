@@ -145,7 +145,7 @@ package_step() {
   note "$(kubectl -n "$TENANT" get jkpkg shop -o json | jq -r '.status.conditions[] | select(.type == "SBOMsComplete") | .message')"
   # The chart mounts the engine's folder so that nothing has to be exported.
   [ "$(of_image team/worker:dev .status.method)" = DockerGraph ] ||
-    fail "the docker image came by $(of_image team/worker:dev .status.method): $(of_image team/worker:dev .status.methodReason)"
+    fail "the docker image came by $(of_image team/worker:dev .status.method): $(of_image team/worker:dev .status.methodMessage)"
 }
 
 # What JQ says of the JackalImage of IMAGE.

@@ -6,6 +6,7 @@
 mod builds;
 mod certificates;
 mod challenges;
+mod columns;
 mod command;
 mod commands;
 mod credentials;

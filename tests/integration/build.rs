@@ -311,8 +311,9 @@ async fn builds_from_a_containerd() {
         let report = bench.report(&[&["shop.yaml", "--to", "oci:out"], &by_socket[..]].concat());
         assert_eq!(row(&report)["method"], "ContainerdApi", "{report}");
         assert_eq!(row(&report)["digest"], row(&first)["digest"]);
-        let reason = row(&report)["methodReason"].as_str().unwrap().to_owned();
-        assert!(reason.contains("/nowhere is not there"), "{reason}");
+        assert_eq!(row(&report)["methodReason"], "FolderUnreadable", "{report}");
+        let message = row(&report)["methodMessage"].as_str().unwrap().to_owned();
+        assert!(message.contains("/nowhere is not there"), "{message}");
     }
 }
 

@@ -12,6 +12,11 @@ pub const STALLED: &str = "Stalled";
 /// The SBOMs of all images of a package are there, and in its artifact. Where no SBOMs are made it is absent.
 pub const SBOMS_COMPLETE: &str = "SBOMsComplete";
 
+/// The signatures of a package are written. Where none are asked for it is absent.
+pub const SIGNED: &str = "Signed";
+/// Each image that must have signatures has them. Where none must it is absent.
+pub const VERIFIED: &str = "Verified";
+
 /// The longest message in bytes, which is also what an event's note holds.
 const MESSAGE_LIMIT: usize = 1000;
 
@@ -61,19 +66,27 @@ impl Conditions {
         self.remove(&[RECONCILING, STALLED]);
     }
 
-    /// How far the SBOMs are: `None` while they are made, else whether they came about. It says nothing of Ready.
-    pub fn sboms(&mut self, generation: Option<i64>, complete: Option<bool>, reason: &str, message: &str, now: Time) {
-        let status = match complete {
+    /// A condition of another `kind` than Ready and those that go with it, of which it says nothing: whether it holds,
+    /// `None` while that is not known.
+    pub fn note(
+        &mut self,
+        kind: &str,
+        holds: Option<bool>,
+        (reason, message): (&str, &str),
+        generation: Option<i64>,
+        now: Time,
+    ) {
+        let status = match holds {
             None => "Unknown",
             Some(true) => "True",
             Some(false) => "False",
         };
-        self.set(SBOMS_COMPLETE, status, reason, message, generation, now);
+        self.set(kind, status, reason, message, generation, now);
     }
 
-    /// No SBOMs are made.
-    pub fn no_sboms(&mut self) {
-        self.remove(&[SBOMS_COMPLETE]);
+    /// A condition of that kind has nothing to say.
+    pub fn clear(&mut self, kind: &str) {
+        self.remove(&[kind]);
     }
 
     /// The condition of that type.
@@ -119,10 +132,15 @@ impl Conditions {
 
 /// `message` cut to what a condition and an event's note hold, at a character's border.
 pub fn cut(message: &str) -> String {
-    if message.len() <= MESSAGE_LIMIT {
+    cut_to(message, MESSAGE_LIMIT)
+}
+
+/// `message` cut to `limit` bytes, at a character's border.
+pub fn cut_to(message: &str, limit: usize) -> String {
+    if message.len() <= limit {
         return message.to_owned();
     }
-    let mut end = MESSAGE_LIMIT - '…'.len_utf8();
+    let mut end = limit.saturating_sub('…'.len_utf8());
     while !message.is_char_boundary(end) {
         end -= 1;
     }

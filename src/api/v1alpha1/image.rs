@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::common::{
     DeletionPolicy, LocalReference, NamingPolicy, RegistrySpec, SourceKind, SourceRegistrySpec, null_as_default,
 };
+use super::display;
+use super::package::ImagePolicy;
 use super::period::Period;
 use super::verification::VerifySpec;
 use crate::oci::{Compression, Naming, ReferrersPolicy};
@@ -33,27 +35,43 @@ use crate::oci::{Compression, Naming, ReferrersPolicy};
     derive = "PartialEq",
     doc = "One image to bring to the registry inside the cluster.",
     selectable = ".spec.source",
-    printcolumn(name = "Image", type_ = "string", json_path = ".spec.image"),
-    printcolumn(name = "Source", type_ = "string", json_path = ".spec.source"),
     printcolumn(
         name = "Ready",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].status"#
     ),
+    printcolumn(name = "Size", type_ = "string", json_path = ".status.displaySize"),
+    printcolumn(name = "Progress", type_ = "string", json_path = ".status.progress.display"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Status",
         type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Ready")].message"#
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
     ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Image", type_ = "string", json_path = ".spec.image", priority = 1),
+    printcolumn(name = "Source", type_ = "string", json_path = ".spec.source", priority = 1),
+    printcolumn(
+        name = "Node",
+        type_ = "string",
+        json_path = ".status.assignment.nodeName",
+        priority = 1
+    ),
+    printcolumn(name = "Method", type_ = "string", json_path = ".status.method", priority = 1),
     printcolumn(name = "In cluster", type_ = "string", json_path = ".status.name", priority = 1),
     printcolumn(name = "Digest", type_ = "string", json_path = ".status.digest", priority = 1),
-    printcolumn(name = "Size", type_ = "integer", json_path = ".status.size", priority = 1),
-    printcolumn(name = "Method", type_ = "string", json_path = ".status.method", priority = 1)
+    printcolumn(name = "Holder", type_ = "string", json_path = ".status.claim.holder", priority = 1),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
+        priority = 1
+    )
 )]
 #[x_kube(
     validation = Rule::new("!(has(self.nodeName) && has(self.nodeSelector))").message("nodeName and nodeSelector both choose the node: set one of them"),
-    validation = Rule::new("!(has(self.nodeName) || has(self.nodeSelector)) || (has(self.source) && self.source != 'Registry')").message("nodeName and nodeSelector choose the node whose engine is read; with source: Registry there is none")
+    validation = Rule::new("!(has(self.nodeName) || has(self.nodeSelector)) || (has(self.source) && self.source != 'Registry')").message("nodeName and nodeSelector choose the node whose engine is read; with source: Registry there is none"),
+    validation = Rule::new("!has(self.policy) || !has(self.source) || self.source == 'Registry'").message("policy chooses among the tags of a registry: set source: Registry, or remove policy"),
+    validation = Rule::new("!has(self.policy) || !self.image.matches('[:@][^/]*$')").message("policy chooses the tag: write the image without tag and digest, or remove policy")
 )]
 pub struct JackalImageSpec {
     /// The image, as a pod would name it: `[registry/]repository[:tag][@digest]`.
@@ -80,6 +98,9 @@ pub struct JackalImageSpec {
     )]
     #[schemars(extend("x-kubernetes-list-type" = "set"))]
     pub platforms: Vec<String>,
+    /// Chooses the tag of an image that is written without one, again at each interval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<ImagePolicy>,
     /// The registry that it is brought to.
     #[serde(default)]
     pub registry: RegistrySpec,
@@ -148,7 +169,7 @@ pub struct JackalImageStatus {
     /// The generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready, and Reconciling or Stalled while true.
+    /// Ready, and Reconciling or Stalled while true. Verified where the image must have signatures.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -162,15 +183,21 @@ pub struct JackalImageStatus {
     /// The candidate that is read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assignment: Option<Assignment>,
+    /// The tag that the image's policy chose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selected: Option<SelectedTag>,
     /// How far the transfer is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<TransferProgress>,
     /// How the bytes left their source, or Unchanged when none had to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// Why a better way was not taken, or not for all of the image.
+    /// Why a better way was not taken, or not for all of the image: FolderUnreadable or ExportRefused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method_reason: Option<String>,
+    /// The same for people: what could not be read, and what to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method_message: Option<String>,
     /// How the name is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub naming: Option<Naming>,
@@ -190,6 +217,9 @@ pub struct JackalImageStatus {
     /// Bytes of all its blobs and manifests in the registry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<i64>,
+    /// The same for people, such as `85 MiB`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_size: Option<String>,
     /// The value of the requestedAt annotation that was answered last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
@@ -234,6 +264,24 @@ pub struct Assignment {
     pub image_id: String,
 }
 
+/// The tag that is moved of an image with a policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SelectedTag {
+    /// The tag.
+    pub tag: String,
+    /// Why it is this one: NewestInRange, LastAlphabetical or HighestNumber.
+    pub reason: String,
+    /// The same for people, with the range or pattern.
+    pub message: String,
+    /// The generation of the spec that it was chosen for; absent when choosing failed since. Nothing is moved then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The value of the requestedAt annotation that it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_reconcile_at: Option<String>,
+}
+
 /// How far a transfer is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -242,4 +290,23 @@ pub struct TransferProgress {
     pub done_bytes: i64,
     /// Bytes that the image has at its source, as far as is known.
     pub total_bytes: i64,
+    /// Bytes that came into the registry in each second since the status was written before; absent at first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<i64>,
+    /// All of that for people, such as `41% 85 MiB/s`.
+    #[serde(default)]
+    pub display: String,
+}
+
+impl TransferProgress {
+    /// `done` bytes of `total`, which is 0 while unknown, at `rate` bytes a second.
+    pub fn new(done: u64, total: u64, rate: Option<u64>) -> Self {
+        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        Self {
+            done_bytes: bytes(done),
+            total_bytes: bytes(total),
+            bytes_per_second: rate.map(bytes),
+            display: display::progress(done, total, rate),
+        }
+    }
 }

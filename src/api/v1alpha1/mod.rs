@@ -7,8 +7,10 @@ mod compat;
 mod component;
 mod conditions;
 mod definition;
+mod display;
 mod image;
 mod package;
+mod package_status;
 mod period;
 mod verification;
 
@@ -16,13 +18,19 @@ pub use common::{
     DeletionPolicy, ImagePatterns, LocalReference, NamingPolicy, RegistrySpec, SourceKind, SourceRegistrySpec,
 };
 pub use component::{ChartSpec, ConfigMapReference, FileSpec, ManifestSpec, MissingImage, PinnedChart, ValuesSource};
-pub use conditions::{Conditions, READY, RECONCILING, SBOMS_COMPLETE, STALLED, cut};
+pub use conditions::{Conditions, READY, RECONCILING, SBOMS_COMPLETE, SIGNED, STALLED, VERIFIED, cut, cut_to};
 pub use definition::{definitions, schema};
-pub use image::{Assignment, Candidate, Claim, JackalImage, JackalImageSpec, JackalImageStatus, TransferProgress};
+pub use display::mebibytes;
+pub use image::{
+    Assignment, Candidate, Claim, JackalImage, JackalImageSpec, JackalImageStatus, SelectedTag, TransferProgress,
+};
 pub use package::{
-    Artifact, ComponentSpec, Counts, Differential, DifferentialFrom, Garbage, HistoryEntry, ImageEntry, ImagePolicy,
-    ImageSpec, JackalPackage, JackalPackageSpec, JackalPackageStatus, PackageFormat, PackagedImage, Retention,
-    SbomSpec, Selected, SemverPolicy, TagOrder, VersionFrom,
+    ComponentSpec, DifferentialFrom, ImageEntry, ImagePolicy, ImageSpec, JackalPackage, JackalPackageSpec,
+    PackageFormat, Retention, SbomSpec, SemverPolicy, TagOrder, VersionFrom,
+};
+pub use package_status::{
+    Artifact, Counts, Differential, Garbage, HistoryEntry, ImageState, JackalPackageStatus, Kept, PackagedImage,
+    Selected,
 };
 pub use period::{Period, PeriodError};
 pub use verification::{EntryReference, IdentitySpec, PublicKeySource, SigningSpec, VerifySpec};

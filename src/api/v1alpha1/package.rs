@@ -6,7 +6,6 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -15,7 +14,8 @@ use serde_json::Value;
 use super::common::{
     DeletionPolicy, LocalReference, NamingPolicy, RegistrySpec, SourceKind, SourceRegistrySpec, null_as_default,
 };
-use super::component::{ChartSpec, FileSpec, ManifestSpec, MissingImage, PinnedChart};
+use super::component::{ChartSpec, FileSpec, ManifestSpec};
+use super::package_status::JackalPackageStatus;
 use super::period::Period;
 use super::verification::{SigningSpec, VerifySpec};
 use crate::oci::{Compression, Naming, ReferrersPolicy};
@@ -38,26 +38,32 @@ const NAME_LIMIT: u32 = 1024;
     status = "JackalPackageStatus",
     derive = "PartialEq",
     doc = "A package of images, brought to the registry inside the cluster.",
-    printcolumn(name = "Version", type_ = "string", json_path = ".spec.version"),
-    printcolumn(name = "Images", type_ = "integer", json_path = ".status.counts.total"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
+    printcolumn(name = "Images", type_ = "string", json_path = ".status.counts.display"),
     printcolumn(
         name = "Ready",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].status"#
     ),
+    printcolumn(name = "Size", type_ = "string", json_path = ".status.artifact.displaySize"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Status",
         type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Ready")].message"#
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
     ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Revision",
         type_ = "string",
         json_path = ".status.artifact.revision",
         priority = 1
     ),
-    printcolumn(name = "Size", type_ = "integer", json_path = ".status.artifact.size", priority = 1)
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
+        priority = 1
+    )
 )]
 #[x_kube(
     validation = Rule::new("has(self.version) != has(self.versionFrom)").message("the package needs one version: set version, or versionFrom, not both")
@@ -235,20 +241,6 @@ pub struct DifferentialFrom {
     /// registry all the same.
     #[schemars(length(min = 1, max = 128))]
     pub version: String,
-}
-
-/// What a differential package leaves out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Differential {
-    /// The version that holds it.
-    pub version: String,
-    /// The digest of that version's manifest.
-    pub digest: String,
-    /// How many images are left out.
-    pub omitted_images: i32,
-    /// Bytes that the package would hold besides.
-    pub saved_bytes: i64,
 }
 
 /// Which artifacts of a package stay in the registry.
@@ -447,148 +439,4 @@ pub enum TagOrder {
     Alphabetical,
     /// By the number that is compared; what is no number is no candidate.
     Numerical,
-}
-
-/// What is known of the package.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct JackalPackageStatus {
-    /// The generation of the spec that this status is about.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-    /// Ready, and Reconciling or Stalled while true. SBOMsComplete where SBOMs are made.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
-    pub conditions: Vec<Condition>,
-    /// The artifact in the registry.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub artifact: Option<Artifact>,
-    /// What the artifact leaves out, because an earlier version holds it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub differential: Option<Differential>,
-    /// How many images there are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub counts: Option<Counts>,
-    /// How the images' names in the cluster are made.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub naming: Option<Naming>,
-    /// Every image with its name in the cluster.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub images: Vec<PackagedImage>,
-    /// Every chart with the content that the artifact holds.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub charts: Vec<PinnedChart>,
-    /// Images that the manifests and charts of a component name and that neither it nor a required component brings,
-    /// at most 200. Such a component may not run in the cluster; the package is built all the same.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub missing_images: Vec<MissingImage>,
-    /// The last artifacts, newest first, and why each was built.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub history: Vec<HistoryEntry>,
-    /// The artifact that is being written, as `version@digest`: noted before its first byte, so that it is known for
-    /// this package's own also when whoever wrote it was killed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub publishing: Option<String>,
-    /// What is to be deleted from the registry: by `retention`, each after its time, and with the package where
-    /// `deletionPolicy` is Delete.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub garbage: Vec<Garbage>,
-    /// The value of the requestedAt annotation that was answered last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_handled_reconcile_at: Option<String>,
-}
-
-/// The artifact of a package.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Artifact {
-    /// The digest of the artifact's manifest.
-    pub digest: String,
-    /// `version@digest`.
-    pub revision: String,
-    /// Where it is: `oci://address/repository:version`.
-    pub url: String,
-    /// Bytes of all that it holds.
-    pub size: i64,
-    /// When the digest changed last.
-    pub last_update_time: Time,
-}
-
-/// How many images a package has.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Counts {
-    /// Distinct images.
-    pub total: i32,
-    /// Those that are in the registry.
-    pub ready: i32,
-    /// Those whose last try failed.
-    pub failed: i32,
-}
-
-/// An image of the package and its place in the cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct PackagedImage {
-    /// The image as the package names it; without the tag where that is chosen.
-    pub image: String,
-    /// The name that a pod uses.
-    pub name: String,
-    /// The digest of its manifest or index, once it is in the registry.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub digest: Option<String>,
-    /// The JackalImage that brings it.
-    pub resource: String,
-    /// The tag that the image's policy chose.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub selected: Option<Selected>,
-}
-
-/// A tag that a policy chose.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Selected {
-    /// The tag.
-    pub tag: String,
-    /// Why it is this one.
-    pub reason: String,
-}
-
-/// An artifact that was built.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct HistoryEntry {
-    /// `version@digest`.
-    pub revision: String,
-    /// The digest of the artifact's manifest.
-    pub digest: String,
-    /// What was different from the artifact before.
-    pub reason: String,
-    /// When it was built.
-    pub completed_at: Time,
-    /// It stood in the registry before: this package did not write it and never deletes it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub adopted: bool,
-    /// The repository that it is in, where that is not the one of `artifact`: the package has moved since. It is
-    /// not deleted there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub repository: Option<String>,
-}
-
-/// Something of the package in the registry that is to be deleted.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Garbage {
-    /// What is deleted: `address/repository:tag@digest` of an artifact, or an image's name in the cluster.
-    pub reference: String,
-    /// The digest of its manifest.
-    pub digest: String,
-    /// Why it is deleted.
-    pub reason: String,
-    /// It is deleted after that time. Absent where it goes with the package, or was kept.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub delete_after: Option<Time>,
-    /// Why it was kept when it was to be deleted. It is looked at again when the package changes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kept: Option<String>,
 }

@@ -304,9 +304,11 @@ pub(super) struct Row {
     pub digest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// Why a better way was not taken, or not for all of the image.
+    /// Why a better way was not taken, or not for all of the image: its reason and message, as in a JackalImage's status.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method_reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method_message: Option<String>,
     pub moved_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub moved_blobs: Option<u64>,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::SBOMS_CAME;
+use super::SBOMS_ADDED;
 use crate::api::v1alpha1::{Artifact, HistoryEntry, MissingImage, PackagedImage, PinnedChart};
 
 /// What a package that was built lacks, if it lacks anything.
@@ -23,6 +23,14 @@ fn became(known: &PackagedImage, row: &PackagedImage) -> Option<String> {
     (before != now).then(|| format!("{} {before} became {now}", row.image))
 }
 
+/// Why an artifact was built.
+pub(super) struct Why {
+    /// The first that applies, as [`HistoryEntry::reason`] lists them.
+    pub reason: &'static str,
+    /// All that differs from the one before.
+    pub message: String,
+}
+
 /// Why an artifact was built: what differs from the one before.
 pub(super) fn why(
     before: Option<&Artifact>,
@@ -32,10 +40,14 @@ pub(super) fn why(
     rows: &[PackagedImage],
     charts: (&[PinnedChart], &[PinnedChart]),
     sboms_came: bool,
-) -> String {
+) -> Why {
     let Some(before) = before else {
-        return "first build".to_owned();
+        return Why {
+            reason: "FirstBuild",
+            message: "first build".to_owned(),
+        };
     };
+    let mut reason = None;
     let mut reasons = Vec::new();
     if before
         .revision
@@ -44,7 +56,9 @@ pub(super) fn why(
     {
         let old = before.revision.split_once('@').map_or("", |(known, _)| known);
         reasons.push(format!("version {old} became {version}"));
+        reason = Some("VersionChanged");
     }
+    let of_version = reasons.len();
     for row in rows {
         match known.iter().find(|known| known.image == row.image) {
             None => reasons.push(format!("{} was added", row.image)),
@@ -61,9 +75,16 @@ pub(super) fn why(
     {
         reasons.push(format!("{} was removed", gone.image));
     }
+    if reasons.len() > of_version {
+        reason = reason.or(Some("ImagesChanged"));
+    }
     reasons.extend(why_of_charts(charts.0, charts.1));
+    if !reasons.is_empty() {
+        reason = reason.or(Some("ChartsChanged"));
+    }
     if reasons.is_empty() && sboms_came {
-        reasons.push(SBOMS_CAME.to_owned());
+        reasons.push("SBOMs were added".to_owned());
+        reason = Some(SBOMS_ADDED);
     }
     if reasons.is_empty() {
         // The rows of the artifact before are gone when an image's change was written meanwhile.
@@ -77,7 +98,10 @@ pub(super) fn why(
     if text.len() > 400 {
         text = format!("{} changes: {}", reasons.len(), reasons[0]);
     }
-    text
+    Why {
+        reason: reason.unwrap_or("ContentChanged"),
+        message: text,
+    }
 }
 
 /// What differs of the charts. Content that changed under one version, which nobody should see, is told by its digests.

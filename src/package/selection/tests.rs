@@ -23,7 +23,9 @@ fn chosen(value: serde_json::Value, text: &str) -> (String, String) {
     let one = policy(value.clone()).choose(&tags).unwrap().selected;
     tags.reverse();
     assert_eq!(one, policy(value).choose(&tags).unwrap().selected, "in whatever order");
-    (one.tag, one.reason)
+    let camel_case = one.reason.starts_with(char::is_uppercase) && one.reason.chars().all(char::is_alphanumeric);
+    assert!(camel_case, "{}", one.reason);
+    (one.tag, one.message)
 }
 
 #[test]

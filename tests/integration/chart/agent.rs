@@ -100,8 +100,8 @@ fn an_agent_may_read_the_folder_of_its_engine_and_has_nothing_in_vain() {
         if store == "overlay2" {
             let read = build(agent, &[], &image, folder.path());
             assert_eq!(read["method"], "DockerSave", "{read}");
-            let reason = read["methodReason"].as_str().unwrap();
-            assert!(reason.contains("takes CAP_DAC_READ_SEARCH"), "{reason}");
+            let message = read["methodMessage"].as_str().unwrap();
+            assert!(message.contains("takes CAP_DAC_READ_SEARCH"), "{message}");
         }
     }
 }

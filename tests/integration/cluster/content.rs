@@ -139,10 +139,11 @@ async fn manifests_charts_and_files_are_followed() {
     push(folder.path(), &source.host, "second");
     let third = answered(&cluster, "pushed").await;
     assert_ne!(third.charts, first.charts);
-    let reason = &third.history[0].reason;
+    let (reason, message) = (&third.history[0].reason, &third.history[0].message);
+    assert_eq!(reason, "ChartsChanged");
     assert!(
-        reason.starts_with("chart front 1.0.0 was sha256:") && reason.ends_with("under the same version"),
-        "{reason}"
+        message.starts_with("chart front 1.0.0 was sha256:") && message.ends_with("under the same version"),
+        "{message}"
     );
 }
 

@@ -3,7 +3,7 @@
 use jackal_operator::api::v1alpha1::{JackalImage, JackalPackage, PackagedImage};
 use jackal_operator::registry::Repository;
 use kube::api::ListParams;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::cluster::{Cluster, condition};
 use crate::support::image::{image, noise, put};
@@ -100,7 +100,8 @@ async fn a_new_tag_makes_a_new_artifact_at_the_next_request() {
     ground.apply("{semver: {range: '>=6.0 <7'}}", "version: '1'", "");
     let first = ground.has("6.0.1").await;
     let selected = row(&first).unwrap().selected.clone().unwrap();
-    assert_eq!(selected.reason, "the newest in >=6.0 <7");
+    assert_eq!(selected.reason, "NewestInRange");
+    assert_eq!(selected.message, "the newest in >=6.0 <7");
     assert_eq!(row(&first).unwrap().image, ground.image());
     assert_eq!(row(&first).unwrap().name, format!("{ADDRESS}/team/app:6.0.1"));
     let before = first.status.unwrap();
@@ -115,7 +116,7 @@ async fn a_new_tag_makes_a_new_artifact_at_the_next_request() {
     );
     assert_ne!(status.artifact, before.artifact);
     assert_eq!(
-        status.history[0].reason,
+        status.history[0].message,
         format!("{} 6.0.1 became 6.1.0", ground.image())
     );
     // The object of the tag before is gone.
@@ -233,7 +234,12 @@ async fn the_version_may_follow_an_image() {
     assert_eq!(second.artifact.unwrap().url, format!("oci://{ADDRESS}/app:v6.1.0"));
     let tags = ground.registry.repository("app").tags(100).await.unwrap().unwrap();
     assert_eq!(tags, ["v6.0.1", "v6.1.0"]);
-    let definition: Value = serde_json::to_value(&second.history).unwrap();
-    let reason = definition[0]["reason"].as_str().unwrap();
-    assert!(reason.contains("version v6.0.1 became v6.1.0"), "{reason}");
+    let newest = &second.history[0];
+    assert_eq!(newest.reason, "VersionChanged");
+    assert!(
+        newest.message.contains("version v6.0.1 became v6.1.0"),
+        "{}",
+        newest.message
+    );
+    assert_eq!(second.version.as_deref(), Some("v6.1.0"));
 }

@@ -5,6 +5,7 @@ mod content;
 mod deletion;
 mod differential;
 mod following;
+mod image_policy;
 mod leader;
 mod lifecycle;
 mod listen;

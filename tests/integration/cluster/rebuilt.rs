@@ -60,7 +60,8 @@ async fn follows(real: &Real, name: &str, build: impl Fn(u32)) {
         before.artifact.unwrap().digest
     );
     assert_eq!(status.history.len(), 2);
-    assert_eq!(status.history[0].reason, format!("{name} changed"));
+    assert_eq!(status.history[0].reason, "ImagesChanged");
+    assert_eq!(status.history[0].message, format!("{name} changed"));
     assert_eq!(status.history[1], before.history[0]);
     assert_eq!(status.images[0].digest.as_deref(), Some(digest.as_str()));
     let ready = cluster.ready("app").await;

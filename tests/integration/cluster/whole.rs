@@ -85,14 +85,9 @@ fn check_status(package: &JackalPackage, status: &JackalPackageStatus) {
         [("Ready", "True")],
         "kstatus: abnormal conditions stand only while true"
     );
-    let all = Counts {
-        total: 2,
-        ready: 2,
-        failed: 0,
-    };
-    assert_eq!(status.counts, Some(all));
+    assert_eq!(status.counts, Some(Counts::new(2, 2, 0)));
     let reasons: Vec<&str> = status.history.iter().map(|entry| entry.reason.as_str()).collect();
-    assert_eq!(reasons, ["first build"]);
+    assert_eq!(reasons, ["FirstBuild"]);
     let artifact = status.artifact.as_ref().unwrap();
     assert_eq!(artifact.revision, format!("1.0.0@{}", artifact.digest));
     assert_eq!(status.history[0].digest, artifact.digest);

@@ -140,7 +140,7 @@ async fn follow(version: Version) {
     ground.cluster.apply(&yaml);
     let status = ground.sboms("shop", "True").await;
     assert!(is_ready(&status));
-    assert_eq!(reasons(&status), ["SBOMs were added", "first build"]);
+    assert_eq!(reasons(&status), ["SBOMsAdded", "FirstBuild"]);
     assert_eq!(ground.runs(), 2);
     let message = &condition(&status.conditions, "SBOMsComplete").unwrap().message;
     assert_eq!(message, "SBOMs of 2 images are beside them and in the package");
@@ -201,7 +201,7 @@ async fn follow(version: Version) {
         .cluster
         .apply(&ground.package("other", &["web"], &front.host, ""));
     let status = ground.sboms("other", "True").await;
-    assert_eq!(reasons(&status), ["first build"]);
+    assert_eq!(reasons(&status), ["FirstBuild"]);
     assert!(ground.has_sboms("other:1.0.0"));
     assert_eq!(ground.runs(), 2);
     assert_eq!(
@@ -305,7 +305,7 @@ async fn a_package_that_demands_sboms_is_not_there_without() {
     let _controller = ground.cluster.controller(&ground.flags(&syft));
     let status = ground.sboms("shop", "True").await;
     assert!(is_ready(&status));
-    assert_eq!(reasons(&status), ["first build"]);
+    assert_eq!(reasons(&status), ["FirstBuild"]);
     assert!(ground.has_sboms("shop:1.0.0"));
 }
 

@@ -97,7 +97,20 @@ async fn what_cannot_be_used_is_told_and_mends_itself() {
                 (ready.reason == reason && ready.message.contains(told)).then(|| ready.message.clone())
             })
             .await;
-        assert!(found.status.unwrap().artifact.is_none());
+        let status = found.status.unwrap();
+        assert!(status.artifact.is_none());
+        let signed = condition(&status.conditions, "Signed");
+        match more.contains("signing:") {
+            true => {
+                let signed = signed.unwrap();
+                assert_eq!(
+                    (signed.status.as_str(), signed.reason.as_str()),
+                    ("False", reason),
+                    "{name}"
+                );
+            }
+            false => assert!(signed.is_none(), "{name}: {signed:?}"),
+        }
         let published = registry.repository(name).head_manifest("1").await.unwrap();
         assert!(published.is_none(), "{name}");
     }

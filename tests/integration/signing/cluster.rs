@@ -1,6 +1,8 @@
 //! In a cluster: packages and images that are signed, and images that must be.
 
+use jackal_operator::api::v1alpha1::JackalImage;
 use jackal_operator::oci::Digest;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::json;
 
 use super::keyless::{IDENTITY, ISSUER, signed_image};
@@ -48,6 +50,13 @@ async fn a_package_and_its_images_are_signed_once() {
         );
         cluster.apply(&package(&name, "1", &[&line], &more));
         let status = cluster.ready(&name).await.status.unwrap();
+        let signed = condition(&status.conditions, "Signed").unwrap();
+        assert_eq!(signed.status, "True");
+        assert!(
+            signed.message.starts_with("signed by the key sha256:"),
+            "{}",
+            signed.message
+        );
         let artifact = status.artifact.unwrap();
         let at = &registry.host;
         let brought = status.images[0].name.as_str();
@@ -89,6 +98,13 @@ async fn a_package_and_its_images_are_signed_once() {
     }
 }
 
+/// Expects the condition Verified to be that.
+#[track_caller]
+fn verified(conditions: &[Condition], status: &str, reason: &str) {
+    let verified = condition(conditions, "Verified").unwrap();
+    assert_eq!((verified.status.as_str(), verified.reason.as_str()), (status, reason));
+}
+
 #[tokio::test]
 async fn an_image_is_brought_only_when_every_entry_about_it_is_satisfied() {
     let (cluster, person) = (Cluster::new().await, Person::new());
@@ -122,9 +138,10 @@ async fn an_image_is_brought_only_when_every_entry_about_it_is_satisfied() {
             (ready.reason == "VerificationError" && ready.message.contains(why)).then_some(())
         }
     };
-    cluster
+    let package = cluster
         .package_where("shop", "not signed", refused("it has no signature"))
         .await;
+    verified(&package.status.unwrap().conditions, "False", "VerificationError");
     let stands = async || {
         registry
             .repository("acme/app")
@@ -151,6 +168,16 @@ async fn an_image_is_brought_only_when_every_entry_about_it_is_satisfied() {
     let status = cluster.ready("shop").await.status.unwrap();
     assert_eq!(status.images[0].digest.as_deref(), Some(signed.digest().as_str()));
     assert!(stands().await);
+    verified(&status.conditions, "True", "Succeeded");
+    for row in &status.images {
+        let image = cluster.api::<JackalImage>().get(&row.resource).await.unwrap();
+        let conditions = image.status.unwrap().conditions;
+        match row.image.contains("/acme/") {
+            true => verified(&conditions, "True", "Succeeded"),
+            // No entry is about it.
+            false => assert!(condition(&conditions, "Verified").is_none(), "{conditions:?}"),
+        }
+    }
 
     // Another image under the tag has no signature, and what stands is not replaced.
     let newer = image(&app, "linux/amd64", noise(9, 1000)).await;

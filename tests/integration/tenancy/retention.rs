@@ -1,6 +1,6 @@
 //! What is deleted of old artifacts, when, and what never is.
 
-use jackal_operator::api::v1alpha1::{JackalPackage, JackalPackageStatus};
+use jackal_operator::api::v1alpha1::{JackalPackage, JackalPackageStatus, Kept};
 use jackal_operator::oci::{Content, Digest, Document, Index, Platform};
 use jackal_operator::registry::Repository;
 use serde_json::json;
@@ -119,6 +119,7 @@ async fn old_artifacts_go_after_their_plan_stood_in_the_status() {
         // Its time has come.
         let past = json!({ "status": { "garbage": [{
             "reference": planned.reference, "digest": planned.digest, "reason": planned.reason,
+            "message": planned.message,
             "deleteAfter": "2026-01-01T00:00:00Z",
         }] } });
         let api = shop.cluster.api::<JackalPackage>();
@@ -207,8 +208,8 @@ async fn what_others_have_stays() {
         };
         let status = shop.settled("rid of all but one", kept).await;
         assert_eq!(
-            status.garbage[0].kept.as_deref(),
-            Some("the tag stable names it too"),
+            status.garbage[0].kept,
+            Some(Kept::new("SharedManifest", "the tag stable names it too")),
             "{version:?}"
         );
         assert!(shop.stands("1").await && shop.stands(&digests[0]).await);
@@ -239,8 +240,13 @@ async fn a_registry_that_does_not_delete_is_told_of_once() {
             status.garbage.iter().any(kept)
         };
         let status = shop.settled("told of", told).await;
-        let kept = status.garbage[0].kept.as_deref().unwrap();
-        assert!(kept.contains("the registry does not delete"), "{kept}");
+        let kept = status.garbage[0].kept.as_ref().unwrap();
+        assert_eq!(kept.reason, "DeletionUnsupported");
+        assert!(
+            kept.message.contains("the registry does not delete"),
+            "{}",
+            kept.message
+        );
         shop.told("the registry does not delete").await;
         shop.cluster.ready("shop").await;
         assert!(shop.stands("1").await && shop.stands("2").await);
