@@ -124,13 +124,13 @@ impl Sbom {
         let access = Access::new(&self.authorities, &self.limits, IDLE).await?;
         let registry = access.source(&reference, self.insecure).await?;
         let destination = RegistryDestination::new(registry.repository(reference.repository()));
-        let digest = destination.digest_of(reference.identifier()).await?;
-        let digest = digest.ok_or_else(|| Unusable(format!("{reference} is not there")))?;
+        let document = destination.document(reference.identifier()).await?;
+        let document = document.ok_or_else(|| Unusable(format!("{reference} is not there")))?;
         Ok(BroughtImage {
             reference,
-            digest,
+            digest: document.digest().clone(),
             destination: Arc::new(destination),
-            documents: Vec::new(),
+            documents: vec![document],
             origin: None,
         })
     }

@@ -72,10 +72,11 @@ impl Survey {
                 return Ok(None);
             };
             let index = match media_type::is_index(&head.media_type) {
-                true => repository.manifest(head.digest.as_str()).await?,
+                true => repository.manifest(&tag).await?,
                 false => None,
             };
-            let digest = head.digest;
+            // What was read counts: the tag may have moved, or the registry have named another digest.
+            let digest = index.as_ref().map_or(head.digest, |index| index.digest().clone());
             Ok(Some(Tagged { tag, digest, index }))
         });
         let tagged: Vec<Option<Tagged>> = stream::iter(looks).buffered(AT_ONCE).try_collect().await?;

@@ -4,29 +4,23 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::StreamExt as _;
 use tokio::io::AsyncReadExt as _;
 
 use super::file::{Remote, host_of, parse, shown};
 use super::index::{self, Listed, Missing};
 use super::memory::{Asked, Said};
+use super::oci::{self, OciChart};
 use super::texts::values_of;
 use super::{ChartMemory, Reach};
 use crate::api::v1alpha1::ChartSpec;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Descriptor, Digest, Document, Reference};
+use crate::oci::{Digest, Reference};
 use crate::package::Origin;
 use crate::package::component::{ChartContent, ChartTexts, images_of_chart, oci_reference};
-use crate::registry::{Repository, SmallFile};
-use crate::source::ByteStream;
+use crate::registry::SmallFile;
 
-/// The layer of a manifest that is a chart's archive; the second is what Helm wrote before 3.7.
-const CONTENT: [&str; 2] = [
-    "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
-    "application/tar+gzip",
-];
 /// The longest archive in bytes.
 const ARCHIVE_LIMIT: usize = 20 * 1024 * 1024;
 /// The most bytes that an archive unpacks to.
@@ -49,8 +43,23 @@ pub(super) async fn find(
     reach: &dyn Reach,
     memory: &ChartMemory,
 ) -> Result<ChartContent, Fault> {
+    match find_now(spec, values.clone(), reach, memory).await {
+        // The tag may have moved meanwhile, and what it named before may be deleted.
+        Err(fault) if fault.reason == Reason::SourceNotFound && spec.url.starts_with("oci://") => {
+            find_now(spec, values, reach, memory).await
+        }
+        found => found,
+    }
+}
+
+async fn find_now(
+    spec: &ChartSpec,
+    values: Vec<Bytes>,
+    reach: &dyn Reach,
+    memory: &ChartMemory,
+) -> Result<ChartContent, Fault> {
     let place = match spec.url.starts_with("oci://") {
-        true => Place::Registry(in_registry(oci_reference(spec)?, reach).await?),
+        true => Place::Registry(oci::find(spec, &oci_reference(spec)?, reach).await?),
         false => in_repository(spec, reach, memory).await?,
     };
     let (digest, origin): (Digest, Arc<dyn Origin>) = match place {
@@ -82,63 +91,6 @@ pub(super) async fn find(
         values,
         images,
     })
-}
-
-/// A chart whose manifest lies in a registry.
-struct OciChart {
-    repository: Repository,
-    /// Of its manifest.
-    digest: Digest,
-    /// As a person would name it.
-    name: String,
-}
-
-async fn in_registry(reference: Reference, reach: &dyn Reach) -> Result<OciChart, Fault> {
-    let name = reference.to_string();
-    let registry = reach.registry(&reference, "its url").await?;
-    let repository = registry.repository(reference.repository());
-    let found = repository.head_manifest(reference.identifier()).await;
-    let found = found.map_err(|error| error.reading(&name))?.ok_or_else(|| {
-        Fault::retryable(
-            Reason::SourceNotFound,
-            format!("{name} does not exist; check the chart's url and version, or push it there"),
-        )
-    })?;
-    Ok(OciChart {
-        repository,
-        digest: found.digest,
-        name,
-    })
-}
-
-impl OciChart {
-    async fn content(&self) -> Result<Descriptor, Fault> {
-        let document = self.repository.manifest(self.digest.as_str()).await;
-        let document = document.map_err(|error| error.reading(&self.name))?.ok_or_else(|| {
-            let what = format!("{} was removed meanwhile; push it again", self.name);
-            Fault::retryable(Reason::SourceNotFound, what)
-        })?;
-        content_of(&document)
-            .cloned()
-            .ok_or_else(|| no_chart(&self.name, "it has no layer of the type that `helm push` gives a chart"))
-    }
-}
-
-/// The layer of a chart's manifest that is its archive.
-fn content_of(document: &Document) -> Option<&Descriptor> {
-    let layers = &document.manifest()?.layers;
-    layers.iter().find(|layer| CONTENT.contains(&layer.media_type.as_str()))
-}
-
-#[async_trait]
-impl Origin for OciChart {
-    async fn open(&self) -> Result<(u64, ByteStream<'static>), Fault> {
-        let layer = self.content().await?;
-        let name = self.name.clone();
-        let download = self.repository.blob(&layer.digest, Some(layer.size));
-        let stream = download.into_stream().map_err(move |error| error.reading(&name));
-        Ok((layer.size, stream.boxed()))
-    }
 }
 
 /// Finds a chart in the repository that its url names. Where the index has no digest the archive is read, to know which
@@ -184,8 +136,9 @@ async fn in_repository(spec: &ChartSpec, reach: &dyn Reach, memory: &ChartMemory
     // What the index itself says leads to an OCI registry has its tag.
     if let Some(reference) = listed.url.strip_prefix("oci://") {
         let reference = reference.parse();
-        let reference = reference.map_err(|error: crate::oci::ReferenceError| no_index(&name, &error.to_string()))?;
-        return Ok(Place::Registry(in_registry(reference, reach).await?));
+        let reference: Reference =
+            reference.map_err(|error: crate::oci::ReferenceError| no_index(&name, &error.to_string()))?;
+        return Ok(Place::Registry(oci::find(spec, &reference, reach).await?));
     }
     let url = base
         .join(&listed.url)
@@ -228,7 +181,7 @@ fn no_index(name: &str, why: &str) -> Fault {
     )
 }
 
-fn no_chart(name: &str, why: &str) -> Fault {
+pub(super) fn no_chart(name: &str, why: &str) -> Fault {
     Fault::retryable(
         Reason::SourceFailed,
         format!("{name} is not a Helm chart: {why}; push the chart as `helm package` makes it, or correct url"),

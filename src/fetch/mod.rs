@@ -7,6 +7,7 @@ mod chart;
 mod file;
 mod index;
 mod memory;
+mod oci;
 mod tags;
 mod texts;
 
@@ -42,7 +43,7 @@ pub trait Reach: Send + Sync {
 }
 
 /// Finds everything that `components` hold beside their images, in their order. What was learned of charts is kept in
-/// `memory`, so that an unchanged one costs a HEAD of its tag, or a GET of its repository's index, which answers that it
+/// `memory`, so that an unchanged one costs a GET of its manifest by its tag, or a GET of its repository's index, which answers that it
 /// is as it was.
 pub async fn gather(
     components: &[ComponentSpec],

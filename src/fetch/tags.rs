@@ -38,7 +38,7 @@ async fn list<'f>(followed: &'f Followed, reach: &dyn Reach) -> Result<(&'f str,
     let registry = reach
         .registry(&reference, &format!("image `{}`", followed.image))
         .await?;
-    let listed = registry.repository(reference.repository()).tags(TAGS).await;
+    let listed = registry.repository(reference.repository()).existing_tags(TAGS).await;
     let tags = listed.map_err(|error| error.reading(&followed.image))?.ok_or_else(|| {
         Fault::retryable(
             Reason::SourceFailed,

@@ -64,8 +64,8 @@ impl Manifest {
         Self::new(Descriptor::new(media_type::OCI_CONFIG, image_id, size), layers)
     }
 
-    /// The blobs that must stand in a registry before it takes this manifest: config and layers, each once.
-    /// Foreign layers are left out.
+    /// The blobs that must stand in a registry before it takes this manifest: config and layers, each once. Foreign
+    /// layers, which need not stand there, are [`Manifest::foreign_layers`].
     pub fn blobs(&self) -> Vec<&Descriptor> {
         let mut blobs: Vec<&Descriptor> = Vec::with_capacity(self.layers.len() + 1);
         for blob in std::iter::once(&self.config).chain(&self.layers) {
@@ -75,6 +75,19 @@ impl Manifest {
             }
         }
         blobs
+    }
+}
+
+impl Manifest {
+    /// The layers, each once, that may lie with their publisher only (`urls`): those that are not distributed, in docker's
+    /// and in OCI's form. A registry has them where somebody pushed them there.
+    pub fn foreign_layers(&self) -> Vec<&Descriptor> {
+        let mut seen = HashSet::new();
+        let foreign = self
+            .layers
+            .iter()
+            .filter(|layer| media_type::is_foreign_layer(&layer.media_type));
+        foreign.filter(|layer| seen.insert(&layer.digest)).collect()
     }
 }
 
@@ -344,6 +357,16 @@ pub fn distinct_blobs(documents: &[Document]) -> Vec<&Descriptor> {
         .collect()
 }
 
+/// The foreign layers that `documents` refer to, each once.
+pub fn distinct_foreign_layers(documents: &[Document]) -> Vec<&Descriptor> {
+    let mut seen = HashSet::new();
+    let layers = documents
+        .iter()
+        .filter_map(Document::manifest)
+        .flat_map(Manifest::foreign_layers);
+    layers.filter(|layer| seen.insert(&layer.digest)).collect()
+}
+
 fn serialise<T: Serialize>(value: &T, media_type: &str) -> Result<Bytes, DocumentError> {
     serde_json::to_vec(value)
         .map(Bytes::from)
@@ -386,9 +409,10 @@ mod tests {
         let foreign = blob(b"w", "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip");
         let manifest = Manifest::new(
             blob(b"{}", media_type::OCI_CONFIG),
-            vec![layer.clone(), layer.clone(), foreign],
+            vec![layer.clone(), foreign.clone(), layer.clone(), foreign.clone()],
         );
         assert_eq!(manifest.blobs(), vec![&manifest.config, &layer]);
+        assert_eq!(manifest.foreign_layers(), vec![&foreign]);
     }
 
     #[test]

@@ -19,7 +19,9 @@ pub use descriptor::Descriptor;
 pub use digest::{Digest, DigestError, Hasher};
 pub use host::{canonical_host, normalised_host, same_host, without_usual_port};
 pub use location::{Location, LocationError, Naming};
-pub use manifest::{Content, Document, DocumentError, Index, MANIFEST_LIMIT, Manifest, distinct_blobs};
+pub use manifest::{
+    Content, Document, DocumentError, Index, MANIFEST_LIMIT, Manifest, distinct_blobs, distinct_foreign_layers,
+};
 pub use pattern::fits;
 pub use platform::{Platform, PlatformError, Suitability};
 pub use reference::{Reference, ReferenceError};

@@ -37,6 +37,8 @@ pub struct ArtifactImage {
     pub root: Digest,
     /// Every manifest below the root, the root included, in any order; others are left out of the artifact.
     pub documents: Vec<Document>,
+    /// The foreign layers that the repository holds; others are left out of the artifact.
+    pub foreign: BTreeSet<Digest>,
 }
 
 impl ArtifactImage {
@@ -208,7 +210,9 @@ impl Gathered {
                     }
                 }
                 Content::Manifest(manifest) => {
-                    for blob in manifest.blobs() {
+                    let foreign = manifest.foreign_layers().into_iter();
+                    let foreign = foreign.filter(|layer| image.foreign.contains(&layer.digest));
+                    for blob in manifest.blobs().into_iter().chain(foreign) {
                         self.take_blob(blob, &image.repository).map_err(within)?;
                     }
                 }

@@ -3,7 +3,7 @@
 //! Blobs, then the manifest by its digest, then the index under the tag: whatever breaks off in between, the
 //! tag points at something whole.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,9 @@ use super::artifact::{Artifact, ArtifactContents, ArtifactImage, Mount, SignDefi
 use super::definition::Definition;
 use super::provenance::Material;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Content, Descriptor, Digest, Document, Index, Reference, distinct_blobs};
+use crate::oci::{
+    Content, Descriptor, Digest, Document, Index, Reference, distinct_blobs, distinct_foreign_layers,
+};
 use crate::registry::lock_of;
 use crate::transfer::{Destination, Upload};
 
@@ -267,7 +269,14 @@ async fn read_image(image: &BroughtImage) -> Result<ArtifactImage, Fault> {
         }
         documents.push(document);
     }
+    let mut foreign = BTreeSet::new();
+    for layer in distinct_foreign_layers(&documents) {
+        if image.destination.holds(&layer.digest).await?.is_some() {
+            foreign.insert(layer.digest.clone());
+        }
+    }
     Ok(ArtifactImage {
+        foreign,
         reference: image.reference.clone(),
         repository: image.destination.repository().to_owned(),
         root: image.digest.clone(),

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::{self, TryStreamExt as _};
 
 use crate::api::v1alpha1::{SourceKind, VerifySpec};
 use crate::fault::{Fault, Reason};
@@ -22,6 +24,10 @@ use crate::transfer::Destination;
 const SIGNATURE_LIMIT: usize = 4 * 1024 * 1024;
 /// How many signatures of one image are read of each kind. The rest does not count.
 const SIGNATURES: usize = 64;
+/// How many manifests are read besides that a listing calls something else than signatures.
+const OTHERS: usize = 128;
+/// Manifests that are read at once.
+const AT_ONCE: usize = 8;
 /// How many images are remembered as verified.
 const REMEMBERED: usize = 4096;
 
@@ -107,30 +113,47 @@ impl SignatureStore for Stored<'_> {
     }
 }
 
-/// That what has `digest` in `store` satisfies every one of `requirements`; `what` names it for people. Reads the
-/// bundles that refer to it first, and what cosign 2 keeps under a tag only if these are not enough.
+/// That what has `digest` in `store` satisfies every one of `requirements`; `what` names it for people.
+///
+/// The listing of its referrers only says which manifests are read first: those that it calls bundles. What cosign 2 keeps
+/// under a tag is read if these are not enough, and last the others that are listed, for a listing need not be true.
 pub async fn verify(
     store: &dyn SignatureStore,
     digest: &Digest,
     requirements: &[Requirement],
     what: &str,
 ) -> Result<(), Fault> {
-    let mut found = referring(store, digest).await?;
-    if requirements
-        .iter()
-        .all(|requirement| requirement.image(digest, &found).is_ok())
-    {
+    let satisfied = |found: &[Found]| {
+        requirements
+            .iter()
+            .all(|requirement| requirement.image(digest, found).is_ok())
+    };
+    let mut referrers = store.referrers(digest).await?;
+    referrers.sort_by(|left, right| left.digest.cmp(&right.digest));
+    let (mut listed, others): (Vec<_>, Vec<_>) = referrers.into_iter().partition(may_be_signature);
+    let passed_over = listed.split_off(listed.len().min(SIGNATURES));
+    let mut found = referring(store, digest, &listed).await?;
+    if satisfied(&found) {
         return Ok(());
     }
     if let Some(document) = store.document(&signature_tag(digest)).await? {
         found.extend(layers(store, &document).await?);
+        if satisfied(&found) {
+            return Ok(());
+        }
     }
+    let read = others.len().min(OTHERS);
+    found.extend(referring(store, digest, &others[..read]).await?);
+    let unread = match others.len() - read + passed_over.len() {
+        0 => String::new(),
+        unread => format!(" ({unread} more manifests refer to it than are read)"),
+    };
     for requirement in requirements {
         requirement.image(digest, &found).map_err(|reason| {
             Fault::retryable(
                 Reason::VerificationError,
                 format!(
-                    "{what} ({}) has not the signatures that verify asks for: {reason}; have it signed, or correct verify",
+                    "{what} ({}) has not the signatures that verify asks for: {reason}{unread}; have it signed, or correct verify",
                     digest.short_form()
                 ),
             )
@@ -139,21 +162,24 @@ pub async fn verify(
     Ok(())
 }
 
-/// The signatures that refer to `digest`, in the order of their digests.
-async fn referring(store: &dyn SignatureStore, digest: &Digest) -> Result<Vec<Found>, Fault> {
-    let mut referrers = store.referrers(digest).await?;
-    referrers.retain(may_be_signature);
-    referrers.sort_by(|left, right| left.digest.cmp(&right.digest));
-    let mut found = Vec::new();
-    for referrer in referrers.iter().take(SIGNATURES) {
-        if let Some(document) = store.document(referrer.digest.as_str()).await? {
-            found.extend(layers(store, &document).await?);
-        }
+/// The signatures that the manifests `listed` hold, in their order, as far as these refer to `digest`.
+async fn referring(store: &dyn SignatureStore, digest: &Digest, listed: &[Descriptor]) -> Result<Vec<Found>, Fault> {
+    let mut reads = Vec::new();
+    for referrer in listed {
+        reads.push(async move {
+            let document = store.document(referrer.digest.as_str()).await?;
+            let about = |document: &Document| document.subject().is_some_and(|own| own.digest == *digest);
+            match document.filter(about) {
+                Some(document) => layers(store, &document).await,
+                None => Ok(Vec::new()),
+            }
+        });
     }
-    Ok(found)
+    let read: Vec<Vec<Found>> = stream::iter(reads).buffered(AT_ONCE).try_collect().await?;
+    Ok(read.into_iter().flatten().collect())
 }
 
-/// Whether a referrer may be a signature, by what the list says of it; what it says nothing of is read.
+/// Whether the listing says of a referrer that it is a signature, or nothing.
 fn may_be_signature(referrer: &Descriptor) -> bool {
     let kind = referrer.artifact_type.as_deref();
     let kind = kind.is_none_or(|kind| kind.starts_with(BUNDLE_FAMILY) || kind == SIMPLE_ARTIFACT);
@@ -261,45 +287,24 @@ impl VerifiedSource {
         self.verified.note(key);
         Ok(())
     }
-
-    /// The digest that `reference` has now.
-    async fn root(&self, reference: &Reference) -> Result<Option<Digest>, Fault> {
-        if let Some(digest) = reference.digest() {
-            return Ok(Some(digest.clone()));
-        }
-        let head = self.repository.head_manifest(reference.identifier()).await;
-        let head = head.map_err(|error| error.reading(&reference.to_string()))?;
-        Ok(head.map(|descriptor| descriptor.digest))
-    }
 }
 
 #[async_trait]
 impl ImageSource for VerifiedSource {
     async fn resolve(&self, reference: &Reference, platforms: &[Platform]) -> Result<Resolved, Fault> {
-        if platforms.is_empty() {
-            let resolved = self.inner.resolve(reference, platforms).await?;
-            self.verify(reference, resolved.identity.digest()).await?;
-            return Ok(resolved);
-        }
+        let resolved = self.inner.resolve(reference, platforms).await?;
         // Of an index that has more platforms the whole is signed, and what is taken of it has another digest.
-        let Some(root) = self.root(reference).await? else {
-            // The source says what is missing.
-            return self.inner.resolve(reference, platforms).await;
-        };
-        self.verify(reference, &root).await?;
-        let pinned = format!("{}@{root}", reference.name());
-        let pinned = pinned
-            .parse()
-            .map_err(|error: crate::oci::ReferenceError| Fault::stalled(Reason::InvalidReference, error.to_string()))?;
-        let resolved = self.inner.resolve(&pinned, platforms).await?;
-        Ok(Resolved {
-            reference: reference.clone(),
-            ..resolved
-        })
+        let signed = resolved.chosen_from.as_ref().unwrap_or(resolved.identity.digest());
+        self.verify(reference, signed).await?;
+        Ok(resolved)
     }
 
     async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivered, Fault> {
         self.inner.deliver(image, sink).await
+    }
+
+    async fn has_foreign_layer(&self, reference: &Reference, layer: &Descriptor) -> Result<bool, Fault> {
+        self.inner.has_foreign_layer(reference, layer).await
     }
 
     async fn referrers(&self, reference: &Reference, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
@@ -310,8 +315,8 @@ impl ImageSource for VerifiedSource {
         self.inner.tagged(reference, tag).await
     }
 
-    async fn referrer(&self, reference: &Reference, digest: &Digest) -> Result<Result<Resolved, String>, Fault> {
-        self.inner.referrer(reference, digest).await
+    async fn referrer(&self, reference: &Reference, identifier: &str) -> Result<Option<Resolved>, Fault> {
+        self.inner.referrer(reference, identifier).await
     }
 
     fn repository(&self, reference: &Reference) -> Option<Repository> {

@@ -17,8 +17,10 @@ mod file;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod keychain;
+mod link;
 mod locks;
 mod origin;
+mod pages;
 mod patience;
 mod referrers;
 mod repository;

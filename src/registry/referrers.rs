@@ -4,18 +4,22 @@
 //! A registry that has the referrers API lists them by itself. In another, those who push keep the list, an index under
 //! a tag made of the subject's digest. Which of both a registry is, its client finds out and remembers.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt as _;
+use futures::stream::{self, TryStreamExt as _};
 use reqwest::Method;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, LINK};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::client::{Answer, Call, FAILURE_LIMIT};
 use super::error::{Error, Kind, spoken};
 use super::locks::lock_of;
+use super::pages::Pages;
 use super::repository::Repository;
-use super::tags::next_page;
 use super::token::Scope;
 use crate::oci::{Descriptor, Digest, Document, MANIFEST_LIMIT, listing_with, media_type, referrers_tag};
 
@@ -23,16 +27,32 @@ use crate::oci::{Descriptor, Digest, Document, MANIFEST_LIMIT, listing_with, med
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 /// The referrers of one subject that are read.
 const REFERRERS: usize = 1024;
-/// How many answers are read for them.
-const PAGES: usize = 64;
+/// Bytes of a listing that are read, over all its pages.
+const LISTING_BYTES: usize = 4 * MANIFEST_LIMIT;
+/// The manifests of one listing that are read.
+const READ: usize = 256;
+/// Manifests of a listing that are read at once.
+const AT_ONCE: usize = 8;
+/// The manifests of a registry that are remembered.
+const DESCRIBED: usize = 8192;
 /// How often a listing is written that others change at the same time.
 const TRIES: usize = 4;
 /// How long a registry counts as one without the API before it is asked again: it may be another by then.
 const ABSENT_FOR: Duration = Duration::from_secs(3600);
 
-/// What is known of a registry's referrers API.
+/// What is known of a registry's referrers API, and of the referrers that were read there.
 #[derive(Debug, Default)]
-pub(super) struct ReferrersApi(Mutex<Known>);
+pub(super) struct ReferrersApi {
+    known: Mutex<Known>,
+    described: Mutex<HashMap<(String, Digest), Option<Described>>>,
+}
+
+/// What a manifest says of itself as a referrer.
+#[derive(Clone, Debug)]
+struct Described {
+    subject: Digest,
+    descriptor: Descriptor,
+}
 
 #[derive(Clone, Copy, Debug, Default)]
 enum Known {
@@ -48,20 +68,36 @@ impl ReferrersApi {
     }
 
     fn known_at(&self, now: Instant) -> Known {
-        match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+        match *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
             Known::AbsentSince(since) if now.saturating_duration_since(since) >= ABSENT_FOR => Known::Nothing,
             known => known,
         }
     }
 
     fn note(&self, known: Known) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
+    }
+
+    /// What is remembered of the manifest `key.1` of the repository `key.0`.
+    fn described(&self, key: &(String, Digest)) -> Option<Option<Described>> {
+        let described = self.described.lock().unwrap_or_else(PoisonError::into_inner);
+        described.get(key).cloned()
+    }
+
+    fn note_described(&self, key: (String, Digest), said: Option<Described>) {
+        let mut described = self.described.lock().unwrap_or_else(PoisonError::into_inner);
+        // All at once: what is forgotten costs another small request.
+        if described.len() >= DESCRIBED {
+            described.clear();
+        }
+        described.insert(key, said);
     }
 }
 
 impl Repository {
     /// Every manifest that names `subject` as its subject, each once, as the registry lists them: mostly with their
-    /// artifact types and annotations. Empty when there are none, or no such subject or repository. Costs one request
+    /// artifact types and annotations. Only the digests are sure to be there; the rest, like the subject, is what the
+    /// listing says, and [`Repository::read_referrers`] reads what the manifests do. Empty when there are none, or no such subject or repository. Costs one request
     /// where it is known whether the registry has the API, and one more a page.
     pub async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Error> {
         let mut found = match self.registry().referrers_api().known() {
@@ -72,9 +108,48 @@ impl Repository {
             found = Some(self.referrers_by_tag(subject).await?);
         }
         let mut found = found.unwrap_or_default();
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         found.retain(|referrer| seen.insert(referrer.digest.clone()));
         Ok(found)
+    }
+
+    /// What the manifests of `listed`, entries of the listing of `subject`, say of themselves, as far as they are there,
+    /// can be read, and refer to it. The first [`READ`] are looked at; each is read once, for content has one digest.
+    pub async fn read_referrers(&self, subject: &Digest, listed: &[Descriptor]) -> Result<Vec<Descriptor>, Error> {
+        let reads = listed.iter().take(READ).map(|entry| self.describe(&entry.digest));
+        let reads: Vec<_> = reads.collect();
+        let read: Vec<Option<Described>> = stream::iter(reads).buffered(AT_ONCE).try_collect().await?;
+        let read = read.into_iter().flatten();
+        Ok(read
+            .filter(|one| one.subject == *subject)
+            .map(|one| one.descriptor)
+            .collect())
+    }
+
+    /// What the manifest `digest` says of itself, if it has a subject.
+    async fn describe(&self, digest: &Digest) -> Result<Option<Described>, Error> {
+        let memory = self.registry().referrers_api();
+        let key = (self.name().to_owned(), digest.clone());
+        if let Some(known) = memory.described(&key) {
+            return Ok(known);
+        }
+        let document = match self.manifest(digest.as_str()).await {
+            // It may come yet.
+            Ok(None) => return Ok(None),
+            Ok(document) => document,
+            // Nothing that could refer to anything.
+            Err(error) if matches!(error.kind(), Kind::Unsupported | Kind::Protocol | Kind::TooLarge) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let described = document.and_then(|document| {
+            let subject = document.subject()?.digest.clone();
+            let descriptor = document.as_referrer()?;
+            Some(Described { subject, descriptor })
+        });
+        memory.note_described(key, described.clone());
+        Ok(described)
     }
 
     /// Stores a manifest that has a subject under its digest, so that it is found by its subject. Its blobs must be
@@ -123,30 +198,27 @@ impl Repository {
 
     /// The listing by the API, or none when the registry does not have it.
     async fn referrers_by_api(&self, subject: &Digest) -> Result<Option<Vec<Descriptor>>, Error> {
-        #[derive(Deserialize)]
-        struct Page {
-            #[serde(default)]
-            manifests: Vec<Descriptor>,
-        }
         let registry = self.registry();
-        let mut url = registry.url(self.name(), ["referrers", subject.as_str()]);
-        let mut found = Vec::new();
-        for page in 0..PAGES {
+        let first = registry.url(self.name(), ["referrers", subject.as_str()]);
+        let mut pages = Pages::at(first.clone(), LISTING_BYTES);
+        let (mut found, mut seen) = (Vec::new(), HashSet::new());
+        loop {
             let accept = HeaderValue::from_static(media_type::OCI_INDEX);
-            let call = Call::new(Method::GET, url.clone(), Scope::pull(self.name())).with(ACCEPT, accept);
+            let call = Call::new(Method::GET, pages.url().clone(), Scope::pull(self.name())).with(ACCEPT, accept);
+            let is_first = *pages.url() == first;
             let mut answer = match registry.send(&call).await {
-                Err(error) if page == 0 && error.kind() == &Kind::Status(500) => return Ok(None),
+                Err(error) if is_first && error.kind() == &Kind::Status(500) => return Ok(None),
                 sent => sent?,
             };
             let listing = answer
                 .header(CONTENT_TYPE)
-                .is_some_and(|kind| kind.starts_with(media_type::OCI_INDEX));
+                .is_some_and(|kind| kind.to_ascii_lowercase().starts_with(media_type::OCI_INDEX));
             match answer.status().as_u16() {
                 200 if listing => registry.referrers_api().note(Known::Present),
                 // Whoever knows the API takes none of these for an answer to it.
                 // Some refuse it to those who may read the repository.
-                401 | 403 if page == 0 => return Ok(None),
-                200 | 400 | 404..=428 | 431..=499 | 501 if page == 0 => {
+                401 | 403 if is_first => return Ok(None),
+                200 | 400 | 404..=428 | 431..=499 | 501 if is_first => {
                     if !self.is_unknown(&mut answer).await {
                         registry.referrers_api().note(Known::AbsentSince(Instant::now()));
                     }
@@ -154,20 +226,18 @@ impl Repository {
                 }
                 _ => return Err(answer.failure().await),
             }
-            let next = answer.header(LINK).and_then(next_page).map(str::to_owned);
-            let body = self.body(&mut answer, MANIFEST_LIMIT).await?;
-            let page: Page = serde_json::from_slice(&body)
-                .map_err(|_| Error::new(Kind::Protocol, &call.label, "the answer is not a list of referrers"))?;
-            found.extend(page.manifests);
+            let body = pages.read(self, &mut answer).await?;
+            let entries = listed(&body)
+                .ok_or_else(|| Error::new(Kind::Protocol, &call.label, "the answer is not a list of referrers"))?;
+            let (count, before) = (entries.len(), found.len());
+            found.extend(entries.into_iter().filter(|entry| seen.insert(entry.digest.clone())));
             if found.len() > REFERRERS {
                 return Err(too_many(&call.label));
             }
-            match next {
-                Some(next) => url = registry.follow(&call.label, &url, Some(&next))?,
-                None => return Ok(Some(found)),
+            if !pages.turn(registry, &answer, count, found.len() - before)? {
+                return Ok(Some(found));
             }
         }
-        Err(too_many(registry.host()))
     }
 
     /// Whether an answer says that it is the repository that is not there, which tells nothing of the API.
@@ -177,17 +247,26 @@ impl Repository {
     }
 
     async fn referrers_by_tag(&self, subject: &Digest) -> Result<Vec<Descriptor>, Error> {
-        let document = match self.manifest(&referrers_tag(subject)).await {
+        let document = match self.listing_under_tag(subject).await {
             Ok(document) => document,
             Err(error) if error.kind() == &Kind::Unsupported || error.may_mean_absent() => None,
             Err(error) => return Err(error),
         };
-        match document.as_ref().and_then(Document::index) {
-            Some(index) if index.manifests.len() > REFERRERS => Err(too_many(self.registry().host())),
-            Some(index) => Ok(index.manifests.clone()),
-            // Nothing, or somebody's image of this name.
-            None => Ok(Vec::new()),
+        // Nothing, or somebody's image of this name.
+        let Some(document) = document.filter(|document| document.index().is_some()) else {
+            return Ok(Vec::new());
+        };
+        match listed(&document.raw) {
+            Some(entries) if entries.len() > REFERRERS => Err(too_many(self.registry().host())),
+            entries => Ok(entries.unwrap_or_default()),
         }
+    }
+
+    /// What stands under the tag of the listing of `subject`. There are registries that take `sha256-<hex>` for the digest
+    /// and answer with the subject itself: where that is an index, its entries do not refer to it.
+    async fn listing_under_tag(&self, subject: &Digest) -> Result<Option<Document>, Error> {
+        let document = self.manifest(&referrers_tag(subject)).await?;
+        Ok(document.filter(|document| document.index().is_none() || document.digest() != subject))
     }
 
     /// Enters `referrer` into the listing of `subject` under its tag. Others may write it too, and the last one who
@@ -195,7 +274,7 @@ impl Repository {
     async fn list_under_tag(&self, subject: &Digest, referrer: &Descriptor) -> Result<(), Error> {
         let (host, tag) = (self.registry().host(), referrers_tag(subject));
         for _ in 0..TRIES {
-            let standing = self.manifest(&tag).await?;
+            let standing = self.listing_under_tag(subject).await?;
             let listing = listing_with(standing.as_ref(), referrer);
             match listing.map_err(|error| Error::document(&format!("{host}/{}:{tag}", self.name()), &error))? {
                 Some(listing) => drop(self.put_document(&listing, &tag).await?),
@@ -205,6 +284,33 @@ impl Repository {
         let detail = format!("others keep writing the tag {tag}, which lists the referrers of {subject}");
         Err(Error::new(Kind::Interrupted, format!("{host}/{}", self.name()), detail))
     }
+}
+
+/// The entries of a listing, as far as each says which digest it has. All else that it says is a hint, which need not be
+/// there or true: the manifest decides.
+fn listed(listing: &[u8]) -> Option<Vec<Descriptor>> {
+    #[derive(Deserialize)]
+    struct Listing {
+        manifests: Option<Vec<Value>>,
+    }
+    let listing: Listing = serde_json::from_slice(listing).ok()?;
+    let entries = listing.manifests.unwrap_or_default();
+    Some(entries.iter().filter_map(entry).collect())
+}
+
+fn entry(value: &Value) -> Option<Descriptor> {
+    let text = |key: &str| value.get(key).and_then(Value::as_str);
+    let digest = text("digest")?.to_ascii_lowercase().parse().ok()?;
+    let size = value.get("size").and_then(Value::as_u64).unwrap_or_default();
+    let mut entry = Descriptor::new(text("mediaType").unwrap_or_default(), digest, size);
+    entry.artifact_type = text("artifactType").filter(|kind| !kind.is_empty()).map(str::to_owned);
+    let annotations = value.get("annotations").and_then(Value::as_object);
+    entry.annotations = annotations
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect();
+    Some(entry)
 }
 
 fn too_many(call: &str) -> Error {

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use reqwest::Method;
-use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RANGE};
 
 use super::client::{Answer, Call, Registry, body_within};
 use super::download::Download;
@@ -161,6 +161,24 @@ impl Repository {
         let answer = self.found(&get).await?;
         // Without a size it cannot be told from a broken one, and is brought again. The content is not read.
         Ok(answer.as_ref().and_then(size))
+    }
+
+    /// Whether the registry gives this blob away. One that will not, for whatever reason of its own, has it not.
+    pub async fn has_blob(&self, digest: &Digest) -> Result<bool, Error> {
+        let head = self.registry.send(&self.blob_call(Method::HEAD, digest)).await?;
+        let refused = matches!(head.status().as_u16(), 400 | 403 | 405 | 501);
+        let has = head.status().is_success();
+        // Its turn ends here, before the next request asks for one.
+        drop(head);
+        if !refused {
+            return Ok(has);
+        }
+        let first = HeaderValue::from_static("bytes=0-0");
+        let get = self
+            .registry
+            .send(&self.blob_call(Method::GET, digest).with(RANGE, first))
+            .await?;
+        Ok(get.status().is_success())
     }
 
     /// The content of a blob, verified while it streams: a wrong digest or size is an error in place of the

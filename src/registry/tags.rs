@@ -1,76 +1,80 @@
-//! The tags of a repository (OCI distribution specification, "Listing tags").
+//! The tags of a repository (OCI distribution specification, "Listing Tags").
+
+use std::collections::HashSet;
 
 use reqwest::Method;
-use reqwest::header::LINK;
 use serde::Deserialize;
 
 use super::client::Call;
 use super::error::{Error, Kind};
+use super::pages::Pages;
 use super::repository::Repository;
 use super::token::Scope;
 
-/// The longest answer in bytes that is read.
-const PAGE_LIMIT: usize = 1024 * 1024;
-/// How many answers are read.
-const PAGES: usize = 64;
+/// How many tags a page is asked to have; it may have more or less.
+const PAGE: usize = 1000;
+/// Bytes of a tag in a listing, with its quotes and white space, at most.
+const TAG_BYTES: usize = 160;
+/// Bytes of a listing besides, so that of one with too many tags at once their number is known.
+const OTHER_BYTES: usize = 8 * 1024 * 1024;
+
+#[derive(Deserialize)]
+struct Page {
+    // `null` and nothing are what Go writes for none.
+    tags: Option<Vec<Option<String>>>,
+}
 
 impl Repository {
-    /// Every tag, or none when there are more than `limit`. A repository that does not exist has none.
+    /// Every tag, each once in the registry's order, or none when there are more than `limit`. A repository that does not
+    /// exist has none.
     pub async fn tags(&self, limit: usize) -> Result<Option<Vec<String>>, Error> {
-        #[derive(Deserialize)]
-        struct Page {
-            tags: Option<Vec<String>>,
+        match self.existing_tags(limit).await {
+            Err(error) if error.kind() == &Kind::NotFound => Ok(Some(Vec::new())),
+            listed => listed,
         }
+    }
+
+    /// As [`Repository::tags`], but a repository that does not exist is an error of the kind [`Kind::NotFound`]. Some
+    /// registries answer so for one without tags.
+    pub async fn existing_tags(&self, limit: usize) -> Result<Option<Vec<String>>, Error> {
         let registry = self.registry();
-        let mut url = registry.url(self.name(), ["tags", "list"]);
-        url.query_pairs_mut().append_pair("n", &limit.min(1000).to_string());
-        let mut tags = Vec::new();
-        for _ in 0..PAGES {
-            let call = Call::new(Method::GET, url.clone(), Scope::pull(self.name()));
-            let mut answer = registry.expect(&call, &[200, 404]).await?;
-            if answer.status() == 404 {
-                return Ok(Some(tags));
+        let plain = registry.url(self.name(), ["tags", "list"]);
+        let mut first = plain.clone();
+        first
+            .query_pairs_mut()
+            .append_pair("n", &limit.clamp(1, PAGE).to_string());
+        let bytes = limit.saturating_mul(TAG_BYTES).saturating_add(OTHER_BYTES);
+        let mut pages = Pages::at(first.clone(), bytes);
+        let (mut tags, mut seen) = (Vec::new(), HashSet::new());
+        loop {
+            let call = Call::new(Method::GET, pages.url().clone(), Scope::pull(self.name()));
+            let mut answer = registry.send(&call).await?;
+            match answer.status().as_u16() {
+                200 => {}
+                // It may not know how to cut pages, or not into such.
+                400 | 405 | 422 if *pages.url() == first => {
+                    pages.begin_at(plain.clone());
+                    continue;
+                }
+                // Not as though all that was listed were not there.
+                404 if !tags.is_empty() => {
+                    let detail = "the page that the one before it led to does not exist";
+                    return Err(Error::new(Kind::Interrupted, &call.label, detail));
+                }
+                _ => return Err(answer.failure().await),
             }
-            let next = answer.header(LINK).and_then(next_page).map(str::to_owned);
-            let body = self.body(&mut answer, PAGE_LIMIT).await?;
+            let body = pages.read(self, &mut answer).await?;
             let page: Page = serde_json::from_slice(&body)
                 .map_err(|_| Error::new(Kind::Protocol, &call.label, "the answer is not a list of tags"))?;
-            tags.extend(page.tags.unwrap_or_default());
+            let page = page.tags.unwrap_or_default();
+            let (listed, before) = (page.len(), tags.len());
+            tags.extend(page.into_iter().flatten().filter(|tag| seen.insert(tag.clone())));
             if tags.len() > limit {
                 return Ok(None);
             }
-            match next {
-                Some(next) => url = registry.follow(&call.label, &url, Some(&next))?,
-                None => return Ok(Some(tags)),
+            if !pages.turn(registry, &answer, listed, tags.len() - before)? {
+                return Ok(Some(tags));
             }
-        }
-        Ok(None)
-    }
-}
-
-/// Where the next page is: `<URL>; rel="next"` (RFC 8288).
-pub(super) fn next_page(link: &str) -> Option<&str> {
-    let (url, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
-    parameters
-        .split(';')
-        .map(str::trim)
-        .any(|parameter| matches!(parameter, "rel=\"next\"" | "rel=next"))
-        .then_some(url)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_where_the_next_page_is() {
-        assert_eq!(
-            next_page(r#"</v2/a/tags/list?last=x&n=2>; rel="next""#),
-            Some("/v2/a/tags/list?last=x&n=2")
-        );
-        assert_eq!(next_page("<https://r/x>;rel=next"), Some("https://r/x"));
-        for other in ["", "<x", "x>; rel=next", "<x>; rel=\"prev\"", "<x>"] {
-            assert_eq!(next_page(other), None, "{other}");
         }
     }
 }

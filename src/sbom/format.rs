@@ -1,5 +1,7 @@
 //! The forms of an SBOM.
 
+use crate::oci::Descriptor;
+
 /// One of the forms that a run of syft writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Format {
@@ -22,6 +24,12 @@ impl Format {
             Self::CycloneDx => "application/vnd.cyclonedx+json",
             Self::Syft => "application/vnd.syft+json",
         }
+    }
+
+    /// The form that a listing of referrers says `referrer` has.
+    pub(super) fn of_referrer(referrer: &Descriptor) -> Option<Self> {
+        let kind = referrer.artifact_type.as_deref()?;
+        Self::ALL.into_iter().find(|format| format.media_type() == kind)
     }
 
     /// What syft calls it, with the version that is meant.

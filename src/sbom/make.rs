@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{Format, Sbom, Sboms, Syft, normalise, referrer};
 use crate::fault::{Fault, Reason};
-use crate::oci::{Descriptor, Digest, Document};
+use crate::oci::{Descriptor, Digest, Document, Manifest};
 use crate::transfer::Destination;
 
 /// The longest SBOM in bytes. One is held in memory while it is made.
@@ -20,9 +20,18 @@ pub fn unable() -> Fault {
     )
 }
 
-/// The SBOMs of the image `manifest` that stand beside it, by one request.
+/// The SBOMs of the image `manifest` that stand beside it: by one request where the listing of its referrers says all that
+/// is asked. Where it does not, their manifests are read, each once in the life of a client.
 pub async fn known(destination: &dyn Destination, manifest: &Digest) -> Result<Option<Sboms>, Fault> {
-    Ok(Sboms::among(&destination.referrers(manifest).await?))
+    let mut listed = destination.referrers(manifest).await?;
+    let known = Sboms::among(&listed);
+    if known.is_some() || listed.is_empty() {
+        return Ok(known);
+    }
+    // The likely ones first, for not all are read of a long list.
+    listed.sort_by_key(|entry| (Format::of_referrer(entry).is_none(), entry.artifact_type.is_some()));
+    let read = destination.read_referrers(manifest, &listed).await?;
+    Ok(Sboms::among(&read))
 }
 
 /// Makes the SBOMs of the image `manifest` in `destination`, unless they are there once its turn comes.
@@ -31,11 +40,14 @@ pub async fn known(destination: &dyn Destination, manifest: &Digest) -> Result<O
 /// again and are the same.
 pub async fn make(syft: &Syft, destination: &dyn Destination, manifest: &Document) -> Result<Sboms, Fault> {
     let subject = &manifest.descriptor;
-    if let Some(layer) = manifest.manifest().and_then(super::referrer::foreign_layer) {
+    // Also where the registry has it: syft would be led to its publisher by the manifest.
+    let foreign = manifest.manifest().map(Manifest::foreign_layers).unwrap_or_default();
+    if let Some(layer) = foreign.first() {
         return Err(Fault::stalled(
             Reason::SbomFailed,
             format!(
-                "its layer {layer} lies with its publisher only and cannot be looked into; leave the image out, or set sbom.enabled to false"
+                "its layer {} lies with its publisher only and cannot be looked into; leave the image out, or set sbom.enabled to false",
+                layer.digest
             ),
         ));
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Format;
-use crate::oci::{Descriptor, Digest, Document, DocumentError, Manifest, media_type};
+use crate::oci::{Descriptor, Document, DocumentError, Manifest, media_type};
 
 /// The annotation of a referrer with the program that made its SBOM and the version, such as `syft 1.57.1`.
 const TOOL: &str = "dev.jackal.sbom.tool";
@@ -50,11 +50,10 @@ impl Sboms {
 }
 
 fn read(referrer: &Descriptor) -> Option<(&str, Format, Descriptor)> {
-    let kind = referrer.artifact_type.as_deref()?;
-    let format = Format::ALL.into_iter().find(|format| format.media_type() == kind)?;
+    let format = Format::of_referrer(referrer)?;
     let tool = referrer.annotations.get(TOOL)?;
     let (digest, size) = referrer.annotations.get(CONTENT)?.split_once(' ')?;
-    let content = Descriptor::new(kind, digest.parse().ok()?, size.parse().ok()?);
+    let content = Descriptor::new(format.media_type(), digest.parse().ok()?, size.parse().ok()?);
     Some((tool, format, content))
 }
 
@@ -103,15 +102,10 @@ pub fn is_catalogued(manifest: &Manifest) -> bool {
         && manifest.layers.iter().all(of_image)
 }
 
-/// The digest of the first layer of `manifest` that lies with its publisher only, so that nobody can look into it.
-pub(super) fn foreign_layer(manifest: &Manifest) -> Option<&Digest> {
-    let foreign = |layer: &&Descriptor| media_type::is_foreign_layer(&layer.media_type);
-    manifest.layers.iter().find(foreign).map(|layer| &layer.digest)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::Digest;
 
     fn subject() -> Descriptor {
         Descriptor::new(media_type::OCI_MANIFEST, Digest::of(b"image"), 5)

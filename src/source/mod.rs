@@ -58,6 +58,7 @@ impl Method {
     pub fn declined_reason(self) -> &'static str {
         match self {
             Self::DockerPush => "ExportRefused",
+            Self::Registry | Self::Unchanged => "ContentAdjusted",
             _ => "FolderUnreadable",
         }
     }
@@ -103,6 +104,8 @@ pub struct Resolved {
     pub platforms: Vec<Platform>,
     /// What the source calls it.
     pub identity: Identity,
+    /// The index that the platforms were chosen from, where the image is not all of it.
+    pub chosen_from: Option<Digest>,
     /// Every manifest, children before the index that lists them, the root last. Empty when only the
     /// delivery tells.
     pub documents: Vec<Document>,
@@ -200,8 +203,16 @@ pub trait ImageSource: Send + Sync {
     /// Finds the image and fixes which one it is. `platforms` chooses from an index; empty means all.
     async fn resolve(&self, reference: &Reference, platforms: &[Platform]) -> Result<Resolved, Fault>;
 
-    /// Brings every blob that `sink` lacks, and returns the manifests.
+    /// Brings every blob that `sink` lacks, and returns the manifests. Foreign layers come where the source has them, and
+    /// are no failure where it has not.
     async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivered, Fault>;
+
+    /// Whether the source has `layer`, a foreign one of the image at `reference`, which [`ImageSource::deliver`] then
+    /// brings.
+    async fn has_foreign_layer(&self, reference: &Reference, layer: &Descriptor) -> Result<bool, Fault> {
+        let _ = (reference, layer);
+        Ok(false)
+    }
 
     /// What refers to the manifest `subject` in the repository of `reference`, as the source lists it: it need not be
     /// true. Nothing where a source keeps no referrers, as engines do not.
@@ -210,17 +221,18 @@ pub trait ImageSource: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// The digest under `tag` in the repository of `reference`, where a source keeps referrers.
+    /// The digest that the source says stands under `tag` in the repository of `reference`, where it keeps referrers. It
+    /// need not be true.
     async fn tagged(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
         let _ = (reference, tag);
         Ok(None)
     }
 
-    /// Finds the referrer `digest` in the repository of `reference`, with every manifest that it lists, for
-    /// [`ImageSource::deliver`]. Of one that is missing or cannot be carried, the reason, which no other try changes.
-    async fn referrer(&self, reference: &Reference, digest: &Digest) -> Result<Result<Resolved, String>, Fault> {
-        let _ = (reference, digest);
-        Ok(Err("its source keeps no referrers".to_owned()))
+    /// Finds the referrer that has the tag or digest `identifier` in the repository of `reference`, with every manifest
+    /// that it lists, for [`ImageSource::deliver`]; `None` where it or one of these is not there.
+    async fn referrer(&self, reference: &Reference, identifier: &str) -> Result<Option<Resolved>, Fault> {
+        let _ = (reference, identifier);
+        Ok(None)
     }
 
     /// The repository that holds the image and what refers to it, such as signatures; an engine has none.

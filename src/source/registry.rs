@@ -9,8 +9,8 @@ use super::readings::Readings;
 use super::{Blob, BlobSink, Delivered, Form, Identity, ImageSource, Method, Resolved};
 use crate::fault::{Fault, Reason};
 use crate::oci::{
-    Absent, Descriptor, Digest, Document, Index, Manifest, Platform, Reference, Selection, distinct_blobs, media_type,
-    select, select_by,
+    Absent, Descriptor, Digest, Document, Index, Manifest, Platform, Reference, Selection, distinct_blobs,
+    distinct_foreign_layers, media_type, select, select_by,
 };
 use crate::registry::{Error, Kind, Registry, Repository};
 
@@ -50,39 +50,36 @@ impl RegistrySource {
 impl ImageSource for RegistrySource {
     async fn resolve(&self, reference: &Reference, platforms: &[Platform]) -> Result<Resolved, Fault> {
         let lookup = self.lookup(reference);
-        // The only look at the tag; from here on digests decide.
-        let root = lookup.document(reference.identifier()).await?.ok_or_else(|| {
-            Fault::retryable(
-                Reason::SourceNotFound,
-                format!(
-                    "{} does not exist in {}; check the name and the tag, or push the image there",
-                    lookup.name,
-                    self.registry.host()
-                ),
-            )
-        })?;
-        let (root, read) = lookup.choose(root, platforms).await?;
-        let documents = lookup.with_children(root, read).await?;
-        let size = distinct_blobs(&documents).iter().map(|blob| blob.size).sum::<u64>();
-        let digest = documents.last().map(|root| root.digest().clone());
-        Ok(Resolved {
-            reference: reference.clone(),
-            platforms: platforms.to_vec(),
-            identity: Identity::Manifest(digest.ok_or_else(|| lookup.failed("it has no manifest"))?),
-            documents,
-            size: Some(size),
-        })
+        // A look at the tag; from here on digests decide.
+        let root = lookup.root(reference).await?;
+        let digest = root.digest().clone();
+        let fault = match lookup.resolve(root, reference, platforms).await {
+            Err(fault) if is_gone(&fault) && reference.digest().is_none() => fault,
+            resolved => return resolved,
+        };
+        // The tag may have moved meanwhile, and what it named before may be deleted.
+        let root = lookup.root(reference).await?;
+        if *root.digest() == digest {
+            return Err(fault);
+        }
+        tracing::info!(image = %reference, from = %digest, to = %root.digest(), "the tag was moved, and is resolved again");
+        lookup.resolve(root, reference, platforms).await
     }
 
     async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivered, Fault> {
         let repository = self.registry.repository(image.reference.repository());
         let name = image.reference.to_string();
         let mut blobs = distinct_blobs(&image.documents);
+        let foreign = distinct_foreign_layers(&image.documents);
+        blobs.extend(&foreign);
         // The largest first: begun last, it would be what everybody waits for.
         blobs.sort_by(|one, other| other.size.cmp(&one.size).then_with(|| one.digest.cmp(&other.digest)));
-        let (repository, name) = (&repository, &name);
+        let (repository, name, foreign) = (&repository, &name, &foreign);
         stream::iter(blobs.into_iter().map(Ok))
             .try_for_each_concurrent(AT_ONCE, |blob| async move {
+                if foreign.contains(&blob) {
+                    return carry_foreign(repository, name, blob, sink).await;
+                }
                 let mut readings = Readings::default();
                 loop {
                     match carry(repository, name, blob, sink).await {
@@ -99,6 +96,12 @@ impl ImageSource for RegistrySource {
         })
     }
 
+    async fn has_foreign_layer(&self, reference: &Reference, layer: &Descriptor) -> Result<bool, Fault> {
+        let lookup = self.lookup(reference);
+        let has = lookup.repository.has_blob(&layer.digest).await;
+        has.map_err(|error| error.reading(&lookup.name))
+    }
+
     async fn referrers(&self, reference: &Reference, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
         let lookup = self.lookup(reference);
         let listed = lookup.repository.referrers(subject).await;
@@ -107,31 +110,27 @@ impl ImageSource for RegistrySource {
 
     async fn tagged(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
         let lookup = self.lookup(reference);
-        match lookup.repository.head_manifest(tag).await {
-            Ok(found) => Ok(found.map(|descriptor| descriptor.digest)),
-            // Nothing that anybody could carry.
-            Err(error) if is_no_manifest(&error) => Ok(None),
-            Err(error) => Err(error.reading(&lookup.name)),
-        }
+        let found = lookup.repository.head_manifest(tag).await;
+        let found = found.map_err(|error| error.reading(&lookup.name))?;
+        Ok(found.map(|descriptor| descriptor.digest))
     }
 
-    async fn referrer(&self, reference: &Reference, digest: &Digest) -> Result<Result<Resolved, String>, Fault> {
+    async fn referrer(&self, reference: &Reference, identifier: &str) -> Result<Option<Resolved>, Fault> {
         let lookup = self.lookup(reference);
-        let root = match lookup.repository.manifest(digest.as_str()).await {
-            Ok(Some(root)) => root,
-            Ok(None) => return Ok(Err("it does not exist".to_owned())),
-            Err(error) if is_no_manifest(&error) => return Ok(Err(error.to_string())),
-            Err(error) => return Err(error.reading(&lookup.name)),
+        let Some(root) = lookup.document(identifier).await? else {
+            return Ok(None);
         };
+        let digest = root.digest().clone();
         let documents = match lookup.with_children(root, HashMap::new()).await {
             Ok(documents) => documents,
-            Err(fault) if fault.reason == Reason::SourceNotFound => return Ok(Err(fault.message)),
+            Err(fault) if fault.reason == Reason::SourceNotFound => return Ok(None),
             Err(fault) => return Err(fault),
         };
-        Ok(Ok(Resolved {
+        Ok(Some(Resolved {
             reference: reference.clone(),
             platforms: Vec::new(),
-            identity: Identity::Manifest(digest.clone()),
+            identity: Identity::Manifest(digest),
+            chosen_from: None,
             size: Some(distinct_blobs(&documents).iter().map(|blob| blob.size).sum()),
             documents,
         }))
@@ -142,9 +141,34 @@ impl ImageSource for RegistrySource {
     }
 }
 
-/// Whether what was read is content of another kind.
-fn is_no_manifest(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Unsupported | Kind::Protocol | Kind::TooLarge)
+/// Whether a failure to read an image may come of its content being deleted.
+fn is_gone(fault: &Fault) -> bool {
+    matches!(fault.reason, Reason::SourceNotFound | Reason::SourceFailed)
+}
+
+/// Carries a foreign layer if its registry has it. It is asked of nobody else: where its `urls` lead is not for us to
+/// read.
+async fn carry_foreign(
+    repository: &Repository,
+    name: &str,
+    layer: &Descriptor,
+    sink: &dyn BlobSink,
+) -> Result<(), Fault> {
+    if sink.holds(&layer.digest, Some(layer.size)).await?.is_some() {
+        return Ok(());
+    }
+    let has = repository.has_blob(&layer.digest).await;
+    if !has.map_err(|error| error.reading(name))? {
+        return Ok(());
+    }
+    let mut readings = Readings::default();
+    loop {
+        match carry(repository, name, layer, sink).await {
+            Err(fault) if fault.reason == Reason::SourceNotFound => return Ok(()),
+            Err(fault) => readings.again(fault)?,
+            done => return done,
+        }
+    }
 }
 
 async fn carry(repository: &Repository, name: &str, blob: &Descriptor, sink: &dyn BlobSink) -> Result<(), Fault> {
@@ -184,6 +208,36 @@ struct Lookup {
 impl Lookup {
     fn failed(&self, what: &str) -> Fault {
         Fault::retryable(Reason::SourceFailed, format!("cannot read {}: {what}", self.name))
+    }
+
+    /// What the image's name stands for now.
+    async fn root(&self, reference: &Reference) -> Result<Document, Fault> {
+        self.document(reference.identifier()).await?.ok_or_else(|| {
+            Fault::retryable(
+                Reason::SourceNotFound,
+                format!(
+                    "{} does not exist in {}; check the name and the tag, or push the image there",
+                    self.name,
+                    self.repository.registry().host()
+                ),
+            )
+        })
+    }
+
+    async fn resolve(&self, root: Document, reference: &Reference, platforms: &[Platform]) -> Result<Resolved, Fault> {
+        let top = root.digest().clone();
+        let (root, read) = self.choose(root, platforms).await?;
+        let digest = root.digest().clone();
+        let documents = self.with_children(root, read).await?;
+        let size = distinct_blobs(&documents).iter().map(|blob| blob.size).sum::<u64>();
+        Ok(Resolved {
+            reference: reference.clone(),
+            platforms: platforms.to_vec(),
+            chosen_from: (top != digest).then_some(top),
+            identity: Identity::Manifest(digest),
+            documents,
+            size: Some(size),
+        })
     }
 
     async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {

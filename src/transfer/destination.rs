@@ -11,6 +11,9 @@ use crate::oci::{Descriptor, Digest, Document};
 use crate::registry::Endpoint;
 use crate::source::{ByteStream, PushTarget};
 
+/// The manifests of a listing of referrers that are read.
+const READ_REFERRERS: usize = 256;
+
 /// A blob on its way in.
 pub struct Upload<'a> {
     /// The digest that the content must have. Without one the content is committed under the one it has.
@@ -92,6 +95,18 @@ pub trait Destination: Send + Sync {
     /// descriptors, mostly with the artifact's type and annotations. Empty when there are none. What is listed need
     /// not be what it says: whoever reads it looks at its own subject.
     async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault>;
+
+    /// What the manifests of `listed`, entries of [`Destination::referrers`] of `subject`, say of themselves, as far as they
+    /// are here and refer to it. A bounded number is read, the first ones.
+    async fn read_referrers(&self, subject: &Digest, listed: &[Descriptor]) -> Result<Vec<Descriptor>, Fault> {
+        let mut read = Vec::new();
+        for entry in listed.iter().take(READ_REFERRERS) {
+            let document = self.document(entry.digest.as_str()).await?;
+            let about = |document: &Document| document.subject().is_some_and(|own| own.digest == *subject);
+            read.extend(document.filter(about).and_then(|document| document.as_referrer()));
+        }
+        Ok(read)
+    }
 
     /// Stores a manifest that has a subject, under its digest, so that [`Destination::referrers`] and other tools find
     /// it by its subject. Its blobs are there already; its subject may come later. Of what is found already nothing is

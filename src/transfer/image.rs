@@ -12,9 +12,13 @@ use super::referrers::Referrers;
 use super::sink::DestinationSink;
 use crate::fault::{Fault, Reason};
 use crate::oci::{
-    Compression, Content, Digest, Document, Location, Platform, Reference, ReferrersPolicy, distinct_blobs,
+    Compression, Content, Descriptor, Digest, Document, Location, Platform, Reference, ReferrersPolicy, distinct_blobs,
+    distinct_foreign_layers,
 };
 use crate::source::{Identity, ImageSource, Method, Resolved};
+
+/// Foreign layers that are named where some are left out.
+const NAMED_LAYERS: usize = 4;
 
 /// One image on its way. Dropping the future of [`Transfer::run`] stops it at once; nothing is visible under
 /// a tag before all that it refers to is there.
@@ -50,7 +54,7 @@ pub struct Outcome {
     pub size: u64,
     /// How the bytes came.
     pub method: Method,
-    /// Why a better way was not taken, or not for all of it.
+    /// Why a better way was not taken, or not for all of it, and which foreign layers were left out.
     pub declined: Option<String>,
     /// Whether a manifest was written; else all of it stood there before.
     pub published: bool,
@@ -133,6 +137,12 @@ impl Transfer {
                 blobs += 1;
             }
         }
+        for layer in self.absent_layers(&resolved.documents).await? {
+            if self.source.has_foreign_layer(&self.reference, &layer).await? {
+                bytes += layer.size;
+                blobs += 1;
+            }
+        }
         Ok(Estimate {
             current: false,
             bytes,
@@ -141,8 +151,23 @@ impl Transfer {
         })
     }
 
-    /// Moves what [`Transfer::check`] found to differ.
+    /// Moves what [`Transfer::check`] found to differ. Where the tag moves meanwhile and what it named is deleted, the image
+    /// is resolved once more, and what it is then is moved.
     pub async fn bring(&self, resolved: &Resolved) -> Result<Outcome, Fault> {
+        let fault = match self.bring_resolved(resolved).await {
+            Err(fault) if fault.reason == Reason::SourceNotFound && self.reference.digest().is_none() => fault,
+            done => return done,
+        };
+        let again = self.source.resolve(&self.reference, &self.platforms).await?;
+        if again.identity == resolved.identity {
+            return Err(fault);
+        }
+        tracing::info!(image = %self.reference, from = %resolved.identity.digest(), to = %again.identity.digest(), %fault, "the tag was moved during the transfer, which begins anew");
+        self.progress.restart();
+        self.bring_resolved(&again).await
+    }
+
+    async fn bring_resolved(&self, resolved: &Resolved) -> Result<Outcome, Fault> {
         let sink = DestinationSink {
             destination: Arc::clone(&self.destination),
             location: self.location.clone(),
@@ -193,12 +218,18 @@ impl Transfer {
         for tag in &self.location.tags {
             self.destination.publish(root, Some(tag)).await?;
         }
+        let absent = self.absent_layers(&delivered.documents).await?;
+        let left = left_out(&absent);
+        if let Some(left) = &left {
+            tracing::warn!(image = %self.reference, "{left}");
+        }
+        let declined: Vec<String> = delivered.declined.into_iter().chain(left).collect();
         Ok(Outcome {
             digest: root.digest().clone(),
             source_digest: resolved.identity.digest().clone(),
-            size: size_of(&delivered.documents),
+            size: size_of(&delivered.documents, &absent),
             method: delivered.method,
-            declined: delivered.declined,
+            declined: (!declined.is_empty()).then(|| declined.join("; ")),
             published: true,
             referrers,
             moved_blobs: sink.moved_blobs.load(Ordering::Relaxed),
@@ -251,6 +282,12 @@ impl Transfer {
             None if resolved.documents.is_empty() => self.documents(&standing).await?,
             None => resolved.documents.clone(),
         };
+        let absent = self.absent_layers(&documents).await?;
+        for layer in &absent {
+            if self.source.has_foreign_layer(&self.reference, layer).await? {
+                return Ok(None);
+            }
+        }
         // A process that was just started knows of nothing; what stands need not be sent again for another image.
         for blob in distinct_blobs(&documents) {
             self.known.saw(&blob.digest, self.destination.repository());
@@ -258,15 +295,26 @@ impl Transfer {
         Ok(Some(Outcome {
             digest: standing,
             source_digest: resolved.identity.digest().clone(),
-            size: size_of(&documents),
+            size: size_of(&documents, &absent),
             method: Method::Unchanged,
-            declined: None,
+            declined: left_out(&absent),
             published: false,
             referrers: 0,
             moved_blobs: 0,
             moved_bytes: 0,
             documents,
         }))
+    }
+
+    /// The foreign layers of `documents` that the destination does not hold: a HEAD for each.
+    async fn absent_layers(&self, documents: &[Document]) -> Result<Vec<Descriptor>, Fault> {
+        let mut absent = Vec::new();
+        for layer in distinct_foreign_layers(documents) {
+            if self.destination.holds(&layer.digest).await?.is_none() {
+                absent.push(layer.clone());
+            }
+        }
+        Ok(absent)
     }
 
     /// The digest that stands under the first name, if it is that of the image, and the manifest where it had to be
@@ -331,13 +379,63 @@ impl Transfer {
     }
 }
 
-/// Bytes of all distinct blobs and manifests.
-fn size_of(documents: &[Document]) -> u64 {
+/// Bytes of all distinct blobs and manifests that stand, which the foreign layers `absent` do not.
+fn size_of(documents: &[Document], absent: &[Descriptor]) -> u64 {
     let mut seen = HashSet::new();
     let manifests: u64 = documents
         .iter()
         .filter(|d| seen.insert(d.digest()))
         .map(|d| d.descriptor.size)
         .sum();
-    distinct_blobs(documents).iter().map(|blob| blob.size).sum::<u64>() + manifests
+    let foreign = distinct_foreign_layers(documents);
+    let foreign = foreign
+        .into_iter()
+        .filter(|layer| !absent.iter().any(|absent| absent.digest == layer.digest));
+    let blobs = distinct_blobs(documents).into_iter().chain(foreign);
+    blobs.map(|blob| blob.size).sum::<u64>() + manifests
+}
+
+/// What a person is told of foreign layers that did not come.
+fn left_out(absent: &[Descriptor]) -> Option<String> {
+    let named: Vec<String> = absent
+        .iter()
+        .take(NAMED_LAYERS)
+        .map(|layer| layer.digest.to_string())
+        .collect();
+    let more = match absent.len().saturating_sub(NAMED_LAYERS) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (!absent.is_empty()).then(|| {
+        format!(
+            "the source does not have the foreign (non-distributable) layers {}{more}, which are left out: whoever pulls the image needs their urls, or push them to the source",
+            named.join(", ")
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{Manifest, media_type};
+
+    #[test]
+    fn what_is_left_out_is_named_and_has_no_size() {
+        let blob = |content: &[u8], kind: &str| Descriptor::new(kind, Digest::of(content), content.len() as u64);
+        let foreign = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
+        let layers: Vec<Descriptor> = (0..6_u8).map(|each| blob(&[each; 10], foreign)).collect();
+        let config = blob(b"{}", media_type::OCI_CONFIG);
+        let document = Document::of_manifest(Manifest::new(config, layers.clone())).unwrap();
+        let own = document.descriptor.size + 2;
+        let documents = [document];
+        assert_eq!(size_of(&documents, &layers), own);
+        assert_eq!(size_of(&documents, &layers[1..]), own + 10);
+        assert_eq!(left_out(&[]), None);
+        let told = left_out(&layers).unwrap();
+        assert!(
+            told.contains(layers[3].digest.as_str()) && !told.contains(layers[4].digest.as_str()),
+            "{told}"
+        );
+        assert!(told.contains(" and 2 more"), "{told}");
+    }
 }

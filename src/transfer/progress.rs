@@ -26,6 +26,11 @@ impl Progress {
         self.moved.load(Ordering::Relaxed)
     }
 
+    /// The transfer begins anew; nothing of what was done counts.
+    pub(super) fn restart(&self) {
+        self.done.store(0, Ordering::Relaxed);
+    }
+
     pub(super) fn expect(&self, total: u64) {
         self.total.store(total, Ordering::Relaxed);
     }

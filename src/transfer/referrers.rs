@@ -10,7 +10,7 @@ use futures::stream::{self, TryStreamExt as _};
 
 use super::Destination;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Content, Descriptor, Digest, Document, Reference, media_type, referrers_tag};
+use crate::oci::{Content, Digest, Document, Reference, referrers_tag};
 use crate::source::{BlobSink, ImageSource, Resolved};
 
 /// Subjects and referrers that are asked about or carried at once. What of it runs is up to the registries' limits.
@@ -35,6 +35,7 @@ pub(super) struct Referrers<'a> {
 /// Something that refers to a manifest of the image, or to another referrer.
 #[derive(Clone, Debug)]
 struct Found {
+    /// As the source names it. Under a tag it may be another.
     digest: Digest,
     by: By,
     /// Whether the destination has it, found in the same way.
@@ -48,6 +49,16 @@ enum By {
     Subject(Digest),
     /// By its tag.
     Tag(String),
+}
+
+/// What came of reading a referrer.
+enum Read {
+    /// It is to be brought.
+    Lacking(Resolved),
+    /// Nothing is to be done about it: it stands, or it does not refer to what it is listed for.
+    Done,
+    /// It was named and is not there.
+    Gone,
 }
 
 impl Referrers<'_> {
@@ -65,7 +76,8 @@ impl Referrers<'_> {
 
     async fn lacks(&self, subject: Digest) -> Result<bool, Fault> {
         for found in self.of(subject, &COSIGN_SUFFIXES[..1]).await? {
-            if !found.stands && self.read(&found).await?.is_some() {
+            // Whoever brings it says of one that is gone what is to be done.
+            if !found.stands && !matches!(self.read(&found).await?, Read::Done) {
                 return Ok(true);
             }
         }
@@ -89,13 +101,7 @@ impl Referrers<'_> {
             } else {
                 &COSIGN_SUFFIXES[..1]
             };
-            let mut looks = Vec::new();
-            for subject in std::mem::take(&mut subjects) {
-                looks.push(self.of(subject, suffixes));
-            }
-            let looked: Vec<Vec<Found>> = stream::iter(looks).buffered(AT_ONCE).try_collect().await?;
-            let found = looked.into_iter().flatten();
-            let found: Vec<Found> = found.filter(|found| seen.insert(found.digest.clone())).collect();
+            let mut found = self.found(&subjects, suffixes, &seen).await?;
             count += found.len();
             if count > REFERRERS {
                 return Err(self.too_much(&format!("more than {REFERRERS} manifests refer to it")));
@@ -107,13 +113,29 @@ impl Referrers<'_> {
                 tracing::warn!(image = %self.reference, "what refers to it more than {DEPTH} deep is passed over");
                 break;
             }
-            subjects.extend(found.iter().map(|found| found.digest.clone()));
-            let mut reads = Vec::new();
-            for found in found.iter().filter(|found| !found.stands) {
-                reads.push(self.read(found));
+            let mut read = self.read_all(&found).await?;
+            if read.iter().any(|read| matches!(read, Read::Gone)) {
+                // It may have been deleted since it was listed, or replaced.
+                found = self.found(&subjects, suffixes, &seen).await?;
+                read = self.read_all(&found).await?;
             }
-            let read: Vec<Option<(&Found, Resolved)>> = stream::iter(reads).buffered(AT_ONCE).try_collect().await?;
-            let read: Vec<(&Found, Resolved)> = read.into_iter().flatten().collect();
+            subjects.clear();
+            let mut brought = Vec::new();
+            for (found, read) in found.iter().zip(read) {
+                let digest = match read {
+                    Read::Gone => return Err(self.gone(found)),
+                    Read::Done => found.digest.clone(),
+                    Read::Lacking(resolved) => {
+                        let digest = resolved.identity.digest().clone();
+                        brought.push((found, resolved));
+                        digest
+                    }
+                };
+                if seen.insert(digest.clone()) {
+                    subjects.push(digest);
+                }
+            }
+            let read = brought;
             bytes += read.iter().filter_map(|(_, resolved)| resolved.size).sum::<u64>();
             if bytes > BYTES {
                 return Err(self.too_much(&format!("what refers to it has more than {BYTES} bytes")));
@@ -131,6 +153,36 @@ impl Referrers<'_> {
             }
         }
         Ok(written)
+    }
+
+    /// What refers to one of `subjects`; of what does by its own subject, what is not among the digests `seen`.
+    async fn found(&self, subjects: &[Digest], suffixes: &[&str], seen: &HashSet<Digest>) -> Result<Vec<Found>, Fault> {
+        let mut looks = Vec::new();
+        for subject in subjects {
+            looks.push(self.of(subject.clone(), suffixes));
+        }
+        let looked: Vec<Vec<Found>> = stream::iter(looks).buffered(AT_ONCE).try_collect().await?;
+        let mut own = HashSet::new();
+        let found = looked.into_iter().flatten();
+        // One manifest may be listed for several, and be under a tag besides, which is brought too.
+        let new = found.filter(|found| match &found.by {
+            By::Subject(_) => !seen.contains(&found.digest) && own.insert(found.digest.clone()),
+            By::Tag(_) => true,
+        });
+        Ok(new.collect())
+    }
+
+    async fn read_all(&self, found: &[Found]) -> Result<Vec<Read>, Fault> {
+        let mut reads = Vec::new();
+        for found in found {
+            reads.push(async move {
+                match found.stands {
+                    true => Ok(Read::Done),
+                    false => self.read(found).await,
+                }
+            });
+        }
+        stream::iter(reads).buffered(AT_ONCE).try_collect().await
     }
 
     /// What refers to `subject` at the source, and whether it stands in the destination as the same.
@@ -154,8 +206,7 @@ impl Referrers<'_> {
     }
 
     async fn listed(&self, subject: &Digest) -> Result<Vec<Found>, Fault> {
-        let mut listed = self.source.referrers(self.reference, subject).await?;
-        listed.retain(|entry| self.is_manifest(entry));
+        let listed = self.source.referrers(self.reference, subject).await?;
         if listed.is_empty() {
             return Ok(Vec::new());
         }
@@ -169,34 +220,43 @@ impl Referrers<'_> {
         Ok(found.collect())
     }
 
-    fn is_manifest(&self, entry: &Descriptor) -> bool {
-        let is = media_type::is_manifest(&entry.media_type);
-        if !is {
-            self.pass_over(
-                &entry.digest,
-                &format!("its type `{}` is no manifest's", entry.media_type),
-            );
-        }
-        is
-    }
-
-    /// The manifest of a referrer with all that it lists, unless it is not what it was listed as.
-    async fn read<'f>(&self, found: &'f Found) -> Result<Option<(&'f Found, Resolved)>, Fault> {
-        let resolved = match self.source.referrer(self.reference, &found.digest).await? {
-            Ok(resolved) => resolved,
-            Err(why) => {
-                self.pass_over(&found.digest, &why);
-                return Ok(None);
-            }
+    /// The manifest of a referrer with all that it lists. What stands under a tag is read by it, and is what comes then:
+    /// there are registries that name another digest than its own, or have nothing under the one that they name; and some
+    /// that have it under that alone.
+    async fn read(&self, found: &Found) -> Result<Read, Fault> {
+        let read = async |identifier: &str| {
+            let read = self.source.referrer(self.reference, identifier).await;
+            read.map_err(|fault| fault.within(found))
         };
-        let own = resolved.documents.last().and_then(Document::subject);
-        match (&found.by, own) {
-            (By::Subject(subject), own) if own.is_none_or(|own| own.digest != *subject) => {
-                self.pass_over(&found.digest, "it does not refer to what it is listed for");
-                Ok(None)
+        let under_tag = match &found.by {
+            By::Subject(_) => None,
+            By::Tag(tag) => read(tag).await?,
+        };
+        let resolved = match under_tag {
+            Some(resolved) => resolved,
+            None => match read(found.digest.as_str()).await? {
+                Some(resolved) => resolved,
+                None => return Ok(Read::Gone),
+            },
+        };
+        let digest = resolved.identity.digest();
+        match &found.by {
+            By::Tag(tag) if *digest != found.digest => {
+                if self.destination.digest_of(tag).await?.as_ref() == Some(digest) {
+                    return Ok(Read::Done);
+                }
             }
-            _ => Ok(Some((found, resolved))),
+            By::Tag(_) => {}
+            By::Subject(subject) => {
+                let own = resolved.documents.last().and_then(Document::subject);
+                if own.is_none_or(|own| own.digest != *subject) {
+                    let why = "it does not refer to what it is listed for";
+                    tracing::warn!(image = %self.reference, referrer = %digest, why, "a referrer is passed over");
+                    return Ok(Read::Done);
+                }
+            }
         }
+        Ok(Read::Lacking(resolved))
     }
 
     async fn deliver(&self, found: &Found, resolved: &Resolved, sink: &dyn BlobSink) -> Result<(), Fault> {
@@ -218,8 +278,11 @@ impl Referrers<'_> {
         put.map_err(|fault| fault.within(found))
     }
 
-    fn pass_over(&self, digest: &Digest, why: &str) {
-        tracing::warn!(image = %self.reference, referrer = %digest, why, "a referrer is passed over");
+    fn gone(&self, found: &Found) -> Fault {
+        let message = format!(
+            "the source names {found}, and does not have it whole; push it there again, or remove it from what lists it"
+        );
+        Fault::retryable(Reason::SourceNotFound, message)
     }
 
     fn failed(&self, fault: Fault) -> Fault {
@@ -267,7 +330,7 @@ fn subjects(documents: &[Document]) -> Vec<Digest> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::{Index, Manifest};
+    use crate::oci::{Descriptor, Index, Manifest, media_type};
 
     #[test]
     fn the_root_and_its_platforms_are_subjects() {

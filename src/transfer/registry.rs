@@ -134,6 +134,11 @@ impl Destination for RegistryDestination {
         listed.map_err(|error| error.pushing(&self.name))
     }
 
+    async fn read_referrers(&self, subject: &Digest, listed: &[Descriptor]) -> Result<Vec<Descriptor>, Fault> {
+        let read = self.repository.read_referrers(subject, listed).await;
+        read.map_err(|error| error.pushing(&self.name))
+    }
+
     async fn attach(&self, referrer: &Document) -> Result<(), Fault> {
         let attached = self.repository.attach(referrer).await;
         attached.map_err(|error| error.pushing(&self.name))

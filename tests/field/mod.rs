@@ -9,14 +9,18 @@ mod challenges;
 mod columns;
 mod command;
 mod commands;
+mod contents;
 mod credentials;
 mod documents;
 mod errors;
 mod objects;
 mod optional;
 mod platforms;
+mod program;
 mod redirects;
 mod references;
+mod referrer_lists;
+mod tag_lists;
 
 use std::panic::AssertUnwindSafe;
 

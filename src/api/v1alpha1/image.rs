@@ -192,7 +192,8 @@ pub struct JackalImageStatus {
     /// How the bytes left their source, or Unchanged when none had to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// Why a better way was not taken, or not for all of the image: FolderUnreadable or ExportRefused.
+    /// Why a better way was not taken, or not for all of the image, or what was left out of it: FolderUnreadable,
+    /// ExportRefused or ContentAdjusted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method_reason: Option<String>,
     /// The same for people: what could not be read, and what to do about it.

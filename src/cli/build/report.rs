@@ -304,7 +304,8 @@ pub(super) struct Row {
     pub digest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// Why a better way was not taken, or not for all of the image: its reason and message, as in a JackalImage's status.
+    /// Why a better way was not taken, or not for all of the image, or what was left out of it: its reason and message,
+    /// as in a JackalImage's status.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method_reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

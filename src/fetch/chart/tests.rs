@@ -65,15 +65,3 @@ async fn what_is_no_chart_is_refused() {
     }
     assert!(why(gzip.finish().unwrap().into()).await.contains("unpacks to more"));
 }
-
-#[test]
-fn the_archive_is_the_layer_of_its_type() {
-    let manifest = |kind: &str| {
-        let layer = |kind: &str| Descriptor::new(kind, Digest::of(kind.as_bytes()), 1);
-        let layers = vec![layer("application/vnd.cncf.helm.chart.provenance.v1.prov"), layer(kind)];
-        Document::of_manifest(crate::oci::Manifest::new(layer("c"), layers)).unwrap()
-    };
-    let chart = manifest(CONTENT[0]);
-    assert_eq!(content_of(&chart).unwrap().media_type, CONTENT[0]);
-    assert!(content_of(&manifest("application/vnd.oci.image.layer.v1.tar+gzip")).is_none());
-}

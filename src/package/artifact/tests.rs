@@ -32,6 +32,7 @@ pub(super) fn stands(reference: &str, repository: &str, documents: &[&Document])
         repository: repository.to_owned(),
         root: documents.last().unwrap().digest().clone(),
         documents: documents.iter().map(|&document| document.clone()).collect(),
+        foreign: std::collections::BTreeSet::new(),
     }
 }
 
@@ -229,13 +230,18 @@ fn an_index_comes_with_all_its_images() {
 }
 
 #[test]
-fn leaves_foreign_layers_where_they_are() {
+fn holds_the_foreign_layers_that_its_registry_holds() {
     let foreign = blob("windows", "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip");
     let manifest = Manifest::new(blob("c", media_type::OCI_CONFIG), vec![foreign.clone()]);
     let document = Document::of_manifest(manifest).unwrap();
     let artifact = Artifact::of(&definition("Zarf"), of(&[stands("nginx:1", "n", &[&document])])).unwrap();
     assert_eq!(artifact.mounts.len(), 1);
     assert!(!text(&artifact, "checksums.txt").contains(foreign.digest.hex()));
+    let mut image = stands("nginx:1", "n", &[&document]);
+    image.foreign.insert(foreign.digest.clone());
+    let artifact = Artifact::of(&definition("Zarf"), of(&[image])).unwrap();
+    assert_eq!(artifact.mounts.len(), 2);
+    assert!(text(&artifact, "checksums.txt").contains(foreign.digest.hex()));
 }
 
 #[test]

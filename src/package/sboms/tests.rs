@@ -32,6 +32,7 @@ fn subjects(reference: &str, documents: Vec<Document>) -> Vec<Subject> {
         repository: "team/web".to_owned(),
         root: documents.last().unwrap().digest().clone(),
         documents,
+        foreign: std::collections::BTreeSet::new(),
     };
     subjects_of(&image, &destination())
 }

@@ -22,7 +22,7 @@ use super::doubt::{Doubt, blocking};
 use super::readings::Readings;
 use super::{Blob, BlobSink, ByteStream, Delivered, Form, Identity, Method, Resolved};
 use crate::fault::{Disposition, Fault, Reason};
-use crate::oci::{Descriptor, Digest, Document, Hasher, Platform, Reference, distinct_blobs};
+use crate::oci::{Descriptor, Digest, Document, Hasher, Platform, Reference, distinct_blobs, distinct_foreign_layers};
 
 /// Blobs that are carried at once.
 const AT_ONCE: usize = 4;
@@ -171,6 +171,7 @@ impl Content {
             reference: reference.clone(),
             platforms: platforms.to_vec(),
             identity: Identity::Manifest(root),
+            chosen_from: None,
             documents,
             size: Some(size),
         })
@@ -180,6 +181,7 @@ impl Content {
     pub async fn deliver(&self, keeper: Keeper, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivered, Fault> {
         let name = &image.reference.familiar();
         let mut blobs = distinct_blobs(&image.documents);
+        blobs.extend(self.held(distinct_foreign_layers(&image.documents)).await?);
         // The largest first: begun last, it would be what everybody waits for.
         blobs.sort_by(|one, other| other.size.cmp(&one.size).then_with(|| one.digest.cmp(&other.digest)));
         futures::stream::iter(blobs.into_iter().map(Ok))
@@ -201,6 +203,17 @@ impl Content {
             },
             declined: self.declined.clone(),
         })
+    }
+
+    /// Those of `layers` that are held.
+    async fn held<'l>(&self, mut layers: Vec<&'l Descriptor>) -> Result<Vec<&'l Descriptor>, Fault> {
+        if !layers.is_empty() {
+            let sizes = self
+                .sizes(layers.iter().map(|layer| layer.digest.clone()).collect())
+                .await?;
+            layers.retain(|layer| sizes.get(&layer.digest) == Some(&layer.size));
+        }
+        Ok(layers)
     }
 
     async fn carry(&self, keeper: Keeper, name: &str, blob: &Descriptor, sink: &dyn BlobSink) -> Result<(), Fault> {

@@ -236,6 +236,7 @@ impl ImageSource for Docker {
             reference: reference.clone(),
             platforms: platforms.to_vec(),
             identity,
+            chosen_from: None,
             documents: Vec::new(),
             size: image.size,
         })

@@ -209,7 +209,7 @@ async fn a_signature_that_comes_later_comes_alone() {
 }
 
 #[tokio::test]
-async fn what_is_not_what_it_is_listed_as_is_passed_over() {
+async fn what_is_not_what_it_is_listed_as_is_passed_over_and_what_is_gone_is_a_failure() {
     let (from, to) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::Olareg));
     let repository = from.repository("app");
     let subject = image(&repository, "linux/amd64", noise(1, 1000)).await;
@@ -226,14 +226,20 @@ async fn what_is_not_what_it_is_listed_as_is_passed_over() {
         .map(|document| document.descriptor.clone())
         .collect();
     let tag = referrers_tag(subject.digest());
-    put(
-        &repository,
-        &Document::of_index(Index::new(listing)).unwrap(),
-        Some(&tag),
-    )
-    .await;
+    let list = async |entries: &[Descriptor]| {
+        let listing = Document::of_index(Index::new(entries.to_vec())).unwrap();
+        put(&repository, &listing, Some(&tag)).await;
+    };
+    list(&listing).await;
     repository.delete_manifest(gone.digest()).await.unwrap();
     let transfer = transfer(&from.client(), RegistryDestination::new(to.repository("in/app")));
+    let fault = transfer.run().await.unwrap_err();
+    assert_eq!(fault.reason, Reason::SourceNotFound);
+    for part in [gone.digest().as_str(), "referrers: Ignore"] {
+        assert!(fault.message.contains(part), "{fault}");
+    }
+    assert_eq!(transfer.run().await.unwrap_err(), fault, "the same in each try");
+    list(&listing[..3]).await;
     assert_eq!(transfer.run().await.unwrap().referrers, 1);
     let listed = transfer.destination.referrers(subject.digest()).await.unwrap();
     assert_eq!(listed, [honest.as_referrer().unwrap()]);

@@ -1,0 +1,257 @@
+//! Charts in registries (Helm, "Use OCI-based registries"), also where the tag names an index of images and charts.
+
+use async_trait::async_trait;
+use futures::{StreamExt as _, TryStreamExt as _};
+
+use super::Reach;
+use super::chart::no_chart;
+use crate::api::v1alpha1::ChartSpec;
+use crate::fault::{Fault, Reason};
+use crate::oci::{Descriptor, Digest, Document, Index, Reference, media_type};
+use crate::package::Origin;
+use crate::registry::Repository;
+use crate::source::ByteStream;
+
+/// The layer of a manifest that is a chart's archive; the second is what Helm wrote before 3.7.
+const CONTENT: [&str; 2] = [
+    "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
+    "application/tar+gzip",
+];
+/// The type of a chart's configuration, by which an index may say that an entry is one.
+const CONFIG: &str = "application/vnd.cncf.helm.config.v1+json";
+/// The annotations by which `helm push` says which chart a manifest is.
+const TITLE: &str = "org.opencontainers.image.title";
+const VERSION: &str = "org.opencontainers.image.version";
+/// The entries of an index that are read to find a chart.
+const ENTRIES: usize = 64;
+/// How deep indexes may lie in each other.
+const DEPTH: usize = 2;
+/// Charts that are named where one cannot be chosen.
+const NAMED: usize = 4;
+
+/// A chart whose manifest lies in a registry.
+pub(super) struct OciChart {
+    repository: Repository,
+    /// Of its manifest.
+    pub digest: Digest,
+    /// Its archive.
+    layer: Descriptor,
+    /// As a person would name it.
+    name: String,
+}
+
+/// Finds the chart of `spec` at `reference`. What is under the tag is read by it, and known by the digest that it has:
+/// a registry need not have it under the digest that it names.
+pub(super) async fn find(spec: &ChartSpec, reference: &Reference, reach: &dyn Reach) -> Result<OciChart, Fault> {
+    let registry = reach.registry(reference, "its url").await?;
+    let lookup = Lookup {
+        repository: registry.repository(reference.repository()),
+        name: reference.to_string(),
+        spec,
+    };
+    lookup.chart(lookup.root(reference).await?).await
+}
+
+/// The search for one chart.
+struct Lookup<'s> {
+    repository: Repository,
+    name: String,
+    spec: &'s ChartSpec,
+}
+
+impl Lookup<'_> {
+    async fn root(&self, reference: &Reference) -> Result<Document, Fault> {
+        self.document(reference.identifier()).await?.ok_or_else(|| {
+            Fault::retryable(
+                Reason::SourceNotFound,
+                format!(
+                    "{} does not exist; check the chart's url and version, or push it there",
+                    self.name
+                ),
+            )
+        })
+    }
+
+    async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
+        let document = self.repository.manifest(identifier).await;
+        document.map_err(|error| error.reading(&self.name))
+    }
+
+    async fn chart(&self, root: Document) -> Result<OciChart, Fault> {
+        let document = match root.index() {
+            None => root,
+            Some(index) => self.among(index).await?,
+        };
+        let layer = content_of(&document)
+            .cloned()
+            .ok_or_else(|| no_chart(&self.name, "it has no layer of the type that `helm push` gives a chart"))?;
+        Ok(OciChart {
+            repository: self.repository.clone(),
+            digest: document.digest().clone(),
+            layer,
+            name: self.name.clone(),
+        })
+    }
+
+    /// The manifest of the chart that an index lists, beside images maybe.
+    async fn among(&self, index: &Index) -> Result<Document, Fault> {
+        let (mut charts, mut best, mut read) = (Vec::new(), Likelihood::Unlikely, 0);
+        let mut level: Vec<Descriptor> = candidates(index);
+        for _ in 0..DEPTH {
+            let mut deeper = Vec::new();
+            for entry in std::mem::take(&mut level) {
+                // The likely ones come first; less likely ones are read to find one at all.
+                let likelihood = Likelihood::of(&entry);
+                if likelihood > best && !charts.is_empty() || read >= ENTRIES {
+                    break;
+                }
+                (best, read) = (likelihood, read + 1);
+                let document = self.document(entry.digest.as_str()).await?;
+                let document = document.ok_or_else(|| {
+                    let what = format!(
+                        "the index of {} lists {}, which is not there; push it again",
+                        self.name, entry.digest
+                    );
+                    Fault::retryable(Reason::SourceNotFound, what)
+                })?;
+                match document.index() {
+                    Some(index) => deeper.extend(candidates(index)),
+                    None if content_of(&document).is_some() => charts.push(document),
+                    None => {}
+                }
+            }
+            level = deeper;
+        }
+        chosen(charts, &self.spec.name, &self.spec.version).map_err(|why| no_chart(&self.name, &why))
+    }
+}
+
+/// Whether an entry of an index is a chart, by what the index says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Likelihood {
+    /// It is called one.
+    Called,
+    /// It is for no platform.
+    Likely,
+    /// It is for a platform, as images are.
+    Unlikely,
+}
+
+impl Likelihood {
+    fn of(entry: &Descriptor) -> Self {
+        match (entry.artifact_type.as_deref(), &entry.platform) {
+            (Some(CONFIG), _) => Self::Called,
+            (_, None) => Self::Likely,
+            (_, Some(_)) => Self::Unlikely,
+        }
+    }
+}
+
+/// The entries of an index that may be charts, the likely ones first.
+fn candidates(index: &Index) -> Vec<Descriptor> {
+    let entries = index.manifests.iter();
+    let mut entries: Vec<Descriptor> = entries
+        .filter(|entry| media_type::is_manifest(&entry.media_type) && !entry.is_attestation())
+        .cloned()
+        .collect();
+    entries.sort_by_key(Likelihood::of);
+    entries
+}
+
+/// The one of `charts` that is called `name`, in `version` where several are.
+fn chosen(mut charts: Vec<Document>, name: &str, version: &str) -> Result<Document, String> {
+    let says = |document: &Document, key: &str, value: &str| {
+        let manifest = document.manifest();
+        manifest.is_some_and(|manifest| manifest.annotations.get(key).is_some_and(|said| said == value))
+    };
+    for (key, value) in [(TITLE, name), (VERSION, version)] {
+        if charts.len() > 1 && charts.iter().any(|document| says(document, key, value)) {
+            charts.retain(|document| says(document, key, value));
+        }
+    }
+    if charts.len() > 1 {
+        let named: Vec<String> = charts.iter().take(NAMED).map(|one| one.digest().to_string()).collect();
+        return Err(format!(
+            "its index lists {} charts ({}), and none alone is called {name} {version}",
+            charts.len(),
+            named.join(", ")
+        ));
+    }
+    let none = || "its index lists no chart as `helm push` makes it".to_owned();
+    charts.pop().ok_or_else(none)
+}
+
+/// The layer of a chart's manifest that is its archive.
+fn content_of(document: &Document) -> Option<&Descriptor> {
+    let layers = &document.manifest()?.layers;
+    let of = |kind: &str| layers.iter().find(|layer| layer.media_type == kind);
+    CONTENT.into_iter().find_map(of)
+}
+
+#[async_trait]
+impl Origin for OciChart {
+    async fn open(&self) -> Result<(u64, ByteStream<'static>), Fault> {
+        let name = self.name.clone();
+        let download = self.repository.blob(&self.layer.digest, Some(self.layer.size));
+        let stream = download.into_stream().map_err(move |error| error.reading(&name));
+        Ok((self.layer.size, stream.boxed()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Manifest;
+
+    fn chart(title: &str, version: &str) -> Document {
+        let layer = Descriptor::new(CONTENT[0], Digest::of(title.as_bytes()), 1);
+        let mut manifest = Manifest::new(Descriptor::new(CONFIG, Digest::of(b"{}"), 2), vec![layer]);
+        manifest.annotations = [(TITLE, title), (VERSION, version)]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into();
+        Document::of_manifest(manifest).unwrap()
+    }
+
+    #[test]
+    fn one_chart_is_chosen_by_its_name() {
+        let (alpha, beta, newer) = (chart("alpha", "1.0.0"), chart("beta", "1.0.0"), chart("alpha", "2.0.0"));
+        let choose = |charts: &[&Document]| {
+            let charts = charts.iter().map(|&one| one.clone()).collect();
+            chosen(charts, "alpha", "2.0.0").map(|chosen| chosen.digest().clone())
+        };
+        assert_eq!(
+            choose(&[&beta]).as_ref(),
+            Ok(beta.digest()),
+            "the only one need not be called so"
+        );
+        assert_eq!(choose(&[&beta, &alpha]).as_ref(), Ok(alpha.digest()));
+        assert_eq!(choose(&[&alpha, &beta, &newer]).as_ref(), Ok(newer.digest()));
+        assert!(choose(&[]).is_err());
+        let both = choose(&[&beta, &chart("gamma", "1.0.0")]).unwrap_err();
+        assert!(both.contains(beta.digest().as_str()), "{both}");
+    }
+
+    #[test]
+    fn what_an_index_calls_a_chart_is_read_first() {
+        let entry = |name: &str| Descriptor::new(media_type::OCI_MANIFEST, Digest::of(name.as_bytes()), 1);
+        let (mut image, plain, mut called) = (entry("image"), entry("plain"), entry("called"));
+        image.platform = Some("linux/amd64".parse().unwrap());
+        called.artifact_type = Some(CONFIG.to_owned());
+        let mut blob = entry("blob");
+        blob.media_type = "application/x".to_owned();
+        let index = Index::new(vec![image.clone(), blob, plain.clone(), called.clone()]);
+        assert_eq!(candidates(&index), [called, plain, image]);
+    }
+
+    #[test]
+    fn the_archive_is_the_layer_of_its_type() {
+        let manifest = |kind: &str| {
+            let layer = |kind: &str| Descriptor::new(kind, Digest::of(kind.as_bytes()), 1);
+            let layers = vec![layer("application/vnd.cncf.helm.chart.provenance.v1.prov"), layer(kind)];
+            Document::of_manifest(Manifest::new(layer("c"), layers)).unwrap()
+        };
+        let chart = manifest(CONTENT[0]);
+        assert_eq!(content_of(&chart).unwrap().media_type, CONTENT[0]);
+        assert!(content_of(&manifest("application/vnd.oci.image.layer.v1.tar+gzip")).is_none());
+    }
+}

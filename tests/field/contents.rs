@@ -1,0 +1,350 @@
+//! Content that disappears while it is read, layers that registries need not have, and charts beside images.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use jackal_operator::oci::{Descriptor, Digest, Document, Index, Manifest, media_type};
+use jackal_operator::registry::Repository;
+use serde_json::Value;
+
+use super::program::{Commands, package, said};
+use super::{Case, check};
+use crate::support::charts;
+use crate::support::faulty::Seen;
+use crate::support::front::{Act, Front};
+use crate::support::image::{entry, image, noise, push, put};
+use crate::support::registry::{TestRegistry, Version};
+
+fn of_app(host: &str) -> String {
+    package("", &[&format!("images: [{{image: '{host}/app:1'}}]")])
+}
+
+/// An image that is replaced after it was first read, when its elder content is deleted, of which only the manifest
+/// `elder` was ever there. The newer one comes.
+async fn moves(source: &TestRegistry, elder: &Document, newer: &Document) {
+    let to = TestRegistry::start(Version::V31);
+    let (kind, raw) = (
+        elder.descriptor.media_type.clone(),
+        String::from_utf8(elder.raw.to_vec()).unwrap(),
+    );
+    let moved = AtomicBool::new(false);
+    let front = Front::to(&source.host, move |seen| {
+        let first = seen.method == "GET" && seen.path.ends_with("/manifests/1") && !moved.swap(true, Ordering::Relaxed);
+        match first {
+            true => Act::Answer(200, vec![("Content-Type", kind.clone())], raw.clone()),
+            false => Act::Pass,
+        }
+    });
+    let report = Commands::new().report(&of_app(&front.host), &front.host, &to.host, &[]);
+    assert_eq!(report["images"][0]["digest"], newer.digest().as_str(), "{report}");
+    assert_eq!(report["images"][0]["sourceDigest"], newer.digest().as_str(), "{report}");
+}
+
+fn blob_disappears() -> BoxFuture<'static, ()> {
+    async {
+        let source = TestRegistry::start(Version::V31);
+        let repository = source.repository("app");
+        let newer = image(&repository, "linux/amd64", noise(1, 1000)).await;
+        put(&repository, &newer, Some("1")).await;
+        let gone = |content: &[u8], kind: &str| Descriptor::new(kind, Digest::of(content), content.len() as u64);
+        let elder = Manifest::new(
+            gone(b"{}", media_type::OCI_CONFIG),
+            vec![gone(b"gone", media_type::OCI_LAYER)],
+        );
+        moves(&source, &Document::of_manifest(elder).unwrap(), &newer).await;
+    }
+    .boxed()
+}
+
+fn child_disappears() -> BoxFuture<'static, ()> {
+    async {
+        let source = TestRegistry::start(Version::V31);
+        let repository = source.repository("app");
+        let child = image(&repository, "linux/amd64", noise(1, 1000)).await;
+        put(&repository, &child, None).await;
+        let newer = Document::of_index(Index::new(vec![entry(&child, "linux/amd64")])).unwrap();
+        put(&repository, &newer, Some("1")).await;
+        let mut gone = entry(&child, "linux/amd64");
+        gone.digest = Digest::of(b"gone");
+        let elder = Document::of_index(Index::new(vec![gone])).unwrap();
+        moves(&source, &elder, &newer).await;
+    }
+    .boxed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tag_may_move_while_it_is_read() {
+    check(&[
+        Case {
+            report: "artifact-keeper/artifact-keeper#1681",
+            input: "a tag that is moved during the transfer, when a blob of what it named is deleted",
+            expected: "it is resolved once more, and the new image comes",
+            run: blob_disappears,
+        },
+        Case {
+            report: "artifact-keeper/artifact-keeper#1681",
+            input: "a tag that is moved during the look, when a child of the index that it named is deleted",
+            expected: "it is resolved once more, and the new image comes",
+            run: child_disappears,
+        },
+    ])
+    .await;
+}
+
+/// An image with a layer of the type `kind` that is not distributed, under the tag 1; the layer is there if `there`.
+async fn with_foreign_layer(repository: &Repository, kind: &str, there: bool) -> Digest {
+    let content = noise(7, 5000);
+    let mut foreign = Descriptor::new(kind, Digest::of(&content), 5000);
+    if there {
+        foreign = push(repository, kind, content).await;
+    }
+    // Nobody is there, and nobody may be asked.
+    foreign.urls = vec!["http://127.0.0.1:1/layer".to_owned()];
+    let own = image(repository, "windows/amd64", noise(1, 1000)).await;
+    let manifest = own.manifest().unwrap();
+    let layers = vec![foreign.clone(), manifest.layers[0].clone()];
+    let document = Document::of_manifest(Manifest::new(manifest.config.clone(), layers)).unwrap();
+    put(repository, &document, Some("1")).await;
+    foreign.digest
+}
+
+/// The repository of a registry that has the image of a report, by its path.
+fn repository_of(to: &TestRegistry, report: &Value) -> Repository {
+    let name = report["images"][0]["name"].as_str().unwrap();
+    let (_, path) = name.split_once('/').unwrap();
+    to.repository(path.rsplit_once(':').unwrap().0)
+}
+
+fn foreign(kind: &'static str, there: bool) -> BoxFuture<'static, ()> {
+    async move {
+        let (source, to) = (
+            TestRegistry::start(Version::Olareg),
+            TestRegistry::start(Version::Olareg),
+        );
+        let layer = with_foreign_layer(&source.repository("app"), kind, there).await;
+        let commands = Commands::new();
+        let build = || commands.report(&of_app(&source.host), &source.host, &to.host, &[]);
+        let first = build();
+        let held = repository_of(&to, &first).head_blob(&layer).await.unwrap();
+        assert_eq!(held, there.then_some(5000), "{first}");
+        let row = first["images"][0].clone();
+        let reason = row["methodReason"].as_str().unwrap_or_default();
+        assert_eq!(reason.contains(layer.as_str()), !there, "{first}");
+        // The package holds what its images consist of.
+        let package = to
+            .repository("shop")
+            .manifest(first["digest"].as_str().unwrap())
+            .await
+            .unwrap()
+            .unwrap();
+        let listed = String::from_utf8_lossy(&package.raw).contains(layer.hex());
+        assert_eq!(listed, there);
+        let again = build();
+        assert_eq!(again["changed"], false, "{again}");
+        assert_eq!(again["images"][0]["methodReason"], row["methodReason"], "{again}");
+    }
+    .boxed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn layers_that_are_not_distributed_come_where_they_are() {
+    const DOCKER: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+    const OCI: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
+    check(&[
+        Case {
+            report: "moby/moby#33151",
+            input: "docker's foreign layer, which the source has",
+            expected: "it is copied, also into the package",
+            run: || foreign(DOCKER, true),
+        },
+        Case {
+            report: "containerd/containerd#5887",
+            input: "OCI's non-distributable layer, which the source has",
+            expected: "it is copied, also into the package",
+            run: || foreign(OCI, true),
+        },
+        Case {
+            report: "containerd/containerd#7676",
+            input: "a non-distributable layer that the source does not have",
+            expected: "the image comes without it, the report names it, and its urls are not asked",
+            run: || foreign(OCI, false),
+        },
+        Case {
+            report: "docker/hub-feedback#2132",
+            input: "docker's foreign layer, which the source does not have",
+            expected: "the image comes without it, the report names it, and its urls are not asked",
+            run: || foreign(DOCKER, false),
+        },
+    ])
+    .await;
+}
+
+/// A chart `front` under `charts/front:1.2.3` of a registry, and its manifest.
+async fn chart(source: &TestRegistry, name: &str) -> Document {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = charts::package(folder.path(), name, "1.2.3", "quay.io/team/app:1", "a chart");
+    charts::push(&archive, &source.host);
+    let repository = source.repository(&format!("charts/{name}"));
+    repository.manifest("1.2.3").await.unwrap().unwrap()
+}
+
+fn with_chart(host: &str) -> String {
+    let chart = "{name: front, version: 1.2.3, namespace: web, url: 'oci://HOST/charts/front'}".replace("HOST", host);
+    package("", &[&format!("charts: [{chart}]")])
+}
+
+/// An index of an image and of `entries` under the tag of the chart.
+async fn put_index(source: &TestRegistry, entries: Vec<Descriptor>) -> Document {
+    let repository = source.repository("charts/front");
+    let image = image(&repository, "linux/amd64", noise(3, 1000)).await;
+    put(&repository, &image, None).await;
+    let entries = [vec![entry(&image, "linux/amd64")], entries].concat();
+    let index = Document::of_index(Index::new(entries)).unwrap();
+    put(&repository, &index, Some("1.2.3")).await;
+    index
+}
+
+/// The package holds the chart that lies behind an index, whose entry is called a chart or not, and all of the index where
+/// it is named as an image.
+fn behind_an_index(called: bool) -> BoxFuture<'static, ()> {
+    async move {
+        let source = TestRegistry::start(Version::V31);
+        let mut entry = chart(&source, "front").await.descriptor;
+        if called {
+            entry.artifact_type = Some("application/vnd.cncf.helm.config.v1+json".to_owned());
+        }
+        let index = put_index(&source, vec![entry.clone()]).await;
+        let commands = Commands::new();
+        let report = commands.report(&with_chart(&source.host), &source.host, "oci:out", &[]);
+        let again = commands.report(&with_chart(&source.host), &source.host, "oci:out", &[]);
+        assert_eq!(
+            (&again["digest"], &again["changed"]),
+            (&report["digest"], &Value::Bool(false))
+        );
+        // The same tag as an image to copy.
+        let to = TestRegistry::start(Version::V31);
+        let text = package(
+            "",
+            &[&format!("images: [{{image: '{}/charts/front:1.2.3'}}]", source.host)],
+        );
+        let report = commands.report(&text, &source.host, &to.host, &[]);
+        assert_eq!(report["images"][0]["digest"], index.digest().as_str());
+        let there = repository_of(&to, &report)
+            .manifest(entry.digest.as_str())
+            .await
+            .unwrap();
+        assert!(there.is_some(), "{report}");
+    }
+    .boxed()
+}
+
+/// A chart that is read behind what `rule` makes of requests.
+fn chart_comes(rule: fn(&Seen) -> Act) -> BoxFuture<'static, ()> {
+    async move {
+        let source = TestRegistry::start(Version::V31);
+        chart(&source, "front").await;
+        let front = Front::to(&source.host, rule);
+        Commands::new().report(&with_chart(&front.host), &front.host, "oci:out", &[]);
+    }
+    .boxed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn charts_are_found_by_their_tags() {
+    check(&[
+        Case {
+            report: "helm/helm#31582",
+            input: "a tag that names an index of an image and a chart, which has an artifactType",
+            expected: "the chart is found behind it",
+            run: || behind_an_index(true),
+        },
+        Case {
+            report: "helm/helm#31775",
+            input: "the same without an artifactType",
+            expected: "the chart is found behind it by its manifest",
+            run: || behind_an_index(false),
+        },
+        Case {
+            report: "helm/helm#32539",
+            input: "an index of two charts",
+            expected: "the one of the name that was asked for is taken",
+            run: || {
+                async {
+                    let source = TestRegistry::start(Version::V31);
+                    let (front, other) = (chart(&source, "front").await, chart(&source, "other").await);
+                    // In one repository.
+                    let (from, to) = (source.repository("charts/other"), source.repository("charts/front"));
+                    for blob in other.manifest().unwrap().blobs() {
+                        let content = from.small_blob(&blob.digest, 1 << 20).await.unwrap().unwrap();
+                        push(&to, &blob.media_type, content).await;
+                    }
+                    put(&to, &other, None).await;
+                    put_index(&source, vec![other.descriptor, front.descriptor.clone()]).await;
+                    let commands = Commands::new();
+                    let report = commands.report(&with_chart(&source.host), &source.host, "oci:out", &[]);
+                    put(&to, &front, Some("1.2.3")).await;
+                    let alone = commands.report(&with_chart(&source.host), &source.host, "oci:out", &[]);
+                    assert_eq!(alone["digest"], report["digest"]);
+                }
+                .boxed()
+            },
+        },
+        Case {
+            report: "artifact-keeper/artifact-keeper#1681",
+            input: "HEAD names the digest of the chart's tag, and GET by that digest is answered 404",
+            expected: "the chart that the tag has is taken",
+            run: || {
+                chart_comes(|seen| match seen.path.contains("/manifests/sha256:") {
+                    true => Act::Answer(404, Vec::new(), String::new()),
+                    false => Act::Pass,
+                })
+            },
+        },
+        Case {
+            report: "google/go-containerregistry#56",
+            input: "HEAD names another digest than the chart's manifest has",
+            expected: "the chart that the tag has is taken",
+            run: || {
+                chart_comes(|seen| match seen.method == "HEAD" {
+                    true => Act::Header(
+                        "docker-content-digest",
+                        Box::new(|_| format!("sha256:{}", "0".repeat(64))),
+                    ),
+                    false => Act::Pass,
+                })
+            },
+        },
+        Case {
+            report: "helm/helm#32539",
+            input: "an index of two charts, neither of which has the name that was asked for",
+            expected: "it is an error that names both",
+            run: || {
+                async {
+                    let source = TestRegistry::start(Version::V31);
+                    let front = chart(&source, "front").await;
+                    let to = source.repository("charts/front");
+                    let mut entries = Vec::new();
+                    for name in ["one", "other"] {
+                        let mut manifest = front.manifest().unwrap().clone();
+                        manifest.annotations = [("org.opencontainers.image.title".to_owned(), name.to_owned())].into();
+                        let document = Document::of_manifest(manifest).unwrap();
+                        put(&to, &document, None).await;
+                        entries.push(document.descriptor);
+                    }
+                    let digests = [entries[0].digest.to_string(), entries[1].digest.to_string()];
+                    put_index(&source, entries).await;
+                    let output = Commands::new().build(&with_chart(&source.host), &source.host, "oci:out", &[]);
+                    assert!(!output.status.success());
+                    assert!(
+                        digests.iter().all(|digest| said(&output).contains(digest)),
+                        "{}",
+                        said(&output)
+                    );
+                }
+                .boxed()
+            },
+        },
+    ])
+    .await;
+}

@@ -1,0 +1,262 @@
+//! Listings of tags in pages, and the headers that lead from one to the next.
+
+use axum::body::Body;
+use axum::response::Response;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
+
+use super::program::{Commands, package, said};
+use super::{Case, check};
+use crate::support::faulty::{Scripted, Seen, reply};
+
+/// The newest tag, which the last page has.
+const NEWEST: &str = "1.299.0";
+/// A tag of the pages before it.
+const OLDER: &str = "1.188.0";
+
+/// A page of a listing with these `Link` headers.
+fn page(tags: &[&str], links: &[&str]) -> Response<Body> {
+    let tags: Vec<String> = tags.iter().map(|tag| format!("{tag:?}")).collect();
+    raw(&format!(r#"{{"name":"team/app","tags":[{}]}}"#, tags.join(",")), links)
+}
+
+fn raw(body: &str, links: &[&str]) -> Response<Body> {
+    let links: Vec<(&str, &str)> = links.iter().map(|link| ("link", *link)).collect();
+    reply(
+        200,
+        &[&[("content-type", "application/json")], &links[..]].concat(),
+        body.to_owned(),
+    )
+}
+
+/// What the query of a request says of `key`.
+fn asked<'s>(seen: &'s Seen, key: &str) -> &'s str {
+    let query = seen.path.split_once('?').map_or("", |(_, query)| query);
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs
+        .into_iter()
+        .find(|(known, _)| *known == key)
+        .map_or("", |(_, value)| value)
+}
+
+/// A registry whose repository `team/app` lists its tags as `pages` says, and has one image under all of them.
+async fn registry(pages: fn(&Seen) -> Response<Body>) -> Scripted {
+    let config = br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
+    let described = |kind: &str, content: &[u8]| Descriptor::new(kind, Digest::of(content), content.len() as u64);
+    let manifest = Manifest::new(
+        described(media_type::OCI_CONFIG, config),
+        vec![described(media_type::OCI_LAYER, b"layer")],
+    );
+    let document = Document::of_manifest(manifest).unwrap();
+    Scripted::start(move |seen| {
+        let (path, _) = seen.path.split_once('?').unwrap_or((&seen.path, ""));
+        if path == "/v2/team/app/tags/list" {
+            return pages(seen);
+        }
+        let digest = document.digest().as_str();
+        match path.rsplit_once("/manifests/") {
+            Some((_, tag)) if tag.starts_with("1.") || tag == digest => reply(
+                200,
+                &[
+                    ("content-type", media_type::OCI_MANIFEST),
+                    ("docker-content-digest", digest),
+                ],
+                document.raw.clone(),
+            ),
+            _ => reply(404, &[], ""),
+        }
+    })
+    .await
+}
+
+fn following(host: &str) -> String {
+    let policy = r"{pattern: '^1\.(\d+)\.0$', order: Numerical}";
+    package(
+        "",
+        &[&format!("images: [{{image: '{host}/team/app', policy: {policy}}}]")],
+    )
+}
+
+/// The newest of all tags is chosen, wherever it is listed.
+fn newest(pages: fn(&Seen) -> Response<Body>) -> BoxFuture<'static, ()> {
+    async move {
+        let registry = registry(pages).await;
+        let report = Commands::new().report(&following(&registry.host), &registry.host, "oci:out", &["--dry-run"]);
+        assert_eq!(
+            report["images"][0]["image"],
+            format!("{}/team/app:{NEWEST}", registry.host)
+        );
+    }
+    .boxed()
+}
+
+/// No tag is chosen, and `build` says why.
+fn refused(pages: fn(&Seen) -> Response<Body>, why: &'static [&'static str]) -> BoxFuture<'static, ()> {
+    async move {
+        let registry = registry(pages).await;
+        let output = Commands::new().build(&following(&registry.host), &registry.host, "oci:out", &["--dry-run"]);
+        assert!(!output.status.success());
+        for part in why {
+            assert!(said(&output).contains(part), "{}", said(&output));
+        }
+    }
+    .boxed()
+}
+
+/// Two pages, the first of which has these headers.
+macro_rules! first_page {
+    ($($link:expr),*) => {
+        || newest(|seen| match asked(seen, "last") {
+            "" => page(&["1.0.0", OLDER], &[$($link),*]),
+            "p2" => page(&[NEWEST], &[]),
+            other => panic!("the page {other} is asked for"),
+        })
+    };
+}
+
+/// 4,000 tags, 50 a page: the tag `1.0.N` stands for the Nth, and [`NEWEST`] for the last.
+fn fifty_at_once(seen: &Seen) -> Response<Body> {
+    let begin: usize = asked(seen, "next_page").parse().unwrap_or_default();
+    let tags: Vec<String> = (begin..begin + 50)
+        .map(|number| match number {
+            3_999 => NEWEST.to_owned(),
+            number => format!("1.0.{number}"),
+        })
+        .collect();
+    let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+    let next = format!("/v2/team/app/tags/list?next_page={}&n=50; rel=\"next\"", begin + 50);
+    let links = [next.as_str()];
+    page(&tags, if begin + 50 < 4_000 { &links } else { &[] })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_tag_is_lost() {
+    check(&[
+        Case {
+            report: "RFC 8288 section 3.5",
+            input: r#"Link: <...2>; rel="next", <...9>; rel="last""#,
+            expected: "the next page is read, and not the last",
+            run: first_page!(r#"</v2/team/app/tags/list?last=p2>; rel="next", </v2/team/app/tags/list?last=p9>; rel="last""#),
+        },
+        Case {
+            report: "RFC 9110 section 5.3",
+            input: "two Link headers, the second of which leads to the next page",
+            expected: "both are read",
+            run: first_page!(
+                r#"</v2/team/app/tags/list?last=p0>; rel="first""#,
+                r#"</v2/team/app/tags/list?last=p2>; rel="next""#
+            ),
+        },
+        Case {
+            report: "RFC 8288 section 3.3",
+            input: "Rel=Next",
+            expected: "names and relations are compared whatever their letter case",
+            run: first_page!("</v2/team/app/tags/list?last=p2>; Rel=Next"),
+        },
+        Case {
+            report: "RFC 8288 section 3.3",
+            input: r#"rel="prev", and after it rel="next last""#,
+            expected: "the link with next among its relations is followed",
+            run: first_page!(
+                r#"</v2/team/app/tags/list?last=p0>; rel="prev", </v2/team/app/tags/list?last=p2>; title="a, b; rel=c" ; rel="next last""#
+            ),
+        },
+        Case {
+            report: "RFC 8288 section 3",
+            input: "white space around everything, and other parameters first",
+            expected: "the next page is read",
+            run: first_page!(r#"  < /v2/team/app/tags/list?last=p2 > ; type = "application/json" ; rel = "next" ;"#),
+        },
+        Case {
+            report: "heroku/docker-registry-client#11",
+            input: "50 tags per page with 4,000 tags, and URLs without angle brackets",
+            expected: "all pages are read",
+            run: || newest(fifty_at_once),
+        },
+        Case {
+            report: "chainguard-dev/registry-redirect#9",
+            input: "a Link with the prefix that the path has behind the proxy",
+            expected: "the next page is asked for where the first was",
+            run: first_page!(r#"</docker/api/v2/team/app/tags/list?last=p2>; rel="next""#),
+        },
+        Case {
+            report: "RFC 8288 section 3.1",
+            input: "an absolute Link with the name that the registry has behind the proxy",
+            expected: "the next page is asked for where the first was",
+            run: first_page!(r#"<http://registry.invalid:8081/v2/team/app/tags/list?last=p2>; rel="next""#),
+        },
+        Case {
+            report: "opencontainers/distribution-spec#470",
+            input: "a Link without rel, which other clients follow",
+            expected: "the next page is read",
+            run: first_page!("</v2/team/app/tags/list?last=p2>"),
+        },
+        Case {
+            report: "pulp/pulp_container#220",
+            input: "100 pages, most of them without tags or with null, and an empty one at the end",
+            expected: "an empty page ends nothing, and the number of pages is no limit",
+            run: || {
+                newest(|seen| {
+                    let number: usize = asked(seen, "last").parse().unwrap_or_default();
+                    let link = format!("<?last={}>; rel=next", number + 1);
+                    match number {
+                        50 => page(&[OLDER], &[&link]),
+                        99 => page(&[NEWEST, OLDER], &[&link]),
+                        100 => page(&[], &[]),
+                        _ => raw(r#"{"name":"team/app","tags":null}"#, &[&link]),
+                    }
+                })
+            },
+        },
+        Case {
+            report: "opencontainers/distribution-spec#496",
+            input: "a registry that ignores n and answers with 20,000 long tags at once",
+            expected: "all are read",
+            run: || {
+                newest(|_| {
+                    let mut tags: Vec<String> = (0..20_000).map(|each| format!("1.0.{each}-{}", "a".repeat(80))).collect();
+                    tags.push(NEWEST.to_owned());
+                    page(&tags.iter().map(String::as_str).collect::<Vec<_>>(), &[])
+                })
+            },
+        },
+        Case {
+            report: "gadievron/raptor#495",
+            input: "a Link that leads back to the first page",
+            expected: "it is an error that says so",
+            run: || {
+                refused(
+                    |seen| match asked(seen, "last") {
+                        "2" => page(&[OLDER], &["</v2/team/app/tags/list?n=1000>; rel=next"]),
+                        _ => page(&["1.0.0"], &["</v2/team/app/tags/list?last=2>; rel=next"]),
+                    },
+                    &["cannot read", "/team/app", "goes around in a circle"],
+                )
+            },
+        },
+        Case {
+            report: "gadievron/raptor#495",
+            input: "another Link with each page, and the same tags on all of them",
+            expected: "it is an error that says so",
+            run: || {
+                refused(
+                    |seen| page(&["1.0.0"], &[&format!("<?last={}>; rel=next", seen.before)]),
+                    &["cannot read", "/team/app", "goes around in a circle"],
+                )
+            },
+        },
+        Case {
+            report: "distribution/distribution#4324",
+            input: "404 NAME_UNKNOWN",
+            expected: "the repository is missing, or has no tags",
+            run: || {
+                refused(
+                    |_| reply(404, &[], r#"{"errors":[{"code":"NAME_UNKNOWN","message":"repository name not known to registry"}]}"#),
+                    &["/team/app", "does not exist or has no tags", "NAME_UNKNOWN"],
+                )
+            },
+        },
+    ])
+    .await;
+}
