@@ -20,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 use self::report::{Failure, Report, Reports, Row};
 use self::target::Target;
 use self::works::Works;
-use super::access::Access;
 use super::authorities::AuthorityFlags;
 use super::cluster::duration;
 use super::engine::EngineFlags;

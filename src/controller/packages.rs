@@ -30,7 +30,7 @@ use super::publication::{self, Publication};
 use super::tally::{Verification, count, failures, rows, written};
 use super::undecodable;
 use crate::api::v1alpha1::{
-    Conditions, DeletionPolicy, JackalImage, JackalPackage, PackagedImage, READY, requested_at,
+    Conditions, DeletionPolicy, JackalImage, JackalPackage, JackalPackageStatus, PackagedImage, READY, requested_at,
 };
 use crate::fault::{Disposition, Fault, Reason};
 use crate::fetch::ChartMemory;

@@ -17,9 +17,7 @@ use super::artifact::{Artifact, ArtifactContents, ArtifactImage, Mount, SignDefi
 use super::definition::Definition;
 use super::provenance::Material;
 use crate::fault::{Fault, Reason};
-use crate::oci::{
-    Content, Descriptor, Digest, Document, Index, Reference, distinct_blobs, distinct_foreign_layers,
-};
+use crate::oci::{Content, Descriptor, Digest, Document, Index, Reference, distinct_blobs, distinct_foreign_layers};
 use crate::registry::lock_of;
 use crate::transfer::{Destination, Upload};
 

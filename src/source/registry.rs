@@ -146,6 +146,11 @@ fn is_gone(fault: &Fault) -> bool {
     matches!(fault.reason, Reason::SourceNotFound | Reason::SourceFailed)
 }
 
+/// Whether what was read is content of another kind.
+fn is_no_manifest(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Unsupported | Kind::Protocol | Kind::TooLarge)
+}
+
 /// Carries a foreign layer if its registry has it. It is asked of nobody else: where its `urls` lead is not for us to
 /// read.
 async fn carry_foreign(

@@ -178,6 +178,7 @@ mod tests {
             prefix: String::new(),
             fence: namespace.and_then(|namespace| policy.fence(None, namespace)),
             endpoint: Endpoint::new("r:1"),
+            naming: None,
         };
         let registries = Registries::default();
         let known = |namespace| registries.destination(&place(namespace)).unwrap().1;

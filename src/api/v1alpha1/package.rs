@@ -18,7 +18,7 @@ use super::component::{ChartSpec, FileSpec, ManifestSpec};
 use super::package_status::JackalPackageStatus;
 use super::period::Period;
 use super::verification::{SigningSpec, VerifySpec};
-use crate::oci::{Compression, Naming, ReferrersPolicy};
+use crate::oci::{Compression, ReferrersPolicy};
 
 /// The longest name of an image in characters.
 const NAME_LIMIT: u32 = 1024;

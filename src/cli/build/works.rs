@@ -9,7 +9,7 @@ use crate::api::v1alpha1::SourceKind;
 use crate::cli::access::Access;
 use crate::cli::package_file::Given;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Compression, Location, Platform, Reference, ReferrersPolicy, same_host};
+use crate::oci::{Compression, Location, Platform, Reference, ReferrersPolicy};
 use crate::package::{Plan, PlannedImage, VerifiedSource, requirements};
 use crate::registry::Registry;
 use crate::signing::Requirement;

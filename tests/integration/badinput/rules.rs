@@ -73,7 +73,7 @@ async fn the_api_server_refuses_what_contradicts_itself() {
     let followed = |policy: Value| json!({ "image": "a/b", "policy": policy });
     let twice = json!({ "components": [{ "name": "web" }, { "name": "web" }], "registry": {} });
     let said = cluster.try_apply(&package("bad", "", twice)).unwrap_err();
-    assert!(said.contains(r#"Duplicate value: {"name":"web"}"#), "{said}");
+    assert!(said.contains(r#"duplicate entries for key [name="web"]"#), "{said}");
     let following = followed(json!({ "semver": { "range": "1.x" } }));
     let spec = json!({ "components": of(following.clone()), "registry": {}, "versionFrom": { "image": "a/b" } });
     let one = "set version, or versionFrom, not both";

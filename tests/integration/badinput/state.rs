@@ -1,6 +1,7 @@
 //! No registry named anywhere, and the state that Jackal and Zarf leave in a cluster. Their namespaces are ones for the
 //! whole API server, so nothing else may use them, and the registry has a name that no other test uses.
 
+use jackal_operator::oci::Naming;
 use serde_json::json;
 
 use super::specs::of;
@@ -44,7 +45,7 @@ fn written(name: &str, image: &str, registry: serde_json::Value) -> String {
         .to_string()
 }
 
-/// Expects names and an artifact as `tool` has them, wherever the cluster's registry is meant, and plain ones elsewhere.
+/// Expects names and an artifact as `tool` has them, where the cluster's registry is meant, and plain ones elsewhere.
 async fn named_as(cluster: &Cluster, tool: &str, source: &str, destination: &TestRegistry) {
     let (mine, other) = (format!("{tool}-mine"), format!("{tool}-other"));
     let image = |what: &str| format!("{source}/{tool}/{what}:1");
@@ -52,10 +53,10 @@ async fn named_as(cluster: &Cluster, tool: &str, source: &str, destination: &Tes
     let own = json!({ "address": destination.host, "insecure": true, "secretRef": { "name": "own" } });
     cluster.apply(&written(&other, &image("other"), own));
     let lone = json!({ "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalImage", "metadata": { "name": mine },
-        "spec": { "image": image("lone"), "registry": { "address": ADDRESS, "endpoint": destination.host, "insecure": true,
-            "secretRef": { "name": "state" } } } });
+        "spec": { "image": image("lone"), "registry": {
+            "address": ADDRESS, "endpoint": destination.host, "insecure": true, "secretRef": { "name": "state" } } } });
     cluster.apply(&lone.to_string());
-    let said = |naming: Option<jackal_operator::oci::Naming>| naming.map(|naming| format!("{naming:?}").to_lowercase());
+    let said = |naming: Option<Naming>| naming.map(|naming| format!("{naming:?}").to_lowercase());
     let status = cluster.ready(&mine).await.status.unwrap();
     let name = &status.images[0].name;
     assert!(name.starts_with(&format!("{ADDRESS}/{tool}/mine:1-{tool}-")), "{name}");
