@@ -215,10 +215,7 @@ components:
     let converted = convert(text, &folder(), &wanted).unwrap();
     assert_eq!(left(&converted), ["components[x].only"]);
     let spec = spec(&converted);
-    assert_eq!(
-        spec["components"][0],
-        json!({"name": "x", "images": [{"image": "a:2"}]})
-    );
+    assert_eq!(spec["components"][0], json!({"name": "x", "images": ["a:2"]}));
 }
 
 #[test]
