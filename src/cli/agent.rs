@@ -14,7 +14,7 @@ use super::{examples, print};
 use crate::agent;
 use crate::worker::{Admission, Admissions};
 
-/// Run the agent of a node.
+/// Run the agent of a node: moves the images of its docker engine and its containerd.
 #[derive(Debug, Args)]
 #[command(after_help = examples::AGENT)]
 pub(super) struct Agent {

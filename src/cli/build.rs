@@ -38,9 +38,9 @@ use crate::transfer::{Standing, Transfer};
 /// How long a transfer may stand still where neither flag nor object says so.
 const IDLE: Duration = Duration::from_secs(120);
 
-/// Build packages and copy images without a cluster: the JackalPackages and JackalImages of a file.
+/// Build packages and copy images without a cluster.
 ///
-/// The file is YAML or JSON, with any number of documents. ConfigMaps and Secrets that the objects name stand in it too.
+/// They are the JackalPackages and JackalImages of a file of YAML or JSON, with any number of documents. ConfigMaps and Secrets that the objects name stand in it too.
 /// Credentials are those of docker.
 ///
 /// Exit codes: 0 done, 1 something failed and may succeed another time, 2 the file or a flag cannot be used,

@@ -8,6 +8,8 @@ use clap_complete::Shell;
 use super::{Command, examples, print};
 
 /// Print the script by which a shell completes commands and flags.
+///
+/// Exit codes: 0 done, 1 it cannot be written, 2 a flag cannot be used.
 #[derive(Debug, Args)]
 #[command(after_help = examples::COMPLETION)]
 pub(super) struct Completion {

@@ -16,7 +16,7 @@ use super::{examples, print};
 use crate::controller::{self, Terms};
 use crate::worker::within;
 
-/// Run the controller.
+/// Run the controller: plans packages and moves images from registries.
 #[derive(Debug, Args)]
 #[command(after_help = examples::CONTROLLER)]
 pub(super) struct Controller {

@@ -9,9 +9,9 @@ use clap::Args;
 use super::{UNUSABLE, examples, package_file, print};
 use crate::convert::{Files, Wanted, convert};
 
-/// Make a JackalPackage of a jackal.yaml or zarf.yaml, on standard output.
+/// Make a JackalPackage of a jackal.yaml or zarf.yaml.
 ///
-/// Local manifests, values and text files are written into it. What cannot be carried over is said on standard error, and
+/// It is printed on standard output. Local manifests, values and text files are written into it. What cannot be carried over is said on standard error, and
 /// in comments at its beginning.
 ///
 /// Exit codes: 0 done, 1 done but for something that could not be carried over, 2 the file or a flag cannot be used.

@@ -9,6 +9,8 @@ use super::{examples, print};
 use crate::api::v1alpha1::definitions;
 
 /// Print the custom resource definitions.
+///
+/// Exit codes: 0 done, 1 they cannot be written, 2 a flag cannot be used.
 #[derive(Debug, Args)]
 #[command(after_help = examples::CRD)]
 pub struct Crd {

@@ -117,6 +117,9 @@ mod tests {
         let subcommands = root.get_subcommands().filter(|command| command.get_name() != "help");
         for mut command in own.chain(subcommands.cloned()) {
             let name = command.get_name().to_owned();
+            let long = command.render_long_help().to_string();
+            let serves = ["controller", "agent"].contains(&name.as_str());
+            assert!(serves || long.contains("Exit codes: 0 "), "{name}: {long}");
             for help in [command.render_help(), command.render_long_help()] {
                 let help = help.to_string();
                 assert!(help.contains("Examples:\n"), "{name}: {help}");

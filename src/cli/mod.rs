@@ -61,27 +61,18 @@ enum LogFormat {
     Json,
 }
 
+/// What each is for, and its exit codes, stands at its flags.
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run the controller: plans packages and moves images from registries.
     Controller(controller::Controller),
-    /// Run the agent of a node: moves the images of its docker engine.
     Agent(agent::Agent),
-    /// Build packages and copy images without a cluster.
     Build(build::Build),
-    /// Make a JackalPackage of a jackal.yaml or zarf.yaml.
     Convert(convert::Convert),
-    /// Make the SBOMs of an image and keep them beside it.
     Sbom(sbom::Sbom),
-    /// Sign an image or a package.
     Sign(sign::Sign),
-    /// Verify the signatures of an image or a package.
     Verify(verify::Verify),
-    /// Print the custom resource definitions.
     Crd(crd::Crd),
-    /// Ask a server in the cluster for its health.
     Probe(probe::Probe),
-    /// Print the script by which a shell completes commands and flags.
     Completion(completion::Completion),
 }
 

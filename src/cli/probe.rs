@@ -17,7 +17,11 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// What is shown of an answer.
 const SHOWN: usize = 500;
 
-/// Ask an address over plain HTTP until it answers with success.
+/// Ask a server in the cluster for its health.
+///
+/// The address is asked over plain HTTP until it answers with success.
+///
+/// Exit codes: 0 it did, 1 it did not in time, 2 the address or a flag cannot be used.
 #[derive(Debug, Args)]
 #[command(after_help = examples::PROBE)]
 pub(super) struct Probe {

@@ -62,10 +62,13 @@ impl SbomFlags {
     }
 }
 
-/// Make the SBOMs of an image: SPDX 2.3, CycloneDX 1.6 and syft's own form, one of each for each platform, kept as
-/// referrers of the image's manifest. Those that are there are not made again.
+/// Make the SBOMs of an image and keep them beside it.
 ///
-/// Exit codes: 0 done, 1 something failed and may succeed another time, 2 the image or a flag cannot be used.
+/// They are SPDX 2.3, CycloneDX 1.6 and syft's own form, one of each for each platform, kept as referrers of the image's
+/// manifest. Those that are there are not made again.
+///
+/// Exit codes: 0 done, 1 something failed and may succeed another time, 2 the image or a flag cannot be used,
+/// 130 interrupted.
 #[derive(Debug, Args)]
 #[command(after_help = examples::SBOM)]
 pub(super) struct Sbom {

@@ -10,10 +10,12 @@ use super::stored::StoredFlags;
 use super::{examples, key, print, until};
 use crate::package::sign;
 
-/// Sign an image or a package in a registry or an OCI layout, as `cosign sign --key` does.
+/// Sign an image or a package in a registry or an OCI layout.
 ///
-/// The signature is a bundle of cosign 3 that refers to it, in no transparency log and without a timestamp. Signing again
+/// It is done as `cosign sign --key` does it: the signature is a bundle of cosign 3 that refers to it, in no transparency log and without a timestamp. Signing again
 /// by the same key changes nothing. The password of an encrypted key is taken from COSIGN_PASSWORD.
+///
+/// Exit codes: 0 done, 1 something failed and may succeed another time, 2 the key or a flag cannot be used, 130 interrupted.
 #[derive(Debug, Args)]
 #[command(after_help = examples::SIGN)]
 pub(super) struct Sign {

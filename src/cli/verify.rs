@@ -11,10 +11,13 @@ use super::{Unusable, examples, key, print, until};
 use crate::package::{Stored, verify};
 use crate::signing::{Identity, PublicKey, Requirement, SubjectMatch, TrustedRoot};
 
-/// Verify that an image or a package in a registry or an OCI layout is signed: by one of several keys, or by an identity.
+/// Verify the signatures of an image or a package in a registry or an OCI layout.
 ///
-/// Bundles of cosign 3 that refer to it are read, and the signatures that cosign 2 keeps under a tag. Nobody else is
+/// It must be signed by one of several keys, or by an identity. Bundles of cosign 3 that refer to it are read, and the signatures that cosign 2 keeps under a tag. Nobody else is
 /// asked: identities are verified against a trusted root in a file.
+///
+/// Exit codes: 0 it is signed, 1 it is not, or that could not be found out, 2 a key or a flag cannot be used, 130
+/// interrupted.
 #[derive(Debug, Args)]
 #[command(after_help = examples::VERIFY)]
 #[command(group = ArgGroup::new("who").required(true).multiple(true).args(["key", "identity", "identity_pattern"]))]
