@@ -21,6 +21,7 @@ use super::locks::lock_of;
 use super::pages::Pages;
 use super::repository::Repository;
 use super::token::Scope;
+use crate::decode;
 use crate::oci::{Descriptor, Digest, Document, MANIFEST_LIMIT, listing_with, media_type, referrers_tag};
 
 /// What a registry that has the API says to a manifest with a subject.
@@ -293,7 +294,7 @@ fn listed(listing: &[u8]) -> Option<Vec<Descriptor>> {
     struct Listing {
         manifests: Option<Vec<Value>>,
     }
-    let listing: Listing = serde_json::from_slice(listing).ok()?;
+    let listing: Listing = decode::json(listing).ok()?;
     let entries = listing.manifests.unwrap_or_default();
     Some(entries.iter().filter_map(entry).collect())
 }

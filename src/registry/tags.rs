@@ -10,6 +10,7 @@ use super::error::{Error, Kind};
 use super::pages::Pages;
 use super::repository::Repository;
 use super::token::Scope;
+use crate::decode;
 
 /// How many tags a page is asked to have; it may have more or less.
 const PAGE: usize = 1000;
@@ -64,7 +65,7 @@ impl Repository {
                 _ => return Err(answer.failure().await),
             }
             let body = pages.read(self, &mut answer).await?;
-            let page: Page = serde_json::from_slice(&body)
+            let page: Page = decode::json(&body)
                 .map_err(|_| Error::new(Kind::Protocol, &call.label, "the answer is not a list of tags"))?;
             let page = page.tags.unwrap_or_default();
             let (listed, before) = (page.len(), tags.len());

@@ -111,8 +111,8 @@ async fn choices() {
         },
         Case {
             report: "containerd/containerd#2133",
-            input: "a platform that is not offered",
-            expected: "choosing what the message says works",
+            input: "a platform that is not offered, and an index with more manifests than an image may have",
+            expected: "choosing as the messages say works",
             run: || async { the_advice_works().await }.boxed(),
         },
         Case {
@@ -283,6 +283,22 @@ async fn the_advice_works() {
     for platform in platforms {
         assert_eq!(images.resolve(&[platform]).await.unwrap().documents.len(), 1);
     }
+    let other = |number: u32| {
+        json!({
+            "mediaType": media_type::OCI_MANIFEST, "digest": Digest::of(&number.to_be_bytes()), "size": 4,
+            "platform": {"os": "linux", "architecture": format!("other{number}")},
+        })
+    };
+    let mut entries: Vec<Value> = (0..300).map(other).collect();
+    entries.push(listed(&amd, json!({"os": "linux", "architecture": "amd64"})));
+    let index = json!({"schemaVersion": 2, "manifests": entries});
+    let front = lacking(&images, &index, Vec::new());
+    let fault = resolve(&front.host, images.registry.endpoint(), &[]).await.unwrap_err();
+    assert!(fault.message.contains("choose some by platforms"), "{fault}");
+    let chosen = resolve(&front.host, images.registry.endpoint(), &["linux/amd64"])
+        .await
+        .unwrap();
+    assert_eq!(root(&chosen).digest(), amd.digest());
 }
 
 async fn an_image_that_does_not_say() {
