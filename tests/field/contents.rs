@@ -129,7 +129,7 @@ fn foreign(kind: &'static str, there: bool) -> BoxFuture<'static, ()> {
         let held = repository_of(&to, &first).head_blob(&layer).await.unwrap();
         assert_eq!(held, there.then_some(5000), "{first}");
         let row = first["images"][0].clone();
-        let reason = row["methodReason"].as_str().unwrap_or_default();
+        let reason = row["methodMessage"].as_str().unwrap_or_default();
         assert_eq!(reason.contains(layer.as_str()), !there, "{first}");
         // The package holds what its images consist of.
         let package = to
@@ -142,7 +142,7 @@ fn foreign(kind: &'static str, there: bool) -> BoxFuture<'static, ()> {
         assert_eq!(listed, there);
         let again = build();
         assert_eq!(again["changed"], false, "{again}");
-        assert_eq!(again["images"][0]["methodReason"], row["methodReason"], "{again}");
+        assert_eq!(again["images"][0]["methodMessage"], row["methodMessage"], "{again}");
     }
     .boxed()
 }
