@@ -9,7 +9,10 @@ use super::status::within;
 
 /// Publishes events of this process.
 #[derive(Clone)]
-pub struct Events(Recorder);
+pub struct Events {
+    client: Client,
+    reporter: Reporter,
+}
 
 impl Events {
     /// Events that name `instance`, the pod or node, as their reporter.
@@ -18,7 +21,7 @@ impl Events {
             controller: "jackal-operator".to_owned(),
             instance: Some(instance.to_owned()),
         };
-        Self(Recorder::new(client, reporter))
+        Self { client, reporter }
     }
 
     /// Something came about as it should.
@@ -50,7 +53,10 @@ impl Events {
             action: "Reconcile".to_owned(),
             secondary: None,
         };
-        let (recorder, object, reason) = (self.0.clone(), object.clone(), reason.to_owned());
+        // A recorder that knows of the events before takes those for the same that differ in nothing but their note: it
+        // would count one up and keep its note. Only what is news is told, so none is written again and again.
+        let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+        let (object, reason) = (object.clone(), reason.to_owned());
         // A task of its own: a status is written before its event, and the work may be stopped in between.
         let published = tokio::spawn(async move {
             if let Err(error) = within(recorder.publish(&event, &object)).await {
