@@ -34,7 +34,7 @@ pub enum Reason {
     RateLimited,
     /// The registry cannot be reached: name, address, connection or TLS.
     RegistryUnavailable,
-    /// Another package writes to the same place.
+    /// Another object writes to the same place, or content of another kind stands there.
     RepositoryConflict,
     /// No SBOM of an image could be made.
     SbomFailed,
@@ -63,6 +63,9 @@ impl fmt::Display for Reason {
 pub enum Disposition {
     /// Nothing but another input; it is not tried again before the object changes.
     Stalled,
+    /// That somebody else gives up what both want. It is shown as stalled, since neither time nor this input ends it, and
+    /// is looked at again by itself as [`Disposition::Retryable`] is.
+    Blocked,
     /// Time: the other side said for how long.
     Waiting {
         /// From now.
@@ -97,6 +100,20 @@ impl Fault {
             disposition: Disposition::Stalled,
             message: message.into(),
         }
+    }
+
+    /// A tag that belongs to somebody else.
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self {
+            reason: Reason::RepositoryConflict,
+            disposition: Disposition::Blocked,
+            message: message.into(),
+        }
+    }
+
+    /// Whether the object is to change, or somebody else's, before another try can succeed.
+    pub fn is_stalled(&self) -> bool {
+        matches!(self.disposition, Disposition::Stalled | Disposition::Blocked)
     }
 
     /// A failure that another try may end.

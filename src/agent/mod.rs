@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
+use kube::runtime::reflector;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -21,11 +22,12 @@ use tracing::{info, warn};
 use crate::api::v1alpha1::{Candidate, JackalImage, SourceKind};
 use crate::controller::AGENT_LABEL;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Platform, Reference};
+use crate::oci::Reference;
+use crate::package::ImageRequest;
 use crate::source::ImageSource;
 use crate::source::containerd::{Containerd, ContainerdEvents};
 use crate::source::docker::{Docker, ImageEvents, Notice};
-use crate::worker::{self, Admissions, Check, Duty, Health, Nudge, Place, Settings, briefly, kube_fault, wish, within};
+use crate::worker::{self, Admissions, Check, Duty, Feed, Health, Nudge, Place, Settings, briefly, kube_fault, within};
 
 /// The field manager of one node's answers; each node owns its own entry of the list.
 fn field_manager(node: &str) -> String {
@@ -71,7 +73,10 @@ pub async fn run(
         Arc::new(duty),
         settings,
         Arc::default(),
-        nudges,
+        Feed {
+            images: reflector::store().1,
+            nudges,
+        },
         stop.clone(),
     );
     let watches = async {
@@ -266,13 +271,10 @@ impl NodeDuty {
     }
 
     /// What the engine holds under the image's name.
-    async fn held(
-        &self,
-        engine: &dyn ImageSource,
-        image: &JackalImage,
-        reference: &Reference,
-        platforms: &[Platform],
-    ) -> Candidate {
+    async fn held(&self, engine: &dyn ImageSource, image: &JackalImage, request: &ImageRequest) -> Candidate {
+        let ImageRequest {
+            reference, platforms, ..
+        } = request;
         let nothing = Candidate {
             node_name: self.node.clone(),
             image_id: None,
@@ -319,10 +321,10 @@ impl Duty for NodeDuty {
             return Ok(());
         }
         // What nobody can read is told once, by the leader.
-        let Ok((reference, platforms)) = wish(&image.spec) else {
+        let Ok(request) = ImageRequest::of_object(&image.spec) else {
             return Ok(());
         };
-        let candidate = self.held(&*engine, image, &reference, &platforms).await;
+        let candidate = self.held(&*engine, image, &request).await;
         let known = image
             .status
             .as_ref()
@@ -348,6 +350,12 @@ impl Duty for NodeDuty {
                 &error,
             )),
         }
+    }
+
+    // The leader sees what other objects write.
+    async fn plain_tag_owner(&self, image: &JackalImage) -> Result<Option<String>, Fault> {
+        let assignment = image.status.as_ref().and_then(|status| status.assignment.as_ref());
+        Ok(assignment.and_then(|assignment| assignment.plain_tag_owner.clone()))
     }
 
     async fn source(

@@ -221,6 +221,7 @@ impl Build {
                 moved_bytes,
                 moved_blobs,
                 moved_referrers: 0,
+                omitted_tag: planned.location.omitted_tag.clone(),
                 current,
                 documents: Vec::new(),
             });
@@ -233,11 +234,13 @@ impl Build {
             }
             None => display.follow(&image, &transfer.progress, transfer.run()).await?,
         };
+        let omitted = outcome.omitted_tag.as_ref().map(|omitted| format!("; {omitted}"));
         display.say(format_args!(
-            "{image} -> {name}: {} ({}, {} sent)",
+            "{image} -> {name}: {} ({}, {} sent){}",
             outcome.digest.short_form(),
             outcome.method,
-            bytes(outcome.moved_bytes)
+            bytes(outcome.moved_bytes),
+            omitted.unwrap_or_default()
         ));
         Ok(Row {
             image,
@@ -253,6 +256,7 @@ impl Build {
             moved_bytes: outcome.moved_bytes,
             moved_blobs: Some(outcome.moved_blobs),
             moved_referrers: outcome.referrers,
+            omitted_tag: outcome.omitted_tag,
             current: outcome.moved_blobs == 0
                 && outcome.referrers == 0
                 && outcome.method == crate::source::Method::Unchanged,

@@ -31,7 +31,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::fault::{Disposition, Fault, Front};
+use crate::fault::{Fault, Front};
 
 /// Packages of images, built inside the cluster, for clusters without internet.
 #[derive(Debug, Parser)]
@@ -141,7 +141,7 @@ async fn until(stop: CancellationToken, name: &str, work: impl Future<Output = a
         }
     };
     let fault = error.downcast_ref::<Fault>();
-    let stalled = fault.is_some_and(|fault| fault.disposition == Disposition::Stalled);
+    let stalled = fault.is_some_and(Fault::is_stalled);
     match fault {
         Some(fault) => print::note(format_args!("jackal-operator {name}: {}", fault.message)),
         None => print::note(format_args!("jackal-operator {name}: {error:#}")),

@@ -15,7 +15,7 @@ use super::cluster::duration;
 use super::limits::LimitFlags;
 use super::{UNUSABLE, Unusable, examples, print};
 use crate::decode;
-use crate::fault::{Disposition, Fault};
+use crate::fault::Fault;
 use crate::oci::{Index, Reference};
 use crate::package::{BroughtImage, PackageSboms};
 use crate::sbom::{Limits, Syft, unable};
@@ -96,8 +96,7 @@ impl Sbom {
             return ExitCode::SUCCESS;
         };
         print::note(format_args!("jackal-operator sbom: {error:#}"));
-        let stalled = |fault: &Fault| fault.disposition == Disposition::Stalled;
-        match error.downcast_ref::<Fault>().is_some_and(stalled) || error.is::<Unusable>() {
+        match error.downcast_ref::<Fault>().is_some_and(Fault::is_stalled) || error.is::<Unusable>() {
             true => ExitCode::from(UNUSABLE),
             false => ExitCode::FAILURE,
         }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::api::v1alpha1::{Assignment, Candidate, JackalImageSpec, SourceKind};
 use crate::fault::{Fault, Reason};
-use crate::worker::wish;
+use crate::package::ImageRequest;
 
 /// A node that runs the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub fn decide(
     patient: bool,
 ) -> Verdict {
     // No node can answer what nobody can read; with the right spec they will.
-    if let Err(fault) = wish(spec) {
+    if let Err(fault) = ImageRequest::of_object(spec) {
         return Verdict::Refused(fault);
     }
     let matching: BTreeSet<&str> = agents
@@ -83,6 +83,7 @@ pub fn decide(
         let chosen = Assignment {
             node_name: (*node).to_owned(),
             image_id: (*id).to_owned(),
+            plain_tag_owner: None,
         };
         return Verdict::Assigned(kept.cloned().unwrap_or(chosen));
     }
@@ -205,6 +206,7 @@ mod tests {
         let standing = Assignment {
             node_name: "n2".to_owned(),
             image_id: "sha256:a".to_owned(),
+            plain_tag_owner: None,
         };
         assert_eq!(
             decide(spec, 1, &nodes, &both, Some(&standing), true),

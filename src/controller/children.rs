@@ -1,6 +1,6 @@
 //! The `JackalImage` objects of a package: what they should be, and making them so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
@@ -10,7 +10,7 @@ use kube::{Api, Client, Resource as _, ResourceExt as _};
 use crate::api::v1alpha1::{JackalImage, JackalImageSpec, JackalPackage, requested_at};
 use crate::fault::{Fault, Reason};
 use crate::oci::Digest;
-use crate::package::{Plan, PlannedImage};
+use crate::package::{ImageRequest, Plan, PlannedImage};
 use crate::worker::{kube_fault, within};
 
 /// The field manager of what the controller applies.
@@ -32,6 +32,10 @@ type Guarded = DeserializeGuard<JackalImage>;
 /// Objects by name; one that cannot be read is `None`.
 type Standing = BTreeMap<String, Option<JackalImage>>;
 
+/// The names of objects that are named otherwise than new ones would be: earlier versions named the same request by
+/// the order in which its platforms were written.
+pub(super) type EarlierNames = HashMap<ImageRequest, String>;
+
 /// The images of one package.
 pub(super) struct Children<'a> {
     client: &'a Client,
@@ -47,22 +51,27 @@ impl<'a> Children<'a> {
     /// lacks, leaves the rest alone. Gives each as it stands.
     ///
     /// Those that the plan lacks are only found by asking the API server for all. It is not asked where `known` has
-    /// every one of the plan: then the answer would cost as much as there are images in the namespace, at each change
-    /// of one.
-    pub async fn sync(&self, plan: &Plan, known: Option<&Store<Guarded>>) -> Result<Vec<JackalImage>, Fault> {
-        let seen = known.and_then(|known| self.known(plan, known));
+    /// every one of the plan, some of them by their earlier names: then the answer would cost as much as there are images
+    /// in the namespace, at each change of one.
+    pub async fn sync(
+        &self,
+        plan: &Plan,
+        known: Option<(&Store<Guarded>, &EarlierNames)>,
+    ) -> Result<Vec<JackalImage>, Fault> {
+        let seen = known.and_then(|(known, names)| self.known(plan, known, names));
         let from_watch = seen.is_some();
         let mut standing = match seen {
             Some(standing) => standing,
             None => self.list().await?,
         };
         let mut images = Vec::with_capacity(plan.images.len());
-        for planned in &plan.images {
-            let wanted = self.wanted(planned);
-            let mut found = standing.remove(&wanted.name_any()).flatten();
+        for (planned, name) in plan.images.iter().zip(self.names(plan, &standing)) {
+            let mut found = standing.remove(&name).flatten();
+            let mut wanted = self.wanted(planned, &name, found.as_ref());
             // The watch may not tell yet of what was applied a moment ago.
             if from_watch && !found.as_ref().is_some_and(|found| is_as_wanted(found, &wanted)) {
-                found = self.get(&wanted.name_any()).await?;
+                found = self.get(&name).await?;
+                wanted = self.wanted(planned, &name, found.as_ref());
             }
             images.push(match found {
                 Some(found) if is_as_wanted(&found, &wanted) => found,
@@ -75,6 +84,44 @@ impl<'a> Children<'a> {
         Ok(images)
     }
 
+    /// Those of `images`, the objects of `plan` in its order, that have other names than new ones would have.
+    pub fn earlier_names(&self, plan: &Plan, images: &[JackalImage]) -> EarlierNames {
+        let named = plan.images.iter().zip(images);
+        named
+            .map(|(planned, image)| (planned, image.name_any()))
+            .filter(|(planned, name)| *name != name_of(&self.package.name_any(), &planned.request))
+            .map(|(planned, name)| (planned.request.clone(), name))
+            .collect()
+    }
+
+    /// The name of the object of each image of the plan: of one that stands where one asks for the same, else a new one.
+    fn names(&self, plan: &Plan, standing: &Standing) -> Vec<String> {
+        let package = self.package.name_any();
+        let mut names: Vec<String> = plan
+            .images
+            .iter()
+            .map(|planned| name_of(&package, &planned.request))
+            .collect();
+        let taken: HashSet<&String> = names.iter().filter(|name| standing.contains_key(*name)).collect();
+        if taken.len() == names.len() {
+            return names;
+        }
+        let others = standing.iter().filter(|(name, _)| !taken.contains(name));
+        let mut others: EarlierNames = others
+            .filter_map(|(name, object)| Some((name, object.as_ref()?)))
+            .filter(|(_, object)| object.metadata.deletion_timestamp.is_none())
+            .filter_map(|(name, object)| Some((ImageRequest::of_object(&object.spec).ok()?, name.clone())))
+            .collect();
+        for (planned, name) in plan.images.iter().zip(&mut names) {
+            if !standing.contains_key(name)
+                && let Some(earlier) = others.remove(&planned.request)
+            {
+                *name = earlier;
+            }
+        }
+        names
+    }
+
     /// Deletes all of them; true when none is left.
     pub async fn clear(&self) -> Result<bool, Fault> {
         let standing = self.list().await?;
@@ -85,10 +132,11 @@ impl<'a> Children<'a> {
     }
 
     /// The plan's objects as this process saw them last; none when it has not seen all of them.
-    fn known(&self, plan: &Plan, known: &Store<Guarded>) -> Option<Standing> {
+    fn known(&self, plan: &Plan, known: &Store<Guarded>, names: &EarlierNames) -> Option<Standing> {
         let mut standing = Standing::new();
         for planned in &plan.images {
-            let name = name_of(&self.package.name_any(), planned);
+            let name = names.get(&planned.request).cloned();
+            let name = name.unwrap_or_else(|| name_of(&self.package.name_any(), &planned.request));
             let object = known.get(&ObjectRef::new(&name).within(&self.namespace()))?;
             standing.insert(name, object.0.as_ref().ok().cloned());
         }
@@ -150,14 +198,18 @@ impl<'a> Children<'a> {
         }
     }
 
-    fn wanted(&self, planned: &PlannedImage) -> JackalImage {
+    /// The object `name` for an image of the plan. Where one is `found` that asks for the same, it goes on to ask in its
+    /// own words: another order of platforms is no other generation.
+    fn wanted(&self, planned: &PlannedImage, name: &str, found: Option<&JackalImage>) -> JackalImage {
         let package = &self.package.spec;
+        let same = |found: &&JackalImage| ImageRequest::of_object(&found.spec).is_ok_and(|own| own == planned.request);
+        let (written, own) = (&planned.spec, found.filter(same).map(|found| &found.spec));
         let spec = JackalImageSpec {
-            image: planned.spec.image.clone(),
-            source: planned.spec.source,
-            node_name: planned.spec.node_name.clone(),
-            node_selector: planned.spec.node_selector.clone(),
-            platforms: planned.spec.platforms.clone(),
+            image: own.map_or(&written.image, |own| &own.image).clone(),
+            source: planned.request.source,
+            node_name: planned.request.node_name.clone(),
+            node_selector: own.map_or(&written.node_selector, |own| &own.node_selector).clone(),
+            platforms: own.map_or(&written.platforms, |own| &own.platforms).clone(),
             registry: package.registry.clone(),
             image_pull_secrets: package.image_pull_secrets.clone(),
             service_account_name: package.service_account_name.clone(),
@@ -173,7 +225,7 @@ impl<'a> Children<'a> {
             deletion_policy: package.deletion_policy,
             verify: planned.verify.clone(),
         };
-        let mut image = JackalImage::new(&name_of(&self.package.name_any(), planned), spec);
+        let mut image = JackalImage::new(name, spec);
         image.metadata.namespace = Some(self.namespace());
         image.metadata.owner_references = self.package.controller_owner_ref(&()).map(|owner| vec![owner]);
         image.metadata.labels = Some(BTreeMap::from([
@@ -215,13 +267,8 @@ fn is_as_wanted(known: &JackalImage, wanted: &JackalImage) -> bool {
 }
 
 /// The name of an image's object; the hash is of what is read, so that another source is another object.
-fn name_of(package: &str, planned: &PlannedImage) -> String {
-    let spec = &planned.spec;
-    let wish = format!(
-        "{} {:?} {:?} {:?} {:?}",
-        planned.image, spec.source, spec.node_name, spec.node_selector, spec.platforms
-    );
-    object_name(package, planned.image.repository(), &Digest::of(wish.as_bytes()))
+fn name_of(package: &str, request: &ImageRequest) -> String {
+    object_name(package, request.reference.repository(), &request.digest())
 }
 
 /// `<package>-<last part of the repository>-<hash>`: readable, and the same for the same request, whatever else the
@@ -293,5 +340,39 @@ mod tests {
         // A name ends each part with a letter or digit.
         let name = object_name("payments.eu-central", "acme/gateway.service.internal", &hash);
         assert!(!name.contains("--") && !name.contains(".-"), "{name}");
+    }
+
+    fn request(text: &str) -> ImageRequest {
+        ImageRequest::of(&serde_saphyr::from_str(text).unwrap()).unwrap()
+    }
+
+    // What a version writes, the next one has to find.
+    #[test]
+    fn names_stay_as_they_are() {
+        for (package, image, name) in [
+            ("shop", "image: nginx:1", "shop-nginx-1a09598adcc1"),
+            (
+                "shop",
+                "{image: 'docker.io/library/nginx:1', nodeSelector: {}}",
+                "shop-nginx-1a09598adcc1",
+            ),
+            (
+                "shop",
+                "{image: 'ghcr.io/acme/api:1.4.0', platforms: [linux/arm64, linux/amd64]}",
+                "shop-api-cd9a51d20846",
+            ),
+            (
+                "shop.v2",
+                "{image: 'app:dev', source: Docker, nodeName: worker-1}",
+                "shop.v2-app-2066cc51d6f0",
+            ),
+            (
+                "shop",
+                "{image: 'me/some_app:dev', source: Containerd, nodeSelector: {disk: ssd}}",
+                "shop-some-app-40bdd3ed84df",
+            ),
+        ] {
+            assert_eq!(name_of(package, &request(image)), name, "{image}");
+        }
     }
 }

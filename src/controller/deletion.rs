@@ -8,13 +8,15 @@ use kube::core::DeserializeGuard;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use tracing::{info, warn};
 
+use super::conflict;
 use super::retention::Settled;
 use super::survey::{Finding, Survey, Tag};
 use crate::api::v1alpha1::{Garbage, JackalImage, Kept};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Document, Index, Location, Reference};
+use crate::package::ImageRequest;
 use crate::registry::{Kind, Repository};
-use crate::worker::{Events, Place, Registries, Settings, kube_fault, name_of, wish, with_tag, within};
+use crate::worker::{Events, Place, Registries, Settings, kube_fault, last_part, name_of, with_tag, within};
 
 /// What deletions need.
 pub(super) struct Deletion<'a> {
@@ -42,8 +44,8 @@ impl Deletion<'_> {
         if status.adopted {
             return kept("it stood in the registry before, so this object did not write it").await;
         }
-        if let Some(other) = self.shared_with(image, &name, &digest).await? {
-            return kept(&format!("{other} names {digest} too")).await;
+        if let Some(why) = self.shared_with(image, &name, &digest).await? {
+            return kept(&why).await;
         }
         let place = self
             .place(image, &image.spec.registry, image.spec.stall_timeout)
@@ -180,7 +182,8 @@ impl Deletion<'_> {
         self.events.warning_on(object, "GarbageCollectionFailed", &note).await;
     }
 
-    /// Another object that names the same manifest in the same repository.
+    /// Why another object needs the same manifest in the same repository: it names it, or is to have the same name, as one
+    /// that takes the place of this one has, which perhaps has not come to say so yet.
     async fn shared_with(
         &self,
         image: &JackalImage,
@@ -191,13 +194,35 @@ impl Deletion<'_> {
         let all = within(api.list(&kube::api::ListParams::default())).await;
         let all =
             all.map_err(|error| kube_fault(Reason::PackageFailed, "looking for others that name the image", &error))?;
-        let names = |other: &JackalImage| {
-            let status = other.status.as_ref()?;
-            let place: Reference = status.name.as_ref()?.parse().ok()?;
-            let same = status.digest.as_deref() == Some(digest.as_str()) && place.name() == name.name();
-            (same && other.uid() != image.uid() && other.metadata.deletion_timestamp.is_none()).then(|| name_of(other))
+        let others: Vec<&JackalImage> = all
+            .items
+            .iter()
+            .filter_map(|item| item.0.as_ref().ok())
+            .filter(|other| other.uid() != image.uid() && other.metadata.deletion_timestamp.is_none())
+            .collect();
+        let names = |other: &&&JackalImage| {
+            let place = other.status.as_ref().and_then(|status| {
+                let same = status.digest.as_deref() == Some(digest.as_str());
+                status.name.as_ref().filter(|_| same)?.parse::<Reference>().ok()
+            });
+            place.is_some_and(|place| place.name() == name.name())
         };
-        Ok(all.items.iter().filter_map(|item| item.0.as_ref().ok()).find_map(names))
+        if let Some(other) = others.iter().find(names) {
+            return Ok(Some(format!("{} names {digest} too", name_of(*other))));
+        }
+        let alike = |other: &&JackalImage| last_part(&other.spec.image) == last_part(&image.spec.image);
+        let others: Vec<&JackalImage> = others.into_iter().filter(alike).collect();
+        if others.is_empty() {
+            return Ok(None);
+        }
+        let defaults = &self.settings.defaults;
+        let home = defaults.home(self.client).await?;
+        let Some(site) = defaults.site(&home, &image.namespace().unwrap_or_default(), &image.spec.registry) else {
+            return Ok(None);
+        };
+        let claims = |other: &&JackalImage| conflict::claims(other, &site, name, defaults, &home);
+        let other = others.into_iter().find(claims);
+        Ok(other.map(|other| format!("{} is to have the same name", name_of(other))))
     }
 
     async fn place(
@@ -230,8 +255,8 @@ fn tags(image: &JackalImage, place: &Place, name: &Reference) -> Vec<String> {
             .collect();
     };
     let spec = &*spec;
-    let location = wish(spec).ok().and_then(|(reference, _)| {
-        let listed = crate::package::listed(&reference, spec.source);
+    let location = ImageRequest::of_object(spec).ok().and_then(|request| {
+        let listed = crate::package::listed(&request);
         let resolved = image.status.as_ref().and_then(|status| status.naming);
         let naming = spec.naming.explicit().or(resolved)?;
         Location::of(&listed, &place.address, &place.prefix, naming, spec.plain_tag).ok()

@@ -25,16 +25,19 @@ use tracing::{debug, warn};
 use super::assignment::{self, AgentNode, Verdict};
 use super::deletion::Deletion;
 use super::lease::{LAPSE, Leadership};
+use super::seen::Seen;
 use super::selecting::Selecting;
 use super::{AGENT_LABEL, finalizers, undecodable};
 use crate::api::v1alpha1::{Assignment, Conditions, DeletionPolicy, JackalImage, requested_at};
-use crate::fault::{Fault, Reason};
+use crate::fault::{Disposition, Fault, Reason};
 use crate::worker::{
     Events, Failure, Kind, Registries, STALE, Settings, kube_fault, lighten, name_of, until_stopped, update, within,
 };
 
 type Guarded = DeserializeGuard<JackalImage>;
 
+/// How soon it is looked whether another object has left a tag that an image wants.
+const HELD_TAG: std::time::Duration = std::time::Duration::from_secs(10);
 /// Keeps an object whose deletion takes back what it pushed.
 const FINALIZER: &str = "jackal.dev/image";
 
@@ -42,6 +45,7 @@ pub(super) struct Assigner {
     pub(super) client: Client,
     pub(super) settings: Settings,
     pub(super) registries: Arc<Registries>,
+    seen: Seen,
     pub(super) events: Events,
     pub(super) leadership: Leadership,
     pub(super) selecting: Selecting,
@@ -56,7 +60,7 @@ pub(super) async fn run(
     client: Client,
     identity: &str,
     settings: Settings,
-    registries: Arc<Registries>,
+    (registries, seen): (Arc<Registries>, Seen),
     leadership: Leadership,
     stop: CancellationToken,
 ) {
@@ -78,6 +82,7 @@ pub(super) async fn run(
         client,
         settings,
         registries,
+        seen,
         leadership,
         agents,
         since: Mutex::default(),
@@ -181,6 +186,15 @@ impl Assigner {
 
     async fn assign(&self, image: &JackalImage) -> Result<Action, Fault> {
         let generation = image.metadata.generation.unwrap_or_default();
+        let plain_tag_owner = match self.seen.plain_tag_owner(&self.client, &self.settings, image).await {
+            Ok(owner) => owner,
+            Err(fault) if fault.disposition == Disposition::Blocked => {
+                let action = self.write(image, None, Some(&fault)).await?;
+                return Ok(self.look_again(action));
+            }
+            Err(fault) => return Err(fault),
+        };
+        let again = plain_tag_owner.is_some();
         let waited = self.waited(image, generation);
         let agents = self.agents(image.spec.node_selector.is_some()).await?;
         let status = image.status.clone().unwrap_or_default();
@@ -195,6 +209,10 @@ impl Assigner {
         ) {
             Verdict::Open => Action::requeue(STALE.saturating_sub(waited)),
             Verdict::Assigned(assignment) => {
+                let assignment = Assignment {
+                    plain_tag_owner,
+                    ..assignment
+                };
                 if status.assignment.as_ref() != Some(&assignment) {
                     self.write(image, Some(&assignment), None).await?
                 } else {
@@ -203,7 +221,15 @@ impl Assigner {
             }
             Verdict::Refused(fault) => self.write(image, None, Some(&fault)).await?,
         };
-        Ok(action)
+        Ok(if again { self.look_again(action) } else { action })
+    }
+
+    /// `action` at the latest when another object may have left a tag.
+    fn look_again(&self, action: Action) -> Action {
+        match action == Action::await_change() {
+            true => Action::requeue(HELD_TAG.min(self.settings.backoff.limit)),
+            false => action,
+        }
     }
 
     fn waited(&self, image: &JackalImage, generation: i64) -> std::time::Duration {

@@ -17,6 +17,7 @@ mod publication;
 mod reach;
 mod retention;
 mod sboms;
+mod seen;
 mod selecting;
 mod survey;
 mod tally;
@@ -25,11 +26,13 @@ mod undecodable;
 use leader_tally::LeaderTally;
 pub use lease::{Leadership, Terms};
 use reach::Reached;
+use seen::Seen;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use kube::Client;
+use kube::runtime::reflector;
 use tokio::sync::{OnceCell, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -38,7 +41,7 @@ use crate::api::v1alpha1::{JackalImage, SourceKind};
 use crate::fault::Fault;
 use crate::oci::Reference;
 use crate::source::{ImageSource, RegistrySource};
-use crate::worker::{self, Duty, Nudge, Place, Registries, Settings};
+use crate::worker::{self, Duty, Feed, Nudge, Place, Registries, Settings};
 
 /// The label of a Lease by which an agent says that it runs on a node.
 pub const AGENT_LABEL: &str = "jackal.dev/agent";
@@ -52,7 +55,15 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Term
     let tally = Arc::new(LeaderTally::new(leadership.clone()));
     settings.metrics.collect(Arc::clone(&tally));
     let (nudge, nudges) = mpsc::channel(16);
+    let (packages_seen, packages_writer) = reflector::store();
+    let (images_seen, images_writer) = reflector::store();
+    let seen = Seen {
+        packages: packages_seen,
+        images: images_seen,
+    };
+    let changes = seen.follow_packages(&client, &settings, packages_writer, nudge.clone());
     let duty = RegistryDuty {
+        seen: seen.clone(),
         client: client.clone(),
         settings: settings.clone(),
         registries: Arc::clone(&registries),
@@ -64,7 +75,10 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Term
         Arc::new(duty),
         settings.clone(),
         Arc::clone(&registries),
-        nudges,
+        Feed {
+            images: images_writer,
+            nudges,
+        },
         stop.clone(),
     );
     let leader = async {
@@ -94,7 +108,7 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Term
                         client.clone(),
                         identity,
                         settings.clone(),
-                        Arc::clone(&registries),
+                        (Arc::clone(&registries), seen.clone()),
                         leadership.clone(),
                         term.clone()
                     ),
@@ -113,7 +127,10 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Term
         tokio::join!(worker, leader);
         leases.cancel();
     };
-    tokio::join!(contention, work);
+    tokio::select! {
+        _ = async { tokio::join!(contention, work) } => {}
+        () = async { changes.await; std::future::pending::<()>().await } => {}
+    }
 }
 
 /// Any replica moves images from registries.
@@ -122,6 +139,7 @@ struct RegistryDuty {
     settings: Settings,
     registries: Arc<Registries>,
     leadership: Leadership,
+    seen: Seen,
 }
 
 #[async_trait]
@@ -136,6 +154,14 @@ impl Duty for RegistryDuty {
 
     async fn report(&self, _: &JackalImage) -> Result<(), Fault> {
         Ok(())
+    }
+
+    async fn plain_tag_owner(&self, image: &JackalImage) -> Result<Option<String>, Fault> {
+        self.seen.plain_tag_owner(&self.client, &self.settings, image).await
+    }
+
+    fn concerns(&self, changed: &JackalImage, other: &JackalImage) -> bool {
+        self.admits(other) && conflict::are_rivals(other, changed)
     }
 
     async fn source(

@@ -1,6 +1,8 @@
 //! The reconciler of `JackalPackage` objects: plans, sees that each image has its object, and has the artifact
 //! put together once all are in their places.
 
+mod tags;
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use super::children::Children;
+use super::children::{Children, EarlierNames};
 use super::collection::Postponed;
 use super::conflict;
 use super::finalizers;
@@ -32,7 +34,7 @@ use super::undecodable;
 use crate::api::v1alpha1::{
     Conditions, DeletionPolicy, JackalImage, JackalPackage, JackalPackageStatus, PackagedImage, READY, requested_at,
 };
-use crate::fault::{Disposition, Fault, Reason};
+use crate::fault::{Disposition, Fault};
 use crate::fetch::ChartMemory;
 use crate::package::{Plan, check_images};
 use crate::worker::{
@@ -63,8 +65,9 @@ pub(super) struct Packages {
     collections: Mutex<HashMap<String, Postponed>>,
     /// The images' objects as they were seen last.
     children: Store<DeserializeGuard<JackalImage>>,
-    /// The generation of each package, by uid, for which the API server was asked for objects that it lacks.
-    swept: Mutex<HashMap<String, i64>>,
+    /// Of each package, by uid, the generation for which the API server was asked for objects that it lacks, and which of
+    /// its objects have earlier names.
+    swept: Mutex<HashMap<String, (i64, EarlierNames)>>,
     wakes: mpsc::Sender<ObjectRef<Guarded>>,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
@@ -116,16 +119,16 @@ pub(super) async fn run(
             if let Ok(Event::Delete(object)) = event {
                 gone.forget(object.uid().as_deref().unwrap_or_default());
             }
-            if let Ok(Event::Delete(object) | Event::Apply(object)) = event
-                && let Ok(package) = &object.0
-            {
-                gone.release(package);
+            if let Ok(Event::Delete(object) | Event::Apply(object)) = event {
+                gone.release(&object.name_any(), object.uid().as_deref());
             }
         })
         .touched_objects();
+    let freed = Arc::clone(&packages);
     let changes = watcher(images, watcher::Config::default())
         .default_backoff()
         .modify(lighten)
+        .inspect(move |event| freed.release_of_image(event))
         .reflect(children_writer)
         .inspect(move |event| children_listing.note(event))
         .touched_objects();
@@ -170,9 +173,10 @@ async fn lead(object: &Guarded, packages: &Arc<Packages>) -> Action {
     // What failed before any task ran: the plan, a Secret, the API server.
     let uid = package.uid().unwrap_or_default();
     let disposition = told(&*package, packages.failed(&package, &fault).await, fault.disposition);
-    // The other package may go while this one is told of it, so nothing is to keep it from the next look.
-    if fault.reason == Reason::RepositoryConflict && disposition == Disposition::Stalled {
-        return Action::requeue(packages.settings.interval(package.spec.interval));
+    // The other object may go while this one is told of it, so nothing is to keep it from the next look.
+    if disposition == Disposition::Blocked {
+        let interval = packages.settings.interval(package.spec.interval);
+        return Action::requeue(interval.min(packages.settings.backoff.limit));
     }
     packages
         .memory
@@ -224,8 +228,9 @@ impl Packages {
             let known = self.known.state();
             let others = known.iter().filter_map(|other| other.0.as_ref().ok());
             conflict::check(package, others, &self.settings.defaults, &place)?;
+            self.check_images(package).await?;
         }
-        let plan = Plan::of(&package.spec, &place.address, &place.prefix)?;
+        let plan = Plan::of_package(&package.name_any(), &package.spec, &place.address, &place.prefix)?;
         for planned in &plan.images {
             place.check(&planned.location.repository, &format!("image `{}`", planned.spec.image))?;
         }
@@ -233,9 +238,12 @@ impl Packages {
             self.planned(package, plan.images.len()).await?;
         }
         let generation = package.metadata.generation.unwrap_or_default();
-        let known = (self.swept().get(&uid) == Some(&generation)).then_some(&self.children);
-        let images = Children::of(&self.client, package).sync(&plan, known).await?;
-        self.swept().insert(uid.clone(), generation);
+        let swept = self.swept().get(&uid).filter(|swept| swept.0 == generation).cloned();
+        let known = swept.as_ref().map(|(_, names)| (&self.children, names));
+        let children = Children::of(&self.client, package);
+        let images = children.sync(&plan, known).await?;
+        let names = children.earlier_names(&plan, &images);
+        self.swept().insert(uid.clone(), (generation, names));
         let rows = rows(&plan, &images, selections);
         if suspended {
             self.memory.cancel(&uid);
@@ -347,6 +355,7 @@ impl Packages {
             generation: package.metadata.generation.unwrap_or_default(),
             requested_at: requested_at(package.annotations()).map(str::to_owned),
             image_id: inputs.map(str::to_owned),
+            holder: None,
         }
     }
 
@@ -377,7 +386,7 @@ impl Packages {
         self.collections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn swept(&self) -> MutexGuard<'_, HashMap<String, i64>> {
+    fn swept(&self) -> MutexGuard<'_, HashMap<String, (i64, EarlierNames)>> {
         self.swept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -391,19 +400,6 @@ impl Packages {
         self.following.forget(uid);
         self.swept().remove(uid);
         self.collections().remove(uid);
-    }
-
-    /// Has those looked at again that wait for the tag of `package`, which changed or is gone.
-    fn release(&self, package: &JackalPackage) {
-        for other in self.known.state() {
-            let Ok(waiting) = &other.0 else { continue };
-            if conflict::waits(waiting, package) {
-                let (wakes, object) = (self.wakes.clone(), ObjectRef::from_obj(&*other));
-                self.tasks.spawn(async move {
-                    let _ = tokio::time::timeout(WAKE, wakes.send(object)).await;
-                });
-            }
-        }
     }
 
     /// Has the reconciler look at the package again.

@@ -205,7 +205,7 @@ fn written(package: &Node, left_out: Vec<LeftOut>) -> Result<Converted, String> 
         serde_json::from_value(value).map_err(|error| format!("does not become a JackalPackage: {error}"))?;
     // What comes out can be applied, or nothing does.
     let name = package.metadata.name.clone().unwrap_or_default();
-    Plan::of(&package.spec, "127.0.0.1:31999", "")
+    Plan::of_package(&name, &package.spec, "127.0.0.1:31999", "")
         .and_then(|plan| Definition::of(&name, &package.spec, &plan))
         .map_err(|fault| format!("does not become a JackalPackage: {}", fault.message))?;
     let mut yaml = String::new();

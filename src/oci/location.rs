@@ -47,7 +47,28 @@ pub struct Location {
     pub digest: Option<Digest>,
     /// Whether it names a registry: an OCI layout has no address.
     pub has_address: bool,
+    /// The plain tag, where the image does not get it because it belongs to somebody else.
+    pub omitted_tag: Option<OmittedTag>,
     path: String,
+}
+
+/// A plain tag that an image did not get, because it belongs to somebody else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OmittedTag {
+    /// The tag.
+    pub tag: String,
+    /// Whose it is, such as `a package`.
+    pub owner: String,
+}
+
+impl fmt::Display for OmittedTag {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "the plain tag {} belongs to {} and was left out",
+            self.tag, self.owner
+        )
+    }
 }
 
 /// Why an image has no place.
@@ -138,6 +159,7 @@ impl Location {
                 tags: Vec::new(),
                 digest: Some(digest.clone()),
                 has_address,
+                omitted_tag: None,
                 path,
             });
         }
@@ -162,6 +184,7 @@ impl Location {
             tags,
             digest: None,
             has_address,
+            omitted_tag: None,
             path,
         })
     }
@@ -169,6 +192,21 @@ impl Location {
     /// The plain name that another image may claim too: `repository:tag`, where there is one.
     pub fn plain_name(&self) -> Option<String> {
         self.tags.last().map(|tag| format!("{}:{tag}", self.repository))
+    }
+
+    /// The plain tag that is not the image's own name: another image, or a package, may have it too.
+    pub fn plain_tag(&self) -> Option<&str> {
+        self.tags.get(1).map(String::as_str)
+    }
+
+    /// Leaves the plain tag, if there is one, to `owner`.
+    pub fn omit_plain_tag(&mut self, owner: &str) {
+        if self.tags.len() > 1 {
+            self.omitted_tag = self.tags.pop().map(|tag| OmittedTag {
+                tag,
+                owner: owner.to_owned(),
+            });
+        }
     }
 }
 

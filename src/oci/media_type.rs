@@ -21,6 +21,11 @@ pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list
 /// Docker's image manifest, schema 2.
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
+/// The config of a package that Zarf's commands read.
+pub const ZARF_CONFIG: &str = "application/vnd.zarf.config.v1+json";
+/// The config of a package that Jackal's commands read.
+pub const JACKAL_CONFIG: &str = "application/vnd.jackal.config.v1+json";
+
 /// What a registry is told in `Accept` when a manifest is asked for: everything that we can carry unchanged.
 pub const MANIFESTS: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST];
 

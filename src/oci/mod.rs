@@ -7,6 +7,7 @@ mod host;
 mod location;
 mod manifest;
 pub mod media_type;
+mod package;
 mod pattern;
 mod platform;
 mod reference;
@@ -18,10 +19,11 @@ pub use compression::Compression;
 pub use descriptor::Descriptor;
 pub use digest::{Digest, DigestError, Hasher};
 pub use host::{canonical_host, normalised_host, same_host, without_usual_port};
-pub use location::{Location, LocationError, Naming};
+pub use location::{Location, LocationError, Naming, OmittedTag};
 pub use manifest::{
     Content, Document, DocumentError, Index, MANIFEST_LIMIT, Manifest, distinct_blobs, distinct_foreign_layers,
 };
+pub use package::PACKAGE_OS;
 pub use pattern::fits;
 pub use platform::{Platform, PlatformError, Suitability};
 pub use reference::{Reference, ReferenceError};

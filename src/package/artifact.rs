@@ -10,7 +10,7 @@ use super::archive::{Archived, INPUTS};
 use super::definition::Definition;
 use crate::fault::{Fault, Reason};
 use crate::oci::{
-    Content, Descriptor, Digest, Document, Index, MANIFEST_LIMIT, Manifest, Platform, Reference, media_type,
+    Content, Descriptor, Digest, Document, Index, MANIFEST_LIMIT, Manifest, PACKAGE_OS, Platform, Reference, media_type,
 };
 
 /// The annotation with a layer's path in the package (OCI image specification, "Annotations").
@@ -21,8 +21,6 @@ pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 pub(super) const BASE_NAME: &str = "org.opencontainers.image.base.name";
 /// The path of the list of images.
 pub(super) const LAYOUT_INDEX: &str = "images/index.json";
-/// The operating system of a package in the index of its architectures.
-const MULTI: &str = "multi";
 /// The Unix epoch, as the annotation `created` writes it.
 const EPOCH: &str = "1970-01-01T00:00:00Z";
 
@@ -155,12 +153,7 @@ impl Artifact {
 
     /// The platform of a package's entry in the index.
     pub(super) fn platform(architecture: &str) -> Platform {
-        Platform::new(MULTI, architecture)
-    }
-
-    /// Whether `entry` of an index is a package, of whatever architecture.
-    pub(super) fn is_package_entry(entry: &Descriptor) -> bool {
-        entry.platform.as_ref().is_some_and(|platform| platform.os == MULTI)
+        Platform::new(PACKAGE_OS, architecture)
     }
 }
 

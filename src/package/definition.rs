@@ -9,7 +9,7 @@ use super::component::{Found, Listing};
 use super::plan::Plan;
 use crate::api::v1alpha1::{JackalPackageSpec, PackageFormat};
 use crate::fault::{Fault, Reason};
-use crate::oci::Naming;
+use crate::oci::{Naming, media_type};
 use crate::signing::DEFINITION_SIGNATURE;
 
 /// The version of the artifact's form, as `build.version`. It is not the program's version, so that an upgrade
@@ -45,7 +45,7 @@ pub(super) struct Dialect {
 const ZARF: Dialect = Dialect {
     kind: "ZarfPackageConfig",
     file: "zarf.yaml",
-    config: "application/vnd.zarf.config.v1+json",
+    config: media_type::ZARF_CONFIG,
     layer: "application/vnd.zarf.layer.v1.blob",
     reads_indexes: true,
     signature: Some(DEFINITION_SIGNATURE),
@@ -54,16 +54,11 @@ const ZARF: Dialect = Dialect {
 const JACKAL: Dialect = Dialect {
     kind: "JackalPackageConfig",
     file: "jackal.yaml",
-    config: "application/vnd.jackal.config.v1+json",
+    config: media_type::JACKAL_CONFIG,
     layer: "application/vnd.jackal.layer.v1.blob",
     reads_indexes: false,
     signature: None,
 };
-
-/// Whether a manifest whose config has this media type is a package.
-pub(super) fn is_config(media_type: &str) -> bool {
-    [ZARF, JACKAL].iter().any(|dialect| dialect.config == media_type)
-}
 
 /// A package definition without the checksum of the artifact's files, which only the artifact knows.
 ///

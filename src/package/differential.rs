@@ -8,7 +8,7 @@ use super::artifact::{BASE_NAME, LAYOUT_INDEX, REF_NAME, TITLE};
 use super::publish::{BroughtImage, standing};
 use crate::api::v1alpha1::{Differential, JackalPackageSpec};
 use crate::decode::{self, DecodeError};
-use crate::fault::{Fault, Reason};
+use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Index, MANIFEST_LIMIT, Reference};
 use crate::transfer::Destination;
 
@@ -37,7 +37,12 @@ impl EarlierVersion {
                 format!("differentialFrom: {what}; build that version first, or name one that is there"),
             )
         };
-        let index = standing(repository, version).await?;
+        let index = standing(repository, version)
+            .await
+            .map_err(|fault| match fault.disposition {
+                Disposition::Blocked => missing(&format!("{name} is no package")),
+                _ => fault,
+            })?;
         let digest = index.as_ref().and_then(|index| index.of(architecture));
         let digest = digest.ok_or_else(|| missing(&format!("there is no package {name} for {architecture}")))?;
         let document = repository.document(digest.as_str()).await?;

@@ -1,12 +1,13 @@
 //! From what a person wrote to the images that have to be brought. No IO: the same spec gives the same plan.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use super::component;
+use super::request::ImageRequest;
 use super::verification::applicable;
 use crate::api::v1alpha1::{ComponentSpec, ImageEntry, ImageSpec, JackalPackageSpec, SourceKind, VerifySpec};
-use crate::fault::{Fault, Reason};
-use crate::oci::{Location, LocationError, Naming, Platform, Reference};
+use crate::fault::{Disposition, Fault, Reason};
+use crate::oci::{Location, LocationError, Naming, Reference};
 
 /// The images of a package, each once, in the order in which the package names them first.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,8 +19,8 @@ pub struct Plan {
 /// An image that a package needs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlannedImage {
-    /// The normalised reference, with the digest where one pins what is read.
-    pub image: Reference,
+    /// What is asked of its source.
+    pub request: ImageRequest,
     /// As the package writes it where it names it first.
     pub spec: ImageSpec,
     /// Where it lands.
@@ -35,7 +36,7 @@ pub struct PlannedImage {
 impl PlannedImage {
     /// The name under which the package's documents list the image.
     pub fn listed(&self) -> Reference {
-        listed(&self.image, self.spec.source)
+        listed(&self.request)
     }
 }
 
@@ -43,20 +44,11 @@ impl PlannedImage {
 ///
 /// A docker engine's image may have no manifest of its own before it is pushed, so a digest beside a tag only pins
 /// what is read there: the place follows from the tag. Everywhere else the reference stays whole.
-pub fn listed(image: &Reference, source: SourceKind) -> Reference {
-    match source {
-        SourceKind::Docker => image.without_digest(),
-        SourceKind::Registry | SourceKind::Containerd => image.clone(),
+pub fn listed(request: &ImageRequest) -> Reference {
+    match request.source {
+        SourceKind::Docker => request.reference.without_digest(),
+        SourceKind::Registry | SourceKind::Containerd => request.reference.clone(),
     }
-}
-
-/// Everything about an image but its name: two images of one name in the cluster must agree in it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Wish {
-    source: SourceKind,
-    node_name: Option<String>,
-    node_selector: Option<BTreeMap<String, String>>,
-    platforms: BTreeSet<Platform>,
 }
 
 /// Finds the place of an image: [`Location::of`] or [`Location::below`].
@@ -66,62 +58,98 @@ impl Plan {
     /// Plans `spec` for the registry that pods call `address` (host and port), below `prefix` (may be empty).
     /// Every fault is stalled and names the component, the image and what to do.
     pub fn of(spec: &JackalPackageSpec, address: &str, prefix: &str) -> Result<Self, Fault> {
-        Self::placed(spec, address, prefix, Location::of)
+        Self::placed(None, spec, (address, prefix), Location::of)
     }
 
-    /// The same with every image below `prefix`, also one that names `address` already; without an `address` where it is
-    /// empty. See [`Location::below`].
+    /// The same for the package `name`, none of whose images gets the name of the package's own artifact.
+    pub fn of_package(name: &str, spec: &JackalPackageSpec, address: &str, prefix: &str) -> Result<Self, Fault> {
+        let artifact = artifact(name, spec, prefix);
+        Self::placed(Some(&artifact), spec, (address, prefix), Location::of)
+    }
+
+    /// As [`Plan::of`], with every image below `prefix`, also one that names `address` already; without an `address` where
+    /// it is empty. See [`Location::below`].
     pub fn below(spec: &JackalPackageSpec, address: &str, prefix: &str) -> Result<Self, Fault> {
-        Self::placed(spec, address, prefix, Location::below)
+        Self::placed(None, spec, (address, prefix), Location::below)
     }
 
-    fn placed(spec: &JackalPackageSpec, address: &str, prefix: &str, place: Placing) -> Result<Self, Fault> {
+    /// The same for the package `name`, as [`Plan::of_package`].
+    pub fn package_below(name: &str, spec: &JackalPackageSpec, address: &str, prefix: &str) -> Result<Self, Fault> {
+        let artifact = artifact(name, spec, prefix);
+        Self::placed(Some(&artifact), spec, (address, prefix), Location::below)
+    }
+
+    fn placed(
+        artifact: Option<&str>,
+        spec: &JackalPackageSpec,
+        (address, prefix): (&str, &str),
+        place: Placing,
+    ) -> Result<Self, Fault> {
         check_images(spec)?;
         check_components(&spec.components)?;
         let naming = spec.naming.without_cluster();
-        let mut known: HashMap<(Reference, Wish), usize> = HashMap::new();
-        let mut images: Vec<(PlannedImage, Wish)> = Vec::new();
+        let mut known: HashMap<ImageRequest, usize> = HashMap::new();
+        let mut images: Vec<PlannedImage> = Vec::new();
         for component in &spec.components {
             for written in component.images.iter().filter_map(ImageEntry::spec) {
                 let within = |fault: Fault| fault.within(format_args!("component `{}`", component.name));
-                let (image, wish) = read(&written).map_err(within)?;
-                if let Some(&index) = known.get(&(image.clone(), wish.clone())) {
-                    let components = &mut images[index].0.components;
+                let request = ImageRequest::of(&written).map_err(within)?;
+                if let Some(&index) = known.get(&request) {
+                    let components = &mut images[index].components;
                     if components.last() != Some(&component.name) {
                         components.push(component.name.clone());
                     }
                     continue;
                 }
-                let location = place(&listed(&image, wish.source), address, prefix, naming, true)
+                let location = place(&listed(&request), address, prefix, naming, true)
                     .map_err(|error| within(Fault::stalled(Reason::InvalidReference, error.to_string())))?;
-                known.insert((image.clone(), wish.clone()), images.len());
-                let verify = applicable(&spec.verify, &image, wish.source).map_err(within)?;
+                known.insert(request.clone(), images.len());
+                let verify = applicable(&spec.verify, &request.reference, request.source).map_err(within)?;
                 let planned = PlannedImage {
                     verify,
-                    image,
+                    request,
                     spec: written.into_owned(),
                     location,
                     plain_tag: true,
                     components: vec![component.name.clone()],
                 };
-                images.push((planned, wish));
+                images.push(planned);
             }
         }
         let taken = names(&images, naming)?;
-        let mut images: Vec<PlannedImage> = images.into_iter().map(|(image, _)| image).collect();
-        settle_plain_tags(&mut images, taken, |image| {
-            place(&image.listed(), address, prefix, naming, false)
-                .map_err(|error| Fault::stalled(Reason::InvalidReference, error.to_string()))
-        })?;
+        if let Some(artifact) = artifact {
+            check_artifact(&images, artifact)?;
+        }
+        settle_plain_tags(&mut images, taken, artifact);
         Ok(Self { images })
     }
 }
 
+/// The name of the artifact of the package `name`.
+fn artifact(name: &str, spec: &JackalPackageSpec, prefix: &str) -> String {
+    format!("{}:{}", super::repository(prefix, name), spec.version())
+}
+
+/// That none of the images has the name of the package's own `artifact`.
+fn check_artifact(images: &[PlannedImage], artifact: &str) -> Result<(), Fault> {
+    let same = |image: &&PlannedImage| primary_name(&image.location).as_deref() == Some(artifact);
+    let Some(image) = images.iter().find(same) else {
+        return Ok(());
+    };
+    Err(Fault {
+        disposition: Disposition::Stalled,
+        ..Fault::conflict(format!(
+            "`{}` of component `{}` and the package itself would both be `{}` in the cluster; give the package another name or version, or the image another tag",
+            image.spec.image, image.components[0], image.location
+        ))
+    })
+}
+
 /// The names that pods use, each of which belongs to one image.
-fn names(images: &[(PlannedImage, Wish)], naming: Naming) -> Result<HashSet<String>, Fault> {
-    let mut owners: HashMap<String, &(PlannedImage, Wish)> = HashMap::new();
+fn names(images: &[PlannedImage], naming: Naming) -> Result<HashSet<String>, Fault> {
+    let mut owners: HashMap<String, &PlannedImage> = HashMap::new();
     for owner in images {
-        let Some(name) = primary_name(&owner.0.location) else {
+        let Some(name) = primary_name(&owner.location) else {
             continue;
         };
         let Some(first) = owners.get(&name) else {
@@ -129,7 +157,7 @@ fn names(images: &[(PlannedImage, Wish)], naming: Naming) -> Result<HashSet<Stri
             continue;
         };
         // One digest is one content, whatever else stands in the reference.
-        if owner.0.location.digest.is_none() || first.1 != owner.1 {
+        if owner.location.digest.is_none() || !same_but_name(&first.request, &owner.request) {
             return Err(clash(first, owner, naming));
         }
     }
@@ -144,28 +172,25 @@ fn primary_name(location: &Location) -> Option<String> {
     }
 }
 
-fn clash(first: &(PlannedImage, Wish), second: &(PlannedImage, Wish), naming: Naming) -> Fault {
-    let describe = |(image, wish): &(PlannedImage, Wish)| {
-        let mut text = format!(
-            "`{}` of component `{}` (source {:?}",
-            image.spec.image, image.components[0], wish.source
-        );
-        if let Some(node) = &wish.node_name {
-            text += &format!(", node {node}");
-        }
-        if let Some(selector) = &wish.node_selector {
-            let labels: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
-            text += &format!(", nodes {}", labels.join(","));
-        }
-        if !wish.platforms.is_empty() {
-            let platforms: Vec<String> = wish.platforms.iter().map(Platform::to_string).collect();
-            text += &format!(", platforms {}", platforms.join(","));
-        }
-        text + ")"
+/// Whether two requests differ in nothing but the image's name.
+fn same_but_name(one: &ImageRequest, other: &ImageRequest) -> bool {
+    let named = ImageRequest {
+        reference: other.reference.clone(),
+        ..one.clone()
     };
-    let advice = if first.0.image == second.0.image {
+    named == *other
+}
+
+fn clash(first: &PlannedImage, second: &PlannedImage, naming: Naming) -> Fault {
+    let describe = |image: &PlannedImage| {
+        format!(
+            "`{}` of component `{}` ({})",
+            image.spec.image, image.components[0], image.request
+        )
+    };
+    let advice = if first.request.reference == second.request.reference {
         "ask for it the same way in both components"
-    } else if naming == Naming::Plain && first.0.image.name() != second.0.image.name() {
+    } else if naming == Naming::Plain && first.request.reference.name() != second.request.reference.name() {
         "set naming: Jackal or naming: Zarf, which tell them apart, or remove one of them"
     } else {
         "remove one of them"
@@ -176,28 +201,26 @@ fn clash(first: &(PlannedImage, Wish), second: &(PlannedImage, Wish), naming: Na
             "{} and {} would both be `{}` in the cluster; {advice}",
             describe(first),
             describe(second),
-            first.0.location
+            first.location
         ),
     )
 }
 
-/// Gives each plain tag to the first image that asks for it and whose name in the cluster it is not anyway.
-fn settle_plain_tags(
-    images: &mut [PlannedImage],
-    mut taken: HashSet<String>,
-    without: impl Fn(&PlannedImage) -> Result<Location, Fault>,
-) -> Result<(), Fault> {
+/// Gives each plain tag to the first image that asks for it and whose name in the cluster it is not anyway. That of the
+/// package's `artifact` is no image's.
+fn settle_plain_tags(images: &mut [PlannedImage], mut taken: HashSet<String>, artifact: Option<&str>) {
     for image in images {
-        // Only a location with two tags has a plain one beside its name.
-        let Some(plain) = image.location.plain_name().filter(|_| image.location.tags.len() > 1) else {
+        let Some(tag) = image.location.plain_tag() else {
             continue;
         };
-        if !taken.insert(plain) {
-            image.location = without(image)?;
-            image.plain_tag = false;
+        let name = format!("{}:{tag}", image.location.repository);
+        if artifact == Some(name.as_str()) {
+            image.location.omit_plain_tag("the package itself");
+        } else if !taken.insert(name) {
+            image.location.omit_plain_tag("another image of the package");
         }
+        image.plain_tag = image.location.omitted_tag.is_none();
     }
-    Ok(())
 }
 
 /// That every image of `spec` is one. The schema of the API cannot say so of what is a string or an object.
@@ -232,42 +255,6 @@ fn check_components(components: &[ComponentSpec]) -> Result<(), Fault> {
         }
     }
     components.iter().try_for_each(component::check)
-}
-
-/// Reads one image; the schema of the API says most of this too, but the command line has no API server.
-fn read(written: &ImageSpec) -> Result<(Reference, Wish), Fault> {
-    let image: Reference = written
-        .image
-        .parse()
-        .map_err(|error: crate::oci::ReferenceError| Fault::stalled(Reason::InvalidReference, error.to_string()))?;
-    let invalid = |message: String| {
-        Fault::stalled(Reason::InvalidSpec, message).within(format_args!("image `{}`", written.image))
-    };
-    let node_selector = written.node_selector.clone().filter(|labels| !labels.is_empty());
-    if written.node_name.is_some() && node_selector.is_some() {
-        return Err(invalid(
-            "nodeName and nodeSelector both choose the node; set one of them".to_owned(),
-        ));
-    }
-    if written.source == SourceKind::Registry && (written.node_name.is_some() || node_selector.is_some()) {
-        return Err(invalid(
-            "nodeName and nodeSelector choose the node whose engine is read, and source: Registry reads none; set source: Docker or source: Containerd, or remove them"
-                .to_owned(),
-        ));
-    }
-    let platforms = written
-        .platforms
-        .iter()
-        .map(|platform| platform.parse())
-        .collect::<Result<_, crate::oci::PlatformError>>()
-        .map_err(|error| invalid(error.to_string()))?;
-    let wish = Wish {
-        source: written.source,
-        node_name: written.node_name.clone(),
-        node_selector,
-        platforms,
-    };
-    Ok((image, wish))
 }
 
 #[cfg(test)]

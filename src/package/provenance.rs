@@ -44,9 +44,9 @@ impl Material {
     ) -> Self {
         let node = node.unwrap_or_default();
         let uri = match planned.spec.source {
-            SourceKind::Registry => format!("oci://{}", planned.image),
-            SourceKind::Docker => format!("docker://{node}/{}", planned.image),
-            SourceKind::Containerd => format!("containerd://{node}/{}", planned.image),
+            SourceKind::Registry => format!("oci://{}", planned.request.reference),
+            SourceKind::Docker => format!("docker://{node}/{}", planned.request.reference),
+            SourceKind::Containerd => format!("containerd://{node}/{}", planned.request.reference),
         };
         Self {
             uri,

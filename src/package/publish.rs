@@ -370,19 +370,16 @@ pub(super) async fn standing(repository: &dyn Destination, tag: &str) -> Result<
         return Ok(None);
     };
     match &document.content {
-        Content::Index(index) if index.manifests.iter().all(Artifact::is_package_entry) => Ok(Some(Standing {
+        Content::Index(index) if index.manifests.iter().all(Descriptor::is_package) => Ok(Some(Standing {
             descriptor: document.descriptor.clone(),
             index: index.clone(),
         })),
         // A package that was pushed without an index says nothing of other architectures.
-        Content::Manifest(manifest) if super::definition::is_config(&manifest.config.media_type) => Ok(None),
-        _ => Err(Fault::stalled(
-            Reason::PackageFailed,
-            format!(
-                "`{}:{tag}` is there already and is no package; give the package another name or version, or delete what is there",
-                repository.name()
-            ),
-        )),
+        Content::Manifest(_) if document.is_package() => Ok(None),
+        _ => Err(Fault::conflict(format!(
+            "`{}:{tag}` is there already and is no package; give the package another name or version, or delete what is there",
+            repository.name()
+        ))),
     }
 }
 

@@ -185,9 +185,10 @@ pub trait BlobSink: Send + Sync {
     /// another transfer is just bringing the same, it waits for that one, and reads nothing if that one succeeds.
     async fn take(&self, blob: Blob<'_>) -> Result<Landed, Fault>;
 
-    /// Where an engine may push the image by itself: `None` where only this process writes.
-    fn push_target(&self) -> Option<PushTarget> {
-        None
+    /// Where an engine may push the image by itself: `None` where only this process writes. That the tag may be
+    /// written was looked at.
+    async fn push_target(&self) -> Result<Option<PushTarget>, Fault> {
+        Ok(None)
     }
 
     /// A manifest or index that stands in the destination already.

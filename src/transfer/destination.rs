@@ -58,6 +58,11 @@ pub trait Destination: Send + Sync {
     /// The manifest or index that stands under a tag or digest.
     async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault>;
 
+    /// Whether a package stands under `tag`. What cannot be read as a manifest is none.
+    async fn holds_package(&self, tag: &str) -> Result<bool, Fault> {
+        Ok(self.document(tag).await?.is_some_and(|document| document.is_package()))
+    }
+
     /// The content of a small blob, at most `limit` bytes long; its digest is verified.
     async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault>;
 

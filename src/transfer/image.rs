@@ -10,10 +10,11 @@ use super::predecessor::Predecessor;
 use super::progress::Progress;
 use super::referrers::Referrers;
 use super::sink::DestinationSink;
+use super::tags::{Tags, of_package};
 use crate::fault::{Fault, Reason};
 use crate::oci::{
-    Compression, Content, Descriptor, Digest, Document, Location, Platform, Reference, ReferrersPolicy, distinct_blobs,
-    distinct_foreign_layers,
+    Compression, Content, Descriptor, Digest, Document, Location, OmittedTag, Platform, Reference, ReferrersPolicy,
+    distinct_blobs, distinct_foreign_layers,
 };
 use crate::source::{Identity, ImageSource, Method, Resolved};
 
@@ -64,6 +65,8 @@ pub struct Outcome {
     pub moved_bytes: u64,
     /// Manifests that were written of those that refer to the image: signatures, attestations, SBOMs.
     pub referrers: usize,
+    /// The plain tag that the image did not get.
+    pub omitted_tag: Option<OmittedTag>,
     /// Every manifest of the image, children before the index that lists them, the root last.
     pub documents: Vec<Document>,
 }
@@ -215,9 +218,7 @@ impl Transfer {
         if self.location.tags.is_empty() {
             self.destination.publish(root, None).await?;
         }
-        for tag in &self.location.tags {
-            self.destination.publish(root, Some(tag)).await?;
-        }
+        let omitted_tag = self.tags().write(root).await?;
         let absent = self.absent_layers(&delivered.documents).await?;
         let left = left_out(&absent);
         if let Some(left) = &left {
@@ -232,10 +233,18 @@ impl Transfer {
             declined: (!declined.is_empty()).then(|| declined.join("; ")),
             published: true,
             referrers,
+            omitted_tag,
             moved_blobs: sink.moved_blobs.load(Ordering::Relaxed),
             moved_bytes: self.progress.moved(),
             documents: delivered.documents,
         })
+    }
+
+    fn tags(&self) -> Tags<'_> {
+        Tags {
+            destination: &*self.destination,
+            location: &self.location,
+        }
     }
 
     fn referrers(&self) -> Referrers<'_> {
@@ -267,14 +276,25 @@ impl Transfer {
         self.referrers().lack(&documents[first..]).await
     }
 
-    /// The image, if it stands under every name.
+    /// The image, if it stands under every name that no package has.
+    ///
+    /// # Errors
+    /// [`Fault::conflict`] when a package has its first name.
     async fn compare(&self, resolved: &Resolved) -> Result<Option<Outcome>, Fault> {
-        let Some((standing, read)) = self.standing(resolved).await? else {
-            return Ok(None);
-        };
-        for tag in self.location.tags.iter().skip(1) {
-            if self.destination.digest_of(tag).await?.as_ref() != Some(&standing) {
+        let (standing, read) = match self.standing(resolved).await? {
+            First::Image(standing, read) => (standing, read),
+            First::Other => {
+                self.tags().check_first().await?;
                 return Ok(None);
+            }
+            First::Nothing => return Ok(None),
+        };
+        let mut omitted_tag = self.location.omitted_tag.clone();
+        if let Some(tag) = self.location.plain_tag() {
+            match self.destination.digest_of(tag).await? {
+                Some(digest) if digest == standing => {}
+                Some(_) if self.destination.holds_package(tag).await? => omitted_tag = Some(of_package(tag)),
+                _ => return Ok(None),
             }
         }
         let documents = match read {
@@ -300,6 +320,7 @@ impl Transfer {
             declined: left_out(&absent),
             published: false,
             referrers: 0,
+            omitted_tag,
             moved_blobs: 0,
             moved_bytes: 0,
             documents,
@@ -317,27 +338,27 @@ impl Transfer {
         Ok(absent)
     }
 
-    /// The digest that stands under the first name, if it is that of the image, and the manifest where it had to be
-    /// read.
-    async fn standing(&self, resolved: &Resolved) -> Result<Option<(Digest, Option<Document>)>, Fault> {
+    /// What stands under the first name.
+    async fn standing(&self, resolved: &Resolved) -> Result<First, Fault> {
         let first = match (&self.location.digest, self.location.tags.first()) {
             (Some(digest), _) => digest.as_str(),
             (None, Some(tag)) => tag,
-            (None, None) => return Ok(None),
+            (None, None) => return Ok(First::Nothing),
         };
-        match &resolved.identity {
-            Identity::Manifest(digest) => {
-                let standing = self.destination.digest_of(first).await?;
-                Ok(standing
-                    .filter(|standing| standing == digest)
-                    .map(|digest| (digest, None)))
-            }
-            Identity::Config { image_id, diff_ids } => {
-                let document = self.destination.document(first).await?;
-                let document = document.filter(|document| self.is_image(document, image_id, diff_ids));
-                Ok(document.map(|document| (document.digest().clone(), Some(document))))
-            }
-        }
+        Ok(match &resolved.identity {
+            Identity::Manifest(digest) => match self.destination.digest_of(first).await? {
+                Some(standing) if standing == *digest => First::Image(standing, None),
+                Some(_) => First::Other,
+                None => First::Nothing,
+            },
+            Identity::Config { image_id, diff_ids } => match self.destination.document(first).await? {
+                Some(document) if self.is_image(&document, image_id, diff_ids) => {
+                    First::Image(document.digest().clone(), Some(document))
+                }
+                Some(_) => First::Other,
+                None => First::Nothing,
+            },
+        })
     }
 
     /// Whether a manifest is what we make of an engine's image in the form that is wanted now. The
@@ -377,6 +398,16 @@ impl Transfer {
         found.reverse();
         Ok(found)
     }
+}
+
+/// What stands under the first name of an image.
+enum First {
+    /// The image itself: its digest, and the manifest where it had to be read.
+    Image(Digest, Option<Document>),
+    /// Something else.
+    Other,
+    /// Nothing.
+    Nothing,
 }
 
 /// Bytes of all distinct blobs and manifests that stand, which the foreign layers `absent` do not.

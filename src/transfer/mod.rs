@@ -10,6 +10,7 @@ mod progress;
 mod referrers;
 mod registry;
 mod sink;
+mod tags;
 
 pub use destination::{Destination, Reading, Upload};
 pub use image::{Estimate, Outcome, Standing, Transfer};

@@ -200,7 +200,12 @@ impl Referrers<'_> {
         let Some(digest) = self.source.tagged(self.reference, &tag).await? else {
             return Ok(None);
         };
-        let stands = self.destination.digest_of(&tag).await?.as_ref() == Some(&digest);
+        let stands = match self.destination.digest_of(&tag).await? {
+            Some(standing) if standing == digest => true,
+            // Nothing replaces a package, whatever it is called.
+            Some(_) => self.destination.holds_package(&tag).await?,
+            None => false,
+        };
         let by = By::Tag(tag);
         Ok(Some(Found { digest, by, stands }))
     }

@@ -10,7 +10,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use super::{Destination, Reading, Upload};
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document};
-use crate::registry::{Begun, Error, Mount, Repository, UploadError};
+use crate::registry::{Begun, Error, Kind, Mount, Repository, UploadError};
 use crate::source::{ByteStream, PushTarget};
 
 /// Uploads that were begun by refused mounts, as many as wait for their turn.
@@ -80,6 +80,14 @@ impl Destination for RegistryDestination {
 
     async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
         self.found(self.repository.manifest(identifier).await)
+    }
+
+    async fn holds_package(&self, tag: &str) -> Result<bool, Fault> {
+        match self.repository.manifest(tag).await {
+            // A manifest of docker's schema 1, or something broken: an image may replace it.
+            Err(error) if matches!(error.kind(), Kind::Unsupported | Kind::Protocol | Kind::TooLarge) => Ok(false),
+            read => Ok(self.found(read)?.is_some_and(|document| document.is_package())),
+        }
     }
 
     async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {

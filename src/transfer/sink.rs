@@ -12,6 +12,7 @@ use super::destination::{Destination, Upload};
 use super::known::{KnownBlobs, Reservation, Subject};
 use super::predecessor::Predecessor;
 use super::progress::Progress;
+use super::tags::Tags;
 use crate::fault::{Fault, Reason};
 use crate::hashing::Hashing;
 use crate::oci::{Compression, Descriptor, Digest, Document, Location};
@@ -264,8 +265,16 @@ impl BlobSink for DestinationSink {
         Ok(Landed { content, stored })
     }
 
-    fn push_target(&self) -> Option<PushTarget> {
-        self.destination.push_target(self.location.tags.first()?)
+    async fn push_target(&self) -> Result<Option<PushTarget>, Fault> {
+        let Some(tag) = self.location.tags.first() else {
+            return Ok(None);
+        };
+        let tags = Tags {
+            destination: &*self.destination,
+            location: &self.location,
+        };
+        tags.check_first().await?;
+        Ok(self.destination.push_target(tag))
     }
 
     async fn document(&self, digest: &Digest) -> Result<Option<Document>, Fault> {

@@ -8,9 +8,10 @@ use futures::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Config};
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
-use kube::runtime::{Controller, WatchStreamExt as _, reflector};
+use kube::runtime::{Controller, WatchStreamExt as _};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -29,11 +30,12 @@ use super::status::{kube_fault, name_of, update};
 use super::turns::Turns;
 use super::{Duty, task};
 use crate::api::v1alpha1::{Conditions, JackalImage, Period, READY, SourceKind, requested_at};
-use crate::fault::{Fault, Reason};
+use crate::fault::{Disposition, Fault, Reason};
 use crate::package::Verified;
 use crate::sbom::Syft;
 
-type Guarded = DeserializeGuard<JackalImage>;
+/// An image as the API server gives it, which may be none that can be read.
+pub type Guarded = DeserializeGuard<JackalImage>;
 
 /// How long a process waits for its tasks to stop.
 const STOP: Duration = Duration::from_secs(10);
@@ -130,20 +132,65 @@ impl Worker {
         // The reconciler is gone only when the process stops.
         let _ = self.wakes.send(object).await;
     }
+
+    /// Has those images looked at again that `event` concerns, which `before` does not know of yet.
+    fn wake_concerned(self: &Arc<Self>, before: &Store<Guarded>, event: &Result<Event<Guarded>, watcher::Error>) {
+        let Ok(Event::Apply(object) | Event::Delete(object)) = event else {
+            return;
+        };
+        let known = before.get(&ObjectRef::from_obj(object));
+        let known = known.as_ref().and_then(|known| known.0.as_ref().ok());
+        let now = object.0.as_ref().ok();
+        let same = |known: &JackalImage, now: &JackalImage| {
+            known.uid() == now.uid()
+                && known.metadata.generation == now.metadata.generation
+                && known.metadata.deletion_timestamp.is_some() == now.metadata.deletion_timestamp.is_some()
+        };
+        let is_gone = matches!(event, Ok(Event::Delete(_)));
+        if !is_gone && known.zip(now).is_some_and(|(known, now)| same(known, now)) {
+            return;
+        }
+        let changed: Vec<&JackalImage> = known.into_iter().chain(now).collect();
+        let concerned = before.state_filter(|other| {
+            let other = other.0.as_ref().ok();
+            other.is_some_and(|other| changed.iter().any(|changed| self.duty.concerns(changed, other)))
+        });
+        if concerned.is_empty() {
+            return;
+        }
+        let worker = Arc::clone(self);
+        self.tasks.spawn(async move {
+            for object in concerned {
+                if let Ok(image) = &object.0 {
+                    worker.wake(image).await;
+                }
+            }
+        });
+    }
+}
+
+/// What a worker hears of its images.
+pub struct Feed {
+    /// Where it keeps them as it saw them last.
+    pub images: Writer<Guarded>,
+    /// Which to look at again although they did not change: something that they depend on did.
+    pub nudges: mpsc::Receiver<Nudge>,
 }
 
 /// Runs the worker of a process until `stop`; then cancels its tasks, gives its claims back and returns.
-/// `nudges` are names of objects (namespace, name) to look at again although they did not change: something
-/// that they depend on did.
 pub async fn run(
     client: Client,
     holder: &str,
     duty: Arc<dyn Duty>,
     settings: Settings,
     registries: Arc<Registries>,
-    mut nudges: mpsc::Receiver<Nudge>,
+    feed: Feed,
     stop: CancellationToken,
 ) {
+    let Feed {
+        images: writer,
+        mut nudges,
+    } = feed;
     let (wakes, woken) = mpsc::channel(1024);
     let worker = Arc::new(Worker {
         events: Events::new(client.clone(), holder),
@@ -160,12 +207,14 @@ pub async fn run(
         stop: stop.child_token(),
     });
     let api: Api<Guarded> = worker.settings.api(&client);
-    let (reader, writer) = reflector::store();
+    let reader = writer.as_reader();
     let gone = Arc::clone(&worker);
     let mut listing = worker.settings.health.listing("JackalImages");
+    let (before, changing) = (reader.clone(), Arc::clone(&worker));
     let stream = watcher::watcher(api, watcher::Config::default())
         .default_backoff()
         .modify(lighten)
+        .inspect(move |event| changing.wake_concerned(&before, event))
         .reflect(writer)
         .inspect(move |event| {
             listing.note(event);
@@ -215,6 +264,8 @@ pub async fn run(
 pub enum Nudge {
     /// Those that are read from an engine of that kind and have this name there; all of them without a name.
     Engine(SourceKind, Option<String>),
+    /// Those whose path ends in this name, under which another object wrote.
+    Named(String),
     /// All.
     All,
 }
@@ -224,6 +275,7 @@ impl Nudge {
         let spec = &image.spec;
         match self {
             Self::All => true,
+            Self::Named(name) => last_part(&spec.image) == name,
             Self::Engine(source, name) => {
                 // What is named by its digest alone may be there under any name.
                 let is = |name: &String| {
@@ -235,6 +287,14 @@ impl Nudge {
             }
         }
     }
+}
+
+/// The last part of the path of an image that was written as `image`. No prefix changes it, so images whose last parts
+/// differ never get the same name in the cluster.
+pub fn last_part(image: &str) -> &str {
+    let name = image.split('@').next().unwrap_or(image);
+    let last = name.rsplit('/').next().unwrap_or(name);
+    last.split(':').next().unwrap_or(last)
 }
 
 async fn reconcile(object: Arc<Guarded>, worker: Arc<Worker>) -> Result<Action, Infallible> {
@@ -281,7 +341,11 @@ async fn look(worker: &Arc<Worker>, image: &Arc<JackalImage>) -> Result<Action, 
         return Ok(Action::await_change());
     };
     let image = &Arc::new(image.into_owned());
-    let key = key_of(image);
+    let owner = match worker.duty.plain_tag_owner(image).await {
+        Err(fault) if fault.disposition != Disposition::Blocked => return Err(fault),
+        owner => owner,
+    };
+    let key = key_of(image, &owner);
     let status = image.status.as_ref();
     let view = View {
         ready: is_ready(image),
@@ -296,7 +360,7 @@ async fn look(worker: &Arc<Worker>, image: &Arc<JackalImage>) -> Result<Action, 
             let token = worker.memory.begin(&uid, &key, &worker.stop);
             worker
                 .tasks
-                .spawn(task::run(Arc::clone(worker), Arc::clone(image), key, token));
+                .spawn(task::run(Arc::clone(worker), Arc::clone(image), key, owner, token));
             Ok(Action::await_change())
         }
     }
@@ -320,7 +384,7 @@ pub fn stands(image: &JackalImage) -> bool {
     ready && same_source
 }
 
-fn key_of(image: &JackalImage) -> Key {
+fn key_of(image: &JackalImage, owner: &Result<Option<String>, Fault>) -> Key {
     let assignment = image.status.as_ref().and_then(|status| status.assignment.as_ref());
     let selected = current_selection(image).filter(|_| image.spec.policy.is_some());
     Key {
@@ -330,6 +394,10 @@ fn key_of(image: &JackalImage) -> Key {
             .filter(|_| image.spec.source.is_engine())
             .map(|assignment| assignment.image_id.clone())
             .or_else(|| selected.map(|selected| selected.tag.clone())),
+        holder: match owner {
+            Ok(owner) => owner.clone(),
+            Err(fault) => Some(fault.message.clone()),
+        },
     }
 }
 

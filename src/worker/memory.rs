@@ -20,6 +20,8 @@ pub struct Key {
     pub requested_at: Option<String>,
     /// The image ID that the assigned node holds, or the tag that a policy chose.
     pub image_id: Option<String>,
+    /// Who has a tag that the object would write.
+    pub holder: Option<String>,
 }
 
 /// How the delay between two tries grows.
@@ -194,7 +196,7 @@ impl Memory {
             Disposition::Stalled => None,
             Disposition::Waiting { after } => Some(after.clamp(self.backoff.first, Duration::from_secs(3600))),
             // Jitter of a fifth, so that objects that failed together do not come back together.
-            Disposition::Retryable | Disposition::Reread => {
+            Disposition::Retryable | Disposition::Reread | Disposition::Blocked => {
                 Some(self.backoff.after(failures).mul_f64(0.8 + 0.4 * fastrand::f64()))
             }
         };
@@ -288,6 +290,7 @@ mod tests {
             generation,
             requested_at: None,
             image_id: None,
+            holder: None,
         }
     }
 

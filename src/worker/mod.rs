@@ -13,17 +13,17 @@ mod policy;
 mod registries;
 mod secrets;
 mod selected;
+mod site;
 mod status;
 mod task;
 mod trust;
 mod turns;
-mod wish;
 
 pub use claim::STALE;
 pub use config_maps::config_map;
 pub use events::Events;
 pub use health::{Check, Health, Listing, Pulse};
-pub use image::{Nudge, Settings, Worker, is_ready, lighten, run, stands, until_stopped};
+pub use image::{Feed, Guarded, Nudge, Settings, Worker, is_ready, last_part, lighten, run, stands, until_stopped};
 pub use memory::{Backoff, Decision, Key, Memory, View};
 pub use metrics::{Kind, Metrics, Pass};
 pub use place::{Defaults, Place};
@@ -31,9 +31,9 @@ pub use policy::{Admission, Admissions, Fence, HostPattern, PatternError, Policy
 pub use registries::Registries;
 pub use secrets::Secrets;
 pub use selected::{current_selection, with_tag};
+pub use site::{Home, Site};
 pub use status::{Failure, briefly, kube_fault, name_of, succeed, told, update, within};
 pub use trust::{NamespaceEntries, open_key};
-pub use wish::wish;
 
 use std::sync::Arc;
 
@@ -55,6 +55,18 @@ pub trait Duty: Send + Sync {
 
     /// Says in the image's status what this process knows of it, whether it moves it or not.
     async fn report(&self, image: &JackalImage) -> Result<(), Fault>;
+
+    /// Who has the plain tag of the image, if that is another object.
+    ///
+    /// # Errors
+    /// [`Fault::conflict`] when another object has the tag that names the image. Any other fault when that cannot be told.
+    async fn plain_tag_owner(&self, image: &JackalImage) -> Result<Option<String>, Fault>;
+
+    /// Whether `other` may have to be looked at again because `changed`, another image, is new, changed or is gone.
+    fn concerns(&self, changed: &JackalImage, other: &JackalImage) -> bool {
+        let _ = (changed, other);
+        false
+    }
 
     /// Where the image is read.
     async fn source(

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use kube::Client;
 
-use super::policy::{Fence, Policy, RepositoryPolicy};
+use super::policy::{Fence, Policy};
 use super::secrets::{Secrets, state_of};
+use super::site::Home;
 use crate::api::v1alpha1::RegistrySpec;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Naming, same_host};
@@ -73,15 +74,15 @@ const STATES: [(&str, &str, &str, Naming); 2] = [
 ];
 
 /// What a cluster's state says of its registry.
-struct State {
+pub(super) struct State {
     /// What pods call it.
-    address: String,
+    pub address: String,
     /// Its Service.
-    service: &'static str,
+    pub service: &'static str,
     /// The credentials for pushing.
-    credentials: Option<Credentials>,
+    pub credentials: Option<Credentials>,
     /// How the webhook makes the names of images.
-    naming: Naming,
+    pub naming: Naming,
 }
 
 impl State {
@@ -132,14 +133,18 @@ impl Defaults {
             .clone()
             .or(default.endpoint.clone())
             .unwrap_or_else(|| address.clone());
-        let home = self.home(client, spec).await?;
+        // An object that names no registry means the operator's own.
+        let home = match self.policy_asks_for_home() && spec.address.is_some() {
+            true => self.home(client).await?,
+            false => Home::default(),
+        };
         // A registry is the operator's own by whatever of its names an object calls it.
         let at_home = spec.address.is_none()
             || spec.address == flags.address
             || [&address, &host]
                 .iter()
-                .any(|name| home.iter().any(|known| same_host(known, name)));
-        if !at_home || spec.endpoint.is_some() && !home.iter().any(|known| same_host(known, &host)) {
+                .any(|name| home.names().any(|known| same_host(known, name)));
+        if !at_home || spec.endpoint.is_some() && !home.names().any(|known| same_host(known, &host)) {
             let field = if spec.endpoint.is_some() {
                 "registry.endpoint"
             } else {
@@ -229,28 +234,6 @@ impl Defaults {
         }
     }
 
-    /// What the operator's own registry is called, where a policy asks whether an object names it: as pods write
-    /// it, and where the operator reaches it.
-    async fn home(&self, client: &Client, spec: &RegistrySpec) -> Result<Vec<String>, Fault> {
-        let matters = !self.policy.hosts.is_empty() || self.policy.repositories == RepositoryPolicy::Namespace;
-        // An object that names no registry means this one.
-        if !matters || spec.address.is_none() {
-            return Ok(Vec::new());
-        }
-        let flags = &self.registry;
-        let (address, endpoint) = match &flags.address {
-            Some(address) => (Some(address.clone()), flags.endpoint.clone()),
-            None => match self.find_state(client).await? {
-                Some(state) => {
-                    let endpoint = flags.endpoint.clone().unwrap_or_else(|| state.service.to_owned());
-                    (Some(state.address), Some(endpoint))
-                }
-                None => (None, flags.endpoint.clone()),
-            },
-        };
-        Ok(address.into_iter().chain(endpoint).collect())
-    }
-
     /// The endpoint of a source registry that is not the destination, without credentials. `trust` is what the object
     /// says of that host.
     pub fn source(&self, host: &str, trust: Trust, idle: Duration) -> Endpoint {
@@ -263,7 +246,7 @@ impl Defaults {
         }
     }
 
-    async fn find_state(&self, client: &Client) -> Result<Option<State>, Fault> {
+    pub(super) async fn find_state(&self, client: &Client) -> Result<Option<State>, Fault> {
         for (namespace, name, service, naming) in STATES {
             let secret = Secrets::new(client.clone(), namespace).find(name).await?;
             if let Some((address, credentials)) = secret.as_ref().and_then(state_of) {

@@ -136,9 +136,9 @@ impl Failure<'_> {
     pub fn note(&self, conditions: &mut Conditions, generation: Option<i64>, now: Time) -> bool {
         let reason = self.0.reason.to_string();
         let before = conditions.get(READY).cloned();
-        match self.0.disposition {
-            Disposition::Stalled => conditions.stalled(generation, &reason, &self.0.message, now),
-            _ => conditions.failing(generation, &reason, &self.0.message, now),
+        match self.0.is_stalled() {
+            true => conditions.stalled(generation, &reason, &self.0.message, now),
+            false => conditions.failing(generation, &reason, &self.0.message, now),
         }
         let after = conditions.get(READY);
         let class = |condition: Option<&Condition>| condition.map(|c| (c.status.clone(), c.reason.clone()));
@@ -156,12 +156,11 @@ pub fn succeed(image: &JackalImage, status: &mut JackalImageStatus, name: &str, 
     let mut conditions = Conditions(std::mem::take(&mut status.conditions));
     let verified_at = now.clone();
     let news = !conditions.is_true(READY, generation) || status.digest.as_deref() != Some(outcome.digest.as_str());
-    conditions.ready(
-        generation,
-        "Succeeded",
-        &format!("{name} is {}", outcome.digest.short_form()),
-        now,
-    );
+    let mut message = format!("{name} is {}", outcome.digest.short_form());
+    if let Some(omitted) = &outcome.omitted_tag {
+        message = format!("{message}; {omitted}");
+    }
+    conditions.ready(generation, "Succeeded", &message, now);
     match demands_signatures(&image.spec) {
         true => conditions.note(VERIFIED, Some(true), ("Succeeded", SATISFIED), generation, verified_at),
         false => conditions.clear(VERIFIED),
@@ -231,6 +230,7 @@ mod tests {
             declined: None,
             published,
             referrers: 0,
+            omitted_tag: None,
             moved_blobs: 0,
             moved_bytes: 0,
             documents: Vec::new(),

@@ -18,13 +18,12 @@ use super::metrics::Attempt;
 use super::selected::same_selection;
 use super::status::{Failure, briefly, demands_signatures, name_of, succeed, told, update};
 use super::trust::NamespaceEntries;
-use super::wish::wish;
 use crate::api::v1alpha1::{
     Claim, Conditions, JackalImage, JackalImageStatus, TransferProgress, VERIFIED, requested_at,
 };
 use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Location, Naming, Reference};
-use crate::package::{VerifiedSource, applicable, requirements};
+use crate::package::{ImageRequest, VerifiedSource, applicable, requirements};
 use crate::transfer::{Outcome, Progress, Standing, Transfer};
 
 /// How soon the API server is asked again about a claim when it did not answer.
@@ -38,13 +37,20 @@ enum End {
     Left,
 }
 
-/// Runs the task for `image` to its end, or until `token` is cancelled, and tells the memory.
-pub(super) async fn run(worker: Arc<Worker>, image: Arc<JackalImage>, key: Key, token: CancellationToken) {
+/// Runs the task for `image` to its end, or until `token` is cancelled, and tells the memory. `owner` is who has its plain
+/// tag, or why it cannot have its name.
+pub(super) async fn run(
+    worker: Arc<Worker>,
+    image: Arc<JackalImage>,
+    key: Key,
+    owner: Result<Option<String>, Fault>,
+    token: CancellationToken,
+) {
     let uid = image.uid().unwrap_or_default();
     let result = tokio::select! {
         biased;
         () = token.cancelled() => None,
-        result = bring(&worker, &image, &key) => Some(result),
+        result = bring(&worker, &image, &key, owner) => Some(result),
     };
     let api: Api<JackalImage> = Api::namespaced(worker.client.clone(), &image.namespace().unwrap_or_default());
     match result {
@@ -74,12 +80,18 @@ pub(super) async fn run(worker: Arc<Worker>, image: Arc<JackalImage>, key: Key, 
     worker.wake(&image).await;
 }
 
-async fn bring(worker: &Worker, image: &JackalImage, key: &Key) -> Result<End, Fault> {
+async fn bring(
+    worker: &Worker,
+    image: &JackalImage,
+    key: &Key,
+    owner: Result<Option<String>, Fault>,
+) -> Result<End, Fault> {
+    let owner = owner?;
     let (source, destination) = route(image);
     let turn = worker.turns.turn(&source, &destination).await;
     let _turn = turn.ok_or_else(|| Fault::retryable(Reason::TimedOut, "the operator is stopping"))?;
     let mut attempt = worker.settings.metrics.attempt(image.spec.source);
-    let result = take_over(worker, image, key, &mut attempt).await;
+    let result = take_over(worker, image, key, owner.as_deref(), &mut attempt).await;
     match &result {
         Ok(End::Done(outcome, ..)) => attempt.succeeded(outcome.method, outcome.moved_bytes),
         Ok(End::Left) => attempt.left(),
@@ -89,8 +101,14 @@ async fn bring(worker: &Worker, image: &JackalImage, key: &Key) -> Result<End, F
 }
 
 /// Looks whether the image stands in its place, and brings it there if it does not.
-async fn take_over(worker: &Worker, image: &JackalImage, key: &Key, attempt: &mut Attempt) -> Result<End, Fault> {
-    let (transfer, naming) = prepare(worker, image).await?;
+async fn take_over(
+    worker: &Worker,
+    image: &JackalImage,
+    key: &Key,
+    owner: Option<&str>,
+    attempt: &mut Attempt,
+) -> Result<End, Fault> {
+    let (transfer, naming) = prepare(worker, image, owner).await?;
     let name = transfer.location.to_string();
     let resolved = match transfer.check().await? {
         Standing::Current(outcome) => return Ok(End::Done(Box::new(outcome), name, naming)),
@@ -206,10 +224,10 @@ fn route(image: &JackalImage) -> (String, String) {
 }
 
 /// All that a transfer needs, from the object and what it names, and how the image's name in the cluster is made.
-async fn prepare(worker: &Worker, image: &JackalImage) -> Result<(Transfer, Naming), Fault> {
+async fn prepare(worker: &Worker, image: &JackalImage, owner: Option<&str>) -> Result<(Transfer, Naming), Fault> {
     let spec = &image.spec;
     let namespace = image.namespace().unwrap_or_default();
-    let (reference, platforms) = wish(spec)?;
+    let request = ImageRequest::of_object(spec)?;
     let idle = worker.settings.idle(spec.stall_timeout);
     let place = worker
         .settings
@@ -223,11 +241,17 @@ async fn prepare(worker: &Worker, image: &JackalImage) -> Result<(Transfer, Nami
             defaults.naming(&worker.client, &place, resolved_naming(image)).await?
         }
     };
-    let listed = crate::package::listed(&reference, spec.source);
-    let location = Location::of(&listed, &place.address, &place.prefix, naming, spec.plain_tag)
+    let listed = crate::package::listed(&request);
+    let mut location = Location::of(&listed, &place.address, &place.prefix, naming, spec.plain_tag)
         .map_err(|error| Fault::stalled(Reason::InvalidReference, error.to_string()))?;
+    if let Some(owner) = owner {
+        location.omit_plain_tag(owner);
+    }
     place.check(&location.repository, &format!("image `{}`", spec.image))?;
     let (registry, known) = worker.registries.destination(&place)?;
+    let ImageRequest {
+        reference, platforms, ..
+    } = request;
     let source = worker.duty.source(image, &reference, &place).await?;
     let verify = applicable(&spec.verify, &reference, spec.source)?;
     let requirements = requirements(&verify, &NamespaceEntries::new(&worker.client, &namespace)).await?;
@@ -359,10 +383,13 @@ async fn done(
     })
     .await?;
     if written.is_some() && news.into_inner() {
-        let note = format!(
+        let mut note = format!(
             "{name} is {} ({} bytes by {}, {} in {} blobs sent)",
             outcome.digest, outcome.size, outcome.method, outcome.moved_bytes, outcome.moved_blobs
         );
+        if let Some(omitted) = &outcome.omitted_tag {
+            note = format!("{note}; {omitted}");
+        }
         info!(image = name_of(image), "{note}");
         worker.events.normal(image, "Succeeded", &note).await;
     }

@@ -21,6 +21,7 @@ mod redirects;
 mod references;
 mod referrer_lists;
 mod tag_lists;
+mod tags;
 
 use std::panic::AssertUnwindSafe;
 

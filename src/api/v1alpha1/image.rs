@@ -263,6 +263,9 @@ pub struct Assignment {
     pub node_name: String,
     /// The image ID that it holds.
     pub image_id: String,
+    /// Who has the plain tag, which the image then does not get.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plain_tag_owner: Option<String>,
 }
 
 /// The tag that is moved of an image with a policy.

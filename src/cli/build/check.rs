@@ -4,7 +4,6 @@ use futures::StreamExt as _;
 
 use super::reach::FileReach;
 use super::report::Failure;
-use super::works::platforms;
 use super::{Build, Report, Target, Works};
 use crate::api::v1alpha1::{ComponentSpec, JackalPackageSpec, SourceKind};
 use crate::cli::access::Access;
@@ -106,5 +105,6 @@ impl Build {
 /// Asks the source of an image for it.
 async fn ask(works: &Works, planned: &PlannedImage) -> Result<(), Fault> {
     let source = works.verified_source(planned)?;
-    source.resolve(&planned.image, &platforms(planned)?).await.map(drop)
+    let request = &planned.request;
+    source.resolve(&request.reference, &request.platforms).await.map(drop)
 }

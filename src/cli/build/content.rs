@@ -28,7 +28,10 @@ impl Build {
             .prefix()
             .or(spec.registry.repository_prefix.clone())
             .unwrap_or_default();
-        let mut plan = Plan::below(spec, &address, &prefix)?;
+        let mut plan = match object.kind {
+            Kind::Package => Plan::package_below(&object.name, spec, &address, &prefix)?,
+            Kind::Image => Plan::below(spec, &address, &prefix)?,
+        };
         if !object.plain_tag {
             for image in &mut plan.images {
                 image.plain_tag = false;

@@ -7,8 +7,8 @@ use crate::api::v1alpha1::{Differential, MissingImage, PinnedChart};
 use crate::cli::package_file::{Kind, Object};
 use crate::cli::progress::Display;
 use crate::cli::{Unusable, print};
-use crate::fault::{Disposition, Fault};
-use crate::oci::Document;
+use crate::fault::Fault;
+use crate::oci::{Document, OmittedTag};
 use crate::package::{Material, PlannedImage};
 
 /// What came of one object, as `--output json` prints it.
@@ -249,7 +249,7 @@ impl From<Fault> for Failure {
         Self {
             image: None,
             reason: fault.reason.to_string(),
-            stalled: fault.disposition == Disposition::Stalled,
+            stalled: fault.is_stalled(),
             message: fault.message,
         }
     }
@@ -315,6 +315,9 @@ pub(super) struct Row {
     pub moved_blobs: Option<u64>,
     /// Manifests that were written of those that refer to the image: signatures, attestations, SBOMs.
     pub moved_referrers: usize,
+    /// The plain tag that the image did not get, and whose it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub omitted_tag: Option<OmittedTag>,
     pub current: bool,
     #[serde(skip)]
     pub documents: Vec<Document>,

@@ -9,7 +9,7 @@ use crate::api::v1alpha1::SourceKind;
 use crate::cli::access::Access;
 use crate::cli::package_file::Given;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Compression, Location, Platform, Reference, ReferrersPolicy};
+use crate::oci::{Compression, Location, Reference, ReferrersPolicy};
 use crate::package::{Plan, PlannedImage, VerifiedSource, requirements};
 use crate::registry::Registry;
 use crate::signing::Requirement;
@@ -42,7 +42,7 @@ impl Works {
         let mut required = HashMap::new();
         for planned in &plan.images {
             let asked = requirements(&planned.verify, given).await?;
-            required.insert((planned.image.clone(), planned.spec.source), asked);
+            required.insert((planned.request.reference.clone(), planned.spec.source), asked);
         }
         let destination = match &target {
             Target::Registry { host, prefix } => Some(access.destination(host, prefix, build.insecure).await?),
@@ -58,10 +58,10 @@ impl Works {
                 SourceKind::Containerd if containerd.is_none() => {
                     containerd = Some(Arc::new(build.engine.containerd(access.idle())?));
                 }
-                SourceKind::Registry if !registries.contains_key(&planned.image) => {
-                    let plain_http = build.is_plain_http(planned.image.registry(), &target);
-                    let registry = access.source(&planned.image, plain_http).await?;
-                    registries.insert(planned.image.clone(), registry);
+                SourceKind::Registry if !registries.contains_key(&planned.request.reference) => {
+                    let plain_http = build.is_plain_http(planned.request.reference.registry(), &target);
+                    let registry = access.source(&planned.request.reference, plain_http).await?;
+                    registries.insert(planned.request.reference.clone(), registry);
                 }
                 _ => {}
             }
@@ -84,8 +84,8 @@ impl Works {
     ) -> Result<Transfer, Fault> {
         Ok(Transfer {
             source: self.verified_source(planned)?,
-            reference: planned.image.clone(),
-            platforms: platforms(planned)?,
+            reference: planned.request.reference.clone(),
+            platforms: planned.request.platforms.clone(),
             destination: self.destination(&planned.location.repository)?,
             location: planned.location.clone(),
             compression,
@@ -97,20 +97,32 @@ impl Works {
 
     /// The source of an image, held against the signatures that it must have.
     pub fn verified_source(&self, planned: &PlannedImage) -> Result<Arc<dyn ImageSource>, Fault> {
-        let asked = self.requirements.get(&(planned.image.clone(), planned.spec.source));
+        let asked = self
+            .requirements
+            .get(&(planned.request.reference.clone(), planned.spec.source));
         let asked = asked.cloned().unwrap_or_default();
-        VerifiedSource::of(self.source(planned)?, &planned.image, asked, &Arc::default())
+        VerifiedSource::of(
+            self.source(planned)?,
+            &planned.request.reference,
+            asked,
+            &Arc::default(),
+        )
     }
 
     fn source(&self, planned: &PlannedImage) -> Result<Arc<dyn ImageSource>, Fault> {
-        let unplanned = || Fault::stalled(Reason::InvalidSpec, format!("{} has no source", planned.image));
+        let unplanned = || {
+            Fault::stalled(
+                Reason::InvalidSpec,
+                format!("{} has no source", planned.request.reference),
+            )
+        };
         Ok(match planned.spec.source {
             SourceKind::Docker => Arc::clone(self.docker.as_ref().ok_or_else(unplanned)?) as Arc<dyn ImageSource>,
             SourceKind::Containerd => {
                 Arc::clone(self.containerd.as_ref().ok_or_else(unplanned)?) as Arc<dyn ImageSource>
             }
             SourceKind::Registry => {
-                let registry = self.registries.get(&planned.image).ok_or_else(unplanned)?;
+                let registry = self.registries.get(&planned.request.reference).ok_or_else(unplanned)?;
                 Arc::new(RegistrySource::new(registry.clone()))
             }
         })
@@ -163,11 +175,4 @@ impl Works {
             "copy it to a registry: skopeo copy --all {name} docker://REGISTRY/{repository}:{version}"
         ))
     }
-}
-
-/// The platforms that are asked for of an image.
-pub(super) fn platforms(planned: &PlannedImage) -> Result<Vec<Platform>, Fault> {
-    let platforms = planned.spec.platforms.iter().map(|text| text.parse());
-    let platforms = platforms.collect::<Result<_, crate::oci::PlatformError>>();
-    platforms.map_err(|error| Fault::stalled(Reason::InvalidSpec, error.to_string()))
 }

@@ -61,7 +61,7 @@ fn speaks_the_dialect_of_the_naming() {
         let spec = spec(&PODINFO.replace("Zarf", naming));
         let definition = definition("podinfo", &spec).unwrap();
         assert_eq!((definition.kind, definition.dialect.file), (kind, file));
-        assert!(is_config(definition.dialect.config));
+        assert!([media_type::ZARF_CONFIG, media_type::JACKAL_CONFIG].contains(&definition.dialect.config));
     }
     let jackal = definition("podinfo", &spec(&PODINFO.replace("Zarf", "Jackal"))).unwrap();
     assert!(jackal.sealed("abc", true).build.version_requirements.is_empty());

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -110,7 +112,10 @@ fn each_image_once_in_the_order_of_the_package() {
             .iter()
             .all(|image| image.plain_tag && image.location.tags.len() == 2)
     );
-    assert_eq!(plan.images[0].image.to_string(), "docker.io/library/nginx:1");
+    assert_eq!(
+        plan.images[0].request.reference.to_string(),
+        "docker.io/library/nginx:1"
+    );
 }
 
 #[test]
@@ -274,13 +279,58 @@ fn a_name_comes_before_a_plain_tag() {
 }
 
 #[test]
+fn no_image_gets_the_name_of_its_package() {
+    let plan = |naming: Naming, name: &str, prefix: &str, image: &str| {
+        Plan::of_package(
+            name,
+            &spec(naming, vec![component("a", &[wish(image)])]),
+            ADDRESS,
+            prefix,
+        )
+    };
+    // Its version is 1.0.0.
+    for (name, prefix, image) in [
+        ("app", "", "ghcr.io/app:1.0.0"),
+        ("app", "team", "ghcr.io/app:1.0.0"),
+        ("app", "x", "ghcr.io/app:1.0.0"),
+    ] {
+        let planned = plan(Naming::Jackal, name, prefix, image).unwrap().images.remove(0);
+        assert!(!planned.plain_tag && planned.location.tags.len() == 1, "{planned:?}");
+        let omitted = planned.location.omitted_tag.unwrap();
+        assert_eq!(
+            (omitted.tag.as_str(), omitted.owner.as_str()),
+            ("1.0.0", "the package itself")
+        );
+    }
+    for (naming, prefix, image) in [
+        (Naming::Plain, "", "ghcr.io/app:1.0.0"),
+        (Naming::Plain, "team", "ghcr.io/app:1.0.0"),
+        (Naming::Jackal, "", "127.0.0.1:31999/app:1.0.0"),
+        // What names the registry already gets no prefix.
+        (Naming::Zarf, "team", "127.0.0.1:31999/team/app:1.0.0"),
+    ] {
+        let fault = plan(naming, "app", prefix, image).unwrap_err();
+        assert_eq!(
+            (fault.reason, fault.disposition),
+            (Reason::RepositoryConflict, Disposition::Stalled)
+        );
+        let both = format!("`{image}` of component `a` and the package itself would both be `{ADDRESS}/");
+        assert!(fault.message.starts_with(&both), "{fault}");
+    }
+    for image in ["ghcr.io/app:1.0.1", "ghcr.io/x/app:1.0.0", "ghcr.io/app2:1.0.0"] {
+        let planned = plan(Naming::Plain, "app", "", image).unwrap().images.remove(0);
+        assert_eq!(planned.location.omitted_tag, None, "{image}");
+    }
+}
+
+#[test]
 fn a_digest_pins_what_docker_reads_and_not_its_place() {
     let digest = Digest::of(b"");
     let pinned = format!("nginx:1@{digest}");
     let planned = plan(Naming::Jackal, &[docker(&pinned)]).unwrap().images.remove(0);
     assert_eq!(planned.location.tags, ["1-jackal-3793515731", "1"]);
     assert_eq!(planned.location.digest, None);
-    assert_eq!(planned.image.digest(), Some(&digest));
+    assert_eq!(planned.request.reference.digest(), Some(&digest));
     assert_eq!(planned.listed().to_string(), "docker.io/library/nginx:1");
     // A containerd keeps the manifest, so its digest stays the name.
     let kept = ImageSpec {
@@ -290,7 +340,7 @@ fn a_digest_pins_what_docker_reads_and_not_its_place() {
     let kept = plan(Naming::Jackal, &[kept]).unwrap().images.remove(0);
     assert_eq!(
         (kept.location.digest.as_ref(), kept.listed()),
-        (Some(&digest), kept.image)
+        (Some(&digest), kept.request.reference)
     );
     let planned = plan(Naming::Jackal, &[wish(&pinned)]).unwrap().images.remove(0);
     assert_eq!(
@@ -336,7 +386,7 @@ fn an_image_is_its_name_or_an_object() {
     let planned = Plan::of(&spec(written), ADDRESS, "").unwrap().images;
     let planned: Vec<_> = planned
         .iter()
-        .map(|image| (image.image.to_string(), image.spec.source))
+        .map(|image| (image.request.reference.to_string(), image.spec.source))
         .collect();
     assert_eq!(
         planned,

@@ -24,7 +24,8 @@ const LINE_LIMIT: usize = 64 * 1024;
 /// could be done because it `declined`. The manifest is the engine's own, and must be one that `is_it`.
 ///
 /// # Errors
-/// `refused` itself where the engine cannot push there, and with the reason of that where it failed to.
+/// `refused` itself where the engine cannot push there, and with the reason of that where it failed to;
+/// [`Fault::conflict`] where the tag belongs to somebody else.
 pub(super) async fn delivered(
     refused: Fault,
     engine: &Engine,
@@ -33,7 +34,10 @@ pub(super) async fn delivered(
     sink: &dyn BlobSink,
     is_it: impl Fn(&Document) -> bool + Send,
 ) -> Result<Delivered, Fault> {
-    let target = sink.push_target().filter(|_| refused.reason == Reason::SourceFailed);
+    if refused.reason != Reason::SourceFailed {
+        return Err(refused);
+    }
+    let target = sink.push_target().await?;
     // An engine of another machine is spoken to in the clear, which is no way for a password.
     let Some(target) = target.filter(|target| engine.is_local() || target.credentials.is_none()) else {
         return Err(refused);

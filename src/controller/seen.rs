@@ -1,0 +1,121 @@
+//! What a process of the controller has seen of the objects that write to registries, whether it leads or not.
+
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
+use kube::core::DeserializeGuard;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Client, ResourceExt as _};
+use tokio::sync::mpsc;
+
+use super::conflict::{Known, Older, version};
+use crate::api::v1alpha1::{JackalImage, JackalPackage};
+use crate::fault::{Fault, Reason};
+use crate::worker::{Guarded, Nudge, Settings, lighten};
+
+/// How long the first list of the objects may be waited for.
+const LISTED: Duration = Duration::from_secs(30);
+
+/// Every package and image, as seen last.
+#[derive(Clone)]
+pub(super) struct Seen {
+    pub packages: Store<DeserializeGuard<JackalPackage>>,
+    pub images: Store<Guarded>,
+}
+
+impl Seen {
+    /// All of them, once all were listed.
+    pub async fn known(&self) -> Result<Known, Fault> {
+        let listed = async { tokio::try_join!(self.packages.wait_until_ready(), self.images.wait_until_ready()) };
+        match tokio::time::timeout(LISTED, listed).await {
+            Ok(Ok(_)) => Ok(Known {
+                packages: self.packages.state(),
+                images: self.images.state(),
+            }),
+            _ => Err(Fault::retryable(
+                Reason::RepositoryConflict,
+                "the API server has not listed all packages and images, one of which may have the tag",
+            )),
+        }
+    }
+
+    /// Who has the plain tag of `image`, if that is another object.
+    ///
+    /// # Errors
+    /// [`Fault::conflict`] when another object has the tag that names the image. Any other fault when that cannot be told.
+    pub async fn plain_tag_owner(
+        &self,
+        client: &Client,
+        settings: &Settings,
+        image: &JackalImage,
+    ) -> Result<Option<String>, Fault> {
+        let known = self.known().await?;
+        let older = Older::than_image(image, &known);
+        if older.agree() {
+            return Ok(None);
+        }
+        let home = settings.defaults.home(client).await?;
+        older.check_image(image, &settings.defaults, &home)
+    }
+
+    /// Watches the packages, and has images looked at again that may have been waiting for a tag of one that changed.
+    pub fn follow_packages(
+        &self,
+        client: &Client,
+        settings: &Settings,
+        writer: Writer<DeserializeGuard<JackalPackage>>,
+        nudge: mpsc::Sender<Nudge>,
+    ) -> impl Future<Output = ()> + use<> {
+        let mut listing = settings.health.listing("JackalPackages");
+        let before = self.packages.clone();
+        let changes = watcher(settings.api(client), watcher::Config::default())
+            .default_backoff()
+            .modify(lighten)
+            .map(move |event| {
+                listing.note(&event);
+                let changed = event.as_ref().ok().and_then(|event| changed(&before, event));
+                (event, changed)
+            });
+        follow(changes, writer, nudge)
+    }
+}
+
+type Package = DeserializeGuard<JackalPackage>;
+
+async fn follow(
+    changes: impl Stream<Item = (Result<Event<Package>, watcher::Error>, Option<String>)>,
+    mut writer: Writer<Package>,
+    nudge: mpsc::Sender<Nudge>,
+) {
+    let mut changes = std::pin::pin!(changes);
+    while let Some((event, changed)) = changes.next().await {
+        if let Ok(event) = &event {
+            writer.apply_watcher_event(event);
+        }
+        if let Some(name) = changed
+            && nudge.send(Nudge::Named(name)).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// The name of the package that `event` is about, where it may write another tag than `before`.
+fn changed(before: &Store<Package>, event: &Event<Package>) -> Option<String> {
+    let (Event::Apply(object) | Event::Delete(object)) = event else {
+        return None;
+    };
+    let known = before.get(&ObjectRef::from_obj(object));
+    let known = known.as_ref().and_then(|known| known.0.as_ref().ok());
+    let now = object.0.as_ref().ok();
+    let same = |known: &JackalPackage, now: &JackalPackage| {
+        known.uid() == now.uid()
+            && known.metadata.generation == now.metadata.generation
+            && version(known) == version(now)
+    };
+    let unchanged = known.zip(now).is_some_and(|(known, now)| same(known, now));
+    (matches!(event, Event::Delete(_)) || !unchanged).then(|| object.name_any())
+}

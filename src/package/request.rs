@@ -1,0 +1,247 @@
+//! What is asked of a source: one form of it, in whichever way a person wrote it. No IO.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::api::v1alpha1::{ImageSpec, JackalImageSpec, SourceKind};
+use crate::fault::{Fault, Reason};
+use crate::oci::{Digest, Platform, PlatformError, Reference, ReferenceError};
+
+/// An image as it is asked of a source. Two ways to write the same request make equal requests.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ImageRequest {
+    /// The normalised reference, with the digest where one pins what is read.
+    pub reference: Reference,
+    /// What kind of source is asked.
+    pub source: SourceKind,
+    /// The node whose engine is asked.
+    pub node_name: Option<String>,
+    /// The labels of the nodes whose engines are asked; never empty.
+    pub node_selector: Option<BTreeMap<String, String>>,
+    /// The platforms to take, normalised, each once, in the order of their texts; empty means all.
+    pub platforms: Vec<Platform>,
+}
+
+impl ImageRequest {
+    /// The request that an image of a package makes.
+    ///
+    /// # Errors
+    /// A stalled fault that names the image, when no source could answer it.
+    pub fn of(image: &ImageSpec) -> Result<Self, Fault> {
+        Self::read(
+            &image.image,
+            image.source,
+            (image.node_name.as_ref(), image.node_selector.as_ref()),
+            &image.platforms,
+        )
+    }
+
+    /// The request that a `JackalImage` makes; the errors are those of [`ImageRequest::of`].
+    pub fn of_object(spec: &JackalImageSpec) -> Result<Self, Fault> {
+        Self::read(
+            &spec.image,
+            spec.source,
+            (spec.node_name.as_ref(), spec.node_selector.as_ref()),
+            &spec.platforms,
+        )
+    }
+
+    // The schema of the API says most of this too, but the command line has no API server.
+    fn read(
+        image: &str,
+        source: SourceKind,
+        (node_name, node_selector): (Option<&String>, Option<&BTreeMap<String, String>>),
+        platforms: &[String],
+    ) -> Result<Self, Fault> {
+        let reference = image
+            .parse()
+            .map_err(|error: ReferenceError| Fault::stalled(Reason::InvalidReference, error.to_string()))?;
+        let invalid =
+            |message: String| Fault::stalled(Reason::InvalidSpec, message).within(format_args!("image `{image}`"));
+        let node_selector = node_selector.filter(|labels| !labels.is_empty());
+        if node_name.is_some() && node_selector.is_some() {
+            return Err(invalid(
+                "nodeName and nodeSelector both choose the node; set one of them".to_owned(),
+            ));
+        }
+        if source == SourceKind::Registry && (node_name.is_some() || node_selector.is_some()) {
+            return Err(invalid(
+                "nodeName and nodeSelector choose the node whose engine is read, and source: Registry reads none; set source: Docker or source: Containerd, or remove them"
+                    .to_owned(),
+            ));
+        }
+        let mut platforms = platforms
+            .iter()
+            .map(|platform| Ok(platform.parse::<Platform>()?.normalised()))
+            .collect::<Result<Vec<Platform>, PlatformError>>()
+            .map_err(|error| invalid(error.to_string()))?;
+        platforms.sort_by_cached_key(Platform::to_string);
+        platforms.dedup();
+        Ok(Self {
+            reference,
+            source,
+            node_name: node_name.cloned(),
+            node_selector: node_selector.cloned(),
+            platforms,
+        })
+    }
+
+    /// The digest by which objects of this request are named.
+    ///
+    /// What is hashed is the text that the first versions hashed for a request in this form, so that their objects keep
+    /// their names. It must not change.
+    pub fn digest(&self) -> Digest {
+        let source = match self.source {
+            SourceKind::Registry => "Registry",
+            SourceKind::Docker => "Docker",
+            SourceKind::Containerd => "Containerd",
+        };
+        let some = |text: Option<String>| text.map_or_else(|| "None".to_owned(), |text| format!("Some({text})"));
+        let node_name = some(self.node_name.as_deref().map(quoted));
+        let labels = self.node_selector.as_ref().map(|labels| {
+            let labels = labels
+                .iter()
+                .map(|(key, value)| format!("{}: {}", quoted(key), quoted(value)));
+            format!("{{{}}}", labels.collect::<Vec<_>>().join(", "))
+        });
+        let platforms = self.platforms.iter().map(|platform| quoted(&platform.to_string()));
+        let platforms = platforms.collect::<Vec<_>>().join(", ");
+        let text = format!("{} {source} {node_name} {} [{platforms}]", self.reference, some(labels));
+        Digest::of(text.as_bytes())
+    }
+}
+
+/// What tells two requests for one image apart, for people: `source Docker, node worker-1, platforms linux/amd64`.
+impl fmt::Display for ImageRequest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "source {:?}", self.source)?;
+        if let Some(node) = &self.node_name {
+            write!(formatter, ", node {node}")?;
+        }
+        if let Some(selector) = &self.node_selector {
+            let labels: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            write!(formatter, ", nodes {}", labels.join(","))?;
+        }
+        if !self.platforms.is_empty() {
+            let platforms: Vec<String> = self.platforms.iter().map(Platform::to_string).collect();
+            write!(formatter, ", platforms {}", platforms.join(","))?;
+        }
+        Ok(())
+    }
+}
+
+/// `text` in quotation marks, with what would end them marked.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for letter in text.chars() {
+        match letter {
+            '"' | '\\' => quoted.extend(['\\', letter]),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            '\0' => quoted.push_str("\\0"),
+            _ => quoted.push(letter),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn request(spec: serde_json::Value) -> Result<ImageRequest, Fault> {
+        ImageRequest::of(&serde_json::from_value(spec).unwrap())
+    }
+
+    /// The text that the first versions hashed.
+    fn as_first_written(spec: serde_json::Value) -> Digest {
+        let spec: ImageSpec = serde_json::from_value(spec).unwrap();
+        let reference: Reference = spec.image.parse().unwrap();
+        let text = format!(
+            "{reference} {:?} {:?} {:?} {:?}",
+            spec.source, spec.node_name, spec.node_selector, spec.platforms
+        );
+        Digest::of(text.as_bytes())
+    }
+
+    #[test]
+    fn the_order_and_form_of_writing_decide_nothing() {
+        for (one, other) in [
+            (
+                json!({ "image": "nginx:1", "platforms": ["linux/arm64", "linux/amd64"] }),
+                json!({ "image": "docker.io/library/nginx:1", "platforms": ["linux/amd64", "linux/arm64", "linux/amd64"] }),
+            ),
+            (
+                json!({ "image": "app", "source": "Docker", "nodeSelector": {} }),
+                json!({ "image": "docker.io/library/app:latest", "source": "Docker" }),
+            ),
+            (
+                json!({ "image": "app:1", "platforms": ["linux/arm64/v8", "linux/arm"] }),
+                json!({ "image": "app:1", "platforms": ["linux/arm/v7", "linux/aarch64", "linux/arm64"] }),
+            ),
+            (
+                json!({ "image": "app:1", "nodeSelector": {} }),
+                json!({ "image": "app:1", "source": "Registry", "platforms": [] }),
+            ),
+        ] {
+            let (one, other) = (request(one).unwrap(), request(other).unwrap());
+            assert_eq!(one, other);
+            assert_eq!(one.digest(), other.digest());
+        }
+        let all = [
+            json!({ "image": "app:1" }),
+            json!({ "image": "app:2" }),
+            json!({ "image": "app:1", "source": "Docker" }),
+            json!({ "image": "app:1", "source": "Containerd" }),
+            json!({ "image": "app:1", "source": "Docker", "nodeName": "a" }),
+            json!({ "image": "app:1", "source": "Docker", "nodeSelector": { "a": "" } }),
+            json!({ "image": "app:1", "platforms": ["linux/amd64"] }),
+            json!({ "image": "app:1", "platforms": ["linux/amd64", "linux/s390x"] }),
+        ]
+        .map(|spec| request(spec).unwrap());
+        for (at, one) in all.iter().enumerate() {
+            for other in &all[at + 1..] {
+                assert_ne!(one, other);
+                assert_ne!(one.digest(), other.digest());
+            }
+        }
+    }
+
+    #[test]
+    fn objects_of_the_first_versions_keep_their_names() {
+        for spec in [
+            json!({ "image": "nginx" }),
+            json!({ "image": "ghcr.io/acme/app:1.4.0", "platforms": ["linux/amd64", "linux/arm64"] }),
+            json!({ "image": "app:dev", "source": "Docker", "nodeName": "worker-1" }),
+            json!({ "image": "app:dev", "source": "Docker", "nodeName": "a \"b\" \\ \t" }),
+            json!({ "image": "app:dev", "source": "Containerd", "nodeSelector": { "disk": "ssd", "zone": "" } }),
+            json!({ "image": format!("busybox@{}", Digest::of(b"")) }),
+        ] {
+            assert_eq!(
+                request(spec.clone()).unwrap().digest(),
+                as_first_written(spec.clone()),
+                "{spec}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_no_source_could_answer_is_refused() {
+        for (spec, reason) in [
+            (json!({ "image": "App:1" }), Reason::InvalidReference),
+            (json!({ "image": "app:1", "platforms": ["linux"] }), Reason::InvalidSpec),
+            (json!({ "image": "app:1", "nodeName": "a" }), Reason::InvalidSpec),
+            (
+                json!({ "image": "app:1", "source": "Docker", "nodeName": "a", "nodeSelector": { "b": "c" } }),
+                Reason::InvalidSpec,
+            ),
+        ] {
+            assert_eq!(request(spec.clone()).unwrap_err().reason, reason, "{spec}");
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Where an object's content goes, as far as that follows from its spec and from what the operator's own registry is
+//! called: enough to tell whether two objects mean the same place, without anybody's credentials.
+
+use kube::Client;
+
+use super::place::Defaults;
+use super::policy::{Fence, RepositoryPolicy};
+use crate::api::v1alpha1::RegistrySpec;
+use crate::fault::Fault;
+use crate::oci::{Naming, same_host};
+
+/// What the operator's own registry is called, as far as that is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Home {
+    /// By pods.
+    pub address: Option<String>,
+    /// By the operator, which reaches it there.
+    pub endpoint: Option<String>,
+    /// How names are made there, where the cluster's state says so.
+    pub naming: Option<Naming>,
+}
+
+impl Home {
+    /// Each name once.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.address.iter().chain(&self.endpoint)
+    }
+}
+
+/// The part of a registry that an object means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// Host and port as pods write it.
+    pub address: String,
+    /// Every name by which the registry is known.
+    names: Vec<String>,
+    /// A path that everything is put under; may be empty.
+    pub prefix: String,
+    /// How names are made where an object leaves it to the cluster.
+    pub naming: Naming,
+    fence: Option<Fence>,
+}
+
+impl Site {
+    /// Whether both are parts of one registry: whether any of their names is the same.
+    pub fn is_beside(&self, other: &Self) -> bool {
+        self.names.iter().any(|name| other.is_called(name))
+    }
+
+    /// Whether `host` (host and port) is one of the registry's names.
+    pub fn is_called(&self, host: &str) -> bool {
+        self.names.iter().any(|known| same_host(known, host))
+    }
+
+    /// Whether the object may write `repository`, a whole path in the registry.
+    pub fn admits(&self, repository: &str) -> bool {
+        self.fence
+            .as_ref()
+            .is_none_or(|fence| fence.check(repository, "").is_ok())
+    }
+}
+
+impl Defaults {
+    /// What the operator's own registry is called. Without a flag that says so, the cluster's state is read.
+    pub async fn home(&self, client: &Client) -> Result<Home, Fault> {
+        let flags = &self.registry;
+        let state = self.find_state(client).await?;
+        let (address, endpoint) = match (&flags.address, &state) {
+            (Some(address), _) => (Some(address.clone()), flags.endpoint.clone()),
+            (None, Some(state)) => {
+                let endpoint = flags.endpoint.clone().unwrap_or_else(|| state.service.to_owned());
+                (Some(state.address.clone()), Some(endpoint))
+            }
+            (None, None) => (None, flags.endpoint.clone()),
+        };
+        let mut home = Home {
+            address,
+            endpoint,
+            naming: None,
+        };
+        let of_state = |state: &super::place::State| {
+            let known = [state.address.as_str(), state.service];
+            home.names()
+                .any(|name| known.iter().any(|known| same_host(known, name)))
+        };
+        let naming = state.filter(of_state).map(|state| state.naming);
+        home.naming = naming;
+        Ok(home)
+    }
+
+    /// The part of the registry that `spec`, an object's of `namespace`, means where the operator's own is called `home`.
+    /// None where it is not known which registry that is.
+    pub fn site(&self, home: &Home, namespace: &str, spec: &RegistrySpec) -> Option<Site> {
+        let address = spec.address.as_ref().or(home.address.as_ref())?;
+        let own = spec.address.iter().chain(&spec.endpoint);
+        let mut names: Vec<String> = own.cloned().collect();
+        let named = names
+            .iter()
+            .any(|name| home.names().any(|known| same_host(known, name)));
+        if spec.address.is_none() || named {
+            names.extend(home.names().cloned());
+        }
+        let at_home =
+            spec.address.is_none() || spec.address == self.registry.address || self.policy_asks_for_home() && named;
+        let default = self.registry.repository_prefix.as_deref();
+        Some(Site {
+            address: address.clone(),
+            names,
+            naming: home
+                .naming
+                .filter(|_| spec.address.is_none() || named)
+                .unwrap_or(Naming::Plain),
+            prefix: self.prefix(namespace, spec, at_home),
+            fence: self.policy.fence(default, namespace).filter(|_| at_home),
+        })
+    }
+
+    /// Whether a policy asks which objects mean the operator's own registry by another name. Else only those mean it, to
+    /// its policies and its prefix, that name none or the one that the flags say.
+    pub(super) fn policy_asks_for_home(&self) -> bool {
+        !self.policy.hosts.is_empty() || self.policy.repositories == RepositoryPolicy::Namespace
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::worker::Policy;
+
+    fn site(defaults: &Defaults, home: &Home, spec: serde_json::Value) -> Option<Site> {
+        defaults.site(home, "a", &serde_json::from_value(spec).unwrap())
+    }
+
+    #[test]
+    fn one_registry_may_have_several_names() {
+        let defaults = Defaults::default();
+        let home = Home {
+            address: Some("127.0.0.1:31999".to_owned()),
+            endpoint: Some("registry.svc:5000".to_owned()),
+            naming: None,
+        };
+        let beside = |one: serde_json::Value, other: serde_json::Value| {
+            let (one, other) = (site(&defaults, &home, one), site(&defaults, &home, other));
+            one.unwrap().is_beside(&other.unwrap())
+        };
+        let none = || json!({});
+        assert!(beside(none(), none()));
+        assert!(beside(none(), json!({ "address": "127.0.0.1:31999" })));
+        assert!(beside(none(), json!({ "address": "Registry.svc:5000" })));
+        assert!(beside(
+            none(),
+            json!({ "address": "x:1", "endpoint": "registry.svc:5000" })
+        ));
+        assert!(beside(
+            json!({ "address": "x:1" }),
+            json!({ "address": "y:1", "endpoint": "x:1" })
+        ));
+        assert!(!beside(none(), json!({ "address": "x:1" })));
+        assert!(!beside(json!({ "address": "x:2" }), json!({ "address": "x:1" })));
+        assert_eq!(site(&defaults, &Home::default(), none()), None);
+    }
+
+    #[test]
+    fn what_a_policy_denies_is_no_place() {
+        let defaults = Defaults {
+            registry: serde_json::from_value(json!({ "address": "r:1", "repositoryPrefix": "base" })).unwrap(),
+            policy: Policy {
+                repositories: RepositoryPolicy::Namespace,
+                ..Policy::default()
+            },
+            ..Defaults::default()
+        };
+        let home = Home {
+            address: Some("r:1".to_owned()),
+            endpoint: None,
+            naming: None,
+        };
+        let own = site(&defaults, &home, json!({})).unwrap();
+        assert_eq!(own.prefix, "base/a");
+        assert!(own.admits("base/a/app") && !own.admits("base/b/app"));
+        let elsewhere = site(&defaults, &home, json!({ "address": "x:1" })).unwrap();
+        assert!(elsewhere.prefix.is_empty() && elsewhere.admits("base/b/app"));
+    }
+}

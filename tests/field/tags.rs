@@ -1,0 +1,272 @@
+//! Tags that belong to somebody else: an image replaces no package, and a package no image.
+
+mod cluster;
+
+use std::process::Command;
+
+use futures::FutureExt as _;
+use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Case, check};
+use crate::support::image::{image, multi_platform, noise, push, put};
+use crate::support::registry::{TestRegistry, Version};
+
+/// A folder in which the real binary builds packages.
+struct Builds {
+    folder: TempDir,
+    source: TestRegistry,
+    registry: TestRegistry,
+}
+
+/// What a build came to.
+struct Built {
+    code: Option<i32>,
+    report: Value,
+}
+
+impl Builds {
+    async fn new() -> Self {
+        let builds = Self {
+            folder: tempfile::tempdir().unwrap(),
+            source: TestRegistry::start(Version::V31),
+            registry: TestRegistry::start(Version::V31),
+        };
+        multi_platform(&builds.source.repository("shop"), "1.4.0").await;
+        builds
+    }
+
+    /// Builds the package `name` of version 1.4.0 to `to`, with `images` and `more` lines of its spec.
+    fn build(&self, name: &str, to: &str, images: &[&str], more: &str) -> Built {
+        let images: Vec<String> = images.iter().map(|image| format!("{{image: '{image}'}}")).collect();
+        let text = format!(
+            "apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {{name: {name}}}\nspec:\n  \
+             version: 1.4.0\n  components: [{{name: web, images: [{}]}}]\n  {more}\n",
+            images.join(", ")
+        );
+        let file = self.folder.path().join(format!("{name}.yaml"));
+        std::fs::write(&file, text).unwrap();
+        let output = Command::new("timeout")
+            .args(["-k", "1", "60", env!("CARGO_BIN_EXE_jackal-operator"), "build"])
+            .arg(&file)
+            .args(["--to", to, "--insecure", "--output", "json", "--insecure-registry"])
+            .arg(format!("{},{}", self.source.host, self.registry.host))
+            .current_dir(self.folder.path())
+            .env("DOCKER_CONFIG", self.folder.path())
+            .output()
+            .unwrap();
+        let report = serde_json::from_slice(&output.stdout);
+        Built {
+            code: output.status.code(),
+            report: report.unwrap_or_else(|error| panic!("{error}: {output:?}")),
+        }
+    }
+
+    /// The image that the packages of these tests want, whose path and tag are those of the package `shop`.
+    fn image(&self) -> String {
+        format!("{}/shop:1.4.0", self.source.host)
+    }
+
+    /// Puts the package `shop` of two architectures into the registry.
+    async fn with_package(self) -> (Self, Document) {
+        for architecture in ["amd64", "arm64"] {
+            let more = format!("architecture: {architecture}");
+            self.build("shop", &self.registry.host, &[], &more).done();
+        }
+        let standing = self.standing().await;
+        assert_eq!(standing.index().unwrap().manifests.len(), 2);
+        (self, standing)
+    }
+
+    /// What stands under the package's name.
+    async fn standing(&self) -> Document {
+        let repository = self.registry.repository("shop");
+        repository.manifest("1.4.0").await.unwrap().expect("something stands")
+    }
+}
+
+impl Built {
+    fn done(self) -> Value {
+        assert_eq!(self.code, Some(0), "{}", self.report);
+        self.report
+    }
+
+    /// Why it failed.
+    fn failed(self) -> (String, String) {
+        assert_ne!(self.code, Some(0), "{}", self.report);
+        let failure = &self.report["failures"][0];
+        let text = |field: &str| failure[field].as_str().unwrap_or_default().to_owned();
+        (text("reason"), text("message"))
+    }
+}
+
+async fn a_plain_tag_is_left_to_a_package() {
+    let (builds, package) = Builds::new().await.with_package().await;
+    for changed in [true, false] {
+        let report = builds
+            .build("other", &builds.registry.host, &[&builds.image()], "naming: Jackal")
+            .done();
+        assert_eq!(report["changed"], changed, "{report}");
+        let omitted = &report["images"][0]["omittedTag"];
+        assert_eq!(
+            (&omitted["tag"], &omitted["owner"]),
+            (&"1.4.0".into(), &"a package".into()),
+            "{report}"
+        );
+        assert_eq!(builds.standing().await, package);
+    }
+    // Its owner is as it was.
+    let report = builds
+        .build("shop", &builds.registry.host, &[], "architecture: arm64")
+        .done();
+    assert_eq!(report["changed"], false, "{report}");
+}
+
+async fn a_name_that_a_package_has_is_a_conflict() {
+    let (builds, package) = Builds::new().await.with_package().await;
+    let (reason, message) = builds
+        .build("other", &builds.registry.host, &[&builds.image()], "naming: Plain")
+        .failed();
+    assert_eq!(reason, "RepositoryConflict");
+    let name = format!("`{}/shop:1.4.0` is a package", builds.registry.host);
+    assert!(message.contains(&name), "{message}");
+    assert_eq!(builds.standing().await, package);
+}
+
+async fn a_package_without_an_index_is_one_too() {
+    let builds = Builds::new().await;
+    let repository = builds.registry.repository("shop");
+    for config in [media_type::ZARF_CONFIG, media_type::JACKAL_CONFIG] {
+        push(&repository, config, "{}".into()).await;
+        let config = Descriptor::new(config, Digest::of(b"{}"), 2);
+        let package = Document::of_manifest(Manifest::new(config, Vec::new())).unwrap();
+        put(&repository, &package, Some("1.4.0")).await;
+        let report = builds
+            .build("other", &builds.registry.host, &[&builds.image()], "naming: Zarf")
+            .done();
+        assert_eq!(report["images"][0]["omittedTag"]["tag"], "1.4.0", "{report}");
+        assert_eq!(builds.standing().await.digest(), package.digest());
+    }
+}
+
+async fn in_a_layout_a_package_keeps_its_name() {
+    let builds = Builds::new().await;
+    builds.build("shop", "oci:out", &[], "").done();
+    let names = || {
+        let index = std::fs::read(builds.folder.path().join("out/index.json")).unwrap();
+        let index: Value = serde_json::from_slice(&index).unwrap();
+        let package = index["manifests"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|entry| entry["annotations"]["org.opencontainers.image.ref.name"] == "shop:1.4.0");
+        package.unwrap()["digest"].clone()
+    };
+    let package = names();
+    let report = builds
+        .build("other", "oci:out", &[&builds.image()], "naming: Jackal")
+        .done();
+    assert_eq!(report["images"][0]["omittedTag"]["owner"], "a package", "{report}");
+    let (reason, _) = builds
+        .build("other", "oci:out", &[&builds.image()], "naming: Plain")
+        .failed();
+    assert_eq!((reason.as_str(), names()), ("RepositoryConflict", package));
+}
+
+async fn a_package_leaves_an_image_alone() {
+    let builds = Builds::new().await;
+    let repository = builds.registry.repository("shop");
+    let document = image(&repository, "linux/amd64", noise(7, 1000)).await;
+    put(&repository, &document, Some("1.4.0")).await;
+    let (reason, message) = builds.build("shop", &builds.registry.host, &[], "").failed();
+    assert_eq!(reason, "RepositoryConflict");
+    assert!(message.contains("is there already and is no package"), "{message}");
+    assert_eq!(builds.standing().await.digest(), document.digest());
+}
+
+async fn a_package_may_hold_an_image_of_its_own_name() {
+    let builds = Builds::new().await;
+    for changed in [true, false] {
+        let report = builds
+            .build("shop", &builds.registry.host, &[&builds.image()], "naming: Jackal")
+            .done();
+        assert_eq!(report["changed"], changed, "{report}");
+        assert_eq!(
+            report["images"][0]["omittedTag"]["owner"], "the package itself",
+            "{report}"
+        );
+        let standing = builds.standing().await;
+        assert_eq!(standing.index().unwrap().manifests[0].digest.as_str(), report["digest"]);
+    }
+}
+
+async fn a_package_whose_image_has_its_very_name_says_so() {
+    let builds = Builds::new().await;
+    let (to, prefixed) = (&builds.registry.host, format!("{}/team", builds.registry.host));
+    let within = format!("{to}/shop:1.4.0");
+    let below = format!("{to}/team/shop:1.4.0");
+    for (to, image, naming) in [
+        (to, &builds.image(), "Plain"),
+        (to, &within, "Jackal"),
+        (&prefixed, &below, "Zarf"),
+    ] {
+        let (reason, message) = builds
+            .build("shop", to, &[image], &format!("naming: {naming}"))
+            .failed();
+        assert_eq!(reason, "RepositoryConflict", "{message}");
+        let both = format!("`{image}` of component `web` and the package itself would both be");
+        assert!(message.starts_with(&both), "{message}");
+    }
+}
+
+/// Cases without a cluster.
+const BUILDS: [Case; 7] = [
+    Case {
+        report: "moby/moby#2619",
+        input: "an image whose plain tag is the name of a package of two architectures",
+        expected: "the image is brought without its plain tag, which the report says, and a repeat writes nothing",
+        run: || a_plain_tag_is_left_to_a_package().boxed(),
+    },
+    Case {
+        report: "moby/moby#2619",
+        input: "an image that is to have the very name of a package",
+        expected: "RepositoryConflict, and the package stays",
+        run: || a_name_that_a_package_has_is_a_conflict().boxed(),
+    },
+    Case {
+        report: "helm/helm#9985",
+        input: "a package under its tag without an index, as oras pushes one",
+        expected: "it is left alone by images",
+        run: || a_package_without_an_index_is_one_too().boxed(),
+    },
+    Case {
+        report: "moby/moby#2619",
+        input: "the same two in an OCI layout",
+        expected: "the package keeps its name",
+        run: || in_a_layout_a_package_keeps_its_name().boxed(),
+    },
+    Case {
+        report: "helm/helm#9985",
+        input: "a package whose name and version are an image's",
+        expected: "RepositoryConflict, and the image stays",
+        run: || a_package_leaves_an_image_alone().boxed(),
+    },
+    Case {
+        report: "helm/helm#9985",
+        input: "a package that holds an image whose plain tag is its own name",
+        expected: "it is built, and the image has no plain tag",
+        run: || a_package_may_hold_an_image_of_its_own_name().boxed(),
+    },
+    Case {
+        report: "helm/helm#9985",
+        input: "a package that holds an image of its own name and version",
+        expected: "RepositoryConflict that names both",
+        run: || a_package_whose_image_has_its_very_name_says_so().boxed(),
+    },
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_cluster() {
+    check(&BUILDS).await;
+}
