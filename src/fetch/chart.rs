@@ -31,6 +31,8 @@ const FILE_LIMIT: u64 = 4 * 1024 * 1024;
 const FILES: usize = 20_000;
 
 /// Where a chart was found.
+// Few of them live at once.
+#[allow(clippy::large_enum_variant)]
 enum Place {
     Registry(OciChart),
     Repository(Remote, Digest),

@@ -52,6 +52,8 @@ enum By {
 }
 
 /// What came of reading a referrer.
+// Few of them live at once.
+#[allow(clippy::large_enum_variant)]
 enum Read {
     /// It is to be brought.
     Lacking(Resolved),
