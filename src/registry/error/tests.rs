@@ -1,0 +1,194 @@
+//! What failures become for who acts on them.
+
+use super::*;
+use crate::fault::Disposition;
+
+fn answered(status: u16, code: &str) -> Error {
+    let body = format!(r#"{{"errors":[{{"code":"{code}","message":"no\nway","detail":{{"at":1}}}}]}}"#);
+    Error::status("PUT https://r/v2/x/manifests/1", status, None, body.as_bytes())
+}
+
+#[test]
+fn statuses_become_reasons() {
+    for (status, code, reading, pushing) in [
+        (
+            401,
+            "UNAUTHORIZED",
+            Reason::AuthenticationFailed,
+            Reason::AuthenticationFailed,
+        ),
+        (
+            403,
+            "DENIED",
+            Reason::AuthenticationFailed,
+            Reason::AuthenticationFailed,
+        ),
+        (404, "MANIFEST_UNKNOWN", Reason::SourceNotFound, Reason::PushFailed),
+        (429, "TOOMANYREQUESTS", Reason::RateLimited, Reason::RateLimited),
+        (503, "", Reason::RegistryUnavailable, Reason::RegistryUnavailable),
+        (500, "UNKNOWN", Reason::SourceFailed, Reason::PushFailed),
+        (400, "DIGEST_INVALID", Reason::DigestMismatch, Reason::DigestMismatch),
+        (405, "UNSUPPORTED", Reason::SourceFailed, Reason::PushFailed),
+    ] {
+        let error = answered(status, code);
+        assert_eq!(error.clone().reading("r/x:1").reason, reading, "{status}");
+        let fault = error.pushing("r/x");
+        assert_eq!(fault.reason, pushing, "{status}");
+        assert_ne!(fault.disposition, Disposition::Stalled, "{status}");
+    }
+}
+
+#[test]
+fn advice_fits_the_request() {
+    let fault = |call: &str, status: u16, body: &str, pushing: bool| {
+        let error = Error::status(call, status, None, body.as_bytes());
+        match pushing {
+            true => error.pushing("r/x"),
+            false => error.reading("r/x:1"),
+        }
+    };
+    let (tags, blob) = ("GET https://r/v2/x/tags/list", "GET https://r/v2/x/blobs/sha256:ab");
+    let (manifest, upload) = ("GET https://r/v2/x/manifests/1", "POST https://r/v2/x/blobs/uploads/");
+    let quota = r#"{"errors":[{"code":"DENIED","message":"The quota has been exceeded: adding 2 MiB"}]}"#;
+    let harbor = r#"{"errors":[{"code":"PRECONDITION","message":"Failed to process request due to 'x:1' configured as immutable."}]}"#;
+    let ecr = r#"{"errors":[{"code":"TAG_INVALID","message":"The image tag '1' already exists and cannot be overwritten because the tag is immutable."}]}"#;
+    for (call, status, body, pushing, reason, said) in [
+        (tags, 405, "", false, Reason::SourceFailed, "does not list tags"),
+        (tags, 404, "", false, Reason::SourceNotFound, "name of the repository"),
+        (tags, 403, "", false, Reason::AuthenticationFailed, "right to list tags"),
+        (blob, 404, "", false, Reason::SourceNotFound, "without its content"),
+        (
+            manifest,
+            405,
+            "",
+            false,
+            Reason::SourceFailed,
+            "a registry of OCI images",
+        ),
+        (manifest, 403, "", false, Reason::AuthenticationFailed, "right to pull"),
+        (upload, 405, "", true, Reason::PushFailed, "not read-only"),
+        (upload, 403, "", true, Reason::AuthenticationFailed, "right to push"),
+        (upload, 507, "", true, Reason::PushFailed, "free space"),
+        (upload, 403, quota, true, Reason::PushFailed, "free space"),
+        (
+            upload,
+            500,
+            r#"{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":{"Err":28}}]}"#,
+            true,
+            Reason::PushFailed,
+            "no space left on device; free space",
+        ),
+        (
+            upload,
+            413,
+            "write: no space left on device",
+            true,
+            Reason::PushFailed,
+            "free space",
+        ),
+        (
+            "PUT https://r/v2/x/manifests/1",
+            412,
+            harbor,
+            true,
+            Reason::PushFailed,
+            "push another tag",
+        ),
+        (
+            "PUT https://r/v2/x/manifests/1",
+            400,
+            ecr,
+            true,
+            Reason::PushFailed,
+            "push another tag",
+        ),
+    ] {
+        let fault = fault(call, status, body, pushing);
+        assert_eq!(fault.reason, reason, "{fault}");
+        assert!(fault.message.contains(said), "{fault}");
+        assert_ne!(fault.disposition, Disposition::Stalled, "{fault}");
+    }
+}
+
+#[test]
+fn a_token_service_is_not_the_registry() {
+    let fault = |status| {
+        let error = Error::status("GET https://auth/token", status, None, b"<title>Not here</title>");
+        error.of_token_service().reading("r/x:1")
+    };
+    for (status, reason) in [
+        (400, Reason::AuthenticationFailed),
+        (401, Reason::AuthenticationFailed),
+        (403, Reason::AuthenticationFailed),
+        (404, Reason::AuthenticationFailed),
+        (405, Reason::AuthenticationFailed),
+        (410, Reason::AuthenticationFailed),
+        (429, Reason::RateLimited),
+        (500, Reason::RegistryUnavailable),
+        (503, Reason::RegistryUnavailable),
+    ] {
+        let fault = fault(status);
+        assert_eq!(fault.reason, reason, "{fault}");
+        let said = format!("https://auth/token: the token service answered {status} Not here");
+        assert!(fault.message.contains(&said), "{fault}");
+    }
+}
+
+#[test]
+fn a_refusal_may_mean_that_there_is_nothing() {
+    let refused = |status, body: &[u8]| Error::status("GET x", status, None, body);
+    assert!(refused(403, b"").may_mean_absent());
+    assert!(refused(401, br#"{"errors":[{"code":"DENIED"}]}"#).may_mean_absent());
+    assert!(refused(401, b"").insufficient().may_mean_absent());
+    for other in [401, 404, 429, 500] {
+        assert!(!refused(other, b"").may_mean_absent(), "{other}");
+    }
+}
+
+#[test]
+fn only_an_invalid_input_stalls() {
+    for code in ["NAME_INVALID", "TAG_INVALID", "MANIFEST_INVALID"] {
+        let fault = answered(400, code).pushing("r/x");
+        assert_eq!(
+            (fault.reason, fault.disposition),
+            (Reason::PushFailed, Disposition::Stalled)
+        );
+    }
+    // Registries answer a manifest with missing blobs by both codes.
+    let body = br#"{"errors":[{"code":"MANIFEST_INVALID"},{"code":"MANIFEST_BLOB_UNKNOWN"}]}"#;
+    let fault = Error::status("PUT x", 400, None, body).pushing("r/x");
+    assert_eq!(fault.disposition, Disposition::Retryable);
+}
+
+#[test]
+fn patience_is_what_the_registry_asks_for() {
+    let after = Some(Duration::from_secs(120));
+    let error = Error::status("GET x", 429, after, b"");
+    assert_eq!(error.pause(1), None);
+    let fault = error.reading("r/x:1");
+    assert_eq!(
+        fault.disposition,
+        Disposition::Waiting {
+            after: Duration::from_secs(120)
+        }
+    );
+    let short = Error::status("GET x", 429, Some(Duration::from_secs(2)), b"");
+    assert!(short.pause(1).unwrap() >= Duration::from_secs(2));
+    assert_eq!(answered(404, "").pause(1), None);
+    assert!(answered(503, "").pause(3).unwrap() < Duration::from_secs(5));
+}
+
+#[test]
+fn words_are_one_bounded_line() {
+    let fault = answered(403, &"é".repeat(2000)).pushing("r/x");
+    assert!(fault.message.chars().count() < 600, "{}", fault.message);
+    let message = answered(403, "DENIED").pushing("r/x").message;
+    assert_eq!(
+        message,
+        "cannot push to r/x: PUT https://r/v2/x/manifests/1: the registry answered 403 DENIED: no way; the right to push is missing; give the account of the credentials this right, or give others by secretRef"
+    );
+    assert_eq!(
+        Error::status("GET x", 502, None, b"<html><title>Bad Gateway</title>at 12:00</html>").to_string(),
+        "GET x: the registry answered 502 Bad Gateway"
+    );
+}
