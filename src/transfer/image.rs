@@ -282,7 +282,7 @@ impl Transfer {
     /// [`Fault::conflict`] when a package has its first name.
     async fn compare(&self, resolved: &Resolved) -> Result<Option<Outcome>, Fault> {
         let (standing, read) = match self.standing(resolved).await? {
-            First::Image(standing, read) => (standing, read),
+            First::Image(standing, read) => (standing, read.map(|read| *read)),
             First::Other => {
                 self.tags().check_first().await?;
                 return Ok(None);
@@ -353,7 +353,7 @@ impl Transfer {
             },
             Identity::Config { image_id, diff_ids } => match self.destination.document(first).await? {
                 Some(document) if self.is_image(&document, image_id, diff_ids) => {
-                    First::Image(document.digest().clone(), Some(document))
+                    First::Image(document.digest().clone(), Some(Box::new(document)))
                 }
                 Some(_) => First::Other,
                 None => First::Nothing,
@@ -403,7 +403,7 @@ impl Transfer {
 /// What stands under the first name of an image.
 enum First {
     /// The image itself: its digest, and the manifest where it had to be read.
-    Image(Digest, Option<Document>),
+    Image(Digest, Option<Box<Document>>),
     /// Something else.
     Other,
     /// Nothing.

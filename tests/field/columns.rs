@@ -222,7 +222,7 @@ async fn every_state() {
     ground.apply(
         "payments-platform-production-2",
         "1.4.1",
-        &[&missing[..], &[ledger.clone()]].concat(),
+        &[&missing[..], std::slice::from_ref(&ledger)].concat(),
         "",
     );
     ground
@@ -241,7 +241,7 @@ async fn every_state() {
     ground.apply(
         "payments-platform-production-4",
         "1.4.0",
-        &[gateway.clone()],
+        std::slice::from_ref(&gateway),
         "suspend: true",
     );
     ground

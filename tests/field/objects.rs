@@ -197,13 +197,13 @@ async fn what_is_written_is_taken_or_refused_with_its_place() {
             report: "ray-project/kuberay#4840",
             input: "two appliers, each with components of its own",
             expected: "both stand, and neither takes the other's away",
-            run: || alone(|| two_appliers()),
+            run: || alone(two_appliers),
         },
         Case {
             report: "kubernetes/kubernetes#91153",
             input: "an image by its name beside one that is an object",
             expected: "both are brought",
-            run: || alone(|| names_and_objects()),
+            run: || alone(names_and_objects),
         },
         Case {
             report: "kubernetes-sigs/headlamp#7147",

@@ -164,7 +164,8 @@ async fn what_a_registry_cannot_give_is_told_until_it_can() {
         registry
     };
     let bring = |name: &str, image: &str, registry: &Value, more: Value| {
-        let mut spec = json!({ "components": of(json!({ "image": image })), "registry": registry });
+        // Images of one path from two registries are told apart by their names in the cluster.
+        let mut spec = json!({ "components": of(json!({ "image": image })), "registry": registry, "naming": "Jackal" });
         spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         cluster.apply(&package(name, "", spec));
     };

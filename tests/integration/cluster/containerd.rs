@@ -10,14 +10,19 @@ use crate::support::registry::{TestRegistry, Version};
 
 const NO_DOCKER: &str = "unix:///nowhere/docker.sock";
 
+/// An image of one engine. Those of two engines are different content, so each engine has a path of its own.
 fn image(name: &str, source: &str, registry: &TestRegistry) -> String {
+    let engine = source.to_lowercase();
     format!(
         "apiVersion: jackal.dev/v1alpha1
 kind: JackalImage
-metadata: {{name: app-{}}}
-spec: {{image: '{name}', source: {source}, registry: {{address: '{}', insecure: true}}, naming: Plain}}
+metadata: {{name: app-{engine}}}
+spec:
+  image: '{name}'
+  source: {source}
+  registry: {{address: '{}', repositoryPrefix: {engine}, insecure: true}}
+  naming: Plain
 ",
-        source.to_lowercase(),
         registry.host
     )
 }
@@ -46,7 +51,8 @@ async fn an_image_of_a_nodes_containerd_is_brought_and_followed() {
         assert_eq!(status.method.as_deref(), Some("ContainerdContent"));
         assert_eq!(status.method_reason, None);
         let (path, tag) = short.split_once(':').unwrap();
-        let standing = registry.repository(path).head_manifest(tag).await.unwrap().unwrap();
+        let standing = registry.repository(&format!("containerd/{path}"));
+        let standing = standing.head_manifest(tag).await.unwrap().unwrap();
         assert_eq!(standing.digest.as_str(), held);
 
         node.import(&layered(&name, "second").archive());
