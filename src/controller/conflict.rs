@@ -15,9 +15,9 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::core::DeserializeGuard;
 
-use crate::api::v1alpha1::{JackalImage, JackalImageSpec, JackalPackage, SourceKind};
+use crate::api::v1alpha1::{JackalImage, JackalImageSpec, JackalPackage, RegistrySpec, SourceKind};
 use crate::fault::{Fault, Reason};
-use crate::oci::{Compression, Location};
+use crate::oci::{Compression, Location, same_host};
 use crate::package::{ImageRequest, listed};
 use crate::worker::{Defaults, Home, Place, Site, last_part, name_of, with_tag};
 
@@ -79,6 +79,9 @@ impl Written {
     fn of_package(package: &JackalPackage, defaults: &Defaults, home: &Home) -> Option<Self> {
         let namespace = package.namespace().unwrap_or_default();
         let site = defaults.site(home, &namespace, &package.spec.registry)?;
+        if !is_admitted(&package.spec.registry, defaults, home) {
+            return None;
+        }
         Self {
             repository: crate::package::repository(&site.prefix, &package.name_any()),
             tags: vec![version(package)?],
@@ -101,7 +104,11 @@ impl Written {
             && site.is_called(listed.registry())
             && location.repository == listed.repository()
             && location.tags.iter().all(|tag| Some(tag.as_str()) == listed.tag());
-        if stays {
+        // What a policy denies is never written either, and keeps nobody else from the tag.
+        let denied = request.source == SourceKind::Registry
+            && !site.is_called(listed.registry())
+            && defaults.policy.admits_host(listed.registry(), "image").is_err();
+        if stays || denied || !is_admitted(&spec.registry, defaults, home) {
             return None;
         }
         Self {
@@ -129,6 +136,14 @@ impl Written {
             self.site.address, self.repository
         ))
     }
+}
+
+/// Whether a policy lets the operator talk to the endpoint that an object names.
+fn is_admitted(spec: &RegistrySpec, defaults: &Defaults, home: &Home) -> bool {
+    spec.endpoint.as_ref().is_none_or(|endpoint| {
+        home.names().any(|known| same_host(known, endpoint))
+            || defaults.policy.admits_host(endpoint, "registry.endpoint").is_ok()
+    })
 }
 
 /// The tag of a package's artifact; of one that follows an image, of what it wrote last.

@@ -316,3 +316,52 @@ fn what_is_to_have_a_place_claims_it() {
         assert_eq!(claims(&image, &site, &name, &defaults, &home), expected, "{name}");
     }
 }
+
+#[test]
+fn what_a_policy_denies_keeps_nobody_from_a_tag() {
+    let image = |namespace: &str, second: u32, spec: serde_json::Value| -> JackalImage {
+        serde_json::from_value(json!({
+            "apiVersion": "jackal.dev/v1alpha1",
+            "kind": "JackalImage",
+            "metadata": {
+                "name": "app",
+                "namespace": namespace,
+                "uid": namespace,
+                "creationTimestamp": format!("2026-01-01T00:00:{second:02}Z"),
+            },
+            "spec": spec,
+        }))
+        .unwrap()
+    };
+    let defaults = Defaults {
+        registry: serde_json::from_value(json!({ "address": "r:1" })).unwrap(),
+        policy: Policy {
+            hosts: vec!["good.example".parse().unwrap()],
+            ..Policy::default()
+        },
+        ..Defaults::default()
+    };
+    let home = Home {
+        address: Some("r:1".to_owned()),
+        ..Home::default()
+    };
+    let young = image("b", 2, json!({ "image": "good.example/app:1" }));
+    let holds = |old: serde_json::Value| {
+        let known = Known {
+            packages: Vec::new(),
+            images: vec![Arc::new(DeserializeGuard(Ok(image("a", 1, old))))],
+        };
+        Older::than_image(&young, &known)
+            .check_image(&young, &defaults, &home)
+            .is_err()
+    };
+    let registry = json!({ "address": "r:1", "endpoint": "evil.example" });
+    assert!(!holds(json!({ "image": "evil.example/app:1" })));
+    assert!(!holds(
+        json!({ "image": "good.example/app:1", "source": "Docker", "registry": registry })
+    ));
+    assert!(!holds(json!({ "image": "app:2", "source": "Docker" })));
+    assert!(holds(
+        json!({ "image": "good.example/app:1", "platforms": ["linux/amd64"] })
+    ));
+}

@@ -66,7 +66,8 @@ async fn a_gigabyte_in_one_layer_moves_in_less_than_a_hundred_megabytes() {
     check("the agent, docker to registry", agent.peak_memory());
 
     let copy = format!("{{image: '{}/{name}'}}", first.host);
-    cluster.apply(&package("registry", &second.host, &[&copy], "naming: Plain"));
+    // The tag is the first package's, so the copy gets a name with a checksum.
+    cluster.apply(&package("registry", &second.host, &[&copy], "naming: Jackal"));
     let copied = cluster.ready("registry").await.status.unwrap();
     assert_eq!(copied.images[0].digest, status.images[0].digest);
     check("the controller, registry to registry", controller.peak_memory());
