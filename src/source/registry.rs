@@ -1,6 +1,8 @@
 //! Images that lie in a registry: manifests are carried to the byte, blobs streamed through.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+mod lookup;
+
+use std::collections::HashMap;
 
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -8,21 +10,15 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::readings::Readings;
 use super::{Blob, BlobSink, Delivered, Form, Identity, ImageSource, Method, Resolved};
 use crate::fault::{Fault, Reason};
-use crate::oci::{
-    Absent, Descriptor, Digest, Document, Index, Manifest, Platform, Reference, Selection, distinct_blobs,
-    distinct_foreign_layers, media_type, select, select_by,
-};
-use crate::registry::{Error, Kind, Registry, Repository};
+use crate::oci::{Descriptor, Digest, Platform, Reference, Selection, distinct_blobs, distinct_foreign_layers, select};
+use crate::registry::{Registry, Repository};
 
-/// How deep indexes may lie in each other.
-const DEPTH: usize = 4;
-/// How many manifests one image may have, all platforms and attestations together.
-const MANIFESTS: usize = 256;
+use self::lookup::Lookup;
+pub(super) use self::lookup::children_first;
+
 /// Manifests of one image that are read at once, and blobs that are carried. What of it runs is up to the
 /// registries' limits; a blob that somebody else brings just now only waits.
 const AT_ONCE: usize = 8;
-/// The longest image configuration in bytes that is read.
-const CONFIG_LIMIT: usize = 8 * 1024 * 1024;
 
 /// A registry as a source. References are looked up in it by their repository, whatever host they name, so a
 /// mirror may stand in.
@@ -146,11 +142,6 @@ fn is_gone(fault: &Fault) -> bool {
     matches!(fault.reason, Reason::SourceNotFound | Reason::SourceFailed)
 }
 
-/// Whether what was read is content of another kind.
-fn is_no_manifest(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Unsupported | Kind::Protocol | Kind::TooLarge)
-}
-
 /// Carries a foreign layer if its registry has it. It is asked of nobody else: where its `urls` lead is not for us to
 /// read.
 async fn carry_foreign(
@@ -201,341 +192,6 @@ async fn carry(repository: &Repository, name: &str, blob: &Descriptor, sink: &dy
     }
 }
 
-/// The search for one image.
-struct Lookup {
-    repository: Repository,
-    /// The image as it was asked for, for messages.
-    name: String,
-    /// Whether it was asked for by its digest, which an index keeps only as a whole.
-    pinned: bool,
-}
-
-impl Lookup {
-    fn failed(&self, what: &str) -> Fault {
-        Fault::retryable(Reason::SourceFailed, format!("cannot read {}: {what}", self.name))
-    }
-
-    /// What the image's name stands for now.
-    async fn root(&self, reference: &Reference) -> Result<Document, Fault> {
-        self.document(reference.identifier()).await?.ok_or_else(|| {
-            Fault::retryable(
-                Reason::SourceNotFound,
-                format!(
-                    "{} does not exist in {}; check the name and the tag, or push the image there",
-                    self.name,
-                    self.repository.registry().host()
-                ),
-            )
-        })
-    }
-
-    async fn resolve(&self, root: Document, reference: &Reference, platforms: &[Platform]) -> Result<Resolved, Fault> {
-        let top = root.digest().clone();
-        let (root, read) = self.choose(root, platforms).await?;
-        let digest = root.digest().clone();
-        let documents = self.with_children(root, read).await?;
-        let size = distinct_blobs(&documents).iter().map(|blob| blob.size).sum::<u64>();
-        Ok(Resolved {
-            reference: reference.clone(),
-            platforms: platforms.to_vec(),
-            chosen_from: (top != digest).then_some(top),
-            identity: Identity::Manifest(digest),
-            documents,
-            size: Some(size),
-        })
-    }
-
-    async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
-        let read = self.repository.manifest(identifier).await;
-        read.map_err(|error| error.reading(&self.name))
-    }
-
-    /// A manifest that an index lists, or nothing where a registry holds no manifest of that digest that we could carry.
-    async fn listed(&self, digest: &Digest) -> Result<Option<Document>, Fault> {
-        match self.repository.manifest(digest.as_str()).await {
-            Ok(document) => Ok(document),
-            Err(error) if is_no_manifest(&error) => Ok(None),
-            Err(error) => Err(error.reading(&self.name)),
-        }
-    }
-
-    /// A manifest that an index lists; `None` for an entry that is a blob.
-    async fn child(&self, entry: &Descriptor) -> Result<Option<Document>, Fault> {
-        if media_type::is_blob(&entry.media_type) {
-            return Ok(None);
-        }
-        if !entry.is_typed_as_manifest() {
-            // A registry may keep it as either.
-            let found = self.repository.manifest(entry.digest.as_str()).await;
-            return match found {
-                Err(error) if is_no_manifest(&error) => Err(self.failed(&format!(
-                    "its index lists {} of type `{}`, which is no image; choose by platforms, or push the image again with a tool of today",
-                    entry.digest, entry.media_type
-                ))),
-                found => found.map_err(|error| error.reading(&self.name)),
-            };
-        }
-        let document = self.document(entry.digest.as_str()).await?;
-        document.map(Some).ok_or_else(|| self.missing(entry))
-    }
-
-    /// That a manifest is not there which the index lists.
-    fn missing(&self, entry: &Descriptor) -> Fault {
-        let host = self.repository.registry().host();
-        let (digest, name) = (&entry.digest, &self.name);
-        let instead = match self.pinned {
-            true => "name one of its images by the image's own digest",
-            false => "choose among the others by platforms",
-        };
-        let message = match entry.attests().filter(|_| entry.is_attestation()) {
-            Some(subject) => format!(
-                "the index of {name} lists attestations ({digest}) of the image {subject} that {host} does not have; {without}, or push the whole image there",
-                without = match self.pinned {
-                    true => instead,
-                    false => "choose images by platforms, which leaves these attestations out",
-                }
-            ),
-            None => {
-                let platform = entry.platform.as_ref().filter(|platform| platform.is_said());
-                let platform = platform.map(|platform| format!("for {platform} ")).unwrap_or_default();
-                format!(
-                    "the index of {name} lists a manifest {platform}({digest}) that {host} does not have; {instead}, or push the whole image there"
-                )
-            }
-        };
-        Fault::retryable(Reason::SourceNotFound, message)
-    }
-
-    /// The root that has only the platforms asked for, `root` itself where that is so, and what was read of the manifests
-    /// that it lists. An index that is named by its digest stays whole: in the cluster that digest must be found.
-    async fn choose(
-        &self,
-        root: Document,
-        platforms: &[Platform],
-    ) -> Result<(Document, HashMap<Digest, Document>), Fault> {
-        if platforms.is_empty() {
-            return Ok((root, HashMap::new()));
-        }
-        let index = match (root.index(), root.manifest()) {
-            (Some(index), _) => index,
-            (None, Some(manifest)) => {
-                // Who does not say what it runs on is believed to be what was asked for.
-                let Some(offered) = self.platform_of(manifest).await? else {
-                    return Ok((root, HashMap::new()));
-                };
-                let absent: Vec<Platform> = platforms
-                    .iter()
-                    .filter(|asked| !asked.admits(&offered))
-                    .cloned()
-                    .collect();
-                return match absent.is_empty() {
-                    true => Ok((root, HashMap::new())),
-                    false => Err(self.lacking(&Absent(absent), vec![offered])),
-                };
-            }
-            (None, None) => return Ok((root, HashMap::new())),
-        };
-        let mut read = HashMap::new();
-        let mut offered: Vec<Option<Platform>> = Vec::with_capacity(index.manifests.len());
-        for entry in &index.manifests {
-            offered.push(match entry.may_be_image() {
-                true => self.platform_of_entry(entry, &mut read).await?,
-                false => None,
-            });
-        }
-        let selection = match select_by(index, platforms, |at| offered.get(at)?.as_ref()) {
-            Ok(selection) => selection,
-            Err(absent) => return Err(self.lacking(&absent, offered.into_iter().flatten().collect())),
-        };
-        let kept = match selection {
-            _ if self.pinned => return Ok((root, read)),
-            Selection::One(only) => {
-                let document = match read.remove(&only.digest) {
-                    Some(document) => Some(document),
-                    None => self.document(only.digest.as_str()).await?,
-                };
-                return Ok((document.ok_or_else(|| self.missing(&only))?, read));
-            }
-            Selection::Several(kept) => kept,
-            Selection::Whole => index.clone(),
-        };
-        if kept.manifests.len() > MANIFESTS {
-            return Err(self.too_many());
-        }
-        let runs_on = |digest: &Digest| {
-            let mut entries = index.manifests.iter().zip(&offered);
-            entries.find_map(|(entry, offered)| (entry.digest == *digest).then_some(offered.as_ref())?)
-        };
-        let (entries, read) = self.those_there(kept.manifests, platforms, runs_on, read).await?;
-        let kept = Index {
-            manifests: entries,
-            ..kept
-        };
-        if kept.manifests.len() == index.manifests.len() {
-            return Ok((root, read));
-        }
-        // What is missing may have been all but one image.
-        let images: Vec<&Descriptor> = kept.manifests.iter().filter(|entry| entry.may_be_image()).collect();
-        if let [only] = images.as_slice()
-            && let Some(document) = read.get(&only.digest)
-        {
-            return Ok((document.clone(), read));
-        }
-        let root = Document::of_index(kept).map_err(|error| self.failed(&error.to_string()))?;
-        Ok((root, read))
-    }
-
-    /// Those of the chosen `entries` that the registry has, with their manifests. Attestations may lack, and an image that
-    /// another one stands beside for the same platform.
-    async fn those_there<'a>(
-        &self,
-        entries: Vec<Descriptor>,
-        platforms: &[Platform],
-        runs_on: impl Fn(&Digest) -> Option<&'a Platform>,
-        mut read: HashMap<Digest, Document>,
-    ) -> Result<(Vec<Descriptor>, HashMap<Digest, Document>), Fault> {
-        let unread: BTreeSet<Digest> = entries
-            .iter()
-            .map(|entry| entry.digest.clone())
-            .filter(|digest| !read.contains_key(digest))
-            .collect();
-        let found: Vec<Option<Document>> = stream::iter(unread)
-            .map(|digest| async move { self.listed(&digest).await })
-            .buffered(AT_ONCE)
-            .try_collect()
-            .await?;
-        read.extend(
-            found
-                .into_iter()
-                .flatten()
-                .map(|document| (document.digest().clone(), document)),
-        );
-        let (there, lost): (Vec<Descriptor>, Vec<Descriptor>) =
-            entries.into_iter().partition(|entry| read.contains_key(&entry.digest));
-        let has = |asked: &Platform| {
-            let mut images = there.iter().filter(|entry| entry.may_be_image());
-            images.any(|image| runs_on(&image.digest).is_some_and(|offered| asked.admits(offered)))
-        };
-        match lost.iter().find(|entry| entry.may_be_image()) {
-            Some(image) if !platforms.iter().all(has) => Err(self.missing(image)),
-            _ => Ok((there, read)),
-        }
-    }
-
-    /// What an entry of an index runs on; where the index does not say, its configuration does. What is read for it goes
-    /// to `read`.
-    async fn platform_of_entry(
-        &self,
-        entry: &Descriptor,
-        read: &mut HashMap<Digest, Document>,
-    ) -> Result<Option<Platform>, Fault> {
-        let said = entry
-            .platform
-            .as_ref()
-            .is_some_and(|platform| !platform.architecture.is_empty());
-        if said || media_type::is_index(&entry.media_type) {
-            return Ok(entry.platform.clone());
-        }
-        if read.len() >= MANIFESTS {
-            return Err(self.failed(&format!(
-                "more than {MANIFESTS} entries of its index do not say what they run on; name the image that is wanted by its digest"
-            )));
-        }
-        let Some(document) = self.listed(&entry.digest).await? else {
-            return Ok(None);
-        };
-        let platform = match document.manifest() {
-            Some(manifest) => self.platform_of(manifest).await?,
-            None => None,
-        };
-        read.insert(entry.digest.clone(), document);
-        Ok(platform)
-    }
-
-    /// What an image's configuration says that it runs on.
-    async fn platform_of(&self, manifest: &Manifest) -> Result<Option<Platform>, Fault> {
-        match self.repository.small_blob(&manifest.config.digest, CONFIG_LIMIT).await {
-            Ok(raw) => Ok(raw.and_then(|raw| Platform::of_config(&raw))),
-            Err(error) if is_no_manifest(&error) => Ok(None),
-            Err(error) => Err(error.reading(&self.name)),
-        }
-    }
-
-    /// That some of the platforms asked for are not offered.
-    fn lacking(&self, absent: &Absent, mut offered: Vec<Platform>) -> Fault {
-        offered.retain(Platform::is_said);
-        let mut has: Vec<String> = offered.iter().map(Platform::to_string).collect();
-        let mut seen = HashSet::new();
-        has.retain(|platform| seen.insert(platform.clone()));
-        let what = match has.len() {
-            0 => {
-                "it does not say what it runs on; leave platforms out to take all of it, or push an image that says so"
-                    .to_owned()
-            }
-            count => {
-                let more = count.saturating_sub(20);
-                has.truncate(20);
-                let others = if more > 0 {
-                    format!(" and {more} others")
-                } else {
-                    String::new()
-                };
-                format!(
-                    "it is for {}{others}; choose among these by platforms, or push the missing one there",
-                    has.join(", ")
-                )
-            }
-        };
-        Fault::retryable(
-            Reason::SourceNotFound,
-            format!("{} has no image for {absent}: {what}", self.name),
-        )
-    }
-
-    /// Every manifest under `root`, children before every index that lists them, each once.
-    /// `read` are some of them.
-    async fn with_children(&self, root: Document, mut read: HashMap<Digest, Document>) -> Result<Vec<Document>, Fault> {
-        let top = root.digest().clone();
-        let mut found = HashMap::from([(top.clone(), root)]);
-        let mut level = vec![top.clone()];
-        for depth in 0.. {
-            let entries = unread(&level, &found);
-            if found.len() + entries.len() > MANIFESTS {
-                return Err(self.too_many());
-            }
-            let has_index = |digest: &Digest| found.get(digest).is_some_and(|document| document.index().is_some());
-            if depth >= DEPTH && level.iter().any(has_index) {
-                return Err(self.failed(&format!("its indexes lie more than {DEPTH} deep in each other")));
-            }
-            if entries.is_empty() {
-                break;
-            }
-            let (known, unknown): (Vec<_>, Vec<_>) = entries
-                .into_iter()
-                .map(|entry| (read.remove(&entry.digest), entry))
-                .partition(|(known, _)| known.is_some());
-            let children: Vec<Option<Document>> = stream::iter(unknown)
-                .map(|(_, entry)| async move { self.child(&entry).await })
-                .buffered(AT_ONCE)
-                .try_collect()
-                .await?;
-            let known = known.into_iter().map(|(known, _)| known);
-            let children: Vec<Document> = known.chain(children).flatten().collect();
-            level = children.iter().map(|child| child.digest().clone()).collect();
-            found.extend(children.into_iter().map(|child| (child.digest().clone(), child)));
-        }
-        let mut ordered = Vec::with_capacity(found.len());
-        children_first(&top, &mut found, &mut ordered);
-        Ok(ordered)
-    }
-
-    fn too_many(&self) -> Fault {
-        self.failed(&format!(
-            "it has more than {MANIFESTS} manifests; choose some by platforms"
-        ))
-    }
-}
-
 /// Why an index was taken whole though some platforms were asked for.
 fn whole_index(image: &Resolved) -> Option<String> {
     let root = image.documents.last()?;
@@ -545,47 +201,4 @@ fn whole_index(image: &Resolved) -> Option<String> {
     all.then(|| {
         "all platforms were taken: the image is named by the digest of its index, which a registry takes only with all that it lists; name one image by its digest, or a tag, to take less".to_owned()
     })
-}
-
-/// What the indexes of `level` list and `found` lacks, each once.
-fn unread(level: &[Digest], found: &HashMap<Digest, Document>) -> Vec<Descriptor> {
-    let mut seen = HashSet::new();
-    level
-        .iter()
-        .filter_map(|digest| found.get(digest)?.index())
-        .flat_map(|index| &index.manifests)
-        .filter(|entry| !media_type::is_blob(&entry.media_type))
-        .filter(|entry| !found.contains_key(&entry.digest) && seen.insert(&entry.digest))
-        .cloned()
-        .collect()
-}
-
-/// Moves the document of `digest` from `found` to the end of `ordered`, after all that it lists.
-pub(super) fn children_first(digest: &Digest, found: &mut HashMap<Digest, Document>, ordered: &mut Vec<Document>) {
-    if let Some(document) = found.remove(digest) {
-        for entry in document.index().into_iter().flat_map(|index| &index.manifests) {
-            children_first(&entry.digest, found, ordered);
-        }
-        ordered.push(document);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::oci::Index;
-
-    #[test]
-    fn children_come_first_wherever_they_are_listed() {
-        let document = |entries: Vec<Descriptor>| Document::of_index(Index::new(entries)).unwrap();
-        let inner = document(Vec::new());
-        let middle = document(vec![inner.descriptor.clone()]);
-        let root = document(vec![middle.descriptor.clone(), inner.descriptor.clone()]);
-        let mut found = [&inner, &middle, &root]
-            .map(|one| (one.digest().clone(), one.clone()))
-            .into();
-        let mut ordered = Vec::new();
-        children_first(root.digest(), &mut found, &mut ordered);
-        assert_eq!(ordered, [inner, middle, root]);
-    }
 }
