@@ -46,12 +46,8 @@ impl Packages {
         if known.is_some_and(|known| known.total == counts.total) {
             return Ok(());
         }
-        let message = format!("{} of {} images are in the registry", counts.ready, counts.total);
         let written = self.change(package, |status, generation| {
-            status.counts = Some(counts.clone());
-            let mut conditions = Conditions(std::mem::take(&mut status.conditions));
-            conditions.progressing(generation, "Transferring", &message, Time(jiff::Timestamp::now()));
-            status.conditions = conditions.0;
+            note_planned(status, &counts, generation, Time(jiff::Timestamp::now()));
         });
         written
             .await
@@ -156,5 +152,40 @@ impl Packages {
             self.wake(package).await;
         }
         Ok(())
+    }
+}
+
+/// Enters how many images a package has. The package may have been read before somebody else entered that: what came of
+/// it since then stays.
+fn note_planned(status: &mut JackalPackageStatus, counts: &Counts, generation: Option<i64>, now: Time) {
+    if status.counts.as_ref().is_some_and(|known| known.total == counts.total) {
+        return;
+    }
+    status.counts = Some(counts.clone());
+    let message = format!("{} of {} images are in the registry", counts.ready, counts.total);
+    let mut conditions = Conditions(std::mem::take(&mut status.conditions));
+    conditions.progressing(generation, "Transferring", &message, now);
+    status.conditions = conditions.0;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_of_a_plan_is_not_taken_back() {
+        let now = || Time(jiff::Timestamp::UNIX_EPOCH);
+        let mut status = JackalPackageStatus::default();
+        note_planned(&mut status, &Counts::new(0, 0, 0), Some(1), now());
+        let mut conditions = Conditions(std::mem::take(&mut status.conditions));
+        assert_eq!(conditions.get(READY).unwrap().status, "Unknown");
+        conditions.stalled(Some(1), "PolicyDenied", "a host that is not listed", now());
+        status.conditions = conditions.0;
+
+        let failed = status.clone();
+        note_planned(&mut status, &Counts::new(0, 0, 0), Some(1), now());
+        assert_eq!(status, failed);
+        note_planned(&mut status, &Counts::new(2, 0, 0), Some(2), now());
+        assert_ne!(status, failed);
     }
 }
