@@ -1,13 +1,13 @@
 //! What goes wrong with a registry, typed, and what it means to whoever acts on it.
 
-mod wanted;
+mod operation;
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use self::wanted::Wanted;
+use self::operation::Operation;
 use super::advice::{Remedy, Role};
 use super::explanation::{self, Explanation, Says};
 use crate::fault::{Fault, Front, Reason};
@@ -277,19 +277,19 @@ impl Error {
     fn fault(self, what: &str, failed: Reason, missing: Reason, invalid: Reason, find: &str, role: Role) -> Fault {
         let advise = |advice: &str| format!("{what}: {self}; {advice}");
         let remedied = |remedy: Remedy| advise(&remedy.words(Front::of_process(), role));
-        let wanted = Wanted::of(&self.call);
+        let operation = Operation::of(&self.call);
         let kind = match &self.kind {
             Kind::TooLarge if self.token_service => &Kind::TokenService,
             kind => kind,
         };
         match kind {
-            Kind::NotFound => Fault::retryable(missing, advise(wanted.missing().unwrap_or(find))),
+            Kind::NotFound => Fault::retryable(missing, advise(operation.missing().unwrap_or(find))),
             Kind::Unauthorized => Fault::retryable(Reason::AuthenticationFailed, remedied(Remedy::Credentials)),
             Kind::Denied => Fault::retryable(
                 Reason::AuthenticationFailed,
                 advise(&format!(
                     "{}; {}",
-                    wanted.denied(),
+                    operation.denied(),
                     Remedy::Right.words(Front::of_process(), role)
                 )),
             ),
@@ -340,7 +340,7 @@ impl Error {
                 failed,
                 advise("raise the limit of the registry or of the proxy before it, or make the content smaller"),
             ),
-            Kind::Unsupported => Fault::retryable(failed, advise(wanted.unsupported())),
+            Kind::Unsupported => Fault::retryable(failed, advise(operation.unsupported())),
             Kind::Invalid => Fault::stalled(invalid, advise("correct the name, the tag or the image")),
             Kind::Address => Fault::stalled(Reason::InvalidSpec, format!("{what}: {self}")),
             Kind::Trust => Fault::retryable(

@@ -13,7 +13,7 @@ use super::challenge::{Challenge, offered};
 use super::endpoint::Credentials;
 use super::error::{Error, Kind};
 use super::origin::Origin;
-use super::token_service::{Token, TokenService, Wanted, basic, sensitive};
+use super::token_service::{Token, TokenRequest, TokenService, basic, sensitive};
 
 /// Tokens, and challenges of requests, of which more than this are not kept.
 const CELLS: usize = 512;
@@ -78,7 +78,7 @@ type Cell = Arc<tokio::sync::Mutex<Option<Token>>>;
 pub(super) struct Tokens {
     service: TokenService,
     accepted: RwLock<Accepted>,
-    cells: Mutex<HashMap<Wanted, Cell>>,
+    cells: Mutex<HashMap<TokenRequest, Cell>>,
 }
 
 /// By which answers to which challenges requests were let in.
@@ -225,7 +225,7 @@ impl Tokens {
             let header = sensitive(label, format!("Bearer {}", token.expose_secret()))?;
             return Ok((header, Given::ByUser));
         }
-        let wanted = Wanted {
+        let wanted = TokenRequest {
             realm: self.service.origin.resolved(realm.clone()),
             service: service.clone(),
             scopes: scope.with(demanded.as_deref()),
@@ -243,7 +243,7 @@ impl Tokens {
         Ok((cell.insert(token).value.clone(), Given::Now))
     }
 
-    fn cell(&self, wanted: &Wanted) -> Cell {
+    fn cell(&self, wanted: &TokenRequest) -> Cell {
         let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
         if cells.len() >= CELLS {
             cells.retain(|_, cell| Arc::strong_count(cell) > 1);

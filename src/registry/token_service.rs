@@ -41,7 +41,7 @@ pub(super) struct Token {
 
 /// What one token is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Wanted {
+pub(super) struct TokenRequest {
     /// Where it is given.
     pub realm: Url,
     /// Which service it is for, as the realm calls it.
@@ -78,7 +78,7 @@ impl Refusal {
 impl TokenService {
     /// A new token. An identity token is exchanged for it by OAuth2; a password is sent as the token specification says,
     /// or by OAuth2 where a service only knows that.
-    pub async fn fetch(&self, wanted: &Wanted) -> Result<Token, Error> {
+    pub async fn fetch(&self, wanted: &TokenRequest) -> Result<Token, Error> {
         let call = format!("GET {}", shown(&wanted.realm));
         if wanted.realm.scheme() != "https" && !self.plain_http {
             return Err(Error::new(
@@ -120,7 +120,7 @@ impl TokenService {
         }
     }
 
-    async fn get(&self, wanted: &Wanted, credentials: Option<&Credentials>) -> Result<Token, Refusal> {
+    async fn get(&self, wanted: &TokenRequest, credentials: Option<&Credentials>) -> Result<Token, Refusal> {
         let mut url = wanted.realm.clone();
         {
             let mut query = url.query_pairs_mut();
@@ -139,7 +139,7 @@ impl TokenService {
         self.ask(Method::GET, url, &call, authorization, None).await
     }
 
-    async fn post(&self, wanted: &Wanted, form: &[(&str, &str)]) -> Result<Token, Refusal> {
+    async fn post(&self, wanted: &TokenRequest, form: &[(&str, &str)]) -> Result<Token, Refusal> {
         let scopes = wanted.scopes.join(" ");
         let service = wanted.service.as_deref().map(|service| ("service", service));
         let scope = (!scopes.is_empty()).then_some(("scope", scopes.as_str()));

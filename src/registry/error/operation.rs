@@ -2,7 +2,7 @@
 
 /// What a request is about, told by its method and path (distribution specification, "Endpoints").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum Operation {
     /// The tags of a repository.
     Tags,
     /// The referrers of a manifest.
@@ -17,7 +17,7 @@ pub(super) enum Wanted {
     Storing,
 }
 
-impl Wanted {
+impl Operation {
     /// That of a request that is written so for people.
     pub fn of(call: &str) -> Self {
         let (method, url) = call.split_once(' ').unwrap_or((call, ""));
