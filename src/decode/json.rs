@@ -91,7 +91,9 @@ impl<'de> Json<'de> {
         if self.is_null() {
             return Ok(Vec::new());
         }
-        let Fields(mut fields) = serde_json::from_str(self.0).map_err(syntax)?;
+        let RawFields(fields) = serde_json::from_str(self.0).map_err(syntax)?;
+        let fields = fields.into_iter().map(|(name, value)| (Cow::Owned(name), value.get()));
+        let mut fields: Vec<(Cow<'static, str>, &str)> = fields.collect();
         for (name, _) in &mut fields {
             if !known.contains(&name.as_ref())
                 && let Some(meant) = known.iter().find(|known| known.eq_ignore_ascii_case(name))
@@ -259,28 +261,29 @@ impl<'de> IntoDeserializer<'de, DecodeError> for Json<'de> {
     }
 }
 
-/// The fields of an object as they stand there, with the texts of their values.
-struct Fields<'de>(Vec<(Cow<'static, str>, &'de str)>);
+/// The fields of an object in the order of the text, each as often as it is there, with the texts of their values.
+pub struct RawFields<'de>(pub Vec<(String, &'de RawValue)>);
 
-impl<'de> Deserialize<'de> for Fields<'de> {
+impl<'de> Deserialize<'de> for RawFields<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct All;
-        impl<'de> Visitor<'de> for All {
-            type Value = Fields<'de>;
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = RawFields<'de>;
 
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
                 formatter.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawFields<'de>, A::Error> {
                 let mut fields = Vec::new();
-                while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
-                    fields.push((Cow::Owned(name), value.get()));
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
                 }
-                Ok(Fields(fields))
+                Ok(RawFields(fields))
             }
         }
-        deserializer.deserialize_map(All)
+        deserializer.deserialize_map(Object)
     }
 }
 

@@ -3,16 +3,14 @@
 //! A document may have tens of megabytes: only the few values that are rewritten are parsed, all else is carried as the
 //! text that syft wrote.
 
-use std::fmt;
-
 use bytes::Bytes;
-use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 use thiserror::Error;
 
 use super::Format;
+use crate::decode::RawFields;
 use crate::oci::Digest;
 
 /// The time that stands in every document: one that knew the clock would be another with each run.
@@ -215,24 +213,9 @@ impl<'a> Fields<'a> {
 
 impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-
-        impl<'de> Visitor<'de> for Object {
-            type Value = Fields<'de>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-                let mut fields = Vec::new();
-                while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
-                    fields.push((name, Value::Read(value)));
-                }
-                Ok(Fields(fields))
-            }
-        }
-        deserializer.deserialize_map(Object)
+        let RawFields(fields) = RawFields::deserialize(deserializer)?;
+        let fields = fields.into_iter().map(|(name, value)| (name, Value::Read(value)));
+        Ok(Self(fields.collect()))
     }
 }
 
