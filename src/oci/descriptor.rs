@@ -73,6 +73,13 @@ impl Descriptor {
         self.media_type.is_empty() || media_type::is_manifest(&self.media_type)
     }
 
+    /// Whether this entry of an index says what it runs on. Where an image does not, its configuration does; an index
+    /// has none.
+    pub fn names_platform(&self) -> bool {
+        let platform = self.platform.as_ref();
+        platform.is_some_and(|platform| !platform.architecture.is_empty()) || media_type::is_index(&self.media_type)
+    }
+
     /// The digest of the entry that this attestation is about.
     pub fn attests(&self) -> Option<Digest> {
         self.annotations.get("vnd.docker.reference.digest")?.parse().ok()

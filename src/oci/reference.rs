@@ -79,15 +79,6 @@ impl Reference {
         }
     }
 
-    /// The same image named by `digest` alone.
-    pub fn with_digest(&self, digest: &Digest) -> Self {
-        Self {
-            tag: None,
-            digest: Some(digest.clone()),
-            ..self.clone()
-        }
-    }
-
     /// The name that an engine's events give: familiar, by its tag.
     pub fn engine_name(&self) -> String {
         self.without_digest().familiar()

@@ -320,11 +320,7 @@ impl Walk<'_> {
 
     /// What an entry of an index runs on; where the index does not say, its configuration does.
     async fn platform_of_entry(&self, entry: &Descriptor) -> Result<Option<Platform>, Fault> {
-        let said = entry
-            .platform
-            .as_ref()
-            .is_some_and(|platform| !platform.architecture.is_empty());
-        if said || media_type::is_index(&entry.media_type) {
+        if entry.names_platform() {
             return Ok(entry.platform.clone());
         }
         // What cannot be read cannot be chosen.

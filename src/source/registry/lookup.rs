@@ -253,11 +253,7 @@ impl Lookup {
         entry: &Descriptor,
         read: &mut HashMap<Digest, Document>,
     ) -> Result<Option<Platform>, Fault> {
-        let said = entry
-            .platform
-            .as_ref()
-            .is_some_and(|platform| !platform.architecture.is_empty());
-        if said || media_type::is_index(&entry.media_type) {
+        if entry.names_platform() {
             return Ok(entry.platform.clone());
         }
         if read.len() >= MANIFESTS {
