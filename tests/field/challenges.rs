@@ -3,11 +3,11 @@
 use axum::response::Response;
 use jackal_operator::fault::Reason;
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
-use jackal_operator::registry::{Credentials, Endpoint, Kind, Mount, Registry};
+use jackal_operator::registry::{Credentials, Kind, Mount, Registry};
 
 use super::{Case, check};
 use crate::support::faulty::{Scripted, Seen, reply};
-use crate::support::install_tls;
+use crate::support::registry::plain_client;
 
 /// Of jackal with the password s3cret.
 const BASIC: &str = "Basic amFja2FsOnMzY3JldA==";
@@ -154,13 +154,7 @@ fn bearer(seen: &Seen) -> String {
 
 /// A client of who gives `credentials`.
 fn client(host: &str, credentials: Option<Credentials>) -> Registry {
-    install_tls();
-    Registry::new(Endpoint {
-        plain_http: true,
-        credentials,
-        ..Endpoint::new(host)
-    })
-    .unwrap()
+    plain_client(host, |endpoint| endpoint.credentials = credentials)
 }
 
 fn password() -> Option<Credentials> {

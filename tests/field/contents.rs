@@ -8,7 +8,7 @@ use jackal_operator::oci::{Descriptor, Digest, Document, Index, Manifest, media_
 use jackal_operator::registry::Repository;
 use serde_json::Value;
 
-use super::program::{Commands, package, said};
+use super::folder::{Folder, package, said};
 use super::{Case, check};
 use crate::support::charts;
 use crate::support::faulty::Seen;
@@ -36,7 +36,7 @@ async fn moves(source: &TestRegistry, elder: &Document, newer: &Document) {
             false => Act::Pass,
         }
     });
-    let report = Commands::new().report(&of_app(&front.host), &front.host, &to.host, &[]);
+    let report = Folder::new().report(&of_app(&front.host), &to.host, &[&front.host], &[]);
     assert_eq!(report["images"][0]["digest"], newer.digest().as_str(), "{report}");
     assert_eq!(report["images"][0]["sourceDigest"], newer.digest().as_str(), "{report}");
 }
@@ -123,8 +123,8 @@ fn foreign(kind: &'static str, there: bool) -> BoxFuture<'static, ()> {
             TestRegistry::start(Version::Olareg),
         );
         let layer = with_foreign_layer(&source.repository("app"), kind, there).await;
-        let commands = Commands::new();
-        let build = || commands.report(&of_app(&source.host), &source.host, &to.host, &[]);
+        let folder = Folder::new();
+        let build = || folder.report(&of_app(&source.host), &to.host, &[&source.host], &[]);
         let first = build();
         let held = repository_of(&to, &first).head_blob(&layer).await.unwrap();
         assert_eq!(held, there.then_some(5000), "{first}");
@@ -215,9 +215,9 @@ fn behind_an_index(called: bool) -> BoxFuture<'static, ()> {
             entry.artifact_type = Some("application/vnd.cncf.helm.config.v1+json".to_owned());
         }
         let index = put_index(&source, vec![entry.clone()]).await;
-        let commands = Commands::new();
-        let report = commands.report(&with_chart(&source.host), &source.host, "oci:out", &[]);
-        let again = commands.report(&with_chart(&source.host), &source.host, "oci:out", &[]);
+        let folder = Folder::new();
+        let report = folder.report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
+        let again = folder.report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
         assert_eq!(
             (&again["digest"], &again["changed"]),
             (&report["digest"], &Value::Bool(false))
@@ -228,7 +228,7 @@ fn behind_an_index(called: bool) -> BoxFuture<'static, ()> {
             "",
             &[&format!("images: [{{image: '{}/charts/front:1.2.3'}}]", source.host)],
         );
-        let report = commands.report(&text, &source.host, &to.host, &[]);
+        let report = folder.report(&text, &to.host, &[&source.host], &[]);
         assert_eq!(report["images"][0]["digest"], index.digest().as_str());
         let there = repository_of(&to, &report)
             .manifest(entry.digest.as_str())
@@ -245,7 +245,7 @@ fn chart_comes(rule: fn(&Seen) -> Act) -> BoxFuture<'static, ()> {
         let source = TestRegistry::start(Version::V31);
         chart(&source, "front").await;
         let front = Front::to(&source.host, rule);
-        Commands::new().report(&with_chart(&front.host), &front.host, "oci:out", &[]);
+        Folder::new().report(&with_chart(&front.host), "oci:out", &[&front.host], &[]);
     }
     .boxed()
 }
@@ -281,10 +281,10 @@ async fn charts_are_found_by_their_tags() {
                     }
                     put(&to, &other, None).await;
                     put_index(&source, vec![other.descriptor, front.descriptor.clone()]).await;
-                    let commands = Commands::new();
-                    let report = commands.report(&with_chart(&source.host), &source.host, "oci:out", &[]);
+                    let folder = Folder::new();
+                    let report = folder.report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
                     put(&to, &front, Some("1.2.3")).await;
-                    let alone = commands.report(&with_chart(&source.host), &source.host, "oci:out", &[]);
+                    let alone = folder.report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
                     assert_eq!(alone["digest"], report["digest"]);
                 }
                 .boxed()
@@ -334,7 +334,7 @@ async fn charts_are_found_by_their_tags() {
                     }
                     let digests = [entries[0].digest.to_string(), entries[1].digest.to_string()];
                     put_index(&source, entries).await;
-                    let output = Commands::new().build(&with_chart(&source.host), &source.host, "oci:out", &[]);
+                    let output = Folder::new().build(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
                     assert!(!output.status.success());
                     assert!(
                         digests.iter().all(|digest| said(&output).contains(digest)),

@@ -6,7 +6,7 @@ use jackal_operator::oci::{Descriptor, Digest, media_type};
 use jackal_operator::source::RegistrySource;
 use jackal_operator::transfer::{Destination as _, LayoutDestination};
 
-use super::builds::{Folder, package};
+use super::folder::{Folder, package_of};
 use super::{Case, check};
 use crate::support::charts;
 use crate::support::faulty::Seen;
@@ -234,7 +234,7 @@ async fn yaml() {
 async fn a_chart_of_an_index_with_null_entries() {
     let (registry, shelf) = (TestRegistry::start(Version::V31), Shelf::new().await);
     let folder = Folder::new();
-    let archive = charts::package(folder.path(), "front", "1.0.0", "a/b:1", "note");
+    let archive = charts::package(&folder.path("."), "front", "1.0.0", "a/b:1", "note");
     shelf.put("/stable/front-1.0.0.tgz", Bytes::from(std::fs::read(&archive).unwrap()));
     let digest = Digest::of(&std::fs::read(&archive).unwrap());
     shelf.put(
@@ -250,7 +250,7 @@ async fn a_chart_of_an_index_with_null_entries() {
         "apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {{name: shop}}\nspec:\n  version: 1.0.0\n  components:\n  - name: web\n    charts:\n    - {{name: front, version: 1.0.0, namespace: web, url: 'http://{}/stable'}}\n",
         shelf.host
     );
-    folder.build(&yaml, &registry.host, &[&registry.host, &shelf.host]);
+    folder.report(&yaml, &registry.host, &[&registry.host, &shelf.host], &[]);
 }
 
 async fn null_in_a_package() {
@@ -261,7 +261,7 @@ async fn null_in_a_package() {
         "{{image: '{}/web:1', platforms: null, nodeSelector: null}}",
         registry.host
     );
-    let yaml = package(&[image]).replace("  components:", "  verify: null\n  components:");
+    let yaml = package_of(&[image]).replace("  components:", "  verify: null\n  components:");
     let yaml = format!("{yaml}    charts: null\n    manifests:\n");
-    Folder::new().build(&yaml, &registry.host, &[]);
+    Folder::new().report(&yaml, &registry.host, &[], &[]);
 }

@@ -2,12 +2,11 @@
 
 use jackal_operator::fault::{Disposition, Fault, Reason};
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
-use jackal_operator::registry::{Endpoint, Registry};
+use jackal_operator::registry::Registry;
 
 use super::{Case, check};
 use crate::support::faulty::{Scripted, Seen, reply};
-use crate::support::install_tls;
-use crate::support::registry::{Options, TestRegistry, Version};
+use crate::support::registry::{Options, TestRegistry, Version, plain_client};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reasons_are_shown() {
@@ -108,12 +107,7 @@ async fn reasons_are_shown() {
 }
 
 fn client(host: &str) -> Registry {
-    install_tls();
-    Registry::new(Endpoint {
-        plain_http: true,
-        ..Endpoint::new(host)
-    })
-    .unwrap()
+    plain_client(host, |_| {})
 }
 
 /// The failure of putting a manifest where that is answered so, the same at two tries.

@@ -3,7 +3,6 @@
 //! A [`Case`] names the report, the input and the expected result. It runs against a real registry, or against a small
 //! server that shows the reported behaviour where no real registry can be made to show it.
 
-mod builds;
 mod certificates;
 mod challenges;
 mod columns;
@@ -13,10 +12,10 @@ mod contents;
 mod credentials;
 mod documents;
 mod errors;
+mod folder;
 mod objects;
 mod optional;
 mod platforms;
-mod program;
 mod redirects;
 mod references;
 mod referrer_lists;

@@ -4,15 +4,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::TryStreamExt as _;
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
-use jackal_operator::registry::{Endpoint, Mount, Registry};
+use jackal_operator::registry::{Mount, Registry};
 use jackal_operator::transfer::{Destination as _, RegistryDestination};
 
 use super::{Case, check};
 use crate::support::faulty::Seen;
 use crate::support::front::{Act, Front, first};
 use crate::support::image::{image, noise, put, stream};
-use crate::support::install_tls;
-use crate::support::registry::{TestRegistry, Version};
+use crate::support::registry::{TestRegistry, Version, plain_client};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn optional_requests_are_not_fatal() {
@@ -88,12 +87,7 @@ async fn optional_requests_are_not_fatal() {
 }
 
 fn client(host: &str) -> Registry {
-    install_tls();
-    Registry::new(Endpoint {
-        plain_http: true,
-        ..Endpoint::new(host)
-    })
-    .unwrap()
+    plain_client(host, |_| {})
 }
 
 fn answer(status: u16) -> Act {

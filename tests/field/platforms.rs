@@ -8,7 +8,7 @@ use jackal_operator::source::{ImageSource as _, RegistrySource, Resolved};
 use jackal_operator::transfer::{Destination as _, LayoutDestination};
 use serde_json::{Value, json};
 
-use super::builds::{Folder, package};
+use super::folder::{Folder, package_of, stderr};
 use super::{Case, check};
 use crate::support::faulty::Seen;
 use crate::support::front::{Act, Front};
@@ -320,8 +320,8 @@ async fn a_pinned_index_with_platforms() {
     let (from, to) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V28));
     let (index, images) = multi_platform(&from.repository("lib/app"), "1").await;
     let name = format!("{}/lib/app@{}", from.host, index.digest());
-    let yaml = package(&[format!("{{image: '{name}', platforms: [linux/amd64]}}")]);
-    let report = Folder::new().build(&yaml, &to.host, &[&from.host]);
+    let yaml = package_of(&[format!("{{image: '{name}', platforms: [linux/amd64]}}")]);
+    let report = Folder::new().report(&yaml, &to.host, &[&from.host], &[]);
     let found = to.crane("digest", &format!("lib/app@{}", index.digest()));
     assert_eq!(found.trim(), index.digest().as_str());
     to.crane("manifest", &format!("lib/app@{}", images[0].digest()));
@@ -329,10 +329,11 @@ async fn a_pinned_index_with_platforms() {
         report.to_string().contains("named by the digest of its index"),
         "{report}"
     );
-    let yaml = package(&[format!("{{image: '{name}', platforms: [linux/riscv64]}}")]);
-    let (report, said) = Folder::new().attempt(&yaml, &to.host, &[&from.host]);
+    let yaml = package_of(&[format!("{{image: '{name}', platforms: [linux/riscv64]}}")]);
+    let output = Folder::new().build(&yaml, &to.host, &[&from.host], &[]);
+    let said = stderr(&output);
     assert!(
-        report.is_none() && said.contains("no image for linux/riscv64"),
+        !output.status.success() && said.contains("no image for linux/riscv64"),
         "{said}"
     );
 }
@@ -454,8 +455,8 @@ async fn the_index_of_a_package_keeps_its_fields() {
     });
     let index = Document::parse(None, index.to_string().into()).unwrap();
     put(&shop, &index, Some("1.4.0")).await;
-    let yaml = package(&[format!("{{image: '{}/web:1'}}", registry.host)]);
-    Folder::new().build(&yaml, &registry.host, &[]);
+    let yaml = package_of(&[format!("{{image: '{}/web:1'}}", registry.host)]);
+    Folder::new().report(&yaml, &registry.host, &[], &[]);
     let written = shop.manifest("1.4.0").await.unwrap().unwrap();
     let Content::Index(index) = &written.content else {
         panic!("no index")
@@ -479,8 +480,8 @@ async fn the_cache_of_buildkit() {
         entries.push(push(&repository, kind, r#"{"layers":[],"records":[]}"#.into()).await);
         let index = Document::of_index(Index::new(entries.clone())).unwrap();
         put(&repository, &index, Some("cache")).await;
-        let yaml = package(&[format!("{{image: '{}/app:cache'}}", from.host)]);
-        Folder::new().build(&yaml, &to.host, &[&from.host]);
+        let yaml = package_of(&[format!("{{image: '{}/app:cache'}}", from.host)]);
+        Folder::new().report(&yaml, &to.host, &[&from.host], &[]);
         assert_eq!(to.crane("digest", "app:cache").trim(), index.digest().as_str());
         for blob in &entries {
             let held = to.repository("app").head_blob(&blob.digest).await.unwrap();

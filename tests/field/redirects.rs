@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jackal_operator::oci::Digest;
-use jackal_operator::registry::{Endpoint, Registry, Repository};
+use jackal_operator::registry::{Registry, Repository};
 
 use super::{Case, check};
 use crate::support::faulty::{Scripted, Seen, reply};
 use crate::support::front::{Act, Front};
 use crate::support::image::{image, noise, put, stream};
-use crate::support::install_tls;
-use crate::support::registry::{TestRegistry, Version};
+use crate::support::registry::{TestRegistry, Version, plain_client};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uploads_follow_their_registry() {
@@ -94,13 +93,7 @@ async fn uploads_follow_their_registry() {
 }
 
 fn client(host: &str, aliases: Vec<String>) -> Registry {
-    install_tls();
-    Registry::new(Endpoint {
-        plain_http: true,
-        aliases,
-        ..Endpoint::new(host)
-    })
-    .unwrap()
+    plain_client(host, |endpoint| endpoint.aliases = aliases)
 }
 
 /// Stores an image and a blob whose digest is not known before, and reads both.

@@ -5,7 +5,7 @@ use jackal_operator::oci::{Location, Naming, Reference};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::builds::{Folder, package};
+use super::folder::{Folder, package_of};
 use super::{Case, check};
 use crate::support::image::{image, noise, put};
 use crate::support::registry::{TestRegistry, Version};
@@ -71,14 +71,14 @@ async fn hosts() {
 async fn ipv6_addresses() {
     let (from, to) = (with_an_image().await, TestRegistry::start(Version::V28));
     let ((source, _reads), (target, _writes)) = (over_ipv6(&from.host).await, over_ipv6(&to.host).await);
-    let yaml = package(&[format!("{{image: '{source}/app:1'}}")]);
-    let report = Folder::new().build(&yaml, &target, &[&source]);
+    let yaml = package_of(&[format!("{{image: '{source}/app:1'}}")]);
+    let report = Folder::new().report(&yaml, &target, &[&source], &[]);
     assert!(report.to_string().contains(&format!("{target}/")), "{report}");
     to.crane("digest", "app:1");
     to.crane("digest", "shop:1.4.0");
     // An image that is there stays where it is.
-    let yaml = package(&[format!("{{image: '{target}/app:1'}}")]);
-    Folder::new().build(&yaml, &target, &[&target]);
+    let yaml = package_of(&[format!("{{image: '{target}/app:1'}}")]);
+    Folder::new().report(&yaml, &target, &[&target], &[]);
 }
 
 fn forms_of_ipv6_addresses() {
@@ -94,13 +94,13 @@ fn forms_of_ipv6_addresses() {
 async fn upper_case_hosts() {
     let registry = with_an_image().await;
     let host = registry.host.replace("127.0.0.1", "LocalHost");
-    let yaml = package(&[format!("{{image: '{host}/app:1'}}")]);
+    let yaml = package_of(&[format!("{{image: '{host}/app:1'}}")]);
     // The image is at home, so it stays under its name.
-    let report = Folder::new().build(&yaml, &host.to_uppercase(), &[]);
+    let report = Folder::new().report(&yaml, &host.to_uppercase(), &[], &[]);
     let whole = report.to_string();
     assert!(!whole.contains("app:1-"), "{whole}");
     let other = TestRegistry::start(Version::V31);
-    Folder::new().build(&yaml, &other.host, &[&host.to_uppercase()]);
+    Folder::new().report(&yaml, &other.host, &[&host.to_uppercase()], &[]);
     let name = |text: &str| text.parse::<Reference>().unwrap();
     assert_eq!(name("Registry.Example/app:1"), name("registry.example/app:1"));
     assert!("registry.example/App:1".parse::<Reference>().is_err());
@@ -110,7 +110,7 @@ async fn an_upper_case_digest() {
     let (from, to) = (with_an_image().await, TestRegistry::start(Version::V28));
     let digest = from.crane("digest", "app:1").trim().to_owned();
     let hex = digest.trim_start_matches("sha256:").to_uppercase();
-    let yaml = package(&[format!("{{image: '{}/app@sha256:{hex}'}}", from.host)]);
-    Folder::new().build(&yaml, &to.host, &[&from.host]);
+    let yaml = package_of(&[format!("{{image: '{}/app@sha256:{hex}'}}", from.host)]);
+    Folder::new().report(&yaml, &to.host, &[&from.host], &[]);
     assert_eq!(to.crane("digest", &format!("app@{digest}")).trim(), digest);
 }

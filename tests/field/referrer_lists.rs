@@ -7,7 +7,7 @@ use jackal_operator::registry::Repository;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::program::{Commands, package, said};
+use super::folder::{Folder, package, said};
 use super::{Case, check};
 use crate::support::faulty::Seen;
 use crate::support::front::{Act, Front};
@@ -18,24 +18,24 @@ const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 const PREDICATE: &str = "dev.sigstore.bundle.predicateType";
 
-/// Commands with the keys of `tests/signing`.
-fn signer() -> Commands {
-    let commands = Commands::new();
+/// Folder with the keys of `tests/signing`.
+fn signer() -> Folder {
+    let folder = Folder::new();
     for name in ["cosign.key", "cosign.pub"] {
         let made = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/signing/");
-        commands.write(name, std::fs::read(format!("{made}{name}")).unwrap());
+        folder.write(name, std::fs::read(format!("{made}{name}")).unwrap());
     }
-    commands
+    folder
 }
 
-/// An image `app:1` in a registry of `version`, signed by the key of `commands`.
-async fn signed(commands: &Commands, version: Version) -> (TestRegistry, Document) {
+/// An image `app:1` in a registry of `version`, signed by the key of `folder`.
+async fn signed(folder: &Folder, version: Version) -> (TestRegistry, Document) {
     let registry = TestRegistry::start(version);
     let repository = registry.repository("app");
     let document = image(&repository, "linux/amd64", noise(1, 1000)).await;
     put(&repository, &document, Some("1")).await;
     let name = format!("{}/app:1", registry.host);
-    let output = commands.run(&["sign", &name, "--insecure", "--key", "cosign.key"]);
+    let output = folder.run(&["sign", &name, "--insecure", "--key", "cosign.key"]);
     assert!(output.status.success(), "{}", said(&output));
     (registry, document)
 }
@@ -54,24 +54,24 @@ async fn relist(repository: &Repository, subject: &Digest, change: fn(&mut Value
 /// `verify` finds the signature of an image whose listing was changed so.
 fn verified(change: fn(&mut Value)) -> BoxFuture<'static, ()> {
     async move {
-        let commands = signer();
-        let (registry, document) = signed(&commands, Version::V31).await;
+        let folder = signer();
+        let (registry, document) = signed(&folder, Version::V31).await;
         relist(&registry.repository("app"), document.digest(), change).await;
-        verifies(&commands, &registry.host);
+        verifies(&folder, &registry.host);
     }
     .boxed()
 }
 
-fn verifies(commands: &Commands, host: &str) {
-    let output = commands.run(&["verify", &format!("{host}/app:1"), "--insecure", "--key", "cosign.pub"]);
+fn verifies(folder: &Folder, host: &str) {
+    let output = folder.run(&["verify", &format!("{host}/app:1"), "--insecure", "--key", "cosign.pub"]);
     assert!(output.status.success(), "{}", said(&output));
 }
 
 /// The same where the registry's API lists the signature by its digest and otherwise as `entry` says.
 fn verified_by_api(entry: fn() -> Value) -> BoxFuture<'static, ()> {
     async move {
-        let commands = signer();
-        let (registry, document) = signed(&commands, Version::Olareg).await;
+        let folder = signer();
+        let (registry, document) = signed(&folder, Version::Olareg).await;
         let listed = registry.repository("app").referrers(document.digest()).await.unwrap();
         let mut entry = entry();
         entry["digest"] = json!(listed[0].digest.as_str());
@@ -84,7 +84,7 @@ fn verified_by_api(entry: fn() -> Value) -> BoxFuture<'static, ()> {
             ),
             false => Act::Pass,
         });
-        verifies(&commands, &front.host);
+        verifies(&folder, &front.host);
     }
     .boxed()
 }
@@ -114,7 +114,7 @@ fn found_sboms(change: fn(&mut Value)) -> BoxFuture<'static, ()> {
         }
         relist(&repository, document.digest(), change).await;
         let name = format!("{}/app:1", registry.host);
-        let output = Commands::new().run(&["sbom", &name, "--insecure", "--syft", "/bin/false"]);
+        let output = Folder::new().run(&["sbom", &name, "--insecure", "--syft", "/bin/false"]);
         assert!(output.status.success(), "{}", said(&output));
         assert_eq!(said(&output).lines().count(), 3, "{}", said(&output));
     }
@@ -195,8 +195,8 @@ fn signature_comes(rule: impl Fn(&Seen, &str, &str) -> Act + Send + Sync + 'stat
         put(&repository, &signature, Some(&tag)).await;
         let (named, digest) = (tag.clone(), signature.digest().to_string());
         let front = Front::to(&source.host, move |seen| rule(seen, &named, &digest));
-        let commands = Commands::new();
-        let report = commands.report(&of_app(&front.host), &front.host, &to.host, &[]);
+        let folder = Folder::new();
+        let report = folder.report(&of_app(&front.host), &to.host, &[&front.host], &[]);
         let name = report["images"][0]["name"].as_str().unwrap();
         let (_, path) = name.split_once('/').unwrap();
         let (path, _) = path.rsplit_once(':').unwrap();
@@ -206,7 +206,7 @@ fn signature_comes(rule: impl Fn(&Seen, &str, &str) -> Act + Send + Sync + 'stat
             Some(signature.digest()),
             "{report}"
         );
-        let again = commands.report(&of_app(&front.host), &front.host, &to.host, &[]);
+        let again = folder.report(&of_app(&front.host), &to.host, &[&front.host], &[]);
         assert_eq!(again["changed"], false, "{again}");
     }
     .boxed()
@@ -232,14 +232,14 @@ fn lists_what_is_gone(listed: usize, comes: bool) -> BoxFuture<'static, ()> {
             true => body(json!([])),
             false => Act::Pass,
         });
-        let output = Commands::new().build(&of_app(&front.host), &front.host, &to.host, &[]);
+        let output = Folder::new().build(&of_app(&front.host), &to.host, &[&front.host], &[]);
         assert_eq!(output.status.success(), comes, "{}", said(&output));
         if !comes {
             for part in [gone.as_str(), "referrers: Ignore"] {
                 assert!(said(&output).contains(part), "{}", said(&output));
             }
             let ignoring = package("  referrers: Ignore\n", &[&format!("images: [{{image: '{}/app:1'}}]", front.host)]);
-            Commands::new().report(&ignoring, &front.host, &to.host, &[]);
+            Folder::new().report(&ignoring, &to.host, &[&front.host], &[]);
         }
     }
     .boxed()
@@ -298,10 +298,10 @@ async fn no_signature_is_lost() {
             expected: "what the tag has is verified and brought",
             run: || {
                 async {
-                    let commands = signer();
+                    let folder = signer();
                     let (source, to) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
                     let (index, images) = multi_platform(&source.repository("app"), "1").await;
-                    let output = commands.run(&[
+                    let output = folder.run(&[
                         "sign",
                         &format!("{}/app:1", source.host),
                         "--insecure",
@@ -314,10 +314,10 @@ async fn no_signature_is_lost() {
                         true => Act::Answer(404, Vec::new(), String::new()),
                         false => Act::Pass,
                     });
-                    let key = std::fs::read_to_string(commands.path().join("cosign.pub")).unwrap();
+                    let key = std::fs::read_to_string(folder.path("cosign.pub")).unwrap();
                     let verify = format!("  verify: [{{publicKeys: [{{inline: {}}}]}}]\n", json!(key));
                     let image = format!("images: [{{image: '{}/app:1', platforms: [linux/arm64]}}]", front.host);
-                    let report = commands.report(&package(&verify, &[&image]), &front.host, &to.host, &[]);
+                    let report = folder.report(&package(&verify, &[&image]), &to.host, &[&front.host], &[]);
                     assert_eq!(report["images"][0]["digest"], images[1].digest().as_str());
                 }
                 .boxed()

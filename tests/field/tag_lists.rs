@@ -6,7 +6,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 
-use super::program::{Commands, package, said};
+use super::folder::{Folder, package, said};
 use super::{Case, check};
 use crate::support::faulty::{Scripted, Seen, reply};
 
@@ -82,7 +82,7 @@ fn following(host: &str) -> String {
 fn newest(pages: fn(&Seen) -> Response<Body>) -> BoxFuture<'static, ()> {
     async move {
         let registry = registry(pages).await;
-        let report = Commands::new().report(&following(&registry.host), &registry.host, "oci:out", &["--dry-run"]);
+        let report = Folder::new().report(&following(&registry.host), "oci:out", &[&registry.host], &["--dry-run"]);
         assert_eq!(
             report["images"][0]["image"],
             format!("{}/team/app:{NEWEST}", registry.host)
@@ -95,7 +95,7 @@ fn newest(pages: fn(&Seen) -> Response<Body>) -> BoxFuture<'static, ()> {
 fn refused(pages: fn(&Seen) -> Response<Body>, why: &'static [&'static str]) -> BoxFuture<'static, ()> {
     async move {
         let registry = registry(pages).await;
-        let output = Commands::new().build(&following(&registry.host), &registry.host, "oci:out", &["--dry-run"]);
+        let output = Folder::new().build(&following(&registry.host), "oci:out", &[&registry.host], &["--dry-run"]);
         assert!(!output.status.success());
         for part in why {
             assert!(said(&output).contains(part), "{}", said(&output));

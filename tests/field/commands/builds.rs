@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::{Folder, empty, package, stderr};
+use super::{Folder, empty, package_of, stderr};
 use crate::field::{Case, check};
 use crate::support::image::{image, noise, put};
 use crate::support::program;
@@ -53,7 +53,7 @@ async fn failures_are_told_at_once() {
     let destination = TestRegistry::start(Version::V28);
     let way = Throttle::to(&destination.host, 20_000);
     let [present, missing] = ["app:1", "app:none"].map(|name| format!("{}/{name}", source.host));
-    let folder = Folder::with(package(&[present.clone(), missing.clone()]));
+    let folder = Folder::with(package_of(&[present.clone(), missing.clone()]));
     let flags = [
         "--insecure",
         "--insecure-registry",
@@ -105,7 +105,7 @@ async fn all_is_below_the_prefix() {
     put(&below, &image(&below, "linux/amd64", noise(32, 1000)).await, Some("1")).await;
     let host = &registry.host;
     let key = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/signing/plain.key");
-    let text = package(&[format!("{host}/app:1"), format!("{host}/team/own:1")])
+    let text = package_of(&[format!("{host}/app:1"), format!("{host}/team/own:1")])
         .replace("spec:\n", "spec:\n  signing: {secretRef: {name: k}, images: ['**']}\n");
     let folder = Folder::with(text);
     let to = format!("{host}/team");
@@ -155,7 +155,7 @@ async fn images_are_copied_by_themselves() {
          spec: {{image: '{}/team/app:1', naming: Zarf, plainTag: false}}\n",
         source.host
     );
-    let package = package(&[format!("{}/team/none:1", source.host)]);
+    let package = package_of(&[format!("{}/team/none:1", source.host)]);
     let folder = Folder::with(format!("{package}---\n{image}"));
     let flags = [
         "--insecure",
@@ -201,7 +201,7 @@ async fn a_check_asks_for_everything() {
                     let missing = ["app:2".to_owned(), format!("app@{digest}"), "none:1".to_owned()];
                     let missing = missing.map(|name| format!("{host}/{name}"));
                     let present = format!("{host}/app:1");
-                    let text = package(&[&[present.clone()][..], &missing].concat());
+                    let text = package_of(&[&[present.clone()][..], &missing].concat());
                     let (code, said) = checked(&text, host);
                     assert_eq!(code, Some(1), "{said}");
                     for name in missing {
@@ -210,7 +210,7 @@ async fn a_check_asks_for_everything() {
                             "{name}: {said}"
                         );
                     }
-                    assert_eq!(checked(&package(&[present]), host), (Some(0), String::new()));
+                    assert_eq!(checked(&package_of(&[present]), host), (Some(0), String::new()));
                 })
             },
         },
@@ -240,7 +240,7 @@ async fn a_check_asks_for_everything() {
 async fn charts_and_files_are_asked_for() {
     let (registry, shelf) = (TestRegistry::start(Version::V31), Shelf::new().await);
     let folder = Folder::new();
-    let archive = charts::package(folder.0.path(), "front", "1.2.3", "quay.io/team/front:1", "first");
+    let archive = charts::package(&folder.path("."), "front", "1.2.3", "quay.io/team/front:1", "first");
     charts::push(&archive, &registry.host);
     let file = noise(33, 1000);
     let url = shelf.put("/tool", file.clone());

@@ -47,6 +47,17 @@ impl Version {
     }
 }
 
+/// A client for `host` over plain HTTP, with what `change` makes of its endpoint.
+pub fn plain_client(host: &str, change: impl FnOnce(&mut Endpoint)) -> Registry {
+    install_tls();
+    let mut endpoint = Endpoint {
+        plain_http: true,
+        ..Endpoint::new(host)
+    };
+    change(&mut endpoint);
+    Registry::new(endpoint).expect("a client")
+}
+
 /// Every registry of the distribution project that we push to.
 pub const VERSIONS: [Version; 2] = [Version::V28, Version::V31];
 
