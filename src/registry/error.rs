@@ -195,7 +195,7 @@ impl Error {
     pub(super) fn document(call: &str, error: &DocumentError) -> Self {
         let kind = match error {
             DocumentError::TooLarge(_) => Kind::TooLarge,
-            DocumentError::MediaType(_) => Kind::Unsupported,
+            DocumentError::MediaType(_) | DocumentError::Schema1 => Kind::Unsupported,
             DocumentError::Malformed { .. } => Kind::Protocol,
         };
         Self::new(kind, call, clean(&error.to_string()))

@@ -210,8 +210,9 @@ impl Destination for LayoutDestination {
             return Ok(None);
         };
         let raw = Destination::blob(self, &digest, MANIFEST_LIMIT).await?;
-        raw.map(|raw| Document::parse(None, raw).map_err(|error| self.failed(error)))
-            .transpose()
+        let document = raw.map(|raw| Document::parse(None, raw)).transpose();
+        let document = document.map_err(|error| self.failed(error))?;
+        Ok(document.map(|document| document.known_by(digest)))
     }
 
     async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {

@@ -1,5 +1,7 @@
 //! JSON and YAML as Go programs write them: `null`, missing, unknown and duplicate fields.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use jackal_operator::oci::{Descriptor, Digest, media_type};
@@ -16,6 +18,9 @@ use crate::support::registry::{TestRegistry, Version};
 use crate::support::shelf::Shelf;
 use crate::support::sink::copy;
 
+/// The configuration of [`Blobs`].
+const CONFIG: &str = r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
+
 /// The blobs of an image in a registry.
 struct Blobs {
     registry: TestRegistry,
@@ -27,8 +32,7 @@ impl Blobs {
     async fn start() -> Self {
         let registry = TestRegistry::start(Version::V31);
         let repository = registry.repository("app");
-        let config = r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
-        let config = push(&repository, media_type::OCI_CONFIG, config.into()).await;
+        let config = push(&repository, media_type::OCI_CONFIG, CONFIG.into()).await;
         let layer = push(&repository, media_type::OCI_LAYER, noise(1, 1000)).await;
         Self {
             registry,
@@ -39,6 +43,11 @@ impl Blobs {
 
     /// Serves `manifest` as `app:1` and under its digest, since no registry stores all that there is.
     fn serve(&self, manifest: &str, kind: &'static str) -> Front {
+        self.serve_without(manifest, kind, Vec::new())
+    }
+
+    /// The same from a registry that does not have the blobs `lost`.
+    fn serve_without(&self, manifest: &str, kind: &'static str, lost: Vec<Digest>) -> Front {
         let manifest = manifest.to_owned();
         let digest = Digest::of(manifest.as_bytes()).to_string();
         let paths = ["/v2/app/manifests/1".to_owned(), format!("/v2/app/manifests/{digest}")];
@@ -55,10 +64,76 @@ impl Blobs {
                     ],
                     manifest.clone(),
                 ),
+                false if lost.iter().any(|lost| seen.path.ends_with(lost.as_str())) => {
+                    Act::Answer(404, Vec::new(), String::new())
+                }
                 false => Act::Pass,
             }
         })
     }
+
+    fn repository(&self, front: &Front) -> jackal_operator::registry::Repository {
+        let endpoint = jackal_operator::registry::Endpoint {
+            host: front.host.clone(),
+            ..self.registry.endpoint()
+        };
+        jackal_operator::registry::Registry::new(endpoint)
+            .unwrap()
+            .repository("app")
+    }
+}
+
+/// Copies an image whose blobs a registry does not have that its manifest says itself, or that are known anyway.
+async fn arrives_without_its_blobs(embedded: bool) {
+    let blobs = Blobs::start().await;
+    let written = |content: &[u8], kind: &str| {
+        let data = match embedded {
+            true => format!(r#","data":"{}""#, BASE64_STANDARD.encode(content)),
+            false => String::new(),
+        };
+        let digest = Digest::of(content);
+        let entry = format!(
+            r#"{{"mediaType":"{kind}","digest":"{digest}","size":{}{data}}}"#,
+            content.len()
+        );
+        (entry, digest, content.len() as u64)
+    };
+    let layer = noise(1, 1000);
+    let (config, layer) = match embedded {
+        true => (
+            written(CONFIG.as_bytes(), media_type::OCI_CONFIG),
+            written(&layer, media_type::OCI_LAYER),
+        ),
+        false => (
+            written(b"{}", media_type::OCI_EMPTY),
+            written(b"", "application/vnd.example.nothing"),
+        ),
+    };
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{}","artifactType":"application/vnd.example","config":{},"layers":[{}]}}"#,
+        media_type::OCI_MANIFEST,
+        config.0,
+        layer.0
+    );
+    let lost = vec![config.1.clone(), layer.1.clone()];
+    let front = blobs.serve_without(&manifest, media_type::OCI_MANIFEST, lost);
+    let folder = tempfile::tempdir().unwrap();
+    let layout = LayoutDestination::new(folder.path(), "app");
+    let source = RegistrySource::new(blobs.repository(&front).registry().clone());
+    let platforms: &[&str] = if embedded { &["linux/amd64"] } else { &[] };
+    copy(&source, &format!("{}/app:1", front.host), platforms, &layout, "1")
+        .await
+        .unwrap();
+    for (_, digest, size) in [config, layer] {
+        assert_eq!(layout.holds(&digest).await.unwrap(), Some(size), "{digest}");
+    }
+}
+
+/// What is said of a manifest that is not read.
+async fn refused(manifest: &'static str, kind: &'static str) -> String {
+    let blobs = Blobs::start().await;
+    let front = blobs.serve(manifest, kind);
+    blobs.repository(&front).manifest("1").await.unwrap_err().to_string()
 }
 
 /// Copies `app:1` as `manifest` says it, and sees that it arrives to the byte with both blobs.
@@ -187,6 +262,75 @@ async fn manifests() {
                     assert!(index.index().is_some_and(|index| index.manifests.is_empty()));
                 }
                 .boxed()
+            },
+        },
+        Case {
+            report: "containerd/containerd#8076",
+            input: "a configuration and a layer in the manifest itself (`data`), which the registry does not have as blobs",
+            expected: "copied, and the platform is read of the configuration",
+            run: || async { arrives_without_its_blobs(true).await }.boxed(),
+        },
+        Case {
+            report: "project-zot/zot#2977",
+            input: "the empty configuration `{}` and an empty layer, which the registry does not give",
+            expected: "copied",
+            run: || async { arrives_without_its_blobs(false).await }.boxed(),
+        },
+        Case {
+            report: "google/go-containerregistry#377",
+            input: "a signed manifest of docker's schema 1, served by its own type, as JSON and as schema 2",
+            expected: "the message says so",
+            run: || {
+                async {
+                    const SIGNED: &str = r#"{"schemaVersion":1,"name":"app","tag":"1","architecture":"amd64","fsLayers":[{"blobSum":"sha256:a"}],"history":[{}],"signatures":[{}]}"#;
+                    for kind in [
+                        "application/vnd.docker.distribution.manifest.v1+prettyjws",
+                        "application/json",
+                        media_type::DOCKER_MANIFEST,
+                    ] {
+                        let said = refused(SIGNED, kind).await;
+                        assert!(said.contains("docker's schema 1"), "{kind}: {said}");
+                    }
+                }
+                .boxed()
+            },
+        },
+        Case {
+            report: "containers/image#367",
+            input: "a manifest that mixes docker's and OCI's types, in letters of another case, as text/plain",
+            expected: "copied to the byte",
+            run: || {
+                let manifest = |blobs: &Blobs| {
+                    format!(
+                        r#"{{"schemaVersion":2,"mediaType":"{}","config":{{"mediaType":"{}","digest":"{}","size":{}}},"layers":[{{"mediaType":"Application/vnd.docker.image.rootfs.diff.tar.gzip","digest":"{}","size":{}}}]}}"#,
+                        media_type::DOCKER_MANIFEST.replace("application", "Application"),
+                        media_type::OCI_CONFIG,
+                        blobs.config.digest,
+                        blobs.config.size,
+                        blobs.layer.digest,
+                        blobs.layer.size
+                    )
+                };
+                async move { arrives(manifest, "text/plain; charset=utf-8", &[]).await }.boxed()
+            },
+        },
+        Case {
+            report: "encoding/json, func Unmarshal (case-insensitive match)",
+            input: "names of fields in letters of another case, in a manifest that says that it is an index",
+            expected: "copied to the byte, with its blobs",
+            run: || {
+                let manifest = |blobs: &Blobs| {
+                    format!(
+                        r#"{{"SchemaVersion":2,"MediaType":"{}","Config":{{"MediaType":"{}","Digest":"{}","Size":{}}},"LAYERS":[{{"digest":"{}","SIZE":{}}}]}}"#,
+                        media_type::OCI_INDEX,
+                        media_type::OCI_CONFIG,
+                        blobs.config.digest,
+                        blobs.config.size,
+                        blobs.layer.digest,
+                        blobs.layer.size
+                    )
+                };
+                async move { arrives(manifest, "application/json", &[]).await }.boxed()
             },
         },
         Case {
