@@ -366,6 +366,18 @@ async fn yaml() {
             run: || async { a_chart_of_an_index_with_null_entries().await }.boxed(),
         },
         Case {
+            report: "helm/helm#2609",
+            input: "an index of charts as JSON with tabs, broken entries, a token in the url, and a Chart.yaml of numbers",
+            expected: "the chart is found, and the token is sent for the archive too",
+            run: || async { a_chart_of_an_index_in_json().await }.boxed(),
+        },
+        Case {
+            report: "sigs.k8s.io/yaml, func YAMLToJSON (duplicate keys)",
+            input: "manifests with a field that is there twice, and an anchor",
+            expected: "taken as kubectl takes them",
+            run: || async { manifests_with_fields_twice().await }.boxed(),
+        },
+        Case {
             report: "Kubernetes API conventions, Optional vs. Required",
             input: "platforms: null, charts: null and nodeSelector: null in a package",
             expected: "they count as absent",
@@ -395,6 +407,44 @@ async fn a_chart_of_an_index_with_null_entries() {
         shelf.host
     );
     folder.report(&yaml, &registry.host, &[&registry.host, &shelf.host], &[]);
+}
+
+async fn a_chart_of_an_index_in_json() {
+    let (registry, shelf) = (TestRegistry::start(Version::V31), Shelf::new().await);
+    let folder = Folder::new();
+    let archive = charts::archive(&[
+        (
+            "front/Chart.yaml",
+            "apiVersion: v2\nname: front\nversion: 1\nappVersion: 2\ndependencies: [~]\n",
+        ),
+        ("front/values.yaml", "image: ~\n"),
+    ]);
+    let front = Front::to(&shelf.host, |seen: &Seen| match seen.path.contains("token=t") {
+        true => Act::Pass,
+        false => Act::Answer(403, Vec::new(), String::new()),
+    });
+    shelf.put("/stable/front-1.tgz", Bytes::from(archive));
+    shelf.put(
+        "/stable/index.yaml",
+        "{\n\t\"apiVersion\": \"v1\",\n\t\"entries\": {\n\t\t\"other\": null,\n\t\t\"front\": [null, {\"version\": null}, {\"version\": \"1\", \"urls\": []}, {\"version\": \"1\", \"urls\": [\"front-1.tgz\"], \"digest\": null}]\n\t}\n}\n".to_owned(),
+    );
+    let yaml = format!(
+        "apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {{name: shop}}\nspec:\n  version: 1.0.0\n  components:\n  - name: web\n    charts:\n    - {{name: front, version: '1', namespace: web, url: 'http://{}/stable?token=t'}}\n",
+        front.host
+    );
+    folder.report(&yaml, &registry.host, &[&registry.host, &front.host], &[]);
+}
+
+async fn manifests_with_fields_twice() {
+    let registry = TestRegistry::start(Version::V31);
+    let inline = "apiVersion: v1\nkind: ConfigMap\nmetadata: &m {name: a, name: b}\ndata: {x: y}\n---\n\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: *m\n";
+    let object = serde_json::json!({
+        "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalPackage", "metadata": {"name": "shop"},
+        "spec": {"version": "1.0.0", "components": [
+            {"name": "web", "manifests": [{"name": "all", "namespace": "web", "inline": inline}]},
+        ]},
+    });
+    Folder::new().report(&object.to_string(), &registry.host, &[&registry.host], &[]);
 }
 
 async fn null_in_a_package() {
