@@ -437,7 +437,7 @@ async fn a_chart_of_an_index_in_json() {
 
 async fn manifests_with_fields_twice() {
     let registry = TestRegistry::start(Version::V31);
-    let inline = "apiVersion: v1\nkind: ConfigMap\nmetadata: &m {name: a, name: b}\ndata: {x: y}\n---\n\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: *m\n";
+    let inline = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, name: b}\ndata: {x: &y z, y: *y}\n---\n\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n";
     let object = serde_json::json!({
         "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalPackage", "metadata": {"name": "shop"},
         "spec": {"version": "1.0.0", "components": [
