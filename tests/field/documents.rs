@@ -1,5 +1,7 @@
 //! JSON and YAML as Go programs write them: `null`, missing, unknown and duplicate fields.
 
+use std::io::Write as _;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -10,6 +12,7 @@ use jackal_operator::transfer::{Destination as _, LayoutDestination};
 
 use super::folder::{Folder, package_of};
 use super::{Case, check};
+use crate::docker::engines::tar;
 use crate::support::charts;
 use crate::support::faulty::Seen;
 use crate::support::front::{Act, Front};
@@ -409,10 +412,17 @@ async fn a_chart_of_an_index_with_null_entries() {
     folder.report(&yaml, &registry.host, &[&registry.host, &shelf.host], &[]);
 }
 
+/// A chart's archive of these files, which Helm itself would write in another form.
+fn archive(files: &[(&str, &str)]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&tar(files)).unwrap();
+    gzip.finish().unwrap()
+}
+
 async fn a_chart_of_an_index_in_json() {
     let (registry, shelf) = (TestRegistry::start(Version::V31), Shelf::new().await);
     let folder = Folder::new();
-    let archive = charts::archive(&[
+    let content = archive(&[
         (
             "front/Chart.yaml",
             "apiVersion: v2\nname: front\nversion: 1\nappVersion: 2\ndependencies: [~]\n",
@@ -423,7 +433,7 @@ async fn a_chart_of_an_index_in_json() {
         true => Act::Pass,
         false => Act::Answer(403, Vec::new(), String::new()),
     });
-    shelf.put("/stable/front-1.tgz", Bytes::from(archive));
+    shelf.put("/stable/front-1.tgz", Bytes::from(content));
     shelf.put(
         "/stable/index.yaml",
         "{\n\t\"apiVersion\": \"v1\",\n\t\"entries\": {\n\t\t\"other\": null,\n\t\t\"front\": [null, {\"version\": null}, {\"version\": \"1\", \"urls\": []}, {\"version\": \"1\", \"urls\": [\"front-1.tgz\"], \"digest\": null}]\n\t}\n}\n".to_owned(),

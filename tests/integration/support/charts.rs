@@ -1,11 +1,9 @@
 //! Helm charts, made by Helm itself.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::process::run;
 use super::program;
-use crate::docker::engines::tar;
 
 fn helm(arguments: &[&str]) -> String {
     run(program("JACKAL_BIN_HELM"), arguments)
@@ -35,13 +33,6 @@ pub fn package(folder: &Path, name: &str, version: &str, image: &str, note: &str
     let (chart, to) = (chart.to_str().unwrap(), folder.to_str().unwrap());
     helm(&["package", chart, "--destination", to]);
     folder.join(format!("{name}-{version}.tgz"))
-}
-
-/// An archive of these files, which Helm itself would write in another form.
-pub fn archive(files: &[(&str, &str)]) -> Vec<u8> {
-    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    gzip.write_all(&tar(files)).unwrap();
-    gzip.finish().unwrap()
 }
 
 /// Pushes an archive to `charts/` of the registry `host`.
