@@ -6,6 +6,7 @@ use super::Notes;
 use super::fields::Fields;
 use super::node::Node;
 use crate::api::v1alpha1::FileSpec;
+use crate::decode;
 use crate::oci::Reference;
 use crate::package::component::{check_file, manifests_of, merge_values};
 
@@ -194,7 +195,7 @@ fn values(fields: &mut Fields, notes: &mut Notes<'_>) -> Map<String, Value> {
             continue;
         }
         let Some(text) = notes.text(&path, &file) else { continue };
-        match serde_saphyr::from_str(&text) {
+        match decode::yaml(&text) {
             Ok(Value::Object(over)) => {
                 warn_of_variables(&path, &file, &text, notes);
                 merge_values(&mut values, over);

@@ -85,8 +85,8 @@ impl<'de> Json<'de> {
         }
     }
 
-    /// The fields of an object, of those of one name the last. `known` are the names that a type asks for; of such a
-    /// type the fields that are `null` are left out.
+    /// The fields of an object, of those of one name the last. `known` are the names that a type asks for; those that are
+    /// `null` are left out.
     fn fields(self, known: &'static [&'static str]) -> Result<Vec<(Cow<'static, str>, &'de str)>, DecodeError> {
         if self.is_null() {
             return Ok(Vec::new());
@@ -105,9 +105,7 @@ impl<'de> Json<'de> {
         let mut order: Vec<usize> = (0..fields.len()).collect();
         order.sort_unstable_by(|&one, &other| fields[one].0.cmp(&fields[other].0).then(other.cmp(&one)));
         order.dedup_by(|one, kept| fields[*one].0 == fields[*kept].0);
-        if !known.is_empty() {
-            order.retain(|&at| fields[at].1 != "null");
-        }
+        order.retain(|&at| fields[at].1 != "null" || !known.contains(&fields[at].0.as_ref()));
         order.sort_unstable();
         Ok(order
             .into_iter()

@@ -1,7 +1,7 @@
 //! Reading JSON and YAML that others wrote: registries, engines, and the Go programs behind most of them.
 //!
 //! What Go's own decoders take is taken: a `null` field counts as an absent or empty one, a `null` in a list is left out,
-//! names of fields need not have the right case (except in types with a flattened field), of two fields of one name the
+//! names of fields need not have the right case (except in types that serde flattens), of two fields of one name the
 //! last counts, and JSON may begin with a byte order mark and be followed by other text. What must be there is not
 //! weakened: without it the error names the field and its path.
 //!
@@ -13,7 +13,7 @@ mod yaml;
 use std::fmt;
 
 pub use json::{RawFields, json, json_text};
-pub use yaml::{large_yaml, yaml};
+pub use yaml::{large_yaml, yaml, yaml_documents};
 
 /// The longest name of a field in characters that an error repeats.
 const NAME_LIMIT: usize = 64;

@@ -6,11 +6,12 @@ use std::marker::PhantomData;
 use serde::de::value::{MapDeserializer, SeqDeserializer};
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::forward_to_deserialize_any;
+use serde_json::Value;
 use serde_saphyr::DuplicateKeyPolicy;
 
 use super::DecodeError;
 
-/// Reads the only document in `text`, within the usual limits of the YAML reader.
+/// Reads the only document in `text`, within the usual limits of the YAML reader. JSON is read as such.
 ///
 /// # Errors
 /// Where the text is no YAML, or not of the type `T`.
@@ -41,9 +42,29 @@ pub fn large_yaml<T: DeserializeOwned>(text: &str, limit: usize) -> Result<T, De
     )
 }
 
+/// Reads the documents in `text`, whatever they hold.
+///
+/// # Errors
+/// As [`yaml`].
+pub fn yaml_documents(text: &str) -> Result<Vec<Value>, DecodeError> {
+    let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins };
+    serde_saphyr::from_multiple_with_options(text, options).map_err(first_line)
+}
+
 fn with_options<T: DeserializeOwned>(text: &str, options: serde_saphyr::Options) -> Result<T, DecodeError> {
+    // Programs that write JSON indent it by tabs too. What only looks like it is YAML.
+    if text.trim_start_matches('\u{feff}').trim_start().starts_with('{')
+        && let Ok(read) = super::json_text(text)
+    {
+        return Ok(read);
+    }
     let read = serde_saphyr::with_deserializer_from_str_with_options(text, options, |yaml| T::deserialize(Yaml(yaml)));
-    read.map_err(|error| DecodeError::new(error.to_string().lines().next().unwrap_or_default()))
+    read.map_err(first_line)
+}
+
+/// What the reader says, without the excerpt that it draws below.
+fn first_line(error: serde_saphyr::Error) -> DecodeError {
+    DecodeError::new(error.to_string().lines().next().unwrap_or_default())
 }
 
 /// A deserializer that leaves the `null` elements of lists out, and takes a `null` field for the empty value of its type.
@@ -287,7 +308,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use serde::Deserialize;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -332,6 +353,39 @@ mod tests {
         assert_eq!(charts("a: [{version: x, version: y}]")["a"][0].version, "y");
         assert_eq!(charts("\u{feff}a: []\na: [{}]")["a"].len(), 1);
         assert_eq!(charts("").len(), 0);
+    }
+
+    #[test]
+    fn json_is_read_as_such_and_yaml_that_looks_like_it_too() {
+        let json = "\u{feff}{\n\t\"a\": [\n\t\t{\"version\": \"1\", \"count\": 2, \"urls\": null}\n\t]\n}\n";
+        assert_eq!(
+            (charts(json)["a"][0].version.as_str(), charts(json)["a"][0].count),
+            ("1", 2)
+        );
+        assert_eq!(charts("{a: [{version: 1.10}], b: }")["a"][0].version, "1.10");
+        assert_eq!(charts("{\"a\": [{\"version\": 1.10}]}")["a"][0].version, "1.10");
+    }
+
+    #[test]
+    fn documents_are_read_one_by_one() {
+        let read = yaml_documents("---\r\na: 1\r\na: 2\r\n---\r\n---\r\nb: ~\r\n").unwrap();
+        let read: Vec<Value> = read.into_iter().filter(|document| !document.is_null()).collect();
+        assert_eq!(read, [json!({"a": 2}), json!({"b": null})]);
+        assert!(yaml_documents("a: [").is_err());
+    }
+
+    #[test]
+    fn anchors_are_followed_within_bounds() {
+        let read: Value = yaml("a: &x {b: [1]}\nc: *x\nd:\n  <<: *x\n  e: 2\n").unwrap();
+        assert_eq!(read["c"], json!({"b": [1]}));
+        assert_eq!(read["d"], json!({"b": [1], "e": 2}));
+        let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
+        for level in 1..12 {
+            let below = format!("*a{}, ", level - 1).repeat(9);
+            bomb.push_str(&format!("a{level}: &a{level} [{}]\n", below.trim_end_matches(", ")));
+        }
+        assert!(yaml::<Value>(&bomb).is_err());
+        assert!(yaml_documents(&bomb).is_err());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use tokio::io::AsyncReadExt as _;
+use url::Url;
 
 use super::file::{Remote, host_of, parse, shown};
 use super::index::{self, Listed, Missing};
@@ -98,13 +99,8 @@ async fn find_now(
 /// Finds a chart in the repository that its url names. Where the index has no digest the archive is read, to know which
 /// one it is.
 async fn in_repository(spec: &ChartSpec, reach: &dyn Reach, memory: &ChartMemory) -> Result<Place, Fault> {
-    let mut base = parse(&spec.url)?;
-    if !base.path().ends_with('/') {
-        base.set_path(&format!("{}/", base.path()));
-    }
-    let address = base
-        .join("index.yaml")
-        .map_err(|error| no_index(&spec.url, &error.to_string()))?;
+    let base = folder(parse(&spec.url)?);
+    let address = within(&base, "index.yaml").map_err(|error| no_index(&spec.url, &error.to_string()))?;
     let host = host_of(&address, reach, "its url").await?;
     let asked = Asked {
         index: address.to_string(),
@@ -137,14 +133,12 @@ async fn in_repository(spec: &ChartSpec, reach: &dyn Reach, memory: &ChartMemory
     };
     // What the index itself says leads to an OCI registry has its tag.
     if let Some(reference) = listed.url.strip_prefix("oci://") {
-        let reference = reference.parse();
+        let reference = tagged(reference, &spec.version).parse();
         let reference: Reference =
             reference.map_err(|error: crate::oci::ReferenceError| no_index(&name, &error.to_string()))?;
         return Ok(Place::Registry(oci::find(spec, &reference, reach).await?));
     }
-    let url = base
-        .join(&listed.url)
-        .map_err(|error| no_index(&name, &error.to_string()))?;
+    let url = within(&base, &listed.url).map_err(|error| no_index(&name, &error.to_string()))?;
     let what = "the repository's index";
     let digest = match listed.digest {
         Some(digest) => digest,
@@ -161,6 +155,35 @@ async fn in_repository(spec: &ChartSpec, reach: &dyn Reach, memory: &ChartMemory
     Ok(Place::Repository(remote, digest))
 }
 
+/// An address with a `/` at the end of its path, so that others may start from it.
+fn folder(mut url: Url) -> Url {
+    if !url.path().ends_with('/') {
+        url.set_path(&format!("{}/", url.path()));
+    }
+    url
+}
+
+/// The address `relative` as it is read from `base`. On the same host it has the query of `base` unless it has one of its
+/// own, as Helm does it: some repositories take a token there.
+fn within(base: &Url, relative: &str) -> Result<Url, url::ParseError> {
+    let mut url = base.join(relative)?;
+    if url.query().is_none() && url.origin() == base.origin() {
+        url.set_query(base.query());
+    }
+    Ok(url)
+}
+
+/// The reference of a chart that an index says lies in an OCI registry: with its version for a tag where it has none, and
+/// as a tag may be written.
+fn tagged(reference: &str, version: &str) -> String {
+    let last = reference.rsplit('/').next().unwrap_or(reference);
+    let whole = match last.contains([':', '@']) {
+        true => reference.to_owned(),
+        false => format!("{reference}:{version}"),
+    };
+    whole.replace('+', "_")
+}
+
 fn not_listed(spec: &ChartSpec, name: &str, missing: Missing) -> Fault {
     let ChartSpec {
         name: chart, version, ..
@@ -168,6 +191,12 @@ fn not_listed(spec: &ChartSpec, name: &str, missing: Missing) -> Fault {
     let what = match missing {
         Missing::Index(why) => return no_index(name, &why),
         Missing::Chart => format!("{name} lists no chart {chart}; check name and url"),
+        Missing::Address => format!(
+            "{name} lists {chart} {version} without an address (urls); have whoever keeps the repository write its index again"
+        ),
+        Missing::Version(others) if others.is_empty() => {
+            format!("{name} lists {chart} without any version; check name and url")
+        }
         Missing::Version(others) => format!(
             "{name} lists no version {version} of {chart}, but {}; correct version, or add the chart there",
             others.join(", ")

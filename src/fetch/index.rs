@@ -42,11 +42,17 @@ pub(super) fn find(text: &str, name: &str, version: &str) -> Result<Listed, Miss
         .map_err(|error| Missing::Index(format!("is not the index of a chart repository: {error}")))?;
     let versions = index.entries.get(name).ok_or(Missing::Chart)?;
     let plain = |version: &str| version.strip_prefix('v').unwrap_or(version).to_owned();
-    let exact = versions.iter().find(|known| known.version == version);
-    let found = exact
-        .or_else(|| versions.iter().find(|known| plain(&known.version) == plain(version)))
-        .ok_or_else(|| Missing::Version(versions.iter().take(5).map(|known| known.version.clone()).collect()))?;
-    let url = found.urls.first().ok_or(Missing::Chart)?;
+    // The first that says where it is: generators that append to an index leave broken entries beside good ones.
+    let of = |is_it: &dyn Fn(&str) -> bool| {
+        let fitting = || versions.iter().filter(|known| is_it(&known.version));
+        fitting()
+            .find(|known| !known.urls.is_empty())
+            .or_else(|| fitting().next())
+    };
+    let found = of(&|known| known == version)
+        .or_else(|| of(&|known| plain(known) == plain(version)))
+        .ok_or_else(|| Missing::Version(named(versions)))?;
+    let url = found.urls.first().ok_or(Missing::Address)?;
     let digest = found.digest.as_ref().filter(|digest| !digest.is_empty());
     let digest = digest.map(|digest| format!("sha256:{}", digest.strip_prefix("sha256:").unwrap_or(digest)).parse());
     Ok(Listed {
@@ -55,6 +61,12 @@ pub(super) fn find(text: &str, name: &str, version: &str) -> Result<Listed, Miss
             .transpose()
             .map_err(|error: crate::oci::DigestError| Missing::Index(format!("has a digest that is none: {error}")))?,
     })
+}
+
+/// Some of the versions of a chart, for people.
+fn named(versions: &[Version]) -> Vec<String> {
+    let said = versions.iter().map(|known| known.version.clone());
+    said.filter(|version| !version.is_empty()).take(5).collect()
 }
 
 /// Why an index does not say where a chart is.
@@ -66,6 +78,8 @@ pub(super) enum Missing {
     Chart,
     /// It lists others of the name; some of them.
     Version(Vec<String>),
+    /// It lists the version, and no address of it.
+    Address,
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::Reach;
 use super::chart::no_chart;
 use crate::api::v1alpha1::ChartSpec;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Descriptor, Digest, Document, Index, Reference, media_type};
+use crate::oci::{Descriptor, Digest, Document, Index, Reference};
 use crate::package::Origin;
 use crate::registry::Repository;
 use crate::source::ByteStream;
@@ -150,10 +150,7 @@ impl Likelihood {
 /// The entries of an index that may be charts, the likely ones first.
 fn candidates(index: &Index) -> Vec<Descriptor> {
     let entries = index.manifests.iter();
-    let mut entries: Vec<Descriptor> = entries
-        .filter(|entry| media_type::is_manifest(&entry.media_type) && !entry.is_attestation())
-        .cloned()
-        .collect();
+    let mut entries: Vec<Descriptor> = entries.filter(|entry| entry.may_be_image()).cloned().collect();
     entries.sort_by_key(Likelihood::of);
     entries
 }
@@ -201,7 +198,7 @@ impl Origin for OciChart {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::Manifest;
+    use crate::oci::{Manifest, media_type};
 
     fn chart(title: &str, version: &str) -> Document {
         let layer = Descriptor::new(CONTENT[0], Digest::of(title.as_bytes()), 1);

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::decode::{self, DecodeError};
 
+use super::unknown_fields::with_unknown_fields;
 use super::{Compression, Descriptor, Digest, UnknownFields, media_type};
 
 /// The largest manifest or index in bytes that is read: the limit that registries set (distribution: 4 MiB).
@@ -16,7 +17,7 @@ pub const MANIFEST_LIMIT: usize = 4 * 1024 * 1024;
 
 /// An image manifest (OCI image specification, "Image Manifest"; docker's schema 2 has the same shape).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(remote = "Self", rename_all = "camelCase")]
 pub struct Manifest {
     /// 2, also where nothing is said.
     #[serde(default = "schema_version")]
@@ -39,9 +40,11 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// All other fields.
-    #[serde(flatten)]
+    #[serde(flatten, skip_deserializing)]
     pub unknown: UnknownFields,
 }
+
+with_unknown_fields!(Manifest, Index);
 
 impl Manifest {
     /// An OCI manifest of an image or of an artifact whose type is its config's.
@@ -62,6 +65,16 @@ impl Manifest {
     /// its layers, lowest first. Nothing else enters it, so the same image gives the same digest.
     pub fn of_image(image_id: Digest, size: u64, layers: Vec<Descriptor>) -> Self {
         Self::new(Descriptor::new(media_type::OCI_CONFIG, image_id, size), layers)
+    }
+
+    /// The path of the first blob whose size is not said: without it nobody knows when it has arrived.
+    fn without_size(&self) -> Option<String> {
+        let lacks = |blob: &Descriptor| blob.size == 0 && blob.known_content().is_none();
+        if lacks(&self.config) {
+            return Some("config".to_owned());
+        }
+        let layer = self.layers.iter().position(lacks)?;
+        Some(format!("layers[{layer}]"))
     }
 
     /// The blobs that must stand in a registry before it takes this manifest: config and layers, each once. Foreign
@@ -93,7 +106,7 @@ impl Manifest {
 
 /// A list of manifests, one a platform (OCI image specification, "Image Index").
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(remote = "Self", rename_all = "camelCase")]
 pub struct Index {
     /// 2, also where nothing is said.
     #[serde(default = "schema_version")]
@@ -114,7 +127,7 @@ pub struct Index {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// All other fields.
-    #[serde(flatten)]
+    #[serde(flatten, skip_deserializing)]
     pub unknown: UnknownFields,
 }
 
@@ -173,7 +186,12 @@ pub enum DocumentError {
     /// Longer than [`MANIFEST_LIMIT`].
     #[error("the manifest has {0} bytes, more than the {MANIFEST_LIMIT} that a registry takes")]
     TooLarge(usize),
-    /// A media type that is neither a manifest's nor an index's, such as docker's schema 1.
+    /// Docker's schema 1, which has no configuration.
+    #[error(
+        "the manifest is of docker's schema 1, which registries and engines of today do not take; pull the image with an elder docker and push it again with one of today"
+    )]
+    Schema1,
+    /// A media type that is neither a manifest's nor an index's.
     #[error(
         "the manifest has the media type `{0}`, which is neither an OCI nor a docker schema 2 manifest; push the image again with a tool of today"
     )]
@@ -203,13 +221,19 @@ impl Document {
             }
         };
         let shape: Shape = decode::json(&raw).map_err(malformed("a manifest"))?;
-        let kind = shape.kind(declared);
-        let content = if media_type::is_index(&kind) {
-            Content::Index(decode::json(&raw).map_err(malformed(&kind))?)
-        } else if media_type::is_manifest(&kind) {
-            Content::Manifest(decode::json(&raw).map_err(malformed(&kind))?)
-        } else {
-            return Err(DocumentError::MediaType(kind));
+        let kind = shape.kind(declared)?;
+        let content = match media_type::is_index(&kind) {
+            true => Content::Index(decode::json(&raw).map_err(malformed(&kind))?),
+            false => {
+                let manifest: Manifest = decode::json(&raw).map_err(malformed(&kind))?;
+                if let Some(path) = manifest.without_size() {
+                    return Err(DocumentError::Malformed {
+                        media_type: kind,
+                        reason: format!("{path}: missing field `size`"),
+                    });
+                }
+                Content::Manifest(manifest)
+            }
         };
         let descriptor = Descriptor::new(kind, Digest::of(&raw), raw.len() as u64);
         Ok(Self {
@@ -217,6 +241,13 @@ impl Document {
             raw,
             content,
         })
+    }
+
+    /// This document as it is known under `digest`, which its bytes were found to have: a registry or a store may know
+    /// content by SHA-512.
+    pub fn known_by(mut self, digest: Digest) -> Self {
+        self.descriptor.digest = digest;
+        self
     }
 
     /// A document of our own making: compact JSON in the order of the fields, so the same content gives the
@@ -303,26 +334,30 @@ struct Shape {
 
 impl Shape {
     /// The media type of the document, of which `declared` is what its transport says.
-    fn kind(&self, declared: Option<&str>) -> String {
-        // A `Content-Type` may carry parameters.
-        let declared = declared.map(|text| text.split(';').next().unwrap_or(text).trim().to_ascii_lowercase());
-        let declared = declared.filter(|text| media_type::is_manifest(text));
-        let own = self.media_type.clone().filter(|text| !text.is_empty());
-        match (declared, own) {
-            (Some(declared), own) if self.may_be(&declared) => match own {
-                // Who serves every manifest as one type still stores what it was given.
-                Some(own) if media_type::is_manifest(&own) && self.may_be(&own) => {
-                    if media_type::is_index(&own) == media_type::is_index(&declared) {
-                        declared
-                    } else {
-                        own
-                    }
-                }
-                _ => declared,
-            },
-            (_, Some(own)) => own,
-            (_, None) => self.usual().unwrap_or("unknown").to_owned(),
+    fn kind(&self, declared: Option<&str>) -> Result<String, DocumentError> {
+        if self.fs_layers.is_some() && self.usual().is_none() {
+            return Err(DocumentError::Schema1);
         }
+        let possible = |text: &str| media_type::manifest_type(text).filter(|known| self.may_be(known));
+        let own = self.media_type.as_deref().filter(|text| !text.is_empty());
+        let kind = match (declared.and_then(possible), own.and_then(possible)) {
+            // Who serves every manifest as one type still stores what it was given.
+            (Some(declared), Some(own)) if media_type::is_index(own) != media_type::is_index(declared) => own,
+            (Some(declared), _) => declared,
+            (None, Some(own)) => own,
+            (None, None) => match (own, self.usual()) {
+                (Some(other), _) if !media_type::is_manifest(other) => {
+                    return Err(DocumentError::MediaType(other.to_owned()));
+                }
+                (_, Some(usual)) => usual,
+                (_, None) if self.schema_version == Some(1) => return Err(DocumentError::Schema1),
+                (_, None) => {
+                    let said = own.or(declared).unwrap_or("unknown");
+                    return Err(DocumentError::MediaType(said.to_owned()));
+                }
+            },
+        };
+        Ok(kind.to_owned())
     }
 
     fn may_be(&self, media_type: &str) -> bool {

@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::UnknownFields;
+use super::unknown_fields::with_unknown_fields;
 
 /// What an image runs on, as `os/architecture[/variant]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Platform {
     /// Such as `amd64`. Empty where it is not said.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -28,7 +30,7 @@ pub struct Platform {
     #[serde(default, rename = "os.features", skip_serializing_if = "Vec::is_empty")]
     pub os_features: Vec<String>,
     /// All other fields.
-    #[serde(flatten)]
+    #[serde(flatten, skip_deserializing)]
     pub unknown: UnknownFields,
 }
 
@@ -47,6 +49,8 @@ pub enum Suitability {
     /// One of both does not say the variant.
     Unsaid,
 }
+
+with_unknown_fields!(Platform);
 
 impl Platform {
     /// `os/architecture`, without a variant.

@@ -100,6 +100,11 @@ const IPV6_HOST: &str = "ipv6.invalid";
 
 /// The reference in the form that `oci-spec` reads, and the host that it does not.
 fn readable(bare: &str) -> (String, Option<String>) {
+    // The algorithm of a digest may be written in either case too.
+    let lower = bare
+        .split_once('@')
+        .map(|(name, digest)| format!("{name}@{}", digest.to_ascii_lowercase()));
+    let bare = lower.as_deref().unwrap_or(bare);
     if let Some((host, rest)) = split_ipv6(bare) {
         return (format!("{IPV6_HOST}/{rest}"), Some(normalised_host(host)));
     }
@@ -110,6 +115,14 @@ fn readable(bare: &str) -> (String, Option<String>) {
         }
         _ => (bare.to_owned(), None),
     }
+}
+
+/// The port of the host that a reference begins with, where it is none.
+fn unusable_port(readable: &str) -> Option<&str> {
+    let (host, _) = readable.split_once('/')?;
+    let (_, port) = host.rsplit_once(':')?;
+    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    (digits && !port.parse::<u16>().is_ok_and(|port| port > 0)).then_some(port)
 }
 
 impl FromStr for Reference {
@@ -123,11 +136,17 @@ impl FromStr for Reference {
             reason,
         };
         let bare = text.strip_prefix("oci://").unwrap_or(text);
+        if let Some((scheme, _)) = bare.split_once("://") {
+            return Err(error(format!("it is no URL; remove {scheme}://")));
+        }
         // The longest name, tag and digest together; a longer text only costs the parser time.
         if bare.len() > 1024 {
             return Err(error("longer than 1024 characters".to_owned()));
         }
         let (readable, host) = readable(bare);
+        if let Some(port) = unusable_port(&readable) {
+            return Err(error(format!("{port} is no port: ports end at 65535")));
+        }
         let parsed: Parsed = readable.parse().map_err(|e: ParseError| {
             let lower = readable.to_ascii_lowercase().parse::<Parsed>();
             error(match (e, lower) {
@@ -135,7 +154,10 @@ impl FromStr for Reference {
                 (e, _) => e.to_string(),
             })
         })?;
-        // The grammar that was asked takes them, and no registry does.
+        // The grammar that was asked takes these, and no registry does.
+        if parsed.tag().is_some_and(|tag| !tag.is_ascii()) {
+            return Err(error(ParseError::TagInvalidFormat.to_string()));
+        }
         if parsed.repository().bytes().any(|byte| byte.is_ascii_uppercase()) {
             return Err(error(ParseError::NameContainsUppercase.to_string()));
         }
@@ -280,9 +302,59 @@ mod tests {
             "[g::1]/app",
             "[fe80::1%eth0]/app",
             "::1/app",
+            "registry.example.:5000/app",
+            "registry.example:/app",
+            "registry..example/app",
+            "app:größe",
+            "größe/app:1",
+            " app:1",
+            "app:1\n",
+            "app:",
+            "app@",
+            "app:1@sha384:00",
         ] {
             assert!(bad.parse::<Reference>().is_err(), "{bad}");
         }
+        for (bad, why) in [
+            ("registry.example:65536/app", "65536 is no port"),
+            ("registry.example:0/app", "0 is no port"),
+            ("registry.example:99999999999/app", "99999999999 is no port"),
+            ("docker://nginx:1", "remove docker://"),
+            ("https://ghcr.io/x/y:1", "remove https://"),
+            ("docker-daemon:app:1", "is not an image reference"),
+        ] {
+            let error = bad.parse::<Reference>().unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn reads_what_is_at_the_limits() {
+        let tag = "t".repeat(128);
+        let digest = Digest::of(b"");
+        let long: Digest = format!("sha512:{}", "ab".repeat(64)).parse().unwrap();
+        for (text, whole) in [
+            (format!("a:{tag}"), format!("docker.io/library/a:{tag}")),
+            ("localhost/app".to_owned(), "localhost/app:latest".to_owned()),
+            ("r.example:1/a".to_owned(), "r.example:1/a:latest".to_owned()),
+            ("r.example:65535/a".to_owned(), "r.example:65535/a:latest".to_owned()),
+            (
+                "docker.io/library".to_owned(),
+                "docker.io/library/library:latest".to_owned(),
+            ),
+            (
+                "xn--bcher-kva.example/a".to_owned(),
+                "xn--bcher-kva.example/a:latest".to_owned(),
+            ),
+            (format!("r.example:5000/a@{long}"), format!("r.example:5000/a@{long}")),
+            (
+                format!("r.example/a:1@{}", digest.as_str().to_uppercase()),
+                format!("r.example/a:1@{digest}"),
+            ),
+        ] {
+            assert_eq!(reference(&text).to_string(), whole);
+        }
+        assert!(format!("a:{tag}t").parse::<Reference>().is_err());
     }
 
     proptest! {

@@ -1,13 +1,9 @@
 //! Referrers: manifests that name another as their `subject`, such as signatures, attestations and SBOMs, and the
 //! listing of them where a registry keeps none by itself (OCI distribution specification 1.1, "Referrers Tag Schema").
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
-use crate::decode;
-
-use super::{Content, Descriptor, Digest, Document, DocumentError, media_type};
+use super::{Content, Descriptor, Digest, Document, DocumentError, Index, media_type};
 
 /// What becomes of what refers to an image at its source: signatures, attestations and SBOMs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
@@ -63,36 +59,27 @@ impl Document {
 /// The listing with `referrer` in it, to be put under [`referrers_tag`] in place of `standing`; `None` when `standing`
 /// lists it already. What `standing` says of others is kept, fields that we do not know included.
 pub fn listing_with(standing: Option<&Document>, referrer: &Descriptor) -> Result<Option<Document>, DocumentError> {
-    let malformed = |reason: String| DocumentError::Malformed {
-        media_type: media_type::OCI_INDEX.to_owned(),
-        reason,
+    let mut listing = match standing.map(Document::index) {
+        None => Index::new(Vec::new()),
+        Some(Some(index)) if index.manifests.iter().any(|known| known.digest == referrer.digest) => return Ok(None),
+        Some(Some(index)) => index.clone(),
+        Some(None) => {
+            return Err(DocumentError::Malformed {
+                media_type: media_type::OCI_INDEX.to_owned(),
+                reason: "it is one manifest, and a list of them is expected".to_owned(),
+            });
+        }
     };
-    let mut listing = match standing {
-        None => json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": []}),
-        Some(standing) => match standing.index() {
-            Some(index) if index.manifests.iter().any(|known| known.digest == referrer.digest) => return Ok(None),
-            Some(_) => decode::json(&standing.raw).map_err(|error| malformed(error.to_string()))?,
-            None => {
-                return Err(malformed(
-                    "it is one manifest, and a list of them is expected".to_owned(),
-                ));
-            }
-        },
-    };
-    let entry = serde_json::to_value(referrer).map_err(|error| malformed(error.to_string()))?;
-    match listing.get_mut("manifests") {
-        Some(Value::Array(entries)) => entries.push(entry),
-        _ => listing["manifests"] = Value::Array(vec![entry]),
-    }
-    let raw = serde_json::to_vec(&listing).map_err(|error| malformed(error.to_string()))?;
-    let declared = standing.map_or(media_type::OCI_INDEX, |standing| &standing.descriptor.media_type);
-    Document::parse(Some(declared), Bytes::from(raw)).map(Some)
+    listing.manifests.push(referrer.clone());
+    Document::of_index(listing).map(Some)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
-    use crate::oci::{Index, Manifest};
+    use crate::oci::Manifest;
 
     fn signature(artifact_type: Option<&str>) -> Document {
         let mut manifest = Manifest::new(

@@ -1,8 +1,12 @@
 //! Choosing platforms from an index.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use super::{Descriptor, Index, Platform};
+use super::{Descriptor, Digest, Document, Index, Platform, media_type};
+
+/// The most entries of an index with those of its indexes.
+const ENTRIES: usize = 50_000;
 
 /// What a choice of platforms leaves of an index.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +29,46 @@ impl fmt::Display for Absent {
             write!(formatter, "{}{platform}", if at == 0 { "" } else { ", " })?;
         }
         Ok(())
+    }
+}
+
+impl Descriptor {
+    /// Whether this entry of an index is itself an index of which nothing says what it runs on: its entries do.
+    fn is_open_index(&self) -> bool {
+        let is_said = self.platform.as_ref().is_some_and(Platform::is_said);
+        media_type::is_index(&self.media_type) && !is_said
+    }
+}
+
+impl Index {
+    /// The indexes in this one of which only their own entries say what they run on, without those that are `read`.
+    pub fn open_indexes(&self, read: &HashMap<Digest, Document>) -> Vec<Digest> {
+        let mut seen = HashSet::new();
+        let open = self.manifests.iter().filter(|entry| entry.is_open_index());
+        let open = open.filter(|entry| !read.contains_key(&entry.digest) && seen.insert(&entry.digest));
+        open.map(|entry| entry.digest.clone()).collect()
+    }
+
+    /// This index with their entries in place of the indexes that [`Index::open_indexes`] names and that are `read`, each
+    /// once; `None` where there are too many.
+    pub fn with_entries_of(&self, read: &HashMap<Digest, Document>) -> Option<Self> {
+        let mut seen = HashSet::new();
+        let mut manifests = Vec::with_capacity(self.manifests.len());
+        for entry in &self.manifests {
+            let within = read.get(&entry.digest).filter(|_| entry.is_open_index());
+            match within.and_then(Document::index) {
+                Some(inner) if seen.insert(&entry.digest) => manifests.extend(inner.manifests.iter().cloned()),
+                Some(_) => {}
+                None => manifests.push(entry.clone()),
+            }
+            if manifests.len() > ENTRIES {
+                return None;
+            }
+        }
+        Some(Self {
+            manifests,
+            ..self.clone()
+        })
     }
 }
 
@@ -203,6 +247,22 @@ mod tests {
         let index = Index::new(vec![blob, unsaid, orphan, image("linux/amd64")]);
         let one = Selection::One(index.manifests[3].clone());
         assert_eq!(select(&index, &asked(&["linux/amd64"])), Ok(one));
+    }
+
+    #[test]
+    fn an_index_within_stands_for_its_entries() {
+        let (amd, arm) = (image("linux/amd64"), image("linux/arm64"));
+        let inner = Document::of_index(Index::new(vec![amd.clone(), arm.clone()])).unwrap();
+        let mut placed = inner.descriptor.clone();
+        placed.platform = Some("linux/s390x".parse().unwrap());
+        let outer = Index::new(vec![inner.descriptor.clone(), placed.clone(), inner.descriptor.clone()]);
+        let mut read = HashMap::new();
+        assert_eq!(outer.open_indexes(&read), [inner.digest().clone()]);
+        assert_eq!(outer.with_entries_of(&read), Some(outer.clone()));
+        read.insert(inner.digest().clone(), inner);
+        assert!(outer.open_indexes(&read).is_empty());
+        let flat = outer.with_entries_of(&read).unwrap();
+        assert_eq!(flat.manifests, [amd, arm, placed]);
     }
 
     #[test]

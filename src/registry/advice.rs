@@ -2,6 +2,20 @@
 //! command line. Pure.
 
 use crate::fault::Front;
+use crate::oci::{Content, Document};
+
+/// What to do where a registry refuses `document` and takes others; none where nothing is odd about it.
+pub(super) fn of_refused(document: &Document) -> Option<&'static str> {
+    match &document.content {
+        Content::Index(index) if !index.blobs().is_empty() => Some(
+            "its index lists blobs, as BuildKit writes its cache, and this registry takes indexes of manifests only: have BuildKit write the cache as an image (image-manifest=true, the default since BuildKit 0.21), or leave it out",
+        ),
+        Content::Manifest(manifest) if manifest.layers.iter().any(|layer| !layer.urls.is_empty()) => Some(
+            "some of its layers have urls, which not every registry takes: allow them there (distribution: validation.manifests.urls.allow), or leave the image out",
+        ),
+        Content::Index(_) | Content::Manifest(_) => None,
+    }
+}
 
 /// What a registry is to the work that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +121,7 @@ fn plain_http(front: Front, role: Role) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::{Descriptor, Digest, Index, Manifest, media_type};
 
     const ALL: [Remedy; 6] = [
         Remedy::Credentials,
@@ -116,6 +131,30 @@ mod tests {
         Remedy::ClientCertificate,
         Remedy::PlainHttp,
     ];
+
+    #[test]
+    fn a_document_that_registries_refuse_is_explained() {
+        let blob = |kind: &str| Descriptor::new(kind, Digest::of(kind.as_bytes()), 1);
+        let index = |kind: &str| Document::of_index(Index::new(vec![blob(kind)])).unwrap();
+        assert!(
+            of_refused(&index(media_type::OCI_LAYER))
+                .unwrap()
+                .contains("image-manifest=true")
+        );
+        assert_eq!(of_refused(&index(media_type::OCI_MANIFEST)), None);
+        let mut layer = blob(media_type::OCI_LAYER);
+        let image = |layer: &Descriptor| {
+            let manifest = Manifest::new(blob(media_type::OCI_CONFIG), vec![layer.clone()]);
+            Document::of_manifest(manifest).unwrap()
+        };
+        assert_eq!(of_refused(&image(&layer)), None);
+        layer.urls.push("https://publisher.example/layer".to_owned());
+        assert!(
+            of_refused(&image(&layer))
+                .unwrap()
+                .contains("validation.manifests.urls.allow")
+        );
+    }
 
     #[test]
     fn each_front_is_told_of_its_own_means() {

@@ -8,10 +8,10 @@ use std::io;
 use std::time::Duration;
 
 use self::operation::Operation;
-use super::advice::{Remedy, Role};
+use super::advice::{self, Remedy, Role};
 use super::explanation::{self, Explanation, Says};
 use crate::fault::{Fault, Front, Reason};
-use crate::oci::DocumentError;
+use crate::oci::{Document, DocumentError};
 
 /// The longest part of a registry's own words that is passed on, in characters.
 const WORDS_LIMIT: usize = 300;
@@ -195,7 +195,7 @@ impl Error {
     pub(super) fn document(call: &str, error: &DocumentError) -> Self {
         let kind = match error {
             DocumentError::TooLarge(_) => Kind::TooLarge,
-            DocumentError::MediaType(_) => Kind::Unsupported,
+            DocumentError::MediaType(_) | DocumentError::Schema1 => Kind::Unsupported,
             DocumentError::Malformed { .. } => Kind::Protocol,
         };
         Self::new(kind, call, clean(&error.to_string()))
@@ -271,6 +271,18 @@ impl Error {
             "create the repository if the registry does not by itself",
             Role::Destination,
         )
+    }
+
+    /// The failure as one of pushing the manifest or index `document` to `to`.
+    pub fn pushing_document(self, to: &str, document: &Document) -> Fault {
+        let refused = matches!(
+            self.kind,
+            Kind::NotFound | Kind::Invalid | Kind::Unsupported | Kind::Status(400..=500)
+        );
+        match advice::of_refused(document).filter(|_| refused) {
+            Some(advice) => Fault::retryable(Reason::PushFailed, format!("cannot push to {to}: {self}; {advice}")),
+            None => self.pushing(to),
+        }
     }
 
     /// `find` is what to do about what is missing.

@@ -64,12 +64,10 @@ impl Repository {
         // One that is none, or that is not what was asked for, says nothing: the content does.
         let digest = answered_digest(&answer).ok().flatten();
         let digest = digest.filter(|digest| same_digest(&call.label, identifier, digest).is_ok());
+        // What was asked for by SHA-512 is known by it, whatever the registry calls it.
+        let digest = digest.map(|digest| identifier.parse().unwrap_or(digest));
         let size = answer.header(CONTENT_LENGTH).and_then(|text| text.parse().ok());
-        let kind = answer
-            .header(CONTENT_TYPE)
-            .map(|text| text.split(';').next().unwrap_or(text).trim())
-            .filter(|kind| media_type::is_manifest(kind))
-            .map(str::to_owned);
+        let kind = answer.header(CONTENT_TYPE).and_then(media_type::manifest_type);
         if let (Some(digest), Some(size), Some(kind)) = (digest, size, kind) {
             return Ok(Some(Descriptor::new(kind, digest, size)));
         }
@@ -112,13 +110,12 @@ impl Repository {
             same_digest(&call.label, expected.as_str(), &hasher.finish())?;
         }
         let declared = answer.header(CONTENT_TYPE).map(str::to_owned);
-        let mut document =
+        let document =
             Document::parse(declared.as_deref(), raw).map_err(|error| Error::document(&call.label, &error))?;
-        // A manifest that was asked for by SHA-512 is known by it.
-        if let Some(expected) = expected {
-            document.descriptor.digest = expected;
-        }
-        Ok(Some(document))
+        Ok(Some(match expected {
+            Some(expected) => document.known_by(expected),
+            None => document,
+        }))
     }
 
     /// The size in bytes of a blob, if the repository holds it.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::scratch::Scratch;
 use super::{Format, Sbom, Sboms, Syft, normalise, referrer};
 use crate::fault::{Fault, Reason};
-use crate::oci::{Descriptor, Digest, Document, Manifest};
-use crate::transfer::Destination;
+use crate::oci::{Descriptor, Digest, Document, Manifest, distinct_blobs, distinct_foreign_layers};
+use crate::transfer::{Destination, LayoutDestination, Reading, Upload};
 
 /// The longest SBOM in bytes. One is held in memory while it is made.
 pub const CONTENT_LIMIT: usize = 64 * 1024 * 1024;
@@ -40,16 +41,17 @@ pub async fn known(destination: &dyn Destination, manifest: &Digest) -> Result<O
 /// again and are the same.
 pub async fn make(syft: &Syft, destination: &dyn Destination, manifest: &Document) -> Result<Sboms, Fault> {
     let subject = &manifest.descriptor;
-    // Also where the registry has it: syft would be led to its publisher by the manifest.
     let foreign = manifest.manifest().map(Manifest::foreign_layers).unwrap_or_default();
-    if let Some(layer) = foreign.first() {
-        return Err(Fault::stalled(
-            Reason::SbomFailed,
-            format!(
-                "its layer {} lies with its publisher only and cannot be looked into; leave the image out, or set sbom.enabled to false",
-                layer.digest
-            ),
-        ));
+    for layer in &foreign {
+        if destination.holds(&layer.digest).await?.is_none() {
+            return Err(Fault::stalled(
+                Reason::SbomFailed,
+                format!(
+                    "its layer {} lies with its publisher only and cannot be looked into; push it to the image's source, leave the image out, or set sbom.enabled to false",
+                    layer.digest
+                ),
+            ));
+        }
     }
     let reading = destination.reading().ok_or_else(|| {
         let name = destination.name();
@@ -60,7 +62,13 @@ pub async fn make(syft: &Syft, destination: &dyn Destination, manifest: &Documen
     if let Some(sboms) = known(destination, &subject.digest).await? {
         return Ok(sboms);
     }
+    let copy = match &reading {
+        Reading::Registry { .. } if !foreign.is_empty() => Some(copied(syft, destination, manifest).await?),
+        Reading::Registry { .. } | Reading::Layout { .. } => None,
+    };
+    let reading = copy.as_ref().map_or(reading, |(_, reading)| reading.clone());
     let written = Arc::new(syft.run(&reading, manifest).await?);
+    drop(copy);
     let read = async |format: Format| {
         let unread = |error: std::io::Error| {
             Fault::retryable(
@@ -107,6 +115,36 @@ pub async fn make(syft: &Syft, destination: &dyn Destination, manifest: &Documen
         destination.attach(&document).await?;
     }
     Ok(sboms)
+}
+
+/// The image `manifest` in a layout of its own, and the folder that it lies in. Where a registry does not give a layer with
+/// `urls`, syft would ask these, and whoever writes manifests would decide whom we ask.
+async fn copied(syft: &Syft, destination: &dyn Destination, manifest: &Document) -> Result<(Scratch, Reading), Fault> {
+    let image = std::slice::from_ref(manifest);
+    let blobs = [distinct_blobs(image), distinct_foreign_layers(image)].concat();
+    let scratch = syft.scratch(blobs.iter().map(|blob| blob.size).sum())?;
+    let directory = scratch.path().join("copy");
+    let layout = LayoutDestination::new(&directory, "");
+    for blob in blobs {
+        let bytes = destination.read(blob).await?.ok_or_else(|| {
+            let name = destination.name();
+            Fault::retryable(
+                Reason::SbomFailed,
+                format!(
+                    "{name} does not have its layer {} any more; it is tried again",
+                    blob.digest
+                ),
+            )
+        })?;
+        let upload = Upload {
+            digest: Some(blob.digest.clone()),
+            size: Some(blob.size),
+            bytes,
+        };
+        layout.upload(upload).await?;
+    }
+    layout.keep(manifest.digest(), manifest.raw.clone()).await?;
+    Ok((scratch, Reading::Layout { directory }))
 }
 
 async fn store(sbom: Sbom, format: Format, destination: &dyn Destination) -> Result<Descriptor, Fault> {

@@ -117,15 +117,33 @@ impl Syft {
         turn.map_err(|error| Fault::retryable(Reason::SbomFailed, error.to_string()))
     }
 
+    /// A folder for `size` bytes of an image that is not read where it lies.
+    pub(super) fn scratch(&self, size: u64) -> Result<Scratch, Fault> {
+        match size > self.limits.scratch {
+            true => Err(failed(self.disk_exceeded())),
+            false => Scratch::new(&self.root).map_err(|error| self.no_folder(&error)),
+        }
+    }
+
+    fn disk_exceeded(&self) -> String {
+        format!(
+            "syft needed more than {} of disk below {}; raise --sbom-scratch-limit",
+            shown(self.limits.scratch),
+            self.root.display()
+        )
+    }
+
+    fn no_folder(&self, error: &io::Error) -> Fault {
+        failed(format!(
+            "no folder can be made below {}: {error}; check --sbom-scratch, its owner and the space left",
+            self.root.display()
+        ))
+    }
+
     /// Has syft look into the image `manifest`, which is read by `reading`. When the future is dropped, syft and all
     /// that it started are killed.
     pub(super) async fn run(&self, reading: &Reading, manifest: &Document) -> Result<Written, Fault> {
-        let folder = |error: io::Error| {
-            failed(format!(
-                "no folder can be made below {}: {error}; check --sbom-scratch, its owner and the space left",
-                self.root.display()
-            ))
-        };
+        let folder = |error: io::Error| self.no_folder(&error);
         let scratch = Scratch::new(&self.root).map_err(folder)?;
         let mut command = self.command(reading, manifest, &scratch).map_err(folder)?;
         let mut child = command.spawn().map_err(|error| {
@@ -147,11 +165,7 @@ impl Syft {
                 "syft took longer than {} s; raise --sbom-timeout",
                 self.limits.time.as_secs()
             )),
-            () = overfull(scratch.path(), self.limits.scratch) => Err(format!(
-                "syft needed more than {} of disk below {}; raise --sbom-scratch-limit",
-                shown(self.limits.scratch),
-                self.root.display()
-            )),
+            () = overfull(scratch.path(), self.limits.scratch) => Err(self.disk_exceeded()),
         };
         // Also what it started and left.
         drop(group);

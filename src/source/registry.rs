@@ -172,14 +172,22 @@ async fn carry(repository: &Repository, name: &str, blob: &Descriptor, sink: &dy
         return Ok(());
     }
     let owned = name.to_owned();
-    // The sink verifies it. Nothing is asked of the registry before the first chunk is.
-    let download = repository.unverified_blob(&blob.digest, blob.size);
-    let bytes = download.into_stream().map_err(move |error| error.reading(&owned));
+    let bytes = match blob.known_content() {
+        Some(content) => stream::iter([Ok(content)]).boxed(),
+        // The sink verifies it. Nothing is asked of the registry before the first chunk is.
+        None => {
+            let download = repository.unverified_blob(&blob.digest, blob.size);
+            download
+                .into_stream()
+                .map_err(move |error| error.reading(&owned))
+                .boxed()
+        }
+    };
     let taken = sink.take(Blob {
         form: Form::Exact,
         digest: Some(blob.digest.clone()),
         size: Some(blob.size),
-        bytes: bytes.boxed(),
+        bytes,
     });
     match taken.await {
         Ok(_) => Ok(()),

@@ -3,18 +3,19 @@
 //! Files get their names only when they are whole, verified and on the disk, so whoever reads the layout,
 //! also after a crash, sees nothing half written.
 
+mod files;
 mod referrers;
 
-use std::fs::{File, TryLockError};
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::io::AsyncWriteExt;
 
+use self::files::{Unfinished, read_within, replace};
 use super::{Destination, Reading, Upload};
 use crate::decode;
 use crate::fault::{Fault, Reason};
@@ -28,8 +29,6 @@ const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const INDEX_LIMIT: usize = 16 * 1024 * 1024;
 /// Bytes of a blob that are read at once.
 const CHUNK: usize = 64 * 1024;
-/// The longest time to wait for another process that writes `index.json`.
-const LOCK_LIMIT: Duration = Duration::from_secs(30);
 
 /// Writes to an OCI image layout. Several destinations, also of several processes, may share a directory.
 #[derive(Clone, Debug)]
@@ -104,28 +103,7 @@ impl LayoutDestination {
 
     /// Changes `index.json` alone among all who share the directory.
     fn change_index(&self, change: impl FnOnce(&mut Index)) -> io::Result<()> {
-        std::fs::create_dir_all(&self.directory)?;
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(self.directory.join(".lock"))?;
-        let deadline = Instant::now() + LOCK_LIMIT;
-        loop {
-            match lock.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err(TryLockError::WouldBlock) => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::TimedOut,
-                        "another process holds its .lock",
-                    ));
-                }
-                Err(TryLockError::Error(error)) => return Err(error),
-            }
-        }
+        let _alone = files::locked(&self.directory)?;
         let marker = self.directory.join("oci-layout");
         if !marker.exists() {
             replace(&marker, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
@@ -232,8 +210,9 @@ impl Destination for LayoutDestination {
             return Ok(None);
         };
         let raw = Destination::blob(self, &digest, MANIFEST_LIMIT).await?;
-        raw.map(|raw| Document::parse(None, raw).map_err(|error| self.failed(error)))
-            .transpose()
+        let document = raw.map(|raw| Document::parse(None, raw)).transpose();
+        let document = document.map_err(|error| self.failed(error))?;
+        Ok(document.map(|document| document.known_by(digest)))
     }
 
     async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {
@@ -347,51 +326,10 @@ fn is_named(entry: &Descriptor, name: &str) -> bool {
     entry.annotations.get(REF_NAME).is_some_and(|known| known == name)
 }
 
-/// A file that is removed unless it gets its name.
-struct Unfinished(PathBuf);
-
-impl Unfinished {
-    fn in_folder(folder: &Path) -> Self {
-        Self(folder.join(format!(".unfinished-{:016x}", fastrand::u64(..))))
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        // After the renaming there is nothing of this name.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// Puts `content` in the place of a file, at once.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let unfinished = Unfinished::in_folder(folder);
-    let mut file = File::create_new(&unfinished.0)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    std::fs::rename(&unfinished.0, path)?;
-    File::open(folder)?.sync_all()
-}
-
-/// A file's content, if there is such a file; longer ones than `limit` bytes are an error.
-fn read_within(path: &Path, limit: usize) -> io::Result<Option<Bytes>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let mut content = Vec::new();
-    file.take(limit as u64 + 1).read_to_end(&mut content)?;
-    if content.len() > limit {
-        let what = format!("{} has more than {limit} bytes", path.display());
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
-    }
-    Ok(Some(content.into()))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::oci::{Manifest, media_type};
 

@@ -134,7 +134,7 @@ impl Destination for RegistryDestination {
     async fn publish(&self, document: &Document, tag: Option<&str>) -> Result<(), Fault> {
         let identifier = tag.unwrap_or(document.digest().as_str());
         let put = self.repository.put_manifest(document, identifier).await;
-        put.map_err(|error| error.pushing(&self.name))
+        put.map_err(|error| error.pushing_document(&self.name, document))
     }
 
     async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {

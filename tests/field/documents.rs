@@ -1,5 +1,9 @@
 //! JSON and YAML as Go programs write them: `null`, missing, unknown and duplicate fields.
 
+use std::io::Write as _;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use jackal_operator::oci::{Descriptor, Digest, media_type};
@@ -8,6 +12,7 @@ use jackal_operator::transfer::{Destination as _, LayoutDestination};
 
 use super::folder::{Folder, package_of};
 use super::{Case, check};
+use crate::docker::engines::tar;
 use crate::support::charts;
 use crate::support::faulty::Seen;
 use crate::support::front::{Act, Front};
@@ -15,6 +20,9 @@ use crate::support::image::{image, noise, push, put};
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::shelf::Shelf;
 use crate::support::sink::copy;
+
+/// The configuration of [`Blobs`].
+const CONFIG: &str = r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
 
 /// The blobs of an image in a registry.
 struct Blobs {
@@ -27,8 +35,7 @@ impl Blobs {
     async fn start() -> Self {
         let registry = TestRegistry::start(Version::V31);
         let repository = registry.repository("app");
-        let config = r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
-        let config = push(&repository, media_type::OCI_CONFIG, config.into()).await;
+        let config = push(&repository, media_type::OCI_CONFIG, CONFIG.into()).await;
         let layer = push(&repository, media_type::OCI_LAYER, noise(1, 1000)).await;
         Self {
             registry,
@@ -39,6 +46,11 @@ impl Blobs {
 
     /// Serves `manifest` as `app:1` and under its digest, since no registry stores all that there is.
     fn serve(&self, manifest: &str, kind: &'static str) -> Front {
+        self.serve_without(manifest, kind, Vec::new())
+    }
+
+    /// The same from a registry that does not have the blobs `lost`.
+    fn serve_without(&self, manifest: &str, kind: &'static str, lost: Vec<Digest>) -> Front {
         let manifest = manifest.to_owned();
         let digest = Digest::of(manifest.as_bytes()).to_string();
         let paths = ["/v2/app/manifests/1".to_owned(), format!("/v2/app/manifests/{digest}")];
@@ -55,10 +67,76 @@ impl Blobs {
                     ],
                     manifest.clone(),
                 ),
+                false if lost.iter().any(|lost| seen.path.ends_with(lost.as_str())) => {
+                    Act::Answer(404, Vec::new(), String::new())
+                }
                 false => Act::Pass,
             }
         })
     }
+
+    fn repository(&self, front: &Front) -> jackal_operator::registry::Repository {
+        let endpoint = jackal_operator::registry::Endpoint {
+            host: front.host.clone(),
+            ..self.registry.endpoint()
+        };
+        jackal_operator::registry::Registry::new(endpoint)
+            .unwrap()
+            .repository("app")
+    }
+}
+
+/// Copies an image whose blobs a registry does not have that its manifest says itself, or that are known anyway.
+async fn arrives_without_its_blobs(embedded: bool) {
+    let blobs = Blobs::start().await;
+    let written = |content: &[u8], kind: &str| {
+        let data = match embedded {
+            true => format!(r#","data":"{}""#, BASE64_STANDARD.encode(content)),
+            false => String::new(),
+        };
+        let digest = Digest::of(content);
+        let entry = format!(
+            r#"{{"mediaType":"{kind}","digest":"{digest}","size":{}{data}}}"#,
+            content.len()
+        );
+        (entry, digest, content.len() as u64)
+    };
+    let layer = noise(1, 1000);
+    let (config, layer) = match embedded {
+        true => (
+            written(CONFIG.as_bytes(), media_type::OCI_CONFIG),
+            written(&layer, media_type::OCI_LAYER),
+        ),
+        false => (
+            written(b"{}", media_type::OCI_EMPTY),
+            written(b"", "application/vnd.example.nothing"),
+        ),
+    };
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{}","artifactType":"application/vnd.example","config":{},"layers":[{}]}}"#,
+        media_type::OCI_MANIFEST,
+        config.0,
+        layer.0
+    );
+    let lost = vec![config.1.clone(), layer.1.clone()];
+    let front = blobs.serve_without(&manifest, media_type::OCI_MANIFEST, lost);
+    let folder = tempfile::tempdir().unwrap();
+    let layout = LayoutDestination::new(folder.path(), "app");
+    let source = RegistrySource::new(blobs.repository(&front).registry().clone());
+    let platforms: &[&str] = if embedded { &["linux/amd64"] } else { &[] };
+    copy(&source, &format!("{}/app:1", front.host), platforms, &layout, "1")
+        .await
+        .unwrap();
+    for (_, digest, size) in [config, layer] {
+        assert_eq!(layout.holds(&digest).await.unwrap(), Some(size), "{digest}");
+    }
+}
+
+/// What is said of a manifest that is not read.
+async fn refused(manifest: &'static str, kind: &'static str) -> String {
+    let blobs = Blobs::start().await;
+    let front = blobs.serve(manifest, kind);
+    blobs.repository(&front).manifest("1").await.unwrap_err().to_string()
 }
 
 /// Copies `app:1` as `manifest` says it, and sees that it arrives to the byte with both blobs.
@@ -190,6 +268,75 @@ async fn manifests() {
             },
         },
         Case {
+            report: "containerd/containerd#8076",
+            input: "a configuration and a layer in the manifest itself (`data`), which the registry does not have as blobs",
+            expected: "copied, and the platform is read of the configuration",
+            run: || async { arrives_without_its_blobs(true).await }.boxed(),
+        },
+        Case {
+            report: "project-zot/zot#2977",
+            input: "the empty configuration `{}` and an empty layer, which the registry does not give",
+            expected: "copied",
+            run: || async { arrives_without_its_blobs(false).await }.boxed(),
+        },
+        Case {
+            report: "google/go-containerregistry#377",
+            input: "a signed manifest of docker's schema 1, served by its own type, as JSON and as schema 2",
+            expected: "the message says so",
+            run: || {
+                async {
+                    const SIGNED: &str = r#"{"schemaVersion":1,"name":"app","tag":"1","architecture":"amd64","fsLayers":[{"blobSum":"sha256:a"}],"history":[{}],"signatures":[{}]}"#;
+                    for kind in [
+                        "application/vnd.docker.distribution.manifest.v1+prettyjws",
+                        "application/json",
+                        media_type::DOCKER_MANIFEST,
+                    ] {
+                        let said = refused(SIGNED, kind).await;
+                        assert!(said.contains("docker's schema 1"), "{kind}: {said}");
+                    }
+                }
+                .boxed()
+            },
+        },
+        Case {
+            report: "containers/image#367",
+            input: "a manifest that mixes docker's and OCI's types, in letters of another case, as text/plain",
+            expected: "copied to the byte",
+            run: || {
+                let manifest = |blobs: &Blobs| {
+                    format!(
+                        r#"{{"schemaVersion":2,"mediaType":"{}","config":{{"mediaType":"{}","digest":"{}","size":{}}},"layers":[{{"mediaType":"Application/vnd.docker.image.rootfs.diff.tar.gzip","digest":"{}","size":{}}}]}}"#,
+                        media_type::DOCKER_MANIFEST.replace("application", "Application"),
+                        media_type::OCI_CONFIG,
+                        blobs.config.digest,
+                        blobs.config.size,
+                        blobs.layer.digest,
+                        blobs.layer.size
+                    )
+                };
+                async move { arrives(manifest, "text/plain; charset=utf-8", &[]).await }.boxed()
+            },
+        },
+        Case {
+            report: "encoding/json, func Unmarshal (case-insensitive match)",
+            input: "names of fields in letters of another case, in a manifest that says that it is an index",
+            expected: "copied to the byte, with its blobs",
+            run: || {
+                let manifest = |blobs: &Blobs| {
+                    format!(
+                        r#"{{"SchemaVersion":2,"MediaType":"{}","Config":{{"MediaType":"{}","Digest":"{}","Size":{}}},"LAYERS":[{{"digest":"{}","SIZE":{}}}]}}"#,
+                        media_type::OCI_INDEX,
+                        media_type::OCI_CONFIG,
+                        blobs.config.digest,
+                        blobs.config.size,
+                        blobs.layer.digest,
+                        blobs.layer.size
+                    )
+                };
+                async move { arrives(manifest, "application/json", &[]).await }.boxed()
+            },
+        },
+        Case {
             report: "OCI image specification, Descriptors",
             input: "a manifest without the digest of its configuration",
             expected: "the message names the field and its path",
@@ -222,6 +369,18 @@ async fn yaml() {
             run: || async { a_chart_of_an_index_with_null_entries().await }.boxed(),
         },
         Case {
+            report: "helm/helm#2609",
+            input: "an index of charts as JSON with tabs, broken entries, a token in the url, and a Chart.yaml of numbers",
+            expected: "the chart is found, and the token is sent for the archive too",
+            run: || async { a_chart_of_an_index_in_json().await }.boxed(),
+        },
+        Case {
+            report: "sigs.k8s.io/yaml, func YAMLToJSON (duplicate keys)",
+            input: "manifests with a field that is there twice, and an anchor",
+            expected: "taken as kubectl takes them",
+            run: || async { manifests_with_fields_twice().await }.boxed(),
+        },
+        Case {
             report: "Kubernetes API conventions, Optional vs. Required",
             input: "platforms: null, charts: null and nodeSelector: null in a package",
             expected: "they count as absent",
@@ -251,6 +410,51 @@ async fn a_chart_of_an_index_with_null_entries() {
         shelf.host
     );
     folder.report(&yaml, &registry.host, &[&registry.host, &shelf.host], &[]);
+}
+
+/// A chart's archive of these files, which Helm itself would write in another form.
+fn archive(files: &[(&str, &str)]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&tar(files)).unwrap();
+    gzip.finish().unwrap()
+}
+
+async fn a_chart_of_an_index_in_json() {
+    let (registry, shelf) = (TestRegistry::start(Version::V31), Shelf::new().await);
+    let folder = Folder::new();
+    let content = archive(&[
+        (
+            "front/Chart.yaml",
+            "apiVersion: v2\nname: front\nversion: 1\nappVersion: 2\ndependencies: [~]\n",
+        ),
+        ("front/values.yaml", "image: ~\n"),
+    ]);
+    let front = Front::to(&shelf.host, |seen: &Seen| match seen.path.contains("token=t") {
+        true => Act::Pass,
+        false => Act::Answer(403, Vec::new(), String::new()),
+    });
+    shelf.put("/stable/front-1.tgz", Bytes::from(content));
+    shelf.put(
+        "/stable/index.yaml",
+        "{\n\t\"apiVersion\": \"v1\",\n\t\"entries\": {\n\t\t\"other\": null,\n\t\t\"front\": [null, {\"version\": null}, {\"version\": \"1\", \"urls\": []}, {\"version\": \"1\", \"urls\": [\"front-1.tgz\"], \"digest\": null}]\n\t}\n}\n".to_owned(),
+    );
+    let yaml = format!(
+        "apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {{name: shop}}\nspec:\n  version: 1.0.0\n  components:\n  - name: web\n    charts:\n    - {{name: front, version: '1', namespace: web, url: 'http://{}/stable?token=t'}}\n",
+        front.host
+    );
+    folder.report(&yaml, &registry.host, &[&registry.host, &front.host], &[]);
+}
+
+async fn manifests_with_fields_twice() {
+    let registry = TestRegistry::start(Version::V31);
+    let inline = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, name: b}\ndata: {x: &y z, y: *y}\n---\n\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n";
+    let object = serde_json::json!({
+        "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalPackage", "metadata": {"name": "shop"},
+        "spec": {"version": "1.0.0", "components": [
+            {"name": "web", "manifests": [{"name": "all", "namespace": "web", "inline": inline}]},
+        ]},
+    });
+    Folder::new().report(&object.to_string(), &registry.host, &[&registry.host], &[]);
 }
 
 async fn null_in_a_package() {

@@ -1,11 +1,12 @@
-//! Choosing platforms of an image, and indexes that are written anew.
+//! Choosing platforms of an image.
+
+mod indexes;
 
 use futures::FutureExt as _;
 use jackal_operator::fault::Fault;
-use jackal_operator::oci::{Content, Descriptor, Digest, Document, Index, Platform, media_type};
+use jackal_operator::oci::{Digest, Document, Index, Platform, media_type};
 use jackal_operator::registry::{Endpoint, Registry, Repository};
 use jackal_operator::source::{ImageSource as _, RegistrySource, Resolved};
-use jackal_operator::transfer::{Destination as _, LayoutDestination};
 use serde_json::{Value, json};
 
 use super::folder::{Folder, package_of, stderr};
@@ -114,6 +115,30 @@ async fn choices() {
             input: "a platform that is not offered, and an index with more manifests than an image may have",
             expected: "choosing as the messages say works",
             run: || async { the_advice_works().await }.boxed(),
+        },
+        Case {
+            report: "concourse/registry-image-resource#381",
+            input: "an index that lists one index, as BuildKit writes its layouts, and an image",
+            expected: "the images of both are chosen by their platforms, and without platforms it stays whole",
+            run: || async { an_index_in_an_index().await }.boxed(),
+        },
+        Case {
+            report: "pelagos-containers/pelagos#533",
+            input: "an index with an index for each platform, of the image and its attestations",
+            expected: "that of the platform is chosen",
+            run: || async { an_index_for_each_platform().await }.boxed(),
+        },
+        Case {
+            report: "OCI image specification, Image Index",
+            input: "platforms of an index without entries, and of one with attestations alone",
+            expected: "the message says that it offers none",
+            run: || async { an_index_of_no_image().await }.boxed(),
+        },
+        Case {
+            report: "OCI image specification, Descriptors",
+            input: "an index whose entries do not say their sizes",
+            expected: "it is copied as it is, and chosen entries say theirs",
+            run: || async { entries_without_size().await }.boxed(),
         },
         Case {
             report: "OCI image specification, Image Configuration",
@@ -301,6 +326,114 @@ async fn the_advice_works() {
     assert_eq!(root(&chosen).digest(), amd.digest());
 }
 
+async fn an_index_in_an_index() {
+    let images = Images::start();
+    let (amd, arm, s390) = (
+        images.push(1, "linux/amd64").await,
+        images.push(2, "linux/arm64").await,
+        images.push(3, "linux/s390x").await,
+    );
+    let inner = Document::of_index(Index::new(vec![entry(&amd, "linux/amd64"), entry(&arm, "linux/arm64")])).unwrap();
+    put(&images.repository, &inner, None).await;
+    let nested = json!({"mediaType": media_type::OCI_INDEX, "digest": inner.digest(), "size": inner.descriptor.size});
+    let other = listed(&s390, json!({"os": "linux", "architecture": "s390x"}));
+    images.tag(vec![nested, other.clone()]).await;
+    for (platform, document) in [("linux/amd64", &amd), ("linux/arm64", &arm), ("linux/s390x", &s390)] {
+        let chosen = images.resolve(&[platform]).await.unwrap();
+        assert_eq!(root(&chosen).digest(), document.digest(), "{platform}");
+    }
+    let chosen = images.resolve(&["linux/s390x", "linux/arm64"]).await.unwrap();
+    let entries = &root(&chosen).index().unwrap().manifests;
+    assert_eq!(
+        entries,
+        &[entry(&arm, "linux/arm64"), serde_json::from_value(other).unwrap()]
+    );
+    assert_eq!(chosen.documents.len(), 3);
+    let all = images
+        .resolve(&["linux/s390x", "linux/arm64", "linux/amd64"])
+        .await
+        .unwrap();
+    let whole = images.resolve(&[]).await.unwrap();
+    assert_eq!(root(&all), root(&whole));
+    assert_eq!((all.documents.len(), whole.documents.len()), (5, 5));
+    let fault = images.resolve(&["linux/ppc64le"]).await.unwrap_err();
+    assert!(
+        fault
+            .message
+            .contains("it is for linux/amd64, linux/arm64, linux/s390x"),
+        "{fault}"
+    );
+}
+
+async fn entries_without_size() {
+    let images = Images::start();
+    let mut entries = Vec::new();
+    for (seed, architecture) in [(1, "amd64"), (2, "arm64"), (3, "s390x")] {
+        let image = images.push(seed, &format!("linux/{architecture}")).await;
+        let mut entry = listed(&image, json!({"os": "linux", "architecture": architecture}));
+        entry.as_object_mut().unwrap().remove("size");
+        entries.push(entry);
+    }
+    let index = json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": entries});
+    let front = lacking(&images, &index, Vec::new());
+    let resolve = async |platforms: &[&str]| {
+        resolve(&front.host, images.registry.endpoint(), platforms)
+            .await
+            .unwrap()
+    };
+    assert_eq!(root(&resolve(&[]).await).raw, index.to_string());
+    let two = resolve(&["linux/amd64", "linux/s390x"]).await;
+    let sizes: Vec<u64> = root(&two)
+        .index()
+        .unwrap()
+        .manifests
+        .iter()
+        .map(|entry| entry.size)
+        .collect();
+    let found: Vec<u64> = two.documents[..2]
+        .iter()
+        .map(|document| document.descriptor.size)
+        .collect();
+    assert_eq!(sizes, found);
+    assert_eq!(resolve(&["linux/arm64"]).await.documents.len(), 1);
+}
+
+async fn an_index_for_each_platform() {
+    let images = Images::start();
+    let mut entries = Vec::new();
+    let mut inner = Vec::new();
+    for (seed, architecture) in [(1, "amd64"), (2, "arm64")] {
+        let platform = format!("linux/{architecture}");
+        let image = images.push(seed, &platform).await;
+        let (about, of_image) = attestation(&images.repository, &image).await;
+        put(&images.repository, &about, None).await;
+        let index = Document::of_index(Index::new(vec![entry(&image, &platform), of_image])).unwrap();
+        put(&images.repository, &index, None).await;
+        entries.push(listed(&index, json!({"os": "linux", "architecture": architecture})));
+        inner.push(index);
+    }
+    images.tag(entries).await;
+    let chosen = images.resolve(&["linux/arm64/v8"]).await.unwrap();
+    assert_eq!((root(&chosen), chosen.documents.len()), (&inner[1], 3));
+    assert_eq!(images.resolve(&[]).await.unwrap().documents.len(), 7);
+}
+
+async fn an_index_of_no_image() {
+    let images = Images::start();
+    let amd = images.push(1, "linux/amd64").await;
+    let (about, of_amd) = attestation(&images.repository, &amd).await;
+    put(&images.repository, &about, None).await;
+    for entries in [Vec::new(), vec![serde_json::to_value(of_amd).unwrap()]] {
+        images.tag(entries).await;
+        let fault = images.resolve(&["linux/amd64"]).await.unwrap_err();
+        let says = fault
+            .message
+            .contains("has no image for linux/amd64: it does not say what it runs on");
+        assert!(says, "{fault}");
+        images.resolve(&[]).await.unwrap();
+    }
+}
+
 async fn an_image_that_does_not_say() {
     let images = Images::start();
     let config = push(
@@ -336,156 +469,4 @@ async fn a_pinned_index_with_platforms() {
         !output.status.success() && said.contains("no image for linux/riscv64"),
         "{said}"
     );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn indexes() {
-    check(&[
-        Case {
-            report: "OCI image specification, Image Index",
-            input: "os.version, os.features, features, data, annotations and unknown fields of an index of which some platforms are taken",
-            expected: "all of them stay, in their order",
-            run: || async { a_selected_index_keeps_its_fields().await }.boxed(),
-        },
-        Case {
-            report: "OCI image specification, Image Layout",
-            input: "an index.json with unknown fields to which an image is added",
-            expected: "they stay",
-            run: || async { a_layout_keeps_its_fields().await }.boxed(),
-        },
-        Case {
-            report: "OCI image specification, Image Index",
-            input: "another architecture's package with annotations and unknown fields in the index of a package",
-            expected: "they stay",
-            run: || async { the_index_of_a_package_keeps_its_fields().await }.boxed(),
-        },
-        Case {
-            report: "regclient/regclient#73",
-            input: "an index of BuildKit's cache, which lists layers and a configuration that are blobs",
-            expected: "copied with its blobs, to the byte",
-            run: || async { the_cache_of_buildkit().await }.boxed(),
-        },
-    ])
-    .await;
-}
-
-async fn a_selected_index_keeps_its_fields() {
-    let images = Images::start();
-    let (old, new, amd) = (
-        images.push(1, "windows/amd64").await,
-        images.push(2, "windows/amd64").await,
-        images.push(3, "linux/amd64").await,
-    );
-    let mut entries = Vec::new();
-    for (document, version) in [(&new, "10.0.20348"), (&old, "10.0.17763")] {
-        let mut entry = listed(
-            document,
-            json!({"os": "windows", "architecture": "amd64", "os.version": version, "os.features": ["win32k"], "features": ["sse4"]}),
-        );
-        entry["annotations"] = json!({"a": "b"});
-        entry["data"] = json!("e30=");
-        entry["x-example"] = json!({"y": [null, 1.5]});
-        entries.push(entry);
-    }
-    entries.insert(1, listed(&amd, json!({"os": "linux", "architecture": "amd64"})));
-    let index = json!({
-        "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": entries,
-        "annotations": {"c": "d"}, "x-other": [1],
-    });
-    let index = Document::parse(None, index.to_string().into()).unwrap();
-    put(&images.repository, &index, Some("1")).await;
-    let chosen = images.resolve(&["windows/amd64"]).await.unwrap();
-    let written: Value = serde_json::from_slice(&root(&chosen).raw).unwrap();
-    assert_eq!(written["manifests"], json!([entries[0], entries[2]]));
-    assert_eq!(
-        (&written["annotations"], &written["x-other"]),
-        (&json!({"c": "d"}), &json!([1]))
-    );
-    // What nobody else wrote anything into stays what it was.
-    let plain = Index::new(vec![entry(&amd, "linux/amd64")]);
-    let expected = format!(
-        r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[{{"mediaType":"{}","digest":"{}","size":{},"platform":{{"architecture":"amd64","os":"linux"}}}}]}}"#,
-        media_type::OCI_INDEX,
-        media_type::OCI_MANIFEST,
-        amd.digest(),
-        amd.descriptor.size
-    );
-    assert_eq!(Document::of_index(plain).unwrap().raw, expected);
-}
-
-async fn a_layout_keeps_its_fields() {
-    let folder = tempfile::tempdir().unwrap();
-    let entry = json!({
-        "digest": Digest::of(b"x").as_str().to_uppercase(), "size": 1, "mediaType": media_type::OCI_MANIFEST,
-        "platform": {"os": "windows", "architecture": "amd64", "os.features": ["win32k"]}, "data": "eA==",
-        "annotations": {"org.opencontainers.image.ref.name": "other:1"},
-    });
-    let index = json!({"schemaVersion": 2, "manifests": [null, entry], "x": {"y": 1}, "annotations": null});
-    std::fs::write(folder.path().join("index.json"), index.to_string()).unwrap();
-    let layout = LayoutDestination::new(folder.path(), "app");
-    let manifest = jackal_operator::oci::Manifest::new(Descriptor::empty(), Vec::new());
-    layout
-        .publish(&Document::of_manifest(manifest).unwrap(), Some("1"))
-        .await
-        .unwrap();
-    let written: Value = serde_json::from_slice(&std::fs::read(folder.path().join("index.json")).unwrap()).unwrap();
-    assert_eq!(written["x"], json!({"y": 1}));
-    let kept = &written["manifests"][0];
-    assert_eq!((&kept["data"], &kept["platform"]), (&entry["data"], &entry["platform"]));
-    assert_eq!(kept["annotations"], entry["annotations"]);
-    assert_eq!(written["manifests"].as_array().unwrap().len(), 2);
-}
-
-async fn the_index_of_a_package_keeps_its_fields() {
-    let registry = TestRegistry::start(Version::V31);
-    let web = image(&registry.repository("web"), "linux/amd64", noise(1, 100)).await;
-    put(&registry.repository("web"), &web, Some("1")).await;
-    let shop = registry.repository("shop");
-    let other = image(&shop, "linux/arm64", noise(2, 100)).await;
-    put(&shop, &other, None).await;
-    let mut listed = listed(
-        &other,
-        json!({"os": "multi", "architecture": "s390x", "os.features": ["f"]}),
-    );
-    listed["annotations"] = json!({"a": "b"});
-    listed["x-example"] = json!(1);
-    let index = json!({
-        "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": [listed],
-        "annotations": {"c": "d"}, "x-other": {"e": 1},
-    });
-    let index = Document::parse(None, index.to_string().into()).unwrap();
-    put(&shop, &index, Some("1.4.0")).await;
-    let yaml = package_of(&[format!("{{image: '{}/web:1'}}", registry.host)]);
-    Folder::new().report(&yaml, &registry.host, &[], &[]);
-    let written = shop.manifest("1.4.0").await.unwrap().unwrap();
-    let Content::Index(index) = &written.content else {
-        panic!("no index")
-    };
-    assert_eq!(index.manifests.len(), 2);
-    let written: Value = serde_json::from_slice(&written.raw).unwrap();
-    assert!(written["manifests"].as_array().unwrap().contains(&listed), "{written}");
-    assert_eq!(
-        (&written["annotations"], &written["x-other"]),
-        (&json!({"c": "d"}), &json!({"e": 1}))
-    );
-}
-
-async fn the_cache_of_buildkit() {
-    // distribution 3 takes no index of blobs, whoever pushes it.
-    let (from, to) = (TestRegistry::start(Version::V28), TestRegistry::start(Version::V28));
-    {
-        let repository = from.repository("app");
-        let kind = "application/vnd.buildkit.cacheconfig.v0";
-        let mut entries = vec![push(&repository, media_type::OCI_LAYER_GZIP, noise(1, 5000)).await];
-        entries.push(push(&repository, kind, r#"{"layers":[],"records":[]}"#.into()).await);
-        let index = Document::of_index(Index::new(entries.clone())).unwrap();
-        put(&repository, &index, Some("cache")).await;
-        let yaml = package_of(&[format!("{{image: '{}/app:cache'}}", from.host)]);
-        Folder::new().report(&yaml, &to.host, &[&from.host], &[]);
-        assert_eq!(to.crane("digest", "app:cache").trim(), index.digest().as_str());
-        for blob in &entries {
-            let held = to.repository("app").head_blob(&blob.digest).await.unwrap();
-            assert_eq!(held, Some(blob.size));
-        }
-    }
 }

@@ -1,11 +1,11 @@
 //! Hosts and digests of references in other forms.
 
 use futures::FutureExt as _;
-use jackal_operator::oci::{Location, Naming, Reference};
+use jackal_operator::oci::{Hasher, Location, Naming, Reference};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::folder::{Folder, package_of};
+use super::folder::{Folder, package_of, stderr};
 use super::{Case, check};
 use crate::support::image::{image, noise, put};
 use crate::support::registry::{TestRegistry, Version};
@@ -59,6 +59,18 @@ async fn hosts() {
             run: || async { upper_case_hosts().await }.boxed(),
         },
         Case {
+            report: "distribution/reference, Grammar",
+            input: "ports beyond the last, letters that are no ASCII, addresses with a scheme",
+            expected: "build refuses them before it asks anybody, and says why",
+            run: || async { what_is_no_reference() }.boxed(),
+        },
+        Case {
+            report: "oras-project/oras-go#949",
+            input: "an image named by its SHA-512, which a registry may answer by another digest",
+            expected: "HEAD and GET know it by its name, and a package says that it takes SHA-256 only",
+            run: || async { a_digest_of_another_algorithm().await }.boxed(),
+        },
+        Case {
             report: "opencontainers/image-spec#292",
             input: "an image named by a digest in upper case",
             expected: "it is built under the digest in lower case",
@@ -104,6 +116,43 @@ async fn upper_case_hosts() {
     let name = |text: &str| text.parse::<Reference>().unwrap();
     assert_eq!(name("Registry.Example/app:1"), name("registry.example/app:1"));
     assert!("registry.example/App:1".parse::<Reference>().is_err());
+}
+
+fn what_is_no_reference() {
+    for (image, why) in [
+        ("127.0.0.1:65536/app:1", "65536 is no port"),
+        ("127.0.0.1:0/app:1", "0 is no port"),
+        ("127.0.0.1:1/app:größe", "invalid tag format"),
+        ("docker://127.0.0.1:1/app:1", "remove docker://"),
+    ] {
+        let output = Folder::new().build(&package_of(&[format!("'{image}'")]), "oci:out", &[], &[]);
+        let said = stderr(&output);
+        assert!(!output.status.success() && said.contains(why), "{image}: {said}");
+    }
+}
+
+async fn a_digest_of_another_algorithm() {
+    let (from, to) = (
+        TestRegistry::start(Version::Olareg),
+        TestRegistry::start(Version::Olareg),
+    );
+    let repository = from.repository("app");
+    let mut app = image(&repository, "linux/amd64", noise(1, 100)).await;
+    let mut hasher = Hasher::like(&format!("sha512:{}", "0".repeat(128)).parse().unwrap());
+    hasher.update(&app.raw);
+    let long = hasher.finish();
+    app.descriptor.digest = long.clone();
+    put(&repository, &app, None).await;
+    let head = repository.head_manifest(long.as_str()).await.unwrap().unwrap();
+    let read = repository.manifest(long.as_str()).await.unwrap().unwrap();
+    assert_eq!((&head.digest, read.digest()), (&long, &long));
+    let yaml = package_of(&[format!("'{}/app@{long}'", from.host)]);
+    let output = Folder::new().build(&yaml, &to.host, &[&from.host], &[]);
+    assert!(
+        stderr(&output).contains("a package takes sha256 only"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 async fn an_upper_case_digest() {

@@ -198,6 +198,12 @@ mod tests {
         assert!(documents("# nothing\n---\n# at all\n---\n").unwrap().is_empty());
         let windows = documents("a: 1\r\nb: |\r\n  x\r\n  y\r\n").unwrap();
         assert_eq!(windows[0].value, serde_json::json!({"a": 1, "b": "x\ny\n"}));
+        let json = documents("{\n\t\"a\": [\n\t\t1\n\t]\n}\n").unwrap();
+        assert_eq!(
+            json[0].value,
+            serde_json::json!({"a": [1]}),
+            "JSON may be indented by tabs"
+        );
         let tabs = documents("a:\n\tb: 1\n").unwrap_err();
         assert!(tabs.ends_with("YAML allows no tabs there"), "{tabs}");
         assert!(documents("a: 1\na: 2\n").is_err(), "a field that is there twice");

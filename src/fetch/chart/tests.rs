@@ -65,3 +65,36 @@ async fn what_is_no_chart_is_refused() {
     }
     assert!(why(gzip.finish().unwrap().into()).await.contains("unpacks to more"));
 }
+
+#[test]
+fn addresses_of_an_index_start_from_the_repositorys() {
+    for (base, relative, url) in [
+        ("https://h/charts", "index.yaml", "https://h/charts/index.yaml"),
+        ("https://h", "a/b-1.0.0+c.tgz", "https://h/a/b-1.0.0+c.tgz"),
+        (
+            "https://h/charts?token=t",
+            "index.yaml",
+            "https://h/charts/index.yaml?token=t",
+        ),
+        ("https://h/charts/?token=t", "../a.tgz", "https://h/a.tgz?token=t"),
+        (
+            "https://h/charts?token=t",
+            "a.tgz?sig=s",
+            "https://h/charts/a.tgz?sig=s",
+        ),
+        ("https://h/charts?token=t", "/a.tgz", "https://h/a.tgz?token=t"),
+        // A token is for nobody else.
+        ("https://h/charts?token=t", "https://other/a.tgz", "https://other/a.tgz"),
+        ("https://h/charts?token=t", "http://h/a.tgz", "http://h/a.tgz"),
+    ] {
+        let base = folder(Url::parse(base).unwrap());
+        assert_eq!(within(&base, relative).unwrap().as_str(), url);
+    }
+    for (written, reference) in [
+        ("r.example:5000/a", "r.example:5000/a:1.0.0_b"),
+        ("r.example/a:2.0.0+c", "r.example/a:2.0.0_c"),
+        ("r.example/a@sha256:00", "r.example/a@sha256:00"),
+    ] {
+        assert_eq!(tagged(written, "1.0.0+b"), reference);
+    }
+}

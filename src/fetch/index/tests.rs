@@ -28,7 +28,7 @@ fn a_version_is_found_with_its_digest() {
 #[test]
 fn what_is_not_there_is_said() {
     assert_eq!(find(INDEX, "other", "6.5.0"), Err(Missing::Chart));
-    assert_eq!(find(INDEX, "podinfo", "6.2.0"), Err(Missing::Chart));
+    assert_eq!(find(INDEX, "podinfo", "6.2.0"), Err(Missing::Address));
     let Err(Missing::Version(known)) = find(INDEX, "podinfo", "7.0.0") else {
         panic!("7.0.0 was found")
     };
@@ -38,6 +38,19 @@ fn what_is_not_there_is_said() {
         assert!(matches!(find(text, "podinfo", "1"), Err(Missing::Index(_))), "{text}");
     }
     assert_eq!(find("{}", "podinfo", "1"), Err(Missing::Chart));
+}
+
+#[test]
+fn broken_entries_do_not_hide_good_ones() {
+    let index = "entries:\n  a:\n  - {version: ~, urls: [x]}\n  - {version: 1.0.0, urls: ~}\n  - {version: 1.0.0, urls: [good.tgz], digest: ~}\n  - urls: [y]\n";
+    assert_eq!(find(index, "a", "1.0.0").unwrap().url, "good.tgz");
+    assert_eq!(
+        find(index, "a", "2.0.0"),
+        Err(Missing::Version(vec!["1.0.0".to_owned(); 2]))
+    );
+    // As `helm repo index --json` writes it, and a program that indents by tabs.
+    let json = "{\n\t\"apiVersion\": \"v1\",\n\t\"entries\": {\"a\": [null, {\"version\": \"1.0.0+b\", \"urls\": [\"a-1.0.0+b.tgz\"]}], \"b\": null}\n}";
+    assert_eq!(find(json, "a", "1.0.0+b").unwrap().url, "a-1.0.0+b.tgz");
 }
 
 #[test]

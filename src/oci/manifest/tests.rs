@@ -132,6 +132,41 @@ fn shape_decides_against_a_type_that_cannot_be() {
 }
 
 #[test]
+fn a_type_that_cannot_be_does_not_empty_a_document() {
+    let digest = Digest::of(b"");
+    let config = format!(r#""config":{{"digest":"{digest}","size":0}}"#);
+    // It says that it is an index, and has a configuration and layers.
+    let raw = format!(r#"{{"mediaType":"{}",{config},"layers":[]}}"#, media_type::OCI_INDEX);
+    for declared in [None, Some("application/json"), Some(media_type::OCI_INDEX)] {
+        let read = Document::parse(declared, Bytes::from(raw.clone())).unwrap();
+        assert!(read.manifest().is_some(), "{declared:?}");
+    }
+    let raw = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{}","Manifests":[{{"Digest":"{digest}","SIZE":1,"mediatype":"{}"}}]}}"#,
+        media_type::OCI_INDEX.to_uppercase(),
+        media_type::OCI_MANIFEST.to_uppercase()
+    );
+    let read = Document::parse(None, Bytes::from(raw)).unwrap();
+    assert_eq!(read.descriptor.media_type, media_type::OCI_INDEX);
+    let entries = &read.index().unwrap().manifests;
+    assert!(entries.len() == 1 && entries[0].may_be_image() && entries[0].size == 1);
+}
+
+#[test]
+fn unknown_fields_stay_to_the_byte() {
+    let digest = Digest::of(b"");
+    let odd =
+        r#"{"n":123456789012345678901234567890,"f":1.50,"e":1E3,"s":"\u00e9\/","a":[null, {"b":null}],"d":1,"d":2}"#;
+    let raw = format!(
+        r#"{{"schemaVersion":2,"manifests":[{{"digest":"{digest}","size":1,"platform":{{"architecture":"a","os":"b","x":{odd}}},"data":"e30=","x":{odd}}}],"annotations":null,"none":null,"x":{odd}}}"#
+    );
+    let read = Document::parse(None, Bytes::from(raw.clone())).unwrap();
+    let written = Document::of_index(read.index().unwrap().clone()).unwrap();
+    assert_eq!(written.raw, raw.replace(r#""annotations":null,"#, ""));
+    assert_eq!(read.index(), written.index());
+}
+
+#[test]
 fn fields_as_go_programs_write_them() {
     let digest = Digest::of(b"");
     let upper = digest.as_str().to_uppercase().replace("SHA256", "sha256");
@@ -170,18 +205,35 @@ fn what_lacks_is_named_with_its_path() {
     assert!(missing(r#"{"manifests":[{"digest":"sha256:0"}]}"#).contains("manifests[0].digest: `sha256:0`"));
     let layer = format!(
         r#"{{"config":{{"digest":"{0}","size":1}},"layers":[{{"digest":"{0}"}}]}}"#,
-        Digest::of(b"")
+        Digest::of(b"x")
     );
     assert!(missing(&layer).ends_with("layers[0]: missing field `size`"));
 }
 
 #[test]
 fn refuses_what_it_cannot_carry() {
-    let schema1 = Bytes::from_static(br#"{"schemaVersion":1,"name":"x"}"#);
-    assert!(matches!(
-        Document::parse(None, schema1),
-        Err(DocumentError::MediaType(_))
-    ));
+    const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+    for raw in [
+        r#"{"schemaVersion":1,"name":"x"}"#,
+        r#"{"schemaVersion":1,"name":"x","fsLayers":[],"history":[],"signatures":[]}"#,
+        r#"{"schemaVersion":2,"fsLayers":[{"blobSum":"x"}]}"#,
+    ] {
+        for declared in [None, Some(SCHEMA1), Some(media_type::DOCKER_MANIFEST)] {
+            let refused = Document::parse(declared, Bytes::from(raw));
+            let expected = declared == Some(media_type::DOCKER_MANIFEST) && !raw.contains("fsLayers");
+            assert_eq!(
+                refused == Err(DocumentError::Schema1),
+                !expected,
+                "{raw} {declared:?} {refused:?}"
+            );
+        }
+    }
+    let other = |text: &str| {
+        let raw = format!(r#"{{"schemaVersion":2,"mediaType":"{text}","layers":[],"blobs":[]}}"#);
+        Document::parse(None, Bytes::from(raw))
+    };
+    let artifact = "application/vnd.oci.artifact.manifest.v1+json";
+    assert_eq!(other(artifact), Err(DocumentError::MediaType(artifact.to_owned())));
     assert!(matches!(
         Document::parse(None, Bytes::from_static(b"<html>")),
         Err(DocumentError::Malformed { .. })

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use crate::api::v1alpha1::{ChartSpec, ComponentSpec, FileSpec, ManifestSpec};
+use crate::decode;
 use crate::fault::{Fault, Reason};
 use crate::oci::Reference;
 
@@ -65,8 +66,7 @@ fn check_manifest<'a>(manifest: &'a ManifestSpec, names: &mut HashSet<&'a str>) 
 /// The documents of `text` that hold something, each an object of Kubernetes. The error says what the text is or does,
 /// such as `is not YAML: …`.
 pub fn manifests_of(text: &str) -> Result<Vec<Value>, String> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text)
-        .map_err(|error| format!("is not YAML: {}", first_line(&error.to_string())))?;
+    let documents = decode::yaml_documents(text).map_err(|error| format!("is not YAML: {error}"))?;
     let documents: Vec<Value> = documents.into_iter().filter(|document| !document.is_null()).collect();
     for (index, document) in documents.iter().enumerate() {
         let has = |field: &str| document[field].as_str().is_some_and(|text| !text.is_empty());
@@ -81,11 +81,6 @@ pub fn manifests_of(text: &str) -> Result<Vec<Value>, String> {
         true => Err("holds no manifest".to_owned()),
         false => Ok(documents),
     }
-}
-
-/// What a reader of YAML says, without the excerpt that it draws below.
-pub(super) fn first_line(error: &str) -> &str {
-    error.lines().next().unwrap_or_default()
 }
 
 fn check_chart<'a>(chart: &'a ChartSpec, names: &mut HashSet<&'a str>) -> Result<(), Fault> {

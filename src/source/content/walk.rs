@@ -69,6 +69,11 @@ pub(super) async fn find(
     {
         return Ok(documents);
     }
+    let flat = match platforms.is_empty() {
+        true => None,
+        false => Some(walk.flat(index).await?),
+    };
+    let index = flat.as_ref().unwrap_or(index);
     let mut runs_on: Vec<Option<Platform>> = Vec::with_capacity(index.manifests.len());
     for entry in &index.manifests {
         runs_on.push(match entry.may_be_image() {
@@ -157,6 +162,31 @@ impl Walk<'_> {
                 self.name
             ),
         ))
+    }
+
+    // The index with the entries of those within it that only their own entries place. What is not held stays as it is.
+    async fn flat(&self, index: &Index) -> Result<Index, Fault> {
+        let (mut flat, mut read, mut seen) = (index.clone(), HashMap::new(), HashSet::new());
+        for _ in 0..DEPTH {
+            let open: Vec<Digest> = flat
+                .open_indexes(&read)
+                .into_iter()
+                .filter(|digest| seen.insert(digest.clone()))
+                .collect();
+            if open.is_empty() {
+                break;
+            }
+            if seen.len() > MANIFESTS {
+                return Err(self.too_many());
+            }
+            for digest in open {
+                if let Some(document) = self.document(&Descriptor::new("", digest.clone(), 0)).await? {
+                    read.insert(digest, document);
+                }
+            }
+            flat = flat.with_entries_of(&read).ok_or_else(|| self.too_many())?;
+        }
+        Ok(flat)
     }
 
     // The images of an index of our own. What is said of them is left out where it was never pulled, and so is an image
@@ -313,9 +343,8 @@ impl Walk<'_> {
         };
         let declared = Some(descriptor.media_type.as_str()).filter(|declared| media_type::is_manifest(declared));
         let document = Document::parse(declared, raw);
-        document
-            .map(Some)
-            .map_err(|error| self.failed(&format!("{}: {error}", descriptor.digest)))
+        let document = document.map_err(|error| self.failed(&format!("{}: {error}", descriptor.digest)))?;
+        Ok(Some(document.known_by(descriptor.digest.clone())))
     }
 
     /// What an entry of an index runs on; where the index does not say, its configuration does.

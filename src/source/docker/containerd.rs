@@ -58,7 +58,9 @@ pub(super) async fn index(export: ByteStream<'static>, root: &Descriptor) -> Res
             let first = archive.chunk().await?;
             let content = archive.whole(first).await?;
             verify(&content, &root.digest)?;
-            return Document::parse(Some(&root.media_type), content).map_err(|error| unreadable(&root.digest, &error));
+            let document = Document::parse(Some(&root.media_type), content);
+            let document = document.map_err(|error| unreadable(&root.digest, &error))?;
+            return Ok(document.known_by(root.digest.clone()));
         }
     }
     Err(missing(root.digest.as_str()))
@@ -232,7 +234,9 @@ impl Taken {
             .get(&descriptor.digest)
             .ok_or_else(|| missing(descriptor.digest.as_str()))?;
         let declared = Some(descriptor.media_type.as_str()).filter(|declared| media_type::is_manifest(declared));
-        Document::parse(declared, raw.clone()).map_err(|error| unreadable(&descriptor.digest, &error))
+        let document = Document::parse(declared, raw.clone());
+        let document = document.map_err(|error| unreadable(&descriptor.digest, &error))?;
+        Ok(document.known_by(descriptor.digest.clone()))
     }
 
     // Sends on what looked like a document and is a configuration, or a layer of JSON.

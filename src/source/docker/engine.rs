@@ -3,6 +3,8 @@
 //! Spoken directly over HTTP: bollard keeps neither the API version in its paths (so `manifests` and
 //! `platform` cannot be relied on), nor a limit on the length of an answer, nor knows `platform` on an export.
 
+mod storage;
+
 use std::error::Error as _;
 use std::io;
 use std::path::PathBuf;
@@ -17,6 +19,9 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use self::storage::Described;
+pub use self::storage::Shape;
+pub(super) use self::storage::Storage;
 use super::inspected::{Image, Inspected};
 use crate::decode;
 use crate::fault::{Fault, Reason};
@@ -49,33 +54,6 @@ impl ApiVersion {
         let (major, minor) = text.split_once('.')?;
         Some(Self(major.parse().ok()?, minor.parse().ok()?))
     }
-}
-
-/// How an engine keeps its images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
-    /// Unpacked layers and configurations; manifests are not kept.
-    Classic,
-    /// A containerd content store: manifests and blobs as they were pulled or built.
-    Containerd,
-}
-
-/// What an engine says of its storage.
-#[derive(Clone, Debug)]
-pub(super) struct Storage {
-    pub shape: Shape,
-    /// `overlay2`, `btrfs`, ….
-    pub driver: String,
-    /// Whether overlay2 takes a layer's own folder for its difference to what lies below.
-    pub native_diff: bool,
-    /// Whether a changed mode or owner makes a file without its content in the upper layer.
-    pub metacopy: bool,
-    /// Where it keeps everything, as it sees its files.
-    pub root: Option<String>,
-    /// The socket of its containerd, as it sees its files (API 1.46 or newer).
-    pub containerd: Option<String>,
-    /// Where its images are in that.
-    pub namespace: String,
 }
 
 /// A docker engine. Cheap to clone; nothing is sent before it is asked something.
@@ -197,53 +175,11 @@ impl Engine {
 
     /// The same, and where.
     pub(super) async fn storage(&self) -> Result<Storage, Fault> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Info {
-            #[serde(default)]
-            driver: Option<String>,
-            #[serde(default)]
-            driver_status: Option<Vec<Vec<String>>>,
-            #[serde(default)]
-            docker_root_dir: Option<String>,
-            #[serde(default)]
-            containerd: Option<Beneath>,
-        }
-        #[derive(Default, Deserialize)]
-        #[serde(rename_all = "PascalCase", default)]
-        struct Beneath {
-            address: String,
-            namespaces: Namespaces,
-        }
-        #[derive(Default, Deserialize)]
-        #[serde(rename_all = "PascalCase", default)]
-        struct Namespaces {
-            containers: String,
-        }
-        let info: Info = self
+        let described: Described = self
             .answer(self.url("/info").await?)
             .await?
             .ok_or_else(|| self.failed("it has no /info, so it is no docker engine"))?;
-        let status = info.driver_status.unwrap_or_default();
-        let beneath = info.containerd.unwrap_or_default();
-        let says = |wanted: &str, this: &str| {
-            status
-                .iter()
-                .any(|pair| matches!(pair.as_slice(), [key, value] if key == wanted && value == this))
-        };
-        Ok(Storage {
-            shape: match says("driver-type", "io.containerd.snapshotter.v1") {
-                true => Shape::Containerd,
-                false => Shape::Classic,
-            },
-            driver: info.driver.unwrap_or_default(),
-            native_diff: says("Native Overlay Diff", "true"),
-            metacopy: says("Using metacopy", "true"),
-            root: info.docker_root_dir.filter(|root| root.starts_with('/')),
-            // Another machine's socket is not ours of the same name.
-            containerd: Some(beneath.address).filter(|address| !address.is_empty() && self.is_local),
-            namespace: beneath.namespaces.containers,
-        })
+        Ok(described.storage(self.is_local))
     }
 
     /// What the engine has under `name` (`app:dev`, `app@sha256:…` or an image ID), if anything.

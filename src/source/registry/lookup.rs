@@ -160,6 +160,7 @@ impl Lookup {
             (None, None) => return Ok((root, HashMap::new())),
         };
         let mut read = HashMap::new();
+        let index = &self.flat(index, &mut read).await?;
         let mut offered: Vec<Option<Platform>> = Vec::with_capacity(index.manifests.len());
         for entry in &index.manifests {
             offered.push(match entry.may_be_image() {
@@ -209,6 +210,34 @@ impl Lookup {
         Ok((root, read))
     }
 
+    /// The index with the entries of those within it that only their own entries place. They go to `read`.
+    async fn flat(&self, index: &Index, read: &mut HashMap<Digest, Document>) -> Result<Index, Fault> {
+        let (mut flat, mut absent) = (index.clone(), HashSet::new());
+        for _ in 0..DEPTH {
+            let mut open = flat.open_indexes(read);
+            open.retain(|digest| !absent.contains(digest));
+            if open.is_empty() {
+                break;
+            }
+            if read.len() + open.len() > MANIFESTS {
+                return Err(self.too_many());
+            }
+            let found: Vec<(Digest, Option<Document>)> = stream::iter(open)
+                .map(|digest| async move { Ok::<_, Fault>((digest.clone(), self.listed(&digest).await?)) })
+                .buffered(AT_ONCE)
+                .try_collect()
+                .await?;
+            for (digest, document) in found {
+                match document {
+                    Some(document) => drop(read.insert(digest, document)),
+                    None => drop(absent.insert(digest)),
+                }
+            }
+            flat = flat.with_entries_of(read).ok_or_else(|| self.too_many())?;
+        }
+        Ok(flat)
+    }
+
     /// Those of the chosen `entries` that the registry has, with their manifests. Attestations may lack, and an image that
     /// another one stands beside for the same platform.
     async fn those_there<'a>(
@@ -234,8 +263,11 @@ impl Lookup {
                 .flatten()
                 .map(|document| (document.digest().clone(), document)),
         );
-        let (there, lost): (Vec<Descriptor>, Vec<Descriptor>) =
+        let (mut there, lost): (Vec<Descriptor>, Vec<Descriptor>) =
             entries.into_iter().partition(|entry| read.contains_key(&entry.digest));
+        for entry in there.iter_mut().filter(|entry| entry.size == 0) {
+            entry.size = read.get(&entry.digest).map_or(0, |document| document.descriptor.size);
+        }
         let has = |asked: &Platform| {
             let mut images = there.iter().filter(|entry| entry.may_be_image());
             images.any(|image| runs_on(&image.digest).is_some_and(|offered| asked.admits(offered)))
@@ -274,6 +306,9 @@ impl Lookup {
 
     /// What an image's configuration says that it runs on.
     async fn platform_of(&self, manifest: &Manifest) -> Result<Option<Platform>, Fault> {
+        if let Some(raw) = manifest.config.known_content() {
+            return Ok(Platform::of_config(&raw));
+        }
         match self.repository.small_blob(&manifest.config.digest, CONFIG_LIMIT).await {
             Ok(raw) => Ok(raw.and_then(|raw| Platform::of_config(&raw))),
             Err(error) if is_no_manifest(&error) => Ok(None),

@@ -5,7 +5,7 @@ pub mod node;
 use std::time::Duration;
 
 use jackal_operator::fault::Reason;
-use jackal_operator::oci::{Digest, Platform, Reference};
+use jackal_operator::oci::{Digest, Document, Index, Platform, Reference};
 use jackal_operator::source::containerd::{Client, Containerd, ContainerdEvents};
 use jackal_operator::source::docker::Notice;
 use jackal_operator::source::{Delivered, ImageSource, Method};
@@ -125,6 +125,25 @@ async fn an_index_comes_whole_and_of_a_pulled_one_what_is_held() {
             let pinned = format!("{name}@{}", built.manifests[0].digest());
             let found = source.resolve(&reference(&pinned), &[]).await.unwrap();
             assert_eq!(found.identity.digest(), built.manifests[0].digest());
+        }
+    }
+}
+
+#[tokio::test]
+async fn platforms_are_chosen_in_an_index_of_an_index() {
+    for node in Node::all() {
+        let name = unique("nested:1");
+        let mut built = build(&name, &["linux/amd64", "linux/arm64"]);
+        let outer = Document::of_index(Index::new(vec![built.index.descriptor.clone()])).unwrap();
+        built.outer = Some(outer.clone());
+        node.import(&built.archive(&name, None));
+        for source in [node.folder(), node.socket()] {
+            let one = deliver(&source, &name, &["linux/arm64"], &Collected::default()).await;
+            assert_eq!(one.documents, built.manifests[1..]);
+            for all in [&[][..], &["linux/amd64", "linux/arm64"]] {
+                let whole = deliver(&source, &name, all, &Collected::default()).await;
+                assert_eq!((root(&whole), whole.documents.len()), (outer.digest(), 4));
+            }
         }
     }
 }

@@ -15,6 +15,8 @@ use super::{content, reference};
 /// An image of several platforms.
 pub struct Built {
     pub index: Document,
+    /// An index that lists the index.
+    pub outer: Option<Document>,
     pub manifests: Vec<Document>,
     /// By platform, so that one can be left out.
     pub blobs: BTreeMap<usize, Vec<Vec<u8>>>,
@@ -23,6 +25,7 @@ pub struct Built {
 pub fn build(salt: &str, platforms: &[&str]) -> Built {
     let mut built = Built {
         index: Document::of_index(Index::new(Vec::new())).unwrap(),
+        outer: None,
         manifests: Vec::new(),
         blobs: BTreeMap::new(),
     };
@@ -54,7 +57,7 @@ pub fn build(salt: &str, platforms: &[&str]) -> Built {
 impl Built {
     /// An OCI layout, without the blobs of the platform `without`.
     pub fn archive(&self, name: &str, without: Option<usize>) -> Vec<u8> {
-        let mut root = self.index.descriptor.clone();
+        let mut root = self.outer.as_ref().unwrap_or(&self.index).descriptor.clone();
         root.annotations
             .insert("io.containerd.image.name".to_owned(), name.to_owned());
         let top = Document::of_index(Index::new(vec![root])).unwrap();
@@ -67,7 +70,8 @@ impl Built {
         let contents = held
             .flat_map(|(_, blobs)| blobs.clone())
             .chain(documents.map(|(_, document)| document.raw.to_vec()))
-            .chain([self.index.raw.to_vec()]);
+            .chain([self.index.raw.to_vec()])
+            .chain(self.outer.iter().map(|outer| outer.raw.to_vec()));
         for content in contents {
             files.push((format!("blobs/sha256/{}", Digest::of(&content).hex()), content));
         }

@@ -220,6 +220,7 @@ async fn a_layer_that_lies_elsewhere_is_not_asked_for() {
     let image = put_alpine(&registry.repository("a"), "1", &[("musl", "1")]).await;
     let mut manifest: Manifest = image.manifest().unwrap().clone();
     manifest.layers[0].media_type = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip".to_owned();
+    manifest.layers[0].digest = Digest::of(b"elsewhere");
     let image = Document::of_manifest(manifest).unwrap();
     let said = fault_of(&registry, &image, "/nowhere".into(), Limits::default()).await;
     says(&said, &["lies with its publisher only"]);

@@ -14,6 +14,7 @@ use jackal_operator::transfer::{Destination, LayoutDestination, RegistryDestinat
 use serde_json::Value;
 
 use crate::docker::engines::tar;
+use crate::support::faulty::{Scripted, reply};
 use crate::support::image::{entry, of_layer, put, stream};
 use crate::support::process::run;
 use crate::support::program;
@@ -72,6 +73,44 @@ async fn left(root: &Path) -> usize {
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
     count()
+}
+
+#[tokio::test]
+async fn a_foreign_layer_that_was_copied_is_looked_into_where_it_lies() {
+    let registry = TestRegistry::start(Version::Olareg);
+    let repository = registry.repository("team/web");
+    let image = put_alpine(&repository, "plain", &[("musl", "1.2.5-r9")]).await;
+    // Whoever serves the urls is not asked, not even when the registry gives nothing.
+    let publisher = Scripted::start(|_| reply(404, &[], "")).await;
+    let mut manifest = image.manifest().unwrap().clone();
+    let layer = &mut manifest.layers[0];
+    layer.media_type = layer.media_type.replace("layer.v1", "layer.nondistributable.v1");
+    layer.urls = vec![format!("http://{}/layer", publisher.host)];
+    let image = Document::of_manifest(manifest).unwrap();
+    put(&repository, &image, Some("1")).await;
+    let root = tempfile::tempdir().unwrap();
+    let syft = syft_below(root.path()).await;
+    let layouts = tempfile::tempdir().unwrap();
+    let layout = LayoutDestination::new(layouts.path(), "web");
+    for blob in image
+        .manifest()
+        .unwrap()
+        .layers
+        .iter()
+        .chain([&image.manifest().unwrap().config])
+    {
+        let content = repository.small_blob(&blob.digest, 1 << 20).await.unwrap().unwrap();
+        layout.keep(&blob.digest, content).await.unwrap();
+    }
+    layout.publish(&image, Some("1")).await.unwrap();
+    for destination in [&at(repository) as &dyn Destination, &layout] {
+        let sboms = make(&syft, destination, &image).await.unwrap();
+        let spdx = content(destination, &sboms, Format::Spdx).await;
+        let packages = spdx["packages"].as_array().unwrap();
+        assert!(packages.iter().any(|package| package["name"] == "musl"), "{spdx}");
+    }
+    assert_eq!(publisher.seen().len(), 0);
+    assert_eq!(left(root.path()).await, 0);
 }
 
 #[tokio::test]

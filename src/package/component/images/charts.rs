@@ -6,7 +6,6 @@ use serde_json::{Map, Value};
 
 use super::{is_telling, take, values};
 use crate::decode;
-use crate::package::component::check::first_line;
 
 /// How deep charts may lie in each other.
 const DEPTH: usize = 8;
@@ -69,16 +68,14 @@ impl ChartTexts {
             }
         }
         let metadata = metadata.ok_or("it has no Chart.yaml")?;
-        chart.metadata = decode::yaml(&metadata)
-            .map_err(|error| format!("its Chart.yaml is not YAML: {}", first_line(&error.to_string())))?;
+        chart.metadata = decode::yaml(&metadata).map_err(|error| format!("its Chart.yaml is not YAML: {error}"))?;
         for field in ["name", "version"] {
-            if chart.metadata[field].as_str().is_none_or(str::is_empty) {
+            if text_of(&chart.metadata[field]).is_none() {
                 return Err(format!("its Chart.yaml has no {field}"));
             }
         }
         if let Some(text) = own {
-            let read: Value = decode::yaml(&text)
-                .map_err(|error| format!("its values.yaml is not YAML: {}", first_line(&error.to_string())))?;
+            let read: Value = decode::yaml(&text).map_err(|error| format!("its values.yaml is not YAML: {error}"))?;
             if let Value::Object(fields) = read {
                 chart.values = fields;
             }
@@ -112,8 +109,8 @@ fn of_chart(chart: &ChartTexts, over: &Map<String, Value>, found: &mut BTreeSet<
     values::lay(&mut values, over);
     let mut own = values.clone();
     for folder in chart.charts.keys() {
-        let name = chart.charts[folder].metadata["name"].as_str().unwrap_or(folder);
-        let asked = asked(chart, name);
+        let name = text_of(&chart.charts[folder].metadata["name"]).unwrap_or_else(|| folder.clone());
+        let asked = asked(chart, &name);
         for (key, condition) in &asked {
             // What is said of an inner chart is looked at there.
             own.remove(key);
@@ -133,11 +130,7 @@ fn of_chart(chart: &ChartTexts, over: &Map<String, Value>, found: &mut BTreeSet<
             of_chart(&chart.charts[folder], &over, found);
         }
     }
-    let app_version = match &chart.metadata["appVersion"] {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
-    };
+    let app_version = text_of(&chart.metadata["appVersion"]);
     let mut named = BTreeSet::new();
     values::images(&own, app_version.as_deref(), &mut named);
     for text in &chart.templates {
@@ -154,6 +147,15 @@ fn of_chart(chart: &ChartTexts, over: &Map<String, Value>, found: &mut BTreeSet<
         }
     }
     found.append(&mut named);
+}
+
+/// A field of `Chart.yaml` that is a text; Helm takes a number for one.
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()).filter(|text| !text.is_empty()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
 }
 
 /// Under which keys of the values the inner chart `name` is asked for, and on which condition.

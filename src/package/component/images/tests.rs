@@ -186,6 +186,10 @@ fn what_is_no_chart_is_said() {
     assert_eq!(why(&[("values.yaml", "")]), "it has no Chart.yaml");
     assert!(why(&[("Chart.yaml", "a: [")]).starts_with("its Chart.yaml is not YAML"));
     assert_eq!(why(&[("Chart.yaml", "name: a")]), "its Chart.yaml has no version");
+    assert_eq!(
+        why(&[("Chart.yaml", "name: a\nversion: ~")]),
+        "its Chart.yaml has no version"
+    );
     assert!(why(&[META, ("values.yaml", "a: [")]).starts_with("its values.yaml is not YAML"));
     assert!(why(&[META, ("charts/b/Chart.yaml", "{}")]).starts_with("the chart b in it"));
 }

@@ -1,0 +1,81 @@
+//! The files of a layout: each gets its name when it is whole and on the disk.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+/// The longest time to wait for another process that writes `index.json`.
+const LOCK_LIMIT: Duration = Duration::from_secs(30);
+
+/// Makes `directory` and waits until nobody else changes what its `index.json` lists, for as long as the file is held.
+pub fn locked(directory: &Path) -> io::Result<File> {
+    std::fs::create_dir_all(directory)?;
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(directory.join(".lock"))?;
+    let deadline = Instant::now() + LOCK_LIMIT;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "another process holds its .lock",
+                ));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
+/// A file that is removed unless it gets its name.
+pub struct Unfinished(pub PathBuf);
+
+impl Unfinished {
+    /// One of a name of its own in `folder`.
+    pub fn in_folder(folder: &Path) -> Self {
+        Self(folder.join(format!(".unfinished-{:016x}", fastrand::u64(..))))
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // After the renaming there is nothing of this name.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Puts `content` in the place of a file, at once.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let unfinished = Unfinished::in_folder(folder);
+    let mut file = File::create_new(&unfinished.0)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&unfinished.0, path)?;
+    File::open(folder)?.sync_all()
+}
+
+/// A file's content, if there is such a file; longer ones than `limit` bytes are an error.
+pub fn read_within(path: &Path, limit: usize) -> io::Result<Option<Bytes>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut content = Vec::new();
+    file.take(limit as u64 + 1).read_to_end(&mut content)?;
+    if content.len() > limit {
+        let what = format!("{} has more than {limit} bytes", path.display());
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+    }
+    Ok(Some(content.into()))
+}
