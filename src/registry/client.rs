@@ -1,6 +1,7 @@
 //! Requests to one registry: who asks, how often, how many at once, and where redirects lead.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,6 +46,8 @@ struct Inner {
     patience: Patience,
     pace: Pace,
     referrers_api: ReferrersApi,
+    /// A manifest was found by HEAD, so the registry knows that method.
+    answers_head: AtomicBool,
 }
 
 /// A request without a streamed body.
@@ -115,7 +118,7 @@ impl Answer {
 
     /// The header's text, if it has one that is a text.
     pub fn header(&self, name: impl AsRef<str>) -> Option<&str> {
-        self.response.headers().get(name.as_ref())?.to_str().ok()
+        text_of(self.response.headers(), name)
     }
 
     /// The failure that this answer is.
@@ -152,6 +155,7 @@ impl Registry {
             patience: Patience::new(endpoint.rate),
             pace: Pace::default(),
             referrers_api: ReferrersApi::default(),
+            answers_head: AtomicBool::new(false),
             endpoint,
             origin,
             http,
@@ -202,6 +206,16 @@ impl Registry {
 
     pub(super) fn referrers_api(&self) -> &ReferrersApi {
         &self.0.referrers_api
+    }
+
+    /// Whether a manifest was ever found here by HEAD.
+    pub(super) fn answers_head(&self) -> bool {
+        self.0.answers_head.load(Ordering::Relaxed)
+    }
+
+    /// Notes that one was.
+    pub(super) fn note_head(&self) {
+        self.0.answers_head.store(true, Ordering::Relaxed);
     }
 
     /// `/v2/<repository>/<rest>`; the parts are escaped.
@@ -327,8 +341,7 @@ impl Registry {
                 if redirects > REDIRECTS {
                     return Err(too_many_redirects(&call.label));
                 }
-                let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-                let to = self.follow(&call.label, &url, location)?;
+                let to = self.follow(&call.label, &url, text_of(response.headers(), LOCATION))?;
                 if !reads && to.origin() != url.origin() {
                     return Err(leads_away(&call.label, &to));
                 }
@@ -340,6 +353,11 @@ impl Registry {
             return Ok(answer);
         }
     }
+}
+
+/// The text of a header, if there is one that is a text. It may have characters beyond ASCII, as paths of some servers do.
+pub(super) fn text_of(headers: &HeaderMap, name: impl AsRef<str>) -> Option<&str> {
+    std::str::from_utf8(headers.get(name.as_ref())?.as_bytes()).ok()
 }
 
 /// That a request is redirected again and again.

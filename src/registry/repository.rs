@@ -57,12 +57,15 @@ impl Repository {
     pub async fn head_manifest(&self, identifier: &str) -> Result<Option<Descriptor>, Error> {
         let call = self.manifest_call(Method::HEAD, identifier)?;
         let answer = match self.headed(&call).await? {
-            Headed::Absent => return Ok(None),
+            Headed::Absent if self.registry.answers_head() => return Ok(None),
+            // There are registries that answer so to every HEAD. Where GET fails, what was said stands.
+            Headed::Absent => return Ok(self.descriptor(identifier).await.unwrap_or_default()),
             Headed::Found(answer) => answer,
             Headed::Unsupported => return self.descriptor(identifier).await,
         };
+        self.registry.note_head();
         // One that is none, or that is not what was asked for, says nothing: the content does.
-        let digest = answered_digest(&answer).ok().flatten();
+        let digest = answered_digest(&answer);
         let digest = digest.filter(|digest| same_digest(&call.label, identifier, digest).is_ok());
         let size = answer.header(CONTENT_LENGTH).and_then(|text| text.parse().ok());
         let kind = answer
@@ -86,12 +89,14 @@ impl Repository {
     async fn headed(&self, call: &Call) -> Result<Headed, Error> {
         let answer = match self.registry.send(call).await {
             Ok(answer) => answer,
-            Err(error) if error.kind() == &Kind::Status(500) => return Ok(Headed::Unsupported),
+            Err(error) if matches!(error.kind(), Kind::Status(_) | Kind::Interrupted) => {
+                return Ok(Headed::Unsupported);
+            }
             Err(error) => return Err(error),
         };
         match answer.status().as_u16() {
             200 => Ok(Headed::Found(answer)),
-            404 => Ok(Headed::Absent),
+            404 | 410 => Ok(Headed::Absent),
             _ => Ok(Headed::Unsupported),
         }
     }
@@ -104,7 +109,7 @@ impl Repository {
         };
         let raw = self.body(&mut answer, MANIFEST_LIMIT).await?;
         // A header that is no digest says nothing of the content.
-        let promised = answered_digest(&answer).ok().flatten();
+        let promised = answered_digest(&answer);
         let expected: Option<Digest> = identifier.parse().ok();
         for expected in expected.iter().chain(&promised) {
             let mut hasher = Hasher::like(expected);
@@ -230,9 +235,10 @@ impl Repository {
         call.headers.remove(ACCEPT);
         call.headers.insert(CONTENT_TYPE, kind);
         call.body = Some(document.raw.clone());
-        let answer = self.registry.expect(&call, &[200, 201, 202]).await?;
-        let digest = answered_digest(&answer)?;
-        if let Some(digest) = digest.filter(|digest| digest.algorithm() == document.digest().algorithm()) {
+        let answer = self.registry.expect(&call, &[200, 201, 202, 204]).await?;
+        if let Some(digest) =
+            answered_digest(&answer).filter(|digest| digest.algorithm() == document.digest().algorithm())
+        {
             same_digest(&call.label, document.digest().as_str(), &digest)?;
         }
         Ok(answer)
@@ -295,9 +301,12 @@ impl Repository {
     }
 
     async fn found(&self, call: &Call) -> Result<Option<Answer>, Error> {
-        match self.registry.expect(call, &[200, 404]).await? {
-            answer if answer.status() == 404 => Ok(None),
-            answer => Ok(Some(answer)),
+        match self.registry.expect(call, &[200, 404]).await {
+            Ok(answer) if answer.status() == 404 => Ok(None),
+            Ok(answer) => Ok(Some(answer)),
+            // Some say so by another status.
+            Err(error) if error.kind() == &Kind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -325,14 +334,9 @@ fn is_tag(text: &str) -> bool {
     first && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
 }
 
-/// `Docker-Content-Digest`, which need not be there.
-pub(super) fn answered_digest(answer: &Answer) -> Result<Option<Digest>, Error> {
-    let text = answer.header(&DOCKER_CONTENT_DIGEST).filter(|text| !text.is_empty());
-    text.map(|text| text.parse())
-        .transpose()
-        .map_err(|error: crate::oci::DigestError| {
-            Error::new(Kind::Protocol, &answer.label, format!("Docker-Content-Digest: {error}"))
-        })
+/// `Docker-Content-Digest`, which need not be there. What is no digest says nothing.
+pub(super) fn answered_digest(answer: &Answer) -> Option<Digest> {
+    answer.header(&DOCKER_CONTENT_DIGEST)?.trim().parse().ok()
 }
 
 /// Fails when `expected` is a digest of the same algorithm and another one.

@@ -3,6 +3,7 @@
 //! A [`Case`] names the report, the input and the expected result. It runs against a real registry, or against a small
 //! server that shows the reported behaviour where no real registry can be made to show it.
 
+mod answers;
 mod certificates;
 mod challenges;
 mod columns;
