@@ -17,6 +17,7 @@ mod folder;
 mod objects;
 mod optional;
 mod platforms;
+mod pull_secrets;
 mod redirects;
 mod references;
 mod referrer_lists;
