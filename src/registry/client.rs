@@ -1,7 +1,7 @@
 //! Requests to one registry: who asks, how often, how many at once, and where redirects lead.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -48,6 +48,8 @@ struct Inner {
     referrers_api: ReferrersApi,
     /// A manifest was found by HEAD, so the registry knows that method.
     answers_head: AtomicBool,
+    /// Repository and name of a manifest that was read, until that is known.
+    manifest_read: Mutex<Option<(String, String)>>,
 }
 
 /// A request without a streamed body.
@@ -156,6 +158,7 @@ impl Registry {
             pace: Pace::default(),
             referrers_api: ReferrersApi::default(),
             answers_head: AtomicBool::new(false),
+            manifest_read: Mutex::default(),
             endpoint,
             origin,
             http,
@@ -213,7 +216,19 @@ impl Registry {
         self.0.answers_head.load(Ordering::Relaxed)
     }
 
-    /// Notes that one was.
+    /// Takes repository and name of a manifest that was read, if there is one that nobody took.
+    pub(super) fn manifest_read(&self) -> Option<(String, String)> {
+        lock(&self.0.manifest_read).take()
+    }
+
+    /// Notes that a manifest was read.
+    pub(super) fn note_manifest(&self, repository: &str, identifier: &str) {
+        if !self.answers_head() {
+            *lock(&self.0.manifest_read) = Some((repository.to_owned(), identifier.to_owned()));
+        }
+    }
+
+    /// Notes that one was found by HEAD.
     pub(super) fn note_head(&self) {
         self.0.answers_head.store(true, Ordering::Relaxed);
     }
@@ -353,6 +368,10 @@ impl Registry {
             return Ok(answer);
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The text of a header, if there is one that is a text. It may have characters beyond ASCII, as paths of some servers do.

@@ -57,9 +57,13 @@ impl Repository {
     pub async fn head_manifest(&self, identifier: &str) -> Result<Option<Descriptor>, Error> {
         let call = self.manifest_call(Method::HEAD, identifier)?;
         let answer = match self.headed(&call).await? {
-            Headed::Absent if self.registry.answers_head() => return Ok(None),
             // There are registries that answer so to every HEAD. Where GET fails, what was said stands.
-            Headed::Absent => return Ok(self.descriptor(identifier).await.unwrap_or_default()),
+            Headed::Absent => {
+                return Ok(match self.is_head_known().await {
+                    true => None,
+                    false => self.descriptor(identifier).await.unwrap_or_default(),
+                });
+            }
             Headed::Found(answer) => answer,
             Headed::Unsupported => return self.descriptor(identifier).await,
         };
@@ -78,6 +82,25 @@ impl Repository {
         }
         drop(answer);
         self.descriptor(identifier).await
+    }
+
+    /// Whether the registry finds by HEAD what it has, as far as that is known or one manifest that was read tells it.
+    async fn is_head_known(&self) -> bool {
+        let registry = &self.registry;
+        let (name, identifier) = match (registry.answers_head(), registry.manifest_read()) {
+            (true, _) => return true,
+            (false, None) => return false,
+            (false, Some(read)) => read,
+        };
+        let other = Self::new(registry.clone(), name);
+        let Ok(call) = other.manifest_call(Method::HEAD, &identifier) else {
+            return false;
+        };
+        let found = matches!(other.headed(&call).await, Ok(Headed::Found(_)));
+        if found {
+            registry.note_head();
+        }
+        found
     }
 
     async fn descriptor(&self, identifier: &str) -> Result<Option<Descriptor>, Error> {
@@ -119,6 +142,7 @@ impl Repository {
         let declared = answer.header(CONTENT_TYPE).map(str::to_owned);
         let mut document =
             Document::parse(declared.as_deref(), raw).map_err(|error| Error::document(&call.label, &error))?;
+        self.registry.note_manifest(&self.name, identifier);
         // A manifest that was asked for by SHA-512 is known by it.
         if let Some(expected) = expected {
             document.descriptor.digest = expected;

@@ -112,6 +112,13 @@ async fn not_found_by_head() {
         assert_eq!(repository.head_manifest(tag).await.unwrap().is_some(), there);
     }
     assert_eq!(knows.count("GET", "/manifests/"), 0);
+    // One that was read tells that too.
+    let repository = client(&knows.host).repository("a");
+    repository.manifest("1").await.unwrap().unwrap();
+    for tag in ["2", "3"] {
+        assert_eq!(repository.head_manifest(tag).await.unwrap(), None);
+    }
+    assert_eq!(knows.count("GET", "/manifests/"), 1);
 }
 
 async fn broken_down_over_head() {
