@@ -7,13 +7,15 @@ use super::authorities::AuthorityFlags;
 use super::credentials::CredentialFiles;
 use super::limits::LimitFlags;
 use crate::fault::Fault;
-use crate::oci::Reference;
+use crate::oci::{Reference, same_host};
 use crate::registry::{Endpoint, Limits, Registry, Trust};
 use crate::worker::Registries;
 
 /// The clients of one run, each for all that is asked of a registry in one way.
 pub(super) struct Access {
     trust: Trust,
+    /// What is trusted for single hosts besides.
+    trust_of_hosts: Vec<(String, Trust)>,
     limits: Limits,
     idle: Duration,
     credentials: CredentialFiles,
@@ -28,11 +30,18 @@ impl Access {
                 authorities: authorities.read().await?,
                 ..Trust::default()
             },
+            trust_of_hosts: Vec::new(),
             limits: limits.limits(),
             idle,
             credentials: CredentialFiles::of_environment(idle),
             registries: Registries::default(),
         })
+    }
+
+    /// The same, which trusts `trust` besides for `host`.
+    pub fn trusting(mut self, host: &str, trust: Trust) -> Self {
+        self.trust_of_hosts.push((host.to_owned(), trust));
+        self
     }
 
     /// How long a registry or an engine may not move.
@@ -55,18 +64,25 @@ impl Access {
 
     /// The client for `host`, to push below the path `prefix`.
     pub async fn destination(&self, host: &str, prefix: &str, plain_http: bool) -> anyhow::Result<Registry> {
-        let candidates = self.credentials.candidates(host, prefix).await?;
         let endpoint = Endpoint {
-            credentials: candidates.into_iter().next(),
+            credentials: self.credentials.for_pushing(host, prefix).await?,
             ..self.endpoint(host, plain_http)
         };
         Ok(self.registries.open(&endpoint)?)
     }
 
+    fn trust_of(&self, host: &str) -> Trust {
+        let mut known = self.trust_of_hosts.iter();
+        match known.find(|(known, _)| same_host(known, host)) {
+            Some((_, trust)) => trust.clone().with_authorities(self.trust.authorities.as_deref()),
+            None => self.trust.clone(),
+        }
+    }
+
     fn endpoint(&self, host: &str, plain_http: bool) -> Endpoint {
         Endpoint {
             plain_http,
-            trust: self.trust.clone(),
+            trust: self.trust_of(host),
             idle: self.idle,
             ..Endpoint::new(host).within(self.limits)
         }

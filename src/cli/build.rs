@@ -8,6 +8,7 @@ mod reach;
 mod report;
 mod sboms;
 mod target;
+mod trust;
 mod works;
 
 use std::path::PathBuf;

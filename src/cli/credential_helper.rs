@@ -85,10 +85,11 @@ pub(super) async fn get(name: &str, server: &str, limit: Duration) -> Result<Opt
         return of_helper(&said).map_err(|reason| Failure::Failed(format!("answers what is {reason}")));
     }
     let said = String::from_utf8_lossy(&said);
-    if said.contains(NOT_FOUND) {
+    let complained = String::from_utf8_lossy(&complained);
+    // On standard output, but scripts write what is wrong elsewhere.
+    if [&said, &complained].iter().any(|words| words.contains(NOT_FOUND)) {
         return Ok(None);
     }
-    let complained = String::from_utf8_lossy(&complained);
     let words = [said.trim(), complained.trim()]
         .into_iter()
         .find(|words| !words.is_empty());

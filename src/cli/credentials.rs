@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -87,6 +87,17 @@ impl CredentialFiles {
         }
         Ok(Vec::new())
     }
+
+    /// The credentials for pushing to `host` below the path `prefix`: the first of [`Self::candidates`], else those that
+    /// docker finds by the host alone.
+    pub async fn for_pushing(&self, host: &str, prefix: &str) -> anyhow::Result<Option<Credentials>> {
+        if let Some(first) = self.candidates(host, prefix).await?.into_iter().next() {
+            return Ok(Some(first));
+        }
+        let read = self.read.lock().await;
+        let mut keychains = read.files.iter().flatten();
+        Ok(keychains.find_map(|(_, keychain)| keychain.for_pushing(host, prefix)))
+    }
 }
 
 impl Place {
@@ -96,6 +107,12 @@ impl Place {
             Self::Variable(name, text) => ((*name).to_owned(), text.as_encoded_bytes().to_vec()),
             Self::File(path) => match files::read(path).await {
                 Ok(content) => (path.display().to_string(), content),
+                Err(error) if error.kind() == io::ErrorKind::NotADirectory && names_folder(path) => {
+                    return Err(Unusable(format!(
+                        "the credentials in {} cannot be read: DOCKER_CONFIG names a folder, in which config.json lies, not the file",
+                        path.display()
+                    )));
+                }
                 Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                     return Ok(None);
                 }
@@ -114,6 +131,11 @@ impl Place {
             ))),
         }
     }
+}
+
+/// Whether `path` lies in what DOCKER_CONFIG names as a folder.
+fn names_folder(path: &Path) -> bool {
+    std::env::var_os("DOCKER_CONFIG").is_some_and(|folder| path.parent() == Some(Path::new(&folder)))
 }
 
 /// Where credentials are, by what `variable` says of the environment: what a variable names before what lies in its usual

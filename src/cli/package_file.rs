@@ -48,6 +48,11 @@ pub(super) fn read(path: &Path) -> Result<File, Unusable> {
 }
 
 impl Given {
+    /// Whether there is a Secret of this name.
+    pub(super) fn has_secret(&self, name: &str) -> bool {
+        self.secrets.contains_key(name)
+    }
+
     /// An entry of a Secret of the file.
     pub(super) fn secret(&self, name: &str, key: &str) -> Option<&[u8]> {
         self.secrets.get(name)?.get(key).map(Vec::as_slice)

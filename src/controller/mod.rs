@@ -181,7 +181,7 @@ impl Duty for RegistryDuty {
             account: spec.service_account_name.as_deref(),
             sources: &spec.source_registries,
             idle: self.settings.idle(spec.stall_timeout),
-            keychain: OnceCell::new(),
+            credentials: OnceCell::new(),
         };
         let registry = reached.registry(reference, &format!("image `{}`", spec.image)).await?;
         Ok(Arc::new(RegistrySource::new(registry)))

@@ -9,11 +9,14 @@ use tokio::sync::OnceCell;
 
 use super::packages::Packages;
 use crate::api::v1alpha1::{JackalImage, JackalPackage, LocalReference, SourceRegistrySpec};
-use crate::fault::Fault;
+use crate::fault::{Fault, Reason};
 use crate::fetch::Reach;
 use crate::oci::{Reference, same_host};
-use crate::registry::{Keychain, Registry, Trust};
-use crate::worker::{Place, Registries, Secrets, Settings, config_map};
+use crate::registry::{Kind, Registry, Trust};
+use crate::worker::{Place, PullCredentials, Registries, Secrets, Settings, config_map};
+
+/// The Secrets without credentials that a message names.
+const LACKING: usize = 3;
 
 /// What decides how registries are reached for one object.
 pub(super) struct Reached<'a> {
@@ -29,7 +32,7 @@ pub(super) struct Reached<'a> {
     pub sources: &'a [SourceRegistrySpec],
     pub idle: std::time::Duration,
     /// The credentials of the pull secrets, once they were read.
-    pub keychain: OnceCell<Keychain>,
+    pub credentials: OnceCell<PullCredentials>,
 }
 
 impl<'a> Reached<'a> {
@@ -45,7 +48,7 @@ impl<'a> Reached<'a> {
             account: package.spec.service_account_name.as_deref(),
             sources: &package.spec.source_registries,
             idle: packages.settings.idle(package.spec.stall_timeout),
-            keychain: OnceCell::new(),
+            credentials: OnceCell::new(),
         }
     }
 
@@ -65,7 +68,7 @@ impl<'a> Reached<'a> {
             account: image.spec.service_account_name.as_deref(),
             sources: &image.spec.source_registries,
             idle: settings.idle(image.spec.stall_timeout),
-            keychain: OnceCell::new(),
+            credentials: OnceCell::new(),
         }
     }
 
@@ -80,11 +83,15 @@ impl<'a> Reached<'a> {
         }
         self.settings.defaults.policy.admits_host(host, what)?;
         let secrets = self.secrets();
-        let read = async || secrets.keychains(self.pull_secrets, self.account).await;
-        let keychain = self.keychain.get_or_try_init(read).await?;
-        let candidates = keychain.candidates(host, reference.repository());
+        let read = async || secrets.pull_credentials(self.pull_secrets, self.account).await;
+        let credentials = self.credentials.get_or_try_init(read).await?;
+        let candidates = credentials.keychain.candidates(host, reference.repository());
         let endpoint = self.settings.defaults.source(host, self.trust(host).await?, self.idle);
-        self.registries.open_accepted(&endpoint, candidates, reference).await
+        let registry = self.registries.open_accepted(&endpoint, candidates, reference).await?;
+        match credentials.lacking.is_empty() {
+            true => Ok(registry),
+            false => without(&credentials.lacking, registry, reference).await,
+        }
     }
 
     /// What the object says of the certificates of `host`, and of that host alone.
@@ -97,6 +104,21 @@ impl<'a> Reached<'a> {
 
     fn secrets(&self) -> Secrets {
         Secrets::new(self.client.clone(), &self.namespace)
+    }
+}
+
+/// `registry`, unless it refuses what some Secrets, which hold no credentials (`lacking`), may have been named for.
+async fn without(lacking: &[String], registry: Registry, reference: &Reference) -> Result<Registry, Fault> {
+    let repository = registry.repository(reference.repository());
+    match repository.head_manifest(reference.identifier()).await {
+        Err(error) if matches!(error.kind(), Kind::Unauthorized | Kind::Denied) => {
+            let fault = error.reading(&reference.to_string());
+            let lacking = lacking.iter().take(LACKING).map(String::as_str).collect::<Vec<_>>();
+            let message = format!("{}; {}", lacking.join("; "), fault.message);
+            Err(Fault::retryable(Reason::SecretUnavailable, message))
+        }
+        // Whoever reads next meets any other failure too.
+        _ => Ok(registry),
     }
 }
 

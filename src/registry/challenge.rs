@@ -65,6 +65,12 @@ fn parse(header: &str, url: &Url) -> Vec<Challenge> {
             if let Some((_, parameters)) = &mut current {
                 parameters.push((word.to_ascii_lowercase(), value));
             }
+        } else if let Some(scope) = current
+            .as_mut()
+            .and_then(|(_, parameters)| open_scope(parameters, word))
+        {
+            scope.push(',');
+            scope.push_str(word);
         } else {
             found.extend(current.take().and_then(|challenge| understand(challenge, url)));
             current = Some((word.to_ascii_lowercase(), Vec::new()));
@@ -79,8 +85,18 @@ fn is_token(c: char) -> bool {
     c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~/".contains(c)
 }
 
+/// The scope that `word` is a further action of: it stands behind a comma of a scope without quotes.
+fn open_scope<'p>(parameters: &'p mut [(String, String)], word: &str) -> Option<&'p mut String> {
+    let is_action = ["pull", "push", "delete", "*"].contains(&word);
+    let (name, scope) = parameters.last_mut().filter(|_| is_action)?;
+    (name == "scope").then_some(scope)
+}
+
 /// A value, quoted or not, and what follows it.
 fn parameter(text: &str) -> (String, &str) {
+    if let Some((value, after)) = text.strip_prefix('\'').and_then(|quoted| quoted.split_once('\'')) {
+        return (value.to_owned(), after);
+    }
     let Some(quoted) = text.strip_prefix('"') else {
         // Registries write unquoted URLs too, so everything up to a separator belongs to the value.
         let end = text.find([',', ' ', '\t']).unwrap_or(text.len());
@@ -98,6 +114,13 @@ fn parameter(text: &str) -> (String, &str) {
     (value, "")
 }
 
+/// A URL that begins with its host, which is told from a word by its dots or its port.
+fn without_scheme(text: &str, scheme: &str) -> Option<Url> {
+    let url = Url::parse(&format!("{scheme}://{text}")).ok()?;
+    let is_host = url.port().is_some() || url.host_str().is_some_and(|host| host.contains('.'));
+    is_host.then_some(url)
+}
+
 fn understand((scheme, parameters): (String, Vec<(String, String)>), url: &Url) -> Option<Challenge> {
     let get = |name: &str| {
         parameters
@@ -109,10 +132,13 @@ fn understand((scheme, parameters): (String, Vec<(String, String)>), url: &Url) 
         "basic" => Some(Challenge::Basic),
         "bearer" => {
             let realm = get("realm")?;
-            // Some name a path of their own.
-            let realm = match realm.starts_with('/') {
-                true => url.join(&realm).ok()?,
-                false => Url::parse(realm.trim()).ok()?,
+            let realm = realm.trim();
+            let realm = match realm.contains("://") {
+                true => Url::parse(realm).ok()?,
+                // Some name a path of their own.
+                false if realm.starts_with('/') => url.join(realm).ok()?,
+                // Others leave the scheme out.
+                false => without_scheme(realm, url.scheme())?,
             };
             let usable = matches!(realm.scheme(), "http" | "https")
                 && realm.has_host()
@@ -173,6 +199,19 @@ mod tests {
             parse(r#"Bearer realm="https://a/t",service="say \"hi\"""#, &here()),
             [bearer("https://a/t", Some("say \"hi\""), None)]
         );
+    }
+
+    #[test]
+    fn quotes_and_schemes_may_be_missing() {
+        let challenge = bearer("https://a:1/t", Some("b"), Some("repository:a:pull,push"));
+        for header in [
+            "Bearer realm='https://a:1/t',service='b',scope='repository:a:pull,push'",
+            "Bearer realm=https://a:1/t,service=b,scope=repository:a:pull,push",
+            "Bearer realm=https://a:1/t,scope=repository:a:pull, push,service=b",
+            r#"bearer realm="a:1/t",service="b",scope="repository:a:pull,push""#,
+        ] {
+            assert_eq!(parse(header, &here()), [challenge.clone()], "{header}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Requests to one registry: who asks, how often, how many at once, and where redirects lead.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,6 +46,10 @@ struct Inner {
     patience: Patience,
     pace: Pace,
     referrers_api: ReferrersApi,
+    /// A manifest was found by HEAD, so the registry knows that method.
+    answers_head: AtomicBool,
+    /// Repository and name of a manifest that was read, until that is known.
+    manifest_read: Mutex<Option<(String, String)>>,
 }
 
 /// A request without a streamed body.
@@ -115,7 +120,7 @@ impl Answer {
 
     /// The header's text, if it has one that is a text.
     pub fn header(&self, name: impl AsRef<str>) -> Option<&str> {
-        self.response.headers().get(name.as_ref())?.to_str().ok()
+        text_of(self.response.headers(), name)
     }
 
     /// The failure that this answer is.
@@ -152,6 +157,8 @@ impl Registry {
             patience: Patience::new(endpoint.rate),
             pace: Pace::default(),
             referrers_api: ReferrersApi::default(),
+            answers_head: AtomicBool::new(false),
+            manifest_read: Mutex::default(),
             endpoint,
             origin,
             http,
@@ -202,6 +209,28 @@ impl Registry {
 
     pub(super) fn referrers_api(&self) -> &ReferrersApi {
         &self.0.referrers_api
+    }
+
+    /// Whether a manifest was ever found here by HEAD.
+    pub(super) fn answers_head(&self) -> bool {
+        self.0.answers_head.load(Ordering::Relaxed)
+    }
+
+    /// Takes repository and name of a manifest that was read, if there is one that nobody took.
+    pub(super) fn manifest_read(&self) -> Option<(String, String)> {
+        lock(&self.0.manifest_read).take()
+    }
+
+    /// Notes that a manifest was read.
+    pub(super) fn note_manifest(&self, repository: &str, identifier: &str) {
+        if !self.answers_head() {
+            *lock(&self.0.manifest_read) = Some((repository.to_owned(), identifier.to_owned()));
+        }
+    }
+
+    /// Notes that one was found by HEAD.
+    pub(super) fn note_head(&self) {
+        self.0.answers_head.store(true, Ordering::Relaxed);
     }
 
     /// `/v2/<repository>/<rest>`; the parts are escaped.
@@ -327,8 +356,7 @@ impl Registry {
                 if redirects > REDIRECTS {
                     return Err(too_many_redirects(&call.label));
                 }
-                let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-                let to = self.follow(&call.label, &url, location)?;
+                let to = self.follow(&call.label, &url, text_of(response.headers(), LOCATION))?;
                 if !reads && to.origin() != url.origin() {
                     return Err(leads_away(&call.label, &to));
                 }
@@ -340,6 +368,15 @@ impl Registry {
             return Ok(answer);
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The text of a header, if there is one that is a text. It may have characters beyond ASCII, as paths of some servers do.
+pub(super) fn text_of(headers: &HeaderMap, name: impl AsRef<str>) -> Option<&str> {
+    std::str::from_utf8(headers.get(name.as_ref())?.as_bytes()).ok()
 }
 
 /// That a request is redirected again and again.

@@ -194,20 +194,26 @@ impl Download {
             self.call.headers.insert(RANGE, range);
             let answer = self.registry.send(&self.call).await;
             self.call.headers.remove(RANGE);
-            let answer = answer?;
-            match answer.status().as_u16() {
-                200 => {
-                    self.skip = self.received;
-                    return Ok(answer);
+            match answer {
+                Ok(answer) => match answer.status().as_u16() {
+                    200 => {
+                        self.skip = self.received;
+                        return Ok(answer);
+                    }
+                    206 if answer.header(CONTENT_RANGE).and_then(start_of) == Some(self.received) => {
+                        return Ok(answer);
+                    }
+                    401 | 404 => return Err(answer.failure().await),
+                    status => tracing::debug!(status, label = self.call.label, "the registry gives no range"),
+                },
+                // Some break down over what they do not know.
+                Err(error) if matches!(error.kind(), Kind::Status(_)) => {
+                    tracing::debug!(%error, "the registry gives no range");
                 }
-                206 if answer.header(CONTENT_RANGE).and_then(start_of) == Some(self.received) => return Ok(answer),
-                401 | 404 => return Err(answer.failure().await),
-                // It need not know ranges (RFC 9110, section 14.2); what came before is passed over.
-                status => {
-                    tracing::debug!(status, label = self.call.label, "the registry gives no range");
-                    self.whole = true;
-                }
+                Err(error) => return Err(error),
             }
+            // It need not know ranges (RFC 9110, section 14.2); what came before is passed over.
+            self.whole = true;
         }
         let answer = self.registry.expect(&self.call, &[200]).await?;
         self.skip = self.received;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
+use super::certificates::authorities;
 use super::error::{Error, Kind};
 use crate::oci::{Digest, Hasher};
 
@@ -62,6 +63,39 @@ pub struct Trust {
 }
 
 impl Trust {
+    /// What a Secret holds whose entries `entry` gives by their names: `ca.crt`, and `tls.crt` with `tls.key`. An empty
+    /// entry is none, as cert-manager writes `ca.crt` where it has none. The error says what is wrong, and follows the name
+    /// of the Secret.
+    pub fn of_secret<'a>(entry: impl Fn(&str) -> Option<&'a [u8]>) -> Result<Self, String> {
+        let filled = |name: &str| entry(name).filter(|content| !content.trim_ascii().is_empty());
+        let key = match filled("tls.key").map(std::str::from_utf8) {
+            Some(Ok(key)) => Some(SecretString::from(key)),
+            Some(Err(_)) => return Err("has a tls.key that is not PEM".to_owned()),
+            None => None,
+        };
+        for name in ["ca.crt", "tls.crt"] {
+            if let Some(Err(reason)) = filled(name).map(authorities) {
+                return Err(format!("is unusable: {name} {reason}"));
+            }
+        }
+        let bytes = |name: &str| filled(name).map(<[u8]>::to_vec);
+        let trust = Self {
+            authorities: bytes("ca.crt"),
+            certificate: bytes("tls.crt"),
+            key,
+        };
+        if trust.certificate.is_some() != trust.key.is_some() {
+            return Err("has only one of tls.crt and tls.key: a client certificate needs both".to_owned());
+        }
+        if trust.authorities.is_none() && trust.certificate.is_none() {
+            return Err(
+                "has neither ca.crt nor tls.crt; name the entry with the certificate of the authority ca.crt"
+                    .to_owned(),
+            );
+        }
+        Ok(trust)
+    }
+
     /// What tells it from any other, without the key.
     pub fn digest(&self) -> Digest {
         let mut hasher = Hasher::sha256();
@@ -126,6 +160,11 @@ impl Credentials {
         }
     }
 
+    /// Whether they are an identity token alone, which nothing but a token service takes.
+    pub fn is_identity_token(&self) -> bool {
+        self.identity_token.is_some() && self.registry_token.is_none() && self.password.expose_secret().is_empty()
+    }
+
     /// Whether there is a name or a password.
     pub(super) fn has_password(&self) -> bool {
         !(self.username.is_empty() && self.password.expose_secret().is_empty())
@@ -184,6 +223,22 @@ impl Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_may_have_empty_entries() {
+        let of = |entries: &[(&str, &'static str)]| {
+            let found = |name: &str| entries.iter().find(|(known, _)| *known == name);
+            Trust::of_secret(|name| found(name).map(|(_, content)| content.as_bytes())).map(|_| ())
+        };
+        let only = of(&[("ca.crt", "\n"), ("tls.key", "k")]).unwrap_err();
+        assert!(only.starts_with("has only one of tls.crt and tls.key"), "{only}");
+        for entries in [&[][..], &[("ca.crt", "")], &[("caFile", "x")]] {
+            let none = of(entries).unwrap_err();
+            assert!(none.starts_with("has neither ca.crt nor tls.crt"), "{none}");
+        }
+        let junk = of(&[("ca.crt", "junk")]).unwrap_err();
+        assert!(junk.starts_with("is unusable: ca.crt holds no certificate"), "{junk}");
+    }
 
     #[test]
     fn base_is_where_the_registry_answers() {

@@ -223,6 +223,7 @@ impl Error {
             400..=499 if has(&["DIGEST_INVALID", "SIZE_INVALID"]) => Kind::DigestMismatch,
             // A manifest whose blobs were removed meanwhile; the next try brings them again.
             400..=499 if has(&["MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN"]) => Kind::Status(status),
+            400..=499 if has(&["MANIFEST_UNKNOWN", "NAME_UNKNOWN"]) => Kind::NotFound,
             400..=499 if has(&["NAME_INVALID", "TAG_INVALID", "MANIFEST_INVALID"]) => Kind::Invalid,
             _ => Kind::Status(status),
         };

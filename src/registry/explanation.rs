@@ -4,6 +4,8 @@
 //! What it says is one bounded line without characters that a terminal would act on, and without what differs from one
 //! try to the next: times, and names of requests.
 
+use std::borrow::Cow;
+use std::io::Read as _;
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -13,6 +15,8 @@ use serde_json::{Map, Value};
 const LIMIT: usize = 300;
 /// The longest `detail` of one error in characters.
 const DETAIL_LIMIT: usize = 160;
+/// Bytes of a compressed body that are read.
+const INFLATED_LIMIT: usize = 64 * 1024;
 /// How many errors of one answer are read.
 const ERRORS: usize = 4;
 /// How deep `detail` is looked into.
@@ -39,9 +43,10 @@ pub(super) struct Explanation {
 impl Explanation {
     /// Reads a body, of which the end may be missing. What it is, it shows better than its media type.
     pub fn read(body: &[u8]) -> Self {
-        let text = String::from_utf8_lossy(body);
+        let (body, _) = inflated(body, INFLATED_LIMIT);
+        let text = String::from_utf8_lossy(&body);
         let text = text.trim_start_matches('\u{feff}').trim();
-        if let Ok(value) = serde_json::from_str::<Value>(text) {
+        if let Some(value) = json(text) {
             return Self::of_json(&value);
         }
         if text.starts_with('<') {
@@ -55,34 +60,65 @@ impl Explanation {
                 None => Self::of_text(&html(text)),
             };
         }
-        // JSON whose end is missing, and what is not for reading.
-        let binary = text.chars().take(LIMIT).any(|c| c == '\u{fffd}' || c == '\0');
-        if binary || text.starts_with('{') || text.starts_with("[{") {
-            return Self::default();
+        if text.starts_with('{') || text.starts_with("[{") {
+            return Self::of_broken_json(text);
         }
-        Self::of_text(text)
+        match is_binary(text) {
+            true => Self::default(),
+            false => Self::of_text(text),
+        }
+    }
+
+    /// Of JSON whose end is missing: the first code and message, as far as they are there.
+    fn of_broken_json(text: &str) -> Self {
+        let first = |names: &[&str]| names.iter().find_map(|name| beginning_of(text, name));
+        let one = One {
+            code: first(&["code"]).unwrap_or_default(),
+            message: first(&["message", "detail", "details", "error_description", "error"]).unwrap_or_default(),
+            detail: String::new(),
+        };
+        Self {
+            text: line(&one.words(), LIMIT),
+            codes: Some(one.code).filter(|code| !code.is_empty()).into_iter().collect(),
+        }
     }
 
     /// What its words mean, where the status does not say it.
     pub fn says(&self) -> Option<Says> {
-        const NO_SPACE: [&str; 6] = [
+        const NO_SPACE: [&str; 16] = [
             "no space left",
+            "enospc",
             "disk is full",
             "disk full",
+            "storage is full",
+            "storagefull",
             "not enough space",
+            "not enough disk",
+            "not enough storage",
+            "out of disk",
             "insufficient storage",
+            "insufficient disk",
+            "insufficient space",
+            "minimum free d",
             "storage limit",
+            "maximum allowed number",
+        ];
+        // Of requests in a time, not of room.
+        const OF_TIME: [&str; 3] = ["quota metric", "requests per", "per minute"];
+        const IMMUTABLE: [&str; 4] = [
+            "immutable",
+            "imagetagalreadyexists",
+            "cannot be overwritten",
+            // Nexus, whose repositories may take each name once.
+            "does not allow updating",
         ];
         let words = self.text.to_ascii_lowercase();
-        let quota = words.contains("quota") && ["exceed", "reached", "over"].iter().any(|word| words.contains(word));
-        if quota || NO_SPACE.iter().any(|phrase| words.contains(phrase)) {
+        let has = |phrases: &[&str]| phrases.iter().any(|phrase| words.contains(phrase));
+        let quota = words.contains("quota") && has(&["exceed", "reached", "over"]);
+        if quota && !has(&OF_TIME) || has(&NO_SPACE) {
             return Some(Says::NoSpace);
         }
-        let immutable = ["immutable", "imagetagalreadyexists", "cannot be overwritten"];
-        immutable
-            .iter()
-            .any(|word| words.contains(word))
-            .then_some(Says::Immutable)
+        has(&IMMUTABLE).then_some(Says::Immutable)
     }
 
     fn of_text(text: &str) -> Self {
@@ -111,8 +147,13 @@ impl Explanation {
             .map(One::words)
             .filter(|words| !words.is_empty())
             .collect();
+        let words = match words.is_empty() {
+            // Whatever its fields are called.
+            true => words_of(value, DEPTH),
+            false => words.join(", "),
+        };
         Self {
-            text: line(&words.join(", "), LIMIT),
+            text: line(&words, LIMIT),
             codes: errors
                 .into_iter()
                 .map(|one| one.code)
@@ -121,14 +162,14 @@ impl Explanation {
         }
     }
 
-    /// Of S3 and Azure's storage: `<Error><Code>…</Code><Message>…</Message>`; the rest is of this request alone.
+    /// Of S3 and the storage of Azure and Google: `<Error><Code>…</Code><Message>…</Message>`, and Google's `<Details>`; the
+    /// rest is of this request alone.
     fn of_xml(text: &str) -> Self {
-        let code = element(text, "code").unwrap_or_default();
-        let message = element(text, "message").unwrap_or_default();
+        let named = |name| element(text, name).unwrap_or_default();
         let one = One {
-            code,
-            message,
-            detail: String::new(),
+            code: named("code"),
+            message: named("message"),
+            detail: named("details"),
         };
         Self {
             text: line(&one.words(), LIMIT),
@@ -281,6 +322,65 @@ fn errno(number: i64) -> Option<String> {
         _ => return None,
     };
     Some(meaning.to_owned())
+}
+
+/// The first value of JSON text that begins as an object, a list or a text does; what follows it does not count.
+fn json(text: &str) -> Option<Value> {
+    match text.as_bytes().first()? {
+        b'{' | b'[' => serde_json::Deserializer::from_str(text).into_iter().next()?.ok(),
+        _ => serde_json::from_str(text).ok(),
+    }
+}
+
+/// The text of the first field `name` of JSON, as far as it goes.
+fn beginning_of(json: &str, name: &str) -> Option<String> {
+    let name = format!("\"{name}\"");
+    let (_, rest) = json.split_once(&name)?;
+    let text = rest.trim_start().strip_prefix(':')?.trim_start().strip_prefix('"')?;
+    let mut escaped = false;
+    let end = text.bytes().position(|byte| {
+        let ends = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        ends
+    });
+    let mut text = &text[..end.unwrap_or(text.len())];
+    // An escape may be cut too.
+    for _ in 0..8 {
+        if let Ok(text) = serde_json::from_str::<String>(&format!("\"{text}\"")) {
+            return Some(text).filter(|text| !text.trim().is_empty());
+        }
+        let mut shorter = text.chars();
+        shorter.next_back();
+        text = shorter.as_str();
+    }
+    None
+}
+
+/// Whether a text is none: it has a zero, or as many bytes as not that are no UTF-8. A text in another encoding has few.
+fn is_binary(text: &str) -> bool {
+    let (mut length, mut unknown) = (0, 0);
+    for character in text.chars().take(LIMIT) {
+        match character {
+            '\0' => return true,
+            '\u{fffd}' => unknown += 1,
+            _ => {}
+        }
+        length += 1;
+    }
+    unknown * 4 > length
+}
+
+/// `body`, or what it is the gzip of, at most `limit` bytes of it; and whether that is all. Proxies compress answers also
+/// where nobody asked for it.
+pub(super) fn inflated(body: &[u8], limit: usize) -> (Cow<'_, [u8]>, bool) {
+    if !body.starts_with(&[0x1f, 0x8b]) {
+        return (body.into(), true);
+    }
+    let mut content = Vec::new();
+    let mut reader = flate2::read::GzDecoder::new(body).take(limit as u64);
+    let read = reader.read_to_end(&mut content);
+    let whole = read.is_ok() && content.len() < limit;
+    (content.into(), whole)
 }
 
 /// The text of the first element of this name.

@@ -119,6 +119,17 @@ impl Keychain {
         self.candidates(host, repository).into_iter().next()
     }
 
+    /// The credentials for pushing to `host` below the path `prefix`. Where no entry covers that, those of the entries for
+    /// paths of this host, if they all have the same: docker finds them by their hosts alone.
+    pub fn for_pushing(&self, host: &str, prefix: &str) -> Option<Credentials> {
+        let of_host = || {
+            let mut found = self.entries.iter().filter(|(key, _)| key.is_of(host));
+            let (_, first) = found.next()?;
+            found.all(|(_, other)| same(first, other)).then(|| first.clone())
+        };
+        self.find(host, prefix).or_else(of_host)
+    }
+
     /// The credential helper that is to be asked about `repository` on `host`, by the name that follows
     /// `docker-credential-`.
     pub fn helper(&self, host: &str, repository: &str) -> Option<&str> {
@@ -166,17 +177,22 @@ impl Key {
         })
     }
 
-    /// Whether it is about `repository` on `host`. Ports must be equal, an absent one included.
-    fn covers(&self, host: &str, repository: &str) -> bool {
+    /// Whether it is about `host`. Ports must be equal, an absent one included.
+    fn is_of(&self, host: &str) -> bool {
         let host = canonical_host(host);
         let ((pattern, own_port), (name, port)) = (split_port(&self.host), split_port(&host));
         let labels = || pattern.split('.').zip(name.split('.'));
         own_port == port
             && pattern.split('.').count() == name.split('.').count()
             && labels().all(|(pattern, label)| fits(pattern, label))
-            && repository
-                .strip_prefix(&self.path)
-                .is_some_and(|rest| self.path.is_empty() || rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// Whether it is about `repository` on `host`.
+    fn covers(&self, host: &str, repository: &str) -> bool {
+        let below = repository
+            .strip_prefix(&self.path)
+            .is_some_and(|rest| self.path.is_empty() || rest.is_empty() || rest.starts_with('/'));
+        below && self.is_of(host)
     }
 }
 

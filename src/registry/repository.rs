@@ -57,12 +57,19 @@ impl Repository {
     pub async fn head_manifest(&self, identifier: &str) -> Result<Option<Descriptor>, Error> {
         let call = self.manifest_call(Method::HEAD, identifier)?;
         let answer = match self.headed(&call).await? {
-            Headed::Absent => return Ok(None),
+            // There are registries that answer so to every HEAD. Where GET fails, what was said stands.
+            Headed::Absent => {
+                return Ok(match self.is_head_known().await {
+                    true => None,
+                    false => self.descriptor(identifier).await.unwrap_or_default(),
+                });
+            }
             Headed::Found(answer) => answer,
             Headed::Unsupported => return self.descriptor(identifier).await,
         };
+        self.registry.note_head();
         // One that is none, or that is not what was asked for, says nothing: the content does.
-        let digest = answered_digest(&answer).ok().flatten();
+        let digest = answered_digest(&answer);
         let digest = digest.filter(|digest| same_digest(&call.label, identifier, digest).is_ok());
         // What was asked for by SHA-512 is known by it, whatever the registry calls it.
         let digest = digest.map(|digest| identifier.parse().unwrap_or(digest));
@@ -75,6 +82,25 @@ impl Repository {
         self.descriptor(identifier).await
     }
 
+    /// Whether the registry finds by HEAD what it has, as far as that is known or one manifest that was read tells it.
+    async fn is_head_known(&self) -> bool {
+        let registry = &self.registry;
+        let (name, identifier) = match (registry.answers_head(), registry.manifest_read()) {
+            (true, _) => return true,
+            (false, None) => return false,
+            (false, Some(read)) => read,
+        };
+        let other = Self::new(registry.clone(), name);
+        let Ok(call) = other.manifest_call(Method::HEAD, &identifier) else {
+            return false;
+        };
+        let found = matches!(other.headed(&call).await, Ok(Headed::Found(_)));
+        if found {
+            registry.note_head();
+        }
+        found
+    }
+
     async fn descriptor(&self, identifier: &str) -> Result<Option<Descriptor>, Error> {
         Ok(self.manifest(identifier).await?.map(|document| document.descriptor))
     }
@@ -84,12 +110,14 @@ impl Repository {
     async fn headed(&self, call: &Call) -> Result<Headed, Error> {
         let answer = match self.registry.send(call).await {
             Ok(answer) => answer,
-            Err(error) if error.kind() == &Kind::Status(500) => return Ok(Headed::Unsupported),
+            Err(error) if matches!(error.kind(), Kind::Status(_) | Kind::Interrupted) => {
+                return Ok(Headed::Unsupported);
+            }
             Err(error) => return Err(error),
         };
         match answer.status().as_u16() {
             200 => Ok(Headed::Found(answer)),
-            404 => Ok(Headed::Absent),
+            404 | 410 => Ok(Headed::Absent),
             _ => Ok(Headed::Unsupported),
         }
     }
@@ -102,7 +130,7 @@ impl Repository {
         };
         let raw = self.body(&mut answer, MANIFEST_LIMIT).await?;
         // A header that is no digest says nothing of the content.
-        let promised = answered_digest(&answer).ok().flatten();
+        let promised = answered_digest(&answer);
         let expected: Option<Digest> = identifier.parse().ok();
         for expected in expected.iter().chain(&promised) {
             let mut hasher = Hasher::like(expected);
@@ -112,6 +140,7 @@ impl Repository {
         let declared = answer.header(CONTENT_TYPE).map(str::to_owned);
         let document =
             Document::parse(declared.as_deref(), raw).map_err(|error| Error::document(&call.label, &error))?;
+        self.registry.note_manifest(&self.name, identifier);
         Ok(Some(match expected {
             Some(expected) => document.known_by(expected),
             None => document,
@@ -227,9 +256,10 @@ impl Repository {
         call.headers.remove(ACCEPT);
         call.headers.insert(CONTENT_TYPE, kind);
         call.body = Some(document.raw.clone());
-        let answer = self.registry.expect(&call, &[200, 201, 202]).await?;
-        let digest = answered_digest(&answer)?;
-        if let Some(digest) = digest.filter(|digest| digest.algorithm() == document.digest().algorithm()) {
+        let answer = self.registry.expect(&call, &[200, 201, 202, 204]).await?;
+        if let Some(digest) =
+            answered_digest(&answer).filter(|digest| digest.algorithm() == document.digest().algorithm())
+        {
             same_digest(&call.label, document.digest().as_str(), &digest)?;
         }
         Ok(answer)
@@ -292,9 +322,12 @@ impl Repository {
     }
 
     async fn found(&self, call: &Call) -> Result<Option<Answer>, Error> {
-        match self.registry.expect(call, &[200, 404]).await? {
-            answer if answer.status() == 404 => Ok(None),
-            answer => Ok(Some(answer)),
+        match self.registry.expect(call, &[200, 404]).await {
+            Ok(answer) if answer.status() == 404 => Ok(None),
+            Ok(answer) => Ok(Some(answer)),
+            // Some say so by another status.
+            Err(error) if error.kind() == &Kind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -322,14 +355,9 @@ fn is_tag(text: &str) -> bool {
     first && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
 }
 
-/// `Docker-Content-Digest`, which need not be there.
-pub(super) fn answered_digest(answer: &Answer) -> Result<Option<Digest>, Error> {
-    let text = answer.header(&DOCKER_CONTENT_DIGEST).filter(|text| !text.is_empty());
-    text.map(|text| text.parse())
-        .transpose()
-        .map_err(|error: crate::oci::DigestError| {
-            Error::new(Kind::Protocol, &answer.label, format!("Docker-Content-Digest: {error}"))
-        })
+/// `Docker-Content-Digest`, which need not be there. What is no digest says nothing.
+pub(super) fn answered_digest(answer: &Answer) -> Option<Digest> {
+    answer.header(&DOCKER_CONTENT_DIGEST)?.trim().parse().ok()
 }
 
 /// Fails when `expected` is a digest of the same algorithm and another one.

@@ -1,6 +1,5 @@
 //! Asking a token service for tokens (distribution's token authentication; its OAuth2 for refresh tokens).
 
-use std::io::Read as _;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -12,9 +11,10 @@ use secrecy::ExposeSecret;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::client::{body_within, shown};
+use super::client::{body_within, shown, text_of};
 use super::endpoint::Credentials;
 use super::error::{Error, Kind};
+use super::explanation::inflated;
 use super::origin::Origin;
 use super::patience::retry_after;
 use crate::decode;
@@ -73,6 +73,11 @@ impl Refusal {
     fn is_unsupported(&self) -> bool {
         matches!(self.status, Some(400 | 404 | 405 | 415 | 501))
     }
+
+    /// The same of a request by OAuth2, which some want to be proved as any other.
+    fn is_no_oauth(&self) -> bool {
+        self.is_unsupported() || self.status == Some(401)
+    }
 }
 
 impl TokenService {
@@ -96,7 +101,7 @@ impl TokenService {
                 ("refresh_token", token.expose_secret()),
             ];
             return match self.post(wanted, &form).await {
-                Err(refusal) if refusal.is_unsupported() && credentials.has_password() => {
+                Err(refusal) if refusal.is_no_oauth() && credentials.has_password() => {
                     self.get(wanted, Some(credentials)).await
                 }
                 done => done,
@@ -178,8 +183,8 @@ impl TokenService {
                 let sent = request.send().await;
                 let mut response = sent.map_err(|error| failed(Error::transport(call, &error.without_url())))?;
                 let status = response.status();
-                if matches!(status.as_u16(), 301 | 302 | 307 | 308) {
-                    let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+                if matches!(status.as_u16(), 301 | 302 | 307 | 308) || status == 303 && method == Method::GET {
+                    let location = text_of(response.headers(), LOCATION);
                     url = self.redirected(call, &url, location).map_err(failed)?;
                     continue;
                 }
@@ -228,17 +233,10 @@ impl TokenService {
 /// others hold, of whatever type, does not make a token useless.
 fn read_token(call: &str, body: &[u8]) -> Result<Token, Error> {
     let protocol = |detail: &str| Error::new(Kind::Protocol, call, detail);
-    let inflated = match body.starts_with(&[0x1f, 0x8b]) {
-        true => {
-            let mut inflated = Vec::new();
-            let mut reader = flate2::read::GzDecoder::new(body).take(ANSWER_LIMIT as u64);
-            reader
-                .read_to_end(&mut inflated)
-                .map_err(|_| protocol("the answer is broken gzip"))?;
-            inflated
-        }
-        false => body.to_vec(),
-    };
+    let (inflated, whole) = inflated(body, ANSWER_LIMIT);
+    if !whole {
+        return Err(protocol("the answer is broken gzip"));
+    }
     // The parser's message would cite the token.
     let answer: Map<String, Value> =
         decode::json(&inflated).map_err(|_| protocol("the answer is not a token's JSON"))?;

@@ -16,10 +16,10 @@ use tracing::{debug, warn};
 
 use super::Format;
 use super::scratch::{self, Scratch};
-use crate::fault::{Fault, Reason};
+use crate::fault::{Fault, Front, Reason};
 use crate::oci::{Descriptor, Document, Index};
 use crate::process::Group;
-use crate::registry::Endpoint;
+use crate::registry::{Credentials, Endpoint};
 use crate::transfer::Reading;
 
 /// After so long an image is tried again that syft failed at: it fails again most times, and works hard before.
@@ -144,6 +144,23 @@ impl Syft {
     /// that it started are killed.
     pub(super) async fn run(&self, reading: &Reading, manifest: &Document) -> Result<Written, Fault> {
         let folder = |error: io::Error| self.no_folder(&error);
+        if let Reading::Registry { endpoint, .. } = reading
+            && endpoint
+                .credentials
+                .as_ref()
+                .is_some_and(Credentials::is_identity_token)
+        {
+            return Err(failed(format!(
+                "syft takes no identity token, and the credentials for {} are one; {}",
+                endpoint.host,
+                match Front::of_process() {
+                    Front::Cluster =>
+                        "give a name and a password (auth) for this registry by registry.secretRef, or set sbom.enabled to false",
+                    Front::CommandLine =>
+                        "log in to this registry with a name and a password (`docker login --username`)",
+                }
+            )));
+        }
         let scratch = Scratch::new(&self.root).map_err(folder)?;
         let mut command = self.command(reading, manifest, &scratch).map_err(folder)?;
         let mut child = command.spawn().map_err(|error| {

@@ -106,9 +106,12 @@ impl ImageSource for RegistrySource {
 
     async fn tagged(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
         let lookup = self.lookup(reference);
-        let found = lookup.repository.head_manifest(tag).await;
-        let found = found.map_err(|error| error.reading(&lookup.name))?;
-        Ok(found.map(|descriptor| descriptor.digest))
+        match lookup.repository.head_manifest(tag).await {
+            Ok(found) => Ok(found.map(|descriptor| descriptor.digest)),
+            // The image was read there by the same right, so what is refused is not there.
+            Err(error) if error.may_mean_absent() => Ok(None),
+            Err(error) => Err(error.reading(&lookup.name)),
+        }
     }
 
     async fn referrer(&self, reference: &Reference, identifier: &str) -> Result<Option<Resolved>, Fault> {

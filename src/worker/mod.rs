@@ -29,7 +29,7 @@ pub use metrics::{Kind, Metrics, Pass};
 pub use place::{Defaults, Place};
 pub use policy::{Admission, Admissions, Fence, HostPattern, PatternError, Policy, RepositoryPolicy};
 pub use registries::Registries;
-pub use secrets::Secrets;
+pub use secrets::{PullCredentials, Secrets};
 pub use selected::{current_selection, with_tag};
 pub use site::{Home, Site};
 pub use status::{Failure, briefly, kube_fault, name_of, succeed, told, update, within};

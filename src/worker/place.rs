@@ -166,7 +166,8 @@ impl Defaults {
         if let Some((secrets, name)) = secret {
             let keychain = secrets.keychain(&name.name).await?;
             let path = spec.repository_prefix.as_deref().unwrap_or_default();
-            credentials = keychain.find(&address, path).or_else(|| keychain.find(&host, path));
+            let found = keychain.for_pushing(&address, path);
+            credentials = found.or_else(|| keychain.for_pushing(&host, path));
             if credentials.is_none() {
                 let hosts = if address == host {
                     address

@@ -4,13 +4,21 @@ use std::collections::HashSet;
 
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::{Api, Client};
-use secrecy::SecretString;
 
 use super::status::{kube_fault, within};
 use crate::api::v1alpha1::LocalReference;
 use crate::decode;
 use crate::fault::{Fault, Reason};
-use crate::registry::{Credentials, Keychain, Trust, certificates};
+use crate::registry::{Credentials, Keychain, Trust};
+
+/// What several Secrets hold for reading images.
+#[derive(Clone, Debug, Default)]
+pub struct PullCredentials {
+    /// The credentials.
+    pub keychain: Keychain,
+    /// Which Secrets hold none, and what to do about each.
+    pub lacking: Vec<String>,
+}
 
 /// Reads Secrets of one namespace.
 #[derive(Clone)]
@@ -30,13 +38,8 @@ impl Secrets {
 
     /// The Secret, or why it cannot be had. A missing one may appear, so it is tried again.
     pub async fn get(&self, name: &str) -> Result<Secret, Fault> {
-        self.find(name).await?.ok_or_else(|| {
-            let what = format!(
-                "the Secret {}/{name} does not exist: create it, or remove the reference",
-                self.namespace
-            );
-            Fault::retryable(Reason::SecretUnavailable, what)
-        })
+        let found = self.find(name).await?;
+        found.ok_or_else(|| Fault::retryable(Reason::SecretUnavailable, self.missing(name)))
     }
 
     /// The Secret, if there is one.
@@ -65,72 +68,72 @@ impl Secrets {
 
     /// What a Secret of type `kubernetes.io/dockerconfigjson` holds, or one of the older type `kubernetes.io/dockercfg`.
     pub async fn keychain(&self, name: &str) -> Result<Keychain, Fault> {
-        let secret = self.get(name).await?;
+        let found = self.find_keychain(name).await?;
+        found.map_err(|lacking| Fault::retryable(Reason::SecretUnavailable, lacking))
+    }
+
+    /// The same, or why there is nothing to read in a Secret: it does not exist, or holds no credentials.
+    async fn find_keychain(&self, name: &str) -> Result<Result<Keychain, String>, Fault> {
+        let Some(secret) = self.find(name).await? else {
+            return Ok(Err(self.missing(name)));
+        };
         let read = match (entry(&secret, ".dockerconfigjson"), entry(&secret, ".dockercfg")) {
             (Some(config), _) => Keychain::parse(config),
             (None, Some(legacy)) => Keychain::parse_legacy(legacy),
             (None, None) => {
-                let what = format!(
+                return Ok(Err(format!(
                     "the Secret {}/{name} has no entry .dockerconfigjson: make it by `kubectl create secret docker-registry`",
                     self.namespace
-                );
-                return Err(Fault::retryable(Reason::SecretUnavailable, what));
+                )));
             }
         };
-        read.map_err(|reason| {
+        read.map(Ok).map_err(|reason| {
             let what = format!("the Secret {}/{name} is unusable: {reason}", self.namespace);
             Fault::retryable(Reason::SecretUnavailable, what)
         })
     }
 
-    /// The credentials of several Secrets and of the imagePullSecrets of a ServiceAccount, each Secret read once.
-    pub async fn keychains(&self, names: &[LocalReference], account: Option<&str>) -> Result<Keychain, Fault> {
+    /// The credentials of several Secrets and of the imagePullSecrets of a ServiceAccount, each Secret read once. A Secret
+    /// that does not exist, or holds no credentials, is passed over, as by the kubelet: the registry may not ask for them.
+    pub async fn pull_credentials(
+        &self,
+        names: &[LocalReference],
+        account: Option<&str>,
+    ) -> Result<PullCredentials, Fault> {
         let mut all: Vec<String> = names.iter().map(|name| name.name.clone()).collect();
         if let Some(account) = account {
             all.extend(self.pull_secrets(account).await?);
         }
-        let mut keychain = Keychain::default();
+        let mut found = PullCredentials::default();
         let mut seen = HashSet::new();
         for name in all.iter().filter(|name| !name.is_empty() && seen.insert(*name)) {
-            keychain.extend(self.keychain(name).await?);
+            match self.find_keychain(name).await? {
+                Ok(keychain) => found.keychain.extend(keychain),
+                Err(lacking) => {
+                    tracing::warn!(lacking, "images are read without the credentials of a Secret");
+                    found.lacking.push(lacking);
+                }
+            }
         }
-        Ok(keychain)
+        Ok(found)
+    }
+
+    fn missing(&self, name: &str) -> String {
+        format!(
+            "the Secret {}/{name} does not exist: create it, or remove the reference",
+            self.namespace
+        )
     }
 
     /// `ca.crt`, and `tls.crt` with `tls.key`.
     pub async fn trust(&self, name: &str) -> Result<Trust, Fault> {
         let secret = self.get(name).await?;
-        let bytes = |key: &str| entry(&secret, key).map(<[u8]>::to_vec);
-        let unusable = |what: &str| {
+        Trust::of_secret(|key| entry(&secret, key)).map_err(|reason| {
             Fault::retryable(
                 Reason::SecretUnavailable,
-                format!("the Secret {}/{name} {what}", self.namespace),
+                format!("the Secret {}/{name} {reason}", self.namespace),
             )
-        };
-        let key = match bytes("tls.key").map(String::from_utf8) {
-            Some(Ok(key)) => Some(SecretString::from(key)),
-            Some(Err(_)) => return Err(unusable("has a tls.key that is not PEM")),
-            None => None,
-        };
-        for key in ["ca.crt", "tls.crt"] {
-            if let Some(Err(reason)) = entry(&secret, key).map(certificates::authorities) {
-                return Err(unusable(&format!("is unusable: {key} {reason}")));
-            }
-        }
-        let trust = Trust {
-            authorities: bytes("ca.crt"),
-            certificate: bytes("tls.crt"),
-            key,
-        };
-        if trust.certificate.is_some() != trust.key.is_some() {
-            return Err(unusable(
-                "has only one of tls.crt and tls.key: a client certificate needs both",
-            ));
-        }
-        if trust.authorities.is_none() && trust.certificate.is_none() {
-            return Err(unusable("has neither ca.crt nor tls.crt"));
-        }
-        Ok(trust)
+        })
     }
 
     async fn pull_secrets(&self, account: &str) -> Result<Vec<String>, Fault> {

@@ -185,6 +185,36 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
             },
         },
         Case {
+            report: "fluxcd/source-controller#510",
+            input: "a file with Secrets for a source and for the destination",
+            expected: "both are believed; a Secret that is not in the file is named, and --ca-file",
+            run: || {
+                async {
+                    let (source, to) = (private().await, self_signed().await);
+                    let object = lone(
+                        "app",
+                        &format!("{}/team/app:1", source.host),
+                        &format!(
+                            "registry: {{certSecretRef: {{name: to}}}}\n  sourceRegistries: [{{host: '{}', certSecretRef: {{name: from}}}}]",
+                            source.host
+                        ),
+                    );
+                    let (from_ca, to_ca) = (secret("from", source.authority()), secret("to", to.authority()));
+                    let shell = Shell::new().file("all.yaml", format!("{object}---\n{from_ca}\n---\n{to_ca}\n"));
+                    shell.run(&["build", "all.yaml", "--to", &to.host]).await.succeeded();
+                    let shell = Shell::new().file("all.yaml", format!("{object}---\n{from_ca}\n"));
+                    let ended = shell.run(&["build", "all.yaml", "--to", &to.host]).await;
+                    ended.failed(1, &["the Secret to of registry.certSecretRef is not in the file", "--ca-file"]);
+                    assert!(!ended.stderr.contains("the Secret from"), "{ended:?}");
+                    let der = secret("from", converted(&source.authority(), &["-outform", "DER"]));
+                    let shell = Shell::new().file("all.yaml", format!("{object}---\n{der}\n---\n{to_ca}\n"));
+                    let ended = shell.run(&["build", "all.yaml", "--to", &to.host]).await;
+                    ended.failed(2, &["the Secret from of sourceRegistries[]", "ca.crt is DER, not PEM"]);
+                }
+                .boxed()
+            },
+        },
+        Case {
             report: "RFC 7468 section 2",
             input: "a bundle with a damaged certificate, DER, and no certificate",
             expected: "an error that names the file, the certificate, and what to do",

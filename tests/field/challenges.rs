@@ -7,6 +7,7 @@ use jackal_operator::registry::{Credentials, Kind, Mount, Registry};
 
 use super::{Case, check};
 use crate::support::faulty::{Scripted, Seen, reply};
+use crate::support::image::{noise, stream};
 use crate::support::registry::plain_client;
 
 /// Of jackal with the password s3cret.
@@ -64,6 +65,23 @@ async fn challenges_are_answered() {
             run: || Box::pin(a_missing_token_service_is_no_missing_image()),
         },
         Case {
+            report: "RFC 9110 section 11.2",
+            input: "parameters without quotes or in single ones, a scope of several actions without quotes among them",
+            expected: "they are read",
+            run: || {
+                Box::pin(async {
+                    asked_by("Bearer realm=http://HOST/token,scope=repository:a:pull,push,service=s").await;
+                    asked_by("Bearer realm='http://HOST/token', service='s'").await;
+                })
+            },
+        },
+        Case {
+            report: "distribution, token authentication: realm",
+            input: "a realm without a scheme",
+            expected: "that of the registry is taken",
+            run: || Box::pin(asked_by(r#"Bearer realm="HOST/token",service="s""#)),
+        },
+        Case {
             report: "containerd/containerd#11709",
             input: "a token service that refuses the two scopes of a mount with 400",
             expected: "the blob is uploaded",
@@ -105,6 +123,18 @@ async fn tokens_are_fetched_and_read() {
             run: || Box::pin(a_registry_token()),
         },
         Case {
+            report: "moby/moby#33558, cesanta/docker_auth#240",
+            input: "a token that ends while a blob is sent",
+            expected: "the blob is committed with another token, and not sent again",
+            run: || Box::pin(a_token_that_ends_on_the_way()),
+        },
+        Case {
+            report: "containerd/containerd#2170",
+            input: "a token service that answers an identity token by 401, and a password is known",
+            expected: "the password is sent by GET",
+            run: || Box::pin(a_password_beside_an_identity_token()),
+        },
+        Case {
             report: "distribution, OAuth2 token authentication",
             input: "a token service that answers GET by 405",
             expected: "the password is sent by POST",
@@ -112,7 +142,7 @@ async fn tokens_are_fetched_and_read() {
         },
         Case {
             report: "RFC 9110 section 15.4",
-            input: "a token service that redirects within its origin by 301, 302, 307 and 308",
+            input: "a token service that redirects within its origin by 301, 302, 303, 307 and 308",
             expected: "the redirect is followed with the credentials",
             run: || Box::pin(a_redirected_token_service()),
         },
@@ -334,6 +364,56 @@ async fn an_identity_token() {
     reads(&server, Some(Credentials::identity_token("", "refresh"))).await;
 }
 
+/// Reads what is let in by a token of the service that `challenge` names, where HOST is the registry's.
+async fn asked_by(challenge: &'static str) {
+    let server = Scripted::start(move |seen: &Seen| match authorization(seen) {
+        BASIC if seen.path.starts_with("/token?service=s&scope=") => reply(200, &[], r#"{"token":"t"}"#),
+        "Bearer t" => found(),
+        _ => asks(&[&challenge.replace("HOST", &seen.headers["host"])]),
+    })
+    .await;
+    reads(&server, password()).await;
+}
+
+async fn a_password_beside_an_identity_token() {
+    let server = Scripted::start(|seen: &Seen| match authorization(seen) {
+        BASIC if is_token(seen) && seen.method == "GET" => reply(200, &[], r#"{"token":"t"}"#),
+        "Bearer t" => found(),
+        _ if is_token(seen) => reply(401, &[], ""),
+        _ => asks(&[&bearer(seen)]),
+    })
+    .await;
+    let mut credentials = Credentials::new("jackal", "s3cret");
+    credentials.identity_token = Some("refresh".into());
+    reads(&server, Some(credentials)).await;
+}
+
+async fn a_token_that_ends_on_the_way() {
+    let server = Scripted::start(|seen: &Seen| {
+        let path = "/v2/a/blobs/uploads/1";
+        let renewed = authorization(seen) == "Bearer later";
+        match (seen.method.as_str(), authorization(seen)) {
+            _ if is_token(seen) => {
+                let token = if seen.before < 3 { "early" } else { "later" };
+                reply(200, &[], format!(r#"{{"token":"{token}","expires_in":300}}"#))
+            }
+            (_, "") => asks(&[&bearer(seen)]),
+            ("POST", _) => reply(202, &[("location", path)], ""),
+            ("PATCH", _) => reply(202, &[("location", path), ("range", "0-299999")], ""),
+            ("GET", _) if renewed => reply(204, &[("location", path), ("range", "0-299999")], ""),
+            ("PUT", _) if renewed => reply(201, &[], ""),
+            _ => asks(&[&bearer(seen)]),
+        }
+    })
+    .await;
+    let content = noise(1, 300_000);
+    let repository = client(&server.host, None).repository("a");
+    let stored = repository.upload(None, None, stream(content.clone())).await;
+    assert_eq!(stored.unwrap(), (Digest::of(&content), 300_000));
+    let sent = server.seen().iter().filter(|seen| seen.method == "PATCH").count();
+    assert_eq!(sent, 1);
+}
+
 async fn a_registry_token() {
     let server = Scripted::start(|seen: &Seen| match authorization(seen) {
         _ if is_token(seen) => reply(401, &[], ""),
@@ -356,7 +436,7 @@ async fn a_password_by_post() {
 }
 
 async fn a_redirected_token_service() {
-    for status in [301, 302, 307, 308] {
+    for status in [301, 302, 303, 307, 308] {
         let server = Scripted::start(move |seen: &Seen| match authorization(seen) {
             BASIC if seen.path.starts_with("/token?") => {
                 let to = seen.path.replacen("/token", "/token/v2", 1);

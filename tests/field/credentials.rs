@@ -1,24 +1,21 @@
-//! Credentials as docker, podman, crane and the kubelet read them.
+//! Credentials as docker, podman and crane read them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use jackal_operator::api::v1alpha1::JackalImage;
 use serde_json::{Value, json};
 
 use super::command::{Ended, Shell};
 use super::{Case, check, on_one_thread};
-use crate::support::cluster::{Cluster, condition};
 use crate::support::image::{image, noise, put};
-use crate::support::objects::{lone, registry_at};
 use crate::support::registry::{Options, TestRegistry, Version};
 use crate::support::wait::{SOON, eventually};
 
 const LOGIN: (&str, &str) = ("jackal", "pass:word");
 
 /// A registry that wants a login, or does not, with the image `team/app:1`.
-async fn registry(login: bool) -> TestRegistry {
+pub async fn registry(login: bool) -> TestRegistry {
     let options = Options {
         login: login.then_some(LOGIN),
         tls: false,
@@ -40,11 +37,13 @@ fn auths(auths: Value) -> String {
     json!({ "auths": auths }).to_string()
 }
 
-fn right() -> Value {
+/// An entry with the login.
+pub fn right() -> Value {
     json!({ "auth": auth(LOGIN.1) })
 }
 
-fn wrong() -> Value {
+/// An entry with another password.
+pub fn wrong() -> Value {
     json!({ "auth": auth("wrong") })
 }
 
@@ -209,6 +208,42 @@ async fn files_are_read_as_docker_and_podman_read_them() {
             },
         },
         Case {
+            report: "oras-project/oras#1597",
+            input: "a key for a path of the host that everything is pushed to",
+            expected: "its credentials are used, as docker uses them",
+            run: || {
+                async {
+                    let (source, to) = (registry(false).await, registry(true).await);
+                    let key = format!("{}/team", to.host);
+                    let shell = Shell::new().file(".docker/config.json", auths(json!({ key: right() })));
+                    shell.package(&format!("{}/team/app:1", source.host));
+                    let flags = ["--insecure", "--insecure-registry", &source.host];
+                    let arguments = [&["build", "shop.yaml", "--to", &to.host], &flags[..]].concat();
+                    shell.run(&arguments).await.succeeded();
+                }
+                .boxed()
+            },
+        },
+        Case {
+            report: "docker/cli cli/config: DOCKER_CONFIG",
+            input: "DOCKER_CONFIG names the file",
+            expected: "an error that says that it names a folder",
+            run: || {
+                async {
+                    let registry = registry(false).await;
+                    let shell = Shell::new()
+                        .file("config.json", auths(json!({ &*registry.host: right() })))
+                        .set("DOCKER_CONFIG", "~/config.json");
+                    let ended = build(&shell, &registry).await;
+                    ended.failed(
+                        2,
+                        &["/config.json/config.json cannot be read: DOCKER_CONFIG names a folder"],
+                    );
+                }
+                .boxed()
+            },
+        },
+        Case {
             report: "google/go-containerregistry#1914",
             input: "REGISTRY_AUTH_FILE",
             expected: "it is used",
@@ -237,6 +272,18 @@ async fn credential_helpers_are_asked_as_docker_asks_them() {
             run: || {
                 async {
                     let script = "echo credentials not found in native keychain; exit 1";
+                    helped(false, store, script, &[]).await.succeeded();
+                }
+                .boxed()
+            },
+        },
+        Case {
+            report: "docker/docker-credential-helpers, credentials: ErrCredentialsNotFound",
+            input: "the same on the helper's standard error",
+            expected: "anonymous",
+            run: || {
+                async {
+                    let script = "echo credentials not found in native keychain >&2; exit 1";
                     helped(false, store, script, &[]).await.succeeded();
                 }
                 .boxed()
@@ -322,112 +369,6 @@ async fn credential_helpers_are_asked_as_docker_asks_them() {
                             }
                         })
                         .await;
-                    }
-                })
-            },
-        },
-    ])
-    .await;
-}
-
-/// Brings `team/app:1` of a registry that wants a login as a JackalImage does whose spec has `more`, with the Secrets that
-/// `secrets` makes of the registry's host. What its Ready condition says in the end.
-async fn brought(secrets: impl FnOnce(&str) -> Vec<Value>, more: &str) -> (String, String) {
-    let (source, destination, cluster) = (registry(true).await, registry(false).await, Cluster::new().await);
-    for secret in secrets(&source.host) {
-        cluster.apply(&secret.to_string());
-    }
-    let spec = format!("{}\n  {more}", registry_at(&destination.host));
-    cluster.apply(&lone("app", &format!("{}/team/app:1", source.host), &spec));
-    let _controller = cluster.controller(&["--insecure-registry", &source.host]);
-    let settled = |image: &JackalImage| {
-        let ready = condition(&image.status.as_ref()?.conditions, "Ready")?;
-        (ready.reason != "Transferring" && ready.status != "Unknown").then_some(())
-    };
-    let image = cluster.image_where("app", "settled", settled).await;
-    let conditions = image.status.expect("a status").conditions;
-    let ready = condition(&conditions, "Ready").expect("a condition");
-    (ready.status.clone(), ready.message.clone())
-}
-
-fn secret(name: &str, kind: &str, key: &str, content: &Value) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name },
-        "type": format!("kubernetes.io/{kind}"), "stringData": { key: content.to_string() },
-    })
-}
-
-fn config(name: &str, auths: Value) -> Value {
-    secret(
-        name,
-        "dockerconfigjson",
-        ".dockerconfigjson",
-        &json!({ "auths": auths }),
-    )
-}
-
-const ONE: &str = "imagePullSecrets: [{name: a}]";
-const SEVERAL: &str = "imagePullSecrets: [{name: a}, {name: b}, {name: c}]";
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn secrets_are_read_as_the_kubelet_reads_them() {
-    check(&[
-        Case {
-            report: "enix/kube-image-keeper#237",
-            input: "several Secrets for one host, of which the last is accepted",
-            expected: "they are tried in turn",
-            run: || {
-                on_one_thread(|| async {
-                    let secrets = |host: &str| {
-                        vec![
-                            config("a", json!({ host: wrong() })),
-                            config("b", json!({ format!("https://{host}/v1/"): wrong() })),
-                            config("c", json!({ host: right() })),
-                        ]
-                    };
-                    let (status, message) = brought(secrets, SEVERAL).await;
-                    assert_eq!(status, "True", "{message}");
-                })
-            },
-        },
-        Case {
-            report: "estahn/k8s-image-swapper#127",
-            input: "`*` in the host",
-            expected: "it stands for any characters of its part",
-            run: || {
-                on_one_thread(|| async {
-                    let secrets = |host: &str| vec![config("a", json!({ host.replacen("0.0", "*.*", 1): right() }))];
-                    let (status, message) = brought(secrets, ONE).await;
-                    assert_eq!(status, "True", "{message}");
-                })
-            },
-        },
-        Case {
-            report: "aquasecurity/starboard#569",
-            input: "a Secret of the type kubernetes.io/dockercfg",
-            expected: "its credentials are used",
-            run: || {
-                on_one_thread(|| async {
-                    let secrets = |host: &str| vec![secret("a", "dockercfg", ".dockercfg", &json!({ host: right() }))];
-                    let (status, message) = brought(secrets, ONE).await;
-                    assert_eq!(status, "True", "{message}");
-                })
-            },
-        },
-        Case {
-            report: "kubernetes/kubernetes pkg/credentialprovider",
-            input: "`auths` is null in every Secret",
-            expected: "anonymous: the message names imagePullSecrets and no flag or file",
-            run: || {
-                on_one_thread(|| async {
-                    let (status, message) = brought(|_| vec![config("a", Value::Null)], ONE).await;
-                    assert_eq!(status, "False");
-                    assert!(
-                        message.contains("in the Secret that imagePullSecrets names"),
-                        "{message}"
-                    );
-                    for means in ["docker login", "config.json", "--"] {
-                        assert!(!message.contains(means), "{message}");
                     }
                 })
             },

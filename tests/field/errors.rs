@@ -1,5 +1,9 @@
 //! What people are told of a failure: the registry's own reason, and what to do that fits the request.
 
+use std::io::Write as _;
+
+use bytes::Bytes;
+use flate2::write::GzEncoder;
 use jackal_operator::fault::{Disposition, Fault, Reason};
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 use jackal_operator::registry::Registry;
@@ -85,6 +89,78 @@ async fn reasons_are_shown() {
             },
         },
         Case {
+            report: "GoogleContainerTools/jib#3057",
+            input: "400 of a repository that takes each name once",
+            expected: "the message, and to push another tag",
+            run: || {
+                let body = r#"{"errors":[{"code":"BLOB_UPLOAD_INVALID","message":"blob upload invalid","detail":"Repository does not allow updating assets: docker"}]}"#;
+                Box::pin(pushed(400, body, Reason::PushFailed, &["does not allow updating assets: docker; push another tag"]))
+            },
+        },
+        Case {
+            report: "minio/minio#6376",
+            input: "500 of a registry whose storage is full",
+            expected: "the message, and to free space",
+            run: || {
+                let body = r#"{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":{"DriverName":"s3aws","Enclosed":{},"Detail":"XMinioStorageFull: Storage backend has reached its minimum free disk threshold. Please delete a few objects to proceed."}}]}"#;
+                Box::pin(pushed(500, body, Reason::PushFailed, &["minimum free disk threshold", "free space"]))
+            },
+        },
+        Case {
+            report: "moby/buildkit#2559",
+            input: "403 of a repository that has as many images as it may",
+            expected: "the message, and to free space",
+            run: || {
+                let body = r#"{"errors":[{"code":"DENIED","message":"The repository with name 'a' in registry with id '1' already has the maximum allowed number of images which is '10000'"}]}"#;
+                Box::pin(pushed(403, body, Reason::PushFailed, &["maximum allowed number of images", "free space"]))
+            },
+        },
+        Case {
+            report: "Artifact Registry, quotas",
+            input: "403 about a quota of requests in a minute",
+            expected: "the message, and nothing of space",
+            run: || Box::pin(a_quota_of_requests()),
+        },
+        Case {
+            report: "apache/trafficcontrol#1737",
+            input: "403 with a body that is gzip, with or without a header that says so",
+            expected: "the message in it",
+            run: || Box::pin(compressed()),
+        },
+        Case {
+            report: "RFC 9110 section 8.3.2",
+            input: "403 with a text in Latin-1",
+            expected: "the text",
+            run: || Box::pin(async {
+                let fault = put(403, &b"Zugriff auf das Projekt verweigert f\xfcr a"[..]).await;
+                assert!(fault.message.contains("403 Zugriff auf das Projekt verweigert f"), "{fault}");
+            }),
+        },
+        Case {
+            report: "RFC 8259 section 2",
+            input: "403 with JSON of 100,000 characters, and with two values of JSON",
+            expected: "the first message",
+            run: || Box::pin(more_than_one_answer()),
+        },
+        Case {
+            report: "Cloud Storage, XML error responses",
+            input: "403 with the XML of Google's storage, which has Details",
+            expected: "the details too",
+            run: || {
+                let body = "<?xml version='1.0' encoding='UTF-8'?><Error><Code>AccessDenied</Code><Message>Access denied.</Message><Details>robot@p.iam does not have storage.objects.create access</Details></Error>";
+                Box::pin(pushed(403, body, Reason::AuthenticationFailed, &["Access denied.: robot@p.iam does not have storage.objects.create"]))
+            },
+        },
+        Case {
+            report: "Apigee, fault rules",
+            input: "JSON with fields that no registry has",
+            expected: "its texts",
+            run: || {
+                let body = r#"{"fault":{"faultstring":"Rate limit policy refused team","detail":{"errorcode":"policies.Refused"}}}"#;
+                Box::pin(pushed(403, body, Reason::AuthenticationFailed, &["Rate limit policy refused team", "policies.Refused"]))
+            },
+        },
+        Case {
             report: "ECMA-48 section 5.4",
             input: "a message with escape sequences, a bidirectional override and 100,000 characters",
             expected: "one bounded line without them",
@@ -111,7 +187,7 @@ fn client(host: &str) -> Registry {
 }
 
 /// The failure of putting a manifest where that is answered so, the same at two tries.
-async fn put(status: u16, body: impl Into<String>) -> Fault {
+async fn put(status: u16, body: impl Into<Bytes>) -> Fault {
     let body = body.into();
     let server = Scripted::start(move |_: &Seen| reply(status, &[], body.clone())).await;
     let config = Descriptor::new(media_type::OCI_CONFIG, Digest::of(b"{}"), 2);
@@ -135,6 +211,36 @@ async fn pushed(status: u16, body: &'static str, reason: Reason, said: &'static 
     assert_ne!(fault.disposition, Disposition::Stalled, "{fault}");
     for said in said {
         assert!(fault.message.contains(said), "{fault}");
+    }
+}
+
+async fn a_quota_of_requests() {
+    let body = r#"{"errors":[{"code":"DENIED","message":"Quota exceeded for quota metric 'Requests per project per user per minute'"}]}"#;
+    let fault = put(403, body).await;
+    assert!(fault.message.contains("Requests per project"), "{fault}");
+    assert!(!fault.message.contains("free space"), "{fault}");
+}
+
+async fn compressed() {
+    let mut packed = GzEncoder::new(Vec::new(), flate2::Compression::default());
+    packed
+        .write_all(br#"{"errors":[{"code":"DENIED","message":"the project is archived"}]}"#)
+        .unwrap();
+    let fault = put(403, packed.finish().unwrap()).await;
+    assert!(
+        fault.message.contains("403 DENIED: the project is archived;"),
+        "{fault}"
+    );
+}
+
+async fn more_than_one_answer() {
+    let error = r#"{"errors":[{"code":"DENIED","message":"the project is \u0061rchived"#;
+    for body in [
+        format!("{error}{}\"}}]}}", " x".repeat(50_000)),
+        format!("{error}\"}}]}}\n{{\"errors\":[{{\"code\":\"UNKNOWN\"}}]}}"),
+    ] {
+        let fault = put(403, body).await;
+        assert!(fault.message.contains("403 DENIED: the project is archived"), "{fault}");
     }
 }
 

@@ -3,6 +3,7 @@
 //! A [`Case`] names the report, the input and the expected result. It runs against a real registry, or against a small
 //! server that shows the reported behaviour where no real registry can be made to show it.
 
+mod answers;
 mod certificates;
 mod challenges;
 mod columns;
@@ -16,6 +17,7 @@ mod folder;
 mod objects;
 mod optional;
 mod platforms;
+mod pull_secrets;
 mod redirects;
 mod references;
 mod referrer_lists;

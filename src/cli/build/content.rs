@@ -20,7 +20,8 @@ impl Build {
         display: &Display,
         report: &mut Report,
     ) -> anyhow::Result<()> {
-        let access = &Access::new(&self.authorities, &self.limits, self.idle(object)).await?;
+        let access = Access::new(&self.authorities, &self.limits, self.idle(object)).await?;
+        let access = &self.trusting(access, &object.spec, given, target, display)?;
         let spec = &self.followed(&object.spec, given, target, access).await?;
         report.version = spec.version.clone();
         let address = spec.registry.address.clone().unwrap_or_else(|| target.address());

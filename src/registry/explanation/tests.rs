@@ -81,9 +81,70 @@ fn errors_of_every_form_are_read() {
         "7",
         r#"{"errors":[{}]}"#,
         r#"{"errors":[{"code":"#,
+        r#"{"errors":[{"code":7,"message":"#,
+        r#"{"request":{"id":"a","time":"b"}}"#,
         "\u{0}\u{1}",
     ] {
         assert_eq!(text(nothing), "", "{nothing}");
+    }
+}
+
+#[test]
+fn what_is_broken_or_packed_is_read_as_far_as_it_goes() {
+    for (body, said) in [
+        (
+            r#"{"errors":[{"code":"DENIED","message":"no \"way\", by far"#,
+            "DENIED: no \"way\", by far",
+        ),
+        (r#"{"message":"cut in an escape \u00"#, "cut in an escape"),
+        (r#"{"message":"cut after a stroke \"#, "cut after a stroke"),
+        ("{\"message\":\"said\"}\n{\"message\":\"more\"}", "said"),
+        ("[ERROR] disk", "[ERROR] disk"),
+        ("404 page not found", "404 page not found"),
+        (r#"{"errors":{"tag":["is protected"]}}"#, "is protected"),
+        (
+            r#"{"status":"error","data":{"why":"archived"}}"#,
+            "why archived, status error",
+        ),
+    ] {
+        assert_eq!(text(body), said, "{body}");
+    }
+    let latin = Explanation::read(b"acc\xe8s refus\xe9 au projet").text;
+    assert_eq!(latin, "acc\u{fffd}s refus\u{fffd} au projet");
+    assert_eq!(Explanation::read(&[0xff, 0xfe, b'a', 0x80]).text, "");
+    let packed = |content: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, content).unwrap();
+        encoder.finish().unwrap()
+    };
+    assert_eq!(Explanation::read(&packed(br#"{"message":"said"}"#)).text, "said");
+    let much = packed(&vec![b' '; 1 << 22]);
+    assert_eq!(inflated(&much, 1000).0.len(), 1000);
+    assert!(!inflated(&much, 1000).1);
+    assert!(!inflated(&packed(b"said")[..12], 1000).1);
+}
+
+#[test]
+fn room_is_told_from_requests() {
+    let says = |body: &str| Explanation::read(body.as_bytes()).says();
+    for full in [
+        "XMinioStorageFull: minimum free drive threshold",
+        "write: ENOSPC",
+        "quota reached",
+        "disk quota exceeded",
+    ] {
+        assert_eq!(says(full), Some(Says::NoSpace), "{full}");
+    }
+    assert_eq!(
+        says("Repository does not allow updating assets: a"),
+        Some(Says::Immutable)
+    );
+    for other in [
+        "Quota exceeded for quota metric 'Requests'",
+        "exceeded 100 requests per minute",
+        "no way",
+    ] {
+        assert_eq!(says(other), None, "{other}");
     }
 }
 

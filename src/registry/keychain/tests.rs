@@ -252,3 +252,20 @@ fn errors_tell_no_secret() {
     );
     assert!(!shown.contains("hunter2"));
 }
+
+#[test]
+fn what_is_pushed_may_be_found_by_the_host_alone() {
+    let pushing = |auths: &str, host: &str, prefix: &str| {
+        let keychain = Keychain::parse(format!(r#"{{"auths":{{{auths}}}}}"#).as_bytes()).unwrap();
+        keychain.for_pushing(host, prefix).map(|found| found.username)
+    };
+    let (one, other) = (
+        r#""r:5000/team":{"username":"team","password":"p"}"#,
+        r#""r:5000/other":{"username":"other","password":"p"}"#,
+    );
+    let both = format!("{one},{other}");
+    assert_eq!(pushing(one, "r:5000", "").as_deref(), Some("team"));
+    assert_eq!(pushing(one, "r:5001", ""), None);
+    assert_eq!(pushing(&both, "r:5000", "other/x").as_deref(), Some("other"));
+    assert_eq!(pushing(&both, "r:5000", ""), None, "which of them nobody knows");
+}

@@ -253,7 +253,7 @@ impl<E> Upload<'_, '_, E> {
         };
         self.session.committed();
         self.remember();
-        if let Some(stored) = answered_digest(answer)? {
+        if let Some(stored) = answered_digest(answer) {
             same_digest(&answer.label, found.as_str(), &stored)?;
         }
         Ok((found.clone(), length))
@@ -311,7 +311,13 @@ impl<E> Upload<'_, '_, E> {
                 pause = backoff(self.broken + 1);
             }
             Kind::TimedOut | Kind::Unavailable => pause = backoff(self.broken + 1),
-            _ => return Err(error.into()),
+            _ => {
+                // Somebody else may have stored the same meanwhile, which some do not let be stored twice.
+                return match commits {
+                    true => self.standing().await.map(Some).ok_or_else(|| error.into()),
+                    false => Err(error.into()),
+                };
+            }
         }
         match error.kind() {
             _ if smaller => {}
@@ -364,13 +370,18 @@ impl<E> Upload<'_, '_, E> {
         }
     }
 
+    /// What was to be stored, if all of it was found right and it stands in the registry.
+    async fn standing(&mut self) -> Option<Stored> {
+        let verified = self.feed.verified();
+        let (digest, length) = verified.map(|(digest, length)| (digest.clone(), length))?;
+        let standing = self.repository.head_blob_within_turn(&digest).await.ok().flatten();
+        (standing == Some(length)).then_some((digest, length))
+    }
+
     /// Begins again, unless the blob stands: the answer that said so may be what was lost.
     async fn anew(&mut self, error: Error) -> Result<Option<Stored>, UploadError<E>> {
-        let whole = self.feed.verified().map(|(digest, length)| (digest.clone(), length));
-        if let Some((digest, length)) = whole
-            && self.repository.head_blob_within_turn(&digest).await.ok().flatten() == Some(length)
-        {
-            return Ok(Some((digest, length)));
+        if let Some(stored) = self.standing().await {
+            return Ok(Some(stored));
         }
         if !self.feed.seek(0) {
             return Err(match error.kind() {

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use crate::oci::Digest;
-use crate::registry::client::{Answer, Call, Registry};
+use crate::registry::client::{Answer, Call, Registry, text_of};
 use crate::registry::error::{Error, Kind};
 use crate::registry::repository::Repository;
 use crate::registry::token::Scope;
@@ -35,7 +35,8 @@ impl Session {
             .within_turn();
         let repository = repository.clone();
         to_its_end(async move {
-            let answer = repository.registry().expect(&call, &[202]).await?;
+            // Docker's client takes any success for it.
+            let answer = repository.registry().expect(&call, &[200, 201, 202, 204]).await?;
             Self::begun(&repository, &call, &answer)
         })
         .await
@@ -164,8 +165,7 @@ async fn try_cancel(registry: &Registry, mut url: Url, scope: &Scope) -> Result<
             }
             // It has other bytes than the address says; its status has the right one.
             let response = ask(Method::GET, &url).await?;
-            let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-            let known = registry.follow(label, &url, location)?;
+            let known = registry.follow(label, &url, text_of(response.headers(), LOCATION))?;
             Ok((StatusCode::RANGE_NOT_SATISFIABLE, Some(known)))
         };
         match asked.await {

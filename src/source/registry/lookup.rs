@@ -78,7 +78,8 @@ impl Lookup {
     async fn listed(&self, digest: &Digest) -> Result<Option<Document>, Fault> {
         match self.repository.manifest(digest.as_str()).await {
             Ok(document) => Ok(document),
-            Err(error) if is_no_manifest(&error) => Ok(None),
+            // The index was read there by the same right, so what is refused is not there.
+            Err(error) if is_no_manifest(&error) || error.may_mean_absent() => Ok(None),
             Err(error) => Err(error.reading(&self.name)),
         }
     }

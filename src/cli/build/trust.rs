@@ -1,0 +1,46 @@
+//! The certificates that an object names by Secrets, which stand beside it in its file.
+
+use super::{Build, Target};
+use crate::api::v1alpha1::JackalPackageSpec;
+use crate::cli::Unusable;
+use crate::cli::access::Access;
+use crate::cli::package_file::Given;
+use crate::cli::progress::Display;
+use crate::registry::Trust;
+
+impl Build {
+    /// `access`, which trusts what `spec` says of single hosts besides: of its sources, and of the destination. A Secret
+    /// that does not stand in the file is said to be missing, and is left out: the host may be trusted all the same.
+    pub(super) fn trusting(
+        &self,
+        mut access: Access,
+        spec: &JackalPackageSpec,
+        given: &Given,
+        target: &Target,
+        display: &Display,
+    ) -> Result<Access, Unusable> {
+        let sources = spec.source_registries.iter().map(|source| {
+            let field = format!("sourceRegistries[] of {}", source.host);
+            (source.host.as_str(), &source.cert_secret_ref.name, field)
+        });
+        let destination = match target {
+            Target::Registry { host, .. } => spec.registry.cert_secret_ref.as_ref().map(|name| {
+                let field = "registry.certSecretRef".to_owned();
+                (host.as_str(), &name.name, field)
+            }),
+            Target::Layout(_) | Target::Nowhere => None,
+        };
+        for (host, name, field) in sources.chain(destination) {
+            if !given.has_secret(name) {
+                display.warn(format_args!(
+                    "the Secret {name} of {field} is not in the file, so nothing of it is trusted; add it as a further document, or give the CA by --ca-file"
+                ));
+                continue;
+            }
+            let trust = Trust::of_secret(|entry| given.secret(name, entry));
+            let trust = trust.map_err(|reason| Unusable(format!("the Secret {name} of {field} {reason}")))?;
+            access = access.trusting(host, trust);
+        }
+        Ok(access)
+    }
+}

@@ -1,0 +1,210 @@
+//! Credentials of Secrets as the kubelet reads them, and what is said of those that cannot be used.
+
+use jackal_operator::api::v1alpha1::JackalImage;
+use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
+use serde_json::{Value, json};
+
+use super::command::Shell;
+use super::credentials::{registry, right, wrong};
+use super::{Case, check, on_one_thread};
+use crate::support::cluster::{Cluster, condition};
+use crate::support::faulty::{Scripted, Seen, reply};
+use crate::support::objects::{lone, registry_at};
+use crate::support::registry::TestRegistry;
+
+/// Brings `team/app:1` of a registry that wants a login as a JackalImage does whose spec has `more`, with the objects that
+/// `secrets` makes of the registry's host. What its Ready condition says in the end.
+async fn brought(secrets: impl FnOnce(&str) -> Vec<Value>, more: &str) -> (String, String) {
+    brought_from(registry(true).await, secrets, more).await
+}
+
+/// The same from `source`.
+async fn brought_from(source: TestRegistry, secrets: impl FnOnce(&str) -> Vec<Value>, more: &str) -> (String, String) {
+    let (destination, cluster) = (registry(false).await, Cluster::new().await);
+    for secret in secrets(&source.host) {
+        cluster.apply(&secret.to_string());
+    }
+    let spec = format!("{}\n  {more}", registry_at(&destination.host));
+    cluster.apply(&lone("app", &format!("{}/team/app:1", source.host), &spec));
+    let _controller = cluster.controller(&["--insecure-registry", &source.host]);
+    let settled = |image: &JackalImage| {
+        let ready = condition(&image.status.as_ref()?.conditions, "Ready")?;
+        (ready.reason != "Transferring" && ready.status != "Unknown").then_some(())
+    };
+    let image = cluster.image_where("app", "settled", settled).await;
+    let conditions = image.status.expect("a status").conditions;
+    let ready = condition(&conditions, "Ready").expect("a condition");
+    (ready.status.clone(), ready.message.clone())
+}
+
+fn secret(name: &str, kind: &str, key: &str, content: &Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name },
+        "type": format!("kubernetes.io/{kind}"), "stringData": { key: content.to_string() },
+    })
+}
+
+fn config(name: &str, auths: Value) -> Value {
+    secret(
+        name,
+        "dockerconfigjson",
+        ".dockerconfigjson",
+        &json!({ "auths": auths }),
+    )
+}
+
+const ONE: &str = "imagePullSecrets: [{name: a}]";
+const SEVERAL: &str = "imagePullSecrets: [{name: a}, {name: b}, {name: c}]";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_are_read_as_the_kubelet_reads_them() {
+    check(&[
+        Case {
+            report: "enix/kube-image-keeper#237",
+            input: "several Secrets for one host, of which the last is accepted",
+            expected: "they are tried in turn",
+            run: || {
+                on_one_thread(|| async {
+                    let secrets = |host: &str| {
+                        vec![
+                            config("a", json!({ host: wrong() })),
+                            config("b", json!({ format!("https://{host}/v1/"): wrong() })),
+                            config("c", json!({ host: right() })),
+                        ]
+                    };
+                    let (status, message) = brought(secrets, SEVERAL).await;
+                    assert_eq!(status, "True", "{message}");
+                })
+            },
+        },
+        Case {
+            report: "estahn/k8s-image-swapper#127",
+            input: "`*` in the host",
+            expected: "it stands for any characters of its part",
+            run: || {
+                on_one_thread(|| async {
+                    let secrets = |host: &str| vec![config("a", json!({ host.replacen("0.0", "*.*", 1): right() }))];
+                    let (status, message) = brought(secrets, ONE).await;
+                    assert_eq!(status, "True", "{message}");
+                })
+            },
+        },
+        Case {
+            report: "aquasecurity/starboard#569",
+            input: "a Secret of the type kubernetes.io/dockercfg",
+            expected: "its credentials are used",
+            run: || {
+                on_one_thread(|| async {
+                    let secrets = |host: &str| vec![secret("a", "dockercfg", ".dockercfg", &json!({ host: right() }))];
+                    let (status, message) = brought(secrets, ONE).await;
+                    assert_eq!(status, "True", "{message}");
+                })
+            },
+        },
+        Case {
+            report: "kubernetes/kubernetes#12736",
+            input: "imagePullSecrets of which none exists, or one that holds no credentials, and a registry that asks for none",
+            expected: "the image is brought",
+            run: || {
+                on_one_thread(|| async {
+                    let opaque = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "b" } });
+                    for secrets in [Vec::new(), vec![opaque]] {
+                        let (status, message) = brought_from(registry(false).await, |_| secrets, SEVERAL).await;
+                        assert_eq!(status, "True", "{message}");
+                    }
+                })
+            },
+        },
+        Case {
+            report: "kubernetes/kubernetes#12736",
+            input: "a ServiceAccount with a Secret that does not exist beside one with the right credentials",
+            expected: "the image is brought",
+            run: || {
+                on_one_thread(|| async {
+                    let objects = |host: &str| {
+                        let account = json!({
+                            "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "builder" },
+                            "imagePullSecrets": [{ "name": "gone" }, { "name": "a" }],
+                        });
+                        vec![account, config("a", json!({ host: right() }))]
+                    };
+                    let (status, message) = brought(objects, "serviceAccountName: builder").await;
+                    assert_eq!(status, "True", "{message}");
+                })
+            },
+        },
+        Case {
+            report: "kubernetes/website#48718",
+            input: "a Secret that does not exist, and a registry that asks for credentials",
+            expected: "the message names the Secret, and says what the registry answered",
+            run: || {
+                on_one_thread(|| async {
+                    let secrets = |host: &str| vec![config("a", json!({ host: wrong() }))];
+                    let (status, message) = brought(secrets, SEVERAL).await;
+                    assert_eq!(status, "False");
+                    for said in ["/b does not exist: create it", "/c does not exist", "the registry answered 401"] {
+                        assert!(message.contains(said), "{message}");
+                    }
+                })
+            },
+        },
+        Case {
+            report: "kubernetes/kubernetes pkg/credentialprovider",
+            input: "`auths` is null in every Secret",
+            expected: "anonymous: the message names imagePullSecrets and no flag or file",
+            run: || {
+                on_one_thread(|| async {
+                    let (status, message) = brought(|_| vec![config("a", Value::Null)], ONE).await;
+                    assert_eq!(status, "False");
+                    assert!(
+                        message.contains("in the Secret that imagePullSecrets names"),
+                        "{message}"
+                    );
+                    for means in ["docker login", "config.json", "--"] {
+                        assert!(!message.contains(means), "{message}");
+                    }
+                })
+            },
+        },
+    ])
+    .await;
+}
+
+/// A registry that gives its one image to who has a token, which its token service exchanges an identity token for.
+async fn with_identity_tokens() -> Scripted {
+    let config = Descriptor::new(media_type::OCI_CONFIG, Digest::of(b"{}"), 2);
+    let layer = Descriptor::new(media_type::OCI_LAYER, Digest::of(b"x"), 1);
+    let image = Document::of_manifest(Manifest::new(config, vec![layer])).expect("a manifest");
+    Scripted::start(move |seen: &Seen| {
+        let host = &seen.headers["host"];
+        let challenge = format!(r#"Bearer realm="http://{host}/token",service="s""#);
+        match seen.headers.get("authorization").map(String::as_str) {
+            _ if seen.path == "/token" => reply(200, &[], r#"{"access_token":"t"}"#),
+            Some("Bearer t") if seen.path.contains("/manifests/1") => {
+                reply(200, &[("content-type", media_type::OCI_MANIFEST)], image.raw.to_vec())
+            }
+            Some("Bearer t") => reply(404, &[], ""),
+            _ => reply(401, &[("www-authenticate", challenge.as_str())], ""),
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn syft_is_not_started_with_what_it_cannot_use() {
+    let server = with_identity_tokens().await;
+    let auths = json!({ "auths": { &*server.host: { "identitytoken": "refresh" } } });
+    let shell = Shell::new()
+        .file(".docker/config.json", auths.to_string())
+        .program("syft", "touch started; exit 1");
+    let syft = shell.path("bin/syft");
+    let image = format!("{}/a:1", server.host);
+    let ended = shell
+        .run(&["sbom", &image, "--insecure", "--syft", syft.to_str().expect("text")])
+        .await;
+    ended.failed(
+        1,
+        &["syft takes no identity token", &server.host, "docker login --username"],
+    );
+    assert!(!shell.path("started").exists());
+}
