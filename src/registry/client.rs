@@ -16,6 +16,7 @@ use super::error::{Error, Kind, clean, is_temporary};
 use super::origin::Origin;
 use super::patience::{Patience, retry_after};
 use super::referrers::ReferrersApi;
+use super::refusal::Refusals;
 use super::token::{Proof, Scope, Tokens};
 use super::upload::Pace;
 use super::{Repository, tls};
@@ -45,6 +46,7 @@ struct Inner {
     patience: Patience,
     pace: Pace,
     referrers_api: ReferrersApi,
+    refusals: Refusals,
 }
 
 /// A request without a streamed body.
@@ -152,6 +154,7 @@ impl Registry {
             patience: Patience::new(endpoint.rate),
             pace: Pace::default(),
             referrers_api: ReferrersApi::default(),
+            refusals: Refusals::default(),
             endpoint,
             origin,
             http,
@@ -202,6 +205,11 @@ impl Registry {
 
     pub(super) fn referrers_api(&self) -> &ReferrersApi {
         &self.0.referrers_api
+    }
+
+    /// What is known of its refusals.
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.0.refusals
     }
 
     /// `/v2/<repository>/<rest>`; the parts are escaped.

@@ -106,7 +106,8 @@ impl ImageSource for RegistrySource {
 
     async fn tagged(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
         let lookup = self.lookup(reference);
-        let found = lookup.repository.head_manifest(tag).await;
+        let looked = lookup.repository.head_manifest(tag).await;
+        let found = lookup.repository.if_any(tag, looked).await;
         let found = found.map_err(|error| error.reading(&lookup.name))?;
         Ok(found.map(|descriptor| descriptor.digest))
     }
