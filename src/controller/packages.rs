@@ -29,7 +29,7 @@ use super::following::{Effective, Followable, Following};
 use super::leader_tally::LeaderTally;
 use super::lease::{LAPSE, Leadership};
 use super::publication::{self, Publication};
-use super::tally::{Verification, count, failures, rows, written};
+use super::tally::{Verification, brought, count, failures, rows, written};
 use super::undecodable;
 use crate::api::v1alpha1::{
     Conditions, DeletionPolicy, JackalImage, JackalPackage, JackalPackageStatus, PackagedImage, READY, requested_at,
@@ -265,7 +265,7 @@ impl Packages {
             if self.stands(package, &rows) && images.iter().all(stands) {
                 return Ok(None);
             }
-            let message = format!("{} of {} images are in the registry", counts.ready, counts.total);
+            let message = brought(&counts);
             self.write(package, &rows, &images, |conditions, generation, now| {
                 conditions.progressing(generation, "Transferring", &message, now);
             })
