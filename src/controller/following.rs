@@ -43,6 +43,8 @@ pub(super) struct Effective {
 }
 
 /// Whether a package can be built.
+// Few of them live at once.
+#[allow(clippy::large_enum_variant)]
 pub(super) enum Followable {
     Now(Effective),
     /// Not before another look, after that time where it does not come by itself.
