@@ -25,14 +25,14 @@ use super::authorities::AuthorityFlags;
 use super::cluster::duration;
 use super::engine::EngineFlags;
 use super::limits::LimitFlags;
-use super::package_file::{Given, Object};
+use super::package_file::{Given, Kind, Object};
 use super::progress::{Display, Output, bytes};
 use super::sbom::SbomFlags;
 use super::{UNUSABLE, Unusable, examples, key, package_file, print};
 use crate::api::v1alpha1::JackalPackageSpec;
 use crate::fault::Fault;
 use crate::oci::same_host;
-use crate::package::PlannedImage;
+use crate::package::{self, Names, PlannedImage};
 use crate::signing::SigningKey;
 use crate::transfer::{Standing, Transfer};
 
@@ -99,6 +99,12 @@ pub(super) struct Build {
     key: Option<PathBuf>,
 }
 
+/// The path that everything of an object is put under.
+fn prefix(target: &Target, spec: &JackalPackageSpec) -> String {
+    let prefix = target.prefix().or(spec.registry.repository_prefix.clone());
+    prefix.unwrap_or_default()
+}
+
 impl Build {
     pub(super) async fn run(self, stop: CancellationToken) -> ExitCode {
         let display = Display::new(self.output, self.quiet);
@@ -157,12 +163,18 @@ impl Build {
             false => Target::parse(self.to.as_deref().unwrap_or_default())?,
         };
         let several = file.objects.len() > 1;
+        let mut names = Names::default();
+        for object in file.objects.iter().filter(|object| object.kind == Kind::Package) {
+            let repository = package::repository(&prefix(&target, &object.spec), &object.name);
+            names.add_artifact(&object.shown(), &repository, &object.spec);
+        }
         for object in &file.objects {
             let report = reports.begin(object, several);
             if let Target::Layout(directory) = &target {
                 report.layout = Some(directory.display().to_string());
             }
-            if let Err(error) = self.object(object, &file.given, &target, display, report).await {
+            let built = self.object(object, &file.given, (&target, &mut names), display, report);
+            if let Err(error) = built.await {
                 report.fail(error.into(), display);
             }
         }

@@ -2,15 +2,18 @@
 //!
 //! Two packages of one name and version write entries of one index, which are one tag to each architecture. An image is
 //! written under the tag that names it and, with the names of Jackal and Zarf, under a plain one, which it can do
-//! without. Objects that ask for the same image write the same and are no rivals.
+//! without. Objects that ask for the same image write the same and are no rivals. One that cannot have the tag that names
+//! it writes nothing, and keeps nobody from its other tag.
 //!
 //! What is decided follows from specs, metadata and the operator's own configuration. Only the version of a package that
-//! follows an image is read from its status.
+//! follows an image, the tag that a policy chose, and what `naming: Auto` came to are read from statuses.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::core::DeserializeGuard;
@@ -19,7 +22,7 @@ use crate::api::v1alpha1::{JackalImage, JackalImageSpec, JackalPackage, Registry
 use crate::fault::{Fault, Reason};
 use crate::oci::{Compression, Location, same_host};
 use crate::package::{ImageRequest, listed};
-use crate::worker::{Defaults, Home, Place, Site, last_part, name_of, with_tag};
+use crate::worker::{Defaults, Home, Site, last_part, name_of, with_tag};
 
 /// Every package and image that this process has seen.
 pub(super) struct Known {
@@ -29,12 +32,12 @@ pub(super) struct Known {
 
 /// An object that writes tags.
 #[derive(Clone, Copy)]
-enum Writer<'a> {
+pub(super) enum Writer<'a> {
     Package(&'a JackalPackage),
     Image(&'a JackalImage),
 }
 
-/// What an object writes.
+/// Where an object writes.
 struct Written {
     site: Site,
     repository: String,
@@ -42,19 +45,59 @@ struct Written {
     tags: Vec<String>,
 }
 
-/// The older of two objects has what both want: by creation, then by name.
-type Age = (Option<Timestamp>, Option<String>, String);
+/// What decides the content that an object writes.
+#[derive(PartialEq, Eq)]
+enum Content<'a> {
+    /// An entry of an index that others of other architectures share.
+    Package {
+        uid: Option<&'a str>,
+        architecture: &'a str,
+    },
+    Image {
+        controller: Option<&'a str>,
+        /// Only what a docker engine keeps unpacked is compressed here.
+        request: Option<(ImageRequest, Option<Compression>)>,
+    },
+}
 
-fn age(object: &impl kube::ResourceExt) -> Age {
-    let created = object.meta().creation_timestamp.as_ref().map(|time| time.0);
-    (created, object.namespace(), object.name_any())
+/// The older of two objects has what both want: by creation, then by name, a package before an image.
+type Age = (Option<Timestamp>, Option<String>, String, bool);
+
+impl<'a> From<&'a JackalPackage> for Writer<'a> {
+    fn from(package: &'a JackalPackage) -> Self {
+        Self::Package(package)
+    }
+}
+
+impl<'a> From<&'a JackalImage> for Writer<'a> {
+    fn from(image: &'a JackalImage) -> Self {
+        Self::Image(image)
+    }
 }
 
 impl<'a> Writer<'a> {
-    fn age(self) -> Age {
+    fn metadata(self) -> &'a ObjectMeta {
         match self {
-            Self::Package(package) => age(package),
-            Self::Image(image) => age(image),
+            Self::Package(package) => &package.metadata,
+            Self::Image(image) => &image.metadata,
+        }
+    }
+
+    fn age(self) -> Age {
+        let metadata = self.metadata();
+        (
+            metadata.creation_timestamp.as_ref().map(|time| time.0),
+            metadata.namespace.clone(),
+            metadata.name.clone().unwrap_or_default(),
+            matches!(self, Self::Image(_)),
+        )
+    }
+
+    /// The last part of the repository that it writes to, which no prefix changes.
+    fn last_part(self) -> &'a str {
+        match self {
+            Self::Package(package) => package.metadata.name.as_deref().unwrap_or_default(),
+            Self::Image(image) => last_part(&image.spec.image),
         }
     }
 
@@ -62,6 +105,89 @@ impl<'a> Writer<'a> {
         match self {
             Self::Package(package) => Written::of_package(package, defaults, home),
             Self::Image(image) => Written::of_image(image, defaults, home),
+        }
+    }
+
+    fn content(self) -> Content<'a> {
+        match self {
+            Self::Package(package) => Content::Package {
+                uid: package.metadata.uid.as_deref(),
+                architecture: package.spec.architecture.as_deref().unwrap_or("amd64"),
+            },
+            Self::Image(image) => {
+                let request = effective(image).and_then(|spec| ImageRequest::of_object(&spec).ok());
+                Content::Image {
+                    controller: controller(image),
+                    request: request.map(|request| {
+                        let compression = (request.source == SourceKind::Docker).then_some(image.spec.compression);
+                        (request, compression)
+                    }),
+                }
+            }
+        }
+    }
+
+    /// All of the object that decides which tags it has, and whether it waits for one.
+    fn state(self) -> impl PartialEq {
+        let metadata = self.metadata();
+        let (tag, naming, conditions) = match self {
+            Self::Package(package) => {
+                let conditions = package.status.as_ref().map(|status| &status.conditions);
+                (version(package), None, conditions)
+            }
+            Self::Image(image) => {
+                let status = image.status.as_ref();
+                let selected = status.and_then(|status| status.selected.as_ref());
+                (
+                    selected.map(|selected| selected.tag.clone()),
+                    status.and_then(|status| status.naming),
+                    status.map(|status| &status.conditions),
+                )
+            }
+        };
+        let reason = Reason::RepositoryConflict.to_string();
+        let conflicts = conditions.is_some_and(|all| all.iter().any(|condition| condition.reason == reason));
+        (
+            (metadata.uid.clone(), metadata.generation),
+            (metadata.deletion_timestamp.is_some(), conflicts),
+            (tag, naming),
+        )
+    }
+}
+
+/// Whether others may have other tags now that an object that was `before` is `now`; none where it does not exist, or
+/// cannot be read.
+pub(super) fn is_news<'a, T>(before: Option<&'a T>, now: Option<&'a T>) -> bool
+where
+    Writer<'a>: From<&'a T>,
+{
+    let same = |(before, now): (&'a T, &'a T)| Writer::from(before).state() == Writer::from(now).state();
+    !before.zip(now).is_some_and(same)
+}
+
+impl Content<'_> {
+    /// Whether the two cannot be under one tag.
+    fn contends(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Package { architecture: one, .. },
+                Self::Package {
+                    architecture: other, ..
+                },
+            ) => one == other,
+            // The images of one package are no rivals of it and of each other: its plan sees to that.
+            (Self::Package { uid, .. }, Self::Image { controller, .. })
+            | (Self::Image { controller, .. }, Self::Package { uid, .. }) => controller.is_none() || controller != uid,
+            (
+                Self::Image {
+                    controller: one,
+                    request,
+                },
+                Self::Image {
+                    controller: other,
+                    request: others,
+                },
+            ) => (one.is_none() || one != other) && request != others,
         }
     }
 }
@@ -125,11 +251,6 @@ impl Written {
         self.site.admits(&self.repository).then_some(self)
     }
 
-    /// Whether both write to one repository.
-    fn meets(&self, other: &Self) -> bool {
-        self.repository == other.repository && self.site.is_beside(&other.site)
-    }
-
     fn conflict(&self, tag: &str, holder: Writer<'_>, advice: &str) -> Fault {
         Fault::conflict(format!(
             "{}/{}:{tag} belongs to {holder}: give this one {advice} or registry.repositoryPrefix, or have the operator run with --repository-policy namespace",
@@ -165,14 +286,12 @@ fn controller(image: &JackalImage) -> Option<&str> {
     controllers.next().map(|owner| owner.uid.as_str())
 }
 
-/// Whether `one` and `other` write different content, perhaps under one tag; where they do is not looked at. The images
-/// of one package are no rivals, its plan sees to that.
+/// Whether `one` and `other` write different content, perhaps under one tag; where they do is not looked at.
 pub(super) fn are_rivals(one: &JackalImage, other: &JackalImage) -> bool {
     last_part(&one.spec.image) == last_part(&other.spec.image)
         && one.uid() != other.uid()
         && other.metadata.deletion_timestamp.is_none()
-        && (controller(one).is_none() || controller(one) != controller(other))
-        && content(one) != content(other)
+        && Writer::Image(one).content().contends(&Writer::Image(other).content())
 }
 
 /// The spec of an image with the tag that its policy chose; none while it chose none.
@@ -185,45 +304,33 @@ fn effective(image: &JackalImage) -> Option<Cow<'_, JackalImageSpec>> {
     }
 }
 
-/// What decides the content that an image's object writes. Only what a docker engine keeps unpacked is compressed here.
-fn content(image: &JackalImage) -> Option<(ImageRequest, Option<Compression>)> {
-    let request = ImageRequest::of_object(&*effective(image)?).ok()?;
-    let compression = (request.source == SourceKind::Docker).then_some(image.spec.compression);
-    Some((request, compression))
+/// An object and those that are older and may have a tag of it, the oldest first.
+pub(super) struct Older<'a> {
+    own: Content<'a>,
+    others: Vec<(Writer<'a>, Content<'a>)>,
 }
 
-/// The older objects that may have a tag of another one, the oldest first, each with whether it writes other content.
-pub(super) struct Older<'a>(Vec<(Writer<'a>, bool)>);
-
 impl<'a> Older<'a> {
-    /// Those than an image.
-    pub fn than_image(image: &JackalImage, known: &'a Known) -> Self {
-        let name = last_part(&image.spec.image);
-        let packages = packages(known, name).map(|package| (Writer::Package(package), true));
-        let images = images(known, name).filter(|other| other.uid() != image.uid());
-        let images = images.map(|other| (Writer::Image(other), are_rivals(image, other)));
-        Self::of(packages.chain(images), &age(image))
-    }
-
-    /// Those than a package, which [`check`] compares with packages.
-    pub fn than_package(package: &JackalPackage, known: &'a Known) -> Self {
-        let (name, uid) = (package.name_any(), package.uid());
-        let packages = packages(known, &name).filter(|other| other.uid() != uid);
-        let packages = packages.map(|other| (Writer::Package(other), false));
-        let images = images(known, &name);
-        let images = images.map(|image| (Writer::Image(image), controller(image) != uid.as_deref()));
-        Self::of(packages.chain(images), &age(package))
-    }
-
-    fn of(writers: impl Iterator<Item = (Writer<'a>, bool)>, age: &Age) -> Self {
-        let mut writers: Vec<_> = writers.filter(|(writer, _)| writer.age() < *age).collect();
-        writers.sort_by_cached_key(|(writer, _)| writer.age());
-        Self(writers)
+    /// Those than `object`, an image or a package.
+    pub fn than(object: impl Into<Writer<'a>>, known: &'a Known) -> Self {
+        let own: Writer<'a> = object.into();
+        let (name, uid, age) = (own.last_part(), own.metadata().uid.as_deref(), own.age());
+        let packages = packages(known, name).map(Writer::Package);
+        let others = packages.chain(images(known, name).map(Writer::Image));
+        let others = others.filter(|other| other.metadata().uid.as_deref() != uid);
+        let mut others: Vec<_> = others.map(|other| (other.age(), other)).collect();
+        others.retain(|(other, _)| *other < age);
+        others.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let with_content = |(_, other): (Age, Writer<'a>)| (other, other.content());
+        Self {
+            own: own.content(),
+            others: others.into_iter().map(with_content).collect(),
+        }
     }
 
     /// Whether none writes other content, as with most objects.
     pub fn agree(&self) -> bool {
-        self.0.iter().all(|(_, differs)| !differs)
+        !self.others.iter().any(|(_, other)| other.contends(&self.own))
     }
 
     /// Who has the plain tag of `image`, if that is somebody else.
@@ -234,16 +341,10 @@ impl<'a> Older<'a> {
         let Some(own) = Written::of_image(image, defaults, home) else {
             return Ok(None);
         };
-        if let Some((tag, holder)) = own
-            .tags
-            .first()
-            .and_then(|tag| Some((tag, self.holder(&own, tag, defaults, home)?)))
-        {
-            return Err(own.conflict(tag, holder, "another tag, naming"));
-        }
-        let plain = own.tags.get(1);
-        let holder = plain.and_then(|plain| self.holder(&own, plain, defaults, home));
-        Ok(holder.map(|holder| holder.to_string()))
+        let holders = self.holders(defaults, home);
+        holders.check_first(&own, &self.own, "another tag, naming")?;
+        let plain = own.tags.get(1).and_then(|plain| holders.of(&own, plain, &self.own));
+        Ok(plain.map(|holder| holder.to_string()))
     }
 
     /// That none of them has the tag of `package`.
@@ -254,23 +355,78 @@ impl<'a> Older<'a> {
         let Some(own) = Written::of_package(package, defaults, home) else {
             return Ok(());
         };
-        let holder = own
-            .tags
-            .first()
-            .and_then(|tag| Some((tag, self.holder(&own, tag, defaults, home)?)));
-        holder.map_or(Ok(()), |(tag, holder)| {
-            Err(own.conflict(tag, holder, "another name, version"))
-        })
+        let holders = self.holders(defaults, home);
+        holders.check_first(&own, &self.own, "another name, version")
     }
 
-    /// Who has `tag`, which is the oldest that writes it, if that writes other content.
-    fn holder(&self, own: &Written, tag: &String, defaults: &Defaults, home: &Home) -> Option<Writer<'a>> {
-        let has = |(writer, _): &&(Writer<'a>, bool)| {
-            let written = writer.written(defaults, home);
-            written.is_some_and(|written| written.meets(own) && written.tags.contains(tag))
-        };
-        let (writer, differs) = self.0.iter().find(has)?;
-        differs.then_some(*writer)
+    /// Which of them have tags: an object without its first one has none.
+    fn holders(&self, defaults: &Defaults, home: &Home) -> Holders<'_> {
+        let mut holders = Holders::default();
+        for (writer, content) in &self.others {
+            let Some(mut written) = writer.written(defaults, home) else {
+                continue;
+            };
+            let first = written.tags.first().cloned();
+            written.tags.retain(|tag| {
+                holders
+                    .of_site(&written.site, (&written.repository, tag), content)
+                    .is_none()
+            });
+            if written.tags.first() == first.as_ref() {
+                holders.add(*writer, content, written);
+            }
+        }
+        holders
+    }
+}
+
+/// Who has which tag.
+#[derive(Default)]
+struct Holders<'a> {
+    all: Vec<(Writer<'a>, &'a Content<'a>, Site)>,
+    /// Those of each repository and tag, the oldest first.
+    by_tag: HashMap<(String, String), Vec<usize>>,
+}
+
+impl<'a> Holders<'a> {
+    /// The oldest that has `tag` of `written`, of those that cannot have it together with `content`.
+    fn of(&self, written: &Written, tag: &str, content: &Content<'_>) -> Option<Writer<'a>> {
+        self.of_site(&written.site, (&written.repository, tag), content)
+    }
+
+    fn of_site(&self, site: &Site, (repository, tag): (&str, &str), content: &Content<'_>) -> Option<Writer<'a>> {
+        let holders = self.by_tag.get(&(repository.to_owned(), tag.to_owned()))?;
+        let mut holders = holders.iter().filter_map(|at| self.all.get(*at));
+        let contends =
+            |(_, other, beside): &&(Writer<'a>, &Content<'a>, Site)| other.contends(content) && beside.is_beside(site);
+        holders.find(contends).map(|(writer, ..)| *writer)
+    }
+
+    fn add(&mut self, writer: Writer<'a>, content: &'a Content<'a>, written: Written) {
+        let Written { site, repository, tags } = written;
+        let at = self.all.len();
+        for tag in tags {
+            let holders = self.by_tag.entry((repository.clone(), tag)).or_default();
+            // Who writes the same in the same place says nothing new.
+            let all = &self.all;
+            let known = |at: &usize| {
+                all.get(*at)
+                    .is_some_and(|(_, other, known)| *other == content && *known == site)
+            };
+            if !holders.iter().any(known) {
+                holders.push(at);
+            }
+        }
+        self.all.push((writer, content, site));
+    }
+
+    /// That nobody else has the first tag of `own`, an object of that content; `advice` is what to give it instead.
+    fn check_first(&self, own: &Written, content: &Content<'_>, advice: &str) -> Result<(), Fault> {
+        let first = own.tags.first();
+        match first.and_then(|tag| Some((tag, self.of(own, tag, content)?))) {
+            Some((tag, holder)) => Err(own.conflict(tag, holder, advice)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -306,73 +462,10 @@ pub(super) fn claims(
     named && written.repository == reference.repository() && written.site.is_beside(site)
 }
 
-/// Where an artifact stands: registry, repository, tag, and its entry in the index under that tag.
-#[derive(Debug, PartialEq, Eq)]
-struct Artifact {
-    /// None where it is not known what the operator's own registry is called.
-    address: Option<String>,
-    repository: String,
-    version: String,
-    architecture: String,
-}
-
-impl Artifact {
-    fn of(package: &JackalPackage, defaults: &Defaults, home: Option<&str>) -> Self {
-        let spec = &package.spec;
-        let own = spec.registry.address.as_deref();
-        let namespace = package.namespace().unwrap_or_default();
-        Self {
-            address: own.or(home).map(str::to_ascii_lowercase),
-            repository: crate::package::repository(
-                &defaults.prefix(&namespace, &spec.registry, own.is_none() || own == home),
-                &package.name_any(),
-            ),
-            // Of one that follows an image, what it wrote last.
-            version: self::version(package).unwrap_or_default(),
-            architecture: spec.architecture.clone().unwrap_or_else(|| "amd64".to_owned()),
-        }
-    }
-}
-
-/// That no older package writes what `package`, whose registry is `place`, writes.
-pub(super) fn check<'a>(
-    package: &JackalPackage,
-    others: impl IntoIterator<Item = &'a JackalPackage>,
-    defaults: &Defaults,
-    place: &Place,
-) -> Result<(), Fault> {
-    let home = match &package.spec.registry.address {
-        None => Some(place.address.as_str()),
-        Some(_) => defaults.registry.address.as_deref(),
-    };
-    let own = Artifact::of(package, defaults, home);
-    let mine = age(package);
-    let older = |other: &&JackalPackage| {
-        other.name_any() == package.name_any() && age(*other) < mine && Artifact::of(other, defaults, home) == own
-    };
-    let Some(holder) = others.into_iter().filter(older).min_by_key(|other| age(*other)) else {
-        return Ok(());
-    };
-    Err(Fault::conflict(format!(
-        "{}/{}:{} belongs to the older package {}: give this one another name, version or registry.repositoryPrefix, or have the operator run with --repository-policy namespace",
-        place.address,
-        own.repository,
-        own.version,
-        name_of(holder)
-    )))
-}
-
-/// Whether `package` waits for another object to leave its tag, and may have it when the one of the uid `gone`, which
-/// writes below `name`, changed or went.
-pub(super) fn waits(package: &JackalPackage, name: &str, gone: Option<&str>) -> bool {
-    let reason = Reason::RepositoryConflict.to_string();
-    package.name_any() == name
-        && package.uid().as_deref() != gone
-        && package
-            .status
-            .iter()
-            .flat_map(|status| &status.conditions)
-            .any(|condition| condition.reason == reason)
+/// Whether `package` may have, or lose, its tag when the object of the uid `changed`, which writes below `name`, changed
+/// or went.
+pub(super) fn concerns(package: &JackalPackage, name: &str, changed: Option<&str>) -> bool {
+    package.metadata.name.as_deref() == Some(name) && package.uid().as_deref() != changed
 }
 
 #[cfg(test)]

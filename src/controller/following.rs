@@ -35,7 +35,7 @@ struct Chosen {
 /// A package as it is to be built now.
 pub(super) struct Effective {
     /// The package, complete.
-    pub package: Arc<JackalPackage>,
+    pub package: JackalPackage,
     /// What was chosen for it.
     pub selections: Arc<Vec<Selection>>,
     /// When the tags are looked at again.
@@ -43,6 +43,8 @@ pub(super) struct Effective {
 }
 
 /// Whether a package can be built.
+// Few of them live at once.
+#[allow(clippy::large_enum_variant)]
 pub(super) enum Followable {
     Now(Effective),
     /// Not before another look, after that time where it does not come by itself.
@@ -114,11 +116,11 @@ fn pinned(package: &JackalPackage, followed: Vec<Followed>) -> Vec<Selection> {
 impl Packages {
     /// The package with the tags that its policies choose. They are chosen by a task of its own, at each interval and at
     /// each request to look; while the package is suspended they stay as they are.
-    pub(super) fn followed(self: &Arc<Self>, package: &Arc<JackalPackage>) -> Result<Followable, Fault> {
+    pub(super) fn followed(self: &Arc<Self>, package: &JackalPackage) -> Result<Followable, Fault> {
         if !package::follows(&package.spec) {
             self.following.forget(&package.uid().unwrap_or_default());
             return Ok(Followable::Now(Effective {
-                package: Arc::clone(package),
+                package: package.clone(),
                 selections: Arc::default(),
                 again: None,
             }));
@@ -155,7 +157,7 @@ impl Packages {
             Decision::Wait(left) => Some(left),
             Decision::Run => {
                 let token = following.memory.begin(&uid, &key, &self.stop);
-                let (packages, package) = (Arc::clone(self), Arc::clone(package));
+                let (packages, package) = (Arc::clone(self), package.clone());
                 self.tasks
                     .spawn(async move { run(&packages, &package, followed, key, token).await });
                 None
@@ -181,12 +183,13 @@ impl Packages {
     }
 }
 
-fn with(package: &Arc<JackalPackage>, selections: Arc<Vec<Selection>>, again: Option<Duration>) -> Option<Effective> {
-    let spec = package::effective(&package.spec, &selections)?;
-    let mut package = JackalPackage::clone(package);
-    package.spec = spec;
+fn with(package: &JackalPackage, selections: Arc<Vec<Selection>>, again: Option<Duration>) -> Option<Effective> {
     Some(Effective {
-        package: Arc::new(package),
+        package: JackalPackage {
+            metadata: package.metadata.clone(),
+            spec: package::effective(&package.spec, &selections)?,
+            status: package.status.clone(),
+        },
         selections,
         again,
     })
@@ -195,7 +198,7 @@ fn with(package: &Arc<JackalPackage>, selections: Arc<Vec<Selection>>, again: Op
 /// Runs the task to its end, or until `token` is cancelled.
 async fn run(
     packages: &Arc<Packages>,
-    package: &Arc<JackalPackage>,
+    package: &JackalPackage,
     followed: Vec<Followed>,
     key: Key,
     token: CancellationToken,
@@ -229,7 +232,7 @@ async fn run(
             if let Some(chosen) = following.chosen().get_mut(&uid) {
                 chosen.selections = Arc::default();
             }
-            let disposition = told(&**package, packages.failed(package, &fault).await, fault.disposition);
+            let disposition = told(package, packages.failed(package, &fault).await, fault.disposition);
             following.memory.failed(&uid, key, disposition, Instant::now());
         }
     }

@@ -160,6 +160,10 @@ impl Duty for RegistryDuty {
         self.seen.plain_tag_owner(&self.client, &self.settings, image).await
     }
 
+    fn is_news(&self, before: Option<&JackalImage>, now: Option<&JackalImage>) -> bool {
+        conflict::is_news(before, now)
+    }
+
     fn concerns(&self, changed: &JackalImage, other: &JackalImage) -> bool {
         self.admits(other) && conflict::are_rivals(other, changed)
     }

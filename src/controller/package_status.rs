@@ -7,7 +7,7 @@ use kube::{Api, ResourceExt as _};
 use tracing::warn;
 
 use super::packages::Packages;
-use super::tally::{Verification, count};
+use super::tally::{Verification, brought, count};
 use crate::api::v1alpha1::{
     Conditions, Counts, JackalImage, JackalPackage, JackalPackageStatus, PackagedImage, READY, SIGNED, VERIFIED,
     requested_at,
@@ -162,7 +162,7 @@ fn note_planned(status: &mut JackalPackageStatus, counts: &Counts, generation: O
         return;
     }
     status.counts = Some(counts.clone());
-    let message = format!("{} of {} images are in the registry", counts.ready, counts.total);
+    let message = brought(counts);
     let mut conditions = Conditions(std::mem::take(&mut status.conditions));
     conditions.progressing(generation, "Transferring", &message, now);
     status.conditions = conditions.0;
@@ -178,7 +178,9 @@ mod tests {
         let mut status = JackalPackageStatus::default();
         note_planned(&mut status, &Counts::new(0, 0, 0), Some(1), now());
         let mut conditions = Conditions(std::mem::take(&mut status.conditions));
-        assert_eq!(conditions.get(READY).unwrap().status, "Unknown");
+        let ready = conditions.get(READY).unwrap();
+        let message = "the package has no images; its artifact is put together";
+        assert_eq!((ready.status.as_str(), ready.message.as_str()), ("Unknown", message));
         conditions.stalled(Some(1), "PolicyDenied", "a host that is not listed", now());
         status.conditions = conditions.0;
 

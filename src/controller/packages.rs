@@ -23,19 +23,19 @@ use tracing::debug;
 
 use super::children::{Children, EarlierNames};
 use super::collection::Postponed;
-use super::conflict;
 use super::finalizers;
 use super::following::{Effective, Followable, Following};
 use super::leader_tally::LeaderTally;
 use super::lease::{LAPSE, Leadership};
 use super::publication::{self, Publication};
-use super::tally::{Verification, count, failures, rows, written};
+use super::tally::{Verification, brought, count, failures, rows, written};
 use super::undecodable;
 use crate::api::v1alpha1::{
     Conditions, DeletionPolicy, JackalImage, JackalPackage, JackalPackageStatus, PackagedImage, READY, requested_at,
 };
 use crate::fault::{Disposition, Fault};
 use crate::fetch::ChartMemory;
+use crate::oci::Naming;
 use crate::package::{Plan, check_images};
 use crate::worker::{
     Decision, Events, Key, Kind, Memory, Place, Registries, Settings, View, lighten, stands, told, until_stopped,
@@ -106,21 +106,19 @@ pub(super) async fn run(
     });
     let api: Api<Guarded> = packages.settings.api(&packages.client);
     let images: Api<DeserializeGuard<JackalImage>> = packages.settings.api(&packages.client);
-    let gone = Arc::clone(&packages);
+    let (gone, freed_by_packages) = (Arc::clone(&packages), Arc::clone(&packages));
     let health = &packages.settings.health;
     let mut listing = health.further_listing("JackalPackages");
     let mut children_listing = health.further_listing("JackalImages");
     let stream = watcher(api, watcher::Config::default())
         .default_backoff()
         .modify(lighten)
+        .inspect(move |event| freed_by_packages.release_of_package(event))
         .reflect(writer)
         .inspect(move |event| {
             listing.note(event);
             if let Ok(Event::Delete(object)) = event {
                 gone.forget(object.uid().as_deref().unwrap_or_default());
-            }
-            if let Ok(Event::Delete(object) | Event::Apply(object)) = event {
-                gone.release(&object.name_any(), object.uid().as_deref());
             }
         })
         .touched_objects();
@@ -158,13 +156,13 @@ async fn reconcile(object: Arc<Guarded>, packages: Arc<Packages>) -> Result<Acti
 /// What the leader does about a package.
 async fn lead(object: &Guarded, packages: &Arc<Packages>) -> Action {
     let package = match &object.0 {
-        Ok(package) => Arc::new(package.clone()),
+        Ok(package) => package,
         Err(invalid) => {
             return undecodable::report::<JackalPackage>(&packages.client, &packages.events, invalid).await;
         }
     };
     let pass = packages.settings.metrics.reconcile(Kind::JackalPackage);
-    let looked = packages.look(&package).await;
+    let looked = packages.look(package).await;
     pass.ended(&looked);
     let fault = match looked {
         Ok(again) => return again.map_or_else(Action::await_change, Action::requeue),
@@ -172,7 +170,7 @@ async fn lead(object: &Guarded, packages: &Arc<Packages>) -> Action {
     };
     // What failed before any task ran: the plan, a Secret, the API server.
     let uid = package.uid().unwrap_or_default();
-    let disposition = told(&*package, packages.failed(&package, &fault).await, fault.disposition);
+    let disposition = told(package, packages.failed(package, &fault).await, fault.disposition);
     // The other object may go while this one is told of it, so nothing is to keep it from the next look.
     if disposition == Disposition::Blocked {
         let interval = packages.settings.interval(package.spec.interval);
@@ -180,15 +178,15 @@ async fn lead(object: &Guarded, packages: &Arc<Packages>) -> Action {
     }
     packages
         .memory
-        .failed(&uid, packages.key(&package, None), disposition, Instant::now());
-    let again = packages.postponed(&package).flatten();
+        .failed(&uid, packages.key(package, None), disposition, Instant::now());
+    let again = packages.postponed(package).flatten();
     again.map_or_else(Action::await_change, Action::requeue)
 }
 
 impl Packages {
     /// Does what is to be done about a package now; gives the time after which it is looked at again, if it is not
     /// woken before.
-    async fn look(self: &Arc<Self>, package: &Arc<JackalPackage>) -> Result<Option<Duration>, Fault> {
+    async fn look(self: &Arc<Self>, package: &JackalPackage) -> Result<Option<Duration>, Fault> {
         let uid = package.uid().unwrap_or_default();
         if package.metadata.deletion_timestamp.is_some() {
             self.memory.cancel(&uid);
@@ -199,12 +197,13 @@ impl Packages {
         if let Some(again) = self.postponed(package) {
             return Ok(again);
         }
-        finalizers::set(&self.client, &**package, FINALIZER, true).await?;
+        finalizers::set(&self.client, package, FINALIZER, true).await?;
         check_images(&package.spec)?;
         match self.followed(package)? {
             Followable::Now(effective) => {
-                let again = self.advance(&effective).await?;
-                Ok(again.into_iter().chain(effective.again).min())
+                let looks = effective.again;
+                let again = self.advance(effective).await?;
+                Ok(again.into_iter().chain(looks).min())
             }
             Followable::Later(again) => {
                 if package.spec.suspend {
@@ -216,19 +215,19 @@ impl Packages {
     }
 
     /// The same for a package that is complete.
-    async fn advance(self: &Arc<Self>, effective: &Effective) -> Result<Option<Duration>, Fault> {
+    async fn advance(self: &Arc<Self>, effective: Effective) -> Result<Option<Duration>, Fault> {
         let Effective {
-            package, selections, ..
+            mut package,
+            selections,
+            ..
         } = effective;
         let uid = package.uid().unwrap_or_default();
         let suspended = package.spec.suspend;
-        let place = self.place(package).await?;
-        let package = &self.named(package, &place).await?;
+        let place = self.place(&package).await?;
+        package.spec.naming = self.naming(&package, &place).await?.into();
+        let package = &Arc::new(package);
         if !suspended {
-            let known = self.known.state();
-            let others = known.iter().filter_map(|other| other.0.as_ref().ok());
-            conflict::check(package, others, &self.settings.defaults, &place)?;
-            self.check_images(package).await?;
+            self.check_tag(package).await?;
         }
         let plan = Plan::of_package(&package.name_any(), &package.spec, &place.address, &place.prefix)?;
         for planned in &plan.images {
@@ -244,7 +243,7 @@ impl Packages {
         let images = children.sync(&plan, known).await?;
         let names = children.earlier_names(&plan, &images);
         self.swept().insert(uid.clone(), (generation, names));
-        let rows = rows(&plan, &images, selections);
+        let rows = rows(&plan, &images, &selections);
         if suspended {
             self.memory.cancel(&uid);
             self.write(package, &rows, &images, |conditions, generation, now| {
@@ -265,7 +264,7 @@ impl Packages {
             if self.stands(package, &rows) && images.iter().all(stands) {
                 return Ok(None);
             }
-            let message = format!("{} of {} images are in the registry", counts.ready, counts.total);
+            let message = brought(&counts);
             self.write(package, &rows, &images, |conditions, generation, now| {
                 conditions.progressing(generation, "Transferring", &message, now);
             })
@@ -287,20 +286,18 @@ impl Packages {
         .await
     }
 
-    /// The package with the naming that holds in its registry, where it leaves that to the cluster.
-    async fn named(&self, package: &Arc<JackalPackage>, place: &Place) -> Result<Arc<JackalPackage>, Fault> {
-        if package.spec.naming.explicit().is_some() {
-            return Ok(Arc::clone(package));
+    /// How the names of the package's images are made: as it says, or where it leaves that to the cluster, as holds in its
+    /// registry.
+    async fn naming(&self, package: &JackalPackage, place: &Place) -> Result<Naming, Fault> {
+        if let Some(naming) = package.spec.naming.explicit() {
+            return Ok(naming);
         }
         let same = |status: &&JackalPackageStatus| {
             status.observed_generation == package.metadata.generation
                 && status.last_handled_reconcile_at.as_deref() == requested_at(package.annotations())
         };
         let known = package.status.as_ref().filter(same).and_then(|status| status.naming);
-        let naming = self.settings.defaults.naming(&self.client, place, known).await?;
-        let mut named = JackalPackage::clone(package);
-        named.spec.naming = naming.into();
-        Ok(Arc::new(named))
+        self.settings.defaults.naming(&self.client, place, known).await
     }
 
     /// The registry that the package means.

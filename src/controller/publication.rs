@@ -16,7 +16,7 @@ use super::packages::Packages;
 use super::reach::Reached;
 use super::retention::{self, SBOMS_ADDED, Surroundings};
 use super::sboms::{self, Sboms};
-use super::tally::Verification;
+use super::tally::{Verification, complete};
 use crate::api::v1alpha1::{
     Artifact, Conditions, Counts, Differential, Garbage, HistoryEntry, JackalImage, JackalPackage, MissingImage,
     PackagedImage, PinnedChart, READY, SIGNED, mebibytes, requested_at,
@@ -331,8 +331,8 @@ async fn done(
     let revision = format!("{version}@{}", published.manifest);
     let lack = lack(&built.missing);
     let message = format!(
-        "{} images and the package {url} are in the registry{}",
-        publication.rows.len(),
+        "{}{}",
+        complete(publication.rows.len(), &url),
         lack.as_ref().map(|lack| format!("; {lack}")).unwrap_or_default(),
     );
     let newly_missing = AtomicBool::new(false);

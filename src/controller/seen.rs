@@ -8,10 +8,10 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Client, ResourceExt as _};
+use kube::{Client, Resource, ResourceExt as _};
 use tokio::sync::mpsc;
 
-use super::conflict::{Known, Older, version};
+use super::conflict::{self, Known, Older, Writer as TagWriter};
 use crate::api::v1alpha1::{JackalImage, JackalPackage};
 use crate::fault::{Fault, Reason};
 use crate::worker::{Guarded, Nudge, Settings, lighten};
@@ -53,7 +53,7 @@ impl Seen {
         image: &JackalImage,
     ) -> Result<Option<String>, Fault> {
         let known = self.known().await?;
-        let older = Older::than_image(image, &known);
+        let older = Older::than(image, &known);
         if older.agree() {
             return Ok(None);
         }
@@ -108,14 +108,20 @@ fn changed(before: &Store<Package>, event: &Event<Package>) -> Option<String> {
     let (Event::Apply(object) | Event::Delete(object)) = event else {
         return None;
     };
+    is_news(before, event).then(|| object.name_any())
+}
+
+/// Whether others may have other tags by `event`, of which `before` does not know yet.
+pub(super) fn is_news<K>(before: &Store<DeserializeGuard<K>>, event: &Event<DeserializeGuard<K>>) -> bool
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+    for<'a> TagWriter<'a>: From<&'a K>,
+{
+    let (Event::Apply(object) | Event::Delete(object)) = event else {
+        return false;
+    };
     let known = before.get(&ObjectRef::from_obj(object));
     let known = known.as_ref().and_then(|known| known.0.as_ref().ok());
-    let now = object.0.as_ref().ok();
-    let same = |known: &JackalPackage, now: &JackalPackage| {
-        known.uid() == now.uid()
-            && known.metadata.generation == now.metadata.generation
-            && version(known) == version(now)
-    };
-    let unchanged = known.zip(now).is_some_and(|(known, now)| same(known, now));
-    (matches!(event, Event::Delete(_)) || !unchanged).then(|| object.name_any())
+    let now = object.0.as_ref().ok().filter(|_| !matches!(event, Event::Delete(_)));
+    conflict::is_news(known, now)
 }

@@ -74,6 +74,23 @@ pub(super) fn count(images: &[JackalImage]) -> Counts {
     )
 }
 
+/// What is said of a package whose images are brought.
+pub(super) fn brought(counts: &Counts) -> String {
+    match counts.total {
+        0 => "the package has no images; its artifact is put together".to_owned(),
+        total => format!("{} of {total} images are in the registry", counts.ready),
+    }
+}
+
+/// What is said of the package `url` whose artifact is put together, beside so many images.
+pub(super) fn complete(images: usize, url: &str) -> String {
+    match images {
+        0 => format!("the package {url} is in the registry"),
+        1 => format!("1 image and the package {url} are in the registry"),
+        images => format!("{images} images and the package {url} are in the registry"),
+    }
+}
+
 /// The last try of an image, which failed.
 struct Failure<'a> {
     image: &'a str,

@@ -189,9 +189,18 @@ impl Location {
         })
     }
 
-    /// The plain name that another image may claim too: `repository:tag`, where there is one.
-    pub fn plain_name(&self) -> Option<String> {
-        self.tags.last().map(|tag| format!("{}:{tag}", self.repository))
+    /// Every name by which it is found: the one that pods use, and the plain one that it may have besides.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        let plain = self.plain_tag().map(|tag| format!("{}:{tag}", self.name()));
+        [self.to_string()].into_iter().chain(plain)
+    }
+
+    /// The name without tag and digest.
+    fn name(&self) -> String {
+        match self.target.as_str() {
+            "" => self.path.clone(),
+            target => format!("{target}/{}", self.path),
+        }
     }
 
     /// The plain tag that is not the image's own name: another image, or a package, may have it too.
@@ -213,10 +222,7 @@ impl Location {
 impl fmt::Display for Location {
     /// The name that a pod's `image` field holds; without an address, what follows it.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.target.is_empty() {
-            write!(formatter, "{}/", self.target)?;
-        }
-        formatter.write_str(&self.path)?;
+        formatter.write_str(&self.name())?;
         match (&self.digest, self.tags.first()) {
             (Some(digest), _) => write!(formatter, "@{digest}"),
             (None, Some(tag)) => write!(formatter, ":{tag}"),

@@ -82,6 +82,10 @@ impl SignatureStore for Repository {
 
     async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
         let read = self.manifest(identifier).await;
+        let read = match identifier.parse::<Digest>() {
+            Ok(_) => read,
+            Err(_) => self.if_any(identifier, read).await,
+        };
         read.map_err(|error| error.reading(&SignatureStore::name(self)))
     }
 

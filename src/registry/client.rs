@@ -17,6 +17,7 @@ use super::error::{Error, Kind, clean, is_temporary};
 use super::origin::Origin;
 use super::patience::{Patience, retry_after};
 use super::referrers::ReferrersApi;
+use super::refusal::Refusals;
 use super::token::{Proof, Scope, Tokens};
 use super::upload::Pace;
 use super::{Repository, tls};
@@ -50,6 +51,7 @@ struct Inner {
     answers_head: AtomicBool,
     /// Repository and name of a manifest that was read, until that is known.
     manifest_read: Mutex<Option<(String, String)>>,
+    refusals: Refusals,
 }
 
 /// A request without a streamed body.
@@ -159,6 +161,7 @@ impl Registry {
             referrers_api: ReferrersApi::default(),
             answers_head: AtomicBool::new(false),
             manifest_read: Mutex::default(),
+            refusals: Refusals::default(),
             endpoint,
             origin,
             http,
@@ -231,6 +234,11 @@ impl Registry {
     /// Notes that one was found by HEAD.
     pub(super) fn note_head(&self) {
         self.0.answers_head.store(true, Ordering::Relaxed);
+    }
+
+    /// What is known of its refusals.
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.0.refusals
     }
 
     /// `/v2/<repository>/<rest>`; the parts are escaped.

@@ -142,6 +142,14 @@ impl Error {
         }
     }
 
+    /// The same failure, of which more is known.
+    pub(super) fn adding(self, more: &str) -> Self {
+        Self {
+            detail: format!("{}, {more}", self.detail),
+            ..self
+        }
+    }
+
     /// The same failure, which `remedy` ends.
     pub(super) fn advising(self, remedy: Remedy) -> Self {
         Self {

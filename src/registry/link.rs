@@ -33,14 +33,21 @@ pub(super) fn next_page(headers: &HeaderMap, from: &Url) -> Result<Option<String
         }
         links.extend(parse(&String::from_utf8_lossy(value.as_bytes()))?);
     }
-    links.retain(|link| link.is_about(from));
+    // Programs that always write the field write no target where there is no other page.
+    links.retain(|link| !link.target.is_empty() && link.is_about(from));
     let next = links.iter().find(|link| link.is("next"));
     let unsaid = || {
         links
             .first()
-            .filter(|link| links.len() == 1 && link.first("rel").is_none())
+            .filter(|link| links.len() == 1 && link.relations().is_none())
     };
     Ok(next.or_else(unsaid).map(|link| link.target.clone()))
+}
+
+/// The path of a listing in one form.
+pub(super) fn path_of(url: &Url) -> String {
+    let path = url.path().trim_end_matches('/');
+    path.replace("%3A", ":").replace("%3a", ":")
 }
 
 impl Link {
@@ -50,25 +57,34 @@ impl Link {
         found.map(|(_, value)| value.as_str())
     }
 
-    /// Whether `relation` is among its relation types, of which one `rel` may hold several.
+    /// Its relation types, of which one `rel` may hold several. `rel*`, which has its character set and language before
+    /// them (RFC 8187), is read where there is no `rel`.
+    fn relations(&self) -> Option<&str> {
+        let extended = || {
+            let value = self.first("rel*")?;
+            Some(value.splitn(3, '\'').nth(2).unwrap_or(value))
+        };
+        self.first("rel").or_else(extended)
+    }
+
+    /// Whether `relation` is among its relation types.
     fn is(&self, relation: &str) -> bool {
-        let relations = self.first("rel").unwrap_or_default();
+        let relations = self.relations().unwrap_or_default();
         relations
             .split_whitespace()
             .any(|one| one.eq_ignore_ascii_case(relation))
     }
 
-    /// Whether it is about what was asked for at `from`; an anchor may name something else (RFC 8288, section 3.2).
+    /// Whether it is about the listing that was asked for at `from`; an anchor may name something else (RFC 8288, section
+    /// 3.2). Like targets, anchors may have the name and the prefix that only a proxy knows, and may lack the query.
     fn is_about(&self, from: &Url) -> bool {
         let Some(anchor) = self.first("anchor") else {
             return true;
         };
-        let without_fragment = |mut url: Url| {
-            url.set_fragment(None);
-            url
+        let Ok(anchor) = from.join(anchor) else {
+            return false;
         };
-        let anchor = from.join(anchor).map(without_fragment);
-        anchor.is_ok_and(|anchor| anchor == without_fragment(from.clone()))
+        path_of(&anchor).ends_with(&path_of(from))
     }
 }
 
@@ -177,6 +193,11 @@ mod tests {
             &[r#", ,</x>; rel="next",,"#],
             &[r#"</x>; rel="next"; anchor="""#],
             &[r#"</x>; rel="next"; anchor="/v2/a/tags/list?n=2#top""#],
+            &[r#"</x>; rel="next"; anchor="/v2/a/tags/list""#],
+            &[r#"</x>; rel="next"; anchor="http://internal:8081/docker/v2/a/tags/list/""#],
+            &[r#"<>; rel="first", </x>; rel="next""#],
+            &["</x>; rel*=UTF-8''next"],
+            &["</y>; rel*=UTF-8'en'prev, </x>; rel*=UTF-8'en'Next"],
             &[r#"</other>; rel="next"; anchor="/v2/b/tags/list", </x>; rel="next""#],
             &[r#"</x>; rel="next" junk, </last>; rel="last""#],
             &[r#"</x>; rel="next"#],
@@ -209,6 +230,12 @@ mod tests {
             &[r#"</x>; rel="""#],
             &[r#"</x>; title="rel=next"; rel=last"#],
             &["</x>", "</y>"],
+            &[r#"<>; rel="next""#],
+            &["< >; rel=next"],
+            &["<>"],
+            &[r#"; rel="next""#],
+            &["</x>; rel*=UTF-8''prev"],
+            &[r#"</x>; rel="next"; anchor="/v2/b/tags/list""#],
             &[r#"</x>; rel="next"; anchor="https://other/""#],
         ] {
             assert_eq!(next(fields), Ok(None), "{fields:?}");

@@ -23,6 +23,7 @@ mod origin;
 mod pages;
 mod patience;
 mod referrers;
+mod refusal;
 mod repository;
 mod tags;
 mod tls;

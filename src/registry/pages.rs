@@ -7,7 +7,7 @@ use url::Url;
 
 use super::client::{Answer, Registry};
 use super::error::{Error, Kind};
-use super::link::next_page;
+use super::link::{next_page, path_of};
 use super::repository::Repository;
 
 /// How many pages in a row may list nothing new. A registry may filter what it lists after it cut the pages.
@@ -38,8 +38,8 @@ impl Pages {
         &self.url
     }
 
-    /// Begins anew at `url`, where the first page was refused.
-    pub fn begin_at(&mut self, url: Url) {
+    /// Goes to the page at `url`, to which no answer led.
+    pub fn go_to(&mut self, url: Url) {
         self.visited.insert(url.clone());
         self.url = url;
     }
@@ -88,8 +88,7 @@ fn same_listing(from: &Url, target: &str) -> Option<Url> {
     let query = target.query()?;
     // `tags/list`, `referrers/<digest>`, `v2/_catalog`.
     let end = |url: &Url| {
-        let path = url.path().trim_end_matches('/').replace("%3A", ":").replace("%3a", ":");
-        let mut segments: Vec<String> = path.rsplit('/').take(2).map(str::to_owned).collect();
+        let mut segments: Vec<String> = path_of(url).rsplit('/').take(2).map(str::to_owned).collect();
         segments.reverse();
         segments
     };

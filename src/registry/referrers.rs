@@ -211,25 +211,38 @@ impl Repository {
                 Err(error) if is_first && error.kind() == &Kind::Status(500) => return Ok(None),
                 sent => sent?,
             };
-            let listing = answer
+            let called = answer
                 .header(CONTENT_TYPE)
                 .is_some_and(|kind| kind.to_ascii_lowercase().starts_with(media_type::OCI_INDEX));
-            match answer.status().as_u16() {
-                200 if listing => registry.referrers_api().note(Known::Present),
+            let body = match answer.status().as_u16() {
+                200 => pages.read(self, &mut answer).await?,
                 // Whoever knows the API takes none of these for an answer to it.
                 // Some refuse it to those who may read the repository.
                 401 | 403 if is_first => return Ok(None),
-                200 | 400 | 404..=428 | 431..=499 | 501 if is_first => {
+                400 | 404..=428 | 431..=499 | 501 if is_first => {
                     if !self.is_unknown(&mut answer).await {
                         registry.referrers_api().note(Known::AbsentSince(Instant::now()));
                     }
                     return Ok(None);
                 }
                 _ => return Err(answer.failure().await),
-            }
-            let body = pages.read(self, &mut answer).await?;
-            let entries = listed(&body)
-                .ok_or_else(|| Error::new(Kind::Protocol, &call.label, "the answer is not a list of referrers"))?;
+            };
+            // Not everybody who answers calls it by its type, and not everything that is answered by 200 is a listing.
+            let entries = match listed(&body) {
+                Some(entries) if called || is_index(&body) => entries,
+                _ if is_first && !called => {
+                    registry.referrers_api().note(Known::AbsentSince(Instant::now()));
+                    return Ok(None);
+                }
+                _ => {
+                    return Err(Error::new(
+                        Kind::Protocol,
+                        &call.label,
+                        "the answer is not a list of referrers",
+                    ));
+                }
+            };
+            registry.referrers_api().note(Known::Present);
             let (count, before) = (entries.len(), found.len());
             found.extend(entries.into_iter().filter(|entry| seen.insert(entry.digest.clone())));
             if found.len() > REFERRERS {
@@ -248,9 +261,10 @@ impl Repository {
     }
 
     async fn referrers_by_tag(&self, subject: &Digest) -> Result<Vec<Descriptor>, Error> {
-        let document = match self.listing_under_tag(subject).await {
+        let looked = self.listing_under_tag(subject).await;
+        let document = match self.if_any(&referrers_tag(subject), looked).await {
             Ok(document) => document,
-            Err(error) if error.kind() == &Kind::Unsupported || error.may_mean_absent() => None,
+            Err(error) if error.kind() == &Kind::Unsupported => None,
             Err(error) => return Err(error),
         };
         // Nothing, or somebody's image of this name.
@@ -297,6 +311,21 @@ fn listed(listing: &[u8]) -> Option<Vec<Descriptor>> {
     let listing: Listing = decode::json(listing).ok()?;
     let entries = listing.manifests.unwrap_or_default();
     Some(entries.iter().filter_map(entry).collect())
+}
+
+/// Whether `content` says of itself that it is an index.
+fn is_index(content: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Said {
+        schema_version: Option<u64>,
+        media_type: Option<String>,
+        manifests: Option<Vec<Value>>,
+    }
+    decode::json::<Said>(content).is_ok_and(|said| {
+        let kind = said.media_type.is_none_or(|kind| kind == media_type::OCI_INDEX);
+        said.schema_version == Some(2) && kind && said.manifests.is_some()
+    })
 }
 
 fn entry(value: &Value) -> Option<Descriptor> {

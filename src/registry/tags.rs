@@ -40,13 +40,13 @@ impl Repository {
     pub async fn existing_tags(&self, limit: usize) -> Result<Option<Vec<String>>, Error> {
         let registry = self.registry();
         let plain = registry.url(self.name(), ["tags", "list"]);
-        let mut first = plain.clone();
-        first
-            .query_pairs_mut()
-            .append_pair("n", &limit.clamp(1, PAGE).to_string());
+        let (mut first, asked) = (plain.clone(), limit.clamp(1, PAGE));
+        first.query_pairs_mut().append_pair("n", &asked.to_string());
         let bytes = limit.saturating_mul(TAG_BYTES).saturating_add(OTHER_BYTES);
         let mut pages = Pages::at(first.clone(), bytes);
         let (mut tags, mut seen) = (Vec::new(), HashSet::new());
+        // Whether the page is asked for without the registry having said that there is one.
+        let mut supposed = false;
         loop {
             let call = Call::new(Method::GET, pages.url().clone(), Scope::pull(self.name()));
             let mut answer = registry.send(&call).await?;
@@ -54,9 +54,10 @@ impl Repository {
                 200 => {}
                 // It may not know how to cut pages, or not into such.
                 400 | 405 | 422 if *pages.url() == first => {
-                    pages.begin_at(plain.clone());
+                    pages.go_to(plain.clone());
                     continue;
                 }
+                400 | 404 | 405 | 422 | 501 if supposed => return Ok(Some(tags)),
                 // Not as though all that was listed were not there.
                 404 if !tags.is_empty() => {
                     let detail = "the page that the one before it led to does not exist";
@@ -67,15 +68,29 @@ impl Repository {
             let body = pages.read(self, &mut answer).await?;
             let page: Page = decode::json(&body)
                 .map_err(|_| Error::new(Kind::Protocol, &call.label, "the answer is not a list of tags"))?;
-            let page = page.tags.unwrap_or_default();
-            let (listed, before) = (page.len(), tags.len());
-            tags.extend(page.into_iter().flatten().filter(|tag| seen.insert(tag.clone())));
+            let page: Vec<String> = page.tags.unwrap_or_default().into_iter().flatten().collect();
+            let (listed, before, last) = (page.len(), tags.len(), page.last().cloned());
+            tags.extend(page.into_iter().filter(|tag| seen.insert(tag.clone())));
             if tags.len() > limit {
                 return Ok(None);
             }
-            if !pages.turn(registry, &answer, listed, tags.len() - before)? {
+            let new = tags.len() - before;
+            if supposed && new == 0 {
                 return Ok(Some(tags));
             }
+            if pages.turn(registry, &answer, listed, new)? {
+                supposed = false;
+                continue;
+            }
+            // Not every registry that cuts pages says where the next one is (distribution specification 1.0, "Content
+            // Discovery": `last` leads there). As many tags as were asked for may not be all.
+            let Some(last) = last.filter(|_| listed == asked) else {
+                return Ok(Some(tags));
+            };
+            let mut next = first.clone();
+            next.query_pairs_mut().append_pair("last", &last);
+            pages.go_to(next);
+            supposed = true;
         }
     }
 }

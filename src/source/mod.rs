@@ -23,7 +23,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-use crate::fault::Fault;
+use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Platform, Reference};
 use crate::registry::{Credentials, Repository};
 
@@ -196,6 +196,14 @@ pub trait BlobSink: Send + Sync {
         let _ = digest;
         Ok(None)
     }
+}
+
+/// Whether a failure to read an image may come of its content being deleted, which some registries refuse then.
+pub fn may_be_gone(fault: &Fault) -> bool {
+    matches!(
+        fault.reason,
+        Reason::SourceNotFound | Reason::SourceFailed | Reason::AuthenticationFailed
+    )
 }
 
 /// A place that images can be read from.

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::readings::Readings;
-use super::{Blob, BlobSink, Delivered, Form, Identity, ImageSource, Method, Resolved};
+use super::{Blob, BlobSink, Delivered, Form, Identity, ImageSource, Method, Resolved, may_be_gone};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Platform, Reference, Selection, distinct_blobs, distinct_foreign_layers, select};
 use crate::registry::{Registry, Repository};
@@ -50,7 +50,7 @@ impl ImageSource for RegistrySource {
         let root = lookup.root(reference).await?;
         let digest = root.digest().clone();
         let fault = match lookup.resolve(root, reference, platforms).await {
-            Err(fault) if is_gone(&fault) && reference.digest().is_none() => fault,
+            Err(fault) if may_be_gone(&fault) && reference.digest().is_none() => fault,
             resolved => return resolved,
         };
         // The tag may have moved meanwhile, and what it named before may be deleted.
@@ -106,12 +106,10 @@ impl ImageSource for RegistrySource {
 
     async fn tagged(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
         let lookup = self.lookup(reference);
-        match lookup.repository.head_manifest(tag).await {
-            Ok(found) => Ok(found.map(|descriptor| descriptor.digest)),
-            // The image was read there by the same right, so what is refused is not there.
-            Err(error) if error.may_mean_absent() => Ok(None),
-            Err(error) => Err(error.reading(&lookup.name)),
-        }
+        let looked = lookup.repository.head_manifest(tag).await;
+        let found = lookup.repository.if_any(tag, looked).await;
+        let found = found.map_err(|error| error.reading(&lookup.name))?;
+        Ok(found.map(|descriptor| descriptor.digest))
     }
 
     async fn referrer(&self, reference: &Reference, identifier: &str) -> Result<Option<Resolved>, Fault> {
@@ -138,11 +136,6 @@ impl ImageSource for RegistrySource {
     fn repository(&self, reference: &Reference) -> Option<Repository> {
         Some(self.registry.repository(reference.repository()))
     }
-}
-
-/// Whether a failure to read an image may come of its content being deleted.
-fn is_gone(fault: &Fault) -> bool {
-    matches!(fault.reason, Reason::SourceNotFound | Reason::SourceFailed)
 }
 
 /// Carries a foreign layer if its registry has it. It is asked of nobody else: where its `urls` lead is not for us to

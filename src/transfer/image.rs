@@ -16,7 +16,7 @@ use crate::oci::{
     Compression, Content, Descriptor, Digest, Document, Location, OmittedTag, Platform, Reference, ReferrersPolicy,
     distinct_blobs, distinct_foreign_layers,
 };
-use crate::source::{Identity, ImageSource, Method, Resolved};
+use crate::source::{Identity, ImageSource, Method, Resolved, may_be_gone};
 
 /// Foreign layers that are named where some are left out.
 const NAMED_LAYERS: usize = 4;
@@ -158,7 +158,7 @@ impl Transfer {
     /// is resolved once more, and what it is then is moved.
     pub async fn bring(&self, resolved: &Resolved) -> Result<Outcome, Fault> {
         let fault = match self.bring_resolved(resolved).await {
-            Err(fault) if fault.reason == Reason::SourceNotFound && self.reference.digest().is_none() => fault,
+            Err(fault) if may_be_gone(&fault) && self.reference.digest().is_none() => fault,
             done => return done,
         };
         let again = self.source.resolve(&self.reference, &self.platforms).await?;

@@ -17,8 +17,6 @@ use crate::source::{BlobSink, ImageSource, Resolved};
 const AT_ONCE: usize = 8;
 /// How many manifests are carried that refer to one image or to each other.
 const REFERRERS: usize = 256;
-/// How deep they may refer to each other: the signature of an SBOM lies one deep.
-const DEPTH: usize = 3;
 /// The bytes that they may have together.
 const BYTES: u64 = 1 << 30;
 /// What cosign, before it knew subjects, appended to the tag that is made of the subject's digest.
@@ -97,7 +95,8 @@ impl Referrers<'_> {
     async fn copy_all(&self, mut subjects: Vec<Digest>, sink: &dyn BlobSink) -> Result<usize, Fault> {
         let mut seen: HashSet<Digest> = subjects.iter().cloned().collect();
         let (mut count, mut bytes, mut written) = (0, 0, 0);
-        for depth in 0..=DEPTH {
+        // As deep as there are any; each level has one at least, so their number ends it.
+        for depth in 0.. {
             let suffixes = if depth == 0 {
                 &COSIGN_SUFFIXES[..]
             } else {
@@ -109,10 +108,6 @@ impl Referrers<'_> {
                 return Err(self.too_much(&format!("more than {REFERRERS} manifests refer to it")));
             }
             if found.is_empty() {
-                break;
-            }
-            if depth == DEPTH {
-                tracing::warn!(image = %self.reference, "what refers to it more than {DEPTH} deep is passed over");
                 break;
             }
             let mut read = self.read_all(&found).await?;

@@ -140,17 +140,12 @@ impl Worker {
         };
         let known = before.get(&ObjectRef::from_obj(object));
         let known = known.as_ref().and_then(|known| known.0.as_ref().ok());
-        let now = object.0.as_ref().ok();
-        let same = |known: &JackalImage, now: &JackalImage| {
-            known.uid() == now.uid()
-                && known.metadata.generation == now.metadata.generation
-                && known.metadata.deletion_timestamp.is_some() == now.metadata.deletion_timestamp.is_some()
-        };
-        let is_gone = matches!(event, Ok(Event::Delete(_)));
-        if !is_gone && known.zip(now).is_some_and(|(known, now)| same(known, now)) {
+        let last = object.0.as_ref().ok();
+        let now = last.filter(|_| !matches!(event, Ok(Event::Delete(_))));
+        if !self.duty.is_news(known, now) {
             return;
         }
-        let changed: Vec<&JackalImage> = known.into_iter().chain(now).collect();
+        let changed: Vec<&JackalImage> = known.into_iter().chain(last).collect();
         let concerned = before.state_filter(|other| {
             let other = other.0.as_ref().ok();
             other.is_some_and(|other| changed.iter().any(|changed| self.duty.concerns(changed, other)))

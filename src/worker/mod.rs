@@ -62,7 +62,14 @@ pub trait Duty: Send + Sync {
     /// [`Fault::conflict`] when another object has the tag that names the image. Any other fault when that cannot be told.
     async fn plain_tag_owner(&self, image: &JackalImage) -> Result<Option<String>, Fault>;
 
-    /// Whether `other` may have to be looked at again because `changed`, another image, is new, changed or is gone.
+    /// Whether other images may have to be looked at again because one that was `before` is `now`; none where it does not
+    /// exist, or cannot be read.
+    fn is_news(&self, before: Option<&JackalImage>, now: Option<&JackalImage>) -> bool {
+        let _ = (before, now);
+        false
+    }
+
+    /// Whether `other` is one of these, where `changed` is what the image was, or what it is.
     fn concerns(&self, changed: &JackalImage, other: &JackalImage) -> bool {
         let _ = (changed, other);
         false

@@ -14,6 +14,7 @@ mod credentials;
 mod documents;
 mod errors;
 mod folder;
+mod moved_tags;
 mod objects;
 mod optional;
 mod platforms;

@@ -69,6 +69,11 @@ fn verifies(folder: &Folder, host: &str) {
 
 /// The same where the registry's API lists the signature by its digest and otherwise as `entry` says.
 fn verified_by_api(entry: fn() -> Value) -> BoxFuture<'static, ()> {
+    verified_by_answer(media_type::OCI_INDEX, entry)
+}
+
+/// The same where the answer is called `kind`.
+fn verified_by_answer(kind: &'static str, entry: fn() -> Value) -> BoxFuture<'static, ()> {
     async move {
         let folder = signer();
         let (registry, document) = signed(&folder, Version::Olareg).await;
@@ -77,11 +82,7 @@ fn verified_by_api(entry: fn() -> Value) -> BoxFuture<'static, ()> {
         entry["digest"] = json!(listed[0].digest.as_str());
         let body = json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": [entry]}).to_string();
         let front = Front::to(&registry.host, move |seen| match seen.path.contains("/referrers/") {
-            true => Act::Answer(
-                200,
-                vec![("Content-Type", media_type::OCI_INDEX.to_owned())],
-                body.clone(),
-            ),
+            true => Act::Answer(200, vec![("Content-Type", kind.to_owned())], body.clone()),
             false => Act::Pass,
         });
         verifies(&folder, &front.host);
@@ -160,6 +161,43 @@ async fn a_listing_is_a_hint() {
                 verified_by_api(
                     || json!({"mediaType": media_type::OCI_CONFIG, "artifactType": "", "size": "12", "annotations": {"a": 1}}),
                 )
+            },
+        },
+        Case {
+            report: "distribution-spec, Listing Referrers",
+            input: "a listing that is called application/json",
+            expected: "it is one, and the signature is found",
+            run: || {
+                async {
+                    for kind in ["application/json; charset=utf-8", "text/plain", "application/vnd.oci.image.index.v1+JSON"] {
+                        verified_by_answer(kind, || json!({"mediaType": media_type::OCI_MANIFEST, "size": 7})).await;
+                    }
+                }
+                .boxed()
+            },
+        },
+        Case {
+            report: "oras-project/oras-go#633",
+            input: "200 and a page to log in, or an error of another kind, where referrers are asked for",
+            expected: "the listing under the tag counts, and the signature is found",
+            run: || {
+                async {
+                    for (kind, body) in [
+                        ("text/html", "<!DOCTYPE html><title>Sign in</title>"),
+                        ("application/json", r#"{"errors": null, "manifests": null}"#),
+                        ("application/json", "null"),
+                        ("application/json", ""),
+                    ] {
+                        let folder = signer();
+                        let (registry, _) = signed(&folder, Version::V31).await;
+                        let front = Front::to(&registry.host, move |seen| match seen.path.contains("/referrers/") {
+                            true => Act::Answer(200, vec![("Content-Type", kind.to_owned())], body.to_owned()),
+                            false => Act::Pass,
+                        });
+                        verifies(&folder, &front.host);
+                    }
+                }
+                .boxed()
             },
         },
         Case {
@@ -245,9 +283,109 @@ fn lists_what_is_gone(listed: usize, comes: bool) -> BoxFuture<'static, ()> {
     .boxed()
 }
 
+/// An image and the tag of its signature of cosign 2, which it has where `signed`, read behind what `rule` makes of
+/// requests, given that tag. Gives the tag, what came of it, and the registry that it was brought to.
+async fn built_behind(
+    signed: bool,
+    more: &str,
+    rule: impl Fn(&Seen, &str) -> Act + Send + Sync + 'static,
+) -> (String, std::process::Output, TestRegistry) {
+    let (source, to) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
+    let repository = source.repository("app");
+    let document = image(&repository, "linux/amd64", noise(1, 1000)).await;
+    put(&repository, &document, Some("1")).await;
+    let tag = format!("{}.sig", referrers_tag(document.digest()));
+    if signed {
+        let signature = image(&repository, "unknown/unknown", noise(2, 300)).await;
+        put(&repository, &signature, Some(&tag)).await;
+    }
+    let named = tag.clone();
+    let front = Front::to(&source.host, move |seen| rule(seen, &named));
+    let text = package(more, &[&format!("images: [{{image: '{}/app:1'}}]", front.host)]);
+    let output = Folder::new().build(&text, &to.host, &[&front.host], &[]);
+    (tag, output, to)
+}
+
+/// What a registry does that refuses what it does not have, and the list of tags too where it lists none.
+fn refuses(seen: &Seen, lists: bool) -> Act {
+    match !lists && seen.path.contains("/tags/list") {
+        true => Act::Answer(403, Vec::new(), String::new()),
+        false => Act::Status(404, 403),
+    }
+}
+
+async fn refusals_of_what_is_missing() {
+    for (signed, lists) in [(false, true), (false, false), (true, true), (true, false)] {
+        let (tag, output, to) = built_behind(signed, "", move |seen, _| refuses(seen, lists)).await;
+        assert!(output.status.success(), "{}", said(&output));
+        let standing = to.repository("app").head_manifest(&tag).await.unwrap();
+        assert_eq!(standing.is_some(), signed);
+    }
+    let key = std::fs::read_to_string(signer().path("cosign.pub")).unwrap();
+    let verify = format!("  verify: [{{publicKeys: [{{inline: {}}}]}}]\n", json!(key));
+    let (_, output, _) = built_behind(false, &verify, |seen, _| refuses(seen, true)).await;
+    assert!(said(&output).contains("has not the signatures"), "{}", said(&output));
+}
+
+async fn refusals_of_what_is_there() {
+    for lists in [true, false] {
+        let (tag, output, _) = built_behind(true, "", move |seen, tag| {
+            let refused = seen.path.ends_with(tag) || !lists && seen.path.contains("/tags/list");
+            match refused {
+                true => Act::Answer(403, Vec::new(), String::new()),
+                false => Act::Pass,
+            }
+        })
+        .await;
+        assert!(!output.status.success(), "{}", said(&output));
+        for part in [&tag, "403", "referrers: Ignore"] {
+            assert!(said(&output).contains(part), "{}", said(&output));
+        }
+    }
+}
+
+/// A signature of a signature of a signature, and so on, none of which is lost.
+async fn referrers_of_referrers() {
+    let (source, to) = (TestRegistry::start(Version::Olareg), TestRegistry::start(Version::V31));
+    let repository = source.repository("app");
+    let document = image(&repository, "linux/amd64", noise(1, 1000)).await;
+    put(&repository, &document, Some("1")).await;
+    let mut chain = vec![document];
+    for depth in 0..6 {
+        let subject = chain.last().unwrap();
+        let made = referrer(&repository, subject, BUNDLE, format!("{{\"depth\": {depth}}}")).await;
+        repository.attach(&made).await.unwrap();
+        chain.push(made);
+    }
+    let report = Folder::new().report(&of_app(&source.host), &to.host, &[&source.host], &[]);
+    for pair in chain.windows(2) {
+        let listed = to.repository("app").referrers(pair[0].digest()).await.unwrap();
+        let listed: Vec<_> = listed.iter().map(|entry| &entry.digest).collect();
+        assert_eq!(listed, [pair[1].digest()], "{report}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_signature_is_lost() {
     check(&[
+        Case {
+            report: "sigstore/cosign#2973, carvel-dev/imgpkg#548",
+            input: "403 for tags that do not exist, with and without a list of tags",
+            expected: "an image without signatures comes, and one with a signature comes with it",
+            run: || refusals_of_what_is_missing().boxed(),
+        },
+        Case {
+            report: "sigstore/cosign#2973",
+            input: "403 for a signature that is listed, or where other missing tags are answered by 404",
+            expected: "the image fails, with the tag and what to do",
+            run: || refusals_of_what_is_there().boxed(),
+        },
+        Case {
+            report: "oras-project/oras#2148",
+            input: "referrers that refer to each other six deep",
+            expected: "all of them come along",
+            run: || referrers_of_referrers().boxed(),
+        },
         Case {
             report: "artifact-keeper/artifact-keeper#1681",
             input: "HEAD names the digest of cosign's tag, and GET by that digest is answered 404",

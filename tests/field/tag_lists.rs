@@ -130,6 +130,32 @@ fn fifty_at_once(seen: &Seen) -> Response<Body> {
     page(&tags, if begin + 50 < 4_000 { &links } else { &[] })
 }
 
+/// 2,500 tags in pages of as many as are asked for, after the one that `last` names, without a word of the next page.
+fn without_links(seen: &Seen) -> Response<Body> {
+    let mut tags: Vec<String> = (0..2_499).map(|number| format!("1.0.{number:04}")).collect();
+    tags.push(NEWEST.to_owned());
+    let count: usize = asked(seen, "n").parse().expect("a number of tags is asked for");
+    let last = asked(seen, "last");
+    let page: Vec<&str> = tags
+        .iter()
+        .map(String::as_str)
+        .filter(|tag| *tag > last)
+        .take(count)
+        .collect();
+    self::page(&page, &[])
+}
+
+/// The same, where `last` is not known: the first thousand, of which the last is [`NEWEST`], or an error.
+fn without_last(seen: &Seen, answer: fn(Vec<&str>) -> Response<Body>) -> Response<Body> {
+    let mut tags: Vec<String> = (0..999).map(|number| format!("1.0.{number:04}")).collect();
+    tags.push(NEWEST.to_owned());
+    let page: Vec<&str> = tags.iter().map(String::as_str).collect();
+    match asked(seen, "last") {
+        "" => self::page(&page, &[]),
+        _ => answer(page),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_tag_is_lost() {
     check(&[
@@ -218,6 +244,74 @@ async fn no_tag_is_lost() {
                     let mut tags: Vec<String> = (0..20_000).map(|each| format!("1.0.{each}-{}", "a".repeat(80))).collect();
                     tags.push(NEWEST.to_owned());
                     page(&tags.iter().map(String::as_str).collect::<Vec<_>>(), &[])
+                })
+            },
+        },
+        Case {
+            report: "regclient/regclient#274",
+            input: "pages of as many tags as were asked for, without any Link",
+            expected: "those after the last one are asked for, until there are none",
+            run: || newest(without_links),
+        },
+        Case {
+            report: "regclient/regclient#274",
+            input: "as many tags as were asked for, and a registry that does not know last",
+            expected: "that is all of them",
+            run: || {
+                async {
+                    newest(|seen| without_last(seen, |tags| page(&tags, &[]))).await;
+                    newest(|seen| without_last(seen, |_| reply(400, &[], "unknown parameter"))).await;
+                    newest(|seen| without_last(seen, |_| reply(404, &[], ""))).await;
+                    newest(|seen| without_last(seen, |_| page(&[], &["<>; rel=next"]))).await;
+                }
+                .boxed()
+            },
+        },
+        Case {
+            report: "pulp/pulp_container#220",
+            input: "a Link without a target on the last page",
+            expected: "it leads nowhere",
+            run: || {
+                newest(|seen| match asked(seen, "last") {
+                    "" => page(&[OLDER], &[r#"</v2/team/app/tags/list?last=2>; rel="next""#]),
+                    _ => page(&[NEWEST], &[r#"<>; rel="next""#]),
+                })
+            },
+        },
+        Case {
+            report: "RFC 8288 section 3.2",
+            input: "an anchor without the query, and one with the name that the registry has behind the proxy",
+            expected: "the next page is read",
+            run: || {
+                async {
+                    first_page!(r#"</v2/team/app/tags/list?last=p2>; rel="next"; anchor="/v2/team/app/tags/list""#)().await;
+                    first_page!(
+                        r#"<?last=p2>; rel="next"; anchor="http://registry.invalid:8081/docker/v2/team/app/tags/list?n=1000""#
+                    )()
+                    .await;
+                    first_page!(
+                        r#"<?last=p9>; rel="next"; anchor="/v2/team/other/tags/list", <?last=p2>; rel="next""#
+                    )()
+                    .await;
+                }
+                .boxed()
+            },
+        },
+        Case {
+            report: "RFC 8187 section 3.2",
+            input: "rel*=UTF-8''prev before rel*=UTF-8''next",
+            expected: "the next page is read",
+            run: first_page!("<?last=p0>; rel*=UTF-8''prev, <?last=p2>; rel*=UTF-8''next"),
+        },
+        Case {
+            report: "distribution/distribution#3143",
+            input: "a page of nothing but null",
+            expected: "it ends nothing",
+            run: || {
+                newest(|seen| match asked(seen, "last") {
+                    "" => raw(r#"{"name":"team/app","tags":["1.0.0", null]}"#, &["<?last=2>; rel=next"]),
+                    "2" => raw(r#"{"name":"team/app","tags":[null, null]}"#, &["<?last=3>; rel=next"]),
+                    _ => raw(r#"{"name":null,"tags":["1.299.0"],"next":null}"#, &[]),
                 })
             },
         },

@@ -20,6 +20,9 @@ struct Builds {
     registry: TestRegistry,
 }
 
+/// A registry that is not there.
+const OTHER: &str = "127.0.0.1:1";
+
 /// What a build came to.
 struct Built {
     code: Option<i32>,
@@ -45,6 +48,11 @@ impl Builds {
              version: 1.4.0\n  components: [{{name: web, images: [{}]}}]\n  {more}\n",
             images.join(", ")
         );
+        self.build_text(name, &text, to)
+    }
+
+    /// Builds the file `name` with `text` to `to`.
+    fn build_text(&self, name: &str, text: &str, to: &str) -> Built {
         let file = self.folder.path().join(format!("{name}.yaml"));
         std::fs::write(&file, text).unwrap();
         let output = Command::new("timeout")
@@ -201,6 +209,86 @@ async fn a_package_may_hold_an_image_of_its_own_name() {
     }
 }
 
+/// Builds a file with several objects, each of these as kind, name, namespace, and more lines of its spec.
+fn build_file(builds: &Builds, objects: &[(&str, &str, &str, String)]) -> Built {
+    let text = |(kind, name, namespace, spec): &(&str, &str, &str, String)| {
+        format!(
+            "apiVersion: jackal.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  {spec}\n"
+        )
+    };
+    let texts: Vec<String> = objects.iter().map(text).collect();
+    builds.build_text("file", &texts.join("---\n"), &builds.registry.host)
+}
+
+async fn an_image_leaves_its_plain_tag_to_a_package_of_the_same_file() {
+    let builds = Builds::new().await;
+    let objects = [
+        (
+            "JackalImage",
+            "first",
+            "a",
+            format!("image: '{}'\n  naming: Jackal", builds.image()),
+        ),
+        ("JackalPackage", "shop", "a", package_with("")),
+    ];
+    for changed in [true, false] {
+        let report = build_file(&builds, &objects).done();
+        assert_eq!(report["changed"], changed, "{report}");
+        let omitted = &report["objects"][0]["images"][0]["omittedTag"];
+        assert_eq!(
+            omitted["owner"], "the JackalPackage a/shop of the same file",
+            "{report}"
+        );
+        assert!(builds.standing().await.is_package());
+    }
+}
+
+/// The spec of a package with these images.
+fn package_with(images: &str) -> String {
+    format!("version: 1.4.0\n  components: [{{name: web, images: [{images}]}}]")
+}
+
+async fn objects_of_one_file_do_not_overwrite_each_other() {
+    let builds = Builds::new().await;
+    let images = [builds.image(), format!("{}/shop:1.4.0", OTHER)];
+    let of = |naming: &str| {
+        let image = |at: usize| format!("image: '{}'\n  naming: {naming}", images[at]);
+        [
+            ("JackalImage", "one", "a", image(0)),
+            ("JackalImage", "two", "a", image(1)),
+        ]
+    };
+    // It is known before anything is read, so the other registry need not be there.
+    let built = build_file(&builds, &of("Plain"));
+    assert_ne!(built.code, Some(0), "{}", built.report);
+    let failures = &built.report["failures"];
+    assert_eq!(failures.as_array().unwrap().len(), 1, "{failures}");
+    let message = failures[0]["message"].as_str().unwrap();
+    assert_eq!(failures[0]["reason"], "RepositoryConflict");
+    assert!(
+        message.contains("shop:1.4.0, which belongs to the JackalImage a/one of the same file"),
+        "{message}"
+    );
+    let standing = builds.standing().await;
+    let twins = [
+        ("JackalPackage", "shop", "a", package_with("")),
+        (
+            "JackalPackage",
+            "shop",
+            "b",
+            format!("description: other\n  {}", package_with("")),
+        ),
+    ];
+    let other = Builds::new().await;
+    let (reason, message) = build_file(&other, &twins).failed();
+    assert_eq!(reason, "RepositoryConflict", "{message}");
+    assert!(
+        message.contains("belongs to the JackalPackage a/shop of the same file"),
+        "{message}"
+    );
+    assert!(!standing.is_package() && other.standing().await.is_package());
+}
+
 async fn a_package_whose_image_has_its_very_name_says_so() {
     let builds = Builds::new().await;
     let (to, prefixed) = (&builds.registry.host, format!("{}/team", builds.registry.host));
@@ -221,7 +309,7 @@ async fn a_package_whose_image_has_its_very_name_says_so() {
 }
 
 /// Cases without a cluster.
-const BUILDS: [Case; 7] = [
+const BUILDS: [Case; 9] = [
     Case {
         report: "moby/moby#2619",
         input: "an image whose plain tag is the name of a package of two architectures",
@@ -257,6 +345,18 @@ const BUILDS: [Case; 7] = [
         input: "a package that holds an image whose plain tag is its own name",
         expected: "it is built, and the image has no plain tag",
         run: || a_package_may_hold_an_image_of_its_own_name().boxed(),
+    },
+    Case {
+        report: "helm/helm#9985",
+        input: "a file with an image and a package whose name is the image's plain tag",
+        expected: "the package has the tag, the image says so, and a repeat writes nothing",
+        run: || an_image_leaves_its_plain_tag_to_a_package_of_the_same_file().boxed(),
+    },
+    Case {
+        report: "dogestry/dogestry#48",
+        input: "a file with two images of one name from two registries, and one with two packages of one name",
+        expected: "RepositoryConflict that names the first, which has the tag",
+        run: || objects_of_one_file_do_not_overwrite_each_other().boxed(),
     },
     Case {
         report: "helm/helm#9985",

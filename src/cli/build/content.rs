@@ -1,13 +1,13 @@
 //! One object of a file: its images on their way, and its artifact put together where it is a package.
 
 use super::report::Named;
-use super::{Build, Report, Target, Works};
+use super::{Build, Report, Target, Works, prefix};
 use crate::api::v1alpha1::JackalPackageSpec;
 use crate::cli::access::Access;
 use crate::cli::package_file::{Given, Kind, Object};
 use crate::cli::progress::{Display, bytes};
 use crate::package::component::Found;
-use crate::package::{BroughtImage, Definition, Parts, Plan, assemble, component, repository};
+use crate::package::{BroughtImage, Definition, Names, Parts, Plan, assemble, component, repository};
 use crate::signing::SigningKey;
 
 impl Build {
@@ -16,7 +16,7 @@ impl Build {
         &self,
         object: &Object,
         given: &Given,
-        target: &Target,
+        (target, names): (&Target, &mut Names),
         display: &Display,
         report: &mut Report,
     ) -> anyhow::Result<()> {
@@ -25,10 +25,7 @@ impl Build {
         let spec = &self.followed(&object.spec, given, target, access).await?;
         report.version = spec.version.clone();
         let address = spec.registry.address.clone().unwrap_or_else(|| target.address());
-        let prefix = target
-            .prefix()
-            .or(spec.registry.repository_prefix.clone())
-            .unwrap_or_default();
+        let prefix = prefix(target, spec);
         let mut plan = match object.kind {
             Kind::Package => Plan::package_below(&object.name, spec, &address, &prefix)?,
             Kind::Image => Plan::below(spec, &address, &prefix)?,
@@ -39,6 +36,13 @@ impl Build {
                 image.location.tags.truncate(1);
             }
         }
+        let owner = object.shown();
+        if object.kind == Kind::Package {
+            let repository = repository(&prefix, &object.name);
+            names.add_artifact(&owner, &repository, spec);
+            names.check_artifact(&owner, &repository, spec)?;
+        }
+        names.add_images(&owner, &mut plan, spec.compression)?;
         report.planned = plan.images.len();
         let definition = match object.kind {
             Kind::Package => Some(Definition::of(&object.name, spec, &plan)?),

@@ -42,6 +42,14 @@ pub(in crate::cli) struct Object {
     pub plain_tag: bool,
 }
 
+impl Object {
+    /// Its kind and name, with the namespace where it says one, for people.
+    pub fn shown(&self) -> String {
+        let namespace = self.namespace.as_ref().map(|namespace| format!("{namespace}/"));
+        format!("the {} {}{}", self.kind, namespace.unwrap_or_default(), self.name)
+    }
+}
+
 /// The OpenAPI schema of a kind.
 fn schema(kind: Kind) -> &'static Value {
     static SCHEMAS: LazyLock<[Value; 2]> =

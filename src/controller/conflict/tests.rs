@@ -21,22 +21,10 @@ fn package(namespace: &str, second: u32, spec: serde_json::Value) -> JackalPacka
 }
 
 fn verdict(mine: &JackalPackage, other: &JackalPackage, repositories: RepositoryPolicy) -> Option<String> {
-    let defaults = Defaults {
-        registry: serde_json::from_value(json!({ "address": "r:1" })).unwrap(),
-        policy: Policy {
-            repositories,
-            ..Policy::default()
-        },
-        ..Defaults::default()
-    };
-    let place = Place {
-        address: "r:1".to_owned(),
-        prefix: String::new(),
-        fence: None,
-        endpoint: crate::registry::Endpoint::new("r:1"),
-        naming: None,
-    };
-    let checked = check(mine, [mine, other], &defaults, &place);
+    let (mut defaults, home) = home();
+    defaults.policy.repositories = repositories;
+    let known = known(&[mine, other], &[]);
+    let checked = Older::than(mine, &known).check_package(mine, &defaults, &home);
     checked.err().map(|fault| fault.message)
 }
 
@@ -92,18 +80,88 @@ fn one_that_follows_an_image_holds_what_it_wrote_last() {
 }
 
 #[test]
-fn who_waits_is_told() {
-    let mut waiting = package("a", 2, json!({}));
-    let other = package("b", 1, json!({}));
-    let waits =
-        |waiting: &JackalPackage, other: &JackalPackage| waits(waiting, &other.name_any(), other.uid().as_deref());
-    assert!(!waits(&waiting, &other));
-    waiting.status = serde_json::from_value(json!({ "conditions": [{
-        "type": "Stalled", "status": "True", "reason": "RepositoryConflict", "message": "",
-        "lastTransitionTime": "2026-01-01T00:00:00Z",
-    }] }))
-    .unwrap();
-    assert!(waits(&waiting, &other) && !waits(&waiting, &waiting));
+fn an_alias_of_the_registry_hides_no_package() {
+    let any = RepositoryPolicy::Any;
+    let new = package("a", 2, json!({}));
+    for registry in [
+        json!({ "address": "R:1" }),
+        json!({ "address": "x:1", "endpoint": "r:1" }),
+        json!({ "endpoint": "x:1" }),
+    ] {
+        let old = package("b", 1, json!({ "registry": registry }));
+        let said = verdict(&new, &old, any).unwrap_or_else(|| panic!("{registry}"));
+        assert!(
+            said.starts_with("r:1/app:1 belongs to the older package b/app: "),
+            "{said}"
+        );
+    }
+    let behind = |address: &str| json!({ "registry": { "address": address, "endpoint": "registry.svc:5000" } });
+    let (old, new) = (package("b", 1, behind("x:1")), package("a", 2, behind("y:1")));
+    assert!(verdict(&new, &old, any).is_some());
+    // Without the port of HTTPS.
+    let at = |address: &str| json!({ "registry": { "address": address } });
+    let (old, new) = (package("b", 1, at("x.example:443")), package("a", 2, at("X.example")));
+    assert!(verdict(&new, &old, any).is_some());
+}
+
+#[test]
+fn of_three_packages_the_one_without_the_tag_keeps_nobody_from_it() {
+    let (defaults, home) = home();
+    let named = |namespace: &str, second: u32, architecture: &str| {
+        package(namespace, second, json!({ "architecture": architecture }))
+    };
+    let (first, second, third) = (named("a", 1, "amd64"), named("b", 2, "arm64"), named("c", 3, "arm64"));
+    let known = known(&[&third, &second, &first], &[]);
+    let holder = |package: &JackalPackage| {
+        let checked = Older::than(package, &known).check_package(package, &defaults, &home);
+        checked.err().map(|fault| fault.message)
+    };
+    assert_eq!((holder(&first), holder(&second)), (None, None), "they share an index");
+    assert!(holder(&third).unwrap().contains("the older package b/app: "));
+}
+
+#[test]
+fn what_changes_tags_is_news() {
+    let with = |status: serde_json::Value| {
+        let mut package = package("a", 1, json!({}));
+        package.metadata.generation = Some(1);
+        package.status = serde_json::from_value(status).unwrap();
+        package
+    };
+    let conditions = |reason: &str| {
+        json!({ "conditions": [{
+            "type": "Stalled", "status": "True", "reason": reason, "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }] })
+    };
+    let before = with(json!(null));
+    let news = |now: &JackalPackage| is_news(Some(&before), Some(now));
+    assert!(!news(&before) && !news(&with(conditions("PushFailed"))));
+    assert!(news(&with(conditions("RepositoryConflict"))));
+    assert!(is_news(None, Some(&before)) && is_news(Some(&before), None));
+    let mut edited = before.clone();
+    edited.metadata.generation = Some(2);
+    assert!(news(&edited));
+
+    let before = image("a", 1, json!({ "image": "ghcr.io/app", "policy": { "pattern": ".*" } }));
+    let chosen = |status: serde_json::Value| {
+        let mut image = before.clone();
+        image.status = serde_json::from_value(status).unwrap();
+        is_news(Some(&before), Some(&image))
+    };
+    assert!(!chosen(json!({ "digest": "sha256:0" })));
+    assert!(chosen(json!({ "naming": "Zarf" })));
+    assert!(chosen(
+        json!({ "selected": { "tag": "1", "reason": "LastAlphabetical", "message": "" } })
+    ));
+}
+
+#[test]
+fn packages_of_one_name_are_concerned() {
+    let (one, other) = (package("a", 2, json!({})), package("b", 1, json!({})));
+    assert!(concerns(&one, "app", other.metadata.uid.as_deref()));
+    assert!(!concerns(&one, "app", one.metadata.uid.as_deref()));
+    assert!(!concerns(&one, "other", None));
 }
 
 fn image(name: &str, second: u32, spec: serde_json::Value) -> JackalImage {
@@ -150,7 +208,7 @@ fn home() -> (Defaults, Home) {
 /// Who has the plain tag of `mine`, or why it cannot have its name.
 fn plain(mine: &JackalImage, packages: &[&JackalPackage], images: &[&JackalImage]) -> Result<Option<String>, String> {
     let (known, (defaults, home)) = (known(packages, images), home());
-    let checked = Older::than_image(mine, &known).check_image(mine, &defaults, &home);
+    let checked = Older::than(mine, &known).check_image(mine, &defaults, &home);
     checked.map_err(|fault| {
         assert_eq!(fault.disposition, crate::fault::Disposition::Blocked);
         fault.message
@@ -259,6 +317,60 @@ fn who_left_a_tag_to_another_keeps_nobody_from_it() {
     );
 }
 
+/// `B` cannot have the tag that names it, which `A` has, and so nobody is kept by it from its plain one.
+#[test]
+fn who_writes_nothing_keeps_nobody_from_a_tag() {
+    let named = format!("1-jackal-{}", crc32fast::hash(b"ghcr.io/app"));
+    let a = image(
+        "a",
+        1,
+        json!({ "image": format!("quay.io/app:{named}"), "naming": "Plain" }),
+    );
+    let b = image("b", 2, json!({ "image": "ghcr.io/app:1" }));
+    let c = image("c", 3, json!({ "image": "quay.io/app:1", "naming": "Plain" }));
+    let all = [&a, &b, &c];
+    assert!(plain(&b, &[], &all).unwrap_err().contains("the older image a/a: "));
+    assert_eq!(plain(&c, &[], &all), Ok(None));
+    assert!(plain(&c, &[], &all[1..]).unwrap_err().contains("the older image a/b: "));
+    // One that only lacks its plain tag has the other.
+    let package = package("b", 0, json!({}));
+    let d = image(
+        "d",
+        4,
+        json!({ "image": format!("quay.io/app:{named}"), "naming": "Plain" }),
+    );
+    assert_eq!(
+        plain(&b, &[&package], &all[1..]),
+        Ok(Some("the older package b/app".to_owned()))
+    );
+    assert!(
+        plain(&d, &[&package], &all[1..])
+            .unwrap_err()
+            .contains("the older image a/b: ")
+    );
+    // A package that an image keeps from its tag keeps no other image from it.
+    let first = image("first", 1, json!({ "image": "quay.io/app:1", "naming": "Plain" }));
+    let same = image("same", 3, json!({ "image": "quay.io/app:1" }));
+    let late = super::tests::package("b", 2, json!({}));
+    assert_eq!(plain(&same, &[&late], &[&first]), Ok(None));
+}
+
+#[test]
+fn an_image_and_a_package_of_one_name_and_moment_are_not_both_the_older() {
+    let (package, image) = (
+        package("a", 1, json!({})),
+        image("app", 1, json!({ "image": "ghcr.io/app:1", "naming": "Plain" })),
+    );
+    assert!(
+        plain(&image, &[&package], &[])
+            .unwrap_err()
+            .contains("the older package a/app: ")
+    );
+    let (known, (defaults, home)) = (known(&[], &[&image]), home());
+    let checked = Older::than(&package, &known).check_package(&package, &defaults, &home);
+    assert!(checked.is_ok());
+}
+
 #[test]
 fn images_of_one_package_and_those_that_go_are_no_rivals() {
     let owner = json!([{ "apiVersion": "x/v1", "kind": "X", "name": "x", "uid": "p", "controller": true }]);
@@ -282,7 +394,7 @@ fn a_package_does_not_get_the_tag_of_an_older_image() {
     let (defaults, home) = home();
     let verdict = |package: &JackalPackage, image: &JackalImage| {
         let known = known(&[], &[image]);
-        let checked = Older::than_package(package, &known).check_package(package, &defaults, &home);
+        let checked = Older::than(package, &known).check_package(package, &defaults, &home);
         checked.err().map(|fault| fault.message)
     };
     let (new, old) = (
@@ -351,7 +463,7 @@ fn what_a_policy_denies_keeps_nobody_from_a_tag() {
             packages: Vec::new(),
             images: vec![Arc::new(DeserializeGuard(Ok(image("a", 1, old))))],
         };
-        Older::than_image(&young, &known)
+        Older::than(&young, &known)
             .check_image(&young, &defaults, &home)
             .is_err()
     };

@@ -1,25 +1,26 @@
-//! Packages whose tag another object has, and those that wait for it.
+//! Packages whose tag another object has, and those whose tags may change hands.
 
+use kube::ResourceExt as _;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{self, Event};
-use kube::{Resource as _, ResourceExt as _};
 
 use super::super::conflict::{self, Known, Older};
-use super::{Packages, WAKE};
+use super::super::seen::is_news;
+use super::{Guarded, Packages, WAKE};
 use crate::api::v1alpha1::{JackalImage, JackalPackage};
 use crate::fault::Fault;
 use crate::worker::last_part;
 
 impl Packages {
-    /// That no older image has the package's tag.
-    pub(super) async fn check_images(&self, package: &JackalPackage) -> Result<(), Fault> {
+    /// That no older object has the package's tag.
+    pub(super) async fn check_tag(&self, package: &JackalPackage) -> Result<(), Fault> {
         // Where not all images have been seen yet, what stands under the tag is looked at before it is written all the same.
         let known = Known {
             packages: self.known.state(),
             images: self.children.state(),
         };
-        let older = Older::than_package(package, &known);
+        let older = Older::than(package, &known);
         if older.agree() {
             return Ok(());
         }
@@ -27,37 +28,43 @@ impl Packages {
         older.check_package(package, &self.settings.defaults, &home)
     }
 
-    /// Has those looked at again that wait for a tag below `name`, where the object of the uid `gone` changed or is gone.
-    pub(super) fn release(&self, name: &str, gone: Option<&str>) {
-        let waiting = self.known.state_filter(|other| {
+    /// Has those packages looked at again whose tag may change hands by `event`, which is not among the known yet.
+    pub(super) fn release_of_package(&self, event: &Result<Event<Guarded>, watcher::Error>) {
+        let Ok(Event::Apply(object) | Event::Delete(object)) = event else {
+            return;
+        };
+        if event.as_ref().is_ok_and(|event| is_news(&self.known, event)) {
+            self.release(&object.name_any(), object.uid().as_deref());
+        }
+    }
+
+    /// The same for an event of an image.
+    pub(super) fn release_of_image(&self, event: &Result<Event<DeserializeGuard<JackalImage>>, watcher::Error>) {
+        let Ok(Event::Apply(object) | Event::Delete(object)) = event else {
+            return;
+        };
+        if !event.as_ref().is_ok_and(|event| is_news(&self.children, event)) {
+            return;
+        }
+        let known = self.children.get(&ObjectRef::from_obj(object));
+        let known = known.as_ref().and_then(|known| known.0.as_ref().ok());
+        for image in known.into_iter().chain(object.0.as_ref().ok()) {
+            self.release(last_part(&image.spec.image), image.uid().as_deref());
+        }
+    }
+
+    /// Has those looked at again that write below `name`, but for the object of the uid `changed`.
+    fn release(&self, name: &str, changed: Option<&str>) {
+        let concerned = self.known.state_filter(|other| {
             let other = other.0.as_ref().ok();
-            other.is_some_and(|other| conflict::waits(other, name, gone))
+            other.is_some_and(|other| conflict::concerns(other, name, changed))
         });
-        for object in waiting {
+        for object in concerned {
             self.memory.retry(object.uid().as_deref().unwrap_or_default());
             let (wakes, object) = (self.wakes.clone(), ObjectRef::from_obj(&*object));
             self.tasks.spawn(async move {
                 let _ = tokio::time::timeout(WAKE, wakes.send(object)).await;
             });
-        }
-    }
-
-    /// The same where `event` may mean that an image leaves a tag.
-    pub(super) fn release_of_image(&self, event: &Result<Event<DeserializeGuard<JackalImage>>, watcher::Error>) {
-        let Ok(Event::Apply(object) | Event::Delete(object)) = event else {
-            return;
-        };
-        let known = self.children.get(&ObjectRef::from_obj(object));
-        let going = |object: &DeserializeGuard<JackalImage>| object.meta().deletion_timestamp.is_some();
-        let changed = |known: &DeserializeGuard<JackalImage>| {
-            known.meta().generation != object.meta().generation || going(known) != going(object)
-        };
-        if matches!(event, Ok(Event::Apply(_))) && !known.as_ref().is_some_and(|known| changed(known)) {
-            return;
-        }
-        let known = known.as_ref().and_then(|known| known.0.as_ref().ok());
-        for image in known.into_iter().chain(object.0.as_ref().ok()) {
-            self.release(last_part(&image.spec.image), image.uid().as_deref());
         }
     }
 }

@@ -45,11 +45,9 @@ pub fn missing_images(spec: &JackalPackageSpec, plan: &Plan, found: &[Found]) ->
             })
             .flat_map(|image| {
                 // What names the registry inside the cluster already is found there.
-                let names = [image.location.to_string()]
-                    .into_iter()
-                    .chain(image.location.plain_name())
-                    .filter(|_| image.location.has_address);
+                let names = image.location.names();
                 names
+                    .filter(|_| image.location.has_address)
                     .filter_map(|name| name.parse().ok().as_ref().map(identity))
                     .chain([identity(&image.listed())])
                     .collect::<Vec<_>>()

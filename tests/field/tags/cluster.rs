@@ -164,6 +164,38 @@ async fn of_two_images_of_one_moment_one_has_the_tag() {
     .await;
 }
 
+async fn who_is_kept_from_its_name_keeps_nobody_from_a_tag() {
+    let shared = Shared::new().await;
+    let cluster = &shared.cluster;
+    // The name that the second has in the cluster, besides the plain one.
+    let name = format!("{}/shop", shared.sources[0].host);
+    let named = format!("1.4.0-jackal-{}", crc32fast::hash(name.as_bytes()));
+    let source = shared.sources[1].repository("shop");
+    let document = image(&source, "linux/amd64", noise(3, 1000)).await;
+    put(&source, &document, Some(&named)).await;
+    let to = registry_at(&shared.registry.host);
+    let first = format!("{}/shop:{named}", shared.sources[1].host);
+    cluster.apply(&lone("first", &first, &format!("{to}\n  naming: Plain")));
+    cluster.image_ready("first").await;
+    shared.a_second_passes().await;
+    cluster.apply(&shared.lone("second", 0, "naming: Jackal"));
+    let message = image_stalled(cluster, "second", "RepositoryConflict").await;
+    assert!(message.contains(&format!("{}/first: ", cluster.namespace)), "{message}");
+    shared.a_second_passes().await;
+    cluster.apply(&shared.lone("third", 1, "naming: Plain"));
+    let digest = cluster.image_ready("third").await.status.unwrap().digest.unwrap();
+    assert_eq!(shared.standing().await.unwrap().digest().as_str(), digest);
+    // The second gets its names, and is older than the third.
+    cluster.kubectl(&["delete", "jkimg", "first", "--timeout=30s"]);
+    let digest = cluster.image_ready("second").await.status.unwrap().digest.unwrap();
+    let message = image_stalled(cluster, "third", "RepositoryConflict").await;
+    assert!(
+        message.contains(&format!("{}/second: ", cluster.namespace)),
+        "{message}"
+    );
+    assert_eq!(shared.standing().await.unwrap().digest().as_str(), digest);
+}
+
 async fn a_package_waits_for_an_image_to_leave_its_tag() {
     let shared = Shared::new().await;
     let cluster = &shared.cluster;
@@ -319,7 +351,7 @@ fn apart<F: Future<Output = ()> + 'static>(case: fn() -> F) -> BoxFuture<'static
 }
 
 /// Cases with a cluster.
-const OBJECTS: [Case; 8] = [
+const OBJECTS: [Case; 9] = [
     Case {
         report: "moby/moby#2619",
         input: "a package and the image of another one, whose plain tag is the package's name",
@@ -337,6 +369,12 @@ const OBJECTS: [Case; 8] = [
         input: "the same, applied at once",
         expected: "one of them has the tag and the other is stalled",
         run: || apart(of_two_images_of_one_moment_one_has_the_tag),
+    },
+    Case {
+        report: "dogestry/dogestry#48",
+        input: "three JackalImages, the second of which is kept from its name by the first, and the third wants its plain tag",
+        expected: "the third has it while the second writes nothing",
+        run: || apart(who_is_kept_from_its_name_keeps_nobody_from_a_tag),
     },
     Case {
         report: "helm/helm#9985",

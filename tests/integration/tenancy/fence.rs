@@ -99,6 +99,29 @@ async fn of_two_packages_with_one_tag_the_older_has_it_until_it_goes() {
 }
 
 #[tokio::test]
+async fn another_name_of_the_registry_gives_nobody_the_tag_of_an_older_package() {
+    let _alone = APART.lock().await;
+    let (first, second) = two().await;
+    let registry = TestRegistry::start(Version::V31);
+    let _controller = first.controller(&[]);
+    second.apply(&package("shop", "1", &[], &registry_at(&registry.host)));
+    let older = second.ready("shop").await;
+    a_second_after(&older).await;
+    let by_alias = registry_at(&registry.host).replace(ADDRESS, "registry.example:5000");
+    let by_endpoint = registry_at(&registry.host).replace(ADDRESS, &registry.host);
+    for to in [by_alias, by_endpoint] {
+        first.apply(&package("shop", "1", &[], &format!("{to}\n  description: another")));
+        let said = package_stalled(&first, "shop", "RepositoryConflict").await;
+        let holder = format!("shop:1 belongs to the older package {}/shop: ", second.namespace);
+        assert!(said.contains(&holder), "{said}");
+    }
+    let standing = registry.repository("shop").manifest("1").await.unwrap().unwrap();
+    let artifact = older.status.unwrap().artifact.unwrap();
+    assert_eq!(standing.index().unwrap().manifests[0].digest.as_str(), artifact.digest);
+    clear(&[&first, &second]);
+}
+
+#[tokio::test]
 async fn fenced_namespaces_neither_write_nor_read_each_others_repositories() {
     let _alone = APART.lock().await;
     let (first, second) = two().await;

@@ -214,6 +214,7 @@ fn what_is_lacked_is_told_by_component() {
         "redis:latest",                     // of a component that may be left out
         "ghcr.io/x/app:1",                  // its own
         "127.0.0.1:31999/x/app:1-jackal-0", // no name of it in the cluster
+        "x/app:1",                          // another registry's image of the same path
         &plan.images[0].location.to_string(),
     ];
     let texts: Vec<bytes::Bytes> = texts.iter().map(|image| pod(image).into()).collect();
@@ -240,7 +241,37 @@ fn what_is_lacked_is_told_by_component() {
         [
             ("app", "127.0.0.1:31999/x/app:1-jackal-0", "manifest m"),
             ("app", "docker.io/library/redis:latest", "manifest m"),
+            ("app", "docker.io/x/app:1", "manifest m"),
             ("app", pinned.as_str(), "manifest n"),
         ]
     );
+}
+
+#[test]
+fn an_image_is_found_by_its_names_in_the_cluster() {
+    let pod = |image: &str| format!("apiVersion: v1\nkind: Pod\nspec: {{containers: [{{image: '{image}'}}]}}\n");
+    for naming in ["Plain", "Jackal", "Zarf"] {
+        let spec: JackalPackageSpec = serde_json::from_value(json!({
+            "version": "1",
+            "naming": naming,
+            "components": [{"name": "app", "images": ["ghcr.io/x/app:1"], "manifests": [{"name": "m", "inline": pod("x:1")}]}],
+        }))
+        .unwrap();
+        let plan = Plan::of(&spec, "127.0.0.1:31999", "team").unwrap();
+        let lacks = |image: &str| {
+            let texts = vec![pod(image).into()];
+            let found = Found {
+                manifests: vec![texts],
+                ..Found::default()
+            };
+            !missing_images(&spec, &plan, &[found]).is_empty()
+        };
+        let own = plan.images[0].location.to_string();
+        for there in ["ghcr.io/x/app:1", "127.0.0.1:31999/team/x/app:1", &own] {
+            assert!(!lacks(there), "{naming} {there}");
+        }
+        for other in ["x/app:1", "team/x/app:1", "127.0.0.1:31999/x/app:1"] {
+            assert!(lacks(other), "{naming} {other}");
+        }
+    }
 }

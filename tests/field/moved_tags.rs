@@ -1,0 +1,120 @@
+//! Tags that come to name another image while one is read, after which what they named before is gone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use jackal_operator::oci::{Digest, Document, media_type};
+
+use super::folder::{Folder, package_of};
+use super::{Case, check};
+use crate::support::front::{Act, Front};
+use crate::support::image::{image, multi_platform, noise, put};
+use crate::support::registry::{TestRegistry, Version};
+
+/// The image `old` of `source`, whose tag `1` comes to name `new` when `at` is first read, and of which nothing is there
+/// from then on: that is answered by `status`. What arrives is `new`.
+async fn moved_at(source: &TestRegistry, old: &[Document], new: &Document, at: &Digest, status: u16) {
+    let gone: Vec<String> = old.iter().flat_map(contents).collect();
+    let (at, moved) = (at.to_string(), Arc::new(AtomicBool::new(false)));
+    let answer = new.clone();
+    let front = Front::to(&source.host, move |seen| {
+        if seen.method == "GET" && seen.path.ends_with(&at) {
+            moved.store(true, Ordering::Relaxed);
+        }
+        if !moved.load(Ordering::Relaxed) {
+            return Act::Pass;
+        }
+        if seen.path.ends_with("/manifests/1") {
+            let digest = ("Docker-Content-Digest", answer.digest().to_string());
+            let kind = ("Content-Type", answer.descriptor.media_type.clone());
+            let body = match seen.method.as_str() {
+                "HEAD" => String::new(),
+                _ => String::from_utf8(answer.raw.to_vec()).unwrap(),
+            };
+            return Act::Answer(200, vec![digest, kind], body);
+        }
+        match gone.iter().any(|digest| seen.path.ends_with(digest)) {
+            true => Act::Answer(status, Vec::new(), String::new()),
+            false => Act::Pass,
+        }
+    });
+    let to = TestRegistry::start(Version::V31);
+    let text = package_of(&[format!("{}/app:1", front.host)]);
+    let report = Folder::new().report(&text, &to.host, &[&front.host], &[]);
+    assert_eq!(report["images"][0]["digest"], new.digest().as_str(), "{report}");
+    let standing = to.repository("app").head_manifest("1").await.unwrap();
+    assert_eq!(standing.map(|standing| standing.digest).as_ref(), Some(new.digest()));
+}
+
+/// The digests of a manifest and of all that it lists.
+fn contents(document: &Document) -> Vec<String> {
+    let manifest = document.manifest();
+    let blobs = manifest
+        .into_iter()
+        .flat_map(|manifest| manifest.layers.iter().chain([&manifest.config]));
+    let listed = document.index().into_iter().flat_map(|index| &index.manifests);
+    let listed = blobs.chain(listed).map(|entry| entry.digest.to_string());
+    [document.digest().to_string()].into_iter().chain(listed).collect()
+}
+
+fn of_an_image(status: u16) -> BoxFuture<'static, ()> {
+    async move {
+        let source = TestRegistry::start(Version::V31);
+        let repository = source.repository("app");
+        let old = image(&repository, "linux/amd64", noise(1, 1000)).await;
+        let new = image(&repository, "linux/amd64", noise(2, 1000)).await;
+        put(&repository, &old, Some("1")).await;
+        put(&repository, &new, Some("2")).await;
+        let layer = old.manifest().unwrap().layers[0].digest.clone();
+        moved_at(&source, std::slice::from_ref(&old), &new, &layer, status).await;
+    }
+    .boxed()
+}
+
+fn of_an_index(status: u16) -> BoxFuture<'static, ()> {
+    async move {
+        let source = TestRegistry::start(Version::V31);
+        let repository = source.repository("app");
+        let (index, images) = multi_platform(&repository, "1").await;
+        assert_eq!(index.descriptor.media_type, media_type::OCI_INDEX);
+        let new = image(&repository, "linux/amd64", noise(9, 1000)).await;
+        put(&repository, &new, Some("2")).await;
+        let first = images[0].digest().clone();
+        let old: Vec<Document> = [index].into_iter().chain(images).collect();
+        moved_at(&source, &old, &new, &first, status).await;
+    }
+    .boxed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_tag_names_now_is_brought() {
+    check(&[
+        Case {
+            report: "project-zot/zot#4444",
+            input: "a tag that moves while its layers are read, which are then answered by 404",
+            expected: "the image that it names then is brought",
+            run: || of_an_image(404),
+        },
+        Case {
+            report: "sigstore/cosign#2973",
+            input: "the same in a registry that answers by 403 for what is gone",
+            expected: "the image that it names then is brought",
+            run: || of_an_image(403),
+        },
+        Case {
+            report: "project-zot/zot#4444",
+            input: "a tag that moves between its index and the manifests that it lists",
+            expected: "the image that it names then is brought",
+            run: || of_an_index(404),
+        },
+        Case {
+            report: "sigstore/cosign#2973",
+            input: "the same in a registry that answers by 403 for what is gone",
+            expected: "the image that it names then is brought",
+            run: || of_an_index(403),
+        },
+    ])
+    .await;
+}
