@@ -6,13 +6,11 @@
 mod certificates;
 mod challenges;
 mod columns;
-mod command;
 mod commands;
 mod contents;
 mod credentials;
 mod documents;
 mod errors;
-mod folder;
 mod objects;
 mod optional;
 mod platforms;
@@ -27,6 +25,8 @@ use std::panic::AssertUnwindSafe;
 use futures::FutureExt as _;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
+
+use crate::support::folder;
 
 /// Cases of one table that run at the same time.
 const CONCURRENCY: usize = 4;

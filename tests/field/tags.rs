@@ -2,20 +2,18 @@
 
 mod cluster;
 
-use std::process::Command;
-
 use futures::FutureExt as _;
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 use serde_json::Value;
-use tempfile::TempDir;
 
+use super::folder::Folder;
 use super::{Case, check};
 use crate::support::image::{image, multi_platform, noise, push, put};
 use crate::support::registry::{TestRegistry, Version};
 
 /// A folder in which the real binary builds packages.
 struct Builds {
-    folder: TempDir,
+    folder: Folder,
     source: TestRegistry,
     registry: TestRegistry,
 }
@@ -29,7 +27,7 @@ struct Built {
 impl Builds {
     async fn new() -> Self {
         let builds = Self {
-            folder: tempfile::tempdir().unwrap(),
+            folder: Folder::new(),
             source: TestRegistry::start(Version::V31),
             registry: TestRegistry::start(Version::V31),
         };
@@ -45,17 +43,8 @@ impl Builds {
              version: 1.4.0\n  components: [{{name: web, images: [{}]}}]\n  {more}\n",
             images.join(", ")
         );
-        let file = self.folder.path().join(format!("{name}.yaml"));
-        std::fs::write(&file, text).unwrap();
-        let output = Command::new("timeout")
-            .args(["-k", "1", "60", env!("CARGO_BIN_EXE_jackal-operator"), "build"])
-            .arg(&file)
-            .args(["--to", to, "--insecure", "--output", "json", "--insecure-registry"])
-            .arg(format!("{},{}", self.source.host, self.registry.host))
-            .current_dir(self.folder.path())
-            .env("DOCKER_CONFIG", self.folder.path())
-            .output()
-            .unwrap();
+        let insecure = [self.source.host.as_str(), &self.registry.host];
+        let output = self.folder.build(&text, to, &insecure, &[]);
         let report = serde_json::from_slice(&output.stdout);
         Built {
             code: output.status.code(),
@@ -154,7 +143,7 @@ async fn in_a_layout_a_package_keeps_its_name() {
     let builds = Builds::new().await;
     builds.build("shop", "oci:out", &[], "").done();
     let names = || {
-        let index = std::fs::read(builds.folder.path().join("out/index.json")).unwrap();
+        let index = std::fs::read(builds.folder.path("out/index.json")).unwrap();
         let index: Value = serde_json::from_slice(&index).unwrap();
         let package = index["manifests"]
             .as_array()

@@ -1,7 +1,6 @@
 //! What `build` does with images, charts and files, and when it says so.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -63,22 +62,8 @@ async fn failures_are_told_at_once() {
         "--output",
         "json",
     ];
-    let mut running = Command::new("timeout")
-        .args([
-            "-k",
-            "1",
-            "60",
-            env!("CARGO_BIN_EXE_jackal-operator"),
-            "build",
-            "shop.yaml",
-        ])
-        .args(flags)
-        .current_dir(folder.path("."))
-        .env("DOCKER_CONFIG", folder.path("."))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let arguments = [&["build", "shop.yaml"], &flags[..]].concat();
+    let mut running = folder.command(&arguments).spawn().unwrap();
     let mut lines = BufReader::new(running.stderr.take().unwrap()).lines();
     let first = lines.next().unwrap().unwrap();
     assert!(first.contains(&format!("{missing} does not exist")), "{first}");
