@@ -198,7 +198,7 @@ impl JackalPackageSpec {
             return Vec::new();
         }
         let object = serde_json::json!({ "spec": self });
-        let found = crate::api::schema::violations(&object, &super::schema::<JackalPackage>(), "JackalPackage");
+        let found = crate::api::schema::violations(&object, &super::schema::<JackalPackage>());
         match found.is_empty() {
             true => vec![
                 "spec.components[].images: write each image by its name, or as an object with the field image"

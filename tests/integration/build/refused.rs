@@ -85,7 +85,7 @@ async fn what_cannot_be_used_is_told_apart_from_what_failed() {
             "sauce.yaml",
             here,
             2,
-            "spec.components[0].images[0].sauce is no field",
+            "spec.components[0].images[0].sauce: unknown field",
         ),
         (
             "twice.yaml",
