@@ -30,10 +30,18 @@ use super::sbom::SbomFlags;
 use super::{UNUSABLE, Unusable, examples, key, package_file, print};
 use crate::api::v1alpha1::JackalPackageSpec;
 use crate::fault::Fault;
-use crate::oci::same_host;
+use crate::oci::{is_host, same_host};
 use crate::package::PlannedImage;
 use crate::signing::SigningKey;
 use crate::transfer::{Standing, Transfer};
+
+/// A host of the command line, which nothing would match otherwise.
+fn host(text: &str) -> Result<String, &'static str> {
+    match is_host(text) {
+        true => Ok(text.to_owned()),
+        false => Err("write host[:port], without a scheme or a path"),
+    }
+}
 
 /// How long a transfer may stand still where neither flag nor object says so.
 const IDLE: Duration = Duration::from_secs(120);
@@ -76,7 +84,7 @@ pub(super) struct Build {
     #[arg(long)]
     insecure: bool,
     /// Source registries that speak plain HTTP: host[:port], repeatable.
-    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    #[arg(long, value_name = "HOST", value_delimiter = ',', value_parser = host)]
     insecure_registry: Vec<String>,
     #[command(flatten)]
     engine: EngineFlags,
