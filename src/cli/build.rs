@@ -1,6 +1,7 @@
 //! `build`: the packages and images of a file, without a cluster.
 
 mod check;
+mod claims;
 mod content;
 mod following;
 mod moves;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
+use self::claims::Claims;
 use self::report::{Failure, Report, Reports, Row};
 use self::target::Target;
 use self::works::Works;
@@ -144,7 +146,9 @@ impl Build {
         if interrupted {
             return ExitCode::from(130);
         }
-        match reports.failures().any(|failure| failure.stalled) {
+        // Of a check an image that is missing is an answer, whatever would bring it.
+        let unusable = |failure: &Failure| failure.stalled && !(self.check && failure.image.is_some());
+        match reports.failures().any(unusable) {
             true => ExitCode::from(UNUSABLE),
             false => ExitCode::FAILURE,
         }
@@ -164,12 +168,14 @@ impl Build {
             false => Target::parse(self.to.as_deref().unwrap_or_default())?,
         };
         let several = file.objects.len() > 1;
+        let mut claims = Claims::default();
         for object in &file.objects {
             let report = reports.begin(object, several);
             if let Target::Layout(directory) = &target {
                 report.layout = Some(directory.display().to_string());
             }
-            if let Err(error) = self.object(object, &file.given, &target, display, report).await {
+            let built = self.object(object, &file.given, &target, &mut claims, (display, &mut *report));
+            if let Err(error) = built.await {
                 report.fail(error.into(), display);
             }
         }

@@ -1,5 +1,6 @@
 //! One object of a file: its images on their way, and its artifact put together where it is a package.
 
+use super::claims::Claims;
 use super::report::Named;
 use super::{Build, Report, Target, Works};
 use crate::api::v1alpha1::JackalPackageSpec;
@@ -11,14 +12,15 @@ use crate::package::{BroughtImage, Definition, Parts, Plan, assemble, component,
 use crate::signing::SigningKey;
 
 impl Build {
-    /// Builds `object`, or checks it, and writes to `report` what came of it as far as it came.
+    /// Builds `object`, or checks it, where earlier objects of its file have `claims`, and writes to `report` what came of
+    /// it as far as it came.
     pub(super) async fn object(
         &self,
         object: &Object,
         given: &Given,
         target: &Target,
-        display: &Display,
-        report: &mut Report,
+        claims: &mut Claims,
+        (display, report): (&Display, &mut Report),
     ) -> anyhow::Result<()> {
         let access = &Access::new(&self.authorities, &self.limits, self.idle(object)).await?;
         let spec = &self.followed(&object.spec, given, target, access).await?;
@@ -43,6 +45,12 @@ impl Build {
             Kind::Package => Some(Definition::of(&object.name, spec, &plan)?),
             Kind::Image => None,
         };
+        let claimant = object.to_string();
+        claims.images(&claimant, &mut plan, spec.compression)?;
+        if let Some(definition) = &definition {
+            let artifact = format!("{}:{}", repository(&prefix, &object.name), definition.version());
+            claims.artifact(&claimant, artifact, definition.architecture())?;
+        }
         if self.check {
             return self.check_all(&plan, spec, given, access, display, report).await;
         }
