@@ -1,5 +1,7 @@
 //! Flags as people write them.
 
+use std::process::Command;
+
 use super::{Folder, empty, stderr, stdout};
 use crate::field::{Case, check};
 
@@ -70,4 +72,45 @@ async fn flags_that_cannot_be_used_say_how_they_are_written() {
         },
     ])
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shells_complete_commands_and_flags() {
+    check(&[Case {
+        report: "clap-rs/clap#6421",
+        input: "the script for bash, sourced in a shell without the package bash-completion",
+        expected: "commands, and flags, values and files of each command are completed",
+        run: || {
+            Box::pin(async {
+                let folder = Folder::with(empty("shop"));
+                folder.write("script", folder.run(&["completion", "bash"]).stdout);
+                for (words, completed) in [
+                    ("jackal-operator bui", "build"),
+                    ("jackal-operator build --check --ca-f", "--ca-file"),
+                    ("jackal-operator build --output js", "json"),
+                    // Where it offers nothing, bash completes the names of files by itself.
+                    ("jackal-operator build sho", ""),
+                    ("jackal-operator build --ca-file sho", "shop.yaml"),
+                    ("jackal-operator completion fi", "fish"),
+                ] {
+                    assert_eq!(complete(&folder, words), completed, "{words}");
+                }
+            })
+        },
+    }])
+    .await;
+}
+
+/// What bash offers for the last of `words`, with the script of that name.
+fn complete(folder: &Folder, words: &str) -> String {
+    let asked = "source ./script
+        words=($1); COMP_WORDS=(\"${words[@]}\"); COMP_CWORD=$((${#words[@]} - 1)); COMP_LINE=$1; COMP_POINT=${#1}
+        spec=$(complete -p jackal-operator); [[ $spec =~ -F\\ ([^ ]+) ]]
+        \"${BASH_REMATCH[1]}\" jackal-operator \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD - 1]}\"
+        echo \"${COMPREPLY[@]}\"";
+    let mut bash = Command::new("bash");
+    bash.args(["--norc", "--noprofile", "-c", asked, "bash", words]);
+    let output = bash.current_dir(folder.path(".")).output().unwrap();
+    assert_eq!(stderr(&output), "", "{words}");
+    stdout(&output).trim().to_owned()
 }
