@@ -1,7 +1,12 @@
 //! What commands print, and to whom.
 
+use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Stdio;
+
 use super::{Folder, empty, stderr, stdout};
 use crate::field::{Case, check};
+use crate::support::process;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_print_as_scripts_and_shells_expect() {
@@ -85,6 +90,32 @@ async fn commands_print_as_scripts_and_shells_expect() {
                         let output = folder.run(&["completion", shell]);
                         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
                         assert!(stdout(&output).contains("insecure-registry"), "{shell}");
+                    }
+                })
+            },
+        },
+        Case {
+            report: "bash reference manual, \"Signals\"",
+            input: "Ctrl-C while a command waits for standard input",
+            expected: "it ends at once, without a line of the log",
+            run: || {
+                Box::pin(async {
+                    let folder = Folder::new();
+                    for arguments in [&["convert", "-"][..], &["build", "-", "--to", "oci:out"]] {
+                        let mut child = folder.command(arguments).stdin(Stdio::piped()).spawn().unwrap();
+                        let mut input = child.stdin.take().unwrap();
+                        // More than a pipe holds: once it is written, the command has begun to read.
+                        input.write_all(&[b'#'; 200_000]).unwrap();
+                        let id = child.id().to_string();
+                        process::run("kill", &["-INT", &id]);
+                        let output = child.wait_with_output().unwrap();
+                        let said = stderr(&output);
+                        let status = (output.status.code(), output.status.signal());
+                        assert!(
+                            matches!(status, (Some(130), _) | (_, Some(2))),
+                            "{arguments:?}: {status:?} {said}"
+                        );
+                        assert!(!said.contains("INFO"), "{said}");
                     }
                 })
             },
