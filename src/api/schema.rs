@@ -1,17 +1,20 @@
 //! What an object says that the schema of its custom resource does not allow, as far as a person gets it wrong:
-//! fields, values of enumerations, types, and what is missing. An API server drops an unknown field unless it is asked to
-//! be strict, and build has no API server. No IO.
+//! fields, values of enumerations, types, limits, rules, and what is missing. An API server drops an unknown field unless it is
+//! asked to be strict, and build has no API server. No IO.
+
+mod limits;
+mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
 use serde_json::Value;
 
-use crate::suggestion::did_you_mean;
+use crate::suggestion::{did_you_mean, misspelt};
 
 /// The most violations that are told of one object.
 const MOST: usize = 10;
-/// The fields of every object.
-const OBJECT: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
 /// The longest part in characters of a value that is shown.
 const SHOWN: usize = 60;
 
@@ -66,25 +69,29 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What `object`, of the kind `kind`, has, first of all in `spec`, that `schema`, the OpenAPI v3 schema of the whole resource as
-/// JSON, does not allow: the first ten, in the order of their names. A `null` counts as absent.
-pub fn violations(object: &Value, schema: &Value, kind: &str) -> Vec<Violation> {
-    let schema = &schema["properties"]["spec"];
-    let path = Path::default().field("spec");
+/// What `object` has that `schema`, the OpenAPI v3 schema of the whole resource as JSON, does not allow: the first ten, in
+/// the order of their names. A `null` counts as absent, and its status is the operator's own.
+pub fn violations(object: &Value, schema: &Value) -> Vec<Violation> {
     let mut check = Check {
-        kind,
-        root: schema,
+        spec: &schema["properties"]["spec"],
         found: Vec::new(),
     };
-    for name in object.as_object().into_iter().flat_map(serde_json::Map::keys) {
-        if !OBJECT.contains(&name.as_str()) {
-            let meant = did_you_mean(name, OBJECT);
-            check.say(Path::default().field(name), format!(" is no field of a {kind}{meant}"));
+    let path = Path::default();
+    if let (Some(fields), Some(known)) = (object.as_object(), properties(schema)) {
+        for (name, value) in fields.iter().filter(|(name, _)| *name != "status") {
+            check.field(name, value, known, &path);
         }
     }
-    match &object["spec"] {
-        Value::Null => check.say(path, " is missing".to_owned()),
-        spec => check.value(spec, schema, &path),
+    if object["spec"].is_null() {
+        check.say(path.field("spec"), " is missing".to_owned());
+    }
+    // Rules are written for what is of the right types, where no field is `null`.
+    if check.found.is_empty() {
+        let mut object = object.clone();
+        drop_nulls(&mut object, schema);
+        for (path, message) in rules::broken(&object, schema) {
+            check.say(path, format!(": {message}"));
+        }
     }
     check.found
 }
@@ -108,8 +115,8 @@ pub fn drop_nulls(value: &mut Value, schema: &Value) {
 }
 
 struct Check<'a> {
-    kind: &'a str,
-    root: &'a Value,
+    /// The schema of the resource's `spec`.
+    spec: &'a Value,
     found: Vec<Violation>,
 }
 
@@ -121,26 +128,25 @@ impl Check<'_> {
     }
 
     fn value(&mut self, value: &Value, schema: &Value, path: &Path) {
-        if let Some(expected) = mismatch(value, schema) {
-            let advice = match (value, expected.as_str()) {
-                (Value::Number(_) | Value::Bool(_), "a string") => "; put it in quotes",
-                (Value::String(_), "a list") => "; write each item on a line that begins with `- `",
-                (Value::String(_), "a number" | "true or false") => "; write it without quotes",
-                _ => "",
-            };
-            let found = described(value);
-            return self.say(path.clone(), format!(": found {found}, expected {expected}{advice}"));
-        }
-        if let Some(allowed) = schema["enum"].as_array() {
+        if let (Some(word), Some(allowed)) = (word(value), schema["enum"].as_array()) {
             let allowed: Vec<&str> = allowed.iter().filter_map(Value::as_str).collect();
-            if let Value::String(text) = value
-                && !allowed.contains(&text.as_str())
-            {
-                let meant = did_you_mean(text, allowed.iter().copied());
-                let what = format!(": {} is not one of {}{meant}", shown(text), allowed.join(", "));
+            if !allowed.contains(&word.as_str()) {
+                let meant = did_you_mean(&word, allowed.iter().copied());
+                let what = format!(": {} is not one of {}{meant}", shown(&word), allowed.join(", "));
                 self.say(path.clone(), what);
             }
             return;
+        }
+        if let Some(expected) = mismatch(value, schema) {
+            let (found, advice) = (described(value), advice(value, &expected, schema));
+            return self.say(path.clone(), format!(": found {found}, expected {expected}{advice}"));
+        }
+        if let Some(broken) = limits::broken(value, schema) {
+            let found = match is_empty(value) {
+                true => String::new(),
+                false => format!("found {}; ", described(value)),
+            };
+            self.say(path.clone(), format!(": {found}{broken}"));
         }
         match value {
             Value::Object(fields) => self.fields(fields, schema, path),
@@ -173,15 +179,7 @@ impl Check<'_> {
             return;
         };
         for (name, value) in fields {
-            match known.get(name) {
-                None => {
-                    let path = path.field(name);
-                    let what = format!(" is no field of a {}{}", self.kind, self.meant(name, known));
-                    self.say(path, what);
-                }
-                Some(_) if value.is_null() => {}
-                Some(schema) => self.value(value, schema, &path.field(name)),
-            }
+            self.field(name, value, known, path);
         }
         let required = branches(schema).find_map(|branch| branch["required"].as_array());
         for name in required.into_iter().flatten().filter_map(Value::as_str) {
@@ -191,20 +189,78 @@ impl Check<'_> {
         }
     }
 
-    /// What the field `name` was probably meant to be: a field of this place, or one of the same name elsewhere.
-    fn meant(&self, name: &str, known: &serde_json::Map<String, Value>) -> String {
-        let meant = did_you_mean(name, known.keys().map(String::as_str));
-        if !meant.is_empty() {
-            return meant;
-        }
-        match owner(name, self.root, "spec") {
-            Some(owner) => format!("; {name} is a field of {owner}"),
+    /// The field `name` of the object at `path`, whose fields are `known`.
+    fn field(&mut self, name: &str, value: &Value, known: &serde_json::Map<String, Value>, path: &Path) {
+        let is_beside_spec = path.0.is_empty();
+        let path = path.field(name);
+        match known.get(name) {
             None => {
-                let fields: Vec<&str> = known.keys().map(String::as_str).collect();
-                format!("; the fields there are {}", fields.join(", "))
+                let what = format!(": unknown field{}", self.meant(name, known, is_beside_spec));
+                self.say(path, what);
             }
+            Some(_) if value.is_null() => {}
+            Some(schema) => self.value(value, schema, &path),
         }
     }
+
+    /// What the field `name` was probably meant to be: a field of this place that is misspelt, one of the same name
+    /// elsewhere, or one of this place that it is a part of.
+    /// What belongs into `spec` is often written beside it.
+    fn meant(&self, name: &str, known: &serde_json::Map<String, Value>, is_beside_spec: bool) -> String {
+        let here = known.keys().map(String::as_str);
+        if (is_beside_spec || misspelt(name, here.clone()).is_none())
+            && let Some(owner) = owner(name, self.spec, "spec")
+        {
+            return format!("; {name} is a field of {owner}");
+        }
+        match did_you_mean(name, here) {
+            meant if meant.is_empty() => format!("; the fields there are {}", names(known)),
+            meant => meant,
+        }
+    }
+}
+
+/// What a person may have meant as a word: a text, or what YAML reads as a number or a truth.
+fn word(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+        _ => None,
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    value == "" || value.as_array().is_some_and(Vec::is_empty)
+}
+
+/// What to do about a value that is not of the type `expected`.
+fn advice(value: &Value, expected: &str, schema: &Value) -> String {
+    match (value, expected) {
+        (Value::Number(_) | Value::Bool(_), "a string") => {
+            match limits::broken(&Value::String(value.to_string()), schema) {
+                // In quotes it would be refused too.
+                Some(broken) => format!("; {broken}"),
+                None => "; put it in quotes".to_owned(),
+            }
+        }
+        (Value::String(_) | Value::Object(_), "a list") => {
+            "; write each item on a line that begins with `- `".to_owned()
+        }
+        (Value::String(text), "true or false") if matches!(text.as_str(), "true" | "false") => {
+            "; write it without quotes".to_owned()
+        }
+        (Value::String(text), "a number") if text.parse::<f64>().is_ok() => "; write it without quotes".to_owned(),
+        (_, "an object with fields") => match properties(schema) {
+            Some(known) => format!("; the fields there are {}", names(known)),
+            None => String::new(),
+        },
+        _ => String::new(),
+    }
+}
+
+fn names(fields: &serde_json::Map<String, Value>) -> String {
+    let names: Vec<&str> = fields.keys().map(String::as_str).collect();
+    names.join(", ")
 }
 
 /// A schema with the alternatives that it consists of.
@@ -297,141 +353,4 @@ fn shown(text: &str) -> String {
         shown.push('…');
     }
     shown
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::api::v1alpha1::JackalPackage;
-
-    fn schema() -> Value {
-        crate::api::v1alpha1::schema::<JackalPackage>()
-    }
-
-    fn found(spec: Value) -> Vec<String> {
-        let violations = violations(&json!({ "spec": spec }), &schema(), "JackalPackage");
-        violations.iter().map(Violation::to_string).collect()
-    }
-
-    fn of_image(image: Value) -> Vec<String> {
-        found(json!({ "components": [{ "name": "web", "images": [image] }] }))
-    }
-
-    #[test]
-    fn a_right_object_violates_nothing() {
-        let image = json!({ "image": "a", "source": "Docker", "nodeSelector": { "any.thing/goes": "here" }, "platforms": null });
-        assert_eq!(of_image(image), Vec::<String>::new());
-    }
-
-    #[test]
-    fn unknown_fields_are_named_with_their_path_and_what_was_meant() {
-        let field = |name: &str| of_image(json!({ "image": "a", name: "b" })).join("\n");
-        let path = "spec.components[0].images[0]";
-        for (name, meant) in [
-            ("platfroms", "; did you mean platforms?"),
-            ("Source", "; did you mean source?"),
-            ("node_selector", "; did you mean nodeSelector?"),
-            ("repositoryPrefix", "; repositoryPrefix is a field of spec.registry"),
-        ] {
-            let expected = format!("{path}.{name} is no field of a JackalPackage{meant}");
-            assert_eq!(field(name), expected);
-        }
-        let unknown = field("colour");
-        assert!(unknown.contains("; the fields there are image, "), "{unknown}");
-        let all = found(json!({ "compnents": [], "versoin": "1", "components": [] }));
-        assert_eq!(all.len(), 2, "{all:?}");
-        let many: serde_json::Map<String, Value> = (0..50).map(|number| (format!("x{number}"), json!(1))).collect();
-        assert_eq!(found(Value::Object(many)).len(), MOST);
-        let long = field(&format!("a\u{1b}{}", "b".repeat(100)));
-        assert!(!long.contains('\u{1b}') && long.contains('…'), "{long}");
-    }
-
-    #[test]
-    fn values_are_held_against_enumerations_and_types() {
-        let source = |value: Value| of_image(json!({ "image": "a", "source": value })).join("\n");
-        let path = "spec.components[0].images[0].source";
-        assert_eq!(
-            source(json!("docker")),
-            format!("{path}: docker is not one of Registry, Docker, Containerd; did you mean Docker?")
-        );
-        assert_eq!(
-            source(json!("podman")),
-            format!("{path}: podman is not one of Registry, Docker, Containerd")
-        );
-        assert_eq!(
-            source(json!(1)),
-            format!("{path}: found the number 1, expected a string; put it in quotes")
-        );
-        let whole = |spec: Value| found(spec).join("\n");
-        let components = json!([{ "name": "web" }]);
-        assert_eq!(
-            whole(json!({ "components": components, "suspend": "yes" })),
-            "spec.suspend: found the string `yes`, expected true or false; write it without quotes"
-        );
-        assert_eq!(
-            whole(json!({ "components": { "name": "web" } })),
-            "spec.components: found an object with fields, expected a list"
-        );
-        let labels = json!({ "image": "a", "nodeSelector": { "gpu": true } });
-        assert!(of_image(labels)[0].contains("nodeSelector.gpu: found true, expected a string; put it in quotes"));
-    }
-
-    #[test]
-    fn what_is_missing_is_named() {
-        assert_eq!(
-            of_image(json!({})),
-            ["spec.components[0].images[0]: the field image is missing"]
-        );
-        assert_eq!(of_image(json!({ "image": null })).len(), 1);
-        let empty = found(json!({ "components": [null] })).join("\n");
-        assert!(empty.starts_with("spec.components[0] is empty"), "{empty}");
-        let nothing = violations(&json!({}), &schema(), "JackalPackage");
-        assert_eq!(nothing[0].to_string(), "spec is missing");
-        let misspelt = violations(&json!({ "Spec": {} }), &schema(), "JackalPackage");
-        assert_eq!(
-            misspelt[0].to_string(),
-            "Spec is no field of a JackalPackage; did you mean spec?"
-        );
-    }
-
-    #[test]
-    fn strings_or_objects_are_held_against_what_they_are() {
-        let either = json!({ "properties": { "spec": { "type": "object", "properties": { "images": { "type": "array", "items": {
-            "x-kubernetes-preserve-unknown-fields": true,
-            "anyOf": [{ "type": "string" }, { "type": "object", "required": ["image"], "properties": { "image": { "type": "string" } } }],
-        } } } } } });
-        let found = |item: Value| {
-            let object = json!({ "spec": { "images": [item] } });
-            let found = violations(&object, &either, "JackalPackage");
-            found.iter().map(Violation::to_string).collect::<Vec<_>>().join("\n")
-        };
-        assert_eq!(found(json!("a:1")), "");
-        assert_eq!(found(json!({ "image": "a:1" })), "");
-        assert!(
-            found(json!({ "imgae": "a:1" }))
-                .contains("images[0].imgae is no field of a JackalPackage; did you mean image?")
-        );
-        assert!(found(json!(1)).contains("expected a string or an object with fields"));
-    }
-
-    #[test]
-    fn nulls_go_where_the_schema_knows_the_field() {
-        let schema = schema();
-        let mut object = json!({ "spec": {
-            "version": null,
-            "components": [{ "name": "web", "images": null, "charts": [{ "name": "c", "values": { "nodeSelector": null } }] }],
-        } });
-        drop_nulls(&mut object, &schema);
-        let component = &object["spec"]["components"][0];
-        assert!(
-            object["spec"].get("version").is_none() && component.get("images").is_none(),
-            "{object}"
-        );
-        assert!(
-            component["charts"][0]["values"].get("nodeSelector").is_some(),
-            "{object}"
-        );
-    }
 }

@@ -31,10 +31,18 @@ use super::sbom::SbomFlags;
 use super::{UNUSABLE, Unusable, examples, key, package_file, print};
 use crate::api::v1alpha1::JackalPackageSpec;
 use crate::fault::Fault;
-use crate::oci::same_host;
+use crate::oci::{is_host, same_host};
 use crate::package::{self, Names, PlannedImage};
 use crate::signing::SigningKey;
 use crate::transfer::{Standing, Transfer};
+
+/// A host of the command line, which nothing would match otherwise.
+fn host(text: &str) -> Result<String, &'static str> {
+    match is_host(text) {
+        true => Ok(text.to_owned()),
+        false => Err("write host[:port], without a scheme or a path"),
+    }
+}
 
 /// How long a transfer may stand still where neither flag nor object says so.
 const IDLE: Duration = Duration::from_secs(120);
@@ -77,7 +85,7 @@ pub(super) struct Build {
     #[arg(long)]
     insecure: bool,
     /// Source registries that speak plain HTTP: host[:port], repeatable.
-    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    #[arg(long, value_name = "HOST", value_delimiter = ',', value_parser = host)]
     insecure_registry: Vec<String>,
     #[command(flatten)]
     engine: EngineFlags,
@@ -143,7 +151,9 @@ impl Build {
         if interrupted {
             return ExitCode::from(130);
         }
-        match reports.failures().any(|failure| failure.stalled) {
+        // Of a check an image that is missing is an answer, whatever would bring it.
+        let unusable = |failure: &Failure| failure.stalled && !(self.check && failure.image.is_some());
+        match reports.failures().any(unusable) {
             true => ExitCode::from(UNUSABLE),
             false => ExitCode::FAILURE,
         }
@@ -173,7 +183,7 @@ impl Build {
             if let Target::Layout(directory) = &target {
                 report.layout = Some(directory.display().to_string());
             }
-            let built = self.object(object, &file.given, (&target, &mut names), display, report);
+            let built = self.object(object, &file.given, (&target, &mut names), display, &mut *report);
             if let Err(error) = built.await {
                 report.fail(error.into(), display);
             }

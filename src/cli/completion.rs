@@ -19,11 +19,21 @@ pub(super) struct Completion {
 
 impl Completion {
     pub(super) fn run(self) -> ExitCode {
-        let mut script = Vec::new();
-        let mut command = Command::command();
-        let name = command.get_name().to_owned();
-        clap_complete::generate(self.shell, &mut command, name, &mut script);
-        print::document_of("completion", &String::from_utf8_lossy(&script))
+        print::document_of("completion", &script(self.shell))
+    }
+}
+
+fn script(shell: Shell) -> String {
+    let mut script = Vec::new();
+    let mut command = Command::command();
+    let name = command.get_name().to_owned();
+    clap_complete::generate(shell, &mut command, &name, &mut script);
+    let script = String::from_utf8_lossy(&script);
+    match shell {
+        // The script calls the state of a command in two ways where the program's name has a hyphen, and so never
+        // completes what follows a command (clap-rs/clap#6421).
+        Shell::Bash => script.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__")),
+        _ => script.into_owned(),
     }
 }
 
@@ -36,10 +46,7 @@ mod tests {
     #[test]
     fn every_shell_has_a_script() {
         for shell in Shell::value_variants() {
-            let mut script = Vec::new();
-            clap_complete::generate(*shell, &mut Command::command(), "jackal-operator", &mut script);
-            let script = String::from_utf8(script).unwrap();
-            assert!(script.contains("insecure-registry"), "{shell}");
+            assert!(script(*shell).contains("insecure-registry"), "{shell}");
         }
     }
 }

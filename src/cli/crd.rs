@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Args;
 
 use super::{examples, print};
@@ -38,13 +39,13 @@ impl Crd {
                 None => printed.push_str(&yaml),
                 Some(directory) => {
                     let name = definition.metadata.name.unwrap_or_default();
-                    std::fs::create_dir_all(directory)?;
-                    std::fs::write(directory.join(format!("{name}.yaml")), yaml)?;
+                    let file = directory.join(format!("{name}.yaml"));
+                    let written = std::fs::create_dir_all(directory).and_then(|()| std::fs::write(&file, yaml));
+                    written.with_context(|| format!("{} cannot be written", file.display()))?;
                 }
             }
         }
-        print::document(&printed)?;
-        Ok(())
+        print::document(&printed).context("standard output cannot be written")
     }
 }
 

@@ -93,38 +93,44 @@ impl Command {
             print::note(format_args!("jackal-operator: --log {}: {error}", self.log));
             return ExitCode::from(UNUSABLE);
         }
-        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                print::note(format_args!(
-                    "jackal-operator: the threads could not be started: {error}"
-                ));
-                return ExitCode::FAILURE;
-            }
-        };
-        match self.verb {
+        let front = match self.verb {
             Verb::Controller(_) | Verb::Agent(_) => Front::Cluster,
             _ => Front::CommandLine,
-        }
-        .choose();
-        let stop = CancellationToken::new();
-        runtime.spawn(stop_on_signal(stop.clone()));
-        let code = match self.verb {
-            Verb::Controller(command) => runtime.block_on(command.run(stop)),
-            Verb::Agent(command) => runtime.block_on(command.run(stop)),
-            Verb::Build(command) => runtime.block_on(command.run(stop)),
-            Verb::Convert(command) => command.run(),
-            Verb::Sbom(command) => runtime.block_on(command.run(stop)),
-            Verb::Sign(command) => runtime.block_on(command.run(stop)),
-            Verb::Verify(command) => runtime.block_on(command.run(stop)),
-            Verb::Crd(command) => command.run(),
-            Verb::Probe(command) => runtime.block_on(command.run(stop)),
-            Verb::Completion(command) => command.run(),
         };
-        // A blocking read of a dead file system must not keep the process.
-        runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-        code
+        front.choose();
+        match self.verb {
+            Verb::Controller(command) => in_runtime(front, |stop| command.run(stop)),
+            Verb::Agent(command) => in_runtime(front, |stop| command.run(stop)),
+            Verb::Build(command) => in_runtime(front, |stop| command.run(stop)),
+            Verb::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
+            Verb::Sign(command) => in_runtime(front, |stop| command.run(stop)),
+            Verb::Verify(command) => in_runtime(front, |stop| command.run(stop)),
+            Verb::Probe(command) => in_runtime(front, |stop| command.run(stop)),
+            // These wait for files and standard input alone, so a signal ends them as it ends any process.
+            Verb::Convert(command) => command.run(),
+            Verb::Crd(command) => command.run(),
+            Verb::Completion(command) => command.run(),
+        }
     }
+}
+
+/// Runs `work` in a runtime of its own, with what a signal cancels.
+fn in_runtime<W: Future<Output = ExitCode>>(front: Front, work: impl FnOnce(CancellationToken) -> W) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            print::note(format_args!(
+                "jackal-operator: the threads could not be started: {error}"
+            ));
+            return ExitCode::FAILURE;
+        }
+    };
+    let stop = CancellationToken::new();
+    runtime.spawn(stop_on_signal(stop.clone(), front));
+    let code = runtime.block_on(work(stop));
+    // A blocking read of a dead file system must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    code
 }
 
 /// Runs `work` of the command `name` until `stop`, and says what failed. Exit codes: 0 done, 1 something failed, 2 the
@@ -176,8 +182,8 @@ fn start_log(filter: &str, format: LogFormat) -> Result<(), tracing_subscriber::
     Ok(())
 }
 
-/// Cancels `stop` on SIGTERM and SIGINT.
-async fn stop_on_signal(stop: CancellationToken) {
+/// Cancels `stop` on SIGTERM and SIGINT. The log of what runs in a cluster says so.
+async fn stop_on_signal(stop: CancellationToken, front: Front) {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut terminate) = signal(SignalKind::terminate()) else {
         return;
@@ -186,6 +192,8 @@ async fn stop_on_signal(stop: CancellationToken) {
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }
-    tracing::info!("stopping");
+    if front == Front::Cluster {
+        tracing::info!("stopping");
+    }
     stop.cancel();
 }

@@ -95,11 +95,21 @@ fn parse(name: &str, text: &str) -> Result<File, Unusable> {
         given: Given::default(),
         skipped: Vec::new(),
     };
+    // What is wrong with objects: all of them are read, so that all of it is told.
+    let mut wrong = Vec::new();
     for document in &documents {
         let line = document.line;
         match document.value["kind"].as_str() {
-            Some("JackalPackage") => file.objects.push(object::read(name, document, Kind::Package)?),
-            Some("JackalImage") => file.objects.push(object::read(name, document, Kind::Image)?),
+            Some(kind @ ("JackalPackage" | "JackalImage")) => {
+                let kind = match kind {
+                    "JackalPackage" => Kind::Package,
+                    _ => Kind::Image,
+                };
+                match object::read(name, document, kind) {
+                    Ok(object) => file.objects.push(object),
+                    Err(Unusable(why)) => wrong.push(why),
+                }
+            }
             Some("ConfigMap") => file.given.config_maps.extend(config_map(&document.value)),
             Some("Secret") => {
                 let read = secret(&document.value);
@@ -116,11 +126,12 @@ fn parse(name: &str, text: &str) -> Result<File, Unusable> {
                 )));
             }
             Some(kind) => match nearest(kind, ["JackalPackage", "JackalImage"]) {
-                Some(meant) => {
-                    return Err(unusable(format!(
-                        ":{line}: kind {kind} is not known; did you mean {meant}?"
-                    )));
-                }
+                Some(meant) => wrong.push(format!(
+                    "{name}:{line}: kind {kind} is not known; did you mean {meant}?"
+                )),
+                None if is_ours(document) => wrong.push(format!(
+                    "{name}:{line}: kind {kind} is not known; the kinds of jackal.dev are JackalPackage and JackalImage"
+                )),
                 None => file.skipped.push(format!(
                     "{name}:{line}: {} is skipped: build reads JackalPackages, JackalImages, ConfigMaps and Secrets",
                     called(document)
@@ -137,6 +148,9 @@ fn parse(name: &str, text: &str) -> Result<File, Unusable> {
                 )));
             }
         }
+    }
+    if !wrong.is_empty() {
+        return Err(Unusable(wrong.join("\n")));
     }
     if file.objects.is_empty() {
         let kinds: Vec<&str> = documents
@@ -160,6 +174,12 @@ fn parse(name: &str, text: &str) -> Result<File, Unusable> {
         ))),
         None => Ok(file),
     }
+}
+
+/// Whether it is of the API group of packages and images.
+fn is_ours(document: &Document) -> bool {
+    let version = document.value["apiVersion"].as_str();
+    version.is_some_and(|version| version.starts_with("jackal.dev/"))
 }
 
 /// Kind and name of a document.
@@ -275,7 +295,7 @@ spec: {image: 'a:1', platforms: [linux/amd64], plainTag: false, naming: Zarf}
         let misspelt = with("source:", "sauce:");
         assert_eq!(
             misspelt,
-            "p.yaml:6: spec.components[0].images[0].sauce is no field of a JackalPackage; did you mean source?"
+            "p.yaml:6: spec.components[0].images[0].sauce: unknown field; did you mean source?"
         );
         let value = with("Docker", "docker");
         assert!(value.ends_with("did you mean Docker?"), "{value}");
@@ -285,10 +305,40 @@ spec: {image: 'a:1', platforms: [linux/amd64], plainTag: false, naming: Zarf}
         assert!(with("{name: shop}", "{}").ends_with("metadata.name is missing"));
         assert!(with("{name: shop}", "{name: 1}").ends_with("put it in quotes"));
         assert!(with("v1alpha1", "v9").ends_with("apiVersion is jackal.dev/v9, not jackal.dev/v1alpha1"));
+        let version = with("apiVersion", "apiversion");
+        assert!(
+            version.contains("p.yaml:1: apiversion: unknown field; did you mean apiVersion?"),
+            "{version}"
+        );
+        assert!(
+            version.ends_with("apiVersion is missing: write apiVersion: jackal.dev/v1alpha1"),
+            "{version}"
+        );
+        let name = with("name: shop", "nmae: shop");
+        assert!(
+            name.contains("p.yaml:3: metadata.nmae: unknown field; did you mean name?"),
+            "{name}"
+        );
+        assert!(with("metadata: {name: shop}\n", "").ends_with("metadata.name is missing"));
+        assert_eq!(
+            with("version: 1.4.0", "version: 1.4.0\n  interval: 9999999h"),
+            "p.yaml:6: spec.interval: the duration `9999999h` is longer than ten years: write a shorter one"
+        );
         let image = refused(&IMAGE.replace("platforms", "platfroms"));
         assert!(
-            image.ends_with("spec.platfroms is no field of a JackalImage; did you mean platforms?"),
+            image.ends_with("spec.platfroms: unknown field; did you mean platforms?"),
             "{image}"
+        );
+        let other = refused(&IMAGE.replace("JackalImage", "Bundle"));
+        assert_eq!(
+            other,
+            "p.yaml:1: kind Bundle is not known; the kinds of jackal.dev are JackalPackage and JackalImage"
+        );
+        let both = PACKAGE.replace("source:", "sauce:") + "---\n" + &IMAGE.replace("platforms", "platfroms");
+        let both = refused(&both);
+        assert!(
+            both.contains("p.yaml:6: ") && both.contains("p.yaml:11: spec.platfroms"),
+            "{both}"
         );
         let two = with("{image: a, source:", "{imgae: a, sauce:");
         assert_eq!(two.matches("did you mean").count(), 2, "{two}");

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
@@ -13,9 +12,8 @@ use super::access::Access;
 use super::authorities::AuthorityFlags;
 use super::cluster::duration;
 use super::limits::LimitFlags;
-use super::{UNUSABLE, Unusable, examples, print};
+use super::{Unusable, examples, print, until};
 use crate::decode;
-use crate::fault::Fault;
 use crate::oci::{Index, Reference};
 use crate::package::{BroughtImage, PackageSboms};
 use crate::sbom::{Limits, Syft, unable};
@@ -88,18 +86,7 @@ pub(super) struct Sbom {
 
 impl Sbom {
     pub(super) async fn run(self, stop: CancellationToken) -> ExitCode {
-        let result = tokio::select! {
-            result = self.make() => result,
-            () = stop.cancelled() => return ExitCode::from(130),
-        };
-        let Err(error) = result else {
-            return ExitCode::SUCCESS;
-        };
-        print::note(format_args!("jackal-operator sbom: {error:#}"));
-        match error.downcast_ref::<Fault>().is_some_and(Fault::is_stalled) || error.is::<Unusable>() {
-            true => ExitCode::from(UNUSABLE),
-            false => ExitCode::FAILURE,
-        }
+        until(stop, "sbom", self.make()).await
     }
 
     async fn make(&self) -> anyhow::Result<()> {
@@ -127,7 +114,8 @@ impl Sbom {
         let registry = access.source(&reference, self.insecure).await?;
         let destination = RegistryDestination::new(registry.repository(reference.repository()));
         let document = destination.document(reference.identifier()).await?;
-        let document = document.ok_or_else(|| Unusable(format!("{reference} is not there")))?;
+        let document =
+            document.ok_or_else(|| Unusable(format!("{reference} does not exist; check the name and the tag")))?;
         Ok(BroughtImage {
             reference,
             digest: document.digest().clone(),
@@ -140,11 +128,11 @@ impl Sbom {
 
 /// All that the `index.json` of a layout names.
 async fn in_layout(directory: &Path) -> anyhow::Result<Vec<BroughtImage>> {
-    let unread = || format!("{} is no OCI layout", directory.display());
-    let index = tokio::fs::read(directory.join("index.json"))
-        .await
-        .with_context(unread)?;
-    let index: Index = decode::json(&index).with_context(unread)?;
+    let unusable =
+        |why: &dyn std::fmt::Display| Unusable(format!("{} is not an OCI layout: {why}", directory.display()));
+    let index = tokio::fs::read(directory.join("index.json")).await;
+    let index = index.map_err(|error| unusable(&format_args!("its index.json cannot be read: {error}")))?;
+    let index: Index = decode::json(&index).map_err(|error| unusable(&error))?;
     let named = index
         .manifests
         .into_iter()
@@ -177,7 +165,7 @@ fn bytes(text: &str) -> Result<u64, String> {
     number
         .checked_mul(1 << power)
         .filter(|bytes| *bytes > 0)
-        .ok_or_else(|| "it is none or too much".to_owned())
+        .ok_or_else(|| "it is 0 or too large: write it as 512Mi or 2Gi".to_owned())
 }
 
 #[cfg(test)]

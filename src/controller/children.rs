@@ -21,7 +21,7 @@ pub(super) const PACKAGE_LABEL: &str = "jackal.dev/package-uid";
 const PACKAGE_NAME_LABEL: &str = "jackal.dev/package-name";
 /// The longest name of an image's object, so that `kubectl get jkpkg,jkimg` fits a terminal: it writes the kind before
 /// the name.
-const NAME_LENGTH: usize = 32;
+const NAME_LENGTH: usize = 29;
 /// The longest value of a label.
 const LABEL_LIMIT: usize = 63;
 /// The annotation that carries a request for a reconciliation on.
@@ -327,7 +327,7 @@ mod tests {
         let (eu, us) = ("payments-platform-production-eu", "payments-platform-production-us");
         let name = object_name(eu, "acme/payment-gateway-service", &hash);
         assert!(
-            name.len() <= NAME_LENGTH && name.starts_with("payments-payment-g-"),
+            name.len() <= NAME_LENGTH && name.starts_with("payment-payment-"),
             "{name}"
         );
         assert_ne!(name, object_name(us, "acme/payment-gateway-service", &hash));
@@ -335,11 +335,20 @@ mod tests {
             name,
             object_name(eu, "acme/payment-gateway-service", &Digest::of(b"other"))
         );
-        assert!(object_name(eu, "app", &hash).starts_with("payments-platfo-app-"));
-        assert!(object_name("a.b", &"x_".repeat(60), &hash).starts_with("a.b-x-x-x-x-x-x-x-"));
+        assert!(object_name(eu, "app", &hash).starts_with("payments-pla-app-"));
+        assert!(object_name("a.b", &"x_".repeat(60), &hash).starts_with("a.b-x-x-x-x-x-x-"));
         // A name ends each part with a letter or digit.
         let name = object_name("payments.eu-central", "acme/gateway.service.internal", &hash);
         assert!(!name.contains("--") && !name.contains(".-"), "{name}");
+    }
+
+    #[test]
+    fn a_line_of_kubectl_get_fits_a_terminal() {
+        let name = "jackalimage.jackal.dev/".len() + NAME_LENGTH;
+        // Each as wide as it gets, with the columns' gaps: READY, SIZE, PROGRESS, AGE.
+        let columns = ["Unknown", "9999 MiB", "99% 999 MiB/s", "9m59s"].map(|cell| cell.len() + 3);
+        let status = Reason::AuthenticationFailed.to_string().len();
+        assert!(name + 3 + columns.iter().sum::<usize>() + status <= 120);
     }
 
     fn request(text: &str) -> ImageRequest {

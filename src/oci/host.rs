@@ -53,6 +53,19 @@ pub(super) fn split_ipv6(text: &str) -> Option<(&str, &str)> {
     (known_port && address.parse::<Ipv6Addr>().is_ok()).then_some((host, rest))
 }
 
+/// Whether `text` is a host with a port or without: a name, an IPv4 address, or an IPv6 address in brackets. Underscores
+/// count as letters, since names of containers have them.
+pub fn is_host(text: &str) -> bool {
+    let (name, port) = text.split_once(':').unwrap_or((text, "0"));
+    let letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let label = |label: &str| {
+        !label.is_empty() && label.bytes().all(letter) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let named = name.strip_suffix('.').unwrap_or(name).split('.').all(label);
+    let has_port = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    (named && has_port) || split_ipv6(&format!("{text}/")).is_some_and(|(host, _)| host == text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +89,46 @@ mod tests {
             ("r.local", "r.local.evil", false),
         ] {
             assert_eq!(same_host(one, other), same, "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_with_a_port_or_without() {
+        let hosts = [
+            "r",
+            "r.example",
+            "r.example.",
+            "R-1.example:5000",
+            "my_registry:5000",
+            "10.0.0.1:443",
+        ];
+        for host in hosts.into_iter().chain(["[::1]", "[fe80::1]:5000"]) {
+            assert!(is_host(host), "{host}");
+        }
+        for other in [
+            "",
+            ":5000",
+            "r:",
+            "r:abc",
+            "r:65536",
+            "r:+5",
+            ".",
+            "..",
+            "-r",
+            "r example",
+            "r/x",
+            "r?x",
+            "user@r",
+            "::1",
+            "::1:5000",
+            "[::1",
+            "[r]",
+            "[::1]5000",
+            "[::1]/x",
+            "dir:out",
+            "http://r",
+        ] {
+            assert!(!is_host(other), "{other}");
         }
     }
 }

@@ -18,7 +18,7 @@ mod unknown_fields;
 pub use compression::Compression;
 pub use descriptor::Descriptor;
 pub use digest::{Digest, DigestError, Hasher};
-pub use host::{canonical_host, normalised_host, same_host, without_usual_port};
+pub use host::{canonical_host, is_host, normalised_host, same_host, without_usual_port};
 pub use location::{Location, LocationError, Naming, OmittedTag};
 pub use manifest::{
     Content, Document, DocumentError, Index, MANIFEST_LIMIT, Manifest, distinct_blobs, distinct_foreign_layers,

@@ -1,13 +1,14 @@
 //! Registries whose certificates lead to no authority of the system.
 
 use std::path::PathBuf;
+use std::process::Output;
 
 use futures::FutureExt as _;
 use jackal_operator::api::v1alpha1::{JackalImage, JackalPackage};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::json;
 
-use super::command::{Ended, Shell};
+use super::folder::{Ended as _, Folder, package_of, stderr};
 use super::{Case, check, on_one_thread};
 use crate::support::cluster::{Cluster, condition};
 use crate::support::image::{image, noise, put};
@@ -39,20 +40,20 @@ async fn self_signed() -> TestRegistry {
     filled(TestRegistry::start_self_signed(Version::V28, &[NAMED])).await
 }
 
-async fn build(registry: &TestRegistry, shell: &Shell, more: &[&str]) -> Ended {
-    shell.build(&format!("{}/team/app:1", registry.host), more).await
+async fn build(registry: &TestRegistry, folder: &Folder, more: &[&str]) -> Output {
+    folder.build_image(&format!("{}/team/app:1", registry.host), more)
 }
 
 /// Builds with `--ca-file`, of which `bundle` makes the content out of the authority's certificate.
-async fn with(registry: &TestRegistry, bundle: impl FnOnce(&str) -> Vec<u8>) -> Ended {
-    let shell = Shell::new().file("ca.pem", bundle(&registry.authority()));
-    build(registry, &shell, &["--ca-file", "ca.pem"]).await
+async fn with(registry: &TestRegistry, bundle: impl FnOnce(&str) -> Vec<u8>) -> Output {
+    let folder = Folder::new().file("ca.pem", bundle(&registry.authority()));
+    build(registry, &folder, &["--ca-file", "ca.pem"]).await
 }
 
 /// A certificate in another form.
 fn converted(pem: &str, arguments: &[&str]) -> Vec<u8> {
-    let shell = Shell::new().file("in.pem", pem);
-    let path = |name: &str| shell.path(name).to_str().expect("text").to_owned();
+    let folder = Folder::new().file("in.pem", pem);
+    let path = |name: &str| folder.path(name).to_str().expect("text").to_owned();
     let (from, to) = (path("in.pem"), path("out"));
     run(
         PathBuf::from("openssl"),
@@ -71,12 +72,12 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
             run: || {
                 async {
                     let registry = private().await;
-                    let ended = build(&registry, &Shell::new(), &[]).await;
+                    let ended = build(&registry, &Folder::new(), &[]).await;
                     ended.failed(
                         1,
                         &["certificate signed by unknown authority; give the CA by --ca-file"],
                     );
-                    assert!(!ended.stderr.contains("certSecretRef"), "{ended:?}");
+                    assert!(!stderr(&ended).contains("certSecretRef"), "{ended:?}");
                     with(&registry, |ca| ca.into()).await.succeeded();
                 }
                 .boxed()
@@ -89,11 +90,11 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
             run: || {
                 async {
                     let registry = private().await;
-                    let shell = Shell::new()
+                    let folder = Folder::new()
                         .file("ca.pem", registry.authority())
                         .set("JACKAL_CA_FILE", "~/ca.pem");
-                    shell.package(&format!("{}/team/app:1", registry.host));
-                    let ended = shell.run(&["build", "shop.yaml", "--to", &registry.host]).await;
+                    folder.write("shop.yaml", package_of(&[format!("{}/team/app:1", registry.host)]));
+                    let ended = folder.run(&["build", "shop.yaml", "--to", &registry.host]);
                     ended.succeeded();
                 }
                 .boxed()
@@ -112,10 +113,10 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
             run: || {
                 async {
                     let registry = self_signed().await;
-                    let shell = Shell::new()
+                    let folder = Folder::new()
                         .file("ca.pem", registry.authority())
                         .set("SSL_CERT_FILE", "~/ca.pem");
-                    build(&registry, &shell, &[]).await.succeeded();
+                    build(&registry, &folder, &[]).await.succeeded();
                 }
                 .boxed()
             },
@@ -200,15 +201,15 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
                         ),
                     );
                     let (from_ca, to_ca) = (secret("from", source.authority()), secret("to", to.authority()));
-                    let shell = Shell::new().file("all.yaml", format!("{object}---\n{from_ca}\n---\n{to_ca}\n"));
-                    shell.run(&["build", "all.yaml", "--to", &to.host]).await.succeeded();
-                    let shell = Shell::new().file("all.yaml", format!("{object}---\n{from_ca}\n"));
-                    let ended = shell.run(&["build", "all.yaml", "--to", &to.host]).await;
+                    let folder = Folder::new().file("all.yaml", format!("{object}---\n{from_ca}\n---\n{to_ca}\n"));
+                    folder.run(&["build", "all.yaml", "--to", &to.host]).succeeded();
+                    let folder = Folder::new().file("all.yaml", format!("{object}---\n{from_ca}\n"));
+                    let ended = folder.run(&["build", "all.yaml", "--to", &to.host]);
                     ended.failed(1, &["the Secret to of registry.certSecretRef is not in the file", "--ca-file"]);
-                    assert!(!ended.stderr.contains("the Secret from"), "{ended:?}");
+                    assert!(!stderr(&ended).contains("the Secret from"), "{ended:?}");
                     let der = secret("from", converted(&source.authority(), &["-outform", "DER"]));
-                    let shell = Shell::new().file("all.yaml", format!("{object}---\n{der}\n---\n{to_ca}\n"));
-                    let ended = shell.run(&["build", "all.yaml", "--to", &to.host]).await;
+                    let folder = Folder::new().file("all.yaml", format!("{object}---\n{der}\n---\n{to_ca}\n"));
+                    let ended = folder.run(&["build", "all.yaml", "--to", &to.host]);
                     ended.failed(2, &["the Secret from of sourceRegistries[]", "ca.crt is DER, not PEM"]);
                 }
                 .boxed()
@@ -234,7 +235,7 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
                     );
                     let ended = with(&registry, |_| Vec::new()).await;
                     ended.failed(2, &["--ca-file: ca.pem is empty"]);
-                    let ended = build(&registry, &Shell::new(), &["--ca-file", "absent.pem"]).await;
+                    let ended = build(&registry, &Folder::new(), &["--ca-file", "absent.pem"]).await;
                     ended.failed(2, &["--ca-file: absent.pem cannot be read: No such file"]);
                 }
                 .boxed()
@@ -335,8 +336,8 @@ async fn a_private_authority_is_given_to_the_operator_by_a_secret_or_a_file() {
                 on_one_thread(|| async {
                     let (source, to, cluster) = (private().await, self_signed().await, Cluster::new().await);
                     let bundle = format!("{}{}", source.authority(), to.authority());
-                    let shell = Shell::new().file("ca.pem", bundle);
-                    let file = shell.path("ca.pem");
+                    let folder = Folder::new().file("ca.pem", bundle);
+                    let file = folder.path("ca.pem");
                     let at = format!("registry: {{address: '{}'}}", to.host);
                     cluster.apply(&lone("app", &format!("{}/team/app:1", source.host), &at));
                     let variables = [("JACKAL_CA_FILE", file.to_str().expect("text"))];

@@ -2,6 +2,7 @@
 
 mod builds;
 mod files;
+mod flags;
 mod output;
 
 use serde_json::Value;

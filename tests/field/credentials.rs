@@ -1,12 +1,14 @@
 //! Credentials as docker, podman and crane read them.
 
+use std::process::Output;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
-use super::command::{Ended, Shell};
+use super::folder::{Ended as _, Folder, package_of, stderr};
 use super::{Case, check, on_one_thread};
 use crate::support::image::{image, noise, put};
 use crate::support::registry::{Options, TestRegistry, Version};
@@ -47,17 +49,17 @@ pub fn wrong() -> Value {
     json!({ "auth": auth("wrong") })
 }
 
-async fn build(shell: &Shell, registry: &TestRegistry) -> Ended {
+async fn build(folder: &Folder, registry: &TestRegistry) -> Output {
     let image = format!("{}/team/app:1", registry.host);
     let flags = ["--insecure-registry", &registry.host];
-    shell.build(&image, &flags).await
+    folder.build_image(&image, &flags)
 }
 
 /// Builds from a registry that wants a login, with the `config.json` that `config` makes of its host.
-async fn with(config: impl FnOnce(&str) -> String) -> Ended {
+async fn with(config: impl FnOnce(&str) -> String) -> Output {
     let registry = registry(true).await;
-    let shell = Shell::new().file(".docker/config.json", config(&registry.host));
-    build(&shell, &registry).await
+    let folder = Folder::new().file(".docker/config.json", config(&registry.host));
+    build(&folder, &registry).await
 }
 
 /// The same with one entry under the key that `key` makes of the host.
@@ -67,14 +69,14 @@ fn with_key(key: fn(&str) -> String, entry: fn() -> Value) -> BoxFuture<'static,
 
 /// Builds where `config` names the helper `test`, which does what `script` says, from a registry that wants a `login` or
 /// does not.
-async fn helped(login: bool, config: impl FnOnce(&str) -> Value, script: &str, more: &[&str]) -> Ended {
+async fn helped(login: bool, config: impl FnOnce(&str) -> Value, script: &str, more: &[&str]) -> Output {
     let registry = registry(login).await;
-    let shell = Shell::new()
+    let folder = Folder::new()
         .file(".docker/config.json", config(&registry.host).to_string())
         .program("docker-credential-test", script);
     let image = format!("{}/team/app:1", registry.host);
     let flags = [&["--insecure-registry", &registry.host], more].concat();
-    shell.build(&image, &flags).await
+    folder.build_image(&image, &flags)
 }
 
 fn store(_: &str) -> Value {
@@ -111,7 +113,7 @@ async fn files_are_read_as_docker_and_podman_read_them() {
                     let ended = with(|_| json!({ "auths": null }).to_string()).await;
                     ended.failed(1, &["cannot read", "docker login", "config.json"]);
                     for field in ["Secret", "imagePullSecrets", "secretRef"] {
-                        assert!(!ended.stderr.contains(field), "{ended:?}");
+                        assert!(!stderr(&ended).contains(field), "{ended:?}");
                     }
                 }
                 .boxed()
@@ -179,10 +181,10 @@ async fn files_are_read_as_docker_and_podman_read_them() {
                         2,
                         &["/.docker/config.json cannot be read: not a docker config.json (line 1"],
                     );
-                    assert!(!ended.stderr.contains("hunter2"), "{ended:?}");
+                    assert!(!stderr(&ended).contains("hunter2"), "{ended:?}");
                     let registry = registry(false).await;
-                    let shell = Shell::new().file(".docker/config.json/in-the-way", "");
-                    let ended = build(&shell, &registry).await;
+                    let folder = Folder::new().file(".docker/config.json/in-the-way", "");
+                    let ended = build(&folder, &registry).await;
                     ended.failed(
                         2,
                         &["the credentials in", "/.docker/config.json cannot be read", "correct"],
@@ -198,11 +200,11 @@ async fn files_are_read_as_docker_and_podman_read_them() {
             run: || {
                 async {
                     let registry = registry(true).await;
-                    let shell = Shell::new()
+                    let folder = Folder::new()
                         .file("run/containers/auth.json", auths(json!({ &*registry.host: right() })))
                         .file(".docker/config.json", auths(json!({ "other": wrong() })))
                         .set("XDG_RUNTIME_DIR", "~/run");
-                    build(&shell, &registry).await.succeeded();
+                    build(&folder, &registry).await.succeeded();
                 }
                 .boxed()
             },
@@ -215,11 +217,11 @@ async fn files_are_read_as_docker_and_podman_read_them() {
                 async {
                     let (source, to) = (registry(false).await, registry(true).await);
                     let key = format!("{}/team", to.host);
-                    let shell = Shell::new().file(".docker/config.json", auths(json!({ key: right() })));
-                    shell.package(&format!("{}/team/app:1", source.host));
+                    let folder = Folder::new().file(".docker/config.json", auths(json!({ key: right() })));
+                    folder.write("shop.yaml", package_of(&[format!("'{}/team/app:1'", source.host)]));
                     let flags = ["--insecure", "--insecure-registry", &source.host];
                     let arguments = [&["build", "shop.yaml", "--to", &to.host], &flags[..]].concat();
-                    shell.run(&arguments).await.succeeded();
+                    folder.run(&arguments).succeeded();
                 }
                 .boxed()
             },
@@ -231,10 +233,10 @@ async fn files_are_read_as_docker_and_podman_read_them() {
             run: || {
                 async {
                     let registry = registry(false).await;
-                    let shell = Shell::new()
+                    let folder = Folder::new()
                         .file("config.json", auths(json!({ &*registry.host: right() })))
                         .set("DOCKER_CONFIG", "~/config.json");
-                    let ended = build(&shell, &registry).await;
+                    let ended = build(&folder, &registry).await;
                     ended.failed(
                         2,
                         &["/config.json/config.json cannot be read: DOCKER_CONFIG names a folder"],
@@ -250,10 +252,10 @@ async fn files_are_read_as_docker_and_podman_read_them() {
             run: || {
                 async {
                     let registry = registry(true).await;
-                    let shell = Shell::new()
+                    let folder = Folder::new()
                         .file("auth.json", auths(json!({ &*registry.host: right() })))
                         .set("REGISTRY_AUTH_FILE", "~/auth.json");
-                    build(&shell, &registry).await.succeeded();
+                    build(&folder, &registry).await.succeeded();
                 }
                 .boxed()
             },
@@ -352,15 +354,15 @@ async fn credential_helpers_are_asked_as_docker_asks_them() {
                 on_one_thread(|| async {
                     let script = "sleep 1000 & echo $! > child; echo $$ > parent; wait";
                     let registry = registry(false).await;
-                    let shell = Shell::new()
+                    let folder = Folder::new()
                         .file(".docker/config.json", store("").to_string())
                         .program("docker-credential-test", script);
                     let image = format!("{}/team/app:1", registry.host);
                     let flags = ["--insecure-registry", &registry.host, "--stall-timeout", "1s"];
-                    let ended = shell.build(&image, &flags).await;
+                    let ended = folder.build_image(&image, &flags);
                     ended.failed(1, &["docker-credential-test", "did not answer within 1 s"]);
                     for process in ["child", "parent"] {
-                        let id = std::fs::read_to_string(shell.path(process)).expect("it was started");
+                        let id = std::fs::read_to_string(folder.path(process)).expect("it was started");
                         eventually(SOON, "the helper is gone", async || {
                             let state = std::fs::read_to_string(format!("/proc/{}/stat", id.trim()));
                             match state {

@@ -8,6 +8,7 @@ use jackal_operator::fault::{Disposition, Fault, Reason};
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 use jackal_operator::registry::Registry;
 
+use super::folder::{Ended as _, Folder, package_of, stderr};
 use super::{Case, check};
 use crate::support::faulty::{Scripted, Seen, reply};
 use crate::support::registry::{Options, TestRegistry, Version, plain_client};
@@ -303,29 +304,10 @@ async fn tags_that_are_not_listed() {
 async fn no_line_of_a_library() {
     let options = Options { login: None, tls: true };
     let registry = TestRegistry::start_with(Version::V31, options);
-    let folder = tempfile::tempdir().unwrap();
-    let package = format!(
-        "apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {{name: shop}}\nspec:\n  version: 1.4.0\n  components:\n  - name: web\n    images:\n    - {{image: '{}/a:1'}}\n",
-        registry.host
-    );
-    std::fs::write(folder.path().join("shop.yaml"), package).unwrap();
-    let output = std::process::Command::new("timeout")
-        .args([
-            "-k",
-            "1",
-            "60",
-            env!("CARGO_BIN_EXE_jackal-operator"),
-            "build",
-            "shop.yaml",
-        ])
-        .args(["--to", &registry.host])
-        .current_dir(folder.path())
-        .env("DOCKER_CONFIG", folder.path())
-        .output()
-        .unwrap();
-    assert!(!output.status.success());
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("certificate signed by unknown authority"), "{said}");
+    let folder = Folder::with(package_of(&[format!("{}/a:1", registry.host)]));
+    let output = folder.run(&["build", "shop.yaml", "--to", &registry.host]);
+    output.failed(1, &["certificate signed by unknown authority"]);
+    let said = stderr(&output);
     for raw in ["WARN", "ERROR", "rustls", "hyper", "reqwest", "BadCertificate"] {
         assert!(!said.contains(raw), "{said}");
     }

@@ -7,13 +7,11 @@ mod answers;
 mod certificates;
 mod challenges;
 mod columns;
-mod command;
 mod commands;
 mod contents;
 mod credentials;
 mod documents;
 mod errors;
-mod folder;
 mod moved_tags;
 mod objects;
 mod optional;
@@ -30,6 +28,8 @@ use std::panic::AssertUnwindSafe;
 use futures::FutureExt as _;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
+
+use crate::support::folder;
 
 /// Cases of one table that run at the same time.
 const CONCURRENCY: usize = 4;

@@ -1,13 +1,12 @@
 //! Our own objects as people and templates write them: against a real API server by both ways of `kubectl apply`, and
 //! by `build`.
 
-use std::process::Command;
-
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jackal_operator::api::v1alpha1::JackalPackage;
 use serde_json::{Value, json};
 
+use super::folder::{Folder, stderr};
 use super::{Case, check};
 use crate::support::cluster::Cluster;
 use crate::support::image::{image, noise, put};
@@ -42,17 +41,8 @@ fn object(name: &str, spec: &Value) -> String {
 
 /// What `build --check` says of an object, and whether it is content.
 fn build(object: &str) -> (bool, String) {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("package.yaml");
-    std::fs::write(&file, object).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_jackal-operator"))
-        .args(["build", file.to_str().unwrap(), "--check"])
-        .output()
-        .unwrap();
-    (
-        output.status.success(),
-        String::from_utf8_lossy(&output.stderr).into_owned(),
-    )
+    let output = Folder::with(object).run(&["build", "shop.yaml", "--check"]);
+    (output.status.success(), stderr(&output))
 }
 
 /// Expects that every way takes the spec.

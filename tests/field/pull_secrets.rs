@@ -4,8 +4,8 @@ use jackal_operator::api::v1alpha1::JackalImage;
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 use serde_json::{Value, json};
 
-use super::command::Shell;
 use super::credentials::{registry, right, wrong};
+use super::folder::{Ended as _, Folder};
 use super::{Case, check, on_one_thread};
 use crate::support::cluster::{Cluster, condition};
 use crate::support::faulty::{Scripted, Seen, reply};
@@ -194,17 +194,15 @@ async fn with_identity_tokens() -> Scripted {
 async fn syft_is_not_started_with_what_it_cannot_use() {
     let server = with_identity_tokens().await;
     let auths = json!({ "auths": { &*server.host: { "identitytoken": "refresh" } } });
-    let shell = Shell::new()
+    let folder = Folder::new()
         .file(".docker/config.json", auths.to_string())
         .program("syft", "touch started; exit 1");
-    let syft = shell.path("bin/syft");
+    let syft = folder.path("bin/syft");
     let image = format!("{}/a:1", server.host);
-    let ended = shell
-        .run(&["sbom", &image, "--insecure", "--syft", syft.to_str().expect("text")])
-        .await;
+    let ended = folder.run(&["sbom", &image, "--insecure", "--syft", syft.to_str().expect("text")]);
     ended.failed(
         1,
         &["syft takes no identity token", &server.host, "docker login --username"],
     );
-    assert!(!shell.path("started").exists());
+    assert!(!folder.path("started").exists());
 }

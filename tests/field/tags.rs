@@ -2,20 +2,18 @@
 
 mod cluster;
 
-use std::process::Command;
-
 use futures::FutureExt as _;
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 use serde_json::Value;
-use tempfile::TempDir;
 
+use super::folder::Folder;
 use super::{Case, check};
 use crate::support::image::{image, multi_platform, noise, push, put};
 use crate::support::registry::{TestRegistry, Version};
 
 /// A folder in which the real binary builds packages.
 struct Builds {
-    folder: TempDir,
+    folder: Folder,
     source: TestRegistry,
     registry: TestRegistry,
 }
@@ -32,7 +30,7 @@ struct Built {
 impl Builds {
     async fn new() -> Self {
         let builds = Self {
-            folder: tempfile::tempdir().unwrap(),
+            folder: Folder::new(),
             source: TestRegistry::start(Version::V31),
             registry: TestRegistry::start(Version::V31),
         };
@@ -48,22 +46,13 @@ impl Builds {
              version: 1.4.0\n  components: [{{name: web, images: [{}]}}]\n  {more}\n",
             images.join(", ")
         );
-        self.build_text(name, &text, to)
+        self.build_text(&text, to)
     }
 
-    /// Builds the file `name` with `text` to `to`.
-    fn build_text(&self, name: &str, text: &str, to: &str) -> Built {
-        let file = self.folder.path().join(format!("{name}.yaml"));
-        std::fs::write(&file, text).unwrap();
-        let output = Command::new("timeout")
-            .args(["-k", "1", "60", env!("CARGO_BIN_EXE_jackal-operator"), "build"])
-            .arg(&file)
-            .args(["--to", to, "--insecure", "--output", "json", "--insecure-registry"])
-            .arg(format!("{},{}", self.source.host, self.registry.host))
-            .current_dir(self.folder.path())
-            .env("DOCKER_CONFIG", self.folder.path())
-            .output()
-            .unwrap();
+    /// Builds the file `text` to `to`.
+    fn build_text(&self, text: &str, to: &str) -> Built {
+        let insecure = [self.source.host.as_str(), &self.registry.host];
+        let output = self.folder.build(text, to, &insecure, &[]);
         let report = serde_json::from_slice(&output.stdout);
         Built {
             code: output.status.code(),
@@ -162,7 +151,7 @@ async fn in_a_layout_a_package_keeps_its_name() {
     let builds = Builds::new().await;
     builds.build("shop", "oci:out", &[], "").done();
     let names = || {
-        let index = std::fs::read(builds.folder.path().join("out/index.json")).unwrap();
+        let index = std::fs::read(builds.folder.path("out/index.json")).unwrap();
         let index: Value = serde_json::from_slice(&index).unwrap();
         let package = index["manifests"]
             .as_array()
@@ -217,7 +206,7 @@ fn build_file(builds: &Builds, objects: &[(&str, &str, &str, String)]) -> Built 
         )
     };
     let texts: Vec<String> = objects.iter().map(text).collect();
-    builds.build_text("file", &texts.join("---\n"), &builds.registry.host)
+    builds.build_text(&texts.join("---\n"), &builds.registry.host)
 }
 
 async fn an_image_leaves_its_plain_tag_to_a_package_of_the_same_file() {

@@ -5,69 +5,35 @@ mod proxies;
 mod refused;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use jackal_operator::oci::Digest;
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::containerd::node::Node;
 use crate::docker::engines::{Image, Real, noise, required, tar};
+use crate::support::folder::{Folder, stderr, stdout};
 use crate::support::image::{image, multi_platform, noise as seeded, put};
 use crate::support::process::run;
 use crate::support::program;
 use crate::support::registry::{TestRegistry, Version};
 
-/// A folder with package files, and how `build` is run there.
-struct Bench {
-    folder: TempDir,
-    docker: String,
-}
-
-impl Bench {
-    fn new() -> Self {
-        Self {
-            folder: tempfile::tempdir().unwrap(),
-            docker: "unix:///nowhere".to_owned(),
-        }
-    }
-
+impl Folder {
     /// Writes `shop.yaml` with these images.
-    fn write(&self, images: &[String]) -> String {
+    fn shop(&self, images: &[String]) -> String {
         let text = package(images);
-        self.file("shop.yaml", &text);
+        self.write("shop.yaml", &text);
         text
     }
 
-    fn file(&self, name: &str, content: &str) {
-        std::fs::write(self.folder.path().join(name), content).unwrap();
+    /// Runs `build`.
+    fn built(&self, arguments: &[&str]) -> Output {
+        self.run(&[&["build"], arguments].concat())
     }
 
-    fn build(&self, arguments: &[&str]) -> Output {
-        self.build_with(arguments, "")
-    }
-
-    fn build_with(&self, arguments: &[&str], input: &str) -> Output {
-        let mut child = Command::new("timeout")
-            .args(["-k", "1", "60", env!("CARGO_BIN_EXE_jackal-operator"), "build"])
-            .args(arguments)
-            .current_dir(self.folder.path())
-            .env("DOCKER_CONFIG", self.folder.path())
-            .env("DOCKER_HOST", &self.docker)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // One that fails before it reads has closed it.
-        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-        child.wait_with_output().unwrap()
-    }
-
-    /// Builds, and reads the report.
-    fn report(&self, arguments: &[&str]) -> Value {
-        let output = self.build(&[arguments, &["--output", "json"]].concat());
+    /// The same where it must succeed: its report.
+    fn reported(&self, arguments: &[&str]) -> Value {
+        let output = self.built(&[arguments, &["--output", "json"]].concat());
         assert!(output.status.success(), "{}", stderr(&output));
         serde_json::from_slice(&output.stdout).unwrap()
     }
@@ -75,7 +41,7 @@ impl Bench {
     /// Every file of a layout with its content's digest and the time of its last change.
     fn files(&self, layout: &str) -> BTreeMap<String, (Digest, std::time::SystemTime)> {
         let mut found = BTreeMap::new();
-        let mut open = vec![self.folder.path().join(layout)];
+        let mut open = vec![self.path(layout)];
         while let Some(path) = open.pop() {
             if path.is_dir() {
                 open.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
@@ -95,14 +61,6 @@ fn package(images: &[String]) -> String {
         "apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {{name: shop}}\n\
          spec:\n  version: 1.4.0\n  naming: Jackal\n  components:\n  - name: web\n    images:{images}\n"
     )
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
 }
 
 fn crane(arguments: &[&str]) -> String {
@@ -128,16 +86,15 @@ async fn whole_way(variable: &str) {
     let content = tar(&[("large", noise(300_000)), ("name", name.as_bytes().to_vec())]);
     let made = Image::new(&name, vec![content]);
     real.load(&made.archive());
-    let mut bench = Bench::new();
-    bench.docker = real.host.clone();
+    let folder = Folder::new().set("DOCKER_HOST", &real.host);
     let web = format!("{}/shop/web:1", source.host);
-    let text = bench.write(&[
+    let text = folder.shop(&[
         format!("{{image: '{web}'}}"),
         format!("{{image: '{name}', source: Docker}}"),
     ]);
 
     let first = |to: &str| {
-        let report = bench.report(&[
+        let report = folder.reported(&[
             "shop.yaml",
             "--to",
             to,
@@ -154,7 +111,7 @@ async fn whole_way(variable: &str) {
         )
     };
     let repeated = |to: &str, expected: &str| {
-        let report = bench.report(&[
+        let report = folder.reported(&[
             "shop.yaml",
             "--to",
             to,
@@ -174,7 +131,7 @@ async fn whole_way(variable: &str) {
         repeated(&to, &layout.0);
         let standing = crane(&["manifest", "--insecure", &format!("{to}/shop:1.4.0")]);
         assert!(standing.contains(&layout.0), "{standing}");
-        let report = bench.report(&[
+        let report = folder.reported(&[
             "shop.yaml",
             "--to",
             &to,
@@ -187,15 +144,15 @@ async fn whole_way(variable: &str) {
             assert_eq!(crane(&["digest", "--insecure", name]), row["digest"].as_str().unwrap());
         }
     }
-    check_layout(&bench, &newer, &layout.0);
-    let before = bench.files("out");
+    check_layout(&folder, &newer, &layout.0);
+    let before = folder.files("out");
     repeated("oci:out", &layout.0);
-    assert!(bench.files("out") == before, "a repeat wrote to the layout");
+    assert!(folder.files("out") == before, "a repeat wrote to the layout");
 
     // The same as text, and from standard input.
     let to = format!("{}/team", older.host);
     let arguments = ["-", "--to", &to, "--insecure", "--insecure-registry", &source.host];
-    let output = bench.build_with(&arguments, &text);
+    let output = folder.run_with(&[&["build"], &arguments[..]].concat(), text.as_bytes());
     assert!(output.status.success(), "{}", stderr(&output));
     let lines = stdout(&output);
     assert!(lines.contains(&format!("{web} -> {to}/shop/web:1-jackal-")), "{lines}");
@@ -207,9 +164,9 @@ async fn whole_way(variable: &str) {
 }
 
 /// Every blob has the digest that its name says, and crane carries all of it into a registry.
-fn check_layout(bench: &Bench, registry: &TestRegistry, package: &str) {
+fn check_layout(folder: &Folder, registry: &TestRegistry, package: &str) {
     let mut blobs = 0;
-    for (path, (digest, _)) in bench.files("out") {
+    for (path, (digest, _)) in folder.files("out") {
         if let Some((_, hex)) = path.split_once("/blobs/sha256/") {
             assert_eq!(digest.hex(), hex);
             blobs += 1;
@@ -218,11 +175,11 @@ fn check_layout(bench: &Bench, registry: &TestRegistry, package: &str) {
     assert!(blobs > 10, "{blobs} blobs");
     // One entry at a time: crane takes an image's manifest for the package's file of the same digest, and does
     // not send it twice.
-    let out = bench.folder.path().join("out");
+    let out = folder.path("out");
     let index: Value = serde_json::from_slice(&std::fs::read(out.join("index.json")).unwrap()).unwrap();
     let entries = index["manifests"].as_array().unwrap();
     for (number, entry) in entries.iter().enumerate() {
-        let one = bench.folder.path().join(format!("one-{number}"));
+        let one = folder.path(format!("one-{number}"));
         std::fs::create_dir(&one).unwrap();
         std::os::unix::fs::symlink(out.join("blobs"), one.join("blobs")).unwrap();
         std::fs::copy(out.join("oci-layout"), one.join("oci-layout")).unwrap();
@@ -247,9 +204,9 @@ async fn tags_are_chosen_once_and_the_version_with_them() {
         let document = image(&repository, "linux/amd64", seeded(seed, 1000)).await;
         put(&repository, &document, Some(tag)).await;
     }
-    let bench = Bench::new();
+    let folder = Folder::new();
     let app = format!("{}/team/app", source.host);
-    bench.file(
+    folder.write(
         "follows.yaml",
         &format!(
             "apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {{name: shop}}\n\
@@ -258,7 +215,7 @@ async fn tags_are_chosen_once_and_the_version_with_them() {
         ),
     );
     let flags = ["--insecure", "--insecure-registry", &source.host, "--to", &to.host];
-    let report = bench.report(&[&["follows.yaml"], &flags[..]].concat());
+    let report = folder.reported(&[&["follows.yaml"], &flags[..]].concat());
     assert_eq!(report["version"], "6.1.0");
     assert_eq!(report["images"][0]["image"], format!("{app}:6.1.0"));
     let standing = to.repository("shop").head_manifest("6.1.0").await.unwrap();
@@ -286,10 +243,11 @@ async fn builds_from_a_containerd() {
     for node in Node::all() {
         let name = format!("docker.io/jackal-test-{:012x}/app:dev", fastrand::u64(..1 << 48));
         node.import(&Image::varied(&name).archive());
-        let bench = Bench::new();
-        bench.write(&[format!("{{image: '{name}', source: Containerd}}")]);
+        let folder = Folder::new();
+        folder.shop(&[format!("{{image: '{name}', source: Containerd}}")]);
         let flags = ["--insecure", "--containerd-address", &node.address];
-        let report = |more: &[&str]| bench.report(&[&["shop.yaml", "--to", &registry.host], &flags[..], more].concat());
+        let report =
+            |more: &[&str]| folder.reported(&[&["shop.yaml", "--to", &registry.host], &flags[..], more].concat());
         let row = |report: &Value| report["images"][0].clone();
         let planned = report(&["--dry-run"]);
         let first = report(&[]);
@@ -305,10 +263,10 @@ async fn builds_from_a_containerd() {
             (&again["changed"], &again["movedBytes"]),
             (&Value::Bool(false), &Value::from(0))
         );
-        let bench = Bench::new();
-        bench.write(&[format!("{{image: '{name}', source: Containerd}}")]);
+        let folder = Folder::new();
+        folder.shop(&[format!("{{image: '{name}', source: Containerd}}")]);
         let by_socket = [&flags[..], &["--containerd-root", "/nowhere"]].concat();
-        let report = bench.report(&[&["shop.yaml", "--to", "oci:out"], &by_socket[..]].concat());
+        let report = folder.reported(&[&["shop.yaml", "--to", "oci:out"], &by_socket[..]].concat());
         assert_eq!(row(&report)["method"], "ContainerdApi", "{report}");
         assert_eq!(row(&report)["digest"], row(&first)["digest"]);
         assert_eq!(row(&report)["methodReason"], "FolderUnreadable", "{report}");
@@ -323,8 +281,8 @@ async fn a_dry_run_says_exactly_what_would_move_and_writes_nothing() {
     let repository = source.repository("shop/web");
     let document = image(&repository, "linux/amd64", seeded(7, 500_000)).await;
     put(&repository, &document, Some("1")).await;
-    let bench = Bench::new();
-    bench.write(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
+    let folder = Folder::new();
+    folder.shop(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
     let blobs = document.manifest().unwrap().blobs();
     let (count, bytes) = blobs
         .iter()
@@ -338,17 +296,17 @@ async fn a_dry_run_says_exactly_what_would_move_and_writes_nothing() {
             "--insecure-registry",
             &source.host,
         ];
-        let report = bench.report(&[&flags[..], &["--dry-run"]].concat());
+        let report = folder.reported(&[&flags[..], &["--dry-run"]].concat());
         assert_eq!(report["movedBytes"], bytes);
         assert_eq!(report["images"][0]["movedBlobs"], count);
         assert_eq!(report["digest"], Value::Null);
         if to == destination.host {
             assert_eq!(catalog(&destination), "");
         }
-        assert!(!bench.folder.path().join("out").exists());
-        bench.report(&flags);
-        let report = bench.report(&[&flags[..], &["--dry-run"]].concat());
+        assert!(!folder.path("out").exists());
+        folder.reported(&flags);
+        let report = folder.reported(&[&flags[..], &["--dry-run"]].concat());
         assert_eq!((&report["movedBytes"], &report["changed"]), (&0.into(), &false.into()));
-        std::fs::remove_dir_all(bench.folder.path().join("out")).unwrap_or_default();
+        std::fs::remove_dir_all(folder.path("out")).unwrap_or_default();
     }
 }

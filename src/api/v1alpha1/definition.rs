@@ -3,7 +3,9 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::CustomResourceExt;
+use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
 use super::{JackalImage, JackalPackage};
@@ -13,12 +15,18 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
     vec![definition::<JackalPackage>(), definition::<JackalImage>()]
 }
 
-/// The OpenAPI v3 schema of the custom resource `K`, as JSON.
+/// The OpenAPI v3 schema of the custom resource `K`, as JSON, with what an API server adds to that of the definition.
 pub fn schema<K: CustomResourceExt>() -> Value {
     let mut definition = definition::<K>();
     let schema = definition.spec.versions.first_mut();
     let schema = schema.and_then(|version| version.schema.take()?.open_api_v3_schema);
-    serde_json::to_value(schema).unwrap_or_default()
+    let mut schema = serde_json::to_value(schema).unwrap_or_default();
+    let inline = SchemaSettings::openapi3().with(|settings| settings.inline_subschemas = true);
+    let text = serde_json::json!({ "type": "string" });
+    schema["properties"]["apiVersion"] = text.clone();
+    schema["properties"]["kind"] = text;
+    schema["properties"]["metadata"] = inline.into_generator().into_root_schema_for::<ObjectMeta>().to_value();
+    schema
 }
 
 fn definition<K: CustomResourceExt>() -> CustomResourceDefinition {

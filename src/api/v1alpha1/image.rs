@@ -117,10 +117,10 @@ pub struct JackalImageSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["host"]))]
     pub source_registries: Vec<SourceRegistrySpec>,
-    /// How often the source is looked at again. Default: 1h.
+    /// How often the source is looked at again, such as `30m` or `1d`. Default: 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Period>,
-    /// How long a transfer may stand still before it is given up and tried again. Default: 2m.
+    /// How long a transfer may stand still before it is given up and tried again, such as `90s`. Default: 2m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall_timeout: Option<Period>,
     /// Stop all work on it, a running transfer included.

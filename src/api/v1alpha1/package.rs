@@ -105,10 +105,10 @@ pub struct JackalPackageSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["host"]))]
     pub source_registries: Vec<SourceRegistrySpec>,
-    /// How often the sources are looked at again. Default: 1h.
+    /// How often the sources are looked at again, such as `30m` or `1d`. Default: 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Period>,
-    /// How long a transfer may stand still before it is given up and tried again. Default: 2m.
+    /// How long a transfer may stand still before it is given up and tried again, such as `90s`. Default: 2m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall_timeout: Option<Period>,
     /// Stop all work on the package, running transfers included.
@@ -198,7 +198,7 @@ impl JackalPackageSpec {
             return Vec::new();
         }
         let object = serde_json::json!({ "spec": self });
-        let found = crate::api::schema::violations(&object, &super::schema::<JackalPackage>(), "JackalPackage");
+        let found = crate::api::schema::violations(&object, &super::schema::<JackalPackage>());
         match found.is_empty() {
             true => vec![
                 "spec.components[].images: write each image by its name, or as an object with the field image"

@@ -11,7 +11,8 @@ use crate::package::{BroughtImage, Definition, Names, Parts, Plan, assemble, com
 use crate::signing::SigningKey;
 
 impl Build {
-    /// Builds `object`, or checks it, and writes to `report` what came of it as far as it came.
+    /// Builds `object`, or checks it, where earlier objects of its file have `names`, and writes to `report` what came of
+    /// it as far as it came.
     pub(super) async fn object(
         &self,
         object: &Object,

@@ -121,7 +121,7 @@ impl Reports {
     /// The report of the next object, which is one of `several` or not.
     pub fn begin(&mut self, object: &Object, several: bool) -> &mut Report {
         self.objects.push(Report {
-            object: Some(format!("{}/{}", object.kind, object.name)),
+            object: Some(object.to_string()),
             package: (object.kind == Kind::Package).then(|| object.name.clone()),
             dry_run: self.dry_run,
             several,

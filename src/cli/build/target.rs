@@ -1,9 +1,10 @@
 //! What `--to` says.
 
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use crate::cli::Unusable;
-use crate::oci::Reference;
+use crate::oci::{Reference, canonical_host, is_host};
 
 /// Where a package goes.
 #[derive(Clone, Debug)]
@@ -19,50 +20,50 @@ pub(super) enum Target {
 
 impl Target {
     /// Reads `--to`.
-    pub fn parse(text: &str) -> anyhow::Result<Self> {
+    pub fn parse(text: &str) -> Result<Self, Unusable> {
+        let unusable = |what: String| Err(Unusable(format!("--to {text}: {what}")));
         if let Some(directory) = text.strip_prefix("oci:").filter(|rest| !rest.starts_with("//")) {
             if directory.is_empty() {
-                return Err(Unusable("--to oci: names no directory: write oci:DIR".to_owned()).into());
+                return unusable("it names no directory: write oci:DIR".to_owned());
             }
             // Others read what follows as the name of an image in the layout.
             if let Some((path, name)) = directory.split_once(':') {
-                return Err(Unusable(format!(
-                    "--to {text}: a layout gets its names from the file: write oci:{path} without :{name}"
-                ))
-                .into());
+                return unusable(format!(
+                    "a layout gets its names from the file: write oci:{path} without :{name}"
+                ));
             }
             return Ok(Self::Layout(directory.into()));
+        }
+        if text.starts_with(['.', '/', '~']) {
+            return unusable(format!("to write an OCI layout into a directory, write oci:{text}"));
         }
         let scheme = ["oci://", "docker://"]
             .into_iter()
             .find_map(|scheme| text.strip_prefix(scheme));
-        let bare = scheme.unwrap_or(text);
+        let bare = scheme.unwrap_or(text).trim_end_matches('/');
         if bare.contains("://") {
-            return Err(Unusable(format!(
-                "--to {text}: write host[:port][/prefix]; plain HTTP is asked for by --insecure"
-            ))
-            .into());
+            return unusable("write host[:port][/prefix]; plain HTTP is asked for by --insecure".to_owned());
         }
-        let (host, prefix) = bare
-            .trim_end_matches('/')
-            .split_once('/')
-            .unwrap_or((bare.trim_end_matches('/'), ""));
-        // A host is the same in any case, and Docker Hub has several names.
-        let host = host.to_ascii_lowercase();
-        let host = match format!("{host}/x/x:1").parse::<Reference>() {
-            Ok(known) if known.repository() == "x/x" => known.registry().to_owned(),
-            _ => host,
-        };
-        if host.is_empty() {
-            return Err(Unusable("--to names no registry: write host[:port][/prefix], or oci:DIR".to_owned()).into());
+        let (host, prefix) = bare.split_once('/').unwrap_or((bare, ""));
+        if !is_host(host) {
+            let advice = match host.parse::<Ipv6Addr>() {
+                Ok(_) => "an IPv6 address stands in brackets",
+                Err(_) => "write host[:port][/prefix] of a registry, or oci:DIR for an OCI layout",
+            };
+            return unusable(format!("`{host}` is not a host; {advice}"));
         }
-        if !prefix.is_empty()
-            && let Err(error) = format!("localhost/{prefix}/x:1").parse::<Reference>()
-        {
-            return Err(Unusable(format!("--to {text}: no registry takes the path {prefix}: {error}")).into());
+        if let Some((path, _)) = prefix.split_once([':', '@']) {
+            return unusable(format!(
+                "images keep their tags, and a package gets its version as its tag: write {host}/{path}"
+            ));
+        }
+        if !prefix.is_empty() && format!("localhost/{prefix}/x:1").parse::<Reference>().is_err() {
+            return unusable(format!(
+                "no registry takes the path {prefix}: write lower-case letters and digits with '.', '_', '-' or '/' between them"
+            ));
         }
         Ok(Self::Registry {
-            host,
+            host: canonical_host(host),
             prefix: prefix.to_owned(),
         })
     }
@@ -94,10 +95,25 @@ mod tests {
         for (text, words) in [
             ("oci:", "write oci:DIR"),
             ("oci:out:shop:1", "write oci:out without :shop:1"),
-            ("", "names no registry"),
+            (
+                "",
+                "`` is not a host; write host[:port][/prefix] of a registry, or oci:DIR",
+            ),
             ("https://r.example", "plain HTTP is asked for by --insecure"),
             ("r.example/UPPER", "no registry takes the path UPPER"),
-            ("r.example/team:1", "no registry takes the path team:1"),
+            ("r.example//team", "no registry takes the path /team"),
+            ("r.example/team:1", "write r.example/team"),
+            ("r.example/team@sha256:0", "write r.example/team"),
+            ("./out", "write oci:./out"),
+            ("/srv/out", "write oci:/srv/out"),
+            ("~/out", "write oci:~/out"),
+            ("dir:out", "`dir:out` is not a host"),
+            ("oci-archive:out.tar", "`oci-archive:out.tar` is not a host"),
+            ("r.example:port/team", "`r.example:port` is not a host"),
+            ("r.example:99999", "`r.example:99999` is not a host"),
+            ("ann@r.example/team", "`ann@r.example` is not a host"),
+            ("::1/team", "an IPv6 address stands in brackets"),
+            ("oci:///out", "`` is not a host"),
         ] {
             assert!(said(text).contains(words), "{text}: {}", said(text));
         }
@@ -122,5 +138,10 @@ mod tests {
         assert_eq!(Target::parse("index.docker.io/a").unwrap().address(), "docker.io");
         assert_eq!(Target::parse("registry").unwrap().address(), "registry");
         assert_eq!(Target::parse("oci:out").unwrap().address(), "");
+        let address = Target::parse("[0:0::1]:5000/a/").unwrap();
+        assert_eq!(
+            (address.address().as_str(), address.prefix().as_deref()),
+            ("[::1]:5000", Some("a"))
+        );
     }
 }

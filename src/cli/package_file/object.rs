@@ -6,12 +6,15 @@ use std::sync::LazyLock;
 use kube::ResourceExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
+use serde_path_to_error::Segment;
 
 use super::document::Document;
-use crate::api::schema::{drop_nulls, violations};
+use crate::api::schema::{Path, Step, drop_nulls, violations};
 use crate::api::v1alpha1::{self, JackalImage, JackalPackage, JackalPackageSpec};
 use crate::cli::Unusable;
 
+/// The version of both resources.
+const API_VERSION: &str = "jackal.dev/v1alpha1";
 /// The component that a single image is put in, for the plan.
 const ALONE: &str = "image";
 
@@ -50,6 +53,13 @@ impl Object {
     }
 }
 
+impl fmt::Display for Object {
+    /// Kind and name: `JackalPackage/shop`.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.kind, self.name)
+    }
+}
+
 /// The OpenAPI schema of a kind.
 fn schema(kind: Kind) -> &'static Value {
     static SCHEMAS: LazyLock<[Value; 2]> =
@@ -62,59 +72,81 @@ fn schema(kind: Kind) -> &'static Value {
 
 /// The object of the kind `kind` in `document` of the file `file`.
 pub(super) fn read(file: &str, document: &Document, kind: Kind) -> Result<Object, Unusable> {
-    let line = document.line;
-    let unusable = |message: String| Unusable(format!("{file}:{line}: {message}"));
+    let at = |path: &Path, message: String| format!("{file}:{}: {message}", document.line_of(path));
     let value = &document.value;
-    if value["apiVersion"] != "jackal.dev/v1alpha1" {
-        let found = value["apiVersion"].as_str().unwrap_or("missing");
-        return Err(unusable(format!("apiVersion is {found}, not jackal.dev/v1alpha1")));
+    let version = value["apiVersion"].as_str();
+    if let Some(other) = version.filter(|version| *version != API_VERSION) {
+        let message = format!("apiVersion is {other}, not {API_VERSION}");
+        return Err(Unusable(at(&field("apiVersion"), message)));
     }
     // What is misspelt would silently count as absent.
     let schema = schema(kind);
-    let found: Vec<String> = violations(value, schema, &kind.to_string())
+    let mut found: Vec<String> = violations(value, schema)
         .iter()
-        .map(|violation| format!("{file}:{}: {violation}", document.line_of(&violation.path)))
+        .map(|violation| at(&violation.path, violation.to_string()))
         .collect();
+    if value["apiVersion"].is_null() {
+        let message = format!("apiVersion is missing: write apiVersion: {API_VERSION}");
+        found.push(at(&Path::default(), message));
+    }
+    let name = &value["metadata"]["name"];
+    if name.is_null() || name == "" {
+        found.push(at(&field("metadata"), "metadata.name is missing".to_owned()));
+    }
     if !found.is_empty() {
         return Err(Unusable(found.join("\n")));
     }
+    let unusable = |(path, message): (Path, String)| Unusable(at(&path, message));
     let mut value = value.clone();
     drop_nulls(&mut value, schema);
     match kind {
         Kind::Package => {
             let package: JackalPackage = decode(value, kind).map_err(unusable)?;
-            named(kind, &package, package.spec.clone(), true).map_err(unusable)
+            Ok(named(kind, &package, package.spec.clone(), true))
         }
         Kind::Image => {
             let image: JackalImage = decode(value.clone(), kind).map_err(unusable)?;
             let package: JackalPackage = decode(package_of(value), kind).map_err(unusable)?;
-            named(kind, &image, package.spec, image.spec.plain_tag).map_err(unusable)
+            Ok(named(kind, &image, package.spec, image.spec.plain_tag))
         }
     }
 }
 
-fn decode<K: DeserializeOwned>(value: Value, kind: Kind) -> Result<K, String> {
-    serde_json::from_value(value).map_err(|error| {
-        let advice = match error.to_string().ends_with("expected a string") {
-            true => "; put it in quotes",
-            false => "",
+fn field(name: &str) -> Path {
+    Path(vec![Step::Field(name.to_owned())])
+}
+
+/// Decodes what the schema allows: what fails has another form all the same, such as a duration of a century.
+fn decode<K: DeserializeOwned>(value: Value, kind: Kind) -> Result<K, (Path, String)> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = path(error.path());
+        let error = error.into_inner();
+        let message = match path.0.is_empty() {
+            true => format!("not a valid {kind}: {error}"),
+            false => format!("{path}: {error}"),
         };
-        format!("it is no {kind}: {error}{advice}")
+        (path, message)
     })
 }
 
-fn named<K: ResourceExt>(kind: Kind, object: &K, spec: JackalPackageSpec, plain_tag: bool) -> Result<Object, String> {
-    let name = object.name_any();
-    if name.is_empty() {
-        return Err("metadata.name is missing".to_owned());
-    }
-    Ok(Object {
+/// Where decoding failed, as far as that is known.
+fn path(path: &serde_path_to_error::Path) -> Path {
+    let steps = path.iter().map_while(|segment| match segment {
+        Segment::Map { key } => Some(Step::Field(key.clone())),
+        Segment::Seq { index } => Some(Step::Item(*index)),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    });
+    Path(steps.collect())
+}
+
+fn named<K: ResourceExt>(kind: Kind, object: &K, spec: JackalPackageSpec, plain_tag: bool) -> Object {
+    Object {
         kind,
         namespace: object.namespace(),
-        name,
+        name: object.name_any(),
         spec,
         plain_tag,
-    })
+    }
 }
 
 /// The package that asks for the one image of the JackalImage `value`: what both kinds have in common stays, and what an

@@ -1,11 +1,10 @@
 //! What `build` does with images, charts and files, and when it says so.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::{Folder, empty, package_of, stderr};
+use super::{Folder, empty, package_of, stderr, stdout};
 use crate::field::{Case, check};
 use crate::support::image::{image, noise, put};
 use crate::support::program;
@@ -44,6 +43,12 @@ async fn builds_say_what_fails_and_put_everything_where_they_are_told() {
             expected: "the image is copied to its own name, and the exit code is that of the failure",
             run: || Box::pin(images_are_copied_by_themselves()),
         },
+        Case {
+            report: "dotnet/docker-tools#765",
+            input: "two JackalImages of one file, of one path and tag in two registries",
+            expected: "the first has the name, and the second says so and what to do",
+            run: || Box::pin(names_belong_to_the_first()),
+        },
     ])
     .await;
 }
@@ -63,22 +68,8 @@ async fn failures_are_told_at_once() {
         "--output",
         "json",
     ];
-    let mut running = Command::new("timeout")
-        .args([
-            "-k",
-            "1",
-            "60",
-            env!("CARGO_BIN_EXE_jackal-operator"),
-            "build",
-            "shop.yaml",
-        ])
-        .args(flags)
-        .current_dir(folder.path("."))
-        .env("DOCKER_CONFIG", folder.path("."))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let arguments = [&["build", "shop.yaml"], &flags[..]].concat();
+    let mut running = folder.command(&arguments).spawn().unwrap();
     let mut lines = BufReader::new(running.stderr.take().unwrap()).lines();
     let first = lines.next().unwrap().unwrap();
     assert!(first.contains(&format!("{missing} does not exist")), "{first}");
@@ -180,6 +171,60 @@ async fn images_are_copied_by_themselves() {
     assert_eq!(listed.trim(), "team/app", "an image has no artifact");
 }
 
+async fn names_belong_to_the_first() {
+    let (first, second) = (holding("team/app", 1000).await, holding("team/app", 2000).await);
+    let destination = TestRegistry::start(Version::V31);
+    let image = |name: &str, registry: &TestRegistry, more: &str| {
+        format!(
+            "apiVersion: jackal.dev/v1alpha1\nkind: JackalImage\nmetadata: {{name: {name}}}\n\
+             spec: {{image: '{}/team/app:1'{more}}}\n---\n",
+            registry.host
+        )
+    };
+    let hosts = format!("{},{}", first.host, second.host);
+    let build = |text: &str, more: &[&str]| {
+        let folder = Folder::with(text);
+        let flags = [
+            "build",
+            "shop.yaml",
+            "--insecure",
+            "--insecure-registry",
+            &hosts,
+            "--to",
+            &destination.host,
+        ];
+        folder.run(&[&flags[..], more].concat())
+    };
+    let text = image("one", &first, "") + &image("two", &second, "");
+    for more in [&["--dry-run"][..], &[]] {
+        let output = build(&text, more);
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        let said = stderr(&output);
+        assert!(
+            said.contains("JackalImage/two: `") && said.contains("which JackalImage/one of this file"),
+            "{said}"
+        );
+    }
+    let standing = destination
+        .repository("team/app")
+        .head_manifest("1")
+        .await
+        .unwrap()
+        .unwrap();
+    let expected = first.repository("team/app").head_manifest("1").await.unwrap().unwrap();
+    assert_eq!(standing.digest, expected.digest, "the first image is there");
+    // With names that tell them apart only the plain tag belongs to the first.
+    let text = image("one", &first, ", naming: Zarf") + &image("two", &second, ", naming: Zarf");
+    let output = build(&text, &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(
+        stdout(&output).contains("the plain tag 1 belongs to JackalImage/one"),
+        "{}",
+        stdout(&output)
+    );
+    assert_eq!(tags(&destination, "team/app").lines().count(), 3);
+}
+
 /// `shop.yaml` checked: exit code, and what was said.
 fn checked(text: &str, hosts: &str) -> (Option<i32>, String) {
     let output = Folder::with(text).run(&["build", "shop.yaml", "--check", "--insecure-registry", hosts]);
@@ -210,6 +255,10 @@ async fn a_check_asks_for_everything() {
                             "{name}: {said}"
                         );
                     }
+                    let platform = format!("{{image: '{present}', platforms: [linux/s390x]}}");
+                    let (code, said) = checked(&package_of(&[platform]), host);
+                    assert_eq!(code, Some(1), "{said}");
+                    assert!(said.contains("linux/s390x"), "{said}");
                     assert_eq!(checked(&package_of(&[present]), host), (Some(0), String::new()));
                 })
             },

@@ -99,7 +99,8 @@ async fn what_is_misspelt_is_named_with_its_place_and_what_was_meant() {
             run: || {
                 Box::pin(async {
                     let text = empty("shop") + "    chart:\n    - {name: a}\n";
-                    Folder::with(text).refuses(&["shop.yaml:8: spec.components[0].chart", "did you mean charts?"]);
+                    Folder::with(text)
+                        .refuses(&["shop.yaml:8: spec.components[0].chart: unknown field; did you mean charts?"]);
                 })
             },
         },
@@ -128,6 +129,72 @@ async fn what_is_misspelt_is_named_with_its_place_and_what_was_meant() {
                         "shop.yaml:11: spec.components[0].images[0].source: docker",
                         "did you mean Docker?",
                     ]);
+                })
+            },
+        },
+        Case {
+            report: "chainguard-dev/apko#637",
+            input: "misspelt fields of metadata, and fields of spec beside it",
+            expected: "each with its line, and where it belongs",
+            run: || {
+                Box::pin(async {
+                    let text = empty("shop").replace("{name: shop}", "{nmae: shop, lables: {tier: web}}");
+                    Folder::with(text).refuses(&[
+                        "shop.yaml:3: metadata.nmae: unknown field; did you mean name?",
+                        "shop.yaml:3: metadata.lables: unknown field; did you mean labels?",
+                        "shop.yaml:3: metadata.name is missing",
+                    ]);
+                    let text = empty("shop") + "suspend: true\n";
+                    Folder::with(text).refuses(&["shop.yaml:8: suspend: unknown field; suspend is a field of spec"]);
+                    let text = empty("shop").replace("apiVersion", "apiversion");
+                    Folder::with(text).refuses(&["shop.yaml:1: apiversion: unknown field; did you mean apiVersion?"]);
+                })
+            },
+        },
+        Case {
+            report: "influxdata/influx-cli#171",
+            input: "durations without a unit, with another, negative, and as ISO 8601 writes them",
+            expected: "path and line, and the units",
+            run: || {
+                Box::pin(async {
+                    for written in ["90", "'90'", "1y", "-1h", "PT1H", "1 h", "1H30M"] {
+                        let text = empty("shop").replace("components", &format!("interval: {written}\n  components"));
+                        Folder::with(text).refuses(&["shop.yaml:6: spec.interval: ", "the units w, d, h, m, s and ms"]);
+                    }
+                    let text = empty("shop").replace("components", "interval: 99999999h\n  components");
+                    Folder::with(text).refuses(&["shop.yaml:6: spec.interval: ", "longer than ten years"]);
+                })
+            },
+        },
+        Case {
+            report: "kubernetes-sigs/zeitgeist#1223",
+            input: "values that an API server refuses by the limits of their fields",
+            expected: "path, line and the limit",
+            run: || {
+                Box::pin(async {
+                    for (lines, words) in [
+                        (
+                            "retention: {revisions: 0}",
+                            "spec.retention.revisions: found the number 0; it must be at least 1",
+                        ),
+                        (
+                            "architecture: AMD64",
+                            "spec.architecture: found the string `AMD64`; it does not match ",
+                        ),
+                        ("serviceAccountName: ''", "spec.serviceAccountName: it is empty"),
+                        ("registry: localhost:5000", "the fields there are address, "),
+                        (
+                            "verify: [{images: ['a b'], publicKeys: []}]",
+                            "spec.verify[0].images[0]: found the string `a b`; ",
+                        ),
+                        (
+                            "compression: false",
+                            "spec.compression: false is not one of None, Gzip, Zstd",
+                        ),
+                    ] {
+                        let text = empty("shop").replace("components", &format!("{lines}\n  components"));
+                        Folder::with(text).refuses(&["shop.yaml:6: spec.", words]);
+                    }
                 })
             },
         },

@@ -1,9 +1,12 @@
 //! What commands print, and to whom.
 
-use std::process::{Command, Stdio};
+use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Stdio;
 
 use super::{Folder, empty, stderr, stdout};
 use crate::field::{Case, check};
+use crate::support::process;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_print_as_scripts_and_shells_expect() {
@@ -19,19 +22,16 @@ async fn commands_print_as_scripts_and_shells_expect() {
                         // The other end is closed before anything is written.
                         let (reader, writer) = std::io::pipe().unwrap();
                         drop(reader);
-                        let mut command = Command::new(env!("CARGO_BIN_EXE_jackal-operator"));
-                        command.args(arguments.split(' ')).current_dir(folder.path("."));
-                        let output = command.stdout(writer).stderr(Stdio::piped()).output().unwrap();
+                        let mut command = folder.command(&arguments.split(' ').collect::<Vec<_>>());
+                        let output = command.stdout(writer).output().unwrap();
                         assert_eq!(stderr(&output), "", "{arguments}");
                         assert_eq!(output.status.code(), Some(0), "{arguments}");
                     }
                     // Both ends at once, as in `2>&1 | head`.
                     let (reader, writer) = std::io::pipe().unwrap();
                     drop(reader);
-                    let mut command = Command::new(env!("CARGO_BIN_EXE_jackal-operator"));
-                    command
-                        .args(["build", "nowhere.yaml", "--to", "oci:out"])
-                        .stdout(writer.try_clone().unwrap());
+                    let mut command = folder.command(&["build", "nowhere.yaml", "--to", "oci:out"]);
+                    command.stdout(writer.try_clone().unwrap());
                     assert_eq!(command.stderr(writer).status().unwrap().code(), Some(2));
                 })
             },
@@ -43,8 +43,7 @@ async fn commands_print_as_scripts_and_shells_expect() {
             run: || {
                 Box::pin(async {
                     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
-                    let mut command = Command::new(env!("CARGO_BIN_EXE_jackal-operator"));
-                    let output = command.arg("crd").stdout(full).stderr(Stdio::piped()).output().unwrap();
+                    let output = Folder::new().command(&["crd"]).stdout(full).output().unwrap();
                     assert_eq!(output.status.code(), Some(1));
                     let said = stderr(&output);
                     assert!(
@@ -92,13 +91,32 @@ async fn commands_print_as_scripts_and_shells_expect() {
                         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
                         assert!(stdout(&output).contains("insecure-registry"), "{shell}");
                     }
-                    std::fs::write(folder.path("script"), folder.run(&["completion", "bash"]).stdout).unwrap();
-                    let checked = Command::new("bash")
-                        .arg("-n")
-                        .arg(folder.path("script"))
-                        .status()
-                        .unwrap();
-                    assert!(checked.success());
+                })
+            },
+        },
+        Case {
+            report: "bash reference manual, \"Signals\"",
+            input: "Ctrl-C while a command waits for standard input",
+            expected: "it ends at once, without a line of the log",
+            run: || {
+                Box::pin(async {
+                    let folder = Folder::new();
+                    for arguments in [&["convert", "-"][..], &["build", "-", "--to", "oci:out"]] {
+                        let mut child = folder.command(arguments).stdin(Stdio::piped()).spawn().unwrap();
+                        let mut input = child.stdin.take().unwrap();
+                        // More than a pipe holds: once it is written, the command has begun to read.
+                        input.write_all(&[b'#'; 200_000]).unwrap();
+                        let id = child.id().to_string();
+                        process::run("kill", &["-INT", &id]);
+                        let output = child.wait_with_output().unwrap();
+                        let said = stderr(&output);
+                        let status = (output.status.code(), output.status.signal());
+                        assert!(
+                            matches!(status, (Some(130), _) | (_, Some(2))),
+                            "{arguments:?}: {status:?} {said}"
+                        );
+                        assert!(!said.contains("INFO"), "{said}");
+                    }
                 })
             },
         },

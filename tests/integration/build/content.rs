@@ -3,7 +3,8 @@
 use jackal_operator::oci::Digest;
 use serde_json::{Value, json};
 
-use super::{Bench, crane, stderr, stdout};
+use super::crane;
+use crate::support::folder::{Folder, stderr, stdout};
 use crate::support::image::{multi_platform, noise};
 use crate::support::process::run;
 use crate::support::registry::{TestRegistry, Version};
@@ -13,18 +14,18 @@ use crate::support::{charts, shelf::Shelf};
 struct Things {
     source: TestRegistry,
     shelf: Shelf,
-    bench: Bench,
+    folder: Folder,
     tool: Digest,
 }
 
 impl Things {
     async fn new() -> Self {
-        let (source, shelf, bench) = (TestRegistry::start(Version::V31), Shelf::new().await, Bench::new());
+        let (source, shelf, folder) = (TestRegistry::start(Version::V31), Shelf::new().await, Folder::new());
         multi_platform(&source.repository("team/app"), "1").await;
-        let folder = bench.folder.path().join("charts");
-        std::fs::create_dir(&folder).unwrap();
+        let stable = folder.path("charts");
+        std::fs::create_dir(&stable).unwrap();
         let front = charts::package(
-            &folder,
+            &stable,
             "front",
             "1.2.3+x",
             &format!("{}/team/app:1", source.host),
@@ -33,21 +34,21 @@ impl Things {
         charts::push(&front, &source.host);
         std::fs::remove_file(&front).unwrap();
         let back = charts::package(
-            &folder,
+            &stable,
             "back",
             "4.5.6",
             &format!("{}/team/back:2", source.host),
             "first",
         );
         shelf.put("/stable/back-4.5.6.tgz", std::fs::read(&back).unwrap());
-        shelf.put("/stable/index.yaml", charts::index(&folder));
+        shelf.put("/stable/index.yaml", charts::index(&stable));
         let tool = noise(5, 300_000);
         shelf.put("/tool", tool.clone());
         shelf.put("/chunked/tool", tool.clone());
         Self {
             source,
             shelf,
-            bench,
+            folder,
             tool: Digest::of(&tool),
         }
     }
@@ -92,8 +93,8 @@ impl Things {
         let values = json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "values"}, "data": {"values.yaml": "replicas: 3\n"},
         });
-        self.bench
-            .file("shop.yaml", &format!("{package}\n---\n{manifests}\n---\n{values}\n"));
+        self.folder
+            .write("shop.yaml", &format!("{package}\n---\n{manifests}\n---\n{values}\n"));
     }
 
     fn arguments<'a>(&'a self, hosts: &'a str, to: &'a str) -> Vec<&'a str> {
@@ -121,7 +122,7 @@ fn layer(things: &Things, host: &str, repository: &str, digest: &str, title: &st
         .as_str()
         .unwrap()
         .to_owned();
-    let file = things.bench.folder.path().join("layer");
+    let file = things.folder.path("layer");
     let blob = std::process::Command::new(crate::support::program("JACKAL_BIN_CRANE"))
         .args(["blob", "--insecure", &format!("{host}/{repository}@{found}")])
         .output()
@@ -137,7 +138,7 @@ async fn a_component_of_everything_is_built() {
     things.write(&things.package());
     let registry = TestRegistry::start(Version::V28);
     let (hosts, to) = (things.hosts(), format!("{}/team", registry.host));
-    let report = things.bench.report(&things.arguments(&hosts, &to));
+    let report = things.folder.reported(&things.arguments(&hosts, &to));
     assert_eq!(report["changed"], true);
     let digest = report["digest"].as_str().unwrap();
     assert_eq!(report["charts"].as_array().unwrap().len(), 2, "{report}");
@@ -157,7 +158,7 @@ async fn a_component_of_everything_is_built() {
 
     let (tar_digest, tar) = layer(&things, &registry.host, "team/shop", digest, "components/web.tar");
     assert_eq!(Digest::of(&tar).as_str(), tar_digest);
-    let file = things.bench.folder.path().join("layer");
+    let file = things.folder.path("layer");
     let listed = run("tar", &["-tvf", file.to_str().unwrap()]);
     let names: Vec<&str> = listed
         .lines()
@@ -196,7 +197,7 @@ async fn a_component_of_everything_is_built() {
 
     // A repeat reads neither file nor chart again, and writes nothing.
     let before = things.shelf.asked().len();
-    let again = things.bench.report(&things.arguments(&hosts, &to));
+    let again = things.folder.reported(&things.arguments(&hosts, &to));
     assert_eq!(
         (&again["changed"], &again["movedBytes"], &again["digest"]),
         (&json!(false), &json!(0), &report["digest"])
@@ -204,7 +205,7 @@ async fn a_component_of_everything_is_built() {
     let asked = things.shelf.asked().split_off(before);
     assert!(!asked.iter().any(|path| path.contains("tool")), "{asked:?}");
     // Elsewhere it is the same.
-    let layout = things.bench.report(&things.arguments(&hosts, "oci:out"));
+    let layout = things.folder.reported(&things.arguments(&hosts, "oci:out"));
     assert_eq!(layout["digest"], report["digest"]);
 }
 
@@ -214,7 +215,7 @@ async fn a_check_tells_what_is_missing_and_moves_nothing() {
     things.write(&things.package());
     let hosts = things.hosts();
     let check = ["shop.yaml", "--check", "--insecure-registry", &hosts];
-    let output = things.bench.build(&check);
+    let output = things.folder.built(&check);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     let host = &things.source.host;
     assert_eq!(
@@ -229,10 +230,10 @@ async fn a_check_tells_what_is_missing_and_moves_nothing() {
     let images = whole["spec"]["components"][0]["images"].as_array_mut().unwrap();
     images.extend(["library/redis:7", "team/back:2"].map(|name| json!({"image": format!("{host}/{name}")})));
     things.write(&whole);
-    assert_eq!(things.bench.build(&check).status.code(), Some(1), "they do not exist");
+    assert_eq!(things.folder.built(&check).status.code(), Some(1), "they do not exist");
     multi_platform(&things.source.repository("library/redis"), "7").await;
     multi_platform(&things.source.repository("team/back"), "2").await;
-    let output = things.bench.build(&check);
+    let output = things.folder.built(&check);
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(stdout(&output), "no image is missing\n");
 }
@@ -325,11 +326,11 @@ async fn what_cannot_be_had_is_said_and_nothing_is_published() {
         }
         things.write(&package);
         let broken = "\n---\n{kind: ConfigMap, metadata: {name: broken}, data: {values.yaml: 'words'}}\n";
-        let file = things.bench.folder.path().join("shop.yaml");
+        let file = things.folder.path("shop.yaml");
         let text = std::fs::read_to_string(&file).unwrap() + broken;
-        things.bench.file("shop.yaml", &text);
+        things.folder.write("shop.yaml", &text);
         let to = format!("{}/team", registry.host);
-        let output = things.bench.build(&things.arguments(&hosts, &to));
+        let output = things.folder.built(&things.arguments(&hosts, &to));
         let said = stderr(&output);
         assert!(!output.status.success() && said.contains(words), "{path}: {said}");
         let component = said.contains("component `web`") || said.contains("components/web.tar");
@@ -369,10 +370,10 @@ fn a_converted_definition_builds_what_it_meant() {
         "{}",
         stderr(&output)
     );
-    let bench = Bench::new();
-    bench.file("agent.yaml", &stdout(&output));
-    let report = bench.report(&["agent.yaml", "--to", "oci:out"]);
-    let blobs = bench.folder.path().join("out/blobs/sha256");
+    let folder = Folder::new();
+    folder.write("agent.yaml", &stdout(&output));
+    let report = folder.reported(&["agent.yaml", "--to", "oci:out"]);
+    let blobs = folder.path("out/blobs/sha256");
     let blob = |digest: &str| blobs.join(digest.trim_start_matches("sha256:"));
     let manifest = std::fs::read(blob(report["digest"].as_str().unwrap())).unwrap();
     let manifest: Value = serde_json::from_slice(&manifest).unwrap();
@@ -386,7 +387,7 @@ fn a_converted_definition_builds_what_it_meant() {
         serde_saphyr::from_str(&std::fs::read_to_string(format!("{golden}/zarf.yaml")).unwrap()).unwrap();
     let ours: Value = serde_saphyr::from_str(&std::fs::read_to_string(layer("zarf.yaml")).unwrap()).unwrap();
     assert_eq!(ours["metadata"]["version"], original["metadata"]["version"]);
-    let unpacked = bench.folder.path().join("unpacked");
+    let unpacked = folder.path("unpacked");
     std::fs::create_dir(&unpacked).unwrap();
     for component in ["objects", "machine"] {
         let tar = layer(&format!("components/{component}.tar"));

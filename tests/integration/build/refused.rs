@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Bench, catalog, package, stderr, stdout};
+use super::{catalog, package};
+use crate::support::folder::{Folder, stderr, stdout};
 use crate::support::image::{image, noise as seeded, put};
 use crate::support::operator::Operator;
 use crate::support::process::run;
@@ -21,9 +22,9 @@ async fn every_failure_is_listed_and_the_rest_is_done() {
     let repository = source.repository("shop/web");
     let document = image(&repository, "linux/amd64", seeded(8, 1000)).await;
     put(&repository, &document, Some("1")).await;
-    let bench = Bench::new();
+    let folder = Folder::new();
     let [missing, present] = ["none", "web"].map(|name| format!("{}/shop/{name}:1", source.host));
-    bench.write(&[
+    folder.shop(&[
         format!("{{image: '{missing}'}}"),
         "{image: 'app:dev', source: Docker}".to_owned(),
         format!("{{image: '{present}'}}"),
@@ -36,7 +37,7 @@ async fn every_failure_is_listed_and_the_rest_is_done() {
         "--insecure-registry",
         &source.host,
     ];
-    let output = bench.build(&[&flags[..], &["--output", "json"]].concat());
+    let output = folder.built(&[&flags[..], &["--output", "json"]].concat());
     assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);
     assert_eq!(said.matches("jackal-operator build: ").count(), 2, "{said}");
@@ -60,13 +61,13 @@ async fn what_cannot_be_used_is_told_apart_from_what_failed() {
     let repository = source.repository("shop/web");
     let document = image(&repository, "linux/amd64", seeded(9, 1000)).await;
     put(&repository, &document, Some("1")).await;
-    let bench = Bench::new();
-    let good = bench.write(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
-    bench.file("brackets.yaml", "a: [");
-    bench.file("pod.yaml", "kind: Pod");
-    bench.file("upper.yaml", &package(&["{image: 'UPPER/x:1'}".to_owned()]));
-    bench.file("sauce.yaml", &good.replace("{image:", "{sauce: Docker, image:"));
-    bench.file("twice.yaml", &format!("{good}  - {{name: web, images: []}}\n"));
+    let folder = Folder::new();
+    let good = folder.shop(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
+    folder.write("brackets.yaml", "a: [");
+    folder.write("pod.yaml", "kind: Pod");
+    folder.write("upper.yaml", &package(&["{image: 'UPPER/x:1'}".to_owned()]));
+    folder.write("sauce.yaml", &good.replace("{image:", "{sauce: Docker, image:"));
+    folder.write("twice.yaml", &format!("{good}  - {{name: web, images: []}}\n"));
     let (here, free) = (destination.host.as_str(), "127.0.0.1:1");
     let path = format!("{here}/UPPER");
     let url = format!("http://{here}");
@@ -80,7 +81,12 @@ async fn what_cannot_be_used_is_told_apart_from_what_failed() {
             "pod.yaml must hold a JackalPackage or a JackalImage; it holds Pod",
         ),
         ("upper.yaml", here, 2, "repository name must be lowercase"),
-        ("sauce.yaml", here, 2, "spec.components[0].images[0].sauce is no field"),
+        (
+            "sauce.yaml",
+            here,
+            2,
+            "spec.components[0].images[0].sauce: unknown field",
+        ),
         (
             "twice.yaml",
             here,
@@ -105,7 +111,7 @@ async fn what_cannot_be_used_is_told_apart_from_what_failed() {
     ] {
         let flags = [file, "--to", to, "--insecure", "--insecure-registry", &source.host];
         for output in ["text", "json"] {
-            let output = bench.build(&[&flags[..], &["--output", output]].concat());
+            let output = folder.built(&[&flags[..], &["--output", output]].concat());
             let said = stderr(&output);
             assert_eq!(output.status.code(), Some(code), "{file} to {to}: {said}");
             assert!(said.contains(words), "{file} to {to}: {said}");
@@ -119,7 +125,7 @@ async fn what_cannot_be_used_is_told_apart_from_what_failed() {
     assert_eq!(catalog(&destination), "");
     // Plain HTTP that nobody asked for.
     for flags in [&["--insecure"][..], &["--insecure-registry", &source.host]] {
-        let output = bench.build(&[&["shop.yaml", "--to", here], flags].concat());
+        let output = folder.built(&[&["shop.yaml", "--to", here], flags].concat());
         let said = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(
@@ -139,8 +145,8 @@ async fn credentials_are_those_of_docker() {
     let repository = source.repository("shop/web");
     let document = image(&repository, "linux/amd64", seeded(10, 1000)).await;
     put(&repository, &document, Some("1")).await;
-    let bench = Bench::new();
-    bench.write(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
+    let folder = Folder::new();
+    folder.shop(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
     let flags = ["shop.yaml", "--to", "oci:out", "--insecure-registry", &source.host];
     let config = |password: &str| {
         use base64::Engine as _;
@@ -149,15 +155,15 @@ async fn credentials_are_those_of_docker() {
     };
     for written in [None, Some(config("wrong"))] {
         if let Some(text) = written {
-            bench.file("config.json", &text);
+            folder.write(".docker/config.json", &text);
         }
-        let output = bench.build(&[&flags[..], &["--output", "json"]].concat());
+        let output = folder.built(&[&flags[..], &["--output", "json"]].concat());
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(report["failures"][0]["reason"], "AuthenticationFailed", "{report}");
         assert_ne!(output.status.code(), Some(0));
     }
-    bench.file("config.json", &config("right"));
-    assert_eq!(bench.report(&flags)["changed"], true);
+    folder.write(".docker/config.json", &config("right"));
+    assert_eq!(folder.reported(&flags)["changed"], true);
 }
 
 #[tokio::test]
@@ -166,10 +172,10 @@ async fn an_interrupt_ends_it_and_the_next_run_goes_on() {
     let repository = source.repository("shop/web");
     let document = image(&repository, "linux/amd64", seeded(11, 4 << 20)).await;
     put(&repository, &document, Some("1")).await;
-    let bench = Bench::new();
-    bench.write(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
+    let folder = Folder::new();
+    folder.shop(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
     let way = Throttle::to(&destination.host, 200_000);
-    let file = bench.folder.path().join("shop.yaml");
+    let file = folder.path("shop.yaml");
     let flags = [
         "build",
         file.to_str().unwrap(),
@@ -179,8 +185,9 @@ async fn an_interrupt_ends_it_and_the_next_run_goes_on() {
         "--insecure-registry",
         &source.host,
     ];
-    let log = bench.folder.path().join("log");
-    let config = [("DOCKER_CONFIG", bench.folder.path().to_str().unwrap())];
+    let log = folder.path("log");
+    let home = folder.path(".");
+    let config = [("DOCKER_CONFIG", home.to_str().unwrap())];
     let mut process = Operator::start(&flags, &config, log);
     eventually(SOON, "a blob is on its way", async || match way.sent() {
         300_000.. => Ok(()),
@@ -201,7 +208,7 @@ async fn an_interrupt_ends_it_and_the_next_run_goes_on() {
     assert_eq!(stdout(&tags.unwrap()), "", "nothing is tagged");
     way.set_rate(0);
     let to = Path::new(&way.host).display().to_string();
-    let report = bench.report(&[
+    let report = folder.reported(&[
         "shop.yaml",
         "--to",
         &to,
@@ -220,18 +227,18 @@ async fn on_a_terminal_bars_are_shown_and_the_lines_still_go_to_standard_output(
     let repository = source.repository("shop/web");
     let document = image(&repository, "linux/amd64", seeded(12, 1 << 20)).await;
     put(&repository, &document, Some("1")).await;
-    let bench = Bench::new();
-    let folder = bench.folder.path().display().to_string();
-    bench.write(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
+    let folder = Folder::new();
+    let home = folder.path(".").display().to_string();
+    folder.shop(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
     let command = format!(
-        "{} build {folder}/shop.yaml --to {} --insecure --insecure-registry {} >{folder}/lines",
+        "{} build {home}/shop.yaml --to {} --insecure --insecure-registry {} >{home}/lines",
         env!("CARGO_BIN_EXE_jackal-operator"),
         way.host,
         source.host
     );
     let shown = run("script", &["-qec", &command, "/dev/null"]);
     assert!(shown.contains("/shop/web:1") && shown.contains("MiB"), "{shown:?}");
-    let lines = std::fs::read_to_string(bench.folder.path().join("lines")).unwrap();
+    let lines = std::fs::read_to_string(folder.path("lines")).unwrap();
     assert_eq!(lines.lines().count(), 2, "{lines}");
     assert!(!lines.contains('\u{1b}'), "{lines:?}");
 }

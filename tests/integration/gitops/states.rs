@@ -95,6 +95,7 @@ spec:
     insecure: false
   imagePullSecrets: [{name: ghcr}]
   serviceAccountName: builder
+  sourceRegistries: [{host: 'registry.example.com:5000', certSecretRef: {name: source-ca}}]
   interval: 1h30m
   stallTimeout: 500ms
   suspend: true
@@ -117,6 +118,7 @@ spec:
     secretRef: {name: push}, certSecretRef: {name: ca}, insecure: false}
   imagePullSecrets: [{name: ghcr}]
   serviceAccountName: builder
+  sourceRegistries: [{host: 'registry.example.com:5000', certSecretRef: {name: source-ca}}]
   interval: 10s
   stallTimeout: 5m
   suspend: true

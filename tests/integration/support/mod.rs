@@ -3,6 +3,7 @@
 pub mod charts;
 pub mod cluster;
 pub mod faulty;
+pub mod folder;
 pub mod front;
 pub mod image;
 pub mod objects;
