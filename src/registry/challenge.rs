@@ -210,7 +210,7 @@ mod tests {
             "Bearer realm=https://a:1/t,scope=repository:a:pull, push,service=b",
             r#"bearer realm="a:1/t",service="b",scope="repository:a:pull,push""#,
         ] {
-            assert_eq!(parse(header, &here()), [challenge.clone()], "{header}");
+            assert_eq!(parse(header, &here()), std::slice::from_ref(&challenge), "{header}");
         }
     }
 

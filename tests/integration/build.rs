@@ -208,7 +208,7 @@ async fn tags_are_chosen_once_and_the_version_with_them() {
     let app = format!("{}/team/app", source.host);
     folder.write(
         "follows.yaml",
-        &format!(
+        format!(
             "apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {{name: shop}}\n\
              spec:\n  versionFrom: {{image: '{app}'}}\n  components:\n  - name: web\n    \
              images: [{{image: '{app}', policy: {{semver: {{range: '>=6.0 <7'}}}}}}]\n"

@@ -94,7 +94,7 @@ impl Things {
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "values"}, "data": {"values.yaml": "replicas: 3\n"},
         });
         self.folder
-            .write("shop.yaml", &format!("{package}\n---\n{manifests}\n---\n{values}\n"));
+            .write("shop.yaml", format!("{package}\n---\n{manifests}\n---\n{values}\n"));
     }
 
     fn arguments<'a>(&'a self, hosts: &'a str, to: &'a str) -> Vec<&'a str> {
@@ -371,7 +371,7 @@ fn a_converted_definition_builds_what_it_meant() {
         stderr(&output)
     );
     let folder = Folder::new();
-    folder.write("agent.yaml", &stdout(&output));
+    folder.write("agent.yaml", stdout(&output));
     let report = folder.reported(&["agent.yaml", "--to", "oci:out"]);
     let blobs = folder.path("out/blobs/sha256");
     let blob = |digest: &str| blobs.join(digest.trim_start_matches("sha256:"));

@@ -65,9 +65,9 @@ async fn what_cannot_be_used_is_told_apart_from_what_failed() {
     let good = folder.shop(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
     folder.write("brackets.yaml", "a: [");
     folder.write("pod.yaml", "kind: Pod");
-    folder.write("upper.yaml", &package(&["{image: 'UPPER/x:1'}".to_owned()]));
-    folder.write("sauce.yaml", &good.replace("{image:", "{sauce: Docker, image:"));
-    folder.write("twice.yaml", &format!("{good}  - {{name: web, images: []}}\n"));
+    folder.write("upper.yaml", package(&["{image: 'UPPER/x:1'}".to_owned()]));
+    folder.write("sauce.yaml", good.replace("{image:", "{sauce: Docker, image:"));
+    folder.write("twice.yaml", format!("{good}  - {{name: web, images: []}}\n"));
     let (here, free) = (destination.host.as_str(), "127.0.0.1:1");
     let path = format!("{here}/UPPER");
     let url = format!("http://{here}");
@@ -162,7 +162,7 @@ async fn credentials_are_those_of_docker() {
         assert_eq!(report["failures"][0]["reason"], "AuthenticationFailed", "{report}");
         assert_ne!(output.status.code(), Some(0));
     }
-    folder.write(".docker/config.json", &config("right"));
+    folder.write(".docker/config.json", config("right"));
     assert_eq!(folder.reported(&flags)["changed"], true);
 }
 
