@@ -23,16 +23,11 @@ mod referrer_lists;
 mod tag_lists;
 mod tags;
 
-use std::panic::AssertUnwindSafe;
-
-use futures::FutureExt as _;
-use futures::StreamExt as _;
 use futures::future::BoxFuture;
 
 use crate::support::folder;
-
-/// Cases of one table that run at the same time.
-const CONCURRENCY: usize = 4;
+use crate::support::table;
+pub use crate::support::table::on_one_thread;
 
 /// One row of a table.
 pub struct Case {
@@ -46,38 +41,11 @@ pub struct Case {
     pub run: fn() -> BoxFuture<'static, ()>,
 }
 
-/// The future that `make` gives, on a thread and in a runtime of its own: one that waits for a cluster may not move.
-pub fn on_one_thread<F: Future<Output = ()>>(make: impl FnOnce() -> F + Send + 'static) -> BoxFuture<'static, ()> {
-    let run = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime").block_on(make());
-    };
-    async move {
-        if let Err(error) = tokio::task::spawn_blocking(run).await {
-            std::panic::resume_unwind(error.into_panic());
-        }
-    }
-    .boxed()
-}
-
 /// Runs every case of a table and fails with a list of all that failed.
 pub async fn check(cases: &[Case]) {
-    let runs = cases.iter().map(|case| async move {
-        let result = AssertUnwindSafe((case.run)()).catch_unwind().await;
-        result
-            .err()
-            .map(|_| format!("{}: {} (expected: {})", case.report, case.input, case.expected))
+    let runs = cases.iter().map(|case| {
+        let description = format!("{}: {} (expected: {})", case.report, case.input, case.expected);
+        (description, (case.run)())
     });
-    let failed: Vec<String> = futures::stream::iter(runs)
-        .buffer_unordered(CONCURRENCY)
-        .filter_map(|failed| async { failed })
-        .collect()
-        .await;
-    assert!(
-        failed.is_empty(),
-        "{} of {} cases failed; each panic above says why:\n{}",
-        failed.len(),
-        cases.len(),
-        failed.join("\n")
-    );
+    table::run(runs).await;
 }

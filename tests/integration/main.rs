@@ -2,6 +2,8 @@
 //! which says where they are.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../attacks/mod.rs"]
+mod attacks;
 mod badinput;
 mod build;
 mod chart;

@@ -12,6 +12,7 @@ pub mod process;
 pub mod registry;
 pub mod shelf;
 pub mod sink;
+pub mod table;
 pub mod throttle;
 pub mod wait;
 pub mod writes;

@@ -1,0 +1,47 @@
+//! Tables of cases: each case runs even if another fails, and the table fails with all that failed.
+
+use std::panic::AssertUnwindSafe;
+
+use futures::FutureExt as _;
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+
+/// Cases of one table that run at the same time.
+const CONCURRENCY: usize = 4;
+
+/// The future that `make` gives, on a thread and in a runtime of its own: one that waits for a cluster may not move.
+pub fn on_one_thread<F: Future<Output = ()>>(make: impl FnOnce() -> F + Send + 'static) -> BoxFuture<'static, ()> {
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(make());
+    };
+    async move {
+        if let Err(error) = tokio::task::spawn_blocking(run).await {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+    .boxed()
+}
+
+/// Runs all `cases`, each a description and what runs it.
+pub async fn run(cases: impl IntoIterator<Item = (String, BoxFuture<'static, ()>)>) {
+    let runs: Vec<_> = cases
+        .into_iter()
+        .map(|(description, run)| async move {
+            let result = AssertUnwindSafe(run).catch_unwind().await;
+            result.err().map(|_| description)
+        })
+        .collect();
+    let count = runs.len();
+    let failed: Vec<String> = futures::stream::iter(runs)
+        .buffer_unordered(CONCURRENCY)
+        .filter_map(|failed| async { failed })
+        .collect()
+        .await;
+    assert!(
+        failed.is_empty(),
+        "{} of {count} cases failed; each panic above says why:\n{}",
+        failed.len(),
+        failed.join("\n")
+    );
+}
