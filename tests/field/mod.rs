@@ -12,7 +12,7 @@ mod contents;
 mod credentials;
 mod documents;
 mod errors;
-mod folder;
+pub mod folder;
 mod objects;
 mod optional;
 mod platforms;
