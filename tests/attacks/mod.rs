@@ -2,6 +2,7 @@
 //! `docs/security.md`. Every attack is carried out against real components.
 
 mod convert;
+mod engine;
 mod signatures;
 
 use futures::future::BoxFuture;
