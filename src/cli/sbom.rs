@@ -13,12 +13,12 @@ use super::access::Access;
 use super::authorities::AuthorityFlags;
 use super::cluster::duration;
 use super::limits::LimitFlags;
-use super::{UNUSABLE, Unusable, examples, print};
+use super::{UNUSABLE, Unusable, examples, files, print};
 use crate::decode;
 use crate::fault::Fault;
 use crate::oci::{Index, Reference};
 use crate::package::{BroughtImage, PackageSboms};
-use crate::sbom::{Limits, Syft, unable};
+use crate::sbom::{Isolation, Limits, Syft, unable};
 use crate::transfer::{Destination as _, LayoutDestination, RegistryDestination};
 
 /// How long a registry may not move.
@@ -45,6 +45,10 @@ pub(super) struct SbomFlags {
     /// Disk that one syft may fill there, which is what an image's layers have unpacked: bytes, or with Ki, Mi or Gi.
     #[arg(long, env = "JACKAL_SBOM_SCRATCH_LIMIT", default_value = "8Gi", value_name = "BYTES", value_parser = bytes)]
     sbom_scratch_limit: u64,
+    /// What keeps syft, which reads what builders of images wrote, from the credentials and the network of this process.
+    /// landlock takes Linux 5.13 or newer; where it is missing no SBOM is made.
+    #[arg(long, env = "JACKAL_SBOM_ISOLATION", default_value = "landlock", value_name = "WHAT")]
+    sbom_isolation: Isolation,
 }
 
 impl SbomFlags {
@@ -56,6 +60,7 @@ impl SbomFlags {
             time: self.sbom_timeout,
             scratch: self.sbom_scratch_limit,
             concurrency: self.sbom_concurrency,
+            isolation: self.sbom_isolation,
         };
         let root = self.sbom_scratch.clone().unwrap_or_else(std::env::temp_dir);
         Some(Arc::new(Syft::new(program, root, limits).await))
@@ -141,9 +146,7 @@ impl Sbom {
 /// All that the `index.json` of a layout names.
 async fn in_layout(directory: &Path) -> anyhow::Result<Vec<BroughtImage>> {
     let unread = || format!("{} is no OCI layout", directory.display());
-    let index = tokio::fs::read(directory.join("index.json"))
-        .await
-        .with_context(unread)?;
+    let index = files::read(&directory.join("index.json")).await.with_context(unread)?;
     let index: Index = decode::json(&index).with_context(unread)?;
     let named = index
         .manifests

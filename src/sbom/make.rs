@@ -51,16 +51,12 @@ pub async fn make(syft: &Syft, destination: &dyn Destination, manifest: &Documen
             ),
         ));
     }
-    let reading = destination.reading().ok_or_else(|| {
-        let name = destination.name();
-        Fault::stalled(Reason::SbomFailed, format!("syft has no way to read {name}"))
-    })?;
     let _turn = syft.turn().await?;
     // Another package may have waited for the same.
     if let Some(sboms) = known(destination, &subject.digest).await? {
         return Ok(sboms);
     }
-    let written = Arc::new(syft.run(&reading, manifest).await?);
+    let written = Arc::new(syft.run(destination, manifest).await?);
     let read = async |format: Format| {
         let unread = |error: std::io::Error| {
             Fault::retryable(

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tokio::io::AsyncWriteExt;
 
-use super::{Destination, Reading, Upload};
+use super::{Destination, Upload};
 use crate::decode;
 use crate::fault::{Fault, Reason};
 use crate::hashing::Hashing;
@@ -217,10 +217,8 @@ impl Destination for LayoutDestination {
         &self.repository
     }
 
-    fn reading(&self) -> Option<Reading> {
-        Some(Reading::Layout {
-            directory: self.directory.clone(),
-        })
+    fn directory(&self) -> Option<&Path> {
+        Some(&self.directory)
     }
 
     async fn digest_of(&self, identifier: &str) -> Result<Option<Digest>, Fault> {

@@ -3,6 +3,7 @@
 
 mod convert;
 mod engine;
+mod sbom;
 mod signatures;
 
 use futures::future::BoxFuture;
