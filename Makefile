@@ -26,11 +26,12 @@ demo: ## Run the main job from nothing: a cluster, two registries, a docker engi
 test: parts check test-unit test-integration test-demo e2e ## Everything that must pass before a change lands.
 
 .PHONY: check
-check: ## Format, lints, shell scripts.
+check: ## Format, lints, shell scripts, what we depend on.
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	shellcheck -x -a scripts/interop
-	shellcheck -x scripts/demo scripts/e2e scripts/fuzz scripts/image scripts/parts scripts/stack scripts/*.sh scripts/bench/* tests/e2e/*.sh .ci/run
+	shellcheck -x scripts/advisories scripts/demo scripts/deny scripts/e2e scripts/fuzz scripts/image scripts/parts scripts/stack scripts/*.sh scripts/bench/* tests/e2e/*.sh .ci/run
+	scripts/deny
 
 .PHONY: test-unit
 test-unit: ## Tests without any server; the CRDs' drift is among them.
@@ -107,8 +108,8 @@ bench-ready:
 	cargo build --locked --release
 
 .PHONY: fuzz
-fuzz: ## Give the parsers of what an engine says random input, each for FUZZ_SECONDS (60).
-	scripts/fuzz $(or $(FUZZ_SECONDS),60)
+fuzz: ## Give the parsers of what others wrote random input, each for FUZZ_SECONDS (60). FUZZ='bundle chart' picks.
+	scripts/fuzz $(or $(FUZZ_SECONDS),60) $(FUZZ)
 
 .PHONY: parts
 parts: ## Get what the tests talk to: servers and clients, built or installed when missing.

@@ -57,6 +57,7 @@ pub async fn run(
     let (nudge, nudges) = mpsc::channel(256);
     let mut docker = ImageEvents::new(engines.docker.engine().clone());
     let mut containerd = ContainerdEvents::new(engines.containerd.client().clone());
+    let swept = engines.docker.clone();
     let duty = NodeDuty {
         client: client.clone(),
         node: node.to_owned(),
@@ -81,7 +82,12 @@ pub async fn run(
     );
     let watches = async {
         tokio::join!(
-            watch(SourceKind::Docker, async || docker.next().await, &nudge, &reached),
+            watch(
+                SourceKind::Docker,
+                async || sweep_at(docker.next().await, &swept).await,
+                &nudge,
+                &reached
+            ),
             watch(
                 SourceKind::Containerd,
                 async || containerd.next().await,
@@ -95,6 +101,16 @@ pub async fn run(
         () = async { tokio::join!(work, registered); } => {}
         () = async { watches.await; std::future::pending::<()>().await } => {}
     }
+}
+
+/// Takes away what a killed agent left in its engine, whenever the engine is there anew.
+async fn sweep_at(notice: Notice, docker: &Docker) -> Notice {
+    if notice == Notice::Resync
+        && let Err(fault) = docker.sweep().await
+    {
+        warn!(%fault, "names under which a killed agent had images pushed may be left in the engine");
+    }
+    notice
 }
 
 /// Has the images of one engine looked at whenever `next` says that they changed.
@@ -370,7 +386,7 @@ impl Duty for NodeDuty {
         // The object may allow the engine another time to stand still.
         let engine = match image.spec.source {
             source if idle == self.settings.idle => self.engine(source),
-            SourceKind::Docker => Some(Arc::new(self.docker.with_idle(idle)?) as Arc<dyn ImageSource>),
+            SourceKind::Docker => Some(Arc::new(self.docker.with_idle(idle)) as Arc<dyn ImageSource>),
             SourceKind::Containerd => Some(Arc::new(self.containerd.with_idle(idle)) as Arc<dyn ImageSource>),
             SourceKind::Registry => None,
         };

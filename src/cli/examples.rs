@@ -47,7 +47,9 @@ Examples:
   # Build it at once, even where a part could not be carried over
   jackal-operator convert zarf.yaml --partial | jackal-operator build - --to oci:shop
   # The components of a flavour
-  jackal-operator convert zarf.yaml --flavor upstream";
+  jackal-operator convert zarf.yaml --flavor upstream
+  # A definition that names files of a folder beside its own
+  jackal-operator convert packages/web/zarf.yaml --root packages";
 
 pub(super) const SBOM: &str = "\
 Examples:

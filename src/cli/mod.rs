@@ -26,12 +26,14 @@ mod stored;
 mod verify;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::fault::{Fault, Front};
+use crate::source::docker;
 
 /// Packages of images, built inside the cluster, for clusters without internet.
 #[derive(Debug, Parser)]
@@ -75,6 +77,9 @@ enum Verb {
     Probe(probe::Probe),
     Completion(completion::Completion),
 }
+
+/// How long the process waits at its end for engines that pushed images.
+const SETTLING: Duration = Duration::from_secs(10);
 
 /// Exit code of a command whose input or flags cannot be used; what failed otherwise exits with 1.
 const UNUSABLE: u8 = 2;
@@ -128,6 +133,8 @@ fn in_runtime<W: Future<Output = ExitCode>>(front: Front, work: impl FnOnce(Canc
     let stop = CancellationToken::new();
     runtime.spawn(stop_on_signal(stop.clone(), front));
     let code = runtime.block_on(work(stop));
+    // What was cancelled above takes back what it did to an engine.
+    runtime.block_on(docker::settled(SETTLING));
     // A blocking read of a dead file system must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     code

@@ -12,11 +12,11 @@ use super::access::Access;
 use super::authorities::AuthorityFlags;
 use super::cluster::duration;
 use super::limits::LimitFlags;
-use super::{Unusable, examples, print, until};
+use super::{Unusable, examples, files, print, until};
 use crate::decode;
 use crate::oci::{Index, Reference};
 use crate::package::{BroughtImage, PackageSboms};
-use crate::sbom::{Limits, Syft, unable};
+use crate::sbom::{Isolation, Limits, Syft, unable};
 use crate::transfer::{Destination as _, LayoutDestination, RegistryDestination};
 
 /// How long a registry may not move.
@@ -43,6 +43,10 @@ pub(super) struct SbomFlags {
     /// Disk that one syft may fill there, which is what an image's layers have unpacked: bytes, or with Ki, Mi or Gi.
     #[arg(long, env = "JACKAL_SBOM_SCRATCH_LIMIT", default_value = "8Gi", value_name = "BYTES", value_parser = bytes)]
     sbom_scratch_limit: u64,
+    /// What keeps syft, which reads what builders of images wrote, from the credentials and the network of this process.
+    /// landlock takes Linux 5.13 or newer; where it is missing no SBOM is made.
+    #[arg(long, env = "JACKAL_SBOM_ISOLATION", default_value = "landlock", value_name = "WHAT")]
+    sbom_isolation: Isolation,
 }
 
 impl SbomFlags {
@@ -54,6 +58,7 @@ impl SbomFlags {
             time: self.sbom_timeout,
             scratch: self.sbom_scratch_limit,
             concurrency: self.sbom_concurrency,
+            isolation: self.sbom_isolation,
         };
         let root = self.sbom_scratch.clone().unwrap_or_else(std::env::temp_dir);
         Some(Arc::new(Syft::new(program, root, limits).await))
@@ -130,8 +135,8 @@ impl Sbom {
 async fn in_layout(directory: &Path) -> anyhow::Result<Vec<BroughtImage>> {
     let unusable =
         |why: &dyn std::fmt::Display| Unusable(format!("{} is not an OCI layout: {why}", directory.display()));
-    let index = tokio::fs::read(directory.join("index.json")).await;
-    let index = index.map_err(|error| unusable(&format_args!("its index.json cannot be read: {error}")))?;
+    let index = files::read(&directory.join("index.json")).await;
+    let index = index.map_err(|error| unusable(&format_args!("its index.json cannot be read: {error:#}")))?;
     let index: Index = decode::json(&index).map_err(|error| unusable(&error))?;
     let named = index
         .manifests

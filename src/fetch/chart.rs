@@ -247,7 +247,7 @@ async fn read(origin: &dyn Origin, memory: &ChartMemory) -> Result<ChartTexts, F
 }
 
 /// The files of a chart that matter, by their paths below its folder.
-async fn files(tar: &[u8]) -> Result<BTreeMap<String, String>, String> {
+pub(super) async fn files(tar: &[u8]) -> Result<BTreeMap<String, String>, String> {
     let broken = |error: std::io::Error| format!("its tar is broken: {error}");
     let mut archive = tokio_tar::Archive::new(tar);
     let mut entries = archive.entries().map_err(broken)?;

@@ -5,6 +5,8 @@
 
 mod chart;
 mod file;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod index;
 mod memory;
 mod oci;

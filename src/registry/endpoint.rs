@@ -160,11 +160,6 @@ impl Credentials {
         }
     }
 
-    /// Whether they are an identity token alone, which nothing but a token service takes.
-    pub fn is_identity_token(&self) -> bool {
-        self.identity_token.is_some() && self.registry_token.is_none() && self.password.expose_secret().is_empty()
-    }
-
     /// Whether there is a name or a password.
     pub(super) fn has_password(&self) -> bool {
         !(self.username.is_empty() && self.password.expose_secret().is_empty())

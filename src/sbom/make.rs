@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::scratch::Scratch;
 use super::{Format, Sbom, Sboms, Syft, normalise, referrer};
 use crate::fault::{Fault, Reason};
-use crate::oci::{Descriptor, Digest, Document, Manifest, distinct_blobs, distinct_foreign_layers};
-use crate::transfer::{Destination, LayoutDestination, Reading, Upload};
+use crate::oci::{Descriptor, Digest, Document, Manifest};
+use crate::transfer::Destination;
 
 /// The longest SBOM in bytes. One is held in memory while it is made.
 pub const CONTENT_LIMIT: usize = 64 * 1024 * 1024;
@@ -53,22 +52,12 @@ pub async fn make(syft: &Syft, destination: &dyn Destination, manifest: &Documen
             ));
         }
     }
-    let reading = destination.reading().ok_or_else(|| {
-        let name = destination.name();
-        Fault::stalled(Reason::SbomFailed, format!("syft has no way to read {name}"))
-    })?;
     let _turn = syft.turn().await?;
     // Another package may have waited for the same.
     if let Some(sboms) = known(destination, &subject.digest).await? {
         return Ok(sboms);
     }
-    let copy = match &reading {
-        Reading::Registry { .. } if !foreign.is_empty() => Some(copied(syft, destination, manifest).await?),
-        Reading::Registry { .. } | Reading::Layout { .. } => None,
-    };
-    let reading = copy.as_ref().map_or(reading, |(_, reading)| reading.clone());
-    let written = Arc::new(syft.run(&reading, manifest).await?);
-    drop(copy);
+    let written = Arc::new(syft.run(destination, manifest).await?);
     let read = async |format: Format| {
         let unread = |error: std::io::Error| {
             Fault::retryable(
@@ -115,36 +104,6 @@ pub async fn make(syft: &Syft, destination: &dyn Destination, manifest: &Documen
         destination.attach(&document).await?;
     }
     Ok(sboms)
-}
-
-/// The image `manifest` in a layout of its own, and the folder that it lies in. Where a registry does not give a layer with
-/// `urls`, syft would ask these, and whoever writes manifests would decide whom we ask.
-async fn copied(syft: &Syft, destination: &dyn Destination, manifest: &Document) -> Result<(Scratch, Reading), Fault> {
-    let image = std::slice::from_ref(manifest);
-    let blobs = [distinct_blobs(image), distinct_foreign_layers(image)].concat();
-    let scratch = syft.scratch(blobs.iter().map(|blob| blob.size).sum())?;
-    let directory = scratch.path().join("copy");
-    let layout = LayoutDestination::new(&directory, "");
-    for blob in blobs {
-        let bytes = destination.read(blob).await?.ok_or_else(|| {
-            let name = destination.name();
-            Fault::retryable(
-                Reason::SbomFailed,
-                format!(
-                    "{name} does not have its layer {} any more; it is tried again",
-                    blob.digest
-                ),
-            )
-        })?;
-        let upload = Upload {
-            digest: Some(blob.digest.clone()),
-            size: Some(blob.size),
-            bytes,
-        };
-        layout.upload(upload).await?;
-    }
-    layout.keep(manifest.digest(), manifest.raw.clone()).await?;
-    Ok((scratch, Reading::Layout { directory }))
 }
 
 async fn store(sbom: Sbom, format: Format, destination: &dyn Destination) -> Result<Descriptor, Fault> {

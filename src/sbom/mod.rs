@@ -2,10 +2,12 @@
 //!
 //! [`Format`] is one of the three forms that one run of syft writes, [`normalise`] takes out of a document what differs
 //! between two runs, [`Sboms`] is what the referrers of a manifest say of its SBOMs; these are free of IO. [`Syft`] runs
-//! the program within limits, and [`make`] sequences it all: look, run, upload, attach.
+//! the program within limits and in a sandbox, and [`make`] sequences it all: look, run, upload, attach.
 
+mod content;
 mod document;
 mod format;
+mod isolation;
 mod make;
 mod referrer;
 mod scratch;
@@ -13,6 +15,7 @@ mod syft;
 
 pub use document::{Sbom, SbomError, normalise};
 pub use format::Format;
+pub use isolation::Isolation;
 pub use make::{CONTENT_LIMIT, known, make, unable};
 pub use referrer::{Sboms, is_catalogued, referrer};
 pub use syft::{Limits, Syft};

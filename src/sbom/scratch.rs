@@ -6,7 +6,10 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use rustix::io::Errno;
 use tempfile::TempDir;
+
+use crate::source::Beneath;
 
 /// What the folders' names begin with.
 const PREFIX: &str = "jackal-sbom-";
@@ -52,10 +55,15 @@ impl Scratch {
         Ok(path)
     }
 
-    /// The content of a file of at most `limit` bytes; of a longer one its beginning and one byte more.
+    /// The content of a file of at most `limit` bytes; of a longer one its beginning and one byte more. Whoever works in the
+    /// folder may have put a link there, or something that never ends.
     pub fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>> {
         let mut content = Vec::new();
-        let file = File::open(self.path().join(name))?;
+        let mut folder = Beneath::at(self.path()).map_err(|doubt| io::Error::other(doubt.to_string()))?;
+        let (file, _) = folder.open(name.as_bytes()).map_err(|errno| match errno {
+            Errno::LOOP | Errno::INVAL => io::Error::other("it is no regular file"),
+            other => other.into(),
+        })?;
         file.take(limit.saturating_add(1)).read_to_end(&mut content)?;
         Ok(content)
     }
@@ -145,6 +153,13 @@ mod tests {
         assert_eq!((mode(scratch.path()), mode(&secret)), (0o700, 0o600));
         assert_eq!(scratch.read("tls.key", 3).unwrap(), b"secr");
         assert!(used(scratch.path()) >= 512);
+        std::os::unix::fs::symlink(&secret, scratch.path().join("link")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, scratch.path().join("pipe"), rustix::fs::Mode::RWXU).unwrap();
+        for name in ["link", "pipe"] {
+            let error = scratch.read(name, 3).unwrap_err().to_string();
+            assert_eq!(error, "it is no regular file");
+        }
+        assert_eq!(scratch.read("absent", 3).unwrap_err().kind(), io::ErrorKind::NotFound);
         drop(scratch);
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
     }

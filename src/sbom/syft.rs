@@ -7,20 +7,20 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit};
-use secrecy::ExposeSecret as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::Format;
+use super::content::{Content, shown};
+use super::isolation::{Isolation, Sandbox, StartError};
 use super::scratch::{self, Scratch};
-use crate::fault::{Fault, Front, Reason};
-use crate::oci::{Descriptor, Document, Index};
+use crate::fault::{Fault, Reason};
+use crate::oci::Document;
 use crate::process::Group;
-use crate::registry::{Credentials, Endpoint};
-use crate::transfer::Reading;
+use crate::transfer::Destination;
 
 /// After so long an image is tried again that syft failed at: it fails again most times, and works hard before.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -30,18 +30,6 @@ const KEPT: usize = 4096;
 const SHOWN: usize = 500;
 /// How often the folder that syft works in is measured.
 const MEASURE: Duration = Duration::from_millis(250);
-/// What the environment says of proxies and authorities holds for syft as for us.
-const PASSED_ON: [&str; 8] = [
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-];
-
 /// What one run of syft may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -53,6 +41,8 @@ pub struct Limits {
     pub scratch: u64,
     /// Runs at once.
     pub concurrency: usize,
+    /// What it is kept from.
+    pub isolation: Isolation,
 }
 
 impl Default for Limits {
@@ -62,6 +52,7 @@ impl Default for Limits {
             time: Duration::from_secs(600),
             scratch: 8 << 30,
             concurrency: 1,
+            isolation: Isolation::default(),
         }
     }
 }
@@ -117,62 +108,23 @@ impl Syft {
         turn.map_err(|error| Fault::retryable(Reason::SbomFailed, error.to_string()))
     }
 
-    /// A folder for `size` bytes of an image that is not read where it lies.
-    pub(super) fn scratch(&self, size: u64) -> Result<Scratch, Fault> {
-        match size > self.limits.scratch {
-            true => Err(failed(self.disk_exceeded())),
-            false => Scratch::new(&self.root).map_err(|error| self.no_folder(&error)),
-        }
-    }
-
-    fn disk_exceeded(&self) -> String {
-        format!(
-            "syft needed more than {} of disk below {}; raise --sbom-scratch-limit",
-            shown(self.limits.scratch),
-            self.root.display()
-        )
-    }
-
-    fn no_folder(&self, error: &io::Error) -> Fault {
-        failed(format!(
-            "no folder can be made below {}: {error}; check --sbom-scratch, its owner and the space left",
-            self.root.display()
-        ))
-    }
-
-    /// Has syft look into the image `manifest`, which is read by `reading`. When the future is dropped, syft and all
-    /// that it started are killed.
-    pub(super) async fn run(&self, reading: &Reading, manifest: &Document) -> Result<Written, Fault> {
-        let folder = |error: io::Error| self.no_folder(&error);
-        if let Reading::Registry { endpoint, .. } = reading
-            && endpoint
-                .credentials
-                .as_ref()
-                .is_some_and(Credentials::is_identity_token)
-        {
-            return Err(failed(format!(
-                "syft takes no identity token, and the credentials for {} are one; {}",
-                endpoint.host,
-                match Front::of_process() {
-                    Front::Cluster =>
-                        "give a name and a password (auth) for this registry by registry.secretRef, or set sbom.enabled to false",
-                    Front::CommandLine =>
-                        "log in to this registry with a name and a password (`docker login --username`)",
-                }
-            )));
-        }
-        let scratch = Scratch::new(&self.root).map_err(folder)?;
-        let mut command = self.command(reading, manifest, &scratch).map_err(folder)?;
-        let mut child = command.spawn().map_err(|error| {
-            let program = self.program.display();
-            failed(match error.kind() {
-                io::ErrorKind::NotFound => format!("there is no syft at {program}; correct --syft"),
-                io::ErrorKind::PermissionDenied => {
-                    format!("{program} may not be executed; correct --syft, or the file's mode")
-                }
-                _ => format!("{program} cannot be started: {error}; check that it is syft for this machine"),
-            })
+    /// Has syft look into the image `manifest` of `destination`. When the future is dropped, syft and all that it started
+    /// are killed.
+    pub(super) async fn run(&self, destination: &dyn Destination, manifest: &Document) -> Result<Written, Fault> {
+        let scratch = Scratch::new(&self.root).map_err(|error| {
+            failed(format!(
+                "no folder can be made below {}: {error}; check --sbom-scratch, its owner and the space left",
+                self.root.display()
+            ))
         })?;
+        let content = Content::gather(destination, manifest, &scratch, self.limits.scratch);
+        let content = timeout(self.limits.time, content).await.map_err(|_| {
+            let seconds = self.limits.time.as_secs();
+            failed(format!(
+                "the image could not be read within {seconds} s; raise --sbom-timeout"
+            ))
+        })??;
+        let mut child = self.start(content, manifest, &scratch).await?;
         let group = Group::of(child.id());
         limit(&group, self.limits.memory);
         let said = child.stderr.take().map(|pipe| tokio::spawn(heard(pipe)));
@@ -209,34 +161,52 @@ impl Syft {
         Err(failed(self.why(status, &said, scratch.path())))
     }
 
-    fn command(&self, reading: &Reading, manifest: &Document, scratch: &Scratch) -> io::Result<Command> {
+    /// Starts syft with nothing but a folder: it needs no address and no password.
+    async fn start(&self, content: Content, manifest: &Document, scratch: &Scratch) -> Result<Child, Fault> {
+        let command = self.command(&content, manifest, scratch);
+        let started = match self.limits.isolation {
+            Isolation::Landlock => {
+                let sandbox = Sandbox {
+                    readable: content.readable.into_iter().chain([self.program.clone()]).collect(),
+                    folder: scratch.path().to_owned(),
+                };
+                sandbox.start(command).await
+            }
+            Isolation::None => {
+                let mut command = command;
+                command.spawn().map_err(StartError::Program)
+            }
+        };
+        let program = self.program.display();
+        started.map_err(|error| match error {
+            StartError::Unsupported(why) => failed(format!(
+                "syft cannot be isolated here ({why}), and could read the operator's credentials: use nodes with Linux 5.13 or newer that have Landlock, or accept that by --sbom-isolation none"
+            )),
+            StartError::Program(error) => failed(match error.kind() {
+                io::ErrorKind::NotFound => format!("there is no syft at {program}; correct --syft"),
+                io::ErrorKind::PermissionDenied => {
+                    format!("{program} may not be executed; correct --syft, or the file's mode")
+                }
+                _ => format!("{program} cannot be started: {error}; check that it is syft for this machine"),
+            }),
+        })
+    }
+
+    fn command(&self, content: &Content, manifest: &Document, scratch: &Scratch) -> Command {
         let folder = scratch.path();
         let digest = manifest.digest();
         let mut command = Command::new(&self.program);
-        command.arg("scan").env_clear();
-        match reading {
-            Reading::Registry { endpoint, repository } => {
-                command.args(["--from", "registry"]);
-                command.arg(format!("{}/{repository}@{digest}", endpoint.host));
-                access(&mut command, endpoint, scratch)?;
-            }
-            Reading::Layout { directory } => {
-                let image = layout_of(directory, &manifest.descriptor, scratch)?;
-                command.args(["--from", "oci-dir"]).arg(image);
-            }
-        }
-        // Whatever it is called and wherever it lies, an image is the same.
-        command.args(["--source-name", digest.as_str(), "--source-version", digest.as_str()]);
+        command
+            .env_clear()
+            .args(["scan", "--from", "oci-dir"])
+            .arg(&content.layout)
+            // Whatever it is called and wherever it lies, an image is the same.
+            .args(["--source-name", digest.as_str(), "--source-version", digest.as_str()]);
         for format in Format::ALL {
             let file = folder.join(format.file());
             command
                 .arg("--output")
                 .arg(format!("{}={}", format.output(), file.display()));
-        }
-        for name in PASSED_ON {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
-            }
         }
         command
             .envs(["HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "DOCKER_CONFIG"].map(|name| (name, folder)))
@@ -250,7 +220,7 @@ impl Syft {
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true);
-        Ok(command)
+        command
     }
 
     /// Why a run failed, without anything that differs between two tries.
@@ -276,44 +246,6 @@ impl Syft {
             false => format!("syft ended with code {code}: {said}"),
         }
     }
-}
-
-/// Gives syft the way into a registry, by its environment and by files that only this user reads.
-fn access(command: &mut Command, endpoint: &Endpoint, scratch: &Scratch) -> io::Result<()> {
-    if endpoint.plain_http {
-        command.env("SYFT_REGISTRY_INSECURE_USE_HTTP", "true");
-    }
-    if let Some(authorities) = &endpoint.trust.authorities {
-        command.env("SYFT_REGISTRY_CA_CERT", scratch.write("ca.crt", authorities)?);
-    }
-    if let (Some(certificate), Some(key)) = (&endpoint.trust.certificate, &endpoint.trust.key) {
-        let key = scratch.write("tls.key", key.expose_secret().as_bytes())?;
-        command
-            .env("SYFT_REGISTRY_AUTH_TLS_CERT", scratch.write("tls.crt", certificate)?)
-            .env("SYFT_REGISTRY_AUTH_TLS_KEY", key);
-    }
-    if let Some(credentials) = &endpoint.credentials {
-        match &credentials.registry_token {
-            Some(token) => command.env("SYFT_REGISTRY_AUTH_TOKEN", token.expose_secret()),
-            None => command
-                .env("SYFT_REGISTRY_AUTH_USERNAME", &credentials.username)
-                .env("SYFT_REGISTRY_AUTH_PASSWORD", credentials.password.expose_secret()),
-        };
-    }
-    Ok(())
-}
-
-/// A layout of one image alone: syft takes no digest to choose by in a layout of several.
-fn layout_of(directory: &Path, image: &Descriptor, scratch: &Scratch) -> io::Result<PathBuf> {
-    let folder = scratch.path().join("image");
-    std::fs::create_dir(&folder)?;
-    std::os::unix::fs::symlink(std::path::absolute(directory)?.join("blobs"), folder.join("blobs"))?;
-    scratch.write("image/oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    scratch.write(
-        "image/index.json",
-        &serde_json::to_vec(&Index::new(vec![image.clone()]))?,
-    )?;
-    Ok(folder)
 }
 
 /// Lets the child that leads `group` have `memory` bytes, and be the first whom a system without memory ends. What the
@@ -388,15 +320,6 @@ fn gist(said: &str, folder: &Path) -> String {
 
 fn failed(message: String) -> Fault {
     Fault::waiting(Reason::SbomFailed, PATIENCE, message)
-}
-
-/// Bytes for people, in the unit in which flags take them.
-fn shown(bytes: u64) -> String {
-    match bytes {
-        bytes if bytes % (1 << 30) == 0 => format!("{}Gi", bytes >> 30),
-        bytes if bytes % (1 << 20) == 0 => format!("{}Mi", bytes >> 20),
-        bytes => bytes.to_string(),
-    }
 }
 
 #[cfg(test)]

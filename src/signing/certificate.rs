@@ -134,11 +134,10 @@ impl Certificate {
                 let time = i64::try_from(promise.timestamp)
                     .ok()
                     .and_then(|millis| Timestamp::from_millisecond(millis).ok());
-                let log = logs.iter().find(|log| log.id == promise.log_id.key_id);
-                let (Some(time), Some(log)) = (time, log) else {
-                    return false;
-                };
-                let Some(key) = log.key.as_ref().filter(|_| log.valid.holds(time)) else {
+                let Some(time) = time else { return false };
+                // A key may be listed once for each of its periods.
+                let mut known = logs.iter().filter(|log| log.id == promise.log_id.key_id);
+                let Some(key) = known.find(|log| log.valid.holds(time)).and_then(|log| log.key.as_ref()) else {
                     return false;
                 };
                 issuers.iter().any(|issuer| {

@@ -79,18 +79,31 @@ impl Entry {
 
     /// That a log of `trust` holds the entry, and that the entry is of this signature by this certificate. Gives the time
     /// at which the log took it, where the log vouches for one.
+    ///
+    /// The log must count at that time. A proof of inclusion alone vouches for none (Rekor v2): then it must count at each
+    /// time of `stamped`, at which authorities saw the signature.
     pub fn verify(
         &self,
         signed: &Signed,
         certificate: &Certificate,
         trust: &TrustedRoot,
+        stamped: &[Timestamp],
     ) -> Result<Option<Timestamp>, String> {
-        let unknown = || "its log entry is of no transparency log of the trusted root".to_owned();
-        let log = trust
-            .logs
-            .iter()
-            .find(|log| log.id == self.log_id.key_id.0)
-            .ok_or_else(unknown)?;
+        let id = &self.log_id.key_id.0;
+        let mut reason = "its log entry is of no transparency log of the trusted root".to_owned();
+        // A key may be listed once for each of its periods.
+        for log in trust.logs.iter().filter(|log| log.id == *id) {
+            match self.held_by(log, stamped) {
+                Ok(time) if is_of(&self.canonicalized_body.0, signed, certificate) => return Ok(time),
+                Ok(_) => reason = "its log entry is of another signature".to_owned(),
+                Err(why) => reason = why,
+            }
+        }
+        Err(reason)
+    }
+
+    /// That `log` holds the entry and counted when it took it.
+    fn held_by(&self, log: &Log, stamped: &[Timestamp]) -> Result<Option<Timestamp>, String> {
         let time = self.promised_time(log)?;
         if let Some(proof) = &self.inclusion_proof {
             proof.verify(log, &self.canonicalized_body.0)?;
@@ -98,12 +111,13 @@ impl Entry {
         if time.is_none() && self.inclusion_proof.is_none() {
             return Err("its log entry has neither a promise nor a proof of the log".to_owned());
         }
-        if time.is_some_and(|time| !log.valid.holds(time)) {
-            return Err("its log entry is from a time at which the log did not count".to_owned());
-        }
-        match is_of(&self.canonicalized_body.0, signed, certificate) {
+        let counted = match time {
+            Some(time) => log.valid.holds(time),
+            None => stamped.iter().all(|time| log.valid.holds(*time)),
+        };
+        match counted {
             true => Ok(time),
-            false => Err("its log entry is of another signature".to_owned()),
+            false => Err("its log entry is from a time at which the log did not count".to_owned()),
         }
     }
 

@@ -9,6 +9,8 @@ mod bundle;
 mod certificate;
 mod dsse;
 mod encoding;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod identity;
 mod log;
 mod private_key;

@@ -2,9 +2,9 @@
 //! (CMS, RFC 5652). The two libraries that know the whole of them are for another generation of `der`, or unfinished;
 //! what a verifier needs is a handful of fields.
 
-use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use x509_cert::der::asn1::{AnyRef, ObjectIdentifier};
 use x509_cert::der::{Decode as _, Reader as _, SliceReader, Tag, TagNumber, Tagged as _};
@@ -197,10 +197,38 @@ impl<'a> Stated<'a> {
     }
 }
 
-/// `20260101000000Z`, with or without a fraction of the second, which is left out.
+/// `20260101000000Z`, or with a fraction of the second, which counts: a period may end between two seconds.
 fn time(text: &[u8]) -> Option<Timestamp> {
     let text = std::str::from_utf8(text).ok()?.strip_suffix('Z')?;
-    let whole = text.split('.').next()?;
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
     let time = DateTime::strptime("%Y%m%d%H%M%S", whole).ok()?;
-    Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
+    let time = time.to_zoned(TimeZone::UTC).ok()?.timestamp();
+    // What is finer than nanoseconds makes no difference.
+    let nanoseconds = format!("{:0<9}", fraction.get(..9).unwrap_or(fraction)).parse().ok()?;
+    time.checked_add(SignedDuration::from_nanos(nanoseconds)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_with_their_fraction() {
+        let read = |text: &str| time(text.as_bytes()).map(|time| time.to_string());
+        for (text, expected) in [
+            ("20260101000000Z", Some("2026-01-01T00:00:00Z")),
+            ("20260101000000.5Z", Some("2026-01-01T00:00:00.5Z")),
+            ("20260101000000.1234567891Z", Some("2026-01-01T00:00:00.123456789Z")),
+            ("20260101000000", None),
+            ("20260101000000.-1Z", None),
+            ("20260101000000.\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}Z", None),
+            ("20261301000000Z", None),
+            ("Z", None),
+        ] {
+            assert_eq!(read(text).as_deref(), expected, "{text}");
+        }
+    }
 }

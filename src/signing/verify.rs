@@ -181,31 +181,35 @@ impl Requirement {
             return Err(format!("it is by {certificate}, who is none of the identities"));
         }
         let mut times: Vec<Timestamp> = Vec::new();
-        let mut logged = false;
         let mut doubts = Vec::new();
-        for entry in &signed.entries {
-            match entry.verify(signed, &certificate, trust) {
-                Ok(time) => {
-                    logged = true;
-                    times.extend(time);
-                }
-                Err(doubt) => doubts.push(doubt),
-            }
-        }
-        if !trust.logs.is_empty() && !logged {
-            return Err(doubts
-                .into_iter()
-                .next()
-                .unwrap_or_else(|| "it is in no transparency log, and the trusted root has one".to_owned()));
-        }
         for token in &signed.timestamps {
             match timestamp::verify(token, &signed.signature, trust) {
                 Ok(time) => times.push(time),
                 Err(doubt) => doubts.push(doubt),
             }
         }
+        let stamped = times.clone();
+        let mut logged = false;
+        // Why no entry counts is told before why no timestamp does.
+        let mut refused = Vec::new();
+        for entry in &signed.entries {
+            match entry.verify(signed, &certificate, trust, &stamped) {
+                Ok(time) => {
+                    logged = true;
+                    times.extend(time);
+                }
+                Err(doubt) => refused.push(doubt),
+            }
+        }
+        if !trust.logs.is_empty() && !logged {
+            return Err(refused
+                .into_iter()
+                .next()
+                .unwrap_or_else(|| "it is in no transparency log, and the trusted root has one".to_owned()));
+        }
+        refused.append(&mut doubts);
         if times.is_empty() {
-            let doubt = doubts.into_iter().next();
+            let doubt = refused.into_iter().next();
             return Err(doubt.unwrap_or_else(|| {
                 "nobody says when it was made: it has neither a log entry with a time nor a timestamp".to_owned()
             }));

@@ -19,7 +19,7 @@ const PATH_LIMIT: usize = 4096;
 
 /// A folder, and the one beneath it that was used last.
 #[derive(Debug)]
-pub(super) struct Beneath {
+pub(crate) struct Beneath {
     shown: PathBuf,
     root: OwnedFd,
     last: Option<(Vec<u8>, OwnedFd)>,
@@ -74,7 +74,8 @@ impl Beneath {
         }
     }
 
-    fn open(&mut self, name: &[u8]) -> Result<(File, u64), Errno> {
+    /// The same as [`Beneath::file`], with the bare reason.
+    pub fn open(&mut self, name: &[u8]) -> Result<(File, u64), Errno> {
         if name.len() > PATH_LIMIT {
             return Err(Errno::NAMETOOLONG);
         }

@@ -7,7 +7,7 @@ const DOUBT_LIMIT: usize = 400;
 
 /// Why something is not read from an engine's files, in words that follow a colon.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Doubt(pub(super) String);
+pub(crate) struct Doubt(pub(super) String);
 
 impl Doubt {
     // A layer's maker chooses the names of its files, and they end up in a status.

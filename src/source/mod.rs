@@ -27,6 +27,7 @@ use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Platform, Reference};
 use crate::registry::{Credentials, Repository};
 
+pub(crate) use beneath::Beneath;
 pub(crate) use readings::Readings;
 pub use registry::RegistrySource;
 

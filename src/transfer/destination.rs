@@ -1,6 +1,6 @@
 //! Where images go: one repository of a registry, or of an OCI layout in a directory.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -8,7 +8,6 @@ use futures::stream::{self, StreamExt as _};
 
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document};
-use crate::registry::Endpoint;
 use crate::source::{ByteStream, PushTarget};
 
 /// The manifests of a listing of referrers that are read.
@@ -22,25 +21,6 @@ pub struct Upload<'a> {
     pub size: Option<u64>,
     /// The content.
     pub bytes: ByteStream<'a>,
-}
-
-/// How another program reads what stands in a destination.
-// Few of them live at once.
-#[allow(clippy::large_enum_variant)]
-#[derive(Clone, Debug)]
-pub enum Reading {
-    /// A repository of a registry.
-    Registry {
-        /// How the registry is reached, with credentials and trust. The limits are not its business.
-        endpoint: Box<Endpoint>,
-        /// The path within the registry.
-        repository: String,
-    },
-    /// An OCI layout.
-    Layout {
-        /// Where it is.
-        directory: PathBuf,
-    },
 }
 
 /// One repository that takes blobs and manifests.
@@ -118,8 +98,8 @@ pub trait Destination: Send + Sync {
     /// written: that costs a small GET, and without the registry's referrers API a HEAD. Others' referrers stay.
     async fn attach(&self, referrer: &Document) -> Result<(), Fault>;
 
-    /// How another program reads what stands here; `None` where none can.
-    fn reading(&self) -> Option<Reading> {
+    /// The folder of an OCI layout, where this is one.
+    fn directory(&self) -> Option<&Path> {
         None
     }
 

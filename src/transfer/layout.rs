@@ -16,7 +16,7 @@ use futures::StreamExt;
 use tokio::io::AsyncWriteExt;
 
 use self::files::{Unfinished, read_within, replace};
-use super::{Destination, Reading, Upload};
+use super::{Destination, Upload};
 use crate::decode;
 use crate::fault::{Fault, Reason};
 use crate::hashing::Hashing;
@@ -195,10 +195,8 @@ impl Destination for LayoutDestination {
         &self.repository
     }
 
-    fn reading(&self) -> Option<Reading> {
-        Some(Reading::Layout {
-            directory: self.directory.clone(),
-        })
+    fn directory(&self) -> Option<&Path> {
+        Some(&self.directory)
     }
 
     async fn digest_of(&self, identifier: &str) -> Result<Option<Digest>, Fault> {

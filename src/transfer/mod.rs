@@ -12,7 +12,7 @@ mod registry;
 mod sink;
 mod tags;
 
-pub use destination::{Destination, Reading, Upload};
+pub use destination::{Destination, Upload};
 pub use image::{Estimate, Outcome, Standing, Transfer};
 pub use known::KnownBlobs;
 pub use layout::LayoutDestination;

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use super::{Destination, Reading, Upload};
+use super::{Destination, Upload};
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document};
 use crate::registry::{Begun, Error, Kind, Mount, Repository, UploadError};
@@ -150,13 +150,6 @@ impl Destination for RegistryDestination {
     async fn attach(&self, referrer: &Document) -> Result<(), Fault> {
         let attached = self.repository.attach(referrer).await;
         attached.map_err(|error| error.pushing(&self.name))
-    }
-
-    fn reading(&self) -> Option<Reading> {
-        Some(Reading::Registry {
-            endpoint: Box::new(self.repository.registry().endpoint().clone()),
-            repository: self.repository.name().to_owned(),
-        })
     }
 
     fn push_target(&self, tag: &str) -> Option<PushTarget> {

@@ -5,7 +5,6 @@ use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 use serde_json::{Value, json};
 
 use super::credentials::{registry, right, wrong};
-use super::folder::{Ended as _, Folder};
 use super::{Case, check, on_one_thread};
 use crate::support::cluster::{Cluster, condition};
 use crate::support::faulty::{Scripted, Seen, reply};
@@ -168,41 +167,4 @@ async fn secrets_are_read_as_the_kubelet_reads_them() {
         },
     ])
     .await;
-}
-
-/// A registry that gives its one image to who has a token, which its token service exchanges an identity token for.
-async fn with_identity_tokens() -> Scripted {
-    let config = Descriptor::new(media_type::OCI_CONFIG, Digest::of(b"{}"), 2);
-    let layer = Descriptor::new(media_type::OCI_LAYER, Digest::of(b"x"), 1);
-    let image = Document::of_manifest(Manifest::new(config, vec![layer])).expect("a manifest");
-    Scripted::start(move |seen: &Seen| {
-        let host = &seen.headers["host"];
-        let challenge = format!(r#"Bearer realm="http://{host}/token",service="s""#);
-        match seen.headers.get("authorization").map(String::as_str) {
-            _ if seen.path == "/token" => reply(200, &[], r#"{"access_token":"t"}"#),
-            Some("Bearer t") if seen.path.contains("/manifests/1") => {
-                reply(200, &[("content-type", media_type::OCI_MANIFEST)], image.raw.to_vec())
-            }
-            Some("Bearer t") => reply(404, &[], ""),
-            _ => reply(401, &[("www-authenticate", challenge.as_str())], ""),
-        }
-    })
-    .await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn syft_is_not_started_with_what_it_cannot_use() {
-    let server = with_identity_tokens().await;
-    let auths = json!({ "auths": { &*server.host: { "identitytoken": "refresh" } } });
-    let folder = Folder::new()
-        .file(".docker/config.json", auths.to_string())
-        .program("syft", "touch started; exit 1");
-    let syft = folder.path("bin/syft");
-    let image = format!("{}/a:1", server.host);
-    let ended = folder.run(&["sbom", &image, "--insecure", "--syft", syft.to_str().expect("text")]);
-    ended.failed(
-        1,
-        &["syft takes no identity token", &server.host, "docker login --username"],
-    );
-    assert!(!folder.path("started").exists());
 }

@@ -23,6 +23,7 @@ use self::storage::Described;
 pub use self::storage::Shape;
 pub(super) use self::storage::Storage;
 use super::inspected::{Image, Inspected};
+use super::push::Pusher;
 use crate::decode;
 use crate::fault::{Fault, Reason};
 use crate::oci::Platform;
@@ -65,6 +66,7 @@ pub struct Engine {
     name: String,
     idle: Duration,
     is_local: bool,
+    pusher: Pusher,
     // Forgotten on every failure: another engine may listen there after a restart.
     version: Arc<Mutex<Option<ApiVersion>>>,
 }
@@ -122,8 +124,27 @@ impl Engine {
             name: host.to_owned(),
             idle,
             is_local,
+            pusher: Pusher::Command,
             version: Arc::default(),
         })
+    }
+
+    /// The same engine, of whose node this process is the agent.
+    pub(super) fn of_agent(self) -> Self {
+        Self {
+            pusher: Pusher::Agent,
+            ..self
+        }
+    }
+
+    /// The same engine, whose exports may bring nothing for `idle`.
+    pub(super) fn with_idle(&self, idle: Duration) -> Self {
+        Self { idle, ..self.clone() }
+    }
+
+    /// Who has it push images.
+    pub(super) fn pusher(&self) -> Pusher {
+        self.pusher
     }
 
     /// Where the engine listens, for messages.
@@ -269,7 +290,7 @@ impl Engine {
         self.version.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn url(&self, path: &str) -> Result<String, Fault> {
+    pub(super) async fn url(&self, path: &str) -> Result<String, Fault> {
         let ApiVersion(major, minor) = self.api_version().await?;
         Ok(format!("{}/v{major}.{minor}{path}", self.base))
     }
@@ -291,7 +312,7 @@ impl Engine {
     }
 
     // The JSON of a short answer; `None` when there is no such thing.
-    async fn answer<T: DeserializeOwned>(&self, url: String) -> Result<Option<T>, Fault> {
+    pub(super) async fn answer<T: DeserializeOwned>(&self, url: String) -> Result<Option<T>, Fault> {
         let response = self.get(url, SHORT).await?;
         if response.status() == StatusCode::NOT_FOUND {
             return Ok(None);

@@ -30,6 +30,7 @@ use async_trait::async_trait;
 
 pub use engine::{ApiVersion, DEFAULT_HOST, Engine, Shape};
 pub use inspected::{Held, Inspected};
+pub use push::settled;
 pub use watch::{ImageEvents, Notice};
 
 use self::choose::Target;
@@ -79,11 +80,24 @@ impl Docker {
     }
 
     /// The same engine, which may stand still for `idle` in a transfer.
-    pub fn with_idle(&self, idle: Duration) -> Result<Self, Fault> {
-        Ok(Self {
-            engine: Engine::new(Some(self.engine.name()), idle)?,
+    pub fn with_idle(&self, idle: Duration) -> Self {
+        Self {
+            engine: self.engine.with_idle(idle),
             ..self.clone()
-        })
+        }
+    }
+
+    /// The same engine, of whose node this process is the agent. An engine has one.
+    pub fn of_agent(self) -> Self {
+        Self {
+            engine: self.engine.of_agent(),
+            ..self
+        }
+    }
+
+    /// Takes away the names under which killed processes had this engine push images.
+    pub async fn sweep(&self) -> Result<(), Fault> {
+        push::sweep(&self.engine).await
     }
 
     /// The engine.

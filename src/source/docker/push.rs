@@ -3,6 +3,8 @@
 //! It compresses every layer in one thread, and its network, its names and its certificates are its own. But
 //! it needs neither its folder to be seen here nor room on its disk for an export.
 
+mod name;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use reqwest::Response;
@@ -16,6 +18,10 @@ use crate::decode;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Document};
 use crate::source::{BlobSink, Delivered, Method, PushTarget};
+
+use self::name::Named;
+pub use self::name::settled;
+pub(super) use self::name::{Pusher, sweep};
 
 /// The longest line of a push that is read, in bytes. They tell of progress.
 const LINE_LIMIT: usize = 64 * 1024;
@@ -73,16 +79,10 @@ pub(super) async fn delivered(
 async fn push(engine: &Engine, id: &str, target: &PushTarget) -> Result<Digest, Fault> {
     let repository = format!("{}/{}", target.host, target.repository);
     let name = format!("{repository}:{}", target.tag);
+    sweep(engine).await?;
     // A name that somebody gave stays what it is.
-    let _named = match engine.inspect(&name).await? {
-        None => {
-            let query = url::form_urlencoded::Serializer::new(String::new())
-                .append_pair("repo", &repository)
-                .append_pair("tag", &target.tag)
-                .finish();
-            engine.post(&format!("/images/{id}/tag?{query}"), &[]).await?;
-            Some(Named { engine, name: &name })
-        }
+    let named = match engine.inspect(&name).await? {
+        None => Some(Named::give(engine, id, &repository, &target.tag).await?),
         Some(known) if known.image_id.as_str() == id => None,
         Some(_) => {
             let what = format!("it has another image under the name `{name}`, under which this one would be pushed");
@@ -91,9 +91,16 @@ async fn push(engine: &Engine, id: &str, target: &PushTarget) -> Result<Digest, 
     };
     let tag = url::form_urlencoded::byte_serialize(target.tag.as_bytes()).collect::<String>();
     let path = format!("/images/{repository}/push?tag={tag}");
-    let answer = engine.post(&path, &[("X-Registry-Auth", &credentials(target))]).await?;
-    tracing::info!(name, "an engine pushes an image by itself");
-    outcome(engine, answer).await
+    let pushed = async {
+        let answer = engine.post(&path, &[("X-Registry-Auth", &credentials(target))]).await?;
+        tracing::info!(name, "an engine pushes an image by itself");
+        outcome(engine, answer).await
+    };
+    let pushed = pushed.await;
+    if let Some(named) = named {
+        named.end().await;
+    }
+    pushed
 }
 
 // RFC 4648, section 5, as the engine's API wants it; an empty object where there are none.
@@ -143,25 +150,6 @@ async fn outcome(engine: &Engine, mut answer: Response) -> Result<Digest, Fault>
         }
     }
     pushed.ok_or_else(|| engine.failed("its push ended without a digest"))
-}
-
-/// A name that an image has only to be pushed under it. Taken away at the end, whatever that is.
-struct Named<'a> {
-    engine: &'a Engine,
-    name: &'a str,
-}
-
-impl Drop for Named<'_> {
-    fn drop(&mut self) {
-        let (engine, name) = (self.engine.clone(), self.name.to_owned());
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                if let Err(fault) = engine.delete(&format!("/images/{name}?noprune=true")).await {
-                    tracing::warn!(name, %fault, "a name that an image was pushed under was left in its engine");
-                }
-            });
-        }
-    }
 }
 
 #[cfg(test)]

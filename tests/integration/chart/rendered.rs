@@ -181,6 +181,8 @@ fn syft_has_room_where_sboms_are_made() {
         let objects = render(&json!({ "controller": { "sbom": sbom } }));
         let controller = find(&objects, "Deployment", "shop");
         assert_eq!(variable(controller, "JACKAL_SYFT"), made.then(|| "/syft".to_owned()));
+        let isolation = variable(controller, "JACKAL_SBOM_ISOLATION");
+        assert_eq!(isolation, made.then(|| "landlock".to_owned()));
         let scratch = variable(controller, "JACKAL_SBOM_SCRATCH");
         let mounts = &controller["spec"]["template"]["spec"]["containers"][0]["volumeMounts"];
         let mounted = mounts

@@ -7,7 +7,7 @@ mod double;
 pub mod engines;
 mod graph;
 pub mod indexes;
-mod push;
+pub mod push;
 mod tars;
 
 use std::sync::Arc;
@@ -51,7 +51,13 @@ fn unpacked(kind: &str, content: &[u8]) -> Digest {
 }
 
 /// The way of an image to `registry`, where nothing is known from before, as after a restart.
-fn transfer(docker: &Docker, image: &str, registry: &TestRegistry, prefix: &str, compression: Compression) -> Transfer {
+pub fn transfer(
+    docker: &Docker,
+    image: &str,
+    registry: &TestRegistry,
+    prefix: &str,
+    compression: Compression,
+) -> Transfer {
     let reference = reference(image);
     let location = Location::of(&reference, &registry.host, prefix, Naming::Plain, true).unwrap();
     Transfer {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jackal_operator::fault::{Disposition, Fault, Reason};
 use jackal_operator::oci::{Digest, Document, Manifest};
-use jackal_operator::sbom::{Limits, known, make};
+use jackal_operator::sbom::{Isolation, Limits, known, make};
 
 use super::{at, left, put_alpine, syft_with};
 use crate::support::program;
@@ -29,7 +29,8 @@ async fn fault(program: PathBuf, limits: Limits) -> Fault {
     fault_of(&registry, &image, program, limits).await
 }
 
-async fn fault_of(registry: &TestRegistry, image: &Document, program: PathBuf, limits: Limits) -> Fault {
+/// The same of this image of the repository `a`.
+pub async fn fault_of(registry: &TestRegistry, image: &Document, program: PathBuf, limits: Limits) -> Fault {
     let root = tempfile::tempdir().unwrap();
     let destination = at(registry.repository("a"));
     let syft = syft_with(program, root.path(), limits).await;
@@ -131,8 +132,11 @@ async fn a_syft_that_never_ends_is_ended_with_all_that_it_started() {
             children.display()
         ),
     );
+    // It writes where syft may not.
+    let isolation = Isolation::None;
     let limits = Limits {
         time: Duration::from_secs(1),
+        isolation,
         ..Limits::default()
     };
     says(
@@ -146,7 +150,11 @@ async fn a_syft_that_never_ends_is_ended_with_all_that_it_started() {
     let registry = TestRegistry::start(Version::V31);
     let image = put_alpine(&registry.repository("a"), "1", &[("musl", "1")]).await;
     let (root, destination) = (tempfile::tempdir().unwrap(), at(registry.repository("a")));
-    let syft = syft_with(hangs, root.path(), Limits::default()).await;
+    let free = Limits {
+        isolation,
+        ..Limits::default()
+    };
+    let syft = syft_with(hangs, root.path(), free).await;
     let begun = eventually(SOON, "both children run", async || {
         let said = std::fs::read_to_string(&children).unwrap_or_default();
         if said.lines().count() == 2 { Ok(()) } else { Err(said) }
@@ -211,7 +219,7 @@ async fn an_image_that_cannot_be_read_says_so() {
     let blob = format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]);
     std::fs::remove_file(registry.storage().join(blob)).unwrap();
     let said = fault_of(&registry, &image, program("JACKAL_BIN_SYFT"), Limits::default()).await;
-    says(&said, &["syft ended with code 1"]);
+    says(&said, &["does not hold the blob", "bring the image again"]);
 }
 
 #[tokio::test]

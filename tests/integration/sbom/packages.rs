@@ -69,6 +69,11 @@ impl Ground {
         ]
     }
 
+    /// The same for one that writes where syft may not.
+    fn flags_for_script<'a>(&'a self, syft: &'a Path) -> Vec<&'a str> {
+        [self.flags(syft), vec!["--sbom-isolation", "none"]].concat()
+    }
+
     /// A package of these images, which goes to `to`.
     fn package(&self, name: &str, images: &[&str], to: &str, more: &str) -> String {
         let lines: Vec<String> = images
@@ -135,7 +140,7 @@ async fn follow(version: Version) {
     let ground = Ground::with(version, &["web", "tool"]).await;
     let front = Front::to(&ground.registry.host, |_| Act::Pass);
     let syft = ground.counting();
-    let controller = ground.cluster.controller(&ground.flags(&syft));
+    let controller = ground.cluster.controller(&ground.flags_for_script(&syft));
     let yaml = ground.package("shop", &["web", "tool"], &front.host, "interval: 10s");
     ground.cluster.apply(&yaml);
     let status = ground.sboms("shop", "True").await;
@@ -196,7 +201,7 @@ async fn follow(version: Version) {
 
     // Another package has them at once, also after a restart.
     drop(controller);
-    let _controller = ground.cluster.controller(&ground.flags(&syft));
+    let _controller = ground.cluster.controller(&ground.flags_for_script(&syft));
     ground
         .cluster
         .apply(&ground.package("other", &["web"], &front.host, ""));
@@ -240,7 +245,7 @@ async fn a_package_is_ready_whatever_becomes_of_its_sboms() {
     let lines = format!("echo run >>'{}'; echo 'it is broken' >&2; exit 3", noted.display());
     let crashes = script(ground.folder.path(), &lines);
     let runs = || ground.runs();
-    let _controller = ground.cluster.controller(&ground.flags(&crashes));
+    let _controller = ground.cluster.controller(&ground.flags_for_script(&crashes));
     ground
         .cluster
         .apply(&ground.package("shop", &["web"], &ground.registry.host, "interval: 10s"));

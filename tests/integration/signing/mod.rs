@@ -3,7 +3,7 @@
 mod bad;
 mod cluster;
 mod cosign;
-mod keyless;
+pub mod keyless;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -17,12 +17,12 @@ use crate::support::image::stream;
 use crate::support::program;
 
 /// Somebody with the keys of `tests/signing`, who runs commands.
-struct Person {
+pub struct Person {
     folder: TempDir,
 }
 
 impl Person {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         for file in std::fs::read_dir(made("")).unwrap() {
             let file = file.unwrap();
@@ -33,7 +33,7 @@ impl Person {
         Self { folder }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -52,7 +52,7 @@ impl Person {
     }
 
     /// Runs a command of ours.
-    fn ours(&self, arguments: &[&str]) -> Result<String, String> {
+    pub fn ours(&self, arguments: &[&str]) -> Result<String, String> {
         told(&self.run(Path::new(env!("CARGO_BIN_EXE_jackal-operator")), arguments))
     }
 
@@ -120,7 +120,7 @@ async fn store(repository: &Repository, content: &[u8]) {
 }
 
 /// Has a bundle, as it is, refer to `subject`.
-async fn attach(repository: &Repository, subject: &Document, bundle: &[u8]) {
+pub async fn attach(repository: &Repository, subject: &Document, bundle: &[u8]) {
     let kind = "application/vnd.dev.sigstore.bundle.v0.3+json";
     store(repository, b"{}").await;
     store(repository, bundle).await;

@@ -1,0 +1,294 @@
+//! The names that an image gets in its engine to be pushed under them.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use jackal_operator::oci::{Compression, Digest};
+use jackal_operator::source::docker::{Docker, Shape, settled};
+use jackal_operator::transfer::{RegistryDestination, Standing};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Attack, check};
+use crate::docker::engines::{Image, Real, Victim};
+use crate::docker::push::break_exports;
+use crate::docker::transfer;
+use crate::support::cluster::Cluster;
+use crate::support::front::{Act, Front};
+use crate::support::operator::Operator;
+use crate::support::registry::{TestRegistry, Version, plain_client};
+use crate::support::table::on_one_thread;
+use crate::support::wait::{SOON, eventually};
+
+/// Longer than any test takes.
+const FOREVER: Duration = Duration::from_secs(3600);
+
+/// All names that the engine has.
+fn names(victim: &Victim) -> Vec<String> {
+    let said = victim
+        .real
+        .output(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]);
+    let mut names: Vec<String> = said.lines().map(str::to_owned).collect();
+    names.sort();
+    names
+}
+
+/// An engine that exports nothing, with these images alone, which were loaded in their order.
+fn engine_with(images: &[&Image]) -> Victim {
+    let victim = Victim::start("docker-classic", Shape::Classic);
+    for image in images {
+        victim.real.load(&image.archive());
+    }
+    break_exports(victim.name());
+    victim
+}
+
+/// A registry that takes nothing of what an engine sends by itself.
+fn stalling(registry: &TestRegistry) -> Front {
+    Front::to(&registry.host, |seen| {
+        let engine = seen
+            .headers
+            .get("user-agent")
+            .is_some_and(|agent| agent.starts_with("docker/"));
+        match engine && seen.method == "POST" {
+            true => Act::Delay(FOREVER),
+            false => Act::Pass,
+        }
+    })
+}
+
+/// Waits until the engine pushes.
+async fn pushing(front: &Front) {
+    eventually(SOON, "the engine pushes", async || {
+        match front.count("POST", "/blobs/uploads/") {
+            0 => Err(format!("{:?}", front.seen())),
+            _ => Ok(()),
+        }
+    })
+    .await;
+}
+
+/// Waits until the engine has these names alone.
+async fn has(victim: &Victim, expected: &[&str]) {
+    eventually(SOON, "the engine has the names that it had", async || {
+        let found = names(victim);
+        if found == expected {
+            Ok(())
+        } else {
+            Err(format!("{found:?}"))
+        }
+    })
+    .await;
+}
+
+/// A transfer of `name` out of `docker` to a registry that takes nothing, broken off by `end` while the engine pushes.
+async fn broken_off(docker: &Docker, name: &str, end: impl FnOnce(&str)) {
+    let registry = TestRegistry::start(Version::V31);
+    let front = stalling(&registry);
+    let mut transfer = transfer(docker, name, &registry, "in", Compression::None);
+    let repository = transfer.location.repository.clone();
+    let client = plain_client(&front.host, |_| {});
+    transfer.destination = Arc::new(RegistryDestination::new(client.repository(&repository)));
+    let given = format!("{}/{repository}:1", front.host);
+    tokio::select! {
+        outcome = transfer.run() => panic!("{outcome:?}"),
+        () = pushing(&front) => {}
+    }
+    end(&given);
+}
+
+/// A way to an engine that breaks.
+struct Breaking {
+    broken: AtomicBool,
+    refused: AtomicUsize,
+}
+
+impl Breaking {
+    /// A way to `victim`; also the engine at its other end, and what keeps it open.
+    fn open(victim: &Victim, folder: &Path) -> (Arc<Self>, Docker, AbortOnDropHandle<()>) {
+        let (socket, to) = (folder.join("docker.sock"), victim.real.host.clone());
+        let listener = UnixListener::bind(&socket).unwrap();
+        let way = Arc::new(Self {
+            broken: AtomicBool::new(false),
+            refused: AtomicUsize::new(0),
+        });
+        let own = Arc::clone(&way);
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((mut client, _)) = listener.accept().await {
+                if own.broken.load(Ordering::SeqCst) {
+                    own.refused.fetch_add(1, Ordering::SeqCst);
+                    continue;
+                }
+                let to = to.strip_prefix("unix://").unwrap().to_owned();
+                connections.spawn(async move {
+                    let mut server = UnixStream::connect(to).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                });
+            }
+        });
+        let real = Real::at(format!("unix://{}", socket.display()), Shape::Classic);
+        (way, real.docker, AbortOnDropHandle::new(task))
+    }
+}
+
+/// An agent whose engine pushes `name` to a registry that takes nothing.
+async fn agent_pushing(victim: &Victim, name: &str) -> (Cluster, Operator, TestRegistry, Front) {
+    let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
+    let front = stalling(&registry);
+    cluster.create_node(&cluster.namespace, &[]).await;
+    // The machine may be busy with other tests.
+    let controller = cluster.controller_with(&[], &[("JACKAL_LEASE_DURATION", "30s")]);
+    let agent = agent(&cluster, victim);
+    cluster.apply(&format!(
+        "apiVersion: jackal.dev/v1alpha1
+kind: JackalImage
+metadata: {{name: pushed}}
+spec:
+  image: {name}
+  source: Docker
+  nodeName: {}
+  registry: {{address: '{}', insecure: true}}
+",
+        cluster.namespace, front.host
+    ));
+    pushing(&front).await;
+    assert_ne!(names(victim), [name]);
+    drop(controller);
+    (cluster, agent, registry, front)
+}
+
+fn agent(cluster: &Cluster, victim: &Victim) -> Operator {
+    // The engine's folder is not read, so that it is asked to export.
+    let flags = ["--docker-root", "/nowhere", "--admit", "*=*"];
+    cluster.agent(&cluster.namespace, &victim.real.host, &flags)
+}
+
+#[tokio::test]
+async fn an_engine_keeps_the_names_that_it_had() {
+    const ATTACKS: &[Attack] = &[
+        Attack {
+            attacker: "tenant",
+            capabilities: "has an image of a node's engine pushed, and the node's memory run out",
+            attempt: "the agent is killed while the engine pushes, so that the name stays",
+            expected: "the next agent takes the name away",
+            final_state: "the engine has the names that it had",
+            run: || {
+                on_one_thread(|| async {
+                    let name = "jackal-test/killed:1";
+                    let victim = engine_with(&[&Image::varied(name)]);
+                    let (cluster, mut killed, _registry, _front) = agent_pushing(&victim, name).await;
+                    killed.signal("KILL");
+                    killed.ends(SOON).await;
+                    assert_ne!(names(&victim), [name]);
+                    // Nobody asks the next agent to push again.
+                    cluster.kubectl(&["delete", "jackalimage", "pushed", "--wait=false"]);
+                    let _agent = agent(&cluster, &victim);
+                    has(&victim, &[name]).await;
+                })
+            },
+        },
+        Attack {
+            attacker: "tenant",
+            capabilities: "has an image of a node's engine pushed while its agent is updated",
+            attempt: "the agent is asked to stop while the engine pushes",
+            expected: "the agent takes the name away before it ends",
+            final_state: "the engine has the names that it had",
+            run: || {
+                on_one_thread(|| async {
+                    let name = "jackal-test/stopped:1";
+                    let victim = engine_with(&[&Image::varied(name)]);
+                    let (_cluster, mut stopped, _registry, _front) = agent_pushing(&victim, name).await;
+                    stopped.signal("TERM");
+                    stopped.ends(SOON).await;
+                    assert_eq!(names(&victim), [name]);
+                })
+            },
+        },
+        Attack {
+            attacker: "tenant",
+            capabilities: "deletes or suspends an object",
+            attempt: "the transfer is cancelled while the engine pushes, which answers nobody for a while",
+            expected: "the name is taken away once the engine answers",
+            final_state: "the engine has the names that it had",
+            run: || {
+                on_one_thread(|| async {
+                    let name = "jackal-test/cancelled:1";
+                    let victim = engine_with(&[&Image::varied(name)]);
+                    broken_off(&victim.real.docker, name, |_| ()).await;
+                    has(&victim, &[name]).await;
+                    let folder = tempfile::tempdir().unwrap();
+                    let (way, docker, _open) = Breaking::open(&victim, folder.path());
+                    broken_off(&docker, name, |_| way.broken.store(true, Ordering::SeqCst)).await;
+                    eventually(SOON, "a try to take the name away", async || {
+                        match way.refused.load(Ordering::SeqCst) {
+                            0 => Err("none".to_owned()),
+                            _ => Ok(()),
+                        }
+                    })
+                    .await;
+                    assert_ne!(names(&victim), [name]);
+                    way.broken.store(false, Ordering::SeqCst);
+                    settled(SOON).await;
+                    has(&victim, &[name]).await;
+                })
+            },
+        },
+        Attack {
+            attacker: "user of a node's engine",
+            capabilities: "names images",
+            attempt: "gives the name to another image before the engine pushes the one that had it, which so gets its only name for the push and would go with it",
+            expected: "the push is refused, and why is told",
+            final_state: "the engine keeps the image",
+            run: || {
+                on_one_thread(|| async {
+                    let (name, other) = ("jackal-test/nameless:1", "jackal-test/newer:1");
+                    let nameless = Image::varied(name);
+                    let victim = engine_with(&[&nameless, &Image::varied(other)]);
+                    let id = Digest::of(&nameless.config);
+                    let registry = TestRegistry::start(Version::V31);
+                    let transfer = transfer(&victim.real.docker, name, &registry, "in", Compression::None);
+                    let Standing::Differs(resolved) = transfer.check().await.unwrap() else {
+                        panic!("it stands");
+                    };
+                    victim.real.run(&["tag", other, name]);
+                    let outcome = transfer.bring(&resolved).await;
+                    let held = victim
+                        .real
+                        .output(&["image", "ls", "--all", "--no-trunc", "--format", "{{.ID}}"]);
+                    assert!(held.contains(id.as_str()), "{id} is gone: {held}");
+                    let fault = outcome.unwrap_err();
+                    assert!(fault.message.contains("give it one by `docker tag`"), "{fault}");
+                })
+            },
+        },
+        Attack {
+            attacker: "user of a node's engine",
+            capabilities: "names images",
+            attempt: "gives the name to another image while the engine pushes",
+            expected: "it stays that image's",
+            final_state: "the engine has the name that its user gave",
+            run: || {
+                on_one_thread(|| async {
+                    let name = "jackal-test/renamed:1";
+                    let other = "jackal-test/other:1";
+                    let victim = engine_with(&[&Image::varied(name), &Image::varied(other)]);
+                    let mut given = String::new();
+                    broken_off(&victim.real.docker, name, |pushed| {
+                        given = pushed.to_owned();
+                        victim.real.run(&["tag", other, pushed]);
+                    })
+                    .await;
+                    let mut expected = [&*given, other, name];
+                    expected.sort_unstable();
+                    settled(SOON).await;
+                    has(&victim, &expected).await;
+                })
+            },
+        },
+    ];
+    check(ATTACKS).await;
+}
