@@ -11,7 +11,7 @@ use kube::ResourceExt as _;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use self::why::{lack, why};
+use self::why::{Why, lack, why};
 use super::packages::Packages;
 use super::reach::Reached;
 use super::retention::{self, SBOMS_ADDED, Surroundings};
@@ -19,7 +19,7 @@ use super::sboms::{self, Sboms};
 use super::tally::Verification;
 use crate::api::v1alpha1::{
     Artifact, Conditions, Counts, Differential, Garbage, HistoryEntry, JackalImage, JackalPackage, MissingImage,
-    PackagedImage, PinnedChart, READY, SIGNED, mebibytes, requested_at,
+    PackagedImage, PinnedChart, READY, SIGNED, WrittenRepository, mebibytes, requested_at,
 };
 use crate::fault::{Disposition, Fault, Reason};
 use crate::fetch;
@@ -53,6 +53,11 @@ impl Publication {
     /// The artifact's repository, as pods name it.
     fn repository(&self, package: &JackalPackage) -> String {
         format!("{}/{}", self.place.address, self.path(package))
+    }
+
+    /// What the status records of where the artifact is written.
+    fn written_to(&self, package: &JackalPackage) -> WrittenRepository {
+        self.place.written(&self.path(package))
     }
 
     /// The artifact, as pods name it.
@@ -268,7 +273,8 @@ async fn assemble(
     let definition = Definition::of(&package.name_any(), spec, &publication.plan)?.holding(spec, found);
     let destination = RegistryDestination::new(registry.repository(publication.path(package)));
     let version = package.spec.version();
-    let announce = async |digest: &Digest| announce(packages, package, &format!("{version}@{digest}")).await;
+    let announce =
+        async |digest: &Digest| announce(packages, package, publication, &format!("{version}@{digest}")).await;
     let status = package.status.as_ref();
     let previous = status.and_then(|status| status.artifact.as_ref()?.digest.parse().ok());
     let mut archives = component::archives(spec, found);
@@ -295,9 +301,17 @@ async fn assemble(
 }
 
 /// Notes that the artifact `revision` is about to be written: whoever finds it after a crash knows whose it is.
-async fn announce(packages: &Packages, package: &JackalPackage, revision: &str) -> Result<(), Fault> {
+async fn announce(
+    packages: &Packages,
+    package: &JackalPackage,
+    publication: &Publication,
+    revision: &str,
+) -> Result<(), Fault> {
     let message = format!("putting the artifact {} together", package.spec.version());
+    let written = publication.written_to(package);
+    let left = Mutex::new(None);
     let noted = packages.change(package, |status, generation| {
+        *left.lock().unwrap_or_else(PoisonError::into_inner) = retention::settle_in(status, &written, generation);
         let mut conditions = Conditions(std::mem::take(&mut status.conditions));
         // Ready of this spec stays Ready, and another try after a failure is no news before it succeeds.
         if !conditions.is_true(READY, generation) && !conditions.is_failing(generation) {
@@ -311,7 +325,17 @@ async fn announce(packages: &Packages, package: &JackalPackage, revision: &str) 
     });
     noted
         .await
-        .map_err(|error| kube_fault(Reason::PackageFailed, "writing the status", &error))
+        .map_err(|error| kube_fault(Reason::PackageFailed, "writing the status", &error))?;
+    tell_left(packages, package, left).await;
+    Ok(())
+}
+
+/// Tells what stays in a former registry.
+async fn tell_left(packages: &Packages, package: &JackalPackage, left: Mutex<Option<String>>) {
+    if let Some(left) = left.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        let note = format!("what the package wrote to {left} stays there and is not deleted; see status.history");
+        packages.events.normal(package, "RegistryChanged", &note).await;
+    }
 }
 
 async fn done(
@@ -325,7 +349,9 @@ async fn done(
     let (news, planned) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     let version = package.spec.version();
     let (place, url) = (publication.repository(package), publication.url(package));
-    let claimed = packages.claimed(package, &place);
+    let written = publication.written_to(package);
+    let claimed = packages.claimed(package, &written);
+    let left = Mutex::new(None);
     let standing = packages.following.standing(&package.uid().unwrap_or_default());
     let after = Time(jiff::Timestamp::now() + packages.settings.garbage_delay);
     let revision = format!("{version}@{}", published.manifest);
@@ -340,6 +366,8 @@ async fn done(
         .change(package, |status, generation| {
             let now = Time(jiff::Timestamp::now());
             let digest = published.manifest.to_string();
+            // First, for it asks what the package was ready for before.
+            *left.lock().unwrap_or_else(PoisonError::into_inner) = retention::settle_in(status, &written, generation);
             let mut conditions = Conditions(std::mem::take(&mut status.conditions));
             let anew = !conditions.is_true(READY, generation)
                 || status.last_handled_reconcile_at.as_deref() != requested_at(package.annotations());
@@ -360,25 +388,24 @@ async fn done(
             let adopted = !published.changed && !announced;
             retention::interrupted(status);
             let before = status.artifact.take();
-            let moved = before.as_ref().and_then(|before| elsewhere(&before.url, &place));
-            if let Some(before) = moved {
-                for entry in &mut status.history {
-                    entry.repository.get_or_insert_with(|| before.clone());
-                }
-            }
-            if before.as_ref().is_none_or(|before| before.revision != revision) {
+            let same = |known: &&HistoryEntry| known.digest == digest && known.repository.is_none();
+            let known = status.history.iter().find(same);
+            let unchanged = before.as_ref().is_some_and(|before| before.revision == revision);
+            let came = unchanged && known.is_none() && !status.history.is_empty();
+            if !unchanged || came {
                 news.store(true, Ordering::Relaxed);
-                let why = why(
-                    before.as_ref(),
-                    version,
-                    &status.history,
-                    standing.as_ref().unwrap_or(&status.images),
-                    &publication.rows,
-                    (&status.charts, &built.charts),
-                    sboms_came,
-                );
-                let same = |known: &&HistoryEntry| known.digest == digest && known.repository.is_none();
-                let known = status.history.iter().find(same);
+                let why = match came {
+                    true => Why::registry_changed(),
+                    false => why(
+                        before.as_ref(),
+                        version,
+                        &status.history,
+                        standing.as_ref().unwrap_or(&status.images),
+                        &publication.rows,
+                        (&status.charts, &built.charts),
+                        sboms_came,
+                    ),
+                };
                 let entry = HistoryEntry {
                     revision: revision.clone(),
                     digest: digest.clone(),
@@ -425,6 +452,7 @@ async fn done(
             status.last_handled_reconcile_at = requested_at(package.annotations()).map(str::to_owned);
         })
         .await?;
+    tell_left(packages, package, left).await;
     if news.into_inner() {
         info!(
             package = name_of(package),
@@ -447,10 +475,4 @@ async fn done(
         packages.events.normal(package, "GarbagePlanned", &note).await;
     }
     Ok(())
-}
-
-/// The repository of the artifact `url`, where it is another than `place`.
-fn elsewhere(url: &str, place: &str) -> Option<String> {
-    let (repository, _) = url.strip_prefix("oci://")?.rsplit_once(':')?;
-    (repository != place).then(|| repository.to_owned())
 }

@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::api::v1alpha1::{
-    DeletionPolicy, Garbage, HistoryEntry, JackalPackageSpec, JackalPackageStatus, Kept, Retention,
+    Conditions, DeletionPolicy, Garbage, HistoryEntry, JackalPackageSpec, JackalPackageStatus, Kept, READY, Retention,
+    WrittenRepository,
 };
 
 /// Artifacts that the history keeps where nothing else is asked for.
@@ -110,6 +111,49 @@ pub(super) fn interrupted(status: &mut JackalPackageStatus) {
         repository: None,
     };
     status.history.insert(0, entry);
+}
+
+/// Notes that the package's artifacts are written to `registry` from now on. Those that it wrote to another one are no more
+/// its own: the same digests may stand here too, where others wrote them. Gives the former one's name, if anything that
+/// this package wrote stays there.
+pub(super) fn settle_in(
+    status: &mut JackalPackageStatus,
+    registry: &WrittenRepository,
+    generation: Option<i64>,
+) -> Option<String> {
+    let former = match &status.registry {
+        Some(known) if known.is(registry) => return None,
+        Some(known) => Some(known.apart_from(registry)),
+        None => former_of_artifact(status, registry, generation),
+    };
+    status.registry = Some(registry.clone());
+    let former = former?;
+    interrupted(status);
+    let mut stays = false;
+    for entry in status.history.iter_mut().filter(|entry| entry.repository.is_none()) {
+        stays |= !entry.adopted;
+        entry.repository = Some(former.clone());
+    }
+    stays.then_some(former)
+}
+
+/// Where an earlier version of the operator wrote the artifacts, which did not say which registry received them; none
+/// where that is `registry`, as it is while the package is Ready for the spec that leads there.
+fn former_of_artifact(
+    status: &JackalPackageStatus,
+    registry: &WrittenRepository,
+    generation: Option<i64>,
+) -> Option<String> {
+    let now = format!("{}/{}", registry.address, registry.repository);
+    let url = status.artifact.as_ref().map(|artifact| artifact.url.as_str());
+    let known = url.and_then(|url| Some(url.strip_prefix("oci://")?.rsplit_once(':')?.0));
+    let ready = Conditions(status.conditions.clone()).is_true(READY, generation);
+    match known {
+        Some(known) if known == now && ready => None,
+        Some(known) if known != now => Some(known.to_owned()),
+        None if status.history.is_empty() && status.publishing.is_none() => None,
+        _ => Some(format!("{now} or a former registry")),
+    }
 }
 
 /// What the history holds that `spec` keeps, and the rest; both newest first.
@@ -408,6 +452,61 @@ mod tests {
         status.garbage = plan(&one, &status, &around(&none, &[], 6));
         let due = due(&one, &status, &around(&none, &[], 6), &time(6));
         assert_eq!(references(&due), ["r:1/app:1@a", "r:1/app:3@c"]);
+    }
+
+    fn written_at(endpoint: &str) -> WrittenRepository {
+        WrittenRepository {
+            address: "r:1".to_owned(),
+            endpoint: endpoint.to_owned(),
+            repository: "app".to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_was_written_to_another_registry_is_not_deleted_in_this_one() {
+        let none = BTreeSet::new();
+        let delete = spec(json!({ "deletionPolicy": "Delete" }));
+        let planned = |status: &JackalPackageStatus| plan(&delete, status, &around(&none, &[], 5)).len();
+        let mut status = status(&[("2", "b"), ("1", "!a")]);
+        status.registry = Some(written_at("evil"));
+        status.publishing = Some("3@c".to_owned());
+        assert_eq!(settle_in(&mut status, &written_at("evil"), None), None);
+        assert_eq!(planned(&status), 1);
+        // Pods call both the same; what was just being written went there too.
+        let left = settle_in(&mut status, &written_at("r:1"), None);
+        assert_eq!(left.as_deref(), Some("evil/app"));
+        assert_eq!((status.history.len(), planned(&status)), (3, 0));
+        assert_eq!(status.publishing, None);
+        // To go back makes nobody its writer.
+        assert_eq!(settle_in(&mut status, &written_at("evil"), None), None);
+        assert_eq!(planned(&status), 0);
+    }
+
+    #[test]
+    fn what_an_earlier_version_wrote_is_known_while_the_spec_is_the_same() {
+        let earlier = |generation: i64| {
+            let mut status = status(&[("1", "a")]);
+            status.artifact = Some(
+                serde_json::from_value(json!({
+                    "digest": "a", "revision": "1@a", "url": "oci://r:1/app:1", "size": 1,
+                    "lastUpdateTime": "2026-01-01T00:00:00Z",
+                }))
+                .unwrap(),
+            );
+            let mut conditions = Conditions(Vec::new());
+            conditions.ready(Some(generation), "Succeeded", "", time(0));
+            status.conditions = conditions.0;
+            status
+        };
+        let now = written_at("somewhere");
+        assert_eq!(settle_in(&mut earlier(2), &now, Some(2)), None);
+        assert!(settle_in(&mut earlier(1), &now, Some(2)).is_some());
+        assert_eq!(settle_in(&mut JackalPackageStatus::default(), &now, Some(1)), None);
+        let other = WrittenRepository {
+            repository: "team/app".to_owned(),
+            ..now
+        };
+        assert_eq!(settle_in(&mut earlier(2), &other, Some(2)).as_deref(), Some("r:1/app"));
     }
 
     #[test]

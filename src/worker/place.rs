@@ -7,7 +7,7 @@ use kube::Client;
 use super::policy::{Fence, Policy};
 use super::secrets::{Secrets, state_of};
 use super::site::Home;
-use crate::api::v1alpha1::RegistrySpec;
+use crate::api::v1alpha1::{RegistrySpec, WrittenRepository};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Naming, same_host};
 use crate::registry::{Credentials, Endpoint, Limits, Trust};
@@ -53,6 +53,15 @@ impl Place {
         self.fence
             .as_ref()
             .map_or(Ok(()), |fence| fence.check(repository, what))
+    }
+
+    /// What a status records of content that is written to `repository`, a whole path in this registry.
+    pub fn written(&self, repository: &str) -> WrittenRepository {
+        WrittenRepository {
+            address: self.address.clone(),
+            endpoint: self.endpoint.host.clone(),
+            repository: repository.to_owned(),
+        }
     }
 }
 
