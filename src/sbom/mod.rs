@@ -7,12 +7,14 @@
 mod document;
 mod format;
 mod make;
+mod memory;
 mod referrer;
 mod scratch;
 mod syft;
 
 pub use document::{Sbom, SbomError, normalise};
 pub use format::Format;
-pub use make::{CONTENT_LIMIT, known, make, unable};
+pub use make::{CONTENT_LIMIT, Standing, known, look, make, unable};
+pub use memory::SbomMemory;
 pub use referrer::{Sboms, is_catalogued, referrer};
 pub use syft::{Limits, Syft};

@@ -14,8 +14,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use super::Format;
 use super::scratch::{self, Scratch};
+use super::{Format, SbomMemory};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Document, Index};
 use crate::process::Group;
@@ -73,6 +73,7 @@ pub struct Syft {
     root: PathBuf,
     limits: Limits,
     turns: Semaphore,
+    memory: SbomMemory,
 }
 
 /// What a run wrote. It goes with this value.
@@ -108,7 +109,13 @@ impl Syft {
             root,
             limits,
             turns,
+            memory: SbomMemory::default(),
         }
+    }
+
+    /// The SBOMs that it made, and others that were proven to be true.
+    pub fn memory(&self) -> &SbomMemory {
+        &self.memory
     }
 
     /// Waits until another run may begin, and holds its place.
