@@ -51,7 +51,7 @@ pub(super) async fn announce(
 /// Tells what stays in a former registry.
 async fn tell_left(packages: &Packages, package: &JackalPackage, left: Mutex<Option<String>>) {
     if let Some(left) = left.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        let note = format!("what the package wrote to {left} stays there and is not deleted; see status.history");
+        let note = format!("what the package wrote to {left} stays there and is not deleted");
         packages.events.normal(package, "RegistryChanged", &note).await;
     }
 }
