@@ -302,6 +302,8 @@ fn a_package_does_not_get_the_tag_of_an_older_image() {
         json!([{ "apiVersion": "x/v1", "kind": "X", "name": "x", "uid": new.uid(), "controller": true }]),
     )
     .unwrap();
+    assert!(verdict(&new, &own).is_some(), "an owner is of the same namespace");
+    own.metadata.namespace = new.metadata.namespace.clone();
     assert_eq!(verdict(&new, &own), None);
 }
 
