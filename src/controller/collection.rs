@@ -196,9 +196,7 @@ impl Packages {
 fn shares(other: &JackalPackage, written: &WrittenRepository) -> bool {
     let Some(status) = &other.status else { return false };
     match (&status.registry, &status.artifact) {
-        (Some(known), _) => {
-            known.repository == written.repository && same_host(&known.endpoint, &written.endpoint) || known.is(written)
-        }
+        (Some(known), _) => known.repository == written.repository && same_host(&known.endpoint, &written.endpoint),
         // Which registry received them was not written down: any may have.
         (None, Some(artifact)) => {
             let rest = artifact
