@@ -298,6 +298,37 @@ async fn a_history_that_says_whatever_it_likes() {
     victim.ready("shop").await;
 }
 
+/// Both are seen by one operator, and the victim calls its registry otherwise.
+async fn a_history_beside_its_owner() {
+    let _alone = APART.lock().await;
+    let victim = Cluster::apart().await;
+    let tenant = victim.beside().await;
+    let [home, source] = [Version::V31, Version::V28].map(TestRegistry::start);
+    multi_platform(&source.repository("team/app"), "1").await;
+    let _operator = operator(&victim, &home, &source, "any");
+    let line = format!("{{image: '{}/team/app:1'}}", source.host);
+    let otherwise = format!("registry: {{address: '{}', insecure: true}}", home.host);
+    victim.apply(&package("shop", "1", &[&line], &otherwise));
+    let theirs = victim.ready("shop").await.status.unwrap().artifact.unwrap();
+    let more = "deletionPolicy: Delete\n  suspend: true";
+    tenant.apply(&package("shop", "2", &[&line], more));
+    let finalized = |package: &JackalPackage| package.metadata.finalizers.as_ref().map(|_| ());
+    tenant
+        .package_where("shop", "kept until it is cleared", finalized)
+        .await;
+    let status = json!({ "status": {
+        "history": [{ "revision": theirs.revision, "digest": theirs.digest, "reason": "", "completedAt": "2026-01-01T00:00:00Z" }],
+        "registry": { "address": ADDRESS, "endpoint": home.host, "repository": "shop" },
+    } });
+    let api = tenant.api::<JackalPackage>();
+    let patch = Patch::Merge(status);
+    api.patch_status("shop", &PatchParams::default(), &patch).await.unwrap();
+    tenant.kubectl(&["delete", "jkpkg", "shop", "--timeout=60s"]);
+    let standing = home.repository("shop").head_manifest("1").await.unwrap();
+    assert!(standing.is_some(), "the victim's artifact");
+    victim.kubectl(&["delete", "jkpkg,jkimg", "--all", "--timeout=60s"]);
+}
+
 async fn an_owner_in_another_namespace() {
     let _alone = APART.lock().await;
     let victim = Cluster::apart().await;
@@ -416,6 +447,14 @@ async fn nobody_deletes_what_others_have() {
                 "writes into the status of a package that the victim's artifact is its own",
                 "the victim's artifact stands",
                 || on_one_thread(a_history_that_says_whatever_it_likes),
+            )
+        },
+        Attack {
+            capabilities: WRITES_STATUSES,
+            ..attack(
+                "the same where all namespaces may push everywhere, and the victim calls the registry by another name",
+                "the victim's artifact stands",
+                || on_one_thread(a_history_beside_its_owner),
             )
         },
         Attack {
