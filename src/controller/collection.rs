@@ -30,14 +30,31 @@ pub(super) struct Postponed {
 impl Packages {
     /// Digests that other packages name in the repository `written` of the artifacts of `package`, whatever they call the
     /// registry.
-    pub(super) fn claimed(&self, package: &JackalPackage, written: &WrittenRepository) -> BTreeSet<String> {
+    pub(super) fn claimed(
+        &self,
+        package: &JackalPackage,
+        place: &Place,
+        written: &WrittenRepository,
+    ) -> BTreeSet<String> {
+        let names = self.names(place);
         let known = self.known.state();
         let others = known.iter().filter_map(|other| other.0.as_ref().ok());
         others
-            .filter(|other| other.uid() != package.uid() && shares(other, written))
+            .filter(|other| other.uid() != package.uid() && shares(other, names.as_deref(), written))
             .flat_map(conflict::artifacts)
             .map(str::to_owned)
             .collect()
+    }
+
+    /// What the registry of `place` is called, as far as that is known without asking; none where it may have other names.
+    fn names(&self, place: &Place) -> Option<Vec<String>> {
+        let flags = &self.settings.defaults.registry;
+        let home: Vec<&String> = flags.address.iter().chain(&flags.endpoint).collect();
+        flags.address.as_ref()?;
+        let mut names = vec![place.address.clone(), place.endpoint.host.clone()];
+        let at_home = names.iter().any(|name| home.iter().any(|known| same_host(known, name)));
+        names.extend(home.into_iter().filter(|_| at_home).cloned());
+        Some(names)
     }
 
     fn deletion(&self) -> Deletion<'_> {
@@ -63,13 +80,13 @@ impl Packages {
             return Some(left);
         }
         let name = crate::package::repository(&place.prefix, &package.name_any());
-        let written = place.written(&name);
+        let written = self.settings.defaults.written(&package.spec.registry, place, &name);
         // What was planned for a former registry is planned anew by the task that publishes.
         if !status.registry.as_ref().is_some_and(|known| known.is(&written)) {
             return None;
         }
         let repository = format!("{}/{name}", place.address);
-        let claimed = self.claimed(package, &written);
+        let claimed = self.claimed(package, place, &written);
         let around = Surroundings {
             repository: &repository,
             claimed: &claimed,
@@ -155,7 +172,7 @@ impl Packages {
         }
         let place = self.place(package).await?;
         let name = crate::package::repository(&place.prefix, &package.name_any());
-        let written = place.written(&name);
+        let written = self.settings.defaults.written(&package.spec.registry, &place, &name);
         let stays = match &status.registry {
             Some(known) if known.is(&written) => None,
             Some(known) => Some(moved(known, &written)),
@@ -167,7 +184,7 @@ impl Packages {
             return Ok(());
         }
         let repository = format!("{}/{name}", place.address);
-        let claimed = self.claimed(package, &written);
+        let claimed = self.claimed(package, &place, &written);
         let around = Surroundings {
             repository: &repository,
             claimed: &claimed,
@@ -192,12 +209,15 @@ impl Packages {
     }
 }
 
-/// Whether the artifacts of `other` are in the repository `written`.
-fn shares(other: &JackalPackage, written: &WrittenRepository) -> bool {
+/// Whether the artifacts of `other` are in the repository `written`, whose registry has these `names`; without them, or
+/// where `other` does not say which registry received its artifacts, any may be.
+fn shares(other: &JackalPackage, names: Option<&[String]>, written: &WrittenRepository) -> bool {
     let Some(status) = &other.status else { return false };
     match (&status.registry, &status.artifact) {
-        (Some(known), _) => known.repository == written.repository && same_host(&known.endpoint, &written.endpoint),
-        // Which registry received them was not written down: any may have.
+        (Some(known), _) => {
+            let named = |names: &[String]| known.hosts().any(|host| names.iter().any(|name| same_host(name, host)));
+            known.repository == written.repository && names.is_none_or(named)
+        }
         (None, Some(artifact)) => {
             let rest = artifact
                 .url

@@ -57,7 +57,8 @@ impl Deletion<'_> {
         let Some(location) = location(image, &place).filter(|location| location.to_string() == *name) else {
             return kept("the object's spec leads to another name by now").await;
         };
-        let now = place.written(&location.repository);
+        let defaults = &self.settings.defaults;
+        let now = defaults.written(&image.spec.registry, &place, &location.repository);
         if !written.is(&now) {
             return kept(&moved(written, &now)).await;
         }

@@ -309,7 +309,7 @@ mod tests {
     fn written_at(endpoint: &str) -> WrittenRepository {
         WrittenRepository {
             address: "r".to_owned(),
-            endpoint: endpoint.to_owned(),
+            endpoint: (endpoint == "evil").then(|| endpoint.to_owned()),
             repository: "a/b".to_owned(),
         }
     }

@@ -250,7 +250,10 @@ async fn prepare(worker: &Worker, image: &JackalImage, owner: Option<&str>) -> R
     let brought = Brought {
         name: location.to_string(),
         naming,
-        registry: place.written(&location.repository),
+        registry: worker
+            .settings
+            .defaults
+            .written(&spec.registry, &place, &location.repository),
     };
     let (registry, known) = worker.registries.destination(&place)?;
     let ImageRequest {

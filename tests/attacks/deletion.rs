@@ -255,7 +255,7 @@ async fn a_status_that_says_whatever_it_likes() {
     ground.tenant.apply(&lone("app", &ground.image(), more));
     let status = json!({ "status": {
         "name": format!("{ADDRESS}/theirs/app:1"), "digest": index.digest(), "naming": "Plain", "observedGeneration": 1,
-        "registry": { "address": ADDRESS, "endpoint": &ground.home.host, "repository": "theirs/app" },
+        "registry": { "address": ADDRESS, "repository": "theirs/app" },
     } });
     let api = ground.tenant.api::<JackalImage>();
     let patch = Patch::Merge(status);
@@ -283,7 +283,7 @@ async fn a_history_that_says_whatever_it_likes() {
     ground.tenant.apply(&package("shop", "1", &[&ground.line()], more));
     let status = json!({ "status": {
         "history": [{ "revision": theirs.revision, "digest": theirs.digest, "reason": "", "completedAt": "2026-01-01T00:00:00Z" }],
-        "registry": { "address": ADDRESS, "endpoint": &ground.home.host, "repository": path },
+        "registry": { "address": ADDRESS, "repository": path },
     } });
     let finalized = |package: &JackalPackage| package.metadata.finalizers.as_ref().map(|_| ());
     ground
@@ -318,7 +318,7 @@ async fn a_history_beside_its_owner() {
         .await;
     let status = json!({ "status": {
         "history": [{ "revision": theirs.revision, "digest": theirs.digest, "reason": "", "completedAt": "2026-01-01T00:00:00Z" }],
-        "registry": { "address": ADDRESS, "endpoint": home.host, "repository": "shop" },
+        "registry": { "address": ADDRESS, "repository": "shop" },
     } });
     let api = tenant.api::<JackalPackage>();
     let patch = Patch::Merge(status);

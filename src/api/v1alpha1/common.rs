@@ -181,25 +181,34 @@ pub struct RegistrySpec {
 pub struct WrittenRepository {
     /// Host and port of the registry as pods say them.
     pub address: String,
-    /// Host and port where the operator reached it, which received the content.
-    pub endpoint: String,
+    /// Host and port that received the content, where the object's spec named another one than `address` and than the
+    /// operator's own configuration does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
     /// The path in the registry.
     pub repository: String,
 }
 
 impl WrittenRepository {
-    /// Whether `other` is the same path of the same registry, reached at the same host.
+    /// Whether `other` is the same path of the same registry, and the object led to the same host.
     pub fn is(&self, other: &Self) -> bool {
-        self.repository == other.repository
-            && same_host(&self.address, &other.address)
-            && same_host(&self.endpoint, &other.endpoint)
+        let endpoints = match (&self.endpoint, &other.endpoint) {
+            (Some(own), Some(other)) => same_host(own, other),
+            (own, other) => own == other,
+        };
+        endpoints && self.repository == other.repository && same_host(&self.address, &other.address)
     }
 
     /// Its name for people who know `other`: by the host that received the content where pods call both the same.
     pub fn apart_from(&self, other: &Self) -> String {
         let alike = same_host(&self.address, &other.address) && self.repository == other.repository;
-        let host = if alike { &self.endpoint } else { &self.address };
+        let host = self.endpoint.as_ref().filter(|_| alike).unwrap_or(&self.address);
         format!("{host}/{}", self.repository)
+    }
+
+    /// The hosts by which the registry is known.
+    pub fn hosts(&self) -> impl Iterator<Item = &String> {
+        [&self.address].into_iter().chain(&self.endpoint)
     }
 }
 

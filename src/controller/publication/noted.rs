@@ -26,7 +26,7 @@ pub(super) async fn announce(
     revision: &str,
 ) -> Result<(), Fault> {
     let message = format!("putting the artifact {} together", package.spec.version());
-    let written = publication.written_to(package);
+    let written = publication.written_to(packages, package);
     let left = Mutex::new(None);
     let noted = packages.change(package, |status, generation| {
         *left.lock().unwrap_or_else(PoisonError::into_inner) = retention::settle_in(status, &written, generation);
@@ -67,8 +67,8 @@ pub(super) async fn done(
     let (news, planned) = (AtomicBool::new(false), Mutex::new(Vec::new()));
     let version = package.spec.version();
     let (place, url) = (publication.repository(package), publication.url(package));
-    let written = publication.written_to(package);
-    let claimed = packages.claimed(package, &written);
+    let written = publication.written_to(packages, package);
+    let claimed = packages.claimed(package, &publication.place, &written);
     let left = Mutex::new(None);
     let standing = packages.following.standing(&package.uid().unwrap_or_default());
     let after = Time(jiff::Timestamp::now() + packages.settings.garbage_delay);

@@ -169,7 +169,7 @@ fn what_was_kept_waits_until_somebody_asks_or_something_else_goes() {
 fn written_at(endpoint: &str) -> WrittenRepository {
     WrittenRepository {
         address: "r:1".to_owned(),
-        endpoint: endpoint.to_owned(),
+        endpoint: (endpoint == "evil").then(|| endpoint.to_owned()),
         repository: "app".to_owned(),
     }
 }
