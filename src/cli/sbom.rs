@@ -100,7 +100,8 @@ impl Sbom {
             Some(directory) => in_layout(Path::new(directory)).await?,
             None => vec![self.in_registry().await?],
         };
-        let mut sboms = PackageSboms::look(&mut images).await?;
+        let mut sboms = PackageSboms::look(&mut images, None).await?;
+        sboms.believe();
         sboms.make(&syft).await?;
         for (name, digest, made) in sboms.rows() {
             for content in made.iter().flat_map(|made| made.contents.values()) {

@@ -9,11 +9,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Resource as _, ResourceExt as _};
 use tracing::warn;
 
-use super::deletion::Deletion;
+use super::conflict;
+use super::deletion::{Deletion, UNRECORDED, moved};
 use super::packages::Packages;
 use super::retention::{self, Settled, Surroundings};
-use crate::api::v1alpha1::{Garbage, JackalPackage};
+use crate::api::v1alpha1::{Garbage, JackalPackage, WrittenRepository};
 use crate::fault::{Fault, Reason};
+use crate::oci::same_host;
 use crate::worker::{Place, kube_fault, name_of};
 
 /// The longest that one pass may take; the next goes on where it ended.
@@ -26,20 +28,33 @@ pub(super) struct Postponed {
 }
 
 impl Packages {
-    /// Digests that other packages name in the repository of the artifacts of `package`.
-    pub(super) fn claimed(&self, package: &JackalPackage, repository: &str) -> BTreeSet<String> {
-        let prefix = format!("oci://{repository}:");
+    /// Digests that other packages name in the repository `written` of the artifacts of `package`, whatever they call the
+    /// registry.
+    pub(super) fn claimed(
+        &self,
+        package: &JackalPackage,
+        place: &Place,
+        written: &WrittenRepository,
+    ) -> BTreeSet<String> {
+        let names = self.names(place);
         let known = self.known.state();
         let others = known.iter().filter_map(|other| other.0.as_ref().ok());
         others
-            .filter(|other| other.uid() != package.uid())
-            .filter_map(|other| other.status.as_ref())
-            .filter(|status| {
-                let artifact = status.artifact.as_ref();
-                artifact.is_some_and(|artifact| artifact.url.starts_with(&prefix))
-            })
-            .flat_map(|status| status.history.iter().map(|entry| entry.digest.clone()))
+            .filter(|other| other.uid() != package.uid() && shares(other, names.as_deref(), written))
+            .flat_map(conflict::artifacts)
+            .map(str::to_owned)
             .collect()
+    }
+
+    /// What the registry of `place` is called, as far as that is known without asking; none where it may have other names.
+    fn names(&self, place: &Place) -> Option<Vec<String>> {
+        let flags = &self.settings.defaults.registry;
+        let home: Vec<&String> = flags.address.iter().chain(&flags.endpoint).collect();
+        flags.address.as_ref()?;
+        let mut names = vec![place.address.clone(), place.endpoint.host.clone()];
+        let at_home = names.iter().any(|name| home.iter().any(|known| same_host(known, name)));
+        names.extend(home.into_iter().filter(|_| at_home).cloned());
+        Some(names)
     }
 
     fn deletion(&self) -> Deletion<'_> {
@@ -65,8 +80,13 @@ impl Packages {
             return Some(left);
         }
         let name = crate::package::repository(&place.prefix, &package.name_any());
+        let written = self.settings.defaults.written(&package.spec.registry, place, &name);
+        // What was planned for a former registry is planned anew by the task that publishes.
+        if !status.registry.as_ref().is_some_and(|known| known.is(&written)) {
+            return None;
+        }
         let repository = format!("{}/{name}", place.address);
-        let claimed = self.claimed(package, &repository);
+        let claimed = self.claimed(package, place, &written);
         let around = Surroundings {
             repository: &repository,
             claimed: &claimed,
@@ -152,8 +172,19 @@ impl Packages {
         }
         let place = self.place(package).await?;
         let name = crate::package::repository(&place.prefix, &package.name_any());
+        let written = self.settings.defaults.written(&package.spec.registry, &place, &name);
+        let stays = match &status.registry {
+            Some(known) if known.is(&written) => None,
+            Some(known) => Some(moved(known, &written)),
+            None => Some(UNRECORDED.to_owned()),
+        };
+        if let Some(why) = stays {
+            let what = "what the package wrote";
+            self.deletion().failed(&package.object_ref(&()), what, &why).await;
+            return Ok(());
+        }
         let repository = format!("{}/{name}", place.address);
-        let claimed = self.claimed(package, &repository);
+        let claimed = self.claimed(package, &place, &written);
         let around = Surroundings {
             repository: &repository,
             claimed: &claimed,
@@ -175,5 +206,26 @@ impl Packages {
             )),
             false => Ok(()),
         }
+    }
+}
+
+/// Whether the artifacts of `other` are in the repository `written`, whose registry has these `names`; without them, or
+/// where `other` does not say which registry received its artifacts, any may be.
+fn shares(other: &JackalPackage, names: Option<&[String]>, written: &WrittenRepository) -> bool {
+    let Some(status) = &other.status else { return false };
+    match (&status.registry, &status.artifact) {
+        (Some(known), _) => {
+            let named = |names: &[String]| known.hosts().any(|host| names.iter().any(|name| same_host(name, host)));
+            known.repository == written.repository && names.is_none_or(named)
+        }
+        (None, Some(artifact)) => {
+            let rest = artifact
+                .url
+                .strip_prefix("oci://")
+                .and_then(|rest| rest.split_once('/'));
+            let repository = rest.and_then(|(_, rest)| rest.rsplit_once(':')).map(|(path, _)| path);
+            repository == Some(written.repository.as_str())
+        }
+        (None, None) => false,
     }
 }

@@ -20,7 +20,7 @@ use kube::core::DeserializeGuard;
 
 use crate::api::v1alpha1::{JackalImage, JackalImageSpec, JackalPackage, RegistrySpec, SourceKind};
 use crate::fault::{Fault, Reason};
-use crate::oci::{Compression, Location, same_host};
+use crate::oci::{Compression, Digest, Location, same_host};
 use crate::package::{ImageRequest, listed};
 use crate::worker::{Defaults, Home, Site, last_part, name_of, with_tag};
 
@@ -50,11 +50,12 @@ struct Written {
 enum Content<'a> {
     /// An entry of an index that others of other architectures share.
     Package {
-        uid: Option<&'a str>,
+        /// Its namespace and uid.
+        object: Option<(&'a str, &'a str)>,
         architecture: &'a str,
     },
     Image {
-        controller: Option<&'a str>,
+        controller: Option<(&'a str, &'a str)>,
         /// Only what a docker engine keeps unpacked is compressed here.
         request: Option<(ImageRequest, Option<Compression>)>,
     },
@@ -111,7 +112,11 @@ impl<'a> Writer<'a> {
     fn content(self) -> Content<'a> {
         match self {
             Self::Package(package) => Content::Package {
-                uid: package.metadata.uid.as_deref(),
+                object: package
+                    .metadata
+                    .uid
+                    .as_deref()
+                    .map(|uid| (package.metadata.namespace.as_deref().unwrap_or_default(), uid)),
                 architecture: package.spec.architecture.as_deref().unwrap_or("amd64"),
             },
             Self::Image(image) => {
@@ -176,8 +181,10 @@ impl Content<'_> {
                 },
             ) => one == other,
             // The images of one package are no rivals of it and of each other: its plan sees to that.
-            (Self::Package { uid, .. }, Self::Image { controller, .. })
-            | (Self::Image { controller, .. }, Self::Package { uid, .. }) => controller.is_none() || controller != uid,
+            (Self::Package { object, .. }, Self::Image { controller, .. })
+            | (Self::Image { controller, .. }, Self::Package { object, .. }) => {
+                controller.is_none() || controller != object
+            }
             (
                 Self::Image {
                     controller: one,
@@ -279,11 +286,13 @@ fn published(package: &JackalPackage) -> Option<String> {
     Some(version.to_owned())
 }
 
-/// The object that controls `image`, by its uid.
-fn controller(image: &JackalImage) -> Option<&str> {
+/// The object that controls `image`, by its namespace and uid. An owner is of the same namespace: whoever writes the uid of
+/// another's package into an image makes it no image of that package.
+fn controller(image: &JackalImage) -> Option<(&str, &str)> {
     let owners = image.owner_references().iter();
     let mut controllers = owners.filter(|owner| owner.controller == Some(true));
-    controllers.next().map(|owner| owner.uid.as_str())
+    let namespace = image.metadata.namespace.as_deref().unwrap_or_default();
+    controllers.next().map(|owner| (namespace, owner.uid.as_str()))
 }
 
 /// Whether `one` and `other` write different content, perhaps under one tag; where they do is not looked at.
@@ -440,26 +449,70 @@ fn images<'a>(known: &'a Known, name: &str) -> impl Iterator<Item = &'a JackalIm
     images.filter(move |image| last_part(&image.spec.image) == name && image.metadata.deletion_timestamp.is_none())
 }
 
-/// Whether `image` is to have the place `reference`, a name in the registry `site`, whatever stands there now.
-pub(super) fn claims(
-    image: &JackalImage,
-    site: &Site,
-    reference: &crate::oci::Reference,
-    defaults: &Defaults,
-    home: &Home,
-) -> bool {
-    let request = effective(image).and_then(|spec| ImageRequest::of_object(&spec).ok());
-    let digest = request.as_ref().and_then(|request| listed(request).digest().cloned());
-    let Some(written) = Written::of_image(image, defaults, home) else {
-        return false;
-    };
-    let named = match reference.digest() {
-        Some(named) => digest.as_ref() == Some(named),
-        None => reference
-            .tag()
-            .is_some_and(|tag| written.tags.iter().any(|known| known == tag)),
-    };
-    named && written.repository == reference.repository() && written.site.is_beside(site)
+/// A manifest in a registry, about which it is asked who needs it.
+pub(super) struct Wanted<'a> {
+    /// The registry.
+    pub site: &'a Site,
+    /// Its name for pods.
+    pub name: &'a str,
+    /// Repository, tags and digest that it was written under.
+    pub location: &'a Location,
+    /// Its digest.
+    pub digest: &'a Digest,
+}
+
+impl Wanted<'_> {
+    fn meets(&self, other: &Written) -> bool {
+        other.repository == self.location.repository && other.site.is_beside(self.site)
+    }
+
+    /// Whether `image` says that the manifest is its own.
+    pub fn is_named_by(&self, image: &JackalImage, defaults: &Defaults, home: &Home) -> bool {
+        let status = image.status.as_ref();
+        let named = status.filter(|status| status.digest.as_deref() == Some(self.digest.as_str()));
+        named.is_some_and(|status| {
+            let there = || Written::of_image(image, defaults, home).is_some_and(|written| self.meets(&written));
+            status.name.as_deref() == Some(self.name) || there()
+        })
+    }
+
+    /// Whether `image` is to have the place of the manifest, whatever stands there now.
+    pub fn is_claimed_by(&self, image: &JackalImage, defaults: &Defaults, home: &Home) -> bool {
+        let Some(written) = Written::of_image(image, defaults, home) else {
+            return false;
+        };
+        let request = effective(image).and_then(|spec| ImageRequest::of_object(&spec).ok());
+        let named = match &self.location.digest {
+            Some(named) => request.is_some_and(|request| listed(&request).digest() == Some(named)),
+            None => self.location.tags.iter().any(|tag| written.tags.contains(tag)),
+        };
+        named && self.meets(&written)
+    }
+
+    /// Whether it is in the repository of the artifacts of `package`, and the tag or the digest is one of theirs.
+    pub fn is_of_package(&self, package: &JackalPackage, defaults: &Defaults, home: &Home) -> bool {
+        let Some(written) = Written::of_package(package, defaults, home) else {
+            return false;
+        };
+        let tags = self.location.tags.iter();
+        self.meets(&written)
+            && (tags.into_iter().any(|tag| written.tags.contains(tag))
+                || artifacts(package).any(|digest| digest == self.digest.as_str()))
+    }
+}
+
+/// The digests of all artifacts that a package's status names.
+pub(super) fn artifacts(package: &JackalPackage) -> impl Iterator<Item = &str> {
+    let status = package.status.iter();
+    status.flat_map(|status| {
+        let publishing = status
+            .publishing
+            .as_deref()
+            .and_then(|revision| revision.split_once('@'));
+        let history = status.history.iter().map(|entry| entry.digest.as_str());
+        let current = status.artifact.iter().map(|artifact| artifact.digest.as_str());
+        history.chain(current).chain(publishing.map(|(_, digest)| digest))
+    })
 }
 
 /// Whether `package` may have, or lose, its tag when the object of the uid `changed`, which writes below `name`, changed

@@ -2,8 +2,12 @@
 //!
 //! Only a manifest whose digest stands recorded is deleted, that this object wrote, and only while no other object
 //! of the cluster and no other tag names it: a registry deletes by digest, and with the digest every tag goes.
+//!
+//! A status outlives edits of the spec, and tenants may have written it. So it only ever narrows what is deleted: where
+//! that lies follows from the spec of today, and it must be where the status says that this object wrote.
 
 use k8s_openapi::api::core::v1::ObjectReference;
+use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use tracing::{info, warn};
@@ -11,9 +15,9 @@ use tracing::{info, warn};
 use super::conflict;
 use super::retention::Settled;
 use super::survey::{Finding, Survey, Tag};
-use crate::api::v1alpha1::{Garbage, JackalImage, Kept};
+use crate::api::v1alpha1::{Garbage, JackalImage, JackalPackage, Kept, WrittenRepository};
 use crate::fault::{Fault, Reason};
-use crate::oci::{Digest, Document, Index, Location, Reference};
+use crate::oci::{Digest, Document, Index, Location};
 use crate::package::ImageRequest;
 use crate::registry::{Kind, Repository};
 use crate::worker::{Events, Place, Registries, Settings, kube_fault, last_part, name_of, with_tag, within};
@@ -33,7 +37,7 @@ impl Deletion<'_> {
         let (Some(name), Some(digest)) = (&status.name, &status.digest) else {
             return Ok(());
         };
-        let (Ok(name), Ok(digest)) = (name.parse::<Reference>(), digest.parse::<Digest>()) else {
+        let Ok(digest) = digest.parse::<Digest>() else {
             return Ok(());
         };
         let kept = async |why: &str| {
@@ -44,29 +48,46 @@ impl Deletion<'_> {
         if status.adopted {
             return kept("it stood in the registry before, so this object did not write it").await;
         }
-        if let Some(why) = self.shared_with(image, &name, &digest).await? {
-            return kept(&why).await;
-        }
+        let Some(written) = &status.registry else {
+            return kept(UNRECORDED).await;
+        };
         let place = self
             .place(image, &image.spec.registry, image.spec.stall_timeout)
             .await?;
-        let repository = self.repository(&place, name.repository())?;
-        let pushing = |error: crate::registry::Error| error.pushing(&name.to_string());
-        let standing = repository.head_manifest(name.identifier()).await.map_err(pushing)?;
-        if standing.is_none_or(|standing| standing.digest != digest) {
+        let Some(location) = location(image, &place).filter(|location| location.to_string() == *name) else {
+            return kept("the object's spec leads to another name by now").await;
+        };
+        let defaults = &self.settings.defaults;
+        let now = defaults.written(&image.spec.registry, &place, &location.repository);
+        if !written.is(&now) {
+            return kept(&moved(written, &now)).await;
+        }
+        let repository = match self.repository(&place, &location.repository) {
+            Err(fault) if fault.reason == Reason::PolicyDenied => return kept(&fault.message).await,
+            opened => opened?,
+        };
+        if let Some(why) = self.shared_with(image, name, &location, &digest).await? {
+            return kept(&why).await;
+        }
+        let pushing = |error: crate::registry::Error| error.pushing(name);
+        let identifier = location.digest.as_ref().map(Digest::as_str);
+        let identifier = identifier.or(location.tags.first().map(String::as_str));
+        let standing = repository.head_manifest(identifier.unwrap_or_default()).await;
+        if standing
+            .map_err(pushing)?
+            .is_none_or(|standing| standing.digest != digest)
+        {
             info!(image = name_of(image), %name, "another image stands there now: it is kept");
             return Ok(());
         }
-        let tags = tags(image, &place, &name);
-        let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+        let tags: Vec<&str> = location.tags.iter().map(String::as_str).collect();
         let survey = Survey::of(&repository).await.map_err(pushing)?;
         if let Finding::Keep(why) = survey.find(&digest, &tags) {
             return kept(&why.message).await;
         }
-        let what = name.to_string();
-        match self.delete(&repository, &digest, &what).await? {
-            Settled::Gone => self.gone(&image.object_ref(&()), &what, &digest).await,
-            Settled::Kept(why) => self.failed(&image.object_ref(&()), &what, &why.message).await,
+        match self.delete(&repository, &digest, name).await? {
+            Settled::Gone => self.gone(&image.object_ref(&()), name, &digest).await,
+            Settled::Kept(why) => self.failed(&image.object_ref(&()), name, &why.message).await,
         }
         Ok(())
     }
@@ -187,42 +208,50 @@ impl Deletion<'_> {
     async fn shared_with(
         &self,
         image: &JackalImage,
-        name: &Reference,
+        name: &str,
+        location: &Location,
         digest: &Digest,
     ) -> Result<Option<String>, Fault> {
+        let part = last_part(&image.spec.image);
+        let looking = |error| kube_fault(Reason::PackageFailed, "looking for others that name the image", &error);
         let api: Api<DeserializeGuard<JackalImage>> = self.settings.api(self.client);
-        let all = within(api.list(&kube::api::ListParams::default())).await;
-        let all =
-            all.map_err(|error| kube_fault(Reason::PackageFailed, "looking for others that name the image", &error))?;
-        let others: Vec<&JackalImage> = all
+        let images = within(api.list(&ListParams::default())).await.map_err(looking)?;
+        let images: Vec<&JackalImage> = images
             .items
             .iter()
             .filter_map(|item| item.0.as_ref().ok())
             .filter(|other| other.uid() != image.uid() && other.metadata.deletion_timestamp.is_none())
+            .filter(|other| last_part(&other.spec.image) == part)
             .collect();
-        let names = |other: &&&JackalImage| {
-            let place = other.status.as_ref().and_then(|status| {
-                let same = status.digest.as_deref() == Some(digest.as_str());
-                status.name.as_ref().filter(|_| same)?.parse::<Reference>().ok()
-            });
-            place.is_some_and(|place| place.name() == name.name())
-        };
-        if let Some(other) = others.iter().find(names) {
-            return Ok(Some(format!("{} names {digest} too", name_of(*other))));
-        }
-        let alike = |other: &&JackalImage| last_part(&other.spec.image) == last_part(&image.spec.image);
-        let others: Vec<&JackalImage> = others.into_iter().filter(alike).collect();
-        if others.is_empty() {
+        let api: Api<DeserializeGuard<JackalPackage>> = self.settings.api(self.client);
+        let called = ListParams::default().fields(&format!("metadata.name={part}"));
+        let packages = within(api.list(&called)).await.map_err(looking)?;
+        let packages: Vec<&JackalPackage> = packages.items.iter().filter_map(|item| item.0.as_ref().ok()).collect();
+        if images.is_empty() && packages.is_empty() {
             return Ok(None);
         }
         let defaults = &self.settings.defaults;
         let home = defaults.home(self.client).await?;
-        let Some(site) = defaults.site(&home, &image.namespace().unwrap_or_default(), &image.spec.registry) else {
+        let namespace = image.namespace().unwrap_or_default();
+        let Some(site) = defaults.site(&home, &namespace, &image.spec.registry) else {
             return Ok(None);
         };
-        let claims = |other: &&JackalImage| conflict::claims(other, &site, name, defaults, &home);
-        let other = others.into_iter().find(claims);
-        Ok(other.map(|other| format!("{} is to have the same name", name_of(other))))
+        let wanted = conflict::Wanted {
+            site: &site,
+            name,
+            location,
+            digest,
+        };
+        if let Some(other) = images.iter().find(|other| wanted.is_named_by(other, defaults, &home)) {
+            return Ok(Some(format!("{} names {digest} too", name_of(*other))));
+        }
+        if let Some(other) = images.iter().find(|other| wanted.is_claimed_by(other, defaults, &home)) {
+            return Ok(Some(format!("{} is to have the same name", name_of(*other))));
+        }
+        let other = packages
+            .into_iter()
+            .find(|other| wanted.is_of_package(other, defaults, &home));
+        Ok(other.map(|other| format!("the package {} has its artifacts there", name_of(other))))
     }
 
     async fn place(
@@ -238,32 +267,34 @@ impl Deletion<'_> {
             .await
     }
 
+    /// A repository that the object may use.
     fn repository(&self, place: &Place, name: &str) -> Result<Repository, Fault> {
+        place.check(name, "what is to be deleted")?;
         Ok(self.registries.open(&place.endpoint)?.repository(name))
     }
 }
 
-/// The tags that an image's object pushes to, the one that its name has among them.
-fn tags(image: &JackalImage, place: &Place, name: &Reference) -> Vec<String> {
-    let selected = image.status.as_ref().and_then(|status| status.selected.as_ref());
-    let Some(spec) = with_tag(&image.spec, selected) else {
-        return name
-            .tag()
-            .filter(|_| name.digest().is_none())
-            .map(str::to_owned)
-            .into_iter()
-            .collect();
-    };
-    let spec = &*spec;
-    let location = ImageRequest::of_object(spec).ok().and_then(|request| {
-        let listed = crate::package::listed(&request);
-        let resolved = image.status.as_ref().and_then(|status| status.naming);
-        let naming = spec.naming.explicit().or(resolved)?;
-        Location::of(&listed, &place.address, &place.prefix, naming, spec.plain_tag).ok()
-    });
-    let mut tags = location.map(|location| location.tags).unwrap_or_default();
-    tags.extend(name.tag().filter(|_| name.digest().is_none()).map(str::to_owned));
-    tags
+/// Why what an earlier version of the operator wrote stays.
+pub(super) const UNRECORDED: &str =
+    "its status does not say which registry received it, as an earlier version of the operator wrote it";
+
+/// Why what stands in a former registry stays.
+pub(super) fn moved(written: &WrittenRepository, now: &WrittenRepository) -> String {
+    format!(
+        "it was written to {}, and the object leads to {} by now; delete it there by hand if nobody needs it",
+        written.apart_from(now),
+        now.apart_from(written)
+    )
+}
+
+/// Where the image's spec leads today.
+fn location(image: &JackalImage, place: &Place) -> Option<Location> {
+    let status = image.status.as_ref()?;
+    let spec = &*with_tag(&image.spec, status.selected.as_ref())?;
+    let request = ImageRequest::of_object(spec).ok()?;
+    let naming = spec.naming.explicit().or(status.naming)?;
+    let listed = crate::package::listed(&request);
+    Location::of(&listed, &place.address, &place.prefix, naming, spec.plain_tag).ok()
 }
 
 /// Takes the entry `digest` out of the index that stands under `tag`.

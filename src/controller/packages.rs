@@ -36,7 +36,7 @@ use crate::api::v1alpha1::{
 use crate::fault::{Disposition, Fault};
 use crate::fetch::ChartMemory;
 use crate::oci::Naming;
-use crate::package::{Plan, check_images};
+use crate::package::{Plan, Verified, check_images};
 use crate::worker::{
     Decision, Events, Key, Kind, Memory, Place, Registries, Settings, View, lighten, stands, told, until_stopped,
 };
@@ -59,6 +59,8 @@ pub(super) struct Packages {
     pub memory: Memory,
     /// What is known of the packages' charts.
     pub charts: ChartMemory,
+    /// Images that were verified when they were packed.
+    pub verified: Arc<Verified>,
     pub following: Following,
     /// Every package that this process works on.
     pub known: Store<Guarded>,
@@ -91,6 +93,7 @@ pub(super) async fn run(
         events: Events::new(client.clone(), identity),
         memory: Memory::new(identity, settings.backoff),
         charts: ChartMemory::default(),
+        verified: Arc::default(),
         following: Following::new(identity, settings.backoff),
         client: client.clone(),
         registries,

@@ -1,33 +1,34 @@
 //! The task that puts a package's artifact together once all its images are in their places.
 
+mod noted;
+mod packed;
 mod why;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
-use self::why::{lack, why};
+use self::noted::{announce, done};
 use super::packages::Packages;
 use super::reach::Reached;
-use super::retention::{self, SBOMS_ADDED, Surroundings};
+use super::retention::SBOMS_ADDED;
 use super::sboms::{self, Sboms};
-use super::tally::{Verification, complete};
+use super::tally::Verification;
 use crate::api::v1alpha1::{
-    Artifact, Conditions, Counts, Differential, Garbage, HistoryEntry, JackalImage, JackalPackage, MissingImage,
-    PackagedImage, PinnedChart, READY, SIGNED, mebibytes, requested_at,
+    ComponentSpec, Differential, JackalImage, JackalPackage, MissingImage, PackagedImage, PinnedChart, SIGNED,
+    VERIFIED, WrittenRepository,
 };
 use crate::fault::{Disposition, Fault, Reason};
 use crate::fetch;
 use crate::oci::Digest;
-use crate::package::{self, BroughtImage, Definition, Material, Parts, Plan, PlannedImage, Published, component};
+use crate::package::{
+    self, BroughtImage, Definition, KnownTars, Material, Parts, Plan, PlannedImage, Published, component,
+};
 use crate::signing::SigningKey;
 use crate::transfer::RegistryDestination;
-use crate::worker::{NamespaceEntries, Place, kube_fault, name_of, told};
+use crate::worker::{NamespaceEntries, Place, told};
 
 /// What an artifact is put together from.
 pub(super) struct Publication {
@@ -53,6 +54,12 @@ impl Publication {
     /// The artifact's repository, as pods name it.
     fn repository(&self, package: &JackalPackage) -> String {
         format!("{}/{}", self.place.address, self.path(package))
+    }
+
+    /// What the status records of where the artifact is written.
+    fn written_to(&self, packages: &Packages, package: &JackalPackage) -> WrittenRepository {
+        let defaults = &packages.settings.defaults;
+        defaults.written(&package.spec.registry, &self.place, &self.path(package))
     }
 
     /// The artifact, as pods name it.
@@ -149,6 +156,13 @@ pub(super) async fn run(
             });
             Some(told(&**package, written.await, fault.disposition))
         }
+        Err(End::Failed(fault)) if fault.reason == Reason::VerificationError => {
+            let written = packages.failed_with(package, &fault, |conditions, generation, now| {
+                let said = (&*fault.reason.to_string(), &*fault.message);
+                conditions.note(VERIFIED, Some(false), said, generation, now);
+            });
+            Some(told(&**package, written.await, fault.disposition))
+        }
         Err(End::Failed(fault)) => {
             let mut written = Ok(());
             if fault.reason == Reason::SbomFailed {
@@ -186,19 +200,21 @@ async fn build(
     let key = key.as_ref();
     let look = async {
         let reached = Reached::by_package(packages, package, &publication.place);
+        packed::verify(packages, package, publication, &images, &reached).await?;
         let found = fetch::gather(&package.spec.components, &reached, &packages.charts).await?;
-        let sboms = Sboms::look(packages, package, &mut images).await?;
-        let built = assemble(packages, package, publication, &images, &found, &sboms, key).await?;
-        Ok::<_, Fault>((found, sboms, built))
+        let known = known_tars(packages, package, publication, key).await?;
+        let sboms = Sboms::look(packages, package, &mut images, &known).await?;
+        let built = assemble(packages, package, publication, &images, (&found, &known), &sboms, key).await?;
+        Ok::<_, Fault>((found, known, sboms, built))
     };
-    let (found, sboms, built) = leading(packages, token, look).await??;
+    let (found, known, sboms, built) = leading(packages, token, look).await??;
     done(packages, package, publication, &built, &sboms).await?;
     let Sboms::Pending(missing) = sboms else {
         return Ok(());
     };
     let made = leading(packages, token, Sboms::make(packages, missing)).await?;
     let sboms = made.map_err(End::WithoutSboms)?;
-    let assembled = assemble(packages, package, publication, &images, &found, &sboms, key);
+    let assembled = assemble(packages, package, publication, &images, (&found, &known), &sboms, key);
     let built = leading(packages, token, assembled).await??;
     done(packages, package, publication, &built, &sboms).await?;
     Ok(())
@@ -219,6 +235,8 @@ struct Built {
     published: Published,
     /// The fingerprint of the key that signed it.
     signed_by: Option<String>,
+    /// Whose package the key did not sign that the index under the tag lists too.
+    foreign: Option<String>,
     differential: Option<Differential>,
     charts: Vec<PinnedChart>,
     missing: Vec<MissingImage>,
@@ -254,12 +272,35 @@ async fn key_of(packages: &Packages, package: &JackalPackage) -> Result<Option<S
     entries.signing_key(signing).await.map(Some)
 }
 
+/// The tars of the artifact that stands, and of the one that the status records.
+async fn known_tars(
+    packages: &Packages,
+    package: &JackalPackage,
+    publication: &Publication,
+    key: Option<&SigningKey>,
+) -> Result<KnownTars, Fault> {
+    let spec = &package.spec;
+    let able = packages.settings.syft.is_some();
+    let without = spec.components.iter().all(ComponentSpec::holds_images_only);
+    if without && spec.wanted_sboms(able).is_none() {
+        return Ok(KnownTars::default());
+    }
+    let registry = packages.registries.open(&publication.place.endpoint)?;
+    let repository = RegistryDestination::new(registry.repository(publication.path(package)));
+    let status = package.status.as_ref();
+    let recorded = status.and_then(|status| status.artifact.as_ref()?.digest.parse().ok());
+    let architecture = Definition::of(&package.name_any(), spec, &publication.plan)?
+        .architecture()
+        .to_owned();
+    KnownTars::read(&repository, spec.version(), &architecture, recorded.as_ref(), key).await
+}
+
 async fn assemble(
     packages: &Packages,
     package: &JackalPackage,
     publication: &Publication,
     images: &[BroughtImage],
-    found: &[component::Found],
+    (found, known): (&[component::Found], &KnownTars),
     sboms: &Sboms,
     key: Option<&SigningKey>,
 ) -> Result<Built, Fault> {
@@ -268,9 +309,8 @@ async fn assemble(
     let definition = Definition::of(&package.name_any(), spec, &publication.plan)?.holding(spec, found);
     let destination = RegistryDestination::new(registry.repository(publication.path(package)));
     let version = package.spec.version();
-    let announce = async |digest: &Digest| announce(packages, package, &format!("{version}@{digest}")).await;
-    let status = package.status.as_ref();
-    let previous = status.and_then(|status| status.artifact.as_ref()?.digest.parse().ok());
+    let announce =
+        async |digest: &Digest| announce(packages, package, publication, &format!("{version}@{digest}")).await;
     let mut archives = component::archives(spec, found);
     archives.extend(sboms.archive());
     let charts = component::pinned(spec, found);
@@ -282,175 +322,15 @@ async fn assemble(
         charts: &charts,
         url: &publication.url(package),
         key,
-        previous: previous.as_ref(),
+        known,
     };
     let assembled = package::assemble(parts, &destination, announce).await?;
     Ok(Built {
         differential: assembled.differential,
         published: assembled.published,
         signed_by: key.map(|key| key.public().fingerprint().to_string()),
+        foreign: assembled.signed.and_then(|signed| signed.foreign),
         charts,
         missing: component::missing_images(spec, &publication.plan, found),
     })
-}
-
-/// Notes that the artifact `revision` is about to be written: whoever finds it after a crash knows whose it is.
-async fn announce(packages: &Packages, package: &JackalPackage, revision: &str) -> Result<(), Fault> {
-    let message = format!("putting the artifact {} together", package.spec.version());
-    let noted = packages.change(package, |status, generation| {
-        let mut conditions = Conditions(std::mem::take(&mut status.conditions));
-        // Ready of this spec stays Ready, and another try after a failure is no news before it succeeds.
-        if !conditions.is_true(READY, generation) && !conditions.is_failing(generation) {
-            conditions.progressing(generation, "Transferring", &message, Time(jiff::Timestamp::now()));
-        }
-        status.conditions = conditions.0;
-        if status.publishing.as_deref() != Some(revision) {
-            retention::interrupted(status);
-            status.publishing = Some(revision.to_owned());
-        }
-    });
-    noted
-        .await
-        .map_err(|error| kube_fault(Reason::PackageFailed, "writing the status", &error))
-}
-
-async fn done(
-    packages: &Packages,
-    package: &JackalPackage,
-    publication: &Publication,
-    built: &Built,
-    sboms: &Sboms,
-) -> Result<(), kube::Error> {
-    let published = &built.published;
-    let (news, planned) = (AtomicBool::new(false), Mutex::new(Vec::new()));
-    let version = package.spec.version();
-    let (place, url) = (publication.repository(package), publication.url(package));
-    let claimed = packages.claimed(package, &place);
-    let standing = packages.following.standing(&package.uid().unwrap_or_default());
-    let after = Time(jiff::Timestamp::now() + packages.settings.garbage_delay);
-    let revision = format!("{version}@{}", published.manifest);
-    let lack = lack(&built.missing);
-    let message = format!(
-        "{}{}",
-        complete(publication.rows.len(), &url),
-        lack.as_ref().map(|lack| format!("; {lack}")).unwrap_or_default(),
-    );
-    let newly_missing = AtomicBool::new(false);
-    packages
-        .change(package, |status, generation| {
-            let now = Time(jiff::Timestamp::now());
-            let digest = published.manifest.to_string();
-            let mut conditions = Conditions(std::mem::take(&mut status.conditions));
-            let anew = !conditions.is_true(READY, generation)
-                || status.last_handled_reconcile_at.as_deref() != requested_at(package.annotations());
-            news.store(!conditions.is_true(READY, generation), Ordering::Relaxed);
-            conditions.ready(generation, "Succeeded", &message, now.clone());
-            let sboms_came = sboms.are_news(&conditions);
-            sboms.note(&mut conditions, generation, now.clone());
-            publication.verification.note(&mut conditions, generation, now.clone());
-            if let Some(key) = &built.signed_by {
-                let message = format!("signed by the key {key}");
-                conditions.note(SIGNED, Some(true), ("Succeeded", &message), generation, now.clone());
-            }
-            status.conditions = conditions.0;
-            let announced = status
-                .publishing
-                .take_if(|publishing| *publishing == revision)
-                .is_some();
-            let adopted = !published.changed && !announced;
-            retention::interrupted(status);
-            let before = status.artifact.take();
-            let moved = before.as_ref().and_then(|before| elsewhere(&before.url, &place));
-            if let Some(before) = moved {
-                for entry in &mut status.history {
-                    entry.repository.get_or_insert_with(|| before.clone());
-                }
-            }
-            if before.as_ref().is_none_or(|before| before.revision != revision) {
-                news.store(true, Ordering::Relaxed);
-                let why = why(
-                    before.as_ref(),
-                    version,
-                    &status.history,
-                    standing.as_ref().unwrap_or(&status.images),
-                    &publication.rows,
-                    (&status.charts, &built.charts),
-                    sboms_came,
-                );
-                let same = |known: &&HistoryEntry| known.digest == digest && known.repository.is_none();
-                let known = status.history.iter().find(same);
-                let entry = HistoryEntry {
-                    revision: revision.clone(),
-                    digest: digest.clone(),
-                    reason: why.reason.to_owned(),
-                    message: why.message,
-                    completed_at: now.clone(),
-                    // Who wrote it once has written it, whatever was built in between.
-                    adopted: known.map_or(adopted, |known| known.adopted && adopted),
-                    repository: None,
-                };
-                status.history.insert(0, entry);
-            }
-            let unchanged = before.filter(|before| before.revision == revision);
-            status.artifact = Some(Artifact {
-                last_update_time: unchanged.map_or(now, |before| before.last_update_time),
-                digest,
-                revision: revision.clone(),
-                url: url.clone(),
-                size: i64::try_from(published.size).unwrap_or(i64::MAX),
-                display_size: mebibytes(published.size),
-            });
-            let total = publication.rows.len();
-            status.counts = Some(Counts::new(total, total, 0));
-            status.images = publication.rows.clone();
-            status.naming = package.spec.naming.explicit();
-            status.differential.clone_from(&built.differential);
-            status.charts.clone_from(&built.charts);
-            newly_missing.store(status.missing_images != built.missing, Ordering::Relaxed);
-            status.missing_images.clone_from(&built.missing);
-            retention::trim(&package.spec, status);
-            let around = Surroundings {
-                repository: &place,
-                claimed: &claimed,
-                images: &publication.written,
-                after: after.clone(),
-                anew,
-            };
-            let garbage = retention::plan(&package.spec, status, &around);
-            let is_new = |entry: &&Garbage| {
-                entry.delete_after.is_some() && entry.kept.is_none() && !status.garbage.contains(entry)
-            };
-            *planned.lock().unwrap_or_else(PoisonError::into_inner) = garbage.iter().filter(is_new).cloned().collect();
-            status.garbage = garbage;
-            status.last_handled_reconcile_at = requested_at(package.annotations()).map(str::to_owned);
-        })
-        .await?;
-    if news.into_inner() {
-        info!(
-            package = name_of(package),
-            revision,
-            moved_bytes = published.moved_bytes,
-            "built"
-        );
-        packages
-            .events
-            .normal(package, "Succeeded", &format!("{url} is {}", published.manifest))
-            .await;
-    }
-    if let Some(lack) = lack.filter(|_| newly_missing.into_inner()) {
-        packages.events.warning(package, "ImagesMissing", &lack).await;
-    }
-    let planned: Vec<Garbage> = planned.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if !planned.is_empty() {
-        let names: Vec<&str> = planned.iter().map(|entry| entry.reference.as_str()).collect();
-        let note = format!("to be deleted, see status.garbage: {}", names.join(", "));
-        packages.events.normal(package, "GarbagePlanned", &note).await;
-    }
-    Ok(())
-}
-
-/// The repository of the artifact `url`, where it is another than `place`.
-fn elsewhere(url: &str, place: &str) -> Option<String> {
-    let (repository, _) = url.strip_prefix("oci://")?.rsplit_once(':')?;
-    (repository != place).then(|| repository.to_owned())
 }

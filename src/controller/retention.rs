@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::api::v1alpha1::{
-    DeletionPolicy, Garbage, HistoryEntry, JackalPackageSpec, JackalPackageStatus, Kept, Retention,
+    Conditions, DeletionPolicy, Garbage, HistoryEntry, JackalPackageSpec, JackalPackageStatus, Kept, READY, Retention,
+    WrittenRepository,
 };
 
 /// Artifacts that the history keeps where nothing else is asked for.
@@ -110,6 +111,49 @@ pub(super) fn interrupted(status: &mut JackalPackageStatus) {
         repository: None,
     };
     status.history.insert(0, entry);
+}
+
+/// Notes that the package's artifacts are written to `registry` from now on. Those that it wrote to another one are no more
+/// its own: the same digests may stand here too, where others wrote them. Gives the former one's name, if anything that
+/// this package wrote stays there.
+pub(super) fn settle_in(
+    status: &mut JackalPackageStatus,
+    registry: &WrittenRepository,
+    generation: Option<i64>,
+) -> Option<String> {
+    let former = match &status.registry {
+        Some(known) if known.is(registry) => return None,
+        Some(known) => Some(known.apart_from(registry)),
+        None => former_of_artifact(status, registry, generation),
+    };
+    status.registry = Some(registry.clone());
+    let former = former?;
+    interrupted(status);
+    let mut stays = false;
+    for entry in status.history.iter_mut().filter(|entry| entry.repository.is_none()) {
+        stays |= !entry.adopted;
+        entry.repository = Some(former.clone());
+    }
+    stays.then_some(former)
+}
+
+/// Where an earlier version of the operator wrote the artifacts, which did not say which registry received them; none
+/// where that is `registry`, as it is while the package is Ready for the spec that leads there.
+fn former_of_artifact(
+    status: &JackalPackageStatus,
+    registry: &WrittenRepository,
+    generation: Option<i64>,
+) -> Option<String> {
+    let now = format!("{}/{}", registry.address, registry.repository);
+    let url = status.artifact.as_ref().map(|artifact| artifact.url.as_str());
+    let known = url.and_then(|url| Some(url.strip_prefix("oci://")?.rsplit_once(':')?.0));
+    let ready = Conditions(status.conditions.clone()).is_true(READY, generation);
+    match known {
+        Some(known) if known == now && ready => None,
+        Some(known) if known != now => Some(known.to_owned()),
+        None if status.history.is_empty() && status.publishing.is_none() => None,
+        _ => Some(format!("{now} or a former registry")),
+    }
 }
 
 /// What the history holds that `spec` keeps, and the rest; both newest first.
@@ -241,187 +285,4 @@ fn revisions(count: usize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn time(second: i64) -> Time {
-        Time(jiff::Timestamp::from_second(second).unwrap())
-    }
-
-    fn spec(more: serde_json::Value) -> JackalPackageSpec {
-        let mut whole = json!({ "version": "1", "components": [{ "name": "a" }] });
-        whole.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        serde_json::from_value(whole).unwrap()
-    }
-
-    /// Newest first; `!` before a digest: it stood there before.
-    fn status(history: &[(&str, &str)]) -> JackalPackageStatus {
-        let entries = history.iter().map(|(version, digest)| HistoryEntry {
-            revision: format!("{version}@{}", digest.trim_start_matches('!')),
-            digest: digest.trim_start_matches('!').to_owned(),
-            reason: String::new(),
-            message: String::new(),
-            completed_at: time(0),
-            adopted: digest.starts_with('!'),
-            repository: digest.starts_with('/').then(String::new),
-        });
-        JackalPackageStatus {
-            history: entries.collect(),
-            ..JackalPackageStatus::default()
-        }
-    }
-
-    fn around<'a>(claimed: &'a BTreeSet<String>, images: &'a [(String, String)], after: i64) -> Surroundings<'a> {
-        Surroundings {
-            repository: "r:1/app",
-            claimed,
-            images,
-            after: time(after),
-            anew: false,
-        }
-    }
-
-    fn references(plan: &[Garbage]) -> Vec<&str> {
-        plan.iter().map(|entry| entry.reference.as_str()).collect()
-    }
-
-    #[test]
-    fn what_is_older_than_the_kept_revisions_goes_the_oldest_first() {
-        let none = BTreeSet::new();
-        let around = around(&none, &[], 5);
-        let mut status = status(&[("4", "d"), ("3", "c"), ("2", "b"), ("1", "a")]);
-        assert_eq!(plan(&spec(json!({})), &status, &around), []);
-        let two = spec(json!({ "retention": { "revisions": 2 } }));
-        status.garbage = plan(&two, &status, &around);
-        assert_eq!(references(&status.garbage), ["r:1/app:1@a", "r:1/app:2@b"]);
-        let first = &status.garbage[0];
-        assert_eq!(first.reason, "RevisionLimit");
-        assert_eq!((first.digest.as_str(), &first.delete_after), ("a", &Some(time(5))));
-        assert_eq!(
-            first.message,
-            "it is older than the 2 newest revisions that retention keeps"
-        );
-        assert_eq!(next(&status), Some(&time(5)));
-        // Nothing before its time, and nothing that the spec keeps by now.
-        assert_eq!(due(&two, &status, &around, &time(4)), []);
-        assert_eq!(
-            references(&due(&two, &status, &around, &time(5))),
-            ["r:1/app:1@a", "r:1/app:2@b"]
-        );
-        let three = spec(json!({ "retention": { "revisions": 3 } }));
-        assert_eq!(references(&due(&three, &status, &around, &time(5))), ["r:1/app:1@a"]);
-        assert_eq!(due(&spec(json!({})), &status, &around, &time(5)), []);
-        // What was planned keeps its time; what comes later has its own.
-        status
-            .history
-            .insert(0, super::tests::status(&[("5", "e")]).history.remove(0));
-        let later = Surroundings {
-            after: time(9),
-            ..around
-        };
-        let times: Vec<_> = plan(&two, &status, &later)
-            .into_iter()
-            .map(|entry| entry.delete_after)
-            .collect();
-        assert_eq!(times, [Some(time(5)), Some(time(5)), Some(time(9))]);
-    }
-
-    #[test]
-    fn what_the_package_did_not_write_or_another_names_stays() {
-        let claimed = BTreeSet::from(["b".to_owned()]);
-        let around = around(&claimed, &[], 5);
-        let mut status = status(&[("4", "d"), ("3", "c"), ("2", "b"), ("1", "!a")]);
-        let one = spec(json!({ "retention": { "revisions": 1 }, "deletionPolicy": "Delete" }));
-        assert_eq!(
-            references(&plan(&one, &status, &around)),
-            ["r:1/app:3@c", "r:1/app:4@d"]
-        );
-        trim(&one, &mut status);
-        let left: Vec<&str> = status.history.iter().map(|entry| entry.digest.as_str()).collect();
-        assert_eq!(left, ["d", "c", "b"]);
-    }
-
-    #[test]
-    fn what_was_built_once_more_counts_once() {
-        let none = BTreeSet::new();
-        let two = spec(json!({ "retention": { "revisions": 2 } }));
-        let status = status(&[("1", "a"), ("2", "b"), ("1", "a"), ("0", "z")]);
-        assert_eq!(
-            references(&plan(&two, &status, &around(&none, &[], 5))),
-            ["r:1/app:0@z"]
-        );
-    }
-
-    #[test]
-    fn what_got_its_sboms_later_counts_once() {
-        let none = BTreeSet::new();
-        let two = spec(json!({ "retention": { "revisions": 2 } }));
-        let mut status = status(&[("2", "d"), ("2", "c"), ("1", "b"), ("1", "a")]);
-        for with_sboms in [0, 2] {
-            status.history[with_sboms].reason = SBOMS_ADDED.to_owned();
-        }
-        let planned = plan(&two, &status, &around(&none, &[], 5));
-        assert_eq!(references(&planned), ["r:1/app:1@a", "r:1/app:2@c"]);
-        assert_eq!(planned[1].reason, SBOMS_ADDED);
-        assert_eq!(plan(&spec(json!({})), &status, &around(&none, &[], 5)), []);
-    }
-
-    #[test]
-    fn a_deletion_is_shown_before_it_happens() {
-        let none = BTreeSet::new();
-        let images = [("r:1/x:1".to_owned(), "i".to_owned())];
-        let status = status(&[("2", "b"), ("1", "a")]);
-        let delete = spec(json!({ "deletionPolicy": "Delete" }));
-        let shown = plan(&delete, &status, &around(&none, &images, 5));
-        assert_eq!(references(&shown), ["r:1/app:2@b", "r:1/app:1@a", "r:1/x:1"]);
-        assert!(shown.iter().all(|entry| entry.delete_after.is_none()));
-        assert_eq!(plan(&spec(json!({})), &status, &around(&none, &images, 5)), []);
-    }
-
-    #[test]
-    fn what_was_kept_waits_until_somebody_asks_or_something_else_goes() {
-        let none = BTreeSet::new();
-        let one = spec(json!({ "retention": { "revisions": 1 } }));
-        let mut status = status(&[("3", "c"), ("2", "b"), ("1", "a")]);
-        status.garbage = plan(&one, &status, &around(&none, &[], 5));
-        let all = due(&one, &status, &around(&none, &[], 5), &time(5));
-        let kept = Settled::Kept(Kept::new("SharedManifest", "the tag x names it too"));
-        let settled = [(all[0].clone(), kept), (all[1].clone(), Settled::Gone)];
-        assert!(settle(&mut status, &settled));
-        assert!(!settle(&mut status, &settled[..1]), "no news");
-        let left: Vec<&str> = status.history.iter().map(|entry| entry.digest.as_str()).collect();
-        assert_eq!(left, ["c", "a"]);
-        assert_eq!((next(&status), status.garbage.len()), (None, 1));
-        assert_eq!(due(&one, &status, &around(&none, &[], 6), &time(9)), []);
-        assert_eq!(plan(&one, &status, &around(&none, &[], 6)), status.garbage);
-        let anew = Surroundings {
-            anew: true,
-            ..around(&none, &[], 6)
-        };
-        assert_eq!(plan(&one, &status, &anew)[0].delete_after, Some(time(6)));
-        // With the next that goes, it is looked at too.
-        status
-            .history
-            .insert(0, super::tests::status(&[("4", "d")]).history.remove(0));
-        status.garbage = plan(&one, &status, &around(&none, &[], 6));
-        let due = due(&one, &status, &around(&none, &[], 6), &time(6));
-        assert_eq!(references(&due), ["r:1/app:1@a", "r:1/app:3@c"]);
-    }
-
-    #[test]
-    fn what_was_interrupted_is_deleted_like_the_rest() {
-        let mut status = status(&[("1", "a")]);
-        status.publishing = Some("2@b".to_owned());
-        interrupted(&mut status);
-        assert_eq!(status.publishing, None);
-        let known: Vec<_> = status.history.iter().map(|entry| entry.digest.as_str()).collect();
-        assert_eq!(known, ["b", "a"]);
-        assert!(deletes(&status.history[0]));
-        // It stands there already.
-        status.publishing = Some("1@a".to_owned());
-        interrupted(&mut status);
-        assert_eq!(status.history.len(), 2);
-    }
-}
+mod tests;

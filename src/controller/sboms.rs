@@ -9,7 +9,7 @@ use tracing::warn;
 use super::packages::Packages;
 use crate::api::v1alpha1::{Conditions, JackalPackage, SBOMS_COMPLETE, cut};
 use crate::fault::Fault;
-use crate::package::{Archive, BroughtImage, PackageSboms};
+use crate::package::{Archive, BroughtImage, KnownTars, PackageSboms};
 use crate::sbom::unable;
 use crate::worker::name_of;
 
@@ -24,17 +24,21 @@ pub(super) enum Sboms {
 }
 
 impl Sboms {
-    /// Asks for the SBOMs of `images`, and makes what is missing where the package must not be Ready without.
+    /// Asks for the SBOMs of `images`, and makes what is missing where the package must not be Ready without. `known` are the
+    /// tars of the artifact that stands.
     pub async fn look(
         packages: &Packages,
         package: &JackalPackage,
         images: &mut [BroughtImage],
+        known: &KnownTars,
     ) -> Result<Self, Fault> {
         let syft = packages.settings.syft.as_ref();
         let Some(wanted) = package.spec.wanted_sboms(syft.is_some()) else {
             return Ok(Self::Off);
         };
-        let mut sboms = PackageSboms::look(images).await?;
+        let memory = syft.map(|syft| syft.memory());
+        let mut sboms = PackageSboms::look(images, memory).await?;
+        sboms.prove(known, memory);
         if wanted.required && !sboms.is_complete() {
             sboms.make(syft.ok_or_else(unable)?).await?;
         }

@@ -2,9 +2,12 @@
 //!
 //! A tar is made while it is sent, with no copy of it anywhere: its digest is known only when it stands. So that a repeat
 //! need not read any content again, its layer is annotated with a digest of all that decides the tar, and a tar that was
-//! made of the same is found in an artifact that stands.
+//! made of the same is found in an artifact that stands, where that is proven ([`KnownTars`]).
 
-use std::collections::BTreeMap;
+mod known;
+
+pub use known::KnownTars;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,12 +17,16 @@ use futures::stream::{self, BoxStream};
 use tokio_tar::{Builder, EntryType, Header};
 
 use crate::fault::{Fault, Reason};
-use crate::oci::{Descriptor, Digest, Hasher, Manifest};
+use crate::hashing::Hashing;
+use crate::oci::{Digest, Hasher};
+use crate::signing::SigningKey;
 use crate::source::{ByteStream, Readings};
 use crate::transfer::{Destination, Upload};
 
 /// The annotation of a tar's layer: a digest of what the tar was made of.
 pub(super) const INPUTS: &str = "dev.jackal.inputs";
+/// The annotation of a tar's layer in a package that is signed: the signature of what it was made of and of its content.
+pub(super) const INPUTS_SIGNATURE: &str = "dev.jackal.inputs.signature";
 /// What has to become another number when the tar of the same entries has other bytes.
 const FORM: u32 = 1;
 
@@ -78,6 +85,8 @@ pub struct Archived {
     pub size: u64,
     /// [`Archive::inputs`] of what it was made of.
     pub inputs: Digest,
+    /// The signature of these three in hexadecimal, in a package that is signed.
+    pub signature: Option<String>,
 }
 
 impl Archive {
@@ -106,6 +115,20 @@ impl Archive {
         // Two blocks of zeros end a tar.
         let end = stream::once(async { Ok(Bytes::from_static(&[0; 1024])) });
         files.flatten().chain(end).boxed()
+    }
+
+    /// Digest and length of the tar, for which all that it holds is read.
+    async fn measure(&self) -> Result<(Digest, u64), Fault> {
+        let (mut hashing, mut size) = (Hashing::new(None), 0);
+        let mut bytes = self.stream();
+        while let Some(piece) = bytes.next().await {
+            let piece = piece?;
+            size += piece.len() as u64;
+            hashing.update(&piece).await;
+        }
+        let digest = hashing.finish().await;
+        let digest = digest.map_err(|error| Fault::retryable(Reason::PackageFailed, error.to_string()))?;
+        Ok((digest, size))
     }
 }
 
@@ -168,32 +191,40 @@ async fn header(entry: &Entry, size: u64) -> Result<Bytes, Fault> {
     Ok(Bytes::from(builder.get_ref().clone()))
 }
 
-/// The tars of an artifact that stands, by their inputs.
-pub(super) fn standing(manifest: &Manifest) -> BTreeMap<Digest, Descriptor> {
-    let known = |layer: &Descriptor| Some((layer.annotations.get(INPUTS)?.parse().ok()?, layer.clone()));
-    manifest.layers.iter().filter_map(known).collect()
-}
-
-/// Makes the tar stand in `repository`, and says how many bytes were sent. One of `known` that was made of the same is
-/// taken as it is when the repository holds it.
+/// Makes the tar stand in `repository`, and says how many bytes were sent. One of `known` that is proven to be made of the
+/// same is taken as it is when the repository holds it; one that only says so is compared with what is read, so that
+/// nothing is sent where it says the truth. `key` signs what it was made of.
 pub(super) async fn bring(
     archive: &Archive,
-    known: &BTreeMap<Digest, Descriptor>,
+    known: &KnownTars,
+    key: Option<&SigningKey>,
     repository: &dyn Destination,
 ) -> Result<(Archived, u64), Fault> {
     let inputs = archive.inputs();
     let archived = |digest: Digest, size: u64| Archived {
         path: archive.path.clone(),
+        signature: key.map(|key| known::signature(key, &inputs, &digest, size)),
         digest,
         size,
         inputs: inputs.clone(),
     };
-    if let Some(blob) = known.get(&inputs)
-        && repository.holds(&blob.digest).await? == Some(blob.size)
-    {
-        return Ok((archived(blob.digest.clone(), blob.size), 0));
-    }
+    let within = |fault: Fault| fault.within(format_args!("`{}`", archive.path));
     let mut readings = Readings::default();
+    if let Some(tar) = known.get(&inputs)
+        && repository.holds(&tar.blob.digest).await? == Some(tar.blob.size)
+    {
+        let of_tar = (tar.blob.digest.clone(), tar.blob.size);
+        let same = tar.proven
+            || loop {
+                match archive.measure().await {
+                    Ok(measured) => break measured == of_tar,
+                    Err(fault) => readings.again(within(fault))?,
+                }
+            };
+        if same {
+            return Ok((archived(of_tar.0, of_tar.1), 0));
+        }
+    }
     loop {
         let stored = repository.upload(Upload {
             digest: None,
@@ -202,7 +233,7 @@ pub(super) async fn bring(
         });
         match stored.await {
             Ok((digest, size)) => return Ok((archived(digest, size), size)),
-            Err(fault) => readings.again(fault.within(format_args!("`{}`", archive.path)))?,
+            Err(fault) => readings.again(within(fault))?,
         }
     }
 }

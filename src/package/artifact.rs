@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::archive::{Archived, INPUTS};
+use super::archive::{Archived, INPUTS, INPUTS_SIGNATURE};
 use super::definition::Definition;
 use crate::fault::{Fault, Reason};
 use crate::oci::{
@@ -308,8 +308,8 @@ struct Layer {
     path: String,
     digest: Digest,
     size: u64,
-    /// Of a tar, what it was made of.
-    inputs: Option<Digest>,
+    /// Of a tar, what it was made of, and the signature of that.
+    made_of: Option<(Digest, Option<String>)>,
 }
 
 fn layers(files: &BTreeMap<String, Bytes>, mounts: &[Mount], archives: &[Archived]) -> Vec<Layer> {
@@ -317,19 +317,19 @@ fn layers(files: &BTreeMap<String, Bytes>, mounts: &[Mount], archives: &[Archive
         path: path.clone(),
         digest: Digest::of(content),
         size: content.len() as u64,
-        inputs: None,
+        made_of: None,
     });
     let mounted = mounts.iter().map(|Mount { blob, .. }| Layer {
         path: blob_path(&blob.digest),
         digest: blob.digest.clone(),
         size: blob.size,
-        inputs: None,
+        made_of: None,
     });
     let archived = archives.iter().map(|archive| Layer {
         path: archive.path.clone(),
         digest: archive.digest.clone(),
         size: archive.size,
-        inputs: Some(archive.inputs.clone()),
+        made_of: Some((archive.inputs.clone(), archive.signature.clone())),
     });
     made.chain(mounted).chain(archived).collect()
 }
@@ -345,14 +345,15 @@ fn checksums(layers: &[Layer]) -> Bytes {
 fn manifest(sealed: &Definition, layers: &[Layer], config: &Bytes) -> Result<Document, Fault> {
     let count = layers.len();
     let descriptor = |layer: &Layer| {
-        let inputs = layer
-            .inputs
-            .as_ref()
-            .map(|inputs| (INPUTS.to_owned(), inputs.to_string()));
+        let made_of = layer.made_of.iter().flat_map(|(inputs, signature)| {
+            let signature = signature.iter().map(|signature| (INPUTS_SIGNATURE, signature.clone()));
+            [(INPUTS, inputs.to_string())].into_iter().chain(signature)
+        });
         Descriptor {
-            annotations: [(TITLE.to_owned(), layer.path.clone())]
+            annotations: [(TITLE, layer.path.clone())]
                 .into_iter()
-                .chain(inputs)
+                .chain(made_of)
+                .map(|(key, value)| (key.to_owned(), value))
                 .collect(),
             ..Descriptor::new(sealed.dialect.layer, layer.digest.clone(), layer.size)
         }

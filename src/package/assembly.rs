@@ -1,12 +1,12 @@
 //! The whole of a publication, in its order: what an earlier version holds is left out, the artifact is brought, and what
 //! is to be signed is signed.
 
-use super::archive::Archive;
+use super::archive::{Archive, KnownTars};
 use super::definition::Definition;
 use super::differential::Division;
 use super::provenance;
 use super::publish::{BroughtImage, Contents, Published, publish};
-use super::signature::{definition_signer, sign_published};
+use super::signature::{SignedPackage, definition_signer, sign_published};
 use crate::api::v1alpha1::{Differential, JackalPackageSpec, PinnedChart};
 use crate::fault::Fault;
 use crate::oci::Digest;
@@ -29,8 +29,8 @@ pub struct Parts<'a> {
     pub url: &'a str,
     /// What signs it and its provenance, and the images that `signing.images` names.
     pub key: Option<&'a SigningKey>,
-    /// As [`Contents::previous`].
-    pub previous: Option<&'a Digest>,
+    /// As [`Contents::known`].
+    pub known: &'a KnownTars,
 }
 
 /// What came of it.
@@ -39,8 +39,8 @@ pub struct Assembled {
     pub published: Published,
     /// What was left out, where `differentialFrom` asks for it.
     pub differential: Option<Differential>,
-    /// Whether any signature is new.
-    pub signed: bool,
+    /// What came of its signatures; none where it has no key.
+    pub signed: Option<SignedPackage>,
 }
 
 /// Puts the package together in `repository`, under its version; `announce` is that of [`publish`].
@@ -63,7 +63,8 @@ pub async fn assemble(
         omitted: &division.omitted,
         archives: parts.archives,
         sign: signer.as_deref(),
-        previous: parts.previous,
+        known: Some(parts.known),
+        key,
     };
     let published = publish(&division.definition, contents, repository, spec.version(), announce).await?;
     let signed = match key {
@@ -76,9 +77,9 @@ pub async fn assemble(
             let mut materials = provenance::of_components(spec, parts.charts);
             materials.extend(division.images.iter().filter_map(|image| image.origin.clone()));
             let provenance = provenance::statement(parts.url, &published, spec, &materials);
-            sign_published(key, &published, &provenance, repository, &images).await?
+            Some(sign_published(key, &published, &provenance, repository, &images).await?)
         }
-        None => false,
+        None => None,
     };
     Ok(Assembled {
         differential: division.status(published.saved_bytes),

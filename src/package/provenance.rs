@@ -158,6 +158,7 @@ mod tests {
             saved_bytes: 0,
             changed: true,
             subjects: Vec::new(),
+            others: Vec::new(),
             images: Default::default(),
         };
         let made = |materials: &[Material]| {

@@ -12,13 +12,14 @@ use futures::StreamExt as _;
 use futures::stream::{self, TryStreamExt as _};
 use tokio::time::Instant;
 
-use super::archive::{self, Archive, Archived};
+use super::archive::{self, Archive, Archived, KnownTars};
 use super::artifact::{Artifact, ArtifactContents, ArtifactImage, Mount, SignDefinition};
 use super::definition::Definition;
 use super::provenance::Material;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Content, Descriptor, Digest, Document, Index, Reference, distinct_blobs, distinct_foreign_layers};
 use crate::registry::lock_of;
+use crate::signing::SigningKey;
 use crate::transfer::{Destination, Upload};
 
 /// Blobs, and images, that are asked about or moved at once.
@@ -62,8 +63,10 @@ pub struct Contents<'a> {
     pub archives: &'a [Archive],
     /// What signs its definition.
     pub sign: Option<&'a SignDefinition>,
-    /// The manifest of an artifact in the same repository that may hold the same tars, such as the version before.
-    pub previous: Option<&'a Digest>,
+    /// Tars that stand in the same repository, as those of the version before; none where nobody looked.
+    pub known: Option<&'a KnownTars>,
+    /// What signs the package.
+    pub key: Option<&'a SigningKey>,
 }
 
 impl<'a> From<&'a [BroughtImage]> for Contents<'a> {
@@ -93,6 +96,8 @@ pub struct Published {
     pub changed: bool,
     /// What may be signed in the package's repository: the index and the manifest.
     pub subjects: Vec<Descriptor>,
+    /// What the index lists beside the package, which others wrote.
+    pub others: Vec<Descriptor>,
     /// What may be signed of the images, each in its own repository: manifests and indexes by their digests.
     pub images: BTreeMap<Digest, Descriptor>,
 }
@@ -107,7 +112,7 @@ pub async fn publish(
     tag: &str,
     announce: impl AsyncFnOnce(&Digest) -> Result<(), Fault>,
 ) -> Result<Published, Fault> {
-    let (archives, archive_bytes) = bring_archives(definition, contents, repository, tag).await?;
+    let (archives, archive_bytes) = bring_archives(contents, repository).await?;
     let images = contents.images;
     let read = read_images(images).await?;
     let saved_bytes = saved(&read_images(contents.omitted).await?, &read);
@@ -147,6 +152,7 @@ pub async fn publish(
             saved_bytes,
             changed: false,
             subjects: vec![index.descriptor.clone(), artifact.manifest.descriptor.clone()],
+            others: index.beside(&artifact.entry()),
             images: roots,
         });
     }
@@ -161,39 +167,25 @@ pub async fn publish(
     let (index, index_bytes) = enter(&artifact, repository, tag).await?;
     Ok(Published {
         manifest: artifact.manifest.digest().clone(),
-        index: index.digest.clone(),
+        index: index.descriptor.digest.clone(),
         size: artifact.size,
         moved_bytes: archive_bytes + moved + artifact.manifest.descriptor.size + index_bytes,
         saved_bytes,
         changed: true,
-        subjects: vec![index, artifact.manifest.descriptor.clone()],
+        others: index.beside(&artifact.entry()),
+        subjects: vec![index.descriptor, artifact.manifest.descriptor.clone()],
         images: roots,
     })
 }
 
 /// Makes the package's tars stand in its repository, and says how many bytes were sent for them.
-async fn bring_archives(
-    definition: &Definition,
-    contents: Contents<'_>,
-    repository: &dyn Destination,
-    tag: &str,
-) -> Result<(Vec<Archived>, u64), Fault> {
+async fn bring_archives(contents: Contents<'_>, repository: &dyn Destination) -> Result<(Vec<Archived>, u64), Fault> {
     let mut archived = Vec::with_capacity(contents.archives.len());
     let mut sent = 0;
-    if contents.archives.is_empty() {
-        return Ok((archived, sent));
-    }
-    let standing = standing(repository, tag).await?;
-    let named = standing.as_ref().and_then(|index| index.of(definition.architecture()));
-    let mut known = BTreeMap::new();
-    for digest in named.into_iter().chain(contents.previous) {
-        let document = repository.document(digest.as_str()).await?;
-        if let Some(manifest) = document.as_ref().and_then(Document::manifest) {
-            known.extend(archive::standing(manifest));
-        }
-    }
+    let unknown = KnownTars::default();
+    let known = contents.known.unwrap_or(&unknown);
     for archive in contents.archives {
-        let (stands, bytes) = archive::bring(archive, &known, repository).await?;
+        let (stands, bytes) = archive::bring(archive, known, contents.key, repository).await?;
         archived.push(stands);
         sent += bytes;
     }
@@ -356,6 +348,12 @@ impl Standing {
         Some(&entry.digest)
     }
 
+    /// What it lists beside `entry`.
+    fn beside(&self, entry: &Descriptor) -> Vec<Descriptor> {
+        let others = self.index.manifests.iter();
+        others.filter(|other| other.digest != entry.digest).cloned().collect()
+    }
+
     fn holds(&self, entry: &Descriptor) -> bool {
         self.index
             .manifests
@@ -390,7 +388,7 @@ pub(super) async fn standing(repository: &dyn Destination, tag: &str) -> Result<
 /// each of its machines. A registry replaces a tag whatever stands there, so whoever read the index before we wrote it
 /// and writes after us takes our entry out again. Therefore the tag is looked at right before it is written, which leaves
 /// such a writer no longer than one write takes, and again when that time is over.
-async fn enter(artifact: &Artifact, repository: &dyn Destination, tag: &str) -> Result<(Descriptor, u64), Fault> {
+async fn enter(artifact: &Artifact, repository: &dyn Destination, tag: &str) -> Result<(Standing, u64), Fault> {
     let entry = artifact.entry();
     let mut sent = 0;
     for _ in 0..ENTRY_TRIES {
@@ -419,11 +417,15 @@ async fn enter(artifact: &Artifact, repository: &dyn Destination, tag: &str) -> 
         sent += index.descriptor.size;
         tokio::time::sleep((started.elapsed() * SETTLE_FACTOR).clamp(SETTLE_LEAST, SETTLE_MOST)).await;
         if repository.digest_of(tag).await?.as_ref() == Some(index.digest()) {
-            return Ok((index.descriptor, sent));
+            let standing = Standing {
+                descriptor: index.descriptor.clone(),
+                index: index.index().cloned().unwrap_or_else(|| Index::new(Vec::new())),
+            };
+            return Ok((standing, sent));
         }
         // Somebody wrote after us: beside our entry, or without having seen it.
         if let Some(index) = standing(repository, tag).await?.filter(|index| index.holds(&entry)) {
-            return Ok((index.descriptor, sent));
+            return Ok((index, sent));
         }
     }
     Err(Fault::retryable(

@@ -13,12 +13,12 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, TryStreamExt as _};
 
-use super::archive::{Archive, Entry, Origin};
+use super::archive::{Archive, Entry, KnownTars, Origin};
 use super::artifact::ArtifactImage;
 use super::publish::{BroughtImage, PARALLEL, read_images};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Content, Descriptor, Digest, Document, Platform, Reference};
-use crate::sbom::{self, CONTENT_LIMIT, Format, Sboms, Syft, is_catalogued};
+use crate::sbom::{self, CONTENT_LIMIT, Format, SbomMemory, Sboms, Standing, Syft, is_catalogued};
 use crate::source::ByteStream;
 use crate::transfer::Destination;
 
@@ -44,13 +44,18 @@ struct Subject {
     platform: Option<Platform>,
     manifest: Document,
     destination: Arc<dyn Destination>,
+    /// Those that are known to be true.
     sboms: Option<Sboms>,
+    /// Those that somebody put there.
+    claimed: Option<Sboms>,
 }
 
 impl PackageSboms {
     /// Reads what `images` consist of, keeps it in their `documents`, and asks for the SBOMs of each: one request for each
-    /// manifest that has not been asked about.
-    pub async fn look(images: &mut [BroughtImage]) -> Result<Self, Fault> {
+    /// manifest that has not been asked about. What stands there counts where `memory` knows it, or once it is proven.
+    pub async fn look(images: &mut [BroughtImage], memory: Option<&SbomMemory>) -> Result<Self, Fault> {
+        let nothing = SbomMemory::default();
+        let memory = memory.unwrap_or(&nothing);
         let read = read_images(images).await?;
         let mut subjects = Vec::new();
         for (image, read) in images.iter_mut().zip(read) {
@@ -65,15 +70,44 @@ impl PackageSboms {
         for (key, &index) in &asked {
             let subject = &subjects[index];
             asking.push(async move {
-                let known = sbom::known(&*subject.destination, subject.manifest.digest()).await?;
-                Ok::<_, Fault>((key.clone(), known))
+                let standing = sbom::look(&*subject.destination, subject.manifest.digest(), memory).await?;
+                Ok::<_, Fault>((key.clone(), standing))
             });
         }
         let known: HashMap<_, _> = stream::iter(asking).buffer_unordered(PARALLEL).try_collect().await?;
         for subject in &mut subjects {
-            subject.sboms = known.get(&subject.key()).cloned().flatten();
+            if let Some(Standing { proven, claimed }) = known.get(&subject.key()).cloned() {
+                (subject.sboms, subject.claimed) = (proven, claimed);
+            }
         }
         Ok(Self { subjects })
+    }
+
+    /// Takes what somebody put there for what it says to be, where an artifact of `known` holds the very same documents
+    /// and is proven. `memory` knows them from then on.
+    pub fn prove(&mut self, known: &KnownTars, memory: Option<&SbomMemory>) {
+        if self.is_complete() {
+            return;
+        }
+        let proven = self
+            .archive_of(Subject::any)
+            .is_some_and(|archive| known.proves(&archive));
+        if proven {
+            self.believe();
+            for subject in &self.subjects {
+                if let (Some(memory), Some(sboms)) = (memory, &subject.sboms) {
+                    memory.note(subject.manifest.digest(), sboms);
+                }
+            }
+        }
+    }
+
+    /// Takes what somebody put there for what it says to be: only where it is shown, and neither packed nor signed.
+    pub fn believe(&mut self) {
+        for subject in &mut self.subjects {
+            let claimed = subject.claimed.take();
+            subject.sboms = subject.sboms.take().or(claimed);
+        }
     }
 
     /// How many images of one platform there are that have SBOMs or need them.
@@ -115,7 +149,11 @@ impl PackageSboms {
 
     /// `sboms.tar`; none unless all SBOMs are there, or where no image has any.
     pub fn archive(&self) -> Option<Archive> {
-        if self.subjects.is_empty() || !self.is_complete() {
+        self.archive_of(|subject| subject.sboms.as_ref())
+    }
+
+    fn archive_of(&self, sboms: impl Fn(&Subject) -> Option<&Sboms>) -> Option<Archive> {
+        if self.subjects.is_empty() {
             return None;
         }
         let mut names: BTreeMap<String, &Subject> = BTreeMap::new();
@@ -133,7 +171,7 @@ impl PackageSboms {
         }
         let mut entries = Vec::with_capacity(2 * names.len());
         for (name, subject) in names {
-            let blob = subject.sboms.as_ref()?.contents.get(&Format::Syft)?;
+            let blob = sboms(subject)?.contents.get(&Format::Syft)?;
             let stored = Stored {
                 blob: blob.clone(),
                 destination: Arc::clone(&subject.destination),
@@ -167,6 +205,11 @@ impl Subject {
             }
         }
         text
+    }
+
+    /// Its SBOMs, true or not.
+    fn any(&self) -> Option<&Sboms> {
+        self.sboms.as_ref().or(self.claimed.as_ref())
     }
 
     fn shown(&self) -> String {
@@ -207,6 +250,7 @@ fn subjects_of(image: &ArtifactImage, destination: &Arc<dyn Destination>) -> Vec
                 manifest: (*document).clone(),
                 destination: Arc::clone(destination),
                 sboms: None,
+                claimed: None,
             }),
             Content::Manifest(_) => {}
         }

@@ -1,5 +1,7 @@
 //! Signs what stands in a registry or layout: the one place that writes signatures.
 
+use std::time::Duration;
+
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::artifact::SignDefinition;
@@ -12,6 +14,10 @@ use crate::transfer::Destination;
 
 /// Signatures that are written at once.
 const PARALLEL: usize = 8;
+/// How often it is looked again whether another architecture's package is signed by now, which was entered just before.
+const OTHER_LOOKS: u32 = 20;
+/// How long each of these looks waits.
+const OTHER_WAIT: Duration = Duration::from_millis(250);
 
 /// Has `statement`, signed by `key`, refer to `subject` in its repository. The same statement by the same key is the same
 /// manifest: where it stands already, nothing is written.
@@ -41,6 +47,13 @@ impl Signed {
         let bundle = Bundle::of_statement(key, statement).map_err(|error| failed(error.to_string()))?;
         let referrer = Referrer::of(subject, &statement.predicate_type, &bundle);
         Ok(Self(referrer.map_err(|error| failed(error.to_string()))?))
+    }
+
+    /// Whether the signature itself stands, not something that a registry calls so: only who has the key can have made it.
+    async fn is_whole(&self, repository: &dyn Destination) -> Result<bool, Fault> {
+        let document = &self.0.document;
+        let found = repository.document(document.digest().as_str()).await?;
+        Ok(found.is_some_and(|found| found.raw == document.raw))
     }
 
     async fn stands(&self, repository: &dyn Destination) -> Result<bool, Fault> {
@@ -81,8 +94,20 @@ async fn sign_after(
     Ok(new)
 }
 
-/// Signs a published package in its `repository`: the index, which the tag names, and the manifest, which a digest may, both
-/// with their `provenance`; and each of `images` in its own. True when any signature is new.
+/// What came of the signatures of a package.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedPackage {
+    /// Whether any is new.
+    pub new: bool,
+    /// The platforms in the index under the tag whose packages the key did not sign, for which the index is not signed.
+    pub foreign: Option<String>,
+}
+
+/// Signs a published package in its `repository`: the manifest, which a digest may name, and the index, which the tag does,
+/// both with their `provenance`; and each of `images` in its own.
+///
+/// The index may list packages of other architectures, which whoever may write to the repository put there. It is signed
+/// where the same key has signed each of these; a process that builds another architecture at this moment signs it soon.
 ///
 /// The provenance says how the images were read, which somebody who finds them there does not know any more. So it is
 /// written with the first signature, before it: what is signed has one.
@@ -92,9 +117,12 @@ pub async fn sign_published(
     provenance: &Statement,
     repository: &dyn Destination,
     images: &[&BroughtImage],
-) -> Result<bool, Fault> {
-    let own = published.subjects.iter();
-    let own = own.map(|subject| (Some(provenance), subject, repository));
+) -> Result<SignedPackage, Fault> {
+    let (indexes, own): (Vec<_>, Vec<_>) = published
+        .subjects
+        .iter()
+        .partition(|subject| subject.digest == published.index);
+    let own = own.into_iter().map(|subject| (Some(provenance), subject, repository));
     let images = images
         .iter()
         .filter_map(|image| Some((None, published.images.get(&image.digest)?, &*image.destination)));
@@ -103,7 +131,41 @@ pub async fn sign_published(
         signing.push(sign_after(before, key, subject, repository));
     }
     let new = stream::iter(signing).buffer_unordered(PARALLEL);
-    new.try_fold(false, |any, new| async move { Ok(any || new) }).await
+    let mut new = new.try_fold(false, |any, new| async move { Ok(any || new) }).await?;
+    let foreign = foreign(key, published, repository).await?;
+    if foreign.is_none() {
+        for index in indexes {
+            new |= sign_after(Some(provenance), key, index, repository).await?;
+        }
+    }
+    Ok(SignedPackage { new, foreign })
+}
+
+/// The platforms in the index of `published` whose packages `key` has not signed.
+async fn foreign(
+    key: &SigningKey,
+    published: &Published,
+    repository: &dyn Destination,
+) -> Result<Option<String>, Fault> {
+    let mut foreign = Vec::new();
+    for other in &published.others {
+        let signature = Signed::new(key, &Statement::signature(&other.digest), other)?;
+        let mut waits = if published.changed { OTHER_LOOKS } else { 0 };
+        while !signature.is_whole(repository).await? {
+            if waits == 0 {
+                let platform = other.platform.as_ref().map(ToString::to_string);
+                foreign.push(platform.unwrap_or_else(|| other.digest.to_string()));
+                break;
+            }
+            waits -= 1;
+            tokio::time::sleep(OTHER_WAIT).await;
+        }
+        // One is enough to know, and each may be waited for.
+        if !foreign.is_empty() {
+            break;
+        }
+    }
+    Ok(foreign.pop())
 }
 
 /// What signs `definition` by `key` in the package itself, for `zarf package verify`; nothing for one that is not

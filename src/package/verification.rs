@@ -225,11 +225,11 @@ async fn layers(store: &dyn SignatureStore, document: &Document) -> Result<Vec<F
 pub struct Verified(Mutex<(HashSet<Digest>, VecDeque<Digest>)>);
 
 impl Verified {
-    fn knows(&self, key: &Digest) -> bool {
+    pub(super) fn knows(&self, key: &Digest) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0.contains(key)
     }
 
-    fn note(&self, key: Digest) {
+    pub(super) fn note(&self, key: Digest) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (set, order) = &mut *known;
         if !set.insert(key.clone()) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Format, Sbom, Sboms, Syft, normalise, referrer};
+use super::{Format, Sbom, SbomMemory, Sboms, Syft, normalise, referrer};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Manifest};
 use crate::transfer::Destination;
@@ -20,21 +20,40 @@ pub fn unable() -> Fault {
     )
 }
 
-/// The SBOMs of the image `manifest` that stand beside it: by one request where the listing of its referrers says all that
-/// is asked. Where it does not, their manifests are read, each once in the life of a client.
+/// What stands beside an image that says to be its SBOMs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Those that are known to be true.
+    pub proven: Option<Sboms>,
+    /// Those that somebody put there.
+    pub claimed: Option<Sboms>,
+}
+
+/// The SBOMs of the image `manifest` that stand beside it, whoever put them there.
 pub async fn known(destination: &dyn Destination, manifest: &Digest) -> Result<Option<Sboms>, Fault> {
+    let standing = look(destination, manifest, &SbomMemory::default()).await?;
+    Ok(standing.claimed)
+}
+
+/// The same, with those among them that `memory` knows to be true. It takes one request where the listing of the referrers
+/// says all that is asked. Where it does not, their manifests are read, each once in the life of a client.
+pub async fn look(destination: &dyn Destination, manifest: &Digest, memory: &SbomMemory) -> Result<Standing, Fault> {
     let mut listed = destination.referrers(manifest).await?;
-    let known = Sboms::among(&listed);
-    if known.is_some() || listed.is_empty() {
-        return Ok(known);
+    let standing = |listed: &[Descriptor]| Standing {
+        proven: Sboms::among_those(listed, |content| memory.knows(manifest, content)),
+        claimed: Sboms::among(listed),
+    };
+    let found = standing(&listed);
+    if found.claimed.is_some() || listed.is_empty() {
+        return Ok(found);
     }
     // The likely ones first, for not all are read of a long list.
     listed.sort_by_key(|entry| (Format::of_referrer(entry).is_none(), entry.artifact_type.is_some()));
     let read = destination.read_referrers(manifest, &listed).await?;
-    Ok(Sboms::among(&read))
+    Ok(standing(&read))
 }
 
-/// Makes the SBOMs of the image `manifest` in `destination`, unless they are there once its turn comes.
+/// Makes the SBOMs of the image `manifest` in `destination`, unless this syft has made them there once its turn comes.
 ///
 /// A referrer follows its content, and SBOMs count when all three are there: whatever breaks off in between, they are made
 /// again and are the same.
@@ -54,7 +73,7 @@ pub async fn make(syft: &Syft, destination: &dyn Destination, manifest: &Documen
     }
     let _turn = syft.turn().await?;
     // Another package may have waited for the same.
-    if let Some(sboms) = known(destination, &subject.digest).await? {
+    if let Some(sboms) = look(destination, &subject.digest, syft.memory()).await?.proven {
         return Ok(sboms);
     }
     let written = Arc::new(syft.run(destination, manifest).await?);
@@ -103,6 +122,7 @@ pub async fn make(syft: &Syft, destination: &dyn Destination, manifest: &Documen
             .map_err(|error| Fault::stalled(Reason::SbomFailed, error.to_string()))?;
         destination.attach(&document).await?;
     }
+    syft.memory().note(&subject.digest, &sboms);
     Ok(sboms)
 }
 

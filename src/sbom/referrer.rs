@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Format;
-use crate::oci::{Descriptor, Document, DocumentError, Manifest, media_type};
+use crate::oci::{Descriptor, Digest, Document, DocumentError, Manifest, media_type};
 
 /// The annotation of a referrer with the program that made its SBOM and the version, such as `syft 1.57.1`.
 const TOOL: &str = "dev.jackal.sbom.tool";
@@ -26,9 +26,14 @@ impl Sboms {
     ///
     /// Those of an elder syft stay as good as they were: a new one does not make all packages another.
     pub fn among(referrers: &[Descriptor]) -> Option<Self> {
+        Self::among_those(referrers, |_| true)
+    }
+
+    /// The same of those documents alone whose digests `admits`.
+    pub fn among_those(referrers: &[Descriptor], admits: impl Fn(&Digest) -> bool) -> Option<Self> {
         let mut by_tool: BTreeMap<&str, BTreeMap<Format, Descriptor>> = BTreeMap::new();
         for referrer in referrers {
-            let Some((tool, format, content)) = read(referrer) else {
+            let Some((tool, format, content)) = read(referrer).filter(|(_, _, content)| admits(&content.digest)) else {
                 continue;
             };
             let contents = by_tool.entry(tool).or_default();
@@ -105,7 +110,6 @@ pub fn is_catalogued(manifest: &Manifest) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::Digest;
 
     fn subject() -> Descriptor {
         Descriptor::new(media_type::OCI_MANIFEST, Digest::of(b"image"), 5)
@@ -163,6 +167,16 @@ mod tests {
         assert_eq!(sboms.tool, "syft 1.10.0");
         referrers.reverse();
         assert_eq!(Sboms::among(&referrers), Some(sboms));
+    }
+
+    #[test]
+    fn of_those_that_are_admitted_others_take_nothing_away() {
+        let own = all("syft 1.9.2", b"own");
+        let referrers = [all("syft 99.0.0", b"evil"), own.clone(), all("syft 1.9.2", b"less")].concat();
+        assert_eq!(
+            Sboms::among_those(&referrers, |content| *content == Digest::of(b"own")),
+            Sboms::among(&own)
+        );
     }
 
     #[test]

@@ -13,10 +13,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use super::Format;
 use super::content::{Content, shown};
 use super::isolation::{Isolation, Sandbox, StartError};
 use super::scratch::{self, Scratch};
+use super::{Format, SbomMemory};
 use crate::fault::{Fault, Reason};
 use crate::oci::Document;
 use crate::process::Group;
@@ -64,6 +64,7 @@ pub struct Syft {
     root: PathBuf,
     limits: Limits,
     turns: Semaphore,
+    memory: SbomMemory,
 }
 
 /// What a run wrote. It goes with this value.
@@ -99,7 +100,13 @@ impl Syft {
             root,
             limits,
             turns,
+            memory: SbomMemory::default(),
         }
+    }
+
+    /// The SBOMs that it made, and others that were proven to be true.
+    pub fn memory(&self) -> &SbomMemory {
+        &self.memory
     }
 
     /// Waits until another run may begin, and holds its place.

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use x509_cert::der;
 
+use super::dsse::pre_authentication_encoding;
 use super::encoding::Base64;
 use super::public_key::PublicKey;
 use crate::decode;
@@ -135,6 +136,14 @@ impl SigningKey {
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
         let signature: Signature = self.key.sign(message);
         signature.to_der().as_bytes().to_vec()
+    }
+}
+
+impl SigningKey {
+    /// The signature of `payload` as content of the type `kind` (DSSE 1.0, "PAE"): no signature of another type, or of bare
+    /// content, passes for it.
+    pub fn sign_typed(&self, kind: &str, payload: &[u8]) -> Vec<u8> {
+        self.sign(&pre_authentication_encoding(kind, payload))
     }
 }
 

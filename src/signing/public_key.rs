@@ -6,6 +6,7 @@ use webpki::ring;
 use x509_cert::der::{self, Decode as _, Encode as _};
 use x509_cert::spki::SubjectPublicKeyInfoOwned;
 
+use super::dsse::pre_authentication_encoding;
 use super::encoding;
 use crate::oci::Digest;
 
@@ -94,6 +95,12 @@ impl PublicKey {
         self.algorithms
             .iter()
             .any(|algorithm| algorithm.verify_signature(&self.bits, message, signature).is_ok())
+    }
+
+    /// Whether `signature` is this key's over `payload` as content of the type `type_name`, as
+    /// [`super::SigningKey::sign_typed`] makes it.
+    pub fn verifies_typed(&self, type_name: &str, payload: &[u8], signature: &[u8]) -> bool {
+        self.verifies(&pre_authentication_encoding(type_name, payload), signature)
     }
 
     /// What kind of key it is, for people.

@@ -32,7 +32,7 @@ pub use registries::Registries;
 pub use secrets::{PullCredentials, Secrets};
 pub use selected::{current_selection, with_tag};
 pub use site::{Home, Site};
-pub use status::{Failure, briefly, kube_fault, name_of, succeed, told, update, within};
+pub use status::{Failure, briefly, kube_fault, name_of, told, update, within};
 pub use trust::{NamespaceEntries, open_key};
 
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use kube::Client;
 use super::policy::{Fence, Policy};
 use super::secrets::{Secrets, state_of};
 use super::site::Home;
-use crate::api::v1alpha1::RegistrySpec;
+use crate::api::v1alpha1::{RegistrySpec, WrittenRepository};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Naming, same_host};
 use crate::registry::{Credentials, Endpoint, Limits, Trust};
@@ -210,6 +210,20 @@ impl Defaults {
         })
     }
 
+    /// What a status records of content that an object with `spec` writes to `repository`, a whole path in the registry of
+    /// `place`. How the operator's processes reach a registry is their administrator's affair, and may differ and change;
+    /// that an object has content sent to a host of its own choice makes it another registry.
+    pub fn written(&self, spec: &RegistrySpec, place: &Place, repository: &str) -> WrittenRepository {
+        let flags = &self.registry;
+        let own = spec.address.is_some() && spec.address != flags.address;
+        let usual = flags.endpoint.as_ref().filter(|_| !own).unwrap_or(&place.address);
+        WrittenRepository {
+            address: place.address.clone(),
+            endpoint: spec.endpoint.clone().filter(|endpoint| !same_host(endpoint, usual)),
+            repository: repository.to_owned(),
+        }
+    }
+
     /// How names are made in the registry of `place` by an object that leaves it to the cluster: as the webhook expects
     /// that came with the registry, and plainly in any other. `known` is what it was for the same object before, which
     /// stays: names that pods use do not change by themselves.
@@ -279,4 +293,50 @@ fn goes_elsewhere(spec: &RegistrySpec, default: &RegistrySpec, address: &str) ->
     let another = spec.endpoint.as_deref().is_some_and(|own| own != usual);
     let bare = spec.insecure == Some(true) && default.insecure != Some(true);
     another || bare
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_host_of_the_objects_own_choice_is_another_registry() {
+        let defaults = Defaults {
+            registry: serde_json::from_value(json!({ "address": "r:1", "endpoint": "svc:5" })).unwrap(),
+            ..Defaults::default()
+        };
+        let written = |spec: serde_json::Value| {
+            let spec: RegistrySpec = serde_json::from_value(spec).unwrap();
+            let address = spec.address.clone().unwrap_or_else(|| "r:1".to_owned());
+            let host = spec.endpoint.clone().unwrap_or_else(|| "svc:5".to_owned());
+            let place = Place {
+                address,
+                prefix: String::new(),
+                fence: None,
+                endpoint: Endpoint::new(host),
+                naming: None,
+            };
+            defaults.written(&spec, &place, "app")
+        };
+        let home = written(json!({}));
+        assert_eq!(home.endpoint, None);
+        for same in [
+            json!({ "address": "r:1" }),
+            json!({ "address": "R:1", "endpoint": "R:1" }),
+            json!({ "address": "r:1", "endpoint": "svc:5" }),
+        ] {
+            assert!(written(same.clone()).is(&home), "{same}");
+        }
+        for other in [
+            json!({ "address": "r:1", "endpoint": "evil" }),
+            json!({ "address": "evil" }),
+        ] {
+            assert!(!written(other.clone()).is(&home), "{other}");
+        }
+        let evil = written(json!({ "address": "r:1", "endpoint": "evil" }));
+        assert_eq!(evil.apart_from(&home), "evil/app");
+        assert_eq!(home.apart_from(&evil), "r:1/app");
+    }
 }

@@ -13,9 +13,11 @@ use serde::de::DeserializeOwned;
 use tracing::warn;
 
 use crate::api::v1alpha1::{
-    Conditions, JackalImage, JackalImageSpec, JackalImageStatus, READY, VERIFIED, mebibytes, requested_at,
+    Conditions, JackalImage, JackalImageSpec, JackalImageStatus, READY, VERIFIED, WrittenRepository, mebibytes,
+    requested_at,
 };
 use crate::fault::{Disposition, Fault, Reason};
+use crate::oci::Naming;
 use crate::package::applicable;
 use crate::transfer::Outcome;
 
@@ -150,8 +152,35 @@ impl Failure<'_> {
     }
 }
 
-/// Fills the status of an image that is in its place. True when that is news.
-pub fn succeed(image: &JackalImage, status: &mut JackalImageStatus, name: &str, outcome: &Outcome, now: Time) -> bool {
+/// Where an image was brought to.
+pub struct Brought {
+    /// The name that a pod uses.
+    pub name: String,
+    /// How that is made.
+    pub naming: Naming,
+    /// The repository, and how it was reached.
+    pub registry: WrittenRepository,
+}
+
+/// What came of an image that is in its place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Success {
+    /// Whether that is news.
+    pub news: bool,
+    /// The name of what this object wrote to another repository before. It stays there.
+    pub left: Option<String>,
+}
+
+/// Fills the status of an image that is in its place. `seen` is the object as it was when the task began.
+pub fn succeed(
+    seen: &JackalImage,
+    image: &JackalImage,
+    status: &mut JackalImageStatus,
+    brought: &Brought,
+    outcome: &Outcome,
+    now: Time,
+) -> Success {
+    let Brought { name, naming, registry } = brought;
     let generation = image.metadata.generation;
     let mut conditions = Conditions(std::mem::take(&mut status.conditions));
     let verified_at = now.clone();
@@ -175,10 +204,26 @@ pub fn succeed(image: &JackalImage, status: &mut JackalImageStatus, name: &str, 
             .map(|_| outcome.method.declined_reason().to_owned());
         status.method_message = outcome.declined.clone();
     }
-    // What this very object claimed to move it has written, even if nobody lived to say so.
-    let claimed = status.claim.is_some() && status.observed_generation == generation;
+    let before = seen.status.as_ref();
+    let of_this_spec = before.is_some_and(|before| before.observed_generation == generation);
+    // What this very object claimed to move before has been written, even if nobody lived to say so. A claim of the task
+    // itself proves nothing: what it wrote the outcome says.
+    let claimed = of_this_spec && before.is_some_and(|before| before.claim.is_some());
+    // The same content may stand in another registry too, where others wrote it. What an earlier version of the operator
+    // recorded is about the registry of the spec of then.
+    let moved = match &status.registry {
+        Some(known) => !known.is(registry),
+        None => !of_this_spec,
+    };
+    let left = (moved && !status.adopted && status.digest.is_some())
+        .then(|| status.name.clone())
+        .flatten();
+    let left = left.map(|name| match &status.registry {
+        Some(known) if name == brought.name => format!("{name} ({})", known.apart_from(registry)),
+        _ => name,
+    });
     let other = status.digest.as_deref() != Some(outcome.digest.as_str()) || status.name.as_deref() != Some(name);
-    if outcome.published || other {
+    if outcome.published || other || moved {
         status.adopted = !outcome.published && !claimed;
     }
     if image.spec.policy.is_none() {
@@ -187,13 +232,15 @@ pub fn succeed(image: &JackalImage, status: &mut JackalImageStatus, name: &str, 
     status.observed_generation = generation;
     status.claim = None;
     status.progress = None;
-    status.name = Some(name.to_owned());
+    status.name = Some(name.clone());
+    status.naming = Some(*naming);
+    status.registry = Some(registry.clone());
     status.digest = Some(outcome.digest.to_string());
     status.source_digest = Some(outcome.source_digest.to_string());
     status.size = Some(i64::try_from(outcome.size).unwrap_or(i64::MAX));
     status.display_size = Some(mebibytes(outcome.size));
     status.last_handled_reconcile_at = requested_at(image.annotations()).map(str::to_owned);
-    news
+    Success { news, left }
 }
 
 #[cfg(test)]
@@ -221,6 +268,10 @@ mod tests {
 
     /// Whether the image is somebody else's after it was found or written (`published`) in that state.
     fn adopted(status: &mut JackalImageStatus, content: &str, published: bool) -> bool {
+        adopted_at("r", status, content, published)
+    }
+
+    fn adopted_at(endpoint: &str, status: &mut JackalImageStatus, content: &str, published: bool) -> bool {
         let digest = Digest::of(content.as_bytes());
         let outcome = Outcome {
             source_digest: digest.clone(),
@@ -235,8 +286,32 @@ mod tests {
             moved_bytes: 0,
             documents: Vec::new(),
         };
-        succeed(&image(), status, "r/a/b:1", &outcome, Time(jiff::Timestamp::UNIX_EPOCH));
+        let seen = JackalImage {
+            status: Some(status.clone()),
+            ..image()
+        };
+        let brought = Brought {
+            name: "r/a/b:1".to_owned(),
+            naming: Naming::Plain,
+            registry: written_at(endpoint),
+        };
+        succeed(
+            &seen,
+            &image(),
+            status,
+            &brought,
+            &outcome,
+            Time(jiff::Timestamp::UNIX_EPOCH),
+        );
         status.adopted
+    }
+
+    fn written_at(endpoint: &str) -> WrittenRepository {
+        WrittenRepository {
+            address: "r".to_owned(),
+            endpoint: (endpoint == "evil").then(|| endpoint.to_owned()),
+            repository: "a/b".to_owned(),
+        }
     }
 
     fn claimed(generation: i64) -> JackalImageStatus {
@@ -262,5 +337,28 @@ mod tests {
         // A process that was killed between the push and the note of it had claimed the image for this very spec.
         assert!(!adopted(&mut claimed(2), "x", false));
         assert!(adopted(&mut claimed(1), "x", false));
+    }
+
+    #[test]
+    fn what_stands_in_another_registry_is_somebody_elses() {
+        let mut status = JackalImageStatus::default();
+        assert!(!adopted_at("evil", &mut status, "x", true));
+        assert_eq!(status.registry, Some(written_at("evil")));
+        assert!(adopted(&mut status, "x", false), "the same name and digest");
+        assert_eq!(status.registry, Some(written_at("r")));
+        assert!(adopted_at("evil", &mut status, "x", false), "nor does it come back");
+        // An earlier version did not say where it wrote; that is known as long as the spec is the same.
+        let mut earlier = JackalImageStatus {
+            observed_generation: Some(2),
+            digest: Some(Digest::of(b"x").to_string()),
+            name: Some("r/a/b:1".to_owned()),
+            ..JackalImageStatus::default()
+        };
+        let mut edited = JackalImageStatus {
+            observed_generation: Some(1),
+            ..earlier.clone()
+        };
+        assert!(!adopted(&mut earlier, "x", false));
+        assert!(adopted(&mut edited, "x", false));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,10 @@ use super::image::Worker;
 use super::memory::Key;
 use super::metrics::Attempt;
 use super::selected::same_selection;
-use super::status::{Failure, briefly, demands_signatures, name_of, succeed, told, update};
+use super::status::{Brought, Failure, Success, briefly, demands_signatures, name_of, succeed, told, update};
 use super::trust::NamespaceEntries;
 use crate::api::v1alpha1::{
-    Claim, Conditions, JackalImage, JackalImageStatus, TransferProgress, VERIFIED, requested_at,
+    Claim, Conditions, DeletionPolicy, JackalImage, JackalImageStatus, TransferProgress, VERIFIED, requested_at,
 };
 use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Location, Naming, Reference};
@@ -32,7 +32,7 @@ const UNANSWERED: Duration = Duration::from_secs(1);
 /// How a task ended without a fault.
 enum End {
     /// The image is in its place.
-    Done(Box<Outcome>, String, Naming),
+    Done(Box<Outcome>, Box<Brought>),
     /// Another process moves it, or it is gone.
     Left,
 }
@@ -60,8 +60,8 @@ pub(super) async fn run(
             worker.memory.ended(&uid);
         }
         Some(Ok(End::Left)) => worker.memory.ended(&uid),
-        Some(Ok(End::Done(outcome, name, naming))) => {
-            let written = done(&worker, &api, &image, &uid, &outcome, (&name, naming)).await;
+        Some(Ok(End::Done(outcome, brought))) => {
+            let written = done(&worker, &api, &image, &uid, &outcome, &brought).await;
             match written {
                 Ok(()) => worker.memory.succeeded(&uid, key, Instant::now()),
                 unwritten => {
@@ -108,10 +108,9 @@ async fn take_over(
     owner: Option<&str>,
     attempt: &mut Attempt,
 ) -> Result<End, Fault> {
-    let (transfer, naming) = prepare(worker, image, owner).await?;
-    let name = transfer.location.to_string();
+    let (transfer, brought) = prepare(worker, image, owner).await?;
     let resolved = match transfer.check().await? {
-        Standing::Current(outcome) => return Ok(End::Done(Box::new(outcome), name, naming)),
+        Standing::Current(outcome) => return Ok(End::Done(Box::new(outcome), Box::new(brought))),
         Standing::Differs(resolved) => resolved,
     };
     let mut renewed = Instant::now();
@@ -120,7 +119,7 @@ async fn take_over(
         debug!(image = name_of(image), "another process moves it");
         return Ok(End::Left);
     }
-    info!(image = name_of(image), reference = %transfer.reference, to = name, "moving");
+    info!(image = name_of(image), reference = %transfer.reference, to = brought.name, "moving");
     attempt.moves(Arc::clone(&transfer.progress));
     let moving = transfer.bring(&resolved);
     tokio::pin!(moving);
@@ -145,7 +144,7 @@ async fn take_over(
             }
             // It stands still while another may have taken the claim: it might name an image that was replaced.
             outcome = &mut moving, if renewed.elapsed() + RENEW < STALE => {
-                return outcome.map(|outcome| End::Done(Box::new(outcome), name, naming));
+                return outcome.map(|outcome| End::Done(Box::new(outcome), Box::new(brought)));
             }
         }
     }
@@ -223,8 +222,8 @@ fn route(image: &JackalImage) -> (String, String) {
     (source.unwrap_or_default(), destination.unwrap_or_default())
 }
 
-/// All that a transfer needs, from the object and what it names, and how the image's name in the cluster is made.
-async fn prepare(worker: &Worker, image: &JackalImage, owner: Option<&str>) -> Result<(Transfer, Naming), Fault> {
+/// All that a transfer needs, from the object and what it names, and where it brings the image.
+async fn prepare(worker: &Worker, image: &JackalImage, owner: Option<&str>) -> Result<(Transfer, Brought), Fault> {
     let spec = &image.spec;
     let namespace = image.namespace().unwrap_or_default();
     let request = ImageRequest::of_object(spec)?;
@@ -248,6 +247,14 @@ async fn prepare(worker: &Worker, image: &JackalImage, owner: Option<&str>) -> R
         location.omit_plain_tag(owner);
     }
     place.check(&location.repository, &format!("image `{}`", spec.image))?;
+    let brought = Brought {
+        name: location.to_string(),
+        naming,
+        registry: worker
+            .settings
+            .defaults
+            .written(&spec.registry, &place, &location.repository),
+    };
     let (registry, known) = worker.registries.destination(&place)?;
     let ImageRequest {
         reference, platforms, ..
@@ -269,7 +276,7 @@ async fn prepare(worker: &Worker, image: &JackalImage, owner: Option<&str>) -> R
         progress: Arc::default(),
         known,
     };
-    Ok((transfer, naming))
+    Ok((transfer, brought))
 }
 
 /// What `naming: Auto` was for the same spec before, unless somebody asked to look again.
@@ -367,22 +374,25 @@ async fn done(
     image: &JackalImage,
     uid: &str,
     outcome: &Outcome,
-    (name, naming): (&str, Naming),
+    brought: &Brought,
 ) -> Result<(), kube::Error> {
-    let news = std::sync::atomic::AtomicBool::new(false);
+    let came = std::sync::Mutex::new(Success::default());
     let written = update(api, &image.name_any(), uid, |standing, status| {
         if standing.metadata.generation != image.metadata.generation || !same_selection(standing, image) {
             return false;
         }
-        news.store(
-            succeed(standing, status, name, outcome, now()),
-            std::sync::atomic::Ordering::Relaxed,
-        );
-        status.naming = Some(naming);
+        let success = succeed(image, standing, status, brought, outcome, now());
+        *came.lock().unwrap_or_else(PoisonError::into_inner) = success;
         true
     })
     .await?;
-    if written.is_some() && news.into_inner() {
+    let Success { news, left } = came.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let (Some(left), true) = (left.filter(|_| deletes(image)), written.is_some()) {
+        let note = format!("{left} stays: what was written to another registry or repository is not deleted");
+        worker.events.normal(image, "RegistryChanged", &note).await;
+    }
+    if written.is_some() && news {
+        let name = &brought.name;
         let mut note = format!(
             "{name} is {} ({} bytes by {}, {} in {} blobs sent)",
             outcome.digest, outcome.size, outcome.method, outcome.moved_bytes, outcome.moved_blobs
@@ -394,6 +404,11 @@ async fn done(
         worker.events.normal(image, "Succeeded", &note).await;
     }
     Ok(())
+}
+
+/// Whether somebody may expect of the deletion of `image` that what it wrote goes.
+fn deletes(image: &JackalImage) -> bool {
+    image.spec.deletion_policy == DeletionPolicy::Delete
 }
 
 async fn failed(

@@ -2,9 +2,11 @@
 //! `docs/security.md`. Every attack is carried out against real components.
 
 mod convert;
+mod deletion;
 mod engine;
 mod sbom;
 mod signatures;
+mod signed_content;
 
 use futures::future::BoxFuture;
 

@@ -5,7 +5,7 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::oci::{Naming, Reference, fits};
+use crate::oci::{Naming, Reference, fits, same_host};
 
 /// Where an image is read from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -173,6 +173,43 @@ pub struct RegistrySpec {
     /// Speak plain HTTP to the registry. Certificates are always verified; there is no way to skip that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub insecure: Option<bool>,
+}
+
+/// The repository that an object wrote to. What stands anywhere else is none of its own, whatever its spec says later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WrittenRepository {
+    /// Host and port of the registry as pods say them.
+    pub address: String,
+    /// Host and port that received the content, where the object's spec named another one than `address` and than the
+    /// operator's own configuration does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// The path in the registry.
+    pub repository: String,
+}
+
+impl WrittenRepository {
+    /// Whether `other` is the same path of the same registry, and the object led to the same host.
+    pub fn is(&self, other: &Self) -> bool {
+        let endpoints = match (&self.endpoint, &other.endpoint) {
+            (Some(own), Some(other)) => same_host(own, other),
+            (own, other) => own == other,
+        };
+        endpoints && self.repository == other.repository && same_host(&self.address, &other.address)
+    }
+
+    /// Its name for people who know `other`: by the host that received the content where pods call both the same.
+    pub fn apart_from(&self, other: &Self) -> String {
+        let alike = same_host(&self.address, &other.address) && self.repository == other.repository;
+        let host = self.endpoint.as_ref().filter(|_| alike).unwrap_or(&self.address);
+        format!("{host}/{}", self.repository)
+    }
+
+    /// The hosts by which the registry is known.
+    pub fn hosts(&self) -> impl Iterator<Item = &String> {
+        [&self.address].into_iter().chain(&self.endpoint)
+    }
 }
 
 /// How a source registry is reached.

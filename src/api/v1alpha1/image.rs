@@ -11,7 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{
-    DeletionPolicy, LocalReference, NamingPolicy, RegistrySpec, SourceKind, SourceRegistrySpec, null_as_default,
+    DeletionPolicy, LocalReference, NamingPolicy, RegistrySpec, SourceKind, SourceRegistrySpec, WrittenRepository,
+    null_as_default,
 };
 use super::display;
 use super::package::ImagePolicy;
@@ -208,6 +209,9 @@ pub struct JackalImageStatus {
     /// The digest of the manifest or index in the registry inside the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// The repository that the image was brought to. Where the spec leads to another one by now, nothing is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry: Option<WrittenRepository>,
     /// It stood in the registry under this name before: this object did not write it and never deletes it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopted: bool,

@@ -16,6 +16,7 @@ mod verification;
 
 pub use common::{
     DeletionPolicy, ImagePatterns, LocalReference, NamingPolicy, RegistrySpec, SourceKind, SourceRegistrySpec,
+    WrittenRepository,
 };
 pub use component::{ChartSpec, ConfigMapReference, FileSpec, ManifestSpec, MissingImage, PinnedChart, ValuesSource};
 pub use conditions::{Conditions, READY, RECONCILING, SBOMS_COMPLETE, SIGNED, STALLED, VERIFIED, cut, cut_to};

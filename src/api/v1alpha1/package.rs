@@ -288,6 +288,13 @@ pub struct ComponentSpec {
     pub files: Vec<FileSpec>,
 }
 
+impl ComponentSpec {
+    /// Whether it holds nothing beside images.
+    pub fn holds_images_only(&self) -> bool {
+        self.manifests.is_empty() && self.charts.is_empty() && self.files.is_empty()
+    }
+}
+
 /// An image of a component, as it is written.
 ///
 /// A structural schema has no type for either of two types. So the API server knows the fields of the object and holds

@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::common::WrittenRepository;
 use super::component::{MissingImage, PinnedChart};
 use crate::oci::Naming;
 
@@ -44,6 +45,10 @@ pub struct JackalPackageStatus {
     /// at most 200. Such a component may not run in the cluster; the package is built all the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing_images: Vec<MissingImage>,
+    /// The repository that the package's artifacts are in, those of `history` that name no other one. Where the spec leads
+    /// to another one by now, nothing is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry: Option<WrittenRepository>,
     /// The last artifacts, newest first, and why each was built.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryEntry>,
@@ -171,7 +176,7 @@ pub struct HistoryEntry {
     /// The digest of the artifact's manifest.
     pub digest: String,
     /// What was different from the artifact before, the first of these that applies: FirstBuild, VersionChanged,
-    /// ImagesChanged, ChartsChanged, SBOMsAdded or ContentChanged. Interrupted where its writing was begun and not ended.
+    /// ImagesChanged, ChartsChanged, SBOMsAdded, ContentChanged or RegistryChanged. Interrupted where its writing was begun and not ended.
     pub reason: String,
     /// All that was different.
     #[serde(default)]
@@ -181,8 +186,8 @@ pub struct HistoryEntry {
     /// It stood in the registry before: this package did not write it and never deletes it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopted: bool,
-    /// The repository that it is in, where that is not the one of `artifact`: the package has moved since. It is
-    /// not deleted there.
+    /// The repository that it is in, where that is not the one of `registry`: the package has moved since. It is
+    /// not deleted there. Of a registry that pods call the same it has the host that received it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository: Option<String>,
 }

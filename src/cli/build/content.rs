@@ -7,7 +7,7 @@ use crate::cli::access::Access;
 use crate::cli::package_file::{Given, Kind, Object};
 use crate::cli::progress::{Display, bytes};
 use crate::package::component::Found;
-use crate::package::{BroughtImage, Definition, Names, Parts, Plan, assemble, component, repository};
+use crate::package::{BroughtImage, Definition, KnownTars, Names, Parts, Plan, assemble, component, repository};
 use crate::signing::SigningKey;
 
 impl Build {
@@ -109,8 +109,11 @@ impl Build {
             });
         }
         let destination = works.destination(&name)?;
+        // Nothing but its signature says of an artifact who made it, where no object records it.
+        let architecture = definition.architecture();
+        let known = KnownTars::read(&*destination, spec.version(), architecture, None, content.key).await?;
         let mut archives = component::archives(spec, content.found);
-        archives.extend(self.sboms(spec, &mut brought, display, report).await?);
+        archives.extend(self.sboms(spec, &mut brought, &known, display, report).await?);
         let url = match content.address.as_str() {
             "" => format!("{name}:{}", spec.version()),
             address => format!("oci://{address}/{name}:{}", spec.version()),
@@ -123,11 +126,18 @@ impl Build {
             charts: &report.charts,
             url: &url,
             key: content.key,
-            previous: None,
+            known: &known,
         };
         let assembled = assemble(parts, &*destination, async |_| Ok(())).await?;
         let published = assembled.published;
-        report.changed |= assembled.signed;
+        if let Some(signed) = &assembled.signed {
+            report.changed |= signed.new;
+            if let Some(foreign) = &signed.foreign {
+                display.warn(format_args!(
+                    "the index under the tag is not signed: it lists a package for {foreign} that the key has not signed; sign that, or verify by digest"
+                ));
+            }
+        }
         report.changed |= published.changed;
         report.moved_bytes += published.moved_bytes;
         let digest = published.manifest.to_string();

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Build, Report};
 use crate::api::v1alpha1::JackalPackageSpec;
 use crate::cli::progress::Display;
-use crate::package::{Archive, BroughtImage, PackageSboms};
+use crate::package::{Archive, BroughtImage, KnownTars, PackageSboms};
 use crate::sbom::unable;
 
 /// How far the SBOMs are.
@@ -27,6 +27,7 @@ impl Build {
         &self,
         spec: &JackalPackageSpec,
         images: &mut [BroughtImage],
+        known: &KnownTars,
         display: &Display,
         report: &mut Report,
     ) -> anyhow::Result<Option<Archive>> {
@@ -34,7 +35,9 @@ impl Build {
         let Some(wanted) = spec.wanted_sboms(syft.is_some()) else {
             return Ok(None);
         };
-        let mut sboms = PackageSboms::look(images).await?;
+        let memory = syft.as_ref().map(|syft| syft.memory());
+        let mut sboms = PackageSboms::look(images, memory).await?;
+        sboms.prove(known, memory);
         let made = match &syft {
             _ if sboms.is_complete() => Ok(()),
             Some(syft) => sboms.make(syft).await,

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::oci::Reference;
 use crate::worker::{Policy, RepositoryPolicy};
 
 fn package(namespace: &str, second: u32, spec: serde_json::Value) -> JackalPackage {
@@ -413,6 +414,8 @@ fn a_package_does_not_get_the_tag_of_an_older_image() {
         json!([{ "apiVersion": "x/v1", "kind": "X", "name": "x", "uid": new.uid(), "controller": true }]),
     )
     .unwrap();
+    assert!(verdict(&new, &own).is_some(), "an owner is of the same namespace");
+    own.metadata.namespace = new.metadata.namespace.clone();
     assert_eq!(verdict(&new, &own), None);
 }
 
@@ -423,10 +426,41 @@ fn what_is_to_have_a_place_claims_it() {
         .site(&home, "a", &crate::api::v1alpha1::RegistrySpec::default())
         .unwrap();
     let image = image("one", 1, json!({ "image": "ghcr.io/x/app:1", "naming": "Plain" }));
-    for (name, expected) in [("r:1/x/app:1", true), ("r:1/x/app:2", false), ("r:1/y/app:1", false)] {
-        let name = name.parse().unwrap();
-        assert_eq!(claims(&image, &site, &name, &defaults, &home), expected, "{name}");
+    let package = package("app", 1, json!({ "registry": { "repositoryPrefix": "x" } }));
+    let digest = Digest::of(b"x");
+    for (place, of_image, of_package) in [
+        ("ghcr.io/x/app:1", true, true),
+        ("ghcr.io/x/app:2", false, false),
+        ("ghcr.io/y/app:1", false, false),
+    ] {
+        let place: Reference = place.parse().unwrap();
+        let location = Location::of(&place, "r:1", "", crate::oci::Naming::Plain, true).unwrap();
+        let wanted = Wanted {
+            site: &site,
+            name: &location.to_string(),
+            location: &location,
+            digest: &digest,
+        };
+        assert_eq!(wanted.is_claimed_by(&image, &defaults, &home), of_image, "{place}");
+        assert!(!wanted.is_named_by(&image, &defaults, &home));
+        assert_eq!(wanted.is_of_package(&package, &defaults, &home), of_package, "{place}");
     }
+}
+
+#[test]
+fn whoever_writes_anothers_package_as_owner_is_a_rival_all_the_same() {
+    let own = image("one", 1, json!({ "image": "ghcr.io/x/app:1" }));
+    let mut forged = image("two", 2, json!({ "image": "evil.io/x/app:1" }));
+    let owner = json!([{ "apiVersion": "x/v1", "kind": "X", "name": "x", "uid": "u", "controller": true }]);
+    let owned = |image: &JackalImage| {
+        let mut image = image.clone();
+        image.metadata.owner_references = serde_json::from_value(owner.clone()).unwrap();
+        image
+    };
+    forged.metadata.namespace = own.metadata.namespace.clone();
+    assert!(!are_rivals(&owned(&forged), &owned(&own)), "of one package");
+    forged.metadata.namespace = Some("evil".to_owned());
+    assert!(are_rivals(&owned(&forged), &owned(&own)));
 }
 
 #[test]

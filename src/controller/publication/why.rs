@@ -31,6 +31,16 @@ pub(super) struct Why {
     pub message: String,
 }
 
+impl Why {
+    /// The same was written to another place.
+    pub fn registry_changed() -> Self {
+        Self {
+            reason: "RegistryChanged",
+            message: "the package goes to another registry or repository".to_owned(),
+        }
+    }
+}
+
 /// Why an artifact was built: what differs from the one before.
 pub(super) fn why(
     before: Option<&Artifact>,

@@ -414,22 +414,35 @@ async fn a_tar_is_made_once_for_the_same_content() {
     let line = format!("{} components/web.tar\n", layer.digest.hex());
     assert!(std::str::from_utf8(&checksums).unwrap().contains(&line));
 
-    // The same again reads nothing, and writes nothing.
+    // The same again reads nothing where the artifact is known for its own, and writes nothing.
     let writes = stage.registry.writes.load(Ordering::Relaxed);
     let (again, opened) = archives("a: 1");
+    let known = async |recorded: Option<&Digest>| {
+        let read = KnownTars::read(&stage.package, "1.0.0", "amd64", recorded, None).await;
+        read.unwrap()
+    };
+    let own = known(Some(&published.manifest)).await;
     let contents = Contents {
         archives: &again,
+        known: Some(&own),
         ..contents
     };
     let repeated = stage.publish(contents, "1.0.0").await.unwrap();
     assert_eq!((opened.load(Ordering::Relaxed), repeated.changed), (0, false));
     assert_eq!(stage.registry.writes.load(Ordering::Relaxed), writes);
 
-    // Nor does another version, which is told where to look.
-    let contents = Contents {
-        previous: Some(&published.manifest),
+    // What somebody put under the tag is read again, and compared: nothing is sent.
+    let anybodys = known(None).await;
+    let compared = Contents {
+        known: Some(&anybodys),
         ..contents
     };
+    let repeated = stage.publish(compared, "1.0.0").await.unwrap();
+    assert_eq!((opened.load(Ordering::Relaxed), repeated.changed), (1, false));
+    assert_eq!(stage.registry.writes.load(Ordering::Relaxed), writes);
+    opened.store(0, Ordering::Relaxed);
+
+    // Another version reads nothing, which is told where to look.
     let newer = stage.publish(contents, "2.0.0").await.unwrap();
     assert_eq!((opened.load(Ordering::Relaxed), newer.changed), (0, true));
 
@@ -443,6 +456,49 @@ async fn a_tar_is_made_once_for_the_same_content() {
     let changed = stage.publish(contents, "2.0.0").await.unwrap();
     assert_eq!((opened.load(Ordering::Relaxed), changed.changed), (3, true));
     assert_ne!(changed.manifest, newer.manifest);
+}
+
+#[tokio::test]
+async fn a_tar_that_somebody_laid_under_the_tag_is_not_packed() {
+    let stage = stage().await;
+    let (archive, opened) = component("components/web.tar", "a: 1");
+    let archives = [archive];
+    let evil = stage.package.put("a: evil", "application/vnd.zarf.layer.v1.blob");
+    let mut layer = evil.clone();
+    layer.annotations = [
+        ("org.opencontainers.image.title", "components/web.tar".to_owned()),
+        ("dev.jackal.inputs", archives[0].inputs().to_string()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into();
+    let honest = stage.publish(stage.images[..].into(), "1.0.0").await.unwrap();
+    let mut manifest = stage.manifest(&honest).await;
+    manifest.layers.push(layer);
+    let forged = Document::of_manifest(manifest).unwrap();
+    stage.package.publish(&forged, None).await.unwrap();
+    let mut index = stage.package.index("1.0.0");
+    index.manifests[0].digest = forged.digest().clone();
+    index.manifests[0].size = forged.descriptor.size;
+    stage
+        .package
+        .publish(&Document::of_index(index).unwrap(), Some("1.0.0"))
+        .await
+        .unwrap();
+
+    let known = KnownTars::read(&stage.package, "1.0.0", "amd64", None, None)
+        .await
+        .unwrap();
+    let contents = Contents {
+        images: &stage.images,
+        archives: &archives,
+        known: Some(&known),
+        ..Contents::default()
+    };
+    let published = stage.publish(contents, "1.0.0").await.unwrap();
+    let manifest = stage.manifest(&published).await;
+    let layer = titled(&manifest, "components/web.tar");
+    assert_ne!(layer.digest, evil.digest);
+    assert_eq!(opened.load(Ordering::Relaxed), 2, "measured, and sent");
 }
 
 #[tokio::test]

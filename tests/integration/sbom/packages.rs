@@ -199,9 +199,17 @@ async fn follow(version: Version) {
     assert_eq!(lists() - asked, 2);
     assert_eq!(ground.cluster.writes()[written.len()..], [] as [String; 0]);
 
-    // Another package has them at once, also after a restart.
+    // Another package has them at once, also after a restart, once the artifact that the status records has proven them.
     drop(controller);
     let _controller = ground.cluster.controller(&ground.flags_for_script(&syft));
+    ground.cluster.request("shop", "restarted").await;
+    let looked = ground
+        .cluster
+        .package_where("shop", "looked at by the new process", |package| {
+            let handled = package.status.as_ref()?.last_handled_reconcile_at.as_deref();
+            (handled == Some("restarted")).then_some(())
+        });
+    looked.await;
     ground
         .cluster
         .apply(&ground.package("other", &["web"], &front.host, ""));

@@ -14,7 +14,7 @@ use crate::support::process::run;
 use crate::support::program;
 
 /// Held by who has the API server that is apart.
-static APART: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+pub(crate) static APART: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Leaves nothing to operators of later tests.
 fn clear(clusters: &[&Cluster]) {

@@ -1,0 +1,158 @@
+//! Which tars that stand in a package's repository may be taken as they are.
+//!
+//! The annotation that says what a tar was made of is computed from names and digests: whoever may write to the repository
+//! may lay another tar below it, and have that packed, and signed, in the owner's name. So it is believed where the
+//! object's own status records the artifact, and in a package that is signed only where the key of that package has signed
+//! what the tar was made of together with its content. Anywhere else it is a hint: the tar is made, and compared.
+
+use std::collections::BTreeMap;
+
+use super::{Archive, INPUTS, INPUTS_SIGNATURE};
+use crate::fault::Fault;
+use crate::oci::{Descriptor, Digest, Document, Manifest};
+use crate::package::publish::standing;
+use crate::signing::SigningKey;
+use crate::transfer::Destination;
+
+/// The type of what is signed of a tar, so that no other signature of the key passes for it.
+const SIGNED_TYPE: &str = "application/vnd.jackal.package.tar.v1";
+
+/// Tars that stand in a package's repository, by what they say that they were made of.
+#[derive(Clone, Debug, Default)]
+pub struct KnownTars(BTreeMap<Digest, KnownTar>);
+
+/// A tar that stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct KnownTar {
+    /// Its layer.
+    pub blob: Descriptor,
+    /// Whether it was made of what it says.
+    pub proven: bool,
+}
+
+impl KnownTars {
+    /// Reads the artifact of `architecture` under `tag`, and the one that the object's status records, if it does. `key` is
+    /// what signs the package.
+    pub async fn read(
+        repository: &dyn Destination,
+        tag: &str,
+        architecture: &str,
+        recorded: Option<&Digest>,
+        key: Option<&SigningKey>,
+    ) -> Result<Self, Fault> {
+        let mut known = Self::default();
+        let index = standing(repository, tag).await?;
+        let named = index.as_ref().and_then(|index| index.of(architecture));
+        let named = named.filter(|named| Some(*named) != recorded);
+        for digest in named.into_iter().chain(recorded) {
+            let document = repository.document(digest.as_str()).await?;
+            if let Some(manifest) = document.as_ref().and_then(Document::manifest) {
+                known.take(manifest, recorded == Some(digest), key);
+            }
+        }
+        Ok(known)
+    }
+
+    fn take(&mut self, manifest: &Manifest, recorded: bool, key: Option<&SigningKey>) {
+        for layer in &manifest.layers {
+            let Some(inputs) = layer.annotations.get(INPUTS).and_then(|text| text.parse().ok()) else {
+                continue;
+            };
+            let proven = match key {
+                None => recorded,
+                Some(key) => is_signed(key, &inputs, layer),
+            };
+            // What is proven is no longer replaced.
+            if self.0.get(&inputs).is_none_or(|known| !known.proven) {
+                let blob = layer.clone();
+                self.0.insert(inputs, KnownTar { blob, proven });
+            }
+        }
+    }
+
+    /// The tar that says it was made of `inputs`.
+    pub(super) fn get(&self, inputs: &Digest) -> Option<&KnownTar> {
+        self.0.get(inputs)
+    }
+
+    /// Whether a tar of the same content was made before: so what decides its content was what it is now.
+    pub fn proves(&self, archive: &Archive) -> bool {
+        self.get(&archive.inputs()).is_some_and(|known| known.proven)
+    }
+}
+
+/// What of a tar is signed.
+fn signed_content(inputs: &Digest, digest: &Digest, size: u64) -> Vec<u8> {
+    format!("{inputs} {digest} {size}").into_bytes()
+}
+
+/// The signature by `key` that the tar `digest` of so many bytes was made of `inputs`. The same gives the same.
+pub(super) fn signature(key: &SigningKey, inputs: &Digest, digest: &Digest, size: u64) -> String {
+    hex::encode(key.sign_typed(SIGNED_TYPE, &signed_content(inputs, digest, size)))
+}
+
+fn is_signed(key: &SigningKey, inputs: &Digest, layer: &Descriptor) -> bool {
+    let signature = layer.annotations.get(INPUTS_SIGNATURE);
+    let signature = signature.and_then(|signature| hex::decode(signature).ok());
+    let content = signed_content(inputs, &layer.digest, layer.size);
+    signature.is_some_and(|signature| key.public().verifies_typed(SIGNED_TYPE, &content, &signature))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Manifest;
+
+    fn key(name: &str) -> SigningKey {
+        let pem = std::fs::read(format!("{}/tests/signing/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        SigningKey::read(&pem, Some(b"secret")).unwrap()
+    }
+
+    fn layer(content: &[u8], inputs: &Digest, signature: Option<String>) -> Descriptor {
+        let mut layer = Descriptor::new("tar", Digest::of(content), content.len() as u64);
+        layer.annotations.insert(INPUTS.to_owned(), inputs.to_string());
+        if let Some(signature) = signature {
+            layer.annotations.insert(INPUTS_SIGNATURE.to_owned(), signature);
+        }
+        layer
+    }
+
+    fn proven(layers: Vec<Descriptor>, recorded: bool, key: Option<&SigningKey>) -> Vec<(Digest, bool)> {
+        let manifest = Manifest::new(Descriptor::empty(), layers);
+        let mut known = KnownTars::default();
+        known.take(&manifest, recorded, key);
+        let rows = known.0.into_values();
+        rows.map(|known| (known.blob.digest, known.proven)).collect()
+    }
+
+    #[test]
+    fn the_record_proves_what_is_not_signed() {
+        let inputs = Digest::of(b"inputs");
+        let layers = || vec![layer(b"tar", &inputs, None)];
+        assert_eq!(proven(layers(), true, None), [(Digest::of(b"tar"), true)]);
+        assert_eq!(proven(layers(), false, None), [(Digest::of(b"tar"), false)]);
+    }
+
+    #[test]
+    fn only_its_own_key_proves_what_is_signed() {
+        let key = key("cosign.key");
+        let (inputs, digest) = (Digest::of(b"inputs"), Digest::of(b"tar"));
+        let made = signature(&key, &inputs, &digest, 3);
+        assert_eq!(made, signature(&key, &inputs, &digest, 3), "the same each time");
+        let is_proven = |layer: Descriptor| proven(vec![layer], true, Some(&key))[0].1;
+        assert!(is_proven(layer(b"tar", &inputs, Some(made.clone()))));
+        assert!(!is_proven(layer(b"tar", &inputs, None)), "a status may be forged");
+        assert!(!is_proven(layer(b"evil", &inputs, Some(made.clone()))));
+        assert!(!is_proven(layer(b"tar", &Digest::of(b"other"), Some(made.clone()))));
+        assert!(!is_proven(layer(b"tar", &inputs, Some("x".to_owned()))));
+        // The same words, signed as something else.
+        let other = hex::encode(key.sign(&signed_content(&inputs, &digest, 3)));
+        assert!(!is_proven(layer(b"tar", &inputs, Some(other))));
+        // What is proven is found whatever lies before or after it.
+        for at in [0, 1] {
+            let mut layers = vec![layer(b"evil", &inputs, None)];
+            layers.insert(at, layer(b"tar", &inputs, Some(made.clone())));
+            assert_eq!(proven(layers, false, Some(&key)), [(digest.clone(), true)]);
+        }
+    }
+}
