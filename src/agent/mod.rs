@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api::v1alpha1::{Candidate, JackalImage, SourceKind};
-use crate::controller::AGENT_LABEL;
+use crate::controller::{AGENT_LABEL, agent_lease};
 use crate::fault::{Fault, Reason};
 use crate::oci::Reference;
 use crate::package::ImageRequest;
@@ -199,7 +199,7 @@ impl Registration {
         Self {
             api: Api::namespaced(client.clone(), &settings.defaults.namespace),
             owner: settings.owner.clone(),
-            name: format!("jackal-agent-{node}"),
+            name: agent_lease(node),
             node: node.to_owned(),
         }
     }

@@ -7,6 +7,7 @@ use k8s_openapi::Resource as _;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::cluster::{ClusterFlags, hostname, optional};
 use super::engine::EngineFlags;
@@ -31,7 +32,7 @@ pub(super) struct Agent {
     pod_uid: Option<String>,
     /// Images that the node hands out, and to whom: NAMESPACE=IMAGE, such as
     /// `team-a=registry.example.com/team-a/*` or `*=docker.io/library/*`; repeatable. The image is named in full,
-    /// without tag; `*` stands for any characters. Default: every image to every namespace; with one, nothing else.
+    /// without tag; `*` stands for any characters, so `*=*` hands out every image to every namespace. Default: none.
     #[arg(long, env = "JACKAL_ADMIT", value_name = "NAMESPACE=IMAGE", value_delimiter = ',', value_parser = optional::<Admission>)]
     admit: Vec<Option<Admission>>,
     #[command(flatten)]
@@ -65,6 +66,12 @@ impl Agent {
             ..OwnerReference::default()
         });
         let admissions = Admissions(self.admit.into_iter().flatten().collect());
+        if admissions.0.is_empty() {
+            warn!(
+                node,
+                "no image leaves this node: --admit says which namespaces may have which"
+            );
+        }
         agent::run(client, &node, engines, admissions, settings, stop).await;
         serving.end().await;
         ExitCode::SUCCESS

@@ -62,9 +62,15 @@ pub(super) struct ClusterFlags {
     /// Source registries that speak plain HTTP: host[:port], repeatable.
     #[arg(long, env = "JACKAL_INSECURE_REGISTRIES", value_name = "HOST", value_delimiter = ',')]
     insecure_registry: Vec<String>,
-    /// Where objects may push in the operator's registry: `any`where, or only below the name of their `namespace`
-    /// (after --registry-prefix, before the object's own prefix). With `namespace`, set it at the agents too.
-    #[arg(long, env = "JACKAL_REPOSITORY_POLICY", default_value = "any", value_name = "POLICY")]
+    /// Where objects may push in the operator's registry: only below the name of their `namespace` (after
+    /// --registry-prefix, before the object's own prefix), or `any`where, so also over what another namespace brought.
+    /// The same at the agents.
+    #[arg(
+        long,
+        env = "JACKAL_REPOSITORY_POLICY",
+        default_value = "namespace",
+        value_name = "POLICY"
+    )]
     repository_policy: RepositoryPolicy,
     /// A host that objects may name as a source, or as a destination of their own: host[:port], or
     /// *.domain[:port]; repeatable. Default: any.

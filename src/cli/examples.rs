@@ -22,7 +22,7 @@ Examples:
 pub(super) const AGENT: &str = "\
 Examples:
   # For the docker engine and the containerd of this node
-  jackal-operator agent --node-name node-1
+  jackal-operator agent --node-name node-1 --admit team-a=*
   # With the engine's folder mounted elsewhere
   jackal-operator agent --node-name node-1 --docker-root /host/var/lib/docker --admit team-a=docker.io/library/*";
 

@@ -27,7 +27,7 @@ use super::deletion::Deletion;
 use super::lease::{LAPSE, Leadership};
 use super::seen::Seen;
 use super::selecting::Selecting;
-use super::{AGENT_LABEL, finalizers, undecodable};
+use super::{AGENT_LABEL, AGENT_LEASE, finalizers, undecodable};
 use crate::api::v1alpha1::{Assignment, Conditions, DeletionPolicy, JackalImage, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::worker::{
@@ -49,7 +49,8 @@ pub(super) struct Assigner {
     pub(super) events: Events,
     pub(super) leadership: Leadership,
     pub(super) selecting: Selecting,
-    agents: Store<Lease>,
+    /// Only what they are called: what one holds may be anything, and would keep the others from being read.
+    agents: Store<PartialObjectMeta<Lease>>,
     /// When this process first saw a generation of an object, by uid: nodes that do not answer are waited
     /// for from then.
     since: Mutex<HashMap<String, (i64, Instant)>>,
@@ -65,7 +66,7 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) {
     let images: Api<Guarded> = settings.api(&client);
-    let leases: Api<Lease> = Api::namespaced(client.clone(), &settings.defaults.namespace);
+    let leases: Api<PartialObjectMeta<Lease>> = Api::namespaced(client.clone(), &settings.defaults.namespace);
     let (agents, writer) = reflector::store();
     let mut agent_listing = settings.health.further_listing("Leases of agents");
     let mut listing = settings.health.further_listing("JackalImages");
@@ -251,7 +252,7 @@ impl Assigner {
     async fn agents(&self, labelled: bool) -> Result<Vec<AgentNode>, Fault> {
         let mut agents = Vec::new();
         for lease in self.agents.state() {
-            let Some(name) = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()) else {
+            let Some(name) = lease.name_any().strip_prefix(AGENT_LEASE).map(str::to_owned) else {
                 continue;
             };
             let labels = if labelled {

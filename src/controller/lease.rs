@@ -6,10 +6,12 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use kube::api::{ObjectMeta, PostParams};
+use kube::core::{ApiResource, NotUsed, Object};
 use kube::{Api, Client};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -22,6 +24,28 @@ pub(super) const LAPSE: Duration = Duration::from_secs(1);
 
 /// The name of the Lease.
 const NAME: &str = "jackal-operator-leader";
+
+/// How many terms of one's own another's lease is waited for at most, whatever it says.
+const LONGEST: u32 = 4;
+
+/// What stands in the Lease. Its times are texts, and none is compared with a clock: whoever may write it may write times
+/// that no clock knows, and nobody would lead if they could not be read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Hold {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    holder_identity: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lease_duration_seconds: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    acquire_time: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    renew_time: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lease_transitions: Option<i32>,
+}
+
+type LeaderLease = Object<Hold, NotUsed>;
 
 /// How long a lease lasts, and how it is kept.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +70,14 @@ impl Terms {
     /// wait, so that neither the renewal's own time nor clocks of different speed let two act at once.
     fn tenure(&self) -> Duration {
         self.duration.mul_f64(2.0 / 3.0)
+    }
+
+    /// How long another's lease is left alone after a change of it that this process saw; `stated` is what the Lease says. Less
+    /// than a term of one's own could let two act at once, and what is far longer would let nobody.
+    fn patience(&self, stated: Option<i32>) -> Duration {
+        let stated = stated.and_then(|seconds| u64::try_from(seconds).ok());
+        let stated = stated.map_or(self.duration, Duration::from_secs);
+        stated.clamp(self.duration, self.duration.saturating_mul(LONGEST))
     }
 
     /// How long nobody may have tried to renew before the process counts as dead. A try takes a tenure at most,
@@ -116,16 +148,17 @@ pub fn contend(
     stop: CancellationToken,
 ) -> (Leadership, impl Future<Output = ()> + use<>) {
     let (until, leadership) = watch::channel(None);
-    let api: Api<Lease> = Api::namespaced(client, &settings.defaults.namespace);
+    let leases = ApiResource::erase::<Lease>(&());
     let contender = Contender {
-        api,
+        api: Api::namespaced_with(client, &settings.defaults.namespace, &leases),
+        leases,
         identity: identity.to_owned(),
         terms,
         owner: settings.owner.clone(),
     };
     let pulse = settings.health.pulse("the renewal of the lease", terms.standstill());
     let run = async move {
-        let mut seen: Option<(LeaseSpec, Instant)> = None;
+        let mut seen: Option<(Hold, Instant)> = None;
         let mut ticks = tokio::time::interval(terms.renew);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -163,7 +196,8 @@ pub fn contend(
 }
 
 struct Contender {
-    api: Api<Lease>,
+    api: Api<LeaderLease>,
+    leases: ApiResource,
     identity: String,
     terms: Terms,
     /// Not the pod: where one is deleted by force, its process may still lead, and a Lease that is gone would let another
@@ -173,7 +207,7 @@ struct Contender {
 
 impl Contender {
     /// Takes or renews the Lease; false when another holds it.
-    async fn attempt(&self, seen: &mut Option<(LeaseSpec, Instant)>) -> Result<bool, kube::Error> {
+    async fn attempt(&self, seen: &mut Option<(Hold, Instant)>) -> Result<bool, kube::Error> {
         // An answer that comes after the tenure is of no use.
         let limit = self.terms.tenure();
         match tokio::time::timeout(limit, self.exchange(seen)).await {
@@ -184,22 +218,17 @@ impl Contender {
         }
     }
 
-    async fn exchange(&self, seen: &mut Option<(LeaseSpec, Instant)>) -> Result<bool, kube::Error> {
-        let now = MicroTime(jiff::Timestamp::now());
+    async fn exchange(&self, seen: &mut Option<(Hold, Instant)>) -> Result<bool, kube::Error> {
+        let now = text(&MicroTime(jiff::Timestamp::now()));
         let Some(mut lease) = self.api.get_opt(NAME).await? else {
-            let spec = self.spec(now.clone(), Some(now), 0);
-            let metadata = ObjectMeta {
-                name: Some(NAME.to_owned()),
+            let mut lease = LeaderLease::new(NAME, &self.leases, self.hold(now.clone(), Some(now), 0));
+            lease.metadata = ObjectMeta {
                 owner_references: self.owner.clone().map(|owner| vec![owner]),
-                ..ObjectMeta::default()
-            };
-            let lease = Lease {
-                metadata,
-                spec: Some(spec),
+                ..lease.metadata
             };
             return written(self.api.create(&PostParams::default(), &lease).await);
         };
-        let standing = lease.spec.clone().unwrap_or_default();
+        let standing = lease.spec.clone();
         let holder = standing.holder_identity.as_deref().unwrap_or_default();
         if !holder.is_empty() && holder != self.identity {
             let waited = match seen {
@@ -209,31 +238,27 @@ impl Contender {
                     Duration::ZERO
                 }
             };
-            let duration = standing
-                .lease_duration_seconds
-                .and_then(|seconds| u64::try_from(seconds).ok());
-            if waited < duration.map_or(self.terms.duration, Duration::from_secs) {
+            if waited < self.terms.patience(standing.lease_duration_seconds) {
                 return Ok(false);
             }
         }
         *seen = None;
         let transitions = standing.lease_transitions.unwrap_or_default();
-        lease.spec = Some(match holder == self.identity {
-            true => self.spec(now, standing.acquire_time, transitions),
-            false => self.spec(now.clone(), Some(now), transitions.saturating_add(1)),
-        });
+        lease.spec = match holder == self.identity {
+            true => self.hold(now, standing.acquire_time, transitions),
+            false => self.hold(now.clone(), Some(now), transitions.saturating_add(1)),
+        };
         // The resource version in `lease` makes this fail when another was faster.
         written(self.api.replace(NAME, &PostParams::default(), &lease).await)
     }
 
-    fn spec(&self, renewed: MicroTime, acquired: Option<MicroTime>, transitions: i32) -> LeaseSpec {
-        LeaseSpec {
+    fn hold(&self, renewed: String, acquired: Option<String>, transitions: i32) -> Hold {
+        Hold {
             holder_identity: Some(self.identity.clone()),
             lease_duration_seconds: Some(i32::try_from(self.terms.duration.as_secs().max(1)).unwrap_or(i32::MAX)),
             acquire_time: acquired,
             renew_time: Some(renewed),
             lease_transitions: Some(transitions),
-            ..LeaseSpec::default()
         }
     }
 
@@ -241,17 +266,22 @@ impl Contender {
         let Some(mut lease) = within(self.api.get_opt(NAME)).await? else {
             return Ok(());
         };
-        let held = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) == Some(self.identity.as_str());
-        if held && let Some(spec) = &mut lease.spec {
-            spec.holder_identity = None;
+        if lease.spec.holder_identity.as_deref() == Some(self.identity.as_str()) {
+            lease.spec.holder_identity = None;
             written(within(self.api.replace(NAME, &PostParams::default(), &lease)).await)?;
         }
         Ok(())
     }
 }
 
+/// A time as the API server writes it.
+fn text(time: &MicroTime) -> String {
+    let value = serde_json::to_value(time).unwrap_or_default();
+    value.as_str().unwrap_or_default().to_owned()
+}
+
 /// Whether a write went through; a conflict means that another was faster.
-fn written(answer: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
+fn written(answer: Result<LeaderLease, kube::Error>) -> Result<bool, kube::Error> {
     match answer {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
@@ -268,6 +298,33 @@ mod tests {
     /// Stands for a SIGSTOP: nothing runs, timers included, and the clock goes on.
     fn stop(duration: Duration) {
         std::thread::sleep(duration);
+    }
+
+    #[test]
+    fn what_another_says_of_its_lease_is_believed_within_bounds() {
+        let terms = Terms::default();
+        for (stated, waited) in [
+            (None, 15),
+            (Some(i32::MIN), 15),
+            (Some(-1), 15),
+            (Some(0), 15),
+            // A leader of 15 s whose Lease somebody shortened still acts.
+            (Some(1), 15),
+            (Some(15), 15),
+            (Some(30), 30),
+            (Some(61), 60),
+            (Some(i32::MAX), 60),
+        ] {
+            assert_eq!(terms.patience(stated), Duration::from_secs(waited), "{stated:?}");
+        }
+    }
+
+    #[test]
+    fn times_that_no_clock_knows_are_read_as_they_stand() {
+        let text =
+            r#"{"holderIdentity":"x","renewTime":"9999-12-31T23:59:59.000000Z","strategy":"OldestEmulationVersion"}"#;
+        let hold: Hold = serde_json::from_str(text).unwrap();
+        assert_eq!(hold.renew_time.as_deref(), Some("9999-12-31T23:59:59.000000Z"));
     }
 
     #[tokio::test]

@@ -46,6 +46,15 @@ use crate::worker::{self, Duty, Feed, Nudge, Place, Registries, Settings};
 /// The label of a Lease by which an agent says that it runs on a node.
 pub const AGENT_LABEL: &str = "jackal.dev/agent";
 
+/// What the name of such a Lease begins with; the node's follows. The API server lets an agent write its own node's alone
+/// (the chart's policy), so the name counts, and nothing that stands in the Lease.
+const AGENT_LEASE: &str = "jackal-agent-";
+
+/// The name of the Lease of the agent of `node`.
+pub fn agent_lease(node: &str) -> String {
+    format!("{AGENT_LEASE}{node}")
+}
+
 /// Runs the controller until `stop`. `identity` names this process in claims and in the lease.
 pub async fn run(client: Client, identity: &str, settings: Settings, terms: Terms, stop: CancellationToken) {
     let registries = Arc::<Registries>::default();

@@ -70,4 +70,16 @@ mod tests {
         );
         assert_eq!(held_for(&mut seen, Some(&claim("other", 2)), "me", later + STALE), None);
     }
+
+    #[test]
+    fn what_a_claim_says_of_the_time_means_nothing() {
+        let start = Instant::now();
+        for second in [i64::MIN, -1, 0, i64::MAX] {
+            let second = second.clamp(jiff::Timestamp::MIN.as_second(), jiff::Timestamp::MAX.as_second());
+            let mut seen = None;
+            let claim = claim("other", second);
+            assert_eq!(held_for(&mut seen, Some(&claim), "me", start), Some(STALE), "{second}");
+            assert_eq!(held_for(&mut seen, Some(&claim), "me", start + STALE), None, "{second}");
+        }
+    }
 }

@@ -263,7 +263,8 @@ impl Defaults {
 
     pub(super) async fn find_state(&self, client: &Client) -> Result<Option<State>, Fault> {
         for (namespace, name, service, naming) in STATES {
-            let secret = Secrets::new(client.clone(), namespace).find(name).await?;
+            // The chart grants it where registry.stateSecret names it.
+            let secret = Secrets::new(client.clone(), namespace).find_readable(name).await?;
             if let Some((address, credentials)) = secret.as_ref().and_then(state_of) {
                 return Ok(Some(State {
                     address,

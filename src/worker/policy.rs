@@ -13,10 +13,10 @@ use crate::oci::{Reference, fits, normalised_host, without_usual_port};
 /// Where objects of a namespace may push in the operator's own registry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum RepositoryPolicy {
-    /// Anywhere.
-    #[default]
+    /// Anywhere, so also over what another namespace brought.
     Any,
     /// Below the name of their namespace.
+    #[default]
     Namespace,
 }
 
@@ -157,7 +157,7 @@ impl fmt::Display for HostPattern {
     }
 }
 
-/// Which images a node hands out to which namespaces. Empty: all to all; as soon as there is one, nothing else.
+/// Which images a node hands out to which namespaces, and nothing else.
 #[derive(Clone, Debug, Default)]
 pub struct Admissions(pub Vec<Admission>);
 
@@ -206,7 +206,7 @@ impl Admissions {
         spec: &JackalImageSpec,
         reference: &Reference,
     ) -> Result<(), Fault> {
-        if self.0.is_empty() || !spec.source.is_engine() {
+        if !spec.source.is_engine() {
             return Ok(());
         }
         let name = reference.name();
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_hands_out_what_it_is_told_to_and_without_a_word_everything() {
+    fn a_node_hands_out_what_it_is_told_to_and_without_a_word_nothing() {
         let rules = ["a=r.example.com/a/*", "*=docker.io/library/*", "ci-*=*"];
         for (namespace, image, expected) in [
             ("a", "r.example.com/a/app:1", true),
@@ -349,7 +349,9 @@ mod tests {
             ("ci", "r.example.com/a/app:1", false),
         ] {
             assert_eq!(may(&rules, namespace, image, "Docker"), expected, "{namespace} {image}");
-            assert!(may(&[], namespace, image, "Containerd"));
+            assert!(!may(&[], namespace, image, "Containerd"));
+            assert!(may(&["*=*"], namespace, image, "Containerd"));
+            assert!(may(&[], namespace, image, "Registry"));
         }
     }
 

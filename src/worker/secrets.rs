@@ -45,13 +45,32 @@ impl Secrets {
     /// The Secret, if there is one.
     pub async fn find(&self, name: &str) -> Result<Option<Secret>, Fault> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
-        within(api.get_opt(name)).await.map_err(|error| {
-            kube_fault(
-                Reason::SecretUnavailable,
-                &format!("reading the Secret {}/{name}", self.namespace),
-                &error,
-            )
+        let read = within(api.get_opt(name)).await;
+        read.map_err(|error| {
+            let what = format!("reading the Secret {}/{name}", self.namespace);
+            let fault = kube_fault(Reason::SecretUnavailable, &what, &error);
+            match &error {
+                // Nodes are trusted with the least, so this is where rights end first.
+                kube::Error::Api(status) if status.code == 403 => Fault {
+                    message: format!(
+                        "{}. Agents may read Secrets in the namespaces that agent.secretNamespaces of the chart lists: have {} added there",
+                        fault.message, self.namespace
+                    ),
+                    ..fault
+                },
+                _ => fault,
+            }
         })
+    }
+
+    /// The Secret, if there is one that this process may read.
+    pub async fn find_readable(&self, name: &str) -> Result<Option<Secret>, Fault> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        match within(api.get_opt(name)).await {
+            Err(kube::Error::Api(status)) if status.code == 403 => Ok(None),
+            Ok(found) => Ok(found),
+            Err(_) => self.find(name).await,
+        }
     }
 
     /// One entry of a Secret.

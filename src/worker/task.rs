@@ -321,6 +321,7 @@ async fn claim(worker: &Worker, image: &JackalImage, key: &Key, seen: Seen, hold
         // Whoever brought another image since this task looked at the source saw a newer one.
         let free = free && brought(standing.status.as_ref()) == brought(image.status.as_ref());
         if !(own || hold == Hold::Take && free)
+            || !worker.duty.admits(standing)
             || standing.metadata.generation != Some(key.generation)
             || !same_selection(standing, image)
             || standing.metadata.deletion_timestamp.is_some()
@@ -378,7 +379,11 @@ async fn done(
 ) -> Result<(), kube::Error> {
     let came = std::sync::Mutex::new(Success::default());
     let written = update(api, &image.name_any(), uid, |standing, status| {
-        if standing.metadata.generation != image.metadata.generation || !same_selection(standing, image) {
+        // Where it was assigned to another node meanwhile, that one says how it stands.
+        if standing.metadata.generation != image.metadata.generation
+            || !same_selection(standing, image)
+            || !worker.duty.admits(standing)
+        {
             return false;
         }
         let success = succeed(image, standing, status, brought, outcome, now());
@@ -391,14 +396,20 @@ async fn done(
         let note = format!("{left} stays: what was written to another registry or repository is not deleted");
         worker.events.normal(image, "RegistryChanged", &note).await;
     }
-    if written.is_some() && news {
-        let name = &brought.name;
+    let name = &brought.name;
+    let before = name_outside(worker, image, name);
+    if written.is_some() && (news || before.is_some()) {
         let mut note = format!(
             "{name} is {} ({} bytes by {}, {} in {} blobs sent)",
             outcome.digest, outcome.size, outcome.method, outcome.moved_bytes, outcome.moved_blobs
         );
         if let Some(omitted) = &outcome.omitted_tag {
             note = format!("{note}; {omitted}");
+        }
+        if let Some(before) = before {
+            note = format!(
+                "{note}; its name was {before} before, outside of what --repository-policy namespace gives this namespace: pods have to use the new one, or the operator has to run with --repository-policy any"
+            );
         }
         info!(image = name_of(image), "{note}");
         worker.events.normal(image, "Succeeded", &note).await;
@@ -411,6 +422,23 @@ fn deletes(image: &JackalImage) -> bool {
     image.spec.deletion_policy == DeletionPolicy::Delete
 }
 
+/// What the image was called before it was `name`, if that lies outside of its namespace's part of the same registry: it was
+/// brought there while every namespace could write anywhere.
+fn name_outside<'a>(worker: &Worker, image: &'a JackalImage, name: &str) -> Option<&'a str> {
+    let defaults = &worker.settings.defaults;
+    let prefix = defaults.registry.repository_prefix.as_deref();
+    let fence = defaults.policy.fence(prefix, &image.namespace().unwrap_or_default())?;
+    let before = image
+        .status
+        .as_ref()?
+        .name
+        .as_deref()
+        .filter(|before| *before != name)?;
+    let (old, new) = (before.parse::<Reference>().ok()?, name.parse::<Reference>().ok()?);
+    let left = |reference: &Reference| fence.check(reference.repository(), "").is_err();
+    (old.registry() == new.registry() && left(&old) && !left(&new)).then_some(before)
+}
+
 async fn failed(
     worker: &Worker,
     api: &Api<JackalImage>,
@@ -421,7 +449,10 @@ async fn failed(
 ) -> Result<(), kube::Error> {
     let news = std::sync::atomic::AtomicBool::new(false);
     let written = update(api, &image.name_any(), uid, |standing, status| {
-        if standing.metadata.generation != Some(generation) || !same_selection(standing, image) {
+        if standing.metadata.generation != Some(generation)
+            || !same_selection(standing, image)
+            || !worker.duty.admits(standing)
+        {
             return false;
         }
         news.store(

@@ -2,8 +2,10 @@
 //! `docs/security.md`. Every attack is carried out against real components.
 
 mod convert;
+mod defaults;
 mod deletion;
 mod engine;
+mod nodes;
 mod sbom;
 mod signatures;
 mod signed_content;

@@ -124,6 +124,9 @@ impl Run {
                 "--registry-endpoint",
                 &at,
                 "--registry-insecure",
+                // Runs of any namespace are compared by the names of their repositories.
+                "--repository-policy",
+                "any",
             ];
             let insecure = ["--insecure-registry", &images.source.host];
             // As a Deployment's pod keeps its name when its container is started again.
@@ -142,6 +145,7 @@ impl Run {
                 let to = Upstream::socket(&ground.real.host);
                 ways.push(Way::open_socket(way(AGENT, Server::Docker), to, &course, &socket));
                 environment.push(("DOCKER_HOST".to_owned(), format!("unix://{}", socket.display())));
+                environment.push(("JACKAL_ADMIT".to_owned(), "*=*".to_owned()));
                 if point.is_some_and(|point| point.export) {
                     environment.push(("JACKAL_DOCKER_ROOT".to_owned(), "/nowhere".to_owned()));
                 }

@@ -125,7 +125,7 @@ install_step() {
   # As docs/install.md says for namespaces whose pods pull.
   kubectl create namespace "$TENANT" >/dev/null
   until_true 60 'no service account' kubectl -n "$TENANT" get serviceaccount default
-  kubectl -n "$SYSTEM" get secret "$RELEASE-registry-login" -o json |
+  kubectl -n "$SYSTEM" get secret "$RELEASE-registry-pull" -o json |
     jq --arg namespace "$TENANT" '{apiVersion, kind, type, data, metadata: {name: "registry", namespace: $namespace}}' |
     kubectl apply -f - >/dev/null
   kubectl -n "$TENANT" patch serviceaccount default -p '{"imagePullSecrets": [{"name": "registry"}]}' >/dev/null

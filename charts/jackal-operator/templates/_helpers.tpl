@@ -52,6 +52,64 @@ spec:
   validationActions: [Deny]
 {{- end -}}
 
+{{/* A binding of the role that has its name, to the ServiceAccount `account`: (dict "root" . "kind" "ClusterRole" "name" "x"
+"account" "y"), with "namespace" for a Role. */}}
+{{- define "jackal-operator.roleBinding" -}}
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {{ .kind }}Binding
+metadata:
+  name: {{ .name }}
+  {{- with .namespace }}
+  namespace: {{ . }}
+  {{- end }}
+  labels: {{- include "jackal-operator.labels" .root | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: {{ .kind }}
+  name: {{ .name }}
+subjects:
+- kind: ServiceAccount
+  name: {{ .account }}
+  namespace: {{ .root.Release.Namespace }}
+{{- end -}}
+
+{{/* The head of a role and of what it grants: (dict "root" . "kind" "Role" "name" "x" "namespace" "y"). */}}
+{{- define "jackal-operator.role" -}}
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {{ .kind }}
+metadata:
+  name: {{ .name }}
+  {{- with .namespace }}
+  namespace: {{ . }}
+  {{- end }}
+  labels: {{- include "jackal-operator.labels" .root | nindent 4 }}
+{{- end -}}
+
+{{/* The Secrets of the release's namespace that the operator's flags name, as a JSON list; sorted, each once. */}}
+{{- define "jackal-operator.registrySecrets" -}}
+{{- list (include "jackal-operator.registryLogin" .) (include "jackal-operator.registryAuthority" .) | compact | uniq | sortAlpha | toJson -}}
+{{- end -}}
+
+{{/* The right to read the Secret with the cluster's state where registry.stateSecret names one, whose namespace has to be
+there: (dict "root" . "account" "x"). */}}
+{{- define "jackal-operator.stateRole" -}}
+{{- with .root.Values.registry.stateSecret -}}
+{{- $parts := splitList "/" . }}
+{{- if eq (len $parts) 2 }}
+{{- $state := dict "root" $.root "kind" "Role" "name" (printf "%s-state" $.account) "account" $.account "namespace" (first $parts) }}
+---
+{{ include "jackal-operator.role" $state }}
+rules:
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: [{{ last $parts }}]
+  verbs: [get]
+---
+{{ include "jackal-operator.roleBinding" $state }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{/* What chooses the pods of a component: (dict "root" . "component" "controller"). Never changes. */}}
 {{- define "jackal-operator.selector" -}}
 app.kubernetes.io/name: jackal-operator
@@ -86,6 +144,18 @@ app.kubernetes.io/component: {{ .component }}
 {{ .secretName }}
 {{- else if .deploy.enabled -}}
 {{ include "jackal-operator.registry" $ }}-login
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The Secret with the authority of the operator's registry, if there is one. */}}
+{{- define "jackal-operator.registryAuthority" -}}
+{{- with .Values.registry -}}
+{{- $tls := .deploy.tls -}}
+{{- if .certSecretName -}}
+{{ .certSecretName }}
+{{- else if and .deploy.enabled $tls.enabled (not .endpoint) (not $tls.existingSecret) (not $tls.issuerRef) -}}
+{{ include "jackal-operator.registry" $ }}-ca
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -155,8 +225,8 @@ set is written. */}}
   "JACKAL_REGISTRY_ENDPOINT" (include "jackal-operator.registryEndpoint" .)
   "JACKAL_REGISTRY_PREFIX" $registry.prefix
   "JACKAL_REGISTRY_SECRET" (include "jackal-operator.registryLogin" .)
-  "JACKAL_REGISTRY_CERT_SECRET" $registry.certSecretName
-  "JACKAL_REGISTRY_INSECURE" (or $registry.insecure (and $registry.deploy.enabled (not $registry.endpoint)) | ternary "true" "")
+  "JACKAL_REGISTRY_CERT_SECRET" (include "jackal-operator.registryAuthority" .)
+  "JACKAL_REGISTRY_INSECURE" (or $registry.insecure (and $registry.deploy.enabled (not $registry.endpoint) (not $registry.deploy.tls.enabled)) | ternary "true" "")
   "JACKAL_CA_FILE" (include "jackal-operator.hasCaBundle" . | empty | ternary "" "/etc/jackal-ca/ca.crt")
   "JACKAL_INSECURE_REGISTRIES" (join "," .Values.settings.insecureRegistries)
   "JACKAL_REPOSITORY_POLICY" .Values.settings.repositoryPolicy
@@ -193,19 +263,118 @@ readinessProbe:
   timeoutSeconds: 5
 {{- end -}}
 
+{{/* The configuration of one of the registry's two processes: (dict "root" . "reads" true) for the one that only reads. */}}
 {{- define "jackal-operator.registryConfig" -}}
+{{- $tls := .root.Values.registry.deploy.tls -}}
 version: 0.1
 log: {level: info}
 storage:
   filesystem: {rootdirectory: /var/lib/registry}
+  {{- if .reads }}
+  maintenance:
+    readonly: {enabled: true}
+    # The other process does it.
+    uploadpurging: {enabled: false}
+  {{- else }}
   # What retention and deletionPolicy delete.
   delete: {enabled: true}
+  {{- end }}
 http:
-  addr: :5000
+  addr: {{ .reads | ternary ":5001" ":5000" }}
+  {{- if and $tls.enabled (or $tls.pull (not .reads)) }}
+  tls:
+    certificate: /etc/jackal-registry-tls/tls.crt
+    key: /etc/jackal-registry-tls/tls.key
+    minimumtls: tls1.2
+  {{- end }}
 auth:
   htpasswd:
     realm: registry
-    path: /etc/jackal-registry-auth/htpasswd
+    path: /etc/jackal-registry-auth/{{ .reads | ternary "pull-htpasswd" "htpasswd" }}
+{{- end -}}
+
+{{/* Who makes the registry's certificate: `chart` or `cert-manager`; empty where nobody here does. */}}
+{{- define "jackal-operator.registryIssuer" -}}
+{{- $deploy := .Values.registry.deploy -}}
+{{- $tls := $deploy.tls -}}
+{{- if and $deploy.enabled $tls.enabled (not $tls.existingSecret) -}}
+{{- if ne $tls.issuer "auto" -}}
+{{ $tls.issuer }}
+{{- else -}}
+{{ .Capabilities.APIVersions.Has "cert-manager.io/v1" | ternary "cert-manager" "chart" }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The Secret with the registry's certificate. That of cert-manager has another name than the chart's, since each would
+take it from the other. */}}
+{{- define "jackal-operator.registryTlsSecret" -}}
+{{- $name := include "jackal-operator.registry" . -}}
+{{- .Values.registry.deploy.tls.existingSecret | default (eq (include "jackal-operator.registryIssuer" .) "cert-manager" | ternary (printf "%s-issued" $name) (printf "%s-tls" $name)) -}}
+{{- end -}}
+
+{{/* The names of the registry, by which the operator and a node reach it. */}}
+{{- define "jackal-operator.registryNames" -}}
+{{- $name := include "jackal-operator.registry" . -}}
+{{- $service := printf "%s.%s" $name .Release.Namespace -}}
+{{- concat (list "localhost" $name $service (printf "%s.svc" $service) (printf "%s.svc.cluster.local" $service)) .Values.registry.deploy.tls.names | uniq | toJson -}}
+{{- end -}}
+
+{{/* Makes the registry's authority and certificate, or takes those that stand, once in a rendering: in
+.Values.registry.deploy.tls.made, as PEM. The key of an authority is kept only where cert-manager issues by it: with each
+certificate of the chart there is another authority, and the one before stays trusted beside it. */}}
+{{- define "jackal-operator.registryCertificate" -}}
+{{- $tls := .Values.registry.deploy.tls -}}
+{{- $issuer := include "jackal-operator.registryIssuer" . -}}
+{{- if and $issuer (not (hasKey $tls "made")) -}}
+{{- $name := include "jackal-operator.registry" . -}}
+{{- $names := include "jackal-operator.registryNames" . -}}
+{{- $own := eq $issuer "chart" -}}
+{{- $days := $own | ternary (int $tls.days) 3650 -}}
+{{- $now := now | unixEpoch | int64 -}}
+{{- $kept := lookup "v1" "Secret" .Release.Namespace (printf "%s-%s" $name ($own | ternary "tls" "issuer")) -}}
+{{- $of := $kept.metadata | default dict -}}
+{{- $of = $of.annotations | default dict -}}
+{{- $made := dict "previous" "" "names" $names "end" (index $of "jackal.dev/not-after" | default "0") -}}
+{{- $renew := mul 86400 (min (int $tls.renewDays) (sub $days 1)) | int64 -}}
+{{- $stands := gt (int64 $made.end) (add $now $renew) -}}
+{{- if and $stands $own -}}
+{{- $stands = eq (index $of "jackal.dev/names" | default "") $names -}}
+{{- end -}}
+{{- if $kept -}}
+{{- $_ := set $made "previous" (index $kept.data ($own | ternary "ca.crt" "tls.crt") | b64dec) -}}
+{{- end -}}
+{{- if $stands -}}
+{{- $_ := set $made "authority" $made.previous -}}
+{{- $_ := set $made "crt" (index $kept.data "tls.crt" | b64dec) -}}
+{{- $_ := set $made "key" (index $kept.data "tls.key" | b64dec) -}}
+{{- $before := lookup "v1" "Secret" .Release.Namespace (printf "%s-ca" $name) -}}
+{{- $_ := set $made "bundle" (index ($before.data | default dict) "ca.crt" | default "" | b64dec | default $made.previous) -}}
+{{- else -}}
+{{- $authority := genCA (printf "%s authority" $name) $days -}}
+{{- $certificate := $authority -}}
+{{- if $own -}}
+{{- $certificate = genSignedCert $name (list "127.0.0.1" "::1") (fromJsonArray $names) $days $authority -}}
+{{- end -}}
+{{- $_ := set $made "authority" $authority.Cert -}}
+{{- $_ := set $made "crt" $certificate.Cert -}}
+{{- $_ := set $made "key" $certificate.Key -}}
+{{- $_ := set $made "end" (add $now (mul 86400 $days) | toString) -}}
+{{- $_ := set $made "bundle" (printf "%s%s" $authority.Cert $made.previous) -}}
+{{- end -}}
+{{- $_ := set $tls "made" $made -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What changes when a pod of the registry has to start anew, for it reads its certificate at the start. */}}
+{{- define "jackal-operator.registryTlsChecksum" -}}
+{{- if eq (include "jackal-operator.registryIssuer" .) "chart" -}}
+{{- include "jackal-operator.registryCertificate" . -}}
+{{- .Values.registry.deploy.tls.made.crt | sha256sum -}}
+{{- else -}}
+{{- $kept := lookup "v1" "Secret" .Release.Namespace (include "jackal-operator.registryTlsSecret" .) -}}
+{{- index ($kept.data | default dict) "tls.crt" | default "" | sha256sum -}}
+{{- end -}}
 {{- end -}}
 
 {{/* A pod of `helm test`: the operator's own image, for a cluster without internet has no other. */}}

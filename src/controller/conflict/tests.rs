@@ -196,6 +196,10 @@ fn known(packages: &[&JackalPackage], images: &[&JackalImage]) -> Known {
 fn home() -> (Defaults, Home) {
     let defaults = Defaults {
         registry: serde_json::from_value(json!({ "address": "r:1" })).unwrap(),
+        policy: Policy {
+            repositories: RepositoryPolicy::Any,
+            ..Policy::default()
+        },
         ..Defaults::default()
     };
     let home = Home {
@@ -483,7 +487,7 @@ fn what_a_policy_denies_keeps_nobody_from_a_tag() {
         registry: serde_json::from_value(json!({ "address": "r:1" })).unwrap(),
         policy: Policy {
             hosts: vec!["good.example".parse().unwrap()],
-            ..Policy::default()
+            repositories: RepositoryPolicy::Any,
         },
         ..Defaults::default()
     };

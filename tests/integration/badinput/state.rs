@@ -112,6 +112,9 @@ async fn without_a_registry_it_waits_for_the_clusters_own() {
         &destination.host,
         "--insecure-registry",
         &source.host,
+        // The webhooks of Jackal and Zarf know no part of a namespace.
+        "--repository-policy",
+        "any",
     ];
     let trial = Trial::new(&arguments).await;
     let cluster = &trial.cluster;

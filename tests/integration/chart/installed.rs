@@ -1,5 +1,6 @@
 //! A release in a real API server: installed, upgraded, gone.
 
+use base64::Engine as _;
 use serde_json::{Value, json};
 
 use super::{CHART, Values, helm};
@@ -38,28 +39,68 @@ async fn an_upgrade_keeps_the_login_and_an_end_leaves_the_definitions() {
     let notes = run(&install);
     let goes = format!("Images go to 127.0.0.1:{port}, which the operator reaches at");
     assert!(notes.contains(&goes), "{notes}");
-    let (secret, login) = (
-        format!("secret/{release}-registry"),
-        format!("secret/{release}-registry-login"),
-    );
-    let made = (
-        object(&cluster, &[&secret])["data"].clone(),
-        object(&cluster, &[&login])["data"].clone(),
-    );
-
+    let named = |name: &str| object(&cluster, &[&format!("secret/{release}-registry{name}")])["data"].clone();
+    let names = ["", "-login", "-pull", "-ca", "-tls"];
+    let made = names.map(named);
     let upgrade = |values: &Values| run(&["upgrade", &release, CHART, "--values", &values.file()]);
     upgrade(&first);
-    assert_eq!(object(&cluster, &[&secret])["data"], made.0);
-    assert_eq!(object(&cluster, &[&login])["data"], made.1);
-    upgrade(&values(json!({ "password": "other" })));
-    let other = object(&cluster, &[&secret])["data"].clone();
-    assert_ne!(other["htpasswd"], made.0["htpasswd"]);
-    assert_ne!(object(&cluster, &[&login])["data"], made.1);
-    // Uploads that are under way go on.
-    assert_eq!(other["http-secret"], made.0["http-secret"]);
+    assert_eq!(names.map(named), made);
+    upgrade(&values(json!({ "push": { "password": "other" } })));
+    let other = named("");
+    assert_ne!(other["htpasswd"], made[0]["htpasswd"]);
+    assert_ne!(named("-login"), made[1]);
+    // Who reads has the same, and uploads that are under way go on.
+    assert_eq!(other["pull-htpasswd"], made[0]["pull-htpasswd"]);
+    assert_eq!(named("-pull"), made[2]);
+    assert_eq!(other["http-secret"], made[0]["http-secret"]);
     // And the one that was set stays when nothing is said of it any more.
     upgrade(&first);
-    assert_eq!(object(&cluster, &[&secret])["data"], other);
+    assert_eq!(named(""), other);
+
+    // A certificate that ends soon is made anew, and what was trusted stays so for a while.
+    let checksum = || {
+        let pods = object(&cluster, &[&format!("statefulset/{release}-registry")]);
+        pods["spec"]["template"]["metadata"]["annotations"]["checksum/tls"].clone()
+    };
+    let (tls, before) = (format!("secret/{release}-registry-tls"), checksum());
+    let soon = jiff::Timestamp::now().as_second() + 119 * 86_400;
+    cluster.kubectl(&["annotate", "--overwrite", &tls, &format!("jackal.dev/not-after={soon}")]);
+    upgrade(&first);
+    let renewed = named("-tls");
+    assert_ne!(renewed["tls.crt"], made[4]["tls.crt"]);
+    assert_ne!(checksum(), before, "the pods start anew");
+    let pem = |value: &Value| {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(value.as_str().unwrap());
+        String::from_utf8(bytes.unwrap()).unwrap()
+    };
+    let bundle = pem(&named("-ca")["ca.crt"]);
+    assert_eq!(bundle, pem(&renewed["ca.crt"]) + &pem(&made[4]["ca.crt"]));
+    upgrade(&first);
+    assert_eq!((named("-tls"), pem(&named("-ca")["ca.crt"])), (renewed.clone(), bundle));
+    // Another name needs another.
+    let more = Values::of(&json!({ "registry": { "deploy": {
+        "enabled": true, "nodePort": port, "tls": { "names": ["registry.example.com"] },
+    } } }));
+    upgrade(&more);
+    assert_ne!(named("-tls")["tls.crt"], renewed["tls.crt"]);
+
+    // A release of before had one user, whose login pods have: with it they go on to read, and nobody writes by it.
+    let old = json!({ "data": {
+        "username": other["pull-username"], "password": made[0]["password"], "htpasswd": made[0]["htpasswd"],
+        "pull-username": null, "pull-password": null, "pull-htpasswd": null,
+    } });
+    cluster.kubectl(&[
+        "patch",
+        &format!("secret/{release}-registry"),
+        "--type=merge",
+        "-p",
+        &old.to_string(),
+    ]);
+    upgrade(&first);
+    let split = named("");
+    assert_eq!(split["pull-password"], made[0]["password"]);
+    assert_ne!(split["password"], made[0]["password"]);
+    assert_eq!(pem(&split["username"]), "jackal-push");
 
     run(&["uninstall", &release]);
     let left = cluster.kubectl(&[

@@ -3,7 +3,7 @@
 mod agent;
 mod dashboard;
 mod installed;
-mod registry;
+pub(crate) mod registry;
 mod rendered;
 mod served;
 

@@ -1,28 +1,148 @@
 //! The registry that the chart deploys: its configuration and its logins in a real registry, and `helm test` against
 //! it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use base64::Engine as _;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use super::{find, render};
-use crate::support::process::Server;
+use crate::support::process::{Server, output};
+use crate::support::program;
 use crate::support::wait::{SOON, eventually};
-use crate::support::{install_tls, program};
 
 fn data(secret: &Value, key: &str) -> Vec<u8> {
     base64::engine::general_purpose::STANDARD
-        .decode(secret["data"][key].as_str().unwrap())
+        .decode(secret["data"][key].as_str().unwrap_or_else(|| panic!("no {key}")))
         .unwrap()
+}
+
+/// Both processes of the registry that the chart deploys, over one folder.
+pub(crate) struct Deployed {
+    /// What the chart gives.
+    objects: Vec<Value>,
+    /// Where the one for the operator listens, and the one for pods.
+    pub(crate) writes: String,
+    pub(crate) reads: String,
+    folder: TempDir,
+    _processes: Vec<Server>,
+}
+
+impl Deployed {
+    /// Starts them with further values of `registry.deploy`.
+    pub(crate) async fn start(deploy: &Value) -> Self {
+        let mut values = json!({ "registry": { "deploy": deploy } });
+        values["registry"]["deploy"]["enabled"] = json!(true);
+        let objects = render(&values);
+        let folder = tempfile::tempdir().unwrap();
+        let files = folder.path().to_str().unwrap().to_owned();
+        let secret = find(&objects, "Secret", "shop-registry");
+        for key in ["htpasswd", "pull-htpasswd"] {
+            std::fs::write(folder.path().join(key), data(secret, key)).unwrap();
+        }
+        let tls = objects
+            .iter()
+            .find(|object| object["kind"] == "Secret" && object["metadata"]["name"] == "shop-registry-tls");
+        for key in ["tls.crt", "tls.key"] {
+            if let Some(tls) = tls {
+                std::fs::write(folder.path().join(key), data(tls, key)).unwrap();
+            }
+        }
+        let config = find(&objects, "ConfigMap", "shop-registry");
+        let (mut processes, mut hosts) = (Vec::new(), Vec::new());
+        for (name, port) in [("config.yml", ":5000"), ("pull.yml", ":5001")] {
+            let mut text = config["data"][name].as_str().unwrap().to_owned();
+            for (there, here) in [
+                (format!("addr: {port}"), "addr: 127.0.0.1:0".to_owned()),
+                ("/var/lib/registry".to_owned(), format!("{files}/data")),
+                ("/etc/jackal-registry-auth".to_owned(), files.clone()),
+            ] {
+                assert!(text.contains(&there), "{text}");
+                text = text.replace(&there, &here);
+            }
+            text = text.replace("/etc/jackal-registry-tls", &files);
+            let file = folder.path().join(name);
+            std::fs::write(&file, text).unwrap();
+            let variables = [("REGISTRY_HTTP_SECRET", "s"), ("OTEL_TRACES_EXPORTER", "none")];
+            let log = folder.path().join(format!("{name}.log"));
+            let arguments = ["serve", file.to_str().unwrap()];
+            processes.push(Server::start_with(
+                &program("JACKAL_BIN_REGISTRY31"),
+                &arguments,
+                &variables,
+                &log,
+            ));
+            let host = eventually(SOON, "the registry listens", async || {
+                let log = std::fs::read_to_string(&log).unwrap();
+                let (_, rest) = log.split_once("listening on ").ok_or_else(|| log.clone())?;
+                Ok(rest.split(['"', ',', ' ', '\n']).next().unwrap().to_owned())
+            })
+            .await;
+            hosts.push(host);
+        }
+        let deployed = Self {
+            writes: hosts[0].clone(),
+            reads: hosts[1].clone(),
+            objects,
+            folder,
+            _processes: processes,
+        };
+        if let Some(authority) = deployed.secret("shop-registry-ca", "ca.crt") {
+            std::fs::write(deployed.authority(), authority).unwrap();
+        }
+        deployed
+    }
+
+    /// The file with what it is trusted by.
+    fn authority(&self) -> PathBuf {
+        self.folder.path().join("ca.crt")
+    }
+
+    fn secret(&self, name: &str, key: &str) -> Option<String> {
+        let secret = self
+            .objects
+            .iter()
+            .find(|object| object["kind"] == "Secret" && object["metadata"]["name"] == name)?;
+        Some(String::from_utf8(data(secret, key)).unwrap())
+    }
+
+    /// The only entry of a login, and what it is for.
+    pub(crate) fn login(&self, name: &str) -> (String, String) {
+        let config = self.secret(name, ".dockerconfigjson").unwrap();
+        let config: Value = serde_json::from_str(&config).unwrap();
+        let auths = config["auths"].as_object().unwrap();
+        assert_eq!(auths.len(), 1, "{name}");
+        let (host, entry) = auths.iter().next().unwrap();
+        let word = |key: &str| entry[key].as_str().unwrap();
+        (host.clone(), format!("{}:{}", word("username"), word("password")))
+    }
+
+    /// The status that a request gets, as curl makes it: over TLS by the authority alone.
+    pub(crate) fn asks(&self, method: &str, url: &str, login: Option<&str>) -> String {
+        let authority = self.authority();
+        let mut arguments = vec!["--silent", "--show-error", "--output", "/dev/null", "--write-out"];
+        arguments.extend(["%{http_code}", "--request", method, "--max-time", "20"]);
+        if authority.exists() {
+            arguments.extend(["--cacert", authority.to_str().unwrap()]);
+        }
+        if let Some(login) = login {
+            arguments.extend(["--user", login]);
+        }
+        arguments.push(url);
+        let said = output("curl".as_ref(), &arguments);
+        String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned()
+    }
 }
 
 /// The command that a pod of `helm test` runs, its mounts being folders of this machine.
 fn test(pod: &Value, mounts: &[(&str, &Path)]) -> (bool, String) {
     let container = &pod["spec"]["containers"][0];
     let here = |text: &str| {
-        let below = mounts.iter().find(|(mount, _)| text.starts_with(mount));
+        let below = mounts
+            .iter()
+            .find(|(mount, _)| text.contains(&format!("{mount}/")) || text == *mount);
         match below {
             Some((mount, folder)) => text.replacen(mount, folder.to_str().unwrap(), 1),
             None => text.to_owned(),
@@ -48,84 +168,77 @@ fn test(pod: &Value, mounts: &[(&str, &Path)]) -> (bool, String) {
     (output.status.success(), said)
 }
 
+/// The address by which the operator reaches it in the cluster.
+const SERVICE: &str = "shop-registry.home.svc:5000";
+
 #[tokio::test]
 async fn it_takes_the_login_that_the_operator_has() {
-    install_tls();
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str| folder.path().join(name);
-    let values = |endpoint: &str| json!({ "registry": { "endpoint": endpoint, "deploy": { "enabled": true, "auth": { "password": "p" } } } });
-    // The address is the kernel's choice, so the configuration comes first and the rest when it is known.
-    let objects = render(&values("registry:5000"));
-    let config = find(&objects, "ConfigMap", "shop-registry")["data"]["config.yml"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let (addr, paths) = (
-        "addr: :5000",
-        ["/var/lib/registry", "/etc/jackal-registry-auth/htpasswd"],
-    );
-    assert!(
-        config.contains(addr) && paths.iter().all(|path| config.contains(path)),
-        "{config}"
-    );
-    let config = config
-        .replace(addr, "addr: 127.0.0.1:0")
-        .replace(paths[0], file("data").to_str().unwrap())
-        .replace(paths[1], file("htpasswd").to_str().unwrap());
-    std::fs::write(file("config.yml"), config).unwrap();
-    std::fs::write(
-        file("htpasswd"),
-        data(find(&objects, "Secret", "shop-registry"), "htpasswd"),
-    )
-    .unwrap();
-    let serve = ["serve", file("config.yml").to_str().unwrap()].map(str::to_owned);
-    let variables = [("REGISTRY_HTTP_SECRET", "s"), ("OTEL_TRACES_EXPORTER", "none")];
-    let _registry = Server::start_with(
-        &program("JACKAL_BIN_REGISTRY31"),
-        &[&serve[0], &serve[1]],
-        &variables,
-        &file("log"),
-    );
-    let host = eventually(SOON, "the registry listens", async || {
-        let log = std::fs::read_to_string(file("log")).unwrap();
-        let (_, rest) = log.split_once("listening on ").ok_or_else(|| log.clone())?;
-        Ok(rest.split(['"', ',', ' ', '\n']).next().unwrap().to_owned())
-    })
-    .await;
-
-    // The same probe as the kubelet's, without a login.
-    let alive = reqwest::get(format!("http://{host}/")).await.unwrap();
-    assert_eq!(alive.status(), 200);
-
-    let objects = render(&values(&host));
-    let pod = find(&objects, "Pod", "shop-test-registry");
-    let package = &find(&objects, "ConfigMap", "shop-test-registry")["data"]["package.yaml"];
-    std::fs::write(file("package.yaml"), package.as_str().unwrap()).unwrap();
-    let mounts = [("/package", folder.path()), ("/login", folder.path())];
-    let config = data(find(&objects, "Secret", "shop-registry-login"), ".dockerconfigjson");
-    let config = String::from_utf8(config).unwrap();
-    // The same in two forms: as words, and as `jackal:p` in base64.
-    let wrong = config.replace(r#""p""#, r#""q""#).replace("OnA=", "OnE=");
-    assert_ne!(wrong, config);
-    for (login, succeeds) in [("{}", false), (&wrong, false), (&config, true), (&config, true)] {
-        std::fs::write(file("config.json"), login).unwrap();
-        let (success, said) = test(pod, &mounts);
-        assert_eq!(success, succeeds, "{said}");
+    for (tls, scheme) in [(json!({}), "https"), (json!({ "enabled": false }), "http")] {
+        let auth = json!({ "push": { "password": "p" } });
+        let deployed = Deployed::start(&json!({ "auth": auth, "tls": tls })).await;
+        let (objects, host) = (&deployed.objects, &deployed.writes);
+        let file = |name: &str| deployed.folder.path().join(name);
+        // The same probe as the kubelet's, without a login.
+        for host in [&deployed.writes, &deployed.reads] {
+            assert_eq!(deployed.asks("GET", &format!("{scheme}://{host}/"), None), "200");
+        }
+        let pod = find(objects, "Pod", "shop-test-registry").to_string();
+        assert!(pod.contains(SERVICE));
+        let pod: Value = serde_json::from_str(&pod.replace(SERVICE, host)).unwrap();
+        let package = &find(objects, "ConfigMap", "shop-test-registry")["data"]["package.yaml"];
+        std::fs::write(file("package.yaml"), package.as_str().unwrap()).unwrap();
+        let folder = deployed.folder.path();
+        let mounts = [("/package", folder), ("/login", folder), ("/ca", folder)];
+        let config = deployed.secret("shop-registry-login", ".dockerconfigjson").unwrap();
+        assert!(config.contains(SERVICE));
+        let config = config.replace(SERVICE, host);
+        let (_, reader) = deployed.login("shop-registry-pull");
+        let entry = |login: &str| {
+            let text = base64::engine::general_purpose::STANDARD.encode(login);
+            json!({ "auths": { host: { "auth": text } } }).to_string()
+        };
+        let (reader, wrong) = (entry(&reader), entry("jackal-push:q"));
+        for (login, succeeds) in [
+            ("{}", false),
+            (&wrong, false),
+            (&reader, false),
+            (&config, true),
+            (&config, true),
+        ] {
+            std::fs::write(file("config.json"), login).unwrap();
+            let (success, said) = test(&pod, &mounts);
+            assert_eq!(success, succeeds, "{said}");
+        }
+        // What `helm test` asks the controller, asked of this.
+        let mut probe = find(objects, "Pod", "shop-test-controller").clone();
+        let url = probe["spec"]["containers"][0]["args"][2].as_str().unwrap().to_owned();
+        assert_eq!(url, "http://shop-controller.home.svc:8080/readyz");
+        if scheme == "https" {
+            continue;
+        }
+        for (url, within, words) in [
+            (format!("http://{host}/"), "60s", "answers with success"),
+            (format!("http://{host}/v2/"), "1s", "401 Unauthorized"),
+            ("http://127.0.0.1:1/".to_owned(), "1s", "Connection refused"),
+            (format!("https://{host}/"), "1s", "name an http:// address"),
+        ] {
+            let arguments = json!(["probe", format!("--within={within}"), url]);
+            probe["spec"]["containers"][0]["args"] = arguments;
+            let (success, said) = test(&probe, &[]);
+            assert!(said.contains(words), "{said}");
+            assert_eq!(success, within == "60s", "{said}");
+        }
     }
-    // What `helm test` asks the controller, asked of this.
-    let mut probe = find(&objects, "Pod", "shop-test-controller").clone();
-    let url = probe["spec"]["containers"][0]["args"][2].as_str().unwrap().to_owned();
-    assert_eq!(url, "http://shop-controller.home.svc:8080/readyz");
-    for (url, within, words) in [
-        (format!("http://{host}/"), "60s", "answers with success"),
-        (format!("http://{host}/v2/"), "1s", "401 Unauthorized"),
-        ("http://127.0.0.1:1/".to_owned(), "1s", "Connection refused"),
-        (format!("https://{host}/"), "1s", "name an http:// address"),
-    ] {
-        let arguments = json!(["probe", format!("--within={within}"), url]);
-        probe["spec"]["containers"][0]["args"] = arguments;
-        let (success, said) = test(&probe, &[]);
-        assert!(said.contains(words), "{said}");
-        assert_eq!(success, within == "60s", "{said}");
-    }
+}
+
+/// The port of the nodes speaks plain HTTP where container runtimes know nothing else, and the operator's does not.
+#[test]
+fn the_nodes_port_may_do_without_tls() {
+    let objects = render(&json!({ "registry": { "deploy": { "enabled": true, "tls": { "pull": false } } } }));
+    let config = find(&objects, "ConfigMap", "shop-registry");
+    let has = |name: &str| config["data"][name].as_str().unwrap().contains("tls:");
+    assert!(has("config.yml") && !has("pull.yml"));
+    let containers = &find(&objects, "StatefulSet", "shop-registry")["spec"]["template"]["spec"]["containers"];
+    let scheme = |number: usize| containers[number]["readinessProbe"]["httpGet"]["scheme"].clone();
+    assert_eq!((scheme(0), scheme(1)), (json!("HTTPS"), json!("HTTP")));
 }

@@ -70,6 +70,22 @@ fn values_that_mean_nothing_are_refused() {
             json!({ "registry": { "deploy": { "enabled": true, "auth": { "existingSecret": "x" } } } }),
             "name the Secret with the login too",
         ),
+        (
+            json!({ "registry": { "deploy": { "enabled": true, "auth": { "pull": { "username": "jackal-push" } } } } }),
+            "who reads must not be who writes",
+        ),
+        (
+            json!({ "registry": { "deploy": { "auth": { "password": "x" } } } }),
+            "additional properties 'password' not allowed",
+        ),
+        (
+            json!({ "agent": { "enabled": true, "serviceAccountName": "shop" } }),
+            "agents need a ServiceAccount of their own",
+        ),
+        (
+            json!({ "agent": { "secretNamespaces": ["a/b"] } }),
+            "/agent/secretNamespaces/0",
+        ),
     ];
     for (values, words) in refused {
         let said = try_render(&values).expect_err(&values.to_string());
@@ -175,6 +191,104 @@ fn what_is_off_is_not_there() {
     assert!(all(&objects, "PodDisruptionBudget").is_empty() && all(&objects, "NetworkPolicy").is_empty());
 }
 
+/// With one namespace to watch, no right reaches further, but for the labels of nodes, which belong to none.
+#[test]
+fn one_watched_namespace_is_all_that_is_granted() {
+    let values = json!({
+        "settings": { "watchNamespace": "shop" },
+        "registry": { "deploy": { "enabled": true }, "stateSecret": "zarf/zarf-state" },
+    });
+    let objects = render(&values);
+    assert!(all(&objects, "ClusterRole").is_empty() && all(&objects, "ClusterRoleBinding").is_empty());
+    let mut values = values;
+    values["agent"] = json!({ "enabled": true, "secretNamespaces": ["shop"] });
+    let objects = render(&values);
+    let wide: Vec<_> = all(&objects, "ClusterRole")
+        .iter()
+        .map(|role| role["rules"].clone())
+        .collect();
+    let nodes = json!([{ "apiGroups": [""], "resources": ["nodes"], "verbs": ["get"] }]);
+    assert_eq!(wide, [nodes.clone(), nodes]);
+}
+
+/// An agent reads no Secret but those that the values name, in no mode.
+#[test]
+fn agents_read_the_secrets_that_are_named() {
+    for watched in ["", "shop"] {
+        let objects = render(&json!({
+            "settings": { "watchNamespace": watched },
+            "registry": { "deploy": { "enabled": true }, "stateSecret": "zarf/zarf-state" },
+            "agent": { "enabled": true, "secretNamespaces": ["team-a"] },
+        }));
+        let mut read = BTreeSet::new();
+        for role in &objects {
+            let is_role = matches!(role["kind"].as_str(), Some("Role" | "ClusterRole"));
+            if !is_role || !role["metadata"]["name"].as_str().unwrap().starts_with("shop-agent") {
+                continue;
+            }
+            for rule in role["rules"].as_array().unwrap() {
+                if rule["resources"].as_array().unwrap().contains(&json!("secrets")) {
+                    assert_eq!((&role["kind"], &rule["verbs"]), (&json!("Role"), &json!(["get"])));
+                    read.insert((
+                        role["metadata"]["namespace"].to_string(),
+                        rule["resourceNames"].to_string(),
+                    ));
+                }
+            }
+        }
+        let expected = [
+            ("\"home\"", "[\"shop-registry-ca\",\"shop-registry-login\"]"),
+            ("\"team-a\"", "null"),
+            ("\"zarf\"", "[\"zarf-state\"]"),
+        ];
+        let expected = expected.map(|(namespace, names)| (namespace.to_owned(), names.to_owned()));
+        assert_eq!(read, BTreeSet::from(expected));
+    }
+}
+
+/// Where the cluster has a cert-manager, it makes the registry's certificate, by the chart's authority or another issuer.
+#[test]
+fn cert_manager_makes_the_certificate_where_it_is() {
+    for (tls, issuer, authority) in [
+        (json!({}), "shop-registry", Some("shop-registry-ca".to_owned())),
+        (
+            json!({ "issuerRef": { "name": "company", "kind": "ClusterIssuer" } }),
+            "company",
+            None,
+        ),
+    ] {
+        let values = Values::of(&json!({ "registry": { "deploy": { "enabled": true, "tls": tls } } }));
+        let arguments = [
+            "template",
+            "shop",
+            CHART,
+            "--namespace=home",
+            "--api-versions=cert-manager.io/v1",
+        ];
+        let rendered = helm(&[&arguments[..], &["--values", &values.file()]].concat()).unwrap();
+        let objects: Vec<Value> = serde_saphyr::from_multiple(&rendered).unwrap();
+        let certificate = &find(&objects, "Certificate", "shop-registry")["spec"];
+        assert_eq!(certificate["issuerRef"]["name"], issuer);
+        let names = certificate["dnsNames"].as_array().unwrap();
+        assert!(names.contains(&json!("shop-registry.home.svc")) && names.contains(&json!("localhost")));
+        let volumes = &find(&objects, "StatefulSet", "shop-registry")["spec"]["template"]["spec"]["volumes"];
+        let tls = volumes
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|volume| volume["name"] == "tls")
+            .unwrap();
+        assert_eq!(tls["secret"]["secretName"], certificate["secretName"]);
+        let controller = find(&objects, "Deployment", "shop");
+        assert_eq!(variable(controller, "JACKAL_REGISTRY_CERT_SECRET"), authority);
+        // Nobody but cert-manager has the key.
+        let own = objects
+            .iter()
+            .any(|object| object["metadata"]["name"] == "shop-registry-tls");
+        assert!(!own);
+    }
+}
+
 #[test]
 fn syft_has_room_where_sboms_are_made() {
     for (sbom, made) in [(json!({}), true), (json!({ "enabled": false }), false)] {
@@ -240,7 +354,7 @@ fn the_controller_is_told_of_the_registry() {
     let names = ["ADDRESS", "ENDPOINT", "SECRET", "INSECURE", "PREFIX", "CERT_SECRET"];
     let service = "shop-registry.home.svc:5000";
     let deploy = json!({ "enabled": true });
-    let cases: [(Value, [&str; 6]); 5] = [
+    let cases: [(Value, [&str; 6]); 6] = [
         (json!({}), ["", "", "", "", "", ""]),
         (json!({ "endpoint": "e:1" }), ["", "e:1", "", "", "", ""]),
         (
@@ -249,6 +363,17 @@ fn the_controller_is_told_of_the_registry() {
         ),
         (
             json!({ "deploy": deploy }),
+            [
+                "127.0.0.1:31999",
+                service,
+                "shop-registry-login",
+                "",
+                "",
+                "shop-registry-ca",
+            ],
+        ),
+        (
+            json!({ "deploy": { "enabled": true, "tls": { "enabled": false } } }),
             ["127.0.0.1:31999", service, "shop-registry-login", "true", "", ""],
         ),
         (

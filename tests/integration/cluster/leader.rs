@@ -95,6 +95,8 @@ fn controller(cluster: &Cluster, name: &'static str, ways: &(String, String), so
         "--registry-endpoint",
         endpoint,
         "--registry-insecure",
+        "--repository-policy",
+        "any",
     ];
     cluster.controller_with(
         &[&flags[..], &place].concat(),
@@ -110,6 +112,8 @@ fn agent(cluster: &Cluster, node: &'static str, ways: &(String, String), docker:
         "--registry-endpoint",
         endpoint,
         "--registry-insecure",
+        "--repository-policy",
+        "any",
     ];
     cluster.agent_with(node, docker, &place, &[("KUBECONFIG", kubeconfig)])
 }

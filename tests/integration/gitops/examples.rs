@@ -39,8 +39,8 @@ fn the_page_shows_the_example_and_the_names_that_are_made() {
         "copy examples/deployment.yaml to docs/howto-deployment.md"
     );
     let image = format!("{PLACEHOLDER}/shop/web:1.4.0").parse().unwrap();
-    for naming in [Naming::Plain, Naming::Zarf] {
-        let name = Location::of(&image, ADDRESS, "", naming, true).unwrap();
+    for (naming, part) in [(Naming::Plain, "default"), (Naming::Zarf, "")] {
+        let name = Location::of(&image, ADDRESS, part, naming, true).unwrap();
         assert!(PAGE.contains(&name.to_string()), "{name}");
     }
 }
@@ -64,7 +64,9 @@ async fn the_deployment_names_what_the_operator_brought() {
         &registry.host,
         "--registry-insecure",
     ]);
-    cluster.apply(&EXAMPLE.replace(PLACEHOLDER, &source.host));
+    let here = format!("{ADDRESS}/{}/", cluster.namespace);
+    let example = EXAMPLE.replace(&format!("{ADDRESS}/default/"), &here);
+    cluster.apply(&example.replace(PLACEHOLDER, &source.host));
     let status = cluster.ready("web").await.status.unwrap();
     let said = cluster.kubectl(&["get", "deployment", "web", "--output", "json"]);
     let deployment: Value = serde_json::from_str(&said).unwrap();

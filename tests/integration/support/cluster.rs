@@ -151,7 +151,8 @@ impl Cluster {
     /// Starts an agent with variables of its own.
     pub fn agent_with(&self, node: &str, docker: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Operator {
         let own = ["--node-name", node];
-        let engine = [("DOCKER_HOST", docker)];
+        // A test of what leaves a node says so itself.
+        let engine = [("DOCKER_HOST", docker), ("JACKAL_ADMIT", "*=*")];
         self.start("agent", &[&own, arguments].concat(), &[&engine, environment].concat())
     }
 
@@ -212,6 +213,16 @@ impl Cluster {
             true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
             false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
         }
+    }
+
+    /// The same for objects of several namespaces, each of which says of which it is.
+    pub fn apply_anywhere(&self, yaml: &str) {
+        let file = self.folder.path().join(format!("{:x}.yaml", fastrand::u64(..)));
+        std::fs::write(&file, yaml).expect("a file");
+        let kubeconfig = self.kubeconfig.to_str().expect("text");
+        let arguments = ["--kubeconfig", kubeconfig, "apply", "--server-side", "--filename"];
+        let file = file.to_str().expect("text");
+        run(program("JACKAL_BIN_KUBECTL"), &[&arguments[..], &[file]].concat());
     }
 
     /// Runs kubectl in this namespace.

@@ -201,3 +201,52 @@ async fn fenced_namespaces_neither_write_nor_read_each_others_repositories() {
     );
     clear(&[&first, &second]);
 }
+
+/// What was brought while every namespace could write anywhere comes into its part, and whoever uses the old name is told.
+#[tokio::test]
+async fn names_of_before_the_fence_are_told_of() {
+    let cluster = Cluster::new().await;
+    let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
+    multi_platform(&source.repository("team/app"), "1").await;
+    let flags = [
+        "--insecure-registry",
+        &source.host,
+        "--registry-address",
+        ADDRESS,
+        "--registry-endpoint",
+        &registry.host,
+        "--registry-insecure",
+    ];
+    let mut open = cluster.controller(&[&flags[..], &["--repository-policy", "any"]].concat());
+    cluster.apply(&lone("app", &format!("{}/team/app:1", source.host), "naming: Plain"));
+    let before = cluster.image_ready("app").await.status.unwrap();
+    assert_eq!(before.name, Some(format!("{ADDRESS}/team/app:1")));
+    open.signal("TERM");
+    open.ends(SOON).await;
+    let _fenced = cluster.controller(&flags);
+    let name = format!("{ADDRESS}/{}/team/app:1", cluster.namespace);
+    cluster
+        .image_where("app", "below its namespace", |image| {
+            (image.status.as_ref()?.name.as_ref() == Some(&name)).then_some(())
+        })
+        .await;
+    let told = format!("its name was {ADDRESS}/team/app:1 before");
+    eventually(SOON, "an event tells of the old name", async || {
+        let events = cluster.events("app").await;
+        let told = |event: &&String| event.contains(&told) && event.contains("--repository-policy any");
+        events
+            .iter()
+            .find(told)
+            .map(|_| ())
+            .ok_or_else(|| format!("{events:?}"))
+    })
+    .await;
+    // Whoever uses the old name goes on to have it.
+    let old = registry
+        .repository("team/app")
+        .head_manifest("1")
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(Some(old.digest.to_string()), before.digest);
+}

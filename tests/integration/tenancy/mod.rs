@@ -4,7 +4,7 @@ mod admit;
 mod fence;
 mod hosts;
 mod policies;
-mod rbac;
+pub(crate) mod rbac;
 mod retention;
 mod secrets;
 
@@ -17,7 +17,7 @@ use crate::support::program;
 pub(crate) static APART: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Leaves nothing to operators of later tests.
-fn clear(clusters: &[&Cluster]) {
+pub(crate) fn clear(clusters: &[&Cluster]) {
     for cluster in clusters {
         cluster.kubectl(&["delete", "jkpkg,jkimg", "--all", "--timeout=30s"]);
     }
@@ -25,7 +25,7 @@ fn clear(clusters: &[&Cluster]) {
 
 /// What the chart gives in the cluster's namespace, as release `release`, with further values of helm's `--set-json`.
 /// Without the custom resources, which the cluster has, and the pods of `helm test`.
-fn chart(cluster: &Cluster, release: &str, values: &[&str]) -> String {
+pub(crate) fn chart(cluster: &Cluster, release: &str, values: &[&str]) -> String {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/jackal-operator");
     let namespace = &cluster.namespace;
     let fixed = [

@@ -17,29 +17,55 @@ use crate::support::registry::{Options, TestRegistry, Version};
 use crate::support::wait::{SOON, eventually};
 
 const LOGIN: (&str, &str) = ("u", "p");
+const ADMIN: &str = "JACKAL_KUBECONFIG_AUDITED";
 
 /// `apiGroup/resource[/subresource] verb`.
 type Right = (String, String);
 
-/// What the roles bound to the ServiceAccount `account` grant: they have its name.
-fn granted(rendered: &str, account: &str) -> BTreeSet<Right> {
+/// A right, and where: in a namespace or in all (empty), of one object or of all (empty).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Granted {
+    right: Right,
+    namespace: String,
+    name: String,
+}
+
+/// What the roles that are bound to the ServiceAccount `account` grant.
+fn granted(rendered: &str, account: &str) -> BTreeSet<Granted> {
     let texts = |value: &Value| -> Vec<String> {
         let all = value.as_array().into_iter().flatten();
         all.map(|text| text.as_str().unwrap().to_owned()).collect()
     };
-    let mut rights = BTreeSet::new();
     let documents: Vec<Value> = serde_saphyr::from_multiple(rendered).unwrap();
-    for role in documents {
+    let bound = |role: &Value| {
+        documents.iter().any(|binding| {
+            binding["roleRef"]["name"] == role["metadata"]["name"]
+                && binding["roleRef"]["kind"] == role["kind"]
+                && binding["metadata"]["namespace"] == role["metadata"]["namespace"]
+                && binding["subjects"][0]["name"] == account
+        })
+    };
+    let mut rights = BTreeSet::new();
+    for role in &documents {
         let is_role = matches!(role["kind"].as_str(), Some("Role" | "ClusterRole"));
-        if !is_role || role["metadata"]["name"] != account {
+        if !is_role || !bound(role) {
             continue;
         }
+        let namespace = role["metadata"]["namespace"].as_str().unwrap_or_default();
         for rule in role["rules"].as_array().unwrap() {
+            let mut names = texts(&rule["resourceNames"]);
+            if names.is_empty() {
+                names.push(String::new());
+            }
             for group in texts(&rule["apiGroups"]) {
                 for resource in texts(&rule["resources"]) {
                     for verb in texts(&rule["verbs"]) {
                         assert!(![&group, &resource, &verb].iter().any(|text| *text == "*"), "{rule}");
-                        rights.insert((format!("{group}/{resource}"), verb));
+                        rights.extend(names.iter().map(|name| Granted {
+                            right: (format!("{group}/{resource}"), verb.clone()),
+                            namespace: namespace.to_owned(),
+                            name: name.clone(),
+                        }));
                     }
                 }
             }
@@ -79,21 +105,43 @@ fn used(namespace: &str, account: &str) -> (BTreeSet<Right>, Vec<Value>) {
     (rights, forbidden)
 }
 
-/// A kubeconfig for the ServiceAccount `account`.
-fn kubeconfig(cluster: &Cluster, folder: &std::path::Path, account: &str) -> String {
-    let admin = std::fs::read_to_string(required("JACKAL_KUBECONFIG_AUDITED")).unwrap();
+/// A file with `admin`, a kubeconfig, for the ServiceAccount `account`: with a token of a pod on `node`, where one is named.
+pub(crate) fn kubeconfig(
+    cluster: &Cluster,
+    admin: &str,
+    folder: &std::path::Path,
+    account: &str,
+    node: Option<&str>,
+) -> String {
+    let admin = std::fs::read_to_string(required(admin)).unwrap();
     let mut config: Value = serde_saphyr::from_str(&admin).unwrap();
-    let token = cluster.kubectl(&["create", "token", account, "--duration=1h"]);
-    config["users"][0]["user"] = json!({ "token": token.trim() });
-    let file = folder.join(account);
+    let token = token(cluster, account, node);
+    config["users"][0]["user"] = json!({ "token": token });
+    let file = folder.join(format!("{account}-{}", node.unwrap_or_default()));
     std::fs::write(&file, config.to_string()).unwrap();
     file.to_str().unwrap().to_owned()
 }
 
+/// A token of the ServiceAccount `account`, as a pod of it on `node` has one, or of no pod.
+fn token(cluster: &Cluster, account: &str, node: Option<&str>) -> String {
+    let mut arguments = vec!["create", "token", account, "--duration=1h"];
+    let pod = format!("{account}-{}", node.unwrap_or_default());
+    if let Some(node) = node {
+        let object = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": { "name": pod },
+            "spec": { "nodeName": node, "serviceAccountName": account, "containers": [{ "name": "a", "image": "b" }] },
+        });
+        cluster.apply(&object.to_string());
+        arguments.extend(["--bound-object-kind=Pod", "--bound-object-name", &pod]);
+    }
+    cluster.kubectl(&arguments).trim().to_owned()
+}
+
 /// Waits until the API server knows the rights of `account`.
-async fn can(cluster: &Cluster, account: &str, rights: &BTreeSet<Right>) {
+async fn can(cluster: &Cluster, account: &str, rights: &BTreeSet<Granted>) {
     let user = format!("system:serviceaccount:{}:{account}", cluster.namespace);
-    for (resource, verb) in rights {
+    for granted in rights {
+        let (resource, verb) = &granted.right;
         let (group, resource) = resource.split_once('/').unwrap();
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let review = json!({
@@ -101,7 +149,7 @@ async fn can(cluster: &Cluster, account: &str, rights: &BTreeSet<Right>) {
             "kind": "SubjectAccessReview",
             "spec": { "user": user, "resourceAttributes": {
                 "group": group, "resource": resource, "subresource": subresource, "verb": verb,
-                "namespace": cluster.namespace,
+                "namespace": granted.namespace, "name": granted.name,
             } },
         });
         eventually(SOON, &format!("{account} may {verb} {resource}"), async || {
@@ -135,18 +183,37 @@ async fn the_operator_needs_all_of_its_rights_and_no_others() {
     let _alone = APART.lock().await;
     let home = Cluster::apart().await;
     let tenant = home.beside().await;
+    works_with_its_rights(&home, &tenant, false).await;
+}
+
+#[tokio::test]
+async fn watching_one_namespace_it_needs_no_right_elsewhere() {
+    let _alone = APART.lock().await;
+    let home = Cluster::apart().await;
+    let tenant = home.beside().await;
+    works_with_its_rights(&home, &tenant, true).await;
+}
+
+/// The main jobs, for objects of `tenant`, which with `narrow` is the only namespace that is watched.
+async fn works_with_its_rights(home: &Cluster, tenant: &Cluster, narrow: bool) {
     let release = format!("r-{}", home.namespace);
     let (account, agents) = (release.clone(), format!("{release}-agent"));
-    let rendered = chart(&home, &release, &["agent.enabled=true"]);
-    home.apply(&rendered);
+    let mut values = vec![
+        "agent.enabled=true".to_owned(),
+        format!("agent.secretNamespaces=[\"{}\"]", tenant.namespace),
+    ];
+    if narrow {
+        values.push(format!("settings.watchNamespace=\"{}\"", tenant.namespace));
+    }
+    let values: Vec<&str> = values.iter().map(String::as_str).collect();
+    let rendered = chart(home, &release, &values);
+    // Each object says in which namespace it is.
+    home.apply_anywhere(&rendered);
     let (of_controller, of_agents) = (granted(&rendered, &account), granted(&rendered, &agents));
-    can(&home, &account, &of_controller).await;
-    can(&home, &agents, &of_agents).await;
+    can(home, &account, &of_controller).await;
+    can(home, &agents, &of_agents).await;
     let folder = tempfile::tempdir().unwrap();
-    let (as_controller, as_agent) = (
-        kubeconfig(&home, folder.path(), &account),
-        kubeconfig(&home, folder.path(), &agents),
-    );
+    let as_controller = kubeconfig(home, ADMIN, folder.path(), &account, None);
 
     let login = Options {
         login: Some(LOGIN),
@@ -173,17 +240,23 @@ async fn the_operator_needs_all_of_its_rights_and_no_others() {
     });
     tenant.apply(&builder.to_string());
 
-    let as_controller = [("KUBECONFIG", as_controller.as_str())];
+    let as_controller = [
+        ("KUBECONFIG", as_controller.as_str()),
+        ("POD_SERVICE_ACCOUNT", account.as_str()),
+    ];
+    let only = ["--watch-namespace", &tenant.namespace];
+    let only = if narrow { &only[..] } else { &[] };
     let flags = ["--insecure-registry", &source.host, "--garbage-delay", "0s"];
+    let flags = [&flags[..], only].concat();
     let mut controllers = [
         home.controller_with(&flags, &as_controller),
         home.controller_with(&flags, &as_controller),
     ];
-    let as_agent = [("KUBECONFIG", as_agent.as_str())];
-    let mut workers = [
-        home.agent_with(&nodes[0], &real.host, &[], &as_agent),
-        home.agent_with(&nodes[1], &other.host, &[], &as_agent),
-    ];
+    let on = |node: &str, docker: &str| {
+        let kubeconfig = kubeconfig(home, ADMIN, folder.path(), &agents, Some(node));
+        home.agent_with(node, docker, only, &[("KUBECONFIG", &kubeconfig)])
+    };
+    let mut workers = [on(&nodes[0], &real.host), on(&nodes[1], &other.host)];
 
     // Else the one that is first would be asked alone.
     eventually(SOON, "both agents are registered", async || {
@@ -202,7 +275,7 @@ async fn the_operator_needs_all_of_its_rights_and_no_others() {
         registry.host
     );
     let more = format!(
-        "{to}\n  serviceAccountName: builder\n  deletionPolicy: Delete\n  retention: {{revisions: 1}}\n  interval: 10s"
+        "{to}\n  naming: Plain\n  serviceAccountName: builder\n  deletionPolicy: Delete\n  retention: {{revisions: 1}}\n  interval: 10s"
     );
     let lines = [
         format!("{{image: '{}/team/app:1'}}", source.host),
@@ -238,13 +311,13 @@ async fn the_operator_needs_all_of_its_rights_and_no_others() {
         &format!("{}/team/none:1", source.host),
         &more.replace("retention: {revisions: 1}", "suspend: false"),
     ));
-    failing(&tenant, "missing", "SourceNotFound").await;
+    failing(tenant, "missing", "SourceNotFound").await;
     tenant.apply(&lone(
         "unverified",
         &format!("{}/team/app:1", source.host),
         &format!("{to}\n  serviceAccountName: builder\n  verify: [{{publicKeys: [{{configMapRef: {{name: none}}}}]}}]"),
     ));
-    failing(&tenant, "unverified", "ConfigMapUnavailable").await;
+    failing(tenant, "unverified", "ConfigMapUnavailable").await;
     let bad = "interval: 99999999999999999999h";
     tenant.apply(&package("bad", "1", &lines, &format!("{to}\n  {bad}")));
     tenant.apply(&lone(
@@ -292,7 +365,7 @@ async fn the_operator_needs_all_of_its_rights_and_no_others() {
     tenant.ready("configured").await;
 
     // Everything goes, and everybody.
-    clear(&[&tenant]);
+    clear(&[tenant]);
     for operator in controllers.iter_mut().chain(&mut workers) {
         operator.signal("TERM");
         operator.ends(Duration::from_secs(20)).await;
@@ -300,12 +373,17 @@ async fn the_operator_needs_all_of_its_rights_and_no_others() {
     for (name, granted) in [(&account, of_controller), (&agents, of_agents)] {
         let (used, forbidden) = used(&home.namespace, name);
         assert!(forbidden.is_empty(), "{name} was refused: {forbidden:#?}");
+        let granted: BTreeSet<Right> = granted.into_iter().map(|granted| granted.right).collect();
         let idle: Vec<_> = granted.difference(&used).collect();
         assert!(idle.is_empty(), "{name} was granted what it never used: {idle:?}");
     }
-    for kind in ["clusterrolebinding", "clusterrole"] {
-        home.kubectl(&["delete", kind, &account, &agents]);
-    }
+    remove_release(home, &release);
+}
+
+/// Removes what belongs to no namespace of a release.
+pub(crate) fn remove_release(cluster: &Cluster, release: &str) {
+    let kinds = "validatingadmissionpolicybinding,validatingadmissionpolicy,clusterrolebinding,clusterrole";
+    cluster.kubectl(&["delete", kinds, "-l", &format!("app.kubernetes.io/instance={release}")]);
 }
 
 async fn failing(cluster: &Cluster, name: &str, reason: &str) {
