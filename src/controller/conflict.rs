@@ -324,7 +324,11 @@ impl Artifact {
         Self {
             address: own.or(home).map(str::to_ascii_lowercase),
             repository: crate::package::repository(
-                &defaults.prefix(&namespace, &spec.registry, own.is_none() || own == home),
+                &defaults.prefix(
+                    &namespace,
+                    &spec.registry,
+                    (own.is_none() || own == home).then_some(&Home::default()),
+                ),
                 &package.name_any(),
             ),
             // Of one that follows an image, what it wrote last.

@@ -16,6 +16,7 @@ mod explanation;
 mod file;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod http;
 mod keychain;
 mod link;
 mod locks;
@@ -24,11 +25,13 @@ mod pages;
 mod patience;
 mod referrers;
 mod repository;
+mod restrictions;
 mod tags;
 mod tls;
 mod token;
 mod token_service;
 mod upload;
+mod zone;
 
 pub use client::Registry;
 pub use download::Download;
@@ -38,4 +41,5 @@ pub use file::SmallFile;
 pub use keychain::{Keychain, of_helper};
 pub use locks::lock_of;
 pub use repository::{Mount, Repository};
+pub use restrictions::Restrictions;
 pub use upload::{Begun, UploadError};

@@ -8,9 +8,8 @@ use secrecy::SecretString;
 
 use super::status::{kube_fault, within};
 use crate::api::v1alpha1::LocalReference;
-use crate::decode;
 use crate::fault::{Fault, Reason};
-use crate::registry::{Credentials, Keychain, Trust, certificates};
+use crate::registry::{Keychain, Trust, certificates};
 
 /// Reads Secrets of one namespace.
 #[derive(Clone)]
@@ -156,29 +155,6 @@ impl Secrets {
 }
 
 /// An entry of a Secret's data.
-fn entry<'a>(secret: &'a Secret, key: &str) -> Option<&'a [u8]> {
+pub(super) fn entry<'a>(secret: &'a Secret, key: &str) -> Option<&'a [u8]> {
     secret.data.as_ref()?.get(key).map(|bytes| bytes.0.as_slice())
-}
-
-/// Credentials from a `jackal-state` or `zarf-state` Secret.
-pub(super) fn state_of(secret: &Secret) -> Option<(String, Option<Credentials>)> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct State {
-        registry_info: RegistryState,
-    }
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct RegistryState {
-        address: String,
-        #[serde(default)]
-        push_username: String,
-        #[serde(default)]
-        push_password: String,
-    }
-    let state: State = decode::json(entry(secret, "state")?).ok()?;
-    let registry = state.registry_info;
-    let named = !registry.push_username.is_empty();
-    let credentials = named.then(|| Credentials::new(registry.push_username, registry.push_password));
-    Some((registry.address, credentials)).filter(|(address, _)| !address.is_empty())
 }

@@ -158,7 +158,10 @@ set is written. */}}
   "JACKAL_REGISTRY_CERT_SECRET" $registry.certSecretName
   "JACKAL_REGISTRY_INSECURE" (or $registry.insecure (and $registry.deploy.enabled (not $registry.endpoint)) | ternary "true" "")
   "JACKAL_CA_FILE" (include "jackal-operator.hasCaBundle" . | empty | ternary "" "/etc/jackal-ca/ca.crt")
+  "JACKAL_STATE_SECRET" $registry.stateSecret
   "JACKAL_INSECURE_REGISTRIES" (join "," .Values.settings.insecureRegistries)
+  "JACKAL_ALLOWED_NETWORKS" (join "," .Values.settings.allowedNetworks)
+  "JACKAL_UPLOAD_HOSTS" (join "," .Values.settings.uploadHosts)
   "JACKAL_REPOSITORY_POLICY" .Values.settings.repositoryPolicy
   "JACKAL_SOURCE_HOSTS" (join "," .Values.settings.sourceHosts)
   "JACKAL_CONCURRENCY" (.Values.settings.concurrency | toString)

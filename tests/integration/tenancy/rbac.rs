@@ -102,6 +102,8 @@ async fn can(cluster: &Cluster, account: &str, rights: &BTreeSet<Right>) {
             "spec": { "user": user, "resourceAttributes": {
                 "group": group, "resource": resource, "subresource": subresource, "verb": verb,
                 "namespace": cluster.namespace,
+                // The rights to others are for all of a kind.
+                "name": if resource == "endpointslices" { "kubernetes" } else { "" },
             } },
         });
         eventually(SOON, &format!("{account} may {verb} {resource}"), async || {
