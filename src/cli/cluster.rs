@@ -1,18 +1,23 @@
 //! What the commands that run in a cluster share: flags, the client, who they are.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use ipnet::IpNet;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
 use super::authorities::AuthorityFlags;
 use super::limits::LimitFlags;
 use crate::api::v1alpha1::{LocalReference, Period, PeriodError, RegistrySpec};
+use crate::oci::HostPattern;
+use crate::registry::Restrictions;
 use crate::server::{ListenAddress, Server, Serving};
 use crate::worker::{
-    Backoff, Defaults, Health, HostPattern, Metrics, PatternError, Policy, RepositoryPolicy, Settings,
+    Backoff, Defaults, Health, Metrics, Policy, RepositoryPolicy, Settings, StateSecret, refuse_api_server,
 };
 
 /// Flags of the controller and the agent.
@@ -28,8 +33,8 @@ pub(super) struct ClusterFlags {
     /// The registry for objects that name none, as pods write it: host[:port].
     #[arg(long, env = "JACKAL_REGISTRY_ADDRESS", value_name = "HOST")]
     registry_address: Option<String>,
-    /// Where the operator reaches that registry: host[:port]. Default: its address. Without an address, where it
-    /// reaches the registry that Jackal or Zarf set up in the cluster. Default then: its Service.
+    /// Where the operator reaches that registry: host[:port]. Default: its address. Without an address, where it reaches
+    /// the registry that --state-secret names. Default then: its Service, or the address of an external one.
     #[arg(long, env = "JACKAL_REGISTRY_ENDPOINT", value_name = "HOST")]
     registry_endpoint: Option<String>,
     /// A path that everything is put under in that registry.
@@ -59,9 +64,24 @@ pub(super) struct ClusterFlags {
     /// That registry speaks plain HTTP.
     #[arg(long, env = "JACKAL_REGISTRY_INSECURE", requires = "registry_address")]
     registry_insecure: bool,
-    /// Source registries that speak plain HTTP: host[:port], repeatable.
-    #[arg(long, env = "JACKAL_INSECURE_REGISTRIES", value_name = "HOST", value_delimiter = ',')]
-    insecure_registry: Vec<String>,
+    /// A Secret with the state of Jackal or Zarf, such as zarf/zarf-state: it names the registry for objects that name none
+    /// where --registry-address does not, and tells how the cluster's webhook makes names. Default: none is read.
+    #[arg(long, env = "JACKAL_STATE_SECRET", value_name = "NAMESPACE/NAME")]
+    state_secret: Option<StateSecret>,
+    /// A host that may be reached by plain HTTP for objects: host[:port], *.domain[:port], either with the port *;
+    /// repeatable. A source that is listed as host[:port] is spoken to so; a destination if its object says insecure; and a
+    /// registry may lead there.
+    #[arg(long, env = "JACKAL_INSECURE_REGISTRIES", value_name = "HOST", value_delimiter = ',', value_parser = optional::<HostPattern>)]
+    insecure_registry: Vec<Option<HostPattern>>,
+    /// A network of which objects may have every address reached: a CIDR, repeatable. Otherwise none that is loopback,
+    /// link-local, unspecified, multicast, of the platform or of the API server is, and no private one to which a registry
+    /// on a public address leads.
+    #[arg(long, env = "JACKAL_ALLOWED_NETWORKS", value_name = "CIDR", value_delimiter = ',', value_parser = network)]
+    allow_network: Vec<Option<IpNet>>,
+    /// A host to which a registry that an object names may have uploads sent, besides itself: host[:port] or
+    /// *.domain[:port]; repeatable.
+    #[arg(long, env = "JACKAL_UPLOAD_HOSTS", value_name = "HOST", value_delimiter = ',', value_parser = optional::<HostPattern>)]
+    upload_host: Vec<Option<HostPattern>>,
     /// Where objects may push in the operator's registry: only below the name of their `namespace` (after
     /// --registry-prefix, before the object's own prefix), or `any`where, so also over what another namespace brought.
     /// The same at the agents.
@@ -108,7 +128,16 @@ impl ClusterFlags {
             .namespace
             .clone()
             .unwrap_or_else(|| config.default_namespace.clone());
+        let api_server = config.cluster_url.host().map(str::to_owned);
         let client = Client::try_from(config).context("the cluster's client could not be made")?;
+        let listed = |patterns: &[Option<HostPattern>]| patterns.iter().flatten().cloned().collect::<Vec<_>>();
+        let restrictions = Arc::new(Restrictions::new(
+            self.allow_network.iter().flatten().copied().collect(),
+            listed(&self.insecure_registry),
+            listed(&self.upload_host),
+            listed(&self.source_host),
+        ));
+        refuse_api_server(&client, api_server, &restrictions).await;
         let reference = |name: &Option<String>| name.clone().map(|name| LocalReference { name });
         let registry = RegistrySpec {
             address: self.registry_address.clone(),
@@ -122,12 +151,13 @@ impl ClusterFlags {
             defaults: Defaults {
                 registry,
                 namespace,
-                insecure_sources: self.insecure_registry.clone(),
+                state: self.state_secret.clone(),
+                restrictions,
                 authorities: self.authorities.read().await?,
                 limits: self.limits.limits(),
                 policy: Policy {
                     repositories: self.repository_policy,
-                    hosts: self.source_host.iter().flatten().cloned().collect(),
+                    hosts: listed(&self.source_host),
                 },
             },
             namespace: self.watch_namespace.clone(),
@@ -163,11 +193,22 @@ pub(super) fn duration(text: &str) -> Result<Duration, PeriodError> {
 }
 
 /// An item of a list; nothing between two commas, or an empty variable, is no item.
-pub(super) fn optional<T: std::str::FromStr<Err = PatternError>>(text: &str) -> Result<Option<T>, PatternError> {
+pub(super) fn optional<T: std::str::FromStr>(text: &str) -> Result<Option<T>, T::Err> {
     match text.trim() {
         "" => Ok(None),
         text => text.parse().map(Some),
     }
+}
+
+/// A network, or a single address; nothing is none.
+fn network(text: &str) -> Result<Option<IpNet>, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let read = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    read.map(Some)
+        .map_err(|_| format!("`{text}` is no CIDR, such as 127.0.0.0/8 or fd00:1::/64"))
 }
 
 /// The name of this machine, which is the pod's in a pod.

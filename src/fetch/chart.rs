@@ -123,7 +123,7 @@ async fn in_repository(spec: &ChartSpec, reach: &dyn Reach, memory: &ChartMemory
             let found =
                 tokio::task::spawn_blocking(move || index::find(&String::from_utf8_lossy(&content), &chart, &version));
             let found = found.await.map_err(|error| no_index(&name, &error.to_string()))?;
-            let listed = found.map_err(|missing| not_listed(spec, &name, missing))?;
+            let listed = found.map_err(|missing| not_listed(spec, &name, missing.told(host.endpoint())))?;
             if let Some(mark) = mark {
                 let listed = listed.clone();
                 memory.note_listed(asked, Said { mark, listed });

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::decode;
 use crate::oci::Digest;
+use crate::registry::Endpoint;
 
 /// The longest index in bytes that is read.
 pub(super) const LIMIT: usize = 32 * 1024 * 1024;
@@ -80,6 +81,19 @@ pub(super) enum Missing {
     Version(Vec<String>),
     /// It lists the version, and no address of it.
     Address,
+}
+
+impl Missing {
+    /// The same as far as it may be told to whoever named the host: what was read there, where its content is wrong, need
+    /// not be for them.
+    pub fn told(self, host: &Endpoint) -> Self {
+        match self {
+            Self::Index(_) if host.restrictions.is_some() => {
+                Self::Index("is not the index of a chart repository".to_owned())
+            }
+            missing => missing,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::net::Ipv6Addr;
 
+use url::Host;
+
 /// The one form of a host with its port: letters in lower case, as the names of hosts have none other (RFC 4343), and an
 /// IPv6 address in its brackets as RFC 5952 writes it.
 pub fn normalised_host(host: &str) -> String {
@@ -32,14 +34,35 @@ pub fn canonical_host(host: &str) -> String {
     }
 }
 
-/// The normalised host without the port that HTTPS has anyway.
+/// The host as URLs have it, without the port that HTTPS has anyway: an IPv4 address in its usual form however it is
+/// written, and a name without the dot of the root.
 pub fn without_usual_port(host: &str) -> String {
-    let host = normalised_host(host);
+    let host = as_in_urls(&normalised_host(host));
     match host.strip_suffix(":443") {
         // Not the end of an IPv6 address.
         Some(bare) if !bare.is_empty() && (bare.ends_with(']') || !bare.contains(':')) => bare.to_owned(),
         _ => host,
     }
+}
+
+/// The name, or the address in its brackets, and the port, empty where there is none.
+pub fn split_port(host: &str) -> (&str, &str) {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => (name, port),
+        _ => (host, ""),
+    }
+}
+
+fn as_in_urls(host: &str) -> String {
+    let (name, port) = split_port(host);
+    let colon = if port.is_empty() { "" } else { ":" };
+    let bracketed = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let mapped = bracketed.and_then(|address| address.parse::<Ipv6Addr>().ok()?.to_ipv4_mapped());
+    let name = match (mapped, Host::parse(name)) {
+        (Some(address), _) | (None, Ok(Host::Ipv4(address))) => address.to_string(),
+        _ => name.strip_suffix('.').unwrap_or(name).to_owned(),
+    };
+    format!("{name}{colon}{port}")
 }
 
 /// Splits `[address]:port/rest` after the host; `None` where that is no IPv6 address with a port or without.
@@ -87,6 +110,11 @@ mod tests {
             ("[fe80::443]", "[fe80::]", false),
             ("r:5000", "r", false),
             ("r.local", "r.local.evil", false),
+            ("r.local.:5000", "r.local:5000", true),
+            ("127.0.0.1:5000", "0x7f.1:5000", true),
+            ("127.0.0.1:5000", "2130706433:5000", true),
+            ("127.0.0.1", "[::ffff:7f00:1]", true),
+            ("127.0.0.1", "127.0.0.2", false),
         ] {
             assert_eq!(same_host(one, other), same, "{one} {other}");
         }

@@ -4,6 +4,7 @@ mod compression;
 mod descriptor;
 mod digest;
 mod host;
+mod host_pattern;
 mod location;
 mod manifest;
 pub mod media_type;
@@ -18,7 +19,8 @@ mod unknown_fields;
 pub use compression::Compression;
 pub use descriptor::Descriptor;
 pub use digest::{Digest, DigestError, Hasher};
-pub use host::{canonical_host, is_host, normalised_host, same_host, without_usual_port};
+pub use host::{canonical_host, is_host, normalised_host, same_host, split_port, without_usual_port};
+pub use host_pattern::{HostPattern, HostPatternError};
 pub use location::{Location, LocationError, Naming, OmittedTag};
 pub use manifest::{
     Content, Document, DocumentError, Index, MANIFEST_LIMIT, Manifest, distinct_blobs, distinct_foreign_layers,

@@ -112,7 +112,9 @@ fn plain_http(front: Front, role: Role) -> &'static str {
         (Front::Cluster, Role::Source) => {
             "have the administrator add it to insecureRegistries, or set insecure: true where it is the destination"
         }
-        (Front::Cluster, Role::Destination) => "set insecure: true",
+        (Front::Cluster, Role::Destination) => {
+            "set insecure: true, and have the administrator add it to insecureRegistries"
+        }
         (Front::CommandLine, Role::Source) => "name it by --insecure-registry",
         (Front::CommandLine, Role::Destination) => "set --insecure",
     }

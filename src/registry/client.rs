@@ -11,16 +11,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use url::Url;
 
-use super::advice::Remedy;
+use super::Repository;
 use super::endpoint::{Credentials, Endpoint};
-use super::error::{Error, Kind, clean, is_temporary};
+use super::error::{Error, Kind, is_temporary};
+use super::http::Http;
 use super::origin::Origin;
 use super::patience::{Patience, retry_after};
 use super::referrers::ReferrersApi;
 use super::refusal::Refusals;
 use super::token::{Proof, Scope, Tokens};
 use super::upload::Pace;
-use super::{Repository, tls};
 
 /// How often one request is sent when its failures are temporary.
 const TRIES: u32 = 4;
@@ -28,8 +28,8 @@ const TRIES: u32 = 4;
 pub(super) const REDIRECTS: usize = 5;
 /// Bytes of the body of a failure that are read.
 pub(super) const FAILURE_LIMIT: usize = 16 * 1024;
-/// The longest time to reach the other side.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long the words of a failure are waited for.
+const WORDS_LIMIT: Duration = Duration::from_secs(10);
 
 /// One registry. Clones share connections, tokens and limits.
 #[derive(Clone)]
@@ -38,7 +38,7 @@ pub struct Registry(Arc<Inner>);
 struct Inner {
     endpoint: Endpoint,
     origin: Origin,
-    http: reqwest::Client,
+    http: Http,
     tokens: Tokens,
     // Two, so that a copy within one registry, which holds a writing request while it waits for a reading
     // one, always gets on.
@@ -98,6 +98,8 @@ pub(super) struct Answer {
     pub label: String,
     /// Whether it refuses a token that was given for this very request.
     insufficient: bool,
+    /// Whether another host than the registry gave it, which it is not for who named the registry to hear from.
+    pub is_foreign: bool,
     _turn: Option<OwnedSemaphorePermit>,
 }
 
@@ -107,6 +109,7 @@ impl Answer {
             response,
             label,
             insufficient: false,
+            is_foreign: false,
             _turn: turn,
         }
     }
@@ -129,9 +132,12 @@ impl Answer {
     pub async fn failure(mut self) -> Error {
         let after = retry_after(self.response.headers());
         let status = self.status().as_u16();
+        if self.is_foreign {
+            return Error::status_elsewhere(&self.label, status, after);
+        }
         let mut body = Vec::new();
         // What of it does not come says no more than nothing.
-        let _ = timeout(CONNECT_LIMIT, beginning(&mut self.response, FAILURE_LIMIT, &mut body)).await;
+        let _ = timeout(WORDS_LIMIT, beginning(&mut self.response, FAILURE_LIMIT, &mut body)).await;
         let error = Error::status(&self.label, status, after, &body);
         match self.insufficient {
             true => error.insufficient(),
@@ -144,7 +150,7 @@ impl Registry {
     /// A client for `endpoint`. No connection is made yet.
     pub fn new(endpoint: Endpoint) -> Result<Self, Error> {
         let origin = Origin::of(&endpoint)?;
-        let http = client(&endpoint)?;
+        let http = Http::new(&endpoint, origin.clone())?;
         let tokens = Tokens::new(
             http.clone(),
             endpoint.credentials.clone(),
@@ -198,7 +204,7 @@ impl Registry {
         self.0.endpoint.idle
     }
 
-    pub(super) fn http(&self) -> &reqwest::Client {
+    pub(super) fn http(&self) -> &Http {
         &self.0.http
     }
 
@@ -254,6 +260,19 @@ impl Registry {
     /// another of its names.
     pub(super) fn follow(&self, label: &str, from: &Url, location: Option<&str>) -> Result<Url, Error> {
         self.0.origin.follow(label, from, location)
+    }
+
+    /// The same for where an upload goes.
+    pub(super) fn follow_upload(&self, label: &str, from: &Url, location: Option<&str>) -> Result<Url, Error> {
+        let url = self.follow(label, from, location)?;
+        if self.0.http.takes_uploads_at(&url) {
+            return Ok(url);
+        }
+        let to = url.origin().ascii_serialization();
+        let detail = format!(
+            "the registry wants the upload at {to}, where nothing is sent; name the registry by that host, have it answer with its own address, or have the administrator list the host in --upload-host"
+        );
+        Err(Error::new(Kind::Forbidden, label, detail))
     }
 
     /// What to prove who asks by to `url`: nothing to another host than the registry's own.
@@ -328,12 +347,11 @@ impl Registry {
         self.0.patience.keep(&call.label).await?;
         let mut url = call.url.clone();
         let mut proof = self.proof(&call.label, &call.method, &url, &call.scope).await?;
-        let mut redirects = 0;
+        let (mut redirects, mut led_by_public) = (0, false);
+        let http = &self.0.http;
         loop {
-            let mut request = self
-                .0
-                .http
-                .request(call.method.clone(), url.clone())
+            let mut request = http
+                .request(&call.label, call.method.clone(), &url, led_by_public)?
                 .headers(call.headers.clone());
             let mut own = proof.as_mut().filter(|_| self.is_own(&url));
             if let Some(value) = own.as_ref().and_then(|proof| proof.header()) {
@@ -342,10 +360,10 @@ impl Registry {
             if let Some(body) = &call.body {
                 request = request.body(body.clone());
             }
-            let response = timeout(self.idle(), request.send())
+            let response = timeout(self.idle(), http.send(&call.label, request))
                 .await
-                .map_err(|_| Error::timed_out(&call.label, self.idle()))?
-                .map_err(|error| Error::transport(&call.label, &error.without_url()))?;
+                .map_err(|_| Error::timed_out(&call.label, self.idle()))??;
+            led_by_public |= http.is_public(&response);
             let mut insufficient = false;
             if let Some(proof) = &mut own {
                 if proof.is_refusal(&response) {
@@ -371,7 +389,9 @@ impl Registry {
                 url = to;
                 continue;
             }
+            let is_foreign = http.is_foreign(response.url());
             let mut answer = Answer::new(response, call.label.clone(), turn);
+            answer.is_foreign = is_foreign;
             answer.insufficient = insufficient;
             return Ok(answer);
         }
@@ -400,29 +420,6 @@ pub(super) fn leads_away(label: &str, to: &Url) -> Error {
         "the registry redirects to {to}, where nothing is written; name the registry by that host, or have it answer itself"
     );
     Error::new(Kind::Protocol, label, detail)
-}
-
-fn client(endpoint: &Endpoint) -> Result<reqwest::Client, Error> {
-    let fail = |detail: String| Error::new(Kind::Trust, &endpoint.host, detail);
-    let builder = reqwest::Client::builder()
-        .user_agent(concat!("jackal-operator/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .http1_only()
-        .connect_timeout(CONNECT_LIMIT.min(endpoint.idle))
-        .pool_idle_timeout(Duration::from_secs(30))
-        .pool_max_idle_per_host(endpoint.connections.saturating_mul(2))
-        .tcp_nodelay(true);
-    let builder = match tls::config(&endpoint.trust) {
-        Ok(config) => builder.tls_backend_preconfigured(config),
-        // An image without certificates can still speak plain HTTP.
-        Err(tls::Unusable::NoAuthority) if endpoint.plain_http => builder.tls_certs_only([]),
-        Err(tls::Unusable::NoAuthority) => {
-            let detail = "this system has no certificates of authorities, and none were given";
-            return Err(fail(detail.to_owned()).advising(Remedy::Authority));
-        }
-        Err(tls::Unusable::Given(reason)) => return Err(fail(clean(&reason))),
-    };
-    builder.build().map_err(|error| fail(clean(&error.to_string())))
 }
 
 /// The body of an answer, at most `limit` bytes of it; longer ones are an error.

@@ -30,6 +30,8 @@ pub struct Download {
     /// The registry gave no range when it was asked for one.
     whole: bool,
     answer: Option<Answer>,
+    /// Some of it came from another host, to which the registry leads.
+    is_foreign: bool,
     broken: u32,
     broken_at: u64,
 }
@@ -47,6 +49,7 @@ impl Download {
             skip: 0,
             whole: false,
             answer: None,
+            is_foreign: false,
             broken: 0,
             broken_at: 0,
         }
@@ -159,14 +162,26 @@ impl Download {
             return Err(self.mismatch(format!("{size} bytes are expected, and {received} arrived")));
         }
         match self.hasher.take().map(Hasher::finish) {
-            Some(found) if found != self.digest => Err(self.mismatch(format!("the content has the digest {found}"))),
+            Some(found) if found != self.digest => {
+                // By its digest it could be had, by somebody who cannot read it where it is.
+                let restricted = self.registry.endpoint().restrictions.is_some();
+                Err(self.mismatch(match restricted {
+                    true => "the content has another digest".to_owned(),
+                    false => format!("the content has the digest {found}"),
+                }))
+            }
             _ => Ok(()),
         }
     }
 
+    /// `detail` tells of the content what nobody is to learn by naming a registry that leads to it.
     fn mismatch(&mut self, detail: String) -> Error {
         self.ended = true;
         self.answer = None;
+        let detail = match self.is_foreign {
+            true => "the host that the registry leads to has other content".to_owned(),
+            false => detail,
+        };
         Error::new(Kind::DigestMismatch, &self.call.label, detail)
     }
 
@@ -186,6 +201,12 @@ impl Download {
     }
 
     async fn open(&mut self) -> Result<Answer, Error> {
+        let answer = self.request().await?;
+        self.is_foreign |= answer.is_foreign;
+        Ok(answer)
+    }
+
+    async fn request(&mut self) -> Result<Answer, Error> {
         self.skip = 0;
         if self.received > 0
             && !self.whole

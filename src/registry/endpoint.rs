@@ -1,6 +1,7 @@
 //! Where a registry is and how it is spoken to.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
@@ -8,6 +9,7 @@ use url::Url;
 
 use super::certificates::authorities;
 use super::error::{Error, Kind};
+use super::restrictions::Restrictions;
 use crate::oci::{Digest, Hasher};
 
 /// One registry: its address, what is trusted, who asks, and how much at once.
@@ -31,6 +33,8 @@ pub struct Endpoint {
     /// How many requests are sent in a second, and at once after a pause; without it, as many as `connections` allow.
     /// What its token service and its storage are asked is not counted.
     pub rate: Option<NonZeroU32>,
+    /// What it may be and where it may lead; none for a registry that is trusted to lead anywhere.
+    pub restrictions: Option<Arc<Restrictions>>,
 }
 
 /// How much is asked of a registry: one for all, whatever is done there.
@@ -179,6 +183,7 @@ impl Endpoint {
             idle: Duration::from_secs(60),
             connections,
             rate,
+            restrictions: None,
         }
     }
 

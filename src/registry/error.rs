@@ -10,6 +10,7 @@ use std::time::Duration;
 use self::operation::Operation;
 use super::advice::{self, Remedy, Role};
 use super::explanation::{self, Explanation, Says};
+use super::restrictions::Refusal;
 use crate::fault::{Fault, Front, Reason};
 use crate::oci::{Document, DocumentError};
 
@@ -29,6 +30,8 @@ pub enum Kind {
     Unauthorized,
     /// Who asks may not.
     Denied,
+    /// The operator's administrator does not allow to go there.
+    Forbidden,
     /// Too many requests.
     RateLimited {
         /// When the registry wants to hear from us again, if it says so.
@@ -112,6 +115,7 @@ impl Error {
         let kind = match self.kind {
             Kind::Unauthorized
             | Kind::Denied
+            | Kind::Forbidden
             | Kind::RateLimited { .. }
             | Kind::Unavailable
             | Kind::Interrupted
@@ -120,7 +124,7 @@ impl Error {
             | Kind::Status(500..) => self.kind,
             _ => Kind::TokenService,
         };
-        let detail = match self.token_service {
+        let detail = match self.token_service || kind == Kind::Forbidden {
             true => self.detail,
             false => self.detail.replace("the registry", "the token service"),
         };
@@ -182,6 +186,21 @@ impl Error {
         }
     }
 
+    /// That a request is not sent.
+    pub(super) fn refused(call: &str, refusal: &Refusal) -> Self {
+        Self::new(Kind::Forbidden, call, refusal.to_string())
+    }
+
+    /// What an answer with the wrong status says that another host gave, to which the registry leads: nothing of its words,
+    /// which need not be for who named the registry.
+    pub(super) fn status_elsewhere(call: &str, status: u16, after: Option<Duration>) -> Self {
+        let detail = format!("the host that the registry leads to answered {status}");
+        Self {
+            detail,
+            ..Self::status(call, status, after, &[])
+        }
+    }
+
     /// Why no answer came.
     pub(super) fn transport(call: &str, error: &reqwest::Error) -> Self {
         if let Some(tls) = cause::<rustls::Error>(error) {
@@ -190,6 +209,9 @@ impl Error {
                 remedy,
                 ..Self::new(Kind::Unavailable, call, detail)
             };
+        }
+        if let Some(refusal) = cause::<Refusal>(error) {
+            return Self::refused(call, refusal);
         }
         let (kind, detail) = why(error);
         Self::new(kind, call, detail)
@@ -314,6 +336,7 @@ impl Error {
                     Remedy::Right.words(Front::of_process(), role)
                 )),
             ),
+            Kind::Forbidden => Fault::retryable(Reason::PolicyDenied, format!("{what}: {self}")),
             Kind::RateLimited { after } => Fault::waiting(
                 Reason::RateLimited,
                 after.unwrap_or(DEFAULT_PATIENCE),

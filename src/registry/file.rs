@@ -72,6 +72,7 @@ impl Error {
                 Reason::AuthenticationFailed,
                 advise("files are fetched without credentials: put it where anybody may read it"),
             ),
+            Kind::Forbidden => Fault::retryable(Reason::PolicyDenied, what),
             Kind::DigestMismatch => Fault::retryable(
                 Reason::DigestMismatch,
                 advise("correct the digest if the file was replaced on purpose; nothing of it was kept"),

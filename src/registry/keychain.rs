@@ -12,8 +12,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value};
 
 use super::Credentials;
-use crate::oci::canonical_host;
-use crate::oci::fits;
+use crate::oci::{canonical_host, fits, split_port};
 
 /// The most credentials that are tried for one repository.
 const CANDIDATES: usize = 16;
@@ -193,14 +192,6 @@ impl Key {
             .strip_prefix(&self.path)
             .is_some_and(|rest| self.path.is_empty() || rest.is_empty() || rest.starts_with('/'));
         below && self.is_of(host)
-    }
-}
-
-/// The name, or the address in its brackets, and the port, empty where there is none.
-fn split_port(host: &str) -> (&str, &str) {
-    match host.rsplit_once(':') {
-        Some((name, port)) if !port.contains(']') => (name, port),
-        _ => (host, ""),
     }
 }
 

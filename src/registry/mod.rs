@@ -16,6 +16,7 @@ mod explanation;
 mod file;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod http;
 mod keychain;
 mod link;
 mod locks;
@@ -25,11 +26,13 @@ mod patience;
 mod referrers;
 mod refusal;
 mod repository;
+mod restrictions;
 mod tags;
 mod tls;
 mod token;
 mod token_service;
 mod upload;
+mod zone;
 
 pub use client::Registry;
 pub use download::Download;
@@ -39,4 +42,5 @@ pub use file::SmallFile;
 pub use keychain::{Keychain, of_helper};
 pub use locks::lock_of;
 pub use repository::{Mount, Repository};
+pub use restrictions::Restrictions;
 pub use upload::{Begun, UploadError};

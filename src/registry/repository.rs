@@ -129,17 +129,26 @@ impl Repository {
             return Ok(None);
         };
         let raw = self.body(&mut answer, MANIFEST_LIMIT).await?;
+        // Nothing is told of what stands at another host, to which the registry leads.
+        let told = |error: Error| match answer.is_foreign {
+            true => Error::new(
+                error.kind().clone(),
+                &call.label,
+                "what the registry leads to is not the manifest that it should be",
+            ),
+            false => error,
+        };
         // A header that is no digest says nothing of the content.
         let promised = answered_digest(&answer);
         let expected: Option<Digest> = identifier.parse().ok();
         for expected in expected.iter().chain(&promised) {
             let mut hasher = Hasher::like(expected);
             hasher.update(&raw);
-            same_digest(&call.label, expected.as_str(), &hasher.finish())?;
+            same_digest(&call.label, expected.as_str(), &hasher.finish()).map_err(told)?;
         }
         let declared = answer.header(CONTENT_TYPE).map(str::to_owned);
         let document =
-            Document::parse(declared.as_deref(), raw).map_err(|error| Error::document(&call.label, &error))?;
+            Document::parse(declared.as_deref(), raw).map_err(|error| told(Error::document(&call.label, &error)))?;
         self.registry.note_manifest(&self.name, identifier);
         Ok(Some(match expected {
             Some(expected) => document.known_by(expected),

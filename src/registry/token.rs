@@ -12,6 +12,7 @@ use url::Url;
 use super::challenge::{Challenge, offered};
 use super::endpoint::Credentials;
 use super::error::{Error, Kind};
+use super::http::Http;
 use super::origin::Origin;
 use super::token_service::{Token, TokenRequest, TokenService, basic, sensitive};
 
@@ -93,7 +94,7 @@ struct Accepted {
 impl Tokens {
     /// `limit` bounds one answer of a token service.
     pub fn new(
-        http: reqwest::Client,
+        http: Http,
         credentials: Option<Credentials>,
         plain_http: bool,
         limit: Duration,
@@ -188,8 +189,11 @@ impl Tokens {
     /// What the registry asks of everybody at `/v2/` (distribution specification, "Determining Support").
     async fn asked_of_all(&self) -> Vec<Challenge> {
         let base = self.service.origin.base();
-        let asked = self.service.http.get(base.clone()).send();
-        match tokio::time::timeout(self.service.limit, asked).await {
+        let (http, label) = (&self.service.http, "GET /v2/");
+        let Ok(request) = http.request(label, Method::GET, base, false) else {
+            return Vec::new();
+        };
+        match tokio::time::timeout(self.service.limit, http.send(label, request)).await {
             Ok(Ok(response)) if response.status() == 401 => self.challenges(response.headers(), base),
             _ => Vec::new(),
         }

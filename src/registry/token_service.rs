@@ -15,6 +15,7 @@ use super::client::{body_within, shown, text_of};
 use super::endpoint::Credentials;
 use super::error::{Error, Kind};
 use super::explanation::inflated;
+use super::http::Http;
 use super::origin::Origin;
 use super::patience::retry_after;
 use crate::decode;
@@ -52,7 +53,7 @@ pub(super) struct TokenRequest {
 
 /// The way to token services, for one registry.
 pub(super) struct TokenService {
-    pub http: reqwest::Client,
+    pub http: Http,
     pub credentials: Option<Credentials>,
     /// Whether the registry is spoken to in the clear, so that its token service may be too.
     pub plain_http: bool,
@@ -171,7 +172,8 @@ impl TokenService {
         };
         let exchange = async {
             for _ in 0..=REDIRECTS {
-                let mut request = self.http.request(method.clone(), url.clone());
+                let request = self.http.request(call, method.clone(), &url, false);
+                let mut request = request.map_err(failed)?;
                 request = request.header(ACCEPT, HeaderValue::from_static("application/json, */*;q=0.1"));
                 if let Some(authorization) = &authorization {
                     request = request.header(AUTHORIZATION, authorization);
@@ -180,8 +182,7 @@ impl TokenService {
                     let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
                     request = request.header(CONTENT_TYPE, kind).body(body.clone());
                 }
-                let sent = request.send().await;
-                let mut response = sent.map_err(|error| failed(Error::transport(call, &error.without_url())))?;
+                let mut response = self.http.send(call, request).await.map_err(failed)?;
                 let status = response.status();
                 if matches!(status.as_u16(), 301 | 302 | 307 | 308) || status == 303 && method == Method::GET {
                     let location = text_of(response.headers(), LOCATION);
@@ -194,10 +195,14 @@ impl TokenService {
                     let body = read.map_err(failed)?;
                     return read_token(call, &body).map_err(failed);
                 }
-                let body = read.unwrap_or_default();
+                // Of a service in a private network nothing is told but its status: the registry alone says that it is one.
+                let error = match self.http.is_foreign(&url) && !self.http.is_public(&response) {
+                    true => Error::status(call, status.as_u16(), after, &[]),
+                    false => Error::status(call, status.as_u16(), after, &read.unwrap_or_default()),
+                };
                 return Err(Refusal {
                     status: Some(status.as_u16()),
-                    error: Error::status(call, status.as_u16(), after, &body).of_token_service(),
+                    error: error.of_token_service(),
                 });
             }
             let detail = format!("the token service redirects more than {REDIRECTS} times");

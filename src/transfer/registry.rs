@@ -154,6 +154,10 @@ impl Destination for RegistryDestination {
 
     fn push_target(&self, tag: &str) -> Option<PushTarget> {
         let registry = self.repository.registry();
+        // An engine follows wherever a registry leads.
+        if registry.endpoint().restrictions.is_some() {
+            return None;
+        }
         Some(PushTarget {
             host: registry.host().to_owned(),
             repository: self.repository.name().to_owned(),

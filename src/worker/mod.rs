@@ -1,6 +1,7 @@
 //! Moves images that stand as `JackalImage` objects: the same worker in the controller, for images from
 //! registries, and in the agent, for those of its node. What differs between the two is a [`Duty`].
 
+mod api_server;
 mod claim;
 mod config_maps;
 mod events;
@@ -14,11 +15,13 @@ mod registries;
 mod secrets;
 mod selected;
 mod site;
+mod state;
 mod status;
 mod task;
 mod trust;
 mod turns;
 
+pub use api_server::refuse_api_server;
 pub use claim::STALE;
 pub use config_maps::config_map;
 pub use events::Events;
@@ -27,11 +30,12 @@ pub use image::{Feed, Guarded, Nudge, Settings, Worker, is_ready, last_part, lig
 pub use memory::{Backoff, Decision, Key, Memory, View};
 pub use metrics::{Kind, Metrics, Pass};
 pub use place::{Defaults, Place};
-pub use policy::{Admission, Admissions, Fence, HostPattern, PatternError, Policy, RepositoryPolicy};
+pub use policy::{Admission, Admissions, Fence, Policy, RepositoryPolicy};
 pub use registries::Registries;
 pub use secrets::{PullCredentials, Secrets};
 pub use selected::{current_selection, with_tag};
 pub use site::{Home, Site};
+pub use state::{StateSecret, StateSecretError};
 pub use status::{Failure, briefly, kube_fault, name_of, told, update, within};
 pub use trust::{NamespaceEntries, open_key};
 

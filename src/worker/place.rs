@@ -1,16 +1,18 @@
 //! Which registry an object means, and the clients for it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
 
 use super::policy::{Fence, Policy};
-use super::secrets::{Secrets, state_of};
+use super::secrets::Secrets;
 use super::site::Home;
+use super::state::{State, StateSecret};
 use crate::api::v1alpha1::{RegistrySpec, WrittenRepository};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Naming, same_host};
-use crate::registry::{Credentials, Endpoint, Limits, Trust};
+use crate::registry::{Endpoint, Limits, Restrictions, Trust};
 
 /// What holds for objects that say nothing of the registry.
 #[derive(Clone, Debug, Default)]
@@ -21,8 +23,11 @@ pub struct Defaults {
     pub registry: RegistrySpec,
     /// The operator's own namespace.
     pub namespace: String,
-    /// Hosts of source registries that speak plain HTTP.
-    pub insecure_sources: Vec<String>,
+    /// The Secret with the state of the cluster, which says what its registry is where the flags do not, and how its
+    /// webhook makes names.
+    pub state: Option<StateSecret>,
+    /// What the hosts that objects name may be, and where they may lead.
+    pub restrictions: Arc<Restrictions>,
     /// Authorities that are trusted besides the system's, for every registry and whatever else is asked: a bundle of PEM.
     pub authorities: Option<Vec<u8>>,
     /// How much is asked of one registry.
@@ -56,39 +61,10 @@ impl Place {
     }
 }
 
-/// Where state that Jackal or Zarf left in the cluster lies: namespace, Secret, the registry's Service, and the naming that
-/// the webhook expects.
-const STATES: [(&str, &str, &str, Naming); 2] = [
-    (
-        "jackal",
-        "jackal-state",
-        "jackal-docker-registry.jackal.svc.cluster.local:5000",
-        Naming::Jackal,
-    ),
-    (
-        "zarf",
-        "zarf-state",
-        "zarf-docker-registry.zarf.svc.cluster.local:5000",
-        Naming::Zarf,
-    ),
-];
-
-/// What a cluster's state says of its registry.
-pub(super) struct State {
-    /// What pods call it.
-    pub address: String,
-    /// Its Service.
-    pub service: &'static str,
-    /// The credentials for pushing.
-    pub credentials: Option<Credentials>,
-    /// How the webhook makes the names of images.
-    pub naming: Naming,
-}
-
 impl State {
     /// Whether it is the registry of `place`.
     fn names(&self, place: &Place) -> bool {
-        let names = [self.address.as_str(), self.service];
+        let names = [&self.address, &self.endpoint];
         let called = [&place.address, &place.endpoint.host];
         called
             .iter()
@@ -109,20 +85,25 @@ impl Defaults {
     ) -> Result<Place, Fault> {
         let flags = &self.registry;
         let (mut credentials, mut naming) = (None, None);
-        let (address, mut default) = match (&spec.address, &flags.address) {
-            (Some(own), _) if Some(own) != flags.address.as_ref() => (own.clone(), RegistrySpec::default()),
-            (_, Some(default)) => (default.clone(), flags.clone()),
+        let (address, mut default, home) = match (&spec.address, &flags.address) {
+            (Some(own), _) if Some(own) != flags.address.as_ref() => {
+                let home = match self.own(client).await {
+                    Err(fault) if self.policy_asks_for_home() => return Err(fault),
+                    home => home.unwrap_or_default(),
+                };
+                (own.clone(), RegistrySpec::default(), home)
+            }
+            (_, Some(default)) => (default.clone(), flags.clone(), self.home_of(None)),
             (_, None) => {
                 let state = self.state(client).await?;
+                let home = self.home_of(Some(&state));
                 (credentials, naming) = (state.credentials, Some(state.naming));
-                (
-                    state.address,
-                    RegistrySpec {
-                        endpoint: Some(flags.endpoint.clone().unwrap_or_else(|| state.service.to_owned())),
-                        insecure: Some(true),
-                        ..RegistrySpec::default()
-                    },
-                )
+                let default = RegistrySpec {
+                    endpoint: home.endpoint.clone(),
+                    insecure: Some(home.plain_http),
+                    ..RegistrySpec::default()
+                };
+                (state.address, default, home)
             }
         };
         if goes_elsewhere(spec, &default, &address) {
@@ -133,18 +114,13 @@ impl Defaults {
             .clone()
             .or(default.endpoint.clone())
             .unwrap_or_else(|| address.clone());
-        // An object that names no registry means the operator's own.
-        let home = match self.policy_asks_for_home() && spec.address.is_some() {
-            true => self.home(client).await?,
-            false => Home::default(),
-        };
         // A registry is the operator's own by whatever of its names an object calls it.
+        let is_named = |name: &str| home.names().any(|known| same_host(known, name));
         let at_home = spec.address.is_none()
             || spec.address == flags.address
-            || [&address, &host]
-                .iter()
-                .any(|name| home.names().any(|known| same_host(known, name)));
-        if !at_home || spec.endpoint.is_some() && !home.names().any(|known| same_host(known, &host)) {
+            || self.policy_asks_for_home() && (is_named(&address) || is_named(&host));
+        let is_own = home.reached_at().is_some_and(|usual| same_host(usual, &host));
+        if !is_own && (!at_home || spec.endpoint.is_some() && !is_named(&host)) {
             let field = if spec.endpoint.is_some() {
                 "registry.endpoint"
             } else {
@@ -152,10 +128,17 @@ impl Defaults {
             };
             self.policy.admits_host(&host, field)?;
         }
-        let fence = self
-            .policy
-            .fence(flags.repository_prefix.as_deref(), namespace)
-            .filter(|_| at_home);
+        let plain_http = spec.insecure.or(default.insecure).unwrap_or(false);
+        if plain_http && !(is_own && home.plain_http) && !self.restrictions.allows_plain_http(&host) {
+            return Err(Fault::stalled(
+                Reason::PolicyDenied,
+                format!(
+                    "registry.insecure asks for plain HTTP of {host}: have that registry serve HTTPS and remove insecure, or have the administrator list the host in --insecure-registry"
+                ),
+            ));
+        }
+        let base = flags.repository_prefix.as_deref().or(home.prefix.as_deref());
+        let fence = self.policy.fence(base, namespace).filter(|_| at_home);
         let own = Secrets::new(client.clone(), namespace);
         let operators = Secrets::new(client.clone(), &self.namespace);
         let secret = spec
@@ -163,25 +146,35 @@ impl Defaults {
             .as_ref()
             .map(|name| (&own, name))
             .or(default.secret_ref.as_ref().map(|name| (&operators, name)));
+        // Which endpoint has which address is the administrator's word for the operator's own registry. Of any other an
+        // object says it, so its credentials are those for the host that receives them.
+        let names = match is_own && is_named(&address) {
+            true => vec![&address, &host],
+            false => vec![&host],
+        };
+        let with_operators = credentials.is_some() || default.secret_ref.is_some();
         if let Some((secrets, name)) = secret {
             let keychain = secrets.keychain(&name.name).await?;
             let path = spec.repository_prefix.as_deref().unwrap_or_default();
-            let found = keychain.for_pushing(&address, path);
-            credentials = found.or_else(|| keychain.for_pushing(&host, path));
+            credentials = names.iter().find_map(|host| keychain.for_pushing(host, path));
             if credentials.is_none() {
-                let hosts = if address == host {
-                    address
-                } else {
-                    format!("{address} or {host}")
-                };
+                let mut hosts: Vec<&str> = names.iter().map(|host| host.as_str()).collect();
+                hosts.dedup();
                 return Err(Fault::retryable(
                     Reason::AuthenticationFailed,
                     format!(
-                        "the Secret {} has no entry for {hosts}: add one, or correct registry.secretRef",
-                        name.name
+                        "the Secret {} has no entry for {}: add one, or correct registry.secretRef",
+                        name.name,
+                        hosts.join(" or ")
                     ),
                 ));
             }
+        }
+        if spec.cert_secret_ref.is_some() && spec.secret_ref.is_none() && with_operators {
+            return Err(Fault::stalled(
+                Reason::PolicyDenied,
+                "registry.certSecretRef is for registries of your own: the operator's credentials for its registry are protected by what its administrator trusts; remove certSecretRef, or give credentials of your own by registry.secretRef",
+            ));
         }
         let certificates = spec
             .cert_secret_ref
@@ -193,17 +186,20 @@ impl Defaults {
             None => Trust::default(),
         };
         let trust = trust.with_authorities(self.authorities.as_deref());
+        // Only who is reached as the administrator says is surely who the administrator means.
+        let is_operators = is_own && spec.cert_secret_ref.is_none() && plain_http == home.plain_http;
         let endpoint = Endpoint {
             aliases: vec![address.clone()],
-            plain_http: spec.insecure.or(default.insecure).unwrap_or(false),
+            plain_http,
             trust,
             credentials,
             idle,
+            restrictions: (!is_operators).then(|| Arc::clone(&self.restrictions)),
             ..Endpoint::new(host).within(self.limits)
         };
         Ok(Place {
             address,
-            prefix: self.prefix(namespace, spec, at_home),
+            prefix: self.prefix(namespace, spec, at_home.then_some(&home)),
             fence,
             endpoint,
             naming,
@@ -237,51 +233,53 @@ impl Defaults {
         Ok(named.map_or(Naming::Plain, |state| state.naming))
     }
 
-    /// What an object of `namespace` has everything put under that means the operator's own registry (`at_home`) or
-    /// another one; [`Place::prefix`] without asking anybody.
-    pub fn prefix(&self, namespace: &str, spec: &RegistrySpec, at_home: bool) -> String {
+    /// What an object of `namespace` has everything put under that means the operator's own registry, `home`, or another
+    /// one; [`Place::prefix`] without asking anybody.
+    pub fn prefix(&self, namespace: &str, spec: &RegistrySpec, home: Option<&Home>) -> String {
         let own = spec.repository_prefix.as_deref();
-        let default = self.registry.repository_prefix.as_deref().filter(|_| at_home);
-        let fence = self.policy.fence(default, namespace).filter(|_| at_home);
+        let base = self.registry.repository_prefix.as_deref();
+        let base = home.and_then(|home| base.or(home.prefix.as_deref()));
+        let fence = self.policy.fence(base, namespace).filter(|_| home.is_some());
         match fence {
             Some(fence) => fence.prefix(own),
-            None => own.or(default).unwrap_or_default().to_owned(),
+            None => own.or(base).unwrap_or_default().to_owned(),
         }
     }
 
     /// The endpoint of a source registry that is not the destination, without credentials. `trust` is what the object
     /// says of that host.
     pub fn source(&self, host: &str, trust: Trust, idle: Duration) -> Endpoint {
-        let plain_http = self.insecure_sources.iter().any(|insecure| same_host(insecure, host));
         Endpoint {
-            plain_http,
+            plain_http: self.restrictions.speaks_plain_http(host),
             trust: trust.with_authorities(self.authorities.as_deref()),
             idle,
+            restrictions: Some(Arc::clone(&self.restrictions)),
             ..Endpoint::new(host).within(self.limits)
         }
     }
 
+    /// The state of the cluster, if the administrator names one and it is there.
     pub(super) async fn find_state(&self, client: &Client) -> Result<Option<State>, Fault> {
-        for (namespace, name, service, naming) in STATES {
-            // The chart grants it where registry.stateSecret names it.
-            let secret = Secrets::new(client.clone(), namespace).find_readable(name).await?;
-            if let Some((address, credentials)) = secret.as_ref().and_then(state_of) {
-                return Ok(Some(State {
-                    address,
-                    service,
-                    credentials,
-                    naming,
-                }));
-            }
-        }
-        Ok(None)
+        let Some(named) = &self.state else {
+            return Ok(None);
+        };
+        let secret = Secrets::new(client.clone(), &*named.namespace)
+            .find(&named.name)
+            .await?;
+        Ok(secret.and_then(|secret| State::read(named, &secret)))
     }
 
     async fn state(&self, client: &Client) -> Result<State, Fault> {
         self.find_state(client).await?.ok_or_else(|| {
+            let cluster = match &self.state {
+                Some(named) => format!("initialise the cluster with Jackal or Zarf, whose Secret {named} names none"),
+                None => "with --state-secret in a cluster that Jackal or Zarf initialised".to_owned(),
+            };
             Fault::retryable(
                 Reason::InvalidSpec,
-                "no registry is named: set spec.registry.address, or start the operator with --registry-address, or initialise the cluster with Jackal or Zarf",
+                format!(
+                    "no registry is named: set spec.registry.address, or have the operator started with --registry-address, or {cluster}"
+                ),
             )
         })
     }

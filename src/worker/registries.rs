@@ -133,6 +133,7 @@ fn fingerprint(endpoint: &Endpoint) -> Digest {
         part(alias.as_bytes());
     }
     part(&[u8::from(endpoint.plain_http)]);
+    part(&[u8::from(endpoint.restrictions.is_some())]);
     part(&endpoint.idle.as_millis().to_be_bytes());
     if let Some(credentials) = &endpoint.credentials {
         part(credentials.username.as_bytes());

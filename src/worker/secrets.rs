@@ -7,9 +7,8 @@ use kube::{Api, Client};
 
 use super::status::{kube_fault, within};
 use crate::api::v1alpha1::LocalReference;
-use crate::decode;
 use crate::fault::{Fault, Reason};
-use crate::registry::{Credentials, Keychain, Trust};
+use crate::registry::{Keychain, Trust};
 
 /// What several Secrets hold for reading images.
 #[derive(Clone, Debug, Default)]
@@ -61,16 +60,6 @@ impl Secrets {
                 _ => fault,
             }
         })
-    }
-
-    /// The Secret, if there is one that this process may read.
-    pub async fn find_readable(&self, name: &str) -> Result<Option<Secret>, Fault> {
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
-        match within(api.get_opt(name)).await {
-            Err(kube::Error::Api(status)) if status.code == 403 => Ok(None),
-            Ok(found) => Ok(found),
-            Err(_) => self.find(name).await,
-        }
     }
 
     /// One entry of a Secret.
@@ -178,29 +167,6 @@ impl Secrets {
 }
 
 /// An entry of a Secret's data.
-fn entry<'a>(secret: &'a Secret, key: &str) -> Option<&'a [u8]> {
+pub(super) fn entry<'a>(secret: &'a Secret, key: &str) -> Option<&'a [u8]> {
     secret.data.as_ref()?.get(key).map(|bytes| bytes.0.as_slice())
-}
-
-/// Credentials from a `jackal-state` or `zarf-state` Secret.
-pub(super) fn state_of(secret: &Secret) -> Option<(String, Option<Credentials>)> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct State {
-        registry_info: RegistryState,
-    }
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct RegistryState {
-        address: String,
-        #[serde(default)]
-        push_username: String,
-        #[serde(default)]
-        push_password: String,
-    }
-    let state: State = decode::json(entry(secret, "state")?).ok()?;
-    let registry = state.registry_info;
-    let named = !registry.push_username.is_empty();
-    let credentials = named.then(|| Credentials::new(registry.push_username, registry.push_password));
-    Some((registry.address, credentials)).filter(|(address, _)| !address.is_empty())
 }

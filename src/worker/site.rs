@@ -5,6 +5,7 @@ use kube::Client;
 
 use super::place::Defaults;
 use super::policy::{Fence, RepositoryPolicy};
+use super::state::State;
 use crate::api::v1alpha1::RegistrySpec;
 use crate::fault::Fault;
 use crate::oci::{Naming, same_host};
@@ -16,6 +17,10 @@ pub struct Home {
     pub address: Option<String>,
     /// By the operator, which reaches it there.
     pub endpoint: Option<String>,
+    /// A path that everything is put under, where the cluster's state says so.
+    pub prefix: Option<String>,
+    /// Whether it speaks plain HTTP there.
+    pub plain_http: bool,
     /// How names are made there, where the cluster's state says so.
     pub naming: Option<Naming>,
 }
@@ -24,6 +29,11 @@ impl Home {
     /// Each name once.
     pub fn names(&self) -> impl Iterator<Item = &String> {
         self.address.iter().chain(&self.endpoint)
+    }
+
+    /// Where the operator reaches it.
+    pub fn reached_at(&self) -> Option<&String> {
+        self.endpoint.as_ref().or(self.address.as_ref())
     }
 }
 
@@ -63,29 +73,46 @@ impl Site {
 impl Defaults {
     /// What the operator's own registry is called. Without a flag that says so, the cluster's state is read.
     pub async fn home(&self, client: &Client) -> Result<Home, Fault> {
-        let flags = &self.registry;
         let state = self.find_state(client).await?;
-        let (address, endpoint) = match (&flags.address, &state) {
-            (Some(address), _) => (Some(address.clone()), flags.endpoint.clone()),
-            (None, Some(state)) => {
-                let endpoint = flags.endpoint.clone().unwrap_or_else(|| state.service.to_owned());
-                (Some(state.address.clone()), Some(endpoint))
-            }
-            (None, None) => (None, flags.endpoint.clone()),
-        };
-        let mut home = Home {
-            address,
-            endpoint,
-            naming: None,
-        };
-        let of_state = |state: &super::place::State| {
-            let known = [state.address.as_str(), state.service];
+        let mut home = self.home_of(state.as_ref());
+        let of_state = |state: &State| {
+            let known = [&state.address, &state.endpoint];
             home.names()
                 .any(|name| known.iter().any(|known| same_host(known, name)))
         };
         let naming = state.filter(of_state).map(|state| state.naming);
         home.naming = naming;
         Ok(home)
+    }
+
+    /// The same without how names are made: what the flags say is enough.
+    pub(super) async fn own(&self, client: &Client) -> Result<Home, Fault> {
+        let state = match &self.registry.address {
+            Some(_) => None,
+            None => self.find_state(client).await?,
+        };
+        Ok(self.home_of(state.as_ref()))
+    }
+
+    /// What the operator's own registry is where the cluster's state is `state`, without how names are made.
+    pub(super) fn home_of(&self, state: Option<&State>) -> Home {
+        let flags = &self.registry;
+        match (&flags.address, state) {
+            (None, Some(state)) => Home {
+                address: Some(state.address.clone()),
+                endpoint: Some(flags.endpoint.clone().unwrap_or_else(|| state.endpoint.clone())),
+                prefix: state.prefix.clone(),
+                plain_http: state.is_internal || self.restrictions.speaks_plain_http(&state.endpoint),
+                naming: None,
+            },
+            (address, _) => Home {
+                address: address.clone(),
+                endpoint: flags.endpoint.clone(),
+                prefix: None,
+                plain_http: flags.insecure == Some(true),
+                naming: None,
+            },
+        }
     }
 
     /// The part of the registry that `spec`, an object's of `namespace`, means where the operator's own is called `home`.
@@ -102,7 +129,7 @@ impl Defaults {
         }
         let at_home =
             spec.address.is_none() || spec.address == self.registry.address || self.policy_asks_for_home() && named;
-        let default = self.registry.repository_prefix.as_deref();
+        let base = self.registry.repository_prefix.as_deref().or(home.prefix.as_deref());
         Some(Site {
             address: address.clone(),
             names,
@@ -110,8 +137,8 @@ impl Defaults {
                 .naming
                 .filter(|_| spec.address.is_none() || named)
                 .unwrap_or(Naming::Plain),
-            prefix: self.prefix(namespace, spec, at_home),
-            fence: self.policy.fence(default, namespace).filter(|_| at_home),
+            prefix: self.prefix(namespace, spec, at_home.then_some(home)),
+            fence: self.policy.fence(base, namespace).filter(|_| at_home),
         })
     }
 
@@ -139,7 +166,7 @@ mod tests {
         let home = Home {
             address: Some("127.0.0.1:31999".to_owned()),
             endpoint: Some("registry.svc:5000".to_owned()),
-            naming: None,
+            ..Home::default()
         };
         let beside = |one: serde_json::Value, other: serde_json::Value| {
             let (one, other) = (site(&defaults, &home, one), site(&defaults, &home, other));
@@ -174,8 +201,7 @@ mod tests {
         };
         let home = Home {
             address: Some("r:1".to_owned()),
-            endpoint: None,
-            naming: None,
+            ..Home::default()
         };
         let own = site(&defaults, &home, json!({})).unwrap();
         assert_eq!(own.prefix, "base/a");

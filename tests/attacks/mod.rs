@@ -2,10 +2,12 @@
 //! `docs/security.md`. Every attack is carried out against real components.
 
 mod convert;
+mod credentials;
 mod defaults;
 mod deletion;
 mod engine;
 mod nodes;
+mod requests;
 mod sbom;
 mod signatures;
 mod signed_content;

@@ -128,7 +128,12 @@ impl Run {
                 "--repository-policy",
                 "any",
             ];
-            let insecure = ["--insecure-registry", &images.source.host];
+            let insecure = [
+                "--insecure-registry",
+                &images.source.host,
+                "--allow-network",
+                "127.0.0.0/8",
+            ];
             // As a Deployment's pod keeps its name when its container is started again.
             let own = match process {
                 CONTROLLER => ["--identity", "controller-0"],

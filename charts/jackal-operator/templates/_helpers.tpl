@@ -90,6 +90,22 @@ metadata:
 {{- list (include "jackal-operator.registryLogin" .) (include "jackal-operator.registryAuthority" .) | compact | uniq | sortAlpha | toJson -}}
 {{- end -}}
 
+{{/* The right to read the addresses of the API server, to which no object has the operator send anything:
+(dict "root" . "account" "x"). */}}
+{{- define "jackal-operator.apiServerRole" -}}
+{{- $name := printf "%s-%s-api-server" .root.Release.Namespace .account }}
+{{- $role := dict "root" .root "kind" "Role" "name" $name "account" .account "namespace" "default" }}
+---
+{{ include "jackal-operator.role" $role }}
+rules:
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  resourceNames: [kubernetes]
+  verbs: [get]
+---
+{{ include "jackal-operator.roleBinding" $role }}
+{{- end -}}
+
 {{/* The right to read the Secret with the cluster's state where registry.stateSecret names one, whose namespace has to be
 there: (dict "root" . "account" "x"). */}}
 {{- define "jackal-operator.stateRole" -}}
@@ -228,7 +244,10 @@ set is written. */}}
   "JACKAL_REGISTRY_CERT_SECRET" (include "jackal-operator.registryAuthority" .)
   "JACKAL_REGISTRY_INSECURE" (or $registry.insecure (and $registry.deploy.enabled (not $registry.endpoint) (not $registry.deploy.tls.enabled)) | ternary "true" "")
   "JACKAL_CA_FILE" (include "jackal-operator.hasCaBundle" . | empty | ternary "" "/etc/jackal-ca/ca.crt")
+  "JACKAL_STATE_SECRET" $registry.stateSecret
   "JACKAL_INSECURE_REGISTRIES" (join "," .Values.settings.insecureRegistries)
+  "JACKAL_ALLOWED_NETWORKS" (join "," .Values.settings.allowedNetworks)
+  "JACKAL_UPLOAD_HOSTS" (join "," .Values.settings.uploadHosts)
   "JACKAL_REPOSITORY_POLICY" .Values.settings.repositoryPolicy
   "JACKAL_SOURCE_HOSTS" (join "," .Values.settings.sourceHosts)
   "JACKAL_CONCURRENCY" (.Values.settings.concurrency | toString)

@@ -52,8 +52,8 @@ const PATTERNS_SYNTAX: &str = "Images are named as the package names them, by th
 /// How the names of images in the cluster are made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum NamingPolicy {
-    /// As Jackal's or Zarf's webhook expects them, where the cluster's `jackal-state` or `zarf-state` Secret names the
-    /// registry; Plain elsewhere. `status.naming` says which it is.
+    /// As Jackal's or Zarf's webhook expects them, where the `jackal-state` or `zarf-state` Secret that the operator is told
+    /// of names the registry; Plain elsewhere. `status.naming` says which it is.
     #[default]
     Auto,
     /// `path:tag-jackal-<crc>` and the plain `path:tag`, as Jackal's webhook expects.
@@ -135,8 +135,8 @@ impl ImagePatterns {
     }
 }
 
-/// The registry inside the cluster. Every field has a default: the controller's flags, or what the
-/// `jackal-state` or `zarf-state` Secret of the cluster says.
+/// The registry inside the cluster. Every field has a default: the controller's flags, or what the `jackal-state` or
+/// `zarf-state` Secret says that they name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -162,15 +162,17 @@ pub struct RegistrySpec {
         regex(pattern = r"^[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*(/[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*)*$")
     )]
     pub repository_prefix: Option<String>,
-    /// A Secret of type `kubernetes.io/dockerconfigjson` with the credentials for pushing. Its entry is found
-    /// by `address` or by `endpoint`.
+    /// A Secret of type `kubernetes.io/dockerconfigjson` with the credentials for pushing. Its entry is that of the host
+    /// that receives them: of `endpoint`, and of `address` where that is not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalReference>,
     /// A Secret with `ca.crt` (the authority of the registry's certificate, or that certificate itself), and `tls.crt` with `tls.key`
-    /// where the registry asks for a client certificate.
+    /// where the registry asks for a client certificate. Not for the operator's own registry with the operator's
+    /// credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cert_secret_ref: Option<LocalReference>,
-    /// Speak plain HTTP to the registry. Certificates are always verified; there is no way to skip that.
+    /// Speak plain HTTP to the registry, which the administrator has to allow for its host (`--insecure-registry`).
+    /// Certificates are always verified; there is no way to skip that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub insecure: Option<bool>,
 }

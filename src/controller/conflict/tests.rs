@@ -204,8 +204,8 @@ fn home() -> (Defaults, Home) {
     };
     let home = Home {
         address: Some("r:1".to_owned()),
-        endpoint: None,
         naming: Some(crate::oci::Naming::Jackal),
+        ..Home::default()
     };
     (defaults, home)
 }

@@ -113,7 +113,7 @@ async fn attempt<E>(session: &Session, feed: &mut Feed<'_, E>, part: Part) -> Re
     let (sender, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(WAITING);
     let mut request = registry
         .http()
-        .request(part.method.clone(), part.url.clone())
+        .request(&label, part.method.clone(), &part.url, false)?
         .header(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))
         .body(reqwest::Body::wrap_stream(ReceiverStream::new(receiver)));
     if let Some(length) = part.length {
@@ -126,7 +126,7 @@ async fn attempt<E>(session: &Session, feed: &mut Feed<'_, E>, part: Part) -> Re
     if let Some(authorization) = proof.as_ref().and_then(|proof| proof.header()) {
         request = request.header(AUTHORIZATION, authorization);
     }
-    let mut request = pin!(request.send());
+    let mut request = pin!(registry.http().send(&label, request));
     let (whole, response) = {
         let mut pump = pin!(pump(feed, part.most, sender, &label, idle));
         tokio::select! {
@@ -144,21 +144,21 @@ async fn attempt<E>(session: &Session, feed: &mut Feed<'_, E>, part: Part) -> Re
             response = &mut request => (false, Ok(response)),
         }
     };
-    let response = response
-        .map_err(|_| Error::timed_out(&label, idle))?
-        .map_err(|error| Error::transport(&label, &error.without_url()))?;
+    let response = response.map_err(|_| Error::timed_out(&label, idle))??;
     if let Some(mut proof) = proof {
         // What is sent after this refusal is proved by that.
         if !proof.is_refusal(&response) || proof.refused(&response).await? {
             proof.accepted();
         }
     }
-    let answer = Answer::new(response, label.clone(), None);
+    let is_foreign = registry.http().is_foreign(response.url());
+    let mut answer = Answer::new(response, label.clone(), None);
+    answer.is_foreign = is_foreign;
     match (answer.status().as_u16(), whole) {
         (200..=204, true) => Ok(answer),
         (200..=204, false) => {
             let detail = "the registry answers before it has the content";
-            Err(Error::new(Kind::Protocol, label, detail).into())
+            Err(Error::new(Kind::Protocol, &label, detail).into())
         }
         (301 | 302 | 307 | 308, _) => {
             let to = registry.follow(&label, &part.url, answer.header(LOCATION))?;

@@ -46,7 +46,7 @@ impl Session {
     pub fn begun(repository: &Repository, call: &Call, answer: &Answer) -> Result<Self, Error> {
         let registry = repository.registry();
         Ok(Self {
-            url: registry.follow(&call.label, answer.url(), answer.header(LOCATION))?,
+            url: registry.follow_upload(&call.label, answer.url(), answer.header(LOCATION))?,
             registry: registry.clone(),
             scope: Scope::push(repository.name()),
             label: Call::new(Method::POST, repository.uploads(), call.scope.clone()).label,
@@ -69,7 +69,7 @@ impl Session {
     /// Goes where `answer` says that the next bytes go; where it does not say, they go where these did.
     pub fn moved(&mut self, answer: &Answer) -> Result<(), Error> {
         if let Some(location) = answer.header(LOCATION) {
-            self.url = self.registry.follow(&self.label, answer.url(), Some(location))?;
+            self.url = self.registry.follow_upload(&self.label, answer.url(), Some(location))?;
         }
         Ok(())
     }
@@ -146,12 +146,11 @@ async fn try_cancel(registry: &Registry, mut url: Url, scope: &Scope) -> Result<
     let label = "DELETE of an upload";
     let ask = async |method: Method, url: &Url| {
         let proof = registry.proof(label, &method, url, scope).await?;
-        let mut request = registry.http().request(method.clone(), url.clone());
+        let mut request = registry.http().request(label, method.clone(), url, false)?;
         if let Some(value) = proof.as_ref().and_then(|proof| proof.header()) {
             request = request.header(AUTHORIZATION, value);
         }
-        let response = request.send().await;
-        response.map_err(|error| Error::transport(label, &error.without_url()))
+        registry.http().send(label, request).await
     };
     // A request that was just broken off may still be at its begin over there, and would bring back what is removed; or
     // at its end, on a slow way for seconds. And a registry that was killed is mostly started again.
@@ -165,7 +164,7 @@ async fn try_cancel(registry: &Registry, mut url: Url, scope: &Scope) -> Result<
             }
             // It has other bytes than the address says; its status has the right one.
             let response = ask(Method::GET, &url).await?;
-            let known = registry.follow(label, &url, text_of(response.headers(), LOCATION))?;
+            let known = registry.follow_upload(label, &url, text_of(response.headers(), LOCATION))?;
             Ok((StatusCode::RANGE_NOT_SATISFIABLE, Some(known)))
         };
         match asked.await {

@@ -121,7 +121,7 @@ async fn content_that_cannot_be_had_says_so_until_it_can() {
             Case::new(
                 "other-content",
                 "DigestMismatch",
-                &["file `/x`", "the content has the digest"],
+                &["file `/x`", "the content has another digest"],
                 Box::pin(async { drop(shelf.put("/x", "two")) }),
             )
             .of_package(),

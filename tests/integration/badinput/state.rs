@@ -1,5 +1,5 @@
-//! No registry named anywhere, and the state that Jackal and Zarf leave in a cluster. Their namespaces are ones for the
-//! whole API server, so nothing else may use them, and the registry has a name that no other test uses.
+//! No registry named anywhere, and the state that Jackal and Zarf leave in a cluster, which the administrator names. Its
+//! registry has a name that no other test uses.
 
 use jackal_operator::oci::Naming;
 use serde_json::json;
@@ -16,15 +16,20 @@ use crate::support::registry::{Options, TestRegistry, Version};
 /// What pods call the registry that the state names.
 const ADDRESS: &str = "127.0.0.1:31990";
 
+/// The namespace of what `tool` leaves, another than its own: other tests' operators are not to find it.
+fn namespace(tool: &str) -> String {
+    format!("{tool}-of-state-tests")
+}
+
 /// Has the cluster say that `tool` set up its registry.
 fn initialise(tool: &str) {
     let registry = json!({ "address": ADDRESS, "pushUsername": "pusher", "pushPassword": "right" });
     let state = json!({ "registryInfo": registry }).to_string();
     let objects = json!({ "apiVersion": "v1", "kind": "List", "items": [
-        { "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": tool } },
+        { "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace(tool) } },
         {
             "apiVersion": "v1", "kind": "Secret", "stringData": { "state": state },
-            "metadata": { "name": format!("{tool}-state"), "namespace": tool },
+            "metadata": { "name": format!("{tool}-state"), "namespace": namespace(tool) },
         },
     ]});
     let folder = tempfile::tempdir().unwrap();
@@ -35,7 +40,14 @@ fn initialise(tool: &str) {
 
 fn forget(tool: &str) {
     let secret = format!("{tool}-state");
-    kubectl(&["--namespace", tool, "delete", "secret", &secret, "--ignore-not-found"]);
+    kubectl(&[
+        "--namespace",
+        &namespace(tool),
+        "delete",
+        "secret",
+        &secret,
+        "--ignore-not-found",
+    ]);
 }
 
 /// The package `name` of that image, in the cluster's own registry or in the one of these fields.
@@ -107,16 +119,22 @@ async fn without_a_registry_it_waits_for_the_clusters_own() {
     forget("jackal");
     forget("zarf");
 
-    let arguments = [
-        "--registry-endpoint",
-        &destination.host,
-        "--insecure-registry",
-        &source.host,
-        // The webhooks of Jackal and Zarf know no part of a namespace.
-        "--repository-policy",
-        "any",
-    ];
-    let trial = Trial::new(&arguments).await;
+    let state = |tool: &str| format!("{}/{tool}-state", namespace(tool));
+    let (jackals, zarfs) = (state("jackal"), state("zarf"));
+    let arguments = |state| {
+        [
+            "--registry-endpoint",
+            &destination.host,
+            "--insecure-registry",
+            &source.host,
+            "--state-secret",
+            state,
+            // The webhooks of Jackal and Zarf know no part of a namespace.
+            "--repository-policy",
+            "any",
+        ]
+    };
+    let trial = Trial::new(&arguments(&jackals)).await;
     let cluster = &trial.cluster;
     cluster.apply(&written("app", &format!("{}/team/app:1", source.host), json!({})));
     let case = Case::new(
@@ -127,6 +145,7 @@ async fn without_a_registry_it_waits_for_the_clusters_own() {
             "spec.registry.address",
             "--registry-address",
             "initialise the cluster",
+            &jackals,
         ],
         Box::pin(async { initialise("jackal") }),
     );
@@ -141,11 +160,18 @@ async fn without_a_registry_it_waits_for_the_clusters_own() {
         status.images[0].digest.as_deref().unwrap()
     );
 
-    cluster.apply(&super::registries::credentials("own", &destination.host, "right"));
-    cluster.apply(&super::registries::credentials("state", ADDRESS, "right"));
+    let secrets = |cluster: &Cluster| {
+        cluster.apply(&super::registries::credentials("own", &destination.host, "right"));
+        cluster.apply(&super::registries::credentials("state", ADDRESS, "right"));
+    };
+    secrets(cluster);
     named_as(cluster, "jackal", &source.host, &destination).await;
+
+    let other = Cluster::new().await;
+    let _controller = other.controller(&arguments(&zarfs));
+    secrets(&other);
     initialise("zarf");
-    named_as(cluster, "zarf", &source.host, &destination).await;
+    named_as(&other, "zarf", &source.host, &destination).await;
 }
 
 /// The operator's own credentials are for the registry that its flags name, not for one of the same name that an

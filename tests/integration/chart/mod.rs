@@ -19,7 +19,8 @@ const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/jackal-operator
 fn everything() -> Value {
     json!({
         "imagePullSecrets": [{ "name": "pull" }],
-        "settings": { "sourceHosts": ["ghcr.io", "*.example.com:5000"], "insecureRegistries": ["r:5000"] },
+        "settings": { "sourceHosts": ["ghcr.io", "*.example.com:5000"], "insecureRegistries": ["r:5000", "*.svc:*"],
+                      "allowedNetworks": ["10.0.0.0/8", "fd00::/8"], "uploadHosts": ["*.storage.example.com"] },
         "controller": {
             "extraEnv": [{ "name": "SSL_CERT_DIR", "value": "/ca" }],
             "extraVolumes": [{ "name": "ca", "configMap": { "name": "ca" } }],
@@ -36,7 +37,7 @@ fn everything() -> Value {
             "containerd": { "enabled": true },
             "tolerations": [{ "operator": "Exists" }],
         },
-        "registry": { "deploy": { "enabled": true } },
+        "registry": { "deploy": { "enabled": true }, "stateSecret": "zarf/zarf-state" },
         "networkPolicy": {
             "metricsFrom": [{ "namespaceSelector": {} }],
             "registryFrom": [{ "ipBlock": { "cidr": "10.0.0.0/8" } }],

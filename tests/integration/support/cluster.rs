@@ -27,6 +27,9 @@ use super::wait::{SOON, eventually};
 use super::writes::ApiWay;
 use super::{install_tls, program};
 
+/// Objects of tests name registries on the loopback, which speak plain HTTP where the objects say so.
+const LOOPBACK: [&str; 4] = ["--allow-network", "127.0.0.0/8", "--insecure-registry", "127.0.0.1:*"];
+
 /// A namespace, and what a test started in it. What it knows is printed when the test fails.
 pub struct Cluster {
     /// A client of the API server.
@@ -140,6 +143,17 @@ impl Cluster {
     /// Starts a controller with variables of its own.
     pub fn controller_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Operator {
         let own = [("JACKAL_LEASE_DURATION", "3s")];
+        self.start(
+            "controller",
+            &[&LOOPBACK, arguments].concat(),
+            &[&own, environment].concat(),
+        )
+    }
+
+    /// Starts a controller for which the loopback, where all servers of the tests are, is as forbidden to objects as it is
+    /// everywhere, but for what `environment` says.
+    pub fn guarded_controller(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Operator {
+        let own = [("JACKAL_LEASE_DURATION", "30s")];
         self.start("controller", arguments, &[&own, environment].concat())
     }
 
@@ -153,7 +167,11 @@ impl Cluster {
         let own = ["--node-name", node];
         // A test of what leaves a node says so itself.
         let engine = [("DOCKER_HOST", docker), ("JACKAL_ADMIT", "*=*")];
-        self.start("agent", &[&own, arguments].concat(), &[&engine, environment].concat())
+        self.start(
+            "agent",
+            &[&own[..], &LOOPBACK, arguments].concat(),
+            &[&engine, environment].concat(),
+        )
     }
 
     fn start(&self, command: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Operator {

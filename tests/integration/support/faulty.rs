@@ -103,7 +103,12 @@ pub struct Scripted {
 impl Scripted {
     /// A server whose every answer `answers` gives.
     pub async fn start(answers: impl Fn(&Seen) -> Response<Body> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1", answers).await
+    }
+
+    /// The same at another address of the machine.
+    pub async fn start_at(address: &str, answers: impl Fn(&Seen) -> Response<Body> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
         let answers: Answers = Arc::new(answers);
