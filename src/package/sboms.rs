@@ -16,6 +16,7 @@ use futures::stream::{self, TryStreamExt as _};
 use super::archive::{Archive, Entry, Origin};
 use super::artifact::ArtifactImage;
 use super::publish::{BroughtImage, PARALLEL, read_images};
+use crate::budget::{PACKAGES, Reservation};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Content, Descriptor, Digest, Document, Platform, Reference};
 use crate::sbom::{self, CONTENT_LIMIT, Format, Sboms, Syft, is_catalogued};
@@ -34,6 +35,8 @@ const PAGE: &str = include_str!("sbom-viewer.html");
 /// The SBOMs that belong to a package, and which of them are there.
 pub struct PackageSboms {
     subjects: Vec<Subject>,
+    /// What the manifests take that were read.
+    _memory: Reservation,
 }
 
 /// An image of one platform, which has SBOMs.
@@ -51,7 +54,8 @@ impl PackageSboms {
     /// Reads what `images` consist of, keeps it in their `documents`, and asks for the SBOMs of each: one request for each
     /// manifest that has not been asked about.
     pub async fn look(images: &mut [BroughtImage]) -> Result<Self, Fault> {
-        let read = read_images(images).await?;
+        let memory = PACKAGES.reserve();
+        let read = read_images(images, &memory).await?;
         let mut subjects = Vec::new();
         for (image, read) in images.iter_mut().zip(read) {
             subjects.extend(subjects_of(&read, &image.destination));
@@ -73,7 +77,10 @@ impl PackageSboms {
         for subject in &mut subjects {
             subject.sboms = known.get(&subject.key()).cloned().flatten();
         }
-        Ok(Self { subjects })
+        Ok(Self {
+            subjects,
+            _memory: memory,
+        })
     }
 
     /// How many images of one platform there are that have SBOMs or need them.

@@ -380,23 +380,6 @@ fn client(endpoint: &Endpoint) -> Result<reqwest::Client, Error> {
     builder.build().map_err(|error| fail(clean(&error.to_string())))
 }
 
-/// The body of an answer, at most `limit` bytes of it; longer ones are an error.
-pub(super) async fn body_within(response: &mut reqwest::Response, limit: usize, label: &str) -> Result<Bytes, Error> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response
-        .chunk()
-        .await
-        .map_err(|error| Error::transport(label, &error.without_url()))?
-    {
-        if body.len() + chunk.len() > limit {
-            let detail = format!("the answer has more than the {limit} bytes that are read");
-            return Err(Error::new(Kind::TooLarge, label, detail));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body.into())
-}
-
 /// Reads the first `limit` bytes of a body into `body`.
 async fn beginning(response: &mut reqwest::Response, limit: usize, body: &mut Vec<u8>) {
     while let Ok(Some(chunk)) = response.chunk().await {

@@ -194,7 +194,7 @@ impl Error {
 
     pub(super) fn document(call: &str, error: &DocumentError) -> Self {
         let kind = match error {
-            DocumentError::TooLarge(_) => Kind::TooLarge,
+            DocumentError::TooLarge(_) | DocumentError::TooManyValues(_) => Kind::TooLarge,
             DocumentError::MediaType(_) => Kind::Unsupported,
             DocumentError::Malformed { .. } => Kind::Protocol,
         };

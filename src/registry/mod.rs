@@ -6,6 +6,7 @@
 //! certificate.
 
 mod advice;
+mod body;
 pub mod certificates;
 mod challenge;
 mod client;
@@ -30,6 +31,7 @@ mod token;
 mod token_service;
 mod upload;
 
+pub use body::{Body, BodyPermits};
 pub use client::Registry;
 pub use download::Download;
 pub use endpoint::{Credentials, Endpoint, Limits, Trust};

@@ -12,7 +12,8 @@ use secrecy::ExposeSecret;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::client::{body_within, shown};
+use super::body::body_within;
+use super::client::shown;
 use super::endpoint::Credentials;
 use super::error::{Error, Kind};
 use super::origin::Origin;
@@ -184,12 +185,12 @@ impl TokenService {
                     continue;
                 }
                 let after = retry_after(response.headers());
-                let read = body_within(&mut response, ANSWER_LIMIT, call).await;
+                let read = body_within(&mut response, ANSWER_LIMIT, self.limit, call).await;
                 if status.is_success() {
-                    let body = read.map_err(failed)?;
+                    let body = read.map_err(failed)?.bytes;
                     return read_token(call, &body).map_err(failed);
                 }
-                let body = read.unwrap_or_default();
+                let body = read.map(|body| body.bytes).unwrap_or_default();
                 return Err(Refusal {
                     status: Some(status.as_u16()),
                     error: Error::status(call, status.as_u16(), after, &body).of_token_service(),
