@@ -27,7 +27,7 @@ use crate::oci::Digest;
 use crate::package::{self, BroughtImage, Definition, Material, Parts, Plan, PlannedImage, Published, component};
 use crate::signing::SigningKey;
 use crate::transfer::RegistryDestination;
-use crate::worker::{NamespaceEntries, Place, kube_fault, name_of, told};
+use crate::worker::{NamespaceEntries, Place, caught, kube_fault, name_of, told};
 
 /// What an artifact is put together from.
 pub(super) struct Publication {
@@ -134,7 +134,7 @@ pub(super) async fn run(
 ) {
     let uid = package.uid().unwrap_or_default();
     let key = packages.key(package, Some(&publication.inputs));
-    let failed = match build(packages, package, &publication, &token).await {
+    let failed = match caught(build(packages, package, &publication, &token)).await {
         Ok(()) => None,
         Err(End::Cancelled) => {
             packages.memory.ended(&uid);

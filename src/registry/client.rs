@@ -16,6 +16,7 @@ use super::error::{Error, Kind, clean, is_temporary};
 use super::origin::Origin;
 use super::patience::{Patience, retry_after};
 use super::referrers::ReferrersApi;
+use super::shared::Shared;
 use super::token::{Proof, Scope, Tokens};
 use super::upload::Pace;
 use super::{Repository, tls};
@@ -38,11 +39,7 @@ struct Inner {
     origin: Origin,
     http: reqwest::Client,
     tokens: Tokens,
-    // Two, so that a copy within one registry, which holds a writing request while it waits for a reading
-    // one, always gets on.
-    reads: Arc<Semaphore>,
-    writes: Arc<Semaphore>,
-    patience: Patience,
+    shared: Arc<Shared>,
     pace: Pace,
     referrers_api: ReferrersApi,
 }
@@ -145,11 +142,8 @@ impl Registry {
             endpoint.idle,
             origin.clone(),
         );
-        let connections = endpoint.connections.clamp(1, Semaphore::MAX_PERMITS);
         Ok(Self(Arc::new(Inner {
-            reads: Arc::new(Semaphore::new(connections)),
-            writes: Arc::new(Semaphore::new(connections)),
-            patience: Patience::new(endpoint.rate),
+            shared: Shared::of(&endpoint),
             pace: Pace::default(),
             referrers_api: ReferrersApi::default(),
             endpoint,
@@ -193,7 +187,7 @@ impl Registry {
     }
 
     pub(super) fn patience(&self) -> &Patience {
-        &self.0.patience
+        &self.0.shared.patience
     }
 
     pub(super) fn pace(&self) -> &Pace {
@@ -240,7 +234,7 @@ impl Registry {
 
     /// Waits for the right to send writing requests, one at a time.
     pub(super) async fn writing(&self) -> Result<OwnedSemaphorePermit, Error> {
-        self.permit(&self.0.writes).await
+        self.permit(&self.0.shared.writes).await
     }
 
     async fn permit(&self, semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
@@ -256,7 +250,7 @@ impl Registry {
                 Ok(answer) if !is_temporary(answer.status().as_u16()) => return Ok(answer),
                 Ok(answer) => {
                     let error = answer.failure().await;
-                    self.0.patience.note(&error);
+                    self.patience().note(&error);
                     error
                 }
                 Err(error) => error,
@@ -286,9 +280,12 @@ impl Registry {
         let reads = call.method == Method::GET || call.method == Method::HEAD;
         let turn = match call.within_turn {
             true => None,
-            false => Some(self.permit(if reads { &self.0.reads } else { &self.0.writes }).await?),
+            false => {
+                let shared = &self.0.shared;
+                Some(self.permit(if reads { &shared.reads } else { &shared.writes }).await?)
+            }
         };
-        self.0.patience.keep(&call.label).await?;
+        self.patience().keep(&call.label).await?;
         let mut url = call.url.clone();
         let mut proof = self.proof(&call.label, &call.method, &url, &call.scope).await?;
         let mut redirects = 0;

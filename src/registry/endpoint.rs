@@ -30,6 +30,9 @@ pub struct Endpoint {
     /// How many requests are sent in a second, and at once after a pause; without it, as many as `connections` allow.
     /// What its token service and its storage are asked is not counted.
     pub rate: Option<NonZeroU32>,
+    /// The least bytes a second of the content of a blob on its way there; what is slower for as long as `idle` is given up.
+    /// 0: none.
+    pub throughput: u64,
 }
 
 /// How much is asked of a registry: one for all, whatever is done there.
@@ -39,6 +42,8 @@ pub struct Limits {
     pub connections: usize,
     /// As [`Endpoint::rate`].
     pub rate: Option<NonZeroU32>,
+    /// As [`Endpoint::throughput`].
+    pub throughput: u64,
 }
 
 impl Default for Limits {
@@ -46,6 +51,7 @@ impl Default for Limits {
         Self {
             connections: 8,
             rate: None,
+            throughput: 1024,
         }
     }
 }
@@ -135,7 +141,11 @@ impl Credentials {
 impl Endpoint {
     /// HTTPS to `host`, anonymously, with what the system trusts; the usual [`Limits`], 60 s of idleness.
     pub fn new(host: impl Into<String>) -> Self {
-        let Limits { connections, rate } = Limits::default();
+        let Limits {
+            connections,
+            rate,
+            throughput,
+        } = Limits::default();
         Self {
             host: host.into(),
             aliases: Vec::new(),
@@ -145,15 +155,21 @@ impl Endpoint {
             idle: Duration::from_secs(60),
             connections,
             rate,
+            throughput,
         }
     }
 
     /// The same within `limits`.
     pub fn within(self, limits: Limits) -> Self {
-        let Limits { connections, rate } = limits;
+        let Limits {
+            connections,
+            rate,
+            throughput,
+        } = limits;
         Self {
             connections,
             rate,
+            throughput,
             ..self
         }
     }

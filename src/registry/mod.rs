@@ -25,6 +25,7 @@ mod pages;
 mod patience;
 mod referrers;
 mod repository;
+mod shared;
 mod tags;
 mod tls;
 mod token;

@@ -1,6 +1,7 @@
 //! Moves images that stand as `JackalImage` objects: the same worker in the controller, for images from
 //! registries, and in the agent, for those of its node. What differs between the two is a [`Duty`].
 
+mod caught;
 mod claim;
 mod config_maps;
 mod events;
@@ -19,11 +20,14 @@ mod task;
 mod trust;
 mod turns;
 
+pub use caught::caught;
 pub use claim::STALE;
 pub use config_maps::config_map;
 pub use events::Events;
 pub use health::{Check, Health, Listing, Pulse};
-pub use image::{Feed, Guarded, Nudge, Settings, Worker, is_ready, last_part, lighten, run, stands, until_stopped};
+pub use image::{
+    Feed, Guarded, Nudge, Settings, Worker, is_ready, last_part, lighten, run, stands, uids, until_stopped,
+};
 pub use memory::{Backoff, Decision, Key, Memory, View};
 pub use metrics::{Kind, Metrics, Pass};
 pub use place::{Defaults, Place};

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::FutureExt as _;
 use jackal_operator::oci::{Digest, MANIFEST_LIMIT, media_type};
 use serde_json::json;
 
@@ -18,6 +17,7 @@ use crate::support::image::{image, noise, put};
 use crate::support::objects::{lone, package, registry_at};
 use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version};
+use crate::support::table::on_one_thread;
 use crate::support::wait::{SOON, eventually};
 
 /// The most memory of a controller, whatever it is sent.
@@ -39,7 +39,7 @@ async fn memory() {
             attempt: "several images whose indexes list manifests of 4 MiB each",
             expected: "each says that its manifests take too much memory",
             final_state: "the controller stays below 256 MiB and brings the images of others",
-            run: || async { attack(wide().await).await }.boxed(),
+            run: || on_one_thread(|| async { attack(wide().await).await }),
         },
         Attack {
             attacker: "a tenant with a registry of his own",
@@ -47,7 +47,7 @@ async fn memory() {
             attempt: "an image with a manifest of 30,000 layers, all different, that are not there",
             expected: "it says what cannot be read",
             final_state: "nobody waits for the comparison of its layers",
-            run: || async { attack(long().await).await }.boxed(),
+            run: || on_one_thread(|| async { attack(long().await).await }),
         },
         Attack {
             attacker: "whoever may write to a repository",
@@ -55,7 +55,7 @@ async fn memory() {
             attempt: "64 manifests that hold 64 signatures of 4 MiB each, which say that they are short",
             expected: "it says that no signature counts",
             final_state: "the controller stays below 256 MiB and brings the images of others",
-            run: || async { attack(signed().await).await }.boxed(),
+            run: || on_one_thread(|| async { attack(signed().await).await }),
         },
         Attack {
             attacker: "a tenant with a chart repository of his own",
@@ -63,7 +63,7 @@ async fn memory() {
             attempt: "an index of 30 MB with as many empty entries as fit",
             expected: "it says that the index cannot be read",
             final_state: "the controller stays below 256 MiB and brings the images of others",
-            run: || async { attack(chart_index().await).await }.boxed(),
+            run: || on_one_thread(|| async { attack(chart_index().await).await }),
         },
         Attack {
             attacker: "a tenant with a registry of his own",
@@ -71,7 +71,7 @@ async fn memory() {
             attempt: "an image to be deleted from a repository in which hundreds of tags name indexes of 4 MiB",
             expected: "the image is deleted, or kept with the reason",
             final_state: "the controller stays below 256 MiB, and the object is gone",
-            run: || async { deletion().await }.boxed(),
+            run: || on_one_thread(deletion),
         },
     ])
     .await;
@@ -254,7 +254,7 @@ async fn signed() -> Hostile {
     .into();
     let subject = Digest::of(&manifest);
     let bundle = "application/vnd.dev.sigstore.bundle.v0.3+json";
-    let blob = |number: usize| {
+    let blob = move |number: usize| {
         padded(
             &format!(r#"{{"number":{number},"mediaType":"{bundle}","x":"PAD"}}"#),
             4 << 20,

@@ -1,6 +1,7 @@
 //! What hostile tenants, registries and nodes attempt, and what comes of it: one table for each threat of
 //! `docs/security.md`. Every attack is carried out against real components.
 
+mod fairness;
 mod memory;
 
 use futures::future::BoxFuture;

@@ -14,10 +14,10 @@ use crate::support::process::run;
 use crate::support::program;
 
 /// Held by who has the API server that is apart.
-static APART: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+pub static APART: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Leaves nothing to operators of later tests.
-fn clear(clusters: &[&Cluster]) {
+pub fn clear(clusters: &[&Cluster]) {
     for cluster in clusters {
         cluster.kubectl(&["delete", "jkpkg,jkimg", "--all", "--timeout=30s"]);
     }
