@@ -18,6 +18,8 @@ pub enum Reason {
     ConfigMapUnavailable,
     /// Content arrived whose digest is not the one that was asked for.
     DigestMismatch,
+    /// The operator itself failed.
+    InternalError,
     /// A reference, or a name made from it, is one that no registry takes.
     InvalidReference,
     /// Another field of the object is not usable.

@@ -3,6 +3,7 @@
 //! The rooms, each of which uses only those above it: [`decode`] (JSON and YAML of others), [`oci`] (names and
 //! documents), [`fault`] (failures),
 //! [`suggestion`] (the name that was meant by a misspelt one),
+//! [`budget`] (memory that all documents share),
 //! [`hashing`] (digests of what passes), [`process`] (children that are ended with all that they started),
 //! [`api`] (the custom resources), [`registry`] (the distribution client),
 //! [`source`] (where images come from), [`transfer`] (bringing them to a destination), [`signing`] (signatures, and
@@ -13,6 +14,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod budget;
 pub mod cli;
 pub mod controller;
 pub mod convert;

@@ -109,6 +109,9 @@ pub(super) struct ClusterFlags {
     /// How long a transfer may stand still, where an object says nothing.
     #[arg(long, env = "JACKAL_STALL_TIMEOUT", default_value = "2m", value_name = "DURATION", value_parser = duration)]
     stall_timeout: Duration,
+    /// How long a transfer may stand still at most, whatever an object says.
+    #[arg(long, env = "JACKAL_MAX_STALL_TIMEOUT", default_value = "15m", value_name = "DURATION", value_parser = duration)]
+    max_stall_timeout: Duration,
     /// The longest delay between two tries of what fails; it starts with 750 ms and doubles.
     #[arg(long, env = "JACKAL_RETRY_LIMIT", default_value = "2m", value_name = "DURATION", value_parser = duration)]
     retry_limit: Duration,
@@ -168,6 +171,7 @@ impl ClusterFlags {
             },
             interval: self.interval,
             idle: self.stall_timeout,
+            longest_idle: self.max_stall_timeout.max(self.stall_timeout),
             garbage_delay: Duration::from_secs(600),
             owner: None,
             syft: None,

@@ -16,6 +16,10 @@ pub(super) struct LimitFlags {
     /// Retry-After.
     #[arg(long, env = "JACKAL_REQUEST_RATE", value_name = "COUNT")]
     request_rate: Option<NonZeroU32>,
+    /// The least bytes a second of a blob on its way; what is slower for as long as a transfer may stand still counts as
+    /// standing still. 0: none.
+    #[arg(long, env = "JACKAL_MIN_THROUGHPUT", default_value_t = Limits::default().throughput, value_name = "BYTES")]
+    min_throughput: u64,
 }
 
 impl LimitFlags {
@@ -23,6 +27,7 @@ impl LimitFlags {
         Limits {
             connections: self.connections,
             rate: self.request_rate,
+            throughput: self.min_throughput,
         }
     }
 }

@@ -2,30 +2,24 @@
 //! status for a while, and all of it with the package.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Resource as _, ResourceExt as _};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::conflict;
 use super::deletion::{Deletion, UNRECORDED, moved};
 use super::packages::Packages;
+use super::removal::{Removal, lease_lost};
 use super::retention::{self, Settled, Surroundings};
 use crate::api::v1alpha1::{Garbage, JackalPackage, WrittenRepository};
 use crate::fault::{Fault, Reason};
 use crate::oci::same_host;
 use crate::worker::{Place, kube_fault, name_of};
-
-/// The longest that one pass may take; the next goes on where it ended.
-const PASS: Duration = Duration::from_secs(120);
-
-/// A pass over a package's garbage that failed.
-pub(super) struct Postponed {
-    until: Instant,
-    message: String,
-}
 
 impl Packages {
     /// Digests that other packages name in the repository `written` of the artifacts of `package`, whatever they call the
@@ -66,18 +60,15 @@ impl Packages {
         }
     }
 
-    /// Deletes what of the plan in the status is due, and says when to look again. What fails is told and tried
-    /// again; the package stays as ready as it is.
-    pub(super) async fn collect(&self, package: &JackalPackage, place: &Place) -> Option<Duration> {
+    /// Has what of the plan in the status is due deleted by a task of its own, and says when to look again. What fails is told
+    /// and tried again; the package stays as ready as it is.
+    pub(super) fn collect(self: &Arc<Self>, package: &Arc<JackalPackage>, place: &Place) -> Option<Duration> {
         let status = package.status.as_ref()?;
         let uid = package.uid().unwrap_or_default();
         let now = Time(jiff::Timestamp::now());
         let next = retention::next(status)?;
         if next.0 > now.0 {
             return Some(Duration::try_from(next.0.duration_since(now.0)).unwrap_or_default());
-        }
-        if let Some(left) = self.postponed_collection(&uid) {
-            return Some(left);
         }
         let name = crate::package::repository(&place.prefix, &package.name_any());
         let written = self.settings.defaults.written(&package.spec.registry, place, &name);
@@ -95,33 +86,47 @@ impl Packages {
             anew: false,
         };
         let due = retention::due(&package.spec, status, &around, &now);
-        let result = match due.is_empty() {
-            // It is planned no more: the plan is made anew with the next look at the package.
-            true => return None,
-            false => self.settle(package, place, &name, &due).await,
-        };
-        let Err(fault) = result else {
-            self.collections().remove(&uid);
+        // It is planned no more: the plan is made anew with the next look at the package.
+        if due.is_empty() {
             return None;
-        };
-        let delay = self.settings.backoff.limit * 5;
-        let postponed = Postponed {
-            until: Instant::now() + delay,
-            message: fault.message.clone(),
-        };
-        let before = self.collections().insert(uid, postponed);
-        warn!(package = name_of(package), %fault, "deleting old artifacts");
-        if before.is_none_or(|before| before.message != fault.message) {
-            let reason = "GarbageCollectionFailed";
-            self.events.warning(package, reason, &fault.message).await;
         }
-        Some(delay)
+        let token = match self.removals.decide(&uid) {
+            Removal::Begin(token) => token,
+            Removal::Later(later) => return later,
+        };
+        let (packages, package, place) = (Arc::clone(self), Arc::clone(package), place.clone());
+        self.tasks.spawn(async move {
+            let work = async {
+                let settled = packages.settle(&package, &place, &name, &due);
+                let lead = packages.leadership.during(settled);
+                lead.await.unwrap_or_else(|| Err(lease_lost()))
+            };
+            packages.removed(&package, &uid, token, work).await;
+        });
+        None
     }
 
-    fn postponed_collection(&self, uid: &str) -> Option<Duration> {
-        let collections = self.collections();
-        let left = collections.get(uid)?.until.saturating_duration_since(Instant::now());
-        (!left.is_zero()).then_some(left)
+    /// Runs `work`, a deletion of content of `package`; tells why it failed where that is news, and looks at the package again.
+    pub(super) async fn removed(
+        &self,
+        package: &JackalPackage,
+        uid: &str,
+        token: CancellationToken,
+        work: impl Future<Output = Result<(), Fault>>,
+    ) {
+        match self.removals.run(uid, token, work).await {
+            Some(Err(fault)) => {
+                warn!(package = name_of(package), %fault, "deleting artifacts");
+                let before = self.collections().insert(uid.to_owned(), fault.message.clone());
+                if before.as_ref() != Some(&fault.message) {
+                    let reason = "GarbageCollectionFailed";
+                    self.events.warning(package, reason, &fault.message).await;
+                }
+            }
+            Some(Ok(())) => drop(self.collections().remove(uid)),
+            None => {}
+        }
+        self.wake(package).await;
     }
 
     /// Deletes `entries` and notes in the status what came of each.
@@ -133,11 +138,9 @@ impl Packages {
         entries: &[Garbage],
     ) -> Result<(), Fault> {
         let deletion = self.deletion();
-        let pass = deletion.artifacts(place, name, entries, || self.leadership.is_held());
-        let (settled, result) = tokio::time::timeout(PASS, pass).await.map_err(|_| {
-            let message = format!("deleting old artifacts of {name} took longer than {} s", PASS.as_secs());
-            Fault::retryable(Reason::TimedOut, message)
-        })?;
+        let (settled, result) = deletion
+            .artifacts(place, name, entries, || self.leadership.is_held())
+            .await;
         if !settled.is_empty() {
             let news = AtomicBool::new(false);
             self.change(package, |status, _| {

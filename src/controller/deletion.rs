@@ -81,7 +81,9 @@ impl Deletion<'_> {
             return Ok(());
         }
         let tags: Vec<&str> = location.tags.iter().map(String::as_str).collect();
-        let survey = Survey::of(&repository).await.map_err(pushing)?;
+        let survey = Survey::of(&repository, std::slice::from_ref(&digest))
+            .await
+            .map_err(pushing)?;
         if let Finding::Keep(why) = survey.find(&digest, &tags) {
             return kept(&why.message).await;
         }
@@ -105,7 +107,8 @@ impl Deletion<'_> {
         let result = async {
             let repository = self.repository(place, name)?;
             let prefix = format!("{}/{name}:", place.address);
-            let survey = Survey::of(&repository).await;
+            let wanted: Vec<Digest> = entries.iter().filter_map(|entry| entry.digest.parse().ok()).collect();
+            let survey = Survey::of(&repository, &wanted).await;
             let survey = survey.map_err(|error| error.pushing(prefix.trim_end_matches(':')))?;
             for entry in entries {
                 let revision = entry.reference.strip_prefix(&prefix);
@@ -144,8 +147,7 @@ impl Deletion<'_> {
         };
         let standing = match &index {
             Tag::Other => None,
-            Tag::Index(standing) => Some(standing),
-            Tag::Shared(standing) => Some(standing.digest()),
+            Tag::Index(standing) | Tag::Shared(standing) => Some(standing),
         };
         if let Some(standing) = standing {
             let now = repository.head_manifest(tag).await;
@@ -163,7 +165,16 @@ impl Deletion<'_> {
                     return Ok(end);
                 }
             }
-            Tag::Shared(standing) => leave_index(repository, &standing, tag, digest, what).await?,
+            Tag::Shared(standing) => {
+                let read = repository.manifest(standing.as_str()).await;
+                let Some(standing) = read.map_err(|error| error.pushing(what))? else {
+                    return Ok(Settled::Kept(Kept::new(
+                        "TagChanged",
+                        "somebody pushes to its tag just now",
+                    )));
+                };
+                leave_index(repository, &standing, tag, digest, what).await?;
+            }
         }
         self.delete(repository, digest, what).await
     }

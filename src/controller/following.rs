@@ -1,7 +1,7 @@
 //! Packages whose images follow a policy: the task that looks at the tags that there are, and the package that comes of
 //! its choice, which is what the rest of the reconciler sees.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::api::v1alpha1::{Conditions, JackalPackage, PackagedImage, READY};
 use crate::fault::{Fault, Reason};
 use crate::fetch::select;
 use crate::package::{self, Followed, Selection};
-use crate::worker::{Backoff, Decision, Key, Memory, View, kube_fault, told};
+use crate::worker::{Backoff, Decision, Key, Memory, View, caught, kube_fault, told};
 
 /// What is known of the choices of all packages.
 pub(super) struct Following {
@@ -71,6 +71,12 @@ impl Following {
     pub fn forget(&self, uid: &str) {
         self.memory.forget(uid);
         self.chosen().remove(uid);
+    }
+
+    /// All packages but those of `uids` are gone.
+    pub fn keep(&self, uids: &HashSet<String>) {
+        self.memory.keep(uids);
+        self.chosen().retain(|uid, _| uids.contains(uid));
     }
 
     /// The images of the last artifact of a package, where this process knows better than the status.
@@ -208,7 +214,7 @@ async fn run(
     let result = tokio::select! {
         biased;
         () = token.cancelled() => None,
-        result = packages.leadership.during(choose(packages, package, followed)) => result,
+        result = packages.leadership.during(caught(choose(packages, package, followed))) => result,
     };
     match result {
         None => following.memory.ended(&uid),

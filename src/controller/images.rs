@@ -1,7 +1,7 @@
 //! The leader's part in each `JackalImage`: which node an engine's image is read from, and objects that cannot
 //! be read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,13 +25,15 @@ use tracing::{debug, warn};
 use super::assignment::{self, AgentNode, Verdict};
 use super::deletion::Deletion;
 use super::lease::{LAPSE, Leadership};
+use super::removal::{Removal, Removals, lease_lost};
 use super::seen::Seen;
 use super::selecting::Selecting;
 use super::{AGENT_LABEL, AGENT_LEASE, finalizers, undecodable};
 use crate::api::v1alpha1::{Assignment, Conditions, DeletionPolicy, JackalImage, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::worker::{
-    Events, Failure, Kind, Registries, STALE, Settings, kube_fault, lighten, name_of, until_stopped, update, within,
+    Events, Failure, Kind, Registries, STALE, Settings, kube_fault, lighten, name_of, uids, until_stopped, update,
+    within,
 };
 
 type Guarded = DeserializeGuard<JackalImage>;
@@ -49,6 +51,7 @@ pub(super) struct Assigner {
     pub(super) events: Events,
     pub(super) leadership: Leadership,
     pub(super) selecting: Selecting,
+    removals: Removals,
     /// Only what they are called: what one holds may be anything, and would keep the others from being read.
     agents: Store<PartialObjectMeta<Lease>>,
     /// When this process first saw a generation of an object, by uid: nodes that do not answer are waited
@@ -79,6 +82,7 @@ pub(super) async fn run(
     let (wakes, woken) = mpsc::channel(1024);
     let assigner = Arc::new(Assigner {
         selecting: Selecting::new(identity, settings.backoff, wakes, &stop),
+        removals: Removals::new(identity, settings.backoff, &stop),
         events: Events::new(client.clone(), identity),
         client,
         settings,
@@ -89,15 +93,17 @@ pub(super) async fn run(
         since: Mutex::default(),
     });
     let (reader, writer) = reflector::store();
-    let gone = Arc::clone(&assigner);
+    let (gone, listed) = (Arc::clone(&assigner), reader.clone());
     let stream = watcher(images, watcher::Config::default())
         .default_backoff()
         .modify(lighten)
         .reflect(writer)
         .inspect(move |event| {
             listing.note(event);
-            if let Ok(Event::Delete(object)) = event {
-                gone.selecting.forget(object.uid().as_deref().unwrap_or_default());
+            match event {
+                Ok(Event::Delete(object)) => gone.forget(object.uid().as_deref().unwrap_or_default()),
+                Ok(Event::InitDone) => gone.keep(&uids(&listed)),
+                _ => {}
             }
         })
         .touched_objects();
@@ -135,18 +141,18 @@ async fn lead(object: &Guarded, assigner: &Arc<Assigner>) -> Action {
     let finalized = assigner.finalize(image).await;
     if let Err(fault) = &finalized {
         pass.ended(&finalized);
-        warn!(image = name_of(image), %fault, "deleting what was pushed");
-        assigner
-            .events
-            .warning(image, "GarbageCollectionFailed", &fault.message)
-            .await;
+        warn!(image = name_of(image), %fault, "setting the finalizer");
         return Action::requeue(assigner.settings.backoff.limit);
+    }
+    if image.metadata.deletion_timestamp.is_some() {
+        pass.ended(&finalized);
+        return assigner.remove(image);
     }
     if image.spec.policy.is_some() {
         pass.ended(&finalized);
         return assigner.select(image);
     }
-    if !image.spec.source.is_engine() || image.spec.suspend || image.metadata.deletion_timestamp.is_some() {
+    if !image.spec.source.is_engine() || image.spec.suspend {
         pass.ended(&finalized);
         return Action::await_change();
     }
@@ -159,30 +165,71 @@ async fn lead(object: &Guarded, assigner: &Arc<Assigner>) -> Action {
 }
 
 impl Assigner {
-    /// Keeps an object whose deletion takes something back until that is done.
+    /// Keeps an object whose deletion takes something back until that is done, and lets others go.
     async fn finalize(&self, image: &JackalImage) -> Result<(), Fault> {
         let takes_back = image.spec.deletion_policy == DeletionPolicy::Delete;
-        if image.metadata.deletion_timestamp.is_none() {
-            return finalizers::set(&self.client, image, FINALIZER, takes_back).await;
+        match image.metadata.deletion_timestamp.is_some() {
+            true if takes_back => Ok(()),
+            true => finalizers::set(&self.client, image, FINALIZER, false).await,
+            false => finalizers::set(&self.client, image, FINALIZER, takes_back).await,
         }
-        if takes_back && image.finalizers().iter().any(|known| known == FINALIZER) {
-            let Self {
-                client,
-                settings,
-                registries,
-                events,
-                ..
-            } = self;
-            Deletion {
-                client,
-                settings,
-                registries,
-                events,
+    }
+
+    /// Has what an image that is going pushed deleted, by a task of its own.
+    fn remove(self: &Arc<Self>, image: &JackalImage) -> Action {
+        let uid = image.uid().unwrap_or_default();
+        self.selecting.cancel(&uid);
+        if !image.finalizers().iter().any(|known| known == FINALIZER) {
+            return Action::await_change();
+        }
+        let token = match self.removals.decide(&uid) {
+            Removal::Begin(token) => token,
+            Removal::Later(later) => return later.map_or_else(Action::await_change, Action::requeue),
+        };
+        let (assigner, image) = (Arc::clone(self), image.clone());
+        self.selecting.spawn(async move {
+            let work = async {
+                let lead = assigner.leadership.during(assigner.take_back(&image));
+                lead.await.unwrap_or_else(|| Err(lease_lost()))
+            };
+            if let Some(Err(fault)) = assigner.removals.run(&uid, token, work).await {
+                warn!(image = name_of(&image), %fault, "deleting what was pushed");
+                let reason = "GarbageCollectionFailed";
+                assigner.events.warning(&image, reason, &fault.message).await;
             }
-            .image(image)
-            .await?;
-        }
+            assigner.selecting.wake(&image).await;
+        });
+        Action::await_change()
+    }
+
+    async fn take_back(&self, image: &JackalImage) -> Result<(), Fault> {
+        let Self {
+            client,
+            settings,
+            registries,
+            events,
+            ..
+        } = self;
+        let deletion = Deletion {
+            client,
+            settings,
+            registries,
+            events,
+        };
+        deletion.image(image).await?;
         finalizers::set(&self.client, image, FINALIZER, false).await
+    }
+
+    fn forget(&self, uid: &str) {
+        self.selecting.forget(uid);
+        self.removals.forget(uid);
+    }
+
+    fn keep(&self, uids: &HashSet<String>) {
+        self.selecting.keep(uids);
+        self.removals.keep(uids);
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.retain(|uid, _| uids.contains(uid));
     }
 
     async fn assign(&self, image: &JackalImage) -> Result<Action, Fault> {

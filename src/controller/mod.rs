@@ -15,6 +15,7 @@ mod package_status;
 mod packages;
 mod publication;
 mod reach;
+mod removal;
 mod retention;
 mod sboms;
 mod seen;

@@ -3,7 +3,7 @@
 
 mod tags;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,12 +22,12 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::children::{Children, EarlierNames};
-use super::collection::Postponed;
 use super::finalizers;
 use super::following::{Effective, Followable, Following};
 use super::leader_tally::LeaderTally;
 use super::lease::{LAPSE, Leadership};
 use super::publication::{self, Publication};
+use super::removal::{Removal, Removals, lease_lost};
 use super::tally::{Verification, brought, count, failures, rows, written};
 use super::undecodable;
 use crate::api::v1alpha1::{
@@ -38,7 +38,7 @@ use crate::fetch::ChartMemory;
 use crate::oci::Naming;
 use crate::package::{Plan, Verified, check_images};
 use crate::worker::{
-    Decision, Events, Key, Kind, Memory, Place, Registries, Settings, View, lighten, stands, told, until_stopped,
+    Decision, Events, Key, Kind, Memory, Place, Registries, Settings, View, lighten, stands, told, uids, until_stopped,
 };
 
 pub(super) type Guarded = DeserializeGuard<JackalPackage>;
@@ -64,7 +64,10 @@ pub(super) struct Packages {
     pub following: Following,
     /// Every package that this process works on.
     pub known: Store<Guarded>,
-    collections: Mutex<HashMap<String, Postponed>>,
+    /// Deletions of artifacts.
+    pub(super) removals: Removals,
+    /// Of deletions that failed last, by uid, what was told.
+    collections: Mutex<HashMap<String, String>>,
     /// The images' objects as they were seen last.
     children: Store<DeserializeGuard<JackalImage>>,
     /// Of each package, by uid, the generation for which the API server was asked for objects that it lacks, and which of
@@ -99,6 +102,7 @@ pub(super) async fn run(
         registries,
         leadership,
         known: reader.clone(),
+        removals: Removals::new(identity, settings.backoff, &stop),
         collections: Mutex::default(),
         children,
         swept: Mutex::default(),
@@ -120,8 +124,10 @@ pub(super) async fn run(
         .reflect(writer)
         .inspect(move |event| {
             listing.note(event);
-            if let Ok(Event::Delete(object)) = event {
-                gone.forget(object.uid().as_deref().unwrap_or_default());
+            match event {
+                Ok(Event::Delete(object)) => gone.forget(object.uid().as_deref().unwrap_or_default()),
+                Ok(Event::InitDone) => gone.keep(&uids(&gone.known)),
+                _ => {}
             }
         })
         .touched_objects();
@@ -328,16 +334,20 @@ impl Packages {
             interval: self.settings.interval(package.spec.interval),
         };
         let uid = package.uid().unwrap_or_default();
+        // Nothing is put together while something is deleted; its end wakes us.
+        if self.removals.runs(&uid) {
+            return Ok(None);
+        }
         match self
             .memory
             .decide(&uid, &self.key(package, Some(&inputs)), view, Instant::now())
         {
             // Nothing is deleted while the artifact is put together, which is begun here alone.
             Decision::Rest if self.memory.runs(&uid) || !ready => Ok(None),
-            Decision::Rest => Ok(self.collect(package, &publication.place).await),
+            Decision::Rest => Ok(self.collect(package, &publication.place)),
             Decision::Wait(left) if !ready => Ok(Some(left)),
             Decision::Wait(left) => {
-                let collected = self.collect(package, &publication.place).await;
+                let collected = self.collect(package, &publication.place);
                 Ok(collected.into_iter().chain([left]).min())
             }
             Decision::Run => {
@@ -381,8 +391,8 @@ impl Packages {
         })
     }
 
-    /// Passes over the garbage of packages that failed, by uid.
-    pub(super) fn collections(&self) -> MutexGuard<'_, HashMap<String, Postponed>> {
+    /// What was told of deletions that failed, by uid.
+    pub(super) fn collections(&self) -> MutexGuard<'_, HashMap<String, String>> {
         self.collections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -400,6 +410,16 @@ impl Packages {
         self.following.forget(uid);
         self.swept().remove(uid);
         self.collections().remove(uid);
+        self.removals.forget(uid);
+    }
+
+    /// All packages but those of `uids` are gone.
+    fn keep(&self, uids: &HashSet<String>) {
+        self.memory.keep(uids);
+        self.following.keep(uids);
+        self.removals.keep(uids);
+        self.swept().retain(|uid, _| uids.contains(uid));
+        self.collections().retain(|uid, _| uids.contains(uid));
     }
 
     /// Has the reconciler look at the package again.
@@ -409,7 +429,7 @@ impl Packages {
         let _ = tokio::time::timeout(WAKE, self.wakes.send(object)).await;
     }
 
-    async fn remove(&self, package: &JackalPackage) -> Result<Option<Duration>, Fault> {
+    async fn remove(self: &Arc<Self>, package: &Arc<JackalPackage>) -> Result<Option<Duration>, Fault> {
         if !package.finalizers().iter().any(|known| known == FINALIZER) {
             return Ok(None);
         }
@@ -417,10 +437,27 @@ impl Packages {
             // Their going wakes us; the time is for the case that one of them was never seen.
             return Ok(Some(Duration::from_secs(2)));
         }
-        if package.spec.deletion_policy == DeletionPolicy::Delete {
-            self.take_back(package).await?;
+        if package.spec.deletion_policy != DeletionPolicy::Delete {
+            finalizers::set(&self.client, &**package, FINALIZER, false).await?;
+            return Ok(None);
         }
-        finalizers::set(&self.client, package, FINALIZER, false).await?;
+        let uid = package.uid().unwrap_or_default();
+        let token = match self.removals.decide(&uid) {
+            Removal::Begin(token) => token,
+            Removal::Later(later) => return Ok(later),
+        };
+        let (packages, package) = (Arc::clone(self), Arc::clone(package));
+        self.tasks.spawn(async move {
+            let work = async {
+                packages.take_back(&package).await?;
+                finalizers::set(&packages.client, &*package, FINALIZER, false).await
+            };
+            let lead = async {
+                let lead = packages.leadership.during(work);
+                lead.await.unwrap_or_else(|| Err(lease_lost()))
+            };
+            packages.removed(&package, &uid, token, lead).await;
+        });
         Ok(None)
     }
 }

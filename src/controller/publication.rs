@@ -28,7 +28,7 @@ use crate::package::{
 };
 use crate::signing::SigningKey;
 use crate::transfer::RegistryDestination;
-use crate::worker::{NamespaceEntries, Place, told};
+use crate::worker::{NamespaceEntries, Place, caught, told};
 
 /// What an artifact is put together from.
 pub(super) struct Publication {
@@ -141,7 +141,7 @@ pub(super) async fn run(
 ) {
     let uid = package.uid().unwrap_or_default();
     let key = packages.key(package, Some(&publication.inputs));
-    let failed = match build(packages, package, &publication, &token).await {
+    let failed = match caught(build(packages, package, &publication, &token)).await {
         Ok(()) => None,
         Err(End::Cancelled) => {
             packages.memory.ended(&uid);

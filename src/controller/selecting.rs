@@ -1,6 +1,7 @@
 //! The tags of images of their own that follow a policy: the leader chooses, as for the images of packages, and writes the
 //! choice into the status, where the workers find it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use crate::api::v1alpha1::{Conditions, JackalImage, JackalImageStatus, SelectedT
 use crate::fault::{Disposition, Fault, Reason};
 use crate::fetch::select;
 use crate::package::{Followed, Selection};
-use crate::worker::{Backoff, Decision, Failure, Key, Memory, View, current_selection, name_of, told, update};
+use crate::worker::{Backoff, Decision, Failure, Key, Memory, View, caught, current_selection, name_of, told, update};
 
 /// How long the reconciler may take to hear of a choice; it is gone when it takes longer.
 const WAKE: Duration = Duration::from_secs(5);
@@ -52,6 +53,28 @@ impl Selecting {
     /// The object `uid` is gone.
     pub fn forget(&self, uid: &str) {
         self.memory.forget(uid);
+    }
+
+    /// All objects but those of `uids` are gone.
+    pub fn keep(&self, uids: &HashSet<String>) {
+        self.memory.keep(uids);
+    }
+
+    /// Nothing more is chosen for the object `uid`.
+    pub fn cancel(&self, uid: &str) {
+        self.memory.cancel(uid);
+    }
+
+    /// Runs `task`, which ends with the term, beside the others.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// Has the reconciler look at the image again.
+    pub async fn wake(&self, image: &JackalImage) {
+        let object = ObjectRef::new(&image.name_any()).within(&image.namespace().unwrap_or_default());
+        // The reconciler is gone only when the term has ended.
+        let _ = tokio::time::timeout(WAKE, self.wakes.send(object)).await;
     }
 
     /// Waits for the tasks, which end with the term.
@@ -101,7 +124,7 @@ impl Assigner {
         let memory = &self.selecting.memory;
         let uid = image.uid().unwrap_or_default();
         let work = async {
-            let chosen = self.choose(image).await;
+            let chosen = caught(self.choose(image)).await;
             let written = self.note_selection(image, &chosen).await;
             (chosen, written)
         };
@@ -119,9 +142,7 @@ impl Assigner {
                 memory.failed(&uid, key, disposition, Instant::now());
             }
         }
-        let object = ObjectRef::new(&image.name_any()).within(&image.namespace().unwrap_or_default());
-        // The reconciler is gone only when the term has ended.
-        let _ = tokio::time::timeout(WAKE, self.selecting.wakes.send(object)).await;
+        self.selecting.wake(image).await;
     }
 
     async fn choose(&self, image: &JackalImage) -> Result<Selection, Fault> {

@@ -1,10 +1,12 @@
 //! What the tags of a repository name, looked at before anything in it is deleted: a registry deletes by digest,
 //! and with a digest go all of its tags.
 
+use std::collections::HashSet;
+
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::api::v1alpha1::Kept;
-use crate::oci::{Content, Digest, Document, media_type};
+use crate::oci::{Digest, Document, media_type};
 use crate::registry::{Error, Repository};
 
 /// The most tags of a repository that are looked at; where there are more, nothing is deleted.
@@ -24,20 +26,43 @@ pub(super) struct Survey {
 struct Tagged {
     tag: String,
     digest: Digest,
-    /// The index, where it is one.
-    index: Option<Document>,
+    /// Those of the digests that are looked for that it lists, where it is an index.
+    lists: Vec<Digest>,
+    /// How many entries it has, where it is one.
+    entries: usize,
 }
 
 impl Tagged {
+    fn manifest(tag: String, digest: Digest) -> Self {
+        Self {
+            tag,
+            digest,
+            lists: Vec::new(),
+            entries: 0,
+        }
+    }
+
+    fn of(tag: String, document: &Document, wanted: &[Digest]) -> Self {
+        let entries = document.index().map_or(&[] as &[_], |index| index.manifests.as_slice());
+        let listed: HashSet<&Digest> = entries.iter().map(|entry| &entry.digest).collect();
+        Self {
+            tag,
+            digest: document.digest().clone(),
+            lists: wanted
+                .iter()
+                .filter(|digest| listed.contains(digest))
+                .cloned()
+                .collect(),
+            entries: entries.len(),
+        }
+    }
+
     fn names(&self, digest: &Digest) -> bool {
         self.digest == *digest || self.lists(digest)
     }
 
     fn lists(&self, digest: &Digest) -> bool {
-        match self.index.as_ref().map(|index| &index.content) {
-            Some(Content::Index(index)) => index.manifests.iter().any(|entry| entry.digest == *digest),
-            _ => false,
-        }
+        self.lists.contains(digest)
     }
 }
 
@@ -55,15 +80,16 @@ pub(super) enum Finding {
 pub(super) enum Tag {
     /// Something else, or nothing: it stays as it is.
     Other,
-    /// An index with this manifest only: it goes.
+    /// The index of this digest, with this manifest only: it goes.
     Index(Digest),
-    /// An index with others besides: it loses this entry.
-    Shared(Box<Document>),
+    /// The index of this digest, with others besides: it loses this entry.
+    Shared(Digest),
 }
 
 impl Survey {
-    /// Looks at every tag of `repository`.
-    pub async fn of(repository: &Repository) -> Result<Self, Error> {
+    /// Looks at every tag of `repository` for what is to be deleted: the manifests of the digests `wanted`. Of the indexes
+    /// nothing else is kept, for there may be as many as there are tags.
+    pub async fn of(repository: &Repository, wanted: &[Digest]) -> Result<Self, Error> {
         let Some(tags) = repository.tags(TAGS).await? else {
             return Ok(Self { tags: None });
         };
@@ -71,13 +97,15 @@ impl Survey {
             let Some(head) = repository.head_manifest(&tag).await? else {
                 return Ok(None);
             };
-            let index = match media_type::is_index(&head.media_type) {
-                true => repository.manifest(&tag).await?,
-                false => None,
-            };
+            if !media_type::is_index(&head.media_type) {
+                return Ok(Some(Tagged::manifest(tag, head.digest)));
+            }
             // What was read counts: the tag may have moved, or the registry have named another digest.
-            let digest = index.as_ref().map_or(head.digest, |index| index.digest().clone());
-            Ok(Some(Tagged { tag, digest, index }))
+            let read = repository.manifest(&tag).await?;
+            Ok(Some(match read {
+                Some(document) => Tagged::of(tag, &document, wanted),
+                None => Tagged::manifest(tag, head.digest),
+            }))
         });
         let tagged: Vec<Option<Tagged>> = stream::iter(looks).buffered(AT_ONCE).try_collect().await?;
         Ok(Self {
@@ -109,12 +137,10 @@ impl Survey {
         let standing = own
             .first()
             .and_then(|own| tags.iter().find(|tagged| tagged.tag == *own && tagged.lists(digest)));
-        Finding::Delete(match standing.and_then(|standing| standing.index.as_ref()) {
+        Finding::Delete(match standing {
             None => Tag::Other,
-            Some(index) if index.index().is_some_and(|index| index.manifests.len() == 1) => {
-                Tag::Index(index.digest().clone())
-            }
-            Some(index) => Tag::Shared(Box::new(index.clone())),
+            Some(index) if index.entries == 1 => Tag::Index(index.digest.clone()),
+            Some(index) => Tag::Shared(index.digest.clone()),
         })
     }
 }
@@ -136,17 +162,10 @@ mod tests {
     }
 
     fn survey(tags: &[(&str, &[&str])]) -> Survey {
+        let wanted = ["a", "b", "c", "d", "old"].map(digest);
         let tagged = tags.iter().map(|(tag, entries)| match entries {
-            [one] if one.starts_with('=') => Tagged {
-                tag: (*tag).to_owned(),
-                digest: digest(&one[1..]),
-                index: None,
-            },
-            entries => Tagged {
-                tag: (*tag).to_owned(),
-                digest: index(entries).digest().clone(),
-                index: Some(index(entries)),
-            },
+            [one] if one.starts_with('=') => Tagged::manifest((*tag).to_owned(), digest(&one[1..])),
+            entries => Tagged::of((*tag).to_owned(), &index(entries), &wanted),
         });
         Survey {
             tags: Some(tagged.collect()),
@@ -164,7 +183,7 @@ mod tests {
         ]);
         let whole = Tag::Index(index(&["a"]).digest().clone());
         assert_eq!(tags.find(&digest("a"), &["1"]), Finding::Delete(whole));
-        let shared = Tag::Shared(Box::new(index(&["b", "other"])));
+        let shared = Tag::Shared(index(&["b", "other"]).digest().clone());
         assert_eq!(tags.find(&digest("b"), &["2"]), Finding::Delete(shared));
         assert_eq!(
             tags.find(&digest("c"), &["3"]),

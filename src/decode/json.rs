@@ -38,6 +38,36 @@ pub fn json_text<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, DecodeEr
     T::deserialize(Json(value.get(), DEPTH_LIMIT))
 }
 
+/// As [`json_text`]; what is kept of it is up to `seed`.
+///
+/// # Errors
+/// As [`json`].
+pub(super) fn json_seed<T: for<'de> DeserializeSeed<'de, Value = V>, V>(
+    text: &str,
+    seed: T,
+) -> Result<V, DecodeError> {
+    let text = text.trim_start_matches(BYTE_ORDER_MARK);
+    let mut first = serde_json::Deserializer::from_str(text);
+    let value = <&RawValue>::deserialize(&mut first).map_err(syntax)?;
+    seed.deserialize(Json(value.get(), DEPTH_LIMIT))
+}
+
+/// How many values the JSON in `bytes` has at most, those within others included: what they take in memory once they are read
+/// does not follow from the length of the text. Bytes that are no JSON are counted as far as they look like it.
+pub fn json_values(bytes: &[u8]) -> usize {
+    let (mut values, mut in_text, mut escaped) = (1_usize, false, false);
+    for &byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b',' | b'[' | b'{' if !in_text => values += 1,
+            _ => {}
+        }
+    }
+    values
+}
+
 /// serde_json's own description without its position where that is always the start of a value.
 fn syntax(error: serde_json::Error) -> DecodeError {
     DecodeError::new(error)

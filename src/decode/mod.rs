@@ -12,7 +12,7 @@ mod yaml;
 
 use std::fmt;
 
-pub use json::{RawFields, json, json_text};
+pub use json::{RawFields, json, json_text, json_values};
 pub use yaml::{large_yaml, yaml, yaml_documents};
 
 /// The longest name of a field in characters that an error repeats.

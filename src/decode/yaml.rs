@@ -10,6 +10,11 @@ use serde_json::Value;
 use serde_saphyr::DuplicateKeyPolicy;
 
 use super::DecodeError;
+use super::json::{json_seed, json_values};
+
+/// Scalars, lists and mappings that a large text may have. The index of the largest public chart repository has half a million
+/// of them in 20 MB.
+pub const LARGE_NODES: usize = 1_500_000;
 
 /// Reads the only document in `text`, within the usual limits of the YAML reader. JSON is read as such.
 ///
@@ -19,26 +24,35 @@ pub fn yaml<T: DeserializeOwned>(text: &str) -> Result<T, DecodeError> {
     with_options(
         text,
         serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins },
+        PhantomData::<T>,
     )
 }
 
 /// As [`yaml`], for a text of at most `limit` bytes that has more parts than usual, such as the index of a large
-/// repository.
+/// repository. What is kept of it is up to `seed`.
 ///
 /// # Errors
-/// As [`yaml`], and when the text is longer.
-pub fn large_yaml<T: DeserializeOwned>(text: &str, limit: usize) -> Result<T, DecodeError> {
+/// As [`yaml`], and when the text is longer or has more than [`LARGE_NODES`] parts.
+pub fn large_yaml<T: for<'de> DeserializeSeed<'de, Value = V> + Clone, V>(
+    text: &str,
+    limit: usize,
+    seed: T,
+) -> Result<V, DecodeError> {
     if text.len() > limit {
         return Err(DecodeError::new(format!("it is longer than {limit} bytes")));
     }
+    if text.trim_start().starts_with('{') && json_values(text.as_bytes()) > LARGE_NODES {
+        return Err(DecodeError::new(format!("it has more than {LARGE_NODES} parts")));
+    }
     let budget = serde_saphyr::budget! {
-        max_events: 20_000_000,
-        max_nodes: 10_000_000,
+        max_events: 2 * LARGE_NODES,
+        max_nodes: LARGE_NODES,
         max_total_scalar_bytes: limit,
     };
     with_options(
         text,
         serde_saphyr::options! { budget: budget, duplicate_keys: DuplicateKeyPolicy::LastWins },
+        seed,
     )
 }
 
@@ -51,14 +65,19 @@ pub fn yaml_documents(text: &str) -> Result<Vec<Value>, DecodeError> {
     serde_saphyr::from_multiple_with_options(text, options).map_err(first_line)
 }
 
-fn with_options<T: DeserializeOwned>(text: &str, options: serde_saphyr::Options) -> Result<T, DecodeError> {
+fn with_options<T: for<'de> DeserializeSeed<'de, Value = V> + Clone, V>(
+    text: &str,
+    options: serde_saphyr::Options,
+    seed: T,
+) -> Result<V, DecodeError> {
     // Programs that write JSON indent it by tabs too. What only looks like it is YAML.
     if text.trim_start_matches('\u{feff}').trim_start().starts_with('{')
-        && let Ok(read) = super::json_text(text)
+        && let Ok(read) = json_seed(text, seed.clone())
     {
         return Ok(read);
     }
-    let read = serde_saphyr::with_deserializer_from_str_with_options(text, options, |yaml| T::deserialize(Yaml(yaml)));
+    let read =
+        serde_saphyr::with_deserializer_from_str_with_options(text, options, |yaml| seed.deserialize(Yaml(yaml)));
     read.map_err(first_line)
 }
 
@@ -390,7 +409,9 @@ mod tests {
 
     #[test]
     fn refuses_what_is_too_long_or_another_type() {
-        assert!(large_yaml::<Value>("a: b", 3).is_err());
+        assert!(large_yaml("a: b", 3, PhantomData::<Value>).is_err());
+        let many = "- a\n".repeat(LARGE_NODES + 1);
+        assert!(large_yaml(&many, usize::MAX, PhantomData::<serde::de::IgnoredAny>).is_err());
         assert!(yaml::<BTreeMap<String, Vec<Chart>>>("a: [{count: x}]").is_err());
         let error = yaml::<Value>("a: [").unwrap_err().to_string();
         assert!(!error.contains('\n'), "{error}");

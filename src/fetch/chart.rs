@@ -1,12 +1,16 @@
 //! Charts from OCI registries (Helm, "Use OCI-based registries") and from chart repositories.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::io::{Read, Take};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
+use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::file::{Remote, host_of, parse, shown};
@@ -20,12 +24,16 @@ use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Reference};
 use crate::package::Origin;
 use crate::package::component::{ChartContent, ChartTexts, images_of_chart, oci_reference};
-use crate::registry::SmallFile;
+use crate::registry::{BodyPermits, SmallFile};
 
 /// The longest archive in bytes.
 const ARCHIVE_LIMIT: usize = 20 * 1024 * 1024;
+/// The time in which an archive has to arrive.
+const ARCHIVE_TIME: Duration = Duration::from_secs(5 * 60);
 /// The most bytes that an archive unpacks to.
 const UNPACKED_LIMIT: u64 = 64 * 1024 * 1024;
+/// The most bytes that the files of a chart may have that are read.
+const TEXTS_LIMIT: u64 = 16 * 1024 * 1024;
 /// The longest file of a chart in bytes that is read.
 const FILE_LIMIT: u64 = 4 * 1024 * 1024;
 /// The most files of an archive.
@@ -120,8 +128,9 @@ async fn in_repository(spec: &ChartSpec, reach: &dyn Reach, memory: &ChartMemory
         (SmallFile::Content(content, mark), _) => {
             let _turn = memory.unpacking.acquire().await;
             let (chart, version) = (spec.name.clone(), spec.version.clone());
-            let found =
-                tokio::task::spawn_blocking(move || index::find(&String::from_utf8_lossy(&content), &chart, &version));
+            let found = tokio::task::spawn_blocking(move || {
+                index::find(&String::from_utf8_lossy(&content.bytes), &chart, &version)
+            });
             let found = found.await.map_err(|error| no_index(&name, &error.to_string()))?;
             let listed = found.map_err(|missing| not_listed(spec, &name, missing.told(host.endpoint())))?;
             if let Some(mark) = mark {
@@ -145,7 +154,7 @@ async fn in_repository(spec: &ChartSpec, reach: &dyn Reach, memory: &ChartMemory
         None => {
             let host = host_of(&url, reach, what).await?;
             match host.small_file(url.clone(), ARCHIVE_LIMIT, None).await {
-                Ok(SmallFile::Content(content, _)) => Digest::of(&content),
+                Ok(SmallFile::Content(content, _)) => Digest::of(&content.bytes),
                 Ok(SmallFile::Unchanged) => return Err(no_index(&name, "it answers what it was not asked")),
                 Err(error) => return Err(error.fetching(&shown(&url))),
             }
@@ -221,37 +230,77 @@ pub(super) fn no_chart(name: &str, why: &str) -> Fault {
 
 /// Reads a chart's texts out of its archive.
 async fn read(origin: &dyn Origin, memory: &ChartMemory) -> Result<ChartTexts, Fault> {
-    // Only who closes it, and nobody does, makes this fail.
-    let _turn = memory.unpacking.acquire().await;
     let (size, mut stream) = origin.open().await?;
     let bad = |why: &str| no_chart("what is there", why);
+    let too_long = || bad(&format!("it has more than {ARCHIVE_LIMIT} bytes"));
     if size > ARCHIVE_LIMIT as u64 {
-        return Err(bad(&format!("it has more than {ARCHIVE_LIMIT} bytes")));
+        return Err(too_long());
     }
-    let mut archive = Vec::new();
-    while let Some(chunk) = stream.next().await {
-        archive.extend_from_slice(&chunk?);
+    let (mut archive, mut permits) = (Vec::new(), BodyPermits::default());
+    let mut deadline = Instant::now() + ARCHIVE_TIME;
+    loop {
+        let chunk = timeout_at(deadline, stream.next()).await;
+        let Some(chunk) = chunk.map_err(|_| slow())? else { break };
+        let chunk = chunk?;
+        if archive.len() + chunk.len() > ARCHIVE_LIMIT {
+            return Err(too_long());
+        }
+        let waited = Instant::now();
+        permits.grow(archive.len() + chunk.len()).await;
+        deadline += waited.elapsed();
+        archive.extend_from_slice(&chunk);
     }
-    let unpacked = tokio::task::spawn_blocking(move || {
-        let mut unpacked = Vec::new();
-        let mut reader = flate2::read::MultiGzDecoder::new(&archive[..]).take(UNPACKED_LIMIT + 1);
-        reader.read_to_end(&mut unpacked).map(|_| unpacked)
+    // Only who closes it, and nobody does, makes this fail.
+    let _turn = memory.unpacking.acquire().await;
+    let texts = tokio::task::spawn_blocking(move || {
+        let unpacked = flate2::read::MultiGzDecoder::new(&archive[..]).take(UNPACKED_LIMIT + 1);
+        let files = futures::executor::block_on(files(Unpacked(unpacked)))?;
+        ChartTexts::of(files)
     });
-    let unpacked = unpacked.await.map_err(|error| bad(&error.to_string()))?;
-    let unpacked = unpacked.map_err(|_| bad("it is not compressed by gzip"))?;
-    if unpacked.len() as u64 > UNPACKED_LIMIT {
-        return Err(bad(&format!("it unpacks to more than {UNPACKED_LIMIT} bytes")));
+    let texts = texts.await.map_err(|error| bad(&error.to_string()))?;
+    texts.map_err(|why| bad(&why))
+}
+
+fn slow() -> Fault {
+    Fault::retryable(
+        Reason::TimedOut,
+        format!(
+            "a chart's archive did not arrive within {} minutes; check its server and the network between",
+            ARCHIVE_TIME.as_secs() / 60
+        ),
+    )
+}
+
+/// A tar that is unpacked while it is read, so that no more of it is held than its files need.
+struct Unpacked<R>(Take<R>);
+
+impl<R: Read + Unpin> AsyncRead for Unpacked<R> {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        let mut chunk = [0; 8 * 1024];
+        let room = buffer.remaining().min(chunk.len());
+        let read = match self.0.read(&mut chunk[..room]) {
+            Ok(read) => read,
+            Err(error) => {
+                return Poll::Ready(Err(std::io::Error::other(format!(
+                    "it is not compressed by gzip ({error})"
+                ))));
+            }
+        };
+        if self.0.limit() == 0 {
+            let long = format!("it unpacks to more than {UNPACKED_LIMIT} bytes");
+            return Poll::Ready(Err(std::io::Error::other(long)));
+        }
+        buffer.put_slice(&chunk[..read]);
+        Poll::Ready(Ok(()))
     }
-    let files = files(&unpacked).await.map_err(|why| bad(&why))?;
-    ChartTexts::of(files).map_err(|why| bad(&why))
 }
 
 /// The files of a chart that matter, by their paths below its folder.
-pub(super) async fn files(tar: &[u8]) -> Result<BTreeMap<String, String>, String> {
-    let broken = |error: std::io::Error| format!("its tar is broken: {error}");
+pub(super) async fn files(tar: impl AsyncRead + Unpin) -> Result<BTreeMap<String, String>, String> {
+    let broken = |error: std::io::Error| format!("its tar cannot be read: {error}");
     let mut archive = tokio_tar::Archive::new(tar);
     let mut entries = archive.entries().map_err(broken)?;
-    let (mut files, mut count) = (BTreeMap::new(), 0);
+    let (mut files, mut count, mut bytes) = (BTreeMap::new(), 0, 0);
     while let Some(entry) = entries.next().await {
         let mut entry = entry.map_err(broken)?;
         count += 1;
@@ -274,6 +323,10 @@ pub(super) async fn files(tar: &[u8]) -> Result<BTreeMap<String, String>, String
             .map_err(broken)?;
         if read as u64 > FILE_LIMIT {
             return Err(format!("its file {path} has more than {FILE_LIMIT} bytes"));
+        }
+        bytes += read as u64;
+        if bytes > TEXTS_LIMIT {
+            return Err(format!("its templates and values have more than {TEXTS_LIMIT} bytes"));
         }
         files.insert(path, String::from_utf8_lossy(&content).into_owned());
     }

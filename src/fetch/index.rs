@@ -1,8 +1,9 @@
 //! The index of a chart repository (Helm, "The Chart Repository Guide").
 
-use std::collections::HashMap;
+use std::fmt;
 
 use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::decode;
 use crate::oci::Digest;
@@ -21,12 +22,6 @@ pub(super) struct Listed {
 }
 
 #[derive(Deserialize)]
-struct Index {
-    #[serde(default)]
-    entries: HashMap<String, Vec<Version>>,
-}
-
-#[derive(Deserialize)]
 struct Version {
     #[serde(default)]
     version: String,
@@ -36,12 +31,104 @@ struct Version {
     digest: Option<String>,
 }
 
+/// The most versions of one chart.
+const VERSIONS: usize = 50_000;
+
+/// Reads an index, and keeps the versions of the chart that is called so. Others may be many.
+#[derive(Clone, Copy)]
+struct IndexOf<'n>(&'n str);
+
+impl<'de> DeserializeSeed<'de> for IndexOf<'_> {
+    type Value = Option<Vec<Version>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, index: D) -> Result<Self::Value, D::Error> {
+        index.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for IndexOf<'_> {
+    type Value = Option<Vec<Version>>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the index of a chart repository")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(name) = fields.next_key::<String>()? {
+            match name.as_str() {
+                "entries" => found = fields.next_value_seed(Entries(self.0))?,
+                _ => drop(fields.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The field `entries` of an index.
+struct Entries<'n>(&'n str);
+
+impl<'de> DeserializeSeed<'de> for Entries<'_> {
+    type Value = Option<Vec<Version>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, entries: D) -> Result<Self::Value, D::Error> {
+        entries.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Entries<'_> {
+    type Value = Option<Vec<Version>>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("charts by their names")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut charts: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(name) = charts.next_key::<String>()? {
+            match name == self.0 {
+                true => found = Some(charts.next_value::<Versions>()?.0),
+                false => drop(charts.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The versions of one chart, at most [`VERSIONS`].
+struct Versions(Vec<Version>);
+
+impl<'de> Deserialize<'de> for Versions {
+    fn deserialize<D: Deserializer<'de>>(versions: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Versions;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("the versions of a chart")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut versions: A) -> Result<Versions, A::Error> {
+                let mut found = Vec::new();
+                while let Some(version) = versions.next_element()? {
+                    if found.len() >= VERSIONS {
+                        return Err(A::Error::custom(format!("a chart has more than {VERSIONS} versions")));
+                    }
+                    found.push(version);
+                }
+                Ok(Versions(found))
+            }
+        }
+        versions.deserialize_seq(List)
+    }
+}
+
 /// What the index `text` says of `version` of the chart `name`. The error says what is wrong with the index, or what it
 /// lacks.
 pub(super) fn find(text: &str, name: &str, version: &str) -> Result<Listed, Missing> {
-    let index: Index = decode::large_yaml(text, LIMIT)
+    let versions = decode::large_yaml(text, LIMIT, IndexOf(name))
         .map_err(|error| Missing::Index(format!("is not the index of a chart repository: {error}")))?;
-    let versions = index.entries.get(name).ok_or(Missing::Chart)?;
+    let versions = versions.ok_or(Missing::Chart)?;
     let plain = |version: &str| version.strip_prefix('v').unwrap_or(version).to_owned();
     // The first that says where it is: generators that append to an index leave broken entries beside good ones.
     let of = |is_it: &dyn Fn(&str) -> bool| {
@@ -52,7 +139,7 @@ pub(super) fn find(text: &str, name: &str, version: &str) -> Result<Listed, Miss
     };
     let found = of(&|known| known == version)
         .or_else(|| of(&|known| plain(known) == plain(version)))
-        .ok_or_else(|| Missing::Version(named(versions)))?;
+        .ok_or_else(|| Missing::Version(named(&versions)))?;
     let url = found.urls.first().ok_or(Missing::Address)?;
     let digest = found.digest.as_ref().filter(|digest| !digest.is_empty());
     let digest = digest.map(|digest| format!("sha256:{}", digest.strip_prefix("sha256:").unwrap_or(digest)).parse());

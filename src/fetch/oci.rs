@@ -6,6 +6,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use super::Reach;
 use super::chart::no_chart;
 use crate::api::v1alpha1::ChartSpec;
+use crate::budget::{IMAGES, Reservation, memory_of_json};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Index, Reference};
 use crate::package::Origin;
@@ -48,6 +49,7 @@ pub(super) async fn find(spec: &ChartSpec, reference: &Reference, reach: &dyn Re
         repository: registry.repository(reference.repository()),
         name: reference.to_string(),
         spec,
+        memory: IMAGES.reserve(),
     };
     lookup.chart(lookup.root(reference).await?).await
 }
@@ -57,6 +59,8 @@ struct Lookup<'s> {
     repository: Repository,
     name: String,
     spec: &'s ChartSpec,
+    /// The memory that the manifests take.
+    memory: Reservation,
 }
 
 impl Lookup<'_> {
@@ -74,7 +78,12 @@ impl Lookup<'_> {
 
     async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
         let document = self.repository.manifest(identifier).await;
-        document.map_err(|error| error.reading(&self.name))
+        let document = document.map_err(|error| error.reading(&self.name))?;
+        let added = self
+            .memory
+            .add(document.as_ref().map_or(0, |document| memory_of_json(&document.raw)));
+        added.map_err(|exhausted| exhausted.fault(Reason::SourceFailed, &self.name))?;
+        Ok(document)
     }
 
     async fn chart(&self, root: Document) -> Result<OciChart, Fault> {

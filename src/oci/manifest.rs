@@ -14,6 +14,9 @@ use super::{Compression, Descriptor, Digest, UnknownFields, media_type};
 
 /// The largest manifest or index in bytes that is read: the limit that registries set (distribution: 4 MiB).
 pub const MANIFEST_LIMIT: usize = 4 * 1024 * 1024;
+/// The most JSON values that a manifest or index may have. A layer with a digest, a size, a media type and two annotations has
+/// six, so that one of 4 MiB has room for all of its own.
+pub const MANIFEST_VALUES: usize = 200_000;
 
 /// An image manifest (OCI image specification, "Image Manifest"; docker's schema 2 has the same shape).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,14 +83,11 @@ impl Manifest {
     /// The blobs that must stand in a registry before it takes this manifest: config and layers, each once. Foreign
     /// layers, which need not stand there, are [`Manifest::foreign_layers`].
     pub fn blobs(&self) -> Vec<&Descriptor> {
-        let mut blobs: Vec<&Descriptor> = Vec::with_capacity(self.layers.len() + 1);
-        for blob in std::iter::once(&self.config).chain(&self.layers) {
-            let seen = blobs.iter().any(|known| known.digest == blob.digest);
-            if !seen && !media_type::is_foreign_layer(&blob.media_type) {
-                blobs.push(blob);
-            }
-        }
-        blobs
+        let mut seen = HashSet::with_capacity(self.layers.len() + 1);
+        std::iter::once(&self.config)
+            .chain(&self.layers)
+            .filter(|blob| !media_type::is_foreign_layer(&blob.media_type) && seen.insert(&blob.digest))
+            .collect()
     }
 }
 
@@ -186,6 +186,9 @@ pub enum DocumentError {
     /// Longer than [`MANIFEST_LIMIT`].
     #[error("the manifest has {0} bytes, more than the {MANIFEST_LIMIT} that a registry takes")]
     TooLarge(usize),
+    /// More values than [`MANIFEST_VALUES`].
+    #[error("the manifest has {0} JSON values, more than the {MANIFEST_VALUES} that are read")]
+    TooManyValues(usize),
     /// Docker's schema 1, which has no configuration.
     #[error(
         "the manifest is of docker's schema 1, which registries and engines of today do not take; pull the image with an elder docker and push it again with one of today"
@@ -212,6 +215,10 @@ impl Document {
     pub fn parse(declared: Option<&str>, raw: Bytes) -> Result<Self, DocumentError> {
         if raw.len() > MANIFEST_LIMIT {
             return Err(DocumentError::TooLarge(raw.len()));
+        }
+        let values = decode::json_values(&raw);
+        if values > MANIFEST_VALUES {
+            return Err(DocumentError::TooManyValues(values));
         }
         let malformed = |media_type: &str| {
             let media_type = media_type.to_owned();

@@ -9,6 +9,9 @@ use crate::api::v1alpha1::{ComponentSpec, ImageEntry, ImageSpec, JackalPackageSp
 use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Location, LocationError, Naming, Reference};
 
+/// The most images of a package. Each takes up to 2 KB of its status, and etcd takes 1.5 MB of an object.
+pub const IMAGES: usize = 500;
+
 /// The images of a package, each once, in the order in which the package names them first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -100,6 +103,14 @@ impl Plan {
                         components.push(component.name.clone());
                     }
                     continue;
+                }
+                if images.len() >= IMAGES {
+                    return Err(Fault::stalled(
+                        Reason::InvalidSpec,
+                        format!(
+                            "the package has more than {IMAGES} images, and its status has to list each of them; make several packages of it"
+                        ),
+                    ));
                 }
                 let location = place(&listed(&request), address, prefix, naming, true)
                     .map_err(|error| within(Fault::stalled(Reason::InvalidReference, error.to_string())))?;

@@ -16,6 +16,7 @@ use super::archive::{self, Archive, Archived, KnownTars};
 use super::artifact::{Artifact, ArtifactContents, ArtifactImage, Mount, SignDefinition};
 use super::definition::Definition;
 use super::provenance::Material;
+use crate::budget::{PACKAGES, Reservation, memory_of_json};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Content, Descriptor, Digest, Document, Index, Reference, distinct_blobs, distinct_foreign_layers};
 use crate::registry::lock_of;
@@ -34,8 +35,6 @@ const SETTLE_FACTOR: u32 = 10;
 const SETTLE_LEAST: Duration = Duration::from_millis(100);
 /// The most of that wait.
 const SETTLE_MOST: Duration = Duration::from_secs(5);
-/// The bytes of manifests that one image may have. They are held in memory until the package stands.
-const DOCUMENTS_LIMIT: usize = 16 * 1024 * 1024;
 
 /// An image that was brought to the registry before.
 #[derive(Clone)]
@@ -114,8 +113,9 @@ pub async fn publish(
 ) -> Result<Published, Fault> {
     let (archives, archive_bytes) = bring_archives(contents, repository).await?;
     let images = contents.images;
-    let read = read_images(images).await?;
-    let saved_bytes = saved(&read_images(contents.omitted).await?, &read);
+    let memory = PACKAGES.reserve();
+    let read = read_images(images, &memory).await?;
+    let saved_bytes = saved(&read_images(contents.omitted, &memory).await?, &read);
     let artifact = Artifact::of(
         definition,
         ArtifactContents {
@@ -126,7 +126,7 @@ pub async fn publish(
     )?;
     let roots = read.iter().filter_map(ArtifactImage::root_descriptor);
     let roots = roots.map(|root| (root.digest.clone(), root)).collect();
-    drop(read);
+    drop((read, memory));
 
     // Mostly the only package under its tag, which costs no more than a look.
     let alone = index_of(Index::new(vec![artifact.entry()]))?;
@@ -194,10 +194,11 @@ async fn bring_archives(contents: Contents<'_>, repository: &dyn Destination) ->
 }
 
 /// Every manifest of each of `images`, in their order.
-pub(super) async fn read_images(images: &[BroughtImage]) -> Result<Vec<ArtifactImage>, Fault> {
+/// `memory` is what they take.
+pub(super) async fn read_images(images: &[BroughtImage], memory: &Reservation) -> Result<Vec<ArtifactImage>, Fault> {
     let mut reads = Vec::with_capacity(images.len());
     for image in images {
-        reads.push(read_image(image));
+        reads.push(read_image(image, memory));
     }
     stream::iter(reads).buffered(PARALLEL).try_collect().await
 }
@@ -221,30 +222,26 @@ fn saved(omitted: &[ArtifactImage], images: &[ArtifactImage]) -> u64 {
 }
 
 /// Every manifest of an image. What its registry lacks is left for [`Artifact::of`] to report.
-async fn read_image(image: &BroughtImage) -> Result<ArtifactImage, Fault> {
+async fn read_image(image: &BroughtImage, memory: &Reservation) -> Result<ArtifactImage, Fault> {
     let mut documents: Vec<Document> = Vec::new();
-    let mut bytes = 0;
     let mut seen = HashSet::from([image.digest.clone()]);
     let mut open = vec![image.digest.clone()];
     while let Some(digest) = open.pop() {
         let known = image.documents.iter().find(|known| *known.digest() == digest);
         let document = match known {
+            // Who knows it has room for it.
             Some(known) => known.clone(),
             None => match image.destination.document(digest.as_str()).await? {
                 Some(document) => document,
                 None => continue,
             },
         };
-        bytes += document.raw.len();
-        if bytes > DOCUMENTS_LIMIT {
-            return Err(Fault::stalled(
-                Reason::PackageFailed,
-                format!(
-                    "image `{}` has more than {DOCUMENTS_LIMIT} bytes of manifests; choose some of its platforms",
-                    image.reference
-                ),
-            ));
-        }
+        let added = memory.add(if known.is_none() {
+            memory_of_json(&document.raw)
+        } else {
+            0
+        });
+        added.map_err(|exhausted| exhausted.fault(Reason::PackageFailed, &format!("image `{}`", image.reference)))?;
         if let Content::Index(index) = &document.content {
             for child in &index.manifests {
                 // Anything else is a blob, unless the registry brought it as a manifest.

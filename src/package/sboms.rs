@@ -16,6 +16,7 @@ use futures::stream::{self, TryStreamExt as _};
 use super::archive::{Archive, Entry, KnownTars, Origin};
 use super::artifact::ArtifactImage;
 use super::publish::{BroughtImage, PARALLEL, read_images};
+use crate::budget::{PACKAGES, Reservation};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Content, Descriptor, Digest, Document, Platform, Reference};
 use crate::sbom::{self, CONTENT_LIMIT, Format, SbomMemory, Sboms, Standing, Syft, is_catalogued};
@@ -34,6 +35,8 @@ const PAGE: &str = include_str!("sbom-viewer.html");
 /// The SBOMs that belong to a package, and which of them are there.
 pub struct PackageSboms {
     subjects: Vec<Subject>,
+    /// What the manifests take that were read.
+    _memory: Reservation,
 }
 
 /// An image of one platform, which has SBOMs.
@@ -56,7 +59,8 @@ impl PackageSboms {
     pub async fn look(images: &mut [BroughtImage], memory: Option<&SbomMemory>) -> Result<Self, Fault> {
         let nothing = SbomMemory::default();
         let memory = memory.unwrap_or(&nothing);
-        let read = read_images(images).await?;
+        let held = PACKAGES.reserve();
+        let read = read_images(images, &held).await?;
         let mut subjects = Vec::new();
         for (image, read) in images.iter_mut().zip(read) {
             subjects.extend(subjects_of(&read, &image.destination));
@@ -80,7 +84,10 @@ impl PackageSboms {
                 (subject.sboms, subject.claimed) = (proven, claimed);
             }
         }
-        Ok(Self { subjects })
+        Ok(Self {
+            subjects,
+            _memory: held,
+        })
     }
 
     /// Takes what somebody put there for what it says to be, where an artifact of `known` holds the very same documents

@@ -7,27 +7,30 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
-use futures::stream::{self, TryStreamExt as _};
+use futures::stream;
 
 use crate::api::v1alpha1::{SourceKind, VerifySpec};
+use crate::budget::{DOCUMENTS, memory_of_json};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Platform, Reference};
-use crate::registry::Repository;
+use crate::registry::{Kind, Repository};
 use crate::signing::{
-    BUNDLE_FAMILY, Found, PREDICATE_ANNOTATION, Requirement, SIGN_PREDICATE, SIMPLE_ARTIFACT, SIMPLE_LAYER, Signature,
-    SimpleSignature, signature_tag,
+    BUNDLE_FAMILY, Evaluation, Found, PREDICATE_ANNOTATION, Requirement, SIGN_PREDICATE, SIMPLE_ARTIFACT, SIMPLE_LAYER,
+    Signature, SimpleSignature, signature_tag,
 };
 use crate::source::{BlobSink, Delivered, ImageSource, Resolved};
 use crate::transfer::Destination;
 
-/// The longest signature in bytes that is read.
-const SIGNATURE_LIMIT: usize = 4 * 1024 * 1024;
+/// The longest signature in bytes that is read. A bundle with certificates, log entries and timestamps has 20 KB.
+const SIGNATURE_LIMIT: usize = 1024 * 1024;
+/// The bytes of signatures that are read for one image. The rest does not count.
+const SIGNATURE_BYTES: usize = 32 * 1024 * 1024;
 /// How many signatures of one image are read of each kind. The rest does not count.
 const SIGNATURES: usize = 64;
 /// How many manifests are read besides that a listing calls something else than signatures.
 const OTHERS: usize = 128;
 /// Manifests that are read at once.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 4;
 /// How many images are remembered as verified.
 const REMEMBERED: usize = 4096;
 
@@ -65,8 +68,8 @@ pub trait SignatureStore: Send + Sync {
     /// The manifest under a tag or digest.
     async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault>;
 
-    /// A blob of at most [`SIGNATURE_LIMIT`] bytes, verified.
-    async fn blob(&self, digest: &Digest) -> Result<Option<Bytes>, Fault>;
+    /// A blob of at most `limit` bytes, verified; none if it is longer.
+    async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault>;
 }
 
 #[async_trait]
@@ -89,9 +92,11 @@ impl SignatureStore for Repository {
         read.map_err(|error| error.reading(&SignatureStore::name(self)))
     }
 
-    async fn blob(&self, digest: &Digest) -> Result<Option<Bytes>, Fault> {
-        let read = self.small_blob(digest, SIGNATURE_LIMIT).await;
-        read.map_err(|error| error.reading(&SignatureStore::name(self)))
+    async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {
+        match self.small_blob(digest, limit).await {
+            Err(error) if error.kind() == &Kind::TooLarge => Ok(None),
+            read => read.map_err(|error| error.reading(&SignatureStore::name(self))),
+        }
     }
 }
 
@@ -112,8 +117,8 @@ impl SignatureStore for Stored<'_> {
         self.0.document(identifier).await
     }
 
-    async fn blob(&self, digest: &Digest) -> Result<Option<Bytes>, Fault> {
-        self.0.blob(digest, SIGNATURE_LIMIT).await
+    async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {
+        self.0.blob(digest, limit).await
     }
 }
 
@@ -127,37 +132,41 @@ pub async fn verify(
     requirements: &[Requirement],
     what: &str,
 ) -> Result<(), Fault> {
-    let satisfied = |found: &[Found]| {
-        requirements
-            .iter()
-            .all(|requirement| requirement.image(digest, found).is_ok())
+    let mut search = Search {
+        store,
+        digest,
+        evaluations: requirements.iter().map(Evaluation::of).collect(),
+        seen: HashSet::new(),
+        left: SIGNATURE_BYTES,
+        passed_over: 0,
     };
     let mut referrers = store.referrers(digest).await?;
     referrers.sort_by(|left, right| left.digest.cmp(&right.digest));
     let (mut listed, others): (Vec<_>, Vec<_>) = referrers.into_iter().partition(may_be_signature);
-    let passed_over = listed.split_off(listed.len().min(SIGNATURES));
-    let mut found = referring(store, digest, &listed).await?;
-    if satisfied(&found) {
+    let unread = listed.split_off(listed.len().min(SIGNATURES));
+    search.referring(&listed).await?;
+    if search.is_satisfied() {
         return Ok(());
     }
     if let Some(document) = store.document(&signature_tag(digest)).await? {
-        found.extend(layers(store, &document).await?);
-        if satisfied(&found) {
+        search.layers(&document).await?;
+        if search.is_satisfied() {
             return Ok(());
         }
     }
     let read = others.len().min(OTHERS);
-    found.extend(referring(store, digest, &others[..read]).await?);
-    let unread = match others.len() - read + passed_over.len() {
+    search.referring(&others[..read]).await?;
+    search.passed_over += others.len() - read + unread.len();
+    let passed_over = match search.passed_over {
         0 => String::new(),
-        unread => format!(" ({unread} more manifests refer to it than are read)"),
+        count => format!(" ({count} more that may be signatures are not read: they are too many or too large)"),
     };
-    for requirement in requirements {
-        requirement.image(digest, &found).map_err(|reason| {
+    for evaluation in search.evaluations {
+        evaluation.result().map_err(|reason| {
             Fault::retryable(
                 Reason::VerificationError,
                 format!(
-                    "{what} ({}) has not the signatures that verify asks for: {reason}{unread}; have it signed, or correct verify",
+                    "{what} ({}) has not the signatures that verify asks for: {reason}{passed_over}; have it signed, or correct verify",
                     digest.short_form()
                 ),
             )
@@ -166,21 +175,98 @@ pub async fn verify(
     Ok(())
 }
 
-/// The signatures that the manifests `listed` hold, in their order, as far as these refer to `digest`.
-async fn referring(store: &dyn SignatureStore, digest: &Digest, listed: &[Descriptor]) -> Result<Vec<Found>, Fault> {
-    let mut reads = Vec::new();
-    for referrer in listed {
-        reads.push(async move {
-            let document = store.document(referrer.digest.as_str()).await?;
-            let about = |document: &Document| document.subject().is_some_and(|own| own.digest == *digest);
-            match document.filter(about) {
-                Some(document) => layers(store, &document).await,
-                None => Ok(Vec::new()),
-            }
-        });
+/// The signatures of one image, which are judged as they are found: whoever may write to the repository decides how many there
+/// are and how large, so none is kept.
+struct Search<'a> {
+    store: &'a dyn SignatureStore,
+    digest: &'a Digest,
+    /// One for each requirement.
+    evaluations: Vec<Evaluation<'a>>,
+    /// The layers that were judged.
+    seen: HashSet<Digest>,
+    /// Bytes of signatures that may still be read.
+    left: usize,
+    /// What was not read.
+    passed_over: usize,
+}
+
+impl Search<'_> {
+    fn is_satisfied(&self) -> bool {
+        self.evaluations.iter().all(Evaluation::is_satisfied)
     }
-    let read: Vec<Vec<Found>> = stream::iter(reads).buffered(AT_ONCE).try_collect().await?;
-    Ok(read.into_iter().flatten().collect())
+
+    /// Judges what the manifests `listed` hold, in their order, as far as these refer to the image, until all requirements
+    /// are satisfied.
+    async fn referring(&mut self, listed: &[Descriptor]) -> Result<(), Fault> {
+        let (store, digest) = (self.store, self.digest);
+        let reads = listed.iter().map(|referrer| async move {
+            let document = store.document(referrer.digest.as_str()).await?;
+            let memory = DOCUMENTS.reserve();
+            let Some(document) = document else { return Ok(None) };
+            let added = memory.add(memory_of_json(&document.raw));
+            added.map_err(|exhausted| exhausted.fault(Reason::VerificationError, &store.name()))?;
+            Ok::<_, Fault>(Some((document, memory)))
+        });
+        let mut reads = stream::iter(reads.collect::<Vec<_>>()).buffered(AT_ONCE);
+        while let Some(read) = reads.next().await {
+            let Some((document, _memory)) = read? else { continue };
+            if document.subject().is_some_and(|own| own.digest == *digest) {
+                self.layers(&document).await?;
+            }
+            if self.is_satisfied() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges the signatures that a manifest holds, each in a layer of its own.
+    async fn layers(&mut self, document: &Document) -> Result<(), Fault> {
+        let layers = document
+            .manifest()
+            .map_or(&[] as &[_], |manifest| manifest.layers.as_slice());
+        let signatures = layers
+            .iter()
+            .filter(|layer| layer.media_type.starts_with(BUNDLE_FAMILY) || layer.media_type == SIMPLE_LAYER);
+        for (index, layer) in signatures.enumerate() {
+            // One layer may be the payload of several signatures of cosign 2, which stand in its annotations.
+            let bundle = layer.media_type.starts_with(BUNDLE_FAMILY);
+            if bundle && !self.seen.insert(layer.digest.clone()) {
+                continue;
+            }
+            let size = usize::try_from(layer.size).unwrap_or(usize::MAX);
+            if index >= SIGNATURES || size > SIGNATURE_LIMIT.min(self.left) {
+                self.passed_over += 1;
+                continue;
+            }
+            // A registry that lost it has no signature there.
+            let Some(content) = self.store.blob(&layer.digest, SIGNATURE_LIMIT.min(self.left)).await? else {
+                continue;
+            };
+            self.left -= content.len();
+            let memory = DOCUMENTS.reserve();
+            let added = memory.add(memory_of_json(&content));
+            added.map_err(|exhausted| exhausted.fault(Reason::VerificationError, &self.store.name()))?;
+            let signature = match bundle {
+                true => Signature::Bundle(content.to_vec()),
+                false => Signature::Simple(SimpleSignature {
+                    payload: content.to_vec(),
+                    annotations: layer.annotations.clone(),
+                }),
+            };
+            let found = Found {
+                at: layer.digest.clone(),
+                signature,
+            };
+            for evaluation in &mut self.evaluations {
+                evaluation.add(self.digest, &found);
+            }
+            if self.is_satisfied() {
+                break;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Whether the listing says of a referrer that it is a signature, or nothing.
@@ -189,34 +275,6 @@ fn may_be_signature(referrer: &Descriptor) -> bool {
     let kind = kind.is_none_or(|kind| kind.starts_with(BUNDLE_FAMILY) || kind == SIMPLE_ARTIFACT);
     let predicate = referrer.annotations.get(PREDICATE_ANNOTATION);
     kind && predicate.is_none_or(|predicate| predicate == SIGN_PREDICATE)
-}
-
-/// The signatures that a manifest holds, each in a layer of its own.
-async fn layers(store: &dyn SignatureStore, document: &Document) -> Result<Vec<Found>, Fault> {
-    let layers = document
-        .manifest()
-        .map_or(&[] as &[_], |manifest| manifest.layers.as_slice());
-    let mut found = Vec::new();
-    for layer in layers.iter().take(SIGNATURES) {
-        let bundle = layer.media_type.starts_with(BUNDLE_FAMILY);
-        if !bundle && layer.media_type != SIMPLE_LAYER {
-            continue;
-        }
-        // A registry that lost it has no signature there.
-        let Some(content) = store.blob(&layer.digest).await? else {
-            continue;
-        };
-        let signature = match bundle {
-            true => Signature::Bundle(content.to_vec()),
-            false => Signature::Simple(SimpleSignature {
-                payload: content.to_vec(),
-                annotations: layer.annotations.clone(),
-            }),
-        };
-        let at = layer.digest.clone();
-        found.push(Found { at, signature });
-    }
-    Ok(found)
 }
 
 /// Images that satisfied what was required, so that a repeat reads nothing. The time of a signature is proved by what

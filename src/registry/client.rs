@@ -19,6 +19,7 @@ use super::origin::Origin;
 use super::patience::{Patience, retry_after};
 use super::referrers::ReferrersApi;
 use super::refusal::Refusals;
+use super::shared::Shared;
 use super::token::{Proof, Scope, Tokens};
 use super::upload::Pace;
 
@@ -40,11 +41,7 @@ struct Inner {
     origin: Origin,
     http: Http,
     tokens: Tokens,
-    // Two, so that a copy within one registry, which holds a writing request while it waits for a reading
-    // one, always gets on.
-    reads: Arc<Semaphore>,
-    writes: Arc<Semaphore>,
-    patience: Patience,
+    shared: Arc<Shared>,
     pace: Pace,
     referrers_api: ReferrersApi,
     /// A manifest was found by HEAD, so the registry knows that method.
@@ -158,11 +155,8 @@ impl Registry {
             endpoint.idle,
             origin.clone(),
         );
-        let connections = endpoint.connections.clamp(1, Semaphore::MAX_PERMITS);
         Ok(Self(Arc::new(Inner {
-            reads: Arc::new(Semaphore::new(connections)),
-            writes: Arc::new(Semaphore::new(connections)),
-            patience: Patience::new(endpoint.rate),
+            shared: Shared::of(&endpoint),
             pace: Pace::default(),
             referrers_api: ReferrersApi::default(),
             answers_head: AtomicBool::new(false),
@@ -209,7 +203,7 @@ impl Registry {
     }
 
     pub(super) fn patience(&self) -> &Patience {
-        &self.0.patience
+        &self.0.shared.patience
     }
 
     pub(super) fn pace(&self) -> &Pace {
@@ -296,7 +290,7 @@ impl Registry {
 
     /// Waits for the right to send writing requests, one at a time.
     pub(super) async fn writing(&self) -> Result<OwnedSemaphorePermit, Error> {
-        self.permit(&self.0.writes).await
+        self.permit(&self.0.shared.writes).await
     }
 
     async fn permit(&self, semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
@@ -312,7 +306,7 @@ impl Registry {
                 Ok(answer) if !is_temporary(answer.status().as_u16()) => return Ok(answer),
                 Ok(answer) => {
                     let error = answer.failure().await;
-                    self.0.patience.note(&error);
+                    self.patience().note(&error);
                     error
                 }
                 Err(error) => error,
@@ -342,9 +336,12 @@ impl Registry {
         let reads = call.method == Method::GET || call.method == Method::HEAD;
         let turn = match call.within_turn {
             true => None,
-            false => Some(self.permit(if reads { &self.0.reads } else { &self.0.writes }).await?),
+            false => {
+                let shared = &self.0.shared;
+                Some(self.permit(if reads { &shared.reads } else { &shared.writes }).await?)
+            }
         };
-        self.0.patience.keep(&call.label).await?;
+        self.patience().keep(&call.label).await?;
         let mut url = call.url.clone();
         let mut proof = self.proof(&call.label, &call.method, &url, &call.scope).await?;
         let (mut redirects, mut led_by_public) = (0, false);
@@ -422,21 +419,6 @@ pub(super) fn leads_away(label: &str, to: &Url) -> Error {
     Error::new(Kind::Protocol, label, detail)
 }
 
-/// The body of an answer, at most `limit` bytes of it; longer ones are an error.
-pub(super) async fn body_within(response: &mut reqwest::Response, limit: usize, label: &str) -> Result<Bytes, Error> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response
-        .chunk()
-        .await
-        .map_err(|error| Error::transport(label, &error.without_url()))?
-    {
-        if body.len() + chunk.len() > limit {
-            let detail = format!("the answer has more than the {limit} bytes that are read");
-            return Err(Error::new(Kind::TooLarge, label, detail));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body.into())
 }
 
 /// Reads the first `limit` bytes of a body into `body`.

@@ -33,6 +33,9 @@ pub struct Endpoint {
     /// How many requests are sent in a second, and at once after a pause; without it, as many as `connections` allow.
     /// What its token service and its storage are asked is not counted.
     pub rate: Option<NonZeroU32>,
+    /// The least bytes a second of the content of a blob on its way there; what is slower for as long as `idle` is given up.
+    /// 0: none.
+    pub throughput: u64,
     /// What it may be and where it may lead; none for a registry that is trusted to lead anywhere.
     pub restrictions: Option<Arc<Restrictions>>,
 }
@@ -44,6 +47,8 @@ pub struct Limits {
     pub connections: usize,
     /// As [`Endpoint::rate`].
     pub rate: Option<NonZeroU32>,
+    /// As [`Endpoint::throughput`].
+    pub throughput: u64,
 }
 
 impl Default for Limits {
@@ -51,6 +56,7 @@ impl Default for Limits {
         Self {
             connections: 8,
             rate: None,
+            throughput: 1024,
         }
     }
 }
@@ -173,7 +179,11 @@ impl Credentials {
 impl Endpoint {
     /// HTTPS to `host`, anonymously, with what the system trusts; the usual [`Limits`], 60 s of idleness.
     pub fn new(host: impl Into<String>) -> Self {
-        let Limits { connections, rate } = Limits::default();
+        let Limits {
+            connections,
+            rate,
+            throughput,
+        } = Limits::default();
         Self {
             host: host.into(),
             aliases: Vec::new(),
@@ -183,16 +193,22 @@ impl Endpoint {
             idle: Duration::from_secs(60),
             connections,
             rate,
+            throughput,
             restrictions: None,
         }
     }
 
     /// The same within `limits`.
     pub fn within(self, limits: Limits) -> Self {
-        let Limits { connections, rate } = limits;
+        let Limits {
+            connections,
+            rate,
+            throughput,
+        } = limits;
         Self {
             connections,
             rate,
+            throughput,
             ..self
         }
     }

@@ -224,7 +224,7 @@ impl Error {
 
     pub(super) fn document(call: &str, error: &DocumentError) -> Self {
         let kind = match error {
-            DocumentError::TooLarge(_) => Kind::TooLarge,
+            DocumentError::TooLarge(_) | DocumentError::TooManyValues(_) => Kind::TooLarge,
             DocumentError::MediaType(_) | DocumentError::Schema1 => Kind::Unsupported,
             DocumentError::Malformed { .. } => Kind::Protocol,
         };

@@ -1,13 +1,13 @@
 //! Files that lie on a host as files, not as blobs of a repository: those of a chart repository, and what a url names.
 //! They are asked for with the same limits, retries and rules of redirects.
 
-use bytes::Bytes;
 use reqwest::Method;
 use reqwest::header::{ETAG, HeaderValue, IF_NONE_MATCH};
 use url::Url;
 
 use super::advice::Role;
-use super::client::{Call, Registry, body_within};
+use super::body::{Body, body_within};
+use super::client::{Call, Registry};
 use super::download::Download;
 use super::error::{DEFAULT_PATIENCE, Error, Kind};
 use super::token::Scope;
@@ -15,10 +15,10 @@ use crate::fault::{Fault, Reason};
 use crate::oci::Digest;
 
 /// What came of asking for a small file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum SmallFile {
     /// Its content, and the mark by which its host knows this state of it.
-    Content(Bytes, Option<String>),
+    Content(Body, Option<String>),
     /// It is what it was when its host gave the mark.
     Unchanged,
 }
@@ -43,9 +43,7 @@ impl Registry {
         }
         let mark = answer.header(ETAG).filter(|mark| mark.len() <= 256).map(str::to_owned);
         let label = answer.label.clone();
-        let content = tokio::time::timeout(self.idle(), body_within(&mut answer.response, limit, &label))
-            .await
-            .map_err(|_| Error::timed_out(&label, self.idle()))??;
+        let content = body_within(&mut answer.response, limit, self.idle(), &label).await?;
         Ok(SmallFile::Content(content, mark))
     }
 

@@ -6,6 +6,7 @@
 //! certificate.
 
 mod advice;
+mod body;
 pub mod certificates;
 mod challenge;
 mod client;
@@ -27,6 +28,7 @@ mod referrers;
 mod refusal;
 mod repository;
 mod restrictions;
+mod shared;
 mod tags;
 mod tls;
 mod token;
@@ -34,6 +36,7 @@ mod token_service;
 mod upload;
 mod zone;
 
+pub use body::{Body, BodyPermits};
 pub use client::Registry;
 pub use download::Download;
 pub use endpoint::{Credentials, Endpoint, Limits, Trust};

@@ -3,8 +3,10 @@
 use bytes::{Bytes, BytesMut};
 use reqwest::Method;
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RANGE};
+use tokio::time::{Instant, timeout_at};
 
-use super::client::{Answer, Call, Registry, body_within};
+use super::body::{BodyPermits, body_within};
+use super::client::{Answer, Call, Registry};
 use super::download::Download;
 use super::error::{Error, Kind};
 use super::token::Scope;
@@ -229,17 +231,27 @@ impl Repository {
         self.blob(digest, Some(size)).unverified()
     }
 
-    /// The content of a blob of at most `limit` bytes, verified.
+    /// The content of a blob of at most `limit` bytes, verified. All of it has to come within the time that the registry may
+    /// stand still.
     pub async fn small_blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Error> {
         let mut download = self.blob(digest, None);
         let mut content = BytesMut::new();
+        let mut permits = BodyPermits::default();
+        let time = self.registry.idle();
+        let mut deadline = Instant::now() + time;
         loop {
-            match download.chunk().await {
+            let chunk = timeout_at(deadline, download.chunk()).await;
+            match chunk.map_err(|_| Error::timed_out(download.label(), time))? {
                 Ok(Some(chunk)) if content.len() + chunk.len() > limit => {
                     let detail = format!("the blob has more than the {limit} bytes that are read of it");
                     return Err(Error::new(Kind::TooLarge, download.label(), detail));
                 }
-                Ok(Some(chunk)) => content.extend_from_slice(&chunk),
+                Ok(Some(chunk)) => {
+                    let waited = Instant::now();
+                    permits.grow(content.len() + chunk.len()).await;
+                    deadline += waited.elapsed();
+                    content.extend_from_slice(&chunk);
+                }
                 Ok(None) => return Ok(Some(content.freeze())),
                 Err(error) if error.kind() == &Kind::NotFound => return Ok(None),
                 Err(error) => return Err(error),
@@ -342,11 +354,9 @@ impl Repository {
 
     /// The body of `answer`, within `limit` bytes and the time that the registry may stand still.
     pub(super) async fn body(&self, answer: &mut Answer, limit: usize) -> Result<Bytes, Error> {
-        let idle = self.registry.idle();
         let label = answer.label.clone();
-        tokio::time::timeout(idle, body_within(&mut answer.response, limit, &label))
-            .await
-            .map_err(|_| Error::timed_out(&label, idle))?
+        let body = body_within(&mut answer.response, limit, self.registry.idle(), &label).await?;
+        Ok(body.bytes)
     }
 }
 

@@ -11,7 +11,8 @@ use secrecy::ExposeSecret;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::client::{body_within, shown, text_of};
+use super::body::body_within;
+use super::client::{shown, text_of};
 use super::endpoint::Credentials;
 use super::error::{Error, Kind};
 use super::explanation::inflated;
@@ -190,15 +191,16 @@ impl TokenService {
                     continue;
                 }
                 let after = retry_after(response.headers());
-                let read = body_within(&mut response, ANSWER_LIMIT, call).await;
+                let read = body_within(&mut response, ANSWER_LIMIT, self.limit, call).await;
                 if status.is_success() {
-                    let body = read.map_err(failed)?;
+                    let body = read.map_err(failed)?.bytes;
                     return read_token(call, &body).map_err(failed);
                 }
                 // Of a service in a private network nothing is told but its status: the registry alone says that it is one.
+                let body = read.map(|body| body.bytes).unwrap_or_default();
                 let error = match self.http.is_foreign(&url) && !self.http.is_public(&response) {
                     true => Error::status(call, status.as_u16(), after, &[]),
-                    false => Error::status(call, status.as_u16(), after, &read.unwrap_or_default()),
+                    false => Error::status(call, status.as_u16(), after, &body),
                 };
                 return Err(Refusal {
                     status: Some(status.as_u16()),

@@ -93,21 +93,9 @@ impl Requirement {
     /// Whether one of `found` says, by somebody who may, that the image of `digest` is signed. The error says for people
     /// what is wrong with each, in their order.
     pub fn image(&self, digest: &Digest, found: &[Found]) -> Result<(), String> {
-        let mut reasons = Vec::new();
-        for Found { at, signature } in found {
-            match self.one(digest, signature.clone()) {
-                Ok(()) => return Ok(()),
-                Err(reason) => reasons.push(format!("the signature {}: {reason}", at.short_form())),
-            }
-        }
-        match reasons.len() {
-            0 => Err("it has no signature".to_owned()),
-            count if count > SHOWN => {
-                reasons.truncate(SHOWN);
-                Err(format!("{}; and {} more", reasons.join("; "), count - SHOWN))
-            }
-            _ => Err(reasons.join("; ")),
-        }
+        let mut evaluation = Evaluation::of(self);
+        found.iter().for_each(|found| evaluation.add(digest, found));
+        evaluation.result()
     }
 
     /// Whether `bundle` signs the file `content` by somebody who may.
@@ -219,6 +207,59 @@ impl Requirement {
             certificate.verify(&signed.intermediates, trust, time)?;
         }
         Ok(())
+    }
+}
+
+/// What is known of a requirement while signatures are found one by one, none of which is kept.
+pub struct Evaluation<'r> {
+    requirement: &'r Requirement,
+    satisfied: bool,
+    /// What is wrong with the first ones.
+    reasons: Vec<String>,
+    refused: usize,
+}
+
+impl<'r> Evaluation<'r> {
+    /// Of `requirement`, before any signature was found.
+    pub fn of(requirement: &'r Requirement) -> Self {
+        Self {
+            requirement,
+            satisfied: false,
+            reasons: Vec::new(),
+            refused: 0,
+        }
+    }
+
+    /// Takes a signature of the image of `digest` into account.
+    pub fn add(&mut self, digest: &Digest, found: &Found) {
+        if self.satisfied {
+            return;
+        }
+        match self.requirement.one(digest, found.signature.clone()) {
+            Ok(()) => self.satisfied = true,
+            Err(reason) => {
+                self.refused += 1;
+                if self.reasons.len() < SHOWN {
+                    self.reasons
+                        .push(format!("the signature {}: {reason}", found.at.short_form()));
+                }
+            }
+        }
+    }
+
+    /// Whether a signature satisfied it.
+    pub fn is_satisfied(&self) -> bool {
+        self.satisfied
+    }
+
+    /// Whether a signature satisfied it; the error says for people what is wrong with those that were found.
+    pub fn result(self) -> Result<(), String> {
+        match self.refused - self.reasons.len() {
+            _ if self.satisfied => Ok(()),
+            _ if self.refused == 0 => Err("it has no signature".to_owned()),
+            0 => Err(self.reasons.join("; ")),
+            more => Err(format!("{}; and {more} more", self.reasons.join("; "))),
+        }
     }
 }
 

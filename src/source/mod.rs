@@ -17,12 +17,14 @@ mod reconnection;
 mod registry;
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+use crate::budget::Reservation;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Platform, Reference};
 use crate::registry::{Credentials, Repository};
@@ -110,6 +112,8 @@ pub struct Resolved {
     /// Every manifest, children before the index that lists them, the root last. Empty when only the
     /// delivery tells.
     pub documents: Vec<Document>,
+    /// The memory that the documents take, held as long as they are.
+    pub memory: Arc<Reservation>,
     /// Bytes that the image has at its source, as far as it says: for progress, not for a decision.
     pub size: Option<u64>,
 }

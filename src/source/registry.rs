@@ -3,12 +3,14 @@
 mod lookup;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::readings::Readings;
 use super::{Blob, BlobSink, Delivered, Form, Identity, ImageSource, Method, Resolved, may_be_gone};
+use crate::budget::IMAGES;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Platform, Reference, Selection, distinct_blobs, distinct_foreign_layers, select};
 use crate::registry::{Registry, Repository};
@@ -38,6 +40,7 @@ impl RegistrySource {
             repository: self.registry.repository(reference.repository()),
             name: reference.to_string(),
             pinned: reference.digest().is_some(),
+            memory: Arc::new(IMAGES.reserve()),
         }
     }
 }
@@ -54,6 +57,7 @@ impl ImageSource for RegistrySource {
             resolved => return resolved,
         };
         // The tag may have moved meanwhile, and what it named before may be deleted.
+        let lookup = self.lookup(reference);
         let root = lookup.root(reference).await?;
         if *root.digest() == digest {
             return Err(fault);
@@ -130,6 +134,7 @@ impl ImageSource for RegistrySource {
             chosen_from: None,
             size: Some(distinct_blobs(&documents).iter().map(|blob| blob.size).sum()),
             documents,
+            memory: lookup.memory,
         }))
     }
 

@@ -11,6 +11,7 @@ use super::progress::Progress;
 use super::referrers::Referrers;
 use super::sink::DestinationSink;
 use super::tags::{Tags, of_package};
+use crate::budget::{IMAGES, memory_of_json};
 use crate::fault::{Fault, Reason};
 use crate::oci::{
     Compression, Content, Descriptor, Digest, Document, Location, OmittedTag, Platform, Reference, ReferrersPolicy,
@@ -380,12 +381,15 @@ impl Transfer {
     /// The manifests under `root` in the destination.
     async fn documents(&self, root: &Digest) -> Result<Vec<Document>, Fault> {
         // As deep as the registry source goes; a ring cannot be made of digests.
+        let memory = IMAGES.reserve();
         let mut found = Vec::new();
         let mut wanted = vec![root.clone()];
         while let Some(digest) = wanted.pop() {
             let Some(document) = self.destination.document(digest.as_str()).await? else {
                 continue;
             };
+            let added = memory.add(memory_of_json(&document.raw));
+            added.map_err(|exhausted| exhausted.fault(Reason::PushFailed, &self.destination.name()))?;
             if let Content::Index(index) = &document.content {
                 wanted.extend(index.manifests.iter().map(|entry| entry.digest.clone()).take(256));
             }

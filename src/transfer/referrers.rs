@@ -9,6 +9,7 @@ use futures::StreamExt as _;
 use futures::stream::{self, TryStreamExt as _};
 
 use super::Destination;
+use crate::budget::{IMAGES, memory_of_json};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Content, Digest, Document, Reference, referrers_tag};
 use crate::source::{BlobSink, ImageSource, Resolved};
@@ -95,6 +96,7 @@ impl Referrers<'_> {
     async fn copy_all(&self, mut subjects: Vec<Digest>, sink: &dyn BlobSink) -> Result<usize, Fault> {
         let mut seen: HashSet<Digest> = subjects.iter().cloned().collect();
         let (mut count, mut bytes, mut written) = (0, 0, 0);
+        let memory = IMAGES.reserve();
         // As deep as there are any; each level has one at least, so their number ends it.
         for depth in 0.. {
             let suffixes = if depth == 0 {
@@ -123,6 +125,10 @@ impl Referrers<'_> {
                     Read::Gone => return Err(self.gone(found)),
                     Read::Done => found.digest.clone(),
                     Read::Lacking(resolved) => {
+                        let documents = resolved.documents.iter();
+                        let added = memory.add(documents.map(|document| memory_of_json(&document.raw)).sum());
+                        let what = || format!("what refers to {}", self.reference);
+                        added.map_err(|exhausted| exhausted.fault(Reason::SourceFailed, &what()))?;
                         let digest = resolved.identity.digest().clone();
                         brought.push((found, resolved));
                         digest

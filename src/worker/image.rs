@@ -1,5 +1,6 @@
 //! The reconciler of `JackalImage` objects: decides for each whether a task runs, waits or rests.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -73,6 +74,8 @@ pub struct Settings {
     pub interval: Duration,
     /// How long a transfer may stand still, where an object says nothing.
     pub idle: Duration,
+    /// How long a transfer may stand still at most, whatever an object says.
+    pub longest_idle: Duration,
     /// How long what is to be deleted stands in a package's status before it is.
     pub garbage_delay: Duration,
     /// What makes SBOMs; none where this installation makes none.
@@ -103,9 +106,10 @@ impl Settings {
         own.map_or(self.interval, Into::into).max(Duration::from_secs(10))
     }
 
-    /// The idle limit of an object; at least a second.
+    /// The idle limit of an object; at least a second, and no longer than the administrator allows.
     pub fn idle(&self, own: Option<Period>) -> Duration {
-        own.map_or(self.idle, Into::into).max(Duration::from_secs(1))
+        let asked: Duration = own.map_or(self.idle, Into::into);
+        asked.min(self.longest_idle).max(Duration::from_secs(1))
     }
 }
 
@@ -205,6 +209,7 @@ pub async fn run(
     let reader = writer.as_reader();
     let gone = Arc::clone(&worker);
     let mut listing = worker.settings.health.listing("JackalImages");
+    let listed = reader.clone();
     let (before, changing) = (reader.clone(), Arc::clone(&worker));
     let stream = watcher::watcher(api, watcher::Config::default())
         .default_backoff()
@@ -213,8 +218,11 @@ pub async fn run(
         .reflect(writer)
         .inspect(move |event| {
             listing.note(event);
-            if let Ok(Event::Delete(object)) = event {
-                gone.memory.forget(object.uid().as_deref().unwrap_or_default());
+            match event {
+                Ok(Event::Delete(object)) => gone.memory.forget(object.uid().as_deref().unwrap_or_default()),
+                // What went between two lists is told by nobody.
+                Ok(Event::InitDone) => gone.memory.keep(&uids(&listed)),
+                _ => {}
             }
         })
         .touched_objects();
@@ -252,6 +260,15 @@ pub async fn run(
     if tokio::time::timeout(STOP, worker.tasks.wait()).await.is_err() {
         warn!("tasks did not stop in {STOP:?}; their claims go stale by themselves");
     }
+}
+
+/// The uids of all objects of `store`.
+pub fn uids<K: kube::Resource<DynamicType = ()> + Clone>(store: &Store<K>) -> HashSet<String> {
+    store
+        .state()
+        .iter()
+        .filter_map(|object| object.meta().uid.clone())
+        .collect()
 }
 
 /// Which images to look at again.

@@ -1,7 +1,7 @@
 //! What one process remembers of the images it may move: running tasks, the last result, others' claims.
 //! Nothing here is needed for correctness; a restart only looks at everything once more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -252,6 +252,19 @@ impl Memory {
         }
     }
 
+    /// Cancels and forgets all but the objects of `uids`: the others went while nobody watched.
+    pub fn keep(&self, uids: &HashSet<String>) {
+        let gone: Vec<String> = self
+            .entries()
+            .keys()
+            .filter(|uid| !uids.contains(*uid))
+            .cloned()
+            .collect();
+        for uid in gone {
+            self.forget(&uid);
+        }
+    }
+
     fn end(&self, uid: &str, last: Option<Last>) {
         let mut entries = self.entries();
         let Some(entry) = entries.get_mut(uid) else {
@@ -390,6 +403,14 @@ mod tests {
         memory.succeeded("b", key(1), now);
         memory.forget("b");
         assert!(memory.entries().is_empty());
+        memory.succeeded("c", key(1), now);
+        memory.succeeded("d", key(1), now);
+        let token = memory.begin("e", &key(1), &CancellationToken::new());
+        memory.keep(&HashSet::from(["d".to_owned()]));
+        assert!(token.is_cancelled());
+        memory.ended("e");
+        let left: Vec<String> = memory.entries().keys().cloned().collect();
+        assert_eq!(left, ["d"]);
     }
 
     #[test]

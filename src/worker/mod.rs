@@ -2,6 +2,7 @@
 //! registries, and in the agent, for those of its node. What differs between the two is a [`Duty`].
 
 mod api_server;
+mod caught;
 mod claim;
 mod config_maps;
 mod events;
@@ -22,11 +23,14 @@ mod trust;
 mod turns;
 
 pub use api_server::refuse_api_server;
+pub use caught::caught;
 pub use claim::STALE;
 pub use config_maps::config_map;
 pub use events::Events;
 pub use health::{Check, Health, Listing, Pulse};
-pub use image::{Feed, Guarded, Nudge, Settings, Worker, is_ready, last_part, lighten, run, stands, until_stopped};
+pub use image::{
+    Feed, Guarded, Nudge, Settings, Worker, is_ready, last_part, lighten, run, stands, uids, until_stopped,
+};
 pub use memory::{Backoff, Decision, Key, Memory, View};
 pub use metrics::{Kind, Metrics, Pass};
 pub use place::{Defaults, Place};

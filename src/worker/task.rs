@@ -11,6 +11,7 @@ use kube::{Api, ResourceExt as _};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::caught::caught;
 use super::claim::{self, RENEW, STALE};
 use super::image::Worker;
 use super::memory::Key;
@@ -50,7 +51,7 @@ pub(super) async fn run(
     let result = tokio::select! {
         biased;
         () = token.cancelled() => None,
-        result = bring(&worker, &image, &key, owner) => Some(result),
+        result = caught(bring(&worker, &image, &key, owner)) => Some(result),
     };
     let api: Api<JackalImage> = Api::namespaced(worker.client.clone(), &image.namespace().unwrap_or_default());
     match result {
@@ -88,7 +89,8 @@ async fn bring(
 ) -> Result<End, Fault> {
     let owner = owner?;
     let (source, destination) = route(image);
-    let turn = worker.turns.turn(&source, &destination).await;
+    let namespace = image.namespace().unwrap_or_default();
+    let turn = worker.turns.turn(&namespace, &source, &destination).await;
     let _turn = turn.ok_or_else(|| Fault::retryable(Reason::TimedOut, "the operator is stopping"))?;
     let mut attempt = worker.settings.metrics.attempt(image.spec.source);
     let result = take_over(worker, image, key, owner.as_deref(), &mut attempt).await;

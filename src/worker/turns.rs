@@ -1,5 +1,6 @@
-//! Which images move at once: so many out of one source, so many into one destination, so many in all. A registry that
-//! is slow or dead then holds up its own images and leaves room for the others.
+//! Which images move at once: so many out of one source, so many into one destination, so many of one namespace, so many in
+//! all. A registry that is slow or dead then holds up its own images and leaves room for the others, and so does a namespace
+//! whose registries are. Of the namespaces that wait the one is next of which the fewest images move.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,11 +11,13 @@ use tokio::sync::oneshot;
 /// How many sources may have all of their images moving at once.
 const SOURCES: usize = 8;
 
-/// The turns of one process. Whoever comes first of those that have room gets the next.
+/// The turns of one process. Of those that have room the next is one of the namespace that has the fewest; of several the one
+/// who came first.
 #[derive(Debug)]
 pub(super) struct Turns {
     of_source: usize,
     of_destination: usize,
+    of_namespace: usize,
     of_all: usize,
     state: Mutex<State>,
 }
@@ -23,6 +26,7 @@ pub(super) struct Turns {
 struct State {
     sources: Hosts,
     destinations: Hosts,
+    namespaces: Hosts,
     running: usize,
     waiting: VecDeque<Waiting>,
 }
@@ -33,13 +37,20 @@ struct Waiting {
     granted: oneshot::Sender<Turn>,
 }
 
-/// How many images of each host run. Changed under the lock only.
+/// How many images of each host, or namespace, run. Changed under the lock only.
 type Hosts = HashMap<String, Arc<AtomicUsize>>;
 
 #[derive(Clone, Debug)]
 struct Route {
     source: Arc<AtomicUsize>,
     destination: Arc<AtomicUsize>,
+    namespace: Arc<AtomicUsize>,
+}
+
+impl Route {
+    fn counts(&self) -> [&AtomicUsize; 3] {
+        [&self.source, &self.destination, &self.namespace]
+    }
 }
 
 /// The right to move one image, until it is dropped.
@@ -57,19 +68,21 @@ impl Turns {
         Arc::new(Self {
             of_source,
             of_destination: of_all / 2,
+            of_namespace: of_all / 2,
             of_all,
             state: Mutex::default(),
         })
     }
 
-    /// Waits for the right to move an image from the host `source` to the host `destination`. Waiting is no network
+    /// Waits for the right to move an image of `namespace` from the host `source` to the host `destination`. Waiting is no network
     /// wait: it ends with a running transfer, whose idleness is limited. None when the process ends.
-    pub async fn turn(self: &Arc<Self>, source: &str, destination: &str) -> Option<Turn> {
+    pub async fn turn(self: &Arc<Self>, namespace: &str, source: &str, destination: &str) -> Option<Turn> {
         let granted = {
             let mut state = self.state();
             let route = Route {
                 source: counted(&mut state.sources, source),
                 destination: counted(&mut state.destinations, destination),
+                namespace: counted(&mut state.namespaces, namespace),
             };
             let (sender, granted) = oneshot::channel();
             state.waiting.push_back(Waiting { route, granted: sender });
@@ -86,29 +99,39 @@ impl Turns {
     fn has_room(&self, route: &Route) -> bool {
         route.source.load(Ordering::Relaxed) < self.of_source
             && route.destination.load(Ordering::Relaxed) < self.of_destination
+            && route.namespace.load(Ordering::Relaxed) < self.of_namespace
     }
 
-    /// Gives turns to those that have room, the first first.
+    /// The place of the one who is next, of those that still wait.
+    fn next(&self, state: &State) -> Option<usize> {
+        let with_room = state
+            .waiting
+            .iter()
+            .enumerate()
+            .filter(|(_, waiting)| self.has_room(&waiting.route));
+        // Of several the first.
+        with_room
+            .min_by_key(|(_, waiting)| waiting.route.namespace.load(Ordering::Relaxed))
+            .map(|(at, _)| at)
+    }
+
+    /// Gives turns to those that have room.
     fn grant(self: &Arc<Self>) {
         // Given back where nobody waits any more, and that takes the lock again.
         let mut unwanted = Vec::new();
         {
             let mut state = self.state();
-            let mut at = 0;
+            state.waiting.retain(|waiting| !waiting.granted.is_closed());
             while state.running < self.of_all
-                && let Some(waiting) = state.waiting.get(at)
+                && let Some(at) = self.next(&state)
+                && let Some(Waiting { route, granted }) = state.waiting.remove(at)
             {
-                if waiting.granted.is_closed() {
-                    state.waiting.remove(at);
-                } else if !self.has_room(&waiting.route) {
-                    at += 1;
-                } else if let Some(Waiting { route, granted }) = state.waiting.remove(at) {
-                    state.running += 1;
-                    route.source.fetch_add(1, Ordering::Relaxed);
-                    route.destination.fetch_add(1, Ordering::Relaxed);
-                    let turns = Arc::clone(self);
-                    unwanted.extend(granted.send(Turn { turns, route }).err());
+                state.running += 1;
+                for count in route.counts() {
+                    count.fetch_add(1, Ordering::Relaxed);
                 }
+                let turns = Arc::clone(self);
+                unwanted.extend(granted.send(Turn { turns, route }).err());
             }
         }
         drop(unwanted);
@@ -120,13 +143,15 @@ impl Drop for Turn {
         {
             let mut state = self.turns.state();
             state.running -= 1;
-            self.route.source.fetch_sub(1, Ordering::Relaxed);
-            self.route.destination.fetch_sub(1, Ordering::Relaxed);
+            for count in self.route.counts() {
+                count.fetch_sub(1, Ordering::Relaxed);
+            }
             // Hosts come and go; who waits for one or runs holds its count.
             if state.waiting.is_empty() {
                 let used = |_: &String, count: &mut Arc<AtomicUsize>| Arc::strong_count(count) > 1;
                 state.sources.retain(used);
                 state.destinations.retain(used);
+                state.namespaces.retain(used);
             }
         }
         self.turns.grant();
@@ -147,7 +172,34 @@ mod tests {
     use super::*;
 
     fn now(turns: &Arc<Turns>, source: &str, destination: &str) -> Option<Turn> {
-        turns.turn(source, destination).now_or_never().flatten()
+        turns.turn(source, source, destination).now_or_never().flatten()
+    }
+
+    #[test]
+    fn a_namespace_leaves_room_for_others_and_waits_for_those_that_have_less() {
+        let turns = Turns::new(1);
+        let of = |namespace: &str, at: usize| {
+            turns
+                .turn(namespace, &format!("{namespace}{at}"), &format!("to{namespace}{at}"))
+                .now_or_never()
+                .flatten()
+        };
+        let greedy: Vec<_> = (0..8).filter_map(|at| of("greedy", at)).collect();
+        assert_eq!(greedy.len(), 4, "half of all");
+        let mut others: Vec<_> = (0..4).filter_map(|at| of(&format!("n{at}"), at)).collect();
+        assert_eq!(others.len(), 4);
+        let mut greedy_waits = Box::pin(turns.turn("greedy", "a", "b"));
+        assert!(greedy_waits.as_mut().now_or_never().is_none());
+        let mut modest_waits = Box::pin(turns.turn("modest", "c", "d"));
+        assert!(modest_waits.as_mut().now_or_never().is_none());
+        drop(others.pop());
+        assert!(greedy_waits.as_mut().now_or_never().is_none());
+        assert!(
+            modest_waits.as_mut().now_or_never().flatten().is_some(),
+            "it came later and has less"
+        );
+        drop((greedy, others));
+        assert!(greedy_waits.as_mut().now_or_never().flatten().is_some());
     }
 
     #[test]
@@ -173,11 +225,11 @@ mod tests {
     fn turns_go_on_in_the_order_of_coming_and_past_those_who_left() {
         let turns = Turns::new(1);
         let first = now(&turns, "a", "in").unwrap();
-        let mut second = Box::pin(turns.turn("a", "in"));
+        let mut second = Box::pin(turns.turn("n", "a", "in"));
         assert!(second.as_mut().now_or_never().is_none());
-        let mut third = Box::pin(turns.turn("a", "in"));
+        let mut third = Box::pin(turns.turn("n", "a", "in"));
         assert!(third.as_mut().now_or_never().is_none());
-        let mut fourth = Box::pin(turns.turn("a", "in"));
+        let mut fourth = Box::pin(turns.turn("n", "a", "in"));
         assert!(fourth.as_mut().now_or_never().is_none());
         drop(second);
         drop(first);

@@ -6,6 +6,8 @@ mod credentials;
 mod defaults;
 mod deletion;
 mod engine;
+mod fairness;
+mod memory;
 mod nodes;
 mod requests;
 mod sbom;

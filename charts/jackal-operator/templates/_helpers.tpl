@@ -255,6 +255,8 @@ set is written. */}}
   "JACKAL_REQUEST_RATE" (.Values.settings.requestRate | default "" | toString)
   "JACKAL_INTERVAL" .Values.settings.interval
   "JACKAL_STALL_TIMEOUT" .Values.settings.stallTimeout
+  "JACKAL_MAX_STALL_TIMEOUT" .Values.settings.maxStallTimeout
+  "JACKAL_MIN_THROUGHPUT" (.Values.settings.minThroughput | toString)
   "JACKAL_RETRY_LIMIT" .Values.settings.retryLimit
   "JACKAL_LOG" .Values.settings.log
   "JACKAL_LOG_FORMAT" .Values.settings.logFormat }}

@@ -132,3 +132,16 @@ proptest! {
         let _ = json::<Page>(&bytes);
     }
 }
+
+#[test]
+fn values_are_counted_without_reading_them() {
+    for (text, expected) in [
+        ("", 1),
+        ("1", 1),
+        ("[1,2]", 3),
+        (r#"{"a":"b,{[","c":[{},"\",\\"]}"#, 6),
+        (r#"{"a\\":[],"b":[]}"#, 5),
+    ] {
+        assert_eq!(json_values(text.as_bytes()), expected, "{text}");
+    }
+}

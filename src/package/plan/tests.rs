@@ -425,6 +425,18 @@ fn an_image_is_its_name_or_an_object() {
     );
 }
 
+#[test]
+fn a_package_has_no_more_images_than_its_status_can_list() {
+    let images = |count: usize| {
+        let images: Vec<ImageSpec> = (0..count).map(|number| wish(&format!("a/i{number}:1"))).collect();
+        plan(Naming::Plain, &images).map(|plan| plan.images.len())
+    };
+    assert_eq!(images(IMAGES).unwrap(), IMAGES);
+    let refused = images(IMAGES + 1).unwrap_err();
+    assert_eq!(refused.reason, Reason::InvalidSpec);
+    assert!(refused.message.contains("make several packages"), "{}", refused.message);
+}
+
 fn any_image() -> impl Strategy<Value = ImageSpec> {
     let name = prop_oneof![
         "\\PC{0,40}",

@@ -49,7 +49,10 @@ fn complete(mut subjects: Vec<Subject>) -> PackageSboms {
             contents: Format::ALL.into_iter().map(content).collect(),
         });
     }
-    PackageSboms { subjects }
+    PackageSboms {
+        subjects,
+        _memory: crate::budget::PACKAGES.reserve(),
+    }
 }
 
 fn paths(sboms: &PackageSboms) -> Vec<String> {
@@ -103,6 +106,7 @@ fn what_has_no_files_has_no_sbom() {
     .unwrap();
     let sboms = PackageSboms {
         subjects: subjects("r.test/chart:1", vec![chart]),
+        _memory: crate::budget::PACKAGES.reserve(),
     };
     assert!(sboms.is_complete() && sboms.archive().is_none());
 }

@@ -11,6 +11,7 @@ mod feed;
 mod pace;
 mod request;
 mod session;
+mod turn;
 mod window;
 
 use std::fmt;
@@ -23,6 +24,7 @@ use url::Url;
 
 use self::feed::Feed;
 use self::request::{Broken, Failure, Part, Redirect};
+use self::turn::WritePermit;
 use super::client::{Answer, REDIRECTS, too_many_redirects};
 use super::error::{Error, Kind, backoff};
 use super::repository::{Repository, answered_digest, same_digest};
@@ -90,9 +92,9 @@ impl Repository {
         size: Option<u64>,
         bytes: BoxStream<'_, Result<Bytes, E>>,
     ) -> Result<(Digest, u64), UploadError<E>> {
-        // Held to the end: between two parts nobody may come who waits for a turn to read, while who reads waits for
-        // this turn to go on.
-        let _turn = self.registry().writing().await?;
+        // Held to the end as long as content flows: between two parts nobody may come who waits for a turn to read, while who
+        // reads waits for this permit to go on.
+        let permit = WritePermit::acquire(self.registry()).await?;
         let session = match begun {
             Some(Begun(session)) => session,
             None => Session::begin(self).await?,
@@ -103,6 +105,7 @@ impl Repository {
         };
         let mut upload = Upload {
             repository: self,
+            permit,
             session,
             feed: Feed::new(digest, size, bytes, label),
             digest,
@@ -136,6 +139,7 @@ impl Repository {
 /// A blob on its way.
 struct Upload<'r, 'a, E> {
     repository: &'r Repository,
+    permit: WritePermit,
     session: Session,
     feed: Feed<'a, E>,
     digest: Option<&'a Digest>,
@@ -175,7 +179,7 @@ impl<E> Upload<'_, '_, E> {
                 length: Some(size),
                 ranged: false,
             };
-            let answer = request::send(&self.session, &mut self.feed, part).await?;
+            let answer = request::send(&self.session, &mut self.permit, &mut self.feed, part).await?;
             return self.committed(&answer).map(Some).map_err(ended);
         }
         if self.feed.more().await.map_err(Broken::Ended)? {
@@ -192,7 +196,7 @@ impl<E> Upload<'_, '_, E> {
                 // The one request that docker sends too is known also where ranges are not.
                 ranged: part < u64::MAX,
             };
-            let answer = request::send(&self.session, &mut self.feed, part).await?;
+            let answer = request::send(&self.session, &mut self.permit, &mut self.feed, part).await?;
             self.session.moved(&answer).map_err(ended)?;
             self.acknowledged = self.feed.at();
             self.redirects = 0;
@@ -213,7 +217,7 @@ impl<E> Upload<'_, '_, E> {
             length: Some(0),
             ranged: false,
         };
-        let answer = request::send(&self.session, &mut self.feed, part).await?;
+        let answer = request::send(&self.session, &mut self.permit, &mut self.feed, part).await?;
         self.committed(&answer).map(Some).map_err(ended)
     }
 

@@ -15,6 +15,7 @@ use url::Url;
 use super::UploadError;
 use super::feed::Feed;
 use super::session::Session;
+use super::turn::{PAUSE, WritePermit};
 use crate::registry::client::{Answer, leads_away};
 use crate::registry::error::{Error, Kind};
 
@@ -70,10 +71,15 @@ pub(super) struct Failure {
 
 /// Sends what follows in `feed` as the body of one request, by one who has the turn to write. The answer's status is a
 /// success.
-pub(super) async fn send<E>(session: &Session, feed: &mut Feed<'_, E>, part: Part) -> Result<Answer, Broken<E>> {
+pub(super) async fn send<E>(
+    session: &Session,
+    permit: &mut WritePermit,
+    feed: &mut Feed<'_, E>,
+    part: Part,
+) -> Result<Answer, Broken<E>> {
     let (from, begun) = (feed.at(), Instant::now());
     let (method, length) = (part.method.clone(), part.length);
-    let sent = attempt(session, feed, part).await;
+    let sent = attempt(session, permit, feed, part).await;
     sent.map_err(|stopped| match stopped {
         Stopped::Redirected(to) => Broken::Redirected(Redirect { method, to, from }),
         Stopped::Failed(error) => {
@@ -104,7 +110,12 @@ impl<E> From<Error> for Stopped<E> {
     }
 }
 
-async fn attempt<E>(session: &Session, feed: &mut Feed<'_, E>, part: Part) -> Result<Answer, Stopped<E>> {
+async fn attempt<E>(
+    session: &Session,
+    permit: &mut WritePermit,
+    feed: &mut Feed<'_, E>,
+    part: Part,
+) -> Result<Answer, Stopped<E>> {
     let registry = &session.registry;
     let idle = registry.idle();
     let label = session.label(&part.method);
@@ -128,7 +139,8 @@ async fn attempt<E>(session: &Session, feed: &mut Feed<'_, E>, part: Part) -> Re
     }
     let mut request = pin!(registry.http().send(&label, request));
     let (whole, response) = {
-        let mut pump = pin!(pump(feed, part.most, sender, &label, idle));
+        let least = registry.endpoint().throughput.saturating_mul(idle.as_secs());
+        let mut pump = pin!(pump(feed, permit, part.most, sender, (&label, idle, least)));
         tokio::select! {
             biased;
             pumped = &mut pump => match pumped {
@@ -138,6 +150,7 @@ async fn attempt<E>(session: &Session, feed: &mut Feed<'_, E>, part: Part) -> Re
                 }
                 // The connection took no more; its answer says why.
                 Err(Stop::Closed) => (false, timeout(idle, request).await),
+                Err(Stop::Failed(error)) => return Err(error.into()),
                 Err(Stop::Stuck) => return Err(Error::timed_out(&label, idle).into()),
                 Err(Stop::Ended(error)) => return Err(Stopped::Ended(error)),
             },
@@ -181,30 +194,54 @@ enum Stop<E> {
     Closed,
     /// The connection took nothing for too long.
     Stuck,
+    Failed(Error),
     Ended(UploadError<E>),
 }
 
-/// Hands the next `most` bytes on piece by piece. Returns how many of the blob were handed on in all: what a registry
-/// that commits it may read again.
+/// Hands the next `most` bytes on piece by piece, at least `least` of them in each time `idle`. Returns how many of the blob
+/// were handed on in all: what a registry that commits it may read again.
 async fn pump<E>(
     feed: &mut Feed<'_, E>,
+    permit: &mut WritePermit,
     most: u64,
     sender: mpsc::Sender<Result<Bytes, Infallible>>,
-    label: &str,
-    idle: Duration,
+    (label, idle, least): (&str, Duration, u64),
 ) -> Result<u64, Stop<E>> {
     let mut left = most;
+    let (mut since, mut carried) = (Instant::now(), 0);
     while left > 0 {
-        let Some(piece) = feed.next(left).await.map_err(Stop::Ended)? else {
+        let piece = match timeout(PAUSE, feed.next(left)).await {
+            Ok(piece) => piece,
+            Err(_) => {
+                permit.pause();
+                feed.next(left).await
+            }
+        };
+        let Some(piece) = piece.map_err(Stop::Ended)? else {
             break;
         };
-        left -= piece.len() as u64;
+        let length = piece.len() as u64;
+        left -= length;
+        let waited = Instant::now();
+        permit.carry(length).await.map_err(Stop::Failed)?;
+        since += waited.elapsed();
         match timeout(idle, sender.send(Ok(piece))).await {
             Ok(sent) => sent.map_err(|_| Stop::Closed)?,
             Err(_) => {
                 tracing::debug!(label, "the connection takes nothing");
                 return Err(Stop::Stuck);
             }
+        }
+        carried += length;
+        if since.elapsed() >= idle {
+            if carried < least {
+                let detail = format!(
+                    "only {carried} bytes were carried in {} s, and the least is {least}",
+                    idle.as_secs()
+                );
+                return Err(Stop::Failed(Error::new(Kind::TimedOut, label, detail)));
+            }
+            (since, carried) = (Instant::now(), 0);
         }
     }
     Ok(feed.at())

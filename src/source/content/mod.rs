@@ -21,6 +21,7 @@ use super::containerd::{Client, Session};
 use super::doubt::{Doubt, blocking};
 use super::readings::Readings;
 use super::{Blob, BlobSink, ByteStream, Delivered, Form, Identity, Method, Resolved};
+use crate::budget::IMAGES;
 use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Hasher, Platform, Reference, distinct_blobs, distinct_foreign_layers};
 
@@ -164,7 +165,8 @@ impl Content {
         reference: &Reference,
         platforms: &[Platform],
     ) -> Result<Resolved, Fault> {
-        let documents = walk::find(self, keeper, root, reference, platforms).await?;
+        let memory = Arc::new(IMAGES.reserve());
+        let documents = walk::find(self, keeper, &memory, root, reference, platforms).await?;
         let size = distinct_blobs(&documents).iter().map(|blob| blob.size).sum();
         let root = documents.last().map_or(root, Document::digest).clone();
         Ok(Resolved {
@@ -173,6 +175,7 @@ impl Content {
             identity: Identity::Manifest(root),
             chosen_from: None,
             documents,
+            memory,
             size: Some(size),
         })
     }

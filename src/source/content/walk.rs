@@ -1,8 +1,10 @@
 //! What of an image is taken from a content store, which shows by itself what it holds.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
 
 use super::{Content, Keeper, misshapen, missing};
+use crate::budget::{Reservation, memory_of_json};
 use crate::fault::{Fault, Reason};
 use crate::oci::{
     Descriptor, Digest, Document, Index, MANIFEST_LIMIT, Manifest, Platform, Reference, Selection, distinct_blobs,
@@ -17,7 +19,7 @@ const MANIFESTS: usize = 256;
 /// The longest image configuration in bytes that is read.
 const CONFIG_LIMIT: u64 = 8 * 1024 * 1024;
 
-/// Every manifest of what is taken of the image under `root`, children first.
+/// Every manifest of what is taken of the image under `root`, children first; `memory` is what they take.
 ///
 /// Without a choice of platforms an index is taken whole when all of it is held. Who was told to pull holds one
 /// platform of what the index lists; then that one image is taken, as `docker push` does. Where several but not
@@ -29,6 +31,7 @@ const CONFIG_LIMIT: u64 = 8 * 1024 * 1024;
 pub(super) async fn find(
     content: &Content,
     keeper: Keeper,
+    memory: &Reservation,
     root: &Digest,
     reference: &Reference,
     platforms: &[Platform],
@@ -38,6 +41,8 @@ pub(super) async fn find(
         content,
         keeper,
         name: &name,
+        memory,
+        counted: Mutex::default(),
     };
     let Some(top) = walk.document(&Descriptor::new("", root.clone(), 0)).await? else {
         return Err(missing(keeper, &name, root));
@@ -105,6 +110,9 @@ struct Walk<'a> {
     content: &'a Content,
     keeper: Keeper,
     name: &'a str,
+    memory: &'a Reservation,
+    /// The manifests that `memory` has room for already.
+    counted: Mutex<HashSet<Digest>>,
 }
 
 impl Walk<'_> {
@@ -344,6 +352,11 @@ impl Walk<'_> {
         let declared = Some(descriptor.media_type.as_str()).filter(|declared| media_type::is_manifest(declared));
         let document = Document::parse(declared, raw);
         let document = document.map_err(|error| self.failed(&format!("{}: {error}", descriptor.digest)))?;
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if counted.insert(descriptor.digest.clone()) {
+            let added = self.memory.add(memory_of_json(&document.raw));
+            added.map_err(|exhausted| exhausted.fault(Reason::SourceFailed, &format!("`{}`", self.name)))?;
+        }
         Ok(Some(document.known_by(descriptor.digest.clone())))
     }
 

@@ -40,6 +40,7 @@ pub use super::content::Access;
 use super::content::{Content, Keeper};
 use super::readings::Readings;
 use super::{BlobSink, Delivered, Identity, ImageSource, Resolved};
+use crate::budget::IMAGES;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Hasher, Platform, Reference, Selection, media_type, select};
 
@@ -252,6 +253,7 @@ impl ImageSource for Docker {
             identity,
             chosen_from: None,
             documents: Vec::new(),
+            memory: Arc::new(IMAGES.reserve()),
             size: image.size,
         })
     }

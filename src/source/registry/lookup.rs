@@ -1,10 +1,12 @@
 //! The search for one image in its registry: its manifests, and of an index those of the platforms that were asked for.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::AT_ONCE;
+use crate::budget::{Reservation, memory_of_json};
 use crate::fault::{Fault, Reason};
 use crate::oci::{
     Absent, Descriptor, Digest, Document, Index, Manifest, Platform, Reference, Selection, distinct_blobs, media_type,
@@ -27,6 +29,8 @@ pub(super) struct Lookup {
     pub name: String,
     /// Whether it was asked for by its digest, which an index keeps only as a whole.
     pub pinned: bool,
+    /// The memory that the manifests take.
+    pub memory: Arc<Reservation>,
 }
 
 impl Lookup {
@@ -65,19 +69,28 @@ impl Lookup {
             chosen_from: (top != digest).then_some(top),
             identity: Identity::Manifest(digest),
             documents,
+            memory: Arc::clone(&self.memory),
             size: Some(size),
         })
     }
 
     pub async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
         let read = self.repository.manifest(identifier).await;
-        read.map_err(|error| error.reading(&self.name))
+        self.held(read.map_err(|error| error.reading(&self.name))?)
+    }
+
+    /// `document`, which is held until the image was moved.
+    fn held(&self, document: Option<Document>) -> Result<Option<Document>, Fault> {
+        let memory = document.as_ref().map_or(0, |document| memory_of_json(&document.raw));
+        let added = self.memory.add(memory);
+        added.map_err(|exhausted| exhausted.fault(Reason::SourceFailed, &self.name))?;
+        Ok(document)
     }
 
     /// A manifest that an index lists, or nothing where a registry holds no manifest of that digest that we could carry.
     async fn listed(&self, digest: &Digest) -> Result<Option<Document>, Fault> {
         match self.repository.manifest(digest.as_str()).await {
-            Ok(document) => Ok(document),
+            Ok(document) => self.held(document),
             // The index was read there by the same right, so what is refused is not there.
             Err(error) if is_no_manifest(&error) || error.may_mean_absent() => Ok(None),
             Err(error) => Err(error.reading(&self.name)),
@@ -97,7 +110,7 @@ impl Lookup {
                     "its index lists {} of type `{}`, which is no image; choose by platforms, or push the image again with a tool of today",
                     entry.digest, entry.media_type
                 ))),
-                found => found.map_err(|error| error.reading(&self.name)),
+                found => self.held(found.map_err(|error| error.reading(&self.name))?),
             };
         }
         let document = self.document(entry.digest.as_str()).await?;

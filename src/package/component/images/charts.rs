@@ -9,6 +9,11 @@ use crate::decode;
 
 /// How deep charts may lie in each other.
 const DEPTH: usize = 8;
+/// How many charts are looked at in all. One that is asked for under several names is looked at for each, and so is all that
+/// it asks for.
+const CHARTS: usize = 500;
+/// The most images of a chart that are told.
+const IMAGES: usize = 1000;
 /// The annotation that Helm's tools, Zarf among them, read.
 const HELM_IMAGES: &str = "helm.sh/images";
 /// The annotation that Artifact Hub reads.
@@ -100,11 +105,14 @@ pub fn images_of_chart(chart: &ChartTexts, values: &[Map<String, Value>]) -> Vec
         values::merge(&mut over, values.clone());
     }
     let mut found = BTreeSet::new();
-    of_chart(chart, &over, &mut found);
-    found.into_iter().collect()
+    of_chart(chart, &over, &mut CHARTS.clone(), &mut found);
+    found.into_iter().take(IMAGES).collect()
 }
 
-fn of_chart(chart: &ChartTexts, over: &Map<String, Value>, found: &mut BTreeSet<String>) {
+/// `left` is how many more charts may be looked at.
+fn of_chart(chart: &ChartTexts, over: &Map<String, Value>, left: &mut usize, found: &mut BTreeSet<String>) {
+    let Some(fewer) = left.checked_sub(1) else { return };
+    *left = fewer;
     let mut values = chart.values.clone();
     values::lay(&mut values, over);
     let mut own = values.clone();
@@ -127,7 +135,7 @@ fn of_chart(chart: &ChartTexts, over: &Map<String, Value>, found: &mut BTreeSet<
             if let Some(global) = values.get("global") {
                 over.entry("global").or_insert_with(|| global.clone());
             }
-            of_chart(&chart.charts[folder], &over, found);
+            of_chart(&chart.charts[folder], &over, left, found);
         }
     }
     let app_version = text_of(&chart.metadata["appVersion"]);

@@ -1,0 +1,166 @@
+//! Deletions in registries, which run beside the reconcilers: a registry that does not answer holds up the object whose content
+//! lies there, and no other.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::fault::{Disposition, Fault, Reason};
+use crate::worker::{Backoff, Decision, Key, Memory, View, caught};
+
+/// The longest that one pass may take. The next goes on where it ended.
+const PASS: Duration = Duration::from_secs(120);
+
+/// The deletions of one process.
+pub(super) struct Removals {
+    memory: Memory,
+    stop: CancellationToken,
+}
+
+/// What is to be done about an object whose content is to be deleted.
+pub(super) enum Removal {
+    /// Begin: the token ends it.
+    Begin(CancellationToken),
+    /// Look again then; without a time, when the deletion that runs has ended.
+    Later(Option<Duration>),
+}
+
+impl Removals {
+    pub fn new(identity: &str, backoff: Backoff, stop: &CancellationToken) -> Self {
+        Self {
+            memory: Memory::new(identity, backoff),
+            stop: stop.clone(),
+        }
+    }
+
+    /// Decides about the object `uid`. What failed is tried again after a delay that grows.
+    pub fn decide(&self, uid: &str) -> Removal {
+        let view = View {
+            ready: false,
+            claim: None,
+            rechecks: true,
+            interval: Duration::ZERO,
+        };
+        match self.memory.decide(uid, &key(), view, Instant::now()) {
+            Decision::Run => Removal::Begin(self.memory.begin(uid, &key(), &self.stop)),
+            Decision::Wait(left) => Removal::Later(Some(left)),
+            Decision::Rest => Removal::Later(None),
+        }
+    }
+
+    /// Runs `work`, which [`Removals::decide`] had begun, within its time or until `token` ends it.
+    pub async fn run<T>(
+        &self,
+        uid: &str,
+        token: CancellationToken,
+        work: impl Future<Output = Result<T, Fault>>,
+    ) -> Option<Result<T, Fault>> {
+        let within_time = async {
+            tokio::time::timeout(PASS, caught(work)).await.unwrap_or_else(|_| {
+                let message = format!(
+                    "deleting takes longer than {} s; check the registry, or set deletionPolicy: Retain",
+                    PASS.as_secs()
+                );
+                Err(Fault::retryable(Reason::TimedOut, message))
+            })
+        };
+        let result = tokio::select! {
+            biased;
+            () = token.cancelled() => None,
+            result = within_time => Some(result),
+        };
+        match &result {
+            None => self.memory.ended(uid),
+            Some(Ok(_)) => self.memory.succeeded(uid, key(), Instant::now()),
+            // An object must not hang for what its spec cannot change any more.
+            Some(Err(_)) => self.memory.failed(uid, key(), Disposition::Retryable, Instant::now()),
+        }
+        result
+    }
+
+    /// Whether something of the object is deleted just now.
+    pub fn runs(&self, uid: &str) -> bool {
+        self.memory.runs(uid)
+    }
+
+    pub fn forget(&self, uid: &str) {
+        self.memory.forget(uid);
+    }
+
+    pub fn keep(&self, uids: &HashSet<String>) {
+        self.memory.keep(uids);
+    }
+}
+
+/// That this process must not go on with a deletion.
+pub(super) fn lease_lost() -> Fault {
+    Fault::retryable(
+        Reason::PackageFailed,
+        "the lease was lost during the deletion, which the next leader goes on with",
+    )
+}
+
+/// Deletions of an object are all of one kind.
+fn key() -> Key {
+    Key {
+        generation: 0,
+        requested_at: None,
+        image_id: None,
+        holder: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn removals() -> Removals {
+        let backoff = Backoff {
+            first: Duration::from_secs(1),
+            limit: Duration::from_secs(4),
+        };
+        Removals::new("me", backoff, &CancellationToken::new())
+    }
+
+    fn begun(removals: &Removals) -> CancellationToken {
+        match removals.decide("a") {
+            Removal::Begin(token) => token,
+            Removal::Later(later) => panic!("later: {later:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_does_not_answer_ends_a_pass_and_is_tried_again_later() {
+        let removals = removals();
+        let token = begun(&removals);
+        assert!(removals.runs("a"));
+        assert!(matches!(removals.decide("a"), Removal::Later(None)));
+        let result = removals
+            .run("a", token, std::future::pending::<Result<(), Fault>>())
+            .await;
+        assert_eq!(result.unwrap().unwrap_err().reason, Reason::TimedOut);
+        assert!(matches!(removals.decide("a"), Removal::Later(Some(_))));
+    }
+
+    #[tokio::test]
+    async fn what_is_stalled_is_looked_at_again_by_itself() {
+        let removals = removals();
+        let token = begun(&removals);
+        let refused = async { Err::<(), _>(Fault::stalled(Reason::PolicyDenied, "no")) };
+        let result = removals.run("a", token, refused).await;
+        assert_eq!(result.unwrap().unwrap_err().disposition, Disposition::Stalled);
+        assert!(matches!(removals.decide("a"), Removal::Later(Some(_))));
+    }
+
+    #[tokio::test]
+    async fn what_panics_has_failed() {
+        let removals = removals();
+        let token = begun(&removals);
+        let result = removals
+            .run("a", token, async { panic!("on purpose") as Result<(), Fault> })
+            .await;
+        assert_eq!(result.unwrap().unwrap_err().reason, Reason::InternalError);
+        assert!(!removals.runs("a"));
+    }
+}

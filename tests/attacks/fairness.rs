@@ -1,0 +1,181 @@
+//! A namespace whose registries answer just fast enough to stand never still, beside others that share the operator.
+
+use std::time::{Duration, Instant};
+
+use jackal_operator::api::v1alpha1::JackalPackage;
+use kube::api::ListParams;
+
+use super::{Attack, check};
+use crate::support::cluster::{Cluster, condition};
+use crate::support::front::{Act, Front};
+use crate::support::image::{image, noise, put};
+use crate::support::objects::{lone, package, registry_at};
+use crate::support::registry::{TestRegistry, Version};
+use crate::support::table::on_one_thread;
+use crate::support::wait::{SOON, eventually};
+use crate::tenancy::{APART, clear};
+
+/// Packages that everybody expects to become ready.
+const PACKAGES: usize = 100;
+/// Hosts of the attacker, and images that he has out of each.
+const HOSTS: usize = 8;
+const IMAGES: usize = 4;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fairness() {
+    check(&[
+        Attack {
+            attacker: "a tenant with registries of his own",
+            capabilities: "creates objects in his namespace; sources send a byte now and then, without an end",
+            attempt: "32 images over eight hosts, into the registry that all share, which may stand still for ten years",
+            expected: "his images make no progress",
+            final_state: "100 packages of another namespace become ready in at most twice the time that they need alone",
+            run: || on_one_thread(trickle),
+        },
+        Attack {
+            attacker: "a tenant with registries of his own",
+            capabilities: "creates and deletes objects in his namespace; his registries accept connections and never answer",
+            attempt: "eight images to be deleted from eight registries that do not answer",
+            expected: "his objects stay until their registries answer",
+            final_state: "an object of another namespace is deleted meanwhile",
+            run: || on_one_thread(deletions),
+        },
+    ])
+    .await;
+}
+
+async fn trickle() {
+    let _alone = APART.lock().await;
+    let victims = Cluster::apart().await;
+    let attackers = victims.beside().await;
+    let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
+    for number in 0..PACKAGES {
+        let repository = source.repository(&format!("good/{number}"));
+        for (offset, version) in [(0, "1.0.0"), (PACKAGES, "2.0.0")] {
+            let image = image(&repository, "linux/amd64", noise((offset + number) as u64, 1000)).await;
+            put(&repository, &image, Some(version)).await;
+        }
+    }
+    let large = image(&source.repository("large"), "linux/amd64", noise(1, 4 << 20)).await;
+    put(&source.repository("large"), &large, Some("1")).await;
+    let trickling = |seen: &crate::support::faulty::Seen| match seen.method == "GET" && seen.path.contains("/blobs/") {
+        true => Act::Trickle(0, Duration::from_millis(200)),
+        false => Act::Pass,
+    };
+    let fronts: Vec<Front> = (0..HOSTS).map(|_| Front::to(&source.host, trickling)).collect();
+    let mut hosts: Vec<&str> = fronts.iter().map(|front| front.host.as_str()).collect();
+    hosts.extend([source.host.as_str(), registry.host.as_str()]);
+    let _controller = victims.controller(&["--insecure-registry", &hosts.join(",")]);
+
+    let alone = become_ready(&victims, &source, &registry, "1.0.0").await;
+    for (number, front) in fronts.iter().enumerate() {
+        for image in 0..IMAGES {
+            let more = format!(
+                "stallTimeout: 87600h\n  naming: Plain\n  {}",
+                registry_at(&registry.host)
+            );
+            let image_name = format!("{}/large:1", front.host);
+            attackers.apply(&lone(&format!("slow-{number}-{image}"), &image_name, &more));
+        }
+    }
+    let reading = || fronts.iter().filter(|front| front.count("GET", "/blobs/") > 0).count();
+    eventually(SOON, "blobs of the attacker are on their way", async || {
+        match reading() {
+            0 => Err("none".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    let beside = become_ready(&victims, &source, &registry, "2.0.0").await;
+    println!("{PACKAGES} packages: alone {alone:?}, beside the attacker {beside:?}");
+    assert!(beside <= alone * 2, "alone {alone:?}, beside the attacker {beside:?}");
+    clear(&[&victims, &attackers]);
+}
+
+/// Has all packages brought anew, as `version`, and says how long that took.
+async fn become_ready(cluster: &Cluster, source: &TestRegistry, registry: &TestRegistry, version: &str) -> Duration {
+    let begun = Instant::now();
+    let objects: Vec<String> = (0..PACKAGES)
+        .map(|number| {
+            let image = format!("'{}/good/{number}:{version}'", source.host);
+            let more = format!("naming: Plain\n  {}", registry_at(&registry.host));
+            package(&format!("good-{number}-{}", &version[..1]), version, &[&image], &more)
+        })
+        .collect();
+    cluster.apply(&objects.join("---\n"));
+    eventually(Duration::from_secs(240), "all packages are ready", async || {
+        let packages = cluster.api::<JackalPackage>().list(&ListParams::default()).await;
+        let packages = packages.map_err(|error| error.to_string())?;
+        let ready = |package: &&JackalPackage| {
+            let conditions = package.status.as_ref().map(|status| &status.conditions[..]);
+            let ready = conditions.and_then(|all| condition(all, "Ready"));
+            package.spec.version() == version && ready.is_some_and(|ready| ready.status == "True")
+        };
+        match packages.iter().filter(ready).count() {
+            PACKAGES => Ok(()),
+            count => Err(format!("{count} of {PACKAGES}")),
+        }
+    })
+    .await;
+    begun.elapsed()
+}
+
+async fn deletions() {
+    let _alone = APART.lock().await;
+    let victims = Cluster::apart().await;
+    let attackers = victims.beside().await;
+    let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
+    let good = image(&source.repository("good"), "linux/amd64", noise(1, 1000)).await;
+    put(&source.repository("good"), &good, Some("1")).await;
+    // Until they are lifted they are as any registry; then they answer nothing.
+    let fronts: Vec<Front> = (0..8)
+        .map(|_| {
+            let silent = |_: &crate::support::faulty::Seen| Act::Delay(Duration::from_secs(3600));
+            Front::with(&registry.host, |_| Act::Pass, silent)
+        })
+        .collect();
+    let mut hosts: Vec<&str> = fronts.iter().map(|front| front.host.as_str()).collect();
+    hosts.extend([source.host.as_str(), registry.host.as_str()]);
+    let _controller = victims.controller(&["--insecure-registry", &hosts.join(",")]);
+    let image = format!("{}/good:1", source.host);
+    for (number, front) in fronts.iter().enumerate() {
+        let registry = format!(
+            "registry: {{address: '{host}', endpoint: '{host}', insecure: true, repositoryPrefix: p{number}}}",
+            host = front.host
+        );
+        let more = format!("deletionPolicy: Delete\n  naming: Plain\n  {registry}");
+        attackers.apply(&lone(&format!("dead-{number}"), &image, &more));
+    }
+    let more = format!(
+        "deletionPolicy: Delete\n  naming: Plain\n  {}",
+        registry_at(&registry.host)
+    );
+    victims.apply(&lone("good", &image, &more));
+    victims.image_ready("good").await;
+    for number in 0..fronts.len() {
+        attackers.image_ready(&format!("dead-{number}")).await;
+    }
+    fronts.iter().for_each(Front::lift);
+    attackers.kubectl(&["delete", "jkimg", "--all", "--wait=false"]);
+    eventually(SOON, "the registries that do not answer are asked", async || {
+        let asked = fronts
+            .iter()
+            .filter(|front| front.count("HEAD", "/manifests/") > 2)
+            .count();
+        (asked == fronts.len()).then_some(()).ok_or(format!("{asked}"))
+    })
+    .await;
+    let begun = Instant::now();
+    victims.kubectl(&["delete", "jkimg", "good", "--timeout=30s"]);
+    println!("the object of the victim went after {:?}", begun.elapsed());
+    assert_eq!(
+        attackers.images().await.len(),
+        fronts.len(),
+        "what cannot be deleted stays"
+    );
+    for image in attackers.images().await {
+        let name = image.metadata.name.unwrap_or_default();
+        let free = r#"{"metadata":{"finalizers":null}}"#;
+        attackers.kubectl(&["patch", "jkimg", &name, "--type=merge", "-p", free]);
+    }
+}

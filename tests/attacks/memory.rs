@@ -1,0 +1,412 @@
+//! Registries that answer with as much as they may, to take the memory and the time of a process that serves others too.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use jackal_operator::oci::{Digest, MANIFEST_LIMIT, media_type};
+use serde_json::json;
+
+use super::{Attack, check};
+use crate::support::cluster::{Cluster, condition};
+use crate::support::faulty::{Scripted, reply};
+use crate::support::front::{Act, Front};
+use crate::support::image::{image, noise, put};
+use crate::support::objects::{lone, package, registry_at};
+use crate::support::operator::Operator;
+use crate::support::registry::{TestRegistry, Version};
+use crate::support::table::on_one_thread;
+use crate::support::wait::{SOON, eventually};
+
+/// The most memory of a controller, whatever it is sent.
+const MEMORY: u64 = 256 << 20;
+/// Manifests of the index, each as long as a registry takes.
+const MANIFESTS: usize = 48;
+/// Manifests with signatures, and signatures of each.
+const SIGNED: usize = 64;
+
+/// What each object of the attacker does, and for how long it may.
+const LIMIT: Duration = Duration::from_secs(180);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory() {
+    check(&[
+        Attack {
+            attacker: "a tenant with a registry of his own",
+            capabilities: "creates objects in his namespace; his registry answers as he likes",
+            attempt: "several images whose indexes list manifests of 4 MiB each",
+            expected: "each says that its manifests take too much memory",
+            final_state: "the controller stays below 256 MiB and brings the images of others",
+            run: || on_one_thread(|| async { attack(wide().await).await }),
+        },
+        Attack {
+            attacker: "a tenant with a registry of his own",
+            capabilities: "creates objects in his namespace; his registry answers as he likes",
+            attempt: "an image with a manifest of 30,000 layers, all different, that are not there",
+            expected: "it says what cannot be read",
+            final_state: "nobody waits for the comparison of its layers",
+            run: || on_one_thread(|| async { attack(long().await).await }),
+        },
+        Attack {
+            attacker: "whoever may write to a repository",
+            capabilities: "pushes signatures beside an image that others verify",
+            attempt: "64 manifests that hold 64 signatures of 4 MiB each, which say that they are short",
+            expected: "it says that no signature counts",
+            final_state: "the controller stays below 256 MiB and brings the images of others",
+            run: || on_one_thread(|| async { attack(signed().await).await }),
+        },
+        Attack {
+            attacker: "a tenant with a chart repository of his own",
+            capabilities: "creates objects in his namespace",
+            attempt: "an index of 30 MB with as many empty entries as fit",
+            expected: "it says that the index cannot be read",
+            final_state: "the controller stays below 256 MiB and brings the images of others",
+            run: || on_one_thread(|| async { attack(chart_index().await).await }),
+        },
+        Attack {
+            attacker: "a tenant with a registry of his own",
+            capabilities: "creates and deletes objects in his namespace",
+            attempt: "an image to be deleted from a repository in which hundreds of tags name indexes of 4 MiB",
+            expected: "the image is deleted, or kept with the reason",
+            final_state: "the controller stays below 256 MiB, and the object is gone",
+            run: || on_one_thread(deletion),
+        },
+    ])
+    .await;
+}
+
+/// What a tenant applies, and who answers him.
+struct Hostile {
+    server: Scripted,
+    /// By name; each has to end with a condition that has these words.
+    objects: Vec<(String, String, &'static str)>,
+}
+
+/// Applies what is hostile, and then what is not, which has to become ready beside it.
+async fn attack(hostile: Hostile) {
+    let cluster = Cluster::new().await;
+    let registry = TestRegistry::start(Version::V31);
+    let repository = registry.repository("good");
+    put(
+        &repository,
+        &image(&repository, "linux/amd64", noise(1, 10_000)).await,
+        Some("1"),
+    )
+    .await;
+    let hosts = format!("{},{}", hostile.server.host, registry.host);
+    let controller = cluster.controller(&["--insecure-registry", &hosts]);
+    for (_, object, _) in &hostile.objects {
+        cluster.apply(&object.replace("DESTINATION", &registry.host));
+    }
+    let good = format!("{}/good:1", registry.host);
+    cluster.apply(&package(
+        "good",
+        "1.0.0",
+        &[&format!("'{good}'")],
+        &registry_at(&registry.host),
+    ));
+    let begun = Instant::now();
+    cluster.ready("good").await;
+    println!("others were ready after {:?}", begun.elapsed());
+    for (name, _, words) in &hostile.objects {
+        let told = eventually(LIMIT, &format!("{name} says {words:?}"), async || {
+            let said = said(&cluster, name).await;
+            said.contains(words).then(|| said.clone()).ok_or(said)
+        })
+        .await;
+        println!("{name}: {told}");
+    }
+    within_memory(&controller);
+}
+
+fn within_memory(controller: &Operator) {
+    let peak = controller.peak_memory();
+    println!("at most {} MiB", peak >> 20);
+    assert!(peak < MEMORY, "the controller had {} MiB", peak >> 20);
+}
+
+/// What the Ready condition of an image or a package says.
+async fn said(cluster: &Cluster, name: &str) -> String {
+    let images = cluster.images().await;
+    let image = images
+        .into_iter()
+        .find(|image| image.metadata.name.as_deref() == Some(name));
+    let conditions = match image {
+        Some(image) => image.status.map(|status| status.conditions),
+        None => cluster.package(name).await.status.map(|status| status.conditions),
+    };
+    let ready = conditions.as_deref().and_then(|all| condition(all, "Ready").cloned());
+    ready
+        .map(|ready| format!("{}: {}", ready.reason, ready.message))
+        .unwrap_or_default()
+}
+
+/// A text of exactly `length` bytes: `text` with its `PAD` made as long as that takes.
+fn padded(text: &str, length: usize) -> Bytes {
+    let pad = length - text.len() + "PAD".len();
+    text.replace("PAD", &"x".repeat(pad)).into()
+}
+
+/// A manifest as long as a registry takes it, the `number`th of those that differ.
+fn long_manifest(number: usize) -> Bytes {
+    let digest = Digest::of(b"{}");
+    let text = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{}","config":{{"mediaType":"{}","digest":"{digest}","size":2}},"layers":[],"annotations":{{"number":"{number}","pad":"PAD"}}}}"#,
+        media_type::OCI_MANIFEST,
+        media_type::OCI_CONFIG,
+    );
+    padded(&text, MANIFEST_LIMIT)
+}
+
+fn index_of(manifests: &[(Digest, usize)]) -> Bytes {
+    let entries: Vec<_> = manifests
+        .iter()
+        .map(|(digest, size)| {
+            json!({"mediaType": media_type::OCI_MANIFEST, "digest": digest, "size": size,
+                "platform": {"os": "linux", "architecture": "amd64"}})
+        })
+        .collect();
+    let index = json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": entries});
+    index.to_string().into()
+}
+
+fn manifest_reply(content: Bytes, kind: &str) -> axum::response::Response<axum::body::Body> {
+    reply(200, &[("content-type", kind)], content)
+}
+
+/// Eight images, each an index of manifests of 4 MiB.
+async fn wide() -> Hostile {
+    let manifests: Vec<(Digest, usize)> = (0..MANIFESTS)
+        .map(|number| (Digest::of(&long_manifest(number)), number))
+        .collect();
+    let index = index_of(
+        &manifests
+            .iter()
+            .map(|(digest, _)| (digest.clone(), MANIFEST_LIMIT))
+            .collect::<Vec<_>>(),
+    );
+    let numbers: HashMap<String, usize> = manifests
+        .into_iter()
+        .map(|(digest, number)| (digest.to_string(), number))
+        .collect();
+    let server = Scripted::start(move |seen| match seen.path.rsplit('/').next() {
+        Some("1") => manifest_reply(index.clone(), media_type::OCI_INDEX),
+        Some(name) => match numbers.get(name) {
+            Some(&number) => manifest_reply(long_manifest(number), media_type::OCI_MANIFEST),
+            None => reply(404, &[], ""),
+        },
+        None => reply(404, &[], ""),
+    })
+    .await;
+    let objects = (0..8)
+        .map(|number| {
+            let name = format!("wide-{number}");
+            let more = registry_at("DESTINATION");
+            let object = lone(&name, &format!("{}/wide-{number}:1", server.host), &more);
+            (name, object, "memory")
+        })
+        .collect();
+    Hostile { server, objects }
+}
+
+/// Images with a manifest of very many layers.
+async fn long() -> Hostile {
+    let mut layers = String::new();
+    for number in 0..30_000_u32 {
+        let digest = Digest::of(&number.to_be_bytes());
+        let comma = if number > 0 { "," } else { "" };
+        write!(layers, r#"{comma}{{"digest":"{digest}","size":1}}"#).unwrap();
+    }
+    let manifest: Bytes = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{}","config":{{"mediaType":"{}","digest":"{}","size":2}},"layers":[{layers}]}}"#,
+        media_type::OCI_MANIFEST,
+        media_type::OCI_CONFIG,
+        Digest::of(b"{}"),
+    )
+    .into();
+    assert!(manifest.len() <= MANIFEST_LIMIT);
+    let server = Scripted::start(move |seen| match seen.path.contains("/manifests/") {
+        true => manifest_reply(manifest.clone(), media_type::OCI_MANIFEST),
+        false => reply(404, &[], ""),
+    })
+    .await;
+    let objects = (0..4)
+        .map(|number| {
+            let name = format!("long-{number}");
+            let object = lone(
+                &name,
+                &format!("{}/long-{number}:1", server.host),
+                &registry_at("DESTINATION"),
+            );
+            (name, object, "cannot read")
+        })
+        .collect();
+    Hostile { server, objects }
+}
+
+/// Images beside which lies more than can be read.
+async fn signed() -> Hostile {
+    let manifest: Bytes = json!({"schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "layers": [],
+        "config": {"mediaType": media_type::OCI_CONFIG, "digest": Digest::of(b"{}"), "size": 2}})
+    .to_string()
+    .into();
+    let subject = Digest::of(&manifest);
+    let bundle = "application/vnd.dev.sigstore.bundle.v0.3+json";
+    let blob = move |number: usize| {
+        padded(
+            &format!(r#"{{"number":{number},"mediaType":"{bundle}","x":"PAD"}}"#),
+            4 << 20,
+        )
+    };
+    let blobs: HashMap<String, usize> = (0..SIGNED)
+        .map(|number| (Digest::of(&blob(number)).to_string(), number))
+        .collect();
+    let layers: Vec<_> = blobs
+        .keys()
+        .map(|digest| json!({"mediaType": bundle, "digest": digest, "size": 100}))
+        .collect();
+    let referrer = move |number: usize| -> Bytes {
+        json!({"schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "artifactType": bundle, "layers": layers,
+            "config": {"mediaType": media_type::OCI_EMPTY, "digest": Digest::of(b"{}"), "size": 2},
+            "subject": {"mediaType": media_type::OCI_MANIFEST, "digest": subject, "size": 1},
+            "annotations": {"number": number.to_string()}})
+        .to_string()
+        .into()
+    };
+    let referrers: Arc<HashMap<String, Bytes>> = Arc::new(
+        (0..SIGNED)
+            .map(&referrer)
+            .map(|content| (Digest::of(&content).to_string(), content))
+            .collect(),
+    );
+    let listed: Vec<_> = referrers
+        .iter()
+        .map(|(digest, content)| {
+            json!({"mediaType": media_type::OCI_MANIFEST, "digest": digest, "size": content.len(), "artifactType": bundle})
+        })
+        .collect();
+    let listing: Bytes = json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": listed})
+        .to_string()
+        .into();
+    let server = Scripted::start(move |seen| {
+        let name = seen.path.rsplit('/').next().unwrap_or_default();
+        match (seen.path.contains("/referrers/"), referrers.get(name), blobs.get(name)) {
+            (true, ..) => manifest_reply(listing.clone(), media_type::OCI_INDEX),
+            (_, Some(content), _) => manifest_reply(content.clone(), media_type::OCI_MANIFEST),
+            (_, _, Some(&number)) => reply(200, &[], blob(number)),
+            _ if seen.path.ends_with(".sig") => reply(404, &[], ""),
+            _ => manifest_reply(manifest.clone(), media_type::OCI_MANIFEST),
+        }
+    })
+    .await;
+    let key = json!(include_str!("../signing/cosign.pub"));
+    let objects = (0..4)
+        .map(|number| {
+            let name = format!("signed-{number}");
+            let more = format!(
+                "{}\n  verify: [{{publicKeys: [{{inline: {key}}}]}}]",
+                registry_at("DESTINATION")
+            );
+            let object = lone(&name, &format!("{}/signed-{number}:1", server.host), &more);
+            (name, object, "has not the signatures")
+        })
+        .collect();
+    Hostile { server, objects }
+}
+
+/// Packages with a chart of a repository whose index has as many entries as fit.
+async fn chart_index() -> Hostile {
+    let mut index = String::from("apiVersion: v1\nentries:\n  web:\n");
+    while index.len() < 30_000_000 {
+        index.push_str("  -\n");
+    }
+    let index = Bytes::from(index);
+    let server = Scripted::start(move |seen| match seen.path.ends_with("/index.yaml") {
+        true => reply(200, &[], index.clone()),
+        false => reply(404, &[], ""),
+    })
+    .await;
+    let objects = (0..3)
+        .map(|number| {
+            let name = format!("chart-{number}");
+            let object = format!(
+                "apiVersion: jackal.dev/v1alpha1
+kind: JackalPackage
+metadata: {{name: {name}}}
+spec:
+  version: 1.0.0
+  components:
+  - name: main
+    charts: [{{name: web, version: 1.0.0, namespace: web, url: 'http://{}/{name}'}}]
+  {}
+",
+                server.host,
+                registry_at("DESTINATION")
+            );
+            (name, object, "is not the index of a chart repository")
+        })
+        .collect();
+    Hostile { server, objects }
+}
+
+/// An image goes from a repository with many tags that name long indexes.
+async fn deletion() {
+    const TAGS: usize = 300;
+    let cluster = Cluster::new().await;
+    let registry = TestRegistry::start(Version::V31);
+    let repository = registry.repository("good");
+    put(
+        &repository,
+        &image(&repository, "linux/amd64", noise(1, 10_000)).await,
+        Some("1"),
+    )
+    .await;
+    let entries: Vec<(Digest, usize)> = (0..20_000_u32)
+        .map(|number| (Digest::of(&number.to_be_bytes()), 1))
+        .collect();
+    let index = String::from_utf8(index_of(&entries).to_vec()).unwrap();
+    let digest = Digest::of(index.as_bytes()).to_string();
+    let tags: Vec<String> = (0..TAGS)
+        .map(|number| format!("t{number}"))
+        .chain(["1".to_owned()])
+        .collect();
+    let listing = json!({"name": "gone/good", "tags": tags}).to_string();
+    let front = Front::to(&registry.host, move |seen| {
+        let headers = |kind: &str| {
+            vec![
+                ("content-type", kind.to_owned()),
+                ("docker-content-digest", digest.clone()),
+            ]
+        };
+        match seen.path.rsplit('/').next().unwrap_or_default() {
+            list if list.starts_with("list") => Act::Answer(
+                200,
+                vec![("content-type", "application/json".to_owned())],
+                listing.clone(),
+            ),
+            tag if tag.starts_with('t') && seen.path.contains("/manifests/") => {
+                Act::Answer(200, headers(media_type::OCI_INDEX), index.clone())
+            }
+            _ => Act::Pass,
+        }
+    });
+    let controller = cluster.controller(&["--insecure-registry", &registry.host]);
+    let more = format!("deletionPolicy: Delete\n  {}", registry_at(&front.host));
+    cluster.apply(&lone("gone", &format!("{}/good:1", registry.host), &more));
+    cluster.image_ready("gone").await;
+    cluster.kubectl(&["delete", "jkimg", "gone", "--wait=false"]);
+    eventually(LIMIT.max(SOON), "the object is gone", async || {
+        match cluster.images().await.len() {
+            0 => Ok(()),
+            count => Err(format!("{count} left; {} requests", front.seen().len())),
+        }
+    })
+    .await;
+    assert!(
+        front.count("GET", "/manifests/t299") > 0,
+        "the survey looked at the tags"
+    );
+    within_memory(&controller);
+}
