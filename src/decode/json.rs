@@ -42,10 +42,7 @@ pub fn json_text<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, DecodeEr
 ///
 /// # Errors
 /// As [`json`].
-pub(super) fn json_seed<T: for<'de> DeserializeSeed<'de, Value = V>, V>(
-    text: &str,
-    seed: T,
-) -> Result<V, DecodeError> {
+pub(super) fn json_seed<T: for<'de> DeserializeSeed<'de, Value = V>, V>(text: &str, seed: T) -> Result<V, DecodeError> {
     let text = text.trim_start_matches(BYTE_ORDER_MARK);
     let mut first = serde_json::Deserializer::from_str(text);
     let value = <&RawValue>::deserialize(&mut first).map_err(syntax)?;

@@ -419,8 +419,6 @@ pub(super) fn leads_away(label: &str, to: &Url) -> Error {
     Error::new(Kind::Protocol, label, detail)
 }
 
-}
-
 /// Reads the first `limit` bytes of a body into `body`.
 async fn beginning(response: &mut reqwest::Response, limit: usize, body: &mut Vec<u8>) {
     while let Ok(Some(chunk)) = response.chunk().await {
