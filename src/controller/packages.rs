@@ -429,7 +429,7 @@ impl Packages {
         let _ = tokio::time::timeout(WAKE, self.wakes.send(object)).await;
     }
 
-    async fn remove(self: &Arc<Self>, package: &Arc<JackalPackage>) -> Result<Option<Duration>, Fault> {
+    async fn remove(self: &Arc<Self>, package: &JackalPackage) -> Result<Option<Duration>, Fault> {
         if !package.finalizers().iter().any(|known| known == FINALIZER) {
             return Ok(None);
         }
@@ -438,7 +438,7 @@ impl Packages {
             return Ok(Some(Duration::from_secs(2)));
         }
         if package.spec.deletion_policy != DeletionPolicy::Delete {
-            finalizers::set(&self.client, &**package, FINALIZER, false).await?;
+            finalizers::set(&self.client, package, FINALIZER, false).await?;
             return Ok(None);
         }
         let uid = package.uid().unwrap_or_default();
@@ -446,11 +446,11 @@ impl Packages {
             Removal::Begin(token) => token,
             Removal::Later(later) => return Ok(later),
         };
-        let (packages, package) = (Arc::clone(self), Arc::clone(package));
+        let (packages, package) = (Arc::clone(self), package.clone());
         self.tasks.spawn(async move {
             let work = async {
                 packages.take_back(&package).await?;
-                finalizers::set(&packages.client, &*package, FINALIZER, false).await
+                finalizers::set(&packages.client, &package, FINALIZER, false).await
             };
             let lead = async {
                 let lead = packages.leadership.during(work);

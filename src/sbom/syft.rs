@@ -141,7 +141,11 @@ impl Syft {
                 "syft took longer than {} s; raise --sbom-timeout",
                 self.limits.time.as_secs()
             )),
-            () = overfull(scratch.path(), self.limits.scratch) => Err(self.disk_exceeded()),
+            () = overfull(scratch.path(), self.limits.scratch) => Err(format!(
+                "syft needed more than {} of disk below {}; raise --sbom-scratch-limit",
+                shown(self.limits.scratch),
+                self.root.display()
+            )),
         };
         // Also what it started and left.
         drop(group);

@@ -1,13 +1,11 @@
 //! Credentials of Secrets as the kubelet reads them, and what is said of those that cannot be used.
 
 use jackal_operator::api::v1alpha1::JackalImage;
-use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 use serde_json::{Value, json};
 
 use super::credentials::{registry, right, wrong};
 use super::{Case, check, on_one_thread};
 use crate::support::cluster::{Cluster, condition};
-use crate::support::faulty::{Scripted, Seen, reply};
 use crate::support::objects::{lone, registry_at};
 use crate::support::registry::TestRegistry;
 
