@@ -136,7 +136,7 @@ fn in_runtime<W: Future<Output = ExitCode>>(front: Front, work: impl FnOnce(Canc
     // What was cancelled above takes back what it did to an engine.
     runtime.block_on(docker::settled(SETTLING));
     // A blocking read of a dead file system must not keep the process.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    runtime.shutdown_timeout(Duration::from_millis(200));
     code
 }
 

@@ -59,7 +59,7 @@ pub struct ChartSpec {
     /// address of a chart repository.
     #[schemars(
         length(min = 1, max = 1024),
-        regex(pattern = "^(oci|https?)://[^\\s/?#@]+[^\\s?#]*$")
+        regex(pattern = "^(oci|https?)://[^\\s/?#@]+[^\\s#]*$")
     )]
     pub url: String,
     /// Values that it is installed with, over those of `valuesFrom`.

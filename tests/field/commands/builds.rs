@@ -201,7 +201,7 @@ async fn names_belong_to_the_first() {
         assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
         let said = stderr(&output);
         assert!(
-            said.contains("JackalImage/two: `") && said.contains("which JackalImage/one of this file"),
+            said.contains("JackalImage/two: `") && said.contains("belongs to the JackalImage one of the same file"),
             "{said}"
         );
     }
