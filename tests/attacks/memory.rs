@@ -355,8 +355,8 @@ spec:
 async fn deletion() {
     const TAGS: usize = 300;
     let cluster = Cluster::new().await;
-    let registry = TestRegistry::start(Version::V31);
-    let repository = registry.repository("good");
+    let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
+    let repository = source.repository("good");
     put(
         &repository,
         &image(&repository, "linux/amd64", noise(1, 10_000)).await,
@@ -392,9 +392,9 @@ async fn deletion() {
             _ => Act::Pass,
         }
     });
-    let controller = cluster.controller(&["--insecure-registry", &registry.host]);
+    let controller = cluster.controller(&["--insecure-registry", &format!("{},{}", source.host, front.host)]);
     let more = format!("deletionPolicy: Delete\n  {}", registry_at(&front.host));
-    cluster.apply(&lone("gone", &format!("{}/good:1", registry.host), &more));
+    cluster.apply(&lone("gone", &format!("{}/good:1", source.host), &more));
     cluster.image_ready("gone").await;
     cluster.kubectl(&["delete", "jkimg", "gone", "--wait=false"]);
     eventually(LIMIT.max(SOON), "the object is gone", async || {
