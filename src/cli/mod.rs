@@ -78,6 +78,9 @@ enum Verb {
     Completion(completion::Completion),
 }
 
+/// Bytes of stack of each thread. What runs deepest (a deletion beside all that guards it) takes more than the usual 2 MiB where
+/// nothing is optimised.
+const STACK: usize = 8 << 20;
 /// How long the process waits at its end for engines that pushed images.
 const SETTLING: Duration = Duration::from_secs(10);
 
@@ -121,7 +124,8 @@ impl Command {
 
 /// Runs `work` in a runtime of its own, with what a signal cancels.
 fn in_runtime<W: Future<Output = ExitCode>>(front: Front, work: impl FnOnce(CancellationToken) -> W) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match builder.enable_all().thread_stack_size(STACK).build() {
         Ok(runtime) => runtime,
         Err(error) => {
             print::note(format_args!(

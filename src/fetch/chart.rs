@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Take};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -254,7 +254,13 @@ async fn read(origin: &dyn Origin, memory: &ChartMemory) -> Result<ChartTexts, F
     let _turn = memory.unpacking.acquire().await;
     let texts = tokio::task::spawn_blocking(move || {
         let unpacked = flate2::read::MultiGzDecoder::new(&archive[..]).take(UNPACKED_LIMIT + 1);
-        let files = futures::executor::block_on(files(Unpacked(unpacked)))?;
+        let refused = Arc::default();
+        let unpacked = Unpacked {
+            content: unpacked,
+            refused: Arc::clone(&refused),
+        };
+        let files = futures::executor::block_on(files(unpacked));
+        let files = files.map_err(|why| refused.get().cloned().unwrap_or(why))?;
         ChartTexts::of(files)
     });
     let texts = texts.await.map_err(|error| bad(&error.to_string()))?;
@@ -272,23 +278,30 @@ fn slow() -> Fault {
 }
 
 /// A tar that is unpacked while it is read, so that no more of it is held than its files need.
-struct Unpacked<R>(Take<R>);
+struct Unpacked<R> {
+    content: Take<R>,
+    /// Why it is not unpacked any further.
+    refused: Arc<OnceLock<String>>,
+}
+
+impl<R> Unpacked<R> {
+    fn refuse(&self, why: String) -> Poll<std::io::Result<()>> {
+        let error = std::io::Error::other(why.clone());
+        let _ = self.refused.set(why);
+        Poll::Ready(Err(error))
+    }
+}
 
 impl<R: Read + Unpin> AsyncRead for Unpacked<R> {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let mut chunk = [0; 8 * 1024];
         let room = buffer.remaining().min(chunk.len());
-        let read = match self.0.read(&mut chunk[..room]) {
+        let read = match self.content.read(&mut chunk[..room]) {
             Ok(read) => read,
-            Err(error) => {
-                return Poll::Ready(Err(std::io::Error::other(format!(
-                    "it is not compressed by gzip ({error})"
-                ))));
-            }
+            Err(_) => return self.refuse("it is not compressed by gzip".to_owned()),
         };
-        if self.0.limit() == 0 {
-            let long = format!("it unpacks to more than {UNPACKED_LIMIT} bytes");
-            return Poll::Ready(Err(std::io::Error::other(long)));
+        if self.content.limit() == 0 {
+            return self.refuse(format!("it unpacks to more than {UNPACKED_LIMIT} bytes"));
         }
         buffer.put_slice(&chunk[..read]);
         Poll::Ready(Ok(()))
@@ -297,7 +310,7 @@ impl<R: Read + Unpin> AsyncRead for Unpacked<R> {
 
 /// The files of a chart that matter, by their paths below its folder.
 pub(super) async fn files(tar: impl AsyncRead + Unpin) -> Result<BTreeMap<String, String>, String> {
-    let broken = |error: std::io::Error| format!("its tar cannot be read: {error}");
+    let broken = |error: std::io::Error| format!("its tar is broken: {error}");
     let mut archive = tokio_tar::Archive::new(tar);
     let mut entries = archive.entries().map_err(broken)?;
     let (mut files, mut count, mut bytes) = (BTreeMap::new(), 0, 0);

@@ -9,19 +9,22 @@ use crate::fault::{Fault, Reason};
 /// What `work` gives; a panic in it is a fault. What it shared with other work may be left as the panic found it, so only locks
 /// that do not mind are to be held there.
 pub async fn caught<T, E: From<Fault>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| {
-        let said = panic
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("no reason is known");
-        let said: String = said.chars().take(200).collect();
-        tracing::error!(said, "a task panicked");
-        Err(E::from(Fault::retryable(
-            Reason::InternalError,
-            "the operator met an error of its own, which its log names; please report it with the log",
-        )))
-    })
+    AssertUnwindSafe(Box::pin(work))
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|panic| {
+            let said = panic
+                .downcast_ref::<&str>()
+                .copied()
+                .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+                .unwrap_or("no reason is known");
+            let said: String = said.chars().take(200).collect();
+            tracing::error!(said, "a task panicked");
+            Err(E::from(Fault::retryable(
+                Reason::InternalError,
+                "the operator met an error of its own, which its log names; please report it with the log",
+            )))
+        })
 }
 
 #[cfg(test)]
