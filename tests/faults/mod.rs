@@ -70,6 +70,8 @@ async fn what_registries_and_networks_do_is_overcome_or_told() {
         "30s",
         "--insecure-registry",
         &sources.join(","),
+        "--upload-host",
+        "127.0.0.1:*",
     ]);
     let images = join_all(rows.iter().map(|row| push(&world.source, row))).await;
     let ended = |(row, image)| {

@@ -218,7 +218,7 @@ async fn names_belong_to_the_first() {
     let output = build(&text, &[]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(
-        stdout(&output).contains("the plain tag 1 belongs to JackalImage/one"),
+        stdout(&output).contains("the plain tag 1 belongs to the JackalImage one of the same file"),
         "{}",
         stdout(&output)
     );
