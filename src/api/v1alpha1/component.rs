@@ -57,10 +57,7 @@ pub struct ChartSpec {
     pub release_name: Option<String>,
     /// Where it is: `oci://registry/path/chart`, with `@sha256:…` where its content is to be fixed, or the `https://`
     /// address of a chart repository.
-    #[schemars(
-        length(min = 1, max = 1024),
-        regex(pattern = "^(oci|https?)://[^\\s/?#@]+[^\\s#]*$")
-    )]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = "^(oci|https?)://[^\\s/?#@]+[^\\s#]*$"))]
     pub url: String,
     /// Values that it is installed with, over those of `valuesFrom`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
