@@ -35,6 +35,9 @@ struct Taken {
 const EVIL: &str = "evil";
 const OTHER: &str = "other";
 
+/// What the agent of `evil` is told of every other Lease.
+const OWN_LEASE: &str = "the agent of the node evil may write its own Lease alone, jackal-agent-evil";
+
 impl Taken {
     async fn new() -> Self {
         let home = Cluster::new().await;
@@ -53,14 +56,32 @@ impl Taken {
             release,
             evil,
         };
-        let login = format!("{}-registry-login", taken.release);
-        let secrets: Api<Secret> = Api::namespaced(taken.evil.clone(), &taken.home.namespace);
-        // From then on, what it may not do is refused for good.
-        eventually(SOON, "the agent has its rights", async || {
-            secrets.get(&login).await.map(|_| ()).map_err(|error| error.to_string())
+        taken.is_in_force().await;
+        taken
+    }
+
+    /// Waits until the API server knows the agent's rights and the policy, for which it takes its time. From then on, what the
+    /// agent may not do is refused for good, so that no row has to attempt a write that may still be allowed.
+    async fn is_in_force(&self) {
+        let login = format!("{}-registry-login", self.release);
+        let another = lease("jackal-agent-another", EVIL);
+        let attempt = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        eventually(SOON, "the agent has its rights, and the policy holds", async || {
+            let said = |error: kube::Error| error.to_string();
+            self.ask::<Secret>(&self.home).get(&login).await.map_err(said)?;
+            let images = self.ask::<JackalImage>(&self.victim);
+            images.list(&ListParams::default()).await.map_err(said)?;
+            let leases = self.ask::<Lease>(&self.home);
+            match leases.create(&attempt, &another).await {
+                Err(kube::Error::Api(status)) if status.message.contains(OWN_LEASE) => Ok(()),
+                Err(error) => Err(error.to_string()),
+                Ok(_) => Err("another node's Lease may be made".to_owned()),
+            }
         })
         .await;
-        taken
     }
 
     /// Objects of one kind in a namespace, asked for by the agent.
@@ -85,10 +106,8 @@ impl Taken {
         let name = image.metadata.name.clone().unwrap();
         let api = self.ask::<JackalImage>(&self.victim);
         let merge = Patch::Merge(json!({ "status": status }));
-        refused(words, async || {
-            api.patch_status(&name, &PatchParams::default(), &merge).await
-        })
-        .await;
+        let said = api.patch_status(&name, &PatchParams::default(), &merge).await;
+        assert_refused(said, words);
         let applied = json!({
             "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalImage", "metadata": { "name": name }, "status": status,
         });
@@ -126,16 +145,8 @@ fn assert_refused<T>(said: Result<T, kube::Error>, words: &str) {
     }
 }
 
-/// That the API server comes to refuse what `attempt` does with `words`: it takes its time to know a policy.
-async fn refused<T>(words: &str, mut attempt: impl AsyncFnMut() -> Result<T, kube::Error>) {
-    eventually(SOON, &format!("it is refused: {words}"), async || {
-        match attempt().await {
-            Err(kube::Error::Api(status)) if status.code == 403 && status.message.contains(words) => Ok(()),
-            Err(error) => Err(error.to_string()),
-            Ok(_) => Err("it was allowed".to_owned()),
-        }
-    })
-    .await;
+fn lease(name: &str, holder: &str) -> Lease {
+    serde_json::from_value(json!({ "metadata": { "name": name }, "spec": { "holderIdentity": holder } })).unwrap()
 }
 
 fn row(
@@ -276,6 +287,7 @@ async fn ready() {
     let taken = Taken::new().await;
     let forged = json!({
         "digest": format!("sha256:{}", "a".repeat(64)), "name": "127.0.0.1:31999/team/app:1", "observedGeneration": 1,
+        "registry": { "address": "127.0.0.1:31999", "repository": "team/app" },
         "conditions": [{
             "type": "Ready", "status": "True", "reason": "Succeeded", "message": "", "observedGeneration": 1,
             "lastTransitionTime": "2026-01-01T00:00:00Z",
@@ -304,7 +316,8 @@ async fn ready() {
     taken.image("own", "source: Docker", own).await;
     let api = taken.ask::<JackalImage>(&taken.victim);
     let merge = Patch::Merge(json!({ "status": forged }));
-    api.patch_status("own", &PatchParams::default(), &merge).await.unwrap();
+    let told = api.patch_status("own", &PatchParams::default(), &merge).await.unwrap();
+    assert!(told.status.unwrap().registry.is_some());
     taken.end().await;
 }
 
@@ -362,18 +375,15 @@ async fn assignment() {
 
 async fn leases() {
     let taken = Taken::new().await;
-    let lease = |name: &str, holder: &str| -> Lease {
-        serde_json::from_value(json!({ "metadata": { "name": name }, "spec": { "holderIdentity": holder } })).unwrap()
-    };
     let (own, api) = (taken.home.api::<Lease>(), taken.ask::<Lease>(&taken.home));
-    let words = "the agent of the node evil may write its own Lease alone, jackal-agent-evil";
+    let words = OWN_LEASE;
     for (name, holder) in [
         ("jackal-operator-leader", "controller-0"),
         ("jackal-agent-other", OTHER),
     ] {
         let standing = own.create(&PostParams::default(), &lease(name, holder)).await.unwrap();
         let steal = Patch::Merge(json!({ "spec": { "holderIdentity": EVIL, "leaseDurationSeconds": i32::MAX } }));
-        refused(words, async || api.patch(name, &PatchParams::default(), &steal).await).await;
+        assert_refused(api.patch(name, &PatchParams::default(), &steal).await, words);
         let apply = json!({
             "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": { "name": name },
             "spec": { "holderIdentity": EVIL },
@@ -421,7 +431,6 @@ async fn events() {
         event("deployment-controller", "agent/evil", "JackalImage"),
         event("jackal-operator", "agent/evil", "JackalPackage"),
     ];
-    refused(words, async || api.create(&PostParams::default(), &forged[0]).await).await;
     for event in &forged {
         assert_refused(api.create(&PostParams::default(), event).await, words);
     }
@@ -438,15 +447,16 @@ async fn nameless() {
     let candidates = Patch::Merge(json!({ "status": { "candidates": [] } }));
     let forged = Patch::Merge(json!({ "status": { "candidates": [{ "nodeName": "", "observedGeneration": 1 }] } }));
     let words = "the token of this agent names no node";
-    refused(words, async || {
-        api.patch_status("app", &PatchParams::default(), &candidates).await
-    })
-    .await;
+    assert_refused(
+        api.patch_status("app", &PatchParams::default(), &candidates).await,
+        words,
+    );
     assert_refused(api.patch_status("app", &PatchParams::default(), &forged).await, words);
     let leases: Api<Lease> = Api::namespaced(nameless, &taken.home.namespace);
-    let lease = json!({ "metadata": { "name": "jackal-agent-x" }, "spec": { "holderIdentity": "x" } });
-    let lease: Lease = serde_json::from_value(lease).unwrap();
-    assert_refused(leases.create(&PostParams::default(), &lease).await, words);
+    let said = leases
+        .create(&PostParams::default(), &lease("jackal-agent-x", "x"))
+        .await;
+    assert_refused(said, words);
     let standing = taken.victim.api::<JackalImage>().get("app").await.unwrap();
     assert_eq!(standing.status, image.status);
     taken.end().await;

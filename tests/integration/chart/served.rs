@@ -1,5 +1,7 @@
 //! What a real API server says of the objects, and its Pod Security of the pods.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::{all, everything, find, render};
@@ -22,25 +24,34 @@ fn text(objects: &[&Value]) -> String {
 #[tokio::test]
 async fn everything_is_served() {
     let cluster = Cluster::new().await;
+    // Where the cluster's state is.
+    let state = cluster.beside().await;
     let mut objects = render(&everything());
     let plain = render(&json!({ "registry": { "deploy": { "enabled": true, "persistence": { "enabled": false } } } }));
     objects.extend(plain);
-    let objects: Vec<Value> = objects
-        .into_iter()
-        // Its kind is the Prometheus operator's.
-        .filter(|object| object["kind"] != "ServiceMonitor")
-        .map(|mut object| {
-            if object["metadata"]["namespace"] == "home" {
-                object["metadata"]["namespace"] = json!(cluster.namespace);
-            }
-            object
-        })
-        .collect();
+    // Its kind is the Prometheus operator's.
+    objects.retain(|object| object["kind"] != "ServiceMonitor");
     assert!(objects.len() > 40, "{}", objects.len());
-    let beside = |object: &&Value| object["metadata"]["namespace"] == "kube-public";
-    let (public, own): (Vec<&Value>, Vec<&Value>) = objects.iter().partition(beside);
-    assert_eq!(public.len(), 2);
-    for (objects, namespace) in [(public, "kube-public"), (own, cluster.namespace.as_str())] {
+    for object in &mut objects {
+        let namespace = match object["metadata"]["namespace"].as_str() {
+            Some("home") => &cluster.namespace,
+            Some("zarf") => &state.namespace,
+            _ => continue,
+        };
+        object["metadata"]["namespace"] = json!(namespace);
+    }
+    // kubectl takes the objects of one namespace, and those of none.
+    let mut by_namespace: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
+    for object in &objects {
+        let namespace = object["metadata"]["namespace"].as_str();
+        by_namespace
+            .entry(namespace.unwrap_or(&cluster.namespace))
+            .or_default()
+            .push(object);
+    }
+    let elsewhere = ["default", "kube-public", &state.namespace].map(|namespace| by_namespace[namespace].len());
+    assert_eq!((elsewhere, by_namespace.len()), ([6, 2, 2], 4));
+    for (namespace, objects) in by_namespace {
         let more = ["--dry-run=server", "--force-conflicts", "--namespace", namespace];
         let said = cluster
             .try_apply_with(&text(&objects), &more)

@@ -41,7 +41,8 @@ async fn what_the_administrator_does_not_admit_is_refused_at_the_door() {
         r#"admissionPolicies.sourceHosts=["ghcr.io","docker.io","*.example.com","*.test.org:5000"]"#,
     ];
     let rendered = chart(&tenant, &format!("door-{}", tenant.namespace), &values);
-    tenant.apply(&rendered);
+    // Each object says in which namespace it is.
+    tenant.apply_anywhere(&rendered);
     let host = "may not be brought; these registries are admitted: ghcr.io, docker.io, *.example.com, *.test.org:5000";
     let engine = format!(
         "may not read images from the engines of nodes (source: Docker or Containerd); these namespaces may: {}",
