@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use jackal_operator::api::v1alpha1::JackalImage;
 use jackal_operator::oci::{Compression, Digest};
 use jackal_operator::source::Method;
 use jackal_operator::source::docker::{Docker, Shape, settled};
@@ -17,8 +18,10 @@ use super::{Attack, check};
 use crate::docker::engines::{Image, Real, Victim};
 use crate::docker::push::break_exports;
 use crate::docker::transfer;
-use crate::support::cluster::Cluster;
+use crate::support::cluster::{Cluster, condition};
+use crate::support::faulty::Seen;
 use crate::support::front::{Act, Front};
+use crate::support::objects::lone;
 use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version, plain_client};
 use crate::support::table::on_one_thread;
@@ -50,17 +53,17 @@ fn engine_with(images: &[&Image]) -> Victim {
     victim
 }
 
+/// Whether an engine sent this by itself.
+fn is_engines(seen: &Seen) -> bool {
+    let agent = seen.headers.get("user-agent");
+    agent.is_some_and(|agent| agent.starts_with("docker/"))
+}
+
 /// A registry that takes nothing of what an engine sends by itself.
 fn stalling(registry: &TestRegistry) -> Front {
-    Front::to(&registry.host, |seen| {
-        let engine = seen
-            .headers
-            .get("user-agent")
-            .is_some_and(|agent| agent.starts_with("docker/"));
-        match engine && seen.method == "POST" {
-            true => Act::Delay(FOREVER),
-            false => Act::Pass,
-        }
+    Front::to(&registry.host, |seen| match is_engines(seen) && seen.method == "POST" {
+        true => Act::Delay(FOREVER),
+        false => Act::Pass,
     })
 }
 
@@ -145,25 +148,24 @@ async fn agent_pushing(victim: &Victim, name: &str) -> (Cluster, Operator, TestR
     let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
     let front = stalling(&registry);
     cluster.create_node(&cluster.namespace, &[]).await;
-    // The machine may be busy with other tests.
-    let own = own_registry(&front);
-    let controller = cluster.controller_with(&own, &[("JACKAL_LEASE_DURATION", "30s")]);
+    let controller = controller(&cluster, &front);
     let agent = agent(&cluster, victim, &front);
-    cluster.apply(&format!(
-        "apiVersion: jackal.dev/v1alpha1
-kind: JackalImage
-metadata: {{name: pushed}}
-spec:
-  image: {name}
-  source: Docker
-  nodeName: {}
-",
-        cluster.namespace
-    ));
+    cluster.apply(&object(&cluster, name, ""));
     pushing(&front).await;
     assert_ne!(names(victim), [name]);
     drop(controller);
     (cluster, agent, registry, front)
+}
+
+/// An image of the cluster's node, with other fields of its spec (`more`).
+fn object(cluster: &Cluster, name: &str, more: &str) -> String {
+    let fields = format!("source: Docker\n  nodeName: {}\n  {more}", cluster.namespace);
+    lone("pushed", name, &fields)
+}
+
+fn controller(cluster: &Cluster, front: &Front) -> Operator {
+    // The machine may be busy with other tests.
+    cluster.controller_with(&own_registry(front), &[("JACKAL_LEASE_DURATION", "30s")])
 }
 
 /// The flags that name the operator's own registry.
@@ -306,5 +308,43 @@ async fn an_engine_keeps_the_names_that_it_had() {
             },
         },
     ];
+    check(ATTACKS).await;
+}
+
+#[tokio::test]
+async fn an_engine_pushes_into_the_operators_own_registry_only() {
+    const ATTACKS: &[Attack] = &[Attack {
+        attacker: "tenant",
+        capabilities: "has an image of a node's engine, which cannot export it, brought to a registry of its own",
+        attempt: "the registry waits for the engine, which follows wherever a registry leads",
+        expected: "the engine is not asked to push, and that it cannot export is told",
+        final_state: "the registry was asked by the operator alone, and the engine has the names that it had",
+        run: || {
+            on_one_thread(|| async {
+                let name = "jackal-test/led:1";
+                let victim = engine_with(&[&Image::varied(name)]);
+                let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
+                let [home, tenants] = [(); 2].map(|()| Front::to(&registry.host, |_| Act::Pass));
+                cluster.create_node(&cluster.namespace, &[]).await;
+                let _controller = controller(&cluster, &home);
+                let _agent = agent(&cluster, &victim, &home);
+                let theirs = format!("registry: {{address: '{}', insecure: true}}", tenants.host);
+                cluster.apply(&object(&cluster, name, &theirs));
+                let told = |image: &JackalImage| {
+                    let ready = condition(&image.status.as_ref()?.conditions, "Ready")?;
+                    (ready.reason == "SourceFailed").then(|| ready.message.clone())
+                };
+                let image = cluster.image_where("pushed", "SourceFailed", |image| told(image)).await;
+                let said = told(&image).unwrap();
+                assert!(said.contains("/docker/tmp"), "{said}");
+                assert!(!said.contains("asked to push"), "{said}");
+                assert!(!tenants.seen().is_empty());
+                for seen in tenants.seen().iter().chain(&home.seen()) {
+                    assert!(!is_engines(seen), "{seen:?}");
+                }
+                assert_eq!(names(&victim), [name]);
+            })
+        },
+    }];
     check(ATTACKS).await;
 }
