@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use jackal_operator::api::v1alpha1::JackalImage;
 use jackal_operator::oci::{Compression, Digest};
+use jackal_operator::source::Method;
 use jackal_operator::source::docker::{Docker, Shape, settled};
 use jackal_operator::transfer::{RegistryDestination, Standing};
 use tokio::net::{UnixListener, UnixStream};
@@ -16,8 +18,10 @@ use super::{Attack, check};
 use crate::docker::engines::{Image, Real, Victim};
 use crate::docker::push::break_exports;
 use crate::docker::transfer;
-use crate::support::cluster::Cluster;
+use crate::support::cluster::{Cluster, condition};
+use crate::support::faulty::Seen;
 use crate::support::front::{Act, Front};
+use crate::support::objects::lone;
 use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version, plain_client};
 use crate::support::table::on_one_thread;
@@ -25,6 +29,9 @@ use crate::support::wait::{SOON, eventually};
 
 /// Longer than any test takes.
 const FOREVER: Duration = Duration::from_secs(3600);
+
+/// The name by which the engine lists an image without one.
+const UNNAMED: &str = "<none>:<none>";
 
 /// All names that the engine has.
 fn names(victim: &Victim) -> Vec<String> {
@@ -46,17 +53,17 @@ fn engine_with(images: &[&Image]) -> Victim {
     victim
 }
 
+/// Whether an engine sent this by itself.
+fn is_engines(seen: &Seen) -> bool {
+    let agent = seen.headers.get("user-agent");
+    agent.is_some_and(|agent| agent.starts_with("docker/"))
+}
+
 /// A registry that takes nothing of what an engine sends by itself.
 fn stalling(registry: &TestRegistry) -> Front {
-    Front::to(&registry.host, |seen| {
-        let engine = seen
-            .headers
-            .get("user-agent")
-            .is_some_and(|agent| agent.starts_with("docker/"));
-        match engine && seen.method == "POST" {
-            true => Act::Delay(FOREVER),
-            false => Act::Pass,
-        }
+    Front::to(&registry.host, |seen| match is_engines(seen) && seen.method == "POST" {
+        true => Act::Delay(FOREVER),
+        false => Act::Pass,
     })
 }
 
@@ -135,35 +142,41 @@ impl Breaking {
     }
 }
 
-/// An agent whose engine pushes `name` to a registry that takes nothing.
+/// An agent whose engine pushes `name` to a registry that takes nothing. It is the operator's own: an engine pushes by
+/// itself to no other.
 async fn agent_pushing(victim: &Victim, name: &str) -> (Cluster, Operator, TestRegistry, Front) {
     let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
     let front = stalling(&registry);
     cluster.create_node(&cluster.namespace, &[]).await;
-    // The machine may be busy with other tests.
-    let controller = cluster.controller_with(&[], &[("JACKAL_LEASE_DURATION", "30s")]);
-    let agent = agent(&cluster, victim);
-    cluster.apply(&format!(
-        "apiVersion: jackal.dev/v1alpha1
-kind: JackalImage
-metadata: {{name: pushed}}
-spec:
-  image: {name}
-  source: Docker
-  nodeName: {}
-  registry: {{address: '{}', insecure: true}}
-",
-        cluster.namespace, front.host
-    ));
+    let controller = controller(&cluster, &front);
+    let agent = agent(&cluster, victim, &front);
+    cluster.apply(&object(&cluster, name, ""));
     pushing(&front).await;
     assert_ne!(names(victim), [name]);
     drop(controller);
     (cluster, agent, registry, front)
 }
 
-fn agent(cluster: &Cluster, victim: &Victim) -> Operator {
+/// An image of the cluster's node, with other fields of its spec (`more`).
+fn object(cluster: &Cluster, name: &str, more: &str) -> String {
+    let fields = format!("source: Docker\n  nodeName: {}\n  {more}", cluster.namespace);
+    lone("pushed", name, &fields)
+}
+
+fn controller(cluster: &Cluster, front: &Front) -> Operator {
+    // The machine may be busy with other tests.
+    cluster.controller_with(&own_registry(front), &[("JACKAL_LEASE_DURATION", "30s")])
+}
+
+/// The flags that name the operator's own registry.
+fn own_registry(front: &Front) -> [&str; 3] {
+    ["--registry-address", &front.host, "--registry-insecure"]
+}
+
+fn agent(cluster: &Cluster, victim: &Victim, front: &Front) -> Operator {
     // The engine's folder is not read, so that it is asked to export.
     let flags = ["--docker-root", "/nowhere", "--admit", "*=*"];
+    let flags = [&flags[..], &own_registry(front)].concat();
     cluster.agent(&cluster.namespace, &victim.real.host, &flags)
 }
 
@@ -180,13 +193,13 @@ async fn an_engine_keeps_the_names_that_it_had() {
                 on_one_thread(|| async {
                     let name = "jackal-test/killed:1";
                     let victim = engine_with(&[&Image::varied(name)]);
-                    let (cluster, mut killed, _registry, _front) = agent_pushing(&victim, name).await;
+                    let (cluster, mut killed, _registry, front) = agent_pushing(&victim, name).await;
                     killed.signal("KILL");
                     killed.ends(SOON).await;
                     assert_ne!(names(&victim), [name]);
                     // Nobody asks the next agent to push again.
                     cluster.kubectl(&["delete", "jackalimage", "pushed", "--wait=false"]);
-                    let _agent = agent(&cluster, &victim);
+                    let _agent = agent(&cluster, &victim, &front);
                     has(&victim, &[name]).await;
                 })
             },
@@ -241,13 +254,13 @@ async fn an_engine_keeps_the_names_that_it_had() {
             attacker: "user of a node's engine",
             capabilities: "names images",
             attempt: "gives the name to another image before the engine pushes the one that had it, which so gets its only name for the push and would go with it",
-            expected: "the push is refused, and why is told",
-            final_state: "the engine keeps the image",
+            expected: "the engine does not push the image that lost its name; the one that has it now is pushed",
+            final_state: "the engine keeps both images with the names that its user gave",
             run: || {
                 on_one_thread(|| async {
                     let (name, other) = ("jackal-test/nameless:1", "jackal-test/newer:1");
-                    let nameless = Image::varied(name);
-                    let victim = engine_with(&[&nameless, &Image::varied(other)]);
+                    let (nameless, newer) = (Image::varied(name), Image::varied(other));
+                    let victim = engine_with(&[&nameless, &newer]);
                     let id = Digest::of(&nameless.config);
                     let registry = TestRegistry::start(Version::V31);
                     let transfer = transfer(&victim.real.docker, name, &registry, "in", Compression::None);
@@ -260,8 +273,13 @@ async fn an_engine_keeps_the_names_that_it_had() {
                         .real
                         .output(&["image", "ls", "--all", "--no-trunc", "--format", "{{.ID}}"]);
                     assert!(held.contains(id.as_str()), "{id} is gone: {held}");
-                    let fault = outcome.unwrap_err();
-                    assert!(fault.message.contains("give it one by `docker tag`"), "{fault}");
+                    let pushed = transfer.destination.holds(&id).await.unwrap();
+                    assert_eq!(pushed, None, "the image that lost its name was pushed");
+                    let outcome = outcome.unwrap();
+                    assert_eq!(outcome.method, Method::DockerPush);
+                    assert_eq!(outcome.source_digest, Digest::of(&newer.config));
+                    settled(SOON).await;
+                    has(&victim, &[UNNAMED, name, other]).await;
                 })
             },
         },
@@ -290,5 +308,43 @@ async fn an_engine_keeps_the_names_that_it_had() {
             },
         },
     ];
+    check(ATTACKS).await;
+}
+
+#[tokio::test]
+async fn an_engine_pushes_into_the_operators_own_registry_only() {
+    const ATTACKS: &[Attack] = &[Attack {
+        attacker: "tenant",
+        capabilities: "has an image of a node's engine, which cannot export it, brought to a registry of its own",
+        attempt: "the registry waits for the engine, which follows wherever a registry leads",
+        expected: "the engine is not asked to push, and that it cannot export is told",
+        final_state: "the registry was asked by the operator alone, and the engine has the names that it had",
+        run: || {
+            on_one_thread(|| async {
+                let name = "jackal-test/led:1";
+                let victim = engine_with(&[&Image::varied(name)]);
+                let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
+                let [home, tenants] = [(); 2].map(|()| Front::to(&registry.host, |_| Act::Pass));
+                cluster.create_node(&cluster.namespace, &[]).await;
+                let _controller = controller(&cluster, &home);
+                let _agent = agent(&cluster, &victim, &home);
+                let theirs = format!("registry: {{address: '{}', insecure: true}}", tenants.host);
+                cluster.apply(&object(&cluster, name, &theirs));
+                let told = |image: &JackalImage| {
+                    let ready = condition(&image.status.as_ref()?.conditions, "Ready")?;
+                    (ready.reason == "SourceFailed").then(|| ready.message.clone())
+                };
+                let image = cluster.image_where("pushed", "SourceFailed", |image| told(image)).await;
+                let said = told(&image).unwrap();
+                assert!(said.contains("/docker/tmp"), "{said}");
+                assert!(!said.contains("asked to push"), "{said}");
+                assert!(!tenants.seen().is_empty());
+                for seen in tenants.seen().iter().chain(&home.seen()) {
+                    assert!(!is_engines(seen), "{seen:?}");
+                }
+                assert_eq!(names(&victim), [name]);
+            })
+        },
+    }];
     check(ATTACKS).await;
 }
