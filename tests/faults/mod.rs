@@ -18,7 +18,7 @@ use crate::support::cluster::{Cluster, condition};
 use crate::support::front::Front;
 use crate::support::image::{noise, put, stream};
 use crate::support::registry::TestRegistry;
-use crate::support::wait::{SOON, eventually};
+use crate::support::wait::{SOON, at_leisure, eventually};
 
 /// What pods call the registry. Nothing listens there.
 const ADDRESS: &str = "127.0.0.1:31999";
@@ -176,7 +176,7 @@ async fn meets(cluster: &Cluster, row: &Row, image: &Document) {
     }
     (row.holds)(&row.front);
     eventually(
-        Duration::from_secs(15),
+        at_leisure(Duration::from_secs(15)),
         &format!("{} leaves no upload", row.name),
         async || match row.destination.unfinished(&repository) {
             0 => Ok(()),
