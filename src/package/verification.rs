@@ -25,6 +25,8 @@ use crate::transfer::Destination;
 const SIGNATURE_LIMIT: usize = 1024 * 1024;
 /// The bytes of signatures that are read for one image. The rest does not count.
 const SIGNATURE_BYTES: usize = 32 * 1024 * 1024;
+/// The bytes that one counts for which is not there or longer than it says.
+const UNREAD_BYTES: usize = 512 * 1024;
 /// How many signatures of one image are read of each kind. The rest does not count.
 const SIGNATURES: usize = 64;
 /// How many manifests are read besides that a listing calls something else than signatures.
@@ -239,8 +241,9 @@ impl Search<'_> {
                 self.passed_over += 1;
                 continue;
             }
-            // A registry that lost it has no signature there.
+            // A registry that lost it has no signature there. One that is longer than it says was read in part.
             let Some(content) = self.store.blob(&layer.digest, SIGNATURE_LIMIT.min(self.left)).await? else {
+                self.left = self.left.saturating_sub(UNREAD_BYTES);
                 continue;
             };
             self.left -= content.len();

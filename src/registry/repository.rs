@@ -238,9 +238,13 @@ impl Repository {
         let mut content = BytesMut::new();
         let mut permits = BodyPermits::default();
         let time = self.registry.idle();
-        let mut deadline = Instant::now() + time;
+        // From the first chunk on: before it, the request waits for its turn, and has a limit of its own.
+        let mut deadline: Option<Instant> = None;
         loop {
-            let chunk = timeout_at(deadline, download.chunk()).await;
+            let chunk = match deadline {
+                Some(deadline) => timeout_at(deadline, download.chunk()).await,
+                None => Ok(download.chunk().await),
+            };
             match chunk.map_err(|_| Error::timed_out(download.label(), time))? {
                 Ok(Some(chunk)) if content.len() + chunk.len() > limit => {
                     let detail = format!("the blob has more than the {limit} bytes that are read of it");
@@ -249,7 +253,7 @@ impl Repository {
                 Ok(Some(chunk)) => {
                     let waited = Instant::now();
                     permits.grow(content.len() + chunk.len()).await;
-                    deadline += waited.elapsed();
+                    deadline = Some(deadline.unwrap_or(waited + time) + waited.elapsed());
                     content.extend_from_slice(&chunk);
                 }
                 Ok(None) => return Ok(Some(content.freeze())),

@@ -6,8 +6,6 @@ mod rows;
 mod rules;
 mod standing;
 
-use std::time::Duration;
-
 use futures::StreamExt as _;
 use futures::future::join_all;
 use jackal_operator::api::v1alpha1::JackalImage;
@@ -18,7 +16,7 @@ use crate::support::cluster::{Cluster, condition};
 use crate::support::front::Front;
 use crate::support::image::{noise, put, stream};
 use crate::support::registry::TestRegistry;
-use crate::support::wait::{SOON, at_leisure, eventually};
+use crate::support::wait::{SOON, eventually};
 
 /// What pods call the registry. Nothing listens there.
 const ADDRESS: &str = "127.0.0.1:31999";
@@ -175,14 +173,12 @@ async fn meets(cluster: &Cluster, row: &Row, image: &Document) {
         standing::whole(&row.destination, &repository, image).await;
     }
     (row.holds)(&row.front);
-    eventually(
-        at_leisure(Duration::from_secs(15)),
-        &format!("{} leaves no upload", row.name),
-        async || match row.destination.unfinished(&repository) {
+    eventually(SOON, &format!("{} leaves no upload", row.name), async || {
+        match row.destination.unfinished(&repository) {
             0 => Ok(()),
             _ => Err(format!("{:?}", row.destination.uploads(&repository))),
-        },
-    )
+        }
+    })
     .await;
 }
 

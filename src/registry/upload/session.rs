@@ -14,9 +14,9 @@ use crate::registry::repository::Repository;
 use crate::registry::token::Scope;
 
 /// The longest time that giving up a session may take.
-const CANCEL_LIMIT: Duration = Duration::from_secs(10);
+const CANCEL_LIMIT: Duration = Duration::from_secs(20);
 /// What is waited before each try of that, in milliseconds.
-const CANCEL_PAUSES: [u64; 5] = [50, 100, 250, 1000, 4000];
+const CANCEL_PAUSES: [u64; 6] = [50, 100, 250, 1000, 4000, 8000];
 
 /// A begun upload. Unless it was committed, dropping it tells the registry so.
 pub(in crate::registry) struct Session {
