@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
-use futures::stream;
+use futures::stream::{self, TryStreamExt as _};
 
 use crate::api::v1alpha1::{SourceKind, VerifySpec};
 use crate::budget::{DOCUMENTS, memory_of_json};
@@ -201,22 +201,25 @@ impl Search<'_> {
     /// are satisfied.
     async fn referring(&mut self, listed: &[Descriptor]) -> Result<(), Fault> {
         let (store, digest) = (self.store, self.digest);
-        let reads = listed.iter().map(|referrer| async move {
-            let document = store.document(referrer.digest.as_str()).await?;
-            let memory = DOCUMENTS.reserve();
-            let Some(document) = document else { return Ok(None) };
-            let added = memory.add(memory_of_json(&document.raw));
-            added.map_err(|exhausted| exhausted.fault(Reason::VerificationError, &store.name()))?;
-            Ok::<_, Fault>(Some((document, memory)))
-        });
-        let mut reads = stream::iter(reads.collect::<Vec<_>>()).buffered(AT_ONCE);
-        while let Some(read) = reads.next().await {
-            let Some((document, _memory)) = read? else { continue };
-            if document.subject().is_some_and(|own| own.digest == *digest) {
-                self.layers(&document).await?;
-            }
-            if self.is_satisfied() {
-                break;
+        // A batch is read to its end before its signatures are: a request that is not polled meanwhile would keep its permit.
+        for batch in listed.chunks(AT_ONCE) {
+            let reads = batch.iter().map(|referrer| async move {
+                let document = store.document(referrer.digest.as_str()).await?;
+                let memory = DOCUMENTS.reserve();
+                let Some(document) = document else { return Ok(None) };
+                let added = memory.add(memory_of_json(&document.raw));
+                added.map_err(|exhausted| exhausted.fault(Reason::VerificationError, &store.name()))?;
+                Ok::<_, Fault>(Some((document, memory)))
+            });
+            let reads = stream::iter(reads.collect::<Vec<_>>()).buffered(AT_ONCE);
+            let read: Vec<_> = reads.try_collect().await?;
+            for (document, _memory) in read.into_iter().flatten() {
+                if document.subject().is_some_and(|own| own.digest == *digest) {
+                    self.layers(&document).await?;
+                }
+                if self.is_satisfied() {
+                    return Ok(());
+                }
             }
         }
         Ok(())
