@@ -108,7 +108,11 @@ async fn attack(hostile: Hostile) {
         &registry_at(&registry.host),
     ));
     let begun = Instant::now();
-    cluster.ready("good").await;
+    eventually(LIMIT, "the package of others is ready", async || {
+        let said = said(&cluster, "good").await;
+        said.starts_with("Succeeded: ").then_some(()).ok_or(said)
+    })
+    .await;
     println!("others were ready after {:?}", begun.elapsed());
     for (name, _, words) in &hostile.objects {
         let told = eventually(LIMIT, &format!("{name} says {words:?}"), async || {
@@ -395,7 +399,11 @@ async fn deletion() {
     let controller = cluster.controller(&["--insecure-registry", &format!("{},{}", source.host, front.host)]);
     let more = format!("deletionPolicy: Delete\n  {}", registry_at(&front.host));
     cluster.apply(&lone("gone", &format!("{}/good:1", source.host), &more));
-    cluster.image_ready("gone").await;
+    eventually(LIMIT, "the image is ready", async || {
+        let said = said(&cluster, "gone").await;
+        said.starts_with("Succeeded: ").then_some(()).ok_or(said)
+    })
+    .await;
     cluster.kubectl(&["delete", "jkimg", "gone", "--wait=false"]);
     eventually(LIMIT.max(SOON), "the object is gone", async || {
         match cluster.images().await.len() {
