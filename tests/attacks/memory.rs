@@ -19,6 +19,7 @@ use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::table::on_one_thread;
 use crate::support::wait::{SOON, eventually};
+use crate::tenancy::APART;
 
 /// The most memory of a controller, whatever it is sent.
 const MEMORY: u64 = 256 << 20;
@@ -32,6 +33,8 @@ const LIMIT: Duration = Duration::from_secs(180);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory() {
+    // It takes a machine by itself, and so do the others that wait here.
+    let _alone = APART.lock().await;
     check(&[
         Attack {
             attacker: "a tenant with a registry of his own",
