@@ -14,7 +14,7 @@ use tracing::warn;
 use super::conflict;
 use super::deletion::{Deletion, UNRECORDED, moved};
 use super::packages::Packages;
-use super::removal::{Removal, lease_lost};
+use super::removal::{Removal, as_leader};
 use super::retention::{self, Settled, Surroundings};
 use crate::api::v1alpha1::{Garbage, JackalPackage, WrittenRepository};
 use crate::fault::{Fault, Reason};
@@ -96,17 +96,13 @@ impl Packages {
         };
         let (packages, package, place) = (Arc::clone(self), Arc::clone(package), place.clone());
         self.tasks.spawn(async move {
-            let work = async {
-                let settled = packages.settle(&package, &place, &name, &due);
-                let lead = packages.leadership.during(settled);
-                lead.await.unwrap_or_else(|| Err(lease_lost()))
-            };
+            let work = packages.settle(&package, &place, &name, &due);
             packages.removed(&package, &uid, token, work).await;
         });
         None
     }
 
-    /// Runs `work`, a deletion of content of `package`; tells why it failed where that is news, and looks at the package again.
+    /// Runs `work`, a deletion of content of `package`, as long as this process leads; tells why it failed where that is news, and looks at the package again.
     pub(super) async fn removed(
         &self,
         package: &JackalPackage,
@@ -114,7 +110,7 @@ impl Packages {
         token: CancellationToken,
         work: impl Future<Output = Result<(), Fault>>,
     ) {
-        match self.removals.run(uid, token, work).await {
+        match self.removals.run(uid, token, as_leader(&self.leadership, work)).await {
             Some(Err(fault)) => {
                 warn!(package = name_of(package), %fault, "deleting artifacts");
                 let before = self.collections().insert(uid.to_owned(), fault.message.clone());

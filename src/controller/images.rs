@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 use super::assignment::{self, AgentNode, Verdict};
 use super::deletion::Deletion;
 use super::lease::{LAPSE, Leadership};
-use super::removal::{Removal, Removals, lease_lost};
+use super::removal::{Removal, Removals, as_leader};
 use super::seen::Seen;
 use super::selecting::Selecting;
 use super::{AGENT_LABEL, AGENT_LEASE, finalizers, undecodable};
@@ -188,10 +188,7 @@ impl Assigner {
         };
         let (assigner, image) = (Arc::clone(self), image.clone());
         self.selecting.spawn(async move {
-            let work = async {
-                let lead = assigner.leadership.during(assigner.take_back(&image));
-                lead.await.unwrap_or_else(|| Err(lease_lost()))
-            };
+            let work = as_leader(&assigner.leadership, assigner.take_back(&image));
             if let Some(Err(fault)) = assigner.removals.run(&uid, token, work).await {
                 warn!(image = name_of(&image), %fault, "deleting what was pushed");
                 let reason = "GarbageCollectionFailed";

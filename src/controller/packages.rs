@@ -27,7 +27,7 @@ use super::following::{Effective, Followable, Following};
 use super::leader_tally::LeaderTally;
 use super::lease::{LAPSE, Leadership};
 use super::publication::{self, Publication};
-use super::removal::{Removal, Removals, lease_lost};
+use super::removal::{Removal, Removals};
 use super::tally::{Verification, brought, count, failures, rows, written};
 use super::undecodable;
 use crate::api::v1alpha1::{
@@ -452,11 +452,7 @@ impl Packages {
                 packages.take_back(&package).await?;
                 finalizers::set(&packages.client, &package, FINALIZER, false).await
             };
-            let lead = async {
-                let lead = packages.leadership.during(work);
-                lead.await.unwrap_or_else(|| Err(lease_lost()))
-            };
-            packages.removed(&package, &uid, token, lead).await;
+            packages.removed(&package, &uid, token, work).await;
         });
         Ok(None)
     }

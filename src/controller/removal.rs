@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use super::lease::Leadership;
 use crate::fault::{Disposition, Fault, Reason};
 use crate::worker::{Backoff, Decision, Key, Memory, View, caught};
 
@@ -93,12 +94,18 @@ impl Removals {
     }
 }
 
-/// That this process must not go on with a deletion.
-pub(super) fn lease_lost() -> Fault {
-    Fault::retryable(
-        Reason::PackageFailed,
-        "the lease was lost during the deletion, which the next leader goes on with",
-    )
+/// `work`, a deletion, as long as this process leads.
+pub(super) async fn as_leader(
+    leadership: &Leadership,
+    work: impl Future<Output = Result<(), Fault>>,
+) -> Result<(), Fault> {
+    let lost = || {
+        Err(Fault::retryable(
+            Reason::PackageFailed,
+            "the lease was lost during the deletion, which the next leader goes on with",
+        ))
+    };
+    leadership.during(work).await.unwrap_or_else(lost)
 }
 
 /// Deletions of an object are all of one kind.
