@@ -12,7 +12,7 @@ use crate::support::objects::{ADDRESS, lone, package};
 use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::table::on_one_thread;
-use crate::support::wait::{SOON, eventually};
+use crate::support::wait::{SOON, a_second_passes, eventually};
 use crate::tenancy::APART;
 
 const TENANT: &str = "a tenant";
@@ -341,6 +341,7 @@ async fn an_owner_in_another_namespace() {
     let theirs = victim.ready("shop").await;
     let uid = theirs.metadata.uid.clone().unwrap();
     let before = home.crane("digest", "team/app:1");
+    a_second_passes().await;
     // Another content for the same tag.
     let owned = json!({
         "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalImage",

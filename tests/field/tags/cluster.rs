@@ -14,7 +14,7 @@ use crate::support::image::{image, multi_platform, noise, put};
 use crate::support::objects::{ADDRESS, lone, package, registry_at};
 use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version};
-use crate::support::wait::{SOON, eventually};
+use crate::support::wait::{SOON, a_second_passes, eventually};
 
 /// A cluster with a controller, and two registries with an image of one name that is not the same.
 struct Shared {
@@ -66,17 +66,6 @@ impl Shared {
     async fn standing(&self) -> Option<Document> {
         self.registry.repository("shop").manifest("1.4.0").await.unwrap()
     }
-
-    /// Waits until objects that are made now are younger than those before.
-    async fn a_second_passes(&self) {
-        let now = jiff::Timestamp::now().as_second();
-        eventually(SOON, "a second passes", async || {
-            (jiff::Timestamp::now().as_second() > now)
-                .then_some(())
-                .ok_or("not yet".to_owned())
-        })
-        .await;
-    }
 }
 
 /// What the Ready condition of an image says.
@@ -105,7 +94,7 @@ async fn of_two_images_the_older_has_the_tag_until_it_goes() {
     let cluster = &shared.cluster;
     cluster.apply(&shared.lone("older", 0, "naming: Plain"));
     let digest = cluster.image_ready("older").await.status.unwrap().digest.unwrap();
-    shared.a_second_passes().await;
+    a_second_passes().await;
     cluster.apply(
         &[
             shared.lone("younger", 1, "naming: Plain"),
@@ -177,11 +166,11 @@ async fn who_is_kept_from_its_name_keeps_nobody_from_a_tag() {
     let first = format!("{}/shop:{named}", shared.sources[1].host);
     cluster.apply(&lone("first", &first, &format!("{to}\n  naming: Plain")));
     cluster.image_ready("first").await;
-    shared.a_second_passes().await;
+    a_second_passes().await;
     cluster.apply(&shared.lone("second", 0, "naming: Jackal"));
     let message = image_stalled(cluster, "second", "RepositoryConflict").await;
     assert!(message.contains(&format!("{}/first: ", cluster.namespace)), "{message}");
-    shared.a_second_passes().await;
+    a_second_passes().await;
     cluster.apply(&shared.lone("third", 1, "naming: Plain"));
     let digest = cluster.image_ready("third").await.status.unwrap().digest.unwrap();
     assert_eq!(shared.standing().await.unwrap().digest().as_str(), digest);
@@ -201,7 +190,7 @@ async fn a_package_waits_for_an_image_to_leave_its_tag() {
     let cluster = &shared.cluster;
     cluster.apply(&shared.lone("older", 0, "naming: Plain"));
     cluster.image_ready("older").await;
-    shared.a_second_passes().await;
+    a_second_passes().await;
     cluster.apply(&shared.package("shop", &[], ""));
     let message = package_stalled(cluster, "shop", "RepositoryConflict").await;
     let holder = format!("belongs to the older image {}/older: ", cluster.namespace);
@@ -235,7 +224,7 @@ async fn an_engines_image_leaves_a_tag_to_an_older_object() {
     let engine = |object: &str, more: &str| lone(object, &name, &format!("{to}\n  source: Docker\n  {more}"));
     cluster.apply(&engine("older", "compression: Zstd"));
     cluster.image_ready("older").await;
-    shared.a_second_passes().await;
+    a_second_passes().await;
     cluster.apply(&engine("younger", "compression: Gzip"));
     let message = image_stalled(cluster, "younger", "RepositoryConflict").await;
     assert!(

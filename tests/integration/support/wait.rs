@@ -23,6 +23,16 @@ pub async fn eventually<T>(limit: Duration, what: &str, mut look: impl AsyncFnMu
     }
 }
 
+/// Waits until objects that are made now are younger than those before: the API server tells ages by the second.
+pub async fn a_second_passes() {
+    let now = || jiff::Timestamp::now().as_second();
+    let begun = now();
+    eventually(SOON, "a second passes", async || {
+        (now() > begun).then_some(()).ok_or("not yet".to_owned())
+    })
+    .await;
+}
+
 /// `limit` on a machine of one's own; where others use it too, as many times that as processes wait for each
 /// core, at most four times.
 pub fn at_leisure(limit: Duration) -> Duration {

@@ -1,14 +1,12 @@
 //! Two namespaces and one registry.
 
-use jackal_operator::api::v1alpha1::JackalPackage;
-
 use super::{ADDRESS, APART, clear, image_stalled, lone, package, package_stalled, registry_at};
 use crate::cluster::layered;
 use crate::docker::engines::Real;
 use crate::support::cluster::Cluster;
 use crate::support::image::multi_platform;
 use crate::support::registry::{TestRegistry, Version};
-use crate::support::wait::{SOON, eventually};
+use crate::support::wait::{SOON, a_second_passes, eventually};
 
 /// Two namespaces, the first of which sorts before the second.
 async fn two() -> (Cluster, Cluster) {
@@ -18,18 +16,6 @@ async fn two() -> (Cluster, Cluster) {
         true => (one, other),
         false => (other, one),
     }
-}
-
-/// Ages are told by the second.
-async fn a_second_after(older: &JackalPackage) {
-    let born = older.metadata.creation_timestamp.as_ref().unwrap().0;
-    eventually(SOON, "a second passes", async || {
-        let now = jiff::Timestamp::now();
-        (now.as_second() > born.as_second())
-            .then_some(())
-            .ok_or_else(|| now.to_string())
-    })
-    .await;
 }
 
 #[tokio::test]
@@ -42,8 +28,8 @@ async fn of_two_packages_with_one_tag_the_older_has_it_until_it_goes() {
     let image = format!("{{image: '{}/team/app:1'}}", source.host);
     let to = registry_at(&registry.host);
     second.apply(&package("shop", "1", &[&image], &to));
-    let older = second.ready("shop").await;
-    a_second_after(&older).await;
+    second.ready("shop").await;
+    a_second_passes().await;
     first.apply(&package(
         "shop",
         "1",
@@ -85,7 +71,7 @@ async fn of_two_packages_with_one_tag_the_older_has_it_until_it_goes() {
     for name in &more {
         second.ready(name).await;
     }
-    a_second_after(&second.package(&more[more.len() - 1]).await).await;
+    a_second_passes().await;
     first.apply(&all("description: another").join("---\n"));
     for name in &more {
         package_stalled(&first, name, "RepositoryConflict").await;
@@ -106,7 +92,7 @@ async fn another_name_of_the_registry_gives_nobody_the_tag_of_an_older_package()
     let _controller = first.controller(&[]);
     second.apply(&package("shop", "1", &[], &registry_at(&registry.host)));
     let older = second.ready("shop").await;
-    a_second_after(&older).await;
+    a_second_passes().await;
     let by_alias = registry_at(&registry.host).replace(ADDRESS, "registry.example:5000");
     let by_endpoint = registry_at(&registry.host).replace(ADDRESS, &registry.host);
     for to in [by_alias, by_endpoint] {
