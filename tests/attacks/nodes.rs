@@ -16,7 +16,7 @@ use super::{Attack, check};
 use crate::cluster::{layered, unique};
 use crate::docker::engines::Real;
 use crate::support::cluster::{Cluster, condition};
-use crate::support::objects::lone;
+use crate::support::objects::{lone, node_port};
 use crate::support::table::on_one_thread;
 use crate::support::wait::{SOON, eventually};
 use crate::tenancy::chart;
@@ -43,8 +43,8 @@ impl Taken {
         let home = Cluster::new().await;
         let victim = home.beside().await;
         let release = format!("r-{}", home.namespace);
-        // The port is the whole cluster's, and so is what announces the registry.
-        let port = fastrand::u16(30_000..31_999);
+        // What announces the registry is the whole cluster's.
+        let port = node_port();
         let deploy = json!({ "enabled": true, "advertise": false, "nodePort": port });
         let values = ["agent.enabled=true", &format!("registry.deploy={deploy}")];
         let rendered = chart(&home, &release, &values);

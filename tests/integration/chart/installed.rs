@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::{CHART, Values, helm};
 use crate::support::cluster::{Cluster, required};
+use crate::support::objects::node_port;
 
 fn object(cluster: &Cluster, name: &[&str]) -> Value {
     let said = cluster.kubectl(&[&["get", "-o", "json"], name].concat());
@@ -18,8 +19,7 @@ async fn an_upgrade_keeps_the_login_and_an_end_leaves_the_definitions() {
     let (kubeconfig, namespace) = (required("KUBECONFIG"), cluster.namespace.clone());
     let on = ["--kubeconfig", &kubeconfig, "--namespace", &namespace];
     let run = |arguments: &[&str]| helm(&[arguments, &on].concat()).unwrap_or_else(|error| panic!("{error}"));
-    // The port is the whole cluster's, and other tests ask whether the usual one would be served.
-    let port = fastrand::u16(30_000..31_999);
+    let port = node_port();
     let values = |more: Value| {
         let auth = json!({ "enabled": true, "nodePort": port, "auth": more });
         Values::of(

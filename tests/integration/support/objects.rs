@@ -1,5 +1,8 @@
 //! The objects that tests apply, as YAML.
 
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
+
 /// What pods call the registry. Nothing listens there: the operator goes to the endpoint.
 pub const ADDRESS: &str = "127.0.0.1:31999";
 
@@ -38,4 +41,14 @@ spec:
   {more}
 "
     )
+}
+
+/// A port for a Service of type NodePort that no other test of this process has. The API server gives each port of the cluster
+/// once, and other tests ask whether the registry's usual one, 31999, would be served.
+pub fn node_port() -> u16 {
+    const FIRST: u16 = 30_000;
+    const COUNT: u16 = 1_999;
+    // Where one stack serves several runs, each begins somewhere else.
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(..COUNT)));
+    FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT
 }

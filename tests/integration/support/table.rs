@@ -1,5 +1,6 @@
 //! Tables of cases: each case runs even if another fails, and the table fails with all that failed.
 
+use std::any::Any;
 use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt as _;
@@ -23,13 +24,22 @@ pub fn on_one_thread<F: Future<Output = ()>>(make: impl FnOnce() -> F + Send + '
     .boxed()
 }
 
+/// What a panic says.
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without a text")
+}
+
 /// Runs all `cases`, each a description and what runs it.
 pub async fn run(cases: impl IntoIterator<Item = (String, BoxFuture<'static, ()>)>) {
     let runs: Vec<_> = cases
         .into_iter()
         .map(|(description, run)| async move {
             let result = AssertUnwindSafe(run).catch_unwind().await;
-            result.err().map(|_| description)
+            result
+                .err()
+                .map(|panic| format!("{description}\n    {}", message(&*panic)))
         })
         .collect();
     let count = runs.len();
@@ -40,7 +50,7 @@ pub async fn run(cases: impl IntoIterator<Item = (String, BoxFuture<'static, ()>
         .await;
     assert!(
         failed.is_empty(),
-        "{} of {count} cases failed; each panic above says why:\n{}",
+        "{} of {count} cases failed:\n{}",
         failed.len(),
         failed.join("\n")
     );
