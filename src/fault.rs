@@ -161,7 +161,7 @@ impl std::error::Error for Fault {}
 
 /// Where the person works who reads a failure of this process, and so what can be done about it there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Front {
+pub enum Frontend {
     /// In a cluster: by fields of objects, and Secrets.
     #[default]
     Cluster,
@@ -169,9 +169,9 @@ pub enum Front {
     CommandLine,
 }
 
-static FRONT: OnceLock<Front> = OnceLock::new();
+static FRONT: OnceLock<Frontend> = OnceLock::new();
 
-impl Front {
+impl Frontend {
     /// Decides for the whole process. The first decision stays.
     pub fn choose(self) {
         let _ = FRONT.set(self);

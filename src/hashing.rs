@@ -13,7 +13,7 @@ const WAITING: usize = 2;
 
 /// A digest in the making. Dropping it ends its thread.
 #[derive(Debug)]
-pub struct Hashing(State);
+pub struct BackgroundHasher(State);
 
 #[derive(Debug)]
 enum State {
@@ -27,7 +27,7 @@ enum State {
     },
 }
 
-impl Hashing {
+impl BackgroundHasher {
     /// With the algorithm of `expected`; SHA-256 without one.
     pub fn new(expected: Option<&Digest>) -> Self {
         let hasher = expected.map_or_else(Hasher::sha256, Hasher::like);
@@ -86,7 +86,7 @@ mod tests {
         for length in [0, 1, SMALL, SMALL + 1, 3 * SMALL + 7] {
             let content: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
             for piece in [1000, SMALL, 1024 * 1024] {
-                let mut hashing = Hashing::new(None);
+                let mut hashing = BackgroundHasher::new(None);
                 for piece in content.chunks(piece) {
                     hashing.update(&Bytes::copy_from_slice(piece)).await;
                 }
@@ -102,7 +102,7 @@ mod tests {
     #[tokio::test]
     async fn takes_the_algorithm_that_is_expected() {
         let expected: Digest = format!("sha512:{}", "0".repeat(128)).parse().unwrap();
-        let mut hashing = Hashing::new(Some(&expected));
+        let mut hashing = BackgroundHasher::new(Some(&expected));
         hashing.update(&Bytes::from(vec![0; 2 * SMALL])).await;
         assert_eq!(hashing.finish().await.unwrap().algorithm(), "sha512");
     }

@@ -3,7 +3,7 @@
 #![no_main]
 
 use jackal_operator::api::v1alpha1::JackalPackage;
-use jackal_operator::convert::{Files, Wanted, convert};
+use jackal_operator::convert::{Files, ConvertOptions, convert};
 use jackal_operator::decode;
 use libfuzzer_sys::fuzz_target;
 
@@ -25,7 +25,7 @@ impl Files for Folder<'_> {
 
 fuzz_target!(|text: &str| {
     for flavor in ["", "upstream"] {
-        let wanted = Wanted {
+        let wanted = ConvertOptions {
             flavor: flavor.to_owned(),
         };
         let Ok(converted) = convert(text, &Folder(text), &wanted) else { continue };

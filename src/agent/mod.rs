@@ -26,8 +26,10 @@ use crate::oci::Reference;
 use crate::package::ImageRequest;
 use crate::source::ImageSource;
 use crate::source::containerd::{Containerd, ContainerdEvents};
-use crate::source::docker::{Docker, ImageEvents, Notice};
-use crate::worker::{self, Admissions, Check, Duty, Feed, Health, Nudge, Place, Settings, briefly, kube_fault, within};
+use crate::source::docker::{Docker, ImageChange, ImageEvents};
+use crate::worker::{
+    self, Admissions, Check, Health, Recheck, RegistryTarget, Role, Settings, WorkerInputs, briefly, kube_fault, within,
+};
 
 /// The field manager of one node's answers; each node owns its own entry of the list.
 fn field_manager(node: &str) -> String {
@@ -58,7 +60,7 @@ pub async fn run(
     let mut docker = ImageEvents::new(engines.docker.engine().clone());
     let mut containerd = ContainerdEvents::new(engines.containerd.client().clone());
     let swept = engines.docker.clone();
-    let duty = NodeDuty {
+    let duty = NodeRole {
         client: client.clone(),
         node: node.to_owned(),
         docker: Arc::new(engines.docker),
@@ -67,14 +69,14 @@ pub async fn run(
         settings: settings.clone(),
     };
     let holder = format!("agent/{node}");
-    let reached = Reached::new(&settings.health);
+    let reached = ReadableEngines::new(&settings.health);
     let work = worker::run(
         client.clone(),
         &holder,
         Arc::new(duty),
         settings,
         Arc::default(),
-        Feed {
+        WorkerInputs {
             images: reflector::store().1,
             nudges,
         },
@@ -104,8 +106,8 @@ pub async fn run(
 }
 
 /// Takes away what a killed agent left in its engine, whenever the engine is there anew.
-async fn sweep_at(notice: Notice, docker: &Docker) -> Notice {
-    if notice == Notice::Resync
+async fn sweep_at(notice: ImageChange, docker: &Docker) -> ImageChange {
+    if notice == ImageChange::Resync
         && let Err(fault) = docker.sweep().await
     {
         warn!(%fault, "names under which a killed agent had images pushed may be left in the engine");
@@ -116,47 +118,47 @@ async fn sweep_at(notice: Notice, docker: &Docker) -> Notice {
 /// Has the images of one engine looked at whenever `next` says that they changed.
 async fn watch(
     source: SourceKind,
-    mut next: impl AsyncFnMut() -> Notice,
-    nudge: &mpsc::Sender<Nudge>,
-    reached: &Reached,
+    mut next: impl AsyncFnMut() -> ImageChange,
+    nudge: &mpsc::Sender<Recheck>,
+    reached: &ReadableEngines,
 ) {
     let mut was_there = false;
     loop {
         let notice = next().await;
         match &notice {
-            Notice::Resync => reached.set(source, Ok(())),
-            Notice::Lost(fault) => reached.set(source, Err(fault)),
-            Notice::Changed { .. } => {}
+            ImageChange::Resync => reached.set(source, Ok(())),
+            ImageChange::Lost(fault) => reached.set(source, Err(fault)),
+            ImageChange::Changed { .. } => {}
         }
         let name = match notice {
-            Notice::Changed { name } => name,
-            Notice::Resync => {
+            ImageChange::Changed { name } => name,
+            ImageChange::Resync => {
                 was_there = true;
                 None
             }
-            Notice::Lost(fault) if was_there => {
+            ImageChange::Lost(fault) if was_there => {
                 warn!(%fault, ?source, "the engine cannot be watched");
                 None
             }
             // Most nodes have only one of them.
-            Notice::Lost(fault) => {
+            ImageChange::Lost(fault) => {
                 info!(%fault, ?source, "nothing is read from this engine until it is there");
                 None
             }
         };
-        if nudge.send(Nudge::Engine(source, name)).await.is_err() {
+        if nudge.send(Recheck::Engine(source, name)).await.is_err() {
             return;
         }
     }
 }
 
 /// Which engines can be read. An agent that reaches none can do nothing; with one of the two it does what most are for.
-struct Reached {
+struct ReadableEngines {
     check: Check,
     engines: Mutex<[(SourceKind, Result<(), String>); 2]>,
 }
 
-impl Reached {
+impl ReadableEngines {
     fn new(health: &Health) -> Self {
         let unknown = |source| (source, Err(format!("{source:?}: it has not answered yet")));
         let engines = [SourceKind::Docker, SourceKind::Containerd].map(unknown);
@@ -247,7 +249,7 @@ impl Registration {
 }
 
 /// The node's images from its engines, where the node was assigned.
-struct NodeDuty {
+struct NodeRole {
     client: Client,
     node: String,
     docker: Arc<Docker>,
@@ -256,7 +258,7 @@ struct NodeDuty {
     settings: Settings,
 }
 
-impl NodeDuty {
+impl NodeRole {
     /// That the image may leave this node.
     fn check(&self, image: &JackalImage, reference: &Reference) -> Result<(), Fault> {
         let namespace = image.namespace().unwrap_or_default();
@@ -319,7 +321,7 @@ impl NodeDuty {
 }
 
 #[async_trait]
-impl Duty for NodeDuty {
+impl Role for NodeRole {
     fn admits(&self, image: &JackalImage) -> bool {
         let assignment = image.status.as_ref().and_then(|status| status.assignment.as_ref());
         image.spec.source.is_engine() && assignment.is_some_and(|assignment| assignment.node_name == self.node)
@@ -378,7 +380,7 @@ impl Duty for NodeDuty {
         &self,
         image: &JackalImage,
         reference: &Reference,
-        _: &Place,
+        _: &RegistryTarget,
     ) -> Result<Arc<dyn ImageSource>, Fault> {
         // Whatever was assigned.
         self.check(image, reference)?;
@@ -407,7 +409,7 @@ mod tests {
     #[test]
     fn one_engine_is_enough() {
         let health = Health::default();
-        let reached = Reached::new(&health);
+        let reached = ReadableEngines::new(&health);
         assert!(health.ready().unwrap_err().contains("Docker: it has not answered yet"));
         let gone = Fault::retryable(Reason::SourceFailed, "the engine is gone");
         reached.set(SourceKind::Containerd, Ok(()));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Unusable;
+use super::UsageError;
 use super::authorities::AuthorityFlags;
 use super::credentials::CredentialFiles;
 use super::limits::LimitFlags;
@@ -12,7 +12,7 @@ use crate::registry::{Endpoint, Limits, Registry, Trust};
 use crate::worker::Registries;
 
 /// The clients of one run, each for all that is asked of a registry in one way.
-pub(super) struct Access {
+pub(super) struct RegistryClients {
     trust: Trust,
     /// What is trusted for single hosts besides.
     trust_of_hosts: Vec<(String, Trust)>,
@@ -22,9 +22,9 @@ pub(super) struct Access {
     registries: Registries,
 }
 
-impl Access {
+impl RegistryClients {
     /// As the flags say. `idle` is how long a registry may not move, or a credential helper not answer.
-    pub async fn new(authorities: &AuthorityFlags, limits: &LimitFlags, idle: Duration) -> Result<Self, Unusable> {
+    pub async fn new(authorities: &AuthorityFlags, limits: &LimitFlags, idle: Duration) -> Result<Self, UsageError> {
         Ok(Self {
             trust: Trust {
                 authorities: authorities.read().await?,

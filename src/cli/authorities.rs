@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Unusable, files};
+use super::{UsageError, files};
 use crate::registry::certificates;
 
 /// The flag of every command that speaks to registries.
@@ -18,11 +18,11 @@ pub(super) struct AuthorityFlags {
 
 impl AuthorityFlags {
     /// What the files hold, one after the other; none without the flag. Each is read and checked now.
-    pub async fn read(&self) -> Result<Option<Vec<u8>>, Unusable> {
+    pub async fn read(&self) -> Result<Option<Vec<u8>>, UsageError> {
         let mut bundle = Vec::new();
         // An empty variable names no file.
         for path in self.ca_file.iter().filter(|path| !path.as_os_str().is_empty()) {
-            let unusable = |reason: String| Unusable(format!("--ca-file: {} {reason}", path.display()));
+            let unusable = |reason: String| UsageError(format!("--ca-file: {} {reason}", path.display()));
             let content = files::read(path).await;
             let content = content.map_err(|error| unusable(format!("cannot be read: {error}")))?;
             certificates::authorities(&content).map_err(unusable)?;

@@ -20,21 +20,21 @@ use tokio_util::sync::CancellationToken;
 
 use self::report::{Failure, Report, Reports, Row};
 use self::target::Target;
-use self::works::Works;
+use self::works::BuildContext;
 use super::authorities::AuthorityFlags;
 use super::cluster::duration;
 use super::engine::EngineFlags;
 use super::limits::LimitFlags;
-use super::package_file::{Given, Kind, Object};
+use super::package_file::{FileObjects, Kind, Object};
 use super::progress::{Display, Output, bytes};
 use super::sbom::SbomFlags;
-use super::{UNUSABLE, Unusable, examples, key, package_file, print};
+use super::{UNUSABLE, UsageError, examples, key, package_file, print};
 use crate::api::v1alpha1::JackalPackageSpec;
 use crate::fault::Fault;
 use crate::oci::{is_host, same_host};
 use crate::package::{self, Names, PlannedImage};
 use crate::signing::SigningKey;
-use crate::transfer::{Standing, Transfer};
+use crate::transfer::{DestinationState, Transfer};
 
 /// A host of the command line, which nothing would match otherwise.
 fn host(text: &str) -> Result<String, &'static str> {
@@ -204,7 +204,11 @@ impl Build {
     }
 
     /// The key that the package is signed by, if it is.
-    async fn signing_key(&self, spec: &JackalPackageSpec, given: &Given) -> Result<Option<SigningKey>, Unusable> {
+    async fn signing_key(
+        &self,
+        spec: &JackalPackageSpec,
+        given: &FileObjects,
+    ) -> Result<Option<SigningKey>, UsageError> {
         match (&self.key, &spec.signing) {
             (Some(path), _) => key::read(path).await.map(Some),
             (None, Some(signing)) => key::of_secret(&signing.secret_ref.name, given).await.map(Some),
@@ -215,10 +219,10 @@ impl Build {
     /// Brings one image, unless `standing` says that it stands, or says what that would move.
     async fn one(
         &self,
-        works: &Works,
+        works: &BuildContext,
         planned: &PlannedImage,
         transfer: &Transfer,
-        standing: Option<Standing>,
+        standing: Option<DestinationState>,
         display: &Display,
     ) -> Result<Row, Fault> {
         let name = works.name_of(&planned.location);
@@ -250,8 +254,8 @@ impl Build {
             });
         }
         let outcome = match standing {
-            Some(Standing::Current(outcome)) => outcome,
-            Some(Standing::Differs(resolved)) => {
+            Some(DestinationState::Current(outcome)) => outcome,
+            Some(DestinationState::Differs(resolved)) => {
                 let moving = transfer.bring(&resolved);
                 display.follow(&image, &transfer.progress, moving).await?
             }

@@ -15,9 +15,9 @@ use super::limits::LimitFlags;
 use crate::api::v1alpha1::{LocalReference, Period, PeriodError, RegistrySpec};
 use crate::oci::HostPattern;
 use crate::registry::Restrictions;
-use crate::server::{ListenAddress, Server, Serving};
+use crate::server::{ListenAddress, Server, ServerHandle};
 use crate::worker::{
-    Backoff, Defaults, Health, Metrics, Policy, RepositoryPolicy, Settings, StateSecret, refuse_api_server,
+    Backoff, Health, Metrics, Policy, RegistryDefaults, RepositoryPolicy, Settings, StateSecret, refuse_api_server,
 };
 
 /// Flags of the controller and the agent.
@@ -151,7 +151,7 @@ impl ClusterFlags {
             insecure: self.registry_insecure.then_some(true),
         };
         let settings = Settings {
-            defaults: Defaults {
+            defaults: RegistryDefaults {
                 registry,
                 namespace,
                 state: self.state_secret.clone(),
@@ -181,10 +181,10 @@ impl ClusterFlags {
         Ok((client, settings))
     }
 
-    /// Answers over HTTP what `settings` count and say, from now until [`Serving::end`]; nothing without the flag.
-    pub async fn serve(&self, settings: &Settings, stop: &CancellationToken) -> anyhow::Result<Serving> {
+    /// Answers over HTTP what `settings` count and say, from now until [`ServerHandle::end`]; nothing without the flag.
+    pub async fn serve(&self, settings: &Settings, stop: &CancellationToken) -> anyhow::Result<ServerHandle> {
         let Some(address) = &self.listen else {
-            return Ok(Serving::default());
+            return Ok(ServerHandle::default());
         };
         let server = Server::bind(address).await?;
         Ok(server.start(settings.metrics.clone(), settings.health.clone(), stop.clone()))

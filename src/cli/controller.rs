@@ -13,7 +13,7 @@ use tracing::warn;
 use super::cluster::{ClusterFlags, duration, hostname};
 use super::sbom::SbomFlags;
 use super::{examples, print};
-use crate::controller::{self, Terms};
+use crate::controller::{self, LeaseTiming};
 use crate::worker::within;
 
 /// Run the controller: plans packages and moves images from registries.
@@ -62,7 +62,7 @@ impl Controller {
             .identity
             .unwrap_or_else(|| format!("{}-{}", hostname(), std::process::id()));
         let duration = self.lease_duration.max(Duration::from_secs(1));
-        let terms = Terms {
+        let terms = LeaseTiming {
             duration,
             renew: (duration / 7).max(Duration::from_millis(100)),
         };

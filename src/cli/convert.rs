@@ -9,8 +9,8 @@ use clap::Args;
 use rustix::io::Errno;
 
 use super::{UNUSABLE, examples, package_file, print};
-use crate::convert::{Files, Wanted, convert};
-use crate::source::Beneath;
+use crate::convert::{ConvertOptions, Files, convert};
+use crate::source::ConfinedDirectory;
 
 /// Make a JackalPackage of a jackal.yaml or zarf.yaml.
 ///
@@ -37,7 +37,7 @@ pub(super) struct Convert {
 
 /// The folder that the files of a definition lie beneath, and no others: a definition may be somebody else's.
 struct Folder {
-    files: RefCell<Beneath>,
+    files: RefCell<ConfinedDirectory>,
     /// The folder that the definition's paths start from, as a path beneath it.
     start: Vec<String>,
     shown: String,
@@ -66,7 +66,7 @@ impl Folder {
         }
         let root = root.unwrap_or(own);
         Ok(Self {
-            files: RefCell::new(Beneath::at(root).map_err(|doubt| doubt.to_string())?),
+            files: RefCell::new(ConfinedDirectory::at(root).map_err(|doubt| doubt.to_string())?),
             start,
             shown: root.display().to_string(),
         })
@@ -129,7 +129,7 @@ impl Convert {
             Ok(folder) => folder,
             Err(why) => return unusable(why),
         };
-        let converted = match convert(&text, &folder, &Wanted { flavor: self.flavor }) {
+        let converted = match convert(&text, &folder, &ConvertOptions { flavor: self.flavor }) {
             Ok(converted) => converted,
             Err(why) => return unusable(format!("{name} {why}")),
         };
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn paths_stay_beneath_their_folder() {
         let folder = |start: &[&str]| Folder {
-            files: RefCell::new(Beneath::at(Path::new("/")).unwrap()),
+            files: RefCell::new(ConfinedDirectory::at(Path::new("/")).unwrap()),
             start: start.iter().map(|part| (*part).to_owned()).collect(),
             shown: "x".to_owned(),
         };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use super::credential_helper::{self, Failure};
-use super::{Unusable, files};
+use super::{UsageError, files};
 use crate::fault::{Fault, Reason};
 use crate::registry::{Credentials, Keychain};
 
@@ -18,7 +18,7 @@ const HELPER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Where credentials are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
+enum CredentialLocation {
     /// In a variable of the environment.
     Variable(&'static str, OsString),
     /// In a file, which need not exist.
@@ -27,7 +27,7 @@ enum Place {
 
 /// The files, in the order in which they are searched. Each is read when it is reached, once.
 pub(super) struct CredentialFiles {
-    places: Vec<Place>,
+    places: Vec<CredentialLocation>,
     /// How long a helper may take.
     limit: Duration,
     read: Mutex<Read>,
@@ -100,15 +100,15 @@ impl CredentialFiles {
     }
 }
 
-impl Place {
+impl CredentialLocation {
     /// The keychain, with the name of its file; none where the file does not exist.
-    async fn read(&self) -> Result<Option<(String, Keychain)>, Unusable> {
+    async fn read(&self) -> Result<Option<(String, Keychain)>, UsageError> {
         let (name, content) = match self {
             Self::Variable(name, text) => ((*name).to_owned(), text.as_encoded_bytes().to_vec()),
             Self::File(path) => match files::read(path).await {
                 Ok(content) => (path.display().to_string(), content),
                 Err(error) if error.kind() == io::ErrorKind::NotADirectory && names_folder(path) => {
-                    return Err(Unusable(format!(
+                    return Err(UsageError(format!(
                         "the credentials in {} cannot be read: DOCKER_CONFIG names a folder, in which config.json lies, not the file",
                         path.display()
                     )));
@@ -117,7 +117,7 @@ impl Place {
                     return Ok(None);
                 }
                 Err(error) => {
-                    return Err(Unusable(format!(
+                    return Err(UsageError(format!(
                         "the credentials in {} cannot be read: {error}; correct the file's permissions, or remove it",
                         path.display()
                     )));
@@ -126,7 +126,7 @@ impl Place {
         };
         match Keychain::parse(&content) {
             Ok(keychain) => Ok(Some((name, keychain))),
-            Err(reason) => Err(Unusable(format!(
+            Err(reason) => Err(UsageError(format!(
                 "the credentials in {name} cannot be read: {reason}; correct it, or remove it"
             ))),
         }
@@ -140,23 +140,24 @@ fn names_folder(path: &Path) -> bool {
 
 /// Where credentials are, by what `variable` says of the environment: what a variable names before what lies in its usual
 /// place, and docker before podman.
-fn places(variable: impl Fn(&'static str) -> Option<OsString>) -> Vec<Place> {
+fn places(variable: impl Fn(&'static str) -> Option<OsString>) -> Vec<CredentialLocation> {
     let mut found = Vec::new();
-    let below =
-        |folder: Option<OsString>, path: &str| folder.map(|folder| Place::File(PathBuf::from(folder).join(path)));
-    found.extend(variable("DOCKER_AUTH_CONFIG").map(|text| Place::Variable("DOCKER_AUTH_CONFIG", text)));
+    let below = |folder: Option<OsString>, path: &str| {
+        folder.map(|folder| CredentialLocation::File(PathBuf::from(folder).join(path)))
+    };
+    found.extend(variable("DOCKER_AUTH_CONFIG").map(|text| CredentialLocation::Variable("DOCKER_AUTH_CONFIG", text)));
     let docker = variable("DOCKER_CONFIG");
     let podman = variable("REGISTRY_AUTH_FILE");
     let by_default = docker.is_none();
     found.extend(below(docker, "config.json"));
-    found.extend(podman.map(|path| Place::File(path.into())));
+    found.extend(podman.map(|path| CredentialLocation::File(path.into())));
     if by_default {
         found.extend(below(variable("HOME"), ".docker/config.json"));
     }
     found.extend(below(variable("XDG_RUNTIME_DIR"), "containers/auth.json"));
     let configuration = variable("XDG_CONFIG_HOME").map(PathBuf::from);
     let configuration = configuration.or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".config")));
-    found.extend(configuration.map(|folder| Place::File(folder.join("containers/auth.json"))));
+    found.extend(configuration.map(|folder| CredentialLocation::File(folder.join("containers/auth.json"))));
     found
 }
 
@@ -190,8 +191,8 @@ mod tests {
         let order = |set: &[(&'static str, &str)]| -> Vec<String> {
             let set: HashMap<&str, OsString> = set.iter().map(|(name, value)| (*name, (*value).into())).collect();
             let shown = |place| match place {
-                Place::Variable(name, _) => name.to_owned(),
-                Place::File(path) => path.display().to_string(),
+                CredentialLocation::Variable(name, _) => name.to_owned(),
+                CredentialLocation::File(path) => path.display().to_string(),
             };
             places(|name| set.get(name).cloned()).into_iter().map(shown).collect()
         };

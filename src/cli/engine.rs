@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::fault::Fault;
 use crate::source::containerd::{Client, Containerd};
-use crate::source::docker::{Access, Docker, Engine};
+use crate::source::docker::{ContentStores, Docker, Engine};
 
 /// Flags of the commands that read a docker engine or a containerd.
 #[derive(Clone, Debug, Args)]
@@ -46,7 +46,7 @@ impl EngineFlags {
     /// The docker engine's images; nothing is asked yet. A transfer may stand still for `idle`.
     pub fn docker(&self, idle: Duration) -> Result<Docker, Fault> {
         let engine = Engine::new(Some(&self.docker_host), idle)?;
-        let content = Access::new(self.containerd_root.clone());
+        let content = ContentStores::new(self.containerd_root.clone());
         Ok(Docker::new(engine, self.docker_root.clone()).with_content(content))
     }
 

@@ -32,7 +32,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::fault::{Fault, Front};
+use crate::fault::{Fault, Frontend};
 use crate::source::docker;
 
 /// Packages of images, built inside the cluster, for clusters without internet.
@@ -40,7 +40,7 @@ use crate::source::docker;
 #[command(name = "jackal-operator", version, max_term_width = 100, after_help = examples::COMMAND)]
 pub struct Command {
     #[command(subcommand)]
-    verb: Verb,
+    action: Action,
     /// What is logged, such as `info` or `jackal_operator=debug,kube=info`.
     #[arg(
         long,
@@ -65,7 +65,7 @@ enum LogFormat {
 
 /// What each is for, and its exit codes, stands at its flags.
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum Action {
     Controller(controller::Controller),
     Agent(agent::Agent),
     Build(build::Build),
@@ -90,7 +90,7 @@ const UNUSABLE: u8 = 2;
 /// What cannot be used, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Unusable(String);
+struct UsageError(String);
 
 impl Command {
     /// Runs the command; the process's exit code comes back.
@@ -101,29 +101,29 @@ impl Command {
             print::note(format_args!("jackal-operator: --log {}: {error}", self.log));
             return ExitCode::from(UNUSABLE);
         }
-        let front = match self.verb {
-            Verb::Controller(_) | Verb::Agent(_) => Front::Cluster,
-            _ => Front::CommandLine,
+        let front = match self.action {
+            Action::Controller(_) | Action::Agent(_) => Frontend::Cluster,
+            _ => Frontend::CommandLine,
         };
         front.choose();
-        match self.verb {
-            Verb::Controller(command) => in_runtime(front, |stop| command.run(stop)),
-            Verb::Agent(command) => in_runtime(front, |stop| command.run(stop)),
-            Verb::Build(command) => in_runtime(front, |stop| command.run(stop)),
-            Verb::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
-            Verb::Sign(command) => in_runtime(front, |stop| command.run(stop)),
-            Verb::Verify(command) => in_runtime(front, |stop| command.run(stop)),
-            Verb::Probe(command) => in_runtime(front, |stop| command.run(stop)),
+        match self.action {
+            Action::Controller(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Agent(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Build(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Verify(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Probe(command) => in_runtime(front, |stop| command.run(stop)),
             // These wait for files and standard input alone, so a signal ends them as it ends any process.
-            Verb::Convert(command) => command.run(),
-            Verb::Crd(command) => command.run(),
-            Verb::Completion(command) => command.run(),
+            Action::Convert(command) => command.run(),
+            Action::Crd(command) => command.run(),
+            Action::Completion(command) => command.run(),
         }
     }
 }
 
 /// Runs `work` in a runtime of its own, with what a signal cancels.
-fn in_runtime<W: Future<Output = ExitCode>>(front: Front, work: impl FnOnce(CancellationToken) -> W) -> ExitCode {
+fn in_runtime<W: Future<Output = ExitCode>>(front: Frontend, work: impl FnOnce(CancellationToken) -> W) -> ExitCode {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = match builder.enable_all().thread_stack_size(STACK).build() {
         Ok(runtime) => runtime,
@@ -163,7 +163,7 @@ async fn until(stop: CancellationToken, name: &str, work: impl Future<Output = a
         Some(fault) => print::note(format_args!("jackal-operator {name}: {}", fault.message)),
         None => print::note(format_args!("jackal-operator {name}: {error:#}")),
     }
-    match stalled || error.is::<Unusable>() {
+    match stalled || error.is::<UsageError>() {
         true => ExitCode::from(UNUSABLE),
         false => ExitCode::FAILURE,
     }
@@ -194,7 +194,7 @@ fn start_log(filter: &str, format: LogFormat) -> Result<(), tracing_subscriber::
 }
 
 /// Cancels `stop` on SIGTERM and SIGINT. The log of what runs in a cluster says so.
-async fn stop_on_signal(stop: CancellationToken, front: Front) {
+async fn stop_on_signal(stop: CancellationToken, front: Frontend) {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut terminate) = signal(SignalKind::terminate()) else {
         return;
@@ -203,7 +203,7 @@ async fn stop_on_signal(stop: CancellationToken, front: Front) {
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }
-    if front == Front::Cluster {
+    if front == Frontend::Cluster {
         tracing::info!("stopping");
     }
     stop.cancel();

@@ -14,9 +14,9 @@ use kube::ResourceExt as _;
 use serde_json::Value;
 
 use self::document::Document;
-use super::Unusable;
+use super::UsageError;
 use crate::fault::{Fault, Reason};
-use crate::package::Entries;
+use crate::package::EntryReader;
 use crate::suggestion::{did_you_mean, nearest};
 
 pub(super) use object::{Kind, Object};
@@ -28,14 +28,14 @@ pub(super) struct File {
     /// What is to be built, in the order of the file: at least one object, each once.
     pub objects: Vec<Object>,
     /// What stands beside it.
-    pub given: Given,
+    pub given: FileObjects,
     /// What of the file is not read, for people.
     pub skipped: Vec<String>,
 }
 
 /// What the objects of a file may name.
 #[derive(Debug, Default)]
-pub(super) struct Given {
+pub(super) struct FileObjects {
     /// The data of the ConfigMaps that stand in the file too, by their names.
     pub config_maps: BTreeMap<String, BTreeMap<String, String>>,
     /// The data of the Secrets that stand in the file too, by their names.
@@ -43,11 +43,11 @@ pub(super) struct Given {
 }
 
 /// The objects in the YAML or JSON file `path`, or on standard input for `-`.
-pub(super) fn read(path: &Path) -> Result<File, Unusable> {
+pub(super) fn read(path: &Path) -> Result<File, UsageError> {
     parse(&name_of(path), &text(path, "build")?)
 }
 
-impl Given {
+impl FileObjects {
     /// Whether there is a Secret of this name.
     pub(super) fn has_secret(&self, name: &str) -> bool {
         self.secrets.contains_key(name)
@@ -60,7 +60,7 @@ impl Given {
 }
 
 #[async_trait]
-impl Entries for Given {
+impl EntryReader for FileObjects {
     async fn of_secret(&self, name: &str, key: &str) -> Result<Vec<u8>, Fault> {
         let found = self.secret(name, key).map(<[u8]>::to_vec);
         found.ok_or_else(|| missing(Reason::SecretUnavailable, "Secret", name, key))
@@ -82,8 +82,8 @@ fn missing(reason: Reason, kind: &str, name: &str, key: &str) -> Fault {
     )
 }
 
-fn parse(name: &str, text: &str) -> Result<File, Unusable> {
-    let unusable = |message: String| Unusable(format!("{name}{message}"));
+fn parse(name: &str, text: &str) -> Result<File, UsageError> {
+    let unusable = |message: String| UsageError(format!("{name}{message}"));
     let documents = document::documents(text).map_err(|error| unusable(format!(" is not YAML: {error}")))?;
     if documents.is_empty() {
         return Err(unusable(
@@ -92,7 +92,7 @@ fn parse(name: &str, text: &str) -> Result<File, Unusable> {
     }
     let mut file = File {
         objects: Vec::new(),
-        given: Given::default(),
+        given: FileObjects::default(),
         skipped: Vec::new(),
     };
     // What is wrong with objects: all of them are read, so that all of it is told.
@@ -107,7 +107,7 @@ fn parse(name: &str, text: &str) -> Result<File, Unusable> {
                 };
                 match object::read(name, document, kind) {
                     Ok(object) => file.objects.push(object),
-                    Err(Unusable(why)) => wrong.push(why),
+                    Err(UsageError(why)) => wrong.push(why),
                 }
             }
             Some("ConfigMap") => file.given.config_maps.extend(config_map(&document.value)),
@@ -150,7 +150,7 @@ fn parse(name: &str, text: &str) -> Result<File, Unusable> {
         }
     }
     if !wrong.is_empty() {
-        return Err(Unusable(wrong.join("\n")));
+        return Err(UsageError(wrong.join("\n")));
     }
     if file.objects.is_empty() {
         let kinds: Vec<&str> = documents

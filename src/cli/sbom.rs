@@ -8,14 +8,14 @@ use std::time::Duration;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::access::Access;
+use super::access::RegistryClients;
 use super::authorities::AuthorityFlags;
 use super::cluster::duration;
 use super::limits::LimitFlags;
-use super::{Unusable, examples, files, print, until};
+use super::{UsageError, examples, files, print, until};
 use crate::decode;
 use crate::oci::{Index, Reference};
-use crate::package::{BroughtImage, PackageSboms};
+use crate::package::{PackageSboms, TransferredImage};
 use crate::sbom::{Isolation, Limits, Syft, unable};
 use crate::transfer::{Destination as _, LayoutDestination, RegistryDestination};
 
@@ -114,15 +114,15 @@ impl Sbom {
         Ok(())
     }
 
-    async fn in_registry(&self) -> anyhow::Result<BroughtImage> {
-        let reference: Reference = self.image.parse().map_err(|error| Unusable(format!("{error}")))?;
-        let access = Access::new(&self.authorities, &self.limits, IDLE).await?;
+    async fn in_registry(&self) -> anyhow::Result<TransferredImage> {
+        let reference: Reference = self.image.parse().map_err(|error| UsageError(format!("{error}")))?;
+        let access = RegistryClients::new(&self.authorities, &self.limits, IDLE).await?;
         let registry = access.source(&reference, self.insecure).await?;
         let destination = RegistryDestination::new(registry.repository(reference.repository()));
         let document = destination.document(reference.identifier()).await?;
         let document =
-            document.ok_or_else(|| Unusable(format!("{reference} does not exist; check the name and the tag")))?;
-        Ok(BroughtImage {
+            document.ok_or_else(|| UsageError(format!("{reference} does not exist; check the name and the tag")))?;
+        Ok(TransferredImage {
             reference,
             digest: document.digest().clone(),
             destination: Arc::new(destination),
@@ -133,9 +133,9 @@ impl Sbom {
 }
 
 /// All that the `index.json` of a layout names.
-async fn in_layout(directory: &Path) -> anyhow::Result<Vec<BroughtImage>> {
+async fn in_layout(directory: &Path) -> anyhow::Result<Vec<TransferredImage>> {
     let unusable =
-        |why: &dyn std::fmt::Display| Unusable(format!("{} is not an OCI layout: {why}", directory.display()));
+        |why: &dyn std::fmt::Display| UsageError(format!("{} is not an OCI layout: {why}", directory.display()));
     let index = files::read(&directory.join("index.json")).await;
     let index = index.map_err(|error| unusable(&format_args!("its index.json cannot be read: {error:#}")))?;
     let index: Index = decode::json(&index).map_err(|error| unusable(&error))?;
@@ -146,7 +146,7 @@ async fn in_layout(directory: &Path) -> anyhow::Result<Vec<BroughtImage>> {
     let images = named.map(|entry| {
         let name = entry.annotations.values().find_map(|name| name.parse().ok());
         let plain = || format!("localhost/image@{}", entry.digest).parse();
-        Ok(BroughtImage {
+        Ok(TransferredImage {
             reference: name.map_or_else(plain, Ok)?,
             digest: entry.digest.clone(),
             destination: Arc::new(LayoutDestination::new(directory, "image")),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::Unusable;
-use super::access::Access;
+use super::UsageError;
+use super::access::RegistryClients;
 use super::authorities::AuthorityFlags;
 use super::cluster::duration;
 use super::limits::LimitFlags;
@@ -51,14 +51,14 @@ impl StoredFlags {
                     .split_once(':')
                     .filter(|(directory, name)| !directory.is_empty() && !name.is_empty());
                 let (directory, name) = parts
-                    .ok_or_else(|| Unusable(format!("{text}: write oci:DIR:NAME, such as oci:./shop:shop:1.4.0")))?;
+                    .ok_or_else(|| UsageError(format!("{text}: write oci:DIR:NAME, such as oci:./shop:shop:1.4.0")))?;
                 let (repository, tag) = name.rsplit_once(':').unwrap_or(("", name));
                 (Box::new(LayoutDestination::new(directory, repository)), tag.to_owned())
             }
             _ => {
                 let bare = text.strip_prefix("oci://").unwrap_or(text);
-                let reference: Reference = bare.parse().map_err(|error| Unusable(format!("{error}")))?;
-                let access = Access::new(&self.authorities, &self.limits, self.stall_timeout).await?;
+                let reference: Reference = bare.parse().map_err(|error| UsageError(format!("{error}")))?;
+                let access = RegistryClients::new(&self.authorities, &self.limits, self.stall_timeout).await?;
                 let registry = access.source(&reference, self.insecure).await?;
                 let repository = registry.repository(reference.repository());
                 (

@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args};
 use tokio_util::sync::CancellationToken;
 
 use super::stored::StoredFlags;
-use super::{Unusable, examples, key, print, until};
+use super::{UsageError, examples, key, print, until};
 use crate::package::{Stored, verify};
 use crate::signing::{Identity, PublicKey, Requirement, SubjectMatch, TrustedRoot};
 
@@ -55,19 +55,19 @@ impl Verify {
         Ok(())
     }
 
-    async fn requirement(&self) -> Result<Requirement, Unusable> {
+    async fn requirement(&self) -> Result<Requirement, UsageError> {
         let mut requirement = Requirement::default();
         for path in &self.key {
             let pem = key::file(path).await?;
             let key = PublicKey::from_pem(&pem);
-            let key = key.map_err(|error| Unusable(format!("the key {}: {error}", path.display())))?;
+            let key = key.map_err(|error| UsageError(format!("the key {}: {error}", path.display())))?;
             requirement.keys.push(key);
         }
         let subject = match (&self.identity, &self.identity_pattern) {
             (Some(subject), _) => Some(SubjectMatch::Exact(subject.clone())),
-            (None, Some(pattern)) => {
-                Some(SubjectMatch::pattern(pattern).map_err(|error| Unusable(format!("--identity-pattern: {error}")))?)
-            }
+            (None, Some(pattern)) => Some(
+                SubjectMatch::pattern(pattern).map_err(|error| UsageError(format!("--identity-pattern: {error}")))?,
+            ),
             (None, None) => None,
         };
         if let (Some(subject), Some(issuer)) = (subject, &self.issuer) {
@@ -76,7 +76,7 @@ impl Verify {
         }
         if let Some(path) = &self.trust_root {
             let root = TrustedRoot::parse(&key::file(path).await?);
-            let root = root.map_err(|error| Unusable(format!("{}: {error}", path.display())))?;
+            let root = root.map_err(|error| UsageError(format!("{}: {error}", path.display())))?;
             requirement.trust = Some(root);
         }
         Ok(requirement)

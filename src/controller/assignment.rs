@@ -19,7 +19,7 @@ pub struct AgentNode {
 
 /// What the nodes' answers come to.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
+pub enum AssignmentDecision {
     /// Not every node has answered yet.
     Open,
     /// This node is read.
@@ -37,10 +37,10 @@ pub fn decide(
     candidates: &[Candidate],
     standing: Option<&Assignment>,
     patient: bool,
-) -> Verdict {
+) -> AssignmentDecision {
     // No node can answer what nobody can read; with the right spec they will.
     if let Err(fault) = ImageRequest::of_object(spec) {
-        return Verdict::Refused(fault);
+        return AssignmentDecision::Refused(fault);
     }
     let matching: BTreeSet<&str> = agents
         .iter()
@@ -49,7 +49,7 @@ pub fn decide(
         .collect();
     let image = &spec.image;
     if matching.is_empty() {
-        return Verdict::Refused(unavailable(spec, agents));
+        return AssignmentDecision::Refused(unavailable(spec, agents));
     }
     let answers: BTreeMap<&str, &Candidate> = candidates
         .iter()
@@ -59,7 +59,7 @@ pub fn decide(
         .map(|candidate| (candidate.node_name.as_str(), candidate))
         .collect();
     if answers.len() < matching.len() && patient {
-        return Verdict::Open;
+        return AssignmentDecision::Open;
     }
     let holders: Vec<(&str, &str)> = answers
         .iter()
@@ -75,7 +75,7 @@ pub fn decide(
             "nodes hold different images under the name {image}: {}. Set nodeName, name the image by its digest, or bring the same image to each of these nodes",
             held.join(", ")
         );
-        return Verdict::Refused(Fault::retryable(Reason::AmbiguousSource, message));
+        return AssignmentDecision::Refused(Fault::retryable(Reason::AmbiguousSource, message));
     }
     if let Some((node, id)) = holders.first() {
         let kept =
@@ -85,7 +85,7 @@ pub fn decide(
             image_id: (*id).to_owned(),
             plain_tag_owner: None,
         };
-        return Verdict::Assigned(kept.cloned().unwrap_or(chosen));
+        return AssignmentDecision::Assigned(kept.cloned().unwrap_or(chosen));
     }
     let told: Vec<String> = answers
         .iter()
@@ -94,7 +94,7 @@ pub fn decide(
     if !told.is_empty() {
         let message = format!("{image} cannot be read on any node: {}", told.join("; "));
         let reason = common_reason(&answers);
-        return Verdict::Refused(match reason {
+        return AssignmentDecision::Refused(match reason {
             // Agents that are started with another policy answer anew.
             Reason::PolicyDenied => Fault::stalled(reason, message),
             _ => Fault::retryable(reason, message),
@@ -107,7 +107,7 @@ pub fn decide(
         .collect();
     if !silent.is_empty() && answers.is_empty() {
         let message = format!("the agents on {} do not answer: see their logs", silent.join(", "));
-        return Verdict::Refused(Fault::retryable(Reason::NodeUnavailable, message));
+        return AssignmentDecision::Refused(Fault::retryable(Reason::NodeUnavailable, message));
     }
     let nodes: Vec<&str> = answers.keys().copied().collect();
     let bring = match spec.source {
@@ -118,7 +118,7 @@ pub fn decide(
         "no node holds {image} (asked: {}): {bring} it there, or set source: Registry",
         nodes.join(", ")
     );
-    Verdict::Refused(Fault::retryable(Reason::SourceNotFound, message))
+    AssignmentDecision::Refused(Fault::retryable(Reason::SourceNotFound, message))
 }
 
 /// The reason that all give who cannot read the image, or that there are several.
@@ -182,9 +182,9 @@ mod tests {
         }
     }
 
-    fn reason(verdict: Verdict) -> (Reason, String) {
+    fn reason(verdict: AssignmentDecision) -> (Reason, String) {
         match verdict {
-            Verdict::Refused(fault) => (fault.reason, fault.message),
+            AssignmentDecision::Refused(fault) => (fault.reason, fault.message),
             other => panic!("{other:?}"),
         }
     }
@@ -199,10 +199,14 @@ mod tests {
     fn takes_the_first(spec: &JackalImageSpec) {
         let nodes = agents(&["n1", "n2"]);
         let one = [holds("n2", Some("sha256:a"))];
-        assert_eq!(decide(spec, 1, &nodes, &one, None, true), Verdict::Open);
-        assert!(matches!(decide(spec, 1, &nodes, &one, None, false), Verdict::Assigned(a) if a.node_name == "n2"));
+        assert_eq!(decide(spec, 1, &nodes, &one, None, true), AssignmentDecision::Open);
+        assert!(
+            matches!(decide(spec, 1, &nodes, &one, None, false), AssignmentDecision::Assigned(a) if a.node_name == "n2")
+        );
         let both = [holds("n2", Some("sha256:a")), holds("n1", Some("sha256:a"))];
-        assert!(matches!(decide(spec, 1, &nodes, &both, None, true), Verdict::Assigned(a) if a.node_name == "n1"));
+        assert!(
+            matches!(decide(spec, 1, &nodes, &both, None, true), AssignmentDecision::Assigned(a) if a.node_name == "n1")
+        );
         let standing = Assignment {
             node_name: "n2".to_owned(),
             image_id: "sha256:a".to_owned(),
@@ -210,11 +214,11 @@ mod tests {
         };
         assert_eq!(
             decide(spec, 1, &nodes, &both, Some(&standing), true),
-            Verdict::Assigned(standing)
+            AssignmentDecision::Assigned(standing)
         );
         assert_eq!(
             decide(spec, 2, &nodes, &both, None, true),
-            Verdict::Open,
+            AssignmentDecision::Open,
             "answers to an older spec"
         );
     }
@@ -233,9 +237,13 @@ mod tests {
             "{message}"
         );
         let named = spec("image: app:dev\nsource: Docker\nnodeName: n2");
-        assert!(matches!(decide(&named, 1, &nodes, &both, None, true), Verdict::Assigned(a) if a.node_name == "n2"));
+        assert!(
+            matches!(decide(&named, 1, &nodes, &both, None, true), AssignmentDecision::Assigned(a) if a.node_name == "n2")
+        );
         let labelled = spec("image: app:dev\nsource: Docker\nnodeSelector: {disk: d-n1}");
-        assert!(matches!(decide(&labelled, 1, &nodes, &both, None, true), Verdict::Assigned(a) if a.node_name == "n1"));
+        assert!(
+            matches!(decide(&labelled, 1, &nodes, &both, None, true), AssignmentDecision::Assigned(a) if a.node_name == "n1")
+        );
     }
 
     #[test]
@@ -311,7 +319,7 @@ mod tests {
             ),
         ] {
             let verdict = decide(&spec(text), 1, &agents(&["n1"]), &[], None, true);
-            let Verdict::Refused(fault) = verdict else {
+            let AssignmentDecision::Refused(fault) = verdict else {
                 panic!("{text}: {verdict:?}")
             };
             assert_eq!(

@@ -30,11 +30,11 @@ const REQUESTED_AT: &str = crate::api::v1alpha1::REQUESTED_AT[0];
 type Guarded = DeserializeGuard<JackalImage>;
 
 /// Objects by name; one that cannot be read is `None`.
-type Standing = BTreeMap<String, Option<JackalImage>>;
+type ExistingObjects = BTreeMap<String, Option<JackalImage>>;
 
 /// The names of objects that are named otherwise than new ones would be: earlier versions named the same request by
 /// the order in which its platforms were written.
-pub(super) type EarlierNames = HashMap<ImageRequest, String>;
+pub(super) type LegacyNames = HashMap<ImageRequest, String>;
 
 /// The images of one package.
 pub(super) struct Children<'a> {
@@ -56,7 +56,7 @@ impl<'a> Children<'a> {
     pub async fn sync(
         &self,
         plan: &Plan,
-        known: Option<(&Store<Guarded>, &EarlierNames)>,
+        known: Option<(&Store<Guarded>, &LegacyNames)>,
     ) -> Result<Vec<JackalImage>, Fault> {
         let seen = known.and_then(|(known, names)| self.known(plan, known, names));
         let from_watch = seen.is_some();
@@ -85,7 +85,7 @@ impl<'a> Children<'a> {
     }
 
     /// Those of `images`, the objects of `plan` in its order, that have other names than new ones would have.
-    pub fn earlier_names(&self, plan: &Plan, images: &[JackalImage]) -> EarlierNames {
+    pub fn earlier_names(&self, plan: &Plan, images: &[JackalImage]) -> LegacyNames {
         let named = plan.images.iter().zip(images);
         named
             .map(|(planned, image)| (planned, image.name_any()))
@@ -95,7 +95,7 @@ impl<'a> Children<'a> {
     }
 
     /// The name of the object of each image of the plan: of one that stands where one asks for the same, else a new one.
-    fn names(&self, plan: &Plan, standing: &Standing) -> Vec<String> {
+    fn names(&self, plan: &Plan, standing: &ExistingObjects) -> Vec<String> {
         let package = self.package.name_any();
         let mut names: Vec<String> = plan
             .images
@@ -107,7 +107,7 @@ impl<'a> Children<'a> {
             return names;
         }
         let others = standing.iter().filter(|(name, _)| !taken.contains(name));
-        let mut others: EarlierNames = others
+        let mut others: LegacyNames = others
             .filter_map(|(name, object)| Some((name, object.as_ref()?)))
             .filter(|(_, object)| object.metadata.deletion_timestamp.is_none())
             .filter_map(|(name, object)| Some((ImageRequest::of_object(&object.spec).ok()?, name.clone())))
@@ -132,8 +132,8 @@ impl<'a> Children<'a> {
     }
 
     /// The plan's objects as this process saw them last; none when it has not seen all of them.
-    fn known(&self, plan: &Plan, known: &Store<Guarded>, names: &EarlierNames) -> Option<Standing> {
-        let mut standing = Standing::new();
+    fn known(&self, plan: &Plan, known: &Store<Guarded>, names: &LegacyNames) -> Option<ExistingObjects> {
+        let mut standing = ExistingObjects::new();
         for planned in &plan.images {
             let name = names.get(&planned.request).cloned();
             let name = name.unwrap_or_else(|| name_of(&self.package.name_any(), &planned.request));
@@ -144,7 +144,7 @@ impl<'a> Children<'a> {
     }
 
     /// What stands, by name; an object that cannot be read stands as `None`.
-    async fn list(&self) -> Result<Standing, Fault> {
+    async fn list(&self) -> Result<ExistingObjects, Fault> {
         let api: Api<Guarded> = Api::namespaced(self.client.clone(), &self.namespace());
         let label = format!("{PACKAGE_LABEL}={}", self.package.uid().unwrap_or_default());
         let list = within(api.list(&ListParams::default().labels(&label))).await;

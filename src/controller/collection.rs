@@ -14,12 +14,12 @@ use tracing::warn;
 use super::conflict;
 use super::deletion::{Deletion, UNRECORDED, moved};
 use super::packages::Packages;
-use super::removal::{Removal, as_leader};
-use super::retention::{self, Settled, Surroundings};
+use super::removal::{DeletionRequest, as_leader};
+use super::retention::{self, RetentionContext, RetentionResult};
 use crate::api::v1alpha1::{Garbage, JackalPackage, WrittenRepository};
 use crate::fault::{Fault, Reason};
 use crate::oci::same_host;
-use crate::worker::{Place, kube_fault, name_of};
+use crate::worker::{RegistryTarget, kube_fault, name_of};
 
 impl Packages {
     /// Digests that other packages name in the repository `written` of the artifacts of `package`, whatever they call the
@@ -27,7 +27,7 @@ impl Packages {
     pub(super) fn claimed(
         &self,
         package: &JackalPackage,
-        place: &Place,
+        place: &RegistryTarget,
         written: &WrittenRepository,
     ) -> BTreeSet<String> {
         let names = self.names(place);
@@ -41,7 +41,7 @@ impl Packages {
     }
 
     /// What the registry of `place` is called, as far as that is known without asking; none where it may have other names.
-    fn names(&self, place: &Place) -> Option<Vec<String>> {
+    fn names(&self, place: &RegistryTarget) -> Option<Vec<String>> {
         let flags = &self.settings.defaults.registry;
         let home: Vec<&String> = flags.address.iter().chain(&flags.endpoint).collect();
         flags.address.as_ref()?;
@@ -62,7 +62,7 @@ impl Packages {
 
     /// Has what of the plan in the status is due deleted by a task of its own, and says when to look again. What fails is told
     /// and tried again; the package stays as ready as it is.
-    pub(super) fn collect(self: &Arc<Self>, package: &Arc<JackalPackage>, place: &Place) -> Option<Duration> {
+    pub(super) fn collect(self: &Arc<Self>, package: &Arc<JackalPackage>, place: &RegistryTarget) -> Option<Duration> {
         let status = package.status.as_ref()?;
         let uid = package.uid().unwrap_or_default();
         let now = Time(jiff::Timestamp::now());
@@ -78,7 +78,7 @@ impl Packages {
         }
         let repository = format!("{}/{name}", place.address);
         let claimed = self.claimed(package, place, &written);
-        let around = Surroundings {
+        let around = RetentionContext {
             repository: &repository,
             claimed: &claimed,
             images: &[],
@@ -91,8 +91,8 @@ impl Packages {
             return None;
         }
         let token = match self.removals.decide(&uid) {
-            Removal::Begin(token) => token,
-            Removal::Later(later) => return later,
+            DeletionRequest::Begin(token) => token,
+            DeletionRequest::Later(later) => return later,
         };
         let (packages, package, place) = (Arc::clone(self), Arc::clone(package), place.clone());
         self.tasks.spawn(async move {
@@ -129,7 +129,7 @@ impl Packages {
     async fn settle(
         &self,
         package: &JackalPackage,
-        place: &Place,
+        place: &RegistryTarget,
         name: &str,
         entries: &[Garbage],
     ) -> Result<(), Fault> {
@@ -149,12 +149,12 @@ impl Packages {
         result
     }
 
-    async fn tell(&self, package: &JackalPackage, settled: &[(Garbage, Settled)], news: bool) {
+    async fn tell(&self, package: &JackalPackage, settled: &[(Garbage, RetentionResult)], news: bool) {
         let (deletion, object) = (self.deletion(), package.object_ref(&()));
         for (entry, end) in settled {
             match (end, entry.digest.parse()) {
-                (Settled::Gone, Ok(digest)) => deletion.gone(&object, &entry.reference, &digest).await,
-                (Settled::Kept(why), _) if news && entry.kept.as_ref() != Some(why) => {
+                (RetentionResult::Gone, Ok(digest)) => deletion.gone(&object, &entry.reference, &digest).await,
+                (RetentionResult::RetainedReason(why), _) if news && entry.kept.as_ref() != Some(why) => {
                     deletion.failed(&object, &entry.reference, &why.message).await;
                 }
                 _ => {}
@@ -184,7 +184,7 @@ impl Packages {
         }
         let repository = format!("{}/{name}", place.address);
         let claimed = self.claimed(package, &place, &written);
-        let around = Surroundings {
+        let around = RetentionContext {
             repository: &repository,
             claimed: &claimed,
             images: &[],

@@ -22,10 +22,10 @@ use crate::api::v1alpha1::{JackalImage, JackalImageSpec, JackalPackage, Registry
 use crate::fault::{Fault, Reason};
 use crate::oci::{Compression, Digest, Location, same_host};
 use crate::package::{ImageRequest, listed};
-use crate::worker::{Defaults, Home, Site, last_part, name_of, with_tag};
+use crate::worker::{OperatorRegistry, RegistryDefaults, RegistryLocation, last_part, name_of, with_tag};
 
 /// Every package and image that this process has seen.
-pub(super) struct Known {
+pub(super) struct ObservedObjects {
     pub packages: Vec<Arc<DeserializeGuard<JackalPackage>>>,
     pub images: Vec<Arc<DeserializeGuard<JackalImage>>>,
 }
@@ -38,8 +38,8 @@ pub(super) enum Writer<'a> {
 }
 
 /// Where an object writes.
-struct Written {
-    site: Site,
+struct WriteTarget {
+    site: RegistryLocation,
     repository: String,
     /// The one that it cannot do without first.
     tags: Vec<String>,
@@ -102,10 +102,10 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn written(self, defaults: &Defaults, home: &Home) -> Option<Written> {
+    fn written(self, defaults: &RegistryDefaults, home: &OperatorRegistry) -> Option<WriteTarget> {
         match self {
-            Self::Package(package) => Written::of_package(package, defaults, home),
-            Self::Image(image) => Written::of_image(image, defaults, home),
+            Self::Package(package) => WriteTarget::of_package(package, defaults, home),
+            Self::Image(image) => WriteTarget::of_image(image, defaults, home),
         }
     }
 
@@ -208,8 +208,8 @@ impl fmt::Display for Writer<'_> {
     }
 }
 
-impl Written {
-    fn of_package(package: &JackalPackage, defaults: &Defaults, home: &Home) -> Option<Self> {
+impl WriteTarget {
+    fn of_package(package: &JackalPackage, defaults: &RegistryDefaults, home: &OperatorRegistry) -> Option<Self> {
         let namespace = package.namespace().unwrap_or_default();
         let site = defaults.site(home, &namespace, &package.spec.registry)?;
         if !is_admitted(&package.spec.registry, defaults, home) {
@@ -223,7 +223,7 @@ impl Written {
         .admitted()
     }
 
-    fn of_image(image: &JackalImage, defaults: &Defaults, home: &Home) -> Option<Self> {
+    fn of_image(image: &JackalImage, defaults: &RegistryDefaults, home: &OperatorRegistry) -> Option<Self> {
         let spec = &*effective(image)?;
         let site = defaults.site(home, &image.namespace().unwrap_or_default(), &spec.registry)?;
         let request = ImageRequest::of_object(spec).ok()?;
@@ -267,7 +267,7 @@ impl Written {
 }
 
 /// Whether a policy lets the operator talk to the endpoint that an object names.
-fn is_admitted(spec: &RegistrySpec, defaults: &Defaults, home: &Home) -> bool {
+fn is_admitted(spec: &RegistrySpec, defaults: &RegistryDefaults, home: &OperatorRegistry) -> bool {
     spec.endpoint.as_ref().is_none_or(|endpoint| {
         home.names().any(|known| same_host(known, endpoint))
             || defaults.policy.admits_host(endpoint, "registry.endpoint").is_ok()
@@ -314,14 +314,14 @@ fn effective(image: &JackalImage) -> Option<Cow<'_, JackalImageSpec>> {
 }
 
 /// An object and those that are older and may have a tag of it, the oldest first.
-pub(super) struct Older<'a> {
+pub(super) struct OlderObjects<'a> {
     own: Content<'a>,
     others: Vec<(Writer<'a>, Content<'a>)>,
 }
 
-impl<'a> Older<'a> {
+impl<'a> OlderObjects<'a> {
     /// Those than `object`, an image or a package.
-    pub fn than(object: impl Into<Writer<'a>>, known: &'a Known) -> Self {
+    pub fn than(object: impl Into<Writer<'a>>, known: &'a ObservedObjects) -> Self {
         let own: Writer<'a> = object.into();
         let (name, uid, age) = (own.last_part(), own.metadata().uid.as_deref(), own.age());
         let packages = packages(known, name).map(Writer::Package);
@@ -346,8 +346,13 @@ impl<'a> Older<'a> {
     ///
     /// # Errors
     /// [`Fault::conflict`] when somebody else has the tag that names it.
-    pub fn check_image(&self, image: &JackalImage, defaults: &Defaults, home: &Home) -> Result<Option<String>, Fault> {
-        let Some(own) = Written::of_image(image, defaults, home) else {
+    pub fn check_image(
+        &self,
+        image: &JackalImage,
+        defaults: &RegistryDefaults,
+        home: &OperatorRegistry,
+    ) -> Result<Option<String>, Fault> {
+        let Some(own) = WriteTarget::of_image(image, defaults, home) else {
             return Ok(None);
         };
         let holders = self.holders(defaults, home);
@@ -360,8 +365,13 @@ impl<'a> Older<'a> {
     ///
     /// # Errors
     /// [`Fault::conflict`] when one has it.
-    pub fn check_package(&self, package: &JackalPackage, defaults: &Defaults, home: &Home) -> Result<(), Fault> {
-        let Some(own) = Written::of_package(package, defaults, home) else {
+    pub fn check_package(
+        &self,
+        package: &JackalPackage,
+        defaults: &RegistryDefaults,
+        home: &OperatorRegistry,
+    ) -> Result<(), Fault> {
+        let Some(own) = WriteTarget::of_package(package, defaults, home) else {
             return Ok(());
         };
         let holders = self.holders(defaults, home);
@@ -369,8 +379,8 @@ impl<'a> Older<'a> {
     }
 
     /// Which of them have tags: an object without its first one has none.
-    fn holders(&self, defaults: &Defaults, home: &Home) -> Holders<'_> {
-        let mut holders = Holders::default();
+    fn holders(&self, defaults: &RegistryDefaults, home: &OperatorRegistry) -> TagOwners<'_> {
+        let mut holders = TagOwners::default();
         for (writer, content) in &self.others {
             let Some(mut written) = writer.written(defaults, home) else {
                 continue;
@@ -391,28 +401,34 @@ impl<'a> Older<'a> {
 
 /// Who has which tag.
 #[derive(Default)]
-struct Holders<'a> {
-    all: Vec<(Writer<'a>, &'a Content<'a>, Site)>,
+struct TagOwners<'a> {
+    all: Vec<(Writer<'a>, &'a Content<'a>, RegistryLocation)>,
     /// Those of each repository and tag, the oldest first.
     by_tag: HashMap<(String, String), Vec<usize>>,
 }
 
-impl<'a> Holders<'a> {
+impl<'a> TagOwners<'a> {
     /// The oldest that has `tag` of `written`, of those that cannot have it together with `content`.
-    fn of(&self, written: &Written, tag: &str, content: &Content<'_>) -> Option<Writer<'a>> {
+    fn of(&self, written: &WriteTarget, tag: &str, content: &Content<'_>) -> Option<Writer<'a>> {
         self.of_site(&written.site, (&written.repository, tag), content)
     }
 
-    fn of_site(&self, site: &Site, (repository, tag): (&str, &str), content: &Content<'_>) -> Option<Writer<'a>> {
+    fn of_site(
+        &self,
+        site: &RegistryLocation,
+        (repository, tag): (&str, &str),
+        content: &Content<'_>,
+    ) -> Option<Writer<'a>> {
         let holders = self.by_tag.get(&(repository.to_owned(), tag.to_owned()))?;
         let mut holders = holders.iter().filter_map(|at| self.all.get(*at));
-        let contends =
-            |(_, other, beside): &&(Writer<'a>, &Content<'a>, Site)| other.contends(content) && beside.is_beside(site);
+        let contends = |(_, other, beside): &&(Writer<'a>, &Content<'a>, RegistryLocation)| {
+            other.contends(content) && beside.is_beside(site)
+        };
         holders.find(contends).map(|(writer, ..)| *writer)
     }
 
-    fn add(&mut self, writer: Writer<'a>, content: &'a Content<'a>, written: Written) {
-        let Written { site, repository, tags } = written;
+    fn add(&mut self, writer: Writer<'a>, content: &'a Content<'a>, written: WriteTarget) {
+        let WriteTarget { site, repository, tags } = written;
         let at = self.all.len();
         for tag in tags {
             let holders = self.by_tag.entry((repository.clone(), tag)).or_default();
@@ -430,7 +446,7 @@ impl<'a> Holders<'a> {
     }
 
     /// That nobody else has the first tag of `own`, an object of that content; `advice` is what to give it instead.
-    fn check_first(&self, own: &Written, content: &Content<'_>, advice: &str) -> Result<(), Fault> {
+    fn check_first(&self, own: &WriteTarget, content: &Content<'_>, advice: &str) -> Result<(), Fault> {
         let first = own.tags.first();
         match first.and_then(|tag| Some((tag, self.of(own, tag, content)?))) {
             Some((tag, holder)) => Err(own.conflict(tag, holder, advice)),
@@ -439,20 +455,20 @@ impl<'a> Holders<'a> {
     }
 }
 
-fn packages<'a>(known: &'a Known, name: &str) -> impl Iterator<Item = &'a JackalPackage> {
+fn packages<'a>(known: &'a ObservedObjects, name: &str) -> impl Iterator<Item = &'a JackalPackage> {
     let packages = known.packages.iter().filter_map(|package| package.0.as_ref().ok());
     packages.filter(move |package| package.metadata.name.as_deref() == Some(name))
 }
 
-fn images<'a>(known: &'a Known, name: &str) -> impl Iterator<Item = &'a JackalImage> {
+fn images<'a>(known: &'a ObservedObjects, name: &str) -> impl Iterator<Item = &'a JackalImage> {
     let images = known.images.iter().filter_map(|image| image.0.as_ref().ok());
     images.filter(move |image| last_part(&image.spec.image) == name && image.metadata.deletion_timestamp.is_none())
 }
 
 /// A manifest in a registry, about which it is asked who needs it.
-pub(super) struct Wanted<'a> {
+pub(super) struct ManifestQuery<'a> {
     /// The registry.
-    pub site: &'a Site,
+    pub site: &'a RegistryLocation,
     /// Its name for pods.
     pub name: &'a str,
     /// Repository, tags and digest that it was written under.
@@ -461,24 +477,24 @@ pub(super) struct Wanted<'a> {
     pub digest: &'a Digest,
 }
 
-impl Wanted<'_> {
-    fn meets(&self, other: &Written) -> bool {
+impl ManifestQuery<'_> {
+    fn meets(&self, other: &WriteTarget) -> bool {
         other.repository == self.location.repository && other.site.is_beside(self.site)
     }
 
     /// Whether `image` says that the manifest is its own.
-    pub fn is_named_by(&self, image: &JackalImage, defaults: &Defaults, home: &Home) -> bool {
+    pub fn is_named_by(&self, image: &JackalImage, defaults: &RegistryDefaults, home: &OperatorRegistry) -> bool {
         let status = image.status.as_ref();
         let named = status.filter(|status| status.digest.as_deref() == Some(self.digest.as_str()));
         named.is_some_and(|status| {
-            let there = || Written::of_image(image, defaults, home).is_some_and(|written| self.meets(&written));
+            let there = || WriteTarget::of_image(image, defaults, home).is_some_and(|written| self.meets(&written));
             status.name.as_deref() == Some(self.name) || there()
         })
     }
 
     /// Whether `image` is to have the place of the manifest, whatever stands there now.
-    pub fn is_claimed_by(&self, image: &JackalImage, defaults: &Defaults, home: &Home) -> bool {
-        let Some(written) = Written::of_image(image, defaults, home) else {
+    pub fn is_claimed_by(&self, image: &JackalImage, defaults: &RegistryDefaults, home: &OperatorRegistry) -> bool {
+        let Some(written) = WriteTarget::of_image(image, defaults, home) else {
             return false;
         };
         let request = effective(image).and_then(|spec| ImageRequest::of_object(&spec).ok());
@@ -490,8 +506,8 @@ impl Wanted<'_> {
     }
 
     /// Whether it is in the repository of the artifacts of `package`, and the tag or the digest is one of theirs.
-    pub fn is_of_package(&self, package: &JackalPackage, defaults: &Defaults, home: &Home) -> bool {
-        let Some(written) = Written::of_package(package, defaults, home) else {
+    pub fn is_of_package(&self, package: &JackalPackage, defaults: &RegistryDefaults, home: &OperatorRegistry) -> bool {
+        let Some(written) = WriteTarget::of_package(package, defaults, home) else {
             return false;
         };
         let tags = self.location.tags.iter();

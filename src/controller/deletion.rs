@@ -13,14 +13,14 @@ use kube::{Api, Client, Resource as _, ResourceExt as _};
 use tracing::{info, warn};
 
 use super::conflict;
-use super::retention::Settled;
-use super::survey::{Finding, Survey, Tag};
-use crate::api::v1alpha1::{Garbage, JackalImage, JackalPackage, Kept, WrittenRepository};
+use super::retention::RetentionResult;
+use super::survey::{Finding, Tag, TagIndex};
+use crate::api::v1alpha1::{Garbage, JackalImage, JackalPackage, RetainedReason, WrittenRepository};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Document, Index, Location};
 use crate::package::ImageRequest;
 use crate::registry::{Kind, Repository};
-use crate::worker::{Events, Place, Registries, Settings, kube_fault, last_part, name_of, with_tag, within};
+use crate::worker::{Events, Registries, RegistryTarget, Settings, kube_fault, last_part, name_of, with_tag, within};
 
 /// What deletions need.
 pub(super) struct Deletion<'a> {
@@ -81,15 +81,15 @@ impl Deletion<'_> {
             return Ok(());
         }
         let tags: Vec<&str> = location.tags.iter().map(String::as_str).collect();
-        let survey = Survey::of(&repository, std::slice::from_ref(&digest))
+        let survey = TagIndex::of(&repository, std::slice::from_ref(&digest))
             .await
             .map_err(pushing)?;
         if let Finding::Keep(why) = survey.find(&digest, &tags) {
             return kept(&why.message).await;
         }
         match self.delete(&repository, &digest, name).await? {
-            Settled::Gone => self.gone(&image.object_ref(&()), name, &digest).await,
-            Settled::Kept(why) => self.failed(&image.object_ref(&()), name, &why.message).await,
+            RetentionResult::Gone => self.gone(&image.object_ref(&()), name, &digest).await,
+            RetentionResult::RetainedReason(why) => self.failed(&image.object_ref(&()), name, &why.message).await,
         }
         Ok(())
     }
@@ -98,25 +98,25 @@ impl Deletion<'_> {
     /// so, and the index under their tag, or their entry in it where it has others.
     pub async fn artifacts(
         &self,
-        place: &Place,
+        place: &RegistryTarget,
         name: &str,
         entries: &[Garbage],
         may: impl Fn() -> bool,
-    ) -> (Vec<(Garbage, Settled)>, Result<(), Fault>) {
+    ) -> (Vec<(Garbage, RetentionResult)>, Result<(), Fault>) {
         let mut settled = Vec::new();
         let result = async {
             let repository = self.repository(place, name)?;
             let prefix = format!("{}/{name}:", place.address);
             let wanted: Vec<Digest> = entries.iter().filter_map(|entry| entry.digest.parse().ok()).collect();
-            let survey = Survey::of(&repository, &wanted).await;
+            let survey = TagIndex::of(&repository, &wanted).await;
             let survey = survey.map_err(|error| error.pushing(prefix.trim_end_matches(':')))?;
             for entry in entries {
                 let revision = entry.reference.strip_prefix(&prefix);
                 let (Some((tag, _)), Ok(digest)) =
                     (revision.and_then(|text| text.split_once('@')), entry.digest.parse())
                 else {
-                    let why = Kept::new("InvalidRecord", "its record in the status cannot be read");
-                    settled.push((entry.clone(), Settled::Kept(why)));
+                    let why = RetainedReason::new("InvalidRecord", "its record in the status cannot be read");
+                    settled.push((entry.clone(), RetentionResult::RetainedReason(why)));
                     continue;
                 };
                 if !may() {
@@ -136,13 +136,13 @@ impl Deletion<'_> {
     async fn artifact(
         &self,
         repository: &Repository,
-        survey: &Survey,
+        survey: &TagIndex,
         tag: &str,
         digest: &Digest,
         what: &str,
-    ) -> Result<Settled, Fault> {
+    ) -> Result<RetentionResult, Fault> {
         let index = match survey.find(digest, &[tag]) {
-            Finding::Keep(why) => return Ok(Settled::Kept(why)),
+            Finding::Keep(why) => return Ok(RetentionResult::RetainedReason(why)),
             Finding::Delete(index) => index,
         };
         let standing = match &index {
@@ -153,22 +153,22 @@ impl Deletion<'_> {
             let now = repository.head_manifest(tag).await;
             let now = now.map_err(|error| error.pushing(what))?;
             if now.is_none_or(|now| now.digest != *standing) {
-                let why = Kept::new("TagChanged", "somebody pushes to its tag just now");
-                return Ok(Settled::Kept(why));
+                let why = RetainedReason::new("TagChanged", "somebody pushes to its tag just now");
+                return Ok(RetentionResult::RetainedReason(why));
             }
         }
         match index {
             Tag::Other => {}
             Tag::Index(standing) => {
                 let end = self.delete(repository, &standing, what).await?;
-                if end != Settled::Gone {
+                if end != RetentionResult::Gone {
                     return Ok(end);
                 }
             }
             Tag::Shared(standing) => {
                 let read = repository.manifest(standing.as_str()).await;
                 let Some(standing) = read.map_err(|error| error.pushing(what))? else {
-                    return Ok(Settled::Kept(Kept::new(
+                    return Ok(RetentionResult::RetainedReason(RetainedReason::new(
                         "TagChanged",
                         "somebody pushes to its tag just now",
                     )));
@@ -179,19 +179,21 @@ impl Deletion<'_> {
         self.delete(repository, digest, what).await
     }
 
-    async fn delete(&self, repository: &Repository, digest: &Digest, what: &str) -> Result<Settled, Fault> {
+    async fn delete(&self, repository: &Repository, digest: &Digest, what: &str) -> Result<RetentionResult, Fault> {
         match repository.delete_manifest(digest).await {
             Ok(deleted) => {
                 info!(what, %digest, deleted, "deleted");
-                Ok(Settled::Gone)
+                Ok(RetentionResult::Gone)
             }
             // Trying again would not make it able to; the object must not hang for that.
-            Err(error) if *error.kind() == Kind::Unsupported => Ok(Settled::Kept(Kept::new(
-                "DeletionUnsupported",
-                format!(
-                    "the registry does not delete ({error}); allow it there, for distribution by storage.delete.enabled"
-                ),
-            ))),
+            Err(error) if *error.kind() == Kind::Unsupported => {
+                Ok(RetentionResult::RetainedReason(RetainedReason::new(
+                    "DeletionUnsupported",
+                    format!(
+                        "the registry does not delete ({error}); allow it there, for distribution by storage.delete.enabled"
+                    ),
+                )))
+            }
             Err(error) => Err(error
                 .pushing(what)
                 .within("deleting (deletionPolicy: Retain lets the object go without)")),
@@ -247,7 +249,7 @@ impl Deletion<'_> {
         let Some(site) = defaults.site(&home, &namespace, &image.spec.registry) else {
             return Ok(None);
         };
-        let wanted = conflict::Wanted {
+        let wanted = conflict::ManifestQuery {
             site: &site,
             name,
             location,
@@ -270,7 +272,7 @@ impl Deletion<'_> {
         object: &impl kube::ResourceExt,
         registry: &crate::api::v1alpha1::RegistrySpec,
         stall_timeout: Option<crate::api::v1alpha1::Period>,
-    ) -> Result<Place, Fault> {
+    ) -> Result<RegistryTarget, Fault> {
         let namespace = object.namespace().unwrap_or_default();
         self.settings
             .defaults
@@ -279,7 +281,7 @@ impl Deletion<'_> {
     }
 
     /// A repository that the object may use.
-    fn repository(&self, place: &Place, name: &str) -> Result<Repository, Fault> {
+    fn repository(&self, place: &RegistryTarget, name: &str) -> Result<Repository, Fault> {
         place.check(name, "what is to be deleted")?;
         Ok(self.registries.open(&place.endpoint)?.repository(name))
     }
@@ -299,7 +301,7 @@ pub(super) fn moved(written: &WrittenRepository, now: &WrittenRepository) -> Str
 }
 
 /// Where the image's spec leads today.
-fn location(image: &JackalImage, place: &Place) -> Option<Location> {
+fn location(image: &JackalImage, place: &RegistryTarget) -> Option<Location> {
     let status = image.status.as_ref()?;
     let spec = &*with_tag(&image.spec, status.selected.as_ref())?;
     let request = ImageRequest::of_object(spec).ok()?;

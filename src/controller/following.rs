@@ -10,16 +10,16 @@ use kube::ResourceExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::packages::Packages;
-use super::reach::Reached;
+use super::reach::ObjectAccess;
 use crate::api::v1alpha1::{Conditions, JackalPackage, PackagedImage, READY};
 use crate::fault::{Fault, Reason};
 use crate::fetch::select;
-use crate::package::{self, Followed, Selection};
-use crate::worker::{Backoff, Decision, Key, Memory, View, caught, kube_fault, told};
+use crate::package::{self, PolicyImage, Selection};
+use crate::worker::{Backoff, Decision, Key, ObjectView, TaskTable, caught, kube_fault, told};
 
 /// What is known of the choices of all packages.
-pub(super) struct Following {
-    memory: Memory,
+pub(super) struct TagSelections {
+    memory: TaskTable,
     chosen: Mutex<HashMap<String, Chosen>>,
 }
 
@@ -33,7 +33,7 @@ struct Chosen {
 }
 
 /// A package as it is to be built now.
-pub(super) struct Effective {
+pub(super) struct EffectivePackage {
     /// The package, complete.
     pub package: JackalPackage,
     /// What was chosen for it.
@@ -46,15 +46,15 @@ pub(super) struct Effective {
 // Few of them live at once.
 #[allow(clippy::large_enum_variant)]
 pub(super) enum Followable {
-    Now(Effective),
+    Now(EffectivePackage),
     /// Not before another look, after that time where it does not come by itself.
     Later(Option<Duration>),
 }
 
-impl Following {
+impl TagSelections {
     pub fn new(identity: &str, backoff: Backoff) -> Self {
         Self {
-            memory: Memory::new(identity, backoff),
+            memory: TaskTable::new(identity, backoff),
             chosen: Mutex::default(),
         }
     }
@@ -106,10 +106,10 @@ fn standing(package: &JackalPackage) -> Option<Vec<PackagedImage>> {
 }
 
 /// What the status says was chosen: enough for a package at which nobody looks.
-fn pinned(package: &JackalPackage, followed: Vec<Followed>) -> Vec<Selection> {
+fn pinned(package: &JackalPackage, followed: Vec<PolicyImage>) -> Vec<Selection> {
     let rows = package.status.iter().flat_map(|status| &status.images);
     let rows: Vec<&PackagedImage> = rows.collect();
-    let pin = |followed: Followed| {
+    let pin = |followed: PolicyImage| {
         let row = rows
             .iter()
             .find(|row| row.image == followed.image && row.selected.is_some())?;
@@ -125,7 +125,7 @@ impl Packages {
     pub(super) fn followed(self: &Arc<Self>, package: &JackalPackage) -> Result<Followable, Fault> {
         if !package::follows(&package.spec) {
             self.following.forget(&package.uid().unwrap_or_default());
-            return Ok(Followable::Now(Effective {
+            return Ok(Followable::Now(EffectivePackage {
                 package: package.clone(),
                 selections: Arc::default(),
                 again: None,
@@ -152,7 +152,7 @@ impl Packages {
             return Ok(Followable::Later(postponed.left()));
         }
         let known = known.filter(|chosen| chosen.key == key);
-        let view = View {
+        let view = ObjectView {
             ready: known.is_some(),
             claim: None,
             rechecks: true,
@@ -189,8 +189,8 @@ impl Packages {
     }
 }
 
-fn with(package: &JackalPackage, selections: Arc<Vec<Selection>>, again: Option<Duration>) -> Option<Effective> {
-    Some(Effective {
+fn with(package: &JackalPackage, selections: Arc<Vec<Selection>>, again: Option<Duration>) -> Option<EffectivePackage> {
+    Some(EffectivePackage {
         package: JackalPackage {
             metadata: package.metadata.clone(),
             spec: package::effective(&package.spec, &selections)?,
@@ -205,7 +205,7 @@ fn with(package: &JackalPackage, selections: Arc<Vec<Selection>>, again: Option<
 async fn run(
     packages: &Arc<Packages>,
     package: &JackalPackage,
-    followed: Vec<Followed>,
+    followed: Vec<PolicyImage>,
     key: Key,
     token: CancellationToken,
 ) {
@@ -248,8 +248,8 @@ async fn run(
 async fn choose(
     packages: &Packages,
     package: &JackalPackage,
-    followed: Vec<Followed>,
+    followed: Vec<PolicyImage>,
 ) -> Result<Vec<Selection>, Fault> {
     let place = packages.place(package).await?;
-    select(&followed, &Reached::by_package(packages, package, &place)).await
+    select(&followed, &ObjectAccess::by_package(packages, package, &place)).await
 }

@@ -22,12 +22,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::assignment::{self, AgentNode, Verdict};
+use super::assignment::{self, AgentNode, AssignmentDecision};
 use super::deletion::Deletion;
 use super::lease::{LAPSE, Leadership};
-use super::removal::{Removal, Removals, as_leader};
-use super::seen::Seen;
-use super::selecting::Selecting;
+use super::removal::{DeletionRequest, DeletionTasks, as_leader};
+use super::seen::ObjectCache;
+use super::selecting::SelectionTasks;
 use super::{AGENT_LABEL, AGENT_LEASE, finalizers, undecodable};
 use crate::api::v1alpha1::{Assignment, Conditions, DeletionPolicy, JackalImage, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
@@ -36,7 +36,7 @@ use crate::worker::{
     within,
 };
 
-type Guarded = DeserializeGuard<JackalImage>;
+type GuardedImage = DeserializeGuard<JackalImage>;
 
 /// How soon it is looked whether another object has left a tag that an image wants.
 const HELD_TAG: std::time::Duration = std::time::Duration::from_secs(10);
@@ -47,11 +47,11 @@ pub(super) struct Assigner {
     pub(super) client: Client,
     pub(super) settings: Settings,
     pub(super) registries: Arc<Registries>,
-    seen: Seen,
+    seen: ObjectCache,
     pub(super) events: Events,
     pub(super) leadership: Leadership,
-    pub(super) selecting: Selecting,
-    removals: Removals,
+    pub(super) selecting: SelectionTasks,
+    removals: DeletionTasks,
     /// Only what they are called: what one holds may be anything, and would keep the others from being read.
     agents: Store<PartialObjectMeta<Lease>>,
     /// When this process first saw a generation of an object, by uid: nodes that do not answer are waited
@@ -64,11 +64,11 @@ pub(super) async fn run(
     client: Client,
     identity: &str,
     settings: Settings,
-    (registries, seen): (Arc<Registries>, Seen),
+    (registries, seen): (Arc<Registries>, ObjectCache),
     leadership: Leadership,
     stop: CancellationToken,
 ) {
-    let images: Api<Guarded> = settings.api(&client);
+    let images: Api<GuardedImage> = settings.api(&client);
     let leases: Api<PartialObjectMeta<Lease>> = Api::namespaced(client.clone(), &settings.defaults.namespace);
     let (agents, writer) = reflector::store();
     let mut agent_listing = settings.health.further_listing("Leases of agents");
@@ -81,8 +81,8 @@ pub(super) async fn run(
         .filter_map(|change| async move { change.ok().map(|_| ()) });
     let (wakes, woken) = mpsc::channel(1024);
     let assigner = Arc::new(Assigner {
-        selecting: Selecting::new(identity, settings.backoff, wakes, &stop),
-        removals: Removals::new(identity, settings.backoff, &stop),
+        selecting: SelectionTasks::new(identity, settings.backoff, wakes, &stop),
+        removals: DeletionTasks::new(identity, settings.backoff, &stop),
         events: Events::new(client.clone(), identity),
         client,
         settings,
@@ -122,7 +122,7 @@ pub(super) async fn run(
     assigner.selecting.end().await;
 }
 
-async fn reconcile(object: Arc<Guarded>, assigner: Arc<Assigner>) -> Result<Action, Infallible> {
+async fn reconcile(object: Arc<GuardedImage>, assigner: Arc<Assigner>) -> Result<Action, Infallible> {
     match assigner.leadership.during(lead(&object, &assigner)).await {
         Some(action) => Ok(action),
         None => Ok(Action::requeue(LAPSE)),
@@ -130,7 +130,7 @@ async fn reconcile(object: Arc<Guarded>, assigner: Arc<Assigner>) -> Result<Acti
 }
 
 /// What the leader does about an image.
-async fn lead(object: &Guarded, assigner: &Arc<Assigner>) -> Action {
+async fn lead(object: &GuardedImage, assigner: &Arc<Assigner>) -> Action {
     let image = match &object.0 {
         Ok(image) => image,
         Err(invalid) => {
@@ -183,8 +183,8 @@ impl Assigner {
             return Action::await_change();
         }
         let token = match self.removals.decide(&uid) {
-            Removal::Begin(token) => token,
-            Removal::Later(later) => return later.map_or_else(Action::await_change, Action::requeue),
+            DeletionRequest::Begin(token) => token,
+            DeletionRequest::Later(later) => return later.map_or_else(Action::await_change, Action::requeue),
         };
         let (assigner, image) = (Arc::clone(self), image.clone());
         self.selecting.spawn(async move {
@@ -252,8 +252,8 @@ impl Assigner {
             status.assignment.as_ref(),
             patient,
         ) {
-            Verdict::Open => Action::requeue(STALE.saturating_sub(waited)),
-            Verdict::Assigned(assignment) => {
+            AssignmentDecision::Open => Action::requeue(STALE.saturating_sub(waited)),
+            AssignmentDecision::Assigned(assignment) => {
                 let assignment = Assignment {
                     plain_tag_owner,
                     ..assignment
@@ -264,7 +264,7 @@ impl Assigner {
                     Action::await_change()
                 }
             }
-            Verdict::Refused(fault) => self.write(image, None, Some(&fault)).await?,
+            AssignmentDecision::Refused(fault) => self.write(image, None, Some(&fault)).await?,
         };
         Ok(if again { self.look_again(action) } else { action })
     }

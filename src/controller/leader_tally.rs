@@ -20,12 +20,12 @@ type Packages = Store<DeserializeGuard<JackalPackage>>;
 type Images = Store<DeserializeGuard<JackalImage>>;
 
 /// Whether this process leads, and what it then has seen.
-pub(super) struct LeaderTally {
+pub(super) struct LeaderMetrics {
     leadership: Leadership,
     seen: Mutex<Option<(Packages, Images)>>,
 }
 
-impl LeaderTally {
+impl LeaderMetrics {
     pub fn new(leadership: Leadership) -> Self {
         Self {
             leadership,
@@ -44,13 +44,13 @@ impl LeaderTally {
     }
 }
 
-impl fmt::Debug for LeaderTally {
+impl fmt::Debug for LeaderMetrics {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("LeaderTally").finish_non_exhaustive()
     }
 }
 
-impl Collector for LeaderTally {
+impl Collector for LeaderMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let leads = self.leadership.is_held();
         let help = "1 while this process leads, else 0";

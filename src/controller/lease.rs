@@ -32,7 +32,7 @@ const LONGEST: u32 = 4;
 /// that no clock knows, and nobody would lead if they could not be read.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Hold {
+struct LeaseState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     holder_identity: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,18 +45,18 @@ struct Hold {
     lease_transitions: Option<i32>,
 }
 
-type LeaderLease = Object<Hold, NotUsed>;
+type LeaderLease = Object<LeaseState, NotUsed>;
 
 /// How long a lease lasts, and how it is kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Terms {
+pub struct LeaseTiming {
     /// How long others leave it alone after a renewal that they saw.
     pub duration: Duration,
     /// How often it is renewed, and tried to be had.
     pub renew: Duration,
 }
 
-impl Default for Terms {
+impl Default for LeaseTiming {
     fn default() -> Self {
         Self {
             duration: Duration::from_secs(15),
@@ -65,7 +65,7 @@ impl Default for Terms {
     }
 }
 
-impl Terms {
+impl LeaseTiming {
     /// How long after the begin of a successful renewal its holder still acts. A third less than the others
     /// wait, so that neither the renewal's own time nor clocks of different speed let two act at once.
     fn tenure(&self) -> Duration {
@@ -143,7 +143,7 @@ impl Leadership {
 pub fn contend(
     client: Client,
     identity: &str,
-    terms: Terms,
+    terms: LeaseTiming,
     settings: &Settings,
     stop: CancellationToken,
 ) -> (Leadership, impl Future<Output = ()> + use<>) {
@@ -158,7 +158,7 @@ pub fn contend(
     };
     let pulse = settings.health.pulse("the renewal of the lease", terms.standstill());
     let run = async move {
-        let mut seen: Option<(Hold, Instant)> = None;
+        let mut seen: Option<(LeaseState, Instant)> = None;
         let mut ticks = tokio::time::interval(terms.renew);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -199,7 +199,7 @@ struct Contender {
     api: Api<LeaderLease>,
     leases: ApiResource,
     identity: String,
-    terms: Terms,
+    terms: LeaseTiming,
     /// Not the pod: where one is deleted by force, its process may still lead, and a Lease that is gone would let another
     /// lead at once.
     owner: Option<OwnerReference>,
@@ -207,7 +207,7 @@ struct Contender {
 
 impl Contender {
     /// Takes or renews the Lease; false when another holds it.
-    async fn attempt(&self, seen: &mut Option<(Hold, Instant)>) -> Result<bool, kube::Error> {
+    async fn attempt(&self, seen: &mut Option<(LeaseState, Instant)>) -> Result<bool, kube::Error> {
         // An answer that comes after the tenure is of no use.
         let limit = self.terms.tenure();
         match tokio::time::timeout(limit, self.exchange(seen)).await {
@@ -218,7 +218,7 @@ impl Contender {
         }
     }
 
-    async fn exchange(&self, seen: &mut Option<(Hold, Instant)>) -> Result<bool, kube::Error> {
+    async fn exchange(&self, seen: &mut Option<(LeaseState, Instant)>) -> Result<bool, kube::Error> {
         let now = text(&MicroTime(jiff::Timestamp::now()));
         let Some(mut lease) = self.api.get_opt(NAME).await? else {
             let mut lease = LeaderLease::new(NAME, &self.leases, self.hold(now.clone(), Some(now), 0));
@@ -252,8 +252,8 @@ impl Contender {
         written(self.api.replace(NAME, &PostParams::default(), &lease).await)
     }
 
-    fn hold(&self, renewed: String, acquired: Option<String>, transitions: i32) -> Hold {
-        Hold {
+    fn hold(&self, renewed: String, acquired: Option<String>, transitions: i32) -> LeaseState {
+        LeaseState {
             holder_identity: Some(self.identity.clone()),
             lease_duration_seconds: Some(i32::try_from(self.terms.duration.as_secs().max(1)).unwrap_or(i32::MAX)),
             acquire_time: acquired,
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn what_another_says_of_its_lease_is_believed_within_bounds() {
-        let terms = Terms::default();
+        let terms = LeaseTiming::default();
         for (stated, waited) in [
             (None, 15),
             (Some(i32::MIN), 15),
@@ -323,7 +323,7 @@ mod tests {
     fn times_that_no_clock_knows_are_read_as_they_stand() {
         let text =
             r#"{"holderIdentity":"x","renewTime":"9999-12-31T23:59:59.000000Z","strategy":"OldestEmulationVersion"}"#;
-        let hold: Hold = serde_json::from_str(text).unwrap();
+        let hold: LeaseState = serde_json::from_str(text).unwrap();
         assert_eq!(hold.renew_time.as_deref(), Some("9999-12-31T23:59:59.000000Z"));
     }
 

@@ -24,10 +24,10 @@ mod survey;
 mod tally;
 mod undecodable;
 
-use leader_tally::LeaderTally;
-pub use lease::{Leadership, Terms};
-use reach::Reached;
-use seen::Seen;
+use leader_tally::LeaderMetrics;
+pub use lease::{Leadership, LeaseTiming};
+use reach::ObjectAccess;
+use seen::ObjectCache;
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ use crate::api::v1alpha1::{JackalImage, SourceKind};
 use crate::fault::Fault;
 use crate::oci::Reference;
 use crate::source::{ImageSource, RegistrySource};
-use crate::worker::{self, Duty, Feed, Nudge, Place, Registries, Settings};
+use crate::worker::{self, Recheck, Registries, RegistryTarget, Role, Settings, WorkerInputs};
 
 /// The label of a Lease by which an agent says that it runs on a node.
 pub const AGENT_LABEL: &str = "jackal.dev/agent";
@@ -57,22 +57,22 @@ pub fn agent_lease(node: &str) -> String {
 }
 
 /// Runs the controller until `stop`. `identity` names this process in claims and in the lease.
-pub async fn run(client: Client, identity: &str, settings: Settings, terms: Terms, stop: CancellationToken) {
+pub async fn run(client: Client, identity: &str, settings: Settings, terms: LeaseTiming, stop: CancellationToken) {
     let registries = Arc::<Registries>::default();
     // The lease is given back after the leader's work has ended, not before.
     let (leases, leading) = (CancellationToken::new(), stop.clone());
     let (leadership, contention) = lease::contend(client.clone(), identity, terms, &settings, leases.clone());
-    let tally = Arc::new(LeaderTally::new(leadership.clone()));
+    let tally = Arc::new(LeaderMetrics::new(leadership.clone()));
     settings.metrics.collect(Arc::clone(&tally));
     let (nudge, nudges) = mpsc::channel(16);
     let (packages_seen, packages_writer) = reflector::store();
     let (images_seen, images_writer) = reflector::store();
-    let seen = Seen {
+    let seen = ObjectCache {
         packages: packages_seen,
         images: images_seen,
     };
     let changes = seen.follow_packages(&client, &settings, packages_writer, nudge.clone());
-    let duty = RegistryDuty {
+    let duty = RegistryImageRole {
         seen: seen.clone(),
         client: client.clone(),
         settings: settings.clone(),
@@ -85,7 +85,7 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Term
         Arc::new(duty),
         settings.clone(),
         Arc::clone(&registries),
-        Feed {
+        WorkerInputs {
             images: images_writer,
             nudges,
         },
@@ -101,7 +101,7 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Term
                 () = leadership.acquired() => {}
             }
             // Looking again at what is ready is the leader's duty.
-            let _ = nudge.send(Nudge::All).await;
+            let _ = nudge.send(Recheck::All).await;
             let term = leading.child_token();
             let work = async {
                 tokio::join!(
@@ -144,16 +144,16 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Term
 }
 
 /// Any replica moves images from registries.
-struct RegistryDuty {
+struct RegistryImageRole {
     client: Client,
     settings: Settings,
     registries: Arc<Registries>,
     leadership: Leadership,
-    seen: Seen,
+    seen: ObjectCache,
 }
 
 #[async_trait]
-impl Duty for RegistryDuty {
+impl Role for RegistryImageRole {
     fn admits(&self, image: &JackalImage) -> bool {
         image.spec.source == SourceKind::Registry
     }
@@ -182,10 +182,10 @@ impl Duty for RegistryDuty {
         &self,
         image: &JackalImage,
         reference: &Reference,
-        place: &Place,
+        place: &RegistryTarget,
     ) -> Result<Arc<dyn ImageSource>, Fault> {
         let spec = &image.spec;
-        let reached = Reached {
+        let reached = ObjectAccess {
             client: &self.client,
             settings: &self.settings,
             registries: &self.registries,

@@ -21,27 +21,28 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use super::children::{Children, EarlierNames};
+use super::children::{Children, LegacyNames};
 use super::finalizers;
-use super::following::{Effective, Followable, Following};
-use super::leader_tally::LeaderTally;
+use super::following::{EffectivePackage, Followable, TagSelections};
+use super::leader_tally::LeaderMetrics;
 use super::lease::{LAPSE, Leadership};
 use super::publication::{self, Publication};
-use super::removal::{Removal, Removals};
+use super::removal::{DeletionRequest, DeletionTasks};
 use super::tally::{Verification, brought, count, failures, rows, written};
 use super::undecodable;
 use crate::api::v1alpha1::{
     Conditions, DeletionPolicy, JackalImage, JackalPackage, JackalPackageStatus, PackagedImage, READY, requested_at,
 };
 use crate::fault::{Disposition, Fault};
-use crate::fetch::ChartMemory;
+use crate::fetch::ChartCache;
 use crate::oci::Naming;
-use crate::package::{Plan, Verified, check_images};
+use crate::package::{Plan, VerificationCache, check_images};
 use crate::worker::{
-    Decision, Events, Key, Kind, Memory, Place, Registries, Settings, View, lighten, stands, told, uids, until_stopped,
+    Decision, Events, Key, Kind, ObjectView, Registries, RegistryTarget, Settings, TaskTable, lighten, stands, told,
+    uids, until_stopped,
 };
 
-pub(super) type Guarded = DeserializeGuard<JackalPackage>;
+pub(super) type GuardedPackage = DeserializeGuard<JackalPackage>;
 
 /// Keeps the object until its images' objects are gone.
 const FINALIZER: &str = "jackal.dev/package";
@@ -56,24 +57,24 @@ pub(super) struct Packages {
     pub registries: Arc<Registries>,
     pub leadership: Leadership,
     pub events: Events,
-    pub memory: Memory,
+    pub memory: TaskTable,
     /// What is known of the packages' charts.
-    pub charts: ChartMemory,
+    pub charts: ChartCache,
     /// Images that were verified when they were packed.
-    pub verified: Arc<Verified>,
-    pub following: Following,
+    pub verified: Arc<VerificationCache>,
+    pub following: TagSelections,
     /// Every package that this process works on.
-    pub known: Store<Guarded>,
+    pub known: Store<GuardedPackage>,
     /// Deletions of artifacts.
-    pub(super) removals: Removals,
+    pub(super) removals: DeletionTasks,
     /// Of deletions that failed last, by uid, what was told.
     collections: Mutex<HashMap<String, String>>,
     /// The images' objects as they were seen last.
     children: Store<DeserializeGuard<JackalImage>>,
     /// Of each package, by uid, the generation for which the API server was asked for objects that it lacks, and which of
     /// its objects have earlier names.
-    swept: Mutex<HashMap<String, (i64, EarlierNames)>>,
-    wakes: mpsc::Sender<ObjectRef<Guarded>>,
+    swept: Mutex<HashMap<String, (i64, LegacyNames)>>,
+    wakes: mpsc::Sender<ObjectRef<GuardedPackage>>,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
 }
@@ -85,7 +86,7 @@ pub(super) async fn run(
     settings: Settings,
     registries: Arc<Registries>,
     leadership: Leadership,
-    tally: &LeaderTally,
+    tally: &LeaderMetrics,
     stop: CancellationToken,
 ) {
     let (wakes, woken) = mpsc::channel(1024);
@@ -94,15 +95,15 @@ pub(super) async fn run(
     tally.count(reader.clone(), children.clone());
     let packages = Arc::new(Packages {
         events: Events::new(client.clone(), identity),
-        memory: Memory::new(identity, settings.backoff),
-        charts: ChartMemory::default(),
+        memory: TaskTable::new(identity, settings.backoff),
+        charts: ChartCache::default(),
         verified: Arc::default(),
-        following: Following::new(identity, settings.backoff),
+        following: TagSelections::new(identity, settings.backoff),
         client: client.clone(),
         registries,
         leadership,
         known: reader.clone(),
-        removals: Removals::new(identity, settings.backoff, &stop),
+        removals: DeletionTasks::new(identity, settings.backoff, &stop),
         collections: Mutex::default(),
         children,
         swept: Mutex::default(),
@@ -111,7 +112,7 @@ pub(super) async fn run(
         stop: stop.clone(),
         settings,
     });
-    let api: Api<Guarded> = packages.settings.api(&packages.client);
+    let api: Api<GuardedPackage> = packages.settings.api(&packages.client);
     let images: Api<DeserializeGuard<JackalImage>> = packages.settings.api(&packages.client);
     let (gone, freed_by_packages) = (Arc::clone(&packages), Arc::clone(&packages));
     let health = &packages.settings.health;
@@ -155,7 +156,7 @@ pub(super) async fn run(
     packages.tasks.wait().await;
 }
 
-async fn reconcile(object: Arc<Guarded>, packages: Arc<Packages>) -> Result<Action, Infallible> {
+async fn reconcile(object: Arc<GuardedPackage>, packages: Arc<Packages>) -> Result<Action, Infallible> {
     match packages.leadership.during(lead(&object, &packages)).await {
         Some(action) => Ok(action),
         None => Ok(Action::requeue(LAPSE)),
@@ -163,7 +164,7 @@ async fn reconcile(object: Arc<Guarded>, packages: Arc<Packages>) -> Result<Acti
 }
 
 /// What the leader does about a package.
-async fn lead(object: &Guarded, packages: &Arc<Packages>) -> Action {
+async fn lead(object: &GuardedPackage, packages: &Arc<Packages>) -> Action {
     let package = match &object.0 {
         Ok(package) => package,
         Err(invalid) => {
@@ -224,8 +225,8 @@ impl Packages {
     }
 
     /// The same for a package that is complete.
-    async fn advance(self: &Arc<Self>, effective: Effective) -> Result<Option<Duration>, Fault> {
-        let Effective {
+    async fn advance(self: &Arc<Self>, effective: EffectivePackage) -> Result<Option<Duration>, Fault> {
+        let EffectivePackage {
             mut package,
             selections,
             ..
@@ -297,7 +298,7 @@ impl Packages {
 
     /// How the names of the package's images are made: as it says, or where it leaves that to the cluster, as holds in its
     /// registry.
-    async fn naming(&self, package: &JackalPackage, place: &Place) -> Result<Naming, Fault> {
+    async fn naming(&self, package: &JackalPackage, place: &RegistryTarget) -> Result<Naming, Fault> {
         if let Some(naming) = package.spec.naming.explicit() {
             return Ok(naming);
         }
@@ -310,7 +311,7 @@ impl Packages {
     }
 
     /// The registry that the package means.
-    pub(super) async fn place(&self, package: &JackalPackage) -> Result<Place, Fault> {
+    pub(super) async fn place(&self, package: &JackalPackage) -> Result<RegistryTarget, Fault> {
         let idle = self.settings.idle(package.spec.stall_timeout);
         let namespace = package.namespace().unwrap_or_default();
         let defaults = &self.settings.defaults;
@@ -327,7 +328,7 @@ impl Packages {
     ) -> Result<Option<Duration>, Fault> {
         let inputs = publication.inputs.clone();
         let ready = self.is_ready(package, &publication.rows);
-        let view = View {
+        let view = ObjectView {
             ready,
             claim: None,
             rechecks: true,
@@ -396,7 +397,7 @@ impl Packages {
         self.collections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn swept(&self) -> MutexGuard<'_, HashMap<String, (i64, EarlierNames)>> {
+    fn swept(&self) -> MutexGuard<'_, HashMap<String, (i64, LegacyNames)>> {
         self.swept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -443,8 +444,8 @@ impl Packages {
         }
         let uid = package.uid().unwrap_or_default();
         let token = match self.removals.decide(&uid) {
-            Removal::Begin(token) => token,
-            Removal::Later(later) => return Ok(later),
+            DeletionRequest::Begin(token) => token,
+            DeletionRequest::Later(later) => return Ok(later),
         };
         let (packages, package) = (Arc::clone(self), package.clone());
         self.tasks.spawn(async move {

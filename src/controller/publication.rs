@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::noted::{announce, done};
 use super::packages::Packages;
-use super::reach::Reached;
+use super::reach::ObjectAccess;
 use super::retention::SBOMS_ADDED;
 use super::sboms::{self, Sboms};
 use super::tally::Verification;
@@ -24,15 +24,15 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::fetch;
 use crate::oci::Digest;
 use crate::package::{
-    self, BroughtImage, Definition, KnownTars, Material, Parts, Plan, PlannedImage, Published, component,
+    self, Definition, Material, Parts, Plan, PlannedImage, Published, ReusableTars, TransferredImage, component,
 };
 use crate::signing::SigningKey;
 use crate::transfer::RegistryDestination;
-use crate::worker::{NamespaceEntries, Place, caught, told};
+use crate::worker::{NamespaceEntryReader, RegistryTarget, caught, told};
 
 /// What an artifact is put together from.
 pub(super) struct Publication {
-    pub place: Place,
+    pub place: RegistryTarget,
     pub plan: Plan,
     pub rows: Vec<PackagedImage>,
     /// For each image of the plan where it came from, as far as its object says it.
@@ -199,7 +199,7 @@ async fn build(
         .map_err(End::Unsigned)?;
     let key = key.as_ref();
     let look = async {
-        let reached = Reached::by_package(packages, package, &publication.place);
+        let reached = ObjectAccess::by_package(packages, package, &publication.place);
         packed::verify(packages, package, publication, &images, &reached).await?;
         let found = fetch::gather(&package.spec.components, &reached, &packages.charts).await?;
         let known = known_tars(packages, package, publication, key).await?;
@@ -242,13 +242,13 @@ struct Built {
     missing: Vec<MissingImage>,
 }
 
-fn brought(packages: &Packages, publication: &Publication) -> Result<Vec<BroughtImage>, Fault> {
+fn brought(packages: &Packages, publication: &Publication) -> Result<Vec<TransferredImage>, Fault> {
     let registry = packages.registries.open(&publication.place.endpoint)?;
     let mut images = Vec::with_capacity(publication.plan.images.len());
     let rows = publication.rows.iter().zip(&publication.origins);
     for (planned, (row, origin)) in publication.plan.images.iter().zip(rows) {
         let digest = row.digest.as_deref().unwrap_or_default();
-        images.push(BroughtImage {
+        images.push(TransferredImage {
             reference: planned.listed(),
             digest: digest
                 .parse()
@@ -268,7 +268,7 @@ async fn key_of(packages: &Packages, package: &JackalPackage) -> Result<Option<S
     let Some(signing) = &package.spec.signing else {
         return Ok(None);
     };
-    let entries = NamespaceEntries::new(&packages.client, &package.namespace().unwrap_or_default());
+    let entries = NamespaceEntryReader::new(&packages.client, &package.namespace().unwrap_or_default());
     entries.signing_key(signing).await.map(Some)
 }
 
@@ -278,12 +278,12 @@ async fn known_tars(
     package: &JackalPackage,
     publication: &Publication,
     key: Option<&SigningKey>,
-) -> Result<KnownTars, Fault> {
+) -> Result<ReusableTars, Fault> {
     let spec = &package.spec;
     let able = packages.settings.syft.is_some();
     let without = spec.components.iter().all(ComponentSpec::holds_images_only);
     if without && spec.wanted_sboms(able).is_none() {
-        return Ok(KnownTars::default());
+        return Ok(ReusableTars::default());
     }
     let registry = packages.registries.open(&publication.place.endpoint)?;
     let repository = RegistryDestination::new(registry.repository(publication.path(package)));
@@ -292,15 +292,15 @@ async fn known_tars(
     let architecture = Definition::of(&package.name_any(), spec, &publication.plan)?
         .architecture()
         .to_owned();
-    KnownTars::read(&repository, spec.version(), &architecture, recorded.as_ref(), key).await
+    ReusableTars::read(&repository, spec.version(), &architecture, recorded.as_ref(), key).await
 }
 
 async fn assemble(
     packages: &Packages,
     package: &JackalPackage,
     publication: &Publication,
-    images: &[BroughtImage],
-    (found, known): (&[component::Found], &KnownTars),
+    images: &[TransferredImage],
+    (found, known): (&[component::Found], &ReusableTars),
     sboms: &Sboms,
     key: Option<&SigningKey>,
 ) -> Result<Built, Fault> {

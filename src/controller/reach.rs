@@ -10,21 +10,21 @@ use tokio::sync::OnceCell;
 use super::packages::Packages;
 use crate::api::v1alpha1::{JackalImage, JackalPackage, LocalReference, SourceRegistrySpec};
 use crate::fault::{Fault, Reason};
-use crate::fetch::Reach;
+use crate::fetch::ContentAccess;
 use crate::oci::{Reference, same_host};
 use crate::registry::{Kind, Registry, Trust};
-use crate::worker::{Place, PullCredentials, Registries, Secrets, Settings, config_map};
+use crate::worker::{PullCredentials, Registries, RegistryTarget, Secrets, Settings, config_map};
 
 /// The Secrets without credentials that a message names.
 const LACKING: usize = 3;
 
 /// What decides how registries are reached for one object.
-pub(super) struct Reached<'a> {
+pub(super) struct ObjectAccess<'a> {
     pub client: &'a Client,
     pub settings: &'a Settings,
     pub registries: &'a Arc<Registries>,
     /// The registry that the object means.
-    pub place: &'a Place,
+    pub place: &'a RegistryTarget,
     pub namespace: String,
     pub pull_secrets: &'a [LocalReference],
     pub account: Option<&'a str>,
@@ -35,9 +35,9 @@ pub(super) struct Reached<'a> {
     pub credentials: OnceCell<PullCredentials>,
 }
 
-impl<'a> Reached<'a> {
+impl<'a> ObjectAccess<'a> {
     /// Of a package.
-    pub fn by_package(packages: &'a Packages, package: &'a JackalPackage, place: &'a Place) -> Self {
+    pub fn by_package(packages: &'a Packages, package: &'a JackalPackage, place: &'a RegistryTarget) -> Self {
         Self {
             client: &packages.client,
             settings: &packages.settings,
@@ -56,7 +56,7 @@ impl<'a> Reached<'a> {
     pub fn by_image(
         (client, settings, registries): (&'a Client, &'a Settings, &'a Arc<Registries>),
         image: &'a JackalImage,
-        place: &'a Place,
+        place: &'a RegistryTarget,
     ) -> Self {
         Self {
             client,
@@ -123,9 +123,9 @@ async fn without(lacking: &[String], registry: Registry, reference: &Reference) 
 }
 
 #[async_trait]
-impl Reach for Reached<'_> {
+impl ContentAccess for ObjectAccess<'_> {
     async fn registry(&self, reference: &Reference, what: &str) -> Result<Registry, Fault> {
-        Reached::registry(self, reference, what).await
+        ObjectAccess::registry(self, reference, what).await
     }
 
     async fn host(&self, host: &str, what: &str) -> Result<Registry, Fault> {

@@ -8,49 +8,49 @@ use tokio_util::sync::CancellationToken;
 
 use super::lease::Leadership;
 use crate::fault::{Disposition, Fault, Reason};
-use crate::worker::{Backoff, Decision, Key, Memory, View, caught};
+use crate::worker::{Backoff, Decision, Key, ObjectView, TaskTable, caught};
 
 /// The longest that one pass may take. The next goes on where it ended.
 const PASS: Duration = Duration::from_secs(120);
 
 /// The deletions of one process.
-pub(super) struct Removals {
-    memory: Memory,
+pub(super) struct DeletionTasks {
+    memory: TaskTable,
     stop: CancellationToken,
 }
 
 /// What is to be done about an object whose content is to be deleted.
-pub(super) enum Removal {
+pub(super) enum DeletionRequest {
     /// Begin: the token ends it.
     Begin(CancellationToken),
     /// Look again then; without a time, when the deletion that runs has ended.
     Later(Option<Duration>),
 }
 
-impl Removals {
+impl DeletionTasks {
     pub fn new(identity: &str, backoff: Backoff, stop: &CancellationToken) -> Self {
         Self {
-            memory: Memory::new(identity, backoff),
+            memory: TaskTable::new(identity, backoff),
             stop: stop.clone(),
         }
     }
 
     /// Decides about the object `uid`. What failed is tried again after a delay that grows.
-    pub fn decide(&self, uid: &str) -> Removal {
-        let view = View {
+    pub fn decide(&self, uid: &str) -> DeletionRequest {
+        let view = ObjectView {
             ready: false,
             claim: None,
             rechecks: true,
             interval: Duration::ZERO,
         };
         match self.memory.decide(uid, &key(), view, Instant::now()) {
-            Decision::Run => Removal::Begin(self.memory.begin(uid, &key(), &self.stop)),
-            Decision::Wait(left) => Removal::Later(Some(left)),
-            Decision::Rest => Removal::Later(None),
+            Decision::Run => DeletionRequest::Begin(self.memory.begin(uid, &key(), &self.stop)),
+            Decision::Wait(left) => DeletionRequest::Later(Some(left)),
+            Decision::Rest => DeletionRequest::Later(None),
         }
     }
 
-    /// Runs `work`, which [`Removals::decide`] had begun, within its time or until `token` ends it.
+    /// Runs `work`, which [`DeletionTasks::decide`] had begun, within its time or until `token` ends it.
     pub async fn run<T>(
         &self,
         uid: &str,
@@ -122,18 +122,18 @@ fn key() -> Key {
 mod tests {
     use super::*;
 
-    fn removals() -> Removals {
+    fn removals() -> DeletionTasks {
         let backoff = Backoff {
             first: Duration::from_secs(1),
             limit: Duration::from_secs(4),
         };
-        Removals::new("me", backoff, &CancellationToken::new())
+        DeletionTasks::new("me", backoff, &CancellationToken::new())
     }
 
-    fn begun(removals: &Removals) -> CancellationToken {
+    fn begun(removals: &DeletionTasks) -> CancellationToken {
         match removals.decide("a") {
-            Removal::Begin(token) => token,
-            Removal::Later(later) => panic!("later: {later:?}"),
+            DeletionRequest::Begin(token) => token,
+            DeletionRequest::Later(later) => panic!("later: {later:?}"),
         }
     }
 
@@ -142,12 +142,12 @@ mod tests {
         let removals = removals();
         let token = begun(&removals);
         assert!(removals.runs("a"));
-        assert!(matches!(removals.decide("a"), Removal::Later(None)));
+        assert!(matches!(removals.decide("a"), DeletionRequest::Later(None)));
         let result = removals
             .run("a", token, std::future::pending::<Result<(), Fault>>())
             .await;
         assert_eq!(result.unwrap().unwrap_err().reason, Reason::TimedOut);
-        assert!(matches!(removals.decide("a"), Removal::Later(Some(_))));
+        assert!(matches!(removals.decide("a"), DeletionRequest::Later(Some(_))));
     }
 
     #[tokio::test]
@@ -157,7 +157,7 @@ mod tests {
         let refused = async { Err::<(), _>(Fault::stalled(Reason::PolicyDenied, "no")) };
         let result = removals.run("a", token, refused).await;
         assert_eq!(result.unwrap().unwrap_err().disposition, Disposition::Stalled);
-        assert!(matches!(removals.decide("a"), Removal::Later(Some(_))));
+        assert!(matches!(removals.decide("a"), DeletionRequest::Later(Some(_))));
     }
 
     #[tokio::test]

@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::api::v1alpha1::{
-    Conditions, DeletionPolicy, Garbage, HistoryEntry, JackalPackageSpec, JackalPackageStatus, Kept, READY, Retention,
-    WrittenRepository,
+    Conditions, DeletionPolicy, Garbage, HistoryEntry, JackalPackageSpec, JackalPackageStatus, READY, RetainedReason,
+    Retention, WrittenRepository,
 };
 
 /// Artifacts that the history keeps where nothing else is asked for.
@@ -24,7 +24,7 @@ const ENTRIES: usize = 200;
 pub(super) const SBOMS_ADDED: &str = "SBOMsAdded";
 
 /// What a plan depends on beside the package's spec and status.
-pub(super) struct Surroundings<'a> {
+pub(super) struct RetentionContext<'a> {
     /// The artifacts' repository with its registry, as references name it.
     pub repository: &'a str,
     /// Digests of that repository that other packages name.
@@ -39,7 +39,11 @@ pub(super) struct Surroundings<'a> {
 
 /// What is to be deleted of a package: first, with a time, what `retention` does not keep, the oldest first; then
 /// what goes with the package itself. What stands in the status' plan already keeps its time.
-pub(super) fn plan(spec: &JackalPackageSpec, status: &JackalPackageStatus, around: &Surroundings<'_>) -> Vec<Garbage> {
+pub(super) fn plan(
+    spec: &JackalPackageSpec,
+    status: &JackalPackageStatus,
+    around: &RetentionContext<'_>,
+) -> Vec<Garbage> {
     let mut entries: Vec<Garbage> = Vec::new();
     let mut take = |entry: Garbage| {
         if !entries.iter().any(|known| known.reference == entry.reference) {
@@ -213,7 +217,7 @@ pub(super) fn trim(spec: &JackalPackageSpec, status: &mut JackalPackageStatus) {
 pub(super) fn due(
     spec: &JackalPackageSpec,
     status: &JackalPackageStatus,
-    around: &Surroundings<'_>,
+    around: &RetentionContext<'_>,
     now: &Time,
 ) -> Vec<Garbage> {
     let is_due = |entry: &Garbage| entry.delete_after.as_ref().is_some_and(|after| after.0 <= now.0);
@@ -234,26 +238,26 @@ pub(super) fn next(status: &JackalPackageStatus) -> Option<&Time> {
 
 /// What came of an entry of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Settled {
+pub(super) enum RetentionResult {
     /// It is gone.
     Gone,
     /// It was kept, and why.
-    Kept(Kept),
+    RetainedReason(RetainedReason),
 }
 
 /// Notes what came of entries. True when something was kept for another reason than before.
-pub(super) fn settle(status: &mut JackalPackageStatus, settled: &[(Garbage, Settled)]) -> bool {
+pub(super) fn settle(status: &mut JackalPackageStatus, settled: &[(Garbage, RetentionResult)]) -> bool {
     let mut news = false;
     for (entry, end) in settled {
         match end {
-            Settled::Gone => {
+            RetentionResult::Gone => {
                 status.garbage.retain(|known| known.reference != entry.reference);
                 let current = status.artifact.as_ref().map(|artifact| artifact.digest.as_str());
                 if current != Some(&entry.digest) {
                     status.history.retain(|known| known.digest != entry.digest);
                 }
             }
-            Settled::Kept(why) => {
+            RetentionResult::RetainedReason(why) => {
                 for known in &mut status.garbage {
                     if known.reference == entry.reference {
                         news |= known.kept.as_ref() != Some(why);

@@ -9,7 +9,7 @@ use tracing::warn;
 use super::packages::Packages;
 use crate::api::v1alpha1::{Conditions, JackalPackage, SBOMS_COMPLETE, cut};
 use crate::fault::Fault;
-use crate::package::{Archive, BroughtImage, KnownTars, PackageSboms};
+use crate::package::{Archive, PackageSboms, ReusableTars, TransferredImage};
 use crate::sbom::unable;
 use crate::worker::name_of;
 
@@ -29,8 +29,8 @@ impl Sboms {
     pub async fn look(
         packages: &Packages,
         package: &JackalPackage,
-        images: &mut [BroughtImage],
-        known: &KnownTars,
+        images: &mut [TransferredImage],
+        known: &ReusableTars,
     ) -> Result<Self, Fault> {
         let syft = packages.settings.syft.as_ref();
         let Some(wanted) = package.spec.wanted_sboms(syft.is_some()) else {

@@ -11,27 +11,27 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, Resource, ResourceExt as _};
 use tokio::sync::mpsc;
 
-use super::conflict::{self, Known, Older, Writer as TagWriter};
+use super::conflict::{self, ObservedObjects, OlderObjects, Writer as TagWriter};
 use crate::api::v1alpha1::{JackalImage, JackalPackage};
 use crate::fault::{Fault, Reason};
-use crate::worker::{Guarded, Nudge, Settings, lighten};
+use crate::worker::{GuardedImage, Recheck, Settings, lighten};
 
 /// How long the first list of the objects may be waited for.
 const LISTED: Duration = Duration::from_secs(30);
 
 /// Every package and image, as seen last.
 #[derive(Clone)]
-pub(super) struct Seen {
+pub(super) struct ObjectCache {
     pub packages: Store<DeserializeGuard<JackalPackage>>,
-    pub images: Store<Guarded>,
+    pub images: Store<GuardedImage>,
 }
 
-impl Seen {
+impl ObjectCache {
     /// All of them, once all were listed.
-    pub async fn known(&self) -> Result<Known, Fault> {
+    pub async fn known(&self) -> Result<ObservedObjects, Fault> {
         let listed = async { tokio::try_join!(self.packages.wait_until_ready(), self.images.wait_until_ready()) };
         match tokio::time::timeout(LISTED, listed).await {
-            Ok(Ok(_)) => Ok(Known {
+            Ok(Ok(_)) => Ok(ObservedObjects {
                 packages: self.packages.state(),
                 images: self.images.state(),
             }),
@@ -53,7 +53,7 @@ impl Seen {
         image: &JackalImage,
     ) -> Result<Option<String>, Fault> {
         let known = self.known().await?;
-        let older = Older::than(image, &known);
+        let older = OlderObjects::than(image, &known);
         if older.agree() {
             return Ok(None);
         }
@@ -67,7 +67,7 @@ impl Seen {
         client: &Client,
         settings: &Settings,
         writer: Writer<DeserializeGuard<JackalPackage>>,
-        nudge: mpsc::Sender<Nudge>,
+        nudge: mpsc::Sender<Recheck>,
     ) -> impl Future<Output = ()> + use<> {
         let mut listing = settings.health.listing("JackalPackages");
         let before = self.packages.clone();
@@ -88,7 +88,7 @@ type Package = DeserializeGuard<JackalPackage>;
 async fn follow(
     changes: impl Stream<Item = (Result<Event<Package>, watcher::Error>, Option<String>)>,
     mut writer: Writer<Package>,
-    nudge: mpsc::Sender<Nudge>,
+    nudge: mpsc::Sender<Recheck>,
 ) {
     let mut changes = std::pin::pin!(changes);
     while let Some((event, changed)) = changes.next().await {
@@ -96,7 +96,7 @@ async fn follow(
             writer.apply_watcher_event(event);
         }
         if let Some(name) = changed
-            && nudge.send(Nudge::Named(name)).await.is_err()
+            && nudge.send(Recheck::Named(name)).await.is_err()
         {
             return;
         }

@@ -17,25 +17,27 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::images::Assigner;
-use super::reach::Reached;
+use super::reach::ObjectAccess;
 use crate::api::v1alpha1::{Conditions, JackalImage, JackalImageStatus, SelectedTag, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::fetch::select;
-use crate::package::{Followed, Selection};
-use crate::worker::{Backoff, Decision, Failure, Key, Memory, View, caught, current_selection, name_of, told, update};
+use crate::package::{PolicyImage, Selection};
+use crate::worker::{
+    Backoff, Decision, Failure, Key, ObjectView, TaskTable, caught, current_selection, name_of, told, update,
+};
 
 /// How long the reconciler may take to hear of a choice; it is gone when it takes longer.
 const WAKE: Duration = Duration::from_secs(5);
 
 /// The tasks that choose tags.
-pub(super) struct Selecting {
-    memory: Memory,
+pub(super) struct SelectionTasks {
+    memory: TaskTable,
     wakes: mpsc::Sender<ObjectRef<DeserializeGuard<JackalImage>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
-impl Selecting {
+impl SelectionTasks {
     pub fn new(
         identity: &str,
         backoff: Backoff,
@@ -43,7 +45,7 @@ impl Selecting {
         stop: &CancellationToken,
     ) -> Self {
         Self {
-            memory: Memory::new(identity, backoff),
+            memory: TaskTable::new(identity, backoff),
             wakes,
             tasks: TaskTracker::new(),
             stop: stop.clone(),
@@ -100,7 +102,7 @@ impl Assigner {
             image_id: None,
             holder: None,
         };
-        let view = View {
+        let view = ObjectView {
             ready: current_selection(image).is_some(),
             claim: None,
             rechecks: true,
@@ -149,12 +151,12 @@ impl Assigner {
         let spec = &image.spec;
         let policy = spec.policy.as_ref();
         let policy = policy.ok_or_else(|| Fault::stalled(Reason::InvalidSpec, "the image has no policy"))?;
-        let followed = [Followed::of(&spec.image, spec.source, policy)?];
+        let followed = [PolicyImage::of(&spec.image, spec.source, policy)?];
         let namespace = image.namespace().unwrap_or_default();
         let idle = self.settings.idle(spec.stall_timeout);
         let defaults = &self.settings.defaults;
         let place = defaults.place(&self.client, &namespace, &spec.registry, idle).await?;
-        let reached = Reached::by_image((&self.client, &self.settings, &self.registries), image, &place);
+        let reached = ObjectAccess::by_image((&self.client, &self.settings, &self.registries), image, &place);
         let mut chosen = select(&followed, &reached).await?;
         let none = || Fault::retryable(Reason::SourceNotFound, format!("no tag of {} was chosen", spec.image));
         chosen.pop().ok_or_else(none)
@@ -261,7 +263,7 @@ mod tests {
 
     fn selection(tag: &str) -> Selection {
         let policy = serde_json::from_value(json!({ "pattern": ".*" })).unwrap();
-        let followed = Followed {
+        let followed = PolicyImage {
             image: "a/b".to_owned(),
             policy,
         };

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use crate::api::v1alpha1::Kept;
+use crate::api::v1alpha1::RetainedReason;
 use crate::oci::{Digest, Document, media_type};
 use crate::registry::{Error, Repository};
 
@@ -16,14 +16,14 @@ const AT_ONCE: usize = 8;
 
 /// What every tag of a repository names.
 #[derive(Debug)]
-pub(super) struct Survey {
+pub(super) struct TagIndex {
     /// None when there are too many tags.
-    tags: Option<Vec<Tagged>>,
+    tags: Option<Vec<TaggedManifest>>,
 }
 
 /// A tag, and what it names.
 #[derive(Debug)]
-struct Tagged {
+struct TaggedManifest {
     tag: String,
     digest: Digest,
     /// Those of the digests that are looked for that it lists, where it is an index.
@@ -32,7 +32,7 @@ struct Tagged {
     entries: usize,
 }
 
-impl Tagged {
+impl TaggedManifest {
     fn manifest(tag: String, digest: Digest) -> Self {
         Self {
             tag,
@@ -70,7 +70,7 @@ impl Tagged {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Finding {
     /// It stays, and why.
-    Keep(Kept),
+    Keep(RetainedReason),
     /// It goes, after what stands under its own tag was seen to.
     Delete(Tag),
 }
@@ -86,7 +86,7 @@ pub(super) enum Tag {
     Shared(Digest),
 }
 
-impl Survey {
+impl TagIndex {
     /// Looks at every tag of `repository` for what is to be deleted: the manifests of the digests `wanted`. Of the indexes
     /// nothing else is kept, for there may be as many as there are tags.
     pub async fn of(repository: &Repository, wanted: &[Digest]) -> Result<Self, Error> {
@@ -98,16 +98,16 @@ impl Survey {
                 return Ok(None);
             };
             if !media_type::is_index(&head.media_type) {
-                return Ok(Some(Tagged::manifest(tag, head.digest)));
+                return Ok(Some(TaggedManifest::manifest(tag, head.digest)));
             }
             // What was read counts: the tag may have moved, or the registry have named another digest.
             let read = repository.manifest(&tag).await?;
             Ok(Some(match read {
-                Some(document) => Tagged::of(tag, &document, wanted),
-                None => Tagged::manifest(tag, head.digest),
+                Some(document) => TaggedManifest::of(tag, &document, wanted),
+                None => TaggedManifest::manifest(tag, head.digest),
             }))
         });
-        let tagged: Vec<Option<Tagged>> = stream::iter(looks).buffered(AT_ONCE).try_collect().await?;
+        let tagged: Vec<Option<TaggedManifest>> = stream::iter(looks).buffered(AT_ONCE).try_collect().await?;
         Ok(Self {
             tags: Some(tagged.into_iter().flatten().collect()),
         })
@@ -117,7 +117,7 @@ impl Survey {
     /// of an index that lists it.
     pub fn find(&self, digest: &Digest, own: &[&str]) -> Finding {
         let Some(tags) = &self.tags else {
-            return Finding::Keep(Kept::new(
+            return Finding::Keep(RetainedReason::new(
                 "TooManyTags",
                 format!("its repository has more than {TAGS} tags, and one of them may name it"),
             ));
@@ -129,7 +129,7 @@ impl Survey {
             .take(4)
             .collect();
         if !foreign.is_empty() {
-            return Finding::Keep(Kept::new(
+            return Finding::Keep(RetainedReason::new(
                 "SharedManifest",
                 format!("the tag {} names it too", foreign.join(", ")),
             ));
@@ -161,13 +161,13 @@ mod tests {
         Document::of_index(Index::new(entries.collect())).unwrap()
     }
 
-    fn survey(tags: &[(&str, &[&str])]) -> Survey {
+    fn survey(tags: &[(&str, &[&str])]) -> TagIndex {
         let wanted = ["a", "b", "c", "d", "old"].map(digest);
         let tagged = tags.iter().map(|(tag, entries)| match entries {
-            [one] if one.starts_with('=') => Tagged::manifest((*tag).to_owned(), digest(&one[1..])),
-            entries => Tagged::of((*tag).to_owned(), &index(entries), &wanted),
+            [one] if one.starts_with('=') => TaggedManifest::manifest((*tag).to_owned(), digest(&one[1..])),
+            entries => TaggedManifest::of((*tag).to_owned(), &index(entries), &wanted),
         });
-        Survey {
+        TagIndex {
             tags: Some(tagged.collect()),
         }
     }
@@ -187,13 +187,13 @@ mod tests {
         assert_eq!(tags.find(&digest("b"), &["2"]), Finding::Delete(shared));
         assert_eq!(
             tags.find(&digest("c"), &["3"]),
-            Finding::Keep(Kept::new("SharedManifest", "the tag mine names it too"))
+            Finding::Keep(RetainedReason::new("SharedManifest", "the tag mine names it too"))
         );
         // Pushed anew since: what stands there now is not touched.
         assert_eq!(tags.find(&digest("old"), &["1"]), Finding::Delete(Tag::Other));
         assert_eq!(
             tags.find(&digest("d"), &["x"]),
-            Finding::Keep(Kept::new("SharedManifest", "the tag 4 names it too"))
+            Finding::Keep(RetainedReason::new("SharedManifest", "the tag 4 names it too"))
         );
     }
 
@@ -203,13 +203,13 @@ mod tests {
         assert_eq!(tags.find(&digest("a"), &["1-x", "1"]), Finding::Delete(Tag::Other));
         assert_eq!(
             tags.find(&digest("a"), &["1-x"]),
-            Finding::Keep(Kept::new("SharedManifest", "the tag 1 names it too"))
+            Finding::Keep(RetainedReason::new("SharedManifest", "the tag 1 names it too"))
         );
         assert_eq!(
             tags.find(&digest("b"), &["1"]),
-            Finding::Keep(Kept::new("SharedManifest", "the tag list names it too"))
+            Finding::Keep(RetainedReason::new("SharedManifest", "the tag list names it too"))
         );
-        let many = Survey { tags: None };
+        let many = TagIndex { tags: None };
         assert!(matches!(many.find(&digest("a"), &["1"]), Finding::Keep(_)));
     }
 }

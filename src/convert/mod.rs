@@ -19,7 +19,7 @@ const INLINE_LIMIT: usize = 1_000_000;
 
 /// What is asked for beside the definition.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted {
+pub struct ConvertOptions {
     /// The flavour of the package: components of other flavours are left out, as `package create --flavor` does.
     pub flavor: String,
 }
@@ -32,19 +32,19 @@ pub struct Converted {
     /// The same, read.
     pub package: JackalPackage,
     /// What could not be carried over, in the order of the definition.
-    pub left_out: Vec<LeftOut>,
+    pub left_out: Vec<Omission>,
 }
 
 /// A part of a definition that could not be carried over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeftOut {
+pub struct Omission {
     /// Where it stands: `components[web].actions`.
     pub path: String,
     /// Why, and what to do instead.
     pub why: String,
 }
 
-impl std::fmt::Display for LeftOut {
+impl std::fmt::Display for Omission {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "{}: {}", self.path, self.why)
     }
@@ -60,15 +60,15 @@ pub trait Files {
 /// What is noted on the way through a definition.
 struct Notes<'a> {
     files: &'a dyn Files,
-    wanted: &'a Wanted,
+    wanted: &'a ConvertOptions,
     architecture: Option<String>,
-    left_out: Vec<LeftOut>,
+    left_out: Vec<Omission>,
     inlined: usize,
 }
 
 impl Notes<'_> {
     fn leave(&mut self, path: impl Into<String>, why: impl Into<String>) {
-        self.left_out.push(LeftOut {
+        self.left_out.push(Omission {
             path: path.into(),
             why: why.into(),
         });
@@ -96,7 +96,7 @@ impl Notes<'_> {
 }
 
 /// Converts `definition`, the text of a `jackal.yaml` or `zarf.yaml`. The error says why nothing of it can be.
-pub fn convert(definition: &str, files: &dyn Files, wanted: &Wanted) -> Result<Converted, String> {
+pub fn convert(definition: &str, files: &dyn Files, wanted: &ConvertOptions) -> Result<Converted, String> {
     // The commands take a bare `yes` or `n` for a text.
     let options = serde_saphyr::options! {
         strict_booleans: true,
@@ -197,7 +197,7 @@ fn version(metadata: &mut Fields, notes: &mut Notes<'_>) -> String {
     tag
 }
 
-fn written(package: &Node, left_out: Vec<LeftOut>) -> Result<Converted, String> {
+fn written(package: &Node, left_out: Vec<Omission>) -> Result<Converted, String> {
     let mut body = String::new();
     serde_saphyr::to_fmt_writer(&mut body, package).map_err(|error| format!("cannot be written as YAML: {error}"))?;
     let value = serde_json::to_value(package).map_err(|error| error.to_string())?;

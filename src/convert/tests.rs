@@ -32,7 +32,7 @@ fn folder() -> Folder {
 }
 
 fn converted(text: &str) -> Converted {
-    convert(text, &folder(), &Wanted::default()).unwrap()
+    convert(text, &folder(), &ConvertOptions::default()).unwrap()
 }
 
 fn left(converted: &Converted) -> Vec<String> {
@@ -209,7 +209,7 @@ components:
 - {name: x, only: {flavor: hardened}, images: [a:2]}
 - {name: y, images: [b:1]}
 ";
-    let wanted = Wanted {
+    let wanted = ConvertOptions {
         flavor: "hardened".to_owned(),
     };
     let converted = convert(text, &folder(), &wanted).unwrap();
@@ -220,7 +220,7 @@ components:
 
 #[test]
 fn what_is_no_definition_is_refused() {
-    let why = |text: &str| convert(text, &folder(), &Wanted::default()).unwrap_err();
+    let why = |text: &str| convert(text, &folder(), &ConvertOptions::default()).unwrap_err();
     assert!(why("a: [").starts_with("is not YAML"));
     assert!(why("").ends_with("but nothing"));
     assert!(why("kind: ZarfInitConfig").ends_with("but ZarfInitConfig"));
@@ -324,7 +324,7 @@ fn golden_definitions_become_what_they_became_before() {
     for (case, file, flavor) in cases {
         let folder = folder.join(case);
         let definition = std::fs::read_to_string(folder.join(file)).unwrap();
-        let wanted = Wanted {
+        let wanted = ConvertOptions {
             flavor: flavor.to_owned(),
         };
         let converted = convert(&definition, &Golden(folder.clone()), &wanted).unwrap();

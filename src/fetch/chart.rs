@@ -13,16 +13,16 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::file::{Remote, host_of, parse, shown};
+use super::file::{RemoteFile, host_of, parse, shown};
 use super::index::{self, Listed, Missing};
-use super::memory::{Asked, Said};
+use super::memory::{CachedIndex, IndexKey};
 use super::oci::{self, OciChart};
 use super::texts::values_of;
-use super::{ChartMemory, Reach};
+use super::{ChartCache, ContentAccess};
 use crate::api::v1alpha1::ChartSpec;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Reference};
-use crate::package::Origin;
+use crate::package::EntrySource;
 use crate::package::component::{ChartContent, ChartTexts, images_of_chart, oci_reference};
 use crate::registry::{BodyPermits, SmallFile};
 
@@ -42,17 +42,17 @@ const FILES: usize = 20_000;
 /// Where a chart was found.
 // Few of them live at once.
 #[allow(clippy::large_enum_variant)]
-enum Place {
+enum ChartLocation {
     Registry(OciChart),
-    Repository(Remote, Digest),
+    Repository(RemoteFile, Digest),
 }
 
 /// Finds the chart of `spec`, which is installed with `values`, and reads which images it names unless that is known.
 pub(super) async fn find(
     spec: &ChartSpec,
     values: Vec<Bytes>,
-    reach: &dyn Reach,
-    memory: &ChartMemory,
+    reach: &dyn ContentAccess,
+    memory: &ChartCache,
 ) -> Result<ChartContent, Fault> {
     match find_now(spec, values.clone(), reach, memory).await {
         // The tag may have moved meanwhile, and what it named before may be deleted.
@@ -66,16 +66,16 @@ pub(super) async fn find(
 async fn find_now(
     spec: &ChartSpec,
     values: Vec<Bytes>,
-    reach: &dyn Reach,
-    memory: &ChartMemory,
+    reach: &dyn ContentAccess,
+    memory: &ChartCache,
 ) -> Result<ChartContent, Fault> {
     let place = match spec.url.starts_with("oci://") {
-        true => Place::Registry(oci::find(spec, &oci_reference(spec)?, reach).await?),
+        true => ChartLocation::Registry(oci::find(spec, &oci_reference(spec)?, reach).await?),
         false => in_repository(spec, reach, memory).await?,
     };
-    let (digest, origin): (Digest, Arc<dyn Origin>) = match place {
-        Place::Registry(chart) => (chart.digest.clone(), Arc::new(chart)),
-        Place::Repository(file, digest) => (digest, Arc::new(file)),
+    let (digest, origin): (Digest, Arc<dyn EntrySource>) = match place {
+        ChartLocation::Registry(chart) => (chart.digest.clone(), Arc::new(chart)),
+        ChartLocation::Repository(file, digest) => (digest, Arc::new(file)),
     };
     let laid = Digest::of(
         &values
@@ -106,11 +106,15 @@ async fn find_now(
 
 /// Finds a chart in the repository that its url names. Where the index has no digest the archive is read, to know which
 /// one it is.
-async fn in_repository(spec: &ChartSpec, reach: &dyn Reach, memory: &ChartMemory) -> Result<Place, Fault> {
+async fn in_repository(
+    spec: &ChartSpec,
+    reach: &dyn ContentAccess,
+    memory: &ChartCache,
+) -> Result<ChartLocation, Fault> {
     let base = folder(parse(&spec.url)?);
     let address = within(&base, "index.yaml").map_err(|error| no_index(&spec.url, &error.to_string()))?;
     let host = host_of(&address, reach, "its url").await?;
-    let asked = Asked {
+    let asked = IndexKey {
         index: address.to_string(),
         trust: host.endpoint().trust.digest(),
         chart: spec.name.clone(),
@@ -135,7 +139,7 @@ async fn in_repository(spec: &ChartSpec, reach: &dyn Reach, memory: &ChartMemory
             let listed = found.map_err(|missing| not_listed(spec, &name, missing.told(host.endpoint())))?;
             if let Some(mark) = mark {
                 let listed = listed.clone();
-                memory.note_listed(asked, Said { mark, listed });
+                memory.note_listed(asked, CachedIndex { mark, listed });
             }
             listed
         }
@@ -145,7 +149,7 @@ async fn in_repository(spec: &ChartSpec, reach: &dyn Reach, memory: &ChartMemory
         let reference = tagged(reference, &spec.version).parse();
         let reference: Reference =
             reference.map_err(|error: crate::oci::ReferenceError| no_index(&name, &error.to_string()))?;
-        return Ok(Place::Registry(oci::find(spec, &reference, reach).await?));
+        return Ok(ChartLocation::Registry(oci::find(spec, &reference, reach).await?));
     }
     let url = within(&base, &listed.url).map_err(|error| no_index(&name, &error.to_string()))?;
     let what = "the repository's index";
@@ -160,8 +164,8 @@ async fn in_repository(spec: &ChartSpec, reach: &dyn Reach, memory: &ChartMemory
             }
         }
     };
-    let remote = Remote::at(url.as_str(), digest.clone(), reach, what).await?;
-    Ok(Place::Repository(remote, digest))
+    let remote = RemoteFile::at(url.as_str(), digest.clone(), reach, what).await?;
+    Ok(ChartLocation::Repository(remote, digest))
 }
 
 /// An address with a `/` at the end of its path, so that others may start from it.
@@ -229,7 +233,7 @@ pub(super) fn no_chart(name: &str, why: &str) -> Fault {
 }
 
 /// Reads a chart's texts out of its archive.
-async fn read(origin: &dyn Origin, memory: &ChartMemory) -> Result<ChartTexts, Fault> {
+async fn read(origin: &dyn EntrySource, memory: &ChartCache) -> Result<ChartTexts, Fault> {
     let (size, mut stream) = origin.open().await?;
     let bad = |why: &str| no_chart("what is there", why);
     let too_long = || bad(&format!("it has more than {ARCHIVE_LIMIT} bytes"));

@@ -4,10 +4,10 @@ use async_trait::async_trait;
 use futures::{StreamExt as _, TryStreamExt as _};
 use url::Url;
 
-use super::Reach;
+use super::ContentAccess;
 use crate::fault::{Fault, Reason};
 use crate::oci::Digest;
-use crate::package::Origin;
+use crate::package::EntrySource;
 use crate::registry::Registry;
 use crate::source::ByteStream;
 
@@ -15,7 +15,7 @@ use crate::source::ByteStream;
 const LIMIT: u64 = 8 * 1024 * 1024 * 1024 - 1;
 
 /// A file that is read where it lies each time that it is needed, and verified.
-pub(super) struct Remote {
+pub(super) struct RemoteFile {
     /// What it is to the package, for people; empty where whoever reads it says so.
     what: String,
     host: Registry,
@@ -25,7 +25,7 @@ pub(super) struct Remote {
 
 /// The host of `url`, with the port where it has one of its own, and a client for it; `what` names the address's field
 /// for people.
-pub(super) async fn host_of(url: &Url, reach: &dyn Reach, what: &str) -> Result<Registry, Fault> {
+pub(super) async fn host_of(url: &Url, reach: &dyn ContentAccess, what: &str) -> Result<Registry, Fault> {
     let name = match (url.host_str(), url.port()) {
         (Some(host), Some(port)) => format!("{host}:{port}"),
         (Some(host), None) => host.to_owned(),
@@ -56,9 +56,9 @@ pub(super) fn parse(text: &str) -> Result<Url, Fault> {
     Url::parse(text).map_err(|error| Fault::stalled(Reason::InvalidSpec, format!("`{text}` is no address: {error}")))
 }
 
-impl Remote {
+impl RemoteFile {
     /// The file at `url` with the digest `digest`. Nothing of it is asked for yet.
-    pub async fn at(url: &str, digest: Digest, reach: &dyn Reach, what: &str) -> Result<Self, Fault> {
+    pub async fn at(url: &str, digest: Digest, reach: &dyn ContentAccess, what: &str) -> Result<Self, Fault> {
         let url = parse(url)?;
         let host = host_of(&url, reach, what).await?;
         Ok(Self {
@@ -100,7 +100,7 @@ fn told(what: &str, fault: Fault) -> Fault {
 }
 
 #[async_trait]
-impl Origin for Remote {
+impl EntrySource for RemoteFile {
     async fn open(&self) -> Result<(u64, ByteStream<'static>), Fault> {
         let fault = |error| self.fault(error);
         let mut download = self.host.file(self.url.clone(), &self.digest);

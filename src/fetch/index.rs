@@ -36,9 +36,9 @@ const VERSIONS: usize = 50_000;
 
 /// Reads an index, and keeps the versions of the chart that is called so. Others may be many.
 #[derive(Clone, Copy)]
-struct IndexOf<'n>(&'n str);
+struct ChartIndexFilter<'n>(&'n str);
 
-impl<'de> DeserializeSeed<'de> for IndexOf<'_> {
+impl<'de> DeserializeSeed<'de> for ChartIndexFilter<'_> {
     type Value = Option<Vec<Version>>;
 
     fn deserialize<D: Deserializer<'de>>(self, index: D) -> Result<Self::Value, D::Error> {
@@ -46,7 +46,7 @@ impl<'de> DeserializeSeed<'de> for IndexOf<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for IndexOf<'_> {
+impl<'de> Visitor<'de> for ChartIndexFilter<'_> {
     type Value = Option<Vec<Version>>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -126,7 +126,7 @@ impl<'de> Deserialize<'de> for Versions {
 /// What the index `text` says of `version` of the chart `name`. The error says what is wrong with the index, or what it
 /// lacks.
 pub(super) fn find(text: &str, name: &str, version: &str) -> Result<Listed, Missing> {
-    let versions = decode::large_yaml(text, LIMIT, IndexOf(name))
+    let versions = decode::large_yaml(text, LIMIT, ChartIndexFilter(name))
         .map_err(|error| Missing::Index(format!("is not the index of a chart repository: {error}")))?;
     let versions = versions.ok_or(Missing::Chart)?;
     let plain = |version: &str| version.strip_prefix('v').unwrap_or(version).to_owned();

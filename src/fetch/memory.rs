@@ -14,7 +14,7 @@ const LIMIT: usize = 512;
 
 /// What is asked of a chart repository.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Asked {
+pub(super) struct IndexKey {
     /// The address of the index.
     pub index: String,
     /// What is trusted to speak for it: what one object's authorities let in is not another's.
@@ -27,22 +27,22 @@ pub(super) struct Asked {
 
 /// What a chart repository said, and the mark by which its server knows that state of the index.
 #[derive(Clone)]
-pub(super) struct Said {
+pub(super) struct CachedIndex {
     pub mark: String,
     pub listed: Listed,
 }
 
 /// What is known of charts. Nothing in it is needed after a restart.
-pub struct ChartMemory {
+pub struct ChartCache {
     /// What chart repositories list.
-    listed: Mutex<HashMap<Asked, Said>>,
+    listed: Mutex<HashMap<IndexKey, CachedIndex>>,
     /// The images that a chart names when it is installed with some values, by the digests of both.
     images: Mutex<HashMap<(Digest, Digest), Vec<String>>>,
     /// Charts are unpacked one at a time, for they are held in memory meanwhile.
     pub(super) unpacking: Semaphore,
 }
 
-impl Default for ChartMemory {
+impl Default for ChartCache {
     fn default() -> Self {
         Self {
             listed: Mutex::default(),
@@ -52,13 +52,13 @@ impl Default for ChartMemory {
     }
 }
 
-impl ChartMemory {
-    pub(super) fn listed(&self, asked: &Asked) -> Option<Said> {
+impl ChartCache {
+    pub(super) fn listed(&self, asked: &IndexKey) -> Option<CachedIndex> {
         let listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
         listed.get(asked).cloned()
     }
 
-    pub(super) fn note_listed(&self, asked: Asked, said: Said) {
+    pub(super) fn note_listed(&self, asked: IndexKey, said: CachedIndex) {
         note(&self.listed, asked, said);
     }
 

@@ -24,7 +24,7 @@ use crate::oci::Reference;
 use crate::package::component::{FileContent, Found};
 use crate::registry::Registry;
 
-pub use memory::ChartMemory;
+pub use memory::ChartCache;
 pub use tags::select;
 
 /// Charts of a component that are looked at at once.
@@ -32,7 +32,7 @@ const AT_ONCE: usize = 4;
 
 /// Whom an object may have asked for what it names.
 #[async_trait]
-pub trait Reach: Send + Sync {
+pub trait ContentAccess: Send + Sync {
     /// The client of the registry that holds `reference`, with the object's credentials for it; `what` names
     /// the part of the object for people.
     async fn registry(&self, reference: &Reference, what: &str) -> Result<Registry, Fault>;
@@ -49,10 +49,10 @@ pub trait Reach: Send + Sync {
 /// is as it was.
 pub async fn gather(
     components: &[ComponentSpec],
-    reach: &dyn Reach,
-    memory: &ChartMemory,
+    reach: &dyn ContentAccess,
+    memory: &ChartCache,
 ) -> Result<Vec<Found>, Fault> {
-    let texts = texts::Texts::new(reach);
+    let texts = texts::ConfigMapTexts::new(reach);
     let mut gathered = Vec::with_capacity(components.len());
     for component in components {
         let within = |fault: Fault| fault.within(format_args!("component `{}`", component.name));
@@ -63,9 +63,9 @@ pub async fn gather(
 
 async fn of_component(
     component: &ComponentSpec,
-    reach: &dyn Reach,
-    memory: &ChartMemory,
-    texts: &texts::Texts<'_>,
+    reach: &dyn ContentAccess,
+    memory: &ChartCache,
+    texts: &texts::ConfigMapTexts<'_>,
 ) -> Result<Found, Fault> {
     let mut found = Found::default();
     for manifest in &component.manifests {
@@ -86,7 +86,7 @@ async fn of_component(
     Ok(found)
 }
 
-async fn file_content(spec: &crate::api::v1alpha1::FileSpec, reach: &dyn Reach) -> Result<FileContent, Fault> {
+async fn file_content(spec: &crate::api::v1alpha1::FileSpec, reach: &dyn ContentAccess) -> Result<FileContent, Fault> {
     let (Some(url), Some(sha256)) = (&spec.url, &spec.sha256) else {
         let text = bytes::Bytes::from(spec.inline.clone().unwrap_or_default());
         return Ok(FileContent {
@@ -96,7 +96,7 @@ async fn file_content(spec: &crate::api::v1alpha1::FileSpec, reach: &dyn Reach) 
     };
     let digest = crate::package::component::digest_of(sha256)
         .ok_or_else(|| Fault::stalled(Reason::InvalidSpec, "its sha256 is not 64 hexadecimal digits"))?;
-    let remote = file::Remote::at(url, digest.clone(), reach, "its url").await?;
+    let remote = file::RemoteFile::at(url, digest.clone(), reach, "its url").await?;
     Ok(FileContent {
         digest,
         origin: std::sync::Arc::new(remote.called(format!("file `{}`", spec.target))),

@@ -3,13 +3,13 @@
 use async_trait::async_trait;
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use super::Reach;
+use super::ContentAccess;
 use super::chart::no_chart;
 use crate::api::v1alpha1::ChartSpec;
 use crate::budget::{IMAGES, Reservation, memory_of_json};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Index, Reference};
-use crate::package::Origin;
+use crate::package::EntrySource;
 use crate::registry::Repository;
 use crate::source::ByteStream;
 
@@ -43,7 +43,11 @@ pub(super) struct OciChart {
 
 /// Finds the chart of `spec` at `reference`. What is under the tag is read by it, and known by the digest that it has:
 /// a registry need not have it under the digest that it names.
-pub(super) async fn find(spec: &ChartSpec, reference: &Reference, reach: &dyn Reach) -> Result<OciChart, Fault> {
+pub(super) async fn find(
+    spec: &ChartSpec,
+    reference: &Reference,
+    reach: &dyn ContentAccess,
+) -> Result<OciChart, Fault> {
     let registry = reach.registry(reference, "its url").await?;
     let lookup = Lookup {
         repository: registry.repository(reference.repository()),
@@ -104,13 +108,13 @@ impl Lookup<'_> {
 
     /// The manifest of the chart that an index lists, beside images maybe.
     async fn among(&self, index: &Index) -> Result<Document, Fault> {
-        let (mut charts, mut best, mut read) = (Vec::new(), Likelihood::Unlikely, 0);
+        let (mut charts, mut best, mut read) = (Vec::new(), ChartMatch::Unlikely, 0);
         let mut level: Vec<Descriptor> = candidates(index);
         for _ in 0..DEPTH {
             let mut deeper = Vec::new();
             for entry in std::mem::take(&mut level) {
                 // The likely ones come first; less likely ones are read to find one at all.
-                let likelihood = Likelihood::of(&entry);
+                let likelihood = ChartMatch::of(&entry);
                 if likelihood > best && !charts.is_empty() || read >= ENTRIES {
                     break;
                 }
@@ -137,7 +141,7 @@ impl Lookup<'_> {
 
 /// Whether an entry of an index is a chart, by what the index says of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Likelihood {
+enum ChartMatch {
     /// It is called one.
     Called,
     /// It is for no platform.
@@ -146,7 +150,7 @@ enum Likelihood {
     Unlikely,
 }
 
-impl Likelihood {
+impl ChartMatch {
     fn of(entry: &Descriptor) -> Self {
         match (entry.artifact_type.as_deref(), &entry.platform) {
             (Some(CONFIG), _) => Self::Called,
@@ -160,7 +164,7 @@ impl Likelihood {
 fn candidates(index: &Index) -> Vec<Descriptor> {
     let entries = index.manifests.iter();
     let mut entries: Vec<Descriptor> = entries.filter(|entry| entry.may_be_image()).cloned().collect();
-    entries.sort_by_key(Likelihood::of);
+    entries.sort_by_key(ChartMatch::of);
     entries
 }
 
@@ -195,7 +199,7 @@ fn content_of(document: &Document) -> Option<&Descriptor> {
 }
 
 #[async_trait]
-impl Origin for OciChart {
+impl EntrySource for OciChart {
     async fn open(&self) -> Result<(u64, ByteStream<'static>), Fault> {
         let name = self.name.clone();
         let download = self.repository.blob(&self.layer.digest, Some(self.layer.size));

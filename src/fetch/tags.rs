@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 use futures::StreamExt as _;
 use futures::stream::{self, TryStreamExt as _};
 
-use super::Reach;
+use super::ContentAccess;
 use crate::fault::{Fault, Reason};
-use crate::package::{Followed, Selection};
+use crate::package::{PolicyImage, Selection};
 
 /// Repositories whose tags are listed at once.
 const AT_ONCE: usize = 8;
@@ -16,7 +16,7 @@ const TAGS: usize = 50_000;
 
 /// Chooses a tag for each image among those that its registry lists now. A repository is listed once, however many
 /// policies choose from it.
-pub async fn select(followed: &[Followed], reach: &dyn Reach) -> Result<Vec<Selection>, Fault> {
+pub async fn select(followed: &[PolicyImage], reach: &dyn ContentAccess) -> Result<Vec<Selection>, Fault> {
     let mut lists = Vec::new();
     let mut seen = HashSet::new();
     for followed in followed {
@@ -33,7 +33,7 @@ pub async fn select(followed: &[Followed], reach: &dyn Reach) -> Result<Vec<Sele
 }
 
 /// The image's name, and the tags of its repository.
-async fn list<'f>(followed: &'f Followed, reach: &dyn Reach) -> Result<(&'f str, Vec<String>), Fault> {
+async fn list<'f>(followed: &'f PolicyImage, reach: &dyn ContentAccess) -> Result<(&'f str, Vec<String>), Fault> {
     let reference = followed.repository()?;
     let registry = reach
         .registry(&reference, &format!("image `{}`", followed.image))

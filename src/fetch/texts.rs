@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::Reach;
+use super::ContentAccess;
 use crate::api::v1alpha1::{ChartSpec, ConfigMapReference, ManifestSpec};
 use crate::decode;
 use crate::fault::{Fault, Reason};
@@ -21,14 +21,14 @@ const LIMIT: usize = 64 * 1024 * 1024;
 const VALUES: &str = "values.yaml";
 
 /// Reads the texts of one package, each ConfigMap once.
-pub(super) struct Texts<'a> {
-    reach: &'a dyn Reach,
+pub(super) struct ConfigMapTexts<'a> {
+    reach: &'a dyn ContentAccess,
     read: Mutex<BTreeMap<String, Arc<BTreeMap<String, String>>>>,
     bytes: AtomicUsize,
 }
 
-impl<'a> Texts<'a> {
-    pub fn new(reach: &'a dyn Reach) -> Self {
+impl<'a> ConfigMapTexts<'a> {
+    pub fn new(reach: &'a dyn ContentAccess) -> Self {
         Self {
             reach,
             read: Mutex::default(),

@@ -27,8 +27,8 @@ pub use manifest::{
 };
 pub use package::PACKAGE_OS;
 pub use pattern::fits;
-pub use platform::{Platform, PlatformError, Suitability};
+pub use platform::{Platform, PlatformError, PlatformMatch};
 pub use reference::{Reference, ReferenceError};
 pub use referrer::{ReferrersPolicy, listing_with, referrers_tag};
-pub use select::{Absent, Selection, select, select_by};
+pub use select::{MissingPlatforms, Selection, select, select_by};
 pub use unknown_fields::UnknownFields;

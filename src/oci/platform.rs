@@ -41,7 +41,7 @@ pub struct PlatformError(String);
 
 /// How well an image suits the platform that was asked for; the smallest suits best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Suitability {
+pub enum PlatformMatch {
     /// It is made for that platform.
     Exact,
     /// It is made for an earlier variant, which the asked one runs too: `arm/v6` where `arm/v7` was asked for.
@@ -129,7 +129,7 @@ impl Platform {
 
     /// How well an image made for `offered` suits somebody who wrote `self`; `None` when it does not. Parts that
     /// were not written match anything.
-    pub fn suitability(&self, offered: &Platform) -> Option<Suitability> {
+    pub fn suitability(&self, offered: &Platform) -> Option<PlatformMatch> {
         let (asked, has) = (self.normalised(), offered.normalised());
         if !offered.is_said() || asked.os != has.os || asked.architecture != has.architecture {
             return None;
@@ -138,11 +138,11 @@ impl Platform {
             return None;
         }
         if asked.variant == has.variant {
-            return Some(Suitability::Exact);
+            return Some(PlatformMatch::Exact);
         }
         match (asked.version(), has.version()) {
-            (Some(asked), Some(has)) if has < asked => Some(Suitability::Earlier(Reverse(has))),
-            _ if self.variant.is_none() || has.variant.is_none() => Some(Suitability::Unsaid),
+            (Some(asked), Some(has)) if has < asked => Some(PlatformMatch::Earlier(Reverse(has))),
+            _ if self.variant.is_none() || has.variant.is_none() => Some(PlatformMatch::Unsaid),
             _ => None,
         }
     }
@@ -232,12 +232,12 @@ mod tests {
                 assert_eq!(platform(name).normalised(), platform(normal), "{name}");
                 assert_eq!(
                     platform(name).suitability(&platform(normal)),
-                    Some(Suitability::Exact),
+                    Some(PlatformMatch::Exact),
                     "{name}"
                 );
                 assert_eq!(
                     platform(normal).suitability(&platform(name)),
-                    Some(Suitability::Exact),
+                    Some(PlatformMatch::Exact),
                     "{name}"
                 );
             }

@@ -21,9 +21,9 @@ pub enum Selection {
 
 /// The platforms that were asked for and that no image of the index is made for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Absent(pub Vec<Platform>);
+pub struct MissingPlatforms(pub Vec<Platform>);
 
-impl fmt::Display for Absent {
+impl fmt::Display for MissingPlatforms {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, platform) in self.0.iter().enumerate() {
             write!(formatter, "{}{platform}", if at == 0 { "" } else { ", " })?;
@@ -79,9 +79,9 @@ impl Index {
 /// lists those.
 ///
 /// # Errors
-/// [`Absent`] when one of the platforms admits no image: to leave it out silently would show only when a node
+/// [`MissingPlatforms`] when one of the platforms admits no image: to leave it out silently would show only when a node
 /// of that platform pulls.
-pub fn select(index: &Index, platforms: &[Platform]) -> Result<Selection, Absent> {
+pub fn select(index: &Index, platforms: &[Platform]) -> Result<Selection, MissingPlatforms> {
     select_by(index, platforms, |at| index.manifests.get(at)?.platform.as_ref())
 }
 
@@ -90,7 +90,7 @@ pub fn select_by<'a>(
     index: &Index,
     platforms: &[Platform],
     runs_on: impl Fn(usize) -> Option<&'a Platform>,
-) -> Result<Selection, Absent> {
+) -> Result<Selection, MissingPlatforms> {
     if platforms.is_empty() {
         return Ok(Selection::Whole);
     }
@@ -111,7 +111,7 @@ pub fn select_by<'a>(
         }
     }
     if !absent.is_empty() {
-        return Err(Absent(absent));
+        return Err(MissingPlatforms(absent));
     }
     let entries = || index.manifests.iter().zip(&chosen);
     let images: Vec<&Descriptor> = entries()

@@ -2,11 +2,11 @@
 //!
 //! A tar is made while it is sent, with no copy of it anywhere: its digest is known only when it stands. So that a repeat
 //! need not read any content again, its layer is annotated with a digest of all that decides the tar, and a tar that was
-//! made of the same is found in an artifact that stands, where that is proven ([`KnownTars`]).
+//! made of the same is found in an artifact that stands, where that is proven ([`ReusableTars`]).
 
 mod known;
 
-pub use known::KnownTars;
+pub use known::ReusableTars;
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use futures::stream::{self, BoxStream};
 use tokio_tar::{Builder, EntryType, Header};
 
 use crate::fault::{Fault, Reason};
-use crate::hashing::Hashing;
+use crate::hashing::BackgroundHasher;
 use crate::oci::{Digest, Hasher};
 use crate::signing::SigningKey;
 use crate::source::{ByteStream, Readings};
@@ -49,12 +49,12 @@ pub struct Entry {
     /// What decides its content: of a file its SHA-256. Entries that are equal in this hold the same bytes.
     pub identity: Digest,
     /// Where its content comes from.
-    pub origin: Arc<dyn Origin>,
+    pub origin: Arc<dyn EntrySource>,
 }
 
 /// Where the content of an entry comes from.
 #[async_trait]
-pub trait Origin: Send + Sync {
+pub trait EntrySource: Send + Sync {
     /// The length in bytes, and the content from its beginning. It may be asked for again. Whether it is the content
     /// that is meant is the origin's to verify: a stream of other content ends in a fault.
     async fn open(&self) -> Result<(u64, ByteStream<'static>), Fault>;
@@ -66,7 +66,7 @@ pub trait Origin: Send + Sync {
 }
 
 #[async_trait]
-impl Origin for Bytes {
+impl EntrySource for Bytes {
     async fn open(&self) -> Result<(u64, ByteStream<'static>), Fault> {
         let content = self.clone();
         let size = content.len() as u64;
@@ -76,7 +76,7 @@ impl Origin for Bytes {
 
 /// A tar that stands in the package's repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Archived {
+pub struct StoredTar {
     /// Its path in the package.
     pub path: String,
     /// Its digest.
@@ -119,7 +119,7 @@ impl Archive {
 
     /// Digest and length of the tar, for which all that it holds is read.
     async fn measure(&self) -> Result<(Digest, u64), Fault> {
-        let (mut hashing, mut size) = (Hashing::new(None), 0);
+        let (mut hashing, mut size) = (BackgroundHasher::new(None), 0);
         let mut bytes = self.stream();
         while let Some(piece) = bytes.next().await {
             let piece = piece?;
@@ -196,12 +196,12 @@ async fn header(entry: &Entry, size: u64) -> Result<Bytes, Fault> {
 /// nothing is sent where it says the truth. `key` signs what it was made of.
 pub(super) async fn bring(
     archive: &Archive,
-    known: &KnownTars,
+    known: &ReusableTars,
     key: Option<&SigningKey>,
     repository: &dyn Destination,
-) -> Result<(Archived, u64), Fault> {
+) -> Result<(StoredTar, u64), Fault> {
     let inputs = archive.inputs();
-    let archived = |digest: Digest, size: u64| Archived {
+    let archived = |digest: Digest, size: u64| StoredTar {
         path: archive.path.clone(),
         signature: key.map(|key| known::signature(key, &inputs, &digest, size)),
         digest,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::archive::{Archived, INPUTS, INPUTS_SIGNATURE};
+use super::archive::{INPUTS, INPUTS_SIGNATURE, StoredTar};
 use super::definition::Definition;
 use crate::fault::{Fault, Reason};
 use crate::oci::{
@@ -66,7 +66,7 @@ pub struct ArtifactContents<'a> {
     /// Its images.
     pub images: &'a [ArtifactImage],
     /// Its tars, which the package's own repository holds.
-    pub archives: &'a [Archived],
+    pub archives: &'a [StoredTar],
     /// What signs its definition.
     pub sign: Option<&'a SignDefinition>,
 }
@@ -92,7 +92,7 @@ impl Artifact {
     /// Computes the artifact of `definition` with `contents`. An image whose documents are not whole is a
     /// retryable fault; content that the package's form cannot hold is a stalled one.
     pub fn of(definition: &Definition, contents: ArtifactContents<'_>) -> Result<Self, Fault> {
-        let mut gathered = Gathered::default();
+        let mut gathered = UniqueBlobs::default();
         for image in contents.images {
             gathered.take(image)?;
         }
@@ -101,7 +101,7 @@ impl Artifact {
             .iter()
             .any(|(_, root)| media_type::is_index(&root.media_type));
         let index_json = gathered.layout_index(definition)?;
-        let Gathered { manifests, blobs, .. } = gathered;
+        let UniqueBlobs { manifests, blobs, .. } = gathered;
 
         let mut files: BTreeMap<String, Bytes> = manifests
             .iter()
@@ -159,13 +159,13 @@ impl Artifact {
 
 /// What the images consist of, each thing once.
 #[derive(Default)]
-struct Gathered {
+struct UniqueBlobs {
     roots: Vec<(Reference, Descriptor)>,
     manifests: BTreeMap<Digest, Document>,
     blobs: BTreeMap<Digest, Mount>,
 }
 
-impl Gathered {
+impl UniqueBlobs {
     fn take(&mut self, image: &ArtifactImage) -> Result<(), Fault> {
         let within = |fault: Fault| fault.within(format_args!("image `{}`", image.reference));
         let documents: BTreeMap<&Digest, &Document> = image
@@ -312,7 +312,7 @@ struct Layer {
     made_of: Option<(Digest, Option<String>)>,
 }
 
-fn layers(files: &BTreeMap<String, Bytes>, mounts: &[Mount], archives: &[Archived]) -> Vec<Layer> {
+fn layers(files: &BTreeMap<String, Bytes>, mounts: &[Mount], archives: &[StoredTar]) -> Vec<Layer> {
     let made = files.iter().map(|(path, content)| Layer {
         path: path.clone(),
         digest: Digest::of(content),

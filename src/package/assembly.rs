@@ -1,11 +1,11 @@
 //! The whole of a publication, in its order: what an earlier version holds is left out, the artifact is brought, and what
 //! is to be signed is signed.
 
-use super::archive::{Archive, KnownTars};
+use super::archive::{Archive, ReusableTars};
 use super::definition::Definition;
-use super::differential::Division;
+use super::differential::DifferentialSplit;
 use super::provenance;
-use super::publish::{BroughtImage, Contents, Published, publish};
+use super::publish::{PackageContents, Published, TransferredImage, publish};
 use super::signature::{SignedPackage, definition_signer, sign_published};
 use crate::api::v1alpha1::{Differential, JackalPackageSpec, PinnedChart};
 use crate::fault::Fault;
@@ -20,7 +20,7 @@ pub struct Parts<'a> {
     /// What was asked for.
     pub spec: &'a JackalPackageSpec,
     /// Its images, which the registry holds.
-    pub images: &'a [BroughtImage],
+    pub images: &'a [TransferredImage],
     /// Its tars.
     pub archives: &'a [Archive],
     /// Its charts, with the content that was found.
@@ -29,8 +29,8 @@ pub struct Parts<'a> {
     pub url: &'a str,
     /// What signs it and its provenance, and the images that `signing.images` names.
     pub key: Option<&'a SigningKey>,
-    /// As [`Contents::known`].
-    pub known: &'a KnownTars,
+    /// As [`PackageContents::known`].
+    pub known: &'a ReusableTars,
 }
 
 /// What came of it.
@@ -56,9 +56,9 @@ pub async fn assemble(
         Some(_) => definition.signed(),
         None => definition,
     };
-    let division = Division::of(definition, spec, parts.images, repository).await?;
+    let division = DifferentialSplit::of(definition, spec, parts.images, repository).await?;
     let signer = definition_signer(&division.definition, key);
-    let contents = Contents {
+    let contents = PackageContents {
         images: &division.images,
         omitted: &division.omitted,
         archives: parts.archives,
@@ -69,11 +69,11 @@ pub async fn assemble(
     let published = publish(&division.definition, contents, repository, spec.version(), announce).await?;
     let signed = match key {
         Some(key) => {
-            let signed = |image: &&BroughtImage| {
+            let signed = |image: &&TransferredImage| {
                 let patterns = spec.signing.as_ref().map(|signing| &signing.images);
                 patterns.is_some_and(|patterns| patterns.matches(&image.reference))
             };
-            let images: Vec<&BroughtImage> = division.images.iter().filter(signed).collect();
+            let images: Vec<&TransferredImage> = division.images.iter().filter(signed).collect();
             let mut materials = provenance::of_components(spec, parts.charts);
             materials.extend(division.images.iter().filter_map(|image| image.origin.clone()));
             let provenance = provenance::statement(parts.url, &published, spec, &materials);

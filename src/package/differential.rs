@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Definition;
 use super::artifact::{BASE_NAME, LAYOUT_INDEX, REF_NAME, TITLE};
-use super::publish::{BroughtImage, standing};
+use super::publish::{TransferredImage, standing};
 use crate::api::v1alpha1::{Differential, JackalPackageSpec};
 use crate::decode::{self, DecodeError};
 use crate::fault::{Disposition, Fault, Reason};
@@ -78,23 +78,23 @@ impl EarlierVersion {
 
 /// A package divided by what an earlier version holds.
 #[derive(Clone)]
-pub struct Division {
+pub struct DifferentialSplit {
     /// The definition of what is left.
     pub definition: Definition,
     /// The images that the package needs itself.
-    pub images: Vec<BroughtImage>,
+    pub images: Vec<TransferredImage>,
     /// Those that it leaves out.
-    pub omitted: Vec<BroughtImage>,
+    pub omitted: Vec<TransferredImage>,
     /// The version that holds them, if one was asked for.
     pub earlier: Option<EarlierVersion>,
 }
 
-impl Division {
+impl DifferentialSplit {
     /// Divides a package as its `differentialFrom` asks; without it, it is whole. `repository` is the package's own.
     pub async fn of(
         definition: Definition,
         spec: &JackalPackageSpec,
-        images: &[BroughtImage],
+        images: &[TransferredImage],
         repository: &dyn Destination,
     ) -> Result<Self, Fault> {
         let Some(from) = &spec.differential_from else {
@@ -115,7 +115,7 @@ impl Division {
             ));
         }
         let earlier = EarlierVersion::read(repository, &from.version, definition.architecture()).await?;
-        let held = |image: &BroughtImage| earlier.holds(&image.reference, &image.digest);
+        let held = |image: &TransferredImage| earlier.holds(&image.reference, &image.digest);
         let (omitted, images): (Vec<_>, Vec<_>) = images.iter().cloned().partition(held);
         let names = omitted.iter().map(|image| image.reference.to_string()).collect();
         Ok(Self {

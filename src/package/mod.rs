@@ -23,7 +23,7 @@ mod signature;
 mod verification;
 mod yaml;
 
-pub use archive::{Archive, Archived, Entry, KnownTars, Origin};
+pub use archive::{Archive, Entry, EntrySource, ReusableTars, StoredTar};
 pub use artifact::{Artifact, ArtifactContents, ArtifactImage, Mount, SignDefinition};
 pub use assembly::{Assembled, Parts, assemble};
 pub use definition::Definition;
@@ -31,13 +31,13 @@ pub use names::Names;
 pub use packed::PackedImage;
 pub use plan::{Plan, PlannedImage, check_images, listed};
 pub use provenance::Material;
-pub use publish::{BroughtImage, Contents, Published, publish};
+pub use publish::{PackageContents, Published, TransferredImage, publish};
 pub use request::ImageRequest;
-pub use requirement::{Entries, requirements};
+pub use requirement::{EntryReader, requirements};
 pub use sboms::PackageSboms;
-pub use selection::{Followed, Selection, effective, followed, follows};
+pub use selection::{PolicyImage, Selection, effective, followed, follows};
 pub use signature::{SignedPackage, attest, sign};
-pub use verification::{SignatureStore, Stored, Verified, VerifiedSource, applicable, verify};
+pub use verification::{SignatureStore, Stored, VerificationCache, VerifiedSource, applicable, verify};
 pub use yaml::yaml;
 
 /// The repository of a package's artifact: its name, below `prefix` (may be empty).

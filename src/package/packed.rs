@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::verification::{SignatureStore, Stored, Verified, VerifiedSource, verify};
+use super::verification::{SignatureStore, Stored, VerificationCache, VerifiedSource, verify};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Platform, Reference};
 use crate::signing::Requirement;
@@ -28,7 +28,7 @@ impl PackedImage<'_> {
     pub async fn verify(
         &self,
         requirements: Vec<Requirement>,
-        verified: &Arc<Verified>,
+        verified: &Arc<VerificationCache>,
         source: impl AsyncFnOnce() -> Result<Arc<dyn ImageSource>, Fault>,
     ) -> Result<(), Fault> {
         if requirements.is_empty() {
@@ -91,7 +91,7 @@ impl PackedImage<'_> {
     async fn verify_chosen(
         &self,
         requirements: Vec<Requirement>,
-        verified: &Arc<Verified>,
+        verified: &Arc<VerificationCache>,
         source: impl AsyncFnOnce() -> Result<Arc<dyn ImageSource>, Fault>,
     ) -> Result<(), Fault> {
         let source = VerifiedSource::of(source().await?, self.reference, requirements, verified)?;

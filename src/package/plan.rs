@@ -55,7 +55,7 @@ pub fn listed(request: &ImageRequest) -> Reference {
 }
 
 /// Finds the place of an image: [`Location::of`] or [`Location::below`].
-type Placing = fn(&Reference, &str, &str, Naming, bool) -> Result<Location, LocationError>;
+type LocateImage = fn(&Reference, &str, &str, Naming, bool) -> Result<Location, LocationError>;
 
 impl Plan {
     /// Plans `spec` for the registry that pods call `address` (host and port), below `prefix` (may be empty).
@@ -86,7 +86,7 @@ impl Plan {
         artifact: Option<&str>,
         spec: &JackalPackageSpec,
         (address, prefix): (&str, &str),
-        place: Placing,
+        place: LocateImage,
     ) -> Result<Self, Fault> {
         check_images(spec)?;
         check_components(&spec.components)?;

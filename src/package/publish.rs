@@ -12,7 +12,7 @@ use futures::StreamExt as _;
 use futures::stream::{self, TryStreamExt as _};
 use tokio::time::Instant;
 
-use super::archive::{self, Archive, Archived, KnownTars};
+use super::archive::{self, Archive, ReusableTars, StoredTar};
 use super::artifact::{Artifact, ArtifactContents, ArtifactImage, Mount, SignDefinition};
 use super::definition::Definition;
 use super::provenance::Material;
@@ -38,7 +38,7 @@ const SETTLE_MOST: Duration = Duration::from_secs(5);
 
 /// An image that was brought to the registry before.
 #[derive(Clone)]
-pub struct BroughtImage {
+pub struct TransferredImage {
     /// The name under which the package lists it, [`super::PlannedImage::listed`].
     pub reference: Reference,
     /// The digest of its manifest or index in the registry.
@@ -53,24 +53,24 @@ pub struct BroughtImage {
 
 /// What a package is put together from.
 #[derive(Clone, Copy, Default)]
-pub struct Contents<'a> {
+pub struct PackageContents<'a> {
     /// Its images.
-    pub images: &'a [BroughtImage],
+    pub images: &'a [TransferredImage],
     /// The images that it leaves out because an earlier version holds them. Only their size is of interest.
-    pub omitted: &'a [BroughtImage],
+    pub omitted: &'a [TransferredImage],
     /// Its tars, by their paths in any order.
     pub archives: &'a [Archive],
     /// What signs its definition.
     pub sign: Option<&'a SignDefinition>,
     /// Tars that stand in the same repository, as those of the version before; none where nobody looked.
-    pub known: Option<&'a KnownTars>,
+    pub known: Option<&'a ReusableTars>,
     /// What signs the package.
     pub key: Option<&'a SigningKey>,
 }
 
-impl<'a> From<&'a [BroughtImage]> for Contents<'a> {
+impl<'a> From<&'a [TransferredImage]> for PackageContents<'a> {
     /// A package of nothing but images.
-    fn from(images: &'a [BroughtImage]) -> Self {
+    fn from(images: &'a [TransferredImage]) -> Self {
         Self {
             images,
             ..Self::default()
@@ -106,7 +106,7 @@ pub struct Published {
 /// that has a name is: only blobs of tars may have been stored until then, for the digest depends on theirs.
 pub async fn publish(
     definition: &Definition,
-    contents: Contents<'_>,
+    contents: PackageContents<'_>,
     repository: &dyn Destination,
     tag: &str,
     announce: impl AsyncFnOnce(&Digest) -> Result<(), Fault>,
@@ -132,7 +132,7 @@ pub async fn publish(
     let alone = index_of(Index::new(vec![artifact.entry()]))?;
     let named = repository.digest_of(tag).await?;
     let standing = match named.filter(|named| named == alone.digest()) {
-        Some(_) => Some(Standing {
+        Some(_) => Some(ExistingIndex {
             descriptor: alone.descriptor,
             index: Index::new(vec![artifact.entry()]),
         }),
@@ -179,10 +179,13 @@ pub async fn publish(
 }
 
 /// Makes the package's tars stand in its repository, and says how many bytes were sent for them.
-async fn bring_archives(contents: Contents<'_>, repository: &dyn Destination) -> Result<(Vec<Archived>, u64), Fault> {
+async fn bring_archives(
+    contents: PackageContents<'_>,
+    repository: &dyn Destination,
+) -> Result<(Vec<StoredTar>, u64), Fault> {
     let mut archived = Vec::with_capacity(contents.archives.len());
     let mut sent = 0;
-    let unknown = KnownTars::default();
+    let unknown = ReusableTars::default();
     let known = contents.known.unwrap_or(&unknown);
     for archive in contents.archives {
         let (stands, bytes) = archive::bring(archive, known, contents.key, repository).await?;
@@ -195,7 +198,10 @@ async fn bring_archives(contents: Contents<'_>, repository: &dyn Destination) ->
 
 /// Every manifest of each of `images`, in their order.
 /// `memory` is what they take.
-pub(super) async fn read_images(images: &[BroughtImage], memory: &Reservation) -> Result<Vec<ArtifactImage>, Fault> {
+pub(super) async fn read_images(
+    images: &[TransferredImage],
+    memory: &Reservation,
+) -> Result<Vec<ArtifactImage>, Fault> {
     let mut reads = Vec::with_capacity(images.len());
     for image in images {
         reads.push(read_image(image, memory));
@@ -222,7 +228,7 @@ fn saved(omitted: &[ArtifactImage], images: &[ArtifactImage]) -> u64 {
 }
 
 /// Every manifest of an image. What its registry lacks is left for [`Artifact::of`] to report.
-async fn read_image(image: &BroughtImage, memory: &Reservation) -> Result<ArtifactImage, Fault> {
+async fn read_image(image: &TransferredImage, memory: &Reservation) -> Result<ArtifactImage, Fault> {
     let mut documents: Vec<Document> = Vec::new();
     let mut seen = HashSet::from([image.digest.clone()]);
     let mut open = vec![image.digest.clone()];
@@ -272,7 +278,11 @@ async fn read_image(image: &BroughtImage, memory: &Reservation) -> Result<Artifa
 }
 
 /// Brings every blob that the package's repository lacks, and says how many bytes had to be sent.
-async fn bring_blobs(artifact: &Artifact, images: &[BroughtImage], repository: &dyn Destination) -> Result<u64, Fault> {
+async fn bring_blobs(
+    artifact: &Artifact,
+    images: &[TransferredImage],
+    repository: &dyn Destination,
+) -> Result<u64, Fault> {
     let sources: HashMap<&str, &Arc<dyn Destination>> = images
         .iter()
         .map(|image| (image.destination.repository(), &image.destination))
@@ -331,12 +341,12 @@ async fn bring(
 }
 
 /// The index of packages that stands under a tag.
-pub(super) struct Standing {
+pub(super) struct ExistingIndex {
     descriptor: Descriptor,
     index: Index,
 }
 
-impl Standing {
+impl ExistingIndex {
     /// The manifest of the package of that architecture.
     pub fn of(&self, architecture: &str) -> Option<&Digest> {
         let platform = Artifact::platform(architecture);
@@ -360,12 +370,12 @@ impl Standing {
 }
 
 /// Reads the index under `tag`. Something there that is no package is somebody's image: it is not replaced.
-pub(super) async fn standing(repository: &dyn Destination, tag: &str) -> Result<Option<Standing>, Fault> {
+pub(super) async fn standing(repository: &dyn Destination, tag: &str) -> Result<Option<ExistingIndex>, Fault> {
     let Some(document) = repository.document(tag).await? else {
         return Ok(None);
     };
     match &document.content {
-        Content::Index(index) if index.manifests.iter().all(Descriptor::is_package) => Ok(Some(Standing {
+        Content::Index(index) if index.manifests.iter().all(Descriptor::is_package) => Ok(Some(ExistingIndex {
             descriptor: document.descriptor.clone(),
             index: index.clone(),
         })),
@@ -385,7 +395,7 @@ pub(super) async fn standing(repository: &dyn Destination, tag: &str) -> Result<
 /// each of its machines. A registry replaces a tag whatever stands there, so whoever read the index before we wrote it
 /// and writes after us takes our entry out again. Therefore the tag is looked at right before it is written, which leaves
 /// such a writer no longer than one write takes, and again when that time is over.
-async fn enter(artifact: &Artifact, repository: &dyn Destination, tag: &str) -> Result<(Standing, u64), Fault> {
+async fn enter(artifact: &Artifact, repository: &dyn Destination, tag: &str) -> Result<(ExistingIndex, u64), Fault> {
     let entry = artifact.entry();
     let mut sent = 0;
     for _ in 0..ENTRY_TRIES {
@@ -414,7 +424,7 @@ async fn enter(artifact: &Artifact, repository: &dyn Destination, tag: &str) -> 
         sent += index.descriptor.size;
         tokio::time::sleep((started.elapsed() * SETTLE_FACTOR).clamp(SETTLE_LEAST, SETTLE_MOST)).await;
         if repository.digest_of(tag).await?.as_ref() == Some(index.digest()) {
-            let standing = Standing {
+            let standing = ExistingIndex {
                 descriptor: index.descriptor.clone(),
                 index: index.index().cloned().unwrap_or_else(|| Index::new(Vec::new())),
             };

@@ -13,7 +13,7 @@ const TRUSTED_ROOT: &str = "trusted_root.json";
 
 /// Where Secrets and ConfigMaps are read: those of one namespace, or those beside a package in a file.
 #[async_trait]
-pub trait Entries: Send + Sync {
+pub trait EntryReader: Send + Sync {
     /// An entry of a Secret; a missing one is a fault.
     async fn of_secret(&self, name: &str, key: &str) -> Result<Vec<u8>, Fault>;
 
@@ -22,7 +22,7 @@ pub trait Entries: Send + Sync {
 }
 
 /// One requirement for each of `verify`, in its order.
-pub async fn requirements(verify: &[VerifySpec], entries: &dyn Entries) -> Result<Vec<Requirement>, Fault> {
+pub async fn requirements(verify: &[VerifySpec], entries: &dyn EntryReader) -> Result<Vec<Requirement>, Fault> {
     let mut found = Vec::with_capacity(verify.len());
     for entry in verify {
         let mut requirement = Requirement {
@@ -40,7 +40,7 @@ pub async fn requirements(verify: &[VerifySpec], entries: &dyn Entries) -> Resul
     Ok(found)
 }
 
-async fn key(source: &PublicKeySource, entries: &dyn Entries) -> Result<PublicKey, Fault> {
+async fn key(source: &PublicKeySource, entries: &dyn EntryReader) -> Result<PublicKey, Fault> {
     let named = |reference: &EntryReference| reference.key.clone().unwrap_or_else(|| PUBLIC_KEY.to_owned());
     let (pem, place, reason) = match source {
         PublicKeySource {
@@ -86,7 +86,7 @@ async fn key(source: &PublicKeySource, entries: &dyn Entries) -> Result<PublicKe
     PublicKey::from_pem(&pem).map_err(|error| Fault::retryable(reason, format!("{place}: {error}")))
 }
 
-async fn trusted_root(reference: &EntryReference, entries: &dyn Entries) -> Result<TrustedRoot, Fault> {
+async fn trusted_root(reference: &EntryReference, entries: &dyn EntryReader) -> Result<TrustedRoot, Fault> {
     let key = reference.key.as_deref().unwrap_or(TRUSTED_ROOT);
     let json = entries.of_config_map(&reference.name, key).await?;
     TrustedRoot::parse(&json).map_err(|error| {

@@ -13,13 +13,13 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, TryStreamExt as _};
 
-use super::archive::{Archive, Entry, KnownTars, Origin};
+use super::archive::{Archive, Entry, EntrySource, ReusableTars};
 use super::artifact::ArtifactImage;
-use super::publish::{BroughtImage, PARALLEL, read_images};
+use super::publish::{PARALLEL, TransferredImage, read_images};
 use crate::budget::{PACKAGES, Reservation};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Content, Descriptor, Digest, Document, Platform, Reference};
-use crate::sbom::{self, CONTENT_LIMIT, Format, SbomMemory, Sboms, Standing, Syft, is_catalogued};
+use crate::sbom::{self, CONTENT_LIMIT, ExistingSboms, Format, SbomCache, Sboms, Syft, is_catalogued};
 use crate::source::ByteStream;
 use crate::transfer::Destination;
 
@@ -56,8 +56,8 @@ struct Subject {
 impl PackageSboms {
     /// Reads what `images` consist of, keeps it in their `documents`, and asks for the SBOMs of each: one request for each
     /// manifest that has not been asked about. What stands there counts where `memory` knows it, or once it is proven.
-    pub async fn look(images: &mut [BroughtImage], memory: Option<&SbomMemory>) -> Result<Self, Fault> {
-        let nothing = SbomMemory::default();
+    pub async fn look(images: &mut [TransferredImage], memory: Option<&SbomCache>) -> Result<Self, Fault> {
+        let nothing = SbomCache::default();
         let memory = memory.unwrap_or(&nothing);
         let held = PACKAGES.reserve();
         let read = read_images(images, &held).await?;
@@ -80,7 +80,7 @@ impl PackageSboms {
         }
         let known: HashMap<_, _> = stream::iter(asking).buffer_unordered(PARALLEL).try_collect().await?;
         for subject in &mut subjects {
-            if let Some(Standing { proven, claimed }) = known.get(&subject.key()).cloned() {
+            if let Some(ExistingSboms { proven, claimed }) = known.get(&subject.key()).cloned() {
                 (subject.sboms, subject.claimed) = (proven, claimed);
             }
         }
@@ -92,7 +92,7 @@ impl PackageSboms {
 
     /// Takes what somebody put there for what it says to be, where an artifact of `known` holds the very same documents
     /// and is proven. `memory` knows them from then on.
-    pub fn prove(&mut self, known: &KnownTars, memory: Option<&SbomMemory>) {
+    pub fn prove(&mut self, known: &ReusableTars, memory: Option<&SbomCache>) {
         if self.is_complete() {
             return;
         }
@@ -274,7 +274,7 @@ fn file_name(identifier: &str) -> String {
         .collect()
 }
 
-fn entry(path: String, identity: Digest, origin: impl Origin + 'static) -> Entry {
+fn entry(path: String, identity: Digest, origin: impl EntrySource + 'static) -> Entry {
     Entry {
         path,
         mode: 0o644,
@@ -304,7 +304,7 @@ impl Stored {
 }
 
 #[async_trait]
-impl Origin for Stored {
+impl EntrySource for Stored {
     async fn open(&self) -> Result<(u64, ByteStream<'static>), Fault> {
         self.content().await?.open().await
     }
@@ -314,7 +314,7 @@ impl Origin for Stored {
 struct Page(Stored);
 
 #[async_trait]
-impl Origin for Page {
+impl EntrySource for Page {
     async fn open(&self) -> Result<(u64, ByteStream<'static>), Fault> {
         let content = self.0.content().await?;
         let (before, after) = PAGE.split_once(PLACE).unwrap_or((PAGE, ""));

@@ -21,7 +21,7 @@ const POLICY: &str = "its policy needs one of semver and pattern; set just one";
 
 /// An image whose tag a policy chooses.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Followed {
+pub struct PolicyImage {
     /// The image without its tag, as the package writes it.
     pub image: String,
     /// How the tag is chosen.
@@ -35,12 +35,12 @@ type Choice<'t> = (&'t str, &'static str, String);
 #[derive(Clone, Debug, PartialEq)]
 pub struct Selection {
     /// Which image.
-    pub followed: Followed,
+    pub followed: PolicyImage,
     /// Its tag, and why it is that one.
     pub selected: Selected,
 }
 
-impl Followed {
+impl PolicyImage {
     /// The image of `source` that follows `policy`.
     ///
     /// # Errors
@@ -197,11 +197,11 @@ fn is_referrers(tag: &str) -> bool {
 }
 
 /// The images of `spec` that follow a policy, each once. Every fault is stalled.
-pub fn followed(spec: &JackalPackageSpec) -> Result<Vec<Followed>, Fault> {
-    let mut all: Vec<Followed> = Vec::new();
+pub fn followed(spec: &JackalPackageSpec) -> Result<Vec<PolicyImage>, Fault> {
+    let mut all: Vec<PolicyImage> = Vec::new();
     for image in fields_of_images(spec) {
         let Some(policy) = &image.policy else { continue };
-        let followed = Followed::of(&image.image, image.source, policy)?;
+        let followed = PolicyImage::of(&image.image, image.source, policy)?;
         if !all.contains(&followed) {
             all.push(followed);
         }

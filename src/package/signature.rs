@@ -6,7 +6,7 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::artifact::SignDefinition;
 use super::definition::Definition;
-use super::publish::{BroughtImage, Published};
+use super::publish::{Published, TransferredImage};
 use crate::fault::{Fault, Reason};
 use crate::oci::Descriptor;
 use crate::signing::{Bundle, Referrer, SigningKey, Statement};
@@ -116,7 +116,7 @@ pub async fn sign_published(
     published: &Published,
     provenance: &Statement,
     repository: &dyn Destination,
-    images: &[&BroughtImage],
+    images: &[&TransferredImage],
 ) -> Result<SignedPackage, Fault> {
     let (indexes, own): (Vec<_>, Vec<_>) = published
         .subjects

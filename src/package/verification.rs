@@ -15,10 +15,10 @@ use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Platform, Reference};
 use crate::registry::{Kind, Repository};
 use crate::signing::{
-    BUNDLE_FAMILY, Evaluation, Found, PREDICATE_ANNOTATION, Requirement, SIGN_PREDICATE, SIMPLE_ARTIFACT, SIMPLE_LAYER,
-    Signature, SimpleSignature, signature_tag,
+    BUNDLE_FAMILY, Evaluation, FoundSignature, PREDICATE_ANNOTATION, Requirement, SIGN_PREDICATE, SIMPLE_ARTIFACT,
+    SIMPLE_LAYER, Signature, SimpleSignature, signature_tag,
 };
-use crate::source::{BlobSink, Delivered, ImageSource, Resolved};
+use crate::source::{BlobSink, Delivery, ImageSource, Resolved};
 use crate::transfer::Destination;
 
 /// The longest signature in bytes that is read. A bundle with certificates, log entries and timestamps has 20 KB.
@@ -134,7 +134,7 @@ pub async fn verify(
     requirements: &[Requirement],
     what: &str,
 ) -> Result<(), Fault> {
-    let mut search = Search {
+    let mut search = SignatureSearch {
         store,
         digest,
         evaluations: requirements.iter().map(Evaluation::of).collect(),
@@ -179,7 +179,7 @@ pub async fn verify(
 
 /// The signatures of one image, which are judged as they are found: whoever may write to the repository decides how many there
 /// are and how large, so none is kept.
-struct Search<'a> {
+struct SignatureSearch<'a> {
     store: &'a dyn SignatureStore,
     digest: &'a Digest,
     /// One for each requirement.
@@ -192,7 +192,7 @@ struct Search<'a> {
     passed_over: usize,
 }
 
-impl Search<'_> {
+impl SignatureSearch<'_> {
     fn is_satisfied(&self) -> bool {
         self.evaluations.iter().all(Evaluation::is_satisfied)
     }
@@ -260,7 +260,7 @@ impl Search<'_> {
                     annotations: layer.annotations.clone(),
                 }),
             };
-            let found = Found {
+            let found = FoundSignature {
                 at: layer.digest.clone(),
                 signature,
             };
@@ -286,9 +286,9 @@ fn may_be_signature(referrer: &Descriptor) -> bool {
 /// Images that satisfied what was required, so that a repeat reads nothing. The time of a signature is proved by what
 /// came with it, so what was verified once stays so.
 #[derive(Default)]
-pub struct Verified(Mutex<(HashSet<Digest>, VecDeque<Digest>)>);
+pub struct VerificationCache(Mutex<(HashSet<Digest>, VecDeque<Digest>)>);
 
-impl Verified {
+impl VerificationCache {
     pub(super) fn knows(&self, key: &Digest) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0.contains(key)
     }
@@ -314,7 +314,7 @@ pub struct VerifiedSource {
     /// The repository that the images, and their signatures, are in.
     repository: Repository,
     requirements: Vec<Requirement>,
-    verified: Arc<Verified>,
+    verified: Arc<VerificationCache>,
 }
 
 impl VerifiedSource {
@@ -324,7 +324,7 @@ impl VerifiedSource {
         inner: Arc<dyn ImageSource>,
         reference: &Reference,
         requirements: Vec<Requirement>,
-        verified: &Arc<Verified>,
+        verified: &Arc<VerificationCache>,
     ) -> Result<Arc<dyn ImageSource>, Fault> {
         if requirements.is_empty() {
             return Ok(inner);
@@ -367,7 +367,7 @@ impl ImageSource for VerifiedSource {
         Ok(resolved)
     }
 
-    async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivered, Fault> {
+    async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivery, Fault> {
         self.inner.deliver(image, sink).await
     }
 
@@ -428,7 +428,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let verified = Verified::default();
+        let verified = VerificationCache::default();
         let key = |each: usize| Digest::of(&each.to_be_bytes());
         for each in 0..=REMEMBERED {
             verified.note(key(each));

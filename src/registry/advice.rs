@@ -1,7 +1,7 @@
 //! What to do about a failure, in the words of whoever reads it: fields of objects in a cluster, flags and files on the
 //! command line. Pure.
 
-use crate::fault::Front;
+use crate::fault::Frontend;
 use crate::oci::{Content, Document};
 
 /// What to do where a registry refuses `document` and takes others; none where nothing is odd about it.
@@ -19,7 +19,7 @@ pub(super) fn of_refused(document: &Document) -> Option<&'static str> {
 
 /// What a registry is to the work that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum RegistryUse {
     /// Something is read from it.
     Source,
     /// Something is pushed to it.
@@ -45,21 +45,21 @@ pub(super) enum Remedy {
 
 impl Remedy {
     /// The advice, as the rest of a sentence.
-    pub fn words(self, front: Front, role: Role) -> String {
+    pub fn words(self, front: Frontend, role: RegistryUse) -> String {
         match self {
             Self::Credentials => match front {
-                Front::Cluster => format!(
+                Frontend::Cluster => format!(
                     "correct the credentials in the Secret that {} names, and check that the repository exists",
                     secret(role)
                 ),
-                Front::CommandLine => "log in to it as docker does (`docker login` writes config.json in DOCKER_CONFIG or ~/.docker), and check that the repository exists".to_owned(),
+                Frontend::CommandLine => "log in to it as docker does (`docker login` writes config.json in DOCKER_CONFIG or ~/.docker), and check that the repository exists".to_owned(),
             },
             Self::Right => match front {
-                Front::Cluster => format!(
+                Frontend::Cluster => format!(
                     "give the account of the credentials this right, or give others by {}",
                     secret(role)
                 ),
-                Front::CommandLine => {
+                Frontend::CommandLine => {
                     "give the account of the credentials this right, or log in as another (`docker login`)".to_owned()
                 }
             },
@@ -69,11 +69,11 @@ impl Remedy {
                 certificates(front, role)
             ),
             Self::ClientCertificate => match front {
-                Front::Cluster => format!(
+                Frontend::Cluster => format!(
                     "if it wants a client certificate, give tls.crt and tls.key by {}",
                     certificate_field(role)
                 ),
-                Front::CommandLine => {
+                Frontend::CommandLine => {
                     "if it wants a client certificate, use the operator in a cluster: this command shows none".to_owned()
                 }
             },
@@ -83,40 +83,40 @@ impl Remedy {
 }
 
 /// The field that names a Secret with credentials.
-fn secret(role: Role) -> &'static str {
+fn secret(role: RegistryUse) -> &'static str {
     match role {
-        Role::Source => "imagePullSecrets",
-        Role::Destination => "secretRef",
+        RegistryUse::Source => "imagePullSecrets",
+        RegistryUse::Destination => "secretRef",
     }
 }
 
-fn certificate_field(role: Role) -> &'static str {
+fn certificate_field(role: RegistryUse) -> &'static str {
     match role {
-        Role::Source => "sourceRegistries[].certSecretRef",
-        Role::Destination => "registry.certSecretRef",
+        RegistryUse::Source => "sourceRegistries[].certSecretRef",
+        RegistryUse::Destination => "registry.certSecretRef",
     }
 }
 
-fn certificates(front: Front, role: Role) -> String {
+fn certificates(front: Frontend, role: RegistryUse) -> String {
     match front {
-        Front::Cluster => format!(
+        Frontend::Cluster => format!(
             "{}, or have the administrator give it to the whole operator (caBundle of its chart)",
             certificate_field(role)
         ),
-        Front::CommandLine => "--ca-file".to_owned(),
+        Frontend::CommandLine => "--ca-file".to_owned(),
     }
 }
 
-fn plain_http(front: Front, role: Role) -> &'static str {
+fn plain_http(front: Frontend, role: RegistryUse) -> &'static str {
     match (front, role) {
-        (Front::Cluster, Role::Source) => {
+        (Frontend::Cluster, RegistryUse::Source) => {
             "have the administrator add it to insecureRegistries, or set insecure: true where it is the destination"
         }
-        (Front::Cluster, Role::Destination) => {
+        (Frontend::Cluster, RegistryUse::Destination) => {
             "set insecure: true, and have the administrator add it to insecureRegistries"
         }
-        (Front::CommandLine, Role::Source) => "name it by --insecure-registry",
-        (Front::CommandLine, Role::Destination) => "set --insecure",
+        (Frontend::CommandLine, RegistryUse::Source) => "name it by --insecure-registry",
+        (Frontend::CommandLine, RegistryUse::Destination) => "set --insecure",
     }
 }
 
@@ -161,18 +161,18 @@ mod tests {
     #[test]
     fn each_front_is_told_of_its_own_means() {
         for remedy in ALL {
-            for role in [Role::Source, Role::Destination] {
-                let command = remedy.words(Front::CommandLine, role);
+            for role in [RegistryUse::Source, RegistryUse::Destination] {
+                let command = remedy.words(Frontend::CommandLine, role);
                 for field in ["Secret", "imagePullSecrets", "secretRef", "certSecretRef", "chart"] {
                     assert!(!command.contains(field), "{command}");
                 }
-                let cluster = remedy.words(Front::Cluster, role);
+                let cluster = remedy.words(Frontend::Cluster, role);
                 for means in ["docker login", "config.json", "--"] {
                     assert!(!cluster.contains(means), "{cluster}");
                 }
             }
         }
-        let words = Remedy::Authority.words(Front::CommandLine, Role::Source);
+        let words = Remedy::Authority.words(Frontend::CommandLine, RegistryUse::Source);
         assert_eq!(words, "give the CA by --ca-file");
     }
 }

@@ -16,11 +16,11 @@ use super::endpoint::{Credentials, Endpoint};
 use super::error::{Error, Kind, is_temporary};
 use super::http::Http;
 use super::origin::Origin;
-use super::patience::{Patience, retry_after};
+use super::patience::{Throttle, retry_after};
 use super::referrers::ReferrersApi;
 use super::refusal::Refusals;
-use super::shared::Shared;
-use super::token::{Proof, Scope, Tokens};
+use super::shared::HostLimits;
+use super::token::{RequestAuthorization, Scope, Tokens};
 use super::upload::Pace;
 
 /// How often one request is sent when its failures are temporary.
@@ -41,7 +41,7 @@ struct Inner {
     origin: Origin,
     http: Http,
     tokens: Tokens,
-    shared: Arc<Shared>,
+    shared: Arc<HostLimits>,
     pace: Pace,
     referrers_api: ReferrersApi,
     /// A manifest was found by HEAD, so the registry knows that method.
@@ -90,7 +90,7 @@ impl Call {
 }
 
 /// An answer whose body is not read yet. Its turn is taken until it is dropped.
-pub(super) struct Answer {
+pub(super) struct RegistryResponse {
     pub response: reqwest::Response,
     pub label: String,
     /// Whether it refuses a token that was given for this very request.
@@ -100,7 +100,7 @@ pub(super) struct Answer {
     _turn: Option<OwnedSemaphorePermit>,
 }
 
-impl Answer {
+impl RegistryResponse {
     pub fn new(response: reqwest::Response, label: String, turn: Option<OwnedSemaphorePermit>) -> Self {
         Self {
             response,
@@ -156,7 +156,7 @@ impl Registry {
             origin.clone(),
         );
         Ok(Self(Arc::new(Inner {
-            shared: Shared::of(&endpoint),
+            shared: HostLimits::of(&endpoint),
             pace: Pace::default(),
             referrers_api: ReferrersApi::default(),
             answers_head: AtomicBool::new(false),
@@ -202,7 +202,7 @@ impl Registry {
         &self.0.http
     }
 
-    pub(super) fn patience(&self) -> &Patience {
+    pub(super) fn patience(&self) -> &Throttle {
         &self.0.shared.patience
     }
 
@@ -276,7 +276,7 @@ impl Registry {
         method: &'a Method,
         url: &Url,
         scope: &'a Scope,
-    ) -> Result<Option<Proof<'a>>, Error> {
+    ) -> Result<Option<RequestAuthorization<'a>>, Error> {
         match self.is_own(url) {
             true => self.0.tokens.proof(label, method, scope).await.map(Some),
             false => Ok(None),
@@ -299,7 +299,7 @@ impl Registry {
     }
 
     /// Sends a request, again where that is right, and returns the answer whatever its status.
-    pub(super) async fn send(&self, call: &Call) -> Result<Answer, Error> {
+    pub(super) async fn send(&self, call: &Call) -> Result<RegistryResponse, Error> {
         let mut tried = 0;
         loop {
             let error = match self.attempt(call).await {
@@ -323,7 +323,7 @@ impl Registry {
     }
 
     /// As [`Registry::send`], and any status but those of `wanted` is an error.
-    pub(super) async fn expect(&self, call: &Call, wanted: &[u16]) -> Result<Answer, Error> {
+    pub(super) async fn expect(&self, call: &Call, wanted: &[u16]) -> Result<RegistryResponse, Error> {
         let answer = self.send(call).await?;
         if wanted.contains(&answer.status().as_u16()) {
             Ok(answer)
@@ -332,7 +332,7 @@ impl Registry {
         }
     }
 
-    async fn attempt(&self, call: &Call) -> Result<Answer, Error> {
+    async fn attempt(&self, call: &Call) -> Result<RegistryResponse, Error> {
         let reads = call.method == Method::GET || call.method == Method::HEAD;
         let turn = match call.within_turn {
             true => None,
@@ -387,7 +387,7 @@ impl Registry {
                 continue;
             }
             let is_foreign = http.is_foreign(response.url());
-            let mut answer = Answer::new(response, call.label.clone(), turn);
+            let mut answer = RegistryResponse::new(response, call.label.clone(), turn);
             answer.is_foreign = is_foreign;
             answer.insufficient = insufficient;
             return Ok(answer);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderValue, RANGE};
 
-use super::client::{Answer, Call, Registry};
+use super::client::{Call, Registry, RegistryResponse};
 use super::error::{Error, Kind};
 use crate::oci::{Digest, Hasher};
 
@@ -29,7 +29,7 @@ pub struct Download {
     skip: u64,
     /// The registry gave no range when it was asked for one.
     whole: bool,
-    answer: Option<Answer>,
+    answer: Option<RegistryResponse>,
     /// Some of it came from another host, to which the registry leads.
     is_foreign: bool,
     broken: u32,
@@ -200,13 +200,13 @@ impl Download {
         Ok(())
     }
 
-    async fn open(&mut self) -> Result<Answer, Error> {
+    async fn open(&mut self) -> Result<RegistryResponse, Error> {
         let answer = self.request().await?;
         self.is_foreign |= answer.is_foreign;
         Ok(answer)
     }
 
-    async fn request(&mut self) -> Result<Answer, Error> {
+    async fn request(&mut self) -> Result<RegistryResponse, Error> {
         self.skip = 0;
         if self.received > 0
             && !self.whole

@@ -8,10 +8,10 @@ use std::io;
 use std::time::Duration;
 
 use self::operation::Operation;
-use super::advice::{self, Remedy, Role};
+use super::advice::{self, RegistryUse, Remedy};
 use super::explanation::{self, Explanation, Says};
 use super::restrictions::Refusal;
-use crate::fault::{Fault, Front, Reason};
+use crate::fault::{Fault, Frontend, Reason};
 use crate::oci::{Document, DocumentError};
 
 /// The longest part of a registry's own words that is passed on, in characters.
@@ -163,8 +163,8 @@ impl Error {
     }
 
     /// What ends it, as the rest of a sentence; none where nothing better is known than the class says.
-    pub(super) fn remedy(&self, role: Role) -> Option<String> {
-        self.remedy.map(|remedy| remedy.words(Front::of_process(), role))
+    pub(super) fn remedy(&self, role: RegistryUse) -> Option<String> {
+        self.remedy.map(|remedy| remedy.words(Frontend::of_process(), role))
     }
 
     /// The class.
@@ -288,7 +288,7 @@ impl Error {
             Reason::SourceNotFound,
             Reason::InvalidReference,
             "check the name and the tag, or push the image there",
-            Role::Source,
+            RegistryUse::Source,
         )
     }
 
@@ -300,7 +300,7 @@ impl Error {
             Reason::PushFailed,
             Reason::PushFailed,
             "create the repository if the registry does not by itself",
-            Role::Destination,
+            RegistryUse::Destination,
         )
     }
 
@@ -317,9 +317,17 @@ impl Error {
     }
 
     /// `find` is what to do about what is missing.
-    fn fault(self, what: &str, failed: Reason, missing: Reason, invalid: Reason, find: &str, role: Role) -> Fault {
+    fn fault(
+        self,
+        what: &str,
+        failed: Reason,
+        missing: Reason,
+        invalid: Reason,
+        find: &str,
+        role: RegistryUse,
+    ) -> Fault {
         let advise = |advice: &str| format!("{what}: {self}; {advice}");
-        let remedied = |remedy: Remedy| advise(&remedy.words(Front::of_process(), role));
+        let remedied = |remedy: Remedy| advise(&remedy.words(Frontend::of_process(), role));
         let operation = Operation::of(&self.call);
         let kind = match &self.kind {
             Kind::TooLarge if self.token_service => &Kind::TokenService,
@@ -333,7 +341,7 @@ impl Error {
                 advise(&format!(
                     "{}; {}",
                     operation.denied(),
-                    Remedy::Right.words(Front::of_process(), role)
+                    Remedy::Right.words(Frontend::of_process(), role)
                 )),
             ),
             Kind::Forbidden => Fault::retryable(Reason::PolicyDenied, format!("{what}: {self}")),

@@ -5,7 +5,7 @@ use reqwest::Method;
 use reqwest::header::{ETAG, HeaderValue, IF_NONE_MATCH};
 use url::Url;
 
-use super::advice::Role;
+use super::advice::RegistryUse;
 use super::body::{Body, body_within};
 use super::client::{Call, Registry};
 use super::download::Download;
@@ -57,7 +57,7 @@ impl Registry {
 impl Error {
     /// The failure as one of fetching the file at `url`, whose host need not be a registry.
     pub fn fetching(self, url: &str) -> Fault {
-        let remedy = self.remedy(Role::Source).map(|remedy| format!("; {remedy}"));
+        let remedy = self.remedy(RegistryUse::Source).map(|remedy| format!("; {remedy}"));
         let said = format!("{}{}", self.detail(), remedy.unwrap_or_default());
         let what = format!("cannot fetch {url}: {}", said.replace("the registry", "the server"));
         let advise = |advice: &str| format!("{what}; {advice}");

@@ -42,12 +42,12 @@ impl Http {
         let tls = match tls::config(&endpoint.trust) {
             Ok(config) => Some(config),
             // An image without certificates can still speak plain HTTP.
-            Err(tls::Unusable::NoAuthority) if endpoint.plain_http => None,
-            Err(tls::Unusable::NoAuthority) => {
+            Err(tls::TlsSetupError::NoAuthority) if endpoint.plain_http => None,
+            Err(tls::TlsSetupError::NoAuthority) => {
                 let detail = "this system has no certificates of authorities, and none were given";
                 return Err(Error::new(Kind::Trust, &endpoint.host, detail).advising(Remedy::Authority));
             }
-            Err(tls::Unusable::Given(reason)) => {
+            Err(tls::TlsSetupError::Given(reason)) => {
                 return Err(Error::new(Kind::Trust, &endpoint.host, clean(&reason)));
             }
         };

@@ -44,6 +44,6 @@ pub use error::{Error, Kind};
 pub use file::SmallFile;
 pub use keychain::{Keychain, of_helper};
 pub use locks::lock_of;
-pub use repository::{Mount, Repository};
+pub use repository::{MountResult, Repository};
 pub use restrictions::Restrictions;
-pub use upload::{Begun, UploadError};
+pub use upload::{PendingUpload, UploadError};

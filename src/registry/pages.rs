@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use url::Url;
 
-use super::client::{Answer, Registry};
+use super::client::{Registry, RegistryResponse};
 use super::error::{Error, Kind};
 use super::link::{next_page, path_of};
 use super::repository::Repository;
@@ -45,7 +45,7 @@ impl Pages {
     }
 
     /// The body of a page.
-    pub async fn read(&mut self, repository: &Repository, answer: &mut Answer) -> Result<Bytes, Error> {
+    pub async fn read(&mut self, repository: &Repository, answer: &mut RegistryResponse) -> Result<Bytes, Error> {
         let body = repository.body(answer, self.bytes).await?;
         self.bytes -= body.len();
         Ok(body)
@@ -53,7 +53,13 @@ impl Pages {
 
     /// Goes to the page that `answer` says is next; false when it was the last. `listed` is how many entries it had, and
     /// `new` how many of them no page before had.
-    pub fn turn(&mut self, registry: &Registry, answer: &Answer, listed: usize, new: usize) -> Result<bool, Error> {
+    pub fn turn(
+        &mut self,
+        registry: &Registry,
+        answer: &RegistryResponse,
+        listed: usize,
+        new: usize,
+    ) -> Result<bool, Error> {
         let failed = |detail: &str| Error::new(Kind::Protocol, &answer.label, detail);
         let next = next_page(answer.response.headers(), &self.url)
             .map_err(|_| failed("the answer's Link header, which says where the listing goes on, cannot be read"))?;

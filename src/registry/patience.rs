@@ -18,7 +18,7 @@ const SPREAD: Duration = Duration::from_millis(100);
 
 /// When one registry may be asked again, for all who ask it something.
 #[derive(Debug, Default)]
-pub(super) struct Patience {
+pub(super) struct Throttle {
     asked: Mutex<Option<Asked>>,
     rate: Option<Rate>,
 }
@@ -37,7 +37,7 @@ struct Asked {
     words: String,
 }
 
-impl Patience {
+impl Throttle {
     /// With at most `rate` requests a second.
     pub fn new(rate: Option<NonZeroU32>) -> Self {
         let rate = rate.map(|rate| Rate {
@@ -128,7 +128,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_rate_is_kept_after_its_burst() {
-        let patience = Patience::new(NonZeroU32::new(20));
+        let patience = Throttle::new(NonZeroU32::new(20));
         let begin = std::time::Instant::now();
         for _ in 0..20 {
             patience.keep("GET y").await.unwrap();
@@ -146,7 +146,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_asks_before_the_time_and_nobody_waits_for_long() {
-        let patience = Patience::default();
+        let patience = Throttle::default();
         let begin = Instant::now();
         patience.keep("GET y").await.unwrap();
         assert_eq!(begin.elapsed(), Duration::ZERO);

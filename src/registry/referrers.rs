@@ -15,7 +15,7 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::client::{Answer, Call, FAILURE_LIMIT};
+use super::client::{Call, FAILURE_LIMIT, RegistryResponse};
 use super::error::{Error, Kind, spoken};
 use super::locks::lock_of;
 use super::pages::Pages;
@@ -45,12 +45,12 @@ const ABSENT_FOR: Duration = Duration::from_secs(3600);
 #[derive(Debug, Default)]
 pub(super) struct ReferrersApi {
     known: Mutex<Known>,
-    described: Mutex<HashMap<(String, Digest), Option<Described>>>,
+    described: Mutex<HashMap<(String, Digest), Option<ReferrerDescription>>>,
 }
 
 /// What a manifest says of itself as a referrer.
 #[derive(Clone, Debug)]
-struct Described {
+struct ReferrerDescription {
     subject: Digest,
     descriptor: Descriptor,
 }
@@ -80,12 +80,12 @@ impl ReferrersApi {
     }
 
     /// What is remembered of the manifest `key.1` of the repository `key.0`.
-    fn described(&self, key: &(String, Digest)) -> Option<Option<Described>> {
+    fn described(&self, key: &(String, Digest)) -> Option<Option<ReferrerDescription>> {
         let described = self.described.lock().unwrap_or_else(PoisonError::into_inner);
         described.get(key).cloned()
     }
 
-    fn note_described(&self, key: (String, Digest), said: Option<Described>) {
+    fn note_described(&self, key: (String, Digest), said: Option<ReferrerDescription>) {
         let mut described = self.described.lock().unwrap_or_else(PoisonError::into_inner);
         // All at once: what is forgotten costs another small request.
         if described.len() >= DESCRIBED {
@@ -119,7 +119,7 @@ impl Repository {
     pub async fn read_referrers(&self, subject: &Digest, listed: &[Descriptor]) -> Result<Vec<Descriptor>, Error> {
         let reads = listed.iter().take(READ).map(|entry| self.describe(&entry.digest));
         let reads: Vec<_> = reads.collect();
-        let read: Vec<Option<Described>> = stream::iter(reads).buffered(AT_ONCE).try_collect().await?;
+        let read: Vec<Option<ReferrerDescription>> = stream::iter(reads).buffered(AT_ONCE).try_collect().await?;
         let read = read.into_iter().flatten();
         Ok(read
             .filter(|one| one.subject == *subject)
@@ -128,7 +128,7 @@ impl Repository {
     }
 
     /// What the manifest `digest` says of itself, if it has a subject.
-    async fn describe(&self, digest: &Digest) -> Result<Option<Described>, Error> {
+    async fn describe(&self, digest: &Digest) -> Result<Option<ReferrerDescription>, Error> {
         let memory = self.registry().referrers_api();
         let key = (self.name().to_owned(), digest.clone());
         if let Some(known) = memory.described(&key) {
@@ -147,7 +147,7 @@ impl Repository {
         let described = document.and_then(|document| {
             let subject = document.subject()?.digest.clone();
             let descriptor = document.as_referrer()?;
-            Some(Described { subject, descriptor })
+            Some(ReferrerDescription { subject, descriptor })
         });
         memory.note_described(key, described.clone());
         Ok(described)
@@ -255,7 +255,7 @@ impl Repository {
     }
 
     /// Whether an answer says that it is the repository that is not there, which tells nothing of the API.
-    async fn is_unknown(&self, answer: &mut Answer) -> bool {
+    async fn is_unknown(&self, answer: &mut RegistryResponse) -> bool {
         let body = self.body(answer, FAILURE_LIMIT).await;
         body.is_ok_and(|body| spoken(&body).0.iter().any(|code| code == "NAME_UNKNOWN"))
     }

@@ -6,28 +6,28 @@ use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderVa
 use tokio::time::{Instant, timeout_at};
 
 use super::body::{BodyPermits, body_within};
-use super::client::{Answer, Call, Registry};
+use super::client::{Call, Registry, RegistryResponse};
 use super::download::Download;
 use super::error::{Error, Kind};
 use super::token::Scope;
-use super::upload::{Begun, Session, to_its_end};
+use super::upload::{PendingUpload, Session, to_its_end};
 use crate::oci::{Descriptor, Digest, Document, Hasher, MANIFEST_LIMIT, media_type};
 
 pub(super) const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// What came of asking for a mount.
-pub enum Mount {
+pub enum MountResult {
     /// The blob stands in the repository.
     Mounted,
     /// It does not: the registry would not, be it that the blob is not there or that we may not read it. It may have
     /// begun an upload of the blob instead.
-    Refused(Option<Begun>),
+    Refused(Option<PendingUpload>),
 }
 
 /// What came of asking by HEAD.
-enum Headed {
-    Found(Answer),
-    Absent,
+enum HeadResult {
+    Found(RegistryResponse),
+    MissingPlatforms,
     /// HEAD says nothing of it.
     Unsupported,
 }
@@ -60,14 +60,14 @@ impl Repository {
         let call = self.manifest_call(Method::HEAD, identifier)?;
         let answer = match self.headed(&call).await? {
             // There are registries that answer so to every HEAD. Where GET fails, what was said stands.
-            Headed::Absent => {
+            HeadResult::MissingPlatforms => {
                 return Ok(match self.is_head_known().await {
                     true => None,
                     false => self.descriptor(identifier).await.unwrap_or_default(),
                 });
             }
-            Headed::Found(answer) => answer,
-            Headed::Unsupported => return self.descriptor(identifier).await,
+            HeadResult::Found(answer) => answer,
+            HeadResult::Unsupported => return self.descriptor(identifier).await,
         };
         self.registry.note_head();
         // One that is none, or that is not what was asked for, says nothing: the content does.
@@ -96,7 +96,7 @@ impl Repository {
         let Ok(call) = other.manifest_call(Method::HEAD, &identifier) else {
             return false;
         };
-        let found = matches!(other.headed(&call).await, Ok(Headed::Found(_)));
+        let found = matches!(other.headed(&call).await, Ok(HeadResult::Found(_)));
         if found {
             registry.note_head();
         }
@@ -109,18 +109,18 @@ impl Repository {
 
     /// Asks by HEAD, which is no more than a short way to ask: who does not know it, or does not allow it, may know GET,
     /// whose answer has a reason besides.
-    async fn headed(&self, call: &Call) -> Result<Headed, Error> {
+    async fn headed(&self, call: &Call) -> Result<HeadResult, Error> {
         let answer = match self.registry.send(call).await {
             Ok(answer) => answer,
             Err(error) if matches!(error.kind(), Kind::Status(_) | Kind::Interrupted) => {
-                return Ok(Headed::Unsupported);
+                return Ok(HeadResult::Unsupported);
             }
             Err(error) => return Err(error),
         };
         match answer.status().as_u16() {
-            200 => Ok(Headed::Found(answer)),
-            404 | 410 => Ok(Headed::Absent),
-            _ => Ok(Headed::Unsupported),
+            200 => Ok(HeadResult::Found(answer)),
+            404 | 410 => Ok(HeadResult::MissingPlatforms),
+            _ => Ok(HeadResult::Unsupported),
         }
     }
 
@@ -183,17 +183,17 @@ impl Repository {
 
     async fn size_of(&self, digest: &Digest, head: Call, get: Call) -> Result<Option<u64>, Error> {
         // Some say of HEAD that it has no content, and mean its answer.
-        let size = |answer: &Answer| {
+        let size = |answer: &RegistryResponse| {
             let size = answer.header(CONTENT_LENGTH)?.parse().ok();
             size.filter(|size| *size > 0 || Hasher::like(digest).finish() == *digest)
         };
         match self.headed(&head).await? {
-            Headed::Absent => return Ok(None),
-            Headed::Found(answer) => match size(&answer) {
+            HeadResult::MissingPlatforms => return Ok(None),
+            HeadResult::Found(answer) => match size(&answer) {
                 Some(size) => return Ok(Some(size)),
                 None => drop(answer),
             },
-            Headed::Unsupported => {}
+            HeadResult::Unsupported => {}
         }
         let answer = self.found(&get).await?;
         // Without a size it cannot be told from a broken one, and is brought again. The content is not read.
@@ -273,7 +273,7 @@ impl Repository {
     }
 
     /// As [`Repository::put_manifest`], without a look at the subject.
-    pub(super) async fn put_document(&self, document: &Document, identifier: &str) -> Result<Answer, Error> {
+    pub(super) async fn put_document(&self, document: &Document, identifier: &str) -> Result<RegistryResponse, Error> {
         let mut call = self.manifest_call(Method::PUT, identifier)?;
         call.scope = Scope::push(&self.name);
         let kind = HeaderValue::try_from(&document.descriptor.media_type)
@@ -292,13 +292,13 @@ impl Repository {
 
     /// Makes a blob of the repository `from` of the same registry stand in this one, without moving bytes
     /// (distribution specification, "Mounting a blob from another repository").
-    pub async fn mount(&self, digest: &Digest, from: &str) -> Result<Mount, Error> {
+    pub async fn mount(&self, digest: &Digest, from: &str) -> Result<MountResult, Error> {
         let (repository, digest, from) = (self.clone(), digest.clone(), from.to_owned());
         to_its_end(async move { repository.try_mount(&digest, &from).await }).await
     }
 
     /// Without it the blob is sent, so no answer is a failure.
-    async fn try_mount(&self, digest: &Digest, from: &str) -> Result<Mount, Error> {
+    async fn try_mount(&self, digest: &Digest, from: &str) -> Result<MountResult, Error> {
         let mut url = self.uploads();
         url.query_pairs_mut()
             .append_pair("mount", digest.as_str())
@@ -310,15 +310,17 @@ impl Repository {
             // Whatever stands against all requests is said of the upload too.
             Err(error) => {
                 tracing::debug!(%error, "a blob is sent, not mounted");
-                return Ok(Mount::Refused(None));
+                return Ok(MountResult::Refused(None));
             }
         };
         match answer.status().as_u16() {
-            201 => Ok(Mount::Mounted),
-            202 => Ok(Mount::Refused(Session::begun(self, &call, &answer).ok().map(Begun))),
+            201 => Ok(MountResult::Mounted),
+            202 => Ok(MountResult::Refused(
+                Session::begun(self, &call, &answer).ok().map(PendingUpload),
+            )),
             status => {
                 tracing::debug!(status, label = call.label, "a blob is sent, not mounted");
-                Ok(Mount::Refused(None))
+                Ok(MountResult::Refused(None))
             }
         }
     }
@@ -346,7 +348,7 @@ impl Repository {
         Ok(call.with(ACCEPT, accepted()))
     }
 
-    async fn found(&self, call: &Call) -> Result<Option<Answer>, Error> {
+    async fn found(&self, call: &Call) -> Result<Option<RegistryResponse>, Error> {
         match self.registry.expect(call, &[200, 404]).await {
             Ok(answer) if answer.status() == 404 => Ok(None),
             Ok(answer) => Ok(Some(answer)),
@@ -357,7 +359,7 @@ impl Repository {
     }
 
     /// The body of `answer`, within `limit` bytes and the time that the registry may stand still.
-    pub(super) async fn body(&self, answer: &mut Answer, limit: usize) -> Result<Bytes, Error> {
+    pub(super) async fn body(&self, answer: &mut RegistryResponse, limit: usize) -> Result<Bytes, Error> {
         let label = answer.label.clone();
         let body = body_within(&mut answer.response, limit, self.registry.idle(), &label).await?;
         Ok(body.bytes)
@@ -379,7 +381,7 @@ fn is_tag(text: &str) -> bool {
 }
 
 /// `Docker-Content-Digest`, which need not be there. What is no digest says nothing.
-pub(super) fn answered_digest(answer: &Answer) -> Option<Digest> {
+pub(super) fn answered_digest(answer: &RegistryResponse) -> Option<Digest> {
     answer.header(&DOCKER_CONTENT_DIGEST)?.trim().parse().ok()
 }
 

@@ -8,25 +8,25 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use tokio::sync::Semaphore;
 
 use super::endpoint::Endpoint;
-use super::patience::Patience;
+use super::patience::Throttle;
 use crate::oci::canonical_host;
 
 /// The limits of one registry.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct HostLimits {
     // Two, so that a copy within one registry, which holds a writing request while it waits for a reading
     // one, always gets on.
     pub reads: Arc<Semaphore>,
     pub writes: Arc<Semaphore>,
-    pub patience: Patience,
+    pub patience: Throttle,
 }
 
 /// A registry, and how much is asked of it: one for all clients of a process, but in its tests.
 type Key = (String, usize, Option<NonZeroU32>);
 
-static KNOWN: LazyLock<Mutex<HashMap<Key, Weak<Shared>>>> = LazyLock::new(Mutex::default);
+static KNOWN: LazyLock<Mutex<HashMap<Key, Weak<HostLimits>>>> = LazyLock::new(Mutex::default);
 
-impl Shared {
+impl HostLimits {
     /// Those of the registry at `endpoint`. They are forgotten with its last client.
     pub fn of(endpoint: &Endpoint) -> Arc<Self> {
         let connections = endpoint.connections.clamp(1, Semaphore::MAX_PERMITS);
@@ -39,7 +39,7 @@ impl Shared {
         let shared = Arc::new(Self {
             reads: Arc::new(Semaphore::new(connections)),
             writes: Arc::new(Semaphore::new(connections)),
-            patience: Patience::new(endpoint.rate),
+            patience: Throttle::new(endpoint.rate),
         });
         known.insert(key, Arc::downgrade(&shared));
         shared
@@ -61,10 +61,13 @@ mod tests {
             idle: Duration::from_secs(7),
             ..Endpoint::new("Shared.test:5000")
         };
-        let first = Shared::of(&one);
-        assert!(Arc::ptr_eq(&first, &Shared::of(&other)));
-        assert!(!Arc::ptr_eq(&first, &Shared::of(&Endpoint::new("shared.test:5001"))));
+        let first = HostLimits::of(&one);
+        assert!(Arc::ptr_eq(&first, &HostLimits::of(&other)));
+        assert!(!Arc::ptr_eq(
+            &first,
+            &HostLimits::of(&Endpoint::new("shared.test:5001"))
+        ));
         drop(first);
-        assert_eq!(Shared::of(&one).writes.available_permits(), one.connections);
+        assert_eq!(HostLimits::of(&one).writes.available_permits(), one.connections);
     }
 }

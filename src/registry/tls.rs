@@ -25,7 +25,7 @@ const ANY_PURPOSE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37.0"
 
 /// Why TLS cannot be set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Unusable {
+pub(super) enum TlsSetupError {
     /// A certificate or key that was given cannot be used.
     Given(String),
     /// There is no authority to believe: the system has none, and none was given.
@@ -33,15 +33,15 @@ pub(super) enum Unusable {
 }
 
 /// How to speak TLS: what is trusted besides the certificates of the system, and what we show.
-pub(super) fn config(trust: &Trust) -> Result<ClientConfig, Unusable> {
+pub(super) fn config(trust: &Trust) -> Result<ClientConfig, TlsSetupError> {
     let provider = CryptoProvider::get_default().cloned();
     let provider = provider.unwrap_or_else(|| Arc::new(rustls::crypto::ring::default_provider()));
     let given = match &trust.authorities {
-        Some(bundle) => authorities(bundle).map_err(|reason| Unusable::Given(format!("ca.crt {reason}")))?,
+        Some(bundle) => authorities(bundle).map_err(|reason| TlsSetupError::Given(format!("ca.crt {reason}")))?,
         None => Vec::new(),
     };
     let verifier = Verifier::new(given, Arc::clone(&provider))?;
-    let refuse = |error: rustls::Error| Unusable::Given(format!("TLS cannot be set up: {error}"));
+    let refuse = |error: rustls::Error| TlsSetupError::Given(format!("TLS cannot be set up: {error}"));
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(refuse)?
@@ -50,15 +50,15 @@ pub(super) fn config(trust: &Trust) -> Result<ClientConfig, Unusable> {
     let mut config = match (&trust.certificate, &trust.key) {
         (Some(certificate), Some(key)) => {
             let shown = identity(certificate, key.expose_secret().as_bytes());
-            let (chain, key) = shown.map_err(Unusable::Given)?;
+            let (chain, key) = shown.map_err(TlsSetupError::Given)?;
             builder
                 .with_client_auth_cert(chain, key)
-                .map_err(|error| Unusable::Given(format!("tls.crt and tls.key cannot be used: {error}")))?
+                .map_err(|error| TlsSetupError::Given(format!("tls.crt and tls.key cannot be used: {error}")))?
         }
         (None, None) => builder.with_no_client_auth(),
         _ => {
             let reason = "tls.crt and tls.key are only of use together; give both";
-            return Err(Unusable::Given(reason.to_owned()));
+            return Err(TlsSetupError::Given(reason.to_owned()));
         }
     };
     // One connection a stream: a broken or slow blob then holds up nothing else.
@@ -77,7 +77,7 @@ struct Verifier {
 
 impl Verifier {
     /// Trusts `given` besides the authorities of the system (`SSL_CERT_FILE`, `SSL_CERT_DIR`, else its own places).
-    fn new(given: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Result<Self, Unusable> {
+    fn new(given: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Result<Self, TlsSetupError> {
         let system = rustls_native_certs::load_native_certs();
         for error in &system.errors {
             tracing::debug!(%error, "reading the system's authorities");
@@ -93,7 +93,7 @@ impl Verifier {
         roots.add_parsable_certificates(system.certs);
         let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
         Ok(Self {
-            inner: inner.map_err(|_| Unusable::NoAuthority)?,
+            inner: inner.map_err(|_| TlsSetupError::NoAuthority)?,
             trusted,
         })
     }

@@ -115,8 +115,13 @@ impl Tokens {
 
     /// What a request proves who asks by, before the registry asks for it: by what let such a request in before, else by
     /// what let in another; nothing until the registry asked once.
-    pub async fn proof<'a>(&'a self, label: &'a str, method: &'a Method, scope: &'a Scope) -> Result<Proof<'a>, Error> {
-        let mut proof = Proof {
+    pub async fn proof<'a>(
+        &'a self,
+        label: &'a str,
+        method: &'a Method,
+        scope: &'a Scope,
+    ) -> Result<RequestAuthorization<'a>, Error> {
+        let mut proof = RequestAuthorization {
             tokens: self,
             label,
             method,
@@ -268,7 +273,7 @@ enum Given {
 }
 
 /// How one request proves who asks.
-pub(super) struct Proof<'a> {
+pub(super) struct RequestAuthorization<'a> {
     tokens: &'a Tokens,
     label: &'a str,
     method: &'a Method,
@@ -287,7 +292,7 @@ pub(super) struct Proof<'a> {
     failure: Option<Error>,
 }
 
-impl Proof<'_> {
+impl RequestAuthorization<'_> {
     /// What to send as `Authorization`.
     pub fn header(&self) -> Option<&HeaderValue> {
         self.current.as_ref().map(|(_, header)| header)

@@ -4,7 +4,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::scratch::Scratch;
+use super::scratch::PrivateDirectory;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Document, Index, distinct_blobs, distinct_foreign_layers};
 use crate::transfer::{Destination, LayoutDestination, Upload};
@@ -26,7 +26,7 @@ impl Content {
     pub async fn gather(
         destination: &dyn Destination,
         manifest: &Document,
-        scratch: &Scratch,
+        scratch: &PrivateDirectory,
         limit: u64,
     ) -> Result<Self, Fault> {
         let layout = scratch.path().join(FOLDER);
@@ -76,7 +76,7 @@ impl Content {
     }
 }
 
-fn link(blobs: &std::path::Path, manifest: &Document, scratch: &Scratch) -> io::Result<()> {
+fn link(blobs: &std::path::Path, manifest: &Document, scratch: &PrivateDirectory) -> io::Result<()> {
     let folder = scratch.path().join(FOLDER);
     std::fs::create_dir(&folder)?;
     std::os::unix::fs::symlink(blobs, folder.join("blobs"))?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Format, Sbom, SbomMemory, Sboms, Syft, normalise, referrer};
+use super::{Format, Sbom, SbomCache, Sboms, Syft, normalise, referrer};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Manifest};
 use crate::transfer::Destination;
@@ -22,7 +22,7 @@ pub fn unable() -> Fault {
 
 /// What stands beside an image that says to be its SBOMs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct ExistingSboms {
     /// Those that are known to be true.
     pub proven: Option<Sboms>,
     /// Those that somebody put there.
@@ -31,15 +31,19 @@ pub struct Standing {
 
 /// The SBOMs of the image `manifest` that stand beside it, whoever put them there.
 pub async fn known(destination: &dyn Destination, manifest: &Digest) -> Result<Option<Sboms>, Fault> {
-    let standing = look(destination, manifest, &SbomMemory::default()).await?;
+    let standing = look(destination, manifest, &SbomCache::default()).await?;
     Ok(standing.claimed)
 }
 
 /// The same, with those among them that `memory` knows to be true. It takes one request where the listing of the referrers
 /// says all that is asked. Where it does not, their manifests are read, each once in the life of a client.
-pub async fn look(destination: &dyn Destination, manifest: &Digest, memory: &SbomMemory) -> Result<Standing, Fault> {
+pub async fn look(
+    destination: &dyn Destination,
+    manifest: &Digest,
+    memory: &SbomCache,
+) -> Result<ExistingSboms, Fault> {
     let mut listed = destination.referrers(manifest).await?;
-    let standing = |listed: &[Descriptor]| Standing {
+    let standing = |listed: &[Descriptor]| ExistingSboms {
         proven: Sboms::among_those(listed, |content| memory.knows(manifest, content)),
         claimed: Sboms::among(listed),
     };

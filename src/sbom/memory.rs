@@ -14,7 +14,7 @@ const REMEMBERED: usize = 4096;
 /// A referrer that says to be an SBOM says nothing of who pushed it: whoever may write to the image's repository does, and
 /// one that came with the image from its source is of whoever may write there.
 #[derive(Debug, Default)]
-pub struct SbomMemory(Mutex<Known>);
+pub struct SbomCache(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -22,7 +22,7 @@ struct Known {
     order: VecDeque<Digest>,
 }
 
-impl SbomMemory {
+impl SbomCache {
     /// Remembers that `sboms` are those of the image `manifest`.
     pub fn note(&self, manifest: &Digest, sboms: &Sboms) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn what_was_made_is_known_of_its_image_alone_and_bounded() {
-        let memory = SbomMemory::default();
+        let memory = SbomCache::default();
         let image = |each: usize| Digest::of(&each.to_be_bytes());
         let (own, other) = (sboms("own"), sboms("other"));
         let content = |sboms: &Sboms| sboms.contents[&Format::Syft].digest.clone();

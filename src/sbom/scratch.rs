@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use rustix::io::Errno;
 use tempfile::TempDir;
 
-use crate::source::Beneath;
+use crate::source::ConfinedDirectory;
 
 /// What the folders' names begin with.
 const PREFIX: &str = "jackal-sbom-";
@@ -23,12 +23,12 @@ const REMOVALS: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A folder that only this process's user reads. It goes with its value, or with the next start.
-pub(super) struct Scratch {
+pub(super) struct PrivateDirectory {
     folder: Option<TempDir>,
     _lock: File,
 }
 
-impl Scratch {
+impl PrivateDirectory {
     /// A new folder below `root`.
     pub fn new(root: &Path) -> io::Result<Self> {
         let folder = tempfile::Builder::new()
@@ -59,7 +59,7 @@ impl Scratch {
     /// folder may have put a link there, or something that never ends.
     pub fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>> {
         let mut content = Vec::new();
-        let mut folder = Beneath::at(self.path()).map_err(|doubt| io::Error::other(doubt.to_string()))?;
+        let mut folder = ConfinedDirectory::at(self.path()).map_err(|doubt| io::Error::other(doubt.to_string()))?;
         let (file, _) = folder.open(name.as_bytes()).map_err(|errno| match errno {
             Errno::LOOP | Errno::INVAL => io::Error::other("it is no regular file"),
             other => other.into(),
@@ -69,7 +69,7 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for PrivateDirectory {
     fn drop(&mut self) {
         let Some(folder) = self.folder.take() else { return };
         let path = folder.keep();
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn a_folder_is_private_and_goes_with_its_value() {
         let root = tempfile::tempdir().unwrap();
-        let scratch = Scratch::new(root.path()).unwrap();
+        let scratch = PrivateDirectory::new(root.path()).unwrap();
         let secret = scratch.write("tls.key", b"secret").unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(scratch.path()), mode(&secret)), (0o700, 0o600));
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn what_a_process_that_is_gone_left_is_swept_and_nothing_else() {
         let root = tempfile::tempdir().unwrap();
-        let lives = Scratch::new(root.path()).unwrap();
+        let lives = PrivateDirectory::new(root.path()).unwrap();
         let left = root.path().join("jackal-sbom-left");
         fs::create_dir(&left).unwrap();
         fs::write(left.join(LOCK), b"").unwrap();

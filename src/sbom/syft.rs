@@ -15,8 +15,8 @@ use tracing::{debug, warn};
 
 use super::content::{Content, shown};
 use super::isolation::{Isolation, Sandbox, StartError};
-use super::scratch::{self, Scratch};
-use super::{Format, SbomMemory};
+use super::scratch::{self, PrivateDirectory};
+use super::{Format, SbomCache};
 use crate::fault::{Fault, Reason};
 use crate::oci::Document;
 use crate::process::Group;
@@ -64,15 +64,15 @@ pub struct Syft {
     root: PathBuf,
     limits: Limits,
     turns: Semaphore,
-    memory: SbomMemory,
+    memory: SbomCache,
 }
 
 /// What a run wrote. It goes with this value.
-pub(super) struct Written {
-    scratch: Scratch,
+pub(super) struct SyftOutput {
+    scratch: PrivateDirectory,
 }
 
-impl Written {
+impl SyftOutput {
     /// The document in `format`, at most `limit` bytes of it and one more.
     pub async fn read(self: &std::sync::Arc<Self>, format: Format, limit: usize) -> io::Result<Vec<u8>> {
         let written = std::sync::Arc::clone(self);
@@ -100,12 +100,12 @@ impl Syft {
             root,
             limits,
             turns,
-            memory: SbomMemory::default(),
+            memory: SbomCache::default(),
         }
     }
 
     /// The SBOMs that it made, and others that were proven to be true.
-    pub fn memory(&self) -> &SbomMemory {
+    pub fn memory(&self) -> &SbomCache {
         &self.memory
     }
 
@@ -117,8 +117,8 @@ impl Syft {
 
     /// Has syft look into the image `manifest` of `destination`. When the future is dropped, syft and all that it started
     /// are killed.
-    pub(super) async fn run(&self, destination: &dyn Destination, manifest: &Document) -> Result<Written, Fault> {
-        let scratch = Scratch::new(&self.root).map_err(|error| {
+    pub(super) async fn run(&self, destination: &dyn Destination, manifest: &Document) -> Result<SyftOutput, Fault> {
+        let scratch = PrivateDirectory::new(&self.root).map_err(|error| {
             failed(format!(
                 "no folder can be made below {}: {error}; check --sbom-scratch, its owner and the space left",
                 self.root.display()
@@ -158,7 +158,7 @@ impl Syft {
             }
         };
         if status.success() {
-            return Ok(Written { scratch });
+            return Ok(SyftOutput { scratch });
         }
         let said = match said {
             Some(said) => timeout(MEASURE, said)
@@ -173,7 +173,7 @@ impl Syft {
     }
 
     /// Starts syft with nothing but a folder: it needs no address and no password.
-    async fn start(&self, content: Content, manifest: &Document, scratch: &Scratch) -> Result<Child, Fault> {
+    async fn start(&self, content: Content, manifest: &Document, scratch: &PrivateDirectory) -> Result<Child, Fault> {
         let command = self.command(&content, manifest, scratch);
         let started = match self.limits.isolation {
             Isolation::Landlock => {
@@ -203,7 +203,7 @@ impl Syft {
         })
     }
 
-    fn command(&self, content: &Content, manifest: &Document, scratch: &Scratch) -> Command {
+    fn command(&self, content: &Content, manifest: &Document, scratch: &PrivateDirectory) -> Command {
         let folder = scratch.path();
         let digest = manifest.digest();
         let mut command = Command::new(&self.program);

@@ -15,14 +15,14 @@ const OPEN_METRICS: HeaderValue =
 const PATHS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// Answers out of what a process counts and says of itself.
-pub(super) struct Answerer {
+pub(super) struct RequestHandler {
     pub metrics: Metrics,
     pub health: Health,
     /// From then on the process is not ready.
     pub stop: CancellationToken,
 }
 
-impl Answerer {
+impl RequestHandler {
     pub fn answer<T>(&self, request: &Request<T>) -> Response<String> {
         let path = request.uri().path();
         if !PATHS.contains(&path) {
@@ -87,15 +87,15 @@ mod tests {
 
     use super::*;
 
-    fn answerer() -> Answerer {
-        Answerer {
+    fn answerer() -> RequestHandler {
+        RequestHandler {
             metrics: Metrics::default(),
             health: Health::default(),
             stop: CancellationToken::new(),
         }
     }
 
-    fn said(answerer: &Answerer, method: Method, path: &str) -> (u16, String) {
+    fn said(answerer: &RequestHandler, method: Method, path: &str) -> (u16, String) {
         let request = Request::builder().method(method).uri(path).body(()).unwrap();
         let answer = answerer.answer(&request);
         (answer.status().as_u16(), answer.into_body())

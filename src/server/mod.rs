@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::worker::{Health, Metrics};
-use answer::Answerer;
+use answer::RequestHandler;
 
 /// Connections at once; more of them wait to be accepted.
 const CONNECTIONS: usize = 64;
@@ -101,21 +101,21 @@ impl Server {
         self.address
     }
 
-    /// Answers until [`Serving::end`]; from `stop` on the process is not ready.
-    pub fn start(self, metrics: Metrics, health: Health, stop: CancellationToken) -> Serving {
+    /// Answers until [`ServerHandle::end`]; from `stop` on the process is not ready.
+    pub fn start(self, metrics: Metrics, health: Health, stop: CancellationToken) -> ServerHandle {
         info!(address = %self.address, "listening");
         let end = CancellationToken::new();
-        let answerer = Arc::new(Answerer { metrics, health, stop });
+        let answerer = Arc::new(RequestHandler { metrics, health, stop });
         let task = tokio::spawn(accept(self.listener, answerer, end.clone()));
-        Serving(Some((end, task)))
+        ServerHandle(Some((end, task)))
     }
 }
 
 /// Answers as long as this lives, or nothing at all.
 #[derive(Debug, Default)]
-pub struct Serving(Option<(CancellationToken, tokio::task::JoinHandle<()>)>);
+pub struct ServerHandle(Option<(CancellationToken, tokio::task::JoinHandle<()>)>);
 
-impl Serving {
+impl ServerHandle {
     /// Accepts no more, gives the last answers and returns.
     pub async fn end(mut self) {
         if let Some((end, task)) = self.0.take() {
@@ -126,7 +126,7 @@ impl Serving {
     }
 }
 
-impl Drop for Serving {
+impl Drop for ServerHandle {
     fn drop(&mut self) {
         if let Some((end, _)) = &self.0 {
             end.cancel();
@@ -134,7 +134,7 @@ impl Drop for Serving {
     }
 }
 
-async fn accept(listener: TcpListener, answerer: Arc<Answerer>, end: CancellationToken) {
+async fn accept(listener: TcpListener, answerer: Arc<RequestHandler>, end: CancellationToken) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let connections = TaskTracker::new();
     loop {
@@ -168,7 +168,7 @@ async fn accept(listener: TcpListener, answerer: Arc<Answerer>, end: Cancellatio
 }
 
 /// One request and its answer. A body is not read: what asks for nothing but reading needs none.
-async fn converse(stream: TcpStream, answerer: &Answerer) {
+async fn converse(stream: TcpStream, answerer: &RequestHandler) {
     let answer = service_fn(async |request| Ok::<_, std::convert::Infallible>(answerer.answer(&request)));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -189,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    async fn server() -> (SocketAddr, Serving) {
+    async fn server() -> (SocketAddr, ServerHandle) {
         let server = Server::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = server.address();
         let serving = server.start(Metrics::default(), Health::default(), CancellationToken::new());

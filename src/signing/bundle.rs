@@ -8,7 +8,7 @@ use super::dsse::{STATEMENT, Statement, pre_authentication_encoding};
 use super::encoding::Base64;
 use super::log::Entry;
 use super::private_key::SigningKey;
-use super::verify::{Claim, Signed};
+use super::verify::{SignatureClaim, Signed};
 use crate::decode;
 use crate::oci::Digest;
 
@@ -224,9 +224,14 @@ impl Bundle {
                     return Err(BundleError::Statement);
                 }
                 let message = pre_authentication_encoding(STATEMENT, &payload);
-                (message, Some(payload), signature.sig.0, Claim::Statement(statement))
+                (
+                    message,
+                    Some(payload),
+                    signature.sig.0,
+                    SignatureClaim::Statement(statement),
+                )
             }
-            (None, Some(message), Some(blob)) => (blob.to_vec(), None, message.signature.0, Claim::Blob),
+            (None, Some(message), Some(blob)) => (blob.to_vec(), None, message.signature.0, SignatureClaim::Blob),
             (None, Some(_), None) => return Err(BundleError::File),
             _ => return Err(BundleError::Signatures),
         };

@@ -222,7 +222,7 @@ fn is_of(body: &[u8], signed: &Signed, certificate: &Certificate) -> bool {
     let Ok(body) = decode::json::<Value>(body) else {
         return false;
     };
-    let of = Of { signed, certificate };
+    let of = ExpectedEntry { signed, certificate };
     let spec = &body["spec"];
     match (body["kind"].as_str(), body["apiVersion"].as_str()) {
         (Some("hashedrekord"), Some("0.0.1")) => {
@@ -265,12 +265,12 @@ fn only(list: &Value) -> Option<&Value> {
 }
 
 /// What an entry has to be of.
-struct Of<'a> {
+struct ExpectedEntry<'a> {
     signed: &'a Signed,
     certificate: &'a Certificate,
 }
 
-impl Of<'_> {
+impl ExpectedEntry<'_> {
     fn bytes(value: &Value) -> Option<Vec<u8>> {
         encoding::decode(value.as_str()?)
     }

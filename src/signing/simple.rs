@@ -7,7 +7,7 @@ use x509_cert::der;
 
 use super::encoding::{self, Base64, int64};
 use super::log::Entry;
-use super::verify::{Claim, Signed};
+use super::verify::{SignatureClaim, Signed};
 use crate::decode;
 use crate::oci::Digest;
 
@@ -127,7 +127,7 @@ impl SimpleSignature {
             message: self.payload,
             payload: None,
             signature,
-            claim: Claim::Image(payload.critical.image.docker_manifest_digest),
+            claim: SignatureClaim::Image(payload.critical.image.docker_manifest_digest),
             certificate,
             intermediates: chain.unwrap_or_default(),
             entries: entry.into_iter().collect(),

@@ -22,8 +22,8 @@ fn image() -> Digest {
     Digest::of(b"an image")
 }
 
-fn bundle(json: &[u8]) -> Vec<Found> {
-    vec![Found {
+fn bundle(json: &[u8]) -> Vec<FoundSignature> {
+    vec![FoundSignature {
         at: Digest::of(json),
         signature: Signature::Bundle(json.to_vec()),
     }]
@@ -37,8 +37,8 @@ fn simple(json: &[u8]) -> SimpleSignature {
     }
 }
 
-fn found(simple: SimpleSignature) -> Vec<Found> {
-    vec![Found {
+fn found(simple: SimpleSignature) -> Vec<FoundSignature> {
+    vec![FoundSignature {
         at: Digest::of(&simple.payload),
         signature: Signature::Simple(simple),
     }]

@@ -30,7 +30,7 @@ const SET: u8 = 0x31;
 pub(super) fn verify(token: &[u8], signature: &[u8], trust: &TrustedRoot) -> Result<Timestamp, String> {
     let damaged = || "its timestamp is damaged".to_owned();
     let token = Token::read(token).ok_or_else(damaged)?;
-    let stated = Stated::read(token.content).ok_or_else(damaged)?;
+    let stated = TstInfo::read(token.content).ok_or_else(damaged)?;
     if hash(stated.algorithm, signature).is_none_or(|hash| hash != stated.imprint) {
         return Err("its timestamp is of another signature".to_owned());
     }
@@ -179,13 +179,13 @@ impl<'a> Token<'a> {
 }
 
 /// What a timestamp states (RFC 3161, section 2.4.2, "TSTInfo").
-struct Stated<'a> {
+struct TstInfo<'a> {
     algorithm: ObjectIdentifier,
     imprint: &'a [u8],
     time: Timestamp,
 }
 
-impl<'a> Stated<'a> {
+impl<'a> TstInfo<'a> {
     fn read(der: &'a [u8]) -> Option<Self> {
         let parts = only(der)?.children()?;
         let imprint = parts.get(2)?.children()?;

@@ -23,7 +23,7 @@ pub enum Signature {
 
 /// A signature and where it was found, for people.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct FoundSignature {
     /// The digest of the manifest, or of the layer, that holds it.
     pub at: Digest,
     /// What was found there.
@@ -38,7 +38,7 @@ pub struct Signed {
     /// Of an envelope, the payload in it.
     pub(super) payload: Option<Vec<u8>>,
     pub(super) signature: Vec<u8>,
-    pub(super) claim: Claim,
+    pub(super) claim: SignatureClaim,
     /// The DER of the certificate of the key that signed.
     pub(super) certificate: Option<Vec<u8>>,
     /// Those between it and an authority, as far as they came along.
@@ -50,7 +50,7 @@ pub struct Signed {
 
 /// What a signature says.
 #[derive(Clone, Debug)]
-pub(super) enum Claim {
+pub(super) enum SignatureClaim {
     /// An in-toto statement.
     Statement(Statement),
     /// That the image of this digest is meant.
@@ -92,7 +92,7 @@ impl Requirement {
 
     /// Whether one of `found` says, by somebody who may, that the image of `digest` is signed. The error says for people
     /// what is wrong with each, in their order.
-    pub fn image(&self, digest: &Digest, found: &[Found]) -> Result<(), String> {
+    pub fn image(&self, digest: &Digest, found: &[FoundSignature]) -> Result<(), String> {
         let mut evaluation = Evaluation::of(self);
         found.iter().for_each(|found| evaluation.add(digest, found));
         evaluation.result()
@@ -112,16 +112,16 @@ impl Requirement {
             Signature::Simple(simple) => simple.signed().map_err(str::to_owned)?,
         };
         match &signed.claim {
-            Claim::Statement(statement) if statement.predicate_type != SIGN_PREDICATE => {
+            SignatureClaim::Statement(statement) if statement.predicate_type != SIGN_PREDICATE => {
                 let kind: String = statement.predicate_type.chars().take(100).collect();
                 return Err(format!("it attests `{kind}` and signs nothing"));
             }
-            Claim::Statement(statement) if !statement.is_about(digest) => {
+            SignatureClaim::Statement(statement) if !statement.is_about(digest) => {
                 return Err("it is about another digest".to_owned());
             }
-            Claim::Image(claimed) if claimed != digest => return Err("it is about another digest".to_owned()),
-            Claim::Blob => return Err(BundleError::File.to_string()),
-            Claim::Statement(_) | Claim::Image(_) => {}
+            SignatureClaim::Image(claimed) if claimed != digest => return Err("it is about another digest".to_owned()),
+            SignatureClaim::Blob => return Err(BundleError::File.to_string()),
+            SignatureClaim::Statement(_) | SignatureClaim::Image(_) => {}
         }
         self.signer(&signed)
     }
@@ -231,7 +231,7 @@ impl<'r> Evaluation<'r> {
     }
 
     /// Takes a signature of the image of `digest` into account.
-    pub fn add(&mut self, digest: &Digest, found: &Found) {
+    pub fn add(&mut self, digest: &Digest, found: &FoundSignature) {
         if self.satisfied {
             return;
         }

@@ -10,13 +10,13 @@ const WINDOW: u64 = 16 * 1024 * 1024;
 const STEP: u64 = 4 * 1024 * 1024;
 
 /// The part of a file that the disk was asked for before it is read.
-pub(super) struct Ahead<'a> {
+pub(super) struct ReadAhead<'a> {
     file: &'a File,
     size: u64,
     asked: u64,
 }
 
-impl<'a> Ahead<'a> {
+impl<'a> ReadAhead<'a> {
     /// Nothing is asked for of a file that the kernel's own window covers, or [`soon`].
     pub fn of(file: &'a File, size: u64) -> Self {
         let asked = if size > STEP { 0 } else { size };

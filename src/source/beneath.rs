@@ -12,14 +12,14 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 
-use super::doubt::{Doubt, shown};
+use super::doubt::{UnreadableReason, shown};
 
 /// Of a path in bytes: no system call takes a longer one.
 const PATH_LIMIT: usize = 4096;
 
 /// A folder, and the one beneath it that was used last.
 #[derive(Debug)]
-pub(crate) struct Beneath {
+pub(crate) struct ConfinedDirectory {
     shown: PathBuf,
     root: OwnedFd,
     last: Option<(Vec<u8>, OwnedFd)>,
@@ -27,9 +27,9 @@ pub(crate) struct Beneath {
     unnoticed: OFlags,
 }
 
-impl Beneath {
+impl ConfinedDirectory {
     /// The folder at `path`, which is trusted: symbolic links in it are followed.
-    pub fn at(path: &Path) -> Result<Self, Doubt> {
+    pub fn at(path: &Path) -> Result<Self, UnreadableReason> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match rustix::fs::open(path, flags, Mode::empty()) {
             Ok(root) => Ok(Self::of(path.to_owned(), root)),
@@ -38,7 +38,7 @@ impl Beneath {
     }
 
     /// A folder beneath this one.
-    pub fn folder(&self, path: &str) -> Result<Self, Doubt> {
+    pub fn folder(&self, path: &str) -> Result<Self, UnreadableReason> {
         let shown = self.shown.join(path);
         let root = descend(&self.root, path.as_bytes()).map_err(|errno| refused(&shown, errno))?;
         match root {
@@ -49,7 +49,7 @@ impl Beneath {
 
     /// The regular file at `name` and its length in bytes. A leading `/` or `./` means this folder, as it does
     /// in a tar.
-    pub fn file(&mut self, name: &[u8]) -> Result<(File, u64), Doubt> {
+    pub fn file(&mut self, name: &[u8]) -> Result<(File, u64), UnreadableReason> {
         self.open(name).map_err(|errno| {
             let name = shown(name);
             refused(&self.shown.join(name.trim_start_matches('/')), errno)
@@ -57,7 +57,7 @@ impl Beneath {
     }
 
     /// The same, or `None` when there is nothing of that name.
-    pub fn find(&mut self, name: &str) -> Result<Option<(File, u64)>, Doubt> {
+    pub fn find(&mut self, name: &str) -> Result<Option<(File, u64)>, UnreadableReason> {
         match self.open(name.as_bytes()) {
             Ok(found) => Ok(Some(found)),
             Err(Errno::NOENT) => Ok(None),
@@ -74,7 +74,7 @@ impl Beneath {
         }
     }
 
-    /// The same as [`Beneath::file`], with the bare reason.
+    /// The same as [`ConfinedDirectory::file`], with the bare reason.
     pub fn open(&mut self, name: &[u8]) -> Result<(File, u64), Errno> {
         if name.len() > PATH_LIMIT {
             return Err(Errno::NAMETOOLONG);
@@ -137,9 +137,9 @@ fn descend(from: &OwnedFd, path: &[u8]) -> Result<Option<OwnedFd>, Errno> {
     Ok(folder)
 }
 
-fn refused(path: &Path, errno: Errno) -> Doubt {
+fn refused(path: &Path, errno: Errno) -> UnreadableReason {
     let path = path.display();
-    Doubt::new(match errno {
+    UnreadableReason::new(match errno {
         Errno::NOENT => format!("{path} is not there"),
         Errno::ACCESS | Errno::PERM => {
             format!("{path} may not be read by this process, which takes CAP_DAC_READ_SEARCH")
@@ -159,7 +159,7 @@ mod tests {
 
     use super::*;
 
-    fn read(beneath: &mut Beneath, name: &[u8]) -> Result<String, String> {
+    fn read(beneath: &mut ConfinedDirectory, name: &[u8]) -> Result<String, String> {
         let (mut file, length) = beneath.file(name).map_err(|doubt| doubt.to_string())?;
         let mut content = String::new();
         file.read_to_string(&mut content).unwrap();
@@ -184,7 +184,7 @@ mod tests {
         symlink("/etc/passwd", layer.join("a/absolute")).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, layer.join("fifo"), Mode::RUSR).unwrap();
 
-        let mut beneath = Beneath::at(&layer).unwrap();
+        let mut beneath = ConfinedDirectory::at(&layer).unwrap();
         for name in [
             "a/b/two",
             "a/b/three",

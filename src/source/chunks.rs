@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::ahead::Ahead;
-use super::doubt::Doubt;
+use super::ahead::ReadAhead;
+use super::doubt::UnreadableReason;
 
 /// The longest chunk in bytes.
 pub(super) const CHUNK: usize = 1024 * 1024;
@@ -26,11 +26,11 @@ pub(super) enum Stop {
     /// Nobody takes it any more.
     Closed,
     /// It is not what it should be.
-    Doubted(Doubt),
+    Doubted(UnreadableReason),
 }
 
-impl From<Doubt> for Stop {
-    fn from(doubt: Doubt) -> Self {
+impl From<UnreadableReason> for Stop {
+    fn from(doubt: UnreadableReason) -> Self {
         Self::Doubted(doubt)
     }
 }
@@ -43,7 +43,7 @@ fn buffer(size: usize) -> Box<[u8]> {
 
 /// The writing end: fills one chunk after the other, in a thread that may wait.
 pub(super) struct Chunks {
-    sender: mpsc::Sender<Result<Bytes, Doubt>>,
+    sender: mpsc::Sender<Result<Bytes, UnreadableReason>>,
     size: usize,
     buffer: Box<[u8]>,
     filled: usize,
@@ -51,7 +51,7 @@ pub(super) struct Chunks {
 
 impl Chunks {
     /// Both ends for content of `length` bytes.
-    pub fn new(length: u64) -> (Self, mpsc::Receiver<Result<Bytes, Doubt>>) {
+    pub fn new(length: u64) -> (Self, mpsc::Receiver<Result<Bytes, UnreadableReason>>) {
         let (sender, receiver) = mpsc::channel(WAITING);
         let size = usize::try_from(length).map_or(CHUNK, |length| length.clamp(1, CHUNK));
         let chunks = Self {
@@ -93,7 +93,7 @@ impl Chunks {
     /// Reads `file` from where it stands, at most `length` bytes, and shows them to `seen` on their way. Gives how
     /// many there were, or what kept the file from being read.
     pub fn read(&mut self, mut file: &File, length: u64, mut seen: impl FnMut(&[u8])) -> Result<io::Result<u64>, Stop> {
-        let mut ahead = Ahead::of(file, length);
+        let mut ahead = ReadAhead::of(file, length);
         let mut done = 0;
         while done < length {
             ahead.at(done);

@@ -7,9 +7,9 @@ const DOUBT_LIMIT: usize = 400;
 
 /// Why something is not read from an engine's files, in words that follow a colon.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Doubt(pub(super) String);
+pub(crate) struct UnreadableReason(pub(super) String);
 
-impl Doubt {
+impl UnreadableReason {
     // A layer's maker chooses the names of its files, and they end up in a status.
     pub fn new(what: impl Into<String>) -> Self {
         let what: String = what.into();
@@ -18,7 +18,7 @@ impl Doubt {
     }
 }
 
-impl fmt::Display for Doubt {
+impl fmt::Display for UnreadableReason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
     }
@@ -35,8 +35,8 @@ pub(super) fn shown(name: &[u8]) -> String {
 
 /// Runs `work` where it may wait for a disk.
 pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Doubt> + Send + 'static,
-) -> Result<T, Doubt> {
+    work: impl FnOnce() -> Result<T, UnreadableReason> + Send + 'static,
+) -> Result<T, UnreadableReason> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(Doubt::new(format!("reading it was given up: {error}"))))
+    done.unwrap_or_else(|error| Err(UnreadableReason::new(format!("reading it was given up: {error}"))))
 }

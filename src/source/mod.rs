@@ -29,7 +29,7 @@ use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Platform, Reference};
 use crate::registry::{Credentials, Repository};
 
-pub(crate) use beneath::Beneath;
+pub(crate) use beneath::ConfinedDirectory;
 pub(crate) use readings::Readings;
 pub use registry::RegistrySource;
 
@@ -120,7 +120,7 @@ pub struct Resolved {
 
 /// What came out of a delivery.
 #[derive(Clone, Debug)]
-pub struct Delivered {
+pub struct Delivery {
     /// Every manifest, children before the index that lists them, the root last. Never empty.
     pub documents: Vec<Document>,
     /// How the bytes came; the last resort of several.
@@ -153,7 +153,7 @@ pub struct Blob<'a> {
 
 /// A blob that stands in the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Landed {
+pub struct StoredBlob {
     /// The digest of the bytes that the source gave.
     pub content: Digest,
     /// What stands in the destination. The media type is that of an OCI layer for [`Form::Diff`], and
@@ -188,7 +188,7 @@ pub trait BlobSink: Send + Sync {
 
     /// Takes a blob to its end, verifies it and stores it. On any error nothing is visible under its digest. When
     /// another transfer is just bringing the same, it waits for that one, and reads nothing if that one succeeds.
-    async fn take(&self, blob: Blob<'_>) -> Result<Landed, Fault>;
+    async fn take(&self, blob: Blob<'_>) -> Result<StoredBlob, Fault>;
 
     /// Where an engine may push the image by itself: `None` where only this process writes. That the tag may be
     /// written was looked at.
@@ -219,7 +219,7 @@ pub trait ImageSource: Send + Sync {
 
     /// Brings every blob that `sink` lacks, and returns the manifests. Foreign layers come where the source has them, and
     /// are no failure where it has not.
-    async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivered, Fault>;
+    async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivery, Fault>;
 
     /// Whether the source has `layer`, a foreign one of the image at `reference`, which [`ImageSource::deliver`] then
     /// brings.

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::readings::Readings;
-use super::{Blob, BlobSink, Delivered, Form, Identity, ImageSource, Method, Resolved, may_be_gone};
+use super::{Blob, BlobSink, Delivery, Form, Identity, ImageSource, Method, Resolved, may_be_gone};
 use crate::budget::IMAGES;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Platform, Reference, Selection, distinct_blobs, distinct_foreign_layers, select};
@@ -66,7 +66,7 @@ impl ImageSource for RegistrySource {
         lookup.resolve(root, reference, platforms).await
     }
 
-    async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivered, Fault> {
+    async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivery, Fault> {
         let repository = self.registry.repository(image.reference.repository());
         let name = image.reference.to_string();
         let mut blobs = distinct_blobs(&image.documents);
@@ -89,7 +89,7 @@ impl ImageSource for RegistrySource {
                 }
             })
             .await?;
-        Ok(Delivered {
+        Ok(Delivery {
             documents: image.documents.clone(),
             method: Method::Registry,
             declined: whole_index(image),

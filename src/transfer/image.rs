@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::destination::Destination;
 use super::known::KnownBlobs;
-use super::predecessor::Predecessor;
+use super::predecessor::PreviousImage;
 use super::progress::Progress;
 use super::referrers::Referrers;
 use super::sink::DestinationSink;
@@ -74,7 +74,7 @@ pub struct Outcome {
 
 /// What stands in the destination under the image's names.
 #[derive(Clone, Debug)]
-pub enum Standing {
+pub enum DestinationState {
     /// The image itself, under every name, with what refers to it: nothing is to be done.
     Current(Outcome),
     /// Something else, or nothing, under at least one name, or what refers to it is not all there.
@@ -96,26 +96,26 @@ pub struct Estimate {
 
 impl Transfer {
     /// Finds the image and compares it with what stands, by HEADs and small GETs; nothing is written.
-    pub async fn check(&self) -> Result<Standing, Fault> {
+    pub async fn check(&self) -> Result<DestinationState, Fault> {
         let resolved = self.source.resolve(&self.reference, &self.platforms).await?;
         match self.compare(&resolved).await? {
-            Some(outcome) if !self.lacks_referrers(&resolved).await? => Ok(Standing::Current(outcome)),
-            _ => Ok(Standing::Differs(Box::new(resolved))),
+            Some(outcome) if !self.lacks_referrers(&resolved).await? => Ok(DestinationState::Current(outcome)),
+            _ => Ok(DestinationState::Differs(Box::new(resolved))),
         }
     }
 
     /// Brings the image.
     pub async fn run(&self) -> Result<Outcome, Fault> {
         match self.check().await? {
-            Standing::Current(outcome) => Ok(outcome),
-            Standing::Differs(resolved) => self.bring(&resolved).await,
+            DestinationState::Current(outcome) => Ok(outcome),
+            DestinationState::Differs(resolved) => self.bring(&resolved).await,
         }
     }
 
     /// Says what [`Transfer::run`] would move; nothing is written.
     pub async fn estimate(&self) -> Result<Estimate, Fault> {
         let resolved = match self.check().await? {
-            Standing::Current(outcome) => {
+            DestinationState::Current(outcome) => {
                 return Ok(Estimate {
                     current: true,
                     bytes: 0,
@@ -123,7 +123,7 @@ impl Transfer {
                     source_digest: outcome.source_digest,
                 });
             }
-            Standing::Differs(resolved) => resolved,
+            DestinationState::Differs(resolved) => resolved,
         };
         let source_digest = resolved.identity.digest().clone();
         if resolved.documents.is_empty() {
@@ -178,7 +178,7 @@ impl Transfer {
             compression: self.compression,
             progress: Arc::clone(&self.progress),
             known: Arc::clone(&self.known),
-            predecessor: Predecessor::default(),
+            predecessor: PreviousImage::default(),
             moved_blobs: 0.into(),
         };
         // The image may stand, and what refers to it not.

@@ -82,14 +82,14 @@ impl KnownBlobs {
     }
 
     /// The right to send `subject`, or what is closed when the one who has it ends, however that comes.
-    pub(super) fn reserve(self: &Arc<Self>, subject: &Subject) -> Result<Reservation, watch::Receiver<()>> {
+    pub(super) fn reserve(self: &Arc<Self>, subject: &Subject) -> Result<SendReservation, watch::Receiver<()>> {
         let mut state = self.state();
         if let Some(ended) = state.sending.get(subject) {
             return Err(ended.clone());
         }
         let (ends, ended) = watch::channel(());
         state.sending.insert(subject.clone(), ended);
-        Ok(Reservation {
+        Ok(SendReservation {
             known: Arc::clone(self),
             subject: subject.clone(),
             _ends: ends,
@@ -103,14 +103,14 @@ impl KnownBlobs {
 
 /// The right to send something that nobody else sends meanwhile. Whoever has one waits for no other's.
 #[derive(Debug)]
-pub(super) struct Reservation {
+pub(super) struct SendReservation {
     known: Arc<KnownBlobs>,
     subject: Subject,
     /// Wakes all who wait, after the entry is gone: fields are dropped after [`Drop::drop`].
     _ends: watch::Sender<()>,
 }
 
-impl Drop for Reservation {
+impl Drop for SendReservation {
     fn drop(&mut self) {
         self.known.state().sending.remove(&self.subject);
     }

@@ -15,11 +15,11 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tokio::io::AsyncWriteExt;
 
-use self::files::{Unfinished, read_within, replace};
+use self::files::{TemporaryFile, read_within, replace};
 use super::{Destination, Upload};
 use crate::decode;
 use crate::fault::{Fault, Reason};
-use crate::hashing::Hashing;
+use crate::hashing::BackgroundHasher;
 use crate::oci::{Descriptor, Digest, Document, Hasher, Index, MANIFEST_LIMIT};
 use crate::source::ByteStream;
 
@@ -143,11 +143,11 @@ impl LayoutDestination {
         tokio::fs::create_dir_all(&folder)
             .await
             .map_err(|error| self.failed(error))?;
-        let unfinished = Unfinished::in_folder(&folder);
+        let unfinished = TemporaryFile::in_folder(&folder);
         let mut file = tokio::fs::File::create_new(&unfinished.0)
             .await
             .map_err(|error| self.failed(error))?;
-        let mut hashing = Hashing::new(expected.as_ref());
+        let mut hashing = BackgroundHasher::new(expected.as_ref());
         let mut length = 0_u64;
         let mut bytes = blob.bytes;
         while let Some(chunk) = bytes.next().await {

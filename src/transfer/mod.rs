@@ -13,7 +13,7 @@ mod sink;
 mod tags;
 
 pub use destination::{Destination, Upload};
-pub use image::{Estimate, Outcome, Standing, Transfer};
+pub use image::{DestinationState, Estimate, Outcome, Transfer};
 pub use known::KnownBlobs;
 pub use layout::LayoutDestination;
 pub use progress::Progress;

@@ -18,9 +18,9 @@ const CONFIG_LIMIT: usize = 4 * 1024 * 1024;
 
 /// Read once, when it is first asked for.
 #[derive(Debug, Default)]
-pub(super) struct Predecessor(OnceCell<HashMap<Digest, Descriptor>>);
+pub(super) struct PreviousImage(OnceCell<HashMap<Digest, Descriptor>>);
 
-impl Predecessor {
+impl PreviousImage {
     /// The stored form of the layer `diff_id` in the image that stands at `location`, if we made it with
     /// `compression`. It may be gone meanwhile.
     pub async fn layer(

@@ -33,7 +33,7 @@ pub(super) struct Referrers<'a> {
 
 /// Something that refers to a manifest of the image, or to another referrer.
 #[derive(Clone, Debug)]
-struct Found {
+struct FoundReferrer {
     /// As the source names it. Under a tag it may be another.
     digest: Digest,
     by: By,
@@ -159,12 +159,17 @@ impl Referrers<'_> {
     }
 
     /// What refers to one of `subjects`; of what does by its own subject, what is not among the digests `seen`.
-    async fn found(&self, subjects: &[Digest], suffixes: &[&str], seen: &HashSet<Digest>) -> Result<Vec<Found>, Fault> {
+    async fn found(
+        &self,
+        subjects: &[Digest],
+        suffixes: &[&str],
+        seen: &HashSet<Digest>,
+    ) -> Result<Vec<FoundReferrer>, Fault> {
         let mut looks = Vec::new();
         for subject in subjects {
             looks.push(self.of(subject.clone(), suffixes));
         }
-        let looked: Vec<Vec<Found>> = stream::iter(looks).buffered(AT_ONCE).try_collect().await?;
+        let looked: Vec<Vec<FoundReferrer>> = stream::iter(looks).buffered(AT_ONCE).try_collect().await?;
         let mut own = HashSet::new();
         let found = looked.into_iter().flatten();
         // One manifest may be listed for several, and be under a tag besides, which is brought too.
@@ -175,7 +180,7 @@ impl Referrers<'_> {
         Ok(new.collect())
     }
 
-    async fn read_all(&self, found: &[Found]) -> Result<Vec<Read>, Fault> {
+    async fn read_all(&self, found: &[FoundReferrer]) -> Result<Vec<Read>, Fault> {
         let mut reads = Vec::new();
         for found in found {
             reads.push(async move {
@@ -189,17 +194,19 @@ impl Referrers<'_> {
     }
 
     /// What refers to `subject` at the source, and whether it stands in the destination as the same.
-    async fn of(&self, subject: Digest, suffixes: &[&str]) -> Result<Vec<Found>, Fault> {
+    async fn of(&self, subject: Digest, suffixes: &[&str]) -> Result<Vec<FoundReferrer>, Fault> {
         let mut tags = Vec::new();
         for suffix in suffixes {
             tags.push(self.tagged(format!("{}.{suffix}", referrers_tag(&subject))));
         }
-        let tags = stream::iter(tags).buffered(AT_ONCE).try_collect::<Vec<Option<Found>>>();
+        let tags = stream::iter(tags)
+            .buffered(AT_ONCE)
+            .try_collect::<Vec<Option<FoundReferrer>>>();
         let (listed, tagged) = tokio::try_join!(self.listed(&subject), tags)?;
         Ok(listed.into_iter().chain(tagged.into_iter().flatten()).collect())
     }
 
-    async fn tagged(&self, tag: String) -> Result<Option<Found>, Fault> {
+    async fn tagged(&self, tag: String) -> Result<Option<FoundReferrer>, Fault> {
         let Some(digest) = self.source.tagged(self.reference, &tag).await? else {
             return Ok(None);
         };
@@ -210,17 +217,17 @@ impl Referrers<'_> {
             None => false,
         };
         let by = By::Tag(tag);
-        Ok(Some(Found { digest, by, stands }))
+        Ok(Some(FoundReferrer { digest, by, stands }))
     }
 
-    async fn listed(&self, subject: &Digest) -> Result<Vec<Found>, Fault> {
+    async fn listed(&self, subject: &Digest) -> Result<Vec<FoundReferrer>, Fault> {
         let listed = self.source.referrers(self.reference, subject).await?;
         if listed.is_empty() {
             return Ok(Vec::new());
         }
         let standing = self.destination.referrers(subject).await?;
         let standing: HashSet<Digest> = standing.into_iter().map(|entry| entry.digest).collect();
-        let found = listed.into_iter().map(|entry| Found {
+        let found = listed.into_iter().map(|entry| FoundReferrer {
             stands: standing.contains(&entry.digest),
             digest: entry.digest,
             by: By::Subject(subject.clone()),
@@ -231,7 +238,7 @@ impl Referrers<'_> {
     /// The manifest of a referrer with all that it lists. What stands under a tag is read by it, and is what comes then:
     /// there are registries that name another digest than its own, or have nothing under the one that they name; and some
     /// that have it under that alone.
-    async fn read(&self, found: &Found) -> Result<Read, Fault> {
+    async fn read(&self, found: &FoundReferrer) -> Result<Read, Fault> {
         let read = async |identifier: &str| {
             let read = self.source.referrer(self.reference, identifier).await;
             read.map_err(|fault| fault.within(found))
@@ -267,12 +274,12 @@ impl Referrers<'_> {
         Ok(Read::Lacking(resolved))
     }
 
-    async fn deliver(&self, found: &Found, resolved: &Resolved, sink: &dyn BlobSink) -> Result<(), Fault> {
+    async fn deliver(&self, found: &FoundReferrer, resolved: &Resolved, sink: &dyn BlobSink) -> Result<(), Fault> {
         let delivered = self.source.deliver(resolved, sink).await;
         delivered.map(drop).map_err(|fault| fault.within(found))
     }
 
-    async fn publish(&self, found: &Found, resolved: &Resolved) -> Result<(), Fault> {
+    async fn publish(&self, found: &FoundReferrer, resolved: &Resolved) -> Result<(), Fault> {
         let Some((root, children)) = resolved.documents.split_last() else {
             return Ok(());
         };
@@ -286,7 +293,7 @@ impl Referrers<'_> {
         put.map_err(|fault| fault.within(found))
     }
 
-    fn gone(&self, found: &Found) -> Fault {
+    fn gone(&self, found: &FoundReferrer) -> Fault {
         let message = format!(
             "the source names {found}, and does not have it whole; push it there again, or remove it from what lists it"
         );
@@ -306,7 +313,7 @@ impl Referrers<'_> {
     }
 }
 
-impl std::fmt::Display for Found {
+impl std::fmt::Display for FoundReferrer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.by {
             By::Subject(subject) => write!(formatter, "{}, which refers to {subject}", self.digest),

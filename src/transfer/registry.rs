@@ -10,7 +10,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use super::{Destination, Upload};
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document};
-use crate::registry::{Begun, Error, Kind, Mount, Repository, UploadError};
+use crate::registry::{Error, Kind, MountResult, PendingUpload, Repository, UploadError};
 use crate::source::{ByteStream, PushTarget};
 
 /// Uploads that were begun by refused mounts, as many as wait for their turn.
@@ -22,7 +22,7 @@ pub struct RegistryDestination {
     repository: Repository,
     name: String,
     /// What the registry began where it would not mount a blob; the oldest first.
-    begun: Arc<Mutex<VecDeque<(Digest, Begun)>>>,
+    begun: Arc<Mutex<VecDeque<(Digest, PendingUpload)>>>,
 }
 
 impl RegistryDestination {
@@ -48,7 +48,7 @@ impl RegistryDestination {
         }
     }
 
-    fn note_begun(&self, digest: &Digest, begun: Begun) {
+    fn note_begun(&self, digest: &Digest, begun: PendingUpload) {
         let mut all = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= BEGUN {
             all.pop_front();
@@ -56,7 +56,7 @@ impl RegistryDestination {
         all.push_back((digest.clone(), begun));
     }
 
-    fn begun(&self, digest: &Digest) -> Option<Begun> {
+    fn begun(&self, digest: &Digest) -> Option<PendingUpload> {
         let mut all = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         let at = all.iter().position(|(of, _)| of == digest)?;
         all.remove(at).map(|(_, begun)| begun)
@@ -109,8 +109,8 @@ impl Destination for RegistryDestination {
     async fn mount(&self, blob: &Descriptor, from: &str) -> Result<bool, Fault> {
         let mounted = self.repository.mount(&blob.digest, from).await;
         match mounted.map_err(|error| error.pushing(&self.name))? {
-            Mount::Mounted => Ok(true),
-            Mount::Refused(begun) => {
+            MountResult::Mounted => Ok(true),
+            MountResult::Refused(begun) => {
                 // The upload that follows goes there.
                 if let Some(begun) = begun {
                     self.note_begun(&blob.digest, begun);

@@ -9,14 +9,14 @@ use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::compress::{SAMPLE, compress, pays};
 use super::destination::{Destination, Upload};
-use super::known::{KnownBlobs, Reservation, Subject};
-use super::predecessor::Predecessor;
+use super::known::{KnownBlobs, SendReservation, Subject};
+use super::predecessor::PreviousImage;
 use super::progress::Progress;
 use super::tags::Tags;
 use crate::fault::{Fault, Reason};
-use crate::hashing::Hashing;
+use crate::hashing::BackgroundHasher;
 use crate::oci::{Compression, Descriptor, Digest, Document, Location};
-use crate::source::{Blob, BlobSink, ByteStream, Form, Landed, PushTarget};
+use crate::source::{Blob, BlobSink, ByteStream, Form, PushTarget, StoredBlob};
 
 /// The [`BlobSink`] over a destination.
 pub(super) struct DestinationSink {
@@ -25,14 +25,14 @@ pub(super) struct DestinationSink {
     pub compression: Compression,
     pub progress: Arc<Progress>,
     pub known: Arc<KnownBlobs>,
-    pub predecessor: Predecessor,
+    pub predecessor: PreviousImage,
     pub moved_blobs: AtomicU64,
 }
 
 /// What is to be done about a blob.
-enum Turn {
+enum BlobAction {
     /// It is sent, and nobody else does so meanwhile.
-    Send(Reservation),
+    Send(SendReservation),
     /// Somebody brought it since it was asked for.
     Stands(Box<Descriptor>),
 }
@@ -74,16 +74,16 @@ impl DestinationSink {
     }
 
     /// Waits until nobody else sends `subject`, `size` bytes long at its source: as long as another does.
-    async fn turn(&self, subject: &Subject, size: Option<u64>) -> Result<Turn, Fault> {
+    async fn turn(&self, subject: &Subject, size: Option<u64>) -> Result<BlobAction, Fault> {
         loop {
             let reserved = self.known.reserve(subject);
             // It may have come between the question and now.
             if let Some(stored) = self.brought(subject, size).await? {
                 self.progress.found(size.unwrap_or(stored.size));
-                return Ok(Turn::Stands(Box::new(stored)));
+                return Ok(BlobAction::Stands(Box::new(stored)));
             }
             match reserved {
-                Ok(reservation) => return Ok(Turn::Send(reservation)),
+                Ok(reservation) => return Ok(BlobAction::Send(reservation)),
                 // Closed by its end, which every idle time limit brings about.
                 Err(mut ended) => while ended.changed().await.is_ok() {},
             }
@@ -169,7 +169,7 @@ impl BlobSink for DestinationSink {
         Ok(Some(stored))
     }
 
-    async fn take(&self, blob: Blob<'_>) -> Result<Landed, Fault> {
+    async fn take(&self, blob: Blob<'_>) -> Result<StoredBlob, Fault> {
         let form = blob.form;
         let wanted = match form {
             Form::Exact => Compression::None,
@@ -183,9 +183,9 @@ impl BlobSink for DestinationSink {
         let mut reservation = None;
         if let (Some(subject), Some(digest)) = (&subject, &blob.digest) {
             match self.turn(subject, blob.size).await? {
-                Turn::Send(reserved) => reservation = Some(reserved),
-                Turn::Stands(stored) => {
-                    return Ok(Landed {
+                BlobAction::Send(reserved) => reservation = Some(reserved),
+                BlobAction::Stands(stored) => {
+                    return Ok(StoredBlob {
                         content: digest.clone(),
                         stored: described(*stored),
                     });
@@ -202,7 +202,7 @@ impl BlobSink for DestinationSink {
                 if let Some(digest) = &blob.digest
                     && let Some(stored) = self.left(digest, blob.size).await?
                 {
-                    return Ok(Landed {
+                    return Ok(StoredBlob {
                         content: digest.clone(),
                         stored,
                     });
@@ -262,7 +262,7 @@ impl BlobSink for DestinationSink {
         // Whoever waited finds what was noted.
         drop(reservation);
         self.moved_blobs.fetch_add(1, Ordering::Relaxed);
-        Ok(Landed { content, stored })
+        Ok(StoredBlob { content, stored })
     }
 
     async fn push_target(&self) -> Result<Option<PushTarget>, Fault> {
@@ -297,7 +297,10 @@ fn observe(
     content: Arc<Mutex<Option<Digest>>>,
     complete: Arc<AtomicBool>,
 ) -> ByteStream<'_> {
-    let hashing = expected.hash.as_ref().map(|digest| Hashing::new(digest.as_ref()));
+    let hashing = expected
+        .hash
+        .as_ref()
+        .map(|digest| BackgroundHasher::new(digest.as_ref()));
     let state = Some((bytes, hashing, 0u64));
     futures::stream::unfold(state, move |state| {
         let result = (Arc::clone(&progress), Arc::clone(&content), Arc::clone(&complete));

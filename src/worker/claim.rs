@@ -12,14 +12,14 @@ pub const STALE: Duration = Duration::from_secs(40);
 
 /// A claim as this process saw it last.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct ObservedClaim {
     claim: Claim,
     since: Instant,
 }
 
 /// How long another's claim still keeps `me` from the image; `None` when the image is free. `seen` is this
 /// process's memory of the claim and is brought up to date.
-pub fn held_for(seen: &mut Option<Seen>, claim: Option<&Claim>, me: &str, now: Instant) -> Option<Duration> {
+pub fn held_for(seen: &mut Option<ObservedClaim>, claim: Option<&Claim>, me: &str, now: Instant) -> Option<Duration> {
     let Some(claim) = claim.filter(|claim| claim.holder != me) else {
         *seen = None;
         return None;
@@ -30,7 +30,7 @@ pub fn held_for(seen: &mut Option<Seen>, claim: Option<&Claim>, me: &str, now: I
             (left > Duration::ZERO).then_some(left)
         }
         _ => {
-            *seen = Some(Seen {
+            *seen = Some(ObservedClaim {
                 claim: claim.clone(),
                 since: now,
             });

@@ -22,21 +22,21 @@ use tracing::{debug, warn};
 
 use super::events::Events;
 use super::health::Health;
-use super::memory::{Backoff, Decision, Key, Memory, View};
+use super::memory::{Backoff, Decision, Key, ObjectView, TaskTable};
 use super::metrics::{Kind, Metrics};
-use super::place::Defaults;
+use super::place::RegistryDefaults;
 use super::registries::Registries;
 use super::selected::{current_selection, movable};
 use super::status::{kube_fault, name_of, update};
-use super::turns::Turns;
-use super::{Duty, task};
+use super::turns::ConcurrencyLimits;
+use super::{Role, task};
 use crate::api::v1alpha1::{Conditions, JackalImage, Period, READY, SourceKind, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
-use crate::package::Verified;
+use crate::package::VerificationCache;
 use crate::sbom::Syft;
 
 /// An image as the API server gives it, which may be none that can be read.
-pub type Guarded = DeserializeGuard<JackalImage>;
+pub type GuardedImage = DeserializeGuard<JackalImage>;
 
 /// How long a process waits for its tasks to stop.
 const STOP: Duration = Duration::from_secs(10);
@@ -63,7 +63,7 @@ pub fn lighten<K: kube::Resource>(object: &mut K) {
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// What holds for objects that say nothing of the registry.
-    pub defaults: Defaults,
+    pub defaults: RegistryDefaults,
     /// The namespace to watch; all when absent.
     pub namespace: Option<String>,
     /// Images that move at once out of one source.
@@ -117,14 +117,14 @@ impl Settings {
 pub struct Worker {
     pub(super) client: Client,
     pub(super) holder: String,
-    pub(super) duty: Arc<dyn Duty>,
+    pub(super) duty: Arc<dyn Role>,
     pub(super) settings: Settings,
     pub(super) registries: Arc<Registries>,
     pub(super) events: Events,
-    pub(super) memory: Memory,
-    pub(super) turns: Arc<Turns>,
-    pub(super) verified: Arc<Verified>,
-    wakes: mpsc::Sender<ObjectRef<Guarded>>,
+    pub(super) memory: TaskTable,
+    pub(super) turns: Arc<ConcurrencyLimits>,
+    pub(super) verified: Arc<VerificationCache>,
+    wakes: mpsc::Sender<ObjectRef<GuardedImage>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -138,7 +138,11 @@ impl Worker {
     }
 
     /// Has those images looked at again that `event` concerns, which `before` does not know of yet.
-    fn wake_concerned(self: &Arc<Self>, before: &Store<Guarded>, event: &Result<Event<Guarded>, watcher::Error>) {
+    fn wake_concerned(
+        self: &Arc<Self>,
+        before: &Store<GuardedImage>,
+        event: &Result<Event<GuardedImage>, watcher::Error>,
+    ) {
         let Ok(Event::Apply(object) | Event::Delete(object)) = event else {
             return;
         };
@@ -169,32 +173,32 @@ impl Worker {
 }
 
 /// What a worker hears of its images.
-pub struct Feed {
+pub struct WorkerInputs {
     /// Where it keeps them as it saw them last.
-    pub images: Writer<Guarded>,
+    pub images: Writer<GuardedImage>,
     /// Which to look at again although they did not change: something that they depend on did.
-    pub nudges: mpsc::Receiver<Nudge>,
+    pub nudges: mpsc::Receiver<Recheck>,
 }
 
 /// Runs the worker of a process until `stop`; then cancels its tasks, gives its claims back and returns.
 pub async fn run(
     client: Client,
     holder: &str,
-    duty: Arc<dyn Duty>,
+    duty: Arc<dyn Role>,
     settings: Settings,
     registries: Arc<Registries>,
-    feed: Feed,
+    feed: WorkerInputs,
     stop: CancellationToken,
 ) {
-    let Feed {
+    let WorkerInputs {
         images: writer,
         mut nudges,
     } = feed;
     let (wakes, woken) = mpsc::channel(1024);
     let worker = Arc::new(Worker {
         events: Events::new(client.clone(), holder),
-        memory: Memory::new(holder, settings.backoff),
-        turns: Turns::new(settings.concurrency),
+        memory: TaskTable::new(holder, settings.backoff),
+        turns: ConcurrencyLimits::new(settings.concurrency),
         verified: Arc::default(),
         holder: holder.to_owned(),
         client: client.clone(),
@@ -205,7 +209,7 @@ pub async fn run(
         tasks: TaskTracker::new(),
         stop: stop.child_token(),
     });
-    let api: Api<Guarded> = worker.settings.api(&client);
+    let api: Api<GuardedImage> = worker.settings.api(&client);
     let reader = writer.as_reader();
     let gone = Arc::clone(&worker);
     let mut listing = worker.settings.health.listing("JackalImages");
@@ -273,7 +277,7 @@ pub fn uids<K: kube::Resource<DynamicType = ()> + Clone>(store: &Store<K>) -> Ha
 
 /// Which images to look at again.
 #[derive(Clone, Debug)]
-pub enum Nudge {
+pub enum Recheck {
     /// Those that are read from an engine of that kind and have this name there; all of them without a name.
     Engine(SourceKind, Option<String>),
     /// Those whose path ends in this name, under which another object wrote.
@@ -282,7 +286,7 @@ pub enum Nudge {
     All,
 }
 
-impl Nudge {
+impl Recheck {
     fn admits(&self, image: &JackalImage) -> bool {
         let spec = &image.spec;
         match self {
@@ -309,7 +313,7 @@ pub fn last_part(image: &str) -> &str {
     last.split(':').next().unwrap_or(last)
 }
 
-async fn reconcile(object: Arc<Guarded>, worker: Arc<Worker>) -> Result<Action, Infallible> {
+async fn reconcile(object: Arc<GuardedImage>, worker: Arc<Worker>) -> Result<Action, Infallible> {
     let image = match &object.0 {
         Ok(image) => Arc::new(image.clone()),
         // The controller says so in its status, once for all processes.
@@ -359,7 +363,7 @@ async fn look(worker: &Arc<Worker>, image: &Arc<JackalImage>) -> Result<Action, 
     };
     let key = key_of(image, &owner);
     let status = image.status.as_ref();
-    let view = View {
+    let view = ObjectView {
         ready: is_ready(image),
         claim: status.and_then(|status| status.claim.as_ref()),
         rechecks: worker.duty.rechecks(),

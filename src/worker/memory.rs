@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::claim::{self, Seen};
+use super::claim::{self, ObservedClaim};
 use crate::api::v1alpha1::Claim;
 use crate::fault::Disposition;
 
@@ -66,7 +66,7 @@ impl Decision {
 
 /// What the object's status says, as far as it matters for the decision.
 #[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
+pub struct ObjectView<'a> {
     /// The status says Ready for this very key.
     pub ready: bool,
     /// The claim in the status.
@@ -79,7 +79,7 @@ pub struct View<'a> {
 
 /// The memory of one process.
 #[derive(Debug)]
-pub struct Memory {
+pub struct TaskTable {
     backoff: Backoff,
     holder: String,
     entries: Mutex<HashMap<String, Entry>>,
@@ -91,7 +91,7 @@ struct Entry {
     gone: bool,
     running: Option<(Key, CancellationToken)>,
     last: Option<Last>,
-    claim: Option<Seen>,
+    claim: Option<ObservedClaim>,
 }
 
 #[derive(Debug)]
@@ -102,7 +102,7 @@ struct Last {
     wait: Option<Duration>,
 }
 
-impl Memory {
+impl TaskTable {
     /// An empty memory of the process that claims as `holder`.
     pub fn new(holder: impl Into<String>, backoff: Backoff) -> Self {
         Self {
@@ -113,7 +113,7 @@ impl Memory {
     }
 
     /// Decides about the object `uid`, whose work is described by `key`. A task for another key is cancelled.
-    pub fn decide(&self, uid: &str, key: &Key, view: View<'_>, now: Instant) -> Decision {
+    pub fn decide(&self, uid: &str, key: &Key, view: ObjectView<'_>, now: Instant) -> Decision {
         let mut entries = self.entries();
         let entry = entries.entry(uid.to_owned()).or_default();
         if let Some((running, token)) = &entry.running {
@@ -307,8 +307,8 @@ mod tests {
         }
     }
 
-    fn memory() -> Memory {
-        Memory::new(
+    fn memory() -> TaskTable {
+        TaskTable::new(
             "me",
             Backoff {
                 first: SECOND,
@@ -317,7 +317,7 @@ mod tests {
         )
     }
 
-    const OPEN: View<'_> = View {
+    const OPEN: ObjectView<'_> = ObjectView {
         ready: false,
         claim: None,
         rechecks: true,
@@ -370,12 +370,12 @@ mod tests {
     #[test]
     fn looks_again_only_where_it_is_its_duty() {
         let (memory, now) = (memory(), Instant::now());
-        let view = View { ready: true, ..OPEN };
+        let view = ObjectView { ready: true, ..OPEN };
         assert_eq!(
             memory.decide(
                 "a",
                 &key(1),
-                View {
+                ObjectView {
                     rechecks: false,
                     ..view
                 },
@@ -421,7 +421,7 @@ mod tests {
             holder: "other".to_owned(),
             renew_time: MicroTime(jiff::Timestamp::UNIX_EPOCH),
         };
-        let view = View {
+        let view = ObjectView {
             claim: Some(&claim),
             ..OPEN
         };

@@ -1,5 +1,5 @@
 //! Moves images that stand as `JackalImage` objects: the same worker in the controller, for images from
-//! registries, and in the agent, for those of its node. What differs between the two is a [`Duty`].
+//! registries, and in the agent, for those of its node. What differs between the two is a [`Role`].
 
 mod api_server;
 mod caught;
@@ -29,19 +29,20 @@ pub use config_maps::config_map;
 pub use events::Events;
 pub use health::{Check, Health, Listing, Pulse};
 pub use image::{
-    Feed, Guarded, Nudge, Settings, Worker, is_ready, last_part, lighten, run, stands, uids, until_stopped,
+    GuardedImage, Recheck, Settings, Worker, WorkerInputs, is_ready, last_part, lighten, run, stands, uids,
+    until_stopped,
 };
-pub use memory::{Backoff, Decision, Key, Memory, View};
+pub use memory::{Backoff, Decision, Key, ObjectView, TaskTable};
 pub use metrics::{Kind, Metrics, Pass};
-pub use place::{Defaults, Place};
+pub use place::{RegistryDefaults, RegistryTarget};
 pub use policy::{Admission, Admissions, Fence, Policy, RepositoryPolicy};
 pub use registries::Registries;
 pub use secrets::{PullCredentials, Secrets};
 pub use selected::{current_selection, with_tag};
-pub use site::{Home, Site};
+pub use site::{OperatorRegistry, RegistryLocation};
 pub use state::{StateSecret, StateSecretError};
 pub use status::{Failure, briefly, kube_fault, name_of, told, update, within};
-pub use trust::{NamespaceEntries, open_key};
+pub use trust::{NamespaceEntryReader, open_key};
 
 use std::sync::Arc;
 
@@ -54,7 +55,7 @@ use crate::source::ImageSource;
 
 /// Which images a process moves, and where it reads them.
 #[async_trait]
-pub trait Duty: Send + Sync {
+pub trait Role: Send + Sync {
     /// Whether this process may move the image as its spec and status stand.
     fn admits(&self, image: &JackalImage) -> bool;
 
@@ -88,6 +89,6 @@ pub trait Duty: Send + Sync {
         &self,
         image: &JackalImage,
         reference: &Reference,
-        place: &Place,
+        place: &RegistryTarget,
     ) -> Result<Arc<dyn ImageSource>, Fault>;
 }

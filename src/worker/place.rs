@@ -7,7 +7,7 @@ use kube::Client;
 
 use super::policy::{Fence, Policy};
 use super::secrets::Secrets;
-use super::site::Home;
+use super::site::OperatorRegistry;
 use super::state::{State, StateSecret};
 use crate::api::v1alpha1::{RegistrySpec, WrittenRepository};
 use crate::fault::{Fault, Reason};
@@ -16,7 +16,7 @@ use crate::registry::{Endpoint, Limits, Restrictions, Trust};
 
 /// What holds for objects that say nothing of the registry.
 #[derive(Clone, Debug, Default)]
-pub struct Defaults {
+pub struct RegistryDefaults {
     /// From the flags: `address`, `endpoint`, `repositoryPrefix`, `insecure`; `secretRef` and
     /// `certSecretRef` are in the operator's own namespace. `endpoint` without `address` is where the
     /// registry is reached that the cluster's state names.
@@ -38,7 +38,7 @@ pub struct Defaults {
 
 /// The registry that an object means.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct RegistryTarget {
     /// Host and port as pods write it.
     pub address: String,
     /// A path that everything is put under; may be empty. It lies within the fence.
@@ -51,7 +51,7 @@ pub struct Place {
     pub naming: Option<Naming>,
 }
 
-impl Place {
+impl RegistryTarget {
     /// That the object may read and write `repository`, a whole path in this registry, by the operator's means;
     /// `what` names its part of the object for people.
     pub fn check(&self, repository: &str, what: &str) -> Result<(), Fault> {
@@ -63,7 +63,7 @@ impl Place {
 
 impl State {
     /// Whether it is the registry of `place`.
-    fn names(&self, place: &Place) -> bool {
+    fn names(&self, place: &RegistryTarget) -> bool {
         let names = [&self.address, &self.endpoint];
         let called = [&place.address, &place.endpoint.host];
         called
@@ -72,7 +72,7 @@ impl State {
     }
 }
 
-impl Defaults {
+impl RegistryDefaults {
     /// The registry that `spec`, an object's of `namespace`, means. Its Secrets are read in that namespace;
     /// those of the defaults in the operator's, and only for the registry that the defaults name, reached as
     /// they say: else an object could have the operator's credentials sent wherever it likes.
@@ -82,7 +82,7 @@ impl Defaults {
         namespace: &str,
         spec: &RegistrySpec,
         idle: Duration,
-    ) -> Result<Place, Fault> {
+    ) -> Result<RegistryTarget, Fault> {
         let flags = &self.registry;
         let (mut credentials, mut naming) = (None, None);
         let (address, mut default, home) = match (&spec.address, &flags.address) {
@@ -197,7 +197,7 @@ impl Defaults {
             restrictions: (!is_operators).then(|| Arc::clone(&self.restrictions)),
             ..Endpoint::new(host).within(self.limits)
         };
-        Ok(Place {
+        Ok(RegistryTarget {
             address,
             prefix: self.prefix(namespace, spec, at_home.then_some(&home)),
             fence,
@@ -209,7 +209,7 @@ impl Defaults {
     /// What a status records of content that an object with `spec` writes to `repository`, a whole path in the registry of
     /// `place`. How the operator's processes reach a registry is their administrator's affair, and may differ and change;
     /// that an object has content sent to a host of its own choice makes it another registry.
-    pub fn written(&self, spec: &RegistrySpec, place: &Place, repository: &str) -> WrittenRepository {
+    pub fn written(&self, spec: &RegistrySpec, place: &RegistryTarget, repository: &str) -> WrittenRepository {
         let flags = &self.registry;
         let own = spec.address.is_some() && spec.address != flags.address;
         let usual = flags.endpoint.as_ref().filter(|_| !own).unwrap_or(&place.address);
@@ -223,7 +223,12 @@ impl Defaults {
     /// How names are made in the registry of `place` by an object that leaves it to the cluster: as the webhook expects
     /// that came with the registry, and plainly in any other. `known` is what it was for the same object before, which
     /// stays: names that pods use do not change by themselves.
-    pub async fn naming(&self, client: &Client, place: &Place, known: Option<Naming>) -> Result<Naming, Fault> {
+    pub async fn naming(
+        &self,
+        client: &Client,
+        place: &RegistryTarget,
+        known: Option<Naming>,
+    ) -> Result<Naming, Fault> {
         if let Some(naming) = place.naming.or(known) {
             return Ok(naming);
         }
@@ -234,8 +239,8 @@ impl Defaults {
     }
 
     /// What an object of `namespace` has everything put under that means the operator's own registry, `home`, or another
-    /// one; [`Place::prefix`] without asking anybody.
-    pub fn prefix(&self, namespace: &str, spec: &RegistrySpec, home: Option<&Home>) -> String {
+    /// one; [`RegistryTarget::prefix`] without asking anybody.
+    pub fn prefix(&self, namespace: &str, spec: &RegistrySpec, home: Option<&OperatorRegistry>) -> String {
         let own = spec.repository_prefix.as_deref();
         let base = self.registry.repository_prefix.as_deref();
         let base = home.and_then(|home| base.or(home.prefix.as_deref()));
@@ -302,15 +307,15 @@ mod tests {
 
     #[test]
     fn a_host_of_the_objects_own_choice_is_another_registry() {
-        let defaults = Defaults {
+        let defaults = RegistryDefaults {
             registry: serde_json::from_value(json!({ "address": "r:1", "endpoint": "svc:5" })).unwrap(),
-            ..Defaults::default()
+            ..RegistryDefaults::default()
         };
         let written = |spec: serde_json::Value| {
             let spec: RegistrySpec = serde_json::from_value(spec).unwrap();
             let address = spec.address.clone().unwrap_or_else(|| "r:1".to_owned());
             let host = spec.endpoint.clone().unwrap_or_else(|| "svc:5".to_owned());
-            let place = Place {
+            let place = RegistryTarget {
                 address,
                 prefix: String::new(),
                 fence: None,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use secrecy::ExposeSecret as _;
 
-use super::place::Place;
+use super::place::RegistryTarget;
 use super::policy::Fence;
 use crate::fault::Fault;
 use crate::oci::{Digest, Hasher, Reference};
@@ -44,7 +44,7 @@ impl Registries {
     }
 
     /// The client for the registry of `place`, and what is known of the blobs that its object may use.
-    pub fn destination(&self, place: &Place) -> Result<(Registry, Arc<KnownBlobs>), Fault> {
+    pub fn destination(&self, place: &RegistryTarget) -> Result<(Registry, Arc<KnownBlobs>), Fault> {
         self.with(&place.endpoint, |known| {
             if known.blobs.len() >= CLIENT_LIMIT {
                 known.blobs.clear();
@@ -174,7 +174,7 @@ mod tests {
             repositories: RepositoryPolicy::Namespace,
             ..Policy::default()
         };
-        let place = |namespace: Option<&str>| Place {
+        let place = |namespace: Option<&str>| RegistryTarget {
             address: "r:1".to_owned(),
             prefix: String::new(),
             fence: namespace.and_then(|namespace| policy.fence(None, namespace)),

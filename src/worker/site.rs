@@ -3,7 +3,7 @@
 
 use kube::Client;
 
-use super::place::Defaults;
+use super::place::RegistryDefaults;
 use super::policy::{Fence, RepositoryPolicy};
 use super::state::State;
 use crate::api::v1alpha1::RegistrySpec;
@@ -12,7 +12,7 @@ use crate::oci::{Naming, same_host};
 
 /// What the operator's own registry is called, as far as that is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Home {
+pub struct OperatorRegistry {
     /// By pods.
     pub address: Option<String>,
     /// By the operator, which reaches it there.
@@ -25,7 +25,7 @@ pub struct Home {
     pub naming: Option<Naming>,
 }
 
-impl Home {
+impl OperatorRegistry {
     /// Each name once.
     pub fn names(&self) -> impl Iterator<Item = &String> {
         self.address.iter().chain(&self.endpoint)
@@ -39,7 +39,7 @@ impl Home {
 
 /// The part of a registry that an object means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Site {
+pub struct RegistryLocation {
     /// Host and port as pods write it.
     pub address: String,
     /// Every name by which the registry is known.
@@ -51,7 +51,7 @@ pub struct Site {
     fence: Option<Fence>,
 }
 
-impl Site {
+impl RegistryLocation {
     /// Whether both are parts of one registry: whether any of their names is the same.
     pub fn is_beside(&self, other: &Self) -> bool {
         self.names.iter().any(|name| other.is_called(name))
@@ -70,9 +70,9 @@ impl Site {
     }
 }
 
-impl Defaults {
+impl RegistryDefaults {
     /// What the operator's own registry is called. Without a flag that says so, the cluster's state is read.
-    pub async fn home(&self, client: &Client) -> Result<Home, Fault> {
+    pub async fn home(&self, client: &Client) -> Result<OperatorRegistry, Fault> {
         let state = self.find_state(client).await?;
         let mut home = self.home_of(state.as_ref());
         let of_state = |state: &State| {
@@ -86,7 +86,7 @@ impl Defaults {
     }
 
     /// The same without how names are made: what the flags say is enough.
-    pub(super) async fn own(&self, client: &Client) -> Result<Home, Fault> {
+    pub(super) async fn own(&self, client: &Client) -> Result<OperatorRegistry, Fault> {
         let state = match &self.registry.address {
             Some(_) => None,
             None => self.find_state(client).await?,
@@ -95,17 +95,17 @@ impl Defaults {
     }
 
     /// What the operator's own registry is where the cluster's state is `state`, without how names are made.
-    pub(super) fn home_of(&self, state: Option<&State>) -> Home {
+    pub(super) fn home_of(&self, state: Option<&State>) -> OperatorRegistry {
         let flags = &self.registry;
         match (&flags.address, state) {
-            (None, Some(state)) => Home {
+            (None, Some(state)) => OperatorRegistry {
                 address: Some(state.address.clone()),
                 endpoint: Some(flags.endpoint.clone().unwrap_or_else(|| state.endpoint.clone())),
                 prefix: state.prefix.clone(),
                 plain_http: state.is_internal || self.restrictions.speaks_plain_http(&state.endpoint),
                 naming: None,
             },
-            (address, _) => Home {
+            (address, _) => OperatorRegistry {
                 address: address.clone(),
                 endpoint: flags.endpoint.clone(),
                 prefix: None,
@@ -117,7 +117,7 @@ impl Defaults {
 
     /// The part of the registry that `spec`, an object's of `namespace`, means where the operator's own is called `home`.
     /// None where it is not known which registry that is.
-    pub fn site(&self, home: &Home, namespace: &str, spec: &RegistrySpec) -> Option<Site> {
+    pub fn site(&self, home: &OperatorRegistry, namespace: &str, spec: &RegistrySpec) -> Option<RegistryLocation> {
         let address = spec.address.as_ref().or(home.address.as_ref())?;
         let own = spec.address.iter().chain(&spec.endpoint);
         let mut names: Vec<String> = own.cloned().collect();
@@ -130,7 +130,7 @@ impl Defaults {
         let at_home =
             spec.address.is_none() || spec.address == self.registry.address || self.policy_asks_for_home() && named;
         let base = self.registry.repository_prefix.as_deref().or(home.prefix.as_deref());
-        Some(Site {
+        Some(RegistryLocation {
             address: address.clone(),
             names,
             naming: home
@@ -156,17 +156,17 @@ mod tests {
     use super::*;
     use crate::worker::Policy;
 
-    fn site(defaults: &Defaults, home: &Home, spec: serde_json::Value) -> Option<Site> {
+    fn site(defaults: &RegistryDefaults, home: &OperatorRegistry, spec: serde_json::Value) -> Option<RegistryLocation> {
         defaults.site(home, "a", &serde_json::from_value(spec).unwrap())
     }
 
     #[test]
     fn one_registry_may_have_several_names() {
-        let defaults = Defaults::default();
-        let home = Home {
+        let defaults = RegistryDefaults::default();
+        let home = OperatorRegistry {
             address: Some("127.0.0.1:31999".to_owned()),
             endpoint: Some("registry.svc:5000".to_owned()),
-            ..Home::default()
+            ..OperatorRegistry::default()
         };
         let beside = |one: serde_json::Value, other: serde_json::Value| {
             let (one, other) = (site(&defaults, &home, one), site(&defaults, &home, other));
@@ -186,22 +186,22 @@ mod tests {
         ));
         assert!(!beside(none(), json!({ "address": "x:1" })));
         assert!(!beside(json!({ "address": "x:2" }), json!({ "address": "x:1" })));
-        assert_eq!(site(&defaults, &Home::default(), none()), None);
+        assert_eq!(site(&defaults, &OperatorRegistry::default(), none()), None);
     }
 
     #[test]
     fn what_a_policy_denies_is_no_place() {
-        let defaults = Defaults {
+        let defaults = RegistryDefaults {
             registry: serde_json::from_value(json!({ "address": "r:1", "repositoryPrefix": "base" })).unwrap(),
             policy: Policy {
                 repositories: RepositoryPolicy::Namespace,
                 ..Policy::default()
             },
-            ..Defaults::default()
+            ..RegistryDefaults::default()
         };
-        let home = Home {
+        let home = OperatorRegistry {
             address: Some("r:1".to_owned()),
-            ..Home::default()
+            ..OperatorRegistry::default()
         };
         let own = site(&defaults, &home, json!({})).unwrap();
         assert_eq!(own.prefix, "base/a");

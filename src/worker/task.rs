@@ -18,14 +18,14 @@ use super::memory::Key;
 use super::metrics::Attempt;
 use super::selected::same_selection;
 use super::status::{Brought, Failure, Success, briefly, demands_signatures, name_of, succeed, told, update};
-use super::trust::NamespaceEntries;
+use super::trust::NamespaceEntryReader;
 use crate::api::v1alpha1::{
     Claim, Conditions, DeletionPolicy, JackalImage, JackalImageStatus, TransferProgress, VERIFIED, requested_at,
 };
 use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Location, Naming, Reference};
 use crate::package::{ImageRequest, VerifiedSource, applicable, requirements};
-use crate::transfer::{Outcome, Progress, Standing, Transfer};
+use crate::transfer::{DestinationState, Outcome, Progress, Transfer};
 
 /// How soon the API server is asked again about a claim when it did not answer.
 const UNANSWERED: Duration = Duration::from_secs(1);
@@ -112,12 +112,21 @@ async fn take_over(
 ) -> Result<End, Fault> {
     let (transfer, brought) = prepare(worker, image, owner).await?;
     let resolved = match transfer.check().await? {
-        Standing::Current(outcome) => return Ok(End::Done(Box::new(outcome), Box::new(brought))),
-        Standing::Differs(resolved) => resolved,
+        DestinationState::Current(outcome) => return Ok(End::Done(Box::new(outcome), Box::new(brought))),
+        DestinationState::Differs(resolved) => resolved,
     };
     let mut renewed = Instant::now();
     let mut rate = Rate::begin(&transfer.progress, renewed);
-    if claim(worker, image, key, rate.now(&transfer.progress, renewed), Hold::Take).await? != Held::Yes {
+    if claim(
+        worker,
+        image,
+        key,
+        rate.now(&transfer.progress, renewed),
+        ClaimMode::Take,
+    )
+    .await?
+        != ClaimState::Yes
+    {
         debug!(image = name_of(image), "another process moves it");
         return Ok(End::Left);
     }
@@ -134,11 +143,11 @@ async fn take_over(
             () = reached(due) => {
                 let begun = Instant::now();
                 let seen = rate.now(&transfer.progress, begun);
-                match claim(worker, image, key, seen, Hold::Keep).await? {
-                    Held::Yes => (renewed, due) = (begun, begun + RENEW),
+                match claim(worker, image, key, seen, ClaimMode::Keep).await? {
+                    ClaimState::Yes => (renewed, due) = (begun, begun + RENEW),
                     // The answer is asked for more often than a claim is renewed.
-                    Held::Unknown => due = Instant::now() + UNANSWERED,
-                    Held::No => {
+                    ClaimState::Unknown => due = Instant::now() + UNANSWERED,
+                    ClaimState::No => {
                         info!(image = name_of(image), "another process moves it by now, or has moved it");
                         return Ok(End::Left);
                     }
@@ -160,7 +169,7 @@ struct Rate {
 
 /// How far a transfer is, in bytes.
 #[derive(Clone, Copy)]
-struct Seen {
+struct ProgressSample {
     done: u64,
     total: u64,
     moved: u64,
@@ -177,7 +186,7 @@ impl Rate {
     }
 
     /// How far it is `now`. Looks in the same second as the one before have no rate.
-    fn now(&mut self, progress: &Progress, now: Instant) -> Seen {
+    fn now(&mut self, progress: &Progress, now: Instant) -> ProgressSample {
         let (done, total, moved) = (progress.done(), progress.total(), progress.moved());
         let millis = now.saturating_duration_since(self.at).as_millis();
         let bytes = u128::from(moved.saturating_sub(self.moved));
@@ -185,7 +194,7 @@ impl Rate {
         if rate.is_some() {
             *self = Self { at: now, moved };
         }
-        Seen {
+        ProgressSample {
             done,
             total,
             moved,
@@ -263,7 +272,7 @@ async fn prepare(worker: &Worker, image: &JackalImage, owner: Option<&str>) -> R
     } = request;
     let source = worker.duty.source(image, &reference, &place).await?;
     let verify = applicable(&spec.verify, &reference, spec.source)?;
-    let requirements = requirements(&verify, &NamespaceEntries::new(&worker.client, &namespace)).await?;
+    let requirements = requirements(&verify, &NamespaceEntryReader::new(&worker.client, &namespace)).await?;
     let source = VerifiedSource::of(source, &reference, requirements, &worker.verified)?;
     let transfer = Transfer {
         source,
@@ -291,7 +300,7 @@ fn resolved_naming(image: &JackalImage) -> Option<Naming> {
 
 /// Whether a claim is begun or goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Hold {
+enum ClaimMode {
     Take,
     /// Only while it still stands: where it is gone, another took it, and may be done already.
     Keep,
@@ -299,7 +308,7 @@ enum Hold {
 
 /// Whether the claim is held.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Held {
+enum ClaimState {
     Yes,
     /// Another has it, or the object is not the one any more that the task works on.
     No,
@@ -308,7 +317,13 @@ enum Held {
 }
 
 /// Takes or renews the claim, with the progress.
-async fn claim(worker: &Worker, image: &JackalImage, key: &Key, seen: Seen, hold: Hold) -> Result<Held, Fault> {
+async fn claim(
+    worker: &Worker,
+    image: &JackalImage,
+    key: &Key,
+    seen: ProgressSample,
+    hold: ClaimMode,
+) -> Result<ClaimState, Fault> {
     let api: Api<JackalImage> = Api::namespaced(worker.client.clone(), &image.namespace().unwrap_or_default());
     let uid = image.uid().unwrap_or_default();
     let brought = |status: Option<&JackalImageStatus>| {
@@ -322,7 +337,7 @@ async fn claim(worker: &Worker, image: &JackalImage, key: &Key, seen: Seen, hold
         let free = status.claim.is_none() || standing.resource_version() == image.resource_version();
         // Whoever brought another image since this task looked at the source saw a newer one.
         let free = free && brought(standing.status.as_ref()) == brought(image.status.as_ref());
-        if !(own || hold == Hold::Take && free)
+        if !(own || hold == ClaimMode::Take && free)
             || !worker.duty.admits(standing)
             || standing.metadata.generation != Some(key.generation)
             || !same_selection(standing, image)
@@ -351,13 +366,13 @@ async fn claim(worker: &Worker, image: &JackalImage, key: &Key, seen: Seen, hold
         true
     });
     match taken.await {
-        Ok(Some(_)) => Ok(Held::Yes),
-        Ok(None) => Ok(Held::No),
+        Ok(Some(_)) => Ok(ClaimState::Yes),
+        Ok(None) => Ok(ClaimState::No),
         // While the API server is away the transfer goes on as long as the claim is not stale; giving up
         // would throw away what was moved.
         Err(error) if error_is_temporary(&error) && seen.moved > 0 => {
             warn!(image = name_of(image), %error, "the claim could not be renewed");
-            Ok(Held::Unknown)
+            Ok(ClaimState::Unknown)
         }
         Err(error) => Err(super::status::kube_fault(
             Reason::SourceFailed,

@@ -8,7 +8,7 @@ use super::config_maps::config_map;
 use super::secrets::Secrets;
 use crate::api::v1alpha1::SigningSpec;
 use crate::fault::{Fault, Reason};
-use crate::package::Entries;
+use crate::package::EntryReader;
 use crate::signing::{PrivateKeyError, SigningKey};
 
 /// The entries that `cosign generate-key-pair k8s://…` writes.
@@ -19,13 +19,13 @@ const PASSWORD: &str = "cosign.password";
 static OPENING: Semaphore = Semaphore::const_new(1);
 
 /// The Secrets and ConfigMaps of one namespace.
-pub struct NamespaceEntries {
+pub struct NamespaceEntryReader {
     client: Client,
     namespace: String,
     secrets: Secrets,
 }
 
-impl NamespaceEntries {
+impl NamespaceEntryReader {
     /// Reads in `namespace` only.
     pub fn new(client: &Client, namespace: &str) -> Self {
         Self {
@@ -76,7 +76,7 @@ pub async fn open_key(
 }
 
 #[async_trait]
-impl Entries for NamespaceEntries {
+impl EntryReader for NamespaceEntryReader {
     async fn of_secret(&self, name: &str, key: &str) -> Result<Vec<u8>, Fault> {
         self.secrets.entry(name, key).await
     }

@@ -14,7 +14,7 @@ const SOURCES: usize = 8;
 /// The turns of one process. Of those that have room the next is one of the namespace that has the fewest; of several the one
 /// who came first.
 #[derive(Debug)]
-pub(super) struct Turns {
+pub(super) struct ConcurrencyLimits {
     of_source: usize,
     of_destination: usize,
     of_namespace: usize,
@@ -34,7 +34,7 @@ struct State {
 #[derive(Debug)]
 struct Waiting {
     route: Route,
-    granted: oneshot::Sender<Turn>,
+    granted: oneshot::Sender<ConcurrencyPermit>,
 }
 
 /// How many images of each host, or namespace, run. Changed under the lock only.
@@ -55,12 +55,12 @@ impl Route {
 
 /// The right to move one image, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn {
-    turns: Arc<Turns>,
+pub(super) struct ConcurrencyPermit {
+    turns: Arc<ConcurrencyLimits>,
     route: Route,
 }
 
-impl Turns {
+impl ConcurrencyLimits {
     /// At most `limit` images out of one source at once, and others beside them.
     pub fn new(limit: usize) -> Arc<Self> {
         let of_source = limit.max(1);
@@ -76,7 +76,7 @@ impl Turns {
 
     /// Waits for the right to move an image of `namespace` from the host `source` to the host `destination`. Waiting is no network
     /// wait: it ends with a running transfer, whose idleness is limited. None when the process ends.
-    pub async fn turn(self: &Arc<Self>, namespace: &str, source: &str, destination: &str) -> Option<Turn> {
+    pub async fn turn(self: &Arc<Self>, namespace: &str, source: &str, destination: &str) -> Option<ConcurrencyPermit> {
         let granted = {
             let mut state = self.state();
             let route = Route {
@@ -131,14 +131,14 @@ impl Turns {
                     count.fetch_add(1, Ordering::Relaxed);
                 }
                 let turns = Arc::clone(self);
-                unwanted.extend(granted.send(Turn { turns, route }).err());
+                unwanted.extend(granted.send(ConcurrencyPermit { turns, route }).err());
             }
         }
         drop(unwanted);
     }
 }
 
-impl Drop for Turn {
+impl Drop for ConcurrencyPermit {
     fn drop(&mut self) {
         {
             let mut state = self.turns.state();
@@ -171,13 +171,13 @@ mod tests {
 
     use super::*;
 
-    fn now(turns: &Arc<Turns>, source: &str, destination: &str) -> Option<Turn> {
+    fn now(turns: &Arc<ConcurrencyLimits>, source: &str, destination: &str) -> Option<ConcurrencyPermit> {
         turns.turn(source, source, destination).now_or_never().flatten()
     }
 
     #[test]
     fn a_namespace_leaves_room_for_others_and_waits_for_those_that_have_less() {
-        let turns = Turns::new(1);
+        let turns = ConcurrencyLimits::new(1);
         let of = |namespace: &str, at: usize| {
             turns
                 .turn(namespace, &format!("{namespace}{at}"), &format!("to{namespace}{at}"))
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_host_that_stands_still_leaves_room_for_others() {
-        let turns = Turns::new(2);
+        let turns = ConcurrencyLimits::new(2);
         let dead: Vec<_> = (0..2).filter_map(|_| now(&turns, "dead", "in")).collect();
         assert_eq!(dead.len(), 2);
         assert!(now(&turns, "dead", "in").is_none());
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn turns_go_on_in_the_order_of_coming_and_past_those_who_left() {
-        let turns = Turns::new(1);
+        let turns = ConcurrencyLimits::new(1);
         let first = now(&turns, "a", "in").unwrap();
         let mut second = Box::pin(turns.turn("n", "a", "in"));
         assert!(second.as_mut().now_or_never().is_none());

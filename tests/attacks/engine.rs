@@ -8,8 +8,8 @@ use std::time::Duration;
 use jackal_operator::api::v1alpha1::JackalImage;
 use jackal_operator::oci::{Compression, Digest};
 use jackal_operator::source::Method;
-use jackal_operator::source::docker::{Docker, Shape, settled};
-use jackal_operator::transfer::{RegistryDestination, Standing};
+use jackal_operator::source::docker::{Docker, StorageKind, settled};
+use jackal_operator::transfer::{DestinationState, RegistryDestination};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
@@ -45,7 +45,7 @@ fn names(victim: &Victim) -> Vec<String> {
 
 /// An engine that exports nothing, with these images alone, which were loaded in their order.
 fn engine_with(images: &[&Image]) -> Victim {
-    let victim = Victim::start("docker-classic", Shape::Classic);
+    let victim = Victim::start("docker-classic", StorageKind::Classic);
     for image in images {
         victim.real.load(&image.archive());
     }
@@ -137,7 +137,7 @@ impl Breaking {
                 });
             }
         });
-        let real = Real::at(format!("unix://{}", socket.display()), Shape::Classic);
+        let real = Real::at(format!("unix://{}", socket.display()), StorageKind::Classic);
         (way, real.docker, AbortOnDropHandle::new(task))
     }
 }
@@ -264,7 +264,7 @@ async fn an_engine_keeps_the_names_that_it_had() {
                     let id = Digest::of(&nameless.config);
                     let registry = TestRegistry::start(Version::V31);
                     let transfer = transfer(&victim.real.docker, name, &registry, "in", Compression::None);
-                    let Standing::Differs(resolved) = transfer.check().await.unwrap() else {
+                    let DestinationState::Differs(resolved) = transfer.check().await.unwrap() else {
                         panic!("it stands");
                     };
                     victim.real.run(&["tag", other, name]);

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use jackal_operator::api::v1alpha1::{JackalImage, JackalPackage};
-use jackal_operator::source::docker::Shape;
+use jackal_operator::source::docker::StorageKind;
 use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client};
@@ -62,7 +62,7 @@ impl Ground {
         Self {
             kubeconfig,
             client,
-            real: Real::at(docker, Shape::Classic),
+            real: Real::at(docker, StorageKind::Classic),
             killable,
             _instances: instances,
         }

@@ -3,7 +3,7 @@
 use axum::response::Response;
 use jackal_operator::fault::Reason;
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
-use jackal_operator::registry::{Credentials, Kind, Mount, Registry};
+use jackal_operator::registry::{Credentials, Kind, MountResult, Registry};
 
 use super::{Case, check};
 use crate::support::faulty::{Scripted, Seen, reply};
@@ -335,7 +335,7 @@ async fn a_refused_scope_of_a_mount() {
     .await;
     let repository = client(&server.host, password()).repository("to");
     let mounted = repository.mount(&Digest::of(b"x"), "from").await.unwrap();
-    assert!(matches!(mounted, Mount::Refused(None)));
+    assert!(matches!(mounted, MountResult::Refused(None)));
 }
 
 async fn a_token(answer: &'static str) {

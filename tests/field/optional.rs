@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::TryStreamExt as _;
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
-use jackal_operator::registry::{Mount, Registry};
+use jackal_operator::registry::{MountResult, Registry};
 use jackal_operator::transfer::{Destination as _, RegistryDestination};
 
 use super::{Case, check};
@@ -107,7 +107,7 @@ async fn a_mount_that_is_refused() {
             false => Act::Pass,
         });
         let to = client(&front.host).repository(format!("to{status}"));
-        let Mount::Refused(begun) = to.mount(&digest, "from").await.unwrap() else {
+        let MountResult::Refused(begun) = to.mount(&digest, "from").await.unwrap() else {
             panic!("{status}: it was mounted");
         };
         let stored = to

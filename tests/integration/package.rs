@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jackal_operator::api::v1alpha1::JackalPackageSpec;
 use jackal_operator::fault::Fault;
 use jackal_operator::oci::{Digest, Document, Index};
-use jackal_operator::package::{BroughtImage, Definition, Plan, publish};
+use jackal_operator::package::{Definition, Plan, TransferredImage, publish};
 use jackal_operator::transfer::{Destination, LayoutDestination, RegistryDestination};
 
 use crate::support::image;
@@ -28,12 +28,12 @@ fn at(registry: &TestRegistry, repository: &str) -> Arc<dyn Destination> {
 }
 
 /// An image, and an index with attestations.
-async fn images(registry: &TestRegistry) -> Vec<BroughtImage> {
+async fn images(registry: &TestRegistry) -> Vec<TransferredImage> {
     let (nginx, app) = (registry.repository("library/nginx"), registry.repository("x/app"));
     let single = image::image(&nginx, "linux/amd64", image::noise(7, 3_000_000)).await;
     image::put(&nginx, &single, Some("1")).await;
     let (index, _) = image::multi_platform(&app, "1").await;
-    let brought = |reference: &str, root: &Document, repository: &str| BroughtImage {
+    let brought = |reference: &str, root: &Document, repository: &str| TransferredImage {
         reference: reference.parse().unwrap(),
         digest: root.digest().clone(),
         destination: at(registry, repository),

@@ -30,8 +30,8 @@ pub use package::{
     PackageFormat, Retention, SbomSpec, SemverPolicy, TagOrder, VersionFrom,
 };
 pub use package_status::{
-    Artifact, Counts, Differential, Garbage, HistoryEntry, ImageState, JackalPackageStatus, Kept, PackagedImage,
-    Selected,
+    Artifact, Counts, Differential, Garbage, HistoryEntry, ImageState, JackalPackageStatus, PackagedImage,
+    RetainedReason, Selected,
 };
 pub use period::{Period, PeriodError};
 pub use verification::{EntryReference, IdentitySpec, PublicKeySource, SigningSpec, VerifySpec};

@@ -210,20 +210,20 @@ pub struct Garbage {
     pub delete_after: Option<Time>,
     /// Why it was kept when it was to be deleted. It is looked at again when the package changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kept: Option<Kept>,
+    pub kept: Option<RetainedReason>,
 }
 
 /// Why something stays that was to be deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Kept {
+pub struct RetainedReason {
     /// DeletionUnsupported, SharedManifest, TagChanged, TooManyTags or InvalidRecord.
     pub reason: String,
     /// What keeps it, and what to do about that.
     pub message: String,
 }
 
-impl Kept {
+impl RetainedReason {
     /// Kept for `reason`.
     pub fn new(reason: &str, message: impl Into<String>) -> Self {
         Self {

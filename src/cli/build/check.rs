@@ -2,15 +2,15 @@
 
 use futures::StreamExt as _;
 
-use super::reach::FileReach;
+use super::reach::FileAccess;
 use super::report::Failure;
-use super::{Build, Report, Target, Works};
+use super::{Build, BuildContext, Report, Target};
 use crate::api::v1alpha1::{ComponentSpec, JackalPackageSpec, SourceKind};
-use crate::cli::access::Access;
-use crate::cli::package_file::Given;
+use crate::cli::access::RegistryClients;
+use crate::cli::package_file::FileObjects;
 use crate::cli::progress::Display;
 use crate::fault::{Fault, Reason};
-use crate::fetch::{ChartMemory, gather};
+use crate::fetch::{ChartCache, gather};
 use crate::package::component::{Found, missing_images, pinned};
 use crate::package::{Plan, PlannedImage};
 
@@ -22,12 +22,12 @@ impl Build {
     pub(super) async fn gather(
         &self,
         components: &[ComponentSpec],
-        given: &Given,
+        given: &FileObjects,
         target: &Target,
-        access: &Access,
+        access: &RegistryClients,
     ) -> Result<Vec<Found>, Fault> {
-        let reach = FileReach::new(self, given, target, access);
-        gather(components, &reach, &ChartMemory::default()).await
+        let reach = FileAccess::new(self, given, target, access);
+        gather(components, &reach, &ChartCache::default()).await
     }
 
     /// Asks for all that `spec` names, and says what is not there.
@@ -35,12 +35,12 @@ impl Build {
         &self,
         plan: &Plan,
         spec: &JackalPackageSpec,
-        given: &Given,
-        access: &Access,
+        given: &FileObjects,
+        access: &RegistryClients,
         display: &Display,
         report: &mut Report,
     ) -> anyhow::Result<()> {
-        let works = Works::open(self, plan, Target::Nowhere, access, given).await?;
+        let works = BuildContext::open(self, plan, Target::Nowhere, access, given).await?;
         let works = &works;
         let asked = plan
             .images
@@ -103,7 +103,7 @@ impl Build {
 }
 
 /// Asks the source of an image for it.
-async fn ask(works: &Works, planned: &PlannedImage) -> Result<(), Fault> {
+async fn ask(works: &BuildContext, planned: &PlannedImage) -> Result<(), Fault> {
     let source = works.verified_source(planned)?;
     let request = &planned.request;
     source.resolve(&request.reference, &request.platforms).await.map(drop)

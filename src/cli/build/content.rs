@@ -1,13 +1,13 @@
 //! One object of a file: its images on their way, and its artifact put together where it is a package.
 
 use super::report::Named;
-use super::{Build, Report, Target, Works, prefix};
+use super::{Build, BuildContext, Report, Target, prefix};
 use crate::api::v1alpha1::JackalPackageSpec;
-use crate::cli::access::Access;
-use crate::cli::package_file::{Given, Kind, Object};
+use crate::cli::access::RegistryClients;
+use crate::cli::package_file::{FileObjects, Kind, Object};
 use crate::cli::progress::{Display, bytes};
 use crate::package::component::Found;
-use crate::package::{BroughtImage, Definition, KnownTars, Names, Parts, Plan, assemble, component, repository};
+use crate::package::{Definition, Names, Parts, Plan, ReusableTars, TransferredImage, assemble, component, repository};
 use crate::signing::SigningKey;
 
 impl Build {
@@ -16,12 +16,12 @@ impl Build {
     pub(super) async fn object(
         &self,
         object: &Object,
-        given: &Given,
+        given: &FileObjects,
         (target, names): (&Target, &mut Names),
         display: &Display,
         report: &mut Report,
     ) -> anyhow::Result<()> {
-        let access = Access::new(&self.authorities, &self.limits, self.idle(object)).await?;
+        let access = RegistryClients::new(&self.authorities, &self.limits, self.idle(object)).await?;
         let access = &self.trusting(access, &object.spec, given, target, display)?;
         let spec = &self.followed(&object.spec, given, target, access).await?;
         report.version = spec.version.clone();
@@ -57,7 +57,7 @@ impl Build {
         report.missing_images = component::missing_images(spec, &plan, &found);
         self.say_missing(report, display);
         let key = self.signing_key(spec, given).await?;
-        let works = Works::open(self, &plan, target.clone(), access, given).await?;
+        let works = BuildContext::open(self, &plan, target.clone(), access, given).await?;
         let forms = (spec.compression, spec.referrers);
         self.move_all(&works, forms, &plan, display, report).await;
         if !report.failures.is_empty() {
@@ -87,7 +87,7 @@ impl Build {
     async fn put_together(
         &self,
         content: Content<'_>,
-        works: &Works,
+        works: &BuildContext,
         display: &Display,
         report: &mut Report,
     ) -> anyhow::Result<()> {
@@ -100,7 +100,7 @@ impl Build {
         } = content;
         let mut brought = Vec::with_capacity(plan.images.len());
         for (planned, row) in plan.images.iter().zip(&mut report.images) {
-            brought.push(BroughtImage {
+            brought.push(TransferredImage {
                 reference: planned.listed(),
                 digest: row.digest.as_deref().unwrap_or_default().parse()?,
                 destination: works.destination(&planned.location.repository)?,
@@ -111,7 +111,7 @@ impl Build {
         let destination = works.destination(&name)?;
         // Nothing but its signature says of an artifact who made it, where no object records it.
         let architecture = definition.architecture();
-        let known = KnownTars::read(&*destination, spec.version(), architecture, None, content.key).await?;
+        let known = ReusableTars::read(&*destination, spec.version(), architecture, None, content.key).await?;
         let mut archives = component::archives(spec, content.found);
         archives.extend(self.sboms(spec, &mut brought, &known, display, report).await?);
         let url = match content.address.as_str() {

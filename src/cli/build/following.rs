@@ -1,10 +1,10 @@
 //! The package as its images' policies make it now.
 
-use super::reach::FileReach;
+use super::reach::FileAccess;
 use super::{Build, Target};
 use crate::api::v1alpha1::JackalPackageSpec;
-use crate::cli::access::Access;
-use crate::cli::package_file::Given;
+use crate::cli::access::RegistryClients;
+use crate::cli::package_file::FileObjects;
 use crate::fault::{Fault, Reason};
 use crate::fetch::select;
 use crate::package::{effective, followed};
@@ -14,11 +14,11 @@ impl Build {
     pub(super) async fn followed(
         &self,
         spec: &JackalPackageSpec,
-        given: &Given,
+        given: &FileObjects,
         target: &Target,
-        access: &Access,
+        access: &RegistryClients,
     ) -> Result<JackalPackageSpec, Fault> {
-        let reach = FileReach::new(self, given, target, access);
+        let reach = FileAccess::new(self, given, target, access);
         let selections = select(&followed(spec)?, &reach).await?;
         effective(spec, &selections)
             .ok_or_else(|| Fault::stalled(Reason::InvalidSpec, "a tag was not chosen for each image"))

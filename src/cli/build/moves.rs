@@ -4,12 +4,12 @@ use std::cmp::Reverse;
 
 use futures::StreamExt as _;
 
-use super::{Build, Failure, Report, Row, Works};
+use super::{Build, BuildContext, Failure, Report, Row};
 use crate::cli::progress::Display;
 use crate::fault::Fault;
 use crate::oci::{Compression, ReferrersPolicy};
 use crate::package::{Plan, PlannedImage};
-use crate::transfer::Standing;
+use crate::transfer::DestinationState;
 
 /// Images that are looked at at once, which costs small answers only.
 const CHECKED_AT_ONCE: usize = 8;
@@ -18,7 +18,7 @@ impl Build {
     /// Brings every image, or says what that would move; one that fails keeps none of the others.
     pub(super) async fn move_all(
         &self,
-        works: &Works,
+        works: &BuildContext,
         forms: (Compression, ReferrersPolicy),
         plan: &Plan,
         display: &Display,
@@ -37,7 +37,7 @@ impl Build {
             (at, planned, transfer, standing)
         });
         let mut looks = futures::stream::iter(looks).buffer_unordered(at_once.max(CHECKED_AT_ONCE));
-        let mut told = Told::new(report, display);
+        let mut told = ImageResults::new(report, display);
         let mut looked = Vec::with_capacity(plan.images.len());
         while let Some((at, planned, transfer, standing)) = looks.next().await {
             match (transfer, standing.transpose()) {
@@ -62,14 +62,14 @@ impl Build {
 
 /// What comes of the images: failures are told at once, and all of it stands in the report in the plan's order, so that
 /// two runs report the same.
-struct Told<'a> {
+struct ImageResults<'a> {
     report: &'a mut Report,
     display: &'a Display,
     done: Vec<usize>,
     failed: Vec<usize>,
 }
 
-impl<'a> Told<'a> {
+impl<'a> ImageResults<'a> {
     fn new(report: &'a mut Report, display: &'a Display) -> Self {
         Self {
             report,
@@ -97,9 +97,9 @@ impl<'a> Told<'a> {
 }
 
 /// What is to be moved at most, in bytes. A size that nobody knows may be the largest.
-fn size(standing: Option<&Standing>) -> u64 {
+fn size(standing: Option<&DestinationState>) -> u64 {
     match standing {
-        Some(Standing::Differs(resolved)) => resolved.size.unwrap_or(u64::MAX),
+        Some(DestinationState::Differs(resolved)) => resolved.size.unwrap_or(u64::MAX),
         _ => 0,
     }
 }

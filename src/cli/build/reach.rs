@@ -6,23 +6,23 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 
 use super::{Build, Target};
-use crate::cli::access::Access;
-use crate::cli::package_file::Given;
+use crate::cli::access::RegistryClients;
+use crate::cli::package_file::FileObjects;
 use crate::fault::{Fault, Reason};
-use crate::fetch::Reach;
+use crate::fetch::ContentAccess;
 use crate::oci::Reference;
 use crate::registry::Registry;
 
 /// How a file's package reaches what it names.
-pub(super) struct FileReach<'a> {
+pub(super) struct FileAccess<'a> {
     build: &'a Build,
-    given: &'a Given,
+    given: &'a FileObjects,
     target: &'a Target,
-    access: &'a Access,
+    access: &'a RegistryClients,
 }
 
-impl<'a> FileReach<'a> {
-    pub fn new(build: &'a Build, given: &'a Given, target: &'a Target, access: &'a Access) -> Self {
+impl<'a> FileAccess<'a> {
+    pub fn new(build: &'a Build, given: &'a FileObjects, target: &'a Target, access: &'a RegistryClients) -> Self {
         Self {
             build,
             given,
@@ -33,7 +33,7 @@ impl<'a> FileReach<'a> {
 }
 
 #[async_trait]
-impl Reach for FileReach<'_> {
+impl ContentAccess for FileAccess<'_> {
     async fn registry(&self, reference: &Reference, what: &str) -> Result<Registry, Fault> {
         let plain_http = self.build.is_plain_http(reference.registry(), self.target);
         self.access.source(reference, plain_http).await.map_err(|error| {

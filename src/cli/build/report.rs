@@ -6,7 +6,7 @@ use super::sboms;
 use crate::api::v1alpha1::{Differential, MissingImage, PinnedChart};
 use crate::cli::package_file::{Kind, Object};
 use crate::cli::progress::Display;
-use crate::cli::{Unusable, print};
+use crate::cli::{UsageError, print};
 use crate::fault::Fault;
 use crate::oci::{Document, OmittedTag};
 use crate::package::{Material, PlannedImage};
@@ -99,7 +99,7 @@ pub(super) struct Reports {
 /// The sum of several reports, as `--output json` prints it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Sum<'a> {
+struct ReportSummary<'a> {
     dry_run: bool,
     changed: bool,
     moved_bytes: u64,
@@ -181,7 +181,7 @@ impl Reports {
                 report.failures.append(&mut self.failures);
                 serde_json::to_string_pretty(report)
             }
-            _ => serde_json::to_string_pretty(&Sum {
+            _ => serde_json::to_string_pretty(&ReportSummary {
                 dry_run: self.dry_run,
                 changed: self.objects.iter().any(|report| report.changed),
                 moved_bytes: self.objects.iter().map(|report| report.moved_bytes).sum(),
@@ -255,8 +255,8 @@ impl From<Fault> for Failure {
     }
 }
 
-impl From<Unusable> for Failure {
-    fn from(unusable: Unusable) -> Self {
+impl From<UsageError> for Failure {
+    fn from(unusable: UsageError) -> Self {
         Self {
             image: None,
             reason: "Unusable".to_owned(),
@@ -272,7 +272,7 @@ impl From<anyhow::Error> for Failure {
             Ok(fault) => return fault.into(),
             Err(error) => error,
         };
-        match error.downcast::<Unusable>() {
+        match error.downcast::<UsageError>() {
             Ok(unusable) => unusable.into(),
             Err(error) => Self {
                 image: None,

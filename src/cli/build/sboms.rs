@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Build, Report};
 use crate::api::v1alpha1::JackalPackageSpec;
 use crate::cli::progress::Display;
-use crate::package::{Archive, BroughtImage, KnownTars, PackageSboms};
+use crate::package::{Archive, PackageSboms, ReusableTars, TransferredImage};
 use crate::sbom::unable;
 
 /// How far the SBOMs are.
@@ -26,8 +26,8 @@ impl Build {
     pub(super) async fn sboms(
         &self,
         spec: &JackalPackageSpec,
-        images: &mut [BroughtImage],
-        known: &KnownTars,
+        images: &mut [TransferredImage],
+        known: &ReusableTars,
         display: &Display,
         report: &mut Report,
     ) -> anyhow::Result<Option<Archive>> {

@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
-use crate::cli::Unusable;
+use crate::cli::UsageError;
 use crate::oci::{Reference, canonical_host, is_host};
 
 /// Where a package goes.
@@ -20,8 +20,8 @@ pub(super) enum Target {
 
 impl Target {
     /// Reads `--to`.
-    pub fn parse(text: &str) -> Result<Self, Unusable> {
-        let unusable = |what: String| Err(Unusable(format!("--to {text}: {what}")));
+    pub fn parse(text: &str) -> Result<Self, UsageError> {
+        let unusable = |what: String| Err(UsageError(format!("--to {text}: {what}")));
         if let Some(directory) = text.strip_prefix("oci:").filter(|rest| !rest.starts_with("//")) {
             if directory.is_empty() {
                 return unusable("it names no directory: write oci:DIR".to_owned());

@@ -2,9 +2,9 @@
 
 use super::{Build, Target};
 use crate::api::v1alpha1::JackalPackageSpec;
-use crate::cli::Unusable;
-use crate::cli::access::Access;
-use crate::cli::package_file::Given;
+use crate::cli::UsageError;
+use crate::cli::access::RegistryClients;
+use crate::cli::package_file::FileObjects;
 use crate::cli::progress::Display;
 use crate::registry::Trust;
 
@@ -13,12 +13,12 @@ impl Build {
     /// that does not stand in the file is said to be missing, and is left out: the host may be trusted all the same.
     pub(super) fn trusting(
         &self,
-        mut access: Access,
+        mut access: RegistryClients,
         spec: &JackalPackageSpec,
-        given: &Given,
+        given: &FileObjects,
         target: &Target,
         display: &Display,
-    ) -> Result<Access, Unusable> {
+    ) -> Result<RegistryClients, UsageError> {
         let sources = spec.source_registries.iter().map(|source| {
             let field = format!("sourceRegistries[] of {}", source.host);
             (source.host.as_str(), &source.cert_secret_ref.name, field)
@@ -38,7 +38,7 @@ impl Build {
                 continue;
             }
             let trust = Trust::of_secret(|entry| given.secret(name, entry));
-            let trust = trust.map_err(|reason| Unusable(format!("the Secret {name} of {field} {reason}")))?;
+            let trust = trust.map_err(|reason| UsageError(format!("the Secret {name} of {field} {reason}")))?;
             access = access.trusting(host, trust);
         }
         Ok(access)

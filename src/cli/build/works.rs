@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::Build;
 use super::target::Target;
 use crate::api::v1alpha1::SourceKind;
-use crate::cli::access::Access;
-use crate::cli::package_file::Given;
+use crate::cli::access::RegistryClients;
+use crate::cli::package_file::FileObjects;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Compression, Location, Reference, ReferrersPolicy};
 use crate::package::{Plan, PlannedImage, VerifiedSource, requirements};
@@ -19,7 +19,7 @@ use crate::source::{ImageSource, RegistrySource};
 use crate::transfer::{Destination, KnownBlobs, LayoutDestination, RegistryDestination, Transfer};
 
 /// The open ends: the destination, and every source that the plan reads.
-pub(super) struct Works {
+pub(super) struct BuildContext {
     target: Target,
     destination: Option<Registry>,
     /// Where images are read, by what they are read as.
@@ -31,13 +31,13 @@ pub(super) struct Works {
     requirements: HashMap<(Reference, SourceKind), Vec<Requirement>>,
 }
 
-impl Works {
+impl BuildContext {
     pub async fn open(
         build: &Build,
         plan: &Plan,
         target: Target,
-        access: &Access,
-        given: &Given,
+        access: &RegistryClients,
+        given: &FileObjects,
     ) -> anyhow::Result<Self> {
         let mut required = HashMap::new();
         for planned in &plan.images {

@@ -11,7 +11,7 @@ use serde_path_to_error::Segment;
 use super::document::Document;
 use crate::api::schema::{Path, Step, drop_nulls, violations};
 use crate::api::v1alpha1::{self, JackalImage, JackalPackage, JackalPackageSpec};
-use crate::cli::Unusable;
+use crate::cli::UsageError;
 
 /// The version of both resources.
 const API_VERSION: &str = "jackal.dev/v1alpha1";
@@ -71,13 +71,13 @@ fn schema(kind: Kind) -> &'static Value {
 }
 
 /// The object of the kind `kind` in `document` of the file `file`.
-pub(super) fn read(file: &str, document: &Document, kind: Kind) -> Result<Object, Unusable> {
+pub(super) fn read(file: &str, document: &Document, kind: Kind) -> Result<Object, UsageError> {
     let at = |path: &Path, message: String| format!("{file}:{}: {message}", document.line_of(path));
     let value = &document.value;
     let version = value["apiVersion"].as_str();
     if let Some(other) = version.filter(|version| *version != API_VERSION) {
         let message = format!("apiVersion is {other}, not {API_VERSION}");
-        return Err(Unusable(at(&field("apiVersion"), message)));
+        return Err(UsageError(at(&field("apiVersion"), message)));
     }
     // What is misspelt would silently count as absent.
     let schema = schema(kind);
@@ -94,9 +94,9 @@ pub(super) fn read(file: &str, document: &Document, kind: Kind) -> Result<Object
         found.push(at(&field("metadata"), "metadata.name is missing".to_owned()));
     }
     if !found.is_empty() {
-        return Err(Unusable(found.join("\n")));
+        return Err(UsageError(found.join("\n")));
     }
-    let unusable = |(path, message): (Path, String)| Unusable(at(&path, message));
+    let unusable = |(path, message): (Path, String)| UsageError(at(&path, message));
     let mut value = value.clone();
     drop_nulls(&mut value, schema);
     match kind {

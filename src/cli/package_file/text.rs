@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use crate::cli::Unusable;
+use crate::cli::UsageError;
 
 /// The longest file in bytes that is read: more than an API server takes.
 const LIMIT: u64 = 8 * 1024 * 1024;
@@ -17,19 +17,19 @@ pub(in crate::cli) fn name_of(path: &Path) -> String {
 }
 
 /// The text of the file `path`, or of standard input for `-`, for the command `command`.
-pub(in crate::cli) fn read(path: &Path, command: &str) -> Result<String, Unusable> {
+pub(in crate::cli) fn read(path: &Path, command: &str) -> Result<String, UsageError> {
     let name = name_of(path);
-    let cannot = |error: std::io::Error| Unusable(format!("{name} cannot be read: {error}"));
+    let cannot = |error: std::io::Error| UsageError(format!("{name} cannot be read: {error}"));
     let content = match path.as_os_str() == "-" {
         true => within_limit(&mut std::io::stdin().lock()).map_err(cannot)?,
         false => {
             if name.contains("://") && !path.exists() {
-                return Err(Unusable(format!(
+                return Err(UsageError(format!(
                     "{name} is an address, and {command} reads files: curl -fsSL {name} | jackal-operator {command} -"
                 )));
             }
             if path.is_dir() {
-                return Err(Unusable(format!(
+                return Err(UsageError(format!(
                     "{name} is a directory, and {command} reads one file: name a file in it"
                 )));
             }
@@ -37,7 +37,7 @@ pub(in crate::cli) fn read(path: &Path, command: &str) -> Result<String, Unusabl
             within_limit(&mut file).map_err(cannot)?
         }
     };
-    decode(content).ok_or_else(|| Unusable(format!("{name} is not a text: {command} reads YAML or JSON in UTF-8")))
+    decode(content).ok_or_else(|| UsageError(format!("{name} is not a text: {command} reads YAML or JSON in UTF-8")))
 }
 
 fn within_limit(input: &mut dyn Read) -> std::io::Result<Vec<u8>> {

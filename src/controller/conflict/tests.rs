@@ -25,7 +25,7 @@ fn verdict(mine: &JackalPackage, other: &JackalPackage, repositories: Repository
     let (mut defaults, home) = home();
     defaults.policy.repositories = repositories;
     let known = known(&[mine, other], &[]);
-    let checked = Older::than(mine, &known).check_package(mine, &defaults, &home);
+    let checked = OlderObjects::than(mine, &known).check_package(mine, &defaults, &home);
     checked.err().map(|fault| fault.message)
 }
 
@@ -114,7 +114,7 @@ fn of_three_packages_the_one_without_the_tag_keeps_nobody_from_it() {
     let (first, second, third) = (named("a", 1, "amd64"), named("b", 2, "arm64"), named("c", 3, "arm64"));
     let known = known(&[&third, &second, &first], &[]);
     let holder = |package: &JackalPackage| {
-        let checked = Older::than(package, &known).check_package(package, &defaults, &home);
+        let checked = OlderObjects::than(package, &known).check_package(package, &defaults, &home);
         checked.err().map(|fault| fault.message)
     };
     assert_eq!((holder(&first), holder(&second)), (None, None), "they share an index");
@@ -180,8 +180,8 @@ fn image(name: &str, second: u32, spec: serde_json::Value) -> JackalImage {
     .unwrap()
 }
 
-fn known(packages: &[&JackalPackage], images: &[&JackalImage]) -> Known {
-    Known {
+fn known(packages: &[&JackalPackage], images: &[&JackalImage]) -> ObservedObjects {
+    ObservedObjects {
         packages: packages
             .iter()
             .map(|one| Arc::new(DeserializeGuard(Ok((*one).clone()))))
@@ -193,19 +193,19 @@ fn known(packages: &[&JackalPackage], images: &[&JackalImage]) -> Known {
     }
 }
 
-fn home() -> (Defaults, Home) {
-    let defaults = Defaults {
+fn home() -> (RegistryDefaults, OperatorRegistry) {
+    let defaults = RegistryDefaults {
         registry: serde_json::from_value(json!({ "address": "r:1" })).unwrap(),
         policy: Policy {
             repositories: RepositoryPolicy::Any,
             ..Policy::default()
         },
-        ..Defaults::default()
+        ..RegistryDefaults::default()
     };
-    let home = Home {
+    let home = OperatorRegistry {
         address: Some("r:1".to_owned()),
         naming: Some(crate::oci::Naming::Jackal),
-        ..Home::default()
+        ..OperatorRegistry::default()
     };
     (defaults, home)
 }
@@ -213,7 +213,7 @@ fn home() -> (Defaults, Home) {
 /// Who has the plain tag of `mine`, or why it cannot have its name.
 fn plain(mine: &JackalImage, packages: &[&JackalPackage], images: &[&JackalImage]) -> Result<Option<String>, String> {
     let (known, (defaults, home)) = (known(packages, images), home());
-    let checked = Older::than(mine, &known).check_image(mine, &defaults, &home);
+    let checked = OlderObjects::than(mine, &known).check_image(mine, &defaults, &home);
     checked.map_err(|fault| {
         assert_eq!(fault.disposition, crate::fault::Disposition::Blocked);
         fault.message
@@ -372,7 +372,7 @@ fn an_image_and_a_package_of_one_name_and_moment_are_not_both_the_older() {
             .contains("the older package a/app: ")
     );
     let (known, (defaults, home)) = (known(&[], &[&image]), home());
-    let checked = Older::than(&package, &known).check_package(&package, &defaults, &home);
+    let checked = OlderObjects::than(&package, &known).check_package(&package, &defaults, &home);
     assert!(checked.is_ok());
 }
 
@@ -399,7 +399,7 @@ fn a_package_does_not_get_the_tag_of_an_older_image() {
     let (defaults, home) = home();
     let verdict = |package: &JackalPackage, image: &JackalImage| {
         let known = known(&[], &[image]);
-        let checked = Older::than(package, &known).check_package(package, &defaults, &home);
+        let checked = OlderObjects::than(package, &known).check_package(package, &defaults, &home);
         checked.err().map(|fault| fault.message)
     };
     let (new, old) = (
@@ -439,7 +439,7 @@ fn what_is_to_have_a_place_claims_it() {
     ] {
         let place: Reference = place.parse().unwrap();
         let location = Location::of(&place, "r:1", "", crate::oci::Naming::Plain, true).unwrap();
-        let wanted = Wanted {
+        let wanted = ManifestQuery {
             site: &site,
             name: &location.to_string(),
             location: &location,
@@ -483,25 +483,25 @@ fn what_a_policy_denies_keeps_nobody_from_a_tag() {
         }))
         .unwrap()
     };
-    let defaults = Defaults {
+    let defaults = RegistryDefaults {
         registry: serde_json::from_value(json!({ "address": "r:1" })).unwrap(),
         policy: Policy {
             hosts: vec!["good.example".parse().unwrap()],
             repositories: RepositoryPolicy::Any,
         },
-        ..Defaults::default()
+        ..RegistryDefaults::default()
     };
-    let home = Home {
+    let home = OperatorRegistry {
         address: Some("r:1".to_owned()),
-        ..Home::default()
+        ..OperatorRegistry::default()
     };
     let young = image("b", 2, json!({ "image": "good.example/app:1" }));
     let holds = |old: serde_json::Value| {
-        let known = Known {
+        let known = ObservedObjects {
             packages: Vec::new(),
             images: vec![Arc::new(DeserializeGuard(Ok(image("a", 1, old))))],
         };
-        Older::than(&young, &known)
+        OlderObjects::than(&young, &known)
             .check_image(&young, &defaults, &home)
             .is_err()
     };

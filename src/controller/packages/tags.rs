@@ -5,9 +5,9 @@ use kube::core::DeserializeGuard;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{self, Event};
 
-use super::super::conflict::{self, Known, Older};
+use super::super::conflict::{self, ObservedObjects, OlderObjects};
 use super::super::seen::is_news;
-use super::{Guarded, Packages, WAKE};
+use super::{GuardedPackage, Packages, WAKE};
 use crate::api::v1alpha1::{JackalImage, JackalPackage};
 use crate::fault::Fault;
 use crate::worker::last_part;
@@ -16,11 +16,11 @@ impl Packages {
     /// That no older object has the package's tag.
     pub(super) async fn check_tag(&self, package: &JackalPackage) -> Result<(), Fault> {
         // Where not all images have been seen yet, what stands under the tag is looked at before it is written all the same.
-        let known = Known {
+        let known = ObservedObjects {
             packages: self.known.state(),
             images: self.children.state(),
         };
-        let older = Older::than(package, &known);
+        let older = OlderObjects::than(package, &known);
         if older.agree() {
             return Ok(());
         }
@@ -29,7 +29,7 @@ impl Packages {
     }
 
     /// Has those packages looked at again whose tag may change hands by `event`, which is not among the known yet.
-    pub(super) fn release_of_package(&self, event: &Result<Event<Guarded>, watcher::Error>) {
+    pub(super) fn release_of_package(&self, event: &Result<Event<GuardedPackage>, watcher::Error>) {
         let Ok(Event::Apply(object) | Event::Delete(object)) = event else {
             return;
         };

@@ -8,10 +8,10 @@ use kube::ResourceExt as _;
 use tracing::info;
 
 use super::super::packages::Packages;
-use super::super::retention::{self, Surroundings};
+use super::super::retention::{self, RetentionContext};
 use super::super::sboms::Sboms;
 use super::super::tally::complete;
-use super::why::{Why, lack, why};
+use super::why::{BuildReason, lack, why};
 use super::{Built, Publication};
 use crate::api::v1alpha1::{
     Artifact, Conditions, Counts, Garbage, HistoryEntry, JackalPackage, READY, SIGNED, mebibytes, requested_at,
@@ -119,7 +119,7 @@ pub(super) async fn done(
             if !unchanged || came {
                 news.store(true, Ordering::Relaxed);
                 let why = match came {
-                    true => Why::registry_changed(),
+                    true => BuildReason::registry_changed(),
                     false => why(
                         before.as_ref(),
                         version,
@@ -160,7 +160,7 @@ pub(super) async fn done(
             newly_missing.store(status.missing_images != built.missing, Ordering::Relaxed);
             status.missing_images.clone_from(&built.missing);
             retention::trim(&package.spec, status);
-            let around = Surroundings {
+            let around = RetentionContext {
                 repository: &place,
                 claimed: &claimed,
                 images: &publication.written,

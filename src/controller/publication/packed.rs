@@ -7,13 +7,13 @@ use futures::stream::{self, TryStreamExt as _};
 use kube::ResourceExt as _;
 
 use super::super::packages::Packages;
-use super::super::reach::Reached;
+use super::super::reach::ObjectAccess;
 use super::Publication;
 use crate::api::v1alpha1::JackalPackage;
 use crate::fault::Fault;
-use crate::package::{BroughtImage, PackedImage, PlannedImage, requirements};
+use crate::package::{PackedImage, PlannedImage, TransferredImage, requirements};
 use crate::source::{ImageSource, RegistrySource};
-use crate::worker::NamespaceEntries;
+use crate::worker::NamespaceEntryReader;
 
 /// Images that are verified at once.
 const PARALLEL: usize = 4;
@@ -23,12 +23,12 @@ pub(super) async fn verify(
     packages: &Packages,
     package: &JackalPackage,
     publication: &Publication,
-    images: &[BroughtImage],
-    reached: &Reached<'_>,
+    images: &[TransferredImage],
+    reached: &ObjectAccess<'_>,
 ) -> Result<(), Fault> {
     let planned = publication.plan.images.iter().zip(images);
     let demanding = planned.filter(|(planned, _)| !planned.verify.is_empty());
-    let entries = NamespaceEntries::new(&packages.client, &package.namespace().unwrap_or_default());
+    let entries = NamespaceEntryReader::new(&packages.client, &package.namespace().unwrap_or_default());
     let mut checks = Vec::new();
     for (planned, image) in demanding {
         checks.push(one(packages, planned, image, &entries, reached));
@@ -42,9 +42,9 @@ pub(super) async fn verify(
 async fn one(
     packages: &Packages,
     planned: &PlannedImage,
-    image: &BroughtImage,
-    entries: &NamespaceEntries,
-    reached: &Reached<'_>,
+    image: &TransferredImage,
+    entries: &NamespaceEntryReader,
+    reached: &ObjectAccess<'_>,
 ) -> Result<(), Fault> {
     let requirements = requirements(&planned.verify, entries).await?;
     let request = &planned.request;

@@ -24,14 +24,14 @@ fn became(known: &PackagedImage, row: &PackagedImage) -> Option<String> {
 }
 
 /// Why an artifact was built.
-pub(super) struct Why {
+pub(super) struct BuildReason {
     /// The first that applies, as [`HistoryEntry::reason`] lists them.
     pub reason: &'static str,
     /// All that differs from the one before.
     pub message: String,
 }
 
-impl Why {
+impl BuildReason {
     /// The same was written to another place.
     pub fn registry_changed() -> Self {
         Self {
@@ -50,9 +50,9 @@ pub(super) fn why(
     rows: &[PackagedImage],
     charts: (&[PinnedChart], &[PinnedChart]),
     sboms_came: bool,
-) -> Why {
+) -> BuildReason {
     let Some(before) = before else {
-        return Why {
+        return BuildReason {
             reason: "FirstBuild",
             message: "first build".to_owned(),
         };
@@ -108,7 +108,7 @@ pub(super) fn why(
     if text.len() > 400 {
         text = format!("{} changes: {}", reasons.len(), reasons[0]);
     }
-    Why {
+    BuildReason {
         reason: reason.unwrap_or("ContentChanged"),
         message: text,
     }

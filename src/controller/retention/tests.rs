@@ -29,8 +29,8 @@ fn status(history: &[(&str, &str)]) -> JackalPackageStatus {
     }
 }
 
-fn around<'a>(claimed: &'a BTreeSet<String>, images: &'a [(String, String)], after: i64) -> Surroundings<'a> {
-    Surroundings {
+fn around<'a>(claimed: &'a BTreeSet<String>, images: &'a [(String, String)], after: i64) -> RetentionContext<'a> {
+    RetentionContext {
         repository: "r:1/app",
         claimed,
         images,
@@ -73,7 +73,7 @@ fn what_is_older_than_the_kept_revisions_goes_the_oldest_first() {
     status
         .history
         .insert(0, super::tests::status(&[("5", "e")]).history.remove(0));
-    let later = Surroundings {
+    let later = RetentionContext {
         after: time(9),
         ..around
     };
@@ -143,8 +143,8 @@ fn what_was_kept_waits_until_somebody_asks_or_something_else_goes() {
     let mut status = status(&[("3", "c"), ("2", "b"), ("1", "a")]);
     status.garbage = plan(&one, &status, &around(&none, &[], 5));
     let all = due(&one, &status, &around(&none, &[], 5), &time(5));
-    let kept = Settled::Kept(Kept::new("SharedManifest", "the tag x names it too"));
-    let settled = [(all[0].clone(), kept), (all[1].clone(), Settled::Gone)];
+    let kept = RetentionResult::RetainedReason(RetainedReason::new("SharedManifest", "the tag x names it too"));
+    let settled = [(all[0].clone(), kept), (all[1].clone(), RetentionResult::Gone)];
     assert!(settle(&mut status, &settled));
     assert!(!settle(&mut status, &settled[..1]), "no news");
     let left: Vec<&str> = status.history.iter().map(|entry| entry.digest.as_str()).collect();
@@ -152,7 +152,7 @@ fn what_was_kept_waits_until_somebody_asks_or_something_else_goes() {
     assert_eq!((next(&status), status.garbage.len()), (None, 1));
     assert_eq!(due(&one, &status, &around(&none, &[], 6), &time(9)), []);
     assert_eq!(plan(&one, &status, &around(&none, &[], 6)), status.garbage);
-    let anew = Surroundings {
+    let anew = RetentionContext {
         anew: true,
         ..around(&none, &[], 6)
     };

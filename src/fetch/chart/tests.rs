@@ -18,7 +18,7 @@ async fn packed(files: &[(&str, &[u8])]) -> Bytes {
 }
 
 async fn why(content: Bytes) -> String {
-    let fault = read(&content, &ChartMemory::default()).await.unwrap_err();
+    let fault = read(&content, &ChartCache::default()).await.unwrap_err();
     assert_eq!(fault.reason, Reason::SourceFailed);
     fault.message
 }
@@ -33,7 +33,7 @@ async fn the_texts_of_a_chart_are_read() {
         ("podinfo/README.md", b"image: no/no:1"),
     ];
     let content = packed(&files).await;
-    let texts = read(&content, &ChartMemory::default()).await.unwrap();
+    let texts = read(&content, &ChartCache::default()).await.unwrap();
     assert_eq!(images_of_chart(&texts, &[]), ["x/y:2", "x/z:1"]);
 }
 

@@ -19,18 +19,18 @@ const SIGNED_TYPE: &str = "application/vnd.jackal.package.tar.v1";
 
 /// Tars that stand in a package's repository, by what they say that they were made of.
 #[derive(Clone, Debug, Default)]
-pub struct KnownTars(BTreeMap<Digest, KnownTar>);
+pub struct ReusableTars(BTreeMap<Digest, ReusableTar>);
 
 /// A tar that stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct KnownTar {
+pub(super) struct ReusableTar {
     /// Its layer.
     pub blob: Descriptor,
     /// Whether it was made of what it says.
     pub proven: bool,
 }
 
-impl KnownTars {
+impl ReusableTars {
     /// Reads the artifact of `architecture` under `tag`, and the one that the object's status records, if it does. `key` is
     /// what signs the package.
     pub async fn read(
@@ -65,13 +65,13 @@ impl KnownTars {
             // What is proven is no longer replaced.
             if self.0.get(&inputs).is_none_or(|known| !known.proven) {
                 let blob = layer.clone();
-                self.0.insert(inputs, KnownTar { blob, proven });
+                self.0.insert(inputs, ReusableTar { blob, proven });
             }
         }
     }
 
     /// The tar that says it was made of `inputs`.
-    pub(super) fn get(&self, inputs: &Digest) -> Option<&KnownTar> {
+    pub(super) fn get(&self, inputs: &Digest) -> Option<&ReusableTar> {
         self.0.get(inputs)
     }
 
@@ -119,7 +119,7 @@ mod tests {
 
     fn proven(layers: Vec<Descriptor>, recorded: bool, key: Option<&SigningKey>) -> Vec<(Digest, bool)> {
         let manifest = Manifest::new(Descriptor::empty(), layers);
-        let mut known = KnownTars::default();
+        let mut known = ReusableTars::default();
         known.take(&manifest, recorded, key);
         let rows = known.0.into_values();
         rows.map(|known| (known.blob.digest, known.proven)).collect()

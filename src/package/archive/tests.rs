@@ -12,7 +12,7 @@ struct Counted {
 }
 
 #[async_trait]
-impl Origin for Counted {
+impl EntrySource for Counted {
     async fn open(&self) -> Result<(u64, ByteStream<'static>), Fault> {
         self.opened.fetch_add(1, Ordering::Relaxed);
         let content = Bytes::from_static(self.content.as_bytes());
@@ -35,7 +35,7 @@ fn entry(path: &str, mode: u32, origin: &Arc<Counted>) -> Entry {
         path: path.to_owned(),
         mode,
         identity: Digest::of(origin.content.as_bytes()),
-        origin: Arc::clone(origin) as Arc<dyn Origin>,
+        origin: Arc::clone(origin) as Arc<dyn EntrySource>,
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::Found;
 use crate::api::v1alpha1::{ChartSpec, ComponentSpec};
 use crate::oci::Digest;
-use crate::package::{Archive, Entry, Origin};
+use crate::package::{Archive, Entry, EntrySource};
 
 /// Permissions of charts, values and manifests.
 const PLAIN: u32 = 0o644;
@@ -46,7 +46,7 @@ pub(super) fn file(index: usize, target: &str) -> String {
 /// folder finds them.
 pub fn archive(component: &ComponentSpec, found: &Found) -> Option<Archive> {
     let mut entries = Vec::new();
-    let mut add = |path: String, mode: u32, identity: Digest, origin: std::sync::Arc<dyn Origin>| {
+    let mut add = |path: String, mode: u32, identity: Digest, origin: std::sync::Arc<dyn EntrySource>| {
         entries.push(Entry {
             path: format!("{}/{path}", component.name),
             mode,
@@ -54,7 +54,7 @@ pub fn archive(component: &ComponentSpec, found: &Found) -> Option<Archive> {
             origin,
         });
     };
-    let text = |content: &Bytes| -> (Digest, std::sync::Arc<dyn Origin>) {
+    let text = |content: &Bytes| -> (Digest, std::sync::Arc<dyn EntrySource>) {
         (Digest::of(content), std::sync::Arc::new(content.clone()))
     };
     for (spec, content) in component.charts.iter().zip(&found.charts) {

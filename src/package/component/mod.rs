@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Archive, Origin};
+use super::{Archive, EntrySource};
 use crate::api::v1alpha1::{ComponentSpec, JackalPackageSpec, PinnedChart};
 use crate::oci::Digest;
 
@@ -65,7 +65,7 @@ pub struct ChartContent {
     /// The digest of its manifest in an OCI registry, or of its archive in a chart repository.
     pub digest: Digest,
     /// Its archive, a compressed tar.
-    pub origin: Arc<dyn Origin>,
+    pub origin: Arc<dyn EntrySource>,
     /// The values that it is installed with, as YAML; later ones are laid over earlier ones.
     pub values: Vec<Bytes>,
     /// The images that it names, as it writes them.
@@ -78,5 +78,5 @@ pub struct FileContent {
     /// Its digest.
     pub digest: Digest,
     /// Its content.
-    pub origin: Arc<dyn Origin>,
+    pub origin: Arc<dyn EntrySource>,
 }

@@ -10,7 +10,7 @@ use futures::TryStreamExt as _;
 use super::*;
 use crate::oci::Manifest;
 use crate::oci::media_type;
-use crate::package::{Entry, Origin, Plan};
+use crate::package::{Entry, EntrySource, Plan};
 use crate::source::ByteStream;
 
 #[derive(Default)]
@@ -192,12 +192,12 @@ impl Destination for Repository {
 pub(super) struct Stage {
     pub(super) registry: Arc<Registry>,
     pub(super) package: Repository,
-    pub(super) images: Vec<BroughtImage>,
+    pub(super) images: Vec<TransferredImage>,
 }
 
 impl Stage {
     /// Publishes the package for amd64 under `tag`.
-    async fn publish(&self, contents: Contents<'_>, tag: &str) -> Result<Published, Fault> {
+    async fn publish(&self, contents: PackageContents<'_>, tag: &str) -> Result<Published, Fault> {
         publish(&definition("amd64"), contents, &self.package, tag, unheard).await
     }
 
@@ -243,7 +243,7 @@ pub(super) async fn stage() -> Stage {
     };
     let list = Document::of_index(Index::new(vec![entry])).unwrap();
     app.publish(&list, Some("1")).await.unwrap();
-    let image = |reference: &str, root: &Document, destination: Repository| BroughtImage {
+    let image = |reference: &str, root: &Document, destination: Repository| TransferredImage {
         reference: reference.parse().unwrap(),
         digest: root.digest().clone(),
         destination: Arc::new(destination),
@@ -280,7 +280,13 @@ fn may_run_on_any_thread() {
         process: 0,
         way: Duration::ZERO,
     };
-    sent(publish(&definition, Contents::default(), &repository, "1", unheard));
+    sent(publish(
+        &definition,
+        PackageContents::default(),
+        &repository,
+        "1",
+        unheard,
+    ));
 }
 
 #[tokio::test]
@@ -372,7 +378,7 @@ async fn says_which_image_is_not_there() {
 fn component(path: &str, content: &'static str) -> (Archive, Arc<AtomicU64>) {
     struct Counted(&'static str, Arc<AtomicU64>);
     #[async_trait]
-    impl Origin for Counted {
+    impl EntrySource for Counted {
         async fn open(&self) -> Result<(u64, ByteStream<'static>), Fault> {
             self.1.fetch_add(1, Ordering::Relaxed);
             Bytes::from_static(self.0.as_bytes()).open().await
@@ -400,10 +406,10 @@ async fn a_tar_is_made_once_for_the_same_content() {
         ([archive], opened)
     };
     let (first, opened) = archives("a: 1");
-    let contents = Contents {
+    let contents = PackageContents {
         images: &stage.images,
         archives: &first,
-        ..Contents::default()
+        ..PackageContents::default()
     };
     let published = stage.publish(contents, "1.0.0").await.unwrap();
     assert_eq!(opened.load(Ordering::Relaxed), 1);
@@ -418,11 +424,11 @@ async fn a_tar_is_made_once_for_the_same_content() {
     let writes = stage.registry.writes.load(Ordering::Relaxed);
     let (again, opened) = archives("a: 1");
     let known = async |recorded: Option<&Digest>| {
-        let read = KnownTars::read(&stage.package, "1.0.0", "amd64", recorded, None).await;
+        let read = ReusableTars::read(&stage.package, "1.0.0", "amd64", recorded, None).await;
         read.unwrap()
     };
     let own = known(Some(&published.manifest)).await;
-    let contents = Contents {
+    let contents = PackageContents {
         archives: &again,
         known: Some(&own),
         ..contents
@@ -433,7 +439,7 @@ async fn a_tar_is_made_once_for_the_same_content() {
 
     // What somebody put under the tag is read again, and compared: nothing is sent.
     let anybodys = known(None).await;
-    let compared = Contents {
+    let compared = PackageContents {
         known: Some(&anybodys),
         ..contents
     };
@@ -449,7 +455,7 @@ async fn a_tar_is_made_once_for_the_same_content() {
     // Other content does, also when the registry loses it on the way.
     stage.registry.losses.store(2, Ordering::Relaxed);
     let (other, opened) = archives("a: 2");
-    let contents = Contents {
+    let contents = PackageContents {
         archives: &other,
         ..contents
     };
@@ -485,14 +491,14 @@ async fn a_tar_that_somebody_laid_under_the_tag_is_not_packed() {
         .await
         .unwrap();
 
-    let known = KnownTars::read(&stage.package, "1.0.0", "amd64", None, None)
+    let known = ReusableTars::read(&stage.package, "1.0.0", "amd64", None, None)
         .await
         .unwrap();
-    let contents = Contents {
+    let contents = PackageContents {
         images: &stage.images,
         archives: &archives,
         known: Some(&known),
-        ..Contents::default()
+        ..PackageContents::default()
     };
     let published = stage.publish(contents, "1.0.0").await.unwrap();
     let manifest = stage.manifest(&published).await;
@@ -505,10 +511,10 @@ async fn a_tar_that_somebody_laid_under_the_tag_is_not_packed() {
 async fn the_definition_is_signed_as_it_stands_in_the_artifact() {
     let stage = stage().await;
     let sign: &SignDefinition = &|yaml| Ok(("zarf.bundle.sig".to_owned(), Digest::of(yaml).to_string().into()));
-    let contents = Contents {
+    let contents = PackageContents {
         images: &stage.images,
         sign: Some(sign),
-        ..Contents::default()
+        ..PackageContents::default()
     };
     let published = stage.publish(contents, "1.0.0").await.unwrap();
     let manifest = stage.manifest(&published).await;

@@ -3,8 +3,8 @@ use serde_json::json;
 use super::*;
 use crate::fault::Disposition;
 
-fn policy(value: serde_json::Value) -> Followed {
-    Followed {
+fn policy(value: serde_json::Value) -> PolicyImage {
+    PolicyImage {
         image: "ghcr.io/x/app".to_owned(),
         policy: serde_json::from_value(value).unwrap(),
     }

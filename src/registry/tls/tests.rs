@@ -81,6 +81,6 @@ fn only_what_can_be_used_is_taken() {
         trust(None, Some(SELF_SIGNED), Some("junk")),
         trust(Some(SELF_SIGNED), Some(b"junk"), Some("junk")),
     ] {
-        assert!(matches!(config(&bad), Err(Unusable::Given(_))));
+        assert!(matches!(config(&bad), Err(TlsSetupError::Given(_))));
     }
 }

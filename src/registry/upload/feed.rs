@@ -7,7 +7,7 @@ use tokio::task::JoinError;
 
 use super::UploadError;
 use super::window::Window;
-use crate::hashing::Hashing;
+use crate::hashing::BackgroundHasher;
 use crate::oci::Digest;
 use crate::registry::error::{Error, Kind};
 
@@ -18,7 +18,7 @@ const PIECE: usize = 1024 * 1024;
 /// held back until digest and length were found right.
 ///
 /// No future of it loses anything when it is dropped.
-pub(super) struct Feed<'a, E> {
+pub(super) struct ReplayBuffer<'a, E> {
     content: BoxStream<'a, Result<Bytes, E>>,
     digest: Option<&'a Digest>,
     size: Option<u64>,
@@ -36,12 +36,12 @@ pub(super) struct Feed<'a, E> {
 }
 
 enum Hash {
-    Running(Hashing),
+    Running(BackgroundHasher),
     Ending(BoxFuture<'static, Result<Digest, JoinError>>),
     Ended(Digest),
 }
 
-impl<'a, E> Feed<'a, E> {
+impl<'a, E> ReplayBuffer<'a, E> {
     /// `digest` and `size` are what the content must have, when known.
     pub fn new(
         digest: Option<&'a Digest>,
@@ -58,7 +58,7 @@ impl<'a, E> Feed<'a, E> {
             chunk: Bytes::new(),
             piece: None,
             held: None,
-            hashing: Hash::Running(Hashing::new(digest)),
+            hashing: Hash::Running(BackgroundHasher::new(digest)),
             window: Window::new(),
         }
     }
@@ -143,7 +143,7 @@ impl<'a, E> Feed<'a, E> {
                     if let Some(size) = self.size.filter(|size| length != *size) {
                         return Err(self.mismatch(format!("{size} bytes are expected, and {length} arrived")));
                     }
-                    let hashing = std::mem::replace(hashing, Hashing::new(None));
+                    let hashing = std::mem::replace(hashing, BackgroundHasher::new(None));
                     self.hashing = Hash::Ending(hashing.finish().boxed());
                 }
             }

@@ -22,10 +22,10 @@ use futures::stream::BoxStream;
 use reqwest::Method;
 use url::Url;
 
-use self::feed::Feed;
-use self::request::{Broken, Failure, Part, Redirect};
+use self::feed::ReplayBuffer;
+use self::request::{Failure, Part, PartFailure, Redirect};
 use self::turn::WritePermit;
-use super::client::{Answer, REDIRECTS, too_many_redirects};
+use super::client::{REDIRECTS, RegistryResponse, too_many_redirects};
 use super::error::{Error, Kind, backoff};
 use super::repository::{Repository, answered_digest, same_digest};
 use crate::oci::Digest;
@@ -69,7 +69,7 @@ impl<E: fmt::Display> fmt::Display for UploadError<E> {
 }
 
 /// An upload that the registry began where it would not mount the blob. Unused, it is given up when it is dropped.
-pub struct Begun(pub(super) Session);
+pub struct PendingUpload(pub(super) Session);
 
 impl Repository {
     /// Stores a blob, and returns the digest and size in bytes of what was stored. `digest` and `size` are
@@ -87,7 +87,7 @@ impl Repository {
     /// The same in a session that was begun before, if there is one.
     pub async fn upload_begun<E>(
         &self,
-        begun: Option<Begun>,
+        begun: Option<PendingUpload>,
         digest: Option<&Digest>,
         size: Option<u64>,
         bytes: BoxStream<'_, Result<Bytes, E>>,
@@ -96,7 +96,7 @@ impl Repository {
         // reads waits for this permit to go on.
         let permit = WritePermit::acquire(self.registry()).await?;
         let session = match begun {
-            Some(Begun(session)) => session,
+            Some(PendingUpload(session)) => session,
             None => Session::begin(self).await?,
         };
         let label = match (digest, size) {
@@ -107,7 +107,7 @@ impl Repository {
             repository: self,
             permit,
             session,
-            feed: Feed::new(digest, size, bytes, label),
+            feed: ReplayBuffer::new(digest, size, bytes, label),
             digest,
             size,
             acknowledged: 0,
@@ -122,9 +122,9 @@ impl Repository {
         loop {
             let done = match upload.step().await {
                 Ok(done) => done,
-                Err(Broken::Ended(error)) => return Err(error),
-                Err(Broken::Request(failure)) => upload.recover(failure).await?,
-                Err(Broken::Redirected(redirect)) => {
+                Err(PartFailure::Ended(error)) => return Err(error),
+                Err(PartFailure::Request(failure)) => upload.recover(failure).await?,
+                Err(PartFailure::Redirected(redirect)) => {
                     upload.go_elsewhere(redirect)?;
                     None
                 }
@@ -141,7 +141,7 @@ struct Upload<'r, 'a, E> {
     repository: &'r Repository,
     permit: WritePermit,
     session: Session,
-    feed: Feed<'a, E>,
+    feed: ReplayBuffer<'a, E>,
     digest: Option<&'a Digest>,
     size: Option<u64>,
     /// Bytes that the registry said to have.
@@ -165,7 +165,7 @@ type Stored = (Digest, u64);
 
 impl<E> Upload<'_, '_, E> {
     /// The next request. What was stored, when that is all.
-    async fn step(&mut self) -> Result<Option<Stored>, Broken<E>> {
+    async fn step(&mut self) -> Result<Option<Stored>, PartFailure<E>> {
         let learned = self.repository.registry().pace().part();
         let from = self.feed.at();
         if let (Some(digest), Some(size), 0) = (self.digest, self.size, from)
@@ -182,7 +182,7 @@ impl<E> Upload<'_, '_, E> {
             let answer = request::send(&self.session, &mut self.permit, &mut self.feed, part).await?;
             return self.committed(&answer).map(Some).map_err(ended);
         }
-        if self.feed.more().await.map_err(Broken::Ended)? {
+        if self.feed.more().await.map_err(PartFailure::Ended)? {
             let part = match (learned, from) {
                 (Some(part), _) => part,
                 (None, 0) => u64::MAX,
@@ -250,7 +250,7 @@ impl<E> Upload<'_, '_, E> {
         Ok(())
     }
 
-    fn committed(&mut self, answer: &Answer) -> Result<Stored, Error> {
+    fn committed(&mut self, answer: &RegistryResponse) -> Result<Stored, Error> {
         let Some((found, length)) = self.feed.verified() else {
             let detail = "the registry answers before it has the content";
             return Err(Error::new(Kind::Protocol, &answer.label, detail));
@@ -404,6 +404,6 @@ impl<E> Upload<'_, '_, E> {
     }
 }
 
-fn ended<E>(error: Error) -> Broken<E> {
-    Broken::Ended(error.into())
+fn ended<E>(error: Error) -> PartFailure<E> {
+    PartFailure::Ended(error.into())
 }

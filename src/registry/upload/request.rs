@@ -13,10 +13,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use url::Url;
 
 use super::UploadError;
-use super::feed::Feed;
+use super::feed::ReplayBuffer;
 use super::session::Session;
 use super::turn::{PAUSE, WritePermit};
-use crate::registry::client::{Answer, leads_away};
+use crate::registry::client::{RegistryResponse, leads_away};
 use crate::registry::error::{Error, Kind};
 
 /// Pieces that wait for the connection.
@@ -37,7 +37,7 @@ pub(super) struct Part {
 }
 
 /// Why a part did not arrive.
-pub(super) enum Broken<E> {
+pub(super) enum PartFailure<E> {
     /// Nothing of it arrives at another try either.
     Ended(UploadError<E>),
     /// The request failed.
@@ -74,17 +74,17 @@ pub(super) struct Failure {
 pub(super) async fn send<E>(
     session: &Session,
     permit: &mut WritePermit,
-    feed: &mut Feed<'_, E>,
+    feed: &mut ReplayBuffer<'_, E>,
     part: Part,
-) -> Result<Answer, Broken<E>> {
+) -> Result<RegistryResponse, PartFailure<E>> {
     let (from, begun) = (feed.at(), Instant::now());
     let (method, length) = (part.method.clone(), part.length);
     let sent = attempt(session, permit, feed, part).await;
     sent.map_err(|stopped| match stopped {
-        Stopped::Redirected(to) => Broken::Redirected(Redirect { method, to, from }),
+        Stopped::Redirected(to) => PartFailure::Redirected(Redirect { method, to, from }),
         Stopped::Failed(error) => {
             let carried = feed.at() - from;
-            Broken::Request(Failure {
+            PartFailure::Request(Failure {
                 error,
                 from,
                 length: length.unwrap_or(carried),
@@ -93,7 +93,7 @@ pub(super) async fn send<E>(
                 took: begun.elapsed(),
             })
         }
-        Stopped::Ended(ended) => Broken::Ended(ended),
+        Stopped::Ended(ended) => PartFailure::Ended(ended),
     })
 }
 
@@ -113,9 +113,9 @@ impl<E> From<Error> for Stopped<E> {
 async fn attempt<E>(
     session: &Session,
     permit: &mut WritePermit,
-    feed: &mut Feed<'_, E>,
+    feed: &mut ReplayBuffer<'_, E>,
     part: Part,
-) -> Result<Answer, Stopped<E>> {
+) -> Result<RegistryResponse, Stopped<E>> {
     let registry = &session.registry;
     let idle = registry.idle();
     let label = session.label(&part.method);
@@ -165,7 +165,7 @@ async fn attempt<E>(
         }
     }
     let is_foreign = registry.http().is_foreign(response.url());
-    let mut answer = Answer::new(response, label.clone(), None);
+    let mut answer = RegistryResponse::new(response, label.clone(), None);
     answer.is_foreign = is_foreign;
     match (answer.status().as_u16(), whole) {
         (200..=204, true) => Ok(answer),
@@ -201,7 +201,7 @@ enum Stop<E> {
 /// Hands the next `most` bytes on piece by piece, at least `least` of them in each time `idle`. Returns how many of the blob
 /// were handed on in all: what a registry that commits it may read again.
 async fn pump<E>(
-    feed: &mut Feed<'_, E>,
+    feed: &mut ReplayBuffer<'_, E>,
     permit: &mut WritePermit,
     most: u64,
     sender: mpsc::Sender<Result<Bytes, Infallible>>,

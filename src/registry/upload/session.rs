@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use crate::oci::Digest;
-use crate::registry::client::{Answer, Call, Registry, text_of};
+use crate::registry::client::{Call, Registry, RegistryResponse, text_of};
 use crate::registry::error::{Error, Kind};
 use crate::registry::repository::Repository;
 use crate::registry::token::Scope;
@@ -43,7 +43,7 @@ impl Session {
     }
 
     /// The session that `answer`, to a POST, began.
-    pub fn begun(repository: &Repository, call: &Call, answer: &Answer) -> Result<Self, Error> {
+    pub fn begun(repository: &Repository, call: &Call, answer: &RegistryResponse) -> Result<Self, Error> {
         let registry = repository.registry();
         Ok(Self {
             url: registry.follow_upload(&call.label, answer.url(), answer.header(LOCATION))?,
@@ -67,7 +67,7 @@ impl Session {
     }
 
     /// Goes where `answer` says that the next bytes go; where it does not say, they go where these did.
-    pub fn moved(&mut self, answer: &Answer) -> Result<(), Error> {
+    pub fn moved(&mut self, answer: &RegistryResponse) -> Result<(), Error> {
         if let Some(location) = answer.header(LOCATION) {
             self.url = self.registry.follow_upload(&self.label, answer.url(), Some(location))?;
         }

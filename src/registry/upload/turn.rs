@@ -19,7 +19,7 @@ const FLOWING: u64 = 128 * 1024;
 pub(super) struct WritePermit {
     registry: Registry,
     permit: Option<OwnedSemaphorePermit>,
-    flow: Flow,
+    flow: ThroughputMeter,
 }
 
 impl WritePermit {
@@ -28,14 +28,14 @@ impl WritePermit {
         Ok(Self {
             permit: Some(registry.writing().await?),
             registry: registry.clone(),
-            flow: Flow::begin(Instant::now()),
+            flow: ThroughputMeter::begin(Instant::now()),
         })
     }
 
     /// Nothing comes: others may write meanwhile.
     pub fn pause(&mut self) {
         self.permit = None;
-        self.flow = Flow::begin(Instant::now());
+        self.flow = ThroughputMeter::begin(Instant::now());
     }
 
     /// Notes that `bytes` came, and waits for a permit where content flows and there is none.
@@ -43,7 +43,7 @@ impl WritePermit {
         match self.flow.note(bytes, Instant::now()) {
             Some(true) if self.permit.is_none() => {
                 self.permit = Some(self.registry.writing().await?);
-                self.flow = Flow::begin(Instant::now());
+                self.flow = ThroughputMeter::begin(Instant::now());
             }
             Some(false) => self.permit = None,
             Some(true) | None => {}
@@ -54,12 +54,12 @@ impl WritePermit {
 
 /// How much came lately.
 #[derive(Debug)]
-struct Flow {
+struct ThroughputMeter {
     since: Instant,
     bytes: u64,
 }
 
-impl Flow {
+impl ThroughputMeter {
     fn begin(now: Instant) -> Self {
         Self { since: now, bytes: 0 }
     }
@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn what_comes_slowly_does_not_flow() {
         let begin = Instant::now();
-        let mut flow = Flow::begin(begin);
+        let mut flow = ThroughputMeter::begin(begin);
         assert_eq!(flow.note(FLOWING, begin + MEASURED / 2), None);
         assert_eq!(flow.note(1, begin + MEASURED), Some(true));
         assert_eq!(flow.note(FLOWING - 1, begin + MEASURED * 2), Some(false));

@@ -25,7 +25,7 @@ use super::wire::{
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest};
 use crate::source::ByteStream;
-use crate::source::doubt::Doubt;
+use crate::source::doubt::UnreadableReason;
 
 /// Where a containerd listens unless somebody moved it.
 pub const DEFAULT_ADDRESS: &str = "unix:///run/containerd/containerd.sock";
@@ -116,7 +116,7 @@ impl Client {
         let message = format!(
             "the containerd at {} failed: {}; look into its log if it stays so",
             self.name(),
-            Doubt::new(what)
+            UnreadableReason::new(what)
         );
         Fault::retryable(Reason::SourceFailed, message)
     }

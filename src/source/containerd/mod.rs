@@ -16,8 +16,8 @@ pub(in crate::source) use client::Session;
 pub use client::{Client, DEFAULT_ADDRESS};
 pub use watch::ContainerdEvents;
 
-use super::content::{Access, Content, Keeper};
-use super::{BlobSink, Delivered, ImageSource, Resolved};
+use super::content::{Content, ContentStores, Keeper};
+use super::{BlobSink, Delivery, ImageSource, Resolved};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Platform, Reference};
 
@@ -28,14 +28,14 @@ pub const DEFAULT_NAMESPACE: &str = "k8s.io";
 #[derive(Clone, Debug)]
 pub struct Containerd {
     client: Client,
-    access: Access,
+    access: ContentStores,
 }
 
 impl Containerd {
     /// Takes images from the containerd behind `client`, whose root this process finds at `root`, or else where
     /// it says that it is. Where that cannot be read its content comes over its socket.
     pub fn new(client: Client, root: Option<PathBuf>) -> Self {
-        let access = Access::new(root);
+        let access = ContentStores::new(root);
         Self { client, access }
     }
 
@@ -103,7 +103,7 @@ impl ImageSource for Containerd {
         }
     }
 
-    async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivered, Fault> {
+    async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivery, Fault> {
         // An index of our own is not in the store, but what it lists is.
         let proof = image
             .documents

@@ -10,7 +10,7 @@ use super::client::{Client, Session};
 use super::wire::{Envelope, ImageEvent};
 use crate::fault::Fault;
 use crate::oci::Reference;
-use crate::source::docker::Notice;
+use crate::source::docker::ImageChange;
 use crate::source::reconnection::Reconnection;
 
 /// After so long without an event the containerd is asked whether it is there still.
@@ -41,7 +41,7 @@ impl ContainerdEvents {
     }
 
     /// The next notice. May be dropped while it waits: no notice is lost by that.
-    pub async fn next(&mut self) -> Notice {
+    pub async fn next(&mut self) -> ImageChange {
         loop {
             let Some(connection) = &mut self.connection else {
                 if let Some(notice) = self.reconnect().await {
@@ -55,22 +55,22 @@ impl ContainerdEvents {
                 Err(fault) => {
                     self.connection = None;
                     if self.reconnection.lost() {
-                        return Notice::Lost(fault);
+                        return ImageChange::Lost(fault);
                     }
                 }
             }
         }
     }
 
-    async fn reconnect(&mut self) -> Option<Notice> {
+    async fn reconnect(&mut self) -> Option<ImageChange> {
         self.reconnection.pause().await;
         match Connection::open(&self.client).await {
             Ok(connection) => {
                 self.connection = Some(connection);
                 self.reconnection.connected();
-                Some(Notice::Resync)
+                Some(ImageChange::Resync)
             }
-            Err(fault) => self.reconnection.lost().then_some(Notice::Lost(fault)),
+            Err(fault) => self.reconnection.lost().then_some(ImageChange::Lost(fault)),
         }
     }
 }
@@ -93,7 +93,7 @@ impl Connection {
         Ok(Self { session, events, first })
     }
 
-    async fn next(&mut self) -> Result<Option<Notice>, Fault> {
+    async fn next(&mut self) -> Result<Option<ImageChange>, Fault> {
         if let Some(first) = self.first.take() {
             return Ok(notice(&first));
         }
@@ -111,8 +111,8 @@ impl Connection {
 }
 
 // `None` for a name that no object has: Kubernetes' runtime interface also names an image by its bare ID.
-fn notice(event: &Envelope) -> Option<Notice> {
-    let changed = |name| Some(Notice::Changed { name });
+fn notice(event: &Envelope) -> Option<ImageChange> {
+    let changed = |name| Some(ImageChange::Changed { name });
     let Some(any) = &event.event else {
         return changed(None);
     };
@@ -141,7 +141,7 @@ mod tests {
             }),
         };
         let changed = |name: Option<&str>| {
-            Some(Notice::Changed {
+            Some(ImageChange::Changed {
                 name: name.map(str::to_owned),
             })
         };

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::oci::Digest;
-use crate::source::beneath::Beneath;
+use crate::source::beneath::ConfinedDirectory;
 use crate::source::chunks::{Chunks, Stop};
-use crate::source::doubt::Doubt;
+use crate::source::doubt::UnreadableReason;
 
 /// The folder of the content plugin in a containerd's root.
 pub(super) const PLUGIN: &str = "io.containerd.content.v1.content";
@@ -20,19 +20,19 @@ pub(super) const PLUGIN: &str = "io.containerd.content.v1.content";
 /// The blobs of one containerd.
 #[derive(Debug)]
 pub(in crate::source) struct Folder {
-    blobs: Mutex<Beneath>,
+    blobs: Mutex<ConfinedDirectory>,
 }
 
 impl Folder {
     /// The content store below the containerd's root `root`, if that holds `proof`.
-    pub fn proved(root: &Path, proof: &Digest) -> Result<Self, Doubt> {
-        let blobs = Beneath::at(root)?.folder(&format!("{PLUGIN}/blobs"))?;
+    pub fn proved(root: &Path, proof: &Digest) -> Result<Self, UnreadableReason> {
+        let blobs = ConfinedDirectory::at(root)?.folder(&format!("{PLUGIN}/blobs"))?;
         let folder = Self {
             blobs: Mutex::new(blobs),
         };
         match folder.open(proof)? {
             Some(_) => Ok(folder),
-            None => Err(Doubt::new(format!(
+            None => Err(UnreadableReason::new(format!(
                 "{} does not hold {}, so it is another containerd's",
                 root.display(),
                 proof.short_form()
@@ -41,13 +41,13 @@ impl Folder {
     }
 
     /// A blob and its length in bytes, if it is there.
-    pub fn open(&self, digest: &Digest) -> Result<Option<(File, u64)>, Doubt> {
+    pub fn open(&self, digest: &Digest) -> Result<Option<(File, u64)>, UnreadableReason> {
         let name = format!("{}/{}", digest.algorithm(), digest.hex());
         self.blobs.lock().unwrap_or_else(PoisonError::into_inner).find(&name)
     }
 
     /// A blob of at most `limit` bytes, whole; its length when it is longer.
-    pub fn whole(&self, digest: &Digest, limit: u64) -> Result<Option<Result<Bytes, u64>>, Doubt> {
+    pub fn whole(&self, digest: &Digest, limit: u64) -> Result<Option<Result<Bytes, u64>>, UnreadableReason> {
         let Some((file, length)) = self.open(digest)? else {
             return Ok(None);
         };
@@ -63,7 +63,7 @@ impl Folder {
 }
 
 /// Reads `file`, the blob `digest` of `length` bytes, in a thread of its own.
-pub(super) fn read(file: File, digest: Digest, length: u64) -> mpsc::Receiver<Result<Bytes, Doubt>> {
+pub(super) fn read(file: File, digest: Digest, length: u64) -> mpsc::Receiver<Result<Bytes, UnreadableReason>> {
     let (mut chunks, receiver) = Chunks::new(length);
     tokio::task::spawn_blocking(move || {
         let result = pour(&file, &digest, length, &mut chunks);
@@ -80,8 +80,8 @@ fn pour(file: &File, digest: &Digest, length: u64, chunks: &mut Chunks) -> Resul
     }
 }
 
-fn unreadable(digest: &Digest, error: &std::io::Error) -> Doubt {
-    Doubt::new(format!("the blob {digest} cannot be read ({error})"))
+fn unreadable(digest: &Digest, error: &std::io::Error) -> UnreadableReason {
+    UnreadableReason::new(format!("the blob {digest} cannot be read ({error})"))
 }
 
 #[cfg(test)]

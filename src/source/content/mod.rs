@@ -18,9 +18,9 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use self::folder::Folder;
 use super::containerd::{Client, Session};
-use super::doubt::{Doubt, blocking};
+use super::doubt::{UnreadableReason, blocking};
 use super::readings::Readings;
-use super::{Blob, BlobSink, ByteStream, Delivered, Form, Identity, Method, Resolved};
+use super::{Blob, BlobSink, ByteStream, Delivery, Form, Identity, Method, Resolved};
 use crate::budget::IMAGES;
 use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Hasher, Platform, Reference, distinct_blobs, distinct_foreign_layers};
@@ -57,13 +57,13 @@ impl Keeper {
 
 /// The ways to content stores of one process.
 #[derive(Clone, Debug)]
-pub struct Access {
+pub struct ContentStores {
     root: Option<PathBuf>,
     // Of all images together: each takes a thread and some chunks of memory.
     turns: Arc<Semaphore>,
 }
 
-impl Access {
+impl ContentStores {
     /// A containerd's root is at `root`, or else where it says.
     pub fn new(root: Option<PathBuf>) -> Self {
         Self {
@@ -137,7 +137,7 @@ impl Access {
     }
 }
 
-async fn prove(root: PathBuf, proof: &Digest) -> Result<Arc<Folder>, Doubt> {
+async fn prove(root: PathBuf, proof: &Digest) -> Result<Arc<Folder>, UnreadableReason> {
     let proof = proof.clone();
     blocking(move || Folder::proved(&root, &proof)).await.map(Arc::new)
 }
@@ -181,7 +181,7 @@ impl Content {
     }
 
     /// Brings what `sink` lacks of an image that was resolved here.
-    pub async fn deliver(&self, keeper: Keeper, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivered, Fault> {
+    pub async fn deliver(&self, keeper: Keeper, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivery, Fault> {
         let name = &image.reference.familiar();
         let mut blobs = distinct_blobs(&image.documents);
         blobs.extend(self.held(distinct_foreign_layers(&image.documents)).await?);
@@ -198,7 +198,7 @@ impl Content {
                 }
             })
             .await?;
-        Ok(Delivered {
+        Ok(Delivery {
             documents: image.documents.clone(),
             method: match self.place {
                 Place::Folder(_) => Method::ContainerdContent,
@@ -382,7 +382,7 @@ fn misshapen(keeper: Keeper, name: &str, blob: &Descriptor, length: u64) -> Faul
     damaged(keeper, name, &blob.digest, &how)
 }
 
-fn unread(keeper: Keeper, name: &str, doubt: &Doubt) -> Fault {
+fn unread(keeper: Keeper, name: &str, doubt: &UnreadableReason) -> Fault {
     let message = format!(
         "`{name}` cannot be read from the content store of {}: {doubt}; it is tried again, and that disk wants a look if it stays so",
         keeper.name()

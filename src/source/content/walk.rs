@@ -99,7 +99,7 @@ pub(super) async fn find(
 }
 
 /// What is not there of something that is listed.
-enum Lack {
+enum MissingContent {
     /// Its manifest, so nobody ever asked for it.
     Unasked,
     /// Some of its content.
@@ -127,14 +127,14 @@ impl Walk<'_> {
         for entry in index.manifests.iter().filter(|entry| entry.may_be_image()) {
             match self.entry(entry).await? {
                 Ok(documents) => whole.push((entry, documents)),
-                Err(Lack::Content(fault)) => drop(broken.get_or_insert(fault)),
-                Err(Lack::Unasked) => {}
+                Err(MissingContent::Content(fault)) => drop(broken.get_or_insert(fault)),
+                Err(MissingContent::Unasked) => {}
             }
         }
         let Some(((first, _), others)) = whole.split_first() else {
             return Err(match (broken, lack) {
-                (Some(fault), _) | (None, Lack::Content(fault)) => fault,
-                (None, Lack::Unasked) => self.lacking("any platform"),
+                (Some(fault), _) | (None, MissingContent::Content(fault)) => fault,
+                (None, MissingContent::Unasked) => self.lacking("any platform"),
             });
         };
         if others.is_empty() {
@@ -215,8 +215,8 @@ impl Walk<'_> {
                     kept.push(entry);
                 }
                 Err(_) if entry.is_attestation() => {}
-                Err(Lack::Content(fault)) => drop(lost.get_or_insert(fault)),
-                Err(Lack::Unasked) => drop(lost.get_or_insert_with(|| self.lacking(&label(&entry)))),
+                Err(MissingContent::Content(fault)) => drop(lost.get_or_insert(fault)),
+                Err(MissingContent::Unasked) => drop(lost.get_or_insert_with(|| self.lacking(&label(&entry)))),
             }
         }
         if let Some(fault) = lost
@@ -238,8 +238,8 @@ impl Walk<'_> {
     async fn one(&self, entry: &Descriptor) -> Result<Vec<Document>, Fault> {
         match self.entry(entry).await? {
             Ok(documents) => Ok(documents),
-            Err(Lack::Content(fault)) => Err(fault),
-            Err(Lack::Unasked) => Err(self.lacking(&label(entry))),
+            Err(MissingContent::Content(fault)) => Err(fault),
+            Err(MissingContent::Unasked) => Err(self.lacking(&label(entry))),
         }
     }
 
@@ -247,21 +247,21 @@ impl Walk<'_> {
         let digest = top.digest().clone();
         match self.tree(top).await? {
             Ok(documents) => Ok(documents),
-            Err(Lack::Content(fault)) => Err(fault),
-            Err(Lack::Unasked) => Err(missing(self.keeper, self.name, &digest)),
+            Err(MissingContent::Content(fault)) => Err(fault),
+            Err(MissingContent::Unasked) => Err(missing(self.keeper, self.name, &digest)),
         }
     }
 
     // Everything under an entry of an index.
-    async fn entry(&self, entry: &Descriptor) -> Result<Result<Vec<Document>, Lack>, Fault> {
+    async fn entry(&self, entry: &Descriptor) -> Result<Result<Vec<Document>, MissingContent>, Fault> {
         match self.document(entry).await? {
             Some(document) => self.tree(document).await,
-            None => Ok(Err(Lack::Unasked)),
+            None => Ok(Err(MissingContent::Unasked)),
         }
     }
 
     // Every manifest under `root`, children first, when all of their content is there.
-    async fn tree(&self, root: Document) -> Result<Result<Vec<Document>, Lack>, Fault> {
+    async fn tree(&self, root: Document) -> Result<Result<Vec<Document>, MissingContent>, Fault> {
         let top = root.digest().clone();
         let mut found = HashMap::from([(top.clone(), root)]);
         let mut level = vec![top.clone()];
@@ -288,7 +288,7 @@ impl Walk<'_> {
                     return Err(self.too_many());
                 }
                 let Some(document) = self.document(&entry).await? else {
-                    return Ok(Err(Lack::Unasked));
+                    return Ok(Err(MissingContent::Unasked));
                 };
                 level.push(entry.digest.clone());
                 found.insert(entry.digest, document);
@@ -297,7 +297,7 @@ impl Walk<'_> {
         let mut documents = Vec::with_capacity(found.len());
         children_first(&top, &mut found, &mut documents);
         Ok(match self.lack(&documents).await? {
-            Some(fault) => Err(Lack::Content(fault)),
+            Some(fault) => Err(MissingContent::Content(fault)),
             None => Ok(documents),
         })
     }

@@ -1,7 +1,7 @@
 //! Which manifest of a docker engine's image is meant.
 
-use super::engine::Shape;
-use super::inspected::{Held, Inspected};
+use super::engine::StorageKind;
+use super::inspected::{Held, InspectedImage};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Index, Platform, Reference, Selection, media_type, select};
 
@@ -30,13 +30,13 @@ pub(super) enum Target {
 /// # Errors
 /// [`Reason::SourceNotFound`] when a platform that was asked for is not held.
 pub(super) fn target(
-    image: &Inspected,
-    shape: Shape,
+    image: &InspectedImage,
+    shape: StorageKind,
     reference: &Reference,
     platforms: &[Platform],
 ) -> Result<Target, Fault> {
     let name = reference.familiar();
-    if shape == Shape::Classic {
+    if shape == StorageKind::Classic {
         admit(image, &name, platforms)?;
         return Ok(Target::Layers);
     }
@@ -147,7 +147,7 @@ pub(super) fn only_held(mut kept: Index, is_held: impl Fn(&Descriptor) -> bool) 
     kept
 }
 
-fn admit(image: &Inspected, name: &str, platforms: &[Platform]) -> Result<(), Fault> {
+fn admit(image: &InspectedImage, name: &str, platforms: &[Platform]) -> Result<(), Fault> {
     let Some(offered) = &image.platform else {
         return Ok(());
     };

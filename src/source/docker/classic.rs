@@ -15,7 +15,7 @@ use super::{DOCUMENT_LIMIT, push, verify};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Manifest};
 use crate::source::readings::Readings;
-use crate::source::{Blob, BlobSink, ByteStream, Delivered, Form, Method};
+use crate::source::{Blob, BlobSink, ByteStream, Delivery, Form, Method};
 
 /// Questions to the destination at once.
 const ASKED_AT_ONCE: usize = 8;
@@ -28,7 +28,7 @@ pub(super) async fn deliver(
     image_id: &Digest,
     diff_ids: &[Digest],
     sink: &dyn BlobSink,
-) -> Result<Delivered, Fault> {
+) -> Result<Delivery, Fault> {
     let mut parts = Parts::held(image_id, diff_ids, sink).await?;
     let mut method = Method::Unchanged;
     let mut declined = None;
@@ -63,7 +63,7 @@ pub(super) async fn deliver(
         }
     }
     let document = parts.manifest()?;
-    Ok(Delivered {
+    Ok(Delivery {
         documents: vec![document],
         method,
         declined,

@@ -16,7 +16,7 @@ use super::inspected::Held;
 use super::{DOCUMENT_LIMIT, verify};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Content, Descriptor, Digest, Document, Index, Selection, distinct_blobs, media_type, select};
-use crate::source::{Blob, BlobSink, ByteStream, Delivered, Form, Method, Resolved};
+use crate::source::{Blob, BlobSink, ByteStream, Delivery, Form, Method, Resolved};
 
 /// All documents of one export together, in bytes.
 const DOCUMENTS_LIMIT: u64 = 64 * 1024 * 1024;
@@ -31,7 +31,7 @@ pub(super) async fn deliver(
     image: &Resolved,
     declined: Option<String>,
     sink: &dyn BlobSink,
-) -> Result<Delivered, Fault> {
+) -> Result<Delivery, Fault> {
     let mut archive = Archive::new(export);
     let mut taken = Taken::default();
     while let Some(entry) = archive.next().await? {
@@ -43,7 +43,7 @@ pub(super) async fn deliver(
     for blob in distinct_blobs(&documents) {
         taken.hand_on(blob, sink).await?;
     }
-    Ok(Delivered {
+    Ok(Delivery {
         documents,
         method: Method::DockerSave,
         declined,

@@ -19,10 +19,10 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use self::storage::Described;
-pub use self::storage::Shape;
+use self::storage::EngineDescription;
 pub(super) use self::storage::Storage;
-use super::inspected::{Image, Inspected};
+pub use self::storage::StorageKind;
+use super::inspected::{Image, InspectedImage};
 use super::push::Pusher;
 use crate::decode;
 use crate::fault::{Fault, Reason};
@@ -190,13 +190,13 @@ impl Engine {
     }
 
     /// How the engine keeps its images.
-    pub async fn shape(&self) -> Result<Shape, Fault> {
+    pub async fn shape(&self) -> Result<StorageKind, Fault> {
         self.storage().await.map(|storage| storage.shape)
     }
 
     /// The same, and where.
     pub(super) async fn storage(&self) -> Result<Storage, Fault> {
-        let described: Described = self
+        let described: EngineDescription = self
             .answer(self.url("/info").await?)
             .await?
             .ok_or_else(|| self.failed("it has no /info, so it is no docker engine"))?;
@@ -204,13 +204,13 @@ impl Engine {
     }
 
     /// What the engine has under `name` (`app:dev`, `app@sha256:…` or an image ID), if anything.
-    pub async fn inspect(&self, name: &str) -> Result<Option<Inspected>, Fault> {
+    pub async fn inspect(&self, name: &str) -> Result<Option<InspectedImage>, Fault> {
         let mut url = self.url(&format!("/images/{name}/json")).await?;
         if self.api_version().await? >= MANIFESTS_SINCE {
             url.push_str("?manifests=1");
         }
         let inspected: Option<Image> = self.answer(url).await?;
-        Ok(inspected.map(Inspected::from))
+        Ok(inspected.map(InspectedImage::from))
     }
 
     /// The tar of the save API. `name` is what [`Engine::inspect`] takes; `platform` chooses one platform

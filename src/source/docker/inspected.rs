@@ -17,7 +17,7 @@ pub struct Held {
 
 /// What an engine says of an image.
 #[derive(Clone, Debug)]
-pub struct Inspected {
+pub struct InspectedImage {
     /// The digest of the configuration (classic store), or of the manifest or index (containerd store).
     pub image_id: Digest,
     /// The digests of the uncompressed layers, lowest first.
@@ -36,7 +36,7 @@ pub struct Inspected {
     pub repo_tags: Vec<String>,
 }
 
-impl Inspected {
+impl InspectedImage {
     // Whether `digest` is one of this image: its ID, its manifest, one that its index lists, or one under
     // which a registry has it.
     pub(super) fn is(&self, digest: &Digest) -> bool {
@@ -121,7 +121,7 @@ impl From<Summary> for Held {
     }
 }
 
-impl From<Image> for Inspected {
+impl From<Image> for InspectedImage {
     fn from(image: Image) -> Self {
         let written = |text: String| (!text.is_empty()).then_some(text);
         // An image without an architecture comes from an import of old.

@@ -28,18 +28,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use engine::{ApiVersion, DEFAULT_HOST, Engine, Shape};
-pub use inspected::{Held, Inspected};
+pub use engine::{ApiVersion, DEFAULT_HOST, Engine, StorageKind};
+pub use inspected::{Held, InspectedImage};
 pub use push::settled;
-pub use watch::{ImageEvents, Notice};
+pub use watch::{ImageChange, ImageEvents};
 
 use self::choose::Target;
 use self::graph::Graph;
 use super::containerd::Client;
-pub use super::content::Access;
+pub use super::content::ContentStores;
 use super::content::{Content, Keeper};
 use super::readings::Readings;
-use super::{BlobSink, Delivered, Identity, ImageSource, Resolved};
+use super::{BlobSink, Delivery, Identity, ImageSource, Resolved};
 use crate::budget::IMAGES;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Hasher, Platform, Reference, Selection, media_type, select};
@@ -55,7 +55,7 @@ const INDEXES: usize = 64;
 pub struct Docker {
     engine: Engine,
     graph: Graph,
-    content: Option<Access>,
+    content: Option<ContentStores>,
     // Of which some platforms are taken. The API gives them only in an export.
     indexes: Arc<Mutex<HashMap<Digest, Document>>>,
 }
@@ -73,7 +73,7 @@ impl Docker {
     }
 
     /// The same engine, whose containerd store is read by `content` where that can be.
-    pub fn with_content(self, content: Access) -> Self {
+    pub fn with_content(self, content: ContentStores) -> Self {
         Self {
             content: Some(content),
             ..self
@@ -107,7 +107,7 @@ impl Docker {
     }
 
     // What stands under `reference`; where it names a digest, that must be it.
-    async fn find(&self, reference: &Reference) -> Result<Inspected, Fault> {
+    async fn find(&self, reference: &Reference) -> Result<InspectedImage, Fault> {
         let familiar = reference.familiar();
         let Some(digest) = reference.digest() else {
             return self
@@ -142,9 +142,9 @@ impl Docker {
     }
 
     // How the engine keeps `image`.
-    async fn shape(&self, image: &Inspected) -> Result<Shape, Fault> {
+    async fn shape(&self, image: &InspectedImage) -> Result<StorageKind, Fault> {
         match image.descriptor {
-            Some(_) => Ok(Shape::Containerd),
+            Some(_) => Ok(StorageKind::Containerd),
             // An engine that lists no manifests may keep them all the same: API older than 1.48.
             None => self.engine.shape().await,
         }
@@ -169,11 +169,11 @@ impl Docker {
     // What is exported of an image, and what that makes of it.
     async fn exported(
         &self,
-        image: &Inspected,
+        image: &InspectedImage,
         reference: &Reference,
         platforms: &[Platform],
     ) -> Result<(Target, Option<Digest>), Fault> {
-        let target = choose::target(image, Shape::Containerd, reference, platforms)?;
+        let target = choose::target(image, StorageKind::Containerd, reference, platforms)?;
         let Target::Manifest { root, narrowed, .. } = &target else {
             return Ok((target, None));
         };
@@ -185,7 +185,12 @@ impl Docker {
     }
 
     // The digest of the index that is made of the images for `platforms`.
-    async fn narrowed(&self, image: &Inspected, root: &Descriptor, platforms: &[Platform]) -> Result<Digest, Fault> {
+    async fn narrowed(
+        &self,
+        image: &InspectedImage,
+        root: &Descriptor,
+        platforms: &[Platform],
+    ) -> Result<Digest, Fault> {
         let known = |digest: &Digest| {
             let indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
             indexes.get(digest).cloned()
@@ -231,14 +236,14 @@ impl ImageSource for Docker {
     async fn resolve(&self, reference: &Reference, platforms: &[Platform]) -> Result<Resolved, Fault> {
         let image = self.find(reference).await?;
         let identity = match self.shape(&image).await? {
-            Shape::Classic => {
-                choose::target(&image, Shape::Classic, reference, platforms)?;
+            StorageKind::Classic => {
+                choose::target(&image, StorageKind::Classic, reference, platforms)?;
                 Identity::Config {
                     image_id: image.image_id,
                     diff_ids: image.diff_ids,
                 }
             }
-            Shape::Containerd => {
+            StorageKind::Containerd => {
                 let root = image.descriptor.as_ref().map_or(&image.image_id, |root| &root.digest);
                 if let Ok(content) = self.content(root).await? {
                     return content.resolve(Keeper::Docker, root, reference, platforms).await;
@@ -258,7 +263,7 @@ impl ImageSource for Docker {
         })
     }
 
-    async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivered, Fault> {
+    async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivery, Fault> {
         match &image.identity {
             // The ID is asked for, so it does not matter if the name moved on.
             Identity::Config { image_id, diff_ids } => {

@@ -17,7 +17,7 @@ use super::lines::Lines;
 use crate::decode;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Document};
-use crate::source::{BlobSink, Delivered, Method, PushTarget};
+use crate::source::{BlobSink, Delivery, Method, PushTarget};
 
 use self::name::Named;
 pub use self::name::settled;
@@ -39,7 +39,7 @@ pub(super) async fn delivered(
     declined: Option<String>,
     sink: &dyn BlobSink,
     is_it: impl Fn(&Document) -> bool + Send,
-) -> Result<Delivered, Fault> {
+) -> Result<Delivery, Fault> {
     if refused.reason != Reason::SourceFailed {
         return Err(refused);
     }
@@ -60,7 +60,7 @@ pub(super) async fn delivered(
         Ok(document) => {
             let why = format!("the image was not exported: {}", refused.message);
             let reasons: Vec<String> = declined.into_iter().chain([why]).collect();
-            Ok(Delivered {
+            Ok(Delivery {
                 documents: vec![document],
                 method: Method::DockerPush,
                 declined: Some(reasons.join("; ")),

@@ -20,7 +20,7 @@ const EVENT_LIMIT: usize = 1024 * 1024;
 
 /// What is known of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
+pub enum ImageChange {
     /// Events may have been missed until now, and none will be from now on: look at everything. The first
     /// notice, and the first after every lost connection.
     Resync,
@@ -31,7 +31,7 @@ pub enum Notice {
         /// Such as `app:dev`.
         name: Option<String>,
     },
-    /// The engine cannot be asked any more, and why. Given once; [`Notice::Resync`] tells that it is back.
+    /// The engine cannot be asked any more, and why. Given once; [`ImageChange::Resync`] tells that it is back.
     Lost(Fault),
 }
 
@@ -56,7 +56,7 @@ impl ImageEvents {
     }
 
     /// The next notice. May be dropped while it waits: no notice is lost by that.
-    pub async fn next(&mut self) -> Notice {
+    pub async fn next(&mut self) -> ImageChange {
         loop {
             if self.connection.is_none() {
                 if let Some(notice) = self.connect().await {
@@ -71,30 +71,30 @@ impl ImageEvents {
                 self.connection = None;
                 self.lines = Lines::default();
                 if self.reconnection.lost() {
-                    return Notice::Lost(fault);
+                    return ImageChange::Lost(fault);
                 }
             }
         }
     }
 
     /// The same as a stream.
-    pub fn stream(self) -> impl Stream<Item = Notice> + Send {
+    pub fn stream(self) -> impl Stream<Item = ImageChange> + Send {
         futures::stream::unfold(self, |mut events| async move { Some((events.next().await, events)) })
     }
 
-    async fn connect(&mut self) -> Option<Notice> {
+    async fn connect(&mut self) -> Option<ImageChange> {
         self.reconnection.pause().await;
         match self.engine.events().await {
             Ok(connection) => {
                 self.connection = Some(connection);
                 self.reconnection.connected();
-                Some(Notice::Resync)
+                Some(ImageChange::Resync)
             }
-            Err(fault) => self.reconnection.lost().then_some(Notice::Lost(fault)),
+            Err(fault) => self.reconnection.lost().then_some(ImageChange::Lost(fault)),
         }
     }
 
-    fn buffered(&mut self) -> Option<Notice> {
+    fn buffered(&mut self) -> Option<ImageChange> {
         while let Some(line) = self.lines.next() {
             if let Some(notice) = notice(&line) {
                 return Some(notice);
@@ -144,10 +144,10 @@ struct Attributes {
 }
 
 // `None` for what changes no image. An event that cannot be read may be any change.
-fn notice(line: &[u8]) -> Option<Notice> {
+fn notice(line: &[u8]) -> Option<ImageChange> {
     let Ok(event) = decode::json::<Event>(line) else {
         let blank = line.iter().all(u8::is_ascii_whitespace);
-        return (!blank).then_some(Notice::Changed { name: None });
+        return (!blank).then_some(ImageChange::Changed { name: None });
     };
     let name = match event.action.as_str() {
         "save" | "push" => return None,
@@ -160,7 +160,7 @@ fn notice(line: &[u8]) -> Option<Notice> {
     let name = reference
         .and_then(|name| name.parse::<Reference>().ok())
         .map(|reference| reference.familiar());
-    Some(Notice::Changed { name })
+    Some(ImageChange::Changed { name })
 }
 
 #[cfg(test)]
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn reads_what_engines_write() {
         let changed = |name: Option<&str>| {
-            Some(Notice::Changed {
+            Some(ImageChange::Changed {
                 name: name.map(str::to_owned),
             })
         };

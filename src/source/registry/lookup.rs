@@ -9,8 +9,8 @@ use super::AT_ONCE;
 use crate::budget::{Reservation, memory_of_json};
 use crate::fault::{Fault, Reason};
 use crate::oci::{
-    Absent, Descriptor, Digest, Document, Index, Manifest, Platform, Reference, Selection, distinct_blobs, media_type,
-    select_by,
+    Descriptor, Digest, Document, Index, Manifest, MissingPlatforms, Platform, Reference, Selection, distinct_blobs,
+    media_type, select_by,
 };
 use crate::registry::{Error, Kind, Repository};
 use crate::source::{Identity, Resolved};
@@ -168,7 +168,7 @@ impl Lookup {
                     .collect();
                 return match absent.is_empty() {
                     true => Ok((root, HashMap::new())),
-                    false => Err(self.lacking(&Absent(absent), vec![offered])),
+                    false => Err(self.lacking(&MissingPlatforms(absent), vec![offered])),
                 };
             }
             (None, None) => return Ok((root, HashMap::new())),
@@ -331,7 +331,7 @@ impl Lookup {
     }
 
     /// That some of the platforms asked for are not offered.
-    fn lacking(&self, absent: &Absent, mut offered: Vec<Platform>) -> Fault {
+    fn lacking(&self, absent: &MissingPlatforms, mut offered: Vec<Platform>) -> Fault {
         offered.retain(Platform::is_said);
         let mut has: Vec<String> = offered.iter().map(Platform::to_string).collect();
         let mut seen = HashSet::new();

@@ -37,16 +37,16 @@ pub fn locked(directory: &Path) -> io::Result<File> {
 }
 
 /// A file that is removed unless it gets its name.
-pub struct Unfinished(pub PathBuf);
+pub struct TemporaryFile(pub PathBuf);
 
-impl Unfinished {
+impl TemporaryFile {
     /// One of a name of its own in `folder`.
     pub fn in_folder(folder: &Path) -> Self {
         Self(folder.join(format!(".unfinished-{:016x}", fastrand::u64(..))))
     }
 }
 
-impl Drop for Unfinished {
+impl Drop for TemporaryFile {
     fn drop(&mut self) {
         // After the renaming there is nothing of this name.
         let _ = std::fs::remove_file(&self.0);
@@ -56,7 +56,7 @@ impl Drop for Unfinished {
 /// Puts `content` in the place of a file, at once.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    let unfinished = Unfinished::in_folder(folder);
+    let unfinished = TemporaryFile::in_folder(folder);
     let mut file = File::create_new(&unfinished.0)?;
     file.write_all(content)?;
     file.sync_all()?;

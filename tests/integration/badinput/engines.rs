@@ -1,7 +1,7 @@
 //! Nodes whose docker engine lacks the image, holds another, or dies; and nodes without an agent.
 
 use jackal_operator::api::v1alpha1::JackalPackage;
-use jackal_operator::source::docker::Shape;
+use jackal_operator::source::docker::StorageKind;
 use serde_json::{Value, json};
 
 use super::specs::{of, package};
@@ -132,7 +132,7 @@ async fn what_no_node_holds_or_two_hold_differently_is_told_until_it_is_clear() 
 
 #[tokio::test]
 async fn an_engine_that_dies_in_an_export_is_told_and_read_again_when_it_is_back() {
-    let victim = Victim::start("docker-classic", Shape::Classic);
+    let victim = Victim::start("docker-classic", StorageKind::Classic);
     let registry = TestRegistry::start(Version::V31);
     let slow = Throttle::to(&registry.host, 1 << 20);
     let name = unique("large");

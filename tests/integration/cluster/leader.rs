@@ -254,7 +254,7 @@ async fn a_leader_that_was_stopped_while_it_published_writes_nothing_when_it_wak
     let mut ways = Ways::new(course, &registry.host);
     let real = Real::at(
         required("JACKAL_DOCKER_CLASSIC"),
-        jackal_operator::source::docker::Shape::Classic,
+        jackal_operator::source::docker::StorageKind::Classic,
     );
     let line = format!("{{image: '{}', source: Docker}}", loaded(&real, 100_000));
     let (of_a, of_b, of_n1) = (ways.of("a"), ways.of("b"), ways.of("n1"));

@@ -7,8 +7,8 @@ use std::time::Duration;
 use jackal_operator::fault::Reason;
 use jackal_operator::oci::{Digest, Document, Index, Platform, Reference};
 use jackal_operator::source::containerd::{Client, Containerd, ContainerdEvents};
-use jackal_operator::source::docker::Notice;
-use jackal_operator::source::{Delivered, ImageSource, Method};
+use jackal_operator::source::docker::ImageChange;
+use jackal_operator::source::{Delivery, ImageSource, Method};
 
 use self::node::Node;
 use crate::docker::collected::Collected;
@@ -30,7 +30,7 @@ fn own(name: &str) -> Image {
     Image::new(name, vec![layer("a", 10), layer("b", 3 << 20), layer("c", 1000)])
 }
 
-async fn deliver(node: &Containerd, name: &str, platforms: &[&str], sink: &Collected) -> Delivered {
+async fn deliver(node: &Containerd, name: &str, platforms: &[&str], sink: &Collected) -> Delivery {
     let platforms: Vec<Platform> = platforms.iter().map(|platform| platform.parse().unwrap()).collect();
     let image = node.resolve(&reference(name), &platforms).await.unwrap();
     let delivered = node.deliver(&image, sink).await.unwrap();
@@ -38,7 +38,7 @@ async fn deliver(node: &Containerd, name: &str, platforms: &[&str], sink: &Colle
     delivered
 }
 
-fn root(delivered: &Delivered) -> &Digest {
+fn root(delivered: &Delivery) -> &Digest {
     delivered.documents.last().unwrap().digest()
 }
 
@@ -175,7 +175,7 @@ async fn layers_that_were_discarded_or_lost_are_named() {
     }
 }
 
-async fn until(events: &mut ContainerdEvents, what: &str, wanted: impl Fn(&Notice) -> bool) {
+async fn until(events: &mut ContainerdEvents, what: &str, wanted: impl Fn(&ImageChange) -> bool) {
     let found = async { while !wanted(&events.next().await) {} };
     let ended = tokio::time::timeout(Duration::from_secs(30), found).await;
     assert!(ended.is_ok(), "no notice: {what}");
@@ -188,11 +188,11 @@ async fn every_change_of_an_image_is_noticed() {
         let short = name.strip_prefix("docker.io/").unwrap().to_owned();
         let tagged = name.replace(":1", ":2");
         let mut events = ContainerdEvents::new(node.client());
-        assert_eq!(events.next().await, Notice::Resync);
+        assert_eq!(events.next().await, ImageChange::Resync);
         let named = |short: String| {
-            move |notice: &Notice| {
+            move |notice: &ImageChange| {
                 *notice
-                    == Notice::Changed {
+                    == ImageChange::Changed {
                         name: Some(short.clone()),
                     }
             }
@@ -214,7 +214,7 @@ async fn a_containerd_that_is_not_there_is_told_once() {
     let address = format!("{}/none.sock", folder.path().display());
     let client = Client::new(&address, "k8s.io", Duration::from_secs(1)).unwrap();
     let mut events = ContainerdEvents::new(client.clone());
-    let Notice::Lost(fault) = events.next().await else {
+    let ImageChange::Lost(fault) = events.next().await else {
         panic!("not lost")
     };
     assert_eq!(fault.reason, Reason::SourceFailed);

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 use jackal_operator::fault::{Fault, Reason};
 use jackal_operator::oci::{Descriptor, Digest, Hasher, media_type};
-use jackal_operator::source::{Blob, BlobSink, Form, Landed};
+use jackal_operator::source::{Blob, BlobSink, Form, StoredBlob};
 
 type Interruption = Box<dyn FnOnce() + Send>;
 
@@ -50,7 +50,7 @@ impl BlobSink for Collected {
         Ok(self.diffs.lock().unwrap().get(diff_id).cloned())
     }
 
-    async fn take(&self, blob: Blob<'_>) -> Result<Landed, Fault> {
+    async fn take(&self, blob: Blob<'_>) -> Result<StoredBlob, Fault> {
         let mut bytes = blob.bytes;
         let mut content = BytesMut::new();
         // As an HTTP client does, which only knows that the body of its request ended.
@@ -81,7 +81,7 @@ impl BlobSink for Collected {
         }
         self.blobs.lock().unwrap().insert(digest.clone(), content.freeze());
         self.taken.lock().unwrap().push(digest.clone());
-        Ok(Landed {
+        Ok(StoredBlob {
             content: digest,
             stored,
         })

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jackal_operator::fault::Reason;
 use jackal_operator::oci::Descriptor;
-use jackal_operator::source::docker::{Access, Docker, Engine};
+use jackal_operator::source::docker::{ContentStores, Docker, Engine};
 use jackal_operator::source::{ImageSource, Method};
 use jackal_operator::transfer::{Destination, RegistryDestination};
 
@@ -19,13 +19,13 @@ use crate::support::sink::copy;
 /// The engine's content store, wherever its containerd says that it is.
 pub fn folder(real: &Real) -> Docker {
     let nowhere = Some(PathBuf::from("/nowhere"));
-    Docker::new(real.docker.engine().clone(), nowhere).with_content(Access::new(None))
+    Docker::new(real.docker.engine().clone(), nowhere).with_content(ContentStores::new(None))
 }
 
 /// The same content over the socket of the engine's containerd.
 pub fn socket(real: &Real) -> Docker {
     let nowhere = Some(PathBuf::from("/nowhere"));
-    Docker::new(real.docker.engine().clone(), nowhere.clone()).with_content(Access::new(nowhere))
+    Docker::new(real.docker.engine().clone(), nowhere.clone()).with_content(ContentStores::new(nowhere))
 }
 
 fn varied(name: &str) -> (Real, Image) {
@@ -160,7 +160,7 @@ async fn without_folder_and_socket_the_engine_exports() {
         }
     });
     let engine = Engine::new(Some(&host), Duration::from_secs(20)).unwrap();
-    let far = Docker::new(engine, Some(PathBuf::from("/nowhere"))).with_content(Access::new(None));
+    let far = Docker::new(engine, Some(PathBuf::from("/nowhere"))).with_content(ContentStores::new(None));
     let sink = Collected::default();
     let exported = deliver(&far, &image.name, &sink).await;
     forwarder.abort();

@@ -12,7 +12,7 @@ use futures::StreamExt;
 use jackal_operator::fault::{Fault, Reason};
 use jackal_operator::oci::{Descriptor, Digest, Document, Index, Manifest, media_type};
 use jackal_operator::source::docker::{Docker, Engine};
-use jackal_operator::source::{Delivered, ImageSource};
+use jackal_operator::source::{Delivery, ImageSource};
 use serde_json::{Value, json};
 
 use super::collected::Collected;
@@ -74,7 +74,7 @@ impl Double {
         Body::from_stream(begun).into_response()
     }
 
-    async fn deliver(self) -> Result<Delivered, Fault> {
+    async fn deliver(self) -> Result<Delivery, Fault> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = format!("tcp://{}", listener.local_addr().unwrap());
         let router = Router::new().fallback(move |request: Request| async move { self.answer(&request) });

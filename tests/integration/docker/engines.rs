@@ -6,19 +6,19 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use jackal_operator::oci::Digest;
-use jackal_operator::source::docker::{Docker, Engine, Shape};
+use jackal_operator::source::docker::{Docker, Engine, StorageKind};
 use serde_json::json;
 
 /// An engine in one of the three shapes in which they are found.
 pub struct Real {
     pub host: String,
-    pub shape: Shape,
+    pub shape: StorageKind,
     /// By its API alone.
     pub docker: Docker,
 }
 
 impl Real {
-    pub fn at(host: String, shape: Shape) -> Self {
+    pub fn at(host: String, shape: StorageKind) -> Self {
         let engine = Engine::new(Some(&host), Duration::from_secs(20)).unwrap();
         Self {
             host,
@@ -30,9 +30,9 @@ impl Real {
     /// 20.10, today's with the classic store, today's with the containerd store.
     pub fn all() -> [Self; 3] {
         [
-            ("JACKAL_DOCKER20", Shape::Classic),
-            ("JACKAL_DOCKER_CLASSIC", Shape::Classic),
-            ("JACKAL_DOCKER_CONTAINERD", Shape::Containerd),
+            ("JACKAL_DOCKER20", StorageKind::Classic),
+            ("JACKAL_DOCKER_CLASSIC", StorageKind::Classic),
+            ("JACKAL_DOCKER_CONTAINERD", StorageKind::Containerd),
         ]
         .map(|(variable, shape)| Self::at(required(variable), shape))
     }
@@ -43,7 +43,7 @@ impl Real {
     }
 
     pub fn containerd() -> Self {
-        Self::at(required("JACKAL_DOCKER_CONTAINERD"), Shape::Containerd)
+        Self::at(required("JACKAL_DOCKER_CONTAINERD"), StorageKind::Containerd)
     }
 
     /// Runs the docker command line.
@@ -86,7 +86,7 @@ pub struct Victim {
 }
 
 impl Victim {
-    pub fn start(part: &'static str, shape: Shape) -> Self {
+    pub fn start(part: &'static str, shape: StorageKind) -> Self {
         required("JACKAL_STACK");
         // Several at once, where several tests have one.
         let name = format!("victim-{part}-{:08x}", fastrand::u32(..));

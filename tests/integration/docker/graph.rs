@@ -7,8 +7,8 @@ use std::process::Command;
 
 use jackal_operator::fault::Reason;
 use jackal_operator::oci::{Compression, Digest};
-use jackal_operator::source::docker::{Docker, Shape};
-use jackal_operator::source::{Delivered, ImageSource, Method};
+use jackal_operator::source::docker::{Docker, StorageKind};
+use jackal_operator::source::{Delivery, ImageSource, Method};
 use tempfile::TempDir;
 
 use super::collected::Collected;
@@ -18,10 +18,12 @@ use super::{deliver, manifest, reference, stands, transfer};
 use crate::support::registry::{TestRegistry, Version};
 
 fn classic() -> impl Iterator<Item = Real> {
-    Real::all().into_iter().filter(|real| real.shape == Shape::Classic)
+    Real::all()
+        .into_iter()
+        .filter(|real| real.shape == StorageKind::Classic)
 }
 
-fn verified(delivered: &Delivered, sink: &Collected, image: &Image, host: &str) {
+fn verified(delivered: &Delivery, sink: &Collected, image: &Image, host: &str) {
     let manifest = manifest(delivered);
     assert_eq!(manifest.config.digest, Digest::of(&image.config), "{host}");
     let layers: Vec<Digest> = manifest.layers.iter().map(|layer| layer.digest.clone()).collect();
@@ -343,7 +345,7 @@ async fn a_removed_image_is_said_to_be_gone() {
         let resolved = docker.resolve(&reference(&image.name), &[]).await.unwrap();
         let sink = Collected::default();
         let (host, name) = (real.host.clone(), image.name.clone());
-        sink.interrupt(move || Real::at(host, Shape::Classic).run(&["rmi", &name]));
+        sink.interrupt(move || Real::at(host, StorageKind::Classic).run(&["rmi", &name]));
         let fault = docker.deliver(&resolved, &sink).await.unwrap_err();
         assert_eq!(fault.reason, Reason::SourceNotFound, "{}: {fault}", real.host);
         let layer = &image.diff_ids()[0];

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jackal_operator::fault::Reason;
 use jackal_operator::oci::{Descriptor, Digest, Document, Index, Manifest, Platform, media_type};
 use jackal_operator::source::docker::Docker;
-use jackal_operator::source::{Delivered, ImageSource};
+use jackal_operator::source::{Delivery, ImageSource};
 use serde_json::json;
 
 use super::collected::Collected;
@@ -84,7 +84,7 @@ fn ways(real: &Real) -> [Docker; 3] {
     [real.docker.clone(), content::folder(real), content::socket(real)]
 }
 
-async fn deliver(docker: &Docker, name: &str, platforms: &[&str]) -> (Delivered, Vec<Digest>) {
+async fn deliver(docker: &Docker, name: &str, platforms: &[&str]) -> (Delivery, Vec<Digest>) {
     let platforms: Vec<Platform> = platforms.iter().map(|platform| platform.parse().unwrap()).collect();
     let sink = Collected::default();
     let image = docker.resolve(&reference(name), &platforms).await.unwrap();

@@ -17,8 +17,8 @@ use jackal_operator::fault::Reason;
 use jackal_operator::oci::{
     Compression, Content, Digest, Document, Location, Manifest, Naming, Reference, ReferrersPolicy,
 };
-use jackal_operator::source::docker::{Docker, Engine, ImageEvents, Notice, Shape};
-use jackal_operator::source::{Delivered, Identity, ImageSource, Method};
+use jackal_operator::source::docker::{Docker, Engine, ImageChange, ImageEvents, StorageKind};
+use jackal_operator::source::{Delivery, Identity, ImageSource, Method};
 use jackal_operator::transfer::{RegistryDestination, Transfer};
 
 use self::collected::Collected;
@@ -29,12 +29,12 @@ fn reference(text: &str) -> Reference {
     text.parse().unwrap()
 }
 
-async fn deliver(docker: &Docker, name: &str, sink: &Collected) -> Delivered {
+async fn deliver(docker: &Docker, name: &str, sink: &Collected) -> Delivery {
     let image = docker.resolve(&reference(name), &[]).await.unwrap();
     docker.deliver(&image, sink).await.unwrap()
 }
 
-fn manifest(delivered: &Delivered) -> &Manifest {
+fn manifest(delivered: &Delivery) -> &Manifest {
     match delivered.documents.as_slice() {
         [only] => only.manifest().unwrap(),
         several => panic!("{} documents", several.len()),
@@ -122,7 +122,7 @@ async fn every_layer_arrives_and_a_repeat_brings_nothing() {
         let again = deliver(&real.docker, &image.name, &sink).await;
         assert_eq!(again.documents, first.documents);
         assert_eq!(sink.taken(), vec![], "{}", real.host);
-        if real.shape == Shape::Classic {
+        if real.shape == StorageKind::Classic {
             assert_eq!(again.method, Method::Unchanged);
         }
     }
@@ -130,7 +130,10 @@ async fn every_layer_arrives_and_a_repeat_brings_nothing() {
 
 #[tokio::test]
 async fn layers_that_are_held_are_passed_over() {
-    for real in Real::all().into_iter().filter(|real| real.shape == Shape::Classic) {
+    for real in Real::all()
+        .into_iter()
+        .filter(|real| real.shape == StorageKind::Classic)
+    {
         let image = Image::varied("jackal-test/held:1");
         real.load(&image.archive());
         let sink = Collected::default();
@@ -160,11 +163,11 @@ async fn an_image_is_found_by_name_digest_and_id() {
         let found = resolve(image.name.clone()).await.unwrap();
         let id = found.identity.digest().clone();
         match (&found.identity, real.shape) {
-            (Identity::Config { image_id, diff_ids }, Shape::Classic) => {
+            (Identity::Config { image_id, diff_ids }, StorageKind::Classic) => {
                 assert_eq!(*image_id, Digest::of(&image.config));
                 assert_eq!(*diff_ids, image.diff_ids());
             }
-            (Identity::Manifest(_), Shape::Containerd) => {}
+            (Identity::Manifest(_), StorageKind::Containerd) => {}
             (other, _) => panic!("{}: {other:?}", real.host),
         }
         for name in [format!("{}@{id}", image.name), format!("jackal-test/pinned@{id}")] {
@@ -200,7 +203,7 @@ async fn an_engine_that_is_not_there_is_named() {
     assert!(fault.message.starts_with(&expected), "{fault}");
 }
 
-async fn until(events: &mut ImageEvents, real: &Real, wanted: impl Fn(&Notice) -> bool) {
+async fn until(events: &mut ImageEvents, real: &Real, wanted: impl Fn(&ImageChange) -> bool) {
     let found = async { while !wanted(&events.next().await) {} };
     let ended = tokio::time::timeout(Duration::from_secs(30), found).await;
     assert!(ended.is_ok(), "{}: no such notice", real.host);
@@ -215,9 +218,9 @@ async fn every_change_of_an_image_is_noticed() {
     std::fs::write(&file, tar(&[("a", "a")])).unwrap();
     for real in Real::all() {
         let mut events = ImageEvents::new(real.docker.engine().clone());
-        assert_eq!(events.next().await, Notice::Resync);
-        let named = |wanted: &'static str| move |notice: &Notice| matches!(notice, Notice::Changed { name: Some(name) } if name == wanted);
-        let any = |notice: &Notice| matches!(notice, Notice::Changed { .. });
+        assert_eq!(events.next().await, ImageChange::Resync);
+        let named = |wanted: &'static str| move |notice: &ImageChange| matches!(notice, ImageChange::Changed { name: Some(name) } if name == wanted);
+        let any = |notice: &ImageChange| matches!(notice, ImageChange::Changed { .. });
 
         real.run(&["build", "--quiet", "--tag", "jackal-test/built:1", folder]);
         until(&mut events, &real, named("jackal-test/built:1")).await;
@@ -227,11 +230,11 @@ async fn every_change_of_an_image_is_noticed() {
         until(&mut events, &real, named("jackal-test/imported:1")).await;
         // What follows has no name on every engine.
         let mut events = ImageEvents::new(real.docker.engine().clone());
-        assert_eq!(events.next().await, Notice::Resync);
+        assert_eq!(events.next().await, ImageChange::Resync);
         real.run(&["rmi", "jackal-test/tagged:1"]);
         until(&mut events, &real, any).await;
         let mut events = ImageEvents::new(real.docker.engine().clone());
-        assert_eq!(events.next().await, Notice::Resync);
+        assert_eq!(events.next().await, ImageChange::Resync);
         real.load(&Image::new("jackal-test/loaded:1", vec![tar(&[("b", "b")])]).archive());
         until(&mut events, &real, any).await;
     }
@@ -239,7 +242,10 @@ async fn every_change_of_an_image_is_noticed() {
 
 #[tokio::test]
 async fn an_engine_that_dies_in_an_export_leaves_nothing_half() {
-    for (part, shape) in [("docker20", Shape::Classic), ("docker-containerd", Shape::Containerd)] {
+    for (part, shape) in [
+        ("docker20", StorageKind::Classic),
+        ("docker-containerd", StorageKind::Containerd),
+    ] {
         let victim = Victim::start(part, shape);
         let docker = &victim.real.docker;
         let layer = tar(&[("large", noise(64 << 20))]);
@@ -247,7 +253,7 @@ async fn an_engine_that_dies_in_an_export_leaves_nothing_half() {
             .real
             .load(&Image::new("jackal-test/large:1", vec![layer]).archive());
         let mut events = ImageEvents::new(docker.engine().clone());
-        assert_eq!(events.next().await, Notice::Resync);
+        assert_eq!(events.next().await, ImageChange::Resync);
 
         let sink = Collected::default();
         sink.interrupt(victim.killer());
@@ -258,7 +264,10 @@ async fn an_engine_that_dies_in_an_export_leaves_nothing_half() {
         let large = sink.blobs.lock().unwrap().values().any(|blob| blob.len() > 1 << 20);
         assert!(!large, "{part}");
 
-        until(&mut events, &victim.real, |notice| matches!(notice, Notice::Lost(_))).await;
+        until(&mut events, &victim.real, |notice| {
+            matches!(notice, ImageChange::Lost(_))
+        })
+        .await;
         // A process takes a while to die; its socket answers with a reset until then.
         let unreachable = async {
             while !matches!(docker.engine().ping().await, Err(fault) if fault.message.contains("cannot be reached")) {}
@@ -267,7 +276,7 @@ async fn an_engine_that_dies_in_an_export_leaves_nothing_half() {
             .await
             .unwrap();
         victim.start_again();
-        until(&mut events, &victim.real, |notice| *notice == Notice::Resync).await;
+        until(&mut events, &victim.real, |notice| *notice == ImageChange::Resync).await;
         docker.engine().ping().await.unwrap();
     }
 }

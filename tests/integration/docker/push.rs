@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jackal_operator::fault::Reason;
 use jackal_operator::oci::Compression;
 use jackal_operator::source::Method;
-use jackal_operator::source::docker::Shape;
+use jackal_operator::source::docker::StorageKind;
 
 use super::engines::{Image, Victim, required};
 use super::{stands, transfer};
@@ -26,7 +26,7 @@ async fn an_engine_without_room_for_an_export_pushes() {
     };
     let registry = TestRegistry::start_with(Version::V31, login);
     for part in ["docker20", "docker-classic"] {
-        let victim = Victim::start(part, Shape::Classic);
+        let victim = Victim::start(part, StorageKind::Classic);
         let real = &victim.real;
         let name = format!("jackal-test/{part}:1");
         let image = Image::varied(&name);
@@ -57,7 +57,7 @@ async fn what_the_engine_may_not_push_either_is_told_with_both_reasons() {
         ..Options::default()
     };
     let registry = TestRegistry::start_with(Version::V31, login);
-    let victim = Victim::start("docker20", Shape::Classic);
+    let victim = Victim::start("docker20", StorageKind::Classic);
     let name = "jackal-test/refused:1";
     victim.real.load(&Image::varied(name).archive());
     let transfer = transfer(&victim.real.docker, name, &registry, "in", Compression::None);

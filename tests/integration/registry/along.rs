@@ -8,7 +8,7 @@ use jackal_operator::oci::{
 };
 use jackal_operator::registry::{Endpoint, Registry, Repository};
 use jackal_operator::source::{Method, RegistrySource};
-use jackal_operator::transfer::{Destination, LayoutDestination, RegistryDestination, Standing, Transfer};
+use jackal_operator::transfer::{Destination, DestinationState, LayoutDestination, RegistryDestination, Transfer};
 
 use crate::support::front::{Act, Front};
 use crate::support::image::{image, multi_platform, noise, put, referrer};
@@ -159,7 +159,7 @@ async fn to_a_layout() {
     let transfer = transfer(&from.client(), LayoutDestination::new(directory.path(), "in/app"));
     assert_eq!(transfer.run().await.unwrap().referrers, 4);
     all_stand(&*transfer.destination, &pairs, &elder).await;
-    assert!(matches!(transfer.check().await.unwrap(), Standing::Current(_)));
+    assert!(matches!(transfer.check().await.unwrap(), DestinationState::Current(_)));
     let (index, signature) = &pairs[0];
     let there = format!("{}@{index}", directory.path().display());
     let discover = ["discover", "--oci-layout", "--format", "json", &there];
@@ -182,7 +182,7 @@ async fn a_signature_that_comes_later_comes_alone() {
 
     // What a look costs when there is nothing to do: the manifest, a listing and a HEAD at the source, a HEAD here.
     let before = (source.seen().len(), front.seen().len());
-    assert!(matches!(transfer.check().await.unwrap(), Standing::Current(_)));
+    assert!(matches!(transfer.check().await.unwrap(), DestinationState::Current(_)));
     let asked: Vec<String> = source.seen()[before.0..]
         .iter()
         .map(|seen| seen.method.clone())
@@ -205,7 +205,7 @@ async fn a_signature_that_comes_later_comes_alone() {
     assert_eq!(puts("/manifests/"), 2, "the signature, and the listing of it");
     let listed = transfer.destination.referrers(subject.digest()).await.unwrap();
     assert_eq!(listed, [late.as_referrer().unwrap()]);
-    assert!(matches!(transfer.check().await.unwrap(), Standing::Current(_)));
+    assert!(matches!(transfer.check().await.unwrap(), DestinationState::Current(_)));
 }
 
 #[tokio::test]
@@ -243,7 +243,7 @@ async fn what_is_not_what_it_is_listed_as_is_passed_over_and_what_is_gone_is_a_f
     assert_eq!(transfer.run().await.unwrap().referrers, 1);
     let listed = transfer.destination.referrers(subject.digest()).await.unwrap();
     assert_eq!(listed, [honest.as_referrer().unwrap()]);
-    assert!(matches!(transfer.check().await.unwrap(), Standing::Current(_)));
+    assert!(matches!(transfer.check().await.unwrap(), DestinationState::Current(_)));
 }
 
 #[tokio::test]

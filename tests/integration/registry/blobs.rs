@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use jackal_operator::fault::{Disposition, Fault, Reason};
 use jackal_operator::oci::{Digest, media_type};
-use jackal_operator::registry::{Kind, Mount, Repository, UploadError};
+use jackal_operator::registry::{Kind, MountResult, Repository, UploadError};
 use jackal_operator::source::ByteStream;
 
 use crate::support::image::{image, noise, put, stream};
@@ -141,11 +141,11 @@ async fn a_blob_is_mounted_without_moving() {
             .unwrap();
         let to = registry.repository("to");
         assert_eq!(to.head_blob(&digest).await.unwrap(), None);
-        assert!(matches!(to.mount(&digest, "from").await.unwrap(), Mount::Mounted));
+        assert!(matches!(to.mount(&digest, "from").await.unwrap(), MountResult::Mounted));
         assert_eq!(to.head_blob(&digest).await.unwrap(), Some(1000));
         assert!(matches!(
             to.mount(&Digest::of(b"absent"), "from").await.unwrap(),
-            Mount::Refused(Some(_))
+            MountResult::Refused(Some(_))
         ));
         nothing_unfinished(&registry, "to").await;
     }

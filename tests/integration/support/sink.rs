@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_trait::async_trait;
 use jackal_operator::fault::Fault;
 use jackal_operator::oci::{Descriptor, Digest, Platform, Reference};
-use jackal_operator::source::{Blob, BlobSink, ImageSource, Landed, Resolved};
+use jackal_operator::source::{Blob, BlobSink, ImageSource, Resolved, StoredBlob};
 use jackal_operator::transfer::{Destination, Upload};
 
 /// Takes what a source delivers.
@@ -25,7 +25,7 @@ impl BlobSink for Sink<'_> {
         Ok(None)
     }
 
-    async fn take(&self, blob: Blob<'_>) -> Result<Landed, Fault> {
+    async fn take(&self, blob: Blob<'_>) -> Result<StoredBlob, Fault> {
         self.moved.fetch_add(1, Ordering::Relaxed);
         let upload = Upload {
             digest: blob.digest,
@@ -33,7 +33,7 @@ impl BlobSink for Sink<'_> {
             bytes: blob.bytes,
         };
         let (digest, size) = self.destination.upload(upload).await?;
-        Ok(Landed {
+        Ok(StoredBlob {
             content: digest.clone(),
             stored: Descriptor::new("application/octet-stream", digest, size),
         })

@@ -1,6 +1,6 @@
 //! What is deleted of old artifacts, when, and what never is.
 
-use jackal_operator::api::v1alpha1::{JackalPackage, JackalPackageStatus, Kept};
+use jackal_operator::api::v1alpha1::{JackalPackage, JackalPackageStatus, RetainedReason};
 use jackal_operator::oci::{Content, Digest, Document, Index, Platform};
 use jackal_operator::registry::Repository;
 use serde_json::json;
@@ -209,7 +209,7 @@ async fn what_others_have_stays() {
         let status = shop.settled("rid of all but one", kept).await;
         assert_eq!(
             status.garbage[0].kept,
-            Some(Kept::new("SharedManifest", "the tag stable names it too")),
+            Some(RetainedReason::new("SharedManifest", "the tag stable names it too")),
             "{version:?}"
         );
         assert!(shop.stands("1").await && shop.stands(&digests[0]).await);

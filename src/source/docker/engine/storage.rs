@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 /// How an engine keeps its images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub enum StorageKind {
     /// Unpacked layers and configurations; manifests are not kept.
     Classic,
     /// A containerd content store: manifests and blobs as they were pulled or built.
@@ -14,7 +14,7 @@ pub enum Shape {
 /// What an engine says of its storage.
 #[derive(Clone, Debug)]
 pub(in crate::source::docker) struct Storage {
-    pub shape: Shape,
+    pub shape: StorageKind,
     /// `overlay2`, `btrfs`, ….
     pub driver: String,
     /// Whether overlay2 takes a layer's own folder for its difference to what lies below.
@@ -32,7 +32,7 @@ pub(in crate::source::docker) struct Storage {
 /// What an engine says of itself (`GET /info`).
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Described {
+pub(super) struct EngineDescription {
     #[serde(default)]
     driver: Option<String>,
     #[serde(default)]
@@ -56,7 +56,7 @@ struct Namespaces {
     containers: String,
 }
 
-impl Described {
+impl EngineDescription {
     /// The storage of an engine, which `is_local` where it is on this machine.
     pub fn storage(self, is_local: bool) -> Storage {
         let status = self.driver_status.unwrap_or_default();
@@ -68,8 +68,8 @@ impl Described {
         };
         Storage {
             shape: match says("driver-type", "io.containerd.snapshotter.v1") {
-                true => Shape::Containerd,
-                false => Shape::Classic,
+                true => StorageKind::Containerd,
+                false => StorageKind::Classic,
             },
             driver: self.driver.unwrap_or_default(),
             native_diff: says("Native Overlay Diff", "true"),
@@ -94,22 +94,26 @@ mod tests {
             r#"{"Driver":null,"DriverStatus":null,"DockerRootDir":null,"Containerd":null}"#,
             r#"{"DriverStatus":[null,[],["a"]],"Containerd":{"Address":null,"Namespaces":null}}"#,
         ] {
-            let described: Described = decode::json(text.as_bytes()).unwrap();
+            let described: EngineDescription = decode::json(text.as_bytes()).unwrap();
             let storage = described.storage(true);
-            assert_eq!((storage.shape, storage.native_diff), (Shape::Classic, false), "{text}");
+            assert_eq!(
+                (storage.shape, storage.native_diff),
+                (StorageKind::Classic, false),
+                "{text}"
+            );
             assert_eq!((storage.root, storage.containerd), (None, None), "{text}");
         }
     }
 
     #[test]
     fn the_socket_of_another_machine_is_none() {
-        let described = || -> Described {
+        let described = || -> EngineDescription {
             let text = r#"{"DriverStatus":[["driver-type","io.containerd.snapshotter.v1"]],
                 "Containerd":{"Address":"/run/containerd.sock","Namespaces":{"Containers":"moby"}}}"#;
             decode::json(text.as_bytes()).unwrap()
         };
         let here = described().storage(true);
-        assert_eq!((here.shape, here.namespace.as_str()), (Shape::Containerd, "moby"));
+        assert_eq!((here.shape, here.namespace.as_str()), (StorageKind::Containerd, "moby"));
         assert_eq!(here.containerd.as_deref(), Some("/run/containerd.sock"));
         assert_eq!(described().storage(false).containerd, None);
     }

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::beneath::Beneath;
-use super::{Doubt, tarsplit};
+use super::beneath::ConfinedDirectory;
+use super::{UnreadableReason, tarsplit};
 use crate::oci::Digest;
 use crate::source::docker::DOCUMENT_LIMIT;
 
@@ -39,22 +39,22 @@ pub(super) struct Layer {
 /// The root of an engine, opened. Every call waits for the disk.
 #[derive(Debug)]
 pub(super) struct LayerDb {
-    root: Beneath,
+    root: ConfinedDirectory,
 }
 
 impl LayerDb {
-    pub fn at(root: &Path) -> Result<Self, Doubt> {
+    pub fn at(root: &Path) -> Result<Self, UnreadableReason> {
         Ok(Self {
-            root: Beneath::at(root)?,
+            root: ConfinedDirectory::at(root)?,
         })
     }
 
     /// The configuration of an image, which is what its ID is the digest of.
-    pub fn config(&self, image_id: &Digest) -> Result<Bytes, Doubt> {
+    pub fn config(&self, image_id: &Digest) -> Result<Bytes, UnreadableReason> {
         let folder = format!("image/overlay2/imagedb/content/{}", image_id.algorithm());
         let content = whole(&mut self.root.folder(&folder)?, image_id.hex(), DOCUMENT_LIMIT)?;
         if Digest::of(&content) != *image_id {
-            return Err(Doubt::new(format!(
+            return Err(UnreadableReason::new(format!(
                 "the configuration in {folder} is not that of the image"
             )));
         }
@@ -62,10 +62,10 @@ impl LayerDb {
     }
 
     /// The layer that has this chain ID.
-    pub fn layer(&self, diff_id: &Digest, chain_id: &Digest) -> Result<Layer, Doubt> {
+    pub fn layer(&self, diff_id: &Digest, chain_id: &Digest) -> Result<Layer, UnreadableReason> {
         let mut entry = self.entry(chain_id)?;
         if whole(&mut entry, "diff", NAME_LIMIT)? != diff_id.as_str() {
-            return Err(Doubt::new("layerdb says that it is another layer"));
+            return Err(UnreadableReason::new("layerdb says that it is another layer"));
         }
         let cache_id = whole(&mut entry, "cache-id", NAME_LIMIT)?;
         let plain = !cache_id.is_empty()
@@ -74,7 +74,7 @@ impl LayerDb {
                 .all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-');
         let cache_id = match String::from_utf8(cache_id.into()) {
             Ok(cache_id) if plain => cache_id,
-            _ => return Err(Doubt::new("layerdb gives its folder a name that cannot be")),
+            _ => return Err(UnreadableReason::new("layerdb gives its folder a name that cannot be")),
         };
         let (gzip, _) = entry.file(b"tar-split.json.gz")?;
         Ok(Layer {
@@ -86,24 +86,24 @@ impl LayerDb {
     }
 
     /// What the tar of a layer is made of: its tar-split and the folder with its files.
-    pub fn parts(&self, layer: &Layer) -> Result<(std::fs::File, Beneath), Doubt> {
+    pub fn parts(&self, layer: &Layer) -> Result<(std::fs::File, ConfinedDirectory), UnreadableReason> {
         let (gzip, _) = self.entry(&layer.chain_id)?.file(b"tar-split.json.gz")?;
         Ok((gzip, self.root.folder(&format!("overlay2/{}/diff", layer.cache_id))?))
     }
 
-    fn entry(&self, chain_id: &Digest) -> Result<Beneath, Doubt> {
+    fn entry(&self, chain_id: &Digest) -> Result<ConfinedDirectory, UnreadableReason> {
         let (algorithm, hex) = (chain_id.algorithm(), chain_id.hex());
         self.root.folder(&format!("image/overlay2/layerdb/{algorithm}/{hex}"))
     }
 }
 
-fn whole(folder: &mut Beneath, name: &str, limit: u64) -> Result<Bytes, Doubt> {
+fn whole(folder: &mut ConfinedDirectory, name: &str, limit: u64) -> Result<Bytes, UnreadableReason> {
     let (file, _) = folder.file(name.as_bytes())?;
     let mut content = Vec::new();
     let read = file.take(limit + 1).read_to_end(&mut content);
-    read.map_err(|error| Doubt::new(format!("{name} cannot be read: {error}")))?;
+    read.map_err(|error| UnreadableReason::new(format!("{name} cannot be read: {error}")))?;
     if content.len() as u64 > limit {
-        return Err(Doubt::new(format!("{name} is longer than {limit} bytes")));
+        return Err(UnreadableReason::new(format!("{name} is longer than {limit} bytes")));
     }
     Ok(content.into())
 }

@@ -1,7 +1,7 @@
 //! Layers of a classic store read straight from the engine's folder, without an export.
 //!
 //! Only the driver overlay2 with native diff keeps the files of a layer as its tar had them. A layer's digest
-//! and length are known before the first byte. Whatever is not just as it should be is a [`Doubt`]: the layer
+//! and length are known before the first byte. Whatever is not just as it should be is a [`UnreadableReason`]: the layer
 //! is left for the engine's API, which knows what to make of it. Nothing is written, and no path that a layer
 //! names leads out of its folder.
 
@@ -22,7 +22,7 @@ use super::engine::Storage;
 use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Descriptor, Digest};
 use crate::source::chunks::Chunks;
-use crate::source::doubt::{Doubt, blocking};
+use crate::source::doubt::{UnreadableReason, blocking};
 use crate::source::readings::Readings;
 use crate::source::{Blob, BlobSink, Form, beneath};
 
@@ -121,7 +121,7 @@ impl Graph {
         brought.config = config;
         for taken in taken {
             match taken {
-                Taken::Landed(diff_id, stored) => drop(brought.layers.insert(diff_id, *stored)),
+                Taken::StoredBlob(diff_id, stored) => drop(brought.layers.insert(diff_id, *stored)),
                 Taken::Left(diff_id, doubt) => doubts.push((diff_id, doubt)),
             }
         }
@@ -130,28 +130,28 @@ impl Graph {
     }
 
     // The engine's folder, which is proved to be its by holding the image's configuration.
-    async fn open(&self, storage: &Storage, image_id: &Digest) -> Result<(Arc<LayerDb>, Bytes), Doubt> {
+    async fn open(&self, storage: &Storage, image_id: &Digest) -> Result<(Arc<LayerDb>, Bytes), UnreadableReason> {
         if storage.driver != "overlay2" {
             let what = format!(
                 "its storage driver is {}, and only overlay2 can be read",
                 storage.driver
             );
-            return Err(Doubt::new(what));
+            return Err(UnreadableReason::new(what));
         }
         if !storage.native_diff || storage.metacopy {
-            return Err(Doubt::new(
+            return Err(UnreadableReason::new(
                 "overlay2 runs there without native diff or with metacopy, so layers are not kept as they came",
             ));
         }
         let root = match (&self.root, &storage.root) {
             (Some(root), _) => root.clone(),
             (None, Some(root)) => PathBuf::from(root),
-            (None, None) => return Err(Doubt::new("the engine does not say where it is")),
+            (None, None) => return Err(UnreadableReason::new("the engine does not say where it is")),
         };
         let image_id = image_id.clone();
         let opened = blocking(move || open(&root, &image_id)).await;
         opened.map_err(|doubt| {
-            Doubt::new(format!(
+            UnreadableReason::new(format!(
                 "{doubt}; mount the engine's root read-only and name it with --docker-root"
             ))
         })
@@ -171,7 +171,7 @@ impl Graph {
         let diff_id = layer.diff_id.clone();
         let length = layer.length;
         // Who sends content on may only have noticed that it ended.
-        let doubted: Arc<Mutex<Option<Doubt>>> = Arc::default();
+        let doubted: Arc<Mutex<Option<UnreadableReason>>> = Arc::default();
         let doubting = Arc::clone(&doubted);
         let turns = Arc::clone(&self.turns);
         // Nothing is begun before it is asked for: the sink may wait for another who brings the same layer.
@@ -204,13 +204,13 @@ impl Graph {
         let landed = sink.take(blob).await;
         let doubt = doubted.lock().unwrap_or_else(PoisonError::into_inner).take();
         match (landed, doubt) {
-            (Ok(landed), _) => Ok(Taken::Landed(diff_id, Box::new(landed.stored))),
+            (Ok(landed), _) => Ok(Taken::StoredBlob(diff_id, Box::new(landed.stored))),
             (Err(_), Some(doubt)) => Ok(Taken::Left(diff_id, doubt)),
             (Err(fault), None) if fault.disposition == Disposition::Reread => Err(fault),
             // Every file was as its checksum says, and the whole is another all the same.
             (Err(fault), None) if fault.reason == Reason::DigestMismatch => Ok(Taken::Left(
                 diff_id,
-                Doubt::new("its content is not what its digest says"),
+                UnreadableReason::new("its content is not what its digest says"),
             )),
             (Err(fault), None) => Err(fault),
         }
@@ -218,17 +218,17 @@ impl Graph {
 }
 
 enum Taken {
-    Landed(Digest, Box<Descriptor>),
-    Left(Digest, Doubt),
+    StoredBlob(Digest, Box<Descriptor>),
+    Left(Digest, UnreadableReason),
 }
 
-fn open(root: &Path, image_id: &Digest) -> Result<(Arc<LayerDb>, Bytes), Doubt> {
+fn open(root: &Path, image_id: &Digest) -> Result<(Arc<LayerDb>, Bytes), UnreadableReason> {
     let db = LayerDb::at(root)?;
     let config = db.config(image_id)?;
     Ok((Arc::new(db), config))
 }
 
-async fn look(db: Arc<LayerDb>, diff_id: Digest, chain_id: Digest) -> Result<Layer, (Digest, Doubt)> {
+async fn look(db: Arc<LayerDb>, diff_id: Digest, chain_id: Digest) -> Result<Layer, (Digest, UnreadableReason)> {
     let wanted = diff_id.clone();
     let looked = blocking(move || db.layer(&wanted, &chain_id)).await;
     looked.map_err(|doubt| (diff_id, doubt))
@@ -247,7 +247,7 @@ async fn take_config(config: Bytes, image_id: &Digest, sink: &dyn BlobSink) -> R
 }
 
 // In the image's order, so that two tries say the same.
-fn told(diff_ids: &[Digest], mut doubts: Vec<(Digest, Doubt)>) -> Option<String> {
+fn told(diff_ids: &[Digest], mut doubts: Vec<(Digest, UnreadableReason)>) -> Option<String> {
     let place = |layer: &Digest| diff_ids.iter().position(|diff_id| diff_id == layer);
     doubts.sort_by_key(|(layer, _)| place(layer));
     let more = doubts.len().saturating_sub(TOLD);

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use flate2::bufread::MultiGzDecoder;
 use serde::Deserialize;
 
-use super::Doubt;
+use super::UnreadableReason;
 use crate::decode;
 
 pub(in super::super) use assembly::assemble;
@@ -70,11 +70,12 @@ impl<R: Read> Pieces<R> {
         }
     }
 
-    fn next(&mut self) -> Result<Option<Piece<'_>>, Doubt> {
+    fn next(&mut self) -> Result<Option<Piece<'_>>, UnreadableReason> {
         self.line.clear();
         self.number += 1;
         let number = self.number;
-        let malformed = |what: &dyn std::fmt::Display| Doubt::new(format!("its tar-split, line {number}: {what}"));
+        let malformed =
+            |what: &dyn std::fmt::Display| UnreadableReason::new(format!("its tar-split, line {number}: {what}"));
         let mut bounded = (&mut self.lines).take(LINE_LIMIT as u64);
         let read = bounded.read_until(b'\n', &mut self.line);
         if read.map_err(|error| malformed(&error))? == 0 {
@@ -131,7 +132,7 @@ fn decoded_length(base64: &str) -> Option<u64> {
 }
 
 /// The length in bytes of the tar that `gzip` describes.
-pub(in super::super) fn length(gzip: impl Read) -> Result<u64, Doubt> {
+pub(in super::super) fn length(gzip: impl Read) -> Result<u64, UnreadableReason> {
     let mut pieces = Pieces::new(gzip);
     let mut total: u64 = 0;
     while let Some(piece) = pieces.next()? {
@@ -144,7 +145,7 @@ pub(in super::super) fn length(gzip: impl Read) -> Result<u64, Doubt> {
         total = total
             .checked_add(length)
             .filter(|total| i64::try_from(*total).is_ok())
-            .ok_or_else(|| Doubt::new("its tar-split describes more bytes than there can be"))?;
+            .ok_or_else(|| UnreadableReason::new("its tar-split describes more bytes than there can be"))?;
     }
     Ok(total)
 }

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::super::engine::Engine;
-use super::super::inspected::Inspected;
+use super::super::inspected::InspectedImage;
 use crate::fault::Fault;
 use crate::oci::{Digest, Reference};
 
@@ -52,17 +52,17 @@ impl Pusher {
 }
 
 /// The names of this process, by engine and marker, and who waits for their end.
-struct Live {
+struct ActiveNames {
     names: Mutex<HashSet<(String, String)>>,
     ended: Notify,
 }
 
-static LIVE: LazyLock<Live> = LazyLock::new(|| Live {
+static LIVE: LazyLock<ActiveNames> = LazyLock::new(|| ActiveNames {
     names: Mutex::default(),
     ended: Notify::new(),
 });
 
-impl Live {
+impl ActiveNames {
     fn names(&self) -> MutexGuard<'_, HashSet<(String, String)>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -156,7 +156,7 @@ fn hash(name: &str) -> String {
 
 /// Whether the image stays in its engine when the names for a push to `repository` go: an engine deletes an image with its
 /// last name, and forgets with the last tag of a repository also the digests by which it knows it there.
-fn stays(image: &Inspected, repository: &str) -> bool {
+fn stays(image: &InspectedImage, repository: &str) -> bool {
     let elsewhere = |name: &String| !name.starts_with(MARKERS) && hash_of_repository(name) != hash(repository);
     let known_there = |name: &String| hash_of_repository(name) == hash(repository);
     let tags_there = image.repo_tags.iter().any(known_there);
@@ -342,9 +342,9 @@ pub(in crate::source::docker) async fn sweep(engine: &Engine) -> Result<(), Faul
 mod tests {
     use super::*;
 
-    fn image(tags: &[&str], digests: &[&str]) -> Inspected {
+    fn image(tags: &[&str], digests: &[&str]) -> InspectedImage {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Inspected {
+        InspectedImage {
             image_id: Digest::of(b"image"),
             diff_ids: Vec::new(),
             size: None,

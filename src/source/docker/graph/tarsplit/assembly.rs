@@ -11,9 +11,9 @@ use crc_fast::CrcAlgorithm::Crc64GoIso;
 
 use super::{Piece, Pieces};
 use crate::source::ahead;
-use crate::source::beneath::Beneath;
+use crate::source::beneath::ConfinedDirectory;
 use crate::source::chunks::{Chunks, Stop};
-use crate::source::doubt::{Doubt, shown};
+use crate::source::doubt::{UnreadableReason, shown};
 
 /// Files that one batch holds open. Three batches are under way for a layer: one is filled, one waits, one is read.
 const FILES: usize = 32;
@@ -48,19 +48,21 @@ impl Batch {
         self.files >= FILES || self.content >= CONTENT || self.segments.len() >= SEGMENTS
     }
 
-    fn take(&mut self, piece: Piece<'_>, diff: &mut Beneath) -> Result<(), Doubt> {
+    fn take(&mut self, piece: Piece<'_>, diff: &mut ConfinedDirectory) -> Result<(), UnreadableReason> {
         match piece {
             Piece::Segment { base64, .. } => {
                 let before = self.segments.len();
                 let decoded = STANDARD.decode_vec(base64, &mut self.segments);
-                decoded.map_err(|error| Doubt::new(format!("a payload of its tar-split is no base64: {error}")))?;
+                decoded.map_err(|error| {
+                    UnreadableReason::new(format!("a payload of its tar-split is no base64: {error}"))
+                })?;
                 self.parts.push(Part::Segment(self.segments.len() - before));
             }
             Piece::File { name, size, crc } => {
                 let (file, found) = diff.file(&name)?;
                 if found != size {
                     let what = format!("its file {:?} has {found} bytes, not {size}", shown(&name));
-                    return Err(Doubt::new(what));
+                    return Err(UnreadableReason::new(what));
                 }
                 ahead::soon(&file, size);
                 self.files += 1;
@@ -90,7 +92,7 @@ impl Batch {
                     let checksum = pass(&file, size, chunks, &name)?;
                     if checksum.to_be_bytes() != crc {
                         let what = format!("its file {:?} was changed: its checksum is another", shown(&name));
-                        return Err(Doubt::new(what).into());
+                        return Err(UnreadableReason::new(what).into());
                     }
                 }
             }
@@ -103,20 +105,21 @@ impl Batch {
 /// whoever takes the chunks, so it needs a thread of its own; it starts another.
 pub(in crate::source::docker) fn assemble(
     gzip: impl Read + Send,
-    diff: &mut Beneath,
+    diff: &mut ConfinedDirectory,
     chunks: &mut Chunks,
 ) -> Result<(), Stop> {
     let (batches, opened) = sync_channel(1);
     std::thread::scope(|scope| {
         let opener = std::thread::Builder::new().name("opener".to_owned());
         let opener = opener.spawn_scoped(scope, move || open(gzip, diff, &batches));
-        opener.map_err(|error| Doubt::new(format!("a thread to open its files cannot be started: {error}")))?;
+        opener
+            .map_err(|error| UnreadableReason::new(format!("a thread to open its files cannot be started: {error}")))?;
         // Taken along, so that the opener is not waited for when this ends early.
         pour(opened, chunks)
     })
 }
 
-fn open(gzip: impl Read, diff: &mut Beneath, batches: &SyncSender<Result<Batch, Doubt>>) {
+fn open(gzip: impl Read, diff: &mut ConfinedDirectory, batches: &SyncSender<Result<Batch, UnreadableReason>>) {
     let mut pieces = Pieces::new(gzip);
     let mut batch = Batch::default();
     let ended = loop {
@@ -141,7 +144,7 @@ fn open(gzip: impl Read, diff: &mut Beneath, batches: &SyncSender<Result<Batch, 
     }
 }
 
-fn pour(opened: Receiver<Result<Batch, Doubt>>, chunks: &mut Chunks) -> Result<(), Stop> {
+fn pour(opened: Receiver<Result<Batch, UnreadableReason>>, chunks: &mut Chunks) -> Result<(), Stop> {
     for batch in opened {
         batch?.pour(chunks)?;
     }
@@ -153,7 +156,9 @@ fn pass(file: &File, size: u64, chunks: &mut Chunks, name: &[u8]) -> Result<u64,
     let mut checksum = crc_fast::Digest::new(Crc64GoIso);
     match chunks.read(file, size, |read| checksum.update(read))? {
         Ok(read) if read == size => Ok(checksum.finalize()),
-        Ok(_) => Err(Doubt::new(format!("its file {:?} became shorter while it was read", shown(name))).into()),
-        Err(error) => Err(Doubt::new(format!("its file {:?} cannot be read: {error}", shown(name))).into()),
+        Ok(_) => {
+            Err(UnreadableReason::new(format!("its file {:?} became shorter while it was read", shown(name))).into())
+        }
+        Err(error) => Err(UnreadableReason::new(format!("its file {:?} cannot be read: {error}", shown(name))).into()),
     }
 }

@@ -8,7 +8,7 @@ use flate2::write::GzEncoder;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::source::beneath::Beneath;
+use crate::source::beneath::ConfinedDirectory;
 use crate::source::chunks::{Chunks, Stop};
 
 fn gzip(lines: &str) -> Vec<u8> {
@@ -40,7 +40,7 @@ fn diff(files: &[(&str, &[u8])]) -> tempfile::TempDir {
     folder
 }
 
-fn drained(mut receiver: mpsc::Receiver<Result<Bytes, Doubt>>) -> Result<Vec<u8>, Doubt> {
+fn drained(mut receiver: mpsc::Receiver<Result<Bytes, UnreadableReason>>) -> Result<Vec<u8>, UnreadableReason> {
     let mut whole = Vec::new();
     while let Some(chunk) = receiver.blocking_recv() {
         let chunk = chunk?;
@@ -54,7 +54,7 @@ fn drained(mut receiver: mpsc::Receiver<Result<Bytes, Doubt>>) -> Result<Vec<u8>
 fn assembled(lines: &str, folder: &Path) -> Result<Vec<u8>, String> {
     let gzip = gzip(lines);
     let length = length(gzip.as_slice()).map_err(|doubt| doubt.to_string())?;
-    let mut files = Beneath::at(folder).unwrap();
+    let mut files = ConfinedDirectory::at(folder).unwrap();
     let (mut chunks, receiver) = Chunks::new(length);
     let writer = std::thread::spawn(move || {
         let result = assemble(gzip.as_slice(), &mut files, &mut chunks);
@@ -190,7 +190,7 @@ fn stops_when_nobody_takes_it() {
     let folder = diff(&[]);
     let stopped = assemble(
         gzip(&lines).as_slice(),
-        &mut Beneath::at(folder.path()).unwrap(),
+        &mut ConfinedDirectory::at(folder.path()).unwrap(),
         &mut chunks,
     );
     assert!(matches!(stopped, Err(Stop::Closed)));
