@@ -26,6 +26,7 @@ pub mod oci;
 pub mod package;
 pub mod process;
 pub mod registry;
+pub mod runtime;
 pub mod sbom;
 pub mod server;
 pub mod signing;

@@ -24,12 +24,13 @@ use crate::controller::{AGENT_LABEL, agent_lease};
 use crate::fault::{Fault, Reason};
 use crate::oci::Reference;
 use crate::package::ImageRequest;
+use crate::runtime::{
+    Admissions, Check, Health, Recheck, RegistryTarget, Role, Settings, WorkerInputs, briefly, kube_fault, within,
+};
 use crate::source::ImageSource;
 use crate::source::containerd::{Containerd, ContainerdEvents};
 use crate::source::docker::{Docker, ImageChange, ImageEvents};
-use crate::worker::{
-    self, Admissions, Check, Health, Recheck, RegistryTarget, Role, Settings, WorkerInputs, briefly, kube_fault, within,
-};
+use crate::worker;
 
 /// The field manager of one node's answers; each node owns its own entry of the list.
 fn field_manager(node: &str) -> String {

@@ -13,7 +13,7 @@ use super::cluster::{ClusterFlags, hostname, optional};
 use super::engine::EngineFlags;
 use super::{examples, print};
 use crate::agent;
-use crate::worker::{Admission, Admissions};
+use crate::runtime::{Admission, Admissions};
 
 /// Run the agent of a node: moves the images of its docker engine and its containerd.
 #[derive(Debug, Args)]

@@ -1,15 +1,15 @@
 //! `build`: the packages and images of a file, without a cluster.
 
+mod access;
 mod check;
 mod content;
-mod following;
-mod moves;
-mod reach;
+mod context;
 mod report;
 mod sboms;
+mod tag_selections;
 mod target;
+mod transfers;
 mod trust;
-mod works;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,9 +18,9 @@ use std::time::Duration;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
+use self::context::BuildContext;
 use self::report::{Failure, Report, Reports, Row};
 use self::target::Target;
-use self::works::BuildContext;
 use super::authorities::AuthorityFlags;
 use super::cluster::duration;
 use super::engine::EngineFlags;

@@ -15,10 +15,10 @@ use super::limits::LimitFlags;
 use crate::api::v1alpha1::{LocalReference, Period, PeriodError, RegistrySpec};
 use crate::oci::HostPattern;
 use crate::registry::Restrictions;
-use crate::server::{ListenAddress, Server, ServerHandle};
-use crate::worker::{
+use crate::runtime::{
     Backoff, Health, Metrics, Policy, RegistryDefaults, RepositoryPolicy, Settings, StateSecret, refuse_api_server,
 };
+use crate::server::{ListenAddress, Server, ServerHandle};
 
 /// Flags of the controller and the agent.
 #[derive(Clone, Debug, Args)]

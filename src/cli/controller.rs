@@ -14,7 +14,7 @@ use super::cluster::{ClusterFlags, duration, hostname};
 use super::sbom::SbomFlags;
 use super::{examples, print};
 use crate::controller::{self, LeaseTiming};
-use crate::worker::within;
+use crate::runtime::within;
 
 /// Run the controller: plans packages and moves images from registries.
 #[derive(Debug, Args)]

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::package_file::FileObjects;
 use super::{UsageError, files};
+use crate::runtime::open_key;
 use crate::signing::{PrivateKeyError, SigningKey};
-use crate::worker::open_key;
 
 /// The variable that cosign takes a key's password from.
 const PASSWORD: &str = "COSIGN_PASSWORD";

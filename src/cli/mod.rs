@@ -1,6 +1,5 @@
 //! The commands, one file each; wiring only.
 
-mod access;
 mod agent;
 mod authorities;
 mod build;
@@ -20,6 +19,7 @@ mod package_file;
 mod print;
 mod probe;
 mod progress;
+mod registry_clients;
 mod sbom;
 mod sign;
 mod stored;

@@ -8,10 +8,10 @@ use std::time::Duration;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::access::RegistryClients;
 use super::authorities::AuthorityFlags;
 use super::cluster::duration;
 use super::limits::LimitFlags;
+use super::registry_clients::RegistryClients;
 use super::{UsageError, examples, files, print, until};
 use crate::decode;
 use crate::oci::{Index, Reference};

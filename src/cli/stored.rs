@@ -5,10 +5,10 @@ use std::time::Duration;
 use clap::Args;
 
 use super::UsageError;
-use super::access::RegistryClients;
 use super::authorities::AuthorityFlags;
 use super::cluster::duration;
 use super::limits::LimitFlags;
+use super::registry_clients::RegistryClients;
 use crate::oci::{Document, Reference};
 use crate::transfer::{Destination, LayoutDestination, RegistryDestination};
 

@@ -11,7 +11,7 @@ use crate::api::v1alpha1::{JackalImage, JackalImageSpec, JackalPackage, requeste
 use crate::fault::{Fault, Reason};
 use crate::oci::Digest;
 use crate::package::{ImageRequest, Plan, PlannedImage};
-use crate::worker::{kube_fault, within};
+use crate::runtime::{kube_fault, within};
 
 /// The field manager of what the controller applies.
 pub(super) const FIELD_MANAGER: &str = "jackal-operator";

@@ -13,13 +13,13 @@ use tracing::warn;
 
 use super::conflict;
 use super::deletion::{Deletion, UNRECORDED, moved};
+use super::deletion_tasks::{DeletionRequest, as_leader};
 use super::packages::Packages;
-use super::removal::{DeletionRequest, as_leader};
 use super::retention::{self, RetentionContext, RetentionResult};
 use crate::api::v1alpha1::{Garbage, JackalPackage, WrittenRepository};
 use crate::fault::{Fault, Reason};
 use crate::oci::same_host;
-use crate::worker::{RegistryTarget, kube_fault, name_of};
+use crate::runtime::{RegistryTarget, kube_fault, name_of};
 
 impl Packages {
     /// Digests that other packages name in the repository `written` of the artifacts of `package`, whatever they call the

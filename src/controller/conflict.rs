@@ -22,7 +22,7 @@ use crate::api::v1alpha1::{JackalImage, JackalImageSpec, JackalPackage, Registry
 use crate::fault::{Fault, Reason};
 use crate::oci::{Compression, Digest, Location, same_host};
 use crate::package::{ImageRequest, listed};
-use crate::worker::{OperatorRegistry, RegistryDefaults, RegistryLocation, last_part, name_of, with_tag};
+use crate::runtime::{OperatorRegistry, RegistryDefaults, RegistryLocation, last_part, name_of, with_tag};
 
 /// Every package and image that this process has seen.
 pub(super) struct ObservedObjects {

@@ -14,13 +14,13 @@ use tracing::{info, warn};
 
 use super::conflict;
 use super::retention::RetentionResult;
-use super::survey::{Finding, Tag, TagIndex};
+use super::tag_index::{Finding, Tag, TagIndex};
 use crate::api::v1alpha1::{Garbage, JackalImage, JackalPackage, RetainedReason, WrittenRepository};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Document, Index, Location};
 use crate::package::ImageRequest;
 use crate::registry::{Kind, Repository};
-use crate::worker::{Events, Registries, RegistryTarget, Settings, kube_fault, last_part, name_of, with_tag, within};
+use crate::runtime::{Events, Registries, RegistryTarget, Settings, kube_fault, last_part, name_of, with_tag, within};
 
 /// What deletions need.
 pub(super) struct Deletion<'a> {

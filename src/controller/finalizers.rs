@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::children::FIELD_MANAGER;
 use crate::fault::{Fault, Reason};
-use crate::worker::{kube_fault, within};
+use crate::runtime::{kube_fault, within};
 
 /// How often a write is tried again because another was faster.
 const CONFLICTS: u32 = 10;

@@ -24,14 +24,14 @@ use tracing::{debug, warn};
 
 use super::assignment::{self, AgentNode, AssignmentDecision};
 use super::deletion::Deletion;
+use super::deletion_tasks::{DeletionRequest, DeletionTasks, as_leader};
 use super::lease::{LAPSE, Leadership};
-use super::removal::{DeletionRequest, DeletionTasks, as_leader};
-use super::seen::ObjectCache;
-use super::selecting::SelectionTasks;
+use super::object_cache::ObjectCache;
+use super::selection_tasks::SelectionTasks;
 use super::{AGENT_LABEL, AGENT_LEASE, finalizers, undecodable};
 use crate::api::v1alpha1::{Assignment, Conditions, DeletionPolicy, JackalImage, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
-use crate::worker::{
+use crate::runtime::{
     Events, Failure, Kind, Registries, STALE, Settings, kube_fault, lighten, name_of, uids, until_stopped, update,
     within,
 };

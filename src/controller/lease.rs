@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::worker::{Settings, briefly, within};
+use crate::runtime::{Settings, briefly, within};
 
 /// When to look again at what was not done because the lease was not held just then. A renewal that comes late
 /// lets it lapse for a moment, too short for the work to be stopped and begun anew.

@@ -1,33 +1,33 @@
 //! The controller: every replica moves images from registries; the one that leads plans packages, assigns
 //! nodes to images that engines hold, and puts the packages' artifacts together.
 
+mod access;
 mod assignment;
 mod children;
 mod collection;
 mod conflict;
 mod deletion;
+mod deletion_tasks;
 mod finalizers;
-mod following;
 mod images;
-mod leader_tally;
+mod leader_metrics;
 mod lease;
+mod object_cache;
 mod package_status;
 mod packages;
 mod publication;
-mod reach;
-mod removal;
 mod retention;
 mod sboms;
-mod seen;
-mod selecting;
-mod survey;
-mod tally;
+mod selection_tasks;
+mod summary;
+mod tag_index;
+mod tag_selections;
 mod undecodable;
 
-use leader_tally::LeaderMetrics;
+use access::ObjectAccess;
+use leader_metrics::LeaderMetrics;
 pub use lease::{Leadership, LeaseTiming};
-use reach::ObjectAccess;
-use seen::ObjectCache;
+use object_cache::ObjectCache;
 
 use std::sync::Arc;
 
@@ -41,8 +41,9 @@ use tracing::info;
 use crate::api::v1alpha1::{JackalImage, SourceKind};
 use crate::fault::Fault;
 use crate::oci::Reference;
+use crate::runtime::{Recheck, Registries, RegistryTarget, Role, Settings, WorkerInputs};
 use crate::source::{ImageSource, RegistrySource};
-use crate::worker::{self, Recheck, Registries, RegistryTarget, Role, Settings, WorkerInputs};
+use crate::worker;
 
 /// The label of a Lease by which an agent says that it runs on a node.
 pub const AGENT_LABEL: &str = "jackal.dev/agent";

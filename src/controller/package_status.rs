@@ -7,13 +7,13 @@ use kube::{Api, ResourceExt as _};
 use tracing::warn;
 
 use super::packages::Packages;
-use super::tally::{Verification, brought, count};
+use super::summary::{Verification, brought, count};
 use crate::api::v1alpha1::{
     Conditions, Counts, JackalImage, JackalPackage, JackalPackageStatus, PackagedImage, READY, SIGNED, VERIFIED,
     requested_at,
 };
 use crate::fault::{Fault, Reason};
-use crate::worker::{Failure, kube_fault, name_of, update};
+use crate::runtime::{Failure, kube_fault, name_of, update};
 
 impl Packages {
     /// Writes the images' rows and counts, and conditions.

@@ -22,13 +22,13 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::children::{Children, LegacyNames};
+use super::deletion_tasks::{DeletionRequest, DeletionTasks};
 use super::finalizers;
-use super::following::{EffectivePackage, Followable, TagSelections};
-use super::leader_tally::LeaderMetrics;
+use super::leader_metrics::LeaderMetrics;
 use super::lease::{LAPSE, Leadership};
 use super::publication::{self, Publication};
-use super::removal::{DeletionRequest, DeletionTasks};
-use super::tally::{Verification, brought, count, failures, rows, written};
+use super::summary::{Verification, brought, count, failures, rows, written};
+use super::tag_selections::{EffectivePackage, Followable, TagSelections};
 use super::undecodable;
 use crate::api::v1alpha1::{
     Conditions, DeletionPolicy, JackalImage, JackalPackage, JackalPackageStatus, PackagedImage, READY, requested_at,
@@ -37,7 +37,7 @@ use crate::fault::{Disposition, Fault};
 use crate::fetch::ChartCache;
 use crate::oci::Naming;
 use crate::package::{Plan, VerificationCache, check_images};
-use crate::worker::{
+use crate::runtime::{
     Decision, Events, Key, Kind, ObjectView, Registries, RegistryTarget, Settings, TaskTable, lighten, stands, told,
     uids, until_stopped,
 };

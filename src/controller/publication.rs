@@ -1,8 +1,8 @@
 //! The task that puts a package's artifact together once all its images are in their places.
 
-mod noted;
+mod build_reason;
 mod packed;
-mod why;
+mod recorded;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,12 +10,12 @@ use std::time::Instant;
 use kube::ResourceExt as _;
 use tokio_util::sync::CancellationToken;
 
-use self::noted::{announce, done};
+use self::recorded::{announce, done};
+use super::access::ObjectAccess;
 use super::packages::Packages;
-use super::reach::ObjectAccess;
 use super::retention::SBOMS_ADDED;
 use super::sboms::{self, Sboms};
-use super::tally::Verification;
+use super::summary::Verification;
 use crate::api::v1alpha1::{
     ComponentSpec, Differential, JackalImage, JackalPackage, MissingImage, PackagedImage, PinnedChart, SIGNED,
     VERIFIED, WrittenRepository,
@@ -26,9 +26,9 @@ use crate::oci::Digest;
 use crate::package::{
     self, Definition, Material, Parts, Plan, PlannedImage, Published, ReusableTars, TransferredImage, component,
 };
+use crate::runtime::{NamespaceEntryReader, RegistryTarget, caught, told};
 use crate::signing::SigningKey;
 use crate::transfer::RegistryDestination;
-use crate::worker::{NamespaceEntryReader, RegistryTarget, caught, told};
 
 /// What an artifact is put together from.
 pub(super) struct Publication {

@@ -10,8 +10,8 @@ use super::packages::Packages;
 use crate::api::v1alpha1::{Conditions, JackalPackage, SBOMS_COMPLETE, cut};
 use crate::fault::Fault;
 use crate::package::{Archive, PackageSboms, ReusableTars, TransferredImage};
+use crate::runtime::name_of;
 use crate::sbom::unable;
-use crate::worker::name_of;
 
 /// What came of a package's SBOMs until an artifact was put together.
 pub(super) enum Sboms {

@@ -13,7 +13,7 @@ use tracing::warn;
 
 use crate::api::v1alpha1::Conditions;
 use crate::fault::Reason;
-use crate::worker::{Events, within};
+use crate::runtime::{Events, within};
 
 /// When it is tried again to tell an object so.
 const AGAIN: Duration = Duration::from_secs(10);

@@ -13,11 +13,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
+use super::cache::{CachedIndex, IndexKey};
+use super::config_map_texts::values_of;
 use super::file::{RemoteFile, host_of, parse, shown};
 use super::index::{self, Listed, Missing};
-use super::memory::{CachedIndex, IndexKey};
 use super::oci::{self, OciChart};
-use super::texts::values_of;
 use super::{ChartCache, ContentAccess};
 use crate::api::v1alpha1::ChartSpec;
 use crate::fault::{Fault, Reason};

@@ -3,15 +3,15 @@
 //!
 //! Nothing large is read before it is sent: what is gathered says which content it is, and where it comes from.
 
+mod cache;
 mod chart;
+mod config_map_texts;
 mod file;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod index;
-mod memory;
 mod oci;
 mod tags;
-mod texts;
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
@@ -24,7 +24,7 @@ use crate::oci::Reference;
 use crate::package::component::{FileContent, Found};
 use crate::registry::Registry;
 
-pub use memory::ChartCache;
+pub use cache::ChartCache;
 pub use tags::select;
 
 /// Charts of a component that are looked at at once.
@@ -52,7 +52,7 @@ pub async fn gather(
     reach: &dyn ContentAccess,
     memory: &ChartCache,
 ) -> Result<Vec<Found>, Fault> {
-    let texts = texts::ConfigMapTexts::new(reach);
+    let texts = config_map_texts::ConfigMapTexts::new(reach);
     let mut gathered = Vec::with_capacity(components.len());
     for component in components {
         let within = |fault: Fault| fault.within(format_args!("component `{}`", component.name));
@@ -65,7 +65,7 @@ async fn of_component(
     component: &ComponentSpec,
     reach: &dyn ContentAccess,
     memory: &ChartCache,
-    texts: &texts::ConfigMapTexts<'_>,
+    texts: &config_map_texts::ConfigMapTexts<'_>,
 ) -> Result<Found, Fault> {
     let mut found = Found::default();
     for manifest in &component.manifests {

@@ -4,9 +4,9 @@
 //! need not read any content again, its layer is annotated with a digest of all that decides the tar, and a tar that was
 //! made of the same is found in an artifact that stands, where that is proven ([`ReusableTars`]).
 
-mod known;
+mod reusable;
 
-pub use known::ReusableTars;
+pub use reusable::ReusableTars;
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::fault::{Fault, Reason};
 use crate::hashing::BackgroundHasher;
 use crate::oci::{Digest, Hasher};
 use crate::signing::SigningKey;
-use crate::source::{ByteStream, Readings};
+use crate::source::{ByteStream, Rereads};
 use crate::transfer::{Destination, Upload};
 
 /// The annotation of a tar's layer: a digest of what the tar was made of.
@@ -203,13 +203,13 @@ pub(super) async fn bring(
     let inputs = archive.inputs();
     let archived = |digest: Digest, size: u64| StoredTar {
         path: archive.path.clone(),
-        signature: key.map(|key| known::signature(key, &inputs, &digest, size)),
+        signature: key.map(|key| reusable::signature(key, &inputs, &digest, size)),
         digest,
         size,
         inputs: inputs.clone(),
     };
     let within = |fault: Fault| fault.within(format_args!("`{}`", archive.path));
-    let mut readings = Readings::default();
+    let mut readings = Rereads::default();
     if let Some(tar) = known.get(&inputs)
         && repository.holds(&tar.blob.digest).await? == Some(tar.blob.size)
     {

@@ -146,7 +146,7 @@ impl PackageSboms {
                 subject.sboms = Some(sboms.clone());
                 continue;
             }
-            let sboms = sbom::make(syft, &*subject.destination, &subject.manifest).await;
+            let sboms = sbom::generate(syft, &*subject.destination, &subject.manifest).await;
             let sboms = sboms.map_err(|fault| fault.within(format_args!("no SBOM of {}", subject.shown())))?;
             made.insert(key, sboms.clone());
             subject.sboms = Some(sboms);

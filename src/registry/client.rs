@@ -14,14 +14,14 @@ use url::Url;
 use super::Repository;
 use super::endpoint::{Credentials, Endpoint};
 use super::error::{Error, Kind, is_temporary};
+use super::host_limits::HostLimits;
 use super::http::Http;
 use super::origin::Origin;
-use super::patience::{Throttle, retry_after};
 use super::referrers::ReferrersApi;
 use super::refusal::Refusals;
-use super::shared::HostLimits;
+use super::throttle::{Throttle, retry_after};
 use super::token::{RequestAuthorization, Scope, Tokens};
-use super::upload::Pace;
+use super::upload::PartSize;
 
 /// How often one request is sent when its failures are temporary.
 const TRIES: u32 = 4;
@@ -42,7 +42,7 @@ struct Inner {
     http: Http,
     tokens: Tokens,
     shared: Arc<HostLimits>,
-    pace: Pace,
+    pace: PartSize,
     referrers_api: ReferrersApi,
     /// A manifest was found by HEAD, so the registry knows that method.
     answers_head: AtomicBool,
@@ -157,7 +157,7 @@ impl Registry {
         );
         Ok(Self(Arc::new(Inner {
             shared: HostLimits::of(&endpoint),
-            pace: Pace::default(),
+            pace: PartSize::default(),
             referrers_api: ReferrersApi::default(),
             answers_head: AtomicBool::new(false),
             manifest_read: Mutex::default(),
@@ -206,7 +206,7 @@ impl Registry {
         &self.0.shared.patience
     }
 
-    pub(super) fn pace(&self) -> &Pace {
+    pub(super) fn pace(&self) -> &PartSize {
         &self.0.pace
     }
 

@@ -5,6 +5,7 @@
 //! reads a body without a bound, waits without a limit, or skips the verification of a digest or of a
 //! certificate.
 
+mod address_zone;
 mod advice;
 mod body;
 pub mod certificates;
@@ -17,24 +18,23 @@ mod explanation;
 mod file;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod host_limits;
 mod http;
 mod keychain;
 mod link;
 mod locks;
 mod origin;
 mod pages;
-mod patience;
 mod referrers;
 mod refusal;
 mod repository;
 mod restrictions;
-mod shared;
 mod tags;
+mod throttle;
 mod tls;
 mod token;
 mod token_service;
 mod upload;
-mod zone;
 
 pub use body::{Body, BodyPermits};
 pub use client::Registry;

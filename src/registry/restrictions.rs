@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
-use super::zone::{Zone, plain};
+use super::address_zone::{Zone, plain};
 use crate::oci::HostPattern;
 
 /// The variables that name a proxy.

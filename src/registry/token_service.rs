@@ -18,7 +18,7 @@ use super::error::{Error, Kind};
 use super::explanation::inflated;
 use super::http::Http;
 use super::origin::Origin;
-use super::patience::retry_after;
+use super::throttle::retry_after;
 use crate::decode;
 
 /// The longest answer in bytes that a token may come in.

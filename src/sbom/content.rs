@@ -4,7 +4,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::scratch::PrivateDirectory;
+use super::private_directory::PrivateDirectory;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Document, Index, distinct_blobs, distinct_foreign_layers};
 use crate::transfer::{Destination, LayoutDestination, Upload};

@@ -4,20 +4,20 @@
 //! between two runs, [`Sboms`] is what the referrers of a manifest say of its SBOMs; these are free of IO. [`Syft`] runs
 //! the program within limits and in a sandbox, and [`make`] sequences it all: look, run, upload, attach.
 
+mod cache;
 mod content;
 mod document;
 mod format;
+mod generate;
 mod isolation;
-mod make;
-mod memory;
+mod private_directory;
 mod referrer;
-mod scratch;
 mod syft;
 
+pub use cache::SbomCache;
 pub use document::{Sbom, SbomError, normalise};
 pub use format::Format;
+pub use generate::{CONTENT_LIMIT, ExistingSboms, generate, known, look, unable};
 pub use isolation::Isolation;
-pub use make::{CONTENT_LIMIT, ExistingSboms, known, look, make, unable};
-pub use memory::SbomCache;
 pub use referrer::{Sboms, is_catalogued, referrer};
 pub use syft::{Limits, Syft};

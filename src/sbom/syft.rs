@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use super::content::{Content, shown};
 use super::isolation::{Isolation, Sandbox, StartError};
-use super::scratch::{self, PrivateDirectory};
+use super::private_directory::{self, PrivateDirectory};
 use super::{Format, SbomCache};
 use crate::fault::{Fault, Reason};
 use crate::oci::Document;
@@ -86,7 +86,7 @@ impl Syft {
     /// there which was killed are removed.
     pub async fn new(program: PathBuf, root: PathBuf, limits: Limits) -> Self {
         let below = root.clone();
-        let swept = tokio::task::spawn_blocking(move || scratch::sweep(&below)).await;
+        let swept = tokio::task::spawn_blocking(move || private_directory::sweep(&below)).await;
         match swept.map_err(io::Error::other) {
             Ok(Ok(0)) => {}
             Ok(Ok(folders)) => debug!(folders, root = %root.display(), "removed what earlier runs of syft left"),
@@ -280,7 +280,7 @@ async fn overfull(folder: &Path, limit: u64) {
     loop {
         sleep(MEASURE).await;
         let path = folder.to_owned();
-        let used = tokio::task::spawn_blocking(move || scratch::used(&path)).await;
+        let used = tokio::task::spawn_blocking(move || private_directory::used(&path)).await;
         if used.is_ok_and(|used| used > limit) {
             return;
         }

@@ -5,7 +5,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::worker::{Health, Metrics};
+use crate::runtime::{Health, Metrics};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const OPEN_METRICS: HeaderValue =

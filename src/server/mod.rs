@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use crate::worker::{Health, Metrics};
+use crate::runtime::{Health, Metrics};
 use answer::RequestHandler;
 
 /// Connections at once; more of them wait to be accepted.

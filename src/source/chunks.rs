@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::ahead::ReadAhead;
-use super::doubt::UnreadableReason;
+use super::read_ahead::ReadAhead;
+use super::unreadable::UnreadableReason;
 
 /// The longest chunk in bytes.
 pub(super) const CHUNK: usize = 1024 * 1024;

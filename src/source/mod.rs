@@ -5,16 +5,16 @@
 //! an export of docker in one pass. It returns the manifests, which become visible only after everything
 //! that they refer to was verified.
 
-mod ahead;
-mod beneath;
 mod chunks;
+mod confined_directory;
 pub mod containerd;
 mod content;
 pub mod docker;
-mod doubt;
-mod readings;
+mod read_ahead;
 mod reconnection;
 mod registry;
+mod reread;
+mod unreadable;
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,9 +29,9 @@ use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Platform, Reference};
 use crate::registry::{Credentials, Repository};
 
-pub(crate) use beneath::ConfinedDirectory;
-pub(crate) use readings::Readings;
+pub(crate) use confined_directory::ConfinedDirectory;
 pub use registry::RegistrySource;
+pub(crate) use reread::Rereads;
 
 /// The content of a blob as it passes. An error ends it; so does a clean end before the announced size.
 pub type ByteStream<'a> = BoxStream<'a, Result<Bytes, Fault>>;

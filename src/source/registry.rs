@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::readings::Readings;
+use super::reread::Rereads;
 use super::{Blob, BlobSink, Delivery, Form, Identity, ImageSource, Method, Resolved, may_be_gone};
 use crate::budget::IMAGES;
 use crate::fault::{Fault, Reason};
@@ -80,7 +80,7 @@ impl ImageSource for RegistrySource {
                 if foreign.contains(&blob) {
                     return carry_foreign(repository, name, blob, sink).await;
                 }
-                let mut readings = Readings::default();
+                let mut readings = Rereads::default();
                 loop {
                     match carry(repository, name, blob, sink).await {
                         Err(fault) => readings.again(fault)?,
@@ -158,7 +158,7 @@ async fn carry_foreign(
     if !has.map_err(|error| error.reading(name))? {
         return Ok(());
     }
-    let mut readings = Readings::default();
+    let mut readings = Rereads::default();
     loop {
         match carry(repository, name, layer, sink).await {
             Err(fault) if fault.reason == Reason::SourceNotFound => return Ok(()),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::destination::Destination;
-use super::known::KnownBlobs;
-use super::predecessor::PreviousImage;
+use super::known_blobs::KnownBlobs;
+use super::previous_image::PreviousImage;
 use super::progress::Progress;
 use super::referrers::Referrers;
 use super::sink::DestinationSink;

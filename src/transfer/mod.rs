@@ -3,9 +3,9 @@
 mod compress;
 mod destination;
 mod image;
-mod known;
+mod known_blobs;
 mod layout;
-mod predecessor;
+mod previous_image;
 mod progress;
 mod referrers;
 mod registry;
@@ -14,7 +14,7 @@ mod tags;
 
 pub use destination::{Destination, Upload};
 pub use image::{DestinationState, Estimate, Outcome, Transfer};
-pub use known::KnownBlobs;
+pub use known_blobs::KnownBlobs;
 pub use layout::LayoutDestination;
 pub use progress::Progress;
 pub use registry::RegistryDestination;

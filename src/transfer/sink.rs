@@ -9,8 +9,8 @@ use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::compress::{SAMPLE, compress, pays};
 use super::destination::{Destination, Upload};
-use super::known::{KnownBlobs, SendReservation, Subject};
-use super::predecessor::PreviousImage;
+use super::known_blobs::{KnownBlobs, SendReservation, Subject};
+use super::previous_image::PreviousImage;
 use super::progress::Progress;
 use super::tags::Tags;
 use crate::fault::{Fault, Reason};

@@ -1,15 +1,12 @@
 //! The reconciler of `JackalImage` objects: decides for each whether a task runs, waits or rests.
 
-use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
-use kube::core::DeserializeGuard;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::runtime::controller::{Action, Config};
-use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{Controller, WatchStreamExt as _};
@@ -20,98 +17,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::events::Events;
-use super::health::Health;
-use super::memory::{Backoff, Decision, Key, ObjectView, TaskTable};
-use super::metrics::{Kind, Metrics};
-use super::place::RegistryDefaults;
-use super::registries::Registries;
-use super::selected::{current_selection, movable};
-use super::status::{kube_fault, name_of, update};
-use super::turns::ConcurrencyLimits;
-use super::{Role, task};
-use crate::api::v1alpha1::{Conditions, JackalImage, Period, READY, SourceKind, requested_at};
+use super::concurrency::ConcurrencyLimits;
+use super::task;
+use crate::api::v1alpha1::{Conditions, JackalImage, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::package::VerificationCache;
-use crate::sbom::Syft;
-
-/// An image as the API server gives it, which may be none that can be read.
-pub type GuardedImage = DeserializeGuard<JackalImage>;
+use crate::runtime::{
+    Decision, Events, GuardedImage, Key, Kind, ObjectView, Registries, Role, Settings, TaskTable, WorkerInputs,
+    current_selection, is_ready, kube_fault, lighten, movable, name_of, uids, until_stopped, update,
+};
 
 /// How long a process waits for its tasks to stop.
 const STOP: Duration = Duration::from_secs(10);
-
-/// How long reconciliations that run may go on after a stop.
-const LAST_LOOKS: Duration = Duration::from_secs(2);
-
-/// `controller` to its end, which comes by itself after `stop`: but not while its first list is outstanding,
-/// so it is waited for only for a while.
-pub async fn until_stopped(controller: impl Future<Output = ()>, stop: &CancellationToken) {
-    tokio::select! {
-        () = controller => {}
-        () = async { stop.cancelled().await; tokio::time::sleep(LAST_LOOKS).await } => {}
-    }
-}
-
-/// Takes out of an object what nobody here reads: who set which field. Of an image it is as long as all the rest, and a
-/// process keeps every object that it watches.
-pub fn lighten<K: kube::Resource>(object: &mut K) {
-    object.meta_mut().managed_fields = None;
-}
-
-/// How a process works.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// What holds for objects that say nothing of the registry.
-    pub defaults: RegistryDefaults,
-    /// The namespace to watch; all when absent.
-    pub namespace: Option<String>,
-    /// Images that move at once out of one source.
-    pub concurrency: usize,
-    /// How the delay between two tries grows.
-    pub backoff: Backoff,
-    /// How often sources are looked at again, where an object says nothing.
-    pub interval: Duration,
-    /// How long a transfer may stand still, where an object says nothing.
-    pub idle: Duration,
-    /// How long a transfer may stand still at most, whatever an object says.
-    pub longest_idle: Duration,
-    /// How long what is to be deleted stands in a package's status before it is.
-    pub garbage_delay: Duration,
-    /// What makes SBOMs; none where this installation makes none.
-    pub syft: Option<Arc<Syft>>,
-    /// What this process' Lease belongs to in the API server, which deletes the one after the other. None where it runs
-    /// outside of a cluster.
-    pub owner: Option<OwnerReference>,
-    /// What it counts of its work.
-    pub metrics: Metrics,
-    /// Whether it is able to work.
-    pub health: Health,
-}
-
-impl Settings {
-    /// The objects of one kind that this process works on: of the namespace that it watches, or of all.
-    pub fn api<K>(&self, client: &Client) -> Api<K>
-    where
-        K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
-    {
-        match &self.namespace {
-            Some(namespace) => Api::namespaced(client.clone(), namespace),
-            None => Api::all(client.clone()),
-        }
-    }
-
-    /// The interval of an object; at least ten seconds.
-    pub fn interval(&self, own: Option<Period>) -> Duration {
-        own.map_or(self.interval, Into::into).max(Duration::from_secs(10))
-    }
-
-    /// The idle limit of an object; at least a second, and no longer than the administrator allows.
-    pub fn idle(&self, own: Option<Period>) -> Duration {
-        let asked: Duration = own.map_or(self.idle, Into::into);
-        asked.min(self.longest_idle).max(Duration::from_secs(1))
-    }
-}
 
 /// What all reconciliations of one process share.
 pub struct Worker {
@@ -170,14 +87,6 @@ impl Worker {
             }
         });
     }
-}
-
-/// What a worker hears of its images.
-pub struct WorkerInputs {
-    /// Where it keeps them as it saw them last.
-    pub images: Writer<GuardedImage>,
-    /// Which to look at again although they did not change: something that they depend on did.
-    pub nudges: mpsc::Receiver<Recheck>,
 }
 
 /// Runs the worker of a process until `stop`; then cancels its tasks, gives its claims back and returns.
@@ -266,53 +175,6 @@ pub async fn run(
     }
 }
 
-/// The uids of all objects of `store`.
-pub fn uids<K: kube::Resource<DynamicType = ()> + Clone>(store: &Store<K>) -> HashSet<String> {
-    store
-        .state()
-        .iter()
-        .filter_map(|object| object.meta().uid.clone())
-        .collect()
-}
-
-/// Which images to look at again.
-#[derive(Clone, Debug)]
-pub enum Recheck {
-    /// Those that are read from an engine of that kind and have this name there; all of them without a name.
-    Engine(SourceKind, Option<String>),
-    /// Those whose path ends in this name, under which another object wrote.
-    Named(String),
-    /// All.
-    All,
-}
-
-impl Recheck {
-    fn admits(&self, image: &JackalImage) -> bool {
-        let spec = &image.spec;
-        match self {
-            Self::All => true,
-            Self::Named(name) => last_part(&spec.image) == name,
-            Self::Engine(source, name) => {
-                // What is named by its digest alone may be there under any name.
-                let is = |name: &String| {
-                    spec.image
-                        .parse::<crate::oci::Reference>()
-                        .is_ok_and(|reference| reference.tag().is_none() || reference.engine_name() == *name)
-                };
-                spec.source == *source && name.as_ref().is_none_or(is)
-            }
-        }
-    }
-}
-
-/// The last part of the path of an image that was written as `image`. No prefix changes it, so images whose last parts
-/// differ never get the same name in the cluster.
-pub fn last_part(image: &str) -> &str {
-    let name = image.split('@').next().unwrap_or(image);
-    let last = name.rsplit('/').next().unwrap_or(name);
-    last.split(':').next().unwrap_or(last)
-}
-
 async fn reconcile(object: Arc<GuardedImage>, worker: Arc<Worker>) -> Result<Action, Infallible> {
     let image = match &object.0 {
         Ok(image) => Arc::new(image.clone()),
@@ -380,24 +242,6 @@ async fn look(worker: &Arc<Worker>, image: &Arc<JackalImage>) -> Result<Action, 
             Ok(Action::await_change())
         }
     }
-}
-
-/// Whether the status says Ready of just what the object asks for now, the last request to look again included.
-pub fn is_ready(image: &JackalImage) -> bool {
-    let handled = image
-        .status
-        .as_ref()
-        .and_then(|status| status.last_handled_reconcile_at.as_deref());
-    stands(image) && handled == requested_at(image.annotations())
-}
-
-/// Whether the status says Ready of just what the spec asks for now, as far as anybody looked.
-pub fn stands(image: &JackalImage) -> bool {
-    let Some(status) = &image.status else { return false };
-    let ready = Conditions(status.conditions.clone()).is_true(READY, image.metadata.generation);
-    let same_source = !image.spec.source.is_engine()
-        || status.assignment.as_ref().map(|assignment| &assignment.image_id) == status.source_digest.as_ref();
-    ready && same_source
 }
 
 fn key_of(image: &JackalImage, owner: &Result<Option<String>, Fault>) -> Key {

@@ -11,20 +11,17 @@ use kube::{Api, ResourceExt as _};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::caught::caught;
-use super::claim::{self, RENEW, STALE};
 use super::image::Worker;
-use super::memory::Key;
-use super::metrics::Attempt;
-use super::selected::same_selection;
-use super::status::{Brought, Failure, Success, briefly, demands_signatures, name_of, succeed, told, update};
-use super::trust::NamespaceEntryReader;
 use crate::api::v1alpha1::{
     Claim, Conditions, DeletionPolicy, JackalImage, JackalImageStatus, TransferProgress, VERIFIED, requested_at,
 };
 use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Location, Naming, Reference};
 use crate::package::{ImageRequest, VerifiedSource, applicable, requirements};
+use crate::runtime::{
+    Attempt, Brought, Failure, Key, NamespaceEntryReader, RENEW, STALE, Success, briefly, caught, demands_signatures,
+    kube_fault, name_of, same_selection, succeed, told, update,
+};
 use crate::transfer::{DestinationState, Outcome, Progress, Transfer};
 
 /// How soon the API server is asked again about a claim when it did not answer.
@@ -374,11 +371,7 @@ async fn claim(
             warn!(image = name_of(image), %error, "the claim could not be renewed");
             Ok(ClaimState::Unknown)
         }
-        Err(error) => Err(super::status::kube_fault(
-            Reason::SourceFailed,
-            "claiming the image",
-            &error,
-        )),
+        Err(error) => Err(kube_fault(Reason::SourceFailed, "claiming the image", &error)),
     }
 }
 
@@ -522,7 +515,7 @@ async fn release(worker: &Worker, api: &Api<JackalImage>, image: &JackalImage, u
         own
     });
     if let Err(error) = briefly(released).await {
-        debug!(image = name_of(image), %error, limit = ?claim::STALE, "the claim could not be given back and goes stale");
+        debug!(image = name_of(image), %error, limit = ?STALE, "the claim could not be given back and goes stale");
     }
 }
 

@@ -2,13 +2,13 @@
 
 use futures::StreamExt as _;
 
-use super::reach::FileAccess;
+use super::access::FileAccess;
 use super::report::Failure;
 use super::{Build, BuildContext, Report, Target};
 use crate::api::v1alpha1::{ComponentSpec, JackalPackageSpec, SourceKind};
-use crate::cli::access::RegistryClients;
 use crate::cli::package_file::FileObjects;
 use crate::cli::progress::Display;
+use crate::cli::registry_clients::RegistryClients;
 use crate::fault::{Fault, Reason};
 use crate::fetch::{ChartCache, gather};
 use crate::package::component::{Found, missing_images, pinned};

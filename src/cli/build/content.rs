@@ -3,9 +3,9 @@
 use super::report::Named;
 use super::{Build, BuildContext, Report, Target, prefix};
 use crate::api::v1alpha1::JackalPackageSpec;
-use crate::cli::access::RegistryClients;
 use crate::cli::package_file::{FileObjects, Kind, Object};
 use crate::cli::progress::{Display, bytes};
+use crate::cli::registry_clients::RegistryClients;
 use crate::package::component::Found;
 use crate::package::{Definition, Names, Parts, Plan, ReusableTars, TransferredImage, assemble, component, repository};
 use crate::signing::SigningKey;

@@ -3,9 +3,9 @@
 use super::{Build, Target};
 use crate::api::v1alpha1::JackalPackageSpec;
 use crate::cli::UsageError;
-use crate::cli::access::RegistryClients;
 use crate::cli::package_file::FileObjects;
 use crate::cli::progress::Display;
+use crate::cli::registry_clients::RegistryClients;
 use crate::registry::Trust;
 
 impl Build {

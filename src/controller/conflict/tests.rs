@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::oci::Reference;
-use crate::worker::{Policy, RepositoryPolicy};
+use crate::runtime::{Policy, RepositoryPolicy};
 
 fn package(namespace: &str, second: u32, spec: serde_json::Value) -> JackalPackage {
     let mut whole = json!({ "version": "1", "components": [{ "name": "a" }] });

@@ -6,11 +6,11 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{self, Event};
 
 use super::super::conflict::{self, ObservedObjects, OlderObjects};
-use super::super::seen::is_news;
+use super::super::object_cache::is_news;
 use super::{GuardedPackage, Packages, WAKE};
 use crate::api::v1alpha1::{JackalImage, JackalPackage};
 use crate::fault::Fault;
-use crate::worker::last_part;
+use crate::runtime::last_part;
 
 impl Packages {
     /// That no older object has the package's tag.

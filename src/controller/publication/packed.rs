@@ -6,14 +6,14 @@ use futures::StreamExt as _;
 use futures::stream::{self, TryStreamExt as _};
 use kube::ResourceExt as _;
 
+use super::super::access::ObjectAccess;
 use super::super::packages::Packages;
-use super::super::reach::ObjectAccess;
 use super::Publication;
 use crate::api::v1alpha1::JackalPackage;
 use crate::fault::Fault;
 use crate::package::{PackedImage, PlannedImage, TransferredImage, requirements};
+use crate::runtime::NamespaceEntryReader;
 use crate::source::{ImageSource, RegistrySource};
-use crate::worker::NamespaceEntryReader;
 
 /// Images that are verified at once.
 const PARALLEL: usize = 4;

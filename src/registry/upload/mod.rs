@@ -7,12 +7,12 @@
 //! gets the rest in parts, as far back as the window reaches; a blob of which that is not possible is begun anew, from
 //! the window or else by whoever has the content.
 
-mod feed;
-mod pace;
+mod part_size;
+mod replay_buffer;
 mod request;
 mod session;
-mod turn;
 mod window;
+mod write_permit;
 
 use std::fmt;
 use std::time::Duration;
@@ -22,15 +22,15 @@ use futures::stream::BoxStream;
 use reqwest::Method;
 use url::Url;
 
-use self::feed::ReplayBuffer;
+use self::replay_buffer::ReplayBuffer;
 use self::request::{Failure, Part, PartFailure, Redirect};
-use self::turn::WritePermit;
+use self::write_permit::WritePermit;
 use super::client::{REDIRECTS, RegistryResponse, too_many_redirects};
 use super::error::{Error, Kind, backoff};
 use super::repository::{Repository, answered_digest, same_digest};
 use crate::oci::Digest;
 
-pub(super) use self::pace::Pace;
+pub(super) use self::part_size::PartSize;
 #[cfg(fuzzing)]
 pub(super) use self::session::received;
 pub(super) use self::session::{Session, to_its_end};
@@ -186,7 +186,7 @@ impl<E> Upload<'_, '_, E> {
             let part = match (learned, from) {
                 (Some(part), _) => part,
                 (None, 0) => u64::MAX,
-                (None, _) => pace::LARGEST,
+                (None, _) => part_size::LARGEST,
             };
             let part = Part {
                 method: Method::PATCH,

@@ -13,9 +13,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use url::Url;
 
 use super::UploadError;
-use super::feed::ReplayBuffer;
+use super::replay_buffer::ReplayBuffer;
 use super::session::Session;
-use super::turn::{PAUSE, WritePermit};
+use super::write_permit::{PAUSE, WritePermit};
 use crate::registry::client::{RegistryResponse, leads_away};
 use crate::registry::error::{Error, Kind};
 

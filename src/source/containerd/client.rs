@@ -25,7 +25,7 @@ use super::wire::{
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest};
 use crate::source::ByteStream;
-use crate::source::doubt::UnreadableReason;
+use crate::source::unreadable::UnreadableReason;
 
 /// Where a containerd listens unless somebody moved it.
 pub const DEFAULT_ADDRESS: &str = "unix:///run/containerd/containerd.sock";

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::oci::Digest;
-use crate::source::beneath::ConfinedDirectory;
 use crate::source::chunks::{Chunks, Stop};
-use crate::source::doubt::UnreadableReason;
+use crate::source::confined_directory::ConfinedDirectory;
+use crate::source::unreadable::UnreadableReason;
 
 /// The folder of the content plugin in a containerd's root.
 pub(super) const PLUGIN: &str = "io.containerd.content.v1.content";

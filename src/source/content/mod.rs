@@ -18,8 +18,8 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use self::folder::Folder;
 use super::containerd::{Client, Session};
-use super::doubt::{UnreadableReason, blocking};
-use super::readings::Readings;
+use super::reread::Rereads;
+use super::unreadable::{UnreadableReason, blocking};
 use super::{Blob, BlobSink, ByteStream, Delivery, Form, Identity, Method, Resolved};
 use crate::budget::IMAGES;
 use crate::fault::{Disposition, Fault, Reason};
@@ -189,7 +189,7 @@ impl Content {
         blobs.sort_by(|one, other| other.size.cmp(&one.size).then_with(|| one.digest.cmp(&other.digest)));
         futures::stream::iter(blobs.into_iter().map(Ok))
             .try_for_each_concurrent(AT_ONCE, |blob| async move {
-                let mut readings = Readings::default();
+                let mut readings = Rereads::default();
                 loop {
                     match self.carry(keeper, name, blob, sink).await {
                         Err(fault) => readings.again(fault)?,

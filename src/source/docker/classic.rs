@@ -14,7 +14,7 @@ use super::graph::Graph;
 use super::{DOCUMENT_LIMIT, push, verify};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Manifest};
-use crate::source::readings::Readings;
+use crate::source::reread::Rereads;
 use crate::source::{Blob, BlobSink, ByteStream, Delivery, Form, Method};
 
 /// Questions to the destination at once.
@@ -47,7 +47,7 @@ pub(super) async fn deliver(
     }
     if !parts.complete() {
         method = Method::DockerSave;
-        let mut readings = Readings::default();
+        let mut readings = Rereads::default();
         // What arrived of one export is left out of the next.
         loop {
             match export(engine, image_id).await {

@@ -8,8 +8,8 @@ use futures::StreamExt;
 
 use super::archive::Archive;
 use super::graph::tarsplit;
-use crate::source::beneath::Beneath;
 use crate::source::chunks::Chunks;
+use crate::source::confined_directory::Beneath;
 
 /// Reads the tar-split `gzip` twice as a transfer does, with the files that lie in `folder`. Gives the length in
 /// bytes that the first reading told and the bytes that the second brought, or why one of them was given up.

@@ -38,7 +38,7 @@ use self::graph::Graph;
 use super::containerd::Client;
 pub use super::content::ContentStores;
 use super::content::{Content, Keeper};
-use super::readings::Readings;
+use super::reread::Rereads;
 use super::{BlobSink, Delivery, Identity, ImageSource, Resolved};
 use crate::budget::IMAGES;
 use crate::fault::{Fault, Reason};
@@ -281,7 +281,7 @@ impl ImageSource for Docker {
                 match self.exported(&found, &image.reference, &image.platforms).await? {
                     (Target::Manifest { root, platform, .. }, Some(made)) if made == *digest => {
                         let id = found.image_id.as_str();
-                        let mut readings = Readings::default();
+                        let mut readings = Rereads::default();
                         loop {
                             match self.engine.export(id, platform.as_ref()).await {
                                 Ok(export) => {

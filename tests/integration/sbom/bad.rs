@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jackal_operator::fault::{Disposition, Fault, Reason};
 use jackal_operator::oci::{Digest, Document, Manifest};
-use jackal_operator::sbom::{Isolation, Limits, known, make};
+use jackal_operator::sbom::{Isolation, Limits, generate, known};
 
 use super::{at, left, put_alpine, syft_with};
 use crate::support::program;
@@ -34,11 +34,11 @@ pub async fn fault_of(registry: &TestRegistry, image: &Document, program: PathBu
     let root = tempfile::tempdir().unwrap();
     let destination = at(registry.repository("a"));
     let syft = syft_with(program, root.path(), limits).await;
-    let first = make(&syft, &destination, image).await.unwrap_err();
+    let first = generate(&syft, &destination, image).await.unwrap_err();
     assert_eq!(known(&destination, image.digest()).await.unwrap(), None);
     assert_eq!(left(root.path()).await, 0);
     // Nothing in it differs from one try to the next.
-    assert_eq!(make(&syft, &destination, image).await.unwrap_err(), first);
+    assert_eq!(generate(&syft, &destination, image).await.unwrap_err(), first);
     assert_eq!(first.reason, Reason::SbomFailed, "{first}");
     first
 }
@@ -160,7 +160,7 @@ async fn a_syft_that_never_ends_is_ended_with_all_that_it_started() {
         if said.lines().count() == 2 { Ok(()) } else { Err(said) }
     });
     tokio::select! {
-        made = make(&syft, &destination, &image) => panic!("{made:?}"),
+        made = generate(&syft, &destination, &image) => panic!("{made:?}"),
         () = begun => {}
     }
     all_end(&children, 2).await;

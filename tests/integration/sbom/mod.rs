@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jackal_operator::oci::{Document, Index};
 use jackal_operator::registry::Repository;
-use jackal_operator::sbom::{Format, Isolation, Limits, Sboms, Syft, known, make};
+use jackal_operator::sbom::{Format, Isolation, Limits, Sboms, Syft, generate, known};
 use jackal_operator::transfer::{Destination, LayoutDestination, RegistryDestination, Upload};
 use serde_json::Value;
 
@@ -104,7 +104,7 @@ async fn a_foreign_layer_that_was_copied_is_looked_into_where_it_lies() {
     }
     layout.publish(&image, Some("1")).await.unwrap();
     for destination in [&at(repository) as &dyn Destination, &layout] {
-        let sboms = make(&syft, destination, &image).await.unwrap();
+        let sboms = generate(&syft, destination, &image).await.unwrap();
         let spdx = content(destination, &sboms, Format::Spdx).await;
         let packages = spdx["packages"].as_array().unwrap();
         assert!(packages.iter().any(|package| package["name"] == "musl"), "{spdx}");
@@ -127,7 +127,7 @@ async fn an_image_has_an_sbom_of_its_packages_in_each_form() {
         let destination = at(registry.repository("team/web"));
         let syft = syft_below(root.path()).await;
         assert_eq!(known(&destination, image.digest()).await.unwrap(), None);
-        let sboms = make(&syft, &destination, &image).await.unwrap();
+        let sboms = generate(&syft, &destination, &image).await.unwrap();
         assert!(sboms.tool.starts_with("syft 1."), "{}", sboms.tool);
         assert_eq!(
             known(&destination, image.digest()).await.unwrap().as_ref(),
@@ -206,7 +206,7 @@ async fn the_same_image_has_the_same_sboms_wherever_it_is() {
     let syft = syft_below(root.path()).await;
     let plain = TestRegistry::start(Version::V31);
     let image = put_alpine(&plain.repository("a"), "1", &packages).await;
-    let one = make(&syft, &at(plain.repository("a")), &image).await.unwrap();
+    let one = generate(&syft, &at(plain.repository("a")), &image).await.unwrap();
 
     // By TLS of an authority that nobody knows, with a password, in another repository.
     let options = Options {
@@ -216,7 +216,7 @@ async fn the_same_image_has_the_same_sboms_wherever_it_is() {
     let closed = TestRegistry::start_with(Version::V28, options);
     let same = put_alpine(&closed.repository("team/b"), "2", &packages).await;
     assert_eq!(same.digest(), image.digest());
-    let other = make(&syft, &at(closed.repository("team/b")), &same).await.unwrap();
+    let other = generate(&syft, &at(closed.repository("team/b")), &same).await.unwrap();
     assert_eq!(other, one);
 
     // In a layout, among others.
@@ -240,7 +240,7 @@ async fn the_same_image_has_the_same_sboms_wherever_it_is() {
         }
         layout.publish(document, Some(document.digest().short())).await.unwrap();
     }
-    let third = make(&syft, &layout, &image).await.unwrap();
+    let third = generate(&syft, &layout, &image).await.unwrap();
     assert_eq!(third, one);
     assert_eq!(known(&layout, image.digest()).await.unwrap(), Some(third));
 }
@@ -268,7 +268,10 @@ async fn what_another_made_meanwhile_is_not_made_again() {
     };
     let syft = Arc::new(syft_with(counting, &work, free).await);
     let destination = at(registry.repository("a"));
-    let (one, other) = tokio::join!(make(&syft, &destination, &image), make(&syft, &destination, &image));
+    let (one, other) = tokio::join!(
+        generate(&syft, &destination, &image),
+        generate(&syft, &destination, &image)
+    );
     assert_eq!(one.unwrap(), other.unwrap());
     assert_eq!(std::fs::read_to_string(&runs).unwrap(), "run\n");
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::beneath::ConfinedDirectory;
+use super::confined_directory::ConfinedDirectory;
 use super::{UnreadableReason, tarsplit};
 use crate::oci::Digest;
 use crate::source::docker::DOCUMENT_LIMIT;

@@ -22,9 +22,9 @@ use super::engine::Storage;
 use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Descriptor, Digest};
 use crate::source::chunks::Chunks;
-use crate::source::doubt::{UnreadableReason, blocking};
-use crate::source::readings::Readings;
-use crate::source::{Blob, BlobSink, Form, beneath};
+use crate::source::reread::Rereads;
+use crate::source::unreadable::{UnreadableReason, blocking};
+use crate::source::{Blob, BlobSink, Form, confined_directory};
 
 /// Layers of all images that are read at once: each takes a thread and some chunks of memory.
 const READ_AT_ONCE: usize = 4;
@@ -158,7 +158,7 @@ impl Graph {
     }
 
     async fn take(&self, db: Arc<LayerDb>, layer: Arc<Layer>, sink: &dyn BlobSink) -> Result<Taken, Fault> {
-        let mut readings = Readings::default();
+        let mut readings = Rereads::default();
         loop {
             match self.try_take(Arc::clone(&db), Arc::clone(&layer), sink).await {
                 Err(fault) => readings.again(fault)?,

@@ -10,10 +10,10 @@ use base64::engine::general_purpose::STANDARD;
 use crc_fast::CrcAlgorithm::Crc64GoIso;
 
 use super::{Piece, Pieces};
-use crate::source::ahead;
-use crate::source::beneath::ConfinedDirectory;
 use crate::source::chunks::{Chunks, Stop};
-use crate::source::doubt::{UnreadableReason, shown};
+use crate::source::confined_directory::ConfinedDirectory;
+use crate::source::read_ahead;
+use crate::source::unreadable::{UnreadableReason, shown};
 
 /// Files that one batch holds open. Three batches are under way for a layer: one is filled, one waits, one is read.
 const FILES: usize = 32;
@@ -64,7 +64,7 @@ impl Batch {
                     let what = format!("its file {:?} has {found} bytes, not {size}", shown(&name));
                     return Err(UnreadableReason::new(what));
                 }
-                ahead::soon(&file, size);
+                read_ahead::soon(&file, size);
                 self.files += 1;
                 self.content = self.content.saturating_add(size);
                 self.parts.push(Part::File {

@@ -8,8 +8,8 @@ use flate2::write::GzEncoder;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::source::beneath::ConfinedDirectory;
 use crate::source::chunks::{Chunks, Stop};
+use crate::source::confined_directory::ConfinedDirectory;
 
 fn gzip(lines: &str) -> Vec<u8> {
     let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());

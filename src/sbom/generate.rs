@@ -61,7 +61,7 @@ pub async fn look(
 ///
 /// A referrer follows its content, and SBOMs count when all three are there: whatever breaks off in between, they are made
 /// again and are the same.
-pub async fn make(syft: &Syft, destination: &dyn Destination, manifest: &Document) -> Result<Sboms, Fault> {
+pub async fn generate(syft: &Syft, destination: &dyn Destination, manifest: &Document) -> Result<Sboms, Fault> {
     let subject = &manifest.descriptor;
     let foreign = manifest.manifest().map(Manifest::foreign_layers).unwrap_or_default();
     for layer in &foreign {

@@ -19,14 +19,14 @@ const LONG: Duration = Duration::from_secs(10);
 
 /// What was learned of one registry. In memory only.
 #[derive(Debug, Default)]
-pub(in crate::registry) struct Pace {
+pub(in crate::registry) struct PartSize {
     /// Bytes that one request may carry; 0 while any number is taken.
     part: AtomicU64,
     /// A blob is sent by PATCH before it is committed.
     apart: AtomicBool,
 }
 
-impl Pace {
+impl PartSize {
     /// Bytes that one request may carry; none while any number is taken.
     pub fn part(&self) -> Option<u64> {
         Some(self.part.load(Ordering::Relaxed)).filter(|part| *part > 0)
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn too_large_parts_are_halved_until_they_pass() {
-        let pace = Pace::default();
+        let pace = PartSize::default();
         assert_eq!(pace.part(), None);
         let mut tried = Vec::new();
         let mut length = 1024 * MEBIBYTE;
@@ -87,7 +87,7 @@ mod tests {
             tried.push(length / MEBIBYTE);
         }
         assert_eq!(tried, [64, 32, 16, 8, 4, 2, 1]);
-        let small = Pace::default();
+        let small = PartSize::default();
         assert!(small.too_large(20 * MEBIBYTE));
         assert_eq!(small.part(), Some(10 * MEBIBYTE));
         assert!(
@@ -101,7 +101,7 @@ mod tests {
     fn parts_fit_the_time_that_requests_have() {
         let seconds = Duration::from_secs;
         let part = |carried: u64, took: Duration, surely| {
-            let pace = Pace::default();
+            let pace = PartSize::default();
             pace.broke(carried * MEBIBYTE, took, surely);
             pace.part().map(|part| part / MEBIBYTE)
         };

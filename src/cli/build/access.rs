@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 
 use super::{Build, Target};
-use crate::cli::access::RegistryClients;
 use crate::cli::package_file::FileObjects;
+use crate::cli::registry_clients::RegistryClients;
 use crate::fault::{Fault, Reason};
 use crate::fetch::ContentAccess;
 use crate::oci::Reference;

@@ -9,7 +9,7 @@ use super::limits::LimitFlags;
 use crate::fault::Fault;
 use crate::oci::{Reference, same_host};
 use crate::registry::{Endpoint, Limits, Registry, Trust};
-use crate::worker::Registries;
+use crate::runtime::Registries;
 
 /// The clients of one run, each for all that is asked of a registry in one way.
 pub(super) struct RegistryClients {

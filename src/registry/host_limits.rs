@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use tokio::sync::Semaphore;
 
 use super::endpoint::Endpoint;
-use super::patience::Throttle;
+use super::throttle::Throttle;
 use crate::oci::canonical_host;
 
 /// The limits of one registry.

@@ -3,9 +3,9 @@
 
 use kube::Client;
 
-use super::place::RegistryDefaults;
 use super::policy::{Fence, RepositoryPolicy};
-use super::state::State;
+use super::registry_state::State;
+use super::registry_target::RegistryDefaults;
 use crate::api::v1alpha1::RegistrySpec;
 use crate::fault::Fault;
 use crate::oci::{Naming, same_host};
@@ -154,7 +154,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::worker::Policy;
+    use crate::runtime::Policy;
 
     fn site(defaults: &RegistryDefaults, home: &OperatorRegistry, spec: serde_json::Value) -> Option<RegistryLocation> {
         defaults.site(home, "a", &serde_json::from_value(spec).unwrap())

@@ -10,14 +10,14 @@ use tracing::info;
 use super::super::packages::Packages;
 use super::super::retention::{self, RetentionContext};
 use super::super::sboms::Sboms;
-use super::super::tally::complete;
-use super::why::{BuildReason, lack, why};
+use super::super::summary::complete;
+use super::build_reason::{BuildReason, lack, why};
 use super::{Built, Publication};
 use crate::api::v1alpha1::{
     Artifact, Conditions, Counts, Garbage, HistoryEntry, JackalPackage, READY, SIGNED, mebibytes, requested_at,
 };
 use crate::fault::{Fault, Reason};
-use crate::worker::{kube_fault, name_of};
+use crate::runtime::{kube_fault, name_of};
 
 /// Notes that the artifact `revision` is about to be written: whoever finds it after a crash knows whose it is.
 pub(super) async fn announce(

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lease::Leadership;
 use crate::fault::{Disposition, Fault, Reason};
-use crate::worker::{Backoff, Decision, Key, ObjectView, TaskTable, caught};
+use crate::runtime::{Backoff, Decision, Key, ObjectView, TaskTable, caught};
 
 /// The longest that one pass may take. The next goes on where it ended.
 const PASS: Duration = Duration::from_secs(120);

@@ -13,7 +13,7 @@ use crate::fault::{Fault, Reason};
 use crate::fetch::ContentAccess;
 use crate::oci::{Reference, same_host};
 use crate::registry::{Kind, Registry, Trust};
-use crate::worker::{PullCredentials, Registries, RegistryTarget, Secrets, Settings, config_map};
+use crate::runtime::{PullCredentials, Registries, RegistryTarget, Secrets, Settings, config_map};
 
 /// The Secrets without credentials that a message names.
 const LACKING: usize = 3;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use kube::Client;
 
 use super::policy::{Fence, Policy};
+use super::registry_location::OperatorRegistry;
+use super::registry_state::{State, StateSecret};
 use super::secrets::Secrets;
-use super::site::OperatorRegistry;
-use super::state::{State, StateSecret};
 use crate::api::v1alpha1::{RegistrySpec, WrittenRepository};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Naming, same_host};

@@ -11,7 +11,7 @@ use crate::api::v1alpha1::{
 };
 use crate::fault::{Disposition, Fault, Reason};
 use crate::package::{Plan, Selection};
-use crate::worker::{is_ready, stands};
+use crate::runtime::{is_ready, stands};
 
 /// The longest message of an image's row in bytes. All rows stand in one object, which has at most 1.5 MB.
 const ROW_MESSAGE: usize = 300;

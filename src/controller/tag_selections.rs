@@ -9,13 +9,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use tokio_util::sync::CancellationToken;
 
+use super::access::ObjectAccess;
 use super::packages::Packages;
-use super::reach::ObjectAccess;
 use crate::api::v1alpha1::{Conditions, JackalPackage, PackagedImage, READY};
 use crate::fault::{Fault, Reason};
 use crate::fetch::select;
 use crate::package::{self, PolicyImage, Selection};
-use crate::worker::{Backoff, Decision, Key, ObjectView, TaskTable, caught, kube_fault, told};
+use crate::runtime::{Backoff, Decision, Key, ObjectView, TaskTable, caught, kube_fault, told};
 
 /// What is known of the choices of all packages.
 pub(super) struct TagSelections {

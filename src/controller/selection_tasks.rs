@@ -16,13 +16,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use super::access::ObjectAccess;
 use super::images::Assigner;
-use super::reach::ObjectAccess;
 use crate::api::v1alpha1::{Conditions, JackalImage, JackalImageStatus, SelectedTag, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::fetch::select;
 use crate::package::{PolicyImage, Selection};
-use crate::worker::{
+use crate::runtime::{
     Backoff, Decision, Failure, Key, ObjectView, TaskTable, caught, current_selection, name_of, told, update,
 };
 

@@ -12,7 +12,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 
-use super::doubt::{UnreadableReason, shown};
+use super::unreadable::{UnreadableReason, shown};
 
 /// Of a path in bytes: no system call takes a longer one.
 const PATH_LIMIT: usize = 4096;

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::conflict::{self, ObservedObjects, OlderObjects, Writer as TagWriter};
 use crate::api::v1alpha1::{JackalImage, JackalPackage};
 use crate::fault::{Fault, Reason};
-use crate::worker::{GuardedImage, Recheck, Settings, lighten};
+use crate::runtime::{GuardedImage, Recheck, Settings, lighten};
 
 /// How long the first list of the objects may be waited for.
 const LISTED: Duration = Duration::from_secs(30);

@@ -196,7 +196,7 @@ impl Metrics {
     }
 
     /// An image is looked for, and brought if need be. It counts as cancelled when it is dropped before it ended.
-    pub(super) fn attempt(&self, source: SourceKind) -> Attempt {
+    pub fn attempt(&self, source: SourceKind) -> Attempt {
         Attempt {
             metrics: self.clone(),
             source: Origin(source),
@@ -239,7 +239,7 @@ impl Drop for Pass {
 }
 
 /// An image that is looked for, and brought if need be.
-pub(super) struct Attempt {
+pub struct Attempt {
     metrics: Metrics,
     source: Origin,
     begun: Instant,

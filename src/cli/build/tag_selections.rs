@@ -1,10 +1,10 @@
 //! The package as its images' policies make it now.
 
-use super::reach::FileAccess;
+use super::access::FileAccess;
 use super::{Build, Target};
 use crate::api::v1alpha1::JackalPackageSpec;
-use crate::cli::access::RegistryClients;
 use crate::cli::package_file::FileObjects;
+use crate::cli::registry_clients::RegistryClients;
 use crate::fault::{Fault, Reason};
 use crate::fetch::select;
 use crate::package::{effective, followed};

@@ -7,9 +7,9 @@ const READINGS: u32 = 3;
 
 /// The readings of one content.
 #[derive(Debug, Default)]
-pub(crate) struct Readings(u32);
+pub(crate) struct Rereads(u32);
 
-impl Readings {
+impl Rereads {
     /// That it is to be read again after `fault`.
     ///
     /// # Errors
@@ -38,13 +38,13 @@ mod tests {
     #[test]
     fn content_is_read_again_where_that_is_of_use_and_not_for_ever() {
         let lost = Fault::retryable(Reason::PushFailed, "the session is gone").for_another_reading();
-        let mut readings = Readings::default();
+        let mut readings = Rereads::default();
         assert_eq!(readings.again(lost.clone()), Ok(()));
         assert_eq!(readings.again(lost.clone()), Ok(()));
         let last = readings.again(lost).unwrap_err();
         assert_eq!(last.disposition, Disposition::Retryable);
         let other = Fault::retryable(Reason::PushFailed, "no");
-        assert_eq!(Readings::default().again(other.clone()), Err(other));
+        assert_eq!(Rereads::default().again(other.clone()), Err(other));
         let waiting = Fault::waiting(Reason::RateLimited, std::time::Duration::from_secs(9), "wait");
         assert_eq!(waiting.clone().for_another_reading(), waiting);
     }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use secrecy::ExposeSecret as _;
 
-use super::place::RegistryTarget;
 use super::policy::Fence;
+use super::registry_target::RegistryTarget;
 use crate::fault::Fault;
 use crate::oci::{Digest, Hasher, Reference};
 use crate::registry::{Credentials, Endpoint, Kind, Registry};
