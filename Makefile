@@ -34,8 +34,8 @@ check: ## Format, lints, shell scripts, what we depend on.
 	scripts/deny
 
 .PHONY: test-unit
-test-unit: ## Tests without any server; the CRDs' drift is among them.
-	cargo test --locked --lib --bins
+test-unit: ## Tests without any server; the CRDs' drift and the layers of modules are among them.
+	cargo test --locked --lib --bins --test layers
 
 .PHONY: test-integration
 test-integration: ## Tests against a real API server, real docker engines and real registries. T=name picks.
