@@ -14,6 +14,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod archive;
 pub mod budget;
 pub mod cli;
 pub mod controller;

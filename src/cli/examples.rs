@@ -65,6 +65,15 @@ Examples:
   # A package in an OCI layout
   jackal-operator sign oci:shop:shop:1.4.0 --key cosign.key";
 
+pub(super) const PACK: &str = "\
+Examples:
+  # A package of a registry
+  jackal-operator pack registry.example.com/team/shop:1.4.0 --output zarf-package-shop-amd64-1.4.0.tar.zst
+  # One that build wrote into an OCI layout
+  jackal-operator pack oci:shop:shop:1.4.0 --output shop.tar.zst
+  # Into a pipe
+  jackal-operator pack registry.example.com/team/shop:1.4.0 --output - | ssh site tee shop.tar.zst";
+
 pub(super) const VERIFY: &str = "\
 Examples:
   # By a key

@@ -15,6 +15,7 @@ mod examples;
 mod files;
 mod key;
 mod limits;
+mod pack;
 mod package_file;
 mod print;
 mod probe;
@@ -70,6 +71,7 @@ enum Action {
     Agent(agent::Agent),
     Build(build::Build),
     Convert(convert::Convert),
+    Pack(pack::Pack),
     Sbom(sbom::Sbom),
     Sign(sign::Sign),
     Verify(verify::Verify),
@@ -110,6 +112,7 @@ impl Command {
             Action::Controller(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Agent(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Build(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Pack(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Verify(command) => in_runtime(front, |stop| command.run(stop)),

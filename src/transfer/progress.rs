@@ -31,7 +31,7 @@ impl Progress {
         self.done.store(0, Ordering::Relaxed);
     }
 
-    pub(super) fn expect(&self, total: u64) {
+    pub(crate) fn expect(&self, total: u64) {
         self.total.store(total, Ordering::Relaxed);
     }
 
@@ -44,7 +44,7 @@ impl Progress {
         self.done.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn passed(&self, bytes: u64) {
+    pub(crate) fn passed(&self, bytes: u64) {
         self.done.fetch_add(bytes, Ordering::Relaxed);
         self.moved.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -1,0 +1,207 @@
+//! The container of a package file: Zstandard frames (RFC 8878) with a seek table (zstd, `contrib/seekable_format`). No IO.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+
+/// The magic number of a frame (RFC 8878, section 3.1.1).
+const FRAME: u32 = 0xFD2F_B528;
+/// The magic number of the skippable frame with the header; decoders pass over it (RFC 8878, section 3.1.2).
+const HEADER: u32 = 0x184D_2A50;
+/// The magic number of the skippable frame with the seek table.
+const SEEK_TABLE: u32 = 0x184D_2A5E;
+/// The last four bytes of a seek table.
+const SEEKABLE: u32 = 0x8F92_EAB1;
+/// The window of a frame with raw blocks: 128 KiB, which is the longest block too.
+const WINDOW: usize = 1 << 17;
+/// The window descriptor of [`WINDOW`] (RFC 8878, section 3.1.1.1.2).
+const WINDOW_DESCRIPTOR: u8 = 7 << 3;
+/// An 8-byte content size, no checksum, no dictionary, a window descriptor (RFC 8878, section 3.1.1.1.1).
+const FRAME_DESCRIPTOR: u8 = 0b1100_0000;
+/// The bytes of a frame before its first block.
+const FRAME_HEADER: usize = 4 + 1 + 1 + 8;
+/// The bytes before each block.
+const BLOCK_HEADER: usize = 3;
+/// The bytes after the entries of a seek table.
+pub const SEEK_TABLE_FOOTER: usize = 9;
+/// The bytes of an entry of a seek table.
+const SEEK_TABLE_ENTRY: usize = 8;
+/// The bytes before the content of a skippable frame.
+pub const SKIPPABLE_HEADER: usize = 8;
+
+/// The most content of one frame, in bytes. Seek tables count frames in 32 bits.
+pub const FRAME_CONTENT: usize = 8 << 20;
+
+/// `content`, not compressed, in a frame of its own.
+pub fn stored(content: &[u8]) -> Bytes {
+    let blocks = content.len().div_ceil(WINDOW).max(1);
+    let mut frame = BytesMut::with_capacity(FRAME_HEADER + blocks * BLOCK_HEADER + content.len());
+    frame.put_u32_le(FRAME);
+    frame.put_u8(FRAME_DESCRIPTOR);
+    frame.put_u8(WINDOW_DESCRIPTOR);
+    frame.put_u64_le(content.len() as u64);
+    let mut chunks = content.chunks(WINDOW).peekable();
+    if chunks.peek().is_none() {
+        frame.put_uint_le(1, BLOCK_HEADER);
+    }
+    while let Some(chunk) = chunks.next() {
+        let last = u64::from(chunks.peek().is_none());
+        // The type of a raw block is zero (RFC 8878, section 3.1.1.2).
+        frame.put_uint_le((chunk.len() as u64) << 3 | last, BLOCK_HEADER);
+        frame.put_slice(chunk);
+    }
+    frame.freeze()
+}
+
+/// The first frame of a package file: `content`, which decoders pass over.
+///
+/// # Errors
+/// When `content` is longer than 4 GiB.
+pub fn header(content: &[u8]) -> Result<Bytes, TooLong> {
+    skippable(HEADER, content)
+}
+
+fn skippable(magic: u32, content: &[u8]) -> Result<Bytes, TooLong> {
+    let length = u32::try_from(content.len()).map_err(|_| TooLong)?;
+    let mut frame = BytesMut::with_capacity(SKIPPABLE_HEADER + content.len());
+    frame.put_u32_le(magic);
+    frame.put_u32_le(length);
+    frame.put_slice(content);
+    Ok(frame.freeze())
+}
+
+/// Content that no frame can hold.
+#[derive(Debug, thiserror::Error)]
+#[error("a frame holds 4 GiB at most")]
+pub struct TooLong;
+
+/// The length of the header's content, told by the first [`SKIPPABLE_HEADER`] bytes of a file; `None` where the file does not begin
+/// with a header.
+pub fn header_length(start: &[u8]) -> Option<u32> {
+    let magic = start.get(..4)?.try_into().ok()?;
+    let length = start.get(4..8)?.try_into().ok()?;
+    (u32::from_le_bytes(magic) == HEADER).then(|| u32::from_le_bytes(length))
+}
+
+/// The lengths of all frames of a file, in order, the skippable frame of the header included.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SeekTable {
+    entries: Vec<(u32, u32)>,
+}
+
+impl SeekTable {
+    /// Adds a frame of `compressed` bytes whose content is `content` bytes long.
+    ///
+    /// # Errors
+    /// When a length does not fit in 32 bits.
+    pub fn push(&mut self, compressed: usize, content: usize) -> Result<(), TooLong> {
+        let length = |length: usize| u32::try_from(length).map_err(|_| TooLong);
+        self.entries.push((length(compressed)?, length(content)?));
+        Ok(())
+    }
+
+    /// Bytes of all frames in the file.
+    pub fn compressed(&self) -> u64 {
+        self.entries.iter().map(|(compressed, _)| u64::from(*compressed)).sum()
+    }
+
+    /// Bytes of the content of all frames.
+    pub fn content(&self) -> u64 {
+        self.entries.iter().map(|(_, content)| u64::from(*content)).sum()
+    }
+
+    /// The last frame of a file.
+    ///
+    /// # Errors
+    /// When there are too many frames.
+    pub fn frame(&self) -> Result<Bytes, TooLong> {
+        let mut table = BytesMut::with_capacity(self.entries.len() * SEEK_TABLE_ENTRY + SEEK_TABLE_FOOTER);
+        for (compressed, content) in &self.entries {
+            table.put_u32_le(*compressed);
+            table.put_u32_le(*content);
+        }
+        table.put_u32_le(u32::try_from(self.entries.len()).map_err(|_| TooLong)?);
+        // No checksums of frames: every file of a package has its digest.
+        table.put_u8(0);
+        table.put_u32_le(SEEKABLE);
+        skippable(SEEK_TABLE, &table)
+    }
+
+    /// The length of the frame of a seek table, told by the last [`SEEK_TABLE_FOOTER`] bytes of a file; `None` where they are not
+    /// those of a seek table.
+    pub fn frame_length(footer: &[u8]) -> Option<usize> {
+        let magic = footer.get(5..9)?.try_into().ok()?;
+        let count = footer.get(..4)?.try_into().ok()?;
+        if u32::from_le_bytes(magic) != SEEKABLE || footer[4] != 0 {
+            return None;
+        }
+        let entries = usize::try_from(u32::from_le_bytes(count)).ok()?;
+        let entries = entries.checked_mul(SEEK_TABLE_ENTRY)?;
+        entries.checked_add(SKIPPABLE_HEADER + SEEK_TABLE_FOOTER)
+    }
+
+    /// Reads the frame of a seek table; `None` where it is not one.
+    pub fn parse(frame: &[u8]) -> Option<Self> {
+        let footer = frame.len().checked_sub(SEEK_TABLE_FOOTER)?;
+        if Self::frame_length(&frame[footer..])? != frame.len() || frame.get(..4)? != SEEK_TABLE.to_le_bytes() {
+            return None;
+        }
+        let number = |bytes: &[u8]| bytes.try_into().ok().map(u32::from_le_bytes);
+        let entries = frame[SKIPPABLE_HEADER..footer].chunks_exact(SEEK_TABLE_ENTRY);
+        let entries = entries.map(|entry| Some((number(&entry[..4])?, number(&entry[4..])?)));
+        Some(Self {
+            entries: entries.collect::<Option<_>>()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(frames: &[u8]) -> Vec<u8> {
+        zstd::decode_all(frames).unwrap()
+    }
+
+    #[test]
+    fn zstd_reads_stored_frames_of_every_length() {
+        for length in [0, 1, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW] {
+            let content: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            assert_eq!(decode(&stored(&content)), content, "{length}");
+        }
+    }
+
+    #[test]
+    fn zstd_passes_over_header_and_seek_table() {
+        let mut table = SeekTable::default();
+        let mut file = Vec::new();
+        for (frame, content) in [(header(b"{}").unwrap(), 0), (stored(b"content"), 7)] {
+            table.push(frame.len(), content).unwrap();
+            file.extend_from_slice(&frame);
+        }
+        let length = file.len() as u64;
+        file.extend_from_slice(&table.frame().unwrap());
+        assert_eq!(decode(&file), b"content");
+        assert_eq!((table.compressed(), table.content()), (length, 7));
+    }
+
+    #[test]
+    fn a_seek_table_is_read_back() {
+        let mut table = SeekTable::default();
+        table.push(100, 200).unwrap();
+        table.push(7, 0).unwrap();
+        let frame = table.frame().unwrap();
+        let footer = &frame[frame.len() - SEEK_TABLE_FOOTER..];
+        assert_eq!(SeekTable::frame_length(footer), Some(frame.len()));
+        assert_eq!(SeekTable::parse(&frame), Some(table));
+        for length in 0..frame.len() {
+            assert_eq!(SeekTable::parse(&frame[..length]), None, "{length}");
+        }
+    }
+
+    #[test]
+    fn the_header_is_found_at_the_start_alone() {
+        let frame = header(b"{\"a\":1}").unwrap();
+        assert_eq!(header_length(&frame), Some(7));
+        assert_eq!(header_length(&frame[..7]), None);
+        assert_eq!(header_length(&stored(b"content")), None);
+    }
+}

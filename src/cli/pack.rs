@@ -1,0 +1,181 @@
+//! `pack`: a package of a registry or an OCI layout as one file.
+
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Args;
+use serde::Serialize;
+use tokio::io::AsyncWriteExt as _;
+use tokio_util::sync::CancellationToken;
+
+use super::progress::{Display, Output, bytes};
+use super::stored::StoredFlags;
+use super::{UsageError, examples, print, until};
+use crate::archive::{Written, write};
+use crate::oci::{Descriptor, Document};
+use crate::transfer::{Destination, Progress};
+
+/// The ends of names that Zarf's and Jackal's commands take for a package.
+const SUFFIX: &str = ".tar.zst";
+
+/// Write a package of a registry or an OCI layout into one file.
+///
+/// The file carries the package into a network without internet: `zarf package inspect|deploy|mirror-resources FILE` reads it.
+/// It is written while the package is read, without a temporary copy, and the same package gives the same bytes. It appears
+/// under its name when it is complete.
+///
+/// Exit codes: 0 done, 1 something failed and may succeed another time, 2 a flag cannot be used or the reference is not a package, 130 interrupted.
+#[derive(Debug, Args)]
+#[command(after_help = examples::PACK)]
+pub(super) struct Pack {
+    #[command(flatten)]
+    stored: StoredFlags,
+    /// The file to write, whose name ends with .tar.zst; - for standard output.
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    file: PathBuf,
+    /// The architecture to pack, where the reference has packages of several.
+    #[arg(long, value_name = "ARCHITECTURE")]
+    architecture: Option<String>,
+    /// How the result is printed on standard output; on standard error where the package goes to standard output.
+    #[arg(long, value_enum, default_value = "text")]
+    format: Output,
+}
+
+/// The result, as `--format json` prints it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report<'a> {
+    file: &'a Path,
+    package: &'a str,
+    digest: &'a str,
+    size: u64,
+    files: usize,
+}
+
+impl Pack {
+    pub(super) async fn run(self, stop: CancellationToken) -> ExitCode {
+        until(stop, "pack", self.pack()).await
+    }
+
+    async fn pack(&self) -> anyhow::Result<()> {
+        let pipe = self.file == Path::new("-");
+        if !pipe && !self.file.to_string_lossy().ends_with(SUFFIX) {
+            let message = format!(
+                "--output {}: name the file *{SUFFIX}, by which Zarf knows a package",
+                self.file.display()
+            );
+            return Err(UsageError(message).into());
+        }
+        let stored = self.stored.open().await?;
+        let manifest = self.select(&*stored.repository, &stored.document, &stored.name).await?;
+        let progress = Arc::new(Progress::default());
+        let display = Display::new(self.format, pipe);
+        let work = async {
+            match pipe {
+                true => Ok(write(&*stored.repository, &manifest, standard_output()?, &progress).await?),
+                false => self.into_file(&*stored.repository, &manifest, &progress).await,
+            }
+        };
+        let written = display.follow(&stored.name, &progress, work).await?;
+        self.report(&stored.name, &written, pipe);
+        Ok(())
+    }
+
+    /// The manifest of the one package that is meant.
+    async fn select(&self, repository: &dyn Destination, found: &Document, name: &str) -> anyhow::Result<Document> {
+        let Some(index) = found.index().filter(|_| found.is_package()) else {
+            return Ok(found.clone());
+        };
+        let architecture = |entry: &Descriptor| entry.platform.as_ref().map(|platform| platform.architecture.clone());
+        let all: Vec<String> = index.manifests.iter().filter_map(architecture).collect();
+        let mut entries = index.manifests.iter().filter(|entry| match &self.architecture {
+            Some(asked) => architecture(entry).as_ref() == Some(asked),
+            None => true,
+        });
+        let entry = match (entries.next(), entries.next()) {
+            (Some(entry), None) => entry,
+            _ => {
+                let message = format!(
+                    "{name} has packages for {}; choose one by --architecture",
+                    all.join(", ")
+                );
+                return Err(UsageError(message).into());
+            }
+        };
+        let document = repository.document(entry.digest.as_str()).await?;
+        document.with_context(|| {
+            format!(
+                "{name} lists {}, which does not exist; publish the package again",
+                entry.digest
+            )
+        })
+    }
+
+    /// Writes to a file beside the one that is meant, which takes its name at the end.
+    async fn into_file(
+        &self,
+        repository: &dyn Destination,
+        manifest: &Document,
+        progress: &Progress,
+    ) -> anyhow::Result<Written> {
+        let folder = self
+            .file
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        let cannot = || format!("{} cannot be written", self.file.display());
+        let temporary = tempfile::Builder::new()
+            .prefix(".jackal-pack-")
+            .suffix(".partial")
+            .tempfile_in(folder)
+            .with_context(cannot)?;
+        let mut out = tokio::fs::File::from_std(temporary.reopen().with_context(cannot)?);
+        let written = write(repository, manifest, &mut out, progress).await?;
+        out.flush().await.with_context(cannot)?;
+        out.sync_all().await.with_context(cannot)?;
+        let file = temporary
+            .persist(&self.file)
+            .map_err(|error| error.error)
+            .with_context(cannot)?;
+        // A temporary file is its owner's alone; what is carried on is read by others.
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        file.set_permissions(permissions).with_context(cannot)?;
+        Ok(written)
+    }
+
+    fn report(&self, name: &str, written: &Written, pipe: bool) {
+        let text = match self.format {
+            Output::Text => format!(
+                "{}: {name}, {} files, {} ({})",
+                self.file.display(),
+                written.files,
+                bytes(written.size),
+                written.digest
+            ),
+            Output::Json => {
+                let report = Report {
+                    file: &self.file,
+                    package: name,
+                    digest: written.digest.as_str(),
+                    size: written.size,
+                    files: written.files,
+                };
+                serde_json::to_string_pretty(&report).unwrap_or_default()
+            }
+        };
+        match pipe {
+            true => print::note(text),
+            false => print::line(text),
+        }
+    }
+}
+
+/// Standard output without the buffer that ends lines.
+fn standard_output() -> anyhow::Result<tokio::fs::File> {
+    let out = std::io::stdout().as_fd().try_clone_to_owned();
+    let out = out.context("standard output cannot be written")?;
+    Ok(tokio::fs::File::from_std(out.into()))
+}
