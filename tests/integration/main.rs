@@ -2,6 +2,7 @@
 //! which says where they are.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod archive;
 #[path = "../attacks/mod.rs"]
 mod attacks;
 mod badinput;

@@ -9,6 +9,7 @@ zarf_steps() {
   check 'zarf package inspect digest, definition: what we said' zarf_inspects
   check 'zarf package inspect images: every image by the name that it has there' zarf_lists_images
   check 'zarf package pull: a tarball, whole by its own checksums' zarf_pulls
+  check 'pack: zarf reads, mirrors and publishes the file' zarf_reads_packed
   check 'zarf package inspect manifests, values-files: what a component holds beside images' zarf_inspects_component
   check 'zarf package verify: an unsigned package' zarf_verifies
   check 'zarf package mirror-resources: images into a registry, where we put them and with our digests' zarf_mirrors
@@ -56,6 +57,21 @@ zarf_pulls() {
   oras pull "$DEST/interop@$ZARF_DIGEST" --output registry
   diff -r registry package
   note "$(basename out/*.tar.zst)"
+}
+
+zarf_reads_packed() {
+  local file=zarf-package-interop-amd64-1.0.0.tar.zst
+  ours pack "$DEST/interop:1.0.0" --insecure --output "$file"
+  zarf package inspect definition "$file" >definition.yaml
+  same 'kind and name' 'ZarfPackageConfig interop' "$(field definition.yaml '.kind + " " + .metadata.name')"
+  zarf package mirror-resources "$file" --components '*' --images --confirm --registry-url "$OLD/packed" \
+    --registry-push-username someone --registry-push-password something
+  check_images "$OLD/packed" zarf
+  mkdir package
+  tar --zstd -C package -xf "$file"
+  check_package package zarf.yaml
+  oras pull "$DEST/interop@$ZARF_DIGEST" --output registry
+  diff -r registry package
 }
 
 zarf_inspects_component() {
