@@ -83,8 +83,9 @@ test-demo: ## The demo from its begin to its end, which compares what arrived wi
 	scripts/demo
 
 # What each bench runs in; every one starts servers of its own and takes them down.
-BENCHES := docker-large containerd-large docker-many one-layer registry-many registry-large sbom
+BENCHES := docker-large docker-files containerd-large docker-many one-layer registry-many registry-large sbom
 BENCH_STACK_docker-large := docker20 registry31
+BENCH_STACK_docker-files := docker20 registry31
 BENCH_STACK_containerd-large := docker-containerd registry31
 BENCH_STACK_docker-many := docker20 registry31
 BENCH_STACK_one-layer := docker20 registry31
