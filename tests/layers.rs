@@ -1,5 +1,7 @@
 //! Modules use only the modules above them in the table of docs/architecture.md.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

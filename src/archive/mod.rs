@@ -8,9 +8,13 @@
 
 pub mod format;
 mod header;
+mod load;
 mod order;
+mod read;
 mod write;
 
 pub use header::{HEADER_LIMIT, Header, Packed};
+pub use load::{Loaded, Target, load};
 pub use order::{PackageFile, files_of};
+pub use read::Reader;
 pub use write::{Written, write};

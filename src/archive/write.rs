@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio_tar::{Builder, EntryType};
+use zstd::zstd_safe::CParameter;
 
 use super::format::{self, FRAME_CONTENT, SeekTable, TooLong};
 use super::header::{Header, Packed};
@@ -174,7 +175,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     ) -> Result<(), Fault> {
         let mut start = vec![0; std::mem::take(&mut self.padding)];
         start.extend(tar_header(file).await?);
-        self.frame(format::stored(&start), start.len()).await?;
+        self.frame(checked(&start)?, start.len()).await?;
 
         let descriptor = Descriptor::new("", file.digest.clone(), file.size);
         let content = repository.read(&descriptor).await?;
@@ -216,7 +217,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     /// The end of the tar, and the seek table.
     async fn finish(mut self, files: usize) -> Result<Written, Fault> {
         let end = vec![0; std::mem::take(&mut self.padding) + 1024];
-        self.frame(format::stored(&end), end.len()).await?;
+        self.frame(checked(&end)?, end.len()).await?;
         let content = self.table.content();
         let table = self.table.frame().map_err(too_long)?;
         self.bytes(table).await?;
@@ -248,6 +249,16 @@ async fn tar_header(file: &PackageFile) -> Result<Vec<u8>, Fault> {
     Ok(builder.get_ref().clone())
 }
 
+/// The frame of tar headers and padding, with a checksum: no digest of the package covers them.
+fn checked(content: &[u8]) -> Result<Bytes, Fault> {
+    let compress = || {
+        let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
+        compressor.set_parameter(CParameter::ChecksumFlag(true))?;
+        compressor.compress(content)
+    };
+    compress().map(Bytes::from).map_err(cannot_compress)
+}
+
 /// Whether content that begins like this is compressed: gzip (RFC 1952), Zstandard (RFC 8878), xz or bzip2.
 fn is_compressed(start: &[u8]) -> bool {
     let magics: [&[u8]; 4] = [
@@ -272,7 +283,11 @@ async fn frame_of(content: Bytes, stored: bool) -> Result<Bytes, Fault> {
         })
     });
     let compressed: std::io::Result<Bytes> = compressed.await.map_err(stopped)?;
-    compressed.map_err(|error| Fault::retryable(Reason::PackageFailed, format!("it cannot be compressed: {error}")))
+    compressed.map_err(cannot_compress)
+}
+
+fn cannot_compress(error: std::io::Error) -> Fault {
+    Fault::retryable(Reason::PackageFailed, format!("it cannot be compressed: {error}"))
 }
 
 fn differs(repository: &dyn Destination, file: &PackageFile) -> Fault {

@@ -7,7 +7,7 @@ mod context;
 mod report;
 mod sboms;
 mod tag_selections;
-mod target;
+pub(super) mod target;
 mod transfers;
 mod trust;
 

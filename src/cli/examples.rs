@@ -74,6 +74,15 @@ Examples:
   # Into a pipe
   jackal-operator pack registry.example.com/team/shop:1.4.0 --output - | ssh site tee shop.tar.zst";
 
+pub(super) const LOAD: &str = "\
+Examples:
+  # Into the registry of a cluster
+  jackal-operator load shop.tar.zst --to registry.example.com/team
+  # Out of a pipe
+  ssh laptop cat shop.tar.zst | jackal-operator load - --to registry.example.com
+  # Into an OCI layout
+  jackal-operator load shop.tar.zst --to oci:shop";
+
 pub(super) const VERIFY: &str = "\
 Examples:
   # By a key

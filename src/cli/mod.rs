@@ -15,6 +15,7 @@ mod examples;
 mod files;
 mod key;
 mod limits;
+mod load;
 mod pack;
 mod package_file;
 mod print;
@@ -72,6 +73,7 @@ enum Action {
     Build(build::Build),
     Convert(convert::Convert),
     Pack(pack::Pack),
+    Load(load::Load),
     Sbom(sbom::Sbom),
     Sign(sign::Sign),
     Verify(verify::Verify),
@@ -113,6 +115,7 @@ impl Command {
             Action::Agent(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Build(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Pack(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Load(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Verify(command) => in_runtime(front, |stop| command.run(stop)),

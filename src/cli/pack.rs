@@ -76,7 +76,7 @@ impl Pack {
         let work = async {
             match pipe {
                 true => Ok(write(&*stored.repository, &manifest, standard_output()?, &progress).await?),
-                false => self.into_file(&*stored.repository, &manifest, &progress).await,
+                false => self.write_file(&*stored.repository, &manifest, &progress).await,
             }
         };
         let written = display.follow(&stored.name, &progress, work).await?;
@@ -115,7 +115,7 @@ impl Pack {
     }
 
     /// Writes to a file beside the one that is meant, which takes its name at the end.
-    async fn into_file(
+    async fn write_file(
         &self,
         repository: &dyn Destination,
         manifest: &Document,

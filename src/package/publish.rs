@@ -164,7 +164,7 @@ pub async fn publish(
     announce(artifact.manifest.digest()).await?;
     let moved = bring_blobs(&artifact, images, repository).await?;
     repository.publish(&artifact.manifest, None).await?;
-    let (index, index_bytes) = enter(&artifact, repository, tag).await?;
+    let (index, index_bytes) = enter(artifact.entry(), repository, tag).await?;
     Ok(Published {
         manifest: artifact.manifest.digest().clone(),
         index: index.descriptor.digest.clone(),
@@ -176,6 +176,35 @@ pub async fn publish(
         subjects: vec![index.descriptor, artifact.manifest.descriptor.clone()],
         images: roots,
     })
+}
+
+/// Publishes a package whose content `repository` holds already, its config included, under `tag`, beside the packages of other
+/// architectures there. Says which index lists it then.
+///
+/// # Errors
+/// [`Fault::conflict`] when something else has the tag.
+pub async fn publish_manifest(
+    manifest: &Document,
+    architecture: &str,
+    repository: &dyn Destination,
+    tag: &str,
+) -> Result<Digest, Fault> {
+    let entry = Descriptor {
+        platform: Some(Artifact::platform(architecture)),
+        ..manifest.descriptor.clone()
+    };
+    let lock = lock_of(format!("{} {}", repository.name(), repository.repository()));
+    let _alone = lock.lock().await;
+    let is_published = repository.digest_of(manifest.digest().as_str()).await?.is_some();
+    if let Some(index) = standing(repository, tag)
+        .await?
+        .filter(|index| index.holds(&entry) && is_published)
+    {
+        return Ok(index.descriptor.digest);
+    }
+    repository.publish(manifest, None).await?;
+    let (index, _) = enter(entry, repository, tag).await?;
+    Ok(index.descriptor.digest)
 }
 
 /// Makes the package's tars stand in its repository, and says how many bytes were sent for them.
@@ -388,15 +417,14 @@ pub(super) async fn standing(repository: &dyn Destination, tag: &str) -> Result<
     }
 }
 
-/// Enters the artifact into the index under `tag`, beside the packages of other architectures. Says which index holds it
+/// Enters the package `entry` into the index under `tag`, beside the packages of other architectures. Says which index holds it
 /// then, and how many bytes were sent.
 ///
 /// Nobody else of this process writes the index meanwhile, but another may: a pipeline that builds an architecture on
 /// each of its machines. A registry replaces a tag whatever stands there, so whoever read the index before we wrote it
 /// and writes after us takes our entry out again. Therefore the tag is looked at right before it is written, which leaves
 /// such a writer no longer than one write takes, and again when that time is over.
-async fn enter(artifact: &Artifact, repository: &dyn Destination, tag: &str) -> Result<(ExistingIndex, u64), Fault> {
-    let entry = artifact.entry();
+async fn enter(entry: Descriptor, repository: &dyn Destination, tag: &str) -> Result<(ExistingIndex, u64), Fault> {
     let mut sent = 0;
     for _ in 0..ENTRY_TRIES {
         let before = repository.digest_of(tag).await?;

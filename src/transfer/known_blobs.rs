@@ -52,7 +52,7 @@ impl Subject {
 
 impl KnownBlobs {
     /// `repository` holds the blob.
-    pub(super) fn saw(&self, digest: &Digest, repository: &str) {
+    pub fn saw(&self, digest: &Digest, repository: &str) {
         self.state().places.insert(digest.clone(), repository.to_owned());
     }
 

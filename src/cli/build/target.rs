@@ -8,7 +8,7 @@ use crate::oci::{Reference, canonical_host, is_host};
 
 /// Where a package goes.
 #[derive(Clone, Debug)]
-pub(super) enum Target {
+pub(in crate::cli) enum Target {
     Registry {
         host: String,
         prefix: String,

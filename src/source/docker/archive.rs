@@ -49,6 +49,8 @@ pub struct Entry {
 
 /// A tar that is read once, from front to back. Holds a block, and the chunk that came last.
 pub struct Archive {
+    // What messages call the tar.
+    name: &'static str,
     source: ByteStream<'static>,
     chunk: Bytes,
     // What came last, to find an appended error in.
@@ -70,9 +72,15 @@ struct Extension {
 }
 
 impl Archive {
-    /// Reads the tar that `source` brings.
+    /// Reads the export of an engine.
     pub fn new(source: ByteStream<'static>) -> Self {
+        Self::named("the export of the docker engine", source)
+    }
+
+    /// Reads the tar `source`, which messages call `name`.
+    pub fn named(name: &'static str, source: ByteStream<'static>) -> Self {
         Self {
+            name,
             source,
             chunk: Bytes::new(),
             tail: BytesMut::new(),
@@ -293,7 +301,7 @@ impl Archive {
             .find_map(|at| message_of(&self.tail[at..]));
         let message = match appended {
             Some(said) => format!("the docker engine broke off the export: {said}"),
-            None => format!("the export of the docker engine is not a whole tar: {what}; it is tried again"),
+            None => format!("{} is not a whole tar: {what}; try again", self.name),
         };
         Fault::retryable(Reason::SourceFailed, message)
     }

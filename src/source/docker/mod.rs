@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub(crate) use archive::{Archive as TarReader, Kind as TarEntryKind};
 pub use engine::{ApiVersion, DEFAULT_HOST, Engine, StorageKind};
 pub use inspected::{Held, InspectedImage};
 pub use push::settled;

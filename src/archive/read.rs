@@ -1,0 +1,173 @@
+//! Reads a package file once, from its beginning to its end, also from a pipe. Nothing that it says is believed before its digest
+//! was compared.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::try_unfold;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::format::{SKIPPABLE_HEADER, header_length};
+use super::header::{HEADER_LIMIT, Header, Packed};
+use super::order::{PackageFile, files_of};
+use crate::fault::{Fault, Reason};
+use crate::hashing::BackgroundHasher;
+use crate::source::ByteStream;
+use crate::source::docker::{TarEntryKind, TarReader};
+
+/// Bytes that are decompressed at once.
+const CHUNK: usize = 256 << 10;
+/// Chunks that wait to be taken.
+const WAITING: usize = 4;
+/// The largest window of a frame, as a power of two: 32 MiB. Frames that need more memory are refused.
+const WINDOW_LOG: u32 = 25;
+
+/// A package file that is read.
+pub struct Reader {
+    package: Packed,
+    /// The files that were not read yet, by their paths.
+    remaining: BTreeMap<String, PackageFile>,
+    tar: TarReader,
+}
+
+impl Reader {
+    /// Reads the header of a file that `pack` wrote.
+    ///
+    /// # Errors
+    /// A fault that says what is wrong with the file.
+    pub async fn open(input: impl Read + Send + 'static) -> Result<Self, Fault> {
+        let (header, received) = oneshot::channel();
+        let (chunks, content) = mpsc::channel(WAITING);
+        tokio::task::spawn_blocking(move || decompress(input, header, &chunks));
+        // The thread says why it ended, if it ends before.
+        let header = received.await.map_err(|_| invalid("it cannot be read"))??;
+        let Ok([package]) = <[Packed; 1]>::try_from(header.packages) else {
+            return Err(invalid(
+                "it has several packages, which this version of jackal-operator does not read",
+            ));
+        };
+        let files = package
+            .manifest
+            .manifest()
+            .map(files_of)
+            .transpose()?
+            .unwrap_or_default();
+        Ok(Self {
+            package,
+            remaining: files.into_iter().map(|file| (file.path.clone(), file)).collect(),
+            tar: TarReader::named("the file", ReceiverStream::new(content).boxed()),
+        })
+    }
+
+    /// The package.
+    pub fn package(&self) -> &Packed {
+        &self.package
+    }
+
+    /// The next file of the package; `None` after the last, when every file was there. Its content is read by [`Self::content`],
+    /// before the next is asked for.
+    ///
+    /// # Errors
+    /// A fault that names the file, where it is not one of the package or has another length.
+    pub async fn next(&mut self) -> Result<Option<PackageFile>, Fault> {
+        let Some(entry) = self.tar.next().await? else {
+            return match self.remaining.keys().next() {
+                None => Ok(None),
+                Some(path) => Err(invalid(&format!(
+                    "it lacks {path} and {} others",
+                    self.remaining.len() - 1
+                ))),
+            };
+        };
+        let shown: String = entry.path.chars().take(100).collect();
+        match self.remaining.remove(&entry.path) {
+            Some(file) if entry.kind == TarEntryKind::File && file.size == entry.size => Ok(Some(file)),
+            Some(_) => Err(invalid(&format!(
+                "{shown:?} has another length or type than the manifest of the package says"
+            ))),
+            None => Err(invalid(&format!(
+                "{shown:?} is not a file of the package, or there twice"
+            ))),
+        }
+    }
+
+    /// The content of `file`, which [`Self::next`] returned. It ends in an error when it is not the content with that digest.
+    pub fn content(&mut self, file: &PackageFile) -> ByteStream<'_> {
+        let (path, expected) = (file.path.clone(), file.digest.clone());
+        let state = (self.tar.content(None), Some(BackgroundHasher::new(Some(&file.digest))));
+        try_unfold(state, move |(mut content, hasher)| {
+            let (path, expected) = (path.clone(), expected.clone());
+            async move {
+                let Some(mut hasher) = hasher else { return Ok(None) };
+                if let Some(chunk) = content.next().await.transpose()? {
+                    hasher.update(&chunk).await;
+                    return Ok(Some((chunk, (content, Some(hasher)))));
+                }
+                let digest = hasher.finish().await.map_err(|error| invalid(&error.to_string()))?;
+                match digest == expected {
+                    true => Ok(None),
+                    false => Err(invalid(&format!(
+                        "{path} is {digest}, and the manifest of the package says {expected}"
+                    ))),
+                }
+            }
+        })
+        .boxed()
+    }
+}
+
+fn invalid(what: &str) -> Fault {
+    let message = format!("the package file is damaged, or not a package file: {what}; copy it again");
+    Fault::stalled(Reason::SourceFailed, message)
+}
+
+/// Reads the header and then the tar, until nobody takes it any more.
+fn decompress(
+    mut input: impl Read,
+    header: oneshot::Sender<Result<Header, Fault>>,
+    chunks: &mpsc::Sender<Result<Bytes, Fault>>,
+) {
+    let read = read_header(&mut input);
+    let failed = read.is_err();
+    if header.send(read).is_err() || failed {
+        return;
+    }
+    if let Err(error) = copy(input, chunks) {
+        let _ = chunks.blocking_send(Err(invalid(&error.to_string())));
+    }
+}
+
+fn read_header(input: &mut impl Read) -> Result<Header, Fault> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => invalid("it is too short"),
+        _ => invalid(&error.to_string()),
+    };
+    let mut start = [0; SKIPPABLE_HEADER];
+    input.read_exact(&mut start).map_err(failed)?;
+    let length = header_length(&start).ok_or_else(|| invalid("it does not begin as files of `pack` do"))?;
+    if length > HEADER_LIMIT {
+        return Err(invalid(&format!("its header is longer than {HEADER_LIMIT} bytes")));
+    }
+    let mut text = Vec::new();
+    input.take(u64::from(length)).read_to_end(&mut text).map_err(failed)?;
+    if text.len() as u64 != u64::from(length) {
+        return Err(invalid("it ends in its header"));
+    }
+    Header::decode(&text)
+}
+
+fn copy(input: impl Read, chunks: &mpsc::Sender<Result<Bytes, Fault>>) -> io::Result<()> {
+    let mut decoder = zstd::stream::read::Decoder::new(input)?;
+    decoder.window_log_max(WINDOW_LOG)?;
+    loop {
+        let mut chunk = vec![0; CHUNK];
+        let length = decoder.read(&mut chunk)?;
+        chunk.truncate(length);
+        if length == 0 || chunks.blocking_send(Ok(chunk.into())).is_err() {
+            return Ok(());
+        }
+    }
+}

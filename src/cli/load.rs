@@ -1,0 +1,174 @@
+//! `load`: publishes a package file in a registry or an OCI layout.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::authorities::AuthorityFlags;
+use super::build::target::Target;
+use super::cluster::duration;
+use super::limits::LimitFlags;
+use super::progress::{Display, Output, bytes};
+use super::registry_clients::RegistryClients;
+use super::{UsageError, examples, print, until};
+use crate::archive::{self, Loaded, Reader};
+use crate::fault::Fault;
+use crate::oci::Naming;
+use crate::transfer::{Destination, LayoutDestination, Progress, RegistryDestination};
+
+/// How images are named in the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum NamingFlag {
+    /// By their own repositories and tags.
+    Plain,
+    /// As Jackal's webhook names them.
+    Jackal,
+    /// As Zarf's webhook names them.
+    Zarf,
+}
+
+impl From<NamingFlag> for Naming {
+    fn from(flag: NamingFlag) -> Self {
+        match flag {
+            NamingFlag::Plain => Self::Plain,
+            NamingFlag::Jackal => Self::Jackal,
+            NamingFlag::Zarf => Self::Zarf,
+        }
+    }
+}
+
+/// Publish a file that `pack` wrote in a registry or an OCI layout.
+///
+/// The file is read once, from its beginning to its end, without a temporary copy. Every digest is verified before a tag is
+/// written. Content that exists in the registry already is not sent, so a repeat after an interruption sends the rest.
+///
+/// Exit codes: 0 done, 1 something failed and may succeed another time, 2 the file or a flag cannot be used, 130 interrupted.
+#[derive(Debug, Args)]
+#[command(after_help = examples::LOAD)]
+pub(super) struct Load {
+    /// The file; - for standard input.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The registry, `HOST[:PORT][/PREFIX]`, or `oci:DIR` for an OCI layout.
+    #[arg(long, value_name = "DESTINATION")]
+    to: String,
+    /// The naming of the images.
+    #[arg(long, value_enum, default_value = "plain")]
+    naming: NamingFlag,
+    /// The registry speaks plain HTTP.
+    #[arg(long)]
+    insecure: bool,
+    #[command(flatten)]
+    authorities: AuthorityFlags,
+    #[command(flatten)]
+    limits: LimitFlags,
+    /// How long a request may make no progress.
+    #[arg(long, default_value = "2m", value_name = "DURATION", value_parser = duration)]
+    stall_timeout: Duration,
+    /// How the result is printed.
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+/// The result, as `--output json` prints it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    package: String,
+    digest: String,
+    images: Vec<String>,
+    sent_bytes: u64,
+}
+
+impl Load {
+    pub(super) async fn run(self, stop: CancellationToken) -> ExitCode {
+        until(stop, "load", self.load()).await
+    }
+
+    async fn load(&self) -> anyhow::Result<()> {
+        let target = Target::parse(&self.to)?;
+        let open = self.destinations(&target).await?;
+        let (address, prefix) = (target.address(), target.prefix().unwrap_or_default());
+        let within = |fault: Fault| fault.within(self.file.display());
+        let reader = Reader::open(self.input()?).await.map_err(within)?;
+        let progress = Arc::new(Progress::default());
+        let to = archive::Target {
+            address: &address,
+            prefix: &prefix,
+            naming: self.naming.into(),
+            open: &*open,
+        };
+        let work = archive::load(reader, &to, &progress);
+        let display = Display::new(self.output, false);
+        let loaded = display
+            .follow(&self.file.display().to_string(), &progress, work)
+            .await?;
+        self.report(&target, &loaded);
+        Ok(())
+    }
+
+    fn input(&self) -> anyhow::Result<Box<dyn Read + Send>> {
+        if self.file == Path::new("-") {
+            return Ok(Box::new(std::io::stdin()));
+        }
+        let file = std::fs::File::open(&self.file);
+        let file = file.map_err(|error| UsageError(format!("{}: {error}", self.file.display())))?;
+        Ok(Box::new(file))
+    }
+
+    /// Opens repositories of the destination.
+    async fn destinations(
+        &self,
+        target: &Target,
+    ) -> anyhow::Result<Box<dyn Fn(&str) -> Arc<dyn Destination> + Sync + Send>> {
+        Ok(match target {
+            Target::Layout(directory) => {
+                let directory = directory.clone();
+                Box::new(move |repository| Arc::new(LayoutDestination::new(&directory, repository)))
+            }
+            Target::Registry { host, prefix } => {
+                let clients = RegistryClients::new(&self.authorities, &self.limits, self.stall_timeout).await?;
+                let registry = clients.destination(host, prefix, self.insecure).await?;
+                Box::new(move |repository| Arc::new(RegistryDestination::new(registry.repository(repository))))
+            }
+            Target::Nowhere => return Err(UsageError(format!("--to {}: it names no destination", self.to)).into()),
+        })
+    }
+
+    fn report(&self, target: &Target, loaded: &Loaded) {
+        let name = |repository: &str, tag: &str| match target {
+            Target::Layout(directory) => format!("oci:{}:{repository}:{tag}", directory.display()),
+            _ => format!("{}/{repository}:{tag}", target.address()),
+        };
+        let report = Report {
+            package: name(&loaded.repository, &loaded.tag),
+            digest: loaded.digest.to_string(),
+            images: loaded
+                .images
+                .iter()
+                .flat_map(|image| image.tags.iter().map(|tag| name(&image.repository, tag)))
+                .collect(),
+            sent_bytes: loaded.sent,
+        };
+        match self.output {
+            Output::Json => print::line(serde_json::to_string_pretty(&report).unwrap_or_default()),
+            Output::Text => {
+                for image in &report.images {
+                    print::line(image);
+                }
+                print::line(format_args!(
+                    "{}@{} ({} sent)",
+                    report.package,
+                    report.digest,
+                    bytes(report.sent_bytes)
+                ));
+            }
+        }
+    }
+}
