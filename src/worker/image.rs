@@ -43,7 +43,7 @@ pub struct Worker {
     pub(super) turns: Arc<ConcurrencyLimits>,
     pub(super) verified: Arc<VerificationCache>,
     wakes: mpsc::Sender<ObjectRef<GuardedImage>>,
-    tasks: TaskTracker,
+    tracker: TaskTracker,
     stop: CancellationToken,
 }
 
@@ -80,7 +80,7 @@ impl Worker {
             return;
         }
         let worker = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.tracker.spawn(async move {
             for object in concerned {
                 if let Ok(image) = &object.0 {
                     worker.wake(image).await;
@@ -116,7 +116,7 @@ pub async fn run(
         settings,
         registries,
         wakes,
-        tasks: TaskTracker::new(),
+        tracker: TaskTracker::new(),
         stop: stop.child_token(),
     });
     let api: Api<GuardedImage> = worker.settings.api(&client);
@@ -170,8 +170,8 @@ pub async fn run(
         () = nudged => {}
     }
     worker.stop.cancel();
-    worker.tasks.close();
-    if tokio::time::timeout(STOP, worker.tasks.wait()).await.is_err() {
+    worker.tracker.close();
+    if tokio::time::timeout(STOP, worker.tracker.wait()).await.is_err() {
         warn!("tasks did not stop in {STOP:?}; their claims go stale by themselves");
     }
 }
@@ -238,7 +238,7 @@ async fn look(worker: &Arc<Worker>, image: &Arc<JackalImage>) -> Result<Action, 
         Decision::Run => {
             let token = worker.memory.begin(&uid, &key, &worker.stop);
             worker
-                .tasks
+                .tracker
                 .spawn(task::run(Arc::clone(worker), Arc::clone(image), key, owner, token));
             Ok(Action::await_change())
         }
