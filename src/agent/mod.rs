@@ -62,7 +62,7 @@ pub async fn run(
     let mut docker = ImageEvents::new(engines.docker.engine().clone());
     let mut containerd = ContainerdEvents::new(engines.containerd.client().clone());
     let swept = engines.docker.clone();
-    let duty = NodeRole {
+    let role = NodeRole {
         client: client.clone(),
         node: node.to_owned(),
         docker: Arc::new(engines.docker),
@@ -75,7 +75,7 @@ pub async fn run(
     let work = worker::run(
         client.clone(),
         &holder,
-        Arc::new(duty),
+        Arc::new(role),
         settings,
         Arc::default(),
         WorkerInputs {

@@ -73,7 +73,7 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Leas
         images: images_seen,
     };
     let changes = seen.follow_packages(&client, &settings, packages_writer, nudge.clone());
-    let duty = RegistryImageRole {
+    let role = RegistryImageRole {
         seen: seen.clone(),
         client: client.clone(),
         settings: settings.clone(),
@@ -83,7 +83,7 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Leas
     let worker = worker::run(
         client.clone(),
         identity,
-        Arc::new(duty),
+        Arc::new(role),
         settings.clone(),
         Arc::clone(&registries),
         WorkerInputs {

@@ -35,12 +35,12 @@ const STOP: Duration = Duration::from_secs(10);
 pub struct Worker {
     pub(super) client: Client,
     pub(super) holder: String,
-    pub(super) duty: Arc<dyn Role>,
+    pub(super) role: Arc<dyn Role>,
     pub(super) settings: Settings,
     pub(super) registries: Arc<Registries>,
     pub(super) events: Events,
-    pub(super) memory: TaskTable,
-    pub(super) turns: Arc<ConcurrencyLimits>,
+    pub(super) tasks: TaskTable,
+    pub(super) limits: Arc<ConcurrencyLimits>,
     pub(super) verified: Arc<VerificationCache>,
     wakes: mpsc::Sender<ObjectRef<GuardedImage>>,
     tracker: TaskTracker,
@@ -68,13 +68,13 @@ impl Worker {
         let known = known.as_ref().and_then(|known| known.0.as_ref().ok());
         let last = object.0.as_ref().ok();
         let now = last.filter(|_| !matches!(event, Ok(Event::Delete(_))));
-        if !self.duty.is_news(known, now) {
+        if !self.role.is_news(known, now) {
             return;
         }
         let changed: Vec<&JackalImage> = known.into_iter().chain(last).collect();
         let concerned = before.state_filter(|other| {
             let other = other.0.as_ref().ok();
-            other.is_some_and(|other| changed.iter().any(|changed| self.duty.concerns(changed, other)))
+            other.is_some_and(|other| changed.iter().any(|changed| self.role.concerns(changed, other)))
         });
         if concerned.is_empty() {
             return;
@@ -94,7 +94,7 @@ impl Worker {
 pub async fn run(
     client: Client,
     holder: &str,
-    duty: Arc<dyn Role>,
+    role: Arc<dyn Role>,
     settings: Settings,
     registries: Arc<Registries>,
     feed: WorkerInputs,
@@ -107,12 +107,12 @@ pub async fn run(
     let (wakes, woken) = mpsc::channel(1024);
     let worker = Arc::new(Worker {
         events: Events::new(client.clone(), holder),
-        memory: TaskTable::new(holder, settings.backoff),
-        turns: ConcurrencyLimits::new(settings.concurrency),
+        tasks: TaskTable::new(holder, settings.backoff),
+        limits: ConcurrencyLimits::new(settings.concurrency),
         verified: Arc::default(),
         holder: holder.to_owned(),
         client: client.clone(),
-        duty,
+        role,
         settings,
         registries,
         wakes,
@@ -133,9 +133,9 @@ pub async fn run(
         .inspect(move |event| {
             listing.note(event);
             match event {
-                Ok(Event::Delete(object)) => gone.memory.forget(object.uid().as_deref().unwrap_or_default()),
+                Ok(Event::Delete(object)) => gone.tasks.forget(object.uid().as_deref().unwrap_or_default()),
                 // What went between two lists is told by nobody.
-                Ok(Event::InitDone) => gone.memory.keep(&object_uids(&listed)),
+                Ok(Event::InitDone) => gone.tasks.keep(&object_uids(&listed)),
                 _ => {}
             }
         })
@@ -147,7 +147,7 @@ pub async fn run(
                 for object in reader.state() {
                     let Ok(image) = &object.0 else { continue };
                     if nudge.admits(image) {
-                        worker.memory.retry(image.uid().as_deref().unwrap_or_default());
+                        worker.tasks.retry(image.uid().as_deref().unwrap_or_default());
                         worker.wake(image).await;
                     }
                 }
@@ -199,28 +199,28 @@ async fn reconcile(object: Arc<GuardedImage>, worker: Arc<Worker>) -> Result<Act
 async fn look(worker: &Arc<Worker>, image: &Arc<JackalImage>) -> Result<Action, Fault> {
     let uid = image.uid().unwrap_or_default();
     if image.metadata.deletion_timestamp.is_some() {
-        worker.memory.cancel(&uid);
+        worker.tasks.cancel(&uid);
         return Ok(Action::await_change());
     }
     if image.spec.suspend {
-        worker.memory.cancel(&uid);
-        if !worker.memory.runs(&uid) && worker.duty.admits(image) {
+        worker.tasks.cancel(&uid);
+        if !worker.tasks.runs(&uid) && worker.role.admits(image) {
             suspend(worker, image, &uid).await?;
         }
         return Ok(Action::await_change());
     }
-    worker.duty.report(image).await?;
-    if !worker.duty.admits(image) {
-        worker.memory.cancel(&uid);
+    worker.role.report(image).await?;
+    if !worker.role.admits(image) {
+        worker.tasks.cancel(&uid);
         return Ok(Action::await_change());
     }
     // The leader chooses the tag first, where a policy asks for it; its choice wakes us.
     let Some(image) = movable(image) else {
-        worker.memory.cancel(&uid);
+        worker.tasks.cancel(&uid);
         return Ok(Action::await_change());
     };
     let image = &Arc::new(image.into_owned());
-    let owner = match worker.duty.plain_tag_owner(image).await {
+    let owner = match worker.role.plain_tag_owner(image).await {
         Err(fault) if fault.disposition != Disposition::Blocked => return Err(fault),
         owner => owner,
     };
@@ -229,14 +229,14 @@ async fn look(worker: &Arc<Worker>, image: &Arc<JackalImage>) -> Result<Action, 
     let view = ObjectView {
         ready: is_ready(image),
         claim: status.and_then(|status| status.claim.as_ref()),
-        rechecks: worker.duty.rechecks(),
+        rechecks: worker.role.rechecks(),
         interval: worker.settings.interval(image.spec.interval),
     };
-    match worker.memory.decide(&uid, &key, view, Instant::now()) {
+    match worker.tasks.decide(&uid, &key, view, Instant::now()) {
         Decision::Rest => Ok(Action::await_change()),
         Decision::Wait(left) => Ok(Action::requeue(left)),
         Decision::Run => {
-            let token = worker.memory.begin(&uid, &key, &worker.stop);
+            let token = worker.tasks.begin(&uid, &key, &worker.stop);
             worker
                 .tracker
                 .spawn(task::run(Arc::clone(worker), Arc::clone(image), key, owner, token));

@@ -55,16 +55,16 @@ pub(super) async fn run(
         None => {
             info!(image = qualified_name(&*image), "stopped");
             release(&worker, &api, &image, &uid).await;
-            worker.memory.ended(&uid);
+            worker.tasks.ended(&uid);
         }
-        Some(Ok(End::Left)) => worker.memory.ended(&uid),
+        Some(Ok(End::Left)) => worker.tasks.ended(&uid),
         Some(Ok(End::Done(outcome, brought))) => {
             let written = done(&worker, &api, &image, &uid, &outcome, &brought).await;
             match written {
-                Ok(()) => worker.memory.succeeded(&uid, key, Instant::now()),
+                Ok(()) => worker.tasks.succeeded(&uid, key, Instant::now()),
                 unwritten => {
                     let disposition = disposition_after_write(&*image, unwritten, Disposition::Retryable);
-                    worker.memory.failed(&uid, key, disposition, Instant::now());
+                    worker.tasks.failed(&uid, key, disposition, Instant::now());
                 }
             }
         }
@@ -72,7 +72,7 @@ pub(super) async fn run(
             let generation = key.generation;
             let written = failed(&worker, &api, &image, &uid, generation, &fault).await;
             let disposition = disposition_after_write(&*image, written, fault.disposition);
-            worker.memory.failed(&uid, key, disposition, Instant::now());
+            worker.tasks.failed(&uid, key, disposition, Instant::now());
         }
     }
     worker.wake(&image).await;
@@ -87,7 +87,7 @@ async fn bring(
     let owner = owner?;
     let (source, destination) = route(image);
     let namespace = image.namespace().unwrap_or_default();
-    let turn = worker.turns.turn(&namespace, &source, &destination).await;
+    let turn = worker.limits.turn(&namespace, &source, &destination).await;
     let _turn = turn.ok_or_else(|| Fault::retryable(Reason::TimedOut, "the operator is stopping"))?;
     let mut attempt = worker.settings.metrics.attempt(image.spec.source);
     let result = take_over(worker, image, key, owner.as_deref(), &mut attempt).await;
@@ -267,7 +267,7 @@ async fn prepare(worker: &Worker, image: &JackalImage, owner: Option<&str>) -> R
     let ImageRequest {
         reference, platforms, ..
     } = request;
-    let source = worker.duty.source(image, &reference, &place).await?;
+    let source = worker.role.source(image, &reference, &place).await?;
     let verify = applicable(&spec.verify, &reference, spec.source)?;
     let requirements = requirements(&verify, &NamespaceEntryReader::new(&worker.client, &namespace)).await?;
     let source = VerifiedSource::of(source, &reference, requirements, &worker.verified)?;
@@ -335,7 +335,7 @@ async fn claim(
         // Whoever brought another image since this task looked at the source saw a newer one.
         let free = free && brought(standing.status.as_ref()) == brought(image.status.as_ref());
         if !(own || hold == ClaimMode::Take && free)
-            || !worker.duty.admits(standing)
+            || !worker.role.admits(standing)
             || standing.metadata.generation != Some(key.generation)
             || !same_selection(standing, image)
             || standing.metadata.deletion_timestamp.is_some()
@@ -392,7 +392,7 @@ async fn done(
         // Where it was assigned to another node meanwhile, that one says how it stands.
         if standing.metadata.generation != image.metadata.generation
             || !same_selection(standing, image)
-            || !worker.duty.admits(standing)
+            || !worker.role.admits(standing)
         {
             return false;
         }
@@ -461,7 +461,7 @@ async fn failed(
     let written = update(api, &image.name_any(), uid, |standing, status| {
         if standing.metadata.generation != Some(generation)
             || !same_selection(standing, image)
-            || !worker.duty.admits(standing)
+            || !worker.role.admits(standing)
         {
             return false;
         }
