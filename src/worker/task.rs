@@ -87,8 +87,8 @@ async fn bring(
     let owner = owner?;
     let (source, destination) = route(image);
     let namespace = image.namespace().unwrap_or_default();
-    let turn = worker.limits.turn(&namespace, &source, &destination).await;
-    let _turn = turn.ok_or_else(|| Fault::retryable(Reason::TimedOut, "the operator is stopping"))?;
+    let permit = worker.limits.acquire(&namespace, &source, &destination).await;
+    let _permit = permit.ok_or_else(|| Fault::retryable(Reason::TimedOut, "the operator is stopping"))?;
     let mut attempt = worker.settings.metrics.attempt(image.spec.source);
     let result = take_over(worker, image, key, owner.as_deref(), &mut attempt).await;
     match &result {
