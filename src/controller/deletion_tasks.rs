@@ -45,8 +45,8 @@ impl DeletionTasks {
         };
         match self.memory.decide(uid, &key(), view, Instant::now()) {
             Decision::Run => DeletionRequest::Begin(self.memory.begin(uid, &key(), &self.stop)),
-            Decision::Wait(left) => DeletionRequest::Later(Some(left)),
-            Decision::Rest => DeletionRequest::Later(None),
+            Decision::Requeue(left) => DeletionRequest::Later(Some(left)),
+            Decision::AwaitChange => DeletionRequest::Later(None),
         }
     }
 

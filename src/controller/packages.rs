@@ -344,10 +344,10 @@ impl Packages {
             .decide(&uid, &self.key(package, Some(&inputs)), view, Instant::now())
         {
             // Nothing is deleted while the artifact is put together, which is begun here alone.
-            Decision::Rest if self.memory.runs(&uid) || !ready => Ok(None),
-            Decision::Rest => Ok(self.collect(package, &publication.place)),
-            Decision::Wait(left) if !ready => Ok(Some(left)),
-            Decision::Wait(left) => {
+            Decision::AwaitChange if self.memory.runs(&uid) || !ready => Ok(None),
+            Decision::AwaitChange => Ok(self.collect(package, &publication.place)),
+            Decision::Requeue(left) if !ready => Ok(Some(left)),
+            Decision::Requeue(left) => {
                 let collected = self.collect(package, &publication.place);
                 Ok(collected.into_iter().chain([left]).min())
             }

@@ -110,8 +110,8 @@ impl Assigner {
             interval: self.settings.interval(image.spec.interval),
         };
         match selecting.memory.decide(&uid, &key, view, Instant::now()) {
-            Decision::Rest => Action::await_change(),
-            Decision::Wait(left) => Action::requeue(left),
+            Decision::AwaitChange => Action::await_change(),
+            Decision::Requeue(left) => Action::requeue(left),
             Decision::Run => {
                 let token = selecting.memory.begin(&uid, &key, &selecting.stop);
                 let (assigner, image) = (Arc::clone(self), image.clone());

@@ -161,8 +161,8 @@ impl Packages {
             interval: self.settings.interval(package.spec.interval),
         };
         let again = match following.memory.decide(&uid, &key, view, now) {
-            Decision::Rest => None,
-            Decision::Wait(left) => Some(left),
+            Decision::AwaitChange => None,
+            Decision::Requeue(left) => Some(left),
             Decision::Run => {
                 let token = following.memory.begin(&uid, &key, &self.stop);
                 let (packages, package) = (Arc::clone(self), package.clone());

@@ -233,8 +233,8 @@ async fn look(worker: &Arc<Worker>, image: &Arc<JackalImage>) -> Result<Action, 
         interval: worker.settings.interval(image.spec.interval),
     };
     match worker.tasks.decide(&uid, &key, view, Instant::now()) {
-        Decision::Rest => Ok(Action::await_change()),
-        Decision::Wait(left) => Ok(Action::requeue(left)),
+        Decision::AwaitChange => Ok(Action::await_change()),
+        Decision::Requeue(left) => Ok(Action::requeue(left)),
         Decision::Run => {
             let token = worker.tasks.begin(&uid, &key, &worker.stop);
             worker
