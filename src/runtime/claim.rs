@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::api::v1alpha1::Claim;
 
 /// How often a holder renews its claim, with the progress.
-pub const RENEW: Duration = Duration::from_secs(5);
+pub const CLAIM_RENEW_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a claim may stand unchanged, by the observer's own clock, before another may take it. Clocks of
 /// two machines are never compared.
 pub const STALE: Duration = Duration::from_secs(40);

@@ -19,8 +19,9 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Location, Naming, Reference};
 use crate::package::{ImageRequest, VerifiedSource, applicable, requirements};
 use crate::runtime::{
-    Attempt, Brought, Failure, NamespaceEntryReader, RENEW, STALE, Success, TaskKey, catch_panic, demands_signatures,
-    disposition_after_write, kube_fault, qualified_name, same_selection, succeed, update, with_short_timeout,
+    Attempt, Brought, CLAIM_RENEW_INTERVAL, Failure, NamespaceEntryReader, STALE, Success, TaskKey, catch_panic,
+    demands_signatures, disposition_after_write, kube_fault, qualified_name, same_selection, succeed, update,
+    with_short_timeout,
 };
 use crate::transfer::{DestinationState, Outcome, Progress, Transfer};
 
@@ -131,7 +132,7 @@ async fn take_over(
     attempt.moves(Arc::clone(&transfer.progress));
     let moving = transfer.bring(&resolved);
     tokio::pin!(moving);
-    let mut due = renewed + RENEW;
+    let mut due = renewed + CLAIM_RENEW_INTERVAL;
     loop {
         tokio::select! {
             // First, and by the clock: a process that was stopped in the middle looks whether it is still the one who
@@ -141,7 +142,7 @@ async fn take_over(
                 let begun = Instant::now();
                 let seen = rate.now(&transfer.progress, begun);
                 match claim(worker, image, key, seen, ClaimMode::Keep).await? {
-                    ClaimState::Yes => (renewed, due) = (begun, begun + RENEW),
+                    ClaimState::Yes => (renewed, due) = (begun, begun + CLAIM_RENEW_INTERVAL),
                     // The answer is asked for more often than a claim is renewed.
                     ClaimState::Unknown => due = Instant::now() + UNANSWERED,
                     ClaimState::No => {
@@ -151,7 +152,7 @@ async fn take_over(
                 }
             }
             // It stands still while another may have taken the claim: it might name an image that was replaced.
-            outcome = &mut moving, if renewed.elapsed() + RENEW < STALE => {
+            outcome = &mut moving, if renewed.elapsed() + CLAIM_RENEW_INTERVAL < STALE => {
                 return outcome.map(|outcome| End::Done(Box::new(outcome), Box::new(brought)));
             }
         }
