@@ -32,7 +32,7 @@ use super::{AGENT_LABEL, AGENT_LEASE, finalizers, undecodable};
 use crate::api::v1alpha1::{Assignment, Conditions, DeletionPolicy, JackalImage, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::runtime::{
-    Events, Failure, ObjectKind, Registries, STALE, Settings, drop_managed_fields, kube_fault, object_uids,
+    CLAIM_STALE_AFTER, Events, Failure, ObjectKind, Registries, Settings, drop_managed_fields, kube_fault, object_uids,
     qualified_name, until_stopped, update, with_timeout,
 };
 
@@ -243,7 +243,7 @@ impl Assigner {
         let waited = self.waited(image, generation);
         let agents = self.agents(image.spec.node_selector.is_some()).await?;
         let status = image.status.clone().unwrap_or_default();
-        let patient = waited < STALE;
+        let patient = waited < CLAIM_STALE_AFTER;
         let action = match assignment::decide(
             &image.spec,
             generation,
@@ -252,7 +252,7 @@ impl Assigner {
             status.assignment.as_ref(),
             patient,
         ) {
-            AssignmentDecision::Open => Action::requeue(STALE.saturating_sub(waited)),
+            AssignmentDecision::Open => Action::requeue(CLAIM_STALE_AFTER.saturating_sub(waited)),
             AssignmentDecision::Assigned(assignment) => {
                 let assignment = Assignment {
                     plain_tag_owner,

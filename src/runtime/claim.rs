@@ -8,7 +8,7 @@ use crate::api::v1alpha1::Claim;
 pub const CLAIM_RENEW_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a claim may stand unchanged, by the observer's own clock, before another may take it. Clocks of
 /// two machines are never compared.
-pub const STALE: Duration = Duration::from_secs(40);
+pub const CLAIM_STALE_AFTER: Duration = Duration::from_secs(40);
 
 /// A claim as this process saw it last.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub fn held_for(seen: &mut Option<ObservedClaim>, claim: Option<&Claim>, me: &st
     };
     match seen {
         Some(known) if known.claim == *claim => {
-            let left = STALE.saturating_sub(now.saturating_duration_since(known.since));
+            let left = CLAIM_STALE_AFTER.saturating_sub(now.saturating_duration_since(known.since));
             (left > Duration::ZERO).then_some(left)
         }
         _ => {
@@ -34,7 +34,7 @@ pub fn held_for(seen: &mut Option<ObservedClaim>, claim: Option<&Claim>, me: &st
                 claim: claim.clone(),
                 since: now,
             });
-            Some(STALE)
+            Some(CLAIM_STALE_AFTER)
         }
     }
 }
@@ -57,7 +57,10 @@ mod tests {
         let (mut seen, start) = (None, Instant::now());
         assert_eq!(held_for(&mut seen, None, "me", start), None);
         assert_eq!(held_for(&mut seen, Some(&claim("me", 1)), "me", start), None);
-        assert_eq!(held_for(&mut seen, Some(&claim("other", 1)), "me", start), Some(STALE));
+        assert_eq!(
+            held_for(&mut seen, Some(&claim("other", 1)), "me", start),
+            Some(CLAIM_STALE_AFTER)
+        );
         let later = start + Duration::from_secs(30);
         assert_eq!(
             held_for(&mut seen, Some(&claim("other", 1)), "me", later),
@@ -65,10 +68,13 @@ mod tests {
         );
         assert_eq!(
             held_for(&mut seen, Some(&claim("other", 2)), "me", later),
-            Some(STALE),
+            Some(CLAIM_STALE_AFTER),
             "a renewal counts"
         );
-        assert_eq!(held_for(&mut seen, Some(&claim("other", 2)), "me", later + STALE), None);
+        assert_eq!(
+            held_for(&mut seen, Some(&claim("other", 2)), "me", later + CLAIM_STALE_AFTER),
+            None
+        );
     }
 
     #[test]
@@ -78,8 +84,16 @@ mod tests {
             let second = second.clamp(jiff::Timestamp::MIN.as_second(), jiff::Timestamp::MAX.as_second());
             let mut seen = None;
             let claim = claim("other", second);
-            assert_eq!(held_for(&mut seen, Some(&claim), "me", start), Some(STALE), "{second}");
-            assert_eq!(held_for(&mut seen, Some(&claim), "me", start + STALE), None, "{second}");
+            assert_eq!(
+                held_for(&mut seen, Some(&claim), "me", start),
+                Some(CLAIM_STALE_AFTER),
+                "{second}"
+            );
+            assert_eq!(
+                held_for(&mut seen, Some(&claim), "me", start + CLAIM_STALE_AFTER),
+                None,
+                "{second}"
+            );
         }
     }
 }

@@ -428,7 +428,13 @@ mod tests {
             claim: Some(&claim),
             ..OPEN
         };
-        assert_eq!(memory.decide("a", &key(1), view, now), Decision::Requeue(claim::STALE));
-        assert_eq!(memory.decide("a", &key(1), view, now + claim::STALE), Decision::Run);
+        assert_eq!(
+            memory.decide("a", &key(1), view, now),
+            Decision::Requeue(claim::CLAIM_STALE_AFTER)
+        );
+        assert_eq!(
+            memory.decide("a", &key(1), view, now + claim::CLAIM_STALE_AFTER),
+            Decision::Run
+        );
     }
 }

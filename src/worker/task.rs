@@ -19,9 +19,9 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Location, Naming, Reference};
 use crate::package::{ImageRequest, VerifiedSource, applicable, requirements};
 use crate::runtime::{
-    Attempt, Brought, CLAIM_RENEW_INTERVAL, Failure, NamespaceEntryReader, STALE, Success, TaskKey, catch_panic,
-    demands_signatures, disposition_after_write, kube_fault, qualified_name, same_selection, succeed, update,
-    with_short_timeout,
+    Attempt, Brought, CLAIM_RENEW_INTERVAL, CLAIM_STALE_AFTER, Failure, NamespaceEntryReader, Success, TaskKey,
+    catch_panic, demands_signatures, disposition_after_write, kube_fault, qualified_name, same_selection, succeed,
+    update, with_short_timeout,
 };
 use crate::transfer::{DestinationState, Outcome, Progress, Transfer};
 
@@ -152,7 +152,7 @@ async fn take_over(
                 }
             }
             // It stands still while another may have taken the claim: it might name an image that was replaced.
-            outcome = &mut moving, if renewed.elapsed() + CLAIM_RENEW_INTERVAL < STALE => {
+            outcome = &mut moving, if renewed.elapsed() + CLAIM_RENEW_INTERVAL < CLAIM_STALE_AFTER => {
                 return outcome.map(|outcome| End::Done(Box::new(outcome), Box::new(brought)));
             }
         }
@@ -516,7 +516,7 @@ async fn release(worker: &Worker, api: &Api<JackalImage>, image: &JackalImage, u
         own
     });
     if let Err(error) = with_short_timeout(released).await {
-        debug!(image = qualified_name(image), %error, limit = ?STALE, "the claim could not be given back and goes stale");
+        debug!(image = qualified_name(image), %error, limit = ?CLAIM_STALE_AFTER, "the claim could not be given back and goes stale");
     }
 }
 
