@@ -33,7 +33,7 @@ use crate::api::v1alpha1::{Assignment, Conditions, DeletionPolicy, JackalImage, 
 use crate::fault::{Disposition, Fault, Reason};
 use crate::runtime::{
     CLAIM_STALE_AFTER, Events, Failure, ObjectKind, Registries, Settings, drop_managed_fields, kube_fault, object_uids,
-    qualified_name, until_stopped, update, with_timeout,
+    qualified_name, until_stopped, update_status, with_timeout,
 };
 
 type GuardedImage = DeserializeGuard<JackalImage>;
@@ -332,7 +332,7 @@ impl Assigner {
         let api: Api<JackalImage> = Api::namespaced(self.client.clone(), &image.namespace().unwrap_or_default());
         let lapsed = AtomicBool::new(false);
         let news = AtomicBool::new(false);
-        let written = update(
+        let written = update_status(
             &api,
             &image.name_any(),
             &image.uid().unwrap_or_default(),

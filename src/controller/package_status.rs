@@ -13,7 +13,7 @@ use crate::api::v1alpha1::{
     requested_at,
 };
 use crate::fault::{Fault, Reason};
-use crate::runtime::{Failure, kube_fault, qualified_name, update};
+use crate::runtime::{Failure, kube_fault, qualified_name, update_status};
 
 impl Packages {
     /// Writes the images' rows and counts, and conditions.
@@ -114,7 +114,7 @@ impl Packages {
     ) -> Result<(), kube::Error> {
         let lapsed = AtomicBool::new(false);
         let api: Api<JackalPackage> = Api::namespaced(self.client.clone(), &package.namespace().unwrap_or_default());
-        update(
+        update_status(
             &api,
             &package.name_any(),
             &package.uid().unwrap_or_default(),

@@ -24,7 +24,7 @@ use crate::fetch::select;
 use crate::package::{PolicyImage, Selection};
 use crate::runtime::{
     Backoff, Decision, Failure, ObjectView, TaskKey, TaskTable, catch_panic, current_selection,
-    disposition_after_write, qualified_name, update,
+    disposition_after_write, qualified_name, update_status,
 };
 
 /// How long the reconciler may take to hear of a choice; it is gone when it takes longer.
@@ -168,7 +168,7 @@ impl Assigner {
         let api: Api<JackalImage> = Api::namespaced(self.client.clone(), &image.namespace().unwrap_or_default());
         let requested = requested_at(image.annotations());
         let news = AtomicBool::new(false);
-        let written = update(
+        let written = update_status(
             &api,
             &image.name_any(),
             &image.uid().unwrap_or_default(),

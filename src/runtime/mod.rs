@@ -43,7 +43,7 @@ pub use selected_tag::{current_selection, movable, same_selection, with_tag};
 pub use settings::Settings;
 pub use status::{
     Brought, Failure, Success, demands_signatures, disposition_after_write, kube_fault, qualified_name, succeed,
-    update, with_short_timeout, with_timeout,
+    update_status, with_short_timeout, with_timeout,
 };
 pub use task_table::{Backoff, Decision, ObjectView, TaskKey, TaskTable};
 pub use trust::{NamespaceEntryReader, open_key};

@@ -66,7 +66,7 @@ pub fn qualified_name(object: &impl kube::ResourceExt) -> String {
 /// Changes the status of the object `name` that still has the `uid`. `change` sees what stands now and says
 /// whether it wants to write; equal status is not written. Gives what stands in the end, or `None` when the
 /// object is gone or `change` declined.
-pub async fn update<K>(
+pub async fn update_status<K>(
     api: &Api<K>,
     name: &str,
     uid: &str,

@@ -25,7 +25,7 @@ use crate::package::VerificationCache;
 use crate::runtime::{
     Decision, Events, GuardedImage, ObjectKind, ObjectView, Registries, Role, Settings, TaskKey, TaskTable,
     WorkerInputs, current_selection, drop_managed_fields, is_ready, kube_fault, movable, object_uids, qualified_name,
-    until_stopped, update,
+    until_stopped, update_status,
 };
 
 /// How long a process waits for its tasks to stop.
@@ -266,7 +266,7 @@ fn key_of(image: &JackalImage, owner: &Result<Option<String>, Fault>) -> TaskKey
 async fn suspend(worker: &Worker, image: &JackalImage, uid: &str) -> Result<(), Fault> {
     let api: Api<JackalImage> = Api::namespaced(worker.client.clone(), &image.namespace().unwrap_or_default());
     let name = image.name_any();
-    let written = update(&api, &name, uid, |standing, status| {
+    let written = update_status(&api, &name, uid, |standing, status| {
         let mut conditions = Conditions(std::mem::take(&mut status.conditions));
         conditions.suspended(standing.metadata.generation, Time(jiff::Timestamp::now()));
         status.conditions = conditions.0;

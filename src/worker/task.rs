@@ -21,7 +21,7 @@ use crate::package::{ImageRequest, VerifiedSource, applicable, requirements};
 use crate::runtime::{
     Attempt, Brought, CLAIM_RENEW_INTERVAL, CLAIM_STALE_AFTER, Failure, NamespaceEntryReader, Success, TaskKey,
     catch_panic, demands_signatures, disposition_after_write, kube_fault, qualified_name, same_selection, succeed,
-    update, with_short_timeout,
+    update_status, with_short_timeout,
 };
 use crate::transfer::{DestinationState, Outcome, Progress, Transfer};
 
@@ -329,7 +329,7 @@ async fn claim(
         brought.unwrap_or_default()
     };
     let name = image.name_any();
-    let taken = update(&api, &name, &uid, |standing, status| {
+    let taken = update_status(&api, &name, &uid, |standing, status| {
         let own = status.claim.as_ref().is_some_and(|claim| claim.holder == worker.holder);
         // A stale claim was judged by this process's memory before the task began.
         let free = status.claim.is_none() || standing.resource_version() == image.resource_version();
@@ -389,7 +389,7 @@ async fn done(
     brought: &Brought,
 ) -> Result<(), kube::Error> {
     let came = std::sync::Mutex::new(Success::default());
-    let written = update(api, &image.name_any(), uid, |standing, status| {
+    let written = update_status(api, &image.name_any(), uid, |standing, status| {
         // Where it was assigned to another node meanwhile, that one says how it stands.
         if standing.metadata.generation != image.metadata.generation
             || !same_selection(standing, image)
@@ -459,7 +459,7 @@ async fn failed(
     fault: &Fault,
 ) -> Result<(), kube::Error> {
     let news = std::sync::atomic::AtomicBool::new(false);
-    let written = update(api, &image.name_any(), uid, |standing, status| {
+    let written = update_status(api, &image.name_any(), uid, |standing, status| {
         if standing.metadata.generation != Some(generation)
             || !same_selection(standing, image)
             || !worker.role.admits(standing)
@@ -507,7 +507,7 @@ fn note_failure(image: &JackalImage, status: &mut JackalImageStatus, fault: &Fau
 /// Gives the claim back, so that another need not wait for it to go stale.
 async fn release(worker: &Worker, api: &Api<JackalImage>, image: &JackalImage, uid: &str) {
     let name = image.name_any();
-    let released = update(api, &name, uid, |_, status| {
+    let released = update_status(api, &name, uid, |_, status| {
         let own = status.claim.as_ref().is_some_and(|claim| claim.holder == worker.holder);
         if own {
             status.claim = None;
