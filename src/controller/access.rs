@@ -13,7 +13,7 @@ use crate::fault::{Fault, Reason};
 use crate::fetch::ContentAccess;
 use crate::oci::{Reference, same_host};
 use crate::registry::{Kind, Registry, Trust};
-use crate::runtime::{PullCredentials, Registries, RegistryTarget, Secrets, Settings, config_map};
+use crate::runtime::{PullCredentials, Registries, RegistryTarget, Secrets, Settings, read_config_map};
 
 /// The Secrets without credentials that a message names.
 const LACKING: usize = 3;
@@ -136,6 +136,6 @@ impl ContentAccess for ObjectAccess<'_> {
     }
 
     async fn config_map(&self, name: &str) -> Result<BTreeMap<String, String>, Fault> {
-        config_map(self.client, &self.namespace, name).await
+        read_config_map(self.client, &self.namespace, name).await
     }
 }

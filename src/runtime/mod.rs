@@ -24,7 +24,7 @@ mod trust;
 
 pub use api_server::refuse_api_server;
 pub use claim::{CLAIM_RENEW_INTERVAL, CLAIM_STALE_AFTER, held_for};
-pub use config_maps::config_map;
+pub use config_maps::read_config_map;
 pub use events::Events;
 pub use health::{Check, Health, Listing, Pulse};
 pub use metrics::{Attempt, Metrics, ObjectKind, Pass};
