@@ -23,7 +23,7 @@ use crate::fault::{Fault, Reason};
 use crate::oci::{Compression, Digest, Location, same_host};
 use crate::package::{ImageRequest, listed};
 use crate::runtime::{
-    OperatorRegistry, RegistryDefaults, RegistryLocation, last_path_segment, qualified_name, with_tag,
+    OperatorRegistry, RegistryDefaults, RegistryLocation, last_path_segment, qualified_name, spec_with_tag,
 };
 
 /// Every package and image that this process has seen.
@@ -311,7 +311,7 @@ fn effective(image: &JackalImage) -> Option<Cow<'_, JackalImageSpec>> {
     let last = spec.image.rsplit('/').next().unwrap_or(&spec.image);
     match last.contains(':') {
         true => Some(Cow::Borrowed(spec)),
-        false => with_tag(spec, image.status.as_ref().and_then(|status| status.selected.as_ref())),
+        false => spec_with_tag(spec, image.status.as_ref().and_then(|status| status.selected.as_ref())),
     }
 }
 

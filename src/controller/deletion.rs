@@ -21,7 +21,8 @@ use crate::oci::{Digest, Document, Index, Location};
 use crate::package::ImageRequest;
 use crate::registry::{Kind, Repository};
 use crate::runtime::{
-    Events, Registries, RegistryTarget, Settings, kube_fault, last_path_segment, qualified_name, with_tag, with_timeout,
+    Events, Registries, RegistryTarget, Settings, kube_fault, last_path_segment, qualified_name, spec_with_tag,
+    with_timeout,
 };
 
 /// What deletions need.
@@ -305,7 +306,7 @@ pub(super) fn moved(written: &WrittenRepository, now: &WrittenRepository) -> Str
 /// Where the image's spec leads today.
 fn location(image: &JackalImage, place: &RegistryTarget) -> Option<Location> {
     let status = image.status.as_ref()?;
-    let spec = &*with_tag(&image.spec, status.selected.as_ref())?;
+    let spec = &*spec_with_tag(&image.spec, status.selected.as_ref())?;
     let request = ImageRequest::of_object(spec).ok()?;
     let naming = spec.naming.explicit().or(status.naming)?;
     let listed = crate::package::listed(&request);
