@@ -39,7 +39,7 @@ pub use registry_state::{StateSecret, StateSecretError};
 pub use registry_target::{RegistryDefaults, RegistryTarget};
 pub use role::{Recheck, Role, WorkerInputs};
 pub use secrets::{PullCredentials, Secrets};
-pub use selected_tag::{current_selection, movable, same_selection, spec_with_tag};
+pub use selected_tag::{current_selection, image_with_tag, same_selection, spec_with_tag};
 pub use settings::Settings;
 pub use status::{
     Brought, Failure, Success, demands_signatures, disposition_after_write, kube_fault, qualified_name, succeed,

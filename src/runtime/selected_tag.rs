@@ -33,7 +33,7 @@ pub fn spec_with_tag<'s>(
 }
 
 /// `image` as it is moved now, with the tag that its policy chose; none while there is no such tag.
-pub fn movable(image: &JackalImage) -> Option<Cow<'_, JackalImage>> {
+pub fn image_with_tag(image: &JackalImage) -> Option<Cow<'_, JackalImage>> {
     if image.spec.policy.is_none() {
         return Some(Cow::Borrowed(image));
     }
@@ -77,7 +77,7 @@ mod tests {
     }
 
     fn moved(image: &JackalImage) -> Option<String> {
-        movable(image).map(|image| image.spec.image.clone())
+        image_with_tag(image).map(|image| image.spec.image.clone())
     }
 
     #[test]

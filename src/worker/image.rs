@@ -24,8 +24,8 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::package::VerificationCache;
 use crate::runtime::{
     Decision, Events, GuardedImage, ObjectKind, ObjectView, Registries, Role, Settings, TaskKey, TaskTable,
-    WorkerInputs, current_selection, drop_managed_fields, is_ready, kube_fault, movable, object_uids, qualified_name,
-    until_stopped, update_status,
+    WorkerInputs, current_selection, drop_managed_fields, image_with_tag, is_ready, kube_fault, object_uids,
+    qualified_name, until_stopped, update_status,
 };
 
 /// How long a process waits for its tasks to stop.
@@ -215,7 +215,7 @@ async fn look(worker: &Arc<Worker>, image: &Arc<JackalImage>) -> Result<Action, 
         return Ok(Action::await_change());
     }
     // The leader chooses the tag first, where a policy asks for it; its choice wakes us.
-    let Some(image) = movable(image) else {
+    let Some(image) = image_with_tag(image) else {
         worker.tasks.cancel(&uid);
         return Ok(Action::await_change());
     };
