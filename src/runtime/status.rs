@@ -123,7 +123,7 @@ pub fn disposition_after_write<K: Resource<DynamicType = ()>>(
 const SATISFIED: &str = "the image has the signatures that verify asks for";
 
 /// Whether `verify` asks for signatures of the image.
-pub fn demands_signatures(spec: &JackalImageSpec) -> bool {
+pub fn requires_signatures(spec: &JackalImageSpec) -> bool {
     let reference = spec.image.parse().ok();
     let entries = reference.and_then(|reference| applicable(&spec.verify, &reference, spec.source).ok());
     entries.is_some_and(|entries| !entries.is_empty())
@@ -190,7 +190,7 @@ pub fn succeed(
         message = format!("{message}; {omitted}");
     }
     conditions.ready(generation, "Succeeded", &message, now);
-    match demands_signatures(&image.spec) {
+    match requires_signatures(&image.spec) {
         true => conditions.note(VERIFIED, Some(true), ("Succeeded", SATISFIED), generation, verified_at),
         false => conditions.clear(VERIFIED),
     }

@@ -20,7 +20,7 @@ use crate::oci::{Location, Naming, Reference};
 use crate::package::{ImageRequest, VerifiedSource, applicable, requirements};
 use crate::runtime::{
     Attempt, Brought, CLAIM_RENEW_INTERVAL, CLAIM_STALE_AFTER, Failure, NamespaceEntryReader, Success, TaskKey,
-    catch_panic, demands_signatures, disposition_after_write, kube_fault, qualified_name, same_selection, succeed,
+    catch_panic, disposition_after_write, kube_fault, qualified_name, requires_signatures, same_selection, succeed,
     update_status, with_short_timeout,
 };
 use crate::transfer::{DestinationState, Outcome, Progress, Transfer};
@@ -488,7 +488,7 @@ fn note_failure(image: &JackalImage, status: &mut JackalImageStatus, fault: &Fau
     let generation = image.metadata.generation;
     let mut conditions = Conditions(std::mem::take(&mut status.conditions));
     let news = Failure(fault).note(&mut conditions, generation, now());
-    if !demands_signatures(&image.spec) {
+    if !requires_signatures(&image.spec) {
         conditions.clear(VERIFIED);
     } else if fault.reason == Reason::VerificationError {
         let said = (&*fault.reason.to_string(), &*fault.message);
