@@ -42,7 +42,7 @@ pub use secrets::{PullCredentials, Secrets};
 pub use selected_tag::{current_selection, image_with_tag, same_selection, spec_with_tag};
 pub use settings::Settings;
 pub use status::{
-    Brought, Failure, Success, disposition_after_write, kube_fault, qualified_name, requires_signatures, succeed,
+    Failure, Success, WrittenImage, disposition_after_write, kube_fault, qualified_name, requires_signatures, succeed,
     update_status, with_short_timeout, with_timeout,
 };
 pub use task_table::{Backoff, Decision, ObjectView, TaskKey, TaskTable};

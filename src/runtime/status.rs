@@ -153,7 +153,7 @@ impl Failure<'_> {
 }
 
 /// Where an image was brought to.
-pub struct Brought {
+pub struct WrittenImage {
     /// The name that a pod uses.
     pub name: String,
     /// How that is made.
@@ -176,11 +176,11 @@ pub fn succeed(
     seen: &JackalImage,
     image: &JackalImage,
     status: &mut JackalImageStatus,
-    brought: &Brought,
+    brought: &WrittenImage,
     outcome: &Outcome,
     now: Time,
 ) -> Success {
-    let Brought { name, naming, registry } = brought;
+    let WrittenImage { name, naming, registry } = brought;
     let generation = image.metadata.generation;
     let mut conditions = Conditions(std::mem::take(&mut status.conditions));
     let verified_at = now.clone();
@@ -290,7 +290,7 @@ mod tests {
             status: Some(status.clone()),
             ..image()
         };
-        let brought = Brought {
+        let brought = WrittenImage {
             name: "r/a/b:1".to_owned(),
             naming: Naming::Plain,
             registry: written_at(endpoint),

@@ -19,7 +19,7 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Location, Naming, Reference};
 use crate::package::{ImageRequest, VerifiedSource, applicable, requirements};
 use crate::runtime::{
-    Attempt, Brought, CLAIM_RENEW_INTERVAL, CLAIM_STALE_AFTER, Failure, NamespaceEntryReader, Success, TaskKey,
+    Attempt, CLAIM_RENEW_INTERVAL, CLAIM_STALE_AFTER, Failure, NamespaceEntryReader, Success, TaskKey, WrittenImage,
     catch_panic, disposition_after_write, kube_fault, qualified_name, requires_signatures, same_selection, succeed,
     update_status, with_short_timeout,
 };
@@ -31,7 +31,7 @@ const UNANSWERED: Duration = Duration::from_secs(1);
 /// How a task ended without a fault.
 enum End {
     /// The image is in its place.
-    Done(Box<Outcome>, Box<Brought>),
+    Done(Box<Outcome>, Box<WrittenImage>),
     /// Another process moves it, or it is gone.
     Left,
 }
@@ -232,7 +232,7 @@ fn route(image: &JackalImage) -> (String, String) {
 }
 
 /// All that a transfer needs, from the object and what it names, and where it brings the image.
-async fn prepare(worker: &Worker, image: &JackalImage, owner: Option<&str>) -> Result<(Transfer, Brought), Fault> {
+async fn prepare(worker: &Worker, image: &JackalImage, owner: Option<&str>) -> Result<(Transfer, WrittenImage), Fault> {
     let spec = &image.spec;
     let namespace = image.namespace().unwrap_or_default();
     let request = ImageRequest::of_object(spec)?;
@@ -256,7 +256,7 @@ async fn prepare(worker: &Worker, image: &JackalImage, owner: Option<&str>) -> R
         location.omit_plain_tag(owner);
     }
     place.check(&location.repository, &format!("image `{}`", spec.image))?;
-    let brought = Brought {
+    let brought = WrittenImage {
         name: location.to_string(),
         naming,
         registry: worker
@@ -386,7 +386,7 @@ async fn done(
     image: &JackalImage,
     uid: &str,
     outcome: &Outcome,
-    brought: &Brought,
+    brought: &WrittenImage,
 ) -> Result<(), kube::Error> {
     let came = std::sync::Mutex::new(Success::default());
     let written = update_status(api, &image.name_any(), uid, |standing, status| {
