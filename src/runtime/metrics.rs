@@ -196,8 +196,8 @@ impl Metrics {
     }
 
     /// An image is looked for, and brought if need be. It counts as cancelled when it is dropped before it ended.
-    pub fn attempt(&self, source: SourceKind) -> Attempt {
-        Attempt {
+    pub fn attempt(&self, source: SourceKind) -> TransferTimer {
+        TransferTimer {
             metrics: self.clone(),
             source: Origin(source),
             begun: Instant::now(),
@@ -239,7 +239,7 @@ impl Drop for Pass {
 }
 
 /// An image that is looked for, and brought if need be.
-pub struct Attempt {
+pub struct TransferTimer {
     metrics: Metrics,
     source: Origin,
     begun: Instant,
@@ -248,7 +248,7 @@ pub struct Attempt {
     ended: bool,
 }
 
-impl Attempt {
+impl TransferTimer {
     /// From here on its bytes move.
     pub fn moves(&mut self, progress: Arc<Progress>) {
         if self.moving.replace(progress).is_none() {
@@ -289,7 +289,7 @@ impl Attempt {
     }
 }
 
-impl Drop for Attempt {
+impl Drop for TransferTimer {
     fn drop(&mut self) {
         if !self.ended {
             self.end(Way(None), Ending::Cancelled, self.moved());

@@ -19,9 +19,9 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Location, Naming, Reference};
 use crate::package::{ImageRequest, VerifiedSource, applicable, requirements};
 use crate::runtime::{
-    Attempt, CLAIM_RENEW_INTERVAL, CLAIM_STALE_AFTER, Failure, NamespaceEntryReader, Success, TaskKey, WrittenImage,
-    catch_panic, disposition_after_write, kube_fault, qualified_name, requires_signatures, same_selection, succeed,
-    update_status, with_short_timeout,
+    CLAIM_RENEW_INTERVAL, CLAIM_STALE_AFTER, Failure, NamespaceEntryReader, Success, TaskKey, TransferTimer,
+    WrittenImage, catch_panic, disposition_after_write, kube_fault, qualified_name, requires_signatures,
+    same_selection, succeed, update_status, with_short_timeout,
 };
 use crate::transfer::{DestinationState, Outcome, Progress, Transfer};
 
@@ -106,7 +106,7 @@ async fn take_over(
     image: &JackalImage,
     key: &TaskKey,
     owner: Option<&str>,
-    attempt: &mut Attempt,
+    attempt: &mut TransferTimer,
 ) -> Result<End, Fault> {
     let (transfer, brought) = prepare(worker, image, owner).await?;
     let resolved = match transfer.check().await? {
