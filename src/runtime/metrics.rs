@@ -186,8 +186,8 @@ impl Metrics {
     }
 
     /// A look at an object begins. It counts as cancelled when it is dropped before it ended.
-    pub fn reconcile(&self, kind: ObjectKind) -> Pass {
-        Pass {
+    pub fn reconcile(&self, kind: ObjectKind) -> ReconcileTimer {
+        ReconcileTimer {
             metrics: self.clone(),
             kind,
             begun: Instant::now(),
@@ -208,14 +208,14 @@ impl Metrics {
 }
 
 /// A look at an object that is under way.
-pub struct Pass {
+pub struct ReconcileTimer {
     metrics: Metrics,
     kind: ObjectKind,
     begun: Instant,
     ending: Ending,
 }
 
-impl Pass {
+impl ReconcileTimer {
     /// It came to its end.
     pub fn ended<T>(mut self, result: &Result<T, Fault>) {
         self.ending = match result {
@@ -225,7 +225,7 @@ impl Pass {
     }
 }
 
-impl Drop for Pass {
+impl Drop for ReconcileTimer {
     fn drop(&mut self) {
         let (kind, result) = (self.kind, self.ending);
         self.metrics
