@@ -25,7 +25,7 @@ use crate::fault::{Fault, Reason};
 use crate::oci::Reference;
 use crate::package::ImageRequest;
 use crate::runtime::{
-    Admissions, Check, Health, Recheck, RegistryTarget, Role, Settings, WorkerInputs, kube_fault, with_short_timeout,
+    AdmitRules, Check, Health, Recheck, RegistryTarget, Role, Settings, WorkerInputs, kube_fault, with_short_timeout,
     with_timeout,
 };
 use crate::source::ImageSource;
@@ -53,7 +53,7 @@ pub async fn run(
     client: Client,
     node: &str,
     engines: Engines,
-    admissions: Admissions,
+    admissions: AdmitRules,
     settings: Settings,
     stop: CancellationToken,
 ) {
@@ -256,7 +256,7 @@ struct NodeRole {
     node: String,
     docker: Arc<Docker>,
     containerd: Arc<Containerd>,
-    admissions: Admissions,
+    admissions: AdmitRules,
     settings: Settings,
 }
 

@@ -13,7 +13,7 @@ use super::cluster::{ClusterFlags, hostname, optional};
 use super::engine::EngineFlags;
 use super::{examples, print};
 use crate::agent;
-use crate::runtime::{Admission, Admissions};
+use crate::runtime::{Admission, AdmitRules};
 
 /// Run the agent of a node: moves the images of its docker engine and its containerd.
 #[derive(Debug, Args)]
@@ -65,7 +65,7 @@ impl Agent {
             uid,
             ..OwnerReference::default()
         });
-        let admissions = Admissions(self.admit.into_iter().flatten().collect());
+        let admissions = AdmitRules(self.admit.into_iter().flatten().collect());
         if admissions.0.is_empty() {
             warn!(
                 node,

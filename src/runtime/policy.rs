@@ -107,7 +107,7 @@ pub struct AdmissionError(String);
 
 /// Which images a node hands out to which namespaces, and nothing else.
 #[derive(Clone, Debug, Default)]
-pub struct Admissions(pub Vec<Admission>);
+pub struct AdmitRules(pub Vec<Admission>);
 
 /// `NAMESPACE=IMAGE`: images whose name fits are handed out to namespaces whose name fits. `*` stands for any
 /// characters, `/` among them; the name is the whole one, without tag and digest, such as
@@ -142,7 +142,7 @@ impl FromStr for Admission {
     }
 }
 
-impl Admissions {
+impl AdmitRules {
     /// Whether the node `node` hands out the image that `spec` names to `namespace`.
     ///
     /// An engine finds a digest that no tag stands beside under whatever name it has it, and `sha256:…` as an
@@ -266,7 +266,7 @@ mod tests {
     }
 
     fn may(admissions: &[&str], namespace: &str, image: &str, source: &str) -> bool {
-        let admissions = Admissions(admissions.iter().map(|text| text.parse().unwrap()).collect());
+        let admissions = AdmitRules(admissions.iter().map(|text| text.parse().unwrap()).collect());
         let spec: JackalImageSpec =
             serde_json::from_value(serde_json::json!({ "image": image, "source": source })).unwrap();
         let checked = admissions.check("n1", namespace, &spec, &image.parse().unwrap());
