@@ -107,18 +107,18 @@ pub struct AdmissionError(String);
 
 /// Which images a node hands out to which namespaces, and nothing else.
 #[derive(Clone, Debug, Default)]
-pub struct AdmitRules(pub Vec<Admission>);
+pub struct AdmitRules(pub Vec<AdmitRule>);
 
 /// `NAMESPACE=IMAGE`: images whose name fits are handed out to namespaces whose name fits. `*` stands for any
 /// characters, `/` among them; the name is the whole one, without tag and digest, such as
 /// `docker.io/library/nginx`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admission {
+pub struct AdmitRule {
     namespace: String,
     image: String,
 }
 
-impl FromStr for Admission {
+impl FromStr for AdmitRule {
     type Err = AdmissionError;
 
     fn from_str(text: &str) -> Result<Self, AdmissionError> {
@@ -160,7 +160,7 @@ impl AdmitRules {
         let name = reference.name();
         let by_id = spec.source == SourceKind::Docker && reference.repository() == "library/sha256";
         let nameless = reference.tag().is_none() || by_id;
-        let admits = |admission: &Admission| {
+        let admits = |admission: &AdmitRule| {
             fits(&admission.namespace, namespace)
                 && (admission.image == "*" || !nameless && fits(&admission.image, &name))
         };
@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn what_is_no_rule_is_refused() {
         for bad in ["", "a", "=x/y", "a=", "a=nginx", "A=x/y", "a=x/y z", "a=/x", "a b=*"] {
-            assert!(bad.parse::<Admission>().is_err(), "{bad}");
+            assert!(bad.parse::<AdmitRule>().is_err(), "{bad}");
         }
     }
 }
