@@ -103,7 +103,7 @@ fn join(above: &str, below: &str) -> String {
 #[error(
     "`{0}` is not NAMESPACE=IMAGE, such as `team-a=registry.example.com/team-a/*` or `*=docker.io/library/*`; images are named in full, without tag"
 )]
-pub struct AdmissionError(String);
+pub struct AdmitRuleError(String);
 
 /// Which images a node hands out to which namespaces, and nothing else.
 #[derive(Clone, Debug, Default)]
@@ -119,10 +119,10 @@ pub struct AdmitRule {
 }
 
 impl FromStr for AdmitRule {
-    type Err = AdmissionError;
+    type Err = AdmitRuleError;
 
-    fn from_str(text: &str) -> Result<Self, AdmissionError> {
-        let error = || AdmissionError(text.chars().take(160).collect());
+    fn from_str(text: &str) -> Result<Self, AdmitRuleError> {
+        let error = || AdmitRuleError(text.chars().take(160).collect());
         let (namespace, image) = text.split_once('=').ok_or_else(error)?;
         let named = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-*".contains(&byte);
         let called = |byte: u8| named(byte) || byte.is_ascii_uppercase() || b"._/:[]".contains(&byte);
