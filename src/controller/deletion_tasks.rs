@@ -90,7 +90,7 @@ impl DeletionTasks {
     }
 
     pub fn keep(&self, uids: &HashSet<String>) {
-        self.memory.keep(uids);
+        self.memory.retain(uids);
     }
 }
 

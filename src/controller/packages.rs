@@ -416,7 +416,7 @@ impl Packages {
 
     /// All packages but those of `uids` are gone.
     fn keep(&self, uids: &HashSet<String>) {
-        self.memory.keep(uids);
+        self.memory.retain(uids);
         self.following.keep(uids);
         self.removals.keep(uids);
         self.swept().retain(|uid, _| uids.contains(uid));

@@ -60,7 +60,7 @@ impl SelectionTasks {
 
     /// All objects but those of `uids` are gone.
     pub fn keep(&self, uids: &HashSet<String>) {
-        self.memory.keep(uids);
+        self.memory.retain(uids);
     }
 
     /// Nothing more is chosen for the object `uid`.

@@ -77,7 +77,7 @@ impl TagSelections {
 
     /// All packages but those of `uids` are gone.
     pub fn keep(&self, uids: &HashSet<String>) {
-        self.memory.keep(uids);
+        self.memory.retain(uids);
         self.chosen().retain(|uid, _| uids.contains(uid));
     }
 

@@ -253,7 +253,7 @@ impl TaskTable {
     }
 
     /// Cancels and forgets all but the objects of `uids`: the others went while nobody watched.
-    pub fn keep(&self, uids: &HashSet<String>) {
+    pub fn retain(&self, uids: &HashSet<String>) {
         let gone: Vec<String> = self
             .entries()
             .keys()
@@ -409,7 +409,7 @@ mod tests {
         memory.succeeded("c", key(1), now);
         memory.succeeded("d", key(1), now);
         let token = memory.begin("e", &key(1), &CancellationToken::new());
-        memory.keep(&HashSet::from(["d".to_owned()]));
+        memory.retain(&HashSet::from(["d".to_owned()]));
         assert!(token.is_cancelled());
         memory.ended("e");
         let left: Vec<String> = memory.entries().keys().cloned().collect();

@@ -135,7 +135,7 @@ pub async fn run(
             match event {
                 Ok(Event::Delete(object)) => gone.tasks.forget(object.uid().as_deref().unwrap_or_default()),
                 // What went between two lists is told by nobody.
-                Ok(Event::InitDone) => gone.tasks.keep(&object_uids(&listed)),
+                Ok(Event::InitDone) => gone.tasks.retain(&object_uids(&listed)),
                 _ => {}
             }
         })
