@@ -82,7 +82,7 @@ impl DeletionTasks {
 
     /// Whether something of the object is deleted just now.
     pub fn runs(&self, uid: &str) -> bool {
-        self.memory.runs(uid)
+        self.memory.is_running(uid)
     }
 
     pub fn forget(&self, uid: &str) {

@@ -344,7 +344,7 @@ impl Packages {
             .decide(&uid, &self.key(package, Some(&inputs)), view, Instant::now())
         {
             // Nothing is deleted while the artifact is put together, which is begun here alone.
-            Decision::AwaitChange if self.memory.runs(&uid) || !ready => Ok(None),
+            Decision::AwaitChange if self.memory.is_running(&uid) || !ready => Ok(None),
             Decision::AwaitChange => Ok(self.collect(package, &publication.place)),
             Decision::Requeue(left) if !ready => Ok(Some(left)),
             Decision::Requeue(left) => {

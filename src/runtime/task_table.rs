@@ -224,7 +224,7 @@ impl TaskTable {
     }
 
     /// Whether a task runs for the object.
-    pub fn runs(&self, uid: &str) -> bool {
+    pub fn is_running(&self, uid: &str) -> bool {
         self.entries().get(uid).is_some_and(|entry| entry.running.is_some())
     }
 
@@ -401,7 +401,7 @@ mod tests {
         let (memory, now) = (memory(), Instant::now());
         let token = memory.begin("a", &key(1), &CancellationToken::new());
         memory.forget("a");
-        assert!(token.is_cancelled() && memory.runs("a"));
+        assert!(token.is_cancelled() && memory.is_running("a"));
         memory.ended("a");
         memory.succeeded("b", key(1), now);
         memory.forget("b");

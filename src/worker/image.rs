@@ -204,7 +204,7 @@ async fn look(worker: &Arc<Worker>, image: &Arc<JackalImage>) -> Result<Action, 
     }
     if image.spec.suspend {
         worker.tasks.cancel(&uid);
-        if !worker.tasks.runs(&uid) && worker.role.admits(image) {
+        if !worker.tasks.is_running(&uid) && worker.role.admits(image) {
             suspend(worker, image, &uid).await?;
         }
         return Ok(Action::await_change());
