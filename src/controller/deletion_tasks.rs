@@ -114,7 +114,7 @@ fn key() -> TaskKey {
         generation: 0,
         requested_at: None,
         image_id: None,
-        holder: None,
+        tag_owner: None,
     }
 }
 

@@ -366,7 +366,7 @@ impl Packages {
             generation: package.metadata.generation.unwrap_or_default(),
             requested_at: requested_at(package.annotations()).map(str::to_owned),
             image_id: inputs.map(str::to_owned),
-            holder: None,
+            tag_owner: None,
         }
     }
 

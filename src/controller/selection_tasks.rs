@@ -101,7 +101,7 @@ impl Assigner {
             generation: image.metadata.generation.unwrap_or_default(),
             requested_at: requested_at(image.annotations()).map(str::to_owned),
             image_id: None,
-            holder: None,
+            tag_owner: None,
         };
         let view = ObjectView {
             ready: current_selection(image).is_some(),

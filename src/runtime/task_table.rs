@@ -21,7 +21,7 @@ pub struct TaskKey {
     /// The image ID that the assigned node holds, or the tag that a policy chose.
     pub image_id: Option<String>,
     /// Who has a tag that the object would write.
-    pub holder: Option<String>,
+    pub tag_owner: Option<String>,
 }
 
 /// How the delay between two tries grows.

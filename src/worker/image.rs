@@ -255,7 +255,7 @@ fn key_of(image: &JackalImage, owner: &Result<Option<String>, Fault>) -> TaskKey
             .filter(|_| image.spec.source.is_engine())
             .map(|assignment| assignment.image_id.clone())
             .or_else(|| selected.map(|selected| selected.tag.clone())),
-        holder: match owner {
+        tag_owner: match owner {
             Ok(owner) => owner.clone(),
             Err(fault) => Some(fault.message.clone()),
         },
