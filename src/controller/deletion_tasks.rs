@@ -113,7 +113,7 @@ fn key() -> TaskKey {
     TaskKey {
         generation: 0,
         requested_at: None,
-        image_id: None,
+        input: None,
         tag_owner: None,
     }
 }

@@ -365,7 +365,7 @@ impl Packages {
         TaskKey {
             generation: package.metadata.generation.unwrap_or_default(),
             requested_at: requested_at(package.annotations()).map(str::to_owned),
-            image_id: inputs.map(str::to_owned),
+            input: inputs.map(str::to_owned),
             tag_owner: None,
         }
     }

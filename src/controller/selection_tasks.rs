@@ -100,7 +100,7 @@ impl Assigner {
         let key = TaskKey {
             generation: image.metadata.generation.unwrap_or_default(),
             requested_at: requested_at(image.annotations()).map(str::to_owned),
-            image_id: None,
+            input: None,
             tag_owner: None,
         };
         let view = ObjectView {

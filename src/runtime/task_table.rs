@@ -19,7 +19,7 @@ pub struct TaskKey {
     /// The request for a reconciliation that it answers.
     pub requested_at: Option<String>,
     /// The image ID that the assigned node holds, or the tag that a policy chose.
-    pub image_id: Option<String>,
+    pub input: Option<String>,
     /// Who has a tag that the object would write.
     pub tag_owner: Option<String>,
 }
@@ -302,8 +302,8 @@ mod tests {
         TaskKey {
             generation,
             requested_at: None,
-            image_id: None,
-            holder: None,
+            input: None,
+            tag_owner: None,
         }
     }
 

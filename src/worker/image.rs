@@ -251,7 +251,7 @@ fn key_of(image: &JackalImage, owner: &Result<Option<String>, Fault>) -> TaskKey
     TaskKey {
         generation: image.metadata.generation.unwrap_or_default(),
         requested_at: requested_at(image.annotations()).map(str::to_owned),
-        image_id: assignment
+        input: assignment
             .filter(|_| image.spec.source.is_engine())
             .map(|assignment| assignment.image_id.clone())
             .or_else(|| selected.map(|selected| selected.tag.clone())),
