@@ -137,27 +137,27 @@ async fn lead(object: &GuardedImage, assigner: &Arc<Assigner>) -> Action {
             return undecodable::report::<JackalImage>(&assigner.client, &assigner.events, invalid).await;
         }
     };
-    let pass = assigner.settings.metrics.reconcile(ObjectKind::JackalImage);
+    let timer = assigner.settings.metrics.start_reconcile(ObjectKind::JackalImage);
     let finalized = assigner.finalize(image).await;
     if let Err(fault) = &finalized {
-        pass.ended(&finalized);
+        timer.finish(&finalized);
         warn!(image = qualified_name(image), %fault, "setting the finalizer");
         return Action::requeue(assigner.settings.backoff.limit);
     }
     if image.metadata.deletion_timestamp.is_some() {
-        pass.ended(&finalized);
+        timer.finish(&finalized);
         return assigner.remove(image);
     }
     if image.spec.policy.is_some() {
-        pass.ended(&finalized);
+        timer.finish(&finalized);
         return assigner.select(image);
     }
     if !image.spec.source.is_engine() || image.spec.suspend {
-        pass.ended(&finalized);
+        timer.finish(&finalized);
         return Action::await_change();
     }
     let assigned = assigner.assign(image).await;
-    pass.ended(&assigned);
+    timer.finish(&assigned);
     assigned.unwrap_or_else(|fault| {
         warn!(image = qualified_name(image), %fault, "assigning a node");
         Action::requeue(std::time::Duration::from_secs(5))

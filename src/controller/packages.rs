@@ -171,9 +171,9 @@ async fn lead(object: &GuardedPackage, packages: &Arc<Packages>) -> Action {
             return undecodable::report::<JackalPackage>(&packages.client, &packages.events, invalid).await;
         }
     };
-    let pass = packages.settings.metrics.reconcile(ObjectKind::JackalPackage);
+    let timer = packages.settings.metrics.start_reconcile(ObjectKind::JackalPackage);
     let looked = packages.look(package).await;
-    pass.ended(&looked);
+    timer.finish(&looked);
     let fault = match looked {
         Ok(again) => return again.map_or_else(Action::await_change, Action::requeue),
         Err(fault) => fault,

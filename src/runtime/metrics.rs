@@ -186,7 +186,7 @@ impl Metrics {
     }
 
     /// A look at an object begins. It counts as cancelled when it is dropped before it ended.
-    pub fn reconcile(&self, kind: ObjectKind) -> ReconcileTimer {
+    pub fn start_reconcile(&self, kind: ObjectKind) -> ReconcileTimer {
         ReconcileTimer {
             metrics: self.clone(),
             kind,
@@ -217,7 +217,7 @@ pub struct ReconcileTimer {
 
 impl ReconcileTimer {
     /// It came to its end.
-    pub fn ended<T>(mut self, result: &Result<T, Fault>) {
+    pub fn finish<T>(mut self, result: &Result<T, Fault>) {
         self.ending = match result {
             Ok(_) => Ending::Succeeded,
             Err(fault) => Ending::Failed(fault.reason),
@@ -337,10 +337,12 @@ mod tests {
     #[test]
     fn a_look_counts_by_its_result() {
         let metrics = Metrics::default();
-        metrics.reconcile(ObjectKind::JackalPackage).ended(&Ok(()));
+        metrics.start_reconcile(ObjectKind::JackalPackage).finish(&Ok(()));
         let denied = Fault::stalled(Reason::PolicyDenied, "no");
-        metrics.reconcile(ObjectKind::JackalPackage).ended::<()>(&Err(denied));
-        drop(metrics.reconcile(ObjectKind::JackalImage));
+        metrics
+            .start_reconcile(ObjectKind::JackalPackage)
+            .finish::<()>(&Err(denied));
+        drop(metrics.start_reconcile(ObjectKind::JackalImage));
         for (kind, result) in [
             ("JackalPackage", "Succeeded"),
             ("JackalPackage", "PolicyDenied"),

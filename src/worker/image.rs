@@ -182,9 +182,9 @@ async fn reconcile(object: Arc<GuardedImage>, worker: Arc<Worker>) -> Result<Act
         // The controller says so in its status, once for all processes.
         Err(_) => return Ok(Action::await_change()),
     };
-    let pass = worker.settings.metrics.reconcile(ObjectKind::JackalImage);
+    let timer = worker.settings.metrics.start_reconcile(ObjectKind::JackalImage);
     let looked = look(&worker, &image).await;
-    pass.ended(&looked);
+    timer.finish(&looked);
     match looked {
         Ok(action) => Ok(action),
         Err(fault) => {
