@@ -196,7 +196,7 @@ impl Metrics {
     }
 
     /// An image is looked for, and brought if need be. It counts as cancelled when it is dropped before it ended.
-    pub fn attempt(&self, source: SourceKind) -> TransferTimer {
+    pub fn start_transfer(&self, source: SourceKind) -> TransferTimer {
         TransferTimer {
             metrics: self.clone(),
             source: Origin(source),
@@ -250,7 +250,7 @@ pub struct TransferTimer {
 
 impl TransferTimer {
     /// From here on its bytes move.
-    pub fn moves(&mut self, progress: Arc<Progress>) {
+    pub fn transferring(&mut self, progress: Arc<Progress>) {
         if self.moving.replace(progress).is_none() {
             self.metrics.in_flight.inc();
         }
@@ -271,7 +271,7 @@ impl TransferTimer {
     }
 
     /// Another brings it. That counts only if bytes moved here in vain.
-    pub fn left(mut self) {
+    pub fn abandoned(mut self) {
         self.ended = self.moving.is_none();
     }
 
@@ -312,14 +312,16 @@ mod tests {
     #[test]
     fn a_transfer_counts_once_however_it_ends() {
         let metrics = Metrics::default();
-        let mut brought = metrics.attempt(SourceKind::Docker);
-        brought.moves(Arc::default());
+        let mut brought = metrics.start_transfer(SourceKind::Docker);
+        brought.transferring(Arc::default());
         has(&metrics, "jackal_transfers_in_flight 1");
         brought.succeeded(Method::DockerGraph, 12);
-        metrics.attempt(SourceKind::Registry).failed(Reason::SourceNotFound);
-        metrics.attempt(SourceKind::Registry).left();
-        let mut cancelled = metrics.attempt(SourceKind::Containerd);
-        cancelled.moves(Arc::default());
+        metrics
+            .start_transfer(SourceKind::Registry)
+            .failed(Reason::SourceNotFound);
+        metrics.start_transfer(SourceKind::Registry).abandoned();
+        let mut cancelled = metrics.start_transfer(SourceKind::Containerd);
+        cancelled.transferring(Arc::default());
         drop(cancelled);
         let count = |labels: &str| has(&metrics, &format!("jackal_transfers_total{{{labels}}} 1"));
         count(r#"source="Docker",method="DockerGraph",result="Succeeded""#);

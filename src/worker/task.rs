@@ -90,12 +90,12 @@ async fn bring(
     let namespace = image.namespace().unwrap_or_default();
     let permit = worker.limits.acquire(&namespace, &source, &destination).await;
     let _permit = permit.ok_or_else(|| Fault::retryable(Reason::TimedOut, "the operator is stopping"))?;
-    let mut attempt = worker.settings.metrics.attempt(image.spec.source);
-    let result = take_over(worker, image, key, owner.as_deref(), &mut attempt).await;
+    let mut timer = worker.settings.metrics.start_transfer(image.spec.source);
+    let result = take_over(worker, image, key, owner.as_deref(), &mut timer).await;
     match &result {
-        Ok(End::Done(outcome, ..)) => attempt.succeeded(outcome.method, outcome.moved_bytes),
-        Ok(End::Left) => attempt.left(),
-        Err(fault) => attempt.failed(fault.reason),
+        Ok(End::Done(outcome, ..)) => timer.succeeded(outcome.method, outcome.moved_bytes),
+        Ok(End::Left) => timer.abandoned(),
+        Err(fault) => timer.failed(fault.reason),
     }
     result
 }
@@ -106,7 +106,7 @@ async fn take_over(
     image: &JackalImage,
     key: &TaskKey,
     owner: Option<&str>,
-    attempt: &mut TransferTimer,
+    timer: &mut TransferTimer,
 ) -> Result<End, Fault> {
     let (transfer, brought) = prepare(worker, image, owner).await?;
     let resolved = match transfer.check().await? {
@@ -129,7 +129,7 @@ async fn take_over(
         return Ok(End::Left);
     }
     info!(image = qualified_name(image), reference = %transfer.reference, to = brought.name, "moving");
-    attempt.moves(Arc::clone(&transfer.progress));
+    timer.transferring(Arc::clone(&transfer.progress));
     let moving = transfer.bring(&resolved);
     tokio::pin!(moving);
     let mut due = renewed + CLAIM_RENEW_INTERVAL;
