@@ -91,12 +91,12 @@ impl Health {
     }
 
     /// Something that has to go on: it beats at least once in `limit` until it is dropped.
-    pub fn pulse(&self, what: &'static str, limit: Duration) -> Pulse {
+    pub fn pulse(&self, what: &'static str, limit: Duration) -> Heartbeat {
         let mut parts = self.parts();
         let number = parts.number();
         let last = Instant::now();
         parts.pulses.insert(number, Beats { what, limit, last });
-        Pulse {
+        Heartbeat {
             health: self.clone(),
             number,
         }
@@ -150,12 +150,12 @@ impl Listing {
 
 /// Something that has to go on.
 #[derive(Debug)]
-pub struct Pulse {
+pub struct Heartbeat {
     health: Health,
     number: u64,
 }
 
-impl Pulse {
+impl Heartbeat {
     /// It goes on.
     pub fn beat(&self) {
         if let Some(beats) = self.health.parts().pulses.get_mut(&self.number) {
@@ -164,7 +164,7 @@ impl Pulse {
     }
 }
 
-impl Drop for Pulse {
+impl Drop for Heartbeat {
     fn drop(&mut self) {
         self.health.parts().pulses.remove(&self.number);
     }
