@@ -156,7 +156,9 @@ pub fn contend(
         terms,
         owner: settings.owner.clone(),
     };
-    let pulse = settings.health.pulse("the renewal of the lease", terms.standstill());
+    let heartbeat = settings
+        .health
+        .heartbeat("the renewal of the lease", terms.standstill());
     let run = async move {
         let mut seen: Option<(LeaseState, Instant)> = None;
         let mut ticks = tokio::time::interval(terms.renew);
@@ -164,7 +166,7 @@ pub fn contend(
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                _ = ticks.tick() => pulse.beat(),
+                _ = ticks.tick() => heartbeat.beat(),
             }
             let started = Instant::now();
             let attempted = tokio::select! {

@@ -15,7 +15,7 @@ struct Parts {
     next: u64,
     /// What each part lacks, in the order in which they came.
     checks: BTreeMap<u64, Option<String>>,
-    pulses: BTreeMap<u64, Beats>,
+    heartbeats: BTreeMap<u64, Beats>,
 }
 
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Health {
     pub fn alive(&self) -> Result<(), String> {
         let parts = self.parts();
         let still = |beats: &&Beats| beats.last.elapsed() > beats.limit;
-        match parts.pulses.values().find(still) {
+        match parts.heartbeats.values().find(still) {
             None => Ok(()),
             Some(Beats { what, limit, .. }) => Err(format!("{what} has stood still for more than {limit:?}")),
         }
@@ -91,11 +91,11 @@ impl Health {
     }
 
     /// Something that has to go on: it beats at least once in `limit` until it is dropped.
-    pub fn pulse(&self, what: &'static str, limit: Duration) -> Heartbeat {
+    pub fn heartbeat(&self, what: &'static str, limit: Duration) -> Heartbeat {
         let mut parts = self.parts();
         let number = parts.number();
         let last = Instant::now();
-        parts.pulses.insert(number, Beats { what, limit, last });
+        parts.heartbeats.insert(number, Beats { what, limit, last });
         Heartbeat {
             health: self.clone(),
             number,
@@ -158,7 +158,7 @@ pub struct Heartbeat {
 impl Heartbeat {
     /// It goes on.
     pub fn beat(&self) {
-        if let Some(beats) = self.health.parts().pulses.get_mut(&self.number) {
+        if let Some(beats) = self.health.parts().heartbeats.get_mut(&self.number) {
             beats.last = Instant::now();
         }
     }
@@ -166,7 +166,7 @@ impl Heartbeat {
 
 impl Drop for Heartbeat {
     fn drop(&mut self) {
-        self.health.parts().pulses.remove(&self.number);
+        self.health.parts().heartbeats.remove(&self.number);
     }
 }
 
@@ -206,8 +206,8 @@ mod tests {
     fn is_alive_while_what_must_go_on_goes_on() {
         let health = Health::default();
         assert_eq!(health.alive(), Ok(()));
-        let fast = health.pulse("the renewal", Duration::ZERO);
-        let _slow = health.pulse("another", Duration::from_secs(3600));
+        let fast = health.heartbeat("the renewal", Duration::ZERO);
+        let _slow = health.heartbeat("another", Duration::from_secs(3600));
         let begun = Instant::now();
         while begun.elapsed().is_zero() {}
         let said = health.alive().unwrap_err();
