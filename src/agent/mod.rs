@@ -25,8 +25,8 @@ use crate::fault::{Fault, Reason};
 use crate::oci::Reference;
 use crate::package::ImageRequest;
 use crate::runtime::{
-    AdmitRules, Check, Health, Recheck, RegistryTarget, Role, Settings, WorkerInputs, kube_fault, with_short_timeout,
-    with_timeout,
+    AdmitRules, Health, ReadinessCheck, Recheck, RegistryTarget, Role, Settings, WorkerInputs, kube_fault,
+    with_short_timeout, with_timeout,
 };
 use crate::source::ImageSource;
 use crate::source::containerd::{Containerd, ContainerdEvents};
@@ -156,7 +156,7 @@ async fn watch(
 
 /// Which engines can be read. An agent that reaches none can do nothing; with one of the two it does what most are for.
 struct ReadableEngines {
-    check: Check,
+    check: ReadinessCheck,
     engines: Mutex<[(SourceKind, Result<(), String>); 2]>,
 }
 

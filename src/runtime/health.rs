@@ -61,11 +61,11 @@ impl Health {
     }
 
     /// A part of the process, which lacks what `lacking` says until it says otherwise. It counts until it is dropped.
-    pub fn check(&self, lacking: Option<String>) -> Check {
+    pub fn check(&self, lacking: Option<String>) -> ReadinessCheck {
         let mut parts = self.parts();
         let number = parts.number();
         parts.checks.insert(number, lacking);
-        Check {
+        ReadinessCheck {
             health: self.clone(),
             number,
         }
@@ -105,19 +105,19 @@ impl Health {
 
 /// A part of the process.
 #[derive(Debug)]
-pub struct Check {
+pub struct ReadinessCheck {
     health: Health,
     number: u64,
 }
 
-impl Check {
+impl ReadinessCheck {
     /// It lacks nothing, or what `lacking` says.
     pub fn set(&self, lacking: Option<String>) {
         self.health.parts().checks.insert(self.number, lacking);
     }
 }
 
-impl Drop for Check {
+impl Drop for ReadinessCheck {
     fn drop(&mut self) {
         self.health.parts().checks.remove(&self.number);
     }
@@ -126,7 +126,7 @@ impl Drop for Check {
 /// A watch of objects. Once all were listed, what it says later is its own affair: it goes on where it was.
 #[derive(Debug)]
 pub struct Listing {
-    check: Check,
+    check: ReadinessCheck,
     what: &'static str,
     listed: bool,
 }

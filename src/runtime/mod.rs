@@ -26,7 +26,7 @@ pub use api_server::refuse_api_server;
 pub use claim::{CLAIM_RENEW_INTERVAL, CLAIM_STALE_AFTER, held_for};
 pub use config_maps::read_config_map;
 pub use events::Events;
-pub use health::{Check, Health, Heartbeat, Listing};
+pub use health::{Health, Heartbeat, Listing, ReadinessCheck};
 pub use metrics::{Metrics, ObjectKind, ReconcileTimer, TransferTimer};
 pub use objects::{
     GuardedImage, drop_managed_fields, is_ready, is_up_to_date, last_path_segment, object_uids, until_stopped,
