@@ -324,7 +324,7 @@ impl NodeRole {
 
 #[async_trait]
 impl Role for NodeRole {
-    fn admits(&self, image: &JackalImage) -> bool {
+    fn may_transfer(&self, image: &JackalImage) -> bool {
         let assignment = image.status.as_ref().and_then(|status| status.assignment.as_ref());
         image.spec.source.is_engine() && assignment.is_some_and(|assignment| assignment.node_name == self.node)
     }

@@ -155,7 +155,7 @@ struct RegistryImageRole {
 
 #[async_trait]
 impl Role for RegistryImageRole {
-    fn admits(&self, image: &JackalImage) -> bool {
+    fn may_transfer(&self, image: &JackalImage) -> bool {
         image.spec.source == SourceKind::Registry
     }
 
@@ -171,12 +171,12 @@ impl Role for RegistryImageRole {
         self.seen.plain_tag_owner(&self.client, &self.settings, image).await
     }
 
-    fn is_news(&self, before: Option<&JackalImage>, now: Option<&JackalImage>) -> bool {
+    fn affects_others(&self, before: Option<&JackalImage>, now: Option<&JackalImage>) -> bool {
         conflict::is_news(before, now)
     }
 
     fn concerns(&self, changed: &JackalImage, other: &JackalImage) -> bool {
-        self.admits(other) && conflict::are_rivals(other, changed)
+        self.may_transfer(other) && conflict::are_rivals(other, changed)
     }
 
     async fn source(

@@ -17,7 +17,7 @@ use crate::source::ImageSource;
 #[async_trait]
 pub trait Role: Send + Sync {
     /// Whether this process may move the image as its spec and status stand.
-    fn admits(&self, image: &JackalImage) -> bool;
+    fn may_transfer(&self, image: &JackalImage) -> bool;
 
     /// Whether this process looks again, at each interval, at images that are ready.
     fn rechecks(&self) -> bool;
@@ -33,7 +33,7 @@ pub trait Role: Send + Sync {
 
     /// Whether other images may have to be looked at again because one that was `before` is `now`; none where it does not
     /// exist, or cannot be read.
-    fn is_news(&self, before: Option<&JackalImage>, now: Option<&JackalImage>) -> bool {
+    fn affects_others(&self, before: Option<&JackalImage>, now: Option<&JackalImage>) -> bool {
         let _ = (before, now);
         false
     }
@@ -74,7 +74,7 @@ pub enum Recheck {
 
 impl Recheck {
     /// Whether `image` is one of them.
-    pub fn admits(&self, image: &JackalImage) -> bool {
+    pub fn matches(&self, image: &JackalImage) -> bool {
         let spec = &image.spec;
         match self {
             Self::All => true,

@@ -68,7 +68,7 @@ impl Worker {
         let known = known.as_ref().and_then(|known| known.0.as_ref().ok());
         let last = object.0.as_ref().ok();
         let now = last.filter(|_| !matches!(event, Ok(Event::Delete(_))));
-        if !self.role.is_news(known, now) {
+        if !self.role.affects_others(known, now) {
             return;
         }
         let changed: Vec<&JackalImage> = known.into_iter().chain(last).collect();
@@ -146,7 +146,7 @@ pub async fn run(
             while let Some(nudge) = nudges.recv().await {
                 for object in reader.state() {
                     let Ok(image) = &object.0 else { continue };
-                    if nudge.admits(image) {
+                    if nudge.matches(image) {
                         worker.tasks.retry(image.uid().as_deref().unwrap_or_default());
                         worker.wake(image).await;
                     }
@@ -204,13 +204,13 @@ async fn look(worker: &Arc<Worker>, image: &Arc<JackalImage>) -> Result<Action, 
     }
     if image.spec.suspend {
         worker.tasks.cancel(&uid);
-        if !worker.tasks.is_running(&uid) && worker.role.admits(image) {
+        if !worker.tasks.is_running(&uid) && worker.role.may_transfer(image) {
             suspend(worker, image, &uid).await?;
         }
         return Ok(Action::await_change());
     }
     worker.role.report(image).await?;
-    if !worker.role.admits(image) {
+    if !worker.role.may_transfer(image) {
         worker.tasks.cancel(&uid);
         return Ok(Action::await_change());
     }

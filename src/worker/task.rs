@@ -336,7 +336,7 @@ async fn claim(
         // Whoever brought another image since this task looked at the source saw a newer one.
         let free = free && brought(standing.status.as_ref()) == brought(image.status.as_ref());
         if !(own || hold == ClaimMode::Take && free)
-            || !worker.role.admits(standing)
+            || !worker.role.may_transfer(standing)
             || standing.metadata.generation != Some(key.generation)
             || !same_selection(standing, image)
             || standing.metadata.deletion_timestamp.is_some()
@@ -393,7 +393,7 @@ async fn done(
         // Where it was assigned to another node meanwhile, that one says how it stands.
         if standing.metadata.generation != image.metadata.generation
             || !same_selection(standing, image)
-            || !worker.role.admits(standing)
+            || !worker.role.may_transfer(standing)
         {
             return false;
         }
@@ -462,7 +462,7 @@ async fn failed(
     let written = update_status(api, &image.name_any(), uid, |standing, status| {
         if standing.metadata.generation != Some(generation)
             || !same_selection(standing, image)
-            || !worker.role.admits(standing)
+            || !worker.role.may_transfer(standing)
         {
             return false;
         }
