@@ -58,7 +58,7 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let registration = Registration::of(&client, &settings, node);
-    let (nudge, nudges) = mpsc::channel(256);
+    let (recheck, rechecks) = mpsc::channel(256);
     let mut docker = ImageEvents::new(engines.docker.engine().clone());
     let mut containerd = ContainerdEvents::new(engines.containerd.client().clone());
     let swept = engines.docker.clone();
@@ -80,7 +80,7 @@ pub async fn run(
         Arc::default(),
         WorkerInputs {
             images: reflector::store().1,
-            nudges,
+            rechecks,
         },
         stop.clone(),
     );
@@ -89,13 +89,13 @@ pub async fn run(
             watch(
                 SourceKind::Docker,
                 async || sweep_at(docker.next().await, &swept).await,
-                &nudge,
+                &recheck,
                 &reached
             ),
             watch(
                 SourceKind::Containerd,
                 async || containerd.next().await,
-                &nudge,
+                &recheck,
                 &reached
             ),
         );
@@ -121,7 +121,7 @@ async fn sweep_at(notice: ImageChange, docker: &Docker) -> ImageChange {
 async fn watch(
     source: SourceKind,
     mut next: impl AsyncFnMut() -> ImageChange,
-    nudge: &mpsc::Sender<Recheck>,
+    recheck: &mpsc::Sender<Recheck>,
     reached: &ReadableEngines,
 ) {
     let mut was_there = false;
@@ -148,7 +148,7 @@ async fn watch(
                 None
             }
         };
-        if nudge.send(Recheck::Engine(source, name)).await.is_err() {
+        if recheck.send(Recheck::Engine(source, name)).await.is_err() {
             return;
         }
     }

@@ -65,14 +65,14 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Leas
     let (leadership, contention) = lease::contend(client.clone(), identity, terms, &settings, leases.clone());
     let tally = Arc::new(LeaderMetrics::new(leadership.clone()));
     settings.metrics.collect(Arc::clone(&tally));
-    let (nudge, nudges) = mpsc::channel(16);
+    let (recheck, rechecks) = mpsc::channel(16);
     let (packages_seen, packages_writer) = reflector::store();
     let (images_seen, images_writer) = reflector::store();
     let seen = ObjectCache {
         packages: packages_seen,
         images: images_seen,
     };
-    let changes = seen.follow_packages(&client, &settings, packages_writer, nudge.clone());
+    let changes = seen.follow_packages(&client, &settings, packages_writer, recheck.clone());
     let role = RegistryImageRole {
         seen: seen.clone(),
         client: client.clone(),
@@ -88,7 +88,7 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Leas
         Arc::clone(&registries),
         WorkerInputs {
             images: images_writer,
-            nudges,
+            rechecks,
         },
         stop.clone(),
     );
@@ -102,7 +102,7 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Leas
                 () = leadership.acquired() => {}
             }
             // Looking again at what is ready is the leader's duty.
-            let _ = nudge.send(Recheck::All).await;
+            let _ = recheck.send(Recheck::All).await;
             let term = leading.child_token();
             let work = async {
                 tokio::join!(

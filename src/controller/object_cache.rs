@@ -67,7 +67,7 @@ impl ObjectCache {
         client: &Client,
         settings: &Settings,
         writer: Writer<DeserializeGuard<JackalPackage>>,
-        nudge: mpsc::Sender<Recheck>,
+        recheck: mpsc::Sender<Recheck>,
     ) -> impl Future<Output = ()> + use<> {
         let mut listing = settings.health.listing("JackalPackages");
         let before = self.packages.clone();
@@ -79,7 +79,7 @@ impl ObjectCache {
                 let changed = event.as_ref().ok().and_then(|event| changed(&before, event));
                 (event, changed)
             });
-        follow(changes, writer, nudge)
+        follow(changes, writer, recheck)
     }
 }
 
@@ -88,7 +88,7 @@ type Package = DeserializeGuard<JackalPackage>;
 async fn follow(
     changes: impl Stream<Item = (Result<Event<Package>, watcher::Error>, Option<String>)>,
     mut writer: Writer<Package>,
-    nudge: mpsc::Sender<Recheck>,
+    recheck: mpsc::Sender<Recheck>,
 ) {
     let mut changes = std::pin::pin!(changes);
     while let Some((event, changed)) = changes.next().await {
@@ -96,7 +96,7 @@ async fn follow(
             writer.apply_watcher_event(event);
         }
         if let Some(name) = changed
-            && nudge.send(Recheck::Named(name)).await.is_err()
+            && recheck.send(Recheck::Named(name)).await.is_err()
         {
             return;
         }

@@ -58,7 +58,7 @@ pub struct WorkerInputs {
     /// Where it keeps them as it saw them last.
     pub images: Writer<GuardedImage>,
     /// Which to look at again although they did not change: something that they depend on did.
-    pub nudges: mpsc::Receiver<Recheck>,
+    pub rechecks: mpsc::Receiver<Recheck>,
 }
 
 /// Which images to look at again.

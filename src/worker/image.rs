@@ -102,7 +102,7 @@ pub async fn run(
 ) {
     let WorkerInputs {
         images: writer,
-        mut nudges,
+        mut rechecks,
     } = feed;
     let (wakes, woken) = mpsc::channel(1024);
     let worker = Arc::new(Worker {
@@ -140,13 +140,13 @@ pub async fn run(
             }
         })
         .touched_objects();
-    let nudged = {
+    let rechecked = {
         let (reader, worker) = (reader.clone(), Arc::clone(&worker));
         async move {
-            while let Some(nudge) = nudges.recv().await {
+            while let Some(recheck) = rechecks.recv().await {
                 for object in reader.state() {
                     let Ok(image) = &object.0 else { continue };
-                    if nudge.matches(image) {
+                    if recheck.matches(image) {
                         worker.tasks.retry(image.uid().as_deref().unwrap_or_default());
                         worker.wake(image).await;
                     }
@@ -167,7 +167,7 @@ pub async fn run(
         });
     tokio::select! {
         () = until_stopped(controller, &stop) => {}
-        () = nudged => {}
+        () = rechecked => {}
     }
     worker.stop.cancel();
     worker.tracker.close();
