@@ -32,7 +32,7 @@ pub use objects::{
     GuardedImage, drop_managed_fields, is_ready, is_up_to_date, last_path_segment, object_uids, until_stopped,
 };
 pub use panics::catch_panic;
-pub use policy::{AdmitRule, AdmitRules, Fence, Policy, RepositoryPolicy};
+pub use policy::{AdmitRule, AdmitRules, Policy, RepositoryPolicy, RepositoryScope};
 pub use registries::Registries;
 pub use registry_location::{OperatorRegistry, RegistryLocation};
 pub use registry_state::{StateSecret, StateSecretError};

@@ -32,8 +32,9 @@ pub struct Policy {
 impl Policy {
     /// The part of the operator's registry that `namespace` may use, below the operator's own `prefix`; none
     /// where all of it is free.
-    pub fn fence(&self, prefix: Option<&str>, namespace: &str) -> Option<Fence> {
-        (self.repositories == RepositoryPolicy::Namespace).then(|| Fence(join(prefix.unwrap_or_default(), namespace)))
+    pub fn repository_scope(&self, prefix: Option<&str>, namespace: &str) -> Option<RepositoryScope> {
+        (self.repositories == RepositoryPolicy::Namespace)
+            .then(|| RepositoryScope(join(prefix.unwrap_or_default(), namespace)))
     }
 
     /// Whether an object may name `host` (host[:port]); `what` names it for people.
@@ -58,9 +59,9 @@ impl Policy {
 
 /// The part of the operator's registry that one namespace may use.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Fence(String);
+pub struct RepositoryScope(String);
 
-impl Fence {
+impl RepositoryScope {
     /// What an object that asks for the prefix `own` has everything put under.
     pub fn prefix(&self, own: Option<&str>) -> String {
         join(&self.0, own.unwrap_or_default())
@@ -84,7 +85,7 @@ impl Fence {
     }
 }
 
-impl fmt::Display for Fence {
+impl fmt::Display for RepositoryScope {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
     }
@@ -192,19 +193,19 @@ mod tests {
     #[test]
     fn a_namespaces_part_lies_below_its_name_whatever_prefix_it_asks_for() {
         let open = policy(RepositoryPolicy::Any, &[]);
-        assert_eq!(open.fence(Some("base"), "a"), None);
-        let fenced = policy(RepositoryPolicy::Namespace, &[]);
+        assert_eq!(open.repository_scope(Some("base"), "a"), None);
+        let scoped = policy(RepositoryPolicy::Namespace, &[]);
         for (default, own, prefix) in [
             (None, None, "a"),
             (Some("base"), None, "base/a"),
             (None, Some("b"), "a/b"),
             (Some("base/x"), Some("b/c"), "base/x/a/b/c"),
         ] {
-            let fence = fenced.fence(default, "a").unwrap();
-            assert_eq!(fence.prefix(own), prefix);
-            assert!(fence.check(&format!("{prefix}/app"), "x").is_ok());
+            let scope = scoped.repository_scope(default, "a").unwrap();
+            assert_eq!(scope.prefix(own), prefix);
+            assert!(scope.check(&format!("{prefix}/app"), "x").is_ok());
         }
-        let fence = fenced.fence(Some("base"), "a").unwrap();
+        let scope = scoped.repository_scope(Some("base"), "a").unwrap();
         for outside in [
             "app",
             "base/app",
@@ -214,7 +215,7 @@ mod tests {
             "base/a",
             "x/base/a/app",
         ] {
-            let fault = fence.check(outside, "the image").unwrap_err();
+            let fault = scope.check(outside, "the image").unwrap_err();
             assert_eq!(fault.reason, Reason::PolicyDenied, "{outside}");
             assert!(
                 fault.message.contains("`base/a/` (--repository-policy namespace)"),

@@ -3,7 +3,7 @@
 
 use kube::Client;
 
-use super::policy::{Fence, RepositoryPolicy};
+use super::policy::{RepositoryPolicy, RepositoryScope};
 use super::registry_state::State;
 use super::registry_target::RegistryDefaults;
 use crate::api::v1alpha1::RegistrySpec;
@@ -48,7 +48,7 @@ pub struct RegistryLocation {
     pub prefix: String,
     /// How names are made where an object leaves it to the cluster.
     pub naming: Naming,
-    fence: Option<Fence>,
+    scope: Option<RepositoryScope>,
 }
 
 impl RegistryLocation {
@@ -64,9 +64,9 @@ impl RegistryLocation {
 
     /// Whether the object may write `repository`, a whole path in the registry.
     pub fn admits(&self, repository: &str) -> bool {
-        self.fence
+        self.scope
             .as_ref()
-            .is_none_or(|fence| fence.check(repository, "").is_ok())
+            .is_none_or(|scope| scope.check(repository, "").is_ok())
     }
 }
 
@@ -138,7 +138,7 @@ impl RegistryDefaults {
                 .filter(|_| spec.address.is_none() || named)
                 .unwrap_or(Naming::Plain),
             prefix: self.prefix(namespace, spec, at_home.then_some(home)),
-            fence: self.policy.fence(base, namespace).filter(|_| at_home),
+            scope: self.policy.repository_scope(base, namespace).filter(|_| at_home),
         })
     }
 

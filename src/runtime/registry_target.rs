@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kube::Client;
 
-use super::policy::{Fence, Policy};
+use super::policy::{Policy, RepositoryScope};
 use super::registry_location::OperatorRegistry;
 use super::registry_state::{State, StateSecret};
 use super::secrets::Secrets;
@@ -41,10 +41,10 @@ pub struct RegistryDefaults {
 pub struct RegistryTarget {
     /// Host and port as pods write it.
     pub address: String,
-    /// A path that everything is put under; may be empty. It lies within the fence.
+    /// A path that everything is put under; may be empty. It lies within the scope.
     pub prefix: String,
     /// The part of the registry that the object may use; none where all of it is free, or it is the object's own.
-    pub fence: Option<Fence>,
+    pub scope: Option<RepositoryScope>,
     /// How the operator reaches it, with credentials and trust.
     pub endpoint: Endpoint,
     /// The naming that belongs to the registry, where the cluster's state said which registry it is.
@@ -55,9 +55,9 @@ impl RegistryTarget {
     /// That the object may read and write `repository`, a whole path in this registry, by the operator's means;
     /// `what` names its part of the object for people.
     pub fn check(&self, repository: &str, what: &str) -> Result<(), Fault> {
-        self.fence
+        self.scope
             .as_ref()
-            .map_or(Ok(()), |fence| fence.check(repository, what))
+            .map_or(Ok(()), |scope| scope.check(repository, what))
     }
 }
 
@@ -138,7 +138,7 @@ impl RegistryDefaults {
             ));
         }
         let base = flags.repository_prefix.as_deref().or(home.prefix.as_deref());
-        let fence = self.policy.fence(base, namespace).filter(|_| at_home);
+        let scope = self.policy.repository_scope(base, namespace).filter(|_| at_home);
         let own = Secrets::new(client.clone(), namespace);
         let operators = Secrets::new(client.clone(), &self.namespace);
         let secret = spec
@@ -200,7 +200,7 @@ impl RegistryDefaults {
         Ok(RegistryTarget {
             address,
             prefix: self.prefix(namespace, spec, at_home.then_some(&home)),
-            fence,
+            scope,
             endpoint,
             naming,
         })
@@ -244,9 +244,9 @@ impl RegistryDefaults {
         let own = spec.repository_prefix.as_deref();
         let base = self.registry.repository_prefix.as_deref();
         let base = home.and_then(|home| base.or(home.prefix.as_deref()));
-        let fence = self.policy.fence(base, namespace).filter(|_| home.is_some());
-        match fence {
-            Some(fence) => fence.prefix(own),
+        let scope = self.policy.repository_scope(base, namespace).filter(|_| home.is_some());
+        match scope {
+            Some(scope) => scope.prefix(own),
             None => own.or(base).unwrap_or_default().to_owned(),
         }
     }
@@ -318,7 +318,7 @@ mod tests {
             let place = RegistryTarget {
                 address,
                 prefix: String::new(),
-                fence: None,
+                scope: None,
                 endpoint: Endpoint::new(host),
                 naming: None,
             };

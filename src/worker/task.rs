@@ -438,7 +438,9 @@ fn deletes(image: &JackalImage) -> bool {
 fn name_outside<'a>(worker: &Worker, image: &'a JackalImage, name: &str) -> Option<&'a str> {
     let defaults = &worker.settings.defaults;
     let prefix = defaults.registry.repository_prefix.as_deref();
-    let fence = defaults.policy.fence(prefix, &image.namespace().unwrap_or_default())?;
+    let scope = defaults
+        .policy
+        .repository_scope(prefix, &image.namespace().unwrap_or_default())?;
     let before = image
         .status
         .as_ref()?
@@ -446,7 +448,7 @@ fn name_outside<'a>(worker: &Worker, image: &'a JackalImage, name: &str) -> Opti
         .as_deref()
         .filter(|before| *before != name)?;
     let (old, new) = (before.parse::<Reference>().ok()?, name.parse::<Reference>().ok()?);
-    let left = |reference: &Reference| fence.check(reference.repository(), "").is_err();
+    let left = |reference: &Reference| scope.check(reference.repository(), "").is_err();
     (old.registry() == new.registry() && left(&old) && !left(&new)).then_some(before)
 }
 
