@@ -81,7 +81,7 @@ impl<'a> ObjectAccess<'a> {
             place.check(reference.repository(), what)?;
             return self.registries.open(&place.endpoint);
         }
-        self.settings.defaults.policy.admits_host(host, what)?;
+        self.settings.defaults.policy.check_host(host, what)?;
         let secrets = self.secrets();
         let read = async || secrets.pull_credentials(self.pull_secrets, self.account).await;
         let credentials = self.credentials.get_or_try_init(read).await?;
@@ -130,7 +130,7 @@ impl ContentAccess for ObjectAccess<'_> {
 
     async fn host(&self, host: &str, what: &str) -> Result<Registry, Fault> {
         let defaults = &self.settings.defaults;
-        defaults.policy.admits_host(host, what)?;
+        defaults.policy.check_host(host, what)?;
         let trust = self.trust(host).await?;
         self.registries.open(&defaults.source(host, trust, self.idle))
     }

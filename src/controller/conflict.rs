@@ -242,7 +242,7 @@ impl WriteTarget {
         // What a policy denies is never written either, and keeps nobody else from the tag.
         let denied = request.source == SourceKind::Registry
             && !site.is_called(listed.registry())
-            && defaults.policy.admits_host(listed.registry(), "image").is_err();
+            && defaults.policy.check_host(listed.registry(), "image").is_err();
         if stays || denied || !is_admitted(&spec.registry, defaults, home) {
             return None;
         }
@@ -272,7 +272,7 @@ impl WriteTarget {
 fn is_admitted(spec: &RegistrySpec, defaults: &RegistryDefaults, home: &OperatorRegistry) -> bool {
     spec.endpoint.as_ref().is_none_or(|endpoint| {
         home.names().any(|known| same_host(known, endpoint))
-            || defaults.policy.admits_host(endpoint, "registry.endpoint").is_ok()
+            || defaults.policy.check_host(endpoint, "registry.endpoint").is_ok()
     })
 }
 

@@ -42,7 +42,7 @@ impl Policy {
     /// Only the host that an object names is looked at. Where an admitted registry leads, by a redirect to its
     /// storage or by a token's realm, is followed within [`Restrictions`](crate::registry::Restrictions): to other public
     /// hosts, and to private ones that are listed too.
-    pub fn admits_host(&self, host: &str, what: &str) -> Result<(), Fault> {
+    pub fn check_host(&self, host: &str, what: &str) -> Result<(), Fault> {
         if self.hosts.is_empty() || self.hosts.iter().any(|pattern| pattern.admits(host)) {
             return Ok(());
         }
@@ -228,14 +228,14 @@ mod tests {
     fn hosts_are_those_that_are_listed() {
         assert!(
             policy(RepositoryPolicy::Any, &[])
-                .admits_host("169.254.169.254", "x")
+                .check_host("169.254.169.254", "x")
                 .is_ok()
         );
         let some = policy(
             RepositoryPolicy::Any,
             &["ghcr.io", "*.Example.com", "*.b.org:5000", "[::1]:5000"],
         );
-        let may = |host: &str| some.admits_host(host, "the image").is_ok();
+        let may = |host: &str| some.check_host(host, "the image").is_ok();
         for host in [
             "ghcr.io",
             "GHCR.io:443",
@@ -259,7 +259,7 @@ mod tests {
         ] {
             assert!(!may(host), "{host}");
         }
-        let fault = some.admits_host("evil", "the image evil/x").unwrap_err();
+        let fault = some.check_host("evil", "the image evil/x").unwrap_err();
         assert!(
             fault.message.contains("only talk to ghcr.io, *.example.com,"),
             "{fault}"

@@ -126,7 +126,7 @@ impl RegistryDefaults {
             } else {
                 "registry.address"
             };
-            self.policy.admits_host(&host, field)?;
+            self.policy.check_host(&host, field)?;
         }
         let plain_http = spec.insecure.or(default.insecure).unwrap_or(false);
         if plain_http && !(is_own && home.plain_http) && !self.restrictions.allows_plain_http(&host) {
