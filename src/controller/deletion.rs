@@ -279,7 +279,7 @@ impl Deletion<'_> {
         let namespace = object.namespace().unwrap_or_default();
         self.settings
             .defaults
-            .place(self.client, &namespace, registry, self.settings.idle(stall_timeout))
+            .target(self.client, &namespace, registry, self.settings.idle(stall_timeout))
             .await
     }
 

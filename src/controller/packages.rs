@@ -316,7 +316,7 @@ impl Packages {
         let namespace = package.namespace().unwrap_or_default();
         let defaults = &self.settings.defaults;
         defaults
-            .place(&self.client, &namespace, &package.spec.registry, idle)
+            .target(&self.client, &namespace, &package.spec.registry, idle)
             .await
     }
 

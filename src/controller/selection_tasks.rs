@@ -156,7 +156,7 @@ impl Assigner {
         let namespace = image.namespace().unwrap_or_default();
         let idle = self.settings.idle(spec.stall_timeout);
         let defaults = &self.settings.defaults;
-        let place = defaults.place(&self.client, &namespace, &spec.registry, idle).await?;
+        let place = defaults.target(&self.client, &namespace, &spec.registry, idle).await?;
         let reached = ObjectAccess::by_image((&self.client, &self.settings, &self.registries), image, &place);
         let mut chosen = select(&followed, &reached).await?;
         let none = || Fault::retryable(Reason::SourceNotFound, format!("no tag of {} was chosen", spec.image));

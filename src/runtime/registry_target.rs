@@ -76,7 +76,7 @@ impl RegistryDefaults {
     /// The registry that `spec`, an object's of `namespace`, means. Its Secrets are read in that namespace;
     /// those of the defaults in the operator's, and only for the registry that the defaults name, reached as
     /// they say: else an object could have the operator's credentials sent wherever it likes.
-    pub async fn place(
+    pub async fn target(
         &self,
         client: &Client,
         namespace: &str,

@@ -240,7 +240,7 @@ async fn prepare(worker: &Worker, image: &JackalImage, owner: Option<&str>) -> R
     let place = worker
         .settings
         .defaults
-        .place(&worker.client, &namespace, &spec.registry, idle)
+        .target(&worker.client, &namespace, &spec.registry, idle)
         .await?;
     let naming = match spec.naming.explicit() {
         Some(naming) => naming,
