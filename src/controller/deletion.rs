@@ -247,7 +247,7 @@ impl Deletion<'_> {
             return Ok(None);
         }
         let defaults = &self.settings.defaults;
-        let home = defaults.home(self.client).await?;
+        let home = defaults.operator_registry(self.client).await?;
         let namespace = image.namespace().unwrap_or_default();
         let Some(site) = defaults.site(&home, &namespace, &image.spec.registry) else {
             return Ok(None);

@@ -57,7 +57,7 @@ impl ObjectCache {
         if older.agree() {
             return Ok(None);
         }
-        let home = settings.defaults.home(client).await?;
+        let home = settings.defaults.operator_registry(client).await?;
         older.check_image(image, &settings.defaults, &home)
     }
 

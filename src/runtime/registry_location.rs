@@ -72,30 +72,31 @@ impl RegistryLocation {
 
 impl RegistryDefaults {
     /// What the operator's own registry is called. Without a flag that says so, the cluster's state is read.
-    pub async fn home(&self, client: &Client) -> Result<OperatorRegistry, Fault> {
+    pub async fn operator_registry(&self, client: &Client) -> Result<OperatorRegistry, Fault> {
         let state = self.find_state(client).await?;
-        let mut home = self.home_of(state.as_ref());
+        let mut operator_registry = self.operator_registry_from(state.as_ref());
         let of_state = |state: &State| {
             let known = [&state.address, &state.endpoint];
-            home.names()
+            operator_registry
+                .names()
                 .any(|name| known.iter().any(|known| same_host(known, name)))
         };
         let naming = state.filter(of_state).map(|state| state.naming);
-        home.naming = naming;
-        Ok(home)
+        operator_registry.naming = naming;
+        Ok(operator_registry)
     }
 
     /// The same without how names are made: what the flags say is enough.
-    pub(super) async fn own(&self, client: &Client) -> Result<OperatorRegistry, Fault> {
+    pub(super) async fn operator_registry_without_naming(&self, client: &Client) -> Result<OperatorRegistry, Fault> {
         let state = match &self.registry.address {
             Some(_) => None,
             None => self.find_state(client).await?,
         };
-        Ok(self.home_of(state.as_ref()))
+        Ok(self.operator_registry_from(state.as_ref()))
     }
 
     /// What the operator's own registry is where the cluster's state is `state`, without how names are made.
-    pub(super) fn home_of(&self, state: Option<&State>) -> OperatorRegistry {
+    pub(super) fn operator_registry_from(&self, state: Option<&State>) -> OperatorRegistry {
         let flags = &self.registry;
         match (&flags.address, state) {
             (None, Some(state)) => OperatorRegistry {
@@ -115,36 +116,49 @@ impl RegistryDefaults {
         }
     }
 
-    /// The part of the registry that `spec`, an object's of `namespace`, means where the operator's own is called `home`.
+    /// The part of the registry that `spec`, an object's of `namespace`, means where the operator's own is `operator_registry`.
     /// None where it is not known which registry that is.
-    pub fn site(&self, home: &OperatorRegistry, namespace: &str, spec: &RegistrySpec) -> Option<RegistryLocation> {
-        let address = spec.address.as_ref().or(home.address.as_ref())?;
+    pub fn site(
+        &self,
+        operator_registry: &OperatorRegistry,
+        namespace: &str,
+        spec: &RegistrySpec,
+    ) -> Option<RegistryLocation> {
+        let address = spec.address.as_ref().or(operator_registry.address.as_ref())?;
         let own = spec.address.iter().chain(&spec.endpoint);
         let mut names: Vec<String> = own.cloned().collect();
         let named = names
             .iter()
-            .any(|name| home.names().any(|known| same_host(known, name)));
+            .any(|name| operator_registry.names().any(|known| same_host(known, name)));
         if spec.address.is_none() || named {
-            names.extend(home.names().cloned());
+            names.extend(operator_registry.names().cloned());
         }
-        let at_home =
-            spec.address.is_none() || spec.address == self.registry.address || self.policy_asks_for_home() && named;
-        let base = self.registry.repository_prefix.as_deref().or(home.prefix.as_deref());
+        let in_operator_registry = spec.address.is_none()
+            || spec.address == self.registry.address
+            || self.policy_needs_operator_registry() && named;
+        let base = self
+            .registry
+            .repository_prefix
+            .as_deref()
+            .or(operator_registry.prefix.as_deref());
         Some(RegistryLocation {
             address: address.clone(),
             names,
-            naming: home
+            naming: operator_registry
                 .naming
                 .filter(|_| spec.address.is_none() || named)
                 .unwrap_or(Naming::Plain),
-            prefix: self.prefix(namespace, spec, at_home.then_some(home)),
-            scope: self.policy.repository_scope(base, namespace).filter(|_| at_home),
+            prefix: self.prefix(namespace, spec, in_operator_registry.then_some(operator_registry)),
+            scope: self
+                .policy
+                .repository_scope(base, namespace)
+                .filter(|_| in_operator_registry),
         })
     }
 
     /// Whether a policy asks which objects mean the operator's own registry by another name. Else only those mean it, to
     /// its policies and its prefix, that name none or the one that the flags say.
-    pub(super) fn policy_asks_for_home(&self) -> bool {
+    pub(super) fn policy_needs_operator_registry(&self) -> bool {
         !self.policy.hosts.is_empty() || self.policy.repositories == RepositoryPolicy::Namespace
     }
 }
@@ -156,20 +170,27 @@ mod tests {
     use super::*;
     use crate::runtime::Policy;
 
-    fn site(defaults: &RegistryDefaults, home: &OperatorRegistry, spec: serde_json::Value) -> Option<RegistryLocation> {
-        defaults.site(home, "a", &serde_json::from_value(spec).unwrap())
+    fn site(
+        defaults: &RegistryDefaults,
+        operator_registry: &OperatorRegistry,
+        spec: serde_json::Value,
+    ) -> Option<RegistryLocation> {
+        defaults.site(operator_registry, "a", &serde_json::from_value(spec).unwrap())
     }
 
     #[test]
     fn one_registry_may_have_several_names() {
         let defaults = RegistryDefaults::default();
-        let home = OperatorRegistry {
+        let operator_registry = OperatorRegistry {
             address: Some("127.0.0.1:31999".to_owned()),
             endpoint: Some("registry.svc:5000".to_owned()),
             ..OperatorRegistry::default()
         };
         let beside = |one: serde_json::Value, other: serde_json::Value| {
-            let (one, other) = (site(&defaults, &home, one), site(&defaults, &home, other));
+            let (one, other) = (
+                site(&defaults, &operator_registry, one),
+                site(&defaults, &operator_registry, other),
+            );
             one.unwrap().is_beside(&other.unwrap())
         };
         let none = || json!({});
@@ -199,14 +220,14 @@ mod tests {
             },
             ..RegistryDefaults::default()
         };
-        let home = OperatorRegistry {
+        let operator_registry = OperatorRegistry {
             address: Some("r:1".to_owned()),
             ..OperatorRegistry::default()
         };
-        let own = site(&defaults, &home, json!({})).unwrap();
+        let own = site(&defaults, &operator_registry, json!({})).unwrap();
         assert_eq!(own.prefix, "base/a");
         assert!(own.admits("base/a/app") && !own.admits("base/b/app"));
-        let elsewhere = site(&defaults, &home, json!({ "address": "x:1" })).unwrap();
+        let elsewhere = site(&defaults, &operator_registry, json!({ "address": "x:1" })).unwrap();
         assert!(elsewhere.prefix.is_empty() && elsewhere.admits("base/b/app"));
     }
 }

@@ -24,7 +24,7 @@ impl Packages {
         if older.agree() {
             return Ok(());
         }
-        let home = self.settings.defaults.home(&self.client).await?;
+        let home = self.settings.defaults.operator_registry(&self.client).await?;
         older.check_package(package, &self.settings.defaults, &home)
     }
 
