@@ -213,7 +213,7 @@ impl fmt::Display for Writer<'_> {
 impl WriteTarget {
     fn of_package(package: &JackalPackage, defaults: &RegistryDefaults, home: &OperatorRegistry) -> Option<Self> {
         let namespace = package.namespace().unwrap_or_default();
-        let site = defaults.site(home, &namespace, &package.spec.registry)?;
+        let site = defaults.location(home, &namespace, &package.spec.registry)?;
         if !is_admitted(&package.spec.registry, defaults, home) {
             return None;
         }
@@ -227,7 +227,7 @@ impl WriteTarget {
 
     fn of_image(image: &JackalImage, defaults: &RegistryDefaults, home: &OperatorRegistry) -> Option<Self> {
         let spec = &*effective(image)?;
-        let site = defaults.site(home, &image.namespace().unwrap_or_default(), &spec.registry)?;
+        let site = defaults.location(home, &image.namespace().unwrap_or_default(), &spec.registry)?;
         let request = ImageRequest::of_object(spec).ok()?;
         let listed = listed(&request);
         let resolved = image.status.as_ref().and_then(|status| status.naming);

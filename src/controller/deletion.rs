@@ -249,7 +249,7 @@ impl Deletion<'_> {
         let defaults = &self.settings.defaults;
         let home = defaults.operator_registry(self.client).await?;
         let namespace = image.namespace().unwrap_or_default();
-        let Some(site) = defaults.site(&home, &namespace, &image.spec.registry) else {
+        let Some(site) = defaults.location(&home, &namespace, &image.spec.registry) else {
             return Ok(None);
         };
         let wanted = conflict::ManifestQuery {

@@ -118,7 +118,7 @@ impl RegistryDefaults {
 
     /// The part of the registry that `spec`, an object's of `namespace`, means where the operator's own is `operator_registry`.
     /// None where it is not known which registry that is.
-    pub fn site(
+    pub fn location(
         &self,
         operator_registry: &OperatorRegistry,
         namespace: &str,
@@ -170,12 +170,12 @@ mod tests {
     use super::*;
     use crate::runtime::Policy;
 
-    fn site(
+    fn location(
         defaults: &RegistryDefaults,
         operator_registry: &OperatorRegistry,
         spec: serde_json::Value,
     ) -> Option<RegistryLocation> {
-        defaults.site(operator_registry, "a", &serde_json::from_value(spec).unwrap())
+        defaults.location(operator_registry, "a", &serde_json::from_value(spec).unwrap())
     }
 
     #[test]
@@ -188,8 +188,8 @@ mod tests {
         };
         let beside = |one: serde_json::Value, other: serde_json::Value| {
             let (one, other) = (
-                site(&defaults, &operator_registry, one),
-                site(&defaults, &operator_registry, other),
+                location(&defaults, &operator_registry, one),
+                location(&defaults, &operator_registry, other),
             );
             one.unwrap().is_beside(&other.unwrap())
         };
@@ -207,7 +207,7 @@ mod tests {
         ));
         assert!(!beside(none(), json!({ "address": "x:1" })));
         assert!(!beside(json!({ "address": "x:2" }), json!({ "address": "x:1" })));
-        assert_eq!(site(&defaults, &OperatorRegistry::default(), none()), None);
+        assert_eq!(location(&defaults, &OperatorRegistry::default(), none()), None);
     }
 
     #[test]
@@ -224,10 +224,10 @@ mod tests {
             address: Some("r:1".to_owned()),
             ..OperatorRegistry::default()
         };
-        let own = site(&defaults, &operator_registry, json!({})).unwrap();
+        let own = location(&defaults, &operator_registry, json!({})).unwrap();
         assert_eq!(own.prefix, "base/a");
         assert!(own.admits("base/a/app") && !own.admits("base/b/app"));
-        let elsewhere = site(&defaults, &operator_registry, json!({ "address": "x:1" })).unwrap();
+        let elsewhere = location(&defaults, &operator_registry, json!({ "address": "x:1" })).unwrap();
         assert!(elsewhere.prefix.is_empty() && elsewhere.admits("base/b/app"));
     }
 }
