@@ -71,7 +71,10 @@ impl Packages {
             return Some(Duration::try_from(next.0.duration_since(now.0)).unwrap_or_default());
         }
         let name = crate::package::repository(&place.prefix, &package.name_any());
-        let written = self.settings.defaults.written(&package.spec.registry, place, &name);
+        let written = self
+            .settings
+            .defaults
+            .written_repository(&package.spec.registry, place, &name);
         // What was planned for a former registry is planned anew by the task that publishes.
         if !status.registry.as_ref().is_some_and(|known| known.is(&written)) {
             return None;
@@ -171,7 +174,10 @@ impl Packages {
         }
         let place = self.place(package).await?;
         let name = crate::package::repository(&place.prefix, &package.name_any());
-        let written = self.settings.defaults.written(&package.spec.registry, &place, &name);
+        let written = self
+            .settings
+            .defaults
+            .written_repository(&package.spec.registry, &place, &name);
         let stays = match &status.registry {
             Some(known) if known.is(&written) => None,
             Some(known) => Some(moved(known, &written)),

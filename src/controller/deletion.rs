@@ -61,7 +61,7 @@ impl Deletion<'_> {
             return kept("the object's spec leads to another name by now").await;
         };
         let defaults = &self.settings.defaults;
-        let now = defaults.written(&image.spec.registry, &place, &location.repository);
+        let now = defaults.written_repository(&image.spec.registry, &place, &location.repository);
         if !written.is(&now) {
             return kept(&moved(written, &now)).await;
         }

@@ -59,7 +59,7 @@ impl Publication {
     /// What the status records of where the artifact is written.
     fn written_to(&self, packages: &Packages, package: &JackalPackage) -> WrittenRepository {
         let defaults = &packages.settings.defaults;
-        defaults.written(&package.spec.registry, &self.place, &self.path(package))
+        defaults.written_repository(&package.spec.registry, &self.place, &self.path(package))
     }
 
     /// The artifact, as pods name it.

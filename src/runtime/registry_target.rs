@@ -217,7 +217,12 @@ impl RegistryDefaults {
     /// What a status records of content that an object with `spec` writes to `repository`, a whole path in the registry of
     /// `place`. How the operator's processes reach a registry is their administrator's affair, and may differ and change;
     /// that an object has content sent to a host of its own choice makes it another registry.
-    pub fn written(&self, spec: &RegistrySpec, place: &RegistryTarget, repository: &str) -> WrittenRepository {
+    pub fn written_repository(
+        &self,
+        spec: &RegistrySpec,
+        place: &RegistryTarget,
+        repository: &str,
+    ) -> WrittenRepository {
         let flags = &self.registry;
         let own = spec.address.is_some() && spec.address != flags.address;
         let usual = flags.endpoint.as_ref().filter(|_| !own).unwrap_or(&place.address);
@@ -333,7 +338,7 @@ mod tests {
                 endpoint: Endpoint::new(host),
                 naming: None,
             };
-            defaults.written(&spec, &place, "app")
+            defaults.written_repository(&spec, &place, "app")
         };
         let usual = written(json!({}));
         assert_eq!(usual.endpoint, None);

@@ -262,7 +262,7 @@ async fn prepare(worker: &Worker, image: &JackalImage, owner: Option<&str>) -> R
         registry: worker
             .settings
             .defaults
-            .written(&spec.registry, &place, &location.repository),
+            .written_repository(&spec.registry, &place, &location.repository),
     };
     let (registry, known) = worker.registries.destination(&place)?;
     let ImageRequest {
