@@ -86,7 +86,10 @@ impl<'a> ObjectAccess<'a> {
         let read = async || secrets.pull_credentials(self.pull_secrets, self.account).await;
         let credentials = self.credentials.get_or_try_init(read).await?;
         let candidates = credentials.keychain.candidates(host, reference.repository());
-        let endpoint = self.settings.defaults.source(host, self.trust(host).await?, self.idle);
+        let endpoint = self
+            .settings
+            .defaults
+            .source_endpoint(host, self.trust(host).await?, self.idle);
         let registry = self.registries.open_accepted(&endpoint, candidates, reference).await?;
         match credentials.lacking.is_empty() {
             true => Ok(registry),
@@ -132,7 +135,7 @@ impl ContentAccess for ObjectAccess<'_> {
         let defaults = &self.settings.defaults;
         defaults.policy.check_host(host, what)?;
         let trust = self.trust(host).await?;
-        self.registries.open(&defaults.source(host, trust, self.idle))
+        self.registries.open(&defaults.source_endpoint(host, trust, self.idle))
     }
 
     async fn config_map(&self, name: &str) -> Result<BTreeMap<String, String>, Fault> {

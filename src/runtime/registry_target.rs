@@ -269,7 +269,7 @@ impl RegistryDefaults {
 
     /// The endpoint of a source registry that is not the destination, without credentials. `trust` is what the object
     /// says of that host.
-    pub fn source(&self, host: &str, trust: Trust, idle: Duration) -> Endpoint {
+    pub fn source_endpoint(&self, host: &str, trust: Trust, idle: Duration) -> Endpoint {
         Endpoint {
             plain_http: self.restrictions.speaks_plain_http(host),
             trust: trust.with_authorities(self.authorities.as_deref()),
