@@ -236,12 +236,12 @@ impl WriteTarget {
         // What is read where it is to be, and as it is, is never written.
         let stays = request.source == SourceKind::Registry
             && request.platforms.is_empty()
-            && site.is_called(listed.registry())
+            && site.has_name(listed.registry())
             && location.repository == listed.repository()
             && location.tags.iter().all(|tag| Some(tag.as_str()) == listed.tag());
         // What a policy denies is never written either, and keeps nobody else from the tag.
         let denied = request.source == SourceKind::Registry
-            && !site.is_called(listed.registry())
+            && !site.has_name(listed.registry())
             && defaults.policy.check_host(listed.registry(), "image").is_err();
         if stays || denied || !is_admitted(&spec.registry, defaults, home) {
             return None;
@@ -257,7 +257,7 @@ impl WriteTarget {
 
     /// Nothing, where a policy has it written nowhere.
     fn admitted(self) -> Option<Self> {
-        self.site.admits(&self.repository).then_some(self)
+        self.site.allows(&self.repository).then_some(self)
     }
 
     fn conflict(&self, tag: &str, holder: Writer<'_>, advice: &str) -> Fault {
@@ -424,7 +424,7 @@ impl<'a> TagOwners<'a> {
         let holders = self.by_tag.get(&(repository.to_owned(), tag.to_owned()))?;
         let mut holders = holders.iter().filter_map(|at| self.all.get(*at));
         let contends = |(_, other, beside): &&(Writer<'a>, &Content<'a>, RegistryLocation)| {
-            other.contends(content) && beside.is_beside(site)
+            other.contends(content) && beside.is_same_registry(site)
         };
         holders.find(contends).map(|(writer, ..)| *writer)
     }
@@ -483,7 +483,7 @@ pub(super) struct ManifestQuery<'a> {
 
 impl ManifestQuery<'_> {
     fn meets(&self, other: &WriteTarget) -> bool {
-        other.repository == self.location.repository && other.site.is_beside(self.site)
+        other.repository == self.location.repository && other.site.is_same_registry(self.site)
     }
 
     /// Whether `image` says that the manifest is its own.

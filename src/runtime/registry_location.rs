@@ -32,7 +32,7 @@ impl OperatorRegistry {
     }
 
     /// Where the operator reaches it.
-    pub fn reached_at(&self) -> Option<&String> {
+    pub fn effective_endpoint(&self) -> Option<&String> {
         self.endpoint.as_ref().or(self.address.as_ref())
     }
 }
@@ -53,17 +53,17 @@ pub struct RegistryLocation {
 
 impl RegistryLocation {
     /// Whether both are parts of one registry: whether any of their names is the same.
-    pub fn is_beside(&self, other: &Self) -> bool {
-        self.names.iter().any(|name| other.is_called(name))
+    pub fn is_same_registry(&self, other: &Self) -> bool {
+        self.names.iter().any(|name| other.has_name(name))
     }
 
     /// Whether `host` (host and port) is one of the registry's names.
-    pub fn is_called(&self, host: &str) -> bool {
+    pub fn has_name(&self, host: &str) -> bool {
         self.names.iter().any(|known| same_host(known, host))
     }
 
     /// Whether the object may write `repository`, a whole path in the registry.
-    pub fn admits(&self, repository: &str) -> bool {
+    pub fn allows(&self, repository: &str) -> bool {
         self.scope
             .as_ref()
             .is_none_or(|scope| scope.check(repository, "").is_ok())
@@ -191,7 +191,7 @@ mod tests {
                 location(&defaults, &operator_registry, one),
                 location(&defaults, &operator_registry, other),
             );
-            one.unwrap().is_beside(&other.unwrap())
+            one.unwrap().is_same_registry(&other.unwrap())
         };
         let none = || json!({});
         assert!(beside(none(), none()));
@@ -226,8 +226,8 @@ mod tests {
         };
         let own = location(&defaults, &operator_registry, json!({})).unwrap();
         assert_eq!(own.prefix, "base/a");
-        assert!(own.admits("base/a/app") && !own.admits("base/b/app"));
+        assert!(own.allows("base/a/app") && !own.allows("base/b/app"));
         let elsewhere = location(&defaults, &operator_registry, json!({ "address": "x:1" })).unwrap();
-        assert!(elsewhere.prefix.is_empty() && elsewhere.admits("base/b/app"));
+        assert!(elsewhere.prefix.is_empty() && elsewhere.allows("base/b/app"));
     }
 }

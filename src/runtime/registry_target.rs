@@ -120,7 +120,7 @@ impl RegistryDefaults {
             || spec.address == flags.address
             || self.policy_needs_operator_registry() && (is_named(&address) || is_named(&host));
         let is_own = operator_registry
-            .reached_at()
+            .effective_endpoint()
             .is_some_and(|usual| same_host(usual, &host));
         if !is_own && (!in_operator_registry || spec.endpoint.is_some() && !is_named(&host)) {
             let field = if spec.endpoint.is_some() {
