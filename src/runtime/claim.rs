@@ -19,7 +19,12 @@ pub struct ObservedClaim {
 
 /// How long another's claim still keeps `me` from the image; `None` when the image is free. `seen` is this
 /// process's memory of the claim and is brought up to date.
-pub fn held_for(seen: &mut Option<ObservedClaim>, claim: Option<&Claim>, me: &str, now: Instant) -> Option<Duration> {
+pub fn remaining_hold(
+    seen: &mut Option<ObservedClaim>,
+    claim: Option<&Claim>,
+    me: &str,
+    now: Instant,
+) -> Option<Duration> {
     let Some(claim) = claim.filter(|claim| claim.holder != me) else {
         *seen = None;
         return None;
@@ -55,24 +60,24 @@ mod tests {
     #[test]
     fn goes_stale_by_standing_still() {
         let (mut seen, start) = (None, Instant::now());
-        assert_eq!(held_for(&mut seen, None, "me", start), None);
-        assert_eq!(held_for(&mut seen, Some(&claim("me", 1)), "me", start), None);
+        assert_eq!(remaining_hold(&mut seen, None, "me", start), None);
+        assert_eq!(remaining_hold(&mut seen, Some(&claim("me", 1)), "me", start), None);
         assert_eq!(
-            held_for(&mut seen, Some(&claim("other", 1)), "me", start),
+            remaining_hold(&mut seen, Some(&claim("other", 1)), "me", start),
             Some(CLAIM_STALE_AFTER)
         );
         let later = start + Duration::from_secs(30);
         assert_eq!(
-            held_for(&mut seen, Some(&claim("other", 1)), "me", later),
+            remaining_hold(&mut seen, Some(&claim("other", 1)), "me", later),
             Some(Duration::from_secs(10))
         );
         assert_eq!(
-            held_for(&mut seen, Some(&claim("other", 2)), "me", later),
+            remaining_hold(&mut seen, Some(&claim("other", 2)), "me", later),
             Some(CLAIM_STALE_AFTER),
             "a renewal counts"
         );
         assert_eq!(
-            held_for(&mut seen, Some(&claim("other", 2)), "me", later + CLAIM_STALE_AFTER),
+            remaining_hold(&mut seen, Some(&claim("other", 2)), "me", later + CLAIM_STALE_AFTER),
             None
         );
     }
@@ -85,12 +90,12 @@ mod tests {
             let mut seen = None;
             let claim = claim("other", second);
             assert_eq!(
-                held_for(&mut seen, Some(&claim), "me", start),
+                remaining_hold(&mut seen, Some(&claim), "me", start),
                 Some(CLAIM_STALE_AFTER),
                 "{second}"
             );
             assert_eq!(
-                held_for(&mut seen, Some(&claim), "me", start + CLAIM_STALE_AFTER),
+                remaining_hold(&mut seen, Some(&claim), "me", start + CLAIM_STALE_AFTER),
                 None,
                 "{second}"
             );

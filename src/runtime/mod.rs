@@ -23,7 +23,7 @@ mod task_table;
 mod trust;
 
 pub use api_server::refuse_api_server;
-pub use claim::{CLAIM_RENEW_INTERVAL, CLAIM_STALE_AFTER, held_for};
+pub use claim::{CLAIM_RENEW_INTERVAL, CLAIM_STALE_AFTER, remaining_hold};
 pub use config_maps::read_config_map;
 pub use events::Events;
 pub use health::{Health, Heartbeat, Listing, ReadinessCheck};

@@ -143,7 +143,7 @@ impl TaskTable {
         {
             return Decision::Requeue(left);
         }
-        match claim::held_for(&mut entry.claim, view.claim, &self.holder, now) {
+        match claim::remaining_hold(&mut entry.claim, view.claim, &self.holder, now) {
             Some(left) => Decision::Requeue(left),
             None => Decision::Run,
         }
