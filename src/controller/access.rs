@@ -91,9 +91,9 @@ impl<'a> ObjectAccess<'a> {
             .defaults
             .source_endpoint(host, self.trust(host).await?, self.idle);
         let registry = self.registries.open_accepted(&endpoint, candidates, reference).await?;
-        match credentials.lacking.is_empty() {
+        match credentials.missing.is_empty() {
             true => Ok(registry),
-            false => without(&credentials.lacking, registry, reference).await,
+            false => without(&credentials.missing, registry, reference).await,
         }
     }
 
@@ -110,14 +110,14 @@ impl<'a> ObjectAccess<'a> {
     }
 }
 
-/// `registry`, unless it refuses what some Secrets, which hold no credentials (`lacking`), may have been named for.
-async fn without(lacking: &[String], registry: Registry, reference: &Reference) -> Result<Registry, Fault> {
+/// `registry`, unless it refuses what some Secrets, which hold no credentials (`missing`), may have been named for.
+async fn without(missing: &[String], registry: Registry, reference: &Reference) -> Result<Registry, Fault> {
     let repository = registry.repository(reference.repository());
     match repository.head_manifest(reference.identifier()).await {
         Err(error) if matches!(error.kind(), Kind::Unauthorized | Kind::Denied) => {
             let fault = error.reading(&reference.to_string());
-            let lacking = lacking.iter().take(LACKING).map(String::as_str).collect::<Vec<_>>();
-            let message = format!("{}; {}", lacking.join("; "), fault.message);
+            let missing = missing.iter().take(LACKING).map(String::as_str).collect::<Vec<_>>();
+            let message = format!("{}; {}", missing.join("; "), fault.message);
             Err(Fault::retryable(Reason::SecretUnavailable, message))
         }
         // Whoever reads next meets any other failure too.
