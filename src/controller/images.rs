@@ -345,7 +345,7 @@ impl Assigner {
                 status.assignment = assignment.cloned();
                 if let Some(fault) = fault {
                     let mut conditions = Conditions(std::mem::take(&mut status.conditions));
-                    let is_news = Failure(fault).note(
+                    let is_news = Failure(fault).record(
                         &mut conditions,
                         standing.metadata.generation,
                         Time(jiff::Timestamp::now()),

@@ -63,7 +63,7 @@ impl Packages {
     ) -> Result<(), Fault> {
         let news = AtomicBool::new(false);
         self.write(package, rows, images, |conditions, generation, now| {
-            news.store(Failure(fault).note(conditions, generation, now), Ordering::Relaxed);
+            news.store(Failure(fault).record(conditions, generation, now), Ordering::Relaxed);
         })
         .await?;
         if news.into_inner() {
@@ -90,7 +90,7 @@ impl Packages {
         self.change(package, |status, generation| {
             let mut conditions = Conditions(std::mem::take(&mut status.conditions));
             let now = Time(jiff::Timestamp::now());
-            let is_news = Failure(fault).note(&mut conditions, generation, now.clone());
+            let is_news = Failure(fault).record(&mut conditions, generation, now.clone());
             news.store(is_news, Ordering::Relaxed);
             say(&mut conditions, generation, now);
             status.conditions = conditions.0;

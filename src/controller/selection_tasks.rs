@@ -248,7 +248,7 @@ fn note_failure(
         selected.observed_generation = None;
     }
     let mut conditions = Conditions(std::mem::take(&mut status.conditions));
-    let news = Failure(fault).note(&mut conditions, generation, Time(jiff::Timestamp::now()));
+    let news = Failure(fault).record(&mut conditions, generation, Time(jiff::Timestamp::now()));
     status.conditions = conditions.0;
     status.observed_generation = generation;
     status.last_handled_reconcile_at = requested.map(str::to_owned);

@@ -135,7 +135,7 @@ pub struct Failure<'a>(pub &'a Fault);
 impl Failure<'_> {
     /// Notes the failure. True when that is news: a first failure, another reason than before, or another
     /// message about another spec. Other words about the same are written, but an event was told already.
-    pub fn note(&self, conditions: &mut Conditions, generation: Option<i64>, now: Time) -> bool {
+    pub fn record(&self, conditions: &mut Conditions, generation: Option<i64>, now: Time) -> bool {
         let reason = self.0.reason.to_string();
         let before = conditions.get(READY).cloned();
         match self.0.is_stalled() {

@@ -489,7 +489,7 @@ async fn failed(
 fn note_failure(image: &JackalImage, status: &mut JackalImageStatus, fault: &Fault, holder: &str) -> bool {
     let generation = image.metadata.generation;
     let mut conditions = Conditions(std::mem::take(&mut status.conditions));
-    let news = Failure(fault).note(&mut conditions, generation, now());
+    let news = Failure(fault).record(&mut conditions, generation, now());
     if !requires_signatures(&image.spec) {
         conditions.clear(VERIFIED);
     } else if fault.reason == Reason::VerificationError {
