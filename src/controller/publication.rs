@@ -152,14 +152,14 @@ pub(super) async fn run(
         Err(End::Unsigned(fault)) => {
             let written = packages.failed_with(package, &fault, |conditions, generation, now| {
                 let said = (&*fault.reason.to_string(), &*fault.message);
-                conditions.note(SIGNED, Some(false), said, generation, now);
+                conditions.set(SIGNED, Some(false), said, generation, now);
             });
             Some(disposition_after_write(&**package, written.await, fault.disposition))
         }
         Err(End::Failed(fault)) if fault.reason == Reason::VerificationError => {
             let written = packages.failed_with(package, &fault, |conditions, generation, now| {
                 let said = (&*fault.reason.to_string(), &*fault.message);
-                conditions.note(VERIFIED, Some(false), said, generation, now);
+                conditions.set(VERIFIED, Some(false), said, generation, now);
             });
             Some(disposition_after_write(&**package, written.await, fault.disposition))
         }

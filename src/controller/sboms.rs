@@ -71,7 +71,7 @@ impl Sboms {
                 let failed = |known: &&Condition| is_failure(known, generation);
                 if conditions.get(SBOMS_COMPLETE).filter(failed).is_none() {
                     let message = format!("SBOMs of {} images are made", sboms.total());
-                    conditions.note(SBOMS_COMPLETE, None, ("Progressing", &message), generation, now);
+                    conditions.set(SBOMS_COMPLETE, None, ("Progressing", &message), generation, now);
                 }
             }
             Self::Complete(sboms) => {
@@ -79,7 +79,7 @@ impl Sboms {
                     0 => "no image of the package has files that an SBOM could list".to_owned(),
                     total => format!("SBOMs of {total} images are beside them and in the package"),
                 };
-                conditions.note(SBOMS_COMPLETE, Some(true), ("Succeeded", &message), generation, now);
+                conditions.set(SBOMS_COMPLETE, Some(true), ("Succeeded", &message), generation, now);
             }
         }
     }
@@ -106,7 +106,7 @@ pub(super) async fn failed(packages: &Packages, package: &JackalPackage, fault: 
             let told = known.is_some_and(|known| is_failure(known, generation) && known.message == cut(&fault.message));
             news.store(!told, Ordering::Relaxed);
             let now = Time(jiff::Timestamp::now());
-            conditions.note(SBOMS_COMPLETE, Some(false), (&reason, &fault.message), generation, now);
+            conditions.set(SBOMS_COMPLETE, Some(false), (&reason, &fault.message), generation, now);
             status.conditions = conditions.0;
         })
         .await?;

@@ -166,11 +166,11 @@ impl Verification {
             Self::Unknown => {}
             Self::Satisfied(count) => {
                 let message = format!("{count} images have the signatures that verify asks for");
-                conditions.note(VERIFIED, Some(true), ("Succeeded", &message), generation, now);
+                conditions.set(VERIFIED, Some(true), ("Succeeded", &message), generation, now);
             }
             Self::Failed(message) => {
                 let reason = Reason::VerificationError.to_string();
-                conditions.note(VERIFIED, Some(false), (&reason, message), generation, now);
+                conditions.set(VERIFIED, Some(false), (&reason, message), generation, now);
             }
         }
     }

@@ -191,7 +191,7 @@ pub fn succeed(
     }
     conditions.ready(generation, "Succeeded", &message, now);
     match requires_signatures(&image.spec) {
-        true => conditions.note(VERIFIED, Some(true), ("Succeeded", SATISFIED), generation, verified_at),
+        true => conditions.set(VERIFIED, Some(true), ("Succeeded", SATISFIED), generation, verified_at),
         false => conditions.clear(VERIFIED),
     }
     status.conditions = conditions.0;

@@ -494,7 +494,7 @@ fn note_failure(image: &JackalImage, status: &mut JackalImageStatus, fault: &Fau
         conditions.clear(VERIFIED);
     } else if fault.reason == Reason::VerificationError {
         let said = (&*fault.reason.to_string(), &*fault.message);
-        conditions.note(VERIFIED, Some(false), said, generation, now());
+        conditions.set(VERIFIED, Some(false), said, generation, now());
     }
     status.conditions = conditions.0;
     status.observed_generation = generation;

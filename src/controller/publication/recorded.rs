@@ -102,7 +102,7 @@ pub(super) async fn done(
                         "; not the index under the tag, which lists a package for {foreign} that this key has not signed"
                     );
                 }
-                conditions.note(SIGNED, Some(true), ("Succeeded", &message), generation, now.clone());
+                conditions.set(SIGNED, Some(true), ("Succeeded", &message), generation, now.clone());
             }
             status.conditions = conditions.0;
             let announced = status
