@@ -374,7 +374,7 @@ impl Packages {
     fn postponed(&self, package: &JackalPackage) -> Option<Option<Duration>> {
         let uid = package.uid().unwrap_or_default();
         let postponed = self.memory.postponed(&uid, &self.key(package, None), Instant::now());
-        postponed.map(Decision::left)
+        postponed.map(Decision::delay)
     }
 
     fn is_ready(&self, package: &JackalPackage, rows: &[PackagedImage]) -> bool {

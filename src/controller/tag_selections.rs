@@ -151,7 +151,7 @@ impl Packages {
         let (key, now) = (self.key(package, None), Instant::now());
         // A choice that failed is tried again in its time, and nothing else happens before.
         if let Some(postponed) = following.memory.postponed(&uid, &key, now) {
-            return Ok(Followable::Later(postponed.left()));
+            return Ok(Followable::Later(postponed.delay()));
         }
         let known = known.filter(|chosen| chosen.key == key);
         let view = ObjectView {

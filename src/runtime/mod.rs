@@ -42,8 +42,8 @@ pub use secrets::{PullCredentials, Secrets};
 pub use selected_tag::{current_selection, image_with_tag, same_selection, spec_with_tag};
 pub use settings::Settings;
 pub use status::{
-    Failure, Success, WrittenImage, disposition_after_write, kube_fault, qualified_name, requires_signatures, succeed,
-    update_status, with_short_timeout, with_timeout,
+    Failure, Success, WrittenImage, disposition_after_write, kube_fault, qualified_name, record_success,
+    requires_signatures, update_status, with_short_timeout, with_timeout,
 };
 pub use task_table::{Backoff, Decision, ObjectView, TaskKey, TaskTable};
 pub use trust::{NamespaceEntryReader, open_key};
