@@ -42,12 +42,12 @@ impl Target {
             .find_map(|scheme| text.strip_prefix(scheme));
         let bare = scheme.unwrap_or(text).trim_end_matches('/');
         if bare.contains("://") {
-            return unusable("write host[:port][/prefix]; plain HTTP is asked for by --insecure".to_owned());
+            return unusable("write host[:port][/prefix]; for plain HTTP use --insecure".to_owned());
         }
         let (host, prefix) = bare.split_once('/').unwrap_or((bare, ""));
         if !is_host(host) {
             let advice = match host.parse::<Ipv6Addr>() {
-                Ok(_) => "an IPv6 address stands in brackets",
+                Ok(_) => "write an IPv6 address in brackets",
                 Err(_) => "write host[:port][/prefix] of a registry, or oci:DIR for an OCI layout",
             };
             return unusable(format!("`{host}` is not a host; {advice}"));
@@ -59,7 +59,7 @@ impl Target {
         }
         if !prefix.is_empty() && format!("localhost/{prefix}/x:1").parse::<Reference>().is_err() {
             return unusable(format!(
-                "no registry takes the path {prefix}: write lower-case letters and digits with '.', '_', '-' or '/' between them"
+                "invalid repository path {prefix}: write lower-case letters and digits with '.', '_', '-' or '/' between them"
             ));
         }
         Ok(Self::Registry {
@@ -99,9 +99,9 @@ mod tests {
                 "",
                 "`` is not a host; write host[:port][/prefix] of a registry, or oci:DIR",
             ),
-            ("https://r.example", "plain HTTP is asked for by --insecure"),
-            ("r.example/UPPER", "no registry takes the path UPPER"),
-            ("r.example//team", "no registry takes the path /team"),
+            ("https://r.example", "for plain HTTP use --insecure"),
+            ("r.example/UPPER", "invalid repository path UPPER"),
+            ("r.example//team", "invalid repository path /team"),
             ("r.example/team:1", "write r.example/team"),
             ("r.example/team@sha256:0", "write r.example/team"),
             ("./out", "write oci:./out"),
@@ -112,7 +112,7 @@ mod tests {
             ("r.example:port/team", "`r.example:port` is not a host"),
             ("r.example:99999", "`r.example:99999` is not a host"),
             ("ann@r.example/team", "`ann@r.example` is not a host"),
-            ("::1/team", "an IPv6 address stands in brackets"),
+            ("::1/team", "write an IPv6 address in brackets"),
             ("oci:///out", "`` is not a host"),
         ] {
             assert!(said(text).contains(words), "{text}: {}", said(text));
