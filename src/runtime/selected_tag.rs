@@ -75,7 +75,7 @@ mod tests {
         selected
     }
 
-    fn moved(image: &JackalImage) -> Option<String> {
+    fn transferred(image: &JackalImage) -> Option<String> {
         image_with_tag(image).map(|image| image.spec.image.clone())
     }
 
@@ -83,12 +83,12 @@ mod tests {
     fn the_tag_selected_for_the_present_spec_is_used() {
         let now = json!({ "observedGeneration": 2 });
         assert_eq!(
-            moved(&image(chosen("1.2", now.clone()))).as_deref(),
+            transferred(&image(chosen("1.2", now.clone()))).as_deref(),
             Some("r:5000/x/app:1.2")
         );
         assert_eq!(moved(&image(chosen("1.2", json!({ "observedGeneration": 1 })))), None);
         assert_eq!(
-            moved(&image(chosen("1.2", json!({})))),
+            transferred(&image(chosen("1.2", json!({})))),
             None,
             "a later selection failed"
         );
@@ -102,15 +102,15 @@ mod tests {
 
     #[test]
     fn a_requested_reconciliation_needs_a_new_selection() {
-        let mut asked = image(chosen("1.2", json!({ "observedGeneration": 2 })));
-        asked.metadata.annotations = Some([("jackal.dev/requestedAt".to_owned(), "5".to_owned())].into());
-        assert_eq!(moved(&asked), None);
+        let mut requested = image(chosen("1.2", json!({ "observedGeneration": 2 })));
+        requested.metadata.annotations = Some([("jackal.dev/requestedAt".to_owned(), "5".to_owned())].into());
+        assert_eq!(moved(&requested), None);
         let answered = json!({ "observedGeneration": 2, "lastHandledReconcileAt": "5" });
-        asked.status = image(chosen("1.2", answered.clone())).status;
-        assert_eq!(moved(&asked).as_deref(), Some("r:5000/x/app:1.2"));
+        requested.status = image(chosen("1.2", answered.clone())).status;
+        assert_eq!(moved(&requested).as_deref(), Some("r:5000/x/app:1.2"));
         // Another tag was selected meanwhile.
-        let mut newer = asked.clone();
+        let mut newer = requested.clone();
         newer.status = image(chosen("1.3", answered)).status;
-        assert!(same_selection(&asked, &asked) && !same_selection(&newer, &asked));
+        assert!(same_selection(&requested, &requested) && !same_selection(&newer, &requested));
     }
 }

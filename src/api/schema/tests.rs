@@ -182,7 +182,7 @@ fn violated_limits_are_reported_as_text() {
         spec[field] = value;
         found(spec).join("\n")
     };
-    let units = "it is not a duration: write numbers with the units w, d, h, m, s and ms, such as 90s, 1h30m or 1d";
+    let units = "not a duration: write numbers with the units w, d, h, m, s and ms, such as 90s, 1h30m or 1d";
     for text in ["1y", "90", "-1h", "PT1H", "1 h", "1H", "1,5h"] {
         assert_eq!(
             with("interval", json!(text)),
@@ -235,17 +235,17 @@ fn cel_rules_are_evaluated() {
         (
             "versionFrom",
             json!({ "image": "a" }),
-            "spec: the package needs one version",
+            "spec: set exactly one of version and versionFrom",
         ),
         (
             "sbom",
             json!({ "enabled": false, "required": true }),
-            "spec.sbom: sbom.required demands SBOMs",
+            "spec.sbom: sbom.required needs SBOMs",
         ),
         (
             "verify",
             json!([{ "images": ["a"] }]),
-            "spec.verify[0]: name at least one key",
+            "spec.verify[0]: set publicKeys or identities",
         ),
         (
             "verify",
@@ -266,7 +266,7 @@ fn cel_rules_are_evaluated() {
         (
             "components",
             json!([{ "name": "web", "files": [{ "target": "/a", "url": "https://a.example" }] }]),
-            "spec.components[0].files[0]: sha256 says what a fetched file must be",
+            "spec.components[0].files[0]: sha256 is the checksum of a downloaded file",
         ),
     ] {
         let said = with(field, value);
