@@ -36,7 +36,7 @@ use crate::package::{self, Names, PlannedImage};
 use crate::signing::SigningKey;
 use crate::transfer::{DestinationState, Transfer};
 
-/// A host of the command line, which nothing would match otherwise.
+/// Parses a host; an invalid host would match nothing.
 fn host(text: &str) -> Result<String, &'static str> {
     match is_host(text) {
         true => Ok(text.to_owned()),
@@ -44,7 +44,7 @@ fn host(text: &str) -> Result<String, &'static str> {
     }
 }
 
-/// How long a transfer may stand still where neither flag nor object says so.
+/// The stall timeout if neither a flag nor the object sets it.
 const IDLE: Duration = Duration::from_secs(120);
 
 /// Build packages and copy images without a cluster.
@@ -105,7 +105,7 @@ pub(super) struct Build {
     key: Option<PathBuf>,
 }
 
-/// The path that everything of an object is put under.
+/// The path prefix of an object's repositories.
 fn prefix(target: &Target, spec: &JackalPackageSpec) -> String {
     let prefix = target.prefix().or(spec.registry.repository_prefix.clone());
     prefix.unwrap_or_default()
@@ -149,7 +149,7 @@ impl Build {
         if interrupted {
             return ExitCode::from(130);
         }
-        // Of a check an image that is missing is an answer, whatever would bring it.
+        // For a check, a missing image is a result, not an invalid file.
         let unusable = |failure: &Failure| failure.stalled && !(self.check && failure.image.is_some());
         match reports.failures().any(unusable) {
             true => ExitCode::from(EXIT_USAGE),
@@ -157,11 +157,11 @@ impl Build {
         }
     }
 
-    /// Builds every object of the file; one that fails keeps none of the others.
+    /// Builds all objects of the file. The failure of one does not stop the others.
     async fn all(&self, reports: &mut Reports, display: &Display) -> anyhow::Result<()> {
         let path = self.file.as_ref().or(self.filename.as_ref());
         let path = path.cloned().unwrap_or_else(|| PathBuf::from("-"));
-        // Where it may block: standard input says nothing until somebody writes there.
+        // On a blocking thread, because standard input may block.
         let file = tokio::task::spawn_blocking(move || package_file::read(&path)).await??;
         for skipped in &file.skipped {
             display.warn(skipped);
@@ -189,19 +189,19 @@ impl Build {
         Ok(())
     }
 
-    /// How long what is done for `object` may stand still.
+    /// The stall timeout of `object`.
     fn idle(&self, object: &Object) -> Duration {
         let own = object.spec.stall_timeout.map(Into::into);
         self.stall_timeout.or(own).unwrap_or(IDLE)
     }
 
-    /// Whether `host`, which something is read from, speaks plain HTTP.
+    /// Whether plain HTTP is used to read from `host`.
     fn is_plain_http(&self, host: &str, target: &Target) -> bool {
         let same = matches!(target, Target::Registry { host: to, .. } if same_host(to, host)) && self.insecure;
         same || self.insecure_registry.iter().any(|insecure| same_host(insecure, host))
     }
 
-    /// The key that the package is signed by, if it is.
+    /// The key to sign the package with, if any.
     async fn signing_key(
         &self,
         spec: &JackalPackageSpec,
@@ -214,7 +214,7 @@ impl Build {
         }
     }
 
-    /// Brings one image, unless `standing` says that it stands, or says what that would move.
+    /// Copies one image unless `standing` says that it is up to date; for a dry run, prints what would be copied.
     async fn one(
         &self,
         works: &BuildContext,

@@ -86,28 +86,31 @@ mod tests {
             transferred(&image(chosen("1.2", now.clone()))).as_deref(),
             Some("r:5000/x/app:1.2")
         );
-        assert_eq!(moved(&image(chosen("1.2", json!({ "observedGeneration": 1 })))), None);
+        assert_eq!(
+            transferred(&image(chosen("1.2", json!({ "observedGeneration": 1 })))),
+            None
+        );
         assert_eq!(
             transferred(&image(chosen("1.2", json!({})))),
             None,
             "a later selection failed"
         );
         for no_tag in ["", "a b", "a/b", "1@sha256:0", ":1", "-x", &"x".repeat(129)] {
-            assert_eq!(moved(&image(chosen(no_tag, now.clone()))), None, "{no_tag}");
+            assert_eq!(transferred(&image(chosen(no_tag, now.clone()))), None, "{no_tag}");
         }
         let mut none = image(chosen("1.2", now));
         none.spec.policy = None;
-        assert_eq!(moved(&none).as_deref(), Some("r:5000/x/app"));
+        assert_eq!(transferred(&none).as_deref(), Some("r:5000/x/app"));
     }
 
     #[test]
     fn a_requested_reconciliation_needs_a_new_selection() {
         let mut requested = image(chosen("1.2", json!({ "observedGeneration": 2 })));
         requested.metadata.annotations = Some([("jackal.dev/requestedAt".to_owned(), "5".to_owned())].into());
-        assert_eq!(moved(&requested), None);
+        assert_eq!(transferred(&requested), None);
         let answered = json!({ "observedGeneration": 2, "lastHandledReconcileAt": "5" });
         requested.status = image(chosen("1.2", answered.clone())).status;
-        assert_eq!(moved(&requested).as_deref(), Some("r:5000/x/app:1.2"));
+        assert_eq!(transferred(&requested).as_deref(), Some("r:5000/x/app:1.2"));
         // Another tag was selected meanwhile.
         let mut newer = requested.clone();
         newer.status = image(chosen("1.3", answered)).status;

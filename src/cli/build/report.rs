@@ -1,4 +1,4 @@
-//! What `build` says came of it.
+//! The report of `build`.
 
 use serde::Serialize;
 
@@ -11,20 +11,20 @@ use crate::fault::Fault;
 use crate::oci::{Document, OmittedTag};
 use crate::package::{Material, PlannedImage};
 
-/// What came of one object, as `--output json` prints it.
+/// The result of one object, as printed by `--output json`.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Report {
     /// Kind and name of the object: `JackalPackage/shop`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,
-    /// The name of a package; absent of an image.
+    /// The name of a package; absent for an image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub package: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     pub dry_run: bool,
-    /// The directory of the OCI layout that everything is in, where it went into one.
+    /// The directory of the OCI layout, if that is the destination.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layout: Option<String>,
     /// The artifact; absent on a dry run.
@@ -32,26 +32,26 @@ pub(super) struct Report {
     pub named: Option<Named>,
     pub changed: bool,
     pub moved_bytes: u64,
-    /// Those that did not fail.
+    /// The images that did not fail.
     pub images: Vec<Row>,
-    /// The charts with the content that was found.
+    /// The charts, with the digests of their content.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub charts: Vec<PinnedChart>,
-    /// What manifests and charts name and `images` lack.
+    /// Images that manifests and charts name and `images` lack.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing_images: Vec<MissingImage>,
-    /// How far the SBOMs are; absent where none are made.
+    /// The progress of the SBOMs; absent if none are generated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sboms: Option<sboms::Row>,
-    /// What is left out, because an earlier version holds it.
+    /// What is omitted because an earlier version contains it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub differential: Option<Differential>,
-    /// Empty when all is well.
+    /// Empty if nothing failed.
     pub failures: Vec<Failure>,
-    /// How many images there are to move.
+    /// The number of images to copy.
     #[serde(skip)]
     pub planned: usize,
-    /// Whether the file has other objects too, so that messages say which one they are about.
+    /// Whether the file has several objects, so that messages name the object.
     #[serde(skip)]
     several: bool,
 }
@@ -67,13 +67,13 @@ pub(super) struct Named {
 }
 
 impl Report {
-    /// Notes a failure, and tells it at once.
+    /// Records a failure and prints it.
     pub fn fail(&mut self, failure: Failure, display: &Display) {
         self.tell(&failure, display);
         self.failures.push(failure);
     }
 
-    /// Says on standard error what failed.
+    /// Prints a failure on standard error.
     pub fn tell(&self, failure: &Failure, display: &Display) {
         match (&self.object, self.several && failure.image.is_none()) {
             (Some(object), true) => display.warn(format_args!("{object}: {failure}")),
@@ -81,22 +81,22 @@ impl Report {
         }
     }
 
-    /// The images that failed, where others did not.
+    /// The failures of single images.
     fn failed_images(&self) -> impl Iterator<Item = &Failure> {
         self.failures.iter().filter(|failure| failure.image.is_some())
     }
 }
 
-/// What came of all objects of a file.
+/// The results of all objects of a file.
 #[derive(Debug)]
 pub(super) struct Reports {
     dry_run: bool,
     objects: Vec<Report>,
-    /// What failed and was about none of them.
+    /// Failures that do not concern an object.
     failures: Vec<Failure>,
 }
 
-/// The sum of several reports, as `--output json` prints it.
+/// The sum of several reports, as printed by `--output json`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ReportSummary<'a> {
@@ -118,7 +118,7 @@ impl Reports {
         }
     }
 
-    /// The report of the next object, which is one of `several` or not.
+    /// Starts the report of the next object, which is one of `several` or the only one.
     pub fn begin(&mut self, object: &Object, several: bool) -> &mut Report {
         self.objects.push(Report {
             object: Some(object.to_string()),
@@ -131,13 +131,13 @@ impl Reports {
         &mut self.objects[last]
     }
 
-    /// Notes a failure that is about no object, and tells it at once.
+    /// Records a failure that concerns no object, and prints it.
     pub fn fail(&mut self, failure: Failure, display: &Display) {
         display.warn(&failure);
         self.failures.push(failure);
     }
 
-    /// All that failed.
+    /// All failures.
     pub fn failures(&self) -> impl Iterator<Item = &Failure> {
         let of_objects = self.objects.iter().flat_map(|report| &report.failures);
         of_objects.chain(&self.failures)
