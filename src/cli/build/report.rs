@@ -148,7 +148,7 @@ impl Reports {
         self.objects.iter().any(|report| !report.missing_images.is_empty())
     }
 
-    /// Lists the images that failed, of every object that has several: what was told of each stands further up.
+    /// Lists the failed images of every object with several images; their messages were printed before.
     pub fn summarize(&self) {
         for report in self.objects.iter().filter(|report| report.planned > 1) {
             let failed: Vec<&Failure> = report.failed_images().collect();
@@ -168,7 +168,7 @@ impl Reports {
         }
     }
 
-    /// One JSON document: the report of a single object, or the sum of several with the report of each.
+    /// The JSON document: the report of a single object, or the sum of several with the report of each.
     pub fn json(&mut self) -> serde_json::Result<String> {
         if self.objects.is_empty() {
             self.objects.push(Report {
@@ -193,7 +193,7 @@ impl Reports {
         text.map(|text| text + "\n")
     }
 
-    /// How far the objects came.
+    /// The progress of the objects.
     fn progress(&self) -> String {
         let Some(report) = self.objects.last() else {
             return "nothing was moved yet".to_owned();
@@ -210,10 +210,10 @@ impl Reports {
     }
 }
 
-/// Something that failed; the rest was done all the same.
+/// A failure; the rest was done nevertheless.
 #[derive(Debug, Serialize)]
 pub(super) struct Failure {
-    /// The image; absent where it was not about one.
+    /// The image, if the failure concerns one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     pub reason: String,
@@ -223,7 +223,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// That whoever runs the command ended it.
+    /// The failure of an interrupted command.
     pub fn interrupted(reports: &Reports) -> Self {
         Self {
             image: None,
@@ -287,7 +287,7 @@ impl From<anyhow::Error> for Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.image {
-            // Most messages name it themselves.
+            // Most messages name the image.
             Some(image) if !self.message.contains(image) => write!(formatter, "{image}: {}", self.message),
             _ => formatter.write_str(&self.message),
         }
@@ -304,8 +304,8 @@ pub(super) struct Row {
     pub digest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// Why a better way was not taken, or not for all of the image, or what was left out of it: its reason and message,
-    /// as in a JackalImage's status.
+    /// Why a faster method was not used for all of the image, or what was left out of it: reason and message as in the status
+    /// of a JackalImage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method_reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -313,9 +313,9 @@ pub(super) struct Row {
     pub moved_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub moved_blobs: Option<u64>,
-    /// Manifests that were written of those that refer to the image: signatures, attestations, SBOMs.
+    /// Copied referrers of the image: signatures, attestations, SBOMs.
     pub moved_referrers: usize,
-    /// The plain tag that the image did not get, and whose it is.
+    /// The plain tag that the image did not get, and its owner.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub omitted_tag: Option<OmittedTag>,
     pub current: bool,
@@ -324,7 +324,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// What it is in the package's provenance.
+    /// The image in the provenance of the package.
     pub fn material(&self, planned: &PlannedImage) -> anyhow::Result<Material> {
         let became = self.digest.as_deref().unwrap_or_default().parse()?;
         let source = self.source_digest.parse()?;

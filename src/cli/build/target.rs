@@ -1,4 +1,4 @@
-//! What `--to` says.
+//! The destination in `--to`.
 
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::cli::UsageError;
 use crate::oci::{Reference, canonical_host, is_host};
 
-/// Where a package goes.
+/// The destination of packages.
 #[derive(Clone, Debug)]
 pub(super) enum Target {
     Registry {
@@ -14,19 +14,19 @@ pub(super) enum Target {
         prefix: String,
     },
     Layout(PathBuf),
-    /// To no place: it is only checked.
+    /// No destination: `--check`.
     Nowhere,
 }
 
 impl Target {
-    /// Reads `--to`.
+    /// Parses `--to`.
     pub fn parse(text: &str) -> Result<Self, UsageError> {
         let unusable = |what: String| Err(UsageError(format!("--to {text}: {what}")));
         if let Some(directory) = text.strip_prefix("oci:").filter(|rest| !rest.starts_with("//")) {
             if directory.is_empty() {
-                return unusable("it names no directory: write oci:DIR".to_owned());
+                return unusable("the directory is missing: write oci:DIR".to_owned());
             }
-            // Others read what follows as the name of an image in the layout.
+            // Other tools take the rest as the name of an image in the layout.
             if let Some((path, name)) = directory.split_once(':') {
                 return unusable(format!(
                     "a layout gets its names from the file: write oci:{path} without :{name}"
