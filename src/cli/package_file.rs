@@ -97,54 +97,7 @@ fn parse(name: &str, text: &str) -> Result<File, UsageError> {
     // Errors of objects: all objects are read, so that all errors are reported.
     let mut errors = Vec::new();
     for document in &documents {
-        let line = document.line;
-        match document.value["kind"].as_str() {
-            Some(kind @ ("JackalPackage" | "JackalImage")) => {
-                let kind = match kind {
-                    "JackalPackage" => Kind::Package,
-                    _ => Kind::Image,
-                };
-                match object::read(name, document, kind) {
-                    Ok(object) => file.objects.push(object),
-                    Err(UsageError(why)) => errors.push(why),
-                }
-            }
-            Some("ConfigMap") => file.given.config_maps.extend(config_map(&document.value)),
-            Some("Secret") => {
-                let read = secret(&document.value);
-                let read = read.map_err(|error| unusable(format!(" has an invalid Secret: {error}")))?;
-                file.given.secrets.extend([read]);
-            }
-            Some(kind @ ("ZarfPackageConfig" | "JackalPackageConfig")) => {
-                return Err(unusable(format!(
-                    " contains a {kind}: convert it with `jackal-operator convert {}`",
-                    match name {
-                        "standard input" => "-",
-                        name => name,
-                    }
-                )));
-            }
-            Some(kind) => match nearest(kind, ["JackalPackage", "JackalImage"]) {
-                Some(meant) => errors.push(format!("{name}:{line}: unknown kind {kind}; did you mean {meant}?")),
-                None if is_ours(document) => errors.push(format!(
-                    "{name}:{line}: unknown kind {kind}; the kinds of jackal.dev are JackalPackage and JackalImage"
-                )),
-                None => file.skipped.push(format!(
-                    "{name}:{line}: {} is skipped: build reads JackalPackages, JackalImages, ConfigMaps and Secrets",
-                    called(document)
-                )),
-            },
-            None => {
-                let fields = document.value.as_object().into_iter().flatten();
-                let meant = fields
-                    .map(|(field, _)| did_you_mean(field, ["kind"]))
-                    .find(|meant| !meant.is_empty());
-                return Err(unusable(format!(
-                    ":{line}: the document has no kind: write apiVersion: jackal.dev/v1alpha1 and kind: JackalPackage{}",
-                    meant.unwrap_or_default()
-                )));
-            }
-        }
+        read_document(name, document, &mut file, &mut errors)?;
     }
     if !errors.is_empty() {
         return Err(UsageError(errors.join("\n")));
@@ -171,6 +124,60 @@ fn parse(name: &str, text: &str) -> Result<File, UsageError> {
         ))),
         None => Ok(file),
     }
+}
+
+/// Adds a document to `file`, or its errors to `errors`. An error that concerns the whole file is returned.
+fn read_document(name: &str, document: &Document, file: &mut File, errors: &mut Vec<String>) -> Result<(), UsageError> {
+    let unusable = |message: String| UsageError(format!("{name}{message}"));
+    let line = document.line;
+    match document.value["kind"].as_str() {
+        Some(kind @ ("JackalPackage" | "JackalImage")) => {
+            let kind = match kind {
+                "JackalPackage" => Kind::Package,
+                _ => Kind::Image,
+            };
+            match object::read(name, document, kind) {
+                Ok(object) => file.objects.push(object),
+                Err(UsageError(why)) => errors.push(why),
+            }
+        }
+        Some("ConfigMap") => file.given.config_maps.extend(config_map(&document.value)),
+        Some("Secret") => {
+            let read = secret(&document.value);
+            let read = read.map_err(|error| unusable(format!(" has an invalid Secret: {error}")))?;
+            file.given.secrets.extend([read]);
+        }
+        Some(kind @ ("ZarfPackageConfig" | "JackalPackageConfig")) => {
+            return Err(unusable(format!(
+                " contains a {kind}: convert it with `jackal-operator convert {}`",
+                match name {
+                    "standard input" => "-",
+                    name => name,
+                }
+            )));
+        }
+        Some(kind) => match nearest(kind, ["JackalPackage", "JackalImage"]) {
+            Some(meant) => errors.push(format!("{name}:{line}: unknown kind {kind}; did you mean {meant}?")),
+            None if is_ours(document) => errors.push(format!(
+                "{name}:{line}: unknown kind {kind}; the kinds of jackal.dev are JackalPackage and JackalImage"
+            )),
+            None => file.skipped.push(format!(
+                "{name}:{line}: {} is skipped: build reads JackalPackages, JackalImages, ConfigMaps and Secrets",
+                called(document)
+            )),
+        },
+        None => {
+            let fields = document.value.as_object().into_iter().flatten();
+            let meant = fields
+                .map(|(field, _)| did_you_mean(field, ["kind"]))
+                .find(|meant| !meant.is_empty());
+            return Err(unusable(format!(
+                ":{line}: the document has no kind: write apiVersion: jackal.dev/v1alpha1 and kind: JackalPackage{}",
+                meant.unwrap_or_default()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Whether the document has the API group jackal.dev.

@@ -129,12 +129,7 @@ impl RegistryDefaults {
         if let Some(read) = secrets.credentials(spec, &defaults, &names).await? {
             credentials = Some(read);
         }
-        if spec.cert_secret_ref.is_some() && spec.secret_ref.is_none() && has_operator_credentials {
-            return Err(Fault::stalled(
-                Reason::PolicyDenied,
-                "registry.certSecretRef applies only to registries with credentials of your own; the operator's credentials are sent only to a registry that its administrator trusts: remove certSecretRef, or set registry.secretRef",
-            ));
-        }
+        check_certificates(spec, has_operator_credentials)?;
         let trust = secrets.trust(spec, &defaults).await?;
         // Restrictions are lifted only for the registry reached exactly as the administrator configured it.
         let is_as_configured = is_own && spec.cert_secret_ref.is_none() && plain_http == operator_registry.plain_http;
@@ -369,6 +364,17 @@ impl SecretReaders {
             Some((secrets, name)) => secrets.trust(name).await,
             None => Ok(Trust::default()),
         }
+    }
+}
+
+/// Refuses certificates of the object for a registry that gets the operator's credentials.
+fn check_certificates(spec: &RegistrySpec, has_operator_credentials: bool) -> Result<(), Fault> {
+    match spec.cert_secret_ref.is_some() && spec.secret_ref.is_none() && has_operator_credentials {
+        false => Ok(()),
+        true => Err(Fault::stalled(
+            Reason::PolicyDenied,
+            "registry.certSecretRef applies only to registries with credentials of your own; the operator's credentials are sent only to a registry that its administrator trusts: remove certSecretRef, or set registry.secretRef",
+        )),
     }
 }
 
