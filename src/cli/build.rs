@@ -96,7 +96,7 @@ pub(super) struct Build {
     authorities: AuthorityFlags,
     #[command(flatten)]
     limits: LimitFlags,
-    /// How long a transfer may receive no data before it is aborted. Default: the value in the package, or 2m.
+    /// How long a transfer may make no progress before it is aborted. Default: the value in the package, or 2m.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     stall_timeout: Option<Duration>,
     /// The private key to sign the package with; COSIGN_PASSWORD is its password. Default: the Secret in `spec.signing`,

@@ -107,7 +107,7 @@ pub(super) struct ClusterFlags {
     /// How often sources are checked for changes, unless the object sets it.
     #[arg(long, env = "JACKAL_INTERVAL", default_value = "1h", value_name = "DURATION", value_parser = duration)]
     interval: Duration,
-    /// How long a transfer may receive no data before it is aborted and retried, unless the object sets it.
+    /// How long a transfer may make no progress before it is aborted and retried, unless the object sets it.
     #[arg(long, env = "JACKAL_STALL_TIMEOUT", default_value = "2m", value_name = "DURATION", value_parser = duration)]
     stall_timeout: Duration,
     /// The longest stall timeout that an object may set.

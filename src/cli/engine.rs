@@ -43,14 +43,14 @@ pub(super) struct EngineFlags {
 }
 
 impl EngineFlags {
-    /// The docker engine as a source, without connecting yet. `idle` is the timeout of a transfer without data.
+    /// The docker engine as a source, without connecting yet. `idle` is the timeout of a transfer without progress.
     pub fn docker(&self, idle: Duration) -> Result<Docker, Fault> {
         let engine = Engine::new(Some(&self.docker_host), idle)?;
         let content = ContentStores::new(self.containerd_root.clone());
         Ok(Docker::new(engine, self.docker_root.clone()).with_content(content))
     }
 
-    /// The containerd as a source, without connecting yet. `idle` is the timeout of a transfer without data.
+    /// The containerd as a source, without connecting yet. `idle` is the timeout of a transfer without progress.
     pub fn containerd(&self, idle: Duration) -> Result<Containerd, Fault> {
         let client = Client::new(&self.containerd_address, &self.containerd_namespace, idle)?;
         Ok(Containerd::new(client, self.containerd_root.clone()))

@@ -23,7 +23,7 @@ pub(super) struct RegistryClients {
 }
 
 impl RegistryClients {
-    /// Creates the clients. `idle` is the timeout of a registry that sends nothing, and of credential helpers.
+    /// Creates the clients. `idle` is the timeout of a registry without progress, and of credential helpers.
     pub async fn new(authorities: &AuthorityFlags, limits: &LimitFlags, idle: Duration) -> Result<Self, UsageError> {
         Ok(Self {
             trust: Trust {
@@ -44,7 +44,7 @@ impl RegistryClients {
         self
     }
 
-    /// How long a registry or an engine may send nothing.
+    /// How long a registry or an engine may make no progress.
     pub fn idle(&self) -> Duration {
         self.idle
     }

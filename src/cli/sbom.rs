@@ -19,7 +19,7 @@ use crate::package::{PackageSboms, TransferredImage};
 use crate::sbom::{Isolation, Limits, Syft, unable};
 use crate::transfer::{Destination as _, LayoutDestination, RegistryDestination};
 
-/// How long a registry may send nothing.
+/// How long a registry may make no progress.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// The flags of the commands that generate SBOMs.

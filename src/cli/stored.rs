@@ -26,7 +26,7 @@ pub(super) struct StoredFlags {
     authorities: AuthorityFlags,
     #[command(flatten)]
     limits: LimitFlags,
-    /// How long a request may receive no data.
+    /// How long a request may make no progress.
     #[arg(long, default_value = "2m", value_name = "DURATION", value_parser = duration)]
     stall_timeout: Duration,
 }

@@ -26,7 +26,7 @@ pub struct Settings {
     pub backoff: Backoff,
     /// How often images that are ready are compared with their source, unless the object sets it.
     pub interval: Duration,
-    /// How long a transfer may go without receiving or sending a byte, unless the object sets it.
+    /// How long a transfer may make no progress, unless the object sets it.
     pub idle: Duration,
     /// The longest such time that an object may set.
     pub longest_idle: Duration,

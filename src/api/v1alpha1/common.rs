@@ -167,7 +167,7 @@ pub struct RegistrySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalReference>,
     /// A Secret with `ca.crt` (the authority of the registry's certificate, or that certificate itself), and `tls.crt` with
-    /// `tls.key` if the registry requires a client certificate. It is refused with the operator's credentials.
+    /// `tls.key` if the registry requires a client certificate. Not allowed with the credentials of the operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cert_secret_ref: Option<LocalReference>,
     /// Use plain HTTP for the registry. The administrator must allow it for the host (`--insecure-registry`). With HTTPS,

@@ -108,7 +108,7 @@ pub struct JackalPackageSpec {
     /// How often the sources are checked for changes, such as `30m` or `1d`. Default: 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Period>,
-    /// How long a transfer may receive no data before it is aborted and retried, such as `90s`. Default: 2m.
+    /// How long a transfer may make no progress before it is aborted and retried, such as `90s`. Default: 2m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall_timeout: Option<Period>,
     /// Stops all work on the package, including running transfers.
