@@ -325,7 +325,7 @@ mod tests {
     };
 
     #[test]
-    fn one_task_a_key_and_another_key_cancels() {
+    fn a_changed_key_cancels_the_task() {
         let (table, now) = (table(), Instant::now());
         assert_eq!(table.decide("a", &key(1), OPEN, now), Decision::Run);
         let token = table.begin("a", &key(1), &CancellationToken::new());
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn tries_again_later_each_time_and_never_when_stalled() {
+    fn retries_back_off_and_stop_when_stalled() {
         let (table, now) = (table(), Instant::now());
         table.failed("a", key(1), Disposition::Retryable, now);
         let Decision::Requeue(left) = table.decide("a", &key(1), OPEN, now) else {
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn looks_again_only_where_it_is_its_duty() {
+    fn only_a_process_that_rechecks_checks_ready_objects() {
         let (table, now) = (table(), Instant::now());
         let view = ObjectView { ready: true, ..OPEN };
         assert_eq!(
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn forgets_what_is_gone() {
+    fn deleted_objects_are_forgotten() {
         let (table, now) = (table(), Instant::now());
         let token = table.begin("a", &key(1), &CancellationToken::new());
         table.forget("a");
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn respects_anothers_claim() {
+    fn the_claim_of_another_process_is_awaited() {
         use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
         let (table, now) = (table(), Instant::now());
         let claim = Claim {

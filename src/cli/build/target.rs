@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_what_cannot_be_a_destination() {
+    fn invalid_destinations_are_refused() {
         let said = |text: &str| Target::parse(text).unwrap_err().to_string();
         for (text, words) in [
             ("oci:", "write oci:DIR"),
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_registries_in_every_way_that_they_are_written() {
+    fn registries_and_layouts_are_parsed() {
         for text in [
             "r.example/a/b",
             "r.example/a/b/",
