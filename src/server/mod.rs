@@ -216,7 +216,7 @@ mod tests {
             "{answer}"
         );
         // The body is not read.
-        let answer = said(
+        let answer = response(
             address,
             "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n",
         );
