@@ -25,7 +25,8 @@ use crate::fault::{Fault, Reason};
 use crate::oci::Reference;
 use crate::package::ImageRequest;
 use crate::runtime::{
-    Admissions, Check, Health, Recheck, RegistryTarget, Role, Settings, WorkerInputs, briefly, kube_fault, within,
+    AdmitRules, Health, ReadinessCheck, Recheck, RegistryTarget, Role, Settings, WorkerInputs, kube_fault,
+    with_short_timeout, with_timeout,
 };
 use crate::source::ImageSource;
 use crate::source::containerd::{Containerd, ContainerdEvents};
@@ -52,16 +53,16 @@ pub async fn run(
     client: Client,
     node: &str,
     engines: Engines,
-    admissions: Admissions,
+    admissions: AdmitRules,
     settings: Settings,
     stop: CancellationToken,
 ) {
     let registration = Registration::of(&client, &settings, node);
-    let (nudge, nudges) = mpsc::channel(256);
+    let (recheck, rechecks) = mpsc::channel(256);
     let mut docker = ImageEvents::new(engines.docker.engine().clone());
     let mut containerd = ContainerdEvents::new(engines.containerd.client().clone());
     let swept = engines.docker.clone();
-    let duty = NodeRole {
+    let role = NodeRole {
         client: client.clone(),
         node: node.to_owned(),
         docker: Arc::new(engines.docker),
@@ -74,12 +75,12 @@ pub async fn run(
     let work = worker::run(
         client.clone(),
         &holder,
-        Arc::new(duty),
+        Arc::new(role),
         settings,
         Arc::default(),
         WorkerInputs {
             images: reflector::store().1,
-            nudges,
+            rechecks,
         },
         stop.clone(),
     );
@@ -88,13 +89,13 @@ pub async fn run(
             watch(
                 SourceKind::Docker,
                 async || sweep_at(docker.next().await, &swept).await,
-                &nudge,
+                &recheck,
                 &reached
             ),
             watch(
                 SourceKind::Containerd,
                 async || containerd.next().await,
-                &nudge,
+                &recheck,
                 &reached
             ),
         );
@@ -120,7 +121,7 @@ async fn sweep_at(notice: ImageChange, docker: &Docker) -> ImageChange {
 async fn watch(
     source: SourceKind,
     mut next: impl AsyncFnMut() -> ImageChange,
-    nudge: &mpsc::Sender<Recheck>,
+    recheck: &mpsc::Sender<Recheck>,
     reached: &ReadableEngines,
 ) {
     let mut was_there = false;
@@ -147,7 +148,7 @@ async fn watch(
                 None
             }
         };
-        if nudge.send(Recheck::Engine(source, name)).await.is_err() {
+        if recheck.send(Recheck::Engine(source, name)).await.is_err() {
             return;
         }
     }
@@ -155,7 +156,7 @@ async fn watch(
 
 /// Which engines can be read. An agent that reaches none can do nothing; with one of the two it does what most are for.
 struct ReadableEngines {
-    check: Check,
+    check: ReadinessCheck,
     engines: Mutex<[(SourceKind, Result<(), String>); 2]>,
 }
 
@@ -223,7 +224,7 @@ impl Registration {
         }
         info!(node = self.node, "registered");
         stop.cancelled().await;
-        if let Err(error) = briefly(self.api.delete(&self.name, &DeleteParams::default())).await {
+        if let Err(error) = with_short_timeout(self.api.delete(&self.name, &DeleteParams::default())).await {
             warn!(%error, node = self.node, "the agent's lease could not be deleted");
         }
     }
@@ -243,7 +244,7 @@ impl Registration {
             }),
         };
         let parameters = PatchParams::apply(&field_manager(&self.node)).force();
-        within(self.api.patch(&self.name, &parameters, &Patch::Apply(&lease)))
+        with_timeout(self.api.patch(&self.name, &parameters, &Patch::Apply(&lease)))
             .await
             .map(|_| ())
     }
@@ -255,7 +256,7 @@ struct NodeRole {
     node: String,
     docker: Arc<Docker>,
     containerd: Arc<Containerd>,
-    admissions: Admissions,
+    admissions: AdmitRules,
     settings: Settings,
 }
 
@@ -271,7 +272,7 @@ impl NodeRole {
             None => BTreeMap::new(),
             Some(_) => {
                 let nodes: Api<Node> = Api::all(self.client.clone());
-                let found: Option<PartialObjectMeta<Node>> = within(nodes.get_metadata_opt(&self.node))
+                let found: Option<PartialObjectMeta<Node>> = with_timeout(nodes.get_metadata_opt(&self.node))
                     .await
                     .map_err(|error| kube_fault(Reason::NodeUnavailable, "reading the node's own labels", &error))?;
                 found.and_then(|node| node.metadata.labels).unwrap_or_default()
@@ -323,7 +324,7 @@ impl NodeRole {
 
 #[async_trait]
 impl Role for NodeRole {
-    fn admits(&self, image: &JackalImage) -> bool {
+    fn may_transfer(&self, image: &JackalImage) -> bool {
         let assignment = image.status.as_ref().and_then(|status| status.assignment.as_ref());
         image.spec.source.is_engine() && assignment.is_some_and(|assignment| assignment.node_name == self.node)
     }
@@ -359,7 +360,7 @@ impl Role for NodeRole {
             "status": { "candidates": [candidate] },
         });
         let parameters = PatchParams::apply(&field_manager(&self.node)).force();
-        match within(api.patch_status(&image.name_any(), &parameters, &Patch::Apply(answer))).await {
+        match with_timeout(api.patch_status(&image.name_any(), &parameters, &Patch::Apply(answer))).await {
             Ok(_) => Ok(()),
             // It is gone, or another of the same name stands in its place.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),

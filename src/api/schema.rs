@@ -1,6 +1,5 @@
-//! What an object says that the schema of its custom resource does not allow, as far as a person gets it wrong:
-//! fields, values of enumerations, types, limits, rules, and what is missing. An API server drops an unknown field unless it is
-//! asked to be strict, and build has no API server. No IO.
+//! Violations of the schema of a custom resource: unknown and missing fields, values of enumerations, types, limits and
+//! rules. An API server drops unknown fields unless validation is strict, and `build` has no API server. No IO.
 
 mod limits;
 mod rules;
@@ -13,21 +12,21 @@ use serde_json::Value;
 
 use crate::suggestion::{did_you_mean, misspelt};
 
-/// The most violations that are told of one object.
-const MOST: usize = 10;
-/// The longest part in characters of a value that is shown.
-const SHOWN: usize = 60;
+/// The maximum number of reported violations of one object.
+const VIOLATION_LIMIT: usize = 10;
+/// The maximum length in characters of a value in a message.
+const VALUE_LIMIT: usize = 60;
 
-/// One step on the way to a value.
+/// One step of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Into a field of an object.
+    /// A field of an object.
     Field(String),
-    /// To an item of a list, counted from zero.
+    /// An item of a list, counted from zero.
     Item(usize),
 }
 
-/// Where a value stands in an object: `spec.components[0].images`.
+/// The path of a value in an object: `spec.components[0].images`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Path(pub Vec<Step>);
 
@@ -54,50 +53,50 @@ impl fmt::Display for Path {
     }
 }
 
-/// Something that the schema does not allow.
+/// A violation of the schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Where it stands; for a missing field, what lacks it.
+    /// The path of the value; for a missing field, the path of its object.
     pub path: Path,
     what: String,
 }
 
 impl fmt::Display for Violation {
-    /// Path, what is wrong, and what was probably meant.
+    /// Writes the path, what is wrong, and a suggestion.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}{}", self.path, self.what)
     }
 }
 
-/// What `object` has that `schema`, the OpenAPI v3 schema of the whole resource as JSON, does not allow: the first ten, in
-/// the order of their names. A `null` counts as absent, and its status is the operator's own.
+/// The first ten violations of `schema`, the OpenAPI v3 schema of the resource as JSON, in `object`, in the order of field
+/// names. A `null` means absent. The status is not checked.
 pub fn violations(object: &Value, schema: &Value) -> Vec<Violation> {
-    let mut check = Check {
+    let mut validator = Validator {
         spec: &schema["properties"]["spec"],
         found: Vec::new(),
     };
     let path = Path::default();
     if let (Some(fields), Some(known)) = (object.as_object(), properties(schema)) {
         for (name, value) in fields.iter().filter(|(name, _)| *name != "status") {
-            check.field(name, value, known, &path);
+            validator.field(name, value, known, &path);
         }
     }
     if object["spec"].is_null() {
-        check.say(path.field("spec"), " is missing".to_owned());
+        validator.report(path.field("spec"), " is missing".to_owned());
     }
-    // Rules are written for what is of the right types, where no field is `null`.
-    if check.found.is_empty() {
+    // Rules require values of the right types, and no `null`.
+    if validator.found.is_empty() {
         let mut object = object.clone();
         drop_nulls(&mut object, schema);
         for (path, message) in rules::broken(&object, schema) {
-            check.say(path, format!(": {message}"));
+            validator.report(path, format!(": {message}"));
         }
     }
-    check.found
+    validator.found
 }
 
-/// Removes every field of `value` that is `null` and that `schema` knows. What stands in fields of free form, such as a
-/// chart's values, stays: there a `null` may have a meaning.
+/// Removes the fields of `value` that are `null` and that `schema` knows. Fields without a schema, such as the values of a
+/// chart, are unchanged: a `null` may have a meaning there.
 pub fn drop_nulls(value: &mut Value, schema: &Value) {
     match value {
         Value::Object(fields) => {
@@ -114,15 +113,15 @@ pub fn drop_nulls(value: &mut Value, schema: &Value) {
     }
 }
 
-struct Check<'a> {
+struct Validator<'a> {
     /// The schema of the resource's `spec`.
     spec: &'a Value,
     found: Vec<Violation>,
 }
 
-impl Check<'_> {
-    fn say(&mut self, path: Path, what: String) {
-        if self.found.len() < MOST {
+impl Validator<'_> {
+    fn report(&mut self, path: Path, what: String) {
+        if self.found.len() < VIOLATION_LIMIT {
             self.found.push(Violation { path, what });
         }
     }
@@ -133,20 +132,20 @@ impl Check<'_> {
             if !allowed.contains(&word.as_str()) {
                 let meant = did_you_mean(&word, allowed.iter().copied());
                 let what = format!(": {} is not one of {}{meant}", shown(&word), allowed.join(", "));
-                self.say(path.clone(), what);
+                self.report(path.clone(), what);
             }
             return;
         }
         if let Some(expected) = mismatch(value, schema) {
             let (found, advice) = (described(value), advice(value, &expected, schema));
-            return self.say(path.clone(), format!(": found {found}, expected {expected}{advice}"));
+            return self.report(path.clone(), format!(": found {found}, expected {expected}{advice}"));
         }
         if let Some(broken) = limits::broken(value, schema) {
             let found = match is_empty(value) {
                 true => String::new(),
                 false => format!("found {}; ", described(value)),
             };
-            self.say(path.clone(), format!(": {found}{broken}"));
+            self.report(path.clone(), format!(": {found}{broken}"));
         }
         match value {
             Value::Object(fields) => self.fields(fields, schema, path),
@@ -154,10 +153,7 @@ impl Check<'_> {
                 for (index, item) in items.iter().enumerate() {
                     let path = path.with(Step::Item(index));
                     match item {
-                        Value::Null => self.say(
-                            path,
-                            " is empty; remove the item, or write what belongs there".to_owned(),
-                        ),
+                        Value::Null => self.report(path, " is empty; remove the item, or set its value".to_owned()),
                         item => self.value(item, &schema["items"], &path),
                     }
                 }
@@ -168,7 +164,7 @@ impl Check<'_> {
 
     fn fields(&mut self, fields: &serde_json::Map<String, Value>, schema: &Value, path: &Path) {
         let Some(known) = properties(schema) else {
-            // A map of free keys.
+            // A map with arbitrary keys.
             let values = &schema["additionalProperties"];
             if !values.is_object() {
                 return;
@@ -184,43 +180,42 @@ impl Check<'_> {
         let required = branches(schema).find_map(|branch| branch["required"].as_array());
         for name in required.into_iter().flatten().filter_map(Value::as_str) {
             if fields.get(name).is_none_or(Value::is_null) {
-                self.say(path.clone(), format!(": the field {name} is missing"));
+                self.report(path.clone(), format!(": the field {name} is missing"));
             }
         }
     }
 
     /// The field `name` of the object at `path`, whose fields are `known`.
     fn field(&mut self, name: &str, value: &Value, known: &serde_json::Map<String, Value>, path: &Path) {
-        let is_beside_spec = path.0.is_empty();
+        let is_top_level = path.0.is_empty();
         let path = path.field(name);
         match known.get(name) {
             None => {
-                let what = format!(": unknown field{}", self.meant(name, known, is_beside_spec));
-                self.say(path, what);
+                let what = format!(": unknown field{}", self.meant(name, known, is_top_level));
+                self.report(path, what);
             }
             Some(_) if value.is_null() => {}
             Some(schema) => self.value(value, schema, &path),
         }
     }
 
-    /// What the field `name` was probably meant to be: a field of this place that is misspelt, one of the same name
-    /// elsewhere, or one of this place that it is a part of.
-    /// What belongs into `spec` is often written beside it.
-    fn meant(&self, name: &str, known: &serde_json::Map<String, Value>, is_beside_spec: bool) -> String {
+    /// A suggestion for the unknown field `name`: a similar field of the same object, or the object that has a field of this
+    /// name. Fields of `spec` are often written next to it.
+    fn meant(&self, name: &str, known: &serde_json::Map<String, Value>, is_top_level: bool) -> String {
         let here = known.keys().map(String::as_str);
-        if (is_beside_spec || misspelt(name, here.clone()).is_none())
+        if (is_top_level || misspelt(name, here.clone()).is_none())
             && let Some(owner) = owner(name, self.spec, "spec")
         {
             return format!("; {name} is a field of {owner}");
         }
         match did_you_mean(name, here) {
-            meant if meant.is_empty() => format!("; the fields there are {}", names(known)),
+            meant if meant.is_empty() => format!("; known fields: {}", names(known)),
             meant => meant,
         }
     }
 }
 
-/// What a person may have meant as a word: a text, or what YAML reads as a number or a truth.
+/// The text of a scalar that may be meant as a string: YAML reads some strings as numbers or booleans.
 fn word(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -233,12 +228,12 @@ fn is_empty(value: &Value) -> bool {
     value == "" || value.as_array().is_some_and(Vec::is_empty)
 }
 
-/// What to do about a value that is not of the type `expected`.
+/// What to do about a value that does not have the type `expected`.
 fn advice(value: &Value, expected: &str, schema: &Value) -> String {
     match (value, expected) {
         (Value::Number(_) | Value::Bool(_), "a string") => {
             match limits::broken(&Value::String(value.to_string()), schema) {
-                // In quotes it would be refused too.
+                // It would be invalid in quotes too.
                 Some(broken) => format!("; {broken}"),
                 None => "; put it in quotes".to_owned(),
             }
@@ -251,7 +246,7 @@ fn advice(value: &Value, expected: &str, schema: &Value) -> String {
         }
         (Value::String(text), "a number") if text.parse::<f64>().is_ok() => "; write it without quotes".to_owned(),
         (_, "an object with fields") => match properties(schema) {
-            Some(known) => format!("; the fields there are {}", names(known)),
+            Some(known) => format!("; known fields: {}", names(known)),
             None => String::new(),
         },
         _ => String::new(),
@@ -263,18 +258,18 @@ fn names(fields: &serde_json::Map<String, Value>) -> String {
     names.join(", ")
 }
 
-/// A schema with the alternatives that it consists of.
+/// A schema and its alternatives.
 fn branches(schema: &Value) -> impl Iterator<Item = &Value> {
     let alternatives = ["anyOf", "oneOf"].into_iter().filter_map(|key| schema[key].as_array());
     std::iter::once(schema).chain(alternatives.flatten())
 }
 
-/// The fields that an object of `schema` has, unless they are free.
+/// The known fields of an object of `schema`; none if its keys are arbitrary.
 fn properties(schema: &Value) -> Option<&serde_json::Map<String, Value>> {
     branches(schema).find_map(|branch| branch["properties"].as_object())
 }
 
-/// The path of the first object in `schema` that has a field `name`.
+/// The path of the first object in `schema` with a field `name`.
 fn owner(name: &str, schema: &Value, path: &str) -> Option<String> {
     if let Some(fields) = properties(schema) {
         if fields.contains_key(name) {
@@ -300,7 +295,7 @@ fn mismatch(value: &Value, schema: &Value) -> Option<String> {
     }
     let mut types: Vec<&str> = branches(schema).filter_map(|branch| branch["type"].as_str()).collect();
     types.dedup();
-    // No type says of fields that the fields are those of an object, and that a string may stand there too.
+    // A schema with fields but without a type allows an object or a string.
     if types.is_empty() && properties(schema).is_some() {
         types = vec!["string", "object"];
     }
@@ -345,11 +340,11 @@ fn described(value: &Value) -> String {
     }
 }
 
-/// As much of `text` as a message has room for, without what a terminal would obey.
+/// `text` truncated for a message, without control characters.
 fn shown(text: &str) -> String {
     let plain = |letter: char| if letter.is_control() { '\u{fffd}' } else { letter };
-    let mut shown: String = text.chars().take(SHOWN).map(plain).collect();
-    if text.chars().nth(SHOWN).is_some() {
+    let mut shown: String = text.chars().take(VALUE_LIMIT).map(plain).collect();
+    if text.chars().nth(VALUE_LIMIT).is_some() {
         shown.push('…');
     }
     shown

@@ -13,28 +13,28 @@ use super::cluster::{ClusterFlags, hostname, optional};
 use super::engine::EngineFlags;
 use super::{examples, print};
 use crate::agent;
-use crate::runtime::{Admission, Admissions};
+use crate::runtime::{AdmitRule, AdmitRules};
 
-/// Run the agent of a node: moves the images of its docker engine and its containerd.
+/// Run the agent of a node, which copies images of its docker engine and its containerd.
 #[derive(Debug, Args)]
 #[command(after_help = examples::AGENT)]
 pub(super) struct Agent {
     #[command(flatten)]
     cluster: ClusterFlags,
-    /// The node's name in the cluster. Default: the machine's name.
+    /// The name of the node in the cluster. Default: the host name.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
-    /// The pod that it runs in: its lease is deleted with it.
+    /// The name of the agent's pod. The agent's Lease is deleted with it.
     #[arg(long, env = "POD_NAME", value_name = "NAME", requires = "pod_uid")]
     pod_name: Option<String>,
-    /// The UID of that pod.
+    /// The UID of the agent's pod.
     #[arg(long, env = "POD_UID", value_name = "UID", requires = "pod_name")]
     pod_uid: Option<String>,
-    /// Images that the node hands out, and to whom: NAMESPACE=IMAGE, such as
-    /// `team-a=registry.example.com/team-a/*` or `*=docker.io/library/*`; repeatable. The image is named in full,
-    /// without tag; `*` stands for any characters, so `*=*` hands out every image to every namespace. Default: none.
-    #[arg(long, env = "JACKAL_ADMIT", value_name = "NAMESPACE=IMAGE", value_delimiter = ',', value_parser = optional::<Admission>)]
-    admit: Vec<Option<Admission>>,
+    /// Images that the node provides to namespaces: NAMESPACE=IMAGE, such as
+    /// `team-a=registry.example.com/team-a/*` or `*=docker.io/library/*`; repeatable. Images are matched by their full
+    /// name without tag; `*` matches any characters, so `*=*` provides every image to every namespace. Default: none.
+    #[arg(long, env = "JACKAL_ADMIT", value_name = "NAMESPACE=IMAGE", value_delimiter = ',', value_parser = optional::<AdmitRule>)]
+    admit: Vec<Option<AdmitRule>>,
     #[command(flatten)]
     engine: EngineFlags,
 }
@@ -65,14 +65,11 @@ impl Agent {
             uid,
             ..OwnerReference::default()
         });
-        let admissions = Admissions(self.admit.into_iter().flatten().collect());
-        if admissions.0.is_empty() {
-            warn!(
-                node,
-                "no image leaves this node: --admit says which namespaces may have which"
-            );
+        let rules = AdmitRules(self.admit.into_iter().flatten().collect());
+        if rules.0.is_empty() {
+            warn!(node, "this node provides no images: --admit is empty");
         }
-        agent::run(client, &node, engines, admissions, settings, stop).await;
+        agent::run(client, &node, engines, rules, settings, stop).await;
         serving.end().await;
         ExitCode::SUCCESS
     }

@@ -1,4 +1,4 @@
-//! Authorities of certificates that a file names.
+//! Certificate authorities in files.
 
 use std::path::PathBuf;
 
@@ -7,20 +7,20 @@ use clap::Args;
 use super::{UsageError, files};
 use crate::registry::certificates;
 
-/// The flag of every command that speaks to registries.
+/// The flag of every command that connects to registries.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct AuthorityFlags {
-    /// A file with certificates of authorities, as PEM, that are trusted besides the system's for every registry, chart
-    /// repository and file server; repeatable. A server's own self-signed certificate will do.
+    /// A file with certificates (PEM) of authorities to trust in addition to the system's, for every registry, chart
+    /// repository and file server; repeatable. A self-signed server certificate is allowed.
     #[arg(long, env = "JACKAL_CA_FILE", value_name = "FILE")]
     ca_file: Vec<PathBuf>,
 }
 
 impl AuthorityFlags {
-    /// What the files hold, one after the other; none without the flag. Each is read and checked now.
+    /// The certificates of all files; none without the flag. Each file is checked.
     pub async fn read(&self) -> Result<Option<Vec<u8>>, UsageError> {
         let mut bundle = Vec::new();
-        // An empty variable names no file.
+        // The variable may be empty.
         for path in self.ca_file.iter().filter(|path| !path.as_os_str().is_empty()) {
             let unusable = |reason: String| UsageError(format!("--ca-file: {} {reason}", path.display()));
             let content = files::read(path).await;

@@ -28,7 +28,7 @@ use super::limits::LimitFlags;
 use super::package_file::{FileObjects, Kind, Object};
 use super::progress::{Display, Output, bytes};
 use super::sbom::SbomFlags;
-use super::{UNUSABLE, UsageError, examples, key, package_file, print};
+use super::{EXIT_USAGE, UsageError, examples, key, package_file, print};
 use crate::api::v1alpha1::JackalPackageSpec;
 use crate::fault::Fault;
 use crate::oci::{is_host, same_host};
@@ -36,7 +36,7 @@ use crate::package::{self, Names, PlannedImage};
 use crate::signing::SigningKey;
 use crate::transfer::{DestinationState, Transfer};
 
-/// A host of the command line, which nothing would match otherwise.
+/// Parses a host; an invalid host would match nothing.
 fn host(text: &str) -> Result<String, &'static str> {
     match is_host(text) {
         true => Ok(text.to_owned()),
@@ -44,70 +44,68 @@ fn host(text: &str) -> Result<String, &'static str> {
     }
 }
 
-/// How long a transfer may stand still where neither flag nor object says so.
+/// The stall timeout if neither a flag nor the object sets it.
 const IDLE: Duration = Duration::from_secs(120);
 
 /// Build packages and copy images without a cluster.
 ///
-/// They are the JackalPackages and JackalImages of a file of YAML or JSON, with any number of documents. ConfigMaps and Secrets that the objects name stand in it too.
-/// Credentials are those of docker.
+/// The file (YAML or JSON) contains JackalPackages, JackalImages, and the ConfigMaps and Secrets that they name, in any number of documents. The credentials of
+/// docker and podman are used.
 ///
-/// Exit codes: 0 done, 1 something failed and may succeed another time, 2 the file or a flag cannot be used,
-/// 130 interrupted.
+/// Exit codes: 0 success, 1 failure that may be temporary, 2 invalid file or flag, 130 interrupted.
 #[derive(Debug, Args)]
 #[command(after_help = examples::BUILD)]
 pub(super) struct Build {
     /// A file with JackalPackages or JackalImages, or `-` for standard input.
     #[arg(value_name = "FILE", required_unless_present = "filename")]
     file: Option<PathBuf>,
-    /// The file, as `kubectl apply -f` takes it.
+    /// The same as FILE, as in `kubectl apply -f`.
     #[arg(long, short = 'f', value_name = "FILE", conflicts_with = "file")]
     filename: Option<PathBuf>,
-    /// Where it goes: `host[:port][/prefix]` of a registry, or `oci:DIR` for an OCI layout. Everything is put below the
-    /// prefix, which replaces that of the file.
+    /// The destination: `host[:port][/prefix]` for a registry, or `oci:DIR` for an OCI layout. The prefix replaces the one
+    /// in the file.
     #[arg(long, value_name = "DESTINATION", required_unless_present = "check")]
     to: Option<String>,
-    /// Ask for every image, chart and file, say what is not there and which images the manifests and charts name that
-    /// `images` lack, and move nothing; exit with 1 if anything is missing. Images of an engine that does not answer are
-    /// left out.
+    /// Check that all images, charts and files exist, and list images that manifests and charts name but `images` lack;
+    /// copy nothing. Exit with 1 if anything is missing. Images of an engine that does not respond are skipped.
     #[arg(long, conflicts_with_all = ["to", "dry_run"])]
     check: bool,
-    /// Say what would move, and move nothing.
+    /// Show what would be copied, and copy nothing.
     #[arg(long)]
     dry_run: bool,
-    /// How results are printed.
+    /// The output format.
     #[arg(long, short, default_value = "text")]
     output: Output,
-    /// Print nothing but failures.
+    /// Print only failures.
     #[arg(long, short)]
     quiet: bool,
-    /// The destination speaks plain HTTP.
+    /// Use plain HTTP for the destination.
     #[arg(long)]
     insecure: bool,
-    /// Source registries that speak plain HTTP: host[:port], repeatable.
+    /// A source registry to use plain HTTP for: host[:port]; repeatable.
     #[arg(long, value_name = "HOST", value_delimiter = ',', value_parser = host)]
     insecure_registry: Vec<String>,
     #[command(flatten)]
     engine: EngineFlags,
     #[command(flatten)]
     sbom: SbomFlags,
-    /// Images that move at once.
+    /// Concurrent transfers.
     #[arg(long, default_value_t = 4, value_name = "COUNT")]
     concurrency: usize,
     #[command(flatten)]
     authorities: AuthorityFlags,
     #[command(flatten)]
     limits: LimitFlags,
-    /// How long a transfer may stand still. Default: the package's own, or 2m.
+    /// How long a transfer may make no progress before it is aborted. Default: the value in the package, or 2m.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     stall_timeout: Option<Duration>,
-    /// Sign the package by this private key, whose password is in COSIGN_PASSWORD. Default: what `spec.signing` names,
-    /// where the Secret stands beside the package in its file.
+    /// The private key to sign the package with; COSIGN_PASSWORD is its password. Default: the Secret in `spec.signing`,
+    /// which must be in the file.
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
 }
 
-/// The path that everything of an object is put under.
+/// The path prefix of an object's repositories.
 fn prefix(target: &Target, spec: &JackalPackageSpec) -> String {
     let prefix = target.prefix().or(spec.registry.repository_prefix.clone());
     prefix.unwrap_or_default()
@@ -151,19 +149,19 @@ impl Build {
         if interrupted {
             return ExitCode::from(130);
         }
-        // Of a check an image that is missing is an answer, whatever would bring it.
+        // For a check, a missing image is a result, not an invalid file.
         let unusable = |failure: &Failure| failure.stalled && !(self.check && failure.image.is_some());
         match reports.failures().any(unusable) {
-            true => ExitCode::from(UNUSABLE),
+            true => ExitCode::from(EXIT_USAGE),
             false => ExitCode::FAILURE,
         }
     }
 
-    /// Builds every object of the file; one that fails keeps none of the others.
+    /// Builds all objects of the file. The failure of one does not stop the others.
     async fn all(&self, reports: &mut Reports, display: &Display) -> anyhow::Result<()> {
         let path = self.file.as_ref().or(self.filename.as_ref());
         let path = path.cloned().unwrap_or_else(|| PathBuf::from("-"));
-        // Where it may block: standard input says nothing until somebody writes there.
+        // On a blocking thread, because standard input may block.
         let file = tokio::task::spawn_blocking(move || package_file::read(&path)).await??;
         for skipped in &file.skipped {
             display.warn(skipped);
@@ -191,19 +189,19 @@ impl Build {
         Ok(())
     }
 
-    /// How long what is done for `object` may stand still.
+    /// The stall timeout of `object`.
     fn idle(&self, object: &Object) -> Duration {
         let own = object.spec.stall_timeout.map(Into::into);
         self.stall_timeout.or(own).unwrap_or(IDLE)
     }
 
-    /// Whether `host`, which something is read from, speaks plain HTTP.
+    /// Whether plain HTTP is used to read from `host`.
     fn is_plain_http(&self, host: &str, target: &Target) -> bool {
         let same = matches!(target, Target::Registry { host: to, .. } if same_host(to, host)) && self.insecure;
         same || self.insecure_registry.iter().any(|insecure| same_host(insecure, host))
     }
 
-    /// The key that the package is signed by, if it is.
+    /// The key to sign the package with, if any.
     async fn signing_key(
         &self,
         spec: &JackalPackageSpec,
@@ -216,7 +214,7 @@ impl Build {
         }
     }
 
-    /// Brings one image, unless `standing` says that it stands, or says what that would move.
+    /// Copies one image unless `standing` says that it is up to date; for a dry run, prints what would be copied.
     async fn one(
         &self,
         works: &BuildContext,

@@ -1,4 +1,4 @@
-//! What the commands that run in a cluster share: flags, the client, who they are.
+//! The flags and the client of the commands that run in a cluster.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,21 +23,22 @@ use crate::server::{ListenAddress, Server, ServerHandle};
 /// Flags of the controller and the agent.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ClusterFlags {
-    /// The operator's own namespace: its leases, and the Secrets that its flags name. Default: the
-    /// namespace of the kubeconfig or of the pod.
+    /// The namespace of the operator, of its Leases, and of the Secrets that its flags name. Default: the namespace of the
+    /// kubeconfig or of the pod.
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
     namespace: Option<String>,
-    /// Watch only this namespace. Default: all.
+    /// Watch only this namespace. Default: all namespaces.
     #[arg(long, env = "JACKAL_WATCH_NAMESPACE", value_name = "NAMESPACE")]
     watch_namespace: Option<String>,
-    /// The registry for objects that name none, as pods write it: host[:port].
+    /// The registry for objects that name none, as host[:port] in the image names of pods.
     #[arg(long, env = "JACKAL_REGISTRY_ADDRESS", value_name = "HOST")]
     registry_address: Option<String>,
-    /// Where the operator reaches that registry: host[:port]. Default: its address. Without an address, where it reaches
-    /// the registry that --state-secret names. Default then: its Service, or the address of an external one.
+    /// host[:port] at which the operator reaches that registry. Default: its address. Without --registry-address, the
+    /// endpoint of the registry in --state-secret; the default is then its Service, or the address of an external
+    /// registry.
     #[arg(long, env = "JACKAL_REGISTRY_ENDPOINT", value_name = "HOST")]
     registry_endpoint: Option<String>,
-    /// A path that everything is put under in that registry.
+    /// The path prefix of all repositories in that registry.
     #[arg(
         long,
         env = "JACKAL_REGISTRY_PREFIX",
@@ -61,30 +62,30 @@ pub(super) struct ClusterFlags {
         requires = "registry_address"
     )]
     registry_cert_secret: Option<String>,
-    /// That registry speaks plain HTTP.
+    /// Use plain HTTP for that registry.
     #[arg(long, env = "JACKAL_REGISTRY_INSECURE", requires = "registry_address")]
     registry_insecure: bool,
-    /// A Secret with the state of Jackal or Zarf, such as zarf/zarf-state: it names the registry for objects that name none
-    /// where --registry-address does not, and tells how the cluster's webhook makes names. Default: none is read.
+    /// A Secret with the state of Jackal or Zarf, such as zarf/zarf-state. It names the registry for objects that name none,
+    /// if --registry-address is not set, and the naming of the cluster's webhook. Default: none.
     #[arg(long, env = "JACKAL_STATE_SECRET", value_name = "NAMESPACE/NAME")]
     state_secret: Option<StateSecret>,
-    /// A host that may be reached by plain HTTP for objects: host[:port], *.domain[:port], either with the port *;
-    /// repeatable. A source that is listed as host[:port] is spoken to so; a destination if its object says insecure; and a
-    /// registry may lead there.
+    /// A host for which plain HTTP is allowed: host[:port] or *.domain[:port], either with the port *; repeatable. Plain
+    /// HTTP is used for a source that is listed as host[:port], for a destination whose object sets insecure, and for
+    /// redirects to the host.
     #[arg(long, env = "JACKAL_INSECURE_REGISTRIES", value_name = "HOST", value_delimiter = ',', value_parser = optional::<HostPattern>)]
     insecure_registry: Vec<Option<HostPattern>>,
-    /// A network of which objects may have every address reached: a CIDR, repeatable. Otherwise none that is loopback,
-    /// link-local, unspecified, multicast, of the platform or of the API server is, and no private one to which a registry
-    /// on a public address leads.
+    /// A network (CIDR) whose addresses objects may use without restriction; repeatable. Otherwise loopback, link-local,
+    /// unspecified and multicast addresses, those of the platform and of the API server are refused, and private addresses
+    /// to which a registry with a public address redirects.
     #[arg(long, env = "JACKAL_ALLOWED_NETWORKS", value_name = "CIDR", value_delimiter = ',', value_parser = network)]
     allow_network: Vec<Option<IpNet>>,
-    /// A host to which a registry that an object names may have uploads sent, besides itself: host[:port] or
-    /// *.domain[:port]; repeatable.
+    /// A host to which a registry that an object names may redirect uploads: host[:port] or *.domain[:port];
+    /// repeatable.
     #[arg(long, env = "JACKAL_UPLOAD_HOSTS", value_name = "HOST", value_delimiter = ',', value_parser = optional::<HostPattern>)]
     upload_host: Vec<Option<HostPattern>>,
-    /// Where objects may push in the operator's registry: only below the name of their `namespace` (after
-    /// --registry-prefix, before the object's own prefix), or `any`where, so also over what another namespace brought.
-    /// The same at the agents.
+    /// Where objects may push in the operator's registry: `namespace`, only under the name of their namespace (after
+    /// --registry-prefix, before the object's own prefix), or `any`, anywhere, including repositories of other
+    /// namespaces. Set the same value for the agents.
     #[arg(
         long,
         env = "JACKAL_REPOSITORY_POLICY",
@@ -92,47 +93,47 @@ pub(super) struct ClusterFlags {
         value_name = "POLICY"
     )]
     repository_policy: RepositoryPolicy,
-    /// A host that objects may name as a source, or as a destination of their own: host[:port], or
-    /// *.domain[:port]; repeatable. Default: any.
+    /// A host that objects may name as a source or as a destination of their own: host[:port] or *.domain[:port];
+    /// repeatable. Default: any host.
     #[arg(long, env = "JACKAL_SOURCE_HOSTS", value_name = "HOST", value_delimiter = ',', value_parser = optional::<HostPattern>)]
     source_host: Vec<Option<HostPattern>>,
-    /// Images that move at once out of one registry or engine. Out of several, up to eight times as many do.
+    /// Concurrent transfers from one registry or engine. In total, up to eight times as many run.
     #[arg(long, env = "JACKAL_CONCURRENCY", default_value_t = 4, value_name = "COUNT")]
     concurrency: usize,
     #[command(flatten)]
     authorities: AuthorityFlags,
     #[command(flatten)]
     limits: LimitFlags,
-    /// How often sources are looked at again, where an object says nothing.
+    /// How often sources are checked for changes, unless the object sets it.
     #[arg(long, env = "JACKAL_INTERVAL", default_value = "1h", value_name = "DURATION", value_parser = duration)]
     interval: Duration,
-    /// How long a transfer may stand still, where an object says nothing.
+    /// How long a transfer may make no progress before it is aborted and retried, unless the object sets it.
     #[arg(long, env = "JACKAL_STALL_TIMEOUT", default_value = "2m", value_name = "DURATION", value_parser = duration)]
     stall_timeout: Duration,
-    /// How long a transfer may stand still at most, whatever an object says.
+    /// The longest stall timeout that an object may set.
     #[arg(long, env = "JACKAL_MAX_STALL_TIMEOUT", default_value = "15m", value_name = "DURATION", value_parser = duration)]
     max_stall_timeout: Duration,
-    /// The longest delay between two tries of what fails; it starts with 750 ms and doubles.
+    /// The longest delay between retries; it starts at 750 ms and doubles.
     #[arg(long, env = "JACKAL_RETRY_LIMIT", default_value = "2m", value_name = "DURATION", value_parser = duration)]
     retry_limit: Duration,
-    /// Where /healthz, /readyz and /metrics are answered, by HTTP without TLS: ADDRESS:PORT, such as `[::]:8080`; port
-    /// 0 is a free one, which the log names. Default: nowhere.
+    /// The address (ADDRESS:PORT, such as `[::]:8080`) on which /healthz, /readyz and /metrics are served over plain HTTP.
+    /// Port 0 selects a free port, which is logged. Default: they are not served.
     #[arg(long, env = "JACKAL_LISTEN", value_name = "ADDRESS:PORT")]
     listen: Option<ListenAddress>,
 }
 
 impl ClusterFlags {
-    /// The client of the cluster, and how to work there.
+    /// The client of the cluster, and the settings.
     pub async fn open(&self) -> anyhow::Result<(Client, Settings)> {
         let config = kube::Config::infer()
             .await
-            .context("no cluster is named: run in a pod, set KUBECONFIG, or make a ~/.kube/config")?;
+            .context("no cluster configuration: run in a pod, set KUBECONFIG, or create ~/.kube/config")?;
         let namespace = self
             .namespace
             .clone()
             .unwrap_or_else(|| config.default_namespace.clone());
         let api_server = config.cluster_url.host().map(str::to_owned);
-        let client = Client::try_from(config).context("the cluster's client could not be made")?;
+        let client = Client::try_from(config).context("cannot create the client of the cluster")?;
         let listed = |patterns: &[Option<HostPattern>]| patterns.iter().flatten().cloned().collect::<Vec<_>>();
         let restrictions = Arc::new(Restrictions::new(
             self.allow_network.iter().flatten().copied().collect(),
@@ -181,7 +182,7 @@ impl ClusterFlags {
         Ok((client, settings))
     }
 
-    /// Answers over HTTP what `settings` count and say, from now until [`ServerHandle::end`]; nothing without the flag.
+    /// Serves metrics and health over HTTP until [`ServerHandle::end`]; nothing without the flag.
     pub async fn serve(&self, settings: &Settings, stop: &CancellationToken) -> anyhow::Result<ServerHandle> {
         let Some(address) = &self.listen else {
             return Ok(ServerHandle::default());
@@ -191,12 +192,12 @@ impl ClusterFlags {
     }
 }
 
-/// A duration as Kubernetes writes it: `90s`, `1h30m`.
+/// Parses a duration such as `90s` or `1h30m`.
 pub(super) fn duration(text: &str) -> Result<Duration, PeriodError> {
     text.parse::<Period>().map(Into::into)
 }
 
-/// An item of a list; nothing between two commas, or an empty variable, is no item.
+/// Parses an item of a list; an empty item is none.
 pub(super) fn optional<T: std::str::FromStr>(text: &str) -> Result<Option<T>, T::Err> {
     match text.trim() {
         "" => Ok(None),
@@ -204,7 +205,7 @@ pub(super) fn optional<T: std::str::FromStr>(text: &str) -> Result<Option<T>, T:
     }
 }
 
-/// A network, or a single address; nothing is none.
+/// Parses a network or a single address; an empty text is none.
 fn network(text: &str) -> Result<Option<IpNet>, String> {
     let text = text.trim();
     if text.is_empty() {
@@ -212,10 +213,10 @@ fn network(text: &str) -> Result<Option<IpNet>, String> {
     }
     let read = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     read.map(Some)
-        .map_err(|_| format!("`{text}` is no CIDR, such as 127.0.0.0/8 or fd00:1::/64"))
+        .map_err(|_| format!("`{text}` is not a CIDR, such as 127.0.0.0/8 or fd00:1::/64"))
 }
 
-/// The name of this machine, which is the pod's in a pod.
+/// The host name; in a pod, the name of the pod.
 pub(super) fn hostname() -> String {
     gethostname::gethostname().to_string_lossy().to_lowercase()
 }

@@ -1,4 +1,4 @@
-//! `completion`: scripts by which shells complete commands and flags.
+//! `completion`: scripts for shell completion.
 
 use std::process::ExitCode;
 
@@ -7,9 +7,9 @@ use clap_complete::Shell;
 
 use super::{Command, examples, print};
 
-/// Print the script by which a shell completes commands and flags.
+/// Print the completion script for a shell.
 ///
-/// Exit codes: 0 done, 1 it cannot be written, 2 a flag cannot be used.
+/// Exit codes: 0 success, 1 the script cannot be written, 2 invalid flag.
 #[derive(Debug, Args)]
 #[command(after_help = examples::COMPLETION)]
 pub(super) struct Completion {
@@ -30,8 +30,8 @@ fn script(shell: Shell) -> String {
     clap_complete::generate(shell, &mut command, &name, &mut script);
     let script = String::from_utf8_lossy(&script);
     match shell {
-        // The script calls the state of a command in two ways where the program's name has a hyphen, and so never
-        // completes what follows a command (clap-rs/clap#6421).
+        // The script has two names for the state of a command if the program's name contains a hyphen, and then completes
+        // nothing after a command (clap-rs/clap#6421).
         Shell::Bash => script.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__")),
         _ => script.into_owned(),
     }

@@ -14,9 +14,9 @@ use super::cluster::{ClusterFlags, duration, hostname};
 use super::sbom::SbomFlags;
 use super::{examples, print};
 use crate::controller::{self, LeaseTiming};
-use crate::runtime::within;
+use crate::runtime::with_timeout;
 
-/// Run the controller: plans packages and moves images from registries.
+/// Run the controller, which builds packages and copies images from registries.
 #[derive(Debug, Args)]
 #[command(after_help = examples::CONTROLLER)]
 pub(super) struct Controller {
@@ -24,17 +24,17 @@ pub(super) struct Controller {
     cluster: ClusterFlags,
     #[command(flatten)]
     sbom: SbomFlags,
-    /// How this process is called in claims and in the lease. Default: the machine's name and the process id.
+    /// The name of this process in claims and in the Lease. Default: host name and process ID.
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     identity: Option<String>,
-    /// The ServiceAccount that it runs as, in its own namespace: the leader's lease is deleted with it. Default: the lease
-    /// stays.
+    /// The ServiceAccount of the controller, in its namespace. The leader's Lease is deleted with it. Default: the Lease is
+    /// not deleted.
     #[arg(long, env = "POD_SERVICE_ACCOUNT", value_name = "NAME")]
     service_account: Option<String>,
-    /// How long the leader's lease lasts.
+    /// The duration of the leader's Lease.
     #[arg(long, env = "JACKAL_LEASE_DURATION", default_value = "15s", value_name = "DURATION", value_parser = duration)]
     lease_duration: Duration,
-    /// How long an artifact that `retention` does not keep stands in status.garbage before it is deleted.
+    /// How long an artifact that exceeds `retention` is listed in status.garbage before it is deleted.
     #[arg(long, env = "JACKAL_GARBAGE_DELAY", default_value = "10m", value_name = "DURATION", value_parser = duration)]
     garbage_delay: Duration,
 }
@@ -72,13 +72,13 @@ impl Controller {
     }
 }
 
-/// The ServiceAccount as an owner. Without one there is a Lease that nobody deletes, which is no reason not to work.
+/// The ServiceAccount as an owner reference. None if it cannot be read: the Lease is then not deleted, which is harmless.
 async fn owner(client: &Client, namespace: &str, name: &str) -> Option<OwnerReference> {
     let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
-    match within(api.get(name)).await {
+    match with_timeout(api.get(name)).await {
         Ok(account) => account.owner_ref(&()),
         Err(error) => {
-            warn!(%error, name, "the ServiceAccount could not be read, so the leader's lease will not be deleted with it");
+            warn!(%error, name, "cannot read the ServiceAccount; the leader's Lease will not be deleted with it");
             None
         }
     }

@@ -1,4 +1,4 @@
-//! `convert`: a JackalPackage from a package definition of Jackal's or Zarf's commands.
+//! `convert`: converts a package definition of Jackal or Zarf to a JackalPackage.
 
 use std::cell::RefCell;
 use std::io::Read as _;
@@ -8,43 +8,43 @@ use std::process::ExitCode;
 use clap::Args;
 use rustix::io::Errno;
 
-use super::{UNUSABLE, examples, package_file, print};
+use super::{EXIT_USAGE, examples, package_file, print};
 use crate::convert::{ConvertOptions, Files, convert};
 use crate::source::ConfinedDirectory;
 
-/// Make a JackalPackage of a jackal.yaml or zarf.yaml.
+/// Convert a jackal.yaml or zarf.yaml to a JackalPackage.
 ///
-/// It is printed on standard output. Local manifests, values and text files are written into it. What cannot be carried over is said on standard error, and
-/// in comments at its beginning.
+/// The package is printed on standard output. Local manifests, values and text files are included. What cannot be converted is listed on standard error and in
+/// comments at the beginning of the package.
 ///
-/// Exit codes: 0 done, 1 done but for something that could not be carried over, 2 the file or a flag cannot be used.
+/// Exit codes: 0 success, 1 converted except for the listed parts, 2 invalid file or flag.
 #[derive(Debug, Args)]
 #[command(after_help = examples::CONVERT)]
 pub(super) struct Convert {
     /// The definition, or `-` for standard input.
     file: PathBuf,
-    /// The flavour of the package: components of other flavours are left out.
+    /// The flavor of the package; components of other flavors are omitted.
     #[arg(long, default_value = "", value_name = "NAME")]
     flavor: String,
-    /// The folder that the files which the definition names may lie beneath. Default: the definition's own. Absolute paths and
-    /// links are refused in any case.
+    /// The directory that files named by the definition must be in. Default: the directory of the definition. Absolute paths
+    /// and symbolic links are always refused.
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// Exit with 0 although something could not be carried over.
+    /// Exit with 0 even if some parts cannot be converted.
     #[arg(long)]
     partial: bool,
 }
 
-/// The folder that the files of a definition lie beneath, and no others: a definition may be somebody else's.
-struct Folder {
+/// The directory that the files of a definition must be in: a definition may be untrusted.
+struct RootDirectory {
     files: RefCell<ConfinedDirectory>,
-    /// The folder that the definition's paths start from, as a path beneath it.
+    /// The directory of the definition, relative to the root.
     start: Vec<String>,
     shown: String,
 }
 
-impl Folder {
-    /// The folder of the definition `file`, or `root` which that lies beneath.
+impl RootDirectory {
+    /// The root `root`, which must contain the definition `file`, else the directory of the definition.
     fn of(file: &Path, root: Option<&Path>) -> Result<Self, String> {
         let parent = file.parent().unwrap_or(Path::new(""));
         let own = match parent.as_os_str().is_empty() {
@@ -54,28 +54,31 @@ impl Folder {
         let mut start = Vec::new();
         if let Some(root) = root {
             let whole = |path: &Path| {
-                let cannot = |error: std::io::Error| format!("{} cannot be opened: {error}", path.display());
+                let cannot = |error: std::io::Error| format!("cannot open {}: {error}", path.display());
                 path.canonicalize().map_err(cannot)
             };
             let (above, below) = (whole(root)?, whole(own)?);
             let below = below.strip_prefix(&above).map_err(|_| {
                 let (root, own) = (root.display(), own.display());
-                format!("--root {root} does not hold {own}, where the definition lies: name a folder above it")
+                format!("--root {root} does not contain {own}, the directory of the definition: set a parent directory")
             })?;
             start.extend(below.iter().map(|part| part.to_string_lossy().into_owned()));
         }
         let root = root.unwrap_or(own);
         Ok(Self {
-            files: RefCell::new(ConfinedDirectory::at(root).map_err(|doubt| doubt.to_string())?),
+            files: RefCell::new(ConfinedDirectory::at(root).map_err(|error| error.to_string())?),
             start,
             shown: root.display().to_string(),
         })
     }
 
-    /// `path`, which starts where the definition lies, as a path beneath this folder.
-    fn beneath(&self, path: &str) -> Result<String, String> {
+    /// `path`, relative to the definition, as a path relative to the root.
+    fn resolve(&self, path: &str) -> Result<String, String> {
         if path.starts_with('/') {
-            return Err("is an absolute path, and only files beneath the definition's folder are read: copy it there, and name it by a relative path".to_owned());
+            return Err(
+                "is an absolute path: copy the file to the directory of the definition, and name it by a relative path"
+                    .to_owned(),
+            );
         }
         let mut whole: Vec<&str> = self.start.iter().map(String::as_str).collect();
         for part in path.split('/') {
@@ -84,7 +87,9 @@ impl Folder {
                 ".." => {
                     whole.pop().ok_or_else(|| {
                         let shown = &self.shown;
-                        format!("leads out of {shown}, and no file elsewhere is read: copy it there, or name a folder above both by --root")
+                        format!(
+                            "is outside of {shown}: copy the file there, or set --root to a parent directory of both"
+                        )
                     })?;
                 }
                 part => whole.push(part),
@@ -94,21 +99,24 @@ impl Folder {
     }
 }
 
-impl Files for Folder {
+impl Files for RootDirectory {
     fn read(&self, path: &str, limit: usize) -> Result<Vec<u8>, String> {
-        let path = self.beneath(path)?;
+        let path = self.resolve(path)?;
         let cannot = |error: std::io::Error| format!("cannot be read: {error}");
         let opened = self.files.borrow_mut().open(path.as_bytes());
         let (file, _) = opened.map_err(|errno| match errno {
-            Errno::LOOP => "is a link, or a part of its path is a link or no folder, and links are not followed: name the file itself".to_owned(),
-            Errno::INVAL | Errno::ISDIR => "is a folder or the like, and only files can be carried over".to_owned(),
+            Errno::LOOP => "is a symbolic link, or its path contains one or a part that is not a directory; links are not followed: name the file itself".to_owned(),
+            Errno::INVAL | Errno::ISDIR => "is not a regular file, and only files can be converted".to_owned(),
             other => cannot(other.into()),
         })?;
         let mut content = Vec::new();
-        // One more than there may be, to tell a file that ends there from one that goes on.
+        // One byte more than the limit, to detect a larger file.
         file.take(limit as u64 + 1).read_to_end(&mut content).map_err(cannot)?;
         match content.len() > limit {
-            true => Err("makes the JackalPackage longer than an API server takes: put it into a ConfigMap, or give it a url and sha256".to_owned()),
+            true => Err(
+                "makes the JackalPackage larger than an API server accepts: use a ConfigMap, or set url and sha256"
+                    .to_owned(),
+            ),
             false => Ok(content),
         }
     }
@@ -116,22 +124,22 @@ impl Files for Folder {
 
 impl Convert {
     pub(super) fn run(self) -> ExitCode {
-        let unusable = |why: String| {
+        let fail = |why: String| {
             print::note(format_args!("jackal-operator convert: {why}"));
-            ExitCode::from(UNUSABLE)
+            ExitCode::from(EXIT_USAGE)
         };
         let text = match package_file::text(&self.file, "convert") {
             Ok(text) => text,
-            Err(error) => return unusable(error.to_string()),
+            Err(error) => return fail(error.to_string()),
         };
         let name = package_file::name_of(&self.file);
-        let folder = match Folder::of(&self.file, self.root.as_deref()) {
+        let folder = match RootDirectory::of(&self.file, self.root.as_deref()) {
             Ok(folder) => folder,
-            Err(why) => return unusable(why),
+            Err(why) => return fail(why),
         };
         let converted = match convert(&text, &folder, &ConvertOptions { flavor: self.flavor }) {
             Ok(converted) => converted,
-            Err(why) => return unusable(format!("{name} {why}")),
+            Err(why) => return fail(format!("{name} {why}")),
         };
         let printed = print::document_of("convert", &converted.yaml);
         if printed != ExitCode::SUCCESS {
@@ -152,8 +160,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_stay_beneath_their_folder() {
-        let folder = |start: &[&str]| Folder {
+    fn paths_outside_of_the_root_are_refused() {
+        let folder = |start: &[&str]| RootDirectory {
             files: RefCell::new(ConfinedDirectory::at(Path::new("/")).unwrap()),
             start: start.iter().map(|part| (*part).to_owned()).collect(),
             shown: "x".to_owned(),
@@ -170,7 +178,7 @@ mod tests {
             (&["pkg", "web"], "/a", None),
         ] {
             assert_eq!(
-                folder(start).beneath(path).ok().as_deref(),
+                folder(start).resolve(path).ok().as_deref(),
                 expected,
                 "{start:?} {path}"
             );

@@ -11,11 +11,11 @@ use crate::api::v1alpha1::definitions;
 
 /// Print the custom resource definitions.
 ///
-/// Exit codes: 0 done, 1 they cannot be written, 2 a flag cannot be used.
+/// Exit codes: 0 success, 1 the definitions cannot be written, 2 invalid flag.
 #[derive(Debug, Args)]
 #[command(after_help = examples::CRD)]
 pub struct Crd {
-    /// Write one file a definition, named after it, into this directory instead.
+    /// Write one file for each definition, named after it, to this directory instead of standard output.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -41,11 +41,11 @@ impl Crd {
                     let name = definition.metadata.name.unwrap_or_default();
                     let file = directory.join(format!("{name}.yaml"));
                     let written = std::fs::create_dir_all(directory).and_then(|()| std::fs::write(&file, yaml));
-                    written.with_context(|| format!("{} cannot be written", file.display()))?;
+                    written.with_context(|| format!("cannot write {}", file.display()))?;
                 }
             }
         }
-        print::document(&printed).context("standard output cannot be written")
+        print::document(&printed).context("cannot write to standard output")
     }
 }
 
@@ -54,16 +54,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn crds_are_what_the_types_say() {
-        let made = tempfile::tempdir().unwrap();
+    fn generated_crds_are_up_to_date() {
+        let generated = tempfile::tempdir().unwrap();
         Crd {
-            out: Some(made.path().to_owned()),
+            out: Some(generated.path().to_owned()),
         }
         .write()
         .unwrap();
-        // The chart has a copy, for charts are taken out of repositories without what lies beside them.
-        for standing in ["crds", "charts/jackal-operator/files/crds"] {
-            let standing = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(standing);
+        // The chart has a copy, because a chart is distributed without the rest of the repository.
+        for committed in ["crds", "charts/jackal-operator/files/crds"] {
+            let committed = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(committed);
             let names = |directory: &std::path::Path| {
                 let mut names: Vec<_> = std::fs::read_dir(directory)
                     .unwrap()
@@ -72,13 +72,13 @@ mod tests {
                 names.sort();
                 names
             };
-            assert_eq!(names(&standing), names(made.path()), "run `make crds`");
-            for name in names(&standing) {
+            assert_eq!(names(&committed), names(generated.path()), "run `make crds`");
+            for name in names(&committed) {
                 let read = |directory: &std::path::Path| std::fs::read_to_string(directory.join(&name)).unwrap();
                 assert!(
-                    read(&standing) == read(made.path()),
+                    read(&committed) == read(generated.path()),
                     "{} is stale: run `make crds`",
-                    standing.join(&name).display()
+                    committed.join(&name).display()
                 );
             }
         }

@@ -1,5 +1,4 @@
-//! Credential helpers: the programs `docker-credential-NAME` that hold credentials for docker (docker-credential-helpers,
-//! "Development").
+//! Credential helpers of docker: programs `docker-credential-NAME` (docker-credential-helpers, "Development").
 
 use std::io;
 use std::process::Stdio;
@@ -12,27 +11,27 @@ use tokio::time::timeout;
 use crate::process::Group;
 use crate::registry::{Credentials, of_helper};
 
-/// The longest answer in bytes that is read.
-const ANSWER_LIMIT: u64 = 64 * 1024;
-/// The longest part of it in characters that a message repeats.
-const SHOWN: usize = 300;
-/// How a helper says that it has nothing, whatever else it says.
+/// The maximum size of the output in bytes.
+const OUTPUT_LIMIT: u64 = 64 * 1024;
+/// The maximum length of output in a message, in characters.
+const MESSAGE_LIMIT: usize = 300;
+/// The output of a helper that has no credentials for the server.
 const NOT_FOUND: &str = "credentials not found in native keychain";
 
-/// Why a helper gave no answer.
+/// Why a helper returned no credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// There is no such program.
+    /// The program does not exist.
     Missing,
-    /// What went wrong.
+    /// The program failed.
     Failed(String),
 }
 
-/// What the helper `name` has for `server`, asked for at most `limit`. A helper that takes longer is ended with all that
-/// it started.
+/// The credentials of the helper `name` for `server`. A helper that runs longer than `limit` is killed with all its child
+/// processes.
 pub(super) async fn get(name: &str, server: &str, limit: Duration) -> Result<Option<Credentials>, Failure> {
     if name.contains('/') {
-        return Err(Failure::Failed("is not a program's name".to_owned()));
+        return Err(Failure::Failed("is not a program name".to_owned()));
     }
     let program = format!("docker-credential-{name}");
     let mut child = Command::new(program)
@@ -50,58 +49,56 @@ pub(super) async fn get(name: &str, server: &str, limit: Duration) -> Result<Opt
     let group = Group::of(child.id());
     let (mut input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let run = async {
-        let asking = async {
+        let write = async {
             if let Some(mut input) = input.take() {
-                // One that does not read it may answer all the same.
+                // A helper that does not read its input may still return credentials.
                 let _ = input.write_all(server.as_bytes()).await;
             }
         };
-        let (mut said, mut complained) = (Vec::new(), Vec::new());
-        let hearing = async {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let read_output = async {
             match output {
-                Some(output) => output.take(ANSWER_LIMIT + 1).read_to_end(&mut said).await,
+                Some(output) => output.take(OUTPUT_LIMIT + 1).read_to_end(&mut stdout).await,
                 None => Ok(0),
             }
         };
-        let complaining = async {
+        let read_errors = async {
             match errors {
-                Some(errors) => errors.take(ANSWER_LIMIT).read_to_end(&mut complained).await,
+                Some(errors) => errors.take(OUTPUT_LIMIT).read_to_end(&mut stderr).await,
                 None => Ok(0),
             }
         };
-        let ((), heard, _) = tokio::join!(asking, hearing, complaining);
-        heard?;
-        io::Result::Ok((child.wait().await?, said, complained))
+        let ((), read, _) = tokio::join!(write, read_output, read_errors);
+        read?;
+        io::Result::Ok((child.wait().await?, stdout, stderr))
     };
     let ran = timeout(limit, run).await;
-    let ran = ran.map_err(|_| Failure::Failed(format!("did not answer within {} s", limit.as_secs_f32().ceil())))?;
-    let (status, said, complained) = ran.map_err(|error| Failure::Failed(format!("broke off: {error}")))?;
-    // What it started on purpose, such as an agent that remembers a password, stays.
+    let ran = ran.map_err(|_| Failure::Failed(format!("did not finish in {} s", limit.as_secs_f32().ceil())))?;
+    let (status, stdout, stderr) = ran.map_err(|error| Failure::Failed(format!("cannot be read: {error}")))?;
+    // Processes that it left running, such as a password agent, are kept.
     group.release();
-    if said.len() as u64 > ANSWER_LIMIT {
-        return Err(Failure::Failed(format!("answers more than {ANSWER_LIMIT} bytes")));
+    if stdout.len() as u64 > OUTPUT_LIMIT {
+        return Err(Failure::Failed(format!("printed more than {OUTPUT_LIMIT} bytes")));
     }
     if status.success() {
-        return of_helper(&said).map_err(|reason| Failure::Failed(format!("answers what is {reason}")));
+        return of_helper(&stdout).map_err(|reason| Failure::Failed(format!("printed output that is {reason}")));
     }
-    let said = String::from_utf8_lossy(&said);
-    let complained = String::from_utf8_lossy(&complained);
-    // On standard output, but scripts write what is wrong elsewhere.
-    if [&said, &complained].iter().any(|words| words.contains(NOT_FOUND)) {
+    let stdout = String::from_utf8_lossy(&stdout);
+    let stderr = String::from_utf8_lossy(&stderr);
+    // It belongs on standard output, but some scripts write it to standard error.
+    if [&stdout, &stderr].iter().any(|text| text.contains(NOT_FOUND)) {
         return Ok(None);
     }
-    let words = [said.trim(), complained.trim()]
-        .into_iter()
-        .find(|words| !words.is_empty());
-    Err(Failure::Failed(match words {
-        Some(words) => format!("failed: {}", line(words)),
-        None => format!("failed ({status}) and said nothing"),
+    let message = [stdout.trim(), stderr.trim()].into_iter().find(|text| !text.is_empty());
+    Err(Failure::Failed(match message {
+        Some(message) => format!("failed: {}", line(message)),
+        None => format!("failed ({status}) without output"),
     }))
 }
 
-/// One line of bounded length.
+/// `text` as one line, truncated.
 fn line(text: &str) -> String {
-    let shown = text.chars().take(SHOWN);
+    let shown = text.chars().take(MESSAGE_LIMIT);
     shown
         .map(|character| if character.is_control() { ' ' } else { character })
         .collect()

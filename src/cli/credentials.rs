@@ -1,4 +1,4 @@
-//! The credentials of whoever runs a command: the files of docker and podman, and the helpers that they name.
+//! The user's credentials: the files of docker and podman, and the credential helpers that they name.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -13,72 +13,72 @@ use super::{UsageError, files};
 use crate::fault::{Fault, Reason};
 use crate::registry::{Credentials, Keychain};
 
-/// How long a helper may take.
-const HELPER_LIMIT: Duration = Duration::from_secs(30);
+/// The longest timeout of a helper.
+const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where credentials are written.
+/// A location of credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum CredentialLocation {
-    /// In a variable of the environment.
+    /// An environment variable: its name and value.
     Variable(&'static str, OsString),
-    /// In a file, which need not exist.
+    /// A file, which may not exist.
     File(PathBuf),
 }
 
-/// The files, in the order in which they are searched. Each is read when it is reached, once.
+/// The locations of credentials in the order of the search. Each is read once, when it is reached.
 pub(super) struct CredentialFiles {
-    places: Vec<CredentialLocation>,
-    /// How long a helper may take.
+    locations: Vec<CredentialLocation>,
+    /// The timeout of a helper.
     limit: Duration,
-    read: Mutex<Read>,
+    read: Mutex<ReadCredentials>,
 }
 
-/// What was read.
+/// What was read so far.
 #[derive(Default)]
-struct Read {
+struct ReadCredentials {
     /// The name and content of the files that exist; `None` for one that does not.
     files: Vec<Option<(String, Keychain)>>,
-    /// What helpers answered, by the helper and the server.
+    /// The credentials that helpers returned, by helper and server.
     answers: HashMap<(String, String), Option<Credentials>>,
 }
 
 impl CredentialFiles {
-    /// Those that the environment names. A helper may take `limit`, and never more than 30 s.
+    /// The locations that the environment names. `limit` is the timeout of helpers, at most 30 s.
     pub fn of_environment(limit: Duration) -> Self {
         Self {
-            places: places(|name| std::env::var_os(name).filter(|value| !value.is_empty())),
-            limit: limit.min(HELPER_LIMIT),
+            locations: locations(|name| std::env::var_os(name).filter(|value| !value.is_empty())),
+            limit: limit.min(HELPER_TIMEOUT),
             read: Mutex::default(),
         }
     }
 
-    /// The credentials for `repository` on `host`, in the order in which they are to be tried: those of the first file
-    /// that has any. A file that cannot be read and a helper that fails are errors: going on without credentials would only
-    /// fail later, for a reason that nobody understands.
+    /// The credentials for `repository` on `host` in the order of attempts: those of the first location that has any. An
+    /// unreadable file and a failing helper are errors, because continuing without credentials would fail later with a
+    /// misleading error.
     pub async fn candidates(&self, host: &str, repository: &str) -> anyhow::Result<Vec<Credentials>> {
         let mut read = self.read.lock().await;
-        for (at, place) in self.places.iter().enumerate() {
+        for (at, location) in self.locations.iter().enumerate() {
             if read.files.len() <= at {
-                read.files.push(place.read().await?);
+                read.files.push(location.read().await?);
             }
             let Some((name, keychain)) = read.files[at].clone() else {
                 continue;
             };
             let mut found = keychain.candidates(host, repository);
             if let Some(helper) = keychain.helper(host, repository) {
-                let asked = (helper.to_owned(), server(host));
-                let answer = match read.answers.get(&asked) {
+                let key = (helper.to_owned(), server(host));
+                let answer = match read.answers.get(&key) {
                     Some(answer) => Ok(answer.clone()),
-                    None => credential_helper::get(helper, &asked.1, self.limit).await,
+                    None => credential_helper::get(helper, &key.1, self.limit).await,
                 };
                 match answer {
                     Ok(answer) => {
-                        read.answers.insert(asked, answer.clone());
+                        read.answers.insert(key, answer.clone());
                         found.splice(0..0, answer);
                     }
-                    // What stands in the file itself needs no helper.
+                    // Credentials in the file itself need no helper.
                     Err(Failure::Missing) if !found.is_empty() => {}
-                    Err(failure) => return Err(of_helper(helper, host, &name, failure).into()),
+                    Err(failure) => return Err(helper_fault(helper, host, &name, failure).into()),
                 }
             }
             if !found.is_empty() {
@@ -88,8 +88,8 @@ impl CredentialFiles {
         Ok(Vec::new())
     }
 
-    /// The credentials for pushing to `host` below the path `prefix`: the first of [`Self::candidates`], else those that
-    /// docker finds by the host alone.
+    /// The credentials for pushing to `host` under the path `prefix`: the first of [`Self::candidates`], else those that
+    /// docker finds by the host only.
     pub async fn for_pushing(&self, host: &str, prefix: &str) -> anyhow::Result<Option<Credentials>> {
         if let Some(first) = self.candidates(host, prefix).await?.into_iter().next() {
             return Ok(Some(first));
@@ -101,15 +101,15 @@ impl CredentialFiles {
 }
 
 impl CredentialLocation {
-    /// The keychain, with the name of its file; none where the file does not exist.
+    /// The keychain with the name of its file; none if the file does not exist.
     async fn read(&self) -> Result<Option<(String, Keychain)>, UsageError> {
         let (name, content) = match self {
             Self::Variable(name, text) => ((*name).to_owned(), text.as_encoded_bytes().to_vec()),
             Self::File(path) => match files::read(path).await {
                 Ok(content) => (path.display().to_string(), content),
-                Err(error) if error.kind() == io::ErrorKind::NotADirectory && names_folder(path) => {
+                Err(error) if error.kind() == io::ErrorKind::NotADirectory && is_in_docker_config(path) => {
                     return Err(UsageError(format!(
-                        "the credentials in {} cannot be read: DOCKER_CONFIG names a folder, in which config.json lies, not the file",
+                        "cannot read the credentials in {}: DOCKER_CONFIG must name the directory of config.json, not the file",
                         path.display()
                     )));
                 }
@@ -118,7 +118,7 @@ impl CredentialLocation {
                 }
                 Err(error) => {
                     return Err(UsageError(format!(
-                        "the credentials in {} cannot be read: {error}; correct the file's permissions, or remove it",
+                        "cannot read the credentials in {}: {error}; correct the permissions of the file, or remove it",
                         path.display()
                     )));
                 }
@@ -127,20 +127,20 @@ impl CredentialLocation {
         match Keychain::parse(&content) {
             Ok(keychain) => Ok(Some((name, keychain))),
             Err(reason) => Err(UsageError(format!(
-                "the credentials in {name} cannot be read: {reason}; correct it, or remove it"
+                "cannot read the credentials in {name}: {reason}; correct it, or remove it"
             ))),
         }
     }
 }
 
-/// Whether `path` lies in what DOCKER_CONFIG names as a folder.
-fn names_folder(path: &Path) -> bool {
+/// Whether `path` is in the directory that DOCKER_CONFIG names.
+fn is_in_docker_config(path: &Path) -> bool {
     std::env::var_os("DOCKER_CONFIG").is_some_and(|folder| path.parent() == Some(Path::new(&folder)))
 }
 
-/// Where credentials are, by what `variable` says of the environment: what a variable names before what lies in its usual
-/// place, and docker before podman.
-fn places(variable: impl Fn(&'static str) -> Option<OsString>) -> Vec<CredentialLocation> {
+/// The locations of credentials, where `variable` returns environment variables: locations that a variable names before the
+/// default ones, and docker before podman.
+fn locations(variable: impl Fn(&'static str) -> Option<OsString>) -> Vec<CredentialLocation> {
     let mut found = Vec::new();
     let below = |folder: Option<OsString>, path: &str| {
         folder.map(|folder| CredentialLocation::File(PathBuf::from(folder).join(path)))
@@ -161,7 +161,7 @@ fn places(variable: impl Fn(&'static str) -> Option<OsString>) -> Vec<Credential
     found
 }
 
-/// What helpers call a registry.
+/// The name of a registry for helpers.
 fn server(host: &str) -> String {
     match host {
         "docker.io" => "https://index.docker.io/v1/".to_owned(),
@@ -169,15 +169,15 @@ fn server(host: &str) -> String {
     }
 }
 
-fn of_helper(helper: &str, host: &str, file: &str, failure: Failure) -> Fault {
+fn helper_fault(helper: &str, host: &str, file: &str, failure: Failure) -> Fault {
     let what = match failure {
-        Failure::Missing => "is not installed: there is no such program in PATH".to_owned(),
+        Failure::Missing => "is not installed: the program is not in PATH".to_owned(),
         Failure::Failed(reason) => reason,
     };
     Fault::retryable(
         Reason::AuthenticationFailed,
         format!(
-            "the credential helper docker-credential-{helper}, which {file} names for {host}, {what}; repair it, or remove it from {file}"
+            "the credential helper docker-credential-{helper} for {host} (in {file}) {what}; correct it, or remove it from {file}"
         ),
     )
 }
@@ -187,14 +187,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_searched_where_docker_and_podman_keep_them() {
+    fn the_files_of_docker_and_podman_are_searched() {
         let order = |set: &[(&'static str, &str)]| -> Vec<String> {
             let set: HashMap<&str, OsString> = set.iter().map(|(name, value)| (*name, (*value).into())).collect();
-            let shown = |place| match place {
+            let shown = |location| match location {
                 CredentialLocation::Variable(name, _) => name.to_owned(),
                 CredentialLocation::File(path) => path.display().to_string(),
             };
-            places(|name| set.get(name).cloned()).into_iter().map(shown).collect()
+            locations(|name| set.get(name).cloned())
+                .into_iter()
+                .map(shown)
+                .collect()
         };
         assert_eq!(order(&[]), [""; 0]);
         assert_eq!(
@@ -222,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn helpers_know_the_hub_by_its_old_name() {
+    fn helpers_get_the_legacy_name_of_docker_hub() {
         assert_eq!(server("docker.io"), "https://index.docker.io/v1/");
         assert_eq!(server("r:5000"), "r:5000");
     }

@@ -1,4 +1,4 @@
-//! The engines that a command reads.
+//! The flags of engines.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::source::docker::{ContentStores, Docker, Engine};
 /// Flags of the commands that read a docker engine or a containerd.
 #[derive(Clone, Debug, Args)]
 pub(super) struct EngineFlags {
-    /// Where the docker engine listens: unix:///path or tcp://host:port.
+    /// The address of the docker engine: unix:///path or tcp://host:port.
     #[arg(
         long,
         env = "DOCKER_HOST",
@@ -20,11 +20,11 @@ pub(super) struct EngineFlags {
         value_name = "ADDRESS"
     )]
     docker_host: String,
-    /// Where the engine's root is found, such as its mount in the agent's container, if not where the engine says
-    /// that it is. Layers are read there, and only what cannot be is exported by the engine.
+    /// The path of the engine's data directory, if it is not the one that the engine reports, such as a mount in the
+    /// agent's container. Layers are read there; only layers that cannot be read are exported by the engine.
     #[arg(long, env = "JACKAL_DOCKER_ROOT", value_name = "PATH")]
     docker_root: Option<PathBuf>,
-    /// Where the containerd listens whose images `source: Containerd` means: unix:///path.
+    /// The address of the containerd for images with `source: Containerd`: unix:///path.
     #[arg(
         long,
         env = "CONTAINERD_ADDRESS",
@@ -32,25 +32,25 @@ pub(super) struct EngineFlags {
         value_name = "ADDRESS"
     )]
     containerd_address: String,
-    /// The namespace of those images; k8s.io is that of Kubernetes.
+    /// The containerd namespace of those images; Kubernetes uses k8s.io.
     #[arg(long, env = "CONTAINERD_NAMESPACE", default_value = "k8s.io", value_name = "NAME")]
     containerd_namespace: String,
-    /// Where a containerd's root is found, such as its mount in the agent's container, if not where the containerd
-    /// says that it is. Blobs are read there, also those of a docker engine with the containerd image store;
-    /// otherwise they are asked for over the socket.
+    /// The path of containerd's root directory, if it is not the one that containerd reports, such as a mount in the
+    /// agent's container. Blobs are read there, including those of a docker engine with the containerd image store; blobs
+    /// that cannot be read there are requested over the socket.
     #[arg(long, env = "JACKAL_CONTAINERD_ROOT", value_name = "PATH")]
     containerd_root: Option<PathBuf>,
 }
 
 impl EngineFlags {
-    /// The docker engine's images; nothing is asked yet. A transfer may stand still for `idle`.
+    /// The docker engine as a source, without connecting yet. `idle` is the timeout of a transfer without progress.
     pub fn docker(&self, idle: Duration) -> Result<Docker, Fault> {
         let engine = Engine::new(Some(&self.docker_host), idle)?;
         let content = ContentStores::new(self.containerd_root.clone());
         Ok(Docker::new(engine, self.docker_root.clone()).with_content(content))
     }
 
-    /// The containerd's images; nothing is asked yet. A transfer may stand still for `idle`.
+    /// The containerd as a source, without connecting yet. `idle` is the timeout of a transfer without progress.
     pub fn containerd(&self, idle: Duration) -> Result<Containerd, Fault> {
         let client = Client::new(&self.containerd_address, &self.containerd_namespace, idle)?;
         Ok(Containerd::new(client, self.containerd_root.clone()))

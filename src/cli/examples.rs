@@ -1,68 +1,69 @@
-//! The examples that `--help` shows. A test parses each of them.
+//! The examples in the output of `--help`. A test parses each of them.
 
 pub(super) const COMMAND: &str = "\
 Examples:
-  # What a file builds, and how large it is, without moving anything
+  # Show what would be built, and its size
   jackal-operator build shop.yaml --to registry.example.com/team --dry-run
-  # Build it into a registry
+  # Build the packages of a file into a registry
   jackal-operator build shop.yaml --to registry.example.com/team
   # Install the custom resource definitions
   jackal-operator crd | kubectl apply -f -
 
-Exit codes: 0 done, 1 something failed and may succeed another time, 2 a file or a flag cannot be used, 130 interrupted.
-Completion of commands in a shell: jackal-operator completion --help";
+Exit codes: 0 success, 1 failure that may be temporary, 2 invalid file or flag, 130 interrupted.
+For shell completion see: jackal-operator completion --help";
 
 pub(super) const CONTROLLER: &str = "\
 Examples:
-  # In the cluster of the current kubeconfig, with the registry that Jackal or Zarf set up there
+  # Run in the cluster of the current kubeconfig
   jackal-operator controller --namespace jackal
-  # For one namespace, with a registry of its own, and health and metrics on port 8080
+  # Watch one namespace, use another registry, and serve health and metrics on port 8080
   jackal-operator controller --watch-namespace shop --registry-address registry.example.com --listen [::]:8080";
 
 pub(super) const AGENT: &str = "\
 Examples:
-  # For the docker engine and the containerd of this node
+  # Read the docker engine and the containerd of this node
   jackal-operator agent --node-name node-1 --admit team-a=*
-  # With the engine's folder mounted elsewhere
+  # Read an engine whose data directory is mounted at another path
   jackal-operator agent --node-name node-1 --docker-root /host/var/lib/docker --admit team-a=docker.io/library/*";
 
 pub(super) const BUILD: &str = "\
 Examples:
-  # Into a registry, below a path
+  # Build into a registry, under a path prefix
   jackal-operator build shop.yaml --to registry.example.com/team
-  # Into an OCI layout, to carry it into a network without internet
+  # Build into an OCI layout, to transfer it to an air-gapped network
   jackal-operator build shop.yaml --to oci:shop
-  # Ask whether everything exists, and which images are missing
+  # Check that all sources exist, and list missing images
   jackal-operator build shop.yaml --check
-  # What would move
+  # Show what would be copied
   jackal-operator build shop.yaml --to registry.example.com/team --dry-run
-  # From standard input, with the result as JSON
+  # Read standard input, and print the result as JSON
   kubectl kustomize packages | jackal-operator build - --to registry.example.com --output json
-  # A registry on this machine that speaks plain HTTP
+  # Use a local registry with plain HTTP
   jackal-operator build shop.yaml --to localhost:5000 --insecure";
 
 pub(super) const CONVERT: &str = "\
 Examples:
+  # Convert a definition
   jackal-operator convert zarf.yaml > shop.yaml
-  # Build it at once, even where a part could not be carried over
+  # Convert and build, ignoring what cannot be converted
   jackal-operator convert zarf.yaml --partial | jackal-operator build - --to oci:shop
-  # The components of a flavour
+  # Select the components of a flavor
   jackal-operator convert zarf.yaml --flavor upstream
-  # A definition that names files of a folder beside its own
+  # Convert a definition that names files outside of its own directory
   jackal-operator convert packages/web/zarf.yaml --root packages";
 
 pub(super) const SBOM: &str = "\
 Examples:
-  # Of an image in a registry, which keeps them as its referrers
+  # Generate the SBOMs of an image in a registry
   jackal-operator sbom registry.example.com/team/app:1 --syft /usr/local/bin/syft
-  # Of every image of an OCI layout
+  # Generate the SBOMs of all images in an OCI layout
   jackal-operator sbom oci:shop --syft /usr/local/bin/syft";
 
 pub(super) const SIGN: &str = "\
 Examples:
-  # A package in a registry; the password of the key is in COSIGN_PASSWORD
+  # Sign a package in a registry; COSIGN_PASSWORD is the password of the key
   jackal-operator sign registry.example.com/team/shop:1.4.0 --key cosign.key
-  # A package in an OCI layout
+  # Sign a package in an OCI layout
   jackal-operator sign oci:shop:shop:1.4.0 --key cosign.key";
 
 pub(super) const PACK: &str = "\
@@ -85,34 +86,37 @@ Examples:
 
 pub(super) const VERIFY: &str = "\
 Examples:
-  # By a key
+  # Verify a signature with a public key
   jackal-operator verify registry.example.com/team/shop:1.4.0 --key cosign.pub
-  # By whoever signed without a key
+  # Verify a keyless signature
   jackal-operator verify registry.example.com/team/app:1 --identity release@example.com --issuer https://accounts.example.com --trust-root trusted_root.json";
 
 pub(super) const CRD: &str = "\
 Examples:
+  # Install the custom resource definitions
   jackal-operator crd | kubectl apply -f -
-  # One file each
+  # Write one file for each definition
   jackal-operator crd --out crds";
 
 pub(super) const PROBE: &str = "\
 Examples:
+  # Wait until the controller is ready
   jackal-operator probe http://jackal-controller.jackal.svc:8080/readyz
+  # Wait at most 5 seconds
   jackal-operator probe http://127.0.0.1:8080/healthz --within 5s";
 
 pub(super) const COMPLETION: &str = "\
 Examples:
-  # bash, from the next shell on (with the package bash-completion)
+  # bash, for new shells (requires bash-completion)
   jackal-operator completion bash > ~/.local/share/bash-completion/completions/jackal-operator
-  # zsh, in a directory of its fpath
+  # zsh, in a directory in fpath
   jackal-operator completion zsh > ~/.zfunc/_jackal-operator
   # fish
   jackal-operator completion fish > ~/.config/fish/completions/jackal-operator.fish
   # PowerShell, for this session
   jackal-operator completion powershell | Out-String | Invoke-Expression
 
-In this shell only: source <(jackal-operator completion bash)";
+For the current bash session: source <(jackal-operator completion bash)";
 
 #[cfg(test)]
 mod tests {
@@ -120,7 +124,7 @@ mod tests {
 
     use crate::cli::Command;
 
-    /// The commands of this program in a help text, as a shell would split them.
+    /// The invocations of this program in a help text, split into words.
     fn commands(help: &str) -> Vec<Vec<&str>> {
         let lines = help.lines().filter(|line| line.starts_with("  "));
         let parts = lines.flat_map(|line| line.split(" | "));
@@ -130,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn each_help_has_examples_and_each_example_is_understood() {
+    fn every_command_has_examples_that_parse() {
         let mut root = Command::command();
         root.build();
         let own = std::iter::once(root.clone());

@@ -1,21 +1,20 @@
-//! Small files that flags and variables name.
+//! Small files that flags and environment variables name.
 
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-/// The longest file in bytes that is read: more than any key, bundle of certificates, trusted root or file of
-/// credentials has.
+/// The maximum size in bytes: larger than any key, certificate bundle, trusted root or credentials file.
 const LIMIT: u64 = 4 * 1024 * 1024;
 
-/// What the file `path` holds. A longer one than 4 MiB is an error.
+/// The content of the file `path`. A file larger than 4 MiB is an error.
 pub(super) async fn read(path: &Path) -> io::Result<Vec<u8>> {
     let owned: PathBuf = path.to_owned();
-    // Where it may block: a path may name a pipe.
+    // On a blocking thread, because the path may be a pipe.
     let reading = tokio::task::spawn_blocking(move || {
         let mut content = Vec::new();
         let read = std::fs::File::open(owned)?.take(LIMIT + 1).read_to_end(&mut content)?;
         match read as u64 > LIMIT {
-            true => Err(io::Error::other(format!("it is longer than {LIMIT} bytes"))),
+            true => Err(io::Error::other(format!("it is larger than {LIMIT} bytes"))),
             false => Ok(content),
         }
     });

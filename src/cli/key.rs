@@ -1,4 +1,4 @@
-//! The private key of whoever runs a command.
+//! Private keys in files and Secrets.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use super::{UsageError, files};
 use crate::runtime::open_key;
 use crate::signing::{PrivateKeyError, SigningKey};
 
-/// The variable that cosign takes a key's password from.
+/// The environment variable with the password of the key, as in cosign.
 const PASSWORD: &str = "COSIGN_PASSWORD";
 
-/// The key in the file `path`, opened by the password in `COSIGN_PASSWORD`.
+/// The key in the file `path`, decrypted with the password in `COSIGN_PASSWORD`.
 pub(super) async fn read(path: &Path) -> Result<SigningKey, UsageError> {
     let pem = file(path).await?;
     let password = std::env::var(PASSWORD)
@@ -26,11 +26,11 @@ pub(super) async fn read(path: &Path) -> Result<SigningKey, UsageError> {
     })
 }
 
-/// The key in a Secret that stands beside the package in its file.
+/// The key in a Secret in the same file as the package.
 pub(super) async fn of_secret(name: &str, given: &FileObjects) -> Result<SigningKey, UsageError> {
     let pem = given.secret(name, "cosign.key").ok_or_else(|| {
         UsageError(format!(
-            "spec.signing names the Secret {name}: give the key by --key FILE, or put the Secret beside the package into its file"
+            "spec.signing names the Secret {name}, which is not in the file: set --key FILE, or add the Secret to the file"
         ))
     })?;
     let password = given.secret(name, "cosign.password");
@@ -39,8 +39,8 @@ pub(super) async fn of_secret(name: &str, given: &FileObjects) -> Result<Signing
     opened.map_err(|error| UsageError(format!("the Secret {name} of spec.signing: {error}")))
 }
 
-/// What a file holds.
+/// The content of a file.
 pub(super) async fn file(path: &Path) -> Result<Vec<u8>, UsageError> {
     let read = files::read(path).await;
-    read.map_err(|error| UsageError(format!("{} cannot be read: {error}", path.display())))
+    read.map_err(|error| UsageError(format!("cannot read {}: {error}", path.display())))
 }

@@ -1,4 +1,4 @@
-//! How much is asked of one registry.
+//! The limits of requests to one registry.
 
 use std::num::NonZeroU32;
 
@@ -6,18 +6,17 @@ use clap::Args;
 
 use crate::registry::Limits;
 
-/// Flags of every command that speaks to registries.
+/// The flags of every command that connects to registries.
 #[derive(Clone, Debug, Args)]
 pub(super) struct LimitFlags {
-    /// Requests that read from one registry at once, and as many that write.
+    /// Concurrent read requests to one registry, and as many concurrent write requests.
     #[arg(long, env = "JACKAL_CONNECTIONS", default_value_t = Limits::default().connections, value_name = "COUNT")]
     connections: usize,
-    /// Requests to one registry in a second, from this process. Default: no limit but what the registry asks for by
-    /// Retry-After.
+    /// Requests per second to one registry. Default: no limit except Retry-After headers of the registry.
     #[arg(long, env = "JACKAL_REQUEST_RATE", value_name = "COUNT")]
     request_rate: Option<NonZeroU32>,
-    /// The least bytes a second of a blob on its way; what is slower for as long as a transfer may stand still counts as
-    /// standing still. 0: none.
+    /// The minimum throughput of a blob in bytes per second. A transfer that is slower for as long as the stall timeout is
+    /// aborted and retried. 0 disables it.
     #[arg(long, env = "JACKAL_MIN_THROUGHPUT", default_value_t = Limits::default().throughput, value_name = "BYTES")]
     min_throughput: u64,
 }

@@ -1,4 +1,4 @@
-//! The commands, one file each; wiring only.
+//! The commands, one file each. They only connect flags to the other modules.
 
 mod agent;
 mod authorities;
@@ -37,13 +37,13 @@ use tracing_subscriber::EnvFilter;
 use crate::fault::{Fault, Frontend};
 use crate::source::docker;
 
-/// Packages of images, built inside the cluster, for clusters without internet.
+/// Builds packages of images for clusters without internet access, and copies images into their registries.
 #[derive(Debug, Parser)]
 #[command(name = "jackal-operator", version, max_term_width = 100, after_help = examples::COMMAND)]
 pub struct Command {
     #[command(subcommand)]
     action: Action,
-    /// What is logged, such as `info` or `jackal_operator=debug,kube=info`.
+    /// The log filter, such as `info` or `jackal_operator=debug,kube=info`.
     #[arg(
         long,
         global = true,
@@ -52,20 +52,20 @@ pub struct Command {
         value_name = "FILTER"
     )]
     log: String,
-    /// How it is logged, on standard error.
+    /// The format of the log on standard error.
     #[arg(long, global = true, env = "JACKAL_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum LogFormat {
-    /// For a person.
+    /// Lines of text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// What each is for, and its exit codes, stands at its flags.
+/// The commands. Each documents its purpose and exit codes in its own module.
 #[derive(Debug, Subcommand)]
 enum Action {
     Controller(controller::Controller),
@@ -82,28 +82,27 @@ enum Action {
     Completion(completion::Completion),
 }
 
-/// Bytes of stack of each thread. What runs deepest (a deletion beside all that guards it) takes more than the usual 2 MiB where
-/// nothing is optimised.
-const STACK: usize = 8 << 20;
-/// How long the process waits at its end for engines that pushed images.
-const SETTLING: Duration = Duration::from_secs(10);
+/// The stack size of each thread in bytes. Without optimisation, the deepest calls (a deletion) exceed the default of 2 MiB.
+const STACK_SIZE: usize = 8 << 20;
+/// How long the process waits at its end for the cleanup of engines that pushed images.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Exit code of a command whose input or flags cannot be used; what failed otherwise exits with 1.
-const UNUSABLE: u8 = 2;
+/// The exit code for invalid input or flags; other failures exit with 1.
+const EXIT_USAGE: u8 = 2;
 
-/// What cannot be used, and why.
+/// Invalid input or an invalid flag.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct UsageError(String);
 
 impl Command {
-    /// Runs the command; the process's exit code comes back.
+    /// Runs the command and returns the exit code of the process.
     pub fn run(self) -> ExitCode {
-        // One provider in the whole process; it is the first thing that is done, so that nobody was faster.
+        // There is one provider per process. It is installed first, so this cannot fail.
         let _ = rustls::crypto::ring::default_provider().install_default();
         if let Err(error) = start_log(&self.log, self.log_format) {
             print::note(format_args!("jackal-operator: --log {}: {error}", self.log));
-            return ExitCode::from(UNUSABLE);
+            return ExitCode::from(EXIT_USAGE);
         }
         let front = match self.action {
             Action::Controller(_) | Action::Agent(_) => Frontend::Cluster,
@@ -120,7 +119,7 @@ impl Command {
             Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Verify(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Probe(command) => in_runtime(front, |stop| command.run(stop)),
-            // These wait for files and standard input alone, so a signal ends them as it ends any process.
+            // These block only on files and standard input, so a signal ends them by default.
             Action::Convert(command) => command.run(),
             Action::Crd(command) => command.run(),
             Action::Completion(command) => command.run(),
@@ -128,30 +127,28 @@ impl Command {
     }
 }
 
-/// Runs `work` in a runtime of its own, with what a signal cancels.
+/// Runs `work` in a new runtime, with a token that SIGTERM and SIGINT cancel.
 fn in_runtime<W: Future<Output = ExitCode>>(front: Frontend, work: impl FnOnce(CancellationToken) -> W) -> ExitCode {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runtime = match builder.enable_all().thread_stack_size(STACK).build() {
+    let runtime = match builder.enable_all().thread_stack_size(STACK_SIZE).build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            print::note(format_args!(
-                "jackal-operator: the threads could not be started: {error}"
-            ));
+            print::note(format_args!("jackal-operator: cannot start threads: {error}"));
             return ExitCode::FAILURE;
         }
     };
     let stop = CancellationToken::new();
     runtime.spawn(stop_on_signal(stop.clone(), front));
     let code = runtime.block_on(work(stop));
-    // What was cancelled above takes back what it did to an engine.
-    runtime.block_on(docker::settled(SETTLING));
-    // A blocking read of a dead file system must not keep the process.
+    // Cancelled transfers undo their changes to engines.
+    runtime.block_on(docker::settled(CLEANUP_TIMEOUT));
+    // A blocking read of an unavailable file system must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_millis(200));
     code
 }
 
-/// Runs `work` of the command `name` until `stop`, and says what failed. Exit codes: 0 done, 1 something failed, 2 the
-/// input or a flag cannot be used, 130 interrupted.
+/// Runs `work` of the command `name` until `stop`, and prints its error. Exit codes: 0 success, 1 failure, 2 invalid input
+/// or flags, 130 interrupted.
 async fn until(stop: CancellationToken, name: &str, work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     let error = tokio::select! {
         result = work => match result {
@@ -170,26 +167,26 @@ async fn until(stop: CancellationToken, name: &str, work: impl Future<Output = a
         None => print::note(format_args!("jackal-operator {name}: {error:#}")),
     }
     match stalled || error.is::<UsageError>() {
-        true => ExitCode::from(UNUSABLE),
+        true => ExitCode::from(EXIT_USAGE),
         false => ExitCode::FAILURE,
     }
 }
 
-/// Libraries whose warnings are about what our own errors say better, beside the number of the line that is at fault.
-const QUIET: [&str; 4] = ["rustls", "hyper", "hyper_util", "reqwest"];
+/// Libraries whose logs repeat errors that the operator reports itself.
+const QUIET_LIBRARIES: [&str; 4] = ["rustls", "hyper", "hyper_util", "reqwest"];
 
 fn start_log(filter: &str, format: LogFormat) -> Result<(), tracing_subscriber::filter::ParseError> {
-    // Whatever NO_COLOR says, unless it is empty (no-color.org).
-    let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let colours = !forbidden && std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let asked = |library: &str| ["debug", "trace", library].iter().any(|word| filter.contains(word));
-    let quiet = QUIET.iter().filter(|library| !asked(library));
+    // Any non-empty NO_COLOR disables colours (no-color.org).
+    let disabled = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let colours = !disabled && std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let is_requested = |library: &str| ["debug", "trace", library].iter().any(|word| filter.contains(word));
+    let quiet = QUIET_LIBRARIES.iter().filter(|library| !is_requested(library));
     let directives: Vec<String> = quiet.map(|library| format!("{library}=off")).collect();
     let filter = EnvFilter::try_new([&[filter.to_owned()][..], &directives].concat().join(","))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(colours)
-        // It would be told on the standard error that cannot be written.
+        // Such an error would be written to the standard error that cannot be written.
         .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match format {
@@ -199,7 +196,7 @@ fn start_log(filter: &str, format: LogFormat) -> Result<(), tracing_subscriber::
     Ok(())
 }
 
-/// Cancels `stop` on SIGTERM and SIGINT. The log of what runs in a cluster says so.
+/// Cancels `stop` on SIGTERM and SIGINT. A process in a cluster logs that.
 async fn stop_on_signal(stop: CancellationToken, front: Frontend) {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut terminate) = signal(SignalKind::terminate()) else {

@@ -1,5 +1,4 @@
-//! Reads JackalPackages and JackalImages from a file, as strictly as an API server does, and the ConfigMaps and Secrets
-//! beside them.
+//! Reads JackalPackages and JackalImages from a file, validated as by an API server, and the ConfigMaps and Secrets in it.
 
 mod document;
 mod object;
@@ -22,23 +21,23 @@ use crate::suggestion::{did_you_mean, nearest};
 pub(super) use object::{Kind, Object};
 pub(super) use text::{name_of, read as text};
 
-/// What a file gives to build.
+/// The content of a file for `build`.
 #[derive(Debug)]
 pub(super) struct File {
-    /// What is to be built, in the order of the file: at least one object, each once.
+    /// The objects to build, in the order of the file: at least one, each once.
     pub objects: Vec<Object>,
-    /// What stands beside it.
+    /// The ConfigMaps and Secrets.
     pub given: FileObjects,
-    /// What of the file is not read, for people.
+    /// Messages about documents that are skipped.
     pub skipped: Vec<String>,
 }
 
-/// What the objects of a file may name.
+/// The ConfigMaps and Secrets of a file, which its objects may name.
 #[derive(Debug, Default)]
 pub(super) struct FileObjects {
-    /// The data of the ConfigMaps that stand in the file too, by their names.
+    /// The data of the ConfigMaps, by name.
     pub config_maps: BTreeMap<String, BTreeMap<String, String>>,
-    /// The data of the Secrets that stand in the file too, by their names.
+    /// The data of the Secrets, by name.
     secrets: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
 }
 
@@ -48,12 +47,12 @@ pub(super) fn read(path: &Path) -> Result<File, UsageError> {
 }
 
 impl FileObjects {
-    /// Whether there is a Secret of this name.
+    /// Whether the file has a Secret of this name.
     pub(super) fn has_secret(&self, name: &str) -> bool {
         self.secrets.contains_key(name)
     }
 
-    /// An entry of a Secret of the file.
+    /// An entry of a Secret.
     pub(super) fn secret(&self, name: &str, key: &str) -> Option<&[u8]> {
         self.secrets.get(name)?.get(key).map(Vec::as_slice)
     }
@@ -77,7 +76,7 @@ fn missing(reason: Reason, kind: &str, name: &str, key: &str) -> Fault {
     Fault::stalled(
         reason,
         format!(
-            "there is no {kind} {name} with an entry {key} in the file: without a cluster it has to stand beside the package"
+            "the file has no {kind} {name} with an entry {key}: without a cluster it must be in the same file as the package"
         ),
     )
 }
@@ -87,7 +86,7 @@ fn parse(name: &str, text: &str) -> Result<File, UsageError> {
     let documents = document::documents(text).map_err(|error| unusable(format!(" is not YAML: {error}")))?;
     if documents.is_empty() {
         return Err(unusable(
-            " is empty: it must hold a JackalPackage or a JackalImage".to_owned(),
+            " is empty: it must contain a JackalPackage or a JackalImage".to_owned(),
         ));
     }
     let mut file = File {
@@ -95,62 +94,13 @@ fn parse(name: &str, text: &str) -> Result<File, UsageError> {
         given: FileObjects::default(),
         skipped: Vec::new(),
     };
-    // What is wrong with objects: all of them are read, so that all of it is told.
-    let mut wrong = Vec::new();
+    // Errors of objects: all objects are read, so that all errors are reported.
+    let mut errors = Vec::new();
     for document in &documents {
-        let line = document.line;
-        match document.value["kind"].as_str() {
-            Some(kind @ ("JackalPackage" | "JackalImage")) => {
-                let kind = match kind {
-                    "JackalPackage" => Kind::Package,
-                    _ => Kind::Image,
-                };
-                match object::read(name, document, kind) {
-                    Ok(object) => file.objects.push(object),
-                    Err(UsageError(why)) => wrong.push(why),
-                }
-            }
-            Some("ConfigMap") => file.given.config_maps.extend(config_map(&document.value)),
-            Some("Secret") => {
-                let read = secret(&document.value);
-                let read = read.map_err(|error| unusable(format!(" has a Secret that cannot be read: {error}")))?;
-                file.given.secrets.extend([read]);
-            }
-            Some(kind @ ("ZarfPackageConfig" | "JackalPackageConfig")) => {
-                return Err(unusable(format!(
-                    " holds a {kind}, which `jackal-operator convert {}` makes a JackalPackage of",
-                    match name {
-                        "standard input" => "-",
-                        name => name,
-                    }
-                )));
-            }
-            Some(kind) => match nearest(kind, ["JackalPackage", "JackalImage"]) {
-                Some(meant) => wrong.push(format!(
-                    "{name}:{line}: kind {kind} is not known; did you mean {meant}?"
-                )),
-                None if is_ours(document) => wrong.push(format!(
-                    "{name}:{line}: kind {kind} is not known; the kinds of jackal.dev are JackalPackage and JackalImage"
-                )),
-                None => file.skipped.push(format!(
-                    "{name}:{line}: {} is skipped: build reads JackalPackages, JackalImages, ConfigMaps and Secrets",
-                    called(document)
-                )),
-            },
-            None => {
-                let fields = document.value.as_object().into_iter().flatten();
-                let meant = fields
-                    .map(|(field, _)| did_you_mean(field, ["kind"]))
-                    .find(|meant| !meant.is_empty());
-                return Err(unusable(format!(
-                    ":{line}: the document has no kind: write apiVersion: jackal.dev/v1alpha1 and kind: JackalPackage{}",
-                    meant.unwrap_or_default()
-                )));
-            }
-        }
+        read_document(name, document, &mut file, &mut errors)?;
     }
-    if !wrong.is_empty() {
-        return Err(UsageError(wrong.join("\n")));
+    if !errors.is_empty() {
+        return Err(UsageError(errors.join("\n")));
     }
     if file.objects.is_empty() {
         let kinds: Vec<&str> = documents
@@ -158,7 +108,7 @@ fn parse(name: &str, text: &str) -> Result<File, UsageError> {
             .filter_map(|document| document.value["kind"].as_str())
             .collect();
         return Err(unusable(format!(
-            " must hold a JackalPackage or a JackalImage; it holds {}",
+            " must contain a JackalPackage or a JackalImage; it contains {}",
             kinds.join(", ")
         )));
     }
@@ -169,34 +119,88 @@ fn parse(name: &str, text: &str) -> Result<File, UsageError> {
         .find(|object| !seen.insert((object.kind, &object.namespace, &object.name)))
     {
         Some(twice) => Err(unusable(format!(
-            " holds {} {} twice; rename or remove one of them",
+            " contains {} {} twice; rename or remove one of them",
             twice.kind, twice.name
         ))),
         None => Ok(file),
     }
 }
 
-/// Whether it is of the API group of packages and images.
+/// Adds a document to `file`, or its errors to `errors`. An error that concerns the whole file is returned.
+fn read_document(name: &str, document: &Document, file: &mut File, errors: &mut Vec<String>) -> Result<(), UsageError> {
+    let unusable = |message: String| UsageError(format!("{name}{message}"));
+    let line = document.line;
+    match document.value["kind"].as_str() {
+        Some(kind @ ("JackalPackage" | "JackalImage")) => {
+            let kind = match kind {
+                "JackalPackage" => Kind::Package,
+                _ => Kind::Image,
+            };
+            match object::read(name, document, kind) {
+                Ok(object) => file.objects.push(object),
+                Err(UsageError(why)) => errors.push(why),
+            }
+        }
+        Some("ConfigMap") => file.given.config_maps.extend(config_map(&document.value)),
+        Some("Secret") => {
+            let read = secret(&document.value);
+            let read = read.map_err(|error| unusable(format!(" has an invalid Secret: {error}")))?;
+            file.given.secrets.extend([read]);
+        }
+        Some(kind @ ("ZarfPackageConfig" | "JackalPackageConfig")) => {
+            return Err(unusable(format!(
+                " contains a {kind}: convert it with `jackal-operator convert {}`",
+                match name {
+                    "standard input" => "-",
+                    name => name,
+                }
+            )));
+        }
+        Some(kind) => match nearest(kind, ["JackalPackage", "JackalImage"]) {
+            Some(meant) => errors.push(format!("{name}:{line}: unknown kind {kind}; did you mean {meant}?")),
+            None if is_ours(document) => errors.push(format!(
+                "{name}:{line}: unknown kind {kind}; the kinds of jackal.dev are JackalPackage and JackalImage"
+            )),
+            None => file.skipped.push(format!(
+                "{name}:{line}: {} is skipped: build reads JackalPackages, JackalImages, ConfigMaps and Secrets",
+                called(document)
+            )),
+        },
+        None => {
+            let fields = document.value.as_object().into_iter().flatten();
+            let meant = fields
+                .map(|(field, _)| did_you_mean(field, ["kind"]))
+                .find(|meant| !meant.is_empty());
+            return Err(unusable(format!(
+                ":{line}: the document has no kind: write apiVersion: jackal.dev/v1alpha1 and kind: JackalPackage{}",
+                meant.unwrap_or_default()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the document has the API group jackal.dev.
 fn is_ours(document: &Document) -> bool {
     let version = document.value["apiVersion"].as_str();
     version.is_some_and(|version| version.starts_with("jackal.dev/"))
 }
 
-/// Kind and name of a document.
+/// The kind and name of a document.
 fn called(document: &Document) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().chars().take(100).collect::<String>();
     let (kind, name) = (text(&document.value["kind"]), text(&document.value["metadata"]["name"]));
     format!("{kind} {name}").trim_end().to_owned()
 }
 
-/// Name and data of a ConfigMap; an API server takes nothing but texts there.
+/// The name and data of a ConfigMap; values that are not strings are invalid and ignored.
 fn config_map(object: &Value) -> Option<(String, BTreeMap<String, String>)> {
     let data = object["data"].as_object().into_iter().flatten();
     let texts = data.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
     Some((object["metadata"]["name"].as_str()?.to_owned(), texts.collect()))
 }
 
-/// Name and data of a Secret; what is written as text there counts too, as an API server has it.
+/// The name and data of a Secret, including `stringData`.
 fn secret(object: &Value) -> Result<(String, BTreeMap<String, Vec<u8>>), serde_json::Error> {
     let read: Secret = serde_json::from_value(object.clone())?;
     let name = read.name_any();
@@ -235,7 +239,7 @@ spec: {image: 'a:1', platforms: [linux/amd64], plainTag: false, naming: Zarf}
     }
 
     #[test]
-    fn reads_all_objects_among_other_documents() {
+    fn all_objects_are_read() {
         let text = format!("{PACKAGE}---\n{IMAGE}---\n{}---\n", PACKAGE.replace("shop", "other"));
         let file = parse("p.yaml", &text).unwrap();
         assert_eq!(
@@ -263,11 +267,13 @@ spec: {image: 'a:1', platforms: [linux/amd64], plainTag: false, naming: Zarf}
     }
 
     #[test]
-    fn says_what_a_file_must_hold() {
-        assert!(refused("kind: Pod").ends_with("p.yaml must hold a JackalPackage or a JackalImage; it holds Pod"));
+    fn files_without_objects_are_refused() {
+        assert!(
+            refused("kind: Pod").ends_with("p.yaml must contain a JackalPackage or a JackalImage; it contains Pod")
+        );
         for empty in ["", "\n", "# a comment\n", "---\n---\n# another\n", "null"] {
             assert!(
-                refused(empty).starts_with("p.yaml is empty: it must hold a JackalPackage"),
+                refused(empty).starts_with("p.yaml is empty: it must contain a JackalPackage"),
                 "{empty}"
             );
         }
@@ -277,7 +283,7 @@ spec: {image: 'a:1', platforms: [linux/amd64], plainTag: false, naming: Zarf}
         let misspelt = refused(&PACKAGE.replace("JackalPackage", "JackalPakage"));
         assert_eq!(
             misspelt,
-            "p.yaml:1: kind JackalPakage is not known; did you mean JackalPackage?"
+            "p.yaml:1: unknown kind JackalPakage; did you mean JackalPackage?"
         );
         let none = refused(&format!("{PACKAGE}---\nspec: {{}}\n"));
         assert!(none.starts_with("p.yaml:8: the document has no kind"), "{none}");
@@ -285,12 +291,12 @@ spec: {image: 'a:1', platforms: [linux/amd64], plainTag: false, naming: Zarf}
         let twice = refused(&format!("{PACKAGE}---\n{PACKAGE}"));
         assert_eq!(
             twice,
-            "p.yaml holds JackalPackage shop twice; rename or remove one of them"
+            "p.yaml contains JackalPackage shop twice; rename or remove one of them"
         );
     }
 
     #[test]
-    fn refuses_what_an_api_server_refuses() {
+    fn invalid_objects_are_refused() {
         let with = |from: &str, to: &str| refused(&PACKAGE.replace(from, to));
         let misspelt = with("source:", "sauce:");
         assert_eq!(
@@ -304,7 +310,9 @@ spec: {image: 'a:1', platforms: [linux/amd64], plainTag: false, naming: Zarf}
         assert!(number.ends_with("expected a string; put it in quotes"), "{number}");
         assert!(with("{name: shop}", "{}").ends_with("metadata.name is missing"));
         assert!(with("{name: shop}", "{name: 1}").ends_with("put it in quotes"));
-        assert!(with("v1alpha1", "v9").ends_with("apiVersion is jackal.dev/v9, not jackal.dev/v1alpha1"));
+        assert!(
+            with("v1alpha1", "v9").ends_with("unsupported apiVersion jackal.dev/v9; it must be jackal.dev/v1alpha1")
+        );
         let version = with("apiVersion", "apiversion");
         assert!(
             version.contains("p.yaml:1: apiversion: unknown field; did you mean apiVersion?"),
@@ -332,7 +340,7 @@ spec: {image: 'a:1', platforms: [linux/amd64], plainTag: false, naming: Zarf}
         let other = refused(&IMAGE.replace("JackalImage", "Bundle"));
         assert_eq!(
             other,
-            "p.yaml:1: kind Bundle is not known; the kinds of jackal.dev are JackalPackage and JackalImage"
+            "p.yaml:1: unknown kind Bundle; the kinds of jackal.dev are JackalPackage and JackalImage"
         );
         let both = PACKAGE.replace("source:", "sauce:") + "---\n" + &IMAGE.replace("platforms", "platfroms");
         let both = refused(&both);
@@ -345,7 +353,7 @@ spec: {image: 'a:1', platforms: [linux/amd64], plainTag: false, naming: Zarf}
     }
 
     #[test]
-    fn an_image_is_a_package_of_itself_alone() {
+    fn an_image_becomes_a_package_with_one_image() {
         let file = parse("p.yaml", IMAGE).unwrap();
         let object = &file.objects[0];
         assert_eq!(object.spec.components.len(), 1);

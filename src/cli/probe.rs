@@ -1,4 +1,4 @@
-//! `probe`: asks a server for its health, where there is no shell and no other client, such as in `helm test`.
+//! `probe`: checks the health of a server, for containers without shell and curl, such as in `helm test`.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,26 +8,26 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::cluster::duration;
-use super::{UNUSABLE, examples, print};
+use super::{EXIT_USAGE, examples, print};
 
-/// How long one answer may take.
-const ANSWER: Duration = Duration::from_secs(5);
-/// Between two questions.
-const PAUSE: Duration = Duration::from_millis(500);
-/// What is shown of an answer.
-const SHOWN: usize = 500;
+/// The timeout of one request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The delay between two requests.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
+/// The length of a response body in messages, in bytes.
+const BODY_LIMIT: usize = 500;
 
-/// Ask a server in the cluster for its health.
+/// Check the health of a server in the cluster.
 ///
-/// The address is asked over plain HTTP until it answers with success.
+/// Requests the URL over plain HTTP until the response is a success.
 ///
-/// Exit codes: 0 it did, 1 it did not in time, 2 the address or a flag cannot be used.
+/// Exit codes: 0 success, 1 no successful response in time, 2 invalid URL or flag.
 #[derive(Debug, Args)]
 #[command(after_help = examples::PROBE)]
 pub(super) struct Probe {
-    /// Such as http://jackal-controller.jackal.svc:8080/readyz.
+    /// The URL, such as http://jackal-controller.jackal.svc:8080/readyz.
     url: Url,
-    /// How long it may take until it does.
+    /// How long to wait for a successful response.
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration)]
     within: Duration,
 }
@@ -36,26 +36,26 @@ impl Probe {
     pub(super) async fn run(self, stop: CancellationToken) -> ExitCode {
         if self.url.scheme() != "http" {
             print::note(format_args!(
-                "jackal-operator probe: {} is not of plain HTTP: name an http:// address",
+                "jackal-operator probe: {}: unsupported scheme: use an http:// URL",
                 self.url
             ));
-            return ExitCode::from(UNUSABLE);
+            return ExitCode::from(EXIT_USAGE);
         }
-        // What is asked is in the cluster: never by a proxy.
-        let client = match reqwest::Client::builder().no_proxy().timeout(ANSWER).build() {
+        // The server is in the cluster, so no proxy is used.
+        let client = match reqwest::Client::builder().no_proxy().timeout(REQUEST_TIMEOUT).build() {
             Ok(client) => client,
             Err(error) => {
                 print::note(format_args!(
-                    "jackal-operator probe: the client could not be made: {error}"
+                    "jackal-operator probe: cannot create the HTTP client: {error}"
                 ));
                 return ExitCode::FAILURE;
             }
         };
-        let mut last = "it was not asked".to_owned();
+        let mut last = "no request was sent".to_owned();
         let asking = async {
-            while let Err(said) = ask(&client, &self.url).await {
-                last = said;
-                tokio::time::sleep(PAUSE).await;
+            while let Err(error) = request(&client, &self.url).await {
+                last = error;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
         };
         let answered = tokio::select! {
@@ -63,21 +63,21 @@ impl Probe {
             () = stop.cancelled() => false,
         };
         if answered {
-            print::line(format_args!("{} answers with success", self.url));
+            print::line(format_args!("{} responded with success", self.url));
             return ExitCode::SUCCESS;
         }
         let within = self.within.as_secs_f64();
         print::note(format_args!(
-            "jackal-operator probe: {} did not answer with success within {within} s: {last}",
+            "jackal-operator probe: {}: no successful response in {within} s: {last}",
             self.url
         ));
         ExitCode::FAILURE
     }
 }
 
-/// One question; what was said where it was not success.
-async fn ask(client: &reqwest::Client, url: &Url) -> Result<(), String> {
-    let mut answer = client.get(url.clone()).send().await.map_err(said)?;
+/// Sends one request; the error describes an unsuccessful response.
+async fn request(client: &reqwest::Client, url: &Url) -> Result<(), String> {
+    let mut answer = client.get(url.clone()).send().await.map_err(with_causes)?;
     let status = answer.status();
     if status.is_success() {
         return Ok(());
@@ -85,15 +85,15 @@ async fn ask(client: &reqwest::Client, url: &Url) -> Result<(), String> {
     let mut text = Vec::new();
     while let Ok(Some(chunk)) = answer.chunk().await {
         text.extend_from_slice(&chunk);
-        if text.len() >= SHOWN {
-            text.truncate(SHOWN);
+        if text.len() >= BODY_LIMIT {
+            text.truncate(BODY_LIMIT);
             break;
         }
     }
     Err(format!("{status}: {}", String::from_utf8_lossy(&text).trim()))
 }
 
-/// An error with its causes: reqwest's own words do not say why a connection failed.
-fn said(error: reqwest::Error) -> String {
+/// An error with its causes: the message of reqwest alone does not say why a connection failed.
+fn with_causes(error: reqwest::Error) -> String {
     format!("{:#}", anyhow::Error::new(error))
 }

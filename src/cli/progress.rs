@@ -1,4 +1,4 @@
-//! What a person or a script sees while a package is built.
+//! The output of a build: lines, progress bars, or one JSON document.
 
 use std::fmt::Display as Shown;
 use std::io::IsTerminal as _;
@@ -11,26 +11,26 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use super::print;
 use crate::transfer::Progress;
 
-/// How often bars follow the bytes.
-const FOLLOW: Duration = Duration::from_millis(100);
+/// How often progress bars are updated.
+const UPDATE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Output {
-    /// Lines for a person; bars on a terminal.
+    /// Lines of text, with progress bars on a terminal.
     Text,
-    /// One JSON document on standard output at the end.
+    /// One JSON document at the end, on standard output.
     Json,
 }
 
-/// Where progress is shown: bars on a terminal, a line at each end otherwise, nothing for JSON.
+/// Shows progress: bars on a terminal, else one line for each image; nothing with JSON.
 pub(super) struct Display {
     lines: bool,
     bars: Option<MultiProgress>,
 }
 
 impl Display {
-    /// With `quiet` nothing but failures is shown.
+    /// With `quiet`, only failures are shown.
     pub fn new(output: Output, quiet: bool) -> Self {
         let lines = output == Output::Text && !quiet;
         Self {
@@ -39,14 +39,14 @@ impl Display {
         }
     }
 
-    /// Says a line on standard output, above the bars where there are any.
+    /// Prints a line on standard output, above the bars.
     pub fn say(&self, line: impl Shown) {
         if self.lines {
             self.above(|| print::line(line));
         }
     }
 
-    /// Says something of `build` on standard error, above the bars where there are any: each of its lines by itself.
+    /// Prints a message of `build` on standard error, above the bars, with the command's name before each line.
     pub fn warn(&self, text: impl Shown) {
         let text = text.to_string();
         self.above(|| {
@@ -73,7 +73,7 @@ impl Display {
             bar.set_style(style);
         }
         bar.set_message(name.to_owned());
-        let mut ticks = tokio::time::interval(FOLLOW);
+        let mut ticks = tokio::time::interval(UPDATE_INTERVAL);
         tokio::pin!(work);
         let result = loop {
             tokio::select! {
@@ -90,7 +90,7 @@ impl Display {
     }
 }
 
-/// `bytes` as people read them.
+/// `bytes` with a unit.
 pub(super) fn bytes(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
 }

@@ -1,4 +1,4 @@
-//! How a command reaches registries: with the credentials of whoever runs it, and what it trusts.
+//! The registry clients of a command, with the user's credentials and trust.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::oci::{Reference, same_host};
 use crate::registry::{Endpoint, Limits, Registry, Trust};
 use crate::runtime::Registries;
 
-/// The clients of one run, each for all that is asked of a registry in one way.
+/// The registry clients of one run.
 pub(super) struct RegistryClients {
     trust: Trust,
-    /// What is trusted for single hosts besides.
+    /// Additional trust for single hosts.
     trust_of_hosts: Vec<(String, Trust)>,
     limits: Limits,
     idle: Duration,
@@ -23,7 +23,7 @@ pub(super) struct RegistryClients {
 }
 
 impl RegistryClients {
-    /// As the flags say. `idle` is how long a registry may not move, or a credential helper not answer.
+    /// Creates the clients. `idle` is the timeout of a registry without progress, and of credential helpers.
     pub async fn new(authorities: &AuthorityFlags, limits: &LimitFlags, idle: Duration) -> Result<Self, UsageError> {
         Ok(Self {
             trust: Trust {
@@ -38,13 +38,13 @@ impl RegistryClients {
         })
     }
 
-    /// The same, which trusts `trust` besides for `host`.
+    /// Adds trust for `host`.
     pub fn trusting(mut self, host: &str, trust: Trust) -> Self {
         self.trust_of_hosts.push((host.to_owned(), trust));
         self
     }
 
-    /// How long a registry or an engine may not move.
+    /// How long a registry or an engine may make no progress.
     pub fn idle(&self) -> Duration {
         self.idle
     }
@@ -54,7 +54,7 @@ impl RegistryClients {
         self.registries.open(&self.endpoint(host, plain_http))
     }
 
-    /// The client for what holds `reference`, by the first of its credentials that are accepted.
+    /// The client for the registry of `reference`, with the first credentials that it accepts.
     pub async fn source(&self, reference: &Reference, plain_http: bool) -> anyhow::Result<Registry> {
         let host = reference.registry();
         let candidates = self.credentials.candidates(host, reference.repository()).await?;
@@ -62,7 +62,7 @@ impl RegistryClients {
         Ok(self.registries.open_accepted(&endpoint, candidates, reference).await?)
     }
 
-    /// The client for `host`, to push below the path `prefix`.
+    /// The client for pushing to `host` under the path `prefix`.
     pub async fn destination(&self, host: &str, prefix: &str, plain_http: bool) -> anyhow::Result<Registry> {
         let endpoint = Endpoint {
             credentials: self.credentials.for_pushing(host, prefix).await?,

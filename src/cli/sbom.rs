@@ -1,4 +1,4 @@
-//! `sbom`, and the flags of all who make SBOMs.
+//! `sbom`, and the flags of all commands that generate SBOMs.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,38 +19,40 @@ use crate::package::{PackageSboms, TransferredImage};
 use crate::sbom::{Isolation, Limits, Syft, unable};
 use crate::transfer::{Destination as _, LayoutDestination, RegistryDestination};
 
-/// How long a registry may not move.
+/// How long a registry may make no progress.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// Flags of the commands that make SBOMs.
+/// The flags of the commands that generate SBOMs.
 #[derive(Clone, Debug, Args)]
 pub(super) struct SbomFlags {
-    /// The syft program (1.x) that makes SBOMs. Default: no SBOMs are made.
+    /// The path of syft (1.x), which generates SBOMs. Default: no SBOMs are generated.
     #[arg(long, env = "JACKAL_SYFT", value_name = "PATH")]
     syft: Option<PathBuf>,
-    /// Memory of one syft, which ends when it needs more: bytes, or with Ki, Mi or Gi.
+    /// The memory limit of a syft process in bytes, or with Ki, Mi or Gi. It fails if it needs more.
     #[arg(long, env = "JACKAL_SBOM_MEMORY", default_value = "1Gi", value_name = "BYTES", value_parser = bytes)]
     sbom_memory: u64,
-    /// How long one syft may work.
+    /// The timeout of a syft process.
     #[arg(long, env = "JACKAL_SBOM_TIMEOUT", default_value = "10m", value_name = "DURATION", value_parser = duration)]
     sbom_timeout: Duration,
-    /// How many work at once.
+    /// The number of concurrent syft processes.
     #[arg(long, env = "JACKAL_SBOM_CONCURRENCY", default_value_t = 1, value_name = "COUNT")]
     sbom_concurrency: usize,
-    /// Where syft unpacks images, each in a folder that is removed afterwards. Default: the folder for temporary files.
+    /// The directory in which syft unpacks images, each in a subdirectory that is removed afterwards. Default: the directory
+    /// for temporary files.
     #[arg(long, env = "JACKAL_SBOM_SCRATCH", value_name = "PATH")]
     sbom_scratch: Option<PathBuf>,
-    /// Disk that one syft may fill there, which is what an image's layers have unpacked: bytes, or with Ki, Mi or Gi.
+    /// The disk space that a syft process may use there, which is the unpacked size of an image, in bytes, or with Ki, Mi
+    /// or Gi.
     #[arg(long, env = "JACKAL_SBOM_SCRATCH_LIMIT", default_value = "8Gi", value_name = "BYTES", value_parser = bytes)]
     sbom_scratch_limit: u64,
-    /// What keeps syft, which reads what builders of images wrote, from the credentials and the network of this process.
-    /// landlock takes Linux 5.13 or newer; where it is missing no SBOM is made.
-    #[arg(long, env = "JACKAL_SBOM_ISOLATION", default_value = "landlock", value_name = "WHAT")]
+    /// How syft, which reads untrusted images, is isolated from the credentials and the network of this process. landlock
+    /// requires Linux 5.13; without it no SBOMs are generated.
+    #[arg(long, env = "JACKAL_SBOM_ISOLATION", default_value = "landlock", value_name = "MODE")]
     sbom_isolation: Isolation,
 }
 
 impl SbomFlags {
-    /// What makes SBOMs; none without --syft.
+    /// The SBOM generator; none without --syft.
     pub async fn open(&self) -> Option<Arc<Syft>> {
         let program = self.syft.clone()?;
         let limits = Limits {
@@ -65,20 +67,19 @@ impl SbomFlags {
     }
 }
 
-/// Make the SBOMs of an image and keep them beside it.
+/// Generate the SBOMs of an image and store them as its referrers.
 ///
-/// They are SPDX 2.3, CycloneDX 1.6 and syft's own form, one of each for each platform, kept as referrers of the image's
-/// manifest. Those that are there are not made again.
+/// The formats are SPDX 2.3, CycloneDX 1.6 and syft JSON, one of each for each platform. They refer to the manifest of the
+/// platform. Existing SBOMs are not generated again.
 ///
-/// Exit codes: 0 done, 1 something failed and may succeed another time, 2 the image or a flag cannot be used,
-/// 130 interrupted.
+/// Exit codes: 0 success, 1 failure that may be temporary, 2 invalid image or flag, 130 interrupted.
 #[derive(Debug, Args)]
 #[command(after_help = examples::SBOM)]
 pub(super) struct Sbom {
-    /// The image: its reference in a registry that takes referrers, or `oci:DIR`, all images of an OCI layout.
+    /// The reference of an image in a registry, or `oci:DIR` for all images in an OCI layout.
     #[arg(value_name = "REFERENCE|oci:DIR")]
     image: String,
-    /// The registry speaks plain HTTP.
+    /// Use plain HTTP for the registry.
     #[arg(long)]
     insecure: bool,
     #[command(flatten)]
@@ -132,12 +133,12 @@ impl Sbom {
     }
 }
 
-/// All that the `index.json` of a layout names.
+/// All images in the `index.json` of a layout.
 async fn in_layout(directory: &Path) -> anyhow::Result<Vec<TransferredImage>> {
     let unusable =
         |why: &dyn std::fmt::Display| UsageError(format!("{} is not an OCI layout: {why}", directory.display()));
     let index = files::read(&directory.join("index.json")).await;
-    let index = index.map_err(|error| unusable(&format_args!("its index.json cannot be read: {error:#}")))?;
+    let index = index.map_err(|error| unusable(&format_args!("cannot read its index.json: {error:#}")))?;
     let index: Index = decode::json(&index).map_err(|error| unusable(&error))?;
     let named = index
         .manifests
@@ -157,7 +158,7 @@ async fn in_layout(directory: &Path) -> anyhow::Result<Vec<TransferredImage>> {
     images.collect()
 }
 
-/// Bytes as Kubernetes writes them in powers of 1024: `512Mi`, `2Gi`, or a bare number.
+/// Parses a size such as `512Mi` or `2Gi`, or a number of bytes.
 fn bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let power = match &text[digits.len()..] {
@@ -165,13 +166,15 @@ fn bytes(text: &str) -> Result<u64, String> {
         "Ki" => 10,
         "Mi" => 20,
         "Gi" => 30,
-        _ => return Err("write it as 512Mi or 2Gi".to_owned()),
+        _ => return Err("write a size such as 512Mi or 2Gi".to_owned()),
     };
-    let number: u64 = digits.parse().map_err(|_| "write it as 512Mi or 2Gi".to_owned())?;
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "write a size such as 512Mi or 2Gi".to_owned())?;
     number
         .checked_mul(1 << power)
         .filter(|bytes| *bytes > 0)
-        .ok_or_else(|| "it is 0 or too large: write it as 512Mi or 2Gi".to_owned())
+        .ok_or_else(|| "the size is 0 or too large: write a size such as 512Mi or 2Gi".to_owned())
 }
 
 #[cfg(test)]
@@ -179,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_read_as_kubernetes_writes_them() {
+    fn sizes_are_parsed() {
         assert_eq!(bytes("1Gi"), Ok(1 << 30));
         assert_eq!(bytes("512Mi"), Ok(512 << 20));
         assert_eq!(bytes("123"), Ok(123));

@@ -1,4 +1,4 @@
-//! `sign`: what stands in a registry or layout, by a key.
+//! `sign`: signs an image or package in a registry or OCI layout with a key.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,16 +12,16 @@ use crate::package::sign;
 
 /// Sign an image or a package in a registry or an OCI layout.
 ///
-/// It is done as `cosign sign --key` does it: the signature is a bundle of cosign 3 that refers to it, in no transparency log and without a timestamp. Signing again
-/// by the same key changes nothing. The password of an encrypted key is taken from COSIGN_PASSWORD.
+/// The result is as of `cosign sign --key`: a cosign 3 bundle that refers to the image or package, without transparency log and timestamp. Signing again with the
+/// same key changes nothing. COSIGN_PASSWORD is the password of an encrypted key.
 ///
-/// Exit codes: 0 done, 1 something failed and may succeed another time, 2 the key or a flag cannot be used, 130 interrupted.
+/// Exit codes: 0 success, 1 failure that may be temporary, 2 invalid key or flag, 130 interrupted.
 #[derive(Debug, Args)]
 #[command(after_help = examples::SIGN)]
 pub(super) struct Sign {
     #[command(flatten)]
     stored: StoredFlags,
-    /// The private key: cosign's encrypted PEM, or an ECDSA key over P-256 as a plain PKCS#8 PEM.
+    /// The private key: an encrypted PEM of cosign, or an unencrypted ECDSA P-256 key (PKCS#8 PEM).
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
 }
@@ -35,7 +35,7 @@ impl Sign {
         let key = key::read(&self.key).await?;
         let stored = self.stored.open().await?;
         let new = sign(&key, &stored.document.descriptor, &*stored.repository).await?;
-        let how = if new { "is signed" } else { "was signed before" };
+        let how = if new { "is signed" } else { "is already signed" };
         print::line(format_args!("{} {how} by {:?}", stored.name, key.public()));
         Ok(())
     }

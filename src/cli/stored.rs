@@ -1,4 +1,4 @@
-//! Something that `sign` and `verify` are about: what stands under a name in a registry or in an OCI layout.
+//! The image or package that `sign` and `verify` name, in a registry or an OCI layout.
 
 use std::time::Duration;
 
@@ -12,37 +12,37 @@ use super::registry_clients::RegistryClients;
 use crate::oci::{Document, Reference};
 use crate::transfer::{Destination, LayoutDestination, RegistryDestination};
 
-/// Which, and how it is reached.
+/// The flags that name it.
 #[derive(Debug, Args)]
 pub(super) struct StoredFlags {
-    /// `[registry/]repository[:tag][@digest]`, or `oci:DIR:NAME` of an OCI layout: what its index.json has as
-    /// `org.opencontainers.image.ref.name`, which is `REPOSITORY:TAG` where `build` wrote it.
+    /// `[registry/]repository[:tag][@digest]`, or `oci:DIR:NAME` in an OCI layout, where NAME is the annotation
+    /// `org.opencontainers.image.ref.name` in index.json; `build` writes `REPOSITORY:TAG`.
     #[arg(value_name = "REFERENCE")]
     reference: String,
-    /// The registry speaks plain HTTP.
+    /// Use plain HTTP for the registry.
     #[arg(long)]
     insecure: bool,
     #[command(flatten)]
     authorities: AuthorityFlags,
     #[command(flatten)]
     limits: LimitFlags,
-    /// How long a request may stand still.
+    /// How long a request may make no progress.
     #[arg(long, default_value = "2m", value_name = "DURATION", value_parser = duration)]
     stall_timeout: Duration,
 }
 
-/// What was found.
+/// The image or package that was found.
 pub(super) struct Stored {
-    /// The repository that it stands in.
+    /// Its repository.
     pub repository: Box<dyn Destination>,
-    /// The manifest or index.
+    /// Its manifest or index.
     pub document: Document,
-    /// As it was named, with its digest.
+    /// Its repository with its digest.
     pub name: String,
 }
 
 impl StoredFlags {
-    /// Finds it.
+    /// Reads its manifest or index.
     pub async fn open(&self) -> anyhow::Result<Stored> {
         let text = &self.reference;
         let (repository, identifier): (Box<dyn Destination>, String) = match text.strip_prefix("oci:") {

@@ -1,4 +1,4 @@
-//! `verify`: the signatures of what stands in a registry or layout.
+//! `verify`: verifies signatures in a registry or OCI layout.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,30 +13,29 @@ use crate::signing::{Identity, PublicKey, Requirement, SubjectMatch, TrustedRoot
 
 /// Verify the signatures of an image or a package in a registry or an OCI layout.
 ///
-/// It must be signed by one of several keys, or by an identity. Bundles of cosign 3 that refer to it are read, and the signatures that cosign 2 keeps under a tag. Nobody else is
-/// asked: identities are verified against a trusted root in a file.
+/// It must be signed by one of the given keys or by the given identity. Signatures are cosign 3 bundles that refer to it, or signatures that cosign 2 stores under
+/// a tag. Identities are verified offline against a trusted root in a file.
 ///
-/// Exit codes: 0 it is signed, 1 it is not, or that could not be found out, 2 a key or a flag cannot be used, 130
-/// interrupted.
+/// Exit codes: 0 signed, 1 not signed, or the signatures cannot be read, 2 invalid key or flag, 130 interrupted.
 #[derive(Debug, Args)]
 #[command(after_help = examples::VERIFY)]
-#[command(group = ArgGroup::new("who").required(true).multiple(true).args(["key", "identity", "identity_pattern"]))]
+#[command(group = ArgGroup::new("signer").required(true).multiple(true).args(["key", "identity", "identity_pattern"]))]
 pub(super) struct Verify {
     #[command(flatten)]
     stored: StoredFlags,
-    /// A public key in PEM, repeatable: any of them may have signed.
+    /// A public key (PEM file), repeatable; a signature by any of them is sufficient.
     #[arg(long, value_name = "FILE")]
     key: Vec<PathBuf>,
-    /// Whom the certificate of a signature without a key must name, to the letter.
+    /// The exact subject in the certificate of a keyless signature.
     #[arg(long, value_name = "SUBJECT", requires_all = ["issuer", "trust_root"], conflicts_with = "identity_pattern")]
     identity: Option<String>,
-    /// The same as a regular expression that fits the whole name.
+    /// A regular expression that must match the whole subject in the certificate of a keyless signature.
     #[arg(long, value_name = "REGEX", requires_all = ["issuer", "trust_root"])]
     identity_pattern: Option<String>,
     /// The issuer of the identity, such as `https://token.actions.githubusercontent.com`.
     #[arg(long, value_name = "URL")]
     issuer: Option<String>,
-    /// The `trusted_root.json` of Sigstore that certificates, logs and timestamps are verified against.
+    /// The Sigstore trusted root (`trusted_root.json`) for verifying certificates, logs and timestamps.
     #[arg(long, value_name = "FILE")]
     trust_root: Option<PathBuf>,
 }

@@ -13,7 +13,7 @@ use crate::fault::{Fault, Reason};
 use crate::fetch::ContentAccess;
 use crate::oci::{Reference, same_host};
 use crate::registry::{Kind, Registry, Trust};
-use crate::runtime::{PullCredentials, Registries, RegistryTarget, Secrets, Settings, config_map};
+use crate::runtime::{PullCredentials, Registries, RegistryTarget, Secrets, Settings, read_config_map};
 
 /// The Secrets without credentials that a message names.
 const LACKING: usize = 3;
@@ -81,16 +81,19 @@ impl<'a> ObjectAccess<'a> {
             place.check(reference.repository(), what)?;
             return self.registries.open(&place.endpoint);
         }
-        self.settings.defaults.policy.admits_host(host, what)?;
+        self.settings.defaults.policy.check_host(host, what)?;
         let secrets = self.secrets();
         let read = async || secrets.pull_credentials(self.pull_secrets, self.account).await;
         let credentials = self.credentials.get_or_try_init(read).await?;
         let candidates = credentials.keychain.candidates(host, reference.repository());
-        let endpoint = self.settings.defaults.source(host, self.trust(host).await?, self.idle);
+        let endpoint = self
+            .settings
+            .defaults
+            .source_endpoint(host, self.trust(host).await?, self.idle);
         let registry = self.registries.open_accepted(&endpoint, candidates, reference).await?;
-        match credentials.lacking.is_empty() {
+        match credentials.missing.is_empty() {
             true => Ok(registry),
-            false => without(&credentials.lacking, registry, reference).await,
+            false => without(&credentials.missing, registry, reference).await,
         }
     }
 
@@ -107,14 +110,14 @@ impl<'a> ObjectAccess<'a> {
     }
 }
 
-/// `registry`, unless it refuses what some Secrets, which hold no credentials (`lacking`), may have been named for.
-async fn without(lacking: &[String], registry: Registry, reference: &Reference) -> Result<Registry, Fault> {
+/// `registry`, unless it refuses what some Secrets, which hold no credentials (`missing`), may have been named for.
+async fn without(missing: &[String], registry: Registry, reference: &Reference) -> Result<Registry, Fault> {
     let repository = registry.repository(reference.repository());
     match repository.head_manifest(reference.identifier()).await {
         Err(error) if matches!(error.kind(), Kind::Unauthorized | Kind::Denied) => {
             let fault = error.reading(&reference.to_string());
-            let lacking = lacking.iter().take(LACKING).map(String::as_str).collect::<Vec<_>>();
-            let message = format!("{}; {}", lacking.join("; "), fault.message);
+            let missing = missing.iter().take(LACKING).map(String::as_str).collect::<Vec<_>>();
+            let message = format!("{}; {}", missing.join("; "), fault.message);
             Err(Fault::retryable(Reason::SecretUnavailable, message))
         }
         // Whoever reads next meets any other failure too.
@@ -130,12 +133,12 @@ impl ContentAccess for ObjectAccess<'_> {
 
     async fn host(&self, host: &str, what: &str) -> Result<Registry, Fault> {
         let defaults = &self.settings.defaults;
-        defaults.policy.admits_host(host, what)?;
+        defaults.policy.check_host(host, what)?;
         let trust = self.trust(host).await?;
-        self.registries.open(&defaults.source(host, trust, self.idle))
+        self.registries.open(&defaults.source_endpoint(host, trust, self.idle))
     }
 
     async fn config_map(&self, name: &str) -> Result<BTreeMap<String, String>, Fault> {
-        config_map(self.client, &self.namespace, name).await
+        read_config_map(self.client, &self.namespace, name).await
     }
 }

@@ -19,7 +19,7 @@ use super::retention::{self, RetentionContext, RetentionResult};
 use crate::api::v1alpha1::{Garbage, JackalPackage, WrittenRepository};
 use crate::fault::{Fault, Reason};
 use crate::oci::same_host;
-use crate::runtime::{RegistryTarget, kube_fault, name_of};
+use crate::runtime::{RegistryTarget, kube_fault, qualified_name};
 
 impl Packages {
     /// Digests that other packages name in the repository `written` of the artifacts of `package`, whatever they call the
@@ -71,7 +71,10 @@ impl Packages {
             return Some(Duration::try_from(next.0.duration_since(now.0)).unwrap_or_default());
         }
         let name = crate::package::repository(&place.prefix, &package.name_any());
-        let written = self.settings.defaults.written(&package.spec.registry, place, &name);
+        let written = self
+            .settings
+            .defaults
+            .written_repository(&package.spec.registry, place, &name);
         // What was planned for a former registry is planned anew by the task that publishes.
         if !status.registry.as_ref().is_some_and(|known| known.is(&written)) {
             return None;
@@ -112,7 +115,7 @@ impl Packages {
     ) {
         match self.removals.run(uid, token, as_leader(&self.leadership, work)).await {
             Some(Err(fault)) => {
-                warn!(package = name_of(package), %fault, "deleting artifacts");
+                warn!(package = qualified_name(package), %fault, "deleting artifacts");
                 let before = self.collections().insert(uid.to_owned(), fault.message.clone());
                 if before.as_ref() != Some(&fault.message) {
                     let reason = "GarbageCollectionFailed";
@@ -171,7 +174,10 @@ impl Packages {
         }
         let place = self.place(package).await?;
         let name = crate::package::repository(&place.prefix, &package.name_any());
-        let written = self.settings.defaults.written(&package.spec.registry, &place, &name);
+        let written = self
+            .settings
+            .defaults
+            .written_repository(&package.spec.registry, &place, &name);
         let stays = match &status.registry {
             Some(known) if known.is(&written) => None,
             Some(known) => Some(moved(known, &written)),

@@ -22,7 +22,9 @@ use crate::api::v1alpha1::{JackalImage, JackalImageSpec, JackalPackage, Registry
 use crate::fault::{Fault, Reason};
 use crate::oci::{Compression, Digest, Location, same_host};
 use crate::package::{ImageRequest, listed};
-use crate::runtime::{OperatorRegistry, RegistryDefaults, RegistryLocation, last_part, name_of, with_tag};
+use crate::runtime::{
+    OperatorRegistry, RegistryDefaults, RegistryLocation, last_path_segment, qualified_name, spec_with_tag,
+};
 
 /// Every package and image that this process has seen.
 pub(super) struct ObservedObjects {
@@ -98,7 +100,7 @@ impl<'a> Writer<'a> {
     fn last_part(self) -> &'a str {
         match self {
             Self::Package(package) => package.metadata.name.as_deref().unwrap_or_default(),
-            Self::Image(image) => last_part(&image.spec.image),
+            Self::Image(image) => last_path_segment(&image.spec.image),
         }
     }
 
@@ -202,8 +204,8 @@ impl Content<'_> {
 impl fmt::Display for Writer<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Package(package) => write!(formatter, "the older package {}", name_of(*package)),
-            Self::Image(image) => write!(formatter, "the older image {}", name_of(*image)),
+            Self::Package(package) => write!(formatter, "the older package {}", qualified_name(*package)),
+            Self::Image(image) => write!(formatter, "the older image {}", qualified_name(*image)),
         }
     }
 }
@@ -211,7 +213,7 @@ impl fmt::Display for Writer<'_> {
 impl WriteTarget {
     fn of_package(package: &JackalPackage, defaults: &RegistryDefaults, home: &OperatorRegistry) -> Option<Self> {
         let namespace = package.namespace().unwrap_or_default();
-        let site = defaults.site(home, &namespace, &package.spec.registry)?;
+        let site = defaults.location(home, &namespace, &package.spec.registry)?;
         if !is_admitted(&package.spec.registry, defaults, home) {
             return None;
         }
@@ -225,7 +227,7 @@ impl WriteTarget {
 
     fn of_image(image: &JackalImage, defaults: &RegistryDefaults, home: &OperatorRegistry) -> Option<Self> {
         let spec = &*effective(image)?;
-        let site = defaults.site(home, &image.namespace().unwrap_or_default(), &spec.registry)?;
+        let site = defaults.location(home, &image.namespace().unwrap_or_default(), &spec.registry)?;
         let request = ImageRequest::of_object(spec).ok()?;
         let listed = listed(&request);
         let resolved = image.status.as_ref().and_then(|status| status.naming);
@@ -234,13 +236,13 @@ impl WriteTarget {
         // What is read where it is to be, and as it is, is never written.
         let stays = request.source == SourceKind::Registry
             && request.platforms.is_empty()
-            && site.is_called(listed.registry())
+            && site.has_name(listed.registry())
             && location.repository == listed.repository()
             && location.tags.iter().all(|tag| Some(tag.as_str()) == listed.tag());
         // What a policy denies is never written either, and keeps nobody else from the tag.
         let denied = request.source == SourceKind::Registry
-            && !site.is_called(listed.registry())
-            && defaults.policy.admits_host(listed.registry(), "image").is_err();
+            && !site.has_name(listed.registry())
+            && defaults.policy.check_host(listed.registry(), "image").is_err();
         if stays || denied || !is_admitted(&spec.registry, defaults, home) {
             return None;
         }
@@ -255,7 +257,7 @@ impl WriteTarget {
 
     /// Nothing, where a policy has it written nowhere.
     fn admitted(self) -> Option<Self> {
-        self.site.admits(&self.repository).then_some(self)
+        self.site.allows(&self.repository).then_some(self)
     }
 
     fn conflict(&self, tag: &str, holder: Writer<'_>, advice: &str) -> Fault {
@@ -270,7 +272,7 @@ impl WriteTarget {
 fn is_admitted(spec: &RegistrySpec, defaults: &RegistryDefaults, home: &OperatorRegistry) -> bool {
     spec.endpoint.as_ref().is_none_or(|endpoint| {
         home.names().any(|known| same_host(known, endpoint))
-            || defaults.policy.admits_host(endpoint, "registry.endpoint").is_ok()
+            || defaults.policy.check_host(endpoint, "registry.endpoint").is_ok()
     })
 }
 
@@ -297,7 +299,7 @@ fn controller(image: &JackalImage) -> Option<(&str, &str)> {
 
 /// Whether `one` and `other` write different content, perhaps under one tag; where they do is not looked at.
 pub(super) fn are_rivals(one: &JackalImage, other: &JackalImage) -> bool {
-    last_part(&one.spec.image) == last_part(&other.spec.image)
+    last_path_segment(&one.spec.image) == last_path_segment(&other.spec.image)
         && one.uid() != other.uid()
         && other.metadata.deletion_timestamp.is_none()
         && Writer::Image(one).content().contends(&Writer::Image(other).content())
@@ -309,7 +311,7 @@ fn effective(image: &JackalImage) -> Option<Cow<'_, JackalImageSpec>> {
     let last = spec.image.rsplit('/').next().unwrap_or(&spec.image);
     match last.contains(':') {
         true => Some(Cow::Borrowed(spec)),
-        false => with_tag(spec, image.status.as_ref().and_then(|status| status.selected.as_ref())),
+        false => spec_with_tag(spec, image.status.as_ref().and_then(|status| status.selected.as_ref())),
     }
 }
 
@@ -422,7 +424,7 @@ impl<'a> TagOwners<'a> {
         let holders = self.by_tag.get(&(repository.to_owned(), tag.to_owned()))?;
         let mut holders = holders.iter().filter_map(|at| self.all.get(*at));
         let contends = |(_, other, beside): &&(Writer<'a>, &Content<'a>, RegistryLocation)| {
-            other.contends(content) && beside.is_beside(site)
+            other.contends(content) && beside.is_same_registry(site)
         };
         holders.find(contends).map(|(writer, ..)| *writer)
     }
@@ -462,7 +464,9 @@ fn packages<'a>(known: &'a ObservedObjects, name: &str) -> impl Iterator<Item = 
 
 fn images<'a>(known: &'a ObservedObjects, name: &str) -> impl Iterator<Item = &'a JackalImage> {
     let images = known.images.iter().filter_map(|image| image.0.as_ref().ok());
-    images.filter(move |image| last_part(&image.spec.image) == name && image.metadata.deletion_timestamp.is_none())
+    images.filter(move |image| {
+        last_path_segment(&image.spec.image) == name && image.metadata.deletion_timestamp.is_none()
+    })
 }
 
 /// A manifest in a registry, about which it is asked who needs it.
@@ -479,7 +483,7 @@ pub(super) struct ManifestQuery<'a> {
 
 impl ManifestQuery<'_> {
     fn meets(&self, other: &WriteTarget) -> bool {
-        other.repository == self.location.repository && other.site.is_beside(self.site)
+        other.repository == self.location.repository && other.site.is_same_registry(self.site)
     }
 
     /// Whether `image` says that the manifest is its own.

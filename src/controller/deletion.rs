@@ -20,7 +20,10 @@ use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Document, Index, Location};
 use crate::package::ImageRequest;
 use crate::registry::{Kind, Repository};
-use crate::runtime::{Events, Registries, RegistryTarget, Settings, kube_fault, last_part, name_of, with_tag, within};
+use crate::runtime::{
+    Events, Registries, RegistryTarget, Settings, kube_fault, last_path_segment, qualified_name, spec_with_tag,
+    with_timeout,
+};
 
 /// What deletions need.
 pub(super) struct Deletion<'a> {
@@ -58,7 +61,7 @@ impl Deletion<'_> {
             return kept("the object's spec leads to another name by now").await;
         };
         let defaults = &self.settings.defaults;
-        let now = defaults.written(&image.spec.registry, &place, &location.repository);
+        let now = defaults.written_repository(&image.spec.registry, &place, &location.repository);
         if !written.is(&now) {
             return kept(&moved(written, &now)).await;
         }
@@ -77,7 +80,7 @@ impl Deletion<'_> {
             .map_err(pushing)?
             .is_none_or(|standing| standing.digest != digest)
         {
-            info!(image = name_of(image), %name, "another image stands there now: it is kept");
+            info!(image = qualified_name(image), %name, "another image stands there now: it is kept");
             return Ok(());
         }
         let tags: Vec<&str> = location.tags.iter().map(String::as_str).collect();
@@ -225,28 +228,28 @@ impl Deletion<'_> {
         location: &Location,
         digest: &Digest,
     ) -> Result<Option<String>, Fault> {
-        let part = last_part(&image.spec.image);
+        let part = last_path_segment(&image.spec.image);
         let looking = |error| kube_fault(Reason::PackageFailed, "looking for others that name the image", &error);
         let api: Api<DeserializeGuard<JackalImage>> = self.settings.api(self.client);
-        let images = within(api.list(&ListParams::default())).await.map_err(looking)?;
+        let images = with_timeout(api.list(&ListParams::default())).await.map_err(looking)?;
         let images: Vec<&JackalImage> = images
             .items
             .iter()
             .filter_map(|item| item.0.as_ref().ok())
             .filter(|other| other.uid() != image.uid() && other.metadata.deletion_timestamp.is_none())
-            .filter(|other| last_part(&other.spec.image) == part)
+            .filter(|other| last_path_segment(&other.spec.image) == part)
             .collect();
         let api: Api<DeserializeGuard<JackalPackage>> = self.settings.api(self.client);
         let called = ListParams::default().fields(&format!("metadata.name={part}"));
-        let packages = within(api.list(&called)).await.map_err(looking)?;
+        let packages = with_timeout(api.list(&called)).await.map_err(looking)?;
         let packages: Vec<&JackalPackage> = packages.items.iter().filter_map(|item| item.0.as_ref().ok()).collect();
         if images.is_empty() && packages.is_empty() {
             return Ok(None);
         }
         let defaults = &self.settings.defaults;
-        let home = defaults.home(self.client).await?;
+        let home = defaults.operator_registry(self.client).await?;
         let namespace = image.namespace().unwrap_or_default();
-        let Some(site) = defaults.site(&home, &namespace, &image.spec.registry) else {
+        let Some(site) = defaults.location(&home, &namespace, &image.spec.registry) else {
             return Ok(None);
         };
         let wanted = conflict::ManifestQuery {
@@ -256,15 +259,15 @@ impl Deletion<'_> {
             digest,
         };
         if let Some(other) = images.iter().find(|other| wanted.is_named_by(other, defaults, &home)) {
-            return Ok(Some(format!("{} names {digest} too", name_of(*other))));
+            return Ok(Some(format!("{} names {digest} too", qualified_name(*other))));
         }
         if let Some(other) = images.iter().find(|other| wanted.is_claimed_by(other, defaults, &home)) {
-            return Ok(Some(format!("{} is to have the same name", name_of(*other))));
+            return Ok(Some(format!("{} is to have the same name", qualified_name(*other))));
         }
         let other = packages
             .into_iter()
             .find(|other| wanted.is_of_package(other, defaults, &home));
-        Ok(other.map(|other| format!("the package {} has its artifacts there", name_of(other))))
+        Ok(other.map(|other| format!("the package {} has its artifacts there", qualified_name(other))))
     }
 
     async fn place(
@@ -276,7 +279,7 @@ impl Deletion<'_> {
         let namespace = object.namespace().unwrap_or_default();
         self.settings
             .defaults
-            .place(self.client, &namespace, registry, self.settings.idle(stall_timeout))
+            .target(self.client, &namespace, registry, self.settings.idle(stall_timeout))
             .await
     }
 
@@ -303,7 +306,7 @@ pub(super) fn moved(written: &WrittenRepository, now: &WrittenRepository) -> Str
 /// Where the image's spec leads today.
 fn location(image: &JackalImage, place: &RegistryTarget) -> Option<Location> {
     let status = image.status.as_ref()?;
-    let spec = &*with_tag(&image.spec, status.selected.as_ref())?;
+    let spec = &*spec_with_tag(&image.spec, status.selected.as_ref())?;
     let request = ImageRequest::of_object(spec).ok()?;
     let naming = spec.naming.explicit().or(status.naming)?;
     let listed = crate::package::listed(&request);

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lease::Leadership;
 use crate::fault::{Disposition, Fault, Reason};
-use crate::runtime::{Backoff, Decision, Key, ObjectView, TaskTable, caught};
+use crate::runtime::{Backoff, Decision, ObjectView, TaskKey, TaskTable, catch_panic};
 
 /// The longest that one pass may take. The next goes on where it ended.
 const PASS: Duration = Duration::from_secs(120);
@@ -45,8 +45,8 @@ impl DeletionTasks {
         };
         match self.memory.decide(uid, &key(), view, Instant::now()) {
             Decision::Run => DeletionRequest::Begin(self.memory.begin(uid, &key(), &self.stop)),
-            Decision::Wait(left) => DeletionRequest::Later(Some(left)),
-            Decision::Rest => DeletionRequest::Later(None),
+            Decision::Requeue(left) => DeletionRequest::Later(Some(left)),
+            Decision::AwaitChange => DeletionRequest::Later(None),
         }
     }
 
@@ -58,7 +58,7 @@ impl DeletionTasks {
         work: impl Future<Output = Result<T, Fault>>,
     ) -> Option<Result<T, Fault>> {
         let within_time = async {
-            tokio::time::timeout(PASS, caught(work)).await.unwrap_or_else(|_| {
+            tokio::time::timeout(PASS, catch_panic(work)).await.unwrap_or_else(|_| {
                 let message = format!(
                     "deleting takes longer than {} s; check the registry, or set deletionPolicy: Retain",
                     PASS.as_secs()
@@ -82,7 +82,7 @@ impl DeletionTasks {
 
     /// Whether something of the object is deleted just now.
     pub fn runs(&self, uid: &str) -> bool {
-        self.memory.runs(uid)
+        self.memory.is_running(uid)
     }
 
     pub fn forget(&self, uid: &str) {
@@ -90,7 +90,7 @@ impl DeletionTasks {
     }
 
     pub fn keep(&self, uids: &HashSet<String>) {
-        self.memory.keep(uids);
+        self.memory.retain(uids);
     }
 }
 
@@ -109,12 +109,12 @@ pub(super) async fn as_leader(
 }
 
 /// Deletions of an object are all of one kind.
-fn key() -> Key {
-    Key {
+fn key() -> TaskKey {
+    TaskKey {
         generation: 0,
         requested_at: None,
-        image_id: None,
-        holder: None,
+        input: None,
+        tag_owner: None,
     }
 }
 

@@ -32,8 +32,8 @@ use super::{AGENT_LABEL, AGENT_LEASE, finalizers, undecodable};
 use crate::api::v1alpha1::{Assignment, Conditions, DeletionPolicy, JackalImage, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::runtime::{
-    Events, Failure, Kind, Registries, STALE, Settings, kube_fault, lighten, name_of, uids, until_stopped, update,
-    within,
+    CLAIM_STALE_AFTER, Events, Failure, ObjectKind, Registries, Settings, drop_managed_fields, kube_fault, object_uids,
+    qualified_name, until_stopped, update_status, with_timeout,
 };
 
 type GuardedImage = DeserializeGuard<JackalImage>;
@@ -96,13 +96,13 @@ pub(super) async fn run(
     let (gone, listed) = (Arc::clone(&assigner), reader.clone());
     let stream = watcher(images, watcher::Config::default())
         .default_backoff()
-        .modify(lighten)
+        .modify(drop_managed_fields)
         .reflect(writer)
         .inspect(move |event| {
             listing.note(event);
             match event {
                 Ok(Event::Delete(object)) => gone.forget(object.uid().as_deref().unwrap_or_default()),
-                Ok(Event::InitDone) => gone.keep(&uids(&listed)),
+                Ok(Event::InitDone) => gone.keep(&object_uids(&listed)),
                 _ => {}
             }
         })
@@ -137,29 +137,29 @@ async fn lead(object: &GuardedImage, assigner: &Arc<Assigner>) -> Action {
             return undecodable::report::<JackalImage>(&assigner.client, &assigner.events, invalid).await;
         }
     };
-    let pass = assigner.settings.metrics.reconcile(Kind::JackalImage);
+    let timer = assigner.settings.metrics.start_reconcile(ObjectKind::JackalImage);
     let finalized = assigner.finalize(image).await;
     if let Err(fault) = &finalized {
-        pass.ended(&finalized);
-        warn!(image = name_of(image), %fault, "setting the finalizer");
+        timer.finish(&finalized);
+        warn!(image = qualified_name(image), %fault, "setting the finalizer");
         return Action::requeue(assigner.settings.backoff.limit);
     }
     if image.metadata.deletion_timestamp.is_some() {
-        pass.ended(&finalized);
+        timer.finish(&finalized);
         return assigner.remove(image);
     }
     if image.spec.policy.is_some() {
-        pass.ended(&finalized);
+        timer.finish(&finalized);
         return assigner.select(image);
     }
     if !image.spec.source.is_engine() || image.spec.suspend {
-        pass.ended(&finalized);
+        timer.finish(&finalized);
         return Action::await_change();
     }
     let assigned = assigner.assign(image).await;
-    pass.ended(&assigned);
+    timer.finish(&assigned);
     assigned.unwrap_or_else(|fault| {
-        warn!(image = name_of(image), %fault, "assigning a node");
+        warn!(image = qualified_name(image), %fault, "assigning a node");
         Action::requeue(std::time::Duration::from_secs(5))
     })
 }
@@ -190,7 +190,7 @@ impl Assigner {
         self.selecting.spawn(async move {
             let work = as_leader(&assigner.leadership, assigner.take_back(&image));
             if let Some(Err(fault)) = assigner.removals.run(&uid, token, work).await {
-                warn!(image = name_of(&image), %fault, "deleting what was pushed");
+                warn!(image = qualified_name(&image), %fault, "deleting what was pushed");
                 let reason = "GarbageCollectionFailed";
                 assigner.events.warning(&image, reason, &fault.message).await;
             }
@@ -243,7 +243,7 @@ impl Assigner {
         let waited = self.waited(image, generation);
         let agents = self.agents(image.spec.node_selector.is_some()).await?;
         let status = image.status.clone().unwrap_or_default();
-        let patient = waited < STALE;
+        let patient = waited < CLAIM_STALE_AFTER;
         let action = match assignment::decide(
             &image.spec,
             generation,
@@ -252,7 +252,7 @@ impl Assigner {
             status.assignment.as_ref(),
             patient,
         ) {
-            AssignmentDecision::Open => Action::requeue(STALE.saturating_sub(waited)),
+            AssignmentDecision::Open => Action::requeue(CLAIM_STALE_AFTER.saturating_sub(waited)),
             AssignmentDecision::Assigned(assignment) => {
                 let assignment = Assignment {
                     plain_tag_owner,
@@ -312,13 +312,14 @@ impl Assigner {
 
     async fn labels(&self, node: &str) -> Result<BTreeMap<String, String>, Fault> {
         let nodes: Api<Node> = Api::all(self.client.clone());
-        let found: Option<PartialObjectMeta<Node>> = within(nodes.get_metadata_opt(node)).await.map_err(|error| {
-            kube_fault(
-                Reason::NodeUnavailable,
-                &format!("reading the labels of the node {node}"),
-                &error,
-            )
-        })?;
+        let found: Option<PartialObjectMeta<Node>> =
+            with_timeout(nodes.get_metadata_opt(node)).await.map_err(|error| {
+                kube_fault(
+                    Reason::NodeUnavailable,
+                    &format!("reading the labels of the node {node}"),
+                    &error,
+                )
+            })?;
         Ok(found.and_then(|node| node.metadata.labels).unwrap_or_default())
     }
 
@@ -331,7 +332,7 @@ impl Assigner {
         let api: Api<JackalImage> = Api::namespaced(self.client.clone(), &image.namespace().unwrap_or_default());
         let lapsed = AtomicBool::new(false);
         let news = AtomicBool::new(false);
-        let written = update(
+        let written = update_status(
             &api,
             &image.name_any(),
             &image.uid().unwrap_or_default(),
@@ -344,7 +345,7 @@ impl Assigner {
                 status.assignment = assignment.cloned();
                 if let Some(fault) = fault {
                     let mut conditions = Conditions(std::mem::take(&mut status.conditions));
-                    let is_news = Failure(fault).note(
+                    let is_news = Failure(fault).record(
                         &mut conditions,
                         standing.metadata.generation,
                         Time(jiff::Timestamp::now()),

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::runtime::{Settings, briefly, within};
+use crate::runtime::{Settings, with_short_timeout, with_timeout};
 
 /// When to look again at what was not done because the lease was not held just then. A renewal that comes late
 /// lets it lapse for a moment, too short for the work to be stopped and begun anew.
@@ -156,7 +156,9 @@ pub fn contend(
         terms,
         owner: settings.owner.clone(),
     };
-    let pulse = settings.health.pulse("the renewal of the lease", terms.standstill());
+    let heartbeat = settings
+        .health
+        .heartbeat("the renewal of the lease", terms.standstill());
     let run = async move {
         let mut seen: Option<(LeaseState, Instant)> = None;
         let mut ticks = tokio::time::interval(terms.renew);
@@ -164,7 +166,7 @@ pub fn contend(
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                _ = ticks.tick() => pulse.beat(),
+                _ = ticks.tick() => heartbeat.beat(),
             }
             let started = Instant::now();
             let attempted = tokio::select! {
@@ -188,7 +190,7 @@ pub fn contend(
             }
         }
         let led = until.send_replace(None).is_some();
-        if led && let Err(error) = briefly(contender.release()).await {
+        if led && let Err(error) = with_short_timeout(contender.release()).await {
             warn!(%error, "the lease could not be given back and runs out by itself");
         }
     };
@@ -263,12 +265,12 @@ impl Contender {
     }
 
     async fn release(&self) -> Result<(), kube::Error> {
-        let Some(mut lease) = within(self.api.get_opt(NAME)).await? else {
+        let Some(mut lease) = with_timeout(self.api.get_opt(NAME)).await? else {
             return Ok(());
         };
         if lease.spec.holder_identity.as_deref() == Some(self.identity.as_str()) {
             lease.spec.holder_identity = None;
-            written(within(self.api.replace(NAME, &PostParams::default(), &lease)).await)?;
+            written(with_timeout(self.api.replace(NAME, &PostParams::default(), &lease)).await)?;
         }
         Ok(())
     }

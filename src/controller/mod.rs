@@ -65,15 +65,15 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Leas
     let (leadership, contention) = lease::contend(client.clone(), identity, terms, &settings, leases.clone());
     let tally = Arc::new(LeaderMetrics::new(leadership.clone()));
     settings.metrics.collect(Arc::clone(&tally));
-    let (nudge, nudges) = mpsc::channel(16);
+    let (recheck, rechecks) = mpsc::channel(16);
     let (packages_seen, packages_writer) = reflector::store();
     let (images_seen, images_writer) = reflector::store();
     let seen = ObjectCache {
         packages: packages_seen,
         images: images_seen,
     };
-    let changes = seen.follow_packages(&client, &settings, packages_writer, nudge.clone());
-    let duty = RegistryImageRole {
+    let changes = seen.follow_packages(&client, &settings, packages_writer, recheck.clone());
+    let role = RegistryImageRole {
         seen: seen.clone(),
         client: client.clone(),
         settings: settings.clone(),
@@ -83,12 +83,12 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Leas
     let worker = worker::run(
         client.clone(),
         identity,
-        Arc::new(duty),
+        Arc::new(role),
         settings.clone(),
         Arc::clone(&registries),
         WorkerInputs {
             images: images_writer,
-            nudges,
+            rechecks,
         },
         stop.clone(),
     );
@@ -102,7 +102,7 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Leas
                 () = leadership.acquired() => {}
             }
             // Looking again at what is ready is the leader's duty.
-            let _ = nudge.send(Recheck::All).await;
+            let _ = recheck.send(Recheck::All).await;
             let term = leading.child_token();
             let work = async {
                 tokio::join!(
@@ -155,7 +155,7 @@ struct RegistryImageRole {
 
 #[async_trait]
 impl Role for RegistryImageRole {
-    fn admits(&self, image: &JackalImage) -> bool {
+    fn may_transfer(&self, image: &JackalImage) -> bool {
         image.spec.source == SourceKind::Registry
     }
 
@@ -171,12 +171,12 @@ impl Role for RegistryImageRole {
         self.seen.plain_tag_owner(&self.client, &self.settings, image).await
     }
 
-    fn is_news(&self, before: Option<&JackalImage>, now: Option<&JackalImage>) -> bool {
+    fn affects_others(&self, before: Option<&JackalImage>, now: Option<&JackalImage>) -> bool {
         conflict::is_news(before, now)
     }
 
     fn concerns(&self, changed: &JackalImage, other: &JackalImage) -> bool {
-        self.admits(other) && conflict::are_rivals(other, changed)
+        self.may_transfer(other) && conflict::are_rivals(other, changed)
     }
 
     async fn source(

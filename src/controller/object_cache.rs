@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::conflict::{self, ObservedObjects, OlderObjects, Writer as TagWriter};
 use crate::api::v1alpha1::{JackalImage, JackalPackage};
 use crate::fault::{Fault, Reason};
-use crate::runtime::{GuardedImage, Recheck, Settings, lighten};
+use crate::runtime::{GuardedImage, Recheck, Settings, drop_managed_fields};
 
 /// How long the first list of the objects may be waited for.
 const LISTED: Duration = Duration::from_secs(30);
@@ -57,7 +57,7 @@ impl ObjectCache {
         if older.agree() {
             return Ok(None);
         }
-        let home = settings.defaults.home(client).await?;
+        let home = settings.defaults.operator_registry(client).await?;
         older.check_image(image, &settings.defaults, &home)
     }
 
@@ -67,19 +67,19 @@ impl ObjectCache {
         client: &Client,
         settings: &Settings,
         writer: Writer<DeserializeGuard<JackalPackage>>,
-        nudge: mpsc::Sender<Recheck>,
+        recheck: mpsc::Sender<Recheck>,
     ) -> impl Future<Output = ()> + use<> {
         let mut listing = settings.health.listing("JackalPackages");
         let before = self.packages.clone();
         let changes = watcher(settings.api(client), watcher::Config::default())
             .default_backoff()
-            .modify(lighten)
+            .modify(drop_managed_fields)
             .map(move |event| {
                 listing.note(&event);
                 let changed = event.as_ref().ok().and_then(|event| changed(&before, event));
                 (event, changed)
             });
-        follow(changes, writer, nudge)
+        follow(changes, writer, recheck)
     }
 }
 
@@ -88,7 +88,7 @@ type Package = DeserializeGuard<JackalPackage>;
 async fn follow(
     changes: impl Stream<Item = (Result<Event<Package>, watcher::Error>, Option<String>)>,
     mut writer: Writer<Package>,
-    nudge: mpsc::Sender<Recheck>,
+    recheck: mpsc::Sender<Recheck>,
 ) {
     let mut changes = std::pin::pin!(changes);
     while let Some((event, changed)) = changes.next().await {
@@ -96,7 +96,7 @@ async fn follow(
             writer.apply_watcher_event(event);
         }
         if let Some(name) = changed
-            && nudge.send(Recheck::Named(name)).await.is_err()
+            && recheck.send(Recheck::Named(name)).await.is_err()
         {
             return;
         }

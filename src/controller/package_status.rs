@@ -13,7 +13,7 @@ use crate::api::v1alpha1::{
     requested_at,
 };
 use crate::fault::{Fault, Reason};
-use crate::runtime::{Failure, kube_fault, name_of, update};
+use crate::runtime::{Failure, kube_fault, qualified_name, update_status};
 
 impl Packages {
     /// Writes the images' rows and counts, and conditions.
@@ -63,7 +63,7 @@ impl Packages {
     ) -> Result<(), Fault> {
         let news = AtomicBool::new(false);
         self.write(package, rows, images, |conditions, generation, now| {
-            news.store(Failure(fault).note(conditions, generation, now), Ordering::Relaxed);
+            news.store(Failure(fault).record(conditions, generation, now), Ordering::Relaxed);
         })
         .await?;
         if news.into_inner() {
@@ -90,7 +90,7 @@ impl Packages {
         self.change(package, |status, generation| {
             let mut conditions = Conditions(std::mem::take(&mut status.conditions));
             let now = Time(jiff::Timestamp::now());
-            let is_news = Failure(fault).note(&mut conditions, generation, now.clone());
+            let is_news = Failure(fault).record(&mut conditions, generation, now.clone());
             news.store(is_news, Ordering::Relaxed);
             say(&mut conditions, generation, now);
             status.conditions = conditions.0;
@@ -98,7 +98,7 @@ impl Packages {
         })
         .await?;
         if news.into_inner() {
-            warn!(package = name_of(package), %fault);
+            warn!(package = qualified_name(package), %fault);
             self.events
                 .warning(package, &fault.reason.to_string(), &fault.message)
                 .await;
@@ -114,7 +114,7 @@ impl Packages {
     ) -> Result<(), kube::Error> {
         let lapsed = AtomicBool::new(false);
         let api: Api<JackalPackage> = Api::namespaced(self.client.clone(), &package.namespace().unwrap_or_default());
-        update(
+        update_status(
             &api,
             &package.name_any(),
             &package.uid().unwrap_or_default(),

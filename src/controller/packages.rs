@@ -38,8 +38,8 @@ use crate::fetch::ChartCache;
 use crate::oci::Naming;
 use crate::package::{Plan, VerificationCache, check_images};
 use crate::runtime::{
-    Decision, Events, Key, Kind, ObjectView, Registries, RegistryTarget, Settings, TaskTable, lighten, stands, told,
-    uids, until_stopped,
+    Decision, Events, ObjectKind, ObjectView, Registries, RegistryTarget, Settings, TaskKey, TaskTable,
+    disposition_after_write, drop_managed_fields, is_up_to_date, object_uids, until_stopped,
 };
 
 pub(super) type GuardedPackage = DeserializeGuard<JackalPackage>;
@@ -120,14 +120,14 @@ pub(super) async fn run(
     let mut children_listing = health.further_listing("JackalImages");
     let stream = watcher(api, watcher::Config::default())
         .default_backoff()
-        .modify(lighten)
+        .modify(drop_managed_fields)
         .inspect(move |event| freed_by_packages.release_of_package(event))
         .reflect(writer)
         .inspect(move |event| {
             listing.note(event);
             match event {
                 Ok(Event::Delete(object)) => gone.forget(object.uid().as_deref().unwrap_or_default()),
-                Ok(Event::InitDone) => gone.keep(&uids(&gone.known)),
+                Ok(Event::InitDone) => gone.keep(&object_uids(&gone.known)),
                 _ => {}
             }
         })
@@ -135,7 +135,7 @@ pub(super) async fn run(
     let freed = Arc::clone(&packages);
     let changes = watcher(images, watcher::Config::default())
         .default_backoff()
-        .modify(lighten)
+        .modify(drop_managed_fields)
         .inspect(move |event| freed.release_of_image(event))
         .reflect(children_writer)
         .inspect(move |event| children_listing.note(event))
@@ -171,16 +171,16 @@ async fn lead(object: &GuardedPackage, packages: &Arc<Packages>) -> Action {
             return undecodable::report::<JackalPackage>(&packages.client, &packages.events, invalid).await;
         }
     };
-    let pass = packages.settings.metrics.reconcile(Kind::JackalPackage);
+    let timer = packages.settings.metrics.start_reconcile(ObjectKind::JackalPackage);
     let looked = packages.look(package).await;
-    pass.ended(&looked);
+    timer.finish(&looked);
     let fault = match looked {
         Ok(again) => return again.map_or_else(Action::await_change, Action::requeue),
         Err(fault) => fault,
     };
     // What failed before any task ran: the plan, a Secret, the API server.
     let uid = package.uid().unwrap_or_default();
-    let disposition = told(package, packages.failed(package, &fault).await, fault.disposition);
+    let disposition = disposition_after_write(package, packages.failed(package, &fault).await, fault.disposition);
     // The other object may go while this one is told of it, so nothing is to keep it from the next look.
     if disposition == Disposition::Blocked {
         let interval = packages.settings.interval(package.spec.interval);
@@ -271,7 +271,7 @@ impl Packages {
         if counts.ready < counts.total {
             self.memory.cancel(&uid);
             // A look again, because somebody asked for one, takes nothing back of what stands.
-            if self.stands(package, &rows) && images.iter().all(stands) {
+            if self.stands(package, &rows) && images.iter().all(is_up_to_date) {
                 return Ok(None);
             }
             let message = brought(&counts);
@@ -316,7 +316,7 @@ impl Packages {
         let namespace = package.namespace().unwrap_or_default();
         let defaults = &self.settings.defaults;
         defaults
-            .place(&self.client, &namespace, &package.spec.registry, idle)
+            .target(&self.client, &namespace, &package.spec.registry, idle)
             .await
     }
 
@@ -344,10 +344,10 @@ impl Packages {
             .decide(&uid, &self.key(package, Some(&inputs)), view, Instant::now())
         {
             // Nothing is deleted while the artifact is put together, which is begun here alone.
-            Decision::Rest if self.memory.runs(&uid) || !ready => Ok(None),
-            Decision::Rest => Ok(self.collect(package, &publication.place)),
-            Decision::Wait(left) if !ready => Ok(Some(left)),
-            Decision::Wait(left) => {
+            Decision::AwaitChange if self.memory.is_running(&uid) || !ready => Ok(None),
+            Decision::AwaitChange => Ok(self.collect(package, &publication.place)),
+            Decision::Requeue(left) if !ready => Ok(Some(left)),
+            Decision::Requeue(left) => {
                 let collected = self.collect(package, &publication.place);
                 Ok(collected.into_iter().chain([left]).min())
             }
@@ -361,12 +361,12 @@ impl Packages {
         }
     }
 
-    pub(super) fn key(&self, package: &JackalPackage, inputs: Option<&str>) -> Key {
-        Key {
+    pub(super) fn key(&self, package: &JackalPackage, inputs: Option<&str>) -> TaskKey {
+        TaskKey {
             generation: package.metadata.generation.unwrap_or_default(),
             requested_at: requested_at(package.annotations()).map(str::to_owned),
-            image_id: inputs.map(str::to_owned),
-            holder: None,
+            input: inputs.map(str::to_owned),
+            tag_owner: None,
         }
     }
 
@@ -374,7 +374,7 @@ impl Packages {
     fn postponed(&self, package: &JackalPackage) -> Option<Option<Duration>> {
         let uid = package.uid().unwrap_or_default();
         let postponed = self.memory.postponed(&uid, &self.key(package, None), Instant::now());
-        postponed.map(Decision::left)
+        postponed.map(Decision::delay)
     }
 
     fn is_ready(&self, package: &JackalPackage, rows: &[PackagedImage]) -> bool {
@@ -416,7 +416,7 @@ impl Packages {
 
     /// All packages but those of `uids` are gone.
     fn keep(&self, uids: &HashSet<String>) {
-        self.memory.keep(uids);
+        self.memory.retain(uids);
         self.following.keep(uids);
         self.removals.keep(uids);
         self.swept().retain(|uid, _| uids.contains(uid));

@@ -10,7 +10,7 @@ use super::packages::Packages;
 use crate::api::v1alpha1::{Conditions, JackalPackage, SBOMS_COMPLETE, cut};
 use crate::fault::Fault;
 use crate::package::{Archive, PackageSboms, ReusableTars, TransferredImage};
-use crate::runtime::name_of;
+use crate::runtime::qualified_name;
 use crate::sbom::unable;
 
 /// What came of a package's SBOMs until an artifact was put together.
@@ -71,7 +71,7 @@ impl Sboms {
                 let failed = |known: &&Condition| is_failure(known, generation);
                 if conditions.get(SBOMS_COMPLETE).filter(failed).is_none() {
                     let message = format!("SBOMs of {} images are made", sboms.total());
-                    conditions.note(SBOMS_COMPLETE, None, ("Progressing", &message), generation, now);
+                    conditions.set(SBOMS_COMPLETE, None, ("Progressing", &message), generation, now);
                 }
             }
             Self::Complete(sboms) => {
@@ -79,7 +79,7 @@ impl Sboms {
                     0 => "no image of the package has files that an SBOM could list".to_owned(),
                     total => format!("SBOMs of {total} images are beside them and in the package"),
                 };
-                conditions.note(SBOMS_COMPLETE, Some(true), ("Succeeded", &message), generation, now);
+                conditions.set(SBOMS_COMPLETE, Some(true), ("Succeeded", &message), generation, now);
             }
         }
     }
@@ -106,12 +106,12 @@ pub(super) async fn failed(packages: &Packages, package: &JackalPackage, fault: 
             let told = known.is_some_and(|known| is_failure(known, generation) && known.message == cut(&fault.message));
             news.store(!told, Ordering::Relaxed);
             let now = Time(jiff::Timestamp::now());
-            conditions.note(SBOMS_COMPLETE, Some(false), (&reason, &fault.message), generation, now);
+            conditions.set(SBOMS_COMPLETE, Some(false), (&reason, &fault.message), generation, now);
             status.conditions = conditions.0;
         })
         .await?;
     if news.into_inner() {
-        warn!(package = name_of(package), %fault, "SBOMs");
+        warn!(package = qualified_name(package), %fault, "SBOMs");
         packages.events.warning(package, &reason, &fault.message).await;
     }
     Ok(())

@@ -23,7 +23,8 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::fetch::select;
 use crate::package::{PolicyImage, Selection};
 use crate::runtime::{
-    Backoff, Decision, Failure, Key, ObjectView, TaskTable, caught, current_selection, name_of, told, update,
+    Backoff, Decision, Failure, ObjectView, TaskKey, TaskTable, catch_panic, current_selection,
+    disposition_after_write, qualified_name, update_status,
 };
 
 /// How long the reconciler may take to hear of a choice; it is gone when it takes longer.
@@ -59,7 +60,7 @@ impl SelectionTasks {
 
     /// All objects but those of `uids` are gone.
     pub fn keep(&self, uids: &HashSet<String>) {
-        self.memory.keep(uids);
+        self.memory.retain(uids);
     }
 
     /// Nothing more is chosen for the object `uid`.
@@ -96,11 +97,11 @@ impl Assigner {
             selecting.memory.cancel(&uid);
             return Action::await_change();
         }
-        let key = Key {
+        let key = TaskKey {
             generation: image.metadata.generation.unwrap_or_default(),
             requested_at: requested_at(image.annotations()).map(str::to_owned),
-            image_id: None,
-            holder: None,
+            input: None,
+            tag_owner: None,
         };
         let view = ObjectView {
             ready: current_selection(image).is_some(),
@@ -109,8 +110,8 @@ impl Assigner {
             interval: self.settings.interval(image.spec.interval),
         };
         match selecting.memory.decide(&uid, &key, view, Instant::now()) {
-            Decision::Rest => Action::await_change(),
-            Decision::Wait(left) => Action::requeue(left),
+            Decision::AwaitChange => Action::await_change(),
+            Decision::Requeue(left) => Action::requeue(left),
             Decision::Run => {
                 let token = selecting.memory.begin(&uid, &key, &selecting.stop);
                 let (assigner, image) = (Arc::clone(self), image.clone());
@@ -122,11 +123,11 @@ impl Assigner {
     }
 
     /// Runs the task to its end, or until `token` is cancelled.
-    async fn run_selection(&self, image: &JackalImage, key: Key, token: CancellationToken) {
+    async fn run_selection(&self, image: &JackalImage, key: TaskKey, token: CancellationToken) {
         let memory = &self.selecting.memory;
         let uid = image.uid().unwrap_or_default();
         let work = async {
-            let chosen = caught(self.choose(image)).await;
+            let chosen = catch_panic(self.choose(image)).await;
             let written = self.note_selection(image, &chosen).await;
             (chosen, written)
         };
@@ -140,7 +141,7 @@ impl Assigner {
             Some((Ok(_), Ok(()))) => memory.succeeded(&uid, key, Instant::now()),
             Some((chosen, written)) => {
                 let disposition = chosen.err().map_or(Disposition::Retryable, |fault| fault.disposition);
-                let disposition = told(image, written, disposition);
+                let disposition = disposition_after_write(image, written, disposition);
                 memory.failed(&uid, key, disposition, Instant::now());
             }
         }
@@ -155,7 +156,7 @@ impl Assigner {
         let namespace = image.namespace().unwrap_or_default();
         let idle = self.settings.idle(spec.stall_timeout);
         let defaults = &self.settings.defaults;
-        let place = defaults.place(&self.client, &namespace, &spec.registry, idle).await?;
+        let place = defaults.target(&self.client, &namespace, &spec.registry, idle).await?;
         let reached = ObjectAccess::by_image((&self.client, &self.settings, &self.registries), image, &place);
         let mut chosen = select(&followed, &reached).await?;
         let none = || Fault::retryable(Reason::SourceNotFound, format!("no tag of {} was chosen", spec.image));
@@ -167,7 +168,7 @@ impl Assigner {
         let api: Api<JackalImage> = Api::namespaced(self.client.clone(), &image.namespace().unwrap_or_default());
         let requested = requested_at(image.annotations());
         let news = AtomicBool::new(false);
-        let written = update(
+        let written = update_status(
             &api,
             &image.name_any(),
             &image.uid().unwrap_or_default(),
@@ -197,11 +198,11 @@ impl Assigner {
                     "the tag {} of {} was chosen: {}",
                     selected.tag, followed.image, selected.message
                 );
-                info!(image = name_of(image), "{note}");
+                info!(image = qualified_name(image), "{note}");
                 self.events.normal(image, "TagSelected", &note).await;
             }
             Err(fault) => {
-                warn!(image = name_of(image), %fault, "choosing a tag");
+                warn!(image = qualified_name(image), %fault, "choosing a tag");
                 let reason = fault.reason.to_string();
                 self.events.warning(image, &reason, &fault.message).await;
             }
@@ -247,7 +248,7 @@ fn note_failure(
         selected.observed_generation = None;
     }
     let mut conditions = Conditions(std::mem::take(&mut status.conditions));
-    let news = Failure(fault).note(&mut conditions, generation, Time(jiff::Timestamp::now()));
+    let news = Failure(fault).record(&mut conditions, generation, Time(jiff::Timestamp::now()));
     status.conditions = conditions.0;
     status.observed_generation = generation;
     status.last_handled_reconcile_at = requested.map(str::to_owned);

@@ -15,7 +15,9 @@ use crate::api::v1alpha1::{Conditions, JackalPackage, PackagedImage, READY};
 use crate::fault::{Fault, Reason};
 use crate::fetch::select;
 use crate::package::{self, PolicyImage, Selection};
-use crate::runtime::{Backoff, Decision, Key, ObjectView, TaskTable, caught, kube_fault, told};
+use crate::runtime::{
+    Backoff, Decision, ObjectView, TaskKey, TaskTable, catch_panic, disposition_after_write, kube_fault,
+};
 
 /// What is known of the choices of all packages.
 pub(super) struct TagSelections {
@@ -26,7 +28,7 @@ pub(super) struct TagSelections {
 /// The choice for one package.
 #[derive(Clone)]
 struct Chosen {
-    key: Key,
+    key: TaskKey,
     selections: Arc<Vec<Selection>>,
     /// The images of the artifact that stood when the package was Ready last.
     standing: Vec<PackagedImage>,
@@ -75,7 +77,7 @@ impl TagSelections {
 
     /// All packages but those of `uids` are gone.
     pub fn keep(&self, uids: &HashSet<String>) {
-        self.memory.keep(uids);
+        self.memory.retain(uids);
         self.chosen().retain(|uid, _| uids.contains(uid));
     }
 
@@ -149,7 +151,7 @@ impl Packages {
         let (key, now) = (self.key(package, None), Instant::now());
         // A choice that failed is tried again in its time, and nothing else happens before.
         if let Some(postponed) = following.memory.postponed(&uid, &key, now) {
-            return Ok(Followable::Later(postponed.left()));
+            return Ok(Followable::Later(postponed.delay()));
         }
         let known = known.filter(|chosen| chosen.key == key);
         let view = ObjectView {
@@ -159,8 +161,8 @@ impl Packages {
             interval: self.settings.interval(package.spec.interval),
         };
         let again = match following.memory.decide(&uid, &key, view, now) {
-            Decision::Rest => None,
-            Decision::Wait(left) => Some(left),
+            Decision::AwaitChange => None,
+            Decision::Requeue(left) => Some(left),
             Decision::Run => {
                 let token = following.memory.begin(&uid, &key, &self.stop);
                 let (packages, package) = (Arc::clone(self), package.clone());
@@ -206,7 +208,7 @@ async fn run(
     packages: &Arc<Packages>,
     package: &JackalPackage,
     followed: Vec<PolicyImage>,
-    key: Key,
+    key: TaskKey,
     token: CancellationToken,
 ) {
     let uid = package.uid().unwrap_or_default();
@@ -214,7 +216,7 @@ async fn run(
     let result = tokio::select! {
         biased;
         () = token.cancelled() => None,
-        result = packages.leadership.during(caught(choose(packages, package, followed))) => result,
+        result = packages.leadership.during(catch_panic(choose(packages, package, followed))) => result,
     };
     match result {
         None => following.memory.ended(&uid),
@@ -238,7 +240,8 @@ async fn run(
             if let Some(chosen) = following.chosen().get_mut(&uid) {
                 chosen.selections = Arc::default();
             }
-            let disposition = told(package, packages.failed(package, &fault).await, fault.disposition);
+            let disposition =
+                disposition_after_write(package, packages.failed(package, &fault).await, fault.disposition);
             following.memory.failed(&uid, key, disposition, Instant::now());
         }
     }

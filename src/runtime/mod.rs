@@ -23,24 +23,27 @@ mod task_table;
 mod trust;
 
 pub use api_server::refuse_api_server;
-pub use claim::{RENEW, STALE, held_for};
-pub use config_maps::config_map;
+pub use claim::{CLAIM_RENEW_INTERVAL, CLAIM_STALE_AFTER, remaining_hold};
+pub use config_maps::read_config_map;
 pub use events::Events;
-pub use health::{Check, Health, Listing, Pulse};
-pub use metrics::{Attempt, Kind, Metrics, Pass};
-pub use objects::{GuardedImage, is_ready, last_part, lighten, stands, uids, until_stopped};
-pub use panics::caught;
-pub use policy::{Admission, Admissions, Fence, Policy, RepositoryPolicy};
+pub use health::{Health, Heartbeat, Listing, ReadinessCheck};
+pub use metrics::{Metrics, ObjectKind, ReconcileTimer, TransferTimer};
+pub use objects::{
+    GuardedImage, drop_managed_fields, is_ready, is_up_to_date, last_path_segment, object_uids, until_stopped,
+};
+pub use panics::catch_panic;
+pub use policy::{AdmitRule, AdmitRules, Policy, RepositoryPolicy, RepositoryScope};
 pub use registries::Registries;
 pub use registry_location::{OperatorRegistry, RegistryLocation};
 pub use registry_state::{StateSecret, StateSecretError};
 pub use registry_target::{RegistryDefaults, RegistryTarget};
 pub use role::{Recheck, Role, WorkerInputs};
 pub use secrets::{PullCredentials, Secrets};
-pub use selected_tag::{current_selection, movable, same_selection, with_tag};
+pub use selected_tag::{current_selection, image_with_tag, same_selection, spec_with_tag};
 pub use settings::Settings;
 pub use status::{
-    Brought, Failure, Success, briefly, demands_signatures, kube_fault, name_of, succeed, told, update, within,
+    Failure, Success, WrittenImage, disposition_after_write, kube_fault, qualified_name, record_success,
+    requires_signatures, update_status, with_short_timeout, with_timeout,
 };
-pub use task_table::{Backoff, Decision, Key, ObjectView, TaskTable};
+pub use task_table::{Backoff, Decision, ObjectView, TaskKey, TaskTable};
 pub use trust::{NamespaceEntryReader, open_key};

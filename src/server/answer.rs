@@ -1,4 +1,4 @@
-//! What is answered to which request.
+//! Responses to requests.
 
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -11,26 +11,29 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
-/// The paths that there are.
+/// The known paths.
 const PATHS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
-/// Answers out of what a process counts and says of itself.
+/// Serves the metrics and the health of the process.
 pub(super) struct RequestHandler {
     pub metrics: Metrics,
     pub health: Health,
-    /// From then on the process is not ready.
+    /// Once cancelled, the process is not ready.
     pub stop: CancellationToken,
 }
 
 impl RequestHandler {
-    pub fn answer<T>(&self, request: &Request<T>) -> Response<String> {
+    pub fn respond<T>(&self, request: &Request<T>) -> Response<String> {
         let path = request.uri().path();
         if !PATHS.contains(&path) {
             let paths = PATHS.join("\n");
-            return text(StatusCode::NOT_FOUND, format!("not found; there are\n{paths}"));
+            return text(StatusCode::NOT_FOUND, format!("not found; known paths:\n{paths}"));
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD".to_owned());
+            let mut refused = text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method not allowed; use GET or HEAD".to_owned(),
+            );
             refused
                 .headers_mut()
                 .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -58,8 +61,8 @@ impl RequestHandler {
                 answer
             }
             Err(error) => {
-                warn!(%error, "the metrics could not be written");
-                let message = "the metrics could not be written".to_owned();
+                warn!(%error, "cannot encode the metrics");
+                let message = "cannot encode the metrics".to_owned();
                 text(StatusCode::INTERNAL_SERVER_ERROR, message)
             }
         }
@@ -69,7 +72,7 @@ impl RequestHandler {
 fn state(state: Result<(), String>) -> Response<String> {
     match state {
         Ok(()) => text(StatusCode::OK, "ok".to_owned()),
-        Err(lacking) => text(StatusCode::SERVICE_UNAVAILABLE, lacking),
+        Err(problem) => text(StatusCode::SERVICE_UNAVAILABLE, problem),
     }
 }
 
@@ -87,7 +90,7 @@ mod tests {
 
     use super::*;
 
-    fn answerer() -> RequestHandler {
+    fn handler() -> RequestHandler {
         RequestHandler {
             metrics: Metrics::default(),
             health: Health::default(),
@@ -95,27 +98,27 @@ mod tests {
         }
     }
 
-    fn said(answerer: &RequestHandler, method: Method, path: &str) -> (u16, String) {
+    fn response(handler: &RequestHandler, method: Method, path: &str) -> (u16, String) {
         let request = Request::builder().method(method).uri(path).body(()).unwrap();
-        let answer = answerer.answer(&request);
+        let answer = handler.respond(&request);
         (answer.status().as_u16(), answer.into_body())
     }
 
     #[test]
-    fn answers_reading_of_what_there_is() {
-        let answerer = answerer();
-        assert_eq!(said(&answerer, Method::GET, "/healthz"), (200, "ok\n".to_owned()));
-        let (status, metrics) = said(&answerer, Method::GET, "/metrics?a=b");
+    fn known_paths_are_served_for_get() {
+        let handler = handler();
+        assert_eq!(response(&handler, Method::GET, "/healthz"), (200, "ok\n".to_owned()));
+        let (status, metrics) = response(&handler, Method::GET, "/metrics?a=b");
         assert!(
             status == 200 && metrics.contains("jackal_build_info{version="),
             "{metrics}"
         );
         assert!(metrics.ends_with("# EOF\n"));
         for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
-            assert_eq!(said(&answerer, method, "/metrics").0, 405);
+            assert_eq!(response(&handler, method, "/metrics").0, 405);
         }
         for path in ["/", "/metric", "/metrics/", "//healthz"] {
-            let (status, paths) = said(&answerer, Method::GET, path);
+            let (status, paths) = response(&handler, Method::GET, path);
             assert_eq!(
                 (status, paths.lines().skip(1).collect::<Vec<_>>()),
                 (404, PATHS.to_vec())
@@ -124,26 +127,26 @@ mod tests {
     }
 
     #[test]
-    fn is_ready_between_its_start_and_its_stop() {
-        let answerer = answerer();
-        let ready = || said(&answerer, Method::GET, "/readyz");
+    fn ready_between_start_and_stop() {
+        let handler = handler();
+        let ready = || response(&handler, Method::GET, "/readyz");
         assert_eq!(ready(), (503, "it is starting\n".to_owned()));
-        let check = answerer.health.check(Some("the engine is down".to_owned()));
+        let check = handler.health.check(Some("the engine is down".to_owned()));
         assert_eq!(ready(), (503, "the engine is down\n".to_owned()));
         check.set(None);
         assert_eq!(ready(), (200, "ok\n".to_owned()));
-        answerer.stop.cancel();
+        handler.stop.cancel();
         assert_eq!(ready(), (503, "it is stopping\n".to_owned()));
-        assert_eq!(said(&answerer, Method::GET, "/healthz").0, 200);
+        assert_eq!(response(&handler, Method::GET, "/healthz").0, 200);
     }
 
     #[test]
-    fn is_not_healthy_when_something_stands_still() {
-        let answerer = answerer();
-        let _pulse = answerer.health.pulse("the renewal of the lease", Duration::ZERO);
-        let (status, why) = said(&answerer, Method::GET, "/healthz");
+    fn unhealthy_when_a_heartbeat_is_late() {
+        let handler = handler();
+        let _heartbeat = handler.health.heartbeat("the renewal of the lease", Duration::ZERO);
+        let (status, why) = response(&handler, Method::GET, "/healthz");
         assert!(
-            status == 503 && why.starts_with("the renewal of the lease has stood still"),
+            status == 503 && why.starts_with("the renewal of the lease has made no progress"),
             "{why}"
         );
     }

@@ -20,20 +20,20 @@ use tracing::{debug, info, warn};
 use crate::runtime::{Health, Metrics};
 use answer::RequestHandler;
 
-/// Connections at once; more of them wait to be accepted.
-const CONNECTIONS: usize = 64;
-/// How long a request's head may take.
-const HEAD: Duration = Duration::from_secs(5);
-/// How long a connection may take in all: it has one request, and the answer is short.
-const CONNECTION: Duration = Duration::from_secs(15);
-/// The longest head in bytes.
+/// Concurrent connections; others wait to be accepted.
+const CONNECTION_LIMIT: usize = 64;
+/// The timeout of a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// The timeout of a connection, which has one request and a short response.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
+/// The maximum size of a request's head in bytes.
 const HEAD_SIZE: usize = 16 * 1024;
-/// How long connections that are open may still take at the end.
-const LAST_ANSWERS: Duration = Duration::from_secs(1);
-/// How long to wait when no connection can be accepted, for want of file descriptors for instance.
-const REFUSED: Duration = Duration::from_millis(200);
+/// How long open connections may take at the end.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+/// The delay after a failed accept, such as without free file descriptors.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// Where to listen.
+/// The address to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenAddress(SocketAddr);
 
@@ -41,12 +41,12 @@ impl FromStr for ListenAddress {
     type Err = ListenError;
 
     fn from_str(text: &str) -> Result<Self, ListenError> {
-        text.parse().map(Self).map_err(|_| ListenError::Unreadable)
+        text.parse().map(Self).map_err(|_| ListenError::Invalid)
     }
 }
 
 impl ListenAddress {
-    /// Every IPv4 address instead, where every address was meant and the machine has no IPv6.
+    /// All IPv4 addresses, if `self` is all addresses and the machine has no IPv6.
     fn without_ipv6(self, error: &std::io::Error) -> Option<SocketAddr> {
         let lacks_ipv6 = error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error());
         (lacks_ipv6 && self.0.is_ipv6() && self.0.ip().is_unspecified())
@@ -54,23 +54,23 @@ impl ListenAddress {
     }
 }
 
-/// Why nothing listens.
+/// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// It is no address.
+    /// The text is not an address.
     #[error("write an IP address and a port, such as 127.0.0.1:8080 or [::]:8080")]
-    Unreadable,
-    /// The system refuses.
-    #[error("--listen {address}: {error}; choose an address of this machine and a port that is free")]
+    Invalid,
+    /// The system refused the address.
+    #[error("--listen {address}: {error}; use an address of this machine and a free port")]
     Refused {
-        /// What was asked for.
+        /// The requested address.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the system.
         error: std::io::Error,
     },
 }
 
-/// Listens, and answers nothing yet.
+/// A server that listens but does not respond yet.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
@@ -96,31 +96,31 @@ impl Server {
         Ok(Self { listener, address })
     }
 
-    /// Where it listens; the port is never 0.
+    /// The address that it listens on; the port is never 0.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Answers until [`ServerHandle::end`]; from `stop` on the process is not ready.
+    /// Responds until [`ServerHandle::end`]. After `stop`, the process is not ready.
     pub fn start(self, metrics: Metrics, health: Health, stop: CancellationToken) -> ServerHandle {
         info!(address = %self.address, "listening");
         let end = CancellationToken::new();
-        let answerer = Arc::new(RequestHandler { metrics, health, stop });
-        let task = tokio::spawn(accept(self.listener, answerer, end.clone()));
+        let handler = Arc::new(RequestHandler { metrics, health, stop });
+        let task = tokio::spawn(accept(self.listener, handler, end.clone()));
         ServerHandle(Some((end, task)))
     }
 }
 
-/// Answers as long as this lives, or nothing at all.
+/// A running server, stopped on drop; or none.
 #[derive(Debug, Default)]
 pub struct ServerHandle(Option<(CancellationToken, tokio::task::JoinHandle<()>)>);
 
 impl ServerHandle {
-    /// Accepts no more, gives the last answers and returns.
+    /// Stops accepting, completes open connections and returns.
     pub async fn end(mut self) {
         if let Some((end, task)) = self.0.take() {
             end.cancel();
-            // It is bounded by LAST_ANSWERS.
+            // The task ends within SHUTDOWN_TIMEOUT.
             let _ = task.await;
         }
     }
@@ -134,52 +134,52 @@ impl Drop for ServerHandle {
     }
 }
 
-async fn accept(listener: TcpListener, answerer: Arc<RequestHandler>, end: CancellationToken) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+async fn accept(listener: TcpListener, handler: Arc<RequestHandler>, end: CancellationToken) {
+    let permits = Arc::new(Semaphore::new(CONNECTION_LIMIT));
     let connections = TaskTracker::new();
     loop {
         let accepted = async {
             // The semaphore is never closed.
-            let place = Arc::clone(&places).acquire_owned().await.ok()?;
-            Some((place, listener.accept().await))
+            let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
+            Some((permit, listener.accept().await))
         };
         let accepted = tokio::select! {
             () = end.cancelled() => break,
             accepted = accepted => accepted,
         };
         match accepted {
-            Some((place, Ok((stream, _)))) => {
-                let answerer = Arc::clone(&answerer);
+            Some((permit, Ok((stream, _)))) => {
+                let handler = Arc::clone(&handler);
                 connections.spawn(async move {
-                    converse(stream, &answerer).await;
-                    drop(place);
+                    serve_connection(stream, &handler).await;
+                    drop(permit);
                 });
             }
             Some((_, Err(error))) => {
-                warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(REFUSED).await;
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }
             None => break,
         }
     }
     drop(listener);
     connections.close();
-    let _ = tokio::time::timeout(LAST_ANSWERS, connections.wait()).await;
+    let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, connections.wait()).await;
 }
 
-/// One request and its answer. A body is not read: what asks for nothing but reading needs none.
-async fn converse(stream: TcpStream, answerer: &RequestHandler) {
-    let answer = service_fn(async |request| Ok::<_, std::convert::Infallible>(answerer.answer(&request)));
+/// Serves one request. The body is not read, because only GET and HEAD are allowed.
+async fn serve_connection(stream: TcpStream, handler: &RequestHandler) {
+    let answer = service_fn(async |request| Ok::<_, std::convert::Infallible>(handler.respond(&request)));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
+        .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_SIZE)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), answer);
-    match tokio::time::timeout(CONNECTION, connection).await {
+    match tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "a connection broke"),
-        Err(_) => debug!("a connection took too long"),
+        Ok(Err(error)) => debug!(%error, "a connection failed"),
+        Err(_) => debug!("a connection timed out"),
     }
 }
 
@@ -196,7 +196,7 @@ mod tests {
         (address, serving)
     }
 
-    async fn said(address: SocketAddr, request: &str) -> String {
+    async fn response(address: SocketAddr, request: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
@@ -205,18 +205,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_over_http_until_the_end() {
+    async fn responds_over_http_until_the_end() {
         let (address, serving) = server().await;
-        let answer = said(address, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let answer = response(address, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         assert!(answer.ends_with("\r\n\r\nok\n"), "{answer}");
-        let answer = said(address, "HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let answer = response(address, "HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
         assert!(
             answer.contains("content-length: 3\r\n") && answer.ends_with("\r\n\r\n"),
             "{answer}"
         );
-        // A body that never comes is not waited for.
-        let answer = said(
+        // The body is not read.
+        let answer = response(
             address,
             "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n",
         );
@@ -227,27 +227,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_says_nothing_holds_up_nobody() {
+    async fn silent_connections_time_out() {
         let (address, serving) = server().await;
         let mut silent = Vec::new();
-        for _ in 0..CONNECTIONS + 1 {
+        for _ in 0..CONNECTION_LIMIT + 1 {
             silent.push(TcpStream::connect(address).await.unwrap());
         }
-        // Those that said nothing for a while are gone by then.
-        let asked = std::time::Instant::now();
-        let answer = said(address, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        // A permit is free after the first connections timed out.
+        let begun = std::time::Instant::now();
+        let answer = response(address, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         assert!(
-            asked.elapsed() > HEAD / 2,
-            "it was not waited for: {:?}",
-            asked.elapsed()
+            begun.elapsed() > HEAD_TIMEOUT / 2,
+            "it did not wait: {:?}",
+            begun.elapsed()
         );
-        assert!(asked.elapsed() < CONNECTION, "{:?}", asked.elapsed());
+        assert!(begun.elapsed() < CONNECTION_TIMEOUT, "{:?}", begun.elapsed());
         serving.end().await;
     }
 
     #[tokio::test]
-    async fn a_port_in_use_is_told_at_once() {
+    async fn a_port_in_use_is_an_error() {
         let first = Server::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
         let error = Server::bind(&ListenAddress(first.address()))
             .await
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_without_ipv6_gives_its_ipv4_addresses() {
+    fn without_ipv6_all_ipv4_addresses_are_used() {
         let lacking = std::io::Error::from_raw_os_error(rustix::io::Errno::AFNOSUPPORT.raw_os_error());
         let all: ListenAddress = "[::]:80".parse().unwrap();
         assert_eq!(all.without_ipv6(&lacking), Some(([0, 0, 0, 0], 80).into()));

@@ -62,7 +62,7 @@ async fn a_definition_takes_no_file_from_elsewhere() {
                     refuses(
                         &folder,
                         "components[web].files[0].source: ../secret.yaml",
-                        "leads out of",
+                        "is outside of",
                     );
                 }
                 .boxed()
@@ -95,7 +95,7 @@ async fn a_definition_takes_no_file_from_elsewhere() {
                     refuses(
                         &folder,
                         "components[web].manifests[0].files[1]: linked.yaml",
-                        "is a link",
+                        "is a symbolic link",
                     );
                 }
                 .boxed()
@@ -113,7 +113,7 @@ async fn a_definition_takes_no_file_from_elsewhere() {
                         "  charts: [{name: c, version: 1.0.0, namespace: n, url: 'oci://ghcr.io/x/c', valuesFiles: [up/secret.yaml]}]\n",
                     );
                     link(&folder, "..", "repository/up");
-                    refuses(&folder, "components[web].charts[c].valuesFiles[0]: up/secret.yaml", "is a link");
+                    refuses(&folder, "components[web].charts[c].valuesFiles[0]: up/secret.yaml", "is a symbolic link");
                 }
                 .boxed()
             },
@@ -132,7 +132,7 @@ async fn a_definition_takes_no_file_from_elsewhere() {
                     refuses(
                         &folder,
                         "components[web].files[0].source: pipe",
-                        "only files can be carried over",
+                        "only files can be converted",
                     );
                 }
                 .boxed()
@@ -155,7 +155,7 @@ async fn a_definition_takes_no_file_from_elsewhere() {
                     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
                     assert!(stdout(&output).contains("name: own"), "{}", stdout(&output));
                     assert!(!said(&output).contains("s3cr3t"), "{}", said(&output));
-                    assert!(stderr(&output).contains("../../secret.yaml leads out of"), "{}", stderr(&output));
+                    assert!(stderr(&output).contains("../../secret.yaml is outside of"), "{}", stderr(&output));
                 }
                 .boxed()
             },

@@ -36,7 +36,7 @@ const EVIL: &str = "evil";
 const OTHER: &str = "other";
 
 /// What the agent of `evil` is told of every other Lease.
-const OWN_LEASE: &str = "the agent of the node evil may write its own Lease alone, jackal-agent-evil";
+const OWN_LEASE: &str = "the agent of the node evil may write only its own Lease, jackal-agent-evil";
 
 impl Taken {
     async fn new() -> Self {
@@ -272,7 +272,7 @@ async fn named_secret() {
     let status = image.await.status.unwrap();
     let said = &condition(&status.conditions, "Ready").unwrap().message;
     let listed = format!(
-        "agent.secretNamespaces of the chart lists: have {} added there",
+        "agent.secretNamespaces of the chart lists: ask the administrator to add {} there",
         home.namespace
     );
     assert!(
@@ -326,7 +326,7 @@ async fn candidates() {
     let answer = |node: &str, id: &str| json!({ "nodeName": node, "imageId": id, "observedGeneration": 1 });
     let standing = json!({ "candidates": [answer(OTHER, "sha256:good")] });
     let image = taken.image("app", "source: Docker", standing).await;
-    let words = "the agent of the node evil may not say what other nodes hold";
+    let words = "the agent of the node evil may not write the candidates of other nodes";
     let forged = json!({ "candidates": [answer(OTHER, "sha256:forged")] });
     taken.forges(&image, forged, words).await;
     let third = json!({ "candidates": [answer(OTHER, "sha256:good"), answer("third", "sha256:forged")] });

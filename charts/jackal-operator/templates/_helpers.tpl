@@ -18,8 +18,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
-{{/* What a ValidatingAdmissionPolicy is asked of: every write of a spec, but not what the operator does to objects
-that stand already, such as removing their finalizers. */}}
+{{/* The requests that the admission policies check: every write of a spec, but not what the operator does to existing
+objects, such as removing finalizers. */}}
 {{- define "jackal-operator.specs" -}}
 failurePolicy: Fail
 matchConstraints:
@@ -33,7 +33,7 @@ matchConditions:
   expression: request.operation == 'CREATE' || object.spec != oldObject.spec
 {{- end -}}
 
-{{/* The images of a package or of an image's object, as a list of lists. */}}
+{{/* The images of a JackalPackage or a JackalImage, as a list of lists. */}}
 {{- define "jackal-operator.images" -}}
 - name: images
   expression: >-
@@ -52,7 +52,7 @@ spec:
   validationActions: [Deny]
 {{- end -}}
 
-{{/* A binding of the role that has its name, to the ServiceAccount `account`: (dict "root" . "kind" "ClusterRole" "name" "x"
+{{/* The binding of the role of the same name to the ServiceAccount `account`: (dict "root" . "kind" "ClusterRole" "name" "x"
 "account" "y"), with "namespace" for a Role. */}}
 {{- define "jackal-operator.roleBinding" -}}
 apiVersion: rbac.authorization.k8s.io/v1
@@ -73,7 +73,7 @@ subjects:
   namespace: {{ .root.Release.Namespace }}
 {{- end -}}
 
-{{/* The head of a role and of what it grants: (dict "root" . "kind" "Role" "name" "x" "namespace" "y"). */}}
+{{/* The head of a role: (dict "root" . "kind" "Role" "name" "x" "namespace" "y"). */}}
 {{- define "jackal-operator.role" -}}
 apiVersion: rbac.authorization.k8s.io/v1
 kind: {{ .kind }}
@@ -85,12 +85,12 @@ metadata:
   labels: {{- include "jackal-operator.labels" .root | nindent 4 }}
 {{- end -}}
 
-{{/* The Secrets of the release's namespace that the operator's flags name, as a JSON list; sorted, each once. */}}
+{{/* The Secrets in the release's namespace that the operator's flags name, as a sorted JSON list without duplicates. */}}
 {{- define "jackal-operator.registrySecrets" -}}
 {{- list (include "jackal-operator.registryLogin" .) (include "jackal-operator.registryAuthority" .) | compact | uniq | sortAlpha | toJson -}}
 {{- end -}}
 
-{{/* The right to read the addresses of the API server, to which no object has the operator send anything:
+{{/* The permission to read the addresses of the API server, to which objects may not make the operator connect:
 (dict "root" . "account" "x"). */}}
 {{- define "jackal-operator.apiServerRole" -}}
 {{- $name := printf "%s-%s-api-server" .root.Release.Namespace .account }}
@@ -106,8 +106,7 @@ rules:
 {{ include "jackal-operator.roleBinding" $role }}
 {{- end -}}
 
-{{/* The right to read the Secret with the cluster's state where registry.stateSecret names one, whose namespace has to be
-there: (dict "root" . "account" "x"). */}}
+{{/* The permission to read the Secret in registry.stateSecret, whose namespace must exist: (dict "root" . "account" "x"). */}}
 {{- define "jackal-operator.stateRole" -}}
 {{- with .root.Values.registry.stateSecret -}}
 {{- $parts := splitList "/" . }}
@@ -126,7 +125,7 @@ rules:
 {{- end }}
 {{- end -}}
 
-{{/* What chooses the pods of a component: (dict "root" . "component" "controller"). Never changes. */}}
+{{/* The selector of a component's pods: (dict "root" . "component" "controller"). It is immutable. */}}
 {{- define "jackal-operator.selector" -}}
 app.kubernetes.io/name: jackal-operator
 app.kubernetes.io/instance: {{ .root.Release.Name }}
@@ -153,7 +152,7 @@ app.kubernetes.io/component: {{ .component }}
 {{- printf "%s-registry" (include "jackal-operator.name" .) -}}
 {{- end -}}
 
-{{/* The Secret with the login of the operator's registry, if there is one. */}}
+{{/* The Secret with the credentials for the operator's registry, or nothing. */}}
 {{- define "jackal-operator.registryLogin" -}}
 {{- with .Values.registry -}}
 {{- if .secretName -}}
@@ -164,7 +163,7 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 {{- end -}}
 
-{{/* The Secret with the authority of the operator's registry, if there is one. */}}
+{{/* The Secret with the authority of the operator's registry, or nothing. */}}
 {{- define "jackal-operator.registryAuthority" -}}
 {{- with .Values.registry -}}
 {{- $tls := .deploy.tls -}}
@@ -196,11 +195,11 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 {{- end -}}
 
-{{/* Whether there are authorities that controller and agents trust besides the public ones; empty for no. */}}
+{{/* Whether caBundle is set; empty if not. */}}
 {{- define "jackal-operator.hasCaBundle" -}}
 {{- with .Values.caBundle -}}
 {{- if and .configMapName .secretName -}}
-{{- fail "caBundle.configMapName and caBundle.secretName both name the bundle: set one of them" -}}
+{{- fail "caBundle.configMapName and caBundle.secretName are mutually exclusive: set one of them" -}}
 {{- end -}}
 {{- or .configMapName .secretName -}}
 {{- end -}}
@@ -223,8 +222,8 @@ app.kubernetes.io/component: {{ .component }}
   readOnly: true
 {{- end -}}
 
-{{/* The environment that controller and agents share. A variable that is empty is not an absent one: only what is
-set is written. */}}
+{{/* The environment of the controller and the agents. An empty variable differs from an absent one, so only set values are
+written. */}}
 {{- define "jackal-operator.environment" -}}
 - name: POD_NAMESPACE
   valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
@@ -233,7 +232,7 @@ set is written. */}}
 {{- $registry := .Values.registry }}
 {{- $address := include "jackal-operator.registryAddress" . }}
 {{- if not (or $address (and (not $registry.prefix) (not $registry.secretName) (not $registry.certSecretName) (not $registry.insecure))) }}
-{{- fail "registry.prefix, secretName, certSecretName and insecure are about registry.address: set it too" }}
+{{- fail "registry.prefix, secretName, certSecretName and insecure require registry.address: set it too" }}
 {{- end }}
 {{- $set := dict
   "JACKAL_WATCH_NAMESPACE" .Values.settings.watchNamespace
@@ -268,7 +267,7 @@ set is written. */}}
 {{- end }}
 {{- end -}}
 
-{{/* Health and metrics, and how kubelets ask for them. */}}
+{{/* The port of health and metrics, and the probes. */}}
 {{- define "jackal-operator.http" -}}
 ports:
 - name: http
@@ -284,7 +283,7 @@ readinessProbe:
   timeoutSeconds: 5
 {{- end -}}
 
-{{/* The configuration of one of the registry's two processes: (dict "root" . "reads" true) for the one that only reads. */}}
+{{/* The configuration of one of the registry's two processes: (dict "root" . "reads" true) for the read-only one. */}}
 {{- define "jackal-operator.registryConfig" -}}
 {{- $tls := .root.Values.registry.deploy.tls -}}
 version: 0.1
@@ -294,10 +293,10 @@ storage:
   {{- if .reads }}
   maintenance:
     readonly: {enabled: true}
-    # The other process does it.
+    # The read-write process purges uploads.
     uploadpurging: {enabled: false}
   {{- else }}
-  # What retention and deletionPolicy delete.
+  # For retention and deletionPolicy.
   delete: {enabled: true}
   {{- end }}
 http:
@@ -314,7 +313,7 @@ auth:
     path: /etc/jackal-registry-auth/{{ .reads | ternary "pull-htpasswd" "htpasswd" }}
 {{- end -}}
 
-{{/* Who makes the registry's certificate: `chart` or `cert-manager`; empty where nobody here does. */}}
+{{/* The issuer of the registry's certificate: `chart` or `cert-manager`; empty if the chart does not manage it. */}}
 {{- define "jackal-operator.registryIssuer" -}}
 {{- $deploy := .Values.registry.deploy -}}
 {{- $tls := $deploy.tls -}}
@@ -327,23 +326,23 @@ auth:
 {{- end -}}
 {{- end -}}
 
-{{/* The Secret with the registry's certificate. That of cert-manager has another name than the chart's, since each would
-take it from the other. */}}
+{{/* The Secret with the registry's certificate. The names for cert-manager and for the chart differ, so that neither
+overwrites the other's. */}}
 {{- define "jackal-operator.registryTlsSecret" -}}
 {{- $name := include "jackal-operator.registry" . -}}
 {{- .Values.registry.deploy.tls.existingSecret | default (eq (include "jackal-operator.registryIssuer" .) "cert-manager" | ternary (printf "%s-issued" $name) (printf "%s-tls" $name)) -}}
 {{- end -}}
 
-{{/* The names of the registry, by which the operator and a node reach it. */}}
+{{/* The host names at which the operator and nodes reach the registry. */}}
 {{- define "jackal-operator.registryNames" -}}
 {{- $name := include "jackal-operator.registry" . -}}
 {{- $service := printf "%s.%s" $name .Release.Namespace -}}
 {{- concat (list "localhost" $name $service (printf "%s.svc" $service) (printf "%s.svc.cluster.local" $service)) .Values.registry.deploy.tls.names | uniq | toJson -}}
 {{- end -}}
 
-{{/* Makes the registry's authority and certificate, or takes those that stand, once in a rendering: in
-.Values.registry.deploy.tls.made, as PEM. The key of an authority is kept only where cert-manager issues by it: with each
-certificate of the chart there is another authority, and the one before stays trusted beside it. */}}
+{{/* Generates the registry's authority and certificate, or reuses the existing ones, once per rendering, as PEM in
+.Values.registry.deploy.tls.made. The key of the authority is stored only if cert-manager issues with it: each certificate
+of the chart has a new authority, and the previous authority stays trusted. */}}
 {{- define "jackal-operator.registryCertificate" -}}
 {{- $tls := .Values.registry.deploy.tls -}}
 {{- $issuer := include "jackal-operator.registryIssuer" . -}}
@@ -387,7 +386,7 @@ certificate of the chart there is another authority, and the one before stays tr
 {{- end -}}
 {{- end -}}
 
-{{/* What changes when a pod of the registry has to start anew, for it reads its certificate at the start. */}}
+{{/* A checksum that changes if the registry's pod must be restarted, because it reads its certificate at start. */}}
 {{- define "jackal-operator.registryTlsChecksum" -}}
 {{- if eq (include "jackal-operator.registryIssuer" .) "chart" -}}
 {{- include "jackal-operator.registryCertificate" . -}}
@@ -398,7 +397,7 @@ certificate of the chart there is another authority, and the one before stays tr
 {{- end -}}
 {{- end -}}
 
-{{/* A pod of `helm test`: the operator's own image, for a cluster without internet has no other. */}}
+{{/* A pod of `helm test`. It uses the operator's image, because a cluster without internet access may have no other. */}}
 {{- define "jackal-operator.testPod" -}}
 restartPolicy: Never
 automountServiceAccountToken: false

@@ -1,12 +1,12 @@
-//! The rules (CEL) of a schema, as an API server evaluates them.
+//! The CEL rules of a schema, as an API server evaluates them.
 
 use kube_cel::{ErrorKind, Validator, compile_schema};
 use serde_json::Value;
 
 use super::{Path, Step};
 
-/// The rules of `schema` and of all below it that `value` breaks: where, and the message of each. One that cannot be
-/// evaluated here is left to the API server.
+/// The rules of `schema`, and of all schemas in it, that `value` violates: path and message of each. Rules that cannot be
+/// evaluated here are left to the API server.
 pub(super) fn broken(value: &Value, schema: &Value) -> Vec<(Path, String)> {
     let Err(errors) = Validator::new().validate_compiled(&compile_schema(schema), value, None) else {
         return Vec::new();
@@ -16,7 +16,7 @@ pub(super) fn broken(value: &Value, schema: &Value) -> Vec<(Path, String)> {
     broken.map(|error| (path(&error.field_path), error.message)).collect()
 }
 
-/// Reads a path such as `spec.components[0].files`.
+/// Parses a path such as `spec.components[0].files`.
 fn path(text: &str) -> Path {
     let mut steps = Vec::new();
     for part in text.split('.').filter(|part| !part.is_empty()) {
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_read() {
+    fn paths_are_parsed() {
         let path = path("spec.components[12].files[0]");
         assert_eq!(path.to_string(), "spec.components[12].files[0]");
         assert_eq!(path.0.len(), 5);
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_a_rule_is_found_with_its_place() {
+    fn violations_of_rules_have_a_path() {
         let schema = json!({ "type": "object", "properties": { "list": { "type": "array", "items": {
             "type": "object", "properties": { "a": { "type": "string" }, "b": { "type": "boolean", "default": true } },
             "x-kubernetes-validations": [{ "rule": "has(self.a) || !self.b", "message": "set a, or b: false" }],

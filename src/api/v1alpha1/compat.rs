@@ -1,4 +1,4 @@
-//! What earlier versions wrote, `tests/compat/`, read with the types of today.
+//! Objects written by earlier versions (`tests/compat/`) are decoded by the present types without loss.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{JackalImage, JackalPackage};
 
-/// Every object of `tests/compat/v1alpha1` by its file.
+/// All objects of `tests/compat/v1alpha1`, with their files.
 fn golden() -> Vec<(PathBuf, Value)> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/compat/v1alpha1");
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
@@ -26,12 +26,11 @@ fn golden() -> Vec<(PathBuf, Value)> {
         .collect()
 }
 
-fn again<K: DeserializeOwned + Serialize>(object: &Value) -> Value {
+fn round_trip<K: DeserializeOwned + Serialize>(object: &Value) -> Value {
     serde_json::to_value(serde_json::from_value::<K>(object.clone()).unwrap()).unwrap()
 }
 
-/// The paths of all that `old` has and `new` has not, or has otherwise. What `new` has besides is no loss: a field of
-/// today that has a default.
+/// The paths of values in `old` that `new` lacks or changes. Additional fields in `new` are no loss: they have defaults.
 fn lost(old: &Value, new: &Value, path: &str, found: &mut Vec<String>) {
     match (old, new) {
         (Value::Object(old), Value::Object(new)) => {
@@ -55,13 +54,13 @@ fn lost(old: &Value, new: &Value, path: &str, found: &mut Vec<String>) {
 }
 
 #[test]
-fn what_was_written_once_is_read_without_loss() {
+fn recorded_objects_are_decoded_without_loss() {
     let golden = golden();
     assert!(golden.len() >= 20, "the set has {} objects", golden.len());
     for (file, object) in golden {
         let read = match object["kind"].as_str() {
-            Some("JackalPackage") => again::<JackalPackage>(&object),
-            Some("JackalImage") => again::<JackalImage>(&object),
+            Some("JackalPackage") => round_trip::<JackalPackage>(&object),
+            Some("JackalImage") => round_trip::<JackalImage>(&object),
             other => panic!("{}: an object of kind {other:?}", file.display()),
         };
         let mut found = Vec::new();
@@ -70,7 +69,7 @@ fn what_was_written_once_is_read_without_loss() {
     }
 }
 
-/// The paths of the properties below `schema` that no `object` has.
+/// The paths of properties in `schema` that none of `objects` has.
 fn unused(schema: &Value, objects: &[&Value], path: &str, found: &mut Vec<String>) {
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}.{name}");
@@ -86,7 +85,7 @@ fn unused(schema: &Value, objects: &[&Value], path: &str, found: &mut Vec<String
 }
 
 #[test]
-fn every_field_is_in_the_set() {
+fn every_field_is_in_a_recorded_object() {
     let golden = golden();
     for definition in super::definitions() {
         let kind = definition.spec.names.kind.clone();

@@ -1,74 +1,74 @@
-//! Conditions in kstatus form: `Ready` is always there, `Reconciling` and `Stalled` only while true.
+//! Conditions as kstatus defines them: `Ready` always exists, `Reconciling` and `Stalled` only while true.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-/// The object is as it was asked to be.
+/// The object is in the desired state.
 pub const READY: &str = "Ready";
-/// Somebody works on it.
+/// The object is being reconciled.
 pub const RECONCILING: &str = "Reconciling";
-/// Nothing happens before the object or something that it names changes.
+/// The reconciliation failed and is not retried before the object, or something that it names, changes.
 pub const STALLED: &str = "Stalled";
 
-/// The SBOMs of all images of a package are there, and in its artifact. Where no SBOMs are made it is absent.
+/// The SBOMs of all images of a package exist and are in its artifact. Absent if no SBOMs are generated.
 pub const SBOMS_COMPLETE: &str = "SBOMsComplete";
 
-/// The signatures of a package are written. Where none are asked for it is absent.
+/// The signatures of a package are written. Absent if it is not signed.
 pub const SIGNED: &str = "Signed";
-/// Each image that must have signatures has them. Where none must it is absent.
+/// All images have the signatures that they must have. Absent if none must.
 pub const VERIFIED: &str = "Verified";
 
-/// The longest message in bytes, which is also what an event's note holds.
+/// The maximum length of a message in bytes, which is also the limit of an event's note.
 const MESSAGE_LIMIT: usize = 1000;
 
-/// A set of conditions that is changed by saying what is the case, and keeps the times of what did not change.
+/// A set of conditions. It keeps the transition time of a condition whose status does not change.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conditions(pub Vec<Condition>);
 
 impl Conditions {
-    /// Ready: nothing is left to do.
+    /// Sets Ready to true: nothing is left to do.
     pub fn ready(&mut self, generation: Option<i64>, reason: &str, message: &str, now: Time) {
-        self.set(READY, "True", reason, message, generation, now);
+        self.replace(READY, "True", reason, message, generation, now);
         self.remove(&[RECONCILING, STALLED]);
     }
 
-    /// At work: whether it comes about is not known yet.
+    /// Sets Ready to unknown and Reconciling to true: work is in progress.
     pub fn progressing(&mut self, generation: Option<i64>, reason: &str, message: &str, now: Time) {
-        self.set(READY, "Unknown", reason, message, generation, now.clone());
-        self.set(RECONCILING, "True", reason, message, generation, now);
+        self.replace(READY, "Unknown", reason, message, generation, now.clone());
+        self.replace(RECONCILING, "True", reason, message, generation, now);
         self.remove(&[STALLED]);
     }
 
-    /// Failed, and tried again by itself.
+    /// Sets Ready to false and Reconciling to true: the last attempt failed and is retried.
     pub fn failing(&mut self, generation: Option<i64>, reason: &str, message: &str, now: Time) {
-        self.set(READY, "False", reason, message, generation, now.clone());
-        self.set(RECONCILING, "True", "ProgressingWithRetry", message, generation, now);
+        self.replace(READY, "False", reason, message, generation, now.clone());
+        self.replace(RECONCILING, "True", "ProgressingWithRetry", message, generation, now);
         self.remove(&[STALLED]);
     }
 
-    /// Failed, and not tried before something changes.
+    /// Sets Ready to false and Stalled to true: the attempt failed and is not retried before something changes.
     pub fn stalled(&mut self, generation: Option<i64>, reason: &str, message: &str, now: Time) {
-        self.set(READY, "False", reason, message, generation, now.clone());
-        self.set(STALLED, "True", reason, message, generation, now);
+        self.replace(READY, "False", reason, message, generation, now.clone());
+        self.replace(STALLED, "True", reason, message, generation, now);
         self.remove(&[RECONCILING]);
     }
 
-    /// Nothing happens because somebody wants it so. What is ready stays ready.
+    /// Records that the object is suspended. A Ready object stays Ready.
     pub fn suspended(&mut self, generation: Option<i64>, now: Time) {
-        let message = "suspended: set spec.suspend to false to go on";
+        let message = "suspended: set spec.suspend to false to resume";
         match self
             .get(READY)
             .filter(|ready| ready.status == "True")
             .map(|ready| ready.message.clone())
         {
-            Some(known) => self.set(READY, "True", "Suspended", &known, generation, now),
-            None => self.set(READY, "False", "Suspended", message, generation, now),
+            Some(known) => self.replace(READY, "True", "Suspended", &known, generation, now),
+            None => self.replace(READY, "False", "Suspended", message, generation, now),
         }
         self.remove(&[RECONCILING, STALLED]);
     }
 
-    /// A condition of another `kind` than Ready and those that go with it, of which it says nothing: whether it holds,
-    /// `None` while that is not known.
-    pub fn note(
+    /// Sets a condition of another `kind` than Ready, Reconciling and Stalled, which are unchanged. `holds` is `None` while the
+    /// status is unknown.
+    pub fn set(
         &mut self,
         kind: &str,
         holds: Option<bool>,
@@ -81,32 +81,32 @@ impl Conditions {
             Some(true) => "True",
             Some(false) => "False",
         };
-        self.set(kind, status, reason, message, generation, now);
+        self.replace(kind, status, reason, message, generation, now);
     }
 
-    /// A condition of that kind has nothing to say.
+    /// Removes the condition of this kind.
     pub fn clear(&mut self, kind: &str) {
         self.remove(&[kind]);
     }
 
-    /// The condition of that type.
+    /// The condition of this kind.
     pub fn get(&self, kind: &str) -> Option<&Condition> {
         self.0.iter().find(|condition| condition.type_ == kind)
     }
 
-    /// Whether the condition of that type is `True` for this generation.
+    /// Whether the condition of this kind is `True` for this generation.
     pub fn is_true(&self, kind: &str, generation: Option<i64>) -> bool {
         self.get(kind)
             .is_some_and(|c| c.status == "True" && c.observed_generation == generation)
     }
 
-    /// Whether this generation failed and is tried again by itself.
+    /// Whether this generation failed and is being retried.
     pub fn is_failing(&self, generation: Option<i64>) -> bool {
         let failed = |ready: &Condition| ready.status == "False" && ready.observed_generation == generation;
         self.get(READY).is_some_and(failed) && self.is_true(RECONCILING, generation)
     }
 
-    fn set(&mut self, kind: &str, status: &str, reason: &str, message: &str, generation: Option<i64>, now: Time) {
+    fn replace(&mut self, kind: &str, status: &str, reason: &str, message: &str, generation: Option<i64>, now: Time) {
         let since = match self.get(kind) {
             Some(known) if known.status == status => known.last_transition_time.clone(),
             _ => now,
@@ -130,12 +130,12 @@ impl Conditions {
     }
 }
 
-/// `message` cut to what a condition and an event's note hold, at a character's border.
+/// `message` truncated to the limit of conditions and event notes, at a character boundary.
 pub fn cut(message: &str) -> String {
     cut_to(message, MESSAGE_LIMIT)
 }
 
-/// `message` cut to `limit` bytes, at a character's border.
+/// `message` truncated to `limit` bytes, at a character boundary.
 pub fn cut_to(message: &str, limit: usize) -> String {
     if message.len() <= limit {
         return message.to_owned();
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_the_time_of_what_did_not_change() {
+    fn an_unchanged_status_keeps_its_transition_time() {
         let mut conditions = Conditions::default();
         conditions.failing(Some(1), "PushFailed", "a", at(1));
         conditions.failing(Some(1), "RateLimited", "b", at(2));
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn abnormal_conditions_stand_only_while_true() {
+    fn abnormal_conditions_exist_only_while_true() {
         let mut conditions = Conditions::default();
         conditions.stalled(Some(1), "InvalidReference", "x", at(1));
         assert!(conditions.is_true(STALLED, Some(1)) && conditions.get(RECONCILING).is_none());
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_at_a_characters_border() {
+    fn messages_are_truncated_at_character_boundaries() {
         let cut = cut(&"ä".repeat(800));
         assert!(cut.len() <= MESSAGE_LIMIT && cut.ends_with('…'));
     }

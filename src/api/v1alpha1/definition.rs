@@ -1,4 +1,4 @@
-//! The custom resource definitions: what the types say, and what holds for all of their fields.
+//! The custom resource definitions, generated from the types and completed for all fields.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray,
@@ -10,12 +10,12 @@ use serde_json::Value;
 
 use super::{JackalImage, JackalPackage};
 
-/// Both custom resource definitions, as `crds/` holds them.
+/// Both custom resource definitions, as in `crds/`.
 pub fn definitions() -> Vec<CustomResourceDefinition> {
     vec![definition::<JackalPackage>(), definition::<JackalImage>()]
 }
 
-/// The OpenAPI v3 schema of the custom resource `K`, as JSON, with what an API server adds to that of the definition.
+/// The OpenAPI v3 schema of the custom resource `K` as JSON, with the fields that an API server adds to it.
 pub fn schema<K: CustomResourceExt>() -> Value {
     let mut definition = definition::<K>();
     let schema = definition.spec.versions.first_mut();
@@ -42,9 +42,8 @@ fn definition<K: CustomResourceExt>() -> CustomResourceDefinition {
                 "spec" => complete(schema, true),
                 "status" => {
                     complete(schema, false);
-                    // The API server gives every object a status from its first moment on, of a generation that there
-                    // never is: kstatus, and Flux's health checks with it, takes an object without a status for one
-                    // that is all right.
+                    // The API server gives every new object a status of a generation that never exists: kstatus, and the
+                    // health checks of Flux with it, treat an object without a status as ready.
                     schema.default = Some(JSON(serde_json::json!({ "observedGeneration": -1 })));
                 }
                 _ => {}
@@ -54,9 +53,9 @@ fn definition<K: CustomResourceExt>() -> CustomResourceDefinition {
     definition
 }
 
-/// Completes `schema` and all below it: a list that says nothing else has one owner, and a field may be `null` where
-/// that counts as absent and nothing else does it: where people write (`nullable`), and where it is neither required nor
-/// has a default. `kubectl apply --server-side` refuses a `null` elsewhere, which the API server otherwise drops.
+/// Completes `schema` and all schemas in it. A list without a list type becomes atomic. If users write the object
+/// (`nullable`), a field that is neither required nor has a default may be `null`, which means absent: the API server drops
+/// other `null`s, but `kubectl apply --server-side` is rejected for them.
 fn complete(schema: &mut JSONSchemaProps, nullable: bool) {
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
         schema.x_kubernetes_list_type.get_or_insert_with(|| "atomic".to_owned());
@@ -64,7 +63,7 @@ fn complete(schema: &mut JSONSchemaProps, nullable: bool) {
     }
     let required = schema.required.clone().unwrap_or_default();
     for (name, property) in schema.properties.iter_mut().flatten() {
-        // An enumeration has no `null` among its values, and the API server takes none that is written there.
+        // An enumeration has no `null` among its values, so the API server rejects it.
         let may_be_null = nullable && property.enum_.is_none() && property.default.is_none();
         property.nullable = (may_be_null && !required.contains(name)).then_some(true);
         complete(property, nullable);
@@ -75,7 +74,7 @@ fn complete(schema: &mut JSONSchemaProps, nullable: bool) {
 mod tests {
     use super::*;
 
-    /// Every schema below `schema`, with its path.
+    /// All schemas in `schema`, with their paths.
     fn each(schema: &Value, path: &str, found: &mut Vec<(String, Value)>) {
         found.push((path.to_owned(), schema.clone()));
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
@@ -107,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn every_list_says_how_it_is_merged() {
+    fn every_list_has_a_list_type() {
         let lists = [all("spec"), all("status")].concat();
         let lists = lists.iter().filter(|(_, schema)| schema["items"].is_object());
         let kinds: Vec<(String, String)> = lists
@@ -145,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn null_is_only_where_it_counts_as_absent() {
+    fn only_optional_spec_fields_without_default_are_nullable() {
         let nullable = |part: &str| {
             let all = all(part);
             let found = all

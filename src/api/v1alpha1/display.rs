@@ -1,8 +1,8 @@
-//! Numbers as people read them in the columns of `kubectl get`, which prints strings as they are.
+//! Numbers as text for the columns of `kubectl get`.
 
 const MIB: u64 = 1 << 20;
 
-/// `bytes` in MiB: whole ones from ten on, else with one decimal, rounded up.
+/// `bytes` in MiB, rounded up: without decimals from 10 MiB, else with one decimal.
 pub fn mebibytes(bytes: u64) -> String {
     match bytes {
         whole if whole >= 10 * MIB => format!("{} MiB", whole.div_ceil(MIB)),
@@ -13,8 +13,8 @@ pub fn mebibytes(bytes: u64) -> String {
     }
 }
 
-/// How far a transfer is: `done` bytes of `total`, which is 0 while unknown, at `rate` bytes a second. It is not at 100 %
-/// before it is ended.
+/// The progress of a transfer: `done` bytes of `total`, which is 0 while unknown, at `rate` bytes per second. It is at most
+/// 99 %.
 pub(super) fn progress(done: u64, total: u64, rate: Option<u64>) -> String {
     let part = (total > 0).then(|| {
         let percent = u128::from(done) * 100 / u128::from(total);
@@ -34,7 +34,7 @@ mod tests {
 
     #[test]
     fn sizes_are_in_mebibytes() {
-        for (bytes, said) in [
+        for (bytes, text) in [
             (0, "0.0 MiB"),
             (1, "0.1 MiB"),
             (MIB, "1.0 MiB"),
@@ -44,14 +44,14 @@ mod tests {
             (12_345 * MIB, "12345 MiB"),
             (u64::MAX, "17592186044416 MiB"),
         ] {
-            assert_eq!(mebibytes(bytes), said, "{bytes}");
+            assert_eq!(mebibytes(bytes), text, "{bytes}");
         }
     }
 
     #[test]
-    fn progress_is_a_part_and_a_rate() {
+    fn progress_is_a_percentage_and_a_rate() {
         let gib = 1024 * MIB;
-        for ((done, total, rate), said) in [
+        for ((done, total, rate), text) in [
             ((0, 0, None), ""),
             ((0, gib, None), "0%"),
             ((420 * MIB, gib, Some(85 * MIB + 1)), "41% 85 MiB/s"),
@@ -60,7 +60,7 @@ mod tests {
             ((u64::MAX, u64::MAX, None), "99%"),
             ((5, 0, Some(2 * MIB)), "2 MiB/s"),
         ] {
-            assert_eq!(progress(done, total, rate), said);
+            assert_eq!(progress(done, total, rate), text);
         }
     }
 }

@@ -36,11 +36,11 @@ pub use package_status::{
 pub use period::{Period, PeriodError};
 pub use verification::{EntryReference, IdentitySpec, PublicKeySource, SigningSpec, VerifySpec};
 
-/// The annotation that asks for a reconciliation now: any new value does. Flux's own is honoured too.
+/// The annotations that request a reconciliation with any new value: the operator's and Flux's.
 pub const REQUESTED_AT: [&str; 2] = ["jackal.dev/requestedAt", "reconcile.fluxcd.io/requestedAt"];
 
-/// The newest request for a reconciliation that `annotations` carry. Of two that are times, in seconds since the epoch
-/// or in RFC 3339 as Flux writes it, the later one; a time is newer than anything else.
+/// The newest requested reconciliation in `annotations`. Of two times (seconds since the epoch, or RFC 3339 as written by
+/// Flux) it is the later one; a time is newer than any other text.
 pub fn requested_at(annotations: &std::collections::BTreeMap<String, String>) -> Option<&str> {
     let moment = |value: &str| match value.parse::<i64>() {
         Ok(seconds) => jiff::Timestamp::from_second(seconds).ok(),
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_later_request_counts_however_it_is_written() {
+    fn the_later_request_is_used_in_any_format() {
         for (ours, flux, newest) in [
             ("1767225601", "2026-01-01T00:00:00Z", "1767225601"),
             ("1767225599", "2026-01-01T00:00:00.5Z", "2026-01-01T00:00:00.5Z"),

@@ -1,6 +1,6 @@
-//! `JackalPackage`: what a person writes.
+//! `JackalPackage`, which users write.
 
-// clippy takes the parts of several printer columns for repetitions.
+// clippy mistakes the attributes of several printer columns for duplicates.
 #![allow(clippy::duplicated_attributes)]
 
 use std::borrow::Cow;
@@ -20,11 +20,11 @@ use super::period::Period;
 use super::verification::{SigningSpec, VerifySpec};
 use crate::oci::{Compression, ReferrersPolicy};
 
-/// The longest name of an image in characters.
+/// The maximum length of an image reference in characters.
 const NAME_LIMIT: u32 = 1024;
 
-/// A package: components with their images, brought to the registry inside the cluster, and one OCI artifact
-/// that holds them all and that Jackal's and Zarf's own commands pull and deploy.
+/// A package: components with their images, which are copied to the registry inside the cluster, and one OCI artifact that
+/// contains them all and that the commands of Jackal and Zarf pull and deploy.
 #[derive(Clone, Debug, PartialEq, CustomResource, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[kube(
@@ -37,7 +37,7 @@ const NAME_LIMIT: u32 = 1024;
     namespaced,
     status = "JackalPackageStatus",
     derive = "PartialEq",
-    doc = "A package of images, brought to the registry inside the cluster.",
+    doc = "A package of images, copied to the registry inside the cluster.",
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
     printcolumn(name = "Images", type_ = "string", json_path = ".status.counts.display"),
     printcolumn(
@@ -66,113 +66,112 @@ const NAME_LIMIT: u32 = 1024;
     )
 )]
 #[x_kube(
-    validation = Rule::new("has(self.version) != has(self.versionFrom)").message("the package needs one version: set version, or versionFrom, not both")
+    validation = Rule::new("has(self.version) != has(self.versionFrom)").message("set exactly one of version and versionFrom")
 )]
 pub struct JackalPackageSpec {
-    /// The package's version, which is the tag of its artifact. Either this or `versionFrom` is set.
+    /// The version of the package, which is the tag of its artifact. Set either this or `versionFrom`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9_][A-Za-z0-9._-]*$')").message("version is the tag of the artifact: letters, digits, '.', '_' and '-' only (a registry takes no '+')"))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9_][A-Za-z0-9._-]*$')").message("version is the tag of the artifact: use only letters, digits, '.', '_' and '-' (registries do not allow '+')"))]
     pub version: Option<String>,
-    /// An image whose tag is the package's version.
+    /// The image whose tag is the version of the package.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version_from: Option<VersionFrom>,
-    /// What the package is for.
+    /// A description of the package.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub description: Option<String>,
-    /// The architecture that the package says it is for, such as `arm64`. Default: amd64.
+    /// The architecture that the package declares, such as `arm64`. Default: amd64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32), regex(pattern = "^[a-z0-9]+$"))]
     pub architecture: Option<String>,
-    /// The parts of the package; each has a name of its own.
+    /// The components of the package. Their names must be unique.
     #[schemars(length(min = 1, max = 256))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub components: Vec<ComponentSpec>,
-    /// The registry that everything is brought to.
+    /// The registry that the images and the artifact are copied to.
     #[serde(default)]
     pub registry: RegistrySpec,
-    /// Secrets of type `kubernetes.io/dockerconfigjson` or `kubernetes.io/dockercfg` with the credentials for source registries.
+    /// Secrets of type `kubernetes.io/dockerconfigjson` or `kubernetes.io/dockercfg` with credentials for source registries.
     #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub image_pull_secrets: Vec<LocalReference>,
-    /// A ServiceAccount whose imagePullSecrets are used as well.
+    /// A ServiceAccount whose imagePullSecrets are used too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub service_account_name: Option<String>,
-    /// How single source registries, chart repositories and file servers are reached, where that is not as usual.
+    /// Certificates for source registries, chart repositories and file servers, by host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["host"]))]
     pub source_registries: Vec<SourceRegistrySpec>,
-    /// How often the sources are looked at again, such as `30m` or `1d`. Default: 1h.
+    /// How often the sources are checked for changes, such as `30m` or `1d`. Default: 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Period>,
-    /// How long a transfer may stand still before it is given up and tried again, such as `90s`. Default: 2m.
+    /// How long a transfer may make no progress before it is aborted and retried, such as `90s`. Default: 2m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall_timeout: Option<Period>,
-    /// Stop all work on the package, running transfers included.
+    /// Stops all work on the package, including running transfers.
     #[serde(default)]
     pub suspend: bool,
-    /// How the images' names in the cluster are made.
+    /// How the names of the images in the cluster are made.
     #[serde(default)]
     pub naming: NamingPolicy,
-    /// Whose commands the artifact is for.
+    /// The tool whose commands the artifact is for.
     #[serde(default)]
     pub format: PackageFormat,
-    /// How layers are stored that have no compressed form yet.
+    /// The compression of layers that the source provides uncompressed.
     #[serde(default)]
     pub compression: Compression,
-    /// Whether signatures, attestations and SBOMs that refer to an image in its source registry are brought along with
-    /// it.
+    /// Whether signatures, attestations and SBOMs that refer to an image in its source registry are copied with it.
     #[serde(default)]
     pub referrers: ReferrersPolicy,
-    /// What happens to what was pushed when the package is deleted.
+    /// What happens to pushed images and artifacts when the package is deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
-    /// SBOMs of the images. Default: they are made where the operator is set up to make them.
+    /// SBOMs of the images. Default: they are generated if the operator is configured for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sbom: Option<SbomSpec>,
-    /// Make a differential package: leave out what an earlier version of it holds.
+    /// Makes a differential package, which omits images that an earlier version contains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub differential_from: Option<DifferentialFrom>,
-    /// How many of the package's artifacts stay in the registry. Default: all.
+    /// How many artifacts of the package are kept in the registry. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
-    /// Sign the package, and its images if asked.
+    /// Signs the package and, optionally, its images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signing: Option<SigningSpec>,
-    /// Whose signatures the images must have. Every entry that is about an image must be satisfied.
+    /// The signatures that images must have at their source. Every entry that matches an image must be satisfied.
     #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub verify: Vec<VerifySpec>,
 }
 
-/// Which commands the artifact is for: the name and kind of its definition, and its media types.
+/// The tool whose commands the artifact is for. It decides the file name and kind of the definition, and the media types.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum PackageFormat {
-    /// Jackal where names are made as Jackal's webhook expects them, Zarf elsewhere.
+    /// Jackal if names are made as Jackal's webhook expects them, else Zarf.
     #[default]
     Auto,
-    /// For Jackal's commands: `jackal.yaml`.
+    /// For Jackal's commands: the definition is `jackal.yaml`.
     Jackal,
-    /// For Zarf's commands: `zarf.yaml`.
+    /// For Zarf's commands: the definition is `zarf.yaml`.
     Zarf,
 }
 
-/// What is wanted of the images' SBOMs.
+/// The SBOMs of the images.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.enabled || !self.required").message("sbom.required demands SBOMs, and sbom.enabled: false forbids them: remove one of the two")
+    validation = Rule::new("self.enabled || !self.required").message("sbom.required needs SBOMs, and sbom.enabled: false disables them: remove one of the two")
 )]
 pub struct SbomSpec {
-    /// Make SBOMs of the images (SPDX 2.3, CycloneDX 1.6 and syft's own form), store them beside the images as referrers,
-    /// and put them into the package.
+    /// Whether SBOMs of the images are generated (SPDX 2.3, CycloneDX 1.6 and syft JSON), stored as referrers of the images,
+    /// and added to the package.
     #[serde(default = "yes")]
     pub enabled: bool,
-    /// The package is not Ready, and has no artifact, before all SBOMs are there. Without it they are made afterwards,
-    /// and the condition SBOMsComplete says how far they are.
+    /// Whether the package becomes Ready, and has an artifact, only after all SBOMs exist. Otherwise they are generated
+    /// afterwards, and the condition SBOMsComplete shows their progress.
     #[serde(default)]
     pub required: bool,
 }
@@ -191,7 +190,7 @@ fn yes() -> bool {
 }
 
 impl JackalPackageSpec {
-    /// What is wrong with entries of `images` that are no images, which no API server refuses.
+    /// The violations of entries of `images` that are not images; an API server does not reject them.
     pub fn invalid_images(&self) -> Vec<String> {
         let images = || self.components.iter().flat_map(|component| &component.images);
         if !images().any(|entry| matches!(entry, ImageEntry::Invalid(_))) {
@@ -208,13 +207,13 @@ impl JackalPackageSpec {
         }
     }
 
-    /// The version; empty while it is another's to say.
+    /// The version; empty if it comes from `versionFrom`.
     pub fn version(&self) -> &str {
         self.version.as_deref().unwrap_or_default()
     }
 
-    /// What is wanted of SBOMs, by who is `able` to make them or not: `None` for nothing. A package that does not speak of
-    /// them wants what can be had.
+    /// The SBOMs to generate; none if they are disabled. A package without `sbom` gets them if this process is `able` to
+    /// generate them.
     pub fn wanted_sboms(&self, able: bool) -> Option<SbomSpec> {
         match &self.sbom {
             Some(sbom) => sbom.enabled.then(|| sbom.clone()),
@@ -223,65 +222,64 @@ impl JackalPackageSpec {
     }
 }
 
-/// Where a package's version comes from.
+/// The source of a package's version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VersionFrom {
-    /// An image of the package that has a policy, written as there. The version is its chosen tag.
+    /// An image of the package that has a policy, written as in the component. The version is its selected tag.
     #[schemars(length(min = 1, max = 1024))]
     pub image: String,
 }
 
-/// The earlier version that a differential package is made against.
+/// The earlier version that a differential package is based on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DifferentialFrom {
-    /// A version of this package that stands in the registry. Images that it holds, with the same content under the same
-    /// name, are left out of the artifact; those tagged latest, stable or nightly never are. All images are brought to the
-    /// registry all the same.
+    /// A version of this package that exists in the registry. Images that it contains with the same name and content are
+    /// omitted from the artifact, except those tagged latest, stable or nightly. All images are still copied to the registry.
     #[schemars(length(min = 1, max = 128))]
     pub version: String,
 }
 
-/// Which artifacts of a package stay in the registry.
+/// Which artifacts of a package are kept in the registry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Retention {
-    /// The number of artifacts that stay, the current one counted. Older ones of `status.history` are shown in
-    /// `status.garbage` first, and deleted after the time that stands there.
+    /// The number of artifacts to keep, including the current one. Older ones in `status.history` are first listed in
+    /// `status.garbage`, and deleted after the time that is listed there.
     #[schemars(range(min = 1, max = 100))]
     pub revisions: i32,
 }
 
-/// A part of a package.
+/// A component of a package.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ComponentSpec {
-    /// The component's name, once in a package.
+    /// The name of the component, unique in the package.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
-    /// What the component is for.
+    /// A description of the component.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub description: Option<String>,
-    /// Whether a deployment of the package may leave it out.
+    /// Whether a deployment of the package must include the component.
     #[serde(default)]
     pub required: bool,
-    /// Its images, each by its name alone, such as `nginx:1.25`, or as an object with these fields:
+    /// The images of the component, each as a string such as `nginx:1.25`, or as an object with these fields:
     #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 512))]
     pub images: Vec<ImageEntry>,
-    /// Manifests that a deployment applies, after the charts.
+    /// Manifests that a deployment applies after the charts.
     #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub manifests: Vec<ManifestSpec>,
-    /// Helm charts that a deployment installs, in this order.
+    /// Helm charts that a deployment installs in this order.
     #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub charts: Vec<ChartSpec>,
-    /// Files that a deployment writes first, to the machine where it runs.
+    /// Files that a deployment writes, before the charts, to the machine where it runs.
     #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["target"]))]
@@ -289,7 +287,7 @@ pub struct ComponentSpec {
 }
 
 impl ComponentSpec {
-    /// Whether it holds nothing beside images.
+    /// Whether the component contains only images.
     pub fn holds_images_only(&self) -> bool {
         self.manifests.is_empty() && self.charts.is_empty() && self.files.is_empty()
     }
@@ -297,22 +295,22 @@ impl ComponentSpec {
 
 /// An image of a component, as it is written.
 ///
-/// A structural schema has no type for either of two types. So the API server knows the fields of the object and holds
-/// them against their own schemas, without rules; what else stands there is found by
-/// [`JackalPackageSpec::invalid_images`] and by who plans the package.
+/// A structural schema cannot allow one of two types. So the API server knows the fields of the object and checks each
+/// against its schema, without rules. Other invalid entries are found by [`JackalPackageSpec::invalid_images`] and when the
+/// package is planned.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum ImageEntry {
-    /// The image's name alone.
+    /// The name of the image.
     Name(String),
-    /// All that is said of it.
+    /// The image as an object.
     Spec(ImageSpec),
-    /// Neither. It is read so that one wrong field does not keep all of the object from being read.
+    /// Neither. It is kept, so that one wrong field does not make the whole object undecodable.
     Invalid(Value),
 }
 
 impl ImageEntry {
-    /// What it says of the image, if it is an image.
+    /// The image, if the entry is valid.
     pub fn spec(&self) -> Option<Cow<'_, ImageSpec>> {
         match self {
             Self::Name(name) => Some(Cow::Owned(ImageSpec::named(name))),
@@ -343,7 +341,7 @@ impl JsonSchema for ImageEntry {
         schema.remove("additionalProperties");
         schema.remove("description");
         schema.insert("x-kubernetes-preserve-unknown-fields".to_owned(), Value::Bool(true));
-        // Of the name alone.
+        // The limits of a string entry.
         schema.insert("minLength".to_owned(), Value::from(1));
         schema.insert("maxLength".to_owned(), Value::from(NAME_LIMIT));
         if let Some(schema) = schema.as_object_mut() {
@@ -353,8 +351,8 @@ impl JsonSchema for ImageEntry {
     }
 }
 
-/// Removes the CEL rules of a schema. Below a schema without a type the API server takes none where there are rules
-/// further up: it cannot tell them what they would see.
+/// Removes the CEL rules of a schema. The API server rejects rules under a schema without a type if there are rules above
+/// it, because their types are unknown.
 fn remove_rules(schema: &mut serde_json::Map<String, Value>) {
     schema.remove("x-kubernetes-validations");
     for value in schema.values_mut() {
@@ -371,17 +369,17 @@ pub struct ImageSpec {
     /// The image, as a pod would name it: `[registry/]repository[:tag][@digest]`.
     #[schemars(length(min = 1, max = 1024))]
     pub image: String,
-    /// Where it is read from.
+    /// Where the image is read from.
     #[serde(default, deserialize_with = "null_as_default")]
     pub source: SourceKind,
-    /// The node whose engine is read. Default: any node that runs the agent.
+    /// The node whose engine the image is read from. Default: any node that runs the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub node_name: Option<String>,
-    /// The labels of the nodes whose engine may be read.
+    /// The labels of the nodes whose engine the image may be read from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<BTreeMap<String, String>>,
-    /// The platforms to take of an image that has several, such as `linux/amd64`. Default: all.
+    /// The platforms to copy of a multi-platform image, such as `linux/amd64`. Default: all.
     #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 32),
@@ -392,13 +390,13 @@ pub struct ImageSpec {
     )]
     #[schemars(extend("x-kubernetes-list-type" = "set"))]
     pub platforms: Vec<String>,
-    /// Chooses the tag of an image that is written without one, again at each interval.
+    /// Selects the tag of an image that is named without one. The selection is repeated at each interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<ImagePolicy>,
 }
 
 impl ImageSpec {
-    /// The image of that name, of which nothing else is said.
+    /// The image with this name and default fields.
     pub fn named(name: &str) -> Self {
         Self {
             image: name.to_owned(),
@@ -407,18 +405,19 @@ impl ImageSpec {
     }
 }
 
-/// How the tag of an image is chosen among those that its registry lists.
+/// How the tag of an image is selected from the tags in its registry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("has(self.semver) != has(self.pattern)").message("a policy has one of semver and pattern"),
-    validation = Rule::new("!has(self.order) || has(self.pattern)").message("order is for pattern: versions have an order of their own")
+    validation = Rule::new("has(self.semver) != has(self.pattern)").message("set exactly one of semver and pattern"),
+    validation = Rule::new("!has(self.order) || has(self.pattern)").message("order applies to pattern only: remove order, or set pattern instead of semver")
 )]
 pub struct ImagePolicy {
-    /// The newest version in a range.
+    /// Selects the newest version in a range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub semver: Option<SemverPolicy>,
-    /// The last of the tags that match a regular expression, by its first group, or by all that matches.
+    /// Selects the last of the tags that match this regular expression. Tags are compared by its first capture group, or by
+    /// the whole match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub pattern: Option<String>,
@@ -427,13 +426,13 @@ pub struct ImagePolicy {
     pub order: Option<TagOrder>,
 }
 
-/// Chooses the newest version among the tags.
+/// Selects the newest version among the tags.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SemverPolicy {
-    /// The versions that count, such as `>=6.0 <7`, `^6`, `~6.1`, `6.x`, `1.2 - 2`, or several ranges with `||` between
-    /// them. Tags are versions with or without a `v`, with three numbers or two; pre-releases only count where the range
-    /// names one, such as `>=6.0-0`.
+    /// The allowed versions, such as `>=6.0 <7`, `^6`, `~6.1`, `6.x`, `1.2 - 2`, or several ranges separated by `||`. Tags are
+    /// versions with or without `v`, with two or three numbers. Pre-releases match only if the range names one, such as
+    /// `>=6.0-0`.
     #[schemars(length(min = 1, max = 256))]
     pub range: String,
 }
@@ -441,9 +440,9 @@ pub struct SemverPolicy {
 /// How tags are ordered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum TagOrder {
-    /// By their letters.
+    /// In alphabetical order.
     #[default]
     Alphabetical,
-    /// By the number that is compared; what is no number is no candidate.
+    /// By number; tags whose compared part is not a number are ignored.
     Numerical,
 }

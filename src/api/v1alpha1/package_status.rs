@@ -1,4 +1,4 @@
-//! The status of a `JackalPackage`: what the operator says of it.
+//! The status of a `JackalPackage`.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
@@ -8,59 +8,59 @@ use super::common::WrittenRepository;
 use super::component::{MissingImage, PinnedChart};
 use crate::oci::Naming;
 
-/// What is known of the package.
+/// The observed state of the package.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JackalPackageStatus {
-    /// The generation of the spec that this status is about.
+    /// The generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// The version that the package has: `spec.version`, or the tag that `versionFrom` gave last.
+    /// The version of the package: `spec.version`, or the last tag of the image in `versionFrom`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// Ready, and Reconciling or Stalled while true. SBOMsComplete where SBOMs are made, Signed where the package is
-    /// signed, Verified where images must have signatures.
+    /// The conditions: Ready; Reconciling or Stalled while true; SBOMsComplete if SBOMs are generated; Signed if the package
+    /// is signed; Verified if images must have signatures.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// The artifact in the registry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact: Option<Artifact>,
-    /// What the artifact leaves out, because an earlier version holds it.
+    /// What the artifact omits because an earlier version contains it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub differential: Option<Differential>,
-    /// How many images there are.
+    /// The number of images by state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counts: Option<Counts>,
-    /// How the images' names in the cluster are made.
+    /// How the names of the images in the cluster are made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub naming: Option<Naming>,
-    /// Every image with its name in the cluster and its state.
+    /// The images, with their names in the cluster and their states.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<PackagedImage>,
-    /// Every chart with the content that the artifact holds.
+    /// The charts, with the content that the artifact contains.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub charts: Vec<PinnedChart>,
-    /// Images that the manifests and charts of a component name and that neither it nor a required component brings,
-    /// at most 200. Such a component may not run in the cluster; the package is built all the same.
+    /// Images that the manifests and charts of a component name and that neither it nor a required component contains, at
+    /// most 200. Such a component may not run in the cluster; the package is built nevertheless.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing_images: Vec<MissingImage>,
-    /// The repository that the package's artifacts are in, those of `history` that name no other one. Where the spec leads
-    /// to another one by now, nothing is deleted.
+    /// The repository of the package's artifacts, including those in `history` that name no other repository. If the spec now
+    /// names another one, they are not deleted there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry: Option<WrittenRepository>,
-    /// The last artifacts, newest first, and why each was built.
+    /// The last artifacts, newest first, with the reason for each build.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryEntry>,
-    /// The artifact that is being written, as `version@digest`: noted before its first byte, so that it is known for
-    /// this package's own also when whoever wrote it was killed.
+    /// The artifact that is being written, as `version@digest`. It is recorded before the first byte, so that the artifact is
+    /// known to belong to this package even if the writing process is killed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publishing: Option<String>,
-    /// What is to be deleted from the registry: by `retention`, each after its time, and with the package where
+    /// Content to be deleted from the registry: by `retention`, each entry after its time, and with the package if
     /// `deletionPolicy` is Delete.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub garbage: Vec<Garbage>,
-    /// The value of the requestedAt annotation that was answered last.
+    /// The last value of the requestedAt annotation that was handled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
 }
@@ -73,28 +73,28 @@ pub struct Artifact {
     pub digest: String,
     /// `version@digest`.
     pub revision: String,
-    /// Where it is: `oci://address/repository:version`.
+    /// The URL of the artifact: `oci://address/repository:version`.
     pub url: String,
-    /// Bytes of all that it holds.
+    /// The total size of its content in bytes.
     pub size: i64,
-    /// The same for people, such as `812 MiB`.
+    /// The size as text, such as `812 MiB`.
     #[serde(default)]
     pub display_size: String,
-    /// When the digest changed last.
+    /// When the digest last changed.
     pub last_update_time: Time,
 }
 
-/// How many images a package has.
+/// The number of images of a package by state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Counts {
-    /// Distinct images.
+    /// The number of distinct images.
     pub total: i32,
-    /// Those that are in the registry.
+    /// The number of images that are in the registry.
     pub ready: i32,
-    /// Those whose last try failed.
+    /// The number of images whose last attempt failed.
     pub failed: i32,
-    /// Those that are in the registry, of all, for people: `2/5`.
+    /// Ready and total images as text: `2/5`.
     #[serde(default)]
     pub display: String,
 }
@@ -112,57 +112,57 @@ impl Counts {
     }
 }
 
-/// What happens to an image of a package.
+/// The state of an image of a package.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ImageState {
-    /// It is in the registry.
+    /// The image is in the registry.
     Ready,
-    /// It is on its way.
+    /// The image is being transferred.
     Transferring,
-    /// The last try failed.
+    /// The last attempt failed.
     Failed,
-    /// Nobody moves it yet, or it is suspended.
+    /// The transfer has not started, or the image is suspended.
     #[default]
     Waiting,
 }
 
-/// An image of the package and its place in the cluster.
+/// An image of the package and its name in the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PackagedImage {
-    /// The image as the package names it; without the tag where that is chosen.
+    /// The image as the package names it; without a tag if a policy selects it.
     pub image: String,
-    /// The name that a pod uses.
+    /// The name of the image that pods use.
     pub name: String,
     /// The digest of its manifest or index, once it is in the registry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// The JackalImage that brings it.
+    /// The name of its JackalImage.
     pub resource: String,
-    /// What happens to it.
+    /// The state of the image.
     #[serde(default)]
     pub state: ImageState,
-    /// The reason of the state: Succeeded, Transferring, Pending, Suspended, or that of the failure, as the Ready
-    /// condition of its JackalImage has it.
+    /// The reason of the state: Succeeded, Transferring, Pending, Suspended, or the reason of the failure in the Ready
+    /// condition of its JackalImage.
     #[serde(default)]
     pub reason: String,
-    /// What failed, in at most 300 bytes; the Ready condition of its JackalImage says it in full.
+    /// The failure, in at most 300 bytes; the Ready condition of its JackalImage has the full text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// The tag that the image's policy chose.
+    /// The tag that the policy selected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selected: Option<Selected>,
 }
 
-/// A tag that a policy chose.
+/// A tag that a policy selected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Selected {
     /// The tag.
     pub tag: String,
-    /// Why it is this one: NewestInRange, LastAlphabetical or HighestNumber.
+    /// Why it was selected: NewestInRange, LastAlphabetical or HighestNumber.
     pub reason: String,
-    /// The same for people, with the range or pattern.
+    /// The same as text, with the range or pattern.
     #[serde(default)]
     pub message: String,
 }
@@ -175,56 +175,56 @@ pub struct HistoryEntry {
     pub revision: String,
     /// The digest of the artifact's manifest.
     pub digest: String,
-    /// What was different from the artifact before, the first of these that applies: FirstBuild, VersionChanged,
-    /// ImagesChanged, ChartsChanged, SBOMsAdded, ContentChanged or RegistryChanged. Interrupted where its writing was begun and not ended.
+    /// The difference to the previous artifact, the first of these that applies: FirstBuild, VersionChanged, ImagesChanged,
+    /// ChartsChanged, SBOMsAdded, ContentChanged or RegistryChanged. Interrupted if writing it was not completed.
     pub reason: String,
-    /// All that was different.
+    /// All differences as text.
     #[serde(default)]
     pub message: String,
     /// When it was built.
     pub completed_at: Time,
-    /// It stood in the registry before: this package did not write it and never deletes it.
+    /// The artifact already existed in the registry: this package did not write it and never deletes it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopted: bool,
-    /// The repository that it is in, where that is not the one of `registry`: the package has moved since. It is
-    /// not deleted there. Of a registry that pods call the same it has the host that received it.
+    /// The repository of the artifact, if it is not the one in `registry`, because the package moved since. The artifact is
+    /// not deleted there. If both registries have the same address, the endpoint is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository: Option<String>,
 }
 
-/// Something of the package in the registry that is to be deleted.
+/// Content of the package in the registry that is to be deleted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Garbage {
-    /// What is deleted: `address/repository:tag@digest` of an artifact, or an image's name in the cluster.
+    /// The content: `address/repository:tag@digest` of an artifact, or the name of an image in the cluster.
     pub reference: String,
     /// The digest of its manifest.
     pub digest: String,
     /// Why it is deleted: RevisionLimit, SBOMsAdded or PackageDeletion.
     pub reason: String,
-    /// The same for people.
+    /// The same as text.
     #[serde(default)]
     pub message: String,
-    /// It is deleted after that time. Absent where it goes with the package, or was kept.
+    /// It is deleted after this time. Absent if it is deleted with the package, or was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delete_after: Option<Time>,
-    /// Why it was kept when it was to be deleted. It is looked at again when the package changes.
+    /// Why it was kept when it was due. The deletion is retried when the package changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<RetainedReason>,
 }
 
-/// Why something stays that was to be deleted.
+/// Why content that was to be deleted is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RetainedReason {
     /// DeletionUnsupported, SharedManifest, TagChanged, TooManyTags or InvalidRecord.
     pub reason: String,
-    /// What keeps it, and what to do about that.
+    /// The reason as text, and what to do about it.
     pub message: String,
 }
 
 impl RetainedReason {
-    /// Kept for `reason`.
+    /// Creates a reason.
     pub fn new(reason: &str, message: impl Into<String>) -> Self {
         Self {
             reason: reason.to_owned(),
@@ -233,16 +233,16 @@ impl RetainedReason {
     }
 }
 
-/// What a differential package leaves out.
+/// What a differential package omits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Differential {
-    /// The version that holds it.
+    /// The version that contains the omitted images.
     pub version: String,
     /// The digest of that version's manifest.
     pub digest: String,
-    /// How many images are left out.
+    /// The number of omitted images.
     pub omitted_images: i32,
-    /// Bytes that the package would hold besides.
+    /// The size of the omitted content in bytes.
     pub saved_bytes: i64,
 }

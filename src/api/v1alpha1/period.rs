@@ -1,4 +1,4 @@
-//! Spans of time as people write them.
+//! Durations as text.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,30 +9,30 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A span of time in whole milliseconds, written as numbers with units: `90s`, `1h30m`, `1.5h`, `1d`, `500ms`. The
-/// API server checks the form; what is too long for any clock is found here, where it fails one object.
+/// A duration in whole milliseconds, written as numbers with units: `90s`, `1h30m`, `1.5h`, `1d`, `500ms`. The API server
+/// checks the format; a duration that is too long is found here and fails only its object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Period(Duration);
 
-/// Why a text is not a span of time.
+/// Why text is not a duration.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum PeriodError {
-    /// It is written in another way.
+    /// The format is wrong.
     #[error("`{0}` is not a duration: {FORM}")]
     Form(String),
-    /// Nobody waits that long.
+    /// The duration exceeds ten years.
     #[error("the duration `{0}` is longer than ten years: write a shorter one")]
     TooLong(String),
 }
 
-/// The form that the API server checks; [`Period::from_str`] reads just this.
+/// The format, as the API server checks it and [`Period::from_str`] reads it.
 const PATTERN: &str = r"^([0-9]+([.][0-9]+)?(ms|s|m|h|d|w))+$";
-/// How a span is written.
+/// The format in messages.
 const FORM: &str = "write numbers with the units w, d, h, m, s and ms, such as 90s, 1h30m or 1d";
-/// The longest text in characters.
+/// The maximum length in characters.
 const TEXT_LIMIT: usize = 64;
-/// The longest span.
+/// The maximum duration.
 const LIMIT: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
 impl From<Period> for Duration {
@@ -75,7 +75,7 @@ impl FromStr for Period {
         if millis > LIMIT.as_secs_f64() * 1e3 {
             return Err(PeriodError::TooLong(shown()));
         }
-        // It is finite, not negative and far below the largest integer.
+        // The value is finite, not negative and far below the largest integer.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         Ok(Self(Duration::from_millis(millis.round() as u64)))
     }
@@ -124,13 +124,13 @@ impl JsonSchema for Period {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        // A rule and no pattern, whose message would be the expression.
+        // A rule instead of a pattern, because the message of a pattern is the expression.
         json_schema!({
             "type": "string",
             "maxLength": TEXT_LIMIT,
             "x-kubernetes-validations": [{
                 "rule": format!("self.matches('{PATTERN}')"),
-                "message": format!("it is not a duration: {FORM}"),
+                "message": format!("not a duration: {FORM}"),
             }],
         })
     }
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_people_write() {
+    fn durations_are_parsed_and_printed() {
         for (text, millis, shown) in [
             ("90s", 90_000, "1m30s"),
             ("1h30m", 5_400_000, "1h30m"),
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_the_rest_without_a_panic() {
+    fn other_text_is_refused() {
         for text in [
             "",
             "1",

@@ -1,5 +1,4 @@
-//! Whom a package may have asked that is built from a file: any host, with the credentials that docker knows, and the
-//! ConfigMaps of the file.
+//! What a package in a file may access: any host, with the user's credentials, and the ConfigMaps in the file.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +12,7 @@ use crate::fetch::ContentAccess;
 use crate::oci::Reference;
 use crate::registry::Registry;
 
-/// How a file's package reaches what it names.
+/// The access of a package in a file.
 pub(super) struct FileAccess<'a> {
     build: &'a Build,
     given: &'a FileObjects,
@@ -37,7 +36,7 @@ impl ContentAccess for FileAccess<'_> {
     async fn registry(&self, reference: &Reference, what: &str) -> Result<Registry, Fault> {
         let plain_http = self.build.is_plain_http(reference.registry(), self.target);
         self.access.source(reference, plain_http).await.map_err(|error| {
-            // A file that cannot be used is as bad tomorrow.
+            // An invalid credentials file does not become valid by a retry.
             let failed = |error| Fault::stalled(Reason::AuthenticationFailed, format!("{what}: {error:#}"));
             error.downcast::<Fault>().unwrap_or_else(failed)
         })

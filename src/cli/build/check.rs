@@ -1,4 +1,4 @@
-//! What an object lacks, told before anything moves.
+//! Checks for missing images, charts and files, without copying anything.
 
 use futures::StreamExt as _;
 
@@ -14,11 +14,11 @@ use crate::fetch::{ChartCache, gather};
 use crate::package::component::{Found, missing_images, pinned};
 use crate::package::{Plan, PlannedImage};
 
-/// Images that are asked for at once.
+/// Images that are checked concurrently.
 const AT_ONCE: usize = 8;
 
 impl Build {
-    /// Finds what the components hold beside their images.
+    /// Finds the content of the components other than images.
     pub(super) async fn gather(
         &self,
         components: &[ComponentSpec],
@@ -30,7 +30,7 @@ impl Build {
         gather(components, &reach, &ChartCache::default()).await
     }
 
-    /// Asks for all that `spec` names, and says what is not there.
+    /// Checks that everything in `spec` exists, and reports what does not.
     pub(super) async fn check_all(
         &self,
         plan: &Plan,
@@ -51,7 +51,7 @@ impl Build {
             let image = &planned.spec.image;
             match answer {
                 Ok(()) => {}
-                // Engines are those of the nodes: where this machine has none, it knows nothing of their images.
+                // Engines run on nodes; without an engine on this machine, their images cannot be checked.
                 Err(fault) if planned.spec.source != SourceKind::Registry && fault.reason == Reason::SourceFailed => {
                     display.warn(format_args!("{image} is not checked: {}", fault.message));
                 }
@@ -84,7 +84,7 @@ impl Build {
         Ok(())
     }
 
-    /// Says which images are missing: of a check that is what was asked for, else a warning.
+    /// Reports missing images: as the output of a check, else as a warning.
     pub(super) fn say_missing(&self, report: &Report, display: &Display) {
         for missing in &report.missing_images {
             let line = format!(
@@ -102,7 +102,7 @@ impl Build {
     }
 }
 
-/// Asks the source of an image for it.
+/// Checks that an image exists at its source.
 async fn ask(works: &BuildContext, planned: &PlannedImage) -> Result<(), Fault> {
     let source = works.verified_source(planned)?;
     let request = &planned.request;

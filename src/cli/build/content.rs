@@ -1,4 +1,4 @@
-//! One object of a file: its images on their way, and its artifact put together where it is a package.
+//! One object of a file: its images are copied and, for a package, its artifact is built.
 
 use super::report::Named;
 use super::{Build, BuildContext, Report, Target, prefix};
@@ -11,8 +11,8 @@ use crate::package::{Definition, Names, Parts, Plan, ReusableTars, TransferredIm
 use crate::signing::SigningKey;
 
 impl Build {
-    /// Builds `object`, or checks it, where earlier objects of its file have `names`, and writes to `report` what came of
-    /// it as far as it came.
+    /// Builds or checks `object`, whose file has earlier objects with `names`. The result so far is in `report`, even after
+    /// an error.
     pub(super) async fn object(
         &self,
         object: &Object,
@@ -83,7 +83,7 @@ impl Build {
         self.put_together(content, &works, display, report).await
     }
 
-    /// Puts the artifact of a package together, whose images are there.
+    /// Builds the artifact of a package whose images exist in the destination.
     async fn put_together(
         &self,
         content: Content<'_>,
@@ -109,7 +109,7 @@ impl Build {
             });
         }
         let destination = works.destination(&name)?;
-        // Nothing but its signature says of an artifact who made it, where no object records it.
+        // Without an object that records the artifact, only its signature shows who built it.
         let architecture = definition.architecture();
         let known = ReusableTars::read(&*destination, spec.version(), architecture, None, content.key).await?;
         let mut archives = component::archives(spec, content.found);
@@ -160,12 +160,12 @@ impl Build {
     }
 }
 
-/// What a package's artifact is made of.
+/// The parts of a package's artifact.
 struct Content<'a> {
     definition: Definition,
     /// Its repository.
     name: String,
-    /// What the names in the cluster begin with; empty for an OCI layout without one.
+    /// The prefix of names in the cluster; empty for an OCI layout without one.
     address: String,
     spec: &'a JackalPackageSpec,
     plan: &'a Plan,

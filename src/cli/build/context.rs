@@ -1,4 +1,4 @@
-//! What `build` reads from and writes to, opened once.
+//! The sources and the destination of `build`, opened once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,16 +18,16 @@ use crate::source::docker::Docker;
 use crate::source::{ImageSource, RegistrySource};
 use crate::transfer::{Destination, KnownBlobs, LayoutDestination, RegistryDestination, Transfer};
 
-/// The open ends: the destination, and every source that the plan reads.
+/// The destination, and all sources of the plan.
 pub(super) struct BuildContext {
     target: Target,
     destination: Option<Registry>,
-    /// Where images are read, by what they are read as.
+    /// The sources of images, by request.
     registries: HashMap<Reference, Registry>,
     docker: Option<Arc<Docker>>,
     containerd: Option<Arc<Containerd>>,
     known: Arc<KnownBlobs>,
-    /// What images must satisfy, by the image and the kind of its source.
+    /// The signature requirements, by image and kind of source.
     requirements: HashMap<(Reference, SourceKind), Vec<Requirement>>,
 }
 
@@ -95,7 +95,7 @@ impl BuildContext {
         })
     }
 
-    /// The source of an image, held against the signatures that it must have.
+    /// The source of an image, which verifies the required signatures.
     pub fn verified_source(&self, planned: &PlannedImage) -> Result<Arc<dyn ImageSource>, Fault> {
         let asked = self
             .requirements
@@ -146,8 +146,8 @@ impl BuildContext {
         })
     }
 
-    /// What an image is called at its place: as a pod names it, or as skopeo names what is in a layout. An image that is
-    /// known by its digest has no name there, as oras and regctl take it.
+    /// The name of an image in the destination: as in pods, or as skopeo names images in a layout. An image in a layout that
+    /// is known only by its digest is named as by oras and regctl.
     pub fn name_of(&self, location: &Location) -> String {
         match (&self.target, &location.digest, location.tags.first()) {
             (Target::Layout(directory), Some(digest), _) => format!("oci:{}@{digest}", directory.display()),
@@ -156,7 +156,7 @@ impl BuildContext {
         }
     }
 
-    /// What the artifact in `repository` under `version` is called.
+    /// The name of the artifact `version` in `repository`.
     pub fn package_name(&self, repository: &str, version: &str) -> String {
         match &self.target {
             Target::Layout(directory) => format!("oci:{}:{repository}:{version}", directory.display()),
@@ -165,7 +165,7 @@ impl BuildContext {
         }
     }
 
-    /// How a package goes from a layout to a registry, where deployments read it.
+    /// The command that copies a package from a layout to a registry for deployment.
     pub fn copy_advice(&self, repository: &str, version: &str) -> Option<String> {
         let Target::Layout(_) = &self.target else {
             return None;

@@ -1,4 +1,4 @@
-//! What `build` says came of it.
+//! The report of `build`.
 
 use serde::Serialize;
 
@@ -11,20 +11,20 @@ use crate::fault::Fault;
 use crate::oci::{Document, OmittedTag};
 use crate::package::{Material, PlannedImage};
 
-/// What came of one object, as `--output json` prints it.
+/// The result of one object, as printed by `--output json`.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Report {
     /// Kind and name of the object: `JackalPackage/shop`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,
-    /// The name of a package; absent of an image.
+    /// The name of a package; absent for an image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub package: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     pub dry_run: bool,
-    /// The directory of the OCI layout that everything is in, where it went into one.
+    /// The directory of the OCI layout, if that is the destination.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layout: Option<String>,
     /// The artifact; absent on a dry run.
@@ -32,26 +32,26 @@ pub(super) struct Report {
     pub named: Option<Named>,
     pub changed: bool,
     pub moved_bytes: u64,
-    /// Those that did not fail.
+    /// The images that did not fail.
     pub images: Vec<Row>,
-    /// The charts with the content that was found.
+    /// The charts, with the digests of their content.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub charts: Vec<PinnedChart>,
-    /// What manifests and charts name and `images` lack.
+    /// Images that manifests and charts name and `images` lack.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing_images: Vec<MissingImage>,
-    /// How far the SBOMs are; absent where none are made.
+    /// The progress of the SBOMs; absent if none are generated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sboms: Option<sboms::Row>,
-    /// What is left out, because an earlier version holds it.
+    /// What is omitted because an earlier version contains it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub differential: Option<Differential>,
-    /// Empty when all is well.
+    /// Empty if nothing failed.
     pub failures: Vec<Failure>,
-    /// How many images there are to move.
+    /// The number of images to copy.
     #[serde(skip)]
     pub planned: usize,
-    /// Whether the file has other objects too, so that messages say which one they are about.
+    /// Whether the file has several objects, so that messages name the object.
     #[serde(skip)]
     several: bool,
 }
@@ -67,13 +67,13 @@ pub(super) struct Named {
 }
 
 impl Report {
-    /// Notes a failure, and tells it at once.
+    /// Records a failure and prints it.
     pub fn fail(&mut self, failure: Failure, display: &Display) {
         self.tell(&failure, display);
         self.failures.push(failure);
     }
 
-    /// Says on standard error what failed.
+    /// Prints a failure on standard error.
     pub fn tell(&self, failure: &Failure, display: &Display) {
         match (&self.object, self.several && failure.image.is_none()) {
             (Some(object), true) => display.warn(format_args!("{object}: {failure}")),
@@ -81,22 +81,22 @@ impl Report {
         }
     }
 
-    /// The images that failed, where others did not.
+    /// The failures of single images.
     fn failed_images(&self) -> impl Iterator<Item = &Failure> {
         self.failures.iter().filter(|failure| failure.image.is_some())
     }
 }
 
-/// What came of all objects of a file.
+/// The results of all objects of a file.
 #[derive(Debug)]
 pub(super) struct Reports {
     dry_run: bool,
     objects: Vec<Report>,
-    /// What failed and was about none of them.
+    /// Failures that do not concern an object.
     failures: Vec<Failure>,
 }
 
-/// The sum of several reports, as `--output json` prints it.
+/// The sum of several reports, as printed by `--output json`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ReportSummary<'a> {
@@ -118,7 +118,7 @@ impl Reports {
         }
     }
 
-    /// The report of the next object, which is one of `several` or not.
+    /// Starts the report of the next object, which is one of `several` or the only one.
     pub fn begin(&mut self, object: &Object, several: bool) -> &mut Report {
         self.objects.push(Report {
             object: Some(object.to_string()),
@@ -131,13 +131,13 @@ impl Reports {
         &mut self.objects[last]
     }
 
-    /// Notes a failure that is about no object, and tells it at once.
+    /// Records a failure that concerns no object, and prints it.
     pub fn fail(&mut self, failure: Failure, display: &Display) {
         display.warn(&failure);
         self.failures.push(failure);
     }
 
-    /// All that failed.
+    /// All failures.
     pub fn failures(&self) -> impl Iterator<Item = &Failure> {
         let of_objects = self.objects.iter().flat_map(|report| &report.failures);
         of_objects.chain(&self.failures)
@@ -148,7 +148,7 @@ impl Reports {
         self.objects.iter().any(|report| !report.missing_images.is_empty())
     }
 
-    /// Lists the images that failed, of every object that has several: what was told of each stands further up.
+    /// Lists the failed images of every object with several images; their messages were printed before.
     pub fn summarize(&self) {
         for report in self.objects.iter().filter(|report| report.planned > 1) {
             let failed: Vec<&Failure> = report.failed_images().collect();
@@ -168,7 +168,7 @@ impl Reports {
         }
     }
 
-    /// One JSON document: the report of a single object, or the sum of several with the report of each.
+    /// The JSON document: the report of a single object, or the sum of several with the report of each.
     pub fn json(&mut self) -> serde_json::Result<String> {
         if self.objects.is_empty() {
             self.objects.push(Report {
@@ -193,7 +193,7 @@ impl Reports {
         text.map(|text| text + "\n")
     }
 
-    /// How far the objects came.
+    /// The progress of the objects.
     fn progress(&self) -> String {
         let Some(report) = self.objects.last() else {
             return "nothing was moved yet".to_owned();
@@ -210,10 +210,10 @@ impl Reports {
     }
 }
 
-/// Something that failed; the rest was done all the same.
+/// A failure; the rest was done nevertheless.
 #[derive(Debug, Serialize)]
 pub(super) struct Failure {
-    /// The image; absent where it was not about one.
+    /// The image, if the failure concerns one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     pub reason: String,
@@ -223,7 +223,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// That whoever runs the command ended it.
+    /// The failure of an interrupted command.
     pub fn interrupted(reports: &Reports) -> Self {
         Self {
             image: None,
@@ -287,7 +287,7 @@ impl From<anyhow::Error> for Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.image {
-            // Most messages name it themselves.
+            // Most messages name the image.
             Some(image) if !self.message.contains(image) => write!(formatter, "{image}: {}", self.message),
             _ => formatter.write_str(&self.message),
         }
@@ -304,8 +304,8 @@ pub(super) struct Row {
     pub digest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// Why a better way was not taken, or not for all of the image, or what was left out of it: its reason and message,
-    /// as in a JackalImage's status.
+    /// Why a faster method was not used for all of the image, or what was left out of it: reason and message as in the status
+    /// of a JackalImage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method_reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -313,9 +313,9 @@ pub(super) struct Row {
     pub moved_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub moved_blobs: Option<u64>,
-    /// Manifests that were written of those that refer to the image: signatures, attestations, SBOMs.
+    /// Copied referrers of the image: signatures, attestations, SBOMs.
     pub moved_referrers: usize,
-    /// The plain tag that the image did not get, and whose it is.
+    /// The plain tag that the image did not get, and its owner.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub omitted_tag: Option<OmittedTag>,
     pub current: bool,
@@ -324,7 +324,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// What it is in the package's provenance.
+    /// The image in the provenance of the package.
     pub fn material(&self, planned: &PlannedImage) -> anyhow::Result<Material> {
         let became = self.digest.as_deref().unwrap_or_default().parse()?;
         let source = self.source_digest.parse()?;

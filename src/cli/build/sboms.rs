@@ -1,4 +1,4 @@
-//! The SBOMs of a package that is built without a cluster: made before its artifact is put together, once.
+//! The SBOMs of a package that is built without a cluster. They are generated once, before the artifact is built.
 
 use serde::Serialize;
 
@@ -8,21 +8,22 @@ use crate::cli::progress::Display;
 use crate::package::{Archive, PackageSboms, ReusableTars, TransferredImage};
 use crate::sbom::unable;
 
-/// How far the SBOMs are.
+/// The progress of the SBOMs.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Row {
-    /// Whether all are there, and in the package.
+    /// Whether all SBOMs exist and are in the package.
     complete: bool,
-    /// Images of one platform that have SBOMs, or need them.
+    /// The number of single-platform images that have or need SBOMs.
     images: usize,
-    /// Why they are not there.
+    /// Why they are missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
 }
 
 impl Build {
-    /// Makes the SBOMs that `spec` wants of `images`. Without them the package stands all the same, unless it demands them.
+    /// Generates the SBOMs of `images` that `spec` requests. If that fails, the package is built without them, unless it
+    /// requires them.
     pub(super) async fn sboms(
         &self,
         spec: &JackalPackageSpec,

@@ -1,4 +1,4 @@
-//! The package as its images' policies make it now.
+//! The tags that the policies of images select.
 
 use super::access::FileAccess;
 use super::{Build, Target};
@@ -10,7 +10,7 @@ use crate::fetch::select;
 use crate::package::{effective, followed};
 
 impl Build {
-    /// What `spec` asks for, with the tags that its policies choose now.
+    /// `spec` with the tags that its policies select now.
     pub(super) async fn followed(
         &self,
         spec: &JackalPackageSpec,

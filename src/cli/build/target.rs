@@ -1,4 +1,4 @@
-//! What `--to` says.
+//! The destination in `--to`.
 
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::cli::UsageError;
 use crate::oci::{Reference, canonical_host, is_host};
 
-/// Where a package goes.
+/// The destination of packages.
 #[derive(Clone, Debug)]
 pub(in crate::cli) enum Target {
     Registry {
@@ -14,19 +14,19 @@ pub(in crate::cli) enum Target {
         prefix: String,
     },
     Layout(PathBuf),
-    /// To no place: it is only checked.
+    /// No destination: `--check`.
     Nowhere,
 }
 
 impl Target {
-    /// Reads `--to`.
+    /// Parses `--to`.
     pub fn parse(text: &str) -> Result<Self, UsageError> {
         let unusable = |what: String| Err(UsageError(format!("--to {text}: {what}")));
         if let Some(directory) = text.strip_prefix("oci:").filter(|rest| !rest.starts_with("//")) {
             if directory.is_empty() {
-                return unusable("it names no directory: write oci:DIR".to_owned());
+                return unusable("the directory is missing: write oci:DIR".to_owned());
             }
-            // Others read what follows as the name of an image in the layout.
+            // Other tools take the rest as the name of an image in the layout.
             if let Some((path, name)) = directory.split_once(':') {
                 return unusable(format!(
                     "a layout gets its names from the file: write oci:{path} without :{name}"
@@ -42,12 +42,12 @@ impl Target {
             .find_map(|scheme| text.strip_prefix(scheme));
         let bare = scheme.unwrap_or(text).trim_end_matches('/');
         if bare.contains("://") {
-            return unusable("write host[:port][/prefix]; plain HTTP is asked for by --insecure".to_owned());
+            return unusable("write host[:port][/prefix]; for plain HTTP use --insecure".to_owned());
         }
         let (host, prefix) = bare.split_once('/').unwrap_or((bare, ""));
         if !is_host(host) {
             let advice = match host.parse::<Ipv6Addr>() {
-                Ok(_) => "an IPv6 address stands in brackets",
+                Ok(_) => "write an IPv6 address in brackets",
                 Err(_) => "write host[:port][/prefix] of a registry, or oci:DIR for an OCI layout",
             };
             return unusable(format!("`{host}` is not a host; {advice}"));
@@ -59,7 +59,7 @@ impl Target {
         }
         if !prefix.is_empty() && format!("localhost/{prefix}/x:1").parse::<Reference>().is_err() {
             return unusable(format!(
-                "no registry takes the path {prefix}: write lower-case letters and digits with '.', '_', '-' or '/' between them"
+                "invalid repository path {prefix}: write lower-case letters and digits with '.', '_', '-' or '/' between them"
             ));
         }
         Ok(Self::Registry {
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_what_cannot_be_a_destination() {
+    fn invalid_destinations_are_refused() {
         let said = |text: &str| Target::parse(text).unwrap_err().to_string();
         for (text, words) in [
             ("oci:", "write oci:DIR"),
@@ -99,9 +99,9 @@ mod tests {
                 "",
                 "`` is not a host; write host[:port][/prefix] of a registry, or oci:DIR",
             ),
-            ("https://r.example", "plain HTTP is asked for by --insecure"),
-            ("r.example/UPPER", "no registry takes the path UPPER"),
-            ("r.example//team", "no registry takes the path /team"),
+            ("https://r.example", "for plain HTTP use --insecure"),
+            ("r.example/UPPER", "invalid repository path UPPER"),
+            ("r.example//team", "invalid repository path /team"),
             ("r.example/team:1", "write r.example/team"),
             ("r.example/team@sha256:0", "write r.example/team"),
             ("./out", "write oci:./out"),
@@ -112,7 +112,7 @@ mod tests {
             ("r.example:port/team", "`r.example:port` is not a host"),
             ("r.example:99999", "`r.example:99999` is not a host"),
             ("ann@r.example/team", "`ann@r.example` is not a host"),
-            ("::1/team", "an IPv6 address stands in brackets"),
+            ("::1/team", "write an IPv6 address in brackets"),
             ("oci:///out", "`` is not a host"),
         ] {
             assert!(said(text).contains(words), "{text}: {}", said(text));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_registries_in_every_way_that_they_are_written() {
+    fn registries_and_layouts_are_parsed() {
         for text in [
             "r.example/a/b",
             "r.example/a/b/",

@@ -1,4 +1,4 @@
-//! The images of a package on their way: in which order, how many at once, and what comes of each.
+//! The transfers of a package's images: their order, concurrency and results.
 
 use std::cmp::Reverse;
 
@@ -11,11 +11,11 @@ use crate::oci::{Compression, ReferrersPolicy};
 use crate::package::{Plan, PlannedImage};
 use crate::transfer::DestinationState;
 
-/// Images that are looked at at once, which costs small answers only.
+/// Images that are checked concurrently; a check reads only small responses.
 const CHECKED_AT_ONCE: usize = 8;
 
 impl Build {
-    /// Brings every image, or says what that would move; one that fails keeps none of the others.
+    /// Copies all images, or shows what would be copied. The failure of one image does not stop the others.
     pub(super) async fn move_all(
         &self,
         works: &BuildContext,
@@ -26,8 +26,7 @@ impl Build {
     ) {
         let at_once = self.concurrency.max(1);
         let images = plan.images.iter().enumerate();
-        // All are looked at first, so that the largest can be begun first: begun last, it would be what the rest
-        // waits for.
+        // All images are checked first, so that the largest transfer starts first and does not delay the end.
         let looks = images.map(|(at, planned)| async move {
             let transfer = works.transfer(planned, forms);
             let standing = match &transfer {
@@ -60,8 +59,8 @@ impl Build {
     }
 }
 
-/// What comes of the images: failures are told at once, and all of it stands in the report in the plan's order, so that
-/// two runs report the same.
+/// The results of the images. Failures are printed immediately; the report lists all results in the order of the plan, so
+/// that it is deterministic.
 struct ImageResults<'a> {
     report: &'a mut Report,
     display: &'a Display,
@@ -96,7 +95,7 @@ impl<'a> ImageResults<'a> {
     }
 }
 
-/// What is to be moved at most, in bytes. A size that nobody knows may be the largest.
+/// The maximum number of bytes to copy. An unknown size is treated as the largest.
 fn size(standing: Option<&DestinationState>) -> u64 {
     match standing {
         Some(DestinationState::Differs(resolved)) => resolved.size.unwrap_or(u64::MAX),

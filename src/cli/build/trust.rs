@@ -1,4 +1,4 @@
-//! The certificates that an object names by Secrets, which stand beside it in its file.
+//! The certificates in Secrets that an object names, from the same file.
 
 use super::{Build, Target};
 use crate::api::v1alpha1::JackalPackageSpec;
@@ -9,8 +9,8 @@ use crate::cli::registry_clients::RegistryClients;
 use crate::registry::Trust;
 
 impl Build {
-    /// `access`, which trusts what `spec` says of single hosts besides: of its sources, and of the destination. A Secret
-    /// that does not stand in the file is said to be missing, and is left out: the host may be trusted all the same.
+    /// Adds to `access` the certificates that `spec` names for its sources and the destination. A Secret that is not in the
+    /// file is reported and skipped: the host may be trusted without it.
     pub(super) fn trusting(
         &self,
         mut access: RegistryClients,

@@ -1,4 +1,4 @@
-//! The documents of a YAML or JSON text, with the lines that their parts stand on.
+//! The documents of a YAML or JSON text, with the line of each value.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,14 +12,14 @@ use crate::api::schema::{Path, Step};
 /// A document.
 #[derive(Clone, Debug)]
 pub(super) struct Document {
-    /// What it says.
+    /// The content.
     pub value: Value,
-    /// The line that it begins on, counted from one.
+    /// The line on which it begins, counted from one.
     pub line: u64,
     parts: Parts,
 }
 
-/// The lines of what a value is made of.
+/// The lines of the fields or items of a value.
 #[derive(Clone, Debug)]
 enum Parts {
     None,
@@ -27,15 +27,15 @@ enum Parts {
     Items(Vec<(u64, Parts)>),
 }
 
-/// A value with the lines of its parts, as it comes out of the text.
+/// A decoded value with the lines of its parts.
 struct Tree(Value, Parts);
 
-/// The documents of `text`, without those that hold nothing; of a list of objects (`kind: List`) each of its items.
+/// The documents of `text` that are not empty; a list of objects (`kind: List`) is replaced by its items.
 pub(super) fn documents(text: &str) -> Result<Vec<Document>, String> {
     let trees: Vec<Spanned<Tree>> = serde_saphyr::from_multiple(text).map_err(|error| {
         let indented_by_tabs = text.lines().any(|line| line.trim_start_matches(' ').starts_with('\t'));
         let advice = if indented_by_tabs {
-            "; indent it by spaces, for YAML allows no tabs there"
+            "; indent with spaces: YAML allows no tabs there"
         } else {
             ""
         };
@@ -53,7 +53,7 @@ pub(super) fn documents(text: &str) -> Result<Vec<Document>, String> {
 }
 
 impl Document {
-    /// The line of what stands at `path`, or of the nearest that holds it.
+    /// The line of the value at `path`, or of its nearest existing parent.
     pub fn line_of(&self, path: &Path) -> u64 {
         let (mut line, mut parts) = (self.line, &self.parts);
         for step in &path.0 {
@@ -70,7 +70,7 @@ impl Document {
         line
     }
 
-    /// The items of a list of objects, as `kubectl get -o yaml` writes it; itself where it is no list.
+    /// The items of a list of objects, as written by `kubectl get -o yaml`; the document itself if it is not a list.
     fn items(mut self) -> Vec<Self> {
         let is_list = self.value["kind"].as_str().is_some_and(|kind| kind.ends_with("List"));
         let items = self
@@ -128,7 +128,7 @@ impl<'de> Visitor<'de> for TreeVisitor {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Tree, E> {
-        // JSON has neither infinity nor "not a number".
+        // JSON has neither infinity nor NaN.
         leaf(Number::from_f64(value).map_or_else(|| Value::String(value.to_string()), Value::Number))
     }
 
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_part_knows_its_line() {
+    fn every_value_has_a_line() {
         let text = "# first\na: 1\n---\n\nkind: X\nspec:\n  list:\n  - one\n  - two: {three: 3}\n";
         let documents = documents(text).unwrap();
         let line = |path: &[Step]| documents[1].line_of(&Path(path.to_vec()));
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_those_of_json() {
+    fn values_are_decoded_as_json() {
         let text = "{a: [1, -2, 1.5, true, null, ~, 'x', \"y\", .inf, {1: b}], c: *x}";
         assert!(documents(text).is_err(), "an alias of nothing");
         let text = "{a: [1, -2, 1.5, true, null, ~, 'x', \"y\", {1: b}]}";
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_its_items() {
+    fn lists_are_replaced_by_their_items() {
         let text = "apiVersion: v1\nkind: List\nitems:\n- kind: A\n  b: 1\n- kind: List\n  items: []\n- null\n";
         let documents = documents(text).unwrap();
         assert_eq!(documents[0].value["kind"], "A");

@@ -1,4 +1,4 @@
-//! An object of a file that is built.
+//! An object to build.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -15,10 +15,10 @@ use crate::cli::UsageError;
 
 /// The version of both resources.
 const API_VERSION: &str = "jackal.dev/v1alpha1";
-/// The component that a single image is put in, for the plan.
-const ALONE: &str = "image";
+/// The name of the component of a JackalImage in the plan.
+const IMAGE_COMPONENT: &str = "image";
 
-/// Which resource an object is of.
+/// The kind of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::cli) enum Kind {
     Package,
@@ -41,12 +41,12 @@ pub(in crate::cli) struct Object {
     pub namespace: Option<String>,
     pub name: String,
     pub spec: JackalPackageSpec,
-    /// Whether images get their plain tag beside the one with a checksum.
+    /// Whether images get a plain tag in addition to the tag with a checksum.
     pub plain_tag: bool,
 }
 
 impl Object {
-    /// Its kind and name, with the namespace where it says one, for people.
+    /// Its kind and name for messages, with the namespace if it has one.
     pub fn shown(&self) -> String {
         let namespace = self.namespace.as_ref().map(|namespace| format!("{namespace}/"));
         format!("the {} {}{}", self.kind, namespace.unwrap_or_default(), self.name)
@@ -76,10 +76,10 @@ pub(super) fn read(file: &str, document: &Document, kind: Kind) -> Result<Object
     let value = &document.value;
     let version = value["apiVersion"].as_str();
     if let Some(other) = version.filter(|version| *version != API_VERSION) {
-        let message = format!("apiVersion is {other}, not {API_VERSION}");
+        let message = format!("unsupported apiVersion {other}; it must be {API_VERSION}");
         return Err(UsageError(at(&field("apiVersion"), message)));
     }
-    // What is misspelt would silently count as absent.
+    // A misspelt field would otherwise be ignored.
     let schema = schema(kind);
     let mut found: Vec<String> = violations(value, schema)
         .iter()
@@ -116,7 +116,7 @@ fn field(name: &str) -> Path {
     Path(vec![Step::Field(name.to_owned())])
 }
 
-/// Decodes what the schema allows: what fails has another form all the same, such as a duration of a century.
+/// Decodes an object that matches the schema. It may still be invalid, such as a duration of a century.
 fn decode<K: DeserializeOwned>(value: Value, kind: Kind) -> Result<K, (Path, String)> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = path(error.path());
@@ -129,7 +129,7 @@ fn decode<K: DeserializeOwned>(value: Value, kind: Kind) -> Result<K, (Path, Str
     })
 }
 
-/// Where decoding failed, as far as that is known.
+/// The path at which decoding failed, as far as it is known.
 fn path(path: &serde_path_to_error::Path) -> Path {
     let steps = path.iter().map_while(|segment| match segment {
         Segment::Map { key } => Some(Step::Field(key.clone())),
@@ -149,15 +149,18 @@ fn named<K: ResourceExt>(kind: Kind, object: &K, spec: JackalPackageSpec, plain_
     }
 }
 
-/// The package that asks for the one image of the JackalImage `value`: what both kinds have in common stays, and what an
-/// image of a component has too becomes that of the one component's.
+/// The package with the image of the JackalImage `value`: fields of both kinds are kept, and fields of an image are moved to
+/// the image of the only component.
 fn package_of(mut value: Value) -> Value {
     let mut image = Map::new();
     if let Some(spec) = value["spec"].as_object_mut() {
         for field in ["image", "source", "nodeName", "nodeSelector", "platforms", "policy"] {
             image.extend(spec.remove(field).map(|value| (field.to_owned(), value)));
         }
-        spec.insert("components".to_owned(), json!([{ "name": ALONE, "images": [image] }]));
+        spec.insert(
+            "components".to_owned(),
+            json!([{ "name": IMAGE_COMPONENT, "images": [image] }]),
+        );
     }
     value
 }

@@ -1,14 +1,14 @@
-//! The text of a file that a person names, in whichever encoding an editor or a shell wrote it.
+//! The text of an input file in UTF-8 or UTF-16.
 
 use std::io::Read;
 use std::path::Path;
 
 use crate::cli::UsageError;
 
-/// The longest file in bytes that is read: more than an API server takes.
+/// The maximum size in bytes: more than an API server accepts.
 const LIMIT: u64 = 8 * 1024 * 1024;
 
-/// What `path` is called in messages.
+/// The name of `path` in messages.
 pub(in crate::cli) fn name_of(path: &Path) -> String {
     match path.as_os_str() == "-" {
         true => "standard input".to_owned(),
@@ -19,37 +19,37 @@ pub(in crate::cli) fn name_of(path: &Path) -> String {
 /// The text of the file `path`, or of standard input for `-`, for the command `command`.
 pub(in crate::cli) fn read(path: &Path, command: &str) -> Result<String, UsageError> {
     let name = name_of(path);
-    let cannot = |error: std::io::Error| UsageError(format!("{name} cannot be read: {error}"));
+    let cannot = |error: std::io::Error| UsageError(format!("cannot read {name}: {error}"));
     let content = match path.as_os_str() == "-" {
         true => within_limit(&mut std::io::stdin().lock()).map_err(cannot)?,
         false => {
             if name.contains("://") && !path.exists() {
                 return Err(UsageError(format!(
-                    "{name} is an address, and {command} reads files: curl -fsSL {name} | jackal-operator {command} -"
+                    "{name} is a URL, and {command} reads files: use curl -fsSL {name} | jackal-operator {command} -"
                 )));
             }
             if path.is_dir() {
                 return Err(UsageError(format!(
-                    "{name} is a directory, and {command} reads one file: name a file in it"
+                    "{name} is a directory, and {command} reads a file: name a file in it"
                 )));
             }
             let mut file = std::fs::File::open(path).map_err(cannot)?;
             within_limit(&mut file).map_err(cannot)?
         }
     };
-    decode(content).ok_or_else(|| UsageError(format!("{name} is not a text: {command} reads YAML or JSON in UTF-8")))
+    decode(content).ok_or_else(|| UsageError(format!("{name} is not text: {command} reads YAML or JSON in UTF-8")))
 }
 
 fn within_limit(input: &mut dyn Read) -> std::io::Result<Vec<u8>> {
     let mut content = Vec::new();
     let read = input.take(LIMIT + 1).read_to_end(&mut content)?;
     match read as u64 > LIMIT {
-        true => Err(std::io::Error::other(format!("it is longer than {LIMIT} bytes"))),
+        true => Err(std::io::Error::other(format!("it is larger than {LIMIT} bytes"))),
         false => Ok(content),
     }
 }
 
-/// UTF-8, or UTF-16 with the mark of its byte order, as shells of Windows write files.
+/// Decodes UTF-8, or UTF-16 with a byte order mark, as written by shells of Windows.
 fn decode(content: Vec<u8>) -> Option<String> {
     let units = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let (pairs, rest) = bytes.as_chunks::<2>();
@@ -62,7 +62,7 @@ fn decode(content: Vec<u8>) -> Option<String> {
         _ => {
             let text = String::from_utf8(content).ok()?;
             let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
-            // No YAML holds one (YAML 1.2.2, section 5.1), and every archive does.
+            // YAML contains no NUL (YAML 1.2.2, section 5.1), but archives do.
             (!text.contains('\0')).then_some(text)
         }
     }
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_editors_and_shells_write() {
+    fn utf8_and_utf16_are_decoded() {
         let wide = |mark: [u8; 2], unit: fn(u16) -> [u8; 2]| {
             [mark.to_vec(), "é: 1".encode_utf16().flat_map(unit).collect()].concat()
         };
@@ -91,12 +91,12 @@ mod tests {
     }
 
     #[test]
-    fn says_what_to_do_with_what_is_no_file() {
+    fn messages_for_urls_and_directories_name_the_solution() {
         let said = |path: &str| read(Path::new(path), "build").unwrap_err().to_string();
         assert!(
             said("https://a.example/p.yaml").contains("curl -fsSL https://a.example/p.yaml | jackal-operator build -")
         );
-        assert!(said("/").contains("/ is a directory, and build reads one file"));
-        assert!(said("/nowhere").contains("/nowhere cannot be read: No such file"));
+        assert!(said("/").contains("/ is a directory, and build reads a file"));
+        assert!(said("/nowhere").contains("cannot read /nowhere: No such file"));
     }
 }

@@ -427,7 +427,7 @@ fn a_package_does_not_get_the_tag_of_an_older_image() {
 fn what_is_to_have_a_place_claims_it() {
     let (defaults, home) = home();
     let site = defaults
-        .site(&home, "a", &crate::api::v1alpha1::RegistrySpec::default())
+        .location(&home, "a", &crate::api::v1alpha1::RegistrySpec::default())
         .unwrap();
     let image = image("one", 1, json!({ "image": "ghcr.io/x/app:1", "naming": "Plain" }));
     let package = package("app", 1, json!({ "registry": { "repositoryPrefix": "x" } }));

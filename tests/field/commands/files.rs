@@ -182,7 +182,7 @@ async fn what_is_misspelt_is_named_with_its_place_and_what_was_meant() {
                             "spec.architecture: found the string `AMD64`; it does not match ",
                         ),
                         ("serviceAccountName: ''", "spec.serviceAccountName: it is empty"),
-                        ("registry: localhost:5000", "the fields there are address, "),
+                        ("registry: localhost:5000", "known fields: address, "),
                         (
                             "verify: [{images: ['a b'], publicKeys: []}]",
                             "spec.verify[0].images[0]: found the string `a b`; ",
@@ -246,7 +246,7 @@ async fn what_is_no_package_says_what_to_do() {
             run: || {
                 Box::pin(async {
                     let text = empty("shop").replace("  version", "\tversion");
-                    Folder::with(text).refuses(&["is not YAML", "indent it by spaces"]);
+                    Folder::with(text).refuses(&["is not YAML", "indent with spaces"]);
                 })
             },
         },
@@ -256,7 +256,7 @@ async fn what_is_no_package_says_what_to_do() {
             expected: "that it is no text",
             run: || {
                 Box::pin(async {
-                    Folder::with([0x28, 0xb5, 0x2f, 0xfd, 0, 1, 2]).refuses(&["shop.yaml is not a text"]);
+                    Folder::with([0x28, 0xb5, 0x2f, 0xfd, 0, 1, 2]).refuses(&["shop.yaml is not text"]);
                 })
             },
         },

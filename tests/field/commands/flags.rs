@@ -51,7 +51,7 @@ async fn flags_that_cannot_be_used_say_how_they_are_written() {
             expected: "what is wrong with the host",
             run: || {
                 Box::pin(async {
-                    refused(&["--to", "::1/team"], &["an IPv6 address stands in brackets"]);
+                    refused(&["--to", "::1/team"], &["write an IPv6 address in brackets"]);
                     refused(&["--to", "r.example:99999"], &["`r.example:99999` is not a host"]);
                     refused(&["--to", "ann:secret@r.example"], &["is not a host"]);
                 })

@@ -192,11 +192,11 @@ async fn what_excludes_each_other_is_refused_at_once() {
         (json!({"files": [{"target": "/x"}]}), "exactly one of url and inline"),
         (
             json!({"files": [{"target": "/x", "url": "https://h/x"}]}),
-            "set it with url",
+            "set it if and only if url is set",
         ),
         (
             json!({"files": [{"target": "/x", "inline": "x", "sha256": sha}]}),
-            "set it with url",
+            "set it if and only if url is set",
         ),
         (
             json!({"files": [{"target": "/x", "url": "https://h/x", "sha256": "abc"}]}),

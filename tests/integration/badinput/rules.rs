@@ -24,8 +24,8 @@ async fn the_api_server_refuses_what_contradicts_itself() {
     let idle = json!({ "image": "a/b:1", "nodeName": "n1" });
     let labelled = json!({ "image": "a/b:1", "source": "Registry", "nodeSelector": { "a": "b" } });
     let (choose, none) = (
-        "both choose the node: set one of them",
-        "with source: Registry there is none",
+        "are mutually exclusive: set one of them",
+        "set source: Docker or Containerd, or remove them",
     );
     let (address, endpoint) = (
         "registry.address is host[:port] without",
@@ -33,7 +33,7 @@ async fn the_api_server_refuses_what_contradicts_itself() {
     );
     let registry = |fields: Value| json!({ "registry": fields });
     let refused = [
-        (json!({ "version": "1.0.0+build" }), "a registry takes no '+'"),
+        (json!({ "version": "1.0.0+build" }), "registries do not allow '+'"),
         (json!({ "version": "-1" }), "version is the tag of the artifact"),
         (
             json!({ "interval": "tomorrow" }),
@@ -48,11 +48,11 @@ async fn the_api_server_refuses_what_contradicts_itself() {
         ),
         (
             registry(json!({ "endpoint": "r:5000" })),
-            "another way to the registry that address names: set address too",
+            "another address of the registry in registry.address: set address too",
         ),
         (
             registry(json!({ "address": "r", "insecure": true, "certSecretRef": { "name": "ca" } })),
-            "set insecure or certSecretRef, not both",
+            "set either insecure or certSecretRef",
         ),
     ];
     for (change, words) in &refused {
@@ -76,7 +76,7 @@ async fn the_api_server_refuses_what_contradicts_itself() {
     assert!(said.contains(r#"duplicate entries for key [name="web"]"#), "{said}");
     let following = followed(json!({ "semver": { "range": "1.x" } }));
     let spec = json!({ "components": of(following.clone()), "registry": {}, "versionFrom": { "image": "a/b" } });
-    let one = "set version, or versionFrom, not both";
+    let one = "set exactly one of version and versionFrom";
     let said = cluster.try_apply(&package("bad", "", spec.clone())).unwrap_err();
     assert!(said.contains(one), "{said}");
     let mut without: Value = serde_json::from_str(&package("bad", "", spec)).unwrap();

@@ -72,13 +72,13 @@ async fn what_cannot_be_used_is_told_apart_from_what_failed() {
     let path = format!("{here}/UPPER");
     let url = format!("http://{here}");
     for (file, to, code, words) in [
-        ("missing.yaml", here, 2, "missing.yaml cannot be read: No such file"),
+        ("missing.yaml", here, 2, "cannot read missing.yaml: No such file"),
         ("brackets.yaml", here, 2, "brackets.yaml is not YAML: "),
         (
             "pod.yaml",
             here,
             2,
-            "pod.yaml must hold a JackalPackage or a JackalImage; it holds Pod",
+            "pod.yaml must contain a JackalPackage or a JackalImage; it contains Pod",
         ),
         ("upper.yaml", here, 2, "repository name must be lowercase"),
         (
@@ -94,8 +94,8 @@ async fn what_cannot_be_used_is_told_apart_from_what_failed() {
             "two components are called `web`; rename one of them",
         ),
         ("shop.yaml", "oci:", 2, "write oci:DIR"),
-        ("shop.yaml", &path, 2, "no registry takes the path UPPER"),
-        ("shop.yaml", &url, 2, "plain HTTP is asked for by --insecure"),
+        ("shop.yaml", &path, 2, "invalid repository path UPPER"),
+        ("shop.yaml", &url, 2, "for plain HTTP use --insecure"),
         (
             "shop.yaml",
             free,

@@ -217,10 +217,10 @@ async fn it_takes_the_login_that_the_operator_has() {
             continue;
         }
         for (url, within, words) in [
-            (format!("http://{host}/"), "60s", "answers with success"),
+            (format!("http://{host}/"), "60s", "responded with success"),
             (format!("http://{host}/v2/"), "1s", "401 Unauthorized"),
             ("http://127.0.0.1:1/".to_owned(), "1s", "Connection refused"),
-            (format!("https://{host}/"), "1s", "name an http:// address"),
+            (format!("https://{host}/"), "1s", "use an http:// URL"),
         ] {
             let arguments = json!(["probe", format!("--within={within}"), url]);
             probe["spec"]["containers"][0]["args"] = arguments;

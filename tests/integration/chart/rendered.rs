@@ -56,23 +56,23 @@ fn values_that_mean_nothing_are_refused() {
         ),
         (
             json!({ "registry": { "prefix": "a" } }),
-            "are about registry.address: set it too",
+            "require registry.address: set it too",
         ),
         (
             json!({ "agent": { "enabled": true, "docker": { "enabled": false } } }),
-            "agent.enabled without an engine",
+            "agent.enabled needs an engine",
         ),
         (
             json!({ "caBundle": { "configMapName": "a", "secretName": "b" } }),
-            "both name the bundle",
+            "are mutually exclusive: set one of them",
         ),
         (
             json!({ "registry": { "deploy": { "enabled": true, "auth": { "existingSecret": "x" } } } }),
-            "name the Secret with the login too",
+            "set it to the Secret with the credentials",
         ),
         (
             json!({ "registry": { "deploy": { "enabled": true, "auth": { "pull": { "username": "jackal-push" } } } } }),
-            "who reads must not be who writes",
+            "registry.deploy.auth.pull.username must differ",
         ),
         (
             json!({ "registry": { "deploy": { "auth": { "password": "x" } } } }),
@@ -80,7 +80,7 @@ fn values_that_mean_nothing_are_refused() {
         ),
         (
             json!({ "agent": { "enabled": true, "serviceAccountName": "shop" } }),
-            "agents need a ServiceAccount of their own",
+            "agents would get the permissions of the controller",
         ),
         (
             json!({ "agent": { "secretNamespaces": ["a/b"] } }),

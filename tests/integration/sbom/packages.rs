@@ -341,7 +341,7 @@ async fn an_installation_without_syft_makes_none_and_says_so_where_they_are_want
     );
     let both = ground.package("both", &["web"], to, "sbom: {enabled: false, required: true}");
     let refused = ground.cluster.try_apply(&both).unwrap_err();
-    assert!(refused.contains("sbom.required demands SBOMs"), "{refused}");
+    assert!(refused.contains("sbom.required needs SBOMs"), "{refused}");
 }
 
 #[tokio::test]

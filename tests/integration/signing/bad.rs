@@ -135,14 +135,11 @@ async fn fields_that_exclude_each_other_are_refused_at_the_door() {
             .unwrap_err()
     };
     for (more, told) in [
-        (
-            "verify: [{}]",
-            "name at least one key in publicKeys or one identity in identities",
-        ),
+        ("verify: [{}]", "set publicKeys or identities, with at least one entry"),
         ("verify: [{identities: [{issuer: a, subject: b}]}]", "set trustRootRef"),
         (
             "verify: [{publicKeys: [{inline: a}], trustRootRef: {name: a}}]",
-            "set identities, or remove it",
+            "set identities, or remove trustRootRef",
         ),
         (
             "verify: [{publicKeys: [{}]}]",

@@ -43,12 +43,12 @@ async fn what_the_administrator_does_not_admit_is_refused_at_the_door() {
     let rendered = chart(&tenant, &format!("door-{}", tenant.namespace), &values);
     // Each object says in which namespace it is.
     tenant.apply_anywhere(&rendered);
-    let host = "may not be brought; these registries are admitted: ghcr.io, docker.io, *.example.com, *.test.org:5000";
+    let host = "are not allowed; allowed registries: ghcr.io, docker.io, *.example.com, *.test.org:5000";
     let engine = format!(
-        "may not read images from the engines of nodes (source: Docker or Containerd); these namespaces may: {}",
+        "may not read images from the engines of nodes (source: Docker or Containerd); allowed namespaces: {}",
         trusted.namespace
     );
-    let named = "registry names inner:1, and objects may only name 127.0.0.1:31999, registry.svc:5000";
+    let named = "registry names inner:1; allowed registries: 127.0.0.1:31999, registry.svc:5000";
     let here = json!({ "address": "127.0.0.1:31999", "endpoint": "registry.svc:5000" });
     let refused = [
         (json!({ "image": "evil.io/a/b:1" }), json!({}), host),

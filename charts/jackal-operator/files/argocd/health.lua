@@ -1,4 +1,4 @@
--- The health of a JackalPackage or a JackalImage for Argo CD.
+-- Health check of JackalPackages and JackalImages for Argo CD.
 local health = {}
 
 local function condition(kind)
@@ -14,32 +14,32 @@ end
 
 if obj.metadata.deletionTimestamp ~= nil then
   health.status = "Progressing"
-  health.message = "it is being deleted"
+  health.message = "the object is being deleted"
   return health
 end
 
--- What the status says of an older spec says nothing of this one.
+-- The status of an older generation does not describe the present spec.
 if obj.status == nil or obj.status.observedGeneration ~= obj.metadata.generation then
   health.status = "Progressing"
-  health.message = "waiting for the operator to look at it"
+  health.message = "waiting for the operator to reconcile the object"
   return health
 end
 
 local ready = condition("Ready")
 if ready == nil then
   health.status = "Progressing"
-  health.message = "waiting for the operator to say whether it is ready"
+  health.message = "waiting for the operator to set the condition Ready"
   return health
 end
 health.message = ready.message
 
--- Also when an earlier look found it ready: nobody looks any more.
+-- Even if the object is Ready: a suspended object is not checked.
 if obj.spec.suspend == true then
   health.status = "Suspended"
 elseif ready.status == "True" then
   health.status = "Healthy"
 elseif ready.status == "False" then
-  -- Stalled, or tried again by itself: either way somebody has to see why.
+  -- Stalled or being retried: both need attention.
   health.status = "Degraded"
 else
   health.status = "Progressing"
