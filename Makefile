@@ -26,11 +26,12 @@ demo: ## Run the main job from nothing: a cluster, two registries, a docker engi
 test: parts check test-unit test-integration test-demo e2e ## Everything that must pass before a change lands.
 
 .PHONY: check
-check: ## Format, lints, shell scripts, what we depend on.
+check: ## Format, lints, shell scripts, dependencies: unused, vulnerable, of another licence.
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	shellcheck -x -a scripts/interop
 	shellcheck -x scripts/advisories scripts/demo scripts/deny scripts/e2e scripts/fuzz scripts/image scripts/parts scripts/stack scripts/*.sh scripts/bench/* tests/e2e/*.sh .ci/run
+	"$$(scripts/parts path cargo-machete)" --skip-target-dir
 	scripts/deny
 
 .PHONY: test-unit
