@@ -30,7 +30,7 @@ check: ## Format, lints, shell scripts, dependencies: unused, vulnerable, of ano
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	shellcheck -x -a scripts/interop
-	shellcheck -x scripts/advisories scripts/demo scripts/deny scripts/e2e scripts/fuzz scripts/image scripts/msrv scripts/parts scripts/stack scripts/*.sh scripts/bench/* tests/e2e/*.sh .ci/run
+	shellcheck -x scripts/advisories scripts/coverage scripts/demo scripts/deny scripts/e2e scripts/fuzz scripts/image scripts/msrv scripts/parts scripts/stack scripts/*.sh scripts/bench/* tests/e2e/*.sh .ci/run
 	"$$(scripts/parts path cargo-machete)" --skip-target-dir
 	scripts/deny
 	scripts/msrv if-newer
@@ -38,6 +38,11 @@ check: ## Format, lints, shell scripts, dependencies: unused, vulnerable, of ano
 .PHONY: msrv
 msrv: ## Compile with exactly the oldest compiler that Cargo.toml allows.
 	scripts/msrv
+
+.PHONY: coverage
+coverage: ## Measure which lines the unit tests run: a table of modules; COVERAGE=html also writes every file with its lines.
+	scripts/parts get jq cargo-llvm-cov
+	scripts/coverage $(COVERAGE)
 
 .PHONY: test-unit
 test-unit: ## Tests without any server; the CRDs' drift is among them.
