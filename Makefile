@@ -23,15 +23,26 @@ demo: ## Run the main job from nothing: a cluster, two registries, a docker engi
 	scripts/demo $(DEMO_FLAGS)
 
 .PHONY: test
-test: parts check test-unit test-integration test-demo e2e ## Everything that must pass before a change lands.
+test: parts check test-unit test-integration test-demo e2e test-release ## Everything that must pass before a change lands.
 
 .PHONY: check
-check: ## Format, lints, shell scripts, what we depend on.
+check: ## Format, lints, shell scripts, dependencies: unused, vulnerable, of another licence.
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	shellcheck -x -a scripts/interop
-	shellcheck -x scripts/advisories scripts/demo scripts/deny scripts/e2e scripts/fuzz scripts/image scripts/parts scripts/stack scripts/*.sh scripts/bench/* tests/e2e/*.sh .ci/run
+	shellcheck -x scripts/advisories scripts/coverage scripts/demo scripts/deny scripts/e2e scripts/fuzz scripts/image scripts/msrv scripts/parts scripts/release scripts/stack scripts/*.sh scripts/bench/* tests/e2e/*.sh .ci/run
+	"$$(scripts/parts path cargo-machete)" --skip-target-dir
 	scripts/deny
+	scripts/msrv if-newer
+
+.PHONY: msrv
+msrv: ## Compile with exactly the oldest compiler that Cargo.toml allows.
+	scripts/msrv
+
+.PHONY: coverage
+coverage: ## Measure which lines the unit tests run: a table of modules; COVERAGE=html also writes every file with its lines.
+	scripts/parts get jq cargo-llvm-cov
+	scripts/coverage $(COVERAGE)
 
 .PHONY: test-unit
 test-unit: ## Tests without any server; the CRDs' drift and the layers of modules are among them.
@@ -73,6 +84,18 @@ image-check: ## Put the image together twice, load it into each engine, then bui
 	scripts/image build
 	scripts/stack with docker20 docker-classic docker-containerd containerd -- scripts/image check
 	scripts/image rebuild
+
+.PHONY: release
+release: ## Make all files of a release in dist/VERSION: make release KEY=cosign.key (docs/releasing.md).
+	scripts/release make "$(or $(KEY),$(error KEY=FILE names a private key))"
+
+.PHONY: release-dry-run
+release-dry-run: msrv ## Make a whole release with a new key in dist/dry-run and check it. Many minutes after a change.
+	scripts/release dry-run
+
+.PHONY: test-release
+test-release: ## The same in dist/quick with the image of the e2e tests, for amd64 only.
+	scripts/release quick
 
 .PHONY: e2e
 e2e: ## Install the chart in a real cluster of two nodes, started for it, and have it do its work there. Root only.
