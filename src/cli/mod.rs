@@ -1,4 +1,4 @@
-//! The commands, one file each; wiring only.
+//! The commands, one file for each. They only connect the other modules.
 
 mod agent;
 mod authorities;
