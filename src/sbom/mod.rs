@@ -2,7 +2,7 @@
 //!
 //! [`Format`] is one of the three formats that one run of syft writes. [`normalise`] removes from a document what
 //! differs between two runs. [`Sboms`] is the SBOMs that the referrers of a manifest list. These three are free of IO.
-//! [`Syft`] runs the program with limits and in a sandbox. [`make`] performs all steps: check, run, upload, attach.
+//! [`Syft`] runs the program with limits and in a sandbox. [`generate()`] performs all steps: check, run, upload, attach.
 //!
 //! # The syft process
 //!
