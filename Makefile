@@ -16,7 +16,7 @@ TEST_THREADS ?= $(shell echo $$(( $$(nproc) < 4 ? 4 : $$(nproc) )))
 
 .PHONY: help
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## Show the main use case: start a cluster, two registries and a docker engine, apply a package, wait until it is ready.
@@ -116,7 +116,7 @@ parts: ## Install or build the missing servers and clients for the tests.
 	scripts/parts get
 
 .PHONY: up
-up: ## Start the servers and keep them running; `eval "$$(scripts/stack env)"` then configures cargo test.
+up: ## Start the servers and keep them running; `eval "$(scripts/stack env)"` then configures cargo test.
 	scripts/stack up $(PARTS)
 
 .PHONY: down

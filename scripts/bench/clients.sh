@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The ways from docker or a registry to a registry, ours and the peers'. Sourced by the benches, never run.
+# The ways from docker or a registry to a registry, ours and the peers'. Sourced by the benchmarks, never executed.
 #
 # Each brings the images that $WORK/images lists, one a line: from the engine at $ENGINE (name:tag there), or from
 # another registry (host/name:tag). They arrive as $DEST/$PREFIX name:tag; $PREFIX is empty or ends in a slash.

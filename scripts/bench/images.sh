@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Makes 24 images like real ones in a docker engine: on two bases of two layers each, one to three layers more, of
 # files of this machine, so that gzip makes them as much smaller as it does real software. The same machine gives the
-# same layers. Sourced by the benches, never run.
+# same layers. Sourced by the benchmarks, never executed.
 
 # Where the files are taken from, by chance but always the same. Files above 8 MB would make layers uneven.
 POOL="${BENCH_POOL:-/usr/lib /usr/share $HOME/.cargo/registry $HOME/.rustup $(go env GOROOT 2>/dev/null || true)}"

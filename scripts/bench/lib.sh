@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the benches share: how a run is measured, how the ways alternate, how the table is made. Sourced, never run.
+# What the benches share: how a run is measured, how the ways alternate, how the table is made. Sourced, never executed.
 #
 # A bench names its ways in order, ours first; each is a function client_WAY, of its own or of clients.sh. They run
 # in a fresh bash that knows every function and every exported variable of the bench.
