@@ -116,9 +116,9 @@ verifies_cosign() {
   cosign_verify "$WORK/keys/ours.pub" "$DEST/cosign/signed:1" >/dev/null
   ! cosign_verify "$WORK/keys/other.pub" "$DEST/cosign/signed:1" || fail 'the copied signature verifies by another key'
   verified_by ours foreign >package.yaml
-  ! build package.yaml "$DEST" >report.json || fail 'an image that is signed with another key was copied'
+  ! build package.yaml "$DEST" >report.json || fail 'an image of another key was brought'
   same 'the reason' VerificationError "$(jq -r '.failures[0].reason' report.json)"
-  if (digest_of "$DEST/cosign/foreign:1"); then fail 'the image that is signed with another key exists in the destination'; fi
+  if (digest_of "$DEST/cosign/foreign:1"); then fail 'the image of another key is there'; fi
   note "refused: $(jq -r '.failures[0].message' report.json | grep -o 'has not the signatures that verify asks for')"
 }
 
