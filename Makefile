@@ -1,32 +1,32 @@
-# Everything that is made of this project. `make` lists the targets.
+# Builds, tests and runs this project. `make` lists the targets.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# What was built or fetched outlives the checkout, so that a second run is quick wherever it happens.
+# Builds and downloads are cached outside the checkout, so that later runs in any checkout are fast.
 export JACKAL_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/jackal-operator
 export CARGO_TARGET_DIR ?= $(JACKAL_CACHE)/target
 
-# The servers that the integration tests talk to.
+# The servers that the integration tests use.
 PARTS := apiserver apiserver-audited docker20 docker-classic docker-containerd containerd16 containerd registry28 registry31
 
-# Of the integration tests, which wait for servers more than they compute.
+# Threads of the integration tests, which wait for servers most of the time.
 TEST_THREADS ?= $(shell echo $$(( $$(nproc) < 4 ? 4 : $$(nproc) )))
 
 .PHONY: help
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## Run the main job from nothing: a cluster, two registries, a docker engine, a package, Ready.
+demo: ## Show the main use case: start a cluster, two registries and a docker engine, apply a package, wait until it is ready.
 	scripts/demo $(DEMO_FLAGS)
 
 .PHONY: test
-test: parts check test-unit test-integration test-demo e2e test-release ## Everything that must pass before a change lands.
+test: parts check test-unit test-integration test-demo e2e test-release ## Run all checks and tests that must pass before a change is merged.
 
 .PHONY: check
-check: ## Format, lints, shell scripts, dependencies: unused, vulnerable, of another licence.
+check: ## Check format, lints, shell scripts and dependencies.
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	shellcheck -x -a scripts/interop
@@ -45,41 +45,41 @@ coverage: ## Measure which lines the unit tests run: a table of modules; COVERAG
 	scripts/coverage $(COVERAGE)
 
 .PHONY: test-unit
-test-unit: ## Tests without any server; the CRDs' drift and the layers of modules are among them.
+test-unit: ## Run the tests that need no server, including the checks of crds/ and of the layers of modules.
 	cargo test --locked --lib --bins --test layers
 
 .PHONY: test-integration
-test-integration: ## Tests against a real API server, real docker engines and real registries. T=name picks.
+test-integration: ## Run the tests against a real API server, docker engines and registries. T=NAME selects tests.
 	cargo test --locked --test integration --no-run
 	scripts/stack with $(PARTS) -- env RUST_TEST_THREADS=$(TEST_THREADS) \
 		cargo test --locked --test integration -- $(T)
 
 .PHONY: interop
-interop: ## Have real tools read what we made, and read what they made; builds Zarf once. INTEROP='clients zarf' picks.
+interop: ## Test the exchange of images and packages with other tools; builds Zarf once. INTEROP='clients zarf' selects groups.
 	scripts/interop $(INTEROP)
 
 .PHONY: test-interop
-test-interop: ## The part of it that needs no Zarf: crane, regctl, oras, skopeo, docker.
+test-interop: ## Run the groups of `interop` that need no Zarf: crane, regctl, oras, skopeo, docker.
 	scripts/interop quick
 
 .PHONY: test-crash
-test-crash: ## Kill each process at KILLS (200) points of a run, one after the other; POINT=etcd,agent picks by who dies.
+test-crash: ## Kill each process at KILLS (200) points of a run, one after the other; POINT=etcd,agent selects the processes.
 	cargo test --locked --test integration --no-run
 	scripts/stack with apiserver docker-classic registry31 -- env KILLS=$(or $(KILLS),200) \
 		cargo test --locked --test integration -- --nocapture whatever_is_killed_it_converges
 
 .PHONY: image
-image: ## The container image, as an archive for `ctr images import` and `docker load`; prints where it is.
+image: ## Build the container image as an archive for `ctr images import` and `docker load`; prints its path.
 	scripts/parts get image
 	scripts/image build
 
 .PHONY: image-signed
-image-signed: ## The same as an OCI layout with its SBOMs and its signature: make image-signed KEY=cosign.key.
+image-signed: ## Build the image as an OCI layout with SBOMs and a signature: make image-signed KEY=cosign.key.
 	scripts/parts get image
-	scripts/image sign "$(or $(KEY),$(error KEY=FILE names a private key))"
+	scripts/image sign "$(or $(KEY),$(error KEY=FILE must name a private key))"
 
 .PHONY: image-check
-image-check: ## Put the image together twice, load it into each engine, then build it twice from nothing: minutes.
+image-check: ## Assemble the image twice, load it into each engine, then build it twice from scratch: takes minutes.
 	scripts/parts get image
 	scripts/image build
 	scripts/stack with docker20 docker-classic docker-containerd containerd -- scripts/image check
@@ -98,14 +98,14 @@ test-release: ## The same in dist/quick with the image of the e2e tests, for amd
 	scripts/release quick
 
 .PHONY: e2e
-e2e: ## Install the chart in a real cluster of two nodes, started for it, and have it do its work there. Root only.
+e2e: ## Start a real cluster of two nodes, install the chart and test the operator there. Needs root.
 	scripts/e2e $(E2E_FLAGS)
 
 .PHONY: test-demo
-test-demo: ## The demo from its begin to its end, which compares what arrived with what was there.
+test-demo: ## Run the demo, which compares the transferred images with their sources.
 	scripts/demo
 
-# What each bench runs in; every one starts servers of its own and takes them down.
+# The servers of each benchmark. Each benchmark starts and stops its own servers.
 BENCHES := docker-large docker-files containerd-large docker-many one-layer registry-many registry-large sbom
 BENCH_STACK_docker-large := docker20 registry31
 BENCH_STACK_docker-files := docker20 registry31
@@ -117,7 +117,7 @@ BENCH_STACK_registry-large := registry31
 BENCH_STACK_sbom := docker20 registry31
 
 .PHONY: bench
-bench: ## Measure ours and other tools alternately, all of docs/benchmarks.md; `make bench-docker-large BENCH='5G 3'` a part.
+bench: ## Run all benchmarks of docs/benchmarks.md against other tools; `make bench-docker-large BENCH='5G 3'` runs one.
 	for name in $(BENCHES); do $(MAKE) --no-print-directory "bench-$$name" BENCH=; done
 
 .PHONY: $(BENCHES:%=bench-%)
@@ -132,42 +132,42 @@ bench-ready:
 	cargo build --locked --release
 
 .PHONY: fuzz
-fuzz: ## Give the parsers of what others wrote random input, each for FUZZ_SECONDS (60). FUZZ='bundle chart' picks.
+fuzz: ## Give random input to the parsers of external data, each for FUZZ_SECONDS (60). FUZZ='bundle chart' selects targets.
 	scripts/fuzz $(or $(FUZZ_SECONDS),60) $(FUZZ)
 
 .PHONY: parts
-parts: ## Get what the tests talk to: servers and clients, built or installed when missing.
+parts: ## Install or build the missing servers and clients for the tests.
 	scripts/parts get
 
 .PHONY: up
-up: ## Start the servers and leave them running; `eval "$$(scripts/stack env)"` then names them to cargo test.
+up: ## Start the servers and keep them running; `eval "$(scripts/stack env)"` then configures cargo test.
 	scripts/stack up $(PARTS)
 
 .PHONY: down
-down: ## Stop what `up` started.
+down: ## Stop the servers that `up` started.
 	scripts/stack down
 
 .PHONY: crds
-crds: ## Write crds/ and the chart's copy anew after a change of src/api.
+crds: ## Regenerate crds/ and the chart's copy after a change of src/api.
 	cargo run --locked --quiet -- crd --out crds
 	cargo run --locked --quiet -- crd --out charts/jackal-operator/files/crds
 
 .PHONY: chart-docs
-chart-docs: ## Write the chart's README anew after a change of its values.
+chart-docs: ## Regenerate the chart's README after a change of its values.
 	scripts/parts get helm-docs
 	"$$(scripts/parts path helm-docs)" --chart-search-root charts --log-level warning
 
 .PHONY: build
-build: ## The binary, optimised.
+build: ## Build the optimised binary.
 	cargo build --locked --release
 
 .PHONY: bench-scale
-bench-scale: ## Measure one controller with 10, 100 and 1,000 packages of five images. BENCH='10 100' picks.
+bench-scale: ## Measure one controller with 10, 100 and 1,000 packages of five images. BENCH='10 100' selects sizes.
 	scripts/parts get etcd kube-apiserver kubectl registry31
 	cargo bench --locked --bench scale --no-run
 	scripts/stack with apiserver -- cargo bench --locked --bench scale -- $(BENCH)
 
 .PHONY: bench-compression
-bench-compression: ## Measure None, Gzip and Zstd, push and pull, at 1 Gbit/s and on loopback. BENCH='MEGABYTES ROUNDS'.
+bench-compression: ## Measure push and pull with None, Gzip and Zstd, at 1 Gbit/s and on loopback. BENCH='MEGABYTES ROUNDS'.
 	cargo build --locked --release
 	BENCH_BIN=$(CARGO_TARGET_DIR)/release/jackal-operator scripts/bench/compression $(BENCH)

@@ -1,17 +1,17 @@
 # shellcheck shell=bash
-# A Kubernetes cluster of real parts: one control plane and two nodes. Sourced by scripts/e2e, never run.
+# A Kubernetes cluster of real components: one control plane and two nodes. Sourced by scripts/e2e, never executed.
 #
-# It expects namespaces of its own for network, mounts and processes, so it may use any address and any path, and
-# all of it ends with the process that leads them. Each node has a network and a mount namespace besides: its /run and
-# its /var/lib are its own, so that both find their engines where a real node has them.
+# It runs in separate network, mount and process namespaces, so it may use any address and any path, and ends with the first
+# process of these namespaces. Each node also has its own network and mount namespace with its own /run and /var/lib, so that
+# its engines are at the usual paths.
 #
-#   10.99.0.1      the control plane, the cluster's DNS, and whatever the tests start
-#   10.99.0.1N     node N, whose pods have 10.244.N.0/24
+#   10.99.0.1      the control plane, the cluster's DNS, and servers of the tests
+#   10.99.0.1N     node N; its pods are in 10.244.N.0/24
 #   10.96.0.0/16   Services
 #
-# $work is the folder of all state; logs are its *.log.
+# $work contains all state; the logs are $work/*.log.
 
-# shellcheck disable=SC2154  # work is set by who sources this
+# shellcheck disable=SC2154  # work is set by the sourcing script
 
 HOST=10.99.0.1
 PKI="$work/pki"
@@ -20,7 +20,7 @@ PAUSE=jackal.test/pause:1
 
 node_address() { echo "10.99.0.1$1"; } # NODE
 
-# Starts COMMAND with its output in NAME.log; servers.sh's ready_when then watches it.
+# Starts COMMAND with its output in NAME.log; ready_when of servers.sh watches it.
 server() { # NAME COMMAND...
   local name=$1 dir="$work"
   shift
@@ -51,7 +51,7 @@ host_network() {
 
 cluster_certificates() {
   local node
-  # The API server is known by these names too, which those of servers.sh lack.
+  # Additional names of the API server that servers.sh does not have.
   certificates "$PKI" "IP:$HOST" DNS:kubernetes DNS:kubernetes.default
   (
     cd "$PKI" || exit
@@ -98,7 +98,7 @@ END
   await coredns ask "http://$HOST:8181/ready"
 }
 
-# The mount namespace of a node: what it alone has. Run in it; what leads it sleeps until the cluster ends.
+# Sets up the mount namespace of a node. Runs inside it and sleeps until the cluster ends.
 hold_node() { # FOLDER
   local name
   mount --make-rshared /
@@ -107,13 +107,13 @@ hold_node() { # FOLDER
   mkdir -p /var/lib/docker /var/lib/containerd /var/lib/kubelet /var/lib/cni
   for name in docker containerd kubelet cni; do mount --bind "$1/lib/$name" "/var/lib/$name"; done
   ip link set lo up
-  # Who waits for it knows by this file that it may be entered.
+  # This file signals that the namespace can be entered.
   echo "$$" >"$1/holder.new"
   mv "$1/holder.new" "$1/holder"
   exec sleep infinity
 }
 
-# A node's place: its namespaces, its network, its cgroups.
+# Creates a node's namespaces, network and cgroups.
 make_node() { # NODE
   local n=$1 dir="$work/node$1" address controller group
   address="$(node_address "$n")"
@@ -127,7 +127,7 @@ make_node() { # NODE
   on_node "$n" ip route add default via "$HOST"
   on_node "$n" sysctl -qw net.ipv4.ip_forward=1
   ip route add "10.244.$n.0/24" via "$address"
-  # With version 1 of cgroups a group exists for each controller, and cpuset's starts empty.
+  # With cgroups version 1 there is one group for each controller, and a new cpuset group is empty.
   for controller in /sys/fs/cgroup/*/; do
     group="$controller$CGROUP/node$n"
     mkdir -p "$group"
@@ -148,7 +148,7 @@ containerd_config() { # NODE FOLDER
    "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.244.$1.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
   {"type": "portmap", "capabilities": {"portMappings": true}}]}
 END
-  # A process without CAP_SYS_RESOURCE may not lower the score by which the kernel chooses whom to kill.
+  # A process without CAP_SYS_RESOURCE may not lower its OOM score.
   cat >"$2/containerd.toml" <<END
 version = 3
 [plugins."io.containerd.cri.v1.runtime"]
@@ -183,7 +183,7 @@ resolvConf: ""
 END
 }
 
-# The engines of a node, and its docker engine beside them, where the distributions have theirs.
+# Starts the containerd and the docker engine of a node, with the paths that distributions use.
 start_engines() { # NODE
   local n=$1 dir="$work/node$1" programs
   programs="$(dirname "$(part containerd)"):/usr/sbin:/usr/bin:/sbin:/bin"
@@ -223,7 +223,8 @@ start_kubelet() { # NODE
     --cluster-cidr 10.244.0.0/16 --conntrack-max-per-core 0 --oom-score-adj 0
 }
 
-# Whether the groups of pods are gone, each removed from the innermost out; processes of a group may take a moment to end.
+# Removes the control groups, innermost first, and returns whether all are removed. Processes of a group may need a moment to
+# end.
 remove_cgroups() { # GROUP
   local folder left=''
   for folder in /sys/fs/cgroup/*/"$1"; do

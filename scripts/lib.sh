@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# What scripts/parts and scripts/stack share. Sourced, never run.
+# Functions that the scripts share. Sourced, never executed.
 
 JACKAL_CACHE="${JACKAL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/jackal-operator}"
 
-# Lines for people go to stderr; stdout carries only what a caller reads (paths, export lines).
+# Messages go to stderr; stdout contains only output for a caller (paths, export lines).
 say() { printf '%s\n' "$*" >&2; }
 
 die() {
@@ -16,7 +16,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 is_root() { [ "$(id -u)" -eq 0 ]; }
 
 need_root() { # WHAT
-  is_root || die "$1 needs root; run it again as root (for instance with sudo -E)"
+  is_root || die "$1 needs root; run it again as root (for example with sudo -E)"
 }
 
 # Milliseconds since boot, for deadlines and durations: the wall clock may jump.

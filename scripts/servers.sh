@@ -1,23 +1,23 @@
 # shellcheck shell=bash
-# How each server of scripts/stack is started. Sourced by it, never run.
+# Functions that start each server of scripts/stack. Sourced by it, never executed.
 #
-# A start_* function gets the folder of its instance in $dir, its folder for sockets in $run, writes
-# what tests need to know into $dir/env as NAME=value lines, and returns when the server answers.
-# It runs in a subshell of its own with `set -e`: whatever fails there fails the start.
+# A start_* function gets the folder of its instance in $dir and its folder for sockets in $run, writes the variables for the
+# tests into $dir/env as NAME=value lines, and returns when the server answers. It runs in a subshell with `set -e`: a failed
+# command fails the start.
 
 # shellcheck disable=SC2154  # dir and run are set by start, as said above
 
-# Every wait for a server to answer ends after this many seconds.
+# The maximum time in seconds until a server answers.
 READY_SECONDS=60
 
 part() { "$HERE/parts" path "$1"; }
 
-# Loopback only, whatever proxy the environment names, and never longer than a few seconds.
+# Only for loopback addresses: without a proxy, and with a timeout of a few seconds.
 ask() { curl --silent --show-error --fail --noproxy '*' --max-time 5 --output /dev/null "$@"; }
 
-# Starts a process that outlives this shell, and remembers it for ready_when. It records its own
-# process id before it becomes the server, so that a caller killed in between leaves nothing unknown.
-# It keeps no open file of the caller: a test run that waits for the end of a pipe must not wait for it.
+# Starts a process that outlives this shell, and records it for ready_when. The process writes its process id before it
+# executes the server, so that no server is unknown if the caller is killed in between. It closes the caller's open files: a
+# test run that waits for the end of a pipe must not wait for the server.
 spawn() { # LOG COMMAND...
   local log=$1
   shift
@@ -32,21 +32,21 @@ spawn() { # LOG COMMAND...
   spawned+=("$!")
 }
 
-# Waits until COMMAND succeeds, which it is asked ten times a second.
+# Waits until COMMAND succeeds. It is run ten times per second.
 ready_when() { # COMMAND...
   local deadline pid
   deadline=$(($(now_ms) + READY_SECONDS * 1000))
   until "$@" >/dev/null 2>&1; do
     for pid in "${spawned[@]}"; do
-      kill -0 "$pid" 2>/dev/null || die "$(basename "$dir"): a process ended while it started"
+      kill -0 "$pid" 2>/dev/null || die "$(basename "$dir"): a process ended during the start"
     done
     [ "$(now_ms)" -lt "$deadline" ] || die "$(basename "$dir"): no answer within $READY_SECONDS s"
     sleep 0.1
   done
 }
 
-# COUNT different ports on which nothing listens now, below the range the kernel gives to clients.
-# Another process may take one before it is used; start tries again then.
+# COUNT different free ports, below the range that the kernel assigns to clients. Another process may use one of them first;
+# `start` then retries.
 free_ports() { # COUNT
   local port ports=() used
   used="$(awk 'FNR > 1 { sub(".*:", "", $2); print $2 }' /proc/net/tcp /proc/net/tcp6 2>/dev/null)"
@@ -85,18 +85,18 @@ certificates() { # FOLDER [FURTHER NAME OF THE API SERVER...]
     openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out service-account.key
     openssl pkey -in service-account.key -pubout -out service-account.pub
   ) >"$1.log" 2>&1
-  # Shown when it failed; else of no interest.
+  # The log is needed only after a failure.
   rm "$1.log"
 }
 
-# etcd and kube-apiserver, nothing else: no controller runs, so namespaces are never emptied, owner
-# references never collected and service accounts never given tokens.
+# Only etcd and kube-apiserver: without controllers, namespaces are never emptied, objects with owner references never
+# collected, and service accounts never get tokens.
 start_apiserver() {
   apiserver KUBECONFIG
 }
 
-# Another one, for tests whose operators watch every namespace, or that ask who was allowed what: every request
-# stands in the file JACKAL_AUDIT when it has been answered.
+# Another API server, for tests whose operators watch every namespace, or that evaluate the audit log: every request is in the
+# file JACKAL_AUDIT when it has been answered.
 start_apiserver_audited() {
   cat >"$dir/audit.yaml" <<END
 apiVersion: audit.k8s.io/v1
@@ -157,7 +157,7 @@ contexts:
 END
 }
 
-# A containerd of our own on $run/containerd.sock, without Kubernetes' runtime interface.
+# A separate containerd on $run/containerd.sock, without the CRI plugin.
 containerd_process() { # CONTAINERD CONFIG_VERSION LOG
   need_root "$(basename "$dir")"
   mkdir -p "$run"
@@ -171,12 +171,12 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", 
 [plugins."io.containerd.internal.v1.opt"]
   path = "$dir/opt"
 END
-  # Its shim lies beside it, runc among the programs of root.
+  # Its shim is in the same folder, runc in a folder for root.
   PATH="$(dirname "$1"):/usr/sbin:/usr/bin:/sbin:/bin" spawn "$3" "$1" --config "$dir/containerd.toml"
   ready_when test -S "$run/containerd.sock"
 }
 
-# Where it listens, when it answers.
+# Writes the address of the socket when the containerd answers.
 plain_containerd() { # CONTAINERD CONFIG_VERSION VARIABLE
   local ctr
   ctr="$(part ctr)"
@@ -197,11 +197,11 @@ start_containerd16() {
   plain_containerd "$containerd" 2 JACKAL_CONTAINERD16
 }
 
-# An engine with a containerd of its own. It makes no bridge and no firewall rule.
+# An engine with its own containerd. It creates no bridge and no firewall rules.
 engine() { # DOCKERD CONTAINERD CONTAINERD_CONFIG_VERSION DAEMON_JSON VARIABLE
   part runc >/dev/null
   containerd_process "$2" "$3" containerd.log
-  # Always a file of our own: else the machine's /etc/docker/daemon.json would count.
+  # Always a separate file: otherwise the machine's /etc/docker/daemon.json would be used.
   echo "$4" >"$dir/daemon.json"
   PATH="$(dirname "$2"):/usr/sbin:/usr/bin:/sbin:/bin" spawn log "$1" --config-file "$dir/daemon.json" \
     --data-root "$dir/docker" --exec-root "$run/exec" --pidfile "$run/docker.pid" \
@@ -233,7 +233,7 @@ start_docker_containerd() {
   engine "$dockerd" "$containerd" 3 '{}' JACKAL_DOCKER_CONTAINERD
 }
 
-# A registry takes its port from the kernel and says in its log which one.
+# The kernel chooses the port of a registry; the registry's log contains it.
 registry() { # REGISTRY VARIABLE
   local address
   cat >"$dir/config.yml" <<END

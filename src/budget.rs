@@ -1,9 +1,9 @@
-//! The memory that documents of registries may take: manifests, indexes and signatures, which are held as a whole, unlike
-//! layers. Who writes a registry decides how large they are, so there is a limit for all of them together.
+//! The memory for documents of registries: manifests, indexes and signatures, which are held completely, unlike layers.
+//! Their size is chosen by whoever writes to the registry, so one limit applies to all of them together.
 //!
-//! What holds documents (an image that is moved, a package that is put together) has a [`Reservation`]. It holds a share
-//! without asking, which is enough for nearly all images, and what is beyond it as long as the pool has room. Nobody waits for
-//! room while holding some of it, so nobody waits for each other: the work fails, gives back what it has, and is tried again.
+//! A holder of documents (an image transfer, a package publication) has a [`Reservation`]. A reservation includes a
+//! base amount, which is enough for nearly all images. More is available while the pool has free memory. A holder never
+//! waits for memory, so holders cannot block each other: the work fails, releases its memory and is retried.
 
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;

@@ -1,4 +1,7 @@
-//! The one shape in which the engine's failures reach whoever has to act on them.
+//! The error type of all modules: every failure has a reason, a disposition and a message.
+//!
+//! The module where a failure happens chooses the [`Reason`], which becomes the reason of a condition, of an event and
+//! of a metric.
 
 use std::fmt;
 use std::sync::OnceLock;

@@ -1,4 +1,4 @@
-//! Digests of content as it passes, computed beside the async threads.
+//! Digests of streamed content, computed outside the async threads.
 
 use bytes::Bytes;
 use tokio::sync::mpsc;

@@ -1,16 +1,9 @@
-//! Packages of images, built inside the cluster, for clusters without internet.
+//! Builds packages of container images inside a Kubernetes cluster without internet access.
 //!
-//! The rooms, each of which uses only those above it: [`decode`] (JSON and YAML of others), [`oci`] (names and
-//! documents), [`fault`] (failures),
-//! [`suggestion`] (the name that was meant by a misspelt one),
-//! [`budget`] (memory that all documents share),
-//! [`hashing`] (digests of what passes), [`process`] (children that are ended with all that they started),
-//! [`api`] (the custom resources), [`registry`] (the distribution client),
-//! [`source`] (where images come from), [`transfer`] (bringing them to a destination), [`signing`] (signatures, and
-//! whether they count), [`sbom`] (what images consist of), [`package`] (what a package consists of, and its artifact),
-//! [`convert`] (what Jackal's and Zarf's commands call a package, as ours), [`fetch`] (charts, files and ConfigMaps of
-//! components), [`worker`] (moving what stands as objects), [`controller`], [`agent`],
-//! [`server`] (health and metrics over HTTP), [`cli`] (the commands).
+//! Each module uses only the modules before it in this list: [`decode`], [`oci`], [`fault`], [`suggestion`],
+//! [`budget`], [`hashing`], [`process`], [`api`], [`registry`], [`source`], [`transfer`], [`signing`], [`sbom`],
+//! [`package`], [`convert`], [`fetch`], [`runtime`], [`worker`], [`controller`], [`agent`], [`server`], [`cli`]. The
+//! contents of each module and the path of an image through them are described in `docs/architecture.md`.
 
 pub mod agent;
 pub mod api;

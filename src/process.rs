@@ -1,4 +1,4 @@
-//! Child processes that are ended together with all that they started.
+//! Child processes that are ended together with all their descendants.
 
 use rustix::process::{Pid, Signal};
 

@@ -1,4 +1,4 @@
-//! The name that was probably meant by one that is not known: a field, a value of an enumeration, a kind.
+//! The known name that is nearest to an unknown one: a field, a value of an enumeration, a kind.
 
 /// The longest name in bytes that is compared; nobody misspells more by accident.
 const LONGEST: usize = 64;

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# The ways from docker or a registry to a registry, ours and the peers'. Sourced by the benches, never run.
+# The measured tools: jackal-operator ("ours") and its peers, from docker or a registry to a registry. Sourced by the benchmarks, never executed.
 #
-# Each brings the images that $WORK/images lists, one a line: from the engine at $ENGINE (name:tag there), or from
-# another registry (host/name:tag). They arrive as $DEST/$PREFIX name:tag; $PREFIX is empty or ends in a slash.
-# Every tool does what it does by default; flags say only where things are and that this is plain HTTP.
+# Each transfers the images in $WORK/images, one per line: from the engine at $ENGINE (name:tag), or from another registry
+# (host/name:tag), to $DEST/$PREFIX name:tag; $PREFIX is empty or ends in a slash. Every tool uses its default settings; flags
+# only set locations and plain HTTP.
 
 # ---- ours
 
@@ -14,10 +14,10 @@ ours() {
 }
 
 client_ours() { ours; }
-# The engine's folder is not found, so the engine exports.
+# With a wrong folder, so that the engine exports.
 client_ours_export() { ours --docker-root /nowhere; }
 
-# ---- out of a docker engine
+# ---- from a docker engine
 
 docker_cli() { "$DOCKER" --host "$ENGINE" "$@"; }
 
@@ -37,7 +37,7 @@ skopeo_one() {
 client_skopeo() { each 1 skopeo_one; }
 client_skopeo4() { each 4 skopeo_one; }
 
-# For engines that no longer speak to skopeo: the engine's export as a file.
+# For engines that skopeo does not support: the engine's export as a file.
 archive_one() {
   local file
   file="$(mktemp "$TMPDIR/image.XXXXXX.tar")"
@@ -47,10 +47,10 @@ archive_one() {
 }
 client_archive() { each 1 archive_one; }
 
-# Reads the image and brings it nowhere.
+# Reads the image without a destination.
 client_save() { xargs -a "$WORK/images" "$DOCKER" --host "$ENGINE" save | cat >/dev/null; }
 
-# ---- out of a registry
+# ---- from a registry
 
 crane_one() { "$CRANE" copy --insecure "$1" "$DEST/$PREFIX${1#*/}"; }
 client_crane() { each 1 crane_one; }
@@ -68,7 +68,7 @@ copy_one() {
 client_copy() { each 1 copy_one; }
 client_copy4() { each 4 copy_one; }
 
-# skopeo's own way for many images.
+# skopeo's command for many images.
 client_sync() {
   local name
   {
@@ -78,14 +78,14 @@ client_sync() {
       printf '    %s: ["%s"]\n' "${name%:*}" "${name##*:}"
     done <"$WORK/images"
   } >"$WORK/sync.yaml"
-  # It keeps the last part of a name; all of the bench's images are jackal-bench/NAME.
+  # It keeps only the last part of a name; all images of the benchmarks are jackal-bench/NAME.
   "$SKOPEO" sync --src yaml --dest docker --dest-tls-verify=false "$WORK/sync.yaml" "$DEST/${PREFIX}jackal-bench"
 }
 
 # ---- Zarf: a package on disk first, then its images to the registry
 
-# It looks for every image in its registry first. Nothing listens at the host that names from docker get here, so it
-# turns to the engine at once; a name without a host would be asked for at Docker Hub.
+# Zarf asks the image's registry first. Images from docker get the name of a host without a server, so Zarf immediately uses the
+# engine; for a name without a host it would ask Docker Hub.
 write_zarf_package() {
   mkdir -p "$WORK/zarf"
   {
@@ -125,7 +125,7 @@ client_zarf_mirror() {
 
 # ---- loops
 
-# FUNCTION with every image, COUNT at once.
+# Runs FUNCTION for every image, COUNT at the same time.
 each() { # COUNT FUNCTION
   local name
   if [ "$1" -eq 1 ]; then

@@ -1,15 +1,14 @@
 # shellcheck shell=bash
-# Makes 24 images like real ones in a docker engine: on two bases of two layers each, one to three layers more, of
-# files of this machine, so that gzip makes them as much smaller as it does real software. The same machine gives the
-# same layers. Sourced by the benches, never run.
+# Makes 24 realistic images in a docker engine: on two bases with two layers each, one to three more layers, with files of this
+# machine, so that they compress like real software. The same machine gives the same layers. Sourced by the benchmarks, never executed.
 
-# Where the files are taken from, by chance but always the same. Files above 8 MB would make layers uneven.
+# The folders of the files, which are chosen pseudo-randomly. Files above 8 MB would make layers uneven.
 POOL="${BENCH_POOL:-/usr/lib /usr/share $HOME/.cargo/registry $HOME/.rustup $(go env GOROOT 2>/dev/null || true)}"
 LARGEST_FILE=8M
 IMAGES=24
 
-# What each layer holds, in thousandths of the distinct bytes: the bases are stored once and counted in 12 images
-# each, so that all images together are 3.3 times what is distinct. Prints "NAME THOUSANDTHS" a layer.
+# The size of each layer, in thousandths of the distinct bytes: a base is stored once and used by 12 images, so the sum over all
+# images is 3.3 times the distinct bytes. Prints "NAME THOUSANDTHS" for each layer.
 layer_list() {
   local image layer layers
   echo 'a1 80
@@ -38,17 +37,17 @@ choose_files() { # BYTES
         if (have >= want[layer]) { close(folder name[layer]); layer++; have = 0 }
       }
       END { if (layer <= layers) exit 1 }' ||
-    die "$POOL hold too few files for $1 bytes; name more folders in BENCH_POOL"
+    die "$POOL contain too few files for $1 bytes; add folders to BENCH_POOL"
 }
 
-# A tar of the files that LIST names, with the folders they lie in: docker would make those with the time of now.
+# A tar of the files in LIST, with their parent folders: docker would create these with the current time.
 layer_tar() { # LIST
   awk '{ path = $0; while (sub(/\/[^\/]+$/, "", path) && path != "") print path; print }' "$1" | LC_ALL=C sort -u |
     sed 's|^/||' | tar -C / --format=gnu --no-recursion --hard-dereference --mtime=@0 --owner=0 --group=0 --numeric-owner \
     --warning=no-file-changed -T - -cf -
 }
 
-# An image NAME on BASE with these layers on top.
+# Builds the image NAME with these layers on top of BASE.
 build_image() { # NAME BASE LAYER...
   local name=$1 base=$2 layer context="$WORK/context"
   shift 2
@@ -65,10 +64,10 @@ build_image() { # NAME BASE LAYER...
   rm -r "$context"
 }
 
-# Makes them, of BYTES in all that are distinct, and lists them in $WORK/images.
+# Makes the images with BYTES of distinct content and lists them in $WORK/images.
 make_images() { # BYTES
   local image base layers
-  say "making $IMAGES images of $(megabytes "$1") MB distinct"
+  say "making $IMAGES images of $(megabytes "$1") MB distinct content"
   choose_files "$1"
   build_image jackal-bench/base-a:1 scratch a1 a2
   build_image jackal-bench/base-b:1 scratch b1 b2
@@ -83,11 +82,11 @@ make_images() { # BYTES
     '"\(length) images of \([.[].RootFS.Layers | length] | "\(min) to \(max)") layers, \([.[].Size] | add / 1e6 | round) MB in all"')"
 }
 
-# 24 images, which docker makes and brings to the source; then the engine is no longer needed.
+# Makes 24 images with docker and pushes them to the source; the engine is not needed afterwards.
 fill_source() { # BENCH
-  use_engine docker20 "${JACKAL_DOCKER20:?no docker 20.10 runs; run this by make bench-$1}"
+  use_engine docker20 "${JACKAL_DOCKER20:?docker 20.10 is not running; run this with: make bench-$1}"
   make_images "$SIZE"
-  say "bringing them to the source registry"
+  say "pushing them to the source registry"
   DEST="$SOURCE" tag_images
   DEST="$SOURCE" client_push >/dev/null
   sed -i "s|^|$SOURCE/|" "$WORK/images"

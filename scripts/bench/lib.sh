@@ -1,51 +1,51 @@
 # shellcheck shell=bash
-# What the benches share: how a run is measured, how the ways alternate, how the table is made. Sourced, never run.
+# Functions that the benchmarks share: measurement of a run, rounds, tables. Sourced, never executed.
 #
-# A bench names its ways in order, ours first; each is a function client_WAY, of its own or of clients.sh. They run
-# in a fresh bash that knows every function and every exported variable of the bench.
+# A benchmark lists its tools in order, jackal-operator ("ours") first. Each is a function client_TOOL, of the benchmark or of
+# clients.sh. It runs in a new bash with every function and every exported variable of the benchmark.
 
 BENCH_DIR="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=scripts/lib.sh
 . "$BENCH_DIR/../lib.sh"
 
-# A way that takes longer than this failed.
+# The maximum duration of a run.
 export RUN_SECONDS="${BENCH_RUN_SECONDS:-3600}"
-# How often the ways named in SLOW are measured, for the others wait for them. `all` counts every round.
+# The number of rounds with the tools in SLOW, because they delay the others. `all`: every round.
 SLOW_ROUNDS="${BENCH_SLOW_ROUNDS:-1}"
-# Promised of every transfer, in MB of resident memory.
+# The limit of resident memory of every transfer, in MB.
 MEMORY_MB=128
 
-# Filled by the bench:
-SLOW=''                # ways that are measured SLOW_ROUNDS times
-NOT_AGAIN=''           # ways whose repetition would say nothing
-NOT_ARRIVING=''        # ways that bring nothing to the destination
-WATCHED=()             # folders whose growth is extra disk, besides TMPDIR
+# Set by the benchmark:
+SLOW=''                # tools that are measured SLOW_ROUNDS times
+NOT_AGAIN=''           # tools that are not repeated
+NOT_ARRIVING=''        # tools that transfer nothing to the destination
+WATCHED=()             # folders whose growth is extra disk, in addition to TMPDIR
 WARMED=()              # folders that are read before a warm run
 ENGINE_PIDS=()         # processes of the engine
 REGISTRY_PIDS=()       # processes of the registries
-declare -A TITLE=()    # what the table calls a way
-declare -A STEPS=()    # ways that are measured in several steps, which are ways themselves; the way is their sum
-declare -A METHOD=()   # the method that our JSON must name for a way
+declare -A TITLE=()    # the name of a tool in the table
+declare -A STEPS=()    # tools that are measured in several steps, which are tools too; the result is their sum
+declare -A METHOD=()   # the method that the JSON report of ours must contain
 
-BASELINE=''            # bytes in the watched folders before a way's first step; empty: before this run
-declare -A FAILED=()   # ways that failed, and what they said last
+BASELINE=''            # bytes in the watched folders before a tool's first step; empty: before this run
+declare -A FAILED=()   # tools that failed, and the last line of their output
 
-# Sets what every bench needs, and cleans up when it ends. Reads SIZE ROUNDS WAY... of the command line.
+# Sets the variables of every benchmark, and cleans up at the end. Reads SIZE ROUNDS TOOL... from the command line.
 begin() { # DEFAULT_SIZE ARGUMENT...
-  is_root || die "the page cache can only be dropped by root; run this as root"
-  [ -n "${JACKAL_REGISTRY31:-}" ] || die "no registry runs; run this by make bench-$(basename "$0")"
+  is_root || die "only root can drop the page cache; run this as root"
+  [ -n "${JACKAL_REGISTRY31:-}" ] || die "no registry is running; run this with: make bench-$(basename "$0")"
   SIZE="$(bytes_of "${2:-$1}")"
   ROUNDS="${3:-3}"
   shift "$(($# > 3 ? 3 : $#))"
   CHOSEN="$*"
   WORK="$(mktemp -d)"
   trap 'rm -rf --one-file-system "$WORK"' EXIT
-  BIN="${BENCH_BIN:?BENCH_BIN names the binary to measure, built by cargo build --release}"
+  BIN="${BENCH_BIN:?BENCH_BIN must name the binary to measure, built by cargo build --release}"
   DOCKER="$("$BENCH_DIR/../parts" path docker)"
   CRANE="$("$BENCH_DIR/../parts" path crane)"
   REGCTL="$("$BENCH_DIR/../parts" path regctl)"
   SKOPEO="$("$BENCH_DIR/../parts" path skopeo)"
-  # The one peer that takes minutes to build: asked for only where it is run.
+  # Zarf takes minutes to build, so it is needed only if it runs.
   ZARF=''
   case " $CHOSEN " in "  " | *" zarf "*) ZARF="$("$BENCH_DIR/../parts" path zarf)" ;; esac
   "$BENCH_DIR/../parts" path time >/dev/null
@@ -53,18 +53,18 @@ begin() { # DEFAULT_SIZE ARGUMENT...
   DEST_DIR="$JACKAL_STACK/registry31"
   PREFIX=''
   LOAD="$(cut -d ' ' -f 1 /proc/loadavg)"
-  if [ "${LOAD%.*}" -ge 1 ]; then say "note: the load is $LOAD, so others work on this machine; only the ratios count"; fi
+  if [ "${LOAD%.*}" -ge 1 ]; then say "note: the load is $LOAD, so other processes use this machine; only the ratios are meaningful"; fi
   mapfile -t REGISTRY_PIDS <"$DEST_DIR/pid"
   export SIZE WORK BIN DOCKER CRANE REGCTL SKOPEO ZARF DEST PREFIX
 }
 
-# The engine that the bench reads from: instance NAME of the stack, listening at HOST.
+# Sets the engine that the benchmark reads from: instance NAME of the stack, listening at HOST.
 use_engine() { # NAME HOST
   ENGINE="$2"
   ENGINE_DIR="$JACKAL_STACK/$1"
   mapfile -t ENGINE_PIDS <"$ENGINE_DIR/pid"
-  # What an export stages, and what a push or an export adds to the content store. Not the layers' own folders:
-  # no way writes there, and counting their files would warm the cache.
+  # The folder of exports, and the content store. Not the folders of layers: no tool writes there, and reading them would warm
+  # the cache.
   WATCHED+=("$ENGINE_DIR/docker/tmp" "$ENGINE_DIR/containerd/io.containerd.content.v1.content")
   export ENGINE ENGINE_DIR
 }
@@ -83,19 +83,19 @@ use_source() {
 bytes_of() { # SIZE
   local size=$1
   case $size in *[!0-9.]*) ;; *) size+=G ;; esac
-  numfmt --from=si "$size" || die "not a size: $1; write for instance 5G or 500M"
+  numfmt --from=si "$size" || die "not a size: $1; use for example 5G or 500M"
 }
 
 megabytes() { printf '%d' "$((($1 + 500000) / 1000000))"; }
 hundredths() { printf '%d.%02d' "$(($1 / 100))" "$(($1 % 100))"; }
 contains() { case " $1 " in *" $2 "*) ;; *) return 1 ;; esac }
 
-# A tar with one file of SIZE bytes that no compression makes smaller. Nothing is written to disk on the way.
+# A tar with one file of SIZE incompressible bytes. It is not written to disk.
 random_tar() { # SIZE SEED
   local hollow="$WORK/hollow-$2"
   mkdir -p "$hollow"
   truncate -s "$1" "$hollow/file-$2"
-  # Encrypted zeros: as random as it gets, and quick. head ends those that feed it early.
+  # Encrypted zeros are random and fast. head stops the other commands early.
   (
     set +o pipefail
     tar --format=gnu --mtime=@0 -C "$hollow" -cf - "file-$2" 2>/dev/null | head -c 512
@@ -105,7 +105,7 @@ random_tar() { # SIZE SEED
   rm -r "$hollow"
 }
 
-# A package of the images that $WORK/images lists, one a line.
+# Writes a package of the images in $WORK/images, one per line.
 write_package() { # SOURCE
   {
     cat <<END_OF_PACKAGE
@@ -123,7 +123,7 @@ END_OF_PACKAGE
   } >"$WORK/package.yaml"
 }
 
-# CPU time that processes used so far, with that of children they waited for, in hundredths of a second.
+# The CPU time of processes and of their children that have ended, in hundredths of a second.
 cpu() { # PID...
   local pid stat ticks=0
   for pid in "$@"; do
@@ -135,9 +135,9 @@ cpu() { # PID...
   printf '%s\n' "$((ticks * 100 / $(getconf CLK_TCK)))"
 }
 
-# Bytes on disk in folders that may not exist. They hold few files, so this takes milliseconds.
+# Bytes on disk in folders that may not exist. The folders have few files, so this takes milliseconds.
 used() { # FOLDER...
-  # Without any, du would count where it stands.
+  # Without arguments, du would measure the current folder.
   if [ $# -eq 0 ]; then
     echo 0
     return 0
@@ -145,7 +145,7 @@ used() { # FOLDER...
   { du -s --total --block-size=1 "$@" 2>/dev/null || true; } | awk 'END { printf "%.0f\n", $1 }'
 }
 
-# Writes the most that the folders held to FILE, until it is ended.
+# Writes the maximum size of the folders to FILE, until it is stopped.
 sample() { # FILE FOLDER...
   local file=$1 peak=0 now
   shift
@@ -159,10 +159,10 @@ sample() { # FILE FOLDER...
   done
 }
 
-# One run of a way: appends "wall-ms client-cs engine-cs registry-cs peak-kB disk-bytes written-bytes" to
-# $WORK/WAY.CACHE. Fails when the way does.
-measure() { # WAY CACHE
-  local way=$1 started now engine=0 registry before sampler code=0 user system memory blocks log
+# One run of a tool: appends "wall-ms client-cs engine-cs registry-cs peak-kB disk-bytes written-bytes" to
+# $WORK/TOOL.CACHE. Fails if the tool fails.
+measure() { # TOOL CACHE
+  local tool=$1 started now engine=0 registry before sampler code=0 user system memory blocks log
   mkdir -p "$WORK/tmp"
   before="${BASELINE:-$(used "$WORK/tmp" "${WATCHED[@]}")}"
   echo "$before" >"$WORK/peak"
@@ -173,7 +173,7 @@ measure() { # WAY CACHE
   sampler=$!
   started="$(date +%s%N)"
   TMPDIR="$WORK/tmp" /usr/bin/time --quiet -f '%U %S %M %O' -o "$WORK/time" timeout "$RUN_SECONDS" \
-    bash -c "$(declare -f); set -euo pipefail; client_$way" >"$WORK/out" 2>"$WORK/err" </dev/null || code=$?
+    bash -c "$(declare -f); set -euo pipefail; client_$tool" >"$WORK/out" 2>"$WORK/err" </dev/null || code=$?
   now="$(date +%s%N)"
   kill "$sampler"
   wait "$sampler" 2>/dev/null || true
@@ -182,13 +182,13 @@ measure() { # WAY CACHE
   if [ "${#ENGINE_PIDS[@]}" -gt 0 ]; then engine="$(($(cpu "${ENGINE_PIDS[@]}") - engine))"; fi
   printf '%d %d %d %d %d %d %d\n' "$(((now - started) / 1000000))" "$((10#${user/./} + 10#${system/./}))" "$engine" \
     "$(($(cpu "${REGISTRY_PIDS[@]}") - registry))" "$memory" "$(($(cat "$WORK/peak") - before))" "$((blocks * 512))" \
-    >>"$WORK/$way.$2"
+    >>"$WORK/$tool.$2"
   tail -c +"$((log + 1))" "$DEST_DIR/log" | grep -oE '\] "[A-Z]+ /' | cut -d ' ' -f 2 | tr -d '"' | sort | uniq -c |
-    awk '{ printf "%s%d %s", sep, $1, $2; sep = ", " }' >"$WORK/$way.requests" || true
-  say "$2 $way: $(line_of "$way" "$2")"
+    awk '{ printf "%s%d %s", sep, $1, $2; sep = ", " }' >"$WORK/$tool.requests" || true
+  say "$2 $tool: $(line_of "$tool" "$2")"
 }
 
-line_of() { # WAY CACHE
+line_of() { # TOOL CACHE
   local wall client engine registry memory disk written
   read -r wall client engine registry memory disk written < <(tail -n 1 "$WORK/$1.$2")
   printf '%s s, CPU %s + %s + %s s, %d MB, disk %s MB, client wrote %s MB, requests: %s' "$(seconds "$wall")" \
@@ -196,24 +196,24 @@ line_of() { # WAY CACHE
     "$(megabytes "$disk")" "$(megabytes "$written")" "$(cat "$WORK/$1.requests")"
 }
 
-# What ours must have done, beyond ending well.
-check_ours() { # WAY CACHE
+# Checks the methods in the report of ours.
+check_ours() { # TOOL CACHE
   local methods written
   [ -n "${METHOD[$1]:-}" ] || return 0
   methods="$(jq -r '.images[].method' "$WORK/out" | sort | uniq -c | awk '{ printf "%s%s of %d", sep, $2, $1; sep = ", " }')"
   echo "$methods" >"$WORK/$1.$2.methods"
   if [ "$2" = again ]; then
-    case $methods in Unchanged*,* | [!U]*) die "again, and $1 was not Unchanged: $methods" ;; esac
+    case $methods in Unchanged*,* | [!U]*) die "the repeat of $1 was not Unchanged: $methods" ;; esac
   else
     jq -e --arg list "${METHOD[$1]}" 'all(.images[]; .method | IN($list | split("|")[]))' "$WORK/out" >/dev/null ||
-      die "$1 took $methods and should have taken ${METHOD[$1]}: $(jq -r '[.images[].methodMessage // empty] | first' "$WORK/out")"
+      die "$1 used $methods instead of ${METHOD[$1]}: $(jq -r '[.images[].methodMessage // empty] | first' "$WORK/out")"
   fi
   written="$(tail -n 1 "$WORK/$1.$2" | cut -d ' ' -f 7)"
-  [ "$written" -lt 10000000 ] || die "$1 wrote $written bytes to disk somewhere"
+  [ "$written" -lt 10000000 ] || die "$1 wrote $written bytes outside the watched folders"
 }
 
-# Every image lies at the destination under its plain tag; notes their digests in $WORK/WAY.digests.
-check_arrived() { # WAY
+# Checks that every image is in the destination under its plain tag; writes the digests to $WORK/TOOL.digests.
+check_arrived() { # TOOL
   local name path digest
   ! contains "$NOT_ARRIVING" "$1" || return 0
   while read -r name; do
@@ -222,7 +222,7 @@ check_arrived() { # WAY
     digest="$(curl --silent --fail --noproxy '*' --max-time 10 --head \
       -H 'Accept: application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.index.v1+json' \
       "http://$DEST/v2/$path" | tr -d '\r' | awk 'tolower($1) == "docker-content-digest:" { print $2 }')" ||
-      die "$1 ended well and $DEST has no $path"
+      die "$1 succeeded, but $DEST has no $path"
     printf '%s %s\n' "$name" "$digest"
   done <"$WORK/images" >"$WORK/$1.digests"
 }
@@ -232,8 +232,8 @@ empty_destination() {
   sync
 }
 
-# Before every run. A bench may put its own in place.
-prepare() { # WAY
+# Runs before every run. A benchmark may replace it.
+prepare() { # TOOL
   : "$1"
   empty_destination
 }
@@ -242,112 +242,112 @@ warm_up() {
   [ "${#WARMED[@]}" -eq 0 ] || find "${WARMED[@]}" -type f -exec cat {} + >/dev/null
 }
 
-# One way once, with all that belongs to it.
-run_way() { # WAY CACHE
-  local way=$1 step steps
-  [ -z "${FAILED[$way]:-}" ] || return 0
+# Runs one tool once, with preparation and checks.
+run_tool() { # TOOL CACHE
+  local tool=$1 step steps
+  [ -z "${FAILED[$tool]:-}" ] || return 0
   rm -rf "$WORK/tmp"
-  prepare "$way"
+  prepare "$tool"
   case $2 in
     cold)
       sync
-      echo 3 >/proc/sys/vm/drop_caches || die "the page cache cannot be dropped"
+      echo 3 >/proc/sys/vm/drop_caches || die "could not drop the page cache"
       ;;
     warm) warm_up ;;
   esac
-  read -r -a steps <<<"${STEPS[$way]:-$way}"
-  # One for all steps: what the first leaves in TMPDIR is still there in the second.
+  read -r -a steps <<<"${STEPS[$tool]:-$tool}"
+  # One TMPDIR for all steps: the second step uses files of the first.
   BASELINE="$(used "${WATCHED[@]}")"
   for step in "${steps[@]}"; do
     if ! measure "$step" "$2"; then
       BASELINE=''
-      failed "$way" "$2"
+      failed "$tool" "$2"
       return 0
     fi
   done
   BASELINE=''
-  if [ -n "${STEPS[$way]:-}" ]; then sum_steps "$way" "$2" "${steps[@]}"; fi
-  check_ours "$way" "$2"
-  check_arrived "$way"
-  if [ "$2" = warm ] && ! contains "$NOT_AGAIN" "$way"; then
-    if ! measure "$way" again; then
-      failed "$way" again
+  if [ -n "${STEPS[$tool]:-}" ]; then sum_steps "$tool" "$2" "${steps[@]}"; fi
+  check_ours "$tool" "$2"
+  check_arrived "$tool"
+  if [ "$2" = warm ] && ! contains "$NOT_AGAIN" "$tool"; then
+    if ! measure "$tool" again; then
+      failed "$tool" again
       return 0
     fi
-    check_ours "$way" again
-    cp "$WORK/$way.requests" "$WORK/$way.requests-again"
+    check_ours "$tool" again
+    cp "$WORK/$tool.requests" "$WORK/$tool.requests-again"
   fi
   rm -rf "$WORK/tmp"
 }
 
-# A peer that fails is left out from then on and named below the table; ours must not fail.
-failed() { # WAY CACHE
+# A peer that fails is skipped from then on and listed below the table; a failure of ours is fatal.
+failed() { # TOOL CACHE
   tail -n 5 "$WORK/err" >&2
   case $1 in ours*) die "$1 failed, $2" ;; esac
-  say "$1 failed, $2, and is left out from now on"
+  say "$1 failed, $2, and is skipped from now on"
   FAILED[$1]="$2: $(tail -n 1 "$WORK/err" | cut -c 1-300)"
   rm -rf "$WORK/tmp"
 }
 
-# Times and bytes written add up; of memory and disk the most counts, for the steps share one TMPDIR.
-sum_steps() { # WAY CACHE STEP...
-  local way=$1 cache=$2 step
+# Times and written bytes are added; of memory and disk the maximum counts, because the steps share one TMPDIR.
+sum_steps() { # TOOL CACHE STEP...
+  local tool=$1 cache=$2 step
   shift 2
   for step in "$@"; do tail -n 1 "$WORK/$step.$cache"; done | awk '
     { for (i = 1; i <= 4; i++) sum[i] += $i; if ($5 > memory) memory = $5; if ($6 > disk) disk = $6; written += $7 }
-    END { print sum[1], sum[2], sum[3], sum[4], memory, disk, written }' >>"$WORK/$way.$cache"
+    END { print sum[1], sum[2], sum[3], sum[4], memory, disk, written }' >>"$WORK/$tool.$cache"
 }
 
-# All ways in turn, ROUNDS times cold and ROUNDS times warm.
-run_ways() { # WAY...
-  local cache round way
+# Runs all tools alternately, ROUNDS times cold and ROUNDS times warm.
+run_tools() { # TOOL...
+  local cache round tool
   for cache in cold warm; do
     for round in $(seq "$ROUNDS"); do
-      for way in "$@"; do
-        if [ -n "$CHOSEN" ] && ! contains "$CHOSEN" "$way"; then continue; fi
-        if contains "$SLOW" "$way" && [ "$SLOW_ROUNDS" != all ] && [ "$round" -gt "$SLOW_ROUNDS" ]; then continue; fi
-        run_way "$way" "$cache"
+      for tool in "$@"; do
+        if [ -n "$CHOSEN" ] && ! contains "$CHOSEN" "$tool"; then continue; fi
+        if contains "$SLOW" "$tool" && [ "$SLOW_ROUNDS" != all ] && [ "$round" -gt "$SLOW_ROUNDS" ]; then continue; fi
+        run_tool "$tool" "$cache"
       done
     done
   done
   empty_destination
 }
 
-column() { awk -v c="$3" '{ print $c }' "$WORK/$1.$2" | sort -n; }  # WAY CACHE COLUMN
+column() { awk -v c="$3" '{ print $c }' "$WORK/$1.$2" | sort -n; }  # TOOL CACHE COLUMN
 median() { awk '{ all[NR] = $1 } END { print all[int((NR + 1) / 2)] }'; }
 
-# A row for every way and cache: medians, the whole range of seconds, the most of memory and disk.
-table() { # WAY...
-  local cache way base wall low high
+# Prints a row for every tool and cache: medians, the range of seconds, the maximum of memory and disk.
+table() { # TOOL...
+  local cache tool base wall low high
   printf '\n%s, %s, %s cores, load before %s, after %s\n\n' "$(date -u +%F)" "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" \
     "$(nproc)" "$LOAD" "$(cut -d ' ' -f 1-3 /proc/loadavg)"
-  printf '| way | cache | s | from-to | client CPU s | engine CPU s | registry CPU s | client peak MB | extra disk MB | requests | times ours |\n'
+  printf '| tool | cache | s | from-to | client CPU s | engine CPU s | registry CPU s | client peak MB | extra disk MB | requests | times ours |\n'
   printf '|---|---|---|---|---|---|---|---|---|---|---|\n'
   for cache in cold warm again; do
     base=''
-    for way in "$@"; do
-      [ -s "$WORK/$way.$cache" ] || continue
-      wall="$(column "$way" "$cache" 1 | median)"
-      low="$(column "$way" "$cache" 1 | head -n 1)"
-      high="$(column "$way" "$cache" 1 | tail -n 1)"
-      if [ -z "$base" ] && [ "$way" = "$1" ]; then base=$((wall > 0 ? wall : 1)); fi
-      printf '| %s | %s | %s | %s-%s (%d) | %s | %s | %s | %d | %s | %s | %s |\n' "${TITLE[$way]:-$way}" "$cache" "$(precise "$wall")" \
-        "$(precise "$low")" "$(precise "$high")" "$(wc -l <"$WORK/$way.$cache")" \
-        "$(hundredths "$(column "$way" "$cache" 2 | median)")" "$(hundredths "$(column "$way" "$cache" 3 | median)")" \
-        "$(hundredths "$(column "$way" "$cache" 4 | median)")" "$(($(column "$way" "$cache" 5 | tail -n 1) * 1024 / 1000000))" \
-        "$(megabytes "$(column "$way" "$cache" 6 | tail -n 1)")" \
-        "$(if [ "$cache" = again ]; then cat "$WORK/$way.requests-again"; fi)" \
+    for tool in "$@"; do
+      [ -s "$WORK/$tool.$cache" ] || continue
+      wall="$(column "$tool" "$cache" 1 | median)"
+      low="$(column "$tool" "$cache" 1 | head -n 1)"
+      high="$(column "$tool" "$cache" 1 | tail -n 1)"
+      if [ -z "$base" ] && [ "$tool" = "$1" ]; then base=$((wall > 0 ? wall : 1)); fi
+      printf '| %s | %s | %s | %s-%s (%d) | %s | %s | %s | %d | %s | %s | %s |\n' "${TITLE[$tool]:-$tool}" "$cache" "$(precise "$wall")" \
+        "$(precise "$low")" "$(precise "$high")" "$(wc -l <"$WORK/$tool.$cache")" \
+        "$(hundredths "$(column "$tool" "$cache" 2 | median)")" "$(hundredths "$(column "$tool" "$cache" 3 | median)")" \
+        "$(hundredths "$(column "$tool" "$cache" 4 | median)")" "$(($(column "$tool" "$cache" 5 | tail -n 1) * 1024 / 1000000))" \
+        "$(megabytes "$(column "$tool" "$cache" 6 | tail -n 1)")" \
+        "$(if [ "$cache" = again ]; then cat "$WORK/$tool.requests-again"; fi)" \
         "$(if [ -n "$base" ]; then hundredths $((wall * 100 / base)); fi)"
     done
   done
   printf '\n'
-  for way in "$@"; do
+  for tool in "$@"; do
     for cache in cold warm again; do
-      if [ -s "$WORK/$way.$cache.methods" ]; then
-        printf '%s, %s: %s\n' "${TITLE[$way]:-$way}" "$cache" "$(cat "$WORK/$way.$cache.methods")"
+      if [ -s "$WORK/$tool.$cache.methods" ]; then
+        printf '%s, %s: %s\n' "${TITLE[$tool]:-$tool}" "$cache" "$(cat "$WORK/$tool.$cache.methods")"
       fi
     done
-    if [ -n "${FAILED[$way]:-}" ]; then printf '%s failed, %s\n' "${TITLE[$way]:-$way}" "${FAILED[$way]}"; fi
+    if [ -n "${FAILED[$tool]:-}" ]; then printf '%s failed, %s\n' "${TITLE[$tool]:-$tool}" "${FAILED[$tool]}"; fi
   done
 }
 
@@ -356,36 +356,36 @@ precise() { printf '%d.%02d' "$(($1 / 1000))" "$(($1 % 1000 / 10))"; }
 
 verdict() { if [ "$1" -ge "$2" ]; then echo reached; else echo MISSED; fi; }
 
-# How often WAY takes what OURS takes, against what is aimed at, in hundredths.
-goal_times() { # OURS WAY CACHE HUNDREDTHS
+# Compares the ratio of the times of TOOL and OURS with a target, in hundredths.
+goal_times() { # OURS TOOL CACHE HUNDREDTHS
   local times
   if [ ! -s "$WORK/$1.$3" ] || [ ! -s "$WORK/$2.$3" ]; then return 0; fi
   times=$(($(column "$2" "$3" 1 | median) * 100 / $(column "$1" "$3" 1 | median)))
-  printf 'goal: %s, %s: %s times ours, aimed at %s: %s\n' "${TITLE[$2]:-$2}" "$3" "$(hundredths "$times")" \
+  printf 'goal: %s, %s: %s times ours, target %s: %s\n' "${TITLE[$2]:-$2}" "$3" "$(hundredths "$times")" \
     "$(hundredths "$4")" "$(verdict "$times" "$4")"
 }
 
-# The median of WAY stays below a limit.
-goal_below() { # WAY CACHE MILLISECONDS
+# Compares the median of TOOL with a limit.
+goal_below() { # TOOL CACHE MILLISECONDS
   local wall
   [ -s "$WORK/$1.$2" ] || return 0
   wall="$(column "$1" "$2" 1 | median)"
-  printf 'goal: %s, %s: %s s, aimed at below %s s: %s\n' "${TITLE[$1]:-$1}" "$2" "$(precise "$wall")" "$(precise "$3")" \
+  printf 'goal: %s, %s: %s s, target below %s s: %s\n' "${TITLE[$1]:-$1}" "$2" "$(precise "$wall")" "$(precise "$3")" \
     "$(verdict "$3" "$((wall + 1))")"
 }
 
-# Nothing but HEAD when nothing changed.
-goal_heads() { # WAY
+# Checks that a repeat without changes sends only HEAD requests.
+goal_heads() { # TOOL
   [ -s "$WORK/$1.requests-again" ] || return 0
-  printf 'goal: %s, again: %s, aimed at HEAD only: %s\n' "${TITLE[$1]:-$1}" "$(cat "$WORK/$1.requests-again")" \
+  printf 'goal: %s, again: %s, target HEAD only: %s\n' "${TITLE[$1]:-$1}" "$(cat "$WORK/$1.requests-again")" \
     "$(if grep -qvE '^[0-9]+ HEAD$' "$WORK/$1.requests-again"; then echo MISSED; else echo reached; fi)"
 }
 
-# Each of our ways, whatever the cache: bounded memory and nothing on disk.
-goal_frugal() { # WAY...
-  local way peak=0 disk=0 file value
-  for way in "$@"; do
-    for file in "$WORK/$way".{cold,warm,again}; do
+# Checks the memory limit and the disk usage of our runs, for every cache state.
+goal_frugal() { # TOOL...
+  local tool peak=0 disk=0 file value
+  for tool in "$@"; do
+    for file in "$WORK/$tool".{cold,warm,again}; do
       [ -s "$file" ] || continue
       value="$(awk '{ print $5 * 1024 }' "$file" | sort -n | tail -n 1)"
       if [ "$value" -gt "$peak" ]; then peak=$value; fi
@@ -393,20 +393,20 @@ goal_frugal() { # WAY...
       if [ "$value" -gt "$disk" ]; then disk=$value; fi
     done
   done
-  printf 'goal: peak memory of ours: %s MB, aimed at below %d MB: %s; extra disk: %s MB\n' "$(megabytes "$peak")" \
+  printf 'goal: peak memory of ours: %s MB, target below %d MB: %s; extra disk: %s MB\n' "$(megabytes "$peak")" \
     "$MEMORY_MB" "$(verdict "$((MEMORY_MB * 1000000 - 1))" "$peak")" "$(megabytes "$disk")"
 }
 
-# How often the quickest of the peers takes what OURS takes.
-goal_best() { # OURS CACHE HUNDREDTHS WAY...
-  local ours=$1 cache=$2 aim=$3 way best='' wall least=''
+# Compares the ratio of the times of the fastest peer and OURS with a target.
+goal_best() { # OURS CACHE HUNDREDTHS TOOL...
+  local ours=$1 cache=$2 aim=$3 tool best='' wall least=''
   shift 3
-  for way in "$@"; do
-    [ -s "$WORK/$way.$cache" ] || continue
-    wall="$(column "$way" "$cache" 1 | median)"
+  for tool in "$@"; do
+    [ -s "$WORK/$tool.$cache" ] || continue
+    wall="$(column "$tool" "$cache" 1 | median)"
     if [ -z "$least" ] || [ "$wall" -lt "$least" ]; then
       least=$wall
-      best=$way
+      best=$tool
     fi
   done
   if [ -n "$best" ]; then goal_times "$ours" "$best" "$cache" "$aim"; fi

@@ -1,6 +1,7 @@
-//! The agent: the worker of one node. It says what the node's docker engine and containerd hold, brings what is
-//! assigned to the node, and watches both, so that a rebuilt tag is brought again without anybody asking. A node
-//! may have only one of them: the other is only missed by images that are to be read there.
+//! The agent: the worker of one node. It reports which images the node's docker engine and containerd hold, transfers
+//! the images that are assigned to the node, and watches both engines, so that a rebuilt tag is transferred again
+//! automatically. A node may have only one of the two engines. A missing engine is an error only for images that must
+//! be read from it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,7 +1,7 @@
-//! From a package definition of Jackal's or Zarf's commands to a JackalPackage, and what of it cannot be carried over.
-//! Pure but for the local files that the definition names, which the caller reads.
+//! Converts a package definition of Jackal's or Zarf's commands to a JackalPackage, and reports what cannot be
+//! converted. No IO, except for the local files that the definition names, which the caller reads.
 //!
-//! The definition is taken apart field by field; what is left at the end is what nobody took, and is told.
+//! The definition is consumed field by field. The fields that remain at the end are reported.
 
 mod component;
 mod fields;

@@ -1,11 +1,11 @@
-//! Reading JSON and YAML that others wrote: registries, engines, and the Go programs behind most of them.
+//! Reads JSON and YAML from external sources: registries, engines, and other programs, most of them written in Go.
 //!
-//! What Go's own decoders take is taken: a `null` field counts as an absent or empty one, a `null` in a list is left out,
-//! names of fields need not have the right case (except in types that serde flattens), of two fields of one name the
-//! last counts, and JSON may begin with a byte order mark and be followed by other text. What must be there is not
-//! weakened: without it the error names the field and its path.
+//! Everything that Go's decoders accept is accepted: a `null` field counts as absent or empty, a `null` in a list is
+//! skipped, field names match without regard to case (except in types that serde flattens), the last of several fields
+//! of one name counts, and JSON may start with a byte order mark and be followed by other text. Required fields stay
+//! required: the error names the missing field and its path.
 //!
-//! This concerns fields of a type of ours. Where a type takes any JSON (`serde_json::Value`), it gets what stands there.
+//! This applies to fields of our types. A type that accepts any JSON (`serde_json::Value`) gets the original value.
 
 mod json;
 mod yaml;

@@ -1,7 +1,19 @@
-//! Brings what components hold beside their images: manifests and values out of ConfigMaps, charts from OCI registries
-//! and chart repositories, files by their addresses. The one place that asks for them, in the order of the spec.
+//! Gathers what components hold beside their images: manifests and values from ConfigMaps, charts from OCI registries
+//! and chart repositories, files by URL. This is the only module that requests them, in the order of the spec.
 //!
-//! Nothing large is read before it is sent: what is gathered says which content it is, and where it comes from.
+//! Content is gathered after all images are ready. For each manifest, chart, value and file the result is its
+//! *identity* (a digest of everything that determines the content) and its *origin* (where to read it when needed). No
+//! large content is read before it is sent.
+//!
+//! [`ContentAccess`] decides which hosts may be asked and with which credentials. It has two implementations: for a
+//! package in a cluster (policy, pull Secrets, ConfigMaps of its namespace, the fence of the operator's registry) and
+//! for a package from a file (credentials of docker and podman, ConfigMaps in the file). The registry client also reads
+//! chart repositories and file servers, because they need the same limits, retries, timeouts and redirect rules; files
+//! are downloads of the client, resumed and verified.
+//!
+//! A chart is unpacked in memory, one at a time and bounded, to find the images that it names. The result is cached by
+//! the digests of chart and values ([`ChartCache`]), as is an index by its ETag. Content that changed under the same
+//! chart version is accepted and reported, as for image tags; a digest in the chart's URL rejects any other content.
 
 mod cache;
 mod chart;

@@ -1,5 +1,42 @@
-//! What the reconcilers of every process share: settings, policy, credentials and registries of objects, status writes, metrics and
-//! health. It moves no image and decides nothing about one.
+//! State and functions that all reconcilers share: settings, policy, credentials, registry targets, status writes,
+//! metrics and health. This module transfers no image and makes no decision about one.
+//!
+//! # Policy
+//!
+//! `policy` evaluates the administrator's flags without IO. `registry_target` is the only place where an object's
+//! registry becomes an endpoint, a prefix and, with `--repository-policy namespace`, a [`Fence`]. The fence applies to
+//! everything that is read or written in the operator's registry with the operator's credentials: the location of an
+//! image (an image that already names the registry keeps its path, so the prefix alone would not confine it), the
+//! source of a copy within the registry, and mounts. `transfer::KnownBlobs` is separate for each fence, because a
+//! tenant that knows the digest of another tenant's blob must not get it by a mount. The fence applies to an object
+//! that names the operator's registry by any name that the operator knows.
+//!
+//! `--source-host` applies to hosts that objects name. It does not apply to public hosts that a registry redirects to,
+//! because the blobs of public registries are on hosts that cannot be listed. Such a host gets no credentials and only
+//! GET and HEAD requests, its content is accepted by digest only, and messages contain nothing of its content. The
+//! operator's own registry may redirect anywhere (its endpoint has no restrictions). It is recognised by the endpoint
+//! that the administrator configured, never by a name in an object.
+//!
+//! The agent checks [`Admissions`] before it asks its engine and again before it reads, whatever the assignment says.
+//! An engine finds a digest without a tag, and an image ID (`sha256:…`), under every name, so patterns of names do not
+//! apply to them.
+//!
+//! # Credentials
+//!
+//! Secrets are not watched but read when they are needed: a watch would need the right to list all Secrets. A corrected
+//! Secret takes effect at the next attempt, at most `--retry-limit` later, or immediately with the annotation
+//! `jackal.dev/requestedAt`. When several entries match a source registry, `registries` tries each entry until one is
+//! accepted.
+//!
+//! # Metrics
+//!
+//! [`Metrics`] and [`Health`] are part of the settings and do not know HTTP; the module `server` only serialises them.
+//!
+//! # Claims and recovery
+//!
+//! A claim prevents duplicate work; correctness never depends on it. A claim that does not change for 40 s of the
+//! observer's own clock is stale. The task table keeps, for each object, the running task, the last result and the
+//! delay before the next attempt. A process needs none of this after a restart.
 
 mod api_server;
 mod claim;

@@ -1,5 +1,8 @@
-//! Health, readiness and metrics over HTTP: for kubelets and for whoever scrapes. Everything is read only, small, and
-//! the same for whoever asks.
+//! Health, readiness and metrics over HTTP, for kubelets and metrics collectors. All answers are read only, small, and
+//! the same for every client.
+//!
+//! The server uses hyper directly: axum's server does not limit header sizes and connections, and three paths need no
+//! router. A connection carries one request, so that its total time can be limited.
 
 mod answer;
 

@@ -1,9 +1,20 @@
-//! Signatures of images and packages, as cosign 3 makes and verifies them. No IO: the bytes come from whoever reads a
+//! Signatures of images and packages, as cosign 3 makes and verifies them. No IO: the caller reads the bytes from a
 //! registry, a Secret or a file.
 //!
-//! Written are Sigstore bundles of version 0.3 by a key, without a transparency log and without a timestamp: a cluster
-//! without internet has neither, and the same content and key give the same bytes. Read are these, bundles by keyless
-//! identities (verified against a `trusted_root.json` that somebody carried here), and the signatures of cosign 2.
+//! Signatures are written as Sigstore bundles of version 0.3 with a key, without a transparency log and without a
+//! timestamp: a cluster without internet has neither, and the same content and key give the same bytes. Three kinds are
+//! verified: these bundles, bundles of keyless identities (with a `trusted_root.json` that the user provides), and
+//! signatures of cosign 2.
+//!
+//! # Libraries
+//!
+//! `p256` signs (RFC 6979, which neither ring nor webpki implement). `scrypt` and `crypto_secretbox` decrypt cosign's
+//! keys. `rustls-webpki` with ring, which TLS already uses, verifies signatures and certificate chains. `x509-cert`
+//! parses certificates.
+//!
+//! The Sigstore crates are not used: `sigstore` 0.15 accepts no bundle of a key without a log entry, and
+//! `sigstore-verify` 0.15 builds aws-lc, which is C and would be a second cryptography provider beside ring. RFC 3161
+//! and CMS are parsed by our own code: `cms` for the current `der` is a release candidate, and `x509-tsp` is from 2023.
 
 mod bundle;
 mod certificate;

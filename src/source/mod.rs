@@ -1,9 +1,31 @@
-//! Where images come from: the contract that every source keeps, and its implementations.
+//! Image sources: the trait [`ImageSource`] and its implementations.
 //!
-//! A source *resolves* a reference to what can be known before any layer is read, then *delivers* the blobs
-//! that the destination lacks to a [`BlobSink`], in whatever order is natural for it: a registry in parallel,
-//! an export of docker in one pass. It returns the manifests, which become visible only after everything
-//! that they refer to was verified.
+//! A source *resolves* a reference to what can be known before any layer is read. It then *delivers* the blobs that the
+//! destination lacks to a [`BlobSink`], in the order that is natural for it: a registry in parallel, a docker export in
+//! one pass. It returns the manifests, which become visible only after all their blobs were verified.
+//!
+//! # Methods
+//!
+//! For an engine's image the methods are tried in this order:
+//!
+//! - classic docker store: `DockerGraph` (the engine's folder), `DockerSave` (an export) for the remaining layers,
+//!   `DockerPush` (the engine pushes the image);
+//! - containerd store: `ContainerdContent` (the store's folder), `ContainerdApi` (the socket), `DockerSave`,
+//!   `DockerPush`.
+//!
+//! `status.methodMessage`, the log and the report of `build` say which methods were not used and why.
+//!
+//! # Reading files
+//!
+//! Files are read by a separate thread that requests large files from the disk 16 MiB ahead; the kernel's own window of
+//! 128 KiB does not saturate a fast disk. Most files are small: a second thread opens the next 32 files of a layer and
+//! requests all of them while the first thread reads and checks the previous ones. The chunk buffers belong to the
+//! process, not to a layer, and are reused.
+//!
+//! # Repeated reads
+//!
+//! When a registry lost the beginning of an upload, the source reads that blob again (`reread`, three reads in total):
+//! a registry is asked for the blob, a folder is read, an engine exports again what has not arrived.
 
 mod chunks;
 mod confined_directory;

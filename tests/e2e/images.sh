@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Images for the nodes, made on the spot: nothing here can be pulled. Sourced by scripts/e2e, never run.
+# Makes images for the nodes, because nothing can be pulled there. Sourced by scripts/e2e, never executed.
 
-# shellcheck disable=SC2154  # work is set by who sources this
+# shellcheck disable=SC2154  # work is set by the sourcing script
 
-# An image of what is in FOLDER, in the docker engine of a node.
+# Makes an image of the content of FOLDER in the docker engine of a node.
 docker_image() { # NODE NAME FOLDER CHANGE...
   local n=$1 name=$2 folder=$3 change changes=()
   shift 3
@@ -11,7 +11,7 @@ docker_image() { # NODE NAME FOLDER CHANGE...
   tar -C "$folder" --owner 0 --group 0 -c . | node_docker "$n" import "${changes[@]}" - "$name" >/dev/null
 }
 
-# What the docker engine of node 1 has as NAME goes into the containerd of both nodes, and leaves docker.
+# Moves the image NAME from the docker engine of node 1 into the containerd of both nodes.
 into_containerds() { # NAME
   node_docker 1 save --output "$work/image.tar" "$1"
   node_docker 1 image rm "$1" >/dev/null
@@ -22,12 +22,12 @@ into_containerds() { # NAME
 load() { # ARCHIVE
   local n
   for n in 1 2; do
-    # Its warnings of what is going to change are of no interest when it succeeds.
-    node_ctr "$n" images import --local "$1" >/dev/null 2>"$work/ctr.log" || fail "node$n does not take $1: $(cat "$work/ctr.log")"
+    # Deprecation warnings are not printed if it succeeds.
+    node_ctr "$n" images import --local "$1" >/dev/null 2>"$work/ctr.log" || fail "node$n cannot import $1: $(cat "$work/ctr.log")"
   done
 }
 
-# A folder with a busybox and names for what it does, to make images of.
+# Creates a folder with busybox and links for its commands, to make images from.
 busybox_folder() { # FOLDER
   local name
   mkdir -p "$1/bin" "$1/tmp"
@@ -35,7 +35,7 @@ busybox_folder() { # FOLDER
   for name in sh cat echo sleep wget nslookup id ls; do ln -s busybox "$1/bin/$name"; done
 }
 
-# What holds the namespaces of a pod. It ends when it is told to, and reaps what it inherits.
+# The program that holds the namespaces of a pod. It ends on a signal and reaps inherited processes.
 pause_image() {
   mkdir -p "$work/pause"
   cat >"$work/pause.c" <<'END'
@@ -51,7 +51,7 @@ END
   into_containerds "$PAUSE"
 }
 
-# The registry of the chart, under the name that the chart has for it.
+# Makes the registry image of the chart, under the name in the chart.
 registry_image() { # NAME
   local folder="$work/registry"
   busybox_folder "$folder"

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the operator has to do in a real cluster, step by step. Sourced by scripts/e2e, never run.
+# The steps of the test in a real cluster. Sourced by scripts/e2e, never executed.
 
 # shellcheck disable=SC2154  # set by scripts/e2e
 
@@ -9,8 +9,8 @@ SYSTEM=jackal-system
 TENANT=shop
 CHART="$ROOT/charts/jackal-operator"
 SOURCE=10.99.0.1:5000
-# Nothing here takes longer on a slow machine.
-PATIENCE=180
+# The maximum duration in seconds of an action on a slow machine.
+TIMEOUT=180
 
 all_steps() {
   cluster_step
@@ -27,7 +27,7 @@ all_steps() {
 
 cluster_step() {
   local n
-  step 'A cluster: control plane, DNS, two nodes with engines'
+  step 'Start a cluster: control plane, DNS, two nodes with engines'
   host_network
   cluster_certificates
   control_plane
@@ -35,19 +35,19 @@ cluster_step() {
     make_node "$n"
     start_engines "$n"
   done
-  step 'Images for the nodes: pause, busybox'
+  step 'Make images for the nodes: pause, busybox'
   pause_image
   busybox_folder "$work/busybox"
   docker_image 1 "$BUSYBOX" "$work/busybox" 'ENTRYPOINT ["/bin/sh", "-c"]'
   into_containerds "$BUSYBOX"
-  step 'Both nodes Ready'
+  step 'Wait until both nodes are Ready'
   for n in 1 2; do start_kubelet "$n"; done
-  until_true 60 'the nodes do not appear' kubectl get node node1 node2
+  until_true 60 'the nodes do not exist' kubectl get node node1 node2
   kubectl wait --for condition=Ready node --all --timeout 90s
 }
 
-# Runs IMAGE in a pod on a node and prints what it says. A kubelet that looks once a minute for what is to be removed can take
-# the log of a pod that has just ended for one of a pod that is gone; then there is nothing to read, and another pod is run.
+# Runs IMAGE in a pod on a node and prints its output. The kubelet's cleanup, once a minute, can remove the log of a pod that
+# has just ended; then the output is missing, and another pod is run.
 in_pod() { # NAME NODE IMAGE [PULL POLICY [COMMAND]]
   local namespace=${NAMESPACE:-default} try name said
   for try in 1 2 3; do
@@ -64,21 +64,21 @@ in_pod() { # NAME NODE IMAGE [PULL POLICY [COMMAND]]
 
 pods_step() {
   local n said
-  step 'A pod on each node: DNS, the API server by its Service'
+  step 'Run a pod on each node: DNS, the API server by its Service'
   until_true 60 'no service account' kubectl get serviceaccount default
   for n in 1 2; do
     said="$(in_pod "hello$n" "node$n" "$BUSYBOX" Never 'nslookup kubernetes.default.svc.cluster.local; echo hello from; cat /etc/hostname')"
     note "$(tail -n 1 <<<"$said"): $(grep -A 1 -F "Name:" <<<"$said" | paste -sd " ")"
-    grep -qF 10.96.0.1 <<<"$said" || fail "a pod on node$n does not find the API server's Service by its name"
+    grep -qF 10.96.0.1 <<<"$said" || fail "a pod on node$n cannot resolve the name of the API server's Service"
   done
 }
 
-# --- What the operator is to bring ----------------------------------------------------------------------
+# --- The images for the operator ------------------------------------------------------------------------
 
-# An image that says WORDS when it is run, in the docker engine of a node.
-saying_image() { # NODE NAME WORDS
+# Makes an image that prints WORDS, in the docker engine of a node.
+printing_image() { # NODE NAME WORDS
   local folder
-  folder="$(mktemp -d "$work/saying.XXXXXX")"
+  folder="$(mktemp -d "$work/printing.XXXXXX")"
   busybox_folder "$folder"
   printf '%s\n' "$3" >"$folder/words"
   docker_image "$1" "$2" "$folder" 'CMD ["cat", "/words"]' 'ENV PATH=/bin'
@@ -87,7 +87,7 @@ saying_image() { # NODE NAME WORDS
 
 images_step() {
   local registry
-  step 'Images: the chart'"'"'s in containerd, one in a registry outside, one only in docker of node2'
+  step 'Make images: the chart'"'"'s in containerd, one in an external registry, one only in docker of node2'
   load "$image"
   registry_image "$(helm show values "$CHART" | sed -n 's|^    image: *\(docker.io/library/registry:.*\)$|\1|p')"
   cat >"$work/source.yml" <<END
@@ -98,12 +98,12 @@ END
   registry="$(part registry31)"
   server source env OTEL_TRACES_EXPORTER=none "$registry" serve "$work/source.yml"
   await source ask "http://$SOURCE/v2/"
-  saying_image 1 "$SOURCE/team/web:1" 'the web, out of a registry'
+  printing_image 1 "$SOURCE/team/web:1" 'the web, from a registry'
   node_docker 1 save --output "$work/web.tar" "$SOURCE/team/web:1"
   node_docker 1 image rm "$SOURCE/team/web:1" >/dev/null
   crane push --insecure "$work/web.tar" "$SOURCE/team/web:1" >/dev/null 2>&1
   rm "$work/web.tar"
-  saying_image 2 team/worker:dev 'the worker, out of docker on node2'
+  printing_image 2 team/worker:dev 'the worker, from docker on node2'
 }
 
 # --- The steps ------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ helm_operator() { # install | upgrade, FLAG...
   shift
   helm "$verb" "$RELEASE" "$CHART" --namespace "$SYSTEM" --values "$ROOT/tests/e2e/values.yaml" \
     --set "image.repository=${image_name%:*},image.tag=${image_name##*:},settings.insecureRegistries={$SOURCE}" \
-    --wait --timeout "${PATIENCE}s" "$@" >"$work/helm.log"
+    --wait --timeout "${TIMEOUT}s" "$@" >"$work/helm.log"
 }
 
 install_step() {
@@ -121,8 +121,8 @@ install_step() {
   image_name="$(tar -xOf "$image" manifest.json | jq -r '.[0].RepoTags[0]')"
   helm_operator install --create-namespace
   kubectl -n "$SYSTEM" get pods -o wide --no-headers | awk '{ print "   " $1, $2, $3, $7 }'
-  helm test "$RELEASE" --namespace "$SYSTEM" --timeout "${PATIENCE}s" >"$work/helm-test.log"
-  # As docs/install.md says for namespaces whose pods pull.
+  helm test "$RELEASE" --namespace "$SYSTEM" --timeout "${TIMEOUT}s" >"$work/helm-test.log"
+  # As described in docs/install.md for namespaces whose pods pull.
   kubectl create namespace "$TENANT" >/dev/null
   until_true 60 'no service account' kubectl -n "$TENANT" get serviceaccount default
   kubectl -n "$SYSTEM" get secret "$RELEASE-registry-pull" -o json |
@@ -131,44 +131,44 @@ install_step() {
   kubectl -n "$TENANT" patch serviceaccount default -p '{"imagePullSecrets": [{"name": "registry"}]}' >/dev/null
 }
 
-ready() { kubectl -n "$TENANT" wait --for condition=Ready "$1" --timeout "${PATIENCE}s" >/dev/null; }
+ready() { kubectl -n "$TENANT" wait --for condition=Ready "$1" --timeout "${TIMEOUT}s" >/dev/null; }
 
 package_step() {
-  step 'A JackalPackage of an image from a registry and of one from docker: Ready'
+  step 'Apply a JackalPackage with an image from a registry and one from docker, until it is Ready'
   kubectl -n "$TENANT" apply -f "$ROOT/tests/e2e/package.yaml" >/dev/null
   ready jkpkg/shop
   kubectl -n "$TENANT" get jkimg -o json |
     jq -r '.items[] | "\(.spec.image) by \(.status.method) from \(.status.assignment.nodeName // "a registry"): \(.status.name)"' |
     sed 's/^/   /'
-  # By the syft in the image, as another user than root, with a root that is read-only.
-  kubectl -n "$TENANT" wait --for condition=SBOMsComplete jkpkg/shop --timeout "${PATIENCE}s" >/dev/null
+  # With the syft in the image, as a non-root user, with a read-only root filesystem.
+  kubectl -n "$TENANT" wait --for condition=SBOMsComplete jkpkg/shop --timeout "${TIMEOUT}s" >/dev/null
   note "$(kubectl -n "$TENANT" get jkpkg shop -o json | jq -r '.status.conditions[] | select(.type == "SBOMsComplete") | .message')"
-  # The chart mounts the engine's folder so that nothing has to be exported.
+  # The chart mounts the engine's folder, so an export is not necessary.
   [ "$(of_image team/worker:dev .status.method)" = DockerGraph ] ||
-    fail "the docker image came by $(of_image team/worker:dev .status.method): $(of_image team/worker:dev .status.methodMessage)"
+    fail "the docker image was read by $(of_image team/worker:dev .status.method): $(of_image team/worker:dev .status.methodMessage)"
 }
 
-# What JQ says of the JackalImage of IMAGE.
+# Prints the result of JQ for the JackalImage of IMAGE.
 of_image() { # IMAGE JQ
   kubectl -n "$TENANT" get jkimg -o json | jq -r --arg image "$1" ".items[] | select(.spec.image == \$image) | $2"
 }
 
 pull_step() {
   local n name said
-  step 'Pods with the names inside the cluster: both nodes pull over 127.0.0.1:31999'
+  step 'Run pods with the names in the cluster: both nodes pull from 127.0.0.1:31999'
   for n in 1 2; do
     name="$(of_image "$SOURCE/team/web:1" .status.name)"
     said="$(NAMESPACE=$TENANT in_pod "web$n" "node$n" "$name")"
     note "node$n: $said"
-    [ "$said" = 'the web, out of a registry' ] || fail "the pod with $name on node$n said: $said"
+    [ "$said" = 'the web, from a registry' ] || fail "the pod with $name on node$n printed: $said"
     name="$(of_image team/worker:dev .status.name)"
     said="$(NAMESPACE=$TENANT in_pod "worker$n" "node$n" "$name")"
     note "node$n: $said"
-    [ "$said" = 'the worker, out of docker on node2' ] || fail "the pod with $name on node$n said: $said"
+    [ "$said" = 'the worker, from docker on node2' ] || fail "the pod with $name on node$n printed: $said"
   done
 }
 
-# Whether the transfer of jkimg/large has begun and not ended.
+# Whether the transfer of jkimg/large is in progress.
 in_transfer() {
   kubectl -n "$TENANT" get jkimg large -o json |
     jq -e '.status.progress | .doneBytes > 0 and .doneBytes < .totalBytes' >/dev/null
@@ -176,20 +176,20 @@ in_transfer() {
 
 upgrade_step() {
   local folder="$work/large" before
-  step 'helm upgrade while a large image is brought from node2'
+  step 'helm upgrade during the transfer of a large image from node2'
   busybox_folder "$folder"
   head -c 200M /dev/urandom >"$folder/noise"
   docker_image 2 team/large:dev "$folder" 'CMD ["ls", "-l", "/noise"]' 'ENV PATH=/bin'
-  # So that it takes longer than this machine would; taken away when all pods are new.
+  # Slows the transfer down until all pods are replaced.
   on_node 2 tc qdisc add dev eth0 root tbf rate 40mbit burst 256kb latency 100ms
   kubectl -n "$TENANT" apply -f "$ROOT/tests/e2e/large.yaml" >/dev/null
-  until_true "$PATIENCE" 'the large image is not under way' in_transfer
+  until_true "$TIMEOUT" 'the transfer of the large image has not started' in_transfer
   before="$(operator_pods)"
   note "at $(kubectl -n "$TENANT" get jkimg large -o json | jq -c .status.progress)"
   helm_operator upgrade --set controller.podAnnotations.round=second,agent.podAnnotations.round=second
-  # helm waits for all but one of the agents.
-  until_true "$PATIENCE" 'not every pod is a new one' all_new "$before"
-  kubectl -n "$SYSTEM" rollout status daemonset/"$RELEASE-agent" --timeout "${PATIENCE}s" >/dev/null
+  # helm does not wait for the last agent.
+  until_true "$TIMEOUT" 'not every pod is replaced' all_new "$before"
+  kubectl -n "$SYSTEM" rollout status daemonset/"$RELEASE-agent" --timeout "${TIMEOUT}s" >/dev/null
   on_node 2 tc qdisc del dev eth0 root
   ready jkimg/large
   ready jkpkg/shop
@@ -197,9 +197,9 @@ upgrade_step() {
   NAMESPACE=$TENANT in_pod large node1 "$(kubectl -n "$TENANT" get jkimg large -o json | jq -r .status.name)" | sed 's/^/   /'
 }
 
-all_new() { ! comm -12 <(printf '%s\n' "$1") <(operator_pods) | grep .; } # UIDS OF BEFORE
+all_new() { ! comm -12 <(printf '%s\n' "$1") <(operator_pods) | grep .; } # PREVIOUS UIDS
 
-# The pods of controller and agents by their UIDs, sorted.
+# The UIDs of the controller's and agents' pods, sorted.
 operator_pods() {
   kubectl -n "$SYSTEM" get pods -l 'app.kubernetes.io/component in (controller, agent)' \
     -o jsonpath='{range .items[*]}{.metadata.uid}{"\n"}{end}' | sort
@@ -209,48 +209,48 @@ ambiguous() { [ "$(of_image team/worker:dev '.status.conditions[] | select(.type
 
 ambiguous_step() {
   local name said
-  step 'Another image under the same name on node1: AmbiguousSource, until nodeName decides'
-  saying_image 1 team/worker:dev 'the worker, out of docker on node1'
-  until_true "$PATIENCE" 'not AmbiguousSource' ambiguous
+  step 'Another image under the same name on node1: AmbiguousSource until nodeName is set'
+  printing_image 1 team/worker:dev 'the worker, from docker on node1'
+  until_true "$TIMEOUT" 'not AmbiguousSource' ambiguous
   note "$(of_image team/worker:dev '.status.conditions[] | select(.type == "Ready") | .message')"
   kubectl -n "$TENANT" patch jkpkg shop --type json \
     -p '[{"op": "add", "path": "/spec/components/1/images/0/nodeName", "value": "node1"}]' >/dev/null
-  until_true "$PATIENCE" 'the package has not seen its change' observed
+  until_true "$TIMEOUT" 'the change of the package is not reconciled' observed
   ready jkpkg/shop
   name="$(of_image team/worker:dev .status.name)"
   said="$(NAMESPACE=$TENANT in_pod decided node1 "$name" Always)"
   note "$said"
-  [ "$said" = 'the worker, out of docker on node1' ] || fail "the pod with $name said: $said"
+  [ "$said" = 'the worker, from docker on node1' ] || fail "the pod with $name printed: $said"
 }
 
 observed() { kubectl -n "$TENANT" get jkpkg shop -o json | jq -e '.status.observedGeneration == .metadata.generation'; }
 
 delete_step() {
-  step 'The package and the image are deleted'
-  kubectl -n "$TENANT" delete jkpkg/shop jkimg/large --timeout "${PATIENCE}s" >/dev/null
-  until_true 60 'images are left' no_images
+  step 'Delete the package and the image'
+  kubectl -n "$TENANT" delete jkpkg/shop jkimg/large --timeout "${TIMEOUT}s" >/dev/null
+  until_true 60 'images are not deleted' no_images
 }
 
 no_images() { [ -z "$(kubectl get jkpkg,jkimg --all-namespaces --no-headers 2>/dev/null)" ]; }
 
 uninstall_step() {
-  step 'helm uninstall: nothing is left'
-  helm uninstall "$RELEASE" --namespace "$SYSTEM" --wait --timeout "${PATIENCE}s" >/dev/null
-  # The API server takes away what is owned after it has taken away the owner.
-  until_true 60 'something is left' nothing_left
-  kubectl delete namespace "$SYSTEM" "$TENANT" --timeout "${PATIENCE}s" >/dev/null
+  step 'helm uninstall: everything is removed'
+  helm uninstall "$RELEASE" --namespace "$SYSTEM" --wait --timeout "${TIMEOUT}s" >/dev/null
+  # Owned objects are deleted after their owner.
+  until_true 60 'objects are not removed' nothing_left
+  kubectl delete namespace "$SYSTEM" "$TENANT" --timeout "${TIMEOUT}s" >/dev/null
 }
 
 nothing_left() {
   local left
   left="$(leftovers)"
-  [ -z "$left" ] || { say "left behind: $left" && return 1; }
+  [ -z "$left" ] || { say "not removed: $left" && return 1; }
 }
 
-# All of the release that is still there, by labels and by what the operator itself makes.
+# Prints all remaining objects of the release, by their labels, and the objects that the operator creates.
 leftovers() {
   local kinds
-  # What is old is listed under its new name too.
+  # Deprecated kinds are also listed under their new name.
   kinds="$(kubectl api-resources --verbs list -o name 2>/dev/null | grep -vE '^(events|endpoints$|componentstatuses)' | paste -sd ,)"
   kubectl get "$kinds" --all-namespaces -l "app.kubernetes.io/instance=$RELEASE" -o name --ignore-not-found
   kubectl get crd -o name | grep -F jackal || true

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# crane, regctl, oras and skopeo read what we made: images, packages, layouts. Sourced by scripts/interop, never run.
+# crane, regctl, oras and skopeo read our images, packages and layouts. Sourced by scripts/interop, never executed.
 
 # shellcheck disable=SC2154  # set by scripts/interop and the files that it sources before
 
@@ -23,7 +23,7 @@ clients_steps() {
 crane_validates() {
   local image count=0
   for image in "${WEB[@]}" "${MORE[@]}"; do
-    # crane validates images alone, and takes every layer for a tar with gzip.
+    # crane validates only images, and expects every layer to be a gzip tar.
     case $image in app/artifact:* | app/attested:* | app/zstd:* | app/plain:*) continue ;; esac
     case $image in *:*@*) image="${image%%:*}@${image#*@}" ;; esac
     crane validate --remote "$DEST/$image"
@@ -35,7 +35,7 @@ crane_validates() {
 crane_pulls() {
   crane pull --format oci "$DEST/app/oci:1" layout
   same 'the digest in the layout' "$(digest_of "$SOURCE/app/oci:1")" "$(jq -r '.manifests[0].digest' layout/index.json)"
-  # By the name with a checksum, which is that of pods.
+  # By the name with a checksum, which pods use.
   same 'what the image says' oci "$(crane export "$(names_in "$DEST" app/oci:1 | head -n 1)" - | tar -xO hello)"
   same 'what the other platform says' 'multi arm64' \
     "$(crane export --platform linux/arm64 "$DEST/app/multi:1" - | tar -xO hello)"
@@ -68,7 +68,7 @@ skopeo_copies() {
 
 regctl_gets() {
   same 'the digest' "$(crane digest "$DEST/interop:1.0.0")" "$(regctl image digest "$DEST/interop:1.0.0")"
-  # The index lists packages by an operating system that no machine has, so regctl is told the digest.
+  # The index lists packages with an operating system that no machine has, so regctl needs the digest.
   regctl artifact get "$DEST/interop@$ZARF_DIGEST" --file zarf.yaml >definition.yaml
   grep -qF "kind: 'ZarfPackageConfig'" definition.yaml
   mkdir package
@@ -93,7 +93,7 @@ regctl_copies() {
 oras_pulls() { # NAME DIGEST DEFINITION
   oras pull "$DEST/$1@$2" --output by-digest
   check_package by-digest "$3"
-  # The same by the tag, told which platform of its index.
+  # The same by the tag, with the platform in its index.
   oras pull "$DEST/$1:1.0.0" --platform multi/amd64 --output by-tag
   diff -r by-digest by-tag
   note "$(find by-digest -type f | wc -l) files, $(du -sb --apparent-size by-digest | cut -f 1) bytes"
@@ -106,7 +106,7 @@ images_as_layout() {
     digest="$(digest_of "$SOURCE/$image")"
     reference="$(jq -r --arg name "$SOURCE/$image" '.manifests[] | select(.annotations["org.opencontainers.image.ref.name"] == $name) | .digest' package/images/index.json)"
     same "the digest of $image in the layout" "$digest" "$reference"
-    # Every blob is there: it is copied by its digest, for the names of a layout hold no host.
+    # Every blob exists: it is copied by its digest, because the names in a layout contain no host.
     oras cp --from-oci-layout "package/images@$digest" "$OLD/copies/layout:$count"
     same "the digest of $image by oras" "$digest" "$(digest_of "$OLD/copies/layout:$count")"
     count=$((count + 1))
@@ -127,16 +127,16 @@ oras_copies() {
   note "referrers of the package: $(jq -c '[.referrers[]?.artifactType]' referrers.json)"
 }
 
-# `build --to oci:DIR` has one layout for all: images and packages by their names without a host.
+# `build --to oci:DIR` writes one layout with all images and packages, by their names without a host.
 reads_layout() {
   local multi
   multi="$(digest_of "$SOURCE/app/multi:1")"
   skopeo copy --all --preserve-digests "oci:$WORK/layout:app/multi:1" "docker://$OLD/copies/ours:skopeo"
   same 'the digest by skopeo' "$multi" "$(digest_of "$OLD/copies/ours:skopeo")"
-  # The command that build prints after a package.
+  # The command that build prints for a package.
   skopeo copy --all --preserve-digests "oci:$WORK/layout:interop:1.0.0" "docker://$OLD/copies/ours:package"
   same 'the digest of the package by skopeo' "$(digest_of "$DEST/interop:1.0.0")" "$(digest_of "$OLD/copies/ours:package")"
-  # oras and regctl take no name of a layout with a slash or a second colon, but every digest.
+  # oras and regctl accept no name in a layout with a slash or a second colon, but every digest.
   oras cp --from-oci-layout "$WORK/layout@$multi" "$OLD/copies/ours:oras"
   same 'the digest by oras' "$multi" "$(digest_of "$OLD/copies/ours:oras")"
   regctl image copy "ocidir://$WORK/layout@$multi" "$OLD/copies/ours:regctl"

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Manifests, charts and files: Zarf makes a package of a definition, and we convert the same definition and build it; what
-# it reads, renders and deploys of both is the same. Sourced by scripts/interop, never run.
+# Manifests, charts and files: Zarf makes a package of a definition, and we convert and build the same definition. Zarf reads,
+# renders and deploys both with the same result. Sourced by scripts/interop, never executed.
 
 # shellcheck disable=SC2154  # set by scripts/interop and the files that it sources before
 
@@ -11,14 +11,14 @@ components_steps() {
   check 'zarf package create of the same: one tar of the component, to its last byte of content' same_components
   check 'zarf package inspect definition, values-files, manifests: as of its own package' zarf_reads_components
   check 'zarf package deploy: files onto this machine' zarf_writes_files
-  # The group deploy may have made it.
+  # The group deploy may have created it.
   kubectl get node node-1 >/dev/null 2>&1 || check 'a cluster as zarf wants to see it' initialised_cluster
   check 'zarf package deploy, remove: charts and manifests in a cluster' zarf_installs_components
 }
 
 helm() { limited "$HELM" "$@"; }
 
-# A chart in the folder NAME of the step, pushed to the source.
+# Makes a chart in the folder NAME of the step and pushes it to the source.
 push_chart() { # NAME
   mkdir -p "$1/templates"
   printf 'apiVersion: v2\nname: %s\nversion: 1.2.3\n' "$1" >"$1/Chart.yaml"
@@ -30,13 +30,13 @@ push_chart() { # NAME
   helm push "$1-1.2.3.tgz" "oci://$SOURCE/charts" --plain-http
 }
 
-# In the folder components of the work, with what zarf makes of it and what it unpacks to.
+# Writes the definition into $WORK/components, makes Zarf's package of it and unpacks the package.
 make_definition() {
   local folder="$WORK/components" tool
   mkdir -p "$folder/etc" "$WORK/deployed"
   push_chart front
   push_chart back
-  # What lies in a registry has an address of its own, and so is a file on a server.
+  # A blob in a registry has a URL, so it is a file on a server.
   head -c 200000 /dev/zero | openssl enc -aes-128-ctr -pass pass:tool -nosalt -pbkdf2 >tool
   oras push "$SOURCE/files/tool:1" tool:application/octet-stream
   tool="$(sha256 tool)"
@@ -69,7 +69,7 @@ builds_components() {
   note "$(jq -r .digest report.json)"
 }
 
-# Unpacks the tars of PACKAGE's components in the folder FOLDER, and lists their files.
+# Unpacks the tars of PACKAGE's components into the folder FOLDER, and lists their files.
 unpacked() { # PACKAGE FOLDER
   local name
   mkdir -p "$2"
@@ -87,7 +87,7 @@ same_components() {
   check_package package zarf.yaml
   unpacked theirs a
   unpacked package b
-  # Values are written anew: what they say is compared by what is rendered of them.
+  # Values are reformatted: they are compared by the rendered result.
   diff -r --exclude values a b
   diff <(sed 's/ *[0-9]* 1970/ 1970/' a.cluster.list) <(sed 's/ *[0-9]* 1970/ 1970/' b.cluster.list)
   diff a.machine.list b.machine.list
@@ -95,7 +95,7 @@ same_components() {
   note "$(cat b.cluster.list b.machine.list | wc -l) files, with the same names, permissions and content"
 }
 
-# What zarf says of a package, without the names of its temporary files.
+# Zarf's description of a package, without the names of its temporary files.
 said() { # WHAT PACKAGE
   zarf package inspect "$1" "$2" --components '*' 2>/dev/null | sed '/^# Source: .*zarf-[0-9]*/d'
 }
@@ -106,7 +106,7 @@ zarf_reads_components() {
     said "$what" "$WORK/theirs.tar.zst" >"theirs.$what"
     said "$what" "$COMPONENTS" >"ours.$what"
     diff "theirs.$what" "ours.$what"
-    [ -s "ours.$what" ] || fail "$what: nothing is said"
+    [ -s "ours.$what" ] || fail "$what: the output is empty"
   done
   grep -qF 'words: "yes"' ours.manifests
   zarf package inspect definition "$COMPONENTS" >definition.yaml
@@ -116,8 +116,8 @@ zarf_reads_components() {
 zarf_writes_files() {
   zarf package deploy "$COMPONENTS" --components machine --confirm
   same 'the text' hello "$(cat "$WORK/deployed/the conf")"
-  [ -x "$WORK/deployed/bin/tool" ] || fail 'the tool is no program'
-  grep -qF "$(sha256 "$WORK/deployed/bin/tool")" "$WORK/components/zarf.yaml" || fail 'the tool is another'
+  [ -x "$WORK/deployed/bin/tool" ] || fail 'the tool is not executable'
+  grep -qF "$(sha256 "$WORK/deployed/bin/tool")" "$WORK/components/zarf.yaml" || fail 'the tool has another checksum'
 }
 
 zarf_installs_components() {
@@ -126,5 +126,5 @@ zarf_installs_components() {
   same 'the chart of another name' yes "$(kubectl get configmap rear --output 'jsonpath={.data.words}')"
   same 'the manifest' b "$(kubectl get configmap own --output 'jsonpath={.data.a}')"
   zarf package remove "$COMPONENTS" --components cluster --confirm
-  ! kubectl get configmap front 2>/dev/null || fail 'the chart is still there'
+  ! kubectl get configmap front 2>/dev/null || fail 'the chart still exists'
 }

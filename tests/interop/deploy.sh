@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# Zarf deploys a package of ours. The cluster is a real API server without nodes: nothing runs there, so what Zarf needs
-# to see is put there (a node, a pod that is said to run, the state that `zarf init` would have left), and its registry
-# is one outside the cluster. Sourced by scripts/interop, never run.
+# Zarf deploys our package. The cluster is a real API server without nodes. Nothing runs there, so the objects that Zarf requires
+# are created (a node, a pod with the status Running, the state of `zarf init`), and its registry is outside the cluster.
+# Sourced by scripts/interop, never executed.
 
 # shellcheck disable=SC2154  # set by scripts/interop and the files that it sources before
 

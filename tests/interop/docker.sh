@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# A docker engine pushes what we take, and pulls and loads what we made. Sourced by scripts/interop, never run.
+# A docker engine pushes images that we copy, and pulls and loads our images. Sourced by scripts/interop, never executed.
 
 # shellcheck disable=SC2154  # set by scripts/interop and the files that it sources before
 
@@ -32,7 +32,7 @@ END_OF_PACKAGE
   crane validate --remote "$DEST/engine/pushed:1"
 }
 
-# The engine's own identifier of an image is the digest of its configuration: it must survive the way out and back.
+# The engine's ID of an image is the digest of its configuration. It must be the same after the push and the pull.
 pulls_back() { # [COMPRESSION]
   local id image="$DEST/${1:-default}/engine/local:1"
   image="${image,,}"
@@ -51,16 +51,16 @@ END_OF_PACKAGE
   DOCKER_HOST="$JACKAL_DOCKER20" build package.yaml "${image%/engine/*}" >report.json
   note "$(jq -r '.images[0].method' report.json)"
   same 'what the image says' local "$(crane export "$image" - | tar -xO hello)"
-  # crane validates no layers without gzip, whoever made them.
+  # crane validates no layers without gzip.
   if [ "${1:-}" = Gzip ]; then crane validate --remote "$image"; fi
   if [ -z "${1:-}" ]; then
     same 'its layer' application/vnd.oci.image.layer.v1.tar+zstd "$(crane manifest "$image" | jq -r '.layers[].mediaType')"
     skopeo copy "docker://$image" "dir:$WORK/step/copied"
     ours sbom "$image" --insecure --syft "$SYFT" --sbom-scratch "$WORK/step" >sboms
     same 'the SBOMs that syft made' 3 "$(wc -l <sboms)"
-    # Else it would take the image that it has.
+    # Otherwise the engine would use the existing image.
     docker image rm engine/local:1
-    ! docker pull "$image" || fail 'docker 20.10 reads zstd, and the reference says that it does not'
+    ! docker pull "$image" || fail 'docker 20.10 reads zstd; docs/interop.md says that it does not'
     return
   fi
   docker image rm engine/local:1

@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# What every group of scripts/interop stands on: three registries, images that other tools made and pushed, and our
-# packages of them. Sourced, never run.
+# The setup of every group of scripts/interop: three registries, images that other tools made and pushed, and our packages of
+# them. Sourced, never executed.
 
 # shellcheck disable=SC2154  # set by scripts/interop, lib.sh and scripts/stack
 
-# The images of the packages, without their host: what each has that others have not stands where it is made.
+# The images of the packages, without their host; the differences are described where they are made.
 WEB=(app/oci:1 app/docker:1 app/multi:1)
-# Two more are added by make_ground: one by digest alone, one by tag and digest.
+# make_ground adds two more: one by digest only, one by tag and digest.
 MORE=(app/list:1 app/attested:1 app/zstd:1 app/plain:1 app/twin:1 app/artifact:1)
 
 make_ground() {
@@ -18,18 +18,17 @@ make_ground() {
   printf '# ground: images in distribution 3.1 at %s; packages in 3.1 at %s and in 2.8 at %s\n' "$SOURCE" "$DEST" "$OLD"
   check 'crane, regctl and oras push images of ten kinds' make_images
   check 'helm pushes a chart' make_chart
-  [ "${#failed[@]}" -eq 0 ] || fail 'without images nothing else can be tried'
+  [ "${#failed[@]}" -eq 0 ] || fail 'the images are missing, so no group can run'
   MORE+=("app/pinned@$(digest_of "$SOURCE/app/pinned:1")" "app/both:1@$(digest_of "$SOURCE/app/both:1")")
   PLAIN_LAYER="$(crane manifest "$SOURCE/app/plain:1" | jq -r '.layers[0].digest | ltrimstr("sha256:")')"
   write_package "$WORK/zarf.yaml" interop Zarf amd64
   write_package "$WORK/jackal.yaml" interop-jackal Jackal amd64
   check 'build makes the package for Zarf of them, and for Jackal' build_packages
-  [ "${#failed[@]}" -eq 0 ] || fail 'without packages nothing else can be tried'
+  [ "${#failed[@]}" -eq 0 ] || fail 'the packages are missing, so no group can run'
   ZARF_DIGEST="$(jq -r .digest "$WORK/zarf.json")" JACKAL_DIGEST="$(jq -r .digest "$WORK/jackal.json")"
 }
 
-# A tar with the file `hello` that says WORDS, lines that get shorter by compression, and enough noise that it is worth a
-# blob.
+# Makes a tar with the file `hello` with WORDS, compressible lines, and random bytes.
 layer() { # FILE WORDS
   local folder
   folder="$(mktemp -d "$WORK/layer.XXXXXX")"
@@ -40,7 +39,7 @@ layer() { # FILE WORDS
   rm -r "$folder"
 }
 
-# An image of one layer, made and pushed by crane, in Docker's media types or, told so, in OCI's.
+# Makes and pushes an image with one layer by crane, with Docker's media types or, with the flag, OCI's.
 crane_image() { # NAME PLATFORM WORDS [--oci-empty-base]
   layer "$WORK/layer.tar" "$3"
   crane append --new_layer "$WORK/layer.tar" --new_tag "$SOURCE/$1" "${@:4}"
@@ -70,10 +69,10 @@ make_images() {
     '{architecture: "amd64", os: "linux", config: {}, rootfs: {type: "layers", diff_ids: [$id]}}' >config.json
   oras push "$SOURCE/app/plain:1" --config config.json:application/vnd.oci.image.config.v1+json \
     plain.tar:application/vnd.oci.image.layer.v1.tar
-  # What is no image: an artifact, whose config is the empty one.
+  # An artifact that is not an image: its config is empty.
   echo 'a page' >page.md
   oras push "$SOURCE/app/artifact:1" --artifact-type application/vnd.example.page page.md:text/markdown
-  # What BuildKit pushes: an index that lists an attestation of the image beside it.
+  # An index as BuildKit pushes it: it lists an attestation beside the image.
   crane_image app/attested:amd64 linux/amd64 attested --oci-empty-base
   echo '{"_type":"https://in-toto.io/Statement/v0.1","predicateType":"https://slsa.dev/provenance/v0.2","subject":[],"predicate":{}}' >statement.json
   jq -n --arg id "sha256:$(sha256 statement.json)" \
@@ -93,7 +92,7 @@ make_images() {
   oras manifest push --media-type application/vnd.oci.image.index.v1+json "$SOURCE/app/attested:1" index.json
 }
 
-# A chart of one ConfigMap, which says what the values tell it.
+# A chart with one ConfigMap that contains values.
 make_chart() {
   mkdir -p hello/templates
   printf 'apiVersion: v2\nname: hello\nversion: 1.0.0\n' >hello/Chart.yaml
@@ -103,7 +102,7 @@ make_chart() {
   limited "$HELM" push --plain-http hello-1.0.0.tgz "oci://$SOURCE/charts"
 }
 
-# A package of two components with all the images, and one with everything else.
+# A package with two components with all images, and one with everything else.
 write_package() { # FILE NAME NAMING ARCHITECTURE
   local image
   {
@@ -126,7 +125,7 @@ END_OF_PACKAGE
     echo '      description: All that is not usual'
     echo '      images:'
     for image in "${MORE[@]}"; do echo "        - {image: \"$SOURCE/$image\"}"; done
-    # The file that is fetched is a layer: what else serves files here knows their digests as well.
+    # The fetched file is a layer: the registry serves it by its digest.
     cat <<END_OF_PACKAGE
     - name: app
       manifests:
@@ -151,7 +150,7 @@ build_packages() {
   for naming in zarf jackal; do
     build "$WORK/$naming.yaml" "$DEST" >"$WORK/$naming.json"
     jq -e '.changed and (.failures | length == 0)' "$WORK/$naming.json"
-    # The same into the older registry, and into a layout: the same bytes everywhere.
+    # The same for the older registry and for a layout: the bytes are equal everywhere.
     other="$(build "$WORK/$naming.yaml" "$OLD" | jq -r .digest)"
     same 'the digest in distribution 2.8' "$(jq -r .digest "$WORK/$naming.json")" "$other"
     other="$(build "$WORK/$naming.yaml" "oci:$WORK/layout" | jq -r .digest)"
@@ -160,14 +159,14 @@ build_packages() {
   done
 }
 
-# Prints the packages' images, one a line: NAME AS LISTED, then the digest in the source.
+# Prints the packages' images, one per line: the listed name, then the digest in the source.
 listed_images() {
   local image
   for image in "${WEB[@]}" "${MORE[@]}"; do printf '%s %s\n' "$SOURCE/$image" "$(digest_of "$SOURCE/$image")"; done
 }
 
-# The names of an image in a registry, by what Zarf and docs/reference.md say: a tag with a checksum of the name and a
-# plain one, or the digest.
+# The names of an image in a registry, according to Zarf and docs/reference.md: a tag with a checksum of the name and a plain
+# one, or the digest.
 names_in() { # REGISTRY IMAGE WITHOUT HOST [zarf|jackal]
   local path=$2
   case $path in
@@ -176,12 +175,12 @@ names_in() { # REGISTRY IMAGE WITHOUT HOST [zarf|jackal]
   esac
 }
 
-# CRC-32 of IEEE in decimal: gzip writes it, the lowest byte first, before the length.
+# The IEEE CRC-32 in decimal: gzip writes it before the length, with the lowest byte first.
 crc32() { # WORDS
   printf '%s' "$1" | gzip --no-name | tail -c 8 | head -c 4 | od --address-radix=n --format=u4 --endian=little | tr -d ' '
 }
 
-# That every image of the packages is in REGISTRY, under every name, with the digest of the source.
+# Checks that every image of the packages is in REGISTRY, under every name, with the digest of the source.
 check_images() { # REGISTRY NAMING...
   local image digest name naming names=()
   for image in "${WEB[@]}" "${MORE[@]}"; do

@@ -1,15 +1,15 @@
 # shellcheck shell=bash
-# How a step of scripts/interop is run and told of, and how each tool is called. Sourced, never run.
+# Runs and reports the steps of scripts/interop, and runs each tool. Sourced, never executed.
 
 # shellcheck disable=SC2154  # WORK, HERE and the servers' addresses are set by scripts/interop and scripts/stack
 
-# No single command of a tool takes longer on a slow machine.
+# The maximum duration in seconds of one command on a slow machine.
 TOOL_SECONDS=180
 
 passed=0
 failed=()
 
-# Runs FUNCTION as a step. What fails in it fails the step; the others go on. What the step notes is told below it.
+# Runs FUNCTION as a step. A failed command fails only this step. Notes of the step are printed below its title.
 check() { # TITLE FUNCTION [ARGUMENT...]
   local title=$1 started code took
   shift
@@ -17,7 +17,7 @@ check() { # TITLE FUNCTION [ARGUMENT...]
   : >"$WORK/notes"
   rm -rf "$WORK/step"
   mkdir "$WORK/step"
-  # Not `if (...)`: bash would ignore `set -e` within.
+  # Not `if (...)`: bash would ignore `set -e` in the subshell.
   set +e
   (
     trap - EXIT
@@ -39,7 +39,7 @@ check() { # TITLE FUNCTION [ARGUMENT...]
   sed 's/^/    /' "$WORK/notes"
 }
 
-# A line of what was seen, for people.
+# Adds a line to the notes of the step.
 note() { printf '%s\n' "$*" >>"$WORK/notes"; }
 
 fail() {
@@ -51,12 +51,12 @@ same() { # WHAT EXPECTED FOUND
   [ "$2" = "$3" ] || fail "$1: expected $2 and found $3"
 }
 
-# That COMMAND fails and says WORDS.
+# Checks that COMMAND fails and prints WORDS.
 refused() { # WORDS COMMAND...
   local words=$1 said
   shift
-  if said="$("$@" 2>&1)"; then fail "succeeded, and should have said: $words"; fi
-  grep -qF -- "$words" <<<"$said" || fail "it should have said: $words; and said: $said"
+  if said="$("$@" 2>&1)"; then fail "succeeded, but should have failed with: $words"; fi
+  grep -qF -- "$words" <<<"$said" || fail "expected the output: $words; got: $said"
   note "refused: $(grep -F -- "$words" <<<"$said" | head -n 1 | grep -oF -- "$words" | head -n 1)"
 }
 
@@ -73,14 +73,14 @@ summary() {
 part() { "$HERE/parts" path "$1"; }
 
 find_tools() { # GROUP...
-  BIN="${JACKAL_INTEROP_BINARY:?names the binary of ours}"
+  BIN="${JACKAL_INTEROP_BINARY:?must name our binary}"
   CRANE="$(part crane)" REGCTL="$(part regctl)" ORAS="$(part oras)" SKOPEO="$(part skopeo)" HELM="$(part helm)"
   case " $* " in *" zarf "* | *" deploy "* | *" components "*) ZARF="$(part zarf)" ;; esac
   case " $* " in *" sboms "* | *" docker "*) SYFT="$(part syft)" ;; esac
   case " $* " in *" signatures "*) COSIGN="$(part cosign)" ;; esac
   case " $* " in *" docker "*) DOCKER="$(part docker)" ;; esac
   case " $* " in *" deploy "* | *" components "*) KUBECTL="$(part kubectl)" ;; esac
-  # Nothing of the person who runs this: no credentials, no caches, no proxies on the way to this machine's ports.
+  # Nothing of the user's environment: no credentials, no caches, no proxies for the ports of this machine.
   export HOME="$WORK/home" DOCKER_CONFIG="$WORK/home/docker" REGCTL_CONFIG="$WORK/home/regctl.json" XDG_RUNTIME_DIR="$WORK/home"
   unset XDG_CACHE_HOME XDG_CONFIG_HOME HTTP_PROXY HTTPS_PROXY http_proxy https_proxy ALL_PROXY all_proxy
   mkdir -p "$DOCKER_CONFIG"
@@ -90,7 +90,7 @@ limited() { timeout "$TOOL_SECONDS" "$@"; }
 
 ours() { DOCKER_HOST="${DOCKER_HOST:-unix:///nowhere}" limited "$BIN" --log error "$@"; }
 
-# Builds the package of FILE; its report is printed.
+# Builds the package of FILE and prints the report.
 build() { # FILE DESTINATION FLAG...
   local file=$1 to=$2
   shift 2
@@ -103,7 +103,7 @@ regctl() {
   limited "$REGCTL" --host "reg=$SOURCE,tls=disabled" --host "reg=$DEST,tls=disabled" --host "reg=$OLD,tls=disabled" "$@"
 }
 
-# The command first, for its flags belong to it: oras COMMAND --plain-http ...
+# The flags follow the command: oras COMMAND --plain-http ...
 oras() { # COMMAND ARGUMENT...
   local command=$1
   shift
@@ -124,7 +124,7 @@ skopeo() { # COMMAND ARGUMENT...
   esac
 }
 
-# Each step has a cache of its own, so that everything is read from the registry.
+# Each step has its own cache, so that everything is read from the registry.
 zarf() {
   mkdir -p "$WORK/step/tmp"
   limited "$ZARF" --no-color --log-format console --log-level info --architecture "${ARCHITECTURE:-amd64}" --plain-http \
@@ -133,19 +133,19 @@ zarf() {
 
 sha256() { sha256sum "$1" | cut -d ' ' -f 1; }
 
-# The digest that a manifest's own bytes have, by a client that computes none. Its bytes are in $WORK/manifest.
+# The digest of a manifest's bytes, which a client without digests reads. The bytes are in $WORK/manifest.
 digest_of() { # HOST/REPOSITORY:TAG, or with a digest, which counts alone
   local host=${1%%/*} path=${1#*/} reference=${1##*[:@]}
   case $path in *@*) reference=${path#*@} ;; esac
   path=${path%%[:@]*}
   curl --silent --show-error --fail --noproxy '*' --max-time 20 \
     -H 'Accept: application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json' \
-    "http://$host/v2/$path/manifests/$reference" >"$WORK/manifest" || fail "$1 is not there"
+    "http://$host/v2/$path/manifests/$reference" >"$WORK/manifest" || fail "$1 does not exist"
   printf 'sha256:%s\n' "$(sha256 "$WORK/manifest")"
 }
 
-# Checks a package's files in FOLDER by what they say of each other, as the commands that read packages do: each listed
-# file is there with its checksum, no other is, and the definition holds the checksum of the list.
+# Checks a package's files in FOLDER as the commands that read packages do: each listed file exists with its checksum, there are
+# no other files, and the definition contains the checksum of the list.
 check_package() { # FOLDER DEFINITION
   local listed found
   (cd "$1" && sed '/^$/d; s/ /  /' checksums.txt | sha256sum --check --quiet --strict)

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Others read the SBOMs that follow an image and a package. Sourced by scripts/interop, never run.
+# Other tools read the SBOMs of an image and of a package. Sourced by scripts/interop, never executed.
 
 # shellcheck disable=SC2154  # set by scripts/interop and the files that it sources before
 

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# cosign and Zarf verify what we signed, and we what cosign signed. Sourced by scripts/interop, never run.
+# cosign and Zarf verify our signatures, and we verify those of cosign. Sourced by scripts/interop, never executed.
 
 # shellcheck disable=SC2154  # set by scripts/interop and the files that it sources before
 
@@ -18,7 +18,7 @@ signatures_steps() {
 
 KEYS_PASSWORD=secret
 
-# No network but this machine's: no log, no identity.
+# Only local network: no log, no identity.
 cosign() { COSIGN_PASSWORD="$KEYS_PASSWORD" limited "$COSIGN" "$@"; }
 
 cosign_verify() { # KEY REFERENCE
@@ -33,7 +33,7 @@ makes_keys() {
   head -n 1 ours.key
 }
 
-# The Secret stands beside the package in its file, as `build` reads it.
+# The Secret is in the same file as the package, where `build` reads it.
 signs() {
   {
     one_image signed "$SOURCE/app/oci:1" | sed 's/^  naming: Zarf$/&\n  signing: {secretRef: {name: cosign-key}, images: ["*"]}/'
@@ -54,7 +54,7 @@ cosign_verifies() {
     note "$(jq -r '.[0].critical.image["docker-manifest-digest"]' claims.json)"
     ! cosign_verify "$WORK/keys/other.pub" "$reference" || fail "$reference verifies by another key"
   done
-  # By its tag: the index of architectures is signed as well, or the package alone.
+  # By its tag: the index of architectures is signed too, or only the package.
   if cosign_verify "$WORK/keys/ours.pub" "$DEST/signed/signed:1.0.0" >/dev/null; then note 'the tag verifies too'; else
     note 'the tag does not verify, the digest of an architecture does'
   fi
@@ -112,7 +112,7 @@ verifies_cosign() {
   verified_by ours signed >package.yaml
   build package.yaml "$DEST" >report.json
   same 'the digest' "$(digest_of "$OLD/cosign/signed:1")" "$(digest_of "$DEST/cosign/signed:1")"
-  # Its signature came along, out of a registry that lists by a tag what refers to an image.
+  # Its signature was copied, from a registry that lists referrers under a tag.
   cosign_verify "$WORK/keys/ours.pub" "$DEST/cosign/signed:1" >/dev/null
   ! cosign_verify "$WORK/keys/other.pub" "$DEST/cosign/signed:1" || fail 'the copied signature verifies by another key'
   verified_by ours foreign >package.yaml

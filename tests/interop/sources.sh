@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# We take what crane, regctl, oras and skopeo pushed, as it is. The ground's images are most of it: build takes them in
-# the first step of every run, and clients.sh compares digests. Sourced by scripts/interop, never run.
+# We copy unchanged what crane, regctl, oras and skopeo pushed. Most of these are the images of ground.sh: build copies them in the
+# first step of every run, and clients.sh compares digests. Sourced by scripts/interop, never executed.
 
 # shellcheck disable=SC2154  # set by scripts/interop and the files that it sources before
 
@@ -13,7 +13,7 @@ sources_steps() {
   check 'platforms: one chosen out of an index, the same digest each time' takes_platform
 }
 
-# Builds a package of the one IMAGE, which stands in the older registry, and compares.
+# Builds a package of one IMAGE in the older registry, and compares the digests.
 takes() { # NAME IMAGE WITHOUT HOST
   one_image "$1" "$OLD/$2" >package.yaml
   build package.yaml "$DEST" >report.json

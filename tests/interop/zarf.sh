@@ -1,6 +1,5 @@
 # shellcheck shell=bash
-# Zarf reads, checks, mirrors and publishes packages of ours, and we take what it made. Sourced by scripts/interop,
-# never run.
+# Zarf reads, checks, mirrors and publishes our packages, and we read its packages. Sourced by scripts/interop, never executed.
 
 # shellcheck disable=SC2154  # set by scripts/interop and the files that it sources before
 
@@ -23,7 +22,7 @@ zarf_steps() {
   check 'a package for Jackal is none for zarf' zarf_refuses_jackal
 }
 
-# Zarf has a yq among its tools.
+# Zarf contains yq.
 field() { # FILE EXPRESSION
   limited "$ZARF" tools yq "$2" "$1"
 }
@@ -43,7 +42,7 @@ zarf_lists_images() {
     "$(zarf package inspect images "$PACKAGE" | sed -n 's/^- //p' | LC_ALL=C sort)"
 }
 
-# Pulls, and unpacks the tarball into the folder `package`.
+# Pulls a package and unpacks the tarball into the folder `package`.
 pulled() { # SOURCE FLAG...
   mkdir -p "$WORK/step/out" package
   zarf package pull "$@" --output-directory "$WORK/step/out"
@@ -53,7 +52,7 @@ pulled() { # SOURCE FLAG...
 zarf_pulls() {
   pulled "$PACKAGE"
   check_package package zarf.yaml
-  # The very files that stand in the registry.
+  # The same files as in the registry.
   oras pull "$DEST/interop@$ZARF_DIGEST" --output registry
   diff -r registry package
   note "$(basename out/*.tar.zst)"
@@ -88,7 +87,7 @@ zarf_inspects_component() {
 
 zarf_verifies() {
   refused 'package is not signed' zarf package verify "$PACKAGE"
-  # What it says of the same package when nobody asks for a signature: everything but that was checked.
+  # The result for the same package without the requirement of a signature: everything else was checked.
   zarf package inspect definition "$PACKAGE" --verify=never >/dev/null
 }
 
@@ -109,14 +108,14 @@ zarf_publishes_tarball() {
   zarf package publish out/zarf-package-*.tar.zst "oci://$OLD/from-tarball"
   crane manifest "$DEST/interop@$ZARF_DIGEST" >ours.json
   crane manifest --platform multi/amd64 "$OLD/from-tarball/interop:1.0.0" >theirs.json
-  # All files are ours; it sorts them, annotates them with no more than their paths, and writes the config anew.
+  # All files are unchanged; Zarf sorts them, annotates them only with their paths, and rewrites the config.
   files='[.layers[] | {digest, size, mediaType, path: .annotations["org.opencontainers.image.title"]}] | sort_by(.path)'
   ours="$(jq -c "$files" ours.json)" theirs="$(jq -c "$files" theirs.json)"
   same 'the layers' "$ours" "$theirs"
   same 'the annotations' "$(jq -cS .annotations ours.json)" "$(jq -cS .annotations theirs.json)"
   crane blob "$OLD/from-tarball/interop@$(jq -r .config.digest theirs.json)" | jq -S . >theirs-config.json
   crane blob "$DEST/interop@$(jq -r .config.digest ours.json)" | jq -S . >ours-config.json
-  # What it adds is empty, or its own; of ours nothing is lost.
+  # The added fields are empty, or Zarf's own; no field of ours is missing.
   same 'what our config says beyond theirs' '' "$(jq -rn --slurpfile ours ours-config.json --slurpfile theirs theirs-config.json \
     '[$ours[0] | paths(scalars)] - [$theirs[0] | paths(scalars)] | map(map(tostring) | join(".")) | .[]')"
   note "config: it adds $(jq -rn --slurpfile ours ours-config.json --slurpfile theirs theirs-config.json \
@@ -141,7 +140,7 @@ zarf_architectures() {
   note "$(crane manifest "$DEST/both:1.0.0" | jq -r '[.manifests[].platform.architecture] | join(", ")')"
 }
 
-# Their package of one architecture under the tag of our package of the other.
+# Zarf's package of one architecture under the tag of our package of the other.
 zarf_shares_index() {
   local ours
   # Ours first.
@@ -159,7 +158,7 @@ zarf_shares_index() {
   ARCHITECTURE=amd64 zarf package inspect definition "oci://$DEST/theirs/shared:1.0.0" | grep -qF "$SOURCE/app/oci:1"
 }
 
-# A package that zarf makes, in the folder `created`.
+# Makes a package with zarf in the folder `created`.
 their_package() { # NAME ARCHITECTURE IMAGE...
   local image
   mkdir -p created "their-$1"
@@ -172,7 +171,7 @@ their_package() { # NAME ARCHITECTURE IMAGE...
 
 zarf_creates() {
   local images=() image
-  # It makes the image of one platform out of an index that is named by tag.
+  # Zarf selects the image of one platform from an index that is named by its tag.
   for image in app/oci:1 app/docker:1 app/zstd:1 app/plain:1; do images+=("$DEST/$image"); done
   their_package theirs amd64 "${images[@]}"
   mkdir theirs
@@ -182,7 +181,7 @@ zarf_creates() {
     same "the digest of $image" "$(digest_of "$image")" \
       "$(jq -r --arg name "$image" '.manifests[] | select(.annotations["org.opencontainers.image.base.name"] == $name or .annotations["org.opencontainers.image.ref.name"] == $name) | .digest' theirs/images/index.json | sort -u)"
   done
-  # Every blob of these images is the one that our package has.
+  # Every blob of these images is also in our package.
   oras pull "$DEST/interop@$ZARF_DIGEST" --output ours
   for image in theirs/images/blobs/sha256/*; do cmp "$image" "ours/images/blobs/sha256/$(basename "$image")"; done
   note "$(find theirs/images/blobs -type f | wc -l) blobs, each of which our package has"

@@ -1,5 +1,5 @@
-// The cluster's DNS for scripts/e2e: CoreDNS with the few plugins that answer for Services. All of its plugins bring the
-// clients of every cloud along and take minutes to build.
+// The cluster's DNS for scripts/e2e: CoreDNS with the few plugins that answer for Services. All plugins of CoreDNS depend on the
+// clients of every cloud and take minutes to build.
 package main
 
 import (

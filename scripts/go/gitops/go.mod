@@ -1,4 +1,4 @@
-// Asks the libraries that Flux and Argo CD judge objects and artifacts by, for its tests: a Go program, for they are Go.
+// Evaluates objects and artifacts with the libraries of Flux and Argo CD, for the tests. The libraries are written in Go.
 module jackal.dev/scripts/gitops
 
 go 1.26.0

@@ -1,11 +1,11 @@
-// Asks the libraries that GitOps tools judge by about objects and artifacts of ours:
+// Evaluates our objects and artifacts with the libraries of GitOps tools:
 //
-//	gitops kstatus FILE...               the status of each object, as Flux and kpt see it
-//	gitops argocd-health SCRIPT FILE...  the health of each, by an Argo CD health script
+//	gitops kstatus FILE...               the status of each object, as in Flux and kpt
+//	gitops argocd-health SCRIPT FILE...  the health of each object, by an Argo CD health script
 //	gitops flux-pull HOST/REPOSITORY:TAG|@DIGEST [MEDIA-TYPE]
-//	                                     the layer that a Flux OCIRepository would take
+//	                                     the layer that a Flux OCIRepository would use
 //
-// A FILE holds YAML documents, one an object; each answer is one line of JSON.
+// A FILE contains YAML documents, one for each object; each answer is one line of JSON.
 package main
 
 import (
@@ -26,10 +26,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
-// How long one answer may take.
+// The maximum duration of one answer.
 const limit = 20 * time.Second
 
-// How long Argo CD lets a script run.
+// Argo CD's time limit of a script.
 const scriptLimit = time.Second
 
 func main() {
@@ -62,7 +62,7 @@ func run(arguments []string) error {
 	}
 }
 
-// each answers every object of the files on a line.
+// each prints a line with the answer for every object of the files.
 func each(files []string, judge func(*unstructured.Unstructured) (any, error)) error {
 	for _, file := range files {
 		opened, err := os.Open(file)
@@ -87,11 +87,11 @@ func eachOf(file io.Reader, judge func(*unstructured.Unstructured) (any, error))
 		} else if err != nil {
 			return err
 		}
-		// A document of comments only.
+		// A document with only comments.
 		if len(document) == 0 || string(document) == "null" {
 			continue
 		}
-		// Not by encoding/json, which makes every number a float: the libraries want what client-go gives them.
+		// Not with encoding/json, which decodes every number as a float: the libraries expect the types of client-go.
 		var object unstructured.Unstructured
 		if err := object.UnmarshalJSON(document); err != nil {
 			return err
@@ -121,8 +121,8 @@ func kstatus(object *unstructured.Unstructured) (any, error) {
 	return verdict{Status: result.Status.String(), Message: result.Message}, nil
 }
 
-// health runs a script as Argo CD's util/lua does: in gopher-lua, with these libraries only, the object as the global
-// `obj`, and a table as its answer.
+// health runs a script as Argo CD's util/lua does: in gopher-lua, with only these libraries, the object as the global `obj`, and
+// a table as the result.
 func health(script string, object *unstructured.Unstructured) (any, error) {
 	state := lua.NewState(lua.Options{SkipOpenLibs: true})
 	defer state.Close()
@@ -194,8 +194,8 @@ type layer struct {
 	Content   []byte `json:"content"`
 }
 
-// fluxPull does what source-controller does for `operation: copy`: an image by go-containerregistry, its first layer or
-// the first of that media type, and the layer's bytes as they are.
+// fluxPull does what source-controller does for `operation: copy`: it reads an image with go-containerregistry, selects its first
+// layer or the first of that media type, and returns the layer's bytes unchanged.
 func fluxPull(reference, mediaType string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()

@@ -1,5 +1,5 @@
 // Builds olareg, a registry with the referrers API. `go install` would ask the module proxy for all of its versions,
-// which not every proxy tells.
+// which not every proxy supports.
 module jackal.dev/scripts/olareg
 
 go 1.26.0

@@ -1,4 +1,4 @@
-// Plays all of Sigstore for one moment, for the tests of what verifies: a Go program, for its timestamps come from a Go library.
+// Simulates the Sigstore services for the tests of verification. It is a Go program because of the library for timestamps.
 module jackal.dev/scripts/sigstore
 
 go 1.26.0

@@ -1,22 +1,21 @@
-// sigstore plays all of Sigstore for one moment: it makes an authority of certificates, one of time, a log of
-// signatures, one of the newer kind, and a log of certificates, has them sign one digest without a key, and keeps none
-// of their secrets.
+// sigstore simulates the Sigstore services: it creates a certificate authority, a timestamp authority, a transparency log of
+// version 1 and one of version 2, and a certificate log, makes a keyless signature of one digest, and discards all private keys.
 //
 //	sigstore --digest sha256:… --identity URI --issuer URL --out DIR
 //
-// DIR gets trusted_root.json, and beside it what `cosign verify` and we must accept:
+// DIR gets trusted_root.json, and signatures that `cosign verify` and the operator must accept:
 //
-//	logged.json    a bundle with an entry of the log (promise and proof)
-//	tiled.json     a bundle with an entry of the newer log (a proof alone) and a timestamp
+//	logged.json    a bundle with an entry of the version 1 log (promise and proof)
+//	tiled.json     a bundle with an entry of the version 2 log (only a proof) and a timestamp
 //	simple.json    a signature of cosign 2: {payload, annotations}
-//	stamped.json   a bundle with a timestamp alone, for trusted_root_tsa.json, which has no log
+//	stamped.json   a bundle with only a timestamp, for trusted_root_tsa.json, which has no log
 //
-// and what nobody may accept:
+// and signatures that must be rejected:
 //
-//	expired.json   logged an hour after the certificate ended
-//	unlisted.json  its certificate is in no log of certificates
-//	foreign.json   by an authority that the trusted root does not know
-//	misstamped.json  its timestamp is of another signature
+//	expired.json   logged an hour after the certificate expired
+//	unlisted.json  its certificate is in no certificate log
+//	foreign.json   by an authority that is not in the trusted root
+//	misstamped.json  its timestamp belongs to another signature
 //	forged.json    the entry and the timestamp of logged.json with the signature of another key
 package main
 
@@ -85,7 +84,7 @@ func sign(key *ecdsa.PrivateKey, content []byte) []byte {
 
 func serial() *big.Int { return must(rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))) }
 
-// An authority: a root, one certificate between, and the key that gives certificates.
+// An authority: a root certificate, an intermediate certificate, and the key that issues certificates.
 type authority struct {
 	chain []*x509.Certificate
 	key   *ecdsa.PrivateKey
@@ -115,7 +114,7 @@ func newAuthority(name string, usage x509.ExtKeyUsage) authority {
 	return authority{chain: []*x509.Certificate{middle, root}, key: middleKey}
 }
 
-// A certificate for ten minutes, as Fulcio gives them; with a promise of the log of certificates if there is one.
+// A certificate for ten minutes, like Fulcio's; with a promise of the certificate log if there is one.
 func (a authority) leaf(identity, issuer string, public crypto.PublicKey, ctlog *ecdsa.PrivateKey) *x509.Certificate {
 	uri := must(url.Parse(identity))
 	template := &x509.Certificate{
@@ -197,7 +196,7 @@ func (s stamper) stamp(signature []byte, at time.Time, withCertificate bool) []b
 	return must(template.CreateResponseWithOpts(s.leaf, s.key, crypto.SHA256))
 }
 
-// canonical JSON: keys sorted, no escapes that none of our texts needs.
+// Canonical JSON: sorted keys, without escapes, which our texts do not need.
 func canonical(value any) []byte {
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)
@@ -216,14 +215,14 @@ func hexHash(content []byte) object {
 	return object{"algorithm": "sha256", "value": hex.EncodeToString(digestOf(content))}
 }
 
-// The tree has two leaves, so that its proofs have a step: the entry, and another before it.
+// The tree has two leaves, the entry and one before it, so that a proof has one step.
 func proof(body []byte, name string, noteKeyHash []byte, signNote func([]byte) []byte) object {
 	node := func(head byte, parts ...[]byte) []byte {
 		return digestOf(append([]byte{head}, bytes.Join(parts, nil)...))
 	}
 	other := node(0, []byte("another entry"))
 	root := node(1, other, node(0, body))
-	// The elder log is told from the newer one by the number of its tree.
+	// The number of its tree distinguishes the version 1 log from the version 2 log.
 	note := fmt.Sprintf("%s\n2\n%s\n", map[string]string{origin: origin + " - 1193050959916656506", tiles: tiles}[name], b64(root))
 	line := b64(append(append([]byte{}, noteKeyHash[:4]...), signNote([]byte(note))...))
 	return object{
@@ -310,8 +309,8 @@ func (s sigstore) root(withLogs bool) object {
 
 func main() {
 	digest := flag.String("digest", "", "what is signed")
-	identity := flag.String("identity", "https://github.com/acme/app/.github/workflows/release.yaml@refs/heads/main", "who signs")
-	issuer := flag.String("issuer", "https://token.actions.githubusercontent.com", "who vouches for them")
+	identity := flag.String("identity", "https://github.com/acme/app/.github/workflows/release.yaml@refs/heads/main", "the identity that signs")
+	issuer := flag.String("issuer", "https://token.actions.githubusercontent.com", "the issuer of the identity")
 	out := flag.String("out", ".", "where the files go")
 	flag.Parse()
 	algorithm, hexDigest, found := strings.Cut(*digest, ":")
@@ -380,7 +379,7 @@ func main() {
 	write("forged.json", bundle(leaf, sign(key(elliptic.P256()), message), s.logged("dsse", body, begin),
 		s.tsa.stamp(signature, begin, false)))
 
-	// The newer log takes the hash of what was signed, whatever it is.
+	// The version 2 log takes the hash of the signed content, whatever its type.
 	tiled := canonical(object{"apiVersion": "0.0.2", "kind": "hashedrekord", "spec": object{"hashedRekordV002": object{
 		"data": object{"algorithm": "SHA2_256", "digest": b64(digestOf(message))},
 		"signature": object{"content": b64(signature), "verifier": object{

@@ -1,5 +1,4 @@
-//! Version `v1alpha1`: [`JackalPackage`], what a person writes, and [`JackalImage`], one image to bring to one
-//! destination.
+//! Version `v1alpha1`: [`JackalPackage`], which users write, and [`JackalImage`], one image for one destination.
 
 mod common;
 #[cfg(test)]

@@ -1,8 +1,11 @@
 //! What a component of a package holds beside its images: manifests, Helm charts and files. No IO.
 //!
-//! [`check`] says what of a spec cannot be used, [`Found`] is what was found of one, [`archive`] lays it out
-//! as Zarf's own `package create` does and its `package deploy` reads it, and [`missing_images`] names the images that
-//! the component would need besides.
+//! [`check`] finds the parts of a spec that cannot be used. [`Found`] is the gathered content of one component.
+//! [`archive`] lays it out as Zarf's `package create` does and its `package deploy` reads it. [`missing_images`] lists
+//! the images that the component names and that the package lacks.
+//!
+//! Charts are not rendered, because rendering needs Helm, a Go program or library. The list of a chart's images is a
+//! hint and does not stop anything.
 
 mod check;
 mod images;

@@ -1,11 +1,42 @@
-//! Blobs on their way into a registry (distribution specification, "Pushing blobs").
+//! Uploads of blobs (distribution specification, "Pushing blobs"), and how they are resumed.
 //!
-//! The last bytes of a blob are held back until its digest and size were found right, so a registry never
-//! has the whole of a wrong one, whatever it checks by itself.
+//! A blob of known digest and length is sent by POST and one PUT, any other blob by POST, PATCH and PUT. The digest is
+//! computed while the bytes pass. The last bytes are held back until digest and size are verified, so a registry never
+//! has the whole of a wrong blob.
 //!
-//! A blob of known digest and length goes in one PUT. After a broken request the registry is asked how much it has, and
-//! gets the rest in parts, as far back as the window reaches; a blob of which that is not possible is begun anew, from
-//! the window or else by whoever has the content.
+//! # Resuming
+//!
+//! The bytes that were passed to the connection last stay in a *window* (`window`): references to the chunks, at most 8
+//! MiB for one upload and 12 MiB for the process. After a broken request the registry is asked how much it has. If the
+//! window reaches back that far, the upload continues there by PATCH with ranges. distribution 3.1 keeps what it
+//! received of a broken PUT or PATCH, and says so; 2.8 forgets the upload (404 `BLOB_UPLOAD_INVALID`), and it cannot be
+//! cancelled there. The kernels at both ends of a fast connection buffer some megabytes, so the window is not smaller.
+//!
+//! If the registry lost the upload, a new upload starts, from the window if it still has the beginning of the blob.
+//! Otherwise the result is `UploadError::Lost`, which becomes `Disposition::Reread`, and the source reads that blob
+//! again. Before anything is sent again, the registry is asked for the blob, because only the answer may have been
+//! lost. A registry's statement that contradicts its own acknowledgement is not believed (ECR reports the offset before
+//! the last part), nor a refusal of the location that it has just named.
+//!
+//! # Parts
+//!
+//! After a 413 the size of one request is halved, from 64 MiB down to 1 MiB. After a 504, or a connection that broke
+//! after more than 10 s, it becomes the amount that the measured rate transfers in 20 s, 16 to 512 MiB (each part costs
+//! distribution an fsync). The client of the registry remembers the size for the next blob. Blobs are never sent in
+//! parts otherwise, because some registries support only the single PUT.
+//!
+//! # Permits
+//!
+//! An upload holds *one* write permit from its POST to its commit while its content flows; requests that repair it need
+//! no other permit. Otherwise eight copies within one registry that break at the same time would each hold a read
+//! request and wait for another. When no content arrives for a second, or less than 64 KiB per second, the permit goes
+//! to another upload and the slow one continues without it (`write_permit`): a source that sends a byte now and then
+//! would block all others.
+//!
+//! # Cancelling
+//!
+//! A POST continues when its caller is dropped, so that the upload that it started can be cancelled. A refused mount
+//! starts an upload, which is used for the next blob, and cancelled together with the destination.
 
 mod part_size;
 mod replay_buffer;

@@ -1,7 +1,11 @@
-//! Images of a containerd by itself, such as the one whose images a node's kubelet pulls (namespace `k8s.io`).
+//! Images of a containerd without docker, for example the one whose images a node's kubelet pulls (namespace `k8s.io`).
 //!
-//! Names are looked up over its socket, blobs read from its folder where that can be. Manifests and blobs are
-//! carried to the byte. It is never asked to pull: what it does not hold is [`Reason::SourceNotFound`].
+//! Names are looked up over its socket (`images.v1`); its events report changes (`events.v1`). Blobs are read from its
+//! folder if possible (`source::content`). Manifests and blobs are copied unchanged. The containerd is never
+//! asked to pull: an image that it does not hold is [`Reason::SourceNotFound`].
+//!
+//! The API is used with tonic and hand-written messages: the crate with all messages needs `protoc` to build, and
+//! reading images takes only thirteen small messages.
 
 mod client;
 mod watch;

@@ -1,8 +1,22 @@
-//! The content store of a containerd: blobs as they are stored, whoever asked for them to be stored.
+//! The content store of a containerd, whether a docker engine with the containerd image store uses it or a containerd
+//! alone. Manifests and blobs are copied as they are stored, with unchanged digests.
 //!
-//! Read from the store's folder where this process may, which costs the containerd nothing, else over its socket.
-//! That a folder is the right one is proved by the image's own root in it. Every document is verified before it
-//! is believed, every blob by the sink.
+//! Manifests are read and verified when the image is resolved, so a repeat costs one HEAD, and one more HEAD for each
+//! blob that the destination holds. Blobs are read in parallel, the largest first, each by its own thread with a few
+//! chunks of memory, and verified by the sink.
+//!
+//! There are two ways to the same blobs:
+//!
+//! 1. The store's folder, if this process can read it; this causes no load on the containerd. It is opened only below
+//!    the containerd's root, and no link is followed. The root is `--containerd-root`, else what the containerd reports
+//!    over its socket, else `/var/lib/containerd`; for a docker engine that runs its own containerd also `<docker
+//!    root>/containerd/daemon`. The folder counts as the right one if it contains the image's root document.
+//! 2. The containerd's socket (`content.Read`), if the folder cannot be read.
+//!
+//! What is copied of an index depends on the content of the store: everything if all of it is present; the single image
+//! that is present after a pull for one platform, as `docker push` does. If several images are present but not all, the
+//! user must choose by `platforms`. For chosen platforms an index is made of their entries, the same each time. Content
+//! that is listed but absent or damaged is an error that names the digest; it is never skipped.
 
 mod folder;
 mod walk;

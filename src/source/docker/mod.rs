@@ -1,12 +1,41 @@
-//! Images of a docker engine, read from its folder where that can be, else taken out by its save API.
+//! Images of a docker engine.
 //!
-//! Two kinds of store are told apart by what stands under the name. The *classic* store keeps unpacked layers
-//! and the configuration, so the manifest is made here, from the layers as the destination stores them. The
-//! *containerd* store keeps manifests and blobs, which are carried to the byte.
+//! The two kinds of store are distinguished by the image's content. The *classic* store keeps unpacked layers and the
+//! configuration, so the manifest is made here, from the layers as the destination stores them. The *containerd* store
+//! keeps manifests and blobs, which are copied unchanged.
 //!
-//! A containerd store is read by `source::content` where that can be.
+//! The engine is never asked to pull: an image that it does not hold is [`Reason::SourceNotFound`].
 //!
-//! The engine is never asked to pull: what it does not hold is [`Reason::SourceNotFound`].
+//! # Folder
+//!
+//! The layers of a classic store are read from the engine's folder (`graph`), and a containerd store is read by
+//! `source::content`, if this process can read the folder. A containerd store is read through its containerd
+//! before the engine is asked to export, because an export contains every blob, including those that the destination
+//! holds, in an order that cannot be chosen.
+//!
+//! # Export
+//!
+//! Otherwise the engine (of either kind) exports the image once, and the tar is read as a stream: without a temporary
+//! file and without a layer in memory. Three forms of the tar are known (up to docker 24; 25 and later; the containerd
+//! store). The proper end of the archive *and* every expected digest are required. Blobs that the destination holds are
+//! skipped; if it holds all of them, no export is requested. The digest of a narrowed index is known only after the
+//! index was found in the export; it is then cached, so that a repeat is recognised.
+//!
+//! # Push
+//!
+//! An engine that refuses to export, mostly because its disk is full, is asked to push the image (`push`). This is the
+//! last method: it uses gzip in one thread, and the manifest is the engine's, with gzip layers whatever `compression`
+//! says; it counts as the image from then on. The engine pushes into the repository and under the tag of the image, by
+//! a name that exists only during the push, and with the destination's credentials if the engine runs on this machine.
+//! It is not used for a layout, a digest, an index, or a registry that an object names, because such a registry could
+//! redirect the engine anywhere. `push::name` creates and removes the name. The removal is a task that outlives a
+//! cancelled transfer and that the process waits for at its end. It is repeated when the engine fails, and after a kill
+//! at the next start: a second name with a hash of the first identifies what remained.
+//!
+//! # Library
+//!
+//! The engine's API is used with reqwest over the socket. bollard drops the API version from its paths, does not limit
+//! answers and has no `platform` for exports.
 
 mod archive;
 mod choose;

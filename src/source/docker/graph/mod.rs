@@ -1,9 +1,13 @@
-//! Layers of a classic store read straight from the engine's folder, without an export.
+//! Layers of a classic store, read from the engine's folder without an export.
 //!
-//! Only the driver overlay2 with native diff keeps the files of a layer as its tar had them. A layer's digest
-//! and length are known before the first byte. Whatever is not just as it should be is a [`UnreadableReason`]: the layer
-//! is left for the engine's API, which knows what to make of it. Nothing is written, and no path that a layer
-//! names leads out of its folder.
+//! Only the driver overlay2 with native diff keeps the files of a layer as its tar had them. The files and the engine's
+//! tar-split data give the exact tar, so digest and length are known before the first byte, and a layer that the
+//! destination holds costs one HEAD. Each file is checked by its length and CRC, the layer by its digest. Nothing is
+//! written, no link is followed, and no path in a layer leads out of its folder. The folder counts as this engine's if
+//! it contains the configuration of the image.
+//!
+//! A layer that is not exactly as expected gets an [`UnreadableReason`] and is left to the export;
+//! `status.methodMessage` contains the reason.
 
 mod layerdb;
 pub(super) mod tarsplit;
