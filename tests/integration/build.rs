@@ -14,6 +14,7 @@ use crate::containerd::node::Node;
 use crate::docker::engines::{Image, Real, noise, required, tar};
 use crate::support::folder::{Folder, stderr, stdout};
 use crate::support::image::{image, multi_platform, noise as seeded, put};
+use crate::support::independent::pull_and_verify;
 use crate::support::process::run;
 use crate::support::program;
 use crate::support::registry::{TestRegistry, Version};
@@ -131,6 +132,8 @@ async fn whole_way(variable: &str) {
         repeated(&to, &layout.0);
         let standing = crane(&["manifest", "--insecure", &format!("{to}/shop:1.4.0")]);
         assert!(standing.contains(&layout.0), "{standing}");
+        let pulled = pull_and_verify(&registry.host, "team/shop", "1.4.0").await;
+        assert!(pulled.manifests.contains(&layout.0), "{pulled:?}");
         let report = folder.reported(&[
             "shop.yaml",
             "--to",

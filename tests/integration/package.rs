@@ -9,6 +9,7 @@ use jackal_operator::package::{Definition, Plan, TransferredImage, publish};
 use jackal_operator::transfer::{Destination, LayoutDestination, RegistryDestination};
 
 use crate::support::image;
+use crate::support::independent::pull_and_verify;
 use crate::support::registry::{TestRegistry, VERSIONS};
 
 const TITLE: &str = "org.opencontainers.image.title";
@@ -95,6 +96,9 @@ async fn a_package_is_whole_and_moves_no_layer() {
             let index: Index =
                 serde_json::from_str(&registry.crane("manifest", &format!("team/podinfo:{naming}"))).unwrap();
             assert_eq!(index.manifests[0].digest, published.manifest);
+            let pulled = pull_and_verify(&registry.host, "team/podinfo", naming).await;
+            assert_eq!(pulled.digest, published.index.as_str());
+            assert!(pulled.manifests.contains(published.manifest.as_str()), "{pulled:?}");
 
             let again = publish(&definition, images[..].into(), &*package, naming, unheard)
                 .await

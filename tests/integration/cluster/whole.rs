@@ -10,6 +10,7 @@ use super::{ADDRESS, layered, package, unique};
 use crate::docker::engines::{Image, Real};
 use crate::support::cluster::{Cluster, required};
 use crate::support::image::multi_platform;
+use crate::support::independent::pull_and_verify;
 use crate::support::registry::{TestRegistry, Version};
 
 async fn whole_way(variable: &str) {
@@ -48,7 +49,7 @@ async fn whole_way(variable: &str) {
         let shown = cluster.kubectl(&["get", "jackal", "--output", "wide"]);
         assert!(shown.contains(&status.artifact.as_ref().unwrap().revision), "{shown}");
         check_status(&package, &status);
-        check_images(registry, &status, &tool, index.digest(), &image);
+        check_images(registry, &status, &tool, index.digest(), &image).await;
         check_artifact(registry, &package, &status).await;
         check_children(&cluster, &package, &status, &real, &image).await;
         let said = cluster.events(name).await;
@@ -95,13 +96,21 @@ fn check_status(package: &JackalPackage, status: &JackalPackageStatus) {
 }
 
 /// The images under the names that pods use.
-fn check_images(registry: &TestRegistry, status: &JackalPackageStatus, tool: &str, index: &Digest, image: &Image) {
+async fn check_images(
+    registry: &TestRegistry,
+    status: &JackalPackageStatus,
+    tool: &str,
+    index: &Digest,
+    image: &Image,
+) {
     let suffix = |naming: &str, name: &str| format!("{naming}-{}", crc32fast::hash(name.as_bytes()));
     for row in &status.images {
         let path = row.name.strip_prefix(&format!("{ADDRESS}/")).unwrap();
         let naming = if path.contains("-jackal-") { "jackal" } else { "zarf" };
         let digest = row.digest.clone().unwrap();
         assert_eq!(registry.crane("digest", path), format!("{digest}\n"), "{path}");
+        let (repository, tag) = path.rsplit_once(':').unwrap();
+        assert_eq!(pull_and_verify(&registry.host, repository, tag).await.digest, digest);
         if row.image == tool {
             let name = tool.strip_suffix(":2").unwrap();
             assert_eq!(path, format!("team/tool:2-{}", suffix(naming, name)));
@@ -133,6 +142,8 @@ async fn check_artifact(registry: &TestRegistry, package: &JackalPackage, status
     let place = artifact.url.strip_prefix(&format!("oci://{ADDRESS}/")).unwrap();
     let (name, tag) = place.rsplit_once(':').unwrap();
     assert_eq!((name, tag), (package.name_any().as_str(), "1.0.0"));
+    let pulled = pull_and_verify(&registry.host, name, tag).await;
+    assert!(pulled.manifests.contains(&artifact.digest), "{pulled:?}");
     let repository = registry.repository(name);
     let index = repository.manifest(tag).await.unwrap().unwrap();
     let entries = &index.index().unwrap().manifests;

@@ -9,6 +9,7 @@ use jackal_operator::transfer::{Outcome, Transfer};
 
 use super::engines::{Image, Real, noise, required, tar};
 use super::transfer;
+use crate::support::independent::pull_and_verify;
 use crate::support::process::run;
 use crate::support::registry::{TestRegistry, Version};
 
@@ -65,6 +66,9 @@ async fn engines_unpack_what_was_compressed() {
             .into_iter()
             .find(|real| real.host == required(variable))
             .unwrap();
+        let (repository, tag) = name.rsplit_once(':').unwrap();
+        let verified = pull_and_verify(&registry.host, repository, tag).await;
+        assert_eq!(verified.digest, outcome.digest.as_str());
         let pulled = format!("{}/{name}", registry.host);
         engine.run(&["pull", "--quiet", &pulled]);
         let container = engine.output(&["create", &pulled, "/none"]).trim().to_owned();

@@ -23,7 +23,8 @@ use jackal_operator::transfer::{RegistryDestination, Transfer};
 
 use self::collected::Collected;
 use self::engines::{Image, Real, Victim, noise, tar};
-use crate::support::registry::TestRegistry;
+use crate::support::independent::pull_and_verify;
+use crate::support::registry::{TestRegistry, Version};
 
 fn reference(text: &str) -> Reference {
     text.parse().unwrap()
@@ -124,6 +125,28 @@ async fn every_layer_arrives_and_a_repeat_brings_nothing() {
         assert_eq!(sink.taken(), vec![], "{}", real.host);
         if real.shape == StorageKind::Classic {
             assert_eq!(again.method, Method::Unchanged);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_client_pulls_what_each_engine_gave() {
+    let registry = TestRegistry::start(Version::V31);
+    for (at, real) in Real::all().into_iter().enumerate() {
+        let image = Image::varied("jackal-test/pulled:1");
+        real.load(&image.archive());
+        for (compression, form) in [
+            (Compression::None, "plain"),
+            (Compression::Zstd, "zstd"),
+            (Compression::Gzip, "gzip"),
+        ] {
+            let prefix = format!("{form}{at}");
+            let transfer = transfer(&real.docker, &image.name, &registry, &prefix, compression);
+            let outcome = transfer.run().await.unwrap();
+            let pulled = pull_and_verify(&registry.host, &transfer.location.repository, "1").await;
+            assert_eq!(pulled.digest, outcome.digest.as_str(), "{} {form}", real.host);
+            // The configuration, and each layer once.
+            assert_eq!(pulled.blobs.len(), image.layers.len(), "{} {form}", real.host);
         }
     }
 }

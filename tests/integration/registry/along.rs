@@ -12,6 +12,7 @@ use jackal_operator::transfer::{Destination, DestinationState, LayoutDestination
 
 use crate::support::front::{Act, Front};
 use crate::support::image::{image, multi_platform, noise, put, referrer};
+use crate::support::independent;
 use crate::support::process::run;
 use crate::support::program;
 use crate::support::registry::{TestRegistry, Version};
@@ -93,6 +94,12 @@ async fn from_each_way_of_listing_to_each() {
         let outcome = transfer.run().await.unwrap();
         assert_eq!((outcome.published, outcome.referrers), (true, 4));
         all_stand(&*transfer.destination, &pairs, &elder).await;
+        let pulled = independent::pull_and_verify(&to.host, "in/app", "1").await;
+        assert_eq!(pulled.digest, outcome.digest.as_str());
+        for (subject, referrer) in &pairs {
+            let listed = independent::referrers(&to.host, "in/app", subject.as_str()).await;
+            assert_eq!(listed.iter().collect::<Vec<_>>(), [referrer.as_str()], "{}", to.host);
+        }
         let again = transfer.run().await.unwrap();
         let expected = (Method::Unchanged, false, 0, 0);
         assert_eq!(

@@ -6,6 +6,7 @@ use jackal_operator::source::{Identity, ImageSource, RegistrySource};
 use jackal_operator::transfer::{Destination, LayoutDestination, RegistryDestination};
 
 use crate::support::image::{entry, image, multi_platform, noise, put};
+use crate::support::independent::pull_and_verify;
 use crate::support::process::run;
 use crate::support::program;
 use crate::support::registry::{TestRegistry, VERSIONS, Version};
@@ -31,6 +32,9 @@ async fn an_index_is_copied_whole() {
         for entry in &index.index().unwrap().manifests {
             to.crane("manifest", &format!("in/app@{}", entry.digest));
         }
+        let pulled = pull_and_verify(&to.host, "in/app", "v1").await;
+        assert_eq!(pulled.digest, index.digest().as_str());
+        assert_eq!((pulled.manifests.len(), pulled.blobs.len()), (7, moved));
         let (_, moved) = copy(&source, &reference, &[], &destination, "v1").await.unwrap();
         assert_eq!(moved, 0, "warm work moves no blob");
         assert_eq!(
@@ -53,6 +57,8 @@ async fn chosen_platforms_are_all_that_comes() {
     assert_eq!((one.documents.as_slice(), moved), (&images[1..2], 2));
     assert_eq!(to.crane("digest", "one:1").trim(), images[1].digest().as_str());
     to.crane("validate", "one:1");
+    let pulled = pull_and_verify(&to.host, "one", "1").await;
+    assert_eq!(pulled.digest, images[1].digest().as_str());
 
     let destination = RegistryDestination::new(to.repository("two"));
     let chosen = ["linux/s390x", "linux/amd64"];

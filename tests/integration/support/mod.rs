@@ -6,6 +6,7 @@ pub mod faulty;
 pub mod folder;
 pub mod front;
 pub mod image;
+pub mod independent;
 pub mod objects;
 pub mod operator;
 pub mod process;
