@@ -55,7 +55,7 @@ test-interop: ## The part of it that needs no Zarf: crane, regctl, oras, skopeo,
 test-crash: ## Kill each process at KILLS (200) points of a run, one after the other; POINT=etcd,agent picks by who dies.
 	cargo test --locked --test integration --no-run
 	scripts/stack with apiserver docker-classic registry31 -- env KILLS=$(or $(KILLS),200) \
-		cargo test --locked --test integration -- --nocapture whatever_is_killed_it_converges
+		cargo test --locked --test integration -- --nocapture the_operator_converges_after_any_kill
 
 .PHONY: image
 image: ## The container image, as an archive for `ctr images import` and `docker load`; prints where it is.

@@ -5,14 +5,14 @@ use std::path::Path;
 use futures::FutureExt as _;
 
 use super::{Attack, check};
-use crate::support::folder::{Folder, said, stderr, stdout};
+use crate::support::workspace::{Workspace, all_output, stderr, stdout};
 
 /// What lies beside the folder of the definition, and belongs to whoever converts it.
 const SECRET: &str = "kind: Secret\napiVersion: v1\nmetadata: {name: s3cr3t}\n";
 
 /// A folder with a secret, and with a definition below `repository` whose component has these lines.
-fn repository(lines: &str) -> Folder {
-    let folder = Folder::new();
+fn repository(lines: &str) -> Workspace {
+    let folder = Workspace::new();
     std::fs::create_dir_all(folder.path("repository/values")).unwrap();
     folder.write("secret.yaml", SECRET);
     folder.write(
@@ -29,15 +29,15 @@ fn repository(lines: &str) -> Folder {
     folder
 }
 
-fn link(folder: &Folder, to: impl AsRef<Path>, at: &str) {
+fn link(folder: &Workspace, to: impl AsRef<Path>, at: &str) {
     std::os::unix::fs::symlink(to, folder.path(at)).unwrap();
 }
 
 /// That the definition is converted without the file, which is told by its field and path.
-fn refuses(folder: &Folder, field: &str, why: &str) {
+fn refuses(folder: &Workspace, field: &str, why: &str) {
     let output = folder.run(&["convert", "repository/zarf.yaml"]);
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert!(!said(&output).contains("s3cr3t"), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", all_output(&output));
+    assert!(!all_output(&output).contains("s3cr3t"), "{}", all_output(&output));
     assert!(stdout(&output).contains("nginx:1"), "{}", stdout(&output));
     let told = stderr(&output);
     let line = told.lines().find(|line| line.contains(field));
@@ -48,7 +48,7 @@ fn refuses(folder: &Folder, field: &str, why: &str) {
 }
 
 #[tokio::test]
-async fn a_definition_takes_no_file_from_elsewhere() {
+async fn convert_reads_no_file_outside_the_definitions_directory() {
     const ATTACKS: &[Attack] = &[
         Attack {
             attacker: "author of a definition",
@@ -152,9 +152,9 @@ async fn a_definition_takes_no_file_from_elsewhere() {
                     std::fs::create_dir(folder.path("repository/web")).unwrap();
                     std::fs::rename(folder.path("repository/zarf.yaml"), folder.path("repository/web/zarf.yaml")).unwrap();
                     let output = folder.run(&["convert", "repository/web/zarf.yaml", "--root", "repository"]);
-                    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+                    assert_eq!(output.status.code(), Some(1), "{}", all_output(&output));
                     assert!(stdout(&output).contains("name: own"), "{}", stdout(&output));
-                    assert!(!said(&output).contains("s3cr3t"), "{}", said(&output));
+                    assert!(!all_output(&output).contains("s3cr3t"), "{}", all_output(&output));
                     assert!(stderr(&output).contains("../../secret.yaml leads out of"), "{}", stderr(&output));
                 }
                 .boxed()

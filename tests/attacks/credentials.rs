@@ -5,12 +5,12 @@ use serde_json::json;
 
 use super::{Attack, check};
 use crate::support::cluster::{Cluster, condition, image_stalled};
-use crate::support::faulty::{Scripted, Seen, reply};
 use crate::support::image::{image, noise, put};
-use crate::support::objects::{ADDRESS, lone};
+use crate::support::objects::{ADDRESS, standalone_image};
 use crate::support::process::run;
 use crate::support::program;
 use crate::support::registry::{Options, TestRegistry, Version};
+use crate::support::scripted::{RecordedRequest, ScriptedServer, reply};
 use crate::support::table::on_one_thread;
 
 const TENANT: &str = "a tenant";
@@ -20,7 +20,7 @@ const LOGIN: (&str, &str) = ("pusher", "right");
 const LOOPBACK: (&str, &str) = ("JACKAL_ALLOWED_NETWORKS", "127.0.0.0/8");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn credentials_go_to_their_host_alone() {
+async fn credentials_are_sent_only_to_their_host() {
     check(&[
         Attack {
             attacker: TENANT,
@@ -74,7 +74,8 @@ async fn source() -> (TestRegistry, String) {
 async fn an_address_with_anothers_endpoint() {
     let cluster = Cluster::new().await;
     let (source, image) = source().await;
-    let thief = Scripted::start(|_: &Seen| reply(401, &[("www-authenticate", "Basic realm=\"r\"")], "")).await;
+    let thief =
+        ScriptedServer::start(|_: &RecordedRequest| reply(401, &[("www-authenticate", "Basic realm=\"r\"")], "")).await;
     let insecure = format!("{},{}", source.host, thief.host);
     let _controller = cluster.guarded_controller(&["--insecure-registry", &insecure], &[LOOPBACK]);
     cluster.apply(&login("others", "registry.example.com"));
@@ -82,7 +83,7 @@ async fn an_address_with_anothers_endpoint() {
         "registry: {{address: registry.example.com, endpoint: '{}', insecure: true, secretRef: {{name: others}}}}",
         thief.host
     );
-    cluster.apply(&lone("app", &image, &registry));
+    cluster.apply(&standalone_image("app", &image, &registry));
     let found = cluster.image_where("app", "without credentials", |image| {
         let ready = condition(&image.status.as_ref()?.conditions, "Ready")?;
         (ready.reason == "AuthenticationFailed").then_some(())
@@ -90,9 +91,9 @@ async fn an_address_with_anothers_endpoint() {
     let status = found.await.status.unwrap();
     let said = condition(&status.conditions, "Ready").unwrap().message.clone();
     let sent = thief
-        .seen()
+        .requests()
         .into_iter()
-        .find(|seen| seen.headers.contains_key("authorization"));
+        .find(|request| request.headers.contains_key("authorization"));
     assert!(
         sent.is_none(),
         "the credentials for registry.example.com went to {sent:?}"
@@ -134,7 +135,7 @@ async fn an_authority_of_a_tenant() {
         ),
     ];
     for (number, way) in ways.iter().enumerate() {
-        cluster.apply(&lone(&format!("app-{number}"), &image, way));
+        cluster.apply(&standalone_image(&format!("app-{number}"), &image, way));
     }
     for (number, way) in ways.iter().enumerate() {
         let said = image_stalled(&cluster, &format!("app-{number}"), "PolicyDenied").await;
@@ -180,7 +181,7 @@ async fn another_state() {
         ],
         &[LOOPBACK, ("JACKAL_STATE_SECRET", "zarf/zarf-state")],
     );
-    cluster.apply(&lone("app", &image, ""));
+    cluster.apply(&standalone_image("app", &image, ""));
     let status = cluster.image_ready("app").await.status.unwrap();
     let name = status.name.unwrap();
     for tool in ["jackal", "zarf"] {

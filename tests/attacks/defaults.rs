@@ -6,16 +6,16 @@ use serde_json::json;
 use super::{Attack, check};
 use crate::chart::registry::Deployed;
 use crate::cluster::{layered, unique};
-use crate::docker::engines::Real;
+use crate::docker::engines::DockerEngine;
 use crate::support::cluster::{Cluster, image_stalled};
 use crate::support::image::{image, noise, put};
-use crate::support::objects::{ADDRESS, lone};
+use crate::support::objects::{ADDRESS, standalone_image};
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::table::on_one_thread;
-use crate::tenancy::{APART, clear};
+use crate::tenancy::{EXCLUSIVE, clear};
 
 #[tokio::test]
-async fn what_nobody_configured_is_closed() {
+async fn default_configuration_denies_access() {
     let attacks = [
         Attack {
             attacker: "a tenant",
@@ -54,9 +54,9 @@ async fn what_nobody_configured_is_closed() {
 }
 
 async fn overwrites() {
-    let _alone = APART.lock().await;
-    let victim = Cluster::apart().await;
-    let attacker = victim.beside().await;
+    let _guard = EXCLUSIVE.lock().await;
+    let victim = Cluster::exclusive().await;
+    let attacker = victim.another_namespace().await;
     let registry = TestRegistry::start(Version::V31);
     let (good, evil) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     for (source, seed) in [(&good, 71), (&evil, 72)] {
@@ -79,9 +79,17 @@ async fn overwrites() {
         "--registry-insecure",
     ]);
     // The attacker is first, and of two that want a name the older one has it.
-    attacker.apply(&lone("app", &format!("{}/team/app:1", evil.host), "naming: Plain"));
+    attacker.apply(&standalone_image(
+        "app",
+        &format!("{}/team/app:1", evil.host),
+        "naming: Plain",
+    ));
     let theirs = attacker.image_ready("app").await.status.unwrap();
-    victim.apply(&lone("app", &format!("{}/team/app:1", good.host), "naming: Plain"));
+    victim.apply(&standalone_image(
+        "app",
+        &format!("{}/team/app:1", good.host),
+        "naming: Plain",
+    ));
     let ours = victim.image_ready("app").await.status.unwrap();
     let part = |cluster: &Cluster| format!("{ADDRESS}/{}/team/app:1", cluster.namespace);
     assert_eq!(theirs.name, Some(part(&attacker)));
@@ -91,7 +99,7 @@ async fn overwrites() {
         "naming: Plain\n  registry: {{repositoryPrefix: '../{}'}}",
         victim.namespace
     );
-    let said = attacker.try_apply(&lone("up", &format!("{}/team/app:1", evil.host), &prefix));
+    let said = attacker.try_apply(&standalone_image("up", &format!("{}/team/app:1", evil.host), &prefix));
     if said.is_ok() {
         image_stalled(&attacker, "up", "InvalidReference").await;
     }
@@ -104,17 +112,17 @@ async fn overwrites() {
 
 async fn node_image() {
     let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
-    let [_, real, _] = Real::all();
+    let [_, engine, _] = DockerEngine::all();
     let name = unique("secret:dev");
-    real.load(&layered(&name, "what a node holds").archive());
+    engine.load(&layered(&name, "what a node holds").archive());
     // As the chart starts it where agent.admit says nothing.
-    let _agent = cluster.agent_with("n1", &real.host, &[], &[("JACKAL_ADMIT", "")]);
+    let _agent = cluster.agent_with("n1", &engine.host, &[], &[("JACKAL_ADMIT", "")]);
     let _controller = cluster.controller(&[]);
     let to = format!(
         "source: Docker\n  registry: {{address: '{}', insecure: true}}",
         registry.host
     );
-    cluster.apply(&lone("stolen", &name, &to));
+    cluster.apply(&standalone_image("stolen", &name, &to));
     let said = image_stalled(&cluster, "stolen", "PolicyDenied").await;
     assert!(said.contains("--admit"), "{said}");
     let repository = registry.repository(name.split(':').next().unwrap());

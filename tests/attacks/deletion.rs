@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use super::{Attack, check};
 use crate::support::cluster::{Cluster, condition, image_stalled};
 use crate::support::image::{image, multi_platform, noise, put, referrer};
-use crate::support::objects::{ADDRESS, lone, package};
+use crate::support::objects::{ADDRESS, package, standalone_image};
 use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::table::on_one_thread;
-use crate::support::wait::{SOON, a_second_passes, eventually};
-use crate::tenancy::APART;
+use crate::support::wait::{SOON, eventually, wait_for_next_second};
+use crate::tenancy::EXCLUSIVE;
 
 const TENANT: &str = "a tenant";
 const WRITES_OBJECTS: &str = "writes JackalImages and JackalPackages in a namespace";
@@ -21,7 +21,7 @@ const WRITES_STATUSES: &str = "writes their statuses too";
 
 /// The operator's own registry, a registry of the tenant, and a source. Each namespace has an operator of its own, which
 /// knows nothing of the objects of the other: what is safe then does not hang on who asks first.
-struct Ground {
+struct Setup {
     tenant: Cluster,
     home: TestRegistry,
     evil: TestRegistry,
@@ -30,7 +30,7 @@ struct Ground {
     _operator: Operator,
 }
 
-impl Ground {
+impl Setup {
     async fn open(policy: &'static str) -> Self {
         let tenant = Cluster::new().await;
         let [home, evil, source] = [Version::V31, Version::V28, Version::V31].map(TestRegistry::start);
@@ -56,7 +56,7 @@ impl Ground {
 
     /// Another namespace with its operator.
     async fn victim(&self) -> (Cluster, Operator) {
-        let victim = self.tenant.beside().await;
+        let victim = self.tenant.another_namespace().await;
         let operator = operator(&victim, &self.home, &self.source, self.policy);
         (victim, operator)
     }
@@ -109,21 +109,25 @@ fn goes_home(more: Value) -> Value {
 }
 
 /// The tenant's registry is called by `address`, and reached at its own host. `prefix` may be empty.
-fn evil_registry(ground: &Ground, address: &str, prefix: &str) -> String {
+fn evil_registry(setup: &Setup, address: &str, prefix: &str) -> String {
     let prefix = match prefix {
         "" => String::new(),
         prefix => format!(", repositoryPrefix: '{prefix}'"),
     };
-    let endpoint = &ground.evil.host;
+    let endpoint = &setup.evil.host;
     format!(
         "registry: {{address: '{address}', endpoint: '{endpoint}', insecure: true{prefix}}}\n  deletionPolicy: Delete"
     )
 }
 
 async fn an_image_that_went_to_another_registry(policy: &'static str) {
-    let ground = Ground::open(policy).await;
-    let (victim, _operator) = ground.victim().await;
-    victim.apply(&lone("app", &ground.image(), "registry: {repositoryPrefix: theirs}"));
+    let setup = Setup::open(policy).await;
+    let (victim, _operator) = setup.victim().await;
+    victim.apply(&standalone_image(
+        "app",
+        &setup.image(),
+        "registry: {repositoryPrefix: theirs}",
+    ));
     let brought = victim.image_ready("app").await.status.unwrap();
     let path = brought
         .name
@@ -132,70 +136,74 @@ async fn an_image_that_went_to_another_registry(policy: &'static str) {
         .unwrap()
         .to_owned();
     let prefix = path.strip_suffix("/team/app:1").unwrap();
-    let evil = ground.evil.host.clone();
-    ground
-        .tenant
-        .apply(&lone("app", &ground.image(), &evil_registry(&ground, &evil, prefix)));
-    ground.tenant.image_ready("app").await;
-    ground
+    let evil = setup.evil.host.clone();
+    setup.tenant.apply(&standalone_image(
+        "app",
+        &setup.image(),
+        &evil_registry(&setup, &evil, prefix),
+    ));
+    setup.tenant.image_ready("app").await;
+    setup
         .tenant
         .patch::<JackalImage>("app", goes_home(json!({ "suspend": true })))
         .await;
-    ground.delete("jkimg", "app").await;
+    setup.delete("jkimg", "app").await;
     assert_eq!(
-        ground.stands(&path).await.map(|digest| digest.to_string()),
+        setup.stands(&path).await.map(|digest| digest.to_string()),
         brought.digest
     );
-    ground.told("app", "is kept: ").await;
+    setup.told("app", "is kept: ").await;
     victim.image_ready("app").await;
 }
 
 /// `suspend`: the object is deleted before anybody looks at it again.
 async fn an_endpoint_of_its_own(suspend: bool) {
-    let ground = Ground::open("any").await;
+    let setup = Setup::open("any").await;
     // By a person, or by `build`: no object names it.
-    let (index, _) = multi_platform(&ground.home.repository("team/app"), "1").await;
-    let more = evil_registry(&ground, ADDRESS, "");
-    ground.tenant.apply(&lone("app", &ground.image(), &more));
-    let first = ground.tenant.image_ready("app").await.status.unwrap();
+    let (index, _) = multi_platform(&setup.home.repository("team/app"), "1").await;
+    let more = evil_registry(&setup, ADDRESS, "");
+    setup.tenant.apply(&standalone_image("app", &setup.image(), &more));
+    let first = setup.tenant.image_ready("app").await.status.unwrap();
     assert_eq!(first.digest.as_deref(), Some(index.digest().as_str()));
     let home = goes_home(json!({ "suspend": suspend }));
-    ground.tenant.patch::<JackalImage>("app", home).await;
+    setup.tenant.patch::<JackalImage>("app", home).await;
     if !suspend {
-        let status = ground.tenant.image_ready("app").await.status.unwrap();
+        let status = setup.tenant.image_ready("app").await.status.unwrap();
         assert!(status.adopted, "it wrote nothing here");
-        ground.told("app", "RegistryChanged: ").await;
+        setup.told("app", "RegistryChanged: ").await;
     }
-    ground.delete("jkimg", "app").await;
-    assert_eq!(ground.stands("team/app:1").await.as_ref(), Some(index.digest()));
-    ground.told("app", "is kept: ").await;
+    setup.delete("jkimg", "app").await;
+    assert_eq!(setup.stands("team/app:1").await.as_ref(), Some(index.digest()));
+    setup.told("app", "is kept: ").await;
 }
 
 async fn content_that_lacked_a_referrer() {
-    let ground = Ground::open("any").await;
-    let source = ground.source.repository("team/app");
+    let setup = Setup::open("any").await;
+    let source = setup.source.repository("team/app");
     let root = image(&source, "linux/amd64", noise(9, 1000)).await;
     put(&source, &root, Some("9")).await;
-    let theirs = ground.home.repository("team/app");
+    let theirs = setup.home.repository("team/app");
     image(&theirs, "linux/amd64", noise(9, 1000)).await;
     put(&theirs, &root, Some("9")).await;
     let about = referrer(&source, &root, "application/vnd.example.note", "a note").await;
     source.attach(&about).await.unwrap();
-    let name = format!("{}/team/app:9", ground.source.host);
-    ground.tenant.apply(&lone("app", &name, "deletionPolicy: Delete"));
-    ground.tenant.image_ready("app").await;
-    ground.delete("jkimg", "app").await;
-    assert_eq!(ground.stands("team/app:9").await.as_ref(), Some(root.digest()));
+    let name = format!("{}/team/app:9", setup.source.host);
+    setup
+        .tenant
+        .apply(&standalone_image("app", &name, "deletionPolicy: Delete"));
+    setup.tenant.image_ready("app").await;
+    setup.delete("jkimg", "app").await;
+    assert_eq!(setup.stands("team/app:9").await.as_ref(), Some(root.digest()));
 }
 
 async fn a_package_that_went_to_another_registry() {
-    let ground = Ground::open("any").await;
-    let (victim, _operator) = ground.victim().await;
-    victim.apply(&package("shop", "1", &[&ground.line()], ""));
+    let setup = Setup::open("any").await;
+    let (victim, _operator) = setup.victim().await;
+    victim.apply(&package("shop", "1", &[&setup.line()], ""));
     let theirs = victim.ready("shop").await.status.unwrap().artifact.unwrap().digest;
-    let more = evil_registry(&ground, ADDRESS, "");
-    ground.tenant.apply(&package("shop", "1", &[&ground.line()], &more));
-    let own = ground
+    let more = evil_registry(&setup, ADDRESS, "");
+    setup.tenant.apply(&package("shop", "1", &[&setup.line()], &more));
+    let own = setup
         .tenant
         .ready("shop")
         .await
@@ -205,37 +213,37 @@ async fn a_package_that_went_to_another_registry() {
         .unwrap()
         .digest;
     assert_eq!(own, theirs, "the same package has the same digest");
-    ground
+    setup
         .tenant
         .patch::<JackalPackage>("shop", goes_home(json!({ "suspend": true })))
         .await;
-    ground.delete("jkpkg", "shop").await;
-    assert!(ground.stands("shop:1").await.is_some());
-    assert!(ground.stands(&format!("shop@{theirs}")).await.is_some());
-    assert!(ground.stands("team/app:1").await.is_some(), "its image");
-    ground
+    setup.delete("jkpkg", "shop").await;
+    assert!(setup.stands("shop:1").await.is_some());
+    assert!(setup.stands(&format!("shop@{theirs}")).await.is_some());
+    assert!(setup.stands("team/app:1").await.is_some(), "its image");
+    setup
         .told("shop", "what the package wrote is kept: it was written to ")
         .await;
 }
 
 async fn an_old_revision_of_another_registry() {
-    let ground = Ground::open("any").await;
-    let (victim, _operator) = ground.victim().await;
-    victim.apply(&package("shop", "1", &[&ground.line()], ""));
+    let setup = Setup::open("any").await;
+    let (victim, _operator) = setup.victim().await;
+    victim.apply(&package("shop", "1", &[&setup.line()], ""));
     victim.ready("shop").await;
-    let more = evil_registry(&ground, ADDRESS, "");
-    ground.tenant.apply(&package("shop", "1", &[&ground.line()], &more));
-    ground.tenant.ready("shop").await;
+    let more = evil_registry(&setup, ADDRESS, "");
+    setup.tenant.apply(&package("shop", "1", &[&setup.line()], &more));
+    setup.tenant.ready("shop").await;
     let next = json!({ "version": "2", "retention": { "revisions": 1 }, "deletionPolicy": "Retain" });
-    ground.tenant.patch::<JackalPackage>("shop", goes_home(next)).await;
+    setup.tenant.patch::<JackalPackage>("shop", goes_home(next)).await;
     let settled = |package: &JackalPackage| {
         let status = package.status.as_ref()?;
         let ready = condition(&status.conditions, "Ready")?;
         let current = ready.status == "True" && ready.observed_generation == package.metadata.generation;
         (current && status.garbage.is_empty() && status.version.as_deref() == Some("2")).then_some(())
     };
-    let package = ground.tenant.package_where("shop", "at home", settled).await;
-    assert!(ground.stands("shop:1").await.is_some() && ground.stands("shop:2").await.is_some());
+    let package = setup.tenant.package_where("shop", "at home", settled).await;
+    assert!(setup.stands("shop:1").await.is_some() && setup.stands("shop:2").await.is_some());
     let revisions = package.status.unwrap().history.into_iter().map(|entry| entry.revision);
     assert!(
         revisions.collect::<Vec<_>>().concat().starts_with("2@"),
@@ -243,66 +251,66 @@ async fn an_old_revision_of_another_registry() {
     );
     let left = format!(
         "RegistryChanged: what the package wrote to {}/shop stays",
-        ground.evil.host
+        setup.evil.host
     );
-    ground.told("shop", &left).await;
+    setup.told("shop", &left).await;
 }
 
 async fn a_status_that_says_whatever_it_likes() {
-    let ground = Ground::open("any").await;
-    let (index, _) = multi_platform(&ground.home.repository("theirs/app"), "1").await;
+    let setup = Setup::open("any").await;
+    let (index, _) = multi_platform(&setup.home.repository("theirs/app"), "1").await;
     let more = "deletionPolicy: Delete\n  suspend: true";
-    ground.tenant.apply(&lone("app", &ground.image(), more));
+    setup.tenant.apply(&standalone_image("app", &setup.image(), more));
     let status = json!({ "status": {
         "name": format!("{ADDRESS}/theirs/app:1"), "digest": index.digest(), "naming": "Plain", "observedGeneration": 1,
         "registry": { "address": ADDRESS, "repository": "theirs/app" },
     } });
-    let api = ground.tenant.api::<JackalImage>();
+    let api = setup.tenant.api::<JackalImage>();
     let patch = Patch::Merge(status);
     api.patch_status("app", &PatchParams::default(), &patch).await.unwrap();
     // The finalizer, which a status that was there from the beginning would find too.
     let finalized = |image: &JackalImage| image.metadata.finalizers.as_ref().map(|_| ());
-    ground
+    setup
         .tenant
         .image_where("app", "kept until it is cleared", finalized)
         .await;
-    ground.delete("jkimg", "app").await;
-    assert_eq!(ground.stands("theirs/app:1").await.as_ref(), Some(index.digest()));
-    ground
+    setup.delete("jkimg", "app").await;
+    assert_eq!(setup.stands("theirs/app:1").await.as_ref(), Some(index.digest()));
+    setup
         .told("app", "the object's spec leads to another name by now")
         .await;
 }
 
 async fn a_history_that_says_whatever_it_likes() {
-    let ground = Ground::open("namespace").await;
-    let (victim, _operator) = ground.victim().await;
-    victim.apply(&package("shop", "1", &[&ground.line()], ""));
+    let setup = Setup::open("namespace").await;
+    let (victim, _operator) = setup.victim().await;
+    victim.apply(&package("shop", "1", &[&setup.line()], ""));
     let theirs = victim.ready("shop").await.status.unwrap().artifact.unwrap();
     let path = format!("{}/shop", victim.namespace);
     let more = "deletionPolicy: Delete\n  suspend: true";
-    ground.tenant.apply(&package("shop", "1", &[&ground.line()], more));
+    setup.tenant.apply(&package("shop", "1", &[&setup.line()], more));
     let status = json!({ "status": {
         "history": [{ "revision": theirs.revision, "digest": theirs.digest, "reason": "", "completedAt": "2026-01-01T00:00:00Z" }],
         "registry": { "address": ADDRESS, "repository": path },
     } });
     let finalized = |package: &JackalPackage| package.metadata.finalizers.as_ref().map(|_| ());
-    ground
+    setup
         .tenant
         .package_where("shop", "kept until it is cleared", finalized)
         .await;
-    let api = ground.tenant.api::<JackalPackage>();
+    let api = setup.tenant.api::<JackalPackage>();
     let patch = Patch::Merge(status);
     api.patch_status("shop", &PatchParams::default(), &patch).await.unwrap();
-    ground.delete("jkpkg", "shop").await;
-    assert!(ground.stands(&format!("{path}:1")).await.is_some());
+    setup.delete("jkpkg", "shop").await;
+    assert!(setup.stands(&format!("{path}:1")).await.is_some());
     victim.ready("shop").await;
 }
 
 /// Both are seen by one operator, and the victim calls its registry otherwise.
 async fn a_history_beside_its_owner() {
-    let _alone = APART.lock().await;
-    let victim = Cluster::apart().await;
-    let tenant = victim.beside().await;
+    let _guard = EXCLUSIVE.lock().await;
+    let victim = Cluster::exclusive().await;
+    let tenant = victim.another_namespace().await;
     let [home, source] = [Version::V31, Version::V28].map(TestRegistry::start);
     multi_platform(&source.repository("team/app"), "1").await;
     let _operator = operator(&victim, &home, &source, "any");
@@ -330,9 +338,9 @@ async fn a_history_beside_its_owner() {
 }
 
 async fn an_owner_in_another_namespace() {
-    let _alone = APART.lock().await;
-    let victim = Cluster::apart().await;
-    let tenant = victim.beside().await;
+    let _guard = EXCLUSIVE.lock().await;
+    let victim = Cluster::exclusive().await;
+    let tenant = victim.another_namespace().await;
     let [home, source] = [Version::V31, Version::V28].map(TestRegistry::start);
     multi_platform(&source.repository("team/app"), "1").await;
     let _operator = operator(&victim, &home, &source, "any");
@@ -341,7 +349,7 @@ async fn an_owner_in_another_namespace() {
     let theirs = victim.ready("shop").await;
     let uid = theirs.metadata.uid.clone().unwrap();
     let before = home.crane("digest", "team/app:1");
-    a_second_passes().await;
+    wait_for_next_second().await;
     // Another content for the same tag.
     let owned = json!({
         "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalImage",
@@ -362,34 +370,34 @@ async fn an_owner_in_another_namespace() {
 }
 
 async fn a_move_that_is_meant() {
-    let ground = Ground::open("any").await;
+    let setup = Setup::open("any").await;
     let delete = "deletionPolicy: Delete";
-    ground.tenant.apply(&package("shop", "1", &[&ground.line()], delete));
-    let first = ground.tenant.ready("shop").await.status.unwrap();
+    setup.tenant.apply(&package("shop", "1", &[&setup.line()], delete));
+    let first = setup.tenant.ready("shop").await.status.unwrap();
     assert!(!first.history[0].adopted);
     // The other registry has the image already, from somebody else.
-    let other = ground.evil.repository("team/app");
+    let other = setup.evil.repository("team/app");
     multi_platform(&other, "1").await;
-    let to = json!({ "spec": { "registry": { "address": ground.evil.host, "insecure": true } } });
-    ground.tenant.patch::<JackalPackage>("shop", to).await;
-    let status = ground.tenant.ready("shop").await.status.unwrap();
+    let to = json!({ "spec": { "registry": { "address": setup.evil.host, "insecure": true } } });
+    setup.tenant.patch::<JackalPackage>("shop", to).await;
+    let status = setup.tenant.ready("shop").await.status.unwrap();
     assert_eq!(status.history[0].reason, "RegistryChanged");
-    assert!(ground.stands("shop:1").await.is_some() && ground.stands("team/app:1").await.is_some());
-    ground
+    assert!(setup.stands("shop:1").await.is_some() && setup.stands("team/app:1").await.is_some());
+    setup
         .told("shop", &format!("what the package wrote to {ADDRESS}/shop stays there"))
         .await;
-    ground.delete("jkpkg", "shop").await;
+    setup.delete("jkpkg", "shop").await;
     let there = async |name: &str, tag: &str| {
-        let found = ground.evil.repository(name).head_manifest(tag).await;
+        let found = setup.evil.repository(name).head_manifest(tag).await;
         found.unwrap().is_some()
     };
     assert!(!there("shop", "1").await, "what it wrote goes");
     assert!(there("team/app", "1").await, "what stood there stays");
-    assert!(ground.stands("shop:1").await.is_some() && ground.stands("team/app:1").await.is_some());
+    assert!(setup.stands("shop:1").await.is_some() && setup.stands("team/app:1").await.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_deletes_what_others_have() {
+async fn deletion_keeps_content_of_other_tenants() {
     let attack = |attempt, final_state, run| Attack {
         attacker: TENANT,
         capabilities: WRITES_OBJECTS,

@@ -15,15 +15,15 @@ use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Attack, check};
-use crate::docker::engines::{Image, Real, Victim};
+use crate::docker::engines::{DedicatedEngine, DockerEngine, Image};
 use crate::docker::push::break_exports;
 use crate::docker::transfer;
 use crate::support::cluster::{Cluster, condition};
-use crate::support::faulty::Seen;
-use crate::support::front::{Act, Front};
-use crate::support::objects::lone;
+use crate::support::fault_proxy::{Action, FaultProxy};
+use crate::support::objects::standalone_image;
 use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version, plain_client};
+use crate::support::scripted::RecordedRequest;
 use crate::support::table::on_one_thread;
 use crate::support::wait::{SOON, eventually};
 
@@ -34,9 +34,9 @@ const FOREVER: Duration = Duration::from_secs(3600);
 const UNNAMED: &str = "<none>:<none>";
 
 /// All names that the engine has.
-fn names(victim: &Victim) -> Vec<String> {
-    let said = victim
-        .real
+fn names(dedicated: &DedicatedEngine) -> Vec<String> {
+    let said = dedicated
+        .engine
         .output(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]);
     let mut names: Vec<String> = said.lines().map(str::to_owned).collect();
     names.sort();
@@ -44,34 +44,36 @@ fn names(victim: &Victim) -> Vec<String> {
 }
 
 /// An engine that exports nothing, with these images alone, which were loaded in their order.
-fn engine_with(images: &[&Image]) -> Victim {
-    let victim = Victim::start("docker-classic", StorageKind::Classic);
+fn engine_with(images: &[&Image]) -> DedicatedEngine {
+    let dedicated = DedicatedEngine::start("docker-classic", StorageKind::Classic);
     for image in images {
-        victim.real.load(&image.archive());
+        dedicated.engine.load(&image.archive());
     }
-    break_exports(victim.name());
-    victim
+    break_exports(dedicated.name());
+    dedicated
 }
 
 /// Whether an engine sent this by itself.
-fn is_engines(seen: &Seen) -> bool {
-    let agent = seen.headers.get("user-agent");
+fn is_engines(request: &RecordedRequest) -> bool {
+    let agent = request.headers.get("user-agent");
     agent.is_some_and(|agent| agent.starts_with("docker/"))
 }
 
 /// A registry that takes nothing of what an engine sends by itself.
-fn stalling(registry: &TestRegistry) -> Front {
-    Front::to(&registry.host, |seen| match is_engines(seen) && seen.method == "POST" {
-        true => Act::Delay(FOREVER),
-        false => Act::Pass,
+fn stalling(registry: &TestRegistry) -> FaultProxy {
+    FaultProxy::to(&registry.host, |request| {
+        match is_engines(request) && request.method == "POST" {
+            true => Action::Delay(FOREVER),
+            false => Action::Pass,
+        }
     })
 }
 
 /// Waits until the engine pushes.
-async fn pushing(front: &Front) {
+async fn pushing(proxy: &FaultProxy) {
     eventually(SOON, "the engine pushes", async || {
-        match front.count("POST", "/blobs/uploads/") {
-            0 => Err(format!("{:?}", front.seen())),
+        match proxy.count("POST", "/blobs/uploads/") {
+            0 => Err(format!("{:?}", proxy.requests())),
             _ => Ok(()),
         }
     })
@@ -79,9 +81,9 @@ async fn pushing(front: &Front) {
 }
 
 /// Waits until the engine has these names alone.
-async fn has(victim: &Victim, expected: &[&str]) {
+async fn has(dedicated: &DedicatedEngine, expected: &[&str]) {
     eventually(SOON, "the engine has the names that it had", async || {
-        let found = names(victim);
+        let found = names(dedicated);
         if found == expected {
             Ok(())
         } else {
@@ -94,15 +96,15 @@ async fn has(victim: &Victim, expected: &[&str]) {
 /// A transfer of `name` out of `docker` to a registry that takes nothing, broken off by `end` while the engine pushes.
 async fn broken_off(docker: &Docker, name: &str, end: impl FnOnce(&str)) {
     let registry = TestRegistry::start(Version::V31);
-    let front = stalling(&registry);
+    let proxy = stalling(&registry);
     let mut transfer = transfer(docker, name, &registry, "in", Compression::None);
     let repository = transfer.location.repository.clone();
-    let client = plain_client(&front.host, |_| {});
+    let client = plain_client(&proxy.host, |_| {});
     transfer.destination = Arc::new(RegistryDestination::new(client.repository(&repository)));
-    let given = format!("{}/{repository}:1", front.host);
+    let given = format!("{}/{repository}:1", proxy.host);
     tokio::select! {
         outcome = transfer.run() => panic!("{outcome:?}"),
-        () = pushing(&front) => {}
+        () = pushing(&proxy) => {}
     }
     end(&given);
 }
@@ -114,9 +116,9 @@ struct Breaking {
 }
 
 impl Breaking {
-    /// A way to `victim`; also the engine at its other end, and what keeps it open.
-    fn open(victim: &Victim, folder: &Path) -> (Arc<Self>, Docker, AbortOnDropHandle<()>) {
-        let (socket, to) = (folder.join("docker.sock"), victim.real.host.clone());
+    /// A way to `dedicated`; also the engine at its other end, and what keeps it open.
+    fn open(dedicated: &DedicatedEngine, folder: &Path) -> (Arc<Self>, Docker, AbortOnDropHandle<()>) {
+        let (socket, to) = (folder.join("docker.sock"), dedicated.engine.host.clone());
         let listener = UnixListener::bind(&socket).unwrap();
         let way = Arc::new(Self {
             broken: AtomicBool::new(false),
@@ -137,51 +139,51 @@ impl Breaking {
                 });
             }
         });
-        let real = Real::at(format!("unix://{}", socket.display()), StorageKind::Classic);
-        (way, real.docker, AbortOnDropHandle::new(task))
+        let engine = DockerEngine::at(format!("unix://{}", socket.display()), StorageKind::Classic);
+        (way, engine.docker, AbortOnDropHandle::new(task))
     }
 }
 
 /// An agent whose engine pushes `name` to a registry that takes nothing. It is the operator's own: an engine pushes by
 /// itself to no other.
-async fn agent_pushing(victim: &Victim, name: &str) -> (Cluster, Operator, TestRegistry, Front) {
+async fn agent_pushing(dedicated: &DedicatedEngine, name: &str) -> (Cluster, Operator, TestRegistry, FaultProxy) {
     let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
-    let front = stalling(&registry);
+    let proxy = stalling(&registry);
     cluster.create_node(&cluster.namespace, &[]).await;
-    let controller = controller(&cluster, &front);
-    let agent = agent(&cluster, victim, &front);
+    let controller = controller(&cluster, &proxy);
+    let agent = agent(&cluster, dedicated, &proxy);
     cluster.apply(&object(&cluster, name, ""));
-    pushing(&front).await;
-    assert_ne!(names(victim), [name]);
+    pushing(&proxy).await;
+    assert_ne!(names(dedicated), [name]);
     drop(controller);
-    (cluster, agent, registry, front)
+    (cluster, agent, registry, proxy)
 }
 
 /// An image of the cluster's node, with other fields of its spec (`more`).
 fn object(cluster: &Cluster, name: &str, more: &str) -> String {
     let fields = format!("source: Docker\n  nodeName: {}\n  {more}", cluster.namespace);
-    lone("pushed", name, &fields)
+    standalone_image("pushed", name, &fields)
 }
 
-fn controller(cluster: &Cluster, front: &Front) -> Operator {
+fn controller(cluster: &Cluster, proxy: &FaultProxy) -> Operator {
     // The machine may be busy with other tests.
-    cluster.controller_with(&own_registry(front), &[("JACKAL_LEASE_DURATION", "30s")])
+    cluster.controller_with(&own_registry(proxy), &[("JACKAL_LEASE_DURATION", "30s")])
 }
 
 /// The flags that name the operator's own registry.
-fn own_registry(front: &Front) -> [&str; 3] {
-    ["--registry-address", &front.host, "--registry-insecure"]
+fn own_registry(proxy: &FaultProxy) -> [&str; 3] {
+    ["--registry-address", &proxy.host, "--registry-insecure"]
 }
 
-fn agent(cluster: &Cluster, victim: &Victim, front: &Front) -> Operator {
+fn agent(cluster: &Cluster, dedicated: &DedicatedEngine, proxy: &FaultProxy) -> Operator {
     // The engine's folder is not read, so that it is asked to export.
     let flags = ["--docker-root", "/nowhere", "--admit", "*=*"];
-    let flags = [&flags[..], &own_registry(front)].concat();
-    cluster.agent(&cluster.namespace, &victim.real.host, &flags)
+    let flags = [&flags[..], &own_registry(proxy)].concat();
+    cluster.agent(&cluster.namespace, &dedicated.engine.host, &flags)
 }
 
 #[tokio::test]
-async fn an_engine_keeps_the_names_that_it_had() {
+async fn an_engine_push_leaves_no_image_names_behind() {
     const ATTACKS: &[Attack] = &[
         Attack {
             attacker: "tenant",
@@ -192,15 +194,15 @@ async fn an_engine_keeps_the_names_that_it_had() {
             run: || {
                 on_one_thread(|| async {
                     let name = "jackal-test/killed:1";
-                    let victim = engine_with(&[&Image::varied(name)]);
-                    let (cluster, mut killed, _registry, front) = agent_pushing(&victim, name).await;
+                    let dedicated = engine_with(&[&Image::varied(name)]);
+                    let (cluster, mut killed, _registry, proxy) = agent_pushing(&dedicated, name).await;
                     killed.signal("KILL");
                     killed.ends(SOON).await;
-                    assert_ne!(names(&victim), [name]);
+                    assert_ne!(names(&dedicated), [name]);
                     // Nobody asks the next agent to push again.
                     cluster.kubectl(&["delete", "jackalimage", "pushed", "--wait=false"]);
-                    let _agent = agent(&cluster, &victim, &front);
-                    has(&victim, &[name]).await;
+                    let _agent = agent(&cluster, &dedicated, &proxy);
+                    has(&dedicated, &[name]).await;
                 })
             },
         },
@@ -213,11 +215,11 @@ async fn an_engine_keeps_the_names_that_it_had() {
             run: || {
                 on_one_thread(|| async {
                     let name = "jackal-test/stopped:1";
-                    let victim = engine_with(&[&Image::varied(name)]);
-                    let (_cluster, mut stopped, _registry, _front) = agent_pushing(&victim, name).await;
+                    let dedicated = engine_with(&[&Image::varied(name)]);
+                    let (_cluster, mut stopped, _registry, _front) = agent_pushing(&dedicated, name).await;
                     stopped.signal("TERM");
                     stopped.ends(SOON).await;
-                    assert_eq!(names(&victim), [name]);
+                    assert_eq!(names(&dedicated), [name]);
                 })
             },
         },
@@ -230,11 +232,11 @@ async fn an_engine_keeps_the_names_that_it_had() {
             run: || {
                 on_one_thread(|| async {
                     let name = "jackal-test/cancelled:1";
-                    let victim = engine_with(&[&Image::varied(name)]);
-                    broken_off(&victim.real.docker, name, |_| ()).await;
-                    has(&victim, &[name]).await;
+                    let dedicated = engine_with(&[&Image::varied(name)]);
+                    broken_off(&dedicated.engine.docker, name, |_| ()).await;
+                    has(&dedicated, &[name]).await;
                     let folder = tempfile::tempdir().unwrap();
-                    let (way, docker, _open) = Breaking::open(&victim, folder.path());
+                    let (way, docker, _open) = Breaking::open(&dedicated, folder.path());
                     broken_off(&docker, name, |_| way.broken.store(true, Ordering::SeqCst)).await;
                     eventually(SOON, "a try to take the name away", async || {
                         match way.refused.load(Ordering::SeqCst) {
@@ -243,10 +245,10 @@ async fn an_engine_keeps_the_names_that_it_had() {
                         }
                     })
                     .await;
-                    assert_ne!(names(&victim), [name]);
+                    assert_ne!(names(&dedicated), [name]);
                     way.broken.store(false, Ordering::SeqCst);
                     settled(SOON).await;
-                    has(&victim, &[name]).await;
+                    has(&dedicated, &[name]).await;
                 })
             },
         },
@@ -260,17 +262,17 @@ async fn an_engine_keeps_the_names_that_it_had() {
                 on_one_thread(|| async {
                     let (name, other) = ("jackal-test/nameless:1", "jackal-test/newer:1");
                     let (nameless, newer) = (Image::varied(name), Image::varied(other));
-                    let victim = engine_with(&[&nameless, &newer]);
+                    let dedicated = engine_with(&[&nameless, &newer]);
                     let id = Digest::of(&nameless.config);
                     let registry = TestRegistry::start(Version::V31);
-                    let transfer = transfer(&victim.real.docker, name, &registry, "in", Compression::None);
+                    let transfer = transfer(&dedicated.engine.docker, name, &registry, "in", Compression::None);
                     let DestinationState::Differs(resolved) = transfer.check().await.unwrap() else {
                         panic!("it stands");
                     };
-                    victim.real.run(&["tag", other, name]);
+                    dedicated.engine.run(&["tag", other, name]);
                     let outcome = transfer.bring(&resolved).await;
-                    let held = victim
-                        .real
+                    let held = dedicated
+                        .engine
                         .output(&["image", "ls", "--all", "--no-trunc", "--format", "{{.ID}}"]);
                     assert!(held.contains(id.as_str()), "{id} is gone: {held}");
                     let pushed = transfer.destination.holds(&id).await.unwrap();
@@ -279,7 +281,7 @@ async fn an_engine_keeps_the_names_that_it_had() {
                     assert_eq!(outcome.method, Method::DockerPush);
                     assert_eq!(outcome.source_digest, Digest::of(&newer.config));
                     settled(SOON).await;
-                    has(&victim, &[UNNAMED, name, other]).await;
+                    has(&dedicated, &[UNNAMED, name, other]).await;
                 })
             },
         },
@@ -293,17 +295,17 @@ async fn an_engine_keeps_the_names_that_it_had() {
                 on_one_thread(|| async {
                     let name = "jackal-test/renamed:1";
                     let other = "jackal-test/other:1";
-                    let victim = engine_with(&[&Image::varied(name), &Image::varied(other)]);
+                    let dedicated = engine_with(&[&Image::varied(name), &Image::varied(other)]);
                     let mut given = String::new();
-                    broken_off(&victim.real.docker, name, |pushed| {
+                    broken_off(&dedicated.engine.docker, name, |pushed| {
                         given = pushed.to_owned();
-                        victim.real.run(&["tag", other, pushed]);
+                        dedicated.engine.run(&["tag", other, pushed]);
                     })
                     .await;
                     let mut expected = [&*given, other, name];
                     expected.sort_unstable();
                     settled(SOON).await;
-                    has(&victim, &expected).await;
+                    has(&dedicated, &expected).await;
                 })
             },
         },
@@ -312,7 +314,7 @@ async fn an_engine_keeps_the_names_that_it_had() {
 }
 
 #[tokio::test]
-async fn an_engine_pushes_into_the_operators_own_registry_only() {
+async fn an_engine_pushes_only_to_the_operators_registry() {
     const ATTACKS: &[Attack] = &[Attack {
         attacker: "tenant",
         capabilities: "has an image of a node's engine, which cannot export it, brought to a registry of its own",
@@ -322,12 +324,12 @@ async fn an_engine_pushes_into_the_operators_own_registry_only() {
         run: || {
             on_one_thread(|| async {
                 let name = "jackal-test/led:1";
-                let victim = engine_with(&[&Image::varied(name)]);
+                let dedicated = engine_with(&[&Image::varied(name)]);
                 let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
-                let [home, tenants] = [(); 2].map(|()| Front::to(&registry.host, |_| Act::Pass));
+                let [home, tenants] = [(); 2].map(|()| FaultProxy::to(&registry.host, |_| Action::Pass));
                 cluster.create_node(&cluster.namespace, &[]).await;
                 let _controller = controller(&cluster, &home);
-                let _agent = agent(&cluster, &victim, &home);
+                let _agent = agent(&cluster, &dedicated, &home);
                 let theirs = format!("registry: {{address: '{}', insecure: true}}", tenants.host);
                 cluster.apply(&object(&cluster, name, &theirs));
                 let told = |image: &JackalImage| {
@@ -338,11 +340,11 @@ async fn an_engine_pushes_into_the_operators_own_registry_only() {
                 let said = told(&image).unwrap();
                 assert!(said.contains("/docker/tmp"), "{said}");
                 assert!(!said.contains("asked to push"), "{said}");
-                assert!(!tenants.seen().is_empty());
-                for seen in tenants.seen().iter().chain(&home.seen()) {
-                    assert!(!is_engines(seen), "{seen:?}");
+                assert!(!tenants.requests().is_empty());
+                for request in tenants.requests().iter().chain(&home.requests()) {
+                    assert!(!is_engines(request), "{request:?}");
                 }
-                assert_eq!(names(&victim), [name]);
+                assert_eq!(names(&dedicated), [name]);
             })
         },
     }];

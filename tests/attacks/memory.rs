@@ -11,15 +11,15 @@ use serde_json::json;
 
 use super::{Attack, check};
 use crate::support::cluster::{Cluster, condition};
-use crate::support::faulty::{Scripted, reply};
-use crate::support::front::{Act, Front};
+use crate::support::fault_proxy::{Action, FaultProxy};
 use crate::support::image::{image, noise, put};
-use crate::support::objects::{lone, package, registry_at};
+use crate::support::objects::{package, registry_at, standalone_image};
 use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version};
+use crate::support::scripted::{ScriptedServer, reply};
 use crate::support::table::on_one_thread;
 use crate::support::wait::{SOON, eventually};
-use crate::tenancy::APART;
+use crate::tenancy::EXCLUSIVE;
 
 /// The most memory of a controller, whatever it is sent.
 const MEMORY: u64 = 256 << 20;
@@ -32,9 +32,9 @@ const SIGNED: usize = 64;
 const LIMIT: Duration = Duration::from_secs(180);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn memory() {
+async fn hostile_registries_do_not_exhaust_memory() {
     // It takes a machine by itself, and so do the others that wait here.
-    let _alone = APART.lock().await;
+    let _guard = EXCLUSIVE.lock().await;
     check(&[
         Attack {
             attacker: "a tenant with a registry of his own",
@@ -82,7 +82,7 @@ async fn memory() {
 
 /// What a tenant applies, and who answers him.
 struct Hostile {
-    server: Scripted,
+    server: ScriptedServer,
     /// By name; each has to end with a condition that has these words.
     objects: Vec<(String, String, &'static str)>,
 }
@@ -198,7 +198,7 @@ async fn wide() -> Hostile {
         .into_iter()
         .map(|(digest, number)| (digest.to_string(), number))
         .collect();
-    let server = Scripted::start(move |seen| match seen.path.rsplit('/').next() {
+    let server = ScriptedServer::start(move |request| match request.path.rsplit('/').next() {
         Some("1") => manifest_reply(index.clone(), media_type::OCI_INDEX),
         Some(name) => match numbers.get(name) {
             Some(&number) => manifest_reply(long_manifest(number), media_type::OCI_MANIFEST),
@@ -211,7 +211,7 @@ async fn wide() -> Hostile {
         .map(|number| {
             let name = format!("wide-{number}");
             let more = registry_at("DESTINATION");
-            let object = lone(&name, &format!("{}/wide-{number}:1", server.host), &more);
+            let object = standalone_image(&name, &format!("{}/wide-{number}:1", server.host), &more);
             (name, object, "memory")
         })
         .collect();
@@ -234,7 +234,7 @@ async fn long() -> Hostile {
     )
     .into();
     assert!(manifest.len() <= MANIFEST_LIMIT);
-    let server = Scripted::start(move |seen| match seen.path.contains("/manifests/") {
+    let server = ScriptedServer::start(move |request| match request.path.contains("/manifests/") {
         true => manifest_reply(manifest.clone(), media_type::OCI_MANIFEST),
         false => reply(404, &[], ""),
     })
@@ -242,7 +242,7 @@ async fn long() -> Hostile {
     let objects = (0..4)
         .map(|number| {
             let name = format!("long-{number}");
-            let object = lone(
+            let object = standalone_image(
                 &name,
                 &format!("{}/long-{number}:1", server.host),
                 &registry_at("DESTINATION"),
@@ -297,13 +297,17 @@ async fn signed() -> Hostile {
     let listing: Bytes = json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": listed})
         .to_string()
         .into();
-    let server = Scripted::start(move |seen| {
-        let name = seen.path.rsplit('/').next().unwrap_or_default();
-        match (seen.path.contains("/referrers/"), referrers.get(name), blobs.get(name)) {
+    let server = ScriptedServer::start(move |request| {
+        let name = request.path.rsplit('/').next().unwrap_or_default();
+        match (
+            request.path.contains("/referrers/"),
+            referrers.get(name),
+            blobs.get(name),
+        ) {
             (true, ..) => manifest_reply(listing.clone(), media_type::OCI_INDEX),
             (_, Some(content), _) => manifest_reply(content.clone(), media_type::OCI_MANIFEST),
             (_, _, Some(&number)) => reply(200, &[], blob(number)),
-            _ if seen.path.ends_with(".sig") => reply(404, &[], ""),
+            _ if request.path.ends_with(".sig") => reply(404, &[], ""),
             _ => manifest_reply(manifest.clone(), media_type::OCI_MANIFEST),
         }
     })
@@ -316,7 +320,7 @@ async fn signed() -> Hostile {
                 "{}\n  verify: [{{publicKeys: [{{inline: {key}}}]}}]",
                 registry_at("DESTINATION")
             );
-            let object = lone(&name, &format!("{}/signed-{number}:1", server.host), &more);
+            let object = standalone_image(&name, &format!("{}/signed-{number}:1", server.host), &more);
             (name, object, "has not the signatures")
         })
         .collect();
@@ -330,7 +334,7 @@ async fn chart_index() -> Hostile {
         index.push_str("  -\n");
     }
     let index = Bytes::from(index);
-    let server = Scripted::start(move |seen| match seen.path.ends_with("/index.yaml") {
+    let server = ScriptedServer::start(move |request| match request.path.ends_with("/index.yaml") {
         true => reply(200, &[], index.clone()),
         false => reply(404, &[], ""),
     })
@@ -380,28 +384,28 @@ async fn deletion() {
         .chain(["1".to_owned()])
         .collect();
     let listing = json!({"name": "gone/good", "tags": tags}).to_string();
-    let front = Front::to(&registry.host, move |seen| {
+    let proxy = FaultProxy::to(&registry.host, move |request| {
         let headers = |kind: &str| {
             vec![
                 ("content-type", kind.to_owned()),
                 ("docker-content-digest", digest.clone()),
             ]
         };
-        match seen.path.rsplit('/').next().unwrap_or_default() {
-            list if list.starts_with("list") => Act::Answer(
+        match request.path.rsplit('/').next().unwrap_or_default() {
+            list if list.starts_with("list") => Action::Answer(
                 200,
                 vec![("content-type", "application/json".to_owned())],
                 listing.clone(),
             ),
-            tag if tag.starts_with('t') && seen.path.contains("/manifests/") => {
-                Act::Answer(200, headers(media_type::OCI_INDEX), index.clone())
+            tag if tag.starts_with('t') && request.path.contains("/manifests/") => {
+                Action::Answer(200, headers(media_type::OCI_INDEX), index.clone())
             }
-            _ => Act::Pass,
+            _ => Action::Pass,
         }
     });
-    let controller = cluster.controller(&["--insecure-registry", &format!("{},{}", source.host, front.host)]);
-    let more = format!("deletionPolicy: Delete\n  {}", registry_at(&front.host));
-    cluster.apply(&lone("gone", &format!("{}/good:1", source.host), &more));
+    let controller = cluster.controller(&["--insecure-registry", &format!("{},{}", source.host, proxy.host)]);
+    let more = format!("deletionPolicy: Delete\n  {}", registry_at(&proxy.host));
+    cluster.apply(&standalone_image("gone", &format!("{}/good:1", source.host), &more));
     eventually(LIMIT, "the image is ready", async || {
         let said = said(&cluster, "gone").await;
         said.starts_with("Succeeded: ").then_some(()).ok_or(said)
@@ -411,12 +415,12 @@ async fn deletion() {
     eventually(LIMIT.max(SOON), "the object is gone", async || {
         match cluster.images().await.len() {
             0 => Ok(()),
-            count => Err(format!("{count} left; {} requests", front.seen().len())),
+            count => Err(format!("{count} left; {} requests", proxy.requests().len())),
         }
     })
     .await;
     assert!(
-        front.count("GET", "/manifests/t59") > 0,
+        proxy.count("GET", "/manifests/t59") > 0,
         "the survey looked at the tags"
     );
     within_memory(&controller);

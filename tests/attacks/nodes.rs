@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 
 use super::{Attack, check};
 use crate::cluster::{layered, unique};
-use crate::docker::engines::Real;
+use crate::docker::engines::DockerEngine;
 use crate::support::cluster::{Cluster, condition};
-use crate::support::objects::{lone, node_port};
+use crate::support::objects::{node_port, standalone_image};
 use crate::support::table::on_one_thread;
 use crate::support::wait::{SOON, eventually};
 use crate::tenancy::chart;
@@ -41,7 +41,7 @@ const OWN_LEASE: &str = "the agent of the node evil may write its own Lease alon
 impl Taken {
     async fn new() -> Self {
         let home = Cluster::new().await;
-        let victim = home.beside().await;
+        let victim = home.another_namespace().await;
         let release = format!("r-{}", home.namespace);
         // What announces the registry is the whole cluster's.
         let port = node_port();
@@ -94,7 +94,8 @@ impl Taken {
 
     /// The image `name` of the victim, with a status that others wrote.
     async fn image(&self, name: &str, more: &str, status: Value) -> JackalImage {
-        self.victim.apply(&lone(name, "registry.example.com/team/app:1", more));
+        self.victim
+            .apply(&standalone_image(name, "registry.example.com/team/app:1", more));
         let api = self.victim.api::<JackalImage>();
         let patch = Patch::Merge(json!({ "status": status }));
         api.patch_status(name, &PatchParams::default(), &patch).await.unwrap()
@@ -166,7 +167,7 @@ fn row(
 }
 
 #[tokio::test]
-async fn a_node_that_was_taken_over_stays_one_node() {
+async fn a_compromised_node_affects_no_other_node() {
     let attacks = [
         row(
             "reads Secrets of tenants, and of the operator's namespace",
@@ -256,15 +257,15 @@ async fn secrets() {
 async fn named_secret() {
     let taken = Taken::new().await;
     let (home, account) = (&taken.home, format!("{}-agent", taken.release));
-    let [_, real, _] = Real::all();
+    let [_, engine, _] = DockerEngine::all();
     let name = unique("app:dev");
-    real.load(&layered(&name, "of a node").archive());
+    engine.load(&layered(&name, "of a node").archive());
     let folder = tempfile::tempdir().unwrap();
     let own = kubeconfig(home, "KUBECONFIG", folder.path(), &account, Some(EVIL));
-    let agent = home.agent_with(EVIL, &real.host, &[], &[("KUBECONFIG", &own)]);
+    let agent = home.agent_with(EVIL, &engine.host, &[], &[("KUBECONFIG", &own)]);
     let _controller = home.controller(&[]);
     let to = "naming: Plain\n  registry: {address: 'registry.example.com', secretRef: {name: theirs}}";
-    home.apply(&lone("app", &name, &format!("source: Docker\n  {to}")));
+    home.apply(&standalone_image("app", &name, &format!("source: Docker\n  {to}")));
     let image = home.image_where("app", "without its Secret", |image| {
         let ready = condition(&image.status.as_ref()?.conditions, "Ready")?;
         (ready.reason == "SecretUnavailable").then_some(())
@@ -492,7 +493,7 @@ async fn unreadable() {
     timeless(&cluster, "jackal-agent-evil", labels, "victim");
     let _agent = cluster.agent("n1", "unix:///nowhere", &[]);
     let _controller = cluster.controller(&[]);
-    cluster.apply(&lone("app", "app:dev", "source: Docker\n  nodeName: n9"));
+    cluster.apply(&standalone_image("app", "app:dev", "source: Docker\n  nodeName: n9"));
     let image = cluster
         .image_where("app", "told of its agents", |image| {
             let ready = condition(&image.status.as_ref()?.conditions, "Ready")?;

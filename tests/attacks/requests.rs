@@ -8,12 +8,12 @@ use serde_json::json;
 
 use super::{Attack, check};
 use crate::support::cluster::{Cluster, condition, image_stalled};
-use crate::support::faulty::{Scripted, Seen, reply};
-use crate::support::front::{Act, Front};
+use crate::support::fault_proxy::{Action, FaultProxy};
 use crate::support::image::{image, noise, put};
-use crate::support::objects::{ADDRESS, lone};
+use crate::support::objects::{ADDRESS, standalone_image};
 use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version};
+use crate::support::scripted::{RecordedRequest, ScriptedServer, reply};
 use crate::support::table::on_one_thread;
 use crate::support::wait::{SOON, eventually};
 
@@ -25,7 +25,7 @@ const ANSWERS: &str = "answers requests of the operator as it likes";
 const SECRET: &str = "the-words-of-an-internal-service";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn internal_services_get_no_request_and_their_answers_are_not_told() {
+async fn internal_services_are_not_reached_and_their_responses_not_disclosed() {
     check(&[
         Attack {
             attacker: TENANT,
@@ -96,7 +96,7 @@ async fn internal_services_get_no_request_and_their_answers_are_not_told() {
 }
 
 /// Where an operator works that allows objects no more than a cluster does, but for servers at 127.0.0.1 itself.
-struct Ground {
+struct Setup {
     cluster: Cluster,
     /// The operator's own.
     home: TestRegistry,
@@ -106,7 +106,7 @@ struct Ground {
     operator: Option<Operator>,
 }
 
-impl Ground {
+impl Setup {
     async fn new() -> Self {
         let (home, source) = (TestRegistry::start(Version::V28), TestRegistry::start(Version::V31));
         let repository = source.repository("team/app");
@@ -173,40 +173,42 @@ fn below(prefix: &str) -> String {
     format!("registry: {{repositoryPrefix: {prefix}}}")
 }
 
-async fn silent(address: &str) -> Scripted {
-    Scripted::start_at(address, |_: &Seen| reply(200, &[], "")).await
+async fn silent(address: &str) -> ScriptedServer {
+    ScriptedServer::start_at(address, |_: &RecordedRequest| reply(200, &[], "")).await
 }
 
 async fn insecure_by_a_tenant() {
-    let mut ground = Ground::new().await;
+    let mut setup = Setup::new().await;
     let service = silent("127.0.0.1").await;
-    ground.start(&[], "127.0.0.1/32");
-    ground
+    setup.start(&[], "127.0.0.1/32");
+    setup
         .cluster
-        .apply(&lone("address", &ground.image, &at(&service.host)));
+        .apply(&standalone_image("address", &setup.image, &at(&service.host)));
     let endpoint = format!(
         "registry: {{address: 'r.example.com', endpoint: '{}', insecure: true}}",
         service.host
     );
-    ground.cluster.apply(&lone("endpoint", &ground.image, &endpoint));
+    setup
+        .cluster
+        .apply(&standalone_image("endpoint", &setup.image, &endpoint));
     for name in ["address", "endpoint"] {
-        let said = image_stalled(&ground.cluster, name, "PolicyDenied").await;
+        let said = image_stalled(&setup.cluster, name, "PolicyDenied").await;
         assert!(
             said.contains("--insecure-registry") && said.contains(&service.host),
             "{said}"
         );
     }
-    assert!(service.seen().is_empty());
+    assert!(service.requests().is_empty());
     // What says nothing of a registry goes to the operator's own as before.
-    ground.cluster.apply(&lone("own", &ground.image, ""));
-    ground.cluster.image_ready("own").await;
+    setup.cluster.apply(&standalone_image("own", &setup.image, ""));
+    setup.cluster.image_ready("own").await;
 }
 
 async fn reserved_addresses() {
-    let mut ground = Ground::new().await;
+    let mut setup = Setup::new().await;
     let service = silent("127.0.0.2").await;
     let (_, port) = service.host.rsplit_once(':').unwrap();
-    ground.start(
+    setup.start(
         &["127.0.0.2:*", "169.254.169.254", "0.0.0.0:*", "[::1]:*"],
         "127.0.0.1/32",
     );
@@ -223,27 +225,27 @@ async fn reserved_addresses() {
     ];
     for (number, host) in hosts.iter().enumerate() {
         let registry = format!("registry: {{address: 'r{number}.example.com', endpoint: '{host}', insecure: true}}");
-        ground
+        setup
             .cluster
-            .apply(&lone(&format!("image-{number}"), &ground.image, &registry));
+            .apply(&standalone_image(&format!("image-{number}"), &setup.image, &registry));
     }
     for (number, host) in hosts.iter().enumerate() {
-        let said = ground.said(&format!("image-{number}"), "PolicyDenied").await;
+        let said = setup.said(&format!("image-{number}"), "PolicyDenied").await;
         assert!(said.contains("--allow-network"), "{host}: {said}");
     }
-    assert!(service.seen().is_empty(), "{:?}", service.seen());
+    assert!(service.requests().is_empty(), "{:?}", service.requests());
 }
 
 async fn names_of_the_loopback() {
-    let mut ground = Ground::new().await;
+    let mut setup = Setup::new().await;
     let service = silent("127.0.0.1").await;
     let (_, port) = service.host.rsplit_once(':').unwrap();
     // The operator's own registry is where it was before, by its number.
-    ground.start(&["localhost:*", &format!("localhost:{port}")], "127.0.0.2/32");
-    ground
+    setup.start(&["localhost:*", &format!("localhost:{port}")], "127.0.0.2/32");
+    setup
         .cluster
-        .apply(&lone("source", &format!("localhost:{port}/team/app:1"), ""));
-    let said = ground.said("source", "PolicyDenied").await;
+        .apply(&standalone_image("source", &format!("localhost:{port}/team/app:1"), ""));
+    let said = setup.said("source", "PolicyDenied").await;
     assert!(said.contains("--allow-network"), "{said}");
     let file = json!({
         "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalPackage", "metadata": { "name": "file" },
@@ -251,64 +253,66 @@ async fn names_of_the_loopback() {
             { "target": "/x", "url": format!("http://LOCALHOST:{port}/x"), "sha256": "a".repeat(64) },
         ]}]},
     });
-    ground.cluster.apply(&file.to_string());
-    ground
+    setup.cluster.apply(&file.to_string());
+    setup
         .cluster
         .package_where("file", "denied", |package| {
             let ready = condition(&package.status.as_ref()?.conditions, "Ready")?;
             (ready.reason == "PolicyDenied" && ready.message.contains("--allow-network")).then_some(())
         })
         .await;
-    assert!(service.seen().is_empty(), "{:?}", service.seen());
+    assert!(service.requests().is_empty(), "{:?}", service.requests());
 }
 
 /// A registry of the ground's image that leads requests to `part` to `to`.
-fn leading(ground: &Ground, part: &'static str, to: String) -> Front {
-    Front::to(&ground.source.host, move |seen| {
-        match matches!(seen.method.as_str(), "GET" | "HEAD") && seen.path.contains(part) {
-            true => Act::Answer(307, vec![("Location", to.clone())], String::new()),
-            false => Act::Pass,
+fn leading(setup: &Setup, part: &'static str, to: String) -> FaultProxy {
+    FaultProxy::to(&setup.source.host, move |request| {
+        match matches!(request.method.as_str(), "GET" | "HEAD") && request.path.contains(part) {
+            true => Action::Answer(307, vec![("Location", to.clone())], String::new()),
+            false => Action::Pass,
         }
     })
 }
 
 async fn redirects_to_plain_http() {
-    let mut ground = Ground::new().await;
+    let mut setup = Setup::new().await;
     let service = silent("127.0.0.1").await;
     let to = format!("http://{}/latest/meta-data", service.host);
-    let fronts = ["/manifests/", "/blobs/"].map(|part| leading(&ground, part, to.clone()));
-    ground.start(&[&fronts[0].host, &fronts[1].host], "127.0.0.1/32");
-    for (name, front) in ["manifests", "blobs"].iter().zip(&fronts) {
-        ground
-            .cluster
-            .apply(&lone(name, &format!("{}/team/app:1", front.host), &below(name)));
-        let said = ground.said(name, "PolicyDenied").await;
+    let proxies = ["/manifests/", "/blobs/"].map(|part| leading(&setup, part, to.clone()));
+    setup.start(&[&proxies[0].host, &proxies[1].host], "127.0.0.1/32");
+    for (name, proxy) in ["manifests", "blobs"].iter().zip(&proxies) {
+        setup.cluster.apply(&standalone_image(
+            name,
+            &format!("{}/team/app:1", proxy.host),
+            &below(name),
+        ));
+        let said = setup.said(name, "PolicyDenied").await;
         assert!(
             said.contains("--insecure-registry") && said.contains(&service.host),
             "{said}"
         );
     }
-    assert!(service.seen().is_empty(), "{:?}", service.seen());
+    assert!(service.requests().is_empty(), "{:?}", service.requests());
 }
 
 async fn redirect_to_a_reserved_address() {
-    let mut ground = Ground::new().await;
+    let mut setup = Setup::new().await;
     let service = silent("127.0.0.2").await;
-    let front = leading(&ground, "/blobs/", format!("http://{}/x", service.host));
-    ground.start(&[&front.host, &service.host], "127.0.0.1/32");
-    ground
+    let proxy = leading(&setup, "/blobs/", format!("http://{}/x", service.host));
+    setup.start(&[&proxy.host, &service.host], "127.0.0.1/32");
+    setup
         .cluster
-        .apply(&lone("app", &format!("{}/team/app:1", front.host), ""));
-    let said = ground.said("app", "PolicyDenied").await;
+        .apply(&standalone_image("app", &format!("{}/team/app:1", proxy.host), ""));
+    let said = setup.said("app", "PolicyDenied").await;
     assert!(said.contains("--allow-network"), "{said}");
-    assert!(service.seen().is_empty(), "{:?}", service.seen());
+    assert!(service.requests().is_empty(), "{:?}", service.requests());
 }
 
 async fn answers_of_where_it_leads() {
-    let mut ground = Ground::new().await;
+    let mut setup = Setup::new().await;
     let content = format!("a document with {SECRET}");
     let served = content.clone();
-    let service = Scripted::start(move |seen: &Seen| match seen.path.as_str() {
+    let service = ScriptedServer::start(move |request: &RecordedRequest| match request.path.as_str() {
         "/error" => reply(
             403,
             &[],
@@ -329,24 +333,26 @@ async fn answers_of_where_it_leads() {
     let cases = [
         (
             "error",
-            leading(&ground, "/manifests/", to("/error")),
+            leading(&setup, "/manifests/", to("/error")),
             "AuthenticationFailed",
         ),
-        ("types", leading(&ground, "/manifests/", to("/types")), "SourceFailed"),
-        ("text", leading(&ground, "/manifests/", to("/content")), "SourceFailed"),
-        ("content", leading(&ground, "/blobs/", to("/content")), "DigestMismatch"),
+        ("types", leading(&setup, "/manifests/", to("/types")), "SourceFailed"),
+        ("text", leading(&setup, "/manifests/", to("/content")), "SourceFailed"),
+        ("content", leading(&setup, "/blobs/", to("/content")), "DigestMismatch"),
     ];
-    let hosts: Vec<&str> = cases.iter().map(|(_, front, _)| front.host.as_str()).collect();
-    ground.start(&[&hosts[..], &[service.host.as_str()]].concat(), "127.0.0.1/32");
-    for (name, front, _) in &cases {
-        ground
-            .cluster
-            .apply(&lone(name, &format!("{}/team/app:1", front.host), &below(name)));
+    let hosts: Vec<&str> = cases.iter().map(|(_, proxy, _)| proxy.host.as_str()).collect();
+    setup.start(&[&hosts[..], &[service.host.as_str()]].concat(), "127.0.0.1/32");
+    for (name, proxy, _) in &cases {
+        setup.cluster.apply(&standalone_image(
+            name,
+            &format!("{}/team/app:1", proxy.host),
+            &below(name),
+        ));
     }
     let digest = Digest::of(content.as_bytes());
     for (name, _, reason) in &cases {
-        ground.said(name, reason).await;
-        let told = ground.told(name).await;
+        setup.said(name, reason).await;
+        let told = setup.told(name).await;
         assert!(!told.contains(SECRET) && !told.contains(digest.hex()), "{told}");
     }
     let file = json!({
@@ -355,55 +361,60 @@ async fn answers_of_where_it_leads() {
             { "target": "/x", "url": format!("http://{}/v2/blobs/x", cases[3].1.host), "sha256": "a".repeat(64) },
         ]}]},
     });
-    ground.cluster.apply(&file.to_string());
-    let package = ground.cluster.package_where("file", "of another digest", |package| {
+    setup.cluster.apply(&file.to_string());
+    let package = setup.cluster.package_where("file", "of another digest", |package| {
         let ready = condition(&package.status.as_ref()?.conditions, "Ready")?;
         (ready.reason == "DigestMismatch").then_some(())
     });
     let told = serde_json::to_string(&package.await).unwrap();
     assert!(!told.contains(digest.hex()), "{told}");
-    assert!(!service.seen().is_empty());
+    assert!(!service.requests().is_empty());
 }
 
 async fn uploads_elsewhere() {
-    let mut ground = Ground::new().await;
+    let mut setup = Setup::new().await;
     let service = silent("127.0.0.1").await;
     let destination = Arc::new(TestRegistry::start(Version::V31));
     let to = format!("http://{}/admin/delete", service.host);
-    let front = Front::to(&destination.host, move |seen| match seen.method.as_str() {
+    let proxy = FaultProxy::to(&destination.host, move |request| match request.method.as_str() {
         "POST" => {
             let to = to.clone();
-            Act::Header("location", Box::new(move |_: &str| to.clone()))
+            Action::Header("location", Box::new(move |_: &str| to.clone()))
         }
-        _ => Act::Pass,
+        _ => Action::Pass,
     });
     // Even where the service may be reached by plain HTTP.
-    ground.start(&[&front.host, &service.host], "127.0.0.1/32");
-    ground.cluster.apply(&lone("app", &ground.image, &at(&front.host)));
-    let said = ground.said("app", "PolicyDenied").await;
+    setup.start(&[&proxy.host, &service.host], "127.0.0.1/32");
+    setup
+        .cluster
+        .apply(&standalone_image("app", &setup.image, &at(&proxy.host)));
+    let said = setup.said("app", "PolicyDenied").await;
     assert!(said.contains("--upload-host") && said.contains(&service.host), "{said}");
-    let seen = service.seen();
-    assert!(seen.is_empty(), "{seen:?}");
+    let requests = service.requests();
+    assert!(requests.is_empty(), "{requests:?}");
 }
 
 async fn realm_of_an_internal_service() {
-    let mut ground = Ground::new().await;
-    let service = Scripted::start(|_: &Seen| reply(200, &[], json!({ "access_token": SECRET }).to_string())).await;
+    let mut setup = Setup::new().await;
+    let service =
+        ScriptedServer::start(|_: &RecordedRequest| reply(200, &[], json!({ "access_token": SECRET }).to_string()))
+            .await;
     let challenge = format!("Bearer realm=\"http://{}/computeMetadata/v1/token\"", service.host);
-    let registry = Scripted::start(move |_: &Seen| reply(401, &[("www-authenticate", &challenge)], "")).await;
-    ground.start(&[&registry.host], "127.0.0.1/32");
-    ground
+    let registry =
+        ScriptedServer::start(move |_: &RecordedRequest| reply(401, &[("www-authenticate", &challenge)], "")).await;
+    setup.start(&[&registry.host], "127.0.0.1/32");
+    setup
         .cluster
-        .apply(&lone("app", &format!("{}/team/app:1", registry.host), ""));
-    let said = ground.said("app", "PolicyDenied").await;
+        .apply(&standalone_image("app", &format!("{}/team/app:1", registry.host), ""));
+    let said = setup.said("app", "PolicyDenied").await;
     assert!(
         said.contains("--insecure-registry") && said.contains(&service.host),
         "{said}"
     );
-    assert!(service.seen().is_empty(), "{:?}", service.seen());
+    assert!(service.requests().is_empty(), "{:?}", service.requests());
     let sent = registry
-        .seen()
+        .requests()
         .into_iter()
-        .find(|seen| seen.headers.contains_key("authorization"));
+        .find(|request| request.headers.contains_key("authorization"));
     assert!(sent.is_none(), "{sent:?}");
 }

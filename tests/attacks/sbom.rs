@@ -5,7 +5,7 @@ use futures::FutureExt as _;
 
 use super::{Attack, check};
 use crate::docker::engines::required;
-use crate::sbom::bad::{fault_of, script};
+use crate::sbom::failures::{fault_of, script};
 use crate::sbom::put_alpine;
 use crate::support::registry::{Options, TestRegistry, Version};
 use crate::support::wait::SOON;
@@ -33,7 +33,7 @@ fn is_refused(told: &str, secret: &str) {
 }
 
 #[tokio::test]
-async fn whoever_takes_over_syft_has_nothing() {
+async fn a_compromised_syft_gains_no_access() {
     const ATTACKS: &[Attack] = &[
         Attack {
             attacker: "builder of an image",

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{Attack, check};
 use crate::signing::keyless::{IDENTITY, ISSUER, signed_image};
-use crate::signing::{Person, attach};
+use crate::signing::{SigningWorkspace, attach};
 use crate::support::registry::{TestRegistry, Version};
 
 /// A period of a trusted root.
@@ -21,13 +21,13 @@ enum Counts {
 /// What `verify` says of an image whose signature is of the form `form`, by a trusted root whose keys at these pointers count
 /// then.
 async fn verified(form: &str, root: &str, counts: &[(&str, Counts)]) -> Result<String, String> {
-    let person = Person::new();
+    let workspace = SigningWorkspace::new();
     let registry = TestRegistry::start(Version::V31);
     let repository = registry.repository("team/app");
-    let document = signed_image(&person, &repository, 1).await;
-    let json = std::fs::read(person.path(&format!("{form}.json"))).unwrap();
+    let document = signed_image(&workspace, &repository, 1).await;
+    let json = std::fs::read(workspace.path(&format!("{form}.json"))).unwrap();
     attach(&repository, &document, &json).await;
-    let mut trusted: Value = serde_json::from_slice(&std::fs::read(person.path(root)).unwrap()).unwrap();
+    let mut trusted: Value = serde_json::from_slice(&std::fs::read(workspace.path(root)).unwrap()).unwrap();
     let day = jiff::SignedDuration::from_hours(24);
     let second = integrated(&json);
     for (pointer, when) in counts {
@@ -44,10 +44,10 @@ async fn verified(form: &str, root: &str, counts: &[(&str, Counts)]) -> Result<S
             };
         }
     }
-    std::fs::write(person.path("root.json"), trusted.to_string()).unwrap();
+    std::fs::write(workspace.path("root.json"), trusted.to_string()).unwrap();
     let reference = format!("{}/team/app@{}", registry.host, document.digest());
     let identity = ["--identity", IDENTITY, "--issuer", ISSUER, "--trust-root", "root.json"];
-    person.ours(&[&["verify", &reference, "--insecure"], &identity[..]].concat())
+    workspace.run_operator(&[&["verify", &reference, "--insecure"], &identity[..]].concat())
 }
 
 /// When the log took it, where it says so; else about now.
@@ -66,7 +66,7 @@ async fn refused(form: &str, root: &str, counts: &[(&str, Counts)], why: &str) {
 }
 
 #[tokio::test]
-async fn a_key_counts_within_its_period_alone() {
+async fn a_key_is_accepted_only_within_its_validity_period() {
     const ROOT: &str = "trusted_root.json";
     const ATTACKS: &[Attack] = &[
         Attack {

@@ -33,13 +33,13 @@ fn made(name: &str) -> PathBuf {
 }
 
 /// A source, a registry that the attacker may write to, and a folder in which the owner builds.
-struct Ground {
+struct Setup {
     source: TestRegistry,
     registry: TestRegistry,
     folder: TempDir,
 }
 
-impl Ground {
+impl Setup {
     async fn new() -> Self {
         let [source, registry] = [Version::V31, Version::V31].map(TestRegistry::start);
         let app = source.repository("team/app");
@@ -167,15 +167,15 @@ async fn is_signed(repository: &Repository, digest: &Digest) -> bool {
 }
 
 async fn a_tar_under_the_tag_of_a_build(signed: bool) {
-    let ground = Ground::new().await;
-    let key = ground.key();
+    let setup = Setup::new().await;
+    let key = setup.key();
     let flags = if signed { vec!["--key", &*key] } else { Vec::new() };
-    let package = ground.package(json!({}));
-    let first = ground.build(&ground.registry.host, &package, &flags);
-    let shop = ground.shop();
+    let package = setup.package(json!({}));
+    let first = setup.build(&setup.registry.host, &package, &flags);
+    let shop = setup.shop();
     let honest = manifest(&shop, first["digest"].as_str().unwrap()).await;
     let evil = lay_evil(&shop, &honest).await;
-    let again = ground.build(&ground.registry.host, &package, &flags);
+    let again = setup.build(&setup.registry.host, &package, &flags);
     assert_eq!(again["digest"], first["digest"]);
     let packed = manifest(&shop, again["digest"].as_str().unwrap()).await;
     expect_own(&packed, &honest, &evil);
@@ -192,34 +192,34 @@ fn key_secret() -> String {
 }
 
 async fn a_tar_at_the_first_publication(signing: Value) {
-    let ground = Ground::new().await;
+    let setup = Setup::new().await;
     // What the attacker reckons is what a build elsewhere gives.
     let elsewhere = TestRegistry::start(Version::V28);
-    let report = ground.build(&elsewhere.host, &ground.package(json!({})), &[]);
+    let report = setup.build(&elsewhere.host, &setup.package(json!({})), &[]);
     let honest = manifest(&elsewhere.repository("shop"), report["digest"].as_str().unwrap()).await;
-    let shop = ground.shop();
+    let shop = setup.shop();
     let evil = lay_evil(&shop, &honest).await;
     let cluster = Cluster::new().await;
     cluster.apply(&key_secret());
-    let _operator = cluster.controller(&["--insecure-registry", &ground.source.host]);
-    let mut more = json!({ "registry": ground.to() });
+    let _operator = cluster.controller(&["--insecure-registry", &setup.source.host]);
+    let mut more = json!({ "registry": setup.to() });
     more.as_object_mut()
         .unwrap()
         .extend(signing.as_object().unwrap().clone());
-    cluster.apply(&ground.package(more).to_string());
+    cluster.apply(&setup.package(more).to_string());
     let artifact = cluster.ready("shop").await.status.unwrap().artifact.unwrap();
     expect_own(&manifest(&shop, &artifact.digest).await, &honest, &evil);
 }
 
 async fn a_tar_after_the_recorded_manifest_went() {
-    let ground = Ground::new().await;
+    let setup = Setup::new().await;
     let cluster = Cluster::new().await;
     cluster.apply(&key_secret());
-    let _operator = cluster.controller(&["--insecure-registry", &ground.source.host]);
-    let more = json!({ "registry": ground.to(), "signing": { "secretRef": { "name": "key" } } });
-    cluster.apply(&ground.package(more).to_string());
+    let _operator = cluster.controller(&["--insecure-registry", &setup.source.host]);
+    let more = json!({ "registry": setup.to(), "signing": { "secretRef": { "name": "key" } } });
+    cluster.apply(&setup.package(more).to_string());
     let first = cluster.ready("shop").await.status.unwrap().artifact.unwrap();
-    let shop = ground.shop();
+    let shop = setup.shop();
     let honest = manifest(&shop, &first.digest).await;
     let standing = index(&shop).await;
     let evil = lay_evil(&shop, &honest).await;
@@ -241,8 +241,8 @@ async fn a_tar_after_the_recorded_manifest_went() {
 }
 
 async fn an_sbom_that_came_along(signed: bool) {
-    let ground = Ground::new().await;
-    let app = ground.source.repository("team/app");
+    let setup = Setup::new().await;
+    let app = setup.source.repository("team/app");
     let root = app.manifest("1").await.unwrap().unwrap();
     push(&app, "application/vnd.oci.empty.v1+json", "{}".into()).await;
     for format in Format::ALL {
@@ -253,23 +253,23 @@ async fn an_sbom_that_came_along(signed: bool) {
     }
     let cluster = Cluster::new().await;
     cluster.apply(&key_secret());
-    let scratch = ground.folder.path().to_str().unwrap();
+    let scratch = setup.folder.path().to_str().unwrap();
     let syft = program("JACKAL_BIN_SYFT");
     let _operator = cluster.controller(&[
         "--insecure-registry",
-        &ground.source.host,
+        &setup.source.host,
         "--syft",
         syft.to_str().unwrap(),
         "--sbom-scratch",
         scratch,
     ]);
-    let mut more = json!({ "registry": ground.to(), "referrers": "Copy", "sbom": { "required": true } });
+    let mut more = json!({ "registry": setup.to(), "referrers": "Copy", "sbom": { "required": true } });
     if signed {
         more["signing"] = json!({ "secretRef": { "name": "key" } });
     }
-    cluster.apply(&ground.package(more).to_string());
+    cluster.apply(&setup.package(more).to_string());
     let artifact = cluster.ready("shop").await.status.unwrap().artifact.unwrap();
-    let shop = ground.shop();
+    let shop = setup.shop();
     let packed = manifest(&shop, &artifact.digest).await;
     let tar = titled(&packed, "sboms.tar").unwrap();
     let tar = shop.small_blob(&tar.digest, 1 << 24).await.unwrap().unwrap();
@@ -290,11 +290,11 @@ async fn an_sbom_that_came_along(signed: bool) {
 }
 
 async fn a_package_of_another_architecture() {
-    let ground = Ground::new().await;
-    let key = ground.key();
-    let package = ground.package(json!({}));
-    let first = ground.build(&ground.registry.host, &package, &["--key", &key]);
-    let shop = ground.shop();
+    let setup = Setup::new().await;
+    let key = setup.key();
+    let package = setup.package(json!({}));
+    let first = setup.build(&setup.registry.host, &package, &["--key", &key]);
+    let shop = setup.shop();
     let standing = index(&shop).await;
     let whole = Document::of_index(standing.clone()).unwrap();
     assert!(is_signed(&shop, whole.digest()).await);
@@ -310,7 +310,7 @@ async fn a_package_of_another_architecture() {
     let both = Index::new([standing.manifests.clone(), vec![entry]].concat());
     let both = Document::of_index(both).unwrap();
     put(&shop, &both, Some("1.4.0")).await;
-    let again = ground.build(&ground.registry.host, &package, &["--key", &key]);
+    let again = setup.build(&setup.registry.host, &package, &["--key", &key]);
     assert_eq!(again["digest"], first["digest"]);
     assert!(is_signed(&shop, &again["digest"].as_str().unwrap().parse().unwrap()).await);
     let under_tag = shop.manifest("1.4.0").await.unwrap().unwrap();
@@ -323,24 +323,24 @@ async fn a_package_of_another_architecture() {
 
 /// `platforms`: of the image, as JSON.
 async fn a_status_that_says_verified(platforms: Value) {
-    let ground = Ground::new().await;
+    let setup = Setup::new().await;
     // Nobody signed it.
-    let theirs = ground.registry.repository("team/app");
+    let theirs = setup.registry.repository("team/app");
     let evil = image(&theirs, "linux/amd64", noise(66, 1000)).await;
     put(&theirs, &evil, Some("1")).await;
     let cluster = Cluster::new().await;
     cluster.apply(&key_secret());
-    let _operator = cluster.controller(&["--insecure-registry", &ground.source.host]);
+    let _operator = cluster.controller(&["--insecure-registry", &setup.source.host]);
     let key = std::fs::read_to_string(made("cosign.pub")).unwrap();
-    let mut package = ground.package(json!({
-        "registry": ground.to(), "verify": [{ "publicKeys": [{ "inline": key }] }],
+    let mut package = setup.package(json!({
+        "registry": setup.to(), "verify": [{ "publicKeys": [{ "inline": key }] }],
         "signing": { "secretRef": { "name": "key" } },
     }));
     package["spec"]["components"][0]["images"][0]["platforms"] = platforms;
     cluster.apply(&package.to_string());
     let image = cluster.image().await;
     let api = cluster.api::<JackalImage>();
-    let shop = ground.shop();
+    let shop = setup.shop();
     let name = image.name_any();
     // Whoever may write statuses is faster than the operator, which finds the image unsigned at each try.
     let refused = eventually(SOON, "the package is refused when it is to be packed", async || {
@@ -355,7 +355,7 @@ async fn a_status_that_says_verified(platforms: Value) {
         let status = json!({ "status": {
             "conditions": [condition_of("Ready"), condition_of("Verified")], "observedGeneration": generation,
             "name": format!("{ADDRESS}/team/app:1"), "digest": evil.digest(), "sourceDigest": evil.digest(), "naming": "Plain",
-            "registry": { "address": ADDRESS, "endpoint": &ground.registry.host, "repository": "team/app" },
+            "registry": { "address": ADDRESS, "endpoint": &setup.registry.host, "repository": "team/app" },
         } });
         let patch = Patch::Merge(status);
         let patched = api.patch_status(&name, &PatchParams::default(), &patch).await;
@@ -381,7 +381,7 @@ async fn a_status_that_says_verified(platforms: Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_verified_content_is_packed_and_signed() {
+async fn only_verified_content_is_packaged_and_signed() {
     let attack = |attempt, run| Attack {
         attacker: "somebody who may push to the package's repository",
         capabilities: "pushes blobs, manifests and tags; reckons what a package is made of",

@@ -5,13 +5,13 @@ use std::time::Duration;
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 use serde_json::{Value, json};
 
-use crate::docker::engines::{Image, Real, tar};
+use crate::docker::engines::{DockerEngine, Image, tar};
 use crate::support::image::{noise, stream};
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::wait::eventually;
 
 /// How long an engine may be away that was killed.
-const AGAIN: Duration = Duration::from_secs(90);
+const ENGINE_RESTART: Duration = Duration::from_secs(90);
 
 /// Two images that share a layer. All lanes and runs have the same, so that their digests are the same.
 pub struct Images {
@@ -49,9 +49,9 @@ impl Images {
     }
 
     /// Has an engine hold both builds.
-    pub fn load(&self, real: &Real) {
+    pub fn load(&self, engine: &DockerEngine) {
         for image in &self.app {
-            real.load(&image.archive());
+            engine.load(&image.archive());
         }
     }
 
@@ -60,13 +60,13 @@ impl Images {
     }
 
     /// What a build does: the name gets another image.
-    pub async fn build(&self, real: &Real, number: usize) {
+    pub async fn build(&self, engine: &DockerEngine, number: usize) {
         let (from, to) = (&self.app[number].name, self.app());
         let images: String = format!("the engine tags {to}");
         // Not `Real::run`, which takes no failure: the engine may just be dead.
-        eventually(AGAIN, &images, async || {
+        eventually(ENGINE_RESTART, &images, async || {
             let program = crate::support::program("JACKAL_BIN_DOCKER");
-            let tagged = crate::support::process::output(&program, &["--host", &real.host, "tag", from, &to]);
+            let tagged = crate::support::process::output(&program, &["--host", &engine.host, "tag", from, &to]);
             match tagged.status.success() {
                 true => Ok(()),
                 false => Err(String::from_utf8_lossy(&tagged.stderr).into_owned()),

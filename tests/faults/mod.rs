@@ -4,7 +4,7 @@
 
 mod rows;
 mod rules;
-mod standing;
+mod stored;
 
 use futures::StreamExt as _;
 use futures::future::join_all;
@@ -13,7 +13,7 @@ use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 use serde_json::{Value, json};
 
 use crate::support::cluster::{Cluster, condition};
-use crate::support::front::Front;
+use crate::support::fault_proxy::FaultProxy;
 use crate::support::image::{noise, put, stream};
 use crate::support::registry::TestRegistry;
 use crate::support::wait::{SOON, eventually};
@@ -22,7 +22,7 @@ use crate::support::wait::{SOON, eventually};
 const ADDRESS: &str = "127.0.0.1:31999";
 
 /// What a user sees.
-pub enum Sees {
+pub enum Outcome {
     /// The image becomes Ready, and nothing is said but that.
     Nothing,
     /// A condition and one event with this reason, whose message has these words; nothing stands under the tag. Ready
@@ -37,7 +37,7 @@ pub struct Row {
     /// Of the object and the repository.
     pub name: &'static str,
     /// Before the source or the destination.
-    pub front: Front,
+    pub proxy: FaultProxy,
     /// Whether it is before the source.
     pub source: bool,
     /// The registry that the image is brought to.
@@ -46,21 +46,21 @@ pub struct Row {
     pub layer: usize,
     /// Further fields of the object's spec.
     pub spec: Value,
-    pub sees: Sees,
+    pub outcome: Outcome,
     /// What else holds at the end.
-    pub holds: Box<dyn Fn(&Front)>,
+    pub holds: Box<dyn Fn(&FaultProxy)>,
     /// Whether it counts the uploads that were begun. How much of an upload is kept to go on with depends on how many
     /// there are in the process, so those that would be begun anew among many get room.
     pub counts: bool,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_registries_and_networks_do_is_overcome_or_told() {
+async fn registry_and_network_faults_are_recovered_or_reported() {
     let cluster = Cluster::new().await;
-    let world = rows::World::start();
-    let rows = rows::rows(&world);
-    let mut sources = vec![world.source.host.clone()];
-    sources.extend(rows.iter().filter(|row| row.source).map(|row| row.front.host.clone()));
+    let registries = rows::Registries::start();
+    let rows = rows::rows(&registries);
+    let mut sources = vec![registries.source.host.clone()];
+    sources.extend(rows.iter().filter(|row| row.source).map(|row| row.proxy.host.clone()));
     let controller = cluster.controller(&[
         "--concurrency",
         "8",
@@ -71,14 +71,14 @@ async fn what_registries_and_networks_do_is_overcome_or_told() {
         "--upload-host",
         "127.0.0.1:*",
     ]);
-    let images = join_all(rows.iter().map(|row| push(&world.source, row))).await;
+    let images = join_all(rows.iter().map(|row| push(&registries.source, row))).await;
     let ended = |(row, image)| {
-        let (cluster, world) = (&cluster, &world);
+        let (cluster, registries) = (&cluster, &registries);
         async move {
-            let begun = std::time::Instant::now();
-            apply(cluster, &world.source, row);
-            meets(cluster, row, image).await;
-            println!("{}: {:?}", row.name, begun.elapsed());
+            let uploads = std::time::Instant::now();
+            apply(cluster, &registries.source, row);
+            check_row(cluster, row, image).await;
+            println!("{}: {:?}", row.name, uploads.elapsed());
         }
     };
     // Two have four uploads at once, each of which may keep a whole layer of 3 MiB.
@@ -118,8 +118,8 @@ async fn push(source: &TestRegistry, row: &Row) -> Document {
 
 fn apply(cluster: &Cluster, source: &TestRegistry, row: &Row) {
     let (from, to) = match row.source {
-        true => (&row.front.host, &row.destination.host),
-        false => (&source.host, &row.front.host),
+        true => (&row.proxy.host, &row.destination.host),
+        false => (&source.host, &row.proxy.host),
     };
     let mut spec = json!({
         "image": format!("{from}/faults/{}:1", row.name),
@@ -135,10 +135,10 @@ fn apply(cluster: &Cluster, source: &TestRegistry, row: &Row) {
     cluster.apply(&object.to_string());
 }
 
-async fn meets(cluster: &Cluster, row: &Row, image: &Document) {
+async fn check_row(cluster: &Cluster, row: &Row, image: &Document) {
     let repository = format!("faults/{}", row.name);
     let to = row.destination.repository(&repository);
-    if let Sees::Fault(reason, words) | Sees::Waits(reason, words) = &row.sees {
+    if let Outcome::Fault(reason, words) | Outcome::Waits(reason, words) = &row.outcome {
         let what = format!("{reason}: {words:?}");
         let said = cluster
             .image_where(row.name, &what, |image| fails(image, reason, words))
@@ -154,11 +154,11 @@ async fn meets(cluster: &Cluster, row: &Row, image: &Document) {
             }
         })
         .await;
-        row.front.lift();
+        row.proxy.lift();
     }
-    if let Sees::Waits(..) = row.sees {
+    if let Outcome::Waits(..) = row.outcome {
         assert_eq!(
-            standing::tags(&row.destination, &repository).await,
+            stored::tags(&row.destination, &repository).await,
             [""; 0],
             "{}",
             row.name
@@ -168,11 +168,11 @@ async fn meets(cluster: &Cluster, row: &Row, image: &Document) {
         assert_eq!(ready.digest.as_deref(), Some(image.digest().as_str()), "{}", row.name);
         let told = cluster.events(row.name).await;
         let warnings = told.iter().filter(|event| !event.starts_with("Succeeded: ")).count();
-        let expected = usize::from(!matches!(row.sees, Sees::Nothing));
+        let expected = usize::from(!matches!(row.outcome, Outcome::Nothing));
         assert_eq!(warnings, expected, "{}: {told:?}", row.name);
-        standing::whole(&row.destination, &repository, image).await;
+        stored::whole(&row.destination, &repository, image).await;
     }
-    (row.holds)(&row.front);
+    (row.holds)(&row.proxy);
     eventually(SOON, &format!("{} leaves no upload", row.name), async || {
         match row.destination.unfinished(&repository) {
             0 => Ok(()),

@@ -8,11 +8,11 @@ use jackal_operator::api::v1alpha1::{JackalImage, JackalPackage};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::json;
 
-use super::folder::{Ended as _, Folder, package_of, stderr};
+use super::workspace::{CommandResult as _, Workspace, package_of, stderr};
 use super::{Case, check, on_one_thread};
 use crate::support::cluster::{Cluster, condition};
 use crate::support::image::{image, noise, put};
-use crate::support::objects::{lone, package, registry_at};
+use crate::support::objects::{package, registry_at, standalone_image};
 use crate::support::process::run;
 use crate::support::registry::{Options, TestRegistry, Version};
 
@@ -40,19 +40,19 @@ async fn self_signed() -> TestRegistry {
     filled(TestRegistry::start_self_signed(Version::V28, &[NAMED])).await
 }
 
-async fn build(registry: &TestRegistry, folder: &Folder, more: &[&str]) -> Output {
+async fn build(registry: &TestRegistry, folder: &Workspace, more: &[&str]) -> Output {
     folder.build_image(&format!("{}/team/app:1", registry.host), more)
 }
 
 /// Builds with `--ca-file`, of which `bundle` makes the content out of the authority's certificate.
 async fn with(registry: &TestRegistry, bundle: impl FnOnce(&str) -> Vec<u8>) -> Output {
-    let folder = Folder::new().file("ca.pem", bundle(&registry.authority()));
+    let folder = Workspace::new().file("ca.pem", bundle(&registry.authority()));
     build(registry, &folder, &["--ca-file", "ca.pem"]).await
 }
 
 /// A certificate in another form.
 fn converted(pem: &str, arguments: &[&str]) -> Vec<u8> {
-    let folder = Folder::new().file("in.pem", pem);
+    let folder = Workspace::new().file("in.pem", pem);
     let path = |name: &str| folder.path(name).to_str().expect("text").to_owned();
     let (from, to) = (path("in.pem"), path("out"));
     run(
@@ -63,7 +63,7 @@ fn converted(pem: &str, arguments: &[&str]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_private_authority_is_given_to_build_by_a_file() {
+async fn build_trusts_a_private_authority_from_a_file() {
     check(&[
         Case {
             report: "distribution/distribution-library-image#35",
@@ -72,7 +72,7 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
             run: || {
                 async {
                     let registry = private().await;
-                    let ended = build(&registry, &Folder::new(), &[]).await;
+                    let ended = build(&registry, &Workspace::new(), &[]).await;
                     ended.failed(
                         1,
                         &["certificate signed by unknown authority; give the CA by --ca-file"],
@@ -90,7 +90,7 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
             run: || {
                 async {
                     let registry = private().await;
-                    let folder = Folder::new()
+                    let folder = Workspace::new()
                         .file("ca.pem", registry.authority())
                         .set("JACKAL_CA_FILE", "~/ca.pem");
                     folder.write("shop.yaml", package_of(&[format!("{}/team/app:1", registry.host)]));
@@ -113,7 +113,7 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
             run: || {
                 async {
                     let registry = self_signed().await;
-                    let folder = Folder::new()
+                    let folder = Workspace::new()
                         .file("ca.pem", registry.authority())
                         .set("SSL_CERT_FILE", "~/ca.pem");
                     build(&registry, &folder, &[]).await.succeeded();
@@ -192,7 +192,7 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
             run: || {
                 async {
                     let (source, to) = (private().await, self_signed().await);
-                    let object = lone(
+                    let object = standalone_image(
                         "app",
                         &format!("{}/team/app:1", source.host),
                         &format!(
@@ -201,14 +201,14 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
                         ),
                     );
                     let (from_ca, to_ca) = (secret("from", source.authority()), secret("to", to.authority()));
-                    let folder = Folder::new().file("all.yaml", format!("{object}---\n{from_ca}\n---\n{to_ca}\n"));
+                    let folder = Workspace::new().file("all.yaml", format!("{object}---\n{from_ca}\n---\n{to_ca}\n"));
                     folder.run(&["build", "all.yaml", "--to", &to.host]).succeeded();
-                    let folder = Folder::new().file("all.yaml", format!("{object}---\n{from_ca}\n"));
+                    let folder = Workspace::new().file("all.yaml", format!("{object}---\n{from_ca}\n"));
                     let ended = folder.run(&["build", "all.yaml", "--to", &to.host]);
                     ended.failed(1, &["the Secret to of registry.certSecretRef is not in the file", "--ca-file"]);
                     assert!(!stderr(&ended).contains("the Secret from"), "{ended:?}");
                     let der = secret("from", converted(&source.authority(), &["-outform", "DER"]));
-                    let folder = Folder::new().file("all.yaml", format!("{object}---\n{der}\n---\n{to_ca}\n"));
+                    let folder = Workspace::new().file("all.yaml", format!("{object}---\n{der}\n---\n{to_ca}\n"));
                     let ended = folder.run(&["build", "all.yaml", "--to", &to.host]);
                     ended.failed(2, &["the Secret from of sourceRegistries[]", "ca.crt is DER, not PEM"]);
                 }
@@ -235,7 +235,7 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
                     );
                     let ended = with(&registry, |_| Vec::new()).await;
                     ended.failed(2, &["--ca-file: ca.pem is empty"]);
-                    let ended = build(&registry, &Folder::new(), &["--ca-file", "absent.pem"]).await;
+                    let ended = build(&registry, &Workspace::new(), &["--ca-file", "absent.pem"]).await;
                     ended.failed(2, &["--ca-file: absent.pem cannot be read: No such file"]);
                 }
                 .boxed()
@@ -266,7 +266,7 @@ async fn image_says(cluster: &Cluster, name: &str, status: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_private_authority_is_given_to_the_operator_by_a_secret_or_a_file() {
+async fn the_operator_trusts_a_private_authority_from_a_secret_or_a_file() {
     check(&[
         Case {
             report: "fluxcd/source-controller#510",
@@ -281,12 +281,12 @@ async fn a_private_authority_is_given_to_the_operator_by_a_secret_or_a_file() {
                     let host = &source.host;
                     let trusting = format!("sourceRegistries: [{{host: '{host}', certSecretRef: {{name: ca}}}}]");
                     let at = registry_at(&to.host);
-                    cluster.apply(&lone(
+                    cluster.apply(&standalone_image(
                         "trusting",
                         &image,
                         &format!("{at}\n  {trusting}\n  plainTag: false"),
                     ));
-                    cluster.apply(&lone("strange", &image, &at));
+                    cluster.apply(&standalone_image("strange", &image, &at));
                     let _controller = cluster.controller(&[]);
                     image_says(&cluster, "trusting", "True").await;
                     let message = image_says(&cluster, "strange", "False").await;
@@ -336,10 +336,10 @@ async fn a_private_authority_is_given_to_the_operator_by_a_secret_or_a_file() {
                 on_one_thread(|| async {
                     let (source, to, cluster) = (private().await, self_signed().await, Cluster::new().await);
                     let bundle = format!("{}{}", source.authority(), to.authority());
-                    let folder = Folder::new().file("ca.pem", bundle);
+                    let folder = Workspace::new().file("ca.pem", bundle);
                     let file = folder.path("ca.pem");
                     let at = format!("registry: {{address: '{}'}}", to.host);
-                    cluster.apply(&lone("app", &format!("{}/team/app:1", source.host), &at));
+                    cluster.apply(&standalone_image("app", &format!("{}/team/app:1", source.host), &at));
                     let variables = [("JACKAL_CA_FILE", file.to_str().expect("text"))];
                     let _controller = cluster.controller_with(&[], &variables);
                     image_says(&cluster, "app", "True").await;
@@ -354,7 +354,9 @@ async fn a_private_authority_is_given_to_the_operator_by_a_secret_or_a_file() {
                 on_one_thread(|| async {
                     let cluster = Cluster::new().await;
                     let more = "sourceRegistries: [{host: 'https://r.example.com', certSecretRef: {name: ca}}]";
-                    let refused = cluster.try_apply(&lone("app", "r.example.com/a:1", more)).unwrap_err();
+                    let refused = cluster
+                        .try_apply(&standalone_image("app", "r.example.com/a:1", more))
+                        .unwrap_err();
                     assert!(refused.contains("host[:port] without a scheme or path"), "{refused}");
                 })
             },

@@ -6,15 +6,15 @@ use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 use jackal_operator::registry::{Credentials, Kind, MountResult, Registry};
 
 use super::{Case, check};
-use crate::support::faulty::{Scripted, Seen, reply};
 use crate::support::image::{noise, stream};
 use crate::support::registry::plain_client;
+use crate::support::scripted::{RecordedRequest, ScriptedServer, reply};
 
 /// Of jackal with the password s3cret.
 const BASIC: &str = "Basic amFja2FsOnMzY3JldA==";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn challenges_are_answered() {
+async fn authentication_challenges_are_answered() {
     check(&[
         Case {
             report: "IBM/portieris#51",
@@ -92,7 +92,7 @@ async fn challenges_are_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tokens_are_fetched_and_read() {
+async fn token_responses_are_understood() {
     check(&[
         Case {
             report: "distribution/distribution#1746",
@@ -166,8 +166,8 @@ fn found() -> Response {
     reply(200, &[("content-type", media_type::OCI_MANIFEST)], raw)
 }
 
-fn authorization(seen: &Seen) -> &str {
-    seen.headers.get("authorization").map_or("", String::as_str)
+fn authorization(request: &RecordedRequest) -> &str {
+    request.headers.get("authorization").map_or("", String::as_str)
 }
 
 fn asks(challenges: &[&str]) -> Response {
@@ -178,8 +178,8 @@ fn asks(challenges: &[&str]) -> Response {
     reply(401, &headers, "")
 }
 
-fn bearer(seen: &Seen) -> String {
-    format!(r#"Bearer realm="http://{}/token",service="s""#, seen.headers["host"])
+fn bearer(request: &RecordedRequest) -> String {
+    format!(r#"Bearer realm="http://{}/token",service="s""#, request.headers["host"])
 }
 
 /// A client of who gives `credentials`.
@@ -192,21 +192,21 @@ fn password() -> Option<Credentials> {
 }
 
 /// Reads a manifest of the repository `a`.
-async fn reads(server: &Scripted, credentials: Option<Credentials>) {
+async fn reads(server: &ScriptedServer, credentials: Option<Credentials>) {
     let repository = client(&server.host, credentials).repository("a");
     assert_eq!(repository.manifest("1").await.unwrap(), Some(manifest()));
 }
 
-fn is_token(seen: &Seen) -> bool {
-    seen.path.starts_with("/token")
+fn is_token(request: &RecordedRequest) -> bool {
+    request.path.starts_with("/token")
 }
 
 async fn a_token_service_that_is_not_there() {
     for status in [400, 404, 405, 500] {
-        let server = Scripted::start(move |seen: &Seen| match authorization(seen) {
-            _ if is_token(seen) => reply(status, &[], "<html><title>Nothing</title>"),
+        let server = ScriptedServer::start(move |request: &RecordedRequest| match authorization(request) {
+            _ if is_token(request) => reply(status, &[], "<html><title>Nothing</title>"),
             BASIC => found(),
-            _ => asks(&[&format!(r#"Basic realm="r", {}"#, bearer(seen))]),
+            _ => asks(&[&format!(r#"Basic realm="r", {}"#, bearer(request))]),
         })
         .await;
         reads(&server, password()).await;
@@ -214,10 +214,10 @@ async fn a_token_service_that_is_not_there() {
 }
 
 async fn basic_after_a_token() {
-    let server = Scripted::start(|seen: &Seen| match authorization(seen) {
-        _ if is_token(seen) => reply(200, &[], r#"{"token":"t"}"#),
+    let server = ScriptedServer::start(|request: &RecordedRequest| match authorization(request) {
+        _ if is_token(request) => reply(200, &[], r#"{"token":"t"}"#),
         BASIC => found(),
-        "" => asks(&[&bearer(seen)]),
+        "" => asks(&[&bearer(request)]),
         _ => asks(&[r#"Basic realm="harbor""#]),
     })
     .await;
@@ -225,18 +225,21 @@ async fn basic_after_a_token() {
 }
 
 async fn a_challenge_only_at_the_root() {
-    let server = Scripted::start(|seen: &Seen| match (authorization(seen), seen.path.as_str()) {
-        _ if is_token(seen) => reply(200, &[], r#"{"token":"t"}"#),
-        ("Bearer t", _) => found(),
-        (_, "/v2/") => asks(&[&bearer(seen)]),
-        _ => reply(401, &[], ""),
-    })
-    .await;
+    let server =
+        ScriptedServer::start(
+            |request: &RecordedRequest| match (authorization(request), request.path.as_str()) {
+                _ if is_token(request) => reply(200, &[], r#"{"token":"t"}"#),
+                ("Bearer t", _) => found(),
+                (_, "/v2/") => asks(&[&bearer(request)]),
+                _ => reply(401, &[], ""),
+            },
+        )
+        .await;
     reads(&server, None).await;
 }
 
 async fn no_challenge_at_all() {
-    let server = Scripted::start(|seen: &Seen| match authorization(seen) {
+    let server = ScriptedServer::start(|request: &RecordedRequest| match authorization(request) {
         BASIC => found(),
         _ => reply(401, &[], "Unauthorized"),
     })
@@ -255,8 +258,8 @@ async fn no_challenge_at_all() {
 }
 
 async fn a_realm_of_the_registry() {
-    let server = Scripted::start(|seen: &Seen| match authorization(seen) {
-        BASIC if seen.path.starts_with("/zot/auth/token?") => reply(200, &[], r#"{"token":"t"}"#),
+    let server = ScriptedServer::start(|request: &RecordedRequest| match authorization(request) {
+        BASIC if request.path.starts_with("/zot/auth/token?") => reply(200, &[], r#"{"token":"t"}"#),
         "Bearer t" => found(),
         _ => asks(&[r#"Bearer realm="/zot/auth/token",service="zot""#]),
     })
@@ -265,14 +268,19 @@ async fn a_realm_of_the_registry() {
 }
 
 async fn a_token_that_allows_too_little() {
-    let server = Scripted::start(|seen: &Seen| {
-        let challenge = format!(r#"{},scope="artifact:a:read",error="insufficient_scope""#, bearer(seen));
-        match authorization(seen) {
-            _ if is_token(seen) && seen.path.contains("artifact%3Aa%3Aread") => reply(200, &[], r#"{"token":"wide"}"#),
-            _ if is_token(seen) => reply(200, &[], r#"{"token":"narrow"}"#),
+    let server = ScriptedServer::start(|request: &RecordedRequest| {
+        let challenge = format!(
+            r#"{},scope="artifact:a:read",error="insufficient_scope""#,
+            bearer(request)
+        );
+        match authorization(request) {
+            _ if is_token(request) && request.path.contains("artifact%3Aa%3Aread") => {
+                reply(200, &[], r#"{"token":"wide"}"#)
+            }
+            _ if is_token(request) => reply(200, &[], r#"{"token":"narrow"}"#),
             "Bearer wide" => found(),
             "Bearer narrow" => reply(403, &[("www-authenticate", challenge.as_str())], ""),
-            _ => asks(&[&bearer(seen)]),
+            _ => asks(&[&bearer(request)]),
         }
     })
     .await;
@@ -280,11 +288,11 @@ async fn a_token_that_allows_too_little() {
 }
 
 async fn two_ways_at_once() {
-    let server = Scripted::start(|seen: &Seen| match authorization(seen) {
-        _ if is_token(seen) => reply(200, &[], r#"{"token":"t","expires_in":300}"#),
-        "Bearer t" if seen.path.starts_with("/v2/token/") => found(),
-        BASIC if seen.path.starts_with("/v2/password/") => found(),
-        _ if seen.path.starts_with("/v2/token/") => asks(&[&bearer(seen)]),
+    let server = ScriptedServer::start(|request: &RecordedRequest| match authorization(request) {
+        _ if is_token(request) => reply(200, &[], r#"{"token":"t","expires_in":300}"#),
+        "Bearer t" if request.path.starts_with("/v2/token/") => found(),
+        BASIC if request.path.starts_with("/v2/password/") => found(),
+        _ if request.path.starts_with("/v2/token/") => asks(&[&bearer(request)]),
         _ => asks(&["Basic realm=x"]),
     })
     .await;
@@ -295,18 +303,18 @@ async fn two_ways_at_once() {
     };
     read("token/a").await;
     read("password/a").await;
-    let before = server.seen().len();
+    let before = server.requests().len();
     let names = ["token/a", "password/a"];
     futures::future::join_all((0..20).map(|at| read(names[at % 2]))).await;
-    let seen = server.seen();
-    let later = &seen[before..];
+    let requests = server.requests();
+    let later = &requests[before..];
     assert_eq!(later.len(), 20, "none is refused and asked again: {later:#?}");
 }
 
 async fn a_missing_token_service_is_no_missing_image() {
-    let server = Scripted::start(|seen: &Seen| match is_token(seen) {
+    let server = ScriptedServer::start(|request: &RecordedRequest| match is_token(request) {
         true => reply(404, &[], "<!DOCTYPE html><html><head><title>Page not found</title>"),
-        false => asks(&[&bearer(seen)]),
+        false => asks(&[&bearer(request)]),
     })
     .await;
     let error = client(&server.host, password())
@@ -324,13 +332,13 @@ async fn a_missing_token_service_is_no_missing_image() {
 }
 
 async fn a_refused_scope_of_a_mount() {
-    let server = Scripted::start(|seen: &Seen| match authorization(seen) {
-        _ if is_token(seen) && (seen.path.contains("from") || seen.method == "POST") => {
+    let server = ScriptedServer::start(|request: &RecordedRequest| match authorization(request) {
+        _ if is_token(request) && (request.path.contains("from") || request.method == "POST") => {
             reply(400, &[], r#"{"error":"invalid_scope"}"#)
         }
-        _ if is_token(seen) => reply(200, &[], r#"{"token":"t"}"#),
+        _ if is_token(request) => reply(200, &[], r#"{"token":"t"}"#),
         "Bearer t" => reply(202, &[("location", "/v2/to/blobs/uploads/1")], ""),
-        _ => asks(&[&bearer(seen)]),
+        _ => asks(&[&bearer(request)]),
     })
     .await;
     let repository = client(&server.host, password()).repository("to");
@@ -339,25 +347,28 @@ async fn a_refused_scope_of_a_mount() {
 }
 
 async fn a_token(answer: &'static str) {
-    let server = Scripted::start(move |seen: &Seen| match authorization(seen) {
-        _ if is_token(seen) => reply(200, &[], answer),
+    let server = ScriptedServer::start(move |request: &RecordedRequest| match authorization(request) {
+        _ if is_token(request) => reply(200, &[], answer),
         "Bearer t" => found(),
-        _ => asks(&[&bearer(seen)]),
+        _ => asks(&[&bearer(request)]),
     })
     .await;
     reads(&server, None).await;
 }
 
 async fn an_identity_token() {
-    let server = Scripted::start(|seen: &Seen| {
-        let form = seen.headers.get("content-type").map(String::as_str);
-        match authorization(seen) {
-            "" if is_token(seen) && seen.method == "POST" && form == Some("application/x-www-form-urlencoded") => {
+    let server = ScriptedServer::start(|request: &RecordedRequest| {
+        let form = request.headers.get("content-type").map(String::as_str);
+        match authorization(request) {
+            "" if is_token(request)
+                && request.method == "POST"
+                && form == Some("application/x-www-form-urlencoded") =>
+            {
                 reply(200, &[], r#"{"access_token":"t"}"#)
             }
-            _ if is_token(seen) => reply(401, &[], ""),
+            _ if is_token(request) => reply(401, &[], ""),
             "Bearer t" => found(),
-            _ => asks(&[&bearer(seen)]),
+            _ => asks(&[&bearer(request)]),
         }
     })
     .await;
@@ -366,21 +377,21 @@ async fn an_identity_token() {
 
 /// Reads what is let in by a token of the service that `challenge` names, where HOST is the registry's.
 async fn asked_by(challenge: &'static str) {
-    let server = Scripted::start(move |seen: &Seen| match authorization(seen) {
-        BASIC if seen.path.starts_with("/token?service=s&scope=") => reply(200, &[], r#"{"token":"t"}"#),
+    let server = ScriptedServer::start(move |request: &RecordedRequest| match authorization(request) {
+        BASIC if request.path.starts_with("/token?service=s&scope=") => reply(200, &[], r#"{"token":"t"}"#),
         "Bearer t" => found(),
-        _ => asks(&[&challenge.replace("HOST", &seen.headers["host"])]),
+        _ => asks(&[&challenge.replace("HOST", &request.headers["host"])]),
     })
     .await;
     reads(&server, password()).await;
 }
 
 async fn a_password_beside_an_identity_token() {
-    let server = Scripted::start(|seen: &Seen| match authorization(seen) {
-        BASIC if is_token(seen) && seen.method == "GET" => reply(200, &[], r#"{"token":"t"}"#),
+    let server = ScriptedServer::start(|request: &RecordedRequest| match authorization(request) {
+        BASIC if is_token(request) && request.method == "GET" => reply(200, &[], r#"{"token":"t"}"#),
         "Bearer t" => found(),
-        _ if is_token(seen) => reply(401, &[], ""),
-        _ => asks(&[&bearer(seen)]),
+        _ if is_token(request) => reply(401, &[], ""),
+        _ => asks(&[&bearer(request)]),
     })
     .await;
     let mut credentials = Credentials::new("jackal", "s3cret");
@@ -389,20 +400,20 @@ async fn a_password_beside_an_identity_token() {
 }
 
 async fn a_token_that_ends_on_the_way() {
-    let server = Scripted::start(|seen: &Seen| {
+    let server = ScriptedServer::start(|request: &RecordedRequest| {
         let path = "/v2/a/blobs/uploads/1";
-        let renewed = authorization(seen) == "Bearer later";
-        match (seen.method.as_str(), authorization(seen)) {
-            _ if is_token(seen) => {
-                let token = if seen.before < 3 { "early" } else { "later" };
+        let renewed = authorization(request) == "Bearer later";
+        match (request.method.as_str(), authorization(request)) {
+            _ if is_token(request) => {
+                let token = if request.before < 3 { "early" } else { "later" };
                 reply(200, &[], format!(r#"{{"token":"{token}","expires_in":300}}"#))
             }
-            (_, "") => asks(&[&bearer(seen)]),
+            (_, "") => asks(&[&bearer(request)]),
             ("POST", _) => reply(202, &[("location", path)], ""),
             ("PATCH", _) => reply(202, &[("location", path), ("range", "0-299999")], ""),
             ("GET", _) if renewed => reply(204, &[("location", path), ("range", "0-299999")], ""),
             ("PUT", _) if renewed => reply(201, &[], ""),
-            _ => asks(&[&bearer(seen)]),
+            _ => asks(&[&bearer(request)]),
         }
     })
     .await;
@@ -410,26 +421,30 @@ async fn a_token_that_ends_on_the_way() {
     let repository = client(&server.host, None).repository("a");
     let stored = repository.upload(None, None, stream(content.clone())).await;
     assert_eq!(stored.unwrap(), (Digest::of(&content), 300_000));
-    let sent = server.seen().iter().filter(|seen| seen.method == "PATCH").count();
+    let sent = server
+        .requests()
+        .iter()
+        .filter(|request| request.method == "PATCH")
+        .count();
     assert_eq!(sent, 1);
 }
 
 async fn a_registry_token() {
-    let server = Scripted::start(|seen: &Seen| match authorization(seen) {
-        _ if is_token(seen) => reply(401, &[], ""),
+    let server = ScriptedServer::start(|request: &RecordedRequest| match authorization(request) {
+        _ if is_token(request) => reply(401, &[], ""),
         "Bearer given" => found(),
-        _ => asks(&[&bearer(seen)]),
+        _ => asks(&[&bearer(request)]),
     })
     .await;
     reads(&server, Some(Credentials::registry_token("given"))).await;
 }
 
 async fn a_password_by_post() {
-    let server = Scripted::start(|seen: &Seen| match authorization(seen) {
-        _ if is_token(seen) && seen.method == "POST" => reply(200, &[], r#"{"access_token":"t"}"#),
-        _ if is_token(seen) => reply(405, &[], ""),
+    let server = ScriptedServer::start(|request: &RecordedRequest| match authorization(request) {
+        _ if is_token(request) && request.method == "POST" => reply(200, &[], r#"{"access_token":"t"}"#),
+        _ if is_token(request) => reply(405, &[], ""),
         "Bearer t" => found(),
-        _ => asks(&[&bearer(seen)]),
+        _ => asks(&[&bearer(request)]),
     })
     .await;
     reads(&server, password()).await;
@@ -437,15 +452,15 @@ async fn a_password_by_post() {
 
 async fn a_redirected_token_service() {
     for status in [301, 302, 303, 307, 308] {
-        let server = Scripted::start(move |seen: &Seen| match authorization(seen) {
-            BASIC if seen.path.starts_with("/token?") => {
-                let to = seen.path.replacen("/token", "/token/v2", 1);
+        let server = ScriptedServer::start(move |request: &RecordedRequest| match authorization(request) {
+            BASIC if request.path.starts_with("/token?") => {
+                let to = request.path.replacen("/token", "/token/v2", 1);
                 reply(status, &[("location", to.as_str())], "")
             }
-            BASIC if seen.path.starts_with("/token/v2?service=s&scope=") => reply(200, &[], r#"{"token":"t"}"#),
+            BASIC if request.path.starts_with("/token/v2?service=s&scope=") => reply(200, &[], r#"{"token":"t"}"#),
             "Bearer t" => found(),
-            _ if is_token(seen) => reply(401, &[], ""),
-            _ => asks(&[&bearer(seen)]),
+            _ if is_token(request) => reply(401, &[], ""),
+            _ => asks(&[&bearer(request)]),
         })
         .await;
         reads(&server, password()).await;
@@ -453,11 +468,11 @@ async fn a_redirected_token_service() {
 }
 
 async fn a_token_service_that_leads_away() {
-    let other = Scripted::start(|_: &Seen| reply(200, &[], r#"{"token":"t"}"#)).await;
+    let other = ScriptedServer::start(|_: &RecordedRequest| reply(200, &[], r#"{"token":"t"}"#)).await;
     let to = format!("http://{}/token", other.host);
-    let server = Scripted::start(move |seen: &Seen| match is_token(seen) {
+    let server = ScriptedServer::start(move |request: &RecordedRequest| match is_token(request) {
         true => reply(307, &[("location", to.as_str())], ""),
-        false => asks(&[&bearer(seen)]),
+        false => asks(&[&bearer(request)]),
     })
     .await;
     let error = client(&server.host, password())
@@ -467,5 +482,5 @@ async fn a_token_service_that_leads_away() {
         .unwrap_err();
     let said = format!("the token service redirects to http://{}", other.host);
     assert!(error.to_string().contains(&said), "{error}");
-    assert_eq!(other.seen().len(), 0);
+    assert_eq!(other.requests().len(), 0);
 }

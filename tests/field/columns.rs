@@ -20,7 +20,7 @@ use crate::support::wait::{SOON, eventually};
 const WIDTH: usize = 120;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_kubectl_get_shows() {
+async fn kubectl_get_columns() {
     check(&[
         Case {
             report: "kubernetes/kubernetes#7843",
@@ -67,14 +67,14 @@ fn on_a_thread<F: Future<Output = ()> + 'static>(case: fn() -> F) -> BoxFuture<'
     })
 }
 
-struct Ground {
+struct Setup {
     cluster: Cluster,
     source: TestRegistry,
     registry: TestRegistry,
     _controller: Operator,
 }
 
-impl Ground {
+impl Setup {
     async fn new() -> Self {
         let cluster = Cluster::new().await;
         let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
@@ -187,50 +187,50 @@ fn cell<'t>(table: &'t str, name: &str, column: &str) -> &'t str {
 }
 
 async fn every_state() {
-    let ground = Ground::new().await;
-    let cluster = &ground.cluster;
-    let gateway = ground
+    let setup = Setup::new().await;
+    let cluster = &setup.cluster;
+    let gateway = setup
         .pushed("payments/payment-gateway-service", "v1.27.3", 14_000_000)
         .await;
-    let ledger = ground
+    let ledger = setup
         .pushed(
             "payments/ledger/double-entry-bookkeeping",
             "2026.11.27-build.12345",
             9_000,
         )
         .await;
-    let large = ground
+    let large = setup
         .pushed("platform/observability/collector", "0.115.1-contrib", 20_000_000)
         .await;
 
-    ground.apply(
+    setup.apply(
         "payments-platform-production-1",
         "1.4.0",
         &[gateway.clone(), ledger.clone()],
         "",
     );
-    ground.cluster.ready("payments-platform-production-1").await;
+    setup.cluster.ready("payments-platform-production-1").await;
 
     let missing: Vec<String> = (0..3)
         .map(|number| {
             format!(
                 "{}/payments/reconciliation/nightly-batch-{number}:2026.11.27",
-                ground.source.host
+                setup.source.host
             )
         })
         .collect();
-    ground.apply(
+    setup.apply(
         "payments-platform-production-2",
         "1.4.1",
         &[&missing[..], std::slice::from_ref(&ledger)].concat(),
         "",
     );
-    ground
+    setup
         .says("payments-platform-production-2", "False", "SourceNotFound")
         .await;
 
-    let slow = Throttle::to(&ground.registry.host, 1_500_000);
-    ground.apply_to(
+    let slow = Throttle::to(&setup.registry.host, 1_500_000);
+    setup.apply_to(
         &slow.host,
         "payments-platform-production-3",
         "1.4.2",
@@ -238,43 +238,41 @@ async fn every_state() {
         "",
     );
 
-    ground.apply(
+    setup.apply(
         "payments-platform-production-4",
         "1.4.0",
         std::slice::from_ref(&gateway),
         "suspend: true",
     );
-    ground
-        .says("payments-platform-production-4", "False", "Suspended")
-        .await;
+    setup.says("payments-platform-production-4", "False", "Suspended").await;
 
     let follows = format!(
         "{{image: '{}/payments/payment-gateway-service', policy: {{pattern: '^v(.*)$'}}}}",
-        ground.source.host
+        setup.source.host
     );
     let version = format!(
         "versionFrom: {{image: '{}/payments/payment-gateway-service'}}",
-        ground.source.host
+        setup.source.host
     );
-    let more = registry_at(&ground.registry.host);
+    let more = registry_at(&setup.registry.host);
     let followed = package("payments-platform-production-5", "x", &[&follows], &more);
     cluster.apply(&followed.replace("version: 'x'", &version));
     cluster.ready("payments-platform-production-5").await;
 
-    ground
+    setup
         .ambiguous(
             "payments-platform-production-6",
             "registry.example.com/payments/fraud-detection:dev",
         )
         .await;
 
-    ground.apply(
+    setup.apply(
         "payments-platform-production-7",
         "1.4.0",
         &["Payments/Gateway:1".to_owned()],
         "",
     );
-    ground
+    setup
         .says("payments-platform-production-7", "False", "InvalidReference")
         .await;
 
@@ -355,20 +353,22 @@ async fn images_of(cluster: &Cluster, package: &str, part: &str) -> String {
 }
 
 async fn details() {
-    let ground = Ground::new().await;
-    let reference = format!("{}/team/nobody-pushed-this:2026.11.27", ground.source.host);
-    let more = registry_at(&ground.registry.host);
-    ground.cluster.apply(&objects::lone("mirror", &reference, &more));
+    let setup = Setup::new().await;
+    let reference = format!("{}/team/nobody-pushed-this:2026.11.27", setup.source.host);
+    let more = registry_at(&setup.registry.host);
+    setup
+        .cluster
+        .apply(&objects::standalone_image("mirror", &reference, &more));
     let failed = |image: &JackalImage| {
         let ready = condition(&image.status.as_ref()?.conditions, "Ready")?;
         (ready.reason == "SourceNotFound").then(|| ready.message.clone())
     };
-    let image = ground.cluster.image_where("mirror", "failed", failed).await;
+    let image = setup.cluster.image_where("mirror", "failed", failed).await;
     let message = failed(&image).unwrap();
-    let narrow = ground.cluster.kubectl(&["get", "jkimg"]);
+    let narrow = setup.cluster.kubectl(&["get", "jkimg"]);
     assert!(!narrow.contains(&reference) && !narrow.contains(&message), "{narrow}");
     assert_eq!(cell(&narrow, "mirror", "STATUS"), "SourceNotFound");
-    let wide = ground.cluster.kubectl(&["get", "jkimg", "-o", "wide"]);
+    let wide = setup.cluster.kubectl(&["get", "jkimg", "-o", "wide"]);
     assert!(wide.contains(&reference) && wide.contains(&message), "{wide}");
     for column in [
         "IMAGE",
@@ -385,29 +385,26 @@ async fn details() {
 }
 
 async fn progress() {
-    let ground = Ground::new().await;
-    let large = ground.pushed("team/large", "1", 12_000_000).await;
-    let slow = Throttle::to(&ground.registry.host, 1_200_000);
+    let setup = Setup::new().await;
+    let large = setup.pushed("team/large", "1", 12_000_000).await;
+    let slow = Throttle::to(&setup.registry.host, 1_200_000);
     let more = registry_at(&slow.host);
-    ground.cluster.apply(&objects::lone("large", &large, &more));
+    setup.cluster.apply(&objects::standalone_image("large", &large, &more));
     let moves = |image: &JackalImage| {
         let progress = image.status.as_ref()?.progress.as_ref()?;
         progress.bytes_per_second.filter(|rate| *rate > 0).map(drop)
     };
-    ground
-        .cluster
-        .image_where("large", "on its way, at a rate", moves)
-        .await;
-    let table = ground.cluster.kubectl(&["get", "jkimg"]);
+    setup.cluster.image_where("large", "on its way, at a rate", moves).await;
+    let table = setup.cluster.kubectl(&["get", "jkimg"]);
     let shown = cell(&table, "large", "PROGRESS");
     let (part, rate) = shown.split_once(' ').unwrap_or_else(|| panic!("{table}"));
     let part: u32 = part.strip_suffix('%').unwrap().parse().unwrap();
     assert!((1..100).contains(&part) && rate.ends_with(" MiB/s"), "{shown}");
     slow.set_rate(0);
-    let image = ground.cluster.image_ready("large").await;
+    let image = setup.cluster.image_ready("large").await;
     let status = image.status.unwrap();
     assert_eq!(status.progress, None);
-    let table = ground.cluster.kubectl(&["get", "jkimg"]);
+    let table = setup.cluster.kubectl(&["get", "jkimg"]);
     assert_eq!(cell(&table, "large", "PROGRESS"), "", "{table}");
     let size = cell(&table, "large", "SIZE");
     assert!(
@@ -417,15 +414,15 @@ async fn progress() {
 }
 
 async fn labels() {
-    let ground = Ground::new().await;
-    let app = ground.pushed("team/app", "1", 1_000).await;
+    let setup = Setup::new().await;
+    let app = setup.pushed("team/app", "1", 1_000).await;
     let long = format!("shop-{}.europe", "x".repeat(70));
     for name in ["shop", &long] {
-        ground.apply(name, "1", std::slice::from_ref(&app), "");
-        ground.cluster.ready(name).await;
+        setup.apply(name, "1", std::slice::from_ref(&app), "");
+        setup.cluster.ready(name).await;
     }
     let label = |image: &JackalImage| image.labels()["jackal.dev/package-name"].clone();
-    let images = ground.cluster.images().await;
+    let images = setup.cluster.images().await;
     let of = |package: &str| {
         let owned = |image: &&JackalImage| image.owner_references()[0].name == package;
         label(images.iter().find(owned).unwrap())
@@ -433,22 +430,22 @@ async fn labels() {
     assert_eq!(of("shop"), "shop");
     let short = of(&long);
     assert!(short.len() <= 63 && short.starts_with("shop-xxxx"), "{short}");
-    let listed = ground
+    let listed = setup
         .cluster
         .kubectl(&["get", "jkimg", "-o", "name", "-l", "jackal.dev/package-name=shop"]);
     assert_eq!(listed.lines().count(), 1, "{listed}");
 }
 
 async fn failures() {
-    let ground = Ground::new().await;
-    let there = ground.pushed("team/app", "1", 1_000).await;
+    let setup = Setup::new().await;
+    let there = setup.pushed("team/app", "1", 1_000).await;
     let missing: Vec<String> = (0..6)
-        .map(|number| format!("{}/team/no-such-image-{number}:1", ground.source.host))
+        .map(|number| format!("{}/team/no-such-image-{number}:1", setup.source.host))
         .collect();
     let images = [&missing[..], std::slice::from_ref(&there)].concat();
     let lines: Vec<String> = images.iter().map(|image| format!("{{image: '{image}'}}")).collect();
     let lines = lines.join(", ");
-    ground.cluster.apply(&format!(
+    setup.cluster.apply(&format!(
         "apiVersion: jackal.dev/v1alpha1
 kind: JackalPackage
 metadata: {{name: shop}}
@@ -459,9 +456,9 @@ spec:
   - {{name: two, images: [{lines}]}}
   {}
 ",
-        registry_at(&ground.registry.host)
+        registry_at(&setup.registry.host)
     ));
-    let package = ground
+    let package = setup
         .cluster
         .package_where("shop", "failed for all", |package: &JackalPackage| {
             let counts = package.status.as_ref()?.counts.clone()?;

@@ -7,9 +7,9 @@ mod output;
 
 use serde_json::Value;
 
-use super::folder::{Folder, package_of, stderr, stdout};
+use super::workspace::{Workspace, package_of, stderr, stdout};
 
-impl Folder {
+impl Workspace {
     /// Builds `shop.yaml`, which must succeed, into the layout `out`.
     fn builds(&self) -> Value {
         let output = self.run(&["build", "shop.yaml", "--to", "oci:out", "--output", "json"]);

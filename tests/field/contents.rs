@@ -8,35 +8,36 @@ use jackal_operator::oci::{Descriptor, Digest, Document, Index, Manifest, media_
 use jackal_operator::registry::Repository;
 use serde_json::Value;
 
-use super::folder::{Folder, package, said};
+use super::workspace::{Workspace, all_output, package};
 use super::{Case, check};
 use crate::support::charts;
-use crate::support::faulty::Seen;
-use crate::support::front::{Act, Front};
+use crate::support::fault_proxy::{Action, FaultProxy};
 use crate::support::image::{entry, image, noise, push, put};
 use crate::support::registry::{TestRegistry, Version};
+use crate::support::scripted::RecordedRequest;
 
 fn of_app(host: &str) -> String {
     package("", &[&format!("images: [{{image: '{host}/app:1'}}]")])
 }
 
 /// An image that is replaced after it was first read, when its elder content is deleted, of which only the manifest
-/// `elder` was ever there. The newer one comes.
-async fn moves(source: &TestRegistry, elder: &Document, newer: &Document) {
+/// `older` was ever there. The newer one comes.
+async fn moves(source: &TestRegistry, older: &Document, newer: &Document) {
     let to = TestRegistry::start(Version::V31);
     let (kind, raw) = (
-        elder.descriptor.media_type.clone(),
-        String::from_utf8(elder.raw.to_vec()).unwrap(),
+        older.descriptor.media_type.clone(),
+        String::from_utf8(older.raw.to_vec()).unwrap(),
     );
     let moved = AtomicBool::new(false);
-    let front = Front::to(&source.host, move |seen| {
-        let first = seen.method == "GET" && seen.path.ends_with("/manifests/1") && !moved.swap(true, Ordering::Relaxed);
+    let proxy = FaultProxy::to(&source.host, move |request| {
+        let first =
+            request.method == "GET" && request.path.ends_with("/manifests/1") && !moved.swap(true, Ordering::Relaxed);
         match first {
-            true => Act::Answer(200, vec![("Content-Type", kind.clone())], raw.clone()),
-            false => Act::Pass,
+            true => Action::Answer(200, vec![("Content-Type", kind.clone())], raw.clone()),
+            false => Action::Pass,
         }
     });
-    let report = Folder::new().report(&of_app(&front.host), &to.host, &[&front.host], &[]);
+    let report = Workspace::new().report(&of_app(&proxy.host), &to.host, &[&proxy.host], &[]);
     assert_eq!(report["images"][0]["digest"], newer.digest().as_str(), "{report}");
     assert_eq!(report["images"][0]["sourceDigest"], newer.digest().as_str(), "{report}");
 }
@@ -48,11 +49,11 @@ fn blob_disappears() -> BoxFuture<'static, ()> {
         let newer = image(&repository, "linux/amd64", noise(1, 1000)).await;
         put(&repository, &newer, Some("1")).await;
         let gone = |content: &[u8], kind: &str| Descriptor::new(kind, Digest::of(content), content.len() as u64);
-        let elder = Manifest::new(
+        let older = Manifest::new(
             gone(b"{}", media_type::OCI_CONFIG),
             vec![gone(b"gone", media_type::OCI_LAYER)],
         );
-        moves(&source, &Document::of_manifest(elder).unwrap(), &newer).await;
+        moves(&source, &Document::of_manifest(older).unwrap(), &newer).await;
     }
     .boxed()
 }
@@ -67,14 +68,14 @@ fn child_disappears() -> BoxFuture<'static, ()> {
         put(&repository, &newer, Some("1")).await;
         let mut gone = entry(&child, "linux/amd64");
         gone.digest = Digest::of(b"gone");
-        let elder = Document::of_index(Index::new(vec![gone])).unwrap();
-        moves(&source, &elder, &newer).await;
+        let older = Document::of_index(Index::new(vec![gone])).unwrap();
+        moves(&source, &older, &newer).await;
     }
     .boxed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tag_may_move_while_it_is_read() {
+async fn a_tag_that_moves_during_a_transfer_is_resolved_again() {
     check(&[
         Case {
             report: "artifact-keeper/artifact-keeper#1681",
@@ -123,7 +124,7 @@ fn foreign(kind: &'static str, there: bool) -> BoxFuture<'static, ()> {
             TestRegistry::start(Version::Olareg),
         );
         let layer = with_foreign_layer(&source.repository("app"), kind, there).await;
-        let folder = Folder::new();
+        let folder = Workspace::new();
         let build = || folder.report(&of_app(&source.host), &to.host, &[&source.host], &[]);
         let first = build();
         let held = repository_of(&to, &first).head_blob(&layer).await.unwrap();
@@ -148,7 +149,7 @@ fn foreign(kind: &'static str, there: bool) -> BoxFuture<'static, ()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn layers_that_are_not_distributed_come_where_they_are() {
+async fn non_distributable_layers_are_copied_when_the_source_has_them() {
     const DOCKER: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
     const OCI: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
     check(&[
@@ -180,7 +181,7 @@ async fn layers_that_are_not_distributed_come_where_they_are() {
     .await;
 }
 
-/// A chart `front` under `charts/front:1.2.3` of a registry, and its manifest.
+/// A chart `proxy` under `charts/front:1.2.3` of a registry, and its manifest.
 async fn chart(source: &TestRegistry, name: &str) -> Document {
     let folder = tempfile::tempdir().unwrap();
     let archive = charts::package(folder.path(), name, "1.2.3", "quay.io/team/app:1", "a chart");
@@ -215,7 +216,7 @@ fn behind_an_index(called: bool) -> BoxFuture<'static, ()> {
             entry.artifact_type = Some("application/vnd.cncf.helm.config.v1+json".to_owned());
         }
         let index = put_index(&source, vec![entry.clone()]).await;
-        let folder = Folder::new();
+        let folder = Workspace::new();
         let report = folder.report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
         let again = folder.report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
         assert_eq!(
@@ -240,18 +241,18 @@ fn behind_an_index(called: bool) -> BoxFuture<'static, ()> {
 }
 
 /// A chart that is read behind what `rule` makes of requests.
-fn chart_comes(rule: fn(&Seen) -> Act) -> BoxFuture<'static, ()> {
+fn chart_comes(rule: fn(&RecordedRequest) -> Action) -> BoxFuture<'static, ()> {
     async move {
         let source = TestRegistry::start(Version::V31);
         chart(&source, "front").await;
-        let front = Front::to(&source.host, rule);
-        Folder::new().report(&with_chart(&front.host), "oci:out", &[&front.host], &[]);
+        let proxy = FaultProxy::to(&source.host, rule);
+        Workspace::new().report(&with_chart(&proxy.host), "oci:out", &[&proxy.host], &[]);
     }
     .boxed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn charts_are_found_by_their_tags() {
+async fn charts_are_found_behind_their_tags() {
     check(&[
         Case {
             report: "helm/helm#31582",
@@ -272,7 +273,7 @@ async fn charts_are_found_by_their_tags() {
             run: || {
                 async {
                     let source = TestRegistry::start(Version::V31);
-                    let (front, other) = (chart(&source, "front").await, chart(&source, "other").await);
+                    let (proxy, other) = (chart(&source, "front").await, chart(&source, "other").await);
                     // In one repository.
                     let (from, to) = (source.repository("charts/other"), source.repository("charts/front"));
                     for blob in other.manifest().unwrap().blobs() {
@@ -280,10 +281,10 @@ async fn charts_are_found_by_their_tags() {
                         push(&to, &blob.media_type, content).await;
                     }
                     put(&to, &other, None).await;
-                    put_index(&source, vec![other.descriptor, front.descriptor.clone()]).await;
-                    let folder = Folder::new();
+                    put_index(&source, vec![other.descriptor, proxy.descriptor.clone()]).await;
+                    let folder = Workspace::new();
                     let report = folder.report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
-                    put(&to, &front, Some("1.2.3")).await;
+                    put(&to, &proxy, Some("1.2.3")).await;
                     let alone = folder.report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
                     assert_eq!(alone["digest"], report["digest"]);
                 }
@@ -295,9 +296,9 @@ async fn charts_are_found_by_their_tags() {
             input: "HEAD names the digest of the chart's tag, and GET by that digest is answered 404",
             expected: "the chart that the tag has is taken",
             run: || {
-                chart_comes(|seen| match seen.path.contains("/manifests/sha256:") {
-                    true => Act::Answer(404, Vec::new(), String::new()),
-                    false => Act::Pass,
+                chart_comes(|request| match request.path.contains("/manifests/sha256:") {
+                    true => Action::Answer(404, Vec::new(), String::new()),
+                    false => Action::Pass,
                 })
             },
         },
@@ -306,12 +307,12 @@ async fn charts_are_found_by_their_tags() {
             input: "HEAD names another digest than the chart's manifest has",
             expected: "the chart that the tag has is taken",
             run: || {
-                chart_comes(|seen| match seen.method == "HEAD" {
-                    true => Act::Header(
+                chart_comes(|request| match request.method == "HEAD" {
+                    true => Action::Header(
                         "docker-content-digest",
                         Box::new(|_| format!("sha256:{}", "0".repeat(64))),
                     ),
-                    false => Act::Pass,
+                    false => Action::Pass,
                 })
             },
         },
@@ -322,11 +323,11 @@ async fn charts_are_found_by_their_tags() {
             run: || {
                 async {
                     let source = TestRegistry::start(Version::V31);
-                    let front = chart(&source, "front").await;
+                    let proxy = chart(&source, "front").await;
                     let to = source.repository("charts/front");
                     let mut entries = Vec::new();
                     for name in ["one", "other"] {
-                        let mut manifest = front.manifest().unwrap().clone();
+                        let mut manifest = proxy.manifest().unwrap().clone();
                         manifest.annotations = [("org.opencontainers.image.title".to_owned(), name.to_owned())].into();
                         let document = Document::of_manifest(manifest).unwrap();
                         put(&to, &document, None).await;
@@ -334,12 +335,12 @@ async fn charts_are_found_by_their_tags() {
                     }
                     let digests = [entries[0].digest.to_string(), entries[1].digest.to_string()];
                     put_index(&source, entries).await;
-                    let output = Folder::new().build(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
+                    let output = Workspace::new().build(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
                     assert!(!output.status.success());
                     assert!(
-                        digests.iter().all(|digest| said(&output).contains(digest)),
+                        digests.iter().all(|digest| all_output(&output).contains(digest)),
                         "{}",
-                        said(&output)
+                        all_output(&output)
                     );
                 }
                 .boxed()

@@ -8,7 +8,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
-use super::folder::{Ended as _, Folder, package_of, stderr};
+use super::workspace::{CommandResult as _, Workspace, package_of, stderr};
 use super::{Case, check, on_one_thread};
 use crate::support::image::{image, noise, put};
 use crate::support::registry::{Options, TestRegistry, Version};
@@ -49,7 +49,7 @@ pub fn wrong() -> Value {
     json!({ "auth": auth("wrong") })
 }
 
-async fn build(folder: &Folder, registry: &TestRegistry) -> Output {
+async fn build(folder: &Workspace, registry: &TestRegistry) -> Output {
     let image = format!("{}/team/app:1", registry.host);
     let flags = ["--insecure-registry", &registry.host];
     folder.build_image(&image, &flags)
@@ -58,7 +58,7 @@ async fn build(folder: &Folder, registry: &TestRegistry) -> Output {
 /// Builds from a registry that wants a login, with the `config.json` that `config` makes of its host.
 async fn with(config: impl FnOnce(&str) -> String) -> Output {
     let registry = registry(true).await;
-    let folder = Folder::new().file(".docker/config.json", config(&registry.host));
+    let folder = Workspace::new().file(".docker/config.json", config(&registry.host));
     build(&folder, &registry).await
 }
 
@@ -71,7 +71,7 @@ fn with_key(key: fn(&str) -> String, entry: fn() -> Value) -> BoxFuture<'static,
 /// does not.
 async fn helped(login: bool, config: impl FnOnce(&str) -> Value, script: &str, more: &[&str]) -> Output {
     let registry = registry(login).await;
-    let folder = Folder::new()
+    let folder = Workspace::new()
         .file(".docker/config.json", config(&registry.host).to_string())
         .program("docker-credential-test", script);
     let image = format!("{}/team/app:1", registry.host);
@@ -84,7 +84,7 @@ fn store(_: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_are_read_as_docker_and_podman_read_them() {
+async fn credential_files_are_read_like_docker_and_podman_do() {
     check(&[
         Case {
             report: "google/go-containerregistry#1431",
@@ -183,7 +183,7 @@ async fn files_are_read_as_docker_and_podman_read_them() {
                     );
                     assert!(!stderr(&ended).contains("hunter2"), "{ended:?}");
                     let registry = registry(false).await;
-                    let folder = Folder::new().file(".docker/config.json/in-the-way", "");
+                    let folder = Workspace::new().file(".docker/config.json/in-the-way", "");
                     let ended = build(&folder, &registry).await;
                     ended.failed(
                         2,
@@ -200,7 +200,7 @@ async fn files_are_read_as_docker_and_podman_read_them() {
             run: || {
                 async {
                     let registry = registry(true).await;
-                    let folder = Folder::new()
+                    let folder = Workspace::new()
                         .file("run/containers/auth.json", auths(json!({ &*registry.host: right() })))
                         .file(".docker/config.json", auths(json!({ "other": wrong() })))
                         .set("XDG_RUNTIME_DIR", "~/run");
@@ -217,7 +217,7 @@ async fn files_are_read_as_docker_and_podman_read_them() {
                 async {
                     let (source, to) = (registry(false).await, registry(true).await);
                     let key = format!("{}/team", to.host);
-                    let folder = Folder::new().file(".docker/config.json", auths(json!({ key: right() })));
+                    let folder = Workspace::new().file(".docker/config.json", auths(json!({ key: right() })));
                     folder.write("shop.yaml", package_of(&[format!("'{}/team/app:1'", source.host)]));
                     let flags = ["--insecure", "--insecure-registry", &source.host];
                     let arguments = [&["build", "shop.yaml", "--to", &to.host], &flags[..]].concat();
@@ -233,7 +233,7 @@ async fn files_are_read_as_docker_and_podman_read_them() {
             run: || {
                 async {
                     let registry = registry(false).await;
-                    let folder = Folder::new()
+                    let folder = Workspace::new()
                         .file("config.json", auths(json!({ &*registry.host: right() })))
                         .set("DOCKER_CONFIG", "~/config.json");
                     let ended = build(&folder, &registry).await;
@@ -252,7 +252,7 @@ async fn files_are_read_as_docker_and_podman_read_them() {
             run: || {
                 async {
                     let registry = registry(true).await;
-                    let folder = Folder::new()
+                    let folder = Workspace::new()
                         .file("auth.json", auths(json!({ &*registry.host: right() })))
                         .set("REGISTRY_AUTH_FILE", "~/auth.json");
                     build(&folder, &registry).await.succeeded();
@@ -265,7 +265,7 @@ async fn files_are_read_as_docker_and_podman_read_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn credential_helpers_are_asked_as_docker_asks_them() {
+async fn credential_helpers_are_called_like_docker_does() {
     check(&[
         Case {
             report: "google/go-containerregistry#156",
@@ -354,7 +354,7 @@ async fn credential_helpers_are_asked_as_docker_asks_them() {
                 on_one_thread(|| async {
                     let script = "sleep 1000 & echo $! > child; echo $$ > parent; wait";
                     let registry = registry(false).await;
-                    let folder = Folder::new()
+                    let folder = Workspace::new()
                         .file(".docker/config.json", store("").to_string())
                         .program("docker-credential-test", script);
                     let image = format!("{}/team/app:1", registry.host);

@@ -8,13 +8,13 @@ use jackal_operator::fault::{Disposition, Fault, Reason};
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 use jackal_operator::registry::Registry;
 
-use super::folder::{Ended as _, Folder, package_of, stderr};
+use super::workspace::{CommandResult as _, Workspace, package_of, stderr};
 use super::{Case, check};
-use crate::support::faulty::{Scripted, Seen, reply};
 use crate::support::registry::{Options, TestRegistry, Version, plain_client};
+use crate::support::scripted::{RecordedRequest, ScriptedServer, reply};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reasons_are_shown() {
+async fn registry_error_messages_are_reported() {
     check(&[
         Case {
             report: "goharbor/harbor#11508",
@@ -190,7 +190,7 @@ fn client(host: &str) -> Registry {
 /// The failure of putting a manifest where that is answered so, the same at two tries.
 async fn put(status: u16, body: impl Into<Bytes>) -> Fault {
     let body = body.into();
-    let server = Scripted::start(move |_: &Seen| reply(status, &[], body.clone())).await;
+    let server = ScriptedServer::start(move |_: &RecordedRequest| reply(status, &[], body.clone())).await;
     let config = Descriptor::new(media_type::OCI_CONFIG, Digest::of(b"{}"), 2);
     let document = Document::of_manifest(Manifest::new(config, Vec::new())).unwrap();
     let repository = client(&server.host).repository("a");
@@ -246,10 +246,10 @@ async fn more_than_one_answer() {
 }
 
 async fn denied_by_storage() {
-    let server = Scripted::start(|seen: &Seen| {
+    let server = ScriptedServer::start(|request: &RecordedRequest| {
         let body = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>AccessDenied</Code><Message>Access Denied</Message><RequestId>{:016X}</RequestId></Error>",
-            seen.before
+            request.before
         );
         reply(403, &[("content-type", "application/xml")], body)
     })
@@ -288,7 +288,7 @@ async fn tags_that_are_not_listed() {
         (404, "check the name of the repository"),
         (403, "the right to list tags is missing"),
     ] {
-        let server = Scripted::start(move |_: &Seen| reply(status, &[], "")).await;
+        let server = ScriptedServer::start(move |_: &RecordedRequest| reply(status, &[], "")).await;
         let repository = client(&server.host).repository("a");
         // A repository without tags is none to who only lists them.
         let error = match repository.tags(10).await {
@@ -304,7 +304,7 @@ async fn tags_that_are_not_listed() {
 async fn no_line_of_a_library() {
     let options = Options { login: None, tls: true };
     let registry = TestRegistry::start_with(Version::V31, options);
-    let folder = Folder::with(package_of(&[format!("{}/a:1", registry.host)]));
+    let folder = Workspace::with(package_of(&[format!("{}/a:1", registry.host)]));
     let output = folder.run(&["build", "shop.yaml", "--to", &registry.host]);
     output.failed(1, &["certificate signed by unknown authority"]);
     let said = stderr(&output);

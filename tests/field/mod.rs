@@ -3,7 +3,6 @@
 //! A [`Case`] names the report, the input and the expected result. It runs against a real registry, or against a small
 //! server that shows the reported behaviour where no real registry can be made to show it.
 
-mod answers;
 mod certificates;
 mod challenges;
 mod columns;
@@ -20,14 +19,15 @@ mod pull_secrets;
 mod redirects;
 mod references;
 mod referrer_lists;
+mod responses;
 mod tag_lists;
 mod tags;
 
 use futures::future::BoxFuture;
 
-use crate::support::folder;
 use crate::support::table;
 pub use crate::support::table::on_one_thread;
+use crate::support::workspace;
 
 /// One row of a table.
 pub struct Case {

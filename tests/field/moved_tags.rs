@@ -7,9 +7,9 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jackal_operator::oci::{Digest, Document, media_type};
 
-use super::folder::{Folder, package_of};
+use super::workspace::{Workspace, package_of};
 use super::{Case, check};
-use crate::support::front::{Act, Front};
+use crate::support::fault_proxy::{Action, FaultProxy};
 use crate::support::image::{image, multi_platform, noise, put};
 use crate::support::registry::{TestRegistry, Version};
 
@@ -19,30 +19,30 @@ async fn moved_at(source: &TestRegistry, old: &[Document], new: &Document, at: &
     let gone: Vec<String> = old.iter().flat_map(contents).collect();
     let (at, moved) = (at.to_string(), Arc::new(AtomicBool::new(false)));
     let answer = new.clone();
-    let front = Front::to(&source.host, move |seen| {
-        if seen.method == "GET" && seen.path.ends_with(&at) {
+    let proxy = FaultProxy::to(&source.host, move |request| {
+        if request.method == "GET" && request.path.ends_with(&at) {
             moved.store(true, Ordering::Relaxed);
         }
         if !moved.load(Ordering::Relaxed) {
-            return Act::Pass;
+            return Action::Pass;
         }
-        if seen.path.ends_with("/manifests/1") {
+        if request.path.ends_with("/manifests/1") {
             let digest = ("Docker-Content-Digest", answer.digest().to_string());
             let kind = ("Content-Type", answer.descriptor.media_type.clone());
-            let body = match seen.method.as_str() {
+            let body = match request.method.as_str() {
                 "HEAD" => String::new(),
                 _ => String::from_utf8(answer.raw.to_vec()).unwrap(),
             };
-            return Act::Answer(200, vec![digest, kind], body);
+            return Action::Answer(200, vec![digest, kind], body);
         }
-        match gone.iter().any(|digest| seen.path.ends_with(digest)) {
-            true => Act::Answer(status, Vec::new(), String::new()),
-            false => Act::Pass,
+        match gone.iter().any(|digest| request.path.ends_with(digest)) {
+            true => Action::Answer(status, Vec::new(), String::new()),
+            false => Action::Pass,
         }
     });
     let to = TestRegistry::start(Version::V31);
-    let text = package_of(&[format!("{}/app:1", front.host)]);
-    let report = Folder::new().report(&text, &to.host, &[&front.host], &[]);
+    let text = package_of(&[format!("{}/app:1", proxy.host)]);
+    let report = Workspace::new().report(&text, &to.host, &[&proxy.host], &[]);
     assert_eq!(report["images"][0]["digest"], new.digest().as_str(), "{report}");
     let standing = to.repository("app").head_manifest("1").await.unwrap();
     assert_eq!(standing.map(|standing| standing.digest).as_ref(), Some(new.digest()));
@@ -89,7 +89,7 @@ fn of_an_index(status: u16) -> BoxFuture<'static, ()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_tag_names_now_is_brought() {
+async fn the_current_image_of_a_moved_tag_is_copied() {
     check(&[
         Case {
             report: "project-zot/zot#4444",

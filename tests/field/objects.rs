@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use jackal_operator::api::v1alpha1::JackalPackage;
 use serde_json::{Value, json};
 
-use super::folder::{Folder, stderr};
+use super::workspace::{Workspace, stderr};
 use super::{Case, check};
 use crate::support::cluster::Cluster;
 use crate::support::image::{image, noise, put};
@@ -41,7 +41,7 @@ fn object(name: &str, spec: &Value) -> String {
 
 /// What `build --check` says of an object, and whether it is content.
 fn build(object: &str) -> (bool, String) {
-    let output = Folder::with(object).run(&["build", "shop.yaml", "--check"]);
+    let output = Workspace::with(object).run(&["build", "shop.yaml", "--check"]);
     (output.status.success(), stderr(&output))
 }
 
@@ -112,7 +112,7 @@ async fn image_refused(written: Value, words: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_written_is_taken_or_refused_with_its_place() {
+async fn objects_are_accepted_or_rejected_with_the_field_path() {
     check(&[
         Case {
             report: "jaegertracing/jaeger-operator#985",

@@ -9,12 +9,12 @@ use jackal_operator::registry::{Endpoint, Registry, Repository};
 use jackal_operator::source::{ImageSource as _, RegistrySource, Resolved};
 use serde_json::{Value, json};
 
-use super::folder::{Folder, package_of, stderr};
+use super::workspace::{Workspace, package_of, stderr};
 use super::{Case, check};
-use crate::support::faulty::Seen;
-use crate::support::front::{Act, Front};
+use crate::support::fault_proxy::{Action, FaultProxy};
 use crate::support::image::{attestation, entry, image, multi_platform, noise, push, put};
 use crate::support::registry::{TestRegistry, Version};
+use crate::support::scripted::RecordedRequest;
 
 /// A registry with images for some platforms in `app`.
 struct Images {
@@ -78,7 +78,7 @@ fn root(image: &Resolved) -> &Document {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn choices() {
+async fn platforms_are_selected() {
     check(&[
         Case {
             report: "docker/buildx#304",
@@ -234,15 +234,19 @@ async fn other_names_of_platforms() {
 }
 
 /// A proxy before `images` that answers 404 for these manifests, and `index` for `app:1`.
-fn lacking(images: &Images, index: &Value, lost: Vec<Digest>) -> Front {
+fn lacking(images: &Images, index: &Value, lost: Vec<Digest>) -> FaultProxy {
     let index = index.to_string();
-    Front::to(&images.registry.host, move |seen: &Seen| match seen.path.as_str() {
-        "/v2/app/manifests/1" => {
-            let kind = ("Content-Type", media_type::OCI_INDEX.to_owned());
-            Act::Answer(200, vec![kind], index.clone())
+    FaultProxy::to(&images.registry.host, move |request: &RecordedRequest| {
+        match request.path.as_str() {
+            "/v2/app/manifests/1" => {
+                let kind = ("Content-Type", media_type::OCI_INDEX.to_owned());
+                Action::Answer(200, vec![kind], index.clone())
+            }
+            path if lost.iter().any(|lost| path.ends_with(lost.as_str())) => {
+                Action::Answer(404, Vec::new(), String::new())
+            }
+            _ => Action::Pass,
         }
-        path if lost.iter().any(|lost| path.ends_with(lost.as_str())) => Act::Answer(404, Vec::new(), String::new()),
-        _ => Act::Pass,
     })
 }
 
@@ -261,9 +265,9 @@ async fn odd_entries_beside_the_image() {
         listed(&zstd, json!({"os": "linux", "architecture": "arm64"})),
         {"mediaType": media_type::OCI_MANIFEST, "digest": amd.digest(), "size": amd.descriptor.size, "platform": {}},
     ]});
-    let front = lacking(&images, &index, vec![gone, Digest::of(b"gzip")]);
+    let proxy = lacking(&images, &index, vec![gone, Digest::of(b"gzip")]);
     for (platform, document) in [("linux/amd64", &amd), ("linux/arm64", &zstd)] {
-        let chosen = resolve(&front.host, images.registry.endpoint(), &[platform])
+        let chosen = resolve(&proxy.host, images.registry.endpoint(), &[platform])
             .await
             .unwrap();
         assert_eq!(root(&chosen).digest(), document.digest(), "{platform}");
@@ -278,10 +282,10 @@ async fn missing_attestations() {
     let (lost, of_arm) = attestation(&images.repository, &arm).await;
     let entries = vec![entry(&amd, "linux/amd64"), entry(&arm, "linux/arm64"), of_amd, of_arm];
     let index = serde_json::to_value(Index::new(entries.clone())).unwrap();
-    let front = lacking(&images, &index, vec![lost.digest().clone()]);
-    let chosen = resolve(&front.host, images.registry.endpoint(), &["linux/amd64", "linux/arm64"]).await;
+    let proxy = lacking(&images, &index, vec![lost.digest().clone()]);
+    let chosen = resolve(&proxy.host, images.registry.endpoint(), &["linux/amd64", "linux/arm64"]).await;
     assert_eq!(root(&chosen.unwrap()).index().unwrap().manifests, entries[..3]);
-    let fault = resolve(&front.host, images.registry.endpoint(), &[]).await.unwrap_err();
+    let fault = resolve(&proxy.host, images.registry.endpoint(), &[]).await.unwrap_err();
     assert!(
         fault.message.contains(&format!("attestations ({})", lost.digest())),
         "{fault}"
@@ -317,10 +321,10 @@ async fn the_advice_works() {
     let mut entries: Vec<Value> = (0..300).map(other).collect();
     entries.push(listed(&amd, json!({"os": "linux", "architecture": "amd64"})));
     let index = json!({"schemaVersion": 2, "manifests": entries});
-    let front = lacking(&images, &index, Vec::new());
-    let fault = resolve(&front.host, images.registry.endpoint(), &[]).await.unwrap_err();
+    let proxy = lacking(&images, &index, Vec::new());
+    let fault = resolve(&proxy.host, images.registry.endpoint(), &[]).await.unwrap_err();
     assert!(fault.message.contains("choose some by platforms"), "{fault}");
-    let chosen = resolve(&front.host, images.registry.endpoint(), &["linux/amd64"])
+    let chosen = resolve(&proxy.host, images.registry.endpoint(), &["linux/amd64"])
         .await
         .unwrap();
     assert_eq!(root(&chosen).digest(), amd.digest());
@@ -375,9 +379,9 @@ async fn entries_without_size() {
         entries.push(entry);
     }
     let index = json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": entries});
-    let front = lacking(&images, &index, Vec::new());
+    let proxy = lacking(&images, &index, Vec::new());
     let resolve = async |platforms: &[&str]| {
-        resolve(&front.host, images.registry.endpoint(), platforms)
+        resolve(&proxy.host, images.registry.endpoint(), platforms)
             .await
             .unwrap()
     };
@@ -454,7 +458,7 @@ async fn a_pinned_index_with_platforms() {
     let (index, images) = multi_platform(&from.repository("lib/app"), "1").await;
     let name = format!("{}/lib/app@{}", from.host, index.digest());
     let yaml = package_of(&[format!("{{image: '{name}', platforms: [linux/amd64]}}")]);
-    let report = Folder::new().report(&yaml, &to.host, &[&from.host], &[]);
+    let report = Workspace::new().report(&yaml, &to.host, &[&from.host], &[]);
     let found = to.crane("digest", &format!("lib/app@{}", index.digest()));
     assert_eq!(found.trim(), index.digest().as_str());
     to.crane("manifest", &format!("lib/app@{}", images[0].digest()));
@@ -463,7 +467,7 @@ async fn a_pinned_index_with_platforms() {
         "{report}"
     );
     let yaml = package_of(&[format!("{{image: '{name}', platforms: [linux/riscv64]}}")]);
-    let output = Folder::new().build(&yaml, &to.host, &[&from.host], &[]);
+    let output = Workspace::new().build(&yaml, &to.host, &[&from.host], &[]);
     let said = stderr(&output);
     assert!(
         !output.status.success() && said.contains("no image for linux/riscv64"),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::credentials::{registry, right, wrong};
 use super::{Case, check, on_one_thread};
 use crate::support::cluster::{Cluster, condition};
-use crate::support::objects::{lone, registry_at};
+use crate::support::objects::{registry_at, standalone_image};
 use crate::support::registry::TestRegistry;
 
 /// Brings `team/app:1` of a registry that wants a login as a JackalImage does whose spec has `more`, with the objects that
@@ -22,7 +22,7 @@ async fn brought_from(source: TestRegistry, secrets: impl FnOnce(&str) -> Vec<Va
         cluster.apply(&secret.to_string());
     }
     let spec = format!("{}\n  {more}", registry_at(&destination.host));
-    cluster.apply(&lone("app", &format!("{}/team/app:1", source.host), &spec));
+    cluster.apply(&standalone_image("app", &format!("{}/team/app:1", source.host), &spec));
     let _controller = cluster.controller(&["--insecure-registry", &source.host]);
     let settled = |image: &JackalImage| {
         let ready = condition(&image.status.as_ref()?.conditions, "Ready")?;
@@ -54,7 +54,7 @@ const ONE: &str = "imagePullSecrets: [{name: a}]";
 const SEVERAL: &str = "imagePullSecrets: [{name: a}, {name: b}, {name: c}]";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn secrets_are_read_as_the_kubelet_reads_them() {
+async fn pull_secrets_are_read_like_the_kubelet_does() {
     check(&[
         Case {
             report: "enix/kube-image-keeper#237",

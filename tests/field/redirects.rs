@@ -7,27 +7,27 @@ use jackal_operator::oci::Digest;
 use jackal_operator::registry::{Registry, Repository};
 
 use super::{Case, check};
-use crate::support::faulty::{Scripted, Seen, reply};
-use crate::support::front::{Act, Front};
+use crate::support::fault_proxy::{Action, FaultProxy};
 use crate::support::image::{image, noise, put, stream};
 use crate::support::registry::{TestRegistry, Version, plain_client};
+use crate::support::scripted::{RecordedRequest, ScriptedServer, reply};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn uploads_follow_their_registry() {
+async fn uploads_follow_redirects_and_locations() {
     check(&[
         Case {
             report: "RFC 9110 section 15.4",
             input: "301, 302, 307 and 308 for the POST that begins an upload",
             expected: "the POST is sent again where they lead",
-            run: || Box::pin(redirected(|seen| seen.method == "POST")),
+            run: || Box::pin(redirected(|request| request.method == "POST")),
         },
         Case {
             report: "RFC 9110 section 15.4",
             input: "301, 302, 307 and 308 for the PUT of a blob",
             expected: "the blob is sent again where they lead",
             run: || {
-                Box::pin(redirected(|seen| {
-                    seen.method == "PUT" && seen.path.contains("/uploads/")
+                Box::pin(redirected(|request| {
+                    request.method == "PUT" && request.path.contains("/uploads/")
                 }))
             },
         },
@@ -35,15 +35,15 @@ async fn uploads_follow_their_registry() {
             report: "RFC 9110 section 15.4",
             input: "301, 302, 307 and 308 for the PATCH of a blob whose digest is not known before",
             expected: "the content is sent again where they lead",
-            run: || Box::pin(redirected(|seen| seen.method == "PATCH")),
+            run: || Box::pin(redirected(|request| request.method == "PATCH")),
         },
         Case {
             report: "RFC 9110 section 15.4",
             input: "301, 302, 307 and 308 for the PUT of a manifest",
             expected: "the manifest is sent again where they lead",
             run: || {
-                Box::pin(redirected(|seen| {
-                    seen.method == "PUT" && seen.path.contains("/manifests/")
+                Box::pin(redirected(|request| {
+                    request.method == "PUT" && request.path.contains("/manifests/")
                 }))
             },
         },
@@ -108,35 +108,35 @@ async fn stores(repository: &Repository) {
 }
 
 /// A registry that redirects what `when` holds for, once each.
-async fn redirected(when: fn(&Seen) -> bool) {
+async fn redirected(when: fn(&RecordedRequest) -> bool) {
     let registry = TestRegistry::start(Version::V31);
     for status in [301, 302, 307, 308] {
         let met = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&met);
-        let front = Front::to(&registry.host, move |seen| {
-            if !when(seen) || seen.path.contains("redirected") {
-                return Act::Pass;
+        let proxy = FaultProxy::to(&registry.host, move |request| {
+            if !when(request) || request.path.contains("redirected") {
+                return Action::Pass;
             }
             counted.fetch_add(1, Ordering::Relaxed);
-            let separator = if seen.path.contains('?') { '&' } else { '?' };
-            let to = format!("{}{separator}redirected=1", seen.path);
-            Act::Answer(status, vec![("Location", to)], String::new())
+            let separator = if request.path.contains('?') { '&' } else { '?' };
+            let to = format!("{}{separator}redirected=1", request.path);
+            Action::Answer(status, vec![("Location", to)], String::new())
         });
-        stores(&client(&front.host, Vec::new()).repository(format!("a{status}"))).await;
+        stores(&client(&proxy.host, Vec::new()).repository(format!("a{status}"))).await;
         assert!(met.load(Ordering::Relaxed) > 0, "{status}");
     }
 }
 
 async fn led_away() {
-    let other = Scripted::start(|_: &Seen| reply(201, &[], "")).await;
+    let other = ScriptedServer::start(|_: &RecordedRequest| reply(201, &[], "")).await;
     let registry = TestRegistry::start(Version::V31);
     let to = format!("http://{}/x", other.host);
-    let front = Front::to(&registry.host, move |seen| match seen.method.as_str() {
-        "PUT" => Act::Answer(307, vec![("Location", to.clone())], String::new()),
-        _ => Act::Pass,
+    let proxy = FaultProxy::to(&registry.host, move |request| match request.method.as_str() {
+        "PUT" => Action::Answer(307, vec![("Location", to.clone())], String::new()),
+        _ => Action::Pass,
     });
     let content = noise(1, 1000);
-    let repository = client(&front.host, Vec::new()).repository("a");
+    let repository = client(&proxy.host, Vec::new()).repository("a");
     let sent = repository
         .upload(Some(&Digest::of(&content)), Some(1000), stream(content))
         .await;
@@ -145,7 +145,7 @@ async fn led_away() {
         said.contains(&format!("the registry redirects to http://{}", other.host)),
         "{said}"
     );
-    assert_eq!(other.seen().len(), 0);
+    assert_eq!(other.requests().len(), 0);
 }
 
 async fn announced_by_http() {
@@ -156,16 +156,16 @@ async fn announced_by_http() {
 /// A registry whose Location is made another.
 async fn relocated(aliases: Vec<String>, change: fn(&str) -> String) {
     let registry = TestRegistry::start(Version::V31);
-    let front = Front::to(&registry.host, move |_| Act::Header("location", Box::new(change)));
-    stores(&client(&front.host, aliases).repository("a")).await;
+    let proxy = FaultProxy::to(&registry.host, move |_| Action::Header("location", Box::new(change)));
+    stores(&client(&proxy.host, aliases).repository("a")).await;
 }
 
 async fn a_realm_by_another_name() {
-    let server = Scripted::start(|seen: &Seen| {
-        if seen.path.starts_with("/service/token") {
+    let server = ScriptedServer::start(|request: &RecordedRequest| {
+        if request.path.starts_with("/service/token") {
             return reply(200, &[], r#"{"token":"t"}"#);
         }
-        match seen.headers.contains_key("authorization") {
+        match request.headers.contains_key("authorization") {
             true => reply(404, &[], ""),
             false => {
                 let challenge = r#"Bearer realm="http://registry.invalid:31999/service/token",service="s""#;

@@ -5,7 +5,7 @@ use jackal_operator::oci::{Hasher, Location, Naming, Reference};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::folder::{Folder, package_of, stderr};
+use super::workspace::{Workspace, package_of, stderr};
 use super::{Case, check};
 use crate::support::image::{image, noise, put};
 use crate::support::registry::{TestRegistry, Version};
@@ -38,7 +38,7 @@ async fn with_an_image() -> TestRegistry {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hosts() {
+async fn hosts_and_digests_in_unusual_forms_are_accepted_or_rejected() {
     check(&[
         Case {
             report: "distribution/distribution#3665",
@@ -84,13 +84,13 @@ async fn ipv6_addresses() {
     let (from, to) = (with_an_image().await, TestRegistry::start(Version::V28));
     let ((source, _reads), (target, _writes)) = (over_ipv6(&from.host).await, over_ipv6(&to.host).await);
     let yaml = package_of(&[format!("{{image: '{source}/app:1'}}")]);
-    let report = Folder::new().report(&yaml, &target, &[&source], &[]);
+    let report = Workspace::new().report(&yaml, &target, &[&source], &[]);
     assert!(report.to_string().contains(&format!("{target}/")), "{report}");
     to.crane("digest", "app:1");
     to.crane("digest", "shop:1.4.0");
     // An image that is there stays where it is.
     let yaml = package_of(&[format!("{{image: '{target}/app:1'}}")]);
-    Folder::new().report(&yaml, &target, &[&target], &[]);
+    Workspace::new().report(&yaml, &target, &[&target], &[]);
 }
 
 fn forms_of_ipv6_addresses() {
@@ -108,11 +108,11 @@ async fn upper_case_hosts() {
     let host = registry.host.replace("127.0.0.1", "LocalHost");
     let yaml = package_of(&[format!("{{image: '{host}/app:1'}}")]);
     // The image is at home, so it stays under its name.
-    let report = Folder::new().report(&yaml, &host.to_uppercase(), &[], &[]);
+    let report = Workspace::new().report(&yaml, &host.to_uppercase(), &[], &[]);
     let whole = report.to_string();
     assert!(!whole.contains("app:1-"), "{whole}");
     let other = TestRegistry::start(Version::V31);
-    Folder::new().report(&yaml, &other.host, &[&host.to_uppercase()], &[]);
+    Workspace::new().report(&yaml, &other.host, &[&host.to_uppercase()], &[]);
     let name = |text: &str| text.parse::<Reference>().unwrap();
     assert_eq!(name("Registry.Example/app:1"), name("registry.example/app:1"));
     assert!("registry.example/App:1".parse::<Reference>().is_err());
@@ -125,7 +125,7 @@ fn what_is_no_reference() {
         ("127.0.0.1:1/app:größe", "invalid tag format"),
         ("docker://127.0.0.1:1/app:1", "remove docker://"),
     ] {
-        let output = Folder::new().build(&package_of(&[format!("'{image}'")]), "oci:out", &[], &[]);
+        let output = Workspace::new().build(&package_of(&[format!("'{image}'")]), "oci:out", &[], &[]);
         let said = stderr(&output);
         assert!(!output.status.success() && said.contains(why), "{image}: {said}");
     }
@@ -147,7 +147,7 @@ async fn a_digest_of_another_algorithm() {
     let read = repository.manifest(long.as_str()).await.unwrap().unwrap();
     assert_eq!((&head.digest, read.digest()), (&long, &long));
     let yaml = package_of(&[format!("'{}/app@{long}'", from.host)]);
-    let output = Folder::new().build(&yaml, &to.host, &[&from.host], &[]);
+    let output = Workspace::new().build(&yaml, &to.host, &[&from.host], &[]);
     assert!(
         stderr(&output).contains("a package takes sha256 only"),
         "{}",
@@ -160,6 +160,6 @@ async fn an_upper_case_digest() {
     let digest = from.crane("digest", "app:1").trim().to_owned();
     let hex = digest.trim_start_matches("sha256:").to_uppercase();
     let yaml = package_of(&[format!("{{image: '{}/app@sha256:{hex}'}}", from.host)]);
-    Folder::new().report(&yaml, &to.host, &[&from.host], &[]);
+    Workspace::new().report(&yaml, &to.host, &[&from.host], &[]);
     assert_eq!(to.crane("digest", &format!("app@{digest}")).trim(), digest);
 }

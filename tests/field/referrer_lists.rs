@@ -7,20 +7,20 @@ use jackal_operator::registry::Repository;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::folder::{Folder, package, said};
+use super::workspace::{Workspace, all_output, package};
 use super::{Case, check};
-use crate::support::faulty::Seen;
-use crate::support::front::{Act, Front};
+use crate::support::fault_proxy::{Action, FaultProxy};
 use crate::support::image::{image, multi_platform, noise, put, referrer};
 use crate::support::registry::{TestRegistry, Version};
+use crate::support::scripted::RecordedRequest;
 
 const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 const PREDICATE: &str = "dev.sigstore.bundle.predicateType";
 
 /// Folder with the keys of `tests/signing`.
-fn signer() -> Folder {
-    let folder = Folder::new();
+fn signer() -> Workspace {
+    let folder = Workspace::new();
     for name in ["cosign.key", "cosign.pub"] {
         let made = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/signing/");
         folder.write(name, std::fs::read(format!("{made}{name}")).unwrap());
@@ -29,14 +29,14 @@ fn signer() -> Folder {
 }
 
 /// An image `app:1` in a registry of `version`, signed by the key of `folder`.
-async fn signed(folder: &Folder, version: Version) -> (TestRegistry, Document) {
+async fn signed(folder: &Workspace, version: Version) -> (TestRegistry, Document) {
     let registry = TestRegistry::start(version);
     let repository = registry.repository("app");
     let document = image(&repository, "linux/amd64", noise(1, 1000)).await;
     put(&repository, &document, Some("1")).await;
     let name = format!("{}/app:1", registry.host);
     let output = folder.run(&["sign", &name, "--insecure", "--key", "cosign.key"]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", all_output(&output));
     (registry, document)
 }
 
@@ -62,9 +62,9 @@ fn verified(change: fn(&mut Value)) -> BoxFuture<'static, ()> {
     .boxed()
 }
 
-fn verifies(folder: &Folder, host: &str) {
+fn verifies(folder: &Workspace, host: &str) {
     let output = folder.run(&["verify", &format!("{host}/app:1"), "--insecure", "--key", "cosign.pub"]);
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", all_output(&output));
 }
 
 /// The same where the registry's API lists the signature by its digest and otherwise as `entry` says.
@@ -81,11 +81,13 @@ fn verified_by_answer(kind: &'static str, entry: fn() -> Value) -> BoxFuture<'st
         let mut entry = entry();
         entry["digest"] = json!(listed[0].digest.as_str());
         let body = json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": [entry]}).to_string();
-        let front = Front::to(&registry.host, move |seen| match seen.path.contains("/referrers/") {
-            true => Act::Answer(200, vec![("Content-Type", kind.to_owned())], body.clone()),
-            false => Act::Pass,
+        let proxy = FaultProxy::to(&registry.host, move |request| {
+            match request.path.contains("/referrers/") {
+                true => Action::Answer(200, vec![("Content-Type", kind.to_owned())], body.clone()),
+                false => Action::Pass,
+            }
         });
-        verifies(&folder, &front.host);
+        verifies(&folder, &proxy.host);
     }
     .boxed()
 }
@@ -115,15 +117,15 @@ fn found_sboms(change: fn(&mut Value)) -> BoxFuture<'static, ()> {
         }
         relist(&repository, document.digest(), change).await;
         let name = format!("{}/app:1", registry.host);
-        let output = Folder::new().run(&["sbom", &name, "--insecure", "--syft", "/bin/false"]);
-        assert!(output.status.success(), "{}", said(&output));
-        assert_eq!(said(&output).lines().count(), 3, "{}", said(&output));
+        let output = Workspace::new().run(&["sbom", &name, "--insecure", "--syft", "/bin/false"]);
+        assert!(output.status.success(), "{}", all_output(&output));
+        assert_eq!(all_output(&output).lines().count(), 3, "{}", all_output(&output));
     }
     .boxed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_listing_is_a_hint() {
+async fn incorrect_referrer_listings_do_not_hide_referrers() {
     check(&[
         Case {
             report: "sigstore/cosign#4422",
@@ -190,11 +192,11 @@ async fn a_listing_is_a_hint() {
                     ] {
                         let folder = signer();
                         let (registry, _) = signed(&folder, Version::V31).await;
-                        let front = Front::to(&registry.host, move |seen| match seen.path.contains("/referrers/") {
-                            true => Act::Answer(200, vec![("Content-Type", kind.to_owned())], body.to_owned()),
-                            false => Act::Pass,
+                        let proxy = FaultProxy::to(&registry.host, move |request| match request.path.contains("/referrers/") {
+                            true => Action::Answer(200, vec![("Content-Type", kind.to_owned())], body.to_owned()),
+                            false => Action::Pass,
                         });
-                        verifies(&folder, &front.host);
+                        verifies(&folder, &proxy.host);
                     }
                 }
                 .boxed()
@@ -222,7 +224,9 @@ fn of_app(host: &str) -> String {
 
 /// An image with a signature of cosign 2 under its tag, read behind what `rule` makes of requests, given that tag and the
 /// signature's digest. The signature comes along, and a repeat has nothing to do.
-fn signature_comes(rule: impl Fn(&Seen, &str, &str) -> Act + Send + Sync + 'static) -> BoxFuture<'static, ()> {
+fn signature_comes(
+    rule: impl Fn(&RecordedRequest, &str, &str) -> Action + Send + Sync + 'static,
+) -> BoxFuture<'static, ()> {
     async move {
         let (source, to) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
         let repository = source.repository("app");
@@ -232,9 +236,9 @@ fn signature_comes(rule: impl Fn(&Seen, &str, &str) -> Act + Send + Sync + 'stat
         let tag = format!("{}.sig", referrers_tag(document.digest()));
         put(&repository, &signature, Some(&tag)).await;
         let (named, digest) = (tag.clone(), signature.digest().to_string());
-        let front = Front::to(&source.host, move |seen| rule(seen, &named, &digest));
-        let folder = Folder::new();
-        let report = folder.report(&of_app(&front.host), &to.host, &[&front.host], &[]);
+        let proxy = FaultProxy::to(&source.host, move |request| rule(request, &named, &digest));
+        let folder = Workspace::new();
+        let report = folder.report(&of_app(&proxy.host), &to.host, &[&proxy.host], &[]);
         let name = report["images"][0]["name"].as_str().unwrap();
         let (_, path) = name.split_once('/').unwrap();
         let (path, _) = path.rsplit_once(':').unwrap();
@@ -244,7 +248,7 @@ fn signature_comes(rule: impl Fn(&Seen, &str, &str) -> Act + Send + Sync + 'stat
             Some(signature.digest()),
             "{report}"
         );
-        let again = folder.report(&of_app(&front.host), &to.host, &[&front.host], &[]);
+        let again = folder.report(&of_app(&proxy.host), &to.host, &[&proxy.host], &[]);
         assert_eq!(again["changed"], false, "{again}");
     }
     .boxed()
@@ -261,23 +265,23 @@ fn lists_what_is_gone(listed: usize, comes: bool) -> BoxFuture<'static, ()> {
         let of_image = document.digest().to_string();
         let body = |entries: Value| {
             let index = json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": entries});
-            Act::Answer(200, vec![("Content-Type", media_type::OCI_INDEX.to_owned())], index.to_string())
+            Action::Answer(200, vec![("Content-Type", media_type::OCI_INDEX.to_owned())], index.to_string())
         };
         let entry = json!([{"mediaType": media_type::OCI_MANIFEST, "digest": gone.as_str(), "size": 12, "artifactType": BUNDLE}]);
         let asked = AtomicUsize::new(0);
-        let front = Front::to(&source.host, move |seen| match seen.path.contains(&format!("/referrers/{of_image}")) {
+        let proxy = FaultProxy::to(&source.host, move |request| match request.path.contains(&format!("/referrers/{of_image}")) {
             true if asked.fetch_add(1, Ordering::Relaxed) < listed => body(entry.clone()),
             true => body(json!([])),
-            false => Act::Pass,
+            false => Action::Pass,
         });
-        let output = Folder::new().build(&of_app(&front.host), &to.host, &[&front.host], &[]);
-        assert_eq!(output.status.success(), comes, "{}", said(&output));
+        let output = Workspace::new().build(&of_app(&proxy.host), &to.host, &[&proxy.host], &[]);
+        assert_eq!(output.status.success(), comes, "{}", all_output(&output));
         if !comes {
             for part in [gone.as_str(), "referrers: Ignore"] {
-                assert!(said(&output).contains(part), "{}", said(&output));
+                assert!(all_output(&output).contains(part), "{}", all_output(&output));
             }
-            let ignoring = package("  referrers: Ignore\n", &[&format!("images: [{{image: '{}/app:1'}}]", front.host)]);
-            Folder::new().report(&ignoring, &to.host, &[&front.host], &[]);
+            let ignoring = package("  referrers: Ignore\n", &[&format!("images: [{{image: '{}/app:1'}}]", proxy.host)]);
+            Workspace::new().report(&ignoring, &to.host, &[&proxy.host], &[]);
         }
     }
     .boxed()
@@ -288,7 +292,7 @@ fn lists_what_is_gone(listed: usize, comes: bool) -> BoxFuture<'static, ()> {
 async fn built_behind(
     signed: bool,
     more: &str,
-    rule: impl Fn(&Seen, &str) -> Act + Send + Sync + 'static,
+    rule: impl Fn(&RecordedRequest, &str) -> Action + Send + Sync + 'static,
 ) -> (String, std::process::Output, TestRegistry) {
     let (source, to) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     let repository = source.repository("app");
@@ -300,46 +304,50 @@ async fn built_behind(
         put(&repository, &signature, Some(&tag)).await;
     }
     let named = tag.clone();
-    let front = Front::to(&source.host, move |seen| rule(seen, &named));
-    let text = package(more, &[&format!("images: [{{image: '{}/app:1'}}]", front.host)]);
-    let output = Folder::new().build(&text, &to.host, &[&front.host], &[]);
+    let proxy = FaultProxy::to(&source.host, move |request| rule(request, &named));
+    let text = package(more, &[&format!("images: [{{image: '{}/app:1'}}]", proxy.host)]);
+    let output = Workspace::new().build(&text, &to.host, &[&proxy.host], &[]);
     (tag, output, to)
 }
 
 /// What a registry does that refuses what it does not have, and the list of tags too where it lists none.
-fn refuses(seen: &Seen, lists: bool) -> Act {
-    match !lists && seen.path.contains("/tags/list") {
-        true => Act::Answer(403, Vec::new(), String::new()),
-        false => Act::Status(404, 403),
+fn refuses(request: &RecordedRequest, lists: bool) -> Action {
+    match !lists && request.path.contains("/tags/list") {
+        true => Action::Answer(403, Vec::new(), String::new()),
+        false => Action::Status(404, 403),
     }
 }
 
 async fn refusals_of_what_is_missing() {
     for (signed, lists) in [(false, true), (false, false), (true, true), (true, false)] {
-        let (tag, output, to) = built_behind(signed, "", move |seen, _| refuses(seen, lists)).await;
-        assert!(output.status.success(), "{}", said(&output));
+        let (tag, output, to) = built_behind(signed, "", move |request, _| refuses(request, lists)).await;
+        assert!(output.status.success(), "{}", all_output(&output));
         let standing = to.repository("app").head_manifest(&tag).await.unwrap();
         assert_eq!(standing.is_some(), signed);
     }
     let key = std::fs::read_to_string(signer().path("cosign.pub")).unwrap();
     let verify = format!("  verify: [{{publicKeys: [{{inline: {}}}]}}]\n", json!(key));
-    let (_, output, _) = built_behind(false, &verify, |seen, _| refuses(seen, true)).await;
-    assert!(said(&output).contains("has not the signatures"), "{}", said(&output));
+    let (_, output, _) = built_behind(false, &verify, |request, _| refuses(request, true)).await;
+    assert!(
+        all_output(&output).contains("has not the signatures"),
+        "{}",
+        all_output(&output)
+    );
 }
 
 async fn refusals_of_what_is_there() {
     for lists in [true, false] {
-        let (tag, output, _) = built_behind(true, "", move |seen, tag| {
-            let refused = seen.path.ends_with(tag) || !lists && seen.path.contains("/tags/list");
+        let (tag, output, _) = built_behind(true, "", move |request, tag| {
+            let refused = request.path.ends_with(tag) || !lists && request.path.contains("/tags/list");
             match refused {
-                true => Act::Answer(403, Vec::new(), String::new()),
-                false => Act::Pass,
+                true => Action::Answer(403, Vec::new(), String::new()),
+                false => Action::Pass,
             }
         })
         .await;
-        assert!(!output.status.success(), "{}", said(&output));
+        assert!(!output.status.success(), "{}", all_output(&output));
         for part in [&tag, "403", "referrers: Ignore"] {
-            assert!(said(&output).contains(part), "{}", said(&output));
+            assert!(all_output(&output).contains(part), "{}", all_output(&output));
         }
     }
 }
@@ -357,7 +365,7 @@ async fn referrers_of_referrers() {
         repository.attach(&made).await.unwrap();
         chain.push(made);
     }
-    let report = Folder::new().report(&of_app(&source.host), &to.host, &[&source.host], &[]);
+    let report = Workspace::new().report(&of_app(&source.host), &to.host, &[&source.host], &[]);
     for pair in chain.windows(2) {
         let listed = to.repository("app").referrers(pair[0].digest()).await.unwrap();
         let listed: Vec<_> = listed.iter().map(|entry| &entry.digest).collect();
@@ -366,7 +374,7 @@ async fn referrers_of_referrers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_signature_is_lost() {
+async fn signatures_are_copied_or_the_failure_is_reported() {
     check(&[
         Case {
             report: "sigstore/cosign#2973, carvel-dev/imgpkg#548",
@@ -393,13 +401,16 @@ async fn no_signature_is_lost() {
             run: || {
                 async {
                     let absent = |absent: bool| match absent {
-                        true => Act::Answer(404, Vec::new(), String::new()),
-                        false => Act::Pass,
+                        true => Action::Answer(404, Vec::new(), String::new()),
+                        false => Action::Pass,
                     };
                     // As in pulp/pulp_container#2417, where it is the other way round.
-                    signature_comes(move |seen, tag, _| absent(seen.method == "GET" && seen.path.ends_with(tag))).await;
+                    signature_comes(move |request, tag, _| {
+                        absent(request.method == "GET" && request.path.ends_with(tag))
+                    })
+                    .await;
                     let by_digest = |digest: &str| format!("/manifests/{digest}");
-                    signature_comes(move |seen, _, digest| absent(seen.path.ends_with(&by_digest(digest)))).await;
+                    signature_comes(move |request, _, digest| absent(request.path.ends_with(&by_digest(digest)))).await;
                 }
                 .boxed()
             },
@@ -409,13 +420,15 @@ async fn no_signature_is_lost() {
             input: "HEAD names another digest than the content has",
             expected: "what the tag has comes along under its own digest, once",
             run: || {
-                signature_comes(|seen, tag, _| match seen.method == "HEAD" && seen.path.ends_with(tag) {
-                    true => Act::Header(
-                        "docker-content-digest",
-                        Box::new(|_| format!("sha256:{}", "0".repeat(64))),
-                    ),
-                    false => Act::Pass,
-                })
+                signature_comes(
+                    |request, tag, _| match request.method == "HEAD" && request.path.ends_with(tag) {
+                        true => Action::Header(
+                            "docker-content-digest",
+                            Box::new(|_| format!("sha256:{}", "0".repeat(64))),
+                        ),
+                        false => Action::Pass,
+                    },
+                )
             },
         },
         Case {
@@ -446,16 +459,16 @@ async fn no_signature_is_lost() {
                         "--key",
                         "cosign.key",
                     ]);
-                    assert!(output.status.success(), "{}", said(&output));
+                    assert!(output.status.success(), "{}", all_output(&output));
                     let refused = format!("/manifests/{}", index.digest());
-                    let front = Front::to(&source.host, move |seen| match seen.path.ends_with(&refused) {
-                        true => Act::Answer(404, Vec::new(), String::new()),
-                        false => Act::Pass,
+                    let proxy = FaultProxy::to(&source.host, move |request| match request.path.ends_with(&refused) {
+                        true => Action::Answer(404, Vec::new(), String::new()),
+                        false => Action::Pass,
                     });
                     let key = std::fs::read_to_string(folder.path("cosign.pub")).unwrap();
                     let verify = format!("  verify: [{{publicKeys: [{{inline: {}}}]}}]\n", json!(key));
-                    let image = format!("images: [{{image: '{}/app:1', platforms: [linux/arm64]}}]", front.host);
-                    let report = folder.report(&package(&verify, &[&image]), &to.host, &[&front.host], &[]);
+                    let image = format!("images: [{{image: '{}/app:1', platforms: [linux/arm64]}}]", proxy.host);
+                    let report = folder.report(&package(&verify, &[&image]), &to.host, &[&proxy.host], &[]);
                     assert_eq!(report["images"][0]["digest"], images[1].digest().as_str());
                 }
                 .boxed()

@@ -6,9 +6,9 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 
-use super::folder::{Folder, package, said};
+use super::workspace::{Workspace, all_output, package};
 use super::{Case, check};
-use crate::support::faulty::{Scripted, Seen, reply};
+use crate::support::scripted::{RecordedRequest, ScriptedServer, reply};
 
 /// The newest tag, which the last page has.
 const NEWEST: &str = "1.299.0";
@@ -31,8 +31,8 @@ fn raw(body: &str, links: &[&str]) -> Response<Body> {
 }
 
 /// What the query of a request says of `key`.
-fn asked<'s>(seen: &'s Seen, key: &str) -> &'s str {
-    let query = seen.path.split_once('?').map_or("", |(_, query)| query);
+fn asked<'s>(request: &'s RecordedRequest, key: &str) -> &'s str {
+    let query = request.path.split_once('?').map_or("", |(_, query)| query);
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     pairs
         .into_iter()
@@ -41,7 +41,7 @@ fn asked<'s>(seen: &'s Seen, key: &str) -> &'s str {
 }
 
 /// A registry whose repository `team/app` lists its tags as `pages` says, and has one image under all of them.
-async fn registry(pages: fn(&Seen) -> Response<Body>) -> Scripted {
+async fn registry(pages: fn(&RecordedRequest) -> Response<Body>) -> ScriptedServer {
     let config = br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
     let described = |kind: &str, content: &[u8]| Descriptor::new(kind, Digest::of(content), content.len() as u64);
     let manifest = Manifest::new(
@@ -49,10 +49,10 @@ async fn registry(pages: fn(&Seen) -> Response<Body>) -> Scripted {
         vec![described(media_type::OCI_LAYER, b"layer")],
     );
     let document = Document::of_manifest(manifest).unwrap();
-    Scripted::start(move |seen| {
-        let (path, _) = seen.path.split_once('?').unwrap_or((&seen.path, ""));
+    ScriptedServer::start(move |request| {
+        let (path, _) = request.path.split_once('?').unwrap_or((&request.path, ""));
         if path == "/v2/team/app/tags/list" {
-            return pages(seen);
+            return pages(request);
         }
         let digest = document.digest().as_str();
         match path.rsplit_once("/manifests/") {
@@ -79,10 +79,10 @@ fn following(host: &str) -> String {
 }
 
 /// The newest of all tags is chosen, wherever it is listed.
-fn newest(pages: fn(&Seen) -> Response<Body>) -> BoxFuture<'static, ()> {
+fn newest(pages: fn(&RecordedRequest) -> Response<Body>) -> BoxFuture<'static, ()> {
     async move {
         let registry = registry(pages).await;
-        let report = Folder::new().report(&following(&registry.host), "oci:out", &[&registry.host], &["--dry-run"]);
+        let report = Workspace::new().report(&following(&registry.host), "oci:out", &[&registry.host], &["--dry-run"]);
         assert_eq!(
             report["images"][0]["image"],
             format!("{}/team/app:{NEWEST}", registry.host)
@@ -92,13 +92,13 @@ fn newest(pages: fn(&Seen) -> Response<Body>) -> BoxFuture<'static, ()> {
 }
 
 /// No tag is chosen, and `build` says why.
-fn refused(pages: fn(&Seen) -> Response<Body>, why: &'static [&'static str]) -> BoxFuture<'static, ()> {
+fn refused(pages: fn(&RecordedRequest) -> Response<Body>, why: &'static [&'static str]) -> BoxFuture<'static, ()> {
     async move {
         let registry = registry(pages).await;
-        let output = Folder::new().build(&following(&registry.host), "oci:out", &[&registry.host], &["--dry-run"]);
+        let output = Workspace::new().build(&following(&registry.host), "oci:out", &[&registry.host], &["--dry-run"]);
         assert!(!output.status.success());
         for part in why {
-            assert!(said(&output).contains(part), "{}", said(&output));
+            assert!(all_output(&output).contains(part), "{}", all_output(&output));
         }
     }
     .boxed()
@@ -107,7 +107,7 @@ fn refused(pages: fn(&Seen) -> Response<Body>, why: &'static [&'static str]) -> 
 /// Two pages, the first of which has these headers.
 macro_rules! first_page {
     ($($link:expr),*) => {
-        || newest(|seen| match asked(seen, "last") {
+        || newest(|request| match asked(request, "last") {
             "" => page(&["1.0.0", OLDER], &[$($link),*]),
             "p2" => page(&[NEWEST], &[]),
             other => panic!("the page {other} is asked for"),
@@ -116,8 +116,8 @@ macro_rules! first_page {
 }
 
 /// 4,000 tags, 50 a page: the tag `1.0.N` stands for the Nth, and [`NEWEST`] for the last.
-fn fifty_at_once(seen: &Seen) -> Response<Body> {
-    let begin: usize = asked(seen, "next_page").parse().unwrap_or_default();
+fn fifty_at_once(request: &RecordedRequest) -> Response<Body> {
+    let begin: usize = asked(request, "next_page").parse().unwrap_or_default();
     let tags: Vec<String> = (begin..begin + 50)
         .map(|number| match number {
             3_999 => NEWEST.to_owned(),
@@ -131,11 +131,11 @@ fn fifty_at_once(seen: &Seen) -> Response<Body> {
 }
 
 /// 2,500 tags in pages of as many as are asked for, after the one that `last` names, without a word of the next page.
-fn without_links(seen: &Seen) -> Response<Body> {
+fn without_links(request: &RecordedRequest) -> Response<Body> {
     let mut tags: Vec<String> = (0..2_499).map(|number| format!("1.0.{number:04}")).collect();
     tags.push(NEWEST.to_owned());
-    let count: usize = asked(seen, "n").parse().expect("a number of tags is asked for");
-    let last = asked(seen, "last");
+    let count: usize = asked(request, "n").parse().expect("a number of tags is asked for");
+    let last = asked(request, "last");
     let page: Vec<&str> = tags
         .iter()
         .map(String::as_str)
@@ -146,18 +146,18 @@ fn without_links(seen: &Seen) -> Response<Body> {
 }
 
 /// The same, where `last` is not known: the first thousand, of which the last is [`NEWEST`], or an error.
-fn without_last(seen: &Seen, answer: fn(Vec<&str>) -> Response<Body>) -> Response<Body> {
+fn without_last(request: &RecordedRequest, answer: fn(Vec<&str>) -> Response<Body>) -> Response<Body> {
     let mut tags: Vec<String> = (0..999).map(|number| format!("1.0.{number:04}")).collect();
     tags.push(NEWEST.to_owned());
     let page: Vec<&str> = tags.iter().map(String::as_str).collect();
-    match asked(seen, "last") {
+    match asked(request, "last") {
         "" => self::page(&page, &[]),
         _ => answer(page),
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_tag_is_lost() {
+async fn every_tag_of_a_paginated_listing_is_found() {
     check(&[
         Case {
             report: "RFC 8288 section 3.5",
@@ -223,8 +223,8 @@ async fn no_tag_is_lost() {
             input: "100 pages, most of them without tags or with null, and an empty one at the end",
             expected: "an empty page ends nothing, and the number of pages is no limit",
             run: || {
-                newest(|seen| {
-                    let number: usize = asked(seen, "last").parse().unwrap_or_default();
+                newest(|request| {
+                    let number: usize = asked(request, "last").parse().unwrap_or_default();
                     let link = format!("<?last={}>; rel=next", number + 1);
                     match number {
                         50 => page(&[OLDER], &[&link]),
@@ -259,10 +259,10 @@ async fn no_tag_is_lost() {
             expected: "that is all of them",
             run: || {
                 async {
-                    newest(|seen| without_last(seen, |tags| page(&tags, &[]))).await;
-                    newest(|seen| without_last(seen, |_| reply(400, &[], "unknown parameter"))).await;
-                    newest(|seen| without_last(seen, |_| reply(404, &[], ""))).await;
-                    newest(|seen| without_last(seen, |_| page(&[], &["<>; rel=next"]))).await;
+                    newest(|request| without_last(request, |tags| page(&tags, &[]))).await;
+                    newest(|request| without_last(request, |_| reply(400, &[], "unknown parameter"))).await;
+                    newest(|request| without_last(request, |_| reply(404, &[], ""))).await;
+                    newest(|request| without_last(request, |_| page(&[], &["<>; rel=next"]))).await;
                 }
                 .boxed()
             },
@@ -272,7 +272,7 @@ async fn no_tag_is_lost() {
             input: "a Link without a target on the last page",
             expected: "it leads nowhere",
             run: || {
-                newest(|seen| match asked(seen, "last") {
+                newest(|request| match asked(request, "last") {
                     "" => page(&[OLDER], &[r#"</v2/team/app/tags/list?last=2>; rel="next""#]),
                     _ => page(&[NEWEST], &[r#"<>; rel="next""#]),
                 })
@@ -308,7 +308,7 @@ async fn no_tag_is_lost() {
             input: "a page of nothing but null",
             expected: "it ends nothing",
             run: || {
-                newest(|seen| match asked(seen, "last") {
+                newest(|request| match asked(request, "last") {
                     "" => raw(r#"{"name":"team/app","tags":["1.0.0", null]}"#, &["<?last=2>; rel=next"]),
                     "2" => raw(r#"{"name":"team/app","tags":[null, null]}"#, &["<?last=3>; rel=next"]),
                     _ => raw(r#"{"name":null,"tags":["1.299.0"],"next":null}"#, &[]),
@@ -321,7 +321,7 @@ async fn no_tag_is_lost() {
             expected: "it is an error that says so",
             run: || {
                 refused(
-                    |seen| match asked(seen, "last") {
+                    |request| match asked(request, "last") {
                         "2" => page(&[OLDER], &["</v2/team/app/tags/list?n=1000>; rel=next"]),
                         _ => page(&["1.0.0"], &["</v2/team/app/tags/list?last=2>; rel=next"]),
                     },
@@ -335,7 +335,7 @@ async fn no_tag_is_lost() {
             expected: "it is an error that says so",
             run: || {
                 refused(
-                    |seen| page(&["1.0.0"], &[&format!("<?last={}>; rel=next", seen.before)]),
+                    |request| page(&["1.0.0"], &[&format!("<?last={}>; rel=next", request.before)]),
                     &["cannot read", "/team/app", "goes around in a circle"],
                 )
             },

@@ -6,14 +6,14 @@ use futures::FutureExt as _;
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 use serde_json::Value;
 
-use super::folder::Folder;
+use super::workspace::Workspace;
 use super::{Case, check};
 use crate::support::image::{image, multi_platform, noise, push, put};
 use crate::support::registry::{TestRegistry, Version};
 
 /// A folder in which the real binary builds packages.
 struct Builds {
-    folder: Folder,
+    folder: Workspace,
     source: TestRegistry,
     registry: TestRegistry,
 }
@@ -30,7 +30,7 @@ struct Built {
 impl Builds {
     async fn new() -> Self {
         let builds = Self {
-            folder: Folder::new(),
+            folder: Workspace::new(),
             source: TestRegistry::start(Version::V31),
             registry: TestRegistry::start(Version::V31),
         };
@@ -356,6 +356,6 @@ const BUILDS: [Case; 9] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_cluster() {
+async fn build_overwrites_no_tag_of_another_object() {
     check(&BUILDS).await;
 }

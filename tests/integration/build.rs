@@ -1,8 +1,8 @@
 //! `build`: a package from a file, without a cluster.
 
 mod content;
+mod failures;
 mod proxies;
-mod refused;
 
 use std::collections::BTreeMap;
 use std::process::Output;
@@ -11,15 +11,15 @@ use jackal_operator::oci::Digest;
 use serde_json::Value;
 
 use crate::containerd::node::Node;
-use crate::docker::engines::{Image, Real, noise, required, tar};
-use crate::support::folder::{Folder, stderr, stdout};
+use crate::docker::engines::{DockerEngine, Image, noise, required, tar};
 use crate::support::image::{image, multi_platform, noise as seeded, put};
 use crate::support::independent::pull_and_verify;
 use crate::support::process::run;
 use crate::support::program;
 use crate::support::registry::{TestRegistry, Version};
+use crate::support::workspace::{Workspace, stderr, stdout};
 
-impl Folder {
+impl Workspace {
     /// Writes `shop.yaml` with these images.
     fn shop(&self, images: &[String]) -> String {
         let text = package(images);
@@ -72,22 +72,22 @@ fn catalog(registry: &TestRegistry) -> String {
     crane(&["catalog", "--insecure", &registry.host])
 }
 
-async fn whole_way(variable: &str) {
+async fn build_from(variable: &str) {
     let (source, older, newer) = (
         TestRegistry::start(Version::V31),
         TestRegistry::start(Version::V28),
         TestRegistry::start(Version::V31),
     );
     let (index, _) = multi_platform(&source.repository("shop/web"), "1").await;
-    let real = Real::all()
+    let engine = DockerEngine::all()
         .into_iter()
-        .find(|real| real.host == required(variable))
+        .find(|engine| engine.host == required(variable))
         .unwrap();
     let name = format!("jackal-test-{:012x}/app:dev", fastrand::u64(..1 << 48));
     let content = tar(&[("large", noise(300_000)), ("name", name.as_bytes().to_vec())]);
     let made = Image::new(&name, vec![content]);
-    real.load(&made.archive());
-    let folder = Folder::new().set("DOCKER_HOST", &real.host);
+    engine.load(&made.archive());
+    let folder = Workspace::new().set("DOCKER_HOST", &engine.host);
     let web = format!("{}/shop/web:1", source.host);
     let text = folder.shop(&[
         format!("{{image: '{web}'}}"),
@@ -167,7 +167,7 @@ async fn whole_way(variable: &str) {
 }
 
 /// Every blob has the digest that its name says, and crane carries all of it into a registry.
-fn check_layout(folder: &Folder, registry: &TestRegistry, package: &str) {
+fn check_layout(folder: &Workspace, registry: &TestRegistry, package: &str) {
     let mut blobs = 0;
     for (path, (digest, _)) in folder.files("out") {
         if let Some((_, hex)) = path.split_once("/blobs/sha256/") {
@@ -200,14 +200,14 @@ fn check_layout(folder: &Folder, registry: &TestRegistry, package: &str) {
 }
 
 #[tokio::test]
-async fn tags_are_chosen_once_and_the_version_with_them() {
+async fn a_tag_policy_also_selects_the_version() {
     let (source, to) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V28));
     let repository = source.repository("team/app");
     for (seed, tag) in [(1, "6.0.1"), (2, "6.1.0"), (3, "7.0.0"), (4, "latest")] {
         let document = image(&repository, "linux/amd64", seeded(seed, 1000)).await;
         put(&repository, &document, Some(tag)).await;
     }
-    let folder = Folder::new();
+    let folder = Workspace::new();
     let app = format!("{}/team/app", source.host);
     folder.write(
         "follows.yaml",
@@ -226,27 +226,27 @@ async fn tags_are_chosen_once_and_the_version_with_them() {
 }
 
 #[tokio::test]
-async fn builds_from_docker_20() {
-    whole_way("JACKAL_DOCKER20").await;
+async fn build_reads_from_docker_20() {
+    build_from("JACKAL_DOCKER20").await;
 }
 
 #[tokio::test]
-async fn builds_from_todays_docker_with_the_classic_store() {
-    whole_way("JACKAL_DOCKER_CLASSIC").await;
+async fn build_reads_from_current_docker_with_the_classic_store() {
+    build_from("JACKAL_DOCKER_CLASSIC").await;
 }
 
 #[tokio::test]
-async fn builds_from_todays_docker_with_the_containerd_store() {
-    whole_way("JACKAL_DOCKER_CONTAINERD").await;
+async fn build_reads_from_current_docker_with_the_containerd_store() {
+    build_from("JACKAL_DOCKER_CONTAINERD").await;
 }
 
 #[tokio::test]
-async fn builds_from_a_containerd() {
+async fn build_reads_from_containerd() {
     let registry = TestRegistry::start(Version::V28);
     for node in Node::all() {
         let name = format!("docker.io/jackal-test-{:012x}/app:dev", fastrand::u64(..1 << 48));
         node.import(&Image::varied(&name).archive());
-        let folder = Folder::new();
+        let folder = Workspace::new();
         folder.shop(&[format!("{{image: '{name}', source: Containerd}}")]);
         let flags = ["--insecure", "--containerd-address", &node.address];
         let report =
@@ -266,7 +266,7 @@ async fn builds_from_a_containerd() {
             (&again["changed"], &again["movedBytes"]),
             (&Value::Bool(false), &Value::from(0))
         );
-        let folder = Folder::new();
+        let folder = Workspace::new();
         folder.shop(&[format!("{{image: '{name}', source: Containerd}}")]);
         let by_socket = [&flags[..], &["--containerd-root", "/nowhere"]].concat();
         let report = folder.reported(&[&["shop.yaml", "--to", "oci:out"], &by_socket[..]].concat());
@@ -279,12 +279,12 @@ async fn builds_from_a_containerd() {
 }
 
 #[tokio::test]
-async fn a_dry_run_says_exactly_what_would_move_and_writes_nothing() {
+async fn a_dry_run_reports_the_exact_transfer_size_and_writes_nothing() {
     let (source, destination) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V28));
     let repository = source.repository("shop/web");
     let document = image(&repository, "linux/amd64", seeded(7, 500_000)).await;
     put(&repository, &document, Some("1")).await;
-    let folder = Folder::new();
+    let folder = Workspace::new();
     folder.shop(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
     let blobs = document.manifest().unwrap().blobs();
     let (count, bytes) = blobs

@@ -4,7 +4,6 @@
 
 #[path = "../attacks/mod.rs"]
 mod attacks;
-mod badinput;
 mod build;
 mod chart;
 mod cluster;
@@ -17,10 +16,11 @@ mod faults;
 #[path = "../field/mod.rs"]
 mod field;
 mod gitops;
+mod invalid_input;
 mod package;
 mod registry;
 mod sbom;
+mod shutdown;
 mod signing;
-mod stop;
 mod support;
 mod tenancy;

@@ -52,7 +52,7 @@ async fn unheard(_: &Digest) -> Result<(), Fault> {
 }
 
 #[tokio::test]
-async fn a_package_is_whole_and_moves_no_layer() {
+async fn a_package_is_complete_and_mounts_its_layers() {
     for version in VERSIONS {
         let registry = TestRegistry::start(version);
         let images = images(&registry).await;
@@ -112,7 +112,7 @@ async fn a_package_is_whole_and_moves_no_layer() {
 }
 
 #[tokio::test]
-async fn architectures_published_at_once_are_all_there() {
+async fn concurrently_published_architectures_are_all_in_the_index() {
     let registry = TestRegistry::start(VERSIONS[0]);
     let images = images(&registry).await;
     let package = at(&registry, "podinfo");
@@ -134,7 +134,7 @@ async fn architectures_published_at_once_are_all_there() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_mounted_is_sent() {
+async fn layers_that_cannot_be_mounted_are_uploaded() {
     // A layout is no repository of the registry: nothing can be mounted into it.
     let registry = TestRegistry::start(VERSIONS[0]);
     let images = images(&registry).await;

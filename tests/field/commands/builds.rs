@@ -4,12 +4,12 @@ use std::io::{BufRead as _, BufReader};
 
 use serde_json::{Value, json};
 
-use super::{Folder, empty, package_of, stderr, stdout};
+use super::{Workspace, empty, package_of, stderr, stdout};
 use crate::field::{Case, check};
+use crate::support::file_server::FileServer;
 use crate::support::image::{image, noise, put};
 use crate::support::program;
 use crate::support::registry::{TestRegistry, Version};
-use crate::support::shelf::Shelf;
 use crate::support::throttle::Throttle;
 use crate::support::{charts, process};
 
@@ -23,7 +23,7 @@ async fn holding(name: &str, length: usize) -> TestRegistry {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn builds_say_what_fails_and_put_everything_where_they_are_told() {
+async fn build_reports_failures_and_writes_to_the_given_destination() {
     check(&[
         Case {
             report: "Azure/ARO-RP#3485",
@@ -58,7 +58,7 @@ async fn failures_are_told_at_once() {
     let destination = TestRegistry::start(Version::V28);
     let way = Throttle::to(&destination.host, 20_000);
     let [present, missing] = ["app:1", "app:none"].map(|name| format!("{}/{name}", source.host));
-    let folder = Folder::with(package_of(&[present.clone(), missing.clone()]));
+    let folder = Workspace::with(package_of(&[present.clone(), missing.clone()]));
     let flags = [
         "--insecure",
         "--insecure-registry",
@@ -98,7 +98,7 @@ async fn all_is_below_the_prefix() {
     let key = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/signing/plain.key");
     let text = package_of(&[format!("{host}/app:1"), format!("{host}/team/own:1")])
         .replace("spec:\n", "spec:\n  signing: {secretRef: {name: k}, images: ['**']}\n");
-    let folder = Folder::with(text);
+    let folder = Workspace::with(text);
     let to = format!("{host}/team");
     let flags = [
         "build",
@@ -147,7 +147,7 @@ async fn images_are_copied_by_themselves() {
         source.host
     );
     let package = package_of(&[format!("{}/team/none:1", source.host)]);
-    let folder = Folder::with(format!("{package}---\n{image}"));
+    let folder = Workspace::with(format!("{package}---\n{image}"));
     let flags = [
         "--insecure",
         "--insecure-registry",
@@ -183,7 +183,7 @@ async fn names_belong_to_the_first() {
     };
     let hosts = format!("{},{}", first.host, second.host);
     let build = |text: &str, more: &[&str]| {
-        let folder = Folder::with(text);
+        let folder = Workspace::with(text);
         let flags = [
             "build",
             "shop.yaml",
@@ -227,12 +227,12 @@ async fn names_belong_to_the_first() {
 
 /// `shop.yaml` checked: exit code, and what was said.
 fn checked(text: &str, hosts: &str) -> (Option<i32>, String) {
-    let output = Folder::with(text).run(&["build", "shop.yaml", "--check", "--insecure-registry", hosts]);
+    let output = Workspace::with(text).run(&["build", "shop.yaml", "--check", "--insecure-registry", hosts]);
     (output.status.code(), stderr(&output))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_check_asks_for_everything() {
+async fn a_check_requests_every_source() {
     check(&[
         Case {
             report: "openshift/oc-mirror#360",
@@ -287,12 +287,12 @@ async fn a_check_asks_for_everything() {
 }
 
 async fn charts_and_files_are_asked_for() {
-    let (registry, shelf) = (TestRegistry::start(Version::V31), Shelf::new().await);
-    let folder = Folder::new();
+    let (registry, file_server) = (TestRegistry::start(Version::V31), FileServer::new().await);
+    let folder = Workspace::new();
     let archive = charts::package(&folder.path("."), "front", "1.2.3", "quay.io/team/front:1", "first");
     charts::push(&archive, &registry.host);
     let file = noise(33, 1000);
-    let url = shelf.put("/tool", file.clone());
+    let url = file_server.put("/tool", file.clone());
     let sha256 = jackal_operator::oci::Digest::of(&file).hex().to_owned();
     let chart = |name: &str, version: &str, url: String| json!({"name": name, "version": version, "namespace": "web", "url": url});
     let oci = format!("oci://{}/charts/front", registry.host);
@@ -301,9 +301,9 @@ async fn charts_and_files_are_asked_for() {
         let spec = json!({"version": "1.4.0", "components": components});
         json!({"apiVersion": "jackal.dev/v1alpha1", "kind": "JackalPackage", "metadata": {"name": "shop"}, "spec": spec}).to_string()
     };
-    let hosts = format!("{},{}", registry.host, shelf.host);
+    let hosts = format!("{},{}", registry.host, file_server.host);
     let there = json!({"target": "/tool", "url": url, "sha256": sha256});
-    let missing = json!({"target": "/tool", "url": format!("http://{}/none", shelf.host), "sha256": sha256});
+    let missing = json!({"target": "/tool", "url": format!("http://{}/none", file_server.host), "sha256": sha256});
     let good = chart("front", "1.2.3", oci.clone());
     for (chart, file, words) in [
         (
@@ -312,7 +312,7 @@ async fn charts_and_files_are_asked_for() {
             "charts/front:9.9.9 does not exist",
         ),
         (
-            chart("back", "1.0.0", format!("http://{}/charts", shelf.host)),
+            chart("back", "1.0.0", format!("http://{}/charts", file_server.host)),
             &there,
             "/charts/index.yaml",
         ),
@@ -325,8 +325,8 @@ async fn charts_and_files_are_asked_for() {
             "{words}: {said}"
         );
     }
-    let before = shelf.asked().len();
+    let before = file_server.asked().len();
     let (_, said) = checked(&text(json!([{"name": "web", "files": [there]}])), &hosts);
     assert_eq!(said, "");
-    assert_eq!(shelf.asked().len(), before + 1, "it is asked for once");
+    assert_eq!(file_server.asked().len(), before + 1, "it is asked for once");
 }

@@ -1,10 +1,10 @@
 //! The files that `build` is given.
 
-use super::{Folder, empty, stderr};
+use super::{Workspace, empty, stderr};
 use crate::field::{Case, check};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_are_read_as_editors_shells_and_clusters_write_them() {
+async fn files_are_accepted_as_editors_shells_and_clusters_write_them() {
     check(&[
         Case {
             report: "kubernetes/kubernetes#39007",
@@ -15,7 +15,7 @@ async fn files_are_read_as_editors_shells_and_clusters_write_them() {
                     let units = empty("shop");
                     let bytes: Vec<u8> = units.encode_utf16().flat_map(u16::to_le_bytes).collect();
                     assert_eq!(
-                        Folder::with([&[0xff, 0xfe][..], &bytes].concat()).builds()["package"],
+                        Workspace::with([&[0xff, 0xfe][..], &bytes].concat()).builds()["package"],
                         "shop"
                     );
                 })
@@ -29,7 +29,7 @@ async fn files_are_read_as_editors_shells_and_clusters_write_them() {
                 Box::pin(async {
                     let bytes: Vec<u8> = empty("shop").encode_utf16().flat_map(u16::to_be_bytes).collect();
                     assert_eq!(
-                        Folder::with([&[0xfe, 0xff][..], &bytes].concat()).builds()["package"],
+                        Workspace::with([&[0xfe, 0xff][..], &bytes].concat()).builds()["package"],
                         "shop"
                     );
                 })
@@ -43,7 +43,7 @@ async fn files_are_read_as_editors_shells_and_clusters_write_them() {
                 Box::pin(async {
                     let item = empty("shop").replace('\n', "\n  ");
                     let list = format!("apiVersion: v1\nkind: List\nitems:\n- {}", item.trim_end());
-                    assert_eq!(Folder::with(list).builds()["package"], "shop");
+                    assert_eq!(Workspace::with(list).builds()["package"], "shop");
                 })
             },
         },
@@ -58,7 +58,7 @@ async fn files_are_read_as_editors_shells_and_clusters_write_them() {
                         empty("one"),
                         empty("two")
                     );
-                    let folder = Folder::with(text);
+                    let folder = Workspace::with(text);
                     let report = folder.builds();
                     let objects = report["objects"].as_array().unwrap();
                     let packages: Vec<_> = objects.iter().map(|object| &object["package"]).collect();
@@ -80,7 +80,7 @@ async fn files_are_read_as_editors_shells_and_clusters_write_them() {
             run: || {
                 Box::pin(async {
                     let output =
-                        Folder::new().run_with(&["build", "-f", "-", "--to", "oci:out"], empty("shop").as_bytes());
+                        Workspace::new().run_with(&["build", "-f", "-", "--to", "oci:out"], empty("shop").as_bytes());
                     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
                 })
             },
@@ -90,7 +90,7 @@ async fn files_are_read_as_editors_shells_and_clusters_write_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_misspelt_is_named_with_its_place_and_what_was_meant() {
+async fn misspelt_input_is_reported_with_location_and_suggestion() {
     check(&[
         Case {
             report: "zarf-dev/zarf#2034",
@@ -99,7 +99,7 @@ async fn what_is_misspelt_is_named_with_its_place_and_what_was_meant() {
             run: || {
                 Box::pin(async {
                     let text = empty("shop") + "    chart:\n    - {name: a}\n";
-                    Folder::with(text)
+                    Workspace::with(text)
                         .refuses(&["shop.yaml:8: spec.components[0].chart: unknown field; did you mean charts?"]);
                 })
             },
@@ -111,7 +111,7 @@ async fn what_is_misspelt_is_named_with_its_place_and_what_was_meant() {
             run: || {
                 Box::pin(async {
                     let text = empty("shop").replace("version: 1.4.0", "version: [1.4.0]");
-                    Folder::with(text).refuses(&["shop.yaml:5: spec.version: ", "found a list, expected a string"]);
+                    Workspace::with(text).refuses(&["shop.yaml:5: spec.version: ", "found a list, expected a string"]);
                 })
             },
         },
@@ -123,7 +123,7 @@ async fn what_is_misspelt_is_named_with_its_place_and_what_was_meant() {
                 Box::pin(async {
                     let text = empty("shop")
                         + "    images:\n    - image: a\n      platfroms: [linux/amd64]\n      source: docker\n";
-                    Folder::with(text).refuses(&[
+                    Workspace::with(text).refuses(&[
                         "shop.yaml:10: spec.components[0].images[0].platfroms",
                         "did you mean platforms?",
                         "shop.yaml:11: spec.components[0].images[0].source: docker",
@@ -139,15 +139,16 @@ async fn what_is_misspelt_is_named_with_its_place_and_what_was_meant() {
             run: || {
                 Box::pin(async {
                     let text = empty("shop").replace("{name: shop}", "{nmae: shop, lables: {tier: web}}");
-                    Folder::with(text).refuses(&[
+                    Workspace::with(text).refuses(&[
                         "shop.yaml:3: metadata.nmae: unknown field; did you mean name?",
                         "shop.yaml:3: metadata.lables: unknown field; did you mean labels?",
                         "shop.yaml:3: metadata.name is missing",
                     ]);
                     let text = empty("shop") + "suspend: true\n";
-                    Folder::with(text).refuses(&["shop.yaml:8: suspend: unknown field; suspend is a field of spec"]);
+                    Workspace::with(text).refuses(&["shop.yaml:8: suspend: unknown field; suspend is a field of spec"]);
                     let text = empty("shop").replace("apiVersion", "apiversion");
-                    Folder::with(text).refuses(&["shop.yaml:1: apiversion: unknown field; did you mean apiVersion?"]);
+                    Workspace::with(text)
+                        .refuses(&["shop.yaml:1: apiversion: unknown field; did you mean apiVersion?"]);
                 })
             },
         },
@@ -159,10 +160,11 @@ async fn what_is_misspelt_is_named_with_its_place_and_what_was_meant() {
                 Box::pin(async {
                     for written in ["90", "'90'", "1y", "-1h", "PT1H", "1 h", "1H30M"] {
                         let text = empty("shop").replace("components", &format!("interval: {written}\n  components"));
-                        Folder::with(text).refuses(&["shop.yaml:6: spec.interval: ", "the units w, d, h, m, s and ms"]);
+                        Workspace::with(text)
+                            .refuses(&["shop.yaml:6: spec.interval: ", "the units w, d, h, m, s and ms"]);
                     }
                     let text = empty("shop").replace("components", "interval: 99999999h\n  components");
-                    Folder::with(text).refuses(&["shop.yaml:6: spec.interval: ", "longer than ten years"]);
+                    Workspace::with(text).refuses(&["shop.yaml:6: spec.interval: ", "longer than ten years"]);
                 })
             },
         },
@@ -193,7 +195,7 @@ async fn what_is_misspelt_is_named_with_its_place_and_what_was_meant() {
                         ),
                     ] {
                         let text = empty("shop").replace("components", &format!("{lines}\n  components"));
-                        Folder::with(text).refuses(&["shop.yaml:6: spec.", words]);
+                        Workspace::with(text).refuses(&["shop.yaml:6: spec.", words]);
                     }
                 })
             },
@@ -205,7 +207,7 @@ async fn what_is_misspelt_is_named_with_its_place_and_what_was_meant() {
             run: || {
                 Box::pin(async {
                     let text = empty("shop").replace("JackalPackage", "jackalpackage");
-                    Folder::with(text).refuses(&["shop.yaml:1: ", "did you mean JackalPackage?"]);
+                    Workspace::with(text).refuses(&["shop.yaml:1: ", "did you mean JackalPackage?"]);
                 })
             },
         },
@@ -214,7 +216,7 @@ async fn what_is_misspelt_is_named_with_its_place_and_what_was_meant() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_package_says_what_to_do() {
+async fn input_that_is_not_a_package_is_rejected_with_advice() {
     check(&[
         Case {
             report: "Zarf package schema, \"kind\"",
@@ -223,7 +225,7 @@ async fn what_is_no_package_says_what_to_do() {
             run: || {
                 Box::pin(async {
                     let text = "kind: ZarfPackageConfig\nmetadata: {name: a}\ncomponents: []\n";
-                    Folder::with(text).refuses(&["`jackal-operator convert shop.yaml`"]);
+                    Workspace::with(text).refuses(&["`jackal-operator convert shop.yaml`"]);
                 })
             },
         },
@@ -233,9 +235,9 @@ async fn what_is_no_package_says_what_to_do() {
             expected: "that it is empty, and what belongs there",
             run: || {
                 Box::pin(async {
-                    Folder::with("---\n# Source: template.yaml\n---\n")
+                    Workspace::with("---\n# Source: template.yaml\n---\n")
                         .refuses(&["shop.yaml is empty", "JackalPackage"]);
-                    Folder::with("").refuses(&["shop.yaml is empty", "JackalPackage"]);
+                    Workspace::with("").refuses(&["shop.yaml is empty", "JackalPackage"]);
                 })
             },
         },
@@ -246,7 +248,7 @@ async fn what_is_no_package_says_what_to_do() {
             run: || {
                 Box::pin(async {
                     let text = empty("shop").replace("  version", "\tversion");
-                    Folder::with(text).refuses(&["is not YAML", "indent it by spaces"]);
+                    Workspace::with(text).refuses(&["is not YAML", "indent it by spaces"]);
                 })
             },
         },
@@ -256,7 +258,7 @@ async fn what_is_no_package_says_what_to_do() {
             expected: "that it is no text",
             run: || {
                 Box::pin(async {
-                    Folder::with([0x28, 0xb5, 0x2f, 0xfd, 0, 1, 2]).refuses(&["shop.yaml is not a text"]);
+                    Workspace::with([0x28, 0xb5, 0x2f, 0xfd, 0, 1, 2]).refuses(&["shop.yaml is not a text"]);
                 })
             },
         },
@@ -266,7 +268,7 @@ async fn what_is_no_package_says_what_to_do() {
             expected: "how they are given",
             run: || {
                 Box::pin(async {
-                    let folder = Folder::new();
+                    let folder = Workspace::new();
                     for (file, words) in [
                         (
                             "https://a.example/shop.yaml",

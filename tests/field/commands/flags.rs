@@ -2,12 +2,12 @@
 
 use std::process::Command;
 
-use super::{Folder, empty, stderr, stdout};
+use super::{Workspace, empty, stderr, stdout};
 use crate::field::{Case, check};
 
 /// Expects that `build` refuses the arguments, with all of `words`, before it does anything.
 fn refused(arguments: &[&str], words: &[&str]) {
-    let folder = Folder::with(empty("shop"));
+    let folder = Workspace::with(empty("shop"));
     let output = folder.run(&[&["build", "shop.yaml"], arguments].concat());
     assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
     assert_eq!(stdout(&output), "", "{arguments:?}");
@@ -19,7 +19,7 @@ fn refused(arguments: &[&str], words: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn flags_that_cannot_be_used_say_how_they_are_written() {
+async fn invalid_flags_are_rejected_with_the_expected_form() {
     check(&[
         Case {
             report: "Azure/draft-classic#830",
@@ -75,14 +75,14 @@ async fn flags_that_cannot_be_used_say_how_they_are_written() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn shells_complete_commands_and_flags() {
+async fn shell_completion_offers_commands_and_flags() {
     check(&[Case {
         report: "clap-rs/clap#6421",
         input: "the script for bash, sourced in a shell without the package bash-completion",
         expected: "commands, and flags, values and files of each command are completed",
         run: || {
             Box::pin(async {
-                let folder = Folder::with(empty("shop"));
+                let folder = Workspace::with(empty("shop"));
                 folder.write("script", folder.run(&["completion", "bash"]).stdout);
                 for (words, completed) in [
                     ("jackal-operator bui", "build"),
@@ -102,7 +102,7 @@ async fn shells_complete_commands_and_flags() {
 }
 
 /// What bash offers for the last of `words`, with the script of that name.
-fn complete(folder: &Folder, words: &str) -> String {
+fn complete(folder: &Workspace, words: &str) -> String {
     let asked = "source ./script
         words=($1); COMP_WORDS=(\"${words[@]}\"); COMP_CWORD=$((${#words[@]} - 1)); COMP_LINE=$1; COMP_POINT=${#1}
         spec=$(complete -p jackal-operator); [[ $spec =~ -F\\ ([^ ]+) ]]

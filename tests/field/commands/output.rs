@@ -4,12 +4,12 @@ use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
 
-use super::{Folder, empty, stderr, stdout};
+use super::{Workspace, empty, stderr, stdout};
 use crate::field::{Case, check};
 use crate::support::process;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn commands_print_as_scripts_and_shells_expect() {
+async fn commands_follow_output_conventions() {
     check(&[
         Case {
             report: "sharkdp/fd#24",
@@ -17,7 +17,7 @@ async fn commands_print_as_scripts_and_shells_expect() {
             expected: "no panic, and no complaint",
             run: || {
                 Box::pin(async {
-                    let folder = Folder::with(empty("shop"));
+                    let folder = Workspace::with(empty("shop"));
                     for arguments in ["crd", "completion bash", "build shop.yaml --to oci:out", "--help"] {
                         // The other end is closed before anything is written.
                         let (reader, writer) = std::io::pipe().unwrap();
@@ -43,7 +43,7 @@ async fn commands_print_as_scripts_and_shells_expect() {
             run: || {
                 Box::pin(async {
                     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
-                    let output = Folder::new().command(&["crd"]).stdout(full).output().unwrap();
+                    let output = Workspace::new().command(&["crd"]).stdout(full).output().unwrap();
                     assert_eq!(output.status.code(), Some(1));
                     let said = stderr(&output);
                     assert!(
@@ -59,7 +59,7 @@ async fn commands_print_as_scripts_and_shells_expect() {
             expected: "names as skopeo takes them, and no address of a registry",
             run: || {
                 Box::pin(async {
-                    let folder = Folder::with(empty("shop"));
+                    let folder = Workspace::with(empty("shop"));
                     let output = folder.run(&["build", "shop.yaml", "--to", "oci:out"]);
                     let said = stdout(&output);
                     assert!(said.contains("oci:out:shop:1.4.0 is sha256:"), "{said}");
@@ -85,7 +85,7 @@ async fn commands_print_as_scripts_and_shells_expect() {
             expected: "a script that knows the commands",
             run: || {
                 Box::pin(async {
-                    let folder = Folder::new();
+                    let folder = Workspace::new();
                     for shell in ["bash", "zsh", "fish", "powershell"] {
                         let output = folder.run(&["completion", shell]);
                         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
@@ -100,7 +100,7 @@ async fn commands_print_as_scripts_and_shells_expect() {
             expected: "it ends at once, without a line of the log",
             run: || {
                 Box::pin(async {
-                    let folder = Folder::new();
+                    let folder = Workspace::new();
                     for arguments in [&["convert", "-"][..], &["build", "-", "--to", "oci:out"]] {
                         let mut child = folder.command(arguments).stdin(Stdio::piped()).spawn().unwrap();
                         let mut input = child.stdin.take().unwrap();
@@ -126,7 +126,7 @@ async fn commands_print_as_scripts_and_shells_expect() {
             expected: "nothing on either output",
             run: || {
                 Box::pin(async {
-                    let folder = Folder::with(empty("shop"));
+                    let folder = Workspace::with(empty("shop"));
                     let output = folder.run(&["build", "shop.yaml", "--to", "oci:out", "--quiet"]);
                     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
                     assert_eq!(stdout(&output) + &stderr(&output), "");

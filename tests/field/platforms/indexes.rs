@@ -6,7 +6,7 @@ use jackal_operator::transfer::{Destination as _, LayoutDestination};
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn indexes() {
+async fn indexes_keep_unknown_fields_and_report_refusals() {
     check(&[
         Case {
             report: "OCI image specification, Image Index",
@@ -141,7 +141,7 @@ async fn the_index_of_a_package_keeps_its_fields() {
     let index = Document::parse(None, index.to_string().into()).unwrap();
     put(&shop, &index, Some("1.4.0")).await;
     let yaml = package_of(&[format!("{{image: '{}/web:1'}}", registry.host)]);
-    Folder::new().report(&yaml, &registry.host, &[], &[]);
+    Workspace::new().report(&yaml, &registry.host, &[], &[]);
     let written = shop.manifest("1.4.0").await.unwrap().unwrap();
     let Content::Index(index) = &written.content else {
         panic!("no index")
@@ -186,7 +186,7 @@ async fn unknown_fields_to_the_byte() {
 /// What `build` says of `app:TAG` that `to` refuses.
 fn refused_by(to: &TestRegistry, from: &TestRegistry, tag: &str) -> String {
     let yaml = package_of(&[format!("{{image: '{}/app:{tag}'}}", from.host)]);
-    let output = Folder::new().build(&yaml, &to.host, &[&from.host], &[]);
+    let output = Workspace::new().build(&yaml, &to.host, &[&from.host], &[]);
     assert!(!output.status.success());
     stderr(&output)
 }
@@ -242,7 +242,7 @@ async fn the_cache_of_buildkit() {
         let index = Document::of_index(Index::new(entries.clone())).unwrap();
         put(&repository, &index, Some("cache")).await;
         let yaml = package_of(&[format!("{{image: '{}/app:cache'}}", from.host)]);
-        Folder::new().report(&yaml, &to.host, &[&from.host], &[]);
+        Workspace::new().report(&yaml, &to.host, &[&from.host], &[]);
         assert_eq!(to.crane("digest", "app:cache").trim(), index.digest().as_str());
         for blob in &entries {
             let held = to.repository("app").head_blob(&blob.digest).await.unwrap();

@@ -7,14 +7,14 @@ use kube::api::{ListParams, PostParams};
 use kube::{Resource as _, ResourceExt as _};
 use serde_json::json;
 
-use crate::docker::engines::Real;
+use crate::docker::engines::DockerEngine;
 use crate::field::{Case, check};
 use crate::support::cluster::{Cluster, condition, image_stalled, package_stalled};
 use crate::support::image::{image, multi_platform, noise, put};
-use crate::support::objects::{ADDRESS, lone, package, registry_at};
+use crate::support::objects::{ADDRESS, package, registry_at, standalone_image};
 use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version};
-use crate::support::wait::{SOON, a_second_passes, eventually};
+use crate::support::wait::{SOON, eventually, wait_for_next_second};
 
 /// A cluster with a controller, and two registries with an image of one name that is not the same.
 struct Shared {
@@ -48,8 +48,8 @@ impl Shared {
     }
 
     /// An image of its own, to apply.
-    fn lone(&self, name: &str, source: usize, more: &str) -> String {
-        lone(
+    fn standalone_image(&self, name: &str, source: usize, more: &str) -> String {
+        standalone_image(
             name,
             &self.image(source),
             &format!("{}\n  {more}", registry_at(&self.registry.host)),
@@ -69,7 +69,7 @@ impl Shared {
 }
 
 /// What the Ready condition of an image says.
-fn said(image: &JackalImage) -> String {
+fn all_output(image: &JackalImage) -> String {
     let status = image.status.as_ref().unwrap();
     condition(&status.conditions, "Ready").unwrap().message.clone()
 }
@@ -84,7 +84,7 @@ async fn a_package_keeps_its_tag_beside_anothers_image() {
     let resource = cluster.ready("another").await.status.unwrap().images[0]
         .resource
         .clone();
-    let message = said(&cluster.image_ready(&resource).await);
+    let message = all_output(&cluster.image_ready(&resource).await);
     assert!(message.contains("the plain tag 1.4.0 belongs to "), "{message}");
     assert_eq!(shared.standing().await.unwrap(), standing);
 }
@@ -92,14 +92,14 @@ async fn a_package_keeps_its_tag_beside_anothers_image() {
 async fn of_two_images_the_older_has_the_tag_until_it_goes() {
     let shared = Shared::new().await;
     let cluster = &shared.cluster;
-    cluster.apply(&shared.lone("older", 0, "naming: Plain"));
+    cluster.apply(&shared.standalone_image("older", 0, "naming: Plain"));
     let digest = cluster.image_ready("older").await.status.unwrap().digest.unwrap();
-    a_second_passes().await;
+    wait_for_next_second().await;
     cluster.apply(
         &[
-            shared.lone("younger", 1, "naming: Plain"),
-            shared.lone("plain", 1, "naming: Jackal"),
-            shared.lone("same", 0, "naming: Plain"),
+            shared.standalone_image("younger", 1, "naming: Plain"),
+            shared.standalone_image("plain", 1, "naming: Jackal"),
+            shared.standalone_image("same", 0, "naming: Plain"),
         ]
         .join("---\n"),
     );
@@ -109,7 +109,7 @@ async fn of_two_images_the_older_has_the_tag_until_it_goes() {
         cluster.namespace
     );
     assert!(message.starts_with(&holder), "{message}");
-    let message = said(&cluster.image_ready("plain").await);
+    let message = all_output(&cluster.image_ready("plain").await);
     assert!(
         message.contains("the plain tag 1.4.0 belongs to the older image "),
         "{message}"
@@ -127,8 +127,8 @@ async fn of_two_images_of_one_moment_one_has_the_tag() {
     // Whichever of them is looked at first.
     cluster.apply(
         &[
-            shared.lone("b", 0, "naming: Plain"),
-            shared.lone("a", 1, "naming: Plain"),
+            shared.standalone_image("b", 0, "naming: Plain"),
+            shared.standalone_image("a", 1, "naming: Plain"),
         ]
         .join("---\n"),
     );
@@ -164,14 +164,14 @@ async fn who_is_kept_from_its_name_keeps_nobody_from_a_tag() {
     put(&source, &document, Some(&named)).await;
     let to = registry_at(&shared.registry.host);
     let first = format!("{}/shop:{named}", shared.sources[1].host);
-    cluster.apply(&lone("first", &first, &format!("{to}\n  naming: Plain")));
+    cluster.apply(&standalone_image("first", &first, &format!("{to}\n  naming: Plain")));
     cluster.image_ready("first").await;
-    a_second_passes().await;
-    cluster.apply(&shared.lone("second", 0, "naming: Jackal"));
+    wait_for_next_second().await;
+    cluster.apply(&shared.standalone_image("second", 0, "naming: Jackal"));
     let message = image_stalled(cluster, "second", "RepositoryConflict").await;
     assert!(message.contains(&format!("{}/first: ", cluster.namespace)), "{message}");
-    a_second_passes().await;
-    cluster.apply(&shared.lone("third", 1, "naming: Plain"));
+    wait_for_next_second().await;
+    cluster.apply(&shared.standalone_image("third", 1, "naming: Plain"));
     let digest = cluster.image_ready("third").await.status.unwrap().digest.unwrap();
     assert_eq!(shared.standing().await.unwrap().digest().as_str(), digest);
     // The second gets its names, and is older than the third.
@@ -188,9 +188,9 @@ async fn who_is_kept_from_its_name_keeps_nobody_from_a_tag() {
 async fn a_package_waits_for_an_image_to_leave_its_tag() {
     let shared = Shared::new().await;
     let cluster = &shared.cluster;
-    cluster.apply(&shared.lone("older", 0, "naming: Plain"));
+    cluster.apply(&shared.standalone_image("older", 0, "naming: Plain"));
     cluster.image_ready("older").await;
-    a_second_passes().await;
+    wait_for_next_second().await;
     cluster.apply(&shared.package("shop", &[], ""));
     let message = package_stalled(cluster, "shop", "RepositoryConflict").await;
     let holder = format!("belongs to the older image {}/older: ", cluster.namespace);
@@ -216,15 +216,16 @@ async fn a_package_waits_for_an_image_to_leave_its_tag() {
 async fn an_engines_image_leaves_a_tag_to_an_older_object() {
     let shared = Shared::new().await;
     let cluster = &shared.cluster;
-    let [real, ..] = Real::all();
+    let [real, ..] = DockerEngine::all();
     let name = crate::cluster::unique("shop:1.4.0");
     real.load(&crate::cluster::layered(&name, "engine").archive());
     let _agent = cluster.agent("n1", &real.host, &[]);
     let to = registry_at(&shared.registry.host);
-    let engine = |object: &str, more: &str| lone(object, &name, &format!("{to}\n  source: Docker\n  {more}"));
+    let engine =
+        |object: &str, more: &str| standalone_image(object, &name, &format!("{to}\n  source: Docker\n  {more}"));
     cluster.apply(&engine("older", "compression: Zstd"));
     cluster.image_ready("older").await;
-    a_second_passes().await;
+    wait_for_next_second().await;
     cluster.apply(&engine("younger", "compression: Gzip"));
     let message = image_stalled(cluster, "younger", "RepositoryConflict").await;
     assert!(
@@ -259,7 +260,7 @@ async fn each_fact_has_its_own_event() {
         );
     }
     // A tag that is wrong, and another one.
-    let absent = |tag: &str| lone("absent", &shared.image(0).replace("1.4.0", tag), &to);
+    let absent = |tag: &str| standalone_image("absent", &shared.image(0).replace("1.4.0", tag), &to);
     for tag in ["1.4.1", "1.4.2"] {
         cluster.apply(&absent(tag));
         eventually(SOON, "the missing tag is told", async || {
@@ -319,9 +320,9 @@ async fn platforms_in_another_order_are_the_same_request() {
 async fn what_another_object_is_to_have_stays() {
     let shared = Shared::new().await;
     let cluster = &shared.cluster;
-    cluster.apply(&shared.lone("mine", 0, "deletionPolicy: Delete"));
+    cluster.apply(&shared.standalone_image("mine", 0, "deletionPolicy: Delete"));
     cluster.image_ready("mine").await;
-    cluster.apply(&shared.lone("next", 0, "suspend: true"));
+    cluster.apply(&shared.standalone_image("next", 0, "suspend: true"));
     let standing = shared.standing().await;
     assert!(standing.is_some());
     cluster.kubectl(&["delete", "jkimg", "mine", "--timeout=30s"]);
@@ -329,7 +330,7 @@ async fn what_another_object_is_to_have_stays() {
 }
 
 /// Runs `case` on a thread of its own: what waits for a cluster cannot go from one to another.
-fn apart<F: Future<Output = ()> + 'static>(case: fn() -> F) -> BoxFuture<'static, ()> {
+fn on_own_thread<F: Future<Output = ()> + 'static>(case: fn() -> F) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let runtime = tokio::runtime::Handle::current();
         let done = tokio::task::spawn_blocking(move || runtime.block_on(case())).await;
@@ -345,59 +346,59 @@ const OBJECTS: [Case; 9] = [
         report: "moby/moby#2619",
         input: "a package and the image of another one, whose plain tag is the package's name",
         expected: "both are Ready, the tag is the package's, and the image says so",
-        run: || apart(a_package_keeps_its_tag_beside_anothers_image),
+        run: || on_own_thread(a_package_keeps_its_tag_beside_anothers_image),
     },
     Case {
         report: "dogestry/dogestry#48",
         input: "two JackalImages of one name from two registries",
         expected: "the younger is stalled and names the older, until that goes; a plain tag is left out",
-        run: || apart(of_two_images_the_older_has_the_tag_until_it_goes),
+        run: || on_own_thread(of_two_images_the_older_has_the_tag_until_it_goes),
     },
     Case {
         report: "dogestry/dogestry#48",
         input: "the same, applied at once",
         expected: "one of them has the tag and the other is stalled",
-        run: || apart(of_two_images_of_one_moment_one_has_the_tag),
+        run: || on_own_thread(of_two_images_of_one_moment_one_has_the_tag),
     },
     Case {
         report: "dogestry/dogestry#48",
         input: "three JackalImages, the second of which is kept from its name by the first, and the third wants its plain tag",
         expected: "the third has it while the second writes nothing",
-        run: || apart(who_is_kept_from_its_name_keeps_nobody_from_a_tag),
+        run: || on_own_thread(who_is_kept_from_its_name_keeps_nobody_from_a_tag),
     },
     Case {
         report: "helm/helm#9985",
         input: "a package whose name and version an older JackalImage has",
         expected: "it is stalled and names the image, and is built by itself when the tag is free",
-        run: || apart(a_package_waits_for_an_image_to_leave_its_tag),
+        run: || on_own_thread(a_package_waits_for_an_image_to_leave_its_tag),
     },
     Case {
         report: "dogestry/dogestry#48",
         input: "two JackalImages that ask a docker engine for one image in two compressions",
         expected: "the younger is stalled until the older goes",
-        run: || apart(an_engines_image_leaves_a_tag_to_an_older_object),
+        run: || on_own_thread(an_engines_image_leaves_a_tag_to_an_older_object),
     },
     Case {
         report: "kube-rs/kube#1655",
         input: "events that differ in their note only",
         expected: "each has an event of its own",
-        run: || apart(each_fact_has_its_own_event),
+        run: || on_own_thread(each_fact_has_its_own_event),
     },
     Case {
         report: "OCI image specification, Image Index",
         input: "platforms in another order, or as linux/arm64/v8",
         expected: "the same object, under the name that an earlier version gave it",
-        run: || apart(platforms_in_another_order_are_the_same_request),
+        run: || on_own_thread(platforms_in_another_order_are_the_same_request),
     },
     Case {
         report: "OCI distribution specification, Deleting Manifests",
         input: "an object with deletionPolicy: Delete goes while another is to have the same name",
         expected: "the manifest stays",
-        run: || apart(what_another_object_is_to_have_stays),
+        run: || on_own_thread(what_another_object_is_to_have_stays),
     },
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_a_cluster() {
+async fn the_operator_overwrites_no_tag_of_another_object() {
     check(&OBJECTS).await;
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::{environment, find, render};
-use crate::docker::engines::Real;
+use crate::docker::engines::DockerEngine;
 
 /// The report of `build` of `image` out of the engine, in a mount namespace where the volumes of the DaemonSet are
 /// mounted as it says but below `folder`, as root with the capabilities that are left.
@@ -55,13 +55,13 @@ fn build(agent: &Value, capabilities: &[&str], image: &str, folder: &Path) -> Va
 }
 
 #[test]
-fn an_agent_may_read_the_folder_of_its_engine_and_has_nothing_in_vain() {
+fn an_agent_can_read_its_engines_folder_and_has_no_unneeded_capability() {
     let cases = [
         ("overlay2", "DockerGraph"),
         ("overlay2", "DockerGraph"),
         ("system-containerd", "ContainerdContent"),
     ];
-    for (engine, (store, method)) in Real::all().iter().zip(cases) {
+    for (engine, (store, method)) in DockerEngine::all().iter().zip(cases) {
         let folder = tempfile::tempdir().unwrap();
         let tar = folder.path().join("image.tar");
         std::fs::write(folder.path().join("secret"), store).unwrap();

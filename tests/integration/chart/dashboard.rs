@@ -39,7 +39,7 @@ fn expressions(value: &Value, found: &mut Vec<String>) {
 }
 
 #[test]
-fn every_metric_of_the_dashboard_is_listed_and_the_other_way_round() {
+fn the_dashboard_and_the_documentation_list_the_same_metrics() {
     let objects = render(&json!({ "dashboard": { "enabled": true } }));
     let map = find(&objects, "ConfigMap", "shop-dashboard");
     assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");

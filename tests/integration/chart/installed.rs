@@ -13,7 +13,7 @@ fn object(cluster: &Cluster, name: &[&str]) -> Value {
 }
 
 #[tokio::test]
-async fn an_upgrade_keeps_the_login_and_an_end_leaves_the_definitions() {
+async fn an_upgrade_keeps_the_login_and_an_uninstall_keeps_the_definitions() {
     let cluster = Cluster::new().await;
     let release = format!("r-{}", cluster.namespace);
     let (kubeconfig, namespace) = (required("KUBECONFIG"), cluster.namespace.clone());

@@ -172,7 +172,7 @@ fn test(pod: &Value, mounts: &[(&str, &Path)]) -> (bool, String) {
 const SERVICE: &str = "shop-registry.home.svc:5000";
 
 #[tokio::test]
-async fn it_takes_the_login_that_the_operator_has() {
+async fn the_deployed_registry_accepts_the_operators_login() {
     for (tls, scheme) in [(json!({}), "https"), (json!({ "enabled": false }), "http")] {
         let auth = json!({ "push": { "password": "p" } });
         let deployed = Deployed::start(&json!({ "auth": auth, "tls": tls })).await;
@@ -233,7 +233,7 @@ async fn it_takes_the_login_that_the_operator_has() {
 
 /// The port of the nodes speaks plain HTTP where container runtimes know nothing else, and the operator's does not.
 #[test]
-fn the_nodes_port_may_do_without_tls() {
+fn the_node_port_can_serve_plain_http() {
     let objects = render(&json!({ "registry": { "deploy": { "enabled": true, "tls": { "pull": false } } } }));
     let config = find(&objects, "ConfigMap", "shop-registry");
     let has = |name: &str| config["data"][name].as_str().unwrap().contains("tls:");

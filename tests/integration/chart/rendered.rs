@@ -11,7 +11,7 @@ use crate::support::program;
 use crate::support::wait::{SOON, eventually};
 
 #[test]
-fn lint_has_nothing_to_say() {
+fn helm_lint_passes() {
     for values in [json!({}), everything()] {
         let values = Values::of(&values);
         helm(&["lint", "--strict", CHART, "--values", &values.file()]).unwrap_or_else(|said| panic!("{said}"));
@@ -19,7 +19,7 @@ fn lint_has_nothing_to_say() {
 }
 
 #[test]
-fn values_that_mean_nothing_are_refused() {
+fn meaningless_values_are_rejected() {
     let refused = [
         (json!({ "replicas": 3 }), "additional properties 'replicas' not allowed"),
         (
@@ -95,7 +95,7 @@ fn values_that_mean_nothing_are_refused() {
 
 /// That the schema knows the values and nothing else: a value that is only there would be documented nowhere.
 #[test]
-fn the_schema_has_what_the_values_have() {
+fn the_schema_matches_the_values() {
     let read = |name: &str| std::fs::read_to_string(format!("{CHART}/{name}")).unwrap();
     let values: Value = serde_saphyr::from_str(&read("values.yaml")).unwrap();
     let schema: Value = serde_json::from_str(&read("values.schema.json")).unwrap();
@@ -118,7 +118,7 @@ fn the_schema_has_what_the_values_have() {
 }
 
 #[test]
-fn the_table_of_values_is_current() {
+fn the_documented_table_of_values_is_current() {
     let arguments = ["--chart-search-root", CHART, "--dry-run", "--log-level", "warning"];
     let made = run(program("JACKAL_BIN_HELM_DOCS"), &arguments);
     let standing = std::fs::read_to_string(format!("{CHART}/README.md")).unwrap();
@@ -130,7 +130,7 @@ fn the_table_of_values_is_current() {
 
 /// The definitions of the release are those of crds/ but for what helm needs to know.
 #[test]
-fn the_definitions_are_whole_and_kept() {
+fn the_definitions_are_complete_and_kept() {
     for (crds, kept) in [(json!({}), true), (json!({ "keep": false }), false)] {
         let objects = render(&json!({ "crds": crds }));
         let definitions = all(&objects, "CustomResourceDefinition");
@@ -149,7 +149,7 @@ fn the_definitions_are_whole_and_kept() {
 }
 
 #[test]
-fn an_image_is_named_by_tag_or_digest() {
+fn an_image_is_referenced_by_tag_or_digest() {
     let version = env!("CARGO_PKG_VERSION");
     let digest = format!("sha256:{}", "0".repeat(64));
     for (image, name) in [
@@ -169,7 +169,7 @@ fn an_image_is_named_by_tag_or_digest() {
 }
 
 #[test]
-fn what_is_off_is_not_there() {
+fn disabled_features_render_no_objects() {
     let objects = render(&json!({}));
     let kinds: BTreeSet<&str> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
     let expected = [
@@ -193,7 +193,7 @@ fn what_is_off_is_not_there() {
 
 /// With one namespace to watch, no right reaches further, but for the labels of nodes, which belong to none.
 #[test]
-fn one_watched_namespace_is_all_that_is_granted() {
+fn watching_one_namespace_grants_rights_only_there() {
     let values = json!({
         "settings": { "watchNamespace": "shop" },
         "registry": { "deploy": { "enabled": true }, "stateSecret": "zarf/zarf-state" },
@@ -213,7 +213,7 @@ fn one_watched_namespace_is_all_that_is_granted() {
 
 /// An agent reads no Secret but those that the values name, in no mode.
 #[test]
-fn agents_read_the_secrets_that_are_named() {
+fn agents_may_read_only_the_configured_secrets() {
     for watched in ["", "shop"] {
         let objects = render(&json!({
             "settings": { "watchNamespace": watched },
@@ -248,7 +248,7 @@ fn agents_read_the_secrets_that_are_named() {
 
 /// Where the cluster has a cert-manager, it makes the registry's certificate, by the chart's authority or another issuer.
 #[test]
-fn cert_manager_makes_the_certificate_where_it_is() {
+fn cert_manager_issues_the_certificate_when_enabled() {
     for (tls, issuer, authority) in [
         (json!({}), "shop-registry", Some("shop-registry-ca".to_owned())),
         (
@@ -290,7 +290,7 @@ fn cert_manager_makes_the_certificate_where_it_is() {
 }
 
 #[test]
-fn syft_has_room_where_sboms_are_made() {
+fn syft_has_a_scratch_volume_when_sboms_are_enabled() {
     for (sbom, made) in [(json!({}), true), (json!({ "enabled": false }), false)] {
         let objects = render(&json!({ "controller": { "sbom": sbom } }));
         let controller = find(&objects, "Deployment", "shop");
@@ -308,7 +308,7 @@ fn syft_has_room_where_sboms_are_made() {
 }
 
 #[test]
-fn a_bundle_of_authorities_reaches_controller_and_agents() {
+fn a_ca_bundle_is_mounted_into_controller_and_agents() {
     let items = json!([{ "key": "bundle.pem", "path": "ca.crt" }]);
     for (named, volume) in [
         (
@@ -350,7 +350,7 @@ fn a_bundle_of_authorities_reaches_controller_and_agents() {
 }
 
 #[test]
-fn the_controller_is_told_of_the_registry() {
+fn the_controller_gets_the_registrys_flags() {
     let names = ["ADDRESS", "ENDPOINT", "SECRET", "INSECURE", "PREFIX", "CERT_SECRET"];
     let service = "shop-registry.home.svc:5000";
     let deploy = json!({ "enabled": true });
@@ -392,18 +392,18 @@ fn the_controller_is_told_of_the_registry() {
 }
 
 /// Values of the agent, the paths of the node that they mount, and what the agent is told of engines.
-type Sight = (Value, Vec<&'static str>, &'static [(&'static str, &'static str)]);
+type AgentMounts = (Value, Vec<&'static str>, &'static [(&'static str, &'static str)]);
 
 /// What of its node an agent sees: no more than the engines that it reads, and nothing that it could write to.
 #[test]
-fn an_agent_sees_of_its_node_what_it_reads() {
+fn an_agent_mounts_only_the_engines_that_it_reads() {
     let (overlay, socket) = (
         ["/var/lib/docker/image/overlay2", "/var/lib/docker/overlay2"],
         "/var/run/docker.sock",
     );
     let content = "/var/lib/containerd/io.containerd.content.v1.content";
     let k3s = "/var/lib/rancher/k3s/agent/containerd/io.containerd.content.v1.content";
-    let cases: [Sight; 6] = [
+    let cases: [AgentMounts; 6] = [
         (
             json!({}),
             vec![overlay[0], overlay[1], socket],
@@ -462,11 +462,11 @@ fn an_agent_sees_of_its_node_what_it_reads() {
         let pod = &workload["spec"]["template"]["spec"];
         let container = &pod["containers"][0];
         let volumes = pod["volumes"].as_array().unwrap();
-        let seen: Vec<&str> = volumes
+        let request: Vec<&str> = volumes
             .iter()
             .map(|volume| volume["hostPath"]["path"].as_str().unwrap())
             .collect();
-        assert_eq!(seen, paths, "{said}");
+        assert_eq!(request, paths, "{said}");
         for (mount, volume) in container["volumeMounts"].as_array().unwrap().iter().zip(volumes) {
             assert_eq!(mount["name"], volume["name"], "{said}");
             let path = volume["hostPath"]["path"].as_str().unwrap();
@@ -500,7 +500,7 @@ fn an_agent_sees_of_its_node_what_it_reads() {
 
 /// Every variable is one of the command's, and all of them together let it start.
 #[tokio::test]
-async fn the_environment_is_understood() {
+async fn the_rendered_environment_is_accepted() {
     let objects = render(&everything());
     let cluster = Cluster::new().await;
     for (command, kind, name) in [
@@ -542,7 +542,7 @@ async fn the_environment_is_understood() {
 }
 
 #[test]
-fn a_service_monitor_finds_every_pod_with_metrics() {
+fn a_service_monitor_selects_every_pod_with_metrics() {
     let objects = render(&everything());
     let monitor = &find(&objects, "ServiceMonitor", "shop")["spec"];
     let has = |labels: &Value, wanted: &Value| {

@@ -22,10 +22,10 @@ fn text(objects: &[&Value]) -> String {
 
 /// Every field is one that the API server knows, and none has a value that it refuses.
 #[tokio::test]
-async fn everything_is_served() {
+async fn every_rendered_object_is_accepted_by_the_api_server() {
     let cluster = Cluster::new().await;
     // Where the cluster's state is.
-    let state = cluster.beside().await;
+    let state = cluster.another_namespace().await;
     let mut objects = render(&everything());
     let plain = render(&json!({ "registry": { "deploy": { "enabled": true, "persistence": { "enabled": false } } } }));
     objects.extend(plain);
@@ -82,7 +82,7 @@ fn pod(workload: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn only_the_agent_needs_more_than_restricted() {
+async fn only_the_agent_exceeds_the_restricted_pod_security_level() {
     let cluster = Cluster::new().await;
     let label = [
         "label",

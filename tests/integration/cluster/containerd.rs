@@ -4,7 +4,7 @@ use jackal_operator::api::v1alpha1::JackalImage;
 
 use super::{layered, unique};
 use crate::containerd::node::Node;
-use crate::docker::engines::Real;
+use crate::docker::engines::DockerEngine;
 use crate::support::cluster::Cluster;
 use crate::support::registry::{TestRegistry, Version};
 
@@ -32,7 +32,7 @@ fn digest(image: &JackalImage) -> Option<String> {
 }
 
 #[tokio::test]
-async fn an_image_of_a_nodes_containerd_is_brought_and_followed() {
+async fn an_image_of_a_nodes_containerd_is_copied_and_followed() {
     for node in Node::all() {
         let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
         let short = unique("app:dev");
@@ -80,13 +80,17 @@ async fn an_image_of_a_nodes_containerd_is_brought_and_followed() {
 }
 
 #[tokio::test]
-async fn a_node_without_a_containerd_says_so_and_serves_docker() {
+async fn an_agent_without_containerd_reports_it_and_serves_docker() {
     let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
-    let real = Real::containerd();
+    let engine = DockerEngine::containerd();
     let name = unique("app:dev");
-    real.load(&layered(&name, "docker").archive());
+    engine.load(&layered(&name, "docker").archive());
     let _controller = cluster.controller(&[]);
-    let agent = cluster.agent("n1", &real.host, &["--containerd-address", "/nowhere/containerd.sock"]);
+    let agent = cluster.agent(
+        "n1",
+        &engine.host,
+        &["--containerd-address", "/nowhere/containerd.sock"],
+    );
     cluster.apply(&image(&name, "Containerd", &registry));
     cluster.apply(&image(&name, "Docker", &registry));
     let ready = cluster.image_ready("app-docker").await.status.unwrap();

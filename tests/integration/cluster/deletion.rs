@@ -3,7 +3,7 @@
 use super::package;
 use crate::support::cluster::Cluster;
 use crate::support::image::{multi_platform, put};
-use crate::support::objects::{lone, registry_at};
+use crate::support::objects::{registry_at, standalone_image};
 use crate::support::registry::{TestRegistry, Version};
 use jackal_operator::oci::{Digest, Reference};
 
@@ -18,7 +18,7 @@ async fn standing(registry: &TestRegistry, name: &str) -> Option<Digest> {
 }
 
 #[tokio::test]
-async fn deletion_takes_back_what_was_pushed_and_nothing_of_others() {
+async fn deletion_removes_only_what_the_object_pushed() {
     for version in [Version::V28, Version::V31] {
         let cluster = Cluster::new().await;
         let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(version));
@@ -31,7 +31,7 @@ async fn deletion_takes_back_what_was_pushed_and_nothing_of_others() {
         let images: Vec<&str> = images.iter().map(String::as_str).collect();
         cluster.apply(&package("app", &registry.host, &images, "deletionPolicy: Delete"));
         let other = format!("{}/team/shared:1", source.host);
-        cluster.apply(&lone("other", &other, &registry_at(&registry.host)));
+        cluster.apply(&standalone_image("other", &other, &registry_at(&registry.host)));
         let status = cluster.ready("app").await.status.unwrap();
         cluster.image_ready("other").await;
         let name = |part: &str| &status.images.iter().find(|row| row.image.contains(part)).unwrap().name;

@@ -20,7 +20,7 @@ async fn files(registry: &TestRegistry, of: &JackalPackage) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_an_earlier_version_holds_is_left_out() {
+async fn a_differential_package_omits_images_of_an_earlier_version() {
     let cluster = Cluster::new().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     let _controller = cluster.controller(&["--insecure-registry", &source.host]);

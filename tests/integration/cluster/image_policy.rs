@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::cluster::{Cluster, condition};
 use crate::support::image::{image, noise, put};
-use crate::support::objects::{lone, registry_at};
+use crate::support::objects::{registry_at, standalone_image};
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::wait::{SOON, eventually};
 
@@ -31,7 +31,7 @@ async fn has(cluster: &Cluster, tag: &str, request: Option<&str>) -> JackalImage
 }
 
 #[tokio::test]
-async fn a_policy_chooses_the_tag_of_an_image_of_its_own() {
+async fn a_policy_selects_the_tag_of_a_standalone_image() {
     let cluster = Cluster::new().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     let repository = source.repository("team/app");
@@ -47,7 +47,11 @@ async fn a_policy_chooses_the_tag_of_an_image_of_its_own() {
         )
     };
     let controller = cluster.controller(&["--insecure-registry", &source.host]);
-    cluster.apply(&lone("app", &name, &more(">=6.0 <7", "deletionPolicy: Delete")));
+    cluster.apply(&standalone_image(
+        "app",
+        &name,
+        &more(">=6.0 <7", "deletionPolicy: Delete"),
+    ));
     let status = has(&cluster, "6.0.1", None).await.status.unwrap();
     let selected = status.selected.as_ref().unwrap();
     assert_eq!(
@@ -85,7 +89,7 @@ async fn a_policy_chooses_the_tag_of_an_image_of_its_own() {
     assert_eq!(again.digest, status.digest);
 
     // Nothing fits: what was brought is shown, and it is not Ready.
-    cluster.apply(&lone("app", &name, &more(">=8", "deletionPolicy: Delete")));
+    cluster.apply(&standalone_image("app", &name, &more(">=8", "deletionPolicy: Delete")));
     let failing = cluster.image_where("app", "failing", |image| {
         let status = image.status.as_ref()?;
         let ready = condition(&status.conditions, "Ready")?;
@@ -99,7 +103,7 @@ async fn a_policy_chooses_the_tag_of_an_image_of_its_own() {
 
     // Suspended, it keeps its tag, also for another process.
     drop(controller);
-    cluster.apply(&lone(
+    cluster.apply(&standalone_image(
         "app",
         &name,
         &more(">=8", "deletionPolicy: Delete\n  suspend: true"),
@@ -112,7 +116,7 @@ async fn a_policy_chooses_the_tag_of_an_image_of_its_own() {
         (current && ready.reason == "Suspended").then_some(())
     });
     assert_eq!(suspended.await.status.unwrap().selected.unwrap().tag, "8.0.0");
-    cluster.apply(&lone(
+    cluster.apply(&standalone_image(
         "app",
         &name,
         &more(">=8", "deletionPolicy: Delete\n  suspend: false"),
@@ -127,9 +131,9 @@ async fn a_policy_chooses_the_tag_of_an_image_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_policy_that_chooses_nothing_is_refused_at_the_door() {
+async fn an_empty_policy_is_rejected_by_the_api_server() {
     let cluster = Cluster::new().await;
-    let refused = |image: &str, more: &str| cluster.try_apply(&lone("app", image, more)).unwrap_err();
+    let refused = |image: &str, more: &str| cluster.try_apply(&standalone_image("app", image, more)).unwrap_err();
     let policy = "policy: {pattern: '^v'}";
     for image in [
         "ghcr.io/acme/app:1",
@@ -144,5 +148,5 @@ async fn a_policy_that_chooses_nothing_is_refused_at_the_door() {
     }
     let said = refused("app", &format!("{policy}\n  source: Docker"));
     assert!(said.contains("set source: Registry, or remove policy"), "{said}");
-    cluster.apply(&lone("app", "localhost:5000/app", policy));
+    cluster.apply(&standalone_image("app", "localhost:5000/app", policy));
 }

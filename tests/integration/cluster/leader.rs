@@ -9,33 +9,35 @@ use jackal_operator::api::v1alpha1::JackalPackage;
 use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::json;
 
-use super::{QUIET, package, unique};
-use crate::crash::course::{Course, Kind, LEADER, Moment, Noted, Point, Server, Victim, way};
-use crate::crash::way::{Upstream, Way};
-use crate::docker::engines::{Image, Real, tar};
+use super::{TIMING_LOCK, package, unique};
+use crate::crash::interceptor::{
+    Interceptor, KillPoint, Kind, LEADER, RecordedRequest, Server, Target, Trigger, route,
+};
+use crate::crash::proxy::{RecordingProxy, Upstream};
+use crate::docker::engines::{DockerEngine, Image, tar};
+use crate::support::api_proxy::kubeconfig_to;
 use crate::support::cluster::{Cluster, required};
 use crate::support::image::{self, noise};
 use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::throttle::Throttle;
-use crate::support::wait::{SOON, at_leisure, eventually};
-use crate::support::writes::kubeconfig_to;
+use crate::support::wait::{SOON, eventually, scaled_by_load};
 
 /// The lease of the controllers: long enough that a busy machine does not let it run out by itself.
 const LEASE: Duration = Duration::from_secs(5);
 
 /// Ways of the operator's processes, one to the API server and one to the registry for each.
-struct Ways {
-    course: Arc<Course>,
+struct Proxies {
+    interceptor: Arc<Interceptor>,
     folder: tempfile::TempDir,
     registry: String,
-    open: Vec<Way>,
+    open: Vec<RecordingProxy>,
 }
 
-impl Ways {
-    fn new(course: Arc<Course>, registry: &str) -> Self {
+impl Proxies {
+    fn new(interceptor: Arc<Interceptor>, registry: &str) -> Self {
         Self {
-            course,
+            interceptor,
             folder: tempfile::tempdir().unwrap(),
             registry: registry.to_owned(),
             open: Vec::new(),
@@ -45,29 +47,33 @@ impl Ways {
     /// The kubeconfig, and the endpoint of the registry, of `process`.
     fn of(&mut self, process: &'static str) -> (String, String) {
         let to = Upstream::api(required("KUBECONFIG").as_ref());
-        let (api, at) = Way::open(way(process, Server::Api), to, &self.course);
+        let (api, at) = RecordingProxy::open(route(process, Server::Api), to, &self.interceptor);
         let kubeconfig = self.folder.path().join(process);
         std::fs::write(&kubeconfig, kubeconfig_to(&at)).unwrap();
         let to = Upstream::registry(&self.registry);
-        let (registry, at) = Way::open(way(process, Server::Registry), to, &self.course);
+        let (registry, at) = RecordingProxy::open(route(process, Server::Registry), to, &self.interceptor);
         self.open.extend([api, registry]);
         (kubeconfig.to_str().unwrap().to_owned(), at)
     }
 
     /// What `process` wrote since `since`, but for Leases and events.
-    fn writes(&self, process: &str, since: Instant) -> Vec<Noted> {
-        let is_write = |noted: &Noted| !matches!(noted.method, Method::GET | Method::HEAD) && noted.kind != Kind::Other;
-        let noted = self.course.noted().into_iter();
-        noted
-            .filter(|noted| noted.way.process == process && noted.at >= since && is_write(noted))
+    fn writes(&self, process: &str, since: Instant) -> Vec<RecordedRequest> {
+        let is_write = |recorded: &RecordedRequest| {
+            !matches!(recorded.method, Method::GET | Method::HEAD) && recorded.kind != Kind::Other
+        };
+        let recorded = self.interceptor.recorded().into_iter();
+        recorded
+            .filter(|recorded| recorded.route.process == process && recorded.at >= since && is_write(recorded))
             .collect()
     }
 
     /// How often `process` looked at the leader's lease since `since`.
-    fn looks_at_lease(&self, process: &str, since: Instant) -> usize {
-        let noted = self.course.noted().into_iter();
-        noted
-            .filter(|noted| noted.way.process == process && noted.at >= since && noted.target.contains(LEADER))
+    fn lease_reads(&self, process: &str, since: Instant) -> usize {
+        let recorded = self.interceptor.recorded().into_iter();
+        recorded
+            .filter(|recorded| {
+                recorded.route.process == process && recorded.at >= since && recorded.target.contains(LEADER)
+            })
             .count()
     }
 }
@@ -86,8 +92,8 @@ async fn leads(cluster: &Cluster, name: &str, limit: Duration) {
     .await;
 }
 
-fn controller(cluster: &Cluster, name: &'static str, ways: &(String, String), source: &str) -> Operator {
-    let (kubeconfig, endpoint) = ways;
+fn controller(cluster: &Cluster, name: &'static str, proxies: &(String, String), source: &str) -> Operator {
+    let (kubeconfig, endpoint) = proxies;
     let flags = ["--identity", name, "--concurrency", "1", "--insecure-registry", source];
     let place = [
         "--registry-address",
@@ -104,8 +110,8 @@ fn controller(cluster: &Cluster, name: &'static str, ways: &(String, String), so
     )
 }
 
-fn agent(cluster: &Cluster, node: &'static str, ways: &(String, String), docker: &str) -> Operator {
-    let (kubeconfig, endpoint) = ways;
+fn agent(cluster: &Cluster, node: &'static str, proxies: &(String, String), docker: &str) -> Operator {
+    let (kubeconfig, endpoint) = proxies;
     let place = [
         "--registry-address",
         "127.0.0.1:31999",
@@ -127,32 +133,32 @@ fn plain(name: &str, lines: &[&str], more: &str) -> String {
         .fold(String::new(), |text, line| text + line + "\n")
 }
 
-fn loaded(real: &Real, size: usize) -> String {
+fn loaded(engine: &DockerEngine, size: usize) -> String {
     let name = unique("app:dev");
     let layer = tar(&[
         ("large", noise(u64::from(name.as_bytes()[14]), size).to_vec()),
         ("name", name.clone().into_bytes()),
     ]);
-    real.load(&Image::new(&name, vec![layer]).archive());
+    engine.load(&Image::new(&name, vec![layer]).archive());
     name
 }
 
 /// Nothing of what only a leader writes.
-fn planned_nothing(writes: &[Noted]) {
-    for noted in writes.iter().filter(|noted| noted.way.server == Server::Api) {
-        let is_status = noted.kind == Kind::Status && noted.target.contains("/jackalimages/");
-        assert!(is_status, "who does not lead wrote {noted:?}");
+fn assert_no_leader_writes(writes: &[RecordedRequest]) {
+    for recorded in writes.iter().filter(|recorded| recorded.route.server == Server::Api) {
+        let is_status = recorded.kind == Kind::Status && recorded.target.contains("/jackalimages/");
+        assert!(is_status, "who does not lead wrote {recorded:?}");
     }
 }
 
 #[tokio::test]
-async fn one_of_two_controllers_plans_and_all_four_transfer() {
-    let _quiet = QUIET.lock().await;
+async fn one_of_two_controllers_plans_and_all_processes_transfer() {
+    let _guard = TIMING_LOCK.lock().await;
     let (cluster, start) = (Cluster::new().await, Instant::now());
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     let to = Throttle::to(&registry.host, 300_000);
-    let mut ways = Ways::new(Course::peaceful(), &to.host);
-    let [older, newer, _] = Real::all();
+    let mut proxies = Proxies::new(Interceptor::without_kill(), &to.host);
+    let [older, newer, _] = DockerEngine::all();
     let path = unique("app");
     let repository = source.repository(&path);
     let mut lines = Vec::new();
@@ -161,15 +167,15 @@ async fn one_of_two_controllers_plans_and_all_four_transfer() {
         image::put(&repository, &image, Some(&number.to_string())).await;
         lines.push(format!("{{image: '{}/{path}:{number}'}}", source.host));
     }
-    for real in [&older, &newer] {
-        lines.push(format!("{{image: '{}', source: Docker}}", loaded(real, 2_000_000)));
+    for engine in [&older, &newer] {
+        lines.push(format!("{{image: '{}', source: Docker}}", loaded(engine, 2_000_000)));
     }
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let (of_a, of_b) = (ways.of("a"), ways.of("b"));
+    let (of_a, of_b) = (proxies.of("a"), proxies.of("b"));
     let mut a = controller(&cluster, "a", &of_a, &source.host);
     leads(&cluster, "a", SOON).await;
     let _b = controller(&cluster, "b", &of_b, &source.host);
-    let (of_n1, of_n2) = (ways.of("n1"), ways.of("n2"));
+    let (of_n1, of_n2) = (proxies.of("n1"), proxies.of("n2"));
     let _agents = [
         agent(&cluster, "n1", &of_n1, &older.host),
         agent(&cluster, "n2", &of_n2, &newer.host),
@@ -188,11 +194,14 @@ async fn one_of_two_controllers_plans_and_all_four_transfer() {
     })
     .await;
     assert!(
-        ways.writes("a", start).iter().any(|noted| noted.kind == Kind::Object),
+        proxies
+            .writes("a", start)
+            .iter()
+            .any(|recorded| recorded.kind == Kind::Object),
         "a leads"
     );
     for process in ["b", "n1", "n2"] {
-        planned_nothing(&ways.writes(process, start));
+        assert_no_leader_writes(&proxies.writes(process, start));
     }
 
     // In the middle of transfers, its own and others'.
@@ -200,7 +209,7 @@ async fn one_of_two_controllers_plans_and_all_four_transfer() {
     a.ends(SOON).await;
     let gone = Instant::now();
     // The other has to see the lease stand still for so long, and looks every seventh of it.
-    leads(&cluster, "b", at_leisure(LEASE + LEASE / 2)).await;
+    leads(&cluster, "b", scaled_by_load(LEASE + LEASE / 2)).await;
     println!("the other leads {:?} after the kill", gone.elapsed());
     to.set_rate(0);
     // Started again under its name, as a pod's container is: what it claimed is its own still.
@@ -212,59 +221,59 @@ async fn one_of_two_controllers_plans_and_all_four_transfer() {
         "nobody waited for a claim of the dead"
     );
     assert_eq!(ready.counts.unwrap().ready, 6);
-    let after = ways.writes("b", gone);
+    let after = proxies.writes("b", gone);
     assert!(
         after
             .iter()
-            .any(|noted| noted.target.contains("/jackalpackages/app/status")),
+            .any(|recorded| recorded.target.contains("/jackalpackages/app/status")),
         "b leads"
     );
-    planned_nothing(&ways.writes("a", again));
+    assert_no_leader_writes(&proxies.writes("a", again));
     for process in ["n1", "n2"] {
-        planned_nothing(&ways.writes(process, start));
+        assert_no_leader_writes(&proxies.writes(process, start));
     }
     for row in &ready.images {
         registry.crane("digest", row.name.strip_prefix("127.0.0.1:31999/").unwrap());
     }
 }
 
-/// A course on which `process` is stopped at `moment` of its way to the registry, and what lets it go on.
-fn stopping(process: &'static str, moment: Moment) -> (Arc<Course>, Arc<std::sync::OnceLock<u32>>) {
+/// A course on which `process` is stopped at `trigger` of its way to the registry, and what lets it go on.
+fn stop_at(process: &'static str, trigger: Trigger) -> (Arc<Interceptor>, Arc<std::sync::OnceLock<u32>>) {
     let id = Arc::new(std::sync::OnceLock::<u32>::new());
-    let point = Point {
-        victim: Victim::Stopped(process),
-        way: way(process, Server::Registry),
-        moment,
+    let point = KillPoint {
+        target: Target::Stopped(process),
+        route: route(process, Server::Registry),
+        trigger,
         export: false,
     };
     let known = Arc::clone(&id);
-    let course = Course::new(Some(point), move |_| {
+    let interceptor = Interceptor::new(Some(point), move |_| {
         let id = known.get().expect("a running process").to_string();
         crate::support::process::run("kill", &["-STOP", &id]);
     });
-    (course, id)
+    (interceptor, id)
 }
 
 #[tokio::test]
-async fn a_leader_that_was_stopped_while_it_published_writes_nothing_when_it_wakes_up() {
+async fn a_leader_paused_while_publishing_writes_nothing_when_it_resumes() {
     let cluster = Cluster::new().await;
     let registry = TestRegistry::start(Version::V31);
     // The artifact's manifest stands; what comes next is the index under the tag.
-    let (course, id) = stopping("a", Moment::After(Kind::Manifest, 1));
-    let mut ways = Ways::new(course, &registry.host);
-    let real = Real::at(
+    let (interceptor, id) = stop_at("a", Trigger::After(Kind::Manifest, 1));
+    let mut proxies = Proxies::new(interceptor, &registry.host);
+    let engine = DockerEngine::at(
         required("JACKAL_DOCKER_CLASSIC"),
         jackal_operator::source::docker::StorageKind::Classic,
     );
-    let line = format!("{{image: '{}', source: Docker}}", loaded(&real, 100_000));
-    let (of_a, of_b, of_n1) = (ways.of("a"), ways.of("b"), ways.of("n1"));
+    let line = format!("{{image: '{}', source: Docker}}", loaded(&engine, 100_000));
+    let (of_a, of_b, of_n1) = (proxies.of("a"), proxies.of("b"), proxies.of("n1"));
     let a = controller(&cluster, "a", &of_a, "nowhere");
     id.set(a.id()).unwrap();
     leads(&cluster, "a", SOON).await;
     let _b = controller(&cluster, "b", &of_b, "nowhere");
-    let _agent = agent(&cluster, "n1", &of_n1, &real.host);
+    let _agent = agent(&cluster, "n1", &of_n1, &engine.host);
     cluster.apply(&plain("app", &[&line], "description: first"));
-    tokio::time::timeout(SOON, ways.course.killed())
+    tokio::time::timeout(SOON, proxies.interceptor.killed())
         .await
         .expect("a publishes");
     let tagged = registry.repository("app").head_manifest("1.0.0").await.unwrap();
@@ -287,13 +296,13 @@ async fn a_leader_that_was_stopped_while_it_published_writes_nothing_when_it_wak
     let woken = Instant::now();
     a.signal("CONT");
     eventually(SOON, "it has looked who leads", async || {
-        match ways.looks_at_lease("a", woken) {
+        match proxies.lease_reads("a", woken) {
             0..5 => Err(a.log()),
             _ => Ok(()),
         }
     })
     .await;
-    let writes = ways.writes("a", woken);
+    let writes = proxies.writes("a", woken);
     assert!(writes.is_empty(), "{writes:#?}");
     let now = registry
         .repository("app")
@@ -310,21 +319,21 @@ async fn a_leader_that_was_stopped_while_it_published_writes_nothing_when_it_wak
 }
 
 #[tokio::test]
-async fn who_was_stopped_while_it_moved_an_image_writes_nothing_when_it_wakes_up() {
+async fn a_process_paused_during_a_transfer_writes_nothing_when_it_resumes() {
     let cluster = Cluster::new().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
-    let (course, id) = stopping("a", Moment::Body(1_000_000));
-    let mut ways = Ways::new(course, &registry.host);
+    let (interceptor, id) = stop_at("a", Trigger::Body(1_000_000));
+    let mut proxies = Proxies::new(interceptor, &registry.host);
     let repository = source.repository("team/app");
     let first = image::image(&repository, "linux/amd64", noise(1, 4_000_000)).await;
     image::put(&repository, &first, Some("1")).await;
     let line = format!("{{image: '{}/team/app:1'}}", source.host);
-    let (of_a, of_b) = (ways.of("a"), ways.of("b"));
+    let (of_a, of_b) = (proxies.of("a"), proxies.of("b"));
     let a = controller(&cluster, "a", &of_a, &source.host);
     id.set(a.id()).unwrap();
     leads(&cluster, "a", SOON).await;
     cluster.apply(&plain("app", &[&line], ""));
-    tokio::time::timeout(SOON, ways.course.killed())
+    tokio::time::timeout(SOON, proxies.interceptor.killed())
         .await
         .expect("a moves the image");
     // The name means another image by now.
@@ -346,14 +355,14 @@ async fn who_was_stopped_while_it_moved_an_image_writes_nothing_when_it_wakes_up
     let woken = Instant::now();
     a.signal("CONT");
     eventually(SOON, "it has looked who moves the image", async || {
-        match a.log().contains("another process moves it by now") && ways.looks_at_lease("a", woken) > 5 {
+        match a.log().contains("another process moves it by now") && proxies.lease_reads("a", woken) > 5 {
             true => Ok(()),
             false => Err(a.log()),
         }
     })
     .await;
     // It may only have gone on with what it had begun to send: no manifest, no status, nothing of a leader.
-    let writes = ways.writes("a", woken);
+    let writes = proxies.writes("a", woken);
     assert!(writes.is_empty(), "{writes:#?}");
     let place = ready.status.as_ref().unwrap().images[0].name.clone();
     let standing = registry.crane("digest", place.strip_prefix("127.0.0.1:31999/").unwrap());

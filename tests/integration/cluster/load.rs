@@ -7,9 +7,9 @@ use tokio::net::TcpListener;
 
 use super::package;
 use crate::support::cluster::{Cluster, condition};
-use crate::support::faulty::{Scripted, reply};
 use crate::support::image::{image, noise, put};
 use crate::support::registry::{TestRegistry, Version};
+use crate::support::scripted::{ScriptedServer, reply};
 use crate::support::wait::{SOON, eventually};
 
 /// Images of one package.
@@ -34,9 +34,9 @@ async fn images(source: &TestRegistry, package: usize) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_object_costs_the_api_server_a_handful_of_requests() {
+async fn an_object_needs_few_api_requests() {
     const PACKAGES: usize = 12;
-    let cluster = Cluster::noting_requests().await;
+    let cluster = Cluster::recording_requests().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     let _controller = cluster.controller(&["--insecure-registry", &source.host]);
     for number in 0..PACKAGES {
@@ -61,7 +61,7 @@ async fn an_object_costs_the_api_server_a_handful_of_requests() {
 }
 
 #[tokio::test]
-async fn a_dead_registry_holds_nothing_else_up() {
+async fn an_unresponsive_registry_does_not_block_other_packages() {
     let cluster = Cluster::new().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     // Connections are accepted by the kernel, and nobody ever answers.
@@ -85,10 +85,10 @@ async fn a_dead_registry_holds_nothing_else_up() {
 }
 
 #[tokio::test]
-async fn a_registry_that_asks_for_patience_is_not_hammered() {
+async fn a_registry_that_answers_429_is_not_flooded() {
     let cluster = Cluster::new().await;
     let registry = TestRegistry::start(Version::V31);
-    let throttling = Scripted::start(|_| reply(429, &[("retry-after", "600")], "")).await;
+    let throttling = ScriptedServer::start(|_| reply(429, &[("retry-after", "600")], "")).await;
     let _controller = cluster.controller(&["--insecure-registry", &throttling.host]);
     const COUNT: usize = 20;
     let lines: Vec<String> = (0..COUNT)
@@ -110,8 +110,8 @@ async fn a_registry_that_asks_for_patience_is_not_hammered() {
     })
     .await;
     // Those of the first turns may all have been on their way before the first answer.
-    let asked = throttling.seen().len();
+    let asked = throttling.requests().len();
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(throttling.seen().len(), asked, "it asked for ten minutes");
+    assert_eq!(throttling.requests().len(), asked, "it asked for ten minutes");
     assert!(asked <= COUNT, "{asked} requests");
 }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::{ADDRESS, QUIET, package, unique};
-use crate::docker::engines::Real;
+use super::{ADDRESS, TIMING_LOCK, package, unique};
+use crate::docker::engines::DockerEngine;
 use crate::support::cluster::{Cluster, required};
 use crate::support::operator::Operator;
 use crate::support::process::run;
@@ -16,7 +16,7 @@ const LIMIT: u64 = 100_000_000;
 const SIZE: usize = 1024;
 
 /// A layer of a gigabyte in docker 20.10 under `name`; most of it is zeros, which costs the disk little.
-fn import(real: &Real, name: &str) {
+fn import(engine: &DockerEngine, name: &str) {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let large = std::fs::File::create(path("large")).unwrap();
@@ -35,7 +35,7 @@ fn import(real: &Real, name: &str) {
             "large",
         ],
     );
-    real.run(&["import", &path("layer.tar"), name]);
+    engine.run(&["import", &path("layer.tar"), name]);
 }
 
 fn check(who: &str, peak: u64) {
@@ -44,15 +44,15 @@ fn check(who: &str, peak: u64) {
 }
 
 #[tokio::test]
-async fn a_gigabyte_in_one_layer_moves_in_less_than_a_hundred_megabytes() {
-    let _busy = QUIET.lock().await;
-    let [real, ..] = Real::all();
+async fn a_layer_of_one_gigabyte_is_copied_with_less_than_100_megabytes_of_memory() {
+    let _busy = TIMING_LOCK.lock().await;
+    let [engine, ..] = DockerEngine::all();
     let name = unique("large:1");
-    import(&real, &name);
+    import(&engine, &name);
     let cluster = Cluster::new().await;
     let (first, second) = (TestRegistry::start(Version::V28), TestRegistry::start(Version::V31));
     let controller = cluster.controller(&["--insecure-registry", &first.host]);
-    let agent = cluster.agent("n1", &real.host, &[]);
+    let agent = cluster.agent("n1", &engine.host, &[]);
 
     let docker = format!("{{image: '{name}', source: Docker}}");
     cluster.apply(&package(
@@ -105,5 +105,5 @@ async fn a_gigabyte_in_one_layer_moves_in_less_than_a_hundred_megabytes() {
     let place = status.images[0].name.strip_prefix(&format!("{ADDRESS}/")).unwrap();
     let standing = third.crane("digest", place);
     assert_eq!(Some(standing.trim()), status.images[0].digest.as_deref());
-    real.run(&["image", "rm", "--force", &name]);
+    engine.run(&["image", "rm", "--force", &name]);
 }

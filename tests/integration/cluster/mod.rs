@@ -4,11 +4,12 @@ mod containerd;
 mod content;
 mod deletion;
 mod differential;
+mod end_to_end;
 mod following;
+mod http_endpoints;
 mod image_policy;
 mod leader;
 mod lifecycle;
-mod listen;
 mod load;
 mod memory;
 mod nodes;
@@ -16,14 +17,13 @@ mod rebuilt;
 mod replicas;
 mod unchanged;
 mod undecodable;
-mod unsaid;
-mod whole;
+mod unwritten_status;
 
 use crate::docker::engines::{Image, noise, tar};
 use crate::support::objects::{self, ADDRESS, registry_at};
 
 /// Held by who measures times and by who keeps the whole machine busy.
-static QUIET: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+static TIMING_LOCK: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// A package of one component that goes to the registry at `endpoint`; see [`objects::package`].
 fn package(name: &str, endpoint: &str, images: &[&str], more: &str) -> String {

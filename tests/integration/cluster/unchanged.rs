@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{layered, package, unique};
-use crate::docker::engines::Real;
+use crate::docker::engines::DockerEngine;
 use crate::support::cluster::{Cluster, required};
 use crate::support::image::multi_platform;
 use crate::support::process::output;
@@ -15,16 +15,16 @@ use crate::support::wait::{SOON, eventually};
 const NO_BLOB: u64 = 100_000;
 
 #[tokio::test]
-async fn what_does_not_change_costs_no_write_and_no_blob() {
-    let cluster = Cluster::noting_requests().await;
-    let real = Real::all().into_iter().next().unwrap();
+async fn an_unchanged_package_causes_no_write_and_no_blob_transfer() {
+    let cluster = Cluster::recording_requests().await;
+    let engine = DockerEngine::all().into_iter().next().unwrap();
     let image = layered(&unique("app:dev"), "unchanged");
-    real.load(&image.archive());
+    engine.load(&image.archive());
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V28));
     multi_platform(&source.repository("team/tool"), "2").await;
     let (from, to) = (Throttle::to(&source.host, 0), Throttle::to(&registry.host, 0));
     let _controller = cluster.controller(&["--insecure-registry", &from.host]);
-    let _agent = cluster.agent("n1", &real.host, &[]);
+    let _agent = cluster.agent("n1", &engine.host, &[]);
     let lines = [
         format!("{{image: '{}/team/tool:2'}}", from.host),
         format!("{{image: '{}', source: Docker}}", image.name),
@@ -102,8 +102,8 @@ async fn what_does_not_change_costs_no_write_and_no_blob() {
 }
 
 #[tokio::test]
-async fn two_builds_give_the_same_digests() {
-    let [old, classic, _] = Real::all();
+async fn two_builds_produce_the_same_digests() {
+    let [old, classic, _] = DockerEngine::all();
     let image = layered(&unique("app:dev"), "twice");
     let source = TestRegistry::start(Version::V28);
     multi_platform(&source.repository("team/tool"), "2").await;
@@ -119,12 +119,12 @@ async fn two_builds_give_the_same_digests() {
         (&old, Version::V28, "1", "Pacific/Kiritimati"),
         (&classic, Version::V31, "8", "America/Los_Angeles"),
     ];
-    for (real, version, concurrency, zone) in machines {
-        real.load(&image.archive());
+    for (engine, version, concurrency, zone) in machines {
+        engine.load(&image.archive());
         let (cluster, registry) = (Cluster::new().await, TestRegistry::start(version));
         let flags = ["--insecure-registry", &source.host, "--concurrency", concurrency];
         let _controller = cluster.controller_with(&flags, &[("TZ", zone)]);
-        let _agent = cluster.agent("n1", &real.host, &["--concurrency", concurrency]);
+        let _agent = cluster.agent("n1", &engine.host, &["--concurrency", concurrency]);
         cluster.apply(&package("app", &registry.host, &lines, "naming: Zarf"));
         let status = cluster.ready("app").await.status.unwrap();
         let rows: Vec<_> = status

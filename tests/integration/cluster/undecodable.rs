@@ -13,7 +13,7 @@ use crate::support::registry::{TestRegistry, Version};
 use crate::support::wait::{SOON, eventually};
 
 #[tokio::test]
-async fn an_object_that_does_not_decode_says_so_and_stalls_no_other() {
+async fn an_undecodable_object_is_reported_and_blocks_no_other() {
     let cluster = Cluster::new().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V28));
     multi_platform(&source.repository("team/tool"), "2").await;

@@ -11,9 +11,9 @@ use jackal_operator::source::docker::ImageChange;
 use jackal_operator::source::{Delivery, ImageSource, Method};
 
 use self::node::Node;
-use crate::docker::collected::Collected;
 use crate::docker::engines::{Image, noise, tar};
 use crate::docker::indexes::build;
+use crate::docker::memory_sink::MemorySink;
 
 fn reference(text: &str) -> Reference {
     text.parse().unwrap()
@@ -30,7 +30,7 @@ fn own(name: &str) -> Image {
     Image::new(name, vec![layer("a", 10), layer("b", 3 << 20), layer("c", 1000)])
 }
 
-async fn deliver(node: &Containerd, name: &str, platforms: &[&str], sink: &Collected) -> Delivery {
+async fn deliver(node: &Containerd, name: &str, platforms: &[&str], sink: &MemorySink) -> Delivery {
     let platforms: Vec<Platform> = platforms.iter().map(|platform| platform.parse().unwrap()).collect();
     let image = node.resolve(&reference(name), &platforms).await.unwrap();
     let delivered = node.deliver(&image, sink).await.unwrap();
@@ -43,7 +43,7 @@ fn root(delivered: &Delivery) -> &Digest {
 }
 
 #[tokio::test]
-async fn blobs_leave_as_they_are_stored() {
+async fn blobs_are_delivered_as_stored() {
     for node in Node::all() {
         let name = unique("app:dev");
         let image = own(&name);
@@ -53,7 +53,7 @@ async fn blobs_leave_as_they_are_stored() {
             (node.folder(), Method::ContainerdContent),
             (node.socket(), Method::ContainerdApi),
         ] {
-            let sink = Collected::default();
+            let sink = MemorySink::default();
             let first = deliver(&source, &name, &[], &sink).await;
             assert_eq!((first.method, root(&first)), (method, &digest), "{:?}", first.declined);
             // The configuration, and each layer.
@@ -87,20 +87,20 @@ async fn blobs_leave_as_they_are_stored() {
 }
 
 #[tokio::test]
-async fn an_index_comes_whole_and_of_a_pulled_one_what_is_held() {
+async fn an_index_is_copied_completely_or_reduced_to_its_stored_platforms() {
     for node in Node::all() {
         let name = unique("index:1");
         let built = build(&name, &["linux/amd64", "linux/arm64", "linux/s390x"]);
         node.import(&built.archive(&name, None));
         for source in [node.folder(), node.socket()] {
-            let sink = Collected::default();
+            let sink = MemorySink::default();
             let whole = deliver(&source, &name, &[], &sink).await;
             assert_eq!(whole.documents.last().unwrap().raw, built.index.raw);
             assert_eq!((whole.documents.len(), sink.taken().len()), (4, 6));
-            let sink = Collected::default();
+            let sink = MemorySink::default();
             let one = deliver(&source, &name, &["linux/arm64"], &sink).await;
             assert_eq!((&one.documents[..], sink.taken().len()), (&built.manifests[1..2], 2));
-            let sink = Collected::default();
+            let sink = MemorySink::default();
             let two = deliver(&source, &name, &["linux/arm64", "linux/amd64"], &sink).await;
             assert_eq!((two.documents.len(), sink.taken().len()), (3, 4));
         }
@@ -112,7 +112,7 @@ async fn an_index_comes_whole_and_of_a_pulled_one_what_is_held() {
             node.forget(built.manifests[at].digest());
         }
         for source in [node.folder(), node.socket()] {
-            let one = deliver(&source, &name, &[], &Collected::default()).await;
+            let one = deliver(&source, &name, &[], &MemorySink::default()).await;
             assert_eq!(one.documents, built.manifests[..1]);
             let arm = ["linux/arm64".parse().unwrap()];
             let fault = source.resolve(&reference(&name), &arm).await.unwrap_err();
@@ -130,7 +130,7 @@ async fn an_index_comes_whole_and_of_a_pulled_one_what_is_held() {
 }
 
 #[tokio::test]
-async fn platforms_are_chosen_in_an_index_of_an_index() {
+async fn platforms_are_selected_in_a_nested_index() {
     for node in Node::all() {
         let name = unique("nested:1");
         let mut built = build(&name, &["linux/amd64", "linux/arm64"]);
@@ -138,10 +138,10 @@ async fn platforms_are_chosen_in_an_index_of_an_index() {
         built.outer = Some(outer.clone());
         node.import(&built.archive(&name, None));
         for source in [node.folder(), node.socket()] {
-            let one = deliver(&source, &name, &["linux/arm64"], &Collected::default()).await;
+            let one = deliver(&source, &name, &["linux/arm64"], &MemorySink::default()).await;
             assert_eq!(one.documents, built.manifests[1..]);
             for all in [&[][..], &["linux/amd64", "linux/arm64"]] {
-                let whole = deliver(&source, &name, all, &Collected::default()).await;
+                let whole = deliver(&source, &name, all, &MemorySink::default()).await;
                 assert_eq!((root(&whole), whole.documents.len()), (outer.digest(), 4));
             }
         }
@@ -149,7 +149,7 @@ async fn platforms_are_chosen_in_an_index_of_an_index() {
 }
 
 #[tokio::test]
-async fn layers_that_were_discarded_or_lost_are_named() {
+async fn discarded_or_missing_layers_are_reported() {
     for node in Node::all() {
         let (discarded, lost) = (unique("discarded:1"), unique("lost:1"));
         let image = own(&discarded);
@@ -182,7 +182,7 @@ async fn until(events: &mut ContainerdEvents, what: &str, wanted: impl Fn(&Image
 }
 
 #[tokio::test]
-async fn every_change_of_an_image_is_noticed() {
+async fn every_change_of_an_image_is_detected() {
     for node in Node::all() {
         let name = unique("changing:1");
         let short = name.strip_prefix("docker.io/").unwrap().to_owned();
@@ -209,7 +209,7 @@ async fn every_change_of_an_image_is_noticed() {
 }
 
 #[tokio::test]
-async fn a_containerd_that_is_not_there_is_told_once() {
+async fn an_absent_containerd_is_reported_once() {
     let folder = tempfile::tempdir().unwrap();
     let address = format!("{}/none.sock", folder.path().display());
     let client = Client::new(&address, "k8s.io", Duration::from_secs(1)).unwrap();

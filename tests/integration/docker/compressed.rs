@@ -7,7 +7,7 @@ use jackal_operator::source::Method;
 use jackal_operator::source::docker::Docker;
 use jackal_operator::transfer::{Outcome, Transfer};
 
-use super::engines::{Image, Real, noise, required, tar};
+use super::engines::{DockerEngine, Image, noise, required, tar};
 use super::transfer;
 use crate::support::independent::pull_and_verify;
 use crate::support::process::run;
@@ -27,9 +27,12 @@ fn unique(name: &str) -> String {
     format!("jackal-test-{:012x}/{name}:1", fastrand::u64(..1 << 48))
 }
 
-fn classic() -> Real {
+fn classic() -> DockerEngine {
     let host = required("JACKAL_DOCKER_CLASSIC");
-    Real::all().into_iter().find(|real| real.host == host).unwrap()
+    DockerEngine::all()
+        .into_iter()
+        .find(|engine| engine.host == host)
+        .unwrap()
 }
 
 async fn bring(docker: &Docker, image: &str, registry: &TestRegistry, compression: Compression) -> Outcome {
@@ -39,7 +42,7 @@ async fn bring(docker: &Docker, image: &str, registry: &TestRegistry, compressio
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn engines_unpack_what_was_compressed() {
+async fn engines_can_pull_compressed_layers() {
     let source = classic();
     let name = unique("app");
     let content = [text(&name), noise(700_000)].concat();
@@ -62,9 +65,9 @@ async fn engines_unpack_what_was_compressed() {
         let outcome = bring(&source.graph(), &name, &registry, compression).await;
         assert_eq!(outcome.method, Method::DockerGraph);
         assert!(outcome.size < content.len() as u64 / 2, "{}", outcome.size);
-        let engine = Real::all()
+        let engine = DockerEngine::all()
             .into_iter()
-            .find(|real| real.host == required(variable))
+            .find(|engine| engine.host == required(variable))
             .unwrap();
         let (repository, tag) = name.rsplit_once(':').unwrap();
         let verified = pull_and_verify(&registry.host, repository, tag).await;
@@ -85,16 +88,16 @@ async fn engines_unpack_what_was_compressed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_changed_layer_moves_alone() {
-    for real in [classic(), Real::all().into_iter().next().unwrap()] {
+async fn only_the_changed_layer_is_transferred() {
+    for engine in [classic(), DockerEngine::all().into_iter().next().unwrap()] {
         for (compression, graph) in [
             (Compression::Gzip, true),
             (Compression::Zstd, true),
             (Compression::Gzip, false),
         ] {
             let docker = match graph {
-                true => real.graph(),
-                false => real.docker.clone(),
+                true => engine.graph(),
+                false => engine.docker.clone(),
             };
             let name = unique("repeat");
             let layer = |what: &str| tar(&[(what, text(&format!("{name} {what}")))]);
@@ -105,7 +108,7 @@ async fn one_changed_layer_moves_alone() {
                 vec![layer("a"), layer("b"), layer("c"), small(&format!("{name} changed"))],
             );
             let registry = TestRegistry::start(Version::V31);
-            real.load(&first.archive());
+            engine.load(&first.archive());
             let all = bring(&docker, &name, &registry, compression).await;
             assert_eq!(all.moved_blobs, 5);
             let again = bring(&docker, &name, &registry, compression).await;
@@ -115,7 +118,7 @@ async fn one_changed_layer_moves_alone() {
             );
             assert_eq!(again.digest, all.digest);
 
-            real.load(&changed.archive());
+            engine.load(&changed.archive());
             let one = bring(&docker, &name, &registry, compression).await;
             assert_eq!(
                 one.moved_blobs, 2,
@@ -128,7 +131,7 @@ async fn one_changed_layer_moves_alone() {
             // A layer less, and in another form.
             changed.layers.remove(1);
             let fewer = Image::new(&name, changed.layers.clone());
-            real.load(&fewer.archive());
+            engine.load(&fewer.archive());
             let less = bring(&docker, &name, &registry, compression).await;
             // The configuration; an export of 20.10 does not say which layer the topmost is.
             assert!(less.moved_blobs <= 1 + u64::from(!graph), "{}", less.moved_blobs);
@@ -140,16 +143,16 @@ async fn one_changed_layer_moves_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_gets_no_shorter_is_stored_as_it_is() {
-    let real = classic();
+async fn incompressible_layers_are_stored_uncompressed() {
+    let engine = classic();
     for (compression, graph) in [
         (Compression::Zstd, true),
         (Compression::Gzip, true),
         (Compression::Zstd, false),
     ] {
         let docker = match graph {
-            true => real.graph(),
-            false => real.docker.clone(),
+            true => engine.graph(),
+            false => engine.docker.clone(),
         };
         let name = unique("noise");
         let random = tar(&[("weights", noise(3_000_000))]);
@@ -157,7 +160,7 @@ async fn what_gets_no_shorter_is_stored_as_it_is() {
         let image = |tag: &str| {
             let small = tar(&[("small", "a word ".repeat(50) + tag)]);
             let name = name.replace(":1", tag);
-            real.load(&Image::new(&name, vec![random.clone(), words.clone(), small]).archive());
+            engine.load(&Image::new(&name, vec![random.clone(), words.clone(), small]).archive());
             name
         };
         let registry = TestRegistry::start(Version::V31);
@@ -185,13 +188,13 @@ async fn what_gets_no_shorter_is_stored_as_it_is() {
 
 /// As other tools write a manifest, and as nobody does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_others_compressed_is_not_taken_for_ours() {
-    let real = classic();
+async fn layers_compressed_by_others_are_not_reused() {
+    let engine = classic();
     let name = unique("foreign");
     let image = Image::new(&name, vec![tar(&[("a", text(&name))])]);
-    real.load(&image.archive());
+    engine.load(&image.archive());
     let registry = TestRegistry::start(Version::V31);
-    let ours = bring(&real.graph(), &name, &registry, Compression::Gzip).await;
+    let ours = bring(&engine.graph(), &name, &registry, Compression::Gzip).await;
     let repository = registry.repository(name.trim_end_matches(":1"));
     let standing = repository.manifest("1").await.unwrap().unwrap();
     let mut foreign: Manifest = standing.manifest().unwrap().clone();
@@ -202,24 +205,24 @@ async fn what_others_compressed_is_not_taken_for_ours() {
         Document::parse(None, spaced.into()).unwrap(),
     ] {
         repository.put_manifest(&document, "1").await.unwrap();
-        let again = bring(&real.graph(), &name, &registry, Compression::Gzip).await;
+        let again = bring(&engine.graph(), &name, &registry, Compression::Gzip).await;
         assert_eq!((again.digest, again.moved_blobs), (ours.digest.clone(), 1));
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_base_is_compressed_once_for_all_images() {
-    let real = classic();
+async fn a_shared_base_layer_is_compressed_once() {
+    let engine = classic();
     for graph in [true, false] {
         let docker = match graph {
-            true => real.graph(),
-            false => real.docker.clone(),
+            true => engine.graph(),
+            false => engine.docker.clone(),
         };
         let names = [unique("one"), unique("two"), unique("three")];
         let base = tar(&[("base", text(&names[0]))]);
         for name in &names {
             let own = tar(&[("own", name.as_bytes())]);
-            real.load(&Image::new(name, vec![base.clone(), own]).archive());
+            engine.load(&Image::new(name, vec![base.clone(), own]).archive());
         }
         let registry = TestRegistry::start(Version::V31);
         let known = Arc::default();

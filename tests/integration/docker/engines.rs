@@ -10,14 +10,14 @@ use jackal_operator::source::docker::{Docker, Engine, StorageKind};
 use serde_json::json;
 
 /// An engine in one of the three shapes in which they are found.
-pub struct Real {
+pub struct DockerEngine {
     pub host: String,
     pub shape: StorageKind,
     /// By its API alone.
     pub docker: Docker,
 }
 
-impl Real {
+impl DockerEngine {
     pub fn at(host: String, shape: StorageKind) -> Self {
         let engine = Engine::new(Some(&host), Duration::from_secs(20)).unwrap();
         Self {
@@ -79,13 +79,13 @@ fn succeed(mut command: Command) -> Output {
 }
 
 /// An engine that a test may kill; its state goes with it.
-pub struct Victim {
+pub struct DedicatedEngine {
     name: String,
     part: &'static str,
-    pub real: Real,
+    pub engine: DockerEngine,
 }
 
-impl Victim {
+impl DedicatedEngine {
     pub fn start(part: &'static str, shape: StorageKind) -> Self {
         required("JACKAL_STACK");
         // Several at once, where several tests have one.
@@ -102,7 +102,7 @@ impl Victim {
         Self {
             name,
             part,
-            real: Real::at(host, shape),
+            engine: DockerEngine::at(host, shape),
         }
     }
 
@@ -113,7 +113,7 @@ impl Victim {
 
     /// What ends the engine at once, as a crash does.
     pub fn killer(&self) -> impl FnOnce() + Send + 'static {
-        let socket = PathBuf::from(self.real.host.strip_prefix("unix://").unwrap());
+        let socket = PathBuf::from(self.engine.host.strip_prefix("unix://").unwrap());
         let pid = std::fs::read_to_string(socket.with_file_name("docker.pid")).unwrap();
         move || {
             let mut kill = Command::new("kill");
@@ -127,7 +127,7 @@ impl Victim {
     }
 }
 
-impl Drop for Victim {
+impl Drop for DedicatedEngine {
     fn drop(&mut self) {
         let _ = stack(&["stop", &self.name]).output();
     }

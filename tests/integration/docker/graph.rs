@@ -11,19 +11,19 @@ use jackal_operator::source::docker::{Docker, StorageKind};
 use jackal_operator::source::{Delivery, ImageSource, Method};
 use tempfile::TempDir;
 
-use super::collected::Collected;
-use super::engines::{Image, Real, noise};
+use super::engines::{DockerEngine, Image, noise};
+use super::memory_sink::MemorySink;
 use super::tars::{Tar, crowded, odd};
 use super::{deliver, manifest, reference, stands, transfer};
 use crate::support::registry::{TestRegistry, Version};
 
-fn classic() -> impl Iterator<Item = Real> {
-    Real::all()
+fn classic() -> impl Iterator<Item = DockerEngine> {
+    DockerEngine::all()
         .into_iter()
-        .filter(|real| real.shape == StorageKind::Classic)
+        .filter(|engine| engine.shape == StorageKind::Classic)
 }
 
-fn verified(delivered: &Delivery, sink: &Collected, image: &Image, host: &str) {
+fn verified(delivered: &Delivery, sink: &MemorySink, image: &Image, host: &str) {
     let manifest = manifest(delivered);
     assert_eq!(manifest.config.digest, Digest::of(&image.config), "{host}");
     let layers: Vec<Digest> = manifest.layers.iter().map(|layer| layer.digest.clone()).collect();
@@ -43,8 +43,8 @@ fn verified(delivered: &Delivery, sink: &Collected, image: &Image, host: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_layer_is_read_as_the_engine_exports_it() {
-    for real in classic() {
+async fn layers_read_from_the_folder_equal_the_engines_export() {
+    for engine in classic() {
         let mut image = Image::varied("jackal-test/graph:1");
         let base = Tar::default()
             .folder("gone/")
@@ -54,39 +54,39 @@ async fn every_layer_is_read_as_the_engine_exports_it() {
             .end(1024);
         image.layers.splice(0..0, [base, odd(), crowded(20_000), odd()]);
         let image = Image::new(&image.name, image.layers);
-        real.load(&image.archive());
+        engine.load(&image.archive());
 
-        let sink = Collected::default();
-        let read = deliver(&real.graph(), &image.name, &sink).await;
+        let sink = MemorySink::default();
+        let read = deliver(&engine.graph(), &image.name, &sink).await;
         assert_eq!(
             (read.method, &read.declined),
             (Method::DockerGraph, &None),
             "{}",
-            real.host
+            engine.host
         );
-        verified(&read, &sink, &image, &real.host);
+        verified(&read, &sink, &image, &engine.host);
 
-        let exported = deliver(&real.docker, &image.name, &Collected::default()).await;
+        let exported = deliver(&engine.docker, &image.name, &MemorySink::default()).await;
         assert_eq!(exported.method, Method::DockerSave);
-        assert_eq!(exported.documents, read.documents, "{}", real.host);
-        let again = deliver(&real.graph(), &image.name, &sink).await;
+        assert_eq!(exported.documents, read.documents, "{}", engine.host);
+        let again = deliver(&engine.graph(), &image.name, &sink).await;
         assert_eq!((again.method, again.declined), (Method::Unchanged, None));
         assert_eq!(again.documents, read.documents);
-        assert_eq!(sink.taken(), vec![], "{}", real.host);
+        assert_eq!(sink.taken(), vec![], "{}", engine.host);
     }
 }
 
 #[tokio::test]
-async fn held_layers_are_not_read() {
-    for real in classic() {
+async fn existing_layers_are_not_read() {
+    for engine in classic() {
         let image = Image::varied("jackal-test/graph-held:1");
-        real.load(&image.archive());
-        let sink = Collected::default();
+        engine.load(&image.archive());
+        let sink = MemorySink::default();
         for held in [0, 1, 2] {
             sink.hold_diff(&image.layers[held]);
         }
         // All that is needed of the folder is one layer and the configuration.
-        let copy = Copy::of(&real, &image);
+        let copy = Copy::of(&engine, &image);
         for held in [0, 1, 2, 3] {
             std::fs::remove_dir_all(copy.entry(held)).unwrap();
         }
@@ -97,7 +97,7 @@ async fn held_layers_are_not_read() {
         let mut taken = sink.taken();
         taken.sort();
         expected.sort();
-        assert_eq!(taken, expected, "{}", real.host);
+        assert_eq!(taken, expected, "{}", engine.host);
     }
 }
 
@@ -109,8 +109,8 @@ struct Copy {
 }
 
 impl Copy {
-    fn of(real: &Real, image: &Image) -> Self {
-        let root = PathBuf::from(real.output(&["info", "--format", "{{.DockerRootDir}}"]).trim());
+    fn of(engine: &DockerEngine, image: &Image) -> Self {
+        let root = PathBuf::from(engine.output(&["info", "--format", "{{.DockerRootDir}}"]).trim());
         let folder = tempfile::tempdir().unwrap();
         let mut chain: Vec<Digest> = Vec::new();
         for diff_id in image.diff_ids() {
@@ -138,7 +138,7 @@ impl Copy {
             let cache_id = std::fs::read_to_string(folder.path().join(&entry).join("cache-id")).unwrap();
             copy(&Path::new("overlay2").join(cache_id).join("diff"));
         }
-        let docker = Docker::new(real.docker.engine().clone(), Some(folder.path().to_owned()));
+        let docker = Docker::new(engine.docker.engine().clone(), Some(folder.path().to_owned()));
         Self { folder, chain, docker }
     }
 
@@ -279,17 +279,17 @@ const SPOILED: [Spoiled; 12] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_doubtful_layer_is_exported_and_the_others_are_read() {
-    for real in classic() {
+async fn an_unreadable_layer_is_exported_and_the_others_are_read() {
+    for engine in classic() {
         let image = Image::varied("jackal-test/graph-doubt:1");
-        real.load(&image.archive());
+        engine.load(&image.archive());
         let layer = image.diff_ids()[4].short_form();
         for (what, spoil, why) in SPOILED {
-            let copy = Copy::of(&real, &image);
+            let copy = Copy::of(&engine, &image);
             spoil(&copy);
-            let sink = Collected::default();
+            let sink = MemorySink::default();
             let delivered = deliver(&copy.docker, &image.name, &sink).await;
-            assert_eq!(delivered.method, Method::DockerSave, "{}: {what}", real.host);
+            assert_eq!(delivered.method, Method::DockerSave, "{}: {what}", engine.host);
             let declined = delivered.declined.clone().unwrap();
             let expected = format!("layer {layer} was not read from the engine's folder: ");
             assert!(
@@ -304,11 +304,11 @@ async fn a_doubtful_layer_is_exported_and_the_others_are_read() {
 }
 
 #[tokio::test]
-async fn a_folder_that_is_not_the_engines_is_left() {
-    for real in classic() {
+async fn a_folder_of_another_engine_is_not_read() {
+    for engine in classic() {
         let image = Image::varied("jackal-test/graph-root:1");
-        real.load(&image.archive());
-        let copy = Copy::of(&real, &image);
+        engine.load(&image.archive());
+        let copy = Copy::of(&engine, &image);
         let content = copy.folder.path().join("image/overlay2/imagedb/content/sha256");
         change_byte(&content.join(Digest::of(&image.config).hex()));
         let empty = tempfile::tempdir().unwrap();
@@ -317,8 +317,8 @@ async fn a_folder_that_is_not_the_engines_is_left() {
             (empty.path(), "image/overlay2/imagedb/content/sha256 is not there"),
             (copy.folder.path(), "is not that of the image"),
         ] {
-            let docker = Docker::new(real.docker.engine().clone(), Some(root.to_owned()));
-            let sink = Collected::default();
+            let docker = Docker::new(engine.docker.engine().clone(), Some(root.to_owned()));
+            let sink = MemorySink::default();
             let delivered = deliver(&docker, &image.name, &sink).await;
             assert_eq!(delivered.method, Method::DockerSave);
             let declined = delivered.declined.clone().unwrap();
@@ -327,45 +327,45 @@ async fn a_folder_that_is_not_the_engines_is_left() {
                 declined.contains(why) && declined.contains("--docker-root"),
                 "{declined}"
             );
-            verified(&delivered, &sink, &image, &real.host);
+            verified(&delivered, &sink, &image, &engine.host);
         }
     }
 }
 
 #[tokio::test]
-async fn a_removed_image_is_said_to_be_gone() {
-    for real in classic() {
+async fn an_image_removed_during_a_transfer_is_reported_as_not_found() {
+    for engine in classic() {
         let mut layer = Tar::default();
         for at in 0..64 {
             layer = layer.file(&format!("part-{at}"), &noise(1 << 20));
         }
         let image = Image::new("jackal-test/graph-removed:1", vec![layer.end(1024)]);
-        real.load(&image.archive());
-        let docker = real.graph();
+        engine.load(&image.archive());
+        let docker = engine.graph();
         let resolved = docker.resolve(&reference(&image.name), &[]).await.unwrap();
-        let sink = Collected::default();
-        let (host, name) = (real.host.clone(), image.name.clone());
-        sink.interrupt(move || Real::at(host, StorageKind::Classic).run(&["rmi", &name]));
+        let sink = MemorySink::default();
+        let (host, name) = (engine.host.clone(), image.name.clone());
+        sink.interrupt(move || DockerEngine::at(host, StorageKind::Classic).run(&["rmi", &name]));
         let fault = docker.deliver(&resolved, &sink).await.unwrap_err();
-        assert_eq!(fault.reason, Reason::SourceNotFound, "{}: {fault}", real.host);
+        assert_eq!(fault.reason, Reason::SourceNotFound, "{}: {fault}", engine.host);
         let layer = &image.diff_ids()[0];
-        assert!(!sink.blobs.lock().unwrap().contains_key(layer), "{}", real.host);
+        assert!(!sink.blobs.lock().unwrap().contains_key(layer), "{}", engine.host);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_registry_never_has_a_wrong_layer() {
+async fn a_corrupt_layer_never_reaches_the_registry() {
     let registry = TestRegistry::start(Version::V31);
-    for (at, real) in classic().enumerate() {
+    for (at, engine) in classic().enumerate() {
         let image = Image::varied("jackal-test/graph-registry:1");
-        real.load(&image.archive());
-        let copy = Copy::of(&real, &image);
+        engine.load(&image.archive());
+        let copy = Copy::of(&engine, &image);
         change_byte(&copy.diff(4).join("large"));
         copy.split(0, other_mode);
         let prefix = format!("graph{at}");
         let transfer = transfer(&copy.docker, &image.name, &registry, &prefix, Compression::None);
         let outcome = transfer.run().await.unwrap();
-        assert_eq!(outcome.method, Method::DockerSave, "{}", real.host);
+        assert_eq!(outcome.method, Method::DockerSave, "{}", engine.host);
         let declined = outcome.declined.unwrap();
         for why in [
             "was changed: its checksum is another",

@@ -8,8 +8,8 @@ use jackal_operator::source::docker::Docker;
 use jackal_operator::source::{Delivery, ImageSource};
 use serde_json::json;
 
-use super::collected::Collected;
-use super::engines::{Real, tar};
+use super::engines::{DockerEngine, tar};
+use super::memory_sink::MemorySink;
 use super::{content, reference};
 
 /// An image of several platforms.
@@ -80,13 +80,13 @@ impl Built {
 }
 
 /// By the engine's export, its store's folder, and its containerd's socket.
-fn ways(real: &Real) -> [Docker; 3] {
-    [real.docker.clone(), content::folder(real), content::socket(real)]
+fn ways(engine: &DockerEngine) -> [Docker; 3] {
+    [engine.docker.clone(), content::folder(engine), content::socket(engine)]
 }
 
 async fn deliver(docker: &Docker, name: &str, platforms: &[&str]) -> (Delivery, Vec<Digest>) {
     let platforms: Vec<Platform> = platforms.iter().map(|platform| platform.parse().unwrap()).collect();
-    let sink = Collected::default();
+    let sink = MemorySink::default();
     let image = docker.resolve(&reference(name), &platforms).await.unwrap();
     let delivered = docker.deliver(&image, &sink).await.unwrap();
     let root = delivered.documents.last().unwrap().digest();
@@ -100,12 +100,12 @@ async fn deliver(docker: &Docker, name: &str, platforms: &[&str]) -> (Delivery, 
 }
 
 #[tokio::test]
-async fn platforms_are_chosen_from_an_index() {
-    let real = Real::containerd();
+async fn platforms_are_selected_from_an_index() {
+    let engine = DockerEngine::containerd();
     let name = "docker.io/jackal-test/index:1";
     let built = build("whole", &["linux/amd64", "linux/arm64", "linux/s390x"]);
-    real.load(&built.archive(name, None));
-    for docker in ways(&real) {
+    engine.load(&built.archive(name, None));
+    for docker in ways(&engine) {
         chosen(&docker, name, &built).await;
     }
 }
@@ -133,15 +133,15 @@ async fn chosen(docker: &Docker, name: &str, built: &Built) {
 }
 
 #[tokio::test]
-async fn of_a_sparse_index_only_what_is_held_is_taken() {
-    let real = Real::containerd();
+async fn only_stored_platforms_of_a_sparse_index_are_copied() {
+    let engine = DockerEngine::containerd();
     let name = "docker.io/jackal-test/sparse:1";
     let built = build("sparse", &["linux/amd64", "linux/arm64"]);
-    real.load(&built.archive(name, Some(1)));
+    engine.load(&built.archive(name, Some(1)));
     let sparser_name = "docker.io/jackal-test/sparse:2";
     let sparser = build("sparser", &["linux/amd64", "linux/arm64", "linux/s390x"]);
-    real.load(&sparser.archive(sparser_name, Some(1)));
-    for docker in ways(&real) {
+    engine.load(&sparser.archive(sparser_name, Some(1)));
+    for docker in ways(&engine) {
         held(&docker, name, &built, sparser_name).await;
     }
 }

@@ -7,7 +7,7 @@ use jackal_operator::oci::Compression;
 use jackal_operator::source::Method;
 use jackal_operator::source::docker::StorageKind;
 
-use super::engines::{Image, Victim, required};
+use super::engines::{DedicatedEngine, Image, required};
 use super::{stands, transfer};
 use crate::support::registry::{Options, TestRegistry, Version};
 
@@ -19,21 +19,21 @@ pub fn break_exports(name: &str) {
 }
 
 #[tokio::test]
-async fn an_engine_without_room_for_an_export_pushes() {
+async fn an_engine_without_disk_space_for_an_export_pushes() {
     let login = Options {
         login: Some(("pusher", "se-cret?>")),
         ..Options::default()
     };
     let registry = TestRegistry::start_with(Version::V31, login);
     for part in ["docker20", "docker-classic"] {
-        let victim = Victim::start(part, StorageKind::Classic);
-        let real = &victim.real;
+        let dedicated = DedicatedEngine::start(part, StorageKind::Classic);
+        let engine = &dedicated.engine;
         let name = format!("jackal-test/{part}:1");
         let image = Image::varied(&name);
-        real.load(&image.archive());
-        break_exports(victim.name());
+        engine.load(&image.archive());
+        break_exports(dedicated.name());
 
-        let transfer = transfer(&real.docker, &name, &registry, "in", Compression::None);
+        let transfer = transfer(&engine.docker, &name, &registry, "in", Compression::None);
         let outcome = transfer.run().await.unwrap();
         assert_eq!(outcome.method, Method::DockerPush);
         let declined = outcome.declined.unwrap();
@@ -45,27 +45,27 @@ async fn an_engine_without_room_for_an_export_pushes() {
         // It stands, so nothing is pushed or exported again, and the name for the push is gone.
         let again = transfer.run().await.unwrap();
         assert_eq!((again.method, &again.digest), (Method::Unchanged, &outcome.digest));
-        let names = real.output(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]);
+        let names = engine.output(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]);
         assert_eq!(names.trim(), name, "{part}");
     }
 }
 
 #[tokio::test]
-async fn what_the_engine_may_not_push_either_is_told_with_both_reasons() {
+async fn a_failed_engine_push_is_reported_with_the_export_failure() {
     let login = Options {
         login: Some(("pusher", "secret")),
         ..Options::default()
     };
     let registry = TestRegistry::start_with(Version::V31, login);
-    let victim = Victim::start("docker20", StorageKind::Classic);
+    let dedicated = DedicatedEngine::start("docker20", StorageKind::Classic);
     let name = "jackal-test/refused:1";
-    victim.real.load(&Image::varied(name).archive());
-    let transfer = transfer(&victim.real.docker, name, &registry, "in", Compression::None);
+    dedicated.engine.load(&Image::varied(name).archive());
+    let transfer = transfer(&dedicated.engine.docker, name, &registry, "in", Compression::None);
     // Somebody gave that name to another image already.
     let taken = transfer.location.to_string();
-    victim.real.load(&Image::varied("jackal-test/other:1").archive());
-    victim.real.run(&["tag", "jackal-test/other:1", &taken]);
-    break_exports(victim.name());
+    dedicated.engine.load(&Image::varied("jackal-test/other:1").archive());
+    dedicated.engine.run(&["tag", "jackal-test/other:1", &taken]);
+    break_exports(dedicated.name());
     let fault = transfer.run().await.unwrap_err();
     assert_eq!(fault.reason, Reason::SourceFailed, "{fault}");
     assert!(fault.message.contains("/docker/tmp"), "{fault}");

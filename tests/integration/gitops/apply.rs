@@ -4,7 +4,7 @@ use jackal_operator::api::v1alpha1::{JackalImage, JackalPackage};
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
-use super::{lone, package};
+use super::{package, standalone_image};
 use crate::support::cluster::Cluster;
 use crate::support::image::multi_platform;
 use crate::support::registry::{TestRegistry, Version};
@@ -50,7 +50,7 @@ fn owned(object: &Value, manager: &str, its: bool) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn applying_again_changes_nothing_and_conflicts_with_nobody() {
+async fn applying_again_changes_nothing_and_causes_no_conflict() {
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     for tag in ["1", "2"] {
         multi_platform(&source.repository("team/app"), tag).await;
@@ -66,13 +66,13 @@ async fn applying_again_changes_nothing_and_conflicts_with_nobody() {
         let write = |tag: &str| {
             let line = format!("{{image: '{}'}}", image(tag));
             let package = package("shop", "1.0.0", &registry.host, &[&line], "deletionPolicy: Delete");
-            let lone = lone(
+            let standalone_image = standalone_image(
                 "app",
                 &image(tag),
                 &registry.host,
                 "imagePullSecrets: []\n  deletionPolicy: Delete",
             );
-            std::fs::write(file, format!("{package}---\n{lone}")).unwrap();
+            std::fs::write(file, format!("{package}---\n{standalone_image}")).unwrap();
         };
         let apply = || cluster.kubectl(&[&["apply", "--filename", file][..], flags].concat());
         // It fails, and says nothing, where something differs.
@@ -118,8 +118,9 @@ async fn applying_again_changes_nothing_and_conflicts_with_nobody() {
         let handled = |status: Option<&str>| (status == Some("2026-01-01T00:00:00Z")).then_some(());
         let package = |package: &JackalPackage| handled(package.status.as_ref()?.last_handled_reconcile_at.as_deref());
         cluster.package_where("shop", "looked at again", package).await;
-        let lone = |image: &JackalImage| handled(image.status.as_ref()?.last_handled_reconcile_at.as_deref());
-        cluster.image_where("app", "looked at again", lone).await;
+        let standalone_image =
+            |image: &JackalImage| handled(image.status.as_ref()?.last_handled_reconcile_at.as_deref());
+        cluster.image_where("app", "looked at again", standalone_image).await;
         let shop = cluster.ready("shop").await;
         assert_eq!(differs(), "", "{manager}");
         apply();
@@ -151,10 +152,10 @@ async fn applying_again_changes_nothing_and_conflicts_with_nobody() {
 }
 
 #[tokio::test]
-async fn an_edit_by_another_is_a_conflict_between_those_two() {
+async fn an_edit_by_another_manager_is_a_conflict_with_the_applier() {
     let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
     let _controller = cluster.controller(&[]);
-    let yaml = lone("app", "127.0.0.1:1/team/app:1", &registry.host, "interval: 1h");
+    let yaml = standalone_image("app", "127.0.0.1:1/team/app:1", &registry.host, "interval: 1h");
     let argocd = ["--field-manager=argocd-controller"];
     cluster.try_apply_with(&yaml, &argocd).unwrap();
     cluster

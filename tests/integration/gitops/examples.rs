@@ -15,7 +15,7 @@ const PLACEHOLDER: &str = "registry.example.com";
 const EXAMPLE: &str = include_str!("../../../examples/deployment.yaml");
 
 #[tokio::test]
-async fn every_example_is_taken_by_an_api_server() {
+async fn every_example_is_accepted_by_an_api_server() {
     let cluster = Cluster::new().await;
     let mut count = 0;
     for entry in std::fs::read_dir(FOLDER).unwrap() {
@@ -32,7 +32,7 @@ async fn every_example_is_taken_by_an_api_server() {
 }
 
 #[test]
-fn the_page_shows_the_example_and_the_names_that_are_made() {
+fn the_page_shows_the_example_and_its_image_names() {
     let objects = &EXAMPLE[EXAMPLE.find("apiVersion").unwrap()..];
     assert!(
         PAGE.contains(objects),
@@ -46,7 +46,7 @@ fn the_page_shows_the_example_and_the_names_that_are_made() {
 }
 
 #[tokio::test]
-async fn the_deployment_names_what_the_operator_brought() {
+async fn the_deployment_references_the_copied_images() {
     let (cluster, source, registry) = (
         Cluster::new().await,
         TestRegistry::start(Version::V31),

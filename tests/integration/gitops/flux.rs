@@ -8,7 +8,7 @@ use crate::support::image::multi_platform;
 use crate::support::registry::{TestRegistry, Version};
 
 #[tokio::test]
-async fn an_oci_repository_takes_the_definition_of_a_package() {
+async fn fluxs_oci_repository_accepts_a_package() {
     let cluster = Cluster::new().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     multi_platform(&source.repository("team/app"), "1").await;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::Verdict;
+use super::Health;
 use crate::support::cluster::Cluster;
 
 /// The files of the set, by name.
@@ -29,17 +29,17 @@ fn noted(file: &Path, key: &str) -> String {
 }
 
 #[test]
-fn objects_of_earlier_versions_are_judged_as_they_were() {
+fn objects_of_earlier_versions_keep_their_health() {
     let files = files();
     let names: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
-    for (file, verdict) in files.iter().zip(Verdict::of(&names)) {
-        let expected = Verdict::new(&noted(file, "kstatus"), &noted(file, "argocd"));
+    for (file, verdict) in files.iter().zip(Health::of(&names)) {
+        let expected = Health::new(&noted(file, "kstatus"), &noted(file, "argocd"));
         assert_eq!(verdict, expected, "{}", file.display());
     }
 }
 
 #[tokio::test]
-async fn objects_of_earlier_versions_are_admitted_unchanged() {
+async fn objects_of_earlier_versions_are_accepted_unchanged() {
     let cluster = Cluster::new().await;
     for file in files() {
         let object: Value = serde_saphyr::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();

@@ -24,14 +24,14 @@ const HEALTH: &str = concat!(
 
 /// What tools make of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Verdict {
+struct Health {
     /// Of kstatus: Current, InProgress, Failed or Terminating.
     kstatus: String,
     /// Of Argo CD: Healthy, Progressing, Degraded or Suspended.
     argocd: String,
 }
 
-impl Verdict {
+impl Health {
     fn new(kstatus: &str, argocd: &str) -> Self {
         Self {
             kstatus: kstatus.to_owned(),
@@ -76,9 +76,9 @@ fn package(name: &str, version: &str, endpoint: &str, images: &[&str], more: &st
     objects::package(name, version, images, &to(endpoint, more))
 }
 
-/// An image of its own that goes there; see [`objects::lone`].
-fn lone(name: &str, image: &str, endpoint: &str, more: &str) -> String {
-    objects::lone(name, image, &to(endpoint, more))
+/// An image of its own that goes there; see [`objects::standalone_image`].
+fn standalone_image(name: &str, image: &str, endpoint: &str, more: &str) -> String {
+    objects::standalone_image(name, image, &to(endpoint, more))
 }
 
 fn to(endpoint: &str, more: &str) -> String {

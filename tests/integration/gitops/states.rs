@@ -9,9 +9,9 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::json;
 
-use super::{Verdict, lone, package};
+use super::{Health, package, standalone_image};
 use crate::cluster::{layered, unique};
-use crate::docker::engines::Real;
+use crate::docker::engines::DockerEngine;
 use crate::support::cluster::{Cluster, condition};
 use crate::support::image::{image, multi_platform, noise, put};
 use crate::support::operator::Operator;
@@ -25,8 +25,8 @@ fn is(cluster: &Cluster, object: &str, state: &str, kstatus: &str, argocd: &str)
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("object.yaml");
     std::fs::write(&file, &yaml).unwrap();
-    let expected = Verdict::new(kstatus, argocd);
-    assert_eq!(Verdict::of(&[&file]), [expected], "{state}:\n{yaml}");
+    let expected = Health::new(kstatus, argocd);
+    assert_eq!(Health::of(&[&file]), [expected], "{state}:\n{yaml}");
     if let Some(folder) = std::env::var_os("JACKAL_COMPAT_RECORD") {
         let file = PathBuf::from(folder).join(format!("{state}.yaml"));
         std::fs::write(file, format!("# kstatus: {kstatus}\n# argocd: {argocd}\n{yaml}")).unwrap();
@@ -129,7 +129,7 @@ spec:
 ";
 
 #[tokio::test]
-async fn from_the_first_moment_to_the_last() {
+async fn states_from_creation_to_deletion() {
     let cluster = Cluster::new().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     let (repository, path) = (source.repository("team/app"), format!("{}/team/app", source.host));
@@ -161,7 +161,7 @@ async fn from_the_first_moment_to_the_last() {
     cluster.kubectl(&["delete", "jkpkg,jkimg", "--all", "--timeout=30s"]);
     let keeps = "deletionPolicy: Delete";
     cluster.apply(&shop("1.0.0", keeps));
-    cluster.apply(&lone("app", &format!("{path}:2"), &to.host, keeps));
+    cluster.apply(&standalone_image("app", &format!("{path}:2"), &to.host, keeps));
     is(&cluster, "jkpkg/shop", "package-created", "InProgress", "Progressing");
     is(&cluster, "jkimg/app", "image-created", "InProgress", "Progressing");
 
@@ -196,7 +196,7 @@ async fn from_the_first_moment_to_the_last() {
     }
 
     // What stood there before is somebody else's.
-    cluster.apply(&lone("twin", &format!("{path}:2"), &to.host, ""));
+    cluster.apply(&standalone_image("twin", &format!("{path}:2"), &to.host, ""));
     let twin = cluster.image_ready("twin").await.status.unwrap();
     assert!(twin.adopted);
     is(&cluster, "jkimg/twin", "image-ready-adopted", "Current", "Healthy");
@@ -267,7 +267,7 @@ async fn from_the_first_moment_to_the_last() {
 }
 
 #[tokio::test]
-async fn what_fails_and_what_is_suspended() {
+async fn states_of_failed_and_suspended_objects() {
     let cluster = Cluster::new().await;
     let registry = TestRegistry::start(Version::V28);
     let _controller = cluster.controller(&["--insecure-registry", "127.0.0.1:1"]);
@@ -284,7 +284,7 @@ async fn what_fails_and_what_is_suspended() {
             &[&format!("{{image: '{image}'}}")],
             "",
         ));
-        cluster.apply(&lone(name, image, &registry.host, ""));
+        cluster.apply(&standalone_image(name, image, &registry.host, ""));
         package_says(&cluster, name, "False", reason).await;
         image_says(&cluster, name, "False", reason).await;
         is(
@@ -310,7 +310,7 @@ async fn what_fails_and_what_is_suspended() {
         &[&format!("{{image: '{nowhere}'}}")],
         suspend,
     ));
-    cluster.apply(&lone("rests", nowhere, &registry.host, suspend));
+    cluster.apply(&standalone_image("rests", nowhere, &registry.host, suspend));
     package_says(&cluster, "rests", "False", "Suspended").await;
     image_says(&cluster, "rests", "False", "Suspended").await;
     is(&cluster, "jkpkg/rests", "package-suspended", "InProgress", "Suspended");
@@ -318,9 +318,9 @@ async fn what_fails_and_what_is_suspended() {
 }
 
 #[tokio::test]
-async fn what_nodes_hold() {
+async fn states_of_images_on_nodes() {
     let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
-    let [old, classic, _] = Real::all();
+    let [old, classic, _] = DockerEngine::all();
     let (one, both) = (unique("app:one"), unique("app:both"));
     old.load(&layered(&one, "one").archive());
     old.load(&layered(&both, "of n1").archive());
@@ -340,7 +340,7 @@ async fn what_nodes_hold() {
         })
         .await;
     }
-    cluster.apply(&lone("both", &both, &registry.host, "source: Docker"));
+    cluster.apply(&standalone_image("both", &both, &registry.host, "source: Docker"));
     let line = format!("{{image: '{both}', source: Docker}}");
     cluster.apply(&package("both", "1", &registry.host, &[&line], ""));
     let answered = |image: &JackalImage| {
@@ -355,20 +355,25 @@ async fn what_nodes_hold() {
     is(&cluster, "jkpkg/both", "package-ambiguous", "InProgress", "Degraded");
     is(&cluster, "jkimg/both", "image-ambiguous", "InProgress", "Degraded");
 
-    cluster.apply(&lone("one", &one, &registry.host, "source: Docker\n  nodeName: n1"));
+    cluster.apply(&standalone_image(
+        "one",
+        &one,
+        &registry.host,
+        "source: Docker\n  nodeName: n1",
+    ));
     let status = cluster.image_ready("one").await.status.unwrap();
     assert!(
         status.method_reason.is_some() && status.assignment.is_some(),
         "{status:?}"
     );
     is(&cluster, "jkimg/one", "image-ready-of-a-node", "Current", "Healthy");
-    for (real, name) in [(&old, &one), (&old, &both), (&classic, &both)] {
-        real.run(&["image", "rm", "--force", name]);
+    for (engine, name) in [(&old, &one), (&old, &both), (&classic, &both)] {
+        engine.run(&["image", "rm", "--force", name]);
     }
 }
 
 #[tokio::test]
-async fn what_is_to_be_deleted() {
+async fn states_of_planned_deletions() {
     let (cluster, source) = (Cluster::new().await, TestRegistry::start(Version::V31));
     multi_platform(&source.repository("team/app"), "1").await;
     let line = format!("{{image: '{}/team/app:1'}}", source.host);

@@ -9,7 +9,7 @@ use crate::support::install_tls;
 use crate::support::registry::{Options, TestRegistry, VERSIONS, Version};
 
 #[tokio::test]
-async fn credentials_decide() {
+async fn access_depends_on_the_credentials() {
     let options = Options {
         login: Some(("jackal", "s3cret")),
         tls: false,
@@ -50,7 +50,7 @@ async fn credentials_decide() {
 }
 
 #[tokio::test]
-async fn tls_trusts_only_what_it_is_told() {
+async fn tls_trusts_only_configured_authorities() {
     let options = Options {
         login: Some(("jackal", "s3cret")),
         tls: true,
@@ -78,7 +78,7 @@ async fn tls_trusts_only_what_it_is_told() {
 }
 
 #[tokio::test]
-async fn plain_http_must_be_asked_for() {
+async fn plain_http_must_be_enabled() {
     let registry = TestRegistry::start(Version::V28);
     let strict = Registry::new(Endpoint {
         plain_http: false,
@@ -94,7 +94,7 @@ async fn plain_http_must_be_asked_for() {
 }
 
 #[tokio::test]
-async fn a_registry_that_is_down_is_unavailable() {
+async fn an_unreachable_registry_is_unavailable() {
     install_tls();
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let host = socket.local_addr().unwrap().to_string();

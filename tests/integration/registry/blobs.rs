@@ -27,7 +27,7 @@ async fn nothing_unfinished(registry: &TestRegistry, repository: &str) {
 }
 
 #[tokio::test]
-async fn blobs_come_back_as_they_went() {
+async fn uploaded_blobs_are_downloaded_unchanged() {
     for version in VERSIONS {
         let registry = TestRegistry::start(version);
         let repository = registry.repository("deep/er/blobs");
@@ -56,7 +56,7 @@ async fn blobs_come_back_as_they_went() {
 }
 
 #[tokio::test]
-async fn a_wrong_blob_leaves_nothing() {
+async fn a_blob_with_a_wrong_digest_is_not_stored() {
     for version in VERSIONS {
         let registry = TestRegistry::start(version);
         let repository = registry.repository("wrong");
@@ -93,7 +93,7 @@ async fn a_wrong_blob_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_source_that_breaks_off_is_said_unchanged() {
+async fn a_source_failure_is_reported_unchanged() {
     let registry = TestRegistry::start(Version::V31);
     let repository = registry.repository("broken");
     let content = noise(1, 200_000);
@@ -110,7 +110,7 @@ async fn a_source_that_breaks_off_is_said_unchanged() {
 }
 
 #[tokio::test]
-async fn a_dropped_upload_is_given_up() {
+async fn a_dropped_upload_is_deleted() {
     let registry = TestRegistry::start(Version::V31);
     let repository = registry.repository("dropped");
     let begun = tokio::sync::Notify::new();
@@ -129,7 +129,7 @@ async fn a_dropped_upload_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_blob_is_mounted_without_moving() {
+async fn a_mounted_blob_is_not_transferred() {
     for version in VERSIONS {
         let registry = TestRegistry::start(version);
         let content = noise(1, 1000);
@@ -178,7 +178,7 @@ async fn manifests_keep_their_bytes() {
 }
 
 #[tokio::test]
-async fn what_no_registry_takes_is_an_input_to_change() {
+async fn a_rejected_manifest_is_terminal() {
     let registry = TestRegistry::start(Version::V28);
     let document = image(&registry.repository("tags"), "linux/amd64", noise(1, 10)).await;
     let mut misnamed = document.clone();

@@ -5,15 +5,15 @@ use jackal_operator::oci::{Document, Index};
 use jackal_operator::source::{Identity, ImageSource, RegistrySource};
 use jackal_operator::transfer::{Destination, LayoutDestination, RegistryDestination};
 
+use crate::support::copy::copy;
 use crate::support::image::{entry, image, multi_platform, noise, put};
 use crate::support::independent::pull_and_verify;
 use crate::support::process::run;
 use crate::support::program;
 use crate::support::registry::{TestRegistry, VERSIONS, Version};
-use crate::support::sink::copy;
 
 #[tokio::test]
-async fn an_index_is_copied_whole() {
+async fn an_index_is_copied_completely() {
     for (version, other) in VERSIONS.into_iter().zip(VERSIONS.into_iter().rev()) {
         let (from, to) = (TestRegistry::start(version), TestRegistry::start(other));
         let (index, _) = multi_platform(&from.repository("lib/app"), "1").await;
@@ -45,7 +45,7 @@ async fn an_index_is_copied_whole() {
 }
 
 #[tokio::test]
-async fn chosen_platforms_are_all_that_comes() {
+async fn only_selected_platforms_are_copied() {
     let (from, to) = (TestRegistry::start(Version::V28), TestRegistry::start(Version::V31));
     let (index, images) = multi_platform(&from.repository("app"), "1").await;
     let source = RegistrySource::new(from.client());
@@ -92,7 +92,7 @@ async fn chosen_platforms_are_all_that_comes() {
 }
 
 #[tokio::test]
-async fn a_single_image_is_asked_what_it_runs_on() {
+async fn the_platform_of_a_single_image_is_read_from_its_config() {
     let registry = TestRegistry::start(Version::V28);
     let repository = registry.repository("app");
     let document = image(&repository, "linux/arm64", noise(1, 100)).await;
@@ -122,7 +122,7 @@ async fn a_single_image_is_asked_what_it_runs_on() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_named() {
+async fn a_missing_image_is_reported() {
     let registry = TestRegistry::start(Version::V28);
     let repository = registry.repository("app");
     let (_, images) = multi_platform(&repository, "1").await;
@@ -145,7 +145,7 @@ async fn what_is_not_there_is_named() {
 }
 
 #[tokio::test]
-async fn indexes_in_indexes_come_whole_and_in_order() {
+async fn nested_indexes_are_copied_completely_and_in_order() {
     let registry = TestRegistry::start(Version::V31);
     let repository = registry.repository("app");
     let one = image(&repository, "linux/amd64", noise(1, 100)).await;
@@ -171,7 +171,7 @@ async fn indexes_in_indexes_come_whole_and_in_order() {
 }
 
 #[tokio::test]
-async fn a_layout_is_one_that_others_read() {
+async fn other_tools_can_read_a_layout() {
     let from = TestRegistry::start(Version::V28);
     let (index, images) = multi_platform(&from.repository("app"), "1").await;
     let folder = tempfile::tempdir().unwrap();

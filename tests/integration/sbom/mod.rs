@@ -1,6 +1,6 @@
 //! SBOMs of images in real registries, by the real syft.
 
-pub mod bad;
+pub mod failures;
 mod packages;
 
 use std::path::{Path, PathBuf};
@@ -14,11 +14,11 @@ use jackal_operator::transfer::{Destination, LayoutDestination, RegistryDestinat
 use serde_json::Value;
 
 use crate::docker::engines::tar;
-use crate::support::faulty::{Scripted, reply};
 use crate::support::image::{entry, of_layer, put, stream};
 use crate::support::process::run;
 use crate::support::program;
 use crate::support::registry::{Options, TestRegistry, Version};
+use crate::support::scripted::{ScriptedServer, reply};
 
 /// The layer of an Alpine whose database has these packages, by name and version.
 fn alpine(packages: &[(&str, &str)]) -> Vec<u8> {
@@ -76,12 +76,12 @@ async fn left(root: &Path) -> usize {
 }
 
 #[tokio::test]
-async fn a_foreign_layer_that_was_copied_is_looked_into_where_it_lies() {
+async fn a_copied_foreign_layer_is_scanned() {
     let registry = TestRegistry::start(Version::Olareg);
     let repository = registry.repository("team/web");
     let image = put_alpine(&repository, "plain", &[("musl", "1.2.5-r9")]).await;
     // Whoever serves the urls is not asked, not even when the registry gives nothing.
-    let publisher = Scripted::start(|_| reply(404, &[], "")).await;
+    let publisher = ScriptedServer::start(|_| reply(404, &[], "")).await;
     let mut manifest = image.manifest().unwrap().clone();
     let layer = &mut manifest.layers[0];
     layer.media_type = layer.media_type.replace("layer.v1", "layer.nondistributable.v1");
@@ -109,12 +109,12 @@ async fn a_foreign_layer_that_was_copied_is_looked_into_where_it_lies() {
         let packages = spdx["packages"].as_array().unwrap();
         assert!(packages.iter().any(|package| package["name"] == "musl"), "{spdx}");
     }
-    assert_eq!(publisher.seen().len(), 0);
+    assert_eq!(publisher.requests().len(), 0);
     assert_eq!(left(root.path()).await, 0);
 }
 
 #[tokio::test]
-async fn an_image_has_an_sbom_of_its_packages_in_each_form() {
+async fn an_image_has_an_sbom_in_each_format() {
     for version in [Version::V28, Version::V31, Version::Olareg] {
         let registry = TestRegistry::start(version);
         let root = tempfile::tempdir().unwrap();
@@ -200,7 +200,7 @@ fn listing(registry: &TestRegistry, version: Version, repository: &str, image: &
 }
 
 #[tokio::test]
-async fn the_same_image_has_the_same_sboms_wherever_it_is() {
+async fn the_sboms_of_an_image_do_not_depend_on_its_location() {
     let packages = [("musl", "1.2.5-r9")];
     let (root, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let syft = syft_below(root.path()).await;
@@ -246,14 +246,14 @@ async fn the_same_image_has_the_same_sboms_wherever_it_is() {
 }
 
 #[tokio::test]
-async fn what_another_made_meanwhile_is_not_made_again() {
+async fn an_sbom_made_concurrently_is_reused() {
     let registry = TestRegistry::start(Version::V31);
     let root = tempfile::tempdir().unwrap();
     let image = put_alpine(&registry.repository("a"), "1", &[("musl", "1")]).await;
     let runs = root.path().join("runs");
     let work = root.path().join("work");
     std::fs::create_dir(&work).unwrap();
-    let counting = bad::script(
+    let counting = failures::script(
         root.path(),
         &format!(
             "echo run >>'{}'\nexec '{}' \"$@\"",

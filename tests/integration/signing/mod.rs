@@ -1,8 +1,8 @@
 //! Signatures, in both directions: what we sign is verified by the real cosign, and we verify what it signs.
 
-mod bad;
 mod cluster;
 mod cosign;
+mod invalid_input;
 pub mod keyless;
 
 use std::path::{Path, PathBuf};
@@ -17,11 +17,11 @@ use crate::support::image::stream;
 use crate::support::program;
 
 /// Somebody with the keys of `tests/signing`, who runs commands.
-pub struct Person {
+pub struct SigningWorkspace {
     folder: TempDir,
 }
 
-impl Person {
+impl SigningWorkspace {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         for file in std::fs::read_dir(made("")).unwrap() {
@@ -52,7 +52,7 @@ impl Person {
     }
 
     /// Runs a command of ours.
-    pub fn ours(&self, arguments: &[&str]) -> Result<String, String> {
+    pub fn run_operator(&self, arguments: &[&str]) -> Result<String, String> {
         told(&self.run(Path::new(env!("CARGO_BIN_EXE_jackal-operator")), arguments))
     }
 
@@ -62,9 +62,9 @@ impl Person {
         told(&self.run(&program("JACKAL_BIN_COSIGN"), &[arguments, &registry[..]].concat()))
     }
 
-    /// Has cosign sign by the key, without a log; in the form of cosign 2 if it is `elder`.
-    fn cosign_signs(&self, reference: &str, elder: bool) {
-        let form = format!("--new-bundle-format={}", !elder);
+    /// Has cosign sign by the key, without a log; in the form of cosign 2 if it is `older`.
+    fn cosign_signs(&self, reference: &str, older: bool) {
+        let form = format!("--new-bundle-format={}", !older);
         let signed = self.cosign(&[
             "sign",
             "--key=cosign.key",

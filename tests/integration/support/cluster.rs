@@ -21,10 +21,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
+use super::api_proxy::ApiProxy;
 use super::operator::Operator;
 use super::process::{output, run};
 use super::wait::{SOON, eventually};
-use super::writes::ApiWay;
 use super::{install_tls, program};
 
 /// Objects of tests name registries on the loopback, which speak plain HTTP where the objects say so.
@@ -39,8 +39,8 @@ pub struct Cluster {
     folder: TempDir,
     kubeconfig: PathBuf,
     /// Its operators watch every namespace.
-    wide: bool,
-    way: Option<ApiWay>,
+    all_namespaces: bool,
+    api_proxy: Option<ApiProxy>,
     started: AtomicUsize,
 }
 
@@ -54,16 +54,16 @@ impl Cluster {
 
     /// A new namespace of an API server of its own, whose every request is written down. Operators watch all of its
     /// namespaces, so only one test at a time may have it.
-    pub async fn apart() -> Self {
+    pub async fn exclusive() -> Self {
         static DEFINED: OnceCell<()> = OnceCell::const_new();
         let cluster = Self::of("JACKAL_KUBECONFIG_AUDITED", &DEFINED, true).await;
-        cluster.sweep::<JackalPackage>().await;
-        cluster.sweep::<JackalImage>().await;
+        cluster.delete_all::<JackalPackage>().await;
+        cluster.delete_all::<JackalImage>().await;
         cluster
     }
 
     /// Removes what a test left in any namespace that failed, which operators would go on with.
-    async fn sweep<K>(&self)
+    async fn delete_all<K>(&self)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
@@ -80,21 +80,21 @@ impl Cluster {
     }
 
     /// Another namespace beside this one.
-    pub async fn beside(&self) -> Self {
-        Self::within(self.client.clone(), self.kubeconfig.clone(), self.wide).await
+    pub async fn another_namespace(&self) -> Self {
+        Self::in_new_namespace(self.client.clone(), self.kubeconfig.clone(), self.all_namespaces).await
     }
 
-    async fn of(variable: &str, defined: &'static OnceCell<()>, wide: bool) -> Self {
+    async fn of(variable: &str, defined: &'static OnceCell<()>, all_namespaces: bool) -> Self {
         install_tls();
         let kubeconfig = PathBuf::from(required(variable));
         let read = Kubeconfig::read_from(&kubeconfig).expect("a kubeconfig");
         let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
         let client = Client::try_from(config.expect("a configuration")).expect("a client");
         defined.get_or_init(async || define(&client, &kubeconfig).await).await;
-        Self::within(client, kubeconfig, wide).await
+        Self::in_new_namespace(client, kubeconfig, all_namespaces).await
     }
 
-    async fn within(client: Client, kubeconfig: PathBuf, wide: bool) -> Self {
+    async fn in_new_namespace(client: Client, kubeconfig: PathBuf, all_namespaces: bool) -> Self {
         let namespace = format!("test-{:012x}", fastrand::u64(..1 << 48));
         let object = Namespace {
             metadata: ObjectMeta {
@@ -112,27 +112,30 @@ impl Cluster {
             namespace,
             folder: tempfile::tempdir().expect("a folder"),
             kubeconfig,
-            wide,
-            way: None,
+            all_namespaces,
+            api_proxy: None,
             started: AtomicUsize::new(0),
         }
     }
 
     /// The same, where every request that the operator's processes send to the API server is noted.
-    pub async fn noting_requests() -> Self {
+    pub async fn recording_requests() -> Self {
         let mut cluster = Self::new().await;
-        cluster.way = Some(ApiWay::open(cluster.folder.path()));
+        cluster.api_proxy = Some(ApiProxy::open(cluster.folder.path()));
         cluster
     }
 
-    /// The writing requests of the operator's processes so far; see [`ApiWay::writes`].
+    /// The writing requests of the operator's processes so far; see [`ApiProxy::writes`].
     pub fn writes(&self) -> Vec<String> {
-        self.way.as_ref().expect("a cluster that notes requests").writes()
+        self.api_proxy.as_ref().expect("a cluster that notes requests").writes()
     }
 
-    /// All requests of the operator's processes so far; see [`ApiWay::requests`].
+    /// All requests of the operator's processes so far; see [`ApiProxy::requests`].
     pub fn requests(&self) -> Vec<String> {
-        self.way.as_ref().expect("a cluster that notes requests").requests()
+        self.api_proxy
+            .as_ref()
+            .expect("a cluster that notes requests")
+            .requests()
     }
 
     /// Starts a controller for this namespace, with short delays.
@@ -179,10 +182,14 @@ impl Cluster {
         let log = self.folder.path().join(format!("{number}-{command}.log"));
         let namespace = &self.namespace;
         let shared = ["--namespace", namespace, "--retry-limit", "2s"];
-        let narrow = ["--watch-namespace", namespace];
-        let watched = if self.wide { &[][..] } else { &narrow[..] };
-        let kubeconfig = match &self.way {
-            Some(way) => &way.kubeconfig,
+        let one_namespace = ["--watch-namespace", namespace];
+        let watched = if self.all_namespaces {
+            &[][..]
+        } else {
+            &one_namespace[..]
+        };
+        let kubeconfig = match &self.api_proxy {
+            Some(api_proxy) => &api_proxy.kubeconfig,
             None => &self.kubeconfig,
         };
         let variables = [

@@ -1,22 +1,22 @@
 //! Real parts, started for one test and ended with it.
 
+pub mod api_proxy;
 pub mod charts;
 pub mod cluster;
-pub mod faulty;
-pub mod folder;
-pub mod front;
+pub mod copy;
+pub mod fault_proxy;
+pub mod file_server;
 pub mod image;
 pub mod independent;
 pub mod objects;
 pub mod operator;
 pub mod process;
 pub mod registry;
-pub mod shelf;
-pub mod sink;
+pub mod scripted;
 pub mod table;
 pub mod throttle;
 pub mod wait;
-pub mod writes;
+pub mod workspace;
 
 use std::path::PathBuf;
 

@@ -31,7 +31,7 @@ spec:
 }
 
 /// An image of its own, to apply; `more` are further lines of the spec.
-pub fn lone(name: &str, image: &str, more: &str) -> String {
+pub fn standalone_image(name: &str, image: &str, more: &str) -> String {
     format!(
         "apiVersion: jackal.dev/v1alpha1
 kind: JackalImage

@@ -24,7 +24,7 @@ pub async fn eventually<T>(limit: Duration, what: &str, mut look: impl AsyncFnMu
 }
 
 /// Waits until objects that are made now are younger than those before: the API server tells ages by the second.
-pub async fn a_second_passes() {
+pub async fn wait_for_next_second() {
     let now = || jiff::Timestamp::now().as_second();
     let begun = now();
     eventually(SOON, "a second passes", async || {
@@ -35,7 +35,7 @@ pub async fn a_second_passes() {
 
 /// `limit` on a machine of one's own; where others use it too, as many times that as processes wait for each
 /// core, at most four times.
-pub fn at_leisure(limit: Duration) -> Duration {
+pub fn scaled_by_load(limit: Duration) -> Duration {
     let said = std::fs::read_to_string("/proc/loadavg").expect("the load");
     let mut fields = said.split([' ', '/']);
     let average: f64 = fields

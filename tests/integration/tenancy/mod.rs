@@ -1,20 +1,20 @@
 //! What objects of one namespace may do to those of another, to the registry and to the operator.
 
 mod admit;
-mod fence;
 mod hosts;
+mod isolation;
 mod policies;
 pub(crate) mod rbac;
 mod retention;
 mod secrets;
 
 use crate::support::cluster::{Cluster, image_stalled, package_stalled};
-use crate::support::objects::{ADDRESS, lone, package, registry_at};
+use crate::support::objects::{ADDRESS, package, registry_at, standalone_image};
 use crate::support::process::run;
 use crate::support::program;
 
 /// Held by who has the API server that is apart.
-pub(crate) static APART: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+pub(crate) static EXCLUSIVE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Leaves nothing to operators of later tests.
 pub(crate) fn clear(clusters: &[&Cluster]) {

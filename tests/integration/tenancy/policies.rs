@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{APART, chart};
+use super::{EXCLUSIVE, chart};
 use crate::support::cluster::Cluster;
 use crate::support::wait::{SOON, eventually};
 
@@ -19,10 +19,10 @@ fn package(image: Value, registry: Value) -> String {
 }
 
 #[tokio::test]
-async fn what_the_administrator_does_not_admit_is_refused_at_the_door() {
-    let _alone = APART.lock().await;
-    let tenant = Cluster::apart().await;
-    let trusted = tenant.beside().await;
+async fn objects_denied_by_policy_are_rejected_by_the_api_server() {
+    let _guard = EXCLUSIVE.lock().await;
+    let tenant = Cluster::exclusive().await;
+    let trusted = tenant.another_namespace().await;
     // Written before there was any policy.
     let old = image(json!({ "image": "evil.io/a/b:1", "source": "Docker" }));
     tenant.apply(&old);

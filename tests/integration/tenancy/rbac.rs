@@ -8,9 +8,9 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::ListParams;
 use serde_json::{Value, json};
 
-use super::{APART, chart, clear, lone, package};
+use super::{EXCLUSIVE, chart, clear, package, standalone_image};
 use crate::cluster::{layered, unique};
-use crate::docker::engines::Real;
+use crate::docker::engines::DockerEngine;
 use crate::support::cluster::{Cluster, condition, required};
 use crate::support::image::{image, multi_platform, noise, put};
 use crate::support::registry::{Options, TestRegistry, Version};
@@ -179,18 +179,18 @@ fn secret(name: &str, host: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_operator_needs_all_of_its_rights_and_no_others() {
-    let _alone = APART.lock().await;
-    let home = Cluster::apart().await;
-    let tenant = home.beside().await;
+async fn the_operator_needs_exactly_its_granted_rights() {
+    let _guard = EXCLUSIVE.lock().await;
+    let home = Cluster::exclusive().await;
+    let tenant = home.another_namespace().await;
     works_with_its_rights(&home, &tenant, false).await;
 }
 
 #[tokio::test]
-async fn watching_one_namespace_it_needs_no_right_elsewhere() {
-    let _alone = APART.lock().await;
-    let home = Cluster::apart().await;
-    let tenant = home.beside().await;
+async fn watching_one_namespace_needs_no_rights_elsewhere() {
+    let _guard = EXCLUSIVE.lock().await;
+    let home = Cluster::exclusive().await;
+    let tenant = home.another_namespace().await;
     works_with_its_rights(&home, &tenant, true).await;
 }
 
@@ -224,13 +224,13 @@ async fn works_with_its_rights(home: &Cluster, tenant: &Cluster, narrow: bool) {
         TestRegistry::start_with(Version::V28, login),
     );
     multi_platform(&source.repository("team/app"), "1").await;
-    let [real, other, _] = Real::all();
+    let [engine, other, _] = DockerEngine::all();
     let name = unique("app:dev");
     let nodes = [format!("{release}-1"), format!("{release}-2")];
     for node in &nodes {
         home.create_node(node, &[("disk", "fast")]).await;
     }
-    real.load(&layered(&name, "first").archive());
+    engine.load(&layered(&name, "first").archive());
     other.load(&layered(&name, "first").archive());
     tenant.apply(&secret("push", &registry.host));
     tenant.apply(&secret("pull", &source.host));
@@ -256,7 +256,7 @@ async fn works_with_its_rights(home: &Cluster, tenant: &Cluster, narrow: bool) {
         let kubeconfig = kubeconfig(home, ADMIN, folder.path(), &agents, Some(node));
         home.agent_with(node, docker, only, &[("KUBECONFIG", &kubeconfig)])
     };
-    let mut workers = [on(&nodes[0], &real.host), on(&nodes[1], &other.host)];
+    let mut workers = [on(&nodes[0], &engine.host), on(&nodes[1], &other.host)];
 
     // Else the one that is first would be asked alone.
     eventually(SOON, "both agents are registered", async || {
@@ -286,7 +286,7 @@ async fn works_with_its_rights(home: &Cluster, tenant: &Cluster, narrow: bool) {
     tenant.ready("shop").await;
     tenant.apply(&package("shop", "2", &lines, &more));
     let second = tenant.ready("shop").await.status.unwrap();
-    for engine in [&real, &other] {
+    for engine in [&engine, &other] {
         engine.load(&layered(&name, "second").archive());
     }
     let rebuilt = |package: &jackal_operator::api::v1alpha1::JackalPackage| {
@@ -306,13 +306,13 @@ async fn works_with_its_rights(home: &Cluster, tenant: &Cluster, narrow: bool) {
         .await;
 
     // Failures, and what cannot be read.
-    tenant.apply(&lone(
+    tenant.apply(&standalone_image(
         "missing",
         &format!("{}/team/none:1", source.host),
         &more.replace("retention: {revisions: 1}", "suspend: false"),
     ));
     failing(tenant, "missing", "SourceNotFound").await;
-    tenant.apply(&lone(
+    tenant.apply(&standalone_image(
         "unverified",
         &format!("{}/team/app:1", source.host),
         &format!("{to}\n  serviceAccountName: builder\n  verify: [{{publicKeys: [{{configMapRef: {{name: none}}}}]}}]"),
@@ -320,7 +320,7 @@ async fn works_with_its_rights(home: &Cluster, tenant: &Cluster, narrow: bool) {
     failing(tenant, "unverified", "ConfigMapUnavailable").await;
     let bad = "interval: 99999999999999999999h";
     tenant.apply(&package("bad", "1", &lines, &format!("{to}\n  {bad}")));
-    tenant.apply(&lone(
+    tenant.apply(&standalone_image(
         "bad",
         &format!("{}/team/app:1", source.host),
         &format!("{to}\n  {bad}"),

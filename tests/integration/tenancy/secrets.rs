@@ -2,16 +2,16 @@
 
 use serde_json::json;
 
-use super::{APART, clear, lone, package};
+use super::{EXCLUSIVE, clear, package, standalone_image};
 use crate::support::cluster::{Cluster, condition, required};
 use crate::support::image::multi_platform;
 use crate::support::registry::{Options, TestRegistry, Version};
 
 #[tokio::test]
-async fn anothers_secrets_are_not_even_asked_for() {
-    let _alone = APART.lock().await;
-    let tenant = Cluster::apart().await;
-    let owner = tenant.beside().await;
+async fn secrets_of_other_namespaces_are_not_requested() {
+    let _guard = EXCLUSIVE.lock().await;
+    let tenant = Cluster::exclusive().await;
+    let owner = tenant.another_namespace().await;
     let guarded = TestRegistry::start_with(
         Version::V31,
         Options {
@@ -48,12 +48,12 @@ async fn anothers_secrets_are_not_even_asked_for() {
         "registry: {{address: '{}', insecure: true, secretRef: {{name: pull}}}}",
         guarded.host
     );
-    tenant.apply(&lone(
+    tenant.apply(&standalone_image(
         "by-name",
         &image,
         &format!("{open}\n  imagePullSecrets: [{{name: pull}}]"),
     ));
-    tenant.apply(&lone(
+    tenant.apply(&standalone_image(
         "by-account",
         &image,
         &format!("{open}\n  serviceAccountName: builder"),
