@@ -1,30 +1,30 @@
-//! Whoever writes objects has the operator delete what others have in the registry.
+//! A user who writes objects makes the operator delete content of others in the registry.
+
+mod forgeries;
 
 use jackal_operator::api::v1alpha1::{JackalImage, JackalPackage};
 use jackal_operator::oci::{Digest, Reference};
-use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::{Attack, check};
-use crate::support::cluster::{Cluster, condition, image_stalled};
+use crate::support::cluster::{Cluster, condition};
 use crate::support::image::{image, multi_platform, noise, put, referrer};
 use crate::support::objects::{ADDRESS, package, standalone_image};
 use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::table::on_one_thread;
-use crate::support::wait::{SOON, eventually, wait_for_next_second};
-use crate::tenancy::EXCLUSIVE;
+use crate::support::wait::{SOON, eventually};
 
 const TENANT: &str = "a tenant";
 const WRITES_OBJECTS: &str = "writes JackalImages and JackalPackages in a namespace";
 const WRITES_STATUSES: &str = "writes their statuses too";
 
-/// The operator's own registry, a registry of the tenant, and a source. Each namespace has an operator of its own, which
-/// knows nothing of the objects of the other: what is safe then does not hang on who asks first.
+/// The operator's registry, a registry of the tenant, and a source. Each namespace has its own operator, which does not
+/// know the objects of the other namespace: safety must not depend on which object is first.
 struct Setup {
     tenant: Cluster,
-    home: TestRegistry,
-    evil: TestRegistry,
+    operator_registry: TestRegistry,
+    attacker_registry: TestRegistry,
     source: TestRegistry,
     policy: &'static str,
     _operator: Operator,
@@ -33,13 +33,14 @@ struct Setup {
 impl Setup {
     async fn open(policy: &'static str) -> Self {
         let tenant = Cluster::new().await;
-        let [home, evil, source] = [Version::V31, Version::V28, Version::V31].map(TestRegistry::start);
+        let [operator_registry, attacker_registry, source] =
+            [Version::V31, Version::V28, Version::V31].map(TestRegistry::start);
         multi_platform(&source.repository("team/app"), "1").await;
-        let operator = operator(&tenant, &home, &source, policy);
+        let operator = operator(&tenant, &operator_registry, &source, policy);
         Self {
             tenant,
-            home,
-            evil,
+            operator_registry,
+            attacker_registry,
             source,
             policy,
             _operator: operator,
@@ -57,7 +58,7 @@ impl Setup {
     /// Another namespace with its operator.
     async fn victim(&self) -> (Cluster, Operator) {
         let victim = self.tenant.another_namespace().await;
-        let operator = operator(&victim, &self.home, &self.source, self.policy);
+        let operator = operator(&victim, &self.operator_registry, &self.source, self.policy);
         (victim, operator)
     }
 
@@ -65,33 +66,33 @@ impl Setup {
         self.tenant.kubectl(&["delete", kind, name, "--timeout=60s"]);
     }
 
-    /// What stands in the operator's registry.
-    async fn stands(&self, path: &str) -> Option<Digest> {
-        let name: Reference = format!("{}/{path}", self.home.host).parse().unwrap();
-        let repository = self.home.repository(name.repository());
+    /// The digest of a tag or manifest in the operator's registry.
+    async fn digest_in_registry(&self, path: &str) -> Option<Digest> {
+        let name: Reference = format!("{}/{path}", self.operator_registry.host).parse().unwrap();
+        let repository = self.operator_registry.repository(name.repository());
         let found = repository.head_manifest(name.identifier()).await.unwrap();
         found.map(|found| found.digest)
     }
 
-    /// Waits until the object says that something stays, and why.
-    async fn told(&self, name: &str, why: &str) {
+    /// Waits for an event that says that something is kept, and why.
+    async fn wait_for_event(&self, name: &str, why: &str) {
         eventually(SOON, why, async || {
             let events = self.tenant.events(name).await;
-            let told = events.iter().any(|event| event.contains(why));
-            told.then_some(()).ok_or_else(|| format!("{events:?}"))
+            let reported = events.iter().any(|event| event.contains(why));
+            reported.then_some(()).ok_or_else(|| format!("{events:?}"))
         })
         .await;
     }
 }
 
-fn operator(cluster: &Cluster, home: &TestRegistry, source: &TestRegistry, policy: &str) -> Operator {
+fn operator(cluster: &Cluster, operator_registry: &TestRegistry, source: &TestRegistry, policy: &str) -> Operator {
     cluster.controller(&[
         "--insecure-registry",
         &source.host,
         "--registry-address",
         ADDRESS,
         "--registry-endpoint",
-        &home.host,
+        &operator_registry.host,
         "--registry-insecure",
         "--repository-policy",
         policy,
@@ -100,27 +101,27 @@ fn operator(cluster: &Cluster, home: &TestRegistry, source: &TestRegistry, polic
     ])
 }
 
-/// The registry that the flags name; `more` are other fields of the spec.
-fn goes_home(more: Value) -> Value {
+/// Moves an object to the registry that the flags name; `more` are other fields of the spec.
+fn moved_to_operator_registry(more: Value) -> Value {
     let registry = json!({ "address": null, "endpoint": null, "insecure": null, "repositoryPrefix": null });
     let mut spec = json!({ "registry": registry });
     spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     json!({ "spec": spec })
 }
 
-/// The tenant's registry is called by `address`, and reached at its own host. `prefix` may be empty.
-fn evil_registry(setup: &Setup, address: &str, prefix: &str) -> String {
+/// The tenant's registry with `address` as its name, reached at its real host. `prefix` may be empty.
+fn attackers_registry(setup: &Setup, address: &str, prefix: &str) -> String {
     let prefix = match prefix {
         "" => String::new(),
         prefix => format!(", repositoryPrefix: '{prefix}'"),
     };
-    let endpoint = &setup.evil.host;
+    let endpoint = &setup.attacker_registry.host;
     format!(
         "registry: {{address: '{address}', endpoint: '{endpoint}', insecure: true{prefix}}}\n  deletionPolicy: Delete"
     )
 }
 
-async fn an_image_that_went_to_another_registry(policy: &'static str) {
+async fn an_image_moved_to_another_registry(policy: &'static str) {
     let setup = Setup::open(policy).await;
     let (victim, _operator) = setup.victim().await;
     victim.apply(&standalone_image(
@@ -136,53 +137,56 @@ async fn an_image_that_went_to_another_registry(policy: &'static str) {
         .unwrap()
         .to_owned();
     let prefix = path.strip_suffix("/team/app:1").unwrap();
-    let evil = setup.evil.host.clone();
+    let attacker_registry = setup.attacker_registry.host.clone();
     setup.tenant.apply(&standalone_image(
         "app",
         &setup.image(),
-        &evil_registry(&setup, &evil, prefix),
+        &attackers_registry(&setup, &attacker_registry, prefix),
     ));
     setup.tenant.image_ready("app").await;
     setup
         .tenant
-        .patch::<JackalImage>("app", goes_home(json!({ "suspend": true })))
+        .patch::<JackalImage>("app", moved_to_operator_registry(json!({ "suspend": true })))
         .await;
     setup.delete("jkimg", "app").await;
     assert_eq!(
-        setup.stands(&path).await.map(|digest| digest.to_string()),
+        setup.digest_in_registry(&path).await.map(|digest| digest.to_string()),
         brought.digest
     );
-    setup.told("app", "is kept: ").await;
+    setup.wait_for_event("app", "is kept: ").await;
     victim.image_ready("app").await;
 }
 
-/// `suspend`: the object is deleted before anybody looks at it again.
-async fn an_endpoint_of_its_own(suspend: bool) {
+/// `suspend`: the object is deleted before it is reconciled again.
+async fn an_endpoint_of_the_tenant(suspend: bool) {
     let setup = Setup::open("any").await;
-    // By a person, or by `build`: no object names it.
-    let (index, _) = multi_platform(&setup.home.repository("team/app"), "1").await;
-    let more = evil_registry(&setup, ADDRESS, "");
+    // Pushed by a person, or by `build`: no object names it.
+    let (index, _) = multi_platform(&setup.operator_registry.repository("team/app"), "1").await;
+    let more = attackers_registry(&setup, ADDRESS, "");
     setup.tenant.apply(&standalone_image("app", &setup.image(), &more));
     let first = setup.tenant.image_ready("app").await.status.unwrap();
     assert_eq!(first.digest.as_deref(), Some(index.digest().as_str()));
-    let home = goes_home(json!({ "suspend": suspend }));
-    setup.tenant.patch::<JackalImage>("app", home).await;
+    let operator_registry = moved_to_operator_registry(json!({ "suspend": suspend }));
+    setup.tenant.patch::<JackalImage>("app", operator_registry).await;
     if !suspend {
         let status = setup.tenant.image_ready("app").await.status.unwrap();
         assert!(status.adopted, "it wrote nothing here");
-        setup.told("app", "RegistryChanged: ").await;
+        setup.wait_for_event("app", "RegistryChanged: ").await;
     }
     setup.delete("jkimg", "app").await;
-    assert_eq!(setup.stands("team/app:1").await.as_ref(), Some(index.digest()));
-    setup.told("app", "is kept: ").await;
+    assert_eq!(
+        setup.digest_in_registry("team/app:1").await.as_ref(),
+        Some(index.digest())
+    );
+    setup.wait_for_event("app", "is kept: ").await;
 }
 
-async fn content_that_lacked_a_referrer() {
+async fn existing_content_without_a_referrer() {
     let setup = Setup::open("any").await;
     let source = setup.source.repository("team/app");
     let root = image(&source, "linux/amd64", noise(9, 1000)).await;
     put(&source, &root, Some("9")).await;
-    let theirs = setup.home.repository("team/app");
+    let theirs = setup.operator_registry.repository("team/app");
     image(&theirs, "linux/amd64", noise(9, 1000)).await;
     put(&theirs, &root, Some("9")).await;
     let about = referrer(&source, &root, "application/vnd.example.note", "a note").await;
@@ -193,15 +197,18 @@ async fn content_that_lacked_a_referrer() {
         .apply(&standalone_image("app", &name, "deletionPolicy: Delete"));
     setup.tenant.image_ready("app").await;
     setup.delete("jkimg", "app").await;
-    assert_eq!(setup.stands("team/app:9").await.as_ref(), Some(root.digest()));
+    assert_eq!(
+        setup.digest_in_registry("team/app:9").await.as_ref(),
+        Some(root.digest())
+    );
 }
 
-async fn a_package_that_went_to_another_registry() {
+async fn a_package_moved_to_another_registry() {
     let setup = Setup::open("any").await;
     let (victim, _operator) = setup.victim().await;
     victim.apply(&package("shop", "1", &[&setup.line()], ""));
     let theirs = victim.ready("shop").await.status.unwrap().artifact.unwrap().digest;
-    let more = evil_registry(&setup, ADDRESS, "");
+    let more = attackers_registry(&setup, ADDRESS, "");
     setup.tenant.apply(&package("shop", "1", &[&setup.line()], &more));
     let own = setup
         .tenant
@@ -215,27 +222,30 @@ async fn a_package_that_went_to_another_registry() {
     assert_eq!(own, theirs, "the same package has the same digest");
     setup
         .tenant
-        .patch::<JackalPackage>("shop", goes_home(json!({ "suspend": true })))
+        .patch::<JackalPackage>("shop", moved_to_operator_registry(json!({ "suspend": true })))
         .await;
     setup.delete("jkpkg", "shop").await;
-    assert!(setup.stands("shop:1").await.is_some());
-    assert!(setup.stands(&format!("shop@{theirs}")).await.is_some());
-    assert!(setup.stands("team/app:1").await.is_some(), "its image");
+    assert!(setup.digest_in_registry("shop:1").await.is_some());
+    assert!(setup.digest_in_registry(&format!("shop@{theirs}")).await.is_some());
+    assert!(setup.digest_in_registry("team/app:1").await.is_some(), "its image");
     setup
-        .told("shop", "what the package wrote is kept: it was written to ")
+        .wait_for_event("shop", "what the package wrote is kept: it was written to ")
         .await;
 }
 
-async fn an_old_revision_of_another_registry() {
+async fn an_old_revision_in_another_registry() {
     let setup = Setup::open("any").await;
     let (victim, _operator) = setup.victim().await;
     victim.apply(&package("shop", "1", &[&setup.line()], ""));
     victim.ready("shop").await;
-    let more = evil_registry(&setup, ADDRESS, "");
+    let more = attackers_registry(&setup, ADDRESS, "");
     setup.tenant.apply(&package("shop", "1", &[&setup.line()], &more));
     setup.tenant.ready("shop").await;
     let next = json!({ "version": "2", "retention": { "revisions": 1 }, "deletionPolicy": "Retain" });
-    setup.tenant.patch::<JackalPackage>("shop", goes_home(next)).await;
+    setup
+        .tenant
+        .patch::<JackalPackage>("shop", moved_to_operator_registry(next))
+        .await;
     let settled = |package: &JackalPackage| {
         let status = package.status.as_ref()?;
         let ready = condition(&status.conditions, "Ready")?;
@@ -243,7 +253,7 @@ async fn an_old_revision_of_another_registry() {
         (current && status.garbage.is_empty() && status.version.as_deref() == Some("2")).then_some(())
     };
     let package = setup.tenant.package_where("shop", "at home", settled).await;
-    assert!(setup.stands("shop:1").await.is_some() && setup.stands("shop:2").await.is_some());
+    assert!(setup.digest_in_registry("shop:1").await.is_some() && setup.digest_in_registry("shop:2").await.is_some());
     let revisions = package.status.unwrap().history.into_iter().map(|entry| entry.revision);
     assert!(
         revisions.collect::<Vec<_>>().concat().starts_with("2@"),
@@ -251,149 +261,40 @@ async fn an_old_revision_of_another_registry() {
     );
     let left = format!(
         "RegistryChanged: what the package wrote to {}/shop stays",
-        setup.evil.host
+        setup.attacker_registry.host
     );
-    setup.told("shop", &left).await;
+    setup.wait_for_event("shop", &left).await;
 }
 
-async fn a_status_that_says_whatever_it_likes() {
-    let setup = Setup::open("any").await;
-    let (index, _) = multi_platform(&setup.home.repository("theirs/app"), "1").await;
-    let more = "deletionPolicy: Delete\n  suspend: true";
-    setup.tenant.apply(&standalone_image("app", &setup.image(), more));
-    let status = json!({ "status": {
-        "name": format!("{ADDRESS}/theirs/app:1"), "digest": index.digest(), "naming": "Plain", "observedGeneration": 1,
-        "registry": { "address": ADDRESS, "repository": "theirs/app" },
-    } });
-    let api = setup.tenant.api::<JackalImage>();
-    let patch = Patch::Merge(status);
-    api.patch_status("app", &PatchParams::default(), &patch).await.unwrap();
-    // The finalizer, which a status that was there from the beginning would find too.
-    let finalized = |image: &JackalImage| image.metadata.finalizers.as_ref().map(|_| ());
-    setup
-        .tenant
-        .image_where("app", "kept until it is cleared", finalized)
-        .await;
-    setup.delete("jkimg", "app").await;
-    assert_eq!(setup.stands("theirs/app:1").await.as_ref(), Some(index.digest()));
-    setup
-        .told("app", "the object's spec leads to another name by now")
-        .await;
-}
-
-async fn a_history_that_says_whatever_it_likes() {
-    let setup = Setup::open("namespace").await;
-    let (victim, _operator) = setup.victim().await;
-    victim.apply(&package("shop", "1", &[&setup.line()], ""));
-    let theirs = victim.ready("shop").await.status.unwrap().artifact.unwrap();
-    let path = format!("{}/shop", victim.namespace);
-    let more = "deletionPolicy: Delete\n  suspend: true";
-    setup.tenant.apply(&package("shop", "1", &[&setup.line()], more));
-    let status = json!({ "status": {
-        "history": [{ "revision": theirs.revision, "digest": theirs.digest, "reason": "", "completedAt": "2026-01-01T00:00:00Z" }],
-        "registry": { "address": ADDRESS, "repository": path },
-    } });
-    let finalized = |package: &JackalPackage| package.metadata.finalizers.as_ref().map(|_| ());
-    setup
-        .tenant
-        .package_where("shop", "kept until it is cleared", finalized)
-        .await;
-    let api = setup.tenant.api::<JackalPackage>();
-    let patch = Patch::Merge(status);
-    api.patch_status("shop", &PatchParams::default(), &patch).await.unwrap();
-    setup.delete("jkpkg", "shop").await;
-    assert!(setup.stands(&format!("{path}:1")).await.is_some());
-    victim.ready("shop").await;
-}
-
-/// Both are seen by one operator, and the victim calls its registry otherwise.
-async fn a_history_beside_its_owner() {
-    let _guard = EXCLUSIVE.lock().await;
-    let victim = Cluster::exclusive().await;
-    let tenant = victim.another_namespace().await;
-    let [home, source] = [Version::V31, Version::V28].map(TestRegistry::start);
-    multi_platform(&source.repository("team/app"), "1").await;
-    let _operator = operator(&victim, &home, &source, "any");
-    let line = format!("{{image: '{}/team/app:1'}}", source.host);
-    let otherwise = format!("registry: {{address: '{}', insecure: true}}", home.host);
-    victim.apply(&package("shop", "1", &[&line], &otherwise));
-    let theirs = victim.ready("shop").await.status.unwrap().artifact.unwrap();
-    let more = "deletionPolicy: Delete\n  suspend: true";
-    tenant.apply(&package("shop", "2", &[&line], more));
-    let finalized = |package: &JackalPackage| package.metadata.finalizers.as_ref().map(|_| ());
-    tenant
-        .package_where("shop", "kept until it is cleared", finalized)
-        .await;
-    let status = json!({ "status": {
-        "history": [{ "revision": theirs.revision, "digest": theirs.digest, "reason": "", "completedAt": "2026-01-01T00:00:00Z" }],
-        "registry": { "address": ADDRESS, "repository": "shop" },
-    } });
-    let api = tenant.api::<JackalPackage>();
-    let patch = Patch::Merge(status);
-    api.patch_status("shop", &PatchParams::default(), &patch).await.unwrap();
-    tenant.kubectl(&["delete", "jkpkg", "shop", "--timeout=60s"]);
-    let standing = home.repository("shop").head_manifest("1").await.unwrap();
-    assert!(standing.is_some(), "the victim's artifact");
-    victim.kubectl(&["delete", "jkpkg,jkimg", "--all", "--timeout=60s"]);
-}
-
-async fn an_owner_in_another_namespace() {
-    let _guard = EXCLUSIVE.lock().await;
-    let victim = Cluster::exclusive().await;
-    let tenant = victim.another_namespace().await;
-    let [home, source] = [Version::V31, Version::V28].map(TestRegistry::start);
-    multi_platform(&source.repository("team/app"), "1").await;
-    let _operator = operator(&victim, &home, &source, "any");
-    let line = format!("{{image: '{}/team/app:1'}}", source.host);
-    victim.apply(&package("shop", "1", &[&line], ""));
-    let theirs = victim.ready("shop").await;
-    let uid = theirs.metadata.uid.clone().unwrap();
-    let before = home.crane("digest", "team/app:1");
-    wait_for_next_second().await;
-    // Another content for the same tag.
-    let owned = json!({
-        "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalImage",
-        "metadata": {
-            "name": "app",
-            "labels": { "jackal.dev/package-uid": uid, "jackal.dev/package-name": "shop", "app.kubernetes.io/managed-by": "jackal-operator" },
-            "ownerReferences": [{ "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalPackage", "name": "shop", "uid": uid, "controller": true }],
-        },
-        "spec": { "image": format!("{}/team/app:1", source.host), "platforms": ["linux/arm64"], "deletionPolicy": "Delete" },
-    });
-    tenant.apply(&owned.to_string());
-    let said = image_stalled(&tenant, "app", "RepositoryConflict").await;
-    assert!(said.contains("belongs to the older image"), "{said}");
-    assert_eq!(home.crane("digest", "team/app:1"), before);
-    for cluster in [&tenant, &victim] {
-        cluster.kubectl(&["delete", "jkpkg,jkimg", "--all", "--timeout=60s"]);
-    }
-}
-
-async fn a_move_that_is_meant() {
+async fn a_legitimate_move() {
     let setup = Setup::open("any").await;
     let delete = "deletionPolicy: Delete";
     setup.tenant.apply(&package("shop", "1", &[&setup.line()], delete));
     let first = setup.tenant.ready("shop").await.status.unwrap();
     assert!(!first.history[0].adopted);
-    // The other registry has the image already, from somebody else.
-    let other = setup.evil.repository("team/app");
+    // The other registry already has the image, pushed by another client.
+    let other = setup.attacker_registry.repository("team/app");
     multi_platform(&other, "1").await;
-    let to = json!({ "spec": { "registry": { "address": setup.evil.host, "insecure": true } } });
+    let to = json!({ "spec": { "registry": { "address": setup.attacker_registry.host, "insecure": true } } });
     setup.tenant.patch::<JackalPackage>("shop", to).await;
     let status = setup.tenant.ready("shop").await.status.unwrap();
     assert_eq!(status.history[0].reason, "RegistryChanged");
-    assert!(setup.stands("shop:1").await.is_some() && setup.stands("team/app:1").await.is_some());
+    assert!(
+        setup.digest_in_registry("shop:1").await.is_some() && setup.digest_in_registry("team/app:1").await.is_some()
+    );
     setup
-        .told("shop", &format!("what the package wrote to {ADDRESS}/shop stays there"))
+        .wait_for_event("shop", &format!("what the package wrote to {ADDRESS}/shop stays there"))
         .await;
     setup.delete("jkpkg", "shop").await;
     let there = async |name: &str, tag: &str| {
-        let found = setup.evil.repository(name).head_manifest(tag).await;
+        let found = setup.attacker_registry.repository(name).head_manifest(tag).await;
         found.unwrap().is_some()
     };
     assert!(!there("shop", "1").await, "what it wrote goes");
     assert!(there("team/app", "1").await, "what stood there stays");
-    assert!(setup.stands("shop:1").await.is_some() && setup.stands("team/app:1").await.is_some());
+    assert!(
+        setup.digest_in_registry("shop:1").await.is_some() && setup.digest_in_registry("team/app:1").await.is_some()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -410,44 +311,44 @@ async fn deletion_keeps_content_of_other_tenants() {
         attack(
             "mirrors a victim's image into a registry of its own, below the victim's prefix, has the object mean the operator's registry, suspends and deletes it",
             "the victim's tag stands and its image is Ready",
-            || on_one_thread(|| an_image_that_went_to_another_registry("any")),
+            || on_one_thread(|| an_image_moved_to_another_registry("any")),
         ),
         attack(
             "the same with --repository-policy namespace and the victim's namespace for a prefix",
             "the victim's tag stands and its image is Ready",
-            || on_one_thread(|| an_image_that_went_to_another_registry("namespace")),
+            || on_one_thread(|| an_image_moved_to_another_registry("namespace")),
         ),
         attack(
             "has an image sent to an endpoint of its own under the address of the operator's registry, drops the endpoint, and deletes the suspended object",
             "a tag that no object names stands",
-            || on_one_thread(|| an_endpoint_of_its_own(true)),
+            || on_one_thread(|| an_endpoint_of_the_tenant(true)),
         ),
         attack(
             "the same, and lets the operator find the image there first",
             "a tag that no object names stands",
-            || on_one_thread(|| an_endpoint_of_its_own(false)),
+            || on_one_thread(|| an_endpoint_of_the_tenant(false)),
         ),
         attack(
             "mirrors an image that stands already, with a referrer that does not, and deletes the object",
             "a tag that no object names stands",
-            || on_one_thread(content_that_lacked_a_referrer),
+            || on_one_thread(existing_content_without_a_referrer),
         ),
         attack(
             "builds a victim's package at an endpoint of its own, drops the endpoint, and deletes the suspended package",
             "the victim's artifact and image stand",
-            || on_one_thread(a_package_that_went_to_another_registry),
+            || on_one_thread(a_package_moved_to_another_registry),
         ),
         attack(
             "the same with another version and retention",
             "the victim's artifact stands",
-            || on_one_thread(an_old_revision_of_another_registry),
+            || on_one_thread(an_old_revision_in_another_registry),
         ),
         Attack {
             capabilities: WRITES_STATUSES,
             ..attack(
                 "writes into the status of an image that it wrote the victim's tag",
                 "a tag that no object names stands",
-                || on_one_thread(a_status_that_says_whatever_it_likes),
+                || on_one_thread(forgeries::a_forged_image_status),
             )
         },
         Attack {
@@ -455,7 +356,7 @@ async fn deletion_keeps_content_of_other_tenants() {
             ..attack(
                 "writes into the status of a package that the victim's artifact is its own",
                 "the victim's artifact stands",
-                || on_one_thread(a_history_that_says_whatever_it_likes),
+                || on_one_thread(forgeries::a_forged_package_history),
             )
         },
         Attack {
@@ -463,7 +364,7 @@ async fn deletion_keeps_content_of_other_tenants() {
             ..attack(
                 "the same where all namespaces may push everywhere, and the victim calls the registry by another name",
                 "the victim's artifact stands",
-                || on_one_thread(a_history_beside_its_owner),
+                || on_one_thread(forgeries::a_forged_history_with_a_registry_alias),
             )
         },
         Attack {
@@ -471,16 +372,16 @@ async fn deletion_keeps_content_of_other_tenants() {
             ..attack(
                 "writes an image whose owner and labels are those of a victim's package",
                 "the victim's tag is what it was",
-                || on_one_thread(an_owner_in_another_namespace),
+                || on_one_thread(forgeries::a_forged_owner_reference),
             )
         },
         Attack {
-            attacker: "nobody: a tenant moves a package",
-            expected: "an event says what stays and where",
+            attacker: "none: a tenant moves a package",
+            expected: "an event says what is kept and where",
             ..attack(
                 "has a package go to another registry, and deletes it there",
                 "what it wrote there is gone; what stood there, and the former registry, are as they were",
-                || on_one_thread(a_move_that_is_meant),
+                || on_one_thread(a_legitimate_move),
             )
         },
     ])

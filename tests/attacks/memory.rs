@@ -1,4 +1,5 @@
-//! Registries that answer with as much as they may, to take the memory and the time of a process that serves others too.
+//! Registries that send the largest allowed responses to exhaust the memory and the time of a process that serves other
+//! tenants too.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -21,73 +22,73 @@ use crate::support::table::on_one_thread;
 use crate::support::wait::{SOON, eventually};
 use crate::tenancy::EXCLUSIVE;
 
-/// The most memory of a controller, whatever it is sent.
+/// The memory limit of a controller, for any input.
 const MEMORY: u64 = 256 << 20;
-/// Manifests of the index, each as long as a registry takes.
+/// Manifests of the index, each of the maximum size of a registry.
 const MANIFESTS: usize = 48;
-/// Manifests with signatures, and signatures of each.
+/// Manifests with signatures, and signatures in each.
 const SIGNED: usize = 64;
 
-/// What each object of the attacker does, and for how long it may.
+/// How long each object of the attacker may take.
 const LIMIT: Duration = Duration::from_secs(180);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hostile_registries_do_not_exhaust_memory() {
-    // It takes a machine by itself, and so do the others that wait here.
+    // These tests need the whole machine, and so do the others that wait for this lock.
     let _guard = EXCLUSIVE.lock().await;
     check(&[
         Attack {
-            attacker: "a tenant with a registry of his own",
-            capabilities: "creates objects in his namespace; his registry answers as he likes",
+            attacker: "a tenant with its own registry",
+            capabilities: "creates objects in its namespace and controls the responses of its registry",
             attempt: "several images whose indexes list manifests of 4 MiB each",
-            expected: "each says that its manifests take too much memory",
-            final_state: "the controller stays below 256 MiB and brings the images of others",
-            run: || on_one_thread(|| async { attack(wide().await).await }),
+            expected: "each reports that its manifests take too much memory",
+            final_state: "the controller stays below 256 MiB and copies the images of others",
+            run: || on_one_thread(|| async { attack(wide_indexes().await).await }),
         },
         Attack {
-            attacker: "a tenant with a registry of his own",
-            capabilities: "creates objects in his namespace; his registry answers as he likes",
-            attempt: "an image with a manifest of 30,000 layers, all different, that are not there",
-            expected: "it says what cannot be read",
-            final_state: "nobody waits for the comparison of its layers",
-            run: || on_one_thread(|| async { attack(long().await).await }),
+            attacker: "a tenant with its own registry",
+            capabilities: "creates objects in its namespace and controls the responses of its registry",
+            attempt: "an image whose manifest has 30,000 different layers that do not exist",
+            expected: "the object reports what cannot be read",
+            final_state: "the comparison of its layers delays no other object",
+            run: || on_one_thread(|| async { attack(manifests_with_many_layers().await).await }),
         },
         Attack {
-            attacker: "whoever may write to a repository",
-            capabilities: "pushes signatures beside an image that others verify",
-            attempt: "64 manifests that hold 64 signatures of 4 MiB each, which say that they are short",
-            expected: "it says that no signature counts",
-            final_state: "the controller stays below 256 MiB and brings the images of others",
-            run: || on_one_thread(|| async { attack(signed().await).await }),
+            attacker: "a user who may push to a repository",
+            capabilities: "pushes signatures for an image that others verify",
+            attempt: "64 manifests with 64 signatures of 4 MiB each, which are declared as short",
+            expected: "the object reports that no signature is valid",
+            final_state: "the controller stays below 256 MiB and copies the images of others",
+            run: || on_one_thread(|| async { attack(oversized_signatures().await).await }),
         },
         Attack {
-            attacker: "a tenant with a chart repository of his own",
-            capabilities: "creates objects in his namespace",
-            attempt: "an index of 30 MB with as many empty entries as fit",
-            expected: "it says that the index cannot be read",
-            final_state: "the controller stays below 256 MiB and brings the images of others",
-            run: || on_one_thread(|| async { attack(chart_index().await).await }),
+            attacker: "a tenant with its own chart repository",
+            capabilities: "creates objects in its namespace",
+            attempt: "an index of 30 MB with the maximum number of empty entries",
+            expected: "the object reports that the index cannot be read",
+            final_state: "the controller stays below 256 MiB and copies the images of others",
+            run: || on_one_thread(|| async { attack(oversized_chart_index().await).await }),
         },
         Attack {
-            attacker: "a tenant with a registry of his own",
-            capabilities: "creates and deletes objects in his namespace",
-            attempt: "an image to be deleted from a repository in which dozens of tags name indexes of 4 MiB",
+            attacker: "a tenant with its own registry",
+            capabilities: "creates and deletes objects in its namespace",
+            attempt: "deletes an image from a repository in which dozens of tags name indexes of 4 MiB",
             expected: "the image is deleted, or kept with the reason",
-            final_state: "the controller stays below 256 MiB, and the object is gone",
-            run: || on_one_thread(deletion),
+            final_state: "the controller stays below 256 MiB, and the object is deleted",
+            run: || on_one_thread(deletion_from_large_repository),
         },
     ])
     .await;
 }
 
-/// What a tenant applies, and who answers him.
+/// The objects of an attacker, and the server that they name.
 struct Hostile {
     server: ScriptedServer,
-    /// By name; each has to end with a condition that has these words.
+    /// Name, YAML, and words that the object's condition must contain at the end.
     objects: Vec<(String, String, &'static str)>,
 }
 
-/// Applies what is hostile, and then what is not, which has to become ready beside it.
+/// Applies the hostile objects and then a legitimate one, which must become ready meanwhile.
 async fn attack(hostile: Hostile) {
     let cluster = Cluster::new().await;
     let registry = TestRegistry::start(Version::V31);
@@ -110,32 +111,32 @@ async fn attack(hostile: Hostile) {
         &[&format!("'{good}'")],
         &registry_at(&registry.host),
     ));
-    let begun = Instant::now();
+    let started = Instant::now();
     eventually(LIMIT, "the package of others is ready", async || {
-        let said = said(&cluster, "good").await;
-        said.starts_with("Succeeded: ").then_some(()).ok_or(said)
+        let message = ready_condition(&cluster, "good").await;
+        message.starts_with("Succeeded: ").then_some(()).ok_or(message)
     })
     .await;
-    println!("others were ready after {:?}", begun.elapsed());
+    println!("others were ready after {:?}", started.elapsed());
     for (name, _, words) in &hostile.objects {
-        let told = eventually(LIMIT, &format!("{name} says {words:?}"), async || {
-            let said = said(&cluster, name).await;
-            said.contains(words).then(|| said.clone()).ok_or(said)
+        let message = eventually(LIMIT, &format!("{name} says {words:?}"), async || {
+            let message = ready_condition(&cluster, name).await;
+            message.contains(words).then(|| message.clone()).ok_or(message)
         })
         .await;
-        println!("{name}: {told}");
+        println!("{name}: {message}");
     }
-    within_memory(&controller);
+    assert_memory_limit(&controller);
 }
 
-fn within_memory(controller: &Operator) {
+fn assert_memory_limit(controller: &Operator) {
     let peak = controller.peak_memory();
     println!("at most {} MiB", peak >> 20);
     assert!(peak < MEMORY, "the controller had {} MiB", peak >> 20);
 }
 
-/// What the Ready condition of an image or a package says.
-async fn said(cluster: &Cluster, name: &str) -> String {
+/// Reason and message of the Ready condition of an image or a package.
+async fn ready_condition(cluster: &Cluster, name: &str) -> String {
     let images = cluster.images().await;
     let image = images
         .into_iter()
@@ -150,13 +151,13 @@ async fn said(cluster: &Cluster, name: &str) -> String {
         .unwrap_or_default()
 }
 
-/// A text of exactly `length` bytes: `text` with its `PAD` made as long as that takes.
+/// A text of exactly `length` bytes: `PAD` in `text` is replaced by padding.
 fn padded(text: &str, length: usize) -> Bytes {
     let pad = length - text.len() + "PAD".len();
     text.replace("PAD", &"x".repeat(pad)).into()
 }
 
-/// A manifest as long as a registry takes it, the `number`th of those that differ.
+/// A manifest of the maximum size, unique for each `number`.
 fn long_manifest(number: usize) -> Bytes {
     let digest = Digest::of(b"{}");
     let text = format!(
@@ -184,7 +185,7 @@ fn manifest_reply(content: Bytes, kind: &str) -> axum::response::Response<axum::
 }
 
 /// Eight images, each an index of manifests of 4 MiB.
-async fn wide() -> Hostile {
+async fn wide_indexes() -> Hostile {
     let manifests: Vec<(Digest, usize)> = (0..MANIFESTS)
         .map(|number| (Digest::of(&long_manifest(number)), number))
         .collect();
@@ -218,8 +219,8 @@ async fn wide() -> Hostile {
     Hostile { server, objects }
 }
 
-/// Images with a manifest of very many layers.
-async fn long() -> Hostile {
+/// Images whose manifest has very many layers.
+async fn manifests_with_many_layers() -> Hostile {
     let mut layers = String::new();
     for number in 0..30_000_u32 {
         let digest = Digest::of(&number.to_be_bytes());
@@ -253,8 +254,8 @@ async fn long() -> Hostile {
     Hostile { server, objects }
 }
 
-/// Images beside which lies more than can be read.
-async fn signed() -> Hostile {
+/// Images with more signatures than can be read.
+async fn oversized_signatures() -> Hostile {
     let manifest: Bytes = json!({"schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "layers": [],
         "config": {"mediaType": media_type::OCI_CONFIG, "digest": Digest::of(b"{}"), "size": 2}})
     .to_string()
@@ -327,8 +328,8 @@ async fn signed() -> Hostile {
     Hostile { server, objects }
 }
 
-/// Packages with a chart of a repository whose index has as many entries as fit.
-async fn chart_index() -> Hostile {
+/// Packages with a chart whose repository index has the maximum number of entries.
+async fn oversized_chart_index() -> Hostile {
     let mut index = String::from("apiVersion: v1\nentries:\n  web:\n");
     while index.len() < 30_000_000 {
         index.push_str("  -\n");
@@ -362,8 +363,8 @@ spec:
     Hostile { server, objects }
 }
 
-/// An image goes from a repository with many tags that name long indexes.
-async fn deletion() {
+/// An image is deleted from a repository with many tags that name long indexes.
+async fn deletion_from_large_repository() {
     const TAGS: usize = 60;
     let cluster = Cluster::new().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
@@ -407,8 +408,8 @@ async fn deletion() {
     let more = format!("deletionPolicy: Delete\n  {}", registry_at(&proxy.host));
     cluster.apply(&standalone_image("gone", &format!("{}/good:1", source.host), &more));
     eventually(LIMIT, "the image is ready", async || {
-        let said = said(&cluster, "gone").await;
-        said.starts_with("Succeeded: ").then_some(()).ok_or(said)
+        let message = ready_condition(&cluster, "gone").await;
+        message.starts_with("Succeeded: ").then_some(()).ok_or(message)
     })
     .await;
     cluster.kubectl(&["delete", "jkimg", "gone", "--wait=false"]);
@@ -423,5 +424,5 @@ async fn deletion() {
         proxy.count("GET", "/manifests/t59") > 0,
         "the survey looked at the tags"
     );
-    within_memory(&controller);
+    assert_memory_limit(&controller);
 }

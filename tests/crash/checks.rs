@@ -1,4 +1,4 @@
-//! What the ways and the registry say of the bytes that a run sent.
+//! Checks of the bytes that a run sent, from the proxies' records and the registry.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::support::wait::eventually;
 /// The repository of the package's artifact.
 const ARTIFACT: &str = "app";
 
-/// No blob is sent twice into a repository but the one in flight.
+/// No blob is sent twice into a repository, except the one in flight at the kill.
 pub fn check_no_blob_is_sent_twice(uploads: &[Upload], killed: Option<(KillPoint, Instant)>) {
     let mut seen = BTreeMap::new();
     for upload in uploads.iter().filter(|upload| upload.committed.is_some()) {
@@ -25,7 +25,7 @@ pub fn check_no_blob_is_sent_twice(uploads: &[Upload], killed: Option<(KillPoint
         .filter(|upload| upload.committed.is_none() && upload.bytes > 0)
     {
         let was_in_flight = killed.is_some_and(|(point, dead)| {
-            // What an engine had sent lies in buffers, and is sent on for a moment after its end.
+            // Data that an engine sent is buffered, and is forwarded for a moment after its end.
             let in_time = upload.opened <= dead || point.target == Target::Dockerd && point.export;
             in_time && may_interrupt_upload(&point, upload)
         });
@@ -36,20 +36,20 @@ pub fn check_no_blob_is_sent_twice(uploads: &[Upload], killed: Option<(KillPoint
     }
 }
 
-/// Whether a kill may break an upload off.
+/// Whether the kill may interrupt this upload.
 fn may_interrupt_upload(point: &KillPoint, upload: &Upload) -> bool {
     match point.target {
         Target::Process(process) => upload.process == process,
         Target::Registry => true,
-        // Who misses the engine stops what is under way, also what is read from its folder. The image is not ready any
-        // more while its engine is away, so that an artifact is not put together either.
+        // A process without its engine stops current transfers, also those that read from its folder. The image is not
+        // ready while its engine is down, so that no artifact is assembled either.
         Target::Dockerd => upload.process == AGENT || upload.repository == ARTIFACT,
         Target::Stopped(_) | Target::ApiServer | Target::Etcd => false,
     }
 }
 
-/// The uploads that the registry keeps at the end: at most those of a process that was killed itself, and those of
-/// which nobody knows, for the answer to their begin was lost. Who lives gives its own up.
+/// The uploads that remain in the registry at the end: at most those of a killed process, and those whose creation
+/// response was lost. Other processes delete theirs.
 pub async fn unfinished(storage: &Storage, interceptor: &Interceptor, killed: Option<(KillPoint, Instant)>) -> usize {
     let (upload_starts, uploads) = (interceptor.upload_starts(), interceptor.uploads());
     let lost = |is: &dyn Fn(&str) -> bool, dead: Instant| {

@@ -1,5 +1,4 @@
-//! What happens on the ways of one run: every request counted, every upload followed, and the one point at which a
-//! process is killed.
+//! Records the requests of one run: counts every request, tracks every upload, and kills a process at one point.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -12,10 +11,10 @@ use tokio::sync::Notify;
 
 use super::proxy::Broken;
 
-/// What is in the path of each request about the leader's Lease.
+/// Part of the path of each request for the leader's Lease.
 pub const LEADER: &str = "/leases/jackal-operator-leader";
 
-/// A server at the end of a way.
+/// A server behind a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Server {
     Api,
@@ -30,16 +29,16 @@ pub struct Route {
     pub server: Server,
 }
 
-/// The name of a way.
+/// The route from `process` to `server`.
 pub const fn route(process: &'static str, server: Server) -> Route {
     Route { process, server }
 }
 
-/// What is killed.
+/// What is killed or paused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Target {
     Process(&'static str),
-    /// Not killed, but stopped for a while: what is under way is not broken off.
+    /// Not killed, but paused for a while: current transfers are not interrupted.
     Stopped(&'static str),
     Registry,
     Dockerd,
@@ -47,31 +46,31 @@ pub enum Target {
     Etcd,
 }
 
-/// What a request is.
+/// The kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// Whatever it is.
+    /// Any request.
     Any,
-    /// It changes nothing.
+    /// A request that changes nothing.
     Look,
-    /// The begin of an upload, or a mount.
+    /// The start of an upload, or a mount.
     UploadStart,
-    /// Bytes of an upload, or its commit.
+    /// Content of an upload, or its commit.
     Blob,
     /// A manifest, by digest or under a tag.
     Manifest,
     /// The deletion of a manifest or of an object.
     Delete,
-    /// A status of our objects.
+    /// A status of a JackalImage or JackalPackage.
     Status,
-    /// Another write of our objects: their being there, spec and finalizers.
+    /// Another write of these objects: creation, spec, finalizers.
     Object,
     /// A Lease or an event.
     Other,
 }
 
-/// When a victim is killed: at the n-th request, before it goes on or once its answer came back (which is then lost,
-/// if the victim is one of both ends); or when so many bytes of blobs have passed, in the middle of a body.
+/// When the target is killed: at the n-th request, before it is forwarded or after its response arrived (which is then
+/// lost, if the target is one of the two ends); or after a number of blob bytes, in the middle of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trigger {
     Before(Kind, usize),
@@ -79,7 +78,7 @@ pub enum Trigger {
     Body(u64),
 }
 
-/// A point of a run at which a process is killed.
+/// A point of a run at which the target is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KillPoint {
     pub target: Target,
@@ -125,7 +124,7 @@ impl KillPoint {
     }
 }
 
-/// A request that passes.
+/// A request that is being forwarded.
 #[derive(Clone, Debug)]
 pub struct PassingRequest {
     pub route: Route,
@@ -134,11 +133,11 @@ pub struct PassingRequest {
     /// Path and query.
     pub target: String,
     number: BTreeMap<Kind, usize>,
-    /// Where it begins an upload: its place among all that do.
+    /// The index of the upload that it starts.
     begin: Option<usize>,
 }
 
-/// A noted request.
+/// A recorded request.
 #[derive(Clone, Debug)]
 #[allow(dead_code)] // Some of it is only for messages.
 pub struct RecordedRequest {
@@ -149,33 +148,33 @@ pub struct RecordedRequest {
     pub target: String,
 }
 
-/// An upload, from its begin to its end.
+/// An upload, from its start to its end.
 #[derive(Clone, Debug)]
 pub struct Upload {
     pub process: &'static str,
     pub repository: String,
     pub opened: Instant,
     pub bytes: u64,
-    /// The digest under which it was committed, with the registry's answer seen.
+    /// The digest of its commit, if the registry's response was received.
     pub committed: Option<String>,
     pub given_up: bool,
 }
 
-/// A request that begins an upload.
+/// A request that starts an upload.
 #[derive(Clone, Copy, Debug)]
 pub struct UploadStart {
     pub process: &'static str,
     pub at: Instant,
-    /// The answer went on to the process, which else does not know of the upload.
+    /// The response was forwarded to the process, which otherwise does not know the upload.
     pub record_response: bool,
 }
 
 /// What a run counted.
 #[derive(Clone, Debug, Default)]
 pub struct RequestCounts {
-    /// Requests by way and kind; all of a way under [`Kind::Any`].
+    /// Requests by route and kind; all of a route under [`Kind::Any`].
     pub requests: BTreeMap<(Route, Kind), usize>,
-    /// Bytes of blobs by way.
+    /// Bytes of blobs by route.
     pub bodies: BTreeMap<Route, u64>,
 }
 
@@ -193,13 +192,13 @@ struct State {
 #[derive(Clone, Debug)]
 pub struct Kill {
     pub point: KillPoint,
-    /// The request at which it came.
+    /// The request at which it happened.
     pub at: String,
-    /// When the victim was seen dead; of a process of the operator, when all that it had sent was long read.
+    /// When the target was seen dead; for a process of the operator, when everything that it had sent was read.
     pub dead: Option<Instant>,
 }
 
-/// The course of one run.
+/// Records the requests of one run and kills a process at its kill point.
 pub struct Interceptor {
     state: Mutex<State>,
     kill: Box<dyn Fn(Target) + Send + Sync>,
@@ -207,7 +206,7 @@ pub struct Interceptor {
 }
 
 impl Interceptor {
-    /// A course on which `point` is met, where there is one; `kill` returns when the victim is dead.
+    /// An interceptor that kills at `point`, if there is one; `kill` returns when the target is dead.
     pub fn new(point: Option<KillPoint>, kill: impl Fn(Target) + Send + Sync + 'static) -> Arc<Self> {
         let state = State {
             point,
@@ -220,49 +219,49 @@ impl Interceptor {
         })
     }
 
-    /// A course on which nobody is killed.
+    /// An interceptor that kills nothing.
     pub fn without_kill() -> Arc<Self> {
         Self::new(None, |_| {})
     }
 
-    /// Returns when the victim is dead.
+    /// Returns when the target is dead.
     pub async fn killed(&self) {
         self.killed.notified().await;
     }
 
-    /// What comes from now on is not the victim's, as it was before the kill.
+    /// Marks the target as exited: later requests are from its successor.
     pub fn mark_exited(&self) {
         if let Some(kill_record) = &mut self.state().kill_record {
             kill_record.dead = Some(Instant::now());
         }
     }
 
-    /// Nobody is killed from now on.
+    /// Disables the kill.
     pub fn disarm(&self) {
         self.state().point = None;
     }
 
-    /// The kill, once it began.
+    /// The kill, once it started.
     pub fn kill_record(&self) -> Option<Kill> {
         self.state().kill_record.clone()
     }
 
-    /// What passed so far.
+    /// The counts so far.
     pub fn counts(&self) -> RequestCounts {
         self.state().counts.clone()
     }
 
-    /// Every request so far, in its order.
+    /// Every request so far, in order.
     pub fn recorded(&self) -> Vec<RecordedRequest> {
         self.state().recorded.clone()
     }
 
-    /// Every request that began an upload.
+    /// Every request that started an upload.
     pub fn upload_starts(&self) -> Vec<UploadStart> {
         self.state().upload_starts.clone()
     }
 
-    /// Every upload that was begun.
+    /// Every upload that was started.
     pub fn uploads(&self) -> Vec<Upload> {
         self.state().uploads.values().cloned().collect()
     }
@@ -271,7 +270,7 @@ impl Interceptor {
         self.state.lock().expect("nobody panics with it")
     }
 
-    /// Counts a request; an error when it goes no further.
+    /// Counts a request; an error means that it is not forwarded.
     pub(super) fn record_request(&self, route: Route, method: &Method, target: &str) -> Result<PassingRequest, Broken> {
         let kind = kind_of(route.server, method, target);
         let mut seen = PassingRequest {
@@ -291,7 +290,7 @@ impl Interceptor {
         };
         let mut state = self.state();
         state.recorded.push(recorded);
-        // Its renewals come by the clock, not by what is done.
+        // Its renewals depend on the clock, not on the work.
         if target.contains(LEADER) {
             return Ok(seen);
         }
@@ -313,7 +312,7 @@ impl Interceptor {
         Ok(seen)
     }
 
-    /// Counts bytes of a blob; an error when they go no further.
+    /// Counts bytes of a blob; an error means that they are not forwarded.
     pub(super) fn record_bytes(&self, seen: &PassingRequest, bytes: usize) -> Result<(), Broken> {
         let (route, bytes) = (seen.route, bytes as u64);
         if route.server == Server::Api || (route.server == Server::Registry && seen.kind != Kind::Blob) {
@@ -332,7 +331,7 @@ impl Interceptor {
         })
     }
 
-    /// Notes an answer; an error when it goes no further.
+    /// Records a response; an error means that it is not forwarded.
     pub(super) fn record_response(
         &self,
         seen: &PassingRequest,
@@ -354,7 +353,7 @@ impl Interceptor {
         Ok(())
     }
 
-    /// Kills the victim if this is the point; then an error if what passes goes no further.
+    /// Kills the target if this is the kill point; then an error if the message is not forwarded.
     fn kill_if_reached(
         &self,
         mut state: MutexGuard<'_, State>,
@@ -403,7 +402,7 @@ fn kind_of(server: Server, method: &Method, target: &str) -> Kind {
     }
 }
 
-/// Repository and id of an upload by its address; the id is empty where one is begun.
+/// Repository and id of an upload from its address; the id is empty for the request that starts it.
 fn upload_of(target: &str) -> Option<(&str, &str)> {
     let path = target.split('?').next()?;
     let (repository, id) = path.split_once("/blobs/uploads/")?;

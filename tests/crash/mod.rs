@@ -1,7 +1,7 @@
-//! Whatever is killed at whatever step, it converges.
+//! After a kill of any process at any step, the operator converges.
 //!
-//! The steps are counted from outside, on the ways between the operator's processes and their servers, so that no
-//! failpoint is in the product. A run without a kill counts them; then each run has one kill.
+//! The steps are counted from outside, by proxies between the operator's processes and their servers, so that the
+//! product contains no failpoints. A run without a kill counts them; then each run has one kill.
 
 mod checks;
 mod images;
@@ -31,7 +31,7 @@ const AGENT_DOCKER: Route = route(AGENT, Server::Docker);
 const PROCESS_CONTROLLER: Target = Target::Process(CONTROLLER);
 const PROCESS_AGENT: Target = Target::Process(AGENT);
 
-/// Who is killed on which way.
+/// The targets and the routes on which they are killed.
 const PAIRS: [(Target, Route); 18] = [
     (PROCESS_CONTROLLER, CONTROLLER_API),
     (PROCESS_CONTROLLER, CONTROLLER_REGISTRY),
@@ -62,15 +62,15 @@ const fn at(target: Target, route: Route, trigger: Trigger) -> KillPoint {
     }
 }
 
-/// The most telling points, every victim among them; `counts` is that of a run without a kill.
+/// The most relevant points, with every target; `counts` is from a run without a kill.
 fn most_relevant_points(counts: &RequestCounts) -> Vec<KillPoint> {
     use Trigger::{After, Before, Body};
     let half = |route: Route| counts.bodies.get(&route).copied().unwrap_or_default() / 2;
     let exported = |point: KillPoint| KillPoint { export: true, ..point };
-    // The tool's two tags, then the artifact's manifest and the index under its tag.
+    // The two tags of the tool image, then the artifact's manifest and the index under its tag.
     let (tagged, artifact) = (Kind::Manifest, 4);
     vec![
-        // First, for only one lane has these servers.
+        // First, because only one worker has these servers.
         exported(at(Target::Dockerd, AGENT_DOCKER, Body(half(AGENT_REGISTRY)))),
         at(Target::ApiServer, CONTROLLER_API, After(Kind::Object, 3)),
         at(Target::Etcd, CONTROLLER_API, Before(Kind::Status, 3)),
@@ -88,8 +88,8 @@ fn most_relevant_points(counts: &RequestCounts) -> Vec<KillPoint> {
     ]
 }
 
-/// `count` points, spread evenly over the run for each victim and way: every third in the middle of blobs where
-/// blobs pass, the others before and after requests by turns.
+/// `count` points, spread evenly over the run for each target and route: every third in the middle of blobs if there
+/// are blobs, the others alternately before and after requests.
 fn evenly_spread_points(counts: &RequestCounts, count: usize) -> Vec<KillPoint> {
     let each = count.div_ceil(PAIRS.len());
     let mut points = Vec::new();
@@ -104,7 +104,7 @@ fn evenly_spread_points(counts: &RequestCounts, count: usize) -> Vec<KillPoint> 
                 1 => Trigger::Before(Kind::Any, request),
                 _ => Trigger::After(Kind::Any, request),
             };
-            // The graph needs the engine only at its begin.
+            // Reading from the folder needs the engine only at the start.
             let export = number % 2 == 1 && (route.process == AGENT || target == Target::Dockerd);
             points.push(KillPoint {
                 export,
@@ -115,40 +115,41 @@ fn evenly_spread_points(counts: &RequestCounts, count: usize) -> Vec<KillPoint> 
     points
 }
 
-/// Only points whose text has this in it.
+/// Whether the point's text starts with one of the prefixes in the variable POINT.
 fn only(point: &KillPoint) -> bool {
     std::env::var("POINT").map_or(true, |parts| {
         parts.split(',').any(|part| point.to_string().starts_with(part))
     })
 }
 
-/// How many points; without the variable the most telling ones.
+/// The number of points from the variable KILLS; without it, the most relevant ones are used.
 fn kill_count() -> Option<usize> {
-    let said = std::env::var("KILLS").ok()?;
+    let value = std::env::var("KILLS").ok()?;
     Some(
-        said.parse()
-            .unwrap_or_else(|_| panic!("KILLS={said} is no number of points")),
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("KILLS={value} is no number of points")),
     )
 }
 
-/// How many runs go on at once, each in a lane with servers of its own, when there are many.
+/// The number of concurrent runs, each with its own servers, if there are many points.
 fn worker_count() -> usize {
     std::env::var("LANES")
         .ok()
-        .and_then(|said| said.parse().ok())
+        .and_then(|value| value.parse().ok())
         .unwrap_or(2)
 }
 
-/// What came of one point: a line for people.
+/// The result of one point, as a printable line.
 #[derive(Clone)]
 enum PointResult {
     Converged(String),
-    /// The run ended before the point came, which the order of what is parallel decides.
+    /// The run ended before the point was reached, because the order of parallel requests varies.
     Missed(String),
     Failed(String),
 }
 
-/// Runs points of `queue` that `ground` admits until none is left.
+/// Runs points of `queue` that `servers` supports until none is left.
 async fn run_points(
     servers: Arc<Servers>,
     images: Arc<Images>,
@@ -169,9 +170,9 @@ async fn run_points(
             Some(Arc::clone(&expected)),
             Some(point),
         );
-        // One that fails says so, and the others are run.
+        // A failed run is reported, and the others continue.
         let result = match AssertUnwindSafe(run).catch_unwind().await {
-            Ok(outcome) => said(point, &outcome),
+            Ok(outcome) => describe(point, &outcome),
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().cloned();
                 let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
@@ -184,7 +185,7 @@ async fn run_points(
     }
 }
 
-fn said(point: KillPoint, outcome: &Outcome) -> PointResult {
+fn describe(point: KillPoint, outcome: &Outcome) -> PointResult {
     let took = outcome.took.as_secs_f64();
     let Some(killed_at) = &outcome.killed_at else {
         return PointResult::Missed(format!("{point}: not reached, {took:.1} s"));

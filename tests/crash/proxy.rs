@@ -1,4 +1,4 @@
-//! Ways from the operator's processes to the servers that they talk to, on which every request is counted and noted.
+//! Proxies between the operator's processes and their servers that count and record every request.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -24,10 +24,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::interceptor::{Interceptor, Route, Server};
 
-/// Why a connection is broken off.
+/// Why a connection is closed.
 pub type Broken = Box<dyn std::error::Error + Send + Sync>;
 
-/// Where a way leads.
+/// Where a proxy forwards to.
 #[derive(Clone)]
 pub struct Upstream {
     client: reqwest::Client,
@@ -37,7 +37,7 @@ pub struct Upstream {
 
 fn builder() -> reqwest::ClientBuilder {
     crate::support::install_tls();
-    // What restarts has closed all idle connections.
+    // A restarted server has closed all idle connections.
     reqwest::Client::builder()
         .no_proxy()
         .http1_only()
@@ -86,12 +86,12 @@ impl Upstream {
     }
 }
 
-/// A way; it ends when it is dropped.
+/// A proxy; dropping it stops it.
 pub struct RecordingProxy {
     _task: AbortOnDropHandle<()>,
 }
 
-/// What the ways run on: a test may block its own.
+/// The runtime of the proxies: a test may block its own.
 fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
@@ -104,7 +104,7 @@ fn runtime() -> &'static Runtime {
 }
 
 impl RecordingProxy {
-    /// A way on a port of its own; also its `127.0.0.1:port`.
+    /// A proxy on its own port; also its `127.0.0.1:port`.
     pub fn open(name: Route, to: Upstream, interceptor: &Arc<Interceptor>) -> (Self, String) {
         let _entered = runtime().enter();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -124,7 +124,7 @@ impl RecordingProxy {
         (Self { _task }, at)
     }
 
-    /// A way on the socket `at`.
+    /// A proxy on the socket `at`.
     pub fn open_socket(name: Route, to: Upstream, interceptor: &Arc<Interceptor>, at: &Path) -> Self {
         let _entered = runtime().enter();
         let listener = UnixListener::bind(at).expect("a socket");
@@ -148,14 +148,14 @@ async fn serve(
     interceptor: Arc<Interceptor>,
 ) {
     let pass = service_fn(move |request| pass(request, name, to.clone(), Arc::clone(&interceptor)));
-    // It ends in an error whenever one of both ends is killed.
+    // It ends in an error whenever one of the two ends is killed.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
         .serve_connection(TokioIo::new(connection), pass)
         .await;
 }
 
-/// Hands a request on, and its answer back. An error breaks the connection, as it breaks when the other end dies.
+/// Forwards a request and returns the response. An error closes the connection, as the death of the other end does.
 async fn pass(
     request: Request<Incoming>,
     name: Route,
@@ -204,7 +204,7 @@ async fn pass(
     Ok(response.body(Body::from_stream(chunks))?)
 }
 
-/// The headers without those that are about one connection.
+/// The headers without the hop-by-hop headers.
 fn without_hops(headers: &HeaderMap) -> HeaderMap {
     let mut headers = headers.clone();
     for name in [CONNECTION, TRANSFER_ENCODING] {

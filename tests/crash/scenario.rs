@@ -1,5 +1,5 @@
-//! The run in which processes are killed: a package is made, an image of it is built anew, it gets a new version, and
-//! it is deleted with all that it pushed.
+//! The run in which processes are killed: a package is created, one of its images is rebuilt, it gets a new version,
+//! and it is deleted with everything that it pushed.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -25,43 +25,43 @@ use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::wait::{eventually, scaled_by_load};
 
-/// How long each step may take after a kill: a watch that broke off is tried again after up to thirty seconds.
+/// How long each step may take after a kill: a broken watch is retried after up to thirty seconds.
 const STEP_LIMIT: Duration = Duration::from_secs(90);
-/// What pods call the registry.
+/// The registry's address in pods.
 const ADDRESS: &str = "127.0.0.1:31999";
 /// The operator's processes.
 pub const CONTROLLER: &str = "controller";
 pub const AGENT: &str = "agent";
 
-/// What stands when a step is done.
+/// The state after a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stage {
     artifact: String,
     images: BTreeMap<String, String>,
 }
 
-/// What a run without any kill came to.
+/// The result of a run without a kill.
 pub struct Expected {
     pub counts: RequestCounts,
     stages: Vec<Stage>,
-    /// The manifests that no deletion takes back, for another stands under their name.
+    /// The manifests that deletion keeps, because their name has another manifest.
     left: std::collections::BTreeSet<String>,
     /// Bytes of blobs that were sent.
     pub sent: u64,
 }
 
-/// What came of a run.
+/// The result of a run.
 pub struct Outcome {
     pub expected: Expected,
-    /// The request at which the kill came; none when the point was not reached.
+    /// The request at which the kill happened; none if the point was not reached.
     pub killed_at: Option<String>,
     pub uploads_left: usize,
-    /// Bytes of blobs that were sent in vain.
+    /// Bytes of blobs that were sent needlessly.
     pub wasted: u64,
     pub took: Duration,
 }
 
-/// A run: a namespace, a registry, and the operator's processes with their ways.
+/// A run: a namespace, a registry, and the operator's processes with their proxies.
 struct Run {
     servers: Arc<Servers>,
     namespace: String,
@@ -74,7 +74,7 @@ struct Run {
     _ways: Vec<RecordingProxy>,
 }
 
-/// How a process of the operator is started, time and again.
+/// How a process of the operator is started, each time.
 struct LaunchArguments {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
@@ -128,7 +128,7 @@ impl Run {
                 "--registry-endpoint",
                 &at,
                 "--registry-insecure",
-                // Runs of any namespace are compared by the names of their repositories.
+                // Runs in different namespaces are compared by the names of their repositories.
                 "--repository-policy",
                 "any",
             ];
@@ -138,7 +138,7 @@ impl Run {
                 "--allow-network",
                 "127.0.0.0/8",
             ];
-            // As a Deployment's pod keeps its name when its container is started again.
+            // A Deployment's pod keeps its name when its container is restarted.
             let start_own = match process {
                 CONTROLLER => ["--identity", "controller-0"],
                 _ => ["--node-name", "n1"],
@@ -180,7 +180,7 @@ impl Run {
         }
     }
 
-    /// Starts a process of the operator, whether it ran before or not.
+    /// Starts a process of the operator, also after it ended.
     fn start(&self, process: &'static str) {
         let launch = &self.launches[process];
         let arguments: Vec<&str> = launch.arguments.iter().map(String::as_str).collect();
@@ -207,7 +207,7 @@ impl Run {
         Storage::at(&self.registry.storage())
     }
 
-    /// Waits until somebody is killed, looks, and starts it again.
+    /// Waits until a target is killed, checks the tags, and starts it again.
     async fn restart_killed(&self) {
         self.interceptor.killed().await;
         self.check_tags("after the kill");
@@ -227,14 +227,14 @@ impl Run {
         }
     }
 
-    /// No tag points at something incomplete.
+    /// Expects that no tag references incomplete content.
     fn check_tags(&self, when: &str) {
         self.storage()
             .complete_tags(true)
             .unwrap_or_else(|why| panic!("{when}: {why}"));
     }
 
-    /// Looks all the time, though not at each byte.
+    /// Checks continuously, but without reading every byte.
     async fn check_tags_continuously(&self) {
         let storage = self.storage();
         loop {
@@ -257,12 +257,12 @@ impl Run {
         .await;
     }
 
-    /// Waits until the package is Ready for its spec, nobody claims any of its images, and `is_done`.
+    /// Waits until the package is Ready for its spec, no image is claimed, and `is_done`.
     async fn stage(&self, what: &str, is_done: impl Fn(&Stage, &JackalPackage) -> bool) -> Stage {
         let (packages, images) = (self.api::<JackalPackage>(), self.api::<JackalImage>());
         let stage = eventually(scaled_by_load(STEP_LIMIT), what, async || {
             let package = packages.get("app").await.map_err(|error| error.to_string())?;
-            let stands = stage_of(&package).filter(|stage| is_done(stage, &package));
+            let exists = stage_of(&package).filter(|stage| is_done(stage, &package));
             let list = images
                 .list(&ListParams::default())
                 .await
@@ -271,7 +271,7 @@ impl Run {
                 .items
                 .iter()
                 .any(|image| image.status.as_ref().is_some_and(|s| s.claim.is_some()));
-            match stands {
+            match exists {
                 Some(stage) if !claims => Ok(stage),
                 _ => {
                     let images: Vec<_> = list
@@ -318,7 +318,7 @@ impl Run {
         .await;
     }
 
-    /// All of it, and what stood after each step.
+    /// Runs all steps; returns the state after each.
     async fn run_steps(&self, images: &Images, expected: Option<&Expected>) -> Vec<Stage> {
         let wanted = |number: usize| expected.map(|expected| expected.stages[number].clone());
         let mut stages = Vec::new();
@@ -352,7 +352,7 @@ impl Run {
     }
 }
 
-/// What stands of a package that is Ready for its spec.
+/// The state of a package that is Ready for its spec.
 fn stage_of(package: &JackalPackage) -> Option<Stage> {
     let status = package.status.as_ref()?;
     let ready = condition(&status.conditions, "Ready")?;
@@ -392,7 +392,7 @@ impl Drop for Run {
     }
 }
 
-/// One run on `ground`. With what is `expected`, all that a kill may not change is compared; whatever differs panics.
+/// One run on `servers`. With `expected`, everything that a kill must not change is compared; a difference panics.
 pub async fn run(
     servers: Arc<Servers>,
     images: Arc<Images>,
@@ -405,7 +405,7 @@ pub async fn run(
     let run_steps = async {
         let stages = run.run_steps(&images, expected.as_deref()).await;
         run.interceptor.disarm();
-        // The next run needs the lane's servers.
+        // The next run needs the servers.
         if run.interceptor.kill_record().is_some() {
             revived
                 .wait_for(|revived| *revived)

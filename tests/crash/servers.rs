@@ -1,4 +1,4 @@
-//! Servers of a lane: an API server with its etcd and a docker engine, that may be killed and started again.
+//! Servers of a worker: an API server with its etcd and a docker engine, which can be killed and restarted.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,7 +17,7 @@ use crate::support::process::{Server, run};
 use crate::support::wait::{SOON, eventually};
 use crate::support::{install_tls, program};
 
-/// What the processes of the operator and the test itself talk to.
+/// The servers that the operator's processes and the test use.
 pub struct Servers {
     pub kubeconfig: PathBuf,
     pub client: Client,
@@ -27,10 +27,13 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Servers of one's own, each of which may be killed.
+    /// New servers, each of which may be killed.
     pub async fn start_own() -> Self {
         let (api, engine) = (Instance::start("apiserver"), Instance::start("docker-classic"));
-        let (kubeconfig, docker) = (api.said("KUBECONFIG"), engine.said("JACKAL_DOCKER_CLASSIC"));
+        let (kubeconfig, docker) = (
+            api.variable_value("KUBECONFIG"),
+            engine.variable_value("JACKAL_DOCKER_CLASSIC"),
+        );
         let (apis, engines) = (api.processes(), engine.processes());
         let killable = vec![
             (
@@ -41,7 +44,7 @@ impl Servers {
                 Target::ApiServer,
                 KillableServer::of(apis[1], api.folder.join("apiserver-again.log")),
             ),
-            // Its containerd lives on.
+            // Its containerd keeps running.
             (
                 Target::Dockerd,
                 KillableServer::of(engines[1], engine.folder.join("dockerd-again.log")),
@@ -50,7 +53,7 @@ impl Servers {
         Self::at(kubeconfig.into(), docker, killable, vec![api, engine]).await
     }
 
-    /// The servers of all tests, which nobody may kill.
+    /// The servers of all tests, which must not be killed.
     pub async fn shared() -> Self {
         let docker = required("JACKAL_DOCKER_CLASSIC");
         Self::at(required("KUBECONFIG").into(), docker, Vec::new(), Vec::new()).await
@@ -82,12 +85,12 @@ impl Servers {
             || self.killable.iter().any(|(known, _)| *known == target)
     }
 
-    /// The process id of one of the lane's servers.
+    /// The process id of one of the servers.
     pub fn id(&self, target: Target) -> u32 {
         self.killable(target).id()
     }
 
-    /// Starts a server again that was killed, and returns when it answers.
+    /// Starts a killed server again, and returns when it answers.
     pub async fn start_again(&self, target: Target) {
         self.killable(target).start_again();
         eventually(SOON, &format!("{target:?} answers again"), async || match target {
@@ -99,7 +102,7 @@ impl Servers {
                 .await
                 .map_err(|fault| fault.to_string()),
             _ => match self.client.apiserver_version().await {
-                // Only what is read from etcd shows that both are there.
+                // Only a read from etcd shows that both are up.
                 Ok(_) => check_resources_served(&self.client).await,
                 Err(error) => Err(error.to_string()),
             },
@@ -134,7 +137,7 @@ async fn define(client: &Client, kubeconfig: &Path) {
 }
 
 async fn check_resources_served(client: &Client) -> Result<(), String> {
-    // Not the objects themselves: another test may have one that nobody can read.
+    // Only metadata: another test may have an undecodable object.
     let one = ListParams::default().limit(1);
     let packages = Api::<JackalPackage>::all(client.clone());
     packages.list_metadata(&one).await.map_err(|error| error.to_string())?;
@@ -146,7 +149,7 @@ async fn check_resources_served(client: &Client) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-/// An instance of `scripts/stack`, stopped when it is dropped, with all that was started again of it.
+/// An instance of `scripts/stack`; dropping it stops it and all its restarted processes.
 struct Instance {
     name: String,
     folder: PathBuf,
@@ -169,10 +172,10 @@ impl Instance {
         Self { name, folder }
     }
 
-    /// A variable that tells where it is.
-    fn said(&self, variable: &str) -> String {
-        let said = std::fs::read_to_string(self.folder.join("env")).expect("what it said");
-        let found = said
+    /// The value of a variable that says where it is.
+    fn variable_value(&self, variable: &str) -> String {
+        let content = std::fs::read_to_string(self.folder.join("env")).expect("what it said");
+        let found = content
             .lines()
             .find_map(|line| line.strip_prefix(variable)?.strip_prefix('='));
         found.expect("a variable").to_owned()
@@ -180,8 +183,11 @@ impl Instance {
 
     /// Its processes in the order of their start.
     fn processes(&self) -> Vec<u32> {
-        let said = std::fs::read_to_string(self.folder.join("pid")).expect("its processes");
-        said.lines().map(|line| line.parse().expect("a process id")).collect()
+        let content = std::fs::read_to_string(self.folder.join("pid")).expect("its processes");
+        content
+            .lines()
+            .map(|line| line.parse().expect("a process id"))
+            .collect()
     }
 }
 
@@ -202,8 +208,8 @@ struct KillableServer {
 impl KillableServer {
     fn of(id: u32, log: PathBuf) -> Self {
         let read = |name: &str| {
-            let said = std::fs::read(format!("/proc/{id}/{name}")).expect("a running server");
-            let parts = said.split(|byte| *byte == 0).filter(|part| !part.is_empty());
+            let content = std::fs::read(format!("/proc/{id}/{name}")).expect("a running server");
+            let parts = content.split(|byte| *byte == 0).filter(|part| !part.is_empty());
             parts
                 .map(|part| String::from_utf8_lossy(part).into_owned())
                 .collect::<Vec<_>>()
@@ -226,7 +232,7 @@ impl KillableServer {
 
     /// The same program with the same arguments on the same folder.
     fn start_again(&self) {
-        // dockerd takes one that is dead and not buried yet, which is up to the machine's init, for alive.
+        // dockerd regards a zombie process, which the machine's init has to reap, as running.
         let mut arguments = self.command.iter().skip_while(|argument| *argument != "--pidfile");
         if let Some(file) = arguments.nth(1) {
             let _ = std::fs::remove_file(file);
@@ -242,7 +248,7 @@ impl KillableServer {
     }
 }
 
-/// Kills a process as the kernel does it to one that needs too much memory, and returns when it is dead.
+/// Kills a process as the out-of-memory killer does, and returns when it is dead.
 pub fn kill(id: u32) {
     run("kill", &["-KILL", &id.to_string()]);
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -252,13 +258,13 @@ pub fn kill(id: u32) {
     }
 }
 
-/// Whether a process runs, and is not one that only nobody has buried yet.
+/// Whether a process runs and is not a zombie.
 fn is_running(id: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
     let state = stat
         .rsplit_once(')')
         .and_then(|(_, rest)| rest.trim_start().chars().next());
-    // Its first thread may be dead while another still has its files open, and the port that it listens at.
+    // Its first thread may be dead while another still has open files and the listening port.
     let threads = || std::fs::read_dir(format!("/proc/{id}/task")).map_or(0, Iterator::count);
     state.is_some_and(|state| !matches!(state, 'Z' | 'X') || threads() > 1)
 }

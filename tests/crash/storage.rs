@@ -1,4 +1,4 @@
-//! What a registry of the distribution project holds, read from its folder: also while it is dead.
+//! The content of a registry of the distribution project, read from its folder, also while it is down.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,8 @@ impl Storage {
         }
     }
 
-    /// Every tag that resolves, as `repository:tag@digest`, once everything that it reaches was found; with `read`
-    /// also that its bytes are what their digests say.
+    /// Every tag that resolves, as `repository:tag@digest`, after checking that everything it references exists; with
+    /// `read`, also that its bytes match their digests.
     pub fn complete_tags(&self, read: bool) -> Result<BTreeSet<String>, String> {
         let mut found = BTreeSet::new();
         for repository in self.repositories() {
@@ -31,7 +31,7 @@ impl Storage {
                 let name = format!("{repository}:{tag}@{digest}");
                 match self.check_complete(&repository, &digest, read) {
                     Ok(()) => found.insert(name),
-                    // Something else, or nothing, by now: that is another's look.
+                    // The tag was changed or removed meanwhile: the next check covers it.
                     Err(_) if self.resolve(&repository, &tag).as_ref() != Some(&digest) => continue,
                     Err(missing) => return Err(format!("{name} is incomplete: {missing}")),
                 };
@@ -40,7 +40,7 @@ impl Storage {
         Ok(found)
     }
 
-    /// Every manifest that is held, under a tag or not, as `repository@digest`.
+    /// Every stored manifest, tagged or not, as `repository@digest`.
     pub fn killable(&self) -> BTreeSet<String> {
         let mut killable = BTreeSet::new();
         for repository in self.repositories() {
@@ -54,13 +54,13 @@ impl Storage {
         killable
     }
 
-    /// The uploads that were begun and are neither committed nor given up.
+    /// The uploads that were started and neither committed nor deleted.
     pub fn unfinished(&self) -> Vec<String> {
         let mut unfinished = Vec::new();
         for repository in self.repositories() {
             let folder = self.root.join("repositories").join(&repository).join("_uploads");
             for id in names(&folder) {
-                // Of one that was given up it keeps empty states of hashes.
+                // Of a deleted upload the registry keeps empty hash states.
                 if ["data", "startedat"]
                     .iter()
                     .any(|name| folder.join(&id).join(name).exists())
@@ -92,7 +92,7 @@ impl Storage {
         self.root.join("repositories").join(repository).join("_manifests")
     }
 
-    /// What the registry answers for a tag: nothing where the manifest itself was deleted.
+    /// What the registry returns for a tag: nothing if the manifest itself was deleted.
     fn resolve(&self, repository: &str, tag: &str) -> Option<String> {
         let link = self.manifests(repository).join("tags").join(tag).join("current/link");
         let digest = std::fs::read_to_string(link).ok()?;
@@ -112,7 +112,7 @@ impl Storage {
         Ok(self.root.join("blobs/sha256").join(start).join(hex).join("data"))
     }
 
-    /// Whether a manifest and everything that it reaches is there.
+    /// Checks that a manifest and everything that it references exists.
     fn check_complete(&self, repository: &str, digest: &str, read: bool) -> Result<(), String> {
         if !self.holds_manifest(repository, digest) {
             return Err(format!("manifest {digest}"));

@@ -1,6 +1,6 @@
-//! What goes wrong between us and registries, and what comes of it: one table. A proxy before a real registry does
-//! what a row says to the copy of one image, which a real controller makes because a real API server has the object.
-//! Every row ends with all that stands in the destination being read again and hashed, and with no upload left there.
+//! Faults between the operator and registries, and their results: one table. A proxy before a real registry applies the
+//! row's fault while a real controller copies one image for an object of a real API server. At the end of every row the
+//! whole destination is read again and hashed, and no open upload is left in it.
 
 mod rows;
 mod rules;
@@ -18,29 +18,29 @@ use crate::support::image::{noise, put, stream};
 use crate::support::registry::TestRegistry;
 use crate::support::wait::{SOON, eventually};
 
-/// What pods call the registry. Nothing listens there.
+/// The registry's address in pods. Nothing listens there.
 const ADDRESS: &str = "127.0.0.1:31999";
 
-/// What a user sees.
+/// The result that a user sees.
 pub enum Outcome {
-    /// The image becomes Ready, and nothing is said but that.
+    /// The image becomes Ready, and nothing else is reported.
     Nothing,
-    /// A condition and one event with this reason, whose message has these words; nothing stands under the tag. Ready
-    /// by itself once the fault is gone.
+    /// A condition and one event with this reason, whose message contains these words; nothing is stored under the tag.
+    /// The image becomes Ready automatically once the fault is gone.
     Fault(&'static str, Vec<&'static str>),
-    /// The same, for longer than a test lasts.
+    /// The same, for longer than a test takes.
     Waits(&'static str, Vec<&'static str>),
 }
 
 /// One fault.
 pub struct Row {
-    /// Of the object and the repository.
+    /// The name of the object and of the repository.
     pub name: &'static str,
-    /// Before the source or the destination.
+    /// The proxy before the source or the destination.
     pub proxy: FaultProxy,
     /// Whether it is before the source.
     pub source: bool,
-    /// The registry that the image is brought to.
+    /// The registry that the image is copied to.
     pub destination: std::sync::Arc<TestRegistry>,
     /// Bytes of the image's layer.
     pub layer: usize,
@@ -49,8 +49,8 @@ pub struct Row {
     pub outcome: Outcome,
     /// What else holds at the end.
     pub holds: Box<dyn Fn(&FaultProxy)>,
-    /// Whether it counts the uploads that were begun. How much of an upload is kept to go on with depends on how many
-    /// there are in the process, so those that would be begun anew among many get room.
+    /// Whether the row counts started uploads. How much of an upload is kept for resuming depends on the number of
+    /// uploads in the process, so rows that would otherwise be restarted run with few others.
     pub counts: bool,
 }
 
@@ -81,7 +81,7 @@ async fn registry_and_network_faults_are_recovered_or_reported() {
             println!("{}: {:?}", row.name, uploads.elapsed());
         }
     };
-    // Two have four uploads at once, each of which may keep a whole layer of 3 MiB.
+    // Two of them have four concurrent uploads, each of which may keep a whole layer of 3 MiB.
     let (counted, others): (Vec<_>, Vec<_>) = rows.iter().zip(&images).partition(|(row, _)| row.counts);
     let counted = futures::stream::iter(counted.into_iter().map(&ended));
     counted.buffer_unordered(2).collect::<Vec<()>>().await;
@@ -140,21 +140,21 @@ async fn check_row(cluster: &Cluster, row: &Row, image: &Document) {
     let to = row.destination.repository(&repository);
     if let Outcome::Fault(reason, words) | Outcome::Waits(reason, words) = &row.outcome {
         let what = format!("{reason}: {words:?}");
-        let said = cluster
+        let ready_image = cluster
             .image_where(row.name, &what, |image| fails(image, reason, words))
             .await;
         assert_eq!(to.head_manifest("1").await.unwrap(), None, "{}", row.name);
         eventually(SOON, &format!("{} is told by an event", row.name), async || {
-            let told = cluster.events(row.name).await;
-            match &told[..] {
+            let events = cluster.events(row.name).await;
+            match &events[..] {
                 [one] if one.starts_with(&format!("{reason}: ")) && words.iter().all(|word| one.contains(word)) => {
                     Ok(())
                 }
-                _ => Err(format!("{told:?} of {said:?}")),
+                _ => Err(format!("{events:?} of {ready_image:?}")),
             }
         })
         .await;
-        row.proxy.lift();
+        row.proxy.disable();
     }
     if let Outcome::Waits(..) = row.outcome {
         assert_eq!(
@@ -166,11 +166,11 @@ async fn check_row(cluster: &Cluster, row: &Row, image: &Document) {
     } else {
         let ready = cluster.image_ready(row.name).await.status.unwrap();
         assert_eq!(ready.digest.as_deref(), Some(image.digest().as_str()), "{}", row.name);
-        let told = cluster.events(row.name).await;
-        let warnings = told.iter().filter(|event| !event.starts_with("Succeeded: ")).count();
+        let events = cluster.events(row.name).await;
+        let warnings = events.iter().filter(|event| !event.starts_with("Succeeded: ")).count();
         let expected = usize::from(!matches!(row.outcome, Outcome::Nothing));
-        assert_eq!(warnings, expected, "{}: {told:?}", row.name);
-        stored::whole(&row.destination, &repository, image).await;
+        assert_eq!(warnings, expected, "{}: {events:?}", row.name);
+        stored::verify_everything(&row.destination, &repository, image).await;
     }
     (row.holds)(&row.proxy);
     eventually(SOON, &format!("{} leaves no upload", row.name), async || {

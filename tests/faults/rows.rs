@@ -19,9 +19,9 @@ use crate::support::scripted::RecordedRequest;
 pub struct Registries {
     pub source: TestRegistry,
     pub destination: Arc<TestRegistry>,
-    /// One that is restarted.
+    /// A registry that is restarted.
     pub restarted: Arc<TestRegistry>,
-    /// Another host, which leads to the source and to the destination.
+    /// Other hosts, which forward to the source and to the destination.
     pub elsewhere: [Arc<FaultProxy>; 2],
 }
 
@@ -40,7 +40,7 @@ impl Registries {
         }
     }
 
-    /// A row before the source.
+    /// A row with a proxy before the source.
     fn before_source(
         &self,
         name: &'static str,
@@ -60,7 +60,7 @@ impl Registries {
         }
     }
 
-    /// A row before the destination.
+    /// A row with a proxy before the destination.
     fn before_destination(
         &self,
         name: &'static str,
@@ -91,7 +91,7 @@ impl Row {
         self
     }
 
-    /// Nothing was begun again: there is one upload for each of the two blobs.
+    /// Nothing is restarted: there is one upload for each of the two blobs.
     fn upload_is_resumed(self) -> Self {
         self.upload_count(2)
     }

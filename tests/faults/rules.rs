@@ -1,20 +1,20 @@
-//! What proxies do to which requests.
+//! The rules of the proxies.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::support::fault_proxy::Action;
 use crate::support::scripted::RecordedRequest;
 
-/// Bytes.
+/// In bytes.
 pub const MEBIBYTE: u64 = 1024 * 1024;
 
-/// Whether a request carries the layer, or a part of it.
+/// Whether a request carries the layer or a part of it.
 pub fn carries_layer(seen: &RecordedRequest) -> bool {
     let length = seen.headers.get("content-length").and_then(|text| text.parse().ok());
     matches!(seen.method.as_str(), "PUT" | "PATCH") && length.unwrap_or(0_u64) > MEBIBYTE
 }
 
-/// Whether a request reads a blob; the configuration is one too, and too short to meet most faults.
+/// Whether a request reads a blob; this includes the configuration, which is too short for most faults.
 pub fn reads_blob(seen: &RecordedRequest) -> bool {
     seen.method == "GET" && seen.path.contains("/blobs/sha256:")
 }
@@ -24,7 +24,7 @@ pub fn reads_manifest(seen: &RecordedRequest) -> bool {
     seen.method == "GET" && seen.path.contains("/manifests/")
 }
 
-/// Whether a request asks how far an upload is.
+/// Whether a request reads the status of an upload.
 pub fn reads_upload_status(seen: &RecordedRequest) -> bool {
     seen.method == "GET" && seen.path.contains("/blobs/uploads/")
 }
@@ -39,13 +39,13 @@ pub fn empty_response(status: u16) -> Action {
     Action::Answer(status, Vec::new(), String::new())
 }
 
-/// That it is asked for patience for so long.
+/// A response with `Retry-After`.
 pub fn retry_after(seconds: u32) -> Action {
     let after = vec![("Retry-After", seconds.to_string())];
     Action::Answer(429, after, r#"{"errors":[{"code":"TOOMANYREQUESTS"}]}"#.to_owned())
 }
 
-/// A rule of its own for what comes after the first requests that `when` holds for, which `act` meets.
+/// `act` for the first requests that match `when`, and another rule afterwards.
 pub fn once_then(
     when: fn(&RecordedRequest) -> bool,
     act: impl Fn() -> Action + Send + Sync + 'static,
@@ -64,8 +64,8 @@ pub fn once_then(
     }
 }
 
-/// A registry that wants tokens, which it gives to everybody. Those that were given before a request for which `ends`
-/// holds have ended after it.
+/// A registry that requires tokens and gives them to every client. Tokens that were issued before a request that
+/// matches `ends` are expired after it.
 pub fn token_protected(
     ends: impl Fn(&RecordedRequest) -> bool + Send + Sync + 'static,
     then: impl Fn(&RecordedRequest) -> Action + Send + Sync + 'static,
@@ -97,7 +97,7 @@ pub fn break_in_layer() -> Action {
     Action::BreakRequest(MEBIBYTE)
 }
 
-/// What an upload has is said to be other, by so many bytes.
+/// The upload status reports an offset that differs by this number of bytes.
 pub fn shifted_range(by: i64) -> Action {
     Action::Header(
         "range",
@@ -108,7 +108,7 @@ pub fn shifted_range(by: i64) -> Action {
     )
 }
 
-/// A proxy that takes no body of a blob that is longer.
+/// A proxy that rejects longer request bodies of blobs.
 pub fn too_large(limit: u64) -> impl Fn(&RecordedRequest) -> Action + Send + Sync + 'static {
     move |seen| {
         let length = seen.headers.get("content-length").and_then(|text| text.parse().ok());

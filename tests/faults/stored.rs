@@ -1,4 +1,4 @@
-//! Everything that stands in a repository, read again.
+//! Everything that is stored in a repository, read again.
 
 use futures::TryStreamExt;
 use jackal_operator::oci::{Digest, Document, distinct_blobs};
@@ -16,8 +16,8 @@ pub async fn tags(registry: &TestRegistry, repository: &str) -> Vec<String> {
     tags.map(|tag| tag.as_str().unwrap().to_owned()).collect()
 }
 
-/// Reads and hashes every manifest and blob under every tag; `image` is what is under the only one.
-pub async fn whole(registry: &TestRegistry, repository: &str, image: &Document) {
+/// Reads and hashes every manifest and blob under every tag; `image` is the only tagged image.
+pub async fn verify_everything(registry: &TestRegistry, repository: &str, image: &Document) {
     assert_eq!(tags(registry, repository).await, ["1"], "{repository}");
     let repository = registry.repository(repository);
     let stored = repository.manifest("1").await.unwrap().unwrap();

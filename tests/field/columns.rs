@@ -1,4 +1,4 @@
-//! What people see of packages and images by `kubectl get`, and what of the status programs read.
+//! What `kubectl get` shows of packages and images, and which parts of the status programs read.
 
 use futures::future::BoxFuture;
 use jackal_operator::api::v1alpha1::{ImageState, JackalImage, JackalPackage, JackalPackageStatus};
@@ -16,7 +16,7 @@ use crate::support::registry::{TestRegistry, Version};
 use crate::support::throttle::Throttle;
 use crate::support::wait::{SOON, eventually};
 
-/// What a terminal shows in a line.
+/// Characters in a line of a terminal.
 const WIDTH: usize = 120;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -24,40 +24,40 @@ async fn kubectl_get_columns() {
     check(&[
         Case {
             report: "kubernetes/kubernetes#7843",
-            input: "packages of thirty letters in every state, images of long names, tags and messages",
-            expected: "no line of `kubectl get jkpkg,jkimg` is longer than 120 characters; AGE stands before STATUS",
-            run: || on_a_thread(every_state),
+            input: "packages with names of thirty letters in every state, images with long names, tags and messages",
+            expected: "no line of `kubectl get jkpkg,jkimg` is longer than 120 characters; AGE is before STATUS",
+            run: || on_own_thread(every_state),
         },
         Case {
             report: "kubernetes/kubernetes#19775",
             input: "a JackalImage with a long reference and a long failure",
-            expected: "its reference, its message and other details are shown by `-o wide` alone",
-            run: || on_a_thread(details),
+            expected: "its reference, its message and other details are shown only by `-o wide`",
+            run: || on_own_thread(details),
         },
         Case {
             report: "openshift/origin#4950",
-            input: "a transfer that takes a while",
-            expected: "PROGRESS says how far it is and how fast, and is empty when it has ended",
-            run: || on_a_thread(progress),
+            input: "a slow transfer",
+            expected: "PROGRESS shows how far it is and how fast, and is empty when it has ended",
+            run: || on_own_thread(progress),
         },
         Case {
             report: "Azure/azure-service-operator#4734",
-            input: "a package whose name is longer than the value of a label",
-            expected: "its images have a label of a shortened name; shorter names stand there in full",
-            run: || on_a_thread(labels),
+            input: "a package whose name is longer than a label value may be",
+            expected: "its images have a label with a shortened name; shorter names are used in full",
+            run: || on_own_thread(labels),
         },
         Case {
             report: "kubernetes/kubernetes#13855",
-            input: "seven images of two components, six of which fail, three for a reason of their own",
-            expected: "each has a state, a reason in CamelCase and a message; the package names each once, bounded",
-            run: || on_a_thread(failures),
+            input: "seven images of two components, six of which fail, three for different reasons",
+            expected: "each has a state, a reason in CamelCase and a message; the package names each once, within a length limit",
+            run: || on_own_thread(failures),
         },
     ])
     .await;
 }
 
-/// Runs a case on a thread of its own, for what it waits by cannot be sent to another.
-fn on_a_thread<F: Future<Output = ()> + 'static>(case: fn() -> F) -> BoxFuture<'static, ()> {
+/// Runs a case on its own thread, because its future is not Send.
+fn on_own_thread<F: Future<Output = ()> + 'static>(case: fn() -> F) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let runtime = tokio::runtime::Handle::current();
         let ended = tokio::task::spawn_blocking(move || runtime.block_on(case())).await;
@@ -87,8 +87,8 @@ impl Setup {
         }
     }
 
-    /// Pushes an image of `bytes` to the source, and gives its reference.
-    async fn pushed(&self, name: &str, tag: &str, bytes: usize) -> String {
+    /// Pushes an image of `bytes` to the source, and returns its reference.
+    async fn push(&self, name: &str, tag: &str, bytes: usize) -> String {
         let repository = self.source.repository(name);
         let document = image(&repository, "linux/amd64", noise(bytes as u64, bytes)).await;
         put(&repository, &document, Some(tag)).await;
@@ -106,8 +106,8 @@ impl Setup {
         self.cluster.apply(&package(name, version, &lines, &more));
     }
 
-    /// The package once Ready has that status and reason.
-    async fn says(&self, name: &str, status: &str, reason: &str) -> JackalPackageStatus {
+    /// The package once Ready has this status and reason.
+    async fn wait_for_ready(&self, name: &str, status: &str, reason: &str) -> JackalPackageStatus {
         let package = self.cluster.package_where(name, reason, |package| {
             let ready = condition(&package.status.as_ref()?.conditions, "Ready")?;
             (ready.status == status && ready.reason == reason).then_some(())
@@ -115,7 +115,7 @@ impl Setup {
         package.await.status.unwrap()
     }
 
-    /// Two nodes that hold different images under one name, as their agents would say it.
+    /// Two nodes with different images of the same name, as their agents would report them.
     async fn ambiguous(&self, name: &str, image: &str) {
         for node in ["worker-1.example.com", "worker-2.example.com"] {
             let lease = Lease {
@@ -155,11 +155,11 @@ impl Setup {
         api.patch_status(&resource, &PatchParams::default(), &status)
             .await
             .unwrap();
-        self.says(name, "False", "AmbiguousSource").await;
+        self.wait_for_ready(name, "False", "AmbiguousSource").await;
     }
 }
 
-/// The cells of a line by its header's columns.
+/// The cells of a line, by the columns of the header.
 fn cells<'t>(table: &'t str, name: &str) -> Vec<(&'t str, &'t str)> {
     let header = table
         .lines()
@@ -179,7 +179,7 @@ fn cells<'t>(table: &'t str, name: &str) -> Vec<(&'t str, &'t str)> {
     starts.windows(2).map(cell).collect()
 }
 
-/// The cell of that column.
+/// The cell of this column.
 fn cell<'t>(table: &'t str, name: &str, column: &str) -> &'t str {
     let cells = cells(table, name);
     let found = cells.iter().find(|(header, _)| *header == column);
@@ -190,17 +190,17 @@ async fn every_state() {
     let setup = Setup::new().await;
     let cluster = &setup.cluster;
     let gateway = setup
-        .pushed("payments/payment-gateway-service", "v1.27.3", 14_000_000)
+        .push("payments/payment-gateway-service", "v1.27.3", 14_000_000)
         .await;
     let ledger = setup
-        .pushed(
+        .push(
             "payments/ledger/double-entry-bookkeeping",
             "2026.11.27-build.12345",
             9_000,
         )
         .await;
     let large = setup
-        .pushed("platform/observability/collector", "0.115.1-contrib", 20_000_000)
+        .push("platform/observability/collector", "0.115.1-contrib", 20_000_000)
         .await;
 
     setup.apply(
@@ -226,7 +226,7 @@ async fn every_state() {
         "",
     );
     setup
-        .says("payments-platform-production-2", "False", "SourceNotFound")
+        .wait_for_ready("payments-platform-production-2", "False", "SourceNotFound")
         .await;
 
     let slow = Throttle::to(&setup.registry.host, 1_500_000);
@@ -244,7 +244,9 @@ async fn every_state() {
         std::slice::from_ref(&gateway),
         "suspend: true",
     );
-    setup.says("payments-platform-production-4", "False", "Suspended").await;
+    setup
+        .wait_for_ready("payments-platform-production-4", "False", "Suspended")
+        .await;
 
     let follows = format!(
         "{{image: '{}/payments/payment-gateway-service', policy: {{pattern: '^v(.*)$'}}}}",
@@ -273,7 +275,7 @@ async fn every_state() {
         "",
     );
     setup
-        .says("payments-platform-production-7", "False", "InvalidReference")
+        .wait_for_ready("payments-platform-production-7", "False", "InvalidReference")
         .await;
 
     let moves = |image: &JackalImage| {
@@ -337,7 +339,7 @@ async fn every_state() {
     assert!(cell(&table, ready, "SIZE").ends_with(" MiB"), "{table}");
 }
 
-/// The object of the package's image whose reference has that part.
+/// The object of the package's image whose reference contains `part`.
 async fn images_of(cluster: &Cluster, package: &str, part: &str) -> String {
     eventually(SOON, &format!("{package} has an object for {part}"), async || {
         let images = cluster.images().await;
@@ -386,7 +388,7 @@ async fn details() {
 
 async fn progress() {
     let setup = Setup::new().await;
-    let large = setup.pushed("team/large", "1", 12_000_000).await;
+    let large = setup.push("team/large", "1", 12_000_000).await;
     let slow = Throttle::to(&setup.registry.host, 1_200_000);
     let more = registry_at(&slow.host);
     setup.cluster.apply(&objects::standalone_image("large", &large, &more));
@@ -415,7 +417,7 @@ async fn progress() {
 
 async fn labels() {
     let setup = Setup::new().await;
-    let app = setup.pushed("team/app", "1", 1_000).await;
+    let app = setup.push("team/app", "1", 1_000).await;
     let long = format!("shop-{}.europe", "x".repeat(70));
     for name in ["shop", &long] {
         setup.apply(name, "1", std::slice::from_ref(&app), "");
@@ -438,7 +440,7 @@ async fn labels() {
 
 async fn failures() {
     let setup = Setup::new().await;
-    let there = setup.pushed("team/app", "1", 1_000).await;
+    let there = setup.push("team/app", "1", 1_000).await;
     let missing: Vec<String> = (0..6)
         .map(|number| format!("{}/team/no-such-image-{number}:1", setup.source.host))
         .collect();

@@ -1,4 +1,4 @@
-//! Content that disappears while it is read, layers that registries need not have, and charts beside images.
+//! Content that disappears while it is read, non-distributable layers, and charts in indexes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,9 +20,9 @@ fn of_app(host: &str) -> String {
     package("", &[&format!("images: [{{image: '{host}/app:1'}}]")])
 }
 
-/// An image that is replaced after it was first read, when its elder content is deleted, of which only the manifest
-/// `older` was ever there. The newer one comes.
-async fn moves(source: &TestRegistry, older: &Document, newer: &Document) {
+/// An image that is replaced after its first read, when its old content is deleted, of which only the manifest `older`
+/// ever existed. The new image is copied.
+async fn tag_moves(source: &TestRegistry, older: &Document, newer: &Document) {
     let to = TestRegistry::start(Version::V31);
     let (kind, raw) = (
         older.descriptor.media_type.clone(),
@@ -37,7 +37,7 @@ async fn moves(source: &TestRegistry, older: &Document, newer: &Document) {
             false => Action::Pass,
         }
     });
-    let report = Workspace::new().report(&of_app(&proxy.host), &to.host, &[&proxy.host], &[]);
+    let report = Workspace::new().text_report(&of_app(&proxy.host), &to.host, &[&proxy.host], &[]);
     assert_eq!(report["images"][0]["digest"], newer.digest().as_str(), "{report}");
     assert_eq!(report["images"][0]["sourceDigest"], newer.digest().as_str(), "{report}");
 }
@@ -53,7 +53,7 @@ fn blob_disappears() -> BoxFuture<'static, ()> {
             gone(b"{}", media_type::OCI_CONFIG),
             vec![gone(b"gone", media_type::OCI_LAYER)],
         );
-        moves(&source, &Document::of_manifest(older).unwrap(), &newer).await;
+        tag_moves(&source, &Document::of_manifest(older).unwrap(), &newer).await;
     }
     .boxed()
 }
@@ -69,7 +69,7 @@ fn child_disappears() -> BoxFuture<'static, ()> {
         let mut gone = entry(&child, "linux/amd64");
         gone.digest = Digest::of(b"gone");
         let older = Document::of_index(Index::new(vec![gone])).unwrap();
-        moves(&source, &older, &newer).await;
+        tag_moves(&source, &older, &newer).await;
     }
     .boxed()
 }
@@ -79,45 +79,45 @@ async fn a_tag_that_moves_during_a_transfer_is_resolved_again() {
     check(&[
         Case {
             report: "artifact-keeper/artifact-keeper#1681",
-            input: "a tag that is moved during the transfer, when a blob of what it named is deleted",
-            expected: "it is resolved once more, and the new image comes",
+            input: "a tag that is moved during the transfer, and a blob of the old image is deleted",
+            expected: "it is resolved once more, and the new image is copied",
             run: blob_disappears,
         },
         Case {
             report: "artifact-keeper/artifact-keeper#1681",
-            input: "a tag that is moved during the look, when a child of the index that it named is deleted",
-            expected: "it is resolved once more, and the new image comes",
+            input: "a tag that is moved while it is resolved, and a manifest of the old index is deleted",
+            expected: "it is resolved once more, and the new image is copied",
             run: child_disappears,
         },
     ])
     .await;
 }
 
-/// An image with a layer of the type `kind` that is not distributed, under the tag 1; the layer is there if `there`.
+/// An image with a non-distributable layer of the type `kind`, under the tag 1; the layer exists if `there`.
 async fn with_foreign_layer(repository: &Repository, kind: &str, there: bool) -> Digest {
     let content = noise(7, 5000);
-    let mut foreign = Descriptor::new(kind, Digest::of(&content), 5000);
+    let mut copies_foreign_layer = Descriptor::new(kind, Digest::of(&content), 5000);
     if there {
-        foreign = push(repository, kind, content).await;
+        copies_foreign_layer = push(repository, kind, content).await;
     }
-    // Nobody is there, and nobody may be asked.
-    foreign.urls = vec!["http://127.0.0.1:1/layer".to_owned()];
+    // Nothing listens there, and it must not be requested.
+    copies_foreign_layer.urls = vec!["http://127.0.0.1:1/layer".to_owned()];
     let own = image(repository, "windows/amd64", noise(1, 1000)).await;
     let manifest = own.manifest().unwrap();
-    let layers = vec![foreign.clone(), manifest.layers[0].clone()];
+    let layers = vec![copies_foreign_layer.clone(), manifest.layers[0].clone()];
     let document = Document::of_manifest(Manifest::new(manifest.config.clone(), layers)).unwrap();
     put(repository, &document, Some("1")).await;
-    foreign.digest
+    copies_foreign_layer.digest
 }
 
-/// The repository of a registry that has the image of a report, by its path.
+/// The repository of the image of a report.
 fn repository_of(to: &TestRegistry, report: &Value) -> Repository {
     let name = report["images"][0]["name"].as_str().unwrap();
     let (_, path) = name.split_once('/').unwrap();
     to.repository(path.rsplit_once(':').unwrap().0)
 }
 
-fn foreign(kind: &'static str, there: bool) -> BoxFuture<'static, ()> {
+fn copies_foreign_layer(kind: &'static str, there: bool) -> BoxFuture<'static, ()> {
     async move {
         let (source, to) = (
             TestRegistry::start(Version::Olareg),
@@ -125,14 +125,14 @@ fn foreign(kind: &'static str, there: bool) -> BoxFuture<'static, ()> {
         );
         let layer = with_foreign_layer(&source.repository("app"), kind, there).await;
         let folder = Workspace::new();
-        let build = || folder.report(&of_app(&source.host), &to.host, &[&source.host], &[]);
+        let build = || folder.text_report(&of_app(&source.host), &to.host, &[&source.host], &[]);
         let first = build();
         let held = repository_of(&to, &first).head_blob(&layer).await.unwrap();
         assert_eq!(held, there.then_some(5000), "{first}");
         let row = first["images"][0].clone();
         let reason = row["methodMessage"].as_str().unwrap_or_default();
         assert_eq!(reason.contains(layer.as_str()), !there, "{first}");
-        // The package holds what its images consist of.
+        // The package contains the layers of its images.
         let package = to
             .repository("shop")
             .manifest(first["digest"].as_str().unwrap())
@@ -155,33 +155,33 @@ async fn non_distributable_layers_are_copied_when_the_source_has_them() {
     check(&[
         Case {
             report: "moby/moby#33151",
-            input: "docker's foreign layer, which the source has",
+            input: "docker's foreign layer, which exists in the source",
             expected: "it is copied, also into the package",
-            run: || foreign(DOCKER, true),
+            run: || copies_foreign_layer(DOCKER, true),
         },
         Case {
             report: "containerd/containerd#5887",
-            input: "OCI's non-distributable layer, which the source has",
+            input: "OCI's non-distributable layer, which exists in the source",
             expected: "it is copied, also into the package",
-            run: || foreign(OCI, true),
+            run: || copies_foreign_layer(OCI, true),
         },
         Case {
             report: "containerd/containerd#7676",
-            input: "a non-distributable layer that the source does not have",
-            expected: "the image comes without it, the report names it, and its urls are not asked",
-            run: || foreign(OCI, false),
+            input: "a non-distributable layer that does not exist in the source",
+            expected: "the image is copied without it, the report names it, and its urls are not requested",
+            run: || copies_foreign_layer(OCI, false),
         },
         Case {
             report: "docker/hub-feedback#2132",
-            input: "docker's foreign layer, which the source does not have",
-            expected: "the image comes without it, the report names it, and its urls are not asked",
-            run: || foreign(DOCKER, false),
+            input: "docker's foreign layer, which does not exist in the source",
+            expected: "the image is copied without it, the report names it, and its urls are not requested",
+            run: || copies_foreign_layer(DOCKER, false),
         },
     ])
     .await;
 }
 
-/// A chart `proxy` under `charts/front:1.2.3` of a registry, and its manifest.
+/// A chart `front` under `charts/front:1.2.3` of a registry, and its manifest.
 async fn chart(source: &TestRegistry, name: &str) -> Document {
     let folder = tempfile::tempdir().unwrap();
     let archive = charts::package(folder.path(), name, "1.2.3", "quay.io/team/app:1", "a chart");
@@ -195,7 +195,7 @@ fn with_chart(host: &str) -> String {
     package("", &[&format!("charts: [{chart}]")])
 }
 
-/// An index of an image and of `entries` under the tag of the chart.
+/// Stores an index of an image and of `entries` under the tag of the chart.
 async fn put_index(source: &TestRegistry, entries: Vec<Descriptor>) -> Document {
     let repository = source.repository("charts/front");
     let image = image(&repository, "linux/amd64", noise(3, 1000)).await;
@@ -206,9 +206,9 @@ async fn put_index(source: &TestRegistry, entries: Vec<Descriptor>) -> Document 
     index
 }
 
-/// The package holds the chart that lies behind an index, whose entry is called a chart or not, and all of the index where
-/// it is named as an image.
-fn behind_an_index(called: bool) -> BoxFuture<'static, ()> {
+/// The package contains the chart that an index references, whether or not the entry has an artifactType, and the whole
+/// index if it is also listed as an image.
+fn chart_in_index(called: bool) -> BoxFuture<'static, ()> {
     async move {
         let source = TestRegistry::start(Version::V31);
         let mut entry = chart(&source, "front").await.descriptor;
@@ -217,8 +217,8 @@ fn behind_an_index(called: bool) -> BoxFuture<'static, ()> {
         }
         let index = put_index(&source, vec![entry.clone()]).await;
         let folder = Workspace::new();
-        let report = folder.report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
-        let again = folder.report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
+        let report = folder.text_report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
+        let again = folder.text_report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
         assert_eq!(
             (&again["digest"], &again["changed"]),
             (&report["digest"], &Value::Bool(false))
@@ -229,7 +229,7 @@ fn behind_an_index(called: bool) -> BoxFuture<'static, ()> {
             "",
             &[&format!("images: [{{image: '{}/charts/front:1.2.3'}}]", source.host)],
         );
-        let report = folder.report(&text, &to.host, &[&source.host], &[]);
+        let report = folder.text_report(&text, &to.host, &[&source.host], &[]);
         assert_eq!(report["images"][0]["digest"], index.digest().as_str());
         let there = repository_of(&to, &report)
             .manifest(entry.digest.as_str())
@@ -240,13 +240,13 @@ fn behind_an_index(called: bool) -> BoxFuture<'static, ()> {
     .boxed()
 }
 
-/// A chart that is read behind what `rule` makes of requests.
-fn chart_comes(rule: fn(&RecordedRequest) -> Action) -> BoxFuture<'static, ()> {
+/// A chart that is read through a proxy with `rule`.
+fn chart_is_read(rule: fn(&RecordedRequest) -> Action) -> BoxFuture<'static, ()> {
     async move {
         let source = TestRegistry::start(Version::V31);
         chart(&source, "front").await;
         let proxy = FaultProxy::to(&source.host, rule);
-        Workspace::new().report(&with_chart(&proxy.host), "oci:out", &[&proxy.host], &[]);
+        Workspace::new().text_report(&with_chart(&proxy.host), "oci:out", &[&proxy.host], &[]);
     }
     .boxed()
 }
@@ -256,20 +256,20 @@ async fn charts_are_found_behind_their_tags() {
     check(&[
         Case {
             report: "helm/helm#31582",
-            input: "a tag that names an index of an image and a chart, which has an artifactType",
-            expected: "the chart is found behind it",
-            run: || behind_an_index(true),
+            input: "a tag that names an index of an image and a chart with an artifactType",
+            expected: "the chart is found in the index",
+            run: || chart_in_index(true),
         },
         Case {
             report: "helm/helm#31775",
             input: "the same without an artifactType",
-            expected: "the chart is found behind it by its manifest",
-            run: || behind_an_index(false),
+            expected: "the chart is found by its manifest",
+            run: || chart_in_index(false),
         },
         Case {
             report: "helm/helm#32539",
             input: "an index of two charts",
-            expected: "the one of the name that was asked for is taken",
+            expected: "the chart with the requested name is used",
             run: || {
                 async {
                     let source = TestRegistry::start(Version::V31);
@@ -283,9 +283,9 @@ async fn charts_are_found_behind_their_tags() {
                     put(&to, &other, None).await;
                     put_index(&source, vec![other.descriptor, proxy.descriptor.clone()]).await;
                     let folder = Workspace::new();
-                    let report = folder.report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
+                    let report = folder.text_report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
                     put(&to, &proxy, Some("1.2.3")).await;
-                    let alone = folder.report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
+                    let alone = folder.text_report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
                     assert_eq!(alone["digest"], report["digest"]);
                 }
                 .boxed()
@@ -293,10 +293,10 @@ async fn charts_are_found_behind_their_tags() {
         },
         Case {
             report: "artifact-keeper/artifact-keeper#1681",
-            input: "HEAD names the digest of the chart's tag, and GET by that digest is answered 404",
-            expected: "the chart that the tag has is taken",
+            input: "HEAD returns the digest of the chart's tag, and GET by that digest is answered with 404",
+            expected: "the chart of the tag is used",
             run: || {
-                chart_comes(|request| match request.path.contains("/manifests/sha256:") {
+                chart_is_read(|request| match request.path.contains("/manifests/sha256:") {
                     true => Action::Answer(404, Vec::new(), String::new()),
                     false => Action::Pass,
                 })
@@ -304,10 +304,10 @@ async fn charts_are_found_behind_their_tags() {
         },
         Case {
             report: "google/go-containerregistry#56",
-            input: "HEAD names another digest than the chart's manifest has",
-            expected: "the chart that the tag has is taken",
+            input: "HEAD returns another digest than that of the chart's manifest",
+            expected: "the chart of the tag is used",
             run: || {
-                chart_comes(|request| match request.method == "HEAD" {
+                chart_is_read(|request| match request.method == "HEAD" {
                     true => Action::Header(
                         "docker-content-digest",
                         Box::new(|_| format!("sha256:{}", "0".repeat(64))),
@@ -318,8 +318,8 @@ async fn charts_are_found_behind_their_tags() {
         },
         Case {
             report: "helm/helm#32539",
-            input: "an index of two charts, neither of which has the name that was asked for",
-            expected: "it is an error that names both",
+            input: "an index of two charts, neither of which has the requested name",
+            expected: "an error that names both",
             run: || {
                 async {
                     let source = TestRegistry::start(Version::V31);
@@ -335,7 +335,8 @@ async fn charts_are_found_behind_their_tags() {
                     }
                     let digests = [entries[0].digest.to_string(), entries[1].digest.to_string()];
                     put_index(&source, entries).await;
-                    let output = Workspace::new().build(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
+                    let output =
+                        Workspace::new().build_text(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
                     assert!(!output.status.success());
                     assert!(
                         digests.iter().all(|digest| all_output(&output).contains(digest)),

@@ -44,12 +44,12 @@ impl Blobs {
         }
     }
 
-    /// Serves `manifest` as `app:1` and under its digest, since no registry stores all that there is.
+    /// Serves `manifest` as `app:1` and under its digest, because no registry stores every such manifest.
     fn serve(&self, manifest: &str, kind: &'static str) -> FaultProxy {
         self.serve_without(manifest, kind, Vec::new())
     }
 
-    /// The same from a registry that does not have the blobs `lost`.
+    /// The same from a registry without the blobs `lost`.
     fn serve_without(&self, manifest: &str, kind: &'static str, lost: Vec<Digest>) -> FaultProxy {
         let manifest = manifest.to_owned();
         let digest = Digest::of(manifest.as_bytes()).to_string();
@@ -86,8 +86,8 @@ impl Blobs {
     }
 }
 
-/// Copies an image whose blobs a registry does not have that its manifest says itself, or that are known anyway.
-async fn arrives_without_its_blobs(embedded: bool) {
+/// Copies an image whose blobs are missing in the registry but embedded in the manifest, or well known.
+async fn copies_without_embedded_blobs(embedded: bool) {
     let blobs = Blobs::start().await;
     let written = |content: &[u8], kind: &str| {
         let data = match embedded {
@@ -132,15 +132,15 @@ async fn arrives_without_its_blobs(embedded: bool) {
     }
 }
 
-/// What is said of a manifest that is not read.
+/// The error message for an invalid manifest.
 async fn refused(manifest: &'static str, kind: &'static str) -> String {
     let blobs = Blobs::start().await;
     let proxy = blobs.serve(manifest, kind);
     blobs.repository(&proxy).manifest("1").await.unwrap_err().to_string()
 }
 
-/// Copies `app:1` as `manifest` says it, and sees that it arrives to the byte with both blobs.
-async fn arrives(manifest: impl Fn(&Blobs) -> String, kind: &'static str, platforms: &[&str]) {
+/// Copies `app:1` with `manifest`, and verifies that it is copied unchanged with both blobs.
+async fn copies_unchanged(manifest: impl Fn(&Blobs) -> String, kind: &'static str, platforms: &[&str]) {
     let blobs = Blobs::start().await;
     let manifest = manifest(&blobs);
     let proxy = blobs.serve(&manifest, kind);
@@ -170,7 +170,7 @@ async fn manifests_with_unusual_json_are_copied() {
         Case {
             report: "encoding/json, func Unmarshal (null)",
             input: "annotations, subject, urls and platform of a manifest are null",
-            expected: "copied to the byte",
+            expected: "copied unchanged",
             run: || {
                 let manifest = |blobs: &Blobs| {
                     format!(
@@ -184,13 +184,13 @@ async fn manifests_with_unusual_json_are_copied() {
                         blobs.layer.size
                     )
                 };
-                async move { arrives(manifest, media_type::OCI_MANIFEST, &[]).await }.boxed()
+                async move { copies_unchanged(manifest, media_type::OCI_MANIFEST, &[]).await }.boxed()
             },
         },
         Case {
             report: "OCI image specification, Descriptors",
             input: "a configuration without media type, a null layer, a size as 1e3",
-            expected: "copied to the byte",
+            expected: "copied unchanged",
             run: || {
                 let manifest = |blobs: &Blobs| {
                     format!(
@@ -198,13 +198,13 @@ async fn manifests_with_unusual_json_are_copied() {
                         blobs.config.digest, blobs.config.size, blobs.layer.digest
                     )
                 };
-                async move { arrives(manifest, media_type::OCI_MANIFEST, &[]).await }.boxed()
+                async move { copies_unchanged(manifest, media_type::OCI_MANIFEST, &[]).await }.boxed()
             },
         },
         Case {
             report: "encoding/json, func Unmarshal (duplicate names)",
-            input: "fields twice, of which the last counts; a byte order mark before, a line after",
-            expected: "copied to the byte",
+            input: "duplicate fields, of which the last counts; a byte order mark before, a newline after",
+            expected: "copied unchanged",
             run: || {
                 let manifest = |blobs: &Blobs| {
                     let config = format!(r#""config":{{"digest":"{}","size":{}}}"#, blobs.config.digest, blobs.config.size);
@@ -216,13 +216,13 @@ async fn manifests_with_unusual_json_are_copied() {
                         "\u{feff}{{\"schemaVersion\":2,{config},\"layers\":[],{config},\"layers\":[{layer}]}}\n"
                     )
                 };
-                async move { arrives(manifest, media_type::OCI_MANIFEST, &[]).await }.boxed()
+                async move { copies_unchanged(manifest, media_type::OCI_MANIFEST, &[]).await }.boxed()
             },
         },
         Case {
             report: "opencontainers/image-spec#292",
             input: "digests in upper case, in the manifest and in Docker-Content-Digest",
-            expected: "copied to the byte",
+            expected: "copied unchanged",
             run: || {
                 let manifest = |blobs: &Blobs| {
                     let [config, layer] = [&blobs.config, &blobs.layer].map(|blob| {
@@ -231,13 +231,13 @@ async fn manifests_with_unusual_json_are_copied() {
                     });
                     format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{layer}]}}"#)
                 };
-                async move { arrives(manifest, media_type::OCI_MANIFEST, &[]).await }.boxed()
+                async move { copies_unchanged(manifest, media_type::OCI_MANIFEST, &[]).await }.boxed()
             },
         },
         Case {
             report: "dotnet/sdk-container-builds#567",
             input: "a manifest without mediaType that is served as an index",
-            expected: "copied to the byte",
+            expected: "copied unchanged",
             run: || {
                 let manifest = |blobs: &Blobs| {
                     format!(
@@ -245,13 +245,13 @@ async fn manifests_with_unusual_json_are_copied() {
                         blobs.config.digest, blobs.config.size, blobs.layer.digest, blobs.layer.size
                     )
                 };
-                async move { arrives(manifest, media_type::OCI_INDEX, &[]).await }.boxed()
+                async move { copies_unchanged(manifest, media_type::OCI_INDEX, &[]).await }.boxed()
             },
         },
         Case {
             report: "OCI image specification, Image Index",
             input: "an index whose manifests are null, without media type",
-            expected: "copied to the byte",
+            expected: "copied unchanged",
             run: || {
                 async {
                     let blobs = Blobs::start().await;
@@ -269,15 +269,15 @@ async fn manifests_with_unusual_json_are_copied() {
         },
         Case {
             report: "containerd/containerd#8076",
-            input: "a configuration and a layer in the manifest itself (`data`), which the registry does not have as blobs",
-            expected: "copied, and the platform is read of the configuration",
-            run: || async { arrives_without_its_blobs(true).await }.boxed(),
+            input: "a configuration and a layer embedded in the manifest (`data`), which do not exist as blobs",
+            expected: "copied, and the platform is read from the configuration",
+            run: || async { copies_without_embedded_blobs(true).await }.boxed(),
         },
         Case {
             report: "project-zot/zot#2977",
-            input: "the empty configuration `{}` and an empty layer, which the registry does not give",
+            input: "the empty configuration `{}` and an empty layer, which the registry does not return",
             expected: "copied",
-            run: || async { arrives_without_its_blobs(false).await }.boxed(),
+            run: || async { copies_without_embedded_blobs(false).await }.boxed(),
         },
         Case {
             report: "google/go-containerregistry#377",
@@ -291,8 +291,8 @@ async fn manifests_with_unusual_json_are_copied() {
                         "application/json",
                         media_type::DOCKER_MANIFEST,
                     ] {
-                        let said = refused(SIGNED, kind).await;
-                        assert!(said.contains("docker's schema 1"), "{kind}: {said}");
+                        let message = refused(SIGNED, kind).await;
+                        assert!(message.contains("docker's schema 1"), "{kind}: {message}");
                     }
                 }
                 .boxed()
@@ -300,8 +300,8 @@ async fn manifests_with_unusual_json_are_copied() {
         },
         Case {
             report: "containers/image#367",
-            input: "a manifest that mixes docker's and OCI's types, in letters of another case, as text/plain",
-            expected: "copied to the byte",
+            input: "a manifest that mixes docker's and OCI's types, in another letter case, as text/plain",
+            expected: "copied unchanged",
             run: || {
                 let manifest = |blobs: &Blobs| {
                     format!(
@@ -314,13 +314,13 @@ async fn manifests_with_unusual_json_are_copied() {
                         blobs.layer.size
                     )
                 };
-                async move { arrives(manifest, "text/plain; charset=utf-8", &[]).await }.boxed()
+                async move { copies_unchanged(manifest, "text/plain; charset=utf-8", &[]).await }.boxed()
             },
         },
         Case {
             report: "encoding/json, func Unmarshal (case-insensitive match)",
-            input: "names of fields in letters of another case, in a manifest that says that it is an index",
-            expected: "copied to the byte, with its blobs",
+            input: "field names in another letter case, in a manifest that is declared as an index",
+            expected: "copied unchanged, with its blobs",
             run: || {
                 let manifest = |blobs: &Blobs| {
                     format!(
@@ -333,7 +333,7 @@ async fn manifests_with_unusual_json_are_copied() {
                         blobs.layer.size
                     )
                 };
-                async move { arrives(manifest, "application/json", &[]).await }.boxed()
+                async move { copies_unchanged(manifest, "application/json", &[]).await }.boxed()
             },
         },
         Case {
@@ -371,19 +371,19 @@ async fn unusual_yaml_is_accepted() {
         Case {
             report: "helm/helm#2609",
             input: "an index of charts as JSON with tabs, broken entries, a token in the url, and a Chart.yaml of numbers",
-            expected: "the chart is found, and the token is sent for the archive too",
+            expected: "the chart is found, and the token is also sent for the archive",
             run: || async { a_chart_of_an_index_in_json().await }.boxed(),
         },
         Case {
             report: "sigs.k8s.io/yaml, func YAMLToJSON (duplicate keys)",
-            input: "manifests with a field that is there twice, and an anchor",
-            expected: "taken as kubectl takes them",
+            input: "manifests with a duplicate field, and an anchor",
+            expected: "accepted as by kubectl",
             run: || async { manifests_with_fields_twice().await }.boxed(),
         },
         Case {
             report: "Kubernetes API conventions, Optional vs. Required",
             input: "platforms: null, charts: null and nodeSelector: null in a package",
-            expected: "they count as absent",
+            expected: "they are treated as absent",
             run: || async { null_in_a_package().await }.boxed(),
         },
     ])
@@ -409,10 +409,10 @@ async fn a_chart_of_an_index_with_null_entries() {
         "apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {{name: shop}}\nspec:\n  version: 1.0.0\n  components:\n  - name: web\n    charts:\n    - {{name: front, version: 1.0.0, namespace: web, url: 'http://{}/stable'}}\n",
         file_server.host
     );
-    folder.report(&yaml, &registry.host, &[&registry.host, &file_server.host], &[]);
+    folder.text_report(&yaml, &registry.host, &[&registry.host, &file_server.host], &[]);
 }
 
-/// A chart's archive of these files, which Helm itself would write in another form.
+/// A chart archive of these files, which Helm itself would write differently.
 fn archive(files: &[(&str, &str)]) -> Vec<u8> {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(&tar(files)).unwrap();
@@ -444,7 +444,7 @@ async fn a_chart_of_an_index_in_json() {
         "apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {{name: shop}}\nspec:\n  version: 1.0.0\n  components:\n  - name: web\n    charts:\n    - {{name: front, version: '1', namespace: web, url: 'http://{}/stable?token=t'}}\n",
         proxy.host
     );
-    folder.report(&yaml, &registry.host, &[&registry.host, &proxy.host], &[]);
+    folder.text_report(&yaml, &registry.host, &[&registry.host, &proxy.host], &[]);
 }
 
 async fn manifests_with_fields_twice() {
@@ -456,7 +456,7 @@ async fn manifests_with_fields_twice() {
             {"name": "web", "manifests": [{"name": "all", "namespace": "web", "inline": inline}]},
         ]},
     });
-    Workspace::new().report(&object.to_string(), &registry.host, &[&registry.host], &[]);
+    Workspace::new().text_report(&object.to_string(), &registry.host, &[&registry.host], &[]);
 }
 
 async fn null_in_a_package() {
@@ -469,5 +469,5 @@ async fn null_in_a_package() {
     );
     let yaml = package_of(&[image]).replace("  components:", "  verify: null\n  components:");
     let yaml = format!("{yaml}    charts: null\n    manifests:\n");
-    Workspace::new().report(&yaml, &registry.host, &[], &[]);
+    Workspace::new().text_report(&yaml, &registry.host, &[], &[]);
 }

@@ -1,4 +1,4 @@
-//! Requests that only save something: whatever is answered to them, the work is done in another way.
+//! Optional requests that only save work: if they fail, the result is achieved in another way.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,38 +18,38 @@ async fn a_failed_optional_request_has_a_fallback() {
     check(&[
         Case {
             report: "google/go-containerregistry#1406, containerd/containerd#14086",
-            input: "a mount answered by 400, 401, 403, 404, 405, 415, 422, 500, 502 and 503",
+            input: "a mount answered with 400, 401, 403, 404, 405, 415, 422, 500, 502 and 503",
             expected: "the blob is uploaded",
             run: || Box::pin(a_mount_that_is_refused()),
         },
         Case {
             report: "containerd/containerd#8969, distribution/distribution#1485",
-            input: "HEAD of a manifest answered by 400, 403, 405, 500 and 501",
-            expected: "the manifest is read by GET",
+            input: "HEAD of a manifest answered with 400, 403, 405, 500 and 501",
+            expected: "the manifest is read with GET",
             run: || Box::pin(head_of_a_manifest()),
         },
         Case {
             report: "distribution/distribution#2055, distribution/distribution#1217",
-            input: "HEAD of a blob answered by 400, 403, 405, 500 and 501",
-            expected: "the size is read by GET",
+            input: "HEAD of a blob answered with 400, 403, 405, 500 and 501",
+            expected: "the size is read with GET",
             run: || Box::pin(head_of_a_blob()),
         },
         Case {
             report: "google/go-containerregistry#971",
-            input: "HEAD with a Docker-Content-Digest that is none, or of another manifest",
-            expected: "the manifest is read by GET",
+            input: "HEAD with an invalid Docker-Content-Digest, or that of another manifest",
+            expected: "the manifest is read with GET",
             run: || Box::pin(head_with_a_wrong_digest()),
         },
         Case {
             report: "RFC 9110 section 9.3.2",
             input: "HEAD of a blob with Content-Length: 0",
-            expected: "the size is read by GET",
+            expected: "the size is read with GET",
             run: || Box::pin(head_without_a_size()),
         },
         Case {
             report: "google/go-containerregistry#1691",
-            input: "403, or 401 DENIED, in place of 404 for what is missing",
-            expected: "it counts as absent in a destination, and is pushed",
+            input: "403, or 401 DENIED, instead of 404 for missing content",
+            expected: "it is treated as absent in a destination, and is pushed",
             run: || Box::pin(forbidden_where_missing()),
         },
         Case {
@@ -61,7 +61,7 @@ async fn a_failed_optional_request_has_a_fallback() {
         Case {
             report: "docker/buildx#196",
             input: "404 for a PUT that carries the content",
-            expected: "the content is sent by PATCH",
+            expected: "the content is sent with PATCH",
             run: || Box::pin(content_by_patch_alone()),
         },
         Case {
@@ -72,13 +72,13 @@ async fn a_failed_optional_request_has_a_fallback() {
         },
         Case {
             report: "containerd/containerd#12291",
-            input: "206 with another range than was asked for",
+            input: "206 with another range than requested",
             expected: "the blob is read from its beginning",
             run: || Box::pin(ranges_that_are_wrong()),
         },
         Case {
             report: "goharbor/harbor#18305",
-            input: "the referrers API answered by 401 without a challenge, by 403 and by 500",
+            input: "the referrers API answered with 401 without a challenge, with 403 and with 500",
             expected: "the listing under the tag is read",
             run: || Box::pin(referrers_by_tag()),
         },
@@ -90,7 +90,7 @@ fn client(host: &str) -> Registry {
     plain_client(host, |_| {})
 }
 
-fn answer(status: u16) -> Action {
+fn empty_response(status: u16) -> Action {
     Action::Answer(status, Vec::new(), String::new())
 }
 
@@ -103,15 +103,15 @@ async fn a_mount_that_is_refused() {
     stored.await.unwrap();
     for status in [400, 401, 403, 404, 405, 415, 422, 500, 502, 503] {
         let proxy = FaultProxy::to(&registry.host, move |request| match request.path.contains("mount=") {
-            true => answer(status),
+            true => empty_response(status),
             false => Action::Pass,
         });
         let to = client(&proxy.host).repository(format!("to{status}"));
-        let MountResult::Refused(begun) = to.mount(&digest, "from").await.unwrap() else {
+        let MountResult::Refused(started) = to.mount(&digest, "from").await.unwrap() else {
             panic!("{status}: it was mounted");
         };
         let stored = to
-            .upload_begun(begun, Some(&digest), Some(10_000), stream(content.clone()))
+            .upload_begun(started, Some(&digest), Some(10_000), stream(content.clone()))
             .await;
         assert_eq!(stored.unwrap(), (digest.clone(), 10_000), "{status}");
     }
@@ -123,7 +123,7 @@ async fn head_of_a_manifest() {
     put(&registry.repository("a"), &document, Some("1")).await;
     for status in [400, 403, 405, 500, 501] {
         let proxy = FaultProxy::to(&registry.host, move |request| match request.method.as_str() {
-            "HEAD" => answer(status),
+            "HEAD" => empty_response(status),
             _ => Action::Pass,
         });
         let repository = client(&proxy.host).repository("a");
@@ -144,7 +144,7 @@ async fn head_of_a_blob() {
         .unwrap();
     for status in [400, 403, 405, 500, 501] {
         let proxy = FaultProxy::to(&registry.host, move |request| match request.method.as_str() {
-            "HEAD" => answer(status),
+            "HEAD" => empty_response(status),
             _ => Action::Pass,
         });
         let repository = client(&proxy.host).repository("a");
@@ -212,12 +212,12 @@ async fn forbidden_where_missing() {
         destination.digest_of("1").await.unwrap().as_ref(),
         Some(document.digest())
     );
-    // As registries do that ask for a password.
+    // Like registries that require a password.
     let denied = FaultProxy::to(&registry.host, |request| match request.method.as_str() {
         "GET" if request.path.contains("/manifests/") => {
             Action::Answer(401, Vec::new(), r#"{"errors":[{"code":"DENIED"}]}"#.to_owned())
         }
-        "HEAD" => answer(401),
+        "HEAD" => empty_response(401),
         _ => Action::Pass,
     });
     let destination = RegistryDestination::new(client(&denied.host).repository("b"));
@@ -269,8 +269,8 @@ async fn content_by_patch_alone() {
     );
 }
 
-/// Reads a blob whose first answer breaks, through what `act` does to the ranges that are asked for then.
-async fn resumed(act: impl Fn() -> Action + Send + Sync + 'static) {
+/// Reads a blob whose first response breaks off, with `act` applied to the range requests that follow.
+async fn assert_resumed(act: impl Fn() -> Action + Send + Sync + 'static) {
     let registry = TestRegistry::start(Version::V31);
     let content = noise(1, 1_000_000);
     let digest = Digest::of(&content);
@@ -300,13 +300,13 @@ async fn resumed(act: impl Fn() -> Action + Send + Sync + 'static) {
 
 async fn ranges_that_are_refused() {
     for status in [416, 400, 403, 501] {
-        resumed(move || answer(status)).await;
+        assert_resumed(move || empty_response(status)).await;
     }
 }
 
 async fn ranges_that_are_wrong() {
     for range in ["bytes 0-999999/1000000", "bytes */1000000", ""] {
-        resumed(move || Action::Header("content-range", Box::new(move |_| range.to_owned()))).await;
+        assert_resumed(move || Action::Header("content-range", Box::new(move |_| range.to_owned()))).await;
     }
 }
 
@@ -328,7 +328,7 @@ async fn referrers_by_tag() {
     for status in [401, 403, 500] {
         let proxy = FaultProxy::to(&registry.host, move |request| {
             match request.path.contains("/referrers/") {
-                true => answer(status),
+                true => empty_response(status),
                 false => Action::Pass,
             }
         });

@@ -1,4 +1,4 @@
-//! Where answers to requests that write lead, and by which of its names a registry calls itself.
+//! Redirects and locations in responses to write requests, and registries with several names.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,32 +17,32 @@ async fn uploads_follow_redirects_and_locations() {
     check(&[
         Case {
             report: "RFC 9110 section 15.4",
-            input: "301, 302, 307 and 308 for the POST that begins an upload",
-            expected: "the POST is sent again where they lead",
-            run: || Box::pin(redirected(|request| request.method == "POST")),
+            input: "301, 302, 307 and 308 for the POST that starts an upload",
+            expected: "the POST is repeated at the new location",
+            run: || Box::pin(redirect_once(|request| request.method == "POST")),
         },
         Case {
             report: "RFC 9110 section 15.4",
             input: "301, 302, 307 and 308 for the PUT of a blob",
-            expected: "the blob is sent again where they lead",
+            expected: "the blob is sent again to the new location",
             run: || {
-                Box::pin(redirected(|request| {
+                Box::pin(redirect_once(|request| {
                     request.method == "PUT" && request.path.contains("/uploads/")
                 }))
             },
         },
         Case {
             report: "RFC 9110 section 15.4",
-            input: "301, 302, 307 and 308 for the PATCH of a blob whose digest is not known before",
-            expected: "the content is sent again where they lead",
-            run: || Box::pin(redirected(|request| request.method == "PATCH")),
+            input: "301, 302, 307 and 308 for the PATCH of a blob whose digest is not known in advance",
+            expected: "the content is sent again to the new location",
+            run: || Box::pin(redirect_once(|request| request.method == "PATCH")),
         },
         Case {
             report: "RFC 9110 section 15.4",
             input: "301, 302, 307 and 308 for the PUT of a manifest",
-            expected: "the manifest is sent again where they lead",
+            expected: "the manifest is sent again to the new location",
             run: || {
-                Box::pin(redirected(|request| {
+                Box::pin(redirect_once(|request| {
                     request.method == "PUT" && request.path.contains("/manifests/")
                 }))
             },
@@ -51,20 +51,20 @@ async fn uploads_follow_redirects_and_locations() {
             report: "RFC 9110 section 15.4",
             input: "a redirect of a PUT to another host",
             expected: "nothing is sent there, and the message names that host",
-            run: || Box::pin(led_away()),
+            run: || Box::pin(redirect_to_another_host()),
         },
         Case {
             report: "distribution/distribution#479",
             input: "Location: http:// of a registry that is reached by HTTPS",
-            expected: "the upload goes on by HTTPS",
-            run: || Box::pin(announced_by_http()),
+            expected: "the upload continues with HTTPS",
+            run: || Box::pin(location_with_http()),
         },
         Case {
             report: "distribution, registry/client: sanitizeLocation",
-            input: "Location: v2/… without its first slash",
-            expected: "it is read from the root",
+            input: "Location: v2/… without the leading slash",
+            expected: "it is relative to the root",
             run: || {
-                Box::pin(relocated(Vec::new(), |location| {
+                Box::pin(changed_location(Vec::new(), |location| {
                     let (_, path) = location.split_once("/v2/").unwrap();
                     format!("v2/{path}")
                 }))
@@ -76,7 +76,7 @@ async fn uploads_follow_redirects_and_locations() {
             expected: "the upload goes to the endpoint",
             run: || {
                 let aliases = vec!["registry.invalid:31999".to_owned()];
-                Box::pin(relocated(aliases, |location| {
+                Box::pin(changed_location(aliases, |location| {
                     let (_, path) = location.split_once("/v2/").unwrap();
                     format!("http://registry.invalid:31999/v2/{path}")
                 }))
@@ -86,7 +86,7 @@ async fn uploads_follow_redirects_and_locations() {
             report: "distribution, token authentication: realm",
             input: "the realm names the registry by the address that pods use",
             expected: "the token is fetched from the endpoint",
-            run: || Box::pin(a_realm_by_another_name()),
+            run: || Box::pin(a_realm_with_an_alias()),
         },
     ])
     .await;
@@ -96,8 +96,8 @@ fn client(host: &str, aliases: Vec<String>) -> Registry {
     plain_client(host, |endpoint| endpoint.aliases = aliases)
 }
 
-/// Stores an image and a blob whose digest is not known before, and reads both.
-async fn stores(repository: &Repository) {
+/// Stores an image and a blob whose digest is not known in advance, and reads both.
+async fn assert_stores(repository: &Repository) {
     let document = image(repository, "linux/amd64", noise(1, 300_000)).await;
     put(repository, &document, Some("1")).await;
     assert_eq!(repository.manifest("1").await.unwrap(), Some(document));
@@ -107,8 +107,8 @@ async fn stores(repository: &Repository) {
     assert_eq!(repository.head_blob(&stored.0).await.unwrap(), Some(300_000));
 }
 
-/// A registry that redirects what `when` holds for, once each.
-async fn redirected(when: fn(&RecordedRequest) -> bool) {
+/// A registry that redirects requests that match `when`, once each.
+async fn redirect_once(when: fn(&RecordedRequest) -> bool) {
     let registry = TestRegistry::start(Version::V31);
     for status in [301, 302, 307, 308] {
         let met = Arc::new(AtomicUsize::new(0));
@@ -122,12 +122,12 @@ async fn redirected(when: fn(&RecordedRequest) -> bool) {
             let to = format!("{}{separator}redirected=1", request.path);
             Action::Answer(status, vec![("Location", to)], String::new())
         });
-        stores(&client(&proxy.host, Vec::new()).repository(format!("a{status}"))).await;
+        assert_stores(&client(&proxy.host, Vec::new()).repository(format!("a{status}"))).await;
         assert!(met.load(Ordering::Relaxed) > 0, "{status}");
     }
 }
 
-async fn led_away() {
+async fn redirect_to_another_host() {
     let other = ScriptedServer::start(|_: &RecordedRequest| reply(201, &[], "")).await;
     let registry = TestRegistry::start(Version::V31);
     let to = format!("http://{}/x", other.host);
@@ -140,27 +140,27 @@ async fn led_away() {
     let sent = repository
         .upload(Some(&Digest::of(&content)), Some(1000), stream(content))
         .await;
-    let said = sent.unwrap_err().to_string();
+    let message = sent.unwrap_err().to_string();
     assert!(
-        said.contains(&format!("the registry redirects to http://{}", other.host)),
-        "{said}"
+        message.contains(&format!("the registry redirects to http://{}", other.host)),
+        "{message}"
     );
     assert_eq!(other.requests().len(), 0);
 }
 
-async fn announced_by_http() {
+async fn location_with_http() {
     let registry = TestRegistry::start_announcing_http();
-    stores(&registry.repository("a")).await;
+    assert_stores(&registry.repository("a")).await;
 }
 
-/// A registry whose Location is made another.
-async fn relocated(aliases: Vec<String>, change: fn(&str) -> String) {
+/// A registry with a changed Location.
+async fn changed_location(aliases: Vec<String>, change: fn(&str) -> String) {
     let registry = TestRegistry::start(Version::V31);
     let proxy = FaultProxy::to(&registry.host, move |_| Action::Header("location", Box::new(change)));
-    stores(&client(&proxy.host, aliases).repository("a")).await;
+    assert_stores(&client(&proxy.host, aliases).repository("a")).await;
 }
 
-async fn a_realm_by_another_name() {
+async fn a_realm_with_an_alias() {
     let server = ScriptedServer::start(|request: &RecordedRequest| {
         if request.path.starts_with("/service/token") {
             return reply(200, &[], r#"{"token":"t"}"#);

@@ -1,4 +1,4 @@
-//! Answers with other statuses and headers than the specification has, which are understood all the same.
+//! Responses with other statuses and headers than specified, which are understood.
 
 use futures::TryStreamExt as _;
 use jackal_operator::oci::{Digest, Reference};
@@ -18,32 +18,32 @@ async fn unusual_not_found_responses_are_understood() {
         Case {
             report: "andrey-pohilko/registry-cli#43, nicholas-fedor/watchtower#669",
             input: "404 for every HEAD of a manifest",
-            expected: "what GET finds is found; a registry that knows HEAD is not asked twice",
-            run: || Box::pin(not_found_by_head()),
+            expected: "the result of GET is used; a registry that supports HEAD gets no second request",
+            run: || Box::pin(head_answers_not_found()),
         },
         Case {
             report: "crossplane/crossplane#3222",
-            input: "HEAD of a manifest answered by 502, 503 and 504, and one whose connection breaks",
-            expected: "the manifest is read by GET",
-            run: || Box::pin(broken_down_over_head()),
+            input: "HEAD of a manifest answered with 502, 503 and 504, and one whose connection breaks",
+            expected: "the manifest is read with GET",
+            run: || Box::pin(head_fails()),
         },
         Case {
             report: "GoogleContainerTools/jib#4521",
-            input: "410, 400 MANIFEST_UNKNOWN and 400 NAME_UNKNOWN for what is missing",
-            expected: "it counts as absent",
-            run: || Box::pin(missing_by_another_status()),
+            input: "410, 400 MANIFEST_UNKNOWN and 400 NAME_UNKNOWN for missing content",
+            expected: "it is treated as absent",
+            run: || Box::pin(unusual_status_for_missing_content()),
         },
         Case {
             report: "google/go-containerregistry#1691",
-            input: "403 for the tag of a signature that is missing at the source",
-            expected: "the image has none",
-            run: || Box::pin(no_signature_to_be_read()),
+            input: "403 for the tag of a missing signature in the source",
+            expected: "the image has no signature",
+            run: || Box::pin(forbidden_signature_tag()),
         },
         Case {
             report: "google/go-containerregistry#1691",
-            input: "403 for attestations that an index lists and the source lacks",
-            expected: "the chosen images are read without them",
-            run: || Box::pin(no_attestations_to_be_read()),
+            input: "403 for attestations that an index lists and the source does not have",
+            expected: "the selected images are read without them",
+            run: || Box::pin(forbidden_attestations()),
         },
     ])
     .await;
@@ -54,33 +54,33 @@ async fn unusual_success_responses_are_understood() {
     check(&[
         Case {
             report: "pulp/pulp_container#2199",
-            input: "200, 201 and 204 in place of 202, and 200, 202 and 204 in place of 201",
+            input: "200, 201 and 204 instead of 202, and 200, 202 and 204 instead of 201",
             expected: "blobs and manifests are stored",
-            run: || Box::pin(stored_by_another_status()),
+            run: || Box::pin(unusual_success_status()),
         },
         Case {
             report: "sonatype/nexus-public#967",
-            input: "400 BLOB_UPLOAD_INVALID for the commit of a blob that somebody else just stored",
-            expected: "the blob counts as stored",
-            run: || Box::pin(stored_by_somebody_else()),
+            input: "400 BLOB_UPLOAD_INVALID for the commit of a blob that another client just stored",
+            expected: "the blob is treated as stored",
+            run: || Box::pin(concurrently_stored_blob()),
         },
         Case {
             report: "distribution specification, Docker-Content-Digest",
-            input: "a Docker-Content-Digest that is none in the answers to PUT",
-            expected: "it says nothing",
-            run: || Box::pin(stored_under_no_digest()),
+            input: "an invalid Docker-Content-Digest in the responses to PUT",
+            expected: "it is ignored",
+            run: || Box::pin(invalid_digest_header()),
         },
         Case {
             report: "RFC 9110 section 5.5",
-            input: "a Location with characters beyond ASCII",
+            input: "a Location with non-ASCII characters",
             expected: "it is followed",
-            run: || Box::pin(led_beyond_ascii()),
+            run: || Box::pin(location_with_non_ascii_characters()),
         },
         Case {
             report: "kubernetes/registry.k8s.io#333",
             input: "500 and 503 for the range that resumes a download",
             expected: "the blob is read from its beginning",
-            run: || Box::pin(broken_down_over_a_range()),
+            run: || Box::pin(range_request_fails()),
         },
     ])
     .await;
@@ -94,7 +94,7 @@ fn is_head_of_manifest(request: &RecordedRequest) -> bool {
     request.method == "HEAD" && request.path.contains("/manifests/")
 }
 
-async fn not_found_by_head() {
+async fn head_answers_not_found() {
     let registry = TestRegistry::start(Version::V31);
     let document = image(&registry.repository("a"), "linux/amd64", noise(1, 1000)).await;
     put(&registry.repository("a"), &document, Some("1")).await;
@@ -112,7 +112,7 @@ async fn not_found_by_head() {
         assert_eq!(repository.head_manifest(tag).await.unwrap().is_some(), there);
     }
     assert_eq!(knows.count("GET", "/manifests/"), 0);
-    // One that was read tells that too.
+    // A manifest that was read proves it too.
     let repository = client(&knows.host).repository("a");
     repository.manifest("1").await.unwrap().unwrap();
     for tag in ["2", "3"] {
@@ -121,7 +121,7 @@ async fn not_found_by_head() {
     assert_eq!(knows.count("GET", "/manifests/"), 1);
 }
 
-async fn broken_down_over_head() {
+async fn head_fails() {
     let registry = TestRegistry::start(Version::V31);
     let document = image(&registry.repository("a"), "linux/amd64", noise(1, 1000)).await;
     put(&registry.repository("a"), &document, Some("1")).await;
@@ -138,7 +138,7 @@ async fn broken_down_over_head() {
     }
 }
 
-async fn missing_by_another_status() {
+async fn unusual_status_for_missing_content() {
     for (status, code) in [(410, ""), (400, "MANIFEST_UNKNOWN"), (400, "NAME_UNKNOWN")] {
         let server = ScriptedServer::start(move |request: &RecordedRequest| match request.method.as_str() {
             "HEAD" => reply(status, &[], ""),
@@ -153,9 +153,9 @@ async fn missing_by_another_status() {
     }
 }
 
-/// The source whose `a:1` is that of `registry`, and which answers 403 for what `registry` has not, and what `lacks` holds
-/// for.
-fn hiding(
+/// A source that forwards to `registry` and answers 403 for missing content and for requests that match `lacks`; also
+/// the reference of its image `a:1`.
+fn forbidding_missing_content(
     registry: &TestRegistry,
     lacks: impl Fn(&RecordedRequest) -> bool + Send + Sync + 'static,
 ) -> (FaultProxy, Reference) {
@@ -167,11 +167,11 @@ fn hiding(
     (proxy, reference)
 }
 
-async fn no_signature_to_be_read() {
+async fn forbidden_signature_tag() {
     let registry = TestRegistry::start(Version::V31);
     let document = image(&registry.repository("a"), "linux/amd64", noise(1, 1000)).await;
     put(&registry.repository("a"), &document, Some("1")).await;
-    let (proxy, reference) = hiding(&registry, |_| false);
+    let (proxy, reference) = forbidding_missing_content(&registry, |_| false);
     let source = RegistrySource::new(client(&proxy.host));
     let tag = format!("sha256-{}.sig", document.digest().hex());
     assert_eq!(source.tagged(&reference, &tag).await.unwrap(), None);
@@ -181,7 +181,7 @@ async fn no_signature_to_be_read() {
     );
 }
 
-async fn no_attestations_to_be_read() {
+async fn forbidden_attestations() {
     let registry = TestRegistry::start(Version::V31);
     let (root, images) = multi_platform(&registry.repository("a"), "1").await;
     let entries = &root.index().unwrap().manifests;
@@ -190,7 +190,7 @@ async fn no_attestations_to_be_read() {
     assert!(!attestations.is_empty());
     let lacks =
         move |request: &RecordedRequest| attestations.iter().any(|digest| request.path.contains(digest.as_str()));
-    let (proxy, reference) = hiding(&registry, lacks);
+    let (proxy, reference) = forbidding_missing_content(&registry, lacks);
     let source = RegistrySource::new(client(&proxy.host));
     let platforms = ["linux/amd64", "linux/arm64"].map(|platform| platform.parse().unwrap());
     let resolved = source.resolve(&reference, &platforms).await.unwrap();
@@ -201,7 +201,7 @@ async fn no_attestations_to_be_read() {
 }
 
 /// Stores an image, and a blob of unknown digest, and reads them.
-async fn stores(repository: &Repository) {
+async fn assert_stores(repository: &Repository) {
     let document = image(repository, "linux/amd64", noise(1, 300_000)).await;
     put(repository, &document, Some("1")).await;
     assert_eq!(repository.manifest("1").await.unwrap(), Some(document));
@@ -211,16 +211,16 @@ async fn stores(repository: &Repository) {
     assert_eq!(repository.head_blob(&stored.0).await.unwrap(), Some(300_000));
 }
 
-async fn stored_by_another_status() {
+async fn unusual_success_status() {
     let registry = TestRegistry::start(Version::V31);
     for (usual, other) in [(202, 200), (202, 201), (202, 204), (201, 200), (201, 202), (201, 204)] {
         let proxy = FaultProxy::to(&registry.host, move |_| Action::Status(usual, other));
         let repository = client(&proxy.host).repository(format!("a{usual}to{other}"));
-        stores(&repository).await;
+        assert_stores(&repository).await;
     }
 }
 
-async fn stored_by_somebody_else() {
+async fn concurrently_stored_blob() {
     let registry = TestRegistry::start(Version::V31);
     let proxy = FaultProxy::to(&registry.host, |request| match request.path.contains("/uploads/") {
         true => Action::Status(201, 400),
@@ -230,25 +230,25 @@ async fn stored_by_somebody_else() {
     for seed in 1..4 {
         let content = noise(seed, 300_000);
         let digest = Digest::of(&content);
-        // At once, and after the content.
+        // With a known digest, and with one that is known only after the content.
         let known = (seed < 3).then_some(&digest);
         let stored = repository.upload(known, None, stream(content)).await;
         assert_eq!(stored.unwrap(), (digest, 300_000));
     }
 }
 
-async fn stored_under_no_digest() {
+async fn invalid_digest_header() {
     let registry = TestRegistry::start(Version::V31);
     for digest in ["sha256", "sha256:", "md5:d41d8cd98f00b204e9800998ecf8427e"] {
         let proxy = FaultProxy::to(&registry.host, move |request| match request.method.as_str() {
             "PUT" => Action::Header("docker-content-digest", Box::new(move |_| digest.to_owned())),
             _ => Action::Pass,
         });
-        stores(&client(&proxy.host).repository("a")).await;
+        assert_stores(&client(&proxy.host).repository("a")).await;
     }
 }
 
-async fn led_beyond_ascii() {
+async fn location_with_non_ascii_characters() {
     let registry = TestRegistry::start(Version::V31);
     let proxy = FaultProxy::to(&registry.host, |_| {
         let more = |location: &str| match location.contains('?') {
@@ -257,10 +257,10 @@ async fn led_beyond_ascii() {
         };
         Action::Header("location", Box::new(more))
     });
-    stores(&client(&proxy.host).repository("a")).await;
+    assert_stores(&client(&proxy.host).repository("a")).await;
 }
 
-async fn broken_down_over_a_range() {
+async fn range_request_fails() {
     let registry = TestRegistry::start(Version::V31);
     let content = noise(1, 1_000_000);
     let digest = Digest::of(&content);

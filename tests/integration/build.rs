@@ -4,10 +4,6 @@ mod content;
 mod failures;
 mod proxies;
 
-use std::collections::BTreeMap;
-use std::process::Output;
-
-use jackal_operator::oci::Digest;
 use serde_json::Value;
 
 use crate::containerd::node::Node;
@@ -18,51 +14,6 @@ use crate::support::process::run;
 use crate::support::program;
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::workspace::{Workspace, stderr, stdout};
-
-impl Workspace {
-    /// Writes `shop.yaml` with these images.
-    fn shop(&self, images: &[String]) -> String {
-        let text = package(images);
-        self.write("shop.yaml", &text);
-        text
-    }
-
-    /// Runs `build`.
-    fn built(&self, arguments: &[&str]) -> Output {
-        self.run(&[&["build"], arguments].concat())
-    }
-
-    /// The same where it must succeed: its report.
-    fn reported(&self, arguments: &[&str]) -> Value {
-        let output = self.built(&[arguments, &["--output", "json"]].concat());
-        assert!(output.status.success(), "{}", stderr(&output));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    /// Every file of a layout with its content's digest and the time of its last change.
-    fn files(&self, layout: &str) -> BTreeMap<String, (Digest, std::time::SystemTime)> {
-        let mut found = BTreeMap::new();
-        let mut open = vec![self.path(layout)];
-        while let Some(path) = open.pop() {
-            if path.is_dir() {
-                open.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-            } else {
-                let changed = path.metadata().unwrap().modified().unwrap();
-                let digest = Digest::of(&std::fs::read(&path).unwrap());
-                found.insert(path.display().to_string(), (digest, changed));
-            }
-        }
-        found
-    }
-}
-
-fn package(images: &[String]) -> String {
-    let images: String = images.iter().map(|image| format!("\n    - {image}")).collect();
-    format!(
-        "apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {{name: shop}}\n\
-         spec:\n  version: 1.4.0\n  naming: Jackal\n  components:\n  - name: web\n    images:{images}\n"
-    )
-}
 
 fn crane(arguments: &[&str]) -> String {
     run(program("JACKAL_BIN_CRANE"), arguments).trim().to_owned()
@@ -89,13 +40,13 @@ async fn build_from(variable: &str) {
     engine.load(&made.archive());
     let folder = Workspace::new().set("DOCKER_HOST", &engine.host);
     let web = format!("{}/shop/web:1", source.host);
-    let text = folder.shop(&[
+    let text = folder.write_shop(&[
         format!("{{image: '{web}'}}"),
         format!("{{image: '{name}', source: Docker}}"),
     ]);
 
     let first = |to: &str| {
-        let report = folder.reported(&[
+        let report = folder.build_report(&[
             "shop.yaml",
             "--to",
             to,
@@ -112,7 +63,7 @@ async fn build_from(variable: &str) {
         )
     };
     let repeated = |to: &str, expected: &str| {
-        let report = folder.reported(&[
+        let report = folder.build_report(&[
             "shop.yaml",
             "--to",
             to,
@@ -130,11 +81,11 @@ async fn build_from(variable: &str) {
         let to = format!("{}/team", registry.host);
         assert_eq!(first(&to), layout, "the same everywhere");
         repeated(&to, &layout.0);
-        let standing = crane(&["manifest", "--insecure", &format!("{to}/shop:1.4.0")]);
-        assert!(standing.contains(&layout.0), "{standing}");
+        let existing = crane(&["manifest", "--insecure", &format!("{to}/shop:1.4.0")]);
+        assert!(existing.contains(&layout.0), "{existing}");
         let pulled = pull_and_verify(&registry.host, "team/shop", "1.4.0").await;
         assert!(pulled.manifests.contains(&layout.0), "{pulled:?}");
-        let report = folder.reported(&[
+        let report = folder.build_report(&[
             "shop.yaml",
             "--to",
             &to,
@@ -152,7 +103,7 @@ async fn build_from(variable: &str) {
     repeated("oci:out", &layout.0);
     assert!(folder.files("out") == before, "a repeat wrote to the layout");
 
-    // The same as text, and from standard input.
+    // The same with text output, and from standard input.
     let to = format!("{}/team", older.host);
     let arguments = ["-", "--to", &to, "--insecure", "--insecure-registry", &source.host];
     let output = folder.run_with(&[&["build"], &arguments[..]].concat(), text.as_bytes());
@@ -166,7 +117,7 @@ async fn build_from(variable: &str) {
     assert_eq!(stderr(&output), "", "nothing but results is said without a terminal");
 }
 
-/// Every blob has the digest that its name says, and crane carries all of it into a registry.
+/// Every blob has the digest in its name, and crane pushes all of them to a registry.
 fn check_layout(folder: &Workspace, registry: &TestRegistry, package: &str) {
     let mut blobs = 0;
     for (path, (digest, _)) in folder.files("out") {
@@ -176,8 +127,8 @@ fn check_layout(folder: &Workspace, registry: &TestRegistry, package: &str) {
         }
     }
     assert!(blobs > 10, "{blobs} blobs");
-    // One entry at a time: crane takes an image's manifest for the package's file of the same digest, and does
-    // not send it twice.
+    // One entry at a time: crane mistakes an image's manifest for the package's file with the same digest, and does not
+    // push it twice.
     let out = folder.path("out");
     let index: Value = serde_json::from_slice(&std::fs::read(out.join("index.json")).unwrap()).unwrap();
     let entries = index["manifests"].as_array().unwrap();
@@ -218,11 +169,11 @@ async fn a_tag_policy_also_selects_the_version() {
         ),
     );
     let flags = ["--insecure", "--insecure-registry", &source.host, "--to", &to.host];
-    let report = folder.reported(&[&["follows.yaml"], &flags[..]].concat());
+    let report = folder.build_report(&[&["follows.yaml"], &flags[..]].concat());
     assert_eq!(report["version"], "6.1.0");
     assert_eq!(report["images"][0]["image"], format!("{app}:6.1.0"));
-    let standing = to.repository("shop").head_manifest("6.1.0").await.unwrap();
-    assert!(standing.is_some());
+    let existing = to.repository("shop").head_manifest("6.1.0").await.unwrap();
+    assert!(existing.is_some());
 }
 
 #[tokio::test]
@@ -247,10 +198,10 @@ async fn build_reads_from_containerd() {
         let name = format!("docker.io/jackal-test-{:012x}/app:dev", fastrand::u64(..1 << 48));
         node.import(&Image::varied(&name).archive());
         let folder = Workspace::new();
-        folder.shop(&[format!("{{image: '{name}', source: Containerd}}")]);
+        folder.write_shop(&[format!("{{image: '{name}', source: Containerd}}")]);
         let flags = ["--insecure", "--containerd-address", &node.address];
         let report =
-            |more: &[&str]| folder.reported(&[&["shop.yaml", "--to", &registry.host], &flags[..], more].concat());
+            |more: &[&str]| folder.build_report(&[&["shop.yaml", "--to", &registry.host], &flags[..], more].concat());
         let row = |report: &Value| report["images"][0].clone();
         let planned = report(&["--dry-run"]);
         let first = report(&[]);
@@ -267,9 +218,9 @@ async fn build_reads_from_containerd() {
             (&Value::Bool(false), &Value::from(0))
         );
         let folder = Workspace::new();
-        folder.shop(&[format!("{{image: '{name}', source: Containerd}}")]);
+        folder.write_shop(&[format!("{{image: '{name}', source: Containerd}}")]);
         let by_socket = [&flags[..], &["--containerd-root", "/nowhere"]].concat();
-        let report = folder.reported(&[&["shop.yaml", "--to", "oci:out"], &by_socket[..]].concat());
+        let report = folder.build_report(&[&["shop.yaml", "--to", "oci:out"], &by_socket[..]].concat());
         assert_eq!(row(&report)["method"], "ContainerdApi", "{report}");
         assert_eq!(row(&report)["digest"], row(&first)["digest"]);
         assert_eq!(row(&report)["methodReason"], "FolderUnreadable", "{report}");
@@ -285,7 +236,7 @@ async fn a_dry_run_reports_the_exact_transfer_size_and_writes_nothing() {
     let document = image(&repository, "linux/amd64", seeded(7, 500_000)).await;
     put(&repository, &document, Some("1")).await;
     let folder = Workspace::new();
-    folder.shop(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
+    folder.write_shop(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
     let blobs = document.manifest().unwrap().blobs();
     let (count, bytes) = blobs
         .iter()
@@ -299,7 +250,7 @@ async fn a_dry_run_reports_the_exact_transfer_size_and_writes_nothing() {
             "--insecure-registry",
             &source.host,
         ];
-        let report = folder.reported(&[&flags[..], &["--dry-run"]].concat());
+        let report = folder.build_report(&[&flags[..], &["--dry-run"]].concat());
         assert_eq!(report["movedBytes"], bytes);
         assert_eq!(report["images"][0]["movedBlobs"], count);
         assert_eq!(report["digest"], Value::Null);
@@ -307,8 +258,8 @@ async fn a_dry_run_reports_the_exact_transfer_size_and_writes_nothing() {
             assert_eq!(catalog(&destination), "");
         }
         assert!(!folder.path("out").exists());
-        folder.reported(&flags);
-        let report = folder.reported(&[&flags[..], &["--dry-run"]].concat());
+        folder.build_report(&flags);
+        let report = folder.build_report(&[&flags[..], &["--dry-run"]].concat());
         assert_eq!((&report["movedBytes"], &report["changed"]), (&0.into(), &false.into()));
         std::fs::remove_dir_all(folder.path("out")).unwrap_or_default();
     }

@@ -1,5 +1,5 @@
-//! What the parts do together, against real ones: registries, docker engines, an API server. Run by `make test`,
-//! which says where they are.
+//! Integration tests with real registries, docker engines and API servers. Run them by `make test`, which starts the
+//! servers.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../attacks/mod.rs"]

@@ -1,4 +1,4 @@
-//! Packages put together in real registries, from images of several platforms.
+//! Packages published to real registries, from images of several platforms.
 
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ async fn images(registry: &TestRegistry) -> Vec<TransferredImage> {
     ]
 }
 
-async fn unheard(_: &Digest) -> Result<(), Fault> {
+async fn ignore_progress(_: &Digest) -> Result<(), Fault> {
     Ok(())
 }
 
@@ -59,7 +59,7 @@ async fn a_package_is_complete_and_mounts_its_layers() {
         let package = at(&registry, "team/podinfo");
         for naming in ["Jackal", "Zarf"] {
             let definition = definition(naming, "amd64");
-            let published = publish(&definition, images[..].into(), &*package, naming, unheard)
+            let published = publish(&definition, images[..].into(), &*package, naming, ignore_progress)
                 .await
                 .unwrap();
             assert!(published.changed);
@@ -68,7 +68,7 @@ async fn a_package_is_complete_and_mounts_its_layers() {
                 "{published:?}"
             );
 
-            // Every layer is there with the content that its digest promises, and the checksums say the same.
+            // Every layer exists with the content of its digest, and the checksums agree.
             let manifest = package.document(published.manifest.as_str()).await.unwrap().unwrap();
             let manifest = manifest.manifest().unwrap().clone();
             let mut listed = Vec::new();
@@ -100,7 +100,7 @@ async fn a_package_is_complete_and_mounts_its_layers() {
             assert_eq!(pulled.digest, published.index.as_str());
             assert!(pulled.manifests.contains(published.manifest.as_str()), "{pulled:?}");
 
-            let again = publish(&definition, images[..].into(), &*package, naming, unheard)
+            let again = publish(&definition, images[..].into(), &*package, naming, ignore_progress)
                 .await
                 .unwrap();
             assert_eq!(
@@ -119,7 +119,7 @@ async fn concurrently_published_architectures_are_all_in_the_index() {
     let definitions = ["amd64", "arm64", "s390x"].map(|architecture| definition("Zarf", architecture));
     let runs = definitions
         .iter()
-        .map(|definition| publish(definition, images[..].into(), &*package, "1.0.0", unheard));
+        .map(|definition| publish(definition, images[..].into(), &*package, "1.0.0", ignore_progress));
     let published = futures::future::try_join_all(runs).await.unwrap();
     let index = package.document("1.0.0").await.unwrap().unwrap();
     let entries: Vec<Digest> = index
@@ -135,19 +135,19 @@ async fn concurrently_published_architectures_are_all_in_the_index() {
 
 #[tokio::test]
 async fn layers_that_cannot_be_mounted_are_uploaded() {
-    // A layout is no repository of the registry: nothing can be mounted into it.
+    // A layout is not a repository of the registry: nothing can be mounted into it.
     let registry = TestRegistry::start(VERSIONS[0]);
     let images = images(&registry).await;
     let folder = tempfile::tempdir().unwrap();
     let layout = LayoutDestination::new(folder.path(), "podinfo");
     let definition = definition("Zarf", "amd64");
-    let sent = publish(&definition, images[..].into(), &layout, "1.0.0", unheard)
+    let sent = publish(&definition, images[..].into(), &layout, "1.0.0", ignore_progress)
         .await
         .unwrap();
     assert!(sent.moved_bytes > sent.size, "{sent:?}");
-    // Where it stands decides nothing.
+    // The result does not depend on the destination.
     let package = at(&registry, "podinfo");
-    let mounted = publish(&definition, images[..].into(), &*package, "1.0.0", unheard)
+    let mounted = publish(&definition, images[..].into(), &*package, "1.0.0", ignore_progress)
         .await
         .unwrap();
     assert_eq!((mounted.manifest, mounted.index), (sent.manifest, sent.index));

@@ -1,4 +1,4 @@
-//! The files that `build` is given.
+//! Input files of `build`.
 
 use super::{Workspace, empty, stderr};
 use crate::field::{Case, check};
@@ -8,14 +8,14 @@ async fn files_are_accepted_as_editors_shells_and_clusters_write_them() {
     check(&[
         Case {
             report: "kubernetes/kubernetes#39007",
-            input: "a file that PowerShell wrote, in UTF-16 with a byte order mark",
+            input: "a file written by PowerShell, in UTF-16 with a byte order mark",
             expected: "it is built",
             run: || {
                 Box::pin(async {
                     let units = empty("shop");
                     let bytes: Vec<u8> = units.encode_utf16().flat_map(u16::to_le_bytes).collect();
                     assert_eq!(
-                        Workspace::with([&[0xff, 0xfe][..], &bytes].concat()).builds()["package"],
+                        Workspace::with([&[0xff, 0xfe][..], &bytes].concat()).build_shop()["package"],
                         "shop"
                     );
                 })
@@ -29,7 +29,7 @@ async fn files_are_accepted_as_editors_shells_and_clusters_write_them() {
                 Box::pin(async {
                     let bytes: Vec<u8> = empty("shop").encode_utf16().flat_map(u16::to_be_bytes).collect();
                     assert_eq!(
-                        Workspace::with([&[0xfe, 0xff][..], &bytes].concat()).builds()["package"],
+                        Workspace::with([&[0xfe, 0xff][..], &bytes].concat()).build_shop()["package"],
                         "shop"
                     );
                 })
@@ -37,20 +37,20 @@ async fn files_are_accepted_as_editors_shells_and_clusters_write_them() {
         },
         Case {
             report: "Kubernetes API concepts, \"Collections\"",
-            input: "kind: List, as kubectl get -o yaml prints it",
+            input: "kind: List, as printed by kubectl get -o yaml",
             expected: "its items are built",
             run: || {
                 Box::pin(async {
                     let item = empty("shop").replace('\n', "\n  ");
                     let list = format!("apiVersion: v1\nkind: List\nitems:\n- {}", item.trim_end());
-                    assert_eq!(Workspace::with(list).builds()["package"], "shop");
+                    assert_eq!(Workspace::with(list).build_shop()["package"], "shop");
                 })
             },
         },
         Case {
             report: "k0sproject/k0sctl#812",
-            input: "two packages in one file, beside an object of another kind",
-            expected: "both are built, and the other is named",
+            input: "two packages in one file, with an object of another kind",
+            expected: "both are built, and the other object is named",
             run: || {
                 Box::pin(async {
                     let text = format!(
@@ -59,7 +59,7 @@ async fn files_are_accepted_as_editors_shells_and_clusters_write_them() {
                         empty("two")
                     );
                     let folder = Workspace::with(text);
-                    let report = folder.builds();
+                    let report = folder.build_shop();
                     let objects = report["objects"].as_array().unwrap();
                     let packages: Vec<_> = objects.iter().map(|object| &object["package"]).collect();
                     assert_eq!(packages, ["one", "two"]);
@@ -94,8 +94,8 @@ async fn misspelt_input_is_reported_with_location_and_suggestion() {
     check(&[
         Case {
             report: "zarf-dev/zarf#2034",
-            input: "chart where the field is charts",
-            expected: "path, line and the field that was meant",
+            input: "`chart` instead of `charts`",
+            expected: "path, line and the suggested field",
             run: || {
                 Box::pin(async {
                     let text = empty("shop") + "    chart:\n    - {name: a}\n";
@@ -106,7 +106,7 @@ async fn misspelt_input_is_reported_with_location_and_suggestion() {
         },
         Case {
             report: "zarf-dev/zarf#1809",
-            input: "a list where a text belongs",
+            input: "a list instead of a string",
             expected: "path and line, and both types",
             run: || {
                 Box::pin(async {
@@ -134,8 +134,8 @@ async fn misspelt_input_is_reported_with_location_and_suggestion() {
         },
         Case {
             report: "chainguard-dev/apko#637",
-            input: "misspelt fields of metadata, and fields of spec beside it",
-            expected: "each with its line, and where it belongs",
+            input: "misspelt fields of metadata, and fields of spec outside it",
+            expected: "each with its line, and the right location",
             run: || {
                 Box::pin(async {
                     let text = empty("shop").replace("{name: shop}", "{nmae: shop, lables: {tier: web}}");
@@ -154,7 +154,7 @@ async fn misspelt_input_is_reported_with_location_and_suggestion() {
         },
         Case {
             report: "influxdata/influx-cli#171",
-            input: "durations without a unit, with another, negative, and as ISO 8601 writes them",
+            input: "durations without a unit, with an unknown unit, negative, and in ISO 8601",
             expected: "path and line, and the units",
             run: || {
                 Box::pin(async {
@@ -170,7 +170,7 @@ async fn misspelt_input_is_reported_with_location_and_suggestion() {
         },
         Case {
             report: "kubernetes-sigs/zeitgeist#1223",
-            input: "values that an API server refuses by the limits of their fields",
+            input: "values outside the limits of their fields",
             expected: "path, line and the limit",
             run: || {
                 Box::pin(async {
@@ -203,7 +203,7 @@ async fn misspelt_input_is_reported_with_location_and_suggestion() {
         Case {
             report: "kubernetes API conventions, \"Types (Kinds)\"",
             input: "kind: jackalpackage",
-            expected: "the kind that was meant",
+            expected: "the suggested kind",
             run: || {
                 Box::pin(async {
                     let text = empty("shop").replace("JackalPackage", "jackalpackage");
@@ -231,8 +231,8 @@ async fn input_that_is_not_a_package_is_rejected_with_advice() {
         },
         Case {
             report: "kyverno/kyverno#16416",
-            input: "a file with separators and comments only",
-            expected: "that it is empty, and what belongs there",
+            input: "a file with only separators and comments",
+            expected: "that it is empty, and what it should contain",
             run: || {
                 Box::pin(async {
                     Workspace::with("---\n# Source: template.yaml\n---\n")
@@ -244,7 +244,7 @@ async fn input_that_is_not_a_package_is_rejected_with_advice() {
         Case {
             report: "YAML 1.2.2 section 6.1",
             input: "indentation by tabs",
-            expected: "that YAML allows none",
+            expected: "that YAML does not allow tabs",
             run: || {
                 Box::pin(async {
                     let text = empty("shop").replace("  version", "\tversion");
@@ -254,8 +254,8 @@ async fn input_that_is_not_a_package_is_rejected_with_advice() {
         },
         Case {
             report: "RFC 8878 section 3.1.1",
-            input: "a compressed archive in place of a file of YAML",
-            expected: "that it is no text",
+            input: "a compressed archive instead of YAML",
+            expected: "that it is not text",
             run: || {
                 Box::pin(async {
                     Workspace::with([0x28, 0xb5, 0x2f, 0xfd, 0, 1, 2]).refuses(&["shop.yaml is not a text"]);
@@ -264,8 +264,8 @@ async fn input_that_is_not_a_package_is_rejected_with_advice() {
         },
         Case {
             report: "kubectl reference, \"kubectl create -f URL\"",
-            input: "an address, and a directory",
-            expected: "how they are given",
+            input: "a URL, and a directory",
+            expected: "how to pass them",
             run: || {
                 Box::pin(async {
                     let folder = Workspace::new();

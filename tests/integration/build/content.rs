@@ -1,4 +1,6 @@
-//! Components that hold more than images, without a cluster.
+//! Components with other content than images, without a cluster.
+
+use std::process::Output;
 
 use jackal_operator::oci::Digest;
 use serde_json::{Value, json};
@@ -10,7 +12,7 @@ use crate::support::registry::{TestRegistry, Version};
 use crate::support::workspace::{Workspace, stderr, stdout};
 use crate::support::{charts, file_server::FileServer};
 
-/// What a package is made of in these tests.
+/// The content of a package in these tests.
 struct Setup {
     source: TestRegistry,
     file_server: FileServer,
@@ -110,7 +112,7 @@ impl Setup {
     }
 }
 
-/// The layer of the package at `name` with this title: its digest, and its content.
+/// The layer of the package at `name` with this title: its digest and content.
 fn layer(setup: &Setup, host: &str, repository: &str, digest: &str, title: &str) -> (String, Vec<u8>) {
     let manifest: Value = serde_json::from_str(&crane(&[
         "manifest",
@@ -142,7 +144,7 @@ async fn a_component_with_every_kind_of_content_is_built() {
     setup.write(&setup.package());
     let registry = TestRegistry::start(Version::V28);
     let (hosts, to) = (setup.hosts(), format!("{}/team", registry.host));
-    let report = setup.folder.reported(&setup.arguments(&hosts, &to));
+    let report = setup.folder.build_report(&setup.arguments(&hosts, &to));
     assert_eq!(report["changed"], true);
     let digest = report["digest"].as_str().unwrap();
     assert_eq!(report["charts"].as_array().unwrap().len(), 2, "{report}");
@@ -199,10 +201,13 @@ async fn a_component_with_every_kind_of_content_is_built() {
     assert_eq!(component["charts"][1]["releaseName"], "rear");
     assert_eq!(component["files"][0]["shasum"], setup.tool.hex());
 
-    // A repeat sends nothing. What stands there anybody may have pushed, so files and charts are read again and compared.
+    // A repeat sends nothing. Anybody may have pushed the existing content, so files and charts are read again and
+    // compared.
     let repeat = |more: &[&str]| {
         let before = setup.file_server.asked().len();
-        let again = setup.folder.reported(&[&setup.arguments(&hosts, &to), more].concat());
+        let again = setup
+            .folder
+            .build_report(&[&setup.arguments(&hosts, &to), more].concat());
         let asked = setup.file_server.asked().split_off(before);
         (again, asked.iter().any(|path| path.contains("tool")))
     };
@@ -212,7 +217,7 @@ async fn a_component_with_every_kind_of_content_is_built() {
         (&json!(false), &json!(0), &report["digest"])
     );
     assert!(read);
-    // What its own key signed is known, and read no more.
+    // Content that its own key signed is trusted and not read again.
     let key = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/signing/plain.key");
     let (signed, read) = repeat(&["--key", key]);
     assert!(read && signed["changed"] == true);
@@ -222,8 +227,8 @@ async fn a_component_with_every_kind_of_content_is_built() {
         (&again["changed"], &again["digest"]),
         (&json!(false), &signed["digest"])
     );
-    // Elsewhere it is the same.
-    let layout = setup.folder.reported(&setup.arguments(&hosts, "oci:out"));
+    // It is the same in another destination.
+    let layout = setup.folder.build_report(&setup.arguments(&hosts, "oci:out"));
     assert_eq!(layout["digest"], report["digest"]);
 }
 
@@ -233,7 +238,7 @@ async fn a_check_reports_missing_images_and_transfers_nothing() {
     setup.write(&setup.package());
     let hosts = setup.hosts();
     let check = ["shop.yaml", "--check", "--insecure-registry", &hosts];
-    let output = setup.folder.built(&check);
+    let output = setup.folder.build(&check);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     let host = &setup.source.host;
     assert_eq!(
@@ -243,15 +248,15 @@ async fn a_check_reports_missing_images_and_transfers_nothing() {
              component web: {host}/team/back:2 of chart back is not among images\n"
         )
     );
-    // The images that were missing are asked for, as all others are.
+    // The missing images are requested like all others.
     let mut whole = setup.package();
     let images = whole["spec"]["components"][0]["images"].as_array_mut().unwrap();
     images.extend(["library/redis:7", "team/back:2"].map(|name| json!({"image": format!("{host}/{name}")})));
     setup.write(&whole);
-    assert_eq!(setup.folder.built(&check).status.code(), Some(1), "they do not exist");
+    assert_eq!(setup.folder.build(&check).status.code(), Some(1), "they do not exist");
     multi_platform(&setup.source.repository("library/redis"), "7").await;
     multi_platform(&setup.source.repository("team/back"), "2").await;
-    let output = setup.folder.built(&check);
+    let output = setup.folder.build(&check);
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(stdout(&output), "no image is missing\n");
 }
@@ -348,18 +353,18 @@ async fn unavailable_content_is_reported_and_nothing_is_published() {
         let text = std::fs::read_to_string(&file).unwrap() + broken;
         setup.folder.write("shop.yaml", &text);
         let to = format!("{}/team", registry.host);
-        let output = setup.folder.built(&setup.arguments(&hosts, &to));
-        let said = stderr(&output);
-        assert!(!output.status.success() && said.contains(words), "{path}: {said}");
-        let component = said.contains("component `web`") || said.contains("components/web.tar");
-        assert!(component, "{path}: {said}");
-        assert!(!said.contains("secret"), "{path}: {said}");
+        let output = setup.folder.build(&setup.arguments(&hosts, &to));
+        let message = stderr(&output);
+        assert!(!output.status.success() && message.contains(words), "{path}: {message}");
+        let component = message.contains("component `web`") || message.contains("components/web.tar");
+        assert!(component, "{path}: {message}");
+        assert!(!message.contains("secret"), "{path}: {message}");
     }
-    // Images may have come; a package has not.
+    // Images may have been copied, but no package.
     assert_eq!(tags(&registry), "");
 }
 
-/// The tags of the package, none where it was never pushed.
+/// The tags of the package; none if it was never pushed.
 fn tags(registry: &TestRegistry) -> String {
     let name = format!("{}/team/shop", registry.host);
     let output = std::process::Command::new(crate::support::program("JACKAL_BIN_CRANE"))
@@ -369,15 +374,11 @@ fn tags(registry: &TestRegistry) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// `convert` of a golden definition.
-fn converted(arguments: &[&str]) -> std::process::Output {
+/// Runs `convert` for a golden definition.
+fn converted(arguments: &[&str]) -> Output {
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/convert");
-    std::process::Command::new(env!("CARGO_BIN_EXE_jackal-operator"))
-        .arg("convert")
-        .args(arguments)
-        .current_dir(golden)
-        .output()
-        .unwrap()
+    let mut command = Workspace::new().command(&[&["convert"], arguments].concat());
+    command.current_dir(golden).output().unwrap()
 }
 
 #[test]
@@ -390,7 +391,7 @@ fn a_converted_definition_builds_the_same_content() {
     );
     let folder = Workspace::new();
     folder.write("agent.yaml", stdout(&output));
-    let report = folder.reported(&["agent.yaml", "--to", "oci:out"]);
+    let report = folder.build_report(&["agent.yaml", "--to", "oci:out"]);
     let blobs = folder.path("out/blobs/sha256");
     let blob = |digest: &str| blobs.join(digest.trim_start_matches("sha256:"));
     let manifest = std::fs::read(blob(report["digest"].as_str().unwrap())).unwrap();

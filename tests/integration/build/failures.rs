@@ -1,4 +1,4 @@
-//! What does not go well, is refused, or is broken off.
+//! Failures, invalid input and interruptions.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{catalog, package};
+use super::catalog;
 use crate::support::image::{image, noise as seeded, put};
 use crate::support::operator::Operator;
 use crate::support::process::run;
@@ -14,7 +14,7 @@ use crate::support::program;
 use crate::support::registry::{Options, TestRegistry, Version};
 use crate::support::throttle::Throttle;
 use crate::support::wait::{SOON, eventually};
-use crate::support::workspace::{Workspace, stderr, stdout};
+use crate::support::workspace::{Workspace, shop, stderr, stdout};
 
 #[tokio::test]
 async fn every_failure_is_listed_and_the_other_images_are_copied() {
@@ -24,7 +24,7 @@ async fn every_failure_is_listed_and_the_other_images_are_copied() {
     put(&repository, &document, Some("1")).await;
     let folder = Workspace::new();
     let [missing, present] = ["none", "web"].map(|name| format!("{}/shop/{name}:1", source.host));
-    folder.shop(&[
+    folder.write_shop(&[
         format!("{{image: '{missing}'}}"),
         "{image: 'app:dev', source: Docker}".to_owned(),
         format!("{{image: '{present}'}}"),
@@ -37,15 +37,18 @@ async fn every_failure_is_listed_and_the_other_images_are_copied() {
         "--insecure-registry",
         &source.host,
     ];
-    let output = folder.built(&[&flags[..], &["--output", "json"]].concat());
+    let output = folder.build(&[&flags[..], &["--output", "json"]].concat());
     assert_eq!(output.status.code(), Some(1));
-    let said = stderr(&output);
-    assert_eq!(said.matches("jackal-operator build: ").count(), 2, "{said}");
+    let errors = stderr(&output);
+    assert_eq!(errors.matches("jackal-operator build: ").count(), 2, "{errors}");
     assert!(
-        said.contains(&format!("build: {missing} does not exist in {}", source.host)),
-        "{said}"
+        errors.contains(&format!("build: {missing} does not exist in {}", source.host)),
+        "{errors}"
     );
-    assert!(said.contains("start it, or set DOCKER_HOST / --docker-host"), "{said}");
+    assert!(
+        errors.contains("start it, or set DOCKER_HOST / --docker-host"),
+        "{errors}"
+    );
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["failures"][0]["reason"], "SourceNotFound");
     assert_eq!(report["failures"][0]["image"], missing);
@@ -62,10 +65,10 @@ async fn invalid_input_and_failures_have_different_exit_codes() {
     let document = image(&repository, "linux/amd64", seeded(9, 1000)).await;
     put(&repository, &document, Some("1")).await;
     let folder = Workspace::new();
-    let good = folder.shop(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
+    let good = folder.write_shop(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
     folder.write("brackets.yaml", "a: [");
     folder.write("pod.yaml", "kind: Pod");
-    folder.write("upper.yaml", package(&["{image: 'UPPER/x:1'}".to_owned()]));
+    folder.write("upper.yaml", shop(&["{image: 'UPPER/x:1'}".to_owned()]));
     folder.write("sauce.yaml", good.replace("{image:", "{sauce: Docker, image:"));
     folder.write("twice.yaml", format!("{good}  - {{name: web, images: []}}\n"));
     let (here, free) = (destination.host.as_str(), "127.0.0.1:1");
@@ -111,10 +114,10 @@ async fn invalid_input_and_failures_have_different_exit_codes() {
     ] {
         let flags = [file, "--to", to, "--insecure", "--insecure-registry", &source.host];
         for output in ["text", "json"] {
-            let output = folder.built(&[&flags[..], &["--output", output]].concat());
-            let said = stderr(&output);
-            assert_eq!(output.status.code(), Some(code), "{file} to {to}: {said}");
-            assert!(said.contains(words), "{file} to {to}: {said}");
+            let output = folder.build(&[&flags[..], &["--output", output]].concat());
+            let errors = stderr(&output);
+            assert_eq!(output.status.code(), Some(code), "{file} to {to}: {errors}");
+            assert!(errors.contains(words), "{file} to {to}: {errors}");
             if !output.stdout.is_empty() {
                 let report: Value = serde_json::from_slice(&output.stdout).unwrap();
                 let message = report["failures"][0]["message"].as_str().unwrap();
@@ -123,14 +126,14 @@ async fn invalid_input_and_failures_have_different_exit_codes() {
         }
     }
     assert_eq!(catalog(&destination), "");
-    // Plain HTTP that nobody asked for.
+    // Plain HTTP without --insecure.
     for flags in [&["--insecure"][..], &["--insecure-registry", &source.host]] {
-        let output = folder.built(&[&["shop.yaml", "--to", here], flags].concat());
-        let said = stderr(&output);
-        assert_eq!(output.status.code(), Some(1), "{said}");
+        let output = folder.build(&[&["shop.yaml", "--to", here], flags].concat());
+        let errors = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{errors}");
         assert!(
-            said.contains("does not speak TLS") && said.contains("--insecure"),
-            "{said}"
+            errors.contains("does not speak TLS") && errors.contains("--insecure"),
+            "{errors}"
         );
     }
 }
@@ -146,7 +149,7 @@ async fn credentials_are_read_from_dockers_configuration() {
     let document = image(&repository, "linux/amd64", seeded(10, 1000)).await;
     put(&repository, &document, Some("1")).await;
     let folder = Workspace::new();
-    folder.shop(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
+    folder.write_shop(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
     let flags = ["shop.yaml", "--to", "oci:out", "--insecure-registry", &source.host];
     let config = |password: &str| {
         use base64::Engine as _;
@@ -157,13 +160,13 @@ async fn credentials_are_read_from_dockers_configuration() {
         if let Some(text) = written {
             folder.write(".docker/config.json", &text);
         }
-        let output = folder.built(&[&flags[..], &["--output", "json"]].concat());
+        let output = folder.build(&[&flags[..], &["--output", "json"]].concat());
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(report["failures"][0]["reason"], "AuthenticationFailed", "{report}");
         assert_ne!(output.status.code(), Some(0));
     }
     folder.write(".docker/config.json", config("right"));
-    assert_eq!(folder.reported(&flags)["changed"], true);
+    assert_eq!(folder.build_report(&flags)["changed"], true);
 }
 
 #[tokio::test]
@@ -173,7 +176,7 @@ async fn an_interrupted_build_is_resumed_by_the_next_run() {
     let document = image(&repository, "linux/amd64", seeded(11, 4 << 20)).await;
     put(&repository, &document, Some("1")).await;
     let folder = Workspace::new();
-    folder.shop(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
+    folder.write_shop(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
     let way = Throttle::to(&destination.host, 200_000);
     let file = folder.path("shop.yaml");
     let flags = [
@@ -208,7 +211,7 @@ async fn an_interrupted_build_is_resumed_by_the_next_run() {
     assert_eq!(stdout(&tags.unwrap()), "", "nothing is tagged");
     way.set_rate(0);
     let to = Path::new(&way.host).display().to_string();
-    let report = folder.reported(&[
+    let report = folder.build_report(&[
         "shop.yaml",
         "--to",
         &to,
@@ -229,7 +232,7 @@ async fn a_terminal_shows_progress_bars_and_results_go_to_standard_output() {
     put(&repository, &document, Some("1")).await;
     let folder = Workspace::new();
     let home = folder.path(".").display().to_string();
-    folder.shop(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
+    folder.write_shop(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
     let command = format!(
         "{} build {home}/shop.yaml --to {} --insecure --insecure-registry {} >{home}/lines",
         env!("CARGO_BIN_EXE_jackal-operator"),

@@ -1,13 +1,14 @@
-//! Registries are reached over the proxy that the environment names; docker engines never are.
+//! Registries are reached through the proxy of the environment; docker engines never are.
 
 use std::time::Duration;
 
-use super::{package, seeded};
+use super::seeded;
 use crate::docker::engines::{DockerEngine, Image, tar};
 use crate::support::fault_proxy::{Action, FaultProxy};
 use crate::support::image::{image, put};
 use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version};
+use crate::support::workspace::shop;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -28,7 +29,7 @@ async fn proxies_are_read_from_the_environment() {
             format!("{{image: '{local}', source: Docker}}"),
         ];
         let file = folder.path().join("package.yaml");
-        std::fs::write(&file, package(&images)).unwrap();
+        std::fs::write(&file, shop(&images)).unwrap();
         let arguments = [
             "build",
             file.to_str().unwrap(),
@@ -53,7 +54,7 @@ async fn proxies_are_read_from_the_environment() {
         (ended.success(), operator.log())
     };
 
-    // Names that only the proxy knows.
+    // Names that only the proxy resolves.
     let knowing = FaultProxy::to(&registry.host, |_| Action::Pass);
     let (done, log) = build("images.invalid", "packages.invalid", &knowing.host, "").await;
     assert!(done, "{log}");

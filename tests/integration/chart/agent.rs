@@ -1,5 +1,5 @@
-//! What the chart mounts into an agent and permits to it is what reading an engine's folder takes: the binary reads
-//! real engines with these mounts and capabilities alone.
+//! The chart's mounts and capabilities of an agent suffice for reading an engine's folder: the binary reads real
+//! engines with only these.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::{environment, find, render};
 use crate::docker::engines::DockerEngine;
 
-/// The report of `build` of `image` out of the engine, in a mount namespace where the volumes of the DaemonSet are
-/// mounted as it says but below `folder`, as root with the capabilities that are left.
+/// The report of `build` for `image` of the engine, in a mount namespace with the volumes of the DaemonSet mounted
+/// below `folder`, as root with only these capabilities.
 fn build(agent: &Value, capabilities: &[&str], image: &str, folder: &Path) -> Value {
     let pod = &agent["spec"]["template"]["spec"];
     let here = folder.display();
@@ -48,8 +48,8 @@ fn build(agent: &Value, capabilities: &[&str], image: &str, folder: &Path) -> Va
         }
     }
     let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}\n{script}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}\n{script}");
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     report["images"][0].clone()
 }
@@ -65,7 +65,7 @@ fn an_agent_can_read_its_engines_folder_and_has_no_unneeded_capability() {
         let folder = tempfile::tempdir().unwrap();
         let tar = folder.path().join("image.tar");
         std::fs::write(folder.path().join("secret"), store).unwrap();
-        // A file that its owner alone may read.
+        // A file that only its owner may read.
         let made = Command::new("tar")
             .args(["--owner=999", "--group=999", "--mode=0600", "-C"])
             .arg(folder.path())
@@ -81,7 +81,7 @@ fn an_agent_can_read_its_engines_folder_and_has_no_unneeded_capability() {
         let values = json!({ "agent": {
             "enabled": true,
             "docker": { "socket": engine.host.strip_prefix("unix://").unwrap(), "root": root, "store": store },
-            // Where the stack of the tests has it.
+            // The folder in the stack of the tests.
             "containerd": { "root": Path::new(root).with_file_name("containerd") },
         } });
         let objects = render(&values);

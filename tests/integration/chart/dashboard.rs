@@ -1,4 +1,4 @@
-//! The dashboard asks for metrics that there are.
+//! The dashboard uses existing metrics.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{find, render};
 
-/// The metrics that docs/metrics.md lists, with the names under which Prometheus keeps a histogram.
+/// The metrics that docs/metrics.md lists, with the names that Prometheus uses for histograms.
 fn listed() -> BTreeSet<String> {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
     let mut names = BTreeSet::new();
@@ -56,7 +56,7 @@ fn the_dashboard_and_the_documentation_list_the_same_metrics() {
     let listed = listed();
     let unknown: Vec<_> = asked.difference(&listed).collect();
     assert!(unknown.is_empty(), "docs/metrics.md does not list {unknown:?}");
-    // Of a histogram, one of its three is enough.
+    // One of a histogram's three metrics is enough.
     let stem = |name: &String| {
         let ends = ["_bucket", "_count", "_sum"];
         ends.iter()

@@ -1,4 +1,4 @@
-//! Components that hold more than images, in a cluster.
+//! Components with other content than images, in a cluster.
 
 use std::path::Path;
 
@@ -40,7 +40,7 @@ fn push(folder: &Path, host: &str, note: &str) {
     charts::push(&archive, host);
 }
 
-async fn answered(cluster: &Cluster, request: &str) -> JackalPackageStatus {
+async fn wait_for_request(cluster: &Cluster, request: &str) -> JackalPackageStatus {
     cluster.request("app", request).await;
     let package = cluster
         .package_where("app", "asked again and Ready", |package: &JackalPackage| {
@@ -110,17 +110,17 @@ async fn changes_of_manifests_charts_and_files_are_followed() {
         message.contains("2 images that its manifests and charts name"),
         "{message}"
     );
-    // An event is written after the status that it tells of.
+    // An event is written after its status.
     eventually(SOON, "what is missing has its event", async || {
         let events = cluster.events("app").await;
-        let told = events.iter().any(|event| event.contains("ImagesMissing"));
-        told.then_some(()).ok_or_else(|| format!("{events:?}"))
+        let reported = events.iter().any(|event| event.contains("ImagesMissing"));
+        reported.then_some(()).ok_or_else(|| format!("{events:?}"))
     })
     .await;
 
-    // A look that finds everything as it was reads no file and no chart.
+    // A reconciliation without changes reads no file and no chart.
     let asked = file_server.asked().len();
-    let same = answered(&cluster, "again").await;
+    let same = wait_for_request(&cluster, "again").await;
     assert_eq!((&same.artifact, &same.history), (&first.artifact, &first.history));
     assert_eq!(file_server.asked()[asked..], ["/stable/index.yaml"]);
 
@@ -130,14 +130,14 @@ async fn changes_of_manifests_charts_and_files_are_followed() {
         "pod.yaml",
         &pod(&format!("{}/team/app:1", source.host)),
     ));
-    let second = answered(&cluster, "configured").await;
+    let second = wait_for_request(&cluster, "configured").await;
     assert_ne!(second.artifact, first.artifact);
     assert_eq!(second.missing_images.len(), 2);
     assert_eq!(second.charts, first.charts);
 
-    // Other content under a chart's version is taken, and told.
+    // New content of the same chart version is used and reported.
     push(folder.path(), &source.host, "second");
-    let third = answered(&cluster, "pushed").await;
+    let third = wait_for_request(&cluster, "pushed").await;
     assert_ne!(third.charts, first.charts);
     let (reason, message) = (&third.history[0].reason, &third.history[0].message);
     assert_eq!(reason, "ChartsChanged");

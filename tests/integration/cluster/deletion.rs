@@ -1,4 +1,4 @@
-//! What stays in the registry, and what goes, when an object is deleted.
+//! What is deleted from the registry with an object, and what is kept.
 
 use super::package;
 use crate::support::cluster::Cluster;
@@ -7,8 +7,8 @@ use crate::support::objects::{registry_at, standalone_image};
 use crate::support::registry::{TestRegistry, Version};
 use jackal_operator::oci::{Digest, Reference};
 
-/// The digest that stands under the name that a pod would use.
-async fn standing(registry: &TestRegistry, name: &str) -> Option<Digest> {
+/// The digest under the name that a pod would use.
+async fn stored_digest(registry: &TestRegistry, name: &str) -> Option<Digest> {
     let name: Reference = name.parse().unwrap();
     let found = registry
         .repository(name.repository())
@@ -40,28 +40,28 @@ async fn deletion_removes_only_what_the_object_pushed() {
             row.digest.clone().unwrap()
         };
         let artifact = status.artifact.as_ref().unwrap().url.clone();
-        assert!(standing(&registry, &artifact).await.is_some());
-        // Somebody else pushes to a name of the package.
+        assert!(stored_digest(&registry, &artifact).await.is_some());
+        // Another client pushes to a name of the package.
         let moved: Reference = name("moved").parse().unwrap();
         let (_, children) = multi_platform(&registry.repository(moved.repository()), "theirs").await;
         put(&registry.repository(moved.repository()), &children[0], moved.tag()).await;
-        let theirs = standing(&registry, name("moved")).await;
+        let theirs = stored_digest(&registry, name("moved")).await;
         let ours = format!("{}@{}", moved.name(), digest("moved"));
 
         cluster.kubectl(&["delete", "jkpkg", "app", "--timeout=30s"]);
-        assert_eq!(standing(&registry, name("mine")).await, None, "{version:?}");
-        assert_eq!(standing(&registry, &artifact).await, None, "{version:?}");
+        assert_eq!(stored_digest(&registry, name("mine")).await, None, "{version:?}");
+        assert_eq!(stored_digest(&registry, &artifact).await, None, "{version:?}");
         assert!(
-            standing(&registry, name("shared")).await.is_some(),
+            stored_digest(&registry, name("shared")).await.is_some(),
             "{version:?}: another object names it"
         );
         assert_eq!(
-            standing(&registry, name("moved")).await,
+            stored_digest(&registry, name("moved")).await,
             theirs,
             "{version:?}: it is another's now"
         );
-        // Without its name nobody can tell whose it is by now.
-        assert!(standing(&registry, &ours).await.is_some(), "{version:?}");
+        // Without its name its owner cannot be determined.
+        assert!(stored_digest(&registry, &ours).await.is_some(), "{version:?}");
         let left: Vec<String> = cluster
             .images()
             .await
@@ -70,8 +70,8 @@ async fn deletion_removes_only_what_the_object_pushed() {
             .collect();
         assert_eq!(left, ["other"]);
 
-        // Deleted with the default policy, nothing goes.
+        // With the default policy nothing is deleted.
         cluster.kubectl(&["delete", "jkimg", "other", "--timeout=30s"]);
-        assert!(standing(&registry, name("shared")).await.is_some(), "{version:?}");
+        assert!(stored_digest(&registry, name("shared")).await.is_some(), "{version:?}");
     }
 }

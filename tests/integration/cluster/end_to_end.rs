@@ -1,4 +1,4 @@
-//! The whole way: a package applied becomes images and an artifact in a registry.
+//! End to end: an applied package becomes images and an artifact in a registry.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ async fn copy_package_from(variable: &str) {
     for (name, registry) in [("older", &older), ("newer", &newer)] {
         let package = cluster.ready(name).await;
         let status = package.status.clone().unwrap();
-        // What others judge it by: the condition, and all that `kubectl get` shows.
+        // What other tools use: the condition, and the columns of `kubectl get`.
         cluster.kubectl(&[
             "wait",
             "--for=condition=Ready",
@@ -52,8 +52,8 @@ async fn copy_package_from(variable: &str) {
         check_images(registry, &status, &tool, index.digest(), &image).await;
         check_artifact(registry, &package, &status).await;
         check_children(&cluster, &package, &status, &engine, &image).await;
-        let said = cluster.events(name).await;
-        assert!(said.len() == 1 && said[0].starts_with("Succeeded: "), "{said:?}");
+        let events = cluster.events(name).await;
+        assert!(events.len() == 1 && events[0].starts_with("Succeeded: "), "{events:?}");
         digests.push(status.images.iter().map(|row| row.digest.clone()).collect::<Vec<_>>());
     }
     assert_eq!(digests[0], digests[1], "the same images in both registries");
@@ -129,7 +129,7 @@ async fn check_images(
             let config: serde_json::Value = serde_json::from_str(&registry.crane("config", path)).unwrap();
             let diffs: Vec<Digest> = serde_json::from_value(config["rootfs"]["diff_ids"].clone()).unwrap();
             assert_eq!(diffs, image.diff_ids());
-            // Not `crane validate`, which takes every layer for gzip.
+            // Not `crane validate`, which treats every layer as gzip.
             let file = tempfile::NamedTempFile::new().unwrap();
             registry.pull(path, file.path());
             assert!(file.path().metadata().unwrap().len() > 300_000);
@@ -222,7 +222,7 @@ async fn check_children(
         } else {
             assert_eq!(known.source_digest, known.digest);
         }
-        let said = cluster.events(&row.resource).await;
-        assert!(said.len() == 1 && said[0].starts_with("Succeeded: "), "{said:?}");
+        let events = cluster.events(&row.resource).await;
+        assert!(events.len() == 1 && events[0].starts_with("Succeeded: "), "{events:?}");
     }
 }

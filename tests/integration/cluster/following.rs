@@ -1,4 +1,4 @@
-//! Packages whose images follow their tags.
+//! Packages whose images follow tags.
 
 use jackal_operator::api::v1alpha1::{JackalImage, JackalPackage, PackagedImage};
 use jackal_operator::registry::Repository;
@@ -40,7 +40,7 @@ impl Setup {
         self.source.repository("team/app")
     }
 
-    /// Pushes an image that no other tag has.
+    /// Pushes an image with unique content.
     async fn push(&self, tag: &str) {
         let seed = tag.bytes().fold(7, |seed: u64, byte| seed * 31 + u64::from(byte));
         let document = image(&self.repository(), "linux/amd64", noise(seed, 2000)).await;
@@ -77,7 +77,7 @@ spec:
     }
 
     /// The package once a request was answered and it is Ready with `tag`.
-    async fn has(&self, tag: &str) -> JackalPackage {
+    async fn wait_for_tag(&self, tag: &str) -> JackalPackage {
         let what = format!("Ready with {tag}");
         let holds = |package: &JackalPackage| {
             let status = package.status.as_ref()?;
@@ -98,7 +98,7 @@ fn row(package: &JackalPackage) -> Option<&PackagedImage> {
 async fn a_new_tag_produces_a_new_artifact_at_the_next_request() {
     let setup = Setup::new(&["latest", "5.9.0", "6.0.1", "7.0.0", "6.1.0-rc.1"]).await;
     setup.apply("{semver: {range: '>=6.0 <7'}}", "version: '1'", "");
-    let first = setup.has("6.0.1").await;
+    let first = setup.wait_for_tag("6.0.1").await;
     let selected = row(&first).unwrap().selected.clone().unwrap();
     assert_eq!(selected.reason, "NewestInRange");
     assert_eq!(selected.message, "the newest in >=6.0 <7");
@@ -108,7 +108,7 @@ async fn a_new_tag_produces_a_new_artifact_at_the_next_request() {
 
     setup.push("6.1.0").await;
     setup.request("2026-01-01T00:00:00Z").await;
-    let second = setup.has("6.1.0").await;
+    let second = setup.wait_for_tag("6.1.0").await;
     let status = second.status.as_ref().unwrap();
     assert_eq!(
         status.last_handled_reconcile_at.as_deref(),
@@ -119,7 +119,7 @@ async fn a_new_tag_produces_a_new_artifact_at_the_next_request() {
         status.history[0].message,
         format!("{} 6.0.1 became 6.1.0", setup.image())
     );
-    // The object of the tag before is gone.
+    // The object of the previous tag is deleted.
     let objects = async || {
         let list = setup.cluster.api::<JackalImage>().list(&ListParams::default()).await;
         let images = list.map_err(|error| error.to_string())?.items;
@@ -131,7 +131,7 @@ async fn a_new_tag_produces_a_new_artifact_at_the_next_request() {
     };
     eventually(SOON, "one image is left", objects).await;
 
-    // A request that finds nothing new changes nothing but that it was answered.
+    // A request that finds nothing new changes only the handled request in the status.
     let known = status.clone();
     setup.request("2026-01-02T00:00:00Z").await;
     let third = setup.cluster.package_where("app", "answered", |package| {
@@ -151,7 +151,7 @@ async fn the_interval_finds_new_tags_and_writes_nothing_otherwise() {
         "version: '1'",
         "interval: 10s",
     );
-    setup.has("main-10").await;
+    setup.wait_for_tag("main-10").await;
     eventually(SOON, "each success has its event", async || {
         let events = setup.cluster.writes();
         let events = events.iter().filter(|request| request.contains("/events")).count();
@@ -160,8 +160,8 @@ async fn the_interval_finds_new_tags_and_writes_nothing_otherwise() {
     .await;
     let writes = setup.cluster.writes();
     setup.push("main-12").await;
-    setup.has("main-12").await;
-    // What was written is for the new tag alone: no look before it wrote.
+    setup.wait_for_tag("main-12").await;
+    // Everything was written for the new tag: no reconciliation before it wrote.
     let after = setup.cluster.writes();
     let first: &String = &after[writes.len()];
     assert!(first.contains("jackalimages"), "the new image is made first: {first}");
@@ -171,8 +171,8 @@ async fn the_interval_finds_new_tags_and_writes_nothing_otherwise() {
 async fn a_suspended_package_keeps_its_tag_across_a_restart() {
     let mut setup = Setup::new(&["6.0.1"]).await;
     setup.apply("{semver: {range: 6.x}}", "version: '1'", "");
-    setup.has("6.0.1").await;
-    // What this process chose, the next one has to find in the status.
+    setup.wait_for_tag("6.0.1").await;
+    // The next process must read the chosen tag from the status.
     setup.controller = None;
     setup.apply("{semver: {range: 6.x}}", "version: '1'", "suspend: true");
     setup.push("6.1.0").await;
@@ -188,7 +188,7 @@ async fn a_suspended_package_keeps_its_tag_across_a_restart() {
     let image = setup.cluster.api::<JackalImage>().get(&row.resource).await.unwrap();
     assert!(image.spec.suspend && image.spec.image.ends_with(":6.0.1"));
     setup.apply("{semver: {range: 6.x}}", "version: '1'", "suspend: false");
-    setup.has("6.1.0").await;
+    setup.wait_for_tag("6.1.0").await;
 }
 
 #[tokio::test]
@@ -201,15 +201,15 @@ async fn without_a_matching_tag_the_existing_tags_are_reported() {
     });
     let status = package.await.status.unwrap();
     let ready = condition(&status.conditions, "Ready").unwrap();
-    let said = format!(
+    let expected = format!(
         "no tag of {} is in >=6.0 <7: the newest there are 5.2.0, 5.1.0; correct the policy, or push such a tag",
         setup.image()
     );
-    assert_eq!(ready.message, said);
+    assert_eq!(ready.message, expected);
     assert!(condition(&status.conditions, "Stalled").is_none());
     setup.push("6.0.0").await;
-    setup.has("6.0.0").await;
-    // What can never be read is not tried again.
+    setup.wait_for_tag("6.0.0").await;
+    // Input that can never be read is not retried.
     setup.apply("{semver: {range: newest}}", "version: '1'", "");
     let package = setup.cluster.package_where("app", "stalled", |package| {
         let stalled = condition(&package.status.as_ref()?.conditions, "Stalled")?;
@@ -225,12 +225,12 @@ async fn the_version_may_follow_an_image() {
     let setup = Setup::new(&["v6.0.1"]).await;
     let version = format!("versionFrom: {{image: '{}'}}", setup.image());
     setup.apply("{semver: {range: 6.x}}", &version, "");
-    let first = setup.has("v6.0.1").await.status.unwrap().artifact.unwrap();
+    let first = setup.wait_for_tag("v6.0.1").await.status.unwrap().artifact.unwrap();
     assert!(first.revision.starts_with("v6.0.1@sha256:"), "{}", first.revision);
     assert_eq!(first.url, format!("oci://{ADDRESS}/app:v6.0.1"));
     setup.push("v6.1.0").await;
     setup.request("1").await;
-    let second = setup.has("v6.1.0").await.status.unwrap();
+    let second = setup.wait_for_tag("v6.1.0").await.status.unwrap();
     assert_eq!(second.artifact.unwrap().url, format!("oci://{ADDRESS}/app:v6.1.0"));
     let tags = setup.registry.repository("app").tags(100).await.unwrap().unwrap();
     assert_eq!(tags, ["v6.0.1", "v6.1.0"]);

@@ -1,4 +1,4 @@
-//! What a process says of itself over HTTP.
+//! The HTTP endpoints of a process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -15,10 +15,10 @@ use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::wait::{SOON, eventually};
 
-/// How long a process may take to end: less than the thirty seconds that a pod is given.
+/// How long a process may take to stop: less than the thirty seconds of a pod.
 const END: Duration = Duration::from_secs(15);
 
-/// A way to the API server on which nobody answers before it is opened.
+/// A proxy for the API server that does not respond before it is opened.
 struct ClosedApiServer {
     listener: TcpListener,
     folder: tempfile::TempDir,
@@ -39,7 +39,7 @@ impl ClosedApiServer {
         self.folder.path().join("gate").to_str().unwrap().to_owned()
     }
 
-    /// Opens it for as long as the test runs.
+    /// Opens it until the end of the test.
     fn open(self) {
         let behind = std::fs::read_to_string(&self.way.kubeconfig).unwrap();
         let (_, address) = behind.split_once("http://").unwrap();
@@ -57,19 +57,19 @@ impl ClosedApiServer {
     }
 }
 
-/// What a process says at its address.
+/// The HTTP endpoint of a process.
 struct HttpEndpoint {
     base: String,
     client: reqwest::Client,
 }
 
 impl HttpEndpoint {
-    /// The address is in the log, for the port is a free one.
+    /// The address is in the log, because the port is chosen by the system.
     async fn of(operator: &Operator) -> Self {
         let address = eventually(SOON, "the process says where it listens", async || {
             let log = operator.log();
-            let said = log.lines().find_map(|line| line.split_once("listening address="));
-            said.map(|(_, address)| address.trim().to_owned()).ok_or(log)
+            let listening = log.lines().find_map(|line| line.split_once("listening address="));
+            listening.map(|(_, address)| address.trim().to_owned()).ok_or(log)
         })
         .await;
         let client = reqwest::Client::builder().no_proxy().timeout(END).build().unwrap();
@@ -86,7 +86,7 @@ impl HttpEndpoint {
         Ok((status, answer.text().await.map_err(|error| error.to_string())?))
     }
 
-    async fn says(&self, path: &str, status: u16, text: &str) {
+    async fn wait_for(&self, path: &str, status: u16, text: &str) {
         eventually(SOON, &format!("{path} says {status} {text}"), async || {
             match self.get(path).await? {
                 (got, body) if got == status && body.contains(text) => Ok(()),
@@ -100,7 +100,7 @@ impl HttpEndpoint {
 /// Type and labels of each metric.
 type Names = BTreeMap<String, (String, BTreeSet<String>)>;
 
-/// What docs/metrics.md says there is.
+/// The metrics in docs/metrics.md.
 fn documented() -> Names {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
     let rows = text.lines().filter(|line| line.starts_with("| `jackal_"));
@@ -113,7 +113,7 @@ fn documented() -> Names {
     .collect()
 }
 
-/// What a scrape gives: the metrics, and each line's value.
+/// The result of a scrape: the metrics, and the value of each line.
 fn scraped(text: &str) -> (Names, BTreeMap<String, f64>) {
     let (mut names, mut values) = (Names::new(), BTreeMap::new());
     let mut current = String::new();
@@ -157,12 +157,12 @@ async fn a_controller_serves_readiness_and_metrics() {
     let mut controller = cluster.controller_with(&flags, &[("KUBECONFIG", &gate.kubeconfig())]);
     let endpoint = HttpEndpoint::of(&controller).await;
     endpoint
-        .says("/readyz", 503, "the JackalImages have not been listed yet")
+        .wait_for("/readyz", 503, "the JackalImages have not been listed yet")
         .await;
     assert_eq!(endpoint.get("/healthz").await, Ok((200, "ok\n".to_owned())));
 
     gate.open();
-    endpoint.says("/readyz", 200, "ok").await;
+    endpoint.wait_for("/readyz", 200, "ok").await;
     cluster.apply(&package(
         "told",
         &registry.host,
@@ -170,9 +170,9 @@ async fn a_controller_serves_readiness_and_metrics() {
         "",
     ));
     cluster.ready("told").await;
-    // The watch may tell a moment later of what stands already.
+    // The watch may report existing objects a moment later.
     let ready = r#"jackal_packages{ready="True"} 1"#;
-    endpoint.says("/metrics", 200, ready).await;
+    endpoint.wait_for("/metrics", 200, ready).await;
     let (names, values) = scraped(&endpoint.get("/metrics").await.unwrap().1);
     assert_eq!(names, documented());
     let value = |sample: &str| values.get(sample).copied().unwrap_or_default();
@@ -217,11 +217,11 @@ async fn an_agent_is_ready_while_an_engine_is_reachable() {
     let mut agent = cluster.agent("n1", &format!("unix://{}", socket.display()), &flags);
     let endpoint = HttpEndpoint::of(&agent).await;
     endpoint
-        .says("/readyz", 503, "no engine of the node can be reached: Docker: ")
+        .wait_for("/readyz", 503, "no engine of the node can be reached: Docker: ")
         .await;
     assert_eq!(endpoint.get("/healthz").await, Ok((200, "ok\n".to_owned())));
     std::os::unix::fs::symlink(Path::new(engine.strip_prefix("unix://").unwrap()), &socket).unwrap();
-    endpoint.says("/readyz", 200, "ok").await;
+    endpoint.wait_for("/readyz", 200, "ok").await;
     let (_, metrics) = endpoint.get("/metrics").await.unwrap();
     assert!(
         !metrics.contains("jackal_leader") && !metrics.contains("jackal_packages"),
@@ -234,14 +234,14 @@ async fn an_agent_is_ready_while_an_engine_is_reachable() {
 #[tokio::test]
 async fn a_stopping_process_is_not_ready() {
     let cluster = Cluster::new().await;
-    // Its last looks take a while, for its first list is outstanding.
+    // Stopping takes a while, because its first list request is pending.
     let gate = ClosedApiServer::closed().await;
     let kubeconfig = gate.kubeconfig();
     let mut controller = cluster.controller_with(&["--listen", "127.0.0.1:0"], &[("KUBECONFIG", &kubeconfig)]);
     let endpoint = HttpEndpoint::of(&controller).await;
-    endpoint.says("/readyz", 503, "not been listed").await;
+    endpoint.wait_for("/readyz", 503, "not been listed").await;
     controller.signal("TERM");
-    endpoint.says("/readyz", 503, "it is stopping").await;
+    endpoint.wait_for("/readyz", 503, "it is stopping").await;
     assert!(controller.ends(END).await.success());
 }
 

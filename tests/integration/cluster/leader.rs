@@ -1,4 +1,5 @@
-//! Several controllers and agents at once: one plans, all move; and who was stopped writes nothing when it wakes up.
+//! Several controllers and agents at once: one plans, all transfer; and a paused process writes nothing when it
+//! resumes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,10 +24,10 @@ use crate::support::registry::{TestRegistry, Version};
 use crate::support::throttle::Throttle;
 use crate::support::wait::{SOON, eventually, scaled_by_load};
 
-/// The lease of the controllers: long enough that a busy machine does not let it run out by itself.
+/// The lease of the controllers: long enough not to expire on a busy machine.
 const LEASE: Duration = Duration::from_secs(5);
 
-/// Ways of the operator's processes, one to the API server and one to the registry for each.
+/// Proxies of the operator's processes, for each one to the API server and one to the registry.
 struct Proxies {
     interceptor: Arc<Interceptor>,
     folder: tempfile::TempDir,
@@ -44,7 +45,7 @@ impl Proxies {
         }
     }
 
-    /// The kubeconfig, and the endpoint of the registry, of `process`.
+    /// The kubeconfig and the registry endpoint for `process`.
     fn of(&mut self, process: &'static str) -> (String, String) {
         let to = Upstream::api(required("KUBECONFIG").as_ref());
         let (api, at) = RecordingProxy::open(route(process, Server::Api), to, &self.interceptor);
@@ -56,7 +57,7 @@ impl Proxies {
         (kubeconfig.to_str().unwrap().to_owned(), at)
     }
 
-    /// What `process` wrote since `since`, but for Leases and events.
+    /// The write requests of `process` since `since`, except for Leases and events.
     fn writes(&self, process: &str, since: Instant) -> Vec<RecordedRequest> {
         let is_write = |recorded: &RecordedRequest| {
             !matches!(recorded.method, Method::GET | Method::HEAD) && recorded.kind != Kind::Other
@@ -67,7 +68,7 @@ impl Proxies {
             .collect()
     }
 
-    /// How often `process` looked at the leader's lease since `since`.
+    /// How often `process` read the leader's lease since `since`.
     fn lease_reads(&self, process: &str, since: Instant) -> usize {
         let recorded = self.interceptor.recorded().into_iter();
         recorded
@@ -78,7 +79,7 @@ impl Proxies {
     }
 }
 
-async fn leads(cluster: &Cluster, name: &str, limit: Duration) {
+async fn wait_for_leader(cluster: &Cluster, name: &str, limit: Duration) {
     eventually(limit, &format!("{name} leads"), async || {
         let lease = cluster.api::<Lease>().get_opt("jackal-operator-leader").await;
         let holder = lease
@@ -124,7 +125,7 @@ fn agent(cluster: &Cluster, node: &'static str, proxies: &(String, String), dock
     cluster.agent_with(node, docker, &place, &[("KUBECONFIG", kubeconfig)])
 }
 
-/// A package that leaves the registry to the flags.
+/// A package without registry fields.
 fn plain(name: &str, lines: &[&str], more: &str) -> String {
     let whole = package(name, "nowhere", lines, more);
     whole
@@ -133,7 +134,7 @@ fn plain(name: &str, lines: &[&str], more: &str) -> String {
         .fold(String::new(), |text, line| text + line + "\n")
 }
 
-fn loaded(engine: &DockerEngine, size: usize) -> String {
+fn load_image(engine: &DockerEngine, size: usize) -> String {
     let name = unique("app:dev");
     let layer = tar(&[
         ("large", noise(u64::from(name.as_bytes()[14]), size).to_vec()),
@@ -143,7 +144,7 @@ fn loaded(engine: &DockerEngine, size: usize) -> String {
     name
 }
 
-/// Nothing of what only a leader writes.
+/// Expects no writes that only a leader makes.
 fn assert_no_leader_writes(writes: &[RecordedRequest]) {
     for recorded in writes.iter().filter(|recorded| recorded.route.server == Server::Api) {
         let is_status = recorded.kind == Kind::Status && recorded.target.contains("/jackalimages/");
@@ -168,12 +169,15 @@ async fn one_of_two_controllers_plans_and_all_processes_transfer() {
         lines.push(format!("{{image: '{}/{path}:{number}'}}", source.host));
     }
     for engine in [&older, &newer] {
-        lines.push(format!("{{image: '{}', source: Docker}}", loaded(engine, 2_000_000)));
+        lines.push(format!(
+            "{{image: '{}', source: Docker}}",
+            load_image(engine, 2_000_000)
+        ));
     }
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     let (of_a, of_b) = (proxies.of("a"), proxies.of("b"));
     let mut a = controller(&cluster, "a", &of_a, &source.host);
-    leads(&cluster, "a", SOON).await;
+    wait_for_leader(&cluster, "a", SOON).await;
     let _b = controller(&cluster, "b", &of_b, &source.host);
     let (of_n1, of_n2) = (proxies.of("n1"), proxies.of("n2"));
     let _agents = [
@@ -204,15 +208,15 @@ async fn one_of_two_controllers_plans_and_all_processes_transfer() {
         assert_no_leader_writes(&proxies.writes(process, start));
     }
 
-    // In the middle of transfers, its own and others'.
+    // During transfers, its own and those of others.
     a.signal("KILL");
     a.ends(SOON).await;
     let gone = Instant::now();
-    // The other has to see the lease stand still for so long, and looks every seventh of it.
-    leads(&cluster, "b", scaled_by_load(LEASE + LEASE / 2)).await;
+    // The other must see the lease unchanged for this time, and reads it seven times in it.
+    wait_for_leader(&cluster, "b", scaled_by_load(LEASE + LEASE / 2)).await;
     println!("the other leads {:?} after the kill", gone.elapsed());
     to.set_rate(0);
-    // Started again under its name, as a pod's container is: what it claimed is its own still.
+    // Restarted under its name, like a container of a pod: its claims are still its own.
     let again = Instant::now();
     let _a = controller(&cluster, "a", &of_a, &source.host);
     let ready = cluster.ready("app").await.status.unwrap();
@@ -237,7 +241,7 @@ async fn one_of_two_controllers_plans_and_all_processes_transfer() {
     }
 }
 
-/// A course on which `process` is stopped at `trigger` of its way to the registry, and what lets it go on.
+/// An interceptor that pauses `process` at `trigger` on its route to the registry, and a handle to resume it.
 fn stop_at(process: &'static str, trigger: Trigger) -> (Arc<Interceptor>, Arc<std::sync::OnceLock<u32>>) {
     let id = Arc::new(std::sync::OnceLock::<u32>::new());
     let point = KillPoint {
@@ -258,18 +262,18 @@ fn stop_at(process: &'static str, trigger: Trigger) -> (Arc<Interceptor>, Arc<st
 async fn a_leader_paused_while_publishing_writes_nothing_when_it_resumes() {
     let cluster = Cluster::new().await;
     let registry = TestRegistry::start(Version::V31);
-    // The artifact's manifest stands; what comes next is the index under the tag.
+    // The artifact's manifest is stored; the next request is for the index under the tag.
     let (interceptor, id) = stop_at("a", Trigger::After(Kind::Manifest, 1));
     let mut proxies = Proxies::new(interceptor, &registry.host);
     let engine = DockerEngine::at(
         required("JACKAL_DOCKER_CLASSIC"),
         jackal_operator::source::docker::StorageKind::Classic,
     );
-    let line = format!("{{image: '{}', source: Docker}}", loaded(&engine, 100_000));
+    let line = format!("{{image: '{}', source: Docker}}", load_image(&engine, 100_000));
     let (of_a, of_b, of_n1) = (proxies.of("a"), proxies.of("b"), proxies.of("n1"));
     let a = controller(&cluster, "a", &of_a, "nowhere");
     id.set(a.id()).unwrap();
-    leads(&cluster, "a", SOON).await;
+    wait_for_leader(&cluster, "a", SOON).await;
     let _b = controller(&cluster, "b", &of_b, "nowhere");
     let _agent = agent(&cluster, "n1", &of_n1, &engine.host);
     cluster.apply(&plain("app", &[&line], "description: first"));
@@ -278,15 +282,15 @@ async fn a_leader_paused_while_publishing_writes_nothing_when_it_resumes() {
         .expect("a publishes");
     let tagged = registry.repository("app").head_manifest("1.0.0").await.unwrap();
     assert_eq!(tagged, None, "it was stopped before the tag");
-    leads(&cluster, "b", SOON).await;
+    wait_for_leader(&cluster, "b", SOON).await;
     cluster.ready("app").await;
-    // What the other has to put under the tag is something else by now.
+    // The new leader has to store another manifest under the tag.
     cluster
         .patch::<JackalPackage>("app", json!({ "spec": { "description": "second" } }))
         .await;
     let ready = cluster.ready("app").await;
     assert_eq!(ready.metadata.generation, Some(2));
-    let standing = registry
+    let existing = registry
         .repository("app")
         .head_manifest("1.0.0")
         .await
@@ -310,7 +314,7 @@ async fn a_leader_paused_while_publishing_writes_nothing_when_it_resumes() {
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(now.digest, standing.digest);
+    assert_eq!(now.digest, existing.digest);
     let after = cluster.package("app").await;
     assert_eq!(
         after.metadata.resource_version, ready.metadata.resource_version,
@@ -331,12 +335,12 @@ async fn a_process_paused_during_a_transfer_writes_nothing_when_it_resumes() {
     let (of_a, of_b) = (proxies.of("a"), proxies.of("b"));
     let a = controller(&cluster, "a", &of_a, &source.host);
     id.set(a.id()).unwrap();
-    leads(&cluster, "a", SOON).await;
+    wait_for_leader(&cluster, "a", SOON).await;
     cluster.apply(&plain("app", &[&line], ""));
     tokio::time::timeout(SOON, proxies.interceptor.killed())
         .await
         .expect("a moves the image");
-    // The name means another image by now.
+    // The name refers to another image by now.
     let second = image::image(&repository, "linux/amd64", noise(2, 1_000_000)).await;
     image::put(&repository, &second, Some("1")).await;
     let _b = controller(&cluster, "b", &of_b, &source.host);
@@ -361,12 +365,12 @@ async fn a_process_paused_during_a_transfer_writes_nothing_when_it_resumes() {
         }
     })
     .await;
-    // It may only have gone on with what it had begun to send: no manifest, no status, nothing of a leader.
+    // It may only continue what it had begun to send: no manifest, no status, and no write of a leader.
     let writes = proxies.writes("a", woken);
     assert!(writes.is_empty(), "{writes:#?}");
     let place = ready.status.as_ref().unwrap().images[0].name.clone();
-    let standing = registry.crane("digest", place.strip_prefix("127.0.0.1:31999/").unwrap());
-    assert_eq!(standing.trim(), second.digest().as_str());
+    let existing = registry.crane("digest", place.strip_prefix("127.0.0.1:31999/").unwrap());
+    assert_eq!(existing.trim(), second.digest().as_str());
     let after = cluster.package("app").await;
     assert_eq!(
         after.metadata.resource_version, ready.metadata.resource_version,

@@ -20,16 +20,16 @@ use crate::support::registry::{TestRegistry, Version};
 use crate::support::throttle::Throttle;
 use crate::support::wait::{SOON, eventually, scaled_by_load};
 
-/// How long a transfer may go on after somebody ended it.
+/// How long a transfer may continue after it was stopped.
 const AT_ONCE: Duration = Duration::from_secs(2);
 /// How long a process may take to stop.
 const STOP: Duration = Duration::from_secs(5);
 /// The size of the layer in bytes.
-const LARGE: usize = 60_000_000;
-/// Bytes a second: the layer takes fifteen seconds, and what lies in the kernel's buffers one.
-const SLOW: u64 = 4_000_000;
+const LAYER_SIZE: usize = 60_000_000;
+/// Bytes per second: the layer takes fifteen seconds, and kernel buffers hold one second of it.
+const BYTES_PER_SECOND: u64 = 4_000_000;
 
-/// From where the image comes.
+/// The source of the image.
 #[derive(Clone, Copy, PartialEq)]
 enum From {
     Registry,
@@ -38,7 +38,7 @@ enum From {
 
 const BOTH: [From; 2] = [From::Registry, From::Docker];
 
-/// A transfer that is under way.
+/// A transfer in progress.
 struct RunningTransfer {
     controller: Operator,
     agent: Operator,
@@ -54,15 +54,15 @@ struct RunningTransfer {
 }
 
 impl RunningTransfer {
-    /// Starts everything, applies a package of one large image and waits until its layer is on its way.
+    /// Starts everything, applies a package with one large image and waits until its layer is being uploaded.
     async fn start(from: From) -> Self {
         let quiet = TIMING_LOCK.lock().await;
         let cluster = Cluster::new().await;
         let (source, registry) = (TestRegistry::start(Version::V28), TestRegistry::start(Version::V31));
-        let to = Throttle::to(&registry.host, SLOW);
+        let to = Throttle::to(&registry.host, BYTES_PER_SECOND);
         let [engine, ..] = DockerEngine::all();
         let path = unique("large");
-        let large = noise(fastrand::u64(..), LARGE);
+        let large = noise(fastrand::u64(..), LAYER_SIZE);
         let line = match from {
             From::Registry => {
                 let repository = source.repository(&path);
@@ -96,12 +96,12 @@ impl RunningTransfer {
         package("app", &self.to.host, &[line], "naming: Plain")
     }
 
-    /// Waits until the layer is on its way.
+    /// Waits until the layer is being uploaded.
     async fn wait_for_upload(&self) {
         let before = self.to.sent();
         eventually(SOON, "the layer moves", async || {
             let sent = self.to.sent() - before;
-            if self.to.carrying() == 1 && sent > SLOW / 4 {
+            if self.to.carrying() == 1 && sent > BYTES_PER_SECOND / 4 {
                 Ok(())
             } else {
                 Err(format!("{sent} bytes"))
@@ -110,7 +110,7 @@ impl RunningTransfer {
         .await;
     }
 
-    /// Waits until nothing moves any more, and expects that what was sent is no image.
+    /// Waits until the transfer has stopped, and expects that no image was stored.
     async fn assert_stopped(&self) {
         eventually(
             scaled_by_load(AT_ONCE),
@@ -121,20 +121,23 @@ impl RunningTransfer {
             },
         )
         .await;
-        assert!(self.to.sent() < LARGE as u64, "it moved to its end");
-        assert!(self.standing("1").await.is_none(), "a tag points at half an image");
+        assert!(self.to.sent() < LAYER_SIZE as u64, "it moved to its end");
+        assert!(
+            self.stored_document("1").await.is_none(),
+            "a tag points at half an image"
+        );
     }
 
-    async fn standing(&self, tag: &str) -> Option<Document> {
+    async fn stored_document(&self, tag: &str) -> Option<Document> {
         self.registry.repository(&self.path).manifest(tag).await.unwrap()
     }
 
-    /// Lets it finish, and expects that it does.
+    /// Removes the throttle, and expects that the transfer finishes.
     async fn finish(&self, tag: &str) {
         self.to.set_rate(0);
         let package = self.cluster.ready("app").await;
         let digest = package.status.unwrap().images[0].digest.clone().unwrap();
-        assert_eq!(self.standing(tag).await.unwrap().digest().as_str(), digest);
+        assert_eq!(self.stored_document(tag).await.unwrap().digest().as_str(), digest);
     }
 }
 
@@ -199,7 +202,7 @@ async fn a_package_suspended_during_a_transfer_stops_and_finishes_when_resumed()
             is_suspended(&status.conditions).filter(|()| status.claim.is_none())
         });
         image.await;
-        assert!(running.standing("1").await.is_none());
+        assert!(running.stored_document("1").await.is_none());
         running
             .cluster
             .patch::<JackalPackage>("app", json!({"spec": {"suspend": false}}))
@@ -228,7 +231,7 @@ async fn a_package_edited_during_a_transfer_copies_the_new_spec() {
         let first = running.cluster.image().await;
         running.cluster.apply(&running.package(&other));
         running.assert_stopped().await;
-        // The throttle stands: what is small passes it.
+        // The throttle is still active: small requests pass.
         let package = running.cluster.ready("app").await;
         let status = package.status.unwrap();
         assert_eq!(status.images.len(), 1);
@@ -238,11 +241,11 @@ async fn a_package_edited_during_a_transfer_copies_the_new_spec() {
             Some(&status.images[0].resource)
         );
         assert!(
-            running.standing("1").await.is_none(),
+            running.stored_document("1").await.is_none(),
             "the first image came nevertheless"
         );
-        let standing = running.standing("2").await.unwrap();
-        assert_eq!(status.images[0].digest.as_deref(), Some(standing.digest().as_str()));
+        let existing = running.stored_document("2").await.unwrap();
+        assert_eq!(status.images[0].digest.as_deref(), Some(existing.digest().as_str()));
     }
 }
 
@@ -291,7 +294,7 @@ async fn a_process_stopped_during_a_transfer_releases_its_claim_and_its_successo
 #[tokio::test]
 async fn a_process_without_an_api_server_stops() {
     let cluster = Cluster::new().await;
-    // It takes connections and never answers.
+    // It accepts connections and never responds.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let kubeconfig = folder.path().join("kubeconfig");
@@ -300,7 +303,7 @@ async fn a_process_without_an_api_server_stops() {
     let mut controller = cluster.controller_with(&["--lease-duration", "15s"], &elsewhere);
     let mut agent = cluster.agent_with("n1", &required("JACKAL_DOCKER20"), &[], &elsewhere);
     for process in [&mut controller, &mut agent] {
-        // A process that has not come to its signals yet would just die.
+        // A process that has not installed its signal handlers yet would just die.
         eventually(SOON, "it asks the API server", async || {
             let asks = process.log().contains("requesting");
             if asks { Ok(()) } else { Err(process.log()) }

@@ -1,4 +1,4 @@
-//! Which node an image is read from.
+//! Selection of the node that an image is read from.
 
 use super::{layered, unique};
 use crate::docker::engines::DockerEngine;

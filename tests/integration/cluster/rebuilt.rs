@@ -1,4 +1,4 @@
-//! Images that are built again on a node.
+//! Images that are rebuilt on a node.
 
 use std::time::{Duration, Instant};
 
@@ -8,11 +8,11 @@ use crate::support::cluster::Cluster;
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::wait::scaled_by_load;
 
-/// How long a rebuilt image may take to be in the registry.
+/// How long it may take until a rebuilt image is in the registry.
 const MAX_DELAY: Duration = Duration::from_secs(2);
 
-/// Has `name` built by `build`, given 1 and then 2, and expects the second in the registry in no time.
-async fn follows(engine: &DockerEngine, name: &str, build: impl Fn(u32)) {
+/// Builds `name` with `build`, called with 1 and then 2, and expects the second image in the registry within the limit.
+async fn assert_pushed_promptly(engine: &DockerEngine, name: &str, build: impl Fn(u32)) {
     let _guard = TIMING_LOCK.lock().await;
     let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
     let _controller = cluster.controller(&[]);
@@ -25,12 +25,12 @@ async fn follows(engine: &DockerEngine, name: &str, build: impl Fn(u32)) {
 
     let (path, tag) = name.split_once(':').unwrap();
     let repository = registry.repository(path);
-    let standing = repository.head_manifest(tag).await.unwrap().unwrap().digest;
+    let existing = repository.head_manifest(tag).await.unwrap().unwrap().digest;
     build(2);
     let (built, limit) = (Instant::now(), scaled_by_load(MAX_DELAY));
     let digest = loop {
         let digest = repository.head_manifest(tag).await.unwrap().unwrap().digest;
-        if digest != standing {
+        if digest != existing {
             break digest;
         }
         assert!(
@@ -75,7 +75,7 @@ async fn follows(engine: &DockerEngine, name: &str, build: impl Fn(u32)) {
 async fn an_image_rebuilt_by_docker_20_is_pushed_at_once() {
     let [engine, ..] = DockerEngine::all();
     let name = unique("app:dev");
-    follows(&engine, &name, |version| {
+    assert_pushed_promptly(&engine, &name, |version| {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(
             folder.path().join("Dockerfile"),
@@ -93,7 +93,7 @@ async fn a_reloaded_image_is_pushed_at_once() {
     let [_, classic, containerd] = DockerEngine::all();
     for engine in [classic, containerd] {
         let name = unique("app:dev");
-        follows(&engine, &name, |version| {
+        assert_pushed_promptly(&engine, &name, |version| {
             engine.load(&layered(&name, &version.to_string()).archive())
         })
         .await;
@@ -108,7 +108,7 @@ async fn a_retagged_image_is_pushed_at_once() {
         for version in [1, 2] {
             engine.load(&layered(&format!("{name}-{version}"), &version.to_string()).archive());
         }
-        follows(&engine, &name, |version| {
+        assert_pushed_promptly(&engine, &name, |version| {
             engine.run(&["tag", &format!("{name}-{version}"), &name])
         })
         .await;
@@ -119,7 +119,7 @@ async fn a_retagged_image_is_pushed_at_once() {
 async fn a_reimported_image_is_pushed_at_once() {
     for engine in DockerEngine::all() {
         let name = unique("app:dev");
-        follows(&engine, &name, |version| {
+        assert_pushed_promptly(&engine, &name, |version| {
             let folder = tempfile::tempdir().unwrap();
             let file = folder.path().join("root.tar");
             std::fs::write(&file, tar(&[("content", format!("{name} {version}"))])).unwrap();

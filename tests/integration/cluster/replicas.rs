@@ -12,7 +12,7 @@ use crate::support::registry::{TestRegistry, Version};
 use crate::support::throttle::Throttle;
 use crate::support::wait::{SOON, eventually, scaled_by_load};
 
-/// How long a claim of somebody who is gone keeps others away, and what it takes to notice and finish.
+/// How long the claim of a dead process blocks others, plus the time to notice it and to finish.
 const CLAIM_EXPIRY: Duration = Duration::from_secs(40);
 
 async fn leader(cluster: &Cluster) -> Option<String> {
@@ -76,7 +76,7 @@ async fn replicas_share_transfers_and_one_becomes_leader_when_the_leader_is_kill
     killed.signal("KILL");
     killed.ends(SOON).await;
     let gone = Instant::now();
-    // The lease lasts three seconds from when the other saw it renewed; the rest is for a busy machine.
+    // The lease lasts three seconds after the other saw its renewal; the rest is for a busy machine.
     let second = replicas[0].0;
     eventually(
         scaled_by_load(Duration::from_secs(8)),
@@ -92,7 +92,7 @@ async fn replicas_share_transfers_and_one_becomes_leader_when_the_leader_is_kill
     )
     .await;
     to.set_rate(0);
-    // What nobody had claimed does not wait for the claim of the dead.
+    // Unclaimed images do not wait for the claim of the dead process.
     cluster.apply(&package("prompt", &registry.host, &lines[..1], "naming: Plain"));
     cluster.ready("prompt").await;
     assert!(gone.elapsed() < CLAIM_EXPIRY, "it took {:?}", gone.elapsed());

@@ -1,4 +1,4 @@
-//! A package that stays what it is, and the same package built elsewhere.
+//! A package that does not change, and the same package built elsewhere.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use super::{layered, package, unique};
 use crate::docker::engines::DockerEngine;
 use crate::support::cluster::{Cluster, required};
 use crate::support::image::multi_platform;
-use crate::support::process::output;
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::throttle::Throttle;
 use crate::support::wait::{SOON, eventually};
+use crate::support::workspace::Workspace;
 
-/// Requests without blobs come to less than this many bytes.
+/// Requests without blobs have less than this number of bytes.
 const NO_BLOB: u64 = 100_000;
 
 #[tokio::test]
@@ -33,7 +33,7 @@ async fn an_unchanged_package_causes_no_write_and_no_blob_transfer() {
     cluster.apply(&yaml);
     let first = cluster.ready("app").await.status.unwrap();
     assert!(to.sent() > NO_BLOB);
-    // An event is written after the status that it tells of.
+    // An event is written after its status.
     eventually(SOON, "each success has its event", async || {
         let written = cluster
             .writes()
@@ -49,7 +49,7 @@ async fn an_unchanged_package_causes_no_write_and_no_blob_transfer() {
     .await;
     let (written, moved) = (cluster.writes(), to.sent());
 
-    // Twice, for then everything between the two was looked at, the artifact too.
+    // Twice, so that everything is reconciled in between, including the artifact.
     cluster.apply(&yaml);
     for _ in 0..2 {
         let (asked, answered) = (from.sent(), to.sent());
@@ -62,7 +62,7 @@ async fn an_unchanged_package_causes_no_write_and_no_blob_transfer() {
             }
         })
         .await;
-        // The rest of the same look, which begins for all images at about the same time.
+        // The remaining requests of the same reconciliation, which begins for all images at about the same time.
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
     assert_eq!(
@@ -95,7 +95,7 @@ async fn an_unchanged_package_causes_no_write_and_no_blob_transfer() {
         );
     }
     assert!(to.sent() - moved < NO_BLOB);
-    // On each image the request and its answer, on the package its answer: no event, no passing state.
+    // On each image the request and its handling, on the package its handling: no event, no transient state.
     let news: Vec<String> = cluster.writes()[written.len()..].to_vec();
     assert_eq!(news.len(), 5, "{news:?}");
     assert!(!news.iter().any(|request| request.contains("/events")), "{news:?}");
@@ -136,30 +136,14 @@ async fn two_builds_produce_the_same_digests() {
     }
     assert_eq!(built[0], built[1]);
 
-    let (registry, folder) = (TestRegistry::start(Version::V31), tempfile::tempdir().unwrap());
-    let file = folder.path().join("package.yaml");
-    std::fs::write(&file, package("app", "unused.invalid", &lines, "naming: Zarf")).unwrap();
-    let layout = format!("oci:{}", folder.path().join("layout").display());
-    for (to, docker) in [(&registry.host, "JACKAL_DOCKER_CLASSIC"), (&layout, "JACKAL_DOCKER20")] {
+    let (registry, folder) = (TestRegistry::start(Version::V31), Workspace::new());
+    let text = package("app", "unused.invalid", &lines, "naming: Zarf");
+    for (to, docker) in [
+        (registry.host.as_str(), "JACKAL_DOCKER_CLASSIC"),
+        ("oci:layout", "JACKAL_DOCKER20"),
+    ] {
         let docker = required(docker);
-        let report = output(
-            env!("CARGO_BIN_EXE_jackal-operator").as_ref(),
-            &[
-                "build",
-                file.to_str().unwrap(),
-                "--to",
-                to,
-                "--insecure",
-                "--insecure-registry",
-                &source.host,
-                "--docker-host",
-                &docker,
-                "--output",
-                "json",
-            ],
-        );
-        assert!(report.status.success(), "{}", String::from_utf8_lossy(&report.stderr));
-        let report: serde_json::Value = serde_json::from_slice(&report.stdout).unwrap();
+        let report = folder.text_report(&text, to, &[&source.host], &["--docker-host", &docker]);
         assert_eq!(report["digest"], built[0].0, "built to {to}");
     }
 }

@@ -1,4 +1,4 @@
-//! Failures that could not be written into the status.
+//! Failures whose status could not be written.
 
 use std::fmt::Debug;
 
@@ -14,7 +14,7 @@ use crate::support::cluster::{Cluster, image_stalled, package_stalled};
 use crate::support::objects::{ADDRESS, standalone_image};
 use crate::support::wait::{SOON, eventually};
 
-/// A policy that admits no status in `namespace` that says Stalled.
+/// A policy that denies statuses with Stalled in `namespace`.
 fn denying_policy(namespace: &str) -> String {
     let policy = json!({
         "apiVersion": "admissionregistration.k8s.io/v1",

@@ -1,4 +1,4 @@
-//! Images out of real containerds.
+//! Images from real containerds.
 
 pub mod node;
 
@@ -19,13 +19,13 @@ fn reference(text: &str) -> Reference {
     text.parse().unwrap()
 }
 
-/// A name that no other test has, as Kubernetes' runtime interface writes it.
+/// A unique name, in the form of the Kubernetes runtime interface.
 fn unique(name: &str) -> String {
     format!("docker.io/jackal-test-{:012x}/{name}", fastrand::u64(..1 << 48))
 }
 
-/// An image of which no other test has a layer: some lose them.
-fn own(name: &str) -> Image {
+/// An image with unique layers, because some tests delete them.
+fn unique_layers(name: &str) -> Image {
     let layer = |file: &str, length: usize| tar(&[(file, noise(length)), ("name", name.as_bytes().to_vec())]);
     Image::new(name, vec![layer("a", 10), layer("b", 3 << 20), layer("c", 1000)])
 }
@@ -46,7 +46,7 @@ fn root(delivered: &Delivery) -> &Digest {
 async fn blobs_are_delivered_as_stored() {
     for node in Node::all() {
         let name = unique("app:dev");
-        let image = own(&name);
+        let image = unique_layers(&name);
         node.import(&image.archive());
         let digest = node.digest(&name);
         for (source, method) in [
@@ -66,7 +66,7 @@ async fn blobs_are_delivered_as_stored() {
             for other in [
                 short.to_owned(),
                 format!("{short}@{digest}"),
-                // Under whatever name it is there.
+                // Under any name in the store.
                 format!("{untagged}@{digest}"),
             ] {
                 let found = source.resolve(&reference(&other), &[]).await.unwrap();
@@ -104,7 +104,7 @@ async fn an_index_is_copied_completely_or_reduced_to_its_stored_platforms() {
             let two = deliver(&source, &name, &["linux/arm64", "linux/amd64"], &sink).await;
             assert_eq!((two.documents.len(), sink.taken().len()), (3, 4));
         }
-        // As the kubelet of an amd64 node leaves it.
+        // As after a pull by the kubelet of an amd64 node.
         for at in [1, 2] {
             for content in &built.blobs[&at] {
                 node.forget(&Digest::of(content));
@@ -117,7 +117,7 @@ async fn an_index_is_copied_completely_or_reduced_to_its_stored_platforms() {
             let arm = ["linux/arm64".parse().unwrap()];
             let fault = source.resolve(&reference(&name), &arm).await.unwrap_err();
             assert_eq!(fault.reason, Reason::SourceNotFound, "{fault}");
-            // Its name is the digest of the index, which cannot be had here.
+            // The digest in the name is that of the index, which is incomplete here.
             let pinned = format!("{name}@{}", built.index.digest());
             let fault = source.resolve(&reference(&pinned), &[]).await.unwrap_err();
             assert_eq!(fault.reason, Reason::DigestMismatch);
@@ -152,12 +152,12 @@ async fn platforms_are_selected_in_a_nested_index() {
 async fn discarded_or_missing_layers_are_reported() {
     for node in Node::all() {
         let (discarded, lost) = (unique("discarded:1"), unique("lost:1"));
-        let image = own(&discarded);
+        let image = unique_layers(&discarded);
         node.import(&image.archive());
         for layer in image.diff_ids().iter().collect::<std::collections::BTreeSet<_>>() {
             node.forget(layer);
         }
-        let other = own(&lost);
+        let other = unique_layers(&lost);
         node.import(&other.archive());
         let layer = other.diff_ids().pop().unwrap();
         node.forget(&layer);
@@ -197,7 +197,7 @@ async fn every_change_of_an_image_is_detected() {
                     }
             }
         };
-        node.import(&own(&name).archive());
+        node.import(&unique_layers(&name).archive());
         until(&mut events, "import", named(short.clone())).await;
         node.ctr(&["images", "tag", "--local", &name, &tagged]);
         until(&mut events, "tag", named(short.replace(":1", ":2"))).await;

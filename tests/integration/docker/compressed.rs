@@ -1,4 +1,4 @@
-//! Layers that are compressed on their way, from engines to registries and back into engines.
+//! Layers that are compressed during the transfer, from engines to registries and back into engines.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::support::independent::pull_and_verify;
 use crate::support::process::run;
 use crate::support::registry::{TestRegistry, Version};
 
-/// Text of some megabytes that is like no other.
+/// Some megabytes of unique text.
 fn text(name: &str) -> Vec<u8> {
     let mut text = String::new();
     for line in 0..60_000 {
@@ -22,12 +22,12 @@ fn text(name: &str) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// Nobody's before.
+/// A unique image name.
 fn unique(name: &str) -> String {
     format!("jackal-test-{:012x}/{name}:1", fastrand::u64(..1 << 48))
 }
 
-fn classic() -> DockerEngine {
+fn classic_engine() -> DockerEngine {
     let host = required("JACKAL_DOCKER_CLASSIC");
     DockerEngine::all()
         .into_iter()
@@ -35,15 +35,15 @@ fn classic() -> DockerEngine {
         .unwrap()
 }
 
-async fn bring(docker: &Docker, image: &str, registry: &TestRegistry, compression: Compression) -> Outcome {
-    // Nothing is known from before, as after a restart.
+async fn copy_image(docker: &Docker, image: &str, registry: &TestRegistry, compression: Compression) -> Outcome {
+    // Without state from earlier transfers, as after a restart.
     let transfer = transfer(docker, image, registry, "", compression);
     transfer.run().await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn engines_can_pull_compressed_layers() {
-    let source = classic();
+    let source = classic_engine();
     let name = unique("app");
     let content = [text(&name), noise(700_000)].concat();
     let image = Image::new(
@@ -57,12 +57,12 @@ async fn engines_can_pull_compressed_layers() {
     source.load(&image.archive());
     let registry = TestRegistry::start(Version::V31);
     for (variable, compression) in [
-        // 20.10 does not know zstd.
+        // 20.10 does not support zstd.
         ("JACKAL_DOCKER20", Compression::Gzip),
         ("JACKAL_DOCKER_CONTAINERD", Compression::Zstd),
         ("JACKAL_DOCKER_CONTAINERD", Compression::Gzip),
     ] {
-        let outcome = bring(&source.graph(), &name, &registry, compression).await;
+        let outcome = copy_image(&source.graph(), &name, &registry, compression).await;
         assert_eq!(outcome.method, Method::DockerGraph);
         assert!(outcome.size < content.len() as u64 / 2, "{}", outcome.size);
         let engine = DockerEngine::all()
@@ -89,7 +89,7 @@ async fn engines_can_pull_compressed_layers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_changed_layer_is_transferred() {
-    for engine in [classic(), DockerEngine::all().into_iter().next().unwrap()] {
+    for engine in [classic_engine(), DockerEngine::all().into_iter().next().unwrap()] {
         for (compression, graph) in [
             (Compression::Gzip, true),
             (Compression::Zstd, true),
@@ -109,9 +109,9 @@ async fn only_the_changed_layer_is_transferred() {
             );
             let registry = TestRegistry::start(Version::V31);
             engine.load(&first.archive());
-            let all = bring(&docker, &name, &registry, compression).await;
+            let all = copy_image(&docker, &name, &registry, compression).await;
             assert_eq!(all.moved_blobs, 5);
-            let again = bring(&docker, &name, &registry, compression).await;
+            let again = copy_image(&docker, &name, &registry, compression).await;
             assert_eq!(
                 (again.moved_blobs, again.moved_bytes, again.method),
                 (0, 0, Method::Unchanged)
@@ -119,24 +119,24 @@ async fn only_the_changed_layer_is_transferred() {
             assert_eq!(again.digest, all.digest);
 
             engine.load(&changed.archive());
-            let one = bring(&docker, &name, &registry, compression).await;
+            let one = copy_image(&docker, &name, &registry, compression).await;
             assert_eq!(
                 one.moved_blobs, 2,
                 "the configuration and the layer; {compression:?} {graph}"
             );
             assert!(one.moved_bytes < 10_000, "{}", one.moved_bytes);
-            let elsewhere = bring(&docker, &name, &TestRegistry::start(Version::V28), compression).await;
+            let elsewhere = copy_image(&docker, &name, &TestRegistry::start(Version::V28), compression).await;
             assert_eq!(elsewhere.digest, one.digest, "what stood does not show");
 
-            // A layer less, and in another form.
+            // With one layer less, and then uncompressed.
             changed.layers.remove(1);
             let fewer = Image::new(&name, changed.layers.clone());
             engine.load(&fewer.archive());
-            let less = bring(&docker, &name, &registry, compression).await;
-            // The configuration; an export of 20.10 does not say which layer the topmost is.
+            let less = copy_image(&docker, &name, &registry, compression).await;
+            // The configuration; an export of 20.10 does not identify the topmost layer.
             assert!(less.moved_blobs <= 1 + u64::from(!graph), "{}", less.moved_blobs);
             assert!(less.moved_bytes < 10_000, "{}", less.moved_bytes);
-            let plain = bring(&docker, &name, &registry, Compression::None).await;
+            let plain = copy_image(&docker, &name, &registry, Compression::None).await;
             assert_eq!(plain.moved_blobs, 3);
         }
     }
@@ -144,7 +144,7 @@ async fn only_the_changed_layer_is_transferred() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn incompressible_layers_are_stored_uncompressed() {
-    let engine = classic();
+    let engine = classic_engine();
     for (compression, graph) in [
         (Compression::Zstd, true),
         (Compression::Gzip, true),
@@ -164,55 +164,55 @@ async fn incompressible_layers_are_stored_uncompressed() {
             name
         };
         let registry = TestRegistry::start(Version::V31);
-        let first = bring(&docker, &image(":1"), &registry, compression).await;
+        let first = copy_image(&docker, &image(":1"), &registry, compression).await;
         assert_eq!(first.moved_blobs, 4);
         let layers = first.documents[0].manifest().unwrap().layers.clone();
         let forms = [Compression::None, compression, compression].map(Compression::layer_type);
         assert_eq!(layers.iter().map(|layer| &layer.media_type).collect::<Vec<_>>(), forms);
         assert_eq!(layers[0].digest, Digest::of(&random));
-        let again = bring(&docker, &name, &registry, compression).await;
+        let again = copy_image(&docker, &name, &registry, compression).await;
         assert_eq!((again.moved_blobs, again.method), (0, Method::Unchanged));
-        // Under another tag, of which nothing stands: what has its own digest is found.
-        let second = bring(&docker, &image(":2"), &registry, compression).await;
+        // Under another tag without an image: layers are found by their digests.
+        let second = copy_image(&docker, &image(":2"), &registry, compression).await;
         assert_eq!(second.moved_blobs, 3, "{compression:?} {graph}");
         assert!(
             second.moved_bytes < words.len() as u64 + 10_000,
             "{}",
             second.moved_bytes
         );
-        // Who wants none of it compressed has another image.
-        let plain = bring(&docker, &name, &registry, Compression::None).await;
+        // Without compression the image is another one.
+        let plain = copy_image(&docker, &name, &registry, Compression::None).await;
         assert!(plain.digest != first.digest && plain.moved_blobs == 2, "{plain:?}");
     }
 }
 
-/// As other tools write a manifest, and as nobody does.
+/// A manifest as other tools write it, and one with unusual white space.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn layers_compressed_by_others_are_not_reused() {
-    let engine = classic();
+    let engine = classic_engine();
     let name = unique("foreign");
     let image = Image::new(&name, vec![tar(&[("a", text(&name))])]);
     engine.load(&image.archive());
     let registry = TestRegistry::start(Version::V31);
-    let ours = bring(&engine.graph(), &name, &registry, Compression::Gzip).await;
+    let ours = copy_image(&engine.graph(), &name, &registry, Compression::Gzip).await;
     let repository = registry.repository(name.trim_end_matches(":1"));
-    let standing = repository.manifest("1").await.unwrap().unwrap();
-    let mut foreign: Manifest = standing.manifest().unwrap().clone();
+    let existing = repository.manifest("1").await.unwrap().unwrap();
+    let mut foreign: Manifest = existing.manifest().unwrap().clone();
     foreign.layers[0].annotations.clear();
-    let spaced = [&standing.raw[..], b"\n"].concat();
+    let spaced = [&existing.raw[..], b"\n"].concat();
     for document in [
         Document::of_manifest(foreign).unwrap(),
         Document::parse(None, spaced.into()).unwrap(),
     ] {
         repository.put_manifest(&document, "1").await.unwrap();
-        let again = bring(&engine.graph(), &name, &registry, Compression::Gzip).await;
+        let again = copy_image(&engine.graph(), &name, &registry, Compression::Gzip).await;
         assert_eq!((again.digest, again.moved_blobs), (ours.digest.clone(), 1));
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shared_base_layer_is_compressed_once() {
-    let engine = classic();
+    let engine = classic_engine();
     for graph in [true, false] {
         let docker = match graph {
             true => engine.graph(),
@@ -230,7 +230,7 @@ async fn a_shared_base_layer_is_compressed_once() {
             known: Arc::clone(&known),
             ..transfer(&docker, name, &registry, "team", Compression::Zstd)
         });
-        // Two at the same moment, one later.
+        // Two concurrently, one later.
         let (one, two) = futures::try_join!(transfers[0].run(), transfers[1].run()).unwrap();
         let three = transfers[2].run().await.unwrap();
         let blobs = one.moved_blobs + two.moved_blobs + three.moved_blobs;
@@ -238,12 +238,12 @@ async fn a_shared_base_layer_is_compressed_once() {
         assert_eq!(blobs, 1 + 3 * 2, "the base, and a layer and a configuration each");
         assert!(bytes < base.len() as u64 + 20_000, "{bytes}");
         for transfer in &transfers {
-            let standing = transfer.destination.document("1").await.unwrap().unwrap();
-            for layer in &standing.manifest().unwrap().layers {
+            let existing = transfer.destination.document("1").await.unwrap().unwrap();
+            for layer in &existing.manifest().unwrap().layers {
                 let held = transfer.destination.holds(&layer.digest).await.unwrap();
                 assert_eq!(held, Some(layer.size));
             }
-            let config: Digest = standing.manifest().unwrap().config.digest.clone();
+            let config: Digest = existing.manifest().unwrap().config.digest.clone();
             assert!(transfer.destination.holds(&config).await.unwrap().is_some());
         }
     }

@@ -16,13 +16,13 @@ use super::{deliver, reference};
 use crate::support::copy::copy;
 use crate::support::registry::{TestRegistry, Version};
 
-/// The engine's content store, wherever its containerd says that it is.
+/// Reads the engine's content store, in the folder that its containerd reports.
 pub fn folder(engine: &DockerEngine) -> Docker {
     let nowhere = Some(PathBuf::from("/nowhere"));
     Docker::new(engine.docker.engine().clone(), nowhere).with_content(ContentStores::new(None))
 }
 
-/// The same content over the socket of the engine's containerd.
+/// Reads the same content over the socket of the engine's containerd.
 pub fn socket(engine: &DockerEngine) -> Docker {
     let nowhere = Some(PathBuf::from("/nowhere"));
     Docker::new(engine.docker.engine().clone(), nowhere.clone()).with_content(ContentStores::new(nowhere))
@@ -67,19 +67,19 @@ async fn blobs_equal_those_of_docker_push_and_are_delivered_once() {
         assert_eq!(first.method, method, "{:?}", first.declined);
         let root = first.documents.last().unwrap();
         assert_eq!(*root.digest(), pushed.digest);
-        let said = first.declined.as_deref().unwrap_or_default();
+        let declined = first.declined.as_deref().unwrap_or_default();
         match method {
             Method::ContainerdContent => assert_eq!(first.declined, None),
             _ => assert!(
-                said.contains("/nowhere is not there") && said.ends_with("--containerd-root"),
-                "{said}"
+                declined.contains("/nowhere is not there") && declined.ends_with("--containerd-root"),
+                "{declined}"
             ),
         }
-        // The layer that is there twice comes once; the largest is asked for first.
+        // A duplicate layer is delivered once; the largest is requested first.
         assert_eq!(sink.taken().len(), image.layers.len());
         let again = deliver(&docker, &image.name, &sink).await;
         assert_eq!((&again.documents, sink.taken()), (&first.documents, vec![]));
-        // The manifests are known before anything is delivered, so a repeat need not ask for a single blob.
+        // The manifests are known before anything is delivered, so a repeat requests no blob.
         let resolved = docker.resolve(&reference(&image.name), &[]).await.unwrap();
         assert_eq!(resolved.documents, first.documents);
         let by_api = engine.docker.resolve(&reference(&image.name), &[]).await.unwrap();
@@ -97,7 +97,7 @@ async fn missing_content_is_reported() {
     for part in [layer.digest.as_str(), &image.name, "`docker pull`"] {
         assert!(fault.message.contains(part), "{fault}");
     }
-    // containerd itself believes that it has it until it is read.
+    // containerd itself does not notice until it is read.
     let resolved = socket(&engine).resolve(&reference(&image.name), &[]).await.unwrap();
     let sink = MemorySink::default();
     let fault = socket(&engine).deliver(&resolved, &sink).await.unwrap_err();
@@ -149,7 +149,7 @@ async fn damaged_content_is_not_pushed() {
 async fn without_folder_and_socket_the_engine_exports() {
     let (engine, image) = varied("exported");
     let whole = deliver(&folder(&engine), &image.name, &MemorySink::default()).await;
-    // An engine on another machine, as far as anybody can tell.
+    // An engine that looks like one on another machine.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = format!("tcp://{}", listener.local_addr().unwrap());
     let path = engine.host.strip_prefix("unix://").unwrap().to_owned();
@@ -166,9 +166,9 @@ async fn without_folder_and_socket_the_engine_exports() {
     forwarder.abort();
     assert_eq!(exported.method, Method::DockerSave);
     assert_eq!(exported.documents, whole.documents);
-    let said = exported.declined.unwrap();
+    let declined = exported.declined.unwrap();
     assert!(
-        said.contains("/nowhere/containerd/daemon is not there") && said.contains("--containerd-root"),
-        "{said}"
+        declined.contains("/nowhere/containerd/daemon is not there") && declined.contains("--containerd-root"),
+        "{declined}"
     );
 }

@@ -1,4 +1,4 @@
-//! A double of an engine, for exports that no sound engine gives.
+//! A fake engine, for exports that no valid engine produces.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ struct FakeEngine {
     api: &'static str,
     inspected: Value,
     export: Bytes,
-    // Never ends what it began.
+    // Does not end the response.
     hangs: bool,
 }
 
@@ -67,11 +67,11 @@ impl FakeEngine {
         if !path.ends_with("/get") {
             return StatusCode::NOT_FOUND.into_response();
         }
-        let begun = futures::stream::iter([Ok::<_, std::io::Error>(self.export.clone())]);
+        let started = futures::stream::iter([Ok::<_, std::io::Error>(self.export.clone())]);
         if self.hangs {
-            return Body::from_stream(begun.chain(futures::stream::pending())).into_response();
+            return Body::from_stream(started.chain(futures::stream::pending())).into_response();
         }
-        Body::from_stream(begun).into_response()
+        Body::from_stream(started).into_response()
     }
 
     async fn deliver(self) -> Result<Delivery, Fault> {
@@ -199,7 +199,7 @@ async fn a_containerd_export_must_contain_everything_its_root_references() {
     assert_eq!(fault.reason, Reason::SourceNotFound, "{fault}");
 }
 
-// An API before 1.48 does not tell what of an index the engine holds.
+// An API before 1.48 does not report which platforms of an index the engine stores.
 #[tokio::test]
 async fn of_an_incomplete_index_the_complete_image_is_taken() {
     let describe = |kind: &str, content: &[u8]| Descriptor::new(kind, Digest::of(content), content.len() as u64);
@@ -221,7 +221,7 @@ async fn of_an_incomplete_index_the_complete_image_is_taken() {
     let export = |held: &[usize]| {
         let mut all = vec![blob(&root.raw)];
         all.extend(held.iter().flat_map(|&at| files[at].clone()));
-        // The manifest of the others comes, their layers do not.
+        // The manifests of the others are exported, but not their layers.
         all.extend(files.iter().map(|files| files[0].clone()));
         FakeEngine::containerd(&root.descriptor, tar(&all))
     };

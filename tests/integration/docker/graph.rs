@@ -1,4 +1,4 @@
-//! Layers read straight from the folders of real engines, and what happens when something is wrong there.
+//! Layers read directly from the folders of real engines, and damage in these folders.
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
@@ -13,17 +13,17 @@ use tempfile::TempDir;
 
 use super::engines::{DockerEngine, Image, noise};
 use super::memory_sink::MemorySink;
-use super::tars::{Tar, crowded, odd};
-use super::{deliver, manifest, reference, stands, transfer};
+use super::tars::{Tar, many_files, unusual_entries};
+use super::{deliver, manifest, reference, stored_image, transfer};
 use crate::support::registry::{TestRegistry, Version};
 
-fn classic() -> impl Iterator<Item = DockerEngine> {
+fn classic_engines() -> impl Iterator<Item = DockerEngine> {
     DockerEngine::all()
         .into_iter()
         .filter(|engine| engine.shape == StorageKind::Classic)
 }
 
-fn verified(delivered: &Delivery, sink: &MemorySink, image: &Image, host: &str) {
+fn assert_delivered(delivered: &Delivery, sink: &MemorySink, image: &Image, host: &str) {
     let manifest = manifest(delivered);
     assert_eq!(manifest.config.digest, Digest::of(&image.config), "{host}");
     let layers: Vec<Digest> = manifest.layers.iter().map(|layer| layer.digest.clone()).collect();
@@ -32,7 +32,7 @@ fn verified(delivered: &Delivery, sink: &MemorySink, image: &Image, host: &str) 
     for (layer, content) in manifest.layers.iter().zip(&image.layers) {
         assert!(blobs[&layer.digest] == content.as_slice(), "{host}: {}", layer.digest);
     }
-    // Each once.
+    // Each layer once.
     let taken: BTreeSet<_> = image
         .diff_ids()
         .into_iter()
@@ -44,7 +44,7 @@ fn verified(delivered: &Delivery, sink: &MemorySink, image: &Image, host: &str) 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn layers_read_from_the_folder_equal_the_engines_export() {
-    for engine in classic() {
+    for engine in classic_engines() {
         let mut image = Image::varied("jackal-test/graph:1");
         let base = Tar::default()
             .folder("gone/")
@@ -52,7 +52,9 @@ async fn layers_read_from_the_folder_equal_the_engines_export() {
             .folder("e/")
             .file("e/y", b"y")
             .end(1024);
-        image.layers.splice(0..0, [base, odd(), crowded(20_000), odd()]);
+        image
+            .layers
+            .splice(0..0, [base, unusual_entries(), many_files(20_000), unusual_entries()]);
         let image = Image::new(&image.name, image.layers);
         engine.load(&image.archive());
 
@@ -64,7 +66,7 @@ async fn layers_read_from_the_folder_equal_the_engines_export() {
             "{}",
             engine.host
         );
-        verified(&read, &sink, &image, &engine.host);
+        assert_delivered(&read, &sink, &image, &engine.host);
 
         let exported = deliver(&engine.docker, &image.name, &MemorySink::default()).await;
         assert_eq!(exported.method, Method::DockerSave);
@@ -78,14 +80,14 @@ async fn layers_read_from_the_folder_equal_the_engines_export() {
 
 #[tokio::test]
 async fn existing_layers_are_not_read() {
-    for engine in classic() {
+    for engine in classic_engines() {
         let image = Image::varied("jackal-test/graph-held:1");
         engine.load(&image.archive());
         let sink = MemorySink::default();
         for held in [0, 1, 2] {
             sink.hold_diff(&image.layers[held]);
         }
-        // All that is needed of the folder is one layer and the configuration.
+        // Only one layer and the configuration are needed from the folder.
         let copy = Copy::of(&engine, &image);
         for held in [0, 1, 2, 3] {
             std::fs::remove_dir_all(copy.entry(held)).unwrap();
@@ -101,7 +103,7 @@ async fn existing_layers_are_not_read() {
     }
 }
 
-/// A copy of what an engine keeps of an image, which a test may spoil while the engine stays whole.
+/// A copy of an engine's data of an image, which a test may damage without affecting the engine.
 struct Copy {
     folder: TempDir,
     chain: Vec<Digest>,
@@ -152,7 +154,7 @@ impl Copy {
         self.folder.path().join("overlay2").join(cache_id).join("diff")
     }
 
-    /// Writes the tar-split of a layer anew.
+    /// Rewrites the tar-split of a layer.
     fn split(&self, layer: usize, change: impl FnOnce(String) -> String) {
         let path = self.entry(layer).join("tar-split.json.gz");
         let mut lines = String::new();
@@ -174,7 +176,7 @@ fn change_byte(path: &Path) {
     std::fs::write(path, content).unwrap();
 }
 
-/// The description of the same files, but for the mode of the first one.
+/// The description of the same files, with another mode of the first one.
 fn other_mode(lines: String) -> String {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
@@ -186,10 +188,10 @@ fn other_mode(lines: String) -> String {
     format!("{first}\n{rest}")
 }
 
-/// What is spoiled of the layer 4, and what is said of it.
-type Spoiled = (&'static str, fn(&Copy), &'static str);
+/// Name, damage of the layer 4, and words of the reported reason.
+type Damage = (&'static str, fn(&Copy), &'static str);
 
-const SPOILED: [Spoiled; 12] = [
+const DAMAGES: [Damage; 12] = [
     (
         "a changed byte",
         |copy| change_byte(&copy.diff(4).join("large")),
@@ -241,7 +243,7 @@ const SPOILED: [Spoiled; 12] = [
         },
         "its tar-split, line ",
     ),
-    // The file's mode in the header: length and checksums stay right.
+    // The file's mode in the header: length and checksums stay correct.
     (
         "another header",
         |copy| copy.split(4, other_mode),
@@ -280,13 +282,13 @@ const SPOILED: [Spoiled; 12] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unreadable_layer_is_exported_and_the_others_are_read() {
-    for engine in classic() {
+    for engine in classic_engines() {
         let image = Image::varied("jackal-test/graph-doubt:1");
         engine.load(&image.archive());
         let layer = image.diff_ids()[4].short_form();
-        for (what, spoil, why) in SPOILED {
+        for (what, damage, why) in DAMAGES {
             let copy = Copy::of(&engine, &image);
-            spoil(&copy);
+            damage(&copy);
             let sink = MemorySink::default();
             let delivered = deliver(&copy.docker, &image.name, &sink).await;
             assert_eq!(delivered.method, Method::DockerSave, "{}: {what}", engine.host);
@@ -296,16 +298,16 @@ async fn an_unreadable_layer_is_exported_and_the_others_are_read() {
                 declined.starts_with(&expected) && declined.contains(why),
                 "{what}: {declined}"
             );
-            // Taken one after the other, so what came last came by the export.
+            // They are taken in order, so the last one came from the export.
             assert_eq!(sink.taken.lock().unwrap().last(), Some(&image.diff_ids()[4]), "{what}");
-            verified(&delivered, &sink, &image, what);
+            assert_delivered(&delivered, &sink, &image, what);
         }
     }
 }
 
 #[tokio::test]
 async fn a_folder_of_another_engine_is_not_read() {
-    for engine in classic() {
+    for engine in classic_engines() {
         let image = Image::varied("jackal-test/graph-root:1");
         engine.load(&image.archive());
         let copy = Copy::of(&engine, &image);
@@ -327,14 +329,14 @@ async fn a_folder_of_another_engine_is_not_read() {
                 declined.contains(why) && declined.contains("--docker-root"),
                 "{declined}"
             );
-            verified(&delivered, &sink, &image, &engine.host);
+            assert_delivered(&delivered, &sink, &image, &engine.host);
         }
     }
 }
 
 #[tokio::test]
 async fn an_image_removed_during_a_transfer_is_reported_as_not_found() {
-    for engine in classic() {
+    for engine in classic_engines() {
         let mut layer = Tar::default();
         for at in 0..64 {
             layer = layer.file(&format!("part-{at}"), &noise(1 << 20));
@@ -356,7 +358,7 @@ async fn an_image_removed_during_a_transfer_is_reported_as_not_found() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_corrupt_layer_never_reaches_the_registry() {
     let registry = TestRegistry::start(Version::V31);
-    for (at, engine) in classic().enumerate() {
+    for (at, engine) in classic_engines().enumerate() {
         let image = Image::varied("jackal-test/graph-registry:1");
         engine.load(&image.archive());
         let copy = Copy::of(&engine, &image);
@@ -373,6 +375,6 @@ async fn a_corrupt_layer_never_reaches_the_registry() {
         ] {
             assert!(declined.contains(why), "{declined}");
         }
-        stands(&transfer, &image).await;
+        stored_image(&transfer, &image).await;
     }
 }

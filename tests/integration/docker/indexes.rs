@@ -18,7 +18,7 @@ pub struct Built {
     /// An index that lists the index.
     pub outer: Option<Document>,
     pub manifests: Vec<Document>,
-    /// By platform, so that one can be left out.
+    /// By index of the platform, so that one can be omitted.
     pub blobs: BTreeMap<usize, Vec<Vec<u8>>>,
 }
 
@@ -80,7 +80,7 @@ impl Built {
 }
 
 /// By the engine's export, its store's folder, and its containerd's socket.
-fn ways(engine: &DockerEngine) -> [Docker; 3] {
+fn methods(engine: &DockerEngine) -> [Docker; 3] {
     [engine.docker.clone(), content::folder(engine), content::socket(engine)]
 }
 
@@ -105,19 +105,19 @@ async fn platforms_are_selected_from_an_index() {
     let name = "docker.io/jackal-test/index:1";
     let built = build("whole", &["linux/amd64", "linux/arm64", "linux/s390x"]);
     engine.load(&built.archive(name, None));
-    for docker in ways(&engine) {
-        chosen(&docker, name, &built).await;
+    for docker in methods(&engine) {
+        assert_selection(&docker, name, &built).await;
     }
 }
 
-async fn chosen(docker: &Docker, name: &str, built: &Built) {
+async fn assert_selection(docker: &Docker, name: &str, built: &Built) {
     let (whole, _) = deliver(docker, name, &[]).await;
     assert_eq!(whole.documents.last().unwrap().raw, built.index.raw);
     assert_eq!(whole.documents.len(), 4);
 
     let (one, taken) = deliver(docker, name, &["linux/arm64"]).await;
     assert_eq!(one.documents, vec![built.manifests[1].clone()]);
-    // That platform alone was asked for.
+    // Only that platform was requested.
     assert_eq!(taken.len(), 2);
 
     let (two, _) = deliver(docker, name, &["linux/s390x", "linux/amd64"]).await;
@@ -141,12 +141,12 @@ async fn only_stored_platforms_of_a_sparse_index_are_copied() {
     let sparser_name = "docker.io/jackal-test/sparse:2";
     let sparser = build("sparser", &["linux/amd64", "linux/arm64", "linux/s390x"]);
     engine.load(&sparser.archive(sparser_name, Some(1)));
-    for docker in ways(&engine) {
-        held(&docker, name, &built, sparser_name).await;
+    for docker in methods(&engine) {
+        assert_stored_platforms(&docker, name, &built, sparser_name).await;
     }
 }
 
-async fn held(docker: &Docker, name: &str, built: &Built, sparser: &str) {
+async fn assert_stored_platforms(docker: &Docker, name: &str, built: &Built, sparser: &str) {
     let (one, _) = deliver(docker, name, &[]).await;
     assert_eq!(one.documents, vec![built.manifests[0].clone()]);
     let arm = ["linux/arm64".parse().unwrap()];

@@ -1,4 +1,4 @@
-//! A destination that keeps what it takes in memory and verifies it, as every destination must.
+//! A destination that stores blobs in memory and verifies them, as every destination must.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -12,18 +12,18 @@ use jackal_operator::source::{Blob, BlobSink, Form, StoredBlob};
 
 type Interruption = Box<dyn FnOnce() + Send>;
 
-/// Keeps uncompressed layers as they come.
+/// Stores layers uncompressed.
 #[derive(Default)]
 pub struct MemorySink {
     pub blobs: Mutex<HashMap<Digest, Bytes>>,
-    /// What was taken, in order; not what was held already.
+    /// The digests of delivered blobs, in order; without those that existed already.
     pub taken: Mutex<Vec<Digest>>,
     diffs: Mutex<HashMap<Digest, Descriptor>>,
     interruption: Mutex<Option<Interruption>>,
 }
 
 impl MemorySink {
-    /// Holds a layer from the beginning.
+    /// Adds an existing layer.
     pub fn hold_diff(&self, layer: &[u8]) {
         let digest = Digest::of(layer);
         let stored = Descriptor::new(media_type::OCI_LAYER, digest.clone(), layer.len() as u64);
@@ -53,7 +53,7 @@ impl BlobSink for MemorySink {
     async fn take(&self, blob: Blob<'_>) -> Result<StoredBlob, Fault> {
         let mut bytes = blob.bytes;
         let mut content = BytesMut::new();
-        // As an HTTP client does, which only knows that the body of its request ended.
+        // Like an HTTP client, which only knows that the body of its request ended.
         let ended = |_| Fault::retryable(Reason::PushFailed, "the content ended");
         while let Some(chunk) = bytes.try_next().await.map_err(ended)? {
             content.extend_from_slice(&chunk);

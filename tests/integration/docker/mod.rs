@@ -1,4 +1,4 @@
-//! Images out of real docker engines of all three shapes.
+//! Images from real docker engines of all three configurations.
 
 mod compressed;
 mod content;
@@ -51,7 +51,7 @@ fn unpacked(kind: &str, content: &[u8]) -> Digest {
     Digest::of(&plain)
 }
 
-/// The way of an image to `registry`, where nothing is known from before, as after a restart.
+/// The transfer of an image to `registry`, without state from earlier transfers, as after a restart.
 pub fn transfer(
     docker: &Docker,
     image: &str,
@@ -74,8 +74,8 @@ pub fn transfer(
     }
 }
 
-/// The manifest of `image` where `transfer` went, once the configuration and all layers are found to be its own.
-async fn stands(transfer: &Transfer, image: &Image) -> Document {
+/// The manifest of `image` at the destination of `transfer`, after verifying its configuration and layers.
+async fn stored_image(transfer: &Transfer, image: &Image) -> Document {
     let document = transfer.destination.document("1").await.unwrap().unwrap();
     let manifest = document.manifest().unwrap();
     assert_eq!(manifest.config.digest, Digest::of(&image.config));
@@ -120,7 +120,7 @@ async fn every_layer_is_delivered_and_a_repeat_delivers_nothing() {
             })
             .collect();
         assert_eq!(layers, image.diff_ids(), "{}", engine.host);
-        // The layer that is there twice came once.
+        // The duplicate layer was delivered once.
         assert_eq!(sink.taken().len(), image.layers.len(), "{}", engine.host);
 
         let elsewhere = deliver(&engine.docker, &image.name, &MemorySink::default()).await;
@@ -256,7 +256,7 @@ async fn every_change_of_an_image_is_detected() {
         until(&mut events, &engine, named("jackal-test/tagged:1")).await;
         engine.run(&["import", file.to_str().unwrap(), "jackal-test/imported:1"]);
         until(&mut events, &engine, named("jackal-test/imported:1")).await;
-        // What follows has no name on every engine.
+        // The following events have no name on some engines.
         let mut events = ImageEvents::new(engine.docker.engine().clone());
         assert_eq!(events.next().await, ImageChange::Resync);
         engine.run(&["rmi", "jackal-test/tagged:1"]);
@@ -296,7 +296,7 @@ async fn an_engine_that_dies_during_an_export_leaves_no_partial_layer() {
             matches!(notice, ImageChange::Lost(_))
         })
         .await;
-        // A process takes a while to die; its socket answers with a reset until then.
+        // A process takes a while to die; until then its socket resets connections.
         let unreachable = async {
             while !matches!(docker.engine().ping().await, Err(fault) if fault.message.contains("cannot be reached")) {}
         };

@@ -1,4 +1,4 @@
-//! An engine that cannot export pushes by itself.
+//! An engine that cannot export pushes the image itself.
 
 use std::path::PathBuf;
 
@@ -8,10 +8,10 @@ use jackal_operator::source::Method;
 use jackal_operator::source::docker::StorageKind;
 
 use super::engines::{DedicatedEngine, Image, required};
-use super::{stands, transfer};
+use super::{stored_image, transfer};
 use crate::support::registry::{Options, TestRegistry, Version};
 
-// An export is written below it first; a file in its place is a disk that takes nothing.
+// An export is first written below this folder; a file in its place acts like a full disk.
 pub fn break_exports(name: &str) {
     let folder = PathBuf::from(required("JACKAL_STACK")).join(name).join("docker/tmp");
     std::fs::remove_dir_all(&folder).unwrap();
@@ -39,10 +39,10 @@ async fn an_engine_without_disk_space_for_an_export_pushes() {
         let declined = outcome.declined.unwrap();
         assert!(declined.contains("the engine's folder was not read"), "{declined}");
         assert!(declined.contains("the image was not exported"), "{declined}");
-        let manifest = stands(&transfer, &image).await;
+        let manifest = stored_image(&transfer, &image).await;
         assert_eq!(manifest.digest(), &outcome.digest);
 
-        // It stands, so nothing is pushed or exported again, and the name for the push is gone.
+        // The image exists, so nothing is pushed or exported again, and the temporary name is removed.
         let again = transfer.run().await.unwrap();
         assert_eq!((again.method, &again.digest), (Method::Unchanged, &outcome.digest));
         let names = engine.output(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]);
@@ -61,7 +61,7 @@ async fn a_failed_engine_push_is_reported_with_the_export_failure() {
     let name = "jackal-test/refused:1";
     dedicated.engine.load(&Image::varied(name).archive());
     let transfer = transfer(&dedicated.engine.docker, name, &registry, "in", Compression::None);
-    // Somebody gave that name to another image already.
+    // Another image already has that name.
     let taken = transfer.location.to_string();
     dedicated.engine.load(&Image::varied("jackal-test/other:1").archive());
     dedicated.engine.run(&["tag", "jackal-test/other:1", &taken]);

@@ -1,4 +1,4 @@
-//! Tools that apply again and again, and that never fight with the operator.
+//! GitOps tools apply again and again without conflicts with the operator.
 
 use jackal_operator::api::v1alpha1::{JackalImage, JackalPackage};
 use kube::ResourceExt as _;
@@ -9,7 +9,7 @@ use crate::support::cluster::Cluster;
 use crate::support::image::multi_platform;
 use crate::support::registry::{TestRegistry, Version};
 
-/// How a tool applies, and the name under which it then owns fields.
+/// How a tool applies, and the field manager that it uses.
 const TOOLS: [(&[&str], &str); 3] = [
     (
         &["--server-side", "--field-manager=argocd-controller"],
@@ -19,20 +19,20 @@ const TOOLS: [(&[&str], &str); 3] = [
         &["--server-side", "--field-manager=kustomize-controller"],
         "kustomize-controller",
     ),
-    // As Argo CD does by default, and people by hand.
+    // The default of Argo CD, and of users.
     (
         &["--field-manager=kubectl-client-side-apply"],
         "kubectl-client-side-apply",
     ),
 ];
 
-/// The object, with who owns which field.
+/// The object with its managed fields.
 fn read(cluster: &Cluster, object: &str) -> Value {
-    let said = cluster.kubectl(&["get", object, "--show-managed-fields", "--output", "json"]);
-    serde_json::from_str(&said).unwrap()
+    let output = cluster.kubectl(&["get", object, "--show-managed-fields", "--output", "json"]);
+    serde_json::from_str(&output).unwrap()
 }
 
-/// The fields that `manager` owns, or those that all others own: the first two steps of their paths.
+/// The fields that `manager` owns, or those of all others: the first two elements of their paths.
 fn owned(object: &Value, manager: &str, its: bool) -> Vec<String> {
     let mut found = Vec::new();
     for entry in object["metadata"]["managedFields"].as_array().unwrap() {
@@ -62,7 +62,7 @@ async fn applying_again_changes_nothing_and_causes_no_conflict() {
         let file = folder.path().join("objects.yaml");
         let file = file.to_str().unwrap();
         let image = |tag: &str| format!("{}/team/app:{tag}", source.host);
-        // Little is said of what has a default, and a map is empty, as generators write it.
+        // Defaults are omitted, and a map is empty, as generators write it.
         let write = |tag: &str| {
             let line = format!("{{image: '{}'}}", image(tag));
             let package = package("shop", "1.0.0", &registry.host, &[&line], "deletionPolicy: Delete");
@@ -75,7 +75,7 @@ async fn applying_again_changes_nothing_and_causes_no_conflict() {
             std::fs::write(file, format!("{package}---\n{standalone_image}")).unwrap();
         };
         let apply = || cluster.kubectl(&[&["apply", "--filename", file][..], flags].concat());
-        // It fails, and says nothing, where something differs.
+        // It fails without output if something differs.
         let differs = || cluster.kubectl(&[&["diff", "--filename", file][..], flags].concat());
 
         write("1");
@@ -92,7 +92,7 @@ async fn applying_again_changes_nothing_and_causes_no_conflict() {
                 again["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"],
                 "{manager}: {object} was written by an apply that changes nothing"
             );
-            // What others own is what no manifest in Git has.
+            // Fields of other managers are in no manifest in Git.
             let others: Vec<String> = owned(&again, manager, false);
             let foreign = |field: &&String| !field.starts_with("f:status/") && *field != "f:metadata/f:finalizers";
             assert_eq!(others.iter().find(foreign), None, "{manager}: {object}");
@@ -112,7 +112,7 @@ async fn applying_again_changes_nothing_and_causes_no_conflict() {
             );
         }
 
-        // A request by hand is nobody's drift, and the next apply leaves it alone.
+        // A manual request is not drift, and the next apply keeps it.
         let request = "reconcile.fluxcd.io/requestedAt=2026-01-01T00:00:00Z";
         cluster.kubectl(&["annotate", "jkpkg/shop", "jkimg/app", request]);
         let handled = |status: Option<&str>| (status == Some("2026-01-01T00:00:00Z")).then_some(());
@@ -134,7 +134,7 @@ async fn applying_again_changes_nothing_and_causes_no_conflict() {
         );
         assert_eq!(again.metadata.generation, shop.metadata.generation);
 
-        // A change of the manifest is taken without force.
+        // A changed manifest is accepted without force.
         write("2");
         apply();
         let changed = cluster.ready("shop").await;

@@ -1,4 +1,4 @@
-//! docs/gitops.md, and what the chart ships, against the one script.
+//! The script in docs/gitops.md and in the chart is the tested one.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use crate::support::program;
 
 const PAGE: &str = include_str!("../../../docs/gitops.md");
 
-/// What stands in the page's fences of that language.
+/// The content of the page's fenced blocks in that language.
 fn fenced(language: &str) -> Vec<String> {
     let begin = format!("```{language}\n");
     let blocks = PAGE.split(&begin).skip(1);

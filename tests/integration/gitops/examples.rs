@@ -1,4 +1,4 @@
-//! examples/ and docs/howto-deployment.md: what they show is taken by a real API server, and is what the operator does.
+//! examples/ and docs/howto-deployment.md: a real API server accepts them, and they show what the operator does.
 
 use jackal_operator::oci::{Location, Naming};
 use serde_json::Value;
@@ -10,7 +10,7 @@ use crate::support::registry::{TestRegistry, Version};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
 const PAGE: &str = include_str!("../../../docs/howto-deployment.md");
-/// The registry that the examples name for the reader's own.
+/// The registry in the examples.
 const PLACEHOLDER: &str = "registry.example.com";
 const EXAMPLE: &str = include_str!("../../../examples/deployment.yaml");
 
@@ -68,8 +68,8 @@ async fn the_deployment_references_the_copied_images() {
     let example = EXAMPLE.replace(&format!("{ADDRESS}/default/"), &here);
     cluster.apply(&example.replace(PLACEHOLDER, &source.host));
     let status = cluster.ready("web").await.status.unwrap();
-    let said = cluster.kubectl(&["get", "deployment", "web", "--output", "json"]);
-    let deployment: Value = serde_json::from_str(&said).unwrap();
+    let output = cluster.kubectl(&["get", "deployment", "web", "--output", "json"]);
+    let deployment: Value = serde_json::from_str(&output).unwrap();
     let named = &deployment["spec"]["template"]["spec"]["containers"][0]["image"];
     assert_eq!(*named, status.images[0].name);
     let path = status.images[0].name.strip_prefix(&format!("{ADDRESS}/")).unwrap();

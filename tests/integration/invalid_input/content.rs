@@ -1,4 +1,4 @@
-//! What a component holds beside its images, and cannot be had.
+//! Unavailable content of a component other than images.
 
 use jackal_operator::api::v1alpha1::JackalPackage;
 use jackal_operator::oci::Digest;

@@ -1,4 +1,4 @@
-//! Nodes whose docker engine lacks the image, holds another, or dies; and nodes without an agent.
+//! Nodes whose docker engine does not have the image, has another, or dies; and nodes without an agent.
 
 use jackal_operator::api::v1alpha1::JackalPackage;
 use jackal_operator::source::docker::StorageKind;
@@ -12,7 +12,7 @@ use crate::support::registry::{TestRegistry, Version};
 use crate::support::throttle::Throttle;
 use crate::support::wait::{SOON, eventually};
 
-/// A name that no other test uses in the engines, which all share.
+/// A unique name for an image in the shared engines.
 fn unique(name: &str) -> String {
     format!("jackal-bad-{:012x}/{name}:dev", fastrand::u64(..1 << 48))
 }
@@ -21,7 +21,7 @@ fn small(name: &str, content: &str) -> Image {
     Image::new(name, vec![tar(&[("name", name), ("content", content)])])
 }
 
-/// Loads an image; gives its ID.
+/// Loads an image; returns its ID.
 fn load(engine: &DockerEngine, name: &str, content: &str) -> String {
     engine.load(&small(name, content).archive());
     let id = engine.output(&["image", "inspect", "--format", "{{.Id}}", name]);
@@ -111,7 +111,7 @@ async fn an_image_missing_or_ambiguous_on_the_nodes_is_reported_until_resolved()
                 json!({ "image": format!("{pinned}@{id}"), "source": "Docker" }),
             )),
         ),
-        // The last, for from then on there is a third node to ask.
+        // The last one, because it adds a third node.
         Case::new(
             "elsewhere",
             "NodeUnavailable",
@@ -153,7 +153,7 @@ async fn an_engine_that_dies_during_an_export_is_reported_and_read_after_its_res
     dedicated.killer()();
     let case = Case {
         reporters: 2,
-        // While it dies its socket breaks off, afterwards nobody answers.
+        // While it dies its socket resets connections, afterwards it refuses them.
         writes: 2,
         ..Case::new(
             "large",
@@ -162,7 +162,7 @@ async fn an_engine_that_dies_during_an_export_is_reported_and_read_after_its_res
             Box::pin(async {
                 slow.set_rate(0);
                 dedicated.start_again();
-                // It comes back empty, which nobody tells the agent: it looks by itself.
+                // It restarts empty without an event; the agent finds that out by polling.
                 let emptied = |package: &JackalPackage| {
                     let ready = condition(&package.status.as_ref()?.conditions, "Ready")?;
                     (ready.reason == "SourceNotFound").then_some(())

@@ -1,4 +1,4 @@
-//! One operator, several bad inputs, and what is expected of each.
+//! One operator, several invalid inputs, and the expected result of each.
 
 use std::time::Duration;
 
@@ -15,44 +15,44 @@ use crate::support::cluster::{Cluster, condition};
 use crate::support::operator::Operator;
 use crate::support::wait::{SOON, eventually};
 
-/// How long nothing may happen after a failure. Delays between tries are at most 2 s, so several tries fail in it.
+/// How long nothing may be written after a failure. Retry delays are at most 2 s, so several attempts fail in it.
 const QUIET_PERIOD: Duration = Duration::from_secs(5);
-/// Lines that one try of one image may add to the log.
+/// Lines that one attempt for one image may add to the log.
 const MAX_LOG_LINES: usize = 12;
 
-/// Where the failure stands.
+/// The object with the failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureLocation {
-    /// In the package alone: no image was planned.
+    /// Only the package: no image was planned.
     Package,
-    /// In the package's image, and so in the package.
+    /// The package's image, and so the package.
     Both,
-    /// In an image that somebody made without a package.
+    /// An image without a package.
     Image,
 }
 
-/// A bad input that was applied, and how it is repaired.
+/// An applied invalid input, and how to repair it.
 pub struct Case<'a> {
     /// The package, or with [`FailureLocation::Image`] the image.
     pub name: &'static str,
-    /// Where the failure stands.
+    /// The object with the failure.
     pub at: FailureLocation,
-    /// Whether only another spec ends it.
+    /// Whether only a changed spec ends the failure.
     pub stalled: bool,
     /// The reason of the condition and of the event.
     pub reason: &'static str,
-    /// What the message says among other things.
+    /// Words of the message.
     pub words: Vec<String>,
-    /// Writes to its image in [`QUIET_PERIOD`]; not zero only where bytes move before it fails.
+    /// Writes to its image in [`QUIET_PERIOD`]; only not zero if bytes are transferred before it fails.
     pub writes: usize,
-    /// How many may say the same of it: an engine that dies is missed by its agent and by the controller.
+    /// How many processes may report it: a dead engine is noticed by its agent and by the controller.
     pub reporters: usize,
-    /// What a person does about it.
+    /// The repair by the user.
     pub repair: LocalBoxFuture<'a, ()>,
 }
 
 impl<'a> Case<'a> {
-    /// A failure of a package's image, tried again by itself.
+    /// A retried failure of a package's image.
     pub fn new(name: &'static str, reason: &'static str, words: &[&str], repair: LocalBoxFuture<'a, ()>) -> Self {
         Self {
             name,
@@ -78,7 +78,7 @@ impl<'a> Case<'a> {
         self
     }
 
-    /// The same, where only another spec ends it.
+    /// The same, if only a changed spec ends it.
     pub fn stalled(mut self) -> Self {
         self.stalled = true;
         self
@@ -89,23 +89,23 @@ impl<'a> Case<'a> {
 pub struct Harness {
     /// The namespace.
     pub cluster: Cluster,
-    /// The controller, and agents.
+    /// The controller and the agents.
     pub operators: Vec<Operator>,
     writes: WriteCounter,
 }
 
-/// What stands of a case: its package, its image.
+/// The object versions of a case: its package and its image.
 struct ObjectVersions {
     package: Option<JackalPackage>,
     image: Option<JackalImage>,
 }
 
 impl Harness {
-    /// A controller with further flags.
+    /// Starts a controller with additional flags.
     pub async fn new(arguments: &[&str]) -> Self {
         let cluster = Cluster::new().await;
         let writes = WriteCounter::of(&cluster);
-        // A change of leaders, which a busy machine brings about with short leases, is another test's matter.
+        // Leader changes, which short leases cause on a busy machine, are covered by another test.
         let long = ["--lease-duration", "30s"];
         let operators = vec![cluster.controller(&[&long, arguments].concat())];
         Self {
@@ -120,7 +120,7 @@ impl Harness {
         self.agents_with(agents, &[]).await;
     }
 
-    /// The same, with further arguments.
+    /// The same, with additional arguments.
     pub async fn agents_with(&mut self, agents: &[(&str, &str)], arguments: &[&str]) {
         for (node, docker) in agents {
             self.operators.push(self.cluster.agent(node, docker, arguments));
@@ -130,19 +130,19 @@ impl Harness {
         }
     }
 
-    /// Every case fails as it should, says so once, and rests.
+    /// Expects every case to fail as specified, report it once, and cause no further writes.
     pub async fn fail(&self, cases: &[Case<'_>]) {
         let mut before = Vec::new();
         for case in cases {
-            let versions = self.failing(case).await;
+            let versions = self.wait_for_failure(case).await;
             before.push(self.count(&versions).await);
         }
         let lines = self.lines();
         tokio::time::sleep(QUIET_PERIOD).await;
         for (case, (package, image)) in cases.iter().zip(before) {
-            let versions = self.failing(case).await;
+            let versions = self.wait_for_failure(case).await;
             let (package_after, image_after) = self.count(&versions).await;
-            // Whoever misses the same first says it in its own words.
+            // The first process to notice it uses its own message.
             assert!(
                 package_after - package < case.reporters,
                 "{}: writes to a package that fails as before",
@@ -154,7 +154,7 @@ impl Harness {
                 case.name,
                 image_after - image
             );
-            self.warned(case, &versions).await;
+            self.assert_warned_once(case, &versions).await;
         }
         // 750 ms, 1.5 s, then 2 s, each less a fifth.
         let tries = 5 * cases.len();
@@ -165,7 +165,7 @@ impl Harness {
         );
     }
 
-    /// Repairs every case, and expects all to become Ready.
+    /// Repairs every case, and expects all objects to become Ready.
     pub async fn recover(&self, cases: Vec<Case<'_>>) {
         let mut repaired = Vec::new();
         for case in cases {
@@ -192,13 +192,13 @@ impl Harness {
         }
     }
 
-    /// Both halves.
+    /// Both `fail` and `recover`.
     pub async fn run(&self, cases: Vec<Case<'_>>) {
         self.fail(&cases).await;
         self.recover(cases).await;
     }
 
-    async fn failing(&self, case: &Case<'_>) -> ObjectVersions {
+    async fn wait_for_failure(&self, case: &Case<'_>) -> ObjectVersions {
         let mut versions = ObjectVersions {
             package: None,
             image: None,
@@ -258,7 +258,7 @@ impl Harness {
         (package, image)
     }
 
-    async fn warned(&self, case: &Case<'_>, versions: &ObjectVersions) {
+    async fn assert_warned_once(&self, case: &Case<'_>, versions: &ObjectVersions) {
         let package = versions.package.as_ref().map(ResourceExt::name_any);
         let image = versions.image.as_ref().map(ResourceExt::name_any);
         let all = self
@@ -274,10 +274,10 @@ impl Harness {
                 let on = event.regarding.as_ref().unwrap();
                 on.kind.as_deref() == Some(kind) && on.name.as_deref() == Some(name.as_str())
             };
-            let said: Vec<&Event> = all.iter().filter(on).collect();
-            let what = format!("{kind} of {}: {said:?}", case.name);
-            assert!(!said.is_empty() && said.len() <= case.reporters, "{what}");
-            for event in said {
+            let events: Vec<&Event> = all.iter().filter(on).collect();
+            let what = format!("{kind} of {}: {events:?}", case.name);
+            assert!(!events.is_empty() && events.len() <= case.reporters, "{what}");
+            for event in events {
                 assert_eq!(event.type_.as_deref(), Some("Warning"), "{what}");
                 assert_eq!(event.reason.as_deref(), Some(case.reason), "{what}");
                 assert!(event.series.is_none(), "{what}");
@@ -316,7 +316,7 @@ fn fails(case: &Case<'_>, conditions: &[Condition], generation: Option<i64>) -> 
     holds.then_some(())
 }
 
-/// Waits until the agent of `node` is known.
+/// Waits until the agent of `node` has registered.
 pub async fn registered(cluster: &Cluster, node: &str) {
     eventually(SOON, &format!("the agent of {node} registers"), async || {
         let name = format!("jackal-agent-{node}");

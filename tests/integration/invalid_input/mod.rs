@@ -1,6 +1,6 @@
-//! What bad input gets: a condition and one event that say what to do, no loop, and recovery by itself once the
-//! input is repaired. Inputs that need the same surroundings share one operator, which also shows that none of
-//! them holds up the others.
+//! Invalid input leads to a condition and one event that say what to do, no retry loop, and automatic recovery once the
+//! input is repaired. Inputs with the same setup share one operator, which also shows that none of them blocks the
+//! others.
 
 mod content;
 mod engines;

@@ -1,5 +1,5 @@
-//! Registries that lack the image, refuse, are away, show a certificate that nobody knows, or lie; and Secrets
-//! that are not there yet.
+//! Registries without the image, with access denied, unreachable, with an untrusted certificate, or with corrupt
+//! content; and Secrets that do not exist yet.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::support::scripted::{RecordedRequest, ScriptedServer, reply};
 
 const LOGIN: (&str, &str) = ("pusher", "right");
 
-/// A Secret with credentials, to apply.
+/// A Secret with credentials, as YAML.
 pub fn credentials(name: &str, host: &str, password: &str) -> String {
     let auth = base64::engine::general_purpose::STANDARD.encode(format!("{}:{password}", LOGIN.0));
     let config = json!({ "auths": { host: { "auth": auth } } }).to_string();
@@ -32,7 +32,7 @@ pub fn credentials(name: &str, host: &str, password: &str) -> String {
     .to_string()
 }
 
-/// A Secret with the authority of a registry, to apply.
+/// A Secret with the authority of a registry, as YAML.
 fn authority(name: &str, registry: &TestRegistry) -> String {
     let ca = String::from_utf8(registry.endpoint().trust.authorities.unwrap()).unwrap();
     json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "stringData": { "ca.crt": ca } })
@@ -45,7 +45,7 @@ async fn push(registry: &TestRegistry, name: &str, seed: u64) {
     put(&repository, &document, Some("1")).await;
 }
 
-/// A port that is ours and where nobody listens yet.
+/// A reserved port on which nothing listens yet.
 struct ReservedPort {
     host: String,
     socket: TcpSocket,
@@ -59,7 +59,7 @@ impl ReservedPort {
         Self { host, socket }
     }
 
-    /// Lets `to` be reached there.
+    /// Makes `to` reachable on it.
     fn open(self, to: &str) -> AbortOnDropHandle<()> {
         let to: SocketAddr = to.parse().unwrap();
         let listener = self.socket.listen(64).unwrap();
@@ -74,7 +74,7 @@ impl ReservedPort {
     }
 }
 
-/// A registry with one image, whose layer is another than its manifest says until it turns honest.
+/// A registry with one image, whose layer differs from its manifest until it is repaired.
 struct CorruptRegistry {
     scripted: ScriptedServer,
     honest: Arc<AtomicBool>,
@@ -164,7 +164,7 @@ async fn registry_failures_are_reported_until_resolved() {
         registry
     };
     let bring = |name: &str, image: &str, registry: &Value, more: Value| {
-        // Images of one path from two registries are told apart by their names in the cluster.
+        // Images with the same path from two registries have different names in the cluster.
         let mut spec = json!({ "components": of(json!({ "image": image })), "registry": registry, "naming": "Jackal" });
         spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         cluster.apply(&package(name, "", spec));
@@ -291,7 +291,7 @@ async fn registry_failures_are_reported_until_resolved() {
             }),
         ),
         Case {
-            // The claim is taken and given back at each try, for bytes do move.
+            // The claim is acquired and released in each attempt, because bytes are transferred.
             writes: 2 * 5,
             ..Case::new(
                 "liar",

@@ -1,4 +1,4 @@
-//! What a person writes wrong in an object.
+//! Invalid specs written by users.
 
 use jackal_operator::api::v1alpha1::{JackalImage, JackalPackage};
 use serde_json::{Value, json};
@@ -9,10 +9,10 @@ use crate::support::cluster::Cluster;
 use crate::support::image::{image, noise, put};
 use crate::support::registry::{TestRegistry, Version};
 
-/// What pods call the registry. Nothing listens there: the operator goes to the endpoint.
+/// The registry's address in pods. Nothing listens there: the operator uses the endpoint.
 pub const ADDRESS: &str = "127.0.0.1:31999";
 
-/// A package, to apply. `spec` has at least its components; what it lacks is filled in.
+/// A package, as YAML. `spec` has at least its components; missing fields are added.
 pub fn package(name: &str, endpoint: &str, mut spec: Value) -> String {
     let own = json!({ "address": ADDRESS, "endpoint": endpoint, "insecure": true });
     let fields = spec.as_object_mut().unwrap();
@@ -27,14 +27,14 @@ pub fn of(image: Value) -> Value {
     json!([{ "name": "main", "images": [image] }])
 }
 
-/// An image without a package, to apply.
+/// An image without a package, as YAML.
 fn alone(name: &str, endpoint: &str, mut spec: Value) -> String {
     spec["registry"] = json!({ "address": ADDRESS, "endpoint": endpoint, "insecure": true });
     json!({ "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalImage", "metadata": { "name": name }, "spec": spec })
         .to_string()
 }
 
-async fn reads(cluster: &Cluster, package: &str, image: Value) {
+async fn set_image(cluster: &Cluster, package: &str, image: Value) {
     cluster
         .patch::<JackalPackage>(package, json!({ "spec": { "components": of(image) } }))
         .await;
@@ -105,7 +105,7 @@ async fn an_invalid_spec_is_reported_until_corrected() {
                 "`Team/App:1` is not an image reference",
                 "write it as",
             ],
-            Box::pin(reads(cluster, "unparsable", json!({ "image": good }))),
+            Box::pin(set_image(cluster, "unparsable", json!({ "image": good }))),
         )
         .of_package()
         .stalled(),
@@ -113,7 +113,7 @@ async fn an_invalid_spec_is_reported_until_corrected() {
             "misspelt",
             "InvalidSpec",
             &["spec.components[0].images[0].platfroms", "did you mean platforms?"],
-            Box::pin(reads(cluster, "misspelt", json!({ "image": good }))),
+            Box::pin(set_image(cluster, "misspelt", json!({ "image": good }))),
         )
         .of_package()
         .stalled(),
@@ -121,7 +121,7 @@ async fn an_invalid_spec_is_reported_until_corrected() {
             "two-nodes",
             "InvalidSpec",
             &["both choose the node; set one of them"],
-            Box::pin(reads(cluster, "two-nodes", json!(good))),
+            Box::pin(set_image(cluster, "two-nodes", json!(good))),
         )
         .of_package()
         .stalled(),
@@ -129,7 +129,7 @@ async fn an_invalid_spec_is_reported_until_corrected() {
             "no-node",
             "InvalidSpec",
             &["source: Registry reads none"],
-            Box::pin(reads(cluster, "no-node", json!(good))),
+            Box::pin(set_image(cluster, "no-node", json!(good))),
         )
         .of_package()
         .stalled(),
@@ -137,7 +137,7 @@ async fn an_invalid_spec_is_reported_until_corrected() {
             "no-tags",
             "InvalidSpec",
             &["only a registry's tags can be followed"],
-            Box::pin(reads(cluster, "no-tags", json!(good))),
+            Box::pin(set_image(cluster, "no-tags", json!(good))),
         )
         .of_package()
         .stalled(),
@@ -145,7 +145,7 @@ async fn an_invalid_spec_is_reported_until_corrected() {
             "no-policy",
             "InvalidSpec",
             &["its policy needs one of semver and pattern"],
-            Box::pin(reads(cluster, "no-policy", json!(good))),
+            Box::pin(set_image(cluster, "no-policy", json!(good))),
         )
         .of_package()
         .stalled(),
@@ -153,7 +153,7 @@ async fn an_invalid_spec_is_reported_until_corrected() {
             "odd-order",
             "InvalidSpec",
             &["order is for pattern"],
-            Box::pin(reads(cluster, "odd-order", json!(good))),
+            Box::pin(set_image(cluster, "odd-order", json!(good))),
         )
         .of_package()
         .stalled(),
@@ -161,7 +161,7 @@ async fn an_invalid_spec_is_reported_until_corrected() {
             "number",
             "InvalidSpec",
             &["spec.components[0].images[0]", "expected a string or an object"],
-            Box::pin(reads(cluster, "number", json!(good))),
+            Box::pin(set_image(cluster, "number", json!(good))),
         )
         .of_package()
         .stalled(),
@@ -201,7 +201,7 @@ async fn an_invalid_spec_is_reported_until_corrected() {
     harness.run(cases).await;
 }
 
-/// The API server lets a duration in that no clock holds.
+/// The API server accepts a duration that is out of range for the operator.
 #[tokio::test]
 async fn an_unreadable_object_is_reported_and_blocks_no_other() {
     let registry = TestRegistry::start(Version::V31);
@@ -235,8 +235,8 @@ async fn an_unreadable_object_is_reported_and_blocks_no_other() {
     cluster.apply(&package("sound", &registry.host, json!({ "components": good })));
     cluster.ready("sound").await;
     assert_eq!(version(), before, "nothing more is written to it");
-    let said = cluster.events("endless").await;
-    assert!(said.len() == 1 && said[0].starts_with("InvalidSpec: "), "{said:?}");
+    let text = cluster.events("endless").await;
+    assert!(text.len() == 1 && text[0].starts_with("InvalidSpec: "), "{text:?}");
 
     cluster.kubectl(&[
         "patch",

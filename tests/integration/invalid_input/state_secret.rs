@@ -1,5 +1,5 @@
-//! No registry named anywhere, and the state that Jackal and Zarf leave in a cluster, which the administrator names. Its
-//! registry has a name that no other test uses.
+//! Objects without a registry, and the state Secret that Jackal and Zarf leave in a cluster, which the administrator
+//! names. Its registry has a name that no other test uses.
 
 use jackal_operator::oci::Naming;
 use serde_json::json;
@@ -13,16 +13,16 @@ use crate::support::program;
 use crate::support::registry::{Options, TestRegistry, Version};
 use crate::support::scripted::{ScriptedServer, reply};
 
-/// What pods call the registry that the state names.
+/// The registry's address in the state Secret.
 const ADDRESS: &str = "127.0.0.1:31990";
 
-/// The namespace of what `tool` leaves, another than its own: other tests' operators are not to find it.
+/// The namespace for the state of `tool`, different from its usual one: operators of other tests must not find it.
 fn namespace(tool: &str) -> String {
     format!("{tool}-of-state-tests")
 }
 
-/// Has the cluster say that `tool` set up its registry.
-fn initialise(tool: &str) {
+/// Creates the state Secret of `tool`.
+fn create_state(tool: &str) {
     let registry = json!({ "address": ADDRESS, "pushUsername": "pusher", "pushPassword": "right" });
     let state = json!({ "registryInfo": registry }).to_string();
     let objects = json!({ "apiVersion": "v1", "kind": "List", "items": [
@@ -38,7 +38,7 @@ fn initialise(tool: &str) {
     kubectl(&["apply", "--server-side", "--filename", file.to_str().unwrap()]);
 }
 
-fn forget(tool: &str) {
+fn delete_state(tool: &str) {
     let secret = format!("{tool}-state");
     kubectl(&[
         "--namespace",
@@ -50,29 +50,29 @@ fn forget(tool: &str) {
     ]);
 }
 
-/// The package `name` of that image, in the cluster's own registry or in the one of these fields.
-fn written(name: &str, image: &str, registry: serde_json::Value) -> String {
+/// The package `name` of this image, in the cluster's registry or with these registry fields.
+fn package_yaml(name: &str, image: &str, registry: serde_json::Value) -> String {
     let spec = json!({ "version": "1", "components": of(json!(image)), "registry": registry });
     json!({ "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalPackage", "metadata": { "name": name }, "spec": spec })
         .to_string()
 }
 
-/// Expects names and an artifact as `tool` has them, where the cluster's registry is meant, and plain ones elsewhere.
-async fn named_as(cluster: &Cluster, tool: &str, source: &str, destination: &TestRegistry) {
+/// Expects the naming of `tool` for names and artifact in the cluster's registry, and plain names elsewhere.
+async fn assert_naming(cluster: &Cluster, tool: &str, source: &str, destination: &TestRegistry) {
     let (mine, other) = (format!("{tool}-mine"), format!("{tool}-other"));
     let image = |what: &str| format!("{source}/{tool}/{what}:1");
-    cluster.apply(&written(&mine, &image("mine"), json!({})));
+    cluster.apply(&package_yaml(&mine, &image("mine"), json!({})));
     let own = json!({ "address": destination.host, "insecure": true, "secretRef": { "name": "own" } });
-    cluster.apply(&written(&other, &image("other"), own));
+    cluster.apply(&package_yaml(&other, &image("other"), own));
     let standalone_image = json!({ "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalImage", "metadata": { "name": mine },
         "spec": { "image": image("lone"), "registry": {
             "address": ADDRESS, "endpoint": destination.host, "insecure": true, "secretRef": { "name": "state" } } } });
     cluster.apply(&standalone_image.to_string());
-    let said = |naming: Option<Naming>| naming.map(|naming| format!("{naming:?}").to_lowercase());
+    let lowercase = |naming: Option<Naming>| naming.map(|naming| format!("{naming:?}").to_lowercase());
     let status = cluster.ready(&mine).await.status.unwrap();
     let name = &status.images[0].name;
     assert!(name.starts_with(&format!("{ADDRESS}/{tool}/mine:1-{tool}-")), "{name}");
-    assert_eq!(said(status.naming).as_deref(), Some(tool));
+    assert_eq!(lowercase(status.naming).as_deref(), Some(tool));
     let artifact = destination
         .repository(&mine)
         .manifest(&status.artifact.unwrap().digest)
@@ -83,13 +83,13 @@ async fn named_as(cluster: &Cluster, tool: &str, source: &str, destination: &Tes
     assert_eq!(*config, format!("application/vnd.{tool}.config.v1+json"));
     let status = cluster.ready(&other).await.status.unwrap();
     assert_eq!(status.images[0].name, format!("{}/{tool}/other:1", destination.host));
-    assert_eq!(said(status.naming).as_deref(), Some("plain"));
+    assert_eq!(lowercase(status.naming).as_deref(), Some("plain"));
     let status = cluster.image_ready(&mine).await.status.unwrap();
     let name = status.name.unwrap();
     assert!(name.starts_with(&format!("{ADDRESS}/{tool}/lone:1-{tool}-")), "{name}");
-    assert_eq!(said(status.naming).as_deref(), Some(tool));
+    assert_eq!(lowercase(status.naming).as_deref(), Some(tool));
 
-    forget(tool);
+    delete_state(tool);
 }
 
 fn kubectl(arguments: &[&str]) {
@@ -115,9 +115,9 @@ async fn without_a_registry_objects_wait_for_the_state_secret() {
             put(&repository, &content, Some("1")).await;
         }
     }
-    // Of a run that was broken off.
-    forget("jackal");
-    forget("zarf");
+    // Left by an aborted run.
+    delete_state("jackal");
+    delete_state("zarf");
 
     let state = |tool: &str| format!("{}/{tool}-state", namespace(tool));
     let (jackals, zarfs) = (state("jackal"), state("zarf"));
@@ -129,14 +129,14 @@ async fn without_a_registry_objects_wait_for_the_state_secret() {
             &source.host,
             "--state-secret",
             state,
-            // The webhooks of Jackal and Zarf know no part of a namespace.
+            // The webhooks of Jackal and Zarf do not support a namespace prefix.
             "--repository-policy",
             "any",
         ]
     };
     let harness = Harness::new(&arguments(&jackals)).await;
     let cluster = &harness.cluster;
-    cluster.apply(&written("app", &format!("{}/team/app:1", source.host), json!({})));
+    cluster.apply(&package_yaml("app", &format!("{}/team/app:1", source.host), json!({})));
     let case = Case::new(
         "app",
         "InvalidSpec",
@@ -147,7 +147,7 @@ async fn without_a_registry_objects_wait_for_the_state_secret() {
             "initialise the cluster",
             &jackals,
         ],
-        Box::pin(async { initialise("jackal") }),
+        Box::pin(async { create_state("jackal") }),
     );
     harness.run(vec![case.of_package()]).await;
     let status = cluster.package("app").await.status.unwrap();
@@ -165,17 +165,17 @@ async fn without_a_registry_objects_wait_for_the_state_secret() {
         cluster.apply(&super::registries::credentials("state", ADDRESS, "right"));
     };
     secrets(cluster);
-    named_as(cluster, "jackal", &source.host, &destination).await;
+    assert_naming(cluster, "jackal", &source.host, &destination).await;
 
     let other = Cluster::new().await;
     let _controller = other.controller(&arguments(&zarfs));
     secrets(&other);
-    initialise("zarf");
-    named_as(&other, "zarf", &source.host, &destination).await;
+    create_state("zarf");
+    assert_naming(&other, "zarf", &source.host, &destination).await;
 }
 
-/// The operator's own credentials are for the registry that its flags name, not for one of the same name that an
-/// object points elsewhere.
+/// The operator's own credentials are for the registry of its flags, not for one with the same name at another endpoint
+/// of an object.
 #[tokio::test]
 async fn the_operators_credentials_are_not_sent_to_an_objects_endpoint() {
     let source = TestRegistry::start(Version::V31);
@@ -186,7 +186,7 @@ async fn the_operators_credentials_are_not_sent_to_an_objects_endpoint() {
         Some("1"),
     )
     .await;
-    let thief = ScriptedServer::start(|_| reply(401, &[("www-authenticate", "Basic realm=\"r\"")], "")).await;
+    let attacker_server = ScriptedServer::start(|_| reply(401, &[("www-authenticate", "Basic realm=\"r\"")], "")).await;
     let flags = [
         "--registry-address",
         ADDRESS,
@@ -198,24 +198,24 @@ async fn the_operators_credentials_are_not_sent_to_an_objects_endpoint() {
     let harness = Harness::new(&flags).await;
     let cluster = &harness.cluster;
     cluster.apply(&super::registries::credentials("own", ADDRESS, "right"));
-    let written = json!({
+    let package_yaml = json!({
         "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalPackage", "metadata": { "name": "thief" },
         "spec": {
             "version": "1", "components": of(json!({ "image": format!("{}/team/app:1", source.host) })),
-            "registry": { "address": ADDRESS, "endpoint": thief.host, "insecure": true },
+            "registry": { "address": ADDRESS, "endpoint": attacker_server.host, "insecure": true },
         },
     });
-    cluster.apply(&written.to_string());
+    cluster.apply(&package_yaml.to_string());
     let case = Case::new(
         "thief",
         "AuthenticationFailed",
-        &["cannot push to", &thief.host, "secretRef"],
+        &["cannot push to", &attacker_server.host, "secretRef"],
         Box::pin(async {}),
     );
     harness.fail(&[case]).await;
-    let told = thief
+    let leaked = attacker_server
         .requests()
         .into_iter()
         .find(|request| request.headers.contains_key("authorization"));
-    assert!(told.is_none(), "the operator's own credentials went to {told:?}");
+    assert!(leaked.is_none(), "the operator's own credentials went to {leaked:?}");
 }

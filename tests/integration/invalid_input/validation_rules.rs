@@ -1,4 +1,4 @@
-//! What the API server itself refuses, by the rules in the definitions, in words that a person understands.
+//! The validation rules in the definitions, which the API server applies, and their messages.
 
 use serde_json::{Value, json};
 
@@ -58,36 +58,39 @@ async fn the_api_server_rejects_contradictory_fields() {
     for (change, words) in &refused {
         let mut spec = json!({ "components": of(node.clone()), "registry": {}, "version": "1" });
         merge(&mut spec, change);
-        let said = cluster.try_apply(&package("bad", "", spec.clone())).unwrap_err();
-        assert!(said.contains(words), "{spec}: {said}");
+        let rejection = cluster.try_apply(&package("bad", "", spec.clone())).unwrap_err();
+        assert!(rejection.contains(words), "{spec}: {rejection}");
         if let Some(registry) = change.get("registry") {
-            let said = cluster.try_apply(&standalone_image(&node, registry)).unwrap_err();
-            assert!(said.contains(words), "JackalImage {registry}: {said}");
+            let rejection = cluster.try_apply(&standalone_image(&node, registry)).unwrap_err();
+            assert!(rejection.contains(words), "JackalImage {registry}: {rejection}");
         }
     }
     for (image, words) in [(&both, choose), (&idle, none), (&labelled, none)] {
-        // The same in a package is found by the operator: no rule sees what may be a string.
-        let said = cluster.try_apply(&standalone_image(image, &json!({}))).unwrap_err();
-        assert!(said.contains(words), "JackalImage {image}: {said}");
+        // In a package the operator finds it: rules cannot see a field that may be a string.
+        let rejection = cluster.try_apply(&standalone_image(image, &json!({}))).unwrap_err();
+        assert!(rejection.contains(words), "JackalImage {image}: {rejection}");
     }
     let followed = |policy: Value| json!({ "image": "a/b", "policy": policy });
     let twice = json!({ "components": [{ "name": "web" }, { "name": "web" }], "registry": {} });
-    let said = cluster.try_apply(&package("bad", "", twice)).unwrap_err();
-    assert!(said.contains(r#"duplicate entries for key [name="web"]"#), "{said}");
+    let rejection = cluster.try_apply(&package("bad", "", twice)).unwrap_err();
+    assert!(
+        rejection.contains(r#"duplicate entries for key [name="web"]"#),
+        "{rejection}"
+    );
     let following = followed(json!({ "semver": { "range": "1.x" } }));
     let spec = json!({ "components": of(following.clone()), "registry": {}, "versionFrom": { "image": "a/b" } });
     let one = "set version, or versionFrom, not both";
-    let said = cluster.try_apply(&package("bad", "", spec.clone())).unwrap_err();
-    assert!(said.contains(one), "{said}");
+    let rejection = cluster.try_apply(&package("bad", "", spec.clone())).unwrap_err();
+    assert!(rejection.contains(one), "{rejection}");
     let mut without: Value = serde_json::from_str(&package("bad", "", spec)).unwrap();
     without["spec"].as_object_mut().unwrap().remove("version");
     let mut neither = without.clone();
     neither["spec"].as_object_mut().unwrap().remove("versionFrom");
-    let said = cluster.try_apply(&neither.to_string()).unwrap_err();
-    assert!(said.contains(one), "{said}");
+    let rejection = cluster.try_apply(&neither.to_string()).unwrap_err();
+    assert!(rejection.contains(one), "{rejection}");
     without["metadata"]["name"] = json!("follows");
     cluster.apply(&without.to_string());
-    // The same things said well.
+    // The same in a valid form.
     let spec = json!({ "components": of(node.clone()), "registry": { "address": "r:5000", "endpoint": "r" } });
     cluster.apply(&package("good", "", spec));
     cluster.apply(&standalone_image(

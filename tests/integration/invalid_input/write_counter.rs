@@ -1,4 +1,4 @@
-//! Counting what is written to the objects of a namespace.
+//! Counts the writes to the objects of a namespace.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -31,7 +31,7 @@ pub struct WriteCounter {
 }
 
 impl WriteCounter {
-    /// Begins to count.
+    /// Starts counting.
     pub fn of(cluster: &Cluster) -> Self {
         let objects = Objects::default();
         Self {
@@ -43,7 +43,7 @@ impl WriteCounter {
         }
     }
 
-    /// The writes so far to `object`, which is seen as it stands now.
+    /// The writes so far to `object`, up to its current version.
     pub async fn count(&self, object: &impl ResourceExt) -> usize {
         let uid = object.uid().unwrap();
         let version = object.resource_version().unwrap();
@@ -58,7 +58,7 @@ impl WriteCounter {
     }
 }
 
-/// Resource versions grow (Kubernetes 1.35 and later say so, etcd's always did).
+/// Resource versions increase (documented since Kubernetes 1.35, always true with etcd).
 fn number(version: &str) -> u64 {
     version.parse().unwrap_or_default()
 }

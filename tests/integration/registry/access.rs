@@ -1,4 +1,4 @@
-//! Who may, over what, and what people are told when they may not.
+//! Access control of registries, and error messages for denied access.
 
 use jackal_operator::fault::{Disposition, Reason};
 use jackal_operator::oci::Digest;
@@ -72,8 +72,8 @@ async fn tls_trusts_only_configured_authorities() {
             .unwrap_err();
         let fault = error.pushing("r/a");
         assert_eq!(fault.reason, Reason::RegistryUnavailable);
-        let said = "certificate signed by unknown authority; give the CA by registry.certSecretRef";
-        assert!(fault.message.contains(said), "{fault}");
+        let expected = "certificate signed by unknown authority; give the CA by registry.certSecretRef";
+        assert!(fault.message.contains(expected), "{fault}");
     }
 }
 
@@ -99,7 +99,7 @@ async fn an_unreachable_registry_is_unavailable() {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let host = socket.local_addr().unwrap().to_string();
     drop(socket);
-    for (host, said) in [
+    for (host, expected) in [
         (host.as_str(), "connection refused"),
         ("registry.invalid", "does not resolve"),
     ] {
@@ -113,7 +113,7 @@ async fn an_unreachable_registry_is_unavailable() {
             (first.reason, first.disposition),
             (Reason::RegistryUnavailable, Disposition::Retryable)
         );
-        assert!(first.message.contains(said), "{first}");
+        assert!(first.message.contains(expected), "{first}");
         let second = repository.manifest("1").await.unwrap_err().reading("r/a:1");
         assert_eq!(first, second, "a repetition is recognised");
     }

@@ -1,4 +1,4 @@
-//! What refers to an image travels along with it.
+//! Referrers are copied with an image.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::support::registry::{TestRegistry, Version};
 const SIGNATURE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 const SBOM: &str = "application/spdx+json";
 
-/// The image `app:1` of `from`, on its way to `destination`.
+/// The transfer of the image `app:1` of `from` to `destination`.
 fn transfer(from: &Registry, destination: impl Destination + 'static) -> Transfer {
     let reference: Reference = format!("{}/app:1", from.host()).parse().unwrap();
     Transfer {
@@ -36,7 +36,7 @@ fn transfer(from: &Registry, destination: impl Destination + 'static) -> Transfe
     }
 }
 
-fn behind(proxy: &FaultProxy) -> Registry {
+fn client_of(proxy: &FaultProxy) -> Registry {
     let endpoint = Endpoint {
         plain_http: true,
         ..Endpoint::new(&proxy.host)
@@ -44,19 +44,19 @@ fn behind(proxy: &FaultProxy) -> Registry {
     Registry::new(endpoint).unwrap()
 }
 
-async fn attached(repository: &Repository, subject: &Document, kind: &str, content: &str) -> Document {
+async fn attach(repository: &Repository, subject: &Document, kind: &str, content: &str) -> Document {
     let referrer = referrer(repository, subject, kind, content.to_owned()).await;
     repository.attach(&referrer).await.unwrap();
     referrer
 }
 
-/// An image of several platforms with a signature, an SBOM of its first platform that is signed too, and cosign's
-/// elder form. Gives the subjects with what refers to each, and the last.
+/// An image of several platforms with a signature, an SBOM of its first platform that is signed too, and a signature in
+/// cosign's old format. Returns the subjects with their referrers, and tag and digest of the old signature.
 async fn signed(repository: &Repository) -> (Vec<(Digest, Digest)>, (String, Digest)) {
     let (index, images) = multi_platform(repository, "1").await;
-    let signature = attached(repository, &index, SIGNATURE, "signed").await;
-    let sbom = attached(repository, &images[0], SBOM, "what is in it").await;
-    let of_sbom = attached(repository, &sbom, SIGNATURE, "signed as well").await;
+    let signature = attach(repository, &index, SIGNATURE, "signed").await;
+    let sbom = attach(repository, &images[0], SBOM, "what is in it").await;
+    let of_sbom = attach(repository, &sbom, SIGNATURE, "signed as well").await;
     let older = image(repository, "unknown/unknown", noise(9, 300)).await;
     let tag = format!("{}.sig", referrers_tag(index.digest()));
     put(repository, &older, Some(&tag)).await;
@@ -65,7 +65,7 @@ async fn signed(repository: &Repository) -> (Vec<(Digest, Digest)>, (String, Dig
     (pairs.into(), (tag, older.digest().clone()))
 }
 
-async fn all_stand(destination: &dyn Destination, pairs: &[(Digest, Digest)], older: &(String, Digest)) {
+async fn assert_referrers_stored(destination: &dyn Destination, pairs: &[(Digest, Digest)], older: &(String, Digest)) {
     for (subject, referrer) in pairs {
         let listed = destination.referrers(subject).await.unwrap();
         let listed: Vec<&Digest> = listed.iter().map(|entry| &entry.digest).collect();
@@ -77,8 +77,8 @@ async fn all_stand(destination: &dyn Destination, pairs: &[(Digest, Digest)], ol
         }
     }
     let (tag, digest) = older;
-    let standing = destination.digest_of(tag).await.unwrap();
-    assert_eq!(standing.as_ref(), Some(digest), "{}", destination.name());
+    let existing = destination.digest_of(tag).await.unwrap();
+    assert_eq!(existing.as_ref(), Some(digest), "{}", destination.name());
 }
 
 #[tokio::test]
@@ -93,7 +93,7 @@ async fn referrers_are_copied_between_the_api_and_the_tag_schema() {
         let transfer = transfer(&from.client(), RegistryDestination::new(to.repository("in/app")));
         let outcome = transfer.run().await.unwrap();
         assert_eq!((outcome.published, outcome.referrers), (true, 4));
-        all_stand(&*transfer.destination, &pairs, &older).await;
+        assert_referrers_stored(&*transfer.destination, &pairs, &older).await;
         let pulled = independent::pull_and_verify(&to.host, "in/app", "1").await;
         assert_eq!(pulled.digest, outcome.digest.as_str());
         for (subject, referrer) in &pairs {
@@ -109,7 +109,7 @@ async fn referrers_are_copied_between_the_api_and_the_tag_schema() {
     }
 }
 
-/// The digests that `text` names.
+/// The digests in `text`.
 fn digests_in(text: &str) -> Vec<&str> {
     let mut found: Vec<&str> = text
         .match_indices("sha256:")
@@ -142,19 +142,19 @@ async fn other_tools_find_copied_referrers_and_theirs_are_copied() {
         let listed = repository.referrers(subject.digest()).await.unwrap();
         assert_eq!(listed.len(), 1);
         let of_note = repository.manifest(listed[0].digest.as_str()).await.unwrap().unwrap();
-        let signature = attached(&repository, &of_note, SIGNATURE, "signed").await;
+        let signature = attach(&repository, &of_note, SIGNATURE, "signed").await;
 
         let transfer = transfer(&from.client(), RegistryDestination::new(to.repository("in/app")));
         assert_eq!(transfer.run().await.unwrap().referrers, 2);
         let there = format!("{}/in/app:1", to.host);
-        let said = oras(&["discover", "--plain-http", "--format", "json", &there]);
+        let output = oras(&["discover", "--plain-http", "--format", "json", &there]);
         for digest in [&listed[0].digest, signature.digest()] {
-            assert!(digests_in(&said).contains(&digest.as_str()), "{said}");
+            assert!(digests_in(&output).contains(&digest.as_str()), "{output}");
         }
         let host = format!("reg={},tls=disabled", to.host);
         let list = ["artifact", "list", "--host", &host, "--format", "{{json .}}", &there];
-        let said = run(program("JACKAL_BIN_REGCTL"), &list);
-        assert!(digests_in(&said).contains(&listed[0].digest.as_str()), "{said}");
+        let output = run(program("JACKAL_BIN_REGCTL"), &list);
+        assert!(digests_in(&output).contains(&listed[0].digest.as_str()), "{output}");
     }
 }
 
@@ -165,13 +165,13 @@ async fn referrers_are_copied_to_a_layout() {
     let (pairs, older) = signed(&from.repository("app")).await;
     let transfer = transfer(&from.client(), LayoutDestination::new(directory.path(), "in/app"));
     assert_eq!(transfer.run().await.unwrap().referrers, 4);
-    all_stand(&*transfer.destination, &pairs, &older).await;
+    assert_referrers_stored(&*transfer.destination, &pairs, &older).await;
     assert!(matches!(transfer.check().await.unwrap(), DestinationState::Current(_)));
     let (index, signature) = &pairs[0];
     let there = format!("{}@{index}", directory.path().display());
     let discover = ["discover", "--oci-layout", "--format", "json", &there];
-    let said = run(program("JACKAL_BIN_ORAS"), &discover);
-    assert!(digests_in(&said).contains(&signature.as_str()), "{said}");
+    let output = run(program("JACKAL_BIN_ORAS"), &discover);
+    assert!(digests_in(&output).contains(&signature.as_str()), "{output}");
 }
 
 #[tokio::test]
@@ -185,12 +185,12 @@ async fn a_later_signature_is_copied_without_the_image() {
         FaultProxy::to(&to.host, |_| Action::Pass),
     );
     let transfer = transfer(
-        &behind(&source),
-        RegistryDestination::new(behind(&proxy).repository("in/app")),
+        &client_of(&source),
+        RegistryDestination::new(client_of(&proxy).repository("in/app")),
     );
     assert_eq!(transfer.run().await.unwrap().referrers, 0);
 
-    // What a look costs when there is nothing to do: the manifest, a listing and a HEAD at the source, a HEAD here.
+    // The cost of a check without changes: the manifest, a listing and a HEAD at the source, a HEAD at the destination.
     let before = (source.requests().len(), proxy.requests().len());
     assert!(matches!(transfer.check().await.unwrap(), DestinationState::Current(_)));
     let asked: Vec<String> = source.requests()[before.0..]
@@ -202,12 +202,12 @@ async fn a_later_signature_is_copied_without_the_image() {
     assert_eq!(sorted, ["GET", "GET", "HEAD"], "{asked:?}");
     assert_eq!(proxy.requests().len() - before.1, 1);
 
-    let late = attached(&repository, &subject, SIGNATURE, "signed later").await;
-    let begun = proxy.requests().len();
+    let late = attach(&repository, &subject, SIGNATURE, "signed later").await;
+    let started = proxy.requests().len();
     let outcome = transfer.run().await.unwrap();
     assert_eq!((outcome.published, outcome.referrers), (false, 1));
     let puts = |part: &str| {
-        let requests = proxy.requests().split_off(begun);
+        let requests = proxy.requests().split_off(started);
         let such = requests.iter().filter(|request| request.method == "PUT");
         such.filter(|request| request.path.contains(part)).count()
     };
@@ -226,11 +226,11 @@ async fn mislisted_referrers_are_skipped_and_missing_ones_fail_the_transfer() {
     put(&repository, &subject, Some("1")).await;
     let other = image(&repository, "linux/arm64", noise(2, 1000)).await;
     put(&repository, &other, Some("2")).await;
-    let honest = attached(&repository, &subject, SBOM, "what is in it").await;
-    let liar = attached(&repository, &other, SIGNATURE, "of something else").await;
+    let honest = attach(&repository, &subject, SBOM, "what is in it").await;
+    let liar = attach(&repository, &other, SIGNATURE, "of something else").await;
     let unrelated = other.clone();
-    // The registry lets nobody list what it lacks, so it is taken away afterwards.
-    let gone = attached(&repository, &subject, SIGNATURE, "gone").await;
+    // The registry rejects a listing of missing content, so it is deleted afterwards.
+    let gone = attach(&repository, &subject, SIGNATURE, "gone").await;
     let listing: Vec<Descriptor> = [&honest, &liar, &unrelated, &gone]
         .into_iter()
         .map(|document| document.descriptor.clone())
@@ -262,7 +262,7 @@ async fn a_referrer_that_cannot_be_copied_prevents_the_tag() {
     let repository = from.repository("app");
     let subject = image(&repository, "linux/amd64", noise(1, 1000)).await;
     put(&repository, &subject, Some("1")).await;
-    attached(&repository, &subject, SBOM, "what is in it").await;
+    attach(&repository, &subject, SBOM, "what is in it").await;
     let blob = Digest::of(b"what is in it");
     let broken = FaultProxy::to(&from.host, move |request| {
         match request.method == "GET" && request.path.contains(blob.as_str()) {
@@ -270,15 +270,15 @@ async fn a_referrer_that_cannot_be_copied_prevents_the_tag() {
             false => Action::Pass,
         }
     });
-    let mut transfer = transfer(&behind(&broken), RegistryDestination::new(to.repository("in/app")));
+    let mut transfer = transfer(&client_of(&broken), RegistryDestination::new(to.repository("in/app")));
     let fault = transfer.run().await.unwrap_err();
     assert_eq!(fault.reason, Reason::SourceNotFound, "{fault}");
     assert_eq!(fault.disposition, Disposition::Retryable);
-    let said = format!(
+    let output = format!(
         "what refers to {}/app:1 cannot be brought along (referrers: Ignore leaves it): ",
         broken.host
     );
-    assert!(fault.message.starts_with(&said), "{fault}");
+    assert!(fault.message.starts_with(&output), "{fault}");
     assert_eq!(transfer.run().await.unwrap_err(), fault, "the same in each try");
     assert_eq!(transfer.destination.digest_of("1").await.unwrap(), None);
     transfer.referrers = ReferrersPolicy::Ignore;

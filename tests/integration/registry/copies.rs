@@ -22,7 +22,7 @@ async fn an_index_is_copied_completely() {
         let reference = format!("{}/lib/app:1", from.host);
         let (image, moved) = copy(&source, &reference, &[], &destination, "v1").await.unwrap();
         assert_eq!(image.identity, Identity::Manifest(index.digest().clone()));
-        // The index, three images and what is said about each.
+        // The index, three images and their attestations.
         assert_eq!(image.documents.len(), 7);
         assert_eq!(image.documents.last(), Some(&index));
         // One config and one layer each; the attestations share their config.
@@ -110,7 +110,7 @@ async fn the_platform_of_a_single_image_is_read_from_its_config() {
         .unwrap_err();
     assert_eq!(fault.reason, Reason::SourceNotFound);
     assert!(fault.message.contains("it is for linux/arm64"), "{fault}");
-    // Nor does an entry of an index need to say it.
+    // An entry of an index need not state it either.
     let index = Document::of_index(Index::new(vec![document.descriptor.clone()])).unwrap();
     put(&repository, &index, Some("2")).await;
     let reference = format!("{}/app:2", registry.host).parse().unwrap();
@@ -131,13 +131,13 @@ async fn a_missing_image_is_reported() {
     let fault = source.resolve(&absent, &[]).await.unwrap_err();
     assert_eq!(fault.reason, Reason::SourceNotFound);
     assert!(fault.message.contains("/app:2 does not exist"), "{fault}");
-    // A mirror that brought one platform only.
+    // A mirror that copied only one platform.
     assert!(repository.delete_manifest(images[1].digest()).await.unwrap());
     let sparse = format!("{}/app:1", registry.host).parse().unwrap();
     let fault = source.resolve(&sparse, &[]).await.unwrap_err();
     assert_eq!(fault.reason, Reason::SourceNotFound);
-    let said = format!("a manifest for linux/arm64 ({})", images[1].digest());
-    assert!(fault.message.contains(&said), "{fault}");
+    let expected = format!("a manifest for linux/arm64 ({})", images[1].digest());
+    assert!(fault.message.contains(&expected), "{fault}");
     source
         .resolve(&sparse, &["linux/amd64".parse().unwrap()])
         .await
@@ -187,7 +187,7 @@ async fn other_tools_can_read_a_layout() {
         &crane,
         &["push", "--insecure", "--index", path.to_str().unwrap(), &pushed],
     );
-    // crane pushes the layout's own index around ours.
+    // crane wraps our index in the layout's own index.
     let around = from.crane("manifest", "from-layout:1");
     assert!(around.contains(index.digest().as_str()), "{around}");
     assert!(

@@ -1,4 +1,4 @@
-//! Connections that break, registries that ask for patience, tokens that end.
+//! Broken connections, registries that answer 429, and tokens that expire.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -60,7 +60,7 @@ async fn a_broken_download_is_resumed() {
         if version == Version::V28 {
             continue;
         }
-        // But not for ever.
+        // But not without a limit.
         let proxy = ConnectionProxy::to(&registry.host, ConnectionFault::BreakAnswer(20_000)).await;
         let repository = client(&proxy.host, LONG).repository("a");
         let got: Result<Vec<_>, _> = repository
@@ -79,7 +79,7 @@ async fn a_stalled_upload_times_out() {
     let registry = TestRegistry::start(Version::V31);
     let proxy = ConnectionProxy::to(&registry.host, ConnectionFault::StallRequest(100_000)).await;
     let repository = client(&proxy.host, Duration::from_millis(500)).repository("a");
-    // More than the kernel buffers on the way.
+    // More than the kernel buffers.
     let content = noise(1, 32 << 20);
     let digest = Digest::of(&content);
     let error = repository
@@ -125,7 +125,7 @@ async fn incorrect_registry_responses_are_detected() {
         let got: Result<Vec<_>, _> = repository.blob(digest, size).into_stream().try_collect().await;
         assert_eq!(got.unwrap_err().kind(), &Kind::DigestMismatch, "{size:?}");
     }
-    // Whoever verifies it by himself gets it, at its length.
+    // A caller that verifies the content itself gets it, with its length.
     let got = repository.unverified_blob(&wrong, 1000).into_stream();
     assert_eq!(got.try_collect::<Vec<_>>().await.unwrap().concat(), content);
     let got: Result<Vec<_>, _> = repository
@@ -156,7 +156,7 @@ async fn temporary_failures_are_retried() {
     .await;
     let repository = client(&server.host, LONG).repository("a");
     assert_eq!(repository.manifest("1").await.unwrap(), Some(small_manifest()));
-    // Without a digest in the answer to HEAD it is computed.
+    // Without a digest in the response to HEAD it is computed.
     let head = repository.head_manifest("1").await.unwrap().unwrap();
     assert_eq!(head, small_manifest().descriptor);
 
@@ -185,7 +185,7 @@ async fn a_retry_after_header_is_reported() {
     assert_eq!(server.requests().len(), 1, "nobody hammers");
 }
 
-/// A registry that wants tokens, which it gives itself; of each it takes `uses` requests.
+/// A registry that requires tokens, which it issues itself; each is valid for `uses` requests.
 async fn token_registry(uses: usize) -> ScriptedServer {
     let (given, used) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     ScriptedServer::start(move |request: &RecordedRequest| {

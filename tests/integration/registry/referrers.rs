@@ -1,4 +1,4 @@
-//! Referrers: listed by the registry itself, or under a tag where it does not.
+//! Referrers: listed by the referrers API, or under a tag if the registry does not have it.
 
 use futures::future::join_all;
 use jackal_operator::oci::{Descriptor, Digest, Document, Index, referrers_tag};
@@ -17,7 +17,7 @@ fn digests(listed: &[Descriptor]) -> Vec<Digest> {
     digests
 }
 
-/// An image under the tag `1`, and `count` things that are said of it, which are not pushed but for their blobs.
+/// An image under the tag `1`, and `count` referrers of it, of which only the blobs are pushed.
 async fn subject(repository: &Repository, count: usize) -> (Document, Vec<Document>) {
     let subject = image(repository, "linux/amd64", noise(1, 1000)).await;
     put(repository, &subject, Some("1")).await;
@@ -47,7 +47,7 @@ async fn attached_referrers_are_listed_by_api_and_tag() {
         for referrer in &referrers {
             repository.attach(referrer).await.unwrap();
         }
-        // Another client knows nothing of the registry yet.
+        // Another client, which does not know the registry yet.
         for repository in [&repository, &registry.repository("lib/app")] {
             let mut listed = repository.referrers(subject.digest()).await.unwrap();
             listed.sort_by(|one, other| one.digest.cmp(&other.digest));
@@ -68,7 +68,7 @@ async fn concurrently_attached_referrers_are_all_listed() {
         let registry = TestRegistry::start(version);
         let repository = registry.repository("lib/app");
         let (subject, referrers) = subject(&repository, 12).await;
-        // Two clients, as for two credentials; they are of one process all the same.
+        // Two clients, as for two credentials, in one process.
         let clients = [repository.clone(), registry.repository("lib/app")];
         let attached = referrers.iter().zip(clients.iter().cycle());
         for result in join_all(attached.map(|(referrer, client)| client.attach(referrer))).await {
@@ -101,7 +101,7 @@ async fn existing_referrers_are_not_written_again() {
         let after = proxy.requests().split_off(before);
         let methods: Vec<_> = after.iter().map(|request| request.method.as_str()).collect();
         assert_eq!(methods, requests, "{version:?}");
-        // Once it is known which way is the registry's, a listing is one request.
+        // Once the kind of listing is known, a listing is one request.
         let before = proxy.requests().len();
         repository.referrers(subject.digest()).await.unwrap();
         assert_eq!(proxy.requests().len(), before + 1, "{version:?}");
@@ -113,7 +113,7 @@ async fn a_missing_referrers_tag_is_restored() {
     let registry = TestRegistry::start(Version::V31);
     let repository = registry.repository("lib/app");
     let (subject, referrers) = subject(&repository, 2).await;
-    // As one that was killed leaves it: the manifests stand, and are found by nobody.
+    // The state after a killed process: the manifests are stored but not listed.
     for referrer in &referrers {
         repository.attach(referrer).await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! Images that share a layer and move at the same moment.
+//! Images that share a layer and are transferred concurrently.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +20,10 @@ use crate::support::throttle::Throttle;
 use crate::support::wait::{SOON, eventually};
 
 const BASE: usize = 12_000_000;
-// Those of two images fit one connection that does not count as carrying a blob.
+// Small enough that two of them on one connection do not count as a blob.
 const OWN: usize = 200_000;
 
-/// An image of the base and a layer of its own, under `1`.
+/// An image of the base and another unique layer, under `1`.
 async fn make(repository: &Repository, seed: u64) -> Document {
     let push = async |kind: &str, content: Bytes| {
         let (digest, size) = (Digest::of(&content), content.len() as u64);
@@ -44,7 +44,7 @@ async fn make(repository: &Repository, seed: u64) -> Document {
     document
 }
 
-/// Two registries, images in the first, and a way to the second.
+/// Two registries, images in the first, and a throttled proxy to the second.
 struct Setup {
     from: TestRegistry,
     to: TestRegistry,
@@ -81,7 +81,7 @@ impl Setup {
         self.start_from(self.from.client(), name, to)
     }
 
-    /// Begins to bring the image `name` to the repository `to`.
+    /// Starts copying the image `name` to the repository `to`.
     fn start_from(&self, from: Registry, name: &str, to: &str) -> JoinHandle<Result<Outcome, fault::Fault>> {
         let reference = format!("{}/{to}:{name}", self.from.host).parse().unwrap();
         let transfer = Transfer {
@@ -98,8 +98,8 @@ impl Setup {
         tokio::spawn(async move { transfer.run().await })
     }
 
-    /// Waits until the base is being sent, and only once.
-    async fn sending(&self) {
+    /// Waits until the base is being sent, exactly once.
+    async fn wait_for_base_upload(&self) {
         eventually(SOON, "the base is sent", async || match self.proxy.carrying() {
             0 => Err("nothing is sent".to_owned()),
             _ => Ok(()),
@@ -107,8 +107,8 @@ impl Setup {
         .await;
     }
 
-    /// Waits until the image's own layer stands in `repository`: what it waits for then is the base.
-    async fn own_stands(&self, image: usize, repository: &str) {
+    /// Waits until the image's own layer is in `repository`: only the base is then missing.
+    async fn wait_for_own_layer(&self, image: usize, repository: &str) {
         let own = &self.images[image].manifest().unwrap().layers[1];
         let repository = self.to.repository(repository);
         eventually(SOON, "the own layer stands", async || {
@@ -118,11 +118,11 @@ impl Setup {
         .await;
     }
 
-    async fn whole(&self, image: usize, repository: &str, tag: &str) {
+    async fn assert_complete(&self, image: usize, repository: &str, tag: &str) {
         let repository = self.to.repository(repository);
-        let standing = repository.manifest(tag).await.unwrap().unwrap();
-        assert_eq!(standing, self.images[image]);
-        for blob in standing.manifest().unwrap().blobs() {
+        let existing = repository.manifest(tag).await.unwrap().unwrap();
+        assert_eq!(existing, self.images[image]);
+        for blob in existing.manifest().unwrap().blobs() {
             assert_eq!(repository.head_blob(&blob.digest).await.unwrap(), Some(blob.size));
         }
     }
@@ -141,8 +141,8 @@ async fn a_shared_layer_is_uploaded_once() {
             let once = BASE + 2 * OWN;
             assert!((once..once + 1000).contains(&moved), "{version:?} {places:?}: {moved}");
             assert!(setup.proxy.sent() < (once + OWN) as u64, "{}", setup.proxy.sent());
-            setup.whole(0, places[0], "one").await;
-            setup.whole(1, places[1], "two").await;
+            setup.assert_complete(0, places[0], "one").await;
+            setup.assert_complete(1, places[1], "two").await;
         }
     }
 }
@@ -151,22 +151,22 @@ async fn a_shared_layer_is_uploaded_once() {
 async fn a_restarted_process_uploads_no_existing_blob() {
     let mut setup = Setup::new(Version::V31, 0).await;
     setup.start("one", "a/one").await.unwrap().unwrap();
-    // What a process knows dies with it.
+    // The state of a process ends with it.
     setup.known = Arc::default();
     let looked = setup.start("one", "a/one").await.unwrap().unwrap();
     assert_eq!(looked.moved_bytes, 0);
     let moved = setup.start("two", "b/two").await.unwrap().unwrap().moved_bytes as usize;
     assert!((OWN..OWN + 1000).contains(&moved), "{moved}");
-    setup.whole(1, "b/two", "two").await;
+    setup.assert_complete(1, "b/two", "two").await;
 }
 
 #[tokio::test]
 async fn a_waiting_upload_takes_over_from_a_cancelled_one() {
     let setup = Setup::new(Version::V31, 1_500_000).await;
     let first = setup.start("one", "a/one");
-    setup.sending().await;
+    setup.wait_for_base_upload().await;
     let second = setup.start("two", "b/two");
-    setup.own_stands(1, "b/two").await;
+    setup.wait_for_own_layer(1, "b/two").await;
     assert!(setup.proxy.carrying() <= 1, "it does not wait");
     assert!(!second.is_finished());
     first.abort();
@@ -174,13 +174,13 @@ async fn a_waiting_upload_takes_over_from_a_cancelled_one() {
     setup.proxy.set_rate(0);
     let moved = second.await.unwrap().unwrap().moved_bytes as usize;
     assert!((BASE + OWN..BASE + OWN + 1000).contains(&moved), "{moved}");
-    setup.whole(1, "b/two", "two").await;
+    setup.assert_complete(1, "b/two", "two").await;
 }
 
 #[tokio::test]
 async fn a_waiting_upload_takes_over_from_a_failed_one() {
     let setup = Setup::new(Version::V31, 3_000_000).await;
-    // Resumed several times, and given up long before the base is through.
+    // Resumed several times, and aborted long before the end of the base.
     let broken = ConnectionProxy::to(&setup.from.host, ConnectionFault::BreakAnswer(1_000_000)).await;
     let from = Registry::new(Endpoint {
         plain_http: true,
@@ -188,12 +188,12 @@ async fn a_waiting_upload_takes_over_from_a_failed_one() {
         ..Endpoint::new(&broken.host)
     });
     let first = setup.start_from(from.unwrap(), "one", "a/one");
-    setup.sending().await;
+    setup.wait_for_base_upload().await;
     let second = setup.start("two", "b/two");
     let fault = first.await.unwrap().unwrap_err();
     assert_eq!(fault.reason, fault::Reason::SourceFailed, "{fault}");
     setup.proxy.set_rate(0);
     let moved = second.await.unwrap().unwrap().moved_bytes as usize;
     assert!((BASE + OWN..BASE + OWN + 1000).contains(&moved), "{moved}");
-    setup.whole(1, "b/two", "two").await;
+    setup.assert_complete(1, "b/two", "two").await;
 }

@@ -1,4 +1,4 @@
-//! Uploads go on after what breaks them, and with what was learned of a registry before.
+//! Uploads are resumed after faults, and use what was learned about a registry.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -26,17 +26,17 @@ fn client(host: &str) -> Registry {
     .unwrap()
 }
 
-fn carries(request: &RecordedRequest) -> bool {
+fn carries_content(request: &RecordedRequest) -> bool {
     matches!(request.method.as_str(), "PUT" | "PATCH")
         && request.headers.get("content-length").is_none_or(|length| length != "0")
 }
 
-async fn stands(repository: &Repository, digest: &Digest, size: usize) {
+async fn assert_stored(repository: &Repository, digest: &Digest, size: usize) {
     let content = repository.small_blob(digest, size).await.unwrap().unwrap();
     assert_eq!(Digest::of(&content), *digest);
 }
 
-async fn nothing_unfinished(registry: &TestRegistry, repository: &str) {
+async fn wait_for_no_open_uploads(registry: &TestRegistry, repository: &str) {
     eventually(SOON, "every upload is committed or given up", async || {
         match registry.uploads(repository) {
             none if none.is_empty() => Ok(()),
@@ -56,7 +56,10 @@ async fn a_broken_upload_is_resumed_at_the_registrys_offset() {
         {
             let what = format!("{version:?} {knows_digest} {knows_size}");
             let name = format!("broken{number}");
-            let proxy = FaultProxy::to(&registry.host, first(2, carries, || Action::BreakRequest(1_000_000)));
+            let proxy = FaultProxy::to(
+                &registry.host,
+                first(2, carries_content, || Action::BreakRequest(1_000_000)),
+            );
             let content = noise(number as u64, 3_000_000);
             let digest = Digest::of(&content);
             let repository = client(&proxy.host).repository(&name);
@@ -67,14 +70,14 @@ async fn a_broken_upload_is_resumed_at_the_registrys_offset() {
             );
             let stored = stored.await.unwrap_or_else(|error| panic!("{what}: {error}"));
             assert_eq!(stored, (digest.clone(), 3_000_000), "{what}");
-            stands(&registry.repository(&name), &digest, 3_000_000).await;
-            let begun = proxy.count("POST", "/uploads/");
+            assert_stored(&registry.repository(&name), &digest, 3_000_000).await;
+            let started = proxy.count("POST", "/uploads/");
             match version {
-                // It forgets what it had.
-                Version::V28 => assert_eq!(begun, 3, "{what}"),
+                // It loses the stored bytes.
+                Version::V28 => assert_eq!(started, 3, "{what}"),
                 Version::V31 | Version::Olareg => {
-                    assert_eq!(begun, 1, "{what}");
-                    nothing_unfinished(&registry, &name).await;
+                    assert_eq!(started, 1, "{what}");
+                    wait_for_no_open_uploads(&registry, &name).await;
                 }
             }
         }
@@ -90,9 +93,9 @@ async fn a_copy_within_one_registry_is_not_blocked_by_its_own_limits() {
     from.upload(Some(&digest), Some(3_000_000), stream(content))
         .await
         .unwrap();
-    // The status and, once it was lost, the blob and a new upload are asked for.
+    // The status is requested and, once it is lost, the blob and a new upload.
     for lost in [false, true] {
-        let broken = first(1, carries, || Action::BreakRequest(1_000_000));
+        let broken = first(1, carries_content, || Action::BreakRequest(1_000_000));
         let proxy = FaultProxy::to(&registry.host, move |request| {
             match lost && request.method == "GET" && request.path.contains("/uploads/") {
                 true => Action::Answer(404, Vec::new(), String::new()),
@@ -115,7 +118,7 @@ async fn a_copy_within_one_registry_is_not_blocked_by_its_own_limits() {
             .await
             .expect("nobody waits for himself");
         copied.unwrap();
-        stands(&registry.repository(to.name()), &digest, 3_000_000).await;
+        assert_stored(&registry.repository(to.name()), &digest, 3_000_000).await;
     }
 }
 
@@ -132,7 +135,7 @@ async fn after_a_lost_response_the_stored_content_is_checked() {
         let repository = client(&proxy.host).repository("lost");
         let stored = repository.upload(Some(&digest), Some(100_000), stream(content)).await;
         assert_eq!(stored.unwrap(), (digest.clone(), 100_000));
-        stands(&registry.repository("lost"), &digest, 100_000).await;
+        assert_stored(&registry.repository("lost"), &digest, 100_000).await;
         assert_eq!(proxy.count("PUT", "/uploads/"), 1, "{version:?}");
     }
 }
@@ -163,7 +166,7 @@ async fn content_beyond_the_replay_buffer_is_read_again() {
         panic!("{error:?}");
     };
     assert_eq!(error.kind(), &Kind::Interrupted, "{error}");
-    nothing_unfinished(&registry, "late").await;
+    wait_for_no_open_uploads(&registry, "late").await;
 }
 
 #[tokio::test]
@@ -191,7 +194,7 @@ async fn an_upload_size_limit_is_learned_once() {
             .upload(Some(&digest), Some(5_000_000), stream(content))
             .await
             .unwrap();
-        stands(&registry.repository("parts"), &digest, 5_000_000).await;
+        assert_stored(&registry.repository("parts"), &digest, 5_000_000).await;
         assert_eq!(refused.load(Ordering::Relaxed), refusals);
     }
     assert_eq!(proxy.count("POST", "/uploads/"), 2);
@@ -200,7 +203,7 @@ async fn an_upload_size_limit_is_learned_once() {
         1 + 2 * 4,
         "5 MB, then 2.5 MB were refused; 1.25 MB pass"
     );
-    nothing_unfinished(&registry, "parts").await;
+    wait_for_no_open_uploads(&registry, "parts").await;
 }
 
 #[tokio::test]
@@ -218,14 +221,14 @@ async fn a_refused_mount_falls_back_to_its_upload() {
             bytes: stream(content),
         };
         destination.upload(upload).await.unwrap();
-        stands(&registry.repository("to"), &blob.digest, 100_000).await;
+        assert_stored(&registry.repository("to"), &blob.digest, 100_000).await;
         assert_eq!(proxy.count("POST", "/uploads/"), 1, "{version:?}");
-        // One that nobody used is given up with the destination.
+        // An unused upload is deleted with the destination.
         let other = Descriptor::new("application/octet-stream", Digest::of(b"other"), 5);
         assert!(!destination.mount(&other, "from").await.unwrap());
         assert!(registry.unfinished("to") > 0);
         drop(destination);
-        nothing_unfinished(&registry, "to").await;
+        wait_for_no_open_uploads(&registry, "to").await;
     }
 }
 
@@ -245,7 +248,7 @@ async fn the_request_rate_of_a_registry_is_limited() {
         let missing = limited.repository("rate").head_blob(&Digest::of(b"missing")).await;
         assert_eq!(missing.unwrap(), None);
     });
-    // Each begins an upload and commits it.
+    // Each starts an upload and commits it.
     let uploads = (0u8..4).map(|number| {
         let content = noise(number.into(), 1000);
         let digest = Digest::of(&content);
@@ -253,7 +256,7 @@ async fn the_request_rate_of_a_registry_is_limited() {
         async move {
             let sent = repository.upload(Some(&digest), Some(1000), stream(content)).await;
             sent.unwrap();
-            stands(&repository, &digest, 1000).await;
+            assert_stored(&repository, &digest, 1000).await;
         }
     });
     futures::join!(futures::future::join_all(heads), futures::future::join_all(uploads));

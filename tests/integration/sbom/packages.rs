@@ -1,4 +1,4 @@
-//! SBOMs of packages in a cluster: after Ready, before it where they are demanded, once for each image.
+//! SBOMs of packages in a cluster: after Ready, or before it if required, once for each image.
 
 use std::path::{Path, PathBuf};
 
@@ -14,10 +14,11 @@ use crate::support::objects::{package, registry_at};
 use crate::support::program;
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::wait::{SOON, eventually};
+use crate::support::workspace::{Workspace, stderr};
 
 const TITLE: &str = "org.opencontainers.image.title";
 
-/// A registry with images to take, another to bring them to, and a folder for syft.
+/// A source registry with images, a destination registry, and a folder for syft.
 struct Setup {
     cluster: Cluster,
     source: TestRegistry,
@@ -30,7 +31,7 @@ impl Setup {
         Self::with(Version::V31, images).await
     }
 
-    /// The same, where the images go to a registry of that version.
+    /// The same with a destination registry of this version.
     async fn with(version: Version, images: &[&str]) -> Self {
         let setup = Self {
             cluster: Cluster::recording_requests().await,
@@ -44,8 +45,8 @@ impl Setup {
         setup
     }
 
-    /// A syft that notes each of its runs.
-    fn counting(&self) -> PathBuf {
+    /// A syft that records each run.
+    fn counting_syft(&self) -> PathBuf {
         let (runs, syft) = (self.folder.path().join("runs"), program("JACKAL_BIN_SYFT"));
         script(
             self.folder.path(),
@@ -54,8 +55,8 @@ impl Setup {
     }
 
     fn runs(&self) -> usize {
-        let said = std::fs::read_to_string(self.folder.path().join("runs"));
-        said.unwrap_or_default().lines().count()
+        let runs = std::fs::read_to_string(self.folder.path().join("runs"));
+        runs.unwrap_or_default().lines().count()
     }
 
     fn flags<'a>(&'a self, syft: &'a Path) -> Vec<&'a str> {
@@ -69,7 +70,7 @@ impl Setup {
         ]
     }
 
-    /// The same for one that writes where syft may not.
+    /// The same for a script that writes where syft must not.
     fn flags_for_script<'a>(&'a self, syft: &'a Path) -> Vec<&'a str> {
         [self.flags(syft), vec!["--sbom-isolation", "none"]].concat()
     }
@@ -128,18 +129,18 @@ fn reasons(status: &JackalPackageStatus) -> Vec<&str> {
 
 #[tokio::test]
 async fn sboms_are_made_once_after_a_package_is_ready() {
-    follow(Version::V31).await;
+    sboms_are_made_once_in(Version::V31).await;
 }
 
 #[tokio::test]
 async fn sboms_are_made_once_in_a_registry_with_the_referrers_api() {
-    follow(Version::Olareg).await;
+    sboms_are_made_once_in(Version::Olareg).await;
 }
 
-async fn follow(version: Version) {
+async fn sboms_are_made_once_in(version: Version) {
     let setup = Setup::with(version, &["web", "tool"]).await;
     let proxy = FaultProxy::to(&setup.registry.host, |_| Action::Pass);
-    let syft = setup.counting();
+    let syft = setup.counting_syft();
     let controller = setup.cluster.controller(&setup.flags_for_script(&syft));
     let yaml = setup.package("shop", &["web", "tool"], &proxy.host, "interval: 10s");
     setup.cluster.apply(&yaml);
@@ -169,7 +170,7 @@ async fn follow(version: Version) {
     let pages = ["tool", "web"].map(|image| format!("sbom-viewer-{host}_{image}_1.html"));
     assert_eq!(names, [expected, pages].concat());
 
-    // A repeat asks once for each image, and writes nothing.
+    // A repeat sends one request for each image, and writes nothing.
     eventually(SOON, "the events are written", async || {
         let events = setup
             .cluster
@@ -199,7 +200,7 @@ async fn follow(version: Version) {
     assert_eq!(lists() - asked, 2);
     assert_eq!(setup.cluster.writes()[written.len()..], [] as [String; 0]);
 
-    // Another package has them at once, also after a restart, once the artifact that the status records has proven them.
+    // Another package gets them immediately, also after a restart, because the artifact in the status proves them.
     drop(controller);
     let _controller = setup.cluster.controller(&setup.flags_for_script(&syft));
     setup.cluster.request("shop", "restarted").await;
@@ -220,7 +221,7 @@ async fn follow(version: Version) {
         Some(artifact)
     );
 
-    // Nobody wants them any more.
+    // No object requests them any more.
     let off = json!({"spec": {"sbom": {"enabled": false}}});
     setup.cluster.patch::<JackalPackage>("other", off).await;
     let without = setup.cluster.package_where("other", "without SBOMs", |package| {
@@ -231,7 +232,7 @@ async fn follow(version: Version) {
     assert!(!setup.has_sboms("other:1.0.0"));
 }
 
-/// How often lists of referrers were asked for: by the API, or by the tag that stands for it.
+/// The number of requests for referrer lists: by the API, or by the tag.
 fn referrer_lists(proxy: &FaultProxy) -> usize {
     proxy.count("GET", "/referrers/") + proxy.count("GET", "/manifests/sha256-")
 }
@@ -264,20 +265,20 @@ async fn optional_sboms_do_not_affect_readiness() {
     }
     assert!(!setup.has_sboms("shop:1.0.0"));
     let events = || async { setup.cluster.events("shop").await };
-    let told_once = async || {
-        let told = events()
+    let reported_once = async || {
+        let reported = events()
             .await
             .iter()
             .filter(|event| event.starts_with("SbomFailed"))
             .count();
-        if told == 1 {
+        if reported == 1 {
             Ok(())
         } else {
-            Err(format!("{told} events"))
+            Err(format!("{reported} events"))
         }
     };
-    eventually(SOON, "it is told", told_once).await;
-    // Another try is no news.
+    eventually(SOON, "it is told", reported_once).await;
+    // A retry causes no event.
     let written = setup.cluster.writes();
     setup.cluster.request("shop", "again").await;
     let again = setup.cluster.package_where("shop", "tried again", |package| {
@@ -286,7 +287,7 @@ async fn optional_sboms_do_not_affect_readiness() {
     });
     let again = again.await.status.unwrap();
     assert_eq!(again.conditions, status.conditions);
-    eventually(SOON, "it is told no second time", told_once).await;
+    eventually(SOON, "it is told no second time", reported_once).await;
     let news = setup.cluster.writes()[written.len()..].to_vec();
     assert!(!news.iter().any(|request| request.contains("/events")), "{news:?}");
 }
@@ -307,10 +308,10 @@ async fn a_package_with_required_sboms_is_not_published_without_them() {
     });
     let status = failed.await.status.unwrap();
     assert_eq!(status.artifact, None);
-    let standing = setup.registry.repository("shop").head_manifest("1.0.0").await.unwrap();
-    assert_eq!(standing, None, "nothing is published");
+    let existing = setup.registry.repository("shop").head_manifest("1.0.0").await.unwrap();
+    assert_eq!(existing, None, "nothing is published");
 
-    // Whoever installs it sees it come about.
+    // Its progress is visible to users.
     drop(controller);
     let syft = program("JACKAL_BIN_SYFT");
     let _controller = setup.cluster.controller(&setup.flags(&syft));
@@ -349,20 +350,9 @@ async fn build_and_cluster_make_the_same_sboms() {
     let file = setup.folder.path().join("shop.yaml");
     std::fs::write(&file, setup.package("shop", &["web"], &setup.registry.host, "")).unwrap();
     let build = |to: &str, syft: &Path| {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_jackal-operator"))
-            .args([
-                "build",
-                file.to_str().unwrap(),
-                "--to",
-                to,
-                "--insecure",
-                "--output",
-                "json",
-            ])
-            .args(setup.flags(syft))
-            .env("DOCKER_CONFIG", setup.folder.path())
-            .output()
-            .unwrap();
+        let flags = ["--to", to, "--insecure", "--output", "json"];
+        let flags = [&[file.to_str().unwrap()], &flags[..], &setup.flags(syft)].concat();
+        let output = Workspace::new().build(&flags);
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         (output, report)
     };
@@ -382,12 +372,12 @@ async fn build_and_cluster_make_the_same_sboms() {
         (&json!(false), &in_registry["digest"])
     );
 
-    // Without its SBOMs a package stands all the same, unless it demands them.
+    // Without SBOMs a package is published nevertheless, unless it requires them.
     let other = TestRegistry::start(Version::V31);
     let (output, report) = build(&other.host, Path::new("/nowhere/syft"));
     assert!(output.status.success(), "{report}");
     assert_eq!(report["sboms"]["complete"], false);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("built without SBOMs"));
+    assert!(stderr(&output).contains("built without SBOMs"));
     std::fs::write(
         &file,
         setup.package("shop", &["web"], &other.host, "sbom: {required: true}"),

@@ -1,4 +1,4 @@
-//! In a cluster: packages and images that are signed, and images that must be.
+//! In a cluster: signed packages and images, and images that must be signed.
 
 use jackal_operator::api::v1alpha1::JackalImage;
 use jackal_operator::oci::Digest;
@@ -13,7 +13,7 @@ use crate::support::image::{image, noise, put};
 use crate::support::objects::{package, registry_at};
 use crate::support::registry::{TestRegistry, VERSIONS, Version};
 
-/// A Secret as `cosign generate-key-pair k8s://…` writes it.
+/// A Secret in the format of `cosign generate-key-pair k8s://…`.
 pub fn key_pair(name: &str, password: &str) -> String {
     json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "immutable": false,
@@ -79,7 +79,7 @@ async fn a_package_and_its_images_are_signed_once() {
             assert_eq!(material["annotations"], json!({ "method": "Registry" }));
             workspace.provenance(&reference, "p384.pub").unwrap_err();
         }
-        // Looked at again, nothing is written.
+        // Another reconciliation writes nothing.
         let writes = |proxy: &FaultProxy| {
             ["PUT", "POST", "PATCH"]
                 .map(|method| proxy.count(method, ""))
@@ -98,7 +98,7 @@ async fn a_package_and_its_images_are_signed_once() {
     }
 }
 
-/// Expects the condition Verified to be that.
+/// Expects this Verified condition.
 #[track_caller]
 fn verified(conditions: &[Condition], status: &str, reason: &str) {
     let verified = condition(conditions, "Verified").unwrap();
@@ -142,7 +142,7 @@ async fn an_image_is_copied_only_if_every_matching_verify_entry_is_satisfied() {
         .package_where("shop", "not signed", refused("it has no signature"))
         .await;
     verified(&package.status.unwrap().conditions, "False", "VerificationError");
-    let stands = async || {
+    let exists = async || {
         registry
             .repository("acme/app")
             .head_manifest("7")
@@ -151,7 +151,7 @@ async fn an_image_is_copied_only_if_every_matching_verify_entry_is_satisfied() {
             .is_some()
     };
     assert!(!stands().await);
-    // One of two is not enough.
+    // One of two is not sufficient.
     let logged = std::fs::read(workspace.path("logged.json")).unwrap();
     attach(&app, &signed, &logged).await;
     cluster.request("shop", "logged").await;
@@ -174,25 +174,25 @@ async fn an_image_is_copied_only_if_every_matching_verify_entry_is_satisfied() {
         let conditions = image.status.unwrap().conditions;
         match row.image.contains("/acme/") {
             true => verified(&conditions, "True", "Succeeded"),
-            // No entry is about it.
+            // No entry matches it.
             false => assert!(condition(&conditions, "Verified").is_none(), "{conditions:?}"),
         }
     }
 
-    // Another image under the tag has no signature, and what stands is not replaced.
+    // Another image under the tag has no signature, and the existing copy is not replaced.
     let newer = image(&app, "linux/amd64", noise(9, 1000)).await;
     put(&app, &newer, Some("7")).await;
     cluster.request("shop", "newer").await;
     cluster
         .package_where("shop", "newer is not signed", refused("it has no signature"))
         .await;
-    let stands = registry
+    let exists = registry
         .repository("acme/app")
         .head_manifest("7")
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(&stands.digest, signed.digest());
+    assert_eq!(&exists.digest, signed.digest());
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! By keys.
+//! Signatures by keys.
 
 use jackal_operator::oci::Digest;
 
@@ -25,7 +25,7 @@ async fn cosign_verifies_our_signatures() {
             assert!(verified.contains(index.digest().as_str()), "{verified}");
         }
         workspace.cosign_verifies(&by_tag, "p384.pub").unwrap_err();
-        // The index alone was signed.
+        // Only the index was signed.
         let child = format!("{name}@{}", children[0].digest());
         workspace.cosign_verifies(&child, "cosign.pub").unwrap_err();
         workspace
@@ -48,14 +48,14 @@ async fn cosign_verifies_our_signatures() {
             .unwrap_err();
         assert!(refused.contains("it has no signature"), "{refused}");
 
-        // The same key in another form makes the same signature, which stands.
+        // The same key in another format makes the same signature, which exists.
         let before = repository.referrers(index.digest()).await.unwrap();
         let again = workspace
             .run_operator(&["sign", &by_digest, "--insecure", "--key", "plain.key"])
             .unwrap();
         assert!(again.contains("was signed before"), "{again}");
         assert_eq!(repository.referrers(index.digest()).await.unwrap(), before);
-        // cosign adds its own beside it.
+        // cosign adds its own signature.
         workspace.cosign_signs(&by_digest, false);
         assert_eq!(
             repository.referrers(index.digest()).await.unwrap().len(),
@@ -75,7 +75,7 @@ async fn signatures_of_cosign_are_verified() {
             put(&at, &document, Some("1")).await;
             let reference = format!("{}/{repository}@{}", registry.host, document.digest());
             workspace.cosign_signs(&reference, older);
-            // In the form that is meant.
+            // In the intended format.
             let tag = format!("sha256-{}.sig", document.digest().hex());
             assert_eq!(at.head_manifest(&tag).await.unwrap().is_some(), older);
             workspace
@@ -109,7 +109,7 @@ async fn an_image_layout_is_signed_and_verified() {
     workspace.run_operator(&build).unwrap();
     let verify = ["verify", "oci:./shop:shop:1", "--key", "cosign.pub"];
     workspace.run_operator(&verify).unwrap();
-    // Signed again it stays as it is, to the byte.
+    // Signing again leaves it unchanged.
     let index = std::fs::read(workspace.path("shop/index.json")).unwrap();
     let again = workspace
         .run_operator(&["sign", "oci:./shop:shop:1", "--key", "plain.key"])

@@ -1,4 +1,4 @@
-//! Keys, roots and fields that cannot be used: each is told clearly, and nothing is published.
+//! Unusable keys, roots and fields: each is reported clearly, and nothing is published.
 
 use jackal_operator::api::v1alpha1::JackalPackage;
 
@@ -114,7 +114,7 @@ async fn unusable_keys_are_reported_until_corrected() {
         let published = registry.repository(name).head_manifest("1").await.unwrap();
         assert!(published.is_none(), "{name}");
     }
-    // Repaired, each goes on by itself.
+    // After the repair, each continues automatically.
     cluster.apply(&key_pair("wrong-password", "secret"));
     cluster.apply(&config_map("private", "cosign.pub", &text("cosign.pub")));
     for name in ["wrong-password", "private"] {
@@ -162,8 +162,8 @@ async fn mutually_exclusive_signing_fields_are_rejected_by_the_api_server() {
         ),
         ("signing: {}", "secretRef"),
     ] {
-        let said = refused(more);
-        assert!(said.contains(told), "{more}: {said}");
+        let message = refused(more);
+        assert!(message.contains(told), "{more}: {message}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! By identities, with all of Sigstore played by `scripts/go/sigstore`.
+//! Signatures by identities, with all of Sigstore simulated by `scripts/go/sigstore`.
 
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest};
 use jackal_operator::registry::Repository;
@@ -13,7 +13,7 @@ use crate::support::registry::{TestRegistry, Version};
 pub const IDENTITY: &str = "https://github.com/acme/app/.github/workflows/release.yaml@refs/heads/main";
 pub const ISSUER: &str = "https://token.actions.githubusercontent.com";
 
-/// An image whose signatures by an identity are in the person's folder.
+/// An image whose signatures by an identity are in the workspace.
 pub async fn signed_image(workspace: &SigningWorkspace, repository: &Repository, seed: u64) -> Document {
     let document = image(repository, "linux/amd64", noise(seed, 1000)).await;
     put(repository, &document, Some(&seed.to_string())).await;
@@ -35,7 +35,7 @@ pub async fn signed_image(workspace: &SigningWorkspace, repository: &Repository,
     document
 }
 
-/// Keeps a signature of cosign 2 under the image's tag for them.
+/// Stores a signature of cosign 2 under the image's tag for them.
 async fn keep_simple(repository: &Repository, subject: &Document, json: &[u8]) {
     let read: Value = serde_json::from_slice(json).unwrap();
     use base64::Engine as _;
@@ -65,7 +65,7 @@ async fn keep_simple(repository: &Repository, subject: &Document, json: &[u8]) {
 async fn keyless_identities_are_verified_like_cosign_does() {
     let workspace = SigningWorkspace::new();
     let registry = TestRegistry::start(Version::V31);
-    // Each form in a repository of its own, for one good signature is enough.
+    // Each format in a separate repository, because one valid signature is sufficient.
     for (seed, form) in (1..).zip([
         "logged",
         "tiled",

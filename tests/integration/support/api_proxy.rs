@@ -1,4 +1,4 @@
-//! Counting what a process writes to the API server: every request, also those that change nothing.
+//! Records the requests of a process to the API server, also those that change nothing.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -6,28 +6,30 @@ use std::time::{Duration, Instant};
 use super::process::Server;
 use super::program;
 
-/// A way to the API server that notes every request.
+/// A proxy for the API server that records every request.
 pub struct ApiProxy {
-    /// A kubeconfig that leads over it.
+    /// A kubeconfig that uses the proxy.
     pub kubeconfig: PathBuf,
     log: PathBuf,
     _server: Server,
 }
 
 impl ApiProxy {
-    /// Opens the way; its files are in `folder`.
+    /// Starts the proxy; its files are in `folder`.
     pub fn open(folder: &Path) -> Self {
         let log = folder.join("kubectl-proxy.requests");
         let mut server = Server::start(&program("JACKAL_BIN_KUBECTL"), &["proxy", "--port=0", "-v=3"], &log);
         let deadline = Instant::now() + Duration::from_secs(20);
         let address = loop {
-            let said = std::fs::read_to_string(&log).unwrap_or_default();
-            let serves = said.lines().find_map(|line| line.strip_prefix("Starting to serve on "));
+            let content = std::fs::read_to_string(&log).unwrap_or_default();
+            let serves = content
+                .lines()
+                .find_map(|line| line.strip_prefix("Starting to serve on "));
             if let Some(address) = serves {
                 break address.trim().to_owned();
             }
             let lives = !server.has_ended() && Instant::now() < deadline;
-            assert!(lives, "kubectl proxy does not start: {said}");
+            assert!(lives, "kubectl proxy does not start: {content}");
             std::thread::sleep(Duration::from_millis(20));
         };
         let kubeconfig = folder.join("kubeconfig");
@@ -39,17 +41,18 @@ impl ApiProxy {
         }
     }
 
-    /// Every request so far that is not about a Lease, as `METHOD path`.
+    /// Every request so far, except for Leases, as `METHOD path`.
     pub fn requests(&self) -> Vec<String> {
-        let said = std::fs::read_to_string(&self.log).expect("the log");
-        said.lines()
+        let content = std::fs::read_to_string(&self.log).expect("the log");
+        content
+            .lines()
             .filter_map(|line| line.split_once("Filter accepting "))
             .map(|(_, request)| request.trim().to_owned())
             .filter(|request| !request.contains("/leases"))
             .collect()
     }
 
-    /// Those that are no reading ones.
+    /// Those that are not reads.
     pub fn writes(&self) -> Vec<String> {
         let mut requests = self.requests();
         requests.retain(|request| !request.starts_with("GET "));
@@ -57,7 +60,7 @@ impl ApiProxy {
     }
 }
 
-/// A kubeconfig for an API server at `address` that speaks plain HTTP and asks nobody who they are.
+/// A kubeconfig for an API server at `address` over plain HTTP without authentication.
 pub fn kubeconfig_to(address: &str) -> String {
     format!(
         "apiVersion: v1

@@ -1,4 +1,4 @@
-//! The smallest transfer: a destination as a sink, and a copy with it.
+//! A minimal copy: a destination as a blob sink.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,10 +8,10 @@ use jackal_operator::oci::{Descriptor, Digest, Platform, Reference};
 use jackal_operator::source::{Blob, BlobSink, ImageSource, Resolved, StoredBlob};
 use jackal_operator::transfer::{Destination, Upload};
 
-/// Takes what a source delivers.
+/// Passes blobs from a source to a destination.
 pub struct Sink<'a> {
     destination: &'a dyn Destination,
-    /// Blobs that were moved.
+    /// Number of transferred blobs.
     pub moved: AtomicUsize,
 }
 
@@ -40,7 +40,7 @@ impl BlobSink for Sink<'_> {
     }
 }
 
-/// Brings an image to `destination` under `tag`; returns it and the number of blobs that were moved.
+/// Copies an image to `destination` under `tag`; returns it and the number of transferred blobs.
 pub async fn copy(
     source: &dyn ImageSource,
     reference: &str,

@@ -1,5 +1,5 @@
-//! A proxy before a real registry that does to each request what a rule says: what networks, proxies and hosted
-//! registries do, and a registry of one's own cannot be made to do.
+//! A proxy before a real registry that applies a rule to each request: faults of networks, proxies and hosted
+//! registries that a local registry cannot produce.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,45 +12,45 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::scripted::RecordedRequest;
 
-/// The longest head of a request or an answer.
+/// The maximum length of a request head or response head.
 const HEAD: usize = 64 * 1024;
-/// How long a connection stays open for its answer to be read.
+/// How long a connection stays open so that the client can read the response.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// What happens to a request.
 pub enum Action {
     Pass,
-    /// It goes on only then.
+    /// The request is forwarded after this delay.
     Delay(Duration),
-    /// This answer, at once.
+    /// This response, immediately.
     Answer(u16, Vec<(&'static str, String)>, String),
-    /// An answer that never ends.
+    /// A response that never ends.
     Endless(u16),
-    /// The connection breaks after so many bytes of the request's body, which the registry gets.
+    /// The connection closes after this number of bytes of the request body, which the registry receives.
     BreakRequest(u64),
-    /// It takes no more after so many bytes of the request's body, for so long.
+    /// Nothing more is read after this number of bytes of the request body, for this time.
     StallRequest(u64, Duration),
-    /// A request that carries more than so many bytes is answered by 504 after so long, and its upload is removed.
+    /// A request with more than this number of bytes is answered with 504 after this time, and its upload is deleted.
     Cut(u64, Duration),
-    /// The connection breaks when the answer is there, which nobody gets.
+    /// The connection closes when the response arrives, which is lost.
     LoseAnswer,
-    /// The connection breaks after so many bytes of the answer's body.
+    /// The connection closes after this number of bytes of the response body.
     BreakAnswer(u64),
-    /// The answer ends after so many bytes of its body as though that were all.
+    /// The response ends after this number of bytes of its body as if it were complete.
     Truncate(u64),
-    /// After so many bytes of the answer's body the others come one by one, each after so long.
+    /// After this number of bytes of the response body the others are sent one by one, with this delay.
     Trickle(u64, Duration),
-    /// This byte of the answer's body is another.
+    /// This byte of the response body is changed.
     Flip(u64),
-    /// The answer's header of this name is made another, if it is there.
+    /// This header of the response is changed, if it exists.
     Header(&'static str, Box<dyn Fn(&str) -> String + Send + Sync>),
-    /// An answer of the first status has the second one.
+    /// A response with the first status gets the second one.
     Status(u16, u16),
 }
 
 type Rule = Box<dyn Fn(&RecordedRequest) -> Action + Send + Sync>;
 
-/// Such a proxy.
+/// The proxy.
 pub struct FaultProxy {
     /// `127.0.0.1:port`.
     pub host: String,
@@ -62,7 +62,7 @@ struct State {
     to: String,
     rule: Rule,
     after: Rule,
-    lifted: AtomicBool,
+    disabled: AtomicBool,
     requests: Mutex<Vec<RecordedRequest>>,
 }
 
@@ -72,14 +72,14 @@ impl FaultProxy {
         Self::with(to, rule, |_| Action::Pass)
     }
 
-    /// The same, with a rule for after it was lifted.
+    /// The same, with a rule for the time after it is disabled.
     pub fn with(
         to: &str,
         rule: impl Fn(&RecordedRequest) -> Action + Send + Sync + 'static,
         after: impl Fn(&RecordedRequest) -> Action + Send + Sync + 'static,
     ) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
-        // Small, so that what a client sent is not lost in the kernel but was taken or was not.
+        // A small buffer, so that data is either read by the proxy or not, instead of lost in the kernel.
         socket.set_recv_buffer_size(64 * 1024).unwrap();
         socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
         let listener = socket.listen(1024).unwrap();
@@ -88,7 +88,7 @@ impl FaultProxy {
             to: to.to_owned(),
             rule: Box::new(rule),
             after: Box::new(after),
-            lifted: AtomicBool::new(false),
+            disabled: AtomicBool::new(false),
             requests: Mutex::default(),
         });
         let task = tokio::spawn(accept(listener, Arc::clone(&state)));
@@ -99,9 +99,9 @@ impl FaultProxy {
         }
     }
 
-    /// The fault is over.
-    pub fn lift(&self) {
-        self.state.lifted.store(true, Ordering::Relaxed);
+    /// Ends the fault.
+    pub fn disable(&self) {
+        self.state.disabled.store(true, Ordering::Relaxed);
     }
 
     /// Every request so far.
@@ -109,7 +109,7 @@ impl FaultProxy {
         self.state.requests.lock().unwrap().clone()
     }
 
-    /// How many requests there were of a method to paths that contain `part`.
+    /// The number of requests with a method to paths that contain `part`.
     pub fn count(&self, method: &str, part: &str) -> usize {
         let requests = self.state.requests.lock().unwrap();
         let such = requests.iter().filter(|request| request.method == method);
@@ -117,7 +117,7 @@ impl FaultProxy {
     }
 }
 
-/// `act` for the first `count` requests that `when` holds for; the others pass.
+/// `act` for the first `count` requests that match `when`; the others pass.
 pub fn first(
     count: usize,
     when: impl Fn(&RecordedRequest) -> bool + Send + Sync + 'static,
@@ -143,7 +143,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
     }
 }
 
-/// A head with its blank line, and what came after it; none when the connection ended.
+/// A head with its blank line, and the bytes after it; none if the connection ended.
 async fn head(from: &mut (impl AsyncRead + Unpin)) -> Option<(String, Vec<u8>)> {
     let mut read = Vec::new();
     let mut buffer = [0; 8 * 1024];
@@ -158,7 +158,7 @@ async fn head(from: &mut (impl AsyncRead + Unpin)) -> Option<(String, Vec<u8>)> 
     None
 }
 
-/// Serves one request; every connection is for one.
+/// Serves one request; every connection carries one.
 async fn serve(mut client: TcpStream, state: Arc<State>) {
     let Some((head, rest)) = head(&mut client).await else {
         return;
@@ -179,7 +179,7 @@ async fn serve(mut client: TcpStream, state: Arc<State>) {
         requests.push(one.clone());
         one
     };
-    let act = match state.lifted.load(Ordering::Relaxed) {
+    let act = match state.disabled.load(Ordering::Relaxed) {
         true => (state.after)(&one),
         false => (state.rule)(&one),
     };
@@ -193,13 +193,13 @@ async fn serve(mut client: TcpStream, state: Arc<State>) {
             let Ok(server) = TcpStream::connect(&state.to).await else {
                 return;
             };
-            pass(client, server, &one, &closing(&head), rest, act).await;
+            pass(client, server, &one, &with_connection_close(&head), rest, act).await;
         }
     }
 }
 
-/// The same head, of a connection that is for one request.
-fn closing(head: &str) -> String {
+/// The same head with `Connection: close`.
+fn with_connection_close(head: &str) -> String {
     let kept = head.lines().filter(|line| {
         let name = line.split(':').next().unwrap_or_default();
         !line.is_empty() && !name.eq_ignore_ascii_case("connection")
@@ -208,7 +208,7 @@ fn closing(head: &str) -> String {
     lines.join("\r\n")
 }
 
-/// An answer with a body, or one that does not end.
+/// A response with a body, or one that does not end.
 async fn answer(mut client: TcpStream, status: u16, headers: &[(&str, String)], body: Option<&str>) {
     let mut text = format!("HTTP/1.1 {status} X\r\nConnection: close\r\n");
     for (name, value) in headers {
@@ -229,20 +229,20 @@ async fn answer(mut client: TcpStream, status: u16, headers: &[(&str, String)], 
         }
     }
     let _ = client.shutdown().await;
-    // As proxies do: a connection that is closed with bytes unread loses its answer.
+    // Like other proxies: closing a connection with unread bytes loses its response.
     let mut sink = vec![0; 64 * 1024];
     let _ = timeout(LINGER, async { while let Ok(1..) = client.read(&mut sink).await {} }).await;
 }
 
 async fn pass(client: TcpStream, server: TcpStream, request: &RecordedRequest, head: &str, rest: Vec<u8>, act: Action) {
-    let begun = Instant::now();
+    let started = Instant::now();
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let most = match act {
         Action::BreakRequest(most) | Action::StallRequest(most, _) | Action::Cut(most, _) => most,
         _ => u64::MAX,
     };
-    // True when there was more than `most`.
+    // True if there was more than `most`.
     let upward = async {
         if to_server.write_all(head.as_bytes()).await.is_err() {
             return false;
@@ -265,7 +265,7 @@ async fn pass(client: TcpStream, server: TcpStream, request: &RecordedRequest, h
             }
         }
     };
-    let downward = down(&mut from_server, &mut to_client, &act);
+    let downward = pass_response(&mut from_server, &mut to_client, &act);
     let over = tokio::select! {
         over = upward => over,
         () = downward => {
@@ -278,7 +278,7 @@ async fn pass(client: TcpStream, server: TcpStream, request: &RecordedRequest, h
     match act {
         Action::StallRequest(_, long) if over => sleep(long).await,
         Action::Cut(_, time) if over => {
-            sleep(time.saturating_sub(begun.elapsed())).await;
+            sleep(time.saturating_sub(started.elapsed())).await;
             drop((to_server, from_server));
             remove_upload(request).await;
             if let Ok(client) = from_client.reunite(to_client) {
@@ -289,7 +289,7 @@ async fn pass(client: TcpStream, server: TcpStream, request: &RecordedRequest, h
     }
 }
 
-/// As registries do that give an upload up whose request they cut. The proxy's own address is where the request came.
+/// Like registries that delete an upload whose request was cut. The proxy's own address is in the Host header.
 async fn remove_upload(request: &RecordedRequest) {
     let path = request.path.split("&digest=").next().unwrap_or_default();
     let mut url = format!("http://{}{path}", request.headers["host"]);
@@ -300,9 +300,9 @@ async fn remove_upload(request: &RecordedRequest) {
         if matches!(status, Ok(204 | 404)) {
             return;
         }
-        // It has other bytes than the address says.
-        if let Ok(stands) = client.get(&url).send().await
-            && let Some(location) = stands.headers().get("location")
+        // The upload has a different offset than the address states.
+        if let Ok(upload_status) = client.get(&url).send().await
+            && let Some(location) = upload_status.headers().get("location")
         {
             url = location.to_str().unwrap().to_owned();
         }
@@ -310,15 +310,19 @@ async fn remove_upload(request: &RecordedRequest) {
     }
 }
 
-async fn down(server: &mut (impl AsyncRead + Unpin), client: &mut (impl tokio::io::AsyncWrite + Unpin), act: &Action) {
+async fn pass_response(
+    server: &mut (impl AsyncRead + Unpin),
+    client: &mut (impl tokio::io::AsyncWrite + Unpin),
+    act: &Action,
+) {
     let Some((mut head, rest)) = head(server).await else {
         return;
     };
     match act {
         Action::LoseAnswer => return,
-        Action::Header(name, change) => head = rewritten(&head, name, change),
+        Action::Header(name, change) => head = rewrite_header(&head, name, change),
         Action::Status(from, to) => head = head.replacen(&format!("HTTP/1.1 {from} "), &format!("HTTP/1.1 {to} "), 1),
-        Action::Truncate(most) => head = rewritten(&head, "content-length", &|_| most.to_string()),
+        Action::Truncate(most) => head = rewrite_header(&head, "content-length", &|_| most.to_string()),
         _ => {}
     }
     if client.write_all(head.as_bytes()).await.is_err() {
@@ -356,7 +360,7 @@ async fn down(server: &mut (impl AsyncRead + Unpin), client: &mut (impl tokio::i
     }
 }
 
-fn rewritten(head: &str, name: &str, change: &dyn Fn(&str) -> String) -> String {
+fn rewrite_header(head: &str, name: &str, change: &dyn Fn(&str) -> String) -> String {
     let lines = head.split("\r\n").map(|line| match line.split_once(": ") {
         Some((found, value)) if found.eq_ignore_ascii_case(name) => format!("{found}: {}", change(value)),
         _ => line.to_owned(),

@@ -1,4 +1,4 @@
-//! A server of files, as chart repositories and download pages are.
+//! A file server, like chart repositories and download pages.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use super::scripted::{ScriptedServer, reply};
 /// The files by their paths, with the leading `/`.
 type Files = Arc<Mutex<BTreeMap<String, Bytes>>>;
 
-/// A running server of files. A path that begins with `/chunked/` is answered without a length.
+/// A running file server. A path that begins with `/chunked/` is served without a length.
 pub struct FileServer {
     /// `127.0.0.1:port`.
     pub host: String,
@@ -51,13 +51,13 @@ impl FileServer {
         }
     }
 
-    /// Puts a file there, and says its address.
+    /// Stores a file and returns its URL.
     pub fn put(&self, path: &str, content: impl Into<Bytes>) -> String {
         self.files.lock().unwrap().insert(path.to_owned(), content.into());
         format!("http://{}{path}", self.host)
     }
 
-    /// The paths that were asked for so far.
+    /// The requested paths so far.
     pub fn asked(&self) -> Vec<String> {
         self.server.requests().into_iter().map(|request| request.path).collect()
     }

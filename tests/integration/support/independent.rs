@@ -1,4 +1,4 @@
-//! Reads by oci-client what the operator pushed: a client that shares no code with the operator's own.
+//! Reads with oci-client what the operator pushed: a client that shares no code with the operator's own.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ const ACCEPTED: [&str; 4] = [
     IMAGE_MANIFEST_LIST_MEDIA_TYPE,
 ];
 
-/// What a pull found, all of it verified.
+/// The result of a pull, completely verified.
 #[derive(Debug)]
 pub struct Pulled {
     /// The digest of the manifest or index that the reference names.

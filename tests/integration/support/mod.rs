@@ -1,4 +1,4 @@
-//! Real parts, started for one test and ended with it.
+//! Real components, started for one test and stopped with it.
 
 pub mod api_proxy;
 pub mod charts;
@@ -28,7 +28,7 @@ pub fn program(variable: &str) -> PathBuf {
     }
 }
 
-/// What the binary's `main` does first.
+/// As the binary's `main` does first.
 pub fn install_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }

@@ -1,5 +1,5 @@
-//! What a real registry cannot be made to do: connections that break or stall before it, and answers that
-//! only hosted registries give.
+//! Servers with scripted responses, and connections that break or stall: behaviour that a real registry cannot be made
+//! to show.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -12,16 +12,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
-/// What happens to a connection after so many bytes.
+/// What happens to a connection after a number of bytes.
 #[derive(Clone, Copy, Debug)]
 pub enum ConnectionFault {
-    /// It breaks after so many bytes to the client.
+    /// It closes after this number of bytes to the client.
     BreakAnswer(usize),
-    /// It takes no more after so many bytes from the client.
+    /// Nothing more is read after this number of bytes from the client.
     StallRequest(usize),
 }
 
-/// A way to a registry on which things go wrong.
+/// A proxy for a registry with a fault in every connection.
 pub struct ConnectionProxy {
     /// `127.0.0.1:port`.
     pub host: String,
@@ -29,7 +29,7 @@ pub struct ConnectionProxy {
 }
 
 impl ConnectionProxy {
-    /// A way to `to` on which `fault` meets every connection.
+    /// A proxy for `to` that applies `fault` to every connection.
     pub async fn to(to: &str, fault: ConnectionFault) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
@@ -40,7 +40,7 @@ impl ConnectionProxy {
                 let to = to.clone();
                 connections.push(AbortOnDropHandle::new(tokio::spawn(async move {
                     if let Ok(server) = TcpStream::connect(to).await {
-                        meet(client, server, fault).await;
+                        forward(client, server, fault).await;
                     }
                 })));
             }
@@ -52,7 +52,7 @@ impl ConnectionProxy {
     }
 }
 
-async fn meet(client: TcpStream, server: TcpStream, fault: ConnectionFault) {
+async fn forward(client: TcpStream, server: TcpStream, fault: ConnectionFault) {
     let (from_client, mut to_client) = client.into_split();
     let (from_server, mut to_server) = server.into_split();
     let (down, up) = match fault {
@@ -79,7 +79,7 @@ async fn meet(client: TcpStream, server: TcpStream, fault: ConnectionFault) {
 
 type Answers = Arc<dyn Fn(&RecordedRequest) -> Response<Body> + Send + Sync>;
 
-/// A request as it came.
+/// A request as it was received.
 #[derive(Clone, Debug)]
 pub struct RecordedRequest {
     /// `GET`, `PUT` and so on.
@@ -88,11 +88,11 @@ pub struct RecordedRequest {
     pub path: String,
     /// By lower-case name.
     pub headers: HashMap<String, String>,
-    /// How many came before.
+    /// The number of requests before it.
     pub before: usize,
 }
 
-/// A server of scripted answers.
+/// A server with scripted responses.
 pub struct ScriptedServer {
     /// `127.0.0.1:port`.
     pub host: String,
@@ -101,7 +101,7 @@ pub struct ScriptedServer {
 }
 
 impl ScriptedServer {
-    /// A server whose every answer `answers` gives.
+    /// A server whose responses are computed by `answers`.
     pub async fn start(answers: impl Fn(&RecordedRequest) -> Response<Body> + Send + Sync + 'static) -> Self {
         Self::start_at("127.0.0.1", answers).await
     }
@@ -157,7 +157,7 @@ async fn answer(
     answers(&one)
 }
 
-/// An answer.
+/// A response.
 pub fn reply(status: u16, headers: &[(&str, &str)], body: impl Into<Body>) -> Response<Body> {
     let mut response = Response::builder().status(status);
     for (name, value) in headers {

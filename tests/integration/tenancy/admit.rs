@@ -1,4 +1,4 @@
-//! `--admit`: which images leave a node, and to whom.
+//! `--admit`: which images leave a node, and for which namespaces.
 
 use serde_json::json;
 
@@ -30,7 +30,7 @@ async fn a_node_delivers_only_images_that_its_policy_admits() {
     );
     let _agent = cluster.agent_with("n1", &engine.host, &[], &[("JACKAL_ADMIT", &rules)]);
 
-    // Without a leader somebody might assign anything; the agent alone decides what it reads.
+    // Without a leader any assignment may be forged; the agent alone decides what it reads.
     cluster.apply(&standalone_image("forced", &bad, &to));
     let assigned = json!({ "status": { "assignment": { "nodeName": "n1", "imageId": id.trim() } } });
     let api = cluster.api::<JackalImage>();
@@ -38,16 +38,16 @@ async fn a_node_delivers_only_images_that_its_policy_admits() {
         .patch_status("forced", &PatchParams::default(), &Patch::Merge(assigned))
         .await;
     patched.unwrap();
-    let said = image_stalled(&cluster, "forced", "PolicyDenied").await;
+    let message = image_stalled(&cluster, "forced", "PolicyDenied").await;
     assert!(
-        said.contains("the agent on n1 does not hand out") && said.contains("--admit"),
-        "{said}"
+        message.contains("the agent on n1 does not hand out") && message.contains("--admit"),
+        "{message}"
     );
 
     let _controller = cluster.controller(&[]);
     cluster.apply(&standalone_image("good", &good, &to));
     cluster.apply(&standalone_image("bad", &bad, &to));
-    // An ID and a digest are found under every name.
+    // An ID and a digest match any name.
     cluster.apply(&standalone_image("by-id", id.trim(), &to));
     cluster.apply(&standalone_image(
         "by-digest",
@@ -57,11 +57,11 @@ async fn a_node_delivers_only_images_that_its_policy_admits() {
     let name = cluster.image_ready("good").await.status.unwrap().name.unwrap();
     assert!(name.ends_with("/app:dev"), "{name}");
     for name in ["bad", "by-id", "by-digest"] {
-        let said = image_stalled(&cluster, name, "PolicyDenied").await;
+        let message = image_stalled(&cluster, name, "PolicyDenied").await;
         let whom = format!("to the namespace {} (--admit)", cluster.namespace);
         assert!(
-            said.contains("n1: the agent on n1 does not hand out") && said.contains(&whom),
-            "{said}"
+            message.contains("n1: the agent on n1 does not hand out") && message.contains(&whom),
+            "{message}"
         );
         let status = api.get(name).await.unwrap().status.unwrap();
         assert_eq!(status.candidates[0].reason.as_deref(), Some("PolicyDenied"), "{name}");

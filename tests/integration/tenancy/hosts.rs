@@ -1,4 +1,4 @@
-//! `--source-host`: no request to a host that a tenant chose and the administrator did not.
+//! `--source-host`: no request to a host that a tenant named and the administrator did not list.
 
 use super::{ADDRESS, image_stalled, standalone_image};
 use crate::support::cluster::Cluster;
@@ -12,7 +12,7 @@ async fn unlisted_source_hosts_receive_no_request() {
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V28));
     multi_platform(&source.repository("team/app"), "1").await;
     let inner = ScriptedServer::start(|_| reply(200, &[], "")).await;
-    // A registry whose storage is at a host that is not listed.
+    // A registry whose storage is on an unlisted host.
     let to = format!("http://{}", source.host);
     let leading =
         ScriptedServer::start(move |request| reply(307, &[("location", &format!("{to}{}", request.path))], "")).await;
@@ -46,15 +46,15 @@ async fn unlisted_source_hosts_receive_no_request() {
         ("endpoint", "registry.endpoint".to_owned()),
         ("behind", format!("image `{}/team/app:1`", source.host)),
     ] {
-        let said = image_stalled(&cluster, name, "PolicyDenied").await;
-        assert!(said.starts_with(&what), "{name}: {said}");
+        let message = image_stalled(&cluster, name, "PolicyDenied").await;
+        assert!(message.starts_with(&what), "{name}: {message}");
         assert!(
-            said.contains("elsewhere.example.com") && said.contains("--source-host"),
-            "{said}"
+            message.contains("elsewhere.example.com") && message.contains("--source-host"),
+            "{message}"
         );
     }
     assert_eq!(inner.requests().len(), 0);
-    // What is listed may lead on, and the operator's own registry need not be listed.
+    // Listed hosts may redirect, and the operator's own registry need not be listed.
     cluster.apply(&standalone_image("good", &good, ""));
     cluster.image_ready("good").await;
     assert!(!leading.requests().is_empty());

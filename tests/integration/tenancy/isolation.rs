@@ -9,7 +9,7 @@ use crate::support::registry::{TestRegistry, Version};
 use crate::support::wait::{SOON, eventually, wait_for_next_second};
 
 /// Two namespaces, the first of which sorts before the second.
-async fn two() -> (Cluster, Cluster) {
+async fn two_namespaces() -> (Cluster, Cluster) {
     let one = Cluster::exclusive().await;
     let other = one.another_namespace().await;
     match one.namespace < other.namespace {
@@ -21,7 +21,7 @@ async fn two() -> (Cluster, Cluster) {
 #[tokio::test]
 async fn of_two_packages_with_the_same_tag_the_older_keeps_it_until_deleted() {
     let _guard = EXCLUSIVE.lock().await;
-    let (first, second) = two().await;
+    let (first, second) = two_namespaces().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V28));
     multi_platform(&source.repository("team/app"), "1").await;
     let _controller = first.controller(&["--insecure-registry", &source.host]);
@@ -36,14 +36,14 @@ async fn of_two_packages_with_the_same_tag_the_older_keeps_it_until_deleted() {
         &[&image],
         &format!("{to}\n  description: another"),
     ));
-    let said = package_stalled(&first, "shop", "RepositoryConflict").await;
+    let message = package_stalled(&first, "shop", "RepositoryConflict").await;
     let holder = format!(
         "{ADDRESS}/shop:1 belongs to the older package {}/shop",
         second.namespace
     );
     assert!(
-        said.starts_with(&holder) && said.contains("--repository-policy namespace"),
-        "{said}"
+        message.starts_with(&holder) && message.contains("--repository-policy namespace"),
+        "{message}"
     );
     assert!(
         first.package("shop").await.status.unwrap().images.is_empty(),
@@ -60,7 +60,7 @@ async fn of_two_packages_with_the_same_tag_the_older_keeps_it_until_deleted() {
     first.apply(&package("shop", "1", &[&image], &to));
     package_stalled(&first, "shop", "RepositoryConflict").await;
 
-    // Many, because an older one may go at any moment of a look at the younger one.
+    // Many attempts, because an older one may be deleted at any moment of a reconciliation of the younger one.
     let more: Vec<String> = (0..12).map(|number| format!("shop-{number}")).collect();
     let all = |more_of_spec: &str| -> Vec<String> {
         more.iter()
@@ -87,7 +87,7 @@ async fn of_two_packages_with_the_same_tag_the_older_keeps_it_until_deleted() {
 #[tokio::test]
 async fn a_registry_alias_does_not_give_access_to_an_older_packages_tag() {
     let _guard = EXCLUSIVE.lock().await;
-    let (first, second) = two().await;
+    let (first, second) = two_namespaces().await;
     let registry = TestRegistry::start(Version::V31);
     let _controller = first.controller(&[]);
     second.apply(&package("shop", "1", &[], &registry_at(&registry.host)));
@@ -97,20 +97,20 @@ async fn a_registry_alias_does_not_give_access_to_an_older_packages_tag() {
     let by_endpoint = registry_at(&registry.host).replace(ADDRESS, &registry.host);
     for to in [by_alias, by_endpoint] {
         first.apply(&package("shop", "1", &[], &format!("{to}\n  description: another")));
-        let said = package_stalled(&first, "shop", "RepositoryConflict").await;
+        let message = package_stalled(&first, "shop", "RepositoryConflict").await;
         let holder = format!("shop:1 belongs to the older package {}/shop: ", second.namespace);
-        assert!(said.contains(&holder), "{said}");
+        assert!(message.contains(&holder), "{message}");
     }
-    let standing = registry.repository("shop").manifest("1").await.unwrap().unwrap();
+    let existing = registry.repository("shop").manifest("1").await.unwrap().unwrap();
     let artifact = older.status.unwrap().artifact.unwrap();
-    assert_eq!(standing.index().unwrap().manifests[0].digest.as_str(), artifact.digest);
+    assert_eq!(existing.index().unwrap().manifests[0].digest.as_str(), artifact.digest);
     clear(&[&first, &second]);
 }
 
 #[tokio::test]
 async fn isolated_namespaces_do_not_share_repositories() {
     let _guard = EXCLUSIVE.lock().await;
-    let (first, second) = two().await;
+    let (first, second) = two_namespaces().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     multi_platform(&source.repository("team/app"), "1").await;
     let flags = [
@@ -144,7 +144,7 @@ async fn isolated_namespaces_do_not_share_repositories() {
         let name = cluster.image_ready("prefixed").await.status.unwrap().name.unwrap();
         assert!(name.starts_with(&format!("{below}/mine/team/app:")), "{name}");
     }
-    // Its name in the cluster, the same by the operator's own way, and by another name of the destination.
+    // The image's name in the cluster, the same by the operator's registry, and by an alias of the destination.
     let theirs = format!("base/{}/team/app:1", second.namespace);
     for (number, (host, to)) in [
         (ADDRESS, String::new()),
@@ -159,25 +159,25 @@ async fn isolated_namespaces_do_not_share_repositories() {
     {
         let name = format!("theirs-{number}");
         first.apply(&standalone_image(&name, &format!("{host}/{theirs}"), &to));
-        let said = image_stalled(&first, &name, "PolicyDenied").await;
+        let message = image_stalled(&first, &name, "PolicyDenied").await;
         let below = format!("below `base/{}/` (--repository-policy namespace)", first.namespace);
-        assert!(said.contains(&below), "{said}");
+        assert!(message.contains(&below), "{message}");
     }
     let stolen = format!("{{image: '{ADDRESS}/{theirs}'}}");
     first.apply(&package("thief", "1", &[&stolen], ""));
     package_stalled(&first, "thief", "PolicyDenied").await;
-    // An image that is called so at a node would keep its name, which is the other's place.
+    // An image with this name on a node would keep it, and it belongs to the other namespace.
     let planted = format!("{ADDRESS}/base/{}/team/planted:1", second.namespace);
     engine.load(&layered(&planted, "x").archive());
     first.apply(&standalone_image("planted", &planted, "source: Docker"));
     image_stalled(&first, "planted", "PolicyDenied").await;
     let repository = registry.repository(&format!("base/{}/team/planted", second.namespace));
     assert_eq!(repository.tags(10).await.unwrap(), Some(Vec::new()));
-    // What is one's own may be used again.
+    // A namespace may reuse its own images.
     let own = format!("{ADDRESS}/base/{}/team/app:1", first.namespace);
     first.apply(&standalone_image("own", &own, ""));
     assert_eq!(first.image_ready("own").await.status.unwrap().name.unwrap(), own);
-    // The operator's registry by the name of its endpoint is the operator's registry.
+    // The operator's registry named by its endpoint is the operator's registry.
     let to = format!("registry: {{address: '{}', insecure: true}}", registry.host);
     first.apply(&standalone_image("by-endpoint", &image, &to));
     let name = first.image_ready("by-endpoint").await.status.unwrap().name.unwrap();
@@ -188,7 +188,8 @@ async fn isolated_namespaces_do_not_share_repositories() {
     clear(&[&first, &second]);
 }
 
-/// What was brought while every namespace could write anywhere comes into its part, and whoever uses the old name is told.
+/// Content from the time when every namespace could write anywhere is copied to its namespace's part, and users of the
+/// old name are notified.
 #[tokio::test]
 async fn names_from_before_the_isolation_are_reported() {
     let cluster = Cluster::new().await;
@@ -220,18 +221,18 @@ async fn names_from_before_the_isolation_are_reported() {
             (image.status.as_ref()?.name.as_ref() == Some(&name)).then_some(())
         })
         .await;
-    let told = format!("its name was {ADDRESS}/team/app:1 before");
+    let reported = format!("its name was {ADDRESS}/team/app:1 before");
     eventually(SOON, "an event tells of the old name", async || {
         let events = cluster.events("app").await;
-        let told = |event: &&String| event.contains(&told) && event.contains("--repository-policy any");
+        let reported = |event: &&String| event.contains(&reported) && event.contains("--repository-policy any");
         events
             .iter()
-            .find(told)
+            .find(reported)
             .map(|_| ())
             .ok_or_else(|| format!("{events:?}"))
     })
     .await;
-    // Whoever uses the old name goes on to have it.
+    // Users of the old name can still use it.
     let old = registry
         .repository("team/app")
         .head_manifest("1")

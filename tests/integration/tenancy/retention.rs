@@ -1,4 +1,4 @@
-//! What is deleted of old artifacts, when, and what never is.
+//! Retention of old artifacts: what is deleted, when, and what is kept.
 
 use jackal_operator::api::v1alpha1::{JackalPackage, JackalPackageStatus, RetainedReason};
 use jackal_operator::oci::{Content, Digest, Document, Index, Platform};
@@ -44,8 +44,8 @@ impl Setup {
         registry_at(&self.registry.host)
     }
 
-    /// Has the package be of that version; gives its status once it is.
-    async fn version(&self, version: &str, more: &str) -> JackalPackageStatus {
+    /// Sets the package's version; returns its status once it is Ready.
+    async fn set_version(&self, version: &str, more: &str) -> JackalPackageStatus {
         let image = format!("{{image: '{}/team/app:1'}}", self.source.host);
         let more = format!("{}\n  {more}", self.to());
         self.cluster.apply(&package("shop", version, &[&image], &more));
@@ -60,21 +60,21 @@ impl Setup {
         self.artifacts().manifest(tag).await.unwrap()
     }
 
-    async fn stands(&self, identifier: &str) -> bool {
+    async fn exists(&self, identifier: &str) -> bool {
         self.artifacts().head_manifest(identifier).await.unwrap().is_some()
     }
 
-    /// Waits for an event, which follows the status that it tells of.
-    async fn told(&self, event: &str) {
+    /// Waits for an event, which is written after its status.
+    async fn wait_for_event(&self, event: &str) {
         eventually(SOON, event, async || {
             let events = self.cluster.events("shop").await;
-            let told = events.iter().any(|said| said.contains(event));
-            told.then_some(()).ok_or_else(|| format!("{events:?}"))
+            let reported = events.iter().any(|message| message.contains(event));
+            reported.then_some(()).ok_or_else(|| format!("{events:?}"))
         })
         .await;
     }
 
-    async fn settled(&self, what: &str, holds: impl Fn(&JackalPackageStatus) -> bool) -> JackalPackageStatus {
+    async fn wait_for_status(&self, what: &str, holds: impl Fn(&JackalPackageStatus) -> bool) -> JackalPackageStatus {
         let holds = |package: &JackalPackage| holds(package.status.as_ref()?).then_some(());
         self.cluster.package_where("shop", what, holds).await.status.unwrap()
     }
@@ -90,10 +90,10 @@ async fn old_artifacts_are_deleted_after_the_plan_is_in_the_status() {
     for version in VERSIONS {
         let mut setup = Setup::open(TestRegistry::start(version), "1h").await;
         let two = "retention: {revisions: 2}";
-        let first = setup.version("1", two).await.artifact.unwrap();
-        let second = setup.version("2", two).await;
+        let first = setup.set_version("1", two).await.artifact.unwrap();
+        let second = setup.set_version("2", two).await;
         assert_eq!(second.garbage, []);
-        let status = setup.version("3", two).await;
+        let status = setup.set_version("3", two).await;
         let [planned] = &status.garbage[..] else {
             panic!("{:?}", status.garbage)
         };
@@ -110,13 +110,13 @@ async fn old_artifacts_are_deleted_after_the_plan_is_in_the_status() {
             "GarbagePlanned: to be deleted, see status.garbage: {}",
             planned.reference
         );
-        setup.told(&note).await;
+        setup.wait_for_event(&note).await;
         assert!(
-            setup.stands("1").await && setup.stands(&first.digest).await,
+            setup.exists("1").await && setup.exists(&first.digest).await,
             "nothing goes before its time"
         );
 
-        // Its time has come.
+        // Its deletion time is reached.
         let past = json!({ "status": { "garbage": [{
             "reference": planned.reference, "digest": planned.digest, "reason": planned.reason,
             "message": planned.message,
@@ -126,46 +126,49 @@ async fn old_artifacts_are_deleted_after_the_plan_is_in_the_status() {
         let patch = kube::api::Patch::Merge(past);
         api.patch_status("shop", &Default::default(), &patch).await.unwrap();
         let status = setup
-            .settled("rid of the first", |status| status.garbage.is_empty())
+            .wait_for_status("rid of the first", |status| status.garbage.is_empty())
             .await;
         assert_eq!(versions(&status), ["3", "2"]);
         assert!(
-            !setup.stands("1").await && !setup.stands(&first.digest).await,
+            !setup.exists("1").await && !setup.exists(&first.digest).await,
             "{version:?}"
         );
-        assert!(setup.stands("2").await && setup.stands("3").await);
+        assert!(setup.exists("2").await && setup.exists("3").await);
         setup
-            .told(&format!("GarbageCollectionSucceeded: deleted {}", planned.reference))
+            .wait_for_event(&format!("GarbageCollectionSucceeded: deleted {}", planned.reference))
             .await;
 
-        // Another operator with no patience: the plan is still written before anything goes.
+        // Another operator without a delay: the plan is still written before anything is deleted.
         setup.start("0s");
-        setup.version("4", two).await;
+        setup.set_version("4", two).await;
         let status = setup
-            .settled("rid of the second", |status| versions(status) == ["4", "3"])
+            .wait_for_status("rid of the second", |status| versions(status) == ["4", "3"])
             .await;
         assert_eq!(status.garbage, []);
-        assert!(!setup.stands("2").await && setup.stands("3").await && setup.stands("4").await);
+        assert!(!setup.exists("2").await && setup.exists("3").await && setup.exists("4").await);
         let second = format!("{ADDRESS}/shop:2@{}", second.artifact.unwrap().digest);
         setup
-            .told(&format!("GarbagePlanned: to be deleted, see status.garbage: {second}"))
+            .wait_for_event(&format!("GarbagePlanned: to be deleted, see status.garbage: {second}"))
             .await;
         setup
-            .told(&format!("GarbageCollectionSucceeded: deleted {second}"))
+            .wait_for_event(&format!("GarbageCollectionSucceeded: deleted {second}"))
             .await;
         let planned = setup.cluster.events("shop").await;
         assert_eq!(
-            planned.iter().filter(|said| said.starts_with("GarbagePlanned")).count(),
+            planned
+                .iter()
+                .filter(|message| message.starts_with("GarbagePlanned"))
+                .count(),
             2
         );
-        // The repeat has nothing to delete, and says nothing.
+        // The repeat has nothing to delete, and reports nothing.
         setup.cluster.request("shop", "again").await;
         setup
-            .settled("looked at", |status| {
+            .wait_for_status("looked at", |status| {
                 status.last_handled_reconcile_at.as_deref() == Some("again")
             })
             .await;
-        assert!(setup.stands("3").await && setup.stands("4").await);
+        assert!(setup.exists("3").await && setup.exists("4").await);
         assert_eq!(setup.cluster.events("shop").await.len(), planned.len());
     }
 }
@@ -178,7 +181,7 @@ async fn content_of_others_is_kept() {
         for version in ["1", "2", "3"] {
             digests.push(
                 setup
-                    .version(version, "retention: {revisions: 3}")
+                    .set_version(version, "retention: {revisions: 3}")
                     .await
                     .artifact
                     .unwrap()
@@ -186,12 +189,12 @@ async fn content_of_others_is_kept() {
             );
         }
         let repository = setup.artifacts();
-        // A person names the first by a tag too, and pushes to the tag of the second.
+        // Another client tags the first one too, and pushes to the tag of the second.
         let first = setup.tag("1").await.unwrap();
         put(&repository, &first, Some("stable")).await;
         let theirs = image(&repository, "linux/amd64", noise(7, 1000)).await;
         put(&repository, &theirs, Some("2")).await;
-        // Another architecture's package stands beside the third.
+        // A package of another architecture is in the index of the third.
         let third = setup.tag("3").await.unwrap();
         let Content::Index(index) = &third.content else {
             panic!()
@@ -207,26 +210,29 @@ async fn content_of_others_is_kept() {
         };
         put(&repository, &Document::of_index(both).unwrap(), Some("3")).await;
 
-        setup.version("4", "retention: {revisions: 1}").await;
+        setup.set_version("4", "retention: {revisions: 1}").await;
         let kept = |status: &JackalPackageStatus| {
             status.garbage.len() == 1 && status.garbage[0].kept.is_some() && versions(status) == ["4", "1"]
         };
-        let status = setup.settled("rid of all but one", kept).await;
+        let status = setup.wait_for_status("rid of all but one", kept).await;
         assert_eq!(
             status.garbage[0].kept,
             Some(RetainedReason::new("SharedManifest", "the tag stable names it too")),
             "{version:?}"
         );
-        assert!(setup.stands("1").await && setup.stands(&digests[0]).await);
+        assert!(setup.exists("1").await && setup.exists(&digests[0]).await);
         assert_eq!(setup.tag("2").await.unwrap().digest(), theirs.digest(), "a newer push");
-        assert!(!setup.stands(&digests[1]).await && !setup.stands(&digests[2]).await);
+        assert!(!setup.exists(&digests[1]).await && !setup.exists(&digests[2]).await);
         let Content::Index(index) = setup.tag("3").await.unwrap().content else {
             panic!()
         };
         assert_eq!(index.manifests, [other], "its entry only");
-        setup.told("the tag stable names it too").await;
+        setup.wait_for_event("the tag stable names it too").await;
         let events = setup.cluster.events("shop").await;
-        let failed: Vec<_> = events.iter().filter(|said| said.contains("CollectionFailed")).collect();
+        let failed: Vec<_> = events
+            .iter()
+            .filter(|message| message.contains("CollectionFailed"))
+            .collect();
         assert!(failed.len() == 1 && failed[0].contains("stable"), "{events:?}");
         setup.cluster.ready("shop").await;
     }
@@ -237,14 +243,14 @@ async fn a_registry_without_deletion_is_reported_once() {
     for version in VERSIONS {
         let setup = Setup::open(TestRegistry::start_keeping(version), "0s").await;
         let one = "retention: {revisions: 1}";
-        setup.version("1", one).await;
-        setup.version("2", one).await;
-        let told = |status: &JackalPackageStatus| {
+        setup.set_version("1", one).await;
+        setup.set_version("2", one).await;
+        let reported = |status: &JackalPackageStatus| {
             let kept =
                 |entry: &jackal_operator::api::v1alpha1::Garbage| entry.kept.is_some() && entry.delete_after.is_none();
             status.garbage.iter().any(kept)
         };
-        let status = setup.settled("told of", told).await;
+        let status = setup.wait_for_status("told of", reported).await;
         let kept = status.garbage[0].kept.as_ref().unwrap();
         assert_eq!(kept.reason, "DeletionUnsupported");
         assert!(
@@ -252,13 +258,13 @@ async fn a_registry_without_deletion_is_reported_once() {
             "{}",
             kept.message
         );
-        setup.told("the registry does not delete").await;
+        setup.wait_for_event("the registry does not delete").await;
         setup.cluster.ready("shop").await;
-        assert!(setup.stands("1").await && setup.stands("2").await);
+        assert!(setup.exists("1").await && setup.exists("2").await);
         setup.cluster.request("shop", "again").await;
         let again = setup
-            .settled("looked at", |status| {
-                status.last_handled_reconcile_at.as_deref() == Some("again") && told(status)
+            .wait_for_status("looked at", |status| {
+                status.last_handled_reconcile_at.as_deref() == Some("again") && wait_for_event(status)
             })
             .await;
         assert_eq!(
@@ -267,7 +273,10 @@ async fn a_registry_without_deletion_is_reported_once() {
         );
         let events = setup.cluster.events("shop").await;
         assert_eq!(
-            events.iter().filter(|said| said.contains("CollectionFailed")).count(),
+            events
+                .iter()
+                .filter(|message| message.contains("CollectionFailed"))
+                .count(),
             1,
             "{events:?}"
         );
@@ -277,18 +286,18 @@ async fn a_registry_without_deletion_is_reported_once() {
 #[tokio::test]
 async fn existing_content_is_not_deleted() {
     let setup = Setup::open(TestRegistry::start(Version::V31), "0s").await;
-    // Somebody pushed the same before: an operator of earlier times, a person with `build`.
-    let status = setup.version("1", "deletionPolicy: Retain").await;
+    // The same content was pushed earlier: by an operator of an earlier version, or with `build`.
+    let status = setup.set_version("1", "deletionPolicy: Retain").await;
     assert!(!status.history[0].adopted);
     setup.cluster.kubectl(&["delete", "jkpkg", "shop", "--timeout=30s"]);
     let policies = "deletionPolicy: Delete\n  retention: {revisions: 1}";
-    let status = setup.version("1", policies).await;
+    let status = setup.set_version("1", policies).await;
     assert!(status.history[0].adopted);
     assert_eq!(status.garbage, [], "neither the artifact nor its image");
     let first = status.artifact.unwrap().digest;
     let name = status.images[0].name.clone();
-    // What is its own is shown before it goes.
-    let status = setup.version("2", policies).await;
+    // What it owns is shown in the status before it is deleted.
+    let status = setup.set_version("2", policies).await;
     let second = status.artifact.as_ref().unwrap().digest.clone();
     let shown: Vec<_> = status
         .garbage
@@ -297,10 +306,10 @@ async fn existing_content_is_not_deleted() {
         .collect();
     assert_eq!(shown, [(&second, &None)]);
     assert_eq!(versions(&status), ["2"], "it is not the package's to keep");
-    assert!(setup.stands("1").await && setup.stands(&first).await);
+    assert!(setup.exists("1").await && setup.exists(&first).await);
     setup.cluster.kubectl(&["delete", "jkpkg", "shop", "--timeout=30s"]);
-    assert!(setup.stands("1").await && setup.stands(&first).await);
-    assert!(!setup.stands("2").await && !setup.stands(&second).await);
+    assert!(setup.exists("1").await && setup.exists(&first).await);
+    assert!(!setup.exists("2").await && !setup.exists(&second).await);
     let (_, path) = name.split_once('/').unwrap();
     setup.registry.crane("digest", path);
 }
@@ -312,7 +321,7 @@ async fn an_image_with_a_foreign_tag_is_kept() {
         let to = format!("{}\n  deletionPolicy: Delete", setup.to());
         let reference = format!("{}/team/app:1", setup.source.host);
         let repository = setup.registry.repository("team/app");
-        let stands = async |tag: &str| repository.head_manifest(tag).await.unwrap().is_some();
+        let exists = async |tag: &str| repository.head_manifest(tag).await.unwrap().is_some();
         for (name, tag) in [("tagged", Some("mine")), ("free", None)] {
             setup.cluster.apply(&standalone_image(name, &reference, &to));
             let status = setup.cluster.image_ready(name).await.status.unwrap();
@@ -323,19 +332,19 @@ async fn an_image_with_a_foreign_tag_is_kept() {
                 put(&repository, &document, Some(tag)).await;
             }
             setup.cluster.kubectl(&["delete", "jkimg", name, "--timeout=30s"]);
-            assert_eq!(stands("1").await, tag.is_some(), "{version:?} {name}");
+            assert_eq!(exists("1").await, tag.is_some(), "{version:?} {name}");
             if let Some(tag) = tag {
-                assert!(stands(tag).await);
+                assert!(exists(tag).await);
                 let note = format!("the tag {tag} names it too");
-                let said = eventually(SOON, "it is said", async || {
+                let message = eventually(SOON, "it is said", async || {
                     let events = setup.cluster.events(name).await;
                     events
                         .into_iter()
-                        .find(|said| said.contains(&note))
+                        .find(|message| message.contains(&note))
                         .ok_or_else(|| note.clone())
                 })
                 .await;
-                assert!(said.starts_with("GarbageCollectionSucceeded: "), "{said}");
+                assert!(message.starts_with("GarbageCollectionSucceeded: "), "{message}");
                 repository.delete_manifest(&digest).await.unwrap();
             }
         }

@@ -1,4 +1,4 @@
-//! Secrets are read in the object's own namespace, and nowhere else.
+//! Secrets are read only in the object's own namespace.
 
 use serde_json::json;
 
@@ -75,7 +75,7 @@ async fn secrets_of_other_namespaces_are_not_requested() {
             (ready.reason == "SecretUnavailable" && ready.message.contains(&missing)).then_some(())
         })
         .await;
-    // What was asked of the API server, by whoever.
+    // All requests to the API server, of any client.
     let log = std::fs::read_to_string(required("JACKAL_AUDIT")).unwrap();
     let gets = |namespace: &str| {
         let events = log
@@ -95,7 +95,7 @@ async fn secrets_of_other_namespaces_are_not_requested() {
     };
     assert!(gets(&tenant.namespace) > 0);
     assert_eq!(gets(&owner.namespace), 0);
-    // With a Secret of its own it comes about.
+    // With its own Secret it succeeds.
     tenant.apply(&secret("pull"));
     tenant.image_ready("by-name").await;
     tenant.image_ready("by-account").await;
