@@ -309,69 +309,69 @@ async fn deletion_keeps_content_of_other_tenants() {
     };
     check(&[
         attack(
-            "mirrors a victim's image into a registry of its own, below the victim's prefix, has the object mean the operator's registry, suspends and deletes it",
-            "the victim's tag stands and its image is Ready",
+            "copies a victim's image to its own registry below the victim's prefix, then points the object to the operator's registry, suspends and deletes it",
+            "the victim's tag exists and its image is Ready",
             || on_one_thread(|| an_image_moved_to_another_registry("any")),
         ),
         attack(
-            "the same with --repository-policy namespace and the victim's namespace for a prefix",
-            "the victim's tag stands and its image is Ready",
+            "the same with --repository-policy namespace and the victim's namespace as the prefix",
+            "the victim's tag exists and its image is Ready",
             || on_one_thread(|| an_image_moved_to_another_registry("namespace")),
         ),
         attack(
-            "has an image sent to an endpoint of its own under the address of the operator's registry, drops the endpoint, and deletes the suspended object",
-            "a tag that no object names stands",
+            "copies an image to its own endpoint under the address of the operator's registry, removes the endpoint, and deletes the suspended object",
+            "a tag that no object names still exists",
             || on_one_thread(|| an_endpoint_of_the_tenant(true)),
         ),
         attack(
-            "the same, and lets the operator find the image there first",
-            "a tag that no object names stands",
+            "the same, after the operator has found the image there",
+            "a tag that no object names still exists",
             || on_one_thread(|| an_endpoint_of_the_tenant(false)),
         ),
         attack(
-            "mirrors an image that stands already, with a referrer that does not, and deletes the object",
-            "a tag that no object names stands",
+            "copies an image that already exists, with a new referrer, and deletes the object",
+            "a tag that no object names still exists",
             || on_one_thread(existing_content_without_a_referrer),
         ),
         attack(
-            "builds a victim's package at an endpoint of its own, drops the endpoint, and deletes the suspended package",
-            "the victim's artifact and image stand",
+            "builds a victim's package at its own endpoint, removes the endpoint, and deletes the suspended package",
+            "the victim's artifact and image still exist",
             || on_one_thread(a_package_moved_to_another_registry),
         ),
         attack(
             "the same with another version and retention",
-            "the victim's artifact stands",
+            "the victim's artifact still exists",
             || on_one_thread(an_old_revision_in_another_registry),
         ),
         Attack {
             capabilities: WRITES_STATUSES,
             ..attack(
-                "writes into the status of an image that it wrote the victim's tag",
-                "a tag that no object names stands",
+                "claims in the status of an image that it wrote the victim's tag",
+                "a tag that no object names still exists",
                 || on_one_thread(forgeries::a_forged_image_status),
             )
         },
         Attack {
             capabilities: WRITES_STATUSES,
             ..attack(
-                "writes into the status of a package that the victim's artifact is its own",
-                "the victim's artifact stands",
+                "claims in the status of a package that it owns the victim's artifact",
+                "the victim's artifact still exists",
                 || on_one_thread(forgeries::a_forged_package_history),
             )
         },
         Attack {
             capabilities: WRITES_STATUSES,
             ..attack(
-                "the same where all namespaces may push everywhere, and the victim calls the registry by another name",
-                "the victim's artifact stands",
+                "the same with all namespaces pushing everywhere, and another name of the registry in the victim's object",
+                "the victim's artifact still exists",
                 || on_one_thread(forgeries::a_forged_history_with_a_registry_alias),
             )
         },
         Attack {
             expected: "RepositoryConflict",
             ..attack(
-                "writes an image whose owner and labels are those of a victim's package",
-                "the victim's tag is what it was",
+                "creates an image with the owner and the labels of a victim's package",
+                "the victim's tag is unchanged",
                 || on_one_thread(forgeries::a_forged_owner_reference),
             )
         },
@@ -379,8 +379,8 @@ async fn deletion_keeps_content_of_other_tenants() {
             attacker: "none: a tenant moves a package",
             expected: "an event says what is kept and where",
             ..attack(
-                "has a package go to another registry, and deletes it there",
-                "what it wrote there is gone; what stood there, and the former registry, are as they were",
+                "moves a package to another registry, and deletes it there",
+                "what it wrote there is deleted; content that existed there, and the former registry, are unchanged",
                 || on_one_thread(a_legitimate_move),
             )
         },

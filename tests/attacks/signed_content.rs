@@ -374,46 +374,45 @@ async fn only_verified_content_is_packaged_and_signed() {
     };
     check(&[
         attack(
-            "lays a tar below the tag of a signed build, annotated as made of the same",
+            "pushes a tar under the tag of a signed build, annotated with the same inputs",
             || on_one_thread(|| a_forged_tar_under_the_tag_of_a_build(true)),
         ),
-        attack("the same of a build that is not signed", || {
+        attack("the same for an unsigned build", || {
             on_one_thread(|| a_forged_tar_under_the_tag_of_a_build(false))
         }),
         attack(
-            "lays such a tar below the tag before a signed package is first published",
+            "pushes such a tar under the tag before a signed package is first published",
             || {
                 on_one_thread(|| {
                     a_forged_tar_before_the_first_publication(json!({ "signing": { "secretRef": { "name": "key" } } }))
                 })
             },
         ),
-        attack("the same before a package is published that is not signed", || {
+        attack("the same before an unsigned package is published", || {
             on_one_thread(|| a_forged_tar_before_the_first_publication(json!({})))
         }),
         attack(
-            "deletes the recorded manifest of a signed package and lays such a tar below the tag",
+            "deletes the recorded manifest of a signed package and pushes such a tar under the tag",
             || on_one_thread(a_forged_tar_after_the_recorded_manifest_is_deleted),
         ),
         Attack {
             attacker: "a user who may push to the image's source",
             capabilities: "pushes referrers of the image",
-            ..attack(
-                "has an SBOM of its own travel along with an image of a signed package",
-                || on_one_thread(|| a_forged_sbom_of_the_source(true)),
-            )
+            ..attack("attaches a forged SBOM to an image of a signed package", || {
+                on_one_thread(|| a_forged_sbom_of_the_source(true))
+            })
         },
         Attack {
             attacker: "a user who may push to the image's source",
             capabilities: "pushes referrers of the image",
-            ..attack("the same of a package that is not signed", || {
+            ..attack("the same for an unsigned package", || {
                 on_one_thread(|| a_forged_sbom_of_the_source(false))
             })
         },
         Attack {
             expected: "the package is signed, and the index under its tag is not",
             ..attack(
-                "enters a package of another architecture into the index under the tag",
+                "adds a package of another architecture to the index under the tag",
                 || on_one_thread(a_forged_package_of_another_architecture),
             )
         },
@@ -423,7 +422,7 @@ async fn only_verified_content_is_packaged_and_signed() {
             expected: "VerificationError when the image is packaged",
             final_state: "nothing is published",
             ..attack(
-                "has an image without the signatures that verify asks for be Ready and Verified",
+                "writes Ready and Verified for an image without the signatures that verify requires",
                 || on_one_thread(|| a_forged_verified_status(json!([]))),
             )
         },
@@ -432,7 +431,7 @@ async fn only_verified_content_is_packaged_and_signed() {
             capabilities: "writes statuses of JackalImages, and pushes to the image's repository",
             expected: "VerificationError when the image is packaged",
             final_state: "nothing is published",
-            ..attack("the same of an image of chosen platforms", || {
+            ..attack("the same for an image with selected platforms", || {
                 on_one_thread(|| a_forged_verified_status(json!(["linux/amd64"])))
             })
         },
