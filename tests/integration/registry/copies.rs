@@ -6,6 +6,7 @@ use jackal_operator::source::{Identity, ImageSource, RegistrySource};
 use jackal_operator::transfer::{Destination, LayoutDestination, RegistryDestination};
 
 use crate::support::copy::copy;
+use crate::support::fault_proxy::{Action, FaultProxy};
 use crate::support::image::{entry, image, multi_platform, noise, put};
 use crate::support::independent::pull_and_verify;
 use crate::support::process::run;
@@ -205,4 +206,21 @@ async fn other_tools_can_read_a_layout() {
         .unwrap()
         .any(|file| file.unwrap().file_name().to_string_lossy().starts_with('.'));
     assert!(!leftover);
+}
+
+/// The other tests rely on it.
+#[tokio::test]
+async fn the_independent_reader_detects_corrupt_content() {
+    let registry = TestRegistry::start(Version::V31);
+    let repository = registry.repository("app");
+    let document = image(&repository, "linux/amd64", noise(3, 1000)).await;
+    put(&repository, &document, Some("1")).await;
+    pull_and_verify(&registry.host, "app", "1").await;
+    let corrupting = FaultProxy::to(&registry.host, |request| match request.path.contains("/blobs/") {
+        true => Action::Flip(0),
+        false => Action::Pass,
+    });
+    let host = corrupting.host.clone();
+    let pulled = tokio::spawn(async move { pull_and_verify(&host, "app", "1").await }).await;
+    assert!(pulled.unwrap_err().is_panic());
 }
