@@ -41,7 +41,7 @@ fn object(name: &str, spec: &Value) -> String {
 
 /// Whether `build --check` succeeds for an object, and its output.
 fn build(object: &str) -> (bool, String) {
-    let output = Workspace::package_spec(object).run(&["build", "shop.yaml", "--check"]);
+    let output = Workspace::with(object).run(&["build", "shop.yaml", "--check"]);
     (output.status.success(), stderr(&output))
 }
 

@@ -131,14 +131,14 @@ async fn other_tools_find_copied_referrers_and_theirs_are_copied() {
         let folder = tempfile::tempdir().unwrap();
         let note = folder.path().join("note.txt");
         std::fs::write(&note, "seen by somebody").unwrap();
-        let attach = ["attach", "--plain-http", "--disable-path-validation"];
+        let attach_flags = ["attach", "--plain-http", "--disable-path-validation"];
         let what = [
             "--artifact-type",
             "application/vnd.example.note",
             &format!("{}/app:1", from.host),
             &format!("{}:text/plain", note.display()),
         ];
-        oras(&[&attach[..], &what].concat());
+        oras(&[&attach_flags[..], &what].concat());
         let listed = repository.referrers(subject.digest()).await.unwrap();
         assert_eq!(listed.len(), 1);
         let of_note = repository.manifest(listed[0].digest.as_str()).await.unwrap().unwrap();

@@ -150,7 +150,7 @@ async fn an_image_is_copied_only_if_every_matching_verify_entry_is_satisfied() {
             .unwrap()
             .is_some()
     };
-    assert!(!stands().await);
+    assert!(!exists().await);
     // One of two is not sufficient.
     let logged = std::fs::read(workspace.path("logged.json")).unwrap();
     attach(&app, &signed, &logged).await;
@@ -162,12 +162,12 @@ async fn an_image_is_copied_only_if_every_matching_verify_entry_is_satisfied() {
             refused("it is not by the ECDSA P-256 key"),
         )
         .await;
-    assert!(!stands().await);
+    assert!(!exists().await);
     workspace.cosign_signs(&format!("{}/acme/app@{}", source.host, signed.digest()), true);
     cluster.request("shop", "signed").await;
     let status = cluster.ready("shop").await.status.unwrap();
     assert_eq!(status.images[0].digest.as_deref(), Some(signed.digest().as_str()));
-    assert!(stands().await);
+    assert!(exists().await);
     verified(&status.conditions, "True", "Succeeded");
     for row in &status.images {
         let image = cluster.api::<JackalImage>().get(&row.resource).await.unwrap();
@@ -186,13 +186,13 @@ async fn an_image_is_copied_only_if_every_matching_verify_entry_is_satisfied() {
     cluster
         .package_where("shop", "newer is not signed", refused("it has no signature"))
         .await;
-    let exists = registry
+    let stored = registry
         .repository("acme/app")
         .head_manifest("7")
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(&exists.digest, signed.digest());
+    assert_eq!(&stored.digest, signed.digest());
 }
 
 #[tokio::test]

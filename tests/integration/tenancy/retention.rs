@@ -264,7 +264,7 @@ async fn a_registry_without_deletion_is_reported_once() {
         setup.cluster.request("shop", "again").await;
         let again = setup
             .wait_for_status("looked at", |status| {
-                status.last_handled_reconcile_at.as_deref() == Some("again") && wait_for_event(status)
+                status.last_handled_reconcile_at.as_deref() == Some("again") && reported(status)
             })
             .await;
         assert_eq!(
