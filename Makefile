@@ -66,7 +66,7 @@ test-interop: ## Run the groups of `interop` that need no Zarf: crane, regctl, o
 test-crash: ## Kill each process at KILLS (200) points of a run, one after the other; POINT=etcd,agent selects the processes.
 	cargo test --locked --test integration --no-run
 	scripts/stack with apiserver docker-classic registry31 -- env KILLS=$(or $(KILLS),200) \
-		cargo test --locked --test integration -- --nocapture whatever_is_killed_it_converges
+		cargo test --locked --test integration -- --nocapture the_operator_converges_after_any_kill
 
 .PHONY: image
 image: ## Build the container image as an archive for `ctr images import` and `docker load`; prints its path.

@@ -65,7 +65,7 @@ async fn fill(source: &TestRegistry, packages: usize) {
 }
 
 async fn measure(source: &TestRegistry, count: usize) {
-    let cluster = Cluster::noting_requests().await;
+    let cluster = Cluster::recording_requests().await;
     let destination = TestRegistry::start(Version::V31);
     let api: Api<JackalPackage> = cluster.api();
     let controller = cluster.controller_with(

@@ -1,18 +1,18 @@
-//! A definition of somebody else is converted, which names files that are none of its business.
+//! Converts a definition by an untrusted author that references files outside its directory.
 
 use std::path::Path;
 
 use futures::FutureExt as _;
 
 use super::{Attack, check};
-use crate::support::folder::{Folder, said, stderr, stdout};
+use crate::support::workspace::{Workspace, all_output, stderr, stdout};
 
-/// What lies beside the folder of the definition, and belongs to whoever converts it.
+/// A file next to the definition's directory that belongs to the user who converts it.
 const SECRET: &str = "kind: Secret\napiVersion: v1\nmetadata: {name: s3cr3t}\n";
 
-/// A folder with a secret, and with a definition below `repository` whose component has these lines.
-fn repository(lines: &str) -> Folder {
-    let folder = Folder::new();
+/// A folder with a secret, and a definition in `folder_with_definition` whose component has these lines.
+fn folder_with_definition(lines: &str) -> Workspace {
+    let folder = Workspace::new();
     std::fs::create_dir_all(folder.path("repository/values")).unwrap();
     folder.write("secret.yaml", SECRET);
     folder.write(
@@ -29,37 +29,37 @@ fn repository(lines: &str) -> Folder {
     folder
 }
 
-fn link(folder: &Folder, to: impl AsRef<Path>, at: &str) {
+fn link(folder: &Workspace, to: impl AsRef<Path>, at: &str) {
     std::os::unix::fs::symlink(to, folder.path(at)).unwrap();
 }
 
-/// That the definition is converted without the file, which is told by its field and path.
-fn refuses(folder: &Folder, field: &str, why: &str) {
+/// Expects the definition to be converted without the file, which is reported with its field and path.
+fn assert_left_out(folder: &Workspace, field: &str, why: &str) {
     let output = folder.run(&["convert", "repository/zarf.yaml"]);
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert!(!said(&output).contains("s3cr3t"), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", all_output(&output));
+    assert!(!all_output(&output).contains("s3cr3t"), "{}", all_output(&output));
     assert!(stdout(&output).contains("nginx:1"), "{}", stdout(&output));
-    let told = stderr(&output);
-    let line = told.lines().find(|line| line.contains(field));
+    let errors = stderr(&output);
+    let line = errors.lines().find(|line| line.contains(field));
     assert!(
         line.is_some_and(|line| line.contains(why)),
-        "`{field}` and `{why}` in {told}"
+        "`{field}` and `{why}` in {errors}"
     );
 }
 
 #[tokio::test]
-async fn a_definition_takes_no_file_from_elsewhere() {
+async fn convert_reads_no_file_outside_the_definitions_directory() {
     const ATTACKS: &[Attack] = &[
         Attack {
             attacker: "author of a definition",
-            capabilities: "writes a repository that somebody converts",
-            attempt: "files with a source above the repository",
-            expected: "the file is left out; the field and the path are told",
-            final_state: "the package holds nothing of it",
+            capabilities: "writes a repository that a user converts",
+            attempt: "`files` with a source above the repository",
+            expected: "the file is left out; the field and the path are reported",
+            final_state: "the package does not contain the file",
             run: || {
                 async {
-                    let folder = repository("  files: [{source: ../secret.yaml, target: /x}]\n");
-                    refuses(
+                    let folder = folder_with_definition("  files: [{source: ../secret.yaml, target: /x}]\n");
+                    assert_left_out(
                         &folder,
                         "components[web].files[0].source: ../secret.yaml",
                         "is outside of",
@@ -70,29 +70,29 @@ async fn a_definition_takes_no_file_from_elsewhere() {
         },
         Attack {
             attacker: "author of a definition",
-            capabilities: "writes a repository that somebody converts",
-            attempt: "manifests with an absolute path",
-            expected: "the file is left out; the field and the path are told",
-            final_state: "the package holds nothing of it",
+            capabilities: "writes a repository that a user converts",
+            attempt: "`manifests` with an absolute path",
+            expected: "the file is left out; the field and the path are reported",
+            final_state: "the package does not contain the file",
             run: || {
                 async {
-                    let folder = repository("  manifests: [{name: m, files: [FOLDER/secret.yaml]}]\n");
-                    refuses(&folder, "components[web].manifests[0].files[0]", "is an absolute path");
+                    let folder = folder_with_definition("  manifests: [{name: m, files: [FOLDER/secret.yaml]}]\n");
+                    assert_left_out(&folder, "components[web].manifests[0].files[0]", "is an absolute path");
                 }
                 .boxed()
             },
         },
         Attack {
             attacker: "author of a definition",
-            capabilities: "writes a repository that somebody converts",
-            attempt: "manifests with a link to a file of the user",
-            expected: "the file is left out; the field and the path are told",
-            final_state: "the package holds nothing of it",
+            capabilities: "writes a repository that a user converts",
+            attempt: "`manifests` with a link to a file of the user",
+            expected: "the file is left out; the field and the path are reported",
+            final_state: "the package does not contain the file",
             run: || {
                 async {
-                    let folder = repository("  manifests: [{name: m, files: [own.yaml, linked.yaml]}]\n");
+                    let folder = folder_with_definition("  manifests: [{name: m, files: [own.yaml, linked.yaml]}]\n");
                     link(&folder, "../secret.yaml", "repository/linked.yaml");
-                    refuses(
+                    assert_left_out(
                         &folder,
                         "components[web].manifests[0].files[1]: linked.yaml",
                         "is a symbolic link",
@@ -103,33 +103,33 @@ async fn a_definition_takes_no_file_from_elsewhere() {
         },
         Attack {
             attacker: "author of a definition",
-            capabilities: "writes a repository that somebody converts",
-            attempt: "values of a chart below a link to a folder of the user",
-            expected: "the file is left out; the field and the path are told",
-            final_state: "the package holds nothing of it",
+            capabilities: "writes a repository that a user converts",
+            attempt: "`values` of a chart below a link to a folder of the user",
+            expected: "the file is left out; the field and the path are reported",
+            final_state: "the package does not contain the file",
             run: || {
                 async {
-                    let folder = repository(
+                    let folder = folder_with_definition(
                         "  charts: [{name: c, version: 1.0.0, namespace: n, url: 'oci://ghcr.io/x/c', valuesFiles: [up/secret.yaml]}]\n",
                     );
                     link(&folder, "..", "repository/up");
-                    refuses(&folder, "components[web].charts[c].valuesFiles[0]: up/secret.yaml", "is a symbolic link");
+                    assert_left_out(&folder, "components[web].charts[c].valuesFiles[0]: up/secret.yaml", "is a symbolic link");
                 }
                 .boxed()
             },
         },
         Attack {
             attacker: "author of a definition",
-            capabilities: "writes a repository that somebody converts",
-            attempt: "files with a source that is a named pipe, which nobody writes to",
+            capabilities: "writes a repository that a user converts",
+            attempt: "`files` with a source that is a named pipe without a writer",
             expected: "the file is left out; the command ends",
-            final_state: "the package holds nothing of it",
+            final_state: "the package does not contain the file",
             run: || {
                 async {
-                    let folder = repository("  files: [{source: pipe, target: /x}]\n");
+                    let folder = folder_with_definition("  files: [{source: pipe, target: /x}]\n");
                     let pipe = folder.path("repository/pipe");
                     rustix::fs::mkfifoat(rustix::fs::CWD, pipe, rustix::fs::Mode::RWXU).unwrap();
-                    refuses(
+                    assert_left_out(
                         &folder,
                         "components[web].files[0].source: pipe",
                         "only files can be converted",
@@ -140,21 +140,21 @@ async fn a_definition_takes_no_file_from_elsewhere() {
         },
         Attack {
             attacker: "author of a definition",
-            capabilities: "writes a repository that somebody converts with --root",
-            attempt: "files above the folder that --root admits",
-            expected: "they are left out, and those beneath it are carried over",
-            final_state: "the package holds what lies beneath --root alone",
+            capabilities: "writes a repository that a user converts with --root",
+            attempt: "`files` above the folder that --root allows",
+            expected: "they are left out, and those below it are carried over",
+            final_state: "the package contains only what is below --root",
             run: || {
                 async {
-                    let folder = repository(
+                    let folder = folder_with_definition(
                         "  manifests: [{name: m, files: [../own.yaml]}]\n  files: [{source: ../../secret.yaml, target: /x}]\n",
                     );
                     std::fs::create_dir(folder.path("repository/web")).unwrap();
                     std::fs::rename(folder.path("repository/zarf.yaml"), folder.path("repository/web/zarf.yaml")).unwrap();
                     let output = folder.run(&["convert", "repository/web/zarf.yaml", "--root", "repository"]);
-                    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+                    assert_eq!(output.status.code(), Some(1), "{}", all_output(&output));
                     assert!(stdout(&output).contains("name: own"), "{}", stdout(&output));
-                    assert!(!said(&output).contains("s3cr3t"), "{}", said(&output));
+                    assert!(!all_output(&output).contains("s3cr3t"), "{}", all_output(&output));
                     assert!(stderr(&output).contains("../../secret.yaml is outside of"), "{}", stderr(&output));
                 }
                 .boxed()

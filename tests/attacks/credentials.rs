@@ -1,50 +1,50 @@
-//! Credentials that somebody would have sent to a host that they are not for.
+//! Attempts to have credentials sent to a host that they are not for.
 
 use base64::Engine as _;
 use serde_json::json;
 
 use super::{Attack, check};
 use crate::support::cluster::{Cluster, condition, image_stalled};
-use crate::support::faulty::{Scripted, Seen, reply};
 use crate::support::image::{image, noise, put};
-use crate::support::objects::{ADDRESS, lone};
+use crate::support::objects::{ADDRESS, standalone_image};
 use crate::support::process::run;
 use crate::support::program;
 use crate::support::registry::{Options, TestRegistry, Version};
+use crate::support::scripted::{RecordedRequest, ScriptedServer, reply};
 use crate::support::table::on_one_thread;
 
 const TENANT: &str = "a tenant";
-const REFERS: &str = "creates JackalImages that refer to Secrets of their namespace, which they need not read";
+const WRITES_OBJECTS: &str = "creates JackalImages that refer to Secrets of their namespace, which they need not read";
 const LOGIN: (&str, &str) = ("pusher", "right");
-/// Where all servers of the tests are.
+/// The network of all test servers.
 const LOOPBACK: (&str, &str) = ("JACKAL_ALLOWED_NETWORKS", "127.0.0.0/8");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn credentials_go_to_their_host_alone() {
+async fn credentials_are_sent_only_to_their_host() {
     check(&[
         Attack {
             attacker: TENANT,
-            capabilities: REFERS,
+            capabilities: WRITES_OBJECTS,
             attempt: "a Secret for the registry A, with A as registry.address and B as registry.endpoint",
             expected: "AuthenticationFailed: the Secret has no entry for B",
-            final_state: "B got no credentials",
-            run: || on_one_thread(an_address_with_anothers_endpoint),
+            final_state: "B receives no credentials",
+            run: || on_one_thread(a_mismatched_endpoint),
         },
         Attack {
-            attacker: "a tenant on the way between the operator and its registry",
-            capabilities: "creates JackalImages and Secrets, and answers in place of the registry",
-            attempt: "registry.certSecretRef with an authority of their own for the operator's registry",
+            attacker: "a tenant between the operator and its registry",
+            capabilities: "creates JackalImages and Secrets, and answers instead of the registry",
+            attempt: "registry.certSecretRef with its own certificate authority for the operator's registry",
             expected: "PolicyDenied, which names registry.certSecretRef",
-            final_state: "whoever answers gets no request with the operator's credentials",
-            run: || on_one_thread(an_authority_of_a_tenant),
+            final_state: "the impostor gets no request with the operator's credentials",
+            run: || on_one_thread(a_certificate_authority_of_a_tenant),
         },
         Attack {
-            attacker: "whoever may create namespaces",
+            attacker: "a user who may create namespaces",
             capabilities: "creates the namespace jackal with a Secret jackal-state in a cluster that Zarf initialised",
-            attempt: "its registry becomes that of all objects which name none",
-            expected: "objects go to the registry of the Secret that the administrator names",
-            final_state: "nothing has the attacker's registry in its name",
-            run: || on_one_thread(another_state),
+            attempt: "its registry becomes the registry of all objects that name none",
+            expected: "objects use the registry of the Secret that the administrator names",
+            final_state: "no name contains the attacker's registry",
+            run: || on_one_thread(a_forged_state_secret),
         },
     ])
     .await;
@@ -61,7 +61,7 @@ fn login(name: &str, host: &str) -> String {
     .to_string()
 }
 
-/// A registry with an image that anybody may read, and its name.
+/// A registry with an image that is readable without credentials, and the image's name.
 async fn source() -> (TestRegistry, String) {
     let source = TestRegistry::start(Version::V31);
     let repository = source.repository("team/app");
@@ -71,49 +71,53 @@ async fn source() -> (TestRegistry, String) {
     (source, image)
 }
 
-async fn an_address_with_anothers_endpoint() {
+async fn a_mismatched_endpoint() {
     let cluster = Cluster::new().await;
     let (source, image) = source().await;
-    let thief = Scripted::start(|_: &Seen| reply(401, &[("www-authenticate", "Basic realm=\"r\"")], "")).await;
-    let insecure = format!("{},{}", source.host, thief.host);
+    let attacker_server =
+        ScriptedServer::start(|_: &RecordedRequest| reply(401, &[("www-authenticate", "Basic realm=\"r\"")], "")).await;
+    let insecure = format!("{},{}", source.host, attacker_server.host);
     let _controller = cluster.guarded_controller(&["--insecure-registry", &insecure], &[LOOPBACK]);
     cluster.apply(&login("others", "registry.example.com"));
     let registry = format!(
         "registry: {{address: registry.example.com, endpoint: '{}', insecure: true, secretRef: {{name: others}}}}",
-        thief.host
+        attacker_server.host
     );
-    cluster.apply(&lone("app", &image, &registry));
+    cluster.apply(&standalone_image("app", &image, &registry));
     let found = cluster.image_where("app", "without credentials", |image| {
         let ready = condition(&image.status.as_ref()?.conditions, "Ready")?;
         (ready.reason == "AuthenticationFailed").then_some(())
     });
     let status = found.await.status.unwrap();
-    let said = condition(&status.conditions, "Ready").unwrap().message.clone();
-    let sent = thief
-        .seen()
+    let message = condition(&status.conditions, "Ready").unwrap().message.clone();
+    let sent = attacker_server
+        .requests()
         .into_iter()
-        .find(|seen| seen.headers.contains_key("authorization"));
+        .find(|request| request.headers.contains_key("authorization"));
     assert!(
         sent.is_none(),
         "the credentials for registry.example.com went to {sent:?}"
     );
-    assert!(said.contains(&format!("no entry for {}", thief.host)), "{said}");
+    assert!(
+        message.contains(&format!("no entry for {}", attacker_server.host)),
+        "{message}"
+    );
 }
 
-async fn an_authority_of_a_tenant() {
+async fn a_certificate_authority_of_a_tenant() {
     let cluster = Cluster::new().await;
     let (source, image) = source().await;
-    // Whoever answers shows a certificate that the operator does not know, and takes the operator's credentials.
+    // The impostor presents a certificate that the operator does not trust, and accepts the operator's credentials.
     let options = Options {
         login: Some(LOGIN),
         tls: true,
     };
-    let between = TestRegistry::start_with(Version::V31, options);
+    let impostor = TestRegistry::start_with(Version::V31, options);
     let flags = [
         "--registry-address",
         ADDRESS,
         "--registry-endpoint",
-        &between.host,
+        &impostor.host,
         "--registry-secret",
         "own",
         "--insecure-registry",
@@ -122,30 +126,30 @@ async fn an_authority_of_a_tenant() {
     let controller = cluster.guarded_controller(&flags, &[LOOPBACK]);
     cluster.apply(&login("own", ADDRESS));
     let authority = json!({
-        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "ca" }, "stringData": { "ca.crt": between.authority() },
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "ca" }, "stringData": { "ca.crt": impostor.authority() },
     });
     cluster.apply(&authority.to_string());
-    let ways = [
+    let specs = [
         "registry: {certSecretRef: {name: ca}}".to_owned(),
         format!("registry: {{address: '{ADDRESS}', certSecretRef: {{name: ca}}}}"),
         format!(
             "registry: {{address: '{ADDRESS}', endpoint: '{}', certSecretRef: {{name: ca}}}}",
-            between.host
+            impostor.host
         ),
     ];
-    for (number, way) in ways.iter().enumerate() {
-        cluster.apply(&lone(&format!("app-{number}"), &image, way));
+    for (number, spec) in specs.iter().enumerate() {
+        cluster.apply(&standalone_image(&format!("app-{number}"), &image, spec));
     }
-    for (number, way) in ways.iter().enumerate() {
-        let said = image_stalled(&cluster, &format!("app-{number}"), "PolicyDenied").await;
-        assert!(said.contains("registry.certSecretRef"), "{way}: {said}");
+    for (number, spec) in specs.iter().enumerate() {
+        let message = image_stalled(&cluster, &format!("app-{number}"), "PolicyDenied").await;
+        assert!(message.contains("registry.certSecretRef"), "{spec}: {message}");
     }
     drop(controller);
-    let standing = between.repository("team/app").head_manifest("1").await.unwrap();
-    assert!(standing.is_none(), "the operator's credentials were used");
+    let existing = impostor.repository("team/app").head_manifest("1").await.unwrap();
+    assert!(existing.is_none(), "the operator's credentials were used");
 }
 
-async fn another_state() {
+async fn a_forged_state_secret() {
     let cluster = Cluster::new().await;
     let (source, image) = source().await;
     let destination = TestRegistry::start(Version::V31);
@@ -170,7 +174,7 @@ async fn another_state() {
     };
     state("zarf", "127.0.0.1:31991");
     state("jackal", "127.0.0.1:31666");
-    // By a variable, which an operator that does not know it passes over.
+    // Set by a variable, which an operator version without it ignores.
     let _controller = cluster.guarded_controller(
         &[
             "--registry-endpoint",
@@ -180,7 +184,7 @@ async fn another_state() {
         ],
         &[LOOPBACK, ("JACKAL_STATE_SECRET", "zarf/zarf-state")],
     );
-    cluster.apply(&lone("app", &image, ""));
+    cluster.apply(&standalone_image("app", &image, ""));
     let status = cluster.image_ready("app").await.status.unwrap();
     let name = status.name.unwrap();
     for tool in ["jackal", "zarf"] {

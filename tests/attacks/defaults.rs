@@ -1,4 +1,4 @@
-//! An installation that nobody configured further: what its defaults keep from tenants and pods.
+//! An installation with default configuration: what it denies to tenants and pods.
 
 use futures::FutureExt as _;
 use serde_json::json;
@@ -6,57 +6,57 @@ use serde_json::json;
 use super::{Attack, check};
 use crate::chart::registry::Deployed;
 use crate::cluster::{layered, unique};
-use crate::docker::engines::Real;
+use crate::docker::engines::DockerEngine;
 use crate::support::cluster::{Cluster, image_stalled};
 use crate::support::image::{image, noise, put};
-use crate::support::objects::{ADDRESS, lone};
+use crate::support::objects::{ADDRESS, standalone_image};
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::table::on_one_thread;
-use crate::tenancy::{APART, clear};
+use crate::tenancy::{EXCLUSIVE, clear};
 
 #[tokio::test]
-async fn what_nobody_configured_is_closed() {
+async fn default_configuration_denies_access() {
     let attacks = [
         Attack {
             attacker: "a tenant",
             capabilities: "writes objects in its own namespace",
-            attempt: "brings another image to the name that a victim's image has",
-            expected: "it lands below the name of the attacker's namespace",
-            final_state: "the victim's tag is what its status says, and the victim can bring more",
-            run: || on_one_thread(|| overwrites().boxed_local()),
+            attempt: "copies another image to the name of a victim's image",
+            expected: "it is stored below the attacker's namespace",
+            final_state: "the victim's tag matches its status, and the victim can copy more images",
+            run: || on_one_thread(|| overwrite_anothers_tag().boxed_local()),
         },
         Attack {
             attacker: "a tenant",
             capabilities: "writes objects in its own namespace",
-            attempt: "asks for an image that lies on a node, whose agent has no --admit",
+            attempt: "requests an image of a node whose agent has no --admit",
             expected: "PolicyDenied, which names --admit",
             final_state: "nothing has left the node",
-            run: || on_one_thread(|| node_image().boxed_local()),
+            run: || on_one_thread(|| read_node_image().boxed_local()),
         },
         Attack {
             attacker: "a pod",
-            capabilities: "the login by which its images are pulled, the network",
+            capabilities: "has the login for pulling its images, and network access",
             attempt: "pushes, deletes and mounts in the registry that the chart deploys, at both ports",
-            expected: "401 at the one, 405 at the other",
-            final_state: "what was pushed stands, and it can be pulled",
-            run: || on_one_thread(|| pushes().boxed_local()),
+            expected: "401 at the first port, 405 at the second",
+            final_state: "the pushed content exists and can be pulled",
+            run: || on_one_thread(|| push_from_a_pod().boxed_local()),
         },
         Attack {
-            attacker: "who reads the network",
-            capabilities: "sees the way between the operator and the registry that the chart deploys",
-            attempt: "has plain HTTP spoken, or another certificate believed",
-            expected: "plain HTTP is refused before a login is heard, and the certificate is verified",
-            final_state: "no login went over the network in the clear",
-            run: || on_one_thread(|| listens().boxed_local()),
+            attacker: "an observer of the network",
+            capabilities: "sees the connection between the operator and the registry that the chart deploys",
+            attempt: "makes the client use plain HTTP, or trust another certificate",
+            expected: "plain HTTP is refused before a login is read, and the certificate is verified",
+            final_state: "no login was sent unencrypted",
+            run: || on_one_thread(|| plain_http_and_certificate().boxed_local()),
         },
     ];
     check(&attacks).await;
 }
 
-async fn overwrites() {
-    let _alone = APART.lock().await;
-    let victim = Cluster::apart().await;
-    let attacker = victim.beside().await;
+async fn overwrite_anothers_tag() {
+    let _guard = EXCLUSIVE.lock().await;
+    let victim = Cluster::exclusive().await;
+    let attacker = victim.another_namespace().await;
     let registry = TestRegistry::start(Version::V31);
     let (good, evil) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     for (source, seed) in [(&good, 71), (&evil, 72)] {
@@ -78,56 +78,64 @@ async fn overwrites() {
         &registry.host,
         "--registry-insecure",
     ]);
-    // The attacker is first, and of two that want a name the older one has it.
-    attacker.apply(&lone("app", &format!("{}/team/app:1", evil.host), "naming: Plain"));
+    // The attacker comes first, and of two objects that want the same name the older one gets it.
+    attacker.apply(&standalone_image(
+        "app",
+        &format!("{}/team/app:1", evil.host),
+        "naming: Plain",
+    ));
     let theirs = attacker.image_ready("app").await.status.unwrap();
-    victim.apply(&lone("app", &format!("{}/team/app:1", good.host), "naming: Plain"));
+    victim.apply(&standalone_image(
+        "app",
+        &format!("{}/team/app:1", good.host),
+        "naming: Plain",
+    ));
     let ours = victim.image_ready("app").await.status.unwrap();
     let part = |cluster: &Cluster| format!("{ADDRESS}/{}/team/app:1", cluster.namespace);
     assert_eq!(theirs.name, Some(part(&attacker)));
     assert_eq!(ours.name, Some(part(&victim)));
-    // Nor by asking for it.
+    // Nor by requesting that name explicitly.
     let prefix = format!(
         "naming: Plain\n  registry: {{repositoryPrefix: '../{}'}}",
         victim.namespace
     );
-    let said = attacker.try_apply(&lone("up", &format!("{}/team/app:1", evil.host), &prefix));
-    if said.is_ok() {
+    let response = attacker.try_apply(&standalone_image("up", &format!("{}/team/app:1", evil.host), &prefix));
+    if response.is_ok() {
         image_stalled(&attacker, "up", "InvalidReference").await;
     }
     let name = format!("{}/team/app", victim.namespace);
-    let standing = registry.repository(&name).head_manifest("1").await.unwrap().unwrap();
-    assert_eq!(Some(standing.digest.to_string()), ours.digest);
+    let existing = registry.repository(&name).head_manifest("1").await.unwrap().unwrap();
+    assert_eq!(Some(existing.digest.to_string()), ours.digest);
     assert_ne!(ours.digest, theirs.digest);
     clear(&[&victim, &attacker]);
 }
 
-async fn node_image() {
+async fn read_node_image() {
     let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
-    let [_, real, _] = Real::all();
+    let [_, engine, _] = DockerEngine::all();
     let name = unique("secret:dev");
-    real.load(&layered(&name, "what a node holds").archive());
-    // As the chart starts it where agent.admit says nothing.
-    let _agent = cluster.agent_with("n1", &real.host, &[], &[("JACKAL_ADMIT", "")]);
+    engine.load(&layered(&name, "what a node holds").archive());
+    // As the chart starts it when agent.admit is not set.
+    let _agent = cluster.agent_with("n1", &engine.host, &[], &[("JACKAL_ADMIT", "")]);
     let _controller = cluster.controller(&[]);
     let to = format!(
         "source: Docker\n  registry: {{address: '{}', insecure: true}}",
         registry.host
     );
-    cluster.apply(&lone("stolen", &name, &to));
-    let said = image_stalled(&cluster, "stolen", "PolicyDenied").await;
-    assert!(said.contains("--admit"), "{said}");
+    cluster.apply(&standalone_image("stolen", &name, &to));
+    let response = image_stalled(&cluster, "stolen", "PolicyDenied").await;
+    assert!(response.contains("--admit"), "{response}");
     let repository = registry.repository(name.split(':').next().unwrap());
     assert_eq!(repository.tags(10).await.unwrap(), Some(Vec::new()));
 }
 
-async fn pushes() {
+async fn push_from_a_pod() {
     let deployed = Deployed::start(&json!({})).await;
     let ((_, writer), (host, reader)) = (
         deployed.login("shop-registry-login"),
         deployed.login("shop-registry-pull"),
     );
-    // What a pod has is for the port that pods pull from.
+    // The login of pods is for the port that pods pull from.
     assert_eq!(host, "127.0.0.1:31999");
     let (writes, reads) = (&deployed.writes, &deployed.reads);
     let upload = |host: &str| format!("https://{host}/v2/team/app/blobs/uploads/");
@@ -151,7 +159,7 @@ async fn pushes() {
         assert_eq!(ask(writes, Some(&reader)), "401", "{method} {path}");
         assert_eq!(ask(writes, None), "401", "{method} {path}");
         assert_eq!(ask(reads, Some(&reader)), "405", "{method} {path}");
-        // Nor by the operator's login, if a pod had it.
+        // Nor with the operator's login, if a pod had it.
         assert_eq!(ask(reads, Some(&writer)), "401", "{method} {path}");
     }
     let base = |host: &str| format!("https://{host}/v2/");
@@ -159,19 +167,22 @@ async fn pushes() {
     assert_eq!(deployed.asks("GET", &base(reads), None), "401");
 }
 
-async fn listens() {
+async fn plain_http_and_certificate() {
     let deployed = Deployed::start(&json!({})).await;
     let (_, writer) = deployed.login("shop-registry-login");
     for host in [&deployed.writes, &deployed.reads] {
-        let said = deployed.asks("GET", &format!("http://{host}/v2/"), Some(&writer));
-        assert_eq!(said, "400", "a server of TLS");
+        let response = deployed.asks("GET", &format!("http://{host}/v2/"), Some(&writer));
+        assert_eq!(response, "400", "a server of TLS");
     }
     assert_eq!(
         deployed.asks("GET", &format!("https://{}/v2/", deployed.writes), Some(&writer)),
         "200"
     );
-    // Another installation's is another's.
+    // The certificate of another installation is not trusted.
     let other = Deployed::start(&json!({})).await;
-    let said = deployed.asks("GET", &format!("https://{}/v2/", other.writes), Some(&writer));
-    assert!(said.contains("000") && said.contains("certificate"), "{said}");
+    let response = deployed.asks("GET", &format!("https://{}/v2/", other.writes), Some(&writer));
+    assert!(
+        response.contains("000") && response.contains("certificate"),
+        "{response}"
+    );
 }

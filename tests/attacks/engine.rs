@@ -1,4 +1,4 @@
-//! The names that an image gets in its engine to be pushed under them.
+//! The temporary names that images get in an engine in order to be pushed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,15 +15,15 @@ use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Attack, check};
-use crate::docker::engines::{Image, Real, Victim};
+use crate::docker::engines::{DedicatedEngine, DockerEngine, Image};
 use crate::docker::push::break_exports;
 use crate::docker::transfer;
 use crate::support::cluster::{Cluster, condition};
-use crate::support::faulty::Seen;
-use crate::support::front::{Act, Front};
-use crate::support::objects::lone;
+use crate::support::fault_proxy::{Action, FaultProxy};
+use crate::support::objects::standalone_image;
 use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version, plain_client};
+use crate::support::scripted::RecordedRequest;
 use crate::support::table::on_one_thread;
 use crate::support::wait::{SOON, eventually};
 
@@ -33,55 +33,57 @@ const FOREVER: Duration = Duration::from_secs(3600);
 /// The name by which the engine lists an image without one.
 const UNNAMED: &str = "<none>:<none>";
 
-/// All names that the engine has.
-fn names(victim: &Victim) -> Vec<String> {
-    let said = victim
-        .real
+/// All image names in the engine.
+fn names(dedicated: &DedicatedEngine) -> Vec<String> {
+    let output = dedicated
+        .engine
         .output(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]);
-    let mut names: Vec<String> = said.lines().map(str::to_owned).collect();
+    let mut names: Vec<String> = output.lines().map(str::to_owned).collect();
     names.sort();
     names
 }
 
-/// An engine that exports nothing, with these images alone, which were loaded in their order.
-fn engine_with(images: &[&Image]) -> Victim {
-    let victim = Victim::start("docker-classic", StorageKind::Classic);
+/// An engine that cannot export, with exactly these images, loaded in this order.
+fn engine_without_exports(images: &[&Image]) -> DedicatedEngine {
+    let dedicated = DedicatedEngine::start("docker-classic", StorageKind::Classic);
     for image in images {
-        victim.real.load(&image.archive());
+        dedicated.engine.load(&image.archive());
     }
-    break_exports(victim.name());
-    victim
+    break_exports(dedicated.name());
+    dedicated
 }
 
-/// Whether an engine sent this by itself.
-fn is_engines(seen: &Seen) -> bool {
-    let agent = seen.headers.get("user-agent");
+/// Whether the request was sent by the engine.
+fn is_sent_by_engine(request: &RecordedRequest) -> bool {
+    let agent = request.headers.get("user-agent");
     agent.is_some_and(|agent| agent.starts_with("docker/"))
 }
 
-/// A registry that takes nothing of what an engine sends by itself.
-fn stalling(registry: &TestRegistry) -> Front {
-    Front::to(&registry.host, |seen| match is_engines(seen) && seen.method == "POST" {
-        true => Act::Delay(FOREVER),
-        false => Act::Pass,
+/// A registry that accepts no upload from the engine.
+fn stalling_registry(registry: &TestRegistry) -> FaultProxy {
+    FaultProxy::to(&registry.host, |request| {
+        match is_sent_by_engine(request) && request.method == "POST" {
+            true => Action::Delay(FOREVER),
+            false => Action::Pass,
+        }
     })
 }
 
 /// Waits until the engine pushes.
-async fn pushing(front: &Front) {
+async fn wait_for_engine_push(proxy: &FaultProxy) {
     eventually(SOON, "the engine pushes", async || {
-        match front.count("POST", "/blobs/uploads/") {
-            0 => Err(format!("{:?}", front.seen())),
+        match proxy.count("POST", "/blobs/uploads/") {
+            0 => Err(format!("{:?}", proxy.requests())),
             _ => Ok(()),
         }
     })
     .await;
 }
 
-/// Waits until the engine has these names alone.
-async fn has(victim: &Victim, expected: &[&str]) {
+/// Waits until the engine has exactly these names.
+async fn wait_for_names(dedicated: &DedicatedEngine, expected: &[&str]) {
     eventually(SOON, "the engine has the names that it had", async || {
-        let found = names(victim);
+        let found = names(dedicated);
         if found == expected {
             Ok(())
         } else {
@@ -91,38 +93,38 @@ async fn has(victim: &Victim, expected: &[&str]) {
     .await;
 }
 
-/// A transfer of `name` out of `docker` to a registry that takes nothing, broken off by `end` while the engine pushes.
-async fn broken_off(docker: &Docker, name: &str, end: impl FnOnce(&str)) {
+/// A transfer of `name` from `docker` to a registry that accepts no upload, cancelled by `end` while the engine pushes.
+async fn cancel_during_push(docker: &Docker, name: &str, end: impl FnOnce(&str)) {
     let registry = TestRegistry::start(Version::V31);
-    let front = stalling(&registry);
+    let proxy = stalling_registry(&registry);
     let mut transfer = transfer(docker, name, &registry, "in", Compression::None);
     let repository = transfer.location.repository.clone();
-    let client = plain_client(&front.host, |_| {});
+    let client = plain_client(&proxy.host, |_| {});
     transfer.destination = Arc::new(RegistryDestination::new(client.repository(&repository)));
-    let given = format!("{}/{repository}:1", front.host);
+    let given = format!("{}/{repository}:1", proxy.host);
     tokio::select! {
         outcome = transfer.run() => panic!("{outcome:?}"),
-        () = pushing(&front) => {}
+        () = wait_for_engine_push(&proxy) => {}
     }
     end(&given);
 }
 
-/// A way to an engine that breaks.
-struct Breaking {
+/// A proxy for an engine's socket that can be interrupted.
+struct InterruptibleSocket {
     broken: AtomicBool,
     refused: AtomicUsize,
 }
 
-impl Breaking {
-    /// A way to `victim`; also the engine at its other end, and what keeps it open.
-    fn open(victim: &Victim, folder: &Path) -> (Arc<Self>, Docker, AbortOnDropHandle<()>) {
-        let (socket, to) = (folder.join("docker.sock"), victim.real.host.clone());
+impl InterruptibleSocket {
+    /// A proxy for `dedicated`; also the engine through it, and the task that keeps it open.
+    fn open(dedicated: &DedicatedEngine, folder: &Path) -> (Arc<Self>, Docker, AbortOnDropHandle<()>) {
+        let (socket, to) = (folder.join("docker.sock"), dedicated.engine.host.clone());
         let listener = UnixListener::bind(&socket).unwrap();
-        let way = Arc::new(Self {
+        let socket_proxy = Arc::new(Self {
             broken: AtomicBool::new(false),
             refused: AtomicUsize::new(0),
         });
-        let own = Arc::clone(&way);
+        let own = Arc::clone(&socket_proxy);
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((mut client, _)) = listener.accept().await {
@@ -137,140 +139,140 @@ impl Breaking {
                 });
             }
         });
-        let real = Real::at(format!("unix://{}", socket.display()), StorageKind::Classic);
-        (way, real.docker, AbortOnDropHandle::new(task))
+        let engine = DockerEngine::at(format!("unix://{}", socket.display()), StorageKind::Classic);
+        (socket_proxy, engine.docker, AbortOnDropHandle::new(task))
     }
 }
 
-/// An agent whose engine pushes `name` to a registry that takes nothing. It is the operator's own: an engine pushes by
-/// itself to no other.
-async fn agent_pushing(victim: &Victim, name: &str) -> (Cluster, Operator, TestRegistry, Front) {
+/// An agent whose engine pushes `name` to a registry that accepts no upload. It is the operator's own registry: an
+/// engine pushes to no other.
+async fn start_agent_push(dedicated: &DedicatedEngine, name: &str) -> (Cluster, Operator, TestRegistry, FaultProxy) {
     let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
-    let front = stalling(&registry);
+    let proxy = stalling_registry(&registry);
     cluster.create_node(&cluster.namespace, &[]).await;
-    let controller = controller(&cluster, &front);
-    let agent = agent(&cluster, victim, &front);
+    let controller = controller(&cluster, &proxy);
+    let agent = agent(&cluster, dedicated, &proxy);
     cluster.apply(&object(&cluster, name, ""));
-    pushing(&front).await;
-    assert_ne!(names(victim), [name]);
+    wait_for_engine_push(&proxy).await;
+    assert_ne!(names(dedicated), [name]);
     drop(controller);
-    (cluster, agent, registry, front)
+    (cluster, agent, registry, proxy)
 }
 
-/// An image of the cluster's node, with other fields of its spec (`more`).
+/// An image of the cluster's node; `more` are other fields of its spec.
 fn object(cluster: &Cluster, name: &str, more: &str) -> String {
     let fields = format!("source: Docker\n  nodeName: {}\n  {more}", cluster.namespace);
-    lone("pushed", name, &fields)
+    standalone_image("pushed", name, &fields)
 }
 
-fn controller(cluster: &Cluster, front: &Front) -> Operator {
+fn controller(cluster: &Cluster, proxy: &FaultProxy) -> Operator {
     // The machine may be busy with other tests.
-    cluster.controller_with(&own_registry(front), &[("JACKAL_LEASE_DURATION", "30s")])
+    cluster.controller_with(&own_registry(proxy), &[("JACKAL_LEASE_DURATION", "30s")])
 }
 
 /// The flags that name the operator's own registry.
-fn own_registry(front: &Front) -> [&str; 3] {
-    ["--registry-address", &front.host, "--registry-insecure"]
+fn own_registry(proxy: &FaultProxy) -> [&str; 3] {
+    ["--registry-address", &proxy.host, "--registry-insecure"]
 }
 
-fn agent(cluster: &Cluster, victim: &Victim, front: &Front) -> Operator {
+fn agent(cluster: &Cluster, dedicated: &DedicatedEngine, proxy: &FaultProxy) -> Operator {
     // The engine's folder is not read, so that it is asked to export.
     let flags = ["--docker-root", "/nowhere", "--admit", "*=*"];
-    let flags = [&flags[..], &own_registry(front)].concat();
-    cluster.agent(&cluster.namespace, &victim.real.host, &flags)
+    let flags = [&flags[..], &own_registry(proxy)].concat();
+    cluster.agent(&cluster.namespace, &dedicated.engine.host, &flags)
 }
 
 #[tokio::test]
-async fn an_engine_keeps_the_names_that_it_had() {
+async fn an_engine_push_leaves_no_image_names_behind() {
     const ATTACKS: &[Attack] = &[
         Attack {
             attacker: "tenant",
-            capabilities: "has an image of a node's engine pushed, and the node's memory run out",
-            attempt: "the agent is killed while the engine pushes, so that the name stays",
-            expected: "the next agent takes the name away",
-            final_state: "the engine has the names that it had",
+            capabilities: "has an image of a node's engine pushed, and exhausts the node's memory",
+            attempt: "the agent is killed while the engine pushes, so that the name remains",
+            expected: "the next agent removes the name",
+            final_state: "the engine has its original names",
             run: || {
                 on_one_thread(|| async {
                     let name = "jackal-test/killed:1";
-                    let victim = engine_with(&[&Image::varied(name)]);
-                    let (cluster, mut killed, _registry, front) = agent_pushing(&victim, name).await;
+                    let dedicated = engine_without_exports(&[&Image::varied(name)]);
+                    let (cluster, mut killed, _registry, proxy) = start_agent_push(&dedicated, name).await;
                     killed.signal("KILL");
                     killed.ends(SOON).await;
-                    assert_ne!(names(&victim), [name]);
-                    // Nobody asks the next agent to push again.
+                    assert_ne!(names(&dedicated), [name]);
+                    // No object makes the next agent push again.
                     cluster.kubectl(&["delete", "jackalimage", "pushed", "--wait=false"]);
-                    let _agent = agent(&cluster, &victim, &front);
-                    has(&victim, &[name]).await;
+                    let _agent = agent(&cluster, &dedicated, &proxy);
+                    wait_for_names(&dedicated, &[name]).await;
                 })
             },
         },
         Attack {
             attacker: "tenant",
             capabilities: "has an image of a node's engine pushed while its agent is updated",
-            attempt: "the agent is asked to stop while the engine pushes",
-            expected: "the agent takes the name away before it ends",
-            final_state: "the engine has the names that it had",
+            attempt: "the agent is stopped while the engine pushes",
+            expected: "the agent removes the name before it ends",
+            final_state: "the engine has its original names",
             run: || {
                 on_one_thread(|| async {
                     let name = "jackal-test/stopped:1";
-                    let victim = engine_with(&[&Image::varied(name)]);
-                    let (_cluster, mut stopped, _registry, _front) = agent_pushing(&victim, name).await;
+                    let dedicated = engine_without_exports(&[&Image::varied(name)]);
+                    let (_cluster, mut stopped, _registry, _front) = start_agent_push(&dedicated, name).await;
                     stopped.signal("TERM");
                     stopped.ends(SOON).await;
-                    assert_eq!(names(&victim), [name]);
+                    assert_eq!(names(&dedicated), [name]);
                 })
             },
         },
         Attack {
             attacker: "tenant",
             capabilities: "deletes or suspends an object",
-            attempt: "the transfer is cancelled while the engine pushes, which answers nobody for a while",
-            expected: "the name is taken away once the engine answers",
-            final_state: "the engine has the names that it had",
+            attempt: "the transfer is cancelled while the engine pushes and does not answer for a while",
+            expected: "the name is removed once the engine answers",
+            final_state: "the engine has its original names",
             run: || {
                 on_one_thread(|| async {
                     let name = "jackal-test/cancelled:1";
-                    let victim = engine_with(&[&Image::varied(name)]);
-                    broken_off(&victim.real.docker, name, |_| ()).await;
-                    has(&victim, &[name]).await;
+                    let dedicated = engine_without_exports(&[&Image::varied(name)]);
+                    cancel_during_push(&dedicated.engine.docker, name, |_| ()).await;
+                    wait_for_names(&dedicated, &[name]).await;
                     let folder = tempfile::tempdir().unwrap();
-                    let (way, docker, _open) = Breaking::open(&victim, folder.path());
-                    broken_off(&docker, name, |_| way.broken.store(true, Ordering::SeqCst)).await;
+                    let (socket_proxy, docker, _open) = InterruptibleSocket::open(&dedicated, folder.path());
+                    cancel_during_push(&docker, name, |_| socket_proxy.broken.store(true, Ordering::SeqCst)).await;
                     eventually(SOON, "a try to take the name away", async || {
-                        match way.refused.load(Ordering::SeqCst) {
+                        match socket_proxy.refused.load(Ordering::SeqCst) {
                             0 => Err("none".to_owned()),
                             _ => Ok(()),
                         }
                     })
                     .await;
-                    assert_ne!(names(&victim), [name]);
-                    way.broken.store(false, Ordering::SeqCst);
+                    assert_ne!(names(&dedicated), [name]);
+                    socket_proxy.broken.store(false, Ordering::SeqCst);
                     settled(SOON).await;
-                    has(&victim, &[name]).await;
+                    wait_for_names(&dedicated, &[name]).await;
                 })
             },
         },
         Attack {
             attacker: "user of a node's engine",
             capabilities: "names images",
-            attempt: "gives the name to another image before the engine pushes the one that had it, which so gets its only name for the push and would go with it",
-            expected: "the engine does not push the image that lost its name; the one that has it now is pushed",
-            final_state: "the engine keeps both images with the names that its user gave",
+            attempt: "gives the name to another image before the engine pushes the original one, whose only name is then the temporary one and would be removed with it",
+            expected: "the engine does not push the image that lost its name; it pushes the image that has the name now",
+            final_state: "the engine keeps both images with the names that its user assigned",
             run: || {
                 on_one_thread(|| async {
                     let (name, other) = ("jackal-test/nameless:1", "jackal-test/newer:1");
                     let (nameless, newer) = (Image::varied(name), Image::varied(other));
-                    let victim = engine_with(&[&nameless, &newer]);
+                    let dedicated = engine_without_exports(&[&nameless, &newer]);
                     let id = Digest::of(&nameless.config);
                     let registry = TestRegistry::start(Version::V31);
-                    let transfer = transfer(&victim.real.docker, name, &registry, "in", Compression::None);
+                    let transfer = transfer(&dedicated.engine.docker, name, &registry, "in", Compression::None);
                     let DestinationState::Differs(resolved) = transfer.check().await.unwrap() else {
                         panic!("it stands");
                     };
-                    victim.real.run(&["tag", other, name]);
+                    dedicated.engine.run(&["tag", other, name]);
                     let outcome = transfer.bring(&resolved).await;
-                    let held = victim
-                        .real
+                    let held = dedicated
+                        .engine
                         .output(&["image", "ls", "--all", "--no-trunc", "--format", "{{.ID}}"]);
                     assert!(held.contains(id.as_str()), "{id} is gone: {held}");
                     let pushed = transfer.destination.holds(&id).await.unwrap();
@@ -279,7 +281,7 @@ async fn an_engine_keeps_the_names_that_it_had() {
                     assert_eq!(outcome.method, Method::DockerPush);
                     assert_eq!(outcome.source_digest, Digest::of(&newer.config));
                     settled(SOON).await;
-                    has(&victim, &[UNNAMED, name, other]).await;
+                    wait_for_names(&dedicated, &[UNNAMED, name, other]).await;
                 })
             },
         },
@@ -287,23 +289,23 @@ async fn an_engine_keeps_the_names_that_it_had() {
             attacker: "user of a node's engine",
             capabilities: "names images",
             attempt: "gives the name to another image while the engine pushes",
-            expected: "it stays that image's",
-            final_state: "the engine has the name that its user gave",
+            expected: "the name is kept for that image",
+            final_state: "the engine has the name that its user assigned",
             run: || {
                 on_one_thread(|| async {
                     let name = "jackal-test/renamed:1";
                     let other = "jackal-test/other:1";
-                    let victim = engine_with(&[&Image::varied(name), &Image::varied(other)]);
+                    let dedicated = engine_without_exports(&[&Image::varied(name), &Image::varied(other)]);
                     let mut given = String::new();
-                    broken_off(&victim.real.docker, name, |pushed| {
+                    cancel_during_push(&dedicated.engine.docker, name, |pushed| {
                         given = pushed.to_owned();
-                        victim.real.run(&["tag", other, pushed]);
+                        dedicated.engine.run(&["tag", other, pushed]);
                     })
                     .await;
                     let mut expected = [&*given, other, name];
                     expected.sort_unstable();
                     settled(SOON).await;
-                    has(&victim, &expected).await;
+                    wait_for_names(&dedicated, &expected).await;
                 })
             },
         },
@@ -312,37 +314,40 @@ async fn an_engine_keeps_the_names_that_it_had() {
 }
 
 #[tokio::test]
-async fn an_engine_pushes_into_the_operators_own_registry_only() {
+async fn an_engine_pushes_only_to_the_operators_registry() {
     const ATTACKS: &[Attack] = &[Attack {
         attacker: "tenant",
-        capabilities: "has an image of a node's engine, which cannot export it, brought to a registry of its own",
-        attempt: "the registry waits for the engine, which follows wherever a registry leads",
-        expected: "the engine is not asked to push, and that it cannot export is told",
-        final_state: "the registry was asked by the operator alone, and the engine has the names that it had",
+        capabilities: "copies an image of a node's engine, which cannot export it, to its own registry",
+        attempt: "the registry waits for the engine, which follows every redirect of a registry",
+        expected: "the engine does not push, and its export failure is reported",
+        final_state: "the registry got requests from the operator only, and the engine has its original names",
         run: || {
             on_one_thread(|| async {
                 let name = "jackal-test/led:1";
-                let victim = engine_with(&[&Image::varied(name)]);
+                let dedicated = engine_without_exports(&[&Image::varied(name)]);
                 let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
-                let [home, tenants] = [(); 2].map(|()| Front::to(&registry.host, |_| Act::Pass));
+                let [operator_registry, tenant_registry] =
+                    [(); 2].map(|()| FaultProxy::to(&registry.host, |_| Action::Pass));
                 cluster.create_node(&cluster.namespace, &[]).await;
-                let _controller = controller(&cluster, &home);
-                let _agent = agent(&cluster, &victim, &home);
-                let theirs = format!("registry: {{address: '{}', insecure: true}}", tenants.host);
+                let _controller = controller(&cluster, &operator_registry);
+                let _agent = agent(&cluster, &dedicated, &operator_registry);
+                let theirs = format!("registry: {{address: '{}', insecure: true}}", tenant_registry.host);
                 cluster.apply(&object(&cluster, name, &theirs));
-                let told = |image: &JackalImage| {
+                let failure_message = |image: &JackalImage| {
                     let ready = condition(&image.status.as_ref()?.conditions, "Ready")?;
                     (ready.reason == "SourceFailed").then(|| ready.message.clone())
                 };
-                let image = cluster.image_where("pushed", "SourceFailed", |image| told(image)).await;
-                let said = told(&image).unwrap();
-                assert!(said.contains("/docker/tmp"), "{said}");
-                assert!(!said.contains("asked to push"), "{said}");
-                assert!(!tenants.seen().is_empty());
-                for seen in tenants.seen().iter().chain(&home.seen()) {
-                    assert!(!is_engines(seen), "{seen:?}");
+                let image = cluster
+                    .image_where("pushed", "SourceFailed", |image| failure_message(image))
+                    .await;
+                let output = failure_message(&image).unwrap();
+                assert!(output.contains("/docker/tmp"), "{output}");
+                assert!(!output.contains("asked to push"), "{output}");
+                assert!(!tenant_registry.requests().is_empty());
+                for request in tenant_registry.requests().iter().chain(&operator_registry.requests()) {
+                    assert!(!is_sent_by_engine(request), "{request:?}");
                 }
-                assert_eq!(names(&victim), [name]);
+                assert_eq!(names(&dedicated), [name]);
             })
         },
     }];

@@ -1,4 +1,5 @@
-//! A namespace whose registries answer just fast enough to stand never still, beside others that share the operator.
+//! A namespace whose registries answer just fast enough to avoid the stall timeout, next to other namespaces of the
+//! same operator.
 
 use std::time::{Duration, Instant};
 
@@ -7,47 +8,47 @@ use kube::api::ListParams;
 
 use super::{Attack, check};
 use crate::support::cluster::{Cluster, condition};
-use crate::support::front::{Act, Front};
+use crate::support::fault_proxy::{Action, FaultProxy};
 use crate::support::image::{image, noise, put};
-use crate::support::objects::{lone, package, registry_at};
+use crate::support::objects::{package, registry_at, standalone_image};
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::table::on_one_thread;
 use crate::support::wait::{SOON, eventually};
-use crate::tenancy::APART;
+use crate::tenancy::EXCLUSIVE;
 
-/// Packages that everybody expects to become ready.
+/// Packages that must become ready.
 const PACKAGES: usize = 100;
-/// Hosts of the attacker, and images that he has out of each.
+/// Hosts of the attacker, and images from each of them.
 const HOSTS: usize = 8;
 const IMAGES: usize = 4;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fairness() {
+async fn a_tenant_with_slow_registries_does_not_delay_others() {
     check(&[
         Attack {
-            attacker: "a tenant with registries of his own",
-            capabilities: "creates objects in his namespace; sources send a byte now and then, without an end",
-            attempt: "32 images over eight hosts, into the registry that all share, which may stand still for ten years",
-            expected: "his images make no progress",
-            final_state: "100 packages of another namespace become ready in at most twice the time that they need alone",
-            run: || on_one_thread(trickle),
+            attacker: "a tenant with its own registries",
+            capabilities: "creates objects in its namespace; the sources send a byte now and then, without an end",
+            attempt: "32 images from eight hosts, into the shared registry, with a stall timeout of ten years",
+            expected: "its images make no progress",
+            final_state: "100 packages of another namespace become ready in at most twice the time that they need without the attack",
+            run: || on_one_thread(slow_downloads),
         },
         Attack {
-            attacker: "a tenant with registries of his own",
-            capabilities: "creates and deletes objects in his namespace; his registries accept connections and never answer",
-            attempt: "eight images to be deleted from eight registries that do not answer",
-            expected: "his objects stay until their registries answer",
+            attacker: "a tenant with its own registries",
+            capabilities: "creates and deletes objects in its namespace; its registries accept connections and never answer",
+            attempt: "deletes eight images from eight registries that do not answer",
+            expected: "its objects remain until their registries answer",
             final_state: "an object of another namespace is deleted meanwhile",
-            run: || on_one_thread(deletions),
+            run: || on_one_thread(unresponsive_deletions),
         },
     ])
     .await;
 }
 
-async fn trickle() {
-    let _alone = APART.lock().await;
-    let victims = Cluster::apart().await;
-    let attackers = victims.beside().await;
+async fn slow_downloads() {
+    let _guard = EXCLUSIVE.lock().await;
+    let victims = Cluster::exclusive().await;
+    let attackers = victims.another_namespace().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     for number in 0..PACKAGES {
         let repository = source.repository(&format!("good/{number}"));
@@ -58,27 +59,29 @@ async fn trickle() {
     }
     let large = image(&source.repository("large"), "linux/amd64", noise(1, 4 << 20)).await;
     put(&source.repository("large"), &large, Some("1")).await;
-    let trickling = |seen: &crate::support::faulty::Seen| match seen.method == "GET" && seen.path.contains("/blobs/") {
-        true => Act::Trickle(0, Duration::from_millis(200)),
-        false => Act::Pass,
+    let slow = |request: &crate::support::scripted::RecordedRequest| match request.method == "GET"
+        && request.path.contains("/blobs/")
+    {
+        true => Action::Trickle(0, Duration::from_millis(200)),
+        false => Action::Pass,
     };
-    let fronts: Vec<Front> = (0..HOSTS).map(|_| Front::to(&source.host, trickling)).collect();
-    let mut hosts: Vec<&str> = fronts.iter().map(|front| front.host.as_str()).collect();
+    let proxies: Vec<FaultProxy> = (0..HOSTS).map(|_| FaultProxy::to(&source.host, slow)).collect();
+    let mut hosts: Vec<&str> = proxies.iter().map(|proxy| proxy.host.as_str()).collect();
     hosts.extend([source.host.as_str(), registry.host.as_str()]);
     let _controller = victims.controller(&["--insecure-registry", &hosts.join(",")]);
 
-    let alone = become_ready(&victims, &source, &registry, "1.0.0").await;
-    for (number, front) in fronts.iter().enumerate() {
+    let undisturbed = become_ready(&victims, &source, &registry, "1.0.0").await;
+    for (number, proxy) in proxies.iter().enumerate() {
         for image in 0..IMAGES {
             let more = format!(
                 "stallTimeout: 87600h\n  naming: Plain\n  {}",
                 registry_at(&registry.host)
             );
-            let image_name = format!("{}/large:1", front.host);
-            attackers.apply(&lone(&format!("slow-{number}-{image}"), &image_name, &more));
+            let image_name = format!("{}/large:1", proxy.host);
+            attackers.apply(&standalone_image(&format!("slow-{number}-{image}"), &image_name, &more));
         }
     }
-    let reading = || fronts.iter().filter(|front| front.count("GET", "/blobs/") > 0).count();
+    let reading = || proxies.iter().filter(|proxy| proxy.count("GET", "/blobs/") > 0).count();
     eventually(SOON, "blobs of the attacker are on their way", async || {
         match reading() {
             0 => Err("none".to_owned()),
@@ -86,18 +89,21 @@ async fn trickle() {
         }
     })
     .await;
-    let beside = become_ready(&victims, &source, &registry, "2.0.0").await;
-    println!("{PACKAGES} packages: alone {alone:?}, beside the attacker {beside:?}");
-    assert!(beside <= alone * 2, "alone {alone:?}, beside the attacker {beside:?}");
-    // The next test in this API server removes what is left of them.
+    let under_attack = become_ready(&victims, &source, &registry, "2.0.0").await;
+    println!("{PACKAGES} packages: alone {undisturbed:?}, beside the attacker {under_attack:?}");
+    assert!(
+        under_attack <= undisturbed * 2,
+        "alone {undisturbed:?}, beside the attacker {under_attack:?}"
+    );
+    // The next test with this API server deletes the rest.
     for cluster in [&victims, &attackers] {
         cluster.kubectl(&["delete", "jkpkg,jkimg", "--all", "--wait=false"]);
     }
 }
 
-/// Has all packages brought anew, as `version`, and says how long that took.
+/// Copies all packages as `version` and returns the duration.
 async fn become_ready(cluster: &Cluster, source: &TestRegistry, registry: &TestRegistry, version: &str) -> Duration {
-    let begun = Instant::now();
+    let started = Instant::now();
     let objects: Vec<String> = (0..PACKAGES)
         .map(|number| {
             let image = format!("'{}/good/{number}:{version}'", source.host);
@@ -120,60 +126,60 @@ async fn become_ready(cluster: &Cluster, source: &TestRegistry, registry: &TestR
         }
     })
     .await;
-    begun.elapsed()
+    started.elapsed()
 }
 
-async fn deletions() {
-    let _alone = APART.lock().await;
-    let victims = Cluster::apart().await;
-    let attackers = victims.beside().await;
+async fn unresponsive_deletions() {
+    let _guard = EXCLUSIVE.lock().await;
+    let victims = Cluster::exclusive().await;
+    let attackers = victims.another_namespace().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     let good = image(&source.repository("good"), "linux/amd64", noise(1, 1000)).await;
     put(&source.repository("good"), &good, Some("1")).await;
-    // Until they are lifted they are as any registry; then they answer nothing.
-    let fronts: Vec<Front> = (0..8)
+    // The proxies behave like any registry until they are disabled; then they do not answer.
+    let proxies: Vec<FaultProxy> = (0..8)
         .map(|_| {
-            let silent = |_: &crate::support::faulty::Seen| Act::Delay(Duration::from_secs(3600));
-            Front::with(&registry.host, |_| Act::Pass, silent)
+            let silent = |_: &crate::support::scripted::RecordedRequest| Action::Delay(Duration::from_secs(3600));
+            FaultProxy::with(&registry.host, |_| Action::Pass, silent)
         })
         .collect();
-    let mut hosts: Vec<&str> = fronts.iter().map(|front| front.host.as_str()).collect();
+    let mut hosts: Vec<&str> = proxies.iter().map(|proxy| proxy.host.as_str()).collect();
     hosts.extend([source.host.as_str(), registry.host.as_str()]);
     let _controller = victims.controller(&["--insecure-registry", &hosts.join(",")]);
     let image = format!("{}/good:1", source.host);
-    for (number, front) in fronts.iter().enumerate() {
+    for (number, proxy) in proxies.iter().enumerate() {
         let registry = format!(
             "registry: {{address: '{host}', endpoint: '{host}', insecure: true, repositoryPrefix: p{number}}}",
-            host = front.host
+            host = proxy.host
         );
         let more = format!("deletionPolicy: Delete\n  naming: Plain\n  {registry}");
-        attackers.apply(&lone(&format!("dead-{number}"), &image, &more));
+        attackers.apply(&standalone_image(&format!("dead-{number}"), &image, &more));
     }
     let more = format!(
         "deletionPolicy: Delete\n  naming: Plain\n  {}",
         registry_at(&registry.host)
     );
-    victims.apply(&lone("good", &image, &more));
+    victims.apply(&standalone_image("good", &image, &more));
     victims.image_ready("good").await;
-    for number in 0..fronts.len() {
+    for number in 0..proxies.len() {
         attackers.image_ready(&format!("dead-{number}")).await;
     }
-    fronts.iter().for_each(Front::lift);
+    proxies.iter().for_each(FaultProxy::disable);
     attackers.kubectl(&["delete", "jkimg", "--all", "--wait=false"]);
     eventually(SOON, "the registries that do not answer are asked", async || {
-        let asked = fronts
+        let asked = proxies
             .iter()
-            .filter(|front| front.count("HEAD", "/manifests/") > 2)
+            .filter(|proxy| proxy.count("HEAD", "/manifests/") > 2)
             .count();
-        (asked == fronts.len()).then_some(()).ok_or(format!("{asked}"))
+        (asked == proxies.len()).then_some(()).ok_or(format!("{asked}"))
     })
     .await;
-    let begun = Instant::now();
+    let started = Instant::now();
     victims.kubectl(&["delete", "jkimg", "good", "--timeout=30s"]);
-    println!("the object of the victim went after {:?}", begun.elapsed());
+    println!("the object of the victim went after {:?}", started.elapsed());
     assert_eq!(
         attackers.images().await.len(),
-        fronts.len(),
+        proxies.len(),
         "what cannot be deleted stays"
     );
     for image in attackers.images().await {

@@ -1,4 +1,5 @@
-//! Registries that answer with as much as they may, to take the memory and the time of a process that serves others too.
+//! Registries that send the largest allowed responses to exhaust the memory and the time of a process that serves other
+//! tenants too.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -11,83 +12,83 @@ use serde_json::json;
 
 use super::{Attack, check};
 use crate::support::cluster::{Cluster, condition};
-use crate::support::faulty::{Scripted, reply};
-use crate::support::front::{Act, Front};
+use crate::support::fault_proxy::{Action, FaultProxy};
 use crate::support::image::{image, noise, put};
-use crate::support::objects::{lone, package, registry_at};
+use crate::support::objects::{package, registry_at, standalone_image};
 use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version};
+use crate::support::scripted::{ScriptedServer, reply};
 use crate::support::table::on_one_thread;
 use crate::support::wait::{SOON, eventually};
-use crate::tenancy::APART;
+use crate::tenancy::EXCLUSIVE;
 
-/// The most memory of a controller, whatever it is sent.
+/// The memory limit of a controller, for any input.
 const MEMORY: u64 = 256 << 20;
-/// Manifests of the index, each as long as a registry takes.
+/// Manifests of the index, each of the maximum size of a registry.
 const MANIFESTS: usize = 48;
-/// Manifests with signatures, and signatures of each.
+/// Manifests with signatures, and signatures in each.
 const SIGNED: usize = 64;
 
-/// What each object of the attacker does, and for how long it may.
+/// How long each object of the attacker may take.
 const LIMIT: Duration = Duration::from_secs(180);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn memory() {
-    // It takes a machine by itself, and so do the others that wait here.
-    let _alone = APART.lock().await;
+async fn hostile_registries_do_not_exhaust_memory() {
+    // These tests need the whole machine, and so do the others that wait for this lock.
+    let _guard = EXCLUSIVE.lock().await;
     check(&[
         Attack {
-            attacker: "a tenant with a registry of his own",
-            capabilities: "creates objects in his namespace; his registry answers as he likes",
+            attacker: "a tenant with its own registry",
+            capabilities: "creates objects in its namespace and controls the responses of its registry",
             attempt: "several images whose indexes list manifests of 4 MiB each",
-            expected: "each says that its manifests take too much memory",
-            final_state: "the controller stays below 256 MiB and brings the images of others",
-            run: || on_one_thread(|| async { attack(wide().await).await }),
+            expected: "each reports that its manifests take too much memory",
+            final_state: "the controller stays below 256 MiB and copies the images of others",
+            run: || on_one_thread(|| async { attack(wide_indexes().await).await }),
         },
         Attack {
-            attacker: "a tenant with a registry of his own",
-            capabilities: "creates objects in his namespace; his registry answers as he likes",
-            attempt: "an image with a manifest of 30,000 layers, all different, that are not there",
-            expected: "it says what cannot be read",
-            final_state: "nobody waits for the comparison of its layers",
-            run: || on_one_thread(|| async { attack(long().await).await }),
+            attacker: "a tenant with its own registry",
+            capabilities: "creates objects in its namespace and controls the responses of its registry",
+            attempt: "an image whose manifest has 30,000 different layers that do not exist",
+            expected: "the object reports what cannot be read",
+            final_state: "the comparison of its layers delays no other object",
+            run: || on_one_thread(|| async { attack(manifests_with_many_layers().await).await }),
         },
         Attack {
-            attacker: "whoever may write to a repository",
-            capabilities: "pushes signatures beside an image that others verify",
-            attempt: "64 manifests that hold 64 signatures of 4 MiB each, which say that they are short",
-            expected: "it says that no signature counts",
-            final_state: "the controller stays below 256 MiB and brings the images of others",
-            run: || on_one_thread(|| async { attack(signed().await).await }),
+            attacker: "a user who may push to a repository",
+            capabilities: "pushes signatures for an image that others verify",
+            attempt: "64 manifests with 64 signatures of 4 MiB each, which are declared as short",
+            expected: "the object reports that no signature is valid",
+            final_state: "the controller stays below 256 MiB and copies the images of others",
+            run: || on_one_thread(|| async { attack(oversized_signatures().await).await }),
         },
         Attack {
-            attacker: "a tenant with a chart repository of his own",
-            capabilities: "creates objects in his namespace",
-            attempt: "an index of 30 MB with as many empty entries as fit",
-            expected: "it says that the index cannot be read",
-            final_state: "the controller stays below 256 MiB and brings the images of others",
-            run: || on_one_thread(|| async { attack(chart_index().await).await }),
+            attacker: "a tenant with its own chart repository",
+            capabilities: "creates objects in its namespace",
+            attempt: "an index of 30 MB with the maximum number of empty entries",
+            expected: "the object reports that the index cannot be read",
+            final_state: "the controller stays below 256 MiB and copies the images of others",
+            run: || on_one_thread(|| async { attack(oversized_chart_index().await).await }),
         },
         Attack {
-            attacker: "a tenant with a registry of his own",
-            capabilities: "creates and deletes objects in his namespace",
-            attempt: "an image to be deleted from a repository in which dozens of tags name indexes of 4 MiB",
+            attacker: "a tenant with its own registry",
+            capabilities: "creates and deletes objects in its namespace",
+            attempt: "deletes an image from a repository in which dozens of tags name indexes of 4 MiB",
             expected: "the image is deleted, or kept with the reason",
-            final_state: "the controller stays below 256 MiB, and the object is gone",
-            run: || on_one_thread(deletion),
+            final_state: "the controller stays below 256 MiB, and the object is deleted",
+            run: || on_one_thread(deletion_from_large_repository),
         },
     ])
     .await;
 }
 
-/// What a tenant applies, and who answers him.
+/// The objects of an attacker, and the server that they name.
 struct Hostile {
-    server: Scripted,
-    /// By name; each has to end with a condition that has these words.
+    server: ScriptedServer,
+    /// Name, YAML, and words that the object's condition must contain at the end.
     objects: Vec<(String, String, &'static str)>,
 }
 
-/// Applies what is hostile, and then what is not, which has to become ready beside it.
+/// Applies the hostile objects and then a legitimate one, which must become ready meanwhile.
 async fn attack(hostile: Hostile) {
     let cluster = Cluster::new().await;
     let registry = TestRegistry::start(Version::V31);
@@ -110,32 +111,32 @@ async fn attack(hostile: Hostile) {
         &[&format!("'{good}'")],
         &registry_at(&registry.host),
     ));
-    let begun = Instant::now();
+    let started = Instant::now();
     eventually(LIMIT, "the package of others is ready", async || {
-        let said = said(&cluster, "good").await;
-        said.starts_with("Succeeded: ").then_some(()).ok_or(said)
+        let message = ready_condition(&cluster, "good").await;
+        message.starts_with("Succeeded: ").then_some(()).ok_or(message)
     })
     .await;
-    println!("others were ready after {:?}", begun.elapsed());
+    println!("others were ready after {:?}", started.elapsed());
     for (name, _, words) in &hostile.objects {
-        let told = eventually(LIMIT, &format!("{name} says {words:?}"), async || {
-            let said = said(&cluster, name).await;
-            said.contains(words).then(|| said.clone()).ok_or(said)
+        let message = eventually(LIMIT, &format!("{name} says {words:?}"), async || {
+            let message = ready_condition(&cluster, name).await;
+            message.contains(words).then(|| message.clone()).ok_or(message)
         })
         .await;
-        println!("{name}: {told}");
+        println!("{name}: {message}");
     }
-    within_memory(&controller);
+    assert_memory_limit(&controller);
 }
 
-fn within_memory(controller: &Operator) {
+fn assert_memory_limit(controller: &Operator) {
     let peak = controller.peak_memory();
     println!("at most {} MiB", peak >> 20);
     assert!(peak < MEMORY, "the controller had {} MiB", peak >> 20);
 }
 
-/// What the Ready condition of an image or a package says.
-async fn said(cluster: &Cluster, name: &str) -> String {
+/// Reason and message of the Ready condition of an image or a package.
+async fn ready_condition(cluster: &Cluster, name: &str) -> String {
     let images = cluster.images().await;
     let image = images
         .into_iter()
@@ -150,13 +151,13 @@ async fn said(cluster: &Cluster, name: &str) -> String {
         .unwrap_or_default()
 }
 
-/// A text of exactly `length` bytes: `text` with its `PAD` made as long as that takes.
+/// A text of exactly `length` bytes: `PAD` in `text` is replaced by padding.
 fn padded(text: &str, length: usize) -> Bytes {
     let pad = length - text.len() + "PAD".len();
     text.replace("PAD", &"x".repeat(pad)).into()
 }
 
-/// A manifest as long as a registry takes it, the `number`th of those that differ.
+/// A manifest of the maximum size, unique for each `number`.
 fn long_manifest(number: usize) -> Bytes {
     let digest = Digest::of(b"{}");
     let text = format!(
@@ -184,7 +185,7 @@ fn manifest_reply(content: Bytes, kind: &str) -> axum::response::Response<axum::
 }
 
 /// Eight images, each an index of manifests of 4 MiB.
-async fn wide() -> Hostile {
+async fn wide_indexes() -> Hostile {
     let manifests: Vec<(Digest, usize)> = (0..MANIFESTS)
         .map(|number| (Digest::of(&long_manifest(number)), number))
         .collect();
@@ -198,7 +199,7 @@ async fn wide() -> Hostile {
         .into_iter()
         .map(|(digest, number)| (digest.to_string(), number))
         .collect();
-    let server = Scripted::start(move |seen| match seen.path.rsplit('/').next() {
+    let server = ScriptedServer::start(move |request| match request.path.rsplit('/').next() {
         Some("1") => manifest_reply(index.clone(), media_type::OCI_INDEX),
         Some(name) => match numbers.get(name) {
             Some(&number) => manifest_reply(long_manifest(number), media_type::OCI_MANIFEST),
@@ -211,15 +212,15 @@ async fn wide() -> Hostile {
         .map(|number| {
             let name = format!("wide-{number}");
             let more = registry_at("DESTINATION");
-            let object = lone(&name, &format!("{}/wide-{number}:1", server.host), &more);
+            let object = standalone_image(&name, &format!("{}/wide-{number}:1", server.host), &more);
             (name, object, "memory")
         })
         .collect();
     Hostile { server, objects }
 }
 
-/// Images with a manifest of very many layers.
-async fn long() -> Hostile {
+/// Images whose manifest has very many layers.
+async fn manifests_with_many_layers() -> Hostile {
     let mut layers = String::new();
     for number in 0..30_000_u32 {
         let digest = Digest::of(&number.to_be_bytes());
@@ -234,7 +235,7 @@ async fn long() -> Hostile {
     )
     .into();
     assert!(manifest.len() <= MANIFEST_LIMIT);
-    let server = Scripted::start(move |seen| match seen.path.contains("/manifests/") {
+    let server = ScriptedServer::start(move |request| match request.path.contains("/manifests/") {
         true => manifest_reply(manifest.clone(), media_type::OCI_MANIFEST),
         false => reply(404, &[], ""),
     })
@@ -242,7 +243,7 @@ async fn long() -> Hostile {
     let objects = (0..4)
         .map(|number| {
             let name = format!("long-{number}");
-            let object = lone(
+            let object = standalone_image(
                 &name,
                 &format!("{}/long-{number}:1", server.host),
                 &registry_at("DESTINATION"),
@@ -253,8 +254,8 @@ async fn long() -> Hostile {
     Hostile { server, objects }
 }
 
-/// Images beside which lies more than can be read.
-async fn signed() -> Hostile {
+/// Images with more signatures than can be read.
+async fn oversized_signatures() -> Hostile {
     let manifest: Bytes = json!({"schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "layers": [],
         "config": {"mediaType": media_type::OCI_CONFIG, "digest": Digest::of(b"{}"), "size": 2}})
     .to_string()
@@ -297,13 +298,17 @@ async fn signed() -> Hostile {
     let listing: Bytes = json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": listed})
         .to_string()
         .into();
-    let server = Scripted::start(move |seen| {
-        let name = seen.path.rsplit('/').next().unwrap_or_default();
-        match (seen.path.contains("/referrers/"), referrers.get(name), blobs.get(name)) {
+    let server = ScriptedServer::start(move |request| {
+        let name = request.path.rsplit('/').next().unwrap_or_default();
+        match (
+            request.path.contains("/referrers/"),
+            referrers.get(name),
+            blobs.get(name),
+        ) {
             (true, ..) => manifest_reply(listing.clone(), media_type::OCI_INDEX),
             (_, Some(content), _) => manifest_reply(content.clone(), media_type::OCI_MANIFEST),
             (_, _, Some(&number)) => reply(200, &[], blob(number)),
-            _ if seen.path.ends_with(".sig") => reply(404, &[], ""),
+            _ if request.path.ends_with(".sig") => reply(404, &[], ""),
             _ => manifest_reply(manifest.clone(), media_type::OCI_MANIFEST),
         }
     })
@@ -316,21 +321,21 @@ async fn signed() -> Hostile {
                 "{}\n  verify: [{{publicKeys: [{{inline: {key}}}]}}]",
                 registry_at("DESTINATION")
             );
-            let object = lone(&name, &format!("{}/signed-{number}:1", server.host), &more);
+            let object = standalone_image(&name, &format!("{}/signed-{number}:1", server.host), &more);
             (name, object, "has not the signatures")
         })
         .collect();
     Hostile { server, objects }
 }
 
-/// Packages with a chart of a repository whose index has as many entries as fit.
-async fn chart_index() -> Hostile {
+/// Packages with a chart whose repository index has the maximum number of entries.
+async fn oversized_chart_index() -> Hostile {
     let mut index = String::from("apiVersion: v1\nentries:\n  web:\n");
     while index.len() < 30_000_000 {
         index.push_str("  -\n");
     }
     let index = Bytes::from(index);
-    let server = Scripted::start(move |seen| match seen.path.ends_with("/index.yaml") {
+    let server = ScriptedServer::start(move |request| match request.path.ends_with("/index.yaml") {
         true => reply(200, &[], index.clone()),
         false => reply(404, &[], ""),
     })
@@ -358,8 +363,8 @@ spec:
     Hostile { server, objects }
 }
 
-/// An image goes from a repository with many tags that name long indexes.
-async fn deletion() {
+/// An image is deleted from a repository with many tags that name long indexes.
+async fn deletion_from_large_repository() {
     const TAGS: usize = 60;
     let cluster = Cluster::new().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
@@ -380,44 +385,44 @@ async fn deletion() {
         .chain(["1".to_owned()])
         .collect();
     let listing = json!({"name": "gone/good", "tags": tags}).to_string();
-    let front = Front::to(&registry.host, move |seen| {
+    let proxy = FaultProxy::to(&registry.host, move |request| {
         let headers = |kind: &str| {
             vec![
                 ("content-type", kind.to_owned()),
                 ("docker-content-digest", digest.clone()),
             ]
         };
-        match seen.path.rsplit('/').next().unwrap_or_default() {
-            list if list.starts_with("list") => Act::Answer(
+        match request.path.rsplit('/').next().unwrap_or_default() {
+            list if list.starts_with("list") => Action::Answer(
                 200,
                 vec![("content-type", "application/json".to_owned())],
                 listing.clone(),
             ),
-            tag if tag.starts_with('t') && seen.path.contains("/manifests/") => {
-                Act::Answer(200, headers(media_type::OCI_INDEX), index.clone())
+            tag if tag.starts_with('t') && request.path.contains("/manifests/") => {
+                Action::Answer(200, headers(media_type::OCI_INDEX), index.clone())
             }
-            _ => Act::Pass,
+            _ => Action::Pass,
         }
     });
-    let controller = cluster.controller(&["--insecure-registry", &format!("{},{}", source.host, front.host)]);
-    let more = format!("deletionPolicy: Delete\n  {}", registry_at(&front.host));
-    cluster.apply(&lone("gone", &format!("{}/good:1", source.host), &more));
+    let controller = cluster.controller(&["--insecure-registry", &format!("{},{}", source.host, proxy.host)]);
+    let more = format!("deletionPolicy: Delete\n  {}", registry_at(&proxy.host));
+    cluster.apply(&standalone_image("gone", &format!("{}/good:1", source.host), &more));
     eventually(LIMIT, "the image is ready", async || {
-        let said = said(&cluster, "gone").await;
-        said.starts_with("Succeeded: ").then_some(()).ok_or(said)
+        let message = ready_condition(&cluster, "gone").await;
+        message.starts_with("Succeeded: ").then_some(()).ok_or(message)
     })
     .await;
     cluster.kubectl(&["delete", "jkimg", "gone", "--wait=false"]);
     eventually(LIMIT.max(SOON), "the object is gone", async || {
         match cluster.images().await.len() {
             0 => Ok(()),
-            count => Err(format!("{count} left; {} requests", front.seen().len())),
+            count => Err(format!("{count} left; {} requests", proxy.requests().len())),
         }
     })
     .await;
     assert!(
-        front.count("GET", "/manifests/t59") > 0,
+        proxy.count("GET", "/manifests/t59") > 0,
         "the survey looked at the tags"
     );
-    within_memory(&controller);
+    assert_memory_limit(&controller);
 }

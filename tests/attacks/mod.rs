@@ -1,5 +1,5 @@
-//! What hostile tenants, registries and nodes attempt, and what comes of it: one table for each threat of
-//! `docs/security.md`. Every attack is carried out against real components.
+//! Attacks by hostile tenants, registries and nodes, and their results: one table for each threat of
+//! `docs/security.md`. Every attack runs against real components.
 
 mod convert;
 mod credentials;
@@ -28,9 +28,9 @@ pub struct Attack {
     pub attempt: &'static str,
     /// What the attacker and the administrator see.
     pub expected: &'static str,
-    /// What holds at the end, for the victim above all.
+    /// The state at the end, of the victim in particular.
     pub final_state: &'static str,
-    /// Carries out the attack and asserts the two.
+    /// Runs the attack and asserts `expected` and `final_state`.
     pub run: fn() -> BoxFuture<'static, ()>,
 }
 

@@ -1,4 +1,6 @@
-//! A node that was taken over: what the token of its agent is good for, and what its words do to the leader.
+//! A compromised node: what the token of its agent permits, and what its Leases and statuses do to the leader.
+
+mod leases;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -14,67 +16,67 @@ use serde_json::{Value, json};
 
 use super::{Attack, check};
 use crate::cluster::{layered, unique};
-use crate::docker::engines::Real;
+use crate::docker::engines::DockerEngine;
 use crate::support::cluster::{Cluster, condition};
-use crate::support::objects::{lone, node_port};
+use crate::support::objects::{node_port, standalone_image};
 use crate::support::table::on_one_thread;
 use crate::support::wait::{SOON, eventually};
 use crate::tenancy::chart;
 use crate::tenancy::rbac::{kubeconfig, remove_release};
 
-/// A cluster with the chart's rights and policies, where the node `evil` was taken over.
-struct Taken {
-    home: Cluster,
+/// A cluster with the chart's Roles and policies, in which the node `evil` is compromised.
+struct CompromisedNode {
+    operator: Cluster,
     victim: Cluster,
     release: String,
-    /// With the token of the agent on that node.
-    evil: Client,
+    /// A client with the token of the agent on that node.
+    agent_client: Client,
 }
 
-/// The node that was taken over, and one that was not.
-const EVIL: &str = "evil";
+/// The compromised node, and another node.
+const COMPROMISED: &str = "evil";
 const OTHER: &str = "other";
 
-/// What the agent of `evil` is told of every other Lease.
+/// The message for writes to any other Lease.
 const OWN_LEASE: &str = "the agent of the node evil may write only its own Lease, jackal-agent-evil";
 
-impl Taken {
+impl CompromisedNode {
     async fn new() -> Self {
-        let home = Cluster::new().await;
-        let victim = home.beside().await;
-        let release = format!("r-{}", home.namespace);
-        // What announces the registry is the whole cluster's.
+        let operator = Cluster::new().await;
+        let victim = operator.another_namespace().await;
+        let release = format!("r-{}", operator.namespace);
+        // The object that advertises the registry is cluster-wide, so only one test can have it.
         let port = node_port();
         let deploy = json!({ "enabled": true, "advertise": false, "nodePort": port });
         let values = ["agent.enabled=true", &format!("registry.deploy={deploy}")];
-        let rendered = chart(&home, &release, &values);
-        home.apply_anywhere(&rendered);
-        let evil = as_agent(&home, &release, Some(EVIL)).await;
-        let taken = Self {
-            home,
+        let rendered = chart(&operator, &release, &values);
+        operator.apply_anywhere(&rendered);
+        let agent_client = as_agent(&operator, &release, Some(COMPROMISED)).await;
+        let compromised = Self {
+            operator,
             victim,
             release,
-            evil,
+            agent_client,
         };
-        taken.is_in_force().await;
-        taken
+        compromised.wait_for_policy().await;
+        compromised
     }
 
-    /// Waits until the API server knows the agent's rights and the policy, for which it takes its time. From then on, what the
-    /// agent may not do is refused for good, so that no row has to attempt a write that may still be allowed.
-    async fn is_in_force(&self) {
+    /// Waits until the API server applies the agent's rights and the policy, which takes a while. From then on
+    /// forbidden writes are refused reliably, so that no row attempts a write that may still be allowed.
+    async fn wait_for_policy(&self) {
         let login = format!("{}-registry-login", self.release);
-        let another = lease("jackal-agent-another", EVIL);
+        let another = lease("jackal-agent-another", COMPROMISED);
         let attempt = PostParams {
             dry_run: true,
             ..PostParams::default()
         };
         eventually(SOON, "the agent has its rights, and the policy holds", async || {
-            let said = |error: kube::Error| error.to_string();
-            self.ask::<Secret>(&self.home).get(&login).await.map_err(said)?;
-            let images = self.ask::<JackalImage>(&self.victim);
-            images.list(&ListParams::default()).await.map_err(said)?;
-            let leases = self.ask::<Lease>(&self.home);
+            let result = |error: kube::Error| error.to_string();
+            self.api::<Secret>(&self.operator).get(&login).await.map_err(result)?;
+            let images = self.api::<JackalImage>(&self.victim);
+            images.list(&ListParams::default()).await.map_err(result)?;
+            let leases = self.api::<Lease>(&self.operator);
             match leases.create(&attempt, &another).await {
                 Err(kube::Error::Api(status)) if status.message.contains(OWN_LEASE) => Ok(()),
                 Err(error) => Err(error.to_string()),
@@ -84,59 +86,60 @@ impl Taken {
         .await;
     }
 
-    /// Objects of one kind in a namespace, asked for by the agent.
-    fn ask<K>(&self, cluster: &Cluster) -> Api<K>
+    /// The API of one kind in a namespace, with the agent's token.
+    fn api<K>(&self, cluster: &Cluster) -> Api<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
-        Api::namespaced(self.evil.clone(), &cluster.namespace)
+        Api::namespaced(self.agent_client.clone(), &cluster.namespace)
     }
 
-    /// The image `name` of the victim, with a status that others wrote.
+    /// The image `name` of the victim, with a status that was written by another client.
     async fn image(&self, name: &str, more: &str, status: Value) -> JackalImage {
-        self.victim.apply(&lone(name, "registry.example.com/team/app:1", more));
+        self.victim
+            .apply(&standalone_image(name, "registry.example.com/team/app:1", more));
         let api = self.victim.api::<JackalImage>();
         let patch = Patch::Merge(json!({ "status": status }));
         api.patch_status(name, &PatchParams::default(), &patch).await.unwrap()
     }
 
-    /// That the agent's patch of the status of that image is refused with `words`, by whatever way it is written, and that
-    /// the status stays.
-    async fn forges(&self, image: &JackalImage, status: Value, words: &str) {
+    /// Expects that the agent's write of the image's status is refused with `words`, as a merge patch and as
+    /// server-side apply, and that the status is unchanged.
+    async fn assert_forgery_refused(&self, image: &JackalImage, status: Value, words: &str) {
         let name = image.metadata.name.clone().unwrap();
-        let api = self.ask::<JackalImage>(&self.victim);
+        let api = self.api::<JackalImage>(&self.victim);
         let merge = Patch::Merge(json!({ "status": status }));
-        let said = api.patch_status(&name, &PatchParams::default(), &merge).await;
-        assert_refused(said, words);
+        let result = api.patch_status(&name, &PatchParams::default(), &merge).await;
+        assert_refused(result, words);
         let applied = json!({
             "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalImage", "metadata": { "name": name }, "status": status,
         });
-        // In the name of whoever wrote it.
+        // As the field manager that wrote the status.
         for manager in ["jackal-agent-other", "jackal-operator"] {
             let parameters = PatchParams::apply(manager).force();
-            let said = api.patch_status(&name, &parameters, &Patch::Apply(&applied)).await;
-            assert_refused(said, words);
+            let result = api.patch_status(&name, &parameters, &Patch::Apply(&applied)).await;
+            assert_refused(result, words);
         }
-        let standing = self.victim.api::<JackalImage>().get(&name).await.unwrap();
-        assert_eq!(standing.status, image.status);
+        let existing = self.victim.api::<JackalImage>().get(&name).await.unwrap();
+        assert_eq!(existing.status, image.status);
     }
 
     async fn end(self) {
-        remove_release(&self.home, &self.release);
+        remove_release(&self.operator, &self.release);
     }
 }
 
-/// A client with a token of the agents' ServiceAccount, of a pod on `node` where one is named.
-async fn as_agent(home: &Cluster, release: &str, node: Option<&str>) -> Client {
+/// A client with a token of the agents' ServiceAccount, bound to a pod on `node` if there is one.
+async fn as_agent(operator: &Cluster, release: &str, node: Option<&str>) -> Client {
     let folder = tempfile::tempdir().unwrap();
-    let file = kubeconfig(home, "KUBECONFIG", folder.path(), &format!("{release}-agent"), node);
+    let file = kubeconfig(operator, "KUBECONFIG", folder.path(), &format!("{release}-agent"), node);
     let config = Kubeconfig::read_from(file).unwrap();
     let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await;
     Client::try_from(config.unwrap()).unwrap()
 }
 
-fn assert_refused<T>(said: Result<T, kube::Error>, words: &str) {
-    match said {
+fn assert_refused<T>(result: Result<T, kube::Error>, words: &str) {
+    match result {
         Err(kube::Error::Api(status)) if status.code == 403 => {
             assert!(status.message.contains(words), "{}", status.message)
         }
@@ -156,7 +159,7 @@ fn row(
     run: fn() -> BoxFuture<'static, ()>,
 ) -> Attack {
     Attack {
-        attacker: "whoever took over a node",
+        attacker: "an attacker who controls a node",
         capabilities: "the token of the agent of that node",
         attempt,
         expected,
@@ -166,125 +169,125 @@ fn row(
 }
 
 #[tokio::test]
-async fn a_node_that_was_taken_over_stays_one_node() {
+async fn a_compromised_node_affects_no_other_node() {
     let attacks = [
         row(
             "reads Secrets of tenants, and of the operator's namespace",
-            "403, but for the login of the registry that it pushes to",
-            "they are unread",
+            "403, except for the login of the registry that it pushes to",
+            "they are not read",
             || on_one_thread(|| secrets().boxed_local()),
         ),
         row(
-            "brings an image that names a Secret for its registry, in a namespace that agent.secretNamespaces does not list",
+            "copies an image that names a Secret for its registry, in a namespace that agent.secretNamespaces does not list",
             "SecretUnavailable, which names the value",
-            "the Secret is unread, and no login goes anywhere",
-            || on_one_thread(|| named_secret().boxed_local()),
+            "the Secret is not read, and no login is sent",
+            || on_one_thread(|| secret_of_the_registry().boxed_local()),
         ),
         row(
-            "writes Ready and a digest into the status of an image that it was not assigned",
+            "writes Ready and a digest to the status of an image that is not assigned to it",
             "403, which names the node and the fields",
-            "the status stands",
-            || on_one_thread(|| ready().boxed_local()),
+            "the status is unchanged",
+            || on_one_thread(|| forged_ready_status().boxed_local()),
         ),
         row(
-            "says what another node holds, and takes back what it said",
+            "writes and removes the candidate of another node",
             "403",
-            "the other's answer stands, and its own may be given",
-            || on_one_thread(|| candidates().boxed_local()),
+            "the other's candidate is unchanged, and it may write its own",
+            || on_one_thread(|| forged_candidates().boxed_local()),
         ),
         row(
-            "assigns an image to itself, and chooses a tag",
+            "assigns an image to itself, and selects a tag",
             "403",
-            "the leader alone assigns",
-            || on_one_thread(|| assignment().boxed_local()),
+            "only the leader assigns images",
+            || on_one_thread(|| forged_assignment().boxed_local()),
         ),
         row(
-            "takes the leader's Lease and those of other agents, changes and deletes them",
+            "takes over, changes and deletes the Leases of the leader and of other agents",
             "403",
-            "the leader leads, and its own Lease it may write",
-            || on_one_thread(|| leases().boxed_local()),
+            "the leader is unchanged, and it may write its own Lease",
+            || on_one_thread(|| leases::leases().boxed_local()),
         ),
         row(
-            "makes events in the name of the controller",
+            "creates events in the name of the controller",
             "403",
-            "events say who made them",
+            "events name their real reporter",
             || on_one_thread(|| events().boxed_local()),
         ),
         row(
             "uses a token of the ServiceAccount that names no node",
-            "403, which says what such a token lacks",
+            "403, which says what the token lacks",
             "nothing is written",
-            || on_one_thread(|| nameless().boxed_local()),
+            || on_one_thread(|| token_without_node().boxed_local()),
         ),
         row(
-            "has the leader's Lease last for 68 years and until the year 9999, in a cluster without the policy",
-            "it is waited for four terms at most",
-            "a controller leads",
-            || on_one_thread(|| endless().boxed_local()),
+            "writes a leader's Lease that lasts for 68 years and until the year 9999, in a cluster without the policy",
+            "the Lease is respected for at most four terms",
+            "a controller becomes leader",
+            || on_one_thread(|| leases::endless_leader_lease().boxed_local()),
         ),
         row(
-            "writes a time into its own Lease that no clock knows, and that another node runs an agent",
-            "the Lease counts by its name alone",
+            "writes an unrepresentable time and another node's name to its own Lease",
+            "only the name of the Lease is used",
             "the leader knows every agent",
-            || on_one_thread(|| unreadable().boxed_local()),
+            || on_one_thread(|| leases::unreadable_agent_lease().boxed_local()),
         ),
     ];
     check(&attacks).await;
 }
 
 async fn secrets() {
-    let taken = Taken::new().await;
+    let compromised = CompromisedNode::new().await;
     let secret =
         json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "theirs" }, "stringData": { "a": "b" } });
-    taken.victim.apply(&secret.to_string());
+    compromised.victim.apply(&secret.to_string());
     for (cluster, name) in [
-        (&taken.victim, "theirs".to_owned()),
-        (&taken.home, format!("{}-registry", taken.release)),
-        (&taken.home, format!("{}-registry-pull", taken.release)),
-        (&taken.home, format!("{}-registry-tls", taken.release)),
+        (&compromised.victim, "theirs".to_owned()),
+        (&compromised.operator, format!("{}-registry", compromised.release)),
+        (&compromised.operator, format!("{}-registry-pull", compromised.release)),
+        (&compromised.operator, format!("{}-registry-tls", compromised.release)),
     ] {
-        let said = taken.ask::<Secret>(cluster).get(&name).await;
-        assert_refused(said, "cannot get resource \"secrets\"");
+        let result = compromised.api::<Secret>(cluster).get(&name).await;
+        assert_refused(result, "cannot get resource \"secrets\"");
     }
-    for cluster in [&taken.victim, &taken.home] {
-        let said = taken.ask::<Secret>(cluster).list(&ListParams::default()).await;
-        assert_refused(said, "cannot list resource \"secrets\"");
+    for cluster in [&compromised.victim, &compromised.operator] {
+        let result = compromised.api::<Secret>(cluster).list(&ListParams::default()).await;
+        assert_refused(result, "cannot list resource \"secrets\"");
     }
-    taken.end().await;
+    compromised.end().await;
 }
 
-async fn named_secret() {
-    let taken = Taken::new().await;
-    let (home, account) = (&taken.home, format!("{}-agent", taken.release));
-    let [_, real, _] = Real::all();
+async fn secret_of_the_registry() {
+    let compromised = CompromisedNode::new().await;
+    let (operator, account) = (&compromised.operator, format!("{}-agent", compromised.release));
+    let [_, engine, _] = DockerEngine::all();
     let name = unique("app:dev");
-    real.load(&layered(&name, "of a node").archive());
+    engine.load(&layered(&name, "of a node").archive());
     let folder = tempfile::tempdir().unwrap();
-    let own = kubeconfig(home, "KUBECONFIG", folder.path(), &account, Some(EVIL));
-    let agent = home.agent_with(EVIL, &real.host, &[], &[("KUBECONFIG", &own)]);
-    let _controller = home.controller(&[]);
+    let own = kubeconfig(operator, "KUBECONFIG", folder.path(), &account, Some(COMPROMISED));
+    let agent = operator.agent_with(COMPROMISED, &engine.host, &[], &[("KUBECONFIG", &own)]);
+    let _controller = operator.controller(&[]);
     let to = "naming: Plain\n  registry: {address: 'registry.example.com', secretRef: {name: theirs}}";
-    home.apply(&lone("app", &name, &format!("source: Docker\n  {to}")));
-    let image = home.image_where("app", "without its Secret", |image| {
+    operator.apply(&standalone_image("app", &name, &format!("source: Docker\n  {to}")));
+    let image = operator.image_where("app", "without its Secret", |image| {
         let ready = condition(&image.status.as_ref()?.conditions, "Ready")?;
         (ready.reason == "SecretUnavailable").then_some(())
     });
     let status = image.await.status.unwrap();
-    let said = &condition(&status.conditions, "Ready").unwrap().message;
+    let result = &condition(&status.conditions, "Ready").unwrap().message;
     let listed = format!(
         "agent.secretNamespaces of the chart lists: ask the administrator to add {} there",
-        home.namespace
+        operator.namespace
     );
     assert!(
-        said.contains("is forbidden to the operator") && said.contains(&listed),
-        "{said}"
+        result.contains("is forbidden to the operator") && result.contains(&listed),
+        "{result}"
     );
     drop(agent);
-    taken.end().await;
+    compromised.end().await;
 }
 
-async fn ready() {
-    let taken = Taken::new().await;
+async fn forged_ready_status() {
+    let compromised = CompromisedNode::new().await;
     let forged = json!({
         "digest": format!("sha256:{}", "a".repeat(64)), "name": "127.0.0.1:31999/team/app:1", "observedGeneration": 1,
         "registry": { "address": "127.0.0.1:31999", "repository": "team/app" },
@@ -293,137 +296,104 @@ async fn ready() {
             "lastTransitionTime": "2026-01-01T00:00:00Z",
         }],
     });
-    let standing =
+    let existing =
         json!({ "size": 1, "claim": { "holder": "agent/other", "renewTime": "2026-01-01T00:00:00.000000Z" } });
-    let of_registry = taken.image("of-registry", "", standing.clone()).await;
-    taken
-        .forges(&of_registry, forged.clone(), "the agent of the node evil may not write")
+    let of_registry = compromised.image("of-registry", "", existing.clone()).await;
+    compromised
+        .assert_forgery_refused(&of_registry, forged.clone(), "the agent of the node evil may not write")
         .await;
-    // Whoever brings an image holds its claim.
-    let free = taken.image("free", "", json!({ "size": 1 })).await;
+    // The process that copies an image holds its claim.
+    let free = compromised.image("free", "", json!({ "size": 1 })).await;
     let claim = json!({ "claim": { "holder": "agent/evil", "renewTime": "2026-01-01T00:00:00.000000Z" } });
-    taken
-        .forges(&free, claim, "claim of an image that is not assigned to it")
+    compromised
+        .assert_forgery_refused(&free, claim, "claim of an image that is not assigned to it")
         .await;
-    let mut of_other = standing;
+    let mut of_other = existing;
     of_other["assignment"] = json!({ "nodeName": OTHER, "imageId": "sha256:b" });
-    let of_other = taken.image("of-other", "source: Docker", of_other).await;
-    taken
-        .forges(&of_other, forged.clone(), "that is not assigned to it")
+    let of_other = compromised.image("of-other", "source: Docker", of_other).await;
+    compromised
+        .assert_forgery_refused(&of_other, forged.clone(), "that is not assigned to it")
         .await;
-    // What it was assigned, it tells of.
-    let own = json!({ "assignment": { "nodeName": EVIL, "imageId": "sha256:b" } });
-    taken.image("own", "source: Docker", own).await;
-    let api = taken.ask::<JackalImage>(&taken.victim);
+    // It may write the status of an image that is assigned to it.
+    let own = json!({ "assignment": { "nodeName": COMPROMISED, "imageId": "sha256:b" } });
+    compromised.image("own", "source: Docker", own).await;
+    let api = compromised.api::<JackalImage>(&compromised.victim);
     let merge = Patch::Merge(json!({ "status": forged }));
-    let told = api.patch_status("own", &PatchParams::default(), &merge).await.unwrap();
-    assert!(told.status.unwrap().registry.is_some());
-    taken.end().await;
+    let written = api.patch_status("own", &PatchParams::default(), &merge).await.unwrap();
+    assert!(written.status.unwrap().registry.is_some());
+    compromised.end().await;
 }
 
-async fn candidates() {
-    let taken = Taken::new().await;
+async fn forged_candidates() {
+    let compromised = CompromisedNode::new().await;
     let answer = |node: &str, id: &str| json!({ "nodeName": node, "imageId": id, "observedGeneration": 1 });
-    let standing = json!({ "candidates": [answer(OTHER, "sha256:good")] });
-    let image = taken.image("app", "source: Docker", standing).await;
+    let existing = json!({ "candidates": [answer(OTHER, "sha256:good")] });
+    let image = compromised.image("app", "source: Docker", existing).await;
     let words = "the agent of the node evil may not write the candidates of other nodes";
     let forged = json!({ "candidates": [answer(OTHER, "sha256:forged")] });
-    taken.forges(&image, forged, words).await;
+    compromised.assert_forgery_refused(&image, forged, words).await;
     let third = json!({ "candidates": [answer(OTHER, "sha256:good"), answer("third", "sha256:forged")] });
-    taken.forges(&image, third, words).await;
-    // Its own answer, as an agent gives it.
+    compromised.assert_forgery_refused(&image, third, words).await;
+    // Its own answer, as an agent writes it.
     let own = json!({
         "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalImage", "metadata": { "name": "app" },
-        "status": { "candidates": [answer(EVIL, "sha256:mine")] },
+        "status": { "candidates": [answer(COMPROMISED, "sha256:mine")] },
     });
-    let api = taken.ask::<JackalImage>(&taken.victim);
+    let api = compromised.api::<JackalImage>(&compromised.victim);
     let parameters = PatchParams::apply("jackal-agent-evil").force();
-    let said = api.patch_status("app", &parameters, &Patch::Apply(own)).await.unwrap();
-    assert_eq!(said.status.unwrap().candidates.len(), 2);
+    let result = api.patch_status("app", &parameters, &Patch::Apply(own)).await.unwrap();
+    assert_eq!(result.status.unwrap().candidates.len(), 2);
     let none = Patch::Merge(json!({ "status": { "candidates": [] } }));
     assert_refused(api.patch_status("app", &PatchParams::default(), &none).await, words);
-    taken.end().await;
+    compromised.end().await;
 }
 
-async fn assignment() {
-    let taken = Taken::new().await;
-    let mine = json!({ "assignment": { "nodeName": EVIL, "imageId": "sha256:mine" } });
-    let image = taken.image("app", "source: Docker", json!({ "size": 1 })).await;
-    taken
-        .forges(
+async fn forged_assignment() {
+    let compromised = CompromisedNode::new().await;
+    let mine = json!({ "assignment": { "nodeName": COMPROMISED, "imageId": "sha256:mine" } });
+    let image = compromised.image("app", "source: Docker", json!({ "size": 1 })).await;
+    compromised
+        .assert_forgery_refused(
             &image,
             mine.clone(),
             "may not write assignment of an image that is not assigned to it",
         )
         .await;
     let other = json!({ "assignment": { "nodeName": OTHER, "imageId": "sha256:b" } });
-    let image = taken.image("app", "source: Docker", other).await;
-    taken.forges(&image, mine.clone(), "may not write assignment").await;
-    let image = taken.image("mine", "source: Docker", mine).await;
-    let another = json!({ "assignment": { "nodeName": EVIL, "imageId": "sha256:another" } });
-    taken
-        .forges(
+    let image = compromised.image("app", "source: Docker", other).await;
+    compromised
+        .assert_forgery_refused(&image, mine.clone(), "may not write assignment")
+        .await;
+    let image = compromised.image("mine", "source: Docker", mine).await;
+    let another = json!({ "assignment": { "nodeName": COMPROMISED, "imageId": "sha256:another" } });
+    compromised
+        .assert_forgery_refused(
             &image,
             another,
             "may not write assignment of an image: that is the leader's",
         )
         .await;
     let selected = json!({ "selected": { "tag": "2", "reason": "a", "message": "b" } });
-    taken.forges(&image, selected, "may not write selected").await;
-    taken.end().await;
-}
-
-async fn leases() {
-    let taken = Taken::new().await;
-    let (own, api) = (taken.home.api::<Lease>(), taken.ask::<Lease>(&taken.home));
-    let words = OWN_LEASE;
-    for (name, holder) in [
-        ("jackal-operator-leader", "controller-0"),
-        ("jackal-agent-other", OTHER),
-    ] {
-        let standing = own.create(&PostParams::default(), &lease(name, holder)).await.unwrap();
-        let steal = Patch::Merge(json!({ "spec": { "holderIdentity": EVIL, "leaseDurationSeconds": i32::MAX } }));
-        assert_refused(api.patch(name, &PatchParams::default(), &steal).await, words);
-        let apply = json!({
-            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": { "name": name },
-            "spec": { "holderIdentity": EVIL },
-        });
-        let parameters = PatchParams::apply("jackal-agent-evil").force();
-        assert_refused(api.patch(name, &parameters, &Patch::Apply(&apply)).await, words);
-        assert_refused(api.delete(name, &Default::default()).await, words);
-        assert_eq!(own.get(name).await.unwrap(), standing);
-    }
-    assert_refused(
-        api.create(&PostParams::default(), &lease("jackal-agent-third", EVIL))
-            .await,
-        words,
-    );
-    assert_refused(
-        api.create(&PostParams::default(), &lease("jackal-agent-evil", OTHER))
-            .await,
-        words,
-    );
-    api.create(&PostParams::default(), &lease("jackal-agent-evil", EVIL))
-        .await
-        .unwrap();
-    api.delete("jackal-agent-evil", &Default::default()).await.unwrap();
-    taken.end().await;
+    compromised
+        .assert_forgery_refused(&image, selected, "may not write selected")
+        .await;
+    compromised.end().await;
 }
 
 async fn events() {
-    let taken = Taken::new().await;
+    let compromised = CompromisedNode::new().await;
     let event = |controller: &str, instance: &str, kind: &str| -> Event {
         serde_json::from_value(json!({
             "metadata": { "generateName": "x-" }, "eventTime": "2026-01-01T00:00:00.000000Z", "type": "Normal",
             "reason": "Succeeded", "action": "Reconcile", "note": "all is well",
             "reportingController": controller, "reportingInstance": instance,
             "regarding": {
-                "apiVersion": "jackal.dev/v1alpha1", "kind": kind, "name": "app", "namespace": taken.victim.namespace,
+                "apiVersion": "jackal.dev/v1alpha1", "kind": kind, "name": "app", "namespace": compromised.victim.namespace,
             },
         }))
         .unwrap()
     };
-    let api = taken.ask::<Event>(&taken.victim);
+    let api = compromised.api::<Event>(&compromised.victim);
     let words = "the agent of the node evil may make events of its own alone";
     let forged = [
         event("jackal-operator", "controller-0", "JackalImage"),
@@ -436,14 +406,14 @@ async fn events() {
     }
     let own = event("jackal-operator", "agent/evil", "JackalImage");
     api.create(&PostParams::default(), &own).await.unwrap();
-    taken.end().await;
+    compromised.end().await;
 }
 
-async fn nameless() {
-    let taken = Taken::new().await;
-    let nameless = as_agent(&taken.home, &taken.release, None).await;
-    let api: Api<JackalImage> = Api::namespaced(nameless.clone(), &taken.victim.namespace);
-    let image = taken.image("app", "source: Docker", json!({ "size": 1 })).await;
+async fn token_without_node() {
+    let compromised = CompromisedNode::new().await;
+    let nameless = as_agent(&compromised.operator, &compromised.release, None).await;
+    let api: Api<JackalImage> = Api::namespaced(nameless.clone(), &compromised.victim.namespace);
+    let image = compromised.image("app", "source: Docker", json!({ "size": 1 })).await;
     let candidates = Patch::Merge(json!({ "status": { "candidates": [] } }));
     let forged = Patch::Merge(json!({ "status": { "candidates": [{ "nodeName": "", "observedGeneration": 1 }] } }));
     let words = "the token of this agent names no node";
@@ -452,52 +422,12 @@ async fn nameless() {
         words,
     );
     assert_refused(api.patch_status("app", &PatchParams::default(), &forged).await, words);
-    let leases: Api<Lease> = Api::namespaced(nameless, &taken.home.namespace);
-    let said = leases
+    let leases: Api<Lease> = Api::namespaced(nameless, &compromised.operator.namespace);
+    let result = leases
         .create(&PostParams::default(), &lease("jackal-agent-x", "x"))
         .await;
-    assert_refused(said, words);
-    let standing = taken.victim.api::<JackalImage>().get("app").await.unwrap();
-    assert_eq!(standing.status, image.status);
-    taken.end().await;
-}
-
-/// A Lease with a time that fits no clock of ours, as a person or a node may write it.
-fn timeless(cluster: &Cluster, name: &str, labels: Value, holder: &str) {
-    let lease = json!({
-        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": { "name": name, "labels": labels },
-        "spec": {
-            "holderIdentity": holder, "leaseDurationSeconds": i32::MAX, "acquireTime": "9999-12-31T23:59:59.000000Z",
-            "renewTime": "9999-12-31T23:59:59.000000Z",
-        },
-    });
-    cluster.apply(&lease.to_string());
-}
-
-async fn endless() {
-    let cluster = Cluster::new().await;
-    timeless(&cluster, "jackal-operator-leader", json!({}), "agent/evil");
-    // Its own lease lasts for 3 s.
-    let controller = cluster.controller(&["--identity", "controller-0"]);
-    eventually(SOON, "the controller leads", async || {
-        let log = controller.log();
-        if log.contains("leading") { Ok(()) } else { Err(log) }
-    })
-    .await;
-}
-
-async fn unreadable() {
-    let cluster = Cluster::new().await;
-    let labels = json!({ "jackal.dev/agent": "true" });
-    timeless(&cluster, "jackal-agent-evil", labels, "victim");
-    let _agent = cluster.agent("n1", "unix:///nowhere", &[]);
-    let _controller = cluster.controller(&[]);
-    cluster.apply(&lone("app", "app:dev", "source: Docker\n  nodeName: n9"));
-    let image = cluster
-        .image_where("app", "told of its agents", |image| {
-            let ready = condition(&image.status.as_ref()?.conditions, "Ready")?;
-            ready.message.contains("agents run on: evil, n1").then_some(())
-        })
-        .await;
-    assert!(!serde_json::to_string(&image.status).unwrap().contains("victim"));
+    assert_refused(result, words);
+    let existing = compromised.victim.api::<JackalImage>().get("app").await.unwrap();
+    assert_eq!(existing.status, image.status);
+    compromised.end().await;
 }

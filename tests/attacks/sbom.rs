@@ -1,39 +1,39 @@
-//! An image takes over the program that looks into it. The program is played by a script that tries what somebody would
-//! who runs code there, and tells what came of it.
+//! An image takes over the program that scans it. A script in place of the program attempts what an attacker with code
+//! execution would, and prints the result.
 
 use futures::FutureExt as _;
 
 use super::{Attack, check};
 use crate::docker::engines::required;
-use crate::sbom::bad::{fault_of, script};
+use crate::sbom::failures::{fault_of, script};
 use crate::sbom::put_alpine;
 use crate::support::registry::{Options, TestRegistry, Version};
 use crate::support::wait::SOON;
 use jackal_operator::sbom::Limits;
 
-/// What the script `lines` tells, after it ran in place of syft over an image of `registry`.
-async fn told(registry: &TestRegistry, lines: &str) -> String {
+/// The output of the script `lines`, run in place of syft for an image of `registry`.
+async fn output_of(registry: &TestRegistry, lines: &str) -> String {
     let image = put_alpine(&registry.repository("a"), "1", &[("musl", "1")]).await;
     let folder = tempfile::tempdir().unwrap();
-    // What it says last is what the message holds.
+    // The fault message contains the last output.
     let program = script(folder.path(), &format!("{lines}\nexit 1"));
     fault_of(registry, &image, program, Limits::default()).await.message
 }
 
-async fn told_anywhere(lines: &str) -> String {
-    told(&TestRegistry::start(Version::V31), lines).await
+async fn output_of_script(lines: &str) -> String {
+    output_of(&TestRegistry::start(Version::V31), lines).await
 }
 
-fn is_refused(told: &str, secret: &str) {
-    assert!(!told.contains(secret), "{told}");
+fn is_refused(output: &str, secret: &str) {
+    assert!(!output.contains(secret), "{output}");
     assert!(
-        told.contains("ermission denied") || told.contains("not permitted"),
-        "{told}"
+        output.contains("ermission denied") || output.contains("not permitted"),
+        "{output}"
     );
 }
 
 #[tokio::test]
-async fn whoever_takes_over_syft_has_nothing() {
+async fn a_compromised_syft_gains_no_access() {
     const ATTACKS: &[Attack] = &[
         Attack {
             attacker: "builder of an image",
@@ -46,10 +46,10 @@ async fn whoever_takes_over_syft_has_nothing() {
                     let folder = tempfile::tempdir().unwrap();
                     let token = folder.path().join("token");
                     std::fs::write(&token, "eyJhbGciOi").unwrap();
-                    let told = told_anywhere(&format!("cat '{}' >&2", token.display())).await;
-                    is_refused(&told, "eyJhbGciOi");
-                    let told = told_anywhere("cat /etc/shadow >&2").await;
-                    is_refused(&told, "root:");
+                    let output = output_of_script(&format!("cat '{}' >&2", token.display())).await;
+                    is_refused(&output, "eyJhbGciOi");
+                    let output = output_of_script("cat /etc/shadow >&2").await;
+                    is_refused(&output, "root:");
                 }
                 .boxed()
             },
@@ -62,10 +62,11 @@ async fn whoever_takes_over_syft_has_nothing() {
             final_state: "the credentials in them stay with the operator",
             run: || {
                 async {
-                    let told = told_anywhere("tr '\\0' ' ' </proc/$PPID/environ >&2").await;
-                    is_refused(&told, "PATH=");
-                    let told = told_anywhere("head -c 1 /proc/$PPID/maps | wc -c >&2; cat /proc/$PPID/maps >&2").await;
-                    is_refused(&told, "r-xp");
+                    let output = output_of_script("tr '\\0' ' ' </proc/$PPID/environ >&2").await;
+                    is_refused(&output, "PATH=");
+                    let output =
+                        output_of_script("head -c 1 /proc/$PPID/maps | wc -c >&2; cat /proc/$PPID/maps >&2").await;
+                    is_refused(&output, "r-xp");
                 }
                 .boxed()
             },
@@ -75,7 +76,7 @@ async fn whoever_takes_over_syft_has_nothing() {
             capabilities: "runs code in place of syft",
             attempt: "looks for the registry's address and credentials in its environment, its arguments and its folder",
             expected: "there are none",
-            final_state: "nobody pushes by the operator's credentials",
+            final_state: "the operator's credentials cannot be used to push",
             run: || {
                 async {
                     let login = Options {
@@ -84,17 +85,20 @@ async fn whoever_takes_over_syft_has_nothing() {
                     };
                     let registry = TestRegistry::start_with(Version::V31, login);
                     let all = "(env; echo \"$@\"; cd \"$TMPDIR\"; ls -a; cat *.* image/*.*) 2>/dev/null";
-                    let told = told(
+                    let output = output_of(
                         &registry,
                         &format!("found=$( {all} | tr '\\n' ' ')\necho found: $found >&2"),
                     )
                     .await;
-                    assert!(told.contains("found: "), "{told}");
-                    // The message holds the beginning alone, so the script looks as well.
+                    assert!(output.contains("found: "), "{output}");
+                    // The message contains only the beginning of the output, so the script searches too.
                     for part in ["se-cret", "pusher", &registry.host] {
                         let search = format!("{all} | grep -q '{part}' && echo LEAKED >&2 || echo nothing >&2");
-                        let told = self::told(&registry, &search).await;
-                        assert!(told.contains("nothing") && !told.contains("LEAKED"), "{part}: {told}");
+                        let output = self::output_of(&registry, &search).await;
+                        assert!(
+                            output.contains("nothing") && !output.contains("LEAKED"),
+                            "{part}: {output}"
+                        );
                     }
                 }
                 .boxed()
@@ -104,21 +108,21 @@ async fn whoever_takes_over_syft_has_nothing() {
             attacker: "builder of an image",
             capabilities: "runs code in place of syft",
             attempt: "sends what it found by TCP, UDP and to the engine's socket",
-            expected: "no socket is opened",
-            final_state: "nothing leaves, and no service is reached",
+            expected: "no socket can be opened",
+            final_state: "no data leaves, and no service is reached",
             run: || {
                 async {
                     let registry = TestRegistry::start(Version::V31);
                     let way = registry.host.replace(':', "/");
                     for to in [format!("/dev/tcp/{way}"), format!("/dev/udp/{way}")] {
                         let attempt = format!("bash -c 'exec 3<>{to} && echo REACHED >&2'");
-                        is_refused(&told(&registry, &attempt).await, "REACHED");
+                        is_refused(&output_of(&registry, &attempt).await, "REACHED");
                     }
                     let socket = required("JACKAL_DOCKER_CLASSIC");
                     let socket = socket.strip_prefix("unix://").unwrap();
                     let ask = format!("curl -s --unix-socket {socket} http://docker/_ping");
                     let attempt = format!("[ \"$({ask})\" = OK ] && echo REACHED >&2 || echo not permitted >&2");
-                    is_refused(&told(&registry, &attempt).await, "REACHED");
+                    is_refused(&output_of(&registry, &attempt).await, "REACHED");
                 }
                 .boxed()
             },
@@ -134,7 +138,7 @@ async fn whoever_takes_over_syft_has_nothing() {
                     let folder = tempfile::tempdir().unwrap();
                     let file = folder.path().join("other");
                     let attempt = format!("echo x >'{0}' && echo WRITTEN >&2", file.display());
-                    is_refused(&told_anywhere(&attempt).await, "WRITTEN");
+                    is_refused(&output_of_script(&attempt).await, "WRITTEN");
                     assert!(!file.exists());
                 }
                 .boxed()
@@ -143,8 +147,8 @@ async fn whoever_takes_over_syft_has_nothing() {
         Attack {
             attacker: "builder of an image",
             capabilities: "runs code in place of syft",
-            attempt: "puts a link to the operator's token, or a pipe that nobody writes to, where its SBOM should be",
-            expected: "no SBOM, and soon",
+            attempt: "puts a link to the operator's token, or a pipe without a writer, in place of its SBOM",
+            expected: "no SBOM, without delay",
             final_state: "the operator reads neither",
             run: || {
                 async {
@@ -152,8 +156,10 @@ async fn whoever_takes_over_syft_has_nothing() {
                     let link = format!("ln -s '{}' \"$TMPDIR/syft.json\"", token.path().display());
                     for attempt in [link.as_str(), "mkfifo \"$TMPDIR/syft.json\""] {
                         let lines = format!("{attempt} && exit 0");
-                        let told = tokio::time::timeout(SOON, told_anywhere(&lines)).await.expect("an end");
-                        assert!(told.contains("cannot be read: it is no regular file"), "{told}");
+                        let output = tokio::time::timeout(SOON, output_of_script(&lines))
+                            .await
+                            .expect("an end");
+                        assert!(output.contains("cannot be read: it is no regular file"), "{output}");
                     }
                 }
                 .boxed()
@@ -162,18 +168,18 @@ async fn whoever_takes_over_syft_has_nothing() {
         Attack {
             attacker: "builder of an image",
             capabilities: "runs code in place of syft",
-            attempt: "ends another process of the operator's user",
+            attempt: "kills another process of the operator's user",
             expected: "not permitted",
-            final_state: "the process runs",
+            final_state: "the process still runs",
             run: || {
                 async {
                     let mut victim = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
                     let attempt = format!("kill -KILL {} && echo KILLED >&2", victim.id());
-                    let told = told_anywhere(&attempt).await;
+                    let output = output_of_script(&attempt).await;
                     let ended = victim.try_wait().unwrap();
                     victim.kill().unwrap();
                     victim.wait().unwrap();
-                    is_refused(&told, "KILLED");
+                    is_refused(&output, "KILLED");
                     assert_eq!(ended, None);
                 }
                 .boxed()

@@ -1,4 +1,4 @@
-//! Whoever may write to a repository has content packed, and signed, in the name of another.
+//! A user who may push to a repository has content packaged and signed in the name of another.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,6 @@ use jackal_operator::signing::{PublicKey, Requirement};
 use kube::ResourceExt as _;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use super::{Attack, check};
 use crate::support::cluster::{Cluster, condition};
@@ -22,24 +21,25 @@ use crate::support::program;
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::table::on_one_thread;
 use crate::support::wait::{SOON, eventually};
+use crate::support::workspace::Workspace;
 
 const TITLE: &str = "org.opencontainers.image.title";
 const INPUTS: &str = "dev.jackal.inputs";
 const TAR: &str = "components/web.tar";
-const EVIL: &str = "this is not what the owner wrote";
+const FORGED_CONTENT: &str = "this is not what the owner wrote";
 
-fn made(name: &str) -> PathBuf {
+fn signing_file(name: &str) -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/signing")).join(name)
 }
 
-/// A source, a registry that the attacker may write to, and a folder in which the owner builds.
-struct Ground {
+/// A source, a registry that the attacker may push to, and a folder in which the owner builds.
+struct Setup {
     source: TestRegistry,
     registry: TestRegistry,
-    folder: TempDir,
+    folder: Workspace,
 }
 
-impl Ground {
+impl Setup {
     async fn new() -> Self {
         let [source, registry] = [Version::V31, Version::V31].map(TestRegistry::start);
         let app = source.repository("team/app");
@@ -47,7 +47,7 @@ impl Ground {
         Self {
             source,
             registry,
-            folder: tempfile::tempdir().unwrap(),
+            folder: Workspace::new(),
         }
     }
 
@@ -64,33 +64,14 @@ impl Ground {
         json!({ "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalPackage", "metadata": { "name": "shop" }, "spec": spec })
     }
 
-    /// Builds the package into `host`; gives the report.
+    /// Builds the package and pushes it to `host`; returns the report.
     fn build(&self, host: &str, package: &Value, more: &[&str]) -> Value {
-        let file = self.folder.path().join("shop.yaml");
-        std::fs::write(&file, package.to_string()).unwrap();
-        let output = Command::new("timeout")
-            .args(["-k", "1", "60", env!("CARGO_BIN_EXE_jackal-operator"), "build"])
-            .arg(&file)
-            .args([
-                "--to",
-                host,
-                "--insecure",
-                "--output",
-                "json",
-                "--insecure-registry",
-                &self.source.host,
-            ])
-            .args(more)
-            .current_dir(self.folder.path())
-            .env("DOCKER_CONFIG", self.folder.path())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
+        let insecure = [self.source.host.as_str()];
+        self.folder.text_report(&package.to_string(), host, &insecure, more)
     }
 
     fn key(&self) -> String {
-        made("plain.key").to_str().unwrap().to_owned()
+        signing_file("plain.key").to_str().unwrap().to_owned()
     }
 
     fn shop(&self) -> Repository {
@@ -108,26 +89,26 @@ async fn manifest(repository: &Repository, digest: &str) -> Manifest {
 }
 
 /// The layer of the package's file `path`.
-fn titled<'a>(manifest: &'a Manifest, path: &str) -> Option<&'a Descriptor> {
+fn layer_titled<'a>(manifest: &'a Manifest, path: &str) -> Option<&'a Descriptor> {
     let is = |layer: &&Descriptor| layer.annotations.get(TITLE).is_some_and(|title| title == path);
     manifest.layers.iter().find(is)
 }
 
-/// What stands under the tag of the package.
+/// The index under the tag of the package.
 async fn index(repository: &Repository) -> Index {
     let document = repository.manifest("1.4.0").await.unwrap().unwrap();
     document.index().unwrap().clone()
 }
 
-/// The attacker lays other content below the tag, with all that the tar of `honest` says of itself. Gives its digest.
-async fn lay_evil(repository: &Repository, honest: &Manifest) -> Digest {
-    let evil = push(repository, "evil", EVIL.into()).await;
-    let config = push(repository, &honest.config.media_type, "{}".into()).await;
-    let tar = titled(honest, TAR).unwrap();
+/// Pushes forged content under the tag, with all annotations of the tar in `original`. Returns its digest.
+async fn push_forged_tar(repository: &Repository, original: &Manifest) -> Digest {
+    let forged_digest = push(repository, "evil", FORGED_CONTENT.into()).await;
+    let config = push(repository, &original.config.media_type, "{}".into()).await;
+    let tar = layer_titled(original, TAR).unwrap();
     assert!(tar.annotations.contains_key(INPUTS));
     let layer = Descriptor {
-        digest: evil.digest.clone(),
-        size: evil.size,
+        digest: forged_digest.digest.clone(),
+        size: forged_digest.size,
         ..tar.clone()
     };
     let forged = Document::of_manifest(Manifest::new(config, vec![layer])).unwrap();
@@ -138,25 +119,25 @@ async fn lay_evil(repository: &Repository, honest: &Manifest) -> Digest {
     };
     let index = Document::of_index(Index::new(vec![entry])).unwrap();
     put(repository, &index, Some("1.4.0")).await;
-    evil.digest
+    forged_digest.digest
 }
 
-/// Expects the owner's package to hold what the owner wrote.
+/// Expects the owner's package to contain what the owner wrote.
 #[track_caller]
-fn expect_own(manifest: &Manifest, honest: &Manifest, evil: &Digest) {
+fn assert_unforged(manifest: &Manifest, original: &Manifest, forged_digest: &Digest) {
     assert!(
-        manifest.layers.iter().all(|layer| layer.digest != *evil),
+        manifest.layers.iter().all(|layer| layer.digest != *forged_digest),
         "it is packed"
     );
-    let tar = |manifest: &Manifest| titled(manifest, TAR).unwrap().digest.clone();
-    assert_eq!(tar(manifest), tar(honest));
+    let tar = |manifest: &Manifest| layer_titled(manifest, TAR).unwrap().digest.clone();
+    assert_eq!(tar(manifest), tar(original));
 }
 
-/// Whether the key of `tests/signing/plain.key` signed it.
+/// Whether the manifest is signed by the key of `tests/signing/plain.key`.
 async fn is_signed(repository: &Repository, digest: &Digest) -> bool {
     let pem = Command::new("openssl")
         .args(["pkey", "-pubout", "-in"])
-        .arg(made("plain.key"))
+        .arg(signing_file("plain.key"))
         .output()
         .unwrap();
     let requirement = Requirement {
@@ -166,19 +147,19 @@ async fn is_signed(repository: &Repository, digest: &Digest) -> bool {
     verify(repository, digest, &[requirement], "the package").await.is_ok()
 }
 
-async fn a_tar_under_the_tag_of_a_build(signed: bool) {
-    let ground = Ground::new().await;
-    let key = ground.key();
+async fn a_forged_tar_under_the_tag_of_a_build(signed: bool) {
+    let setup = Setup::new().await;
+    let key = setup.key();
     let flags = if signed { vec!["--key", &*key] } else { Vec::new() };
-    let package = ground.package(json!({}));
-    let first = ground.build(&ground.registry.host, &package, &flags);
-    let shop = ground.shop();
-    let honest = manifest(&shop, first["digest"].as_str().unwrap()).await;
-    let evil = lay_evil(&shop, &honest).await;
-    let again = ground.build(&ground.registry.host, &package, &flags);
+    let package = setup.package(json!({}));
+    let first = setup.build(&setup.registry.host, &package, &flags);
+    let shop = setup.shop();
+    let original = manifest(&shop, first["digest"].as_str().unwrap()).await;
+    let forged_digest = push_forged_tar(&shop, &original).await;
+    let again = setup.build(&setup.registry.host, &package, &flags);
     assert_eq!(again["digest"], first["digest"]);
     let packed = manifest(&shop, again["digest"].as_str().unwrap()).await;
-    expect_own(&packed, &honest, &evil);
+    assert_unforged(&packed, &original, &forged_digest);
     let entry = index(&shop).await.manifests[0].digest.clone();
     assert_eq!(entry.as_str(), again["digest"].as_str().unwrap());
     assert_eq!(is_signed(&shop, &entry).await, signed);
@@ -186,44 +167,44 @@ async fn a_tar_under_the_tag_of_a_build(signed: bool) {
 
 /// A Secret with the key of `tests/signing/plain.key`.
 fn key_secret() -> String {
-    let key = std::fs::read_to_string(made("plain.key")).unwrap();
+    let key = std::fs::read_to_string(signing_file("plain.key")).unwrap();
     json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "key" }, "stringData": { "cosign.key": key } })
         .to_string()
 }
 
-async fn a_tar_at_the_first_publication(signing: Value) {
-    let ground = Ground::new().await;
-    // What the attacker reckons is what a build elsewhere gives.
+async fn a_forged_tar_before_the_first_publication(signing: Value) {
+    let setup = Setup::new().await;
+    // The attacker can compute what a build elsewhere produces.
     let elsewhere = TestRegistry::start(Version::V28);
-    let report = ground.build(&elsewhere.host, &ground.package(json!({})), &[]);
-    let honest = manifest(&elsewhere.repository("shop"), report["digest"].as_str().unwrap()).await;
-    let shop = ground.shop();
-    let evil = lay_evil(&shop, &honest).await;
+    let report = setup.build(&elsewhere.host, &setup.package(json!({})), &[]);
+    let original = manifest(&elsewhere.repository("shop"), report["digest"].as_str().unwrap()).await;
+    let shop = setup.shop();
+    let forged_digest = push_forged_tar(&shop, &original).await;
     let cluster = Cluster::new().await;
     cluster.apply(&key_secret());
-    let _operator = cluster.controller(&["--insecure-registry", &ground.source.host]);
-    let mut more = json!({ "registry": ground.to() });
+    let _operator = cluster.controller(&["--insecure-registry", &setup.source.host]);
+    let mut more = json!({ "registry": setup.to() });
     more.as_object_mut()
         .unwrap()
         .extend(signing.as_object().unwrap().clone());
-    cluster.apply(&ground.package(more).to_string());
+    cluster.apply(&setup.package(more).to_string());
     let artifact = cluster.ready("shop").await.status.unwrap().artifact.unwrap();
-    expect_own(&manifest(&shop, &artifact.digest).await, &honest, &evil);
+    assert_unforged(&manifest(&shop, &artifact.digest).await, &original, &forged_digest);
 }
 
-async fn a_tar_after_the_recorded_manifest_went() {
-    let ground = Ground::new().await;
+async fn a_forged_tar_after_the_recorded_manifest_is_deleted() {
+    let setup = Setup::new().await;
     let cluster = Cluster::new().await;
     cluster.apply(&key_secret());
-    let _operator = cluster.controller(&["--insecure-registry", &ground.source.host]);
-    let more = json!({ "registry": ground.to(), "signing": { "secretRef": { "name": "key" } } });
-    cluster.apply(&ground.package(more).to_string());
+    let _operator = cluster.controller(&["--insecure-registry", &setup.source.host]);
+    let more = json!({ "registry": setup.to(), "signing": { "secretRef": { "name": "key" } } });
+    cluster.apply(&setup.package(more).to_string());
     let first = cluster.ready("shop").await.status.unwrap().artifact.unwrap();
-    let shop = ground.shop();
-    let honest = manifest(&shop, &first.digest).await;
-    let standing = index(&shop).await;
-    let evil = lay_evil(&shop, &honest).await;
-    let old = Document::of_index(standing).unwrap();
+    let shop = setup.shop();
+    let original = manifest(&shop, &first.digest).await;
+    let existing = index(&shop).await;
+    let forged_digest = push_forged_tar(&shop, &original).await;
+    let old = Document::of_index(existing).unwrap();
     shop.delete_manifest(old.digest()).await.unwrap();
     shop.delete_manifest(&first.digest.parse().unwrap()).await.unwrap();
     cluster.request("shop", "again").await;
@@ -237,48 +218,49 @@ async fn a_tar_after_the_recorded_manifest_went() {
         .await;
     let artifact = answered.status.unwrap().artifact.unwrap();
     assert_eq!(artifact.digest, first.digest);
-    expect_own(&manifest(&shop, &artifact.digest).await, &honest, &evil);
+    assert_unforged(&manifest(&shop, &artifact.digest).await, &original, &forged_digest);
 }
 
-async fn an_sbom_that_came_along(signed: bool) {
-    let ground = Ground::new().await;
-    let app = ground.source.repository("team/app");
+async fn a_forged_sbom_of_the_source(signed: bool) {
+    let setup = Setup::new().await;
+    let app = setup.source.repository("team/app");
     let root = app.manifest("1").await.unwrap().unwrap();
     push(&app, "application/vnd.oci.empty.v1+json", "{}".into()).await;
     for format in Format::ALL {
-        let content = json!({ "artifacts": [], "says": EVIL, "format": format.media_type() }).to_string();
+        let content = json!({ "artifacts": [], "says": FORGED_CONTENT, "format": format.media_type() }).to_string();
         let content = push(&app, format.media_type(), content.into()).await;
         let referrer = sbom::referrer(&root.descriptor, format, "syft 99.0.0", &content).unwrap();
         app.attach(&referrer).await.unwrap();
     }
     let cluster = Cluster::new().await;
     cluster.apply(&key_secret());
-    let scratch = ground.folder.path().to_str().unwrap();
+    let scratch = setup.folder.path("");
+    let scratch = scratch.to_str().unwrap();
     let syft = program("JACKAL_BIN_SYFT");
     let _operator = cluster.controller(&[
         "--insecure-registry",
-        &ground.source.host,
+        &setup.source.host,
         "--syft",
         syft.to_str().unwrap(),
         "--sbom-scratch",
         scratch,
     ]);
-    let mut more = json!({ "registry": ground.to(), "referrers": "Copy", "sbom": { "required": true } });
+    let mut more = json!({ "registry": setup.to(), "referrers": "Copy", "sbom": { "required": true } });
     if signed {
         more["signing"] = json!({ "secretRef": { "name": "key" } });
     }
-    cluster.apply(&ground.package(more).to_string());
+    cluster.apply(&setup.package(more).to_string());
     let artifact = cluster.ready("shop").await.status.unwrap().artifact.unwrap();
-    let shop = ground.shop();
+    let shop = setup.shop();
     let packed = manifest(&shop, &artifact.digest).await;
-    let tar = titled(&packed, "sboms.tar").unwrap();
+    let tar = layer_titled(&packed, "sboms.tar").unwrap();
     let tar = shop.small_blob(&tar.digest, 1 << 24).await.unwrap().unwrap();
     let text = String::from_utf8_lossy(&tar);
     assert!(
-        !text.contains(EVIL) && text.contains("syft"),
+        !text.contains(FORGED_CONTENT) && text.contains("syft"),
         "the SBOM of somebody else is packed"
     );
-    // The operator was told that it is the one that it recorded: nothing is made anew.
+    // The operator recognises the SBOM that it recorded: nothing is made again.
     cluster.request("shop", "again").await;
     let answered = cluster
         .package_where("shop", "looked at again", |package| {
@@ -289,28 +271,28 @@ async fn an_sbom_that_came_along(signed: bool) {
     assert_eq!(answered.status.unwrap().artifact.unwrap().digest, artifact.digest);
 }
 
-async fn a_package_of_another_architecture() {
-    let ground = Ground::new().await;
-    let key = ground.key();
-    let package = ground.package(json!({}));
-    let first = ground.build(&ground.registry.host, &package, &["--key", &key]);
-    let shop = ground.shop();
-    let standing = index(&shop).await;
-    let whole = Document::of_index(standing.clone()).unwrap();
+async fn a_forged_package_of_another_architecture() {
+    let setup = Setup::new().await;
+    let key = setup.key();
+    let package = setup.package(json!({}));
+    let first = setup.build(&setup.registry.host, &package, &["--key", &key]);
+    let shop = setup.shop();
+    let existing = index(&shop).await;
+    let whole = Document::of_index(existing.clone()).unwrap();
     assert!(is_signed(&shop, whole.digest()).await);
-    // The attacker adds what an owner's node of another architecture would take.
+    // The attacker adds a package that an owner's node of another architecture would use.
     let mut forged = manifest(&shop, first["digest"].as_str().unwrap()).await;
-    forged.annotations.insert("says".to_owned(), EVIL.to_owned());
+    forged.annotations.insert("says".to_owned(), FORGED_CONTENT.to_owned());
     let forged = Document::of_manifest(forged).unwrap();
     put(&shop, &forged, None).await;
     let entry = Descriptor {
         platform: Some("multi/arm64".parse().unwrap()),
         ..forged.descriptor.clone()
     };
-    let both = Index::new([standing.manifests.clone(), vec![entry]].concat());
+    let both = Index::new([existing.manifests.clone(), vec![entry]].concat());
     let both = Document::of_index(both).unwrap();
     put(&shop, &both, Some("1.4.0")).await;
-    let again = ground.build(&ground.registry.host, &package, &["--key", &key]);
+    let again = setup.build(&setup.registry.host, &package, &["--key", &key]);
     assert_eq!(again["digest"], first["digest"]);
     assert!(is_signed(&shop, &again["digest"].as_str().unwrap().parse().unwrap()).await);
     let under_tag = shop.manifest("1.4.0").await.unwrap().unwrap();
@@ -321,28 +303,28 @@ async fn a_package_of_another_architecture() {
     );
 }
 
-/// `platforms`: of the image, as JSON.
-async fn a_status_that_says_verified(platforms: Value) {
-    let ground = Ground::new().await;
-    // Nobody signed it.
-    let theirs = ground.registry.repository("team/app");
-    let evil = image(&theirs, "linux/amd64", noise(66, 1000)).await;
-    put(&theirs, &evil, Some("1")).await;
+/// `platforms`: the field of the image, as JSON.
+async fn a_forged_verified_status(platforms: Value) {
+    let setup = Setup::new().await;
+    // It is not signed.
+    let theirs = setup.registry.repository("team/app");
+    let forged_digest = image(&theirs, "linux/amd64", noise(66, 1000)).await;
+    put(&theirs, &forged_digest, Some("1")).await;
     let cluster = Cluster::new().await;
     cluster.apply(&key_secret());
-    let _operator = cluster.controller(&["--insecure-registry", &ground.source.host]);
-    let key = std::fs::read_to_string(made("cosign.pub")).unwrap();
-    let mut package = ground.package(json!({
-        "registry": ground.to(), "verify": [{ "publicKeys": [{ "inline": key }] }],
+    let _operator = cluster.controller(&["--insecure-registry", &setup.source.host]);
+    let key = std::fs::read_to_string(signing_file("cosign.pub")).unwrap();
+    let mut package = setup.package(json!({
+        "registry": setup.to(), "verify": [{ "publicKeys": [{ "inline": key }] }],
         "signing": { "secretRef": { "name": "key" } },
     }));
     package["spec"]["components"][0]["images"][0]["platforms"] = platforms;
     cluster.apply(&package.to_string());
     let image = cluster.image().await;
     let api = cluster.api::<JackalImage>();
-    let shop = ground.shop();
+    let shop = setup.shop();
     let name = image.name_any();
-    // Whoever may write statuses is faster than the operator, which finds the image unsigned at each try.
+    // The attacker writes the status faster than the operator, which finds the image unsigned in each attempt.
     let refused = eventually(SOON, "the package is refused when it is to be packed", async || {
         let image = api.get(&name).await.map_err(|error| error.to_string())?;
         let generation = image.metadata.generation;
@@ -354,8 +336,8 @@ async fn a_status_that_says_verified(platforms: Value) {
         };
         let status = json!({ "status": {
             "conditions": [condition_of("Ready"), condition_of("Verified")], "observedGeneration": generation,
-            "name": format!("{ADDRESS}/team/app:1"), "digest": evil.digest(), "sourceDigest": evil.digest(), "naming": "Plain",
-            "registry": { "address": ADDRESS, "endpoint": &ground.registry.host, "repository": "team/app" },
+            "name": format!("{ADDRESS}/team/app:1"), "digest": forged_digest.digest(), "sourceDigest": forged_digest.digest(), "naming": "Plain",
+            "registry": { "address": ADDRESS, "endpoint": &setup.registry.host, "repository": "team/app" },
         } });
         let patch = Patch::Merge(status);
         let patched = api.patch_status(&name, &PatchParams::default(), &patch).await;
@@ -364,10 +346,10 @@ async fn a_status_that_says_verified(platforms: Value) {
         assert_eq!(published, None, "the unsigned image is packed and signed");
         let package = cluster.package("shop").await;
         let ready = package.status.and_then(|status| condition(&status.conditions, "Ready").cloned());
-        let said = ready.map(|ready| ready.message).unwrap_or_default();
-        match said.contains("which is to be packed") {
-            true => Ok(said),
-            false => Err(said),
+        let message = ready.map(|ready| ready.message).unwrap_or_default();
+        match message.contains("which is to be packed") {
+            true => Ok(message),
+            false => Err(message),
         }
     })
     .await;
@@ -381,77 +363,76 @@ async fn a_status_that_says_verified(platforms: Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_verified_content_is_packed_and_signed() {
+async fn only_verified_content_is_packaged_and_signed() {
     let attack = |attempt, run| Attack {
-        attacker: "somebody who may push to the package's repository",
-        capabilities: "pushes blobs, manifests and tags; reckons what a package is made of",
+        attacker: "a user who may push to the package's repository",
+        capabilities: "pushes blobs, manifests and tags; can compute the contents of a package",
         attempt,
-        expected: "the package is built of what its owner wrote",
-        final_state: "neither the artifact nor its signature holds the attacker's content",
+        expected: "the package contains what its owner wrote",
+        final_state: "neither the artifact nor its signature covers the attacker's content",
         run,
     };
     check(&[
         attack(
-            "lays a tar below the tag of a signed build, annotated as made of the same",
-            || on_one_thread(|| a_tar_under_the_tag_of_a_build(true)),
+            "pushes a tar under the tag of a signed build, annotated with the same inputs",
+            || on_one_thread(|| a_forged_tar_under_the_tag_of_a_build(true)),
         ),
-        attack("the same of a build that is not signed", || {
-            on_one_thread(|| a_tar_under_the_tag_of_a_build(false))
+        attack("the same for an unsigned build", || {
+            on_one_thread(|| a_forged_tar_under_the_tag_of_a_build(false))
         }),
         attack(
-            "lays such a tar below the tag before a signed package is first published",
+            "pushes such a tar under the tag before a signed package is first published",
             || {
                 on_one_thread(|| {
-                    a_tar_at_the_first_publication(json!({ "signing": { "secretRef": { "name": "key" } } }))
+                    a_forged_tar_before_the_first_publication(json!({ "signing": { "secretRef": { "name": "key" } } }))
                 })
             },
         ),
-        attack("the same before a package is published that is not signed", || {
-            on_one_thread(|| a_tar_at_the_first_publication(json!({})))
+        attack("the same before an unsigned package is published", || {
+            on_one_thread(|| a_forged_tar_before_the_first_publication(json!({})))
         }),
         attack(
-            "deletes the recorded manifest of a signed package and lays such a tar below the tag",
-            || on_one_thread(a_tar_after_the_recorded_manifest_went),
+            "deletes the recorded manifest of a signed package and pushes such a tar under the tag",
+            || on_one_thread(a_forged_tar_after_the_recorded_manifest_is_deleted),
         ),
         Attack {
-            attacker: "somebody who may push to the image's source",
-            capabilities: "pushes what refers to the image",
-            ..attack(
-                "has an SBOM of its own travel along with an image of a signed package",
-                || on_one_thread(|| an_sbom_that_came_along(true)),
-            )
+            attacker: "a user who may push to the image's source",
+            capabilities: "pushes referrers of the image",
+            ..attack("attaches a forged SBOM to an image of a signed package", || {
+                on_one_thread(|| a_forged_sbom_of_the_source(true))
+            })
         },
         Attack {
-            attacker: "somebody who may push to the image's source",
-            capabilities: "pushes what refers to the image",
-            ..attack("the same of a package that is not signed", || {
-                on_one_thread(|| an_sbom_that_came_along(false))
+            attacker: "a user who may push to the image's source",
+            capabilities: "pushes referrers of the image",
+            ..attack("the same for an unsigned package", || {
+                on_one_thread(|| a_forged_sbom_of_the_source(false))
             })
         },
         Attack {
             expected: "the package is signed, and the index under its tag is not",
             ..attack(
-                "enters a package of another architecture into the index under the tag",
-                || on_one_thread(a_package_of_another_architecture),
+                "adds a package of another architecture to the index under the tag",
+                || on_one_thread(a_forged_package_of_another_architecture),
             )
         },
         Attack {
             attacker: "a tenant or a node",
             capabilities: "writes statuses of JackalImages, and pushes to the image's repository",
-            expected: "VerificationError when the image is to be packed",
+            expected: "VerificationError when the image is packaged",
             final_state: "nothing is published",
             ..attack(
-                "has an image without the signatures that verify asks for be Ready and Verified",
-                || on_one_thread(|| a_status_that_says_verified(json!([]))),
+                "writes Ready and Verified for an image without the signatures that verify requires",
+                || on_one_thread(|| a_forged_verified_status(json!([]))),
             )
         },
         Attack {
             attacker: "a tenant or a node",
             capabilities: "writes statuses of JackalImages, and pushes to the image's repository",
-            expected: "VerificationError when the image is to be packed",
+            expected: "VerificationError when the image is packaged",
             final_state: "nothing is published",
-            ..attack("the same of an image of chosen platforms", || {
-                on_one_thread(|| a_status_that_says_verified(json!(["linux/amd64"])))
+            ..attack("the same for an image with selected platforms", || {
+                on_one_thread(|| a_forged_verified_status(json!(["linux/amd64"])))
             })
         },
     ])

@@ -5,25 +5,25 @@ use std::time::Duration;
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 use serde_json::{Value, json};
 
-use crate::docker::engines::{Image, Real, tar};
+use crate::docker::engines::{DockerEngine, Image, tar};
 use crate::support::image::{noise, stream};
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::wait::eventually;
 
-/// How long an engine may be away that was killed.
-const AGAIN: Duration = Duration::from_secs(90);
+/// How long a killed engine may be down.
+const ENGINE_RESTART: Duration = Duration::from_secs(90);
 
-/// Two images that share a layer. All lanes and runs have the same, so that their digests are the same.
+/// Two images that share a layer. All runs have the same images, so that their digests are equal.
 pub struct Images {
     pub source: TestRegistry,
     prefix: String,
-    /// The engine's image, as it is built first and anew.
+    /// The engine's image, in its first and second build.
     app: [Image; 2],
 }
 
 impl Images {
-    /// An image in two versions in a registry, and one in two builds for an engine. All share a layer, and those of one
-    /// name also one of some megabytes.
+    /// An image in two versions in a registry, and one in two builds for an engine. All share a layer, and those with
+    /// the same name share another one of some megabytes.
     pub async fn make() -> Self {
         let prefix = format!("jackal-crash-{:012x}", fastrand::u64(..1 << 48));
         let base = tar(&[("base", noise(11, 400_000))]);
@@ -48,10 +48,10 @@ impl Images {
         Self { source, prefix, app }
     }
 
-    /// Has an engine hold both builds.
-    pub fn load(&self, real: &Real) {
+    /// Loads both builds into an engine.
+    pub fn load(&self, engine: &DockerEngine) {
         for image in &self.app {
-            real.load(&image.archive());
+            engine.load(&image.archive());
         }
     }
 
@@ -59,14 +59,14 @@ impl Images {
         format!("{}/app:dev", self.prefix)
     }
 
-    /// What a build does: the name gets another image.
-    pub async fn build(&self, real: &Real, number: usize) {
+    /// Simulates a build: the name gets another image.
+    pub async fn build(&self, engine: &DockerEngine, number: usize) {
         let (from, to) = (&self.app[number].name, self.app());
         let images: String = format!("the engine tags {to}");
-        // Not `Real::run`, which takes no failure: the engine may just be dead.
-        eventually(AGAIN, &images, async || {
+        // Not `DockerEngine::run`, which panics on a failure: the engine may just be down.
+        eventually(ENGINE_RESTART, &images, async || {
             let program = crate::support::program("JACKAL_BIN_DOCKER");
-            let tagged = crate::support::process::output(&program, &["--host", &real.host, "tag", from, &to]);
+            let tagged = crate::support::process::output(&program, &["--host", &engine.host, "tag", from, &to]);
             match tagged.status.success() {
                 true => Ok(()),
                 false => Err(String::from_utf8_lossy(&tagged.stderr).into_owned()),
@@ -75,14 +75,14 @@ impl Images {
         .await;
     }
 
-    /// The package of both.
+    /// The package of both images.
     pub fn package(&self, version: &str) -> Value {
         json!({
             "apiVersion": "jackal.dev/v1alpha1",
             "kind": "JackalPackage",
             "metadata": { "name": "app" },
             "spec": {
-                // Whose layers are known by their digests before they are read: none may be sent twice.
+                // An image whose layers have known digests before they are read: none may be sent twice.
                 "compression": "None",
                 "version": format!("{version}.0.0"),
                 "deletionPolicy": "Delete",
@@ -95,7 +95,7 @@ impl Images {
     }
 }
 
-/// Pushes `image` with its layers as they are, so that they are those of an engine.
+/// Pushes `image` with uncompressed layers, so that they equal those of an engine.
 async fn push(registry: &TestRegistry, image: &Image, tag: &str) {
     let repository = registry.repository("crash/tool");
     let mut blobs = Vec::new();

@@ -1,5 +1,5 @@
-//! The run in which processes are killed: a package is made, an image of it is built anew, it gets a new version, and
-//! it is deleted with all that it pushed.
+//! The run in which processes are killed: a package is created, one of its images is rebuilt, it gets a new version,
+//! and it is deleted with everything that it pushed.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,75 +13,75 @@ use kube::{Api, Resource};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::checks::{check_bytes, unfinished};
-use super::course::{Course, Point, Server, Tally, Victim, way};
-use super::ground::{Ground, kill};
+use super::checks::{check_no_blob_is_sent_twice, unfinished};
 use super::images::Images;
-use super::walk::Storage;
-use super::way::{Upstream, Way};
+use super::interceptor::{Interceptor, KillPoint, RequestCounts, Server, Target, route};
+use super::proxy::{RecordingProxy, Upstream};
+use super::servers::{Servers, kill};
+use super::storage::Storage;
+use crate::support::api_proxy::kubeconfig_to;
 use crate::support::cluster::condition;
 use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version};
-use crate::support::wait::{at_leisure, eventually};
-use crate::support::writes::kubeconfig_to;
+use crate::support::wait::{eventually, scaled_by_load};
 
-/// How long each step may take after a kill: a watch that broke off is tried again after up to thirty seconds.
-const CONVERGED: Duration = Duration::from_secs(90);
-/// What pods call the registry.
+/// How long each step may take after a kill: a broken watch is retried after up to thirty seconds.
+const STEP_LIMIT: Duration = Duration::from_secs(90);
+/// The registry's address in pods.
 const ADDRESS: &str = "127.0.0.1:31999";
 /// The operator's processes.
 pub const CONTROLLER: &str = "controller";
 pub const AGENT: &str = "agent";
 
-/// What stands when a step is done.
+/// The state after a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stage {
     artifact: String,
     images: BTreeMap<String, String>,
 }
 
-/// What a run without any kill came to.
+/// The result of a run without a kill.
 pub struct Expected {
-    pub tally: Tally,
+    pub counts: RequestCounts,
     stages: Vec<Stage>,
-    /// The manifests that no deletion takes back, for another stands under their name.
+    /// The manifests that deletion keeps, because their name has another manifest.
     left: std::collections::BTreeSet<String>,
     /// Bytes of blobs that were sent.
     pub sent: u64,
 }
 
-/// What came of a run.
+/// The result of a run.
 pub struct Outcome {
     pub expected: Expected,
-    /// The request at which the kill came; none when the point was not reached.
+    /// The request at which the kill happened; none if the point was not reached.
     pub killed_at: Option<String>,
     pub uploads_left: usize,
-    /// Bytes of blobs that were sent in vain.
+    /// Bytes of blobs that were sent needlessly.
     pub wasted: u64,
     pub took: Duration,
 }
 
-/// A run: a namespace, a registry, and the operator's processes with their ways.
+/// A run: a namespace, a registry, and the operator's processes with their proxies.
 struct Run {
-    ground: Arc<Ground>,
+    servers: Arc<Servers>,
     namespace: String,
     folder: TempDir,
     registry: TestRegistry,
-    course: Arc<Course>,
-    ids: Arc<Mutex<BTreeMap<Victim, u32>>>,
+    interceptor: Arc<Interceptor>,
+    ids: Arc<Mutex<BTreeMap<Target, u32>>>,
     operators: Mutex<Vec<(&'static str, Operator)>>,
-    launches: BTreeMap<&'static str, Launch>,
-    _ways: Vec<Way>,
+    launches: BTreeMap<&'static str, LaunchArguments>,
+    _ways: Vec<RecordingProxy>,
 }
 
-/// How a process of the operator is started, time and again.
-struct Launch {
+/// How a process of the operator is started, each time.
+struct LaunchArguments {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
 }
 
 impl Run {
-    async fn begin(ground: &Arc<Ground>, images: &Images, point: Option<Point>) -> Self {
+    async fn begin(servers: &Arc<Servers>, images: &Images, point: Option<KillPoint>) -> Self {
         let namespace = format!("crash-{:012x}", fastrand::u64(..1 << 48));
         let object = Namespace {
             metadata: ObjectMeta {
@@ -90,25 +90,29 @@ impl Run {
             },
             ..Namespace::default()
         };
-        let namespaces = Api::<Namespace>::all(ground.client.clone());
+        let namespaces = Api::<Namespace>::all(servers.client.clone());
         let created = namespaces.create(&PostParams::default(), &object).await;
         created.expect("a namespace");
         let registry = TestRegistry::start(Version::V31);
-        let ids = Arc::new(Mutex::new(BTreeMap::from([(Victim::Registry, registry.id())])));
-        let (known, servers) = (Arc::clone(&ids), Arc::clone(ground));
-        let course = Course::new(point, move |victim| {
-            let id = known.lock().expect("nobody panics with it").get(&victim).copied();
-            kill(id.unwrap_or_else(|| servers.id(victim)));
+        let ids = Arc::new(Mutex::new(BTreeMap::from([(Target::Registry, registry.id())])));
+        let (known, own_servers) = (Arc::clone(&ids), Arc::clone(servers));
+        let interceptor = Interceptor::new(point, move |target| {
+            let id = known.lock().expect("nobody panics with it").get(&target).copied();
+            kill(id.unwrap_or_else(|| own_servers.id(target)));
         });
         let folder = tempfile::tempdir().expect("a folder");
         let mut ways = Vec::new();
         let mut launches = BTreeMap::new();
         for process in [CONTROLLER, AGENT] {
-            let (api, at) = Way::open(way(process, Server::Api), Upstream::api(&ground.kubeconfig), &course);
+            let (api, at) = RecordingProxy::open(
+                route(process, Server::Api),
+                Upstream::api(&servers.kubeconfig),
+                &interceptor,
+            );
             let kubeconfig = folder.path().join(format!("{process}.kubeconfig"));
             std::fs::write(&kubeconfig, kubeconfig_to(&at)).expect("a kubeconfig");
             let to = Upstream::registry(&registry.host);
-            let (destination, at) = Way::open(way(process, Server::Registry), to, &course);
+            let (destination, at) = RecordingProxy::open(route(process, Server::Registry), to, &interceptor);
             ways.extend([api, destination]);
             let shared = [
                 "--namespace",
@@ -124,7 +128,7 @@ impl Run {
                 "--registry-endpoint",
                 &at,
                 "--registry-insecure",
-                // Runs of any namespace are compared by the names of their repositories.
+                // Runs in different namespaces are compared by the names of their repositories.
                 "--repository-policy",
                 "any",
             ];
@@ -134,12 +138,12 @@ impl Run {
                 "--allow-network",
                 "127.0.0.0/8",
             ];
-            // As a Deployment's pod keeps its name when its container is started again.
-            let own = match process {
+            // A Deployment's pod keeps its name when its container is restarted.
+            let start_own = match process {
                 CONTROLLER => ["--identity", "controller-0"],
                 _ => ["--node-name", "n1"],
             };
-            let arguments = [&[process][..], &shared, &place, &insecure, &own].concat();
+            let arguments = [&[process][..], &shared, &place, &insecure, &start_own].concat();
             let mut environment = vec![
                 ("KUBECONFIG".to_owned(), kubeconfig.to_str().expect("text").to_owned()),
                 ("JACKAL_LOG".to_owned(), "info,jackal_operator=debug".to_owned()),
@@ -147,8 +151,13 @@ impl Run {
             ];
             if process == AGENT {
                 let socket = folder.path().join("docker.sock");
-                let to = Upstream::socket(&ground.real.host);
-                ways.push(Way::open_socket(way(AGENT, Server::Docker), to, &course, &socket));
+                let to = Upstream::socket(&servers.engine.host);
+                ways.push(RecordingProxy::open_socket(
+                    route(AGENT, Server::Docker),
+                    to,
+                    &interceptor,
+                    &socket,
+                ));
                 environment.push(("DOCKER_HOST".to_owned(), format!("unix://{}", socket.display())));
                 environment.push(("JACKAL_ADMIT".to_owned(), "*=*".to_owned()));
                 if point.is_some_and(|point| point.export) {
@@ -156,14 +165,14 @@ impl Run {
                 }
             }
             let arguments = arguments.into_iter().map(str::to_owned).collect();
-            launches.insert(process, Launch { arguments, environment });
+            launches.insert(process, LaunchArguments { arguments, environment });
         }
         Self {
-            ground: Arc::clone(ground),
+            servers: Arc::clone(servers),
             namespace,
             folder,
             registry,
-            course,
+            interceptor,
             ids,
             operators: Mutex::default(),
             launches,
@@ -171,7 +180,7 @@ impl Run {
         }
     }
 
-    /// Starts a process of the operator, whether it ran before or not.
+    /// Starts a process of the operator, also after it ended.
     fn start(&self, process: &'static str) {
         let launch = &self.launches[process];
         let arguments: Vec<&str> = launch.arguments.iter().map(String::as_str).collect();
@@ -186,49 +195,51 @@ impl Run {
         self.ids
             .lock()
             .expect("nobody panics with it")
-            .insert(Victim::Process(process), operator.id());
+            .insert(Target::Process(process), operator.id());
         operators.push((process, operator));
     }
 
     fn api<K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>>(&self) -> Api<K> {
-        Api::namespaced(self.ground.client.clone(), &self.namespace)
+        Api::namespaced(self.servers.client.clone(), &self.namespace)
     }
 
     fn storage(&self) -> Storage {
         Storage::at(&self.registry.storage())
     }
 
-    /// Waits until somebody is killed, looks, and starts it again.
-    async fn revive(&self) {
-        self.course.killed().await;
-        self.look("after the kill");
-        let point = self.course.fired().expect("a kill").point;
-        match point.victim {
-            Victim::Process(process) => {
-                self.course.buried();
+    /// Waits until a target is killed, checks the tags, and starts it again.
+    async fn restart_killed(&self) {
+        self.interceptor.killed().await;
+        self.check_tags("after the kill");
+        let point = self.interceptor.kill_record().expect("a kill").point;
+        match point.target {
+            Target::Process(process) => {
+                self.interceptor.mark_exited();
                 self.start(process);
             }
-            Victim::Registry => {
+            Target::Registry => {
                 self.registry.start_again();
                 let mut ids = self.ids.lock().expect("nobody panics with it");
-                ids.insert(Victim::Registry, self.registry.id());
+                ids.insert(Target::Registry, self.registry.id());
             }
-            Victim::Stopped(process) => panic!("nobody lets {process} go on"),
-            server => self.ground.start_again(server).await,
+            Target::Stopped(process) => panic!("nobody lets {process} go on"),
+            server => self.servers.start_again(server).await,
         }
     }
 
-    /// No tag points at something incomplete.
-    fn look(&self, when: &str) {
-        self.storage().walk(true).unwrap_or_else(|why| panic!("{when}: {why}"));
+    /// Expects that no tag references incomplete content.
+    fn check_tags(&self, when: &str) {
+        self.storage()
+            .complete_tags(true)
+            .unwrap_or_else(|why| panic!("{when}: {why}"));
     }
 
-    /// Looks all the time, though not at each byte.
-    async fn watch(&self) {
+    /// Checks continuously, but without reading every byte.
+    async fn check_tags_continuously(&self) {
         let storage = self.storage();
         loop {
             let storage = storage.clone();
-            let walked = tokio::task::spawn_blocking(move || storage.walk(false)).await;
+            let walked = tokio::task::spawn_blocking(move || storage.complete_tags(false)).await;
             walked
                 .expect("a walk")
                 .unwrap_or_else(|why| panic!("in the middle: {why}"));
@@ -238,7 +249,7 @@ impl Run {
 
     async fn apply(&self, images: &Images, version: &str) {
         let (api, package) = (self.api::<JackalPackage>(), images.package(version));
-        eventually(CONVERGED, "the package is applied", async || {
+        eventually(STEP_LIMIT, "the package is applied", async || {
             let parameters = PatchParams::apply("test").force();
             let applied = api.patch("app", &parameters, &Patch::Apply(&package)).await;
             applied.map(drop).map_err(|error| error.to_string())
@@ -246,12 +257,12 @@ impl Run {
         .await;
     }
 
-    /// Waits until the package is Ready for its spec, nobody claims any of its images, and `is_done`.
+    /// Waits until the package is Ready for its spec, no image is claimed, and `is_done`.
     async fn stage(&self, what: &str, is_done: impl Fn(&Stage, &JackalPackage) -> bool) -> Stage {
         let (packages, images) = (self.api::<JackalPackage>(), self.api::<JackalImage>());
-        let stage = eventually(at_leisure(CONVERGED), what, async || {
+        let stage = eventually(scaled_by_load(STEP_LIMIT), what, async || {
             let package = packages.get("app").await.map_err(|error| error.to_string())?;
-            let stands = stage_of(&package).filter(|stage| is_done(stage, &package));
+            let exists = stage_of(&package).filter(|stage| is_done(stage, &package));
             let list = images
                 .list(&ListParams::default())
                 .await
@@ -260,7 +271,7 @@ impl Run {
                 .items
                 .iter()
                 .any(|image| image.status.as_ref().is_some_and(|s| s.claim.is_some()));
-            match stands {
+            match exists {
                 Some(stage) if !claims => Ok(stage),
                 _ => {
                     let images: Vec<_> = list
@@ -273,14 +284,14 @@ impl Run {
             }
         })
         .await;
-        self.look(what);
+        self.check_tags(what);
         stage
     }
 
     async fn delete(&self) {
         let (packages, images) = (self.api::<JackalPackage>(), self.api::<JackalImage>());
         eventually(
-            CONVERGED,
+            STEP_LIMIT,
             "the package's deletion is asked for",
             async || match packages.delete("app", &DeleteParams::default()).await {
                 Ok(_) => Ok(()),
@@ -290,7 +301,7 @@ impl Run {
         )
         .await;
         eventually(
-            at_leisure(CONVERGED),
+            scaled_by_load(STEP_LIMIT),
             "the package and its images are gone",
             async || {
                 let package = packages.get_opt("app").await.map_err(|error| error.to_string())?;
@@ -307,11 +318,11 @@ impl Run {
         .await;
     }
 
-    /// All of it, and what stood after each step.
-    async fn steps(&self, images: &Images, expected: Option<&Expected>) -> Vec<Stage> {
+    /// Runs all steps; returns the state after each.
+    async fn run_steps(&self, images: &Images, expected: Option<&Expected>) -> Vec<Stage> {
         let wanted = |number: usize| expected.map(|expected| expected.stages[number].clone());
         let mut stages = Vec::new();
-        images.build(&self.ground.real, 0).await;
+        images.build(&self.servers.engine, 0).await;
         self.start(CONTROLLER);
         self.start(AGENT);
         self.apply(images, "1").await;
@@ -320,7 +331,7 @@ impl Run {
                 wanted(0).is_none_or(|wanted| *stage == wanted)
             })
             .await;
-        images.build(&self.ground.real, 1).await;
+        images.build(&self.servers.engine, 1).await;
         let second = self
             .stage("the package has the new build", |stage, _| match wanted(1) {
                 Some(wanted) => *stage == wanted,
@@ -341,7 +352,7 @@ impl Run {
     }
 }
 
-/// What stands of a package that is Ready for its spec.
+/// The state of a package that is Ready for its spec.
 fn stage_of(package: &JackalPackage) -> Option<Stage> {
     let status = package.status.as_ref()?;
     let ready = condition(&status.conditions, "Ready")?;
@@ -381,21 +392,21 @@ impl Drop for Run {
     }
 }
 
-/// One run on `ground`. With what is `expected`, all that a kill may not change is compared; whatever differs panics.
+/// One run on `servers`. With `expected`, everything that a kill must not change is compared; a difference panics.
 pub async fn run(
-    ground: Arc<Ground>,
+    servers: Arc<Servers>,
     images: Arc<Images>,
     expected: Option<Arc<Expected>>,
-    point: Option<Point>,
+    point: Option<KillPoint>,
 ) -> Outcome {
     let began = Instant::now();
-    let run = Run::begin(&ground, &images, point).await;
+    let run = Run::begin(&servers, &images, point).await;
     let (revives, mut revived) = tokio::sync::watch::channel(false);
-    let steps = async {
-        let stages = run.steps(&images, expected.as_deref()).await;
-        run.course.disarm();
-        // The next run needs the lane's servers.
-        if run.course.fired().is_some() {
+    let run_steps = async {
+        let stages = run.run_steps(&images, expected.as_deref()).await;
+        run.interceptor.disarm();
+        // The next run needs the servers.
+        if run.interceptor.kill_record().is_some() {
             revived
                 .wait_for(|revived| *revived)
                 .await
@@ -404,28 +415,28 @@ pub async fn run(
         stages
     };
     let revived = async {
-        run.revive().await;
+        run.restart_killed().await;
         revives.send_replace(true);
         std::future::pending::<()>().await;
     };
     let stages = tokio::select! {
-        stages = steps => stages,
+        stages = run_steps => stages,
         () = revived => unreachable!("it waits for the end"),
-        () = run.watch() => unreachable!("it looks until the end"),
+        () = run.check_tags_continuously() => unreachable!("it looks until the end"),
     };
-    let fired = run.course.fired();
-    let uploads = run.course.uploads();
-    let killed = fired
+    let kill_record = run.interceptor.kill_record();
+    let uploads = run.interceptor.uploads();
+    let killed = kill_record
         .as_ref()
-        .map(|fired| (fired.point, fired.dead.expect("a dead victim")));
-    check_bytes(&uploads, killed);
+        .map(|kill_record| (kill_record.point, kill_record.dead.expect("a dead victim")));
+    check_no_blob_is_sent_twice(&uploads, killed);
     let tags = run
         .storage()
-        .walk(true)
+        .complete_tags(true)
         .unwrap_or_else(|why| panic!("at the end: {why}"));
     assert!(tags.is_empty(), "deleted, and still there: {tags:?}");
-    let unfinished = unfinished(&run.storage(), &run.course, killed).await;
-    let left = run.storage().held();
+    let unfinished = unfinished(&run.storage(), &run.interceptor, killed).await;
+    let left = run.storage().killable();
     if let Some(expected) = &expected {
         assert!(
             left.is_subset(&expected.left),
@@ -440,12 +451,12 @@ pub async fn run(
             .map(|upload| upload.bytes)
             .sum(),
         expected: Expected {
-            tally: run.course.tally(),
+            counts: run.interceptor.counts(),
             stages,
             left,
             sent: uploads.iter().map(|upload| upload.bytes).sum(),
         },
-        killed_at: fired.map(|fired| fired.at),
+        killed_at: kill_record.map(|kill_record| kill_record.at),
         uploads_left: unfinished,
         took: began.elapsed(),
     }

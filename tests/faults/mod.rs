@@ -1,10 +1,10 @@
-//! What goes wrong between us and registries, and what comes of it: one table. A proxy before a real registry does
-//! what a row says to the copy of one image, which a real controller makes because a real API server has the object.
-//! Every row ends with all that stands in the destination being read again and hashed, and with no upload left there.
+//! Faults between the operator and registries, and their results: one table. A proxy before a real registry applies the
+//! row's fault while a real controller copies one image for an object of a real API server. At the end of every row the
+//! whole destination is read again and hashed, and no open upload is left in it.
 
 mod rows;
 mod rules;
-mod standing;
+mod stored;
 
 use futures::StreamExt as _;
 use futures::future::join_all;
@@ -13,54 +13,54 @@ use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 use serde_json::{Value, json};
 
 use crate::support::cluster::{Cluster, condition};
-use crate::support::front::Front;
+use crate::support::fault_proxy::FaultProxy;
 use crate::support::image::{noise, put, stream};
 use crate::support::registry::TestRegistry;
 use crate::support::wait::{SOON, eventually};
 
-/// What pods call the registry. Nothing listens there.
+/// The registry's address in pods. Nothing listens there.
 const ADDRESS: &str = "127.0.0.1:31999";
 
-/// What a user sees.
-pub enum Sees {
-    /// The image becomes Ready, and nothing is said but that.
+/// The result that a user sees.
+pub enum Outcome {
+    /// The image becomes Ready, and nothing else is reported.
     Nothing,
-    /// A condition and one event with this reason, whose message has these words; nothing stands under the tag. Ready
-    /// by itself once the fault is gone.
+    /// A condition and one event with this reason, whose message contains these words; nothing is stored under the tag.
+    /// The image becomes Ready automatically once the fault is gone.
     Fault(&'static str, Vec<&'static str>),
-    /// The same, for longer than a test lasts.
+    /// The same, for longer than a test takes.
     Waits(&'static str, Vec<&'static str>),
 }
 
 /// One fault.
 pub struct Row {
-    /// Of the object and the repository.
+    /// The name of the object and of the repository.
     pub name: &'static str,
-    /// Before the source or the destination.
-    pub front: Front,
+    /// The proxy before the source or the destination.
+    pub proxy: FaultProxy,
     /// Whether it is before the source.
     pub source: bool,
-    /// The registry that the image is brought to.
+    /// The registry that the image is copied to.
     pub destination: std::sync::Arc<TestRegistry>,
     /// Bytes of the image's layer.
     pub layer: usize,
     /// Further fields of the object's spec.
     pub spec: Value,
-    pub sees: Sees,
+    pub outcome: Outcome,
     /// What else holds at the end.
-    pub holds: Box<dyn Fn(&Front)>,
-    /// Whether it counts the uploads that were begun. How much of an upload is kept to go on with depends on how many
-    /// there are in the process, so those that would be begun anew among many get room.
+    pub holds: Box<dyn Fn(&FaultProxy)>,
+    /// Whether the row counts started uploads. How much of an upload is kept for resuming depends on the number of
+    /// uploads in the process, so rows that would otherwise be restarted run with few others.
     pub counts: bool,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_registries_and_networks_do_is_overcome_or_told() {
+async fn registry_and_network_faults_are_recovered_or_reported() {
     let cluster = Cluster::new().await;
-    let world = rows::World::start();
-    let rows = rows::rows(&world);
-    let mut sources = vec![world.source.host.clone()];
-    sources.extend(rows.iter().filter(|row| row.source).map(|row| row.front.host.clone()));
+    let registries = rows::Registries::start();
+    let rows = rows::rows(&registries);
+    let mut sources = vec![registries.source.host.clone()];
+    sources.extend(rows.iter().filter(|row| row.source).map(|row| row.proxy.host.clone()));
     let controller = cluster.controller(&[
         "--concurrency",
         "8",
@@ -71,17 +71,17 @@ async fn what_registries_and_networks_do_is_overcome_or_told() {
         "--upload-host",
         "127.0.0.1:*",
     ]);
-    let images = join_all(rows.iter().map(|row| push(&world.source, row))).await;
+    let images = join_all(rows.iter().map(|row| push(&registries.source, row))).await;
     let ended = |(row, image)| {
-        let (cluster, world) = (&cluster, &world);
+        let (cluster, registries) = (&cluster, &registries);
         async move {
-            let begun = std::time::Instant::now();
-            apply(cluster, &world.source, row);
-            meets(cluster, row, image).await;
-            println!("{}: {:?}", row.name, begun.elapsed());
+            let uploads = std::time::Instant::now();
+            apply(cluster, &registries.source, row);
+            check_row(cluster, row, image).await;
+            println!("{}: {:?}", row.name, uploads.elapsed());
         }
     };
-    // Two have four uploads at once, each of which may keep a whole layer of 3 MiB.
+    // Two of them have four concurrent uploads, each of which may keep a whole layer of 3 MiB.
     let (counted, others): (Vec<_>, Vec<_>) = rows.iter().zip(&images).partition(|(row, _)| row.counts);
     let counted = futures::stream::iter(counted.into_iter().map(&ended));
     counted.buffer_unordered(2).collect::<Vec<()>>().await;
@@ -118,8 +118,8 @@ async fn push(source: &TestRegistry, row: &Row) -> Document {
 
 fn apply(cluster: &Cluster, source: &TestRegistry, row: &Row) {
     let (from, to) = match row.source {
-        true => (&row.front.host, &row.destination.host),
-        false => (&source.host, &row.front.host),
+        true => (&row.proxy.host, &row.destination.host),
+        false => (&source.host, &row.proxy.host),
     };
     let mut spec = json!({
         "image": format!("{from}/faults/{}:1", row.name),
@@ -135,30 +135,30 @@ fn apply(cluster: &Cluster, source: &TestRegistry, row: &Row) {
     cluster.apply(&object.to_string());
 }
 
-async fn meets(cluster: &Cluster, row: &Row, image: &Document) {
+async fn check_row(cluster: &Cluster, row: &Row, image: &Document) {
     let repository = format!("faults/{}", row.name);
     let to = row.destination.repository(&repository);
-    if let Sees::Fault(reason, words) | Sees::Waits(reason, words) = &row.sees {
+    if let Outcome::Fault(reason, words) | Outcome::Waits(reason, words) = &row.outcome {
         let what = format!("{reason}: {words:?}");
-        let said = cluster
+        let ready_image = cluster
             .image_where(row.name, &what, |image| fails(image, reason, words))
             .await;
         assert_eq!(to.head_manifest("1").await.unwrap(), None, "{}", row.name);
         eventually(SOON, &format!("{} is told by an event", row.name), async || {
-            let told = cluster.events(row.name).await;
-            match &told[..] {
+            let events = cluster.events(row.name).await;
+            match &events[..] {
                 [one] if one.starts_with(&format!("{reason}: ")) && words.iter().all(|word| one.contains(word)) => {
                     Ok(())
                 }
-                _ => Err(format!("{told:?} of {said:?}")),
+                _ => Err(format!("{events:?} of {ready_image:?}")),
             }
         })
         .await;
-        row.front.lift();
+        row.proxy.disable();
     }
-    if let Sees::Waits(..) = row.sees {
+    if let Outcome::Waits(..) = row.outcome {
         assert_eq!(
-            standing::tags(&row.destination, &repository).await,
+            stored::tags(&row.destination, &repository).await,
             [""; 0],
             "{}",
             row.name
@@ -166,13 +166,13 @@ async fn meets(cluster: &Cluster, row: &Row, image: &Document) {
     } else {
         let ready = cluster.image_ready(row.name).await.status.unwrap();
         assert_eq!(ready.digest.as_deref(), Some(image.digest().as_str()), "{}", row.name);
-        let told = cluster.events(row.name).await;
-        let warnings = told.iter().filter(|event| !event.starts_with("Succeeded: ")).count();
-        let expected = usize::from(!matches!(row.sees, Sees::Nothing));
-        assert_eq!(warnings, expected, "{}: {told:?}", row.name);
-        standing::whole(&row.destination, &repository, image).await;
+        let events = cluster.events(row.name).await;
+        let warnings = events.iter().filter(|event| !event.starts_with("Succeeded: ")).count();
+        let expected = usize::from(!matches!(row.outcome, Outcome::Nothing));
+        assert_eq!(warnings, expected, "{}: {events:?}", row.name);
+        stored::verify_everything(&row.destination, &repository, image).await;
     }
-    (row.holds)(&row.front);
+    (row.holds)(&row.proxy);
     eventually(SOON, &format!("{} leaves no upload", row.name), async || {
         match row.destination.unfinished(&repository) {
             0 => Ok(()),

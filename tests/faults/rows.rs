@@ -7,30 +7,31 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::rules::{
-    MEBIBYTE, answers, asks_patience, asks_status, breaks, burst, carries, guarded, lying, once_then, reads_blob,
-    reads_manifest, too_large, writes,
+    MEBIBYTE, break_in_layer, carries_layer, empty_response, is_write, once_then, periodic_failures, reads_blob,
+    reads_manifest, reads_upload_status, retry_after, shifted_range, token_protected, too_large,
 };
-use super::{Row, Sees};
-use crate::support::faulty::Seen;
-use crate::support::front::{Act, Front, first};
+use super::{Outcome, Row};
+use crate::support::fault_proxy::{Action, FaultProxy, first};
 use crate::support::registry::{TestRegistry, Version};
+use crate::support::scripted::RecordedRequest;
 
 /// The registries.
-pub struct World {
+pub struct Registries {
     pub source: TestRegistry,
     pub destination: Arc<TestRegistry>,
-    /// One that is restarted.
+    /// A registry that is restarted.
     pub restarted: Arc<TestRegistry>,
-    /// Another host, which leads to the source and to the destination.
-    pub elsewhere: [Arc<Front>; 2],
+    /// Other hosts, which forward to the source and to the destination.
+    pub elsewhere: [Arc<FaultProxy>; 2],
 }
 
-impl World {
+impl Registries {
     /// Starts them.
     pub fn start() -> Self {
         let source = TestRegistry::start(Version::V31);
         let destination = TestRegistry::start(Version::V31);
-        let elsewhere = [&source, &destination].map(|registry| Arc::new(Front::to(&registry.host, |_| Act::Pass)));
+        let elsewhere =
+            [&source, &destination].map(|registry| Arc::new(FaultProxy::to(&registry.host, |_| Action::Pass)));
         Self {
             source,
             destination: Arc::new(destination),
@@ -39,27 +40,37 @@ impl World {
         }
     }
 
-    /// A row before the source.
-    fn reading(&self, name: &'static str, sees: Sees, rule: impl Fn(&Seen) -> Act + Send + Sync + 'static) -> Row {
+    /// A row with a proxy before the source.
+    fn before_source(
+        &self,
+        name: &'static str,
+        outcome: Outcome,
+        rule: impl Fn(&RecordedRequest) -> Action + Send + Sync + 'static,
+    ) -> Row {
         Row {
             name,
-            front: Front::to(&self.source.host, rule),
+            proxy: FaultProxy::to(&self.source.host, rule),
             source: true,
             destination: Arc::clone(&self.destination),
             layer: 3 << 20,
             spec: json!({}),
-            sees,
+            outcome,
             holds: Box::new(|_| {}),
             counts: false,
         }
     }
 
-    /// A row before the destination.
-    fn writing(&self, name: &'static str, sees: Sees, rule: impl Fn(&Seen) -> Act + Send + Sync + 'static) -> Row {
+    /// A row with a proxy before the destination.
+    fn before_destination(
+        &self,
+        name: &'static str,
+        outcome: Outcome,
+        rule: impl Fn(&RecordedRequest) -> Action + Send + Sync + 'static,
+    ) -> Row {
         Row {
-            front: Front::to(&self.destination.host, rule),
+            proxy: FaultProxy::to(&self.destination.host, rule),
             source: false,
-            ..self.reading(name, sees, |_| Act::Pass)
+            ..self.before_source(name, outcome, |_| Action::Pass)
         }
     }
 }
@@ -75,121 +86,148 @@ impl Row {
         self
     }
 
-    fn holds(mut self, holds: impl Fn(&Front) + 'static) -> Self {
+    fn holds(mut self, holds: impl Fn(&FaultProxy) + 'static) -> Self {
         self.holds = Box::new(holds);
         self
     }
 
-    /// Nothing was begun again: there is one upload for each of the two blobs.
-    fn gone_on_with(self) -> Self {
-        self.begun(2)
+    /// Nothing is restarted: there is one upload for each of the two blobs.
+    fn upload_is_resumed(self) -> Self {
+        self.upload_count(2)
     }
 
-    fn begun(mut self, uploads: usize) -> Self {
+    fn upload_count(mut self, upload_faults: usize) -> Self {
         let name = self.name;
         self.counts = true;
-        self.holds(move |front| assert_eq!(front.count("POST", "/uploads/"), uploads, "{name}: {:#?}", front.seen()))
+        self.holds(move |proxy| {
+            assert_eq!(
+                proxy.count("POST", "/uploads/"),
+                upload_faults,
+                "{name}: {:#?}",
+                proxy.requests()
+            )
+        })
     }
 }
 
-fn fault(reason: &'static str, words: &[&'static str]) -> Sees {
-    Sees::Fault(reason, words.to_vec())
+fn fault(reason: &'static str, words: &[&'static str]) -> Outcome {
+    Outcome::Fault(reason, words.to_vec())
 }
 
 /// Every fault.
-pub fn rows(world: &World) -> Vec<Row> {
-    let mut rows = uploads(world);
-    rows.extend(downloads(world));
-    rows.extend(both(world));
+pub fn rows(registries: &Registries) -> Vec<Row> {
+    let mut rows = upload_faults(registries);
+    rows.extend(download_faults(registries));
+    rows.extend(read_and_write_faults(registries));
     rows
 }
 
-fn uploads(world: &World) -> Vec<Row> {
-    let restarted = Arc::clone(&world.restarted);
+fn upload_faults(registries: &Registries) -> Vec<Row> {
+    let restarted = Arc::clone(&registries.restarted);
     let restart = move || {
         let registry = Arc::clone(&restarted);
         std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(100));
             registry.restart();
         });
-        breaks()
+        break_in_layer()
     };
-    let elsewhere = Arc::clone(&world.elsewhere[1]);
+    let elsewhere = Arc::clone(&registries.elsewhere[1]);
     let other = elsewhere.host.clone();
     vec![
-        world
-            .writing("reset-upload", Sees::Nothing, first(1, carries, breaks))
-            .gone_on_with(),
-        world
-            .writing(
+        registries
+            .before_destination(
+                "reset-upload",
+                Outcome::Nothing,
+                first(1, carries_layer, break_in_layer),
+            )
+            .upload_is_resumed(),
+        registries
+            .before_destination(
                 "reset-upload-often",
-                Sees::Nothing,
-                first(4, carries, || Act::BreakRequest(600_000)),
+                Outcome::Nothing,
+                first(4, carries_layer, || Action::BreakRequest(600_000)),
             )
-            .gone_on_with(),
-        world
-            .writing(
+            .upload_is_resumed(),
+        registries
+            .before_destination(
                 "refused-after-n-bytes",
-                Sees::Nothing,
-                first(3, carries, || answers(500)),
+                Outcome::Nothing,
+                first(3, carries_layer, || empty_response(500)),
             )
-            .gone_on_with(),
-        world.writing("session-lost", Sees::Nothing, {
+            .upload_is_resumed(),
+        registries.before_destination("session-lost", Outcome::Nothing, {
             let lost = AtomicUsize::new(0);
-            once_then(carries, breaks, move |seen| {
-                match asks_status(seen) && lost.fetch_add(1, Ordering::Relaxed) == 0 {
-                    true => answers(404),
-                    false => Act::Pass,
+            once_then(carries_layer, break_in_layer, move |seen| {
+                match reads_upload_status(seen) && lost.fetch_add(1, Ordering::Relaxed) == 0 {
+                    true => empty_response(404),
+                    false => Action::Pass,
                 }
             })
         }),
-        world
-            .writing("session-lost-late", Sees::Nothing, {
+        registries
+            .before_destination("session-lost-late", Outcome::Nothing, {
                 let lost = AtomicUsize::new(0);
                 once_then(
-                    carries,
-                    || Act::BreakRequest(20 * MEBIBYTE),
-                    move |seen| match asks_status(seen) && lost.fetch_add(1, Ordering::Relaxed) == 0 {
-                        true => answers(404),
-                        false => Act::Pass,
+                    carries_layer,
+                    || Action::BreakRequest(20 * MEBIBYTE),
+                    move |seen| match reads_upload_status(seen) && lost.fetch_add(1, Ordering::Relaxed) == 0 {
+                        true => empty_response(404),
+                        false => Action::Pass,
                     },
                 )
             })
             .layer(24 << 20)
-            .begun(3),
-        world
-            .writing("answer-lost", Sees::Nothing, first(1, carries, || Act::LoseAnswer))
-            .gone_on_with(),
-        world.writing("offset-lies-once", Sees::Nothing, {
-            once_then(carries, breaks, first(1, asks_status, || lying(-70_000)))
+            .upload_count(3),
+        registries
+            .before_destination(
+                "answer-lost",
+                Outcome::Nothing,
+                first(1, carries_layer, || Action::LoseAnswer),
+            )
+            .upload_is_resumed(),
+        registries.before_destination("offset-lies-once", Outcome::Nothing, {
+            once_then(
+                carries_layer,
+                break_in_layer,
+                first(1, reads_upload_status, || shifted_range(-70_000)),
+            )
         }),
-        world.writing("offset-lies-always", Sees::Nothing, {
-            once_then(carries, breaks, |seen| {
-                if asks_status(seen) { lying(-70_000) } else { Act::Pass }
-            })
-        }),
-        world.writing("offset-lies-ahead", Sees::Nothing, {
-            once_then(carries, breaks, |seen| {
-                if asks_status(seen) {
-                    lying(100_000_000)
+        registries.before_destination("offset-lies-always", Outcome::Nothing, {
+            once_then(carries_layer, break_in_layer, |seen| {
+                if reads_upload_status(seen) {
+                    shifted_range(-70_000)
                 } else {
-                    Act::Pass
+                    Action::Pass
                 }
             })
         }),
-        world
-            .writing("token-ends", Sees::Nothing, guarded(carries, first(1, carries, breaks)))
-            .gone_on_with(),
-        world
-            .writing("cut-by-time", Sees::Nothing, |seen| match carries(seen) {
-                true => Act::Cut(20 * MEBIBYTE, Duration::from_secs(1)),
-                false => Act::Pass,
+        registries.before_destination("offset-lies-ahead", Outcome::Nothing, {
+            once_then(carries_layer, break_in_layer, |seen| {
+                if reads_upload_status(seen) {
+                    shifted_range(100_000_000)
+                } else {
+                    Action::Pass
+                }
+            })
+        }),
+        registries
+            .before_destination(
+                "token-ends",
+                Outcome::Nothing,
+                token_protected(carries_layer, first(1, carries_layer, break_in_layer)),
+            )
+            .upload_is_resumed(),
+        registries
+            .before_destination("cut-by-time", Outcome::Nothing, |seen| match carries_layer(seen) {
+                true => Action::Cut(20 * MEBIBYTE, Duration::from_secs(1)),
+                false => Action::Pass,
             })
             .layer(24 << 20),
-        world
-            .writing("too-large-for-a-proxy", Sees::Nothing, too_large(4 * MEBIBYTE))
+        registries
+            .before_destination("too-large-for-a-proxy", Outcome::Nothing, too_large(4 * MEBIBYTE))
             .layer(12 << 20),
-        world.writing(
+        registries.before_destination(
             "too-large-always",
             fault(
                 "PushFailed",
@@ -197,43 +235,43 @@ fn uploads(world: &World) -> Vec<Row> {
             ),
             too_large(100),
         ),
-        world
-            .writing(
+        registries
+            .before_destination(
                 "stuck-upload",
                 fault("TimedOut", &["cannot push to", "did not move for 1 s"]),
-                |seen| match carries(seen) {
-                    true => Act::StallRequest(MEBIBYTE, Duration::from_secs(5)),
-                    false => Act::Pass,
+                |seen| match carries_layer(seen) {
+                    true => Action::StallRequest(MEBIBYTE, Duration::from_secs(5)),
+                    false => Action::Pass,
                 },
             )
             .layer(24 << 20)
             .spec(json!({ "stallTimeout": "1s" })),
         Row {
-            front: Front::to(&world.restarted.host, first(1, carries, restart)),
-            destination: Arc::clone(&world.restarted),
-            ..world.writing("restarted", Sees::Nothing, |_| Act::Pass)
+            proxy: FaultProxy::to(&registries.restarted.host, first(1, carries_layer, restart)),
+            destination: Arc::clone(&registries.restarted),
+            ..registries.before_destination("restarted", Outcome::Nothing, |_| Action::Pass)
         },
-        world
-            .writing(
+        registries
+            .before_destination(
                 "upload-elsewhere",
-                Sees::Nothing,
-                guarded(
+                Outcome::Nothing,
+                token_protected(
                     |_| false,
                     move |seen| match seen.method == "POST" {
                         true => {
                             let (own, other) = (seen.headers["host"].clone(), other.clone());
-                            Act::Header("location", Box::new(move |location| location.replace(&own, &other)))
+                            Action::Header("location", Box::new(move |location| location.replace(&own, &other)))
                         }
-                        false => Act::Pass,
+                        false => Action::Pass,
                     },
                 ),
             )
-            .holds(move |_| went_without_token(&elsewhere, "PUT")),
+            .holds(move |_| assert_no_token_sent(&elsewhere, "PUT")),
     ]
 }
 
-fn went_without_token(elsewhere: &Front, method: &str) {
-    let seen = elsewhere.seen();
+fn assert_no_token_sent(elsewhere: &FaultProxy, method: &str) {
+    let seen = elsewhere.requests();
     assert!(seen.iter().any(|seen| seen.method == method), "{seen:#?}");
     assert!(
         !seen.iter().any(|seen| seen.headers.contains_key("authorization")),
@@ -241,50 +279,62 @@ fn went_without_token(elsewhere: &Front, method: &str) {
     );
 }
 
-fn downloads(world: &World) -> Vec<Row> {
-    let elsewhere = Arc::clone(&world.elsewhere[0]);
+fn download_faults(registries: &Registries) -> Vec<Row> {
+    let elsewhere = Arc::clone(&registries.elsewhere[0]);
     let other = elsewhere.host.clone();
     let endless = |path: &'static str, status: u16| {
-        move |seen: &Seen| match seen.path.contains(path) {
-            true => Act::Endless(status),
-            false => Act::Pass,
+        move |seen: &RecordedRequest| match seen.path.contains(path) {
+            true => Action::Endless(status),
+            false => Action::Pass,
         }
     };
     let altered = "something on the way alters content";
     vec![
-        world.reading(
+        registries.before_source(
             "reset-download",
-            Sees::Nothing,
-            first(2, reads_blob, || Act::BreakAnswer(MEBIBYTE)),
+            Outcome::Nothing,
+            first(2, reads_blob, || Action::BreakAnswer(MEBIBYTE)),
         ),
-        world.reading(
+        registries.before_source(
             "truncated",
             fault("DigestMismatch", &["cannot read", "bytes are expected", altered]),
-            |seen| if reads_blob(seen) { Act::Truncate(50) } else { Act::Pass },
+            |seen| {
+                if reads_blob(seen) {
+                    Action::Truncate(50)
+                } else {
+                    Action::Pass
+                }
+            },
         ),
-        world.reading(
+        registries.before_source(
             "other-content",
             fault(
                 "DigestMismatch",
                 &["cannot read", "is expected, and the content has", altered],
             ),
-            |seen| if reads_blob(seen) { Act::Flip(20) } else { Act::Pass },
+            |seen| {
+                if reads_blob(seen) {
+                    Action::Flip(20)
+                } else {
+                    Action::Pass
+                }
+            },
         ),
-        world.reading(
+        registries.before_source(
             "lying-digest",
             fault(
                 "DigestMismatch",
                 &["cannot read", "is expected, and the content has", altered],
             ),
             |seen| match reads_manifest(seen) {
-                true => Act::Header(
+                true => Action::Header(
                     "docker-content-digest",
                     Box::new(|_| format!("sha256:{}", "0".repeat(64))),
                 ),
-                false => Act::Pass,
+                false => Action::Pass,
             },
         ),
-        world.reading(
+        registries.before_source(
             "endless-manifest",
             fault(
                 "SourceFailed",
@@ -292,31 +342,31 @@ fn downloads(world: &World) -> Vec<Row> {
             ),
             endless("/manifests/", 200),
         ),
-        world.reading(
+        registries.before_source(
             "endless-error",
             fault("SourceFailed", &["cannot read", "the registry answered 400"]),
             endless("/manifests/", 400),
         ),
         Row {
-            front: Front::with(
-                &world.source.host,
+            proxy: FaultProxy::with(
+                &registries.source.host,
                 {
-                    let (token, guard) = (endless("/token", 200), guarded(|_| false, |_| Act::Pass));
+                    let (token, guard) = (endless("/token", 200), token_protected(|_| false, |_| Action::Pass));
                     move |seen| match token(seen) {
-                        Act::Pass => guard(seen),
+                        Action::Pass => guard(seen),
                         endless => endless,
                     }
                 },
-                guarded(|_| false, |_| Act::Pass),
+                token_protected(|_| false, |_| Action::Pass),
             ),
-            ..world.reading(
+            ..registries.before_source(
                 "endless-token",
                 fault("AuthenticationFailed", &["/token: the answer has more than the"]),
-                |_| Act::Pass,
+                |_| Action::Pass,
             )
         },
-        world
-            .reading(
+        registries
+            .before_source(
                 "trickle",
                 fault(
                     "TimedOut",
@@ -327,71 +377,87 @@ fn downloads(world: &World) -> Vec<Row> {
                     ],
                 ),
                 |seen| match reads_blob(seen) {
-                    true => Act::Trickle(50, Duration::from_secs(3)),
-                    false => Act::Pass,
+                    true => Action::Trickle(50, Duration::from_secs(3)),
+                    false => Action::Pass,
                 },
             )
             .spec(json!({ "stallTimeout": "1s" })),
-        world
-            .reading(
+        registries
+            .before_source(
                 "blob-elsewhere",
-                Sees::Nothing,
-                guarded(
+                Outcome::Nothing,
+                token_protected(
                     |_| false,
                     move |seen| match reads_blob(seen) {
                         true => {
                             let location = format!("http://{other}{}", seen.path);
-                            Act::Answer(307, vec![("Location", location)], String::new())
+                            Action::Answer(307, vec![("Location", location)], String::new())
                         }
-                        false => Act::Pass,
+                        false => Action::Pass,
                     },
                 ),
             )
-            .holds(move |_| went_without_token(&elsewhere, "GET")),
+            .holds(move |_| assert_no_token_sent(&elsewhere, "GET")),
     ]
 }
 
-fn both(world: &World) -> Vec<Row> {
-    let delay = |_: &Seen| Act::Delay(Duration::from_millis(200));
+fn read_and_write_faults(registries: &Registries) -> Vec<Row> {
+    let delay = |_: &RecordedRequest| Action::Delay(Duration::from_millis(200));
     vec![
-        world.reading("latency-reading", Sees::Nothing, delay),
-        world.writing("latency-writing", Sees::Nothing, delay),
-        world.reading(
+        registries.before_source("latency-reading", Outcome::Nothing, delay),
+        registries.before_destination("latency-writing", Outcome::Nothing, delay),
+        registries.before_source(
             "patience-reading",
-            Sees::Nothing,
-            first(2, |_| true, || asks_patience(1)),
+            Outcome::Nothing,
+            first(2, |_| true, || retry_after(1)),
         ),
-        world.writing("patience-writing", Sees::Nothing, first(2, writes, || asks_patience(1))),
-        world.writing(
+        registries.before_destination(
+            "patience-writing",
+            Outcome::Nothing,
+            first(2, is_write, || retry_after(1)),
+        ),
+        registries.before_destination(
             "patience-for-long",
-            Sees::Waits(
+            Outcome::Waits(
                 "RateLimited",
                 vec!["the registry answered 429 TOOMANYREQUESTS", "tried again by itself"],
             ),
-            |seen| if writes(seen) { asks_patience(120) } else { Act::Pass },
+            |seen| if is_write(seen) { retry_after(120) } else { Action::Pass },
         ),
-        world.reading("burst-reading", Sees::Nothing, burst()),
-        world.writing("burst-writing", Sees::Nothing, burst()),
-        world.reading(
+        registries.before_source("burst-reading", Outcome::Nothing, periodic_failures()),
+        registries.before_destination("burst-writing", Outcome::Nothing, periodic_failures()),
+        registries.before_source(
             "down-reading",
             fault(
                 "RegistryUnavailable",
                 &["cannot read", "503", "check that the registry runs"],
             ),
-            |_| answers(503),
+            |_| empty_response(503),
         ),
-        world.writing(
+        registries.before_destination(
             "down-writing",
             fault(
                 "RegistryUnavailable",
                 &["cannot push to", "502", "check that the registry runs"],
             ),
-            |seen| if writes(seen) { answers(502) } else { Act::Pass },
+            |seen| {
+                if is_write(seen) {
+                    empty_response(502)
+                } else {
+                    Action::Pass
+                }
+            },
         ),
-        world.writing(
+        registries.before_destination(
             "failing-writes",
             fault("PushFailed", &["cannot push to", "the registry answered 500"]),
-            |seen| if carries(seen) { answers(500) } else { Act::Pass },
+            |seen| {
+                if carries_layer(seen) {
+                    empty_response(500)
+                } else {
+                    Action::Pass
+                }
+            },
         ),
     ]
 }

@@ -1,56 +1,56 @@
-//! What proxies do to which requests.
+//! The rules of the proxies.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::support::faulty::Seen;
-use crate::support::front::Act;
+use crate::support::fault_proxy::Action;
+use crate::support::scripted::RecordedRequest;
 
-/// Bytes.
+/// In bytes.
 pub const MEBIBYTE: u64 = 1024 * 1024;
 
-/// Whether a request carries the layer, or a part of it.
-pub fn carries(seen: &Seen) -> bool {
+/// Whether a request carries the layer or a part of it.
+pub fn carries_layer(seen: &RecordedRequest) -> bool {
     let length = seen.headers.get("content-length").and_then(|text| text.parse().ok());
     matches!(seen.method.as_str(), "PUT" | "PATCH") && length.unwrap_or(0_u64) > MEBIBYTE
 }
 
-/// Whether a request reads a blob; the configuration is one too, and too short to meet most faults.
-pub fn reads_blob(seen: &Seen) -> bool {
+/// Whether a request reads a blob; this includes the configuration, which is too short for most faults.
+pub fn reads_blob(seen: &RecordedRequest) -> bool {
     seen.method == "GET" && seen.path.contains("/blobs/sha256:")
 }
 
 /// Whether a request reads a manifest.
-pub fn reads_manifest(seen: &Seen) -> bool {
+pub fn reads_manifest(seen: &RecordedRequest) -> bool {
     seen.method == "GET" && seen.path.contains("/manifests/")
 }
 
-/// Whether a request asks how far an upload is.
-pub fn asks_status(seen: &Seen) -> bool {
+/// Whether a request reads the status of an upload.
+pub fn reads_upload_status(seen: &RecordedRequest) -> bool {
     seen.method == "GET" && seen.path.contains("/blobs/uploads/")
 }
 
 /// Whether a request may write.
-pub fn writes(seen: &Seen) -> bool {
+pub fn is_write(seen: &RecordedRequest) -> bool {
     matches!(seen.method.as_str(), "PUT" | "PATCH" | "POST")
 }
 
 /// An answer without a body.
-pub fn answers(status: u16) -> Act {
-    Act::Answer(status, Vec::new(), String::new())
+pub fn empty_response(status: u16) -> Action {
+    Action::Answer(status, Vec::new(), String::new())
 }
 
-/// That it is asked for patience for so long.
-pub fn asks_patience(seconds: u32) -> Act {
+/// A response with `Retry-After`.
+pub fn retry_after(seconds: u32) -> Action {
     let after = vec![("Retry-After", seconds.to_string())];
-    Act::Answer(429, after, r#"{"errors":[{"code":"TOOMANYREQUESTS"}]}"#.to_owned())
+    Action::Answer(429, after, r#"{"errors":[{"code":"TOOMANYREQUESTS"}]}"#.to_owned())
 }
 
-/// A rule of its own for what comes after the first requests that `when` holds for, which `act` meets.
+/// `act` for the first requests that match `when`, and another rule afterwards.
 pub fn once_then(
-    when: fn(&Seen) -> bool,
-    act: impl Fn() -> Act + Send + Sync + 'static,
-    then: impl Fn(&Seen) -> Act + Send + Sync + 'static,
-) -> impl Fn(&Seen) -> Act + Send + Sync + 'static {
+    when: fn(&RecordedRequest) -> bool,
+    act: impl Fn() -> Action + Send + Sync + 'static,
+    then: impl Fn(&RecordedRequest) -> Action + Send + Sync + 'static,
+) -> impl Fn(&RecordedRequest) -> Action + Send + Sync + 'static {
     let met = AtomicUsize::new(0);
     move |seen| {
         if met.load(Ordering::Relaxed) > 0 {
@@ -60,21 +60,21 @@ pub fn once_then(
             met.store(1, Ordering::Relaxed);
             return act();
         }
-        Act::Pass
+        Action::Pass
     }
 }
 
-/// A registry that wants tokens, which it gives to everybody. Those that were given before a request for which `ends`
-/// holds have ended after it.
-pub fn guarded(
-    ends: impl Fn(&Seen) -> bool + Send + Sync + 'static,
-    then: impl Fn(&Seen) -> Act + Send + Sync + 'static,
-) -> impl Fn(&Seen) -> Act + Send + Sync + 'static {
+/// A registry that requires tokens and gives them to every client. Tokens that were issued before a request that
+/// matches `ends` are expired after it.
+pub fn token_protected(
+    ends: impl Fn(&RecordedRequest) -> bool + Send + Sync + 'static,
+    then: impl Fn(&RecordedRequest) -> Action + Send + Sync + 'static,
+) -> impl Fn(&RecordedRequest) -> Action + Send + Sync + 'static {
     let (given, ended) = (AtomicUsize::new(0), AtomicUsize::new(0));
     move |seen| {
         if seen.path.starts_with("/token") {
             let number = given.fetch_add(1, Ordering::Relaxed) + 1;
-            return Act::Answer(200, Vec::new(), format!(r#"{{"token":"t{number}","expires_in":300}}"#));
+            return Action::Answer(200, Vec::new(), format!(r#"{{"token":"t{number}","expires_in":300}}"#));
         }
         let token = seen
             .headers
@@ -83,7 +83,7 @@ pub fn guarded(
         let number: usize = token.and_then(|number| number.parse().ok()).unwrap_or(0);
         if number <= ended.load(Ordering::Relaxed) {
             let challenge = format!(r#"Bearer realm="http://{}/token",service="s""#, seen.headers["host"]);
-            return Act::Answer(401, vec![("WWW-Authenticate", challenge)], String::new());
+            return Action::Answer(401, vec![("WWW-Authenticate", challenge)], String::new());
         }
         if ends(seen) {
             ended.store(given.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -93,13 +93,13 @@ pub fn guarded(
 }
 
 /// A break in the middle of the layer.
-pub fn breaks() -> Act {
-    Act::BreakRequest(MEBIBYTE)
+pub fn break_in_layer() -> Action {
+    Action::BreakRequest(MEBIBYTE)
 }
 
-/// What an upload has is said to be other, by so many bytes.
-pub fn lying(by: i64) -> Act {
-    Act::Header(
+/// The upload status reports an offset that differs by this number of bytes.
+pub fn shifted_range(by: i64) -> Action {
+    Action::Header(
         "range",
         Box::new(move |range| {
             let last: i64 = range.split('-').nth(1).unwrap().parse().unwrap();
@@ -108,23 +108,23 @@ pub fn lying(by: i64) -> Act {
     )
 }
 
-/// A proxy that takes no body of a blob that is longer.
-pub fn too_large(limit: u64) -> impl Fn(&Seen) -> Act + Send + Sync + 'static {
+/// A proxy that rejects longer request bodies of blobs.
+pub fn too_large(limit: u64) -> impl Fn(&RecordedRequest) -> Action + Send + Sync + 'static {
     move |seen| {
         let length = seen.headers.get("content-length").and_then(|text| text.parse().ok());
         match length.unwrap_or(0) > limit && seen.path.contains("/blobs/") {
-            true => answers(413),
-            false => Act::Pass,
+            true => empty_response(413),
+            false => Action::Pass,
         }
     }
 }
 
 /// Three failures in a row, every ten requests.
-pub fn burst() -> impl Fn(&Seen) -> Act + Send + Sync + 'static {
+pub fn periodic_failures() -> impl Fn(&RecordedRequest) -> Action + Send + Sync + 'static {
     |seen| match seen.before % 10 {
-        0 => answers(500),
-        1 => answers(502),
-        2 => answers(503),
-        _ => Act::Pass,
+        0 => empty_response(500),
+        1 => empty_response(502),
+        2 => empty_response(503),
+        _ => Action::Pass,
     }
 }

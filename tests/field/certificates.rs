@@ -1,4 +1,4 @@
-//! Registries whose certificates lead to no authority of the system.
+//! Registries whose certificates are not signed by an authority of the system.
 
 use std::path::PathBuf;
 use std::process::Output;
@@ -8,51 +8,51 @@ use jackal_operator::api::v1alpha1::{JackalImage, JackalPackage};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::json;
 
-use super::folder::{Ended as _, Folder, package_of, stderr};
+use super::workspace::{CommandResult as _, Workspace, package_of, stderr};
 use super::{Case, check, on_one_thread};
 use crate::support::cluster::{Cluster, condition};
 use crate::support::image::{image, noise, put};
-use crate::support::objects::{lone, package, registry_at};
+use crate::support::objects::{package, registry_at, standalone_image};
 use crate::support::process::run;
 use crate::support::registry::{Options, TestRegistry, Version};
 
 const NAMED: &str = "subjectAltName=IP:127.0.0.1";
 
-/// Puts the image `team/app:1` into a registry.
-async fn filled(registry: TestRegistry) -> TestRegistry {
+/// Pushes the image `team/app:1` to a registry.
+async fn with_image(registry: TestRegistry) -> TestRegistry {
     let repository = registry.repository("team/app");
     let document = image(&repository, "linux/amd64", noise(1, 1000)).await;
     put(&repository, &document, Some("1")).await;
     registry
 }
 
-/// A registry whose certificate an authority gave that nobody knows.
-async fn private() -> TestRegistry {
+/// A registry with a certificate of an unknown authority.
+async fn private_authority() -> TestRegistry {
     let options = Options {
         tls: true,
         ..Options::default()
     };
-    filled(TestRegistry::start_with(Version::V31, options)).await
+    with_image(TestRegistry::start_with(Version::V31, options)).await
 }
 
-/// A registry whose certificate is its own authority.
+/// A registry with a self-signed certificate.
 async fn self_signed() -> TestRegistry {
-    filled(TestRegistry::start_self_signed(Version::V28, &[NAMED])).await
+    with_image(TestRegistry::start_self_signed(Version::V28, &[NAMED])).await
 }
 
-async fn build(registry: &TestRegistry, folder: &Folder, more: &[&str]) -> Output {
+async fn build(registry: &TestRegistry, folder: &Workspace, more: &[&str]) -> Output {
     folder.build_image(&format!("{}/team/app:1", registry.host), more)
 }
 
-/// Builds with `--ca-file`, of which `bundle` makes the content out of the authority's certificate.
-async fn with(registry: &TestRegistry, bundle: impl FnOnce(&str) -> Vec<u8>) -> Output {
-    let folder = Folder::new().file("ca.pem", bundle(&registry.authority()));
+/// Builds with `--ca-file`, whose content is made by `bundle` from the authority's certificate.
+async fn build_with_bundle(registry: &TestRegistry, bundle: impl FnOnce(&str) -> Vec<u8>) -> Output {
+    let folder = Workspace::new().file("ca.pem", bundle(&registry.authority()));
     build(registry, &folder, &["--ca-file", "ca.pem"]).await
 }
 
 /// A certificate in another form.
 fn converted(pem: &str, arguments: &[&str]) -> Vec<u8> {
-    let folder = Folder::new().file("in.pem", pem);
+    let folder = Workspace::new().file("in.pem", pem);
     let path = |name: &str| folder.path(name).to_str().expect("text").to_owned();
     let (from, to) = (path("in.pem"), path("out"));
     run(
@@ -63,34 +63,34 @@ fn converted(pem: &str, arguments: &[&str]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_private_authority_is_given_to_build_by_a_file() {
+async fn build_trusts_a_private_authority_from_a_file() {
     check(&[
         Case {
             report: "distribution/distribution-library-image#35",
-            input: "a source registry of a private authority",
-            expected: "build names --ca-file, and nothing of a cluster",
+            input: "a source registry with a private authority",
+            expected: "build names --ca-file, and nothing specific to a cluster",
             run: || {
                 async {
-                    let registry = private().await;
-                    let ended = build(&registry, &Folder::new(), &[]).await;
+                    let registry = private_authority().await;
+                    let ended = build(&registry, &Workspace::new(), &[]).await;
                     ended.failed(
                         1,
                         &["certificate signed by unknown authority; give the CA by --ca-file"],
                     );
                     assert!(!stderr(&ended).contains("certSecretRef"), "{ended:?}");
-                    with(&registry, |ca| ca.into()).await.succeeded();
+                    build_with_bundle(&registry, |ca| ca.into()).await.succeeded();
                 }
                 .boxed()
             },
         },
         Case {
             report: "goharbor/harbor#10380",
-            input: "a destination of a private authority, named by JACKAL_CA_FILE",
-            expected: "it is believed",
+            input: "a destination with a private authority, given by JACKAL_CA_FILE",
+            expected: "it is trusted",
             run: || {
                 async {
-                    let registry = private().await;
-                    let folder = Folder::new()
+                    let registry = private_authority().await;
+                    let folder = Workspace::new()
                         .file("ca.pem", registry.authority())
                         .set("JACKAL_CA_FILE", "~/ca.pem");
                     folder.write("shop.yaml", package_of(&[format!("{}/team/app:1", registry.host)]));
@@ -103,17 +103,17 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
         Case {
             report: "rustls/webpki#205",
             input: "a self-signed certificate with CA:TRUE, given as its own authority",
-            expected: "it is believed, as by curl and crane",
-            run: || async { with(&self_signed().await, |ca| ca.into()).await.succeeded() }.boxed(),
+            expected: "it is trusted, as by curl and crane",
+            run: || async { build_with_bundle(&self_signed().await, |ca| ca.into()).await.succeeded() }.boxed(),
         },
         Case {
             report: "seanmonstar/reqwest#2041",
             input: "the same in SSL_CERT_FILE",
-            expected: "it is believed",
+            expected: "it is trusted",
             run: || {
                 async {
                     let registry = self_signed().await;
-                    let folder = Folder::new()
+                    let folder = Workspace::new()
                         .file("ca.pem", registry.authority())
                         .set("SSL_CERT_FILE", "~/ca.pem");
                     build(&registry, &folder, &[]).await.succeeded();
@@ -123,12 +123,12 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
         },
         Case {
             report: "lightningnetwork/lnd#5450",
-            input: "a self-signed certificate with CA:TRUE that was not given, but another",
-            expected: "it is not believed; build says which file to give",
+            input: "a self-signed certificate with CA:TRUE, while another one was given",
+            expected: "it is not trusted; build says which file to give",
             run: || {
                 async {
                     let (registry, other) = (self_signed().await, self_signed().await);
-                    let ended = with(&registry, |_| other.authority().into()).await;
+                    let ended = build_with_bundle(&registry, |_| other.authority().into()).await;
                     ended.failed(
                         1,
                         &["certificate signed by unknown authority", "as the CA by --ca-file"],
@@ -139,13 +139,13 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
         },
         Case {
             report: "RFC 9525 section 6.3",
-            input: "self-signed certificates for another name, and for none but the common name",
-            expected: "they are not believed, for all that they are given",
+            input: "self-signed certificates for another name, and with only a common name",
+            expected: "they are not trusted, although they were given",
             run: || {
                 async {
                     for extensions in [&["subjectAltName=DNS:registry.example.com"][..], &[]] {
                         let registry = TestRegistry::start_self_signed(Version::V28, extensions);
-                        let ended = with(&registry, |ca| ca.into()).await;
+                        let ended = build_with_bundle(&registry, |ca| ca.into()).await;
                         ended.failed(1, &["the registry's certificate is for another name"]);
                     }
                 }
@@ -155,12 +155,12 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
         Case {
             report: "RFC 5280 section 4.2.1.12",
             input: "a self-signed certificate that is for clients only",
-            expected: "it is not believed as a server's",
+            expected: "it is not trusted as a server certificate",
             run: || {
                 async {
                     let extensions = [NAMED, "extendedKeyUsage=clientAuth"];
                     let registry = TestRegistry::start_self_signed(Version::V28, &extensions);
-                    with(&registry, |ca| ca.into())
+                    build_with_bundle(&registry, |ca| ca.into())
                         .await
                         .failed(1, &["certificate is not usable"]);
                 }
@@ -169,18 +169,18 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
         },
         Case {
             report: "RFC 7468 section 5.2",
-            input: "a bundle with texts between the certificates, CRLF, and OpenSSL's TRUSTED CERTIFICATE",
-            expected: "all of it is read",
+            input: "a bundle with text between the certificates, CRLF, and OpenSSL's TRUSTED CERTIFICATE",
+            expected: "all certificates are read",
             run: || {
                 async {
-                    let (registry, other) = (private().await, self_signed().await);
+                    let (registry, other) = (private_authority().await, self_signed().await);
                     let trusted = |ca: &str| converted(ca, &["-addtrust", "serverAuth", "-trustout"]);
                     let bundle = |ca: &str| {
                         let trusted = String::from_utf8(trusted(ca)).expect("text");
                         let bundle = format!("# ours\n\n{}\nsubject=CN = é\n{trusted}", other.authority());
                         bundle.replace('\n', "\r\n").into_bytes()
                     };
-                    with(&registry, bundle).await.succeeded();
+                    build_with_bundle(&registry, bundle).await.succeeded();
                 }
                 .boxed()
             },
@@ -188,11 +188,11 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
         Case {
             report: "fluxcd/source-controller#510",
             input: "a file with Secrets for a source and for the destination",
-            expected: "both are believed; a Secret that is not in the file is named, and --ca-file",
+            expected: "both are trusted; a Secret that is missing in the file is named, and --ca-file",
             run: || {
                 async {
-                    let (source, to) = (private().await, self_signed().await);
-                    let object = lone(
+                    let (source, to) = (private_authority().await, self_signed().await);
+                    let object = standalone_image(
                         "app",
                         &format!("{}/team/app:1", source.host),
                         &format!(
@@ -201,14 +201,14 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
                         ),
                     );
                     let (from_ca, to_ca) = (secret("from", source.authority()), secret("to", to.authority()));
-                    let folder = Folder::new().file("all.yaml", format!("{object}---\n{from_ca}\n---\n{to_ca}\n"));
+                    let folder = Workspace::new().file("all.yaml", format!("{object}---\n{from_ca}\n---\n{to_ca}\n"));
                     folder.run(&["build", "all.yaml", "--to", &to.host]).succeeded();
-                    let folder = Folder::new().file("all.yaml", format!("{object}---\n{from_ca}\n"));
+                    let folder = Workspace::new().file("all.yaml", format!("{object}---\n{from_ca}\n"));
                     let ended = folder.run(&["build", "all.yaml", "--to", &to.host]);
                     ended.failed(1, &["the Secret to of registry.certSecretRef is not in the file", "--ca-file"]);
                     assert!(!stderr(&ended).contains("the Secret from"), "{ended:?}");
                     let der = secret("from", converted(&source.authority(), &["-outform", "DER"]));
-                    let folder = Folder::new().file("all.yaml", format!("{object}---\n{der}\n---\n{to_ca}\n"));
+                    let folder = Workspace::new().file("all.yaml", format!("{object}---\n{der}\n---\n{to_ca}\n"));
                     let ended = folder.run(&["build", "all.yaml", "--to", &to.host]);
                     ended.failed(2, &["the Secret from of sourceRegistries[]", "ca.crt is DER, not PEM"]);
                 }
@@ -221,21 +221,21 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
             expected: "an error that names the file, the certificate, and what to do",
             run: || {
                 async {
-                    let registry = private().await;
+                    let registry = private_authority().await;
                     let damaged = |ca: &str| format!("{ca}{}{ca}", ca.replacen("MII", "M", 1)).into_bytes();
-                    let ended = with(&registry, damaged).await;
+                    let ended = build_with_bundle(&registry, damaged).await;
                     ended.failed(
                         2,
                         &["--ca-file: ca.pem has a certificate that cannot be read, number 2 of 3 (line"],
                     );
-                    let ended = with(&registry, |ca| converted(ca, &["-outform", "DER"])).await;
+                    let ended = build_with_bundle(&registry, |ca| converted(ca, &["-outform", "DER"])).await;
                     ended.failed(
                         2,
                         &["--ca-file: ca.pem is DER, not PEM; convert it by `openssl x509 -inform der`"],
                     );
-                    let ended = with(&registry, |_| Vec::new()).await;
+                    let ended = build_with_bundle(&registry, |_| Vec::new()).await;
                     ended.failed(2, &["--ca-file: ca.pem is empty"]);
-                    let ended = build(&registry, &Folder::new(), &["--ca-file", "absent.pem"]).await;
+                    let ended = build(&registry, &Workspace::new(), &["--ca-file", "absent.pem"]).await;
                     ended.failed(2, &["--ca-file: absent.pem cannot be read: No such file"]);
                 }
                 .boxed()
@@ -245,7 +245,7 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
     .await;
 }
 
-/// A Secret with an authority.
+/// A Secret with a certificate authority.
 fn secret(name: &str, authority: impl Into<Vec<u8>>) -> String {
     use base64::Engine as _;
     let data = base64::engine::general_purpose::STANDARD.encode(authority.into());
@@ -258,41 +258,44 @@ fn ready(conditions: &[Condition], status: &str) -> Option<String> {
     Some(ready.message.clone())
 }
 
-/// What the Ready condition of an image says once its status is `status`.
-async fn image_says(cluster: &Cluster, name: &str, status: &str) -> String {
+/// The message of an image's Ready condition, once its status is `status`.
+async fn image_message(cluster: &Cluster, name: &str, status: &str) -> String {
     let says = |image: &JackalImage| ready(&image.status.as_ref()?.conditions, status).map(|_| ());
     let image = cluster.image_where(name, status, says).await;
     ready(&image.status.expect("a status").conditions, status).expect("it says")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_private_authority_is_given_to_the_operator_by_a_secret_or_a_file() {
+async fn the_operator_trusts_a_private_authority_from_a_secret_or_a_file() {
     check(&[
         Case {
             report: "fluxcd/source-controller#510",
-            input: "a source registry of a private authority, given to one of two objects",
-            expected: "that one is brought; the other's message names sourceRegistries[].certSecretRef",
+            input: "a source registry with a private authority, given to one of two objects",
+            expected: "that one is copied; the other's message names sourceRegistries[].certSecretRef",
             run: || {
                 on_one_thread(|| async {
-                    let (source, to, cluster) =
-                        (private().await, TestRegistry::start(Version::V28), Cluster::new().await);
+                    let (source, to, cluster) = (
+                        private_authority().await,
+                        TestRegistry::start(Version::V28),
+                        Cluster::new().await,
+                    );
                     let image = format!("{}/team/app:1", source.host);
                     cluster.apply(&secret("ca", source.authority()));
                     let host = &source.host;
                     let trusting = format!("sourceRegistries: [{{host: '{host}', certSecretRef: {{name: ca}}}}]");
                     let at = registry_at(&to.host);
-                    cluster.apply(&lone(
+                    cluster.apply(&standalone_image(
                         "trusting",
                         &image,
                         &format!("{at}\n  {trusting}\n  plainTag: false"),
                     ));
-                    cluster.apply(&lone("strange", &image, &at));
+                    cluster.apply(&standalone_image("strange", &image, &at));
                     let _controller = cluster.controller(&[]);
-                    image_says(&cluster, "trusting", "True").await;
-                    let message = image_says(&cluster, "strange", "False").await;
-                    let said =
+                    image_message(&cluster, "trusting", "True").await;
+                    let message = image_message(&cluster, "strange", "False").await;
+                    let expected =
                         "certificate signed by unknown authority; give the CA by sourceRegistries[].certSecretRef";
-                    assert!(message.contains(said), "{message}");
+                    assert!(message.contains(expected), "{message}");
                     for flag in ["--", "registry.certSecretRef"] {
                         assert!(!message.contains(flag), "{message}");
                     }
@@ -301,8 +304,8 @@ async fn a_private_authority_is_given_to_the_operator_by_a_secret_or_a_file() {
         },
         Case {
             report: "quay/container-security-operator#55",
-            input: "a package out of a self-signed source, whose Secret holds DER at first",
-            expected: "the message says how to convert it; then the package's images and artifact are there",
+            input: "a package from a self-signed source, whose Secret contains DER at first",
+            expected: "the message says how to convert it; afterwards the package's images and artifact exist",
             run: || {
                 on_one_thread(|| async {
                     let (source, to) = (self_signed().await, TestRegistry::start(Version::V28));
@@ -330,31 +333,33 @@ async fn a_private_authority_is_given_to_the_operator_by_a_secret_or_a_file() {
         },
         Case {
             report: "kubernetes-sigs/kubebuilder#1928",
-            input: "a file for the whole operator",
-            expected: "sources and destinations are believed by it",
+            input: "a CA file for the whole operator",
+            expected: "sources and destinations are trusted by it",
             run: || {
                 on_one_thread(|| async {
-                    let (source, to, cluster) = (private().await, self_signed().await, Cluster::new().await);
+                    let (source, to, cluster) = (private_authority().await, self_signed().await, Cluster::new().await);
                     let bundle = format!("{}{}", source.authority(), to.authority());
-                    let folder = Folder::new().file("ca.pem", bundle);
+                    let folder = Workspace::new().file("ca.pem", bundle);
                     let file = folder.path("ca.pem");
                     let at = format!("registry: {{address: '{}'}}", to.host);
-                    cluster.apply(&lone("app", &format!("{}/team/app:1", source.host), &at));
+                    cluster.apply(&standalone_image("app", &format!("{}/team/app:1", source.host), &at));
                     let variables = [("JACKAL_CA_FILE", file.to_str().expect("text"))];
                     let _controller = cluster.controller_with(&[], &variables);
-                    image_says(&cluster, "app", "True").await;
+                    image_message(&cluster, "app", "True").await;
                 })
             },
         },
         Case {
             report: "google/go-containerregistry#766",
             input: "a source host with a scheme",
-            expected: "the API server refuses it and says how it is written",
+            expected: "the API server rejects it and states the expected form",
             run: || {
                 on_one_thread(|| async {
                     let cluster = Cluster::new().await;
                     let more = "sourceRegistries: [{host: 'https://r.example.com', certSecretRef: {name: ca}}]";
-                    let refused = cluster.try_apply(&lone("app", "r.example.com/a:1", more)).unwrap_err();
+                    let refused = cluster
+                        .try_apply(&standalone_image("app", "r.example.com/a:1", more))
+                        .unwrap_err();
                     assert!(refused.contains("host[:port] without a scheme or path"), "{refused}");
                 })
             },

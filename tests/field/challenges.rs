@@ -1,4 +1,4 @@
-//! What registries and token services answer to who does not prove yet who asks.
+//! Responses of registries and token services to unauthenticated clients.
 
 use axum::response::Response;
 use jackal_operator::fault::Reason;
@@ -6,37 +6,37 @@ use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 use jackal_operator::registry::{Credentials, Kind, MountResult, Registry};
 
 use super::{Case, check};
-use crate::support::faulty::{Scripted, Seen, reply};
 use crate::support::image::{noise, stream};
 use crate::support::registry::plain_client;
+use crate::support::scripted::{RecordedRequest, ScriptedServer, reply};
 
-/// Of jackal with the password s3cret.
+/// User jackal with the password s3cret.
 const BASIC: &str = "Basic amFja2FsOnMzY3JldA==";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn challenges_are_answered() {
+async fn authentication_challenges_are_answered() {
     check(&[
         Case {
             report: "IBM/portieris#51",
-            input: "Basic beside Bearer, whose token service answers 404",
-            expected: "Basic is answered",
-            run: || Box::pin(a_token_service_that_is_not_there()),
+            input: "Basic and Bearer, whose token service answers 404",
+            expected: "Basic is used",
+            run: || Box::pin(a_missing_token_service()),
         },
         Case {
             report: "goharbor/harbor#18856",
-            input: "a token that allows too little is answered by a Basic challenge",
-            expected: "Basic is answered",
+            input: "an insufficient token is answered with a Basic challenge",
+            expected: "Basic is used",
             run: || Box::pin(basic_after_a_token()),
         },
         Case {
             report: "GoogleContainerTools/jib#2134",
             input: "401 without a challenge for a manifest, and a Bearer challenge for /v2/",
-            expected: "the challenge of /v2/ is answered",
-            run: || Box::pin(a_challenge_only_at_the_root()),
+            expected: "the challenge of /v2/ is used",
+            run: || Box::pin(a_challenge_only_for_the_base_url()),
         },
         Case {
             report: "RFC 9110 section 11.6.1",
-            input: "401 without any challenge, and a password is known",
+            input: "401 without any challenge, with a known password",
             expected: "the password is sent as Basic",
             run: || Box::pin(no_challenge_at_all()),
         },
@@ -44,113 +44,113 @@ async fn challenges_are_answered() {
             report: "project-zot/zot#4033",
             input: "a realm that is a path: /zot/auth/token",
             expected: "the token is fetched from the registry",
-            run: || Box::pin(a_realm_of_the_registry()),
+            run: || Box::pin(a_relative_realm()),
         },
         Case {
             report: "RFC 6750 section 3.1",
             input: "403 insufficient_scope with a Bearer challenge that names another scope",
             expected: "a token of that scope is fetched",
-            run: || Box::pin(a_token_that_allows_too_little()),
+            run: || Box::pin(an_insufficient_scope()),
         },
         Case {
             report: "google/go-containerregistry#1747",
-            input: "Bearer for one repository and Basic for another, asked at once",
-            expected: "each is asked for once, and answered from then on",
-            run: || Box::pin(two_ways_at_once()),
+            input: "Bearer for one repository and Basic for another, requested concurrently",
+            expected: "each is challenged once, and authenticated from then on",
+            run: || Box::pin(two_schemes_concurrently()),
         },
         Case {
             report: "containerd/containerd#12822",
             input: "a token service that answers 404 with HTML",
-            expected: "the token service is named; the image does not count as missing",
-            run: || Box::pin(a_missing_token_service_is_no_missing_image()),
+            expected: "the token service is named; the image is not reported as missing",
+            run: || Box::pin(a_missing_token_service_is_reported()),
         },
         Case {
             report: "RFC 9110 section 11.2",
-            input: "parameters without quotes or in single ones, a scope of several actions without quotes among them",
-            expected: "they are read",
+            input: "parameters without quotes or with single quotes, including a scope with several actions without quotes",
+            expected: "they are parsed",
             run: || {
                 Box::pin(async {
-                    asked_by("Bearer realm=http://HOST/token,scope=repository:a:pull,push,service=s").await;
-                    asked_by("Bearer realm='http://HOST/token', service='s'").await;
+                    challenge_is_answered("Bearer realm=http://HOST/token,scope=repository:a:pull,push,service=s").await;
+                    challenge_is_answered("Bearer realm='http://HOST/token', service='s'").await;
                 })
             },
         },
         Case {
             report: "distribution, token authentication: realm",
             input: "a realm without a scheme",
-            expected: "that of the registry is taken",
-            run: || Box::pin(asked_by(r#"Bearer realm="HOST/token",service="s""#)),
+            expected: "the scheme of the registry is used",
+            run: || Box::pin(challenge_is_answered(r#"Bearer realm="HOST/token",service="s""#)),
         },
         Case {
             report: "containerd/containerd#11709",
-            input: "a token service that refuses the two scopes of a mount with 400",
+            input: "a token service that rejects the two scopes of a mount with 400",
             expected: "the blob is uploaded",
-            run: || Box::pin(a_refused_scope_of_a_mount()),
+            run: || Box::pin(a_refused_mount_scope()),
         },
     ])
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tokens_are_fetched_and_read() {
+async fn token_responses_are_understood() {
     check(&[
         Case {
             report: "distribution/distribution#1746",
             input: r#"{"token": "t", "expires_in": "300"}"#,
             expected: "the token is used",
-            run: || Box::pin(a_token(r#"{"token":"t","expires_in":"300"}"#)),
+            run: || Box::pin(token_response(r#"{"token":"t","expires_in":"300"}"#)),
         },
         Case {
             report: "RFC 8259 section 4",
-            input: "duplicate fields and fields of other types",
+            input: "duplicate fields and fields of unexpected types",
             expected: "the token is used",
             run: || {
-                Box::pin(a_token(
+                Box::pin(token_response(
                     r#"{"token":"x","token":"t","access_token":7,"expires_in":null,"scope":[]}"#,
                 ))
             },
         },
         Case {
             report: "containerd/containerd#2381",
-            input: "an identity token, which the token service takes by POST alone",
+            input: "an identity token, which the token service accepts only by POST",
             expected: "it is exchanged for an access token",
             run: || Box::pin(an_identity_token()),
         },
         Case {
             report: "distribution, registry/client/auth: registrytoken",
             input: "an access token in docker's config.json",
-            expected: "it is sent as it is",
-            run: || Box::pin(a_registry_token()),
+            expected: "it is sent unchanged",
+            run: || Box::pin(a_configured_registry_token()),
         },
         Case {
             report: "moby/moby#33558, cesanta/docker_auth#240",
-            input: "a token that ends while a blob is sent",
+            input: "a token that expires while a blob is sent",
             expected: "the blob is committed with another token, and not sent again",
-            run: || Box::pin(a_token_that_ends_on_the_way()),
+            run: || Box::pin(a_token_expires_during_an_upload()),
         },
         Case {
             report: "containerd/containerd#2170",
-            input: "a token service that answers an identity token by 401, and a password is known",
+            input: "a token service that answers an identity token with 401, with a known password",
             expected: "the password is sent by GET",
-            run: || Box::pin(a_password_beside_an_identity_token()),
+            run: || Box::pin(a_password_after_a_refused_identity_token()),
         },
         Case {
             report: "distribution, OAuth2 token authentication",
-            input: "a token service that answers GET by 405",
+            input: "a token service that answers GET with 405",
             expected: "the password is sent by POST",
             run: || Box::pin(a_password_by_post()),
         },
         Case {
             report: "RFC 9110 section 15.4",
-            input: "a token service that redirects within its origin by 301, 302, 303, 307 and 308",
+            input: "a token service that redirects within its origin with 301, 302, 303, 307 and 308",
             expected: "the redirect is followed with the credentials",
             run: || Box::pin(a_redirected_token_service()),
         },
         Case {
             report: "RFC 9110 section 15.4",
             input: "a token service that redirects to another host",
-            expected: "no credentials go there",
-            run: || Box::pin(a_token_service_that_leads_away()),
+            expected: "no credentials are sent there",
+            run: || Box::pin(a_token_service_redirects_to_another_host()),
         },
     ])
     .await;
@@ -161,16 +161,16 @@ fn manifest() -> Document {
     Document::of_manifest(Manifest::new(config, Vec::new())).unwrap()
 }
 
-fn found() -> Response {
+fn manifest_response() -> Response {
     let raw = manifest().raw.to_vec();
     reply(200, &[("content-type", media_type::OCI_MANIFEST)], raw)
 }
 
-fn authorization(seen: &Seen) -> &str {
-    seen.headers.get("authorization").map_or("", String::as_str)
+fn authorization(request: &RecordedRequest) -> &str {
+    request.headers.get("authorization").map_or("", String::as_str)
 }
 
-fn asks(challenges: &[&str]) -> Response {
+fn unauthorized(challenges: &[&str]) -> Response {
     let headers: Vec<_> = challenges
         .iter()
         .map(|challenge| ("www-authenticate", *challenge))
@@ -178,11 +178,11 @@ fn asks(challenges: &[&str]) -> Response {
     reply(401, &headers, "")
 }
 
-fn bearer(seen: &Seen) -> String {
-    format!(r#"Bearer realm="http://{}/token",service="s""#, seen.headers["host"])
+fn bearer(request: &RecordedRequest) -> String {
+    format!(r#"Bearer realm="http://{}/token",service="s""#, request.headers["host"])
 }
 
-/// A client of who gives `credentials`.
+/// A client with `credentials`.
 fn client(host: &str, credentials: Option<Credentials>) -> Registry {
     plain_client(host, |endpoint| endpoint.credentials = credentials)
 }
@@ -192,56 +192,59 @@ fn password() -> Option<Credentials> {
 }
 
 /// Reads a manifest of the repository `a`.
-async fn reads(server: &Scripted, credentials: Option<Credentials>) {
+async fn assert_manifest_is_read(server: &ScriptedServer, credentials: Option<Credentials>) {
     let repository = client(&server.host, credentials).repository("a");
     assert_eq!(repository.manifest("1").await.unwrap(), Some(manifest()));
 }
 
-fn is_token(seen: &Seen) -> bool {
-    seen.path.starts_with("/token")
+fn is_token(request: &RecordedRequest) -> bool {
+    request.path.starts_with("/token")
 }
 
-async fn a_token_service_that_is_not_there() {
+async fn a_missing_token_service() {
     for status in [400, 404, 405, 500] {
-        let server = Scripted::start(move |seen: &Seen| match authorization(seen) {
-            _ if is_token(seen) => reply(status, &[], "<html><title>Nothing</title>"),
-            BASIC => found(),
-            _ => asks(&[&format!(r#"Basic realm="r", {}"#, bearer(seen))]),
+        let server = ScriptedServer::start(move |request: &RecordedRequest| match authorization(request) {
+            _ if is_token(request) => reply(status, &[], "<html><title>Nothing</title>"),
+            BASIC => manifest_response(),
+            _ => unauthorized(&[&format!(r#"Basic realm="r", {}"#, bearer(request))]),
         })
         .await;
-        reads(&server, password()).await;
+        assert_manifest_is_read(&server, password()).await;
     }
 }
 
 async fn basic_after_a_token() {
-    let server = Scripted::start(|seen: &Seen| match authorization(seen) {
-        _ if is_token(seen) => reply(200, &[], r#"{"token":"t"}"#),
-        BASIC => found(),
-        "" => asks(&[&bearer(seen)]),
-        _ => asks(&[r#"Basic realm="harbor""#]),
+    let server = ScriptedServer::start(|request: &RecordedRequest| match authorization(request) {
+        _ if is_token(request) => reply(200, &[], r#"{"token":"t"}"#),
+        BASIC => manifest_response(),
+        "" => unauthorized(&[&bearer(request)]),
+        _ => unauthorized(&[r#"Basic realm="harbor""#]),
     })
     .await;
-    reads(&server, password()).await;
+    assert_manifest_is_read(&server, password()).await;
 }
 
-async fn a_challenge_only_at_the_root() {
-    let server = Scripted::start(|seen: &Seen| match (authorization(seen), seen.path.as_str()) {
-        _ if is_token(seen) => reply(200, &[], r#"{"token":"t"}"#),
-        ("Bearer t", _) => found(),
-        (_, "/v2/") => asks(&[&bearer(seen)]),
-        _ => reply(401, &[], ""),
-    })
-    .await;
-    reads(&server, None).await;
+async fn a_challenge_only_for_the_base_url() {
+    let server =
+        ScriptedServer::start(
+            |request: &RecordedRequest| match (authorization(request), request.path.as_str()) {
+                _ if is_token(request) => reply(200, &[], r#"{"token":"t"}"#),
+                ("Bearer t", _) => manifest_response(),
+                (_, "/v2/") => unauthorized(&[&bearer(request)]),
+                _ => reply(401, &[], ""),
+            },
+        )
+        .await;
+    assert_manifest_is_read(&server, None).await;
 }
 
 async fn no_challenge_at_all() {
-    let server = Scripted::start(|seen: &Seen| match authorization(seen) {
-        BASIC => found(),
+    let server = ScriptedServer::start(|request: &RecordedRequest| match authorization(request) {
+        BASIC => manifest_response(),
         _ => reply(401, &[], "Unauthorized"),
     })
     .await;
-    reads(&server, password()).await;
+    assert_manifest_is_read(&server, password()).await;
     let error = client(&server.host, None)
         .repository("a")
         .manifest("1")
@@ -254,38 +257,43 @@ async fn no_challenge_at_all() {
     );
 }
 
-async fn a_realm_of_the_registry() {
-    let server = Scripted::start(|seen: &Seen| match authorization(seen) {
-        BASIC if seen.path.starts_with("/zot/auth/token?") => reply(200, &[], r#"{"token":"t"}"#),
-        "Bearer t" => found(),
-        _ => asks(&[r#"Bearer realm="/zot/auth/token",service="zot""#]),
+async fn a_relative_realm() {
+    let server = ScriptedServer::start(|request: &RecordedRequest| match authorization(request) {
+        BASIC if request.path.starts_with("/zot/auth/token?") => reply(200, &[], r#"{"token":"t"}"#),
+        "Bearer t" => manifest_response(),
+        _ => unauthorized(&[r#"Bearer realm="/zot/auth/token",service="zot""#]),
     })
     .await;
-    reads(&server, password()).await;
+    assert_manifest_is_read(&server, password()).await;
 }
 
-async fn a_token_that_allows_too_little() {
-    let server = Scripted::start(|seen: &Seen| {
-        let challenge = format!(r#"{},scope="artifact:a:read",error="insufficient_scope""#, bearer(seen));
-        match authorization(seen) {
-            _ if is_token(seen) && seen.path.contains("artifact%3Aa%3Aread") => reply(200, &[], r#"{"token":"wide"}"#),
-            _ if is_token(seen) => reply(200, &[], r#"{"token":"narrow"}"#),
-            "Bearer wide" => found(),
+async fn an_insufficient_scope() {
+    let server = ScriptedServer::start(|request: &RecordedRequest| {
+        let challenge = format!(
+            r#"{},scope="artifact:a:read",error="insufficient_scope""#,
+            bearer(request)
+        );
+        match authorization(request) {
+            _ if is_token(request) && request.path.contains("artifact%3Aa%3Aread") => {
+                reply(200, &[], r#"{"token":"wide"}"#)
+            }
+            _ if is_token(request) => reply(200, &[], r#"{"token":"narrow"}"#),
+            "Bearer wide" => manifest_response(),
             "Bearer narrow" => reply(403, &[("www-authenticate", challenge.as_str())], ""),
-            _ => asks(&[&bearer(seen)]),
+            _ => unauthorized(&[&bearer(request)]),
         }
     })
     .await;
-    reads(&server, None).await;
+    assert_manifest_is_read(&server, None).await;
 }
 
-async fn two_ways_at_once() {
-    let server = Scripted::start(|seen: &Seen| match authorization(seen) {
-        _ if is_token(seen) => reply(200, &[], r#"{"token":"t","expires_in":300}"#),
-        "Bearer t" if seen.path.starts_with("/v2/token/") => found(),
-        BASIC if seen.path.starts_with("/v2/password/") => found(),
-        _ if seen.path.starts_with("/v2/token/") => asks(&[&bearer(seen)]),
-        _ => asks(&["Basic realm=x"]),
+async fn two_schemes_concurrently() {
+    let server = ScriptedServer::start(|request: &RecordedRequest| match authorization(request) {
+        _ if is_token(request) => reply(200, &[], r#"{"token":"t","expires_in":300}"#),
+        "Bearer t" if request.path.starts_with("/v2/token/") => manifest_response(),
+        BASIC if request.path.starts_with("/v2/password/") => manifest_response(),
+        _ if request.path.starts_with("/v2/token/") => unauthorized(&[&bearer(request)]),
+        _ => unauthorized(&["Basic realm=x"]),
     })
     .await;
     let registry = client(&server.host, password());
@@ -295,18 +303,18 @@ async fn two_ways_at_once() {
     };
     read("token/a").await;
     read("password/a").await;
-    let before = server.seen().len();
+    let before = server.requests().len();
     let names = ["token/a", "password/a"];
     futures::future::join_all((0..20).map(|at| read(names[at % 2]))).await;
-    let seen = server.seen();
-    let later = &seen[before..];
+    let requests = server.requests();
+    let later = &requests[before..];
     assert_eq!(later.len(), 20, "none is refused and asked again: {later:#?}");
 }
 
-async fn a_missing_token_service_is_no_missing_image() {
-    let server = Scripted::start(|seen: &Seen| match is_token(seen) {
+async fn a_missing_token_service_is_reported() {
+    let server = ScriptedServer::start(|request: &RecordedRequest| match is_token(request) {
         true => reply(404, &[], "<!DOCTYPE html><html><head><title>Page not found</title>"),
-        false => asks(&[&bearer(seen)]),
+        false => unauthorized(&[&bearer(request)]),
     })
     .await;
     let error = client(&server.host, password())
@@ -316,21 +324,21 @@ async fn a_missing_token_service_is_no_missing_image() {
         .unwrap_err();
     let fault = error.reading("r/a:1");
     assert_eq!(fault.reason, Reason::AuthenticationFailed, "{fault}");
-    let said = format!(
+    let expected = format!(
         "http://{}/token: the token service answered 404 Page not found",
         server.host
     );
-    assert!(fault.message.contains(&said), "{fault}");
+    assert!(fault.message.contains(&expected), "{fault}");
 }
 
-async fn a_refused_scope_of_a_mount() {
-    let server = Scripted::start(|seen: &Seen| match authorization(seen) {
-        _ if is_token(seen) && (seen.path.contains("from") || seen.method == "POST") => {
+async fn a_refused_mount_scope() {
+    let server = ScriptedServer::start(|request: &RecordedRequest| match authorization(request) {
+        _ if is_token(request) && (request.path.contains("from") || request.method == "POST") => {
             reply(400, &[], r#"{"error":"invalid_scope"}"#)
         }
-        _ if is_token(seen) => reply(200, &[], r#"{"token":"t"}"#),
+        _ if is_token(request) => reply(200, &[], r#"{"token":"t"}"#),
         "Bearer t" => reply(202, &[("location", "/v2/to/blobs/uploads/1")], ""),
-        _ => asks(&[&bearer(seen)]),
+        _ => unauthorized(&[&bearer(request)]),
     })
     .await;
     let repository = client(&server.host, password()).repository("to");
@@ -338,71 +346,74 @@ async fn a_refused_scope_of_a_mount() {
     assert!(matches!(mounted, MountResult::Refused(None)));
 }
 
-async fn a_token(answer: &'static str) {
-    let server = Scripted::start(move |seen: &Seen| match authorization(seen) {
-        _ if is_token(seen) => reply(200, &[], answer),
-        "Bearer t" => found(),
-        _ => asks(&[&bearer(seen)]),
+async fn token_response(answer: &'static str) {
+    let server = ScriptedServer::start(move |request: &RecordedRequest| match authorization(request) {
+        _ if is_token(request) => reply(200, &[], answer),
+        "Bearer t" => manifest_response(),
+        _ => unauthorized(&[&bearer(request)]),
     })
     .await;
-    reads(&server, None).await;
+    assert_manifest_is_read(&server, None).await;
 }
 
 async fn an_identity_token() {
-    let server = Scripted::start(|seen: &Seen| {
-        let form = seen.headers.get("content-type").map(String::as_str);
-        match authorization(seen) {
-            "" if is_token(seen) && seen.method == "POST" && form == Some("application/x-www-form-urlencoded") => {
+    let server = ScriptedServer::start(|request: &RecordedRequest| {
+        let form = request.headers.get("content-type").map(String::as_str);
+        match authorization(request) {
+            "" if is_token(request)
+                && request.method == "POST"
+                && form == Some("application/x-www-form-urlencoded") =>
+            {
                 reply(200, &[], r#"{"access_token":"t"}"#)
             }
-            _ if is_token(seen) => reply(401, &[], ""),
-            "Bearer t" => found(),
-            _ => asks(&[&bearer(seen)]),
+            _ if is_token(request) => reply(401, &[], ""),
+            "Bearer t" => manifest_response(),
+            _ => unauthorized(&[&bearer(request)]),
         }
     })
     .await;
-    reads(&server, Some(Credentials::identity_token("", "refresh"))).await;
+    assert_manifest_is_read(&server, Some(Credentials::identity_token("", "refresh"))).await;
 }
 
-/// Reads what is let in by a token of the service that `challenge` names, where HOST is the registry's.
-async fn asked_by(challenge: &'static str) {
-    let server = Scripted::start(move |seen: &Seen| match authorization(seen) {
-        BASIC if seen.path.starts_with("/token?service=s&scope=") => reply(200, &[], r#"{"token":"t"}"#),
-        "Bearer t" => found(),
-        _ => asks(&[&challenge.replace("HOST", &seen.headers["host"])]),
+/// Reads with a token of the service that `challenge` names, in which HOST is replaced by the registry's host.
+async fn challenge_is_answered(challenge: &'static str) {
+    let server = ScriptedServer::start(move |request: &RecordedRequest| match authorization(request) {
+        BASIC if request.path.starts_with("/token?service=s&scope=") => reply(200, &[], r#"{"token":"t"}"#),
+        "Bearer t" => manifest_response(),
+        _ => unauthorized(&[&challenge.replace("HOST", &request.headers["host"])]),
     })
     .await;
-    reads(&server, password()).await;
+    assert_manifest_is_read(&server, password()).await;
 }
 
-async fn a_password_beside_an_identity_token() {
-    let server = Scripted::start(|seen: &Seen| match authorization(seen) {
-        BASIC if is_token(seen) && seen.method == "GET" => reply(200, &[], r#"{"token":"t"}"#),
-        "Bearer t" => found(),
-        _ if is_token(seen) => reply(401, &[], ""),
-        _ => asks(&[&bearer(seen)]),
+async fn a_password_after_a_refused_identity_token() {
+    let server = ScriptedServer::start(|request: &RecordedRequest| match authorization(request) {
+        BASIC if is_token(request) && request.method == "GET" => reply(200, &[], r#"{"token":"t"}"#),
+        "Bearer t" => manifest_response(),
+        _ if is_token(request) => reply(401, &[], ""),
+        _ => unauthorized(&[&bearer(request)]),
     })
     .await;
     let mut credentials = Credentials::new("jackal", "s3cret");
     credentials.identity_token = Some("refresh".into());
-    reads(&server, Some(credentials)).await;
+    assert_manifest_is_read(&server, Some(credentials)).await;
 }
 
-async fn a_token_that_ends_on_the_way() {
-    let server = Scripted::start(|seen: &Seen| {
+async fn a_token_expires_during_an_upload() {
+    let server = ScriptedServer::start(|request: &RecordedRequest| {
         let path = "/v2/a/blobs/uploads/1";
-        let renewed = authorization(seen) == "Bearer later";
-        match (seen.method.as_str(), authorization(seen)) {
-            _ if is_token(seen) => {
-                let token = if seen.before < 3 { "early" } else { "later" };
+        let renewed = authorization(request) == "Bearer later";
+        match (request.method.as_str(), authorization(request)) {
+            _ if is_token(request) => {
+                let token = if request.before < 3 { "early" } else { "later" };
                 reply(200, &[], format!(r#"{{"token":"{token}","expires_in":300}}"#))
             }
-            (_, "") => asks(&[&bearer(seen)]),
+            (_, "") => unauthorized(&[&bearer(request)]),
             ("POST", _) => reply(202, &[("location", path)], ""),
             ("PATCH", _) => reply(202, &[("location", path), ("range", "0-299999")], ""),
             ("GET", _) if renewed => reply(204, &[("location", path), ("range", "0-299999")], ""),
             ("PUT", _) if renewed => reply(201, &[], ""),
-            _ => asks(&[&bearer(seen)]),
+            _ => unauthorized(&[&bearer(request)]),
         }
     })
     .await;
@@ -410,54 +421,58 @@ async fn a_token_that_ends_on_the_way() {
     let repository = client(&server.host, None).repository("a");
     let stored = repository.upload(None, None, stream(content.clone())).await;
     assert_eq!(stored.unwrap(), (Digest::of(&content), 300_000));
-    let sent = server.seen().iter().filter(|seen| seen.method == "PATCH").count();
+    let sent = server
+        .requests()
+        .iter()
+        .filter(|request| request.method == "PATCH")
+        .count();
     assert_eq!(sent, 1);
 }
 
-async fn a_registry_token() {
-    let server = Scripted::start(|seen: &Seen| match authorization(seen) {
-        _ if is_token(seen) => reply(401, &[], ""),
-        "Bearer given" => found(),
-        _ => asks(&[&bearer(seen)]),
+async fn a_configured_registry_token() {
+    let server = ScriptedServer::start(|request: &RecordedRequest| match authorization(request) {
+        _ if is_token(request) => reply(401, &[], ""),
+        "Bearer given" => manifest_response(),
+        _ => unauthorized(&[&bearer(request)]),
     })
     .await;
-    reads(&server, Some(Credentials::registry_token("given"))).await;
+    assert_manifest_is_read(&server, Some(Credentials::registry_token("given"))).await;
 }
 
 async fn a_password_by_post() {
-    let server = Scripted::start(|seen: &Seen| match authorization(seen) {
-        _ if is_token(seen) && seen.method == "POST" => reply(200, &[], r#"{"access_token":"t"}"#),
-        _ if is_token(seen) => reply(405, &[], ""),
-        "Bearer t" => found(),
-        _ => asks(&[&bearer(seen)]),
+    let server = ScriptedServer::start(|request: &RecordedRequest| match authorization(request) {
+        _ if is_token(request) && request.method == "POST" => reply(200, &[], r#"{"access_token":"t"}"#),
+        _ if is_token(request) => reply(405, &[], ""),
+        "Bearer t" => manifest_response(),
+        _ => unauthorized(&[&bearer(request)]),
     })
     .await;
-    reads(&server, password()).await;
+    assert_manifest_is_read(&server, password()).await;
 }
 
 async fn a_redirected_token_service() {
     for status in [301, 302, 303, 307, 308] {
-        let server = Scripted::start(move |seen: &Seen| match authorization(seen) {
-            BASIC if seen.path.starts_with("/token?") => {
-                let to = seen.path.replacen("/token", "/token/v2", 1);
+        let server = ScriptedServer::start(move |request: &RecordedRequest| match authorization(request) {
+            BASIC if request.path.starts_with("/token?") => {
+                let to = request.path.replacen("/token", "/token/v2", 1);
                 reply(status, &[("location", to.as_str())], "")
             }
-            BASIC if seen.path.starts_with("/token/v2?service=s&scope=") => reply(200, &[], r#"{"token":"t"}"#),
-            "Bearer t" => found(),
-            _ if is_token(seen) => reply(401, &[], ""),
-            _ => asks(&[&bearer(seen)]),
+            BASIC if request.path.starts_with("/token/v2?service=s&scope=") => reply(200, &[], r#"{"token":"t"}"#),
+            "Bearer t" => manifest_response(),
+            _ if is_token(request) => reply(401, &[], ""),
+            _ => unauthorized(&[&bearer(request)]),
         })
         .await;
-        reads(&server, password()).await;
+        assert_manifest_is_read(&server, password()).await;
     }
 }
 
-async fn a_token_service_that_leads_away() {
-    let other = Scripted::start(|_: &Seen| reply(200, &[], r#"{"token":"t"}"#)).await;
+async fn a_token_service_redirects_to_another_host() {
+    let other = ScriptedServer::start(|_: &RecordedRequest| reply(200, &[], r#"{"token":"t"}"#)).await;
     let to = format!("http://{}/token", other.host);
-    let server = Scripted::start(move |seen: &Seen| match is_token(seen) {
+    let server = ScriptedServer::start(move |request: &RecordedRequest| match is_token(request) {
         true => reply(307, &[("location", to.as_str())], ""),
-        false => asks(&[&bearer(seen)]),
+        false => unauthorized(&[&bearer(request)]),
     })
     .await;
     let error = client(&server.host, password())
@@ -465,7 +480,7 @@ async fn a_token_service_that_leads_away() {
         .manifest("1")
         .await
         .unwrap_err();
-    let said = format!("the token service redirects to http://{}", other.host);
-    assert!(error.to_string().contains(&said), "{error}");
-    assert_eq!(other.seen().len(), 0);
+    let expected = format!("the token service redirects to http://{}", other.host);
+    assert!(error.to_string().contains(&expected), "{error}");
+    assert_eq!(other.requests().len(), 0);
 }

@@ -1,4 +1,4 @@
-//! What people see of packages and images by `kubectl get`, and what of the status programs read.
+//! What `kubectl get` shows of packages and images, and which parts of the status programs read.
 
 use futures::future::BoxFuture;
 use jackal_operator::api::v1alpha1::{ImageState, JackalImage, JackalPackage, JackalPackageStatus};
@@ -16,48 +16,48 @@ use crate::support::registry::{TestRegistry, Version};
 use crate::support::throttle::Throttle;
 use crate::support::wait::{SOON, eventually};
 
-/// What a terminal shows in a line.
+/// Characters in a line of a terminal.
 const WIDTH: usize = 120;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_kubectl_get_shows() {
+async fn kubectl_get_columns() {
     check(&[
         Case {
             report: "kubernetes/kubernetes#7843",
-            input: "packages of thirty letters in every state, images of long names, tags and messages",
-            expected: "no line of `kubectl get jkpkg,jkimg` is longer than 120 characters; AGE stands before STATUS",
-            run: || on_a_thread(every_state),
+            input: "packages with names of thirty letters in every state, images with long names, tags and messages",
+            expected: "no line of `kubectl get jkpkg,jkimg` is longer than 120 characters; AGE is before STATUS",
+            run: || on_own_thread(every_state),
         },
         Case {
             report: "kubernetes/kubernetes#19775",
             input: "a JackalImage with a long reference and a long failure",
-            expected: "its reference, its message and other details are shown by `-o wide` alone",
-            run: || on_a_thread(details),
+            expected: "its reference, its message and other details are shown only by `-o wide`",
+            run: || on_own_thread(details),
         },
         Case {
             report: "openshift/origin#4950",
-            input: "a transfer that takes a while",
-            expected: "PROGRESS says how far it is and how fast, and is empty when it has ended",
-            run: || on_a_thread(progress),
+            input: "a slow transfer",
+            expected: "PROGRESS shows how far it is and how fast, and is empty when it has ended",
+            run: || on_own_thread(progress),
         },
         Case {
             report: "Azure/azure-service-operator#4734",
-            input: "a package whose name is longer than the value of a label",
-            expected: "its images have a label of a shortened name; shorter names stand there in full",
-            run: || on_a_thread(labels),
+            input: "a package whose name is longer than a label value may be",
+            expected: "its images have a label with a shortened name; shorter names are used in full",
+            run: || on_own_thread(labels),
         },
         Case {
             report: "kubernetes/kubernetes#13855",
-            input: "seven images of two components, six of which fail, three for a reason of their own",
-            expected: "each has a state, a reason in CamelCase and a message; the package names each once, bounded",
-            run: || on_a_thread(failures),
+            input: "seven images of two components, six of which fail, three for different reasons",
+            expected: "each has a state, a reason in CamelCase and a message; the package names each once, within a length limit",
+            run: || on_own_thread(failures),
         },
     ])
     .await;
 }
 
-/// Runs a case on a thread of its own, for what it waits by cannot be sent to another.
-fn on_a_thread<F: Future<Output = ()> + 'static>(case: fn() -> F) -> BoxFuture<'static, ()> {
+/// Runs a case on its own thread, because its future is not Send.
+fn on_own_thread<F: Future<Output = ()> + 'static>(case: fn() -> F) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let runtime = tokio::runtime::Handle::current();
         let ended = tokio::task::spawn_blocking(move || runtime.block_on(case())).await;
@@ -67,14 +67,14 @@ fn on_a_thread<F: Future<Output = ()> + 'static>(case: fn() -> F) -> BoxFuture<'
     })
 }
 
-struct Ground {
+struct Setup {
     cluster: Cluster,
     source: TestRegistry,
     registry: TestRegistry,
     _controller: Operator,
 }
 
-impl Ground {
+impl Setup {
     async fn new() -> Self {
         let cluster = Cluster::new().await;
         let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
@@ -87,8 +87,8 @@ impl Ground {
         }
     }
 
-    /// Pushes an image of `bytes` to the source, and gives its reference.
-    async fn pushed(&self, name: &str, tag: &str, bytes: usize) -> String {
+    /// Pushes an image of `bytes` to the source, and returns its reference.
+    async fn push(&self, name: &str, tag: &str, bytes: usize) -> String {
         let repository = self.source.repository(name);
         let document = image(&repository, "linux/amd64", noise(bytes as u64, bytes)).await;
         put(&repository, &document, Some(tag)).await;
@@ -106,8 +106,8 @@ impl Ground {
         self.cluster.apply(&package(name, version, &lines, &more));
     }
 
-    /// The package once Ready has that status and reason.
-    async fn says(&self, name: &str, status: &str, reason: &str) -> JackalPackageStatus {
+    /// The package once Ready has this status and reason.
+    async fn wait_for_ready(&self, name: &str, status: &str, reason: &str) -> JackalPackageStatus {
         let package = self.cluster.package_where(name, reason, |package| {
             let ready = condition(&package.status.as_ref()?.conditions, "Ready")?;
             (ready.status == status && ready.reason == reason).then_some(())
@@ -115,7 +115,7 @@ impl Ground {
         package.await.status.unwrap()
     }
 
-    /// Two nodes that hold different images under one name, as their agents would say it.
+    /// Two nodes with different images of the same name, as their agents would report them.
     async fn ambiguous(&self, name: &str, image: &str) {
         for node in ["worker-1.example.com", "worker-2.example.com"] {
             let lease = Lease {
@@ -155,11 +155,11 @@ impl Ground {
         api.patch_status(&resource, &PatchParams::default(), &status)
             .await
             .unwrap();
-        self.says(name, "False", "AmbiguousSource").await;
+        self.wait_for_ready(name, "False", "AmbiguousSource").await;
     }
 }
 
-/// The cells of a line by its header's columns.
+/// The cells of a line, by the columns of the header.
 fn cells<'t>(table: &'t str, name: &str) -> Vec<(&'t str, &'t str)> {
     let header = table
         .lines()
@@ -179,7 +179,7 @@ fn cells<'t>(table: &'t str, name: &str) -> Vec<(&'t str, &'t str)> {
     starts.windows(2).map(cell).collect()
 }
 
-/// The cell of that column.
+/// The cell of this column.
 fn cell<'t>(table: &'t str, name: &str, column: &str) -> &'t str {
     let cells = cells(table, name);
     let found = cells.iter().find(|(header, _)| *header == column);
@@ -187,50 +187,50 @@ fn cell<'t>(table: &'t str, name: &str, column: &str) -> &'t str {
 }
 
 async fn every_state() {
-    let ground = Ground::new().await;
-    let cluster = &ground.cluster;
-    let gateway = ground
-        .pushed("payments/payment-gateway-service", "v1.27.3", 14_000_000)
+    let setup = Setup::new().await;
+    let cluster = &setup.cluster;
+    let gateway = setup
+        .push("payments/payment-gateway-service", "v1.27.3", 14_000_000)
         .await;
-    let ledger = ground
-        .pushed(
+    let ledger = setup
+        .push(
             "payments/ledger/double-entry-bookkeeping",
             "2026.11.27-build.12345",
             9_000,
         )
         .await;
-    let large = ground
-        .pushed("platform/observability/collector", "0.115.1-contrib", 20_000_000)
+    let large = setup
+        .push("platform/observability/collector", "0.115.1-contrib", 20_000_000)
         .await;
 
-    ground.apply(
+    setup.apply(
         "payments-platform-production-1",
         "1.4.0",
         &[gateway.clone(), ledger.clone()],
         "",
     );
-    ground.cluster.ready("payments-platform-production-1").await;
+    setup.cluster.ready("payments-platform-production-1").await;
 
     let missing: Vec<String> = (0..3)
         .map(|number| {
             format!(
                 "{}/payments/reconciliation/nightly-batch-{number}:2026.11.27",
-                ground.source.host
+                setup.source.host
             )
         })
         .collect();
-    ground.apply(
+    setup.apply(
         "payments-platform-production-2",
         "1.4.1",
         &[&missing[..], std::slice::from_ref(&ledger)].concat(),
         "",
     );
-    ground
-        .says("payments-platform-production-2", "False", "SourceNotFound")
+    setup
+        .wait_for_ready("payments-platform-production-2", "False", "SourceNotFound")
         .await;
 
-    let slow = Throttle::to(&ground.registry.host, 1_500_000);
-    ground.apply_to(
+    let slow = Throttle::to(&setup.registry.host, 1_500_000);
+    setup.apply_to(
         &slow.host,
         "payments-platform-production-3",
         "1.4.2",
@@ -238,44 +238,44 @@ async fn every_state() {
         "",
     );
 
-    ground.apply(
+    setup.apply(
         "payments-platform-production-4",
         "1.4.0",
         std::slice::from_ref(&gateway),
         "suspend: true",
     );
-    ground
-        .says("payments-platform-production-4", "False", "Suspended")
+    setup
+        .wait_for_ready("payments-platform-production-4", "False", "Suspended")
         .await;
 
     let follows = format!(
         "{{image: '{}/payments/payment-gateway-service', policy: {{pattern: '^v(.*)$'}}}}",
-        ground.source.host
+        setup.source.host
     );
     let version = format!(
         "versionFrom: {{image: '{}/payments/payment-gateway-service'}}",
-        ground.source.host
+        setup.source.host
     );
-    let more = registry_at(&ground.registry.host);
+    let more = registry_at(&setup.registry.host);
     let followed = package("payments-platform-production-5", "x", &[&follows], &more);
     cluster.apply(&followed.replace("version: 'x'", &version));
     cluster.ready("payments-platform-production-5").await;
 
-    ground
+    setup
         .ambiguous(
             "payments-platform-production-6",
             "registry.example.com/payments/fraud-detection:dev",
         )
         .await;
 
-    ground.apply(
+    setup.apply(
         "payments-platform-production-7",
         "1.4.0",
         &["Payments/Gateway:1".to_owned()],
         "",
     );
-    ground
-        .says("payments-platform-production-7", "False", "InvalidReference")
+    setup
+        .wait_for_ready("payments-platform-production-7", "False", "InvalidReference")
         .await;
 
     let moves = |image: &JackalImage| {
@@ -339,7 +339,7 @@ async fn every_state() {
     assert!(cell(&table, ready, "SIZE").ends_with(" MiB"), "{table}");
 }
 
-/// The object of the package's image whose reference has that part.
+/// The object of the package's image whose reference contains `part`.
 async fn images_of(cluster: &Cluster, package: &str, part: &str) -> String {
     eventually(SOON, &format!("{package} has an object for {part}"), async || {
         let images = cluster.images().await;
@@ -355,20 +355,22 @@ async fn images_of(cluster: &Cluster, package: &str, part: &str) -> String {
 }
 
 async fn details() {
-    let ground = Ground::new().await;
-    let reference = format!("{}/team/nobody-pushed-this:2026.11.27", ground.source.host);
-    let more = registry_at(&ground.registry.host);
-    ground.cluster.apply(&objects::lone("mirror", &reference, &more));
+    let setup = Setup::new().await;
+    let reference = format!("{}/team/nobody-pushed-this:2026.11.27", setup.source.host);
+    let more = registry_at(&setup.registry.host);
+    setup
+        .cluster
+        .apply(&objects::standalone_image("mirror", &reference, &more));
     let failed = |image: &JackalImage| {
         let ready = condition(&image.status.as_ref()?.conditions, "Ready")?;
         (ready.reason == "SourceNotFound").then(|| ready.message.clone())
     };
-    let image = ground.cluster.image_where("mirror", "failed", failed).await;
+    let image = setup.cluster.image_where("mirror", "failed", failed).await;
     let message = failed(&image).unwrap();
-    let narrow = ground.cluster.kubectl(&["get", "jkimg"]);
+    let narrow = setup.cluster.kubectl(&["get", "jkimg"]);
     assert!(!narrow.contains(&reference) && !narrow.contains(&message), "{narrow}");
     assert_eq!(cell(&narrow, "mirror", "STATUS"), "SourceNotFound");
-    let wide = ground.cluster.kubectl(&["get", "jkimg", "-o", "wide"]);
+    let wide = setup.cluster.kubectl(&["get", "jkimg", "-o", "wide"]);
     assert!(wide.contains(&reference) && wide.contains(&message), "{wide}");
     for column in [
         "IMAGE",
@@ -385,29 +387,26 @@ async fn details() {
 }
 
 async fn progress() {
-    let ground = Ground::new().await;
-    let large = ground.pushed("team/large", "1", 12_000_000).await;
-    let slow = Throttle::to(&ground.registry.host, 1_200_000);
+    let setup = Setup::new().await;
+    let large = setup.push("team/large", "1", 12_000_000).await;
+    let slow = Throttle::to(&setup.registry.host, 1_200_000);
     let more = registry_at(&slow.host);
-    ground.cluster.apply(&objects::lone("large", &large, &more));
+    setup.cluster.apply(&objects::standalone_image("large", &large, &more));
     let moves = |image: &JackalImage| {
         let progress = image.status.as_ref()?.progress.as_ref()?;
         progress.bytes_per_second.filter(|rate| *rate > 0).map(drop)
     };
-    ground
-        .cluster
-        .image_where("large", "on its way, at a rate", moves)
-        .await;
-    let table = ground.cluster.kubectl(&["get", "jkimg"]);
+    setup.cluster.image_where("large", "on its way, at a rate", moves).await;
+    let table = setup.cluster.kubectl(&["get", "jkimg"]);
     let shown = cell(&table, "large", "PROGRESS");
     let (part, rate) = shown.split_once(' ').unwrap_or_else(|| panic!("{table}"));
     let part: u32 = part.strip_suffix('%').unwrap().parse().unwrap();
     assert!((1..100).contains(&part) && rate.ends_with(" MiB/s"), "{shown}");
     slow.set_rate(0);
-    let image = ground.cluster.image_ready("large").await;
+    let image = setup.cluster.image_ready("large").await;
     let status = image.status.unwrap();
     assert_eq!(status.progress, None);
-    let table = ground.cluster.kubectl(&["get", "jkimg"]);
+    let table = setup.cluster.kubectl(&["get", "jkimg"]);
     assert_eq!(cell(&table, "large", "PROGRESS"), "", "{table}");
     let size = cell(&table, "large", "SIZE");
     assert!(
@@ -417,15 +416,15 @@ async fn progress() {
 }
 
 async fn labels() {
-    let ground = Ground::new().await;
-    let app = ground.pushed("team/app", "1", 1_000).await;
+    let setup = Setup::new().await;
+    let app = setup.push("team/app", "1", 1_000).await;
     let long = format!("shop-{}.europe", "x".repeat(70));
     for name in ["shop", &long] {
-        ground.apply(name, "1", std::slice::from_ref(&app), "");
-        ground.cluster.ready(name).await;
+        setup.apply(name, "1", std::slice::from_ref(&app), "");
+        setup.cluster.ready(name).await;
     }
     let label = |image: &JackalImage| image.labels()["jackal.dev/package-name"].clone();
-    let images = ground.cluster.images().await;
+    let images = setup.cluster.images().await;
     let of = |package: &str| {
         let owned = |image: &&JackalImage| image.owner_references()[0].name == package;
         label(images.iter().find(owned).unwrap())
@@ -433,22 +432,22 @@ async fn labels() {
     assert_eq!(of("shop"), "shop");
     let short = of(&long);
     assert!(short.len() <= 63 && short.starts_with("shop-xxxx"), "{short}");
-    let listed = ground
+    let listed = setup
         .cluster
         .kubectl(&["get", "jkimg", "-o", "name", "-l", "jackal.dev/package-name=shop"]);
     assert_eq!(listed.lines().count(), 1, "{listed}");
 }
 
 async fn failures() {
-    let ground = Ground::new().await;
-    let there = ground.pushed("team/app", "1", 1_000).await;
+    let setup = Setup::new().await;
+    let there = setup.push("team/app", "1", 1_000).await;
     let missing: Vec<String> = (0..6)
-        .map(|number| format!("{}/team/no-such-image-{number}:1", ground.source.host))
+        .map(|number| format!("{}/team/no-such-image-{number}:1", setup.source.host))
         .collect();
     let images = [&missing[..], std::slice::from_ref(&there)].concat();
     let lines: Vec<String> = images.iter().map(|image| format!("{{image: '{image}'}}")).collect();
     let lines = lines.join(", ");
-    ground.cluster.apply(&format!(
+    setup.cluster.apply(&format!(
         "apiVersion: jackal.dev/v1alpha1
 kind: JackalPackage
 metadata: {{name: shop}}
@@ -459,9 +458,9 @@ spec:
   - {{name: two, images: [{lines}]}}
   {}
 ",
-        registry_at(&ground.registry.host)
+        registry_at(&setup.registry.host)
     ));
-    let package = ground
+    let package = setup
         .cluster
         .package_where("shop", "failed for all", |package: &JackalPackage| {
             let counts = package.status.as_ref()?.counts.clone()?;

@@ -1,4 +1,4 @@
-//! What people give to the commands, and what the commands say to them.
+//! Input of the commands, and their output.
 
 mod builds;
 mod files;
@@ -7,17 +7,17 @@ mod output;
 
 use serde_json::Value;
 
-use super::folder::{Folder, package_of, stderr, stdout};
+use super::workspace::{Workspace, package_of, stderr, stdout};
 
-impl Folder {
-    /// Builds `shop.yaml`, which must succeed, into the layout `out`.
-    fn builds(&self) -> Value {
+impl Workspace {
+    /// Builds `shop.yaml` successfully into the layout `out`.
+    fn build_shop(&self) -> Value {
         let output = self.run(&["build", "shop.yaml", "--to", "oci:out", "--output", "json"]);
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// Refuses to build `shop.yaml`, with all of `words`.
+    /// Expects that `build` rejects `shop.yaml` with all of `words`.
     fn refuses(&self, words: &[&str]) {
         let output = self.run(&["build", "shop.yaml", "--to", "oci:out"]);
         assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));

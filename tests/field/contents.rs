@@ -1,4 +1,4 @@
-//! Content that disappears while it is read, layers that registries need not have, and charts beside images.
+//! Content that disappears while it is read, non-distributable layers, and charts in indexes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,35 +8,36 @@ use jackal_operator::oci::{Descriptor, Digest, Document, Index, Manifest, media_
 use jackal_operator::registry::Repository;
 use serde_json::Value;
 
-use super::folder::{Folder, package, said};
+use super::workspace::{Workspace, all_output, package};
 use super::{Case, check};
 use crate::support::charts;
-use crate::support::faulty::Seen;
-use crate::support::front::{Act, Front};
+use crate::support::fault_proxy::{Action, FaultProxy};
 use crate::support::image::{entry, image, noise, push, put};
 use crate::support::registry::{TestRegistry, Version};
+use crate::support::scripted::RecordedRequest;
 
 fn of_app(host: &str) -> String {
     package("", &[&format!("images: [{{image: '{host}/app:1'}}]")])
 }
 
-/// An image that is replaced after it was first read, when its elder content is deleted, of which only the manifest
-/// `elder` was ever there. The newer one comes.
-async fn moves(source: &TestRegistry, elder: &Document, newer: &Document) {
+/// An image that is replaced after its first read, when its old content is deleted, of which only the manifest `older`
+/// ever existed. The new image is copied.
+async fn tag_moves(source: &TestRegistry, older: &Document, newer: &Document) {
     let to = TestRegistry::start(Version::V31);
     let (kind, raw) = (
-        elder.descriptor.media_type.clone(),
-        String::from_utf8(elder.raw.to_vec()).unwrap(),
+        older.descriptor.media_type.clone(),
+        String::from_utf8(older.raw.to_vec()).unwrap(),
     );
     let moved = AtomicBool::new(false);
-    let front = Front::to(&source.host, move |seen| {
-        let first = seen.method == "GET" && seen.path.ends_with("/manifests/1") && !moved.swap(true, Ordering::Relaxed);
+    let proxy = FaultProxy::to(&source.host, move |request| {
+        let first =
+            request.method == "GET" && request.path.ends_with("/manifests/1") && !moved.swap(true, Ordering::Relaxed);
         match first {
-            true => Act::Answer(200, vec![("Content-Type", kind.clone())], raw.clone()),
-            false => Act::Pass,
+            true => Action::Answer(200, vec![("Content-Type", kind.clone())], raw.clone()),
+            false => Action::Pass,
         }
     });
-    let report = Folder::new().report(&of_app(&front.host), &to.host, &[&front.host], &[]);
+    let report = Workspace::new().text_report(&of_app(&proxy.host), &to.host, &[&proxy.host], &[]);
     assert_eq!(report["images"][0]["digest"], newer.digest().as_str(), "{report}");
     assert_eq!(report["images"][0]["sourceDigest"], newer.digest().as_str(), "{report}");
 }
@@ -48,11 +49,11 @@ fn blob_disappears() -> BoxFuture<'static, ()> {
         let newer = image(&repository, "linux/amd64", noise(1, 1000)).await;
         put(&repository, &newer, Some("1")).await;
         let gone = |content: &[u8], kind: &str| Descriptor::new(kind, Digest::of(content), content.len() as u64);
-        let elder = Manifest::new(
+        let older = Manifest::new(
             gone(b"{}", media_type::OCI_CONFIG),
             vec![gone(b"gone", media_type::OCI_LAYER)],
         );
-        moves(&source, &Document::of_manifest(elder).unwrap(), &newer).await;
+        tag_moves(&source, &Document::of_manifest(older).unwrap(), &newer).await;
     }
     .boxed()
 }
@@ -67,71 +68,71 @@ fn child_disappears() -> BoxFuture<'static, ()> {
         put(&repository, &newer, Some("1")).await;
         let mut gone = entry(&child, "linux/amd64");
         gone.digest = Digest::of(b"gone");
-        let elder = Document::of_index(Index::new(vec![gone])).unwrap();
-        moves(&source, &elder, &newer).await;
+        let older = Document::of_index(Index::new(vec![gone])).unwrap();
+        tag_moves(&source, &older, &newer).await;
     }
     .boxed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tag_may_move_while_it_is_read() {
+async fn a_tag_that_moves_during_a_transfer_is_resolved_again() {
     check(&[
         Case {
             report: "artifact-keeper/artifact-keeper#1681",
-            input: "a tag that is moved during the transfer, when a blob of what it named is deleted",
-            expected: "it is resolved once more, and the new image comes",
+            input: "a tag that is moved during the transfer, and a blob of the old image is deleted",
+            expected: "it is resolved once more, and the new image is copied",
             run: blob_disappears,
         },
         Case {
             report: "artifact-keeper/artifact-keeper#1681",
-            input: "a tag that is moved during the look, when a child of the index that it named is deleted",
-            expected: "it is resolved once more, and the new image comes",
+            input: "a tag that is moved while it is resolved, and a manifest of the old index is deleted",
+            expected: "it is resolved once more, and the new image is copied",
             run: child_disappears,
         },
     ])
     .await;
 }
 
-/// An image with a layer of the type `kind` that is not distributed, under the tag 1; the layer is there if `there`.
+/// An image with a non-distributable layer of the type `kind`, under the tag 1; the layer exists if `there`.
 async fn with_foreign_layer(repository: &Repository, kind: &str, there: bool) -> Digest {
     let content = noise(7, 5000);
-    let mut foreign = Descriptor::new(kind, Digest::of(&content), 5000);
+    let mut copies_foreign_layer = Descriptor::new(kind, Digest::of(&content), 5000);
     if there {
-        foreign = push(repository, kind, content).await;
+        copies_foreign_layer = push(repository, kind, content).await;
     }
-    // Nobody is there, and nobody may be asked.
-    foreign.urls = vec!["http://127.0.0.1:1/layer".to_owned()];
+    // Nothing listens there, and it must not be requested.
+    copies_foreign_layer.urls = vec!["http://127.0.0.1:1/layer".to_owned()];
     let own = image(repository, "windows/amd64", noise(1, 1000)).await;
     let manifest = own.manifest().unwrap();
-    let layers = vec![foreign.clone(), manifest.layers[0].clone()];
+    let layers = vec![copies_foreign_layer.clone(), manifest.layers[0].clone()];
     let document = Document::of_manifest(Manifest::new(manifest.config.clone(), layers)).unwrap();
     put(repository, &document, Some("1")).await;
-    foreign.digest
+    copies_foreign_layer.digest
 }
 
-/// The repository of a registry that has the image of a report, by its path.
+/// The repository of the image of a report.
 fn repository_of(to: &TestRegistry, report: &Value) -> Repository {
     let name = report["images"][0]["name"].as_str().unwrap();
     let (_, path) = name.split_once('/').unwrap();
     to.repository(path.rsplit_once(':').unwrap().0)
 }
 
-fn foreign(kind: &'static str, there: bool) -> BoxFuture<'static, ()> {
+fn copies_foreign_layer(kind: &'static str, there: bool) -> BoxFuture<'static, ()> {
     async move {
         let (source, to) = (
             TestRegistry::start(Version::Olareg),
             TestRegistry::start(Version::Olareg),
         );
         let layer = with_foreign_layer(&source.repository("app"), kind, there).await;
-        let folder = Folder::new();
-        let build = || folder.report(&of_app(&source.host), &to.host, &[&source.host], &[]);
+        let folder = Workspace::new();
+        let build = || folder.text_report(&of_app(&source.host), &to.host, &[&source.host], &[]);
         let first = build();
         let held = repository_of(&to, &first).head_blob(&layer).await.unwrap();
         assert_eq!(held, there.then_some(5000), "{first}");
         let row = first["images"][0].clone();
         let reason = row["methodMessage"].as_str().unwrap_or_default();
         assert_eq!(reason.contains(layer.as_str()), !there, "{first}");
-        // The package holds what its images consist of.
+        // The package contains the layers of its images.
         let package = to
             .repository("shop")
             .manifest(first["digest"].as_str().unwrap())
@@ -148,33 +149,33 @@ fn foreign(kind: &'static str, there: bool) -> BoxFuture<'static, ()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn layers_that_are_not_distributed_come_where_they_are() {
+async fn non_distributable_layers_are_copied_when_the_source_has_them() {
     const DOCKER: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
     const OCI: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
     check(&[
         Case {
             report: "moby/moby#33151",
-            input: "docker's foreign layer, which the source has",
+            input: "docker's foreign layer, which exists in the source",
             expected: "it is copied, also into the package",
-            run: || foreign(DOCKER, true),
+            run: || copies_foreign_layer(DOCKER, true),
         },
         Case {
             report: "containerd/containerd#5887",
-            input: "OCI's non-distributable layer, which the source has",
+            input: "OCI's non-distributable layer, which exists in the source",
             expected: "it is copied, also into the package",
-            run: || foreign(OCI, true),
+            run: || copies_foreign_layer(OCI, true),
         },
         Case {
             report: "containerd/containerd#7676",
-            input: "a non-distributable layer that the source does not have",
-            expected: "the image comes without it, the report names it, and its urls are not asked",
-            run: || foreign(OCI, false),
+            input: "a non-distributable layer that does not exist in the source",
+            expected: "the image is copied without it, the report names it, and its urls are not requested",
+            run: || copies_foreign_layer(OCI, false),
         },
         Case {
             report: "docker/hub-feedback#2132",
-            input: "docker's foreign layer, which the source does not have",
-            expected: "the image comes without it, the report names it, and its urls are not asked",
-            run: || foreign(DOCKER, false),
+            input: "docker's foreign layer, which does not exist in the source",
+            expected: "the image is copied without it, the report names it, and its urls are not requested",
+            run: || copies_foreign_layer(DOCKER, false),
         },
     ])
     .await;
@@ -194,7 +195,7 @@ fn with_chart(host: &str) -> String {
     package("", &[&format!("charts: [{chart}]")])
 }
 
-/// An index of an image and of `entries` under the tag of the chart.
+/// Stores an index of an image and of `entries` under the tag of the chart.
 async fn put_index(source: &TestRegistry, entries: Vec<Descriptor>) -> Document {
     let repository = source.repository("charts/front");
     let image = image(&repository, "linux/amd64", noise(3, 1000)).await;
@@ -205,9 +206,9 @@ async fn put_index(source: &TestRegistry, entries: Vec<Descriptor>) -> Document 
     index
 }
 
-/// The package holds the chart that lies behind an index, whose entry is called a chart or not, and all of the index where
-/// it is named as an image.
-fn behind_an_index(called: bool) -> BoxFuture<'static, ()> {
+/// The package contains the chart that an index references, whether or not the entry has an artifactType, and the whole
+/// index if it is also listed as an image.
+fn chart_in_index(called: bool) -> BoxFuture<'static, ()> {
     async move {
         let source = TestRegistry::start(Version::V31);
         let mut entry = chart(&source, "front").await.descriptor;
@@ -215,9 +216,9 @@ fn behind_an_index(called: bool) -> BoxFuture<'static, ()> {
             entry.artifact_type = Some("application/vnd.cncf.helm.config.v1+json".to_owned());
         }
         let index = put_index(&source, vec![entry.clone()]).await;
-        let folder = Folder::new();
-        let report = folder.report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
-        let again = folder.report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
+        let folder = Workspace::new();
+        let report = folder.text_report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
+        let again = folder.text_report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
         assert_eq!(
             (&again["digest"], &again["changed"]),
             (&report["digest"], &Value::Bool(false))
@@ -228,7 +229,7 @@ fn behind_an_index(called: bool) -> BoxFuture<'static, ()> {
             "",
             &[&format!("images: [{{image: '{}/charts/front:1.2.3'}}]", source.host)],
         );
-        let report = folder.report(&text, &to.host, &[&source.host], &[]);
+        let report = folder.text_report(&text, &to.host, &[&source.host], &[]);
         assert_eq!(report["images"][0]["digest"], index.digest().as_str());
         let there = repository_of(&to, &report)
             .manifest(entry.digest.as_str())
@@ -239,40 +240,40 @@ fn behind_an_index(called: bool) -> BoxFuture<'static, ()> {
     .boxed()
 }
 
-/// A chart that is read behind what `rule` makes of requests.
-fn chart_comes(rule: fn(&Seen) -> Act) -> BoxFuture<'static, ()> {
+/// A chart that is read through a proxy with `rule`.
+fn chart_is_read(rule: fn(&RecordedRequest) -> Action) -> BoxFuture<'static, ()> {
     async move {
         let source = TestRegistry::start(Version::V31);
         chart(&source, "front").await;
-        let front = Front::to(&source.host, rule);
-        Folder::new().report(&with_chart(&front.host), "oci:out", &[&front.host], &[]);
+        let proxy = FaultProxy::to(&source.host, rule);
+        Workspace::new().text_report(&with_chart(&proxy.host), "oci:out", &[&proxy.host], &[]);
     }
     .boxed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn charts_are_found_by_their_tags() {
+async fn charts_are_found_behind_their_tags() {
     check(&[
         Case {
             report: "helm/helm#31582",
-            input: "a tag that names an index of an image and a chart, which has an artifactType",
-            expected: "the chart is found behind it",
-            run: || behind_an_index(true),
+            input: "a tag that names an index of an image and a chart with an artifactType",
+            expected: "the chart is found in the index",
+            run: || chart_in_index(true),
         },
         Case {
             report: "helm/helm#31775",
             input: "the same without an artifactType",
-            expected: "the chart is found behind it by its manifest",
-            run: || behind_an_index(false),
+            expected: "the chart is found by its manifest",
+            run: || chart_in_index(false),
         },
         Case {
             report: "helm/helm#32539",
             input: "an index of two charts",
-            expected: "the one of the name that was asked for is taken",
+            expected: "the chart with the requested name is used",
             run: || {
                 async {
                     let source = TestRegistry::start(Version::V31);
-                    let (front, other) = (chart(&source, "front").await, chart(&source, "other").await);
+                    let (proxy, other) = (chart(&source, "front").await, chart(&source, "other").await);
                     // In one repository.
                     let (from, to) = (source.repository("charts/other"), source.repository("charts/front"));
                     for blob in other.manifest().unwrap().blobs() {
@@ -280,11 +281,11 @@ async fn charts_are_found_by_their_tags() {
                         push(&to, &blob.media_type, content).await;
                     }
                     put(&to, &other, None).await;
-                    put_index(&source, vec![other.descriptor, front.descriptor.clone()]).await;
-                    let folder = Folder::new();
-                    let report = folder.report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
-                    put(&to, &front, Some("1.2.3")).await;
-                    let alone = folder.report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
+                    put_index(&source, vec![other.descriptor, proxy.descriptor.clone()]).await;
+                    let folder = Workspace::new();
+                    let report = folder.text_report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
+                    put(&to, &proxy, Some("1.2.3")).await;
+                    let alone = folder.text_report(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
                     assert_eq!(alone["digest"], report["digest"]);
                 }
                 .boxed()
@@ -292,41 +293,41 @@ async fn charts_are_found_by_their_tags() {
         },
         Case {
             report: "artifact-keeper/artifact-keeper#1681",
-            input: "HEAD names the digest of the chart's tag, and GET by that digest is answered 404",
-            expected: "the chart that the tag has is taken",
+            input: "HEAD returns the digest of the chart's tag, and GET by that digest is answered with 404",
+            expected: "the chart of the tag is used",
             run: || {
-                chart_comes(|seen| match seen.path.contains("/manifests/sha256:") {
-                    true => Act::Answer(404, Vec::new(), String::new()),
-                    false => Act::Pass,
+                chart_is_read(|request| match request.path.contains("/manifests/sha256:") {
+                    true => Action::Answer(404, Vec::new(), String::new()),
+                    false => Action::Pass,
                 })
             },
         },
         Case {
             report: "google/go-containerregistry#56",
-            input: "HEAD names another digest than the chart's manifest has",
-            expected: "the chart that the tag has is taken",
+            input: "HEAD returns another digest than that of the chart's manifest",
+            expected: "the chart of the tag is used",
             run: || {
-                chart_comes(|seen| match seen.method == "HEAD" {
-                    true => Act::Header(
+                chart_is_read(|request| match request.method == "HEAD" {
+                    true => Action::Header(
                         "docker-content-digest",
                         Box::new(|_| format!("sha256:{}", "0".repeat(64))),
                     ),
-                    false => Act::Pass,
+                    false => Action::Pass,
                 })
             },
         },
         Case {
             report: "helm/helm#32539",
-            input: "an index of two charts, neither of which has the name that was asked for",
-            expected: "it is an error that names both",
+            input: "an index of two charts, neither of which has the requested name",
+            expected: "an error that names both",
             run: || {
                 async {
                     let source = TestRegistry::start(Version::V31);
-                    let front = chart(&source, "front").await;
+                    let proxy = chart(&source, "front").await;
                     let to = source.repository("charts/front");
                     let mut entries = Vec::new();
                     for name in ["one", "other"] {
-                        let mut manifest = front.manifest().unwrap().clone();
+                        let mut manifest = proxy.manifest().unwrap().clone();
                         manifest.annotations = [("org.opencontainers.image.title".to_owned(), name.to_owned())].into();
                         let document = Document::of_manifest(manifest).unwrap();
                         put(&to, &document, None).await;
@@ -334,12 +335,13 @@ async fn charts_are_found_by_their_tags() {
                     }
                     let digests = [entries[0].digest.to_string(), entries[1].digest.to_string()];
                     put_index(&source, entries).await;
-                    let output = Folder::new().build(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
+                    let output =
+                        Workspace::new().build_text(&with_chart(&source.host), "oci:out", &[&source.host], &[]);
                     assert!(!output.status.success());
                     assert!(
-                        digests.iter().all(|digest| said(&output).contains(digest)),
+                        digests.iter().all(|digest| all_output(&output).contains(digest)),
                         "{}",
-                        said(&output)
+                        all_output(&output)
                     );
                 }
                 .boxed()

@@ -8,7 +8,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
-use super::folder::{Ended as _, Folder, package_of, stderr};
+use super::workspace::{CommandResult as _, Workspace, package_of, stderr};
 use super::{Case, check, on_one_thread};
 use crate::support::image::{image, noise, put};
 use crate::support::registry::{Options, TestRegistry, Version};
@@ -16,7 +16,7 @@ use crate::support::wait::{SOON, eventually};
 
 const LOGIN: (&str, &str) = ("jackal", "pass:word");
 
-/// A registry that wants a login, or does not, with the image `team/app:1`.
+/// A registry with the image `team/app:1`, with or without authentication.
 pub async fn registry(login: bool) -> TestRegistry {
     let options = Options {
         login: login.then_some(LOGIN),
@@ -29,7 +29,7 @@ pub async fn registry(login: bool) -> TestRegistry {
     registry
 }
 
-/// `auth` of the login, or of another password.
+/// `auth` of the login, or with another password.
 fn auth(password: &str) -> String {
     STANDARD.encode(format!("{}:{password}", LOGIN.0))
 }
@@ -39,39 +39,43 @@ fn auths(auths: Value) -> String {
     json!({ "auths": auths }).to_string()
 }
 
-/// An entry with the login.
-pub fn right() -> Value {
+/// An entry with the right password.
+pub fn valid_entry() -> Value {
     json!({ "auth": auth(LOGIN.1) })
 }
 
 /// An entry with another password.
-pub fn wrong() -> Value {
+pub fn invalid_entry() -> Value {
     json!({ "auth": auth("wrong") })
 }
 
-async fn build(folder: &Folder, registry: &TestRegistry) -> Output {
+async fn build(folder: &Workspace, registry: &TestRegistry) -> Output {
     let image = format!("{}/team/app:1", registry.host);
     let flags = ["--insecure-registry", &registry.host];
     folder.build_image(&image, &flags)
 }
 
-/// Builds from a registry that wants a login, with the `config.json` that `config` makes of its host.
-async fn with(config: impl FnOnce(&str) -> String) -> Output {
+/// Builds from a registry with authentication, with the `config.json` that `config` returns for its host.
+async fn build_with_config(config: impl FnOnce(&str) -> String) -> Output {
     let registry = registry(true).await;
-    let folder = Folder::new().file(".docker/config.json", config(&registry.host));
+    let folder = Workspace::new().file(".docker/config.json", config(&registry.host));
     build(&folder, &registry).await
 }
 
-/// The same with one entry under the key that `key` makes of the host.
+/// The same with one entry under the key that `key` returns for the host.
 fn with_key(key: fn(&str) -> String, entry: fn() -> Value) -> BoxFuture<'static, ()> {
-    async move { with(|host| auths(json!({ key(host): entry() }))).await.succeeded() }.boxed()
+    async move {
+        build_with_config(|host| auths(json!({ key(host): entry() })))
+            .await
+            .succeeded()
+    }
+    .boxed()
 }
 
-/// Builds where `config` names the helper `test`, which does what `script` says, from a registry that wants a `login` or
-/// does not.
-async fn helped(login: bool, config: impl FnOnce(&str) -> Value, script: &str, more: &[&str]) -> Output {
+/// Builds with the credential helper `test`, which runs `script`, from a registry with or without authentication.
+async fn build_with_helper(login: bool, config: impl FnOnce(&str) -> Value, script: &str, more: &[&str]) -> Output {
     let registry = registry(login).await;
-    let folder = Folder::new()
+    let folder = Workspace::new()
         .file(".docker/config.json", config(&registry.host).to_string())
         .program("docker-credential-test", script);
     let image = format!("{}/team/app:1", registry.host);
@@ -84,16 +88,17 @@ fn store(_: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_are_read_as_docker_and_podman_read_them() {
+async fn credential_files_are_read_like_docker_and_podman_do() {
     check(&[
         Case {
             report: "google/go-containerregistry#1431",
-            input: "keys for the host and for a path in it, of which only the path's is right",
-            expected: "the longest path wins",
+            input: "keys for the host and for a path in it, of which only the key of the path has the right password",
+            expected: "the longest path takes precedence",
             run: || {
                 async {
-                    let config = |host: &str| auths(json!({ host: wrong(), format!("{host}/team"): right() }));
-                    with(config).await.succeeded();
+                    let config =
+                        |host: &str| auths(json!({ host: invalid_entry(), format!("{host}/team"): valid_entry() }));
+                    build_with_config(config).await.succeeded();
                 }
                 .boxed()
             },
@@ -102,15 +107,15 @@ async fn files_are_read_as_docker_and_podman_read_them() {
             report: "kubernetes/kubernetes#119941",
             input: "a key with `*` for a part of the host",
             expected: "its credentials are used",
-            run: || with_key(|host| host.replacen("127", "*", 1), right),
+            run: || with_key(|host| host.replacen("127", "*", 1), valid_entry),
         },
         Case {
             report: "docker/cli#4414",
             input: "`auths` is null",
-            expected: "anonymous: the registry wants a login, and the message names docker's file, no Secret",
+            expected: "anonymous: the registry requires a login, and the message names docker's file and no Secret",
             run: || {
                 async {
-                    let ended = with(|_| json!({ "auths": null }).to_string()).await;
+                    let ended = build_with_config(|_| json!({ "auths": null }).to_string()).await;
                     ended.failed(1, &["cannot read", "docker login", "config.json"]);
                     for field in ["Secret", "imagePullSecrets", "secretRef"] {
                         assert!(!stderr(&ended).contains(field), "{ended:?}");
@@ -121,20 +126,20 @@ async fn files_are_read_as_docker_and_podman_read_them() {
         },
         Case {
             report: "opentofu/opentofu#2732",
-            input: "an entry that is null beside one with credentials",
+            input: "an entry that is null and one with credentials",
             expected: "the credentials are used",
             run: || {
                 async {
-                    let config = |host: &str| auths(json!({ "other.example.com": null, host: right() }));
-                    with(config).await.succeeded();
+                    let config = |host: &str| auths(json!({ "other.example.com": null, host: valid_entry() }));
+                    build_with_config(config).await.succeeded();
                 }
                 .boxed()
             },
         },
         Case {
             report: "docker/cli cli/config/configfile",
-            input: "empty username and password beside auth",
-            expected: "auth wins",
+            input: "empty username and password next to auth",
+            expected: "auth takes precedence",
             run: || {
                 with_key(
                     str::to_owned,
@@ -144,14 +149,14 @@ async fn files_are_read_as_docker_and_podman_read_them() {
         },
         Case {
             report: "getwud/wud#343",
-            input: "auth with a line break behind it",
-            expected: "it does not count",
+            input: "auth followed by a line break",
+            expected: "the line break is ignored",
             run: || with_key(str::to_owned, || json!({ "auth": format!("{}\n", auth(LOGIN.1)) })),
         },
         Case {
             report: "google/go-containerregistry#555",
-            input: "auth made by `echo user:password | base64`: the line break is in it",
-            expected: "it does not count",
+            input: "auth made by `echo user:password | base64`, which contains the line break",
+            expected: "the line break is ignored",
             run: || {
                 let broken = || json!({ "auth": STANDARD.encode(format!("{}:{}\n", LOGIN.0, LOGIN.1)) });
                 with_key(str::to_owned, broken)
@@ -160,10 +165,10 @@ async fn files_are_read_as_docker_and_podman_read_them() {
         Case {
             report: "RFC 8259 section 8.1",
             input: "a byte order mark",
-            expected: "it is passed over",
+            expected: "it is ignored",
             run: || {
                 async {
-                    with(|host| format!("\u{feff}{}", auths(json!({ host: right() }))))
+                    build_with_config(|host| format!("\u{feff}{}", auths(json!({ host: valid_entry() }))))
                         .await
                         .succeeded()
                 }
@@ -172,15 +177,15 @@ async fn files_are_read_as_docker_and_podman_read_them() {
         },
         Case {
             report: "docker/cli cli/config",
-            input: "a file that is no JSON, and one that cannot be read",
-            expected: "an error that names the file, and nothing of what it holds",
+            input: "a file that is not JSON, and one that cannot be read",
+            expected: "an error that names the file, and none of its content",
             run: || {
                 async {
-                    let ended = with(|_| "{\"auths\": {\"r\": hunter2".to_owned()).await;
+                    let ended = build_with_config(|_| "{\"auths\": {\"r\": hunter2".to_owned()).await;
                     ended.failed(2, &["/.docker/config.json: not a docker config.json (line 1"]);
                     assert!(!stderr(&ended).contains("hunter2"), "{ended:?}");
                     let registry = registry(false).await;
-                    let folder = Folder::new().file(".docker/config.json/in-the-way", "");
+                    let folder = Workspace::new().file(".docker/config.json/in-the-way", "");
                     let ended = build(&folder, &registry).await;
                     ended.failed(2, &["the credentials in", "/.docker/config.json: ", "correct"]);
                 }
@@ -189,14 +194,17 @@ async fn files_are_read_as_docker_and_podman_read_them() {
         },
         Case {
             report: "openshift/oc-mirror#216",
-            input: "a login of podman alone: $XDG_RUNTIME_DIR/containers/auth.json",
+            input: "a login of podman only: $XDG_RUNTIME_DIR/containers/auth.json",
             expected: "it is used",
             run: || {
                 async {
                     let registry = registry(true).await;
-                    let folder = Folder::new()
-                        .file("run/containers/auth.json", auths(json!({ &*registry.host: right() })))
-                        .file(".docker/config.json", auths(json!({ "other": wrong() })))
+                    let folder = Workspace::new()
+                        .file(
+                            "run/containers/auth.json",
+                            auths(json!({ &*registry.host: valid_entry() })),
+                        )
+                        .file(".docker/config.json", auths(json!({ "other": invalid_entry() })))
                         .set("XDG_RUNTIME_DIR", "~/run");
                     build(&folder, &registry).await.succeeded();
                 }
@@ -205,13 +213,13 @@ async fn files_are_read_as_docker_and_podman_read_them() {
         },
         Case {
             report: "oras-project/oras#1597",
-            input: "a key for a path of the host that everything is pushed to",
-            expected: "its credentials are used, as docker uses them",
+            input: "a key for a path of the destination host",
+            expected: "its credentials are used, as by docker",
             run: || {
                 async {
                     let (source, to) = (registry(false).await, registry(true).await);
                     let key = format!("{}/team", to.host);
-                    let folder = Folder::new().file(".docker/config.json", auths(json!({ key: right() })));
+                    let folder = Workspace::new().file(".docker/config.json", auths(json!({ key: valid_entry() })));
                     folder.write("shop.yaml", package_of(&[format!("'{}/team/app:1'", source.host)]));
                     let flags = ["--insecure", "--insecure-registry", &source.host];
                     let arguments = [&["build", "shop.yaml", "--to", &to.host], &flags[..]].concat();
@@ -223,12 +231,12 @@ async fn files_are_read_as_docker_and_podman_read_them() {
         Case {
             report: "docker/cli cli/config: DOCKER_CONFIG",
             input: "DOCKER_CONFIG names the file",
-            expected: "an error that says that it names a folder",
+            expected: "an error that says that it must name a folder",
             run: || {
                 async {
                     let registry = registry(false).await;
-                    let folder = Folder::new()
-                        .file("config.json", auths(json!({ &*registry.host: right() })))
+                    let folder = Workspace::new()
+                        .file("config.json", auths(json!({ &*registry.host: valid_entry() })))
                         .set("DOCKER_CONFIG", "~/config.json");
                     let ended = build(&folder, &registry).await;
                     ended.failed(2, &["/config.json/config.json: DOCKER_CONFIG must name the directory"]);
@@ -243,8 +251,8 @@ async fn files_are_read_as_docker_and_podman_read_them() {
             run: || {
                 async {
                     let registry = registry(true).await;
-                    let folder = Folder::new()
-                        .file("auth.json", auths(json!({ &*registry.host: right() })))
+                    let folder = Workspace::new()
+                        .file("auth.json", auths(json!({ &*registry.host: valid_entry() })))
                         .set("REGISTRY_AUTH_FILE", "~/auth.json");
                     build(&folder, &registry).await.succeeded();
                 }
@@ -256,7 +264,7 @@ async fn files_are_read_as_docker_and_podman_read_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn credential_helpers_are_asked_as_docker_asks_them() {
+async fn credential_helpers_are_called_like_docker_does() {
     check(&[
         Case {
             report: "google/go-containerregistry#156",
@@ -265,7 +273,7 @@ async fn credential_helpers_are_asked_as_docker_asks_them() {
             run: || {
                 async {
                     let script = "echo credentials not found in native keychain; exit 1";
-                    helped(false, store, script, &[]).await.succeeded();
+                    build_with_helper(false, store, script, &[]).await.succeeded();
                 }
                 .boxed()
             },
@@ -277,7 +285,7 @@ async fn credential_helpers_are_asked_as_docker_asks_them() {
             run: || {
                 async {
                     let script = "echo credentials not found in native keychain >&2; exit 1";
-                    helped(false, store, script, &[]).await.succeeded();
+                    build_with_helper(false, store, script, &[]).await.succeeded();
                 }
                 .boxed()
             },
@@ -285,10 +293,10 @@ async fn credential_helpers_are_asked_as_docker_asks_them() {
         Case {
             report: "docker/cli cli/config/configfile",
             input: "an empty credsStore",
-            expected: "there is no helper",
+            expected: "no helper is called",
             run: || {
                 async {
-                    helped(false, |_| json!({ "credsStore": "" }), "exit 1", &[])
+                    build_with_helper(false, |_| json!({ "credsStore": "" }), "exit 1", &[])
                         .await.succeeded();
                 }
                 .boxed()
@@ -296,7 +304,7 @@ async fn credential_helpers_are_asked_as_docker_asks_them() {
         },
         Case {
             report: "docker/docker-credential-helpers README",
-            input: "a helper for this registry alone, which gets the host on its input",
+            input: "a helper for this registry only, which gets the host on its input",
             expected: "its answer is used",
             run: || {
                 async {
@@ -305,8 +313,8 @@ async fn credential_helpers_are_asked_as_docker_asks_them() {
                         r#"read -r host; case $host in 127.0.0.1:*) echo '{{"ServerURL":"x","Username":"{}","Secret":"{}"}}';; *) exit 3;; esac"#,
                         LOGIN.0, LOGIN.1
                     );
-                    // `read` fails where no line ends, and has read it all the same.
-                    helped(true, config, &script, &[]).await.succeeded();
+                    // `read` fails without a newline, but has read the input.
+                    build_with_helper(true, config, &script, &[]).await.succeeded();
                 }
                 .boxed()
             },
@@ -318,9 +326,9 @@ async fn credential_helpers_are_asked_as_docker_asks_them() {
             run: || {
                 async {
                     let config = |_: &str| json!({ "auths": {}, "credsStore": "desktop.absent" });
-                    let ended = helped(false, config, "exit 0", &[]).await;
-                    let said = ["docker-credential-desktop.absent", "/.docker/config.json", "not installed", "127.0.0.1:"];
-                    ended.failed(1, &said);
+                    let ended = build_with_helper(false, config, "exit 0", &[]).await;
+                    let expected = ["docker-credential-desktop.absent", "/.docker/config.json", "not installed", "127.0.0.1:"];
+                    ended.failed(1, &expected);
                 }
                 .boxed()
             },
@@ -328,10 +336,10 @@ async fn credential_helpers_are_asked_as_docker_asks_them() {
         Case {
             report: "docker/docker-credential-helpers#296",
             input: "a helper that fails: `pass not initialized`",
-            expected: "an error that names it and repeats its words",
+            expected: "an error that names it and contains its message",
             run: || {
                 async {
-                    let ended = helped(false, store, "echo pass not initialized; exit 1", &[]).await;
+                    let ended = build_with_helper(false, store, "echo pass not initialized; exit 1", &[]).await;
                     ended.failed(1, &["docker-credential-test", "pass not initialized"]);
                 }
                 .boxed()
@@ -340,12 +348,12 @@ async fn credential_helpers_are_asked_as_docker_asks_them() {
         Case {
             report: "docker/docker-credential-helpers#355",
             input: "a helper that never answers",
-            expected: "an error after the timeout, and neither it nor what it started runs any more",
+            expected: "an error after the timeout; the helper and its child processes are killed",
             run: || {
                 on_one_thread(|| async {
                     let script = "sleep 1000 & echo $! > child; echo $$ > parent; wait";
                     let registry = registry(false).await;
-                    let folder = Folder::new()
+                    let folder = Workspace::new()
                         .file(".docker/config.json", store("").to_string())
                         .program("docker-credential-test", script);
                     let image = format!("{}/team/app:1", registry.host);

@@ -10,16 +10,16 @@ use jackal_operator::oci::{Descriptor, Digest, media_type};
 use jackal_operator::source::RegistrySource;
 use jackal_operator::transfer::{Destination as _, LayoutDestination};
 
-use super::folder::{Folder, package_of};
+use super::workspace::{Workspace, package_of};
 use super::{Case, check};
 use crate::docker::engines::tar;
 use crate::support::charts;
-use crate::support::faulty::Seen;
-use crate::support::front::{Act, Front};
+use crate::support::copy::copy;
+use crate::support::fault_proxy::{Action, FaultProxy};
+use crate::support::file_server::FileServer;
 use crate::support::image::{image, noise, push, put};
 use crate::support::registry::{TestRegistry, Version};
-use crate::support::shelf::Shelf;
-use crate::support::sink::copy;
+use crate::support::scripted::RecordedRequest;
 
 /// The configuration of [`Blobs`].
 const CONFIG: &str = r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
@@ -44,19 +44,19 @@ impl Blobs {
         }
     }
 
-    /// Serves `manifest` as `app:1` and under its digest, since no registry stores all that there is.
-    fn serve(&self, manifest: &str, kind: &'static str) -> Front {
+    /// Serves `manifest` as `app:1` and under its digest, because no registry stores every such manifest.
+    fn serve(&self, manifest: &str, kind: &'static str) -> FaultProxy {
         self.serve_without(manifest, kind, Vec::new())
     }
 
-    /// The same from a registry that does not have the blobs `lost`.
-    fn serve_without(&self, manifest: &str, kind: &'static str, lost: Vec<Digest>) -> Front {
+    /// The same from a registry without the blobs `lost`.
+    fn serve_without(&self, manifest: &str, kind: &'static str, lost: Vec<Digest>) -> FaultProxy {
         let manifest = manifest.to_owned();
         let digest = Digest::of(manifest.as_bytes()).to_string();
         let paths = ["/v2/app/manifests/1".to_owned(), format!("/v2/app/manifests/{digest}")];
-        Front::to(&self.registry.host, move |seen: &Seen| {
-            match paths.contains(&seen.path) {
-                true => Act::Answer(
+        FaultProxy::to(&self.registry.host, move |request: &RecordedRequest| {
+            match paths.contains(&request.path) {
+                true => Action::Answer(
                     200,
                     vec![
                         ("Content-Type", kind.to_owned()),
@@ -67,17 +67,17 @@ impl Blobs {
                     ],
                     manifest.clone(),
                 ),
-                false if lost.iter().any(|lost| seen.path.ends_with(lost.as_str())) => {
-                    Act::Answer(404, Vec::new(), String::new())
+                false if lost.iter().any(|lost| request.path.ends_with(lost.as_str())) => {
+                    Action::Answer(404, Vec::new(), String::new())
                 }
-                false => Act::Pass,
+                false => Action::Pass,
             }
         })
     }
 
-    fn repository(&self, front: &Front) -> jackal_operator::registry::Repository {
+    fn repository(&self, proxy: &FaultProxy) -> jackal_operator::registry::Repository {
         let endpoint = jackal_operator::registry::Endpoint {
-            host: front.host.clone(),
+            host: proxy.host.clone(),
             ..self.registry.endpoint()
         };
         jackal_operator::registry::Registry::new(endpoint)
@@ -86,8 +86,8 @@ impl Blobs {
     }
 }
 
-/// Copies an image whose blobs a registry does not have that its manifest says itself, or that are known anyway.
-async fn arrives_without_its_blobs(embedded: bool) {
+/// Copies an image whose blobs are missing in the registry but embedded in the manifest, or well known.
+async fn copies_without_embedded_blobs(embedded: bool) {
     let blobs = Blobs::start().await;
     let written = |content: &[u8], kind: &str| {
         let data = match embedded {
@@ -119,12 +119,12 @@ async fn arrives_without_its_blobs(embedded: bool) {
         layer.0
     );
     let lost = vec![config.1.clone(), layer.1.clone()];
-    let front = blobs.serve_without(&manifest, media_type::OCI_MANIFEST, lost);
+    let proxy = blobs.serve_without(&manifest, media_type::OCI_MANIFEST, lost);
     let folder = tempfile::tempdir().unwrap();
     let layout = LayoutDestination::new(folder.path(), "app");
-    let source = RegistrySource::new(blobs.repository(&front).registry().clone());
+    let source = RegistrySource::new(blobs.repository(&proxy).registry().clone());
     let platforms: &[&str] = if embedded { &["linux/amd64"] } else { &[] };
-    copy(&source, &format!("{}/app:1", front.host), platforms, &layout, "1")
+    copy(&source, &format!("{}/app:1", proxy.host), platforms, &layout, "1")
         .await
         .unwrap();
     for (_, digest, size) in [config, layer] {
@@ -132,26 +132,26 @@ async fn arrives_without_its_blobs(embedded: bool) {
     }
 }
 
-/// What is said of a manifest that is not read.
+/// The error message for an invalid manifest.
 async fn refused(manifest: &'static str, kind: &'static str) -> String {
     let blobs = Blobs::start().await;
-    let front = blobs.serve(manifest, kind);
-    blobs.repository(&front).manifest("1").await.unwrap_err().to_string()
+    let proxy = blobs.serve(manifest, kind);
+    blobs.repository(&proxy).manifest("1").await.unwrap_err().to_string()
 }
 
-/// Copies `app:1` as `manifest` says it, and sees that it arrives to the byte with both blobs.
-async fn arrives(manifest: impl Fn(&Blobs) -> String, kind: &'static str, platforms: &[&str]) {
+/// Copies `app:1` with `manifest`, and verifies that it is copied unchanged with both blobs.
+async fn copies_unchanged(manifest: impl Fn(&Blobs) -> String, kind: &'static str, platforms: &[&str]) {
     let blobs = Blobs::start().await;
     let manifest = manifest(&blobs);
-    let front = blobs.serve(&manifest, kind);
+    let proxy = blobs.serve(&manifest, kind);
     let registry = jackal_operator::registry::Registry::new(jackal_operator::registry::Endpoint {
-        host: front.host.clone(),
+        host: proxy.host.clone(),
         ..blobs.registry.endpoint()
     });
     let folder = tempfile::tempdir().unwrap();
     let layout = LayoutDestination::new(folder.path(), "app");
     let source = RegistrySource::new(registry.unwrap());
-    let reference = format!("{}/app:1", front.host);
+    let reference = format!("{}/app:1", proxy.host);
     let (image, _) = copy(&source, &reference, platforms, &layout, "1").await.unwrap();
     let whole = image
         .documents
@@ -165,12 +165,12 @@ async fn arrives(manifest: impl Fn(&Blobs) -> String, kind: &'static str, platfo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn manifests() {
+async fn manifests_with_unusual_json_are_copied() {
     check(&[
         Case {
             report: "encoding/json, func Unmarshal (null)",
             input: "annotations, subject, urls and platform of a manifest are null",
-            expected: "copied to the byte",
+            expected: "copied unchanged",
             run: || {
                 let manifest = |blobs: &Blobs| {
                     format!(
@@ -184,13 +184,13 @@ async fn manifests() {
                         blobs.layer.size
                     )
                 };
-                async move { arrives(manifest, media_type::OCI_MANIFEST, &[]).await }.boxed()
+                async move { copies_unchanged(manifest, media_type::OCI_MANIFEST, &[]).await }.boxed()
             },
         },
         Case {
             report: "OCI image specification, Descriptors",
             input: "a configuration without media type, a null layer, a size as 1e3",
-            expected: "copied to the byte",
+            expected: "copied unchanged",
             run: || {
                 let manifest = |blobs: &Blobs| {
                     format!(
@@ -198,13 +198,13 @@ async fn manifests() {
                         blobs.config.digest, blobs.config.size, blobs.layer.digest
                     )
                 };
-                async move { arrives(manifest, media_type::OCI_MANIFEST, &[]).await }.boxed()
+                async move { copies_unchanged(manifest, media_type::OCI_MANIFEST, &[]).await }.boxed()
             },
         },
         Case {
             report: "encoding/json, func Unmarshal (duplicate names)",
-            input: "fields twice, of which the last counts; a byte order mark before, a line after",
-            expected: "copied to the byte",
+            input: "duplicate fields, of which the last counts; a byte order mark before, a newline after",
+            expected: "copied unchanged",
             run: || {
                 let manifest = |blobs: &Blobs| {
                     let config = format!(r#""config":{{"digest":"{}","size":{}}}"#, blobs.config.digest, blobs.config.size);
@@ -216,13 +216,13 @@ async fn manifests() {
                         "\u{feff}{{\"schemaVersion\":2,{config},\"layers\":[],{config},\"layers\":[{layer}]}}\n"
                     )
                 };
-                async move { arrives(manifest, media_type::OCI_MANIFEST, &[]).await }.boxed()
+                async move { copies_unchanged(manifest, media_type::OCI_MANIFEST, &[]).await }.boxed()
             },
         },
         Case {
             report: "opencontainers/image-spec#292",
             input: "digests in upper case, in the manifest and in Docker-Content-Digest",
-            expected: "copied to the byte",
+            expected: "copied unchanged",
             run: || {
                 let manifest = |blobs: &Blobs| {
                     let [config, layer] = [&blobs.config, &blobs.layer].map(|blob| {
@@ -231,13 +231,13 @@ async fn manifests() {
                     });
                     format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{layer}]}}"#)
                 };
-                async move { arrives(manifest, media_type::OCI_MANIFEST, &[]).await }.boxed()
+                async move { copies_unchanged(manifest, media_type::OCI_MANIFEST, &[]).await }.boxed()
             },
         },
         Case {
             report: "dotnet/sdk-container-builds#567",
             input: "a manifest without mediaType that is served as an index",
-            expected: "copied to the byte",
+            expected: "copied unchanged",
             run: || {
                 let manifest = |blobs: &Blobs| {
                     format!(
@@ -245,19 +245,19 @@ async fn manifests() {
                         blobs.config.digest, blobs.config.size, blobs.layer.digest, blobs.layer.size
                     )
                 };
-                async move { arrives(manifest, media_type::OCI_INDEX, &[]).await }.boxed()
+                async move { copies_unchanged(manifest, media_type::OCI_INDEX, &[]).await }.boxed()
             },
         },
         Case {
             report: "OCI image specification, Image Index",
             input: "an index whose manifests are null, without media type",
-            expected: "copied to the byte",
+            expected: "copied unchanged",
             run: || {
                 async {
                     let blobs = Blobs::start().await;
-                    let front = blobs.serve(r#"{"schemaVersion":2,"manifests":null}"#, "application/json");
+                    let proxy = blobs.serve(r#"{"schemaVersion":2,"manifests":null}"#, "application/json");
                     let endpoint = jackal_operator::registry::Endpoint {
-                        host: front.host.clone(),
+                        host: proxy.host.clone(),
                         ..blobs.registry.endpoint()
                     };
                     let repository = jackal_operator::registry::Registry::new(endpoint).unwrap().repository("app");
@@ -269,15 +269,15 @@ async fn manifests() {
         },
         Case {
             report: "containerd/containerd#8076",
-            input: "a configuration and a layer in the manifest itself (`data`), which the registry does not have as blobs",
-            expected: "copied, and the platform is read of the configuration",
-            run: || async { arrives_without_its_blobs(true).await }.boxed(),
+            input: "a configuration and a layer embedded in the manifest (`data`), which do not exist as blobs",
+            expected: "copied, and the platform is read from the configuration",
+            run: || async { copies_without_embedded_blobs(true).await }.boxed(),
         },
         Case {
             report: "project-zot/zot#2977",
-            input: "the empty configuration `{}` and an empty layer, which the registry does not give",
+            input: "the empty configuration `{}` and an empty layer, which the registry does not return",
             expected: "copied",
-            run: || async { arrives_without_its_blobs(false).await }.boxed(),
+            run: || async { copies_without_embedded_blobs(false).await }.boxed(),
         },
         Case {
             report: "google/go-containerregistry#377",
@@ -291,8 +291,8 @@ async fn manifests() {
                         "application/json",
                         media_type::DOCKER_MANIFEST,
                     ] {
-                        let said = refused(SIGNED, kind).await;
-                        assert!(said.contains("docker's schema 1"), "{kind}: {said}");
+                        let message = refused(SIGNED, kind).await;
+                        assert!(message.contains("docker's schema 1"), "{kind}: {message}");
                     }
                 }
                 .boxed()
@@ -300,8 +300,8 @@ async fn manifests() {
         },
         Case {
             report: "containers/image#367",
-            input: "a manifest that mixes docker's and OCI's types, in letters of another case, as text/plain",
-            expected: "copied to the byte",
+            input: "a manifest that mixes docker's and OCI's types, in another letter case, as text/plain",
+            expected: "copied unchanged",
             run: || {
                 let manifest = |blobs: &Blobs| {
                     format!(
@@ -314,13 +314,13 @@ async fn manifests() {
                         blobs.layer.size
                     )
                 };
-                async move { arrives(manifest, "text/plain; charset=utf-8", &[]).await }.boxed()
+                async move { copies_unchanged(manifest, "text/plain; charset=utf-8", &[]).await }.boxed()
             },
         },
         Case {
             report: "encoding/json, func Unmarshal (case-insensitive match)",
-            input: "names of fields in letters of another case, in a manifest that says that it is an index",
-            expected: "copied to the byte, with its blobs",
+            input: "field names in another letter case, in a manifest that is declared as an index",
+            expected: "copied unchanged, with its blobs",
             run: || {
                 let manifest = |blobs: &Blobs| {
                     format!(
@@ -333,7 +333,7 @@ async fn manifests() {
                         blobs.layer.size
                     )
                 };
-                async move { arrives(manifest, "application/json", &[]).await }.boxed()
+                async move { copies_unchanged(manifest, "application/json", &[]).await }.boxed()
             },
         },
         Case {
@@ -343,9 +343,9 @@ async fn manifests() {
             run: || {
                 async {
                     let blobs = Blobs::start().await;
-                    let front = blobs.serve(r#"{"schemaVersion":2,"config":{"size":2},"layers":[]}"#, media_type::OCI_MANIFEST);
+                    let proxy = blobs.serve(r#"{"schemaVersion":2,"config":{"size":2},"layers":[]}"#, media_type::OCI_MANIFEST);
                     let endpoint = jackal_operator::registry::Endpoint {
-                        host: front.host.clone(),
+                        host: proxy.host.clone(),
                         ..blobs.registry.endpoint()
                     };
                     let repository = jackal_operator::registry::Registry::new(endpoint).unwrap().repository("app");
@@ -360,7 +360,7 @@ async fn manifests() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn yaml() {
+async fn unusual_yaml_is_accepted() {
     check(&[
         Case {
             report: "openshift/console#13963",
@@ -371,19 +371,19 @@ async fn yaml() {
         Case {
             report: "helm/helm#2609",
             input: "an index of charts as JSON with tabs, broken entries, a token in the url, and a Chart.yaml of numbers",
-            expected: "the chart is found, and the token is sent for the archive too",
+            expected: "the chart is found, and the token is also sent for the archive",
             run: || async { a_chart_of_an_index_in_json().await }.boxed(),
         },
         Case {
             report: "sigs.k8s.io/yaml, func YAMLToJSON (duplicate keys)",
-            input: "manifests with a field that is there twice, and an anchor",
-            expected: "taken as kubectl takes them",
+            input: "manifests with a duplicate field, and an anchor",
+            expected: "accepted as by kubectl",
             run: || async { manifests_with_fields_twice().await }.boxed(),
         },
         Case {
             report: "Kubernetes API conventions, Optional vs. Required",
             input: "platforms: null, charts: null and nodeSelector: null in a package",
-            expected: "they count as absent",
+            expected: "they are treated as absent",
             run: || async { null_in_a_package().await }.boxed(),
         },
     ])
@@ -391,12 +391,12 @@ async fn yaml() {
 }
 
 async fn a_chart_of_an_index_with_null_entries() {
-    let (registry, shelf) = (TestRegistry::start(Version::V31), Shelf::new().await);
-    let folder = Folder::new();
+    let (registry, file_server) = (TestRegistry::start(Version::V31), FileServer::new().await);
+    let folder = Workspace::new();
     let archive = charts::package(&folder.path("."), "front", "1.0.0", "a/b:1", "note");
-    shelf.put("/stable/front-1.0.0.tgz", Bytes::from(std::fs::read(&archive).unwrap()));
+    file_server.put("/stable/front-1.0.0.tgz", Bytes::from(std::fs::read(&archive).unwrap()));
     let digest = Digest::of(&std::fs::read(&archive).unwrap());
-    shelf.put(
+    file_server.put(
         "/stable/index.yaml",
         format!(
             "apiVersion: v1\nentries:\n  other:\n  empty: null\n  front:\n  - null\n  - version: 2.0.0\n    urls: null\n    keywords: null\n  - name: front\n    version: 0.0.1\n    version: 1.0.0\n    created: null\n    digest: {}\n    urls:\n    - ~\n    - front-1.0.0.tgz\n  -\n",
@@ -407,12 +407,12 @@ async fn a_chart_of_an_index_with_null_entries() {
     put(&registry.repository("web"), &web, Some("1")).await;
     let yaml = format!(
         "apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {{name: shop}}\nspec:\n  version: 1.0.0\n  components:\n  - name: web\n    charts:\n    - {{name: front, version: 1.0.0, namespace: web, url: 'http://{}/stable'}}\n",
-        shelf.host
+        file_server.host
     );
-    folder.report(&yaml, &registry.host, &[&registry.host, &shelf.host], &[]);
+    folder.text_report(&yaml, &registry.host, &[&registry.host, &file_server.host], &[]);
 }
 
-/// A chart's archive of these files, which Helm itself would write in another form.
+/// A chart archive of these files, which Helm itself would write differently.
 fn archive(files: &[(&str, &str)]) -> Vec<u8> {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(&tar(files)).unwrap();
@@ -420,8 +420,8 @@ fn archive(files: &[(&str, &str)]) -> Vec<u8> {
 }
 
 async fn a_chart_of_an_index_in_json() {
-    let (registry, shelf) = (TestRegistry::start(Version::V31), Shelf::new().await);
-    let folder = Folder::new();
+    let (registry, file_server) = (TestRegistry::start(Version::V31), FileServer::new().await);
+    let folder = Workspace::new();
     let content = archive(&[
         (
             "front/Chart.yaml",
@@ -429,20 +429,22 @@ async fn a_chart_of_an_index_in_json() {
         ),
         ("front/values.yaml", "image: ~\n"),
     ]);
-    let front = Front::to(&shelf.host, |seen: &Seen| match seen.path.contains("token=t") {
-        true => Act::Pass,
-        false => Act::Answer(403, Vec::new(), String::new()),
+    let proxy = FaultProxy::to(&file_server.host, |request: &RecordedRequest| {
+        match request.path.contains("token=t") {
+            true => Action::Pass,
+            false => Action::Answer(403, Vec::new(), String::new()),
+        }
     });
-    shelf.put("/stable/front-1.tgz", Bytes::from(content));
-    shelf.put(
+    file_server.put("/stable/front-1.tgz", Bytes::from(content));
+    file_server.put(
         "/stable/index.yaml",
         "{\n\t\"apiVersion\": \"v1\",\n\t\"entries\": {\n\t\t\"other\": null,\n\t\t\"front\": [null, {\"version\": null}, {\"version\": \"1\", \"urls\": []}, {\"version\": \"1\", \"urls\": [\"front-1.tgz\"], \"digest\": null}]\n\t}\n}\n".to_owned(),
     );
     let yaml = format!(
         "apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {{name: shop}}\nspec:\n  version: 1.0.0\n  components:\n  - name: web\n    charts:\n    - {{name: front, version: '1', namespace: web, url: 'http://{}/stable?token=t'}}\n",
-        front.host
+        proxy.host
     );
-    folder.report(&yaml, &registry.host, &[&registry.host, &front.host], &[]);
+    folder.text_report(&yaml, &registry.host, &[&registry.host, &proxy.host], &[]);
 }
 
 async fn manifests_with_fields_twice() {
@@ -454,7 +456,7 @@ async fn manifests_with_fields_twice() {
             {"name": "web", "manifests": [{"name": "all", "namespace": "web", "inline": inline}]},
         ]},
     });
-    Folder::new().report(&object.to_string(), &registry.host, &[&registry.host], &[]);
+    Workspace::new().text_report(&object.to_string(), &registry.host, &[&registry.host], &[]);
 }
 
 async fn null_in_a_package() {
@@ -467,5 +469,5 @@ async fn null_in_a_package() {
     );
     let yaml = package_of(&[image]).replace("  components:", "  verify: null\n  components:");
     let yaml = format!("{yaml}    charts: null\n    manifests:\n");
-    Folder::new().report(&yaml, &registry.host, &[], &[]);
+    Workspace::new().text_report(&yaml, &registry.host, &[], &[]);
 }

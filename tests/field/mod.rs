@@ -1,9 +1,8 @@
-//! Inputs from public bug reports of other tools, and what we do with them: one table for each kind of input.
+//! Inputs from public bug reports of other tools, and our behaviour: one table for each kind of input.
 //!
 //! A [`Case`] names the report, the input and the expected result. It runs against a real registry, or against a small
-//! server that shows the reported behaviour where no real registry can be made to show it.
+//! server that shows the reported behaviour if no real registry can be made to show it.
 
-mod answers;
 mod certificates;
 mod challenges;
 mod columns;
@@ -20,14 +19,15 @@ mod pull_secrets;
 mod redirects;
 mod references;
 mod referrer_lists;
+mod responses;
 mod tag_lists;
 mod tags;
 
 use futures::future::BoxFuture;
 
-use crate::support::folder;
 use crate::support::table;
 pub use crate::support::table::on_one_thread;
+use crate::support::workspace;
 
 /// One row of a table.
 pub struct Case {
@@ -35,13 +35,13 @@ pub struct Case {
     pub report: &'static str,
     /// What the registry, engine or client sends.
     pub input: &'static str,
-    /// What must come of it.
+    /// The required result.
     pub expected: &'static str,
     /// Produces the input and asserts the result.
     pub run: fn() -> BoxFuture<'static, ()>,
 }
 
-/// Runs every case of a table and fails with a list of all that failed.
+/// Runs every case of a table and fails with a list of all failures.
 pub async fn check(cases: &[Case]) {
     let runs = cases.iter().map(|case| {
         let description = format!("{}: {} (expected: {})", case.report, case.input, case.expected);

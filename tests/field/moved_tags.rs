@@ -1,4 +1,4 @@
-//! Tags that come to name another image while one is read, after which what they named before is gone.
+//! Tags that move to another image while the old one is read and deleted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,48 +7,48 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jackal_operator::oci::{Digest, Document, media_type};
 
-use super::folder::{Folder, package_of};
+use super::workspace::{Workspace, package_of};
 use super::{Case, check};
-use crate::support::front::{Act, Front};
+use crate::support::fault_proxy::{Action, FaultProxy};
 use crate::support::image::{image, multi_platform, noise, put};
 use crate::support::registry::{TestRegistry, Version};
 
-/// The image `old` of `source`, whose tag `1` comes to name `new` when `at` is first read, and of which nothing is there
-/// from then on: that is answered by `status`. What arrives is `new`.
-async fn moved_at(source: &TestRegistry, old: &[Document], new: &Document, at: &Digest, status: u16) {
+/// The image `old` of `source`, whose tag `1` moves to `new` when `at` is first read, and whose content is then
+/// missing: it is answered with `status`. `new` is copied.
+async fn tag_moves_when_read(source: &TestRegistry, old: &[Document], new: &Document, at: &Digest, status: u16) {
     let gone: Vec<String> = old.iter().flat_map(contents).collect();
     let (at, moved) = (at.to_string(), Arc::new(AtomicBool::new(false)));
     let answer = new.clone();
-    let front = Front::to(&source.host, move |seen| {
-        if seen.method == "GET" && seen.path.ends_with(&at) {
+    let proxy = FaultProxy::to(&source.host, move |request| {
+        if request.method == "GET" && request.path.ends_with(&at) {
             moved.store(true, Ordering::Relaxed);
         }
         if !moved.load(Ordering::Relaxed) {
-            return Act::Pass;
+            return Action::Pass;
         }
-        if seen.path.ends_with("/manifests/1") {
+        if request.path.ends_with("/manifests/1") {
             let digest = ("Docker-Content-Digest", answer.digest().to_string());
             let kind = ("Content-Type", answer.descriptor.media_type.clone());
-            let body = match seen.method.as_str() {
+            let body = match request.method.as_str() {
                 "HEAD" => String::new(),
                 _ => String::from_utf8(answer.raw.to_vec()).unwrap(),
             };
-            return Act::Answer(200, vec![digest, kind], body);
+            return Action::Answer(200, vec![digest, kind], body);
         }
-        match gone.iter().any(|digest| seen.path.ends_with(digest)) {
-            true => Act::Answer(status, Vec::new(), String::new()),
-            false => Act::Pass,
+        match gone.iter().any(|digest| request.path.ends_with(digest)) {
+            true => Action::Answer(status, Vec::new(), String::new()),
+            false => Action::Pass,
         }
     });
     let to = TestRegistry::start(Version::V31);
-    let text = package_of(&[format!("{}/app:1", front.host)]);
-    let report = Folder::new().report(&text, &to.host, &[&front.host], &[]);
+    let text = package_of(&[format!("{}/app:1", proxy.host)]);
+    let report = Workspace::new().text_report(&text, &to.host, &[&proxy.host], &[]);
     assert_eq!(report["images"][0]["digest"], new.digest().as_str(), "{report}");
-    let standing = to.repository("app").head_manifest("1").await.unwrap();
-    assert_eq!(standing.map(|standing| standing.digest).as_ref(), Some(new.digest()));
+    let existing = to.repository("app").head_manifest("1").await.unwrap();
+    assert_eq!(existing.map(|existing| existing.digest).as_ref(), Some(new.digest()));
 }
 
-/// The digests of a manifest and of all that it lists.
+/// The digests of a manifest and of everything that it lists.
 fn contents(document: &Document) -> Vec<String> {
     let manifest = document.manifest();
     let blobs = manifest
@@ -59,7 +59,7 @@ fn contents(document: &Document) -> Vec<String> {
     [document.digest().to_string()].into_iter().chain(listed).collect()
 }
 
-fn of_an_image(status: u16) -> BoxFuture<'static, ()> {
+fn layers_are_gone(status: u16) -> BoxFuture<'static, ()> {
     async move {
         let source = TestRegistry::start(Version::V31);
         let repository = source.repository("app");
@@ -68,12 +68,12 @@ fn of_an_image(status: u16) -> BoxFuture<'static, ()> {
         put(&repository, &old, Some("1")).await;
         put(&repository, &new, Some("2")).await;
         let layer = old.manifest().unwrap().layers[0].digest.clone();
-        moved_at(&source, std::slice::from_ref(&old), &new, &layer, status).await;
+        tag_moves_when_read(&source, std::slice::from_ref(&old), &new, &layer, status).await;
     }
     .boxed()
 }
 
-fn of_an_index(status: u16) -> BoxFuture<'static, ()> {
+fn manifests_are_gone(status: u16) -> BoxFuture<'static, ()> {
     async move {
         let source = TestRegistry::start(Version::V31);
         let repository = source.repository("app");
@@ -83,37 +83,37 @@ fn of_an_index(status: u16) -> BoxFuture<'static, ()> {
         put(&repository, &new, Some("2")).await;
         let first = images[0].digest().clone();
         let old: Vec<Document> = [index].into_iter().chain(images).collect();
-        moved_at(&source, &old, &new, &first, status).await;
+        tag_moves_when_read(&source, &old, &new, &first, status).await;
     }
     .boxed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_tag_names_now_is_brought() {
+async fn the_current_image_of_a_moved_tag_is_copied() {
     check(&[
         Case {
             report: "project-zot/zot#4444",
-            input: "a tag that moves while its layers are read, which are then answered by 404",
-            expected: "the image that it names then is brought",
-            run: || of_an_image(404),
+            input: "a tag that moves while its layers are read, which are then answered with 404",
+            expected: "the new image of the tag is copied",
+            run: || layers_are_gone(404),
         },
         Case {
             report: "sigstore/cosign#2973",
-            input: "the same in a registry that answers by 403 for what is gone",
-            expected: "the image that it names then is brought",
-            run: || of_an_image(403),
+            input: "the same in a registry that answers 403 for missing content",
+            expected: "the new image of the tag is copied",
+            run: || layers_are_gone(403),
         },
         Case {
             report: "project-zot/zot#4444",
-            input: "a tag that moves between its index and the manifests that it lists",
-            expected: "the image that it names then is brought",
-            run: || of_an_index(404),
+            input: "a tag that moves between reading its index and the manifests that it lists",
+            expected: "the new image of the tag is copied",
+            run: || manifests_are_gone(404),
         },
         Case {
             report: "sigstore/cosign#2973",
-            input: "the same in a registry that answers by 403 for what is gone",
-            expected: "the image that it names then is brought",
-            run: || of_an_index(403),
+            input: "the same in a registry that answers 403 for missing content",
+            expected: "the new image of the tag is copied",
+            run: || manifests_are_gone(403),
         },
     ])
     .await;

@@ -1,20 +1,20 @@
-//! Our own objects as people and templates write them: against a real API server by both ways of `kubectl apply`, and
-//! by `build`.
+//! Our own objects as users and templates write them: with a real API server by both modes of `kubectl apply`, and with
+//! `build`.
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jackal_operator::api::v1alpha1::JackalPackage;
 use serde_json::{Value, json};
 
-use super::folder::{Folder, stderr};
+use super::workspace::{Workspace, stderr};
 use super::{Case, check};
 use crate::support::cluster::Cluster;
 use crate::support::image::{image, noise, put};
 use crate::support::objects::{package, registry_at};
 use crate::support::registry::{TestRegistry, Version};
 
-/// Runs a case in a thread of its own: the futures of a [`Cluster`] stay in theirs.
-fn alone<F: Future<Output = ()>>(case: impl FnOnce() -> F + Send + 'static) -> BoxFuture<'static, ()> {
+/// Runs a case on its own thread: the futures of a [`Cluster`] are not Send.
+fn on_own_thread<F: Future<Output = ()>>(case: impl FnOnce() -> F + Send + 'static) -> BoxFuture<'static, ()> {
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.unwrap().block_on(case());
@@ -28,10 +28,10 @@ fn alone<F: Future<Output = ()>>(case: impl FnOnce() -> F + Send + 'static) -> B
     .boxed()
 }
 
-/// The ways in which an object gets into a cluster.
-const WAYS: [&[&str]; 2] = [&[], &["--server-side"]];
+/// The modes of `kubectl apply`.
+const APPLY_MODES: [&[&str]; 2] = [&[], &["--server-side"]];
 
-/// A package of that spec, to apply.
+/// A package with this spec, as YAML.
 fn object(name: &str, spec: &Value) -> String {
     let object = json!({
         "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalPackage", "metadata": { "name": name }, "spec": spec,
@@ -39,41 +39,44 @@ fn object(name: &str, spec: &Value) -> String {
     object.to_string()
 }
 
-/// What `build --check` says of an object, and whether it is content.
+/// Whether `build --check` succeeds for an object, and its output.
 fn build(object: &str) -> (bool, String) {
-    let output = Folder::with(object).run(&["build", "shop.yaml", "--check"]);
+    let output = Workspace::with(object).run(&["build", "shop.yaml", "--check"]);
     (output.status.success(), stderr(&output))
 }
 
-/// Expects that every way takes the spec.
-async fn taken(spec: Value) {
+/// Expects that the spec is accepted by every mode and by build.
+async fn assert_accepted(spec: Value) {
     let cluster = Cluster::new().await;
-    for (number, way) in WAYS.iter().enumerate() {
+    for (number, mode) in APPLY_MODES.iter().enumerate() {
         let object = object(&format!("taken-{number}"), &spec);
         cluster
-            .try_apply_with(&object, way)
-            .unwrap_or_else(|error| panic!("{way:?}: {error}"));
+            .try_apply_with(&object, mode)
+            .unwrap_or_else(|error| panic!("{mode:?}: {error}"));
     }
-    // Build goes on to the registry of the image, where nobody answers.
-    let (content, said) = build(&object("taken", &spec));
-    assert!(content || said.contains("cannot read 127.0.0.1:1/a/b:1"), "{said}");
+    // Build continues with the registry of the image, where nothing listens.
+    let (content, message) = build(&object("taken", &spec));
+    assert!(
+        content || message.contains("cannot read 127.0.0.1:1/a/b:1"),
+        "{message}"
+    );
 }
 
-/// Expects that every way refuses the spec, in these words.
-async fn refused(spec: Value, words: &[&str]) {
+/// Expects that the spec is rejected by every mode and by build, with these words.
+async fn assert_rejected(spec: Value, words: &[&str]) {
     let cluster = Cluster::new().await;
     let object = object("refused", &spec);
-    for way in WAYS {
-        let said = cluster.try_apply_with(&object, way).unwrap_err();
-        assert!(words.iter().any(|word| said.contains(word)), "{way:?}: {said}");
+    for mode in APPLY_MODES {
+        let message = cluster.try_apply_with(&object, mode).unwrap_err();
+        assert!(words.iter().any(|word| message.contains(word)), "{mode:?}: {message}");
     }
-    let (content, said) = build(&object);
+    let (content, message) = build(&object);
     assert!(!content, "build takes it");
-    assert!(words.iter().any(|word| said.contains(word)), "build: {said}");
+    assert!(words.iter().any(|word| message.contains(word)), "build: {message}");
 }
 
-/// A spec of one component with these fields besides.
-fn with(fields: Value) -> Value {
+/// A spec of one component with these additional fields.
+fn package_spec(fields: Value) -> Value {
     let mut spec = json!({ "version": "1", "components": [{ "name": "a" }] });
     for (key, value) in fields.as_object().unwrap() {
         spec[key] = value.clone();
@@ -81,8 +84,8 @@ fn with(fields: Value) -> Value {
     spec
 }
 
-/// The condition Ready of a package that is stalled.
-async fn stalled(cluster: &Cluster, name: &str) -> String {
+/// The Ready message of a stalled package.
+async fn stalled_message(cluster: &Cluster, name: &str) -> String {
     let message = |package: &JackalPackage| {
         let conditions = &package.status.as_ref()?.conditions;
         let stalled = conditions.iter().find(|condition| condition.type_ == "Stalled")?;
@@ -93,33 +96,33 @@ async fn stalled(cluster: &Cluster, name: &str) -> String {
     message(&package).unwrap()
 }
 
-/// Expects that the operator and `build` refuse an image in these words, and that the object can be deleted.
-async fn image_refused(written: Value, words: &[&str]) {
+/// Expects that the operator and `build` reject an image with these words, and that the object can be deleted.
+async fn assert_image_rejected(written: Value, words: &[&str]) {
     let cluster = Cluster::new().await;
     let _controller = cluster.controller(&[]);
-    let mut spec = with(json!({ "components": [{ "name": "a", "images": ["127.0.0.1:1/a/b:1", written] }] }));
+    let mut spec = package_spec(json!({ "components": [{ "name": "a", "images": ["127.0.0.1:1/a/b:1", written] }] }));
     spec["registry"] = json!({ "address": "127.0.0.1:31999", "insecure": true });
     let object = object("refused", &spec);
     cluster.apply(&object);
-    let said = stalled(&cluster, "refused").await;
+    let message = stalled_message(&cluster, "refused").await;
     let (content, built) = build(&object);
     assert!(!content, "build takes it");
     for word in words {
-        assert!(said.contains(word), "{said}");
+        assert!(message.contains(word), "{message}");
         assert!(built.contains(word), "{built}");
     }
     cluster.kubectl(&["delete", "jkpkg/refused", "--timeout=30s"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_written_is_taken_or_refused_with_its_place() {
+async fn objects_are_accepted_or_rejected_with_the_field_path() {
     check(&[
         Case {
             report: "jaegertracing/jaeger-operator#985",
             input: "fields that a template left empty: `images:`, `platforms: null`, `registry:`, `suspend: null`",
-            expected: "taken as absent by both ways of applying and by build",
-            run: || alone(|| {
-                taken(with(json!({
+            expected: "treated as absent by both modes of applying and by build",
+            run: || on_own_thread(|| {
+                assert_accepted(package_spec(json!({
                     "components": [
                         {
                             "name": "a", "images": null, "charts": null, "manifests": null, "files": null,
@@ -137,10 +140,10 @@ async fn what_is_written_is_taken_or_refused_with_its_place() {
         },
         Case {
             report: "Arnavion/k8s-openapi#173",
-            input: "`null` for what has a default and within objects, by server-side apply",
-            expected: "taken as absent",
-            run: || alone(|| {
-                taken(with(json!({
+            input: "`null` for fields with a default and within objects, by server-side apply",
+            expected: "treated as absent",
+            run: || on_own_thread(|| {
+                assert_accepted(package_spec(json!({
                     "components": [{ "name": "a", "images": [
                         { "image": "127.0.0.1:1/a/b:1", "policy": null, "nodeSelector": null },
                     ] }],
@@ -153,27 +156,27 @@ async fn what_is_written_is_taken_or_refused_with_its_place() {
             report: "enix/kube-image-keeper#451",
             input: "`interval: 1d`",
             expected: "a day",
-            run: || alone(|| taken(with(json!({ "interval": "1d", "stallTimeout": "0.5d" })))),
+            run: || on_own_thread(|| assert_accepted(package_spec(json!({ "interval": "1d", "stallTimeout": "0.5d" })))),
         },
         Case {
             report: "enix/kube-image-keeper#451",
             input: "`interval: 1w2d`",
             expected: "nine days",
-            run: || alone(|| taken(with(json!({ "interval": "1w2d" })))),
+            run: || on_own_thread(|| assert_accepted(package_spec(json!({ "interval": "1w2d" })))),
         },
         Case {
             report: "fluxcd/helm-controller#556",
             input: "a duration of an unknown unit",
-            expected: "a message that names the units, and not a regular expression",
-            run: || alone(|| refused(with(json!({ "interval": "1y" })), &["the units w, d, h, m, s and ms"])),
+            expected: "a message that names the units, not a regular expression",
+            run: || on_own_thread(|| assert_rejected(package_spec(json!({ "interval": "1y" })), &["the units w, d, h, m, s and ms"])),
         },
         Case {
             report: "Kubernetes API concepts, server-side apply, merge strategy",
-            input: "two components of one name",
-            expected: "refused, with the name",
-            run: || alone(|| {
-                let spec = with(json!({ "components": [{ "name": "web" }, { "name": "web" }] }));
-                refused(
+            input: "two components with the same name",
+            expected: "rejected, with the name",
+            run: || on_own_thread(|| {
+                let spec = package_spec(json!({ "components": [{ "name": "web" }, { "name": "web" }] }));
+                assert_rejected(
                     spec,
                     &[
                         r#"Duplicate value: {"name":"web"}"#,
@@ -185,22 +188,22 @@ async fn what_is_written_is_taken_or_refused_with_its_place() {
         },
         Case {
             report: "ray-project/kuberay#4840",
-            input: "two appliers, each with components of its own",
-            expected: "both stand, and neither takes the other's away",
-            run: || alone(two_appliers),
+            input: "two appliers, each with its own components",
+            expected: "both are kept, and neither removes the other's",
+            run: || on_own_thread(two_appliers),
         },
         Case {
             report: "kubernetes/kubernetes#91153",
-            input: "an image by its name beside one that is an object",
-            expected: "both are brought",
-            run: || alone(names_and_objects),
+            input: "an image as a string and one as an object",
+            expected: "both are copied",
+            run: || on_own_thread(names_and_objects),
         },
         Case {
             report: "kubernetes-sigs/headlamp#7147",
             input: "a misspelt field of an image",
-            expected: "stalled, and refused by build, with the field's path and what was meant",
-            run: || alone(|| {
-                image_refused(
+            expected: "stalled, and rejected by build, with the field's path and a suggestion",
+            run: || on_own_thread(|| {
+                assert_image_rejected(
                     json!({ "image": "a/c:1", "platfroms": ["linux/amd64"] }),
                     &["spec.components[0].images[1].platfroms", "did you mean platforms?"],
                 )
@@ -208,9 +211,9 @@ async fn what_is_written_is_taken_or_refused_with_its_place() {
         },
         Case {
             report: "kubernetes-sigs/headlamp#7147",
-            input: "a number in place of an image",
-            expected: "stalled, and refused by build, with its path",
-            run: || alone(|| image_refused(json!(5), &["spec.components[0].images[1]", "a string or an object"])),
+            input: "a number instead of an image",
+            expected: "stalled, and rejected by build, with its path",
+            run: || on_own_thread(|| assert_image_rejected(json!(5), &["spec.components[0].images[1]", "a string or an object"])),
         },
     ])
     .await;
@@ -221,7 +224,7 @@ async fn two_appliers() {
     let component = |name: &str| {
         object(
             "shared",
-            &with(json!({ "components": [{ "name": name, "images": ["127.0.0.1:1/a/b:1"] }] })),
+            &package_spec(json!({ "components": [{ "name": name, "images": ["127.0.0.1:1/a/b:1"] }] })),
         )
     };
     for (name, manager) in [("web", "--field-manager=one"), ("app", "--field-manager=two")] {

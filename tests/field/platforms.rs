@@ -1,4 +1,4 @@
-//! Choosing platforms of an image.
+//! Selecting platforms of an image.
 
 mod indexes;
 
@@ -9,12 +9,12 @@ use jackal_operator::registry::{Endpoint, Registry, Repository};
 use jackal_operator::source::{ImageSource as _, RegistrySource, Resolved};
 use serde_json::{Value, json};
 
-use super::folder::{Folder, package_of, stderr};
+use super::workspace::{Workspace, package_of, stderr};
 use super::{Case, check};
-use crate::support::faulty::Seen;
-use crate::support::front::{Act, Front};
+use crate::support::fault_proxy::{Action, FaultProxy};
 use crate::support::image::{attestation, entry, image, multi_platform, noise, push, put};
 use crate::support::registry::{TestRegistry, Version};
+use crate::support::scripted::RecordedRequest;
 
 /// A registry with images for some platforms in `app`.
 struct Images {
@@ -41,7 +41,7 @@ impl Images {
         put(&self.repository, &index, Some("1")).await;
     }
 
-    /// What `app:1` is for these platforms.
+    /// Resolves `app:1` for these platforms.
     async fn resolve(&self, platforms: &[&str]) -> Result<Resolved, Fault> {
         resolve(&self.registry.host, self.registry.endpoint(), platforms).await
     }
@@ -59,7 +59,7 @@ async fn resolve(host: &str, endpoint: Endpoint, platforms: &[&str]) -> Result<R
         .await
 }
 
-/// An entry of an index as others write it.
+/// An entry of an index as other tools write it.
 fn listed(document: &Document, platform: Value) -> Value {
     json!({
         "mediaType": document.descriptor.media_type,
@@ -78,78 +78,78 @@ fn root(image: &Resolved) -> &Document {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn choices() {
+async fn platforms_are_selected() {
     check(&[
         Case {
             report: "docker/buildx#304",
             input: "one digest that is listed for arm/v6 and for arm/v7",
-            expected: "either platform chooses it, and both together choose one image",
+            expected: "either platform selects it, and both together select one image",
             run: || async { one_digest_for_two_platforms().await }.boxed(),
         },
         Case {
             report: "containerd/containerd#2133",
-            input: "linux/arm asked where arm/v5, arm/v6 and arm/v7 are offered, and arm/v7 where arm without a variant is",
+            input: "linux/arm requested where arm/v5, arm/v6 and arm/v7 exist, and arm/v7 where arm without a variant exists",
             expected: "arm/v7",
             run: || async { arm_is_arm_v7().await }.boxed(),
         },
         Case {
             report: "containers/image#898",
-            input: "arm64/v8 and arm64, x86_64 and amd64, arm/v7 where only v6 is offered",
-            expected: "the image that containerd would choose",
+            input: "arm64/v8 and arm64, x86_64 and amd64, arm/v7 where only v6 exists",
+            expected: "the image that containerd would select",
             run: || async { other_names_of_platforms().await }.boxed(),
         },
         Case {
             report: "OCI image specification, Image Index (unknown media types)",
-            input: "entries of an unknown type, with an empty platform, and whose manifest is missing beside the wanted one",
-            expected: "the wanted one is chosen",
+            input: "entries of an unknown type, with an empty platform, and with a missing manifest, next to the requested one",
+            expected: "the requested one is selected",
             run: || async { odd_entries_beside_the_image().await }.boxed(),
         },
         Case {
             report: "OCI image specification, Image Index",
-            input: "two platforms are asked for, and the attestations of one of them are missing",
-            expected: "an index of both and of the attestations that are there",
+            input: "two platforms are requested, and the attestations of one of them are missing",
+            expected: "an index of both and of the existing attestations",
             run: || async { missing_attestations().await }.boxed(),
         },
         Case {
             report: "containerd/containerd#2133",
-            input: "a platform that is not offered, and an index with more manifests than an image may have",
-            expected: "choosing as the messages say works",
-            run: || async { the_advice_works().await }.boxed(),
+            input: "a platform that does not exist, and an index with more manifests than allowed",
+            expected: "selecting as the messages advise succeeds",
+            run: || async { following_the_advice_succeeds().await }.boxed(),
         },
         Case {
             report: "concourse/registry-image-resource#381",
             input: "an index that lists one index, as BuildKit writes its layouts, and an image",
-            expected: "the images of both are chosen by their platforms, and without platforms it stays whole",
+            expected: "the images of both are selected by their platforms, and without platforms it is copied completely",
             run: || async { an_index_in_an_index().await }.boxed(),
         },
         Case {
             report: "pelagos-containers/pelagos#533",
             input: "an index with an index for each platform, of the image and its attestations",
-            expected: "that of the platform is chosen",
+            expected: "the index of the platform is selected",
             run: || async { an_index_for_each_platform().await }.boxed(),
         },
         Case {
             report: "OCI image specification, Image Index",
-            input: "platforms of an index without entries, and of one with attestations alone",
-            expected: "the message says that it offers none",
+            input: "platforms of an index without entries, and of one with only attestations",
+            expected: "the message says that it has none",
             run: || async { an_index_of_no_image().await }.boxed(),
         },
         Case {
             report: "OCI image specification, Descriptors",
-            input: "an index whose entries do not say their sizes",
-            expected: "it is copied as it is, and chosen entries say theirs",
+            input: "an index whose entries have no sizes",
+            expected: "it is copied unchanged, and selected entries get sizes",
             run: || async { entries_without_size().await }.boxed(),
         },
         Case {
             report: "OCI image specification, Image Configuration",
-            input: "a single image that does not say what it runs on",
-            expected: "it is taken for what was asked for",
-            run: || async { an_image_that_does_not_say().await }.boxed(),
+            input: "a single image without a platform",
+            expected: "it is accepted for the requested platform",
+            run: || async { an_image_without_platform().await }.boxed(),
         },
         Case {
             report: "OCI distribution specification, Pulling manifests",
-            input: "an index that is named by its digest, with platforms",
-            expected: "the digest is found in the cluster, and the report says why all platforms are there",
+            input: "an index referenced by its digest, with platforms",
+            expected: "the digest exists in the cluster, and the report says why all platforms are copied",
             run: || async { a_pinned_index_with_platforms().await }.boxed(),
         },
     ])
@@ -233,16 +233,20 @@ async fn other_names_of_platforms() {
     assert!(images.resolve(&["linux/arm/v5"]).await.is_err());
 }
 
-/// A proxy before `images` that answers 404 for these manifests, and `index` for `app:1`.
-fn lacking(images: &Images, index: &Value, lost: Vec<Digest>) -> Front {
+/// A proxy before `images` that answers 404 for these manifests, and returns `index` for `app:1`.
+fn without_manifests(images: &Images, index: &Value, lost: Vec<Digest>) -> FaultProxy {
     let index = index.to_string();
-    Front::to(&images.registry.host, move |seen: &Seen| match seen.path.as_str() {
-        "/v2/app/manifests/1" => {
-            let kind = ("Content-Type", media_type::OCI_INDEX.to_owned());
-            Act::Answer(200, vec![kind], index.clone())
+    FaultProxy::to(&images.registry.host, move |request: &RecordedRequest| {
+        match request.path.as_str() {
+            "/v2/app/manifests/1" => {
+                let kind = ("Content-Type", media_type::OCI_INDEX.to_owned());
+                Action::Answer(200, vec![kind], index.clone())
+            }
+            path if lost.iter().any(|lost| path.ends_with(lost.as_str())) => {
+                Action::Answer(404, Vec::new(), String::new())
+            }
+            _ => Action::Pass,
         }
-        path if lost.iter().any(|lost| path.ends_with(lost.as_str())) => Act::Answer(404, Vec::new(), String::new()),
-        _ => Act::Pass,
     })
 }
 
@@ -261,9 +265,9 @@ async fn odd_entries_beside_the_image() {
         listed(&zstd, json!({"os": "linux", "architecture": "arm64"})),
         {"mediaType": media_type::OCI_MANIFEST, "digest": amd.digest(), "size": amd.descriptor.size, "platform": {}},
     ]});
-    let front = lacking(&images, &index, vec![gone, Digest::of(b"gzip")]);
+    let proxy = without_manifests(&images, &index, vec![gone, Digest::of(b"gzip")]);
     for (platform, document) in [("linux/amd64", &amd), ("linux/arm64", &zstd)] {
-        let chosen = resolve(&front.host, images.registry.endpoint(), &[platform])
+        let chosen = resolve(&proxy.host, images.registry.endpoint(), &[platform])
             .await
             .unwrap();
         assert_eq!(root(&chosen).digest(), document.digest(), "{platform}");
@@ -278,17 +282,17 @@ async fn missing_attestations() {
     let (lost, of_arm) = attestation(&images.repository, &arm).await;
     let entries = vec![entry(&amd, "linux/amd64"), entry(&arm, "linux/arm64"), of_amd, of_arm];
     let index = serde_json::to_value(Index::new(entries.clone())).unwrap();
-    let front = lacking(&images, &index, vec![lost.digest().clone()]);
-    let chosen = resolve(&front.host, images.registry.endpoint(), &["linux/amd64", "linux/arm64"]).await;
+    let proxy = without_manifests(&images, &index, vec![lost.digest().clone()]);
+    let chosen = resolve(&proxy.host, images.registry.endpoint(), &["linux/amd64", "linux/arm64"]).await;
     assert_eq!(root(&chosen.unwrap()).index().unwrap().manifests, entries[..3]);
-    let fault = resolve(&front.host, images.registry.endpoint(), &[]).await.unwrap_err();
+    let fault = resolve(&proxy.host, images.registry.endpoint(), &[]).await.unwrap_err();
     assert!(
         fault.message.contains(&format!("attestations ({})", lost.digest())),
         "{fault}"
     );
 }
 
-async fn the_advice_works() {
+async fn following_the_advice_succeeds() {
     let images = Images::start();
     let (arm, amd) = (images.push(1, "linux/arm64").await, images.push(2, "linux/amd64").await);
     let (about, of_amd) = attestation(&images.repository, &amd).await;
@@ -317,10 +321,10 @@ async fn the_advice_works() {
     let mut entries: Vec<Value> = (0..300).map(other).collect();
     entries.push(listed(&amd, json!({"os": "linux", "architecture": "amd64"})));
     let index = json!({"schemaVersion": 2, "manifests": entries});
-    let front = lacking(&images, &index, Vec::new());
-    let fault = resolve(&front.host, images.registry.endpoint(), &[]).await.unwrap_err();
+    let proxy = without_manifests(&images, &index, Vec::new());
+    let fault = resolve(&proxy.host, images.registry.endpoint(), &[]).await.unwrap_err();
     assert!(fault.message.contains("choose some by platforms"), "{fault}");
-    let chosen = resolve(&front.host, images.registry.endpoint(), &["linux/amd64"])
+    let chosen = resolve(&proxy.host, images.registry.endpoint(), &["linux/amd64"])
         .await
         .unwrap();
     assert_eq!(root(&chosen).digest(), amd.digest());
@@ -375,9 +379,9 @@ async fn entries_without_size() {
         entries.push(entry);
     }
     let index = json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": entries});
-    let front = lacking(&images, &index, Vec::new());
+    let proxy = without_manifests(&images, &index, Vec::new());
     let resolve = async |platforms: &[&str]| {
-        resolve(&front.host, images.registry.endpoint(), platforms)
+        resolve(&proxy.host, images.registry.endpoint(), platforms)
             .await
             .unwrap()
     };
@@ -434,7 +438,7 @@ async fn an_index_of_no_image() {
     }
 }
 
-async fn an_image_that_does_not_say() {
+async fn an_image_without_platform() {
     let images = Images::start();
     let config = push(
         &images.repository,
@@ -454,7 +458,7 @@ async fn a_pinned_index_with_platforms() {
     let (index, images) = multi_platform(&from.repository("lib/app"), "1").await;
     let name = format!("{}/lib/app@{}", from.host, index.digest());
     let yaml = package_of(&[format!("{{image: '{name}', platforms: [linux/amd64]}}")]);
-    let report = Folder::new().report(&yaml, &to.host, &[&from.host], &[]);
+    let report = Workspace::new().text_report(&yaml, &to.host, &[&from.host], &[]);
     let found = to.crane("digest", &format!("lib/app@{}", index.digest()));
     assert_eq!(found.trim(), index.digest().as_str());
     to.crane("manifest", &format!("lib/app@{}", images[0].digest()));
@@ -463,10 +467,10 @@ async fn a_pinned_index_with_platforms() {
         "{report}"
     );
     let yaml = package_of(&[format!("{{image: '{name}', platforms: [linux/riscv64]}}")]);
-    let output = Folder::new().build(&yaml, &to.host, &[&from.host], &[]);
-    let said = stderr(&output);
+    let output = Workspace::new().build_text(&yaml, &to.host, &[&from.host], &[]);
+    let message = stderr(&output);
     assert!(
-        !output.status.success() && said.contains("no image for linux/riscv64"),
-        "{said}"
+        !output.status.success() && message.contains("no image for linux/riscv64"),
+        "{message}"
     );
 }

@@ -1,28 +1,32 @@
-//! Credentials of Secrets as the kubelet reads them, and what is said of those that cannot be used.
+//! Credentials in Secrets as the kubelet reads them, and the messages for unusable ones.
 
 use jackal_operator::api::v1alpha1::JackalImage;
 use serde_json::{Value, json};
 
-use super::credentials::{registry, right, wrong};
+use super::credentials::{invalid_entry, registry, valid_entry};
 use super::{Case, check, on_one_thread};
 use crate::support::cluster::{Cluster, condition};
-use crate::support::objects::{lone, registry_at};
+use crate::support::objects::{registry_at, standalone_image};
 use crate::support::registry::TestRegistry;
 
-/// Brings `team/app:1` of a registry that wants a login as a JackalImage does whose spec has `more`, with the objects that
-/// `secrets` makes of the registry's host. What its Ready condition says in the end.
-async fn brought(secrets: impl FnOnce(&str) -> Vec<Value>, more: &str) -> (String, String) {
-    brought_from(registry(true).await, secrets, more).await
+/// Copies `team/app:1` of a registry with authentication by a JackalImage with `more` in its spec, with the objects
+/// that `secrets` returns for the registry's host. Returns reason and message of its final Ready condition.
+async fn copy_with_secrets(secrets: impl FnOnce(&str) -> Vec<Value>, more: &str) -> (String, String) {
+    copy_from_with_secrets(registry(true).await, secrets, more).await
 }
 
 /// The same from `source`.
-async fn brought_from(source: TestRegistry, secrets: impl FnOnce(&str) -> Vec<Value>, more: &str) -> (String, String) {
+async fn copy_from_with_secrets(
+    source: TestRegistry,
+    secrets: impl FnOnce(&str) -> Vec<Value>,
+    more: &str,
+) -> (String, String) {
     let (destination, cluster) = (registry(false).await, Cluster::new().await);
     for secret in secrets(&source.host) {
         cluster.apply(&secret.to_string());
     }
     let spec = format!("{}\n  {more}", registry_at(&destination.host));
-    cluster.apply(&lone("app", &format!("{}/team/app:1", source.host), &spec));
+    cluster.apply(&standalone_image("app", &format!("{}/team/app:1", source.host), &spec));
     let _controller = cluster.controller(&["--insecure-registry", &source.host]);
     let settled = |image: &JackalImage| {
         let ready = condition(&image.status.as_ref()?.conditions, "Ready")?;
@@ -54,7 +58,7 @@ const ONE: &str = "imagePullSecrets: [{name: a}]";
 const SEVERAL: &str = "imagePullSecrets: [{name: a}, {name: b}, {name: c}]";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn secrets_are_read_as_the_kubelet_reads_them() {
+async fn pull_secrets_are_read_like_the_kubelet_does() {
     check(&[
         Case {
             report: "enix/kube-image-keeper#237",
@@ -64,12 +68,12 @@ async fn secrets_are_read_as_the_kubelet_reads_them() {
                 on_one_thread(|| async {
                     let secrets = |host: &str| {
                         vec![
-                            config("a", json!({ host: wrong() })),
-                            config("b", json!({ format!("https://{host}/v1/"): wrong() })),
-                            config("c", json!({ host: right() })),
+                            config("a", json!({ host: invalid_entry() })),
+                            config("b", json!({ format!("https://{host}/v1/"): invalid_entry() })),
+                            config("c", json!({ host: valid_entry() })),
                         ]
                     };
-                    let (status, message) = brought(secrets, SEVERAL).await;
+                    let (status, message) = copy_with_secrets(secrets, SEVERAL).await;
                     assert_eq!(status, "True", "{message}");
                 })
             },
@@ -77,11 +81,11 @@ async fn secrets_are_read_as_the_kubelet_reads_them() {
         Case {
             report: "estahn/k8s-image-swapper#127",
             input: "`*` in the host",
-            expected: "it stands for any characters of its part",
+            expected: "it matches any characters of its part",
             run: || {
                 on_one_thread(|| async {
-                    let secrets = |host: &str| vec![config("a", json!({ host.replacen("0.0", "*.*", 1): right() }))];
-                    let (status, message) = brought(secrets, ONE).await;
+                    let secrets = |host: &str| vec![config("a", json!({ host.replacen("0.0", "*.*", 1): valid_entry() }))];
+                    let (status, message) = copy_with_secrets(secrets, ONE).await;
                     assert_eq!(status, "True", "{message}");
                 })
             },
@@ -92,21 +96,21 @@ async fn secrets_are_read_as_the_kubelet_reads_them() {
             expected: "its credentials are used",
             run: || {
                 on_one_thread(|| async {
-                    let secrets = |host: &str| vec![secret("a", "dockercfg", ".dockercfg", &json!({ host: right() }))];
-                    let (status, message) = brought(secrets, ONE).await;
+                    let secrets = |host: &str| vec![secret("a", "dockercfg", ".dockercfg", &json!({ host: valid_entry() }))];
+                    let (status, message) = copy_with_secrets(secrets, ONE).await;
                     assert_eq!(status, "True", "{message}");
                 })
             },
         },
         Case {
             report: "kubernetes/kubernetes#12736",
-            input: "imagePullSecrets of which none exists, or one that holds no credentials, and a registry that asks for none",
-            expected: "the image is brought",
+            input: "imagePullSecrets of which none exists, or one without credentials, and a registry without authentication",
+            expected: "the image is copied",
             run: || {
                 on_one_thread(|| async {
                     let opaque = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "b" } });
                     for secrets in [Vec::new(), vec![opaque]] {
-                        let (status, message) = brought_from(registry(false).await, |_| secrets, SEVERAL).await;
+                        let (status, message) = copy_from_with_secrets(registry(false).await, |_| secrets, SEVERAL).await;
                         assert_eq!(status, "True", "{message}");
                     }
                 })
@@ -114,8 +118,8 @@ async fn secrets_are_read_as_the_kubelet_reads_them() {
         },
         Case {
             report: "kubernetes/kubernetes#12736",
-            input: "a ServiceAccount with a Secret that does not exist beside one with the right credentials",
-            expected: "the image is brought",
+            input: "a ServiceAccount with a Secret that does not exist and one with the right credentials",
+            expected: "the image is copied",
             run: || {
                 on_one_thread(|| async {
                     let objects = |host: &str| {
@@ -123,24 +127,24 @@ async fn secrets_are_read_as_the_kubelet_reads_them() {
                             "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "builder" },
                             "imagePullSecrets": [{ "name": "gone" }, { "name": "a" }],
                         });
-                        vec![account, config("a", json!({ host: right() }))]
+                        vec![account, config("a", json!({ host: valid_entry() }))]
                     };
-                    let (status, message) = brought(objects, "serviceAccountName: builder").await;
+                    let (status, message) = copy_with_secrets(objects, "serviceAccountName: builder").await;
                     assert_eq!(status, "True", "{message}");
                 })
             },
         },
         Case {
             report: "kubernetes/website#48718",
-            input: "a Secret that does not exist, and a registry that asks for credentials",
-            expected: "the message names the Secret, and says what the registry answered",
+            input: "a Secret that does not exist, and a registry with authentication",
+            expected: "the message names the Secret, and contains the registry's response",
             run: || {
                 on_one_thread(|| async {
-                    let secrets = |host: &str| vec![config("a", json!({ host: wrong() }))];
-                    let (status, message) = brought(secrets, SEVERAL).await;
+                    let secrets = |host: &str| vec![config("a", json!({ host: invalid_entry() }))];
+                    let (status, message) = copy_with_secrets(secrets, SEVERAL).await;
                     assert_eq!(status, "False");
-                    for said in ["/b does not exist: create it", "/c does not exist", "the registry answered 401"] {
-                        assert!(message.contains(said), "{message}");
+                    for text in ["/b does not exist: create it", "/c does not exist", "the registry answered 401"] {
+                        assert!(message.contains(text), "{message}");
                     }
                 })
             },
@@ -151,7 +155,7 @@ async fn secrets_are_read_as_the_kubelet_reads_them() {
             expected: "anonymous: the message names imagePullSecrets and no flag or file",
             run: || {
                 on_one_thread(|| async {
-                    let (status, message) = brought(|_| vec![config("a", Value::Null)], ONE).await;
+                    let (status, message) = copy_with_secrets(|_| vec![config("a", Value::Null)], ONE).await;
                     assert_eq!(status, "False");
                     assert!(
                         message.contains("in the Secret that imagePullSecrets names"),

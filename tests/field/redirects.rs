@@ -1,4 +1,4 @@
-//! Where answers to requests that write lead, and by which of its names a registry calls itself.
+//! Redirects and locations in responses to write requests, and registries with several names.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,43 +7,43 @@ use jackal_operator::oci::Digest;
 use jackal_operator::registry::{Registry, Repository};
 
 use super::{Case, check};
-use crate::support::faulty::{Scripted, Seen, reply};
-use crate::support::front::{Act, Front};
+use crate::support::fault_proxy::{Action, FaultProxy};
 use crate::support::image::{image, noise, put, stream};
 use crate::support::registry::{TestRegistry, Version, plain_client};
+use crate::support::scripted::{RecordedRequest, ScriptedServer, reply};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn uploads_follow_their_registry() {
+async fn uploads_follow_redirects_and_locations() {
     check(&[
         Case {
             report: "RFC 9110 section 15.4",
-            input: "301, 302, 307 and 308 for the POST that begins an upload",
-            expected: "the POST is sent again where they lead",
-            run: || Box::pin(redirected(|seen| seen.method == "POST")),
+            input: "301, 302, 307 and 308 for the POST that starts an upload",
+            expected: "the POST is repeated at the new location",
+            run: || Box::pin(redirect_once(|request| request.method == "POST")),
         },
         Case {
             report: "RFC 9110 section 15.4",
             input: "301, 302, 307 and 308 for the PUT of a blob",
-            expected: "the blob is sent again where they lead",
+            expected: "the blob is sent again to the new location",
             run: || {
-                Box::pin(redirected(|seen| {
-                    seen.method == "PUT" && seen.path.contains("/uploads/")
+                Box::pin(redirect_once(|request| {
+                    request.method == "PUT" && request.path.contains("/uploads/")
                 }))
             },
         },
         Case {
             report: "RFC 9110 section 15.4",
-            input: "301, 302, 307 and 308 for the PATCH of a blob whose digest is not known before",
-            expected: "the content is sent again where they lead",
-            run: || Box::pin(redirected(|seen| seen.method == "PATCH")),
+            input: "301, 302, 307 and 308 for the PATCH of a blob whose digest is not known in advance",
+            expected: "the content is sent again to the new location",
+            run: || Box::pin(redirect_once(|request| request.method == "PATCH")),
         },
         Case {
             report: "RFC 9110 section 15.4",
             input: "301, 302, 307 and 308 for the PUT of a manifest",
-            expected: "the manifest is sent again where they lead",
+            expected: "the manifest is sent again to the new location",
             run: || {
-                Box::pin(redirected(|seen| {
-                    seen.method == "PUT" && seen.path.contains("/manifests/")
+                Box::pin(redirect_once(|request| {
+                    request.method == "PUT" && request.path.contains("/manifests/")
                 }))
             },
         },
@@ -51,20 +51,20 @@ async fn uploads_follow_their_registry() {
             report: "RFC 9110 section 15.4",
             input: "a redirect of a PUT to another host",
             expected: "nothing is sent there, and the message names that host",
-            run: || Box::pin(led_away()),
+            run: || Box::pin(redirect_to_another_host()),
         },
         Case {
             report: "distribution/distribution#479",
             input: "Location: http:// of a registry that is reached by HTTPS",
-            expected: "the upload goes on by HTTPS",
-            run: || Box::pin(announced_by_http()),
+            expected: "the upload continues with HTTPS",
+            run: || Box::pin(location_with_http()),
         },
         Case {
             report: "distribution, registry/client: sanitizeLocation",
-            input: "Location: v2/… without its first slash",
-            expected: "it is read from the root",
+            input: "Location: v2/… without the leading slash",
+            expected: "it is relative to the root",
             run: || {
-                Box::pin(relocated(Vec::new(), |location| {
+                Box::pin(changed_location(Vec::new(), |location| {
                     let (_, path) = location.split_once("/v2/").unwrap();
                     format!("v2/{path}")
                 }))
@@ -76,7 +76,7 @@ async fn uploads_follow_their_registry() {
             expected: "the upload goes to the endpoint",
             run: || {
                 let aliases = vec!["registry.invalid:31999".to_owned()];
-                Box::pin(relocated(aliases, |location| {
+                Box::pin(changed_location(aliases, |location| {
                     let (_, path) = location.split_once("/v2/").unwrap();
                     format!("http://registry.invalid:31999/v2/{path}")
                 }))
@@ -86,7 +86,7 @@ async fn uploads_follow_their_registry() {
             report: "distribution, token authentication: realm",
             input: "the realm names the registry by the address that pods use",
             expected: "the token is fetched from the endpoint",
-            run: || Box::pin(a_realm_by_another_name()),
+            run: || Box::pin(a_realm_with_an_alias()),
         },
     ])
     .await;
@@ -96,8 +96,8 @@ fn client(host: &str, aliases: Vec<String>) -> Registry {
     plain_client(host, |endpoint| endpoint.aliases = aliases)
 }
 
-/// Stores an image and a blob whose digest is not known before, and reads both.
-async fn stores(repository: &Repository) {
+/// Stores an image and a blob whose digest is not known in advance, and reads both.
+async fn assert_stores(repository: &Repository) {
     let document = image(repository, "linux/amd64", noise(1, 300_000)).await;
     put(repository, &document, Some("1")).await;
     assert_eq!(repository.manifest("1").await.unwrap(), Some(document));
@@ -107,65 +107,65 @@ async fn stores(repository: &Repository) {
     assert_eq!(repository.head_blob(&stored.0).await.unwrap(), Some(300_000));
 }
 
-/// A registry that redirects what `when` holds for, once each.
-async fn redirected(when: fn(&Seen) -> bool) {
+/// A registry that redirects requests that match `when`, once each.
+async fn redirect_once(when: fn(&RecordedRequest) -> bool) {
     let registry = TestRegistry::start(Version::V31);
     for status in [301, 302, 307, 308] {
         let met = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&met);
-        let front = Front::to(&registry.host, move |seen| {
-            if !when(seen) || seen.path.contains("redirected") {
-                return Act::Pass;
+        let proxy = FaultProxy::to(&registry.host, move |request| {
+            if !when(request) || request.path.contains("redirected") {
+                return Action::Pass;
             }
             counted.fetch_add(1, Ordering::Relaxed);
-            let separator = if seen.path.contains('?') { '&' } else { '?' };
-            let to = format!("{}{separator}redirected=1", seen.path);
-            Act::Answer(status, vec![("Location", to)], String::new())
+            let separator = if request.path.contains('?') { '&' } else { '?' };
+            let to = format!("{}{separator}redirected=1", request.path);
+            Action::Answer(status, vec![("Location", to)], String::new())
         });
-        stores(&client(&front.host, Vec::new()).repository(format!("a{status}"))).await;
+        assert_stores(&client(&proxy.host, Vec::new()).repository(format!("a{status}"))).await;
         assert!(met.load(Ordering::Relaxed) > 0, "{status}");
     }
 }
 
-async fn led_away() {
-    let other = Scripted::start(|_: &Seen| reply(201, &[], "")).await;
+async fn redirect_to_another_host() {
+    let other = ScriptedServer::start(|_: &RecordedRequest| reply(201, &[], "")).await;
     let registry = TestRegistry::start(Version::V31);
     let to = format!("http://{}/x", other.host);
-    let front = Front::to(&registry.host, move |seen| match seen.method.as_str() {
-        "PUT" => Act::Answer(307, vec![("Location", to.clone())], String::new()),
-        _ => Act::Pass,
+    let proxy = FaultProxy::to(&registry.host, move |request| match request.method.as_str() {
+        "PUT" => Action::Answer(307, vec![("Location", to.clone())], String::new()),
+        _ => Action::Pass,
     });
     let content = noise(1, 1000);
-    let repository = client(&front.host, Vec::new()).repository("a");
+    let repository = client(&proxy.host, Vec::new()).repository("a");
     let sent = repository
         .upload(Some(&Digest::of(&content)), Some(1000), stream(content))
         .await;
-    let said = sent.unwrap_err().to_string();
+    let message = sent.unwrap_err().to_string();
     assert!(
-        said.contains(&format!("the registry redirects to http://{}", other.host)),
-        "{said}"
+        message.contains(&format!("the registry redirects to http://{}", other.host)),
+        "{message}"
     );
-    assert_eq!(other.seen().len(), 0);
+    assert_eq!(other.requests().len(), 0);
 }
 
-async fn announced_by_http() {
+async fn location_with_http() {
     let registry = TestRegistry::start_announcing_http();
-    stores(&registry.repository("a")).await;
+    assert_stores(&registry.repository("a")).await;
 }
 
-/// A registry whose Location is made another.
-async fn relocated(aliases: Vec<String>, change: fn(&str) -> String) {
+/// A registry with a changed Location.
+async fn changed_location(aliases: Vec<String>, change: fn(&str) -> String) {
     let registry = TestRegistry::start(Version::V31);
-    let front = Front::to(&registry.host, move |_| Act::Header("location", Box::new(change)));
-    stores(&client(&front.host, aliases).repository("a")).await;
+    let proxy = FaultProxy::to(&registry.host, move |_| Action::Header("location", Box::new(change)));
+    assert_stores(&client(&proxy.host, aliases).repository("a")).await;
 }
 
-async fn a_realm_by_another_name() {
-    let server = Scripted::start(|seen: &Seen| {
-        if seen.path.starts_with("/service/token") {
+async fn a_realm_with_an_alias() {
+    let server = ScriptedServer::start(|request: &RecordedRequest| {
+        if request.path.starts_with("/service/token") {
             return reply(200, &[], r#"{"token":"t"}"#);
         }
-        match seen.headers.contains_key("authorization") {
+        match request.headers.contains_key("authorization") {
             true => reply(404, &[], ""),
             false => {
                 let challenge = r#"Bearer realm="http://registry.invalid:31999/service/token",service="s""#;

@@ -1,4 +1,4 @@
-//! Tags that belong to somebody else: an image replaces no package, and a package no image.
+//! Tags of other objects: an image does not replace a package, nor a package an image.
 
 mod cluster;
 
@@ -6,22 +6,22 @@ use futures::FutureExt as _;
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 use serde_json::Value;
 
-use super::folder::Folder;
+use super::workspace::Workspace;
 use super::{Case, check};
 use crate::support::image::{image, multi_platform, noise, push, put};
 use crate::support::registry::{TestRegistry, Version};
 
-/// A folder in which the real binary builds packages.
+/// A workspace in which the binary builds packages.
 struct Builds {
-    folder: Folder,
+    folder: Workspace,
     source: TestRegistry,
     registry: TestRegistry,
 }
 
-/// A registry that is not there.
+/// An address where nothing listens.
 const OTHER: &str = "127.0.0.1:1";
 
-/// What a build came to.
+/// The result of a build.
 struct Built {
     code: Option<i32>,
     report: Value,
@@ -30,7 +30,7 @@ struct Built {
 impl Builds {
     async fn new() -> Self {
         let builds = Self {
-            folder: Folder::new(),
+            folder: Workspace::new(),
             source: TestRegistry::start(Version::V31),
             registry: TestRegistry::start(Version::V31),
         };
@@ -52,7 +52,7 @@ impl Builds {
     /// Builds the file `text` to `to`.
     fn build_text(&self, text: &str, to: &str) -> Built {
         let insecure = [self.source.host.as_str(), &self.registry.host];
-        let output = self.folder.build(text, to, &insecure, &[]);
+        let output = self.folder.build_text(text, to, &insecure, &[]);
         let report = serde_json::from_slice(&output.stdout);
         Built {
             code: output.status.code(),
@@ -60,36 +60,36 @@ impl Builds {
         }
     }
 
-    /// The image that the packages of these tests want, whose path and tag are those of the package `shop`.
+    /// The image that these packages contain, with the path and tag of the package `shop`.
     fn image(&self) -> String {
         format!("{}/shop:1.4.0", self.source.host)
     }
 
-    /// Puts the package `shop` of two architectures into the registry.
+    /// Pushes the package `shop` of two architectures to the registry.
     async fn with_package(self) -> (Self, Document) {
         for architecture in ["amd64", "arm64"] {
             let more = format!("architecture: {architecture}");
-            self.build("shop", &self.registry.host, &[], &more).done();
+            self.build("shop", &self.registry.host, &[], &more).succeeded();
         }
-        let standing = self.standing().await;
-        assert_eq!(standing.index().unwrap().manifests.len(), 2);
-        (self, standing)
+        let existing = self.stored_document().await;
+        assert_eq!(existing.index().unwrap().manifests.len(), 2);
+        (self, existing)
     }
 
-    /// What stands under the package's name.
-    async fn standing(&self) -> Document {
+    /// The document under the package's name.
+    async fn stored_document(&self) -> Document {
         let repository = self.registry.repository("shop");
         repository.manifest("1.4.0").await.unwrap().expect("something stands")
     }
 }
 
 impl Built {
-    fn done(self) -> Value {
+    fn succeeded(self) -> Value {
         assert_eq!(self.code, Some(0), "{}", self.report);
         self.report
     }
 
-    /// Why it failed.
+    /// Reason and message of the failure.
     fn failed(self) -> (String, String) {
         assert_ne!(self.code, Some(0), "{}", self.report);
         let failure = &self.report["failures"][0];
@@ -98,12 +98,12 @@ impl Built {
     }
 }
 
-async fn a_plain_tag_is_left_to_a_package() {
+async fn an_image_yields_its_plain_tag_to_a_package() {
     let (builds, package) = Builds::new().await.with_package().await;
     for changed in [true, false] {
         let report = builds
             .build("other", &builds.registry.host, &[&builds.image()], "naming: Jackal")
-            .done();
+            .succeeded();
         assert_eq!(report["changed"], changed, "{report}");
         let omitted = &report["images"][0]["omittedTag"];
         assert_eq!(
@@ -111,16 +111,16 @@ async fn a_plain_tag_is_left_to_a_package() {
             (&"1.4.0".into(), &"a package".into()),
             "{report}"
         );
-        assert_eq!(builds.standing().await, package);
+        assert_eq!(builds.stored_document().await, package);
     }
-    // Its owner is as it was.
+    // The owner of the tag is unchanged.
     let report = builds
         .build("shop", &builds.registry.host, &[], "architecture: arm64")
-        .done();
+        .succeeded();
     assert_eq!(report["changed"], false, "{report}");
 }
 
-async fn a_name_that_a_package_has_is_a_conflict() {
+async fn the_name_of_a_package_is_a_conflict() {
     let (builds, package) = Builds::new().await.with_package().await;
     let (reason, message) = builds
         .build("other", &builds.registry.host, &[&builds.image()], "naming: Plain")
@@ -128,10 +128,10 @@ async fn a_name_that_a_package_has_is_a_conflict() {
     assert_eq!(reason, "RepositoryConflict");
     let name = format!("`{}/shop:1.4.0` is a package", builds.registry.host);
     assert!(message.contains(&name), "{message}");
-    assert_eq!(builds.standing().await, package);
+    assert_eq!(builds.stored_document().await, package);
 }
 
-async fn a_package_without_an_index_is_one_too() {
+async fn a_package_without_an_index_is_recognised() {
     let builds = Builds::new().await;
     let repository = builds.registry.repository("shop");
     for config in [media_type::ZARF_CONFIG, media_type::JACKAL_CONFIG] {
@@ -141,15 +141,15 @@ async fn a_package_without_an_index_is_one_too() {
         put(&repository, &package, Some("1.4.0")).await;
         let report = builds
             .build("other", &builds.registry.host, &[&builds.image()], "naming: Zarf")
-            .done();
+            .succeeded();
         assert_eq!(report["images"][0]["omittedTag"]["tag"], "1.4.0", "{report}");
-        assert_eq!(builds.standing().await.digest(), package.digest());
+        assert_eq!(builds.stored_document().await.digest(), package.digest());
     }
 }
 
-async fn in_a_layout_a_package_keeps_its_name() {
+async fn a_package_in_a_layout_keeps_its_name() {
     let builds = Builds::new().await;
-    builds.build("shop", "oci:out", &[], "").done();
+    builds.build("shop", "oci:out", &[], "").succeeded();
     let names = || {
         let index = std::fs::read(builds.folder.path("out/index.json")).unwrap();
         let index: Value = serde_json::from_slice(&index).unwrap();
@@ -163,7 +163,7 @@ async fn in_a_layout_a_package_keeps_its_name() {
     let package = names();
     let report = builds
         .build("other", "oci:out", &[&builds.image()], "naming: Jackal")
-        .done();
+        .succeeded();
     assert_eq!(report["images"][0]["omittedTag"]["owner"], "a package", "{report}");
     let (reason, _) = builds
         .build("other", "oci:out", &[&builds.image()], "naming: Plain")
@@ -171,7 +171,7 @@ async fn in_a_layout_a_package_keeps_its_name() {
     assert_eq!((reason.as_str(), names()), ("RepositoryConflict", package));
 }
 
-async fn a_package_leaves_an_image_alone() {
+async fn a_package_does_not_replace_an_image() {
     let builds = Builds::new().await;
     let repository = builds.registry.repository("shop");
     let document = image(&repository, "linux/amd64", noise(7, 1000)).await;
@@ -179,26 +179,26 @@ async fn a_package_leaves_an_image_alone() {
     let (reason, message) = builds.build("shop", &builds.registry.host, &[], "").failed();
     assert_eq!(reason, "RepositoryConflict");
     assert!(message.contains("is there already and is no package"), "{message}");
-    assert_eq!(builds.standing().await.digest(), document.digest());
+    assert_eq!(builds.stored_document().await.digest(), document.digest());
 }
 
-async fn a_package_may_hold_an_image_of_its_own_name() {
+async fn a_package_may_contain_an_image_of_its_own_name() {
     let builds = Builds::new().await;
     for changed in [true, false] {
         let report = builds
             .build("shop", &builds.registry.host, &[&builds.image()], "naming: Jackal")
-            .done();
+            .succeeded();
         assert_eq!(report["changed"], changed, "{report}");
         assert_eq!(
             report["images"][0]["omittedTag"]["owner"], "the package itself",
             "{report}"
         );
-        let standing = builds.standing().await;
-        assert_eq!(standing.index().unwrap().manifests[0].digest.as_str(), report["digest"]);
+        let existing = builds.stored_document().await;
+        assert_eq!(existing.index().unwrap().manifests[0].digest.as_str(), report["digest"]);
     }
 }
 
-/// Builds a file with several objects, each of these as kind, name, namespace, and more lines of its spec.
+/// Builds a file with several objects, each given as kind, name, namespace, and further lines of its spec.
 fn build_file(builds: &Builds, objects: &[(&str, &str, &str, String)]) -> Built {
     let text = |(kind, name, namespace, spec): &(&str, &str, &str, String)| {
         format!(
@@ -209,7 +209,7 @@ fn build_file(builds: &Builds, objects: &[(&str, &str, &str, String)]) -> Built 
     builds.build_text(&texts.join("---\n"), &builds.registry.host)
 }
 
-async fn an_image_leaves_its_plain_tag_to_a_package_of_the_same_file() {
+async fn an_image_yields_its_plain_tag_to_a_package_of_the_same_file() {
     let builds = Builds::new().await;
     let objects = [
         (
@@ -221,14 +221,14 @@ async fn an_image_leaves_its_plain_tag_to_a_package_of_the_same_file() {
         ("JackalPackage", "shop", "a", package_with("")),
     ];
     for changed in [true, false] {
-        let report = build_file(&builds, &objects).done();
+        let report = build_file(&builds, &objects).succeeded();
         assert_eq!(report["changed"], changed, "{report}");
         let omitted = &report["objects"][0]["images"][0]["omittedTag"];
         assert_eq!(
             omitted["owner"], "the JackalPackage a/shop of the same file",
             "{report}"
         );
-        assert!(builds.standing().await.is_package());
+        assert!(builds.stored_document().await.is_package());
     }
 }
 
@@ -247,7 +247,7 @@ async fn objects_of_one_file_do_not_overwrite_each_other() {
             ("JackalImage", "two", "a", image(1)),
         ]
     };
-    // It is known before anything is read, so the other registry need not be there.
+    // It is known before anything is read, so the other registry need not exist.
     let built = build_file(&builds, &of("Plain"));
     assert_ne!(built.code, Some(0), "{}", built.report);
     let failures = &built.report["failures"];
@@ -258,7 +258,7 @@ async fn objects_of_one_file_do_not_overwrite_each_other() {
         message.contains("shop:1.4.0, which belongs to the JackalImage a/one of the same file"),
         "{message}"
     );
-    let standing = builds.standing().await;
+    let existing = builds.stored_document().await;
     let twins = [
         ("JackalPackage", "shop", "a", package_with("")),
         (
@@ -275,10 +275,10 @@ async fn objects_of_one_file_do_not_overwrite_each_other() {
         message.contains("belongs to the JackalPackage a/shop of the same file"),
         "{message}"
     );
-    assert!(!standing.is_package() && other.standing().await.is_package());
+    assert!(!existing.is_package() && other.stored_document().await.is_package());
 }
 
-async fn a_package_whose_image_has_its_very_name_says_so() {
+async fn a_package_with_an_image_of_its_name_and_tag_is_a_conflict() {
     let builds = Builds::new().await;
     let (to, prefixed) = (&builds.registry.host, format!("{}/team", builds.registry.host));
     let within = format!("{to}/shop:1.4.0");
@@ -302,60 +302,60 @@ const BUILDS: [Case; 9] = [
     Case {
         report: "moby/moby#2619",
         input: "an image whose plain tag is the name of a package of two architectures",
-        expected: "the image is brought without its plain tag, which the report says, and a repeat writes nothing",
-        run: || a_plain_tag_is_left_to_a_package().boxed(),
+        expected: "the image is copied without its plain tag, which the report says, and a repeat writes nothing",
+        run: || an_image_yields_its_plain_tag_to_a_package().boxed(),
     },
     Case {
         report: "moby/moby#2619",
-        input: "an image that is to have the very name of a package",
-        expected: "RepositoryConflict, and the package stays",
-        run: || a_name_that_a_package_has_is_a_conflict().boxed(),
+        input: "an image with the same name and tag as a package",
+        expected: "RepositoryConflict, and the package is kept",
+        run: || the_name_of_a_package_is_a_conflict().boxed(),
     },
     Case {
         report: "helm/helm#9985",
-        input: "a package under its tag without an index, as oras pushes one",
-        expected: "it is left alone by images",
-        run: || a_package_without_an_index_is_one_too().boxed(),
+        input: "a package under its tag without an index, as pushed by oras",
+        expected: "images do not replace it",
+        run: || a_package_without_an_index_is_recognised().boxed(),
     },
     Case {
         report: "moby/moby#2619",
         input: "the same two in an OCI layout",
         expected: "the package keeps its name",
-        run: || in_a_layout_a_package_keeps_its_name().boxed(),
+        run: || a_package_in_a_layout_keeps_its_name().boxed(),
     },
     Case {
         report: "helm/helm#9985",
-        input: "a package whose name and version are an image's",
-        expected: "RepositoryConflict, and the image stays",
-        run: || a_package_leaves_an_image_alone().boxed(),
+        input: "a package with the name and version of an image",
+        expected: "RepositoryConflict, and the image is kept",
+        run: || a_package_does_not_replace_an_image().boxed(),
     },
     Case {
         report: "helm/helm#9985",
-        input: "a package that holds an image whose plain tag is its own name",
+        input: "a package that contains an image whose plain tag is the package's name",
         expected: "it is built, and the image has no plain tag",
-        run: || a_package_may_hold_an_image_of_its_own_name().boxed(),
+        run: || a_package_may_contain_an_image_of_its_own_name().boxed(),
     },
     Case {
         report: "helm/helm#9985",
         input: "a file with an image and a package whose name is the image's plain tag",
-        expected: "the package has the tag, the image says so, and a repeat writes nothing",
-        run: || an_image_leaves_its_plain_tag_to_a_package_of_the_same_file().boxed(),
+        expected: "the package gets the tag, the image reports it, and a repeat writes nothing",
+        run: || an_image_yields_its_plain_tag_to_a_package_of_the_same_file().boxed(),
     },
     Case {
         report: "dogestry/dogestry#48",
-        input: "a file with two images of one name from two registries, and one with two packages of one name",
-        expected: "RepositoryConflict that names the first, which has the tag",
+        input: "a file with two images of the same name from two registries, and one with two packages of the same name",
+        expected: "RepositoryConflict that names the first, which gets the tag",
         run: || objects_of_one_file_do_not_overwrite_each_other().boxed(),
     },
     Case {
         report: "helm/helm#9985",
-        input: "a package that holds an image of its own name and version",
+        input: "a package that contains an image with its own name and version",
         expected: "RepositoryConflict that names both",
-        run: || a_package_whose_image_has_its_very_name_says_so().boxed(),
+        run: || a_package_with_an_image_of_its_name_and_tag_is_a_conflict().boxed(),
     },
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_cluster() {
+async fn build_overwrites_no_tag_of_another_object() {
     check(&BUILDS).await;
 }

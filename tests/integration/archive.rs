@@ -7,14 +7,14 @@ use jackal_operator::archive::format::{SKIPPABLE_HEADER, SeekTable, header_lengt
 use jackal_operator::oci::Digest;
 use serde_json::{Value, json};
 
-use crate::support::folder::{Ended as _, Folder, stderr};
 use crate::support::image::{multi_platform, noise};
 use crate::support::process::run;
 use crate::support::registry::{TestRegistry, Version};
+use crate::support::workspace::{CommandResult as _, Workspace, stderr};
 
-/// A package of an image and a file, in the registry and in the layout `out` of the folder.
+/// A package of an image and a file, in the registry and in the layout `out` of the workspace.
 struct Packages {
-    folder: Folder,
+    workspace: Workspace,
     registry: TestRegistry,
     reference: String,
 }
@@ -23,7 +23,7 @@ impl Packages {
     async fn new() -> Self {
         let registry = TestRegistry::start(Version::V31);
         multi_platform(&registry.repository("team/app"), "1").await;
-        let folder = Folder::new();
+        let workspace = Workspace::new();
         let package = json!({
             "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalPackage", "metadata": { "name": "shop" },
             "spec": {
@@ -36,11 +36,11 @@ impl Packages {
             },
         });
         let text = package.to_string();
-        folder.report(&text, &registry.host, &[&registry.host], &[]);
-        folder.report(&text, "oci:out", &[&registry.host], &[]);
+        workspace.text_report(&text, &registry.host, &[&registry.host], &[]);
+        workspace.text_report(&text, "oci:out", &[&registry.host], &[]);
         let reference = format!("{}/shop:1.4.0", registry.host);
         Self {
-            folder,
+            workspace,
             registry,
             reference,
         }
@@ -48,15 +48,15 @@ impl Packages {
 
     fn pack(&self, reference: &str, file: &str, more: &[&str]) -> std::process::Output {
         let flags = ["pack", reference, "--insecure", "--output", file];
-        self.folder.run(&[&flags[..], more].concat())
+        self.workspace.run(&[&flags[..], more].concat())
     }
 }
 
 /// The digests of the files of a tar, by their paths, as tar and zstd read it.
-fn unpacked(folder: &Folder, file: &str) -> BTreeMap<String, String> {
-    let to = folder.path(format!("{file}.unpacked"));
+fn unpacked(workspace: &Workspace, file: &str) -> BTreeMap<String, String> {
+    let to = workspace.path(format!("{file}.unpacked"));
     std::fs::create_dir(&to).unwrap();
-    let (file, to) = (folder.path(file), to.to_str().unwrap().to_owned());
+    let (file, to) = (workspace.path(file), to.to_str().unwrap().to_owned());
     run("tar", &["--zstd", "-xf", file.to_str().unwrap(), "-C", &to]);
     let sums = run(
         "sh",
@@ -73,8 +73,8 @@ fn unpacked(folder: &Folder, file: &str) -> BTreeMap<String, String> {
 async fn a_package_file_has_every_file_of_the_package() {
     let packages = Packages::new().await;
     packages.pack(&packages.reference, "shop.tar.zst", &[]).succeeded();
-    let files = unpacked(&packages.folder, "shop.tar.zst");
-    let checksums = std::fs::read_to_string(packages.folder.path("shop.tar.zst.unpacked/checksums.txt")).unwrap();
+    let files = unpacked(&packages.workspace, "shop.tar.zst");
+    let checksums = std::fs::read_to_string(packages.workspace.path("shop.tar.zst.unpacked/checksums.txt")).unwrap();
     let mut expected: BTreeMap<String, String> = checksums
         .lines()
         .map(|line| line.split_once(' ').unwrap())
@@ -88,7 +88,7 @@ async fn a_package_file_has_every_file_of_the_package() {
     assert!(blobs.count() > 4 && files.contains_key("components/web.tar"));
 
     // Its first and last frames tell what the registry holds, and where everything lies.
-    let bytes = std::fs::read(packages.folder.path("shop.tar.zst")).unwrap();
+    let bytes = std::fs::read(packages.workspace.path("shop.tar.zst")).unwrap();
     let length = header_length(&bytes).unwrap() as usize;
     let header = Header::decode(&bytes[SKIPPABLE_HEADER..SKIPPABLE_HEADER + length]).unwrap();
     let index: Value = serde_json::from_str(&packages.registry.crane("manifest", "shop:1.4.0")).unwrap();
@@ -108,7 +108,7 @@ async fn the_same_package_gives_the_same_bytes_wherever_it_lies() {
     packages.pack("oci:out:shop:1.4.0", "b.tar.zst", &[]).succeeded();
     let pipe = packages.pack(&packages.reference, "-", &[]);
     pipe.succeeded();
-    let read = |file: &str| std::fs::read(packages.folder.path(file)).unwrap();
+    let read = |file: &str| std::fs::read(packages.workspace.path(file)).unwrap();
     assert_eq!(Digest::of(&read("a.tar.zst")), Digest::of(&read("b.tar.zst")));
     assert_eq!(Digest::of(&read("a.tar.zst")), Digest::of(&pipe.stdout));
     let report = packages.pack(&packages.reference, "a.tar.zst", &["--format", "json"]);
@@ -121,17 +121,17 @@ async fn the_same_package_gives_the_same_bytes_wherever_it_lies() {
 #[tokio::test]
 async fn an_architecture_is_chosen_where_there_are_several() {
     let packages = Packages::new().await;
-    let text = std::fs::read_to_string(packages.folder.path("package.yaml")).unwrap();
+    let text = std::fs::read_to_string(packages.workspace.path("package.yaml")).unwrap();
     let other = text.replace("\"spec\":{", "\"spec\":{\"architecture\":\"arm64\",");
     let host = &packages.registry.host;
-    packages.folder.report(&other, host, &[host], &[]);
+    packages.workspace.text_report(&other, host, &[host], &[]);
     let unclear = packages.pack(&packages.reference, "a.tar.zst", &[]);
     unclear.failed(2, &["has packages for amd64, arm64; choose one by --architecture"]);
     packages
         .pack(&packages.reference, "a.tar.zst", &["--architecture", "arm64"])
         .succeeded();
-    unpacked(&packages.folder, "a.tar.zst");
-    let definition = std::fs::read_to_string(packages.folder.path("a.tar.zst.unpacked/zarf.yaml")).unwrap();
+    unpacked(&packages.workspace, "a.tar.zst");
+    let definition = std::fs::read_to_string(packages.workspace.path("a.tar.zst.unpacked/zarf.yaml")).unwrap();
     assert!(definition.contains("architecture: 'arm64'"), "{definition}");
     let absent = packages.pack(&packages.reference, "b.tar.zst", &["--architecture", "riscv64"]);
     absent.failed(2, &["has packages for amd64, arm64"]);
@@ -152,8 +152,8 @@ async fn what_cannot_be_packed_leaves_no_file() {
     packages.pack(&absent, "a.tar.zst", &[]).failed(1, &["does not exist"]);
 
     // A layer of the layout is another content of the same length, one is cut, and one is gone.
-    let index = std::fs::read(packages.folder.path("out/index.json")).unwrap();
-    let layers = largest_blobs(&packages.folder);
+    let index = std::fs::read(packages.workspace.path("out/index.json")).unwrap();
+    let layers = largest_blobs(&packages.workspace);
     let content = bytes::Bytes::from(std::fs::read(&layers).unwrap());
     for (damaged, words) in [
         (Some(noise(7, content.len())), "sent content that is not sha256:"),
@@ -172,8 +172,8 @@ async fn what_cannot_be_packed_leaves_no_file() {
             stderr(&output)
         );
     }
-    assert_eq!(std::fs::read(packages.folder.path("out/index.json")).unwrap(), index);
-    let left: Vec<String> = std::fs::read_dir(packages.folder.path("."))
+    assert_eq!(std::fs::read(packages.workspace.path("out/index.json")).unwrap(), index);
+    let left: Vec<String> = std::fs::read_dir(packages.workspace.path("."))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| name.ends_with(".zst") || name.ends_with(".partial"))
@@ -182,8 +182,8 @@ async fn what_cannot_be_packed_leaves_no_file() {
 }
 
 /// The largest blob of the layout `out`.
-fn largest_blobs(folder: &Folder) -> std::path::PathBuf {
-    let blobs = std::fs::read_dir(folder.path("out/blobs/sha256")).unwrap();
+fn largest_blobs(workspace: &Workspace) -> std::path::PathBuf {
+    let blobs = std::fs::read_dir(workspace.path("out/blobs/sha256")).unwrap();
     blobs
         .map(|entry| entry.unwrap())
         .max_by_key(|entry| entry.metadata().unwrap().len())
@@ -216,7 +216,7 @@ async fn a_loaded_package_is_the_one_that_was_packed() {
             "--output",
             "json",
         ];
-        let first = packages.folder.run(&arguments);
+        let first = packages.workspace.run(&arguments);
         first.succeeded();
         assert_eq!(digests(&to, prefix), expected);
         to.crane("validate", &format!("{prefix}team/app:1"));
@@ -226,9 +226,9 @@ async fn a_loaded_package_is_the_one_that_was_packed() {
         assert_eq!(report["images"], json!([format!("{}/{prefix}team/app:1", to.host)]));
         assert!(report["sentBytes"].as_u64().unwrap() > 100_000);
         // A repeat sends nothing, also out of a pipe.
-        let bytes = std::fs::read(packages.folder.path("shop.tar.zst")).unwrap();
+        let bytes = std::fs::read(packages.workspace.path("shop.tar.zst")).unwrap();
         let repeat = packages
-            .folder
+            .workspace
             .run_with(&[&["load", "-"], &arguments[2..]].concat(), &bytes);
         repeat.succeeded();
         let report: Value = serde_json::from_slice(&repeat.stdout).unwrap();
@@ -237,18 +237,18 @@ async fn a_loaded_package_is_the_one_that_was_packed() {
         let reference = format!("{}/{prefix}shop:1.4.0", to.host);
         packages.pack(&reference, "again.tar.zst", &[]).succeeded();
         assert_eq!(
-            Digest::of(&std::fs::read(packages.folder.path("again.tar.zst")).unwrap()),
+            Digest::of(&std::fs::read(packages.workspace.path("again.tar.zst")).unwrap()),
             Digest::of(&bytes)
         );
     }
     packages
-        .folder
+        .workspace
         .run(&["load", "shop.tar.zst", "--to", "oci:loaded"])
         .succeeded();
     packages
         .pack("oci:loaded:shop:1.4.0", "layout.tar.zst", &[])
         .succeeded();
-    let digest = |file: &str| Digest::of(&std::fs::read(packages.folder.path(file)).unwrap());
+    let digest = |file: &str| Digest::of(&std::fs::read(packages.workspace.path(file)).unwrap());
     assert_eq!(digest("layout.tar.zst"), digest("shop.tar.zst"));
 }
 
@@ -266,7 +266,7 @@ async fn tags(registry: &TestRegistry) -> Vec<String> {
 async fn a_damaged_file_is_refused_before_a_tag_is_written() {
     let packages = Packages::new().await;
     packages.pack(&packages.reference, "shop.tar.zst", &[]).succeeded();
-    let sound = std::fs::read(packages.folder.path("shop.tar.zst")).unwrap();
+    let sound = std::fs::read(packages.workspace.path("shop.tar.zst")).unwrap();
     let header = header_length(&sound).unwrap() as usize + SKIPPABLE_HEADER;
     let middle = header + (sound.len() - header) / 2;
     let flipped = |at: usize| {
@@ -289,15 +289,15 @@ async fn a_damaged_file_is_refused_before_a_tag_is_written() {
     let step = (sound.len() - table - header) / 40;
     damaged.extend((header..sound.len() - table).step_by(step).map(|at| (flipped(at), "")));
     for (number, (bytes, words)) in damaged.into_iter().enumerate() {
-        packages.folder.write("damaged.tar.zst", &bytes);
+        packages.workspace.write("damaged.tar.zst", &bytes);
         let arguments = ["load", "damaged.tar.zst", "--to", &to.host, "--insecure"];
-        let output = packages.folder.run(&arguments);
+        let output = packages.workspace.run(&arguments);
         let said = stderr(&output);
         assert!(!output.status.success(), "{number} was loaded");
         assert!(said.contains(words) && !said.contains("panicked"), "{number}: {said}");
         assert!(tags(&to).await.is_empty(), "{number}");
     }
     let arguments = ["load", "shop.tar.zst", "--to", &to.host, "--insecure"];
-    packages.folder.run(&arguments).succeeded();
+    packages.workspace.run(&arguments).succeeded();
     assert_eq!(digests(&to, ""), digests(&packages.registry, ""));
 }

@@ -1,67 +1,19 @@
 //! `build`: a package from a file, without a cluster.
 
 mod content;
+mod failures;
 mod proxies;
-mod refused;
 
-use std::collections::BTreeMap;
-use std::process::Output;
-
-use jackal_operator::oci::Digest;
 use serde_json::Value;
 
 use crate::containerd::node::Node;
-use crate::docker::engines::{Image, Real, noise, required, tar};
-use crate::support::folder::{Folder, stderr, stdout};
+use crate::docker::engines::{DockerEngine, Image, noise, required, tar};
 use crate::support::image::{image, multi_platform, noise as seeded, put};
+use crate::support::independent::pull_and_verify;
 use crate::support::process::run;
 use crate::support::program;
 use crate::support::registry::{TestRegistry, Version};
-
-impl Folder {
-    /// Writes `shop.yaml` with these images.
-    fn shop(&self, images: &[String]) -> String {
-        let text = package(images);
-        self.write("shop.yaml", &text);
-        text
-    }
-
-    /// Runs `build`.
-    fn built(&self, arguments: &[&str]) -> Output {
-        self.run(&[&["build"], arguments].concat())
-    }
-
-    /// The same where it must succeed: its report.
-    fn reported(&self, arguments: &[&str]) -> Value {
-        let output = self.built(&[arguments, &["--output", "json"]].concat());
-        assert!(output.status.success(), "{}", stderr(&output));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    /// Every file of a layout with its content's digest and the time of its last change.
-    fn files(&self, layout: &str) -> BTreeMap<String, (Digest, std::time::SystemTime)> {
-        let mut found = BTreeMap::new();
-        let mut open = vec![self.path(layout)];
-        while let Some(path) = open.pop() {
-            if path.is_dir() {
-                open.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-            } else {
-                let changed = path.metadata().unwrap().modified().unwrap();
-                let digest = Digest::of(&std::fs::read(&path).unwrap());
-                found.insert(path.display().to_string(), (digest, changed));
-            }
-        }
-        found
-    }
-}
-
-fn package(images: &[String]) -> String {
-    let images: String = images.iter().map(|image| format!("\n    - {image}")).collect();
-    format!(
-        "apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {{name: shop}}\n\
-         spec:\n  version: 1.4.0\n  naming: Jackal\n  components:\n  - name: web\n    images:{images}\n"
-    )
-}
+use crate::support::workspace::{Workspace, stderr, stdout};
 
 fn crane(arguments: &[&str]) -> String {
     run(program("JACKAL_BIN_CRANE"), arguments).trim().to_owned()
@@ -71,30 +23,30 @@ fn catalog(registry: &TestRegistry) -> String {
     crane(&["catalog", "--insecure", &registry.host])
 }
 
-async fn whole_way(variable: &str) {
+async fn build_from(variable: &str) {
     let (source, older, newer) = (
         TestRegistry::start(Version::V31),
         TestRegistry::start(Version::V28),
         TestRegistry::start(Version::V31),
     );
     let (index, _) = multi_platform(&source.repository("shop/web"), "1").await;
-    let real = Real::all()
+    let engine = DockerEngine::all()
         .into_iter()
-        .find(|real| real.host == required(variable))
+        .find(|engine| engine.host == required(variable))
         .unwrap();
     let name = format!("jackal-test-{:012x}/app:dev", fastrand::u64(..1 << 48));
     let content = tar(&[("large", noise(300_000)), ("name", name.as_bytes().to_vec())]);
     let made = Image::new(&name, vec![content]);
-    real.load(&made.archive());
-    let folder = Folder::new().set("DOCKER_HOST", &real.host);
+    engine.load(&made.archive());
+    let folder = Workspace::new().set("DOCKER_HOST", &engine.host);
     let web = format!("{}/shop/web:1", source.host);
-    let text = folder.shop(&[
+    let text = folder.write_shop(&[
         format!("{{image: '{web}'}}"),
         format!("{{image: '{name}', source: Docker}}"),
     ]);
 
     let first = |to: &str| {
-        let report = folder.reported(&[
+        let report = folder.build_report(&[
             "shop.yaml",
             "--to",
             to,
@@ -111,7 +63,7 @@ async fn whole_way(variable: &str) {
         )
     };
     let repeated = |to: &str, expected: &str| {
-        let report = folder.reported(&[
+        let report = folder.build_report(&[
             "shop.yaml",
             "--to",
             to,
@@ -129,9 +81,11 @@ async fn whole_way(variable: &str) {
         let to = format!("{}/team", registry.host);
         assert_eq!(first(&to), layout, "the same everywhere");
         repeated(&to, &layout.0);
-        let standing = crane(&["manifest", "--insecure", &format!("{to}/shop:1.4.0")]);
-        assert!(standing.contains(&layout.0), "{standing}");
-        let report = folder.reported(&[
+        let existing = crane(&["manifest", "--insecure", &format!("{to}/shop:1.4.0")]);
+        assert!(existing.contains(&layout.0), "{existing}");
+        let pulled = pull_and_verify(&registry.host, "team/shop", "1.4.0").await;
+        assert!(pulled.manifests.contains(&layout.0), "{pulled:?}");
+        let report = folder.build_report(&[
             "shop.yaml",
             "--to",
             &to,
@@ -149,7 +103,7 @@ async fn whole_way(variable: &str) {
     repeated("oci:out", &layout.0);
     assert!(folder.files("out") == before, "a repeat wrote to the layout");
 
-    // The same as text, and from standard input.
+    // The same with text output, and from standard input.
     let to = format!("{}/team", older.host);
     let arguments = ["-", "--to", &to, "--insecure", "--insecure-registry", &source.host];
     let output = folder.run_with(&[&["build"], &arguments[..]].concat(), text.as_bytes());
@@ -163,8 +117,8 @@ async fn whole_way(variable: &str) {
     assert_eq!(stderr(&output), "", "nothing but results is said without a terminal");
 }
 
-/// Every blob has the digest that its name says, and crane carries all of it into a registry.
-fn check_layout(folder: &Folder, registry: &TestRegistry, package: &str) {
+/// Every blob has the digest in its name, and crane pushes all of them to a registry.
+fn check_layout(folder: &Workspace, registry: &TestRegistry, package: &str) {
     let mut blobs = 0;
     for (path, (digest, _)) in folder.files("out") {
         if let Some((_, hex)) = path.split_once("/blobs/sha256/") {
@@ -173,8 +127,8 @@ fn check_layout(folder: &Folder, registry: &TestRegistry, package: &str) {
         }
     }
     assert!(blobs > 10, "{blobs} blobs");
-    // One entry at a time: crane takes an image's manifest for the package's file of the same digest, and does
-    // not send it twice.
+    // One entry at a time: crane mistakes an image's manifest for the package's file with the same digest, and does not
+    // push it twice.
     let out = folder.path("out");
     let index: Value = serde_json::from_slice(&std::fs::read(out.join("index.json")).unwrap()).unwrap();
     let entries = index["manifests"].as_array().unwrap();
@@ -197,14 +151,14 @@ fn check_layout(folder: &Folder, registry: &TestRegistry, package: &str) {
 }
 
 #[tokio::test]
-async fn tags_are_chosen_once_and_the_version_with_them() {
+async fn a_tag_policy_also_selects_the_version() {
     let (source, to) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V28));
     let repository = source.repository("team/app");
     for (seed, tag) in [(1, "6.0.1"), (2, "6.1.0"), (3, "7.0.0"), (4, "latest")] {
         let document = image(&repository, "linux/amd64", seeded(seed, 1000)).await;
         put(&repository, &document, Some(tag)).await;
     }
-    let folder = Folder::new();
+    let folder = Workspace::new();
     let app = format!("{}/team/app", source.host);
     folder.write(
         "follows.yaml",
@@ -215,39 +169,39 @@ async fn tags_are_chosen_once_and_the_version_with_them() {
         ),
     );
     let flags = ["--insecure", "--insecure-registry", &source.host, "--to", &to.host];
-    let report = folder.reported(&[&["follows.yaml"], &flags[..]].concat());
+    let report = folder.build_report(&[&["follows.yaml"], &flags[..]].concat());
     assert_eq!(report["version"], "6.1.0");
     assert_eq!(report["images"][0]["image"], format!("{app}:6.1.0"));
-    let standing = to.repository("shop").head_manifest("6.1.0").await.unwrap();
-    assert!(standing.is_some());
+    let existing = to.repository("shop").head_manifest("6.1.0").await.unwrap();
+    assert!(existing.is_some());
 }
 
 #[tokio::test]
-async fn builds_from_docker_20() {
-    whole_way("JACKAL_DOCKER20").await;
+async fn build_reads_from_docker_20() {
+    build_from("JACKAL_DOCKER20").await;
 }
 
 #[tokio::test]
-async fn builds_from_todays_docker_with_the_classic_store() {
-    whole_way("JACKAL_DOCKER_CLASSIC").await;
+async fn build_reads_from_current_docker_with_the_classic_store() {
+    build_from("JACKAL_DOCKER_CLASSIC").await;
 }
 
 #[tokio::test]
-async fn builds_from_todays_docker_with_the_containerd_store() {
-    whole_way("JACKAL_DOCKER_CONTAINERD").await;
+async fn build_reads_from_current_docker_with_the_containerd_store() {
+    build_from("JACKAL_DOCKER_CONTAINERD").await;
 }
 
 #[tokio::test]
-async fn builds_from_a_containerd() {
+async fn build_reads_from_containerd() {
     let registry = TestRegistry::start(Version::V28);
     for node in Node::all() {
         let name = format!("docker.io/jackal-test-{:012x}/app:dev", fastrand::u64(..1 << 48));
         node.import(&Image::varied(&name).archive());
-        let folder = Folder::new();
-        folder.shop(&[format!("{{image: '{name}', source: Containerd}}")]);
+        let folder = Workspace::new();
+        folder.write_shop(&[format!("{{image: '{name}', source: Containerd}}")]);
         let flags = ["--insecure", "--containerd-address", &node.address];
         let report =
-            |more: &[&str]| folder.reported(&[&["shop.yaml", "--to", &registry.host], &flags[..], more].concat());
+            |more: &[&str]| folder.build_report(&[&["shop.yaml", "--to", &registry.host], &flags[..], more].concat());
         let row = |report: &Value| report["images"][0].clone();
         let planned = report(&["--dry-run"]);
         let first = report(&[]);
@@ -263,10 +217,10 @@ async fn builds_from_a_containerd() {
             (&again["changed"], &again["movedBytes"]),
             (&Value::Bool(false), &Value::from(0))
         );
-        let folder = Folder::new();
-        folder.shop(&[format!("{{image: '{name}', source: Containerd}}")]);
+        let folder = Workspace::new();
+        folder.write_shop(&[format!("{{image: '{name}', source: Containerd}}")]);
         let by_socket = [&flags[..], &["--containerd-root", "/nowhere"]].concat();
-        let report = folder.reported(&[&["shop.yaml", "--to", "oci:out"], &by_socket[..]].concat());
+        let report = folder.build_report(&[&["shop.yaml", "--to", "oci:out"], &by_socket[..]].concat());
         assert_eq!(row(&report)["method"], "ContainerdApi", "{report}");
         assert_eq!(row(&report)["digest"], row(&first)["digest"]);
         assert_eq!(row(&report)["methodReason"], "FolderUnreadable", "{report}");
@@ -276,13 +230,13 @@ async fn builds_from_a_containerd() {
 }
 
 #[tokio::test]
-async fn a_dry_run_says_exactly_what_would_move_and_writes_nothing() {
+async fn a_dry_run_reports_the_exact_transfer_size_and_writes_nothing() {
     let (source, destination) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V28));
     let repository = source.repository("shop/web");
     let document = image(&repository, "linux/amd64", seeded(7, 500_000)).await;
     put(&repository, &document, Some("1")).await;
-    let folder = Folder::new();
-    folder.shop(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
+    let folder = Workspace::new();
+    folder.write_shop(&[format!("{{image: '{}/shop/web:1'}}", source.host)]);
     let blobs = document.manifest().unwrap().blobs();
     let (count, bytes) = blobs
         .iter()
@@ -296,7 +250,7 @@ async fn a_dry_run_says_exactly_what_would_move_and_writes_nothing() {
             "--insecure-registry",
             &source.host,
         ];
-        let report = folder.reported(&[&flags[..], &["--dry-run"]].concat());
+        let report = folder.build_report(&[&flags[..], &["--dry-run"]].concat());
         assert_eq!(report["movedBytes"], bytes);
         assert_eq!(report["images"][0]["movedBlobs"], count);
         assert_eq!(report["digest"], Value::Null);
@@ -304,8 +258,8 @@ async fn a_dry_run_says_exactly_what_would_move_and_writes_nothing() {
             assert_eq!(catalog(&destination), "");
         }
         assert!(!folder.path("out").exists());
-        folder.reported(&flags);
-        let report = folder.reported(&[&flags[..], &["--dry-run"]].concat());
+        folder.build_report(&flags);
+        let report = folder.build_report(&[&flags[..], &["--dry-run"]].concat());
         assert_eq!((&report["movedBytes"], &report["changed"]), (&0.into(), &false.into()));
         std::fs::remove_dir_all(folder.path("out")).unwrap_or_default();
     }

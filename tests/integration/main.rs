@@ -1,11 +1,10 @@
-//! What the parts do together, against real ones: registries, docker engines, an API server. Run by `make test`,
-//! which says where they are.
+//! Integration tests with real registries, docker engines and API servers. Run them by `make test`, which starts the
+//! servers.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod archive;
 #[path = "../attacks/mod.rs"]
 mod attacks;
-mod badinput;
 mod build;
 mod chart;
 mod cluster;
@@ -18,10 +17,11 @@ mod faults;
 #[path = "../field/mod.rs"]
 mod field;
 mod gitops;
+mod invalid_input;
 mod package;
 mod registry;
 mod sbom;
+mod shutdown;
 mod signing;
-mod stop;
 mod support;
 mod tenancy;

@@ -1,4 +1,4 @@
-//! Packages put together in real registries, from images of several platforms.
+//! Packages published to real registries, from images of several platforms.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use jackal_operator::package::{Definition, Plan, TransferredImage, publish};
 use jackal_operator::transfer::{Destination, LayoutDestination, RegistryDestination};
 
 use crate::support::image;
+use crate::support::independent::pull_and_verify;
 use crate::support::registry::{TestRegistry, VERSIONS};
 
 const TITLE: &str = "org.opencontainers.image.title";
@@ -46,19 +47,19 @@ async fn images(registry: &TestRegistry) -> Vec<TransferredImage> {
     ]
 }
 
-async fn unheard(_: &Digest) -> Result<(), Fault> {
+async fn ignore_progress(_: &Digest) -> Result<(), Fault> {
     Ok(())
 }
 
 #[tokio::test]
-async fn a_package_is_whole_and_moves_no_layer() {
+async fn a_package_is_complete_and_mounts_its_layers() {
     for version in VERSIONS {
         let registry = TestRegistry::start(version);
         let images = images(&registry).await;
         let package = at(&registry, "team/podinfo");
         for naming in ["Jackal", "Zarf"] {
             let definition = definition(naming, "amd64");
-            let published = publish(&definition, images[..].into(), &*package, naming, unheard)
+            let published = publish(&definition, images[..].into(), &*package, naming, ignore_progress)
                 .await
                 .unwrap();
             assert!(published.changed);
@@ -67,7 +68,7 @@ async fn a_package_is_whole_and_moves_no_layer() {
                 "{published:?}"
             );
 
-            // Every layer is there with the content that its digest promises, and the checksums say the same.
+            // Every layer exists with the content of its digest, and the checksums agree.
             let manifest = package.document(published.manifest.as_str()).await.unwrap().unwrap();
             let manifest = manifest.manifest().unwrap().clone();
             let mut listed = Vec::new();
@@ -95,8 +96,11 @@ async fn a_package_is_whole_and_moves_no_layer() {
             let index: Index =
                 serde_json::from_str(&registry.crane("manifest", &format!("team/podinfo:{naming}"))).unwrap();
             assert_eq!(index.manifests[0].digest, published.manifest);
+            let pulled = pull_and_verify(&registry.host, "team/podinfo", naming).await;
+            assert_eq!(pulled.digest, published.index.as_str());
+            assert!(pulled.manifests.contains(published.manifest.as_str()), "{pulled:?}");
 
-            let again = publish(&definition, images[..].into(), &*package, naming, unheard)
+            let again = publish(&definition, images[..].into(), &*package, naming, ignore_progress)
                 .await
                 .unwrap();
             assert_eq!(
@@ -108,14 +112,14 @@ async fn a_package_is_whole_and_moves_no_layer() {
 }
 
 #[tokio::test]
-async fn architectures_published_at_once_are_all_there() {
+async fn concurrently_published_architectures_are_all_in_the_index() {
     let registry = TestRegistry::start(VERSIONS[0]);
     let images = images(&registry).await;
     let package = at(&registry, "podinfo");
     let definitions = ["amd64", "arm64", "s390x"].map(|architecture| definition("Zarf", architecture));
     let runs = definitions
         .iter()
-        .map(|definition| publish(definition, images[..].into(), &*package, "1.0.0", unheard));
+        .map(|definition| publish(definition, images[..].into(), &*package, "1.0.0", ignore_progress));
     let published = futures::future::try_join_all(runs).await.unwrap();
     let index = package.document("1.0.0").await.unwrap().unwrap();
     let entries: Vec<Digest> = index
@@ -130,20 +134,20 @@ async fn architectures_published_at_once_are_all_there() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_mounted_is_sent() {
-    // A layout is no repository of the registry: nothing can be mounted into it.
+async fn layers_that_cannot_be_mounted_are_uploaded() {
+    // A layout is not a repository of the registry: nothing can be mounted into it.
     let registry = TestRegistry::start(VERSIONS[0]);
     let images = images(&registry).await;
     let folder = tempfile::tempdir().unwrap();
     let layout = LayoutDestination::new(folder.path(), "podinfo");
     let definition = definition("Zarf", "amd64");
-    let sent = publish(&definition, images[..].into(), &layout, "1.0.0", unheard)
+    let sent = publish(&definition, images[..].into(), &layout, "1.0.0", ignore_progress)
         .await
         .unwrap();
     assert!(sent.moved_bytes > sent.size, "{sent:?}");
-    // Where it stands decides nothing.
+    // The result does not depend on the destination.
     let package = at(&registry, "podinfo");
-    let mounted = publish(&definition, images[..].into(), &*package, "1.0.0", unheard)
+    let mounted = publish(&definition, images[..].into(), &*package, "1.0.0", ignore_progress)
         .await
         .unwrap();
     assert_eq!((mounted.manifest, mounted.index), (sent.manifest, sent.index));

@@ -1,21 +1,21 @@
-//! The files that `build` is given.
+//! Input files of `build`.
 
-use super::{Folder, empty, stderr};
+use super::{Workspace, empty, stderr};
 use crate::field::{Case, check};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_are_read_as_editors_shells_and_clusters_write_them() {
+async fn files_are_accepted_as_editors_shells_and_clusters_write_them() {
     check(&[
         Case {
             report: "kubernetes/kubernetes#39007",
-            input: "a file that PowerShell wrote, in UTF-16 with a byte order mark",
+            input: "a file written by PowerShell, in UTF-16 with a byte order mark",
             expected: "it is built",
             run: || {
                 Box::pin(async {
                     let units = empty("shop");
                     let bytes: Vec<u8> = units.encode_utf16().flat_map(u16::to_le_bytes).collect();
                     assert_eq!(
-                        Folder::with([&[0xff, 0xfe][..], &bytes].concat()).builds()["package"],
+                        Workspace::with([&[0xff, 0xfe][..], &bytes].concat()).build_shop()["package"],
                         "shop"
                     );
                 })
@@ -29,7 +29,7 @@ async fn files_are_read_as_editors_shells_and_clusters_write_them() {
                 Box::pin(async {
                     let bytes: Vec<u8> = empty("shop").encode_utf16().flat_map(u16::to_be_bytes).collect();
                     assert_eq!(
-                        Folder::with([&[0xfe, 0xff][..], &bytes].concat()).builds()["package"],
+                        Workspace::with([&[0xfe, 0xff][..], &bytes].concat()).build_shop()["package"],
                         "shop"
                     );
                 })
@@ -37,20 +37,20 @@ async fn files_are_read_as_editors_shells_and_clusters_write_them() {
         },
         Case {
             report: "Kubernetes API concepts, \"Collections\"",
-            input: "kind: List, as kubectl get -o yaml prints it",
+            input: "kind: List, as printed by kubectl get -o yaml",
             expected: "its items are built",
             run: || {
                 Box::pin(async {
                     let item = empty("shop").replace('\n', "\n  ");
                     let list = format!("apiVersion: v1\nkind: List\nitems:\n- {}", item.trim_end());
-                    assert_eq!(Folder::with(list).builds()["package"], "shop");
+                    assert_eq!(Workspace::with(list).build_shop()["package"], "shop");
                 })
             },
         },
         Case {
             report: "k0sproject/k0sctl#812",
-            input: "two packages in one file, beside an object of another kind",
-            expected: "both are built, and the other is named",
+            input: "two packages in one file, with an object of another kind",
+            expected: "both are built, and the other object is named",
             run: || {
                 Box::pin(async {
                     let text = format!(
@@ -58,8 +58,8 @@ async fn files_are_read_as_editors_shells_and_clusters_write_them() {
                         empty("one"),
                         empty("two")
                     );
-                    let folder = Folder::with(text);
-                    let report = folder.builds();
+                    let folder = Workspace::with(text);
+                    let report = folder.build_shop();
                     let objects = report["objects"].as_array().unwrap();
                     let packages: Vec<_> = objects.iter().map(|object| &object["package"]).collect();
                     assert_eq!(packages, ["one", "two"]);
@@ -80,7 +80,7 @@ async fn files_are_read_as_editors_shells_and_clusters_write_them() {
             run: || {
                 Box::pin(async {
                     let output =
-                        Folder::new().run_with(&["build", "-f", "-", "--to", "oci:out"], empty("shop").as_bytes());
+                        Workspace::new().run_with(&["build", "-f", "-", "--to", "oci:out"], empty("shop").as_bytes());
                     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
                 })
             },
@@ -90,28 +90,28 @@ async fn files_are_read_as_editors_shells_and_clusters_write_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_misspelt_is_named_with_its_place_and_what_was_meant() {
+async fn misspelt_input_is_reported_with_location_and_suggestion() {
     check(&[
         Case {
             report: "zarf-dev/zarf#2034",
-            input: "chart where the field is charts",
-            expected: "path, line and the field that was meant",
+            input: "`chart` instead of `charts`",
+            expected: "path, line and the suggested field",
             run: || {
                 Box::pin(async {
                     let text = empty("shop") + "    chart:\n    - {name: a}\n";
-                    Folder::with(text)
+                    Workspace::with(text)
                         .refuses(&["shop.yaml:8: spec.components[0].chart: unknown field; did you mean charts?"]);
                 })
             },
         },
         Case {
             report: "zarf-dev/zarf#1809",
-            input: "a list where a text belongs",
+            input: "a list instead of a string",
             expected: "path and line, and both types",
             run: || {
                 Box::pin(async {
                     let text = empty("shop").replace("version: 1.4.0", "version: [1.4.0]");
-                    Folder::with(text).refuses(&["shop.yaml:5: spec.version: ", "found a list, expected a string"]);
+                    Workspace::with(text).refuses(&["shop.yaml:5: spec.version: ", "found a list, expected a string"]);
                 })
             },
         },
@@ -123,7 +123,7 @@ async fn what_is_misspelt_is_named_with_its_place_and_what_was_meant() {
                 Box::pin(async {
                     let text = empty("shop")
                         + "    images:\n    - image: a\n      platfroms: [linux/amd64]\n      source: docker\n";
-                    Folder::with(text).refuses(&[
+                    Workspace::with(text).refuses(&[
                         "shop.yaml:10: spec.components[0].images[0].platfroms",
                         "did you mean platforms?",
                         "shop.yaml:11: spec.components[0].images[0].source: docker",
@@ -134,41 +134,43 @@ async fn what_is_misspelt_is_named_with_its_place_and_what_was_meant() {
         },
         Case {
             report: "chainguard-dev/apko#637",
-            input: "misspelt fields of metadata, and fields of spec beside it",
-            expected: "each with its line, and where it belongs",
+            input: "misspelt fields of metadata, and fields of spec outside it",
+            expected: "each with its line, and the right location",
             run: || {
                 Box::pin(async {
                     let text = empty("shop").replace("{name: shop}", "{nmae: shop, lables: {tier: web}}");
-                    Folder::with(text).refuses(&[
+                    Workspace::with(text).refuses(&[
                         "shop.yaml:3: metadata.nmae: unknown field; did you mean name?",
                         "shop.yaml:3: metadata.lables: unknown field; did you mean labels?",
                         "shop.yaml:3: metadata.name is missing",
                     ]);
                     let text = empty("shop") + "suspend: true\n";
-                    Folder::with(text).refuses(&["shop.yaml:8: suspend: unknown field; suspend is a field of spec"]);
+                    Workspace::with(text).refuses(&["shop.yaml:8: suspend: unknown field; suspend is a field of spec"]);
                     let text = empty("shop").replace("apiVersion", "apiversion");
-                    Folder::with(text).refuses(&["shop.yaml:1: apiversion: unknown field; did you mean apiVersion?"]);
+                    Workspace::with(text)
+                        .refuses(&["shop.yaml:1: apiversion: unknown field; did you mean apiVersion?"]);
                 })
             },
         },
         Case {
             report: "influxdata/influx-cli#171",
-            input: "durations without a unit, with another, negative, and as ISO 8601 writes them",
+            input: "durations without a unit, with an unknown unit, negative, and in ISO 8601",
             expected: "path and line, and the units",
             run: || {
                 Box::pin(async {
                     for written in ["90", "'90'", "1y", "-1h", "PT1H", "1 h", "1H30M"] {
                         let text = empty("shop").replace("components", &format!("interval: {written}\n  components"));
-                        Folder::with(text).refuses(&["shop.yaml:6: spec.interval: ", "the units w, d, h, m, s and ms"]);
+                        Workspace::with(text)
+                            .refuses(&["shop.yaml:6: spec.interval: ", "the units w, d, h, m, s and ms"]);
                     }
                     let text = empty("shop").replace("components", "interval: 99999999h\n  components");
-                    Folder::with(text).refuses(&["shop.yaml:6: spec.interval: ", "longer than ten years"]);
+                    Workspace::with(text).refuses(&["shop.yaml:6: spec.interval: ", "longer than ten years"]);
                 })
             },
         },
         Case {
             report: "kubernetes-sigs/zeitgeist#1223",
-            input: "values that an API server refuses by the limits of their fields",
+            input: "values outside the limits of their fields",
             expected: "path, line and the limit",
             run: || {
                 Box::pin(async {
@@ -193,7 +195,7 @@ async fn what_is_misspelt_is_named_with_its_place_and_what_was_meant() {
                         ),
                     ] {
                         let text = empty("shop").replace("components", &format!("{lines}\n  components"));
-                        Folder::with(text).refuses(&["shop.yaml:6: spec.", words]);
+                        Workspace::with(text).refuses(&["shop.yaml:6: spec.", words]);
                     }
                 })
             },
@@ -201,11 +203,11 @@ async fn what_is_misspelt_is_named_with_its_place_and_what_was_meant() {
         Case {
             report: "kubernetes API conventions, \"Types (Kinds)\"",
             input: "kind: jackalpackage",
-            expected: "the kind that was meant",
+            expected: "the suggested kind",
             run: || {
                 Box::pin(async {
                     let text = empty("shop").replace("JackalPackage", "jackalpackage");
-                    Folder::with(text).refuses(&["shop.yaml:1: ", "did you mean JackalPackage?"]);
+                    Workspace::with(text).refuses(&["shop.yaml:1: ", "did you mean JackalPackage?"]);
                 })
             },
         },
@@ -214,7 +216,7 @@ async fn what_is_misspelt_is_named_with_its_place_and_what_was_meant() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_package_says_what_to_do() {
+async fn input_that_is_not_a_package_is_rejected_with_advice() {
     check(&[
         Case {
             report: "Zarf package schema, \"kind\"",
@@ -223,50 +225,50 @@ async fn what_is_no_package_says_what_to_do() {
             run: || {
                 Box::pin(async {
                     let text = "kind: ZarfPackageConfig\nmetadata: {name: a}\ncomponents: []\n";
-                    Folder::with(text).refuses(&["`jackal-operator convert shop.yaml`"]);
+                    Workspace::with(text).refuses(&["`jackal-operator convert shop.yaml`"]);
                 })
             },
         },
         Case {
             report: "kyverno/kyverno#16416",
-            input: "a file with separators and comments only",
-            expected: "that it is empty, and what belongs there",
+            input: "a file with only separators and comments",
+            expected: "that it is empty, and what it should contain",
             run: || {
                 Box::pin(async {
-                    Folder::with("---\n# Source: template.yaml\n---\n")
+                    Workspace::with("---\n# Source: template.yaml\n---\n")
                         .refuses(&["shop.yaml is empty", "JackalPackage"]);
-                    Folder::with("").refuses(&["shop.yaml is empty", "JackalPackage"]);
+                    Workspace::with("").refuses(&["shop.yaml is empty", "JackalPackage"]);
                 })
             },
         },
         Case {
             report: "YAML 1.2.2 section 6.1",
             input: "indentation by tabs",
-            expected: "that YAML allows none",
+            expected: "that YAML does not allow tabs",
             run: || {
                 Box::pin(async {
                     let text = empty("shop").replace("  version", "\tversion");
-                    Folder::with(text).refuses(&["is not YAML", "indent with spaces"]);
+                    Workspace::with(text).refuses(&["is not YAML", "indent with spaces"]);
                 })
             },
         },
         Case {
             report: "RFC 8878 section 3.1.1",
-            input: "a compressed archive in place of a file of YAML",
-            expected: "that it is no text",
+            input: "a compressed archive instead of YAML",
+            expected: "that it is not text",
             run: || {
                 Box::pin(async {
-                    Folder::with([0x28, 0xb5, 0x2f, 0xfd, 0, 1, 2]).refuses(&["shop.yaml is not text"]);
+                    Workspace::with([0x28, 0xb5, 0x2f, 0xfd, 0, 1, 2]).refuses(&["shop.yaml is not text"]);
                 })
             },
         },
         Case {
             report: "kubectl reference, \"kubectl create -f URL\"",
-            input: "an address, and a directory",
-            expected: "how they are given",
+            input: "a URL, and a directory",
+            expected: "how to pass them",
             run: || {
                 Box::pin(async {
-                    let folder = Folder::new();
+                    let folder = Workspace::new();
                     for (file, words) in [
                         (
                             "https://a.example/shop.yaml",

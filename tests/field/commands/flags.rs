@@ -1,13 +1,13 @@
-//! Flags as people write them.
+//! Command line flags as users write them.
 
 use std::process::Command;
 
-use super::{Folder, empty, stderr, stdout};
+use super::{Workspace, empty, stderr, stdout};
 use crate::field::{Case, check};
 
-/// Expects that `build` refuses the arguments, with all of `words`, before it does anything.
+/// Expects that `build` rejects the arguments with all of `words` before it does anything.
 fn refused(arguments: &[&str], words: &[&str]) {
-    let folder = Folder::with(empty("shop"));
+    let folder = Workspace::with(empty("shop"));
     let output = folder.run(&[&["build", "shop.yaml"], arguments].concat());
     assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
     assert_eq!(stdout(&output), "", "{arguments:?}");
@@ -19,12 +19,12 @@ fn refused(arguments: &[&str], words: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn flags_that_cannot_be_used_say_how_they_are_written() {
+async fn invalid_flags_are_rejected_with_the_expected_form() {
     check(&[
         Case {
             report: "Azure/draft-classic#830",
             input: "--to HOST/prefix:tag, and with a digest",
-            expected: "the same without the tag",
+            expected: "the value without the tag is suggested",
             run: || {
                 Box::pin(async {
                     refused(&["--to", "127.0.0.1:1/team:1.4.0"], &["write 127.0.0.1:1/team"]);
@@ -35,7 +35,7 @@ async fn flags_that_cannot_be_used_say_how_they_are_written() {
         Case {
             report: "skopeo manual, \"IMAGE NAMES\"",
             input: "--to with a directory, a path, or a transport of skopeo",
-            expected: "how a layout is written, and nothing is asked over the network",
+            expected: "the form of a layout, and no request is sent",
             run: || {
                 Box::pin(async {
                     refused(&["--to", "./out"], &["write oci:./out"]);
@@ -60,7 +60,7 @@ async fn flags_that_cannot_be_used_say_how_they_are_written() {
         Case {
             report: "moby/moby#29988",
             input: "--insecure-registry http://HOST",
-            expected: "refused, since it would match nothing",
+            expected: "it is rejected, because it would match nothing",
             run: || {
                 Box::pin(async {
                     refused(
@@ -75,20 +75,20 @@ async fn flags_that_cannot_be_used_say_how_they_are_written() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn shells_complete_commands_and_flags() {
+async fn shell_completion_offers_commands_and_flags() {
     check(&[Case {
         report: "clap-rs/clap#6421",
         input: "the script for bash, sourced in a shell without the package bash-completion",
         expected: "commands, and flags, values and files of each command are completed",
         run: || {
             Box::pin(async {
-                let folder = Folder::with(empty("shop"));
+                let folder = Workspace::with(empty("shop"));
                 folder.write("script", folder.run(&["completion", "bash"]).stdout);
                 for (words, completed) in [
                     ("jackal-operator bui", "build"),
                     ("jackal-operator build --check --ca-f", "--ca-file"),
                     ("jackal-operator build --output js", "json"),
-                    // Where it offers nothing, bash completes the names of files by itself.
+                    // Without completions, bash completes file names.
                     ("jackal-operator build sho", ""),
                     ("jackal-operator build --ca-file sho", "shop.yaml"),
                     ("jackal-operator completion fi", "fish"),
@@ -101,8 +101,8 @@ async fn shells_complete_commands_and_flags() {
     .await;
 }
 
-/// What bash offers for the last of `words`, with the script of that name.
-fn complete(folder: &Folder, words: &str) -> String {
+/// The completions of bash for the last of `words`, with the generated script.
+fn complete(folder: &Workspace, words: &str) -> String {
     let asked = "source ./script
         words=($1); COMP_WORDS=(\"${words[@]}\"); COMP_CWORD=$((${#words[@]} - 1)); COMP_LINE=$1; COMP_POINT=${#1}
         spec=$(complete -p jackal-operator); [[ $spec =~ -F\\ ([^ ]+) ]]

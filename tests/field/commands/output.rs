@@ -1,23 +1,23 @@
-//! What commands print, and to whom.
+//! The output of commands, and its destination.
 
 use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
 
-use super::{Folder, empty, stderr, stdout};
+use super::{Workspace, empty, stderr, stdout};
 use crate::field::{Case, check};
 use crate::support::process;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn commands_print_as_scripts_and_shells_expect() {
+async fn commands_follow_output_conventions() {
     check(&[
         Case {
             report: "sharkdp/fd#24",
-            input: "a reader that leaves, as head does",
-            expected: "no panic, and no complaint",
+            input: "a reader that closes the pipe, as head does",
+            expected: "no panic, and no error message",
             run: || {
                 Box::pin(async {
-                    let folder = Folder::with(empty("shop"));
+                    let folder = Workspace::with(empty("shop"));
                     for arguments in ["crd", "completion bash", "build shop.yaml --to oci:out", "--help"] {
                         // The other end is closed before anything is written.
                         let (reader, writer) = std::io::pipe().unwrap();
@@ -27,7 +27,7 @@ async fn commands_print_as_scripts_and_shells_expect() {
                         assert_eq!(stderr(&output), "", "{arguments}");
                         assert_eq!(output.status.code(), Some(0), "{arguments}");
                     }
-                    // Both ends at once, as in `2>&1 | head`.
+                    // Both streams at once, as in `2>&1 | head`.
                     let (reader, writer) = std::io::pipe().unwrap();
                     drop(reader);
                     let mut command = folder.command(&["build", "nowhere.yaml", "--to", "oci:out"]);
@@ -38,17 +38,17 @@ async fn commands_print_as_scripts_and_shells_expect() {
         },
         Case {
             report: "GNU coreutils, \"echo x > /dev/full\"",
-            input: "a disk that is full",
+            input: "a full disk",
             expected: "a failure that says so",
             run: || {
                 Box::pin(async {
                     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
-                    let output = Folder::new().command(&["crd"]).stdout(full).output().unwrap();
+                    let output = Workspace::new().command(&["crd"]).stdout(full).output().unwrap();
                     assert_eq!(output.status.code(), Some(1));
-                    let said = stderr(&output);
+                    let message = stderr(&output);
                     assert!(
-                        said.contains("No space left on device") && !said.contains("panicked"),
-                        "{said}"
+                        message.contains("No space left on device") && !message.contains("panicked"),
+                        "{message}"
                     );
                 })
             },
@@ -56,16 +56,16 @@ async fn commands_print_as_scripts_and_shells_expect() {
         Case {
             report: "podman-container-tools/skopeo#1366",
             input: "build --to oci:DIR",
-            expected: "names as skopeo takes them, and no address of a registry",
+            expected: "names as skopeo accepts them, without a registry address",
             run: || {
                 Box::pin(async {
-                    let folder = Folder::with(empty("shop"));
+                    let folder = Workspace::with(empty("shop"));
                     let output = folder.run(&["build", "shop.yaml", "--to", "oci:out"]);
-                    let said = stdout(&output);
-                    assert!(said.contains("oci:out:shop:1.4.0 is sha256:"), "{said}");
-                    assert!(said.contains("skopeo copy --all oci:out:shop:1.4.0 "), "{said}");
-                    assert!(!said.contains("127.0.0.1"), "{said}");
-                    let report = folder.builds();
+                    let message = stdout(&output);
+                    assert!(message.contains("oci:out:shop:1.4.0 is sha256:"), "{message}");
+                    assert!(message.contains("skopeo copy --all oci:out:shop:1.4.0 "), "{message}");
+                    assert!(!message.contains("127.0.0.1"), "{message}");
+                    let report = folder.build_shop();
                     assert_eq!(report["layout"], "out");
                     assert_eq!(report["reference"], "oci:out:shop:1.4.0");
                     assert!(!report.to_string().contains("127.0.0.1"), "{report}");
@@ -82,10 +82,10 @@ async fn commands_print_as_scripts_and_shells_expect() {
         Case {
             report: "bash reference manual, \"Programmable Completion\"",
             input: "completion for each shell",
-            expected: "a script that knows the commands",
+            expected: "a script that contains the commands",
             run: || {
                 Box::pin(async {
-                    let folder = Folder::new();
+                    let folder = Workspace::new();
                     for shell in ["bash", "zsh", "fish", "powershell"] {
                         let output = folder.run(&["completion", shell]);
                         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
@@ -97,25 +97,25 @@ async fn commands_print_as_scripts_and_shells_expect() {
         Case {
             report: "bash reference manual, \"Signals\"",
             input: "Ctrl-C while a command waits for standard input",
-            expected: "it ends at once, without a line of the log",
+            expected: "it ends immediately, without a log line",
             run: || {
                 Box::pin(async {
-                    let folder = Folder::new();
+                    let folder = Workspace::new();
                     for arguments in [&["convert", "-"][..], &["build", "-", "--to", "oci:out"]] {
                         let mut child = folder.command(arguments).stdin(Stdio::piped()).spawn().unwrap();
                         let mut input = child.stdin.take().unwrap();
-                        // More than a pipe holds: once it is written, the command has begun to read.
+                        // More than a pipe can hold: once it is written, the command has begun to read.
                         input.write_all(&[b'#'; 200_000]).unwrap();
                         let id = child.id().to_string();
                         process::run("kill", &["-INT", &id]);
                         let output = child.wait_with_output().unwrap();
-                        let said = stderr(&output);
+                        let message = stderr(&output);
                         let status = (output.status.code(), output.status.signal());
                         assert!(
                             matches!(status, (Some(130), _) | (_, Some(2))),
-                            "{arguments:?}: {status:?} {said}"
+                            "{arguments:?}: {status:?} {message}"
                         );
-                        assert!(!said.contains("INFO"), "{said}");
+                        assert!(!message.contains("INFO"), "{message}");
                     }
                 })
             },
@@ -126,7 +126,7 @@ async fn commands_print_as_scripts_and_shells_expect() {
             expected: "nothing on either output",
             run: || {
                 Box::pin(async {
-                    let folder = Folder::with(empty("shop"));
+                    let folder = Workspace::with(empty("shop"));
                     let output = folder.run(&["build", "shop.yaml", "--to", "oci:out", "--quiet"]);
                     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
                     assert_eq!(stdout(&output) + &stderr(&output), "");

@@ -1,4 +1,4 @@
-//! Indexes that are written anew, and those that registries refuse.
+//! Indexes that are rewritten, and those that registries reject.
 
 use jackal_operator::oci::{Content, Descriptor};
 use jackal_operator::transfer::{Destination as _, LayoutDestination};
@@ -6,48 +6,48 @@ use jackal_operator::transfer::{Destination as _, LayoutDestination};
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn indexes() {
+async fn indexes_keep_unknown_fields_and_report_refusals() {
     check(&[
         Case {
             report: "OCI image specification, Image Index",
-            input: "os.version, os.features, features, data, annotations and unknown fields of an index of which some platforms are taken",
-            expected: "all of them stay, in their order",
+            input: "os.version, os.features, features, data, annotations and unknown fields of an index of which some platforms are selected",
+            expected: "all of them are kept, in order",
             run: || async { a_selected_index_keeps_its_fields().await }.boxed(),
         },
         Case {
             report: "OCI image specification, Image Layout",
             input: "an index.json with unknown fields to which an image is added",
-            expected: "they stay",
+            expected: "they are kept",
             run: || async { a_layout_keeps_its_fields().await }.boxed(),
         },
         Case {
             report: "OCI image specification, Image Index",
             input: "another architecture's package with annotations and unknown fields in the index of a package",
-            expected: "they stay",
+            expected: "they are kept",
             run: || async { the_index_of_a_package_keeps_its_fields().await }.boxed(),
         },
         Case {
             report: "regclient/regclient#73",
-            input: "an index of BuildKit's cache, which lists layers and a configuration that are blobs",
-            expected: "copied with its blobs, to the byte",
+            input: "an index of BuildKit's cache, which lists layers and a configuration as blobs",
+            expected: "copied unchanged with its blobs",
             run: || async { the_cache_of_buildkit().await }.boxed(),
         },
         Case {
             report: "moby/buildkit#2479",
-            input: "the same for a registry that takes no index of blobs",
-            expected: "the message says what BuildKit can do",
+            input: "the same for a registry that rejects an index of blobs",
+            expected: "the message says which option of BuildKit helps",
             run: || async { the_cache_of_buildkit_is_refused().await }.boxed(),
         },
         Case {
             report: "google/go-containerregistry#709",
-            input: "an image whose layers have urls for registries that take none",
-            expected: "the message says how they are allowed",
+            input: "an image whose layers have urls, for registries that reject them",
+            expected: "the message says how to allow them",
             run: || async { urls_are_refused().await }.boxed(),
         },
         Case {
             report: "RFC 8259, section 6",
-            input: "large numbers, floats and escapes in unknown fields of an index of which some platforms are taken",
-            expected: "they stay to the byte",
+            input: "large numbers, floats and escapes in unknown fields of an index of which some platforms are selected",
+            expected: "they are kept unchanged",
             run: || async { unknown_fields_to_the_byte().await }.boxed(),
         },
     ])
@@ -86,7 +86,7 @@ async fn a_selected_index_keeps_its_fields() {
         (&written["annotations"], &written["x-other"]),
         (&json!({"c": "d"}), &json!([1]))
     );
-    // What nobody else wrote anything into stays what it was.
+    // An unchanged index keeps its digest.
     let plain = Index::new(vec![entry(&amd, "linux/amd64")]);
     let expected = format!(
         r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[{{"mediaType":"{}","digest":"{}","size":{},"platform":{{"architecture":"amd64","os":"linux"}}}}]}}"#,
@@ -141,7 +141,7 @@ async fn the_index_of_a_package_keeps_its_fields() {
     let index = Document::parse(None, index.to_string().into()).unwrap();
     put(&shop, &index, Some("1.4.0")).await;
     let yaml = package_of(&[format!("{{image: '{}/web:1'}}", registry.host)]);
-    Folder::new().report(&yaml, &registry.host, &[], &[]);
+    Workspace::new().text_report(&yaml, &registry.host, &[], &[]);
     let written = shop.manifest("1.4.0").await.unwrap().unwrap();
     let Content::Index(index) = &written.content else {
         panic!("no index")
@@ -183,10 +183,10 @@ async fn unknown_fields_to_the_byte() {
     assert_eq!(root(&chosen).raw, index(&[&amd, &s390]));
 }
 
-/// What `build` says of `app:TAG` that `to` refuses.
+/// The output of `build` for `app:TAG` if `to` rejects it.
 fn refused_by(to: &TestRegistry, from: &TestRegistry, tag: &str) -> String {
     let yaml = package_of(&[format!("{{image: '{}/app:{tag}'}}", from.host)]);
-    let output = Folder::new().build(&yaml, &to.host, &[&from.host], &[]);
+    let output = Workspace::new().build_text(&yaml, &to.host, &[&from.host], &[]);
     assert!(!output.status.success());
     stderr(&output)
 }
@@ -203,10 +203,10 @@ async fn the_cache_of_buildkit_is_refused() {
         Some("cache"),
     )
     .await;
-    let said = refused_by(&to, &from, "cache");
+    let message = refused_by(&to, &from, "cache");
     assert!(
-        said.contains("image-manifest=true") && said.contains("BuildKit"),
-        "{said}"
+        message.contains("image-manifest=true") && message.contains("BuildKit"),
+        "{message}"
     );
 }
 
@@ -226,13 +226,13 @@ async fn urls_are_refused() {
     manifest.media_type = Some(media_type::DOCKER_MANIFEST.to_owned());
     put(&repository, &Document::of_manifest(manifest).unwrap(), Some("1")).await;
     for version in [Version::V28, Version::V31] {
-        let said = refused_by(&TestRegistry::start(version), &from, "1");
-        assert!(said.contains("validation.manifests.urls.allow"), "{said}");
+        let message = refused_by(&TestRegistry::start(version), &from, "1");
+        assert!(message.contains("validation.manifests.urls.allow"), "{message}");
     }
 }
 
 async fn the_cache_of_buildkit() {
-    // distribution 3 takes no index of blobs, whoever pushes it.
+    // distribution 3 rejects an index of blobs from any client.
     let (from, to) = (TestRegistry::start(Version::V28), TestRegistry::start(Version::V28));
     {
         let repository = from.repository("app");
@@ -242,7 +242,7 @@ async fn the_cache_of_buildkit() {
         let index = Document::of_index(Index::new(entries.clone())).unwrap();
         put(&repository, &index, Some("cache")).await;
         let yaml = package_of(&[format!("{{image: '{}/app:cache'}}", from.host)]);
-        Folder::new().report(&yaml, &to.host, &[&from.host], &[]);
+        Workspace::new().text_report(&yaml, &to.host, &[&from.host], &[]);
         assert_eq!(to.crane("digest", "app:cache").trim(), index.digest().as_str());
         for blob in &entries {
             let held = to.repository("app").head_blob(&blob.digest).await.unwrap();

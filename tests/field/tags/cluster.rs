@@ -1,4 +1,4 @@
-//! The same between the objects of a cluster, whose events and names are told apart here too.
+//! Tag conflicts between the objects of a cluster; also that events and names are unique.
 
 use futures::future::BoxFuture;
 use jackal_operator::api::v1alpha1::{JackalImage, JackalPackage};
@@ -7,24 +7,24 @@ use kube::api::{ListParams, PostParams};
 use kube::{Resource as _, ResourceExt as _};
 use serde_json::json;
 
-use crate::docker::engines::Real;
+use crate::docker::engines::DockerEngine;
 use crate::field::{Case, check};
 use crate::support::cluster::{Cluster, condition, image_stalled, package_stalled};
 use crate::support::image::{image, multi_platform, noise, put};
-use crate::support::objects::{ADDRESS, lone, package, registry_at};
+use crate::support::objects::{ADDRESS, package, registry_at, standalone_image};
 use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version};
-use crate::support::wait::{SOON, a_second_passes, eventually};
+use crate::support::wait::{SOON, eventually, wait_for_next_second};
 
-/// A cluster with a controller, and two registries with an image of one name that is not the same.
-struct Shared {
+/// A cluster with a controller, and two registries with different images of the same name.
+struct Setup {
     cluster: Cluster,
     sources: [TestRegistry; 2],
     registry: TestRegistry,
     _controller: Operator,
 }
 
-impl Shared {
+impl Setup {
     async fn new() -> Self {
         let cluster = Cluster::new().await;
         let sources = [TestRegistry::start(Version::V31), TestRegistry::start(Version::V31)];
@@ -47,59 +47,59 @@ impl Shared {
         format!("{}/shop:1.4.0", self.sources[source].host)
     }
 
-    /// An image of its own, to apply.
-    fn lone(&self, name: &str, source: usize, more: &str) -> String {
-        lone(
+    /// An image without a package, as YAML.
+    fn standalone_image(&self, name: &str, source: usize, more: &str) -> String {
+        standalone_image(
             name,
             &self.image(source),
             &format!("{}\n  {more}", registry_at(&self.registry.host)),
         )
     }
 
-    /// A package of version 1.4.0, to apply.
+    /// A package of version 1.4.0, as YAML.
     fn package(&self, name: &str, images: &[&str], more: &str) -> String {
         let to = registry_at(&self.registry.host);
         package(name, "1.4.0", images, &format!("{to}\n  {more}"))
     }
 
-    /// What stands under the tag that all want.
-    async fn standing(&self) -> Option<Document> {
+    /// The document under the contested tag.
+    async fn stored_document(&self) -> Option<Document> {
         self.registry.repository("shop").manifest("1.4.0").await.unwrap()
     }
 }
 
-/// What the Ready condition of an image says.
-fn said(image: &JackalImage) -> String {
+/// The message of an image's Ready condition.
+fn ready_message(image: &JackalImage) -> String {
     let status = image.status.as_ref().unwrap();
     condition(&status.conditions, "Ready").unwrap().message.clone()
 }
 
-async fn a_package_keeps_its_tag_beside_anothers_image() {
-    let shared = Shared::new().await;
-    let (cluster, image) = (&shared.cluster, format!("{{image: '{}'}}", shared.image(0)));
-    cluster.apply(&shared.package("shop", &[], "naming: Jackal"));
+async fn a_package_keeps_its_tag_when_another_image_wants_it() {
+    let setup = Setup::new().await;
+    let (cluster, image) = (&setup.cluster, format!("{{image: '{}'}}", setup.image(0)));
+    cluster.apply(&setup.package("shop", &[], "naming: Jackal"));
     cluster.ready("shop").await;
-    let standing = shared.standing().await.unwrap();
-    cluster.apply(&shared.package("another", &[&image], "naming: Jackal"));
+    let existing = setup.stored_document().await.unwrap();
+    cluster.apply(&setup.package("another", &[&image], "naming: Jackal"));
     let resource = cluster.ready("another").await.status.unwrap().images[0]
         .resource
         .clone();
-    let message = said(&cluster.image_ready(&resource).await);
+    let message = ready_message(&cluster.image_ready(&resource).await);
     assert!(message.contains("the plain tag 1.4.0 belongs to "), "{message}");
-    assert_eq!(shared.standing().await.unwrap(), standing);
+    assert_eq!(setup.stored_document().await.unwrap(), existing);
 }
 
-async fn of_two_images_the_older_has_the_tag_until_it_goes() {
-    let shared = Shared::new().await;
-    let cluster = &shared.cluster;
-    cluster.apply(&shared.lone("older", 0, "naming: Plain"));
+async fn of_two_images_the_older_keeps_the_tag_until_deleted() {
+    let setup = Setup::new().await;
+    let cluster = &setup.cluster;
+    cluster.apply(&setup.standalone_image("older", 0, "naming: Plain"));
     let digest = cluster.image_ready("older").await.status.unwrap().digest.unwrap();
-    a_second_passes().await;
+    wait_for_next_second().await;
     cluster.apply(
         &[
-            shared.lone("younger", 1, "naming: Plain"),
-            shared.lone("plain", 1, "naming: Jackal"),
-            shared.lone("same", 0, "naming: Plain"),
+            setup.standalone_image("younger", 1, "naming: Plain"),
+            setup.standalone_image("plain", 1, "naming: Jackal"),
+            setup.standalone_image("same", 0, "naming: Plain"),
         ]
         .join("---\n"),
     );
@@ -109,26 +109,26 @@ async fn of_two_images_the_older_has_the_tag_until_it_goes() {
         cluster.namespace
     );
     assert!(message.starts_with(&holder), "{message}");
-    let message = said(&cluster.image_ready("plain").await);
+    let message = ready_message(&cluster.image_ready("plain").await);
     assert!(
         message.contains("the plain tag 1.4.0 belongs to the older image "),
         "{message}"
     );
     cluster.image_ready("same").await;
-    assert_eq!(shared.standing().await.unwrap().digest().as_str(), digest);
+    assert_eq!(setup.stored_document().await.unwrap().digest().as_str(), digest);
     cluster.kubectl(&["delete", "jkimg", "older", "same", "--timeout=30s"]);
     let digest = cluster.image_ready("younger").await.status.unwrap().digest.unwrap();
-    assert_eq!(shared.standing().await.unwrap().digest().as_str(), digest);
+    assert_eq!(setup.stored_document().await.unwrap().digest().as_str(), digest);
 }
 
-async fn of_two_images_of_one_moment_one_has_the_tag() {
-    let shared = Shared::new().await;
-    let cluster = &shared.cluster;
-    // Whichever of them is looked at first.
+async fn of_two_simultaneous_images_one_gets_the_tag() {
+    let setup = Setup::new().await;
+    let cluster = &setup.cluster;
+    // Whichever is reconciled first.
     cluster.apply(
         &[
-            shared.lone("b", 0, "naming: Plain"),
-            shared.lone("a", 1, "naming: Plain"),
+            setup.standalone_image("b", 0, "naming: Plain"),
+            setup.standalone_image("a", 1, "naming: Plain"),
         ]
         .join("---\n"),
     );
@@ -145,35 +145,35 @@ async fn of_two_images_of_one_moment_one_has_the_tag() {
     image_stalled(cluster, loser, "RepositoryConflict").await;
     let digest = cluster.image_ready(winner).await.status.unwrap().digest.unwrap();
     eventually(SOON, "the tag is the older one's", async || {
-        let standing = shared.standing().await.unwrap();
-        (standing.digest().as_str() == digest)
+        let existing = setup.stored_document().await.unwrap();
+        (existing.digest().as_str() == digest)
             .then_some(())
-            .ok_or_else(|| standing.digest().to_string())
+            .ok_or_else(|| existing.digest().to_string())
     })
     .await;
 }
 
-async fn who_is_kept_from_its_name_keeps_nobody_from_a_tag() {
-    let shared = Shared::new().await;
-    let cluster = &shared.cluster;
-    // The name that the second has in the cluster, besides the plain one.
-    let name = format!("{}/shop", shared.sources[0].host);
+async fn a_blocked_image_does_not_block_other_tags() {
+    let setup = Setup::new().await;
+    let cluster = &setup.cluster;
+    // The second name of the second image in the cluster, besides the plain one.
+    let name = format!("{}/shop", setup.sources[0].host);
     let named = format!("1.4.0-jackal-{}", crc32fast::hash(name.as_bytes()));
-    let source = shared.sources[1].repository("shop");
+    let source = setup.sources[1].repository("shop");
     let document = image(&source, "linux/amd64", noise(3, 1000)).await;
     put(&source, &document, Some(&named)).await;
-    let to = registry_at(&shared.registry.host);
-    let first = format!("{}/shop:{named}", shared.sources[1].host);
-    cluster.apply(&lone("first", &first, &format!("{to}\n  naming: Plain")));
+    let to = registry_at(&setup.registry.host);
+    let first = format!("{}/shop:{named}", setup.sources[1].host);
+    cluster.apply(&standalone_image("first", &first, &format!("{to}\n  naming: Plain")));
     cluster.image_ready("first").await;
-    a_second_passes().await;
-    cluster.apply(&shared.lone("second", 0, "naming: Jackal"));
+    wait_for_next_second().await;
+    cluster.apply(&setup.standalone_image("second", 0, "naming: Jackal"));
     let message = image_stalled(cluster, "second", "RepositoryConflict").await;
     assert!(message.contains(&format!("{}/first: ", cluster.namespace)), "{message}");
-    a_second_passes().await;
-    cluster.apply(&shared.lone("third", 1, "naming: Plain"));
+    wait_for_next_second().await;
+    cluster.apply(&setup.standalone_image("third", 1, "naming: Plain"));
     let digest = cluster.image_ready("third").await.status.unwrap().digest.unwrap();
-    assert_eq!(shared.standing().await.unwrap().digest().as_str(), digest);
+    assert_eq!(setup.stored_document().await.unwrap().digest().as_str(), digest);
     // The second gets its names, and is older than the third.
     cluster.kubectl(&["delete", "jkimg", "first", "--timeout=30s"]);
     let digest = cluster.image_ready("second").await.status.unwrap().digest.unwrap();
@@ -182,22 +182,22 @@ async fn who_is_kept_from_its_name_keeps_nobody_from_a_tag() {
         message.contains(&format!("{}/second: ", cluster.namespace)),
         "{message}"
     );
-    assert_eq!(shared.standing().await.unwrap().digest().as_str(), digest);
+    assert_eq!(setup.stored_document().await.unwrap().digest().as_str(), digest);
 }
 
-async fn a_package_waits_for_an_image_to_leave_its_tag() {
-    let shared = Shared::new().await;
-    let cluster = &shared.cluster;
-    cluster.apply(&shared.lone("older", 0, "naming: Plain"));
+async fn a_package_waits_until_an_image_releases_its_tag() {
+    let setup = Setup::new().await;
+    let cluster = &setup.cluster;
+    cluster.apply(&setup.standalone_image("older", 0, "naming: Plain"));
     cluster.image_ready("older").await;
-    a_second_passes().await;
-    cluster.apply(&shared.package("shop", &[], ""));
+    wait_for_next_second().await;
+    cluster.apply(&setup.package("shop", &[], ""));
     let message = package_stalled(cluster, "shop", "RepositoryConflict").await;
     let holder = format!("belongs to the older image {}/older: ", cluster.namespace);
     assert!(message.contains(&holder), "{message}");
-    // What it wrote stays when it goes, and is nobody's to replace before somebody deletes it.
+    // What it wrote is kept when it is deleted, and is not replaced before it is deleted from the registry.
     cluster.kubectl(&["delete", "jkimg", "older", "--timeout=30s"]);
-    let left = shared.standing().await.unwrap();
+    let left = setup.stored_document().await.unwrap();
     cluster
         .package_where("shop", "told of what stands there", |package| {
             let ready = condition(&package.status.as_ref()?.conditions, "Ready")?;
@@ -207,24 +207,25 @@ async fn a_package_waits_for_an_image_to_leave_its_tag() {
                 .then_some(())
         })
         .await;
-    assert_eq!(shared.standing().await.unwrap(), left);
-    let repository = shared.registry.repository("shop");
+    assert_eq!(setup.stored_document().await.unwrap(), left);
+    let repository = setup.registry.repository("shop");
     repository.delete_manifest(left.digest()).await.unwrap();
     cluster.ready("shop").await;
 }
 
-async fn an_engines_image_leaves_a_tag_to_an_older_object() {
-    let shared = Shared::new().await;
-    let cluster = &shared.cluster;
-    let [real, ..] = Real::all();
+async fn an_engine_image_yields_a_tag_to_an_older_object() {
+    let setup = Setup::new().await;
+    let cluster = &setup.cluster;
+    let [real, ..] = DockerEngine::all();
     let name = crate::cluster::unique("shop:1.4.0");
     real.load(&crate::cluster::layered(&name, "engine").archive());
     let _agent = cluster.agent("n1", &real.host, &[]);
-    let to = registry_at(&shared.registry.host);
-    let engine = |object: &str, more: &str| lone(object, &name, &format!("{to}\n  source: Docker\n  {more}"));
+    let to = registry_at(&setup.registry.host);
+    let engine =
+        |object: &str, more: &str| standalone_image(object, &name, &format!("{to}\n  source: Docker\n  {more}"));
     cluster.apply(&engine("older", "compression: Zstd"));
     cluster.image_ready("older").await;
-    a_second_passes().await;
+    wait_for_next_second().await;
     cluster.apply(&engine("younger", "compression: Gzip"));
     let message = image_stalled(cluster, "younger", "RepositoryConflict").await;
     assert!(
@@ -236,14 +237,14 @@ async fn an_engines_image_leaves_a_tag_to_an_older_object() {
 }
 
 async fn each_fact_has_its_own_event() {
-    let shared = Shared::new().await;
-    let cluster = &shared.cluster;
-    let to = registry_at(&shared.registry.host);
+    let setup = Setup::new().await;
+    let cluster = &setup.cluster;
+    let to = registry_at(&setup.registry.host);
     for version in ["1.2.0", "1.3.0"] {
         cluster.apply(&package("release", version, &[], &to));
         cluster.ready("release").await;
     }
-    let told = eventually(SOON, "both versions are told", async || {
+    let notes = eventually(SOON, "both versions are told", async || {
         let events = cluster.events("release").await;
         (events.len() >= 2)
             .then(|| events.clone())
@@ -253,21 +254,21 @@ async fn each_fact_has_its_own_event() {
     for version in ["1.2.0", "1.3.0"] {
         let of = format!("Succeeded: oci://{ADDRESS}/release:{version} is sha256:");
         assert_eq!(
-            told.iter().filter(|event| event.starts_with(&of)).count(),
+            notes.iter().filter(|event| event.starts_with(&of)).count(),
             1,
-            "{told:?}"
+            "{notes:?}"
         );
     }
-    // A tag that is wrong, and another one.
-    let absent = |tag: &str| lone("absent", &shared.image(0).replace("1.4.0", tag), &to);
+    // A wrong tag, and another one.
+    let absent = |tag: &str| standalone_image("absent", &setup.image(0).replace("1.4.0", tag), &to);
     for tag in ["1.4.1", "1.4.2"] {
         cluster.apply(&absent(tag));
         eventually(SOON, "the missing tag is told", async || {
             let events = cluster.events("absent").await;
-            let told = events
+            let notes = events
                 .iter()
                 .filter(|event| event.starts_with("SourceNotFound: ") && event.contains(tag));
-            (told.count() == 1).then_some(()).ok_or_else(|| events.join("\n"))
+            (notes.count() == 1).then_some(()).ok_or_else(|| events.join("\n"))
         })
         .await;
     }
@@ -283,7 +284,7 @@ async fn platforms_in_another_order_are_the_same_request() {
         let more = format!("{}\n  deletionPolicy: Delete", registry_at(&registry.host));
         cluster.apply(&package("app", "1", &[&image], &more));
     };
-    // As a version named its object that went by the order of writing.
+    // The name by an earlier version, which used the order of the platforms.
     apply("linux/arm64, linux/amd64");
     let owner = cluster.api::<JackalPackage>().get("app").await.unwrap();
     let reference: Reference = image.parse().unwrap();
@@ -316,20 +317,20 @@ async fn platforms_in_another_order_are_the_same_request() {
     }
 }
 
-async fn what_another_object_is_to_have_stays() {
-    let shared = Shared::new().await;
-    let cluster = &shared.cluster;
-    cluster.apply(&shared.lone("mine", 0, "deletionPolicy: Delete"));
+async fn a_manifest_that_another_object_needs_is_kept() {
+    let setup = Setup::new().await;
+    let cluster = &setup.cluster;
+    cluster.apply(&setup.standalone_image("mine", 0, "deletionPolicy: Delete"));
     cluster.image_ready("mine").await;
-    cluster.apply(&shared.lone("next", 0, "suspend: true"));
-    let standing = shared.standing().await;
-    assert!(standing.is_some());
+    cluster.apply(&setup.standalone_image("next", 0, "suspend: true"));
+    let existing = setup.stored_document().await;
+    assert!(existing.is_some());
     cluster.kubectl(&["delete", "jkimg", "mine", "--timeout=30s"]);
-    assert_eq!(shared.standing().await, standing);
+    assert_eq!(setup.stored_document().await, existing);
 }
 
-/// Runs `case` on a thread of its own: what waits for a cluster cannot go from one to another.
-fn apart<F: Future<Output = ()> + 'static>(case: fn() -> F) -> BoxFuture<'static, ()> {
+/// Runs `case` on its own thread: futures that use a cluster are not Send.
+fn on_own_thread<F: Future<Output = ()> + 'static>(case: fn() -> F) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let runtime = tokio::runtime::Handle::current();
         let done = tokio::task::spawn_blocking(move || runtime.block_on(case())).await;
@@ -344,60 +345,60 @@ const OBJECTS: [Case; 9] = [
     Case {
         report: "moby/moby#2619",
         input: "a package and the image of another one, whose plain tag is the package's name",
-        expected: "both are Ready, the tag is the package's, and the image says so",
-        run: || apart(a_package_keeps_its_tag_beside_anothers_image),
+        expected: "both are Ready, the package has the tag, and the image reports it",
+        run: || on_own_thread(a_package_keeps_its_tag_when_another_image_wants_it),
     },
     Case {
         report: "dogestry/dogestry#48",
-        input: "two JackalImages of one name from two registries",
-        expected: "the younger is stalled and names the older, until that goes; a plain tag is left out",
-        run: || apart(of_two_images_the_older_has_the_tag_until_it_goes),
+        input: "two JackalImages with the same name from two registries",
+        expected: "the younger is stalled and names the older, until that is deleted; a plain tag is skipped",
+        run: || on_own_thread(of_two_images_the_older_keeps_the_tag_until_deleted),
     },
     Case {
         report: "dogestry/dogestry#48",
         input: "the same, applied at once",
-        expected: "one of them has the tag and the other is stalled",
-        run: || apart(of_two_images_of_one_moment_one_has_the_tag),
+        expected: "one of them gets the tag and the other is stalled",
+        run: || on_own_thread(of_two_simultaneous_images_one_gets_the_tag),
     },
     Case {
         report: "dogestry/dogestry#48",
-        input: "three JackalImages, the second of which is kept from its name by the first, and the third wants its plain tag",
-        expected: "the third has it while the second writes nothing",
-        run: || apart(who_is_kept_from_its_name_keeps_nobody_from_a_tag),
+        input: "three JackalImages, the second of which is blocked by the first, and the third has its plain tag",
+        expected: "the third gets the tag while the second writes nothing",
+        run: || on_own_thread(a_blocked_image_does_not_block_other_tags),
     },
     Case {
         report: "helm/helm#9985",
-        input: "a package whose name and version an older JackalImage has",
-        expected: "it is stalled and names the image, and is built by itself when the tag is free",
-        run: || apart(a_package_waits_for_an_image_to_leave_its_tag),
+        input: "a package with the name and version of an older JackalImage",
+        expected: "it is stalled and names the image, and is built automatically when the tag is free",
+        run: || on_own_thread(a_package_waits_until_an_image_releases_its_tag),
     },
     Case {
         report: "dogestry/dogestry#48",
-        input: "two JackalImages that ask a docker engine for one image in two compressions",
-        expected: "the younger is stalled until the older goes",
-        run: || apart(an_engines_image_leaves_a_tag_to_an_older_object),
+        input: "two JackalImages that request the same image of a docker engine with two compressions",
+        expected: "the younger is stalled until the older is deleted",
+        run: || on_own_thread(an_engine_image_yields_a_tag_to_an_older_object),
     },
     Case {
         report: "kube-rs/kube#1655",
-        input: "events that differ in their note only",
-        expected: "each has an event of its own",
-        run: || apart(each_fact_has_its_own_event),
+        input: "events that differ only in their note",
+        expected: "each is a separate event",
+        run: || on_own_thread(each_fact_has_its_own_event),
     },
     Case {
         report: "OCI image specification, Image Index",
         input: "platforms in another order, or as linux/arm64/v8",
-        expected: "the same object, under the name that an earlier version gave it",
-        run: || apart(platforms_in_another_order_are_the_same_request),
+        expected: "the same object, under the name from an earlier version",
+        run: || on_own_thread(platforms_in_another_order_are_the_same_request),
     },
     Case {
         report: "OCI distribution specification, Deleting Manifests",
-        input: "an object with deletionPolicy: Delete goes while another is to have the same name",
-        expected: "the manifest stays",
-        run: || apart(what_another_object_is_to_have_stays),
+        input: "an object with deletionPolicy: Delete is deleted while another needs the same name",
+        expected: "the manifest is kept",
+        run: || on_own_thread(a_manifest_that_another_object_needs_is_kept),
     },
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_a_cluster() {
+async fn the_operator_overwrites_no_tag_of_another_object() {
     check(&OBJECTS).await;
 }

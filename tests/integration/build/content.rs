@@ -1,38 +1,44 @@
-//! Components that hold more than images, without a cluster.
+//! Components with other content than images, without a cluster.
+
+use std::process::Output;
 
 use jackal_operator::oci::Digest;
 use serde_json::{Value, json};
 
 use super::crane;
-use crate::support::folder::{Folder, stderr, stdout};
 use crate::support::image::{multi_platform, noise};
 use crate::support::process::run;
 use crate::support::registry::{TestRegistry, Version};
-use crate::support::{charts, shelf::Shelf};
+use crate::support::workspace::{Workspace, stderr, stdout};
+use crate::support::{charts, file_server::FileServer};
 
-/// What a package is made of in these tests.
-struct Things {
+/// The content of a package in these tests.
+struct Setup {
     source: TestRegistry,
-    shelf: Shelf,
-    folder: Folder,
+    file_server: FileServer,
+    folder: Workspace,
     tool: Digest,
 }
 
-impl Things {
+impl Setup {
     async fn new() -> Self {
-        let (source, shelf, folder) = (TestRegistry::start(Version::V31), Shelf::new().await, Folder::new());
+        let (source, file_server, folder) = (
+            TestRegistry::start(Version::V31),
+            FileServer::new().await,
+            Workspace::new(),
+        );
         multi_platform(&source.repository("team/app"), "1").await;
         let stable = folder.path("charts");
         std::fs::create_dir(&stable).unwrap();
-        let front = charts::package(
+        let proxy = charts::package(
             &stable,
             "front",
             "1.2.3+x",
             &format!("{}/team/app:1", source.host),
             "first",
         );
-        charts::push(&front, &source.host);
-        std::fs::remove_file(&front).unwrap();
+        charts::push(&proxy, &source.host);
+        std::fs::remove_file(&proxy).unwrap();
         let back = charts::package(
             &stable,
             "back",
@@ -40,21 +46,21 @@ impl Things {
             &format!("{}/team/back:2", source.host),
             "first",
         );
-        shelf.put("/stable/back-4.5.6.tgz", std::fs::read(&back).unwrap());
-        shelf.put("/stable/index.yaml", charts::index(&stable));
+        file_server.put("/stable/back-4.5.6.tgz", std::fs::read(&back).unwrap());
+        file_server.put("/stable/index.yaml", charts::index(&stable));
         let tool = noise(5, 300_000);
-        shelf.put("/tool", tool.clone());
-        shelf.put("/chunked/tool", tool.clone());
+        file_server.put("/tool", tool.clone());
+        file_server.put("/chunked/tool", tool.clone());
         Self {
             source,
-            shelf,
+            file_server,
             folder,
             tool: Digest::of(&tool),
         }
     }
 
     fn package(&self) -> Value {
-        let (source, shelf) = (&self.source.host, &self.shelf.host);
+        let (source, file_server) = (&self.source.host, &self.file_server.host);
         let pod = |image: &str| {
             format!(
                 "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec: {{containers: [{{name: a, image: '{image}'}}]}}\n"
@@ -72,12 +78,12 @@ impl Things {
                 "charts": [
                     {"name": "front", "version": "1.2.3+x", "namespace": "web", "url": format!("oci://{source}/charts/front"),
                      "values": {"replicas": 2, "text": "yes"}, "valuesFrom": [{"configMapRef": {"name": "values"}}]},
-                    {"name": "back", "version": "4.5.6", "namespace": "web", "releaseName": "rear", "url": format!("http://{shelf}/stable")},
+                    {"name": "back", "version": "4.5.6", "namespace": "web", "releaseName": "rear", "url": format!("http://{file_server}/stable")},
                 ],
                 "files": [
-                    {"target": "/usr/local/bin/tool", "executable": true, "url": format!("http://{shelf}/tool?key=secret"), "sha256": self.tool.hex()},
+                    {"target": "/usr/local/bin/tool", "executable": true, "url": format!("http://{file_server}/tool?key=secret"), "sha256": self.tool.hex()},
                     {"target": "etc/the tool.conf", "inline": "hello\n"},
-                    {"target": "/opt/tool", "url": format!("http://{shelf}/chunked/tool"), "sha256": self.tool.hex()},
+                    {"target": "/opt/tool", "url": format!("http://{file_server}/chunked/tool"), "sha256": self.tool.hex()},
                 ],
             }]},
         })
@@ -102,12 +108,12 @@ impl Things {
     }
 
     fn hosts(&self) -> String {
-        format!("{},{}", self.source.host, self.shelf.host)
+        format!("{},{}", self.source.host, self.file_server.host)
     }
 }
 
-/// The layer of the package at `name` with this title: its digest, and its content.
-fn layer(things: &Things, host: &str, repository: &str, digest: &str, title: &str) -> (String, Vec<u8>) {
+/// The layer of the package at `name` with this title: its digest and content.
+fn layer(setup: &Setup, host: &str, repository: &str, digest: &str, title: &str) -> (String, Vec<u8>) {
     let manifest: Value = serde_json::from_str(&crane(&[
         "manifest",
         "--insecure",
@@ -122,7 +128,7 @@ fn layer(things: &Things, host: &str, repository: &str, digest: &str, title: &st
         .as_str()
         .unwrap()
         .to_owned();
-    let file = things.folder.path("layer");
+    let file = setup.folder.path("layer");
     let blob = std::process::Command::new(crate::support::program("JACKAL_BIN_CRANE"))
         .args(["blob", "--insecure", &format!("{host}/{repository}@{found}")])
         .output()
@@ -133,12 +139,12 @@ fn layer(things: &Things, host: &str, repository: &str, digest: &str, title: &st
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_component_of_everything_is_built() {
-    let things = Things::new().await;
-    things.write(&things.package());
+async fn a_component_with_every_kind_of_content_is_built() {
+    let setup = Setup::new().await;
+    setup.write(&setup.package());
     let registry = TestRegistry::start(Version::V28);
-    let (hosts, to) = (things.hosts(), format!("{}/team", registry.host));
-    let report = things.folder.reported(&things.arguments(&hosts, &to));
+    let (hosts, to) = (setup.hosts(), format!("{}/team", registry.host));
+    let report = setup.folder.build_report(&setup.arguments(&hosts, &to));
     assert_eq!(report["changed"], true);
     let digest = report["digest"].as_str().unwrap();
     assert_eq!(report["charts"].as_array().unwrap().len(), 2, "{report}");
@@ -151,14 +157,14 @@ async fn a_component_of_everything_is_built() {
     assert_eq!(
         missing,
         [
-            (&*format!("{}/library/redis:7", things.source.host), "manifest all"),
-            (&*format!("{}/team/back:2", things.source.host), "chart back")
+            (&*format!("{}/library/redis:7", setup.source.host), "manifest all"),
+            (&*format!("{}/team/back:2", setup.source.host), "chart back")
         ]
     );
 
-    let (tar_digest, tar) = layer(&things, &registry.host, "team/shop", digest, "components/web.tar");
+    let (tar_digest, tar) = layer(&setup, &registry.host, "team/shop", digest, "components/web.tar");
     assert_eq!(Digest::of(&tar).as_str(), tar_digest);
-    let file = things.folder.path("layer");
+    let file = setup.folder.path("layer");
     let listed = run("tar", &["-tvf", file.to_str().unwrap()]);
     let names: Vec<&str> = listed
         .lines()
@@ -185,7 +191,7 @@ async fn a_component_of_everything_is_built() {
     assert_eq!(read("web/values/front-1.2.3+x-0"), "replicas: 3\n");
     assert_eq!(read("web/values/front-1.2.3+x-1"), "replicas: 2\ntext: 'yes'\n");
     assert!(read("web/manifests/all-1.yaml").contains("redis:7"));
-    let (_, definition) = layer(&things, &registry.host, "team/shop", digest, "zarf.yaml");
+    let (_, definition) = layer(&setup, &registry.host, "team/shop", digest, "zarf.yaml");
     let definition: Value = serde_saphyr::from_str(&String::from_utf8(definition).unwrap()).unwrap();
     let component = &definition["components"][0];
     assert_eq!(
@@ -193,13 +199,16 @@ async fn a_component_of_everything_is_built() {
         json!(["manifests/all-0.yaml", "manifests/all-1.yaml"])
     );
     assert_eq!(component["charts"][1]["releaseName"], "rear");
-    assert_eq!(component["files"][0]["shasum"], things.tool.hex());
+    assert_eq!(component["files"][0]["shasum"], setup.tool.hex());
 
-    // A repeat sends nothing. What stands there anybody may have pushed, so files and charts are read again and compared.
+    // A repeat sends nothing. Anybody may have pushed the existing content, so files and charts are read again and
+    // compared.
     let repeat = |more: &[&str]| {
-        let before = things.shelf.asked().len();
-        let again = things.folder.reported(&[&things.arguments(&hosts, &to), more].concat());
-        let asked = things.shelf.asked().split_off(before);
+        let before = setup.file_server.asked().len();
+        let again = setup
+            .folder
+            .build_report(&[&setup.arguments(&hosts, &to), more].concat());
+        let asked = setup.file_server.asked().split_off(before);
         (again, asked.iter().any(|path| path.contains("tool")))
     };
     let (again, read) = repeat(&[]);
@@ -208,7 +217,7 @@ async fn a_component_of_everything_is_built() {
         (&json!(false), &json!(0), &report["digest"])
     );
     assert!(read);
-    // What its own key signed is known, and read no more.
+    // Content that its own key signed is trusted and not read again.
     let key = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/signing/plain.key");
     let (signed, read) = repeat(&["--key", key]);
     assert!(read && signed["changed"] == true);
@@ -218,20 +227,20 @@ async fn a_component_of_everything_is_built() {
         (&again["changed"], &again["digest"]),
         (&json!(false), &signed["digest"])
     );
-    // Elsewhere it is the same.
-    let layout = things.folder.reported(&things.arguments(&hosts, "oci:out"));
+    // It is the same in another destination.
+    let layout = setup.folder.build_report(&setup.arguments(&hosts, "oci:out"));
     assert_eq!(layout["digest"], report["digest"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_check_tells_what_is_missing_and_moves_nothing() {
-    let things = Things::new().await;
-    things.write(&things.package());
-    let hosts = things.hosts();
+async fn a_check_reports_missing_images_and_transfers_nothing() {
+    let setup = Setup::new().await;
+    setup.write(&setup.package());
+    let hosts = setup.hosts();
     let check = ["shop.yaml", "--check", "--insecure-registry", &hosts];
-    let output = things.folder.built(&check);
+    let output = setup.folder.build(&check);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    let host = &things.source.host;
+    let host = &setup.source.host;
     assert_eq!(
         stdout(&output),
         format!(
@@ -239,32 +248,32 @@ async fn a_check_tells_what_is_missing_and_moves_nothing() {
              component web: {host}/team/back:2 of chart back is not among images\n"
         )
     );
-    // The images that were missing are asked for, as all others are.
-    let mut whole = things.package();
+    // The missing images are requested like all others.
+    let mut whole = setup.package();
     let images = whole["spec"]["components"][0]["images"].as_array_mut().unwrap();
     images.extend(["library/redis:7", "team/back:2"].map(|name| json!({"image": format!("{host}/{name}")})));
-    things.write(&whole);
-    assert_eq!(things.folder.built(&check).status.code(), Some(1), "they do not exist");
-    multi_platform(&things.source.repository("library/redis"), "7").await;
-    multi_platform(&things.source.repository("team/back"), "2").await;
-    let output = things.folder.built(&check);
+    setup.write(&whole);
+    assert_eq!(setup.folder.build(&check).status.code(), Some(1), "they do not exist");
+    multi_platform(&setup.source.repository("library/redis"), "7").await;
+    multi_platform(&setup.source.repository("team/back"), "2").await;
+    let output = setup.folder.build(&check);
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(stdout(&output), "no image is missing\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_had_is_said_and_nothing_is_published() {
-    let things = Things::new().await;
+async fn unavailable_content_is_reported_and_nothing_is_published() {
+    let setup = Setup::new().await;
     let registry = TestRegistry::start(Version::V31);
-    let hosts = things.hosts();
+    let hosts = setup.hosts();
     let component = "/spec/components/0";
-    let shelf = &things.shelf;
-    shelf.put("/web/index.yaml", "<html>hello</html>");
-    shelf.put(
+    let file_server = &setup.file_server;
+    file_server.put("/web/index.yaml", "<html>hello</html>");
+    file_server.put(
         "/noise/index.yaml",
         "entries: {back: [{version: 4.5.6, urls: [back.tgz]}]}",
     );
-    shelf.put("/noise/back.tgz", noise(6, 1000));
+    file_server.put("/noise/back.tgz", noise(6, 1000));
     let other = "f".repeat(64);
     for (path, value, words) in [
         ("charts/0/version", json!("9.9.9"), "charts/front:9.9.9 does not exist"),
@@ -276,24 +285,24 @@ async fn what_cannot_be_had_is_said_and_nothing_is_published() {
         ("charts/1/name", json!("other"), "lists no chart other"),
         (
             "charts/1/url",
-            json!(format!("http://{}/nowhere", shelf.host)),
+            json!(format!("http://{}/nowhere", file_server.host)),
             "answered 404",
         ),
         (
             "charts/1/url",
-            json!(format!("http://{}/web", shelf.host)),
+            json!(format!("http://{}/web", file_server.host)),
             "is not the index of a chart repository",
         ),
         (
             "charts/1/url",
-            json!(format!("http://{}/noise", shelf.host)),
+            json!(format!("http://{}/noise", file_server.host)),
             "is not a Helm chart: it is not compressed by gzip",
         ),
         (
             "charts/0/url",
             json!(format!(
                 "oci://{}/team/app@{}",
-                things.source.host,
+                setup.source.host,
                 "sha256:".to_owned() + &other
             )),
             "does not exist",
@@ -302,7 +311,7 @@ async fn what_cannot_be_had_is_said_and_nothing_is_published() {
         ("files/2/sha256", json!(other), "the content has the digest"),
         (
             "files/0/url",
-            json!(format!("http://{}/gone", shelf.host)),
+            json!(format!("http://{}/gone", file_server.host)),
             "the server answered 404",
         ),
         ("files/0/url", json!("http://127.0.0.2:1/x"), "write https://"),
@@ -329,7 +338,7 @@ async fn what_cannot_be_had_is_said_and_nothing_is_published() {
             "is YAML without fields",
         ),
     ] {
-        let mut package = things.package();
+        let mut package = setup.package();
         let at = format!("{component}/{path}");
         match package.pointer_mut(&at) {
             Some(known) => *known = value,
@@ -338,24 +347,24 @@ async fn what_cannot_be_had_is_said_and_nothing_is_published() {
                 package.pointer_mut(parent).unwrap()[key] = value;
             }
         }
-        things.write(&package);
+        setup.write(&package);
         let broken = "\n---\n{kind: ConfigMap, metadata: {name: broken}, data: {values.yaml: 'words'}}\n";
-        let file = things.folder.path("shop.yaml");
+        let file = setup.folder.path("shop.yaml");
         let text = std::fs::read_to_string(&file).unwrap() + broken;
-        things.folder.write("shop.yaml", &text);
+        setup.folder.write("shop.yaml", &text);
         let to = format!("{}/team", registry.host);
-        let output = things.folder.built(&things.arguments(&hosts, &to));
-        let said = stderr(&output);
-        assert!(!output.status.success() && said.contains(words), "{path}: {said}");
-        let component = said.contains("component `web`") || said.contains("components/web.tar");
-        assert!(component, "{path}: {said}");
-        assert!(!said.contains("secret"), "{path}: {said}");
+        let output = setup.folder.build(&setup.arguments(&hosts, &to));
+        let message = stderr(&output);
+        assert!(!output.status.success() && message.contains(words), "{path}: {message}");
+        let component = message.contains("component `web`") || message.contains("components/web.tar");
+        assert!(component, "{path}: {message}");
+        assert!(!message.contains("secret"), "{path}: {message}");
     }
-    // Images may have come; a package has not.
+    // Images may have been copied, but no package.
     assert_eq!(tags(&registry), "");
 }
 
-/// The tags of the package, none where it was never pushed.
+/// The tags of the package; none if it was never pushed.
 fn tags(registry: &TestRegistry) -> String {
     let name = format!("{}/team/shop", registry.host);
     let output = std::process::Command::new(crate::support::program("JACKAL_BIN_CRANE"))
@@ -365,28 +374,24 @@ fn tags(registry: &TestRegistry) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// `convert` of a golden definition.
-fn converted(arguments: &[&str]) -> std::process::Output {
+/// Runs `convert` for a golden definition.
+fn converted(arguments: &[&str]) -> Output {
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/convert");
-    std::process::Command::new(env!("CARGO_BIN_EXE_jackal-operator"))
-        .arg("convert")
-        .args(arguments)
-        .current_dir(golden)
-        .output()
-        .unwrap()
+    let mut command = Workspace::new().command(&[&["convert"], arguments].concat());
+    command.current_dir(golden).output().unwrap()
 }
 
 #[test]
-fn a_converted_definition_builds_what_it_meant() {
+fn a_converted_definition_builds_the_same_content() {
     let output = converted(&["agent/zarf.yaml"]);
     assert!(
         output.status.success() && output.stderr.is_empty(),
         "{}",
         stderr(&output)
     );
-    let folder = Folder::new();
+    let folder = Workspace::new();
     folder.write("agent.yaml", stdout(&output));
-    let report = folder.reported(&["agent.yaml", "--to", "oci:out"]);
+    let report = folder.build_report(&["agent.yaml", "--to", "oci:out"]);
     let blobs = folder.path("out/blobs/sha256");
     let blob = |digest: &str| blobs.join(digest.trim_start_matches("sha256:"));
     let manifest = std::fs::read(blob(report["digest"].as_str().unwrap())).unwrap();
@@ -422,7 +427,7 @@ fn a_converted_definition_builds_what_it_meant() {
 }
 
 #[test]
-fn what_convert_leaves_out_decides_how_it_ends() {
+fn convert_fails_when_it_leaves_fields_out() {
     let output = converted(&["shop/jackal.yaml"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stdout(&output).starts_with("# Not carried over:\n# - metadata.authors: "));

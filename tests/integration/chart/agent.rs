@@ -1,5 +1,5 @@
-//! What the chart mounts into an agent and permits to it is what reading an engine's folder takes: the binary reads
-//! real engines with these mounts and capabilities alone.
+//! The chart's mounts and capabilities of an agent suffice for reading an engine's folder: the binary reads real
+//! engines with only these.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,10 +7,10 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::{environment, find, render};
-use crate::docker::engines::Real;
+use crate::docker::engines::DockerEngine;
 
-/// The report of `build` of `image` out of the engine, in a mount namespace where the volumes of the DaemonSet are
-/// mounted as it says but below `folder`, as root with the capabilities that are left.
+/// The report of `build` for `image` of the engine, in a mount namespace with the volumes of the DaemonSet mounted
+/// below `folder`, as root with only these capabilities.
 fn build(agent: &Value, capabilities: &[&str], image: &str, folder: &Path) -> Value {
     let pod = &agent["spec"]["template"]["spec"];
     let here = folder.display();
@@ -48,24 +48,24 @@ fn build(agent: &Value, capabilities: &[&str], image: &str, folder: &Path) -> Va
         }
     }
     let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}\n{script}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}\n{script}");
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     report["images"][0].clone()
 }
 
 #[test]
-fn an_agent_may_read_the_folder_of_its_engine_and_has_nothing_in_vain() {
+fn an_agent_can_read_its_engines_folder_and_has_no_unneeded_capability() {
     let cases = [
         ("overlay2", "DockerGraph"),
         ("overlay2", "DockerGraph"),
         ("system-containerd", "ContainerdContent"),
     ];
-    for (engine, (store, method)) in Real::all().iter().zip(cases) {
+    for (engine, (store, method)) in DockerEngine::all().iter().zip(cases) {
         let folder = tempfile::tempdir().unwrap();
         let tar = folder.path().join("image.tar");
         std::fs::write(folder.path().join("secret"), store).unwrap();
-        // A file that its owner alone may read.
+        // A file that only its owner may read.
         let made = Command::new("tar")
             .args(["--owner=999", "--group=999", "--mode=0600", "-C"])
             .arg(folder.path())
@@ -81,7 +81,7 @@ fn an_agent_may_read_the_folder_of_its_engine_and_has_nothing_in_vain() {
         let values = json!({ "agent": {
             "enabled": true,
             "docker": { "socket": engine.host.strip_prefix("unix://").unwrap(), "root": root, "store": store },
-            // Where the stack of the tests has it.
+            // The folder in the stack of the tests.
             "containerd": { "root": Path::new(root).with_file_name("containerd") },
         } });
         let objects = render(&values);

@@ -1,4 +1,4 @@
-//! The dashboard asks for metrics that there are.
+//! The dashboard uses existing metrics.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{find, render};
 
-/// The metrics that docs/metrics.md lists, with the names under which Prometheus keeps a histogram.
+/// The metrics that docs/metrics.md lists, with the names that Prometheus uses for histograms.
 fn listed() -> BTreeSet<String> {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
     let mut names = BTreeSet::new();
@@ -39,7 +39,7 @@ fn expressions(value: &Value, found: &mut Vec<String>) {
 }
 
 #[test]
-fn every_metric_of_the_dashboard_is_listed_and_the_other_way_round() {
+fn the_dashboard_and_the_documentation_list_the_same_metrics() {
     let objects = render(&json!({ "dashboard": { "enabled": true } }));
     let map = find(&objects, "ConfigMap", "shop-dashboard");
     assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
@@ -56,7 +56,7 @@ fn every_metric_of_the_dashboard_is_listed_and_the_other_way_round() {
     let listed = listed();
     let unknown: Vec<_> = asked.difference(&listed).collect();
     assert!(unknown.is_empty(), "docs/metrics.md does not list {unknown:?}");
-    // Of a histogram, one of its three is enough.
+    // One of a histogram's three metrics is enough.
     let stem = |name: &String| {
         let ends = ["_bucket", "_count", "_sum"];
         ends.iter()

@@ -1,4 +1,4 @@
-//! A release in a real API server: installed, upgraded, gone.
+//! A release in a real API server: installed, upgraded, uninstalled.
 
 use base64::Engine as _;
 use serde_json::{Value, json};
@@ -8,12 +8,12 @@ use crate::support::cluster::{Cluster, required};
 use crate::support::objects::node_port;
 
 fn object(cluster: &Cluster, name: &[&str]) -> Value {
-    let said = cluster.kubectl(&[&["get", "-o", "json"], name].concat());
-    serde_json::from_str(&said).unwrap()
+    let output = cluster.kubectl(&[&["get", "-o", "json"], name].concat());
+    serde_json::from_str(&output).unwrap()
 }
 
 #[tokio::test]
-async fn an_upgrade_keeps_the_login_and_an_end_leaves_the_definitions() {
+async fn an_upgrade_keeps_the_login_and_an_uninstall_keeps_the_definitions() {
     let cluster = Cluster::new().await;
     let release = format!("r-{}", cluster.namespace);
     let (kubeconfig, namespace) = (required("KUBECONFIG"), cluster.namespace.clone());
@@ -26,7 +26,7 @@ async fn an_upgrade_keeps_the_login_and_an_end_leaves_the_definitions() {
             &json!({ "registry": { "deploy": auth }, "agent": { "enabled": true }, "dashboard": { "enabled": true } }),
         )
     };
-    // The definitions were applied by kubectl, as by somebody who was told to.
+    // The definitions were applied by kubectl, as the documentation advises.
     let first = values(json!({}));
     let install = [
         "install",
@@ -37,7 +37,7 @@ async fn an_upgrade_keeps_the_login_and_an_end_leaves_the_definitions() {
         &first.file(),
     ];
     let notes = run(&install);
-    let goes = format!("Images go to 127.0.0.1:{port}, which the operator reaches at");
+    let goes = format!("Images are copied to 127.0.0.1:{port}; the operator reaches it at");
     assert!(notes.contains(&goes), "{notes}");
     let named = |name: &str| object(&cluster, &[&format!("secret/{release}-registry{name}")])["data"].clone();
     let names = ["", "-login", "-pull", "-ca", "-tls"];
@@ -49,15 +49,15 @@ async fn an_upgrade_keeps_the_login_and_an_end_leaves_the_definitions() {
     let other = named("");
     assert_ne!(other["htpasswd"], made[0]["htpasswd"]);
     assert_ne!(named("-login"), made[1]);
-    // Who reads has the same, and uploads that are under way go on.
+    // The login for reading is unchanged, and current uploads continue.
     assert_eq!(other["pull-htpasswd"], made[0]["pull-htpasswd"]);
     assert_eq!(named("-pull"), made[2]);
     assert_eq!(other["http-secret"], made[0]["http-secret"]);
-    // And the one that was set stays when nothing is said of it any more.
+    // The configured password is kept when the value is no longer set.
     upgrade(&first);
     assert_eq!(named(""), other);
 
-    // A certificate that ends soon is made anew, and what was trusted stays so for a while.
+    // A certificate that expires soon is renewed, and the old authority stays trusted for a while.
     let checksum = || {
         let pods = object(&cluster, &[&format!("statefulset/{release}-registry")]);
         pods["spec"]["template"]["metadata"]["annotations"]["checksum/tls"].clone()
@@ -77,14 +77,14 @@ async fn an_upgrade_keeps_the_login_and_an_end_leaves_the_definitions() {
     assert_eq!(bundle, pem(&renewed["ca.crt"]) + &pem(&made[4]["ca.crt"]));
     upgrade(&first);
     assert_eq!((named("-tls"), pem(&named("-ca")["ca.crt"])), (renewed.clone(), bundle));
-    // Another name needs another.
+    // Another name needs another certificate.
     let more = Values::of(&json!({ "registry": { "deploy": {
         "enabled": true, "nodePort": port, "tls": { "names": ["registry.example.com"] },
     } } }));
     upgrade(&more);
     assert_ne!(named("-tls")["tls.crt"], renewed["tls.crt"]);
 
-    // A release of before had one user, whose login pods have: with it they go on to read, and nobody writes by it.
+    // A release of an earlier version had one user, whose login pods have: it may still read, but not write.
     let old = json!({ "data": {
         "username": other["pull-username"], "password": made[0]["password"], "htpasswd": made[0]["htpasswd"],
         "pull-username": null, "pull-password": null, "pull-htpasswd": null,

@@ -1,8 +1,9 @@
-//! The chart: what it renders, and what a real API server says of that.
+//! The chart: what it renders, and how a real API server handles that.
 
 mod agent;
 mod dashboard;
 mod installed;
+mod permissions;
 pub(crate) mod registry;
 mod rendered;
 mod served;
@@ -15,7 +16,7 @@ use crate::support::program;
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/jackal-operator");
 
-/// Values with which every template gives all that it can.
+/// Values with which every template renders everything.
 fn everything() -> Value {
     json!({
         "imagePullSecrets": [{ "name": "pull" }],
@@ -66,7 +67,7 @@ impl Values {
     }
 }
 
-/// What helm says, on its standard output where it succeeds and on its standard error where it does not.
+/// The output of helm: standard output if it succeeds, standard error if it fails.
 fn helm(arguments: &[&str]) -> Result<String, String> {
     let output = output(&program("JACKAL_BIN_HELM"), arguments);
     match output.status.success() {
@@ -75,7 +76,7 @@ fn helm(arguments: &[&str]) -> Result<String, String> {
     }
 }
 
-/// The objects of the release `shop` in the namespace `home`, or why there are none.
+/// The objects of the release `shop` in the namespace `home`, or the error.
 fn try_render(values: &Value) -> Result<Vec<Value>, String> {
     let values = Values::of(values);
     let rendered = helm(&[
@@ -94,7 +95,7 @@ fn render(values: &Value) -> Vec<Value> {
     try_render(values).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The object of that kind and name.
+/// The object with this kind and name.
 fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
     let mut found = objects
         .iter()
@@ -104,12 +105,12 @@ fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
     object
 }
 
-/// The objects of that kind.
+/// The objects of this kind.
 fn all<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
     objects.iter().filter(|object| object["kind"] == kind).collect()
 }
 
-/// The variables of the one container of a workload that have a value here, not from elsewhere.
+/// The variables of the only container of a workload that have a literal value.
 fn environment(workload: &Value) -> Vec<(String, String)> {
     let container = &workload["spec"]["template"]["spec"]["containers"][0];
     let variables = container["env"].as_array().unwrap().iter();

@@ -21,9 +21,9 @@ fn data(secret: &Value, key: &str) -> Vec<u8> {
 
 /// Both processes of the registry that the chart deploys, over one folder.
 pub(crate) struct Deployed {
-    /// What the chart gives.
+    /// The rendered objects.
     objects: Vec<Value>,
-    /// Where the one for the operator listens, and the one for pods.
+    /// The addresses of the process for the operator and the one for pods.
     pub(crate) writes: String,
     pub(crate) reads: String,
     folder: TempDir,
@@ -31,7 +31,7 @@ pub(crate) struct Deployed {
 }
 
 impl Deployed {
-    /// Starts them with further values of `registry.deploy`.
+    /// Starts them with additional values of `registry.deploy`.
     pub(crate) async fn start(deploy: &Value) -> Self {
         let mut values = json!({ "registry": { "deploy": deploy } });
         values["registry"]["deploy"]["enabled"] = json!(true);
@@ -95,7 +95,7 @@ impl Deployed {
         deployed
     }
 
-    /// The file with what it is trusted by.
+    /// The file with the trusted authority.
     fn authority(&self) -> PathBuf {
         self.folder.path().join("ca.crt")
     }
@@ -108,7 +108,7 @@ impl Deployed {
         Some(String::from_utf8(data(secret, key)).unwrap())
     }
 
-    /// The only entry of a login, and what it is for.
+    /// The only entry of a login: its host and credentials.
     pub(crate) fn login(&self, name: &str) -> (String, String) {
         let config = self.secret(name, ".dockerconfigjson").unwrap();
         let config: Value = serde_json::from_str(&config).unwrap();
@@ -119,7 +119,7 @@ impl Deployed {
         (host.clone(), format!("{}:{}", word("username"), word("password")))
     }
 
-    /// The status that a request gets, as curl makes it: over TLS by the authority alone.
+    /// The response status of a request by curl over TLS, which trusts only this authority.
     pub(crate) fn asks(&self, method: &str, url: &str, login: Option<&str>) -> String {
         let authority = self.authority();
         let mut arguments = vec!["--silent", "--show-error", "--output", "/dev/null", "--write-out"];
@@ -131,12 +131,12 @@ impl Deployed {
             arguments.extend(["--user", login]);
         }
         arguments.push(url);
-        let said = output("curl".as_ref(), &arguments);
-        String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned()
+        let text = output("curl".as_ref(), &arguments);
+        String::from_utf8_lossy(&[text.stdout, text.stderr].concat()).into_owned()
     }
 }
 
-/// The command that a pod of `helm test` runs, its mounts being folders of this machine.
+/// Runs the command of a `helm test` pod, with its mounts as local folders.
 fn test(pod: &Value, mounts: &[(&str, &Path)]) -> (bool, String) {
     let container = &pod["spec"]["containers"][0];
     let here = |text: &str| {
@@ -164,21 +164,21 @@ fn test(pod: &Value, mounts: &[(&str, &Path)]) -> (bool, String) {
         );
     }
     let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    (output.status.success(), said)
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    (output.status.success(), text)
 }
 
 /// The address by which the operator reaches it in the cluster.
 const SERVICE: &str = "shop-registry.home.svc:5000";
 
 #[tokio::test]
-async fn it_takes_the_login_that_the_operator_has() {
+async fn the_deployed_registry_accepts_the_operators_login() {
     for (tls, scheme) in [(json!({}), "https"), (json!({ "enabled": false }), "http")] {
         let auth = json!({ "push": { "password": "p" } });
         let deployed = Deployed::start(&json!({ "auth": auth, "tls": tls })).await;
         let (objects, host) = (&deployed.objects, &deployed.writes);
         let file = |name: &str| deployed.folder.path().join(name);
-        // The same probe as the kubelet's, without a login.
+        // The kubelet's probe, without a login.
         for host in [&deployed.writes, &deployed.reads] {
             assert_eq!(deployed.asks("GET", &format!("{scheme}://{host}/"), None), "200");
         }
@@ -206,10 +206,10 @@ async fn it_takes_the_login_that_the_operator_has() {
             (&config, true),
         ] {
             std::fs::write(file("config.json"), login).unwrap();
-            let (success, said) = test(&pod, &mounts);
-            assert_eq!(success, succeeds, "{said}");
+            let (success, text) = test(&pod, &mounts);
+            assert_eq!(success, succeeds, "{text}");
         }
-        // What `helm test` asks the controller, asked of this.
+        // The request of `helm test` to the controller, sent to this process.
         let mut probe = find(objects, "Pod", "shop-test-controller").clone();
         let url = probe["spec"]["containers"][0]["args"][2].as_str().unwrap().to_owned();
         assert_eq!(url, "http://shop-controller.home.svc:8080/readyz");
@@ -224,16 +224,16 @@ async fn it_takes_the_login_that_the_operator_has() {
         ] {
             let arguments = json!(["probe", format!("--within={within}"), url]);
             probe["spec"]["containers"][0]["args"] = arguments;
-            let (success, said) = test(&probe, &[]);
-            assert!(said.contains(words), "{said}");
-            assert_eq!(success, within == "60s", "{said}");
+            let (success, text) = test(&probe, &[]);
+            assert!(text.contains(words), "{text}");
+            assert_eq!(success, within == "60s", "{text}");
         }
     }
 }
 
-/// The port of the nodes speaks plain HTTP where container runtimes know nothing else, and the operator's does not.
+/// The node port serves plain HTTP for container runtimes that need it, and the operator's port does not.
 #[test]
-fn the_nodes_port_may_do_without_tls() {
+fn the_node_port_can_serve_plain_http() {
     let objects = render(&json!({ "registry": { "deploy": { "enabled": true, "tls": { "pull": false } } } }));
     let config = find(&objects, "ConfigMap", "shop-registry");
     let has = |name: &str| config["data"][name].as_str().unwrap().contains("tls:");

@@ -1,4 +1,4 @@
-//! What the templates give.
+//! The rendered templates.
 
 use std::collections::BTreeSet;
 
@@ -11,15 +11,15 @@ use crate::support::program;
 use crate::support::wait::{SOON, eventually};
 
 #[test]
-fn lint_has_nothing_to_say() {
+fn helm_lint_passes() {
     for values in [json!({}), everything()] {
         let values = Values::of(&values);
-        helm(&["lint", "--strict", CHART, "--values", &values.file()]).unwrap_or_else(|said| panic!("{said}"));
+        helm(&["lint", "--strict", CHART, "--values", &values.file()]).unwrap_or_else(|message| panic!("{message}"));
     }
 }
 
 #[test]
-fn values_that_mean_nothing_are_refused() {
+fn meaningless_values_are_rejected() {
     let refused = [
         (json!({ "replicas": 3 }), "additional properties 'replicas' not allowed"),
         (
@@ -88,14 +88,14 @@ fn values_that_mean_nothing_are_refused() {
         ),
     ];
     for (values, words) in refused {
-        let said = try_render(&values).expect_err(&values.to_string());
-        assert!(said.contains(words), "{values}: {said}");
+        let message = try_render(&values).expect_err(&values.to_string());
+        assert!(message.contains(words), "{values}: {message}");
     }
 }
 
-/// That the schema knows the values and nothing else: a value that is only there would be documented nowhere.
+/// The schema contains exactly the values: a value that is only in the schema would not be documented.
 #[test]
-fn the_schema_has_what_the_values_have() {
+fn the_schema_matches_the_values() {
     let read = |name: &str| std::fs::read_to_string(format!("{CHART}/{name}")).unwrap();
     let values: Value = serde_saphyr::from_str(&read("values.yaml")).unwrap();
     let schema: Value = serde_json::from_str(&read("values.schema.json")).unwrap();
@@ -118,19 +118,19 @@ fn the_schema_has_what_the_values_have() {
 }
 
 #[test]
-fn the_table_of_values_is_current() {
+fn the_documented_table_of_values_is_current() {
     let arguments = ["--chart-search-root", CHART, "--dry-run", "--log-level", "warning"];
     let made = run(program("JACKAL_BIN_HELM_DOCS"), &arguments);
-    let standing = std::fs::read_to_string(format!("{CHART}/README.md")).unwrap();
+    let existing = std::fs::read_to_string(format!("{CHART}/README.md")).unwrap();
     assert!(
-        made.trim() == standing.trim(),
+        made.trim() == existing.trim(),
         "charts/jackal-operator/README.md is stale: run `make chart-docs`"
     );
 }
 
-/// The definitions of the release are those of crds/ but for what helm needs to know.
+/// The definitions of the release equal those in crds/, except for helm's annotations.
 #[test]
-fn the_definitions_are_whole_and_kept() {
+fn the_definitions_are_complete_and_kept() {
     for (crds, kept) in [(json!({}), true), (json!({ "keep": false }), false)] {
         let objects = render(&json!({ "crds": crds }));
         let definitions = all(&objects, "CustomResourceDefinition");
@@ -149,7 +149,7 @@ fn the_definitions_are_whole_and_kept() {
 }
 
 #[test]
-fn an_image_is_named_by_tag_or_digest() {
+fn an_image_is_referenced_by_tag_or_digest() {
     let version = env!("CARGO_PKG_VERSION");
     let digest = format!("sha256:{}", "0".repeat(64));
     for (image, name) in [
@@ -169,7 +169,7 @@ fn an_image_is_named_by_tag_or_digest() {
 }
 
 #[test]
-fn what_is_off_is_not_there() {
+fn disabled_features_render_no_objects() {
     let objects = render(&json!({}));
     let kinds: BTreeSet<&str> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
     let expected = [
@@ -191,64 +191,9 @@ fn what_is_off_is_not_there() {
     assert!(all(&objects, "PodDisruptionBudget").is_empty() && all(&objects, "NetworkPolicy").is_empty());
 }
 
-/// With one namespace to watch, no right reaches further, but for the labels of nodes, which belong to none.
+/// With cert-manager enabled, it issues the registry's certificate, by the chart's authority or another issuer.
 #[test]
-fn one_watched_namespace_is_all_that_is_granted() {
-    let values = json!({
-        "settings": { "watchNamespace": "shop" },
-        "registry": { "deploy": { "enabled": true }, "stateSecret": "zarf/zarf-state" },
-    });
-    let objects = render(&values);
-    assert!(all(&objects, "ClusterRole").is_empty() && all(&objects, "ClusterRoleBinding").is_empty());
-    let mut values = values;
-    values["agent"] = json!({ "enabled": true, "secretNamespaces": ["shop"] });
-    let objects = render(&values);
-    let wide: Vec<_> = all(&objects, "ClusterRole")
-        .iter()
-        .map(|role| role["rules"].clone())
-        .collect();
-    let nodes = json!([{ "apiGroups": [""], "resources": ["nodes"], "verbs": ["get"] }]);
-    assert_eq!(wide, [nodes.clone(), nodes]);
-}
-
-/// An agent reads no Secret but those that the values name, in no mode.
-#[test]
-fn agents_read_the_secrets_that_are_named() {
-    for watched in ["", "shop"] {
-        let objects = render(&json!({
-            "settings": { "watchNamespace": watched },
-            "registry": { "deploy": { "enabled": true }, "stateSecret": "zarf/zarf-state" },
-            "agent": { "enabled": true, "secretNamespaces": ["team-a"] },
-        }));
-        let mut read = BTreeSet::new();
-        for role in &objects {
-            let is_role = matches!(role["kind"].as_str(), Some("Role" | "ClusterRole"));
-            if !is_role || !role["metadata"]["name"].as_str().unwrap().starts_with("shop-agent") {
-                continue;
-            }
-            for rule in role["rules"].as_array().unwrap() {
-                if rule["resources"].as_array().unwrap().contains(&json!("secrets")) {
-                    assert_eq!((&role["kind"], &rule["verbs"]), (&json!("Role"), &json!(["get"])));
-                    read.insert((
-                        role["metadata"]["namespace"].to_string(),
-                        rule["resourceNames"].to_string(),
-                    ));
-                }
-            }
-        }
-        let expected = [
-            ("\"home\"", "[\"shop-registry-ca\",\"shop-registry-login\"]"),
-            ("\"team-a\"", "null"),
-            ("\"zarf\"", "[\"zarf-state\"]"),
-        ];
-        let expected = expected.map(|(namespace, names)| (namespace.to_owned(), names.to_owned()));
-        assert_eq!(read, BTreeSet::from(expected));
-    }
-}
-
-/// Where the cluster has a cert-manager, it makes the registry's certificate, by the chart's authority or another issuer.
-#[test]
-fn cert_manager_makes_the_certificate_where_it_is() {
+fn cert_manager_issues_the_certificate_when_enabled() {
     for (tls, issuer, authority) in [
         (json!({}), "shop-registry", Some("shop-registry-ca".to_owned())),
         (
@@ -281,7 +226,7 @@ fn cert_manager_makes_the_certificate_where_it_is() {
         assert_eq!(tls["secret"]["secretName"], certificate["secretName"]);
         let controller = find(&objects, "Deployment", "shop");
         assert_eq!(variable(controller, "JACKAL_REGISTRY_CERT_SECRET"), authority);
-        // Nobody but cert-manager has the key.
+        // Only cert-manager has the key.
         let own = objects
             .iter()
             .any(|object| object["metadata"]["name"] == "shop-registry-tls");
@@ -290,7 +235,7 @@ fn cert_manager_makes_the_certificate_where_it_is() {
 }
 
 #[test]
-fn syft_has_room_where_sboms_are_made() {
+fn syft_has_a_scratch_volume_when_sboms_are_enabled() {
     for (sbom, made) in [(json!({}), true), (json!({ "enabled": false }), false)] {
         let objects = render(&json!({ "controller": { "sbom": sbom } }));
         let controller = find(&objects, "Deployment", "shop");
@@ -308,7 +253,7 @@ fn syft_has_room_where_sboms_are_made() {
 }
 
 #[test]
-fn a_bundle_of_authorities_reaches_controller_and_agents() {
+fn a_ca_bundle_is_mounted_into_controller_and_agents() {
     let items = json!([{ "key": "bundle.pem", "path": "ca.crt" }]);
     for (named, volume) in [
         (
@@ -350,7 +295,7 @@ fn a_bundle_of_authorities_reaches_controller_and_agents() {
 }
 
 #[test]
-fn the_controller_is_told_of_the_registry() {
+fn the_controller_gets_the_registrys_flags() {
     let names = ["ADDRESS", "ENDPOINT", "SECRET", "INSECURE", "PREFIX", "CERT_SECRET"];
     let service = "shop-registry.home.svc:5000";
     let deploy = json!({ "enabled": true });
@@ -385,122 +330,16 @@ fn the_controller_is_told_of_the_registry() {
         let objects = render(&json!({ "registry": values, "agent": { "enabled": true } }));
         for (kind, workload) in [("Deployment", "shop"), ("DaemonSet", "shop-agent")] {
             let workload = find(&objects, kind, workload);
-            let told = names.map(|name| variable(workload, &format!("JACKAL_REGISTRY_{name}")).unwrap_or_default());
-            assert_eq!(told, expected, "{values}");
+            let registry_variables =
+                names.map(|name| variable(workload, &format!("JACKAL_REGISTRY_{name}")).unwrap_or_default());
+            assert_eq!(registry_variables, expected, "{values}");
         }
     }
 }
 
-/// Values of the agent, the paths of the node that they mount, and what the agent is told of engines.
-type Sight = (Value, Vec<&'static str>, &'static [(&'static str, &'static str)]);
-
-/// What of its node an agent sees: no more than the engines that it reads, and nothing that it could write to.
-#[test]
-fn an_agent_sees_of_its_node_what_it_reads() {
-    let (overlay, socket) = (
-        ["/var/lib/docker/image/overlay2", "/var/lib/docker/overlay2"],
-        "/var/run/docker.sock",
-    );
-    let content = "/var/lib/containerd/io.containerd.content.v1.content";
-    let k3s = "/var/lib/rancher/k3s/agent/containerd/io.containerd.content.v1.content";
-    let cases: [Sight; 6] = [
-        (
-            json!({}),
-            vec![overlay[0], overlay[1], socket],
-            &[
-                ("DOCKER_HOST", "unix:///node/var/run/docker.sock"),
-                ("JACKAL_DOCKER_ROOT", "/node/var/lib/docker"),
-            ],
-        ),
-        (
-            json!({ "docker": { "store": "none" } }),
-            vec![socket],
-            &[("DOCKER_HOST", "unix:///node/var/run/docker.sock")],
-        ),
-        (
-            json!({ "docker": { "store": "containerd", "root": "/d" } }),
-            vec!["/d/containerd/daemon/io.containerd.content.v1.content", socket],
-            &[
-                ("DOCKER_HOST", "unix:///node/var/run/docker.sock"),
-                ("JACKAL_DOCKER_ROOT", "/node/d"),
-            ],
-        ),
-        (
-            json!({ "docker": { "store": "system-containerd", "socketMount": "Directory" } }),
-            vec![content, "/var/run"],
-            &[
-                ("DOCKER_HOST", "unix:///node/var/run/docker.sock"),
-                ("JACKAL_CONTAINERD_ROOT", "/node/var/lib/containerd"),
-                ("JACKAL_DOCKER_ROOT", "/node/var/lib/docker"),
-            ],
-        ),
-        (
-            json!({ "docker": { "enabled": false }, "containerd": {
-                "enabled": true, "socket": "/run/k3s/containerd/containerd.sock", "root": "/var/lib/rancher/k3s/agent/containerd",
-            } }),
-            vec!["/run/k3s/containerd", k3s],
-            &[
-                ("CONTAINERD_ADDRESS", "unix:///node/run/k3s/containerd/containerd.sock"),
-                ("CONTAINERD_NAMESPACE", "k8s.io"),
-                ("JACKAL_CONTAINERD_ROOT", "/node/var/lib/rancher/k3s/agent/containerd"),
-            ],
-        ),
-        (
-            json!({ "docker": { "enabled": false }, "containerd": { "enabled": true, "readContent": false } }),
-            vec!["/run/containerd"],
-            &[
-                ("CONTAINERD_ADDRESS", "unix:///node/run/containerd/containerd.sock"),
-                ("CONTAINERD_NAMESPACE", "k8s.io"),
-            ],
-        ),
-    ];
-    for (mut agent, paths, told) in cases {
-        let said = agent.to_string();
-        agent["enabled"] = json!(true);
-        let objects = render(&json!({ "agent": agent }));
-        let workload = find(&objects, "DaemonSet", "shop-agent");
-        let pod = &workload["spec"]["template"]["spec"];
-        let container = &pod["containers"][0];
-        let volumes = pod["volumes"].as_array().unwrap();
-        let seen: Vec<&str> = volumes
-            .iter()
-            .map(|volume| volume["hostPath"]["path"].as_str().unwrap())
-            .collect();
-        assert_eq!(seen, paths, "{said}");
-        for (mount, volume) in container["volumeMounts"].as_array().unwrap().iter().zip(volumes) {
-            assert_eq!(mount["name"], volume["name"], "{said}");
-            let path = volume["hostPath"]["path"].as_str().unwrap();
-            assert_eq!(mount["mountPath"], format!("/node{path}"), "{said}");
-            assert_eq!(mount["readOnly"], true, "{said}");
-            // Else a missing path would be made on the node.
-            assert!(!volume["hostPath"]["type"].as_str().unwrap().is_empty(), "{said}");
-        }
-        let of_engines = |name: &str| name.contains("DOCKER") || name.contains("CONTAINERD");
-        let variables: Vec<_> = environment(workload)
-            .into_iter()
-            .filter(|(name, _)| of_engines(name))
-            .collect();
-        let mut sorted: Vec<(&str, &str)> = variables
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .collect();
-        sorted.sort_unstable();
-        assert_eq!(sorted, told, "{said}");
-        let reads = paths
-            .iter()
-            .any(|path| path.contains("/lib/") || path.starts_with("/d/"));
-        let capabilities = &container["securityContext"]["capabilities"];
-        assert_eq!(
-            capabilities["add"] == json!(["DAC_READ_SEARCH"]),
-            reads,
-            "{said}: {capabilities}"
-        );
-    }
-}
-
-/// Every variable is one of the command's, and all of them together let it start.
+/// Every variable is known to the command, and the command starts with all of them.
 #[tokio::test]
-async fn the_environment_is_understood() {
+async fn the_rendered_environment_is_accepted() {
     let objects = render(&everything());
     let cluster = Cluster::new().await;
     for (command, kind, name) in [
@@ -518,13 +357,13 @@ async fn the_environment_is_understood() {
         let mut variables: Vec<(&str, &str)> = variables
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
-            // Rustls reads it, not the command; and the folder is a pod's.
+            // Read by Rustls, not by the command; and the folder exists only in a pod.
             .filter(|(name, _)| *name != "SSL_CERT_DIR")
             .collect();
         for (name, _) in &variables {
             assert!(help.contains(&format!("[env: {name}=")), "{command} knows no {name}");
         }
-        // One port is not for several processes of one machine.
+        // Several processes of one machine cannot share a port.
         variables.retain(|(name, _)| *name != "JACKAL_LISTEN");
         let (operator, says) = match command {
             "controller" => (cluster.controller_with(&[], &variables), "leading"),
@@ -542,7 +381,7 @@ async fn the_environment_is_understood() {
 }
 
 #[test]
-fn a_service_monitor_finds_every_pod_with_metrics() {
+fn a_service_monitor_selects_every_pod_with_metrics() {
     let objects = render(&everything());
     let monitor = &find(&objects, "ServiceMonitor", "shop")["spec"];
     let has = |labels: &Value, wanted: &Value| {

@@ -1,4 +1,4 @@
-//! What a real API server says of the objects, and its Pod Security of the pods.
+//! How a real API server validates the rendered objects, and how Pod Security evaluates the pods.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{all, everything, find, render};
 use crate::support::cluster::Cluster;
 
-/// What of Pod Security `restricted` the agent does not keep. Each stands in docs/install.md with its reason.
+/// The violations of Pod Security `restricted` by the agent. docs/install.md has the reason for each.
 const EXCEPTIONS: [&str; 4] = [
     "unrestricted capabilities",
     "restricted volume types",
@@ -20,16 +20,16 @@ fn text(objects: &[&Value]) -> String {
     texts.join("\n---\n")
 }
 
-/// Every field is one that the API server knows, and none has a value that it refuses.
+/// Every field is known to the API server, and no value is rejected.
 #[tokio::test]
-async fn everything_is_served() {
+async fn every_rendered_object_is_accepted_by_the_api_server() {
     let cluster = Cluster::new().await;
-    // Where the cluster's state is.
-    let state = cluster.beside().await;
+    // The namespace with the cluster's state.
+    let state = cluster.another_namespace().await;
     let mut objects = render(&everything());
     let plain = render(&json!({ "registry": { "deploy": { "enabled": true, "persistence": { "enabled": false } } } }));
     objects.extend(plain);
-    // Its kind is the Prometheus operator's.
+    // A kind of the Prometheus operator.
     objects.retain(|object| object["kind"] != "ServiceMonitor");
     assert!(objects.len() > 40, "{}", objects.len());
     for object in &mut objects {
@@ -40,7 +40,7 @@ async fn everything_is_served() {
         };
         object["metadata"]["namespace"] = json!(namespace);
     }
-    // kubectl takes the objects of one namespace, and those of none.
+    // kubectl accepts the objects of one namespace and cluster-wide ones.
     let mut by_namespace: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
     for object in &objects {
         let namespace = object["metadata"]["namespace"].as_str();
@@ -53,14 +53,14 @@ async fn everything_is_served() {
     assert_eq!((elsewhere, by_namespace.len()), ([6, 2, 2], 4));
     for (namespace, objects) in by_namespace {
         let more = ["--dry-run=server", "--force-conflicts", "--namespace", namespace];
-        let said = cluster
+        let message = cluster
             .try_apply_with(&text(&objects), &more)
             .unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(said.lines().count(), objects.len(), "{said}");
+        assert_eq!(message.lines().count(), objects.len(), "{message}");
     }
 }
 
-/// A pod as a workload's controller makes it.
+/// A pod as a workload's controller creates it.
 fn pod(workload: &Value) -> Value {
     let mut pod = workload["spec"]["template"].clone();
     if workload["kind"] == "Pod" {
@@ -82,7 +82,7 @@ fn pod(workload: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn only_the_agent_needs_more_than_restricted() {
+async fn only_the_agent_exceeds_the_restricted_pod_security_level() {
     let cluster = Cluster::new().await;
     let label = [
         "label",
@@ -104,9 +104,11 @@ async fn only_the_agent_needs_more_than_restricted() {
     }
 
     let agent = pod(find(&objects, "DaemonSet", "shop-agent"));
-    let said = dry_run(&agent).unwrap_err();
-    let (_, violations) = said.split_once("violates PodSecurity \"restricted:latest\": ").unwrap();
-    // `what (where ...), what (where ...)`: the parts in brackets name containers and volumes.
+    let message = dry_run(&agent).unwrap_err();
+    let (_, violations) = message
+        .split_once("violates PodSecurity \"restricted:latest\": ")
+        .unwrap();
+    // `violation (where ...), violation (where ...)`: the parts in parentheses name containers and volumes.
     let mut named = Vec::new();
     let (mut depth, mut word) = (0, String::new());
     for letter in violations.trim().chars() {
@@ -120,7 +122,7 @@ async fn only_the_agent_needs_more_than_restricted() {
     }
     named.push(word);
     let named: Vec<&str> = named.iter().map(|word| word.trim()).collect();
-    assert_eq!(named, EXCEPTIONS, "{said}");
+    assert_eq!(named, EXCEPTIONS, "{message}");
     let docs = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/install.md")).unwrap();
     for exception in EXCEPTIONS {
         assert!(

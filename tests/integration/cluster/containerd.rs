@@ -4,13 +4,13 @@ use jackal_operator::api::v1alpha1::JackalImage;
 
 use super::{layered, unique};
 use crate::containerd::node::Node;
-use crate::docker::engines::Real;
+use crate::docker::engines::DockerEngine;
 use crate::support::cluster::Cluster;
 use crate::support::registry::{TestRegistry, Version};
 
 const NO_DOCKER: &str = "unix:///nowhere/docker.sock";
 
-/// An image of one engine. Those of two engines are different content, so each engine has a path of its own.
+/// An image of one engine. Two engines have different content, so each engine uses another path.
 fn image(name: &str, source: &str, registry: &TestRegistry) -> String {
     let engine = source.to_lowercase();
     format!(
@@ -32,14 +32,14 @@ fn digest(image: &JackalImage) -> Option<String> {
 }
 
 #[tokio::test]
-async fn an_image_of_a_nodes_containerd_is_brought_and_followed() {
+async fn an_image_of_a_nodes_containerd_is_copied_and_followed() {
     for node in Node::all() {
         let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
         let short = unique("app:dev");
         let name = format!("docker.io/{short}");
         node.import(&layered(&name, "first").archive());
         let _controller = cluster.controller(&[]);
-        // The node has no docker engine, as most have not.
+        // The node has no docker engine, as is usual.
         let _agent = cluster.agent("n1", NO_DOCKER, &["--containerd-address", &node.address]);
         cluster.apply(&image(&short, "Containerd", &registry));
         let first = cluster.image_ready("app-containerd").await;
@@ -51,9 +51,9 @@ async fn an_image_of_a_nodes_containerd_is_brought_and_followed() {
         assert_eq!(status.method.as_deref(), Some("ContainerdContent"));
         assert_eq!(status.method_reason, None);
         let (path, tag) = short.split_once(':').unwrap();
-        let standing = registry.repository(&format!("containerd/{path}"));
-        let standing = standing.head_manifest(tag).await.unwrap().unwrap();
-        assert_eq!(standing.digest.as_str(), held);
+        let existing = registry.repository(&format!("containerd/{path}"));
+        let existing = existing.head_manifest(tag).await.unwrap().unwrap();
+        assert_eq!(existing.digest.as_str(), held);
 
         node.import(&layered(&name, "second").archive());
         let second = node.digest(&name).to_string();
@@ -64,7 +64,7 @@ async fn an_image_of_a_nodes_containerd_is_brought_and_followed() {
             })
             .await;
 
-        // The other engine is missed by what is to be read there, and by nothing else.
+        // A missing engine affects only images to be read from it.
         cluster.apply(&image(&short, "Docker", &registry));
         let message = |image: &JackalImage| {
             let conditions = &image.status.as_ref()?.conditions;
@@ -74,19 +74,23 @@ async fn an_image_of_a_nodes_containerd_is_brought_and_followed() {
         let failed = cluster
             .image_where("app-docker", "without an engine", |image| message(image))
             .await;
-        let said = message(&failed).unwrap();
-        assert!(said.contains("cannot be reached"), "{said}");
+        let text = message(&failed).unwrap();
+        assert!(text.contains("cannot be reached"), "{text}");
     }
 }
 
 #[tokio::test]
-async fn a_node_without_a_containerd_says_so_and_serves_docker() {
+async fn an_agent_without_containerd_reports_it_and_serves_docker() {
     let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
-    let real = Real::containerd();
+    let engine = DockerEngine::containerd();
     let name = unique("app:dev");
-    real.load(&layered(&name, "docker").archive());
+    engine.load(&layered(&name, "docker").archive());
     let _controller = cluster.controller(&[]);
-    let agent = cluster.agent("n1", &real.host, &["--containerd-address", "/nowhere/containerd.sock"]);
+    let agent = cluster.agent(
+        "n1",
+        &engine.host,
+        &["--containerd-address", "/nowhere/containerd.sock"],
+    );
     cluster.apply(&image(&name, "Containerd", &registry));
     cluster.apply(&image(&name, "Docker", &registry));
     let ready = cluster.image_ready("app-docker").await.status.unwrap();
@@ -99,8 +103,8 @@ async fn a_node_without_a_containerd_says_so_and_serves_docker() {
         })
         .await;
     let candidates = refused.status.unwrap().candidates;
-    let said = candidates[0].message.as_deref().unwrap();
-    assert!(said.starts_with("there is no containerd at unix:///nowhere/"), "{said}");
-    let told = agent.log().matches("there is no containerd").count();
-    assert!(told <= 3, "{told} times: {}", agent.log());
+    let text = candidates[0].message.as_deref().unwrap();
+    assert!(text.starts_with("there is no containerd at unix:///nowhere/"), "{text}");
+    let messages = agent.log().matches("there is no containerd").count();
+    assert!(messages <= 3, "{messages} times: {}", agent.log());
 }

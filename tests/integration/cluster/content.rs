@@ -1,4 +1,4 @@
-//! Components that hold more than images, in a cluster.
+//! Components with other content than images, in a cluster.
 
 use std::path::Path;
 
@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use super::ADDRESS;
 use crate::support::charts;
 use crate::support::cluster::Cluster;
+use crate::support::file_server::FileServer;
 use crate::support::image::{multi_platform, noise};
 use crate::support::registry::{Options, TestRegistry, Version};
-use crate::support::shelf::Shelf;
 use crate::support::wait::{SOON, eventually};
 
 const LOGIN: (&str, &str) = ("u", "p");
@@ -40,7 +40,7 @@ fn push(folder: &Path, host: &str, note: &str) {
     charts::push(&archive, host);
 }
 
-async fn answered(cluster: &Cluster, request: &str) -> JackalPackageStatus {
+async fn wait_for_request(cluster: &Cluster, request: &str) -> JackalPackageStatus {
     cluster.request("app", request).await;
     let package = cluster
         .package_where("app", "asked again and Ready", |package: &JackalPackage| {
@@ -56,20 +56,20 @@ async fn answered(cluster: &Cluster, request: &str) -> JackalPackageStatus {
 }
 
 #[tokio::test]
-async fn manifests_charts_and_files_are_followed() {
+async fn changes_of_manifests_charts_and_files_are_followed() {
     let cluster = Cluster::new().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V28));
     multi_platform(&source.repository("team/app"), "1").await;
     let folder = tempfile::tempdir().unwrap();
     push(folder.path(), &source.host, "first");
-    let shelf = Shelf::new().await;
+    let file_server = FileServer::new().await;
     let stable = folder.path().join("stable");
     std::fs::create_dir(&stable).unwrap();
     let back = charts::package(&stable, "back", "1.0.0", "redis:7", "first");
-    shelf.put("/stable/back-1.0.0.tgz", std::fs::read(back).unwrap());
-    shelf.put("/stable/index.yaml", charts::index(&stable));
+    file_server.put("/stable/back-1.0.0.tgz", std::fs::read(back).unwrap());
+    file_server.put("/stable/index.yaml", charts::index(&stable));
     let tool = noise(8, 100_000);
-    let url = shelf.put("/tool", tool.clone());
+    let url = file_server.put("/tool", tool.clone());
     let auth = json!({ "auths": { &source.host: { "username": LOGIN.0, "password": LOGIN.1 } } });
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson", "metadata": {"name": "pull"},
@@ -78,7 +78,7 @@ async fn manifests_charts_and_files_are_followed() {
     cluster.apply(&secret.to_string());
     cluster.apply(&config_map("manifests", "pod.yaml", &pod("redis:7")));
     cluster.apply(&config_map("values", "values.yaml", "replicas: 3\n"));
-    let insecure = format!("{},{}", source.host, shelf.host);
+    let insecure = format!("{},{}", source.host, file_server.host);
     let _controller = cluster.controller(&["--insecure-registry", &insecure]);
     let component = json!({
         "name": "web",
@@ -86,7 +86,7 @@ async fn manifests_charts_and_files_are_followed() {
         "manifests": [{"name": "own", "configMapRef": {"name": "manifests", "key": "pod.yaml"}}],
         "charts": [{"name": "front", "version": "1.0.0", "namespace": "web", "url": format!("oci://{}/charts/front", source.host),
                     "values": {"deep": {"list": [1, "two"]}}, "valuesFrom": [{"configMapRef": {"name": "values"}}]},
-                   {"name": "back", "version": "1.0.0", "namespace": "web", "url": format!("http://{}/stable", shelf.host)}],
+                   {"name": "back", "version": "1.0.0", "namespace": "web", "url": format!("http://{}/stable", file_server.host)}],
         "files": [{"target": "/bin/tool", "url": url, "sha256": Digest::of(&tool).hex(), "executable": true}],
     });
     cluster.apply(&package("app", &registry.host, &component));
@@ -110,19 +110,19 @@ async fn manifests_charts_and_files_are_followed() {
         message.contains("2 images that its manifests and charts name"),
         "{message}"
     );
-    // An event is written after the status that it tells of.
+    // An event is written after its status.
     eventually(SOON, "what is missing has its event", async || {
         let events = cluster.events("app").await;
-        let told = events.iter().any(|event| event.contains("ImagesMissing"));
-        told.then_some(()).ok_or_else(|| format!("{events:?}"))
+        let reported = events.iter().any(|event| event.contains("ImagesMissing"));
+        reported.then_some(()).ok_or_else(|| format!("{events:?}"))
     })
     .await;
 
-    // A look that finds everything as it was reads no file and no chart.
-    let asked = shelf.asked().len();
-    let same = answered(&cluster, "again").await;
+    // A reconciliation without changes reads no file and no chart.
+    let asked = file_server.asked().len();
+    let same = wait_for_request(&cluster, "again").await;
     assert_eq!((&same.artifact, &same.history), (&first.artifact, &first.history));
-    assert_eq!(shelf.asked()[asked..], ["/stable/index.yaml"]);
+    assert_eq!(file_server.asked()[asked..], ["/stable/index.yaml"]);
 
     // A ConfigMap is followed.
     cluster.apply(&config_map(
@@ -130,14 +130,14 @@ async fn manifests_charts_and_files_are_followed() {
         "pod.yaml",
         &pod(&format!("{}/team/app:1", source.host)),
     ));
-    let second = answered(&cluster, "configured").await;
+    let second = wait_for_request(&cluster, "configured").await;
     assert_ne!(second.artifact, first.artifact);
     assert_eq!(second.missing_images.len(), 2);
     assert_eq!(second.charts, first.charts);
 
-    // Other content under a chart's version is taken, and told.
+    // New content of the same chart version is used and reported.
     push(folder.path(), &source.host, "second");
-    let third = answered(&cluster, "pushed").await;
+    let third = wait_for_request(&cluster, "pushed").await;
     assert_ne!(third.charts, first.charts);
     let (reason, message) = (&third.history[0].reason, &third.history[0].message);
     assert_eq!(reason, "ChartsChanged");
@@ -148,7 +148,7 @@ async fn manifests_charts_and_files_are_followed() {
 }
 
 #[tokio::test]
-async fn charts_need_the_rights_that_images_need() {
+async fn charts_are_subject_to_the_same_policies_as_images() {
     let cluster = Cluster::new().await;
     let closed = TestRegistry::start_with(
         Version::V31,
@@ -158,9 +158,9 @@ async fn charts_need_the_rights_that_images_need() {
         },
     );
     let registry = TestRegistry::start(Version::V28);
-    let shelf = Shelf::new().await;
+    let file_server = FileServer::new().await;
     let listed = format!("{},registry.example.com", closed.host);
-    let insecure = format!("{},{}", closed.host, shelf.host);
+    let insecure = format!("{},{}", closed.host, file_server.host);
     let _controller = cluster.controller_with(
         &[
             "--insecure-registry",
@@ -181,9 +181,9 @@ async fn charts_need_the_rights_that_images_need() {
         .to_string()
     };
     let chart = |url: &str| json!({"name": "web", "charts": [{"name": "front", "version": "1.0.0", "namespace": "web", "url": url}]});
-    let file = json!({"name": "web", "files": [{"target": "/x", "url": format!("http://{}/x", shelf.host), "sha256": "a".repeat(64)}]});
+    let file = json!({"name": "web", "files": [{"target": "/x", "url": format!("http://{}/x", file_server.host), "sha256": "a".repeat(64)}]});
     cluster.apply(&own("closed", &chart(&format!("oci://{}/charts/front", closed.host))));
-    cluster.apply(&own("unlisted", &chart(&format!("http://{}/charts", shelf.host))));
+    cluster.apply(&own("unlisted", &chart(&format!("http://{}/charts", file_server.host))));
     cluster.apply(&own("unlisted-file", &file));
     for (name, reason, words) in [
         (
@@ -210,5 +210,5 @@ async fn charts_need_the_rights_that_images_need() {
             })
             .await;
     }
-    assert!(shelf.asked().is_empty());
+    assert!(file_server.asked().is_empty());
 }

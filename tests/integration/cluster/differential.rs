@@ -8,7 +8,7 @@ use crate::support::image::{image, noise, put};
 use crate::support::objects::package;
 use crate::support::registry::{TestRegistry, Version};
 
-/// The paths of the files of the package that stands.
+/// The paths of the files of the current package.
 async fn files(registry: &TestRegistry, of: &JackalPackage) -> Vec<String> {
     let digest = &of.status.as_ref().unwrap().artifact.as_ref().unwrap().digest;
     let document = registry.repository("shop").manifest(digest).await.unwrap().unwrap();
@@ -20,7 +20,7 @@ async fn files(registry: &TestRegistry, of: &JackalPackage) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_an_earlier_version_holds_is_left_out() {
+async fn a_differential_package_omits_images_of_an_earlier_version() {
     let cluster = Cluster::new().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     let _controller = cluster.controller(&["--insecure-registry", &source.host]);
@@ -37,7 +37,7 @@ async fn what_an_earlier_version_holds_is_left_out() {
     let images = [images[0].as_str(), images[1].as_str()];
     let registry_of = crate::support::objects::registry_at(&registry.host);
 
-    // Of a version that is not there nothing can be left out.
+    // Nothing can be omitted because of a version that does not exist.
     cluster.apply(&package(
         "shop",
         "2",
@@ -71,7 +71,7 @@ async fn what_an_earlier_version_holds_is_left_out() {
     assert_eq!(differential.digest, first.status.unwrap().artifact.unwrap().digest);
     let (saved, layer) = (differential.saved_bytes, i64::try_from(blobs[0].1).unwrap());
     assert!((layer..layer + 4000).contains(&saved), "{saved} of a layer of {layer}");
-    // Whoever deploys it finds the image in the cluster all the same.
+    // The image is in the cluster nevertheless.
     assert_eq!(status.images.len(), 2);
     assert!(status.images.iter().all(|row| row.digest.is_some()));
 }

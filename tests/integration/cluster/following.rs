@@ -1,4 +1,4 @@
-//! Packages whose images follow their tags.
+//! Packages whose images follow tags.
 
 use jackal_operator::api::v1alpha1::{JackalImage, JackalPackage, PackagedImage};
 use jackal_operator::registry::Repository;
@@ -13,34 +13,34 @@ use crate::support::registry::{TestRegistry, Version};
 use crate::support::wait::{SOON, eventually};
 
 /// A source with an image, a destination, and an operator.
-struct Ground {
+struct Setup {
     source: TestRegistry,
     registry: TestRegistry,
     cluster: Cluster,
     controller: Option<Operator>,
 }
 
-impl Ground {
+impl Setup {
     async fn new(tags: &[&str]) -> Self {
-        let cluster = Cluster::noting_requests().await;
+        let cluster = Cluster::recording_requests().await;
         let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
-        let ground = Self {
+        let setup = Self {
             controller: Some(cluster.controller(&["--insecure-registry", &source.host])),
             source,
             registry,
             cluster,
         };
         for tag in tags {
-            ground.push(tag).await;
+            setup.push(tag).await;
         }
-        ground
+        setup
     }
 
     fn repository(&self) -> Repository {
         self.source.repository("team/app")
     }
 
-    /// Pushes an image that no other tag has.
+    /// Pushes an image with unique content.
     async fn push(&self, tag: &str) {
         let seed = tag.bytes().fold(7, |seed: u64, byte| seed * 31 + u64::from(byte));
         let document = image(&self.repository(), "linux/amd64", noise(seed, 2000)).await;
@@ -77,7 +77,7 @@ spec:
     }
 
     /// The package once a request was answered and it is Ready with `tag`.
-    async fn has(&self, tag: &str) -> JackalPackage {
+    async fn wait_for_tag(&self, tag: &str) -> JackalPackage {
         let what = format!("Ready with {tag}");
         let holds = |package: &JackalPackage| {
             let status = package.status.as_ref()?;
@@ -95,20 +95,20 @@ fn row(package: &JackalPackage) -> Option<&PackagedImage> {
 }
 
 #[tokio::test]
-async fn a_new_tag_makes_a_new_artifact_at_the_next_request() {
-    let ground = Ground::new(&["latest", "5.9.0", "6.0.1", "7.0.0", "6.1.0-rc.1"]).await;
-    ground.apply("{semver: {range: '>=6.0 <7'}}", "version: '1'", "");
-    let first = ground.has("6.0.1").await;
+async fn a_new_tag_produces_a_new_artifact_at_the_next_request() {
+    let setup = Setup::new(&["latest", "5.9.0", "6.0.1", "7.0.0", "6.1.0-rc.1"]).await;
+    setup.apply("{semver: {range: '>=6.0 <7'}}", "version: '1'", "");
+    let first = setup.wait_for_tag("6.0.1").await;
     let selected = row(&first).unwrap().selected.clone().unwrap();
     assert_eq!(selected.reason, "NewestInRange");
     assert_eq!(selected.message, "the newest in >=6.0 <7");
-    assert_eq!(row(&first).unwrap().image, ground.image());
+    assert_eq!(row(&first).unwrap().image, setup.image());
     assert_eq!(row(&first).unwrap().name, format!("{ADDRESS}/team/app:6.0.1"));
     let before = first.status.unwrap();
 
-    ground.push("6.1.0").await;
-    ground.request("2026-01-01T00:00:00Z").await;
-    let second = ground.has("6.1.0").await;
+    setup.push("6.1.0").await;
+    setup.request("2026-01-01T00:00:00Z").await;
+    let second = setup.wait_for_tag("6.1.0").await;
     let status = second.status.as_ref().unwrap();
     assert_eq!(
         status.last_handled_reconcile_at.as_deref(),
@@ -117,11 +117,11 @@ async fn a_new_tag_makes_a_new_artifact_at_the_next_request() {
     assert_ne!(status.artifact, before.artifact);
     assert_eq!(
         status.history[0].message,
-        format!("{} 6.0.1 became 6.1.0", ground.image())
+        format!("{} 6.0.1 became 6.1.0", setup.image())
     );
-    // The object of the tag before is gone.
+    // The object of the previous tag is deleted.
     let objects = async || {
-        let list = ground.cluster.api::<JackalImage>().list(&ListParams::default()).await;
+        let list = setup.cluster.api::<JackalImage>().list(&ListParams::default()).await;
         let images = list.map_err(|error| error.to_string())?.items;
         let images: Vec<String> = images.into_iter().map(|image| image.spec.image).collect();
         match images.as_slice() {
@@ -131,10 +131,10 @@ async fn a_new_tag_makes_a_new_artifact_at_the_next_request() {
     };
     eventually(SOON, "one image is left", objects).await;
 
-    // A request that finds nothing new changes nothing but that it was answered.
+    // A request that finds nothing new changes only the handled request in the status.
     let known = status.clone();
-    ground.request("2026-01-02T00:00:00Z").await;
-    let third = ground.cluster.package_where("app", "answered", |package| {
+    setup.request("2026-01-02T00:00:00Z").await;
+    let third = setup.cluster.package_where("app", "answered", |package| {
         let status = package.status.as_ref()?;
         (status.last_handled_reconcile_at.as_deref() == Some("2026-01-02T00:00:00Z")).then_some(())
     });
@@ -144,74 +144,74 @@ async fn a_new_tag_makes_a_new_artifact_at_the_next_request() {
 }
 
 #[tokio::test]
-async fn the_interval_finds_new_tags_and_writes_nothing_for_none() {
-    let ground = Ground::new(&["main-9", "main-10", "dev-11"]).await;
-    ground.apply(
+async fn the_interval_finds_new_tags_and_writes_nothing_otherwise() {
+    let setup = Setup::new(&["main-9", "main-10", "dev-11"]).await;
+    setup.apply(
         r"{pattern: '^main-(\d+)$', order: Numerical}",
         "version: '1'",
         "interval: 10s",
     );
-    ground.has("main-10").await;
+    setup.wait_for_tag("main-10").await;
     eventually(SOON, "each success has its event", async || {
-        let events = ground.cluster.writes();
+        let events = setup.cluster.writes();
         let events = events.iter().filter(|request| request.contains("/events")).count();
         if events == 2 { Ok(()) } else { Err(format!("{events}")) }
     })
     .await;
-    let writes = ground.cluster.writes();
-    ground.push("main-12").await;
-    ground.has("main-12").await;
-    // What was written is for the new tag alone: no look before it wrote.
-    let after = ground.cluster.writes();
+    let writes = setup.cluster.writes();
+    setup.push("main-12").await;
+    setup.wait_for_tag("main-12").await;
+    // Everything was written for the new tag: no reconciliation before it wrote.
+    let after = setup.cluster.writes();
     let first: &String = &after[writes.len()];
     assert!(first.contains("jackalimages"), "the new image is made first: {first}");
 }
 
 #[tokio::test]
-async fn a_suspended_package_keeps_its_tag_also_after_a_restart() {
-    let mut ground = Ground::new(&["6.0.1"]).await;
-    ground.apply("{semver: {range: 6.x}}", "version: '1'", "");
-    ground.has("6.0.1").await;
-    // What this process chose, the next one has to find in the status.
-    ground.controller = None;
-    ground.apply("{semver: {range: 6.x}}", "version: '1'", "suspend: true");
-    ground.push("6.1.0").await;
-    ground.controller = Some(ground.cluster.controller(&["--insecure-registry", &ground.source.host]));
-    ground.request("2026-01-01T00:00:00Z").await;
-    let package = ground.cluster.package_where("app", "suspended", |package| {
+async fn a_suspended_package_keeps_its_tag_across_a_restart() {
+    let mut setup = Setup::new(&["6.0.1"]).await;
+    setup.apply("{semver: {range: 6.x}}", "version: '1'", "");
+    setup.wait_for_tag("6.0.1").await;
+    // The next process must read the chosen tag from the status.
+    setup.controller = None;
+    setup.apply("{semver: {range: 6.x}}", "version: '1'", "suspend: true");
+    setup.push("6.1.0").await;
+    setup.controller = Some(setup.cluster.controller(&["--insecure-registry", &setup.source.host]));
+    setup.request("2026-01-01T00:00:00Z").await;
+    let package = setup.cluster.package_where("app", "suspended", |package| {
         let ready = condition(&package.status.as_ref()?.conditions, "Ready")?;
         (ready.reason == "Suspended" && ready.observed_generation == package.metadata.generation).then_some(())
     });
     let package = package.await;
     let row = row(&package).unwrap();
     assert_eq!(row.selected.as_ref().unwrap().tag, "6.0.1");
-    let image = ground.cluster.api::<JackalImage>().get(&row.resource).await.unwrap();
+    let image = setup.cluster.api::<JackalImage>().get(&row.resource).await.unwrap();
     assert!(image.spec.suspend && image.spec.image.ends_with(":6.0.1"));
-    ground.apply("{semver: {range: 6.x}}", "version: '1'", "suspend: false");
-    ground.has("6.1.0").await;
+    setup.apply("{semver: {range: 6.x}}", "version: '1'", "suspend: false");
+    setup.wait_for_tag("6.1.0").await;
 }
 
 #[tokio::test]
-async fn nothing_that_fits_says_what_there_is_until_there_is_something() {
-    let ground = Ground::new(&["5.1.0", "5.2.0", "latest"]).await;
-    ground.apply("{semver: {range: '>=6.0 <7'}}", "version: '1'", "");
-    let package = ground.cluster.package_where("app", "failing", |package| {
+async fn without_a_matching_tag_the_existing_tags_are_reported() {
+    let setup = Setup::new(&["5.1.0", "5.2.0", "latest"]).await;
+    setup.apply("{semver: {range: '>=6.0 <7'}}", "version: '1'", "");
+    let package = setup.cluster.package_where("app", "failing", |package| {
         let ready = condition(&package.status.as_ref()?.conditions, "Ready")?;
         (ready.reason == "SourceNotFound").then_some(())
     });
     let status = package.await.status.unwrap();
     let ready = condition(&status.conditions, "Ready").unwrap();
-    let said = format!(
+    let expected = format!(
         "no tag of {} is in >=6.0 <7: the newest there are 5.2.0, 5.1.0; correct the policy, or push such a tag",
-        ground.image()
+        setup.image()
     );
-    assert_eq!(ready.message, said);
+    assert_eq!(ready.message, expected);
     assert!(condition(&status.conditions, "Stalled").is_none());
-    ground.push("6.0.0").await;
-    ground.has("6.0.0").await;
-    // What can never be read is not tried again.
-    ground.apply("{semver: {range: newest}}", "version: '1'", "");
-    let package = ground.cluster.package_where("app", "stalled", |package| {
+    setup.push("6.0.0").await;
+    setup.wait_for_tag("6.0.0").await;
+    // Input that can never be read is not retried.
+    setup.apply("{semver: {range: newest}}", "version: '1'", "");
+    let package = setup.cluster.package_where("app", "stalled", |package| {
         let stalled = condition(&package.status.as_ref()?.conditions, "Stalled")?;
         (stalled.status == "True").then_some(())
     });
@@ -222,17 +222,17 @@ async fn nothing_that_fits_says_what_there_is_until_there_is_something() {
 
 #[tokio::test]
 async fn the_version_may_follow_an_image() {
-    let ground = Ground::new(&["v6.0.1"]).await;
-    let version = format!("versionFrom: {{image: '{}'}}", ground.image());
-    ground.apply("{semver: {range: 6.x}}", &version, "");
-    let first = ground.has("v6.0.1").await.status.unwrap().artifact.unwrap();
+    let setup = Setup::new(&["v6.0.1"]).await;
+    let version = format!("versionFrom: {{image: '{}'}}", setup.image());
+    setup.apply("{semver: {range: 6.x}}", &version, "");
+    let first = setup.wait_for_tag("v6.0.1").await.status.unwrap().artifact.unwrap();
     assert!(first.revision.starts_with("v6.0.1@sha256:"), "{}", first.revision);
     assert_eq!(first.url, format!("oci://{ADDRESS}/app:v6.0.1"));
-    ground.push("v6.1.0").await;
-    ground.request("1").await;
-    let second = ground.has("v6.1.0").await.status.unwrap();
+    setup.push("v6.1.0").await;
+    setup.request("1").await;
+    let second = setup.wait_for_tag("v6.1.0").await.status.unwrap();
     assert_eq!(second.artifact.unwrap().url, format!("oci://{ADDRESS}/app:v6.1.0"));
-    let tags = ground.registry.repository("app").tags(100).await.unwrap().unwrap();
+    let tags = setup.registry.repository("app").tags(100).await.unwrap().unwrap();
     assert_eq!(tags, ["v6.0.1", "v6.1.0"]);
     let newest = &second.history[0];
     assert_eq!(newest.reason, "VersionChanged");

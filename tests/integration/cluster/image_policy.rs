@@ -1,4 +1,4 @@
-//! Images of their own whose tag a policy chooses.
+//! Standalone images whose tag is selected by a policy.
 
 use jackal_operator::api::v1alpha1::JackalImage;
 use jackal_operator::registry::Repository;
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::cluster::{Cluster, condition};
 use crate::support::image::{image, noise, put};
-use crate::support::objects::{lone, registry_at};
+use crate::support::objects::{registry_at, standalone_image};
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::wait::{SOON, eventually};
 
@@ -17,8 +17,8 @@ async fn push(repository: &Repository, tag: &str) -> String {
     document.digest().to_string()
 }
 
-/// The image once it is Ready with `tag`, and with the answer to `request`.
-async fn has(cluster: &Cluster, tag: &str, request: Option<&str>) -> JackalImage {
+/// The image once it is Ready with `tag` and has handled `request`.
+async fn wait_for_tag(cluster: &Cluster, tag: &str, request: Option<&str>) -> JackalImage {
     let what = format!("Ready with {tag}");
     let holds = |image: &JackalImage| {
         let status = image.status.as_ref()?;
@@ -31,7 +31,7 @@ async fn has(cluster: &Cluster, tag: &str, request: Option<&str>) -> JackalImage
 }
 
 #[tokio::test]
-async fn a_policy_chooses_the_tag_of_an_image_of_its_own() {
+async fn a_policy_selects_the_tag_of_a_standalone_image() {
     let cluster = Cluster::new().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     let repository = source.repository("team/app");
@@ -47,8 +47,12 @@ async fn a_policy_chooses_the_tag_of_an_image_of_its_own() {
         )
     };
     let controller = cluster.controller(&["--insecure-registry", &source.host]);
-    cluster.apply(&lone("app", &name, &more(">=6.0 <7", "deletionPolicy: Delete")));
-    let status = has(&cluster, "6.0.1", None).await.status.unwrap();
+    cluster.apply(&standalone_image(
+        "app",
+        &name,
+        &more(">=6.0 <7", "deletionPolicy: Delete"),
+    ));
+    let status = wait_for_tag(&cluster, "6.0.1", None).await.status.unwrap();
     let selected = status.selected.as_ref().unwrap();
     assert_eq!(
         (selected.reason.as_str(), selected.message.as_str()),
@@ -61,31 +65,31 @@ async fn a_policy_chooses_the_tag_of_an_image_of_its_own() {
         status.name
     );
 
-    // A request finds a new tag, and is answered by what then stands there.
+    // A request finds a new tag; the handled request is recorded with it.
     let newer = push(&repository, "6.1.0").await;
     let request = |at: &str| json!({ "metadata": { "annotations": { "jackal.dev/requestedAt": at } } });
     cluster.patch::<JackalImage>("app", request("1")).await;
-    let status = has(&cluster, "6.1.0", Some("1")).await.status.unwrap();
+    let status = wait_for_tag(&cluster, "6.1.0", Some("1")).await.status.unwrap();
     assert_eq!(status.digest.as_deref(), Some(newer.as_str()));
     eventually(SOON, "the choice is told", async || {
         let events = cluster.events("app").await;
-        let told = events
+        let reported = events
             .iter()
             .filter(|event| event.starts_with("TagSelected: the tag 6."));
-        match told.count() {
+        match reported.count() {
             2 => Ok(()),
             _ => Err(format!("{events:?}")),
         }
     })
     .await;
 
-    // A request that finds nothing new only says that it was answered.
+    // A request that finds nothing new only records that it was handled.
     cluster.patch::<JackalImage>("app", request("2")).await;
-    let again = has(&cluster, "6.1.0", Some("2")).await.status.unwrap();
+    let again = wait_for_tag(&cluster, "6.1.0", Some("2")).await.status.unwrap();
     assert_eq!(again.digest, status.digest);
 
-    // Nothing fits: what was brought is shown, and it is not Ready.
-    cluster.apply(&lone("app", &name, &more(">=8", "deletionPolicy: Delete")));
+    // No tag matches: the copied image is still shown, and it is not Ready.
+    cluster.apply(&standalone_image("app", &name, &more(">=8", "deletionPolicy: Delete")));
     let failing = cluster.image_where("app", "failing", |image| {
         let status = image.status.as_ref()?;
         let ready = condition(&status.conditions, "Ready")?;
@@ -95,11 +99,11 @@ async fn a_policy_chooses_the_tag_of_an_image_of_its_own() {
     let status = failing.await.status.unwrap();
     assert_eq!(status.selected.unwrap().observed_generation, None);
     push(&repository, "8.0.0").await;
-    has(&cluster, "8.0.0", Some("2")).await;
+    wait_for_tag(&cluster, "8.0.0", Some("2")).await;
 
-    // Suspended, it keeps its tag, also for another process.
+    // While suspended, it keeps its tag, also for another process.
     drop(controller);
-    cluster.apply(&lone(
+    cluster.apply(&standalone_image(
         "app",
         &name,
         &more(">=8", "deletionPolicy: Delete\n  suspend: true"),
@@ -112,14 +116,14 @@ async fn a_policy_chooses_the_tag_of_an_image_of_its_own() {
         (current && ready.reason == "Suspended").then_some(())
     });
     assert_eq!(suspended.await.status.unwrap().selected.unwrap().tag, "8.0.0");
-    cluster.apply(&lone(
+    cluster.apply(&standalone_image(
         "app",
         &name,
         &more(">=8", "deletionPolicy: Delete\n  suspend: false"),
     ));
-    has(&cluster, "8.1.0", Some("2")).await;
+    wait_for_tag(&cluster, "8.1.0", Some("2")).await;
 
-    // What stands last is deleted with it; what was chosen before stays.
+    // The last selected tag is deleted with the object; earlier ones are kept.
     cluster.kubectl(&["delete", "jkimg/app", "--timeout=30s"]);
     let destination = registry.repository("team/app");
     let tags = destination.tags(100).await.unwrap().unwrap();
@@ -127,19 +131,25 @@ async fn a_policy_chooses_the_tag_of_an_image_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_policy_that_chooses_nothing_is_refused_at_the_door() {
+async fn an_empty_policy_is_rejected_by_the_api_server() {
     let cluster = Cluster::new().await;
-    let refused = |image: &str, more: &str| cluster.try_apply(&lone("app", image, more)).unwrap_err();
+    let refused = |image: &str, more: &str| cluster.try_apply(&standalone_image("app", image, more)).unwrap_err();
     let policy = "policy: {pattern: '^v'}";
     for image in [
         "ghcr.io/acme/app:1",
         "localhost:5000/app:1",
         &format!("app@sha256:{}", "a".repeat(64)),
     ] {
-        let said = refused(image, policy);
-        assert!(said.contains("remove tag and digest from image"), "{image}: {said}");
+        let rejection = refused(image, policy);
+        assert!(
+            rejection.contains("remove tag and digest from image"),
+            "{image}: {rejection}"
+        );
     }
-    let said = refused("app", &format!("{policy}\n  source: Docker"));
-    assert!(said.contains("set source: Registry, or remove policy"), "{said}");
-    cluster.apply(&lone("app", "localhost:5000/app", policy));
+    let rejection = refused("app", &format!("{policy}\n  source: Docker"));
+    assert!(
+        rejection.contains("set source: Registry, or remove policy"),
+        "{rejection}"
+    );
+    cluster.apply(&standalone_image("app", "localhost:5000/app", policy));
 }

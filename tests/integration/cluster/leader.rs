@@ -1,4 +1,5 @@
-//! Several controllers and agents at once: one plans, all move; and who was stopped writes nothing when it wakes up.
+//! Several controllers and agents at once: one plans, all transfer; and a paused process writes nothing when it
+//! resumes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,70 +10,76 @@ use jackal_operator::api::v1alpha1::JackalPackage;
 use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::json;
 
-use super::{QUIET, package, unique};
-use crate::crash::course::{Course, Kind, LEADER, Moment, Noted, Point, Server, Victim, way};
-use crate::crash::way::{Upstream, Way};
-use crate::docker::engines::{Image, Real, tar};
+use super::{TIMING_LOCK, package, unique};
+use crate::crash::interceptor::{
+    Interceptor, KillPoint, Kind, LEADER, RecordedRequest, Server, Target, Trigger, route,
+};
+use crate::crash::proxy::{RecordingProxy, Upstream};
+use crate::docker::engines::{DockerEngine, Image, tar};
+use crate::support::api_proxy::kubeconfig_to;
 use crate::support::cluster::{Cluster, required};
 use crate::support::image::{self, noise};
 use crate::support::operator::Operator;
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::throttle::Throttle;
-use crate::support::wait::{SOON, at_leisure, eventually};
-use crate::support::writes::kubeconfig_to;
+use crate::support::wait::{SOON, eventually, scaled_by_load};
 
-/// The lease of the controllers: long enough that a busy machine does not let it run out by itself.
+/// The lease of the controllers: long enough not to expire on a busy machine.
 const LEASE: Duration = Duration::from_secs(5);
 
-/// Ways of the operator's processes, one to the API server and one to the registry for each.
-struct Ways {
-    course: Arc<Course>,
+/// Proxies of the operator's processes, for each one to the API server and one to the registry.
+struct Proxies {
+    interceptor: Arc<Interceptor>,
     folder: tempfile::TempDir,
     registry: String,
-    open: Vec<Way>,
+    open: Vec<RecordingProxy>,
 }
 
-impl Ways {
-    fn new(course: Arc<Course>, registry: &str) -> Self {
+impl Proxies {
+    fn new(interceptor: Arc<Interceptor>, registry: &str) -> Self {
         Self {
-            course,
+            interceptor,
             folder: tempfile::tempdir().unwrap(),
             registry: registry.to_owned(),
             open: Vec::new(),
         }
     }
 
-    /// The kubeconfig, and the endpoint of the registry, of `process`.
+    /// The kubeconfig and the registry endpoint for `process`.
     fn of(&mut self, process: &'static str) -> (String, String) {
         let to = Upstream::api(required("KUBECONFIG").as_ref());
-        let (api, at) = Way::open(way(process, Server::Api), to, &self.course);
+        let (api, at) = RecordingProxy::open(route(process, Server::Api), to, &self.interceptor);
         let kubeconfig = self.folder.path().join(process);
         std::fs::write(&kubeconfig, kubeconfig_to(&at)).unwrap();
         let to = Upstream::registry(&self.registry);
-        let (registry, at) = Way::open(way(process, Server::Registry), to, &self.course);
+        let (registry, at) = RecordingProxy::open(route(process, Server::Registry), to, &self.interceptor);
         self.open.extend([api, registry]);
         (kubeconfig.to_str().unwrap().to_owned(), at)
     }
 
-    /// What `process` wrote since `since`, but for Leases and events.
-    fn writes(&self, process: &str, since: Instant) -> Vec<Noted> {
-        let is_write = |noted: &Noted| !matches!(noted.method, Method::GET | Method::HEAD) && noted.kind != Kind::Other;
-        let noted = self.course.noted().into_iter();
-        noted
-            .filter(|noted| noted.way.process == process && noted.at >= since && is_write(noted))
+    /// The write requests of `process` since `since`, except for Leases and events.
+    fn writes(&self, process: &str, since: Instant) -> Vec<RecordedRequest> {
+        let is_write = |recorded: &RecordedRequest| {
+            !matches!(recorded.method, Method::GET | Method::HEAD) && recorded.kind != Kind::Other
+        };
+        let recorded = self.interceptor.recorded().into_iter();
+        recorded
+            .filter(|recorded| recorded.route.process == process && recorded.at >= since && is_write(recorded))
             .collect()
     }
 
-    /// How often `process` looked at the leader's lease since `since`.
-    fn looks_at_lease(&self, process: &str, since: Instant) -> usize {
-        let noted = self.course.noted().into_iter();
-        noted
-            .filter(|noted| noted.way.process == process && noted.at >= since && noted.target.contains(LEADER))
+    /// How often `process` read the leader's lease since `since`.
+    fn lease_reads(&self, process: &str, since: Instant) -> usize {
+        let recorded = self.interceptor.recorded().into_iter();
+        recorded
+            .filter(|recorded| {
+                recorded.route.process == process && recorded.at >= since && recorded.target.contains(LEADER)
+            })
             .count()
     }
 }
 
-async fn leads(cluster: &Cluster, name: &str, limit: Duration) {
+async fn wait_for_leader(cluster: &Cluster, name: &str, limit: Duration) {
     eventually(limit, &format!("{name} leads"), async || {
         let lease = cluster.api::<Lease>().get_opt("jackal-operator-leader").await;
         let holder = lease
@@ -86,8 +93,8 @@ async fn leads(cluster: &Cluster, name: &str, limit: Duration) {
     .await;
 }
 
-fn controller(cluster: &Cluster, name: &'static str, ways: &(String, String), source: &str) -> Operator {
-    let (kubeconfig, endpoint) = ways;
+fn controller(cluster: &Cluster, name: &'static str, proxies: &(String, String), source: &str) -> Operator {
+    let (kubeconfig, endpoint) = proxies;
     let flags = ["--identity", name, "--concurrency", "1", "--insecure-registry", source];
     let place = [
         "--registry-address",
@@ -104,8 +111,8 @@ fn controller(cluster: &Cluster, name: &'static str, ways: &(String, String), so
     )
 }
 
-fn agent(cluster: &Cluster, node: &'static str, ways: &(String, String), docker: &str) -> Operator {
-    let (kubeconfig, endpoint) = ways;
+fn agent(cluster: &Cluster, node: &'static str, proxies: &(String, String), docker: &str) -> Operator {
+    let (kubeconfig, endpoint) = proxies;
     let place = [
         "--registry-address",
         "127.0.0.1:31999",
@@ -118,7 +125,7 @@ fn agent(cluster: &Cluster, node: &'static str, ways: &(String, String), docker:
     cluster.agent_with(node, docker, &place, &[("KUBECONFIG", kubeconfig)])
 }
 
-/// A package that leaves the registry to the flags.
+/// A package without registry fields.
 fn plain(name: &str, lines: &[&str], more: &str) -> String {
     let whole = package(name, "nowhere", lines, more);
     whole
@@ -127,32 +134,32 @@ fn plain(name: &str, lines: &[&str], more: &str) -> String {
         .fold(String::new(), |text, line| text + line + "\n")
 }
 
-fn loaded(real: &Real, size: usize) -> String {
+fn load_image(engine: &DockerEngine, size: usize) -> String {
     let name = unique("app:dev");
     let layer = tar(&[
         ("large", noise(u64::from(name.as_bytes()[14]), size).to_vec()),
         ("name", name.clone().into_bytes()),
     ]);
-    real.load(&Image::new(&name, vec![layer]).archive());
+    engine.load(&Image::new(&name, vec![layer]).archive());
     name
 }
 
-/// Nothing of what only a leader writes.
-fn planned_nothing(writes: &[Noted]) {
-    for noted in writes.iter().filter(|noted| noted.way.server == Server::Api) {
-        let is_status = noted.kind == Kind::Status && noted.target.contains("/jackalimages/");
-        assert!(is_status, "who does not lead wrote {noted:?}");
+/// Expects no writes that only a leader makes.
+fn assert_no_leader_writes(writes: &[RecordedRequest]) {
+    for recorded in writes.iter().filter(|recorded| recorded.route.server == Server::Api) {
+        let is_status = recorded.kind == Kind::Status && recorded.target.contains("/jackalimages/");
+        assert!(is_status, "who does not lead wrote {recorded:?}");
     }
 }
 
 #[tokio::test]
-async fn one_of_two_controllers_plans_and_all_four_transfer() {
-    let _quiet = QUIET.lock().await;
+async fn one_of_two_controllers_plans_and_all_processes_transfer() {
+    let _guard = TIMING_LOCK.lock().await;
     let (cluster, start) = (Cluster::new().await, Instant::now());
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     let to = Throttle::to(&registry.host, 300_000);
-    let mut ways = Ways::new(Course::peaceful(), &to.host);
-    let [older, newer, _] = Real::all();
+    let mut proxies = Proxies::new(Interceptor::without_kill(), &to.host);
+    let [older, newer, _] = DockerEngine::all();
     let path = unique("app");
     let repository = source.repository(&path);
     let mut lines = Vec::new();
@@ -161,15 +168,18 @@ async fn one_of_two_controllers_plans_and_all_four_transfer() {
         image::put(&repository, &image, Some(&number.to_string())).await;
         lines.push(format!("{{image: '{}/{path}:{number}'}}", source.host));
     }
-    for real in [&older, &newer] {
-        lines.push(format!("{{image: '{}', source: Docker}}", loaded(real, 2_000_000)));
+    for engine in [&older, &newer] {
+        lines.push(format!(
+            "{{image: '{}', source: Docker}}",
+            load_image(engine, 2_000_000)
+        ));
     }
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let (of_a, of_b) = (ways.of("a"), ways.of("b"));
+    let (of_a, of_b) = (proxies.of("a"), proxies.of("b"));
     let mut a = controller(&cluster, "a", &of_a, &source.host);
-    leads(&cluster, "a", SOON).await;
+    wait_for_leader(&cluster, "a", SOON).await;
     let _b = controller(&cluster, "b", &of_b, &source.host);
-    let (of_n1, of_n2) = (ways.of("n1"), ways.of("n2"));
+    let (of_n1, of_n2) = (proxies.of("n1"), proxies.of("n2"));
     let _agents = [
         agent(&cluster, "n1", &of_n1, &older.host),
         agent(&cluster, "n2", &of_n2, &newer.host),
@@ -188,22 +198,25 @@ async fn one_of_two_controllers_plans_and_all_four_transfer() {
     })
     .await;
     assert!(
-        ways.writes("a", start).iter().any(|noted| noted.kind == Kind::Object),
+        proxies
+            .writes("a", start)
+            .iter()
+            .any(|recorded| recorded.kind == Kind::Object),
         "a leads"
     );
     for process in ["b", "n1", "n2"] {
-        planned_nothing(&ways.writes(process, start));
+        assert_no_leader_writes(&proxies.writes(process, start));
     }
 
-    // In the middle of transfers, its own and others'.
+    // During transfers, its own and those of others.
     a.signal("KILL");
     a.ends(SOON).await;
     let gone = Instant::now();
-    // The other has to see the lease stand still for so long, and looks every seventh of it.
-    leads(&cluster, "b", at_leisure(LEASE + LEASE / 2)).await;
+    // The other must see the lease unchanged for this time, and reads it seven times in it.
+    wait_for_leader(&cluster, "b", scaled_by_load(LEASE + LEASE / 2)).await;
     println!("the other leads {:?} after the kill", gone.elapsed());
     to.set_rate(0);
-    // Started again under its name, as a pod's container is: what it claimed is its own still.
+    // Restarted under its name, like a container of a pod: its claims are still its own.
     let again = Instant::now();
     let _a = controller(&cluster, "a", &of_a, &source.host);
     let ready = cluster.ready("app").await.status.unwrap();
@@ -212,72 +225,72 @@ async fn one_of_two_controllers_plans_and_all_four_transfer() {
         "nobody waited for a claim of the dead"
     );
     assert_eq!(ready.counts.unwrap().ready, 6);
-    let after = ways.writes("b", gone);
+    let after = proxies.writes("b", gone);
     assert!(
         after
             .iter()
-            .any(|noted| noted.target.contains("/jackalpackages/app/status")),
+            .any(|recorded| recorded.target.contains("/jackalpackages/app/status")),
         "b leads"
     );
-    planned_nothing(&ways.writes("a", again));
+    assert_no_leader_writes(&proxies.writes("a", again));
     for process in ["n1", "n2"] {
-        planned_nothing(&ways.writes(process, start));
+        assert_no_leader_writes(&proxies.writes(process, start));
     }
     for row in &ready.images {
         registry.crane("digest", row.name.strip_prefix("127.0.0.1:31999/").unwrap());
     }
 }
 
-/// A course on which `process` is stopped at `moment` of its way to the registry, and what lets it go on.
-fn stopping(process: &'static str, moment: Moment) -> (Arc<Course>, Arc<std::sync::OnceLock<u32>>) {
+/// An interceptor that pauses `process` at `trigger` on its route to the registry, and a handle to resume it.
+fn stop_at(process: &'static str, trigger: Trigger) -> (Arc<Interceptor>, Arc<std::sync::OnceLock<u32>>) {
     let id = Arc::new(std::sync::OnceLock::<u32>::new());
-    let point = Point {
-        victim: Victim::Stopped(process),
-        way: way(process, Server::Registry),
-        moment,
+    let point = KillPoint {
+        target: Target::Stopped(process),
+        route: route(process, Server::Registry),
+        trigger,
         export: false,
     };
     let known = Arc::clone(&id);
-    let course = Course::new(Some(point), move |_| {
+    let interceptor = Interceptor::new(Some(point), move |_| {
         let id = known.get().expect("a running process").to_string();
         crate::support::process::run("kill", &["-STOP", &id]);
     });
-    (course, id)
+    (interceptor, id)
 }
 
 #[tokio::test]
-async fn a_leader_that_was_stopped_while_it_published_writes_nothing_when_it_wakes_up() {
+async fn a_leader_paused_while_publishing_writes_nothing_when_it_resumes() {
     let cluster = Cluster::new().await;
     let registry = TestRegistry::start(Version::V31);
-    // The artifact's manifest stands; what comes next is the index under the tag.
-    let (course, id) = stopping("a", Moment::After(Kind::Manifest, 1));
-    let mut ways = Ways::new(course, &registry.host);
-    let real = Real::at(
+    // The artifact's manifest is stored; the next request is for the index under the tag.
+    let (interceptor, id) = stop_at("a", Trigger::After(Kind::Manifest, 1));
+    let mut proxies = Proxies::new(interceptor, &registry.host);
+    let engine = DockerEngine::at(
         required("JACKAL_DOCKER_CLASSIC"),
         jackal_operator::source::docker::StorageKind::Classic,
     );
-    let line = format!("{{image: '{}', source: Docker}}", loaded(&real, 100_000));
-    let (of_a, of_b, of_n1) = (ways.of("a"), ways.of("b"), ways.of("n1"));
+    let line = format!("{{image: '{}', source: Docker}}", load_image(&engine, 100_000));
+    let (of_a, of_b, of_n1) = (proxies.of("a"), proxies.of("b"), proxies.of("n1"));
     let a = controller(&cluster, "a", &of_a, "nowhere");
     id.set(a.id()).unwrap();
-    leads(&cluster, "a", SOON).await;
+    wait_for_leader(&cluster, "a", SOON).await;
     let _b = controller(&cluster, "b", &of_b, "nowhere");
-    let _agent = agent(&cluster, "n1", &of_n1, &real.host);
+    let _agent = agent(&cluster, "n1", &of_n1, &engine.host);
     cluster.apply(&plain("app", &[&line], "description: first"));
-    tokio::time::timeout(SOON, ways.course.killed())
+    tokio::time::timeout(SOON, proxies.interceptor.killed())
         .await
         .expect("a publishes");
     let tagged = registry.repository("app").head_manifest("1.0.0").await.unwrap();
     assert_eq!(tagged, None, "it was stopped before the tag");
-    leads(&cluster, "b", SOON).await;
+    wait_for_leader(&cluster, "b", SOON).await;
     cluster.ready("app").await;
-    // What the other has to put under the tag is something else by now.
+    // The new leader has to store another manifest under the tag.
     cluster
         .patch::<JackalPackage>("app", json!({ "spec": { "description": "second" } }))
         .await;
     let ready = cluster.ready("app").await;
     assert_eq!(ready.metadata.generation, Some(2));
-    let standing = registry
+    let existing = registry
         .repository("app")
         .head_manifest("1.0.0")
         .await
@@ -287,13 +300,13 @@ async fn a_leader_that_was_stopped_while_it_published_writes_nothing_when_it_wak
     let woken = Instant::now();
     a.signal("CONT");
     eventually(SOON, "it has looked who leads", async || {
-        match ways.looks_at_lease("a", woken) {
+        match proxies.lease_reads("a", woken) {
             0..5 => Err(a.log()),
             _ => Ok(()),
         }
     })
     .await;
-    let writes = ways.writes("a", woken);
+    let writes = proxies.writes("a", woken);
     assert!(writes.is_empty(), "{writes:#?}");
     let now = registry
         .repository("app")
@@ -301,7 +314,7 @@ async fn a_leader_that_was_stopped_while_it_published_writes_nothing_when_it_wak
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(now.digest, standing.digest);
+    assert_eq!(now.digest, existing.digest);
     let after = cluster.package("app").await;
     assert_eq!(
         after.metadata.resource_version, ready.metadata.resource_version,
@@ -310,24 +323,24 @@ async fn a_leader_that_was_stopped_while_it_published_writes_nothing_when_it_wak
 }
 
 #[tokio::test]
-async fn who_was_stopped_while_it_moved_an_image_writes_nothing_when_it_wakes_up() {
+async fn a_process_paused_during_a_transfer_writes_nothing_when_it_resumes() {
     let cluster = Cluster::new().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
-    let (course, id) = stopping("a", Moment::Body(1_000_000));
-    let mut ways = Ways::new(course, &registry.host);
+    let (interceptor, id) = stop_at("a", Trigger::Body(1_000_000));
+    let mut proxies = Proxies::new(interceptor, &registry.host);
     let repository = source.repository("team/app");
     let first = image::image(&repository, "linux/amd64", noise(1, 4_000_000)).await;
     image::put(&repository, &first, Some("1")).await;
     let line = format!("{{image: '{}/team/app:1'}}", source.host);
-    let (of_a, of_b) = (ways.of("a"), ways.of("b"));
+    let (of_a, of_b) = (proxies.of("a"), proxies.of("b"));
     let a = controller(&cluster, "a", &of_a, &source.host);
     id.set(a.id()).unwrap();
-    leads(&cluster, "a", SOON).await;
+    wait_for_leader(&cluster, "a", SOON).await;
     cluster.apply(&plain("app", &[&line], ""));
-    tokio::time::timeout(SOON, ways.course.killed())
+    tokio::time::timeout(SOON, proxies.interceptor.killed())
         .await
         .expect("a moves the image");
-    // The name means another image by now.
+    // The name refers to another image by now.
     let second = image::image(&repository, "linux/amd64", noise(2, 1_000_000)).await;
     image::put(&repository, &second, Some("1")).await;
     let _b = controller(&cluster, "b", &of_b, &source.host);
@@ -349,19 +362,19 @@ async fn who_was_stopped_while_it_moved_an_image_writes_nothing_when_it_wakes_up
         match a
             .log()
             .contains("another process transfers the image or has transferred it")
-            && ways.looks_at_lease("a", woken) > 5
+            && proxies.lease_reads("a", woken) > 5
         {
             true => Ok(()),
             false => Err(a.log()),
         }
     })
     .await;
-    // It may only have gone on with what it had begun to send: no manifest, no status, nothing of a leader.
-    let writes = ways.writes("a", woken);
+    // It may only continue what it had begun to send: no manifest, no status, and no write of a leader.
+    let writes = proxies.writes("a", woken);
     assert!(writes.is_empty(), "{writes:#?}");
     let place = ready.status.as_ref().unwrap().images[0].name.clone();
-    let standing = registry.crane("digest", place.strip_prefix("127.0.0.1:31999/").unwrap());
-    assert_eq!(standing.trim(), second.digest().as_str());
+    let existing = registry.crane("digest", place.strip_prefix("127.0.0.1:31999/").unwrap());
+    assert_eq!(existing.trim(), second.digest().as_str());
     let after = cluster.package("app").await;
     assert_eq!(
         after.metadata.resource_version, ready.metadata.resource_version,

@@ -1,4 +1,4 @@
-//! Many packages, and registries that answer late, not at all, or that they are asked too much.
+//! Many packages, and registries that are slow, unresponsive or overloaded.
 
 use std::time::Duration;
 
@@ -7,15 +7,15 @@ use tokio::net::TcpListener;
 
 use super::package;
 use crate::support::cluster::{Cluster, condition};
-use crate::support::faulty::{Scripted, reply};
 use crate::support::image::{image, noise, put};
 use crate::support::registry::{TestRegistry, Version};
+use crate::support::scripted::{ScriptedServer, reply};
 use crate::support::wait::{SOON, eventually};
 
 /// Images of one package.
 const IMAGES: usize = 5;
 
-/// Images of one package and their lines in it.
+/// Pushes the images of one package and returns their lines in it.
 async fn images(source: &TestRegistry, package: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for number in 0..IMAGES {
@@ -34,9 +34,9 @@ async fn images(source: &TestRegistry, package: usize) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_object_costs_the_api_server_a_handful_of_requests() {
+async fn an_object_needs_few_api_requests() {
     const PACKAGES: usize = 12;
-    let cluster = Cluster::noting_requests().await;
+    let cluster = Cluster::recording_requests().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     let _controller = cluster.controller(&["--insecure-registry", &source.host]);
     for number in 0..PACKAGES {
@@ -55,16 +55,16 @@ async fn an_object_costs_the_api_server_a_handful_of_requests() {
         writes <= objects * 6,
         "{writes} writes for {objects} objects: {requests:#?}"
     );
-    // A list of all images of the namespace costs as much as there are, whatever their number.
+    // Listing all images of the namespace is one request, for any number of images.
     let lists = counted(&|request| request.starts_with("GET ") && request.ends_with("/jackalimages"));
     assert!(lists <= PACKAGES * 3 + 10, "{lists} lists for {PACKAGES} packages");
 }
 
 #[tokio::test]
-async fn a_dead_registry_holds_nothing_else_up() {
+async fn an_unresponsive_registry_does_not_block_other_packages() {
     let cluster = Cluster::new().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
-    // Connections are accepted by the kernel, and nobody ever answers.
+    // The kernel accepts the connections, and nothing responds.
     let dead = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let dead = dead.local_addr().map(|address| (dead, address.to_string())).unwrap();
     let hosts = format!("{},{}", dead.1, source.host);
@@ -80,15 +80,15 @@ async fn a_dead_registry_holds_nothing_else_up() {
     let lines = images(&source, 0).await;
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     cluster.apply(&package("good", &registry.host, &lines, ""));
-    // The others stand still for two minutes, four times.
+    // The others stall for two minutes, four times.
     cluster.ready("good").await;
 }
 
 #[tokio::test]
-async fn a_registry_that_asks_for_patience_is_not_hammered() {
+async fn a_registry_that_answers_429_is_not_flooded() {
     let cluster = Cluster::new().await;
     let registry = TestRegistry::start(Version::V31);
-    let throttling = Scripted::start(|_| reply(429, &[("retry-after", "600")], "")).await;
+    let throttling = ScriptedServer::start(|_| reply(429, &[("retry-after", "600")], "")).await;
     let _controller = cluster.controller(&["--insecure-registry", &throttling.host]);
     const COUNT: usize = 20;
     let lines: Vec<String> = (0..COUNT)
@@ -109,9 +109,9 @@ async fn a_registry_that_asks_for_patience_is_not_hammered() {
         }
     })
     .await;
-    // Those of the first turns may all have been on their way before the first answer.
-    let asked = throttling.seen().len();
+    // The first requests may all have been sent before the first response.
+    let asked = throttling.requests().len();
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(throttling.seen().len(), asked, "it asked for ten minutes");
+    assert_eq!(throttling.requests().len(), asked, "it asked for ten minutes");
     assert!(asked <= COUNT, "{asked} requests");
 }

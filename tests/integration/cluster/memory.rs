@@ -1,22 +1,23 @@
-//! Large images move in little memory.
+//! Large images are transferred with little memory.
 
 use std::path::PathBuf;
 
-use super::{ADDRESS, QUIET, package, unique};
-use crate::docker::engines::Real;
+use super::{ADDRESS, TIMING_LOCK, package, unique};
+use crate::docker::engines::DockerEngine;
 use crate::support::cluster::{Cluster, required};
 use crate::support::operator::Operator;
 use crate::support::process::run;
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::wait::SOON;
 
-/// The most resident memory in bytes that a process may ever have.
+/// The peak resident memory of a process, in bytes.
 const LIMIT: u64 = 100_000_000;
 /// The size of the layer in mebibytes.
 const SIZE: usize = 1024;
 
-/// A layer of a gigabyte in docker 20.10 under `name`; most of it is zeros, which costs the disk little.
-fn import(real: &Real, name: &str) {
+/// Loads an image with a layer of one gigabyte into docker 20.10 under `name`; most of it is zeros, which take little
+/// disk space.
+fn import(engine: &DockerEngine, name: &str) {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let large = std::fs::File::create(path("large")).unwrap();
@@ -35,7 +36,7 @@ fn import(real: &Real, name: &str) {
             "large",
         ],
     );
-    real.run(&["import", &path("layer.tar"), name]);
+    engine.run(&["import", &path("layer.tar"), name]);
 }
 
 fn check(who: &str, peak: u64) {
@@ -44,15 +45,15 @@ fn check(who: &str, peak: u64) {
 }
 
 #[tokio::test]
-async fn a_gigabyte_in_one_layer_moves_in_less_than_a_hundred_megabytes() {
-    let _busy = QUIET.lock().await;
-    let [real, ..] = Real::all();
+async fn a_layer_of_one_gigabyte_is_copied_with_less_than_100_megabytes_of_memory() {
+    let _busy = TIMING_LOCK.lock().await;
+    let [engine, ..] = DockerEngine::all();
     let name = unique("large:1");
-    import(&real, &name);
+    import(&engine, &name);
     let cluster = Cluster::new().await;
     let (first, second) = (TestRegistry::start(Version::V28), TestRegistry::start(Version::V31));
     let controller = cluster.controller(&["--insecure-registry", &first.host]);
-    let agent = cluster.agent("n1", &real.host, &[]);
+    let agent = cluster.agent("n1", &engine.host, &[]);
 
     let docker = format!("{{image: '{name}', source: Docker}}");
     cluster.apply(&package(
@@ -66,7 +67,7 @@ async fn a_gigabyte_in_one_layer_moves_in_less_than_a_hundred_megabytes() {
     check("the agent, docker to registry", agent.peak_memory());
 
     let copy = format!("{{image: '{}/{name}'}}", first.host);
-    // The tag is the first package's, so the copy gets a name with a checksum.
+    // The first package owns the tag, so the copy gets a name with a checksum.
     cluster.apply(&package("registry", &second.host, &[&copy], "naming: Jackal"));
     let copied = cluster.ready("registry").await.status.unwrap();
     assert_eq!(copied.images[0].digest, status.images[0].digest);
@@ -92,7 +93,7 @@ async fn a_gigabyte_in_one_layer_moves_in_less_than_a_hundred_megabytes() {
         "--to",
         &third.host,
         "--insecure",
-        // The agent read the engine's folder; this reads its export.
+        // The agent read from the engine's folder; this process reads its export.
         "--docker-root",
         "/nowhere",
         "--docker-host",
@@ -103,7 +104,7 @@ async fn a_gigabyte_in_one_layer_moves_in_less_than_a_hundred_megabytes() {
     assert!(code.success(), "{}", build.log());
     check("build, docker's export to registry", peak);
     let place = status.images[0].name.strip_prefix(&format!("{ADDRESS}/")).unwrap();
-    let standing = third.crane("digest", place);
-    assert_eq!(Some(standing.trim()), status.images[0].digest.as_deref());
-    real.run(&["image", "rm", "--force", &name]);
+    let existing = third.crane("digest", place);
+    assert_eq!(Some(existing.trim()), status.images[0].digest.as_deref());
+    engine.run(&["image", "rm", "--force", &name]);
 }

@@ -4,11 +4,12 @@ mod containerd;
 mod content;
 mod deletion;
 mod differential;
+mod end_to_end;
 mod following;
+mod http_endpoints;
 mod image_policy;
 mod leader;
 mod lifecycle;
-mod listen;
 mod load;
 mod memory;
 mod nodes;
@@ -16,14 +17,13 @@ mod rebuilt;
 mod replicas;
 mod unchanged;
 mod undecodable;
-mod unsaid;
-mod whole;
+mod unwritten_status;
 
 use crate::docker::engines::{Image, noise, tar};
 use crate::support::objects::{self, ADDRESS, registry_at};
 
-/// Held by who measures times and by who keeps the whole machine busy.
-static QUIET: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+/// Held by tests that measure times and by tests that keep the whole machine busy.
+static TIMING_LOCK: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// A package of one component that goes to the registry at `endpoint`; see [`objects::package`].
 fn package(name: &str, endpoint: &str, images: &[&str], more: &str) -> String {
@@ -31,7 +31,7 @@ fn package(name: &str, endpoint: &str, images: &[&str], more: &str) -> String {
     objects::package(name, "1.0.0", images, &format!("{registry}\n  {more}"))
 }
 
-/// An image of several layers that no other test has, of some hundred kilobytes.
+/// An image of several layers with unique content, of some hundred kilobytes.
 pub(crate) fn layered(name: &str, content: &str) -> Image {
     let base = tar(&[("d/", ""), ("d/a", "first")]);
     let large = tar(&[
@@ -43,7 +43,7 @@ pub(crate) fn layered(name: &str, content: &str) -> Image {
     Image::new(name, vec![base, large, last])
 }
 
-/// A name for an image in an engine that all tests share.
+/// A unique name for an image in an engine that all tests share.
 pub(crate) fn unique(name: &str) -> String {
     format!("jackal-test-{:012x}/{name}", fastrand::u64(..1 << 48))
 }

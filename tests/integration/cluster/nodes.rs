@@ -1,23 +1,23 @@
-//! Which node an image is read from.
+//! Selection of the node that an image is read from.
 
 use super::{layered, unique};
-use crate::docker::engines::Real;
+use crate::docker::engines::DockerEngine;
 use crate::support::cluster::Cluster;
 use crate::support::registry::{TestRegistry, Version};
 
 #[tokio::test]
-async fn labels_choose_the_node_whose_image_is_read() {
+async fn labels_select_the_node_whose_image_is_read() {
     let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
-    let [old, classic, containerd] = Real::all();
+    let [old, classic, containerd] = DockerEngine::all();
     let name = unique("app:dev");
     let mut agents = Vec::new();
-    for (number, real) in [&old, &classic, &containerd].into_iter().enumerate() {
-        real.load(&layered(&name, &format!("of node {number}")).archive());
+    for (number, engine) in [&old, &classic, &containerd].into_iter().enumerate() {
+        engine.load(&layered(&name, &format!("of node {number}")).archive());
         let node = format!("{}-{number}", cluster.namespace);
         cluster
             .create_node(&node, &[("disk", ["slow", "fast", "slow"][number])])
             .await;
-        agents.push(cluster.agent(&node, &real.host, &[]));
+        agents.push(cluster.agent(&node, &engine.host, &[]));
     }
     let _controller = cluster.controller(&[]);
     cluster.apply(&format!(

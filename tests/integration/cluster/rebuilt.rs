@@ -1,22 +1,22 @@
-//! Images that are built again on a node.
+//! Images that are rebuilt on a node.
 
 use std::time::{Duration, Instant};
 
-use super::{QUIET, layered, package, unique};
-use crate::docker::engines::{Real, tar};
+use super::{TIMING_LOCK, layered, package, unique};
+use crate::docker::engines::{DockerEngine, tar};
 use crate::support::cluster::Cluster;
 use crate::support::registry::{TestRegistry, Version};
-use crate::support::wait::at_leisure;
+use crate::support::wait::scaled_by_load;
 
-/// How long a rebuilt image may take to be in the registry.
-const PROMPT: Duration = Duration::from_secs(2);
+/// How long it may take until a rebuilt image is in the registry.
+const MAX_DELAY: Duration = Duration::from_secs(2);
 
-/// Has `name` built by `build`, given 1 and then 2, and expects the second in the registry in no time.
-async fn follows(real: &Real, name: &str, build: impl Fn(u32)) {
-    let _quiet = QUIET.lock().await;
+/// Builds `name` with `build`, called with 1 and then 2, and expects the second image in the registry within the limit.
+async fn assert_pushed_promptly(engine: &DockerEngine, name: &str, build: impl Fn(u32)) {
+    let _guard = TIMING_LOCK.lock().await;
     let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
     let _controller = cluster.controller(&[]);
-    let _agent = cluster.agent("n1", &real.host, &[]);
+    let _agent = cluster.agent("n1", &engine.host, &[]);
     build(1);
     let line = format!("{{image: '{name}', source: Docker}}");
     cluster.apply(&package("app", &registry.host, &[&line], ""));
@@ -25,24 +25,24 @@ async fn follows(real: &Real, name: &str, build: impl Fn(u32)) {
 
     let (path, tag) = name.split_once(':').unwrap();
     let repository = registry.repository(path);
-    let standing = repository.head_manifest(tag).await.unwrap().unwrap().digest;
+    let existing = repository.head_manifest(tag).await.unwrap().unwrap().digest;
     build(2);
-    let (built, limit) = (Instant::now(), at_leisure(PROMPT));
+    let (built, limit) = (Instant::now(), scaled_by_load(MAX_DELAY));
     let digest = loop {
         let digest = repository.head_manifest(tag).await.unwrap().unwrap().digest;
-        if digest != standing {
+        if digest != existing {
             break digest;
         }
         assert!(
             built.elapsed() < limit,
             "{name} on {} is not in the registry {limit:?} after its build",
-            real.host
+            engine.host
         );
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
-    println!("{} on {}: {:?} after its build", name, real.host, built.elapsed());
+    println!("{} on {}: {:?} after its build", name, engine.host, built.elapsed());
     let config: serde_json::Value = serde_json::from_str(&registry.crane("config", name)).unwrap();
-    let id = real.output(&["image", "inspect", "--format", "{{json .RootFS.Layers}}", name]);
+    let id = engine.output(&["image", "inspect", "--format", "{{json .RootFS.Layers}}", name]);
     let layers: serde_json::Value = serde_json::from_str(&id).unwrap();
     assert_eq!(
         config["rootfs"]["diff_ids"], layers,
@@ -73,9 +73,9 @@ async fn follows(real: &Real, name: &str, build: impl Fn(u32)) {
 
 #[tokio::test]
 async fn an_image_rebuilt_by_docker_20_is_pushed_at_once() {
-    let [real, ..] = Real::all();
+    let [engine, ..] = DockerEngine::all();
     let name = unique("app:dev");
-    follows(&real, &name, |version| {
+    assert_pushed_promptly(&engine, &name, |version| {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(
             folder.path().join("Dockerfile"),
@@ -83,47 +83,47 @@ async fn an_image_rebuilt_by_docker_20_is_pushed_at_once() {
         )
         .unwrap();
         std::fs::write(folder.path().join("content"), format!("{name} {version}")).unwrap();
-        real.run(&["build", "--quiet", "--tag", &name, folder.path().to_str().unwrap()]);
+        engine.run(&["build", "--quiet", "--tag", &name, folder.path().to_str().unwrap()]);
     })
     .await;
 }
 
 #[tokio::test]
-async fn an_image_loaded_again_is_pushed_at_once() {
-    let [_, classic, containerd] = Real::all();
-    for real in [classic, containerd] {
+async fn a_reloaded_image_is_pushed_at_once() {
+    let [_, classic, containerd] = DockerEngine::all();
+    for engine in [classic, containerd] {
         let name = unique("app:dev");
-        follows(&real, &name, |version| {
-            real.load(&layered(&name, &version.to_string()).archive())
+        assert_pushed_promptly(&engine, &name, |version| {
+            engine.load(&layered(&name, &version.to_string()).archive())
         })
         .await;
     }
 }
 
 #[tokio::test]
-async fn an_image_tagged_anew_is_pushed_at_once() {
-    let [_, classic, containerd] = Real::all();
-    for real in [classic, containerd] {
+async fn a_retagged_image_is_pushed_at_once() {
+    let [_, classic, containerd] = DockerEngine::all();
+    for engine in [classic, containerd] {
         let name = unique("app:dev");
         for version in [1, 2] {
-            real.load(&layered(&format!("{name}-{version}"), &version.to_string()).archive());
+            engine.load(&layered(&format!("{name}-{version}"), &version.to_string()).archive());
         }
-        follows(&real, &name, |version| {
-            real.run(&["tag", &format!("{name}-{version}"), &name])
+        assert_pushed_promptly(&engine, &name, |version| {
+            engine.run(&["tag", &format!("{name}-{version}"), &name])
         })
         .await;
     }
 }
 
 #[tokio::test]
-async fn an_image_imported_anew_is_pushed_at_once() {
-    for real in Real::all() {
+async fn a_reimported_image_is_pushed_at_once() {
+    for engine in DockerEngine::all() {
         let name = unique("app:dev");
-        follows(&real, &name, |version| {
+        assert_pushed_promptly(&engine, &name, |version| {
             let folder = tempfile::tempdir().unwrap();
             let file = folder.path().join("root.tar");
             std::fs::write(&file, tar(&[("content", format!("{name} {version}"))])).unwrap();
-            real.run(&["import", file.to_str().unwrap(), &name]);
+            engine.run(&["import", file.to_str().unwrap(), &name]);
         })
         .await;
     }

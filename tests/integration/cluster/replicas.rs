@@ -10,10 +10,10 @@ use crate::support::cluster::Cluster;
 use crate::support::image::{self, noise};
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::throttle::Throttle;
-use crate::support::wait::{SOON, at_leisure, eventually};
+use crate::support::wait::{SOON, eventually, scaled_by_load};
 
-/// How long a claim of somebody who is gone keeps others away, and what it takes to notice and finish.
-const STALE: Duration = Duration::from_secs(40);
+/// How long the claim of a dead process blocks others, plus the time to notice it and to finish.
+const CLAIM_EXPIRY: Duration = Duration::from_secs(40);
 
 async fn leader(cluster: &Cluster) -> Option<String> {
     let lease = cluster
@@ -33,7 +33,7 @@ async fn claims(cluster: &Cluster) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn replicas_share_the_work_and_one_takes_over_when_the_leader_is_killed() {
+async fn replicas_share_transfers_and_one_becomes_leader_when_the_leader_is_killed() {
     let cluster = Cluster::new().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     let path = unique("app");
@@ -76,10 +76,10 @@ async fn replicas_share_the_work_and_one_takes_over_when_the_leader_is_killed() 
     killed.signal("KILL");
     killed.ends(SOON).await;
     let gone = Instant::now();
-    // The lease lasts three seconds from when the other saw it renewed; the rest is for a busy machine.
+    // The lease lasts three seconds after the other saw its renewal; the rest is for a busy machine.
     let second = replicas[0].0;
     eventually(
-        at_leisure(Duration::from_secs(8)),
+        scaled_by_load(Duration::from_secs(8)),
         "the other replica leads",
         async || {
             let now = leader(&cluster).await;
@@ -92,10 +92,10 @@ async fn replicas_share_the_work_and_one_takes_over_when_the_leader_is_killed() 
     )
     .await;
     to.set_rate(0);
-    // What nobody had claimed does not wait for the claim of the dead.
+    // Unclaimed images do not wait for the claim of the dead process.
     cluster.apply(&package("prompt", &registry.host, &lines[..1], "naming: Plain"));
     cluster.ready("prompt").await;
-    assert!(gone.elapsed() < STALE, "it took {:?}", gone.elapsed());
+    assert!(gone.elapsed() < CLAIM_EXPIRY, "it took {:?}", gone.elapsed());
     eventually(SOON, "only the dead holds what it moved", async || {
         let holders = claims(&cluster).await;
         if holders == [first.as_str()] {
@@ -105,7 +105,7 @@ async fn replicas_share_the_work_and_one_takes_over_when_the_leader_is_killed() 
         }
     })
     .await;
-    let limit = STALE + Duration::from_secs(25);
+    let limit = CLAIM_EXPIRY + Duration::from_secs(25);
     eventually(limit, "the slow package is Ready too", async || {
         let status = cluster.package("slow").await.status.unwrap_or_default();
         match status
@@ -119,7 +119,7 @@ async fn replicas_share_the_work_and_one_takes_over_when_the_leader_is_killed() 
     })
     .await;
     assert!(
-        gone.elapsed() > STALE - Duration::from_secs(5),
+        gone.elapsed() > CLAIM_EXPIRY - Duration::from_secs(5),
         "the claim was taken after {:?}",
         gone.elapsed()
     );

@@ -1,30 +1,30 @@
-//! A package that stays what it is, and the same package built elsewhere.
+//! A package that does not change, and the same package built elsewhere.
 
 use std::time::Duration;
 
 use super::{layered, package, unique};
-use crate::docker::engines::Real;
+use crate::docker::engines::DockerEngine;
 use crate::support::cluster::{Cluster, required};
 use crate::support::image::multi_platform;
-use crate::support::process::output;
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::throttle::Throttle;
 use crate::support::wait::{SOON, eventually};
+use crate::support::workspace::Workspace;
 
-/// Requests without blobs come to less than this many bytes.
+/// Requests without blobs have less than this number of bytes.
 const NO_BLOB: u64 = 100_000;
 
 #[tokio::test]
-async fn what_does_not_change_costs_no_write_and_no_blob() {
-    let cluster = Cluster::noting_requests().await;
-    let real = Real::all().into_iter().next().unwrap();
+async fn an_unchanged_package_causes_no_write_and_no_blob_transfer() {
+    let cluster = Cluster::recording_requests().await;
+    let engine = DockerEngine::all().into_iter().next().unwrap();
     let image = layered(&unique("app:dev"), "unchanged");
-    real.load(&image.archive());
+    engine.load(&image.archive());
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V28));
     multi_platform(&source.repository("team/tool"), "2").await;
     let (from, to) = (Throttle::to(&source.host, 0), Throttle::to(&registry.host, 0));
     let _controller = cluster.controller(&["--insecure-registry", &from.host]);
-    let _agent = cluster.agent("n1", &real.host, &[]);
+    let _agent = cluster.agent("n1", &engine.host, &[]);
     let lines = [
         format!("{{image: '{}/team/tool:2'}}", from.host),
         format!("{{image: '{}', source: Docker}}", image.name),
@@ -33,7 +33,7 @@ async fn what_does_not_change_costs_no_write_and_no_blob() {
     cluster.apply(&yaml);
     let first = cluster.ready("app").await.status.unwrap();
     assert!(to.sent() > NO_BLOB);
-    // An event is written after the status that it tells of.
+    // An event is written after its status.
     eventually(SOON, "each success has its event", async || {
         let written = cluster
             .writes()
@@ -49,7 +49,7 @@ async fn what_does_not_change_costs_no_write_and_no_blob() {
     .await;
     let (written, moved) = (cluster.writes(), to.sent());
 
-    // Twice, for then everything between the two was looked at, the artifact too.
+    // Twice, so that everything is reconciled in between, including the artifact.
     cluster.apply(&yaml);
     for _ in 0..2 {
         let (asked, answered) = (from.sent(), to.sent());
@@ -62,7 +62,7 @@ async fn what_does_not_change_costs_no_write_and_no_blob() {
             }
         })
         .await;
-        // The rest of the same look, which begins for all images at about the same time.
+        // The remaining requests of the same reconciliation, which begins for all images at about the same time.
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
     assert_eq!(
@@ -95,15 +95,15 @@ async fn what_does_not_change_costs_no_write_and_no_blob() {
         );
     }
     assert!(to.sent() - moved < NO_BLOB);
-    // On each image the request and its answer, on the package its answer: no event, no passing state.
+    // On each image the request and its handling, on the package its handling: no event, no transient state.
     let news: Vec<String> = cluster.writes()[written.len()..].to_vec();
     assert_eq!(news.len(), 5, "{news:?}");
     assert!(!news.iter().any(|request| request.contains("/events")), "{news:?}");
 }
 
 #[tokio::test]
-async fn two_builds_give_the_same_digests() {
-    let [old, classic, _] = Real::all();
+async fn two_builds_produce_the_same_digests() {
+    let [old, classic, _] = DockerEngine::all();
     let image = layered(&unique("app:dev"), "twice");
     let source = TestRegistry::start(Version::V28);
     multi_platform(&source.repository("team/tool"), "2").await;
@@ -119,12 +119,12 @@ async fn two_builds_give_the_same_digests() {
         (&old, Version::V28, "1", "Pacific/Kiritimati"),
         (&classic, Version::V31, "8", "America/Los_Angeles"),
     ];
-    for (real, version, concurrency, zone) in machines {
-        real.load(&image.archive());
+    for (engine, version, concurrency, zone) in machines {
+        engine.load(&image.archive());
         let (cluster, registry) = (Cluster::new().await, TestRegistry::start(version));
         let flags = ["--insecure-registry", &source.host, "--concurrency", concurrency];
         let _controller = cluster.controller_with(&flags, &[("TZ", zone)]);
-        let _agent = cluster.agent("n1", &real.host, &["--concurrency", concurrency]);
+        let _agent = cluster.agent("n1", &engine.host, &["--concurrency", concurrency]);
         cluster.apply(&package("app", &registry.host, &lines, "naming: Zarf"));
         let status = cluster.ready("app").await.status.unwrap();
         let rows: Vec<_> = status
@@ -136,30 +136,14 @@ async fn two_builds_give_the_same_digests() {
     }
     assert_eq!(built[0], built[1]);
 
-    let (registry, folder) = (TestRegistry::start(Version::V31), tempfile::tempdir().unwrap());
-    let file = folder.path().join("package.yaml");
-    std::fs::write(&file, package("app", "unused.invalid", &lines, "naming: Zarf")).unwrap();
-    let layout = format!("oci:{}", folder.path().join("layout").display());
-    for (to, docker) in [(&registry.host, "JACKAL_DOCKER_CLASSIC"), (&layout, "JACKAL_DOCKER20")] {
+    let (registry, folder) = (TestRegistry::start(Version::V31), Workspace::new());
+    let text = package("app", "unused.invalid", &lines, "naming: Zarf");
+    for (to, docker) in [
+        (registry.host.as_str(), "JACKAL_DOCKER_CLASSIC"),
+        ("oci:layout", "JACKAL_DOCKER20"),
+    ] {
         let docker = required(docker);
-        let report = output(
-            env!("CARGO_BIN_EXE_jackal-operator").as_ref(),
-            &[
-                "build",
-                file.to_str().unwrap(),
-                "--to",
-                to,
-                "--insecure",
-                "--insecure-registry",
-                &source.host,
-                "--docker-host",
-                &docker,
-                "--output",
-                "json",
-            ],
-        );
-        assert!(report.status.success(), "{}", String::from_utf8_lossy(&report.stderr));
-        let report: serde_json::Value = serde_json::from_slice(&report.stdout).unwrap();
+        let report = folder.text_report(&text, to, &[&source.host], &["--docker-host", &docker]);
         assert_eq!(report["digest"], built[0].0, "built to {to}");
     }
 }

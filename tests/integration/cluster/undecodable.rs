@@ -1,4 +1,4 @@
-//! Objects that the API server lets in and that the operator cannot read.
+//! Objects that the API server accepts and that the operator cannot decode.
 
 use jackal_operator::api::v1alpha1::{JackalImage, JackalPackage};
 use kube::Api;
@@ -13,14 +13,14 @@ use crate::support::registry::{TestRegistry, Version};
 use crate::support::wait::{SOON, eventually};
 
 #[tokio::test]
-async fn an_object_that_does_not_decode_says_so_and_stalls_no_other() {
+async fn an_undecodable_object_is_reported_and_blocks_no_other() {
     let cluster = Cluster::new().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V28));
     multi_platform(&source.repository("team/tool"), "2").await;
     let line = format!("{{image: '{}/team/tool:2'}}", source.host);
     let interval = "interval: 99999999999999999999h";
     let bad = package("bad", &registry.host, &[&line], interval);
-    // Both stand before the controller starts: its first list holds them.
+    // Both exist before the controller starts, so that its first list contains them.
     cluster.apply(&bad);
     let address = format!("{{address: '{}', insecure: true}}", registry.host);
     cluster.apply(&format!(
@@ -58,16 +58,16 @@ async fn an_object_that_does_not_decode_says_so_and_stalls_no_other() {
                 "{message}"
             );
         }
-        let said = eventually(SOON, &format!("an event tells of {name}"), async || {
-            let said = cluster.events(name).await;
-            if said.is_empty() {
+        let text = eventually(SOON, &format!("an event tells of {name}"), async || {
+            let text = cluster.events(name).await;
+            if text.is_empty() {
                 Err("none".to_owned())
             } else {
-                Ok(said)
+                Ok(text)
             }
         })
         .await;
-        assert!(said.len() == 1 && said[0].starts_with("InvalidSpec: "), "{said:?}");
+        assert!(text.len() == 1 && text[0].starts_with("InvalidSpec: "), "{text:?}");
     }
 
     cluster.apply(&bad.replace(interval, "interval: 1h"));

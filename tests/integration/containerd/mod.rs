@@ -1,4 +1,4 @@
-//! Images out of real containerds.
+//! Images from real containerds.
 
 pub mod node;
 
@@ -11,26 +11,26 @@ use jackal_operator::source::docker::ImageChange;
 use jackal_operator::source::{Delivery, ImageSource, Method};
 
 use self::node::Node;
-use crate::docker::collected::Collected;
 use crate::docker::engines::{Image, noise, tar};
 use crate::docker::indexes::build;
+use crate::docker::memory_sink::MemorySink;
 
 fn reference(text: &str) -> Reference {
     text.parse().unwrap()
 }
 
-/// A name that no other test has, as Kubernetes' runtime interface writes it.
+/// A unique name, in the form of the Kubernetes runtime interface.
 fn unique(name: &str) -> String {
     format!("docker.io/jackal-test-{:012x}/{name}", fastrand::u64(..1 << 48))
 }
 
-/// An image of which no other test has a layer: some lose them.
-fn own(name: &str) -> Image {
+/// An image with unique layers, because some tests delete them.
+fn unique_layers(name: &str) -> Image {
     let layer = |file: &str, length: usize| tar(&[(file, noise(length)), ("name", name.as_bytes().to_vec())]);
     Image::new(name, vec![layer("a", 10), layer("b", 3 << 20), layer("c", 1000)])
 }
 
-async fn deliver(node: &Containerd, name: &str, platforms: &[&str], sink: &Collected) -> Delivery {
+async fn deliver(node: &Containerd, name: &str, platforms: &[&str], sink: &MemorySink) -> Delivery {
     let platforms: Vec<Platform> = platforms.iter().map(|platform| platform.parse().unwrap()).collect();
     let image = node.resolve(&reference(name), &platforms).await.unwrap();
     let delivered = node.deliver(&image, sink).await.unwrap();
@@ -43,17 +43,17 @@ fn root(delivered: &Delivery) -> &Digest {
 }
 
 #[tokio::test]
-async fn blobs_leave_as_they_are_stored() {
+async fn blobs_are_delivered_as_stored() {
     for node in Node::all() {
         let name = unique("app:dev");
-        let image = own(&name);
+        let image = unique_layers(&name);
         node.import(&image.archive());
         let digest = node.digest(&name);
         for (source, method) in [
             (node.folder(), Method::ContainerdContent),
             (node.socket(), Method::ContainerdApi),
         ] {
-            let sink = Collected::default();
+            let sink = MemorySink::default();
             let first = deliver(&source, &name, &[], &sink).await;
             assert_eq!((first.method, root(&first)), (method, &digest), "{:?}", first.declined);
             // The configuration, and each layer.
@@ -66,7 +66,7 @@ async fn blobs_leave_as_they_are_stored() {
             for other in [
                 short.to_owned(),
                 format!("{short}@{digest}"),
-                // Under whatever name it is there.
+                // Under any name in the store.
                 format!("{untagged}@{digest}"),
             ] {
                 let found = source.resolve(&reference(&other), &[]).await.unwrap();
@@ -87,24 +87,24 @@ async fn blobs_leave_as_they_are_stored() {
 }
 
 #[tokio::test]
-async fn an_index_comes_whole_and_of_a_pulled_one_what_is_held() {
+async fn an_index_is_copied_completely_or_reduced_to_its_stored_platforms() {
     for node in Node::all() {
         let name = unique("index:1");
         let built = build(&name, &["linux/amd64", "linux/arm64", "linux/s390x"]);
         node.import(&built.archive(&name, None));
         for source in [node.folder(), node.socket()] {
-            let sink = Collected::default();
+            let sink = MemorySink::default();
             let whole = deliver(&source, &name, &[], &sink).await;
             assert_eq!(whole.documents.last().unwrap().raw, built.index.raw);
             assert_eq!((whole.documents.len(), sink.taken().len()), (4, 6));
-            let sink = Collected::default();
+            let sink = MemorySink::default();
             let one = deliver(&source, &name, &["linux/arm64"], &sink).await;
             assert_eq!((&one.documents[..], sink.taken().len()), (&built.manifests[1..2], 2));
-            let sink = Collected::default();
+            let sink = MemorySink::default();
             let two = deliver(&source, &name, &["linux/arm64", "linux/amd64"], &sink).await;
             assert_eq!((two.documents.len(), sink.taken().len()), (3, 4));
         }
-        // As the kubelet of an amd64 node leaves it.
+        // As after a pull by the kubelet of an amd64 node.
         for at in [1, 2] {
             for content in &built.blobs[&at] {
                 node.forget(&Digest::of(content));
@@ -112,12 +112,12 @@ async fn an_index_comes_whole_and_of_a_pulled_one_what_is_held() {
             node.forget(built.manifests[at].digest());
         }
         for source in [node.folder(), node.socket()] {
-            let one = deliver(&source, &name, &[], &Collected::default()).await;
+            let one = deliver(&source, &name, &[], &MemorySink::default()).await;
             assert_eq!(one.documents, built.manifests[..1]);
             let arm = ["linux/arm64".parse().unwrap()];
             let fault = source.resolve(&reference(&name), &arm).await.unwrap_err();
             assert_eq!(fault.reason, Reason::SourceNotFound, "{fault}");
-            // Its name is the digest of the index, which cannot be had here.
+            // The digest in the name is that of the index, which is incomplete here.
             let pinned = format!("{name}@{}", built.index.digest());
             let fault = source.resolve(&reference(&pinned), &[]).await.unwrap_err();
             assert_eq!(fault.reason, Reason::DigestMismatch);
@@ -130,7 +130,7 @@ async fn an_index_comes_whole_and_of_a_pulled_one_what_is_held() {
 }
 
 #[tokio::test]
-async fn platforms_are_chosen_in_an_index_of_an_index() {
+async fn platforms_are_selected_in_a_nested_index() {
     for node in Node::all() {
         let name = unique("nested:1");
         let mut built = build(&name, &["linux/amd64", "linux/arm64"]);
@@ -138,10 +138,10 @@ async fn platforms_are_chosen_in_an_index_of_an_index() {
         built.outer = Some(outer.clone());
         node.import(&built.archive(&name, None));
         for source in [node.folder(), node.socket()] {
-            let one = deliver(&source, &name, &["linux/arm64"], &Collected::default()).await;
+            let one = deliver(&source, &name, &["linux/arm64"], &MemorySink::default()).await;
             assert_eq!(one.documents, built.manifests[1..]);
             for all in [&[][..], &["linux/amd64", "linux/arm64"]] {
-                let whole = deliver(&source, &name, all, &Collected::default()).await;
+                let whole = deliver(&source, &name, all, &MemorySink::default()).await;
                 assert_eq!((root(&whole), whole.documents.len()), (outer.digest(), 4));
             }
         }
@@ -149,15 +149,15 @@ async fn platforms_are_chosen_in_an_index_of_an_index() {
 }
 
 #[tokio::test]
-async fn layers_that_were_discarded_or_lost_are_named() {
+async fn discarded_or_missing_layers_are_reported() {
     for node in Node::all() {
         let (discarded, lost) = (unique("discarded:1"), unique("lost:1"));
-        let image = own(&discarded);
+        let image = unique_layers(&discarded);
         node.import(&image.archive());
         for layer in image.diff_ids().iter().collect::<std::collections::BTreeSet<_>>() {
             node.forget(layer);
         }
-        let other = own(&lost);
+        let other = unique_layers(&lost);
         node.import(&other.archive());
         let layer = other.diff_ids().pop().unwrap();
         node.forget(&layer);
@@ -182,7 +182,7 @@ async fn until(events: &mut ContainerdEvents, what: &str, wanted: impl Fn(&Image
 }
 
 #[tokio::test]
-async fn every_change_of_an_image_is_noticed() {
+async fn every_change_of_an_image_is_detected() {
     for node in Node::all() {
         let name = unique("changing:1");
         let short = name.strip_prefix("docker.io/").unwrap().to_owned();
@@ -197,7 +197,7 @@ async fn every_change_of_an_image_is_noticed() {
                     }
             }
         };
-        node.import(&own(&name).archive());
+        node.import(&unique_layers(&name).archive());
         until(&mut events, "import", named(short.clone())).await;
         node.ctr(&["images", "tag", "--local", &name, &tagged]);
         until(&mut events, "tag", named(short.replace(":1", ":2"))).await;
@@ -209,7 +209,7 @@ async fn every_change_of_an_image_is_noticed() {
 }
 
 #[tokio::test]
-async fn a_containerd_that_is_not_there_is_told_once() {
+async fn an_absent_containerd_is_reported_once() {
     let folder = tempfile::tempdir().unwrap();
     let address = format!("{}/none.sock", folder.path().display());
     let client = Client::new(&address, "k8s.io", Duration::from_secs(1)).unwrap();

@@ -1,4 +1,4 @@
-//! Real containerds, of the two lines that are in use.
+//! Real containerds, of the two supported versions.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,23 +34,23 @@ impl Node {
         Client::new(&self.address, DEFAULT_NAMESPACE, Duration::from_secs(20)).unwrap()
     }
 
-    /// Read from its folder, wherever it says that it is.
+    /// Read from its folder, as reported by containerd.
     pub fn folder(&self) -> Containerd {
         Containerd::new(self.client(), None)
     }
 
-    /// Read over its socket alone.
+    /// Read only over its socket.
     pub fn socket(&self) -> Containerd {
         Containerd::new(self.client(), Some(PathBuf::from("/nowhere")))
     }
 
     /// Runs `ctr`.
     pub fn ctr(&self, arguments: &[&str]) -> String {
-        let own = ["--address", &self.address, "--namespace", DEFAULT_NAMESPACE];
-        run(program("JACKAL_BIN_CTR"), &[&own, arguments].concat())
+        let unique_layers = ["--address", &self.address, "--namespace", DEFAULT_NAMESPACE];
+        run(program("JACKAL_BIN_CTR"), &[&unique_layers, arguments].concat())
     }
 
-    /// Takes all of a tar in, as `ctr images import` and so k3s and RKE2 do.
+    /// Imports a tar completely, like `ctr images import`, k3s and RKE2.
     pub fn import(&self, archive: &[u8]) {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), archive).unwrap();
@@ -58,14 +58,14 @@ impl Node {
         self.ctr(&["images", "import", "--local", "--no-unpack", "--all-platforms", path]);
     }
 
-    /// The digest that it has under `name`.
+    /// The digest under `name`.
     pub fn digest(&self, name: &str) -> Digest {
         let listed = self.ctr(&["images", "list", &format!("name=={name}")]);
         let row = listed.lines().nth(1).unwrap_or_else(|| panic!("no {name}"));
         row.split_whitespace().nth(2).unwrap().parse().unwrap()
     }
 
-    /// As when it was never pulled, or discarded and collected.
+    /// Deletes content, as if it was never pulled, or discarded and collected.
     pub fn forget(&self, digest: &Digest) {
         self.ctr(&["content", "rm", digest.as_str()]);
         let _ = std::fs::remove_file(self.blob(digest));

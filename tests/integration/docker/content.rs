@@ -10,29 +10,29 @@ use jackal_operator::source::docker::{ContentStores, Docker, Engine};
 use jackal_operator::source::{ImageSource, Method};
 use jackal_operator::transfer::{Destination, RegistryDestination};
 
-use super::collected::Collected;
-use super::engines::{Image, Real, required};
+use super::engines::{DockerEngine, Image, required};
+use super::memory_sink::MemorySink;
 use super::{deliver, reference};
+use crate::support::copy::copy;
 use crate::support::registry::{TestRegistry, Version};
-use crate::support::sink::copy;
 
-/// The engine's content store, wherever its containerd says that it is.
-pub fn folder(real: &Real) -> Docker {
+/// Reads the engine's content store, in the folder that its containerd reports.
+pub fn folder(engine: &DockerEngine) -> Docker {
     let nowhere = Some(PathBuf::from("/nowhere"));
-    Docker::new(real.docker.engine().clone(), nowhere).with_content(ContentStores::new(None))
+    Docker::new(engine.docker.engine().clone(), nowhere).with_content(ContentStores::new(None))
 }
 
-/// The same content over the socket of the engine's containerd.
-pub fn socket(real: &Real) -> Docker {
+/// Reads the same content over the socket of the engine's containerd.
+pub fn socket(engine: &DockerEngine) -> Docker {
     let nowhere = Some(PathBuf::from("/nowhere"));
-    Docker::new(real.docker.engine().clone(), nowhere.clone()).with_content(ContentStores::new(nowhere))
+    Docker::new(engine.docker.engine().clone(), nowhere.clone()).with_content(ContentStores::new(nowhere))
 }
 
-fn varied(name: &str) -> (Real, Image) {
-    let real = Real::containerd();
+fn varied(name: &str) -> (DockerEngine, Image) {
+    let engine = DockerEngine::containerd();
     let image = Image::varied(&format!("jackal-test/{name}:{:012x}", fastrand::u64(..1 << 48)));
-    real.load(&image.archive());
-    (real, image)
+    engine.load(&image.archive());
+    (engine, image)
 }
 
 // The file of a blob in the store of the engine that all tests share.
@@ -50,57 +50,57 @@ async fn own_layer(docker: &Docker, name: &str) -> Descriptor {
 }
 
 #[tokio::test]
-async fn blobs_leave_as_docker_push_sends_them_and_only_once() {
-    let (real, image) = varied("content");
+async fn blobs_equal_those_of_docker_push_and_are_delivered_once() {
+    let (engine, image) = varied("content");
     let registry = TestRegistry::start(Version::V31);
     let pushed = format!("{}/pushed:1", registry.host);
-    real.run(&["tag", &image.name, &pushed]);
-    real.run(&["push", "--quiet", &pushed]);
+    engine.run(&["tag", &image.name, &pushed]);
+    engine.run(&["push", "--quiet", &pushed]);
     let pushed = registry.repository("pushed").head_manifest("1").await.unwrap().unwrap();
 
     for (docker, method) in [
-        (folder(&real), Method::ContainerdContent),
-        (socket(&real), Method::ContainerdApi),
+        (folder(&engine), Method::ContainerdContent),
+        (socket(&engine), Method::ContainerdApi),
     ] {
-        let sink = Collected::default();
+        let sink = MemorySink::default();
         let first = deliver(&docker, &image.name, &sink).await;
         assert_eq!(first.method, method, "{:?}", first.declined);
         let root = first.documents.last().unwrap();
         assert_eq!(*root.digest(), pushed.digest);
-        let said = first.declined.as_deref().unwrap_or_default();
+        let declined = first.declined.as_deref().unwrap_or_default();
         match method {
             Method::ContainerdContent => assert_eq!(first.declined, None),
             _ => assert!(
-                said.contains("/nowhere is not there") && said.ends_with("--containerd-root"),
-                "{said}"
+                declined.contains("/nowhere is not there") && declined.ends_with("--containerd-root"),
+                "{declined}"
             ),
         }
-        // The layer that is there twice comes once; the largest is asked for first.
+        // A duplicate layer is delivered once; the largest is requested first.
         assert_eq!(sink.taken().len(), image.layers.len());
         let again = deliver(&docker, &image.name, &sink).await;
         assert_eq!((&again.documents, sink.taken()), (&first.documents, vec![]));
-        // The manifests are known before anything is delivered, so a repeat need not ask for a single blob.
+        // The manifests are known before anything is delivered, so a repeat requests no blob.
         let resolved = docker.resolve(&reference(&image.name), &[]).await.unwrap();
         assert_eq!(resolved.documents, first.documents);
-        let by_api = real.docker.resolve(&reference(&image.name), &[]).await.unwrap();
+        let by_api = engine.docker.resolve(&reference(&image.name), &[]).await.unwrap();
         assert_eq!(by_api.identity, resolved.identity, "the same name on every way");
     }
 }
 
 #[tokio::test]
-async fn content_that_is_not_held_is_named() {
-    let (real, image) = varied("gone");
-    let layer = own_layer(&folder(&real), &image.name).await;
+async fn missing_content_is_reported() {
+    let (engine, image) = varied("gone");
+    let layer = own_layer(&folder(&engine), &image.name).await;
     std::fs::remove_file(blob(&layer)).unwrap();
-    let fault = folder(&real).resolve(&reference(&image.name), &[]).await.unwrap_err();
+    let fault = folder(&engine).resolve(&reference(&image.name), &[]).await.unwrap_err();
     assert_eq!(fault.reason, Reason::SourceFailed);
     for part in [layer.digest.as_str(), &image.name, "`docker pull`"] {
         assert!(fault.message.contains(part), "{fault}");
     }
-    // containerd itself believes that it has it until it is read.
-    let resolved = socket(&real).resolve(&reference(&image.name), &[]).await.unwrap();
-    let sink = Collected::default();
-    let fault = socket(&real).deliver(&resolved, &sink).await.unwrap_err();
+    // containerd itself does not notice until it is read.
+    let resolved = socket(&engine).resolve(&reference(&image.name), &[]).await.unwrap();
+    let sink = MemorySink::default();
+    let fault = socket(&engine).deliver(&resolved, &sink).await.unwrap_err();
     assert_eq!(fault.reason, Reason::SourceFailed);
     assert!(fault.message.contains(layer.digest.as_str()), "{fault}");
 }
@@ -113,12 +113,12 @@ fn alter(file: &Path, change: impl FnOnce(&mut Vec<u8>)) {
 }
 
 #[tokio::test]
-async fn content_that_is_damaged_is_never_pushed() {
+async fn damaged_content_is_not_pushed() {
     let registry = TestRegistry::start(Version::V28);
     for (number, docker) in [folder, socket].into_iter().enumerate() {
-        let (real, image) = varied(&format!("damaged-{number}"));
-        let docker = docker(&real);
-        let layer = own_layer(&folder(&real), &image.name).await;
+        let (engine, image) = varied(&format!("damaged-{number}"));
+        let docker = docker(&engine);
+        let layer = own_layer(&folder(&engine), &image.name).await;
         alter(&blob(&layer), |content| content[1 << 20] ^= 1);
         let repository = registry.repository(&format!("damaged-{number}"));
         let destination: Arc<dyn Destination> = Arc::new(RegistryDestination::new(repository.clone()));
@@ -130,29 +130,29 @@ async fn content_that_is_damaged_is_never_pushed() {
         assert_eq!(repository.head_blob(&layer.digest).await.unwrap(), None);
         assert!(repository.head_manifest("1").await.unwrap().is_none());
     }
-    let (real, image) = varied("cut");
-    let layer = own_layer(&folder(&real), &image.name).await;
+    let (engine, image) = varied("cut");
+    let layer = own_layer(&folder(&engine), &image.name).await;
     alter(&blob(&layer), |content| content.truncate(1 << 20));
-    let fault = folder(&real).resolve(&reference(&image.name), &[]).await.unwrap_err();
+    let fault = folder(&engine).resolve(&reference(&image.name), &[]).await.unwrap_err();
     assert_eq!(fault.reason, Reason::DigestMismatch, "{fault}");
 
-    let (real, image) = varied("document");
-    let resolved = folder(&real).resolve(&reference(&image.name), &[]).await.unwrap();
+    let (engine, image) = varied("document");
+    let resolved = folder(&engine).resolve(&reference(&image.name), &[]).await.unwrap();
     let root = &resolved.documents.last().unwrap().descriptor;
     alter(&blob(root), |content| content[10] ^= 1);
-    let fault = folder(&real).resolve(&reference(&image.name), &[]).await.unwrap_err();
+    let fault = folder(&engine).resolve(&reference(&image.name), &[]).await.unwrap_err();
     assert_eq!(fault.reason, Reason::DigestMismatch, "{fault}");
     assert!(fault.message.contains(root.digest.as_str()), "{fault}");
 }
 
 #[tokio::test]
 async fn without_folder_and_socket_the_engine_exports() {
-    let (real, image) = varied("exported");
-    let whole = deliver(&folder(&real), &image.name, &Collected::default()).await;
-    // An engine on another machine, as far as anybody can tell.
+    let (engine, image) = varied("exported");
+    let whole = deliver(&folder(&engine), &image.name, &MemorySink::default()).await;
+    // An engine that looks like one on another machine.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = format!("tcp://{}", listener.local_addr().unwrap());
-    let path = real.host.strip_prefix("unix://").unwrap().to_owned();
+    let path = engine.host.strip_prefix("unix://").unwrap().to_owned();
     let forwarder = tokio::spawn(async move {
         while let Ok((mut near, _)) = listener.accept().await {
             let mut far = tokio::net::UnixStream::connect(&path).await.unwrap();
@@ -161,14 +161,14 @@ async fn without_folder_and_socket_the_engine_exports() {
     });
     let engine = Engine::new(Some(&host), Duration::from_secs(20)).unwrap();
     let far = Docker::new(engine, Some(PathBuf::from("/nowhere"))).with_content(ContentStores::new(None));
-    let sink = Collected::default();
+    let sink = MemorySink::default();
     let exported = deliver(&far, &image.name, &sink).await;
     forwarder.abort();
     assert_eq!(exported.method, Method::DockerSave);
     assert_eq!(exported.documents, whole.documents);
-    let said = exported.declined.unwrap();
+    let declined = exported.declined.unwrap();
     assert!(
-        said.contains("/nowhere/containerd/daemon is not there") && said.contains("--containerd-root"),
-        "{said}"
+        declined.contains("/nowhere/containerd/daemon is not there") && declined.contains("--containerd-root"),
+        "{declined}"
     );
 }

@@ -9,15 +9,15 @@ use jackal_operator::oci::Digest;
 use jackal_operator::source::docker::{Docker, Engine, StorageKind};
 use serde_json::json;
 
-/// An engine in one of the three shapes in which they are found.
-pub struct Real {
+/// An engine in one of the three supported configurations.
+pub struct DockerEngine {
     pub host: String,
     pub shape: StorageKind,
-    /// By its API alone.
+    /// Reads only by its API.
     pub docker: Docker,
 }
 
-impl Real {
+impl DockerEngine {
     pub fn at(host: String, shape: StorageKind) -> Self {
         let engine = Engine::new(Some(&host), Duration::from_secs(20)).unwrap();
         Self {
@@ -27,7 +27,7 @@ impl Real {
         }
     }
 
-    /// 20.10, today's with the classic store, today's with the containerd store.
+    /// 20.10, current with the classic store, current with the containerd store.
     pub fn all() -> [Self; 3] {
         [
             ("JACKAL_DOCKER20", StorageKind::Classic),
@@ -51,12 +51,12 @@ impl Real {
         self.output(arguments);
     }
 
-    /// The same; what it printed.
+    /// The same; returns its output.
     pub fn output(&self, arguments: &[&str]) -> String {
         let program = std::env::var("JACKAL_BIN_DOCKER").unwrap_or_else(|_| "docker".to_owned());
         let mut command = Command::new(program);
         command.args(["--host", &self.host]).args(arguments);
-        // The builder of 20.10, which every engine still has; the other one pulls its own image.
+        // The builder of 20.10, which every engine still has; the other one would pull its own image.
         command.env("DOCKER_BUILDKIT", "0");
         String::from_utf8(succeed(command).stdout).unwrap()
     }
@@ -78,22 +78,22 @@ fn succeed(mut command: Command) -> Output {
     output
 }
 
-/// An engine that a test may kill; its state goes with it.
-pub struct Victim {
+/// An engine for one test, which may kill it; its state is deleted with it.
+pub struct DedicatedEngine {
     name: String,
     part: &'static str,
-    pub real: Real,
+    pub engine: DockerEngine,
 }
 
-impl Victim {
+impl DedicatedEngine {
     pub fn start(part: &'static str, shape: StorageKind) -> Self {
         required("JACKAL_STACK");
-        // Several at once, where several tests have one.
+        // Unique, because several tests have one.
         let name = format!("victim-{part}-{:08x}", fastrand::u32(..));
         succeed(stack(&["start", part, &name]));
-        let said = String::from_utf8(succeed(stack(&["env"])).stdout).unwrap();
+        let environment = String::from_utf8(succeed(stack(&["env"])).stdout).unwrap();
         let suffix = format!("_{}=", name.to_uppercase().replace('-', "_"));
-        let host = said
+        let host = environment
             .lines()
             .find_map(|line| line.split_once(&suffix))
             .unwrap()
@@ -102,18 +102,18 @@ impl Victim {
         Self {
             name,
             part,
-            real: Real::at(host, shape),
+            engine: DockerEngine::at(host, shape),
         }
     }
 
-    /// What the stack calls it: its state is in a folder of that name.
+    /// Its name in the stack: its state is in a folder with that name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What ends the engine at once, as a crash does.
+    /// A function that kills the engine.
     pub fn killer(&self) -> impl FnOnce() + Send + 'static {
-        let socket = PathBuf::from(self.real.host.strip_prefix("unix://").unwrap());
+        let socket = PathBuf::from(self.engine.host.strip_prefix("unix://").unwrap());
         let pid = std::fs::read_to_string(socket.with_file_name("docker.pid")).unwrap();
         move || {
             let mut kill = Command::new("kill");
@@ -127,7 +127,7 @@ impl Victim {
     }
 }
 
-impl Drop for Victim {
+impl Drop for DedicatedEngine {
     fn drop(&mut self) {
         let _ = stack(&["stop", &self.name]).output();
     }
@@ -160,7 +160,7 @@ pub fn tar<P: AsRef<str>, C: AsRef<[u8]>>(files: &[(P, C)]) -> Vec<u8> {
     whole
 }
 
-/// An image that is loaded by `docker load`.
+/// An image for `docker load`.
 pub struct Image {
     pub name: String,
     pub config: Vec<u8>,
@@ -183,12 +183,12 @@ impl Image {
         }
     }
 
-    /// With a layer that is there twice, one that takes files away, an empty one, and one of some megabytes.
+    /// With a duplicate layer, one that deletes files, an empty one, and one of some megabytes.
     pub fn varied(name: &str) -> Self {
         let base = tar(&[("d/", ""), ("d/a", "first"), ("d/b", "second")]);
         let whiteouts = tar(&[("d/", ""), ("d/.wh.a", ""), ("e/", ""), ("e/.wh..wh..opq", "")]);
         let empty = vec![0; 1024];
-        // An own file, lest two tests share all of their layers.
+        // A unique file, so that no two tests share all layers.
         let large = tar(&[("large", noise(3 << 20)), ("name", name.as_bytes().to_vec())]);
         Self::new(name, vec![base.clone(), whiteouts, empty, base, large])
     }
@@ -197,7 +197,7 @@ impl Image {
         self.layers.iter().map(|layer| Digest::of(layer)).collect()
     }
 
-    /// The elder form of `docker save`, which every engine reads.
+    /// The old format of `docker save`, which every engine reads.
     pub fn archive(&self) -> Vec<u8> {
         let config = format!("{}.json", Digest::of(&self.config).hex());
         let path = |layer: &Vec<u8>| format!("{}/layer.tar", Digest::of(layer).hex());
@@ -217,7 +217,7 @@ impl Image {
     }
 }
 
-/// Bytes that do not compress, the same every time.
+/// Incompressible bytes, the same every time.
 pub fn noise(length: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(7);
     std::iter::repeat_with(|| random.u8(..)).take(length).collect()

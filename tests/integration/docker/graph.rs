@@ -1,4 +1,4 @@
-//! Layers read straight from the folders of real engines, and what happens when something is wrong there.
+//! Layers read directly from the folders of real engines, and damage in these folders.
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
@@ -11,19 +11,19 @@ use jackal_operator::source::docker::{Docker, StorageKind};
 use jackal_operator::source::{Delivery, ImageSource, Method};
 use tempfile::TempDir;
 
-use super::collected::Collected;
-use super::engines::{Image, Real, noise};
-use super::tars::{Tar, crowded, odd};
-use super::{deliver, manifest, reference, stands, transfer};
+use super::engines::{DockerEngine, Image, noise};
+use super::memory_sink::MemorySink;
+use super::tars::{Tar, many_files, unusual_entries};
+use super::{deliver, manifest, reference, stored_image, transfer};
 use crate::support::registry::{TestRegistry, Version};
 
-fn classic() -> impl Iterator<Item = Real> {
-    Real::all()
+fn classic_engines() -> impl Iterator<Item = DockerEngine> {
+    DockerEngine::all()
         .into_iter()
-        .filter(|real| real.shape == StorageKind::Classic)
+        .filter(|engine| engine.shape == StorageKind::Classic)
 }
 
-fn verified(delivered: &Delivery, sink: &Collected, image: &Image, host: &str) {
+fn assert_delivered(delivered: &Delivery, sink: &MemorySink, image: &Image, host: &str) {
     let manifest = manifest(delivered);
     assert_eq!(manifest.config.digest, Digest::of(&image.config), "{host}");
     let layers: Vec<Digest> = manifest.layers.iter().map(|layer| layer.digest.clone()).collect();
@@ -32,7 +32,7 @@ fn verified(delivered: &Delivery, sink: &Collected, image: &Image, host: &str) {
     for (layer, content) in manifest.layers.iter().zip(&image.layers) {
         assert!(blobs[&layer.digest] == content.as_slice(), "{host}: {}", layer.digest);
     }
-    // Each once.
+    // Each layer once.
     let taken: BTreeSet<_> = image
         .diff_ids()
         .into_iter()
@@ -43,8 +43,8 @@ fn verified(delivered: &Delivery, sink: &Collected, image: &Image, host: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_layer_is_read_as_the_engine_exports_it() {
-    for real in classic() {
+async fn layers_read_from_the_folder_equal_the_engines_export() {
+    for engine in classic_engines() {
         let mut image = Image::varied("jackal-test/graph:1");
         let base = Tar::default()
             .folder("gone/")
@@ -52,41 +52,43 @@ async fn every_layer_is_read_as_the_engine_exports_it() {
             .folder("e/")
             .file("e/y", b"y")
             .end(1024);
-        image.layers.splice(0..0, [base, odd(), crowded(20_000), odd()]);
+        image
+            .layers
+            .splice(0..0, [base, unusual_entries(), many_files(20_000), unusual_entries()]);
         let image = Image::new(&image.name, image.layers);
-        real.load(&image.archive());
+        engine.load(&image.archive());
 
-        let sink = Collected::default();
-        let read = deliver(&real.graph(), &image.name, &sink).await;
+        let sink = MemorySink::default();
+        let read = deliver(&engine.graph(), &image.name, &sink).await;
         assert_eq!(
             (read.method, &read.declined),
             (Method::DockerGraph, &None),
             "{}",
-            real.host
+            engine.host
         );
-        verified(&read, &sink, &image, &real.host);
+        assert_delivered(&read, &sink, &image, &engine.host);
 
-        let exported = deliver(&real.docker, &image.name, &Collected::default()).await;
+        let exported = deliver(&engine.docker, &image.name, &MemorySink::default()).await;
         assert_eq!(exported.method, Method::DockerSave);
-        assert_eq!(exported.documents, read.documents, "{}", real.host);
-        let again = deliver(&real.graph(), &image.name, &sink).await;
+        assert_eq!(exported.documents, read.documents, "{}", engine.host);
+        let again = deliver(&engine.graph(), &image.name, &sink).await;
         assert_eq!((again.method, again.declined), (Method::Unchanged, None));
         assert_eq!(again.documents, read.documents);
-        assert_eq!(sink.taken(), vec![], "{}", real.host);
+        assert_eq!(sink.taken(), vec![], "{}", engine.host);
     }
 }
 
 #[tokio::test]
-async fn held_layers_are_not_read() {
-    for real in classic() {
+async fn existing_layers_are_not_read() {
+    for engine in classic_engines() {
         let image = Image::varied("jackal-test/graph-held:1");
-        real.load(&image.archive());
-        let sink = Collected::default();
+        engine.load(&image.archive());
+        let sink = MemorySink::default();
         for held in [0, 1, 2] {
             sink.hold_diff(&image.layers[held]);
         }
-        // All that is needed of the folder is one layer and the configuration.
-        let copy = Copy::of(&real, &image);
+        // Only one layer and the configuration are needed from the folder.
+        let copy = Copy::of(&engine, &image);
         for held in [0, 1, 2, 3] {
             std::fs::remove_dir_all(copy.entry(held)).unwrap();
         }
@@ -97,11 +99,11 @@ async fn held_layers_are_not_read() {
         let mut taken = sink.taken();
         taken.sort();
         expected.sort();
-        assert_eq!(taken, expected, "{}", real.host);
+        assert_eq!(taken, expected, "{}", engine.host);
     }
 }
 
-/// A copy of what an engine keeps of an image, which a test may spoil while the engine stays whole.
+/// A copy of an engine's data of an image, which a test may damage without affecting the engine.
 struct Copy {
     folder: TempDir,
     chain: Vec<Digest>,
@@ -109,8 +111,8 @@ struct Copy {
 }
 
 impl Copy {
-    fn of(real: &Real, image: &Image) -> Self {
-        let root = PathBuf::from(real.output(&["info", "--format", "{{.DockerRootDir}}"]).trim());
+    fn of(engine: &DockerEngine, image: &Image) -> Self {
+        let root = PathBuf::from(engine.output(&["info", "--format", "{{.DockerRootDir}}"]).trim());
         let folder = tempfile::tempdir().unwrap();
         let mut chain: Vec<Digest> = Vec::new();
         for diff_id in image.diff_ids() {
@@ -138,7 +140,7 @@ impl Copy {
             let cache_id = std::fs::read_to_string(folder.path().join(&entry).join("cache-id")).unwrap();
             copy(&Path::new("overlay2").join(cache_id).join("diff"));
         }
-        let docker = Docker::new(real.docker.engine().clone(), Some(folder.path().to_owned()));
+        let docker = Docker::new(engine.docker.engine().clone(), Some(folder.path().to_owned()));
         Self { folder, chain, docker }
     }
 
@@ -152,7 +154,7 @@ impl Copy {
         self.folder.path().join("overlay2").join(cache_id).join("diff")
     }
 
-    /// Writes the tar-split of a layer anew.
+    /// Rewrites the tar-split of a layer.
     fn split(&self, layer: usize, change: impl FnOnce(String) -> String) {
         let path = self.entry(layer).join("tar-split.json.gz");
         let mut lines = String::new();
@@ -174,7 +176,7 @@ fn change_byte(path: &Path) {
     std::fs::write(path, content).unwrap();
 }
 
-/// The description of the same files, but for the mode of the first one.
+/// The description of the same files, with another mode of the first one.
 fn other_mode(lines: String) -> String {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
@@ -186,10 +188,10 @@ fn other_mode(lines: String) -> String {
     format!("{first}\n{rest}")
 }
 
-/// What is spoiled of the layer 4, and what is said of it.
-type Spoiled = (&'static str, fn(&Copy), &'static str);
+/// Name, damage of the layer 4, and words of the reported reason.
+type Damage = (&'static str, fn(&Copy), &'static str);
 
-const SPOILED: [Spoiled; 12] = [
+const DAMAGES: [Damage; 12] = [
     (
         "a changed byte",
         |copy| change_byte(&copy.diff(4).join("large")),
@@ -241,7 +243,7 @@ const SPOILED: [Spoiled; 12] = [
         },
         "its tar-split, line ",
     ),
-    // The file's mode in the header: length and checksums stay right.
+    // The file's mode in the header: length and checksums stay correct.
     (
         "another header",
         |copy| copy.split(4, other_mode),
@@ -279,36 +281,36 @@ const SPOILED: [Spoiled; 12] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_doubtful_layer_is_exported_and_the_others_are_read() {
-    for real in classic() {
+async fn an_unreadable_layer_is_exported_and_the_others_are_read() {
+    for engine in classic_engines() {
         let image = Image::varied("jackal-test/graph-doubt:1");
-        real.load(&image.archive());
+        engine.load(&image.archive());
         let layer = image.diff_ids()[4].short_form();
-        for (what, spoil, why) in SPOILED {
-            let copy = Copy::of(&real, &image);
-            spoil(&copy);
-            let sink = Collected::default();
+        for (what, damage, why) in DAMAGES {
+            let copy = Copy::of(&engine, &image);
+            damage(&copy);
+            let sink = MemorySink::default();
             let delivered = deliver(&copy.docker, &image.name, &sink).await;
-            assert_eq!(delivered.method, Method::DockerSave, "{}: {what}", real.host);
+            assert_eq!(delivered.method, Method::DockerSave, "{}: {what}", engine.host);
             let declined = delivered.declined.clone().unwrap();
             let expected = format!("layer {layer} was not read from the engine's folder: ");
             assert!(
                 declined.starts_with(&expected) && declined.contains(why),
                 "{what}: {declined}"
             );
-            // Taken one after the other, so what came last came by the export.
+            // They are taken in order, so the last one came from the export.
             assert_eq!(sink.taken.lock().unwrap().last(), Some(&image.diff_ids()[4]), "{what}");
-            verified(&delivered, &sink, &image, what);
+            assert_delivered(&delivered, &sink, &image, what);
         }
     }
 }
 
 #[tokio::test]
-async fn a_folder_that_is_not_the_engines_is_left() {
-    for real in classic() {
+async fn a_folder_of_another_engine_is_not_read() {
+    for engine in classic_engines() {
         let image = Image::varied("jackal-test/graph-root:1");
-        real.load(&image.archive());
-        let copy = Copy::of(&real, &image);
+        engine.load(&image.archive());
+        let copy = Copy::of(&engine, &image);
         let content = copy.folder.path().join("image/overlay2/imagedb/content/sha256");
         change_byte(&content.join(Digest::of(&image.config).hex()));
         let empty = tempfile::tempdir().unwrap();
@@ -317,8 +319,8 @@ async fn a_folder_that_is_not_the_engines_is_left() {
             (empty.path(), "image/overlay2/imagedb/content/sha256 is not there"),
             (copy.folder.path(), "is not that of the image"),
         ] {
-            let docker = Docker::new(real.docker.engine().clone(), Some(root.to_owned()));
-            let sink = Collected::default();
+            let docker = Docker::new(engine.docker.engine().clone(), Some(root.to_owned()));
+            let sink = MemorySink::default();
             let delivered = deliver(&docker, &image.name, &sink).await;
             assert_eq!(delivered.method, Method::DockerSave);
             let declined = delivered.declined.clone().unwrap();
@@ -327,45 +329,45 @@ async fn a_folder_that_is_not_the_engines_is_left() {
                 declined.contains(why) && declined.contains("--docker-root"),
                 "{declined}"
             );
-            verified(&delivered, &sink, &image, &real.host);
+            assert_delivered(&delivered, &sink, &image, &engine.host);
         }
     }
 }
 
 #[tokio::test]
-async fn a_removed_image_is_said_to_be_gone() {
-    for real in classic() {
+async fn an_image_removed_during_a_transfer_is_reported_as_not_found() {
+    for engine in classic_engines() {
         let mut layer = Tar::default();
         for at in 0..64 {
             layer = layer.file(&format!("part-{at}"), &noise(1 << 20));
         }
         let image = Image::new("jackal-test/graph-removed:1", vec![layer.end(1024)]);
-        real.load(&image.archive());
-        let docker = real.graph();
+        engine.load(&image.archive());
+        let docker = engine.graph();
         let resolved = docker.resolve(&reference(&image.name), &[]).await.unwrap();
-        let sink = Collected::default();
-        let (host, name) = (real.host.clone(), image.name.clone());
-        sink.interrupt(move || Real::at(host, StorageKind::Classic).run(&["rmi", &name]));
+        let sink = MemorySink::default();
+        let (host, name) = (engine.host.clone(), image.name.clone());
+        sink.interrupt(move || DockerEngine::at(host, StorageKind::Classic).run(&["rmi", &name]));
         let fault = docker.deliver(&resolved, &sink).await.unwrap_err();
-        assert_eq!(fault.reason, Reason::SourceNotFound, "{}: {fault}", real.host);
+        assert_eq!(fault.reason, Reason::SourceNotFound, "{}: {fault}", engine.host);
         let layer = &image.diff_ids()[0];
-        assert!(!sink.blobs.lock().unwrap().contains_key(layer), "{}", real.host);
+        assert!(!sink.blobs.lock().unwrap().contains_key(layer), "{}", engine.host);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_registry_never_has_a_wrong_layer() {
+async fn a_corrupt_layer_never_reaches_the_registry() {
     let registry = TestRegistry::start(Version::V31);
-    for (at, real) in classic().enumerate() {
+    for (at, engine) in classic_engines().enumerate() {
         let image = Image::varied("jackal-test/graph-registry:1");
-        real.load(&image.archive());
-        let copy = Copy::of(&real, &image);
+        engine.load(&image.archive());
+        let copy = Copy::of(&engine, &image);
         change_byte(&copy.diff(4).join("large"));
         copy.split(0, other_mode);
         let prefix = format!("graph{at}");
         let transfer = transfer(&copy.docker, &image.name, &registry, &prefix, Compression::None);
         let outcome = transfer.run().await.unwrap();
-        assert_eq!(outcome.method, Method::DockerSave, "{}", real.host);
+        assert_eq!(outcome.method, Method::DockerSave, "{}", engine.host);
         let declined = outcome.declined.unwrap();
         for why in [
             "was changed: its checksum is another",
@@ -373,6 +375,6 @@ async fn a_registry_never_has_a_wrong_layer() {
         ] {
             assert!(declined.contains(why), "{declined}");
         }
-        stands(&transfer, &image).await;
+        stored_image(&transfer, &image).await;
     }
 }

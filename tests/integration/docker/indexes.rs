@@ -8,8 +8,8 @@ use jackal_operator::source::docker::Docker;
 use jackal_operator::source::{Delivery, ImageSource};
 use serde_json::json;
 
-use super::collected::Collected;
-use super::engines::{Real, tar};
+use super::engines::{DockerEngine, tar};
+use super::memory_sink::MemorySink;
 use super::{content, reference};
 
 /// An image of several platforms.
@@ -18,7 +18,7 @@ pub struct Built {
     /// An index that lists the index.
     pub outer: Option<Document>,
     pub manifests: Vec<Document>,
-    /// By platform, so that one can be left out.
+    /// By index of the platform, so that one can be omitted.
     pub blobs: BTreeMap<usize, Vec<Vec<u8>>>,
 }
 
@@ -80,13 +80,13 @@ impl Built {
 }
 
 /// By the engine's export, its store's folder, and its containerd's socket.
-fn ways(real: &Real) -> [Docker; 3] {
-    [real.docker.clone(), content::folder(real), content::socket(real)]
+fn methods(engine: &DockerEngine) -> [Docker; 3] {
+    [engine.docker.clone(), content::folder(engine), content::socket(engine)]
 }
 
 async fn deliver(docker: &Docker, name: &str, platforms: &[&str]) -> (Delivery, Vec<Digest>) {
     let platforms: Vec<Platform> = platforms.iter().map(|platform| platform.parse().unwrap()).collect();
-    let sink = Collected::default();
+    let sink = MemorySink::default();
     let image = docker.resolve(&reference(name), &platforms).await.unwrap();
     let delivered = docker.deliver(&image, &sink).await.unwrap();
     let root = delivered.documents.last().unwrap().digest();
@@ -100,24 +100,24 @@ async fn deliver(docker: &Docker, name: &str, platforms: &[&str]) -> (Delivery, 
 }
 
 #[tokio::test]
-async fn platforms_are_chosen_from_an_index() {
-    let real = Real::containerd();
+async fn platforms_are_selected_from_an_index() {
+    let engine = DockerEngine::containerd();
     let name = "docker.io/jackal-test/index:1";
     let built = build("whole", &["linux/amd64", "linux/arm64", "linux/s390x"]);
-    real.load(&built.archive(name, None));
-    for docker in ways(&real) {
-        chosen(&docker, name, &built).await;
+    engine.load(&built.archive(name, None));
+    for docker in methods(&engine) {
+        assert_selection(&docker, name, &built).await;
     }
 }
 
-async fn chosen(docker: &Docker, name: &str, built: &Built) {
+async fn assert_selection(docker: &Docker, name: &str, built: &Built) {
     let (whole, _) = deliver(docker, name, &[]).await;
     assert_eq!(whole.documents.last().unwrap().raw, built.index.raw);
     assert_eq!(whole.documents.len(), 4);
 
     let (one, taken) = deliver(docker, name, &["linux/arm64"]).await;
     assert_eq!(one.documents, vec![built.manifests[1].clone()]);
-    // That platform alone was asked for.
+    // Only that platform was requested.
     assert_eq!(taken.len(), 2);
 
     let (two, _) = deliver(docker, name, &["linux/s390x", "linux/amd64"]).await;
@@ -133,20 +133,20 @@ async fn chosen(docker: &Docker, name: &str, built: &Built) {
 }
 
 #[tokio::test]
-async fn of_a_sparse_index_only_what_is_held_is_taken() {
-    let real = Real::containerd();
+async fn only_stored_platforms_of_a_sparse_index_are_copied() {
+    let engine = DockerEngine::containerd();
     let name = "docker.io/jackal-test/sparse:1";
     let built = build("sparse", &["linux/amd64", "linux/arm64"]);
-    real.load(&built.archive(name, Some(1)));
+    engine.load(&built.archive(name, Some(1)));
     let sparser_name = "docker.io/jackal-test/sparse:2";
     let sparser = build("sparser", &["linux/amd64", "linux/arm64", "linux/s390x"]);
-    real.load(&sparser.archive(sparser_name, Some(1)));
-    for docker in ways(&real) {
-        held(&docker, name, &built, sparser_name).await;
+    engine.load(&sparser.archive(sparser_name, Some(1)));
+    for docker in methods(&engine) {
+        assert_stored_platforms(&docker, name, &built, sparser_name).await;
     }
 }
 
-async fn held(docker: &Docker, name: &str, built: &Built, sparser: &str) {
+async fn assert_stored_platforms(docker: &Docker, name: &str, built: &Built, sparser: &str) {
     let (one, _) = deliver(docker, name, &[]).await;
     assert_eq!(one.documents, vec![built.manifests[0].clone()]);
     let arm = ["linux/arm64".parse().unwrap()];

@@ -1,12 +1,12 @@
-//! Images out of real docker engines of all three shapes.
+//! Images from real docker engines of all three configurations.
 
-pub mod collected;
 mod compressed;
 mod content;
-mod double;
 pub mod engines;
+mod fake_engine;
 mod graph;
 pub mod indexes;
+pub mod memory_sink;
 pub mod push;
 mod tars;
 
@@ -21,15 +21,16 @@ use jackal_operator::source::docker::{Docker, Engine, ImageChange, ImageEvents, 
 use jackal_operator::source::{Delivery, Identity, ImageSource, Method};
 use jackal_operator::transfer::{RegistryDestination, Transfer};
 
-use self::collected::Collected;
-use self::engines::{Image, Real, Victim, noise, tar};
-use crate::support::registry::TestRegistry;
+use self::engines::{DedicatedEngine, DockerEngine, Image, noise, tar};
+use self::memory_sink::MemorySink;
+use crate::support::independent::pull_and_verify;
+use crate::support::registry::{TestRegistry, Version};
 
 fn reference(text: &str) -> Reference {
     text.parse().unwrap()
 }
 
-async fn deliver(docker: &Docker, name: &str, sink: &Collected) -> Delivery {
+async fn deliver(docker: &Docker, name: &str, sink: &MemorySink) -> Delivery {
     let image = docker.resolve(&reference(name), &[]).await.unwrap();
     docker.deliver(&image, sink).await.unwrap()
 }
@@ -50,7 +51,7 @@ fn unpacked(kind: &str, content: &[u8]) -> Digest {
     Digest::of(&plain)
 }
 
-/// The way of an image to `registry`, where nothing is known from before, as after a restart.
+/// The transfer of an image to `registry`, without state from earlier transfers, as after a restart.
 pub fn transfer(
     docker: &Docker,
     image: &str,
@@ -73,8 +74,8 @@ pub fn transfer(
     }
 }
 
-/// The manifest of `image` where `transfer` went, once the configuration and all layers are found to be its own.
-async fn stands(transfer: &Transfer, image: &Image) -> Document {
+/// The manifest of `image` at the destination of `transfer`, after verifying its configuration and layers.
+async fn stored_image(transfer: &Transfer, image: &Image) -> Document {
     let document = transfer.destination.document("1").await.unwrap().unwrap();
     let manifest = document.manifest().unwrap();
     assert_eq!(manifest.config.digest, Digest::of(&image.config));
@@ -88,21 +89,26 @@ async fn stands(transfer: &Transfer, image: &Image) -> Document {
 }
 
 #[tokio::test]
-async fn every_layer_arrives_and_a_repeat_brings_nothing() {
-    for real in Real::all() {
+async fn every_layer_is_delivered_and_a_repeat_delivers_nothing() {
+    for engine in DockerEngine::all() {
         let image = Image::varied("jackal-test/varied:1");
-        real.load(&image.archive());
-        assert_eq!(real.docker.engine().shape().await.unwrap(), real.shape, "{}", real.host);
+        engine.load(&image.archive());
+        assert_eq!(
+            engine.docker.engine().shape().await.unwrap(),
+            engine.shape,
+            "{}",
+            engine.host
+        );
 
-        let sink = Collected::default();
-        let first = deliver(&real.docker, &image.name, &sink).await;
+        let sink = MemorySink::default();
+        let first = deliver(&engine.docker, &image.name, &sink).await;
         assert_eq!(first.method, Method::DockerSave);
         let manifest = manifest(&first);
         assert_eq!(
             sink.blobs.lock().unwrap()[&manifest.config.digest],
             image.config,
             "{}",
-            real.host
+            engine.host
         );
         let layers: Vec<Digest> = manifest
             .layers
@@ -113,33 +119,55 @@ async fn every_layer_arrives_and_a_repeat_brings_nothing() {
                 unpacked(&layer.media_type, &blobs[&layer.digest])
             })
             .collect();
-        assert_eq!(layers, image.diff_ids(), "{}", real.host);
-        // The layer that is there twice came once.
-        assert_eq!(sink.taken().len(), image.layers.len(), "{}", real.host);
+        assert_eq!(layers, image.diff_ids(), "{}", engine.host);
+        // The duplicate layer was delivered once.
+        assert_eq!(sink.taken().len(), image.layers.len(), "{}", engine.host);
 
-        let elsewhere = deliver(&real.docker, &image.name, &Collected::default()).await;
-        assert_eq!(elsewhere.documents, first.documents, "{}", real.host);
-        let again = deliver(&real.docker, &image.name, &sink).await;
+        let elsewhere = deliver(&engine.docker, &image.name, &MemorySink::default()).await;
+        assert_eq!(elsewhere.documents, first.documents, "{}", engine.host);
+        let again = deliver(&engine.docker, &image.name, &sink).await;
         assert_eq!(again.documents, first.documents);
-        assert_eq!(sink.taken(), vec![], "{}", real.host);
-        if real.shape == StorageKind::Classic {
+        assert_eq!(sink.taken(), vec![], "{}", engine.host);
+        if engine.shape == StorageKind::Classic {
             assert_eq!(again.method, Method::Unchanged);
         }
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_client_can_pull_the_images_of_each_engine() {
+    let registry = TestRegistry::start(Version::V31);
+    for (at, engine) in DockerEngine::all().into_iter().enumerate() {
+        let image = Image::varied("jackal-test/pulled:1");
+        engine.load(&image.archive());
+        for (compression, form) in [
+            (Compression::None, "plain"),
+            (Compression::Zstd, "zstd"),
+            (Compression::Gzip, "gzip"),
+        ] {
+            let prefix = format!("{form}{at}");
+            let transfer = transfer(&engine.docker, &image.name, &registry, &prefix, compression);
+            let outcome = transfer.run().await.unwrap();
+            let pulled = pull_and_verify(&registry.host, &transfer.location.repository, "1").await;
+            assert_eq!(pulled.digest, outcome.digest.as_str(), "{} {form}", engine.host);
+            // The configuration, and each layer once.
+            assert_eq!(pulled.blobs.len(), image.layers.len(), "{} {form}", engine.host);
+        }
+    }
+}
+
 #[tokio::test]
-async fn layers_that_are_held_are_passed_over() {
-    for real in Real::all()
+async fn existing_layers_are_skipped() {
+    for engine in DockerEngine::all()
         .into_iter()
-        .filter(|real| real.shape == StorageKind::Classic)
+        .filter(|engine| engine.shape == StorageKind::Classic)
     {
         let image = Image::varied("jackal-test/held:1");
-        real.load(&image.archive());
-        let sink = Collected::default();
+        engine.load(&image.archive());
+        let sink = MemorySink::default();
         sink.hold_diff(&image.layers[0]);
         sink.hold_diff(&image.layers[2]);
-        let delivered = deliver(&real.docker, &image.name, &sink).await;
+        let delivered = deliver(&engine.docker, &image.name, &sink).await;
         let mut taken = sink.taken();
         taken.sort();
         let mut expected = vec![
@@ -148,7 +176,7 @@ async fn layers_that_are_held_are_passed_over() {
             Digest::of(&image.layers[4]),
         ];
         expected.sort();
-        assert_eq!(taken, expected, "{}", real.host);
+        assert_eq!(taken, expected, "{}", engine.host);
         let layers: Vec<Digest> = manifest(&delivered).layers.iter().map(|l| l.digest.clone()).collect();
         assert_eq!(layers, image.diff_ids());
     }
@@ -156,22 +184,22 @@ async fn layers_that_are_held_are_passed_over() {
 
 #[tokio::test]
 async fn an_image_is_found_by_name_digest_and_id() {
-    for real in Real::all() {
+    for engine in DockerEngine::all() {
         let image = Image::varied("jackal-test/pinned:1");
-        real.load(&image.archive());
-        let resolve = async |text: String| real.docker.resolve(&reference(&text), &[]).await;
+        engine.load(&image.archive());
+        let resolve = async |text: String| engine.docker.resolve(&reference(&text), &[]).await;
         let found = resolve(image.name.clone()).await.unwrap();
         let id = found.identity.digest().clone();
-        match (&found.identity, real.shape) {
+        match (&found.identity, engine.shape) {
             (Identity::Config { image_id, diff_ids }, StorageKind::Classic) => {
                 assert_eq!(*image_id, Digest::of(&image.config));
                 assert_eq!(*diff_ids, image.diff_ids());
             }
             (Identity::Manifest(_), StorageKind::Containerd) => {}
-            (other, _) => panic!("{}: {other:?}", real.host),
+            (other, _) => panic!("{}: {other:?}", engine.host),
         }
         for name in [format!("{}@{id}", image.name), format!("jackal-test/pinned@{id}")] {
-            assert_eq!(resolve(name).await.unwrap().identity, found.identity, "{}", real.host);
+            assert_eq!(resolve(name).await.unwrap().identity, found.identity, "{}", engine.host);
         }
         let other = Digest::of(b"other");
         let fault = resolve(format!("{}@{other}", image.name)).await.unwrap_err();
@@ -179,11 +207,11 @@ async fn an_image_is_found_by_name_digest_and_id() {
         assert!(fault.message.contains(id.as_str()), "{fault}");
         for name in ["jackal-test/none:1".to_owned(), format!("jackal-test/pinned@{other}")] {
             let fault = resolve(name.clone()).await.unwrap_err();
-            assert_eq!(fault.reason, Reason::SourceNotFound, "{}: {fault}", real.host);
+            assert_eq!(fault.reason, Reason::SourceNotFound, "{}: {fault}", engine.host);
             assert!(fault.message.contains(&format!("no image `{name}`")), "{fault}");
         }
         let windows = ["windows/amd64".parse().unwrap()];
-        let fault = real
+        let fault = engine
             .docker
             .resolve(&reference(&image.name), &windows)
             .await
@@ -193,7 +221,7 @@ async fn an_image_is_found_by_name_digest_and_id() {
 }
 
 #[tokio::test]
-async fn an_engine_that_is_not_there_is_named() {
+async fn an_unreachable_engine_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let host = format!("unix://{}/none.sock", folder.path().display());
     let docker = Docker::new(Engine::new(Some(&host), Duration::from_secs(1)).unwrap(), None);
@@ -203,60 +231,60 @@ async fn an_engine_that_is_not_there_is_named() {
     assert!(fault.message.starts_with(&expected), "{fault}");
 }
 
-async fn until(events: &mut ImageEvents, real: &Real, wanted: impl Fn(&ImageChange) -> bool) {
+async fn until(events: &mut ImageEvents, engine: &DockerEngine, wanted: impl Fn(&ImageChange) -> bool) {
     let found = async { while !wanted(&events.next().await) {} };
     let ended = tokio::time::timeout(Duration::from_secs(30), found).await;
-    assert!(ended.is_ok(), "{}: no such notice", real.host);
+    assert!(ended.is_ok(), "{}: no such notice", engine.host);
 }
 
 #[tokio::test]
-async fn every_change_of_an_image_is_noticed() {
+async fn every_change_of_an_image_is_detected() {
     let context = tempfile::tempdir().unwrap();
     std::fs::write(context.path().join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").unwrap();
     let folder = context.path().to_str().unwrap();
     let file = context.path().join("rootfs.tar");
     std::fs::write(&file, tar(&[("a", "a")])).unwrap();
-    for real in Real::all() {
-        let mut events = ImageEvents::new(real.docker.engine().clone());
+    for engine in DockerEngine::all() {
+        let mut events = ImageEvents::new(engine.docker.engine().clone());
         assert_eq!(events.next().await, ImageChange::Resync);
         let named = |wanted: &'static str| move |notice: &ImageChange| matches!(notice, ImageChange::Changed { name: Some(name) } if name == wanted);
         let any = |notice: &ImageChange| matches!(notice, ImageChange::Changed { .. });
 
-        real.run(&["build", "--quiet", "--tag", "jackal-test/built:1", folder]);
-        until(&mut events, &real, named("jackal-test/built:1")).await;
-        real.run(&["tag", "jackal-test/built:1", "jackal-test/tagged:1"]);
-        until(&mut events, &real, named("jackal-test/tagged:1")).await;
-        real.run(&["import", file.to_str().unwrap(), "jackal-test/imported:1"]);
-        until(&mut events, &real, named("jackal-test/imported:1")).await;
-        // What follows has no name on every engine.
-        let mut events = ImageEvents::new(real.docker.engine().clone());
+        engine.run(&["build", "--quiet", "--tag", "jackal-test/built:1", folder]);
+        until(&mut events, &engine, named("jackal-test/built:1")).await;
+        engine.run(&["tag", "jackal-test/built:1", "jackal-test/tagged:1"]);
+        until(&mut events, &engine, named("jackal-test/tagged:1")).await;
+        engine.run(&["import", file.to_str().unwrap(), "jackal-test/imported:1"]);
+        until(&mut events, &engine, named("jackal-test/imported:1")).await;
+        // The following events have no name on some engines.
+        let mut events = ImageEvents::new(engine.docker.engine().clone());
         assert_eq!(events.next().await, ImageChange::Resync);
-        real.run(&["rmi", "jackal-test/tagged:1"]);
-        until(&mut events, &real, any).await;
-        let mut events = ImageEvents::new(real.docker.engine().clone());
+        engine.run(&["rmi", "jackal-test/tagged:1"]);
+        until(&mut events, &engine, any).await;
+        let mut events = ImageEvents::new(engine.docker.engine().clone());
         assert_eq!(events.next().await, ImageChange::Resync);
-        real.load(&Image::new("jackal-test/loaded:1", vec![tar(&[("b", "b")])]).archive());
-        until(&mut events, &real, any).await;
+        engine.load(&Image::new("jackal-test/loaded:1", vec![tar(&[("b", "b")])]).archive());
+        until(&mut events, &engine, any).await;
     }
 }
 
 #[tokio::test]
-async fn an_engine_that_dies_in_an_export_leaves_nothing_half() {
+async fn an_engine_that_dies_during_an_export_leaves_no_partial_layer() {
     for (part, shape) in [
         ("docker20", StorageKind::Classic),
         ("docker-containerd", StorageKind::Containerd),
     ] {
-        let victim = Victim::start(part, shape);
-        let docker = &victim.real.docker;
+        let dedicated = DedicatedEngine::start(part, shape);
+        let docker = &dedicated.engine.docker;
         let layer = tar(&[("large", noise(64 << 20))]);
-        victim
-            .real
+        dedicated
+            .engine
             .load(&Image::new("jackal-test/large:1", vec![layer]).archive());
         let mut events = ImageEvents::new(docker.engine().clone());
         assert_eq!(events.next().await, ImageChange::Resync);
 
-        let sink = Collected::default();
-        sink.interrupt(victim.killer());
+        let sink = MemorySink::default();
+        sink.interrupt(dedicated.killer());
         let image = docker.resolve(&reference("jackal-test/large:1"), &[]).await.unwrap();
         let delivery = tokio::time::timeout(Duration::from_secs(10), docker.deliver(&image, &sink));
         let fault = delivery.await.expect("noticed at once").unwrap_err();
@@ -264,19 +292,19 @@ async fn an_engine_that_dies_in_an_export_leaves_nothing_half() {
         let large = sink.blobs.lock().unwrap().values().any(|blob| blob.len() > 1 << 20);
         assert!(!large, "{part}");
 
-        until(&mut events, &victim.real, |notice| {
+        until(&mut events, &dedicated.engine, |notice| {
             matches!(notice, ImageChange::Lost(_))
         })
         .await;
-        // A process takes a while to die; its socket answers with a reset until then.
+        // A process takes a while to die; until then its socket resets connections.
         let unreachable = async {
             while !matches!(docker.engine().ping().await, Err(fault) if fault.message.contains("cannot be reached")) {}
         };
         tokio::time::timeout(Duration::from_secs(10), unreachable)
             .await
             .unwrap();
-        victim.start_again();
-        until(&mut events, &victim.real, |notice| *notice == ImageChange::Resync).await;
+        dedicated.start_again();
+        until(&mut events, &dedicated.engine, |notice| *notice == ImageChange::Resync).await;
         docker.engine().ping().await.unwrap();
     }
 }
@@ -288,12 +316,12 @@ async fn a_legacy_build_keeps_its_layers() {
     for (name, content) in [("Dockerfile", recipe), ("a", "a"), ("b", "b")] {
         std::fs::write(context.path().join(name), content).unwrap();
     }
-    for real in Real::all() {
+    for engine in DockerEngine::all() {
         let name = "jackal-test/legacy:1";
-        real.run(&["build", "--quiet", "--tag", name, context.path().to_str().unwrap()]);
-        let inspected = real.docker.engine().inspect(name).await.unwrap().unwrap();
-        let sink = Collected::default();
-        let delivered = deliver(&real.docker, name, &sink).await;
+        engine.run(&["build", "--quiet", "--tag", name, context.path().to_str().unwrap()]);
+        let inspected = engine.docker.engine().inspect(name).await.unwrap().unwrap();
+        let sink = MemorySink::default();
+        let delivered = deliver(&engine.docker, name, &sink).await;
         let manifest = delivered.documents.iter().find_map(|document| match &document.content {
             Content::Manifest(manifest) => Some(manifest),
             Content::Index(_) => None,
@@ -305,6 +333,6 @@ async fn a_legacy_build_keeps_its_layers() {
             .iter()
             .map(|layer| unpacked(&layer.media_type, &blobs[&layer.digest]))
             .collect();
-        assert_eq!(layers, inspected.diff_ids, "{}", real.host);
+        assert_eq!(layers, inspected.diff_ids, "{}", engine.host);
     }
 }

@@ -1,8 +1,8 @@
-//! Tars that are hard to put together again.
+//! Tars that are difficult to reproduce.
 
 use tokio_tar::{EntryType, Header};
 
-/// A tar entry by entry, with what only PAX can say.
+/// A tar built entry by entry, with PAX records.
 #[derive(Default)]
 pub struct Tar(Vec<u8>);
 
@@ -52,8 +52,8 @@ impl Tar {
     }
 }
 
-/// All that makes a tar hard to put together again.
-pub fn odd() -> Vec<u8> {
+/// A tar with all features that are difficult to reproduce.
+pub fn unusual_entries() -> Vec<u8> {
     let long = format!("{}/{}", "d".repeat(120), "f".repeat(140));
     Tar::default()
         .folder("d/")
@@ -83,11 +83,11 @@ pub fn odd() -> Vec<u8> {
         .folder("e/")
         .file("e/.wh..wh..opq", b"")
         .file(".wh.gone", b"")
-        // GNU tar fills a record, others more than that.
+        // GNU tar fills a record; others write more than that.
         .end(1024 * 1024 + 10_240)
 }
 
-pub fn crowded(files: usize) -> Vec<u8> {
+pub fn many_files(files: usize) -> Vec<u8> {
     let mut tar = Tar::default();
     for at in 0..files {
         if at % 100 == 0 {

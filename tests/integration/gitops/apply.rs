@@ -1,15 +1,15 @@
-//! Tools that apply again and again, and that never fight with the operator.
+//! GitOps tools apply again and again without conflicts with the operator.
 
 use jackal_operator::api::v1alpha1::{JackalImage, JackalPackage};
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
-use super::{lone, package};
+use super::{package, standalone_image};
 use crate::support::cluster::Cluster;
 use crate::support::image::multi_platform;
 use crate::support::registry::{TestRegistry, Version};
 
-/// How a tool applies, and the name under which it then owns fields.
+/// How a tool applies, and the field manager that it uses.
 const TOOLS: [(&[&str], &str); 3] = [
     (
         &["--server-side", "--field-manager=argocd-controller"],
@@ -19,20 +19,20 @@ const TOOLS: [(&[&str], &str); 3] = [
         &["--server-side", "--field-manager=kustomize-controller"],
         "kustomize-controller",
     ),
-    // As Argo CD does by default, and people by hand.
+    // The default of Argo CD, and of users.
     (
         &["--field-manager=kubectl-client-side-apply"],
         "kubectl-client-side-apply",
     ),
 ];
 
-/// The object, with who owns which field.
+/// The object with its managed fields.
 fn read(cluster: &Cluster, object: &str) -> Value {
-    let said = cluster.kubectl(&["get", object, "--show-managed-fields", "--output", "json"]);
-    serde_json::from_str(&said).unwrap()
+    let output = cluster.kubectl(&["get", object, "--show-managed-fields", "--output", "json"]);
+    serde_json::from_str(&output).unwrap()
 }
 
-/// The fields that `manager` owns, or those that all others own: the first two steps of their paths.
+/// The fields that `manager` owns, or those of all others: the first two elements of their paths.
 fn owned(object: &Value, manager: &str, its: bool) -> Vec<String> {
     let mut found = Vec::new();
     for entry in object["metadata"]["managedFields"].as_array().unwrap() {
@@ -50,7 +50,7 @@ fn owned(object: &Value, manager: &str, its: bool) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn applying_again_changes_nothing_and_conflicts_with_nobody() {
+async fn applying_again_changes_nothing_and_causes_no_conflict() {
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     for tag in ["1", "2"] {
         multi_platform(&source.repository("team/app"), tag).await;
@@ -62,20 +62,20 @@ async fn applying_again_changes_nothing_and_conflicts_with_nobody() {
         let file = folder.path().join("objects.yaml");
         let file = file.to_str().unwrap();
         let image = |tag: &str| format!("{}/team/app:{tag}", source.host);
-        // Little is said of what has a default, and a map is empty, as generators write it.
+        // Defaults are omitted, and a map is empty, as generators write it.
         let write = |tag: &str| {
             let line = format!("{{image: '{}'}}", image(tag));
             let package = package("shop", "1.0.0", &registry.host, &[&line], "deletionPolicy: Delete");
-            let lone = lone(
+            let standalone_image = standalone_image(
                 "app",
                 &image(tag),
                 &registry.host,
                 "imagePullSecrets: []\n  deletionPolicy: Delete",
             );
-            std::fs::write(file, format!("{package}---\n{lone}")).unwrap();
+            std::fs::write(file, format!("{package}---\n{standalone_image}")).unwrap();
         };
         let apply = || cluster.kubectl(&[&["apply", "--filename", file][..], flags].concat());
-        // It fails, and says nothing, where something differs.
+        // It fails without output if something differs.
         let differs = || cluster.kubectl(&[&["diff", "--filename", file][..], flags].concat());
 
         write("1");
@@ -92,7 +92,7 @@ async fn applying_again_changes_nothing_and_conflicts_with_nobody() {
                 again["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"],
                 "{manager}: {object} was written by an apply that changes nothing"
             );
-            // What others own is what no manifest in Git has.
+            // Fields of other managers are in no manifest in Git.
             let others: Vec<String> = owned(&again, manager, false);
             let foreign = |field: &&String| !field.starts_with("f:status/") && *field != "f:metadata/f:finalizers";
             assert_eq!(others.iter().find(foreign), None, "{manager}: {object}");
@@ -112,14 +112,15 @@ async fn applying_again_changes_nothing_and_conflicts_with_nobody() {
             );
         }
 
-        // A request by hand is nobody's drift, and the next apply leaves it alone.
+        // A manual request is not drift, and the next apply keeps it.
         let request = "reconcile.fluxcd.io/requestedAt=2026-01-01T00:00:00Z";
         cluster.kubectl(&["annotate", "jkpkg/shop", "jkimg/app", request]);
         let handled = |status: Option<&str>| (status == Some("2026-01-01T00:00:00Z")).then_some(());
         let package = |package: &JackalPackage| handled(package.status.as_ref()?.last_handled_reconcile_at.as_deref());
         cluster.package_where("shop", "looked at again", package).await;
-        let lone = |image: &JackalImage| handled(image.status.as_ref()?.last_handled_reconcile_at.as_deref());
-        cluster.image_where("app", "looked at again", lone).await;
+        let standalone_image =
+            |image: &JackalImage| handled(image.status.as_ref()?.last_handled_reconcile_at.as_deref());
+        cluster.image_where("app", "looked at again", standalone_image).await;
         let shop = cluster.ready("shop").await;
         assert_eq!(differs(), "", "{manager}");
         apply();
@@ -133,7 +134,7 @@ async fn applying_again_changes_nothing_and_conflicts_with_nobody() {
         );
         assert_eq!(again.metadata.generation, shop.metadata.generation);
 
-        // A change of the manifest is taken without force.
+        // A changed manifest is accepted without force.
         write("2");
         apply();
         let changed = cluster.ready("shop").await;
@@ -151,10 +152,10 @@ async fn applying_again_changes_nothing_and_conflicts_with_nobody() {
 }
 
 #[tokio::test]
-async fn an_edit_by_another_is_a_conflict_between_those_two() {
+async fn an_edit_by_another_manager_is_a_conflict_with_the_applier() {
     let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
     let _controller = cluster.controller(&[]);
-    let yaml = lone("app", "127.0.0.1:1/team/app:1", &registry.host, "interval: 1h");
+    let yaml = standalone_image("app", "127.0.0.1:1/team/app:1", &registry.host, "interval: 1h");
     let argocd = ["--field-manager=argocd-controller"];
     cluster.try_apply_with(&yaml, &argocd).unwrap();
     cluster

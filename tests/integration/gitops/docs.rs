@@ -1,4 +1,4 @@
-//! docs/gitops.md, and what the chart ships, against the one script.
+//! The script in docs/gitops.md and in the chart is the tested one.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use crate::support::program;
 
 const PAGE: &str = include_str!("../../../docs/gitops.md");
 
-/// What stands in the page's fences of that language.
+/// The content of the page's fenced blocks in that language.
 fn fenced(language: &str) -> Vec<String> {
     let begin = format!("```{language}\n");
     let blocks = PAGE.split(&begin).skip(1);
@@ -18,7 +18,7 @@ fn fenced(language: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_page_shows_the_script_that_is_tested() {
+fn the_page_shows_the_tested_script() {
     let script = std::fs::read_to_string(HEALTH).unwrap();
     assert_eq!(
         fenced("lua"),
@@ -28,7 +28,7 @@ fn the_page_shows_the_script_that_is_tested() {
 }
 
 #[test]
-fn the_examples_are_yaml_of_the_kinds_that_they_name() {
+fn the_documented_examples_are_valid_yaml() {
     let blocks = fenced("yaml");
     assert!(blocks.len() >= 4, "{}", blocks.len());
     let documents = blocks.iter().flat_map(|block| block.split("---\n"));
@@ -44,7 +44,7 @@ fn the_examples_are_yaml_of_the_kinds_that_they_name() {
 }
 
 #[test]
-fn the_chart_ships_the_script_where_it_is_asked_to() {
+fn the_chart_includes_the_health_script_when_enabled() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/jackal-operator");
     let render = |more: &[&str]| {
         run(

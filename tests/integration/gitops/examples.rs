@@ -1,4 +1,4 @@
-//! examples/ and docs/howto-deployment.md: what they show is taken by a real API server, and is what the operator does.
+//! examples/ and docs/howto-deployment.md: a real API server accepts them, and they show what the operator does.
 
 use jackal_operator::oci::{Location, Naming};
 use serde_json::Value;
@@ -10,12 +10,12 @@ use crate::support::registry::{TestRegistry, Version};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
 const PAGE: &str = include_str!("../../../docs/howto-deployment.md");
-/// The registry that the examples name for the reader's own.
+/// The registry in the examples.
 const PLACEHOLDER: &str = "registry.example.com";
 const EXAMPLE: &str = include_str!("../../../examples/deployment.yaml");
 
 #[tokio::test]
-async fn every_example_is_taken_by_an_api_server() {
+async fn every_example_is_accepted_by_an_api_server() {
     let cluster = Cluster::new().await;
     let mut count = 0;
     for entry in std::fs::read_dir(FOLDER).unwrap() {
@@ -32,7 +32,7 @@ async fn every_example_is_taken_by_an_api_server() {
 }
 
 #[test]
-fn the_page_shows_the_example_and_the_names_that_are_made() {
+fn the_page_shows_the_example_and_its_image_names() {
     let objects = &EXAMPLE[EXAMPLE.find("apiVersion").unwrap()..];
     assert!(
         PAGE.contains(objects),
@@ -46,7 +46,7 @@ fn the_page_shows_the_example_and_the_names_that_are_made() {
 }
 
 #[tokio::test]
-async fn the_deployment_names_what_the_operator_brought() {
+async fn the_deployment_references_the_copied_images() {
     let (cluster, source, registry) = (
         Cluster::new().await,
         TestRegistry::start(Version::V31),
@@ -68,8 +68,8 @@ async fn the_deployment_names_what_the_operator_brought() {
     let example = EXAMPLE.replace(&format!("{ADDRESS}/default/"), &here);
     cluster.apply(&example.replace(PLACEHOLDER, &source.host));
     let status = cluster.ready("web").await.status.unwrap();
-    let said = cluster.kubectl(&["get", "deployment", "web", "--output", "json"]);
-    let deployment: Value = serde_json::from_str(&said).unwrap();
+    let output = cluster.kubectl(&["get", "deployment", "web", "--output", "json"]);
+    let deployment: Value = serde_json::from_str(&output).unwrap();
     let named = &deployment["spec"]["template"]["spec"]["containers"][0]["image"];
     assert_eq!(*named, status.images[0].name);
     let path = status.images[0].name.strip_prefix(&format!("{ADDRESS}/")).unwrap();

@@ -1,14 +1,14 @@
-//! A package's artifact as Flux's OCIRepository takes it.
+//! Flux's OCIRepository reads a package's artifact.
 
 use base64::Engine as _;
 
-use super::{answers, package, refusal};
+use super::{answers, package, refused_output};
 use crate::support::cluster::Cluster;
 use crate::support::image::multi_platform;
 use crate::support::registry::{TestRegistry, Version};
 
 #[tokio::test]
-async fn an_oci_repository_takes_the_definition_of_a_package() {
+async fn fluxs_oci_repository_accepts_a_package() {
     let cluster = Cluster::new().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     multi_platform(&source.repository("team/app"), "1").await;
@@ -37,11 +37,11 @@ async fn an_oci_repository_takes_the_definition_of_a_package() {
             assert!(content.starts_with(&format!("kind: '{kind}'\n")), "{content}");
         }
 
-        // Under the tag is an index whose entries are of the operating system `multi`, as Jackal's and Zarf's commands
-        // want it, and Flux wants linux/amd64 or none. docs/gitops.md says so.
-        let by_tag = refusal(&["flux-pull", &format!("{repository}:1.0.0")]);
+        // Under the tag is an index whose entries have the operating system `multi`, as Jackal's and Zarf's commands
+        // require, while Flux selects linux/amd64 or none. docs/gitops.md describes this.
+        let by_tag = refused_output(&["flux-pull", &format!("{repository}:1.0.0")]);
         assert!(by_tag.contains("no child with platform linux/amd64"), "{by_tag}");
-        let wrong = refusal(&["flux-pull", &by_digest, "application/vnd.cncf.flux.content.v1.tar+gzip"]);
+        let wrong = refused_output(&["flux-pull", &by_digest, "application/vnd.cncf.flux.content.v1.tar+gzip"]);
         assert!(wrong.contains("failed to find layer"), "{wrong}");
     }
 }

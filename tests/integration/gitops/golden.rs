@@ -1,10 +1,11 @@
-//! Objects of earlier versions, `tests/compat`: tools judge them as they did, and the API server of today takes them.
+//! Objects of earlier versions in `tests/compat`: tools report the same health, and the current API server accepts
+//! them.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::Verdict;
+use super::Health;
 use crate::support::cluster::Cluster;
 
 /// The files of the set, by name.
@@ -29,17 +30,17 @@ fn noted(file: &Path, key: &str) -> String {
 }
 
 #[test]
-fn objects_of_earlier_versions_are_judged_as_they_were() {
+fn objects_of_earlier_versions_keep_their_health() {
     let files = files();
     let names: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
-    for (file, verdict) in files.iter().zip(Verdict::of(&names)) {
-        let expected = Verdict::new(&noted(file, "kstatus"), &noted(file, "argocd"));
+    for (file, verdict) in files.iter().zip(Health::of(&names)) {
+        let expected = Health::new(&noted(file, "kstatus"), &noted(file, "argocd"));
         assert_eq!(verdict, expected, "{}", file.display());
     }
 }
 
 #[tokio::test]
-async fn objects_of_earlier_versions_are_admitted_unchanged() {
+async fn objects_of_earlier_versions_are_accepted_unchanged() {
     let cluster = Cluster::new().await;
     for file in files() {
         let object: Value = serde_saphyr::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
@@ -52,21 +53,21 @@ async fn objects_of_earlier_versions_are_admitted_unchanged() {
         cluster
             .try_apply_with(&fresh.to_string(), &["--dry-run=server"])
             .unwrap_or_else(|error| panic!("{shown}: {error}"));
-        // No operator runs in this namespace, so what is written stands.
+        // No operator runs in this namespace, so the objects do not change.
         cluster.apply(&fresh.to_string());
         fresh["status"] = object["status"].clone();
         cluster
             .try_apply_with(&fresh.to_string(), &["--subresource=status", "--validate=strict"])
             .unwrap_or_else(|error| panic!("{shown}: {error}"));
-        let standing = cluster.kubectl(&[
+        let existing = cluster.kubectl(&[
             "get",
             &format!("{}.jackal.dev", kind.to_lowercase()),
             name,
             "--output",
             "json",
         ]);
-        let standing: Value = serde_json::from_str(&standing).unwrap();
-        assert_eq!(standing["spec"], object["spec"], "{shown}");
-        assert_eq!(standing["status"], object["status"], "{shown}");
+        let existing: Value = serde_json::from_str(&existing).unwrap();
+        assert_eq!(existing["spec"], object["spec"], "{shown}");
+        assert_eq!(existing["status"], object["status"], "{shown}");
     }
 }

@@ -1,4 +1,4 @@
-//! What GitOps tools see of us, by the libraries that they judge by: kstatus (Flux), gopher-lua (Argo CD), and
+//! How GitOps tools evaluate our objects, with the libraries that they use: kstatus (Flux), gopher-lua (Argo CD), and
 //! go-containerregistry (Flux's OCIRepository).
 
 mod apply;
@@ -16,22 +16,22 @@ use crate::support::objects;
 use crate::support::process::{output, run};
 use crate::support::program;
 
-/// The health script, as the chart ships it.
+/// The health script in the chart.
 const HEALTH: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/charts/jackal-operator/files/argocd/health.lua"
 );
 
-/// What tools make of an object.
+/// The health of an object in both tools.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Verdict {
+struct Health {
     /// Of kstatus: Current, InProgress, Failed or Terminating.
     kstatus: String,
     /// Of Argo CD: Healthy, Progressing, Degraded or Suspended.
     argocd: String,
 }
 
-impl Verdict {
+impl Health {
     fn new(kstatus: &str, argocd: &str) -> Self {
         Self {
             kstatus: kstatus.to_owned(),
@@ -39,7 +39,7 @@ impl Verdict {
         }
     }
 
-    /// What the tools say of the object in each of the files, which hold one each.
+    /// The health of the objects in these files, one in each.
     fn of(files: &[&Path]) -> Vec<Self> {
         let files: Vec<&str> = files.iter().map(|file| file.to_str().expect("text")).collect();
         let kstatus = answers(&[&["kstatus"], &files[..]].concat());
@@ -56,16 +56,17 @@ impl Verdict {
     }
 }
 
-/// What `scripts/go/gitops` answers, a line for each object.
+/// The output of `scripts/go/gitops`, one line for each object.
 fn answers(arguments: &[&str]) -> Vec<Value> {
-    let said = run(program("JACKAL_BIN_GITOPS"), arguments);
-    said.lines()
+    let output = run(program("JACKAL_BIN_GITOPS"), arguments);
+    output
+        .lines()
         .map(|line| serde_json::from_str(line).expect("a line of JSON"))
         .collect()
 }
 
-/// The same where it refuses: what it says.
-fn refusal(arguments: &[&str]) -> String {
+/// The same if it must fail: its output.
+fn refused_output(arguments: &[&str]) -> String {
     let output = output(&program("JACKAL_BIN_GITOPS"), arguments);
     assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -76,9 +77,9 @@ fn package(name: &str, version: &str, endpoint: &str, images: &[&str], more: &st
     objects::package(name, version, images, &to(endpoint, more))
 }
 
-/// An image of its own that goes there; see [`objects::lone`].
-fn lone(name: &str, image: &str, endpoint: &str, more: &str) -> String {
-    objects::lone(name, image, &to(endpoint, more))
+/// A standalone image for that registry; see [`objects::standalone_image`].
+fn standalone_image(name: &str, image: &str, endpoint: &str, more: &str) -> String {
+    objects::standalone_image(name, image, &to(endpoint, more))
 }
 
 fn to(endpoint: &str, more: &str) -> String {

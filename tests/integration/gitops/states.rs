@@ -1,6 +1,6 @@
-//! Each state that an object can be in, made by the real operator, and what kstatus and Argo CD say of it then.
+//! Every state of an object, produced by the real operator, and its health in kstatus and Argo CD.
 //!
-//! With `JACKAL_COMPAT_RECORD` naming a folder, the objects are written there, as `tests/compat` keeps them.
+//! With `JACKAL_COMPAT_RECORD` naming a folder, the objects are written there, in the form of `tests/compat`.
 
 use std::path::PathBuf;
 
@@ -9,9 +9,9 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::json;
 
-use super::{Verdict, lone, package};
+use super::{Health, package, standalone_image};
 use crate::cluster::{layered, unique};
-use crate::docker::engines::Real;
+use crate::docker::engines::DockerEngine;
 use crate::support::cluster::{Cluster, condition};
 use crate::support::image::{image, multi_platform, noise, put};
 use crate::support::operator::Operator;
@@ -19,45 +19,45 @@ use crate::support::registry::{TestRegistry, Version};
 use crate::support::throttle::Throttle;
 use crate::support::wait::{SOON, eventually};
 
-/// Expects that tools take the object for that; records it.
-fn is(cluster: &Cluster, object: &str, state: &str, kstatus: &str, argocd: &str) {
+/// Expects the object's health in both tools, and records it.
+fn assert_health(cluster: &Cluster, object: &str, state: &str, kstatus: &str, argocd: &str) {
     let yaml = cluster.kubectl(&["get", object, "--output", "yaml"]);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("object.yaml");
     std::fs::write(&file, &yaml).unwrap();
-    let expected = Verdict::new(kstatus, argocd);
-    assert_eq!(Verdict::of(&[&file]), [expected], "{state}:\n{yaml}");
+    let expected = Health::new(kstatus, argocd);
+    assert_eq!(Health::of(&[&file]), [expected], "{state}:\n{yaml}");
     if let Some(folder) = std::env::var_os("JACKAL_COMPAT_RECORD") {
         let file = PathBuf::from(folder).join(format!("{state}.yaml"));
         std::fs::write(file, format!("# kstatus: {kstatus}\n# argocd: {argocd}\n{yaml}")).unwrap();
     }
 }
 
-/// Whether the Ready condition of the present spec has that status and reason; any reason where that is empty.
-fn says(conditions: &[Condition], generation: Option<i64>, status: &str, reason: &str) -> Option<()> {
+/// Whether the Ready condition of the current spec has this status and reason; any reason if it is empty.
+fn has_ready_condition(conditions: &[Condition], generation: Option<i64>, status: &str, reason: &str) -> Option<()> {
     let ready = condition(conditions, "Ready")?;
     let current = ready.observed_generation == generation;
     (current && ready.status == status && (reason.is_empty() || ready.reason == reason)).then_some(())
 }
 
-/// The package once its Ready condition says so.
-async fn package_says(cluster: &Cluster, name: &str, status: &str, reason: &str) -> JackalPackage {
+/// The package once its Ready condition has this status and reason.
+async fn package_with_condition(cluster: &Cluster, name: &str, status: &str, reason: &str) -> JackalPackage {
     let what = format!("{status} for {reason}");
-    let says = |package: &JackalPackage| {
+    let has_ready_condition = |package: &JackalPackage| {
         let conditions = &package.status.as_ref()?.conditions;
-        says(conditions, package.metadata.generation, status, reason)
+        has_ready_condition(conditions, package.metadata.generation, status, reason)
     };
-    cluster.package_where(name, &what, says).await
+    cluster.package_where(name, &what, has_ready_condition).await
 }
 
-/// The same of an image.
-async fn image_says(cluster: &Cluster, name: &str, status: &str, reason: &str) -> JackalImage {
+/// The same for an image.
+async fn image_with_condition(cluster: &Cluster, name: &str, status: &str, reason: &str) -> JackalImage {
     let what = format!("{status} for {reason}");
-    let says = |image: &JackalImage| {
+    let has_ready_condition = |image: &JackalImage| {
         let conditions = &image.status.as_ref()?.conditions;
-        says(conditions, image.metadata.generation, status, reason)
+        has_ready_condition(conditions, image.metadata.generation, status, reason)
     };
-    cluster.image_where(name, &what, says).await
+    cluster.image_where(name, &what, has_ready_condition).await
 }
 
 async fn stop(mut controller: Operator) {
@@ -129,7 +129,7 @@ spec:
 ";
 
 #[tokio::test]
-async fn from_the_first_moment_to_the_last() {
+async fn states_from_creation_to_deletion() {
     let cluster = Cluster::new().await;
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     let (repository, path) = (source.repository("team/app"), format!("{}/team/app", source.host));
@@ -141,17 +141,17 @@ async fn from_the_first_moment_to_the_last() {
     let line = format!("{{image: '{path}:1'}}");
     let shop = |version: &str, more: &str| package("shop", version, &to.host, &[&line], more);
 
-    // Nobody has looked yet.
+    // Before the first reconciliation.
     cluster.apply(EVERY_PACKAGE_FIELD);
     cluster.apply(EVERY_IMAGE_FIELD);
-    is(
+    assert_health(
         &cluster,
         "jkpkg/every-field",
         "package-every-field",
         "InProgress",
         "Progressing",
     );
-    is(
+    assert_health(
         &cluster,
         "jkimg/every-field",
         "image-every-field",
@@ -161,14 +161,14 @@ async fn from_the_first_moment_to_the_last() {
     cluster.kubectl(&["delete", "jkpkg,jkimg", "--all", "--timeout=30s"]);
     let keeps = "deletionPolicy: Delete";
     cluster.apply(&shop("1.0.0", keeps));
-    cluster.apply(&lone("app", &format!("{path}:2"), &to.host, keeps));
-    is(&cluster, "jkpkg/shop", "package-created", "InProgress", "Progressing");
-    is(&cluster, "jkimg/app", "image-created", "InProgress", "Progressing");
+    cluster.apply(&standalone_image("app", &format!("{path}:2"), &to.host, keeps));
+    assert_health(&cluster, "jkpkg/shop", "package-created", "InProgress", "Progressing");
+    assert_health(&cluster, "jkimg/app", "image-created", "InProgress", "Progressing");
 
     let flags = ["--insecure-registry", &source.host];
     let controller = cluster.controller(&flags);
-    package_says(&cluster, "shop", "Unknown", "Transferring").await;
-    is(
+    package_with_condition(&cluster, "shop", "Unknown", "Transferring").await;
+    assert_health(
         &cluster,
         "jkpkg/shop",
         "package-transferring",
@@ -185,21 +185,21 @@ async fn from_the_first_moment_to_the_last() {
             .map(drop)
     };
     cluster.image_where("app", "on its way", moves).await;
-    is(&cluster, "jkimg/app", "image-transferring", "InProgress", "Progressing");
+    assert_health(&cluster, "jkimg/app", "image-transferring", "InProgress", "Progressing");
 
     to.set_rate(0);
     cluster.ready("shop").await;
     cluster.image_ready("app").await;
     for (object, kind) in [("jkpkg/shop", "package"), ("jkimg/app", "image")] {
         cluster.kubectl(&["wait", "--for=condition=Ready", "--timeout=30s", object]);
-        is(&cluster, object, &format!("{kind}-ready"), "Current", "Healthy");
+        assert_health(&cluster, object, &format!("{kind}-ready"), "Current", "Healthy");
     }
 
-    // What stood there before is somebody else's.
-    cluster.apply(&lone("twin", &format!("{path}:2"), &to.host, ""));
+    // The existing content belongs to another owner.
+    cluster.apply(&standalone_image("twin", &format!("{path}:2"), &to.host, ""));
     let twin = cluster.image_ready("twin").await.status.unwrap();
     assert!(twin.adopted);
-    is(&cluster, "jkimg/twin", "image-ready-adopted", "Current", "Healthy");
+    assert_health(&cluster, "jkimg/twin", "image-ready-adopted", "Current", "Healthy");
 
     let request = "reconcile.fluxcd.io/requestedAt=2026-01-02T00:00:00Z";
     let handled = Some("2026-01-02T00:00:00Z");
@@ -212,34 +212,34 @@ async fn from_the_first_moment_to_the_last() {
         |image: &JackalImage| (image.status.as_ref()?.last_handled_reconcile_at.as_deref() == handled).then_some(());
     cluster.image_where("app", "looked at again", answered).await;
     cluster.ready("shop").await;
-    is(&cluster, "jkpkg/shop", "package-ready-requested", "Current", "Healthy");
-    is(&cluster, "jkimg/app", "image-ready-requested", "Current", "Healthy");
+    assert_health(&cluster, "jkpkg/shop", "package-ready-requested", "Current", "Healthy");
+    assert_health(&cluster, "jkimg/app", "image-ready-requested", "Current", "Healthy");
 
     let suspend = json!({ "spec": { "suspend": true } });
     cluster.patch::<JackalPackage>("shop", suspend.clone()).await;
     cluster.patch::<JackalImage>("app", suspend).await;
-    package_says(&cluster, "shop", "True", "Suspended").await;
-    image_says(&cluster, "app", "True", "Suspended").await;
-    is(
+    package_with_condition(&cluster, "shop", "True", "Suspended").await;
+    image_with_condition(&cluster, "app", "True", "Suspended").await;
+    assert_health(
         &cluster,
         "jkpkg/shop",
         "package-suspended-ready",
         "Current",
         "Suspended",
     );
-    is(&cluster, "jkimg/app", "image-suspended-ready", "Current", "Suspended");
+    assert_health(&cluster, "jkimg/app", "image-suspended-ready", "Current", "Suspended");
     let resume = json!({ "spec": { "suspend": false } });
     cluster.patch::<JackalPackage>("shop", resume.clone()).await;
     cluster.patch::<JackalImage>("app", resume).await;
     cluster.image_ready("app").await;
-    package_says(&cluster, "shop", "True", "Succeeded").await;
+    package_with_condition(&cluster, "shop", "True", "Succeeded").await;
 
-    // The next artifact, before it is there: little is sent for it, so slowly that it can be seen.
+    // The next artifact is not published yet: little is sent for it, slowly enough to be observed.
     to.set_rate(1_000);
     cluster.apply(&shop("1.1.0", keeps));
     let publishes = |package: &JackalPackage| package.status.as_ref()?.publishing.clone();
     cluster.package_where("shop", "about to write", publishes).await;
-    is(
+    assert_health(
         &cluster,
         "jkpkg/shop",
         "package-publishing",
@@ -247,27 +247,27 @@ async fn from_the_first_moment_to_the_last() {
         "Progressing",
     );
     to.set_rate(0);
-    package_says(&cluster, "shop", "True", "Succeeded").await;
+    package_with_condition(&cluster, "shop", "True", "Succeeded").await;
 
-    // Edited, and nobody has looked since: it is ready as far as the last look says.
+    // Edited and not yet reconciled: it is ready according to the last reconciliation.
     stop(controller).await;
     cluster.apply(&shop("1.2.0", keeps));
     cluster
         .patch::<JackalImage>("app", json!({ "spec": { "compression": "Gzip" } }))
         .await;
-    is(&cluster, "jkpkg/shop", "package-edited", "InProgress", "Progressing");
-    is(&cluster, "jkimg/app", "image-edited", "InProgress", "Progressing");
+    assert_health(&cluster, "jkpkg/shop", "package-edited", "InProgress", "Progressing");
+    assert_health(&cluster, "jkimg/app", "image-edited", "InProgress", "Progressing");
 
-    // Deleted, and held by the finalizer.
+    // Deleted, and kept by the finalizer.
     cluster.kubectl(&["delete", "jkpkg/shop", "jkimg/app", "--wait=false"]);
-    is(&cluster, "jkpkg/shop", "package-deleting", "Terminating", "Progressing");
-    is(&cluster, "jkimg/app", "image-deleting", "Terminating", "Progressing");
+    assert_health(&cluster, "jkpkg/shop", "package-deleting", "Terminating", "Progressing");
+    assert_health(&cluster, "jkimg/app", "image-deleting", "Terminating", "Progressing");
     let _controller = cluster.controller(&flags);
     cluster.kubectl(&["wait", "--for=delete", "--timeout=55s", "jkpkg/shop", "jkimg/app"]);
 }
 
 #[tokio::test]
-async fn what_fails_and_what_is_suspended() {
+async fn states_of_failed_and_suspended_objects() {
     let cluster = Cluster::new().await;
     let registry = TestRegistry::start(Version::V28);
     let _controller = cluster.controller(&["--insecure-registry", "127.0.0.1:1"]);
@@ -284,17 +284,17 @@ async fn what_fails_and_what_is_suspended() {
             &[&format!("{{image: '{image}'}}")],
             "",
         ));
-        cluster.apply(&lone(name, image, &registry.host, ""));
-        package_says(&cluster, name, "False", reason).await;
-        image_says(&cluster, name, "False", reason).await;
-        is(
+        cluster.apply(&standalone_image(name, image, &registry.host, ""));
+        package_with_condition(&cluster, name, "False", reason).await;
+        image_with_condition(&cluster, name, "False", reason).await;
+        assert_health(
             &cluster,
             &format!("jkpkg/{name}"),
             &format!("package-{state}"),
             kstatus,
             "Degraded",
         );
-        is(
+        assert_health(
             &cluster,
             &format!("jkimg/{name}"),
             &format!("image-{state}"),
@@ -310,17 +310,17 @@ async fn what_fails_and_what_is_suspended() {
         &[&format!("{{image: '{nowhere}'}}")],
         suspend,
     ));
-    cluster.apply(&lone("rests", nowhere, &registry.host, suspend));
-    package_says(&cluster, "rests", "False", "Suspended").await;
-    image_says(&cluster, "rests", "False", "Suspended").await;
-    is(&cluster, "jkpkg/rests", "package-suspended", "InProgress", "Suspended");
-    is(&cluster, "jkimg/rests", "image-suspended", "InProgress", "Suspended");
+    cluster.apply(&standalone_image("rests", nowhere, &registry.host, suspend));
+    package_with_condition(&cluster, "rests", "False", "Suspended").await;
+    image_with_condition(&cluster, "rests", "False", "Suspended").await;
+    assert_health(&cluster, "jkpkg/rests", "package-suspended", "InProgress", "Suspended");
+    assert_health(&cluster, "jkimg/rests", "image-suspended", "InProgress", "Suspended");
 }
 
 #[tokio::test]
-async fn what_nodes_hold() {
+async fn states_of_images_on_nodes() {
     let (cluster, registry) = (Cluster::new().await, TestRegistry::start(Version::V31));
-    let [old, classic, _] = Real::all();
+    let [old, classic, _] = DockerEngine::all();
     let (one, both) = (unique("app:one"), unique("app:both"));
     old.load(&layered(&one, "one").archive());
     old.load(&layered(&both, "of n1").archive());
@@ -340,35 +340,40 @@ async fn what_nodes_hold() {
         })
         .await;
     }
-    cluster.apply(&lone("both", &both, &registry.host, "source: Docker"));
+    cluster.apply(&standalone_image("both", &both, &registry.host, "source: Docker"));
     let line = format!("{{image: '{both}', source: Docker}}");
     cluster.apply(&package("both", "1", &registry.host, &[&line], ""));
     let answered = |image: &JackalImage| {
         let status = image.status.as_ref()?;
-        let told = status.candidates.iter().any(|candidate| candidate.message.is_some());
-        (told && condition(&status.conditions, "Ready")?.reason == "AmbiguousSource").then_some(())
+        let reported = status.candidates.iter().any(|candidate| candidate.message.is_some());
+        (reported && condition(&status.conditions, "Ready")?.reason == "AmbiguousSource").then_some(())
     };
     cluster
         .image_where("both", "ambiguous, and the third node has answered", answered)
         .await;
-    package_says(&cluster, "both", "False", "AmbiguousSource").await;
-    is(&cluster, "jkpkg/both", "package-ambiguous", "InProgress", "Degraded");
-    is(&cluster, "jkimg/both", "image-ambiguous", "InProgress", "Degraded");
+    package_with_condition(&cluster, "both", "False", "AmbiguousSource").await;
+    assert_health(&cluster, "jkpkg/both", "package-ambiguous", "InProgress", "Degraded");
+    assert_health(&cluster, "jkimg/both", "image-ambiguous", "InProgress", "Degraded");
 
-    cluster.apply(&lone("one", &one, &registry.host, "source: Docker\n  nodeName: n1"));
+    cluster.apply(&standalone_image(
+        "one",
+        &one,
+        &registry.host,
+        "source: Docker\n  nodeName: n1",
+    ));
     let status = cluster.image_ready("one").await.status.unwrap();
     assert!(
         status.method_reason.is_some() && status.assignment.is_some(),
         "{status:?}"
     );
-    is(&cluster, "jkimg/one", "image-ready-of-a-node", "Current", "Healthy");
-    for (real, name) in [(&old, &one), (&old, &both), (&classic, &both)] {
-        real.run(&["image", "rm", "--force", name]);
+    assert_health(&cluster, "jkimg/one", "image-ready-of-a-node", "Current", "Healthy");
+    for (engine, name) in [(&old, &one), (&old, &both), (&classic, &both)] {
+        engine.run(&["image", "rm", "--force", name]);
     }
 }
 
 #[tokio::test]
-async fn what_is_to_be_deleted() {
+async fn states_of_planned_deletions() {
     let (cluster, source) = (Cluster::new().await, TestRegistry::start(Version::V31));
     multi_platform(&source.repository("team/app"), "1").await;
     let line = format!("{{image: '{}/team/app:1'}}", source.host);
@@ -385,7 +390,7 @@ async fn what_is_to_be_deleted() {
     let planned = |package: &JackalPackage| package.status.as_ref()?.garbage.first()?.delete_after.clone();
     cluster.package_where("shop", "in possession of a plan", planned).await;
     cluster.ready("shop").await;
-    is(&cluster, "jkpkg/shop", "package-garbage-planned", "Current", "Healthy");
+    assert_health(&cluster, "jkpkg/shop", "package-garbage-planned", "Current", "Healthy");
     stop(controller).await;
 
     let _controller = cluster.controller(&flags("0s"));
@@ -402,14 +407,14 @@ async fn what_is_to_be_deleted() {
         .package_where("shop", "told that nothing is deleted", kept)
         .await;
     cluster.ready("shop").await;
-    is(&cluster, "jkpkg/shop", "package-garbage-kept", "Current", "Healthy");
+    assert_health(&cluster, "jkpkg/shop", "package-garbage-kept", "Current", "Healthy");
 
-    // Deleted, which leaves its artifacts, and applied again: what stands is not its own. Then it moves.
+    // Deleted with its artifacts kept, and applied again: the existing content is not its own. Then it moves.
     cluster.kubectl(&["delete", "jkpkg/shop", "--timeout=30s"]);
     cluster.apply(&shop("3", ""));
     cluster.ready("shop").await;
     cluster.apply(&shop("4", "").replace("insecure: true", "insecure: true, repositoryPrefix: moved"));
-    let status = package_says(&cluster, "shop", "True", "Succeeded")
+    let status = package_with_condition(&cluster, "shop", "True", "Succeeded")
         .await
         .status
         .unwrap();
@@ -417,5 +422,5 @@ async fn what_is_to_be_deleted() {
         panic!("{:?}", status.history)
     };
     assert!(before.adopted && before.repository.is_some(), "{before:?}");
-    is(&cluster, "jkpkg/shop", "package-moved", "Current", "Healthy");
+    assert_health(&cluster, "jkpkg/shop", "package-moved", "Current", "Healthy");
 }

@@ -1,4 +1,4 @@
-//! Who may, over what, and what people are told when they may not.
+//! Access control of registries, and error messages for denied access.
 
 use jackal_operator::fault::{Disposition, Reason};
 use jackal_operator::oci::Digest;
@@ -9,7 +9,7 @@ use crate::support::install_tls;
 use crate::support::registry::{Options, TestRegistry, VERSIONS, Version};
 
 #[tokio::test]
-async fn credentials_decide() {
+async fn access_depends_on_the_credentials() {
     let options = Options {
         login: Some(("jackal", "s3cret")),
         tls: false,
@@ -50,7 +50,7 @@ async fn credentials_decide() {
 }
 
 #[tokio::test]
-async fn tls_trusts_only_what_it_is_told() {
+async fn tls_trusts_only_configured_authorities() {
     let options = Options {
         login: Some(("jackal", "s3cret")),
         tls: true,
@@ -72,13 +72,13 @@ async fn tls_trusts_only_what_it_is_told() {
             .unwrap_err();
         let fault = error.pushing("r/a");
         assert_eq!(fault.reason, Reason::RegistryUnavailable);
-        let said = "certificate signed by unknown authority; give the CA by registry.certSecretRef";
-        assert!(fault.message.contains(said), "{fault}");
+        let expected = "certificate signed by unknown authority; give the CA by registry.certSecretRef";
+        assert!(fault.message.contains(expected), "{fault}");
     }
 }
 
 #[tokio::test]
-async fn plain_http_must_be_asked_for() {
+async fn plain_http_must_be_enabled() {
     let registry = TestRegistry::start(Version::V28);
     let strict = Registry::new(Endpoint {
         plain_http: false,
@@ -94,12 +94,12 @@ async fn plain_http_must_be_asked_for() {
 }
 
 #[tokio::test]
-async fn a_registry_that_is_down_is_unavailable() {
+async fn an_unreachable_registry_is_unavailable() {
     install_tls();
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let host = socket.local_addr().unwrap().to_string();
     drop(socket);
-    for (host, said) in [
+    for (host, expected) in [
         (host.as_str(), "connection refused"),
         ("registry.invalid", "does not resolve"),
     ] {
@@ -113,7 +113,7 @@ async fn a_registry_that_is_down_is_unavailable() {
             (first.reason, first.disposition),
             (Reason::RegistryUnavailable, Disposition::Retryable)
         );
-        assert!(first.message.contains(said), "{first}");
+        assert!(first.message.contains(expected), "{first}");
         let second = repository.manifest("1").await.unwrap_err().reading("r/a:1");
         assert_eq!(first, second, "a repetition is recognised");
     }

@@ -1,4 +1,4 @@
-//! Blobs and manifests go up and come down as they are, and nothing wrong stays.
+//! Blobs and manifests are transferred unchanged, and invalid ones are not stored.
 
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,8 @@ async fn download(repository: &Repository, digest: &Digest, size: Option<u64>) -
     chunks.concat().into()
 }
 
-/// Waits until every upload that was given up is gone from the registry.
-async fn nothing_unfinished(registry: &TestRegistry, repository: &str) {
+/// Waits until every deleted upload is gone from the registry.
+async fn wait_for_no_open_uploads(registry: &TestRegistry, repository: &str) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while registry.unfinished(repository) > 0 {
         assert!(Instant::now() < deadline, "an upload was not given up");
@@ -27,7 +27,7 @@ async fn nothing_unfinished(registry: &TestRegistry, repository: &str) {
 }
 
 #[tokio::test]
-async fn blobs_come_back_as_they_went() {
+async fn uploaded_blobs_are_downloaded_unchanged() {
     for version in VERSIONS {
         let registry = TestRegistry::start(version);
         let repository = registry.repository("deep/er/blobs");
@@ -51,12 +51,12 @@ async fn blobs_come_back_as_they_went() {
                 assert_eq!(download(&repository, &digest, None).await, content);
             }
         }
-        nothing_unfinished(&registry, "deep/er/blobs").await;
+        wait_for_no_open_uploads(&registry, "deep/er/blobs").await;
     }
 }
 
 #[tokio::test]
-async fn a_wrong_blob_leaves_nothing() {
+async fn a_blob_with_a_wrong_digest_is_not_stored() {
     for version in VERSIONS {
         let registry = TestRegistry::start(version);
         let repository = registry.repository("wrong");
@@ -85,15 +85,15 @@ async fn a_wrong_blob_leaves_nothing() {
         for digest in [&digest, &other] {
             assert_eq!(repository.head_blob(digest).await.unwrap(), None);
         }
-        // 2.8 lets nobody give up an upload of which a request broke off.
+        // 2.8 does not delete an upload after a broken request.
         if version == Version::V31 {
-            nothing_unfinished(&registry, "wrong").await;
+            wait_for_no_open_uploads(&registry, "wrong").await;
         }
     }
 }
 
 #[tokio::test]
-async fn a_source_that_breaks_off_is_said_unchanged() {
+async fn a_source_failure_is_reported_unchanged() {
     let registry = TestRegistry::start(Version::V31);
     let repository = registry.repository("broken");
     let content = noise(1, 200_000);
@@ -106,30 +106,30 @@ async fn a_source_that_breaks_off_is_said_unchanged() {
             other => panic!("{other}"),
         }
     }
-    nothing_unfinished(&registry, "broken").await;
+    wait_for_no_open_uploads(&registry, "broken").await;
 }
 
 #[tokio::test]
-async fn a_dropped_upload_is_given_up() {
+async fn a_dropped_upload_is_deleted() {
     let registry = TestRegistry::start(Version::V31);
     let repository = registry.repository("dropped");
-    let begun = tokio::sync::Notify::new();
-    // Asked for more, so the request is under way.
+    let started = tokio::sync::Notify::new();
+    // Polled for more, so the request has started.
     let more = futures::stream::once(async {
-        begun.notify_one();
+        started.notify_one();
         std::future::pending().await
     });
     let endless: ByteStream = stream(noise(1, 100_000)).chain(more).boxed();
     tokio::select! {
         result = repository.upload(None, None, endless) => panic!("{result:?}"),
-        () = begun.notified() => {}
+        () = started.notified() => {}
     }
     assert!(registry.unfinished("dropped") > 0);
-    nothing_unfinished(&registry, "dropped").await;
+    wait_for_no_open_uploads(&registry, "dropped").await;
 }
 
 #[tokio::test]
-async fn a_blob_is_mounted_without_moving() {
+async fn a_mounted_blob_is_not_transferred() {
     for version in VERSIONS {
         let registry = TestRegistry::start(version);
         let content = noise(1, 1000);
@@ -147,7 +147,7 @@ async fn a_blob_is_mounted_without_moving() {
             to.mount(&Digest::of(b"absent"), "from").await.unwrap(),
             MountResult::Refused(Some(_))
         ));
-        nothing_unfinished(&registry, "to").await;
+        wait_for_no_open_uploads(&registry, "to").await;
     }
 }
 
@@ -178,7 +178,7 @@ async fn manifests_keep_their_bytes() {
 }
 
 #[tokio::test]
-async fn what_no_registry_takes_is_an_input_to_change() {
+async fn a_rejected_manifest_is_terminal() {
     let registry = TestRegistry::start(Version::V28);
     let document = image(&registry.repository("tags"), "linux/amd64", noise(1, 10)).await;
     let mut misnamed = document.clone();
@@ -197,7 +197,7 @@ async fn what_no_registry_takes_is_an_input_to_change() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), &Kind::Invalid);
-    // A manifest whose blobs are not there may be put once they are.
+    // A manifest whose blobs are missing can be stored once they exist.
     let error = registry
         .repository("elsewhere")
         .put_manifest(&document, "1")

@@ -5,14 +5,16 @@ use jackal_operator::oci::{Document, Index};
 use jackal_operator::source::{Identity, ImageSource, RegistrySource};
 use jackal_operator::transfer::{Destination, LayoutDestination, RegistryDestination};
 
+use crate::support::copy::copy;
+use crate::support::fault_proxy::{Action, FaultProxy};
 use crate::support::image::{entry, image, multi_platform, noise, put};
+use crate::support::independent::pull_and_verify;
 use crate::support::process::run;
 use crate::support::program;
 use crate::support::registry::{TestRegistry, VERSIONS, Version};
-use crate::support::sink::copy;
 
 #[tokio::test]
-async fn an_index_is_copied_whole() {
+async fn an_index_is_copied_completely() {
     for (version, other) in VERSIONS.into_iter().zip(VERSIONS.into_iter().rev()) {
         let (from, to) = (TestRegistry::start(version), TestRegistry::start(other));
         let (index, _) = multi_platform(&from.repository("lib/app"), "1").await;
@@ -21,7 +23,7 @@ async fn an_index_is_copied_whole() {
         let reference = format!("{}/lib/app:1", from.host);
         let (image, moved) = copy(&source, &reference, &[], &destination, "v1").await.unwrap();
         assert_eq!(image.identity, Identity::Manifest(index.digest().clone()));
-        // The index, three images and what is said about each.
+        // The index, three images and their attestations.
         assert_eq!(image.documents.len(), 7);
         assert_eq!(image.documents.last(), Some(&index));
         // One config and one layer each; the attestations share their config.
@@ -31,6 +33,9 @@ async fn an_index_is_copied_whole() {
         for entry in &index.index().unwrap().manifests {
             to.crane("manifest", &format!("in/app@{}", entry.digest));
         }
+        let pulled = pull_and_verify(&to.host, "in/app", "v1").await;
+        assert_eq!(pulled.digest, index.digest().as_str());
+        assert_eq!((pulled.manifests.len(), pulled.blobs.len()), (7, moved));
         let (_, moved) = copy(&source, &reference, &[], &destination, "v1").await.unwrap();
         assert_eq!(moved, 0, "warm work moves no blob");
         assert_eq!(
@@ -41,7 +46,7 @@ async fn an_index_is_copied_whole() {
 }
 
 #[tokio::test]
-async fn chosen_platforms_are_all_that_comes() {
+async fn only_selected_platforms_are_copied() {
     let (from, to) = (TestRegistry::start(Version::V28), TestRegistry::start(Version::V31));
     let (index, images) = multi_platform(&from.repository("app"), "1").await;
     let source = RegistrySource::new(from.client());
@@ -53,6 +58,8 @@ async fn chosen_platforms_are_all_that_comes() {
     assert_eq!((one.documents.as_slice(), moved), (&images[1..2], 2));
     assert_eq!(to.crane("digest", "one:1").trim(), images[1].digest().as_str());
     to.crane("validate", "one:1");
+    let pulled = pull_and_verify(&to.host, "one", "1").await;
+    assert_eq!(pulled.digest, images[1].digest().as_str());
 
     let destination = RegistryDestination::new(to.repository("two"));
     let chosen = ["linux/s390x", "linux/amd64"];
@@ -86,7 +93,7 @@ async fn chosen_platforms_are_all_that_comes() {
 }
 
 #[tokio::test]
-async fn a_single_image_is_asked_what_it_runs_on() {
+async fn the_platform_of_a_single_image_is_read_from_its_config() {
     let registry = TestRegistry::start(Version::V28);
     let repository = registry.repository("app");
     let document = image(&repository, "linux/arm64", noise(1, 100)).await;
@@ -104,7 +111,7 @@ async fn a_single_image_is_asked_what_it_runs_on() {
         .unwrap_err();
     assert_eq!(fault.reason, Reason::SourceNotFound);
     assert!(fault.message.contains("it is for linux/arm64"), "{fault}");
-    // Nor does an entry of an index need to say it.
+    // An entry of an index need not state it either.
     let index = Document::of_index(Index::new(vec![document.descriptor.clone()])).unwrap();
     put(&repository, &index, Some("2")).await;
     let reference = format!("{}/app:2", registry.host).parse().unwrap();
@@ -116,7 +123,7 @@ async fn a_single_image_is_asked_what_it_runs_on() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_named() {
+async fn a_missing_image_is_reported() {
     let registry = TestRegistry::start(Version::V28);
     let repository = registry.repository("app");
     let (_, images) = multi_platform(&repository, "1").await;
@@ -125,13 +132,13 @@ async fn what_is_not_there_is_named() {
     let fault = source.resolve(&absent, &[]).await.unwrap_err();
     assert_eq!(fault.reason, Reason::SourceNotFound);
     assert!(fault.message.contains("/app:2 does not exist"), "{fault}");
-    // A mirror that brought one platform only.
+    // A mirror that copied only one platform.
     assert!(repository.delete_manifest(images[1].digest()).await.unwrap());
     let sparse = format!("{}/app:1", registry.host).parse().unwrap();
     let fault = source.resolve(&sparse, &[]).await.unwrap_err();
     assert_eq!(fault.reason, Reason::SourceNotFound);
-    let said = format!("a manifest for linux/arm64 ({})", images[1].digest());
-    assert!(fault.message.contains(&said), "{fault}");
+    let expected = format!("a manifest for linux/arm64 ({})", images[1].digest());
+    assert!(fault.message.contains(&expected), "{fault}");
     source
         .resolve(&sparse, &["linux/amd64".parse().unwrap()])
         .await
@@ -139,7 +146,7 @@ async fn what_is_not_there_is_named() {
 }
 
 #[tokio::test]
-async fn indexes_in_indexes_come_whole_and_in_order() {
+async fn nested_indexes_are_copied_completely_and_in_order() {
     let registry = TestRegistry::start(Version::V31);
     let repository = registry.repository("app");
     let one = image(&repository, "linux/amd64", noise(1, 100)).await;
@@ -165,7 +172,7 @@ async fn indexes_in_indexes_come_whole_and_in_order() {
 }
 
 #[tokio::test]
-async fn a_layout_is_one_that_others_read() {
+async fn other_tools_can_read_a_layout() {
     let from = TestRegistry::start(Version::V28);
     let (index, images) = multi_platform(&from.repository("app"), "1").await;
     let folder = tempfile::tempdir().unwrap();
@@ -181,7 +188,7 @@ async fn a_layout_is_one_that_others_read() {
         &crane,
         &["push", "--insecure", "--index", path.to_str().unwrap(), &pushed],
     );
-    // crane pushes the layout's own index around ours.
+    // crane wraps our index in the layout's own index.
     let around = from.crane("manifest", "from-layout:1");
     assert!(around.contains(index.digest().as_str()), "{around}");
     assert!(
@@ -199,4 +206,21 @@ async fn a_layout_is_one_that_others_read() {
         .unwrap()
         .any(|file| file.unwrap().file_name().to_string_lossy().starts_with('.'));
     assert!(!leftover);
+}
+
+/// The other tests rely on it.
+#[tokio::test]
+async fn the_independent_reader_detects_corrupt_content() {
+    let registry = TestRegistry::start(Version::V31);
+    let repository = registry.repository("app");
+    let document = image(&repository, "linux/amd64", noise(3, 1000)).await;
+    put(&repository, &document, Some("1")).await;
+    pull_and_verify(&registry.host, "app", "1").await;
+    let corrupting = FaultProxy::to(&registry.host, |request| match request.path.contains("/blobs/") {
+        true => Action::Flip(0),
+        false => Action::Pass,
+    });
+    let host = corrupting.host.clone();
+    let pulled = tokio::spawn(async move { pull_and_verify(&host, "app", "1").await }).await;
+    assert!(pulled.unwrap_err().is_panic());
 }

@@ -1,4 +1,4 @@
-//! Connections that break, registries that ask for patience, tokens that end.
+//! Broken connections, registries that answer 429, and tokens that expire.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,10 +9,10 @@ use jackal_operator::fault::{Disposition, Reason};
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 use jackal_operator::registry::{Credentials, Endpoint, Kind, Registry, UploadError};
 
-use crate::support::faulty::{Fault, Scripted, Seen, Way, reply};
 use crate::support::image::{noise, stream};
 use crate::support::install_tls;
 use crate::support::registry::{TestRegistry, VERSIONS, Version};
+use crate::support::scripted::{ConnectionFault, ConnectionProxy, RecordedRequest, ScriptedServer, reply};
 
 fn client(host: &str, idle: Duration) -> Registry {
     install_tls();
@@ -48,8 +48,8 @@ async fn a_broken_download_is_resumed() {
         let repository = registry.repository("a");
         let stored = repository.upload(Some(&digest), Some(1_000_000), stream(content.clone()));
         stored.await.unwrap();
-        let way = Way::to(&registry.host, Fault::BreakAnswer(300_000)).await;
-        let repository = client(&way.host, LONG).repository("a");
+        let proxy = ConnectionProxy::to(&registry.host, ConnectionFault::BreakAnswer(300_000)).await;
+        let repository = client(&proxy.host, LONG).repository("a");
         let got: Vec<_> = repository
             .blob(&digest, Some(1_000_000))
             .into_stream()
@@ -60,9 +60,9 @@ async fn a_broken_download_is_resumed() {
         if version == Version::V28 {
             continue;
         }
-        // But not for ever.
-        let way = Way::to(&registry.host, Fault::BreakAnswer(20_000)).await;
-        let repository = client(&way.host, LONG).repository("a");
+        // But not without a limit.
+        let proxy = ConnectionProxy::to(&registry.host, ConnectionFault::BreakAnswer(20_000)).await;
+        let repository = client(&proxy.host, LONG).repository("a");
         let got: Result<Vec<_>, _> = repository
             .blob(&digest, Some(1_000_000))
             .into_stream()
@@ -75,11 +75,11 @@ async fn a_broken_download_is_resumed() {
 }
 
 #[tokio::test]
-async fn an_upload_that_does_not_move_times_out() {
+async fn a_stalled_upload_times_out() {
     let registry = TestRegistry::start(Version::V31);
-    let way = Way::to(&registry.host, Fault::StallRequest(100_000)).await;
-    let repository = client(&way.host, Duration::from_millis(500)).repository("a");
-    // More than the kernel buffers on the way.
+    let proxy = ConnectionProxy::to(&registry.host, ConnectionFault::StallRequest(100_000)).await;
+    let repository = client(&proxy.host, Duration::from_millis(500)).repository("a");
+    // More than the kernel buffers.
     let content = noise(1, 32 << 20);
     let digest = Digest::of(&content);
     let error = repository
@@ -95,21 +95,23 @@ async fn an_upload_that_does_not_move_times_out() {
 }
 
 #[tokio::test]
-async fn a_lying_registry_is_found_out() {
+async fn incorrect_registry_responses_are_detected() {
     let content = noise(1, 1000);
     let body = content.to_vec();
     let other = Digest::of(b"other").to_string();
-    let server = Scripted::start(move |seen: &Seen| match seen.path.contains("/blobs/") {
-        true => reply(200, &[], body.clone()),
-        false => reply(
-            200,
-            &[
-                ("content-type", media_type::OCI_MANIFEST),
-                ("docker-content-digest", &other),
-            ],
-            small_manifest().raw.to_vec(),
-        ),
-    })
+    let server = ScriptedServer::start(
+        move |request: &RecordedRequest| match request.path.contains("/blobs/") {
+            true => reply(200, &[], body.clone()),
+            false => reply(
+                200,
+                &[
+                    ("content-type", media_type::OCI_MANIFEST),
+                    ("docker-content-digest", &other),
+                ],
+                small_manifest().raw.to_vec(),
+            ),
+        },
+    )
     .await;
     let repository = client(&server.host, LONG).repository("a");
     let wrong = Digest::of(b"other");
@@ -123,7 +125,7 @@ async fn a_lying_registry_is_found_out() {
         let got: Result<Vec<_>, _> = repository.blob(digest, size).into_stream().try_collect().await;
         assert_eq!(got.unwrap_err().kind(), &Kind::DigestMismatch, "{size:?}");
     }
-    // Whoever verifies it by himself gets it, at its length.
+    // A caller that verifies the content itself gets it, with its length.
     let got = repository.unverified_blob(&wrong, 1000).into_stream();
     assert_eq!(got.try_collect::<Vec<_>>().await.unwrap().concat(), content);
     let got: Result<Vec<_>, _> = repository
@@ -145,8 +147,8 @@ async fn a_lying_registry_is_found_out() {
 }
 
 #[tokio::test]
-async fn temporary_failures_are_tried_again() {
-    let server = Scripted::start(|seen: &Seen| match seen.before {
+async fn temporary_failures_are_retried() {
+    let server = ScriptedServer::start(|request: &RecordedRequest| match request.before {
         0 => reply(503, &[], ""),
         1 => reply(429, &[("retry-after", "0")], ""),
         _ => manifest_reply(),
@@ -154,23 +156,23 @@ async fn temporary_failures_are_tried_again() {
     .await;
     let repository = client(&server.host, LONG).repository("a");
     assert_eq!(repository.manifest("1").await.unwrap(), Some(small_manifest()));
-    // Without a digest in the answer to HEAD it is computed.
+    // Without a digest in the response to HEAD it is computed.
     let head = repository.head_manifest("1").await.unwrap().unwrap();
     assert_eq!(head, small_manifest().descriptor);
 
-    let down = Scripted::start(|_: &Seen| reply(502, &[], "<html>")).await;
+    let down = ScriptedServer::start(|_: &RecordedRequest| reply(502, &[], "<html>")).await;
     let error = client(&down.host, LONG)
         .repository("a")
         .manifest("1")
         .await
         .unwrap_err();
     assert_eq!(error.clone().reading("r/a:1").reason, Reason::RegistryUnavailable);
-    assert_eq!(down.seen().len(), 4);
+    assert_eq!(down.requests().len(), 4);
 }
 
 #[tokio::test]
-async fn patience_is_handed_on() {
-    let server = Scripted::start(|_: &Seen| reply(429, &[("retry-after", "120")], "")).await;
+async fn a_retry_after_header_is_reported() {
+    let server = ScriptedServer::start(|_: &RecordedRequest| reply(429, &[("retry-after", "120")], "")).await;
     let error = client(&server.host, LONG)
         .repository("a")
         .manifest("1")
@@ -180,15 +182,15 @@ async fn patience_is_handed_on() {
     assert_eq!(fault.reason, Reason::RateLimited);
     let after = Duration::from_secs(120);
     assert_eq!(fault.disposition, Disposition::Waiting { after });
-    assert_eq!(server.seen().len(), 1, "nobody hammers");
+    assert_eq!(server.requests().len(), 1, "nobody hammers");
 }
 
-/// A registry that wants tokens, which it gives itself; of each it takes `uses` requests.
-async fn token_registry(uses: usize) -> Scripted {
+/// A registry that requires tokens, which it issues itself; each is valid for `uses` requests.
+async fn token_registry(uses: usize) -> ScriptedServer {
     let (given, used) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    Scripted::start(move |seen: &Seen| {
-        let header = |name: &str| seen.headers.get(name).map(String::as_str);
-        if seen.path.starts_with("/token?") {
+    ScriptedServer::start(move |request: &RecordedRequest| {
+        let header = |name: &str| request.headers.get(name).map(String::as_str);
+        if request.path.starts_with("/token?") {
             // base64 of jackal:s3cret
             if header("authorization") != Some("Basic amFja2FsOnMzY3JldA==") {
                 return reply(401, &[], r#"{"details":"incorrect username or password"}"#);
@@ -220,15 +222,16 @@ fn with_login(host: &str, password: &str) -> Registry {
     .unwrap()
 }
 
-fn tokens_fetched(server: &Scripted) -> Vec<String> {
-    let seen = server.seen().into_iter();
-    seen.filter(|seen| seen.path.starts_with("/token"))
-        .map(|seen| seen.path)
+fn tokens_fetched(server: &ScriptedServer) -> Vec<String> {
+    let requests = server.requests().into_iter();
+    requests
+        .filter(|request| request.path.starts_with("/token"))
+        .map(|request| request.path)
         .collect()
 }
 
 #[tokio::test]
-async fn one_token_serves_all_who_wait_for_it() {
+async fn concurrent_requests_share_one_token() {
     let server = token_registry(usize::MAX).await;
     let registry = with_login(&server.host, "s3cret");
     let reads = (0..20).map(|_| {
@@ -244,21 +247,21 @@ async fn one_token_serves_all_who_wait_for_it() {
     );
     assert!(registry.repository("b").manifest("1").await.unwrap().is_some());
     assert_eq!(tokens_fetched(&server).len(), 2, "another repository is another scope");
-    for seen in server.seen() {
-        let basic = seen
+    for request in server.requests() {
+        let basic = request
             .headers
             .get("authorization")
             .is_some_and(|value| value.starts_with("Basic"));
         assert!(
-            !basic || seen.path.starts_with("/token"),
+            !basic || request.path.starts_with("/token"),
             "the password went to {}",
-            seen.path
+            request.path
         );
     }
 }
 
 #[tokio::test]
-async fn a_token_that_ended_is_renewed_once() {
+async fn an_expired_token_is_renewed_once() {
     let server = token_registry(1).await;
     let repository = with_login(&server.host, "s3cret").repository("a");
     for _ in 0..3 {
@@ -272,11 +275,11 @@ async fn a_token_that_ended_is_renewed_once() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), &Kind::Unauthorized);
-    assert_eq!(never.seen().len(), 3, "asked, token, asked");
+    assert_eq!(never.requests().len(), 3, "asked, token, asked");
 }
 
 #[tokio::test]
-async fn a_refused_password_is_not_a_missing_image() {
+async fn a_rejected_password_is_not_reported_as_a_missing_image() {
     let server = token_registry(usize::MAX).await;
     let error = with_login(&server.host, "guessed")
         .repository("a")
@@ -294,62 +297,66 @@ async fn a_refused_password_is_not_a_missing_image() {
 }
 
 #[tokio::test]
-async fn redirects_are_followed_without_the_password() {
+async fn redirects_to_another_host_omit_the_password() {
     let content = noise(1, 1000);
     let (digest, body) = (Digest::of(&content), content.to_vec());
-    let storage = Scripted::start(move |_: &Seen| reply(200, &[], body.clone())).await;
+    let storage = ScriptedServer::start(move |_: &RecordedRequest| reply(200, &[], body.clone())).await;
     let location = format!("http://{}/bucket/x?signature=s3cret", storage.host);
-    let server = Scripted::start(move |seen: &Seen| match seen.headers.get("authorization") {
-        Some(_) => reply(307, &[("location", &location)], ""),
-        None => reply(401, &[("www-authenticate", "Basic realm=\"x\"")], ""),
-    })
+    let server = ScriptedServer::start(
+        move |request: &RecordedRequest| match request.headers.get("authorization") {
+            Some(_) => reply(307, &[("location", &location)], ""),
+            None => reply(401, &[("www-authenticate", "Basic realm=\"x\"")], ""),
+        },
+    )
     .await;
     let repository = with_login(&server.host, "s3cret").repository("a");
     assert_eq!(repository.small_blob(&digest, 1000).await.unwrap().unwrap(), content);
-    let seen = storage.seen();
-    assert_eq!(seen.len(), 1);
-    assert!(!seen[0].headers.contains_key("authorization"));
+    let requests = storage.requests();
+    assert_eq!(requests.len(), 1);
+    assert!(!requests[0].headers.contains_key("authorization"));
 
-    let endless = Scripted::start(|_: &Seen| reply(302, &[("location", "/v2/again")], "")).await;
+    let endless = ScriptedServer::start(|_: &RecordedRequest| reply(302, &[("location", "/v2/again")], "")).await;
     let error = client(&endless.host, LONG)
         .repository("a")
         .manifest("1")
         .await
         .unwrap_err();
     assert_eq!(error.kind(), &Kind::Protocol);
-    assert_eq!(endless.seen().len(), 6);
+    assert_eq!(endless.requests().len(), 6);
 }
 
 #[tokio::test]
-async fn an_upload_to_another_host_goes_without_the_password() {
-    let storage = Scripted::start(|_: &Seen| reply(201, &[], "")).await;
+async fn an_upload_to_another_host_omits_the_password() {
+    let storage = ScriptedServer::start(|_: &RecordedRequest| reply(201, &[], "")).await;
     let location = format!("http://{}/upload/1?state=2", storage.host);
-    let server = Scripted::start(move |seen: &Seen| match seen.headers.get("authorization") {
-        Some(_) => reply(202, &[("location", &location)], ""),
-        None => reply(401, &[("www-authenticate", "Basic realm=\"x\"")], ""),
-    })
+    let server = ScriptedServer::start(
+        move |request: &RecordedRequest| match request.headers.get("authorization") {
+            Some(_) => reply(202, &[("location", &location)], ""),
+            None => reply(401, &[("www-authenticate", "Basic realm=\"x\"")], ""),
+        },
+    )
     .await;
     let repository = with_login(&server.host, "s3cret").repository("a");
     let digest = Digest::of(b"abc");
     repository.upload(Some(&digest), Some(3), stream("abc")).await.unwrap();
-    let seen = storage.seen();
-    assert_eq!(seen.len(), 1);
+    let requests = storage.requests();
+    assert_eq!(requests.len(), 1);
     assert_eq!(
-        seen[0].path,
+        requests[0].path,
         format!("/upload/1?state=2&digest=sha256%3A{}", digest.hex())
     );
-    assert_eq!(seen[0].headers.get("content-length").map(String::as_str), Some("3"));
-    assert!(!seen[0].headers.contains_key("authorization"));
+    assert_eq!(requests[0].headers.get("content-length").map(String::as_str), Some("3"));
+    assert!(!requests[0].headers.contains_key("authorization"));
 }
 
 #[tokio::test]
-async fn no_answer_is_read_without_end() {
-    let server = Scripted::start(|seen: &Seen| match seen.path.starts_with("/token") {
+async fn responses_are_read_up_to_a_limit() {
+    let server = ScriptedServer::start(|request: &RecordedRequest| match request.path.starts_with("/token") {
         true => reply(200, &[], vec![b' '; 65 * 1024]),
-        false if seen.path.contains("/a/") => reply(200, &[], vec![b' '; 5 << 20]),
-        false if seen.path.contains("/b/") => reply(400, &[], vec![b' '; 5 << 20]),
+        false if request.path.contains("/a/") => reply(200, &[], vec![b' '; 5 << 20]),
+        false if request.path.contains("/b/") => reply(400, &[], vec![b' '; 5 << 20]),
         false => {
-            let challenge = format!(r#"Bearer realm="http://{}/token""#, seen.headers["host"]);
+            let challenge = format!(r#"Bearer realm="http://{}/token""#, request.headers["host"]);
             reply(401, &[("www-authenticate", &challenge)], "")
         }
     })

@@ -1,10 +1,10 @@
 //! The distribution client, registries as sources and destinations, and layouts.
 
 mod access;
-mod along;
 mod blobs;
+mod copied_referrers;
 mod copies;
 mod faults;
 mod referrers;
-mod shared;
+mod shared_layers;
 mod uploads;

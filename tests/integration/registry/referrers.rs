@@ -1,11 +1,11 @@
-//! Referrers: listed by the registry itself, or under a tag where it does not.
+//! Referrers: listed by the referrers API, or under a tag if the registry does not have it.
 
 use futures::future::join_all;
 use jackal_operator::oci::{Descriptor, Digest, Document, Index, referrers_tag};
 use jackal_operator::registry::{Endpoint, Registry, Repository};
 use jackal_operator::transfer::{Destination, LayoutDestination, RegistryDestination};
 
-use crate::support::front::{Act, Front};
+use crate::support::fault_proxy::{Action, FaultProxy};
 use crate::support::image::{image, noise, put, referrer};
 use crate::support::registry::{TestRegistry, Version};
 
@@ -17,7 +17,7 @@ fn digests(listed: &[Descriptor]) -> Vec<Digest> {
     digests
 }
 
-/// An image under the tag `1`, and `count` things that are said of it, which are not pushed but for their blobs.
+/// An image under the tag `1`, and `count` referrers of it, of which only the blobs are pushed.
 async fn subject(repository: &Repository, count: usize) -> (Document, Vec<Document>) {
     let subject = image(repository, "linux/amd64", noise(1, 1000)).await;
     put(repository, &subject, Some("1")).await;
@@ -38,7 +38,7 @@ async fn subject(repository: &Repository, count: usize) -> (Document, Vec<Docume
 }
 
 #[tokio::test]
-async fn what_is_attached_is_listed_in_each_way() {
+async fn attached_referrers_are_listed_by_api_and_tag() {
     for version in ALL {
         let registry = TestRegistry::start(version);
         let repository = registry.repository("lib/app");
@@ -47,7 +47,7 @@ async fn what_is_attached_is_listed_in_each_way() {
         for referrer in &referrers {
             repository.attach(referrer).await.unwrap();
         }
-        // Another client knows nothing of the registry yet.
+        // Another client, which does not know the registry yet.
         for repository in [&repository, &registry.repository("lib/app")] {
             let mut listed = repository.referrers(subject.digest()).await.unwrap();
             listed.sort_by(|one, other| one.digest.cmp(&other.digest));
@@ -63,12 +63,12 @@ async fn what_is_attached_is_listed_in_each_way() {
 }
 
 #[tokio::test]
-async fn what_is_attached_at_once_all_stands() {
+async fn concurrently_attached_referrers_are_all_listed() {
     for version in ALL {
         let registry = TestRegistry::start(version);
         let repository = registry.repository("lib/app");
         let (subject, referrers) = subject(&repository, 12).await;
-        // Two clients, as for two credentials; they are of one process all the same.
+        // Two clients, as for two credentials, in one process.
         let clients = [repository.clone(), registry.repository("lib/app")];
         let attached = referrers.iter().zip(clients.iter().cycle());
         for result in join_all(attached.map(|(referrer, client)| client.attach(referrer))).await {
@@ -81,39 +81,39 @@ async fn what_is_attached_at_once_all_stands() {
 }
 
 #[tokio::test]
-async fn what_stands_already_is_not_written_again() {
+async fn existing_referrers_are_not_written_again() {
     for (version, requests) in [
         (Version::V28, vec!["GET", "HEAD"]),
         (Version::V31, vec!["GET", "HEAD"]),
         (Version::Olareg, vec!["GET"]),
     ] {
         let registry = TestRegistry::start(version);
-        let front = Front::to(&registry.host, |_| Act::Pass);
+        let proxy = FaultProxy::to(&registry.host, |_| Action::Pass);
         let endpoint = Endpoint {
             plain_http: true,
-            ..Endpoint::new(&front.host)
+            ..Endpoint::new(&proxy.host)
         };
         let repository = Registry::new(endpoint).unwrap().repository("lib/app");
         let (subject, referrers) = subject(&repository, 1).await;
         repository.attach(&referrers[0]).await.unwrap();
-        let before = front.seen().len();
+        let before = proxy.requests().len();
         repository.attach(&referrers[0]).await.unwrap();
-        let after = front.seen().split_off(before);
-        let methods: Vec<_> = after.iter().map(|seen| seen.method.as_str()).collect();
+        let after = proxy.requests().split_off(before);
+        let methods: Vec<_> = after.iter().map(|request| request.method.as_str()).collect();
         assert_eq!(methods, requests, "{version:?}");
-        // Once it is known which way is the registry's, a listing is one request.
-        let before = front.seen().len();
+        // Once the kind of listing is known, a listing is one request.
+        let before = proxy.requests().len();
         repository.referrers(subject.digest()).await.unwrap();
-        assert_eq!(front.seen().len(), before + 1, "{version:?}");
+        assert_eq!(proxy.requests().len(), before + 1, "{version:?}");
     }
 }
 
 #[tokio::test]
-async fn a_listing_that_was_never_written_is_made_up_for() {
+async fn a_missing_referrers_tag_is_restored() {
     let registry = TestRegistry::start(Version::V31);
     let repository = registry.repository("lib/app");
     let (subject, referrers) = subject(&repository, 2).await;
-    // As one that was killed leaves it: the manifests stand, and are found by nobody.
+    // The state after a killed process: the manifests are stored but not listed.
     for referrer in &referrers {
         repository.attach(referrer).await.unwrap();
     }
@@ -127,7 +127,7 @@ async fn a_listing_that_was_never_written_is_made_up_for() {
 }
 
 #[tokio::test]
-async fn an_image_in_the_place_of_the_listing_is_none() {
+async fn an_image_under_the_referrers_tag_is_not_a_listing() {
     let registry = TestRegistry::start(Version::V31);
     let repository = registry.repository("lib/app");
     let (subject, referrers) = subject(&repository, 1).await;
@@ -138,7 +138,7 @@ async fn an_image_in_the_place_of_the_listing_is_none() {
 }
 
 #[tokio::test]
-async fn destinations_carry_them() {
+async fn destinations_store_referrers() {
     let directory = tempfile::tempdir().unwrap();
     let registry = TestRegistry::start(Version::V28);
     let repository = registry.repository("lib/app");

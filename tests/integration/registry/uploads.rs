@@ -1,4 +1,4 @@
-//! Uploads go on after what breaks them, and with what was learned of a registry before.
+//! Uploads are resumed after faults, and use what was learned about a registry.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -9,11 +9,11 @@ use jackal_operator::oci::{Descriptor, Digest};
 use jackal_operator::registry::{Endpoint, Kind, Registry, Repository, UploadError};
 use jackal_operator::transfer::{Destination, RegistryDestination, Upload};
 
-use crate::support::faulty::{Scripted, Seen, reply};
-use crate::support::front::{Act, Front, first};
+use crate::support::fault_proxy::{Action, FaultProxy, first};
 use crate::support::image::{noise, stream};
 use crate::support::install_tls;
 use crate::support::registry::{TestRegistry, VERSIONS, Version};
+use crate::support::scripted::{RecordedRequest, ScriptedServer, reply};
 use crate::support::wait::{SOON, eventually};
 
 fn client(host: &str) -> Registry {
@@ -26,17 +26,17 @@ fn client(host: &str) -> Registry {
     .unwrap()
 }
 
-fn carries(seen: &Seen) -> bool {
-    matches!(seen.method.as_str(), "PUT" | "PATCH")
-        && seen.headers.get("content-length").is_none_or(|length| length != "0")
+fn carries_content(request: &RecordedRequest) -> bool {
+    matches!(request.method.as_str(), "PUT" | "PATCH")
+        && request.headers.get("content-length").is_none_or(|length| length != "0")
 }
 
-async fn stands(repository: &Repository, digest: &Digest, size: usize) {
+async fn assert_stored(repository: &Repository, digest: &Digest, size: usize) {
     let content = repository.small_blob(digest, size).await.unwrap().unwrap();
     assert_eq!(Digest::of(&content), *digest);
 }
 
-async fn nothing_unfinished(registry: &TestRegistry, repository: &str) {
+async fn wait_for_no_open_uploads(registry: &TestRegistry, repository: &str) {
     eventually(SOON, "every upload is committed or given up", async || {
         match registry.uploads(repository) {
             none if none.is_empty() => Ok(()),
@@ -47,7 +47,7 @@ async fn nothing_unfinished(registry: &TestRegistry, repository: &str) {
 }
 
 #[tokio::test]
-async fn a_broken_upload_goes_on_where_the_registry_is() {
+async fn a_broken_upload_is_resumed_at_the_registrys_offset() {
     for version in VERSIONS {
         let registry = TestRegistry::start(version);
         for (number, (knows_digest, knows_size)) in [(true, true), (true, false), (false, true), (false, false)]
@@ -56,10 +56,13 @@ async fn a_broken_upload_goes_on_where_the_registry_is() {
         {
             let what = format!("{version:?} {knows_digest} {knows_size}");
             let name = format!("broken{number}");
-            let front = Front::to(&registry.host, first(2, carries, || Act::BreakRequest(1_000_000)));
+            let proxy = FaultProxy::to(
+                &registry.host,
+                first(2, carries_content, || Action::BreakRequest(1_000_000)),
+            );
             let content = noise(number as u64, 3_000_000);
             let digest = Digest::of(&content);
-            let repository = client(&front.host).repository(&name);
+            let repository = client(&proxy.host).repository(&name);
             let stored = repository.upload(
                 knows_digest.then_some(&digest),
                 knows_size.then_some(3_000_000),
@@ -67,14 +70,14 @@ async fn a_broken_upload_goes_on_where_the_registry_is() {
             );
             let stored = stored.await.unwrap_or_else(|error| panic!("{what}: {error}"));
             assert_eq!(stored, (digest.clone(), 3_000_000), "{what}");
-            stands(&registry.repository(&name), &digest, 3_000_000).await;
-            let begun = front.count("POST", "/uploads/");
+            assert_stored(&registry.repository(&name), &digest, 3_000_000).await;
+            let started = proxy.count("POST", "/uploads/");
             match version {
-                // It forgets what it had.
-                Version::V28 => assert_eq!(begun, 3, "{what}"),
+                // It loses the stored bytes.
+                Version::V28 => assert_eq!(started, 3, "{what}"),
                 Version::V31 | Version::Olareg => {
-                    assert_eq!(begun, 1, "{what}");
-                    nothing_unfinished(&registry, &name).await;
+                    assert_eq!(started, 1, "{what}");
+                    wait_for_no_open_uploads(&registry, &name).await;
                 }
             }
         }
@@ -82,7 +85,7 @@ async fn a_broken_upload_goes_on_where_the_registry_is() {
 }
 
 #[tokio::test]
-async fn a_copy_within_one_registry_goes_on_by_its_own_turns() {
+async fn a_copy_within_one_registry_is_not_blocked_by_its_own_limits() {
     let registry = TestRegistry::start(Version::V31);
     let content = noise(1, 3_000_000);
     let digest = Digest::of(&content);
@@ -90,19 +93,19 @@ async fn a_copy_within_one_registry_goes_on_by_its_own_turns() {
     from.upload(Some(&digest), Some(3_000_000), stream(content))
         .await
         .unwrap();
-    // The status and, once it was lost, the blob and a new upload are asked for.
+    // The status is requested and, once it is lost, the blob and a new upload.
     for lost in [false, true] {
-        let broken = first(1, carries, || Act::BreakRequest(1_000_000));
-        let front = Front::to(&registry.host, move |seen| {
-            match lost && seen.method == "GET" && seen.path.contains("/uploads/") {
-                true => Act::Answer(404, Vec::new(), String::new()),
-                false => broken(seen),
+        let broken = first(1, carries_content, || Action::BreakRequest(1_000_000));
+        let proxy = FaultProxy::to(&registry.host, move |request| {
+            match lost && request.method == "GET" && request.path.contains("/uploads/") {
+                true => Action::Answer(404, Vec::new(), String::new()),
+                false => broken(request),
             }
         });
         let client = Registry::new(Endpoint {
             plain_http: true,
             connections: 1,
-            ..Endpoint::new(&front.host)
+            ..Endpoint::new(&proxy.host)
         });
         let client = client.unwrap();
         let to = client.repository(format!("to-{lost}"));
@@ -115,46 +118,46 @@ async fn a_copy_within_one_registry_goes_on_by_its_own_turns() {
             .await
             .expect("nobody waits for himself");
         copied.unwrap();
-        stands(&registry.repository(to.name()), &digest, 3_000_000).await;
+        assert_stored(&registry.repository(to.name()), &digest, 3_000_000).await;
     }
 }
 
 #[tokio::test]
-async fn an_answer_that_was_lost_is_looked_for() {
+async fn after_a_lost_response_the_stored_content_is_checked() {
     for version in VERSIONS {
         let registry = TestRegistry::start(version);
-        let front = Front::to(
+        let proxy = FaultProxy::to(
             &registry.host,
-            first(1, |seen| seen.method == "PUT", || Act::LoseAnswer),
+            first(1, |request| request.method == "PUT", || Action::LoseAnswer),
         );
         let content = noise(1, 100_000);
         let digest = Digest::of(&content);
-        let repository = client(&front.host).repository("lost");
+        let repository = client(&proxy.host).repository("lost");
         let stored = repository.upload(Some(&digest), Some(100_000), stream(content)).await;
         assert_eq!(stored.unwrap(), (digest.clone(), 100_000));
-        stands(&registry.repository("lost"), &digest, 100_000).await;
-        assert_eq!(front.count("PUT", "/uploads/"), 1, "{version:?}");
+        assert_stored(&registry.repository("lost"), &digest, 100_000).await;
+        assert_eq!(proxy.count("PUT", "/uploads/"), 1, "{version:?}");
     }
 }
 
 #[tokio::test]
-async fn what_no_window_holds_is_asked_for_again() {
+async fn content_beyond_the_replay_buffer_is_read_again() {
     let registry = TestRegistry::start(Version::V31);
     let lost = AtomicUsize::new(0);
-    let front = Front::to(&registry.host, move |seen| {
-        if seen.method == "PUT" && lost.load(Ordering::Relaxed) == 0 {
+    let proxy = FaultProxy::to(&registry.host, move |request| {
+        if request.method == "PUT" && lost.load(Ordering::Relaxed) == 0 {
             lost.store(1, Ordering::Relaxed);
-            return Act::BreakRequest(30 << 20);
+            return Action::BreakRequest(30 << 20);
         }
-        let status = seen.method == "GET" && seen.path.contains("/uploads/");
+        let status = request.method == "GET" && request.path.contains("/uploads/");
         match status && lost.fetch_add(1, Ordering::Relaxed) == 1 {
-            true => Act::Answer(404, Vec::new(), String::new()),
-            false => Act::Pass,
+            true => Action::Answer(404, Vec::new(), String::new()),
+            false => Action::Pass,
         }
     });
     let content = noise(1, 40 << 20);
     let digest = Digest::of(&content);
-    let repository = client(&front.host).repository("late");
+    let repository = client(&proxy.host).repository("late");
     let error = repository
         .upload(Some(&digest), Some(40 << 20), stream(content))
         .await
@@ -163,26 +166,26 @@ async fn what_no_window_holds_is_asked_for_again() {
         panic!("{error:?}");
     };
     assert_eq!(error.kind(), &Kind::Interrupted, "{error}");
-    nothing_unfinished(&registry, "late").await;
+    wait_for_no_open_uploads(&registry, "late").await;
 }
 
 #[tokio::test]
-async fn a_limit_is_learned_once() {
+async fn an_upload_size_limit_is_learned_once() {
     let registry = TestRegistry::start(Version::V31);
     let refused = Arc::new(AtomicUsize::new(0));
     let refusing = Arc::clone(&refused);
-    let front = Front::to(&registry.host, move |seen| {
-        let length = seen
+    let proxy = FaultProxy::to(&registry.host, move |request| {
+        let length = request
             .headers
             .get("content-length")
             .and_then(|length| length.parse().ok());
         if length.unwrap_or(0) > 2_000_000 {
             refusing.fetch_add(1, Ordering::Relaxed);
-            return Act::Answer(413, Vec::new(), String::new());
+            return Action::Answer(413, Vec::new(), String::new());
         }
-        Act::Pass
+        Action::Pass
     });
-    let registry_client = client(&front.host);
+    let registry_client = client(&proxy.host);
     for (seed, refusals) in [(1, 2), (2, 2)] {
         let content = noise(seed, 5_000_000);
         let digest = Digest::of(&content);
@@ -191,24 +194,24 @@ async fn a_limit_is_learned_once() {
             .upload(Some(&digest), Some(5_000_000), stream(content))
             .await
             .unwrap();
-        stands(&registry.repository("parts"), &digest, 5_000_000).await;
+        assert_stored(&registry.repository("parts"), &digest, 5_000_000).await;
         assert_eq!(refused.load(Ordering::Relaxed), refusals);
     }
-    assert_eq!(front.count("POST", "/uploads/"), 2);
+    assert_eq!(proxy.count("POST", "/uploads/"), 2);
     assert_eq!(
-        front.count("PATCH", "/uploads/"),
+        proxy.count("PATCH", "/uploads/"),
         1 + 2 * 4,
         "5 MB, then 2.5 MB were refused; 1.25 MB pass"
     );
-    nothing_unfinished(&registry, "parts").await;
+    wait_for_no_open_uploads(&registry, "parts").await;
 }
 
 #[tokio::test]
-async fn the_upload_that_a_refused_mount_began_is_used() {
+async fn a_refused_mount_falls_back_to_its_upload() {
     for version in VERSIONS {
         let registry = TestRegistry::start(version);
-        let front = Front::to(&registry.host, |_| Act::Pass);
-        let destination = RegistryDestination::new(client(&front.host).repository("to"));
+        let proxy = FaultProxy::to(&registry.host, |_| Action::Pass);
+        let destination = RegistryDestination::new(client(&proxy.host).repository("to"));
         let content = noise(1, 100_000);
         let blob = Descriptor::new("application/octet-stream", Digest::of(&content), 100_000);
         assert!(!destination.mount(&blob, "from").await.unwrap());
@@ -218,26 +221,26 @@ async fn the_upload_that_a_refused_mount_began_is_used() {
             bytes: stream(content),
         };
         destination.upload(upload).await.unwrap();
-        stands(&registry.repository("to"), &blob.digest, 100_000).await;
-        assert_eq!(front.count("POST", "/uploads/"), 1, "{version:?}");
-        // One that nobody used is given up with the destination.
+        assert_stored(&registry.repository("to"), &blob.digest, 100_000).await;
+        assert_eq!(proxy.count("POST", "/uploads/"), 1, "{version:?}");
+        // An unused upload is deleted with the destination.
         let other = Descriptor::new("application/octet-stream", Digest::of(b"other"), 5);
         assert!(!destination.mount(&other, "from").await.unwrap());
         assert!(registry.unfinished("to") > 0);
         drop(destination);
-        nothing_unfinished(&registry, "to").await;
+        wait_for_no_open_uploads(&registry, "to").await;
     }
 }
 
 #[tokio::test]
-async fn a_registry_is_asked_no_more_often_than_it_may_be() {
+async fn the_request_rate_of_a_registry_is_limited() {
     install_tls();
     let registry = TestRegistry::start(Version::V31);
-    let front = Front::to(&registry.host, |_| Act::Pass);
+    let proxy = FaultProxy::to(&registry.host, |_| Action::Pass);
     let limited = Registry::new(Endpoint {
         plain_http: true,
         rate: NonZeroU32::new(10),
-        ..Endpoint::new(&front.host)
+        ..Endpoint::new(&proxy.host)
     })
     .unwrap();
     let begin = Instant::now();
@@ -245,7 +248,7 @@ async fn a_registry_is_asked_no_more_often_than_it_may_be() {
         let missing = limited.repository("rate").head_blob(&Digest::of(b"missing")).await;
         assert_eq!(missing.unwrap(), None);
     });
-    // Each begins an upload and commits it.
+    // Each starts an upload and commits it.
     let uploads = (0u8..4).map(|number| {
         let content = noise(number.into(), 1000);
         let digest = Digest::of(&content);
@@ -253,11 +256,11 @@ async fn a_registry_is_asked_no_more_often_than_it_may_be() {
         async move {
             let sent = repository.upload(Some(&digest), Some(1000), stream(content)).await;
             sent.unwrap();
-            stands(&repository, &digest, 1000).await;
+            assert_stored(&repository, &digest, 1000).await;
         }
     });
     futures::join!(futures::future::join_all(heads), futures::future::join_all(uploads));
-    let counted = ["HEAD", "GET", "POST", "PUT"].map(|method| front.count(method, "/rate/"));
+    let counted = ["HEAD", "GET", "POST", "PUT"].map(|method| proxy.count(method, "/rate/"));
     let (requests, took) = (counted.iter().sum::<usize>(), begin.elapsed());
     assert_eq!(requests, 20 + 4 * 3);
     // Ten at once, then one every 100 ms.
@@ -265,9 +268,10 @@ async fn a_registry_is_asked_no_more_often_than_it_may_be() {
 }
 
 #[tokio::test]
-async fn nobody_asks_a_registry_that_asked_one_for_patience() {
+async fn a_retry_after_applies_to_every_client_of_the_registry() {
     for status in [429, 503] {
-        let server = Scripted::start(move |_: &Seen| reply(status, &[("retry-after", "120")], "")).await;
+        let server =
+            ScriptedServer::start(move |_: &RecordedRequest| reply(status, &[("retry-after", "120")], "")).await;
         let registry = client(&server.host);
         let first = registry.repository("a").manifest("1").await.unwrap_err();
         let second = registry
@@ -285,7 +289,7 @@ async fn nobody_asks_a_registry_that_asked_one_for_patience() {
         let UploadError::Registry(third) = third else {
             panic!("{third:?}");
         };
-        assert_eq!(server.seen().len(), 1, "{status}");
+        assert_eq!(server.requests().len(), 1, "{status}");
         for error in [first, second, third] {
             let Kind::RateLimited { after: Some(after) } = error.kind() else {
                 panic!("{error:?}");

@@ -1,6 +1,6 @@
 //! SBOMs of images in real registries, by the real syft.
 
-pub mod bad;
+pub mod failures;
 mod packages;
 
 use std::path::{Path, PathBuf};
@@ -14,13 +14,14 @@ use jackal_operator::transfer::{Destination, LayoutDestination, RegistryDestinat
 use serde_json::Value;
 
 use crate::docker::engines::tar;
-use crate::support::faulty::{Scripted, reply};
 use crate::support::image::{entry, of_layer, put, stream};
 use crate::support::process::run;
 use crate::support::program;
 use crate::support::registry::{Options, TestRegistry, Version};
+use crate::support::scripted::{ScriptedServer, reply};
+use crate::support::workspace::{Workspace, stderr, stdout};
 
-/// The layer of an Alpine whose database has these packages, by name and version.
+/// The layer of an Alpine image whose database has these packages, by name and version.
 fn alpine(packages: &[(&str, &str)]) -> Vec<u8> {
     let installed: String = packages
         .iter()
@@ -35,7 +36,7 @@ fn alpine(packages: &[(&str, &str)]) -> Vec<u8> {
     ])
 }
 
-/// The image of such a layer under `tag`.
+/// Pushes the image of such a layer under `tag`.
 pub async fn put_alpine(repository: &Repository, tag: &str, packages: &[(&str, &str)]) -> Document {
     let image = of_layer(repository, "linux/amd64", &alpine(packages)).await;
     put(repository, &image, Some(tag)).await;
@@ -63,8 +64,8 @@ async fn content(destination: &dyn Destination, sboms: &Sboms, format: Format) -
     serde_json::from_slice(&blob.unwrap()).unwrap()
 }
 
-/// What syft left below `root`, once it had the time to go.
-async fn left(root: &Path) -> usize {
+/// The number of files of syft below `root`, once it has cleaned up.
+async fn remaining_files(root: &Path) -> usize {
     let count = || std::fs::read_dir(root).unwrap().count();
     for _ in 0..400 {
         if count() == 0 {
@@ -76,12 +77,12 @@ async fn left(root: &Path) -> usize {
 }
 
 #[tokio::test]
-async fn a_foreign_layer_that_was_copied_is_looked_into_where_it_lies() {
+async fn a_copied_foreign_layer_is_scanned() {
     let registry = TestRegistry::start(Version::Olareg);
     let repository = registry.repository("team/web");
     let image = put_alpine(&repository, "plain", &[("musl", "1.2.5-r9")]).await;
-    // Whoever serves the urls is not asked, not even when the registry gives nothing.
-    let publisher = Scripted::start(|_| reply(404, &[], "")).await;
+    // The server of the urls gets no request, even if the registry returns nothing.
+    let publisher = ScriptedServer::start(|_| reply(404, &[], "")).await;
     let mut manifest = image.manifest().unwrap().clone();
     let layer = &mut manifest.layers[0];
     layer.media_type = layer.media_type.replace("layer.v1", "layer.nondistributable.v1");
@@ -109,12 +110,12 @@ async fn a_foreign_layer_that_was_copied_is_looked_into_where_it_lies() {
         let packages = spdx["packages"].as_array().unwrap();
         assert!(packages.iter().any(|package| package["name"] == "musl"), "{spdx}");
     }
-    assert_eq!(publisher.seen().len(), 0);
-    assert_eq!(left(root.path()).await, 0);
+    assert_eq!(publisher.requests().len(), 0);
+    assert_eq!(remaining_files(root.path()).await, 0);
 }
 
 #[tokio::test]
-async fn an_image_has_an_sbom_of_its_packages_in_each_form() {
+async fn an_image_has_an_sbom_in_each_format() {
     for version in [Version::V28, Version::V31, Version::Olareg] {
         let registry = TestRegistry::start(version);
         let root = tempfile::tempdir().unwrap();
@@ -159,13 +160,13 @@ async fn an_image_has_an_sbom_of_its_packages_in_each_form() {
         let own = content(&destination, &sboms, Format::Syft).await;
         assert_eq!(named(&own["artifacts"], "version"), expected);
         assert_eq!(own["distro"]["id"], "alpine");
-        // Nobody learns from it where the image was read.
+        // It does not disclose where the image was read.
         for document in [&spdx, &cyclonedx, &own] {
             let text = document.to_string();
             let here = root.path().display().to_string();
             assert!(!text.contains(&registry.host) && !text.contains(&here), "{text}");
         }
-        assert_eq!(left(root.path()).await, 0);
+        assert_eq!(remaining_files(root.path()).await, 0);
 
         // Another client finds them by the image.
         let listed: Index = serde_json::from_str(&listing(&registry, version, "team/web", &image)).unwrap();
@@ -186,7 +187,7 @@ async fn an_image_has_an_sbom_of_its_packages_in_each_form() {
     }
 }
 
-/// The referrers of an image as the registry lists them: by its API, or under the tag that stands for it.
+/// The referrers of an image as the registry lists them: by its API, or under the tag.
 fn listing(registry: &TestRegistry, version: Version, repository: &str, image: &Document) -> String {
     let digest = image.digest();
     if version == Version::Olareg {
@@ -200,7 +201,7 @@ fn listing(registry: &TestRegistry, version: Version, repository: &str, image: &
 }
 
 #[tokio::test]
-async fn the_same_image_has_the_same_sboms_wherever_it_is() {
+async fn the_sboms_of_an_image_do_not_depend_on_its_location() {
     let packages = [("musl", "1.2.5-r9")];
     let (root, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let syft = syft_below(root.path()).await;
@@ -208,7 +209,7 @@ async fn the_same_image_has_the_same_sboms_wherever_it_is() {
     let image = put_alpine(&plain.repository("a"), "1", &packages).await;
     let one = generate(&syft, &at(plain.repository("a")), &image).await.unwrap();
 
-    // By TLS of an authority that nobody knows, with a password, in another repository.
+    // With TLS of an unknown authority, with a password, in another repository.
     let options = Options {
         login: Some(("alice", "geheim")),
         tls: true,
@@ -219,7 +220,7 @@ async fn the_same_image_has_the_same_sboms_wherever_it_is() {
     let other = generate(&syft, &at(closed.repository("team/b")), &same).await.unwrap();
     assert_eq!(other, one);
 
-    // In a layout, among others.
+    // In a layout with other images.
     let layout = LayoutDestination::new(folder.path(), "c");
     for document in [&image, &put_alpine(&plain.repository("a"), "3", &[("zlib", "1")]).await] {
         for blob in document.manifest().unwrap().blobs() {
@@ -246,14 +247,14 @@ async fn the_same_image_has_the_same_sboms_wherever_it_is() {
 }
 
 #[tokio::test]
-async fn what_another_made_meanwhile_is_not_made_again() {
+async fn an_sbom_made_concurrently_is_reused() {
     let registry = TestRegistry::start(Version::V31);
     let root = tempfile::tempdir().unwrap();
     let image = put_alpine(&registry.repository("a"), "1", &[("musl", "1")]).await;
     let runs = root.path().join("runs");
     let work = root.path().join("work");
     std::fs::create_dir(&work).unwrap();
-    let counting = bad::script(
+    let counting = failures::script(
         root.path(),
         &format!(
             "echo run >>'{}'\nexec '{}' \"$@\"",
@@ -261,7 +262,7 @@ async fn what_another_made_meanwhile_is_not_made_again() {
             program("JACKAL_BIN_SYFT").display()
         ),
     );
-    // It writes where syft may not.
+    // The script writes where syft must not.
     let free = Limits {
         isolation: Isolation::None,
         ..Limits::default()
@@ -289,23 +290,25 @@ async fn an_index_has_sboms_for_each_platform() {
     let index = Document::of_index(Index::new(entries)).unwrap();
     put(&repository, &index, Some("1")).await;
     let root = tempfile::tempdir().unwrap();
-    let command = std::process::Command::new(env!("CARGO_BIN_EXE_jackal-operator"))
-        .args(["sbom", &format!("{}/team/multi:1", registry.host), "--insecure"])
-        .args(["--syft", program("JACKAL_BIN_SYFT").to_str().unwrap()])
-        .args(["--sbom-scratch", root.path().to_str().unwrap()])
-        .env("DOCKER_CONFIG", root.path())
-        .output()
-        .unwrap();
-    let said = String::from_utf8(command.stdout).unwrap();
-    assert!(command.status.success(), "{}", String::from_utf8_lossy(&command.stderr));
-    assert_eq!(said.lines().count(), 6, "{said}");
+    let command = Workspace::new().run(&[
+        "sbom",
+        &format!("{}/team/multi:1", registry.host),
+        "--insecure",
+        "--syft",
+        program("JACKAL_BIN_SYFT").to_str().unwrap(),
+        "--sbom-scratch",
+        root.path().to_str().unwrap(),
+    ]);
+    assert!(command.status.success(), "{}", stderr(&command));
+    let output = stdout(&command);
+    assert_eq!(output.lines().count(), 6, "{output}");
     for (platform, child) in [("linux-amd64", 0), ("linux-arm64", 1)] {
         let digest = &index.index().unwrap().manifests[child].digest;
         let sboms = known(&at(repository.clone()), digest).await.unwrap().unwrap();
         let line = format!("team/multi:1-{platform} {digest} application/spdx+json");
         assert!(
-            said.contains(&line) && said.contains(sboms.contents[&Format::Spdx].digest.as_str()),
-            "{said}"
+            output.contains(&line) && output.contains(sboms.contents[&Format::Spdx].digest.as_str()),
+            "{output}"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! In a cluster: packages and images that are signed, and images that must be.
+//! In a cluster: signed packages and images, and images that must be signed.
 
 use jackal_operator::api::v1alpha1::JackalImage;
 use jackal_operator::oci::Digest;
@@ -6,14 +6,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::json;
 
 use super::keyless::{IDENTITY, ISSUER, signed_image};
-use super::{Person, attach, text};
+use super::{SigningWorkspace, attach, text};
 use crate::support::cluster::{Cluster, condition};
-use crate::support::front::{Act, Front};
+use crate::support::fault_proxy::{Action, FaultProxy};
 use crate::support::image::{image, noise, put};
 use crate::support::objects::{package, registry_at};
 use crate::support::registry::{TestRegistry, VERSIONS, Version};
 
-/// A Secret as `cosign generate-key-pair k8s://…` writes it.
+/// A Secret in the format of `cosign generate-key-pair k8s://…`.
 pub fn key_pair(name: &str, password: &str) -> String {
     json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "immutable": false,
@@ -32,11 +32,11 @@ pub fn config_map(name: &str, key: &str, content: &str) -> String {
 
 #[tokio::test]
 async fn a_package_and_its_images_are_signed_once() {
-    let (cluster, person) = (Cluster::new().await, Person::new());
+    let (cluster, workspace) = (Cluster::new().await, SigningWorkspace::new());
     cluster.apply(&key_pair("cosign-key", "secret"));
     for version in VERSIONS {
         let registry = TestRegistry::start(version);
-        let front = Front::to(&registry.host, |_| Act::Pass);
+        let proxy = FaultProxy::to(&registry.host, |_| Action::Pass);
         let source = TestRegistry::start(Version::V31);
         let app = source.repository("team/app");
         let root = image(&app, "linux/amd64", noise(5, 1000)).await;
@@ -46,7 +46,7 @@ async fn a_package_and_its_images_are_signed_once() {
         let line = format!("{{image: '{}/team/app:1'}}", source.host);
         let more = format!(
             "{}\n  naming: Zarf\n  signing: {{secretRef: {{name: cosign-key}}, images: ['*']}}",
-            registry_at(&front.host)
+            registry_at(&proxy.host)
         );
         cluster.apply(&package(&name, "1", &[&line], &more));
         let status = cluster.ready(&name).await.status.unwrap();
@@ -66,39 +66,39 @@ async fn a_package_and_its_images_are_signed_once() {
             format!("{at}/{name}@{}", artifact.digest),
             format!("{at}/{brought}"),
         ] {
-            person.cosign_verifies(&reference, "cosign.pub").unwrap();
-            person.cosign_verifies(&reference, "p384.pub").unwrap_err();
+            workspace.cosign_verifies(&reference, "cosign.pub").unwrap();
+            workspace.cosign_verifies(&reference, "p384.pub").unwrap_err();
         }
         for reference in [format!("{at}/{name}:1"), format!("{at}/{name}@{}", artifact.digest)] {
-            let provenance = person.provenance(&reference, "cosign.pub").unwrap();
+            let provenance = workspace.provenance(&reference, "cosign.pub").unwrap();
             let built = &provenance["predicate"]["buildDefinition"];
             assert_eq!(built["externalParameters"]["spec"]["version"], "1");
             let material = &built["resolvedDependencies"][0];
             assert_eq!(material["uri"], format!("oci://{}/team/app:1", source.host));
             assert_eq!(material["digest"]["sha256"], root.digest().hex());
             assert_eq!(material["annotations"], json!({ "method": "Registry" }));
-            person.provenance(&reference, "p384.pub").unwrap_err();
+            workspace.provenance(&reference, "p384.pub").unwrap_err();
         }
-        // Looked at again, nothing is written.
-        let writes = |front: &Front| {
+        // Another reconciliation writes nothing.
+        let writes = |proxy: &FaultProxy| {
             ["PUT", "POST", "PATCH"]
-                .map(|method| front.count(method, ""))
+                .map(|method| proxy.count(method, ""))
                 .iter()
                 .sum::<usize>()
         };
-        let before = writes(&front);
+        let before = writes(&proxy);
         cluster.request(&name, "again").await;
         cluster
             .package_where(&name, "looked at again", |package| {
                 (package.status.as_ref()?.last_handled_reconcile_at.as_deref() == Some("again")).then_some(())
             })
             .await;
-        assert_eq!(writes(&front), before);
+        assert_eq!(writes(&proxy), before);
         cluster.kubectl(&["delete", "jkpkg", &name, "--timeout=30s"]);
     }
 }
 
-/// Expects the condition Verified to be that.
+/// Expects this Verified condition.
 #[track_caller]
 fn verified(conditions: &[Condition], status: &str, reason: &str) {
     let verified = condition(conditions, "Verified").unwrap();
@@ -106,15 +106,15 @@ fn verified(conditions: &[Condition], status: &str, reason: &str) {
 }
 
 #[tokio::test]
-async fn an_image_is_brought_only_when_every_entry_about_it_is_satisfied() {
-    let (cluster, person) = (Cluster::new().await, Person::new());
+async fn an_image_is_copied_only_if_every_matching_verify_entry_is_satisfied() {
+    let (cluster, workspace) = (Cluster::new().await, SigningWorkspace::new());
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     let app = source.repository("acme/app");
-    let signed = signed_image(&person, &app, 7).await;
+    let signed = signed_image(&workspace, &app, 7).await;
     let other = source.repository("other/app");
     put(&other, &image(&other, "linux/amd64", noise(8, 1000)).await, Some("8")).await;
     cluster.apply(&config_map("keys", "cosign.pub", &text("cosign.pub")));
-    let root = std::fs::read_to_string(person.path("trusted_root.json")).unwrap();
+    let root = std::fs::read_to_string(workspace.path("trusted_root.json")).unwrap();
     cluster.apply(&config_map("sigstore", "trusted_root.json", &root));
     let _controller = cluster.controller(&["--insecure-registry", &source.host]);
     let verify = format!(
@@ -142,7 +142,7 @@ async fn an_image_is_brought_only_when_every_entry_about_it_is_satisfied() {
         .package_where("shop", "not signed", refused("it has no signature"))
         .await;
     verified(&package.status.unwrap().conditions, "False", "VerificationError");
-    let stands = async || {
+    let exists = async || {
         registry
             .repository("acme/app")
             .head_manifest("7")
@@ -150,9 +150,9 @@ async fn an_image_is_brought_only_when_every_entry_about_it_is_satisfied() {
             .unwrap()
             .is_some()
     };
-    assert!(!stands().await);
-    // One of two is not enough.
-    let logged = std::fs::read(person.path("logged.json")).unwrap();
+    assert!(!exists().await);
+    // One of two is not sufficient.
+    let logged = std::fs::read(workspace.path("logged.json")).unwrap();
     attach(&app, &signed, &logged).await;
     cluster.request("shop", "logged").await;
     cluster
@@ -162,46 +162,46 @@ async fn an_image_is_brought_only_when_every_entry_about_it_is_satisfied() {
             refused("it is not by the ECDSA P-256 key"),
         )
         .await;
-    assert!(!stands().await);
-    person.cosign_signs(&format!("{}/acme/app@{}", source.host, signed.digest()), true);
+    assert!(!exists().await);
+    workspace.cosign_signs(&format!("{}/acme/app@{}", source.host, signed.digest()), true);
     cluster.request("shop", "signed").await;
     let status = cluster.ready("shop").await.status.unwrap();
     assert_eq!(status.images[0].digest.as_deref(), Some(signed.digest().as_str()));
-    assert!(stands().await);
+    assert!(exists().await);
     verified(&status.conditions, "True", "Succeeded");
     for row in &status.images {
         let image = cluster.api::<JackalImage>().get(&row.resource).await.unwrap();
         let conditions = image.status.unwrap().conditions;
         match row.image.contains("/acme/") {
             true => verified(&conditions, "True", "Succeeded"),
-            // No entry is about it.
+            // No entry matches it.
             false => assert!(condition(&conditions, "Verified").is_none(), "{conditions:?}"),
         }
     }
 
-    // Another image under the tag has no signature, and what stands is not replaced.
+    // Another image under the tag has no signature, and the existing copy is not replaced.
     let newer = image(&app, "linux/amd64", noise(9, 1000)).await;
     put(&app, &newer, Some("7")).await;
     cluster.request("shop", "newer").await;
     cluster
         .package_where("shop", "newer is not signed", refused("it has no signature"))
         .await;
-    let stands = registry
+    let stored = registry
         .repository("acme/app")
         .head_manifest("7")
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(&stands.digest, signed.digest());
+    assert_eq!(&stored.digest, signed.digest());
 }
 
 #[tokio::test]
-async fn chosen_platforms_are_verified_by_the_index_that_they_are_of() {
-    let (cluster, person) = (Cluster::new().await, Person::new());
+async fn selected_platforms_are_verified_by_the_signature_of_their_index() {
+    let (cluster, workspace) = (Cluster::new().await, SigningWorkspace::new());
     let (source, registry) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     let app = source.repository("acme/app");
     let (index, children) = crate::support::image::multi_platform(&app, "1").await;
-    person.cosign_signs(&format!("{}/acme/app@{}", source.host, index.digest()), false);
+    workspace.cosign_signs(&format!("{}/acme/app@{}", source.host, index.digest()), false);
     cluster.apply(&key_pair("keys", "secret"));
     let _controller = cluster.controller(&["--insecure-registry", &source.host]);
     let line = format!("{{image: '{}/acme/app:1', platforms: [linux/amd64]}}", source.host);

@@ -1,10 +1,10 @@
-//! By identities, with all of Sigstore played by `scripts/go/sigstore`.
+//! Signatures by identities, with all of Sigstore simulated by `scripts/go/sigstore`.
 
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest};
 use jackal_operator::registry::Repository;
 use serde_json::Value;
 
-use super::{Person, attach, store};
+use super::{SigningWorkspace, attach, store};
 use crate::support::image::{image, noise, put};
 use crate::support::process::run;
 use crate::support::program;
@@ -13,11 +13,11 @@ use crate::support::registry::{TestRegistry, Version};
 pub const IDENTITY: &str = "https://github.com/acme/app/.github/workflows/release.yaml@refs/heads/main";
 pub const ISSUER: &str = "https://token.actions.githubusercontent.com";
 
-/// An image whose signatures by an identity are in the person's folder.
-pub async fn signed_image(person: &Person, repository: &Repository, seed: u64) -> Document {
+/// An image whose signatures by an identity are in the workspace.
+pub async fn signed_image(workspace: &SigningWorkspace, repository: &Repository, seed: u64) -> Document {
     let document = image(repository, "linux/amd64", noise(seed, 1000)).await;
     put(repository, &document, Some(&seed.to_string())).await;
-    let (out, digest) = (person.path(""), document.digest().as_str());
+    let (out, digest) = (workspace.path(""), document.digest().as_str());
     let out = out.to_str().unwrap();
     run(
         program("JACKAL_BIN_SIGSTORE"),
@@ -35,7 +35,7 @@ pub async fn signed_image(person: &Person, repository: &Repository, seed: u64) -
     document
 }
 
-/// Keeps a signature of cosign 2 under the image's tag for them.
+/// Stores a signature of cosign 2 under the image's tag for them.
 async fn keep_simple(repository: &Repository, subject: &Document, json: &[u8]) {
     let read: Value = serde_json::from_slice(json).unwrap();
     use base64::Engine as _;
@@ -62,10 +62,10 @@ async fn keep_simple(repository: &Repository, subject: &Document, json: &[u8]) {
 }
 
 #[tokio::test]
-async fn identities_count_here_as_for_cosign() {
-    let person = Person::new();
+async fn keyless_identities_are_verified_like_cosign_does() {
+    let workspace = SigningWorkspace::new();
     let registry = TestRegistry::start(Version::V31);
-    // Each form in a repository of its own, for one good signature is enough.
+    // Each format in a separate repository, because one valid signature is sufficient.
     for (seed, form) in (1..).zip([
         "logged",
         "tiled",
@@ -78,8 +78,8 @@ async fn identities_count_here_as_for_cosign() {
         "forged",
     ]) {
         let repository = registry.repository(&format!("team/{form}"));
-        let document = signed_image(&person, &repository, seed).await;
-        let json = std::fs::read(person.path(&format!("{form}.json"))).unwrap();
+        let document = signed_image(&workspace, &repository, seed).await;
+        let json = std::fs::read(workspace.path(&format!("{form}.json"))).unwrap();
         match form {
             "simple" => keep_simple(&repository, &document, &json).await,
             _ => attach(&repository, &document, &json).await,
@@ -98,10 +98,10 @@ async fn identities_count_here_as_for_cosign() {
                 format!("--certificate-oidc-issuer={ISSUER}"),
             );
             let root = format!("--trusted-root={root}");
-            person.cosign(&[&["verify", &identity, &issuer, &root, &reference][..], more].concat())
+            workspace.cosign(&[&["verify", &identity, &issuer, &root, &reference][..], more].concat())
         };
-        let ours = |identity: &str| {
-            person.ours(&[
+        let run_operator = |identity: &str| {
+            workspace.run_operator(&[
                 "verify",
                 &reference,
                 "--insecure",
@@ -114,10 +114,10 @@ async fn identities_count_here_as_for_cosign() {
             ])
         };
         let good = matches!(form, "logged" | "tiled" | "simple" | "stamped");
-        let (theirs, own) = (cosign(IDENTITY), ours(IDENTITY));
+        let (theirs, own) = (cosign(IDENTITY), run_operator(IDENTITY));
         assert_eq!(theirs.is_ok(), good, "cosign on {form}: {theirs:?}");
         assert_eq!(own.is_ok(), good, "we on {form}: {own:?}");
         let other = "https://github.com/acme/other/.github/workflows/release.yaml@refs/heads/main";
-        assert!(cosign(other).is_err() && ours(other).is_err(), "{form}");
+        assert!(cosign(other).is_err() && run_operator(other).is_err(), "{form}");
     }
 }

@@ -1,70 +1,57 @@
-//! Signatures, in both directions: what we sign is verified by the real cosign, and we verify what it signs.
+//! Signatures, in both directions: our signatures are verified by the real cosign, and we verify its signatures.
 
-mod bad;
 mod cluster;
 mod cosign;
+mod invalid_input;
 pub mod keyless;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest};
 use jackal_operator::registry::Repository;
-use tempfile::TempDir;
 
 use crate::support::image::stream;
 use crate::support::program;
+use crate::support::workspace::Workspace;
 
-/// Somebody with the keys of `tests/signing`, who runs commands.
-pub struct Person {
-    folder: TempDir,
+/// A folder with the keys of `tests/signing`, in which commands run.
+pub struct SigningWorkspace {
+    folder: Workspace,
 }
 
-impl Person {
+impl SigningWorkspace {
     pub fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        for file in std::fs::read_dir(made("")).unwrap() {
+        let folder = Workspace::new();
+        for file in std::fs::read_dir(signing_file("")).unwrap() {
             let file = file.unwrap();
             if file.path().is_file() {
-                std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+                std::fs::copy(file.path(), folder.path(file.file_name())).unwrap();
             }
         }
         Self { folder }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.folder.path(name)
     }
 
-    fn run(&self, program: &Path, arguments: &[&str]) -> Output {
-        Command::new("timeout")
-            .args(["-k", "1", "60"])
-            .arg(program)
-            .args(arguments)
-            .current_dir(self.folder.path())
-            .env("DOCKER_CONFIG", self.folder.path())
-            .env("HOME", self.folder.path())
-            .env("COSIGN_PASSWORD", "secret")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+    /// Runs the operator's binary.
+    pub fn run_operator(&self, arguments: &[&str]) -> Result<String, String> {
+        result_of(&self.folder.run(arguments))
     }
 
-    /// Runs a command of ours.
-    pub fn ours(&self, arguments: &[&str]) -> Result<String, String> {
-        told(&self.run(Path::new(env!("CARGO_BIN_EXE_jackal-operator")), arguments))
-    }
-
-    /// Runs cosign, which has no network but this machine's.
+    /// Runs cosign, which has access only to the local network.
     fn cosign(&self, arguments: &[&str]) -> Result<String, String> {
-        let registry = ["--allow-http-registry"];
-        told(&self.run(&program("JACKAL_BIN_COSIGN"), &[arguments, &registry[..]].concat()))
+        let arguments = [arguments, &["--allow-http-registry"]].concat();
+        let mut command = self.folder.command_of(&program("JACKAL_BIN_COSIGN"), &arguments);
+        result_of(&command.output().unwrap())
     }
 
-    /// Has cosign sign by the key, without a log; in the form of cosign 2 if it is `elder`.
-    fn cosign_signs(&self, reference: &str, elder: bool) {
-        let form = format!("--new-bundle-format={}", !elder);
+    /// Signs with cosign by the key, without a log; in the format of cosign 2 if `older`.
+    fn cosign_signs(&self, reference: &str, older: bool) {
+        let form = format!("--new-bundle-format={}", !older);
         let signed = self.cosign(&[
             "sign",
             "--key=cosign.key",
@@ -77,7 +64,7 @@ impl Person {
         signed.unwrap();
     }
 
-    /// Has cosign verify by the public key in the file `key`.
+    /// Verifies with cosign by the public key in the file `key`.
     fn cosign_verifies(&self, reference: &str, key: &str) -> Result<String, String> {
         let key = format!("--key={key}");
         self.cosign(&["verify", &key, "--insecure-ignore-tlog=true", reference])
@@ -94,8 +81,8 @@ impl Person {
     }
 }
 
-/// What came of a command: what it printed, or what it said was wrong.
-fn told(output: &Output) -> Result<String, String> {
+/// The result of a command: its standard output, or its error message.
+fn result_of(output: &Output) -> Result<String, String> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     match output.status.success() {
         true => Ok(text(&output.stdout)),
@@ -104,12 +91,12 @@ fn told(output: &Output) -> Result<String, String> {
 }
 
 /// A file of `tests/signing`.
-fn made(name: &str) -> PathBuf {
+fn signing_file(name: &str) -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/signing")).join(name)
 }
 
 fn text(name: &str) -> String {
-    std::fs::read_to_string(made(name)).unwrap()
+    std::fs::read_to_string(signing_file(name)).unwrap()
 }
 
 /// Stores a blob.
@@ -119,7 +106,7 @@ async fn store(repository: &Repository, content: &[u8]) {
     upload.await.map_err(|_| "the upload failed").unwrap();
 }
 
-/// Has a bundle, as it is, refer to `subject`.
+/// Attaches a bundle unchanged to `subject`.
 pub async fn attach(repository: &Repository, subject: &Document, bundle: &[u8]) {
     let kind = "application/vnd.dev.sigstore.bundle.v0.3+json";
     store(repository, b"{}").await;

@@ -1,4 +1,4 @@
-//! Helm charts, made by Helm itself.
+//! Helm charts, packaged by Helm itself.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ fn helm(arguments: &[&str]) -> String {
     run(program("JACKAL_BIN_HELM"), arguments)
 }
 
-/// The archive of a chart in `folder` that runs `image`; `note` tells two of one version apart.
+/// The archive of a chart in `folder` that runs `image`; `note` distinguishes two archives of the same version.
 pub fn package(folder: &Path, name: &str, version: &str, image: &str, note: &str) -> PathBuf {
     let chart = folder.join(format!("{name}-source"));
     std::fs::create_dir_all(chart.join("templates")).unwrap();

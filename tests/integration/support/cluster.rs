@@ -1,7 +1,7 @@
 //! A namespace of the real API server, and the operator's processes in it.
 //!
-//! Nothing but the API server runs: namespaces are never emptied and owner references never collected, so that a
-//! test sees only what the operator itself does.
+//! Only the API server runs: namespaces are never emptied and owner references are not collected, so that a test sees
+//! only what the operator does.
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
@@ -21,49 +21,49 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
+use super::api_proxy::ApiProxy;
 use super::operator::Operator;
 use super::process::{output, run};
 use super::wait::{SOON, eventually};
-use super::writes::ApiWay;
 use super::{install_tls, program};
 
-/// Objects of tests name registries on the loopback, which speak plain HTTP where the objects say so.
+/// The objects of tests name registries on the loopback, which use plain HTTP where the objects say so.
 const LOOPBACK: [&str; 4] = ["--allow-network", "127.0.0.0/8", "--insecure-registry", "127.0.0.1:*"];
 
-/// A namespace, and what a test started in it. What it knows is printed when the test fails.
+/// A namespace and the processes of a test in it. Its state is printed when the test fails.
 pub struct Cluster {
     /// A client of the API server.
     pub client: Client,
-    /// The namespace, which is the operator's own too.
+    /// The namespace, which is also the operator's own.
     pub namespace: String,
     folder: TempDir,
     kubeconfig: PathBuf,
-    /// Its operators watch every namespace.
-    wide: bool,
-    way: Option<ApiWay>,
+    /// Its operators watch all namespaces.
+    all_namespaces: bool,
+    api_proxy: Option<ApiProxy>,
     started: AtomicUsize,
 }
 
 impl Cluster {
-    /// A new namespace in a cluster that knows the custom resources.
+    /// A new namespace in a cluster with the custom resources.
     pub async fn new() -> Self {
-        // Each test has a runtime of its own, so only the fact is shared, not the client.
+        // Each test has its own runtime, so only the fact is shared, not the client.
         static DEFINED: OnceCell<()> = OnceCell::const_new();
         Self::of("KUBECONFIG", &DEFINED, false).await
     }
 
-    /// A new namespace of an API server of its own, whose every request is written down. Operators watch all of its
-    /// namespaces, so only one test at a time may have it.
-    pub async fn apart() -> Self {
+    /// A new namespace of a separate API server with an audit log. Operators watch all its namespaces, so only one test
+    /// at a time may use it.
+    pub async fn exclusive() -> Self {
         static DEFINED: OnceCell<()> = OnceCell::const_new();
         let cluster = Self::of("JACKAL_KUBECONFIG_AUDITED", &DEFINED, true).await;
-        cluster.sweep::<JackalPackage>().await;
-        cluster.sweep::<JackalImage>().await;
+        cluster.delete_all::<JackalPackage>().await;
+        cluster.delete_all::<JackalImage>().await;
         cluster
     }
 
-    /// Removes what a test left in any namespace that failed, which operators would go on with.
-    async fn sweep<K>(&self)
+    /// Deletes what failed tests left in any namespace, which later operators would otherwise reconcile.
+    async fn delete_all<K>(&self)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
@@ -79,22 +79,22 @@ impl Cluster {
         }
     }
 
-    /// Another namespace beside this one.
-    pub async fn beside(&self) -> Self {
-        Self::within(self.client.clone(), self.kubeconfig.clone(), self.wide).await
+    /// Another new namespace of the same API server.
+    pub async fn another_namespace(&self) -> Self {
+        Self::in_new_namespace(self.client.clone(), self.kubeconfig.clone(), self.all_namespaces).await
     }
 
-    async fn of(variable: &str, defined: &'static OnceCell<()>, wide: bool) -> Self {
+    async fn of(variable: &str, defined: &'static OnceCell<()>, all_namespaces: bool) -> Self {
         install_tls();
         let kubeconfig = PathBuf::from(required(variable));
         let read = Kubeconfig::read_from(&kubeconfig).expect("a kubeconfig");
         let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
         let client = Client::try_from(config.expect("a configuration")).expect("a client");
         defined.get_or_init(async || define(&client, &kubeconfig).await).await;
-        Self::within(client, kubeconfig, wide).await
+        Self::in_new_namespace(client, kubeconfig, all_namespaces).await
     }
 
-    async fn within(client: Client, kubeconfig: PathBuf, wide: bool) -> Self {
+    async fn in_new_namespace(client: Client, kubeconfig: PathBuf, all_namespaces: bool) -> Self {
         let namespace = format!("test-{:012x}", fastrand::u64(..1 << 48));
         let object = Namespace {
             metadata: ObjectMeta {
@@ -112,27 +112,30 @@ impl Cluster {
             namespace,
             folder: tempfile::tempdir().expect("a folder"),
             kubeconfig,
-            wide,
-            way: None,
+            all_namespaces,
+            api_proxy: None,
             started: AtomicUsize::new(0),
         }
     }
 
-    /// The same, where every request that the operator's processes send to the API server is noted.
-    pub async fn noting_requests() -> Self {
+    /// A new namespace, where every request of the operator's processes to the API server is recorded.
+    pub async fn recording_requests() -> Self {
         let mut cluster = Self::new().await;
-        cluster.way = Some(ApiWay::open(cluster.folder.path()));
+        cluster.api_proxy = Some(ApiProxy::open(cluster.folder.path()));
         cluster
     }
 
-    /// The writing requests of the operator's processes so far; see [`ApiWay::writes`].
+    /// The write requests of the operator's processes so far; see [`ApiProxy::writes`].
     pub fn writes(&self) -> Vec<String> {
-        self.way.as_ref().expect("a cluster that notes requests").writes()
+        self.api_proxy.as_ref().expect("a cluster that notes requests").writes()
     }
 
-    /// All requests of the operator's processes so far; see [`ApiWay::requests`].
+    /// All requests of the operator's processes so far; see [`ApiProxy::requests`].
     pub fn requests(&self) -> Vec<String> {
-        self.way.as_ref().expect("a cluster that notes requests").requests()
+        self.api_proxy
+            .as_ref()
+            .expect("a cluster that notes requests")
+            .requests()
     }
 
     /// Starts a controller for this namespace, with short delays.
@@ -140,7 +143,7 @@ impl Cluster {
         self.controller_with(arguments, &[])
     }
 
-    /// Starts a controller with variables of its own.
+    /// Starts a controller with additional variables.
     pub fn controller_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Operator {
         let own = [("JACKAL_LEASE_DURATION", "3s")];
         self.start(
@@ -150,8 +153,8 @@ impl Cluster {
         )
     }
 
-    /// Starts a controller for which the loopback, where all servers of the tests are, is as forbidden to objects as it is
-    /// everywhere, but for what `environment` says.
+    /// Starts a controller that denies the loopback, where all test servers are, to objects as usual, except for what
+    /// `environment` allows.
     pub fn guarded_controller(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Operator {
         let own = [("JACKAL_LEASE_DURATION", "30s")];
         self.start("controller", arguments, &[&own, environment].concat())
@@ -162,10 +165,10 @@ impl Cluster {
         self.agent_with(node, docker, arguments, &[])
     }
 
-    /// Starts an agent with variables of its own.
+    /// Starts an agent with additional variables.
     pub fn agent_with(&self, node: &str, docker: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Operator {
         let own = ["--node-name", node];
-        // A test of what leaves a node says so itself.
+        // A test of --admit sets it itself.
         let engine = [("DOCKER_HOST", docker), ("JACKAL_ADMIT", "*=*")];
         self.start(
             "agent",
@@ -179,10 +182,14 @@ impl Cluster {
         let log = self.folder.path().join(format!("{number}-{command}.log"));
         let namespace = &self.namespace;
         let shared = ["--namespace", namespace, "--retry-limit", "2s"];
-        let narrow = ["--watch-namespace", namespace];
-        let watched = if self.wide { &[][..] } else { &narrow[..] };
-        let kubeconfig = match &self.way {
-            Some(way) => &way.kubeconfig,
+        let one_namespace = ["--watch-namespace", namespace];
+        let watched = if self.all_namespaces {
+            &[][..]
+        } else {
+            &one_namespace[..]
+        };
+        let kubeconfig = match &self.api_proxy {
+            Some(api_proxy) => &api_proxy.kubeconfig,
             None => &self.kubeconfig,
         };
         let variables = [
@@ -201,17 +208,17 @@ impl Cluster {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// What a person does by `kubectl apply`: every document of `yaml`, in this namespace.
+    /// Like `kubectl apply` by a user: every document of `yaml`, in this namespace.
     pub fn apply(&self, yaml: &str) {
         self.try_apply(yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
     }
 
-    /// The same, with the API server's words where it refuses.
+    /// The same, with the API server's message if it refuses.
     pub fn try_apply(&self, yaml: &str) -> Result<(), String> {
         self.try_apply_with(yaml, &[]).map(|_| ())
     }
 
-    /// The same with further arguments of kubectl; gives what it says.
+    /// The same with additional arguments of kubectl; returns its output.
     pub fn try_apply_with(&self, yaml: &str, more: &[&str]) -> Result<String, String> {
         let file = self.folder.path().join(format!("{:x}.yaml", fastrand::u64(..)));
         std::fs::write(&file, yaml).expect("a file");
@@ -233,7 +240,7 @@ impl Cluster {
         }
     }
 
-    /// The same for objects of several namespaces, each of which says of which it is.
+    /// The same for objects that name their namespaces themselves.
     pub fn apply_anywhere(&self, yaml: &str) {
         let file = self.folder.path().join(format!("{:x}.yaml", fastrand::u64(..)));
         std::fs::write(&file, yaml).expect("a file");
@@ -262,13 +269,13 @@ impl Cluster {
         patched.unwrap_or_else(|error| panic!("patching {name}: {error}"));
     }
 
-    /// Asks for a reconciliation of a package.
+    /// Requests a reconciliation of a package.
     pub async fn request(&self, package: &str, request: &str) {
         let patch = json!({ "metadata": { "annotations": { "jackal.dev/requestedAt": request } } });
         self.patch::<JackalPackage>(package, patch).await;
     }
 
-    /// The package as it stands.
+    /// The current package.
     pub async fn package(&self, name: &str) -> JackalPackage {
         self.api()
             .get(name)
@@ -276,13 +283,13 @@ impl Cluster {
             .unwrap_or_else(|error| panic!("package {name}: {error}"))
     }
 
-    /// The images of the namespace by their reference.
+    /// All images of the namespace.
     pub async fn images(&self) -> Vec<JackalImage> {
         let list = self.api().list(&ListParams::default()).await;
         list.expect("a list").items
     }
 
-    /// The only image of the namespace, once it is there.
+    /// The only image of the namespace, once it exists.
     pub async fn image(&self) -> JackalImage {
         eventually(SOON, "there is one image", async || {
             let mut images = self.images().await;
@@ -304,7 +311,7 @@ impl Cluster {
         .await
     }
 
-    /// The package once `holds` gives something.
+    /// The package once `holds` returns a value.
     pub async fn package_where<T>(
         &self,
         name: &str,
@@ -332,7 +339,7 @@ impl Cluster {
         .await
     }
 
-    /// The image once `holds` gives something.
+    /// The image once `holds` returns a value.
     pub async fn image_where<T>(
         &self,
         name: &str,
@@ -350,7 +357,7 @@ impl Cluster {
         .await
     }
 
-    /// The events on the object of that name as `reason: note`, each as often as it was counted.
+    /// The events of the object as `reason: note`, repeated by their count.
     pub async fn events(&self, name: &str) -> Vec<String> {
         let list = self.api::<Event>().list(&ListParams::default()).await.expect("events");
         let on = |event: &Event| {
@@ -359,17 +366,17 @@ impl Cluster {
                 .as_ref()
                 .is_some_and(|on| on.name.as_deref() == Some(name))
         };
-        let mut said = Vec::new();
+        let mut events = Vec::new();
         for event in list.items.iter().filter(|event| on(event)) {
             let count = event.series.as_ref().map_or(1, |series| series.count);
             let reason = event.reason.as_deref().unwrap_or_default();
             let text = format!("{reason}: {}", event.note.as_deref().unwrap_or_default());
-            said.extend(std::iter::repeat_n(text, usize::try_from(count).unwrap_or(1)));
+            events.extend(std::iter::repeat_n(text, usize::try_from(count).unwrap_or(1)));
         }
-        said
+        events
     }
 
-    /// Makes a node, as a kubelet does. Nodes have no namespace: choose a name of your own.
+    /// Creates a node, as a kubelet does. Nodes have no namespace: choose a unique name.
     pub async fn create_node(&self, name: &str, labels: &[(&str, &str)]) {
         let labels = labels
             .iter()
@@ -463,7 +470,7 @@ async fn define(client: &Client, kubeconfig: &Path) {
     .await;
 }
 
-/// What the image says once it is stalled for `reason`.
+/// The message of the image once it is stalled for `reason`.
 pub async fn image_stalled(cluster: &Cluster, name: &str, reason: &str) -> String {
     let image = cluster
         .image_where(name, reason, |image| {
@@ -475,7 +482,7 @@ pub async fn image_stalled(cluster: &Cluster, name: &str, reason: &str) -> Strin
     condition(&status.conditions, "Ready").unwrap().message.clone()
 }
 
-/// What the package says once it is stalled for `reason`.
+/// The message of the package once it is stalled for `reason`.
 pub async fn package_stalled(cluster: &Cluster, name: &str, reason: &str) -> String {
     let package = cluster
         .package_where(name, reason, |package| {

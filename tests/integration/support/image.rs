@@ -1,4 +1,4 @@
-//! Images made on the spot.
+//! Generated images.
 
 use std::io::Write;
 
@@ -18,7 +18,7 @@ pub fn stream(content: impl Into<Bytes>) -> ByteStream<'static> {
     futures::stream::iter(chunks.collect::<Vec<_>>()).boxed()
 }
 
-/// Bytes that no compression and no accident repeats.
+/// Incompressible bytes, determined by the seed.
 pub fn noise(seed: u64, length: usize) -> Bytes {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut content = vec![0; length];
@@ -48,14 +48,14 @@ fn gzip(content: &[u8]) -> Bytes {
     encoder.finish().unwrap().into()
 }
 
-/// An image of one layer with a file of `content` for `platform`, its blobs pushed, its manifest neither pushed nor tagged. Its bytes
-/// are not what our own serialisation gives.
+/// An image of one layer with a file of `content` for `platform`; its blobs are pushed, its manifest is neither pushed
+/// nor tagged. Its serialisation differs from our own.
 pub async fn image(repository: &Repository, platform: &str, content: Bytes) -> Document {
-    // crane reads the layer, so it is a real one.
+    // A valid layer, because crane reads it.
     of_layer(repository, platform, &archive(&content)).await
 }
 
-/// The same with one layer of our choice, a tar.
+/// The same with the tar `diff` as its layer.
 pub async fn of_layer(repository: &Repository, platform: &str, diff: &[u8]) -> Document {
     let mut parts = platform.split('/');
     let (os, architecture) = (parts.next().unwrap(), parts.next().unwrap());
@@ -69,7 +69,7 @@ pub async fn of_layer(repository: &Repository, platform: &str, diff: &[u8]) -> D
     spaced(&Document::of_manifest(Manifest::new(config, vec![layer])).unwrap())
 }
 
-/// What BuildKit says about `image`.
+/// An attestation of BuildKit for `image`.
 pub async fn attestation(repository: &Repository, image: &Document) -> (Document, Descriptor) {
     let statement = format!(r#"{{"about":"{}"}}"#, image.digest());
     let statement = push(repository, "application/vnd.in-toto+json", statement.into()).await;
@@ -117,8 +117,8 @@ pub fn entry(document: &Document, platform: &str) -> Descriptor {
     entry
 }
 
-/// An artifact of the type `kind` that says `content` of `subject`, its blobs pushed, its manifest not. Its bytes are
-/// not what our own serialisation gives.
+/// A referrer of `subject` of the type `kind` with `content`; its blobs are pushed, its manifest is not. Its
+/// serialisation differs from our own.
 pub async fn referrer(repository: &Repository, subject: &Document, kind: &str, content: impl Into<Bytes>) -> Document {
     let config = push(repository, "application/vnd.oci.empty.v1+json", "{}".into()).await;
     let layer = push(repository, kind, content.into()).await;

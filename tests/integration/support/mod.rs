@@ -1,21 +1,22 @@
-//! Real parts, started for one test and ended with it.
+//! Real components, started for one test and stopped with it.
 
+pub mod api_proxy;
 pub mod charts;
 pub mod cluster;
-pub mod faulty;
-pub mod folder;
-pub mod front;
+pub mod copy;
+pub mod fault_proxy;
+pub mod file_server;
 pub mod image;
+pub mod independent;
 pub mod objects;
 pub mod operator;
 pub mod process;
 pub mod registry;
-pub mod shelf;
-pub mod sink;
+pub mod scripted;
 pub mod table;
 pub mod throttle;
 pub mod wait;
-pub mod writes;
+pub mod workspace;
 
 use std::path::PathBuf;
 
@@ -27,7 +28,7 @@ pub fn program(variable: &str) -> PathBuf {
     }
 }
 
-/// What the binary's `main` does first.
+/// As the binary's `main` does first.
 pub fn install_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }

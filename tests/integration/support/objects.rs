@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// What pods call the registry. Nothing listens there: the operator goes to the endpoint.
+/// The registry's address in pods. Nothing listens there: the operator uses the endpoint.
 pub const ADDRESS: &str = "127.0.0.1:31999";
 
 /// A line of a spec: pods call the registry [`ADDRESS`], and it is reached at `endpoint` over plain HTTP.
@@ -11,7 +11,7 @@ pub fn registry_at(endpoint: &str) -> String {
     format!("registry: {{address: '{ADDRESS}', endpoint: '{endpoint}', insecure: true}}")
 }
 
-/// A package of one component, to apply. `images` are such as `{image: a/b:1, source: Docker}`; `more` are
+/// A package of one component, as YAML. `images` are entries such as `{image: a/b:1, source: Docker}`; `more` are
 /// further lines of the spec.
 pub fn package(name: &str, version: &str, images: &[&str], more: &str) -> String {
     let images = format!("[{}]", images.join(", "));
@@ -30,8 +30,8 @@ spec:
     )
 }
 
-/// An image of its own, to apply; `more` are further lines of the spec.
-pub fn lone(name: &str, image: &str, more: &str) -> String {
+/// An image without a package, as YAML; `more` are further lines of the spec.
+pub fn standalone_image(name: &str, image: &str, more: &str) -> String {
     format!(
         "apiVersion: jackal.dev/v1alpha1
 kind: JackalImage
@@ -43,12 +43,12 @@ spec:
     )
 }
 
-/// A port for a Service of type NodePort that no other test of this process has. The API server gives each port of the cluster
-/// once, and other tests ask whether the registry's usual one, 31999, would be served.
+/// A node port that no other test of this process uses. The API server assigns each port of the cluster once, and other
+/// tests check whether the registry's default port, 31999, would be accepted.
 pub fn node_port() -> u16 {
     const FIRST: u16 = 30_000;
     const COUNT: u16 = 1_999;
-    // Where one stack serves several runs, each begins somewhere else.
+    // If several runs share a stack, each begins with another port.
     static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(..COUNT)));
     FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT
 }

@@ -7,14 +7,14 @@ use std::time::Duration;
 use super::process::Server;
 use super::wait::eventually;
 
-/// A running command of the real binary.
+/// A running command of the binary.
 pub struct Operator {
     server: Server,
     log: PathBuf,
 }
 
 impl Operator {
-    /// Starts the binary; what it says goes to `log`.
+    /// Starts the binary; its output goes to `log`.
     pub fn start(arguments: &[&str], environment: &[(&str, &str)], log: PathBuf) -> Self {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_jackal-operator"));
         Self {
@@ -23,7 +23,7 @@ impl Operator {
         }
     }
 
-    /// All that it has said.
+    /// Its output so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -38,7 +38,7 @@ impl Operator {
         self.server.signal(name);
     }
 
-    /// How it ends, at the latest after `limit`.
+    /// Its exit status, after at most `limit`.
     pub async fn ends(&mut self, limit: Duration) -> ExitStatus {
         let log = self.log.display().to_string();
         eventually(limit, &format!("the process of {log} ends"), async || {
@@ -47,7 +47,7 @@ impl Operator {
         .await
     }
 
-    /// How it ends, and the most resident memory in bytes that it was seen to have.
+    /// Its exit status, and its observed peak resident memory in bytes.
     pub async fn ends_with_peak(&mut self, limit: Duration) -> (ExitStatus, u64) {
         let mut peak = 0;
         let ended = eventually(limit, "the process ends", async || {
@@ -58,13 +58,13 @@ impl Operator {
         (ended, peak)
     }
 
-    /// The most resident memory that it ever had, in bytes.
+    /// Its peak resident memory, in bytes.
     pub fn peak_memory(&self) -> u64 {
         resident_peak(self.server.id()).expect("a running process")
     }
 }
 
-/// `VmHWM` of a process in bytes; none when it has ended.
+/// `VmHWM` of a process in bytes; none if it has ended.
 fn resident_peak(process: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -1,4 +1,4 @@
-//! Servers that end with the test, also when the test process is killed.
+//! Servers that are killed with the test, also when the test process is killed.
 
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -17,11 +17,10 @@ impl Server {
         Self::start_with(program, arguments, &[("OTEL_TRACES_EXPORTER", "none")], log)
     }
 
-    /// Starts `program` with variables of its own.
+    /// Starts `program` with additional variables.
     pub fn start_with(program: &Path, arguments: &[&str], environment: &[(&str, &str)], log: &Path) -> Self {
         let log = std::fs::File::create(log).expect("a log file");
-        // The kernel ends the server with the thread that started it, so that is a thread which ends only
-        // with the process.
+        // The kernel kills the server with the thread that started it, so that thread lives as long as the process.
         static STARTER: OnceLock<mpsc::Sender<Order>> = OnceLock::new();
         let starter = STARTER.get_or_init(|| {
             let (sender, orders) = mpsc::channel::<Order>();
@@ -49,12 +48,12 @@ impl Server {
         }
     }
 
-    /// Whether it has ended by itself.
+    /// Whether it has ended.
     pub fn has_ended(&mut self) -> bool {
         self.ended().is_some()
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("its state")
     }
@@ -89,7 +88,7 @@ pub fn run(program: impl AsRef<Path>, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// Runs a program to its end, which comes within a minute.
+/// Runs a program to its end, for at most a minute.
 pub fn output(program: &Path, arguments: &[&str]) -> Output {
     Command::new("timeout")
         .args(["-k", "1", "60"])

@@ -1,4 +1,4 @@
-//! Registries, one process a test.
+//! Registries, one process for each test.
 
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -11,14 +11,14 @@ use tempfile::TempDir;
 use super::process::{Server, run};
 use super::{install_tls, program};
 
-/// Which registry.
+/// The registry implementation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// distribution 2.8, as Debian has it.
+    /// distribution 2.8, from Debian.
     V28,
     /// distribution 3.1.
     V31,
-    /// olareg, which has the referrers API.
+    /// olareg, which implements the referrers API.
     Olareg,
 }
 
@@ -31,7 +31,7 @@ impl Version {
         }
     }
 
-    /// How it is started with what `config.yml` in `folder` says.
+    /// The arguments that start it with `config.yml` in `folder`.
     fn arguments(self, folder: &Path, host: &str) -> Vec<String> {
         let path = |name: &str| folder.join(name).to_str().expect("text").to_owned();
         match self {
@@ -47,7 +47,7 @@ impl Version {
     }
 }
 
-/// A client for `host` over plain HTTP, with what `change` makes of its endpoint.
+/// A client for `host` over plain HTTP, with the changes of `change` to its endpoint.
 pub fn plain_client(host: &str, change: impl FnOnce(&mut Endpoint)) -> Registry {
     install_tls();
     let mut endpoint = Endpoint {
@@ -61,12 +61,12 @@ pub fn plain_client(host: &str, change: impl FnOnce(&mut Endpoint)) -> Registry 
 /// Every registry of the distribution project that we push to.
 pub const VERSIONS: [Version; 2] = [Version::V28, Version::V31];
 
-/// What is asked of a client.
+/// What the registry requires from clients.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// A name and a password.
     pub login: Option<(&'static str, &'static str)>,
-    /// HTTPS, with a certificate of an authority that nobody knows.
+    /// HTTPS, with a certificate of an unknown authority.
     pub tls: bool,
 }
 
@@ -81,7 +81,7 @@ pub struct TestRegistry {
 }
 
 impl TestRegistry {
-    /// A registry that anybody may use, over plain HTTP.
+    /// A registry without authentication, over plain HTTP.
     pub fn start(version: Version) -> Self {
         Self::start_with(version, Options::default())
     }
@@ -91,13 +91,13 @@ impl TestRegistry {
         Self::open(version, options, &[])
     }
 
-    /// A registry that anybody may use and that refuses to delete.
+    /// A registry without authentication that refuses to delete.
     pub fn start_keeping(version: Version) -> Self {
         let keeping = [("REGISTRY_STORAGE_DELETE_ENABLED", "false")];
         Self::open(version, Options::default(), &keeping)
     }
 
-    /// A registry with TLS that leads to itself by `http://`.
+    /// A registry with TLS whose Location headers name `http://`.
     pub fn start_announcing_http() -> Self {
         let options = Options { login: None, tls: true };
         Self::open(
@@ -107,8 +107,8 @@ impl TestRegistry {
         )
     }
 
-    /// A registry whose certificate is signed by its own key, as `openssl req -x509` makes it, with these extensions, such
-    /// as `subjectAltName=IP:127.0.0.1`. That certificate is its `ca.crt`.
+    /// A registry with a self-signed certificate, as `openssl req -x509` creates it, with these extensions, such as
+    /// `subjectAltName=IP:127.0.0.1`. That certificate is its `ca.crt`.
     pub fn start_self_signed(version: Version, extensions: &[&str]) -> Self {
         install_tls();
         let folder = tempfile::tempdir().expect("a folder");
@@ -120,7 +120,7 @@ impl TestRegistry {
         Self::open_in(folder, version, options, &[])
     }
 
-    /// `PORT` in the value of a variable is made the registry's port.
+    /// `PORT` in the value of a variable is replaced by the registry's port.
     fn open(version: Version, options: Options, variables: &[(&str, &str)]) -> Self {
         install_tls();
         let folder = tempfile::tempdir().expect("a folder");
@@ -130,16 +130,16 @@ impl TestRegistry {
         Self::open_in(folder, version, options, variables)
     }
 
-    /// `folder` holds the certificates.
+    /// `folder` contains the certificates.
     fn open_in(folder: TempDir, version: Version, options: Options, variables: &[(&str, &str)]) -> Self {
         let binary = version.binary();
         if let Some((name, password)) = options.login {
             let line = run(program("JACKAL_BIN_HTPASSWD"), &["-nbB", "-C", "4", name, password]);
             std::fs::write(folder.path().join("htpasswd"), line).expect("the passwords");
         }
-        // Somebody else may take the port between here and there.
+        // Another process may take the port meanwhile.
         for _ in 0..5 {
-            let port = free_port();
+            let port = unused_port();
             let config = folder.path().join("config.yml");
             std::fs::write(&config, configuration(folder.path(), port, options)).expect("the configuration");
             let log = folder.path().join("log");
@@ -167,13 +167,13 @@ impl TestRegistry {
         panic!("{} does not start: {log}", binary.display());
     }
 
-    /// Kills it and starts it again, at the same address and with what it has on its disk.
+    /// Kills it and starts it again, at the same address with the same storage.
     pub fn restart(&self) {
         *self.server() = None;
         self.start_again();
     }
 
-    /// How to reach it, with everything that it asks for.
+    /// The endpoint with everything that it requires.
     pub fn endpoint(&self) -> Endpoint {
         let mut endpoint = Endpoint {
             plain_http: !self.options.tls,
@@ -188,7 +188,7 @@ impl TestRegistry {
         endpoint
     }
 
-    /// The certificate of the authority that it is believed by, as PEM.
+    /// The certificate authority of its certificate, as PEM.
     pub fn authority(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("ca.crt")).expect("the CA")
     }
@@ -198,15 +198,15 @@ impl TestRegistry {
         self.server().as_ref().expect("it was started").id()
     }
 
-    /// Starts it again on its port and its storage, after it was killed.
+    /// Starts it again on its port with its storage, after it was killed.
     pub fn start_again(&self) {
         let log = self.folder.path().join("log");
         let arguments = self.version.arguments(self.folder.path(), &self.host);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let mut server = Server::start(&self.version.binary(), &arguments, &log);
-        let said = || std::fs::read_to_string(&log).unwrap_or_default();
+        let read_log = || std::fs::read_to_string(&log).unwrap_or_default();
         let listens = listens(&mut server, self.version, &self.host, &log);
-        assert!(listens, "it does not start again: {}", said());
+        assert!(listens, "it does not start again: {}", read_log());
         *self.server() = Some(server);
     }
 
@@ -214,12 +214,12 @@ impl TestRegistry {
         self.server.lock().expect("nobody panics with it")
     }
 
-    /// The folder of all that it holds.
+    /// The folder of its storage.
     pub fn storage(&self) -> PathBuf {
         self.folder.path().join("storage")
     }
 
-    /// A client with everything that it asks for.
+    /// A client with everything that it requires.
     pub fn client(&self) -> Registry {
         Registry::new(self.endpoint()).expect("a client")
     }
@@ -229,32 +229,32 @@ impl TestRegistry {
         self.client().repository(name)
     }
 
-    /// The number of uploads that were begun and are neither committed nor given up. A registry forgets of
-    /// an upload that was given up everything but empty states of hashes.
+    /// The number of uploads that were started and neither committed nor deleted. Of a deleted upload a registry keeps
+    /// empty hash states.
     pub fn unfinished(&self, repository: &str) -> usize {
         self.uploads(repository).len()
     }
 
-    /// The folders of the same.
+    /// The folders of these uploads.
     pub fn uploads(&self, repository: &str) -> Vec<PathBuf> {
         let folder = self.folder.path().join("storage/docker/registry/v2/repositories");
         let uploads = std::fs::read_dir(folder.join(repository).join("_uploads"));
-        let stands = |upload: &PathBuf| ["data", "startedat"].iter().any(|name| upload.join(name).exists());
+        let exists = |upload: &PathBuf| ["data", "startedat"].iter().any(|name| upload.join(name).exists());
         uploads
             .into_iter()
             .flatten()
             .map(|upload| upload.expect("an upload").path())
-            .filter(stands)
+            .filter(exists)
             .collect()
     }
 
-    /// Pulls an image by crane, which verifies every digest, into a file.
+    /// Pulls an image with crane, which verifies every digest, into a file.
     pub fn pull(&self, image: &str, file: &Path) {
         let (image, file) = (format!("{}/{image}", self.host), file.to_str().expect("text"));
         run(program("JACKAL_BIN_CRANE"), &["pull", "--insecure", &image, file]);
     }
 
-    /// What crane says of something in it.
+    /// The output of a crane command for an image.
     pub fn crane(&self, command: &str, image: &str) -> String {
         let image = format!("{}/{image}", self.host);
         let crane = program("JACKAL_BIN_CRANE");
@@ -265,7 +265,7 @@ impl TestRegistry {
     }
 }
 
-fn free_port() -> u16 {
+fn unused_port() -> u16 {
     let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
     socket.local_addr().expect("its address").port()
 }
@@ -276,7 +276,7 @@ fn listens(server: &mut Server, version: Version, host: &str, log: &Path) -> boo
     while Instant::now() < deadline {
         let listens = match version {
             Version::V28 | Version::V31 => says_so(),
-            // It says nothing. One that does not get its port ends at once.
+            // It logs nothing. If its port is taken, it exits immediately.
             Version::Olareg => TcpStream::connect(host).is_ok() && !server.has_ended(),
         };
         if listens {

@@ -1,4 +1,4 @@
-//! Tables of cases: each case runs even if another fails, and the table fails with all that failed.
+//! Tables of cases: each case runs even if another fails, and the table fails with a list of all failures.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -7,10 +7,11 @@ use futures::FutureExt as _;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 
-/// Cases of one table that run at the same time.
+/// Cases of one table that run concurrently.
 const CONCURRENCY: usize = 4;
 
-/// The future that `make` gives, on a thread and in a runtime of its own: one that waits for a cluster may not move.
+/// The future that `make` returns, on its own thread with its own runtime: a future that waits for a cluster is not
+/// Send.
 pub fn on_one_thread<F: Future<Output = ()>>(make: impl FnOnce() -> F + Send + 'static) -> BoxFuture<'static, ()> {
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -24,14 +25,14 @@ pub fn on_one_thread<F: Future<Output = ()>>(make: impl FnOnce() -> F + Send + '
     .boxed()
 }
 
-/// What a panic says.
+/// The message of a panic.
 fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("a panic without a text")
 }
 
-/// Runs all `cases`, each a description and what runs it.
+/// Runs all `cases`, each a description and a future.
 pub async fn run(cases: impl IntoIterator<Item = (String, BoxFuture<'static, ()>)>) {
     let runs: Vec<_> = cases
         .into_iter()

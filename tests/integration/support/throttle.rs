@@ -1,4 +1,4 @@
-//! A way to a registry that is slow, and that counts what goes over it.
+//! A slow proxy for a registry that counts the bytes it forwards.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
 
-/// A connection that carried more than this to the registry carries a blob.
+/// A connection that carried more than this number of bytes to the registry carries a blob.
 const BLOB: u64 = 512 * 1024;
 
-/// A way to a registry. It has a thread of its own, for a test may block its.
+/// A throttled proxy. It has its own thread, because a test may block its runtime.
 pub struct Throttle {
     /// `127.0.0.1:port`.
     pub host: String,
@@ -23,7 +23,7 @@ pub struct Throttle {
 
 #[derive(Default)]
 struct State {
-    /// Bytes a second to the registry, of all connections together; 0 is without limit.
+    /// Bytes per second to the registry, of all connections together; 0 means no limit.
     rate: AtomicU64,
     sent: AtomicU64,
     carrying: AtomicUsize,
@@ -31,7 +31,7 @@ struct State {
 }
 
 impl Throttle {
-    /// A way to `to` that takes `rate` bytes a second towards it, or any number when `rate` is 0.
+    /// A proxy for `to` that forwards `rate` bytes per second to it; 0 means no limit.
     pub fn to(to: &str, rate: u64) -> Self {
         let to: SocketAddr = to.parse().expect("address and port");
         let state = Arc::new(State {
@@ -45,7 +45,7 @@ impl Throttle {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(async move {
                 let socket = TcpSocket::new_v4().expect("a socket");
-                // Small, so that what a client gave up does not come out of the kernel for seconds.
+                // A small buffer, so that data of a cancelled request is not forwarded for seconds.
                 socket.set_recv_buffer_size(64 * 1024).expect("a buffer");
                 socket.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
                 let listener = socket.listen(1024).expect("a listener");
@@ -61,12 +61,12 @@ impl Throttle {
         Self { host, state, _end: end }
     }
 
-    /// Changes the rate; 0 is without limit.
+    /// Changes the rate; 0 means no limit.
     pub fn set_rate(&self, rate: u64) {
         self.state.rate.store(rate, Ordering::Relaxed);
     }
 
-    /// Bytes that went to the registry.
+    /// Bytes sent to the registry.
     pub fn sent(&self) -> u64 {
         self.state.sent.load(Ordering::Relaxed)
     }
@@ -98,7 +98,7 @@ async fn join(client: TcpStream, server: TcpStream, state: &State) {
     );
 }
 
-/// The bytes of one connection; dropped when it takes no more.
+/// The bytes of one connection; dropped when it ends.
 struct Carried<'a> {
     bytes: u64,
     state: &'a State,

@@ -1,12 +1,11 @@
-//! Waiting for what comes about by itself.
+//! Waiting for asynchronous results.
 
 use std::time::{Duration, Instant};
 
-/// How long anything may take that nothing holds up; the machine may be busy with other tests.
+/// How long anything may take that is not blocked; the machine may be busy with other tests.
 pub const SOON: Duration = Duration::from_secs(60);
 
-/// What `look` gives as soon as it gives something. Panics after `limit` with the last reason that it gave for
-/// giving nothing.
+/// The value of `look` as soon as it returns one. Panics after `limit` with the last error that it returned.
 pub async fn eventually<T>(limit: Duration, what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
     let deadline = Instant::now() + limit;
     loop {
@@ -23,21 +22,20 @@ pub async fn eventually<T>(limit: Duration, what: &str, mut look: impl AsyncFnMu
     }
 }
 
-/// Waits until objects that are made now are younger than those before: the API server tells ages by the second.
-pub async fn a_second_passes() {
+/// Waits until new objects have a later creation time than existing ones: the API server's resolution is a second.
+pub async fn wait_for_next_second() {
     let now = || jiff::Timestamp::now().as_second();
-    let begun = now();
+    let started = now();
     eventually(SOON, "a second passes", async || {
-        (now() > begun).then_some(()).ok_or("not yet".to_owned())
+        (now() > started).then_some(()).ok_or("not yet".to_owned())
     })
     .await;
 }
 
-/// `limit` on a machine of one's own; where others use it too, as many times that as processes wait for each
-/// core, at most four times.
-pub fn at_leisure(limit: Duration) -> Duration {
-    let said = std::fs::read_to_string("/proc/loadavg").expect("the load");
-    let mut fields = said.split([' ', '/']);
+/// `limit` on an idle machine; on a busy one, multiplied by the number of runnable processes per core, at most by four.
+pub fn scaled_by_load(limit: Duration) -> Duration {
+    let load = std::fs::read_to_string("/proc/loadavg").expect("the load");
+    let mut fields = load.split([' ', '/']);
     let average: f64 = fields
         .next()
         .and_then(|field| field.parse().ok())

@@ -1,30 +1,30 @@
-//! What objects of one namespace may do to those of another, to the registry and to the operator.
+//! Isolation of namespaces from each other, from the registry and from the operator.
 
 mod admit;
-mod fence;
 mod hosts;
+mod isolation;
 mod policies;
 pub(crate) mod rbac;
 mod retention;
 mod secrets;
 
 use crate::support::cluster::{Cluster, image_stalled, package_stalled};
-use crate::support::objects::{ADDRESS, lone, package, registry_at};
+use crate::support::objects::{ADDRESS, package, registry_at, standalone_image};
 use crate::support::process::run;
 use crate::support::program;
 
-/// Held by who has the API server that is apart.
-pub(crate) static APART: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+/// Held by the test that uses the separate API server.
+pub(crate) static EXCLUSIVE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// Leaves nothing to operators of later tests.
+/// Deletes all objects, so that operators of later tests find none.
 pub(crate) fn clear(clusters: &[&Cluster]) {
     for cluster in clusters {
         cluster.kubectl(&["delete", "jkpkg,jkimg", "--all", "--timeout=30s"]);
     }
 }
 
-/// What the chart gives in the cluster's namespace, as release `release`, with further values of helm's `--set-json`.
-/// Without the custom resources, which the cluster has, and the pods of `helm test`.
+/// The rendered chart in the cluster's namespace, as release `release`, with additional values of helm's `--set-json`.
+/// Without the custom resource definitions, which the cluster has, and the pods of `helm test`.
 pub(crate) fn chart(cluster: &Cluster, release: &str, values: &[&str]) -> String {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/jackal-operator");
     let namespace = &cluster.namespace;

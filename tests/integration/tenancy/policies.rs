@@ -1,8 +1,8 @@
-//! The chart's ValidatingAdmissionPolicies, asked of a real API server.
+//! The chart's ValidatingAdmissionPolicies in a real API server.
 
 use serde_json::{Value, json};
 
-use super::{APART, chart};
+use super::{EXCLUSIVE, chart};
 use crate::support::cluster::Cluster;
 use crate::support::wait::{SOON, eventually};
 
@@ -19,11 +19,11 @@ fn package(image: Value, registry: Value) -> String {
 }
 
 #[tokio::test]
-async fn what_the_administrator_does_not_admit_is_refused_at_the_door() {
-    let _alone = APART.lock().await;
-    let tenant = Cluster::apart().await;
-    let trusted = tenant.beside().await;
-    // Written before there was any policy.
+async fn objects_denied_by_policy_are_rejected_by_the_api_server() {
+    let _guard = EXCLUSIVE.lock().await;
+    let tenant = Cluster::exclusive().await;
+    let trusted = tenant.another_namespace().await;
+    // Created before the policies.
     let old = image(json!({ "image": "evil.io/a/b:1", "source": "Docker" }));
     tenant.apply(&old);
     tenant.kubectl(&[
@@ -41,7 +41,7 @@ async fn what_the_administrator_does_not_admit_is_refused_at_the_door() {
         r#"admissionPolicies.sourceHosts=["ghcr.io","docker.io","*.example.com","*.test.org:5000"]"#,
     ];
     let rendered = chart(&tenant, &format!("door-{}", tenant.namespace), &values);
-    // Each object says in which namespace it is.
+    // Each object names its namespace.
     tenant.apply_anywhere(&rendered);
     let host = "are not allowed; allowed registries: ghcr.io, docker.io, *.example.com, *.test.org:5000";
     let engine = format!(
@@ -74,12 +74,12 @@ async fn what_the_administrator_does_not_admit_is_refused_at_the_door() {
             named,
         ),
     ];
-    // An API server takes its time to know a policy.
+    // An API server takes a while to apply a policy.
     eventually(SOON, "every policy is in force", async || {
         for (image_spec, registry, _) in [&refused[0], &refused[6], &refused[8]] {
-            let said = dry_run(&tenant, &package(image_spec.clone(), registry.clone()));
-            if !said.contains("is forbidden: ValidatingAdmissionPolicy") {
-                return Err(said);
+            let output = dry_run(&tenant, &package(image_spec.clone(), registry.clone()));
+            if !output.contains("is forbidden: ValidatingAdmissionPolicy") {
+                return Err(output);
             }
         }
         Ok(())
@@ -89,8 +89,8 @@ async fn what_the_administrator_does_not_admit_is_refused_at_the_door() {
         let mut alone = spec.clone();
         alone["registry"] = registry.clone();
         for written in [package(spec.clone(), registry.clone()), image(alone)] {
-            let said = dry_run(&tenant, &written);
-            assert!(said.contains(words), "{written}: {said}");
+            let output = dry_run(&tenant, &written);
+            assert!(output.contains(words), "{written}: {output}");
         }
     }
     let engine = json!({ "image": "evil.io/a/b:1", "source": "Docker" });
@@ -101,13 +101,13 @@ async fn what_the_administrator_does_not_admit_is_refused_at_the_door() {
         (&tenant, json!({ "image": "x.test.org:5000/a" })),
         (&trusted, engine.clone()),
     ] {
-        let said = dry_run(cluster, &package(spec.clone(), here.clone()));
-        assert!(said.contains("serverside-applied"), "{spec}: {said}");
+        let output = dry_run(cluster, &package(spec.clone(), here.clone()));
+        assert!(output.contains("serverside-applied"), "{spec}: {output}");
     }
-    // What stood there before may go, and change in what is not its spec; its spec may only get better.
+    // Existing objects may be deleted, and changed outside their specs; their specs may only become compliant.
     tenant.kubectl(&["annotate", "jkimg/x", "jackal.dev/requestedAt=1"]);
-    let said = dry_run(&tenant, &old.replace("a/b:1", "a/b:2"));
-    assert!(said.contains("may not read images"), "{said}");
+    let output = dry_run(&tenant, &old.replace("a/b:1", "a/b:2"));
+    assert!(output.contains("may not read images"), "{output}");
     tenant.kubectl(&[
         "patch",
         "jkimg/x",
@@ -122,13 +122,13 @@ async fn what_the_administrator_does_not_admit_is_refused_at_the_door() {
             tenant.kubectl(&["delete", kind, &format!("{name}-{policy}")]);
         }
     }
-    // Nothing is installed that was not asked for.
+    // Nothing is installed that was not enabled.
     assert!(!chart(&tenant, "x", &[]).contains("ValidatingAdmission"));
 }
 
-/// What kubectl says of applying `object` without doing it.
+/// The output of kubectl for a dry run of applying `object`.
 fn dry_run(cluster: &Cluster, object: &str) -> String {
     match cluster.try_apply_with(object, &["--dry-run=server"]) {
-        Ok(said) | Err(said) => said,
+        Ok(output) | Err(output) => output,
     }
 }

@@ -1,4 +1,5 @@
-//! The chart's rights: the operator's main jobs with them alone, nothing refused, nothing granted in vain.
+//! The chart's rights: the operator's main tasks with only these; nothing is refused, and nothing is granted
+//! needlessly.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,9 +9,9 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::ListParams;
 use serde_json::{Value, json};
 
-use super::{APART, chart, clear, lone, package};
+use super::{EXCLUSIVE, chart, clear, package, standalone_image};
 use crate::cluster::{layered, unique};
-use crate::docker::engines::Real;
+use crate::docker::engines::DockerEngine;
 use crate::support::cluster::{Cluster, condition, required};
 use crate::support::image::{image, multi_platform, noise, put};
 use crate::support::registry::{Options, TestRegistry, Version};
@@ -20,17 +21,17 @@ const LOGIN: (&str, &str) = ("u", "p");
 const ADMIN: &str = "JACKAL_KUBECONFIG_AUDITED";
 
 /// `apiGroup/resource[/subresource] verb`.
-type Right = (String, String);
+type AccessRight = (String, String);
 
-/// A right, and where: in a namespace or in all (empty), of one object or of all (empty).
+/// A right and its scope: in a namespace or in all (empty), for one object or for all (empty).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Granted {
-    right: Right,
+    right: AccessRight,
     namespace: String,
     name: String,
 }
 
-/// What the roles that are bound to the ServiceAccount `account` grant.
+/// The rights of the roles that are bound to the ServiceAccount `account`.
 fn granted(rendered: &str, account: &str) -> BTreeSet<Granted> {
     let texts = |value: &Value| -> Vec<String> {
         let all = value.as_array().into_iter().flatten();
@@ -75,8 +76,8 @@ fn granted(rendered: &str, account: &str) -> BTreeSet<Granted> {
     rights
 }
 
-/// What the ServiceAccount `account` asked the API server for, and what of it was forbidden.
-fn used(namespace: &str, account: &str) -> (BTreeSet<Right>, Vec<Value>) {
+/// The rights that the ServiceAccount `account` used, and its forbidden requests.
+fn used(namespace: &str, account: &str) -> (BTreeSet<AccessRight>, Vec<Value>) {
     let log = std::fs::read_to_string(required("JACKAL_AUDIT")).unwrap();
     let (mut rights, mut forbidden) = (BTreeSet::new(), Vec::new());
     let name = format!("system:serviceaccount:{namespace}:{account}");
@@ -97,7 +98,7 @@ fn used(namespace: &str, account: &str) -> (BTreeSet<Right>, Vec<Value>) {
         }
         let verb = event["verb"].as_str().unwrap_or_default();
         rights.insert((resource.clone(), verb.to_owned()));
-        // Applying what is not there asks for the right to create it too.
+        // Applying an object that does not exist also requires the right to create it.
         if verb == "patch" && code == 201 {
             rights.insert((resource, "create".to_owned()));
         }
@@ -105,7 +106,7 @@ fn used(namespace: &str, account: &str) -> (BTreeSet<Right>, Vec<Value>) {
     (rights, forbidden)
 }
 
-/// A file with `admin`, a kubeconfig, for the ServiceAccount `account`: with a token of a pod on `node`, where one is named.
+/// A kubeconfig like `admin` for the ServiceAccount `account`, with a token of a pod on `node` if there is one.
 pub(crate) fn kubeconfig(
     cluster: &Cluster,
     admin: &str,
@@ -122,7 +123,7 @@ pub(crate) fn kubeconfig(
     file.to_str().unwrap().to_owned()
 }
 
-/// A token of the ServiceAccount `account`, as a pod of it on `node` has one, or of no pod.
+/// A token of the ServiceAccount `account`, bound to a pod on `node` or to none.
 fn token(cluster: &Cluster, account: &str, node: Option<&str>) -> String {
     let mut arguments = vec!["create", "token", account, "--duration=1h"];
     let pod = format!("{account}-{}", node.unwrap_or_default());
@@ -137,8 +138,8 @@ fn token(cluster: &Cluster, account: &str, node: Option<&str>) -> String {
     cluster.kubectl(&arguments).trim().to_owned()
 }
 
-/// Waits until the API server knows the rights of `account`.
-async fn can(cluster: &Cluster, account: &str, rights: &BTreeSet<Granted>) {
+/// Waits until the API server applies the rights of `account`.
+async fn wait_for_rights(cluster: &Cluster, account: &str, rights: &BTreeSet<Granted>) {
     let user = format!("system:serviceaccount:{}:{account}", cluster.namespace);
     for granted in rights {
         let (resource, verb) = &granted.right;
@@ -156,11 +157,12 @@ async fn can(cluster: &Cluster, account: &str, rights: &BTreeSet<Granted>) {
             let api =
                 kube::Api::<k8s_openapi::api::authorization::v1::SubjectAccessReview>::all(cluster.client.clone());
             let review = serde_json::from_value(review.clone()).unwrap();
-            let said = api
+            let message = api
                 .create(&Default::default(), &review)
                 .await
                 .map_err(|error| error.to_string())?;
-            said.status
+            message
+                .status
                 .is_some_and(|status| status.allowed)
                 .then_some(())
                 .ok_or_else(|| "no".to_owned())
@@ -179,24 +181,24 @@ fn secret(name: &str, host: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_operator_needs_all_of_its_rights_and_no_others() {
-    let _alone = APART.lock().await;
-    let home = Cluster::apart().await;
-    let tenant = home.beside().await;
-    works_with_its_rights(&home, &tenant, false).await;
+async fn the_operator_needs_exactly_its_granted_rights() {
+    let _guard = EXCLUSIVE.lock().await;
+    let operator_namespace = Cluster::exclusive().await;
+    let tenant = operator_namespace.another_namespace().await;
+    run_main_tasks(&operator_namespace, &tenant, false).await;
 }
 
 #[tokio::test]
-async fn watching_one_namespace_it_needs_no_right_elsewhere() {
-    let _alone = APART.lock().await;
-    let home = Cluster::apart().await;
-    let tenant = home.beside().await;
-    works_with_its_rights(&home, &tenant, true).await;
+async fn watching_one_namespace_needs_no_rights_elsewhere() {
+    let _guard = EXCLUSIVE.lock().await;
+    let operator_namespace = Cluster::exclusive().await;
+    let tenant = operator_namespace.another_namespace().await;
+    run_main_tasks(&operator_namespace, &tenant, true).await;
 }
 
-/// The main jobs, for objects of `tenant`, which with `narrow` is the only namespace that is watched.
-async fn works_with_its_rights(home: &Cluster, tenant: &Cluster, narrow: bool) {
-    let release = format!("r-{}", home.namespace);
+/// The main tasks, for objects of `tenant`, which is the only watched namespace if `narrow`.
+async fn run_main_tasks(operator_namespace: &Cluster, tenant: &Cluster, narrow: bool) {
+    let release = format!("r-{}", operator_namespace.namespace);
     let (account, agents) = (release.clone(), format!("{release}-agent"));
     let mut values = vec![
         "agent.enabled=true".to_owned(),
@@ -206,14 +208,14 @@ async fn works_with_its_rights(home: &Cluster, tenant: &Cluster, narrow: bool) {
         values.push(format!("settings.watchNamespace=\"{}\"", tenant.namespace));
     }
     let values: Vec<&str> = values.iter().map(String::as_str).collect();
-    let rendered = chart(home, &release, &values);
-    // Each object says in which namespace it is.
-    home.apply_anywhere(&rendered);
+    let rendered = chart(operator_namespace, &release, &values);
+    // Each object names its namespace.
+    operator_namespace.apply_anywhere(&rendered);
     let (of_controller, of_agents) = (granted(&rendered, &account), granted(&rendered, &agents));
-    can(home, &account, &of_controller).await;
-    can(home, &agents, &of_agents).await;
+    wait_for_rights(operator_namespace, &account, &of_controller).await;
+    wait_for_rights(operator_namespace, &agents, &of_agents).await;
     let folder = tempfile::tempdir().unwrap();
-    let as_controller = kubeconfig(home, ADMIN, folder.path(), &account, None);
+    let as_controller = kubeconfig(operator_namespace, ADMIN, folder.path(), &account, None);
 
     let login = Options {
         login: Some(LOGIN),
@@ -224,13 +226,13 @@ async fn works_with_its_rights(home: &Cluster, tenant: &Cluster, narrow: bool) {
         TestRegistry::start_with(Version::V28, login),
     );
     multi_platform(&source.repository("team/app"), "1").await;
-    let [real, other, _] = Real::all();
+    let [engine, other, _] = DockerEngine::all();
     let name = unique("app:dev");
     let nodes = [format!("{release}-1"), format!("{release}-2")];
     for node in &nodes {
-        home.create_node(node, &[("disk", "fast")]).await;
+        operator_namespace.create_node(node, &[("disk", "fast")]).await;
     }
-    real.load(&layered(&name, "first").archive());
+    engine.load(&layered(&name, "first").archive());
     other.load(&layered(&name, "first").archive());
     tenant.apply(&secret("push", &registry.host));
     tenant.apply(&secret("pull", &source.host));
@@ -249,18 +251,18 @@ async fn works_with_its_rights(home: &Cluster, tenant: &Cluster, narrow: bool) {
     let flags = ["--insecure-registry", &source.host, "--garbage-delay", "0s"];
     let flags = [&flags[..], only].concat();
     let mut controllers = [
-        home.controller_with(&flags, &as_controller),
-        home.controller_with(&flags, &as_controller),
+        operator_namespace.controller_with(&flags, &as_controller),
+        operator_namespace.controller_with(&flags, &as_controller),
     ];
     let on = |node: &str, docker: &str| {
-        let kubeconfig = kubeconfig(home, ADMIN, folder.path(), &agents, Some(node));
-        home.agent_with(node, docker, only, &[("KUBECONFIG", &kubeconfig)])
+        let kubeconfig = kubeconfig(operator_namespace, ADMIN, folder.path(), &agents, Some(node));
+        operator_namespace.agent_with(node, docker, only, &[("KUBECONFIG", &kubeconfig)])
     };
-    let mut workers = [on(&nodes[0], &real.host), on(&nodes[1], &other.host)];
+    let mut workers = [on(&nodes[0], &engine.host), on(&nodes[1], &other.host)];
 
-    // Else the one that is first would be asked alone.
+    // Otherwise only the first one would be asked.
     eventually(SOON, "both agents are registered", async || {
-        let leases = home
+        let leases = operator_namespace
             .api::<Lease>()
             .list(&ListParams::default().labels("jackal.dev/agent"))
             .await;
@@ -269,7 +271,7 @@ async fn works_with_its_rights(home: &Cluster, tenant: &Cluster, narrow: bool) {
     })
     .await;
 
-    // A package of both kinds of images, another version, a rebuilt image, a repeat.
+    // A package with both kinds of images, another version, a rebuilt image, a repeat.
     let to = format!(
         "registry: {{address: '{}', insecure: true, secretRef: {{name: push}}}}",
         registry.host
@@ -286,7 +288,7 @@ async fn works_with_its_rights(home: &Cluster, tenant: &Cluster, narrow: bool) {
     tenant.ready("shop").await;
     tenant.apply(&package("shop", "2", &lines, &more));
     let second = tenant.ready("shop").await.status.unwrap();
-    for engine in [&real, &other] {
+    for engine in [&engine, &other] {
         engine.load(&layered(&name, "second").archive());
     }
     let rebuilt = |package: &jackal_operator::api::v1alpha1::JackalPackage| {
@@ -305,14 +307,14 @@ async fn works_with_its_rights(home: &Cluster, tenant: &Cluster, narrow: bool) {
         })
         .await;
 
-    // Failures, and what cannot be read.
-    tenant.apply(&lone(
+    // Failures, and undecodable objects.
+    tenant.apply(&standalone_image(
         "missing",
         &format!("{}/team/none:1", source.host),
         &more.replace("retention: {revisions: 1}", "suspend: false"),
     ));
     failing(tenant, "missing", "SourceNotFound").await;
-    tenant.apply(&lone(
+    tenant.apply(&standalone_image(
         "unverified",
         &format!("{}/team/app:1", source.host),
         &format!("{to}\n  serviceAccountName: builder\n  verify: [{{publicKeys: [{{configMapRef: {{name: none}}}}]}}]"),
@@ -320,7 +322,7 @@ async fn works_with_its_rights(home: &Cluster, tenant: &Cluster, narrow: bool) {
     failing(tenant, "unverified", "ConfigMapUnavailable").await;
     let bad = "interval: 99999999999999999999h";
     tenant.apply(&package("bad", "1", &lines, &format!("{to}\n  {bad}")));
-    tenant.apply(&lone(
+    tenant.apply(&standalone_image(
         "bad",
         &format!("{}/team/app:1", source.host),
         &format!("{to}\n  {bad}"),
@@ -328,10 +330,10 @@ async fn works_with_its_rights(home: &Cluster, tenant: &Cluster, narrow: bool) {
     for kind in ["jkpkg", "jkimg"] {
         let wait = ["wait", "--for=condition=Stalled", "--timeout=60s"];
         tenant.kubectl(&[&wait[..], &[&format!("{kind}/bad")]].concat());
-        // No client of the definitions reads a list with it.
+        // No typed client can decode a list with it.
         tenant.kubectl(&["delete", kind, "bad", "--timeout=30s"]);
     }
-    // An image goes from the package, and the source gives another.
+    // An image is removed from the package, and the source returns another.
     let newer = image(&source.repository("team/app"), "linux/amd64", noise(9, 1000)).await;
     put(&source.repository("team/app"), &newer, Some("1")).await;
     tenant.apply(&package("shop", "3", &lines[..1], &more));
@@ -347,7 +349,7 @@ async fn works_with_its_rights(home: &Cluster, tenant: &Cluster, narrow: bool) {
     assert_eq!(left, 3, "it, the one that is missing, and the one that is not verified");
     tenant.ready("shop").await;
 
-    // Manifests out of a ConfigMap.
+    // Manifests from a ConfigMap.
     let manifests = json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "manifests" },
         "data": { "pod.yaml": "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n" },
@@ -364,23 +366,23 @@ async fn works_with_its_rights(home: &Cluster, tenant: &Cluster, narrow: bool) {
     tenant.apply(&configured.to_string());
     tenant.ready("configured").await;
 
-    // Everything goes, and everybody.
+    // Everything is deleted and stopped.
     clear(&[tenant]);
     for operator in controllers.iter_mut().chain(&mut workers) {
         operator.signal("TERM");
         operator.ends(Duration::from_secs(20)).await;
     }
     for (name, granted) in [(&account, of_controller), (&agents, of_agents)] {
-        let (used, forbidden) = used(&home.namespace, name);
+        let (used, forbidden) = used(&operator_namespace.namespace, name);
         assert!(forbidden.is_empty(), "{name} was refused: {forbidden:#?}");
-        let granted: BTreeSet<Right> = granted.into_iter().map(|granted| granted.right).collect();
+        let granted: BTreeSet<AccessRight> = granted.into_iter().map(|granted| granted.right).collect();
         let idle: Vec<_> = granted.difference(&used).collect();
         assert!(idle.is_empty(), "{name} was granted what it never used: {idle:?}");
     }
-    remove_release(home, &release);
+    remove_release(operator_namespace, &release);
 }
 
-/// Removes what belongs to no namespace of a release.
+/// Deletes the cluster-wide objects of a release.
 pub(crate) fn remove_release(cluster: &Cluster, release: &str) {
     let kinds = "validatingadmissionpolicybinding,validatingadmissionpolicy,clusterrolebinding,clusterrole";
     cluster.kubectl(&["delete", kinds, "-l", &format!("app.kubernetes.io/instance={release}")]);

@@ -1,17 +1,17 @@
-//! Secrets are read in the object's own namespace, and nowhere else.
+//! Secrets are read only in the object's own namespace.
 
 use serde_json::json;
 
-use super::{APART, clear, lone, package};
+use super::{EXCLUSIVE, clear, package, standalone_image};
 use crate::support::cluster::{Cluster, condition, required};
 use crate::support::image::multi_platform;
 use crate::support::registry::{Options, TestRegistry, Version};
 
 #[tokio::test]
-async fn anothers_secrets_are_not_even_asked_for() {
-    let _alone = APART.lock().await;
-    let tenant = Cluster::apart().await;
-    let owner = tenant.beside().await;
+async fn secrets_of_other_namespaces_are_not_requested() {
+    let _guard = EXCLUSIVE.lock().await;
+    let tenant = Cluster::exclusive().await;
+    let owner = tenant.another_namespace().await;
     let guarded = TestRegistry::start_with(
         Version::V31,
         Options {
@@ -48,12 +48,12 @@ async fn anothers_secrets_are_not_even_asked_for() {
         "registry: {{address: '{}', insecure: true, secretRef: {{name: pull}}}}",
         guarded.host
     );
-    tenant.apply(&lone(
+    tenant.apply(&standalone_image(
         "by-name",
         &image,
         &format!("{open}\n  imagePullSecrets: [{{name: pull}}]"),
     ));
-    tenant.apply(&lone(
+    tenant.apply(&standalone_image(
         "by-account",
         &image,
         &format!("{open}\n  serviceAccountName: builder"),
@@ -75,7 +75,7 @@ async fn anothers_secrets_are_not_even_asked_for() {
             (ready.reason == "SecretUnavailable" && ready.message.contains(&missing)).then_some(())
         })
         .await;
-    // What was asked of the API server, by whoever.
+    // All requests to the API server, of any client.
     let log = std::fs::read_to_string(required("JACKAL_AUDIT")).unwrap();
     let gets = |namespace: &str| {
         let events = log
@@ -95,7 +95,7 @@ async fn anothers_secrets_are_not_even_asked_for() {
     };
     assert!(gets(&tenant.namespace) > 0);
     assert_eq!(gets(&owner.namespace), 0);
-    // With a Secret of its own it comes about.
+    // With its own Secret it succeeds.
     tenant.apply(&secret("pull"));
     tenant.image_ready("by-name").await;
     tenant.image_ready("by-account").await;
