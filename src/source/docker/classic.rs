@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use futures::{StreamExt, TryStreamExt};
 
 use super::archive::{Archive, Entry, Kind};
-use super::engine::{Engine, absent};
+use super::engine::{Engine, image_not_found};
 use super::graph::Graph;
 use super::{DOCUMENT_LIMIT, push, verify};
 use crate::fault::{Fault, Reason};
@@ -74,7 +74,7 @@ pub(super) async fn deliver(
 async fn export(engine: &Engine, image_id: &Digest) -> Result<ByteStream<'static>, Fault> {
     let name = image_id.as_str();
     match engine.export(name, None).await {
-        Err(_) if matches!(engine.inspect(name).await, Ok(None)) => Err(absent(name)),
+        Err(_) if matches!(engine.inspect(name).await, Ok(None)) => Err(image_not_found(name)),
         answered => answered,
     }
 }

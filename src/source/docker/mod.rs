@@ -83,7 +83,7 @@ impl Docker {
     /// The same engine, which may stand still for `idle` in a transfer.
     pub fn with_idle(&self, idle: Duration) -> Self {
         Self {
-            engine: self.engine.with_idle(idle),
+            engine: self.engine.with_idle_timeout(idle),
             ..self.clone()
         }
     }
@@ -91,7 +91,7 @@ impl Docker {
     /// The same engine, of whose node this process is the agent. An engine has one.
     pub fn of_agent(self) -> Self {
         Self {
-            engine: self.engine.of_agent(),
+            engine: self.engine.for_agent(),
             ..self
         }
     }
@@ -114,7 +114,7 @@ impl Docker {
                 .engine
                 .inspect(&familiar)
                 .await?
-                .ok_or_else(|| engine::absent(&familiar));
+                .ok_or_else(|| engine::image_not_found(&familiar));
         };
         if reference.tag().is_none() {
             let named = match self.engine.inspect(&familiar).await? {
@@ -122,14 +122,14 @@ impl Docker {
                 // An image that was built here has no `name@digest`; its ID is meant.
                 None => self.engine.inspect(digest.as_str()).await?,
             };
-            return named.ok_or_else(|| engine::absent(&familiar));
+            return named.ok_or_else(|| engine::image_not_found(&familiar));
         }
         let tagged = familiar.split('@').next().unwrap_or(&familiar);
         let image = self
             .engine
             .inspect(tagged)
             .await?
-            .ok_or_else(|| engine::absent(tagged))?;
+            .ok_or_else(|| engine::image_not_found(tagged))?;
         if image.is(digest) {
             return Ok(image);
         }
@@ -146,7 +146,7 @@ impl Docker {
         match image.descriptor {
             Some(_) => Ok(StorageKind::Containerd),
             // An engine that lists no manifests may keep them all the same: API older than 1.48.
-            None => self.engine.shape().await,
+            None => self.engine.storage_kind().await,
         }
     }
 
@@ -161,7 +161,7 @@ impl Docker {
         let own = root.map(|root| root.join("containerd/daemon"));
         let client = storage
             .containerd
-            .and_then(|address| Client::new(&address, &storage.namespace, self.engine.idle()).ok());
+            .and_then(|address| Client::new(&address, &storage.namespace, self.engine.idle_timeout()).ok());
         let opened = access.open(own, client.as_ref(), proof).await;
         Ok(opened.map_err(Some))
     }
@@ -215,12 +215,12 @@ impl Docker {
         };
         Ok(match chosen {
             Some(Ok(Selection::Several(kept))) => Document::of_index(choose::only_held(kept, held))
-                .map_err(|error| self.engine.failed(&error.to_string()))?
+                .map_err(|error| self.engine.failure(&error.to_string()))?
                 .digest()
                 .clone(),
             Some(Ok(Selection::Whole)) => match document.index().filter(|index| !index.manifests.iter().all(held)) {
                 Some(index) => Document::of_index(choose::only_held(index.clone(), held))
-                    .map_err(|error| self.engine.failed(&error.to_string()))?
+                    .map_err(|error| self.engine.failure(&error.to_string()))?
                     .digest()
                     .clone(),
                 None => root.digest.clone(),
@@ -301,7 +301,7 @@ impl ImageSource for Docker {
                             }
                         }
                     }
-                    _ => Err(self.engine.failed(&format!(
+                    _ => Err(self.engine.failure(&format!(
                         "`{}` changed while it was read; what stands there now is taken next",
                         image.reference.familiar()
                     ))),

@@ -7,7 +7,7 @@ mod name;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
-use reqwest::Response;
+use hyper::body::Incoming;
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use serde_json::json;
@@ -52,8 +52,8 @@ pub(super) async fn delivered(
         let digest = push(engine, id, &target).await?;
         match sink.document(&digest).await? {
             Some(document) if is_it(&document) => Ok(document),
-            Some(_) => Err(engine.failed(&format!("it pushed {digest}, which is another image"))),
-            None => Err(engine.failed(&format!("it says that it pushed {digest}, which is not there"))),
+            Some(_) => Err(engine.failure(&format!("it pushed {digest}, which is another image"))),
+            None => Err(engine.failure(&format!("it says that it pushed {digest}, which is not there"))),
         }
     };
     match pushed.await {
@@ -86,13 +86,11 @@ async fn push(engine: &Engine, id: &str, target: &PushTarget) -> Result<Digest, 
         Some(known) if known.image_id.as_str() == id => None,
         Some(_) => {
             let what = format!("it has another image under the name `{name}`, under which this one would be pushed");
-            return Err(engine.failed(&what));
+            return Err(engine.failure(&what));
         }
     };
-    let tag = url::form_urlencoded::byte_serialize(target.tag.as_bytes()).collect::<String>();
-    let path = format!("/images/{repository}/push?tag={tag}");
     let pushed = async {
-        let answer = engine.post(&path, &[("X-Registry-Auth", &credentials(target))]).await?;
+        let answer = engine.push(&repository, &target.tag, &credentials(target)).await?;
         tracing::info!(name, "an engine pushes an image by itself");
         outcome(engine, answer).await
     };
@@ -134,22 +132,22 @@ struct Aux {
 }
 
 // What the lines of a push come to: the digest of the manifest, or what went wrong.
-async fn outcome(engine: &Engine, mut answer: Response) -> Result<Digest, Fault> {
+async fn outcome(engine: &Engine, mut answer: Incoming) -> Result<Digest, Fault> {
     let mut lines = Lines::default();
     let mut pushed = None;
     while let Some(chunk) = engine.chunk(&mut answer, "a push").await? {
         if !lines.take(&chunk, LINE_LIMIT) {
-            return Err(engine.failed("a line of its push has no end"));
+            return Err(engine.failure("a line of its push has no end"));
         }
         while let Some(line) = lines.next() {
             if let Some(said) = message_of(&line) {
-                return Err(engine.failed(&said));
+                return Err(engine.failure(&said));
             }
             let line: Line = decode::json(&line).unwrap_or_default();
             pushed = line.aux.and_then(|aux| aux.digest).or(pushed);
         }
     }
-    pushed.ok_or_else(|| engine.failed("its push ended without a digest"))
+    pushed.ok_or_else(|| engine.failure("its push ended without a digest"))
 }
 
 #[cfg(test)]

@@ -92,7 +92,12 @@ async fn every_layer_arrives_and_a_repeat_brings_nothing() {
     for real in Real::all() {
         let image = Image::varied("jackal-test/varied:1");
         real.load(&image.archive());
-        assert_eq!(real.docker.engine().shape().await.unwrap(), real.shape, "{}", real.host);
+        assert_eq!(
+            real.docker.engine().storage_kind().await.unwrap(),
+            real.shape,
+            "{}",
+            real.host
+        );
 
         let sink = Collected::default();
         let first = deliver(&real.docker, &image.name, &sink).await;

@@ -8,7 +8,6 @@ use std::collections::HashSet;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use serde::Deserialize;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -191,10 +190,10 @@ impl Named {
     /// Names the image `id` `repository:tag`, which the engine has not, to be pushed.
     pub async fn give(engine: &Engine, id: &str, repository: &str, tag: &str) -> Result<Self, Fault> {
         let image = engine.inspect(id).await?;
-        let image = image.ok_or_else(|| super::super::engine::absent(id))?;
+        let image = image.ok_or_else(|| super::super::engine::image_not_found(id))?;
         if !stays(&image, repository) {
             let what = "the image has no name but the one under which it would be pushed, and an engine deletes an image with its last name: give it one by `docker tag`";
-            return Err(engine.failed(what));
+            return Err(engine.failure(what));
         }
         let name = format!("{repository}:{tag}");
         let marker = Marker::of(engine.pusher(), &name);
@@ -207,8 +206,8 @@ impl Named {
         LIVE.names().insert(names.key());
         // From here on whatever ends this takes them away.
         let named = Self { names: Some(names) };
-        engine.name_image(id, &marker.repository(), &marker.tag()).await?;
-        engine.name_image(id, repository, tag).await?;
+        engine.tag(id, &marker.repository(), &marker.tag()).await?;
+        engine.tag(id, repository, tag).await?;
         Ok(named)
     }
 
@@ -261,8 +260,8 @@ impl Names {
     }
 
     async fn take_away(&self) -> Result<(), Fault> {
-        self.engine.unname(&self.name, &self.id).await?;
-        self.engine.unname(&self.marker.name(), &self.id).await
+        self.engine.untag(&self.name, &self.id).await?;
+        self.engine.untag(&self.marker.name(), &self.id).await
     }
 }
 
@@ -275,47 +274,9 @@ impl Drop for Ended {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Listed {
-    #[serde(default)]
-    repo_tags: Option<Vec<String>>,
-}
-
-impl Engine {
-    /// The names (`name:tag`) that fit `pattern`, in which `*` stands for a part of a path.
-    async fn names_of(&self, pattern: &str) -> Result<Vec<String>, Fault> {
-        let filters = serde_json::json!({ "reference": [pattern] }).to_string();
-        let query = url::form_urlencoded::Serializer::new(String::new())
-            .append_pair("filters", &filters)
-            .finish();
-        let url = self.url(&format!("/images/json?{query}")).await?;
-        let listed: Option<Vec<Listed>> = self.answer(url).await?;
-        let names = listed.unwrap_or_default().into_iter();
-        Ok(names.flat_map(|image| image.repo_tags.unwrap_or_default()).collect())
-    }
-
-    /// Gives the image `id` the name `repository:tag`, whatever had it.
-    async fn name_image(&self, id: &str, repository: &str, tag: &str) -> Result<(), Fault> {
-        let query = url::form_urlencoded::Serializer::new(String::new())
-            .append_pair("repo", repository)
-            .append_pair("tag", tag)
-            .finish();
-        self.post(&format!("/images/{id}/tag?{query}"), &[]).await.map(drop)
-    }
-
-    /// Takes `name` away, if it is one of the image `id`. An image without another name goes with it.
-    async fn unname(&self, name: &str, id: &str) -> Result<(), Fault> {
-        match self.inspect(name).await? {
-            Some(image) if image.image_id.as_str() == id => self.delete(&format!("/images/{name}?noprune=true")).await,
-            Some(_) | None => Ok(()),
-        }
-    }
-}
-
 /// Takes away what processes left in `engine` that are gone.
 pub(in crate::source::docker) async fn sweep(engine: &Engine) -> Result<(), Fault> {
-    for found in engine.names_of(&format!("{MARKERS}*")).await? {
+    for found in engine.list_names(&format!("{MARKERS}*")).await? {
         let Some(marker) = Marker::parse(&found) else { continue };
         let own = LIVE.names().contains(&(engine.name().to_owned(), found.clone()));
         if own || !marker.is_left(engine.pusher()) {
@@ -326,14 +287,14 @@ pub(in crate::source::docker) async fn sweep(engine: &Engine) -> Result<(), Faul
         };
         let id = image.image_id.as_str();
         for name in image.repo_tags.iter().filter(|name| hash(name) == marker.hash) {
-            engine.unname(name, id).await?;
+            engine.untag(name, id).await?;
             info!(
                 name,
                 engine = engine.name(),
                 "took away a name that an image was pushed under"
             );
         }
-        engine.unname(&found, id).await?;
+        engine.untag(&found, id).await?;
     }
     Ok(())
 }
