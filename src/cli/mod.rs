@@ -138,7 +138,7 @@ fn in_runtime<W: Future<Output = ExitCode>>(front: Frontend, work: impl FnOnce(C
     runtime.spawn(stop_on_signal(stop.clone(), front));
     let code = runtime.block_on(work(stop));
     // What was cancelled above takes back what it did to an engine.
-    runtime.block_on(docker::settled(SETTLING));
+    runtime.block_on(docker::wait_for_name_removal(SETTLING));
     // A blocking read of a dead file system must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(200));
     code

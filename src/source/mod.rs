@@ -58,7 +58,7 @@ pub enum Method {
 impl Method {
     /// The reason for which the image left its source in this way and not in a better one, as
     /// `status.methodReason` has it.
-    pub fn declined_reason(self) -> &'static str {
+    pub fn method_reason(self) -> &'static str {
         match self {
             Self::DockerPush => "ExportRefused",
             Self::Registry | Self::Unchanged => "ContentAdjusted",
@@ -127,7 +127,7 @@ pub struct Delivery {
     pub method: Method,
     /// Why a better way was not taken, or not for all of it, for a person. The same in two tries that go the
     /// same way.
-    pub declined: Option<String>,
+    pub method_message: Option<String>,
 }
 
 /// What a blob is to the image, which decides whether its form may be chosen.
@@ -155,10 +155,10 @@ pub struct Blob<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredBlob {
     /// The digest of the bytes that the source gave.
-    pub content: Digest,
+    pub content_digest: Digest,
     /// What stands in the destination. The media type is that of an OCI layer for [`Form::Diff`], and
     /// `application/octet-stream` for [`Form::Exact`], where the source knows better.
-    pub stored: Descriptor,
+    pub descriptor: Descriptor,
 }
 
 /// Where an engine may push an image by itself.
@@ -181,14 +181,14 @@ pub trait BlobSink: Send + Sync {
     /// The size in bytes of the blob in the destination, if it is there. A blob that can be had from another
     /// repository of the destination without moving bytes is brought and counts as there. `size` is the
     /// blob's size when the source knows it, for progress.
-    async fn holds(&self, digest: &Digest, size: Option<u64>) -> Result<Option<u64>, Fault>;
+    async fn existing_size(&self, digest: &Digest, size: Option<u64>) -> Result<Option<u64>, Fault>;
 
     /// The stored form of an uncompressed layer, if the destination holds it already.
-    async fn holds_diff(&self, diff_id: &Digest) -> Result<Option<Descriptor>, Fault>;
+    async fn existing_layer(&self, diff_id: &Digest) -> Result<Option<Descriptor>, Fault>;
 
     /// Takes a blob to its end, verifies it and stores it. On any error nothing is visible under its digest. When
     /// another transfer is just bringing the same, it waits for that one, and reads nothing if that one succeeds.
-    async fn take(&self, blob: Blob<'_>) -> Result<StoredBlob, Fault>;
+    async fn store(&self, blob: Blob<'_>) -> Result<StoredBlob, Fault>;
 
     /// Where an engine may push the image by itself: `None` where only this process writes. That the tag may be
     /// written was looked at.
@@ -204,7 +204,7 @@ pub trait BlobSink: Send + Sync {
 }
 
 /// Whether a failure to read an image may come of its content being deleted, which some registries refuse then.
-pub fn may_be_gone(fault: &Fault) -> bool {
+pub fn may_mean_deleted(fault: &Fault) -> bool {
     matches!(
         fault.reason,
         Reason::SourceNotFound | Reason::SourceFailed | Reason::AuthenticationFailed
@@ -237,7 +237,7 @@ pub trait ImageSource: Send + Sync {
 
     /// The digest that the source says stands under `tag` in the repository of `reference`, where it keeps referrers. It
     /// need not be true.
-    async fn tagged(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
+    async fn tag_digest(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
         let _ = (reference, tag);
         Ok(None)
     }

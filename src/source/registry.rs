@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::reread::Rereads;
-use super::{Blob, BlobSink, Delivery, Form, Identity, ImageSource, Method, Resolved, may_be_gone};
+use super::{Blob, BlobSink, Delivery, Form, Identity, ImageSource, Method, Resolved, may_mean_deleted};
 use crate::budget::IMAGES;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Platform, Reference, Selection, distinct_blobs, distinct_foreign_layers, select};
@@ -53,7 +53,7 @@ impl ImageSource for RegistrySource {
         let root = lookup.root(reference).await?;
         let digest = root.digest().clone();
         let fault = match lookup.resolve(root, reference, platforms).await {
-            Err(fault) if may_be_gone(&fault) && reference.digest().is_none() => fault,
+            Err(fault) if may_mean_deleted(&fault) && reference.digest().is_none() => fault,
             resolved => return resolved,
         };
         // The tag may have moved meanwhile, and what it named before may be deleted.
@@ -80,10 +80,10 @@ impl ImageSource for RegistrySource {
                 if foreign.contains(&blob) {
                     return carry_foreign(repository, name, blob, sink).await;
                 }
-                let mut readings = Rereads::default();
+                let mut rereads = Rereads::default();
                 loop {
                     match carry(repository, name, blob, sink).await {
-                        Err(fault) => readings.again(fault)?,
+                        Err(fault) => rereads.retry_after(fault)?,
                         done => return done,
                     }
                 }
@@ -92,7 +92,7 @@ impl ImageSource for RegistrySource {
         Ok(Delivery {
             documents: image.documents.clone(),
             method: Method::Registry,
-            declined: whole_index(image),
+            method_message: whole_index(image),
         })
     }
 
@@ -108,7 +108,7 @@ impl ImageSource for RegistrySource {
         listed.map_err(|error| error.reading(&lookup.name))
     }
 
-    async fn tagged(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
+    async fn tag_digest(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
         let lookup = self.lookup(reference);
         let looked = lookup.repository.head_manifest(tag).await;
         let found = lookup.repository.if_any(tag, looked).await;
@@ -151,25 +151,25 @@ async fn carry_foreign(
     layer: &Descriptor,
     sink: &dyn BlobSink,
 ) -> Result<(), Fault> {
-    if sink.holds(&layer.digest, Some(layer.size)).await?.is_some() {
+    if sink.existing_size(&layer.digest, Some(layer.size)).await?.is_some() {
         return Ok(());
     }
     let has = repository.has_blob(&layer.digest).await;
     if !has.map_err(|error| error.reading(name))? {
         return Ok(());
     }
-    let mut readings = Rereads::default();
+    let mut rereads = Rereads::default();
     loop {
         match carry(repository, name, layer, sink).await {
             Err(fault) if fault.reason == Reason::SourceNotFound => return Ok(()),
-            Err(fault) => readings.again(fault)?,
+            Err(fault) => rereads.retry_after(fault)?,
             done => return done,
         }
     }
 }
 
 async fn carry(repository: &Repository, name: &str, blob: &Descriptor, sink: &dyn BlobSink) -> Result<(), Fault> {
-    if sink.holds(&blob.digest, Some(blob.size)).await?.is_some() {
+    if sink.existing_size(&blob.digest, Some(blob.size)).await?.is_some() {
         return Ok(());
     }
     let owned = name.to_owned();
@@ -184,7 +184,7 @@ async fn carry(repository: &Repository, name: &str, blob: &Descriptor, sink: &dy
                 .boxed()
         }
     };
-    let taken = sink.take(Blob {
+    let taken = sink.store(Blob {
         form: Form::Exact,
         digest: Some(blob.digest.clone()),
         size: Some(blob.size),

@@ -5,7 +5,7 @@ use crate::fault::{Disposition, Fault};
 /// How often one content is read in all.
 const READINGS: u32 = 3;
 
-/// The readings of one content.
+/// The rereads of one content.
 #[derive(Debug, Default)]
 pub(crate) struct Rereads(u32);
 
@@ -14,7 +14,7 @@ impl Rereads {
     ///
     /// # Errors
     /// `fault`, where that is of no use, or was done often enough.
-    pub fn again(&mut self, fault: Fault) -> Result<(), Fault> {
+    pub fn retry_after(&mut self, fault: Fault) -> Result<(), Fault> {
         if fault.disposition != Disposition::Reread {
             return Err(fault);
         }
@@ -38,13 +38,13 @@ mod tests {
     #[test]
     fn content_is_read_again_where_that_is_of_use_and_not_for_ever() {
         let lost = Fault::retryable(Reason::PushFailed, "the session is gone").for_another_reading();
-        let mut readings = Rereads::default();
-        assert_eq!(readings.again(lost.clone()), Ok(()));
-        assert_eq!(readings.again(lost.clone()), Ok(()));
-        let last = readings.again(lost).unwrap_err();
+        let mut rereads = Rereads::default();
+        assert_eq!(rereads.retry_after(lost.clone()), Ok(()));
+        assert_eq!(rereads.retry_after(lost.clone()), Ok(()));
+        let last = rereads.retry_after(lost).unwrap_err();
         assert_eq!(last.disposition, Disposition::Retryable);
         let other = Fault::retryable(Reason::PushFailed, "no");
-        assert_eq!(Rereads::default().again(other.clone()), Err(other));
+        assert_eq!(Rereads::default().retry_after(other.clone()), Err(other));
         let waiting = Fault::waiting(Reason::RateLimited, std::time::Duration::from_secs(9), "wait");
         assert_eq!(waiting.clone().for_another_reading(), waiting);
     }

@@ -169,9 +169,9 @@ async fn no_signature_to_be_read() {
     let (front, reference) = hiding(&registry, |_| false);
     let source = RegistrySource::new(client(&front.host));
     let tag = format!("sha256-{}.sig", document.digest().hex());
-    assert_eq!(source.tagged(&reference, &tag).await.unwrap(), None);
+    assert_eq!(source.tag_digest(&reference, &tag).await.unwrap(), None);
     assert_eq!(
-        source.tagged(&reference, "1").await.unwrap().as_ref(),
+        source.tag_digest(&reference, "1").await.unwrap().as_ref(),
         Some(document.digest())
     );
 }

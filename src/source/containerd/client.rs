@@ -72,7 +72,7 @@ impl Client {
     }
 
     /// The same, which may stand still for `idle`.
-    pub fn with_idle(&self, idle: Duration) -> Self {
+    pub fn with_idle_timeout(&self, idle: Duration) -> Self {
         Self { idle, ..self.clone() }
     }
 

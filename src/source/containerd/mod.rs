@@ -40,9 +40,9 @@ impl Containerd {
     }
 
     /// The same, which may stand still for `idle` in a transfer.
-    pub fn with_idle(&self, idle: Duration) -> Self {
+    pub fn with_idle_timeout(&self, idle: Duration) -> Self {
         Self {
-            client: self.client.with_idle(idle),
+            client: self.client.with_idle_timeout(idle),
             access: self.access.clone(),
         }
     }

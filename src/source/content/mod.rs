@@ -114,24 +114,24 @@ impl ContentStores {
             }
         }
         let advice = "mount the containerd's root read-only and name it with --containerd-root";
-        let declined = format!(
+        let method_message = format!(
             "the content store was not read directly: {}; {advice}",
             tried.join("; ")
         );
         let Some(session) = session else {
-            return Err(declined);
+            return Err(method_message);
         };
         match session.size(proof).await {
-            Ok(Some(_)) => Ok(self.content(Place::Socket(Box::new(session)), Some(declined))),
-            Ok(None) => Err(format!("{declined}; over its socket it is not found either")),
-            Err(fault) => Err(format!("{declined}; {}", fault.message)),
+            Ok(Some(_)) => Ok(self.content(Place::Socket(Box::new(session)), Some(method_message))),
+            Ok(None) => Err(format!("{method_message}; over its socket it is not found either")),
+            Err(fault) => Err(format!("{method_message}; {}", fault.message)),
         }
     }
 
-    fn content(&self, place: Place, declined: Option<String>) -> Content {
+    fn content(&self, place: Place, method_message: Option<String>) -> Content {
         Content {
             place,
-            declined,
+            method_message,
             turns: Arc::clone(&self.turns),
         }
     }
@@ -146,7 +146,7 @@ async fn prove(root: PathBuf, proof: &Digest) -> Result<Arc<Folder>, UnreadableR
 #[derive(Debug)]
 pub(in crate::source) struct Content {
     place: Place,
-    declined: Option<String>,
+    method_message: Option<String>,
     turns: Arc<Semaphore>,
 }
 
@@ -189,10 +189,10 @@ impl Content {
         blobs.sort_by(|one, other| other.size.cmp(&one.size).then_with(|| one.digest.cmp(&other.digest)));
         futures::stream::iter(blobs.into_iter().map(Ok))
             .try_for_each_concurrent(AT_ONCE, |blob| async move {
-                let mut readings = Rereads::default();
+                let mut rereads = Rereads::default();
                 loop {
                     match self.carry(keeper, name, blob, sink).await {
-                        Err(fault) => readings.again(fault)?,
+                        Err(fault) => rereads.retry_after(fault)?,
                         done => return done,
                     }
                 }
@@ -204,7 +204,7 @@ impl Content {
                 Place::Folder(_) => Method::ContainerdContent,
                 Place::Socket(_) => Method::ContainerdApi,
             },
-            declined: self.declined.clone(),
+            method_message: self.method_message.clone(),
         })
     }
 
@@ -220,7 +220,7 @@ impl Content {
     }
 
     async fn carry(&self, keeper: Keeper, name: &str, blob: &Descriptor, sink: &dyn BlobSink) -> Result<(), Fault> {
-        if sink.holds(&blob.digest, Some(blob.size)).await?.is_some() {
+        if sink.existing_size(&blob.digest, Some(blob.size)).await?.is_some() {
             return Ok(());
         }
         // Who sends content on may only have noticed that it ended.
@@ -239,7 +239,7 @@ impl Content {
         let bytes = content.try_flatten().inspect_err(move |fault| {
             *failing.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault.clone());
         });
-        let taken = sink.take(Blob {
+        let taken = sink.store(Blob {
             form: Form::Exact,
             digest: Some(blob.digest.clone()),
             size: Some(blob.size),

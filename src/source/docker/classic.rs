@@ -31,7 +31,7 @@ pub(super) async fn deliver(
 ) -> Result<Delivery, Fault> {
     let mut parts = Parts::held(image_id, diff_ids, sink).await?;
     let mut method = Method::Unchanged;
-    let mut declined = None;
+    let mut method_message = None;
     if !parts.complete() {
         method = Method::DockerGraph;
         let storage = engine.storage().await?;
@@ -40,24 +40,24 @@ pub(super) async fn deliver(
         let brought = brought.await?;
         parts.config = parts.config.or(brought.config);
         parts.layers.extend(brought.layers);
-        declined = brought.declined;
-        if let Some(declined) = &declined {
-            tracing::info!(%image_id, declined, "an image is exported by its engine");
+        method_message = brought.method_message;
+        if let Some(method_message) = &method_message {
+            tracing::info!(%image_id, method_message, "an image is exported by its engine");
         }
     }
     if !parts.complete() {
         method = Method::DockerSave;
-        let mut readings = Rereads::default();
+        let mut rereads = Rereads::default();
         // What arrived of one export is left out of the next.
         loop {
             match export(engine, image_id).await {
                 Ok(content) => match parts.read(content, sink).await {
-                    Err(fault) => readings.again(fault)?,
+                    Err(fault) => rereads.retry_after(fault)?,
                     Ok(()) => break,
                 },
                 Err(refused) => {
                     let is_it = |pushed: &Document| is_of(pushed, image_id, diff_ids);
-                    return push::delivered(refused, engine, image_id.as_str(), declined, sink, is_it).await;
+                    return push::delivered(refused, engine, image_id.as_str(), method_message, sink, is_it).await;
                 }
             }
         }
@@ -66,7 +66,7 @@ pub(super) async fn deliver(
     Ok(Delivery {
         documents: vec![document],
         method,
-        declined,
+        method_message,
     })
 }
 
@@ -98,13 +98,13 @@ impl<'a> Parts<'a> {
         let distinct: BTreeSet<Digest> = diff_ids.iter().cloned().collect();
         let layers = async {
             let asked = futures::stream::iter(distinct).map(|diff_id| async move {
-                let held = sink.holds_diff(&diff_id).await?;
+                let held = sink.existing_layer(&diff_id).await?;
                 Ok::<_, Fault>(held.map(|stored| (diff_id, stored)))
             });
             let answers: Vec<_> = asked.buffer_unordered(ASKED_AT_ONCE).try_collect().await?;
             Ok(answers.into_iter().flatten().collect())
         };
-        let (config, layers) = futures::try_join!(sink.holds(image_id, None), layers)?;
+        let (config, layers) = futures::try_join!(sink.existing_size(image_id, None), layers)?;
         Ok(Self {
             image_id,
             diff_ids,
@@ -131,17 +131,17 @@ impl<'a> Parts<'a> {
                         size: Some(entry.size),
                         bytes: archive.content(None),
                     };
-                    let landed = sink.take(blob).await;
-                    let landed = landed.map_err(|fault| archive.cause(fault))?;
-                    if !self.diff_ids.contains(&landed.content) {
+                    let stored = sink.store(blob).await;
+                    let stored = stored.map_err(|fault| archive.cause(fault))?;
+                    if !self.diff_ids.contains(&stored.content_digest) {
                         let message = format!(
                             "the docker engine exported the layer {}, which the image {} does not have; \
                              remove the image there and build or load it again",
-                            landed.content, self.image_id
+                            stored.content_digest, self.image_id
                         );
                         return Err(Fault::retryable(Reason::DigestMismatch, message));
                     }
-                    self.layers.insert(landed.content, landed.stored);
+                    self.layers.insert(stored.content_digest, stored.descriptor);
                 }
                 What::Config | What::Other => {}
             }
@@ -165,7 +165,7 @@ impl<'a> Parts<'a> {
             size: Some(entry.size),
             bytes: futures::stream::iter([Ok(content)]).boxed(),
         };
-        sink.take(blob).await?;
+        sink.store(blob).await?;
         self.config = Some(entry.size);
         Ok(())
     }

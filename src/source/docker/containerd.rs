@@ -29,7 +29,7 @@ pub(super) async fn deliver(
     export: ByteStream<'static>,
     root: &Descriptor,
     image: &Resolved,
-    declined: Option<String>,
+    method_message: Option<String>,
     sink: &dyn BlobSink,
 ) -> Result<Delivery, Fault> {
     let mut archive = Archive::new(export);
@@ -46,7 +46,7 @@ pub(super) async fn deliver(
     Ok(Delivery {
         documents,
         method: Method::DockerSave,
-        declined,
+        method_message,
     })
 }
 
@@ -122,7 +122,7 @@ impl Taken {
             self.kept.insert(digest, content);
             return Ok(());
         }
-        if sink.holds(&digest, Some(entry.size)).await?.is_some() {
+        if sink.existing_size(&digest, Some(entry.size)).await?.is_some() {
             return Ok(());
         }
         let blob = Blob {
@@ -131,8 +131,8 @@ impl Taken {
             size: Some(entry.size),
             bytes: archive.content(first),
         };
-        let landed = sink.take(blob).await;
-        landed.map(drop).map_err(|fault| archive.cause(fault))
+        let stored = sink.store(blob).await;
+        stored.map(drop).map_err(|fault| archive.cause(fault))
     }
 
     // Every document under the root, children first.
@@ -244,7 +244,7 @@ impl Taken {
         let Some(content) = self.kept.remove(&blob.digest) else {
             return Ok(());
         };
-        if sink.holds(&blob.digest, Some(blob.size)).await?.is_some() {
+        if sink.existing_size(&blob.digest, Some(blob.size)).await?.is_some() {
             return Ok(());
         }
         let blob = Blob {
@@ -253,7 +253,7 @@ impl Taken {
             size: Some(blob.size),
             bytes: futures::stream::iter([Ok(content)]).boxed(),
         };
-        sink.take(blob).await.map(drop)
+        sink.store(blob).await.map(drop)
     }
 }
 

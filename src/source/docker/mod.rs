@@ -30,7 +30,7 @@ use async_trait::async_trait;
 
 pub use engine::{ApiVersion, DEFAULT_HOST, Engine, StorageKind};
 pub use inspected::{Held, InspectedImage};
-pub use push::settled;
+pub use push::wait_for_name_removal;
 pub use watch::{ImageChange, ImageEvents};
 
 use self::choose::Target;
@@ -81,7 +81,7 @@ impl Docker {
     }
 
     /// The same engine, which may stand still for `idle` in a transfer.
-    pub fn with_idle(&self, idle: Duration) -> Self {
+    pub fn with_idle_timeout(&self, idle: Duration) -> Self {
         Self {
             engine: self.engine.with_idle_timeout(idle),
             ..self.clone()
@@ -89,7 +89,7 @@ impl Docker {
     }
 
     /// The same engine, of whose node this process is the agent. An engine has one.
-    pub fn of_agent(self) -> Self {
+    pub fn for_agent(self) -> Self {
         Self {
             engine: self.engine.for_agent(),
             ..self
@@ -97,8 +97,8 @@ impl Docker {
     }
 
     /// Takes away the names under which killed processes had this engine push images.
-    pub async fn sweep(&self) -> Result<(), Fault> {
-        push::sweep(&self.engine).await
+    pub async fn remove_abandoned_names(&self) -> Result<(), Fault> {
+        push::remove_abandoned_names(&self.engine).await
     }
 
     /// The engine.
@@ -272,7 +272,7 @@ impl ImageSource for Docker {
             Identity::Manifest(digest) => {
                 // An index of our own is not in the store, but what it lists is.
                 let proof = image.documents.first().map_or(digest, Document::digest);
-                let declined = match (self.content(proof).await?, image.documents.is_empty()) {
+                let method_message = match (self.content(proof).await?, image.documents.is_empty()) {
                     (Ok(content), false) => return content.deliver(Keeper::Docker, image, sink).await,
                     (Ok(_), true) => None,
                     (Err(why), _) => why,
@@ -281,21 +281,27 @@ impl ImageSource for Docker {
                 match self.exported(&found, &image.reference, &image.platforms).await? {
                     (Target::Manifest { root, platform, .. }, Some(made)) if made == *digest => {
                         let id = found.image_id.as_str();
-                        let mut readings = Rereads::default();
+                        let mut rereads = Rereads::default();
                         loop {
                             match self.engine.export(id, platform.as_ref()).await {
                                 Ok(export) => {
-                                    match containerd::deliver(export, &root, image, declined.clone(), sink).await {
-                                        Err(fault) => readings.again(fault)?,
+                                    match containerd::deliver(export, &root, image, method_message.clone(), sink).await
+                                    {
+                                        Err(fault) => rereads.retry_after(fault)?,
                                         done => return done,
                                     }
                                 }
                                 // What is listed would have to be fetched back, to be published again.
                                 Err(refused) if media_type::is_index(&root.media_type) => return Err(refused),
                                 Err(refused) => {
-                                    return push::delivered(refused, &self.engine, id, declined, sink, |pushed| {
-                                        pushed.digest() == digest
-                                    })
+                                    return push::delivered(
+                                        refused,
+                                        &self.engine,
+                                        id,
+                                        method_message,
+                                        sink,
+                                        |pushed| pushed.digest() == digest,
+                                    )
                                     .await;
                                 }
                             }

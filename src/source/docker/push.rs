@@ -20,14 +20,14 @@ use crate::oci::{Digest, Document};
 use crate::source::{BlobSink, Delivery, Method, PushTarget};
 
 use self::name::Named;
-pub use self::name::settled;
-pub(super) use self::name::{Pusher, sweep};
+pub use self::name::wait_for_name_removal;
+pub(super) use self::name::{Pusher, remove_abandoned_names};
 
 /// The longest line of a push that is read, in bytes. They tell of progress.
 const LINE_LIMIT: usize = 64 * 1024;
 
 /// Has the engine push the image `id` to where `sink` stores, after it `refused` to export it, and nothing better
-/// could be done because it `declined`. The manifest is the engine's own, and must be one that `is_it`.
+/// could be done because it `method_message`. The manifest is the engine's own, and must be one that `is_it`.
 ///
 /// # Errors
 /// `refused` itself where the engine cannot push there, and with the reason of that where it failed to;
@@ -36,7 +36,7 @@ pub(super) async fn delivered(
     refused: Fault,
     engine: &Engine,
     id: &str,
-    declined: Option<String>,
+    method_message: Option<String>,
     sink: &dyn BlobSink,
     is_it: impl Fn(&Document) -> bool + Send,
 ) -> Result<Delivery, Fault> {
@@ -59,11 +59,11 @@ pub(super) async fn delivered(
     match pushed.await {
         Ok(document) => {
             let why = format!("the image was not exported: {}", refused.message);
-            let reasons: Vec<String> = declined.into_iter().chain([why]).collect();
+            let reasons: Vec<String> = method_message.into_iter().chain([why]).collect();
             Ok(Delivery {
                 documents: vec![document],
                 method: Method::DockerPush,
-                declined: Some(reasons.join("; ")),
+                method_message: Some(reasons.join("; ")),
             })
         }
         Err(fault) => {
@@ -79,7 +79,7 @@ pub(super) async fn delivered(
 async fn push(engine: &Engine, id: &str, target: &PushTarget) -> Result<Digest, Fault> {
     let repository = format!("{}/{}", target.host, target.repository);
     let name = format!("{repository}:{}", target.tag);
-    sweep(engine).await?;
+    remove_abandoned_names(engine).await?;
     // A name that somebody gave stays what it is.
     let named = match engine.inspect(&name).await? {
         None => Some(Named::give(engine, id, &repository, &target.tag).await?),

@@ -55,7 +55,12 @@ async fn blobs_leave_as_they_are_stored() {
         ] {
             let sink = Collected::default();
             let first = deliver(&source, &name, &[], &sink).await;
-            assert_eq!((first.method, root(&first)), (method, &digest), "{:?}", first.declined);
+            assert_eq!(
+                (first.method, root(&first)),
+                (method, &digest),
+                "{:?}",
+                first.method_message
+            );
             // The configuration, and each layer.
             assert_eq!(sink.taken().len(), image.layers.len() + 1);
             let again = deliver(&source, &name, &[], &sink).await;

@@ -64,12 +64,12 @@ async fn blobs_leave_as_docker_push_sends_them_and_only_once() {
     ] {
         let sink = Collected::default();
         let first = deliver(&docker, &image.name, &sink).await;
-        assert_eq!(first.method, method, "{:?}", first.declined);
+        assert_eq!(first.method, method, "{:?}", first.method_message);
         let root = first.documents.last().unwrap();
         assert_eq!(*root.digest(), pushed.digest);
-        let said = first.declined.as_deref().unwrap_or_default();
+        let said = first.method_message.as_deref().unwrap_or_default();
         match method {
-            Method::ContainerdContent => assert_eq!(first.declined, None),
+            Method::ContainerdContent => assert_eq!(first.method_message, None),
             _ => assert!(
                 said.contains("/nowhere is not there") && said.ends_with("--containerd-root"),
                 "{said}"
@@ -166,7 +166,7 @@ async fn without_folder_and_socket_the_engine_exports() {
     forwarder.abort();
     assert_eq!(exported.method, Method::DockerSave);
     assert_eq!(exported.documents, whole.documents);
-    let said = exported.declined.unwrap();
+    let said = exported.method_message.unwrap();
     assert!(
         said.contains("/nowhere/containerd/daemon is not there") && said.contains("--containerd-root"),
         "{said}"

@@ -59,7 +59,7 @@ async fn every_layer_is_read_as_the_engine_exports_it() {
         let sink = Collected::default();
         let read = deliver(&real.graph(), &image.name, &sink).await;
         assert_eq!(
-            (read.method, &read.declined),
+            (read.method, &read.method_message),
             (Method::DockerGraph, &None),
             "{}",
             real.host
@@ -70,7 +70,7 @@ async fn every_layer_is_read_as_the_engine_exports_it() {
         assert_eq!(exported.method, Method::DockerSave);
         assert_eq!(exported.documents, read.documents, "{}", real.host);
         let again = deliver(&real.graph(), &image.name, &sink).await;
-        assert_eq!((again.method, again.declined), (Method::Unchanged, None));
+        assert_eq!((again.method, again.method_message), (Method::Unchanged, None));
         assert_eq!(again.documents, read.documents);
         assert_eq!(sink.taken(), vec![], "{}", real.host);
     }
@@ -91,7 +91,7 @@ async fn held_layers_are_not_read() {
             std::fs::remove_dir_all(copy.entry(held)).unwrap();
         }
         let delivered = deliver(&copy.docker, &image.name, &sink).await;
-        assert_eq!(delivered.declined, None);
+        assert_eq!(delivered.method_message, None);
         assert_eq!(delivered.method, Method::DockerGraph);
         let mut expected = vec![Digest::of(&image.config), Digest::of(&image.layers[4])];
         let mut taken = sink.taken();
@@ -290,7 +290,7 @@ async fn a_doubtful_layer_is_exported_and_the_others_are_read() {
             let sink = Collected::default();
             let delivered = deliver(&copy.docker, &image.name, &sink).await;
             assert_eq!(delivered.method, Method::DockerSave, "{}: {what}", real.host);
-            let declined = delivered.declined.clone().unwrap();
+            let declined = delivered.method_message.clone().unwrap();
             let expected = format!("layer {layer} was not read from the engine's folder: ");
             assert!(
                 declined.starts_with(&expected) && declined.contains(why),
@@ -321,7 +321,7 @@ async fn a_folder_that_is_not_the_engines_is_left() {
             let sink = Collected::default();
             let delivered = deliver(&docker, &image.name, &sink).await;
             assert_eq!(delivered.method, Method::DockerSave);
-            let declined = delivered.declined.clone().unwrap();
+            let declined = delivered.method_message.clone().unwrap();
             assert!(declined.starts_with("the engine's folder was not read: "), "{declined}");
             assert!(
                 declined.contains(why) && declined.contains("--docker-root"),
@@ -366,7 +366,7 @@ async fn a_registry_never_has_a_wrong_layer() {
         let transfer = transfer(&copy.docker, &image.name, &registry, &prefix, Compression::None);
         let outcome = transfer.run().await.unwrap();
         assert_eq!(outcome.method, Method::DockerSave, "{}", real.host);
-        let declined = outcome.declined.unwrap();
+        let declined = outcome.method_message.unwrap();
         for why in [
             "was changed: its checksum is another",
             "its content is not what its digest says",

@@ -47,7 +47,7 @@ pub(super) struct Brought {
     /// Layers by their uncompressed digest.
     pub layers: HashMap<Digest, Descriptor>,
     /// Why something was not, for a person.
-    pub declined: Option<String>,
+    pub method_message: Option<String>,
 }
 
 impl Graph {
@@ -82,7 +82,7 @@ impl Graph {
         let (db, config) = match self.open(storage, image_id).await {
             Ok(opened) => opened,
             Err(doubt) => {
-                brought.declined = Some(format!("the engine's folder was not read: {doubt}"));
+                brought.method_message = Some(format!("the engine's folder was not read: {doubt}"));
                 return Ok(brought);
             }
         };
@@ -125,7 +125,7 @@ impl Graph {
                 Taken::Left(diff_id, doubt) => doubts.push((diff_id, doubt)),
             }
         }
-        brought.declined = told(diff_ids, doubts);
+        brought.method_message = told(diff_ids, doubts);
         Ok(brought)
     }
 
@@ -158,10 +158,10 @@ impl Graph {
     }
 
     async fn take(&self, db: Arc<LayerDb>, layer: Arc<Layer>, sink: &dyn BlobSink) -> Result<Taken, Fault> {
-        let mut readings = Rereads::default();
+        let mut rereads = Rereads::default();
         loop {
             match self.try_take(Arc::clone(&db), Arc::clone(&layer), sink).await {
-                Err(fault) => readings.again(fault)?,
+                Err(fault) => rereads.retry_after(fault)?,
                 done => return done,
             }
         }
@@ -201,10 +201,10 @@ impl Graph {
             size: Some(length),
             bytes: content.boxed(),
         };
-        let landed = sink.take(blob).await;
+        let stored = sink.store(blob).await;
         let doubt = doubted.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match (landed, doubt) {
-            (Ok(landed), _) => Ok(Taken::StoredBlob(diff_id, Box::new(landed.stored))),
+        match (stored, doubt) {
+            (Ok(stored), _) => Ok(Taken::StoredBlob(diff_id, Box::new(stored.descriptor))),
             (Err(_), Some(doubt)) => Ok(Taken::Left(diff_id, doubt)),
             (Err(fault), None) if fault.disposition == Disposition::Reread => Err(fault),
             // Every file was as its checksum says, and the whole is another all the same.
@@ -242,7 +242,7 @@ async fn take_config(config: Bytes, image_id: &Digest, sink: &dyn BlobSink) -> R
         size: Some(size),
         bytes: futures::stream::iter([Ok(config)]).boxed(),
     };
-    sink.take(blob).await?;
+    sink.store(blob).await?;
     Ok(size)
 }
 

@@ -69,7 +69,7 @@ impl ActiveNames {
 
 /// Waits until the names that this process gave to images are taken away, for at most `limit`. Whoever ends the process
 /// does so before.
-pub async fn settled(limit: Duration) {
+pub async fn wait_for_name_removal(limit: Duration) {
     let gone = async {
         loop {
             let ended = LIVE.ended.notified();
@@ -275,7 +275,7 @@ impl Drop for Ended {
 }
 
 /// Takes away what processes left in `engine` that are gone.
-pub(in crate::source::docker) async fn sweep(engine: &Engine) -> Result<(), Fault> {
+pub(in crate::source::docker) async fn remove_abandoned_names(engine: &Engine) -> Result<(), Fault> {
     for found in engine.list_names(&format!("{MARKERS}*")).await? {
         let Some(marker) = Marker::parse(&found) else { continue };
         let own = LIVE.names().contains(&(engine.name().to_owned(), found.clone()));
