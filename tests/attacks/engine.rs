@@ -8,7 +8,7 @@ use std::time::Duration;
 use jackal_operator::api::v1alpha1::JackalImage;
 use jackal_operator::oci::{Compression, Digest};
 use jackal_operator::source::Method;
-use jackal_operator::source::docker::{Docker, StorageKind, settled};
+use jackal_operator::source::docker::{Docker, StorageKind, wait_for_name_removal};
 use jackal_operator::transfer::{DestinationState, RegistryDestination};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
@@ -245,7 +245,7 @@ async fn an_engine_keeps_the_names_that_it_had() {
                     .await;
                     assert_ne!(names(&victim), [name]);
                     way.broken.store(false, Ordering::SeqCst);
-                    settled(SOON).await;
+                    wait_for_name_removal(SOON).await;
                     has(&victim, &[name]).await;
                 })
             },
@@ -278,7 +278,7 @@ async fn an_engine_keeps_the_names_that_it_had() {
                     let outcome = outcome.unwrap();
                     assert_eq!(outcome.method, Method::DockerPush);
                     assert_eq!(outcome.source_digest, Digest::of(&newer.config));
-                    settled(SOON).await;
+                    wait_for_name_removal(SOON).await;
                     has(&victim, &[UNNAMED, name, other]).await;
                 })
             },
@@ -302,7 +302,7 @@ async fn an_engine_keeps_the_names_that_it_had() {
                     .await;
                     let mut expected = [&*given, other, name];
                     expected.sort_unstable();
-                    settled(SOON).await;
+                    wait_for_name_removal(SOON).await;
                     has(&victim, &expected).await;
                 })
             },
