@@ -27,9 +27,9 @@ use crate::package::ImageRequest;
 use crate::runtime::{
     Admissions, Check, Health, Recheck, RegistryTarget, Role, Settings, WorkerInputs, briefly, kube_fault, within,
 };
-use crate::source::ImageSource;
 use crate::source::containerd::{Containerd, ContainerdEvents};
-use crate::source::docker::{Docker, ImageChange, ImageEvents};
+use crate::source::docker::{Docker, ImageEvents};
+use crate::source::{ImageChange, ImageSource};
 use crate::worker;
 
 /// The field manager of one node's answers; each node owns its own entry of the list.

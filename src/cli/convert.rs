@@ -66,7 +66,7 @@ impl Folder {
         }
         let root = root.unwrap_or(own);
         Ok(Self {
-            files: RefCell::new(ConfinedDirectory::at(root).map_err(|doubt| doubt.to_string())?),
+            files: RefCell::new(ConfinedDirectory::open(root).map_err(|reason| reason.to_string())?),
             start,
             shown: root.display().to_string(),
         })
@@ -98,7 +98,7 @@ impl Files for Folder {
     fn read(&self, path: &str, limit: usize) -> Result<Vec<u8>, String> {
         let path = self.beneath(path)?;
         let cannot = |error: std::io::Error| format!("cannot be read: {error}");
-        let opened = self.files.borrow_mut().open(path.as_bytes());
+        let opened = self.files.borrow_mut().open_file(path.as_bytes());
         let (file, _) = opened.map_err(|errno| match errno {
             Errno::LOOP => "is a link, or a part of its path is a link or no folder, and links are not followed: name the file itself".to_owned(),
             Errno::INVAL | Errno::ISDIR => "is a folder or the like, and only files can be carried over".to_owned(),
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn paths_stay_beneath_their_folder() {
         let folder = |start: &[&str]| Folder {
-            files: RefCell::new(ConfinedDirectory::at(Path::new("/")).unwrap()),
+            files: RefCell::new(ConfinedDirectory::open(Path::new("/")).unwrap()),
             start: start.iter().map(|part| (*part).to_owned()).collect(),
             shown: "x".to_owned(),
         };

@@ -271,7 +271,7 @@ async fn builds_from_a_containerd() {
         assert_eq!(row(&report)["digest"], row(&first)["digest"]);
         assert_eq!(row(&report)["methodReason"], "FolderUnreadable", "{report}");
         let message = row(&report)["methodMessage"].as_str().unwrap().to_owned();
-        assert!(message.contains("/nowhere is not there"), "{message}");
+        assert!(message.contains("/nowhere does not exist"), "{message}");
     }
 }
 

@@ -47,8 +47,8 @@ pub(super) use self::request::message_of;
 pub(super) use self::storage::Storage;
 pub use self::storage::StorageKind;
 use self::transport::Address;
-use super::inspected::{Image, InspectedImage};
-use super::push::Pusher;
+use super::inspected_image::{InspectAnswer, InspectedImage};
+use super::pusher::Pusher;
 use crate::decode;
 use crate::fault::{Fault, Reason};
 use crate::oci::Platform;
@@ -205,7 +205,7 @@ impl Engine {
             return Ok(None);
         }
         let body = self.body(self.check_status(response).await?).await?;
-        let image: Image =
+        let image: InspectAnswer =
             decode::json(&body).map_err(|error| self.failure(&format!("its answer cannot be read: {error}")))?;
         Ok(Some(InspectedImage::from(image)))
     }
@@ -262,7 +262,7 @@ impl Engine {
             Ok(chunk) => chunk.map_err(|error: hyper::Error| self.fault(&error.into())),
             Err(_) => {
                 let seconds = self.idle_timeout.as_secs();
-                Err(self.failure(&format!("{what} brought nothing for {seconds} s")))
+                Err(self.failure(&format!("{what} sent nothing for {seconds} s")))
             }
         }
     }

@@ -1,24 +1,24 @@
-//! Images of a docker engine, read from its folder where that can be, else taken out by its save API.
+//! Images of a docker engine, read from its directory where possible, else exported by its save API.
 //!
-//! Two kinds of store are told apart by what stands under the name. The *classic* store keeps unpacked layers
-//! and the configuration, so the manifest is made here, from the layers as the destination stores them. The
-//! *containerd* store keeps manifests and blobs, which are carried to the byte.
+//! Engines have one of two stores. The *classic* store keeps unpacked layers and the configuration, so the manifest is
+//! made here, from the layers as the destination stores them. The *containerd* store keeps manifests and blobs, which are
+//! copied unchanged; it is read by `source::content` where possible.
 //!
-//! A containerd store is read by `source::content` where that can be.
-//!
-//! The engine is never asked to pull: what it does not hold is [`Reason::SourceNotFound`].
+//! The engine is never asked to pull: an image that it does not hold is [`Reason::SourceNotFound`].
 
 mod archive;
 mod choose;
 mod classic;
 mod containerd;
+mod document;
 mod engine;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod graph;
-mod inspected;
+mod inspected_image;
 mod lines;
 mod push;
+mod pusher;
 mod watch;
 
 use std::collections::HashMap;
@@ -29,26 +29,23 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use engine::{ApiVersion, DEFAULT_HOST, Engine, StorageKind};
-pub use inspected::{Held, InspectedImage};
+pub use inspected_image::{InspectedImage, StoredManifest};
 pub use push::wait_for_name_removal;
-pub use watch::{ImageChange, ImageEvents};
+pub use watch::ImageEvents;
 
 use self::choose::Target;
 use self::graph::Graph;
-use super::containerd::Client;
+use super::containerd_api::Client;
 pub use super::content::ContentStores;
-use super::content::{Content, Keeper};
+use super::content::{ContentStore, StoreOwner};
 use super::reread::Rereads;
 use super::{BlobSink, Delivery, Identity, ImageSource, Resolved};
 use crate::budget::IMAGES;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Descriptor, Digest, Document, Hasher, Platform, Reference, Selection, media_type, select};
+use crate::oci::{Descriptor, Digest, Document, Platform, Reference, Selection, media_type, select};
 
-/// A document or a configuration that is kept in memory, in bytes. Registries take no longer manifests.
-const DOCUMENT_LIMIT: u64 = crate::oci::MANIFEST_LIMIT as u64;
-
-/// Indexes that are remembered; real ones have some kilobytes.
-const INDEXES: usize = 64;
+/// The number of indexes that are cached; real ones have some kilobytes.
+const CACHED_INDEXES: usize = 64;
 
 /// The images of one docker engine.
 #[derive(Clone, Debug)]
@@ -56,13 +53,13 @@ pub struct Docker {
     engine: Engine,
     graph: Graph,
     content: Option<ContentStores>,
-    // Of which some platforms are taken. The API gives them only in an export.
+    // Indexes of which some platforms are taken. The API returns them only in an export.
     indexes: Arc<Mutex<HashMap<Digest, Document>>>,
 }
 
 impl Docker {
-    /// Takes images from `engine`, whose root this process finds at `root`, or else where the engine says that
-    /// it is. Where it cannot be read there the engine's API is used.
+    /// Reads images from `engine`. Its root directory is at `root` for this process, or else where the engine says. Where
+    /// that cannot be read, the engine's API is used.
     pub fn new(engine: Engine, root: Option<PathBuf>) -> Self {
         Self {
             engine,
@@ -72,7 +69,7 @@ impl Docker {
         }
     }
 
-    /// The same engine, whose containerd store is read by `content` where that can be.
+    /// The same engine, whose containerd store is read through `content` where possible.
     pub fn with_content(self, content: ContentStores) -> Self {
         Self {
             content: Some(content),
@@ -80,15 +77,15 @@ impl Docker {
         }
     }
 
-    /// The same engine, which may stand still for `idle` in a transfer.
-    pub fn with_idle_timeout(&self, idle: Duration) -> Self {
+    /// The same engine with another timeout for an export that sends nothing.
+    pub fn with_idle_timeout(&self, idle_timeout: Duration) -> Self {
         Self {
-            engine: self.engine.with_idle_timeout(idle),
+            engine: self.engine.with_idle_timeout(idle_timeout),
             ..self.clone()
         }
     }
 
-    /// The same engine, of whose node this process is the agent. An engine has one.
+    /// The same engine, used by the agent of its node. An engine has one.
     pub fn for_agent(self) -> Self {
         Self {
             engine: self.engine.for_agent(),
@@ -96,7 +93,7 @@ impl Docker {
         }
     }
 
-    /// Takes away the names under which killed processes had this engine push images.
+    /// Removes the names under which processes that were killed had this engine push images.
     pub async fn remove_abandoned_names(&self) -> Result<(), Fault> {
         push::remove_abandoned_names(&self.engine).await
     }
@@ -106,7 +103,7 @@ impl Docker {
         &self.engine
     }
 
-    // What stands under `reference`; where it names a digest, that must be it.
+    // The image `reference`. If that has a digest, it must be the image's.
     async fn find(&self, reference: &Reference) -> Result<InspectedImage, Fault> {
         let familiar = reference.familiar();
         let Some(digest) = reference.digest() else {
@@ -130,7 +127,7 @@ impl Docker {
             .inspect(tagged)
             .await?
             .ok_or_else(|| engine::image_not_found(tagged))?;
-        if image.is(digest) {
+        if image.has_digest(digest) {
             return Ok(image);
         }
         let message = format!(
@@ -141,33 +138,35 @@ impl Docker {
         Err(Fault::retryable(Reason::DigestMismatch, message))
     }
 
-    // How the engine keeps `image`.
-    async fn shape(&self, image: &InspectedImage) -> Result<StorageKind, Fault> {
+    // How the engine stores `image`.
+    async fn storage_kind(&self, image: &InspectedImage) -> Result<StorageKind, Fault> {
         match image.descriptor {
             Some(_) => Ok(StorageKind::Containerd),
-            // An engine that lists no manifests may keep them all the same: API older than 1.48.
+            // An engine with an API before 1.48 shows no manifests even if it keeps them.
             None => self.engine.storage_kind().await,
         }
     }
 
-    // The content store that holds `proof`, or why it is not read, if anybody wanted it to be.
-    async fn content(&self, proof: &Digest) -> Result<Result<Content, Option<String>>, Fault> {
-        let Some(access) = &self.content else {
-            return Ok(Err(None));
+    // The content store that holds `proof`.
+    async fn open_content(&self, proof: &Digest) -> Result<OpenedContent, Fault> {
+        let Some(stores) = &self.content else {
+            return Ok(OpenedContent::Unavailable(None));
         };
         let storage = self.engine.storage().await?;
         let root = self.graph.root().or(storage.root.as_deref().map(Path::new));
-        // Where an engine that starts its own containerd has it.
+        // The root of a containerd that the engine starts.
         let own = root.map(|root| root.join("containerd/daemon"));
         let client = storage
             .containerd
             .and_then(|address| Client::new(&address, &storage.namespace, self.engine.idle_timeout()).ok());
-        let opened = access.open(own, client.as_ref(), proof).await;
-        Ok(opened.map_err(Some))
+        Ok(match stores.open(own, client.as_ref(), proof).await {
+            Ok(store) => OpenedContent::Store(store),
+            Err(message) => OpenedContent::Unavailable(Some(message)),
+        })
     }
 
-    // What is exported of an image, and what that makes of it.
-    async fn exported(
+    // What is exported of an image, and the digest that the image has then.
+    async fn export_target(
         &self,
         image: &InspectedImage,
         reference: &Reference,
@@ -177,15 +176,15 @@ impl Docker {
         let Target::Manifest { root, narrowed, .. } = &target else {
             return Ok((target, None));
         };
-        let made = match narrowed {
-            true => self.narrowed(image, root, platforms).await?,
+        let digest = match narrowed {
+            true => self.narrowed_digest(image, root, platforms).await?,
             false => root.digest.clone(),
         };
-        Ok((target, Some(made)))
+        Ok((target, Some(digest)))
     }
 
     // The digest of the index that is made of the images for `platforms`.
-    async fn narrowed(
+    async fn narrowed_digest(
         &self,
         image: &InspectedImage,
         root: &Descriptor,
@@ -199,9 +198,9 @@ impl Docker {
             Some(document) => document,
             None => {
                 let export = self.engine.export(image.image_id.as_str(), None).await?;
-                let document = containerd::index(export, root).await?;
+                let document = containerd::read_index(export, root).await?;
                 let mut indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
-                if indexes.len() >= INDEXES {
+                if indexes.len() >= CACHED_INDEXES {
                     indexes.clear();
                 }
                 indexes.insert(root.digest.clone(), document.clone());
@@ -209,17 +208,20 @@ impl Docker {
             }
         };
         let chosen = document.index().map(|index| select(index, platforms));
-        let held = |entry: &Descriptor| {
+        let is_available = |entry: &Descriptor| {
             let mut known = image.manifests.iter().flatten();
-            known.any(|held| held.descriptor.digest == entry.digest && held.available)
+            known.any(|stored| stored.descriptor.digest == entry.digest && stored.available)
         };
         Ok(match chosen {
-            Some(Ok(Selection::Several(kept))) => Document::of_index(choose::only_held(kept, held))
+            Some(Ok(Selection::Several(kept))) => Document::of_index(choose::retain_available(kept, is_available))
                 .map_err(|error| self.engine.failure(&error.to_string()))?
                 .digest()
                 .clone(),
-            Some(Ok(Selection::Whole)) => match document.index().filter(|index| !index.manifests.iter().all(held)) {
-                Some(index) => Document::of_index(choose::only_held(index.clone(), held))
+            Some(Ok(Selection::Whole)) => match document
+                .index()
+                .filter(|index| !index.manifests.iter().all(is_available))
+            {
+                Some(index) => Document::of_index(choose::retain_available(index.clone(), is_available))
                     .map_err(|error| self.engine.failure(&error.to_string()))?
                     .digest()
                     .clone(),
@@ -229,13 +231,59 @@ impl Docker {
             _ => root.digest.clone(),
         })
     }
+
+    // Exports the image, whose manifest or index is `digest`; has the engine push it if it refuses to.
+    async fn deliver_export(
+        &self,
+        digest: &Digest,
+        image: &Resolved,
+        method_message: Option<String>,
+        sink: &dyn BlobSink,
+    ) -> Result<Delivery, Fault> {
+        let found = self.find(&image.reference).await?;
+        match self.export_target(&found, &image.reference, &image.platforms).await? {
+            (Target::Manifest { root, platform, .. }, Some(exported)) if exported == *digest => {
+                let id = found.image_id.as_str();
+                let mut rereads = Rereads::default();
+                loop {
+                    match self.engine.export(id, platform.as_ref()).await {
+                        Ok(export) => {
+                            match containerd::deliver(export, &root, image, method_message.clone(), sink).await {
+                                Err(fault) => rereads.retry_after(fault)?,
+                                done => return done,
+                            }
+                        }
+                        // The listed manifests would have to be read back from the registry to be published.
+                        Err(refused) if media_type::is_index(&root.media_type) => return Err(refused),
+                        Err(refused) => {
+                            return push::push_refused(refused, &self.engine, id, method_message, sink, |pushed| {
+                                pushed.digest() == digest
+                            })
+                            .await;
+                        }
+                    }
+                }
+            }
+            _ => Err(self.engine.failure(&format!(
+                "`{}` changed while it was read; the next attempt reads the new image",
+                image.reference.familiar()
+            ))),
+        }
+    }
+}
+
+/// The content store of an engine, if it can be read.
+enum OpenedContent {
+    Store(ContentStore),
+    /// Why not, unless it was not to be read.
+    Unavailable(Option<String>),
 }
 
 #[async_trait]
 impl ImageSource for Docker {
     async fn resolve(&self, reference: &Reference, platforms: &[Platform]) -> Result<Resolved, Fault> {
         let image = self.find(reference).await?;
-        let identity = match self.shape(&image).await? {
+        let identity = match self.storage_kind(&image).await? {
             StorageKind::Classic => {
                 choose::target(&image, StorageKind::Classic, reference, platforms)?;
                 Identity::Config {
@@ -245,10 +293,10 @@ impl ImageSource for Docker {
             }
             StorageKind::Containerd => {
                 let root = image.descriptor.as_ref().map_or(&image.image_id, |root| &root.digest);
-                if let Ok(content) = self.content(root).await? {
-                    return content.resolve(Keeper::Docker, root, reference, platforms).await;
+                if let OpenedContent::Store(content) = self.open_content(root).await? {
+                    return content.resolve(StoreOwner::Docker, root, reference, platforms).await;
                 }
-                let (_, made) = self.exported(&image, reference, platforms).await?;
+                let (_, made) = self.export_target(&image, reference, platforms).await?;
                 Identity::Manifest(made.unwrap_or(image.image_id))
             }
         };
@@ -265,69 +313,22 @@ impl ImageSource for Docker {
 
     async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivery, Fault> {
         match &image.identity {
-            // The ID is asked for, so it does not matter if the name moved on.
+            // The image is read by its ID, so it does not matter if its name was given to another one.
             Identity::Config { image_id, diff_ids } => {
                 classic::deliver(&self.engine, &self.graph, image_id, diff_ids, sink).await
             }
             Identity::Manifest(digest) => {
-                // An index of our own is not in the store, but what it lists is.
+                // An index that was made here is not in the store, but its entries are.
                 let proof = image.documents.first().map_or(digest, Document::digest);
-                let method_message = match (self.content(proof).await?, image.documents.is_empty()) {
-                    (Ok(content), false) => return content.deliver(Keeper::Docker, image, sink).await,
-                    (Ok(_), true) => None,
-                    (Err(why), _) => why,
-                };
-                let found = self.find(&image.reference).await?;
-                match self.exported(&found, &image.reference, &image.platforms).await? {
-                    (Target::Manifest { root, platform, .. }, Some(made)) if made == *digest => {
-                        let id = found.image_id.as_str();
-                        let mut rereads = Rereads::default();
-                        loop {
-                            match self.engine.export(id, platform.as_ref()).await {
-                                Ok(export) => {
-                                    match containerd::deliver(export, &root, image, method_message.clone(), sink).await
-                                    {
-                                        Err(fault) => rereads.retry_after(fault)?,
-                                        done => return done,
-                                    }
-                                }
-                                // What is listed would have to be fetched back, to be published again.
-                                Err(refused) if media_type::is_index(&root.media_type) => return Err(refused),
-                                Err(refused) => {
-                                    return push::delivered(
-                                        refused,
-                                        &self.engine,
-                                        id,
-                                        method_message,
-                                        sink,
-                                        |pushed| pushed.digest() == digest,
-                                    )
-                                    .await;
-                                }
-                            }
-                        }
+                let method_message = match (self.open_content(proof).await?, image.documents.is_empty()) {
+                    (OpenedContent::Store(content), false) => {
+                        return content.deliver(StoreOwner::Docker, image, sink).await;
                     }
-                    _ => Err(self.engine.failure(&format!(
-                        "`{}` changed while it was read; what stands there now is taken next",
-                        image.reference.familiar()
-                    ))),
-                }
+                    (OpenedContent::Store(_), true) => None,
+                    (OpenedContent::Unavailable(message), _) => message,
+                };
+                self.deliver_export(digest, image, method_message, sink).await
             }
         }
     }
-}
-
-// Checks a small blob that was read whole.
-fn verify(content: &[u8], expected: &Digest) -> Result<(), Fault> {
-    let mut hasher = Hasher::like(expected);
-    hasher.update(content);
-    let found = hasher.finish();
-    if found == *expected {
-        return Ok(());
-    }
-    let message = format!(
-        "the docker engine exported {found} under the name {expected}; its store is damaged: \
-         remove the image there and build or load it again"
-    );
-    Err(Fault::retryable(Reason::DigestMismatch, message))
 }

@@ -1,4 +1,4 @@
-//! Notices that images of an engine changed.
+//! Reports changes of the images of an engine.
 
 use std::time::Duration;
 
@@ -6,29 +6,12 @@ use bollard::models::EventMessage;
 use futures::Stream;
 
 use super::engine::{Engine, EngineEvents, EventError};
-use crate::fault::Fault;
 use crate::oci::Reference;
+use crate::source::ImageChange;
 use crate::source::reconnection::Reconnection;
 
 /// How long without an event until the engine is pinged.
 const QUIET: Duration = Duration::from_secs(60);
-
-/// A change of an engine's images.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ImageChange {
-    /// Events may have been missed until now, and none will be from now on: check every image. The first
-    /// change, and the first after every lost connection.
-    Resync,
-    /// An image was added, removed or renamed. The name is in docker's familiar form; without one (an image
-    /// that was loaded, imported or deleted, and on a classic store also one that lost a name) any name may
-    /// refer to another image now.
-    Changed {
-        /// Such as `app:dev`.
-        name: Option<String>,
-    },
-    /// The engine cannot be reached any more, and why. Returned once; [`ImageChange::Resync`] shows that it is back.
-    Lost(Fault),
-}
 
 /// The changes of one engine's images, from now on and without an end.
 #[derive(Debug)]
@@ -67,14 +50,14 @@ impl ImageEvents {
     }
 
     async fn connect(&mut self) -> Option<ImageChange> {
-        self.reconnection.pause().await;
+        self.reconnection.wait().await;
         match self.engine.events().await {
             Ok(events) => {
                 self.events = Some(events);
-                self.reconnection.connected();
+                self.reconnection.record_success();
                 Some(ImageChange::Resync)
             }
-            Err(fault) => self.reconnection.lost().then_some(ImageChange::Lost(fault)),
+            Err(fault) => self.reconnection.record_failure().then_some(ImageChange::Lost(fault)),
         }
     }
 
@@ -86,7 +69,7 @@ impl ImageEvents {
             // It may be any change. The next connection begins with a resync.
             Ok(Err(EventError::Unreadable)) => {
                 self.events = None;
-                self.reconnection.lost();
+                self.reconnection.record_failure();
                 return Some(ImageChange::Changed { name: None });
             }
             Ok(Err(EventError::Ended)) => self.engine.failure("it ended the stream of its events"),
@@ -94,7 +77,7 @@ impl ImageEvents {
             Err(_) => self.engine.ping().await.err()?,
         };
         self.events = None;
-        self.reconnection.lost().then_some(ImageChange::Lost(fault))
+        self.reconnection.record_failure().then_some(ImageChange::Lost(fault))
     }
 }
 

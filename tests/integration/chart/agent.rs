@@ -101,7 +101,7 @@ fn an_agent_may_read_the_folder_of_its_engine_and_has_nothing_in_vain() {
             let read = build(agent, &[], &image, folder.path());
             assert_eq!(read["method"], "DockerSave", "{read}");
             let message = read["methodMessage"].as_str().unwrap();
-            assert!(message.contains("takes CAP_DAC_READ_SEARCH"), "{message}");
+            assert!(message.contains("needs CAP_DAC_READ_SEARCH"), "{message}");
         }
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jackal_operator::fault::Reason;
 use jackal_operator::oci::{Digest, Document, Index, Platform, Reference};
+use jackal_operator::source::ImageChange;
 use jackal_operator::source::containerd::{Client, Containerd, ContainerdEvents};
-use jackal_operator::source::docker::ImageChange;
 use jackal_operator::source::{Delivery, ImageSource, Method};
 
 use self::node::Node;

@@ -71,7 +71,7 @@ async fn blobs_leave_as_docker_push_sends_them_and_only_once() {
         match method {
             Method::ContainerdContent => assert_eq!(first.method_message, None),
             _ => assert!(
-                said.contains("/nowhere is not there") && said.ends_with("--containerd-root"),
+                said.contains("/nowhere does not exist") && said.ends_with("--containerd-root"),
                 "{said}"
             ),
         }
@@ -168,7 +168,7 @@ async fn without_folder_and_socket_the_engine_exports() {
     assert_eq!(exported.documents, whole.documents);
     let said = exported.method_message.unwrap();
     assert!(
-        said.contains("/nowhere/containerd/daemon is not there") && said.contains("--containerd-root"),
+        said.contains("/nowhere/containerd/daemon does not exist") && said.contains("--containerd-root"),
         "{said}"
     );
 }

@@ -148,7 +148,7 @@ async fn an_export_that_breaks_off_is_the_sources_fault() {
     let mut hanging = Double::classic(&image, whole[..1000].to_vec());
     hanging.hangs = true;
     let fault = hanging.fails().await;
-    assert!(fault.message.contains("brought nothing"), "{fault}");
+    assert!(fault.message.contains("sent nothing"), "{fault}");
 }
 
 #[tokio::test]
@@ -251,5 +251,5 @@ async fn documents_without_end_are_refused() {
 
     let path = ("blobs/sha256/passwd", "x");
     let fault = Double::containerd(&root.descriptor, tar(&[path])).fails().await;
-    assert!(fault.message.contains("which is no blob"), "{fault}");
+    assert!(fault.message.contains("which is not a blob"), "{fault}");
 }

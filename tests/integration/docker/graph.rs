@@ -198,7 +198,7 @@ const SPOILED: [Spoiled; 12] = [
     (
         "a removed file",
         |copy| std::fs::remove_file(copy.diff(4).join("large")).unwrap(),
-        "large is not there",
+        "large does not exist",
     ),
     (
         "a shorter file",
@@ -220,17 +220,17 @@ const SPOILED: [Spoiled; 12] = [
             std::fs::rename(&file, &outside).unwrap();
             std::os::unix::fs::symlink(&outside, &file).unwrap();
         },
-        "large is a link or no folder",
+        "large is a link or not a directory",
     ),
     (
         "no files",
         |copy| std::fs::remove_dir_all(copy.diff(4)).unwrap(),
-        "diff is not there",
+        "diff does not exist",
     ),
     (
         "no tar-split",
         |copy| std::fs::remove_file(copy.entry(4).join("tar-split.json.gz")).unwrap(),
-        "tar-split.json.gz is not there",
+        "tar-split.json.gz does not exist",
     ),
     (
         "half a tar-split",
@@ -264,12 +264,12 @@ const SPOILED: [Spoiled; 12] = [
                 lines.replace("\"name\":\"large\"", "\"name\":\"../diff/large\"")
             })
         },
-        "leads out of its folder",
+        "leads out of its directory",
     ),
     (
         "a folder that leads out",
         |copy| std::fs::write(copy.entry(4).join("cache-id"), "../../etc").unwrap(),
-        "a name that cannot be",
+        "an invalid name",
     ),
     (
         "another layer",
@@ -291,7 +291,7 @@ async fn a_doubtful_layer_is_exported_and_the_others_are_read() {
             let delivered = deliver(&copy.docker, &image.name, &sink).await;
             assert_eq!(delivered.method, Method::DockerSave, "{}: {what}", real.host);
             let declined = delivered.method_message.clone().unwrap();
-            let expected = format!("layer {layer} was not read from the engine's folder: ");
+            let expected = format!("layer {layer} was not read from the engine's directory: ");
             assert!(
                 declined.starts_with(&expected) && declined.contains(why),
                 "{what}: {declined}"
@@ -313,8 +313,8 @@ async fn a_folder_that_is_not_the_engines_is_left() {
         change_byte(&content.join(Digest::of(&image.config).hex()));
         let empty = tempfile::tempdir().unwrap();
         for (root, why) in [
-            (Path::new("/nowhere"), "/nowhere is not there"),
-            (empty.path(), "image/overlay2/imagedb/content/sha256 is not there"),
+            (Path::new("/nowhere"), "/nowhere does not exist"),
+            (empty.path(), "image/overlay2/imagedb/content/sha256 does not exist"),
             (copy.folder.path(), "is not that of the image"),
         ] {
             let docker = Docker::new(real.docker.engine().clone(), Some(root.to_owned()));
@@ -322,7 +322,10 @@ async fn a_folder_that_is_not_the_engines_is_left() {
             let delivered = deliver(&docker, &image.name, &sink).await;
             assert_eq!(delivered.method, Method::DockerSave);
             let declined = delivered.method_message.clone().unwrap();
-            assert!(declined.starts_with("the engine's folder was not read: "), "{declined}");
+            assert!(
+                declined.starts_with("the engine's directory was not read: "),
+                "{declined}"
+            );
             assert!(
                 declined.contains(why) && declined.contains("--docker-root"),
                 "{declined}"

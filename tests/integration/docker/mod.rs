@@ -17,8 +17,8 @@ use jackal_operator::fault::Reason;
 use jackal_operator::oci::{
     Compression, Content, Digest, Document, Location, Manifest, Naming, Reference, ReferrersPolicy,
 };
-use jackal_operator::source::docker::{Docker, Engine, ImageChange, ImageEvents, StorageKind};
-use jackal_operator::source::{Delivery, Identity, ImageSource, Method};
+use jackal_operator::source::docker::{Docker, Engine, ImageEvents, StorageKind};
+use jackal_operator::source::{Delivery, Identity, ImageChange, ImageSource, Method};
 use jackal_operator::transfer::{RegistryDestination, Transfer};
 
 use self::collected::Collected;

@@ -37,7 +37,7 @@ async fn an_engine_without_room_for_an_export_pushes() {
         let outcome = transfer.run().await.unwrap();
         assert_eq!(outcome.method, Method::DockerPush);
         let declined = outcome.method_message.unwrap();
-        assert!(declined.contains("the engine's folder was not read"), "{declined}");
+        assert!(declined.contains("the engine's directory was not read"), "{declined}");
         assert!(declined.contains("the image was not exported"), "{declined}");
         let manifest = stands(&transfer, &image).await;
         assert_eq!(manifest.digest(), &outcome.digest);

@@ -9,7 +9,8 @@ use super::events::EVENT_LIMIT;
 use super::request::ANSWER_LIMIT;
 use super::{ApiVersion, Engine, EventError};
 use crate::fault::Fault;
-use crate::source::docker::{ImageChange, ImageEvents};
+use crate::source::ImageChange;
+use crate::source::docker::ImageEvents;
 
 /// An engine that answers `/version`, and anything else with `head` and then `body` again and again.
 async fn endless(head: &'static str, body: &'static [u8]) -> Engine {
