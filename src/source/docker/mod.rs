@@ -21,12 +21,13 @@ mod push;
 mod pusher;
 mod watch;
 
-use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use lru::LruCache;
 
 pub use engine::{ApiVersion, DEFAULT_HOST, Engine, StorageKind};
 pub use inspected_image::{InspectedImage, StoredManifest};
@@ -45,7 +46,7 @@ use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Platform, Reference, Selection, media_type, select};
 
 /// The number of indexes that are cached; real ones have some kilobytes.
-const CACHED_INDEXES: usize = 64;
+const CACHED_INDEXES: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 /// The images of one docker engine.
 #[derive(Clone, Debug)]
@@ -54,7 +55,7 @@ pub struct Docker {
     graph: Graph,
     content: Option<ContentStores>,
     // Indexes of which some platforms are taken. The API returns them only in an export.
-    indexes: Arc<Mutex<HashMap<Digest, Document>>>,
+    indexes: Arc<Mutex<LruCache<Digest, Document>>>,
 }
 
 impl Docker {
@@ -65,7 +66,7 @@ impl Docker {
             engine,
             graph: Graph::new(root),
             content: None,
-            indexes: Arc::default(),
+            indexes: Arc::new(Mutex::new(LruCache::new(CACHED_INDEXES))),
         }
     }
 
@@ -191,7 +192,7 @@ impl Docker {
         platforms: &[Platform],
     ) -> Result<Digest, Fault> {
         let known = |digest: &Digest| {
-            let indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
             indexes.get(digest).cloned()
         };
         let document = match known(&root.digest) {
@@ -200,10 +201,7 @@ impl Docker {
                 let export = self.engine.export(image.image_id.as_str(), None).await?;
                 let document = containerd::read_index(export, root).await?;
                 let mut indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
-                if indexes.len() >= CACHED_INDEXES {
-                    indexes.clear();
-                }
-                indexes.insert(root.digest.clone(), document.clone());
+                indexes.put(root.digest.clone(), document.clone());
                 document
             }
         };
