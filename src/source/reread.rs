@@ -10,7 +10,7 @@ const READS_LIMIT: u32 = 3;
 pub(crate) struct Rereads(u32);
 
 impl Rereads {
-    /// Returns if the blob should be read again after `fault`.
+    /// Allows another read after `fault`.
     ///
     /// # Errors
     /// `fault`, if another read does not help, or the limit is reached.

@@ -92,7 +92,7 @@ async fn select_documents(
     if let Some(entry) = index.manifests.iter().find(|entry| Some(&entry.digest) == pinned) {
         return reader.entry_image(entry).await;
     }
-    // The digest of an index names all of it. Beside a tag in docker it only says what is read.
+    // A reference with the digest of an index means all of it. In docker, a digest after a tag only selects what is read.
     let named = owner == StoreOwner::Containerd || reference.tag().is_none();
     if named
         && !platforms.is_empty()

@@ -7,7 +7,7 @@
 //! bollard 0.21 cannot make these requests; the tests of `gaps` fail when it can:
 //! - Any request with an API version in its path: `Uri::parse` joins an absolute path to its base, which drops the prefix.
 //!   Upstream change: join the path without its leading slash. Until then the transport adds the prefix.
-//! - Inspecting an image with `manifests=1`, without which an engine does not tell what of an index it holds:
+//! - Inspecting an image with `manifests=1`, without which an engine does not show which part of an index it holds:
 //!   `inspect_image` takes no options. Upstream change: an `InspectImageOptions` parameter.
 //! - Exporting one platform: `export_image` takes no options. Upstream change: an `ExportImageOptions` parameter.
 //! - Pushing: `PushImageInfo` has no `aux`, which holds the digest of what was pushed, and `X-Registry-Auth` is written in
@@ -238,7 +238,7 @@ impl Engine {
     }
 
     /// Has the engine push the image `repository:tag`, with `credentials` as the value of `X-Registry-Auth`. The answer
-    /// is lines of JSON that tell of progress.
+    /// is lines of JSON that report progress.
     pub(super) async fn push(&self, repository: &str, tag: &str, credentials: &str) -> Result<Incoming, Fault> {
         let tag: String = url::form_urlencoded::byte_serialize(tag.as_bytes()).collect();
         let path = format!("/images/{repository}/push?tag={tag}");
@@ -311,7 +311,7 @@ impl Engine {
     }
 }
 
-/// That the engine has no image named `name`.
+/// The engine has no image named `name`.
 pub(super) fn image_not_found(name: &str) -> Fault {
     let message = format!(
         "no image `{name}` in the docker engine of this machine; build or load it there, or set source: Registry"

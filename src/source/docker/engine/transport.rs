@@ -86,7 +86,7 @@ impl fmt::Display for TooLong {
 
 impl std::error::Error for TooLong {}
 
-/// That no connection was made, and why.
+/// Why no connection was made.
 #[derive(Debug)]
 pub(super) struct ConnectError(io::Error);
 
@@ -102,8 +102,7 @@ impl std::error::Error for ConnectError {
     }
 }
 
-/// Sends each request over a connection of its own: an idle one would only be the one that the engine closed when it
-/// restarted.
+/// Sends each request over a new connection: an idle one would be closed after a restart of the engine.
 #[derive(Clone, Debug)]
 pub(super) struct Transport {
     pub address: Address,
@@ -111,7 +110,7 @@ pub(super) struct Transport {
     pub connect_timeout: Duration,
     /// The version that paths are prefixed with (`/v1.44`); bollard sends none.
     pub version: Option<ApiVersion>,
-    /// `None` only for answers that are read piece by piece.
+    /// `None` only for answers that are read chunk by chunk.
     pub limit: Option<ReceiveLimit>,
     /// Is notified when the engine accepts a request; bollard's streams do not show that before their first item.
     pub accepted: Arc<Notify>,
