@@ -69,6 +69,6 @@ async fn what_the_engine_may_not_push_either_is_told_with_both_reasons() {
     let fault = transfer.run().await.unwrap_err();
     assert_eq!(fault.reason, Reason::SourceFailed, "{fault}");
     assert!(fault.message.contains("/docker/tmp"), "{fault}");
-    assert!(fault.message.contains("it has another image under the name"), "{fault}");
+    assert!(fault.message.contains("another image has the name"), "{fault}");
     assert_eq!(transfer.destination.digest_of("1").await.unwrap(), None);
 }
