@@ -29,9 +29,9 @@ use crate::runtime::{
     AdmitRules, Health, ReadinessCheck, Recheck, RegistryTarget, Role, Settings, WorkerInputs, kube_fault,
     with_short_timeout, with_timeout,
 };
-use crate::source::ImageSource;
 use crate::source::containerd::{Containerd, ContainerdEvents};
-use crate::source::docker::{Docker, ImageChange, ImageEvents};
+use crate::source::docker::{Docker, ImageEvents};
+use crate::source::{ImageChange, ImageSource};
 use crate::worker;
 
 /// The field manager of one node's answers; each node owns its own entry of the list.
@@ -111,7 +111,7 @@ pub async fn run(
 /// Takes away what a killed agent left in its engine, whenever the engine is there anew.
 async fn sweep_at(notice: ImageChange, docker: &Docker) -> ImageChange {
     if notice == ImageChange::Resync
-        && let Err(fault) = docker.sweep().await
+        && let Err(fault) = docker.remove_abandoned_names().await
     {
         warn!(%fault, "names under which a killed agent had images pushed may be left in the engine");
     }
@@ -391,8 +391,8 @@ impl Role for NodeRole {
         // The object may allow the engine another time to stand still.
         let engine = match image.spec.source {
             source if idle == self.settings.idle => self.engine(source),
-            SourceKind::Docker => Some(Arc::new(self.docker.with_idle(idle)) as Arc<dyn ImageSource>),
-            SourceKind::Containerd => Some(Arc::new(self.containerd.with_idle(idle)) as Arc<dyn ImageSource>),
+            SourceKind::Docker => Some(Arc::new(self.docker.with_idle_timeout(idle)) as Arc<dyn ImageSource>),
+            SourceKind::Containerd => Some(Arc::new(self.containerd.with_idle_timeout(idle)) as Arc<dyn ImageSource>),
             SourceKind::Registry => None,
         };
         engine.ok_or_else(|| {

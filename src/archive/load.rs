@@ -344,7 +344,7 @@ impl ImageSource for PackedImages {
             .into_iter()
             .chain(foreign.iter().copied())
         {
-            if sink.holds(&blob.digest, Some(blob.size)).await?.is_some() {
+            if sink.existing_size(&blob.digest, Some(blob.size)).await?.is_some() {
                 continue;
             }
             let Some(bytes) = self.repository.read(blob).await? else {
@@ -354,7 +354,7 @@ impl ImageSource for PackedImages {
                 let message = format!("the package file lacks the blob {}", blob.digest);
                 return Err(Fault::stalled(Reason::SourceNotFound, message));
             };
-            sink.take(Blob {
+            sink.store(Blob {
                 form: Form::Exact,
                 digest: Some(blob.digest.clone()),
                 size: Some(blob.size),
@@ -365,7 +365,7 @@ impl ImageSource for PackedImages {
         Ok(Delivery {
             documents: image.documents.clone(),
             method: Method::Registry,
-            declined: None,
+            method_message: None,
         })
     }
 }

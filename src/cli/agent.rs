@@ -44,7 +44,7 @@ impl Agent {
         let opened = async {
             let (client, settings) = self.cluster.open().await?;
             let engines = agent::Engines {
-                docker: self.engine.docker(settings.idle)?.of_agent(),
+                docker: self.engine.docker(settings.idle)?.for_agent(),
                 containerd: self.engine.containerd(settings.idle)?,
             };
             let serving = self.cluster.serve(&settings, &stop).await?;

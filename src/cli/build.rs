@@ -274,10 +274,10 @@ impl Build {
             digest: Some(outcome.digest.to_string()),
             method: Some(outcome.method.to_string()),
             method_reason: outcome
-                .declined
+                .method_message
                 .as_ref()
-                .map(|_| outcome.method.declined_reason().to_owned()),
-            method_message: outcome.declined,
+                .map(|_| outcome.method.method_reason().to_owned()),
+            method_message: outcome.method_message,
             moved_bytes: outcome.moved_bytes,
             moved_blobs: Some(outcome.moved_blobs),
             moved_referrers: outcome.referrers,

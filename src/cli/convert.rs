@@ -66,7 +66,7 @@ impl RootDirectory {
         }
         let root = root.unwrap_or(own);
         Ok(Self {
-            files: RefCell::new(ConfinedDirectory::at(root).map_err(|error| error.to_string())?),
+            files: RefCell::new(ConfinedDirectory::open(root).map_err(|reason| reason.to_string())?),
             start,
             shown: root.display().to_string(),
         })
@@ -103,7 +103,7 @@ impl Files for RootDirectory {
     fn read(&self, path: &str, limit: usize) -> Result<Vec<u8>, String> {
         let path = self.resolve(path)?;
         let cannot = |error: std::io::Error| format!("cannot be read: {error}");
-        let opened = self.files.borrow_mut().open(path.as_bytes());
+        let opened = self.files.borrow_mut().open_file(path.as_bytes());
         let (file, _) = opened.map_err(|errno| match errno {
             Errno::LOOP => "is a symbolic link, or its path contains one or a part that is not a directory; links are not followed: name the file itself".to_owned(),
             Errno::INVAL | Errno::ISDIR => "is not a regular file, and only files can be converted".to_owned(),
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn paths_outside_of_the_root_are_refused() {
         let folder = |start: &[&str]| RootDirectory {
-            files: RefCell::new(ConfinedDirectory::at(Path::new("/")).unwrap()),
+            files: RefCell::new(ConfinedDirectory::open(Path::new("/")).unwrap()),
             start: start.iter().map(|part| (*part).to_owned()).collect(),
             shown: "x".to_owned(),
         };

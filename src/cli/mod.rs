@@ -141,7 +141,7 @@ fn in_runtime<W: Future<Output = ExitCode>>(front: Frontend, work: impl FnOnce(C
     runtime.spawn(stop_on_signal(stop.clone(), front));
     let code = runtime.block_on(work(stop));
     // Cancelled transfers undo their changes to engines.
-    runtime.block_on(docker::settled(CLEANUP_TIMEOUT));
+    runtime.block_on(docker::wait_for_name_removal(CLEANUP_TIMEOUT));
     // A blocking read of an unavailable file system must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_millis(200));
     code

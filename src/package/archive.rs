@@ -209,7 +209,7 @@ pub(super) async fn bring(
         inputs: inputs.clone(),
     };
     let within = |fault: Fault| fault.within(format_args!("`{}`", archive.path));
-    let mut readings = Rereads::default();
+    let mut rereads = Rereads::default();
     if let Some(tar) = known.get(&inputs)
         && repository.holds(&tar.blob.digest).await? == Some(tar.blob.size)
     {
@@ -218,7 +218,7 @@ pub(super) async fn bring(
             || loop {
                 match archive.measure().await {
                     Ok(measured) => break measured == of_tar,
-                    Err(fault) => readings.again(within(fault))?,
+                    Err(fault) => rereads.retry_after(within(fault))?,
                 }
             };
         if same {
@@ -233,7 +233,7 @@ pub(super) async fn bring(
         });
         match stored.await {
             Ok((digest, size)) => return Ok((archived(digest, size), size)),
-            Err(fault) => readings.again(within(fault))?,
+            Err(fault) => rereads.retry_after(within(fault))?,
         }
     }
 }

@@ -379,8 +379,8 @@ impl ImageSource for VerifiedSource {
         self.inner.referrers(reference, subject).await
     }
 
-    async fn tagged(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
-        self.inner.tagged(reference, tag).await
+    async fn tag_digest(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
+        self.inner.tag_digest(reference, tag).await
     }
 
     async fn referrer(&self, reference: &Reference, identifier: &str) -> Result<Option<Resolved>, Fault> {

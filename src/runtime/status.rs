@@ -205,10 +205,10 @@ pub fn record_success(
     if outcome.moved_blobs > 0 || status.method.is_none() || status.digest.as_deref() != Some(outcome.digest.as_str()) {
         status.method = Some(outcome.method.to_string());
         status.method_reason = outcome
-            .declined
+            .method_message
             .as_ref()
-            .map(|_| outcome.method.declined_reason().to_owned());
-        status.method_message = outcome.declined.clone();
+            .map(|_| outcome.method.method_reason().to_owned());
+        status.method_message = outcome.method_message.clone();
     }
     let status_before = before.status.as_ref();
     let of_this_spec = status_before.is_some_and(|before| before.observed_generation == generation);
@@ -284,7 +284,7 @@ mod tests {
             digest,
             size: 1,
             method: Method::Unchanged,
-            declined: None,
+            method_message: None,
             published,
             referrers: 0,
             omitted_tag: None,

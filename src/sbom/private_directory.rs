@@ -59,8 +59,8 @@ impl PrivateDirectory {
     /// folder may have put a link there, or something that never ends.
     pub fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>> {
         let mut content = Vec::new();
-        let mut folder = ConfinedDirectory::at(self.path()).map_err(|doubt| io::Error::other(doubt.to_string()))?;
-        let (file, _) = folder.open(name.as_bytes()).map_err(|errno| match errno {
+        let mut folder = ConfinedDirectory::open(self.path()).map_err(|reason| io::Error::other(reason.to_string()))?;
+        let (file, _) = folder.open_file(name.as_bytes()).map_err(|errno| match errno {
             Errno::LOOP | Errno::INVAL => io::Error::other("it is no regular file"),
             other => other.into(),
         })?;

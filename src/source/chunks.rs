@@ -1,4 +1,4 @@
-//! Content on its way from the thread that reads files to the task that sends it.
+//! Passes content from the thread that reads files to the task that sends it.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -12,36 +12,51 @@ use super::unreadable::UnreadableReason;
 
 /// The longest chunk in bytes.
 pub(super) const CHUNK: usize = 1024 * 1024;
-/// Chunks that wait to be taken.
-const WAITING: usize = 2;
-/// Buffers of the whole process that are kept for the next chunk. Fresh memory costs the kernel more than reading a
-/// warm file does, and what is given back in between the chunks of others stays with the process all the same.
+/// Chunks that wait for the receiver.
+const QUEUE_LENGTH: usize = 2;
+/// Buffers of the whole process that are reused for the next chunk. Fresh memory costs the kernel more than reading a
+/// cached file does, and the allocator does not return freed buffers that lie between used ones.
 static SPARES: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
-/// How many are kept.
-const KEPT: usize = 24;
+/// The longest list of spare buffers.
+const SPARES_LIMIT: usize = 24;
 
-/// Why no more is handed on.
+/// Why no more chunks are sent.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// Nobody takes it any more.
+    /// The receiver was dropped.
     Closed,
-    /// It is not what it should be.
-    Doubted(UnreadableReason),
+    /// The content cannot be read, or is not what it should be.
+    Unreadable(UnreadableReason),
 }
 
-impl From<UnreadableReason> for Stop {
-    fn from(doubt: UnreadableReason) -> Self {
-        Self::Doubted(doubt)
+/// Why a file was not sent to its end.
+#[derive(Debug)]
+pub(super) enum ReadError {
+    /// The file cannot be read.
+    File(io::Error),
+    /// No more chunks are sent.
+    Stop(Stop),
+}
+
+impl From<Stop> for ReadError {
+    fn from(stop: Stop) -> Self {
+        Self::Stop(stop)
     }
 }
 
-/// A buffer of `size` bytes, whatever is in it.
+impl From<UnreadableReason> for Stop {
+    fn from(reason: UnreadableReason) -> Self {
+        Self::Unreadable(reason)
+    }
+}
+
+/// A buffer of `size` bytes with any content.
 fn buffer(size: usize) -> Box<[u8]> {
     let spare = (size == CHUNK).then(|| SPARES.lock().unwrap_or_else(PoisonError::into_inner).pop());
     spare.flatten().unwrap_or_else(|| vec![0; size].into_boxed_slice())
 }
 
-/// The writing end: fills one chunk after the other, in a thread that may wait.
+/// The sender: fills one chunk after the other, in a thread that may block.
 pub(super) struct Chunks {
     sender: mpsc::Sender<Result<Bytes, UnreadableReason>>,
     size: usize,
@@ -52,7 +67,7 @@ pub(super) struct Chunks {
 impl Chunks {
     /// Both ends for content of `length` bytes.
     pub fn new(length: u64) -> (Self, mpsc::Receiver<Result<Bytes, UnreadableReason>>) {
-        let (sender, receiver) = mpsc::channel(WAITING);
+        let (sender, receiver) = mpsc::channel(QUEUE_LENGTH);
         let size = usize::try_from(length).map_or(CHUNK, |length| length.clamp(1, CHUNK));
         let chunks = Self {
             sender,
@@ -63,13 +78,13 @@ impl Chunks {
         (chunks, receiver)
     }
 
-    /// Where the next bytes go; never empty. [`Chunks::filled`] says how many came.
-    pub fn space(&mut self) -> &mut [u8] {
+    /// Where the next bytes are written; never empty. [`Chunks::advance`] says how many were.
+    pub fn unfilled(&mut self) -> &mut [u8] {
         &mut self.buffer[self.filled..]
     }
 
-    /// `length` bytes were written to the beginning of [`Chunks::space`].
-    pub fn filled(&mut self, length: usize) -> Result<(), Stop> {
+    /// `length` bytes were written to the beginning of [`Chunks::unfilled`].
+    pub fn advance(&mut self, length: usize) -> Result<(), Stop> {
         self.filled += length;
         if self.filled == self.buffer.len() {
             self.flush()
@@ -81,44 +96,44 @@ impl Chunks {
     /// Copies `content`.
     pub fn write(&mut self, mut content: &[u8]) -> Result<(), Stop> {
         while !content.is_empty() {
-            let space = self.space();
+            let space = self.unfilled();
             let length = space.len().min(content.len());
             space[..length].copy_from_slice(&content[..length]);
             content = &content[length..];
-            self.filled(length)?;
+            self.advance(length)?;
         }
         Ok(())
     }
 
-    /// Reads `file` from where it stands, at most `length` bytes, and shows them to `seen` on their way. Gives how
-    /// many there were, or what kept the file from being read.
-    pub fn read(&mut self, mut file: &File, length: u64, mut seen: impl FnMut(&[u8])) -> Result<io::Result<u64>, Stop> {
-        let mut ahead = ReadAhead::of(file, length);
+    /// Reads `file` from its current position, at most `length` bytes, and passes them to `observe` too. Returns the
+    /// number of bytes.
+    pub fn read(&mut self, mut file: &File, length: u64, mut observe: impl FnMut(&[u8])) -> Result<u64, ReadError> {
+        let mut ahead = ReadAhead::new(file, length);
         let mut done = 0;
         while done < length {
-            ahead.at(done);
-            let space = self.space();
+            ahead.advance_to(done);
+            let space = self.unfilled();
             let most = usize::try_from(length - done).map_or(space.len(), |left| left.min(space.len()));
             match file.read(&mut space[..most]) {
                 Ok(0) => break,
                 Ok(read) => {
-                    seen(&space[..read]);
+                    observe(&space[..read]);
                     done += read as u64;
-                    self.filled(read)?;
+                    self.advance(read)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Ok(Err(error)),
+                Err(error) => return Err(ReadError::File(error)),
             }
         }
-        Ok(Ok(done))
+        Ok(done)
     }
 
-    /// Hands the last chunk on, and why it is the last when that is not the end.
-    pub fn end(mut self, result: Result<(), Stop>) {
-        // Nobody listens any more when this fails, and then nobody needs it.
+    /// Sends the last chunk, or why the content is incomplete.
+    pub fn finish(mut self, result: Result<(), Stop>) {
+        // This fails only when the receiver was dropped.
         match result {
             Ok(()) if self.filled > 0 => drop(self.flush()),
-            Err(Stop::Doubted(doubt)) => drop(self.sender.blocking_send(Err(doubt))),
+            Err(Stop::Unreadable(reason)) => drop(self.sender.blocking_send(Err(reason))),
             Ok(()) | Err(Stop::Closed) => {}
         }
     }
@@ -133,21 +148,21 @@ impl Chunks {
     }
 }
 
-/// Keeps a buffer for who comes next.
-fn keep(buffer: Box<[u8]>) {
+/// Keeps a buffer for the next chunk.
+fn recycle(buffer: Box<[u8]>) {
     let mut spares = SPARES.lock().unwrap_or_else(PoisonError::into_inner);
-    if buffer.len() == CHUNK && spares.len() < KEPT {
+    if buffer.len() == CHUNK && spares.len() < SPARES_LIMIT {
         spares.push(buffer);
     }
 }
 
 impl Drop for Chunks {
     fn drop(&mut self) {
-        keep(std::mem::take(&mut self.buffer));
+        recycle(std::mem::take(&mut self.buffer));
     }
 }
 
-/// A buffer that goes back where it came from.
+/// A buffer that is recycled when it is dropped.
 struct Chunk {
     buffer: Box<[u8]>,
     filled: usize,
@@ -161,6 +176,6 @@ impl AsRef<[u8]> for Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        keep(std::mem::take(&mut self.buffer));
+        recycle(std::mem::take(&mut self.buffer));
     }
 }

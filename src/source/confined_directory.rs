@@ -1,9 +1,8 @@
-//! Opening files beneath a folder, and nowhere else.
+//! Opens files in a directory and its subdirectories only.
 //!
-//! A layer is made by a stranger. Paths are walked component by component and no symbolic link is followed, so
-//! whatever a layer holds, what is opened lies in it. `openat2` would say the same in one call, but kernels
-//! before 5.6 and many seccomp profiles lack it, and files that follow each other in a tar mostly lie in one
-//! folder, which is kept open here.
+//! The author of a layer is not trusted. Paths are walked component by component and no symbolic link is followed, so
+//! every file that is opened is in the directory. `openat2` does the same in one call, but kernels before 5.6 and many
+//! seccomp profiles lack it, and consecutive files of a tar are mostly in one directory, which is kept open here.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,70 +11,70 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 
-use super::unreadable::{UnreadableReason, shown};
+use super::unreadable::{UnreadableReason, printable_name};
 
-/// Of a path in bytes: no system call takes a longer one.
+/// The longest path in bytes that system calls accept.
 const PATH_LIMIT: usize = 4096;
 
-/// A folder, and the one beneath it that was used last.
+/// A directory, and the subdirectory that was used last.
 #[derive(Debug)]
 pub(crate) struct ConfinedDirectory {
-    shown: PathBuf,
+    path: PathBuf,
     root: OwnedFd,
     last: Option<(Vec<u8>, OwnedFd)>,
-    // Reading leaves no trace where the kernel lets us: owners and CAP_FOWNER only.
-    unnoticed: OFlags,
+    // Access times are not changed where the kernel allows that: for owners and CAP_FOWNER only.
+    no_atime: OFlags,
 }
 
 impl ConfinedDirectory {
-    /// The folder at `path`, which is trusted: symbolic links in it are followed.
-    pub fn at(path: &Path) -> Result<Self, UnreadableReason> {
+    /// The directory at `path`, which is trusted: symbolic links in it are followed.
+    pub fn open(path: &Path) -> Result<Self, UnreadableReason> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match rustix::fs::open(path, flags, Mode::empty()) {
-            Ok(root) => Ok(Self::of(path.to_owned(), root)),
-            Err(errno) => Err(refused(path, errno)),
+            Ok(root) => Ok(Self::new(path.to_owned(), root)),
+            Err(errno) => Err(unreadable(path, errno)),
         }
     }
 
-    /// A folder beneath this one.
-    pub fn folder(&self, path: &str) -> Result<Self, UnreadableReason> {
-        let shown = self.shown.join(path);
-        let root = descend(&self.root, path.as_bytes()).map_err(|errno| refused(&shown, errno))?;
+    /// A subdirectory.
+    pub fn directory(&self, path: &str) -> Result<Self, UnreadableReason> {
+        let full_path = self.path.join(path);
+        let root = descend(&self.root, path.as_bytes()).map_err(|errno| unreadable(&full_path, errno))?;
         match root {
-            Some(root) => Ok(Self::of(shown, root)),
-            None => Err(refused(&shown, Errno::INVAL)),
+            Some(root) => Ok(Self::new(full_path, root)),
+            None => Err(unreadable(&full_path, Errno::INVAL)),
         }
     }
 
-    /// The regular file at `name` and its length in bytes. A leading `/` or `./` means this folder, as it does
+    /// The regular file at `name` and its length in bytes. A leading `/` or `./` means this directory, as
     /// in a tar.
     pub fn file(&mut self, name: &[u8]) -> Result<(File, u64), UnreadableReason> {
-        self.open(name).map_err(|errno| {
-            let name = shown(name);
-            refused(&self.shown.join(name.trim_start_matches('/')), errno)
+        self.open_file(name).map_err(|errno| {
+            let name = printable_name(name);
+            unreadable(&self.path.join(name.trim_start_matches('/')), errno)
         })
     }
 
-    /// The same, or `None` when there is nothing of that name.
+    /// The same, or `None` if `name` does not exist.
     pub fn find(&mut self, name: &str) -> Result<Option<(File, u64)>, UnreadableReason> {
-        match self.open(name.as_bytes()) {
+        match self.open_file(name.as_bytes()) {
             Ok(found) => Ok(Some(found)),
             Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(refused(&self.shown.join(name), errno)),
+            Err(errno) => Err(unreadable(&self.path.join(name), errno)),
         }
     }
 
-    fn of(shown: PathBuf, root: OwnedFd) -> Self {
+    fn new(path: PathBuf, root: OwnedFd) -> Self {
         Self {
-            shown,
+            path,
             root,
             last: None,
-            unnoticed: OFlags::NOATIME,
+            no_atime: OFlags::NOATIME,
         }
     }
 
-    /// The same as [`ConfinedDirectory::file`], with the bare reason.
-    pub fn open(&mut self, name: &[u8]) -> Result<(File, u64), Errno> {
+    /// The same as [`ConfinedDirectory::file`], with the error number.
+    pub fn open_file(&mut self, name: &[u8]) -> Result<(File, u64), Errno> {
         if name.len() > PATH_LIMIT {
             return Err(Errno::NAMETOOLONG);
         }
@@ -86,28 +85,28 @@ impl ConfinedDirectory {
         }
         if self.last.as_ref().is_none_or(|(known, _)| known != parent) {
             self.last = match self.last.take() {
-                // One step down is the common case when folders are deep.
-                Some((known, folder)) if !known.is_empty() && parent.starts_with(&known) => {
-                    let below = descend(&folder, &parent[known.len()..])?;
-                    Some((parent.to_owned(), below.unwrap_or(folder)))
+                // Mostly the next directory is in the last one.
+                Some((known, directory)) if !known.is_empty() && parent.starts_with(&known) => {
+                    let below = descend(&directory, &parent[known.len()..])?;
+                    Some((parent.to_owned(), below.unwrap_or(directory)))
                 }
-                _ => descend(&self.root, parent)?.map(|folder| (parent.to_owned(), folder)),
+                _ => descend(&self.root, parent)?.map(|directory| (parent.to_owned(), directory)),
             };
         }
-        let folder = self.last.as_ref().map_or(&self.root, |(_, folder)| folder);
-        // Opening a device may do something, so it is looked at first. What it became in between does no harm:
-        // nothing here waits for a FIFO.
-        let found = statat(folder, base, AtFlags::SYMLINK_NOFOLLOW)?;
+        let directory = self.last.as_ref().map_or(&self.root, |(_, directory)| directory);
+        // Opening a device may have effects, so the type is checked first. A file that is replaced in between does no
+        // harm: opening does not wait for a FIFO.
+        let found = statat(directory, base, AtFlags::SYMLINK_NOFOLLOW)?;
         match FileType::from_raw_mode(found.st_mode) {
             FileType::RegularFile => {}
             FileType::Symlink => return Err(Errno::LOOP),
             _ => return Err(Errno::INVAL),
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = match openat(folder, base, flags | self.unnoticed, Mode::empty()) {
-            Err(Errno::PERM) if !self.unnoticed.is_empty() => {
-                self.unnoticed = OFlags::empty();
-                openat(folder, base, flags, Mode::empty())?
+        let file = match openat(directory, base, flags | self.no_atime, Mode::empty()) {
+            Err(Errno::PERM) if !self.no_atime.is_empty() => {
+                self.no_atime = OFlags::empty();
+                openat(directory, base, flags, Mode::empty())?
             }
             opened => opened?,
         };
@@ -116,37 +115,37 @@ impl ConfinedDirectory {
     }
 }
 
-// The folder at `path` beneath `from`; `None` when that is `from` itself.
+// The directory at `path` in `from`; `None` when that is `from` itself.
 fn descend(from: &OwnedFd, path: &[u8]) -> Result<Option<OwnedFd>, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut folder: Option<OwnedFd> = None;
+    let mut directory: Option<OwnedFd> = None;
     for component in path.split(|&byte| byte == b'/') {
         match component {
             b"" | b"." => {}
             b".." => return Err(Errno::XDEV),
             name => {
-                let next = openat(folder.as_ref().unwrap_or(from), name, flags, Mode::empty());
-                folder = Some(next.map_err(|errno| match errno {
-                    // What O_DIRECTORY says of a symbolic link that is not followed.
+                let next = openat(directory.as_ref().unwrap_or(from), name, flags, Mode::empty());
+                directory = Some(next.map_err(|errno| match errno {
+                    // The error of O_DIRECTORY for a symbolic link that is not followed.
                     Errno::NOTDIR => Errno::LOOP,
                     other => other,
                 })?);
             }
         }
     }
-    Ok(folder)
+    Ok(directory)
 }
 
-fn refused(path: &Path, errno: Errno) -> UnreadableReason {
+fn unreadable(path: &Path, errno: Errno) -> UnreadableReason {
     let path = path.display();
     UnreadableReason::new(match errno {
-        Errno::NOENT => format!("{path} is not there"),
+        Errno::NOENT => format!("{path} does not exist"),
         Errno::ACCESS | Errno::PERM => {
-            format!("{path} may not be read by this process, which takes CAP_DAC_READ_SEARCH")
+            format!("{path} may not be read by this process: it needs CAP_DAC_READ_SEARCH")
         }
-        Errno::LOOP => format!("a part of {path} is a link or no folder"),
-        Errno::XDEV => format!("{path} leads out of its folder"),
-        Errno::INVAL | Errno::ISDIR => format!("{path} is no regular file"),
+        Errno::LOOP => format!("a component of {path} is a link or not a directory"),
+        Errno::XDEV => format!("{path} leads out of its directory"),
+        Errno::INVAL | Errno::ISDIR => format!("{path} is not a regular file"),
         other => format!("{path} cannot be opened ({})", std::io::Error::from(other)),
     })
 }
@@ -159,8 +158,8 @@ mod tests {
 
     use super::*;
 
-    fn read(beneath: &mut ConfinedDirectory, name: &[u8]) -> Result<String, String> {
-        let (mut file, length) = beneath.file(name).map_err(|doubt| doubt.to_string())?;
+    fn read(directory: &mut ConfinedDirectory, name: &[u8]) -> Result<String, String> {
+        let (mut file, length) = directory.file(name).map_err(|reason| reason.to_string())?;
         let mut content = String::new();
         file.read_to_string(&mut content).unwrap();
         assert_eq!(content.len() as u64, length);
@@ -168,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn opens_what_lies_beneath_and_nothing_else() {
+    fn opens_only_files_in_the_directory() {
         let outside = tempfile::tempdir().unwrap();
         let layer = outside.path().join("layer");
         std::fs::create_dir_all(layer.join("a/b/c")).unwrap();
@@ -184,7 +183,7 @@ mod tests {
         symlink("/etc/passwd", layer.join("a/absolute")).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, layer.join("fifo"), Mode::RUSR).unwrap();
 
-        let mut beneath = ConfinedDirectory::at(&layer).unwrap();
+        let mut directory = ConfinedDirectory::open(&layer).unwrap();
         for name in [
             "a/b/two",
             "a/b/three",
@@ -197,9 +196,9 @@ mod tests {
         ] {
             let expected = name.replace("//", "/").replace("/./", "/");
             let expected = expected.trim_start_matches("./").trim_start_matches('/');
-            assert_eq!(read(&mut beneath, name.as_bytes()).unwrap(), expected, "{name}");
+            assert_eq!(read(&mut directory, name.as_bytes()).unwrap(), expected, "{name}");
         }
-        assert_eq!(read(&mut beneath, b"a/\xff").unwrap(), "odd");
+        assert_eq!(read(&mut directory, b"a/\xff").unwrap(), "odd");
         for (name, why) in [
             ("../secret", "leads out"),
             ("a/../top", "leads out"),
@@ -208,21 +207,21 @@ mod tests {
             ("a/within/two", "a link"),
             ("out", "a link"),
             ("a/absolute", "a link"),
-            ("/etc/passwd", "not there"),
-            ("fifo", "no regular file"),
-            ("a/b", "no regular file"),
-            ("a/", "no regular file"),
-            ("", "no regular file"),
-            ("..", "no regular file"),
-            ("top/x", "a link or no folder"),
-            ("a/none", "not there"),
+            ("/etc/passwd", "does not exist"),
+            ("fifo", "not a regular file"),
+            ("a/b", "not a regular file"),
+            ("a/", "not a regular file"),
+            ("", "not a regular file"),
+            ("..", "not a regular file"),
+            ("top/x", "a link or not a directory"),
+            ("a/none", "does not exist"),
         ] {
-            let doubt = read(&mut beneath, name.as_bytes()).unwrap_err();
-            assert!(doubt.contains(why), "{name}: {doubt}");
+            let reason = read(&mut directory, name.as_bytes()).unwrap_err();
+            assert!(reason.contains(why), "{name}: {reason}");
         }
         let long = vec![b'x'; PATH_LIMIT + 1];
-        assert!(read(&mut beneath, &long).unwrap_err().contains("too long"));
-        // A refusal leaves nothing behind that the next name would be sought in.
-        assert_eq!(read(&mut beneath, b"top").unwrap(), "top");
+        assert!(read(&mut directory, &long).unwrap_err().contains("too long"));
+        // After an error the next name is not searched in another directory.
+        assert_eq!(read(&mut directory, b"top").unwrap(), "top");
     }
 }

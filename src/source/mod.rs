@@ -30,8 +30,10 @@
 mod chunks;
 mod confined_directory;
 pub mod containerd;
+mod containerd_api;
 mod content;
 pub mod docker;
+mod image_change;
 mod read_ahead;
 mod reconnection;
 mod registry;
@@ -52,35 +54,35 @@ use crate::oci::{Descriptor, Digest, Document, Platform, Reference};
 use crate::registry::{Credentials, Repository};
 
 pub(crate) use confined_directory::ConfinedDirectory;
+pub use image_change::ImageChange;
 pub use registry::RegistrySource;
 pub(crate) use reread::Rereads;
 
-/// The content of a blob as it passes. An error ends it; so does a clean end before the announced size.
+/// The content of a blob. An error ends it. An end before the announced size is an error too.
 pub type ByteStream<'a> = BoxStream<'a, Result<Bytes, Fault>>;
 
-/// A way in which an image's bytes leave their source, as it stands in `status.method`.
+/// How an image's bytes are read from their source, as in `status.method`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 pub enum Method {
     /// Read from a registry.
     Registry,
-    /// The folder of a docker engine: its layers' files and what it noted of their tars.
+    /// From the directory of a docker engine: the files of its layers and their tar-splits.
     DockerGraph,
-    /// The content store of a containerd, read directly: its blobs as they are stored.
+    /// From the directory of the content store of a containerd: its blobs as they are stored.
     ContainerdContent,
-    /// The same blobs, asked of the containerd over its socket.
+    /// The same blobs, over the socket of the containerd.
     ContainerdApi,
-    /// The docker engine's save API, streamed once.
+    /// By the docker engine's save API, streamed once.
     DockerSave,
-    /// The docker engine pushed the image by itself.
+    /// The docker engine pushed the image itself.
     DockerPush,
-    /// Nothing was read: the destination has it all.
+    /// Nothing was read: the destination has all of it.
     Unchanged,
 }
 
 impl Method {
-    /// The reason for which the image left its source in this way and not in a better one, as
-    /// `status.methodReason` has it.
-    pub fn declined_reason(self) -> &'static str {
+    /// The reason why no better method was used, as in `status.methodReason`.
+    pub fn method_reason(self) -> &'static str {
         match self {
             Self::DockerPush => "ExportRefused",
             Self::Registry | Self::Unchanged => "ContentAdjusted",
@@ -95,23 +97,23 @@ impl fmt::Display for Method {
     }
 }
 
-/// What a source calls an image before its layers are read.
+/// The identity of an image at its source before its layers are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
-    /// The digest of its manifest or index, which is carried unchanged.
+    /// The digest of its manifest or index, which is copied unchanged.
     Manifest(Digest),
     /// The digest of its configuration: an engine that keeps no manifest has only this. `diff_ids` are the
     /// digests of the uncompressed layers, lowest first, as the configuration lists them.
     Config {
-        /// What docker calls the image ID.
+        /// The image ID in docker.
         image_id: Digest,
-        /// One a layer, lowest first; a digest may repeat.
+        /// One per layer, lowest first; a digest may repeat.
         diff_ids: Vec<Digest>,
     },
 }
 
 impl Identity {
-    /// The digest, whichever it is.
+    /// The digest of either.
     pub fn digest(&self) -> &Digest {
         match self {
             Self::Manifest(digest) => digest,
@@ -123,67 +125,67 @@ impl Identity {
 /// An image that was found at its source.
 #[derive(Clone, Debug)]
 pub struct Resolved {
-    /// What was asked for.
+    /// The reference that was resolved.
     pub reference: Reference,
     /// The platforms that were asked for; empty means all that the source has.
     pub platforms: Vec<Platform>,
-    /// What the source calls it.
+    /// Its identity at the source.
     pub identity: Identity,
-    /// The index that the platforms were chosen from, where the image is not all of it.
+    /// The index from which platforms were selected, if the image is not all of it.
     pub chosen_from: Option<Digest>,
-    /// Every manifest, children before the index that lists them, the root last. Empty when only the
-    /// delivery tells.
+    /// Every manifest, children before the index that lists them, the root last. Empty if they are
+    /// known only after the delivery.
     pub documents: Vec<Document>,
-    /// The memory that the documents take, held as long as they are.
+    /// The memory that is reserved for the documents, as long as they are kept.
     pub memory: Arc<Reservation>,
-    /// Bytes that the image has at its source, as far as it says: for progress, not for a decision.
+    /// The size in bytes at the source, if it is known: for progress only.
     pub size: Option<u64>,
 }
 
-/// What came out of a delivery.
+/// The result of a delivery.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     /// Every manifest, children before the index that lists them, the root last. Never empty.
     pub documents: Vec<Document>,
-    /// How the bytes came; the last resort of several.
+    /// How the bytes were read; of several methods, the last one.
     pub method: Method,
-    /// Why a better way was not taken, or not for all of it, for a person. The same in two tries that go the
-    /// same way.
-    pub declined: Option<String>,
+    /// Why a better method was not used, or not for all of it, for a person. Repeated attempts with the same result have the
+    /// same text.
+    pub method_message: Option<String>,
 }
 
-/// What a blob is to the image, which decides whether its form may be chosen.
+/// Whether the destination may choose the compression of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// Content that a manifest names already: it is carried to the byte.
+    /// Content that a manifest names already: it is stored unchanged.
     Exact,
     /// An uncompressed layer that no manifest names yet: the destination may choose its compression.
     Diff,
 }
 
-/// A blob on its way to the destination.
+/// A blob that is sent to the destination.
 pub struct Blob<'a> {
-    /// Whether its form may be chosen.
+    /// Whether its compression may be chosen.
     pub form: Form,
-    /// The digest of `bytes`, when it is known before them. It is verified.
+    /// The digest of `bytes`, if it is known before. It is verified.
     pub digest: Option<Digest>,
-    /// The length of `bytes`, when it is known before them. It is verified.
+    /// The length of `bytes`, if it is known before. It is verified.
     pub size: Option<u64>,
-    /// The content. Nothing of the source is held before the first of it is asked for.
+    /// The content. The source reads nothing before it is polled.
     pub bytes: ByteStream<'a>,
 }
 
-/// A blob that stands in the destination.
+/// A blob that exists in the destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredBlob {
-    /// The digest of the bytes that the source gave.
-    pub content: Digest,
-    /// What stands in the destination. The media type is that of an OCI layer for [`Form::Diff`], and
+    /// The digest of the bytes that the source sent.
+    pub content_digest: Digest,
+    /// The blob in the destination. The media type is that of an OCI layer for [`Form::Diff`], and
     /// `application/octet-stream` for [`Form::Exact`], where the source knows better.
-    pub stored: Descriptor,
+    pub descriptor: Descriptor,
 }
 
-/// Where an engine may push an image by itself.
+/// Where an engine may push an image itself.
 #[derive(Clone, Debug)]
 pub struct PushTarget {
     /// Host and port of the registry.
@@ -192,86 +194,84 @@ pub struct PushTarget {
     pub repository: String,
     /// The tag that the image gets there.
     pub tag: String,
-    /// Who pushes; without it, anonymously.
+    /// The credentials for the push; without them it is anonymous.
     pub credentials: Option<Credentials>,
 }
 
-/// Where a source delivers to. Safe to use from several places at once; the number of blobs on their way at
-/// once bounds the memory.
+/// The destination of a delivery. Blobs may be stored concurrently; each takes memory until it is stored.
 #[async_trait]
 pub trait BlobSink: Send + Sync {
-    /// The size in bytes of the blob in the destination, if it is there. A blob that can be had from another
-    /// repository of the destination without moving bytes is brought and counts as there. `size` is the
-    /// blob's size when the source knows it, for progress.
-    async fn holds(&self, digest: &Digest, size: Option<u64>) -> Result<Option<u64>, Fault>;
+    /// The size in bytes of the blob in the destination, if it exists. A blob that can be mounted from another repository of
+    /// the destination is mounted, and exists then. `size` is the blob's size if the source knows it, for progress.
+    async fn existing_size(&self, digest: &Digest, size: Option<u64>) -> Result<Option<u64>, Fault>;
 
-    /// The stored form of an uncompressed layer, if the destination holds it already.
-    async fn holds_diff(&self, diff_id: &Digest) -> Result<Option<Descriptor>, Fault>;
+    /// The stored form of an uncompressed layer, if the destination has it.
+    async fn existing_layer(&self, diff_id: &Digest) -> Result<Option<Descriptor>, Fault>;
 
-    /// Takes a blob to its end, verifies it and stores it. On any error nothing is visible under its digest. When
-    /// another transfer is just bringing the same, it waits for that one, and reads nothing if that one succeeds.
-    async fn take(&self, blob: Blob<'_>) -> Result<StoredBlob, Fault>;
+    /// Reads a blob to its end, verifies it and stores it. On any error nothing is visible under its digest. If another transfer
+    /// sends the same blob, this waits for it, and reads nothing if it succeeds.
+    async fn store(&self, blob: Blob<'_>) -> Result<StoredBlob, Fault>;
 
-    /// Where an engine may push the image by itself: `None` where only this process writes. That the tag may be
-    /// written was looked at.
+    /// Where an engine may push the image itself: `None` if only this process may write. That the tag may be written was
+    /// checked.
     async fn push_target(&self) -> Result<Option<PushTarget>, Fault> {
         Ok(None)
     }
 
-    /// A manifest or index that stands in the destination already.
+    /// A manifest or index in the destination, if it exists.
     async fn document(&self, digest: &Digest) -> Result<Option<Document>, Fault> {
         let _ = digest;
         Ok(None)
     }
 }
 
-/// Whether a failure to read an image may come of its content being deleted, which some registries refuse then.
-pub fn may_be_gone(fault: &Fault) -> bool {
+/// Whether a failure to read an image may mean that its content was deleted. Some registries refuse access then.
+pub fn may_mean_deleted(fault: &Fault) -> bool {
     matches!(
         fault.reason,
         Reason::SourceNotFound | Reason::SourceFailed | Reason::AuthenticationFailed
     )
 }
 
-/// A place that images can be read from.
+/// A source of images.
 #[async_trait]
 pub trait ImageSource: Send + Sync {
-    /// Finds the image and fixes which one it is. `platforms` chooses from an index; empty means all.
+    /// Finds the image and its identity. `platforms` selects from an index; empty means all.
     async fn resolve(&self, reference: &Reference, platforms: &[Platform]) -> Result<Resolved, Fault>;
 
-    /// Brings every blob that `sink` lacks, and returns the manifests. Foreign layers come where the source has them, and
-    /// are no failure where it has not.
+    /// Transfers every blob that `sink` lacks, and returns the manifests. Foreign layers are transferred if the source has
+    /// them; otherwise they are skipped.
     async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivery, Fault>;
 
-    /// Whether the source has `layer`, a foreign one of the image at `reference`, which [`ImageSource::deliver`] then
-    /// brings.
+    /// Whether the source has the foreign layer `layer` of the image `reference`, which [`ImageSource::deliver`] then
+    /// transfers.
     async fn has_foreign_layer(&self, reference: &Reference, layer: &Descriptor) -> Result<bool, Fault> {
         let _ = (reference, layer);
         Ok(false)
     }
 
-    /// What refers to the manifest `subject` in the repository of `reference`, as the source lists it: it need not be
-    /// true. Nothing where a source keeps no referrers, as engines do not.
+    /// The referrers of the manifest `subject` in the repository of `reference`, as the source lists them, unverified. Empty for
+    /// sources without referrers, such as engines.
     async fn referrers(&self, reference: &Reference, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
         let _ = (reference, subject);
         Ok(Vec::new())
     }
 
-    /// The digest that the source says stands under `tag` in the repository of `reference`, where it keeps referrers. It
-    /// need not be true.
-    async fn tagged(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
+    /// The digest of `tag` in the repository of `reference`, as the source says, unverified. `None` for sources without
+    /// referrers.
+    async fn tag_digest(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
         let _ = (reference, tag);
         Ok(None)
     }
 
     /// Finds the referrer that has the tag or digest `identifier` in the repository of `reference`, with every manifest
-    /// that it lists, for [`ImageSource::deliver`]; `None` where it or one of these is not there.
+    /// that it lists, for [`ImageSource::deliver`]; `None` if it or one of these does not exist.
     async fn referrer(&self, reference: &Reference, identifier: &str) -> Result<Option<Resolved>, Fault> {
         let _ = (reference, identifier);
         Ok(None)
     }
 
-    /// The repository that holds the image and what refers to it, such as signatures; an engine has none.
+    /// The repository of the image and its referrers, such as signatures; an engine has none.
     fn repository(&self, reference: &Reference) -> Option<Repository> {
         let _ = reference;
         None

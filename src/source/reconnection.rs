@@ -1,4 +1,4 @@
-//! Watching something that may go away: how long until the next try, and who was told.
+//! The wait before a watch connects again, and whether its loss was reported.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LAST_WAIT: Duration = Duration::from_secs(30);
 
-/// The tries of one watch to be connected.
+/// The attempts of one watch to connect.
 #[derive(Debug, Default)]
 pub(super) struct Reconnection {
     wait: Option<Duration>,
@@ -14,21 +14,21 @@ pub(super) struct Reconnection {
 }
 
 impl Reconnection {
-    /// Waits for the next try; not before the very first.
-    pub async fn pause(&self) {
+    /// Waits before the next attempt. The first is made at once.
+    pub async fn wait(&self) {
         if let Some(wait) = self.wait {
-            // Watches on many nodes may have lost what they watch at the same moment.
+            // Watches on many nodes may lose their connection at the same time.
             tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
         }
     }
 
-    /// The connection stands.
-    pub fn connected(&mut self) {
+    /// The watch is connected.
+    pub fn record_success(&mut self) {
         *self = Self::default();
     }
 
-    /// A try failed, or the connection broke. Whether that is news.
-    pub fn lost(&mut self) -> bool {
+    /// An attempt failed, or the connection was lost. Returns whether this is the first failure since the last connection.
+    pub fn record_failure(&mut self) -> bool {
         self.wait = Some(self.wait.map_or(FIRST_WAIT, |wait| (wait * 2).min(LAST_WAIT)));
         !std::mem::replace(&mut self.lost, true)
     }
@@ -39,17 +39,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_longer_each_time_and_tells_once() {
+    fn waits_double_and_the_first_failure_is_reported() {
         let mut reconnection = Reconnection::default();
         assert_eq!(reconnection.wait, None);
-        assert!(reconnection.lost());
+        assert!(reconnection.record_failure());
         assert_eq!(reconnection.wait, Some(FIRST_WAIT));
         for _ in 0..20 {
-            assert!(!reconnection.lost());
+            assert!(!reconnection.record_failure());
         }
         assert_eq!(reconnection.wait, Some(LAST_WAIT));
-        reconnection.connected();
-        assert!(reconnection.lost());
+        reconnection.record_success();
+        assert!(reconnection.record_failure());
         assert_eq!(reconnection.wait, Some(FIRST_WAIT));
     }
 }

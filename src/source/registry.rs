@@ -1,4 +1,4 @@
-//! Images that lie in a registry: manifests are carried to the byte, blobs streamed through.
+//! Images in a registry: manifests are copied unchanged, blobs streamed.
 
 mod lookup;
 
@@ -9,21 +9,17 @@ use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::reread::Rereads;
-use super::{Blob, BlobSink, Delivery, Form, Identity, ImageSource, Method, Resolved, may_be_gone};
+use super::{Blob, BlobSink, Delivery, Form, Identity, ImageSource, Method, Resolved, may_mean_deleted};
 use crate::budget::IMAGES;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Platform, Reference, Selection, distinct_blobs, distinct_foreign_layers, select};
 use crate::registry::{Registry, Repository};
 
-use self::lookup::Lookup;
 pub(super) use self::lookup::children_first;
+use self::lookup::{CONCURRENCY, Lookup};
 
-/// Manifests of one image that are read at once, and blobs that are carried. What of it runs is up to the
-/// registries' limits; a blob that somebody else brings just now only waits.
-const AT_ONCE: usize = 8;
-
-/// A registry as a source. References are looked up in it by their repository, whatever host they name, so a
-/// mirror may stand in.
+/// A registry as a source. References are looked up in it by their repository; the host that they name is ignored, so the
+/// registry may be a mirror.
 #[derive(Clone)]
 pub struct RegistrySource {
     registry: Registry,
@@ -49,14 +45,14 @@ impl RegistrySource {
 impl ImageSource for RegistrySource {
     async fn resolve(&self, reference: &Reference, platforms: &[Platform]) -> Result<Resolved, Fault> {
         let lookup = self.lookup(reference);
-        // A look at the tag; from here on digests decide.
+        // The tag is read once; everything below it by digests.
         let root = lookup.root(reference).await?;
         let digest = root.digest().clone();
         let fault = match lookup.resolve(root, reference, platforms).await {
-            Err(fault) if may_be_gone(&fault) && reference.digest().is_none() => fault,
+            Err(fault) if may_mean_deleted(&fault) && reference.digest().is_none() => fault,
             resolved => return resolved,
         };
-        // The tag may have moved meanwhile, and what it named before may be deleted.
+        // The tag may have been moved meanwhile, and the image that it named may be deleted.
         let lookup = self.lookup(reference);
         let root = lookup.root(reference).await?;
         if *root.digest() == digest {
@@ -72,18 +68,18 @@ impl ImageSource for RegistrySource {
         let mut blobs = distinct_blobs(&image.documents);
         let foreign = distinct_foreign_layers(&image.documents);
         blobs.extend(&foreign);
-        // The largest first: begun last, it would be what everybody waits for.
+        // The largest first: started last, it would run alone at the end.
         blobs.sort_by(|one, other| other.size.cmp(&one.size).then_with(|| one.digest.cmp(&other.digest)));
         let (repository, name, foreign) = (&repository, &name, &foreign);
         stream::iter(blobs.into_iter().map(Ok))
-            .try_for_each_concurrent(AT_ONCE, |blob| async move {
+            .try_for_each_concurrent(CONCURRENCY, |blob| async move {
                 if foreign.contains(&blob) {
-                    return carry_foreign(repository, name, blob, sink).await;
+                    return transfer_foreign_layer(repository, name, blob, sink).await;
                 }
-                let mut readings = Rereads::default();
+                let mut rereads = Rereads::default();
                 loop {
-                    match carry(repository, name, blob, sink).await {
-                        Err(fault) => readings.again(fault)?,
+                    match transfer(repository, name, blob, sink).await {
+                        Err(fault) => rereads.retry_after(fault)?,
                         done => return done,
                     }
                 }
@@ -92,14 +88,14 @@ impl ImageSource for RegistrySource {
         Ok(Delivery {
             documents: image.documents.clone(),
             method: Method::Registry,
-            declined: whole_index(image),
+            method_message: whole_index(image),
         })
     }
 
     async fn has_foreign_layer(&self, reference: &Reference, layer: &Descriptor) -> Result<bool, Fault> {
         let lookup = self.lookup(reference);
-        let has = lookup.repository.has_blob(&layer.digest).await;
-        has.map_err(|error| error.reading(&lookup.name))
+        let exists = lookup.repository.has_blob(&layer.digest).await;
+        exists.map_err(|error| error.reading(&lookup.name))
     }
 
     async fn referrers(&self, reference: &Reference, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
@@ -108,10 +104,10 @@ impl ImageSource for RegistrySource {
         listed.map_err(|error| error.reading(&lookup.name))
     }
 
-    async fn tagged(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
+    async fn tag_digest(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
         let lookup = self.lookup(reference);
-        let looked = lookup.repository.head_manifest(tag).await;
-        let found = lookup.repository.if_any(tag, looked).await;
+        let found = lookup.repository.head_manifest(tag).await;
+        let found = lookup.repository.if_any(tag, found).await;
         let found = found.map_err(|error| error.reading(&lookup.name))?;
         Ok(found.map(|descriptor| descriptor.digest))
     }
@@ -143,39 +139,38 @@ impl ImageSource for RegistrySource {
     }
 }
 
-/// Carries a foreign layer if its registry has it. It is asked of nobody else: where its `urls` lead is not for us to
-/// read.
-async fn carry_foreign(
+/// Transfers a foreign layer if its registry has it. Its `urls` are not read.
+async fn transfer_foreign_layer(
     repository: &Repository,
     name: &str,
     layer: &Descriptor,
     sink: &dyn BlobSink,
 ) -> Result<(), Fault> {
-    if sink.holds(&layer.digest, Some(layer.size)).await?.is_some() {
+    if sink.existing_size(&layer.digest, Some(layer.size)).await?.is_some() {
         return Ok(());
     }
-    let has = repository.has_blob(&layer.digest).await;
-    if !has.map_err(|error| error.reading(name))? {
+    let exists = repository.has_blob(&layer.digest).await;
+    if !exists.map_err(|error| error.reading(name))? {
         return Ok(());
     }
-    let mut readings = Rereads::default();
+    let mut rereads = Rereads::default();
     loop {
-        match carry(repository, name, layer, sink).await {
+        match transfer(repository, name, layer, sink).await {
             Err(fault) if fault.reason == Reason::SourceNotFound => return Ok(()),
-            Err(fault) => readings.again(fault)?,
+            Err(fault) => rereads.retry_after(fault)?,
             done => return done,
         }
     }
 }
 
-async fn carry(repository: &Repository, name: &str, blob: &Descriptor, sink: &dyn BlobSink) -> Result<(), Fault> {
-    if sink.holds(&blob.digest, Some(blob.size)).await?.is_some() {
+async fn transfer(repository: &Repository, name: &str, blob: &Descriptor, sink: &dyn BlobSink) -> Result<(), Fault> {
+    if sink.existing_size(&blob.digest, Some(blob.size)).await?.is_some() {
         return Ok(());
     }
     let owned = name.to_owned();
     let bytes = match blob.known_content() {
         Some(content) => stream::iter([Ok(content)]).boxed(),
-        // The sink verifies it. Nothing is asked of the registry before the first chunk is.
+        // The sink verifies it. The request is sent when the first chunk is read.
         None => {
             let download = repository.unverified_blob(&blob.digest, blob.size);
             download
@@ -184,24 +179,27 @@ async fn carry(repository: &Repository, name: &str, blob: &Descriptor, sink: &dy
                 .boxed()
         }
     };
-    let taken = sink.take(Blob {
+    let stored = sink.store(Blob {
         form: Form::Exact,
         digest: Some(blob.digest.clone()),
         size: Some(blob.size),
         bytes,
     });
-    match taken.await {
+    match stored.await {
         Ok(_) => Ok(()),
-        // Where it went it was found to be another; more than that it came from here is not known.
+        // The destination found another digest; its message does not name the source.
         Err(fault) if fault.reason == Reason::DigestMismatch && !fault.message.contains(name) => {
-            let message = format!("cannot read {name} as its digests say: {}", fault.message);
+            let message = format!(
+                "cannot read {name}: its content does not match its digests: {}",
+                fault.message
+            );
             Err(Fault { message, ..fault })
         }
         Err(fault) => Err(fault),
     }
 }
 
-/// Why an index was taken whole though some platforms were asked for.
+/// Why an index was taken whole although platforms were asked for.
 fn whole_index(image: &Resolved) -> Option<String> {
     let root = image.documents.last()?;
     let index = root.index().filter(|_| !image.platforms.is_empty())?;

@@ -1,25 +1,25 @@
-//! Reading content again for a destination that lost what it had of it.
+//! Reads content again when the destination lost what was sent.
 
 use crate::fault::{Disposition, Fault};
 
-/// How often one content is read in all.
-const READINGS: u32 = 3;
+/// How many times a blob is read at most.
+const READS_LIMIT: u32 = 3;
 
-/// The readings of one content.
+/// Counts the reads of one blob.
 #[derive(Debug, Default)]
 pub(crate) struct Rereads(u32);
 
 impl Rereads {
-    /// That it is to be read again after `fault`.
+    /// Allows another read after `fault`.
     ///
     /// # Errors
-    /// `fault`, where that is of no use, or was done often enough.
-    pub fn again(&mut self, fault: Fault) -> Result<(), Fault> {
+    /// `fault`, if another read does not help, or the limit is reached.
+    pub fn retry_after(&mut self, fault: Fault) -> Result<(), Fault> {
         if fault.disposition != Disposition::Reread {
             return Err(fault);
         }
         self.0 += 1;
-        if self.0 < READINGS {
+        if self.0 < READS_LIMIT {
             tracing::debug!(%fault, "reading content again");
             return Ok(());
         }
@@ -36,15 +36,15 @@ mod tests {
     use crate::fault::Reason;
 
     #[test]
-    fn content_is_read_again_where_that_is_of_use_and_not_for_ever() {
+    fn a_reread_fault_is_retried_up_to_the_limit() {
         let lost = Fault::retryable(Reason::PushFailed, "the session is gone").for_another_reading();
-        let mut readings = Rereads::default();
-        assert_eq!(readings.again(lost.clone()), Ok(()));
-        assert_eq!(readings.again(lost.clone()), Ok(()));
-        let last = readings.again(lost).unwrap_err();
+        let mut rereads = Rereads::default();
+        assert_eq!(rereads.retry_after(lost.clone()), Ok(()));
+        assert_eq!(rereads.retry_after(lost.clone()), Ok(()));
+        let last = rereads.retry_after(lost).unwrap_err();
         assert_eq!(last.disposition, Disposition::Retryable);
         let other = Fault::retryable(Reason::PushFailed, "no");
-        assert_eq!(Rereads::default().again(other.clone()), Err(other));
+        assert_eq!(Rereads::default().retry_after(other.clone()), Err(other));
         let waiting = Fault::waiting(Reason::RateLimited, std::time::Duration::from_secs(9), "wait");
         assert_eq!(waiting.clone().for_another_reading(), waiting);
     }

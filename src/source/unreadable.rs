@@ -1,20 +1,20 @@
-//! Why files of an engine are not read, where there is another way to what they hold.
+//! Why files of an engine are not read. Their content is then read in another way.
 
 use std::fmt;
 
-/// Of one reason in characters.
-const DOUBT_LIMIT: usize = 400;
+/// The length of a reason in characters.
+const REASON_LIMIT: usize = 400;
 
-/// Why something is not read from an engine's files, in words that follow a colon.
+/// Why something is not read from an engine's files. The text follows a colon in messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UnreadableReason(pub(super) String);
 
 impl UnreadableReason {
-    // A layer's maker chooses the names of its files, and they end up in a status.
+    // The author of a layer chooses the names of its files, and they appear in a status.
     pub fn new(what: impl Into<String>) -> Self {
         let what: String = what.into();
-        let shown = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-        Self(what.chars().map(shown).take(DOUBT_LIMIT).collect())
+        let printable = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+        Self(what.chars().map(printable).take(REASON_LIMIT).collect())
     }
 }
 
@@ -24,8 +24,8 @@ impl fmt::Display for UnreadableReason {
     }
 }
 
-/// The name of a file, for a message. A layer's maker chose it, and how long it is.
-pub(super) fn shown(name: &[u8]) -> String {
+/// The name of a file, shortened for a message. The author of a layer chooses it.
+pub(super) fn printable_name(name: &[u8]) -> String {
     const LIMIT: usize = 120;
     match name.get(..LIMIT) {
         Some(beginning) if name.len() > LIMIT => format!("{}…", String::from_utf8_lossy(beginning)),
@@ -33,10 +33,10 @@ pub(super) fn shown(name: &[u8]) -> String {
     }
 }
 
-/// Runs `work` where it may wait for a disk.
+/// Runs `work` in a thread that may block.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, UnreadableReason> + Send + 'static,
 ) -> Result<T, UnreadableReason> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(UnreadableReason::new(format!("reading it was given up: {error}"))))
+    done.unwrap_or_else(|error| Err(UnreadableReason::new(format!("its reader failed: {error}"))))
 }

@@ -17,7 +17,7 @@ use crate::oci::{
     Compression, Content, Descriptor, Digest, Document, Location, OmittedTag, Platform, Reference, ReferrersPolicy,
     distinct_blobs, distinct_foreign_layers,
 };
-use crate::source::{Identity, ImageSource, Method, Resolved, may_be_gone};
+use crate::source::{Identity, ImageSource, Method, Resolved, may_mean_deleted};
 
 /// Foreign layers that are named where some are left out.
 const NAMED_LAYERS: usize = 4;
@@ -57,7 +57,7 @@ pub struct Outcome {
     /// How the bytes came.
     pub method: Method,
     /// Why a better way was not taken, or not for all of it, and which foreign layers were left out.
-    pub declined: Option<String>,
+    pub method_message: Option<String>,
     /// Whether a manifest was written; else all of it stood there before.
     pub published: bool,
     /// Blobs that were sent.
@@ -159,7 +159,7 @@ impl Transfer {
     /// is resolved once more, and what it is then is moved.
     pub async fn bring(&self, resolved: &Resolved) -> Result<Outcome, Fault> {
         let fault = match self.bring_resolved(resolved).await {
-            Err(fault) if may_be_gone(&fault) && self.reference.digest().is_none() => fault,
+            Err(fault) if may_mean_deleted(&fault) && self.reference.digest().is_none() => fault,
             done => return done,
         };
         let again = self.source.resolve(&self.reference, &self.platforms).await?;
@@ -225,13 +225,13 @@ impl Transfer {
         if let Some(left) = &left {
             tracing::warn!(image = %self.reference, "{left}");
         }
-        let declined: Vec<String> = delivered.declined.into_iter().chain(left).collect();
+        let reasons: Vec<String> = delivered.method_message.into_iter().chain(left).collect();
         Ok(Outcome {
             digest: root.digest().clone(),
             source_digest: resolved.identity.digest().clone(),
             size: size_of(&delivered.documents, &absent),
             method: delivered.method,
-            declined: (!declined.is_empty()).then(|| declined.join("; ")),
+            method_message: (!reasons.is_empty()).then(|| reasons.join("; ")),
             published: true,
             referrers,
             omitted_tag,
@@ -318,7 +318,7 @@ impl Transfer {
             source_digest: resolved.identity.digest().clone(),
             size: size_of(&documents, &absent),
             method: Method::Unchanged,
-            declined: left_out(&absent),
+            method_message: left_out(&absent),
             published: false,
             referrers: 0,
             omitted_tag,

@@ -1,33 +1,42 @@
-//! What this process knows of a registry's blobs: where they stand, under which digest a layer was stored, and
-//! what is on its way just now.
+//! What this process knows of a registry's blobs: which repository holds them, under which digest a layer was stored, and
+//! which are being sent.
 //!
-//! All of it is hints but for the last, which keeps a blob that several images share from moving several times
-//! at once.
+//! The first two are hints. The last prevents that a blob which several images share is sent several times at once.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::Hash;
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use lru::LruCache;
 use tokio::sync::watch;
 
 use crate::oci::{Compression, Descriptor, Digest};
 
-/// What is remembered of each kind; about 200 bytes each.
-const LIMIT: usize = 20_000;
+/// The number of entries of each cache; one has about 200 bytes.
+const LIMIT: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
 
-/// What the transfers to one registry know of each other. Forgetting an entry costs an upload, a wrong one costs
-/// a refused mount.
+/// What the transfers to one registry know of each other. A missing entry costs an upload, a wrong one a refused mount.
 #[derive(Debug, Default)]
 pub struct KnownBlobs(Mutex<State>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// A repository that holds the blob.
-    places: Bounded<Digest, String>,
+    repositories: LruCache<Digest, String>,
     /// The stored form of uncompressed layers.
-    stored: Bounded<Subject, Descriptor>,
+    stored: LruCache<Subject, Descriptor>,
     /// Closed when the sending ends.
     sending: HashMap<Subject, watch::Receiver<()>>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            repositories: LruCache::sparse(LIMIT),
+            stored: LruCache::sparse(LIMIT),
+            sending: HashMap::new(),
+        }
+    }
 }
 
 /// What a transfer sends.
@@ -53,32 +62,32 @@ impl Subject {
 impl KnownBlobs {
     /// `repository` holds the blob.
     pub fn saw(&self, digest: &Digest, repository: &str) {
-        self.state().places.insert(digest.clone(), repository.to_owned());
+        self.state().repositories.put(digest.clone(), repository.to_owned());
     }
 
     /// `repository` does not hold the blob, or does not give it away.
     pub(super) fn missed(&self, digest: &Digest, repository: &str) {
-        let places = &mut self.state().places.entries;
-        if places.get(digest).is_some_and(|place| place == repository) {
-            places.remove(digest);
+        let repositories = &mut self.state().repositories;
+        if repositories.peek(digest).is_some_and(|known| known == repository) {
+            repositories.pop(digest);
         }
     }
 
     /// A repository that held the blob when last seen.
     pub(super) fn place(&self, digest: &Digest) -> Option<String> {
-        self.state().places.entries.get(digest).cloned()
+        self.state().repositories.get(digest).cloned()
     }
 
     /// What `subject` was stored as.
     pub(super) fn note_stored(&self, subject: &Subject, stored: &Descriptor) {
         if let Subject::Diff(..) = subject {
-            self.state().stored.insert(subject.clone(), stored.clone());
+            self.state().stored.put(subject.clone(), stored.clone());
         }
     }
 
     /// What `subject` was stored as, in whichever repository.
     pub(super) fn stored(&self, subject: &Subject) -> Option<Descriptor> {
-        self.state().stored.entries.get(subject).cloned()
+        self.state().stored.get(subject).cloned()
     }
 
     /// The right to send `subject`, or what is closed when the one who has it ends, however that comes.
@@ -116,37 +125,6 @@ impl Drop for SendReservation {
     }
 }
 
-/// A map that forgets the oldest entries.
-#[derive(Debug)]
-struct Bounded<K, V> {
-    entries: HashMap<K, V>,
-    order: VecDeque<K>,
-}
-
-impl<K, V> Default for Bounded<K, V> {
-    fn default() -> Self {
-        Self {
-            entries: HashMap::new(),
-            order: VecDeque::new(),
-        }
-    }
-}
-
-impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
-    fn insert(&mut self, key: K, value: V) {
-        if self.entries.insert(key.clone(), value).is_some() {
-            return;
-        }
-        self.order.push_back(key);
-        // One that was removed and came again stands there twice, and goes with the first.
-        while self.order.len() > LIMIT {
-            if let Some(oldest) = self.order.pop_front() {
-                self.entries.remove(&oldest);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,15 +156,13 @@ mod tests {
     }
 
     #[test]
-    fn forgets_what_is_oldest_and_what_was_missed() {
+    fn the_least_recently_used_and_missed_blobs_are_forgotten() {
         let known = KnownBlobs::default();
         let digest = |n: usize| Digest::of(&n.to_be_bytes());
-        for n in 0..LIMIT + 5 {
+        for n in 0..LIMIT.get() + 5 {
             known.saw(&digest(n), "a");
         }
-        let state = known.state();
-        assert_eq!((state.places.entries.len(), state.places.order.len()), (LIMIT, LIMIT));
-        drop(state);
+        assert_eq!(known.state().repositories.len(), LIMIT.get());
         assert_eq!(known.place(&digest(4)), None);
         assert_eq!(known.place(&digest(5)).as_deref(), Some("a"));
         known.missed(&digest(5), "b");

@@ -207,7 +207,7 @@ impl Referrers<'_> {
     }
 
     async fn tagged(&self, tag: String) -> Result<Option<FoundReferrer>, Fault> {
-        let Some(digest) = self.source.tagged(self.reference, &tag).await? else {
+        let Some(digest) = self.source.tag_digest(self.reference, &tag).await? else {
             return Ok(None);
         };
         let stands = match self.destination.digest_of(&tag).await? {

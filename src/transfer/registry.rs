@@ -1,11 +1,12 @@
 //! A repository of a registry as a destination.
 
-use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
+use lru::LruCache;
 
 use super::{Destination, Upload};
 use crate::fault::Fault;
@@ -14,7 +15,7 @@ use crate::registry::{Error, Kind, MountResult, PendingUpload, Repository, Uploa
 use crate::source::{ByteStream, PushTarget};
 
 /// Uploads that were begun by refused mounts, as many as wait for their turn.
-const BEGUN: usize = 16;
+const BEGUN: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 
 /// Pushes to one repository.
 #[derive(Clone)]
@@ -22,7 +23,7 @@ pub struct RegistryDestination {
     repository: Repository,
     name: String,
     /// What the registry began where it would not mount a blob; the oldest first.
-    begun: Arc<Mutex<VecDeque<(Digest, PendingUpload)>>>,
+    begun: Arc<Mutex<LruCache<Digest, PendingUpload>>>,
 }
 
 impl RegistryDestination {
@@ -32,7 +33,7 @@ impl RegistryDestination {
         Self {
             repository,
             name,
-            begun: Arc::default(),
+            begun: Arc::new(Mutex::new(LruCache::new(BEGUN))),
         }
     }
 
@@ -50,16 +51,12 @@ impl RegistryDestination {
 
     fn note_begun(&self, digest: &Digest, begun: PendingUpload) {
         let mut all = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= BEGUN {
-            all.pop_front();
-        }
-        all.push_back((digest.clone(), begun));
+        all.put(digest.clone(), begun);
     }
 
     fn begun(&self, digest: &Digest) -> Option<PendingUpload> {
         let mut all = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = all.iter().position(|(of, _)| of == digest)?;
-        all.remove(at).map(|(_, begun)| begun)
+        all.pop(digest)
     }
 }
 

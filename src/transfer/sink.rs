@@ -92,7 +92,7 @@ impl DestinationSink {
 
     /// The layer `diff_id`, which is not to be compressed, if the destination has it as it is.
     async fn left(&self, diff_id: &Digest, size: Option<u64>) -> Result<Option<Descriptor>, Fault> {
-        let Some(held) = self.holds(diff_id, size).await? else {
+        let Some(held) = self.existing_size(diff_id, size).await? else {
             return Ok(None);
         };
         let stored = self.compression.left(diff_id.clone(), held);
@@ -138,7 +138,7 @@ async fn beginning(bytes: &mut ByteStream<'_>, wanted: Compression) -> Result<Ve
 
 #[async_trait]
 impl BlobSink for DestinationSink {
-    async fn holds(&self, digest: &Digest, size: Option<u64>) -> Result<Option<u64>, Fault> {
+    async fn existing_size(&self, digest: &Digest, size: Option<u64>) -> Result<Option<u64>, Fault> {
         let held = self.present(digest, size).await?;
         if let Some(held) = held {
             self.progress.found(size.unwrap_or(held));
@@ -146,7 +146,7 @@ impl BlobSink for DestinationSink {
         Ok(held)
     }
 
-    async fn holds_diff(&self, diff_id: &Digest) -> Result<Option<Descriptor>, Fault> {
+    async fn existing_layer(&self, diff_id: &Digest) -> Result<Option<Descriptor>, Fault> {
         if self.compression == Compression::None {
             return self.left(diff_id, None).await;
         }
@@ -162,14 +162,14 @@ impl BlobSink for DestinationSink {
         let Some(stored) = standing.await else {
             return Ok(None);
         };
-        if self.holds(&stored.digest, Some(stored.size)).await? != Some(stored.size) {
+        if self.existing_size(&stored.digest, Some(stored.size)).await? != Some(stored.size) {
             return Ok(None);
         }
         self.known.note_stored(&subject, &stored);
         Ok(Some(stored))
     }
 
-    async fn take(&self, blob: Blob<'_>) -> Result<StoredBlob, Fault> {
+    async fn store(&self, blob: Blob<'_>) -> Result<StoredBlob, Fault> {
         let form = blob.form;
         let wanted = match form {
             Form::Exact => Compression::None,
@@ -186,8 +186,8 @@ impl BlobSink for DestinationSink {
                 BlobAction::Send(reserved) => reservation = Some(reserved),
                 BlobAction::Stands(stored) => {
                     return Ok(StoredBlob {
-                        content: digest.clone(),
-                        stored: described(*stored),
+                        content_digest: digest.clone(),
+                        descriptor: described(*stored),
                     });
                 }
             }
@@ -203,8 +203,8 @@ impl BlobSink for DestinationSink {
                     && let Some(stored) = self.left(digest, blob.size).await?
                 {
                     return Ok(StoredBlob {
-                        content: digest.clone(),
-                        stored,
+                        content_digest: digest.clone(),
+                        descriptor: stored,
                     });
                 }
             }
@@ -262,7 +262,10 @@ impl BlobSink for DestinationSink {
         // Whoever waited finds what was noted.
         drop(reservation);
         self.moved_blobs.fetch_add(1, Ordering::Relaxed);
-        Ok(StoredBlob { content, stored })
+        Ok(StoredBlob {
+            content_digest: content,
+            descriptor: stored,
+        })
     }
 
     async fn push_target(&self) -> Result<Option<PushTarget>, Fault> {

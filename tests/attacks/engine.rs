@@ -8,7 +8,7 @@ use std::time::Duration;
 use jackal_operator::api::v1alpha1::JackalImage;
 use jackal_operator::oci::{Compression, Digest};
 use jackal_operator::source::Method;
-use jackal_operator::source::docker::{Docker, StorageKind, settled};
+use jackal_operator::source::docker::{Docker, StorageKind, wait_for_name_removal};
 use jackal_operator::transfer::{DestinationState, RegistryDestination};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
@@ -247,7 +247,7 @@ async fn an_engine_push_leaves_no_image_names_behind() {
                     .await;
                     assert_ne!(names(&dedicated), [name]);
                     socket_proxy.broken.store(false, Ordering::SeqCst);
-                    settled(SOON).await;
+                    wait_for_name_removal(SOON).await;
                     wait_for_names(&dedicated, &[name]).await;
                 })
             },
@@ -280,7 +280,7 @@ async fn an_engine_push_leaves_no_image_names_behind() {
                     let outcome = outcome.unwrap();
                     assert_eq!(outcome.method, Method::DockerPush);
                     assert_eq!(outcome.source_digest, Digest::of(&newer.config));
-                    settled(SOON).await;
+                    wait_for_name_removal(SOON).await;
                     wait_for_names(&dedicated, &[UNNAMED, name, other]).await;
                 })
             },
@@ -304,7 +304,7 @@ async fn an_engine_push_leaves_no_image_names_behind() {
                     .await;
                     let mut expected = [&*given, other, name];
                     expected.sort_unstable();
-                    settled(SOON).await;
+                    wait_for_name_removal(SOON).await;
                     wait_for_names(&dedicated, &expected).await;
                 })
             },

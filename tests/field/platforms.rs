@@ -432,7 +432,7 @@ async fn an_index_of_no_image() {
         let fault = images.resolve(&["linux/amd64"]).await.unwrap_err();
         let says = fault
             .message
-            .contains("has no image for linux/amd64: it does not say what it runs on");
+            .contains("has no image for linux/amd64: it names no platform");
         assert!(says, "{fault}");
         images.resolve(&[]).await.unwrap();
     }

@@ -174,9 +174,9 @@ async fn forbidden_signature_tag() {
     let (proxy, reference) = forbidding_missing_content(&registry, |_| false);
     let source = RegistrySource::new(client(&proxy.host));
     let tag = format!("sha256-{}.sig", document.digest().hex());
-    assert_eq!(source.tagged(&reference, &tag).await.unwrap(), None);
+    assert_eq!(source.tag_digest(&reference, &tag).await.unwrap(), None);
     assert_eq!(
-        source.tagged(&reference, "1").await.unwrap().as_ref(),
+        source.tag_digest(&reference, "1").await.unwrap().as_ref(),
         Some(document.digest())
     );
 }

@@ -225,7 +225,7 @@ async fn build_reads_from_containerd() {
         assert_eq!(row(&report)["digest"], row(&first)["digest"]);
         assert_eq!(row(&report)["methodReason"], "FolderUnreadable", "{report}");
         let message = row(&report)["methodMessage"].as_str().unwrap().to_owned();
-        assert!(message.contains("/nowhere is not there"), "{message}");
+        assert!(message.contains("/nowhere does not exist"), "{message}");
     }
 }
 

@@ -7,57 +7,54 @@
 //! The API is used with tonic and hand-written messages: the crate with all messages needs `protoc` to build, and
 //! reading images takes only thirteen small messages.
 
-mod client;
 mod watch;
-mod wire;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub(in crate::source) use client::Session;
-pub use client::{Client, DEFAULT_ADDRESS};
+pub use super::containerd_api::{Client, DEFAULT_ADDRESS};
 pub use watch::ContainerdEvents;
 
-use super::content::{Content, ContentStores, Keeper};
+use super::content::{ContentStore, ContentStores, StoreOwner};
 use super::{BlobSink, Delivery, ImageSource, Resolved};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Platform, Reference};
 
-/// The namespace of Kubernetes' runtime interface.
+/// The namespace of Kubernetes' container runtime interface.
 pub const DEFAULT_NAMESPACE: &str = "k8s.io";
 
 /// The images of one namespace of a containerd.
 #[derive(Clone, Debug)]
 pub struct Containerd {
     client: Client,
-    access: ContentStores,
+    stores: ContentStores,
 }
 
 impl Containerd {
-    /// Takes images from the containerd behind `client`, whose root this process finds at `root`, or else where
-    /// it says that it is. Where that cannot be read its content comes over its socket.
+    /// Reads images from the containerd of `client`. Its root directory is at `root` for this process, or else where the
+    /// containerd says. Where that cannot be read, content is read over its socket.
     pub fn new(client: Client, root: Option<PathBuf>) -> Self {
-        let access = ContentStores::new(root);
-        Self { client, access }
+        let stores = ContentStores::new(root);
+        Self { client, stores }
     }
 
-    /// The same, which may stand still for `idle` in a transfer.
-    pub fn with_idle(&self, idle: Duration) -> Self {
+    /// The same with another timeout for content that is not received.
+    pub fn with_idle_timeout(&self, idle_timeout: Duration) -> Self {
         Self {
-            client: self.client.with_idle(idle),
-            access: self.access.clone(),
+            client: self.client.with_idle_timeout(idle_timeout),
+            stores: self.stores.clone(),
         }
     }
 
-    /// How it is reached.
+    /// The client of its API.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    // What stands under `reference`. Kubernetes' runtime interface names an image by its tag and by its digest, both
-    // with the registry that an unwritten one means.
+    // The digest of the image `reference`. Kubernetes' runtime interface names an image by its tag and by its digest, both
+    // with the default registry written out.
     async fn find(&self, reference: &Reference) -> Result<Digest, Fault> {
         let session = self.client.connect().await?;
         let tagged = reference.without_digest();
@@ -65,11 +62,11 @@ impl Containerd {
             return Ok(target.digest);
         }
         if let (Some(digest), None) = (reference.digest(), reference.tag())
-            && let Some(target) = session.image_of(digest).await?
+            && let Some(target) = session.image_by_digest(digest).await?
         {
             return Ok(target.digest);
         }
-        // No name's own digest; it may be that of one image of an index.
+        // No image has this digest, but an index may list it.
         if let (Some(digest), None) = (reference.digest(), reference.tag())
             && session.size(digest).await?.is_some()
         {
@@ -83,8 +80,8 @@ impl Containerd {
         Err(Fault::retryable(Reason::SourceNotFound, message))
     }
 
-    async fn open(&self, reference: &Reference, proof: &Digest) -> Result<Content, Fault> {
-        let opened = self.access.open(None, Some(&self.client), proof).await;
+    async fn open(&self, reference: &Reference, proof: &Digest) -> Result<ContentStore, Fault> {
+        let opened = self.stores.open(None, Some(&self.client), proof).await;
         opened.map_err(|why| {
             let message = format!(
                 "`{}` cannot be read from the containerd of this machine: {why}",
@@ -100,7 +97,9 @@ impl ImageSource for Containerd {
     async fn resolve(&self, reference: &Reference, platforms: &[Platform]) -> Result<Resolved, Fault> {
         let root = self.find(reference).await?;
         let content = self.open(reference, &root).await?;
-        let resolved = content.resolve(Keeper::Containerd, &root, reference, platforms).await?;
+        let resolved = content
+            .resolve(StoreOwner::Containerd, &root, reference, platforms)
+            .await?;
         match reference.digest() {
             Some(asked) if asked != resolved.identity.digest() => Err(mismatch(reference, asked, &root, &resolved)),
             _ => Ok(resolved),
@@ -108,17 +107,17 @@ impl ImageSource for Containerd {
     }
 
     async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivery, Fault> {
-        // An index of our own is not in the store, but what it lists is.
+        // An index that was made here is not in the store, but its entries are.
         let proof = image
             .documents
             .first()
             .map_or(image.identity.digest(), |document| document.digest());
         let content = self.open(&image.reference, proof).await?;
-        content.deliver(Keeper::Containerd, image, sink).await
+        content.deliver(StoreOwner::Containerd, image, sink).await
     }
 }
 
-// A digest is the image's name in the cluster, so nothing else can be brought under it.
+// The cluster refers to the image by this digest, so no other image may be copied under it.
 fn mismatch(reference: &Reference, asked: &Digest, root: &Digest, resolved: &Resolved) -> Fault {
     let found = resolved.identity.digest();
     let name = reference.familiar();

@@ -1,4 +1,4 @@
-//! Notices that images of a containerd changed.
+//! Reports changes of the images of a containerd.
 
 use std::time::Duration;
 
@@ -6,14 +6,13 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use prost::Message as _;
 
-use super::client::{Client, Session};
-use super::wire::{Envelope, ImageEvent};
 use crate::fault::Fault;
 use crate::oci::Reference;
-use crate::source::docker::ImageChange;
+use crate::source::ImageChange;
+use crate::source::containerd_api::{Client, Envelope, ImageEvent, Session};
 use crate::source::reconnection::Reconnection;
 
-/// After so long without an event the containerd is asked whether it is there still.
+/// How long without an event until the containerd is asked for its version.
 const QUIET: Duration = Duration::from_secs(60);
 
 /// The changes of one containerd's images, from now on and without an end.
@@ -26,12 +25,12 @@ pub struct ContainerdEvents {
 struct Connection {
     session: Session,
     events: BoxStream<'static, Result<Envelope, Fault>>,
-    // What came before the subscription was known to stand.
+    // An event that was received before the subscription was confirmed.
     first: Option<Envelope>,
 }
 
 impl ContainerdEvents {
-    /// Watches the images of `client`'s namespace. Nothing is sent before the first notice is asked for.
+    /// Watches the images of `client`'s namespace. Connects when the first change is asked for.
     pub fn new(client: Client) -> Self {
         Self {
             client,
@@ -40,21 +39,21 @@ impl ContainerdEvents {
         }
     }
 
-    /// The next notice. May be dropped while it waits: no notice is lost by that.
+    /// The next change. May be dropped while it waits: no change is lost.
     pub async fn next(&mut self) -> ImageChange {
         loop {
             let Some(connection) = &mut self.connection else {
-                if let Some(notice) = self.reconnect().await {
-                    return notice;
+                if let Some(change) = self.reconnect().await {
+                    return change;
                 }
                 continue;
             };
             match connection.next().await {
-                Ok(Some(notice)) => return notice,
+                Ok(Some(change)) => return change,
                 Ok(None) => {}
                 Err(fault) => {
                     self.connection = None;
-                    if self.reconnection.lost() {
+                    if self.reconnection.record_failure() {
                         return ImageChange::Lost(fault);
                     }
                 }
@@ -63,21 +62,21 @@ impl ContainerdEvents {
     }
 
     async fn reconnect(&mut self) -> Option<ImageChange> {
-        self.reconnection.pause().await;
+        self.reconnection.wait().await;
         match Connection::open(&self.client).await {
             Ok(connection) => {
                 self.connection = Some(connection);
-                self.reconnection.connected();
+                self.reconnection.record_success();
                 Some(ImageChange::Resync)
             }
-            Err(fault) => self.reconnection.lost().then_some(ImageChange::Lost(fault)),
+            Err(fault) => self.reconnection.record_failure().then_some(ImageChange::Lost(fault)),
         }
     }
 }
 
 impl Connection {
-    // A subscription is not answered before its first event; an answer to what was asked after it shows that it
-    // was read.
+    // A subscription is not answered before its first event; an answer to a later request shows that the containerd
+    // received it.
     async fn open(client: &Client) -> Result<Self, Fault> {
         let session = client.connect().await?;
         let mut events = session.events();
@@ -95,23 +94,23 @@ impl Connection {
 
     async fn next(&mut self) -> Result<Option<ImageChange>, Fault> {
         if let Some(first) = self.first.take() {
-            return Ok(notice(&first));
+            return Ok(change(&first));
         }
         match tokio::time::timeout(QUIET, self.events.next()).await {
-            Ok(Some(Ok(event))) => Ok(notice(&event)),
+            Ok(Some(Ok(event))) => Ok(change(&event)),
             Ok(Some(Err(fault))) => Err(fault),
             Ok(None) => Err(Fault::retryable(
                 crate::fault::Reason::SourceFailed,
                 "the containerd ended the stream of its events",
             )),
-            // Silence is normal; a connection that nobody serves any more looks the same.
+            // Silence is normal; a connection whose containerd died without closing it looks the same.
             Err(_) => self.session.version().await.map(|_| None),
         }
     }
 }
 
-// `None` for a name that no object has: Kubernetes' runtime interface also names an image by its bare ID.
-fn notice(event: &Envelope) -> Option<ImageChange> {
+// `None` for a name that no object uses: Kubernetes' runtime interface also names an image by its ID alone.
+fn change(event: &Envelope) -> Option<ImageChange> {
     let changed = |name| Some(ImageChange::Changed { name });
     let Some(any) = &event.event else {
         return changed(None);
@@ -128,11 +127,11 @@ fn notice(event: &Envelope) -> Option<ImageChange> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::Any;
     use super::*;
+    use crate::source::containerd_api::Any;
 
     #[test]
-    fn reads_the_names_of_events() {
+    fn reads_the_image_names_of_events() {
         let event = |name: &str| Envelope {
             topic: "/images/create".to_owned(),
             event: Some(Any {
@@ -145,14 +144,14 @@ mod tests {
                 name: name.map(str::to_owned),
             })
         };
-        assert_eq!(notice(&event("docker.io/library/app:dev")), changed(Some("app:dev")));
+        assert_eq!(change(&event("docker.io/library/app:dev")), changed(Some("app:dev")));
         let digest = format!("sha256:{}", "a".repeat(64));
-        assert_eq!(notice(&event(&digest)), None);
+        assert_eq!(change(&event(&digest)), None);
         let pinned = format!("registry.example/app@{digest}");
-        assert_eq!(notice(&event(&pinned)), changed(Some(&pinned)));
-        assert_eq!(notice(&event("Not A Name")), None);
+        assert_eq!(change(&event(&pinned)), changed(Some(&pinned)));
+        assert_eq!(change(&event("Not A Name")), None);
         let mut broken = event("x");
         broken.event = None;
-        assert_eq!(notice(&broken), changed(None));
+        assert_eq!(change(&broken), changed(None));
     }
 }

@@ -1,8 +1,7 @@
-//! Reads a tar as it streams by, from an engine that may break off or be hostile.
+//! Reads a tar as a stream, from an engine that may fail or be hostile.
 //!
-//! The blocks are cut here rather than by the tar crate's own iterator, which buffers extension headers
-//! without a limit, takes the end of the stream for the end of the archive, and gives entries that end early
-//! without an error. What stands in a header is left to the crate.
+//! Blocks are split here instead of by the tar crate's iterator, which buffers extension headers without a limit, accepts the
+//! end of the stream as the end of the archive, and returns entries that end early without an error. The crate parses headers.
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::StreamExt;
@@ -14,23 +13,23 @@ use crate::fault::{Fault, Reason};
 use crate::source::ByteStream;
 
 const BLOCK: usize = 512;
-/// An image has at most some hundred layers, with four entries each.
+/// The number of entries: an image has at most some hundred layers, with four entries each.
 const ENTRY_LIMIT: usize = 20_000;
-/// Of a path in bytes. The longest that an engine writes has 140.
+/// The longest path in bytes. Engines write at most 140.
 const PATH_LIMIT: usize = 1024;
-/// Of one extension header in bytes.
+/// The longest extension header in bytes.
 const EXTENSION_LIMIT: u64 = 64 * 1024;
-/// Of zeros after the end in bytes: GNU tar fills up to 10 KiB.
+/// The most bytes of zeros after the end: GNU tar pads to 10 KiB.
 const TRAILER_LIMIT: usize = 1024 * 1024;
-/// How far back an error is looked for that the engine wrote behind a broken tar, in bytes.
-const TAIL: usize = 8 * 1024;
+/// How many of the last bytes are searched for an error that the engine appended to an incomplete tar.
+const TAIL_LENGTH: usize = 8 * 1024;
 
-/// What an entry is.
+/// The type of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum EntryKind {
     /// A file with content.
     File,
-    /// A symbolic or hard link: its content is another entry's.
+    /// A symbolic or hard link: another entry has its content.
     Link,
     /// A directory or anything else without content.
     Other,
@@ -39,31 +38,31 @@ pub enum Kind {
 /// An entry of the archive; its content is read from the [`Archive`] before the next is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// As it is written, with a leading `./` taken away.
+    /// The path, without a leading `./`.
     pub path: String,
-    /// What it is.
-    pub kind: Kind,
+    /// Its type.
+    pub kind: EntryKind,
     /// The length of the content in bytes.
     pub size: u64,
 }
 
-/// A tar that is read once, from front to back. Holds a block, and the chunk that came last.
+/// A tar that is read once, from its beginning to its end. Holds a block, and the last chunk.
 pub struct Archive {
     // What messages call the tar.
     name: &'static str,
     source: ByteStream<'static>,
     chunk: Bytes,
-    // What came last, to find an appended error in.
+    // The last bytes, to find an appended error in.
     tail: BytesMut,
-    // Content and padding of the current entry that were not read yet.
-    left: u64,
+    // Bytes of the current entry's content and padding that were not read yet.
+    remaining: u64,
     padding: u64,
     entries: usize,
-    // Why the content of an entry broke off.
+    // Why the content of an entry could not be read to its end.
     failed: Option<Fault>,
 }
 
-// What extension headers say of the entry that follows them.
+// The extension headers of the entry that follows them.
 #[derive(Default)]
 struct Extension {
     path: Option<Vec<u8>>,
@@ -72,7 +71,7 @@ struct Extension {
 }
 
 impl Archive {
-    /// Reads the export of an engine.
+    /// Reads the tar `source`.
     pub fn new(source: ByteStream<'static>) -> Self {
         Self::named("the export of the docker engine", source)
     }
@@ -84,15 +83,15 @@ impl Archive {
             source,
             chunk: Bytes::new(),
             tail: BytesMut::new(),
-            left: 0,
+            remaining: 0,
             padding: 0,
             entries: 0,
             failed: None,
         }
     }
 
-    /// The next entry; what was left of the one before is passed over. `None` only after a proper end of the
-    /// archive and of the stream.
+    /// The next entry; unread content of the last one is skipped. `None` only after a valid end of the archive and of the
+    /// stream.
     pub async fn next(&mut self) -> Result<Option<Entry>, Fault> {
         let mut extension = Extension::default();
         loop {
@@ -130,19 +129,19 @@ impl Archive {
                 EntryType::GNUSparse => return Err(self.malformed("it has a sparse file")),
                 kind => {
                     let kind = match kind {
-                        EntryType::Regular | EntryType::Continuous => Kind::File,
-                        EntryType::Link | EntryType::Symlink => Kind::Link,
-                        _ => Kind::Other,
+                        EntryType::Regular | EntryType::Continuous => EntryKind::File,
+                        EntryType::Link | EntryType::Symlink => EntryKind::Link,
+                        _ => EntryKind::Other,
                     };
-                    // A link may name the length of what it points to, and has no content all the same.
-                    let size = if kind == Kind::Link {
+                    // A link may have the length of its target, but has no content.
+                    let size = if kind == EntryKind::Link {
                         0
                     } else {
                         extension.size.unwrap_or(size)
                     };
                     let path = extension.path.unwrap_or_else(|| header.path_bytes().into_owned());
-                    let Some(path) = readable(&path) else {
-                        return Err(self.malformed("it has a path that no image has"));
+                    let Some(path) = path_text(&path) else {
+                        return Err(self.malformed("it has an invalid path"));
                     };
                     self.open(size);
                     return Ok(Some(Entry { path, kind, size }));
@@ -153,14 +152,15 @@ impl Archive {
 
     /// The next bytes of the current entry; `None` at its end.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Fault> {
-        if self.left == 0 {
+        if self.remaining == 0 {
             return Ok(None);
         }
         if self.chunk.is_empty() {
             self.refill().await?;
         }
-        let length = usize::try_from(self.left).map_or(self.chunk.len(), |left| left.min(self.chunk.len()));
-        self.left -= length as u64;
+        let length =
+            usize::try_from(self.remaining).map_or(self.chunk.len(), |remaining| remaining.min(self.chunk.len()));
+        self.remaining -= length as u64;
         Ok(Some(self.chunk.split_to(length)))
     }
 
@@ -179,14 +179,14 @@ impl Archive {
         .boxed()
     }
 
-    /// Why content that was handed out could not be taken: what broke it off here, or else `fault`. Who sends
-    /// content on may only have noticed that it ended.
+    /// Why content that was returned could not be stored: the error of reading it, or else `fault`. A sink may report only that
+    /// the content ended early.
     pub fn cause(&mut self, fault: Fault) -> Fault {
         self.failed.take().unwrap_or(fault)
     }
 
-    /// The whole content of the current entry after `first`. The caller has looked at its size.
-    pub async fn whole(&mut self, first: Option<Bytes>) -> Result<Bytes, Fault> {
+    /// The whole content of the current entry after `first`. The caller checks its size before.
+    pub async fn read_content(&mut self, first: Option<Bytes>) -> Result<Bytes, Fault> {
         let mut content = BytesMut::from(first.unwrap_or_default().as_ref());
         while let Some(chunk) = self.chunk().await? {
             content.extend_from_slice(&chunk);
@@ -195,22 +195,22 @@ impl Archive {
     }
 
     fn open(&mut self, size: u64) {
-        self.left = size;
+        self.remaining = size;
         self.padding = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;
     }
 
     async fn drain(&mut self) -> Result<(), Fault> {
         while self.chunk().await?.is_some() {}
-        self.left = std::mem::take(&mut self.padding);
+        self.remaining = std::mem::take(&mut self.padding);
         while self.chunk().await?.is_some() {}
         Ok(())
     }
 
     async fn extend(&mut self, extension: &mut Extension, kind: EntryType) -> Result<(), Fault> {
-        if self.left > EXTENSION_LIMIT {
+        if self.remaining > EXTENSION_LIMIT {
             return Err(self.malformed("an extension header is longer than any image needs"));
         }
-        let content = self.whole(None).await?;
+        let content = self.read_content(None).await?;
         match kind {
             EntryType::GNULongName => {
                 let end = content.iter().position(|&byte| byte == 0).unwrap_or(content.len());
@@ -235,7 +235,7 @@ impl Archive {
                     }
                 }
             }
-            // Where a link points to, and what holds for all entries, changes nothing for us.
+            // Targets of links and global headers are not needed.
             _ => {}
         }
         Ok(())
@@ -261,12 +261,12 @@ impl Archive {
         loop {
             trailer += self.chunk.len();
             if self.chunk.iter().any(|&byte| byte != 0) || trailer > TRAILER_LIMIT {
-                return Err(self.malformed("something follows its end"));
+                return Err(self.malformed("there is data after its end"));
             }
             match self.pull().await? {
                 Some(chunk) => self.chunk = chunk,
                 // The end is two blocks of zeros; the first was read.
-                None if trailer < BLOCK => return Err(self.malformed("it has only half an end")),
+                None if trailer < BLOCK => return Err(self.malformed("its end is incomplete")),
                 None => return Ok(()),
             }
         }
@@ -276,8 +276,8 @@ impl Archive {
         let Some(chunk) = self.source.next().await.transpose()? else {
             return Ok(None);
         };
-        let kept = chunk.len().min(TAIL);
-        let excess = (self.tail.len() + kept).saturating_sub(TAIL);
+        let kept = chunk.len().min(TAIL_LENGTH);
+        let excess = (self.tail.len() + kept).saturating_sub(TAIL_LENGTH);
         self.tail.advance(excess);
         self.tail.extend_from_slice(&chunk[chunk.len() - kept..]);
         Ok(Some(chunk))
@@ -289,25 +289,25 @@ impl Archive {
                 self.chunk = chunk;
                 Ok(())
             }
-            None => Err(self.malformed("it ends before its end")),
+            None => Err(self.malformed("it is cut off")),
         }
     }
 
-    // An engine that fails in the midst of an export writes the error behind what it wrote of the tar.
+    // An engine that fails during an export appends the error to what it wrote of the tar.
     fn malformed(&self, what: &str) -> Fault {
         let appended = (0..self.tail.len())
             .rev()
             .filter(|&at| self.tail[at..].starts_with(b"{\"error") || self.tail[at..].starts_with(b"{\"message\""))
             .find_map(|at| message_of(&self.tail[at..]));
         let message = match appended {
-            Some(said) => format!("the docker engine broke off the export: {said}"),
-            None => format!("{} is not a whole tar: {what}; try again", self.name),
+            Some(message) => format!("the docker engine broke off the export: {message}"),
+            None => format!("{} is not a complete tar: {what}; it is retried", self.name),
         };
         Fault::retryable(Reason::SourceFailed, message)
     }
 }
 
-fn readable(path: &[u8]) -> Option<String> {
+fn path_text(path: &[u8]) -> Option<String> {
     if path.len() > PATH_LIMIT {
         return None;
     }
@@ -316,7 +316,7 @@ fn readable(path: &[u8]) -> Option<String> {
 }
 
 // The first record `length key=value\n` of a PAX header, and what follows it (POSIX pax, "pax Extended Header").
-// The crate has such a reader too, but gives it to nobody.
+// The reader of the crate is not public.
 fn record(text: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let space = text.iter().position(|&byte| byte == b' ')?;
     let length: usize = std::str::from_utf8(&text[..space]).ok()?.parse().ok()?;
@@ -351,7 +351,7 @@ mod tests {
         vec![0; 2 * BLOCK]
     }
 
-    // In chunks of an odd length, so that nothing may rely on where they end.
+    // In chunks of an odd length, so that boundaries of chunks and blocks differ.
     fn archive(parts: &[Vec<u8>]) -> Archive {
         let chunks: Vec<_> = parts
             .concat()
@@ -365,7 +365,7 @@ mod tests {
         let mut archive = archive(parts);
         let mut entries = Vec::new();
         while let Some(entry) = archive.next().await? {
-            let content = archive.whole(None).await?;
+            let content = archive.read_content(None).await?;
             entries.push((entry, content));
         }
         Ok(entries)
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn gives_entries_whole_and_in_order() {
+    async fn returns_complete_entries_in_order() {
         let long = format!("{}/layer.tar", "d".repeat(180));
         let content = vec![7; 5000];
         let pax = format!("{} path={long}\n", long.len() + 10);
@@ -398,17 +398,17 @@ mod tests {
             .map(|(e, c)| (e.path.as_str(), e.kind, c.len()))
             .collect();
         let expected = [
-            ("blobs/", Kind::Other, 0),
-            ("a", Kind::File, 5000),
-            (long.as_str(), Kind::File, 1),
-            (long.as_str(), Kind::Link, 0),
+            ("blobs/", EntryKind::Other, 0),
+            ("a", EntryKind::File, 5000),
+            (long.as_str(), EntryKind::File, 1),
+            (long.as_str(), EntryKind::Link, 0),
         ];
         assert_eq!(seen, expected);
         assert_eq!(entries[1].1, content);
     }
 
     #[tokio::test]
-    async fn takes_a_size_from_an_extension() {
+    async fn an_extension_header_sets_the_size() {
         let mut huge = file("huge", b"12345");
         huge[124..136].copy_from_slice(b"00000000000\0");
         let mut header = Header::new_ustar();
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn content_left_unread_is_passed_over() {
+    async fn unread_content_is_skipped() {
         let mut archive = archive(&[file("a", &[1; 3000]), file("b", b"b"), end()]);
         archive.next().await.unwrap();
         archive.chunk().await.unwrap();
@@ -429,19 +429,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_cut_is_noticed() {
+    async fn a_truncated_archive_is_an_error() {
         let whole = [file("a", &[1; 700]), file("b", b"b"), end()].concat();
         for length in (0..whole.len())
             .step_by(61)
             .chain([BLOCK, whole.len() - BLOCK, whole.len() - 1])
         {
             let message = refused(&[whole[..length].to_vec()]).await;
-            assert!(message.contains("not a whole tar"), "{length}: {message}");
+            assert!(message.contains("not a complete tar"), "{length}: {message}");
         }
     }
 
     #[tokio::test]
-    async fn an_appended_error_is_repeated() {
+    async fn an_appended_error_is_reported() {
         let error = b"{\"errorDetail\":{\"message\":\"disk is gone\"},\"error\":\"disk is gone\"}\r\n".to_vec();
         let cut = file("a", &[1; 4000])[..1000].to_vec();
         for parts in [
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn absurd_archives_are_refused() {
+    async fn malformed_archives_are_refused() {
         let path = "p".repeat(PATH_LIMIT + 1);
         let long = member(EntryType::GNULongName, "x", path.as_bytes());
         let pax = |text: &[u8]| member(EntryType::XHeader, "pax", text);
@@ -463,7 +463,7 @@ mod tests {
         flipped[0] ^= 1;
         for (parts, expected) in [
             (vec![file("e", b""); ENTRY_LIMIT + 1], "more entries"),
-            (vec![long, file("a", b"")], "a path that no image has"),
+            (vec![long, file("a", b"")], "an invalid path"),
             (
                 vec![pax(&vec![b'x'; EXTENSION_LIMIT as usize + 1])],
                 "longer than any image needs",
@@ -474,7 +474,7 @@ mod tests {
             (vec![pax(b""), end()], "followed by the end"),
             (vec![member(EntryType::GNUSparse, "a", b"")], "sparse"),
             (vec![flipped], "checksum"),
-            (vec![end(), file("a", b"")], "follows its end"),
+            (vec![end(), file("a", b"")], "after its end"),
         ] {
             let message = refused(&parts).await;
             assert!(message.contains(expected), "{message}");

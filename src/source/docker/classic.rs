@@ -1,27 +1,28 @@
-//! Taking an image out of a classic store: a configuration and uncompressed layers, from the engine's folder or
-//! from an export.
+//! Reads an image from a classic store: a configuration and uncompressed layers, from the engine's directory or from an
+//! export.
 //!
-//! The manifest is made here, from the layers as they stand in the destination. Nothing of the export's own
-//! manifests, times or order enters it, so the same image gives the same digest.
+//! The manifest is made here, from the layers as the destination stores them. It does not depend on manifests, times or order
+//! in the export, so the same image has the same digest.
 
 use std::collections::{BTreeSet, HashMap};
 
 use futures::{StreamExt, TryStreamExt};
 
-use super::archive::{Archive, Entry, Kind};
-use super::engine::{Engine, absent};
+use super::archive::{Archive, Entry, EntryKind};
+use super::document::{DOCUMENT_LIMIT, verify};
+use super::engine::{Engine, image_not_found};
 use super::graph::Graph;
-use super::{DOCUMENT_LIMIT, push, verify};
+use super::push;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Manifest};
 use crate::source::reread::Rereads;
 use crate::source::{Blob, BlobSink, ByteStream, Delivery, Form, Method};
 
-/// Questions to the destination at once.
-const ASKED_AT_ONCE: usize = 8;
+/// Concurrent requests to the destination.
+const CONCURRENCY: usize = 8;
 
-/// Brings the image `image_id`, whose uncompressed layers are `diff_ids`, to `sink`. The engine is only read
-/// when something is missing there, and only exports what its folder did not give.
+/// Transfers the image `image_id`, whose uncompressed layers are `diff_ids`, to `sink`. The engine is read only when
+/// something is missing there, and exports only what could not be read from its directory.
 pub(super) async fn deliver(
     engine: &Engine,
     graph: &Graph,
@@ -29,82 +30,83 @@ pub(super) async fn deliver(
     diff_ids: &[Digest],
     sink: &dyn BlobSink,
 ) -> Result<Delivery, Fault> {
-    let mut parts = Parts::held(image_id, diff_ids, sink).await?;
+    let mut stored = StoredParts::find(image_id, diff_ids, sink).await?;
     let mut method = Method::Unchanged;
-    let mut declined = None;
-    if !parts.complete() {
+    let mut method_message = None;
+    if !stored.is_complete() {
         method = Method::DockerGraph;
         let storage = engine.storage().await?;
-        let is_missing = |diff_id: &Digest| !parts.layers.contains_key(diff_id);
-        let brought = graph.bring(&storage, image_id, diff_ids, parts.config.is_none(), is_missing, sink);
-        let brought = brought.await?;
-        parts.config = parts.config.or(brought.config);
-        parts.layers.extend(brought.layers);
-        declined = brought.declined;
-        if let Some(declined) = &declined {
-            tracing::info!(%image_id, declined, "an image is exported by its engine");
+        let is_missing = |diff_id: &Digest| !stored.layers.contains_key(diff_id);
+        let transferred = graph.transfer(&storage, image_id, diff_ids, stored.config.is_none(), is_missing, sink);
+        let transferred = transferred.await?;
+        stored.config = stored.config.or(transferred.config);
+        stored.layers.extend(transferred.layers);
+        method_message = transferred.method_message;
+        if let Some(method_message) = &method_message {
+            tracing::info!(%image_id, method_message, "an image is exported by its engine");
         }
     }
-    if !parts.complete() {
+    if !stored.is_complete() {
         method = Method::DockerSave;
-        let mut readings = Rereads::default();
-        // What arrived of one export is left out of the next.
+        let mut rereads = Rereads::default();
+        // What was stored of one export is skipped in the next.
         loop {
             match export(engine, image_id).await {
-                Ok(content) => match parts.read(content, sink).await {
-                    Err(fault) => readings.again(fault)?,
+                Ok(content) => match stored.read(content, sink).await {
+                    Err(fault) => rereads.retry_after(fault)?,
                     Ok(()) => break,
                 },
                 Err(refused) => {
-                    let is_it = |pushed: &Document| is_of(pushed, image_id, diff_ids);
-                    return push::delivered(refused, engine, image_id.as_str(), declined, sink, is_it).await;
+                    let is_expected = |pushed: &Document| is_manifest_of(pushed, image_id, diff_ids);
+                    return push::push_refused(refused, engine, image_id.as_str(), method_message, sink, is_expected)
+                        .await;
                 }
             }
         }
     }
-    let document = parts.manifest()?;
+    let document = stored.manifest()?;
     Ok(Delivery {
         documents: vec![document],
         method,
-        declined,
+        method_message,
     })
 }
 
-// 20.10 knows no better for an image that was removed meanwhile than that a file of its own is missing.
+// For an image that was removed meanwhile, 20.10 only says that one of its files is missing.
 async fn export(engine: &Engine, image_id: &Digest) -> Result<ByteStream<'static>, Fault> {
     let name = image_id.as_str();
     match engine.export(name, None).await {
-        Err(_) if matches!(engine.inspect(name).await, Ok(None)) => Err(absent(name)),
-        answered => answered,
+        Err(_) if matches!(engine.inspect(name).await, Ok(None)) => Err(image_not_found(name)),
+        result => result,
     }
 }
 
-// Whether a manifest is one of the image, whatever form its layers have.
-fn is_of(document: &Document, image_id: &Digest, diff_ids: &[Digest]) -> bool {
+// Whether a manifest is one of the image, however its layers are compressed.
+fn is_manifest_of(document: &Document, image_id: &Digest, diff_ids: &[Digest]) -> bool {
     let manifest = document.manifest();
     manifest.is_some_and(|manifest| manifest.config.digest == *image_id && manifest.layers.len() == diff_ids.len())
 }
 
-// What stands in the destination already.
-struct Parts<'a> {
+// The configuration and layers that exist in the destination.
+struct StoredParts<'a> {
     image_id: &'a Digest,
     diff_ids: &'a [Digest],
     config: Option<u64>,
     layers: HashMap<Digest, Descriptor>,
 }
 
-impl<'a> Parts<'a> {
-    async fn held(image_id: &'a Digest, diff_ids: &'a [Digest], sink: &dyn BlobSink) -> Result<Self, Fault> {
+impl<'a> StoredParts<'a> {
+    async fn find(image_id: &'a Digest, diff_ids: &'a [Digest], sink: &dyn BlobSink) -> Result<Self, Fault> {
         let distinct: BTreeSet<Digest> = diff_ids.iter().cloned().collect();
         let layers = async {
-            let asked = futures::stream::iter(distinct).map(|diff_id| async move {
-                let held = sink.holds_diff(&diff_id).await?;
-                Ok::<_, Fault>(held.map(|stored| (diff_id, stored)))
+            let lookups = futures::stream::iter(distinct).map(|diff_id| async move {
+                let existing = sink.existing_layer(&diff_id).await?;
+                Ok::<_, Fault>(existing.map(|stored| (diff_id, stored)))
             });
-            let answers: Vec<_> = asked.buffer_unordered(ASKED_AT_ONCE).try_collect().await?;
-            Ok(answers.into_iter().flatten().collect())
+            let layers: Vec<_> = lookups.buffer_unordered(CONCURRENCY).try_collect().await?;
+            Ok(layers.into_iter().flatten().collect())
         };
-        let (config, layers) = futures::try_join!(sink.holds(image_id, None), layers)?;
+        let (config, layers) = futures::try_join!(sink.existing_size(image_id, None), layers)?;
         Ok(Self {
             image_id,
             diff_ids,
@@ -113,51 +115,51 @@ impl<'a> Parts<'a> {
         })
     }
 
-    fn complete(&self) -> bool {
+    fn is_complete(&self) -> bool {
         self.config.is_some() && self.diff_ids.iter().all(|diff_id| self.layers.contains_key(diff_id))
     }
 
     async fn read(&mut self, export: ByteStream<'static>, sink: &dyn BlobSink) -> Result<(), Fault> {
         let mut archive = Archive::new(export);
-        let elder = elder_ids(self.diff_ids);
+        let legacy_ids = legacy_layer_ids(self.diff_ids);
         while let Some(entry) = archive.next().await? {
-            match what(&entry, self.image_id, self.diff_ids, &elder) {
-                What::Config if self.config.is_none() => self.take_config(&mut archive, &entry, sink).await?,
-                What::Layer(Some(diff_id)) if self.layers.contains_key(&diff_id) => {}
-                What::Layer(diff_id) => {
+            match classify(&entry, self.image_id, self.diff_ids, &legacy_ids) {
+                EntryRole::Config if self.config.is_none() => self.store_config(&mut archive, &entry, sink).await?,
+                EntryRole::Layer(Some(diff_id)) if self.layers.contains_key(&diff_id) => {}
+                EntryRole::Layer(diff_id) => {
                     let blob = Blob {
                         form: Form::Diff,
                         digest: diff_id,
                         size: Some(entry.size),
                         bytes: archive.content(None),
                     };
-                    let landed = sink.take(blob).await;
-                    let landed = landed.map_err(|fault| archive.cause(fault))?;
-                    if !self.diff_ids.contains(&landed.content) {
+                    let layer = sink.store(blob).await;
+                    let layer = layer.map_err(|fault| archive.cause(fault))?;
+                    if !self.diff_ids.contains(&layer.content_digest) {
                         let message = format!(
                             "the docker engine exported the layer {}, which the image {} does not have; \
                              remove the image there and build or load it again",
-                            landed.content, self.image_id
+                            layer.content_digest, self.image_id
                         );
                         return Err(Fault::retryable(Reason::DigestMismatch, message));
                     }
-                    self.layers.insert(landed.content, landed.stored);
+                    self.layers.insert(layer.content_digest, layer.descriptor);
                 }
-                What::Config | What::Other => {}
+                EntryRole::Config | EntryRole::Other => {}
             }
         }
         Ok(())
     }
 
-    async fn take_config(&mut self, archive: &mut Archive, entry: &Entry, sink: &dyn BlobSink) -> Result<(), Fault> {
+    async fn store_config(&mut self, archive: &mut Archive, entry: &Entry, sink: &dyn BlobSink) -> Result<(), Fault> {
         if entry.size > DOCUMENT_LIMIT {
             let message = format!(
-                "the configuration of the image {} has {} bytes, more than the {DOCUMENT_LIMIT} that are read",
+                "the configuration of the image {} has {} bytes, more than the limit of {DOCUMENT_LIMIT}",
                 self.image_id, entry.size
             );
             return Err(Fault::stalled(Reason::SourceFailed, message));
         }
-        let content = archive.whole(None).await?;
+        let content = archive.read_content(None).await?;
         verify(&content, self.image_id)?;
         let blob = Blob {
             form: Form::Exact,
@@ -165,7 +167,7 @@ impl<'a> Parts<'a> {
             size: Some(entry.size),
             bytes: futures::stream::iter([Ok(content)]).boxed(),
         };
-        sink.take(blob).await?;
+        sink.store(blob).await?;
         self.config = Some(entry.size);
         Ok(())
     }
@@ -190,57 +192,57 @@ impl<'a> Parts<'a> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum What {
+enum EntryRole {
     Config,
-    // With its digest, where the name tells.
+    // With its digest, if the path shows it.
     Layer(Option<Digest>),
     Other,
 }
 
-// Docker 25 and newer name everything `blobs/sha256/<hex>`; elder ones name the configuration
-// `<hex>.json` and a layer `<elder id>/layer.tar`. A layer that the image has twice comes once, the second
-// time as a link.
-fn what(entry: &Entry, image_id: &Digest, diff_ids: &[Digest], elder: &HashMap<String, Digest>) -> What {
-    if entry.kind != Kind::File {
-        return What::Other;
+// Docker 25 and newer name everything `blobs/sha256/<hex>`; older versions name the configuration `<hex>.json` and a layer
+// `<legacy ID>/layer.tar`. A layer that the image has twice is written once, and then as a link.
+fn classify(entry: &Entry, image_id: &Digest, diff_ids: &[Digest], legacy_ids: &HashMap<String, Digest>) -> EntryRole {
+    if entry.kind != EntryKind::File {
+        return EntryRole::Other;
     }
     if let Some(hex) = entry.path.strip_prefix("blobs/sha256/") {
         if hex == image_id.hex() {
-            return What::Config;
+            return EntryRole::Config;
         }
         let layer = diff_ids.iter().find(|diff_id| diff_id.hex() == hex);
-        return layer.map_or(What::Other, |diff_id| What::Layer(Some(diff_id.clone())));
+        return layer.map_or(EntryRole::Other, |diff_id| EntryRole::Layer(Some(diff_id.clone())));
     }
     if entry.path.strip_suffix(".json") == Some(image_id.hex()) {
-        return What::Config;
+        return EntryRole::Config;
     }
     match entry.path.strip_suffix("/layer.tar") {
-        Some(id) if !id.contains('/') => What::Layer(elder.get(id).cloned()),
-        _ => What::Other,
+        Some(id) if !id.contains('/') => EntryRole::Layer(legacy_ids.get(id).cloned()),
+        _ => EntryRole::Other,
     }
 }
 
-/// What moby writes of a layer that is not the topmost, before its chain and parent (image/v1, `CreateID`).
-const ELDER_CONFIG: &str = concat!(
+/// What moby hashes for the legacy ID of a layer, before its chain ID and parent (image/v1, `CreateID`). The topmost layer
+/// has another text.
+const LEGACY_CONFIG: &str = concat!(
     r#"{"container_config":{"Hostname":"","Domainname":"","User":"","AttachStdin":false,"AttachStdout":false,"#,
     r#""AttachStderr":false,"Tty":false,"OpenStdin":false,"StdinOnce":false,"Env":null,"Cmd":null,"Image":"","#,
     r#""Volumes":null,"WorkingDir":"","Entrypoint":null,"OnBuild":null,"Labels":null},"#,
     r#""created":"1970-01-01T00:00:00Z","layer_id":""#
 );
 
-// Elder engines name a layer by a hash over its chain, which is known for all but the topmost. A name that is
-// found here is a layer for certain, so one that the destination holds need not be compressed to be known. An
-// engine whose clock is not UTC makes other names; then nothing is found, and layers are known once hashed.
-fn elder_ids(diff_ids: &[Digest]) -> HashMap<String, Digest> {
+// Older engines name a layer by a hash over its chain, which is known for all but the topmost. So a layer that the
+// destination holds is recognised by its path, without reading it. An engine whose time zone is not UTC has other names;
+// then layers are recognised by their digest after they were read.
+fn legacy_layer_ids(diff_ids: &[Digest]) -> HashMap<String, Digest> {
     let mut ids = HashMap::new();
     let mut chain: Option<Digest> = None;
     let mut parent: Option<Digest> = None;
     for diff_id in diff_ids.split_last().map(|(_, lower)| lower).unwrap_or_default() {
         let link = match &chain {
-            Some(below) => Digest::of(format!("{below} {diff_id}").as_bytes()),
+            Some(chain) => Digest::of(format!("{chain} {diff_id}").as_bytes()),
             None => diff_id.clone(),
         };
-        let mut config = format!(r#"{ELDER_CONFIG}{link}""#);
+        let mut config = format!(r#"{LEGACY_CONFIG}{link}""#);
         if let Some(parent) = &parent {
             config.push_str(&format!(r#","parent":"{parent}""#));
         }
@@ -258,7 +260,7 @@ mod tests {
 
     // As docker 20.10 exported an image of these three layers.
     #[test]
-    fn elder_names_are_those_of_docker() {
+    fn legacy_layer_ids_are_those_of_docker() {
         let diff_ids: Vec<Digest> = [
             "sha256:ec1c40d85cfd173c4371e32735c01619d8e45119b89d4e201942dad745138436",
             "sha256:2ab05fb3dd569e0352cb11d76a88c3de7a2b419979234f1a6423d942509ba660",
@@ -266,7 +268,7 @@ mod tests {
         ]
         .map(|text| text.parse().unwrap())
         .to_vec();
-        let ids = elder_ids(&diff_ids);
+        let ids = legacy_layer_ids(&diff_ids);
         assert_eq!(ids.len(), 2);
         assert_eq!(
             ids["f885176b938dd959285b69f1ef42aba974f599556966e7d1b22effa5925cf767"],
@@ -276,6 +278,6 @@ mod tests {
             ids["9bb463655339a119a77b76e6d9de3f219340b8181ee4d69912eba4bc44947508"],
             diff_ids[1]
         );
-        assert!(elder_ids(&[]).is_empty());
+        assert!(legacy_layer_ids(&[]).is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! Doors to the two parsers of an engine's content, for the fuzz targets. No other build has them.
+//! Access to the two parsers of an engine's content for the fuzz targets. Other builds do not have it.
 
 use std::io::Read;
 use std::path::Path;
@@ -9,48 +9,47 @@ use futures::StreamExt;
 use super::archive::Archive;
 use super::graph::tarsplit;
 use crate::source::chunks::Chunks;
-use crate::source::confined_directory::Beneath;
+use crate::source::confined_directory::ConfinedDirectory;
 
-/// Reads the tar-split `gzip` twice as a transfer does, with the files that lie in `folder`. Gives the length in
-/// bytes that the first reading told and the bytes that the second brought, or why one of them was given up.
+/// Reads the tar-split `gzip` twice as a transfer does, with the files in `folder`. Returns the length in bytes, or why one
+/// of the reads failed.
 ///
 /// # Panics
-/// When more bytes come than were told, or another number without a complaint.
+/// If the second read gives another length than the first without an error.
 pub fn tar_split(gzip: &[u8], folder: &Path) -> Result<u64, String> {
-    let length = tarsplit::length(gzip).map_err(|doubt| doubt.to_string())?;
-    let mut diff = Beneath::at(folder).map_err(|doubt| doubt.to_string())?;
+    let length = tarsplit::length(gzip).map_err(|reason| reason.to_string())?;
+    let mut diff = ConfinedDirectory::open(folder).map_err(|reason| reason.to_string())?;
     let (mut chunks, mut receiver) = Chunks::new(length);
     let reading = std::thread::spawn({
         let gzip = gzip.to_vec();
         move || {
             let result = tarsplit::assemble(gzip.as_slice(), &mut diff, &mut chunks);
-            chunks.end(result);
+            chunks.finish(result);
         }
     });
-    let mut brought = 0;
-    let mut doubted = None;
+    let mut received = 0;
+    let mut failed = None;
     while let Some(chunk) = receiver.blocking_recv() {
         match chunk {
-            Ok(chunk) => brought += chunk.len() as u64,
-            Err(doubt) => doubted = Some(doubt.to_string()),
+            Ok(chunk) => received += chunk.len() as u64,
+            Err(reason) => failed = Some(reason.to_string()),
         }
-        assert!(brought <= length, "{brought} bytes of {length}");
+        assert!(received <= length, "{received} bytes of {length}");
     }
     assert!(reading.join().is_ok(), "the reader panicked");
-    match doubted {
-        Some(doubt) => Err(doubt),
+    match failed {
+        Some(reason) => Err(reason),
         None => {
-            assert_eq!(brought, length);
+            assert_eq!(received, length);
             Ok(length)
         }
     }
 }
 
-/// Reads `tar`, which arrives in pieces of `piece` bytes, to its end. Gives the number of entries and the bytes
-/// of their content.
+/// Reads `tar`, in chunks of `piece` bytes, to its end. Returns the number of entries and the bytes of their content.
 ///
 /// # Panics
-/// When an entry has more content than it says, or another length without a complaint.
+/// If the content of an entry has another length than its header says, without an error.
 pub async fn archive(tar: &[u8], piece: usize) -> Result<(usize, u64), String> {
     let pieces: Vec<_> = tar
         .chunks(piece.max(1))
@@ -61,7 +60,7 @@ pub async fn archive(tar: &[u8], piece: usize) -> Result<(usize, u64), String> {
     while let Some(entry) = archive.next().await.map_err(|fault| fault.message)? {
         entries += 1;
         let mut length = 0;
-        // Every third is passed over, as content is that nobody needs.
+        // The content of every third is skipped, as a transfer skips blobs.
         while entries % 3 != 0 {
             match archive.chunk().await.map_err(|fault| fault.message)? {
                 Some(chunk) => length += chunk.len() as u64,
@@ -76,7 +75,7 @@ pub async fn archive(tar: &[u8], piece: usize) -> Result<(usize, u64), String> {
     Ok((entries, total))
 }
 
-/// `lines` as the engine keeps them.
+/// `lines`, compressed as the engine stores them.
 pub fn gzip(lines: &[u8]) -> Vec<u8> {
     let mut gzip = Vec::new();
     // Reading from memory does not fail.

@@ -1,8 +1,8 @@
-//! Lines of an answer that comes piece by piece.
+//! Splits an answer into lines as it is received.
 
 use bytes::{Buf, BytesMut};
 
-/// What came of an answer and was not read as a line yet.
+/// What was received of an answer and not read as a line yet.
 #[derive(Debug, Default)]
 pub(super) struct Lines(BytesMut);
 
@@ -15,10 +15,10 @@ impl Lines {
         Some(line)
     }
 
-    /// Takes a piece, once [`Lines::next`] has no more. False when a line would become longer than `limit` bytes.
+    /// Adds a chunk, once [`Lines::next`] returned `None`. False if a line is longer than `limit` bytes.
     #[must_use]
-    pub fn take(&mut self, piece: &[u8], limit: usize) -> bool {
-        self.0.extend_from_slice(piece);
+    pub fn push(&mut self, chunk: &[u8], limit: usize) -> bool {
+        self.0.extend_from_slice(chunk);
         let unended = self.0.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
         self.0.len() - unended <= limit
     }
@@ -29,15 +29,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_become_lines_of_a_bounded_length() {
+    fn chunks_are_split_into_lines_of_a_limited_length() {
         let mut lines = Lines::default();
-        assert!(lines.take(b"one\ntw", 4));
+        assert!(lines.push(b"one\ntw", 4));
         assert_eq!(lines.next().as_deref(), Some(&b"one"[..]));
         assert_eq!(lines.next(), None);
-        assert!(lines.take(b"o\n\nlong", 4));
+        assert!(lines.push(b"o\n\nlong", 4));
         assert_eq!(lines.next().as_deref(), Some(&b"two"[..]));
         assert_eq!(lines.next().as_deref(), Some(&b""[..]));
         assert_eq!(lines.next(), None);
-        assert!(!lines.take(b"e", 4));
+        assert!(!lines.push(b"e", 4));
     }
 }

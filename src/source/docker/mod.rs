@@ -31,54 +31,49 @@
 //! redirect the engine anywhere. `push::name` creates and removes the name. The removal is a task that outlives a
 //! cancelled transfer and that the process waits for at its end. It is repeated when the engine fails, and after a kill
 //! at the next start: a second name with a hash of the first identifies what remained.
-//!
-//! # Library
-//!
-//! The engine's API is used with reqwest over the socket. bollard drops the API version from its paths, does not limit
-//! answers and has no `platform` for exports.
 
 mod archive;
 mod choose;
 mod classic;
 mod containerd;
+mod document;
 mod engine;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod graph;
-mod inspected;
+mod inspected_image;
 mod lines;
 mod push;
+mod pusher;
 mod watch;
 
-use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use lru::LruCache;
 
-pub(crate) use archive::{Archive as TarReader, Kind as TarEntryKind};
+pub(crate) use archive::{Archive as TarReader, EntryKind as TarEntryKind};
 pub use engine::{ApiVersion, DEFAULT_HOST, Engine, StorageKind};
-pub use inspected::{Held, InspectedImage};
-pub use push::settled;
-pub use watch::{ImageChange, ImageEvents};
+pub use inspected_image::{InspectedImage, StoredManifest};
+pub use push::wait_for_name_removal;
+pub use watch::ImageEvents;
 
 use self::choose::Target;
 use self::graph::Graph;
-use super::containerd::Client;
+use super::containerd_api::Client;
 pub use super::content::ContentStores;
-use super::content::{Content, Keeper};
+use super::content::{ContentStore, StoreOwner};
 use super::reread::Rereads;
 use super::{BlobSink, Delivery, Identity, ImageSource, Resolved};
 use crate::budget::IMAGES;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Descriptor, Digest, Document, Hasher, Platform, Reference, Selection, media_type, select};
+use crate::oci::{Descriptor, Digest, Document, Platform, Reference, Selection, media_type, select};
 
-/// A document or a configuration that is kept in memory, in bytes. Registries take no longer manifests.
-const DOCUMENT_LIMIT: u64 = crate::oci::MANIFEST_LIMIT as u64;
-
-/// Indexes that are remembered; real ones have some kilobytes.
-const INDEXES: usize = 64;
+/// The number of indexes that are cached; real ones have some kilobytes.
+const CACHED_INDEXES: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 /// The images of one docker engine.
 #[derive(Clone, Debug)]
@@ -86,23 +81,23 @@ pub struct Docker {
     engine: Engine,
     graph: Graph,
     content: Option<ContentStores>,
-    // Of which some platforms are taken. The API gives them only in an export.
-    indexes: Arc<Mutex<HashMap<Digest, Document>>>,
+    // Indexes of which some platforms are taken. The API returns them only in an export.
+    indexes: Arc<Mutex<LruCache<Digest, Document>>>,
 }
 
 impl Docker {
-    /// Takes images from `engine`, whose root this process finds at `root`, or else where the engine says that
-    /// it is. Where it cannot be read there the engine's API is used.
+    /// Reads images from `engine`. Its root directory is at `root` for this process, or else where the engine says. Where
+    /// that cannot be read, the engine's API is used.
     pub fn new(engine: Engine, root: Option<PathBuf>) -> Self {
         Self {
             engine,
             graph: Graph::new(root),
             content: None,
-            indexes: Arc::default(),
+            indexes: Arc::new(Mutex::new(LruCache::new(CACHED_INDEXES))),
         }
     }
 
-    /// The same engine, whose containerd store is read by `content` where that can be.
+    /// The same engine, whose containerd store is read through `content` where possible.
     pub fn with_content(self, content: ContentStores) -> Self {
         Self {
             content: Some(content),
@@ -110,25 +105,25 @@ impl Docker {
         }
     }
 
-    /// The same engine, which may stand still for `idle` in a transfer.
-    pub fn with_idle(&self, idle: Duration) -> Self {
+    /// The same engine with another timeout for an export that sends nothing.
+    pub fn with_idle_timeout(&self, idle_timeout: Duration) -> Self {
         Self {
-            engine: self.engine.with_idle(idle),
+            engine: self.engine.with_idle_timeout(idle_timeout),
             ..self.clone()
         }
     }
 
-    /// The same engine, of whose node this process is the agent. An engine has one.
-    pub fn of_agent(self) -> Self {
+    /// The same engine, used by the agent of its node. An engine has one.
+    pub fn for_agent(self) -> Self {
         Self {
-            engine: self.engine.of_agent(),
+            engine: self.engine.for_agent(),
             ..self
         }
     }
 
-    /// Takes away the names under which killed processes had this engine push images.
-    pub async fn sweep(&self) -> Result<(), Fault> {
-        push::sweep(&self.engine).await
+    /// Removes the names under which processes that were killed had this engine push images.
+    pub async fn remove_abandoned_names(&self) -> Result<(), Fault> {
+        push::remove_abandoned_names(&self.engine).await
     }
 
     /// The engine.
@@ -136,7 +131,7 @@ impl Docker {
         &self.engine
     }
 
-    // What stands under `reference`; where it names a digest, that must be it.
+    // The image `reference`. If that has a digest, it must be the image's.
     async fn find(&self, reference: &Reference) -> Result<InspectedImage, Fault> {
         let familiar = reference.familiar();
         let Some(digest) = reference.digest() else {
@@ -144,7 +139,7 @@ impl Docker {
                 .engine
                 .inspect(&familiar)
                 .await?
-                .ok_or_else(|| engine::absent(&familiar));
+                .ok_or_else(|| engine::image_not_found(&familiar));
         };
         if reference.tag().is_none() {
             let named = match self.engine.inspect(&familiar).await? {
@@ -152,15 +147,15 @@ impl Docker {
                 // An image that was built here has no `name@digest`; its ID is meant.
                 None => self.engine.inspect(digest.as_str()).await?,
             };
-            return named.ok_or_else(|| engine::absent(&familiar));
+            return named.ok_or_else(|| engine::image_not_found(&familiar));
         }
         let tagged = familiar.split('@').next().unwrap_or(&familiar);
         let image = self
             .engine
             .inspect(tagged)
             .await?
-            .ok_or_else(|| engine::absent(tagged))?;
-        if image.is(digest) {
+            .ok_or_else(|| engine::image_not_found(tagged))?;
+        if image.has_digest(digest) {
             return Ok(image);
         }
         let message = format!(
@@ -171,33 +166,35 @@ impl Docker {
         Err(Fault::retryable(Reason::DigestMismatch, message))
     }
 
-    // How the engine keeps `image`.
-    async fn shape(&self, image: &InspectedImage) -> Result<StorageKind, Fault> {
+    // How the engine stores `image`.
+    async fn storage_kind(&self, image: &InspectedImage) -> Result<StorageKind, Fault> {
         match image.descriptor {
             Some(_) => Ok(StorageKind::Containerd),
-            // An engine that lists no manifests may keep them all the same: API older than 1.48.
-            None => self.engine.shape().await,
+            // An engine with an API before 1.48 shows no manifests even if it keeps them.
+            None => self.engine.storage_kind().await,
         }
     }
 
-    // The content store that holds `proof`, or why it is not read, if anybody wanted it to be.
-    async fn content(&self, proof: &Digest) -> Result<Result<Content, Option<String>>, Fault> {
-        let Some(access) = &self.content else {
-            return Ok(Err(None));
+    // The content store that holds `proof`.
+    async fn open_content(&self, proof: &Digest) -> Result<OpenedContent, Fault> {
+        let Some(stores) = &self.content else {
+            return Ok(OpenedContent::Unavailable(None));
         };
         let storage = self.engine.storage().await?;
         let root = self.graph.root().or(storage.root.as_deref().map(Path::new));
-        // Where an engine that starts its own containerd has it.
+        // The root of a containerd that the engine starts.
         let own = root.map(|root| root.join("containerd/daemon"));
         let client = storage
             .containerd
-            .and_then(|address| Client::new(&address, &storage.namespace, self.engine.idle()).ok());
-        let opened = access.open(own, client.as_ref(), proof).await;
-        Ok(opened.map_err(Some))
+            .and_then(|address| Client::new(&address, &storage.namespace, self.engine.idle_timeout()).ok());
+        Ok(match stores.open(own, client.as_ref(), proof).await {
+            Ok(store) => OpenedContent::Store(store),
+            Err(message) => OpenedContent::Unavailable(Some(message)),
+        })
     }
 
-    // What is exported of an image, and what that makes of it.
-    async fn exported(
+    // What is exported of an image, and the digest that the image has then.
+    async fn export_target(
         &self,
         image: &InspectedImage,
         reference: &Reference,
@@ -207,50 +204,50 @@ impl Docker {
         let Target::Manifest { root, narrowed, .. } = &target else {
             return Ok((target, None));
         };
-        let made = match narrowed {
-            true => self.narrowed(image, root, platforms).await?,
+        let digest = match narrowed {
+            true => self.narrowed_digest(image, root, platforms).await?,
             false => root.digest.clone(),
         };
-        Ok((target, Some(made)))
+        Ok((target, Some(digest)))
     }
 
     // The digest of the index that is made of the images for `platforms`.
-    async fn narrowed(
+    async fn narrowed_digest(
         &self,
         image: &InspectedImage,
         root: &Descriptor,
         platforms: &[Platform],
     ) -> Result<Digest, Fault> {
         let known = |digest: &Digest| {
-            let indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
             indexes.get(digest).cloned()
         };
         let document = match known(&root.digest) {
             Some(document) => document,
             None => {
                 let export = self.engine.export(image.image_id.as_str(), None).await?;
-                let document = containerd::index(export, root).await?;
+                let document = containerd::read_index(export, root).await?;
                 let mut indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
-                if indexes.len() >= INDEXES {
-                    indexes.clear();
-                }
-                indexes.insert(root.digest.clone(), document.clone());
+                indexes.put(root.digest.clone(), document.clone());
                 document
             }
         };
         let chosen = document.index().map(|index| select(index, platforms));
-        let held = |entry: &Descriptor| {
+        let is_available = |entry: &Descriptor| {
             let mut known = image.manifests.iter().flatten();
-            known.any(|held| held.descriptor.digest == entry.digest && held.available)
+            known.any(|stored| stored.descriptor.digest == entry.digest && stored.available)
         };
         Ok(match chosen {
-            Some(Ok(Selection::Several(kept))) => Document::of_index(choose::only_held(kept, held))
-                .map_err(|error| self.engine.failed(&error.to_string()))?
+            Some(Ok(Selection::Several(kept))) => Document::of_index(choose::retain_available(kept, is_available))
+                .map_err(|error| self.engine.failure(&error.to_string()))?
                 .digest()
                 .clone(),
-            Some(Ok(Selection::Whole)) => match document.index().filter(|index| !index.manifests.iter().all(held)) {
-                Some(index) => Document::of_index(choose::only_held(index.clone(), held))
-                    .map_err(|error| self.engine.failed(&error.to_string()))?
+            Some(Ok(Selection::Whole)) => match document
+                .index()
+                .filter(|index| !index.manifests.iter().all(is_available))
+            {
+                Some(index) => Document::of_index(choose::retain_available(index.clone(), is_available))
+                    .map_err(|error| self.engine.failure(&error.to_string()))?
                     .digest()
                     .clone(),
                 None => root.digest.clone(),
@@ -259,13 +256,59 @@ impl Docker {
             _ => root.digest.clone(),
         })
     }
+
+    // Exports the image, whose manifest or index is `digest`; has the engine push it if it refuses to.
+    async fn deliver_export(
+        &self,
+        digest: &Digest,
+        image: &Resolved,
+        method_message: Option<String>,
+        sink: &dyn BlobSink,
+    ) -> Result<Delivery, Fault> {
+        let found = self.find(&image.reference).await?;
+        match self.export_target(&found, &image.reference, &image.platforms).await? {
+            (Target::Manifest { root, platform, .. }, Some(exported)) if exported == *digest => {
+                let id = found.image_id.as_str();
+                let mut rereads = Rereads::default();
+                loop {
+                    match self.engine.export(id, platform.as_ref()).await {
+                        Ok(export) => {
+                            match containerd::deliver(export, &root, image, method_message.clone(), sink).await {
+                                Err(fault) => rereads.retry_after(fault)?,
+                                done => return done,
+                            }
+                        }
+                        // The listed manifests would have to be read back from the registry to be published.
+                        Err(refused) if media_type::is_index(&root.media_type) => return Err(refused),
+                        Err(refused) => {
+                            return push::push_refused(refused, &self.engine, id, method_message, sink, |pushed| {
+                                pushed.digest() == digest
+                            })
+                            .await;
+                        }
+                    }
+                }
+            }
+            _ => Err(self.engine.failure(&format!(
+                "`{}` changed while it was read; the next attempt reads the new image",
+                image.reference.familiar()
+            ))),
+        }
+    }
+}
+
+/// The content store of an engine, if it can be read.
+enum OpenedContent {
+    Store(ContentStore),
+    /// Why not, unless it was not to be read.
+    Unavailable(Option<String>),
 }
 
 #[async_trait]
 impl ImageSource for Docker {
     async fn resolve(&self, reference: &Reference, platforms: &[Platform]) -> Result<Resolved, Fault> {
         let image = self.find(reference).await?;
-        let identity = match self.shape(&image).await? {
+        let identity = match self.storage_kind(&image).await? {
             StorageKind::Classic => {
                 choose::target(&image, StorageKind::Classic, reference, platforms)?;
                 Identity::Config {
@@ -275,10 +318,10 @@ impl ImageSource for Docker {
             }
             StorageKind::Containerd => {
                 let root = image.descriptor.as_ref().map_or(&image.image_id, |root| &root.digest);
-                if let Ok(content) = self.content(root).await? {
-                    return content.resolve(Keeper::Docker, root, reference, platforms).await;
+                if let OpenedContent::Store(content) = self.open_content(root).await? {
+                    return content.resolve(StoreOwner::Docker, root, reference, platforms).await;
                 }
-                let (_, made) = self.exported(&image, reference, platforms).await?;
+                let (_, made) = self.export_target(&image, reference, platforms).await?;
                 Identity::Manifest(made.unwrap_or(image.image_id))
             }
         };
@@ -295,63 +338,22 @@ impl ImageSource for Docker {
 
     async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivery, Fault> {
         match &image.identity {
-            // The ID is asked for, so it does not matter if the name moved on.
+            // The image is read by its ID, so it does not matter if its name was given to another one.
             Identity::Config { image_id, diff_ids } => {
                 classic::deliver(&self.engine, &self.graph, image_id, diff_ids, sink).await
             }
             Identity::Manifest(digest) => {
-                // An index of our own is not in the store, but what it lists is.
+                // An index that was made here is not in the store, but its entries are.
                 let proof = image.documents.first().map_or(digest, Document::digest);
-                let declined = match (self.content(proof).await?, image.documents.is_empty()) {
-                    (Ok(content), false) => return content.deliver(Keeper::Docker, image, sink).await,
-                    (Ok(_), true) => None,
-                    (Err(why), _) => why,
-                };
-                let found = self.find(&image.reference).await?;
-                match self.exported(&found, &image.reference, &image.platforms).await? {
-                    (Target::Manifest { root, platform, .. }, Some(made)) if made == *digest => {
-                        let id = found.image_id.as_str();
-                        let mut readings = Rereads::default();
-                        loop {
-                            match self.engine.export(id, platform.as_ref()).await {
-                                Ok(export) => {
-                                    match containerd::deliver(export, &root, image, declined.clone(), sink).await {
-                                        Err(fault) => readings.again(fault)?,
-                                        done => return done,
-                                    }
-                                }
-                                // What is listed would have to be fetched back, to be published again.
-                                Err(refused) if media_type::is_index(&root.media_type) => return Err(refused),
-                                Err(refused) => {
-                                    return push::delivered(refused, &self.engine, id, declined, sink, |pushed| {
-                                        pushed.digest() == digest
-                                    })
-                                    .await;
-                                }
-                            }
-                        }
+                let method_message = match (self.open_content(proof).await?, image.documents.is_empty()) {
+                    (OpenedContent::Store(content), false) => {
+                        return content.deliver(StoreOwner::Docker, image, sink).await;
                     }
-                    _ => Err(self.engine.failed(&format!(
-                        "`{}` changed while it was read; what stands there now is taken next",
-                        image.reference.familiar()
-                    ))),
-                }
+                    (OpenedContent::Store(_), true) => None,
+                    (OpenedContent::Unavailable(message), _) => message,
+                };
+                self.deliver_export(digest, image, method_message, sink).await
             }
         }
     }
-}
-
-// Checks a small blob that was read whole.
-fn verify(content: &[u8], expected: &Digest) -> Result<(), Fault> {
-    let mut hasher = Hasher::like(expected);
-    hasher.update(content);
-    let found = hasher.finish();
-    if found == *expected {
-        return Ok(());
-    }
-    let message = format!(
-        "the docker engine exported {found} under the name {expected}; its store is damaged: \
-         remove the image there and build or load it again"
-    );
-    Err(Fault::retryable(Reason::DigestMismatch, message))
 }

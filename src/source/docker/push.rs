@@ -1,13 +1,13 @@
-//! The last way out of an engine: it pushes the image by itself.
+//! Has the engine push the image itself: the last method.
 //!
-//! It compresses every layer in one thread, and its network, its names and its certificates are its own. But
-//! it needs neither its folder to be seen here nor room on its disk for an export.
+//! The engine compresses every layer in one thread, and uses its own network, DNS and certificates. But its directory need
+//! not be readable here, and its disk needs no space for an export.
 
 mod name;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
-use reqwest::Response;
+use hyper::body::Incoming;
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use serde_json::json;
@@ -19,56 +19,58 @@ use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Document};
 use crate::source::{BlobSink, Delivery, Method, PushTarget};
 
-use self::name::Named;
-pub use self::name::settled;
-pub(super) use self::name::{Pusher, sweep};
+use self::name::TemporaryName;
+pub(super) use self::name::remove_abandoned_names;
+pub use self::name::wait_for_name_removal;
 
-/// The longest line of a push that is read, in bytes. They tell of progress.
+/// The longest line of a push that is read, in bytes. The lines report progress.
 const LINE_LIMIT: usize = 64 * 1024;
 
-/// Has the engine push the image `id` to where `sink` stores, after it `refused` to export it, and nothing better
-/// could be done because it `declined`. The manifest is the engine's own, and must be one that `is_it`.
+/// Has the engine push the image `id` to the target of `sink`, after it `refused` to export it. `method_message` says why
+/// better methods were not used. The engine makes the manifest, which must be one that `is_expected`.
 ///
 /// # Errors
-/// `refused` itself where the engine cannot push there, and with the reason of that where it failed to;
-/// [`Fault::conflict`] where the tag belongs to somebody else.
-pub(super) async fn delivered(
+/// `refused` if the engine cannot push there, extended by the error if it tried and failed; [`Fault::conflict`] if the tag
+/// belongs to another object.
+pub(super) async fn push_refused(
     refused: Fault,
     engine: &Engine,
     id: &str,
-    declined: Option<String>,
+    method_message: Option<String>,
     sink: &dyn BlobSink,
-    is_it: impl Fn(&Document) -> bool + Send,
+    is_expected: impl Fn(&Document) -> bool + Send,
 ) -> Result<Delivery, Fault> {
     if refused.reason != Reason::SourceFailed {
         return Err(refused);
     }
     let target = sink.push_target().await?;
-    // An engine of another machine is spoken to in the clear, which is no way for a password.
+    // The connection to an engine of another machine is not encrypted, so no credentials are sent over it.
     let Some(target) = target.filter(|target| engine.is_local() || target.credentials.is_none()) else {
         return Err(refused);
     };
     let pushed = async {
         let digest = push(engine, id, &target).await?;
         match sink.document(&digest).await? {
-            Some(document) if is_it(&document) => Ok(document),
-            Some(_) => Err(engine.failed(&format!("it pushed {digest}, which is another image"))),
-            None => Err(engine.failed(&format!("it says that it pushed {digest}, which is not there"))),
+            Some(document) if is_expected(&document) => Ok(document),
+            Some(_) => Err(engine.failure(&format!("it pushed {digest}, which is another image"))),
+            None => Err(engine.failure(&format!(
+                "it reports that it pushed {digest}, which does not exist there"
+            ))),
         }
     };
     match pushed.await {
         Ok(document) => {
             let why = format!("the image was not exported: {}", refused.message);
-            let reasons: Vec<String> = declined.into_iter().chain([why]).collect();
+            let reasons: Vec<String> = method_message.into_iter().chain([why]).collect();
             Ok(Delivery {
                 documents: vec![document],
                 method: Method::DockerPush,
-                declined: Some(reasons.join("; ")),
+                method_message: Some(reasons.join("; ")),
             })
         }
         Err(fault) => {
             let message = format!(
-                "{}; and asked to push the image by itself: {}",
+                "{}; when it was asked to push the image itself: {}",
                 refused.message, fault.message
             );
             Err(Fault::retryable(refused.reason, message))
@@ -79,31 +81,29 @@ pub(super) async fn delivered(
 async fn push(engine: &Engine, id: &str, target: &PushTarget) -> Result<Digest, Fault> {
     let repository = format!("{}/{}", target.host, target.repository);
     let name = format!("{repository}:{}", target.tag);
-    sweep(engine).await?;
-    // A name that somebody gave stays what it is.
-    let named = match engine.inspect(&name).await? {
-        None => Some(Named::give(engine, id, &repository, &target.tag).await?),
+    remove_abandoned_names(engine).await?;
+    // A name that the image already has is not removed afterwards.
+    let temporary_name = match engine.inspect(&name).await? {
+        None => Some(TemporaryName::create(engine, id, &repository, &target.tag).await?),
         Some(known) if known.image_id.as_str() == id => None,
         Some(_) => {
-            let what = format!("it has another image under the name `{name}`, under which this one would be pushed");
-            return Err(engine.failed(&what));
+            let what = format!("another image has the name `{name}`, under which this one would be pushed");
+            return Err(engine.failure(&what));
         }
     };
-    let tag = url::form_urlencoded::byte_serialize(target.tag.as_bytes()).collect::<String>();
-    let path = format!("/images/{repository}/push?tag={tag}");
     let pushed = async {
-        let answer = engine.post(&path, &[("X-Registry-Auth", &credentials(target))]).await?;
-        tracing::info!(name, "an engine pushes an image by itself");
+        let answer = engine.push(&repository, &target.tag, &credentials(target)).await?;
+        tracing::info!(name, "an engine pushes an image");
         outcome(engine, answer).await
     };
     let pushed = pushed.await;
-    if let Some(named) = named {
-        named.end().await;
+    if let Some(temporary_name) = temporary_name {
+        temporary_name.remove().await;
     }
     pushed
 }
 
-// RFC 4648, section 5, as the engine's API wants it; an empty object where there are none.
+// URL-safe base64 (RFC 4648, section 5), which the engine's API requires; an empty object without credentials.
 fn credentials(target: &PushTarget) -> String {
     let json = match &target.credentials {
         None => json!({}),
@@ -133,23 +133,23 @@ struct Aux {
     digest: Option<Digest>,
 }
 
-// What the lines of a push come to: the digest of the manifest, or what went wrong.
-async fn outcome(engine: &Engine, mut answer: Response) -> Result<Digest, Fault> {
+// The result of a push: the digest of the manifest, or the error.
+async fn outcome(engine: &Engine, mut answer: Incoming) -> Result<Digest, Fault> {
     let mut lines = Lines::default();
     let mut pushed = None;
     while let Some(chunk) = engine.chunk(&mut answer, "a push").await? {
-        if !lines.take(&chunk, LINE_LIMIT) {
-            return Err(engine.failed("a line of its push has no end"));
+        if !lines.push(&chunk, LINE_LIMIT) {
+            return Err(engine.failure("a line of its push is too long"));
         }
         while let Some(line) = lines.next() {
-            if let Some(said) = message_of(&line) {
-                return Err(engine.failed(&said));
+            if let Some(message) = message_of(&line) {
+                return Err(engine.failure(&message));
             }
             let line: Line = decode::json(&line).unwrap_or_default();
             pushed = line.aux.and_then(|aux| aux.digest).or(pushed);
         }
     }
-    pushed.ok_or_else(|| engine.failed("its push ended without a digest"))
+    pushed.ok_or_else(|| engine.failure("its push ended without a digest"))
 }
 
 #[cfg(test)]

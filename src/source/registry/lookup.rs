@@ -1,11 +1,10 @@
-//! The search for one image in its registry: its manifests, and of an index those of the platforms that were asked for.
+//! Finds one image in its registry: its manifests, and of an index those of the platforms that were asked for.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::AT_ONCE;
 use crate::budget::{Reservation, memory_of_json};
 use crate::fault::{Fault, Reason};
 use crate::oci::{
@@ -15,30 +14,33 @@ use crate::oci::{
 use crate::registry::{Error, Kind, Repository};
 use crate::source::{Identity, Resolved};
 
-/// How deep indexes may lie in each other.
-const DEPTH: usize = 4;
+/// Manifests of one image that are read concurrently, and blobs that are transferred. The registries' limits decide how many
+/// of these are requests at the same time; a blob that another transfer is sending only waits.
+pub(super) const CONCURRENCY: usize = 8;
+/// How deep indexes may be nested.
+const DEPTH_LIMIT: usize = 4;
 /// How many manifests one image may have, all platforms and attestations together.
-const MANIFESTS: usize = 256;
+const MANIFESTS_LIMIT: usize = 256;
 /// The longest image configuration in bytes that is read.
 const CONFIG_LIMIT: usize = 8 * 1024 * 1024;
 
-/// The search for one image.
+/// The lookup of one image.
 pub(super) struct Lookup {
     pub repository: Repository,
-    /// The image as it was asked for, for messages.
+    /// The reference of the image, for messages.
     pub name: String,
-    /// Whether it was asked for by its digest, which an index keeps only as a whole.
+    /// Whether the reference has a digest. Of an index, only all of it has that digest.
     pub pinned: bool,
-    /// The memory that the manifests take.
+    /// The memory that is reserved for the manifests.
     pub memory: Arc<Reservation>,
 }
 
 impl Lookup {
-    fn failed(&self, what: &str) -> Fault {
+    fn failure(&self, what: &str) -> Fault {
         Fault::retryable(Reason::SourceFailed, format!("cannot read {}: {what}", self.name))
     }
 
-    /// What the image's name stands for now.
+    /// The manifest or index of the image's name.
     pub async fn root(&self, reference: &Reference) -> Result<Document, Fault> {
         self.document(reference.identifier()).await?.ok_or_else(|| {
             Fault::retryable(
@@ -59,7 +61,7 @@ impl Lookup {
         platforms: &[Platform],
     ) -> Result<Resolved, Fault> {
         let top = root.digest().clone();
-        let (root, read) = self.choose(root, platforms).await?;
+        let (root, read) = self.select_platforms(root, platforms).await?;
         let digest = root.digest().clone();
         let documents = self.with_children(root, read).await?;
         let size = distinct_blobs(&documents).iter().map(|blob| blob.size).sum::<u64>();
@@ -76,23 +78,23 @@ impl Lookup {
 
     pub async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
         let read = self.repository.manifest(identifier).await;
-        self.held(read.map_err(|error| error.reading(&self.name))?)
+        self.reserve_memory(read.map_err(|error| error.reading(&self.name))?)
     }
 
-    /// `document`, which is held until the image was moved.
-    fn held(&self, document: Option<Document>) -> Result<Option<Document>, Fault> {
+    /// `document`, which stays in memory until the image was transferred.
+    fn reserve_memory(&self, document: Option<Document>) -> Result<Option<Document>, Fault> {
         let memory = document.as_ref().map_or(0, |document| memory_of_json(&document.raw));
         let added = self.memory.add(memory);
         added.map_err(|exhausted| exhausted.fault(Reason::SourceFailed, &self.name))?;
         Ok(document)
     }
 
-    /// A manifest that an index lists, or nothing where a registry holds no manifest of that digest that we could carry.
-    async fn listed(&self, digest: &Digest) -> Result<Option<Document>, Fault> {
+    /// A manifest that an index lists; `None` if the registry has no usable manifest of that digest.
+    async fn listed_manifest(&self, digest: &Digest) -> Result<Option<Document>, Fault> {
         match self.repository.manifest(digest.as_str()).await {
-            Ok(document) => self.held(document),
-            // The index was read there by the same right, so what is refused is not there.
-            Err(error) if is_no_manifest(&error) || error.may_mean_absent() => Ok(None),
+            Ok(document) => self.reserve_memory(document),
+            // The index was read with the same credentials, so a refusal means that the manifest does not exist.
+            Err(error) if is_not_a_manifest(&error) || error.may_mean_absent() => Ok(None),
             Err(error) => Err(error.reading(&self.name)),
         }
     }
@@ -103,21 +105,21 @@ impl Lookup {
             return Ok(None);
         }
         if !entry.is_typed_as_manifest() {
-            // A registry may keep it as either.
+            // A registry may have it as a manifest or as a blob.
             let found = self.repository.manifest(entry.digest.as_str()).await;
             return match found {
-                Err(error) if is_no_manifest(&error) => Err(self.failed(&format!(
-                    "its index lists {} of type `{}`, which is no image; choose by platforms, or push the image again with a tool of today",
+                Err(error) if is_not_a_manifest(&error) => Err(self.failure(&format!(
+                    "its index lists {} of type `{}`, which is not an image; choose by platforms, or push the image again with a current tool",
                     entry.digest, entry.media_type
                 ))),
-                found => self.held(found.map_err(|error| error.reading(&self.name))?),
+                found => self.reserve_memory(found.map_err(|error| error.reading(&self.name))?),
             };
         }
         let document = self.document(entry.digest.as_str()).await?;
         document.map(Some).ok_or_else(|| self.missing(entry))
     }
 
-    /// That a manifest is not there which the index lists.
+    /// The fault of a manifest that the index lists and the registry does not have.
     fn missing(&self, entry: &Descriptor) -> Fault {
         let host = self.repository.registry().host();
         let (digest, name) = (&entry.digest, &self.name);
@@ -144,9 +146,9 @@ impl Lookup {
         Fault::retryable(Reason::SourceNotFound, message)
     }
 
-    /// The root that has only the platforms asked for, `root` itself where that is so, and what was read of the manifests
-    /// that it lists. An index that is named by its digest stays whole: in the cluster that digest must be found.
-    async fn choose(
+    /// The root that has only the platforms asked for, which may be `root` itself, and those of the listed manifests that were
+    /// read. An index that is referred to by its digest stays whole: the cluster looks for that digest.
+    async fn select_platforms(
         &self,
         root: Document,
         platforms: &[Platform],
@@ -157,7 +159,7 @@ impl Lookup {
         let index = match (root.index(), root.manifest()) {
             (Some(index), _) => index,
             (None, Some(manifest)) => {
-                // Who does not say what it runs on is believed to be what was asked for.
+                // An image without a platform is accepted for every platform.
                 let Some(offered) = self.platform_of(manifest).await? else {
                     return Ok((root, HashMap::new()));
                 };
@@ -168,13 +170,13 @@ impl Lookup {
                     .collect();
                 return match absent.is_empty() {
                     true => Ok((root, HashMap::new())),
-                    false => Err(self.lacking(&MissingPlatforms(absent), vec![offered])),
+                    false => Err(self.platforms_not_found(&MissingPlatforms(absent), vec![offered])),
                 };
             }
             (None, None) => return Ok((root, HashMap::new())),
         };
         let mut read = HashMap::new();
-        let index = &self.flat(index, &mut read).await?;
+        let index = &self.flatten(index, &mut read).await?;
         let mut offered: Vec<Option<Platform>> = Vec::with_capacity(index.manifests.len());
         for entry in &index.manifests {
             offered.push(match entry.may_be_image() {
@@ -184,7 +186,7 @@ impl Lookup {
         }
         let selection = match select_by(index, platforms, |at| offered.get(at)?.as_ref()) {
             Ok(selection) => selection,
-            Err(absent) => return Err(self.lacking(&absent, offered.into_iter().flatten().collect())),
+            Err(absent) => return Err(self.platforms_not_found(&absent, offered.into_iter().flatten().collect())),
         };
         let kept = match selection {
             _ if self.pinned => return Ok((root, read)),
@@ -198,14 +200,16 @@ impl Lookup {
             Selection::Several(kept) => kept,
             Selection::Whole => index.clone(),
         };
-        if kept.manifests.len() > MANIFESTS {
+        if kept.manifests.len() > MANIFESTS_LIMIT {
             return Err(self.too_many());
         }
-        let runs_on = |digest: &Digest| {
+        let platform_of_digest = |digest: &Digest| {
             let mut entries = index.manifests.iter().zip(&offered);
             entries.find_map(|(entry, offered)| (entry.digest == *digest).then_some(offered.as_ref())?)
         };
-        let (entries, read) = self.those_there(kept.manifests, platforms, runs_on, read).await?;
+        let (entries, read) = self
+            .existing_entries(kept.manifests, platforms, platform_of_digest, read)
+            .await?;
         let kept = Index {
             manifests: entries,
             ..kept
@@ -213,32 +217,33 @@ impl Lookup {
         if kept.manifests.len() == index.manifests.len() {
             return Ok((root, read));
         }
-        // What is missing may have been all but one image.
+        // Only one image may remain.
         let images: Vec<&Descriptor> = kept.manifests.iter().filter(|entry| entry.may_be_image()).collect();
         if let [only] = images.as_slice()
             && let Some(document) = read.get(&only.digest)
         {
             return Ok((document.clone(), read));
         }
-        let root = Document::of_index(kept).map_err(|error| self.failed(&error.to_string()))?;
+        let root = Document::of_index(kept).map_err(|error| self.failure(&error.to_string()))?;
         Ok((root, read))
     }
 
-    /// The index with the entries of those within it that only their own entries place. They go to `read`.
-    async fn flat(&self, index: &Index, read: &mut HashMap<Digest, Document>) -> Result<Index, Fault> {
+    /// The index with nested indexes that name no platform replaced by their entries. Indexes that are read are added to
+    /// `read`.
+    async fn flatten(&self, index: &Index, read: &mut HashMap<Digest, Document>) -> Result<Index, Fault> {
         let (mut flat, mut absent) = (index.clone(), HashSet::new());
-        for _ in 0..DEPTH {
+        for _ in 0..DEPTH_LIMIT {
             let mut open = flat.open_indexes(read);
             open.retain(|digest| !absent.contains(digest));
             if open.is_empty() {
                 break;
             }
-            if read.len() + open.len() > MANIFESTS {
+            if read.len() + open.len() > MANIFESTS_LIMIT {
                 return Err(self.too_many());
             }
             let found: Vec<(Digest, Option<Document>)> = stream::iter(open)
-                .map(|digest| async move { Ok::<_, Fault>((digest.clone(), self.listed(&digest).await?)) })
-                .buffered(AT_ONCE)
+                .map(|digest| async move { Ok::<_, Fault>((digest.clone(), self.listed_manifest(&digest).await?)) })
+                .buffered(CONCURRENCY)
                 .try_collect()
                 .await?;
             for (digest, document) in found {
@@ -252,13 +257,13 @@ impl Lookup {
         Ok(flat)
     }
 
-    /// Those of the chosen `entries` that the registry has, with their manifests. Attestations may lack, and an image that
-    /// another one stands beside for the same platform.
-    async fn those_there<'a>(
+    /// Those of the selected `entries` that the registry has, with their manifests. Attestations may be missing, and so may an
+    /// image if another one for the same platform exists.
+    async fn existing_entries<'a>(
         &self,
         entries: Vec<Descriptor>,
         platforms: &[Platform],
-        runs_on: impl Fn(&Digest) -> Option<&'a Platform>,
+        platform_of_digest: impl Fn(&Digest) -> Option<&'a Platform>,
         mut read: HashMap<Digest, Document>,
     ) -> Result<(Vec<Descriptor>, HashMap<Digest, Document>), Fault> {
         let unread: BTreeSet<Digest> = entries
@@ -267,8 +272,8 @@ impl Lookup {
             .filter(|digest| !read.contains_key(digest))
             .collect();
         let found: Vec<Option<Document>> = stream::iter(unread)
-            .map(|digest| async move { self.listed(&digest).await })
-            .buffered(AT_ONCE)
+            .map(|digest| async move { self.listed_manifest(&digest).await })
+            .buffered(CONCURRENCY)
             .try_collect()
             .await?;
         read.extend(
@@ -277,23 +282,23 @@ impl Lookup {
                 .flatten()
                 .map(|document| (document.digest().clone(), document)),
         );
-        let (mut there, lost): (Vec<Descriptor>, Vec<Descriptor>) =
+        let (mut existing, missing): (Vec<Descriptor>, Vec<Descriptor>) =
             entries.into_iter().partition(|entry| read.contains_key(&entry.digest));
-        for entry in there.iter_mut().filter(|entry| entry.size == 0) {
+        for entry in existing.iter_mut().filter(|entry| entry.size == 0) {
             entry.size = read.get(&entry.digest).map_or(0, |document| document.descriptor.size);
         }
         let has = |asked: &Platform| {
-            let mut images = there.iter().filter(|entry| entry.may_be_image());
-            images.any(|image| runs_on(&image.digest).is_some_and(|offered| asked.admits(offered)))
+            let mut images = existing.iter().filter(|entry| entry.may_be_image());
+            images.any(|image| platform_of_digest(&image.digest).is_some_and(|offered| asked.admits(offered)))
         };
-        match lost.iter().find(|entry| entry.may_be_image()) {
+        match missing.iter().find(|entry| entry.may_be_image()) {
             Some(image) if !platforms.iter().all(has) => Err(self.missing(image)),
-            _ => Ok((there, read)),
+            _ => Ok((existing, read)),
         }
     }
 
-    /// What an entry of an index runs on; where the index does not say, its configuration does. What is read for it goes
-    /// to `read`.
+    /// The platform of an entry of an index, by the index or else by its configuration. A manifest that is read is added to
+    /// `read`.
     async fn platform_of_entry(
         &self,
         entry: &Descriptor,
@@ -302,12 +307,12 @@ impl Lookup {
         if entry.names_platform() {
             return Ok(entry.platform.clone());
         }
-        if read.len() >= MANIFESTS {
-            return Err(self.failed(&format!(
-                "more than {MANIFESTS} entries of its index do not say what they run on; name the image that is wanted by its digest"
+        if read.len() >= MANIFESTS_LIMIT {
+            return Err(self.failure(&format!(
+                "more than {MANIFESTS_LIMIT} entries of its index name no platform; refer to the image that is wanted by its digest"
             )));
         }
-        let Some(document) = self.listed(&entry.digest).await? else {
+        let Some(document) = self.listed_manifest(&entry.digest).await? else {
             return Ok(None);
         };
         let platform = match document.manifest() {
@@ -318,27 +323,27 @@ impl Lookup {
         Ok(platform)
     }
 
-    /// What an image's configuration says that it runs on.
+    /// The platform in an image's configuration.
     async fn platform_of(&self, manifest: &Manifest) -> Result<Option<Platform>, Fault> {
         if let Some(raw) = manifest.config.known_content() {
             return Ok(Platform::of_config(&raw));
         }
         match self.repository.small_blob(&manifest.config.digest, CONFIG_LIMIT).await {
             Ok(raw) => Ok(raw.and_then(|raw| Platform::of_config(&raw))),
-            Err(error) if is_no_manifest(&error) => Ok(None),
+            Err(error) if is_not_a_manifest(&error) => Ok(None),
             Err(error) => Err(error.reading(&self.name)),
         }
     }
 
-    /// That some of the platforms asked for are not offered.
-    fn lacking(&self, absent: &MissingPlatforms, mut offered: Vec<Platform>) -> Fault {
+    /// The fault of platforms that the image does not have.
+    fn platforms_not_found(&self, absent: &MissingPlatforms, mut offered: Vec<Platform>) -> Fault {
         offered.retain(Platform::is_said);
         let mut has: Vec<String> = offered.iter().map(Platform::to_string).collect();
         let mut seen = HashSet::new();
         has.retain(|platform| seen.insert(platform.clone()));
         let what = match has.len() {
             0 => {
-                "it does not say what it runs on; leave platforms out to take all of it, or push an image that says so"
+                "it names no platform; leave platforms out to take all of it, or push an image that names its platform"
                     .to_owned()
             }
             count => {
@@ -373,12 +378,12 @@ impl Lookup {
         let mut level = vec![top.clone()];
         for depth in 0.. {
             let entries = unread(&level, &found);
-            if found.len() + entries.len() > MANIFESTS {
+            if found.len() + entries.len() > MANIFESTS_LIMIT {
                 return Err(self.too_many());
             }
             let has_index = |digest: &Digest| found.get(digest).is_some_and(|document| document.index().is_some());
-            if depth >= DEPTH && level.iter().any(has_index) {
-                return Err(self.failed(&format!("its indexes lie more than {DEPTH} deep in each other")));
+            if depth >= DEPTH_LIMIT && level.iter().any(has_index) {
+                return Err(self.failure(&format!("its indexes are nested more than {DEPTH_LIMIT} levels deep")));
             }
             if entries.is_empty() {
                 break;
@@ -389,7 +394,7 @@ impl Lookup {
                 .partition(|(known, _)| known.is_some());
             let children: Vec<Option<Document>> = stream::iter(unknown)
                 .map(|(_, entry)| async move { self.child(&entry).await })
-                .buffered(AT_ONCE)
+                .buffered(CONCURRENCY)
                 .try_collect()
                 .await?;
             let known = known.into_iter().map(|(known, _)| known);
@@ -403,18 +408,18 @@ impl Lookup {
     }
 
     fn too_many(&self) -> Fault {
-        self.failed(&format!(
-            "it has more than {MANIFESTS} manifests; choose some by platforms"
+        self.failure(&format!(
+            "it has more than {MANIFESTS_LIMIT} manifests; choose some by platforms"
         ))
     }
 }
 
-/// Whether what was read is content of another kind.
-fn is_no_manifest(error: &Error) -> bool {
+/// Whether the content is not a manifest.
+fn is_not_a_manifest(error: &Error) -> bool {
     matches!(error.kind(), Kind::Unsupported | Kind::Protocol | Kind::TooLarge)
 }
 
-/// What the indexes of `level` list and `found` lacks, each once.
+/// The entries of the indexes of `level` that are not in `found`, each once.
 fn unread(level: &[Digest], found: &HashMap<Digest, Document>) -> Vec<Descriptor> {
     let mut seen = HashSet::new();
     level
@@ -447,7 +452,7 @@ mod tests {
     use crate::oci::Index;
 
     #[test]
-    fn children_come_first_wherever_they_are_listed() {
+    fn children_come_before_every_index_that_lists_them() {
         let document = |entries: Vec<Descriptor>| Document::of_index(Index::new(entries)).unwrap();
         let inner = document(Vec::new());
         let middle = document(vec![inner.descriptor.clone()]);

@@ -101,7 +101,7 @@ fn an_agent_can_read_its_engines_folder_and_has_no_unneeded_capability() {
             let read = build(agent, &[], &image, folder.path());
             assert_eq!(read["method"], "DockerSave", "{read}");
             let message = read["methodMessage"].as_str().unwrap();
-            assert!(message.contains("takes CAP_DAC_READ_SEARCH"), "{message}");
+            assert!(message.contains("needs CAP_DAC_READ_SEARCH"), "{message}");
         }
     }
 }

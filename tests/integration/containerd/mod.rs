@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jackal_operator::fault::Reason;
 use jackal_operator::oci::{Digest, Document, Index, Platform, Reference};
+use jackal_operator::source::ImageChange;
 use jackal_operator::source::containerd::{Client, Containerd, ContainerdEvents};
-use jackal_operator::source::docker::ImageChange;
 use jackal_operator::source::{Delivery, ImageSource, Method};
 
 use self::node::Node;
@@ -55,7 +55,12 @@ async fn blobs_are_delivered_as_stored() {
         ] {
             let sink = MemorySink::default();
             let first = deliver(&source, &name, &[], &sink).await;
-            assert_eq!((first.method, root(&first)), (method, &digest), "{:?}", first.declined);
+            assert_eq!(
+                (first.method, root(&first)),
+                (method, &digest),
+                "{:?}",
+                first.method_message
+            );
             // The configuration, and each layer.
             assert_eq!(sink.taken().len(), image.layers.len() + 1);
             let again = deliver(&source, &name, &[], &sink).await;

@@ -64,14 +64,14 @@ async fn blobs_equal_those_of_docker_push_and_are_delivered_once() {
     ] {
         let sink = MemorySink::default();
         let first = deliver(&docker, &image.name, &sink).await;
-        assert_eq!(first.method, method, "{:?}", first.declined);
+        assert_eq!(first.method, method, "{:?}", first.method_message);
         let root = first.documents.last().unwrap();
         assert_eq!(*root.digest(), pushed.digest);
-        let declined = first.declined.as_deref().unwrap_or_default();
+        let declined = first.method_message.as_deref().unwrap_or_default();
         match method {
-            Method::ContainerdContent => assert_eq!(first.declined, None),
+            Method::ContainerdContent => assert_eq!(first.method_message, None),
             _ => assert!(
-                declined.contains("/nowhere is not there") && declined.ends_with("--containerd-root"),
+                declined.contains("/nowhere does not exist") && declined.ends_with("--containerd-root"),
                 "{declined}"
             ),
         }
@@ -166,9 +166,9 @@ async fn without_folder_and_socket_the_engine_exports() {
     forwarder.abort();
     assert_eq!(exported.method, Method::DockerSave);
     assert_eq!(exported.documents, whole.documents);
-    let declined = exported.declined.unwrap();
+    let declined = exported.method_message.unwrap();
     assert!(
-        declined.contains("/nowhere/containerd/daemon is not there") && declined.contains("--containerd-root"),
+        declined.contains("/nowhere/containerd/daemon does not exist") && declined.contains("--containerd-root"),
         "{declined}"
     );
 }

@@ -148,7 +148,7 @@ async fn a_truncated_export_is_a_source_failure() {
     let mut hanging = FakeEngine::classic(&image, whole[..1000].to_vec());
     hanging.hangs = true;
     let fault = hanging.fails().await;
-    assert!(fault.message.contains("brought nothing"), "{fault}");
+    assert!(fault.message.contains("sent nothing"), "{fault}");
 }
 
 #[tokio::test]
@@ -251,5 +251,5 @@ async fn oversized_documents_are_rejected() {
 
     let path = ("blobs/sha256/passwd", "x");
     let fault = FakeEngine::containerd(&root.descriptor, tar(&[path])).fails().await;
-    assert!(fault.message.contains("which is no blob"), "{fault}");
+    assert!(fault.message.contains("which is not a blob"), "{fault}");
 }

@@ -61,7 +61,7 @@ async fn layers_read_from_the_folder_equal_the_engines_export() {
         let sink = MemorySink::default();
         let read = deliver(&engine.graph(), &image.name, &sink).await;
         assert_eq!(
-            (read.method, &read.declined),
+            (read.method, &read.method_message),
             (Method::DockerGraph, &None),
             "{}",
             engine.host
@@ -72,7 +72,7 @@ async fn layers_read_from_the_folder_equal_the_engines_export() {
         assert_eq!(exported.method, Method::DockerSave);
         assert_eq!(exported.documents, read.documents, "{}", engine.host);
         let again = deliver(&engine.graph(), &image.name, &sink).await;
-        assert_eq!((again.method, again.declined), (Method::Unchanged, None));
+        assert_eq!((again.method, again.method_message), (Method::Unchanged, None));
         assert_eq!(again.documents, read.documents);
         assert_eq!(sink.taken(), vec![], "{}", engine.host);
     }
@@ -93,7 +93,7 @@ async fn existing_layers_are_not_read() {
             std::fs::remove_dir_all(copy.entry(held)).unwrap();
         }
         let delivered = deliver(&copy.docker, &image.name, &sink).await;
-        assert_eq!(delivered.declined, None);
+        assert_eq!(delivered.method_message, None);
         assert_eq!(delivered.method, Method::DockerGraph);
         let mut expected = vec![Digest::of(&image.config), Digest::of(&image.layers[4])];
         let mut taken = sink.taken();
@@ -200,7 +200,7 @@ const DAMAGES: [Damage; 12] = [
     (
         "a removed file",
         |copy| std::fs::remove_file(copy.diff(4).join("large")).unwrap(),
-        "large is not there",
+        "large does not exist",
     ),
     (
         "a shorter file",
@@ -222,17 +222,17 @@ const DAMAGES: [Damage; 12] = [
             std::fs::rename(&file, &outside).unwrap();
             std::os::unix::fs::symlink(&outside, &file).unwrap();
         },
-        "large is a link or no folder",
+        "large is a link or not a directory",
     ),
     (
         "no files",
         |copy| std::fs::remove_dir_all(copy.diff(4)).unwrap(),
-        "diff is not there",
+        "diff does not exist",
     ),
     (
         "no tar-split",
         |copy| std::fs::remove_file(copy.entry(4).join("tar-split.json.gz")).unwrap(),
-        "tar-split.json.gz is not there",
+        "tar-split.json.gz does not exist",
     ),
     (
         "half a tar-split",
@@ -266,12 +266,12 @@ const DAMAGES: [Damage; 12] = [
                 lines.replace("\"name\":\"large\"", "\"name\":\"../diff/large\"")
             })
         },
-        "leads out of its folder",
+        "leads out of its directory",
     ),
     (
         "a folder that leads out",
         |copy| std::fs::write(copy.entry(4).join("cache-id"), "../../etc").unwrap(),
-        "a name that cannot be",
+        "an invalid name",
     ),
     (
         "another layer",
@@ -292,8 +292,8 @@ async fn an_unreadable_layer_is_exported_and_the_others_are_read() {
             let sink = MemorySink::default();
             let delivered = deliver(&copy.docker, &image.name, &sink).await;
             assert_eq!(delivered.method, Method::DockerSave, "{}: {what}", engine.host);
-            let declined = delivered.declined.clone().unwrap();
-            let expected = format!("layer {layer} was not read from the engine's folder: ");
+            let declined = delivered.method_message.clone().unwrap();
+            let expected = format!("layer {layer} was not read from the engine's directory: ");
             assert!(
                 declined.starts_with(&expected) && declined.contains(why),
                 "{what}: {declined}"
@@ -315,16 +315,19 @@ async fn a_folder_of_another_engine_is_not_read() {
         change_byte(&content.join(Digest::of(&image.config).hex()));
         let empty = tempfile::tempdir().unwrap();
         for (root, why) in [
-            (Path::new("/nowhere"), "/nowhere is not there"),
-            (empty.path(), "image/overlay2/imagedb/content/sha256 is not there"),
+            (Path::new("/nowhere"), "/nowhere does not exist"),
+            (empty.path(), "image/overlay2/imagedb/content/sha256 does not exist"),
             (copy.folder.path(), "is not that of the image"),
         ] {
             let docker = Docker::new(engine.docker.engine().clone(), Some(root.to_owned()));
             let sink = MemorySink::default();
             let delivered = deliver(&docker, &image.name, &sink).await;
             assert_eq!(delivered.method, Method::DockerSave);
-            let declined = delivered.declined.clone().unwrap();
-            assert!(declined.starts_with("the engine's folder was not read: "), "{declined}");
+            let declined = delivered.method_message.clone().unwrap();
+            assert!(
+                declined.starts_with("the engine's directory was not read: "),
+                "{declined}"
+            );
             assert!(
                 declined.contains(why) && declined.contains("--docker-root"),
                 "{declined}"
@@ -368,7 +371,7 @@ async fn a_corrupt_layer_never_reaches_the_registry() {
         let transfer = transfer(&copy.docker, &image.name, &registry, &prefix, Compression::None);
         let outcome = transfer.run().await.unwrap();
         assert_eq!(outcome.method, Method::DockerSave, "{}", engine.host);
-        let declined = outcome.declined.unwrap();
+        let declined = outcome.method_message.unwrap();
         for why in [
             "was changed: its checksum is another",
             "its content is not what its digest says",

@@ -42,15 +42,15 @@ impl MemorySink {
 
 #[async_trait]
 impl BlobSink for MemorySink {
-    async fn holds(&self, digest: &Digest, _: Option<u64>) -> Result<Option<u64>, Fault> {
+    async fn existing_size(&self, digest: &Digest, _: Option<u64>) -> Result<Option<u64>, Fault> {
         Ok(self.blobs.lock().unwrap().get(digest).map(|blob| blob.len() as u64))
     }
 
-    async fn holds_diff(&self, diff_id: &Digest) -> Result<Option<Descriptor>, Fault> {
+    async fn existing_layer(&self, diff_id: &Digest) -> Result<Option<Descriptor>, Fault> {
         Ok(self.diffs.lock().unwrap().get(diff_id).cloned())
     }
 
-    async fn take(&self, blob: Blob<'_>) -> Result<StoredBlob, Fault> {
+    async fn store(&self, blob: Blob<'_>) -> Result<StoredBlob, Fault> {
         let mut bytes = blob.bytes;
         let mut content = BytesMut::new();
         // Like an HTTP client, which only knows that the body of its request ended.
@@ -82,8 +82,8 @@ impl BlobSink for MemorySink {
         self.blobs.lock().unwrap().insert(digest.clone(), content.freeze());
         self.taken.lock().unwrap().push(digest.clone());
         Ok(StoredBlob {
-            content: digest,
-            stored,
+            content_digest: digest,
+            descriptor: stored,
         })
     }
 }

@@ -17,8 +17,8 @@ use jackal_operator::fault::Reason;
 use jackal_operator::oci::{
     Compression, Content, Digest, Document, Location, Manifest, Naming, Reference, ReferrersPolicy,
 };
-use jackal_operator::source::docker::{Docker, Engine, ImageChange, ImageEvents, StorageKind};
-use jackal_operator::source::{Delivery, Identity, ImageSource, Method};
+use jackal_operator::source::docker::{Docker, Engine, ImageEvents, StorageKind};
+use jackal_operator::source::{Delivery, Identity, ImageChange, ImageSource, Method};
 use jackal_operator::transfer::{RegistryDestination, Transfer};
 
 use self::engines::{DedicatedEngine, DockerEngine, Image, noise, tar};
@@ -94,7 +94,7 @@ async fn every_layer_is_delivered_and_a_repeat_delivers_nothing() {
         let image = Image::varied("jackal-test/varied:1");
         engine.load(&image.archive());
         assert_eq!(
-            engine.docker.engine().shape().await.unwrap(),
+            engine.docker.engine().storage_kind().await.unwrap(),
             engine.shape,
             "{}",
             engine.host

@@ -36,8 +36,8 @@ async fn an_engine_without_disk_space_for_an_export_pushes() {
         let transfer = transfer(&engine.docker, &name, &registry, "in", Compression::None);
         let outcome = transfer.run().await.unwrap();
         assert_eq!(outcome.method, Method::DockerPush);
-        let declined = outcome.declined.unwrap();
-        assert!(declined.contains("the engine's folder was not read"), "{declined}");
+        let declined = outcome.method_message.unwrap();
+        assert!(declined.contains("the engine's directory was not read"), "{declined}");
         assert!(declined.contains("the image was not exported"), "{declined}");
         let manifest = stored_image(&transfer, &image).await;
         assert_eq!(manifest.digest(), &outcome.digest);
@@ -69,6 +69,6 @@ async fn a_failed_engine_push_is_reported_with_the_export_failure() {
     let fault = transfer.run().await.unwrap_err();
     assert_eq!(fault.reason, Reason::SourceFailed, "{fault}");
     assert!(fault.message.contains("/docker/tmp"), "{fault}");
-    assert!(fault.message.contains("it has another image under the name"), "{fault}");
+    assert!(fault.message.contains("another image has the name"), "{fault}");
     assert_eq!(transfer.destination.digest_of("1").await.unwrap(), None);
 }

@@ -17,15 +17,15 @@ pub struct Sink<'a> {
 
 #[async_trait]
 impl BlobSink for Sink<'_> {
-    async fn holds(&self, digest: &Digest, _size: Option<u64>) -> Result<Option<u64>, Fault> {
+    async fn existing_size(&self, digest: &Digest, _size: Option<u64>) -> Result<Option<u64>, Fault> {
         self.destination.holds(digest).await
     }
 
-    async fn holds_diff(&self, _diff_id: &Digest) -> Result<Option<Descriptor>, Fault> {
+    async fn existing_layer(&self, _diff_id: &Digest) -> Result<Option<Descriptor>, Fault> {
         Ok(None)
     }
 
-    async fn take(&self, blob: Blob<'_>) -> Result<StoredBlob, Fault> {
+    async fn store(&self, blob: Blob<'_>) -> Result<StoredBlob, Fault> {
         self.moved.fetch_add(1, Ordering::Relaxed);
         let upload = Upload {
             digest: blob.digest,
@@ -34,8 +34,8 @@ impl BlobSink for Sink<'_> {
         };
         let (digest, size) = self.destination.upload(upload).await?;
         Ok(StoredBlob {
-            content: digest.clone(),
-            stored: Descriptor::new("application/octet-stream", digest, size),
+            content_digest: digest.clone(),
+            descriptor: Descriptor::new("application/octet-stream", digest, size),
         })
     }
 }

@@ -1,8 +1,8 @@
-//! How an engine keeps its images, and where.
+//! How an engine stores its images, and where.
 
-use serde::Deserialize;
+use bollard::models::SystemInfo;
 
-/// How an engine keeps its images.
+/// How an engine stores its images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StorageKind {
     /// Unpacked layers and configurations; manifests are not kept.
@@ -11,73 +11,46 @@ pub enum StorageKind {
     Containerd,
 }
 
-/// What an engine says of its storage.
+/// The storage of an engine, as it describes it.
 #[derive(Clone, Debug)]
 pub(in crate::source::docker) struct Storage {
-    pub shape: StorageKind,
+    pub kind: StorageKind,
     /// `overlay2`, `btrfs`, ….
     pub driver: String,
-    /// Whether overlay2 takes a layer's own folder for its difference to what lies below.
+    /// Whether overlay2 uses the directory of a layer as its difference to the layers below.
     pub native_diff: bool,
-    /// Whether a changed mode or owner makes a file without its content in the upper layer.
+    /// Whether a changed mode or owner creates a file without its content in the upper layer.
     pub metacopy: bool,
-    /// Where it keeps everything, as it sees its files.
+    /// The root directory of its files, as the engine sees it.
     pub root: Option<String>,
-    /// The socket of its containerd, as it sees its files (API 1.46 or newer).
+    /// The socket of its containerd, as the engine sees it (API 1.46 or newer).
     pub containerd: Option<String>,
-    /// Where its images are in that.
+    /// The namespace of its images in containerd.
     pub namespace: String,
 }
 
-/// What an engine says of itself (`GET /info`).
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct EngineDescription {
-    #[serde(default)]
-    driver: Option<String>,
-    #[serde(default)]
-    driver_status: Option<Vec<Vec<String>>>,
-    #[serde(default)]
-    docker_root_dir: Option<String>,
-    #[serde(default)]
-    containerd: Option<Beneath>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct Beneath {
-    address: String,
-    namespaces: Namespaces,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct Namespaces {
-    containers: String,
-}
-
-impl EngineDescription {
-    /// The storage of an engine, which `is_local` where it is on this machine.
-    pub fn storage(self, is_local: bool) -> Storage {
-        let status = self.driver_status.unwrap_or_default();
-        let beneath = self.containerd.unwrap_or_default();
-        let says = |wanted: &str, this: &str| {
+impl Storage {
+    /// The storage of an engine that describes itself as `info` (`GET /info`), and `is_local` where it is on this machine.
+    pub fn new(info: SystemInfo, is_local: bool) -> Self {
+        let status = info.driver_status.unwrap_or_default();
+        let has_status = |wanted_key: &str, wanted_value: &str| {
             status
                 .iter()
-                .any(|pair| matches!(pair.as_slice(), [key, value] if key == wanted && value == this))
+                .any(|pair| matches!(pair.as_slice(), [key, value] if key == wanted_key && value == wanted_value))
         };
-        Storage {
-            shape: match says("driver-type", "io.containerd.snapshotter.v1") {
+        let containerd = info.containerd.unwrap_or_default();
+        Self {
+            kind: match has_status("driver-type", "io.containerd.snapshotter.v1") {
                 true => StorageKind::Containerd,
                 false => StorageKind::Classic,
             },
-            driver: self.driver.unwrap_or_default(),
-            native_diff: says("Native Overlay Diff", "true"),
-            metacopy: says("Using metacopy", "true"),
-            root: self.docker_root_dir.filter(|root| root.starts_with('/')),
-            // Another machine's socket is not ours of the same name.
-            containerd: Some(beneath.address).filter(|address| !address.is_empty() && is_local),
-            namespace: beneath.namespaces.containers,
+            driver: info.driver.unwrap_or_default(),
+            native_diff: has_status("Native Overlay Diff", "true"),
+            metacopy: has_status("Using metacopy", "true"),
+            root: info.docker_root_dir.filter(|root| root.starts_with('/')),
+            // A path of another machine is not one of ours.
+            containerd: containerd.address.filter(|address| !address.is_empty() && is_local),
+            namespace: containerd.namespaces.and_then(|all| all.containers).unwrap_or_default(),
         }
     }
 }
@@ -85,19 +58,17 @@ impl EngineDescription {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode;
 
     #[test]
-    fn what_an_engine_leaves_out_is_unknown() {
+    fn absent_fields_are_unknown() {
         for text in [
             "{}",
             r#"{"Driver":null,"DriverStatus":null,"DockerRootDir":null,"Containerd":null}"#,
-            r#"{"DriverStatus":[null,[],["a"]],"Containerd":{"Address":null,"Namespaces":null}}"#,
+            r#"{"DriverStatus":[[],["a"]],"Containerd":{"Address":null,"Namespaces":null}}"#,
         ] {
-            let described: EngineDescription = decode::json(text.as_bytes()).unwrap();
-            let storage = described.storage(true);
+            let storage = Storage::new(serde_json::from_str(text).unwrap(), true);
             assert_eq!(
-                (storage.shape, storage.native_diff),
+                (storage.kind, storage.native_diff),
                 (StorageKind::Classic, false),
                 "{text}"
             );
@@ -106,15 +77,16 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_of_another_machine_is_none() {
-        let described = || -> EngineDescription {
-            let text = r#"{"DriverStatus":[["driver-type","io.containerd.snapshotter.v1"]],
-                "Containerd":{"Address":"/run/containerd.sock","Namespaces":{"Containers":"moby"}}}"#;
-            decode::json(text.as_bytes()).unwrap()
-        };
-        let here = described().storage(true);
-        assert_eq!((here.shape, here.namespace.as_str()), (StorageKind::Containerd, "moby"));
-        assert_eq!(here.containerd.as_deref(), Some("/run/containerd.sock"));
-        assert_eq!(described().storage(false).containerd, None);
+    fn the_socket_of_another_machine_is_ignored() {
+        let text = r#"{"DriverStatus":[["driver-type","io.containerd.snapshotter.v1"]],
+            "Containerd":{"Address":"/run/containerd.sock","Namespaces":{"Containers":"moby"}}}"#;
+        let storage = |is_local| Storage::new(serde_json::from_str(text).unwrap(), is_local);
+        let local = storage(true);
+        assert_eq!(
+            (local.kind, local.namespace.as_str()),
+            (StorageKind::Containerd, "moby")
+        );
+        assert_eq!(local.containerd.as_deref(), Some("/run/containerd.sock"));
+        assert_eq!(storage(false).containerd, None);
     }
 }

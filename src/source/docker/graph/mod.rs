@@ -28,30 +28,30 @@ use crate::oci::{Descriptor, Digest};
 use crate::source::chunks::Chunks;
 use crate::source::reread::Rereads;
 use crate::source::unreadable::{UnreadableReason, blocking};
-use crate::source::{Blob, BlobSink, Form, confined_directory};
+use crate::source::{Blob, BlobSink, Form};
 
-/// Layers of all images that are read at once: each takes a thread and some chunks of memory.
-const READ_AT_ONCE: usize = 4;
-/// Layers that are told by name why they were left; of more only the number.
-const TOLD: usize = 3;
+/// Layers of all images that are read concurrently: each takes a thread and some chunks of memory.
+const CONCURRENCY: usize = 4;
+/// Unreadable layers that are reported with their reasons; of the others only the number is.
+const REPORTED_LAYERS: usize = 3;
 
-/// The folders of one engine, as this process sees them.
+/// The directory of one engine, as this process sees it.
 #[derive(Clone, Debug)]
 pub(super) struct Graph {
-    // Where the engine's root lies for this process, if not where the engine says.
+    // The engine's root directory for this process, if not where the engine says.
     root: Option<PathBuf>,
-    turns: Arc<Semaphore>,
+    read_permits: Arc<Semaphore>,
 }
 
-/// What was brought.
+/// What was transferred.
 #[derive(Debug, Default)]
-pub(super) struct Brought {
-    /// The configuration's length in bytes, if it was brought.
+pub(super) struct TransferredParts {
+    /// The configuration's length in bytes, if it was transferred.
     pub config: Option<u64>,
     /// Layers by their uncompressed digest.
     pub layers: HashMap<Digest, Descriptor>,
     /// Why something was not, for a person.
-    pub declined: Option<String>,
+    pub method_message: Option<String>,
 }
 
 impl Graph {
@@ -59,21 +59,21 @@ impl Graph {
     pub fn new(root: Option<PathBuf>) -> Self {
         Self {
             root,
-            turns: Arc::new(Semaphore::new(READ_AT_ONCE)),
+            read_permits: Arc::new(Semaphore::new(CONCURRENCY)),
         }
     }
 
-    /// Where the engine's root lies for this process, if not where the engine says.
+    /// The engine's root directory for this process, if not where the engine says.
     pub fn root(&self) -> Option<&Path> {
         self.root.as_deref()
     }
 
-    /// Brings the configuration of `image_id`, unless `with_config` is false, and those of its layers
-    /// `diff_ids` for which `is_missing`, to `sink`. What cannot be read is left, and why is said.
+    /// Transfers the configuration of `image_id`, unless `with_config` is false, and those of its layers
+    /// `diff_ids` for which `is_missing`, to `sink`. What cannot be read is skipped; the result says why.
     ///
     /// # Errors
     /// Only those of the sink.
-    pub async fn bring(
+    pub async fn transfer(
         &self,
         storage: &Storage,
         image_id: &Digest,
@@ -81,59 +81,59 @@ impl Graph {
         with_config: bool,
         is_missing: impl Fn(&Digest) -> bool,
         sink: &dyn BlobSink,
-    ) -> Result<Brought, Fault> {
-        let mut brought = Brought::default();
+    ) -> Result<TransferredParts, Fault> {
+        let mut transferred = TransferredParts::default();
         let (db, config) = match self.open(storage, image_id).await {
             Ok(opened) => opened,
-            Err(doubt) => {
-                brought.declined = Some(format!("the engine's folder was not read: {doubt}"));
-                return Ok(brought);
+            Err(reason) => {
+                transferred.method_message = Some(format!("the engine's directory was not read: {reason}"));
+                return Ok(transferred);
             }
         };
         let mut seen = BTreeSet::new();
-        let mut looks = Vec::new();
+        let mut lookups = Vec::new();
         for (diff_id, chain_id) in diff_ids.iter().zip(chain_ids(diff_ids)) {
             if is_missing(diff_id) && seen.insert(diff_id) {
-                looks.push(look(Arc::clone(&db), diff_id.clone(), chain_id));
+                lookups.push(find_layer(Arc::clone(&db), diff_id.clone(), chain_id));
             }
         }
         let mut layers = Vec::new();
-        let mut doubts = Vec::new();
-        let looked: Vec<_> = futures::stream::iter(looks).buffered(READ_AT_ONCE).collect().await;
-        for looked in looked {
-            match looked {
+        let mut unreadable = Vec::new();
+        let found: Vec<_> = futures::stream::iter(lookups).buffered(CONCURRENCY).collect().await;
+        for result in found {
+            match result {
                 Ok(layer) => layers.push(layer),
-                Err(left) => doubts.push(left),
+                Err(skipped) => unreadable.push(skipped),
             }
         }
-        // The largest is not left for the end, when nothing else is to be done beside it.
+        // The largest first: started last, it would run alone at the end.
         layers.sort_by_key(|layer| std::cmp::Reverse(layer.length));
         let config = async {
             match with_config {
-                true => take_config(config, image_id, sink).await.map(Some),
+                true => store_config(config, image_id, sink).await.map(Some),
                 false => Ok(None),
             }
         };
-        let mut takes = Vec::with_capacity(layers.len());
+        let mut transfers = Vec::with_capacity(layers.len());
         for layer in layers {
-            takes.push(self.take(Arc::clone(&db), Arc::new(layer), sink));
+            transfers.push(self.transfer_layer(Arc::clone(&db), Arc::new(layer), sink));
         }
-        let taken = futures::stream::iter(takes)
-            .buffer_unordered(READ_AT_ONCE)
+        let results = futures::stream::iter(transfers)
+            .buffer_unordered(CONCURRENCY)
             .try_collect();
-        let (config, taken): (_, Vec<Taken>) = futures::try_join!(config, taken)?;
-        brought.config = config;
-        for taken in taken {
-            match taken {
-                Taken::StoredBlob(diff_id, stored) => drop(brought.layers.insert(diff_id, *stored)),
-                Taken::Left(diff_id, doubt) => doubts.push((diff_id, doubt)),
+        let (config, results): (_, Vec<LayerResult>) = futures::try_join!(config, results)?;
+        transferred.config = config;
+        for result in results {
+            match result {
+                LayerResult::Stored(diff_id, stored) => drop(transferred.layers.insert(diff_id, *stored)),
+                LayerResult::Unreadable(diff_id, reason) => unreadable.push((diff_id, reason)),
             }
         }
-        brought.declined = told(diff_ids, doubts);
-        Ok(brought)
+        transferred.method_message = describe_unreadable(diff_ids, unreadable);
+        Ok(transferred)
     }
 
-    // The engine's folder, which is proved to be its by holding the image's configuration.
+    // The engine's directory. That it is this engine's is shown by the image's configuration in it.
     async fn open(&self, storage: &Storage, image_id: &Digest) -> Result<(Arc<LayerDb>, Bytes), UnreadableReason> {
         if storage.driver != "overlay2" {
             let what = format!(
@@ -144,57 +144,67 @@ impl Graph {
         }
         if !storage.native_diff || storage.metacopy {
             return Err(UnreadableReason::new(
-                "overlay2 runs there without native diff or with metacopy, so layers are not kept as they came",
+                "overlay2 is used there without native diff or with metacopy, so the files of a layer are not kept unchanged",
             ));
         }
         let root = match (&self.root, &storage.root) {
             (Some(root), _) => root.clone(),
             (None, Some(root)) => PathBuf::from(root),
-            (None, None) => return Err(UnreadableReason::new("the engine does not say where it is")),
+            (None, None) => return Err(UnreadableReason::new("the engine does not name its root directory")),
         };
         let image_id = image_id.clone();
         let opened = blocking(move || open(&root, &image_id)).await;
-        opened.map_err(|doubt| {
+        opened.map_err(|reason| {
             UnreadableReason::new(format!(
-                "{doubt}; mount the engine's root read-only and name it with --docker-root"
+                "{reason}; mount the engine's root read-only and name it with --docker-root"
             ))
         })
     }
 
-    async fn take(&self, db: Arc<LayerDb>, layer: Arc<Layer>, sink: &dyn BlobSink) -> Result<Taken, Fault> {
-        let mut readings = Rereads::default();
+    async fn transfer_layer(
+        &self,
+        db: Arc<LayerDb>,
+        layer: Arc<Layer>,
+        sink: &dyn BlobSink,
+    ) -> Result<LayerResult, Fault> {
+        let mut rereads = Rereads::default();
         loop {
-            match self.try_take(Arc::clone(&db), Arc::clone(&layer), sink).await {
-                Err(fault) => readings.again(fault)?,
+            match self.try_transfer_layer(Arc::clone(&db), Arc::clone(&layer), sink).await {
+                Err(fault) => rereads.retry_after(fault)?,
                 done => return done,
             }
         }
     }
 
-    async fn try_take(&self, db: Arc<LayerDb>, layer: Arc<Layer>, sink: &dyn BlobSink) -> Result<Taken, Fault> {
+    async fn try_transfer_layer(
+        &self,
+        db: Arc<LayerDb>,
+        layer: Arc<Layer>,
+        sink: &dyn BlobSink,
+    ) -> Result<LayerResult, Fault> {
         let diff_id = layer.diff_id.clone();
         let length = layer.length;
-        // Who sends content on may only have noticed that it ended.
-        let doubted: Arc<Mutex<Option<UnreadableReason>>> = Arc::default();
-        let doubting = Arc::clone(&doubted);
-        let turns = Arc::clone(&self.turns);
-        // Nothing is begun before it is asked for: the sink may wait for another who brings the same layer.
+        // The sink may report only that the content ended early; the cause is kept here.
+        let failed: Arc<Mutex<Option<UnreadableReason>>> = Arc::default();
+        let failing = Arc::clone(&failed);
+        let read_permits = Arc::clone(&self.read_permits);
+        // Nothing is read before the sink asks for it: it may wait for another transfer of the same layer.
         let content = futures::stream::once(async move {
-            // Never closed.
-            let turn = turns.acquire_owned().await.ok();
+            // The semaphore is never closed.
+            let permit = read_permits.acquire_owned().await.ok();
             let (mut chunks, receiver) = Chunks::new(length);
             tokio::task::spawn_blocking(move || {
                 let result = db
-                    .parts(&layer)
+                    .open_layer(&layer)
                     .map_err(Into::into)
                     .and_then(|(gzip, mut diff)| tarsplit::assemble(gzip, &mut diff, &mut chunks));
-                chunks.end(result);
+                chunks.finish(result);
             });
             ReceiverStream::new(receiver).map(move |chunk| {
-                let _turn = &turn;
-                chunk.map_err(|doubt| {
-                    *doubting.lock().unwrap_or_else(PoisonError::into_inner) = Some(doubt.clone());
-                    Fault::retryable(Reason::SourceFailed, doubt.0)
+                let _permit = &permit;
+                chunk.map_err(|reason| {
+                    *failing.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.clone());
+                    Fault::retryable(Reason::SourceFailed, reason.0)
                 })
             })
         })
@@ -205,14 +215,14 @@ impl Graph {
             size: Some(length),
             bytes: content.boxed(),
         };
-        let landed = sink.take(blob).await;
-        let doubt = doubted.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match (landed, doubt) {
-            (Ok(landed), _) => Ok(Taken::StoredBlob(diff_id, Box::new(landed.stored))),
-            (Err(_), Some(doubt)) => Ok(Taken::Left(diff_id, doubt)),
+        let stored = sink.store(blob).await;
+        let reason = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (stored, reason) {
+            (Ok(stored), _) => Ok(LayerResult::Stored(diff_id, Box::new(stored.descriptor))),
+            (Err(_), Some(reason)) => Ok(LayerResult::Unreadable(diff_id, reason)),
             (Err(fault), None) if fault.disposition == Disposition::Reread => Err(fault),
-            // Every file was as its checksum says, and the whole is another all the same.
-            (Err(fault), None) if fault.reason == Reason::DigestMismatch => Ok(Taken::Left(
+            // The checksum of every file was right, but the digest of the tar is not.
+            (Err(fault), None) if fault.reason == Reason::DigestMismatch => Ok(LayerResult::Unreadable(
                 diff_id,
                 UnreadableReason::new("its content is not what its digest says"),
             )),
@@ -221,24 +231,24 @@ impl Graph {
     }
 }
 
-enum Taken {
-    StoredBlob(Digest, Box<Descriptor>),
-    Left(Digest, UnreadableReason),
+enum LayerResult {
+    Stored(Digest, Box<Descriptor>),
+    Unreadable(Digest, UnreadableReason),
 }
 
 fn open(root: &Path, image_id: &Digest) -> Result<(Arc<LayerDb>, Bytes), UnreadableReason> {
-    let db = LayerDb::at(root)?;
+    let db = LayerDb::open(root)?;
     let config = db.config(image_id)?;
     Ok((Arc::new(db), config))
 }
 
-async fn look(db: Arc<LayerDb>, diff_id: Digest, chain_id: Digest) -> Result<Layer, (Digest, UnreadableReason)> {
-    let wanted = diff_id.clone();
-    let looked = blocking(move || db.layer(&wanted, &chain_id)).await;
-    looked.map_err(|doubt| (diff_id, doubt))
+async fn find_layer(db: Arc<LayerDb>, diff_id: Digest, chain_id: Digest) -> Result<Layer, (Digest, UnreadableReason)> {
+    let sought = diff_id.clone();
+    let found = blocking(move || db.layer(&sought, &chain_id)).await;
+    found.map_err(|reason| (diff_id, reason))
 }
 
-async fn take_config(config: Bytes, image_id: &Digest, sink: &dyn BlobSink) -> Result<u64, Fault> {
+async fn store_config(config: Bytes, image_id: &Digest, sink: &dyn BlobSink) -> Result<u64, Fault> {
     let size = config.len() as u64;
     let blob = Blob {
         form: Form::Exact,
@@ -246,27 +256,27 @@ async fn take_config(config: Bytes, image_id: &Digest, sink: &dyn BlobSink) -> R
         size: Some(size),
         bytes: futures::stream::iter([Ok(config)]).boxed(),
     };
-    sink.take(blob).await?;
+    sink.store(blob).await?;
     Ok(size)
 }
 
-// In the image's order, so that two tries say the same.
-fn told(diff_ids: &[Digest], mut doubts: Vec<(Digest, UnreadableReason)>) -> Option<String> {
-    let place = |layer: &Digest| diff_ids.iter().position(|diff_id| diff_id == layer);
-    doubts.sort_by_key(|(layer, _)| place(layer));
-    let more = doubts.len().saturating_sub(TOLD);
-    let mut told: Vec<String> = doubts
+// In the order of the image, so that repeated attempts have the same message.
+fn describe_unreadable(diff_ids: &[Digest], mut unreadable: Vec<(Digest, UnreadableReason)>) -> Option<String> {
+    let position = |layer: &Digest| diff_ids.iter().position(|diff_id| diff_id == layer);
+    unreadable.sort_by_key(|(layer, _)| position(layer));
+    let more = unreadable.len().saturating_sub(REPORTED_LAYERS);
+    let mut messages: Vec<String> = unreadable
         .iter()
-        .take(TOLD)
-        .map(|(layer, doubt)| {
+        .take(REPORTED_LAYERS)
+        .map(|(layer, reason)| {
             format!(
-                "layer {} was not read from the engine's folder: {doubt}",
+                "layer {} was not read from the engine's directory: {reason}",
                 layer.short_form()
             )
         })
         .collect();
     if more > 0 {
-        told.push(format!("and {more} more"));
+        messages.push(format!("and {more} more"));
     }
-    (!told.is_empty()).then(|| told.join("; "))
+    (!messages.is_empty()).then(|| messages.join("; "))
 }

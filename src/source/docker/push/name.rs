@@ -1,65 +1,48 @@
-//! The names that an image has in its engine only to be pushed under them.
+//! The temporary names of an image in its engine, under which it is pushed.
 //!
-//! An engine pushes an image under the destination's name, so the image gets that name. Before it, it gets a second one,
-//! the *marker*, which says who pushes since when and holds a hash of the first: what a killed process left is found by
-//! it. The destination's name is taken away before the marker, and each only while it is still the image's.
+//! An engine pushes an image under the destination's name, so the image gets that name. Before, it gets a second name, the
+//! *marker*, which says which process pushes since when and has a hash of the destination's name: by it the names of a process
+//! that was killed are found. The destination's name is removed before the marker, and each only if it is still the image's.
 
 use std::collections::HashSet;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use serde::Deserialize;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::super::engine::Engine;
-use super::super::inspected::InspectedImage;
+use super::super::inspected_image::InspectedImage;
+use super::super::pusher::Pusher;
 use crate::fault::Fault;
 use crate::oci::{Digest, Reference};
 
-/// What all markers begin with. No registry is there (RFC 2606), so nothing is ever pushed to it.
-const MARKERS: &str = "jackal-operator.invalid/push/";
-/// Before each try to take names away. An engine that restarts is back by the last one.
-const REMOVALS: [Duration; 5] = [
+/// The prefix of all markers. The domain cannot exist (RFC 2606), so nothing is ever pushed there.
+const MARKER_PREFIX: &str = "jackal-operator.invalid/push/";
+/// The waits before the attempts to remove names. An engine that restarts is back by the last one.
+const REMOVAL_WAITS: [Duration; 5] = [
     Duration::ZERO,
     Duration::from_millis(200),
     Duration::from_secs(1),
     Duration::from_secs(4),
     Duration::from_secs(10),
 ];
-/// How long a transfer waits until its names are gone; the removal goes on without it.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// After so long a command that pushed is taken for gone.
-const ABANDONED: Duration = Duration::from_secs(24 * 3600);
+/// How long a transfer waits until its names are removed; the removal continues in the background.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The age at which the names of a command count as abandoned.
+const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// Who pushes. An engine has one agent, which so knows that an agent's name which is not its own was left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::source::docker) enum Pusher {
-    /// The agent of the node.
-    Agent,
-    /// A command, of which several may run.
-    Command,
-}
-
-impl Pusher {
-    fn text(self) -> &'static str {
-        match self {
-            Self::Agent => "agent",
-            Self::Command => "command",
-        }
-    }
-}
-
-/// The names of this process, by engine and marker, and who waits for their end.
+/// The names of this process, by engine and marker.
 struct ActiveNames {
     names: Mutex<HashSet<(String, String)>>,
-    ended: Notify,
+    /// Is notified when one is removed.
+    removed: Notify,
 }
 
-static LIVE: LazyLock<ActiveNames> = LazyLock::new(|| ActiveNames {
+static ACTIVE: LazyLock<ActiveNames> = LazyLock::new(|| ActiveNames {
     names: Mutex::default(),
-    ended: Notify::new(),
+    removed: Notify::new(),
 });
 
 impl ActiveNames {
@@ -68,29 +51,28 @@ impl ActiveNames {
     }
 }
 
-/// Waits until the names that this process gave to images are taken away, for at most `limit`. Whoever ends the process
-/// does so before.
-pub async fn settled(limit: Duration) {
-    let gone = async {
+/// Waits until the names that this process gave to images are removed, for at most `limit`. Call it before the process ends.
+pub async fn wait_for_name_removal(limit: Duration) {
+    let all_removed = async {
         loop {
-            let ended = LIVE.ended.notified();
-            tokio::pin!(ended);
-            // Before the look, or the last end could come between the two.
-            ended.as_mut().enable();
-            if LIVE.names().is_empty() {
+            let removed = ACTIVE.removed.notified();
+            tokio::pin!(removed);
+            // Before the check, or a removal between the two would be missed.
+            removed.as_mut().enable();
+            if ACTIVE.names().is_empty() {
                 return;
             }
-            ended.await;
+            removed.await;
         }
     };
-    if timeout(limit, gone).await.is_err() {
+    if timeout(limit, all_removed).await.is_err() {
         warn!(
-            "an image keeps the name that it was pushed under in its engine; the node's agent takes it away at its next start"
+            "an image keeps the temporary name that it was pushed under in its engine; the node's agent removes it at its next start"
         );
     }
 }
 
-/// The second name of an image that is pushed.
+/// The marker of an image that is pushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Marker {
     pusher: Pusher,
@@ -101,7 +83,7 @@ struct Marker {
 }
 
 impl Marker {
-    fn of(pusher: Pusher, name: &str) -> Self {
+    fn new(pusher: Pusher, name: &str) -> Self {
         Self {
             pusher,
             since: now(),
@@ -109,21 +91,21 @@ impl Marker {
         }
     }
 
-    /// Reads it in docker's familiar form, which is the only one that it has.
+    /// Parses a name in docker's familiar form.
     fn parse(name: &str) -> Option<Self> {
-        let (pusher, tag) = name.strip_prefix(MARKERS)?.split_once(':')?;
+        let (pusher, tag) = name.strip_prefix(MARKER_PREFIX)?.split_once(':')?;
         let (since, hash) = tag.split_once('-')?;
         Some(Self {
             pusher: [Pusher::Agent, Pusher::Command]
                 .into_iter()
-                .find(|known| known.text() == pusher)?,
+                .find(|known| known.name() == pusher)?,
             since: since.parse().ok()?,
             hash: hash.to_owned(),
         })
     }
 
     fn repository(&self) -> String {
-        format!("{MARKERS}{}", self.pusher.text())
+        format!("{MARKER_PREFIX}{}", self.pusher.name())
     }
 
     fn tag(&self) -> String {
@@ -134,10 +116,10 @@ impl Marker {
         format!("{}:{}", self.repository(), self.tag())
     }
 
-    /// Whether the process that made it is gone, as `pusher` sees it, which has none of that name itself.
-    fn is_left(&self, pusher: Pusher) -> bool {
-        let abandoned = now().saturating_sub(self.since) > ABANDONED.as_secs();
-        abandoned || (self.pusher, pusher) == (Pusher::Agent, Pusher::Agent)
+    /// Whether the process that made it is gone, for a `pusher` that did not make it.
+    fn is_abandoned(&self, pusher: Pusher) -> bool {
+        let too_old = now().saturating_sub(self.since) > ABANDONED_AFTER.as_secs();
+        too_old || (self.pusher, pusher) == (Pusher::Agent, Pusher::Agent)
     }
 }
 
@@ -146,7 +128,7 @@ fn now() -> u64 {
     since.unwrap_or_default().as_secs()
 }
 
-/// The same for all ways to write a name.
+/// The same for all forms of a name.
 fn hash(name: &str) -> String {
     let whole = name
         .parse::<Reference>()
@@ -154,14 +136,14 @@ fn hash(name: &str) -> String {
     Digest::of(whole.as_bytes()).hex().to_owned()
 }
 
-/// Whether the image stays in its engine when the names for a push to `repository` go: an engine deletes an image with its
-/// last name, and forgets with the last tag of a repository also the digests by which it knows it there.
-fn stays(image: &InspectedImage, repository: &str) -> bool {
-    let elsewhere = |name: &String| !name.starts_with(MARKERS) && hash_of_repository(name) != hash(repository);
+/// Whether the image remains in its engine when the names for a push to `repository` are removed: an engine deletes an image
+/// with its last name, and with the last tag of a repository also its digests in that repository.
+fn remains(image: &InspectedImage, repository: &str) -> bool {
+    let elsewhere = |name: &String| !name.starts_with(MARKER_PREFIX) && hash_of_repository(name) != hash(repository);
     let known_there = |name: &String| hash_of_repository(name) == hash(repository);
     let tags_there = image.repo_tags.iter().any(known_there);
     let digests_there = image.repo_digests.iter().any(known_there);
-    let named = image.repo_tags.iter().any(|name| !name.starts_with(MARKERS));
+    let named = image.repo_tags.iter().any(|name| !name.starts_with(MARKER_PREFIX));
     (tags_there || !digests_there) && (named || image.repo_digests.iter().any(elsewhere))
 }
 
@@ -174,8 +156,8 @@ fn hash_of_repository(name: &str) -> String {
     hash(bare)
 }
 
-/// An image that has two names to be pushed.
-pub(super) struct Named {
+/// The temporary names of an image. They are removed when this is dropped.
+pub(super) struct TemporaryName {
     names: Option<Names>,
 }
 
@@ -187,35 +169,35 @@ struct Names {
     id: String,
 }
 
-impl Named {
-    /// Names the image `id` `repository:tag`, which the engine has not, to be pushed.
-    pub async fn give(engine: &Engine, id: &str, repository: &str, tag: &str) -> Result<Self, Fault> {
+impl TemporaryName {
+    /// Gives the image `id` the name `repository:tag`, which no image of the engine has.
+    pub async fn create(engine: &Engine, id: &str, repository: &str, tag: &str) -> Result<Self, Fault> {
         let image = engine.inspect(id).await?;
-        let image = image.ok_or_else(|| super::super::engine::absent(id))?;
-        if !stays(&image, repository) {
-            let what = "the image has no name but the one under which it would be pushed, and an engine deletes an image with its last name: give it one by `docker tag`";
-            return Err(engine.failed(what));
+        let image = image.ok_or_else(|| super::super::engine::image_not_found(id))?;
+        if !remains(&image, repository) {
+            let what = "the image has no name but the one under which it would be pushed, and an engine deletes an image with its last name: give it another one by `docker tag`";
+            return Err(engine.failure(what));
         }
         let name = format!("{repository}:{tag}");
-        let marker = Marker::of(engine.pusher(), &name);
+        let marker = Marker::new(engine.pusher(), &name);
         let names = Names {
             engine: engine.clone(),
             marker: marker.clone(),
             name,
             id: id.to_owned(),
         };
-        LIVE.names().insert(names.key());
-        // From here on whatever ends this takes them away.
-        let named = Self { names: Some(names) };
-        engine.name_image(id, &marker.repository(), &marker.tag()).await?;
-        engine.name_image(id, repository, tag).await?;
-        Ok(named)
+        ACTIVE.names().insert(names.key());
+        // From here on they are removed also when this is cancelled.
+        let temporary_name = Self { names: Some(names) };
+        engine.tag(id, &marker.repository(), &marker.tag()).await?;
+        engine.tag(id, repository, tag).await?;
+        Ok(temporary_name)
     }
 
-    /// Takes the names away, and waits for it a little.
-    pub async fn end(mut self) {
+    /// Removes the names, and waits for that for a limited time.
+    pub async fn remove(mut self) {
         if let Some(removal) = self.begin_removal() {
-            let _ = timeout(PATIENCE, removal).await;
+            let _ = timeout(REMOVAL_TIMEOUT, removal).await;
         }
     }
 
@@ -224,14 +206,14 @@ impl Named {
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => Some(runtime.spawn(names.remove())),
             Err(_) => {
-                LIVE.names().remove(&names.key());
+                ACTIVE.names().remove(&names.key());
                 None
             }
         }
     }
 }
 
-impl Drop for Named {
+impl Drop for TemporaryName {
     fn drop(&mut self) {
         drop(self.begin_removal());
     }
@@ -244,96 +226,55 @@ impl Names {
 
     async fn remove(self) {
         let key = self.key();
-        // Also where the task is aborted with its runtime.
-        let _ended = Ended(key);
+        // Also when the task is aborted with its runtime.
+        let _active = ActiveGuard(key);
         let mut last = None;
-        for wait in REMOVALS {
+        for wait in REMOVAL_WAITS {
             sleep(wait).await;
-            match self.take_away().await {
+            match self.try_remove().await {
                 Ok(()) => return,
                 Err(fault) => last = Some(fault),
             }
         }
         if let Some(fault) = last {
             let name = &self.name;
-            warn!(name, %fault, "a name that an image was pushed under was left in its engine; it is taken away before the next push there");
+            warn!(name, %fault, "the temporary name of an image remains in its engine; it is removed before the next push there");
         }
     }
 
-    async fn take_away(&self) -> Result<(), Fault> {
-        self.engine.unname(&self.name, &self.id).await?;
-        self.engine.unname(&self.marker.name(), &self.id).await
+    async fn try_remove(&self) -> Result<(), Fault> {
+        self.engine.untag(&self.name, &self.id).await?;
+        self.engine.untag(&self.marker.name(), &self.id).await
     }
 }
 
-struct Ended((String, String));
+// Removes the entry of [`ACTIVE`] when it is dropped.
+struct ActiveGuard((String, String));
 
-impl Drop for Ended {
+impl Drop for ActiveGuard {
     fn drop(&mut self) {
-        LIVE.names().remove(&self.0);
-        LIVE.ended.notify_waiters();
+        ACTIVE.names().remove(&self.0);
+        ACTIVE.removed.notify_waiters();
     }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Listed {
-    #[serde(default)]
-    repo_tags: Option<Vec<String>>,
-}
-
-impl Engine {
-    /// The names (`name:tag`) that fit `pattern`, in which `*` stands for a part of a path.
-    async fn names_of(&self, pattern: &str) -> Result<Vec<String>, Fault> {
-        let filters = serde_json::json!({ "reference": [pattern] }).to_string();
-        let query = url::form_urlencoded::Serializer::new(String::new())
-            .append_pair("filters", &filters)
-            .finish();
-        let url = self.url(&format!("/images/json?{query}")).await?;
-        let listed: Option<Vec<Listed>> = self.answer(url).await?;
-        let names = listed.unwrap_or_default().into_iter();
-        Ok(names.flat_map(|image| image.repo_tags.unwrap_or_default()).collect())
-    }
-
-    /// Gives the image `id` the name `repository:tag`, whatever had it.
-    async fn name_image(&self, id: &str, repository: &str, tag: &str) -> Result<(), Fault> {
-        let query = url::form_urlencoded::Serializer::new(String::new())
-            .append_pair("repo", repository)
-            .append_pair("tag", tag)
-            .finish();
-        self.post(&format!("/images/{id}/tag?{query}"), &[]).await.map(drop)
-    }
-
-    /// Takes `name` away, if it is one of the image `id`. An image without another name goes with it.
-    async fn unname(&self, name: &str, id: &str) -> Result<(), Fault> {
-        match self.inspect(name).await? {
-            Some(image) if image.image_id.as_str() == id => self.delete(&format!("/images/{name}?noprune=true")).await,
-            Some(_) | None => Ok(()),
-        }
-    }
-}
-
-/// Takes away what processes left in `engine` that are gone.
-pub(in crate::source::docker) async fn sweep(engine: &Engine) -> Result<(), Fault> {
-    for found in engine.names_of(&format!("{MARKERS}*")).await? {
-        let Some(marker) = Marker::parse(&found) else { continue };
-        let own = LIVE.names().contains(&(engine.name().to_owned(), found.clone()));
-        if own || !marker.is_left(engine.pusher()) {
+/// Removes the names in `engine` of processes that are gone.
+pub(in crate::source::docker) async fn remove_abandoned_names(engine: &Engine) -> Result<(), Fault> {
+    for listed in engine.list_names(&format!("{MARKER_PREFIX}*")).await? {
+        let Some(marker) = Marker::parse(&listed) else { continue };
+        let own = ACTIVE.names().contains(&(engine.name().to_owned(), listed.clone()));
+        if own || !marker.is_abandoned(engine.pusher()) {
             continue;
         }
-        let Some(image) = engine.inspect(&found).await? else {
+        let Some(image) = engine.inspect(&listed).await? else {
             continue;
         };
         let id = image.image_id.as_str();
         for name in image.repo_tags.iter().filter(|name| hash(name) == marker.hash) {
-            engine.unname(name, id).await?;
-            info!(
-                name,
-                engine = engine.name(),
-                "took away a name that an image was pushed under"
-            );
+            engine.untag(name, id).await?;
+            info!(name, engine = engine.name(), "removed the temporary name of an image");
         }
-        engine.unname(&found, id).await?;
+        engine.untag(&listed, id).await?;
     }
     Ok(())
 }
@@ -357,8 +298,8 @@ mod tests {
     }
 
     #[test]
-    fn a_marker_is_read_as_it_is_written() {
-        let marker = Marker::of(Pusher::Agent, "registry.example.com/team-a/app:1");
+    fn a_marker_is_parsed_as_it_is_written() {
+        let marker = Marker::new(Pusher::Agent, "registry.example.com/team-a/app:1");
         assert_eq!(Marker::parse(&marker.name()).as_ref(), Some(&marker));
         assert!(marker.name().parse::<Reference>().is_ok());
         assert!(marker.tag().len() <= 128);
@@ -377,21 +318,21 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_gone_for_sure_counts_as_left() {
+    fn only_names_of_processes_that_ended_are_abandoned() {
         let marker = |pusher, age: u64| Marker {
             since: now() - age,
-            ..Marker::of(pusher, "a")
+            ..Marker::new(pusher, "a")
         };
-        assert!(marker(Pusher::Agent, 0).is_left(Pusher::Agent));
-        assert!(!marker(Pusher::Agent, 0).is_left(Pusher::Command));
-        assert!(!marker(Pusher::Command, 3600).is_left(Pusher::Agent));
-        assert!(!marker(Pusher::Command, 3600).is_left(Pusher::Command));
-        assert!(marker(Pusher::Command, 100_000).is_left(Pusher::Agent));
-        assert!(marker(Pusher::Agent, 100_000).is_left(Pusher::Command));
+        assert!(marker(Pusher::Agent, 0).is_abandoned(Pusher::Agent));
+        assert!(!marker(Pusher::Agent, 0).is_abandoned(Pusher::Command));
+        assert!(!marker(Pusher::Command, 3600).is_abandoned(Pusher::Agent));
+        assert!(!marker(Pusher::Command, 3600).is_abandoned(Pusher::Command));
+        assert!(marker(Pusher::Command, 100_000).is_abandoned(Pusher::Agent));
+        assert!(marker(Pusher::Agent, 100_000).is_abandoned(Pusher::Command));
     }
 
     #[test]
-    fn an_image_that_would_go_with_its_last_name_is_known() {
+    fn an_image_without_another_name_does_not_remain() {
         let repository = "r:5000/team-a/app";
         let there = "r:5000/team-a/app@sha256:aa";
         let elsewhere = "q/app@sha256:aa";
@@ -406,7 +347,7 @@ mod tests {
             (&["jackal-operator.invalid/push/agent:1-ab"], &[], false),
         ] {
             assert_eq!(
-                stays(&image(tags, digests), repository),
+                remains(&image(tags, digests), repository),
                 expected,
                 "{tags:?} {digests:?}"
             );

@@ -1,5 +1,5 @@
-//! Two threads for one tar: the one opens the files and has the disk fetch them, the other reads and checks them. Most
-//! files of an image are small, and a disk that is asked for them one after the other mostly waits.
+//! Assembles one tar in two threads: one opens the files and asks the disk for them, the other reads and checks them. Most
+//! files of an image are small, and reading them one after the other would mostly wait for the disk.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,31 +9,31 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use crc_fast::CrcAlgorithm::Crc64GoIso;
 
-use super::{Piece, Pieces};
-use crate::source::chunks::{Chunks, Stop};
+use super::reader::{TarSplitEntry, TarSplitReader};
+use crate::source::chunks::{Chunks, ReadError, Stop};
 use crate::source::confined_directory::ConfinedDirectory;
 use crate::source::read_ahead;
-use crate::source::unreadable::{UnreadableReason, shown};
+use crate::source::unreadable::{UnreadableReason, printable_name};
 
-/// Files that one batch holds open. Three batches are under way for a layer: one is filled, one waits, one is read.
-const FILES: usize = 32;
-/// Bytes of files after which a batch is full: what the page cache has to keep until they are read.
-const CONTENT: u64 = 8 * 1024 * 1024;
-/// Bytes of segments after which a batch is full; the last segment may be longer.
-const SEGMENTS: usize = 256 * 1024;
+/// Files that are open in one batch. A layer has three batches at most: one is filled, one waits, one is read.
+const FILES_LIMIT: usize = 32;
+/// Bytes of files after which a batch is full: the page cache has to hold them until they are read.
+const CONTENT_LIMIT: u64 = 8 * 1024 * 1024;
+/// Bytes of segments after which a batch is full; the last segment may exceed it.
+const SEGMENTS_LIMIT: usize = 256 * 1024;
 
-/// Pieces that follow each other.
+/// Consecutive entries of the tar-split.
 #[derive(Default)]
 struct Batch {
-    parts: Vec<Part>,
-    /// The segments of all parts, one behind the other.
+    entries: Vec<BatchEntry>,
+    /// The segments of all entries, concatenated.
     segments: Vec<u8>,
     files: usize,
     content: u64,
 }
 
-enum Part {
-    /// The next so many bytes of the batch's segments.
+enum BatchEntry {
+    /// The length in bytes of the next of the batch's segments.
     Segment(usize),
     File {
         file: File,
@@ -45,53 +45,56 @@ enum Part {
 
 impl Batch {
     fn is_full(&self) -> bool {
-        self.files >= FILES || self.content >= CONTENT || self.segments.len() >= SEGMENTS
+        self.files >= FILES_LIMIT || self.content >= CONTENT_LIMIT || self.segments.len() >= SEGMENTS_LIMIT
     }
 
-    fn take(&mut self, piece: Piece<'_>, diff: &mut ConfinedDirectory) -> Result<(), UnreadableReason> {
-        match piece {
-            Piece::Segment { base64, .. } => {
+    fn add(&mut self, entry: TarSplitEntry<'_>, diff: &mut ConfinedDirectory) -> Result<(), UnreadableReason> {
+        match entry {
+            TarSplitEntry::Segment { base64, .. } => {
                 let before = self.segments.len();
                 let decoded = STANDARD.decode_vec(base64, &mut self.segments);
                 decoded.map_err(|error| {
-                    UnreadableReason::new(format!("a payload of its tar-split is no base64: {error}"))
+                    UnreadableReason::new(format!("a payload of its tar-split is not base64: {error}"))
                 })?;
-                self.parts.push(Part::Segment(self.segments.len() - before));
+                self.entries.push(BatchEntry::Segment(self.segments.len() - before));
             }
-            Piece::File { name, size, crc } => {
+            TarSplitEntry::File { name, size, crc } => {
                 let (file, found) = diff.file(&name)?;
                 if found != size {
-                    let what = format!("its file {:?} has {found} bytes, not {size}", shown(&name));
+                    let what = format!("its file {:?} has {found} bytes, not {size}", printable_name(&name));
                     return Err(UnreadableReason::new(what));
                 }
-                read_ahead::soon(&file, size);
+                read_ahead::prefetch(&file, size);
                 self.files += 1;
                 self.content = self.content.saturating_add(size);
-                self.parts.push(Part::File {
+                self.entries.push(BatchEntry::File {
                     file,
                     name: name.into_owned(),
                     size,
                     crc,
                 });
             }
-            Piece::Nothing => {}
+            TarSplitEntry::Empty => {}
         }
         Ok(())
     }
 
-    fn pour(self, chunks: &mut Chunks) -> Result<(), Stop> {
+    fn write_to(self, chunks: &mut Chunks) -> Result<(), Stop> {
         let mut segments = self.segments.as_slice();
-        for part in self.parts {
-            match part {
-                Part::Segment(length) => {
+        for entry in self.entries {
+            match entry {
+                BatchEntry::Segment(length) => {
                     let (segment, rest) = segments.split_at(length);
                     segments = rest;
                     chunks.write(segment)?;
                 }
-                Part::File { file, name, size, crc } => {
-                    let checksum = pass(&file, size, chunks, &name)?;
+                BatchEntry::File { file, name, size, crc } => {
+                    let checksum = copy_file(&file, size, chunks, &name)?;
                     if checksum.to_be_bytes() != crc {
-                        let what = format!("its file {:?} was changed: its checksum is another", shown(&name));
+                        let what = format!(
+                            "its file {:?} was changed: its checksum is another",
+                            printable_name(&name)
+                        );
                         return Err(UnreadableReason::new(what).into());
                     }
                 }
@@ -101,8 +104,8 @@ impl Batch {
     }
 }
 
-/// Assembles the tar that `gzip` describes from the files in `diff`, each checked as it passes. Waits for
-/// whoever takes the chunks, so it needs a thread of its own; it starts another.
+/// Assembles the tar that `gzip` describes from the files in `diff`, and checks each file. Blocks until the receiver takes the
+/// chunks, so it needs a thread of its own; it starts another.
 pub(in crate::source::docker) fn assemble(
     gzip: impl Read + Send,
     diff: &mut ConfinedDirectory,
@@ -114,51 +117,56 @@ pub(in crate::source::docker) fn assemble(
         let opener = opener.spawn_scoped(scope, move || open(gzip, diff, &batches));
         opener
             .map_err(|error| UnreadableReason::new(format!("a thread to open its files cannot be started: {error}")))?;
-        // Taken along, so that the opener is not waited for when this ends early.
-        pour(opened, chunks)
+        // `write` drops the receiver, so that the opener stops when this ends early.
+        write(opened, chunks)
     })
 }
 
 fn open(gzip: impl Read, diff: &mut ConfinedDirectory, batches: &SyncSender<Result<Batch, UnreadableReason>>) {
-    let mut pieces = Pieces::new(gzip);
+    let mut entries = TarSplitReader::new(gzip);
     let mut batch = Batch::default();
     let ended = loop {
-        match pieces.next() {
-            Ok(Some(piece)) => {
-                if let Err(doubt) = batch.take(piece, diff) {
-                    break Err(doubt);
+        match entries.next() {
+            Ok(Some(entry)) => {
+                if let Err(reason) = batch.add(entry, diff) {
+                    break Err(reason);
                 }
             }
             Ok(None) => break Ok(()),
-            Err(doubt) => break Err(doubt),
+            Err(reason) => break Err(reason),
         }
         if batch.is_full() && batches.send(Ok(std::mem::take(&mut batch))).is_err() {
             return;
         }
     };
-    // Nobody listens any more when this fails, and then nobody needs it.
+    // This fails only when the receiver was dropped.
     if batches.send(Ok(batch)).is_ok()
-        && let Err(doubt) = ended
+        && let Err(reason) = ended
     {
-        let _ = batches.send(Err(doubt));
+        let _ = batches.send(Err(reason));
     }
 }
 
-fn pour(opened: Receiver<Result<Batch, UnreadableReason>>, chunks: &mut Chunks) -> Result<(), Stop> {
+fn write(opened: Receiver<Result<Batch, UnreadableReason>>, chunks: &mut Chunks) -> Result<(), Stop> {
     for batch in opened {
-        batch?.pour(chunks)?;
+        batch?.write_to(chunks)?;
     }
     Ok(())
 }
 
-// Hands `size` bytes of a file on and returns their CRC-64.
-fn pass(file: &File, size: u64, chunks: &mut Chunks, name: &[u8]) -> Result<u64, Stop> {
+// Sends `size` bytes of a file and returns their CRC-64.
+fn copy_file(file: &File, size: u64, chunks: &mut Chunks, name: &[u8]) -> Result<u64, Stop> {
     let mut checksum = crc_fast::Digest::new(Crc64GoIso);
-    match chunks.read(file, size, |read| checksum.update(read))? {
+    match chunks.read(file, size, |read| checksum.update(read)) {
         Ok(read) if read == size => Ok(checksum.finalize()),
-        Ok(_) => {
-            Err(UnreadableReason::new(format!("its file {:?} became shorter while it was read", shown(name))).into())
+        Ok(_) => Err(UnreadableReason::new(format!(
+            "its file {:?} became shorter while it was read",
+            printable_name(name)
+        ))
+        .into()),
+        Err(ReadError::File(error)) => {
+            Err(UnreadableReason::new(format!("its file {:?} cannot be read: {error}", printable_name(name))).into())
         }
-        Err(error) => Err(UnreadableReason::new(format!("its file {:?} cannot be read: {error}", shown(name))).into()),
+        Err(ReadError::Stop(stop)) => Err(stop),
     }
 }

@@ -7,9 +7,14 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use tokio::sync::mpsc;
 
-use super::*;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::reader::LINE_LIMIT;
+use super::{assemble, length};
 use crate::source::chunks::{Chunks, Stop};
 use crate::source::confined_directory::ConfinedDirectory;
+use crate::source::unreadable::UnreadableReason;
 
 fn gzip(lines: &str) -> Vec<u8> {
     let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
@@ -50,17 +55,17 @@ fn drained(mut receiver: mpsc::Receiver<Result<Bytes, UnreadableReason>>) -> Res
     Ok(whole)
 }
 
-/// The tar, whose length was found before; or the doubt of either pass.
+/// The tar, whose length was read before; or why either pass failed.
 fn assembled(lines: &str, folder: &Path) -> Result<Vec<u8>, String> {
     let gzip = gzip(lines);
-    let length = length(gzip.as_slice()).map_err(|doubt| doubt.to_string())?;
-    let mut files = ConfinedDirectory::at(folder).unwrap();
+    let length = length(gzip.as_slice()).map_err(|reason| reason.to_string())?;
+    let mut files = ConfinedDirectory::open(folder).unwrap();
     let (mut chunks, receiver) = Chunks::new(length);
     let writer = std::thread::spawn(move || {
         let result = assemble(gzip.as_slice(), &mut files, &mut chunks);
-        chunks.end(result);
+        chunks.finish(result);
     });
-    let whole = drained(receiver).map_err(|doubt| doubt.to_string());
+    let whole = drained(receiver).map_err(|reason| reason.to_string());
     writer.join().unwrap();
     let whole = whole?;
     assert_eq!(whole.len() as u64, length);
@@ -68,9 +73,9 @@ fn assembled(lines: &str, folder: &Path) -> Result<Vec<u8>, String> {
 }
 
 #[track_caller]
-fn doubted(lines: &str, folder: &Path, why: &str) {
+fn is_unreadable(lines: &str, folder: &Path, why: &str) {
     match assembled(lines, folder) {
-        Err(doubt) => assert!(doubt.contains(why), "{doubt}"),
+        Err(reason) => assert!(reason.contains(why), "{reason}"),
         Ok(whole) => panic!("{} bytes instead of: {why}", whole.len()),
     }
 }
@@ -82,7 +87,7 @@ fn the_checksum_is_that_of_go() {
 }
 
 #[test]
-fn puts_segments_and_files_together() {
+fn segments_and_files_are_concatenated() {
     let large: Vec<u8> = (0..3_000_000_u32).map(|at| (at % 251) as u8).collect();
     let folder = diff(&[
         ("d/a", b"first"),
@@ -120,50 +125,50 @@ fn puts_segments_and_files_together() {
 }
 
 #[test]
-fn a_file_that_is_not_what_it_was_is_doubted() {
+fn a_changed_file_is_unreadable() {
     let folder = diff(&[("a", b"content"), ("deep/b", b"b")]);
     let outside = diff(&[("secret", b"secret")]);
     std::os::unix::fs::symlink(outside.path(), folder.path().join("out")).unwrap();
     std::os::unix::fs::symlink("deep", folder.path().join("within")).unwrap();
-    doubted(&entry("a", b"CONTENT"), folder.path(), "its file \"a\" was changed");
-    doubted(&entry("a", b"cont"), folder.path(), "has 7 bytes, not 4");
-    doubted(&entry("none", b"x"), folder.path(), "none is not there");
-    doubted(&entry("deep", b"x"), folder.path(), "no regular file");
-    doubted(&entry("out/secret", b"secret"), folder.path(), "a link");
-    doubted(&entry("within/b", b"b"), folder.path(), "a link");
+    is_unreadable(&entry("a", b"CONTENT"), folder.path(), "its file \"a\" was changed");
+    is_unreadable(&entry("a", b"cont"), folder.path(), "has 7 bytes, not 4");
+    is_unreadable(&entry("none", b"x"), folder.path(), "none does not exist");
+    is_unreadable(&entry("deep", b"x"), folder.path(), "not a regular file");
+    is_unreadable(&entry("out/secret", b"secret"), folder.path(), "a link");
+    is_unreadable(&entry("within/b", b"b"), folder.path(), "a link");
     let escape = format!("../{}/secret", outside.path().file_name().unwrap().to_str().unwrap());
-    doubted(&entry(&escape, b"secret"), folder.path(), "leads out");
+    is_unreadable(&entry(&escape, b"secret"), folder.path(), "leads out");
     let absolute = format!("{}/secret", outside.path().display());
-    doubted(&entry(&absolute, b"secret"), folder.path(), "is not there");
-    doubted(&entry(&"x/".repeat(9000), b"x"), folder.path(), "too long");
-    doubted(&entry("", b"x"), folder.path(), "no regular file");
+    is_unreadable(&entry(&absolute, b"secret"), folder.path(), "does not exist");
+    is_unreadable(&entry(&"x/".repeat(9000), b"x"), folder.path(), "too long");
+    is_unreadable(&entry("", b"x"), folder.path(), "not a regular file");
 }
 
 #[test]
-fn a_malformed_description_is_doubted_before_a_file_is_read() {
+fn a_malformed_tar_split_is_refused_before_a_file_is_read() {
     let folder = diff(&[]);
     let first = |lines: &str| length(gzip(lines).as_slice()).unwrap_err().to_string();
     let sized = |size: &str| format!("{{\"type\":1,\"name\":\"a\",\"size\":{size},\"payload\":\"AAAAAAAAAAA=\"}}\n");
-    assert!(first(&sized("-1")).contains("below zero"));
+    assert!(first(&sized("-1")).contains("negative"));
     assert!(first(&sized("9223372036854775808")).contains("line 1"));
     assert!(first(&sized("1.5")).contains("line 1"));
-    assert!(first(&sized(&i64::MAX.to_string()).repeat(2)).contains("more bytes than there can be"));
+    assert!(first(&sized(&i64::MAX.to_string()).repeat(2)).contains("more bytes than a file can have"));
     assert!(first(&entry("a", b"x").replace("\"payload\":\"", "\"payload\":\"AA")).contains("no checksum"));
     assert!(first("{\"type\":1,\"name\":\"a\",\"size\":1,\"payload\":null}\n").contains("no checksum"));
     assert!(first("{\"type\":3,\"payload\":\"\"}\n").contains("unknown type 3"));
-    assert!(first("{\"type\":2,\"payload\":\"abc\"}\n").contains("no base64"));
+    assert!(first("{\"type\":2,\"payload\":\"abc\"}\n").contains("not base64"));
     assert!(first("[]\n").contains("line 1"));
     assert!(first("\n").contains("line 1"));
-    assert!(first(segment(b"x").trim_end()).contains("no end"));
+    assert!(first(segment(b"x").trim_end()).contains("cut off"));
     assert!(first(&"x".repeat(LINE_LIMIT + 5)).contains("too long"));
     assert!(first(&format!("{}{{\n", segment(b"x"))).contains("line 2"));
-    // Only decoding tells.
-    doubted("{\"type\":2,\"payload\":\"a\\u0041aa\"}\n", folder.path(), "line 1");
-    doubted("{\"type\":2,\"payload\":\"a!aa\"}\n", folder.path(), "no base64");
+    // Found only when it is decoded.
+    is_unreadable("{\"type\":2,\"payload\":\"a\\u0041aa\"}\n", folder.path(), "line 1");
+    is_unreadable("{\"type\":2,\"payload\":\"a!aa\"}\n", folder.path(), "not base64");
 }
 
 #[test]
-fn a_broken_gzip_is_doubted() {
+fn a_broken_gzip_is_refused() {
     let random: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(5000).collect();
     let whole = gzip(&segment(&random));
     assert_eq!(length(whole.as_slice()).unwrap(), 5000);
@@ -178,19 +183,19 @@ fn a_broken_gzip_is_doubted() {
     let mut trailing = whole.clone();
     trailing.extend_from_slice(b"garbage");
     assert!(length(trailing.as_slice()).is_err());
-    // As Go reads it.
+    // Go reads concatenated gzip members too.
     assert_eq!(length([whole.clone(), whole].concat().as_slice()).unwrap(), 10000);
 }
 
 #[test]
-fn stops_when_nobody_takes_it() {
+fn stops_when_the_receiver_is_dropped() {
     let lines = segment(&vec![1; 100_000]).repeat(100);
     let (mut chunks, receiver) = Chunks::new(10_000_000);
     drop(receiver);
     let folder = diff(&[]);
     let stopped = assemble(
         gzip(&lines).as_slice(),
-        &mut ConfinedDirectory::at(folder.path()).unwrap(),
+        &mut ConfinedDirectory::open(folder.path()).unwrap(),
         &mut chunks,
     );
     assert!(matches!(stopped, Err(Stop::Closed)));
@@ -209,11 +214,11 @@ proptest::proptest! {
     }
 
     #[test]
-    fn a_flipped_bit_never_passes_unseen(at in 0..2000_usize, bit in 0..8_u8) {
+    fn a_flipped_bit_is_always_found(at in 0..2000_usize, bit in 0..8_u8) {
         let content: Vec<u8> = (0..2000_u32).map(|at| (at % 7) as u8).collect();
         let mut changed = content.clone();
         changed[at] ^= 1 << bit;
         let folder = diff(&[("a", &changed)]);
-        doubted(&entry("a", &content), folder.path(), "was changed");
+        is_unreadable(&entry("a", &content), folder.path(), "was changed");
     }
 }

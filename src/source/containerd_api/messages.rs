@@ -1,7 +1,7 @@
-//! The messages of containerd's API that reading images needs, by hand: generating them takes `protoc`, which a
-//! fresh machine has not. Fields that nothing here asks for are left out; they are skipped when they come.
+//! The messages of containerd's API that reading images needs. They are written by hand: generating them needs `protoc`,
+//! which is not a build dependency. Fields that are not used are left out; decoding skips them.
 //!
-//! Files are named below `api/` of github.com/containerd/containerd; the same field numbers hold for 1.6 and 2.x.
+//! Paths of definitions are relative to `api/` of github.com/containerd/containerd. Field numbers are the same in 1.6 and 2.x.
 
 use std::collections::HashMap;
 
@@ -9,12 +9,12 @@ use bytes::Bytes;
 
 /// `google.protobuf.Empty`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Empty {}
+pub(in crate::source) struct Empty {}
 
 /// `google.protobuf.Any`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Any {
-    /// What `value` is, such as `containerd.events.ImageCreate`.
+pub(in crate::source) struct Any {
+    /// The type of `value`, such as `containerd.events.ImageCreate`.
     #[prost(string, tag = "1")]
     pub type_url: String,
     /// The message.
@@ -24,7 +24,7 @@ pub(super) struct Any {
 
 /// `types/descriptor.proto`, `containerd.types.Descriptor`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Descriptor {
+pub(in crate::source) struct Descriptor {
     #[prost(string, tag = "1")]
     pub media_type: String,
     #[prost(string, tag = "2")]
@@ -36,7 +36,7 @@ pub(super) struct Descriptor {
 
 /// `services/images/v1/images.proto`, `Image`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Image {
+pub(in crate::source) struct Image {
     #[prost(string, tag = "1")]
     pub name: String,
     #[prost(message, optional, tag = "3")]
@@ -45,36 +45,36 @@ pub(super) struct Image {
 
 /// `services/images/v1/images.proto`, `GetImageRequest`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct GetImageRequest {
+pub(in crate::source) struct GetImageRequest {
     #[prost(string, tag = "1")]
     pub name: String,
 }
 
 /// `services/images/v1/images.proto`, `GetImageResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct GetImageResponse {
+pub(in crate::source) struct GetImageResponse {
     #[prost(message, optional, tag = "1")]
     pub image: Option<Image>,
 }
 
 /// `services/images/v1/images.proto`, `ListImagesRequest`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct ListImagesRequest {
-    /// Any of them admits an image.
+pub(in crate::source) struct ListImagesRequest {
+    /// An image matches if any of them does.
     #[prost(string, repeated, tag = "1")]
     pub filters: Vec<String>,
 }
 
 /// `services/images/v1/images.proto`, `ListImagesResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct ListImagesResponse {
+pub(in crate::source) struct ListImagesResponse {
     #[prost(message, repeated, tag = "1")]
     pub images: Vec<Image>,
 }
 
 /// `services/content/v1/content.proto`, `Info`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct ContentInfo {
+pub(in crate::source) struct ContentInfo {
     /// In bytes.
     #[prost(int64, tag = "2")]
     pub size: i64,
@@ -82,29 +82,29 @@ pub(super) struct ContentInfo {
 
 /// `services/content/v1/content.proto`, `InfoRequest`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct InfoRequest {
+pub(in crate::source) struct InfoRequest {
     #[prost(string, tag = "1")]
     pub digest: String,
 }
 
 /// `services/content/v1/content.proto`, `InfoResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct InfoResponse {
+pub(in crate::source) struct InfoResponse {
     #[prost(message, optional, tag = "1")]
     pub info: Option<ContentInfo>,
 }
 
-/// `services/content/v1/content.proto`, `ReadContentRequest`; without a size it is read to its end.
+/// `services/content/v1/content.proto`, `ReadContentRequest`; without a size, content is read to its end.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct ReadContentRequest {
+pub(in crate::source) struct ReadContentRequest {
     #[prost(string, tag = "1")]
     pub digest: String,
 }
 
 /// `services/content/v1/content.proto`, `ReadContentResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct ReadContentResponse {
-    /// Of `data` in the content, in bytes.
+pub(in crate::source) struct ReadContentResponse {
+    /// The offset of `data` in the content, in bytes.
     #[prost(int64, tag = "1")]
     pub offset: i64,
     #[prost(bytes = "bytes", tag = "2")]
@@ -113,53 +113,53 @@ pub(super) struct ReadContentResponse {
 
 /// `services/events/v1/events.proto`, `SubscribeRequest`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct SubscribeRequest {
-    /// Any of them admits an event.
+pub(in crate::source) struct SubscribeRequest {
+    /// An event matches if any of them does.
     #[prost(string, repeated, tag = "1")]
     pub filters: Vec<String>,
 }
 
 /// `types/event.proto`, `Envelope` (1.6: `services/events/v1/events.proto`).
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Envelope {
+pub(in crate::source) struct Envelope {
     #[prost(string, tag = "3")]
     pub topic: String,
     #[prost(message, optional, tag = "4")]
     pub event: Option<Any>,
 }
 
-/// `events/image.proto`: `ImageCreate`, `ImageUpdate` and `ImageDelete` begin alike.
+/// `events/image.proto`: `ImageCreate`, `ImageUpdate` and `ImageDelete` have this field in common.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct ImageEvent {
+pub(in crate::source) struct ImageEvent {
     #[prost(string, tag = "1")]
     pub name: String,
 }
 
 /// `services/introspection/v1/introspection.proto`, `PluginsRequest`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct PluginsRequest {
+pub(in crate::source) struct PluginsRequest {
     #[prost(string, repeated, tag = "1")]
     pub filters: Vec<String>,
 }
 
 /// `services/introspection/v1/introspection.proto`, `Plugin`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Plugin {
-    /// What it says of itself; the content plugin its `root`.
+pub(in crate::source) struct Plugin {
+    /// Its description; the content plugin has `root`.
     #[prost(map = "string, string", tag = "5")]
     pub exports: HashMap<String, String>,
 }
 
 /// `services/introspection/v1/introspection.proto`, `PluginsResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct PluginsResponse {
+pub(in crate::source) struct PluginsResponse {
     #[prost(message, repeated, tag = "1")]
     pub plugins: Vec<Plugin>,
 }
 
 /// `services/version/v1/version.proto`, `VersionResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct VersionResponse {
+pub(in crate::source) struct VersionResponse {
     #[prost(string, tag = "1")]
     pub version: String,
 }

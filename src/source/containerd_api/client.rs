@@ -1,4 +1,4 @@
-//! containerd's API over its socket, as far as reading images needs it.
+//! The client: calls to one containerd, with their timeouts and errors.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
-use super::wire::{
+use super::messages::{
     Empty, Envelope, GetImageRequest, GetImageResponse, Image, InfoRequest, InfoResponse, ListImagesRequest,
     ListImagesResponse, PluginsRequest, PluginsResponse, ReadContentRequest, ReadContentResponse, SubscribeRequest,
     VersionResponse,
@@ -27,29 +27,29 @@ use crate::oci::{Descriptor, Digest};
 use crate::source::ByteStream;
 use crate::source::unreadable::UnreadableReason;
 
-/// Where a containerd listens unless somebody moved it.
+/// Where a containerd listens by default.
 pub const DEFAULT_ADDRESS: &str = "unix:///run/containerd/containerd.sock";
 
-/// For everything but content and events.
-const SHORT: Duration = Duration::from_secs(10);
-/// The longest message that is taken, in bytes. containerd sends content in pieces of 1 MiB.
+/// For every call but content and events.
+const SHORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest message that is accepted, in bytes. containerd sends content in messages of 1 MiB.
 const MESSAGE_LIMIT: usize = 8 * 1024 * 1024;
 
-/// How a containerd is reached. Cheap to clone; nothing is sent before it is asked something.
+/// A containerd, by its socket and namespace. Cheap to clone; connects when it is used.
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
     namespace: MetadataValue<Ascii>,
-    idle: Duration,
+    idle_timeout: Duration,
 }
 
 impl Client {
-    /// The containerd at `address`, written as `unix:///path` or `/path`, and its `namespace`. Content that
-    /// brings no byte for `idle` fails.
+    /// The containerd at `address`, written as `unix:///path` or `/path`, and its `namespace`. Content fails
+    /// of which no byte is received for `idle_timeout`.
     ///
     /// # Errors
     /// [`Reason::InvalidSpec`] for another form.
-    pub fn new(address: &str, namespace: &str, idle: Duration) -> Result<Self, Fault> {
+    pub fn new(address: &str, namespace: &str, idle_timeout: Duration) -> Result<Self, Fault> {
         let path = address.strip_prefix("unix://").unwrap_or(address);
         let invalid = |message: String| Fault::stalled(Reason::InvalidSpec, message);
         if !path.starts_with('/') {
@@ -62,18 +62,21 @@ impl Client {
             Ok(value) if !namespace.is_empty() && namespace.bytes().all(plain) => Ok(Self {
                 socket: PathBuf::from(path),
                 namespace: value,
-                idle,
+                idle_timeout,
             }),
             _ => Err(invalid(format!(
-                "`{}` is no namespace of a containerd: write it as k8s.io or moby",
+                "`{}` is not a containerd namespace: write it as k8s.io or moby",
                 namespace.chars().take(80).collect::<String>()
             ))),
         }
     }
 
-    /// The same, which may stand still for `idle`.
-    pub fn with_idle(&self, idle: Duration) -> Self {
-        Self { idle, ..self.clone() }
+    /// The same with another `idle_timeout`.
+    pub fn with_idle_timeout(&self, idle_timeout: Duration) -> Self {
+        Self {
+            idle_timeout,
+            ..self.clone()
+        }
     }
 
     /// Where it listens, for messages.
@@ -86,24 +89,24 @@ impl Client {
         self.namespace.to_str().unwrap_or_default()
     }
 
-    /// Connects. Every look has a connection of its own, so that none is one that a restart closed.
+    /// Connects. Connections are not kept: a restart of the containerd would have closed them.
     pub(in crate::source) async fn connect(&self) -> Result<Session, Fault> {
-        let stream = match timeout(SHORT, UnixStream::connect(&self.socket)).await {
+        let stream = match timeout(SHORT_TIMEOUT, UnixStream::connect(&self.socket)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(self.unreachable(&error)),
-            Err(_) => return Err(self.silent()),
+            Err(_) => return Err(self.timed_out()),
         };
         let mut stream = Some(stream);
         let once = tower::service_fn(move |_: Uri| {
             let stream = stream.take().map(TokioIo::new);
             async move { stream.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionReset)) }
         });
-        // The host is only a form; the connection is made already.
+        // The URL is required but not used; the connection is made already.
         let endpoint = Endpoint::from_static("http://containerd");
-        let channel = match timeout(SHORT, endpoint.connect_with_connector(once)).await {
+        let channel = match timeout(SHORT_TIMEOUT, endpoint.connect_with_connector(once)).await {
             Ok(Ok(channel)) => channel,
-            Ok(Err(error)) => return Err(self.failed(&error.to_string())),
-            Err(_) => return Err(self.silent()),
+            Ok(Err(error)) => return Err(self.failure(&error.to_string())),
+            Err(_) => return Err(self.timed_out()),
         };
         Ok(Session {
             grpc: Grpc::new(channel).max_decoding_message_size(MESSAGE_LIMIT),
@@ -112,17 +115,17 @@ impl Client {
     }
 
     /// A failure while it was read; `what` ends the sentence.
-    pub(super) fn failed(&self, what: &str) -> Fault {
+    fn failure(&self, what: &str) -> Fault {
         let message = format!(
-            "the containerd at {} failed: {}; look into its log if it stays so",
+            "the containerd at {} failed: {}; see its log if it fails again",
             self.name(),
             UnreadableReason::new(what)
         );
         Fault::retryable(Reason::SourceFailed, message)
     }
 
-    fn silent(&self) -> Fault {
-        self.failed(&format!("it did not answer within {} s", SHORT.as_secs()))
+    fn timed_out(&self) -> Fault {
+        self.failure(&format!("it did not answer within {} s", SHORT_TIMEOUT.as_secs()))
     }
 
     fn unreachable(&self, error: &io::Error) -> Fault {
@@ -153,138 +156,138 @@ pub(in crate::source) struct Session {
 }
 
 impl Session {
-    /// How long content may stand still.
-    fn idle(&self) -> Duration {
-        self.client.idle
+    /// How long content may send nothing.
+    fn idle_timeout(&self) -> Duration {
+        self.client.idle_timeout
     }
 
     /// The version, such as `v2.4.2`.
     pub async fn version(&self) -> Result<String, Fault> {
         let answer: VersionResponse = self
-            .ask("/containerd.services.version.v1.Version/Version", Empty {})
+            .call("/containerd.services.version.v1.Version/Version", Empty {})
             .await
-            .map_err(|status| self.broken(&status))?;
+            .map_err(|status| self.status_fault(&status))?;
         Ok(answer.version)
     }
 
-    /// What the image `name` is, if there is one.
+    /// The manifest or index of the image `name`, if it exists.
     pub async fn image(&self, name: &str) -> Result<Option<Descriptor>, Fault> {
-        let question = GetImageRequest { name: name.to_owned() };
-        let answer: Result<GetImageResponse, _> = self.ask("/containerd.services.images.v1.Images/Get", question).await;
+        let request = GetImageRequest { name: name.to_owned() };
+        let answer: Result<GetImageResponse, _> = self.call("/containerd.services.images.v1.Images/Get", request).await;
         match answer {
             Ok(answer) => answer.image.map(|image| self.target(image)).transpose(),
             Err(status) if status.code() == Code::NotFound => Ok(None),
-            Err(status) => Err(self.broken(&status)),
+            Err(status) => Err(self.status_fault(&status)),
         }
     }
 
-    /// An image of whatever name that is `digest`, if there is one.
-    pub async fn image_of(&self, digest: &Digest) -> Result<Option<Descriptor>, Fault> {
-        let question = ListImagesRequest {
+    /// The manifest or index `digest`, if an image of any name has it.
+    pub async fn image_by_digest(&self, digest: &Digest) -> Result<Option<Descriptor>, Fault> {
+        let request = ListImagesRequest {
             filters: vec![format!("target.digest=={digest}")],
         };
         let answer: ListImagesResponse = self
-            .ask("/containerd.services.images.v1.Images/List", question)
+            .call("/containerd.services.images.v1.Images/List", request)
             .await
-            .map_err(|status| self.broken(&status))?;
+            .map_err(|status| self.status_fault(&status))?;
         let image = answer.images.into_iter().next();
         image.map(|image| self.target(image)).transpose()
     }
 
-    /// The content store's folder as containerd itself sees it, `…/io.containerd.content.v1.content`.
-    pub async fn content_folder(&self) -> Result<Option<PathBuf>, Fault> {
-        let question = PluginsRequest {
+    /// The directory of the content store as the containerd sees it, `…/io.containerd.content.v1.content`.
+    pub async fn content_directory(&self) -> Result<Option<PathBuf>, Fault> {
+        let request = PluginsRequest {
             filters: vec!["type==io.containerd.content.v1".to_owned()],
         };
         let answer: PluginsResponse = self
-            .ask("/containerd.services.introspection.v1.Introspection/Plugins", question)
+            .call("/containerd.services.introspection.v1.Introspection/Plugins", request)
             .await
-            .map_err(|status| self.broken(&status))?;
+            .map_err(|status| self.status_fault(&status))?;
         let mut exports = answer.plugins.into_iter().map(|plugin| plugin.exports);
         let root = exports.find_map(|mut exports| exports.remove("root"));
         Ok(root.map(PathBuf::from).filter(|root| Path::is_absolute(root)))
     }
 
-    /// The length of a blob in bytes, if it is held.
+    /// The length of a blob in bytes, if it exists.
     pub async fn size(&self, digest: &Digest) -> Result<Option<u64>, Fault> {
-        let question = InfoRequest {
+        let request = InfoRequest {
             digest: digest.to_string(),
         };
-        let answer: Result<InfoResponse, _> = self.ask("/containerd.services.content.v1.Content/Info", question).await;
+        let answer: Result<InfoResponse, _> = self.call("/containerd.services.content.v1.Content/Info", request).await;
         match answer {
             Ok(answer) => {
                 let size = answer.info.map_or(-1, |info| info.size);
-                let size = u64::try_from(size).map_err(|_| self.client.failed("it tells no size of a blob"))?;
+                let size = u64::try_from(size).map_err(|_| self.client.failure("it gives no size of a blob"))?;
                 Ok(Some(size))
             }
             Err(status) if status.code() == Code::NotFound => Ok(None),
-            Err(status) => Err(self.broken(&status)),
+            Err(status) => Err(self.status_fault(&status)),
         }
     }
 
-    /// The content of a blob, or `None` when it is not held after all.
+    /// The content of a blob, or `None` if it does not exist.
     pub async fn read(&self, digest: &Digest) -> Result<Option<ByteStream<'static>>, Fault> {
-        let question = ReadContentRequest {
+        let request = ReadContentRequest {
             digest: digest.to_string(),
         };
         let path = "/containerd.services.content.v1.Content/Read";
-        let opening = self.stream::<_, ReadContentResponse>(path, question);
-        let pieces = match timeout(self.idle(), opening).await {
-            Ok(Ok(pieces)) => pieces,
+        let opening = self.stream::<_, ReadContentResponse>(path, request);
+        let chunks = match timeout(self.idle_timeout(), opening).await {
+            Ok(Ok(chunks)) => chunks,
             Ok(Err(status)) if status.code() == Code::NotFound => return Ok(None),
-            Ok(Err(status)) => return Err(self.broken(&status)),
-            Err(_) => return Err(self.still()),
+            Ok(Err(status)) => return Err(self.status_fault(&status)),
+            Err(_) => return Err(self.idle_fault()),
         };
         let session = self.clone();
-        let content = futures::stream::try_unfold((pieces, 0_i64), move |(mut pieces, offset)| {
+        let content = futures::stream::try_unfold((chunks, 0_i64), move |(mut chunks, offset)| {
             let session = session.clone();
             async move {
-                match timeout(session.idle(), pieces.next()).await {
+                match timeout(session.idle_timeout(), chunks.next()).await {
                     Ok(None) => Ok(None),
-                    Ok(Some(Ok(piece))) if piece.offset == offset => {
-                        let next = offset.saturating_add_unsigned(piece.data.len() as u64);
-                        Ok(Some((piece.data, (pieces, next))))
+                    Ok(Some(Ok(chunk))) if chunk.offset == offset => {
+                        let next = offset.saturating_add_unsigned(chunk.data.len() as u64);
+                        Ok(Some((chunk.data, (chunks, next))))
                     }
-                    Ok(Some(Ok(_))) => Err(session.client.failed("it sends content out of order")),
-                    Ok(Some(Err(status))) => Err(session.broken(&status)),
-                    Err(_) => Err(session.still()),
+                    Ok(Some(Ok(_))) => Err(session.client.failure("it sends content out of order")),
+                    Ok(Some(Err(status))) => Err(session.status_fault(&status)),
+                    Err(_) => Err(session.idle_fault()),
                 }
             }
         });
         Ok(Some(content.boxed()))
     }
 
-    /// What happens to images of the namespace from now on: the topic and the image's name.
-    pub(super) fn events(&self) -> BoxStream<'static, Result<Envelope, Fault>> {
+    /// The events about images of the namespace from now on.
+    pub(in crate::source) fn events(&self) -> BoxStream<'static, Result<Envelope, Fault>> {
         let filter = format!(r#"namespace=="{}",topic~="^/images/""#, self.client.namespace());
-        let question = SubscribeRequest { filters: vec![filter] };
+        let request = SubscribeRequest { filters: vec![filter] };
         let session = self.clone();
-        // A server of Go answers such a call with its first message only, so it is waited for as one.
+        // A Go server sends the head of the answer together with its first message, so this waits for the first event.
         let opening = async move {
             let path = "/containerd.services.events.v1.Events/Subscribe";
-            let events = session.stream::<_, Envelope>(path, question).await;
-            let events = events.map_err(|status| session.broken(&status))?;
-            Ok::<_, Fault>(events.map_err(move |status| session.broken(&status)))
+            let events = session.stream::<_, Envelope>(path, request).await;
+            let events = events.map_err(|status| session.status_fault(&status))?;
+            Ok::<_, Fault>(events.map_err(move |status| session.status_fault(&status)))
         };
         futures::stream::once(opening).try_flatten().boxed()
     }
 
-    async fn ask<Q, A>(&self, path: &'static str, question: Q) -> Result<A, Status>
+    async fn call<Q, A>(&self, path: &'static str, message: Q) -> Result<A, Status>
     where
         Q: Message + 'static,
         A: Message + Default + 'static,
     {
-        let asking = async {
+        let answering = async {
             let mut grpc = self.ready().await?;
             let codec = ProstCodec::<Q, A>::default();
-            grpc.unary(self.request(question), PathAndQuery::from_static(path), codec)
+            grpc.unary(self.request(message), PathAndQuery::from_static(path), codec)
                 .await
         };
-        match timeout(SHORT, asking).await {
+        match timeout(SHORT_TIMEOUT, answering).await {
             Ok(answer) => answer.map(tonic::Response::into_inner),
             Err(_) => Err(Status::deadline_exceeded(format!(
                 "it did not answer within {} s",
-                SHORT.as_secs()
+                SHORT_TIMEOUT.as_secs()
             ))),
         }
     }
@@ -292,7 +295,7 @@ impl Session {
     async fn stream<Q, A>(
         &self,
         path: &'static str,
-        question: Q,
+        message: Q,
     ) -> Result<BoxStream<'static, Result<A, Status>>, Status>
     where
         Q: Message + 'static,
@@ -301,7 +304,7 @@ impl Session {
         let mut grpc = self.ready().await?;
         let codec = ProstCodec::<Q, A>::default();
         let answer = grpc
-            .server_streaming(self.request(question), PathAndQuery::from_static(path), codec)
+            .server_streaming(self.request(message), PathAndQuery::from_static(path), codec)
             .await?;
         Ok(answer.into_inner().boxed())
     }
@@ -314,8 +317,8 @@ impl Session {
         Ok(grpc)
     }
 
-    fn request<Q>(&self, question: Q) -> Request<Q> {
-        let mut request = Request::new(question);
+    fn request<Q>(&self, message: Q) -> Request<Q> {
+        let mut request = Request::new(message);
         request
             .metadata_mut()
             .insert("containerd-namespace", self.client.namespace.clone());
@@ -328,20 +331,22 @@ impl Session {
         let size = u64::try_from(target.size);
         match (digest, size) {
             (Ok(digest), Ok(size)) => Ok(Descriptor::new(target.media_type, digest, size)),
-            _ => Err(self.client.failed(&format!("it does not say what `{}` is", image.name))),
+            _ => Err(self
+                .client
+                .failure(&format!("it gives no valid digest and size of `{}`", image.name))),
         }
     }
 
-    fn broken(&self, status: &Status) -> Fault {
+    fn status_fault(&self, status: &Status) -> Fault {
         match status.message() {
-            "" => self.client.failed(&format!("{}", status.code())),
-            said => self.client.failed(said),
+            "" => self.client.failure(&format!("{}", status.code())),
+            message => self.client.failure(message),
         }
     }
 
-    fn still(&self) -> Fault {
-        let seconds = self.idle().as_secs();
-        self.client.failed(&format!("content brought nothing for {seconds} s"))
+    fn idle_fault(&self) -> Fault {
+        let seconds = self.idle_timeout().as_secs();
+        self.client.failure(&format!("no content was received for {seconds} s"))
     }
 }
 
@@ -350,8 +355,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_the_forms_of_an_address_that_it_speaks() {
-        let open = |address: &str, namespace: &str| Client::new(address, namespace, SHORT);
+    fn accepts_absolute_unix_sockets_only() {
+        let open = |address: &str, namespace: &str| Client::new(address, namespace, SHORT_TIMEOUT);
         for good in [DEFAULT_ADDRESS, "/run/k3s/containerd/containerd.sock"] {
             assert!(
                 open(good, "k8s.io").unwrap().name().ends_with("containerd.sock"),
@@ -361,7 +366,7 @@ mod tests {
         for bad in ["", "tcp://127.0.0.1:1", "containerd.sock", "unix://run/x.sock"] {
             assert_eq!(open(bad, "k8s.io").unwrap_err().reason, Reason::InvalidSpec, "{bad}");
         }
-        // It becomes part of a filter.
+        // The namespace becomes part of a filter.
         for bad in ["", "a\"b", "a b", "ä", "a\nb"] {
             assert_eq!(
                 open(DEFAULT_ADDRESS, bad).unwrap_err().reason,

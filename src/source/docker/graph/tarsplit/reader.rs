@@ -1,10 +1,4 @@
-//! The tar of a layer out of its files and its tar-split (github.com/vbatts/tar-split, `tar/storage`).
-//!
-//! A tar-split is gzip of one JSON object a line: either bytes of the tar as they were (headers, padding), or
-//! a file whose content stands in between, with its length and its CRC-64/ISO. It is read twice, first for the
-//! length of the tar and then to assemble it, so that memory does not grow with the number of files.
-
-mod assembly;
+//! Reads the entries of a tar-split.
 
 use std::borrow::Cow;
 use std::io::{BufRead as _, BufReader, Read};
@@ -14,18 +8,16 @@ use base64::engine::general_purpose::STANDARD;
 use flate2::bufread::MultiGzDecoder;
 use serde::Deserialize;
 
-use super::UnreadableReason;
 use crate::decode;
+use crate::source::unreadable::UnreadableReason;
 
-pub(in super::super) use assembly::assemble;
+/// The longest line in bytes. Segments have at most 1 MiB of padding and an extension header of at most 1 MiB; base64 adds a
+/// third.
+pub(super) const LINE_LIMIT: usize = 6 * 1024 * 1024;
 
-/// Of a line in bytes. Padding is cut into pieces of 1 MiB, and an extension header has at most as much;
-/// base64 makes a third more of it.
-const LINE_LIMIT: usize = 6 * 1024 * 1024;
-
-/// What the tar consists of, in order.
+/// An entry of the tar-split, in the order of the tar.
 #[derive(Debug, PartialEq, Eq)]
-enum Piece<'a> {
+pub(super) enum TarSplitEntry<'a> {
     /// Bytes of the tar itself, in base64.
     Segment { base64: &'a str, length: u64 },
     /// The content of a file that is not empty.
@@ -34,8 +26,8 @@ enum Piece<'a> {
         size: u64,
         crc: [u8; 8],
     },
-    /// Something without content.
-    Nothing,
+    /// A file, link or directory without content.
+    Empty,
 }
 
 #[derive(Deserialize)]
@@ -44,7 +36,7 @@ struct Line<'a> {
     kind: u8,
     #[serde(borrow, default)]
     name: Cow<'a, str>,
-    // Of a name that is not UTF-8, in base64.
+    // A name that is not UTF-8, in base64.
     #[serde(default)]
     name_raw: Option<&'a str>,
     #[serde(default)]
@@ -53,24 +45,24 @@ struct Line<'a> {
     payload: Option<&'a str>,
 }
 
-struct Pieces<R: Read> {
+pub(super) struct TarSplitReader<R: Read> {
     lines: BufReader<MultiGzDecoder<BufReader<R>>>,
     line: Vec<u8>,
     number: u64,
 }
 
-impl<R: Read> Pieces<R> {
-    fn new(gzip: R) -> Self {
-        const AT_ONCE: usize = 128 * 1024;
-        let inflated = MultiGzDecoder::new(BufReader::with_capacity(AT_ONCE, gzip));
+impl<R: Read> TarSplitReader<R> {
+    pub fn new(gzip: R) -> Self {
+        const BUFFER: usize = 128 * 1024;
+        let inflated = MultiGzDecoder::new(BufReader::with_capacity(BUFFER, gzip));
         Self {
-            lines: BufReader::with_capacity(AT_ONCE, inflated),
+            lines: BufReader::with_capacity(BUFFER, inflated),
             line: Vec::new(),
             number: 0,
         }
     }
 
-    fn next(&mut self) -> Result<Option<Piece<'_>>, UnreadableReason> {
+    pub fn next(&mut self) -> Result<Option<TarSplitEntry<'_>>, UnreadableReason> {
         self.line.clear();
         self.number += 1;
         let number = self.number;
@@ -81,25 +73,25 @@ impl<R: Read> Pieces<R> {
         if read.map_err(|error| malformed(&error))? == 0 {
             return Ok(None);
         }
-        // Every line ends, also the last.
+        // Every line ends with a newline, also the last.
         if self.line.pop() != Some(b'\n') {
             let what = if self.line.len() + 1 == LINE_LIMIT {
                 "it is too long"
             } else {
-                "it has no end"
+                "it is cut off"
             };
             return Err(malformed(&what));
         }
         let line = std::str::from_utf8(&self.line).map_err(|error| malformed(&error))?;
         let line: Line<'_> = decode::json_text(line).map_err(|error| malformed(&error))?;
-        let size = u64::try_from(line.size).map_err(|_| malformed(&"a size below zero"))?;
+        let size = u64::try_from(line.size).map_err(|_| malformed(&"a negative size"))?;
         match line.kind {
             2 => {
                 let base64 = line.payload.unwrap_or_default();
-                let length = decoded_length(base64).ok_or_else(|| malformed(&"its payload is no base64"))?;
-                Ok(Some(Piece::Segment { base64, length }))
+                let length = decoded_length(base64).ok_or_else(|| malformed(&"its payload is not base64"))?;
+                Ok(Some(TarSplitEntry::Segment { base64, length }))
             }
-            1 if size == 0 => Ok(Some(Piece::Nothing)),
+            1 if size == 0 => Ok(Some(TarSplitEntry::Empty)),
             1 => {
                 let name = match line.name_raw {
                     Some(raw) => STANDARD
@@ -114,14 +106,14 @@ impl<R: Read> Pieces<R> {
                 let crc = STANDARD.decode(line.payload.unwrap_or_default()).ok();
                 let crc = crc.and_then(|crc| crc.try_into().ok());
                 let crc = crc.ok_or_else(|| malformed(&"it has no checksum of the file"))?;
-                Ok(Some(Piece::File { name, size, crc }))
+                Ok(Some(TarSplitEntry::File { name, size, crc }))
             }
-            other => Err(malformed(&format_args!("a piece of the unknown type {other}"))),
+            other => Err(malformed(&format_args!("an entry of the unknown type {other}"))),
         }
     }
 }
 
-// The length of what standard base64 with its padding stands for; whether it is such shows in decoding.
+// The length of what padded standard base64 encodes. Invalid text is found when it is decoded.
 fn decoded_length(base64: &str) -> Option<u64> {
     let bytes = base64.as_bytes();
     let padding = bytes.iter().rev().take(2).take_while(|&&byte| byte == b'=').count();
@@ -132,23 +124,20 @@ fn decoded_length(base64: &str) -> Option<u64> {
 }
 
 /// The length in bytes of the tar that `gzip` describes.
-pub(in super::super) fn length(gzip: impl Read) -> Result<u64, UnreadableReason> {
-    let mut pieces = Pieces::new(gzip);
+pub(in crate::source::docker) fn length(gzip: impl Read) -> Result<u64, UnreadableReason> {
+    let mut entries = TarSplitReader::new(gzip);
     let mut total: u64 = 0;
-    while let Some(piece) = pieces.next()? {
-        let length = match piece {
-            Piece::Segment { length, .. } => length,
-            Piece::File { size, .. } => size,
-            Piece::Nothing => 0,
+    while let Some(entry) = entries.next()? {
+        let length = match entry {
+            TarSplitEntry::Segment { length, .. } => length,
+            TarSplitEntry::File { size, .. } => size,
+            TarSplitEntry::Empty => 0,
         };
-        // No longer than a file may be.
+        // At most the length that a file can have.
         total = total
             .checked_add(length)
             .filter(|total| i64::try_from(*total).is_ok())
-            .ok_or_else(|| UnreadableReason::new("its tar-split describes more bytes than there can be"))?;
+            .ok_or_else(|| UnreadableReason::new("its tar-split describes more bytes than a file can have"))?;
     }
     Ok(total)
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,50 +1,47 @@
-//! What an engine says of an image.
-//!
-//! Versions of the engine differ in what they leave out.
+//! How an engine describes an image. Which fields are absent differs between versions.
 
 use serde::Deserialize;
 
 use crate::oci::{Descriptor, Digest, Platform};
 
-/// A manifest of an image in a containerd store, and whether all of its content is there.
+/// A manifest of an image in a containerd store, and whether its content is complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// The manifest, with its platform where it is an image.
+pub struct StoredManifest {
+    /// The manifest; that of an image has its platform.
     pub descriptor: Descriptor,
-    /// Whether the manifest and everything that it refers to is in the store.
+    /// Whether the store holds the manifest and everything that it refers to.
     pub available: bool,
 }
 
-/// What an engine says of an image.
+/// An image, as an engine describes it.
 #[derive(Clone, Debug)]
 pub struct InspectedImage {
     /// The digest of the configuration (classic store), or of the manifest or index (containerd store).
     pub image_id: Digest,
     /// The digests of the uncompressed layers, lowest first.
     pub diff_ids: Vec<Digest>,
-    /// In bytes; of the unpacked layers, or of the content of one platform.
+    /// The size in bytes of the unpacked layers, or of the content of one platform.
     pub size: Option<u64>,
-    /// What the image runs on; of an index, the platform that suits the engine best.
+    /// The platform; of an index, the one that suits the engine best.
     pub platform: Option<Platform>,
     /// The manifest or index, where the engine keeps one (containerd store, API 1.48 or newer).
     pub descriptor: Option<Descriptor>,
     /// The manifests of an index or the only one (containerd store, API 1.48 or newer).
-    pub manifests: Option<Vec<Held>>,
-    /// `name@digest` of registries that the image came from or went to.
+    pub manifests: Option<Vec<StoredManifest>>,
+    /// `name@digest` of registries that the image was pulled from or pushed to.
     pub repo_digests: Vec<String>,
     /// `name:tag`, in docker's familiar form.
     pub repo_tags: Vec<String>,
 }
 
 impl InspectedImage {
-    // Whether `digest` is one of this image: its ID, its manifest, one that its index lists, or one under
-    // which a registry has it.
-    pub(super) fn is(&self, digest: &Digest) -> bool {
+    // Whether `digest` is one of this image: its ID, its manifest, one that its index lists, or its digest in a registry.
+    pub(super) fn has_digest(&self, digest: &Digest) -> bool {
         let listed = || {
             self.manifests
                 .iter()
                 .flatten()
-                .any(|held| held.descriptor.digest == *digest)
+                .any(|manifest| manifest.descriptor.digest == *digest)
         };
         let known = || {
             self.repo_digests
@@ -60,7 +57,7 @@ impl InspectedImage {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Image {
+pub(super) struct InspectAnswer {
     id: Digest,
     #[serde(default)]
     size: Option<i64>,
@@ -77,7 +74,7 @@ pub(super) struct Image {
     #[serde(default)]
     descriptor: Option<Descriptor>,
     #[serde(default)]
-    manifests: Option<Vec<Summary>>,
+    manifests: Option<Vec<ManifestSummary>>,
     #[serde(default)]
     repo_digests: Vec<String>,
     #[serde(default)]
@@ -93,7 +90,7 @@ struct RootFs {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Summary {
+struct ManifestSummary {
     descriptor: Descriptor,
     #[serde(default)]
     available: bool,
@@ -108,8 +105,8 @@ struct ImageData {
     platform: Option<Platform>,
 }
 
-impl From<Summary> for Held {
-    fn from(summary: Summary) -> Self {
+impl From<ManifestSummary> for StoredManifest {
+    fn from(summary: ManifestSummary) -> Self {
         let mut descriptor = summary.descriptor;
         if !descriptor.platform.as_ref().is_some_and(Platform::is_said) {
             descriptor.platform = summary.image_data.and_then(|image| image.platform);
@@ -121,15 +118,15 @@ impl From<Summary> for Held {
     }
 }
 
-impl From<Image> for InspectedImage {
-    fn from(image: Image) -> Self {
-        let written = |text: String| (!text.is_empty()).then_some(text);
-        // An image without an architecture comes from an import of old.
+impl From<InspectAnswer> for InspectedImage {
+    fn from(image: InspectAnswer) -> Self {
+        let non_empty = |text: String| (!text.is_empty()).then_some(text);
+        // An image without an architecture was imported by an old engine.
         let platform = Platform {
             architecture: image.architecture,
             os: image.os,
-            variant: written(image.variant),
-            os_version: written(image.os_version),
+            variant: non_empty(image.variant),
+            os_version: non_empty(image.os_version),
             ..Platform::default()
         };
         Self {
@@ -138,7 +135,9 @@ impl From<Image> for InspectedImage {
             size: image.size.and_then(|size| u64::try_from(size).ok()),
             platform: platform.is_said().then_some(platform),
             descriptor: image.descriptor,
-            manifests: image.manifests.map(|all| all.into_iter().map(Held::from).collect()),
+            manifests: image
+                .manifests
+                .map(|all| all.into_iter().map(StoredManifest::from).collect()),
             repo_digests: image.repo_digests,
             repo_tags: image.repo_tags,
         }
