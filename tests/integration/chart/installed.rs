@@ -37,7 +37,7 @@ async fn an_upgrade_keeps_the_login_and_an_end_leaves_the_definitions() {
         &first.file(),
     ];
     let notes = run(&install);
-    let goes = format!("Images go to 127.0.0.1:{port}, which the operator reaches at");
+    let goes = format!("Images are copied to 127.0.0.1:{port}; the operator reaches it at");
     assert!(notes.contains(&goes), "{notes}");
     let named = |name: &str| object(&cluster, &[&format!("secret/{release}-registry{name}")])["data"].clone();
     let names = ["", "-login", "-pull", "-ca", "-tls"];
