@@ -370,7 +370,7 @@ async fn forged_assignment() {
         .assert_forgery_refused(
             &image,
             another,
-            "may not write assignment of an image: that is the leader's",
+            "may not write assignment of an image: only the leader may",
         )
         .await;
     let selected = json!({ "selected": { "tag": "2", "reason": "a", "message": "b" } });
@@ -394,7 +394,7 @@ async fn events() {
         .unwrap()
     };
     let api = compromised.api::<Event>(&compromised.victim);
-    let words = "the agent of the node evil may make events of its own alone";
+    let words = "the agent of the node evil may create only its own events";
     let forged = [
         event("jackal-operator", "controller-0", "JackalImage"),
         event("jackal-operator", "agent/other", "JackalImage"),

@@ -160,7 +160,7 @@ async fn isolated_namespaces_do_not_share_repositories() {
         let name = format!("theirs-{number}");
         first.apply(&standalone_image(&name, &format!("{host}/{theirs}"), &to));
         let message = image_stalled(&first, &name, "PolicyDenied").await;
-        let below = format!("below `base/{}/` (--repository-policy namespace)", first.namespace);
+        let below = format!("under `base/{}/` (--repository-policy namespace)", first.namespace);
         assert!(message.contains(&below), "{message}");
     }
     let stolen = format!("{{image: '{ADDRESS}/{theirs}'}}");
