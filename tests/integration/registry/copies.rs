@@ -168,7 +168,7 @@ async fn nested_indexes_are_copied_completely_and_in_order() {
     };
     assert_eq!(resolve(4).await.unwrap().documents, chain[..5]);
     let fault = resolve(5).await.unwrap_err();
-    assert!(fault.message.contains("more than 4 deep"), "{fault}");
+    assert!(fault.message.contains("nested more than 4 levels deep"), "{fault}");
 }
 
 #[tokio::test]
