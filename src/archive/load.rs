@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Deserialize;
 
-use super::order::{IMAGES, PackageFile};
+use super::order::PackageFile;
 use super::read::Reader;
 use crate::budget::{PACKAGES, Reservation, memory_of_json};
 use crate::decode;
@@ -17,12 +17,9 @@ use crate::oci::{
     Compression, Content, Descriptor, Digest, Document, Location, MANIFEST_LIMIT, Naming, Platform, Reference,
     ReferrersPolicy, distinct_blobs, distinct_foreign_layers,
 };
-use crate::package::{publish_manifest, repository};
+use crate::package::{LAYOUT_INDEX, REF_NAME, publish_manifest, repository};
 use crate::source::{Blob, BlobSink, ByteStream, Delivery, Form, Identity, ImageSource, Method, Resolved};
 use crate::transfer::{Destination, KnownBlobs, Progress, Transfer, Upload};
-
-/// The annotation by which Zarf names an image in a layout.
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// Where a package file goes.
 pub struct Target<'a> {
@@ -101,7 +98,7 @@ pub async fn load(mut reader: Reader, target: &Target<'_>, progress: &Progress) 
     let mut sent = 0;
     while let Some(file) = reader.next().await? {
         let within = |fault: Fault| fault.within(format_args!("file `{}` of the package", file.path));
-        let is_document = file.path == IMAGES || images.lists(&file.digest);
+        let is_document = file.path == LAYOUT_INDEX || images.lists(&file.digest);
         let content = reader
             .content(&file)
             .inspect_ok(|chunk| progress.passed(chunk.len() as u64))
@@ -173,7 +170,7 @@ impl PackedImages {
         let raw = collect(file, content).await?;
         let sent = self.repository.keep(&file.digest, raw.clone()).await?;
         let index = self.read(&file.digest, raw)?;
-        if file.path == IMAGES {
+        if file.path == LAYOUT_INDEX {
             self.documents.remove(&file.digest);
             self.roots = roots(&index)?;
         }

@@ -4,13 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Index, Manifest};
+use crate::package::{LAYOUT_BLOBS, LAYOUT_INDEX, LAYOUT_MARKER, TITLE};
 
-/// The annotation with a layer's path in the package (OCI image specification, "Annotations").
-const TITLE: &str = "org.opencontainers.image.title";
-/// The folder of the package with the blobs of its images.
-const BLOBS: &str = "images/blobs/sha256/";
-/// The list of the package's images.
-pub(super) const IMAGES: &str = "images/index.json";
 /// The longest path of a file, in bytes.
 const PATH_LIMIT: usize = 4096;
 
@@ -28,12 +23,12 @@ pub struct PackageFile {
 impl PackageFile {
     /// Whether it says what the package is: the definition, its signature, the checksums, the list of images.
     pub(super) fn is_metadata(&self) -> bool {
-        !self.path.contains('/') || matches!(self.path.as_str(), IMAGES | "images/oci-layout")
+        !self.path.contains('/') || matches!(self.path.as_str(), LAYOUT_INDEX | LAYOUT_MARKER)
     }
 
     /// Whether it is the blob `digest` of an image.
     fn is_blob(&self, digest: &Digest) -> bool {
-        self.path.strip_prefix(BLOBS) == Some(digest.hex())
+        self.path.strip_prefix(LAYOUT_BLOBS) == Some(digest.hex())
     }
 }
 
@@ -82,7 +77,7 @@ pub(super) fn describe_first(files: &mut [PackageFile], manifests: &BTreeSet<Dig
     files.sort_by_cached_key(|file| {
         let group = match file {
             file if file.is_metadata() => 0,
-            file if file.path.starts_with(BLOBS) && manifests.contains(&file.digest) => 1,
+            file if file.path.starts_with(LAYOUT_BLOBS) && manifests.contains(&file.digest) => 1,
             _ => 2,
         };
         (group, file.path.clone())
@@ -128,12 +123,12 @@ mod tests {
     #[test]
     fn metadata_and_manifests_come_first() {
         let (layer, image) = (Digest::of(b"layer"), Digest::of(b"image"));
-        let blob = |digest: &Digest| format!("{BLOBS}{}", digest.hex());
+        let blob = |digest: &Digest| format!("{LAYOUT_BLOBS}{}", digest.hex());
         let paths = [
             "components/a.tar",
             &blob(&layer),
             &blob(&image),
-            IMAGES,
+            LAYOUT_INDEX,
             "zarf.yaml",
             "checksums.txt",
         ];
@@ -144,7 +139,7 @@ mod tests {
         let order: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
         let expected = [
             "checksums.txt",
-            IMAGES,
+            LAYOUT_INDEX,
             "zarf.yaml",
             &blob(&image),
             "components/a.tar",

@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
-use tokio_tar::{Builder, EntryType};
 use zstd::zstd_safe::CParameter;
 
 use super::format::{self, FRAME_CONTENT, SeekTable, TooLong};
 use super::header::{Header, Packed};
-use super::order::{IMAGES, PackageFile, describe_first, files_of, listed};
+use super::order::{PackageFile, describe_first, files_of, listed};
 use crate::fault::{Fault, Reason};
 use crate::hashing::BackgroundHasher;
 use crate::oci::{Content, Descriptor, Digest, Document, MANIFEST_LIMIT};
+use crate::package::{LAYOUT_INDEX, tar_header};
 use crate::transfer::{Destination, Progress};
 
 /// The level at which content is compressed that is not compressed yet: zstd's own default.
@@ -98,7 +98,7 @@ async fn manifests(repository: &dyn Destination, files: &[PackageFile]) -> Resul
     let mut found: BTreeMap<Digest, u64> = BTreeMap::new();
     let mut open: Vec<Digest> = files
         .iter()
-        .filter(|file| file.path == IMAGES)
+        .filter(|file| file.path == LAYOUT_INDEX)
         .map(|file| file.digest.clone())
         .collect();
     while let Some(digest) = open.pop() {
@@ -174,7 +174,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         progress: &Progress,
     ) -> Result<(), Fault> {
         let mut start = vec![0; std::mem::take(&mut self.padding)];
-        start.extend(tar_header(file).await?);
+        start.extend(tar_header(&file.path, 0o644, file.size).await?);
         self.frame(checked(&start)?, start.len()).await?;
 
         let descriptor = Descriptor::new("", file.digest.clone(), file.size);
@@ -231,22 +231,6 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             digest: self.hasher.finish().await.map_err(stopped)?,
         })
     }
-}
-
-/// The blocks before a file's content: no clock, user or host is in them.
-async fn tar_header(file: &PackageFile) -> Result<Vec<u8>, Fault> {
-    let mut header = tokio_tar::Header::new_gnu();
-    header.set_entry_type(EntryType::Regular);
-    header.set_mode(0o644);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_size(file.size);
-    let mut builder = Builder::new_non_terminated(Vec::new());
-    // Without any content it writes the header alone, after an entry with the path where that is long.
-    let written = builder.append_data(&mut header, &file.path, tokio::io::empty()).await;
-    written.map_err(|error| Fault::stalled(Reason::PackageFailed, format!("the path cannot be written: {error}")))?;
-    Ok(builder.get_ref().clone())
 }
 
 /// The frame of tar headers and padding, with a checksum: no digest of the package covers them.

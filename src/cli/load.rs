@@ -4,18 +4,14 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::authorities::AuthorityFlags;
 use super::build::target::Target;
-use super::cluster::duration;
-use super::limits::LimitFlags;
+use super::connection::ConnectionFlags;
 use super::progress::{Display, Output, bytes};
-use super::registry_clients::RegistryClients;
 use super::{UsageError, examples, print, until};
 use crate::archive::{self, Loaded, Reader};
 use crate::fault::Fault;
@@ -61,16 +57,8 @@ pub(super) struct Load {
     /// The naming of the images.
     #[arg(long, value_enum, default_value = "plain")]
     naming: NamingFlag,
-    /// The registry speaks plain HTTP.
-    #[arg(long)]
-    insecure: bool,
     #[command(flatten)]
-    authorities: AuthorityFlags,
-    #[command(flatten)]
-    limits: LimitFlags,
-    /// How long a request may make no progress.
-    #[arg(long, default_value = "2m", value_name = "DURATION", value_parser = duration)]
-    stall_timeout: Duration,
+    connection: ConnectionFlags,
     /// How the result is printed.
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
@@ -133,8 +121,8 @@ impl Load {
                 Box::new(move |repository| Arc::new(LayoutDestination::new(&directory, repository)))
             }
             Target::Registry { host, prefix } => {
-                let clients = RegistryClients::new(&self.authorities, &self.limits, self.stall_timeout).await?;
-                let registry = clients.destination(host, prefix, self.insecure).await?;
+                let clients = self.connection.clients().await?;
+                let registry = clients.destination(host, prefix, self.connection.insecure).await?;
                 Box::new(move |repository| Arc::new(RegistryDestination::new(registry.repository(repository))))
             }
             Target::Nowhere => return Err(UsageError(format!("--to {}: it names no destination", self.to)).into()),
@@ -142,17 +130,13 @@ impl Load {
     }
 
     fn report(&self, target: &Target, loaded: &Loaded) {
-        let name = |repository: &str, tag: &str| match target {
-            Target::Layout(directory) => format!("oci:{}:{repository}:{tag}", directory.display()),
-            _ => format!("{}/{repository}:{tag}", target.address()),
-        };
         let report = Report {
-            package: name(&loaded.repository, &loaded.tag),
+            package: target.name_of(&loaded.repository, &loaded.tag),
             digest: loaded.digest.to_string(),
             images: loaded
                 .images
                 .iter()
-                .flat_map(|image| image.tags.iter().map(|tag| name(&image.repository, tag)))
+                .flat_map(|image| image.tags.iter().map(|tag| target.name_of(&image.repository, tag)))
                 .collect(),
             sent_bytes: loaded.sent,
         };

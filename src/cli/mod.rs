@@ -5,6 +5,7 @@ mod authorities;
 mod build;
 mod cluster;
 mod completion;
+mod connection;
 mod controller;
 mod convert;
 mod crd;

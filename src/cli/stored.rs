@@ -1,14 +1,9 @@
 //! The image or package that `sign` and `verify` name, in a registry or an OCI layout.
 
-use std::time::Duration;
-
 use clap::Args;
 
 use super::UsageError;
-use super::authorities::AuthorityFlags;
-use super::cluster::duration;
-use super::limits::LimitFlags;
-use super::registry_clients::RegistryClients;
+use super::connection::ConnectionFlags;
 use crate::oci::{Document, Reference};
 use crate::transfer::{Destination, LayoutDestination, RegistryDestination};
 
@@ -19,16 +14,8 @@ pub(super) struct StoredFlags {
     /// `org.opencontainers.image.ref.name` in index.json; `build` writes `REPOSITORY:TAG`.
     #[arg(value_name = "REFERENCE")]
     reference: String,
-    /// Use plain HTTP for the registry.
-    #[arg(long)]
-    insecure: bool,
     #[command(flatten)]
-    authorities: AuthorityFlags,
-    #[command(flatten)]
-    limits: LimitFlags,
-    /// How long a request may make no progress.
-    #[arg(long, default_value = "2m", value_name = "DURATION", value_parser = duration)]
-    stall_timeout: Duration,
+    connection: ConnectionFlags,
 }
 
 /// The image or package that was found.
@@ -58,8 +45,8 @@ impl StoredFlags {
             _ => {
                 let bare = text.strip_prefix("oci://").unwrap_or(text);
                 let reference: Reference = bare.parse().map_err(|error| UsageError(format!("{error}")))?;
-                let access = RegistryClients::new(&self.authorities, &self.limits, self.stall_timeout).await?;
-                let registry = access.source(&reference, self.insecure).await?;
+                let access = self.connection.clients().await?;
+                let registry = access.source(&reference, self.connection.insecure).await?;
                 let repository = registry.repository(reference.repository());
                 (
                     Box::new(RegistryDestination::new(repository)),

@@ -135,7 +135,7 @@ impl Archive {
 /// Header, content and padding of one entry.
 async fn file(entry: &Entry) -> Result<BoxStream<'static, Result<Bytes, Fault>>, Fault> {
     let (size, content) = entry.origin.open().await?;
-    let header = header(entry, size).await?;
+    let header = tar_header(&entry.path, entry.mode, size).await?;
     let path = entry.path.clone();
     let content = stream::unfold((content, size), move |(mut content, left)| {
         let path = path.clone();
@@ -168,24 +168,21 @@ async fn file(entry: &Entry) -> Result<BoxStream<'static, Result<Bytes, Fault>>,
 }
 
 /// The blocks before an entry's content: no clock, user or host is in them.
-async fn header(entry: &Entry, size: u64) -> Result<Bytes, Fault> {
+pub(crate) async fn tar_header(path: &str, mode: u32, size: u64) -> Result<Bytes, Fault> {
     let mut header = Header::new_gnu();
     header.set_entry_type(EntryType::Regular);
-    header.set_mode(entry.mode);
+    header.set_mode(mode);
     header.set_uid(0);
     header.set_gid(0);
     header.set_mtime(0);
     header.set_size(size);
     let mut builder = Builder::new_non_terminated(Vec::new());
     // Without any content it writes the header alone, with an entry before it that holds a long path.
-    let written = builder.append_data(&mut header, &entry.path, tokio::io::empty()).await;
+    let written = builder.append_data(&mut header, path, tokio::io::empty()).await;
     written.map_err(|error| {
         Fault::stalled(
             Reason::PackageFailed,
-            format!(
-                "`{}` cannot be a file of the package: {error}; give it another name",
-                entry.path
-            ),
+            format!("`{path}` cannot be a file of the package: {error}; give it another name"),
         )
     })?;
     Ok(Bytes::from(builder.get_ref().clone()))

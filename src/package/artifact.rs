@@ -14,13 +14,17 @@ use crate::oci::{
 };
 
 /// The annotation with a layer's path in the package (OCI image specification, "Annotations").
-pub(super) const TITLE: &str = "org.opencontainers.image.title";
+pub(crate) const TITLE: &str = "org.opencontainers.image.title";
 /// The annotation by which ORAS, and Zarf with it, names an image in a layout.
-pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The annotation by which Jackal, and older Zarf, names an image in a layout.
 pub(super) const BASE_NAME: &str = "org.opencontainers.image.base.name";
 /// The path of the list of images.
-pub(super) const LAYOUT_INDEX: &str = "images/index.json";
+pub(crate) const LAYOUT_INDEX: &str = "images/index.json";
+/// The path of the file that marks the folder of the images as an OCI layout.
+pub(crate) const LAYOUT_MARKER: &str = "images/oci-layout";
+/// The folder with the blobs of the images, each named by its digest.
+pub(crate) const LAYOUT_BLOBS: &str = "images/blobs/sha256/";
 /// The Unix epoch, as the annotation `created` writes it.
 const EPOCH: &str = "1970-01-01T00:00:00Z";
 
@@ -109,7 +113,7 @@ impl Artifact {
             .collect();
         if !contents.images.is_empty() {
             files.insert(
-                "images/oci-layout".to_owned(),
+                LAYOUT_MARKER.to_owned(),
                 Bytes::from_static(br#"{"imageLayoutVersion":"1.0.0"}"#),
             );
             files.insert(LAYOUT_INDEX.to_owned(), index_json);
@@ -289,7 +293,7 @@ fn annotated(descriptor: &Descriptor, keys: &[&str], name: &str) -> Descriptor {
 }
 
 fn blob_path(digest: &Digest) -> String {
-    format!("images/blobs/sha256/{}", digest.hex())
+    format!("{LAYOUT_BLOBS}{}", digest.hex())
 }
 
 /// The package's paths and checksums know SHA-256 only.

@@ -66,8 +66,10 @@ mod signature;
 mod verification;
 mod yaml;
 
+pub(crate) use archive::tar_header;
 pub use archive::{Archive, Entry, EntrySource, ReusableTars, StoredTar};
 pub use artifact::{Artifact, ArtifactContents, ArtifactImage, Mount, SignDefinition};
+pub(crate) use artifact::{LAYOUT_BLOBS, LAYOUT_INDEX, LAYOUT_MARKER, REF_NAME, TITLE};
 pub use assembly::{Assembled, Parts, assemble};
 pub use definition::Definition;
 pub use names::Names;

@@ -32,6 +32,11 @@ pub(super) struct BuildContext {
 }
 
 impl BuildContext {
+    /// The name of the artifact `version` in `repository`.
+    pub fn package_name(&self, repository: &str, version: &str) -> String {
+        self.target.name_of(repository, version)
+    }
+
     pub async fn open(
         build: &Build,
         plan: &Plan,
@@ -151,17 +156,8 @@ impl BuildContext {
     pub fn name_of(&self, location: &Location) -> String {
         match (&self.target, &location.digest, location.tags.first()) {
             (Target::Layout(directory), Some(digest), _) => format!("oci:{}@{digest}", directory.display()),
-            (Target::Layout(_), None, Some(tag)) => self.package_name(&location.repository, tag),
+            (Target::Layout(_), None, Some(tag)) => self.target.name_of(&location.repository, tag),
             _ => location.to_string(),
-        }
-    }
-
-    /// The name of the artifact `version` in `repository`.
-    pub fn package_name(&self, repository: &str, version: &str) -> String {
-        match &self.target {
-            Target::Layout(directory) => format!("oci:{}:{repository}:{version}", directory.display()),
-            Target::Registry { host, .. } => format!("{host}/{repository}:{version}"),
-            Target::Nowhere => format!("{repository}:{version}"),
         }
     }
 
@@ -170,7 +166,7 @@ impl BuildContext {
         let Target::Layout(_) = &self.target else {
             return None;
         };
-        let name = self.package_name(repository, version);
+        let name = self.target.name_of(repository, version);
         Some(format!(
             "copy it to a registry: skopeo copy --all {name} docker://REGISTRY/{repository}:{version}"
         ))

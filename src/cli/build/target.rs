@@ -76,6 +76,15 @@ impl Target {
         }
     }
 
+    /// The name of `repository` with `tag` in the destination.
+    pub fn name_of(&self, repository: &str, tag: &str) -> String {
+        match self {
+            Self::Layout(directory) => format!("oci:{}:{repository}:{tag}", directory.display()),
+            Self::Registry { host, .. } => format!("{host}/{repository}:{tag}"),
+            Self::Nowhere => format!("{repository}:{tag}"),
+        }
+    }
+
     /// The path that everything is put under, where it says one.
     pub fn prefix(&self) -> Option<String> {
         match self {
