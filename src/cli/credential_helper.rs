@@ -10,7 +10,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::process::Group;
-use crate::registry::{Credentials, of_helper};
+use crate::registry::{Credentials, parse_helper_response};
 
 /// The longest answer in bytes that is read.
 const ANSWER_LIMIT: u64 = 64 * 1024;
@@ -82,7 +82,7 @@ pub(super) async fn get(name: &str, server: &str, limit: Duration) -> Result<Opt
         return Err(Failure::Failed(format!("answers more than {ANSWER_LIMIT} bytes")));
     }
     if status.success() {
-        return of_helper(&said).map_err(|reason| Failure::Failed(format!("answers what is {reason}")));
+        return parse_helper_response(&said).map_err(|reason| Failure::Failed(format!("answers what is {reason}")));
     }
     let said = String::from_utf8_lossy(&said);
     let complained = String::from_utf8_lossy(&complained);

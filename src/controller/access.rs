@@ -112,7 +112,7 @@ async fn without(lacking: &[String], registry: Registry, reference: &Reference) 
     let repository = registry.repository(reference.repository());
     match repository.head_manifest(reference.identifier()).await {
         Err(error) if matches!(error.kind(), Kind::Unauthorized | Kind::Denied) => {
-            let fault = error.reading(&reference.to_string());
+            let fault = error.into_read_fault(&reference.to_string());
             let lacking = lacking.iter().take(LACKING).map(String::as_str).collect::<Vec<_>>();
             let message = format!("{}; {}", lacking.join("; "), fault.message);
             Err(Fault::retryable(Reason::SecretUnavailable, message))

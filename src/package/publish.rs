@@ -19,7 +19,7 @@ use super::provenance::Material;
 use crate::budget::{PACKAGES, Reservation, memory_of_json};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Content, Descriptor, Digest, Document, Index, Reference, distinct_blobs, distinct_foreign_layers};
-use crate::registry::lock_of;
+use crate::registry::named_lock;
 use crate::signing::SigningKey;
 use crate::transfer::{Destination, Upload};
 
@@ -159,7 +159,7 @@ pub async fn publish(
 
     // One at a time in a repository: two writers of one index would lose an entry, and distribution 2.8 for a
     // moment denies a blob that is being mounted once more, which fails the other's manifest.
-    let lock = lock_of(format!("{} {}", repository.name(), repository.repository()));
+    let lock = named_lock(format!("{} {}", repository.name(), repository.repository()));
     let _alone = lock.lock().await;
     announce(artifact.manifest.digest()).await?;
     let moved = bring_blobs(&artifact, images, repository).await?;

@@ -82,22 +82,22 @@ impl SignatureStore for Repository {
 
     async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
         let read = Repository::referrers(self, subject).await;
-        read.map_err(|error| error.reading(&SignatureStore::name(self)))
+        read.map_err(|error| error.into_read_fault(&SignatureStore::name(self)))
     }
 
     async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
         let read = self.manifest(identifier).await;
         let read = match identifier.parse::<Digest>() {
             Ok(_) => read,
-            Err(_) => self.if_any(identifier, read).await,
+            Err(_) => self.absent_if_refused(identifier, read).await,
         };
-        read.map_err(|error| error.reading(&SignatureStore::name(self)))
+        read.map_err(|error| error.into_read_fault(&SignatureStore::name(self)))
     }
 
     async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {
         match self.small_blob(digest, limit).await {
             Err(error) if error.kind() == &Kind::TooLarge => Ok(None),
-            read => read.map_err(|error| error.reading(&SignatureStore::name(self))),
+            read => read.map_err(|error| error.into_read_fault(&SignatureStore::name(self))),
         }
     }
 }

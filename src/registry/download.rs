@@ -68,7 +68,7 @@ impl Download {
 
     /// The length in bytes, as far as the other side says it before the content; it is held against what arrives.
     /// Nothing was read before.
-    pub async fn announced(&mut self) -> Result<Option<u64>, Error> {
+    pub async fn content_length(&mut self) -> Result<Option<u64>, Error> {
         if self.answer.is_none() && !self.ended {
             self.answer = Some(self.open().await?);
         }
@@ -86,7 +86,7 @@ impl Download {
     }
 
     /// The same, with a length that is known.
-    pub fn of_size(self, size: u64) -> Self {
+    pub fn with_size(self, size: u64) -> Self {
         Self {
             size: Some(size),
             ..self

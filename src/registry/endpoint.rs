@@ -76,7 +76,7 @@ impl Trust {
     /// What a Secret holds whose entries `entry` gives by their names: `ca.crt`, and `tls.crt` with `tls.key`. An empty
     /// entry is none, as cert-manager writes `ca.crt` where it has none. The error says what is wrong, and follows the name
     /// of the Secret.
-    pub fn of_secret<'a>(entry: impl Fn(&str) -> Option<&'a [u8]>) -> Result<Self, String> {
+    pub fn from_secret<'a>(entry: impl Fn(&str) -> Option<&'a [u8]>) -> Result<Self, String> {
         let filled = |name: &str| entry(name).filter(|content| !content.trim_ascii().is_empty());
         let key = match filled("tls.key").map(std::str::from_utf8) {
             Some(Ok(key)) => Some(SecretString::from(key)),
@@ -199,7 +199,7 @@ impl Endpoint {
     }
 
     /// The same within `limits`.
-    pub fn within(self, limits: Limits) -> Self {
+    pub fn with_limits(self, limits: Limits) -> Self {
         let Limits {
             connections,
             rate,
@@ -244,7 +244,7 @@ mod tests {
     fn a_secret_may_have_empty_entries() {
         let of = |entries: &[(&str, &'static str)]| {
             let found = |name: &str| entries.iter().find(|(known, _)| *known == name);
-            Trust::of_secret(|name| found(name).map(|(_, content)| content.as_bytes())).map(|_| ())
+            Trust::from_secret(|name| found(name).map(|(_, content)| content.as_bytes())).map(|_| ())
         };
         let only = of(&[("ca.crt", "\n"), ("tls.key", "k")]).unwrap_err();
         assert!(only.starts_with("has only one of tls.crt and tls.key"), "{only}");

@@ -281,7 +281,7 @@ impl Error {
     }
 
     /// The failure as one of reading `reference`.
-    pub fn reading(self, reference: &str) -> Fault {
+    pub fn into_read_fault(self, reference: &str) -> Fault {
         self.fault(
             &format!("cannot read {reference}"),
             Reason::SourceFailed,
@@ -293,7 +293,7 @@ impl Error {
     }
 
     /// The failure as one of pushing to `to`.
-    pub fn pushing(self, to: &str) -> Fault {
+    pub fn into_push_fault(self, to: &str) -> Fault {
         self.fault(
             &format!("cannot push to {to}"),
             Reason::PushFailed,
@@ -305,14 +305,14 @@ impl Error {
     }
 
     /// The failure as one of pushing the manifest or index `document` to `to`.
-    pub fn pushing_document(self, to: &str, document: &Document) -> Fault {
+    pub fn into_document_push_fault(self, to: &str, document: &Document) -> Fault {
         let refused = matches!(
             self.kind,
             Kind::NotFound | Kind::Invalid | Kind::Unsupported | Kind::Status(400..=500)
         );
         match advice::of_refused(document).filter(|_| refused) {
             Some(advice) => Fault::retryable(Reason::PushFailed, format!("cannot push to {to}: {self}; {advice}")),
-            None => self.pushing(to),
+            None => self.into_push_fault(to),
         }
     }
 

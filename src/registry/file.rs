@@ -16,7 +16,7 @@ use crate::oci::Digest;
 
 /// What came of asking for a small file.
 #[derive(Debug)]
-pub enum SmallFile {
+pub enum FileResponse {
     /// Its content, and the mark by which its host knows this state of it.
     Content(Body, Option<String>),
     /// It is what it was when its host gave the mark.
@@ -26,25 +26,25 @@ pub enum SmallFile {
 impl Registry {
     /// The content of the file at `url`, of this host, verified while it streams: another digest is an error in place of
     /// the end. The request is sent when the first of it is asked for; a broken connection is resumed.
-    pub fn file(&self, url: Url, digest: &Digest) -> Download {
+    pub fn download_file(&self, url: Url, digest: &Digest) -> Download {
         Download::new(self.clone(), self.file_call(url), digest.clone(), None)
     }
 
     /// The content of the file at `url`, of this host, of at most `limit` bytes, unless it is as it was when it had
     /// the mark `known` (RFC 9110, "If-None-Match").
-    pub async fn small_file(&self, url: Url, limit: usize, known: Option<&str>) -> Result<SmallFile, Error> {
+    pub async fn fetch_file(&self, url: Url, limit: usize, known: Option<&str>) -> Result<FileResponse, Error> {
         let mut call = self.file_call(url);
         if let Some(mark) = known.and_then(|mark| HeaderValue::from_str(mark).ok()) {
             call = call.with(IF_NONE_MATCH, mark);
         }
         let mut answer = self.expect(&call, &[200, 304]).await?;
         if answer.status() == 304 {
-            return Ok(SmallFile::Unchanged);
+            return Ok(FileResponse::Unchanged);
         }
         let mark = answer.header(ETAG).filter(|mark| mark.len() <= 256).map(str::to_owned);
         let label = answer.label.clone();
         let content = body_within(&mut answer.response, limit, self.idle(), &label).await?;
-        Ok(SmallFile::Content(content, mark))
+        Ok(FileResponse::Content(content, mark))
     }
 
     fn file_call(&self, url: Url) -> Call {
@@ -56,7 +56,7 @@ impl Registry {
 
 impl Error {
     /// The failure as one of fetching the file at `url`, whose host need not be a registry.
-    pub fn fetching(self, url: &str) -> Fault {
+    pub fn into_fetch_fault(self, url: &str) -> Fault {
         let remedy = self.remedy(RegistryUse::Source).map(|remedy| format!("; {remedy}"));
         let said = format!("{}{}", self.detail(), remedy.unwrap_or_default());
         let what = format!("cannot fetch {url}: {}", said.replace("the registry", "the server"));

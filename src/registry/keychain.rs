@@ -147,7 +147,7 @@ impl Keychain {
 }
 
 /// What a credential helper answers to `get`; none where its answer is empty. The error never repeats a secret.
-pub fn of_helper(answer: &[u8]) -> Result<Option<Credentials>, String> {
+pub fn parse_helper_response(answer: &[u8]) -> Result<Option<Credentials>, String> {
     let answer = object(answer, "credential")?;
     let get = |name| text(&answer, name).map_err(|()| format!("its `{name}` is not a text"));
     let username = get("Username")?.unwrap_or_default();

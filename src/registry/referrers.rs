@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::client::{Call, FAILURE_LIMIT, RegistryResponse};
 use super::error::{Error, Kind, spoken};
-use super::locks::lock_of;
+use super::locks::named_lock;
 use super::pages::Pages;
 use super::repository::Repository;
 use super::token::Scope;
@@ -179,7 +179,7 @@ impl Repository {
         subject: &Digest,
         identifier: &str,
     ) -> Result<(), Error> {
-        let lock = lock_of(format!("referrers in {}/{}", self.registry().host(), self.name()));
+        let lock = named_lock(format!("referrers in {}/{}", self.registry().host(), self.name()));
         let _alone = lock.lock().await;
         let answer = self.put_document(document, identifier).await?;
         let listed = answer.header(OCI_SUBJECT).is_some_and(|said| said == subject.as_str());
@@ -262,7 +262,7 @@ impl Repository {
 
     async fn referrers_by_tag(&self, subject: &Digest) -> Result<Vec<Descriptor>, Error> {
         let looked = self.listing_under_tag(subject).await;
-        let document = match self.if_any(&referrers_tag(subject), looked).await {
+        let document = match self.absent_if_refused(&referrers_tag(subject), looked).await {
             Ok(document) => document,
             Err(error) if error.kind() == &Kind::Unsupported => None,
             Err(error) => return Err(error),

@@ -55,7 +55,7 @@ impl Repository {
     ///
     /// # Errors
     /// Those of `looked`, and those of finding out what its refusal means.
-    pub async fn if_any<T>(&self, tag: &str, looked: Result<Option<T>, Error>) -> Result<Option<T>, Error> {
+    pub async fn absent_if_refused<T>(&self, tag: &str, looked: Result<Option<T>, Error>) -> Result<Option<T>, Error> {
         let refused = match looked {
             Err(error) if error.may_mean_absent() => error,
             looked => return looked,

@@ -99,7 +99,7 @@ impl Restrictions {
     }
 
     /// Notes which addresses the API server has, in place of those that were known.
-    pub fn note_api_server(&self, addresses: HashSet<IpAddr>) {
+    pub fn set_api_server_addresses(&self, addresses: HashSet<IpAddr>) {
         *self.api_server.write().unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 
@@ -109,7 +109,7 @@ impl Restrictions {
     }
 
     /// Whether `host` (host[:port]) is listed by itself as one that speaks plain HTTP.
-    pub fn speaks_plain_http(&self, host: &str) -> bool {
+    pub fn serves_plain_http(&self, host: &str) -> bool {
         let mut exact = self.plain_http.iter().filter(|pattern| pattern.is_exact());
         exact.any(|pattern| pattern.admits(host))
     }
@@ -305,7 +305,7 @@ mod tests {
     #[test]
     fn the_api_server_is_not_for_objects() {
         let known = restrictions(&["10.2.0.0/16"], &[], &[]);
-        known.note_api_server(["10.1.0.1", "10.2.0.1"].map(|text| text.parse().unwrap()).into());
+        known.set_api_server_addresses(["10.1.0.1", "10.2.0.1"].map(|text| text.parse().unwrap()).into());
         assert_eq!(
             check(&known, "https://10.1.0.1:6443/", false, false),
             Err(Refusal::Reserved)

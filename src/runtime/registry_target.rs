@@ -195,7 +195,7 @@ impl RegistryDefaults {
             credentials,
             idle,
             restrictions: (!is_operators).then(|| Arc::clone(&self.restrictions)),
-            ..Endpoint::new(host).within(self.limits)
+            ..Endpoint::new(host).with_limits(self.limits)
         };
         Ok(RegistryTarget {
             address,
@@ -255,11 +255,11 @@ impl RegistryDefaults {
     /// says of that host.
     pub fn source(&self, host: &str, trust: Trust, idle: Duration) -> Endpoint {
         Endpoint {
-            plain_http: self.restrictions.speaks_plain_http(host),
+            plain_http: self.restrictions.serves_plain_http(host),
             trust: trust.with_authorities(self.authorities.as_deref()),
             idle,
             restrictions: Some(Arc::clone(&self.restrictions)),
-            ..Endpoint::new(host).within(self.limits)
+            ..Endpoint::new(host).with_limits(self.limits)
         }
     }
 

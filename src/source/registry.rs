@@ -99,20 +99,20 @@ impl ImageSource for RegistrySource {
     async fn has_foreign_layer(&self, reference: &Reference, layer: &Descriptor) -> Result<bool, Fault> {
         let lookup = self.lookup(reference);
         let has = lookup.repository.has_blob(&layer.digest).await;
-        has.map_err(|error| error.reading(&lookup.name))
+        has.map_err(|error| error.into_read_fault(&lookup.name))
     }
 
     async fn referrers(&self, reference: &Reference, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
         let lookup = self.lookup(reference);
         let listed = lookup.repository.referrers(subject).await;
-        listed.map_err(|error| error.reading(&lookup.name))
+        listed.map_err(|error| error.into_read_fault(&lookup.name))
     }
 
     async fn tagged(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
         let lookup = self.lookup(reference);
         let looked = lookup.repository.head_manifest(tag).await;
-        let found = lookup.repository.if_any(tag, looked).await;
-        let found = found.map_err(|error| error.reading(&lookup.name))?;
+        let found = lookup.repository.absent_if_refused(tag, looked).await;
+        let found = found.map_err(|error| error.into_read_fault(&lookup.name))?;
         Ok(found.map(|descriptor| descriptor.digest))
     }
 
@@ -155,7 +155,7 @@ async fn carry_foreign(
         return Ok(());
     }
     let has = repository.has_blob(&layer.digest).await;
-    if !has.map_err(|error| error.reading(name))? {
+    if !has.map_err(|error| error.into_read_fault(name))? {
         return Ok(());
     }
     let mut readings = Rereads::default();
@@ -180,7 +180,7 @@ async fn carry(repository: &Repository, name: &str, blob: &Descriptor, sink: &dy
             let download = repository.unverified_blob(&blob.digest, blob.size);
             download
                 .into_stream()
-                .map_err(move |error| error.reading(&owned))
+                .map_err(move |error| error.into_read_fault(&owned))
                 .boxed()
         }
     };

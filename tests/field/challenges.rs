@@ -314,7 +314,7 @@ async fn a_missing_token_service_is_no_missing_image() {
         .manifest("1")
         .await
         .unwrap_err();
-    let fault = error.reading("r/a:1");
+    let fault = error.into_read_fault("r/a:1");
     assert_eq!(fault.reason, Reason::AuthenticationFailed, "{fault}");
     let said = format!(
         "http://{}/token: the token service answered 404 Page not found",

@@ -199,7 +199,7 @@ async fn put(status: u16, body: impl Into<Bytes>) -> Fault {
             .put_manifest(&document, "1")
             .await
             .unwrap_err()
-            .pushing("r/a")
+            .into_push_fault("r/a")
     };
     let first = try_it().await;
     assert_eq!(first, try_it().await);
@@ -255,7 +255,7 @@ async fn denied_by_storage() {
     })
     .await;
     let repository = client(&server.host).repository("a");
-    let read = || async { repository.manifest("1").await.unwrap_err().reading("r/a:1") };
+    let read = || async { repository.manifest("1").await.unwrap_err().into_read_fault("r/a:1") };
     let first = read().await;
     assert!(
         first.message.contains("answered 403 AccessDenied: Access Denied;"),
@@ -295,7 +295,7 @@ async fn tags_that_are_not_listed() {
             Err(error) => error,
             Ok(_) => continue,
         };
-        let fault = error.reading("r/a");
+        let fault = error.into_read_fault("r/a");
         assert!(fault.message.contains(said), "{fault}");
         assert!(!fault.message.contains("read-only"), "{fault}");
     }

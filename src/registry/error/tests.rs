@@ -31,8 +31,8 @@ fn statuses_become_reasons() {
         (405, "UNSUPPORTED", Reason::SourceFailed, Reason::PushFailed),
     ] {
         let error = answered(status, code);
-        assert_eq!(error.clone().reading("r/x:1").reason, reading, "{status}");
-        let fault = error.pushing("r/x");
+        assert_eq!(error.clone().into_read_fault("r/x:1").reason, reading, "{status}");
+        let fault = error.into_push_fault("r/x");
         assert_eq!(fault.reason, pushing, "{status}");
         assert_ne!(fault.disposition, Disposition::Stalled, "{status}");
     }
@@ -43,8 +43,8 @@ fn advice_fits_the_request() {
     let fault = |call: &str, status: u16, body: &str, pushing: bool| {
         let error = Error::status(call, status, None, body.as_bytes());
         match pushing {
-            true => error.pushing("r/x"),
-            false => error.reading("r/x:1"),
+            true => error.into_push_fault("r/x"),
+            false => error.into_read_fault("r/x:1"),
         }
     };
     let (tags, blob) = ("GET https://r/v2/x/tags/list", "GET https://r/v2/x/blobs/sha256:ab");
@@ -114,7 +114,7 @@ fn advice_fits_the_request() {
 fn a_token_service_is_not_the_registry() {
     let fault = |status| {
         let error = Error::status("GET https://auth/token", status, None, b"<title>Not here</title>");
-        error.of_token_service().reading("r/x:1")
+        error.of_token_service().into_read_fault("r/x:1")
     };
     for (status, reason) in [
         (400, Reason::AuthenticationFailed),
@@ -148,7 +148,7 @@ fn a_refusal_may_mean_that_there_is_nothing() {
 #[test]
 fn only_an_invalid_input_stalls() {
     for code in ["NAME_INVALID", "TAG_INVALID", "MANIFEST_INVALID"] {
-        let fault = answered(400, code).pushing("r/x");
+        let fault = answered(400, code).into_push_fault("r/x");
         assert_eq!(
             (fault.reason, fault.disposition),
             (Reason::PushFailed, Disposition::Stalled)
@@ -156,7 +156,7 @@ fn only_an_invalid_input_stalls() {
     }
     // Registries answer a manifest with missing blobs by both codes.
     let body = br#"{"errors":[{"code":"MANIFEST_INVALID"},{"code":"MANIFEST_BLOB_UNKNOWN"}]}"#;
-    let fault = Error::status("PUT x", 400, None, body).pushing("r/x");
+    let fault = Error::status("PUT x", 400, None, body).into_push_fault("r/x");
     assert_eq!(fault.disposition, Disposition::Retryable);
 }
 
@@ -165,7 +165,7 @@ fn patience_is_what_the_registry_asks_for() {
     let after = Some(Duration::from_secs(120));
     let error = Error::status("GET x", 429, after, b"");
     assert_eq!(error.pause(1), None);
-    let fault = error.reading("r/x:1");
+    let fault = error.into_read_fault("r/x:1");
     assert_eq!(
         fault.disposition,
         Disposition::Waiting {
@@ -180,9 +180,9 @@ fn patience_is_what_the_registry_asks_for() {
 
 #[test]
 fn words_are_one_bounded_line() {
-    let fault = answered(403, &"é".repeat(2000)).pushing("r/x");
+    let fault = answered(403, &"é".repeat(2000)).into_push_fault("r/x");
     assert!(fault.message.chars().count() < 600, "{}", fault.message);
-    let message = answered(403, "DENIED").pushing("r/x").message;
+    let message = answered(403, "DENIED").into_push_fault("r/x").message;
     assert_eq!(
         message,
         "cannot push to r/x: PUT https://r/v2/x/manifests/1: the registry answered 403 DENIED: no way; the right to push is missing; give the account of the credentials this right, or give others by secretRef"

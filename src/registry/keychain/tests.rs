@@ -213,16 +213,22 @@ fn helpers_are_chosen_by_registry() {
     ] {
         assert_eq!(keychain.helper(host, "x"), expected, "{host}");
     }
-    let answer = of_helper(br#"{"ServerURL":"r","Username":"u","Secret":"p"}"#)
+    let answer = parse_helper_response(br#"{"ServerURL":"r","Username":"u","Secret":"p"}"#)
         .unwrap()
         .unwrap();
     assert_eq!((answer.username.as_str(), answer.password.expose_secret()), ("u", "p"));
-    let answer = of_helper(br#"{"Username":"<token>","Secret":"t"}"#).unwrap().unwrap();
+    let answer = parse_helper_response(br#"{"Username":"<token>","Secret":"t"}"#)
+        .unwrap()
+        .unwrap();
     assert_eq!(answer.identity_token.unwrap().expose_secret(), "t");
-    assert!(of_helper(br#"{"Username":"","Secret":""}"#).unwrap().is_none());
-    assert!(of_helper(b"").unwrap().is_none());
     assert!(
-        of_helper(b"hunter2")
+        parse_helper_response(br#"{"Username":"","Secret":""}"#)
+            .unwrap()
+            .is_none()
+    );
+    assert!(parse_helper_response(b"").unwrap().is_none());
+    assert!(
+        parse_helper_response(b"hunter2")
             .unwrap_err()
             .starts_with("not a docker credential")
     );

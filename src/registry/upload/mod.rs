@@ -81,11 +81,11 @@ impl Repository {
         size: Option<u64>,
         bytes: BoxStream<'_, Result<Bytes, E>>,
     ) -> Result<(Digest, u64), UploadError<E>> {
-        self.upload_begun(None, digest, size, bytes).await
+        self.resume_upload(None, digest, size, bytes).await
     }
 
     /// The same in a session that was begun before, if there is one.
-    pub async fn upload_begun<E>(
+    pub async fn resume_upload<E>(
         &self,
         begun: Option<PendingUpload>,
         digest: Option<&Digest>,

@@ -76,7 +76,7 @@ impl Lookup {
 
     pub async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
         let read = self.repository.manifest(identifier).await;
-        self.held(read.map_err(|error| error.reading(&self.name))?)
+        self.held(read.map_err(|error| error.into_read_fault(&self.name))?)
     }
 
     /// `document`, which is held until the image was moved.
@@ -93,7 +93,7 @@ impl Lookup {
             Ok(document) => self.held(document),
             // The index was read there by the same right, so what is refused is not there.
             Err(error) if is_no_manifest(&error) || error.may_mean_absent() => Ok(None),
-            Err(error) => Err(error.reading(&self.name)),
+            Err(error) => Err(error.into_read_fault(&self.name)),
         }
     }
 
@@ -110,7 +110,7 @@ impl Lookup {
                     "its index lists {} of type `{}`, which is no image; choose by platforms, or push the image again with a tool of today",
                     entry.digest, entry.media_type
                 ))),
-                found => self.held(found.map_err(|error| error.reading(&self.name))?),
+                found => self.held(found.map_err(|error| error.into_read_fault(&self.name))?),
             };
         }
         let document = self.document(entry.digest.as_str()).await?;
@@ -326,7 +326,7 @@ impl Lookup {
         match self.repository.small_blob(&manifest.config.digest, CONFIG_LIMIT).await {
             Ok(raw) => Ok(raw.and_then(|raw| Platform::of_config(&raw))),
             Err(error) if is_no_manifest(&error) => Ok(None),
-            Err(error) => Err(error.reading(&self.name)),
+            Err(error) => Err(error.into_read_fault(&self.name)),
         }
     }
 

@@ -70,7 +70,7 @@ async fn a_broken_download_is_resumed() {
             .await;
         let error = got.unwrap_err();
         assert_eq!(error.kind(), &Kind::Interrupted);
-        assert_eq!(error.reading("r/a:1").reason, Reason::SourceFailed);
+        assert_eq!(error.into_read_fault("r/a:1").reason, Reason::SourceFailed);
     }
 }
 
@@ -90,7 +90,7 @@ async fn an_upload_that_does_not_move_times_out() {
         panic!("{error:?}");
     };
     assert_eq!(error.kind(), &Kind::TimedOut, "{error}");
-    assert_eq!(error.pushing("r/a").reason, Reason::TimedOut);
+    assert_eq!(error.into_push_fault("r/a").reason, Reason::TimedOut);
     assert_eq!(registry.repository("a").head_blob(&digest).await.unwrap(), None);
 }
 
@@ -140,7 +140,7 @@ async fn a_lying_registry_is_found_out() {
     for identifier in ["1", right.as_str()] {
         let error = repository.manifest(identifier).await.unwrap_err();
         assert_eq!(error.kind(), &Kind::DigestMismatch);
-        assert_eq!(error.reading("r/a:1").reason, Reason::DigestMismatch);
+        assert_eq!(error.into_read_fault("r/a:1").reason, Reason::DigestMismatch);
     }
 }
 
@@ -164,7 +164,10 @@ async fn temporary_failures_are_tried_again() {
         .manifest("1")
         .await
         .unwrap_err();
-    assert_eq!(error.clone().reading("r/a:1").reason, Reason::RegistryUnavailable);
+    assert_eq!(
+        error.clone().into_read_fault("r/a:1").reason,
+        Reason::RegistryUnavailable
+    );
     assert_eq!(down.seen().len(), 4);
 }
 
@@ -176,7 +179,7 @@ async fn patience_is_handed_on() {
         .manifest("1")
         .await
         .unwrap_err();
-    let fault = error.reading("r/a:1");
+    let fault = error.into_read_fault("r/a:1");
     assert_eq!(fault.reason, Reason::RateLimited);
     let after = Duration::from_secs(120);
     assert_eq!(fault.disposition, Disposition::Waiting { after });
@@ -283,7 +286,7 @@ async fn a_refused_password_is_not_a_missing_image() {
         .manifest("1")
         .await
         .unwrap_err();
-    let fault = error.reading("r/a:1");
+    let fault = error.into_read_fault("r/a:1");
     assert_eq!(fault.reason, Reason::AuthenticationFailed);
     assert!(
         fault
