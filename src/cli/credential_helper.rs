@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::process::Group;
+use crate::process::ProcessGroup;
 use crate::registry::{Credentials, parse_helper_response};
 
 /// The longest answer in bytes that is read.
@@ -47,7 +47,7 @@ pub(super) async fn get(name: &str, server: &str, limit: Duration) -> Result<Opt
             io::ErrorKind::NotFound => Failure::Missing,
             _ => Failure::Failed(format!("cannot be started: {error}")),
         })?;
-    let group = Group::of(child.id());
+    let group = ProcessGroup::with_leader(child.id());
     let (mut input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let run = async {
         let asking = async {

@@ -196,7 +196,7 @@ impl Deletion<'_> {
             }
             Err(error) => Err(error
                 .into_push_fault(what)
-                .within("deleting (deletionPolicy: Retain lets the object go without)")),
+                .with_context("deleting (deletionPolicy: Retain lets the object go without)")),
         }
     }
 
@@ -307,7 +307,7 @@ fn location(image: &JackalImage, place: &RegistryTarget) -> Option<Location> {
     let request = ImageRequest::of_object(spec).ok()?;
     let naming = spec.naming.explicit().or(status.naming)?;
     let listed = crate::package::listed(&request);
-    Location::of(&listed, &place.address, &place.prefix, naming, spec.plain_tag).ok()
+    Location::new(&listed, &place.address, &place.prefix, naming, spec.plain_tag).ok()
 }
 
 /// Takes the entry `digest` out of the index that stands under `tag`.

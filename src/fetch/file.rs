@@ -95,7 +95,7 @@ impl RemoteFile {
 fn told(what: &str, fault: Fault) -> Fault {
     match what.is_empty() {
         true => fault,
-        false => fault.within(what),
+        false => fault.with_context(what),
     }
 }
 

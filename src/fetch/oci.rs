@@ -6,7 +6,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use super::ContentAccess;
 use super::chart::no_chart;
 use crate::api::v1alpha1::ChartSpec;
-use crate::budget::{IMAGES, Reservation, memory_of_json};
+use crate::budget::{IMAGES, Reservation, json_memory};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Index, Reference};
 use crate::package::EntrySource;
@@ -85,7 +85,7 @@ impl Lookup<'_> {
         let document = document.map_err(|error| error.into_read_fault(&self.name))?;
         let added = self
             .memory
-            .add(document.as_ref().map_or(0, |document| memory_of_json(&document.raw)));
+            .add(document.as_ref().map_or(0, |document| json_memory(&document.raw)));
         added.map_err(|exhausted| exhausted.fault(Reason::SourceFailed, &self.name))?;
         Ok(document)
     }

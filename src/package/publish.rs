@@ -16,7 +16,7 @@ use super::archive::{self, Archive, ReusableTars, StoredTar};
 use super::artifact::{Artifact, ArtifactContents, ArtifactImage, Mount, SignDefinition};
 use super::definition::Definition;
 use super::provenance::Material;
-use crate::budget::{PACKAGES, Reservation, memory_of_json};
+use crate::budget::{PACKAGES, Reservation, json_memory};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Content, Descriptor, Digest, Document, Index, Reference, distinct_blobs, distinct_foreign_layers};
 use crate::registry::named_lock;
@@ -242,17 +242,13 @@ async fn read_image(image: &TransferredImage, memory: &Reservation) -> Result<Ar
                 None => continue,
             },
         };
-        let added = memory.add(if known.is_none() {
-            memory_of_json(&document.raw)
-        } else {
-            0
-        });
+        let added = memory.add(if known.is_none() { json_memory(&document.raw) } else { 0 });
         added.map_err(|exhausted| exhausted.fault(Reason::PackageFailed, &format!("image `{}`", image.reference)))?;
         if let Content::Index(index) = &document.content {
             for child in &index.manifests {
                 // Anything else is a blob, unless the registry brought it as a manifest.
                 let known = || image.documents.iter().any(|known| *known.digest() == child.digest);
-                if !child.is_typed_as_manifest() && !known() {
+                if !child.is_manifest_or_untyped() && !known() {
                     continue;
                 }
                 if seen.insert(child.digest.clone()) {

@@ -1,13 +1,12 @@
-//! The distribution client: everything that is said to a registry (OCI distribution specification), with
-//! tokens, retries, limits and typed errors.
+//! Client for the OCI distribution API: tokens, retries, limits and typed errors.
 //!
-//! A [`Registry`] is one host; a [`Repository`] of it reads and writes blobs and manifests. Nothing here
-//! reads a body without a bound, waits without a limit, or skips the verification of a digest or of a
-//! certificate.
+//! A [`Registry`] is one host. A [`Repository`] reads and writes its blobs and manifests. Every body has a size limit,
+//! every wait has a timeout, and digests and certificates are always verified.
 
 mod address_zone;
 mod advice;
 mod body;
+mod cache;
 pub mod certificates;
 mod challenge;
 mod client;
@@ -23,10 +22,13 @@ mod http;
 mod keychain;
 mod link;
 mod locks;
+mod optional_tag;
 mod origin;
 mod pages;
+mod part_size;
 mod referrers;
-mod refusal;
+mod referrers_api;
+mod refusals;
 mod repository;
 mod restrictions;
 mod tags;
@@ -44,6 +46,6 @@ pub use error::{Error, Kind};
 pub use file::FileResponse;
 pub use keychain::{Keychain, parse_helper_response};
 pub use locks::named_lock;
-pub use repository::{MountResult, Repository};
+pub use repository::Repository;
 pub use restrictions::Restrictions;
-pub use upload::{PendingUpload, UploadError};
+pub use upload::{MountResult, PendingUpload, UploadError};

@@ -233,7 +233,7 @@ impl RegistryDefaults {
             return Ok(naming);
         }
         let state = self.find_state(client).await;
-        let state = state.map_err(|fault| fault.within("naming: Auto (any other naming asks for no Secret)"))?;
+        let state = state.map_err(|fault| fault.with_context("naming: Auto (any other naming asks for no Secret)"))?;
         let named = state.filter(|state| state.names(place));
         Ok(named.map_or(Naming::Plain, |state| state.naming))
     }

@@ -173,7 +173,7 @@ async fn carry(repository: &Repository, name: &str, blob: &Descriptor, sink: &dy
         return Ok(());
     }
     let owned = name.to_owned();
-    let bytes = match blob.known_content() {
+    let bytes = match blob.inline_content() {
         Some(content) => stream::iter([Ok(content)]).boxed(),
         // The sink verifies it. Nothing is asked of the registry before the first chunk is.
         None => {
@@ -206,7 +206,7 @@ fn whole_index(image: &Resolved) -> Option<String> {
     let root = image.documents.last()?;
     let index = root.index().filter(|_| !image.platforms.is_empty())?;
     let pinned = image.reference.digest() == Some(root.digest());
-    let all = pinned && !matches!(select(index, &image.platforms), Ok(Selection::Whole));
+    let all = pinned && !matches!(select(index, &image.platforms), Ok(Selection::Unchanged));
     all.then(|| {
         "all platforms were taken: the image is named by the digest of its index, which a registry takes only with all that it lists; name one image by its digest, or a tag, to take less".to_owned()
     })

@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn content_is_read_again_where_that_is_of_use_and_not_for_ever() {
-        let lost = Fault::retryable(Reason::PushFailed, "the session is gone").for_another_reading();
+        let lost = Fault::retryable(Reason::PushFailed, "the session is gone").with_reread();
         let mut readings = Rereads::default();
         assert_eq!(readings.again(lost.clone()), Ok(()));
         assert_eq!(readings.again(lost.clone()), Ok(()));
@@ -46,6 +46,6 @@ mod tests {
         let other = Fault::retryable(Reason::PushFailed, "no");
         assert_eq!(Rereads::default().again(other.clone()), Err(other));
         let waiting = Fault::waiting(Reason::RateLimited, std::time::Duration::from_secs(9), "wait");
-        assert_eq!(waiting.clone().for_another_reading(), waiting);
+        assert_eq!(waiting.clone().with_reread(), waiting);
     }
 }

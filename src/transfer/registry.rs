@@ -127,7 +127,7 @@ impl Destination for RegistryDestination {
         stored.await.map_err(|error| match error {
             UploadError::Source(fault) => fault,
             UploadError::Registry(error) => error.into_push_fault(&self.name),
-            UploadError::Lost(error) => error.into_push_fault(&self.name).for_another_reading(),
+            UploadError::Lost(error) => error.into_push_fault(&self.name).with_reread(),
         })
     }
 

@@ -249,7 +249,7 @@ async fn prepare(worker: &Worker, image: &JackalImage, owner: Option<&str>) -> R
         }
     };
     let listed = crate::package::listed(&request);
-    let mut location = Location::of(&listed, &place.address, &place.prefix, naming, spec.plain_tag)
+    let mut location = Location::new(&listed, &place.address, &place.prefix, naming, spec.plain_tag)
         .map_err(|error| Fault::stalled(Reason::InvalidReference, error.to_string()))?;
     if let Some(owner) = owner {
         location.omit_plain_tag(owner);

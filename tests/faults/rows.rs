@@ -191,16 +191,13 @@ fn uploads(world: &World) -> Vec<Row> {
             .layer(12 << 20),
         world.writing(
             "too-large-always",
-            fault(
-                "PushFailed",
-                &["413", "raise the limit of the registry or of the proxy before it"],
-            ),
+            fault("PushFailed", &["413", "raise the limit of the registry or its proxy"]),
             too_large(100),
         ),
         world
             .writing(
                 "stuck-upload",
-                fault("TimedOut", &["cannot push to", "did not move for 1 s"]),
+                fault("TimedOut", &["cannot push to", "made no progress for 1 s"]),
                 |seen| match carries(seen) {
                     true => Act::StallRequest(MEBIBYTE, Duration::from_secs(5)),
                     false => Act::Pass,
@@ -250,7 +247,7 @@ fn downloads(world: &World) -> Vec<Row> {
             false => Act::Pass,
         }
     };
-    let altered = "something on the way alters content";
+    let altered = "check for a proxy that alters content";
     vec![
         world.reading(
             "reset-download",
@@ -259,23 +256,17 @@ fn downloads(world: &World) -> Vec<Row> {
         ),
         world.reading(
             "truncated",
-            fault("DigestMismatch", &["cannot read", "bytes are expected", altered]),
+            fault("DigestMismatch", &["cannot read", "bytes, but received", altered]),
             |seen| if reads_blob(seen) { Act::Truncate(50) } else { Act::Pass },
         ),
         world.reading(
             "other-content",
-            fault(
-                "DigestMismatch",
-                &["cannot read", "is expected, and the content has", altered],
-            ),
+            fault("DigestMismatch", &["cannot read", "but the content has", altered]),
             |seen| if reads_blob(seen) { Act::Flip(20) } else { Act::Pass },
         ),
         world.reading(
             "lying-digest",
-            fault(
-                "DigestMismatch",
-                &["cannot read", "is expected, and the content has", altered],
-            ),
+            fault("DigestMismatch", &["cannot read", "but the content has", altered]),
             |seen| match reads_manifest(seen) {
                 true => Act::Header(
                     "docker-content-digest",
@@ -288,7 +279,7 @@ fn downloads(world: &World) -> Vec<Row> {
             "endless-manifest",
             fault(
                 "SourceFailed",
-                &["cannot read", "the answer has more than the", "bytes that are read"],
+                &["cannot read", "the response is longer than the limit of"],
             ),
             endless("/manifests/", 200),
         ),
@@ -311,7 +302,10 @@ fn downloads(world: &World) -> Vec<Row> {
             ),
             ..world.reading(
                 "endless-token",
-                fault("AuthenticationFailed", &["/token: the answer has more than the"]),
+                fault(
+                    "AuthenticationFailed",
+                    &["/token: the response is longer than the limit of"],
+                ),
                 |_| Act::Pass,
             )
         },
@@ -322,7 +316,7 @@ fn downloads(world: &World) -> Vec<Row> {
                     "TimedOut",
                     &[
                         "cannot read",
-                        "did not move for 1 s",
+                        "made no progress for 1 s",
                         "check the registry and the network",
                     ],
                 ),
@@ -366,7 +360,7 @@ fn both(world: &World) -> Vec<Row> {
             "patience-for-long",
             Sees::Waits(
                 "RateLimited",
-                vec!["the registry answered 429 TOOMANYREQUESTS", "tried again by itself"],
+                vec!["the registry answered 429 TOOMANYREQUESTS", "retried automatically"],
             ),
             |seen| if writes(seen) { asks_patience(120) } else { Act::Pass },
         ),
@@ -376,7 +370,7 @@ fn both(world: &World) -> Vec<Row> {
             "down-reading",
             fault(
                 "RegistryUnavailable",
-                &["cannot read", "503", "check that the registry runs"],
+                &["cannot read", "503", "check that the registry is running"],
             ),
             |_| answers(503),
         ),
@@ -384,7 +378,7 @@ fn both(world: &World) -> Vec<Row> {
             "down-writing",
             fault(
                 "RegistryUnavailable",
-                &["cannot push to", "502", "check that the registry runs"],
+                &["cannot push to", "502", "check that the registry is running"],
             ),
             |seen| if writes(seen) { answers(502) } else { Act::Pass },
         ),

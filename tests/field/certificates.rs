@@ -75,7 +75,7 @@ async fn a_private_authority_is_given_to_build_by_a_file() {
                     let ended = build(&registry, &Folder::new(), &[]).await;
                     ended.failed(
                         1,
-                        &["certificate signed by unknown authority; give the CA by --ca-file"],
+                        &["certificate signed by unknown authority; set the CA certificate in --ca-file"],
                     );
                     assert!(!stderr(&ended).contains("certSecretRef"), "{ended:?}");
                     with(&registry, |ca| ca.into()).await.succeeded();
@@ -291,7 +291,7 @@ async fn a_private_authority_is_given_to_the_operator_by_a_secret_or_a_file() {
                     image_says(&cluster, "trusting", "True").await;
                     let message = image_says(&cluster, "strange", "False").await;
                     let said =
-                        "certificate signed by unknown authority; give the CA by sourceRegistries[].certSecretRef";
+                        "certificate signed by unknown authority; set the CA certificate in sourceRegistries[].certSecretRef";
                     assert!(message.contains(said), "{message}");
                     for flag in ["--", "registry.certSecretRef"] {
                         assert!(!message.contains(flag), "{message}");

@@ -82,10 +82,10 @@ async fn reasons_are_shown() {
         Case {
             report: "RFC 9457 section 3",
             input: "403 with problem details",
-            expected: "title and detail, and that the right to push is missing",
+            expected: "title and detail, and that the permission to push is missing",
             run: || {
                 let body = r#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"The plan of this organisation ended"}"#;
-                let said = &["Forbidden: The plan of this organisation ended", "the right to push is missing"];
+                let said = &["Forbidden: The plan of this organisation ended", "the permission to push is missing"];
                 Box::pin(pushed(403, body, Reason::AuthenticationFailed, said))
             },
         },
@@ -261,7 +261,7 @@ async fn denied_by_storage() {
         first.message.contains("answered 403 AccessDenied: Access Denied;"),
         "{first}"
     );
-    assert!(first.message.contains("right to pull"), "{first}");
+    assert!(first.message.contains("permission to pull"), "{first}");
     assert_eq!(first, read().await);
 }
 
@@ -284,9 +284,9 @@ async fn nothing_for_a_terminal() {
 
 async fn tags_that_are_not_listed() {
     for (status, said) in [
-        (405, "does not list tags"),
+        (405, "cannot list tags"),
         (404, "check the name of the repository"),
-        (403, "the right to list tags is missing"),
+        (403, "the permission to list tags is missing"),
     ] {
         let server = Scripted::start(move |_: &Seen| reply(status, &[], "")).await;
         let repository = client(&server.host).repository("a");

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use super::{Content, Keeper, misshapen, missing};
-use crate::budget::{Reservation, memory_of_json};
+use crate::budget::{Reservation, json_memory};
 use crate::fault::{Fault, Reason};
 use crate::oci::{
     Descriptor, Digest, Document, Index, MANIFEST_LIMIT, Manifest, Platform, Reference, Selection, distinct_blobs,
@@ -88,10 +88,10 @@ pub(super) async fn find(
     }
     let selected = select_by(index, platforms, |at| runs_on.get(at)?.as_ref());
     match selected.map_err(|absent| walk.lacking(&absent.to_string()))? {
-        Selection::One(entry) => walk.one(&entry).await,
-        Selection::Several(kept) => walk.several(kept, platforms).await,
-        Selection::Whole if platforms.is_empty() => walk.held(&top, index).await,
-        Selection::Whole => match walk.tree(top.clone()).await? {
+        Selection::Image(entry) => walk.one(&entry).await,
+        Selection::Index(kept) => walk.several(kept, platforms).await,
+        Selection::Unchanged if platforms.is_empty() => walk.held(&top, index).await,
+        Selection::Unchanged => match walk.tree(top.clone()).await? {
             Ok(documents) => Ok(documents),
             Err(_) => walk.several(index.clone(), platforms).await,
         },
@@ -144,7 +144,7 @@ impl Walk<'_> {
             entry
                 .platform
                 .as_ref()
-                .filter(|said| said.is_said())
+                .filter(|said| said.is_specified())
                 .map(Platform::normalised)
         };
         // Such as one image compressed by gzip and by zstd.
@@ -177,7 +177,7 @@ impl Walk<'_> {
         let (mut flat, mut read, mut seen) = (index.clone(), HashMap::new(), HashSet::new());
         for _ in 0..DEPTH {
             let open: Vec<Digest> = flat
-                .open_indexes(&read)
+                .unresolved_indexes(&read)
                 .into_iter()
                 .filter(|digest| seen.insert(digest.clone()))
                 .collect();
@@ -192,7 +192,7 @@ impl Walk<'_> {
                     read.insert(digest, document);
                 }
             }
-            flat = flat.with_entries_of(&read).ok_or_else(|| self.too_many())?;
+            flat = flat.expand_indexes(&read).ok_or_else(|| self.too_many())?;
         }
         Ok(flat)
     }
@@ -271,7 +271,7 @@ impl Walk<'_> {
                 .filter_map(|digest| found.get(digest)?.index())
                 .flat_map(|index| index.manifests.clone())
                 // Anything else is a blob.
-                .filter(Descriptor::is_typed_as_manifest)
+                .filter(Descriptor::is_manifest_or_untyped)
                 .collect();
             if entries.is_empty() {
                 break;
@@ -310,7 +310,7 @@ impl Walk<'_> {
             .sizes(blobs.iter().map(|blob| blob.digest.clone()).collect());
         let sizes = sizes
             .await
-            .map_err(|fault| fault.within(format_args!("`{}`", self.name)))?;
+            .map_err(|fault| fault.with_context(format_args!("`{}`", self.name)))?;
         for blob in &blobs {
             match sizes.get(&blob.digest) {
                 Some(&size) if size == blob.size => {}
@@ -354,15 +354,15 @@ impl Walk<'_> {
         let document = document.map_err(|error| self.failed(&format!("{}: {error}", descriptor.digest)))?;
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         if counted.insert(descriptor.digest.clone()) {
-            let added = self.memory.add(memory_of_json(&document.raw));
+            let added = self.memory.add(json_memory(&document.raw));
             added.map_err(|exhausted| exhausted.fault(Reason::SourceFailed, &format!("`{}`", self.name)))?;
         }
-        Ok(Some(document.known_by(descriptor.digest.clone())))
+        Ok(Some(document.with_digest(descriptor.digest.clone())))
     }
 
     /// What an entry of an index runs on; where the index does not say, its configuration does.
     async fn platform_of_entry(&self, entry: &Descriptor) -> Result<Option<Platform>, Fault> {
-        if entry.names_platform() {
+        if entry.has_platform() {
             return Ok(entry.platform.clone());
         }
         // What cannot be read cannot be chosen.
@@ -408,7 +408,7 @@ impl Walk<'_> {
 }
 
 fn label(descriptor: &Descriptor) -> String {
-    match descriptor.platform.as_ref().filter(|platform| platform.is_said()) {
+    match descriptor.platform.as_ref().filter(|platform| platform.is_specified()) {
         Some(platform) => platform.to_string(),
         None => descriptor.digest.to_string(),
     }

@@ -64,17 +64,17 @@ pub(super) fn target(
     let index = Index::new(held.iter().map(|held| held.descriptor.clone()).collect());
     let selection = select(&index, platforms).map_err(|absent| lacking(&name, &absent.to_string()))?;
     match selection {
-        Selection::One(descriptor) => match held.iter().find(|held| held.descriptor == descriptor) {
+        Selection::Image(descriptor) => match held.iter().find(|held| held.descriptor == descriptor) {
             Some(held) => one(held, &name),
             None => Ok(whole(root)),
         },
-        Selection::Whole if platforms.is_empty() => match sparse(held, &name)? {
+        Selection::Unchanged if platforms.is_empty() => match sparse(held, &name)? {
             Some(only) => one(only, &name),
             None => Ok(whole(root)),
         },
-        Selection::Whole if held.iter().all(|held| held.available) => Ok(whole(root)),
-        Selection::Whole => several(held, &index, &name, platforms, root),
-        Selection::Several(kept) => several(held, &kept, &name, platforms, root),
+        Selection::Unchanged if held.iter().all(|held| held.available) => Ok(whole(root)),
+        Selection::Unchanged => several(held, &index, &name, platforms, root),
+        Selection::Index(kept) => several(held, &kept, &name, platforms, root),
     }
 }
 
@@ -158,7 +158,7 @@ fn admit(image: &InspectedImage, name: &str, platforms: &[Platform]) -> Result<(
 }
 
 fn label(descriptor: &Descriptor) -> String {
-    match descriptor.platform.as_ref().filter(|platform| platform.is_said()) {
+    match descriptor.platform.as_ref().filter(|platform| platform.is_specified()) {
         Some(platform) => platform.to_string(),
         None => descriptor.digest.to_string(),
     }

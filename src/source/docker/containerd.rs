@@ -60,7 +60,7 @@ pub(super) async fn index(export: ByteStream<'static>, root: &Descriptor) -> Res
             verify(&content, &root.digest)?;
             let document = Document::parse(Some(&root.media_type), content);
             let document = document.map_err(|error| unreadable(&root.digest, &error))?;
-            return Ok(document.known_by(root.digest.clone()));
+            return Ok(document.with_digest(root.digest.clone()));
         }
     }
     Err(missing(root.digest.as_str()))
@@ -155,9 +155,9 @@ impl Taken {
             return self.document(entry);
         }
         match select(index, &image.platforms).map_err(|absent| lacking(&name, &absent.to_string()))? {
-            Selection::One(entry) => self.document(&entry),
-            Selection::Several(kept) => self.of_complete(kept, &top),
-            Selection::Whole if image.platforms.is_empty() => {
+            Selection::Image(entry) => self.document(&entry),
+            Selection::Index(kept) => self.of_complete(kept, &top),
+            Selection::Unchanged if image.platforms.is_empty() => {
                 let held: Vec<Held> = index
                     .manifests
                     .iter()
@@ -171,7 +171,7 @@ impl Taken {
                     None => Ok(top),
                 }
             }
-            Selection::Whole => self.of_complete(index.clone(), &top),
+            Selection::Unchanged => self.of_complete(index.clone(), &top),
         }
     }
 
@@ -202,7 +202,7 @@ impl Taken {
             }
             Content::Index(index) => {
                 for entry in &index.manifests {
-                    match entry.is_typed_as_manifest() {
+                    match entry.is_manifest_or_untyped() {
                         true => self.gather(self.document(entry)?, depth + 1, into)?,
                         false => self.came(entry)?,
                     }
@@ -236,7 +236,7 @@ impl Taken {
         let declared = Some(descriptor.media_type.as_str()).filter(|declared| media_type::is_manifest(declared));
         let document = Document::parse(declared, raw.clone());
         let document = document.map_err(|error| unreadable(&descriptor.digest, &error))?;
-        Ok(document.known_by(descriptor.digest.clone()))
+        Ok(document.with_digest(descriptor.digest.clone()))
     }
 
     // Sends on what looked like a document and is a configuration, or a layer of JSON.

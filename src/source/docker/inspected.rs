@@ -111,7 +111,7 @@ struct ImageData {
 impl From<Summary> for Held {
     fn from(summary: Summary) -> Self {
         let mut descriptor = summary.descriptor;
-        if !descriptor.platform.as_ref().is_some_and(Platform::is_said) {
+        if !descriptor.platform.as_ref().is_some_and(Platform::is_specified) {
             descriptor.platform = summary.image_data.and_then(|image| image.platform);
         }
         Self {
@@ -136,7 +136,7 @@ impl From<Image> for InspectedImage {
             image_id: image.id,
             diff_ids: image.root_fs.layers,
             size: image.size.and_then(|size| u64::try_from(size).ok()),
-            platform: platform.is_said().then_some(platform),
+            platform: platform.is_specified().then_some(platform),
             descriptor: image.descriptor,
             manifests: image.manifests.map(|all| all.into_iter().map(Held::from).collect()),
             repo_digests: image.repo_digests,

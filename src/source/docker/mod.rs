@@ -214,18 +214,20 @@ impl Docker {
             known.any(|held| held.descriptor.digest == entry.digest && held.available)
         };
         Ok(match chosen {
-            Some(Ok(Selection::Several(kept))) => Document::of_index(choose::only_held(kept, held))
+            Some(Ok(Selection::Index(kept))) => Document::of_index(choose::only_held(kept, held))
                 .map_err(|error| self.engine.failed(&error.to_string()))?
                 .digest()
                 .clone(),
-            Some(Ok(Selection::Whole)) => match document.index().filter(|index| !index.manifests.iter().all(held)) {
-                Some(index) => Document::of_index(choose::only_held(index.clone(), held))
-                    .map_err(|error| self.engine.failed(&error.to_string()))?
-                    .digest()
-                    .clone(),
-                None => root.digest.clone(),
-            },
-            Some(Ok(Selection::One(entry))) => entry.digest,
+            Some(Ok(Selection::Unchanged)) => {
+                match document.index().filter(|index| !index.manifests.iter().all(held)) {
+                    Some(index) => Document::of_index(choose::only_held(index.clone(), held))
+                        .map_err(|error| self.engine.failed(&error.to_string()))?
+                        .digest()
+                        .clone(),
+                    None => root.digest.clone(),
+                }
+            }
+            Some(Ok(Selection::Image(entry))) => entry.digest,
             _ => root.digest.clone(),
         })
     }

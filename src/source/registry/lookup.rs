@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::AT_ONCE;
-use crate::budget::{Reservation, memory_of_json};
+use crate::budget::{Reservation, json_memory};
 use crate::fault::{Fault, Reason};
 use crate::oci::{
     Descriptor, Digest, Document, Index, Manifest, MissingPlatforms, Platform, Reference, Selection, distinct_blobs,
@@ -81,7 +81,7 @@ impl Lookup {
 
     /// `document`, which is held until the image was moved.
     fn held(&self, document: Option<Document>) -> Result<Option<Document>, Fault> {
-        let memory = document.as_ref().map_or(0, |document| memory_of_json(&document.raw));
+        let memory = document.as_ref().map_or(0, |document| json_memory(&document.raw));
         let added = self.memory.add(memory);
         added.map_err(|exhausted| exhausted.fault(Reason::SourceFailed, &self.name))?;
         Ok(document)
@@ -102,7 +102,7 @@ impl Lookup {
         if media_type::is_blob(&entry.media_type) {
             return Ok(None);
         }
-        if !entry.is_typed_as_manifest() {
+        if !entry.is_manifest_or_untyped() {
             // A registry may keep it as either.
             let found = self.repository.manifest(entry.digest.as_str()).await;
             return match found {
@@ -125,7 +125,7 @@ impl Lookup {
             true => "name one of its images by the image's own digest",
             false => "choose among the others by platforms",
         };
-        let message = match entry.attests().filter(|_| entry.is_attestation()) {
+        let message = match entry.attested_digest().filter(|_| entry.is_attestation()) {
             Some(subject) => format!(
                 "the index of {name} lists attestations ({digest}) of the image {subject} that {host} does not have; {without}, or push the whole image there",
                 without = match self.pinned {
@@ -134,7 +134,7 @@ impl Lookup {
                 }
             ),
             None => {
-                let platform = entry.platform.as_ref().filter(|platform| platform.is_said());
+                let platform = entry.platform.as_ref().filter(|platform| platform.is_specified());
                 let platform = platform.map(|platform| format!("for {platform} ")).unwrap_or_default();
                 format!(
                     "the index of {name} lists a manifest {platform}({digest}) that {host} does not have; {instead}, or push the whole image there"
@@ -188,15 +188,15 @@ impl Lookup {
         };
         let kept = match selection {
             _ if self.pinned => return Ok((root, read)),
-            Selection::One(only) => {
+            Selection::Image(only) => {
                 let document = match read.remove(&only.digest) {
                     Some(document) => Some(document),
                     None => self.document(only.digest.as_str()).await?,
                 };
                 return Ok((document.ok_or_else(|| self.missing(&only))?, read));
             }
-            Selection::Several(kept) => kept,
-            Selection::Whole => index.clone(),
+            Selection::Index(kept) => kept,
+            Selection::Unchanged => index.clone(),
         };
         if kept.manifests.len() > MANIFESTS {
             return Err(self.too_many());
@@ -228,7 +228,7 @@ impl Lookup {
     async fn flat(&self, index: &Index, read: &mut HashMap<Digest, Document>) -> Result<Index, Fault> {
         let (mut flat, mut absent) = (index.clone(), HashSet::new());
         for _ in 0..DEPTH {
-            let mut open = flat.open_indexes(read);
+            let mut open = flat.unresolved_indexes(read);
             open.retain(|digest| !absent.contains(digest));
             if open.is_empty() {
                 break;
@@ -247,7 +247,7 @@ impl Lookup {
                     None => drop(absent.insert(digest)),
                 }
             }
-            flat = flat.with_entries_of(read).ok_or_else(|| self.too_many())?;
+            flat = flat.expand_indexes(read).ok_or_else(|| self.too_many())?;
         }
         Ok(flat)
     }
@@ -299,7 +299,7 @@ impl Lookup {
         entry: &Descriptor,
         read: &mut HashMap<Digest, Document>,
     ) -> Result<Option<Platform>, Fault> {
-        if entry.names_platform() {
+        if entry.has_platform() {
             return Ok(entry.platform.clone());
         }
         if read.len() >= MANIFESTS {
@@ -320,7 +320,7 @@ impl Lookup {
 
     /// What an image's configuration says that it runs on.
     async fn platform_of(&self, manifest: &Manifest) -> Result<Option<Platform>, Fault> {
-        if let Some(raw) = manifest.config.known_content() {
+        if let Some(raw) = manifest.config.inline_content() {
             return Ok(Platform::of_config(&raw));
         }
         match self.repository.small_blob(&manifest.config.digest, CONFIG_LIMIT).await {
@@ -332,7 +332,7 @@ impl Lookup {
 
     /// That some of the platforms asked for are not offered.
     fn lacking(&self, absent: &MissingPlatforms, mut offered: Vec<Platform>) -> Fault {
-        offered.retain(Platform::is_said);
+        offered.retain(Platform::is_specified);
         let mut has: Vec<String> = offered.iter().map(Platform::to_string).collect();
         let mut seen = HashSet::new();
         has.retain(|platform| seen.insert(platform.clone()));

@@ -129,7 +129,7 @@ async fn what_cannot_be_used_is_told_apart_from_what_failed() {
         let said = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(
-            said.contains("does not speak TLS") && said.contains("--insecure"),
+            said.contains("does not use TLS") && said.contains("--insecure"),
             "{said}"
         );
     }

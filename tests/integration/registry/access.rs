@@ -72,7 +72,7 @@ async fn tls_trusts_only_what_it_is_told() {
             .unwrap_err();
         let fault = error.into_push_fault("r/a");
         assert_eq!(fault.reason, Reason::RegistryUnavailable);
-        let said = "certificate signed by unknown authority; give the CA by registry.certSecretRef";
+        let said = "certificate signed by unknown authority; set the CA certificate in registry.certSecretRef";
         assert!(fault.message.contains(said), "{fault}");
     }
 }
@@ -101,7 +101,7 @@ async fn a_registry_that_is_down_is_unavailable() {
     drop(socket);
     for (host, said) in [
         (host.as_str(), "connection refused"),
-        ("registry.invalid", "does not resolve"),
+        ("registry.invalid", "cannot be resolved"),
     ] {
         let client = Registry::new(Endpoint {
             plain_http: true,
