@@ -13,28 +13,28 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::decode;
 use crate::fault::{Fault, Reason};
 
-/// When work is tried again that found no room.
-const PAUSE: Duration = Duration::from_secs(10);
-/// Bytes that each permit of a pool stands for.
-const UNIT: usize = 1024;
+/// Delay before a task that found no memory is retried.
+const RETRY_DELAY: Duration = Duration::from_secs(10);
+/// Bytes per semaphore permit.
+const PERMIT_BYTES: usize = 1024;
 
-/// The memory of images that are moved.
+/// The memory for image transfers.
 pub static IMAGES: LazyLock<Pool> = LazyLock::new(|| Pool::new(2 << 20, 64 << 20));
-/// The memory of packages that are put together, each with the manifests of all its images.
+/// The memory for package builds, each with the manifests of all its images.
 pub static PACKAGES: LazyLock<Pool> = LazyLock::new(|| Pool::new(4 << 20, 96 << 20));
 
-/// The memory of documents that are read one by one and not kept, such as signatures; each has a reservation of its own.
+/// The memory for documents that are read one at a time and not kept, such as signatures; each has its own reservation.
 pub static DOCUMENTS: LazyLock<Pool> = LazyLock::new(|| Pool::new(128 << 10, 32 << 20));
 
-/// Bytes that one JSON value takes in memory, with what is allocated for it.
+/// Bytes of memory per JSON value, including allocations.
 const VALUE_BYTES: usize = 160;
 
-/// Bytes of memory that the JSON in `raw` takes at most, itself and once it was read.
-pub fn memory_of_json(raw: &[u8]) -> usize {
+/// Maximum memory in bytes of the JSON in `raw`, for the text and the decoded value.
+pub fn json_memory(raw: &[u8]) -> usize {
     2 * raw.len() + VALUE_BYTES * decode::json_values(raw)
 }
 
-/// Memory that is shared.
+/// Shared memory.
 #[derive(Debug)]
 pub struct Pool {
     share: usize,
@@ -43,66 +43,66 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// One of `size` bytes, besides the `share` in bytes that each reservation has.
+    /// A pool of `size` bytes, in addition to the `share` in bytes of each reservation.
     pub fn new(share: usize, size: usize) -> Self {
         Self {
             share,
             size,
-            permits: Arc::new(Semaphore::new(size / UNIT)),
+            permits: Arc::new(Semaphore::new(size / PERMIT_BYTES)),
         }
     }
 
-    /// A reservation of nothing yet.
+    /// An empty reservation.
     pub fn reserve(&self) -> Reservation {
         Reservation {
             share: self.share,
             limit: self.share + self.size,
             permits: Arc::clone(&self.permits),
-            held: Mutex::default(),
+            allocation: Mutex::default(),
         }
     }
 }
 
-/// Memory that one piece of work holds until it is dropped.
+/// The memory of one task, until it is dropped.
 #[derive(Debug)]
 pub struct Reservation {
     share: usize,
     limit: usize,
     permits: Arc<Semaphore>,
-    held: Mutex<Held>,
+    allocation: Mutex<Allocation>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct Allocation {
     bytes: usize,
     permits: Option<OwnedSemaphorePermit>,
 }
 
-/// Why memory cannot be had.
+/// Why memory cannot be allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exhausted {
-    /// It would be more than all of the pool: this many bytes.
-    Always(usize),
-    /// Others hold it now.
-    Now,
+    /// It exceeds the whole pool: the limit in bytes.
+    TooLarge(usize),
+    /// Other tasks use it now.
+    InUse,
 }
 
 impl Exhausted {
-    /// The failure of the work on `what`, which is told in a condition of the reason `reason`.
+    /// The fault of the task for `what`, with the reason `reason`.
     pub fn fault(self, reason: Reason, what: &str) -> Fault {
         match self {
-            Self::Always(limit) => Fault::retryable(
+            Self::TooLarge(limit) => Fault::retryable(
                 reason,
                 format!(
-                    "the manifests of {what} would take more than the {} MiB of memory that they may; choose some of its platforms, or use a smaller image",
+                    "the manifests of {what} need more than the limit of {} MiB of memory; select fewer platforms, or use a smaller image",
                     limit >> 20
                 ),
             ),
-            Self::Now => Fault::waiting(
+            Self::InUse => Fault::waiting(
                 reason,
-                PAUSE,
+                RETRY_DELAY,
                 format!(
-                    "the manifests of {what} are large, and those of others take the memory for them now; it is tried again by itself"
+                    "the manifests of {what} are large, and other manifests use the available memory; it is retried automatically"
                 ),
             ),
         }
@@ -110,28 +110,28 @@ impl Exhausted {
 }
 
 impl Reservation {
-    /// Adds `bytes`.
+    /// Allocates `bytes`.
     ///
     /// # Errors
-    /// Where the pool has no room for them, now or ever. What was held stays held.
+    /// If the pool has not enough memory, now or in general. The reservation is unchanged then.
     pub fn add(&self, bytes: usize) -> Result<(), Exhausted> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = held.bytes.saturating_add(bytes);
-        if wanted > self.limit {
-            return Err(Exhausted::Always(self.limit));
+        let mut allocation = self.allocation.lock().unwrap_or_else(PoisonError::into_inner);
+        let total = allocation.bytes.saturating_add(bytes);
+        if total > self.limit {
+            return Err(Exhausted::TooLarge(self.limit));
         }
-        let units = wanted.saturating_sub(self.share).div_ceil(UNIT);
-        let lacking = units.saturating_sub(held.permits.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
-        if lacking > 0 {
-            let count = u32::try_from(lacking).map_err(|_| Exhausted::Always(self.limit))?;
-            let more = Arc::clone(&self.permits).try_acquire_many_owned(count);
-            let more = more.map_err(|_| Exhausted::Now)?;
-            match &mut held.permits {
-                Some(permits) => permits.merge(more),
-                none => *none = Some(more),
+        let required = total.saturating_sub(self.share).div_ceil(PERMIT_BYTES);
+        let missing = required.saturating_sub(allocation.permits.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
+        if missing > 0 {
+            let count = u32::try_from(missing).map_err(|_| Exhausted::TooLarge(self.limit))?;
+            let additional = Arc::clone(&self.permits).try_acquire_many_owned(count);
+            let additional = additional.map_err(|_| Exhausted::InUse)?;
+            match &mut allocation.permits {
+                Some(permits) => permits.merge(additional),
+                none => *none = Some(additional),
             }
         }
-        held.bytes = wanted;
+        allocation.bytes = total;
         Ok(())
     }
 }
@@ -141,27 +141,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_is_free_and_what_is_beyond_it_is_shared() {
-        let pool = Pool::new(10 * UNIT, 20 * UNIT);
+    fn memory_beyond_the_share_comes_from_the_pool() {
+        let pool = Pool::new(10 * PERMIT_BYTES, 20 * PERMIT_BYTES);
         let (one, other) = (pool.reserve(), pool.reserve());
-        assert_eq!(one.add(10 * UNIT), Ok(()));
-        assert_eq!(one.add(15 * UNIT), Ok(()));
-        assert_eq!(other.add(10 * UNIT), Ok(()));
-        assert_eq!(other.add(6 * UNIT), Err(Exhausted::Now));
-        assert_eq!(other.add(5 * UNIT), Ok(()));
+        assert_eq!(one.add(10 * PERMIT_BYTES), Ok(()));
+        assert_eq!(one.add(15 * PERMIT_BYTES), Ok(()));
+        assert_eq!(other.add(10 * PERMIT_BYTES), Ok(()));
+        assert_eq!(other.add(6 * PERMIT_BYTES), Err(Exhausted::InUse));
+        assert_eq!(other.add(5 * PERMIT_BYTES), Ok(()));
         drop(one);
-        assert_eq!(other.add(15 * UNIT), Ok(()));
-        assert_eq!(other.add(1), Err(Exhausted::Always(30 * UNIT)));
+        assert_eq!(other.add(15 * PERMIT_BYTES), Ok(()));
+        assert_eq!(other.add(1), Err(Exhausted::TooLarge(30 * PERMIT_BYTES)));
         drop(other);
-        assert_eq!(pool.reserve().add(30 * UNIT), Ok(()));
+        assert_eq!(pool.reserve().add(30 * PERMIT_BYTES), Ok(()));
     }
 
     #[test]
-    fn what_is_larger_than_the_pool_never_fits() {
-        let pool = Pool::new(UNIT, UNIT);
+    fn more_than_the_pool_is_too_large() {
+        let pool = Pool::new(PERMIT_BYTES, PERMIT_BYTES);
         let reservation = pool.reserve();
-        assert_eq!(reservation.add(usize::MAX), Err(Exhausted::Always(2 * UNIT)));
-        assert_eq!(reservation.add(2 * UNIT), Ok(()));
-        assert_eq!(reservation.add(usize::MAX), Err(Exhausted::Always(2 * UNIT)));
+        assert_eq!(reservation.add(usize::MAX), Err(Exhausted::TooLarge(2 * PERMIT_BYTES)));
+        assert_eq!(reservation.add(2 * PERMIT_BYTES), Ok(()));
+        assert_eq!(reservation.add(usize::MAX), Err(Exhausted::TooLarge(2 * PERMIT_BYTES)));
     }
 }

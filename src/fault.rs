@@ -9,51 +9,50 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Why something is not as it was asked to be: the `reason` of a condition, of its event and of a metric.
-/// A closed set, so that alerts can be written against it.
+/// The reason of a failure, in conditions, events and metrics. A closed set, so that alerts can refer to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Reason {
-    /// Two nodes hold different images under one name.
+    /// Nodes have different images under one name.
     AmbiguousSource,
-    /// Credentials are missing, wrong or too weak.
+    /// Credentials are missing, wrong or insufficient.
     AuthenticationFailed,
-    /// A ConfigMap that the object names is missing, or lacks what is asked of it.
+    /// A ConfigMap of the object is missing or incomplete.
     ConfigMapUnavailable,
-    /// Content arrived whose digest is not the one that was asked for.
+    /// Content does not have the expected digest.
     DigestMismatch,
     /// The operator itself failed.
     InternalError,
-    /// A reference, or a name made from it, is one that no registry takes.
+    /// A reference, or a name derived from it, is invalid.
     InvalidReference,
-    /// Another field of the object is not usable.
+    /// Another field of the object is invalid.
     InvalidSpec,
-    /// No node that may read the image runs an agent.
+    /// No node that can provide the image runs an agent.
     NodeUnavailable,
-    /// Putting the package together in the registry failed.
+    /// Building the package in the registry failed.
     PackageFailed,
-    /// A policy of the cluster's administrator does not allow it.
+    /// A policy of the cluster administrator forbids it.
     PolicyDenied,
-    /// The destination refused or broke off.
+    /// The destination rejected the content or the connection broke.
     PushFailed,
-    /// The registry asked for patience.
+    /// The registry limits the request rate.
     RateLimited,
     /// The registry cannot be reached: name, address, connection or TLS.
     RegistryUnavailable,
-    /// Another object writes to the same place, or content of another kind stands there.
+    /// Another object writes to the same repository or tag, or it contains other content.
     RepositoryConflict,
-    /// No SBOM of an image could be made.
+    /// Generating an SBOM failed.
     SbomFailed,
     /// A Secret or ServiceAccount that the object names is missing or unreadable.
     SecretUnavailable,
-    /// Signing failed, mostly because of its key.
+    /// Signing failed, usually because of the key.
     SigningFailed,
-    /// The source cannot be read: the engine is down, or the stream broke off.
+    /// The source cannot be read: the engine is down, or the stream broke.
     SourceFailed,
     /// The image does not exist at its source.
     SourceNotFound,
-    /// Nothing moved for as long as `stallTimeout` allows.
+    /// No progress within `stallTimeout`.
     TimedOut,
-    /// An image has not the signatures that it must have.
+    /// An image is not signed as required.
     VerificationError,
 }
 
@@ -63,42 +62,42 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What can end a failure.
+/// What can resolve a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
-    /// Nothing but another input; it is not tried again before the object changes.
+    /// Only another input; it is not retried before the object changes.
     Stalled,
-    /// That somebody else gives up what both want. It is shown as stalled, since neither time nor this input ends it, and
-    /// is looked at again by itself as [`Disposition::Retryable`] is.
+    /// The owner of a conflicting object releases what both need. It is reported as stalled, because neither time nor
+    /// this object resolves it, and is retried automatically like [`Disposition::Retryable`].
     Blocked,
-    /// Time: the other side said for how long.
+    /// Waiting for the time that the server requested.
     Waiting {
-        /// From now.
+        /// The delay from now.
         after: Duration,
     },
-    /// Perhaps another try, after a delay that grows.
+    /// Possibly another attempt, after an increasing delay.
     Retryable,
-    /// The same content from its beginning, at once: a destination lost what it had of it. After some of these it is
-    /// as [`Disposition::Retryable`].
+    /// Sending the same content again from its beginning, immediately: the destination lost what it had. After several
+    /// of these it is treated like [`Disposition::Retryable`].
     Reread,
 }
 
-/// A failure: what happened, to what, and what to do next, in one sentence that a person can act on.
+/// A failure: what happened, to which object, and what to do next, in one sentence.
 ///
-/// The message names no time, attempt number or address that changes between two tries of the same failure,
-/// so that a repetition is recognised and not written again.
+/// The message contains no time, attempt number or address that differs between attempts of the same failure, so that
+/// repetitions are recognized and not written again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// The class of the failure.
     pub reason: Reason,
-    /// What can end it.
+    /// What can resolve it.
     pub disposition: Disposition,
-    /// What happened, to what, and what to do next.
+    /// What happened, to which object, and what to do next.
     pub message: String,
 }
 
 impl Fault {
-    /// A failure that only another input ends.
+    /// A failure that only another input resolves.
     pub fn stalled(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason,
@@ -107,7 +106,7 @@ impl Fault {
         }
     }
 
-    /// A tag that belongs to somebody else.
+    /// A conflict over a tag that belongs to another owner.
     pub fn conflict(message: impl Into<String>) -> Self {
         Self {
             reason: Reason::RepositoryConflict,
@@ -116,12 +115,12 @@ impl Fault {
         }
     }
 
-    /// Whether the object is to change, or somebody else's, before another try can succeed.
+    /// Whether this object or a conflicting one must change before another attempt can succeed.
     pub fn is_stalled(&self) -> bool {
         matches!(self.disposition, Disposition::Stalled | Disposition::Blocked)
     }
 
-    /// A failure that another try may end.
+    /// A failure that another attempt may resolve.
     pub fn retryable(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason,
@@ -130,7 +129,7 @@ impl Fault {
         }
     }
 
-    /// A failure that ends by itself `after` a time that the other side named.
+    /// A failure that resolves itself `after` a time that the server requested.
     pub fn waiting(reason: Reason, after: Duration, message: impl Into<String>) -> Self {
         Self {
             reason,
@@ -139,16 +138,16 @@ impl Fault {
         }
     }
 
-    /// The same failure, where reading the content again from its beginning may end it.
-    pub fn for_another_reading(mut self) -> Self {
+    /// Marks that another attempt needs to read the content again from its beginning.
+    pub fn with_reread(mut self) -> Self {
         if self.disposition == Disposition::Retryable {
             self.disposition = Disposition::Reread;
         }
         self
     }
 
-    /// The same failure, saying first what it happened to.
-    pub fn within(mut self, what: impl fmt::Display) -> Self {
+    /// Prefixes the message with what it concerns.
+    pub fn with_context(mut self, what: impl fmt::Display) -> Self {
         self.message = format!("{what}: {}", self.message);
         self
     }
@@ -162,26 +161,26 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// Where the person works who reads a failure of this process, and so what can be done about it there.
+/// The user interface of this process, which decides what advice applies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Frontend {
-    /// In a cluster: by fields of objects, and Secrets.
+    /// A cluster: fields of objects, and Secrets.
     #[default]
     Cluster,
-    /// On the command line: by flags and files.
+    /// The command line: flags and files.
     CommandLine,
 }
 
-static FRONT: OnceLock<Frontend> = OnceLock::new();
+static FRONTEND: OnceLock<Frontend> = OnceLock::new();
 
 impl Frontend {
-    /// Decides for the whole process. The first decision stays.
+    /// Sets the frontend of this process. Only the first call has an effect.
     pub fn choose(self) {
-        let _ = FRONT.set(self);
+        let _ = FRONTEND.set(self);
     }
 
-    /// That of this process.
+    /// The frontend of this process.
     pub fn of_process() -> Self {
-        FRONT.get().copied().unwrap_or_default()
+        FRONTEND.get().copied().unwrap_or_default()
     }
 }

@@ -6,75 +6,75 @@ use tokio::task::{JoinError, JoinHandle};
 
 use crate::oci::{Digest, Hasher};
 
-/// Content up to so many bytes is hashed where it passes: handing it to another thread would cost more.
-const SMALL: usize = 256 * 1024;
-/// Pieces that wait to be hashed. They are shared with whoever sends them on, not copied.
-const WAITING: usize = 2;
+/// Content up to this size in bytes is hashed inline: a thread would cost more.
+const INLINE_LIMIT: usize = 256 * 1024;
+/// Chunks that are queued for hashing. They are shared with the consumer, not copied.
+const QUEUED_CHUNKS: usize = 2;
 
-/// A digest in the making. Dropping it ends its thread.
+/// A digest in progress. Dropping it ends its thread.
 #[derive(Debug)]
 pub struct BackgroundHasher(State);
 
 #[derive(Debug)]
 enum State {
-    Here {
+    Inline {
         hasher: Hasher,
         length: usize,
     },
-    Apart {
-        pieces: mpsc::Sender<Bytes>,
+    Background {
+        chunks: mpsc::Sender<Bytes>,
         digest: JoinHandle<Digest>,
     },
 }
 
 impl BackgroundHasher {
-    /// With the algorithm of `expected`; SHA-256 without one.
+    /// Uses the algorithm of `expected`, or SHA-256 without it.
     pub fn new(expected: Option<&Digest>) -> Self {
         let hasher = expected.map_or_else(Hasher::sha256, Hasher::like);
-        Self(State::Here { hasher, length: 0 })
+        Self(State::Inline { hasher, length: 0 })
     }
 
-    /// Takes the next bytes of the content. Waits while the thread is more than some pieces behind.
-    pub async fn update(&mut self, piece: &Bytes) {
-        if let State::Here { hasher, length } = &mut self.0 {
-            if *length + piece.len() <= SMALL {
-                *length += piece.len();
-                hasher.update(piece);
+    /// Adds the next bytes of the content. Waits while the thread is too far behind.
+    pub async fn update(&mut self, chunk: &Bytes) {
+        if let State::Inline { hasher, length } = &mut self.0 {
+            if *length + chunk.len() <= INLINE_LIMIT {
+                *length += chunk.len();
+                hasher.update(chunk);
                 return;
             }
             let hasher = std::mem::replace(hasher, Hasher::sha256());
-            self.0 = apart(hasher);
+            self.0 = start_thread(hasher);
         }
-        if let State::Apart { pieces, .. } = &self.0 {
-            // A thread that ended early is told by `finish`.
-            let _ = pieces.send(piece.clone()).await;
+        if let State::Background { chunks, .. } = &self.0 {
+            // `finish` reports a thread that ended early.
+            let _ = chunks.send(chunk.clone()).await;
         }
     }
 
-    /// The digest of all bytes that were taken.
+    /// The digest of all added bytes.
     ///
     /// # Errors
-    /// When the process stops and its threads do too.
+    /// If the runtime shuts down.
     pub async fn finish(self) -> Result<Digest, JoinError> {
         match self.0 {
-            State::Here { hasher, .. } => Ok(hasher.finish()),
-            State::Apart { pieces, digest } => {
-                drop(pieces);
+            State::Inline { hasher, .. } => Ok(hasher.finish()),
+            State::Background { chunks, digest } => {
+                drop(chunks);
                 digest.await
             }
         }
     }
 }
 
-fn apart(mut hasher: Hasher) -> State {
-    let (pieces, mut waiting) = mpsc::channel::<Bytes>(WAITING);
+fn start_thread(mut hasher: Hasher) -> State {
+    let (chunks, mut receiver) = mpsc::channel::<Bytes>(QUEUED_CHUNKS);
     let digest = tokio::task::spawn_blocking(move || {
-        while let Some(piece) = waiting.blocking_recv() {
-            hasher.update(&piece);
+        while let Some(chunk) = receiver.blocking_recv() {
+            hasher.update(&chunk);
         }
         hasher.finish()
     });
-    State::Apart { pieces, digest }
+    State::Background { chunks, digest }
 }
 
 #[cfg(test)]
@@ -82,28 +82,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn small_and_large_content_have_their_digests() {
-        for length in [0, 1, SMALL, SMALL + 1, 3 * SMALL + 7] {
+    async fn small_and_large_content_is_hashed() {
+        for length in [0, 1, INLINE_LIMIT, INLINE_LIMIT + 1, 3 * INLINE_LIMIT + 7] {
             let content: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
-            for piece in [1000, SMALL, 1024 * 1024] {
-                let mut hashing = BackgroundHasher::new(None);
-                for piece in content.chunks(piece) {
-                    hashing.update(&Bytes::copy_from_slice(piece)).await;
+            for chunk in [1000, INLINE_LIMIT, 1024 * 1024] {
+                let mut hasher = BackgroundHasher::new(None);
+                for chunk in content.chunks(chunk) {
+                    hasher.update(&Bytes::copy_from_slice(chunk)).await;
                 }
-                assert_eq!(
-                    hashing.finish().await.unwrap(),
-                    Digest::of(&content),
-                    "{length} {piece}"
-                );
+                assert_eq!(hasher.finish().await.unwrap(), Digest::of(&content), "{length} {chunk}");
             }
         }
     }
 
     #[tokio::test]
-    async fn takes_the_algorithm_that_is_expected() {
+    async fn the_expected_algorithm_is_used() {
         let expected: Digest = format!("sha512:{}", "0".repeat(128)).parse().unwrap();
-        let mut hashing = BackgroundHasher::new(Some(&expected));
-        hashing.update(&Bytes::from(vec![0; 2 * SMALL])).await;
-        assert_eq!(hashing.finish().await.unwrap().algorithm(), "sha512");
+        let mut hasher = BackgroundHasher::new(Some(&expected));
+        hasher.update(&Bytes::from(vec![0; 2 * INLINE_LIMIT])).await;
+        assert_eq!(hasher.finish().await.unwrap().algorithm(), "sha512");
     }
 }

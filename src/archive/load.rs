@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::order::PackageFile;
 use super::read::Reader;
-use crate::budget::{PACKAGES, Reservation, memory_of_json};
+use crate::budget::{PACKAGES, Reservation, json_memory};
 use crate::decode;
 use crate::fault::{Fault, Reason};
 use crate::oci::{
@@ -97,7 +97,7 @@ pub async fn load(mut reader: Reader, target: &Target<'_>, progress: &Progress) 
     let mut images = PackedImages::new(Arc::clone(&destination));
     let mut sent = 0;
     while let Some(file) = reader.next().await? {
-        let within = |fault: Fault| fault.within(format_args!("file `{}` of the package", file.path));
+        let within = |fault: Fault| fault.with_context(format_args!("file `{}` of the package", file.path));
         let is_document = file.path == LAYOUT_INDEX || images.lists(&file.digest);
         let content = reader
             .content(&file)
@@ -181,13 +181,13 @@ impl PackedImages {
     fn read(&mut self, digest: &Digest, raw: Bytes) -> Result<Vec<Descriptor>, Fault> {
         let document = Document::parse(None, raw)
             .map_err(|error| Fault::stalled(Reason::SourceFailed, format!("{digest} is not a manifest: {error}")))?;
-        let reserved = self.memory.add(memory_of_json(&document.raw));
+        let reserved = self.memory.add(json_memory(&document.raw));
         reserved.map_err(|exhausted| exhausted.fault(Reason::SourceFailed, "the package"))?;
         let entries = document
             .index()
             .map(|index| index.manifests.clone())
             .unwrap_or_default();
-        for entry in entries.iter().filter(|entry| entry.is_typed_as_manifest()) {
+        for entry in entries.iter().filter(|entry| entry.is_manifest_or_untyped()) {
             self.documents.entry(entry.digest.clone()).or_default();
         }
         self.documents.insert(digest.clone(), Some(document));
@@ -223,7 +223,7 @@ impl PackedImages {
         let source = Arc::new(self);
         let mut locations = Vec::with_capacity(source.roots.len());
         for (reference, _) in &source.roots {
-            let location = Location::below(reference, target.address, target.prefix, target.naming, true)
+            let location = Location::under_prefix(reference, target.address, target.prefix, target.naming, true)
                 .map_err(|error| Fault::stalled(Reason::InvalidReference, error.to_string()))?;
             let transfer = Transfer {
                 source: Arc::clone(&source) as Arc<dyn ImageSource>,
@@ -239,7 +239,7 @@ impl PackedImages {
             transfer
                 .run()
                 .await
-                .map_err(|fault| fault.within(format_args!("image `{reference}`")))?;
+                .map_err(|fault| fault.with_context(format_args!("image `{reference}`")))?;
             locations.push(transfer.location);
         }
         Ok(locations)

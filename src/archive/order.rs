@@ -88,7 +88,7 @@ pub(super) fn describe_first(files: &mut [PackageFile], manifests: &BTreeSet<Dig
 pub(super) fn listed<'f>(files: &'f [PackageFile], index: &Index) -> Vec<&'f PackageFile> {
     let is_listed = |file: &&PackageFile| {
         let mut entries = index.manifests.iter();
-        entries.any(|entry| entry.is_typed_as_manifest() && file.is_blob(&entry.digest))
+        entries.any(|entry| entry.is_manifest_or_untyped() && file.is_blob(&entry.digest))
     };
     files.iter().filter(is_listed).collect()
 }

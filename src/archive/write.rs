@@ -69,7 +69,7 @@ pub async fn write(
     let mut writer = Writer::new(out);
     writer.header(&header).await?;
     for file in &files {
-        let within = |fault: Fault| fault.within(format_args!("file `{}` of the package", file.path));
+        let within = |fault: Fault| fault.with_context(format_args!("file `{}` of the package", file.path));
         writer.file(repository, file, progress).await.map_err(within)?;
     }
     writer.finish(files.len()).await

@@ -8,8 +8,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::process::Group;
-use crate::registry::{Credentials, of_helper};
+use crate::process::ProcessGroup;
+use crate::registry::{Credentials, parse_helper_response};
 
 /// The maximum size of the output in bytes.
 const OUTPUT_LIMIT: u64 = 64 * 1024;
@@ -46,7 +46,7 @@ pub(super) async fn get(name: &str, server: &str, limit: Duration) -> Result<Opt
             io::ErrorKind::NotFound => Failure::Missing,
             _ => Failure::Failed(format!("cannot be started: {error}")),
         })?;
-    let group = Group::of(child.id());
+    let group = ProcessGroup::with_leader(child.id());
     let (mut input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let run = async {
         let write = async {
@@ -81,7 +81,8 @@ pub(super) async fn get(name: &str, server: &str, limit: Duration) -> Result<Opt
         return Err(Failure::Failed(format!("printed more than {OUTPUT_LIMIT} bytes")));
     }
     if status.success() {
-        return of_helper(&stdout).map_err(|reason| Failure::Failed(format!("printed output that is {reason}")));
+        return parse_helper_response(&stdout)
+            .map_err(|reason| Failure::Failed(format!("printed output that is {reason}")));
     }
     let stdout = String::from_utf8_lossy(&stdout);
     let stderr = String::from_utf8_lossy(&stderr);

@@ -83,7 +83,7 @@ impl Load {
         let target = Target::parse(&self.to)?;
         let open = self.destinations(&target).await?;
         let (address, prefix) = (target.address(), target.prefix().unwrap_or_default());
-        let within = |fault: Fault| fault.within(self.file.display());
+        let within = |fault: Fault| fault.with_context(self.file.display());
         let reader = Reader::open(self.input()?).await.map_err(within)?;
         let progress = Arc::new(Progress::default());
         let to = archive::Target {

@@ -84,7 +84,7 @@ impl RegistryClients {
             plain_http,
             trust: self.trust_of(host),
             idle: self.idle,
-            ..Endpoint::new(host).within(self.limits)
+            ..Endpoint::new(host).with_limits(self.limits)
         }
     }
 }

@@ -115,7 +115,7 @@ async fn without(missing: &[String], registry: Registry, reference: &Reference) 
     let repository = registry.repository(reference.repository());
     match repository.head_manifest(reference.identifier()).await {
         Err(error) if matches!(error.kind(), Kind::Unauthorized | Kind::Denied) => {
-            let fault = error.reading(&reference.to_string());
+            let fault = error.into_read_fault(&reference.to_string());
             let missing = missing.iter().take(LACKING).map(String::as_str).collect::<Vec<_>>();
             let message = format!("{}; {}", missing.join("; "), fault.message);
             Err(Fault::retryable(Reason::SecretUnavailable, message))

@@ -232,7 +232,7 @@ impl WriteTarget {
         let listed = listed(&request);
         let resolved = image.status.as_ref().and_then(|status| status.naming);
         let naming = spec.naming.explicit().or(resolved).unwrap_or(site.naming);
-        let location = Location::of(&listed, &site.address, &site.prefix, naming, spec.plain_tag).ok()?;
+        let location = Location::new(&listed, &site.address, &site.prefix, naming, spec.plain_tag).ok()?;
         // What is read where it is to be, and as it is, is never written.
         let stays = request.source == SourceKind::Registry
             && request.platforms.is_empty()

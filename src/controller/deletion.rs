@@ -72,7 +72,7 @@ impl Deletion<'_> {
         if let Some(why) = self.shared_with(image, name, &location, &digest).await? {
             return kept(&why).await;
         }
-        let pushing = |error: crate::registry::Error| error.pushing(name);
+        let pushing = |error: crate::registry::Error| error.into_push_fault(name);
         let identifier = location.digest.as_ref().map(Digest::as_str);
         let identifier = identifier.or(location.tags.first().map(String::as_str));
         let standing = repository.head_manifest(identifier.unwrap_or_default()).await;
@@ -112,7 +112,7 @@ impl Deletion<'_> {
             let prefix = format!("{}/{name}:", place.address);
             let wanted: Vec<Digest> = entries.iter().filter_map(|entry| entry.digest.parse().ok()).collect();
             let survey = TagIndex::of(&repository, &wanted).await;
-            let survey = survey.map_err(|error| error.pushing(prefix.trim_end_matches(':')))?;
+            let survey = survey.map_err(|error| error.into_push_fault(prefix.trim_end_matches(':')))?;
             for entry in entries {
                 let revision = entry.reference.strip_prefix(&prefix);
                 let (Some((tag, _)), Ok(digest)) =
@@ -154,7 +154,7 @@ impl Deletion<'_> {
         };
         if let Some(standing) = standing {
             let now = repository.head_manifest(tag).await;
-            let now = now.map_err(|error| error.pushing(what))?;
+            let now = now.map_err(|error| error.into_push_fault(what))?;
             if now.is_none_or(|now| now.digest != *standing) {
                 let why = RetainedReason::new("TagChanged", "somebody pushes to its tag just now");
                 return Ok(RetentionResult::RetainedReason(why));
@@ -170,7 +170,7 @@ impl Deletion<'_> {
             }
             Tag::Shared(standing) => {
                 let read = repository.manifest(standing.as_str()).await;
-                let Some(standing) = read.map_err(|error| error.pushing(what))? else {
+                let Some(standing) = read.map_err(|error| error.into_push_fault(what))? else {
                     return Ok(RetentionResult::RetainedReason(RetainedReason::new(
                         "TagChanged",
                         "somebody pushes to its tag just now",
@@ -198,8 +198,8 @@ impl Deletion<'_> {
                 )))
             }
             Err(error) => Err(error
-                .pushing(what)
-                .within("deleting (deletionPolicy: Retain lets the object go without)")),
+                .into_push_fault(what)
+                .with_context("deleting (deletionPolicy: Retain lets the object go without)")),
         }
     }
 
@@ -310,7 +310,7 @@ fn location(image: &JackalImage, place: &RegistryTarget) -> Option<Location> {
     let request = ImageRequest::of_object(spec).ok()?;
     let naming = spec.naming.explicit().or(status.naming)?;
     let listed = crate::package::listed(&request);
-    Location::of(&listed, &place.address, &place.prefix, naming, spec.plain_tag).ok()
+    Location::new(&listed, &place.address, &place.prefix, naming, spec.plain_tag).ok()
 }
 
 /// Takes the entry `digest` out of the index that stands under `tag`.
@@ -331,5 +331,5 @@ async fn leave_index(
     repository
         .put_manifest(&index, tag)
         .await
-        .map_err(|error| error.pushing(what))
+        .map_err(|error| error.into_push_fault(what))
 }

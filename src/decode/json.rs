@@ -1,5 +1,5 @@
-//! JSON. The text of a value is looked at once for each object or list around it that a type asks for, and values that
-//! no type asks for are not read, so the memory is that of the result and of one object's fields.
+//! JSON. Values are parsed once per enclosing object or list that a type requests, and values that no type requests are
+//! not parsed. So the memory is that of the result and of the fields of one object.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,45 +12,45 @@ use serde_json::value::RawValue;
 
 use super::DecodeError;
 
-/// What some editors and programs of Windows begin a file with.
+/// The byte order mark, which some programs on Windows write.
 const BYTE_ORDER_MARK: char = '\u{feff}';
-/// How deep objects and lists may lie in each other; serde_json has the same limit.
-const DEPTH_LIMIT: usize = 128;
-/// The largest whole number that a float gives exactly.
-const EXACT: f64 = 9_007_199_254_740_992.0;
+/// Maximum nesting depth, as in serde_json.
+const MAX_DEPTH: usize = 128;
+/// The largest integer that a float represents exactly.
+const MAX_EXACT_FLOAT: f64 = 9_007_199_254_740_992.0;
 
-/// Reads the value that `bytes` begin with. Bytes that are not UTF-8 become replacement characters.
+/// Decodes the first value in `bytes`. Invalid UTF-8 becomes replacement characters.
 ///
 /// # Errors
-/// Where the text is no JSON, or not of the type `T`.
+/// If the text is not JSON, or not of the type `T`.
 pub fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     json_text(&String::from_utf8_lossy(bytes))
 }
 
-/// As [`json`], for a type that borrows from its text.
+/// Like [`json`], for a type that borrows from the text.
 ///
 /// # Errors
 /// As [`json`].
 pub fn json_text<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, DecodeError> {
     let text = text.trim_start_matches(BYTE_ORDER_MARK);
-    let mut first = serde_json::Deserializer::from_str(text);
-    let value = <&RawValue>::deserialize(&mut first).map_err(syntax)?;
-    T::deserialize(Json(value.get(), DEPTH_LIMIT))
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let value = <&RawValue>::deserialize(&mut deserializer).map_err(syntax_error)?;
+    T::deserialize(Json(value.get(), MAX_DEPTH))
 }
 
-/// As [`json_text`]; what is kept of it is up to `seed`.
+/// Like [`json_text`], with a seed that decides what is kept.
 ///
 /// # Errors
 /// As [`json`].
 pub(super) fn json_seed<T: for<'de> DeserializeSeed<'de, Value = V>, V>(text: &str, seed: T) -> Result<V, DecodeError> {
     let text = text.trim_start_matches(BYTE_ORDER_MARK);
-    let mut first = serde_json::Deserializer::from_str(text);
-    let value = <&RawValue>::deserialize(&mut first).map_err(syntax)?;
-    seed.deserialize(Json(value.get(), DEPTH_LIMIT))
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let value = <&RawValue>::deserialize(&mut deserializer).map_err(syntax_error)?;
+    seed.deserialize(Json(value.get(), MAX_DEPTH))
 }
 
-/// How many values the JSON in `bytes` has at most, those within others included: what they take in memory once they are read
-/// does not follow from the length of the text. Bytes that are no JSON are counted as far as they look like it.
+/// An upper bound of the number of JSON values in `bytes`, including nested ones. It determines the memory of the
+/// decoded value, which the length of the text does not. Invalid JSON is counted heuristically.
 pub fn json_values(bytes: &[u8]) -> usize {
     let (mut values, mut in_text, mut escaped) = (1_usize, false, false);
     for &byte in bytes {
@@ -65,33 +65,37 @@ pub fn json_values(bytes: &[u8]) -> usize {
     values
 }
 
-/// serde_json's own description without its position where that is always the start of a value.
-fn syntax(error: serde_json::Error) -> DecodeError {
+/// Converts an error of serde_json.
+fn syntax_error(error: serde_json::Error) -> DecodeError {
     DecodeError::new(error)
 }
 
-/// One value: its text, which is well-formed, and how many objects and lists it may still hold within each other.
+/// A value: its well-formed text, and the remaining nesting depth.
 #[derive(Clone, Copy)]
 struct Json<'de>(&'de str, usize);
 
 impl<'de> Json<'de> {
-    fn inner_depth(self) -> Result<usize, DecodeError> {
+    fn remaining_depth(self) -> Result<usize, DecodeError> {
         let depth = self.1.checked_sub(1);
-        depth.ok_or_else(|| DecodeError::new(format!("more than {DEPTH_LIMIT} objects and lists lie in each other")))
+        depth.ok_or_else(|| {
+            DecodeError::new(format!(
+                "objects and lists are nested more than {MAX_DEPTH} levels deep"
+            ))
+        })
     }
 
     fn is_null(self) -> bool {
         self.0 == "null"
     }
 
-    fn begins(self, with: char) -> bool {
+    fn starts_with(self, with: char) -> bool {
         self.0.starts_with(with)
     }
 
-    /// As serde_json has it, `null` included.
-    fn as_it_is<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+    /// Deserializes with serde_json, including `null`.
+    fn deserialize_as_is<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         let value = serde_json::Deserializer::from_str(self.0).deserialize_any(visitor);
-        // The position is that within this value, which tells nobody anything.
+        // The position is relative to this value, so it is removed.
         value.map_err(|error| {
             let (line, column) = (error.line(), error.column());
             let message = error.to_string();
@@ -103,40 +107,44 @@ impl<'de> Json<'de> {
         if self.is_null() {
             return visitor.visit_u64(0);
         }
-        // A whole number may be written as a float, as programs do that know only floats.
+        // Some programs write integers as floats.
         let float = serde_json::from_str::<Number>(self.0).ok().filter(Number::is_f64);
         match float.and_then(|float| float.as_f64()) {
-            Some(float) if float.fract() == 0.0 && (0.0..=EXACT).contains(&float) => visitor.visit_u64(float as u64),
-            Some(float) if float.fract() == 0.0 && (-EXACT..0.0).contains(&float) => visitor.visit_i64(float as i64),
-            _ => self.as_it_is(visitor),
+            Some(float) if float.fract() == 0.0 && (0.0..=MAX_EXACT_FLOAT).contains(&float) => {
+                visitor.visit_u64(float as u64)
+            }
+            Some(float) if float.fract() == 0.0 && (-MAX_EXACT_FLOAT..0.0).contains(&float) => {
+                visitor.visit_i64(float as i64)
+            }
+            _ => self.deserialize_as_is(visitor),
         }
     }
 
-    /// The fields of an object, of those of one name the last. `known` are the names that a type asks for; those that are
-    /// `null` are left out.
+    /// The fields of an object; the last of equal names counts. `known` are the field names of the type; those that are
+    /// `null` are omitted.
     fn fields(self, known: &'static [&'static str]) -> Result<Vec<(Cow<'static, str>, &'de str)>, DecodeError> {
         if self.is_null() {
             return Ok(Vec::new());
         }
-        let RawFields(fields) = serde_json::from_str(self.0).map_err(syntax)?;
+        let RawFields(fields) = serde_json::from_str(self.0).map_err(syntax_error)?;
         let fields = fields.into_iter().map(|(name, value)| (Cow::Owned(name), value.get()));
         let mut fields: Vec<(Cow<'static, str>, &str)> = fields.collect();
         for (name, _) in &mut fields {
             if !known.contains(&name.as_ref())
-                && let Some(meant) = known.iter().find(|known| known.eq_ignore_ascii_case(name))
+                && let Some(known_name) = known.iter().find(|known| known.eq_ignore_ascii_case(name))
             {
-                *name = Cow::Borrowed(meant);
+                *name = Cow::Borrowed(known_name);
             }
         }
-        // Sorted by their names with the last of one name first, and then in the order of the text again.
+        // Sort by name, the last of equal names first, and then restore the order of the text.
         let mut order: Vec<usize> = (0..fields.len()).collect();
         order.sort_unstable_by(|&one, &other| fields[one].0.cmp(&fields[other].0).then(other.cmp(&one)));
         order.dedup_by(|one, kept| fields[*one].0 == fields[*kept].0);
-        order.retain(|&at| fields[at].1 != "null" || !known.contains(&fields[at].0.as_ref()));
+        order.retain(|&index| fields[index].1 != "null" || !known.contains(&fields[index].0.as_ref()));
         order.sort_unstable();
         Ok(order
             .into_iter()
-            .map(|at| (std::mem::take(&mut fields[at].0), fields[at].1))
+            .map(|index| (std::mem::take(&mut fields[index].0), fields[index].1))
             .collect())
     }
 }
@@ -145,13 +153,13 @@ impl<'de> Deserializer<'de> for Json<'de> {
     type Error = DecodeError;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        self.as_it_is(visitor)
+        self.deserialize_as_is(visitor)
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         match self.is_null() {
             true => visitor.visit_bool(false),
-            false => self.as_it_is(visitor),
+            false => self.deserialize_as_is(visitor),
         }
     }
 
@@ -190,7 +198,7 @@ impl<'de> Deserializer<'de> for Json<'de> {
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         match self.is_null() {
             true => visitor.visit_str(""),
-            false => self.as_it_is(visitor),
+            false => self.deserialize_as_is(visitor),
         }
     }
 
@@ -210,11 +218,11 @@ impl<'de> Deserializer<'de> for Json<'de> {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
-        // serde_json's own types, such as `RawValue`, are read by it alone.
+        // Internal types of serde_json, such as `RawValue`, are deserialized by serde_json.
         match name.starts_with("$serde_json") {
             true => serde_json::Deserializer::from_str(self.0)
                 .deserialize_newtype_struct(name, visitor)
-                .map_err(syntax),
+                .map_err(syntax_error),
             false => visitor.visit_newtype_struct(self),
         }
     }
@@ -223,13 +231,13 @@ impl<'de> Deserializer<'de> for Json<'de> {
         if self.is_null() {
             return visitor.visit_seq(SeqDeserializer::<_, DecodeError>::new(std::iter::empty::<Json<'de>>()));
         }
-        if !self.begins('[') {
-            return self.as_it_is(visitor);
+        if !self.starts_with('[') {
+            return self.deserialize_as_is(visitor);
         }
-        let elements: Vec<&RawValue> = serde_json::from_str(self.0).map_err(syntax)?;
-        visitor.visit_seq(Elements {
+        let elements: Vec<&RawValue> = serde_json::from_str(self.0).map_err(syntax_error)?;
+        visitor.visit_seq(RemainingElements {
             elements: elements.into_iter().enumerate(),
-            depth: self.inner_depth()?,
+            depth: self.remaining_depth()?,
         })
     }
 
@@ -247,14 +255,14 @@ impl<'de> Deserializer<'de> for Json<'de> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
-        if !self.is_null() && !self.begins('{') {
-            return self.as_it_is(visitor);
+        if !self.is_null() && !self.starts_with('{') {
+            return self.deserialize_as_is(visitor);
         }
         let fields = self.fields(fields)?;
-        visitor.visit_map(Remaining {
+        visitor.visit_map(RemainingFields {
             fields: fields.into_iter(),
             next: None,
-            depth: self.inner_depth()?,
+            depth: self.remaining_depth()?,
         })
     }
 
@@ -266,7 +274,7 @@ impl<'de> Deserializer<'de> for Json<'de> {
     ) -> Result<V::Value, DecodeError> {
         serde_json::Deserializer::from_str(self.0)
             .deserialize_enum(name, variants, visitor)
-            .map_err(syntax)
+            .map_err(syntax_error)
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
@@ -286,7 +294,7 @@ impl<'de> IntoDeserializer<'de, DecodeError> for Json<'de> {
     }
 }
 
-/// The fields of an object in the order of the text, each as often as it is there, with the texts of their values.
+/// The fields of an object in their original order, including duplicates, with the raw values.
 pub struct RawFields<'de>(pub Vec<(String, &'de RawValue)>);
 
 impl<'de> Deserialize<'de> for RawFields<'de> {
@@ -312,21 +320,21 @@ impl<'de> Deserialize<'de> for RawFields<'de> {
     }
 }
 
-/// The fields that a type has not taken yet.
-struct Remaining<'de> {
+/// The fields that the type has not requested yet.
+struct RemainingFields<'de> {
     fields: std::vec::IntoIter<(Cow<'static, str>, &'de str)>,
     next: Option<(Cow<'static, str>, &'de str)>,
     depth: usize,
 }
 
-impl<'de> MapAccess<'de> for Remaining<'de> {
+impl<'de> MapAccess<'de> for RemainingFields<'de> {
     type Error = DecodeError;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, DecodeError> {
         self.next = self.fields.next();
         let Some((name, _)) = &self.next else { return Ok(None) };
         let key = seed.deserialize(CowStrDeserializer::<DecodeError>::new(Cow::Borrowed(name.as_ref())));
-        key.map(Some).map_err(|error| error.within_field(name))
+        key.map(Some).map_err(|error| error.in_field(name))
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, DecodeError> {
@@ -334,7 +342,7 @@ impl<'de> MapAccess<'de> for Remaining<'de> {
             return Err(DecodeError::new("a field without a name"));
         };
         seed.deserialize(Json(text, self.depth))
-            .map_err(|error| error.within_field(&name))
+            .map_err(|error| error.in_field(&name))
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -342,21 +350,21 @@ impl<'de> MapAccess<'de> for Remaining<'de> {
     }
 }
 
-/// The elements of a list that a type has not taken yet, with their positions.
-struct Elements<'de> {
+/// The list elements that the type has not requested yet, with their positions.
+struct RemainingElements<'de> {
     elements: std::iter::Enumerate<std::vec::IntoIter<&'de RawValue>>,
     depth: usize,
 }
 
-impl<'de> SeqAccess<'de> for Elements<'de> {
+impl<'de> SeqAccess<'de> for RemainingElements<'de> {
     type Error = DecodeError;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, DecodeError> {
-        let Some((at, value)) = self.elements.find(|(_, value)| value.get() != "null") else {
+        let Some((index, value)) = self.elements.find(|(_, value)| value.get() != "null") else {
             return Ok(None);
         };
         let element = seed.deserialize(Json(value.get(), self.depth));
-        element.map(Some).map_err(|error| error.within_element(at))
+        element.map(Some).map_err(|error| error.in_element(index))
     }
 }
 

@@ -15,55 +15,55 @@ use std::fmt;
 pub use json::{RawFields, json, json_text, json_values};
 pub use yaml::{large_yaml, yaml, yaml_documents};
 
-/// The longest name of a field in characters that an error repeats.
-const NAME_LIMIT: usize = 64;
-/// The longest description in characters.
-const MESSAGE_LIMIT: usize = 300;
+/// Maximum length of a field name in errors, in characters.
+const MAX_NAME_LENGTH: usize = 64;
+/// Maximum length of a message, in characters.
+const MAX_MESSAGE_LENGTH: usize = 300;
 
-/// Why a text is not what it should be: where in it, and what is wrong there. The text's values are not repeated beyond
-/// what the error of its type says.
+/// Why a text cannot be decoded: the path and the problem. It contains values of the text only as far as the error of
+/// the type does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecodeError {
-    /// From the innermost part outwards.
-    path: Vec<Part>,
+    /// From the innermost segment outwards.
+    path: Vec<PathSegment>,
     message: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
+enum PathSegment {
     Field(String),
     Element(usize),
 }
 
 impl DecodeError {
     fn new(message: impl fmt::Display) -> Self {
-        let message: String = message.to_string().chars().take(MESSAGE_LIMIT).collect();
+        let message: String = message.to_string().chars().take(MAX_MESSAGE_LENGTH).collect();
         Self {
             path: Vec::new(),
             message,
         }
     }
 
-    fn within_field(mut self, name: &str) -> Self {
-        let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
-        let name = name.chars().take(NAME_LIMIT).map(plain).collect();
-        self.path.push(Part::Field(name));
+    fn in_field(mut self, name: &str) -> Self {
+        let replace_control = |letter: char| if letter.is_control() { ' ' } else { letter };
+        let name = name.chars().take(MAX_NAME_LENGTH).map(replace_control).collect();
+        self.path.push(PathSegment::Field(name));
         self
     }
 
-    fn within_element(mut self, at: usize) -> Self {
-        self.path.push(Part::Element(at));
+    fn in_element(mut self, index: usize) -> Self {
+        self.path.push(PathSegment::Element(index));
         self
     }
 }
 
 impl fmt::Display for DecodeError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, part) in self.path.iter().rev().enumerate() {
+        for (index, part) in self.path.iter().rev().enumerate() {
             match part {
-                Part::Field(name) if at == 0 => formatter.write_str(name)?,
-                Part::Field(name) => write!(formatter, ".{name}")?,
-                Part::Element(index) => write!(formatter, "[{index}]")?,
+                PathSegment::Field(name) if index == 0 => formatter.write_str(name)?,
+                PathSegment::Field(name) => write!(formatter, ".{name}")?,
+                PathSegment::Element(position) => write!(formatter, "[{position}]")?,
             }
         }
         let colon = if self.path.is_empty() { "" } else { ": " };

@@ -1,4 +1,4 @@
-//! YAML, read as it streams; nothing of it is kept but the result.
+//! YAML, decoded as a stream; only the result is kept in memory.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -12,14 +12,14 @@ use serde_saphyr::DuplicateKeyPolicy;
 use super::DecodeError;
 use super::json::{json_seed, json_values};
 
-/// Scalars, lists and mappings that a large text may have. The index of the largest public chart repository has half a million
-/// of them in 20 MB.
-pub const LARGE_NODES: usize = 1_500_000;
+/// Maximum number of nodes in a large document. The index of the largest public chart repository has half a million in
+/// 20 MB.
+pub const MAX_NODES: usize = 1_500_000;
 
-/// Reads the only document in `text`, within the usual limits of the YAML reader. JSON is read as such.
+/// Decodes the only document in `text`, within the default limits of the YAML parser. JSON is decoded as JSON.
 ///
 /// # Errors
-/// Where the text is no YAML, or not of the type `T`.
+/// If the text is not YAML, or not of the type `T`.
 pub fn yaml<T: DeserializeOwned>(text: &str) -> Result<T, DecodeError> {
     with_options(
         text,
@@ -28,11 +28,11 @@ pub fn yaml<T: DeserializeOwned>(text: &str) -> Result<T, DecodeError> {
     )
 }
 
-/// As [`yaml`], for a text of at most `limit` bytes that has more parts than usual, such as the index of a large
-/// repository. What is kept of it is up to `seed`.
+/// Like [`yaml`], for a text of at most `limit` bytes with more nodes than the default, such as the index of a large
+/// chart repository. `seed` decides what is kept.
 ///
 /// # Errors
-/// As [`yaml`], and when the text is longer or has more than [`LARGE_NODES`] parts.
+/// As [`yaml`], and if the text is longer or has more than [`MAX_NODES`] nodes.
 pub fn large_yaml<T: for<'de> DeserializeSeed<'de, Value = V> + Clone, V>(
     text: &str,
     limit: usize,
@@ -41,12 +41,12 @@ pub fn large_yaml<T: for<'de> DeserializeSeed<'de, Value = V> + Clone, V>(
     if text.len() > limit {
         return Err(DecodeError::new(format!("it is longer than {limit} bytes")));
     }
-    if text.trim_start().starts_with('{') && json_values(text.as_bytes()) > LARGE_NODES {
-        return Err(DecodeError::new(format!("it has more than {LARGE_NODES} parts")));
+    if text.trim_start().starts_with('{') && json_values(text.as_bytes()) > MAX_NODES {
+        return Err(DecodeError::new(format!("it has more than {MAX_NODES} nodes")));
     }
     let budget = serde_saphyr::budget! {
-        max_events: 2 * LARGE_NODES,
-        max_nodes: LARGE_NODES,
+        max_events: 2 * MAX_NODES,
+        max_nodes: MAX_NODES,
         max_total_scalar_bytes: limit,
     };
     with_options(
@@ -56,7 +56,7 @@ pub fn large_yaml<T: for<'de> DeserializeSeed<'de, Value = V> + Clone, V>(
     )
 }
 
-/// Reads the documents in `text`, whatever they hold.
+/// Decodes all documents in `text` as untyped values.
 ///
 /// # Errors
 /// As [`yaml`].
@@ -70,30 +70,30 @@ fn with_options<T: for<'de> DeserializeSeed<'de, Value = V> + Clone, V>(
     options: serde_saphyr::Options,
     seed: T,
 ) -> Result<V, DecodeError> {
-    // Programs that write JSON indent it by tabs too. What only looks like it is YAML.
+    // JSON may be indented by tabs, which YAML does not allow. Text that only looks like JSON is YAML.
     if text.trim_start_matches('\u{feff}').trim_start().starts_with('{')
-        && let Ok(read) = json_seed(text, seed.clone())
+        && let Ok(decoded) = json_seed(text, seed.clone())
     {
-        return Ok(read);
+        return Ok(decoded);
     }
-    let read =
+    let decoded =
         serde_saphyr::with_deserializer_from_str_with_options(text, options, |yaml| seed.deserialize(Yaml(yaml)));
-    read.map_err(first_line)
+    decoded.map_err(first_line)
 }
 
-/// What the reader says, without the excerpt that it draws below.
+/// The first line of the message, without the excerpt.
 fn first_line(error: serde_saphyr::Error) -> DecodeError {
     DecodeError::new(error.to_string().lines().next().unwrap_or_default())
 }
 
-/// A deserializer that leaves the `null` elements of lists out, and takes a `null` field for the empty value of its type.
+/// A deserializer that skips `null` list elements and converts `null` fields to the empty value of their type.
 struct Yaml<D>(D);
 
-/// Forwards requests, with what lies within seen in the same way.
+/// Forwards requests and wraps the visitor.
 macro_rules! forward {
     ($($method:ident($($argument:ident: $type:ty),*)),* $(,)?) => {$(
         fn $method<V: Visitor<'de>>(self, $($argument: $type,)* visitor: V) -> Result<V::Value, D::Error> {
-            self.0.$method($($argument,)* Within(visitor))
+            self.0.$method($($argument,)* NestedVisitor(visitor))
         }
     )*};
 }
@@ -101,7 +101,7 @@ macro_rules! forward {
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Yaml<D> {
     type Error = D::Error;
 
-    // Whoever takes anything gets what stands there.
+    // Types that accept anything get the original value.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         self.0.deserialize_any(visitor)
     }
@@ -149,8 +149,8 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Yaml<D> {
     }
 }
 
-/// The visitor of a type, which is given [`Yaml`] where it is given a deserializer.
-struct Within<V>(V);
+/// Wraps a visitor, so that nested deserializers are wrapped in [`Yaml`].
+struct NestedVisitor<V>(V);
 
 macro_rules! visit {
     ($($method:ident($type:ty)),* $(,)?) => {$(
@@ -160,7 +160,7 @@ macro_rules! visit {
     )*};
 }
 
-impl<'de, V: Visitor<'de>> Visitor<'de> for Within<V> {
+impl<'de, V: Visitor<'de>> Visitor<'de> for NestedVisitor<V> {
     type Value = V::Value;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -190,23 +190,23 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Within<V> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, elements: A) -> Result<V::Value, A::Error> {
-        self.0.visit_seq(Elements(elements))
+        self.0.visit_seq(ElementAccess(elements))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<V::Value, A::Error> {
-        self.0.visit_map(Fields(fields))
+        self.0.visit_map(FieldAccess(fields))
     }
 }
 
-struct Elements<A>(A);
+struct ElementAccess<A>(A);
 
-impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<A> {
+impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for ElementAccess<A> {
     type Error = A::Error;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, A::Error> {
         let mut seed = Some(seed);
         loop {
-            match self.0.next_element_seed(Present(&mut seed))? {
+            match self.0.next_element_seed(NonNullSeed(&mut seed))? {
                 Some(Some(value)) => return Ok(Some(value)),
                 Some(None) if seed.is_some() => {}
                 _ => return Ok(None),
@@ -215,9 +215,9 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<A> {
     }
 }
 
-struct Fields<A>(A);
+struct FieldAccess<A>(A);
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Fields<A> {
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for FieldAccess<A> {
     type Error = A::Error;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
@@ -226,18 +226,18 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Fields<A> {
 
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, A::Error> {
         let mut seed = Some(seed);
-        match (self.0.next_value_seed(Present(&mut seed))?, seed) {
+        match (self.0.next_value_seed(NonNullSeed(&mut seed))?, seed) {
             (Some(value), _) => Ok(value),
-            (None, Some(seed)) => seed.deserialize(Null(PhantomData)),
+            (None, Some(seed)) => seed.deserialize(EmptyValue(PhantomData)),
             (None, None) => Err(A::Error::custom("a value that was read already")),
         }
     }
 }
 
-/// Takes the seed for a value that is not `null`.
-struct Present<'a, T>(&'a mut Option<T>);
+/// Uses the seed only for a value that is not `null`.
+struct NonNullSeed<'a, T>(&'a mut Option<T>);
 
-impl<'de, T: DeserializeSeed<'de>> DeserializeSeed<'de> for Present<'_, T> {
+impl<'de, T: DeserializeSeed<'de>> DeserializeSeed<'de> for NonNullSeed<'_, T> {
     type Value = Option<T::Value>;
 
     fn deserialize<D: Deserializer<'de>>(self, value: D) -> Result<Self::Value, D::Error> {
@@ -245,7 +245,7 @@ impl<'de, T: DeserializeSeed<'de>> DeserializeSeed<'de> for Present<'_, T> {
     }
 }
 
-impl<'de, T: DeserializeSeed<'de>> Visitor<'de> for Present<'_, T> {
+impl<'de, T: DeserializeSeed<'de>> Visitor<'de> for NonNullSeed<'_, T> {
     type Value = Option<T::Value>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -265,8 +265,8 @@ impl<'de, T: DeserializeSeed<'de>> Visitor<'de> for Present<'_, T> {
     }
 }
 
-/// The empty value of each type.
-struct Null<E>(PhantomData<E>);
+/// A deserializer of the empty value of each type.
+struct EmptyValue<E>(PhantomData<E>);
 
 macro_rules! empty {
     ($($method:ident: $visit:ident($value:expr)),* $(,)?) => {$(
@@ -276,7 +276,7 @@ macro_rules! empty {
     )*};
 }
 
-impl<'de, E: serde::de::Error> Deserializer<'de> for Null<E> {
+impl<'de, E: serde::de::Error> Deserializer<'de> for EmptyValue<E> {
     type Error = E;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, E> {
@@ -348,12 +348,12 @@ mod tests {
     }
 
     #[test]
-    fn null_counts_as_absent_and_texts_stay_texts() {
-        let read = charts(
+    fn null_counts_as_absent_and_numbers_become_strings() {
+        let decoded = charts(
             "a:\n- null\n- version: 1.10\n  urls: [~, x, null]\n  inner: {version: ~, urls: ~, labels: {b: null}}\n-\nb: null\nc:\n",
         );
-        assert_eq!((read["b"].len(), read["c"].len(), read["a"].len()), (0, 0, 1));
-        let chart = &read["a"][0];
+        assert_eq!((decoded["b"].len(), decoded["c"].len(), decoded["a"].len()), (0, 0, 1));
+        let chart = &decoded["a"][0];
         assert_eq!(
             (chart.version.as_str(), chart.urls.as_slice()),
             ("1.10", &["x".to_owned()][..])
@@ -368,14 +368,14 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_a_name_counts() {
+    fn the_last_of_equal_fields_counts() {
         assert_eq!(charts("a: [{version: x, version: y}]")["a"][0].version, "y");
         assert_eq!(charts("\u{feff}a: []\na: [{}]")["a"].len(), 1);
         assert_eq!(charts("").len(), 0);
     }
 
     #[test]
-    fn json_is_read_as_such_and_yaml_that_looks_like_it_too() {
+    fn json_and_flow_style_yaml_are_decoded() {
         let json = "\u{feff}{\n\t\"a\": [\n\t\t{\"version\": \"1\", \"count\": 2, \"urls\": null}\n\t]\n}\n";
         assert_eq!(
             (charts(json)["a"][0].version.as_str(), charts(json)["a"][0].count),
@@ -386,18 +386,18 @@ mod tests {
     }
 
     #[test]
-    fn documents_are_read_one_by_one() {
-        let read = yaml_documents("---\r\na: 1\r\na: 2\r\n---\r\n---\r\nb: ~\r\n").unwrap();
-        let read: Vec<Value> = read.into_iter().filter(|document| !document.is_null()).collect();
-        assert_eq!(read, [json!({"a": 2}), json!({"b": null})]);
+    fn multiple_documents_are_decoded() {
+        let decoded = yaml_documents("---\r\na: 1\r\na: 2\r\n---\r\n---\r\nb: ~\r\n").unwrap();
+        let decoded: Vec<Value> = decoded.into_iter().filter(|document| !document.is_null()).collect();
+        assert_eq!(decoded, [json!({"a": 2}), json!({"b": null})]);
         assert!(yaml_documents("a: [").is_err());
     }
 
     #[test]
-    fn anchors_are_followed_within_bounds() {
-        let read: Value = yaml("a: &x {b: [1]}\nc: *x\nd:\n  <<: *x\n  e: 2\n").unwrap();
-        assert_eq!(read["c"], json!({"b": [1]}));
-        assert_eq!(read["d"], json!({"b": [1], "e": 2}));
+    fn anchors_are_resolved_within_limits() {
+        let decoded: Value = yaml("a: &x {b: [1]}\nc: *x\nd:\n  <<: *x\n  e: 2\n").unwrap();
+        assert_eq!(decoded["c"], json!({"b": [1]}));
+        assert_eq!(decoded["d"], json!({"b": [1], "e": 2}));
         let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
         for level in 1..12 {
             let below = format!("*a{}, ", level - 1).repeat(9);
@@ -408,9 +408,9 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_too_long_or_another_type() {
+    fn too_long_texts_and_wrong_types_are_rejected() {
         assert!(large_yaml("a: b", 3, PhantomData::<Value>).is_err());
-        let many = "- a\n".repeat(LARGE_NODES + 1);
+        let many = "- a\n".repeat(MAX_NODES + 1);
         assert!(large_yaml(&many, usize::MAX, PhantomData::<serde::de::IgnoredAny>).is_err());
         assert!(yaml::<BTreeMap<String, Vec<Chart>>>("a: [{count: x}]").is_err());
         let error = yaml::<Value>("a: [").unwrap_err().to_string();

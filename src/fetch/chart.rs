@@ -24,7 +24,7 @@ use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Reference};
 use crate::package::EntrySource;
 use crate::package::component::{ChartContent, ChartTexts, images_of_chart, oci_reference};
-use crate::registry::{BodyPermits, SmallFile};
+use crate::registry::{BodyPermits, FileResponse};
 
 /// The longest archive in bytes.
 const ARCHIVE_LIMIT: usize = 20 * 1024 * 1024;
@@ -123,13 +123,13 @@ async fn in_repository(
     let known = memory.listed(&asked);
     let name = shown(&address);
     let mark = known.as_ref().map(|said| said.mark.as_str());
-    let answer = host.small_file(address.clone(), index::LIMIT, mark).await;
-    let listed: Listed = match (answer.map_err(|error| error.fetching(&name))?, known) {
-        (SmallFile::Unchanged, Some(said)) => said.listed,
-        (SmallFile::Unchanged, None) => {
+    let answer = host.fetch_file(address.clone(), index::LIMIT, mark).await;
+    let listed: Listed = match (answer.map_err(|error| error.into_fetch_fault(&name))?, known) {
+        (FileResponse::Unchanged, Some(said)) => said.listed,
+        (FileResponse::Unchanged, None) => {
             return Err(no_index(&name, "it says that it has not changed, and was not asked"));
         }
-        (SmallFile::Content(content, mark), _) => {
+        (FileResponse::Content(content, mark), _) => {
             let _turn = memory.unpacking.acquire().await;
             let (chart, version) = (spec.name.clone(), spec.version.clone());
             let found = tokio::task::spawn_blocking(move || {
@@ -157,10 +157,10 @@ async fn in_repository(
         Some(digest) => digest,
         None => {
             let host = host_of(&url, reach, what).await?;
-            match host.small_file(url.clone(), ARCHIVE_LIMIT, None).await {
-                Ok(SmallFile::Content(content, _)) => Digest::of(&content.bytes),
-                Ok(SmallFile::Unchanged) => return Err(no_index(&name, "it answers what it was not asked")),
-                Err(error) => return Err(error.fetching(&shown(&url))),
+            match host.fetch_file(url.clone(), ARCHIVE_LIMIT, None).await {
+                Ok(FileResponse::Content(content, _)) => Digest::of(&content.bytes),
+                Ok(FileResponse::Unchanged) => return Err(no_index(&name, "it answers what it was not asked")),
+                Err(error) => return Err(error.into_fetch_fault(&shown(&url))),
             }
         }
     };

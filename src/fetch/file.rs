@@ -75,7 +75,7 @@ impl RemoteFile {
     }
 
     fn fault(&self, error: crate::registry::Error) -> Fault {
-        told(&self.what, error.fetching(&shown(&self.url)))
+        told(&self.what, error.into_fetch_fault(&shown(&self.url)))
     }
 
     fn long(&self) -> Fault {
@@ -95,7 +95,7 @@ impl RemoteFile {
 fn told(what: &str, fault: Fault) -> Fault {
     match what.is_empty() {
         true => fault,
-        false => fault.within(what),
+        false => fault.with_context(what),
     }
 }
 
@@ -103,8 +103,8 @@ fn told(what: &str, fault: Fault) -> Fault {
 impl EntrySource for RemoteFile {
     async fn open(&self) -> Result<(u64, ByteStream<'static>), Fault> {
         let fault = |error| self.fault(error);
-        let mut download = self.host.file(self.url.clone(), &self.digest);
-        let size = match download.announced().await.map_err(fault)? {
+        let mut download = self.host.download_file(self.url.clone(), &self.digest);
+        let size = match download.content_length().await.map_err(fault)? {
             Some(size) => size,
             // A tar says the length first: it is counted, and the file is read once more.
             None => {
@@ -114,7 +114,7 @@ impl EntrySource for RemoteFile {
                     }
                 }
                 let size = download.received();
-                download = self.host.file(self.url.clone(), &self.digest).of_size(size);
+                download = self.host.download_file(self.url.clone(), &self.digest).with_size(size);
                 size
             }
         };
@@ -123,12 +123,16 @@ impl EntrySource for RemoteFile {
         }
         let (what, name) = (self.what.clone(), shown(&self.url));
         let stream = download.into_stream();
-        let stream = stream.map_err(move |error| told(&what, error.fetching(&name)));
+        let stream = stream.map_err(move |error| told(&what, error.into_fetch_fault(&name)));
         Ok((size, stream.boxed()))
     }
 
     async fn exists(&self) -> Result<(), Fault> {
-        let mut download = self.host.file(self.url.clone(), &self.digest);
-        download.announced().await.map(drop).map_err(|error| self.fault(error))
+        let mut download = self.host.download_file(self.url.clone(), &self.digest);
+        download
+            .content_length()
+            .await
+            .map(drop)
+            .map_err(|error| self.fault(error))
     }
 }

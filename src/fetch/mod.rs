@@ -67,7 +67,7 @@ pub async fn gather(
     let texts = config_map_texts::ConfigMapTexts::new(reach);
     let mut gathered = Vec::with_capacity(components.len());
     for component in components {
-        let within = |fault: Fault| fault.within(format_args!("component `{}`", component.name));
+        let within = |fault: Fault| fault.with_context(format_args!("component `{}`", component.name));
         gathered.push(of_component(component, reach, memory, &texts).await.map_err(within)?);
     }
     Ok(gathered)
@@ -81,18 +81,18 @@ async fn of_component(
 ) -> Result<Found, Fault> {
     let mut found = Found::default();
     for manifest in &component.manifests {
-        let within = |fault: Fault| fault.within(format_args!("manifests `{}`", manifest.name));
+        let within = |fault: Fault| fault.with_context(format_args!("manifests `{}`", manifest.name));
         found.manifests.push(texts.manifests(manifest).await.map_err(within)?);
     }
     let mut charts = Vec::with_capacity(component.charts.len());
     for chart in &component.charts {
-        let within = |fault: Fault| fault.within(format_args!("chart `{}`", chart.name));
+        let within = |fault: Fault| fault.with_context(format_args!("chart `{}`", chart.name));
         let values = texts.values(chart).await.map_err(within)?;
         charts.push(async move { chart::find(chart, values, reach, memory).await.map_err(within) });
     }
     found.charts = stream::iter(charts).buffered(AT_ONCE).try_collect().await?;
     for spec in &component.files {
-        let within = |fault: Fault| fault.within(format_args!("file `{}`", spec.target));
+        let within = |fault: Fault| fault.with_context(format_args!("file `{}`", spec.target));
         found.files.push(file_content(spec, reach).await.map_err(within)?);
     }
     Ok(found)

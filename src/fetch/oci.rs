@@ -6,7 +6,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use super::ContentAccess;
 use super::chart::no_chart;
 use crate::api::v1alpha1::ChartSpec;
-use crate::budget::{IMAGES, Reservation, memory_of_json};
+use crate::budget::{IMAGES, Reservation, json_memory};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Index, Reference};
 use crate::package::EntrySource;
@@ -82,10 +82,10 @@ impl Lookup<'_> {
 
     async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
         let document = self.repository.manifest(identifier).await;
-        let document = document.map_err(|error| error.reading(&self.name))?;
+        let document = document.map_err(|error| error.into_read_fault(&self.name))?;
         let added = self
             .memory
-            .add(document.as_ref().map_or(0, |document| memory_of_json(&document.raw)));
+            .add(document.as_ref().map_or(0, |document| json_memory(&document.raw)));
         added.map_err(|exhausted| exhausted.fault(Reason::SourceFailed, &self.name))?;
         Ok(document)
     }
@@ -203,7 +203,9 @@ impl EntrySource for OciChart {
     async fn open(&self) -> Result<(u64, ByteStream<'static>), Fault> {
         let name = self.name.clone();
         let download = self.repository.blob(&self.layer.digest, Some(self.layer.size));
-        let stream = download.into_stream().map_err(move |error| error.reading(&name));
+        let stream = download
+            .into_stream()
+            .map_err(move |error| error.into_read_fault(&name));
         Ok((self.layer.size, stream.boxed()))
     }
 }

@@ -39,14 +39,16 @@ async fn list<'f>(followed: &'f PolicyImage, reach: &dyn ContentAccess) -> Resul
         .registry(&reference, &format!("image `{}`", followed.image))
         .await?;
     let listed = registry.repository(reference.repository()).existing_tags(TAGS).await;
-    let tags = listed.map_err(|error| error.reading(&followed.image))?.ok_or_else(|| {
-        Fault::retryable(
-            Reason::SourceFailed,
-            format!(
-                "{} has more than the {TAGS} tags that are looked at; remove some, or write the tag into image",
-                followed.image
-            ),
-        )
-    })?;
+    let tags = listed
+        .map_err(|error| error.into_read_fault(&followed.image))?
+        .ok_or_else(|| {
+            Fault::retryable(
+                Reason::SourceFailed,
+                format!(
+                    "{} has more than the {TAGS} tags that are looked at; remove some, or write the tag into image",
+                    followed.image
+                ),
+            )
+        })?;
     Ok((&followed.image, tags))
 }

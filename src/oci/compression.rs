@@ -1,30 +1,28 @@
-//! How uncompressed layers are stored.
+//! Compression of layers that the source has uncompressed.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Descriptor, Digest, media_type};
 
-/// The annotation of a layer that says which encoder made it, so that no other's output is taken for it.
+/// The annotation that names the encoder of a layer, so that output of other encoders is not mistaken for it.
 const ENCODING: &str = "dev.jackal.encoding";
 
-/// How layers are stored that have no compressed form yet, which is those of a docker engine. Layers that
-/// have one are carried as they are, and so are those that get no shorter: random bytes, archives, media, the weights of
-/// models.
+/// Compression of layers that have no compressed form yet, such as those of a docker engine. Compressed layers are
+/// copied unchanged. Layers that do not get smaller stay uncompressed: random bytes, archives, media, model weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 pub enum Compression {
-    /// Uncompressed: the fastest to push and to pull on a network that is no bottleneck, and of another digest only where
-    /// the content is another.
+    /// Uncompressed: the fastest to push and pull on a fast network. The digest depends only on the content.
     None,
-    /// gzip, which every runtime reads.
+    /// gzip, which every runtime supports.
     Gzip,
-    /// zstd, which containerd 1.5, CRI-O 1.20 and docker 23 read, and later ones: the fastest to push and to pull over
-    /// networks of any speed, taken together.
+    /// zstd, which containerd 1.5, CRI-O 1.20, docker 23 and later versions support: the fastest to push and pull over
+    /// most networks.
     #[default]
     Zstd,
 }
 
 impl Compression {
-    /// The media type of a layer in that form.
+    /// The media type of a layer with this compression.
     pub fn layer_type(self) -> &'static str {
         match self {
             Self::None => media_type::OCI_LAYER,
@@ -33,21 +31,21 @@ impl Compression {
         }
     }
 
-    /// The descriptor of a layer that we stored in that form. A compressed one says by which encoder, since
-    /// others make other bytes of the same content: whoever finds it again knows that the same content gives the
-    /// same digest. The number goes up with every change of what the encoder gives, that of its libraries
-    /// included; a test holds the digests.
+    /// The descriptor of a layer that was stored with this compression. For a compressed layer it names the encoder,
+    /// since other encoders produce other bytes: an existing layer with the same annotation has the digest that
+    /// encoding the same content again would give. The version number increases with every change of the output,
+    /// including changes of the libraries; a test checks the digests.
     pub fn layer(self, digest: Digest, size: u64) -> Descriptor {
-        self.noted(Descriptor::new(self.layer_type(), digest, size))
+        self.with_encoding(Descriptor::new(self.layer_type(), digest, size))
     }
 
-    /// The descriptor of a layer that we stored uncompressed because that form makes it no shorter: which layers those
-    /// are is told by their content alone. [`Compression::None`] leaves all.
-    pub fn left(self, digest: Digest, size: u64) -> Descriptor {
-        self.noted(Descriptor::new(Self::None.layer_type(), digest, size))
+    /// The descriptor of a layer that was stored uncompressed because this compression does not make it smaller, which
+    /// depends only on its content. [`Compression::None`] stores all layers uncompressed.
+    pub fn uncompressed_layer(self, digest: Digest, size: u64) -> Descriptor {
+        self.with_encoding(Descriptor::new(Self::None.layer_type(), digest, size))
     }
 
-    fn noted(self, mut layer: Descriptor) -> Descriptor {
+    fn with_encoding(self, mut layer: Descriptor) -> Descriptor {
         let encoding = match self {
             Self::None => return layer,
             Self::Gzip => "gzip/2",
@@ -57,9 +55,9 @@ impl Compression {
         layer
     }
 
-    /// Whether `layer` is one that we stored in that form, or left as it was.
-    pub fn made(self, layer: &Descriptor) -> bool {
+    /// Whether `layer` was stored with this compression, or uncompressed because it does not get smaller.
+    pub fn has_encoded(self, layer: &Descriptor) -> bool {
         let (digest, size) = (layer.digest.clone(), layer.size);
-        *layer == self.layer(digest.clone(), size) || *layer == self.left(digest, size)
+        *layer == self.layer(digest.clone(), size) || *layer == self.uncompressed_layer(digest, size)
     }
 }

@@ -1,4 +1,4 @@
-//! Descriptors, after the OCI image specification.
+//! Content descriptors (OCI image specification, "Descriptors").
 
 use std::collections::BTreeMap;
 
@@ -10,28 +10,28 @@ use serde::{Deserialize, Serialize};
 use super::unknown_fields::with_unknown_fields;
 use super::{Digest, Hasher, Platform, UnknownFields, media_type};
 
-/// What a manifest or an index says of content that it refers to.
+/// A reference to content in a manifest or index.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(remote = "Self", rename_all = "camelCase")]
 pub struct Descriptor {
-    /// The content's media type. Empty where it is not said.
+    /// The media type of the content; empty if absent.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub media_type: String,
-    /// The content's digest.
+    /// The digest of the content.
     pub digest: Digest,
-    /// The content's length in bytes; 0 also where it is not said, as of entries of an index.
+    /// The size of the content in bytes; 0 if absent, as in some index entries.
     #[serde(default)]
     pub size: u64,
-    /// Where else the content lies; only foreign layers have it.
+    /// Alternative locations of the content; only foreign layers have them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
-    /// Free text by key.
+    /// Annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// For an entry of an index: what the image runs on.
+    /// The platform of an index entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
-    /// The type of the artifact that is referred to, when it is no image.
+    /// The artifact type, if the content is not an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
     /// All other fields, such as `data`.
@@ -61,9 +61,9 @@ impl Descriptor {
         Self::new(media_type::OCI_EMPTY, Digest::of(b"{}"), 2)
     }
 
-    /// The content where it need not be asked for: because the descriptor has it itself (OCI image specification,
-    /// "Embedded Content"), or because it is empty or the empty object, which some registries do not keep.
-    pub fn known_content(&self) -> Option<Bytes> {
+    /// The content, if it does not have to be fetched: because the descriptor embeds it (OCI image specification,
+    /// "Embedded Content"), or because it is empty or `{}`, which some registries do not store.
+    pub fn inline_content(&self) -> Option<Bytes> {
         let embedded: Option<String> = self.unknown.get("data");
         let embedded = embedded.and_then(|text| BASE64_STANDARD.decode(text.trim()).ok());
         let candidates = embedded.map(Bytes::from).into_iter();
@@ -75,34 +75,34 @@ impl Descriptor {
         })
     }
 
-    /// Whether this entry of an index holds attestations of another entry, as BuildKit writes them. Such an
-    /// entry has the platform `unknown/unknown`, and nobody means it when choosing a platform.
+    /// Whether this index entry contains attestations of another entry, in BuildKit's format. Such an entry has the
+    /// platform `unknown/unknown` and never matches a requested platform.
     pub fn is_attestation(&self) -> bool {
         self.annotations
             .get("vnd.docker.reference.type")
             .is_some_and(|kind| kind == "attestation-manifest")
     }
 
-    /// Whether this entry of an index is an image or an index of images. Attestations are not, nor are blobs, as
-    /// BuildKit lists them for its cache.
+    /// Whether this index entry is an image or an index of images. Attestations are not, and neither are blobs, which
+    /// BuildKit lists in its cache index.
     pub fn may_be_image(&self) -> bool {
-        !self.is_attestation() && self.is_typed_as_manifest()
+        !self.is_attestation() && self.is_manifest_or_untyped()
     }
 
-    /// Whether this entry of an index says that it is a manifest or an index, or does not say what it is.
-    pub fn is_typed_as_manifest(&self) -> bool {
+    /// Whether this index entry has the media type of a manifest or index, or none.
+    pub fn is_manifest_or_untyped(&self) -> bool {
         self.media_type.is_empty() || media_type::is_manifest(&self.media_type)
     }
 
-    /// Whether this entry of an index says what it runs on. Where an image does not, its configuration does; an index
-    /// has none.
-    pub fn names_platform(&self) -> bool {
+    /// Whether the platform of this index entry is known. The platform of an image without it is in its configuration;
+    /// an index has none.
+    pub fn has_platform(&self) -> bool {
         let platform = self.platform.as_ref();
         platform.is_some_and(|platform| !platform.architecture.is_empty()) || media_type::is_index(&self.media_type)
     }
 
-    /// The digest of the entry that this attestation is about.
-    pub fn attests(&self) -> Option<Digest> {
+    /// The digest of the entry that this attestation belongs to.
+    pub fn attested_digest(&self) -> Option<Digest> {
         self.annotations.get("vnd.docker.reference.digest")?.parse().ok()
     }
 }
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_is_known_where_the_descriptor_proves_it() {
+    fn embedded_and_empty_content_is_verified_and_returned() {
         let described = |content: &[u8], data: &str| {
             let (digest, size) = (Digest::of(content), content.len());
             let json = format!(r#"{{"mediaType":"m","digest":"{digest}","size":{size}{data}}}"#);
@@ -125,21 +125,21 @@ mod tests {
             (b"", r#","data":null"#),
         ] {
             assert_eq!(
-                described(content, data).known_content().as_deref(),
+                described(content, data).inline_content().as_deref(),
                 Some(content),
                 "{data}"
             );
         }
         for data in ["", r#","data":"e30=""#, r#","data":"not base64""#, r#","data":7"#] {
-            assert_eq!(described(b"hello", data).known_content(), None, "{data}");
+            assert_eq!(described(b"hello", data).inline_content(), None, "{data}");
         }
         let mut wrong = described(b"hello", r#","data":"aGVsbG8=""#);
         wrong.size = 4;
-        assert_eq!(wrong.known_content(), None);
+        assert_eq!(wrong.inline_content(), None);
     }
 
     #[test]
-    fn descriptor_leaves_out_what_it_has_not() {
+    fn absent_fields_are_not_serialized() {
         let descriptor = Descriptor::new("a/b", Digest::of(b""), 0);
         let json = serde_json::to_value(&descriptor).unwrap();
         assert_eq!(json.as_object().unwrap().len(), 3);

@@ -1,4 +1,4 @@
-//! Content digests, after the OCI image specification, "Digests".
+//! Content digests (OCI image specification, "Digests").
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256, Sha512};
 use thiserror::Error;
 
-/// `algorithm:hex` of some content. Only `sha256` and `sha512` are let in, and kept in lower case, so that two
-/// digests are equal exactly when their texts are.
+/// A digest, `algorithm:hex`. Only `sha256` and `sha512` are accepted, in lower case, so two digests are equal exactly
+/// if their texts are.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Digest(String);
@@ -41,12 +41,12 @@ impl Digest {
         self.0.split_once(':').map_or("", |(_, hex)| hex)
     }
 
-    /// `algorithm:` and twelve digits, as people write it.
+    /// `algorithm:` and twelve digits, for messages.
     pub fn short_form(&self) -> String {
         format!("{}:{}", self.algorithm(), self.short())
     }
 
-    /// Twelve digits: enough for a person to tell two images apart in a message.
+    /// Twelve digits, which suffice to distinguish images in a message.
     pub fn short(&self) -> &str {
         self.hex().get(..12).unwrap_or_default()
     }
@@ -94,7 +94,7 @@ impl fmt::Display for Digest {
     }
 }
 
-/// Hashes content as it passes, with the algorithm of the digest that is expected of it.
+/// Hashes content incrementally, with the algorithm of its expected digest.
 #[derive(Clone, Debug)]
 pub struct Hasher(Algorithm);
 
@@ -105,12 +105,12 @@ enum Algorithm {
 }
 
 impl Hasher {
-    /// SHA-256, for content whose digest is not known before.
+    /// A SHA-256 hasher, for content without an expected digest.
     pub fn sha256() -> Self {
         Self(Algorithm::Sha256(Sha256::new()))
     }
 
-    /// The algorithm of `expected`.
+    /// A hasher with the algorithm of `expected`.
     pub fn like(expected: &Digest) -> Self {
         match expected.algorithm() {
             "sha512" => Self(Algorithm::Sha512(Box::new(Sha512::new()))),
@@ -118,7 +118,7 @@ impl Hasher {
         }
     }
 
-    /// Takes the next bytes of the content.
+    /// Adds the next bytes of the content.
     pub fn update(&mut self, bytes: &[u8]) {
         match &mut self.0 {
             Algorithm::Sha256(hash) => hash.update(bytes),
@@ -126,7 +126,7 @@ impl Hasher {
         }
     }
 
-    /// The digest of all bytes that were taken.
+    /// The digest of all added bytes.
     pub fn finish(self) -> Digest {
         Digest(match self.0 {
             Algorithm::Sha256(hash) => format!("sha256:{}", hex::encode(hash.finalize())),
@@ -142,7 +142,7 @@ mod tests {
     const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     #[test]
-    fn hashes_what_passes() {
+    fn content_is_hashed_incrementally() {
         assert_eq!(Digest::of(b"").as_str(), EMPTY);
         let mut hasher = Hasher::sha256();
         hasher.update(b"ab");
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn lets_only_well_formed_texts_in() {
+    fn malformed_digests_are_rejected() {
         let digest: Digest = EMPTY.parse().unwrap();
         assert_eq!(
             (digest.algorithm(), digest.hex().len(), digest.short()),

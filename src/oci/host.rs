@@ -1,11 +1,11 @@
-//! Hosts of registries, as `host[:port]`.
+//! Registry hosts, as `host[:port]`.
 
 use std::net::Ipv6Addr;
 
 use url::Host;
 
-/// The one form of a host with its port: letters in lower case, as the names of hosts have none other (RFC 4343), and an
-/// IPv6 address in its brackets as RFC 5952 writes it.
+/// Normalises a host with its port: lower case, because host names are case-insensitive (RFC 4343), and IPv6 addresses
+/// in brackets in the form of RFC 5952.
 pub fn normalised_host(host: &str) -> String {
     let lower = host.to_ascii_lowercase();
     let address = lower.strip_prefix('[').and_then(|rest| rest.split_once(']'));
@@ -18,14 +18,14 @@ pub fn normalised_host(host: &str) -> String {
     }
 }
 
-/// Whether two texts `host[:port]` name the same host and port; without a port, that of HTTPS. The names of docker's
-/// registry are one host.
+/// Whether two texts `host[:port]` name the same host and port; the default port is that of HTTPS. The host names of
+/// Docker Hub are equal.
 pub fn same_host(one: &str, other: &str) -> bool {
-    let canonical = |host: &str| canonical_host(&without_usual_port(host));
+    let canonical = |host: &str| canonical_host(&without_default_port(host));
     canonical(one) == canonical(other)
 }
 
-/// The normalised host by which references name a registry that has several names.
+/// The normalised host that references use for a registry with several names.
 pub fn canonical_host(host: &str) -> String {
     let host = normalised_host(host);
     match host.as_str() {
@@ -34,18 +34,18 @@ pub fn canonical_host(host: &str) -> String {
     }
 }
 
-/// The host as URLs have it, without the port that HTTPS has anyway: an IPv4 address in its usual form however it is
-/// written, and a name without the dot of the root.
-pub fn without_usual_port(host: &str) -> String {
-    let host = as_in_urls(&normalised_host(host));
+/// The host in the form of URLs, without the default port of HTTPS: IPv4 addresses in dotted form, and names without
+/// the trailing dot.
+pub fn without_default_port(host: &str) -> String {
+    let host = url_form(&normalised_host(host));
     match host.strip_suffix(":443") {
-        // Not the end of an IPv6 address.
+        // Not the last group of an IPv6 address.
         Some(bare) if !bare.is_empty() && (bare.ends_with(']') || !bare.contains(':')) => bare.to_owned(),
         _ => host,
     }
 }
 
-/// The name, or the address in its brackets, and the port, empty where there is none.
+/// Splits a host into its name, or address in brackets, and its port, which may be empty.
 pub fn split_port(host: &str) -> (&str, &str) {
     match host.rsplit_once(':') {
         Some((name, port)) if !port.contains(']') => (name, port),
@@ -53,7 +53,7 @@ pub fn split_port(host: &str) -> (&str, &str) {
     }
 }
 
-fn as_in_urls(host: &str) -> String {
+fn url_form(host: &str) -> String {
     let (name, port) = split_port(host);
     let colon = if port.is_empty() { "" } else { ":" };
     let bracketed = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
@@ -65,7 +65,7 @@ fn as_in_urls(host: &str) -> String {
     format!("{name}{colon}{port}")
 }
 
-/// Splits `[address]:port/rest` after the host; `None` where that is no IPv6 address with a port or without.
+/// Splits `[address]:port/rest` after the host; `None` if it does not start with an IPv6 address with an optional port.
 pub(super) fn split_ipv6(text: &str) -> Option<(&str, &str)> {
     let (host, rest) = text.split_once('/')?;
     let (address, port) = host.strip_prefix('[')?.split_once(']')?;
@@ -76,8 +76,8 @@ pub(super) fn split_ipv6(text: &str) -> Option<(&str, &str)> {
     (known_port && address.parse::<Ipv6Addr>().is_ok()).then_some((host, rest))
 }
 
-/// Whether `text` is a host with a port or without: a name, an IPv4 address, or an IPv6 address in brackets. Underscores
-/// count as letters, since names of containers have them.
+/// Whether `text` is a host with an optional port: a name, an IPv4 address, or an IPv6 address in brackets. Underscores
+/// are accepted, because container names contain them.
 pub fn is_host(text: &str) -> bool {
     let (name, port) = text.split_once(':').unwrap_or((text, "0"));
     let letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_host_has_one_form() {
+    fn equivalent_hosts_are_equal() {
         for (host, form) in [
             ("Registry.Example", "registry.example"),
             ("LOCALHOST:5000", "localhost:5000"),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_a_name_or_an_address_with_a_port_or_without() {
+    fn hosts_are_names_or_addresses_with_optional_ports() {
         let hosts = [
             "r",
             "r.example",

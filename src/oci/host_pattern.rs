@@ -1,43 +1,43 @@
-//! Sets of hosts, as flags list them.
+//! Host patterns in flags.
 
 use std::fmt;
 use std::str::FromStr;
 
-use super::host::{split_port, without_usual_port};
+use super::host::{split_port, without_default_port};
 
-/// `host[:port]`, `host:*` for every port of that host, or `*.domain` for every host below that domain, with the same
-/// choice of ports.
+/// `host[:port]`; `host:*` for any port of a host; or `*.domain` for all subdomains of a domain, with the same options
+/// for ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPattern {
-    /// The whole host, or with `below` the domain with its leading dot; with the port, unless it is for any.
+    /// The host, or for a wildcard the domain with its leading dot; with the port, unless any port matches.
     text: String,
-    below: bool,
+    is_wildcard: bool,
     any_port: bool,
 }
 
-/// A text that is no pattern of hosts.
+/// A text that is not a host pattern.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{0}` is not host[:port] or *.domain[:port]; the port may be *")]
 pub struct HostPatternError(String);
 
 impl HostPattern {
-    /// Whether `host` (host[:port]) is one of the set.
+    /// Whether `host` (host[:port]) matches.
     pub fn admits(&self, host: &str) -> bool {
-        let whole = without_usual_port(host);
+        let full_host = without_default_port(host);
         let host = match self.any_port {
-            true => split_port(&whole).0,
-            false => &whole,
+            true => split_port(&full_host).0,
+            false => &full_host,
         };
-        match self.below {
-            // Something has to stand before the dot.
+        match self.is_wildcard {
+            // At least one character must precede the dot.
             true => host.len() > self.text.len() && host.ends_with(&self.text),
             false => host == self.text,
         }
     }
 
-    /// Whether it is for one host and port.
+    /// Whether it matches exactly one host and port.
     pub fn is_exact(&self) -> bool {
-        !self.below && !self.any_port
+        !self.is_wildcard && !self.any_port
     }
 }
 
@@ -46,23 +46,23 @@ impl FromStr for HostPattern {
 
     fn from_str(text: &str) -> Result<Self, HostPatternError> {
         let error = || HostPatternError(text.chars().take(160).collect());
-        let (below, host) = match text.strip_prefix("*.") {
+        let (is_wildcard, host) = match text.strip_prefix("*.") {
             Some(domain) => (true, format!(".{domain}")),
             None => (false, text.to_owned()),
         };
         let (host, any_port) = match host.strip_suffix(":*") {
-            Some(name) => (name.to_owned(), true),
+            Some(host) => (host.to_owned(), true),
             None => (host, false),
         };
-        let named = host.trim_start_matches('.');
+        let name = host.trim_start_matches('.');
         let known = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
         let has_port = any_port && !split_port(&host).1.is_empty();
-        if named.is_empty() || named.starts_with(':') || !named.bytes().all(known) || has_port {
+        if name.is_empty() || name.starts_with(':') || !name.bytes().all(known) || has_port {
             return Err(error());
         }
         Ok(Self {
-            text: without_usual_port(&host),
-            below,
+            text: without_default_port(&host),
+            is_wildcard,
             any_port,
         })
     }
@@ -70,8 +70,11 @@ impl FromStr for HostPattern {
 
 impl fmt::Display for HostPattern {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (above, port) = (if self.below { "*" } else { "" }, if self.any_port { ":*" } else { "" });
-        write!(formatter, "{above}{}{port}", self.text)
+        let (wildcard, port) = (
+            if self.is_wildcard { "*" } else { "" },
+            if self.any_port { ":*" } else { "" },
+        );
+        write!(formatter, "{wildcard}{}{port}", self.text)
     }
 }
 
@@ -84,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_admits_its_hosts_and_no_others() {
+    fn patterns_match_only_their_hosts() {
         for (pattern, host) in [
             ("ghcr.io", "GHCR.io:443"),
             ("ghcr.io", "ghcr.io."),

@@ -1,5 +1,5 @@
-//! Where an image lands in the in-cluster registry: the reference transform that Jackal's and Zarf's admission
-//! webhooks apply to the images of pods, so that what we push is what they look for.
+//! The location of an image in the in-cluster registry: the same transformation of references that the admission
+//! webhooks of Jackal and Zarf apply to the images of pods.
 
 use std::fmt;
 
@@ -8,12 +8,12 @@ use thiserror::Error;
 
 use super::{Digest, Reference, normalised_host};
 
-/// The longest tag in characters (OCI distribution specification, "Pulling manifests").
-const TAG_LIMIT: usize = 128;
-/// The longest repository path in characters that distribution takes.
-const REPOSITORY_LIMIT: usize = 255;
+/// Maximum length of a tag in characters (OCI distribution specification, "Pulling manifests").
+const MAX_TAG_LENGTH: usize = 128;
+/// Maximum length of a repository path in characters in distribution.
+const MAX_REPOSITORY_LENGTH: usize = 255;
 
-/// How an image's name in the cluster is made from its name outside.
+/// How the name of an image in the cluster is derived from its original name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 pub enum Naming {
     /// `path:tag-jackal-<crc>` and the plain `path:tag`, as Jackal's webhook expects.
@@ -34,30 +34,30 @@ impl Naming {
     }
 }
 
-/// The place of an image in a registry: what it is pushed as, and what a pod calls it.
+/// The location of an image in a registry: what it is pushed as, and the name that pods use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
-    /// Host and port as pods write it, with the prefix that images are put under: `127.0.0.1:31999[/prefix]`.
+    /// Host and port as pods use them, with the prefix for images: `127.0.0.1:31999[/prefix]`.
     target: String,
-    /// The repository in that registry, with the prefix.
+    /// The repository in that registry, including the prefix.
     pub repository: String,
-    /// The tags that the image gets, the one that names it first. Empty when its digest names it.
+    /// The tags of the image, the primary one first. Empty if the reference has a digest.
     pub tags: Vec<String>,
-    /// The digest that names the image, when its reference has one.
+    /// The digest in the reference, if any.
     pub digest: Option<Digest>,
-    /// Whether it names a registry: an OCI layout has no address.
+    /// Whether it has the address of a registry; an OCI layout has none.
     pub has_address: bool,
-    /// The plain tag, where the image does not get it because it belongs to somebody else.
+    /// The plain tag, if it was omitted because it belongs to another owner.
     pub omitted_tag: Option<OmittedTag>,
     path: String,
 }
 
-/// A plain tag that an image did not get, because it belongs to somebody else.
+/// A plain tag that was omitted because it belongs to another owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OmittedTag {
     /// The tag.
     pub tag: String,
-    /// Whose it is, such as `a package`.
+    /// Its owner, such as `a package`.
     pub owner: String,
 }
 
@@ -65,80 +65,80 @@ impl fmt::Display for OmittedTag {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
-            "the plain tag {} belongs to {} and was left out",
+            "the plain tag {} belongs to {} and was omitted",
             self.tag, self.owner
         )
     }
 }
 
-/// Why an image has no place.
+/// Why an image has no location.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum LocationError {
-    /// The transformed tag is longer than a registry takes.
-    #[error("the tag of `{image}` becomes `{tag}` in the cluster, {length} characters where a registry takes {TAG_LIMIT}; give the image a shorter tag, name it by digest, or set naming: Plain", length = tag.len())]
+    /// The transformed tag is too long.
+    #[error("the tag of `{image}` becomes `{tag}` in the cluster, which has {length} characters, but registries allow only {MAX_TAG_LENGTH}; use a shorter tag, a digest, or naming: Plain", length = tag.len())]
     TagTooLong {
         /// The image as written.
         image: String,
-        /// The tag that it would get.
+        /// The transformed tag.
         tag: String,
     },
-    /// The repository with its prefix is longer than a registry takes.
-    #[error("`{image}` becomes the repository `{repository}` in the cluster, {length} characters where a registry takes {REPOSITORY_LIMIT}; shorten registry.repositoryPrefix or the image's path", length = repository.len())]
+    /// The repository with its prefix is too long.
+    #[error("`{image}` becomes the repository `{repository}` in the cluster, which has {length} characters, but registries allow only {MAX_REPOSITORY_LENGTH}; shorten registry.repositoryPrefix or the path of the image", length = repository.len())]
     RepositoryTooLong {
         /// The image as written.
         image: String,
-        /// The repository that it would get.
+        /// The repository with its prefix.
         repository: String,
     },
 }
 
 impl Location {
-    /// The place of `image` in the registry that pods call `address` (host and port), below `prefix` (may be
-    /// empty). `plain` asks for the plain tag beside the one with a checksum.
+    /// The location of `image` in the registry that pods reach at `address` (host and port), under `prefix` (may be
+    /// empty). `plain` adds the plain tag to the one with a checksum.
     ///
-    /// An image that already names the destination stays what it is, for no webhook changes its name either.
-    pub fn of(
+    /// An image that is already in the destination registry keeps its name, because webhooks do not change it either.
+    pub fn new(
         image: &Reference,
         address: &str,
         prefix: &str,
         naming: Naming,
         plain: bool,
     ) -> Result<Self, LocationError> {
-        // Hosts are compared whole, so that `registry.local` is not taken for `registry.local.evil`.
-        let stays = image.registry() == normalised_host(address);
-        Self::placed(image, (address, prefix), naming, plain, stays)
+        // Compares complete hosts, so that `registry.local` does not match `registry.local.evil`.
+        let is_unchanged = image.registry() == normalised_host(address);
+        Self::build(image, (address, prefix), naming, plain, is_unchanged)
     }
 
-    /// The same, but always below `prefix`: only an image that is below it already stays what it is. An empty `address`
-    /// is that of a destination without one, such as an OCI layout.
-    pub fn below(
+    /// Like [`Location::new`], but always under `prefix`: only an image that is already under it keeps its name. An
+    /// empty `address` means a destination without one, such as an OCI layout.
+    pub fn under_prefix(
         image: &Reference,
         address: &str,
         prefix: &str,
         naming: Naming,
         plain: bool,
     ) -> Result<Self, LocationError> {
-        let inside = match prefix.trim_matches('/') {
+        let has_prefix = match prefix.trim_matches('/') {
             "" => true,
             prefix => {
                 let rest = image.repository().strip_prefix(prefix);
                 rest.is_some_and(|rest| rest.starts_with('/'))
             }
         };
-        let stays = image.registry() == normalised_host(address) && inside;
-        Self::placed(image, (address, prefix), naming, plain, stays)
+        let is_unchanged = image.registry() == normalised_host(address) && has_prefix;
+        Self::build(image, (address, prefix), naming, plain, is_unchanged)
     }
 
-    fn placed(
+    fn build(
         image: &Reference,
         (address, prefix): (&str, &str),
         naming: Naming,
         plain: bool,
-        stays: bool,
+        is_unchanged: bool,
     ) -> Result<Self, LocationError> {
         let prefix = prefix.trim_matches('/');
         let (target, repository) = match prefix {
-            prefix if stays || prefix.is_empty() => (address.to_owned(), image.repository().to_owned()),
+            prefix if is_unchanged || prefix.is_empty() => (address.to_owned(), image.repository().to_owned()),
             prefix => (
                 [address, prefix].join("/").trim_start_matches('/').to_owned(),
                 format!("{prefix}/{}", image.repository()),
@@ -146,7 +146,7 @@ impl Location {
         };
         let path = image.repository().to_owned();
         let has_address = !address.is_empty();
-        if repository.len() > REPOSITORY_LIMIT {
+        if repository.len() > MAX_REPOSITORY_LENGTH {
             return Err(LocationError::RepositoryTooLong {
                 image: image.to_string(),
                 repository,
@@ -165,14 +165,14 @@ impl Location {
         }
         let tag = image.tag().unwrap_or("latest").to_owned();
         let tags = match naming.suffix() {
-            Some(suffix) if !stays => {
+            Some(suffix) if !is_unchanged => {
                 let checksum = crc32fast::hash(image.name().as_bytes());
-                let named = format!("{tag}-{suffix}-{checksum}");
-                if plain { vec![named, tag] } else { vec![named] }
+                let suffixed = format!("{tag}-{suffix}-{checksum}");
+                if plain { vec![suffixed, tag] } else { vec![suffixed] }
             }
             _ => vec![tag],
         };
-        if let Some(tag) = tags.iter().find(|tag| tag.len() > TAG_LIMIT) {
+        if let Some(tag) = tags.iter().find(|tag| tag.len() > MAX_TAG_LENGTH) {
             return Err(LocationError::TagTooLong {
                 image: image.to_string(),
                 tag: tag.clone(),
@@ -189,7 +189,7 @@ impl Location {
         })
     }
 
-    /// Every name by which it is found: the one that pods use, and the plain one that it may have besides.
+    /// All names of the image: the one that pods use, and the plain one if it has one.
     pub fn names(&self) -> impl Iterator<Item = String> {
         let plain = self.plain_tag().map(|tag| format!("{}:{tag}", self.name()));
         [self.to_string()].into_iter().chain(plain)
@@ -203,12 +203,12 @@ impl Location {
         }
     }
 
-    /// The plain tag that is not the image's own name: another image, or a package, may have it too.
+    /// The additional plain tag, which another image or a package may use too.
     pub fn plain_tag(&self) -> Option<&str> {
         self.tags.get(1).map(String::as_str)
     }
 
-    /// Leaves the plain tag, if there is one, to `owner`.
+    /// Omits the plain tag, if there is one, because it belongs to `owner`.
     pub fn omit_plain_tag(&mut self, owner: &str) {
         if self.tags.len() > 1 {
             self.omitted_tag = self.tags.pop().map(|tag| OmittedTag {
@@ -220,7 +220,7 @@ impl Location {
 }
 
 impl fmt::Display for Location {
-    /// The name that a pod's `image` field holds; without an address, what follows it.
+    /// The name in the `image` field of a pod; without an address, the part after it.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.name())?;
         match (&self.digest, self.tags.first()) {
@@ -235,12 +235,12 @@ impl fmt::Display for Location {
 mod tests {
     use super::*;
 
-    fn place(image: &str, naming: Naming) -> Result<Location, LocationError> {
-        Location::of(&image.parse().unwrap(), "gitlab.com", "project", naming, true)
+    fn location_of(image: &str, naming: Naming) -> Result<Location, LocationError> {
+        Location::new(&image.parse().unwrap(), "gitlab.com", "project", naming, true)
     }
 
     #[test]
-    fn follows_the_table_of_zarf() {
+    fn names_equal_those_of_zarf() {
         let digest = Digest::of(b"");
         for (image, name) in [
             ("nginx", "library/nginx:latest-zarf-3793515731".to_owned()),
@@ -259,7 +259,7 @@ mod tests {
             ("registry:3", "library/registry:3-zarf-2874453864".to_owned()),
         ] {
             assert_eq!(
-                place(image, Naming::Zarf).unwrap().to_string(),
+                location_of(image, Naming::Zarf).unwrap().to_string(),
                 format!("gitlab.com/project/{name}"),
                 "{image}"
             );
@@ -267,22 +267,22 @@ mod tests {
     }
 
     #[test]
-    fn pushes_the_plain_tag_too() {
-        let location = place("nginx:1", Naming::Jackal).unwrap();
+    fn the_plain_tag_is_added() {
+        let location = location_of("nginx:1", Naming::Jackal).unwrap();
         assert_eq!(location.repository, "project/library/nginx");
         assert_eq!(location.tags, ["1-jackal-3793515731", "1"]);
-        assert_eq!(place("nginx:1", Naming::Plain).unwrap().tags, ["1"]);
+        assert_eq!(location_of("nginx:1", Naming::Plain).unwrap().tags, ["1"]);
         let image = "nginx:1".parse().unwrap();
         assert_eq!(
-            Location::of(&image, "r:1", "", Naming::Jackal, false).unwrap().tags,
+            Location::new(&image, "r:1", "", Naming::Jackal, false).unwrap().tags,
             ["1-jackal-3793515731"]
         );
     }
 
     #[test]
-    fn what_is_there_already_stays() {
+    fn images_of_the_destination_keep_their_names() {
         let image: Reference = "127.0.0.1:31999/library/bb:1".parse().unwrap();
-        let location = Location::of(&image, "127.0.0.1:31999", "team", Naming::Zarf, true).unwrap();
+        let location = Location::new(&image, "127.0.0.1:31999", "team", Naming::Zarf, true).unwrap();
         assert_eq!(
             (location.to_string().as_str(), location.tags.len()),
             ("127.0.0.1:31999/library/bb:1", 1)
@@ -292,24 +292,25 @@ mod tests {
             ("registry.local/bb:1", "Registry.Local"),
             ("[::1]:5000/bb:1", "[0:0::1]:5000"),
         ] {
-            let location = Location::of(&image.parse().unwrap(), address, "team", Naming::Zarf, true).unwrap();
+            let location = Location::new(&image.parse().unwrap(), address, "team", Naming::Zarf, true).unwrap();
             assert_eq!(location.to_string(), format!("{address}/bb:1"));
         }
-        let other = Location::of(&image, "127.0.0.1:3199", "", Naming::Zarf, true).unwrap();
+        let other = Location::new(&image, "127.0.0.1:3199", "", Naming::Zarf, true).unwrap();
         assert!(other.to_string().starts_with("127.0.0.1:3199/library/bb:1-zarf-"));
     }
 
     #[test]
-    fn everything_can_be_put_below_a_prefix() {
+    fn images_are_moved_under_the_prefix() {
         let below = |image: &str, address: &str, prefix: &str| {
-            let location = Location::below(&image.parse().unwrap(), address, prefix, Naming::Zarf, true).unwrap();
+            let location =
+                Location::under_prefix(&image.parse().unwrap(), address, prefix, Naming::Zarf, true).unwrap();
             (location.to_string(), location.repository, location.tags.len())
         };
         let (name, repository, tags) = below("r.example/app:1", "r.example", "team");
         assert!(name.starts_with("r.example/team/app:1-zarf-"), "{name}");
         assert_eq!((repository.as_str(), tags), ("team/app", 2));
-        let stays = ("r.example/team/app:1".to_owned(), "team/app".to_owned(), 1);
-        assert_eq!(below("r.example/team/app:1", "r.example", "team"), stays);
+        let is_unchanged = ("r.example/team/app:1".to_owned(), "team/app".to_owned(), 1);
+        assert_eq!(below("r.example/team/app:1", "r.example", "team"), is_unchanged);
         assert_eq!(below("r.example/teams/app:1", "r.example", "team").1, "team/teams/app");
         assert_eq!(below("r.example/app:1", "r.example", "").1, "app");
         let (name, repository, _) = below("r.example/app:1", "", "team");
@@ -319,14 +320,14 @@ mod tests {
     }
 
     #[test]
-    fn refuses_names_that_no_registry_takes() {
+    fn too_long_names_are_rejected() {
         let tag = "t".repeat(118);
-        let error = place(&format!("nginx:{tag}"), Naming::Jackal).unwrap_err();
+        let error = location_of(&format!("nginx:{tag}"), Naming::Jackal).unwrap_err();
         assert!(error.to_string().contains("136 characters"), "{error}");
-        assert!(place(&format!("nginx:{tag}"), Naming::Plain).is_ok());
+        assert!(location_of(&format!("nginx:{tag}"), Naming::Plain).is_ok());
         let path = format!("ghcr.io/{}/x:1", "a/".repeat(125).trim_end_matches('/'));
         assert!(matches!(
-            place(&path, Naming::Plain),
+            location_of(&path, Naming::Plain),
             Err(LocationError::RepositoryTooLong { .. })
         ));
     }

@@ -1,4 +1,4 @@
-//! Manifests and indexes: what is read of them, beside the raw bytes that are carried unchanged.
+//! Parsed manifests and indexes, with their raw bytes, which are copied unchanged.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -12,26 +12,26 @@ use crate::decode::{self, DecodeError};
 use super::unknown_fields::with_unknown_fields;
 use super::{Compression, Descriptor, Digest, UnknownFields, media_type};
 
-/// The largest manifest or index in bytes that is read: the limit that registries set (distribution: 4 MiB).
+/// Maximum size of a manifest or index in bytes: the limit of registries (distribution: 4 MiB).
 pub const MANIFEST_LIMIT: usize = 4 * 1024 * 1024;
-/// The most JSON values that a manifest or index may have. A layer with a digest, a size, a media type and two annotations has
-/// six, so that one of 4 MiB has room for all of its own.
-pub const MANIFEST_VALUES: usize = 200_000;
+/// Maximum number of JSON values in a manifest or index. A layer with digest, size, media type and two annotations has
+/// six, so all realistic documents of 4 MiB are accepted.
+pub const MAX_JSON_VALUES: usize = 200_000;
 
 /// An image manifest (OCI image specification, "Image Manifest"; docker's schema 2 has the same shape).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(remote = "Self", rename_all = "camelCase")]
 pub struct Manifest {
-    /// 2, also where nothing is said.
+    /// 2, which is also the default.
     #[serde(default = "schema_version")]
     pub schema_version: u64,
-    /// The manifest's own media type; old OCI manifests leave it out.
+    /// The media type; absent in old OCI manifests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
-    /// The type of an artifact that is no image.
+    /// The artifact type, if it is not an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
-    /// The image's configuration.
+    /// The configuration of the image.
     pub config: Descriptor,
     /// The layers, lowest first.
     #[serde(default)]
@@ -39,7 +39,7 @@ pub struct Manifest {
     /// The manifest that this one refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Descriptor>,
-    /// Free text by key.
+    /// Annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// All other fields.
@@ -50,7 +50,7 @@ pub struct Manifest {
 with_unknown_fields!(Manifest, Index);
 
 impl Manifest {
-    /// An OCI manifest of an image or of an artifact whose type is its config's.
+    /// An OCI manifest of an image, or of an artifact whose type is the media type of its config.
     pub fn new(config: Descriptor, layers: Vec<Descriptor>) -> Self {
         Self {
             schema_version: 2,
@@ -64,24 +64,24 @@ impl Manifest {
         }
     }
 
-    /// The manifest that we make of an engine's image: of its configuration `image_id`, `size` bytes long, and
-    /// its layers, lowest first. Nothing else enters it, so the same image gives the same digest.
-    pub fn of_image(image_id: Digest, size: u64, layers: Vec<Descriptor>) -> Self {
+    /// The manifest that is generated for an image of an engine: from its configuration `image_id`, of `size` bytes,
+    /// and its layers, lowest first. It contains nothing else, so the same image always has the same digest.
+    pub fn for_image(image_id: Digest, size: u64, layers: Vec<Descriptor>) -> Self {
         Self::new(Descriptor::new(media_type::OCI_CONFIG, image_id, size), layers)
     }
 
-    /// The path of the first blob whose size is not said: without it nobody knows when it has arrived.
-    fn without_size(&self) -> Option<String> {
-        let lacks = |blob: &Descriptor| blob.size == 0 && blob.known_content().is_none();
-        if lacks(&self.config) {
+    /// The path of the first blob without a size, which is needed to verify its transfer.
+    fn first_blob_without_size(&self) -> Option<String> {
+        let has_no_size = |blob: &Descriptor| blob.size == 0 && blob.inline_content().is_none();
+        if has_no_size(&self.config) {
             return Some("config".to_owned());
         }
-        let layer = self.layers.iter().position(lacks)?;
+        let layer = self.layers.iter().position(has_no_size)?;
         Some(format!("layers[{layer}]"))
     }
 
-    /// The blobs that must stand in a registry before it takes this manifest: config and layers, each once. Foreign
-    /// layers, which need not stand there, are [`Manifest::foreign_layers`].
+    /// The blobs that must exist in a registry before it accepts this manifest: config and layers, each once. Foreign
+    /// layers, which need not exist there, are [`Manifest::foreign_layers`].
     pub fn blobs(&self) -> Vec<&Descriptor> {
         let mut seen = HashSet::with_capacity(self.layers.len() + 1);
         std::iter::once(&self.config)
@@ -92,8 +92,8 @@ impl Manifest {
 }
 
 impl Manifest {
-    /// The layers, each once, that may lie with their publisher only (`urls`): those that are not distributed, in docker's
-    /// and in OCI's form. A registry has them where somebody pushed them there.
+    /// The distinct foreign layers (`urls`), which may be available only from their publisher, in the formats of docker
+    /// and OCI. A registry has them only if someone pushed them.
     pub fn foreign_layers(&self) -> Vec<&Descriptor> {
         let mut seen = HashSet::new();
         let foreign = self
@@ -104,17 +104,17 @@ impl Manifest {
     }
 }
 
-/// A list of manifests, one a platform (OCI image specification, "Image Index").
+/// An index: a list of manifests, one per platform (OCI image specification, "Image Index").
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(remote = "Self", rename_all = "camelCase")]
 pub struct Index {
-    /// 2, also where nothing is said.
+    /// 2, which is also the default.
     #[serde(default = "schema_version")]
     pub schema_version: u64,
-    /// The index's own media type; old OCI indexes leave it out.
+    /// The media type; absent in old OCI indexes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
-    /// The type of an artifact that is no image.
+    /// The artifact type, if it is not an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
     /// The entries.
@@ -123,7 +123,7 @@ pub struct Index {
     /// The manifest that this index refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Descriptor>,
-    /// Free text by key.
+    /// Annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// All other fields.
@@ -145,11 +145,11 @@ impl Index {
         }
     }
 
-    /// The entries that do not say that they are manifests.
+    /// The entries that are not manifests.
     pub fn blobs(&self) -> Vec<&Descriptor> {
         self.manifests
             .iter()
-            .filter(|entry| !entry.is_typed_as_manifest())
+            .filter(|entry| !entry.is_manifest_or_untyped())
             .collect()
     }
 }
@@ -158,66 +158,66 @@ fn schema_version() -> u64 {
     2
 }
 
-/// A manifest or index as it came: the raw bytes decide the digest, so they are what is sent on.
+/// A manifest or index with its raw bytes, which determine the digest and are copied unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {
     /// Media type, digest and length of `raw`.
     pub descriptor: Descriptor,
-    /// The bytes as they came.
+    /// The raw bytes.
     pub raw: Bytes,
-    /// What they say.
+    /// The parsed content.
     pub content: Content,
 }
 
-/// What a document is.
-// Few of them live at once, and each is as large as its JSON besides.
+/// The content of a document.
+// Few exist at a time, and each is as large as its JSON anyway.
 #[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// One image, or an artifact.
+    /// An image or an artifact.
     Manifest(Manifest),
     /// A list of images.
     Index(Index),
 }
 
-/// Why bytes are not a manifest that we can carry.
+/// Why bytes cannot be copied as a manifest.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum DocumentError {
     /// Longer than [`MANIFEST_LIMIT`].
-    #[error("the manifest has {0} bytes, more than the {MANIFEST_LIMIT} that a registry takes")]
+    #[error("the manifest has {0} bytes, more than the {MANIFEST_LIMIT} that registries accept")]
     TooLarge(usize),
-    /// More values than [`MANIFEST_VALUES`].
-    #[error("the manifest has {0} JSON values, more than the {MANIFEST_VALUES} that are read")]
+    /// More values than [`MAX_JSON_VALUES`].
+    #[error("the manifest has {0} JSON values, more than the limit of {MAX_JSON_VALUES}")]
     TooManyValues(usize),
     /// Docker's schema 1, which has no configuration.
     #[error(
-        "the manifest is of docker's schema 1, which registries and engines of today do not take; pull the image with an elder docker and push it again with one of today"
+        "the manifest has docker's schema 1, which current registries and engines do not support; pull the image with an old docker and push it again with a current one"
     )]
     Schema1,
-    /// A media type that is neither a manifest's nor an index's.
+    /// A media type of neither a manifest nor an index.
     #[error(
-        "the manifest has the media type `{0}`, which is neither an OCI nor a docker schema 2 manifest; push the image again with a tool of today"
+        "the manifest has the media type `{0}`, which is neither an OCI nor a docker schema 2 manifest; push the image again with a current tool"
     )]
     MediaType(String),
-    /// Not the JSON that the media type promises.
+    /// Invalid JSON for the media type.
     #[error("the manifest cannot be read as {media_type}: {reason}")]
     Malformed {
-        /// What it should be.
+        /// The expected media type.
         media_type: String,
-        /// What the parser says.
+        /// The error of the parser.
         reason: String,
     },
 }
 
 impl Document {
-    /// Reads `raw`. `declared` is the media type that the transport or the descriptor gave; without one the
-    /// document's own `mediaType` decides, and without that, or against one that cannot be, its shape.
+    /// Parses `raw`. `declared` is the media type from the transport or the descriptor. Without it, the `mediaType` of
+    /// the document decides, and without that, or if that is impossible, its fields.
     pub fn parse(declared: Option<&str>, raw: Bytes) -> Result<Self, DocumentError> {
         if raw.len() > MANIFEST_LIMIT {
             return Err(DocumentError::TooLarge(raw.len()));
         }
         let values = decode::json_values(&raw);
-        if values > MANIFEST_VALUES {
+        if values > MAX_JSON_VALUES {
             return Err(DocumentError::TooManyValues(values));
         }
         let malformed = |media_type: &str| {
@@ -233,7 +233,7 @@ impl Document {
             true => Content::Index(decode::json(&raw).map_err(malformed(&kind))?),
             false => {
                 let manifest: Manifest = decode::json(&raw).map_err(malformed(&kind))?;
-                if let Some(path) = manifest.without_size() {
+                if let Some(path) = manifest.first_blob_without_size() {
                     return Err(DocumentError::Malformed {
                         media_type: kind,
                         reason: format!("{path}: missing field `size`"),
@@ -250,21 +250,20 @@ impl Document {
         })
     }
 
-    /// This document as it is known under `digest`, which its bytes were found to have: a registry or a store may know
-    /// content by SHA-512.
-    pub fn known_by(mut self, digest: Digest) -> Self {
+    /// Replaces the digest by another verified digest of the same bytes: registries and stores may identify content by
+    /// SHA-512.
+    pub fn with_digest(mut self, digest: Digest) -> Self {
         self.descriptor.digest = digest;
         self
     }
 
-    /// A document of our own making: compact JSON in the order of the fields, so the same content gives the
-    /// same digest.
+    /// Serializes a manifest: compact JSON in field order, so the same content has the same digest.
     pub fn of_manifest(manifest: Manifest) -> Result<Self, DocumentError> {
         let media_type = manifest
             .media_type
             .clone()
             .unwrap_or_else(|| media_type::OCI_MANIFEST.to_owned());
-        let raw = serialise(&manifest, &media_type)?;
+        let raw = serialize_document(&manifest, &media_type)?;
         let descriptor = Descriptor::new(media_type, Digest::of(&raw), raw.len() as u64);
         Ok(Self {
             descriptor,
@@ -273,13 +272,13 @@ impl Document {
         })
     }
 
-    /// As [`Document::of_manifest`], for an index.
+    /// Like [`Document::of_manifest`], for an index.
     pub fn of_index(index: Index) -> Result<Self, DocumentError> {
         let media_type = index
             .media_type
             .clone()
             .unwrap_or_else(|| media_type::OCI_INDEX.to_owned());
-        let raw = serialise(&index, &media_type)?;
+        let raw = serialize_document(&index, &media_type)?;
         let descriptor = Descriptor::new(media_type, Digest::of(&raw), raw.len() as u64);
         Ok(Self {
             descriptor,
@@ -288,15 +287,15 @@ impl Document {
         })
     }
 
-    /// The manifest, if it is to the byte what [`Manifest::of_image`] makes of its configuration and layers, and
-    /// the layers are such as we store them in the form `compression`.
-    pub fn made_of_image(&self, compression: Compression) -> Option<&Manifest> {
+    /// The manifest, if it has exactly the bytes that [`Manifest::for_image`] generates for its configuration and
+    /// layers, and its layers are stored with `compression`.
+    pub fn generated_manifest(&self, compression: Compression) -> Option<&Manifest> {
         let manifest = self.manifest()?;
-        if !manifest.layers.iter().all(|layer| compression.made(layer)) {
+        if !manifest.layers.iter().all(|layer| compression.has_encoded(layer)) {
             return None;
         }
         let (config, layers) = (&manifest.config, manifest.layers.clone());
-        let ours = Self::of_manifest(Manifest::of_image(config.digest.clone(), config.size, layers));
+        let ours = Self::of_manifest(Manifest::for_image(config.digest.clone(), config.size, layers));
         ours.is_ok_and(|ours| ours.raw == self.raw).then_some(manifest)
     }
 
@@ -327,7 +326,7 @@ impl Document {
     }
 }
 
-/// What tells a manifest from an index.
+/// The fields that distinguish a manifest from an index.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Shape {
@@ -340,53 +339,53 @@ struct Shape {
 }
 
 impl Shape {
-    /// The media type of the document, of which `declared` is what its transport says.
+    /// The media type of the document. `declared` is the one of its transport.
     fn kind(&self, declared: Option<&str>) -> Result<String, DocumentError> {
-        if self.fs_layers.is_some() && self.usual().is_none() {
+        if self.fs_layers.is_some() && self.default_type().is_none() {
             return Err(DocumentError::Schema1);
         }
-        let possible = |text: &str| media_type::manifest_type(text).filter(|known| self.may_be(known));
+        let possible = |text: &str| media_type::manifest_type(text).filter(|known| self.is_possible(known));
         let own = self.media_type.as_deref().filter(|text| !text.is_empty());
         let kind = match (declared.and_then(possible), own.and_then(possible)) {
-            // Who serves every manifest as one type still stores what it was given.
+            // A registry that serves all manifests with one type still stores the original bytes.
             (Some(declared), Some(own)) if media_type::is_index(own) != media_type::is_index(declared) => own,
             (Some(declared), _) => declared,
             (None, Some(own)) => own,
-            (None, None) => match (own, self.usual()) {
+            (None, None) => match (own, self.default_type()) {
                 (Some(other), _) if !media_type::is_manifest(other) => {
                     return Err(DocumentError::MediaType(other.to_owned()));
                 }
-                (_, Some(usual)) => usual,
+                (_, Some(default_type)) => default_type,
                 (_, None) if self.schema_version == Some(1) => return Err(DocumentError::Schema1),
                 (_, None) => {
-                    let said = own.or(declared).unwrap_or("unknown");
-                    return Err(DocumentError::MediaType(said.to_owned()));
+                    let unknown_type = own.or(declared).unwrap_or("unknown");
+                    return Err(DocumentError::MediaType(unknown_type.to_owned()));
                 }
             },
         };
         Ok(kind.to_owned())
     }
 
-    fn may_be(&self, media_type: &str) -> bool {
-        let usual = self.usual();
-        usual.is_none_or(|usual| media_type::is_index(usual) == media_type::is_index(media_type))
+    fn is_possible(&self, media_type: &str) -> bool {
+        let default_type = self.default_type();
+        default_type.is_none_or(|default_type| media_type::is_index(default_type) == media_type::is_index(media_type))
     }
 
-    /// The OCI type of a document of this shape.
-    fn usual(&self) -> Option<&'static str> {
+    /// The OCI media type of a document with these fields.
+    fn default_type(&self) -> Option<&'static str> {
         let image = self.config.is_some() || self.layers.is_some();
         match (&self.manifests, image) {
             (Some(_), false) => Some(media_type::OCI_INDEX),
             (None, true) => Some(media_type::OCI_MANIFEST),
-            // An index without entries, as Go writes it.
+            // An empty index, as written by Go.
             (None, false) if self.schema_version == Some(2) && self.fs_layers.is_none() => Some(media_type::OCI_INDEX),
             _ => None,
         }
     }
 }
 
-/// The blobs that `documents` refer to, each once, foreign layers left out. What an index lists and is neither a manifest
-/// nor one of `documents` is a blob, as in the indexes of BuildKit's cache.
+/// The distinct blobs that `documents` refer to, without foreign layers. An index entry that is neither a manifest nor
+/// one of `documents` is a blob, as in the index of a BuildKit cache.
 pub fn distinct_blobs(documents: &[Document]) -> Vec<&Descriptor> {
     let known: HashSet<&Digest> = documents.iter().map(Document::digest).collect();
     let mut seen = HashSet::new();
@@ -399,7 +398,7 @@ pub fn distinct_blobs(documents: &[Document]) -> Vec<&Descriptor> {
         .collect()
 }
 
-/// The foreign layers that `documents` refer to, each once.
+/// The distinct foreign layers that `documents` refer to.
 pub fn distinct_foreign_layers(documents: &[Document]) -> Vec<&Descriptor> {
     let mut seen = HashSet::new();
     let layers = documents
@@ -409,7 +408,7 @@ pub fn distinct_foreign_layers(documents: &[Document]) -> Vec<&Descriptor> {
     layers.filter(|layer| seen.insert(&layer.digest)).collect()
 }
 
-fn serialise<T: Serialize>(value: &T, media_type: &str) -> Result<Bytes, DocumentError> {
+fn serialize_document<T: Serialize>(value: &T, media_type: &str) -> Result<Bytes, DocumentError> {
     serde_json::to_vec(value)
         .map(Bytes::from)
         .map_err(|error| DocumentError::Malformed {

@@ -4,7 +4,7 @@
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// An OCI image manifest.
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-/// The content `{}`, which stands where an artifact has no config.
+/// The content `{}`, for artifacts without config.
 pub const OCI_EMPTY: &str = "application/vnd.oci.empty.v1+json";
 /// An OCI image configuration.
 pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -16,38 +16,38 @@ pub const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub const OCI_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 /// Docker's image configuration.
 pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-/// Docker's list of manifests, the elder form of an index.
+/// Docker's manifest list, the predecessor of the index.
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// Docker's image manifest, schema 2.
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
-/// The config of a package that Zarf's commands read.
+/// The config of a Zarf package.
 pub const ZARF_CONFIG: &str = "application/vnd.zarf.config.v1+json";
-/// The config of a package that Jackal's commands read.
+/// The config of a Jackal package.
 pub const JACKAL_CONFIG: &str = "application/vnd.jackal.config.v1+json";
 
-/// What a registry is told in `Accept` when a manifest is asked for: everything that we can carry unchanged.
+/// The `Accept` header for manifests: all types that can be copied unchanged.
 pub const MANIFESTS: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST];
 
-/// The one of [`MANIFESTS`] that `text` names, as a descriptor or as a `Content-Type` writes it: letters may have another
-/// case (RFC 6838, section 4.2), and parameters may follow.
+/// The one of [`MANIFESTS`] that `text` names, as in a descriptor or `Content-Type`: in any case (RFC 6838, section
+/// 4.2), with optional parameters.
 pub fn manifest_type(text: &str) -> Option<&'static str> {
     let bare = text.split(';').next().unwrap_or(text).trim();
     MANIFESTS.into_iter().find(|known| known.eq_ignore_ascii_case(bare))
 }
 
-/// Whether `media_type` names a list of manifests rather than one image.
+/// Whether `media_type` is an index.
 pub fn is_index(media_type: &str) -> bool {
     matches!(manifest_type(media_type), Some(OCI_INDEX | DOCKER_LIST))
 }
 
-/// Whether `media_type` names a document of the manifest endpoint, an index included.
+/// Whether `media_type` is a manifest or index.
 pub fn is_manifest(media_type: &str) -> bool {
     manifest_type(media_type).is_some()
 }
 
-/// Whether `media_type` is one of a blob, where it is known at all: a layer, a configuration, or the configuration of
-/// BuildKit's cache, whose index lists layers.
+/// Whether `media_type` is a known blob type: a layer, a configuration, or the configuration of BuildKit's cache, whose
+/// index lists layers.
 pub fn is_blob(media_type: &str) -> bool {
     const PREFIXES: [&str; 3] = [
         "application/vnd.oci.image.layer.",
@@ -55,18 +55,18 @@ pub fn is_blob(media_type: &str) -> bool {
         "application/vnd.buildkit.cacheconfig.",
     ];
     const TYPES: [&str; 3] = [OCI_CONFIG, DOCKER_CONFIG, OCI_EMPTY];
-    PREFIXES.iter().any(|prefix| begins(media_type, prefix))
+    PREFIXES.iter().any(|prefix| has_prefix(media_type, prefix))
         || TYPES.iter().any(|known| known.eq_ignore_ascii_case(media_type))
 }
 
-/// Whether a layer lies with its publisher only (`urls`), so that registries refuse or lack its bytes.
+/// Whether a layer is available only from its publisher (`urls`), so that registries may refuse or lack its content.
 pub fn is_foreign_layer(media_type: &str) -> bool {
-    begins(media_type, "application/vnd.docker.image.rootfs.foreign.diff")
-        || begins(media_type, "application/vnd.oci.image.layer.nondistributable")
+    has_prefix(media_type, "application/vnd.docker.image.rootfs.foreign.diff")
+        || has_prefix(media_type, "application/vnd.oci.image.layer.nondistributable")
 }
 
-/// Whether `media_type` begins with `prefix`, whatever the case of its letters.
-fn begins(media_type: &str, prefix: &str) -> bool {
+/// Whether `media_type` starts with `prefix`, ignoring case.
+fn has_prefix(media_type: &str, prefix: &str) -> bool {
     let beginning = media_type.get(..prefix.len());
     beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(prefix))
 }
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn letters_may_have_another_case_and_parameters_follow() {
+    fn case_and_parameters_are_ignored() {
         assert_eq!(
             manifest_type("Application/VND.oci.image.index.v1+JSON"),
             Some(OCI_INDEX)

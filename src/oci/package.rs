@@ -1,19 +1,19 @@
-//! Telling packages from images: both are manifests under a tag, and may be given the same name.
+//! Distinguishes packages from images, which may have the same name.
 
 use super::{Content, Descriptor, Document, media_type};
 
-/// The operating system that the entry of a package has in the index of its architectures.
+/// The operating system of packages in the index of their architectures.
 pub const PACKAGE_OS: &str = "multi";
 
 impl Descriptor {
-    /// Whether this entry of an index is a package, of whatever architecture.
+    /// Whether this index entry is a package, of any architecture.
     pub fn is_package(&self) -> bool {
         self.platform.as_ref().is_some_and(|platform| platform.os == PACKAGE_OS)
     }
 }
 
 impl Document {
-    /// Whether this is a package: the manifest of one, or an index that lists packages and nothing else.
+    /// Whether this is a package: its manifest, or an index that lists only packages.
     pub fn is_package(&self) -> bool {
         match &self.content {
             Content::Index(index) => !index.manifests.is_empty() && index.manifests.iter().all(Descriptor::is_package),
@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn packages_are_told_from_images() {
+    fn packages_are_distinguished_from_images() {
         for package in [
             manifest(media_type::ZARF_CONFIG),
             manifest(media_type::JACKAL_CONFIG),

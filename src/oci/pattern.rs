@@ -1,7 +1,7 @@
-//! Patterns of names.
+//! Name patterns.
 
-/// Whether `text` is what `pattern` says, where `*` stands for any characters.
-pub fn fits(pattern: &str, text: &str) -> bool {
+/// Whether `text` matches `pattern`, in which `*` matches any characters.
+pub fn matches_pattern(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else {
         return false;
@@ -24,8 +24,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_stands_for_anything() {
-        for (pattern, text, fit) in [
+    fn a_star_matches_anything() {
+        for (pattern, text, matches) in [
             ("*", "", true),
             ("a*c*e", "abcde", true),
             ("a*c*e", "abcdef", false),
@@ -34,7 +34,7 @@ mod tests {
             ("abc", "abc", true),
             ("abc", "abcd", false),
         ] {
-            assert_eq!(fits(pattern, text), fit, "{pattern} {text}");
+            assert_eq!(matches_pattern(pattern, text), matches, "{pattern} {text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Platforms, after the OCI image specification, "Image Index", compared as containerd compares them.
+//! Platforms (OCI image specification, "Image Index"), compared like containerd does.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -10,23 +10,23 @@ use thiserror::Error;
 use super::UnknownFields;
 use super::unknown_fields::with_unknown_fields;
 
-/// What an image runs on, as `os/architecture[/variant]`.
+/// A platform, as `os/architecture[/variant]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(remote = "Self")]
 pub struct Platform {
-    /// Such as `amd64`. Empty where it is not said.
+    /// Such as `amd64`. Empty if absent.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub architecture: String,
-    /// Such as `linux`. Empty where it is not said.
+    /// Such as `linux`. Empty if absent.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub os: String,
     /// Such as `v8`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    /// The version of the system; only Windows images have it.
+    /// The version of the operating system; only for Windows images.
     #[serde(default, rename = "os.version", skip_serializing_if = "Option::is_none")]
     pub os_version: Option<String>,
-    /// What the system must be able to do; only Windows images have it.
+    /// The required features of the operating system; only for Windows images.
     #[serde(default, rename = "os.features", skip_serializing_if = "Vec::is_empty")]
     pub os_features: Vec<String>,
     /// All other fields.
@@ -34,20 +34,20 @@ pub struct Platform {
     pub unknown: UnknownFields,
 }
 
-/// A text that names no platform.
+/// A text that is not a platform.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("`{0}` is not a platform: write it as os/architecture or os/architecture/variant, such as linux/amd64")]
 pub struct PlatformError(String);
 
-/// How well an image suits the platform that was asked for; the smallest suits best.
+/// How well an image matches a requested platform; smaller is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PlatformMatch {
-    /// It is made for that platform.
+    /// Its platform is the requested one.
     Exact,
-    /// It is made for an earlier variant, which the asked one runs too: `arm/v6` where `arm/v7` was asked for.
+    /// It is for an earlier variant, which the requested one supports: `arm/v6` for `arm/v7`.
     Earlier(Reverse<(u32, u32)>),
-    /// One of both does not say the variant.
-    Unsaid,
+    /// One of them has no variant.
+    Unspecified,
 }
 
 with_unknown_fields!(Platform);
@@ -62,8 +62,8 @@ impl Platform {
         }
     }
 
-    /// What an image configuration (image specification, "Image Configuration") says that it runs on. The
-    /// configuration of an artifact that is no image says nothing.
+    /// The platform in an image configuration (image specification, "Image Configuration"). `None` for the
+    /// configuration of an artifact that is not an image.
     pub fn of_config(json: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
         struct Configuration {
@@ -73,26 +73,26 @@ impl Platform {
             #[serde(rename = "os.version")]
             os_version: Option<String>,
         }
-        let read: Configuration = crate::decode::json(json).ok()?;
-        let written = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let config: Configuration = crate::decode::json(json).ok()?;
+        let non_empty = |text: Option<String>| text.filter(|text| !text.is_empty());
         let platform = Self {
-            os: read.os.unwrap_or_default(),
-            architecture: read.architecture.unwrap_or_default(),
-            variant: written(read.variant),
-            os_version: written(read.os_version),
+            os: config.os.unwrap_or_default(),
+            architecture: config.architecture.unwrap_or_default(),
+            variant: non_empty(config.variant),
+            os_version: non_empty(config.os_version),
             ..Self::default()
         };
-        platform.is_said().then_some(platform)
+        platform.is_specified().then_some(platform)
     }
 
-    /// Whether it says what an image runs on. Without a system Linux is meant, as containerd has it.
-    pub fn is_said(&self) -> bool {
+    /// Whether it specifies a platform. The default operating system is Linux, as in containerd.
+    pub fn is_specified(&self) -> bool {
         let unknown = self.os == "unknown" && self.architecture == "unknown";
         !self.architecture.is_empty() && !unknown
     }
 
-    /// The same platform in the form that containerd gives it, so that two names of one platform are equal:
-    /// `linux/arm` is `linux/arm/v7`, `linux/arm64/v8` is `linux/arm64`, `linux/x86_64` is `linux/amd64`.
+    /// The normalised platform, as in containerd, so that equivalent names are equal: `linux/arm` is `linux/arm/v7`,
+    /// `linux/arm64/v8` is `linux/arm64`, `linux/x86_64` is `linux/amd64`.
     pub fn normalised(&self) -> Self {
         let os = match self.os.to_ascii_lowercase() {
             os if os.is_empty() => "linux".to_owned(),
@@ -122,32 +122,32 @@ impl Platform {
         }
     }
 
-    /// Whether an image made for `offered` is what somebody who wrote `self` asked for.
+    /// Whether an image for `offered` matches this requested platform.
     pub fn admits(&self, offered: &Platform) -> bool {
         self.suitability(offered).is_some()
     }
 
-    /// How well an image made for `offered` suits somebody who wrote `self`; `None` when it does not. Parts that
-    /// were not written match anything.
+    /// How well an image for `offered` matches this requested platform; `None` if it does not. Omitted parts match
+    /// anything.
     pub fn suitability(&self, offered: &Platform) -> Option<PlatformMatch> {
-        let (asked, has) = (self.normalised(), offered.normalised());
-        if !offered.is_said() || asked.os != has.os || asked.architecture != has.architecture {
+        let (requested, actual) = (self.normalised(), offered.normalised());
+        if !offered.is_specified() || requested.os != actual.os || requested.architecture != actual.architecture {
             return None;
         }
         if self.os_version.is_some() && self.os_version != offered.os_version {
             return None;
         }
-        if asked.variant == has.variant {
+        if requested.variant == actual.variant {
             return Some(PlatformMatch::Exact);
         }
-        match (asked.version(), has.version()) {
-            (Some(asked), Some(has)) if has < asked => Some(PlatformMatch::Earlier(Reverse(has))),
-            _ if self.variant.is_none() || has.variant.is_none() => Some(PlatformMatch::Unsaid),
+        match (requested.version(), actual.version()) {
+            (Some(requested), Some(actual)) if actual < requested => Some(PlatformMatch::Earlier(Reverse(actual))),
+            _ if self.variant.is_none() || actual.variant.is_none() => Some(PlatformMatch::Unspecified),
             _ => None,
         }
     }
 
-    /// The variant of a normalised platform as a number, where a later one runs what is made for an earlier one.
+    /// The variant of a normalised platform as a number. A later variant runs images for an earlier one.
     fn version(&self) -> Option<(u32, u32)> {
         let first = match self.architecture.as_str() {
             "amd64" => "v1",
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_and_matches() {
+    fn platforms_are_parsed_and_matched() {
         assert_eq!(platform("linux/arm64/v8").to_string(), "linux/arm64/v8");
         assert!(!platform("linux/arm/v6").admits(&platform("linux/arm/v7")));
         assert!(!platform("linux/amd64").admits(&platform("windows/amd64")));
@@ -211,7 +211,7 @@ mod tests {
 
     /// The table of containerd's `platforms.Normalize`.
     #[test]
-    fn two_names_of_one_platform_are_equal() {
+    fn equivalent_names_are_equal() {
         for (names, normal) in [
             (
                 &["linux/arm", "linux/arm/7", "linux/armhf", "Linux/ARM/V7"][..],
@@ -242,14 +242,14 @@ mod tests {
                 );
             }
         }
-        let unsaid = Platform::new("", "amd64");
-        assert!(platform("linux/amd64").admits(&unsaid));
-        assert_eq!(unsaid.to_string(), "linux/amd64");
+        let without_os = Platform::new("", "amd64");
+        assert!(platform("linux/amd64").admits(&without_os));
+        assert_eq!(without_os.to_string(), "linux/amd64");
     }
 
     #[test]
-    fn what_suits_best_comes_first() {
-        for (asked, offers) in [
+    fn better_matches_come_first() {
+        for (requested, offers) in [
             ("linux/arm/v7", &["linux/arm", "linux/arm/v6", "linux/arm/v5"][..]),
             (
                 "linux/arm",
@@ -261,28 +261,31 @@ mod tests {
         ] {
             let suitable: Vec<_> = offers
                 .iter()
-                .map(|offer| platform(asked).suitability(&platform(offer)))
+                .map(|offer| platform(requested).suitability(&platform(offer)))
                 .collect();
-            assert!(suitable.iter().all(Option::is_some), "{asked} {suitable:?}");
-            assert!(suitable.is_sorted_by(|one, next| one < next), "{asked} {suitable:?}");
+            assert!(suitable.iter().all(Option::is_some), "{requested} {suitable:?}");
+            assert!(
+                suitable.is_sorted_by(|one, next| one < next),
+                "{requested} {suitable:?}"
+            );
         }
-        for (asked, offered) in [("linux/arm/v7", "linux/arm/v8"), ("linux/amd64/v2", "linux/amd64/v3")] {
-            assert!(!platform(asked).admits(&platform(offered)), "{asked}");
+        for (requested, offered) in [("linux/arm/v7", "linux/arm/v8"), ("linux/amd64/v2", "linux/amd64/v3")] {
+            assert!(!platform(requested).admits(&platform(offered)), "{requested}");
         }
         assert!(!platform("unknown/unknown").admits(&platform("unknown/unknown")));
         assert!(!platform("linux/amd64").admits(&Platform::default()));
     }
 
     #[test]
-    fn keeps_fields_that_it_does_not_know() {
+    fn unknown_fields_are_preserved() {
         let json = r#"{"architecture":"amd64","os":"windows","os.version":"10.0","os.features":["win32k"],"features":["sse4"]}"#;
-        let read: Platform = serde_json::from_str(json).unwrap();
-        assert_eq!(serde_json::to_string(&read).unwrap(), json);
+        let parsed: Platform = serde_json::from_str(json).unwrap();
+        assert_eq!(serde_json::to_string(&parsed).unwrap(), json);
         assert_eq!(serde_json::to_string(&Platform::default()).unwrap(), "{}");
     }
 
     #[test]
-    fn a_configuration_without_a_system_is_for_linux() {
+    fn the_default_operating_system_is_linux() {
         let of = |json: &str| Platform::of_config(json.as_bytes()).map(|platform| platform.to_string());
         assert_eq!(
             of(r#"{"architecture":"arm","variant":"v6"}"#).as_deref(),

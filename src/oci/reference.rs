@@ -1,4 +1,4 @@
-//! References to images, normalised as docker normalises them.
+//! Image references, normalised like docker does.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,12 +9,12 @@ use thiserror::Error;
 use super::Digest;
 use super::host::{normalised_host, split_ipv6};
 
-/// `registry/repository[:tag][@digest]`. `nginx` becomes `docker.io/library/nginx:latest`; `latest` is only
-/// added where neither a tag nor a digest is written. The registry's host is kept in its one form
-/// ([`normalised_host`]). A leading `oci://` is accepted and dropped.
+/// `registry/repository[:tag][@digest]`. `nginx` becomes `docker.io/library/nginx:latest`; `latest` is only added if
+/// there is neither a tag nor a digest. The registry host is normalised ([`normalised_host`]). A leading `oci://` is
+/// accepted and dropped.
 ///
-/// The grammar is that of the distribution project, read by `oci-spec`, which lacks IPv6 addresses; the digest is
-/// checked besides.
+/// The grammar is that of the distribution project, parsed by `oci-spec`, which does not support IPv6 addresses. The
+/// digest is also validated.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Reference {
@@ -33,7 +33,7 @@ pub struct ReferenceError {
 }
 
 impl Reference {
-    /// The registry's host and port, such as `docker.io` or `127.0.0.1:31999`.
+    /// Host and port of the registry, such as `docker.io` or `127.0.0.1:31999`.
     pub fn registry(&self) -> &str {
         &self.registry
     }
@@ -43,12 +43,12 @@ impl Reference {
         &self.repository
     }
 
-    /// The tag, if one is written or implied.
+    /// The tag, if it is specified or implied.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
     }
 
-    /// The digest, if one is written.
+    /// The digest, if specified.
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
@@ -58,17 +58,17 @@ impl Reference {
         format!("{}/{}", self.registry, self.repository)
     }
 
-    /// What a registry is asked for: the digest where there is one, else the tag.
+    /// The identifier for the registry: the digest if there is one, else the tag.
     pub fn identifier(&self) -> &str {
         match (&self.digest, self.tag()) {
             (Some(digest), _) => digest.as_str(),
             (None, Some(tag)) => tag,
-            // The grammar adds `latest` where both are missing.
+            // The parser adds `latest` if both are missing.
             (None, None) => "latest",
         }
     }
 
-    /// The same image named by its tag alone. Without a tag, where only the digest names it, it stays as it is.
+    /// The reference without digest. A reference without a tag keeps its digest.
     pub fn without_digest(&self) -> Self {
         match &self.tag {
             Some(_) => Self {
@@ -79,28 +79,28 @@ impl Reference {
         }
     }
 
-    /// The name that an engine's events give: familiar, by its tag.
+    /// The name in events of an engine: familiar, with the tag.
     pub fn engine_name(&self) -> String {
         self.without_digest().familiar()
     }
 
-    /// The name as docker prints it: without `docker.io/` and `library/`. An engine's list of images, its
-    /// events and its API use this form.
+    /// The name as docker prints it, without `docker.io/` and `library/`. Engines use it in their image list, events
+    /// and API.
     pub fn familiar(&self) -> String {
-        let whole = self.to_string();
-        match whole.strip_prefix("docker.io/") {
+        let full_name = self.to_string();
+        match full_name.strip_prefix("docker.io/") {
             Some(hub) => hub.strip_prefix("library/").unwrap_or(hub).to_owned(),
-            None => whole,
+            None => full_name,
         }
     }
 }
 
-/// What stands for an IPv6 address where `oci-spec` reads a reference.
+/// A placeholder for IPv6 addresses, which `oci-spec` cannot parse.
 const IPV6_HOST: &str = "ipv6.invalid";
 
-/// The reference in the form that `oci-spec` reads, and the host that it does not.
-fn readable(bare: &str) -> (String, Option<String>) {
-    // The algorithm of a digest may be written in either case too.
+/// The reference in a form that `oci-spec` can parse, and the host that was replaced.
+fn parseable(bare: &str) -> (String, Option<String>) {
+    // The case of a digest algorithm is ignored too.
     let lower = bare
         .split_once('@')
         .map(|(name, digest)| format!("{name}@{}", digest.to_ascii_lowercase()));
@@ -109,7 +109,7 @@ fn readable(bare: &str) -> (String, Option<String>) {
         return (format!("{IPV6_HOST}/{rest}"), Some(normalised_host(host)));
     }
     match bare.split_once('/') {
-        // Only a host has a dot or a colon before the first slash, or is called localhost.
+        // The first component is a host if it contains a dot or colon, or is localhost.
         Some((host, rest)) if host.contains(['.', ':']) || host.eq_ignore_ascii_case("localhost") => {
             (format!("{}/{rest}", normalised_host(host)), None)
         }
@@ -117,9 +117,9 @@ fn readable(bare: &str) -> (String, Option<String>) {
     }
 }
 
-/// The port of the host that a reference begins with, where it is none.
-fn unusable_port(readable: &str) -> Option<&str> {
-    let (host, _) = readable.split_once('/')?;
+/// The port of the host, if it is invalid.
+fn invalid_port(parseable: &str) -> Option<&str> {
+    let (host, _) = parseable.split_once('/')?;
     let (_, port) = host.rsplit_once(':')?;
     let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     (digits && !port.parse::<u16>().is_ok_and(|port| port > 0)).then_some(port)
@@ -137,24 +137,24 @@ impl FromStr for Reference {
         };
         let bare = text.strip_prefix("oci://").unwrap_or(text);
         if let Some((scheme, _)) = bare.split_once("://") {
-            return Err(error(format!("it is no URL; remove {scheme}://")));
+            return Err(error(format!("it is a URL; remove {scheme}://")));
         }
-        // The longest name, tag and digest together; a longer text only costs the parser time.
+        // Longer than any valid name, tag and digest; avoids parsing long texts.
         if bare.len() > 1024 {
             return Err(error("longer than 1024 characters".to_owned()));
         }
-        let (readable, host) = readable(bare);
-        if let Some(port) = unusable_port(&readable) {
-            return Err(error(format!("{port} is no port: ports end at 65535")));
+        let (parseable, host) = parseable(bare);
+        if let Some(port) = invalid_port(&parseable) {
+            return Err(error(format!("{port} is not a valid port (1 to 65535)")));
         }
-        let parsed: Parsed = readable.parse().map_err(|e: ParseError| {
-            let lower = readable.to_ascii_lowercase().parse::<Parsed>();
+        let parsed: Parsed = parseable.parse().map_err(|e: ParseError| {
+            let lower = parseable.to_ascii_lowercase().parse::<Parsed>();
             error(match (e, lower) {
                 (ParseError::ReferenceInvalidFormat, Ok(_)) => ParseError::NameContainsUppercase.to_string(),
                 (e, _) => e.to_string(),
             })
         })?;
-        // The grammar that was asked takes these, and no registry does.
+        // The parser accepts these, but registries do not.
         if parsed.tag().is_some_and(|tag| !tag.is_ascii()) {
             return Err(error(ParseError::TagInvalidFormat.to_string()));
         }
@@ -213,11 +213,11 @@ mod tests {
     }
 
     #[test]
-    fn refuses_upper_case_in_the_path_and_nowhere_else() {
-        let refused = "UPPER/x:1".parse::<Reference>().unwrap_err().to_string();
-        assert!(refused.contains("(repository name must be lowercase)"), "{refused}");
-        let refused = "ghcr.io/Acme/app:1".parse::<Reference>().unwrap_err().to_string();
-        assert!(refused.contains("(repository name must be lowercase)"), "{refused}");
+    fn upper_case_is_rejected_only_in_the_repository() {
+        let error = "UPPER/x:1".parse::<Reference>().unwrap_err().to_string();
+        assert!(error.contains("(repository name must be lowercase)"), "{error}");
+        let error = "ghcr.io/Acme/app:1".parse::<Reference>().unwrap_err().to_string();
+        assert!(error.contains("(repository name must be lowercase)"), "{error}");
         for (text, normalised) in [
             ("Registry.example:5000/x:TAG", "registry.example:5000/x:TAG"),
             ("LOCALHOST/x", "localhost/x:latest"),
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_ipv6_hosts_and_upper_case_digests() {
+    fn ipv6_hosts_and_upper_case_digests_are_accepted() {
         for (text, registry, repository, tag) in [
             ("[::1]:5000/app:1", "[::1]:5000", "app", Some("1")),
             ("[2001:DB8::0:1]/team/app", "[2001:db8::1]", "team/app", Some("latest")),
@@ -249,8 +249,8 @@ mod tests {
     }
 
     #[test]
-    fn normalises_as_docker_does() {
-        for (text, whole, familiar) in [
+    fn names_are_normalised_like_in_docker() {
+        for (text, full_name, familiar) in [
             ("nginx", "docker.io/library/nginx:latest", "nginx:latest"),
             (
                 "index.docker.io/library/nginx:1",
@@ -265,23 +265,26 @@ mod tests {
             ),
             ("oci://ghcr.io/x/y:1", "ghcr.io/x/y:1", "ghcr.io/x/y:1"),
         ] {
-            assert_eq!(reference(text).to_string(), whole);
+            assert_eq!(reference(text).to_string(), full_name);
             assert_eq!(reference(text).familiar(), familiar);
         }
     }
 
     #[test]
-    fn digest_wins_over_tag() {
+    fn the_digest_takes_precedence_over_the_tag() {
         let digest = Digest::of(b"");
         let both = reference(&format!("ghcr.io/x/y:1@{digest}"));
         assert_eq!((both.identifier(), both.tag()), (digest.as_str(), Some("1")));
         assert_eq!(both.without_digest(), reference("ghcr.io/x/y:1"));
-        let alone = reference(&format!("x@{digest}"));
-        assert_eq!((alone.tag(), alone.without_digest()), (None, alone.clone()));
+        let digest_only = reference(&format!("x@{digest}"));
+        assert_eq!(
+            (digest_only.tag(), digest_only.without_digest()),
+            (None, digest_only.clone())
+        );
     }
 
     #[test]
-    fn refuses_what_is_none() {
+    fn invalid_references_are_rejected() {
         for bad in [
             "",
             "i am not a ref at all",
@@ -316,9 +319,9 @@ mod tests {
             assert!(bad.parse::<Reference>().is_err(), "{bad}");
         }
         for (bad, why) in [
-            ("registry.example:65536/app", "65536 is no port"),
-            ("registry.example:0/app", "0 is no port"),
-            ("registry.example:99999999999/app", "99999999999 is no port"),
+            ("registry.example:65536/app", "65536 is not a valid port"),
+            ("registry.example:0/app", "0 is not a valid port"),
+            ("registry.example:99999999999/app", "99999999999 is not a valid port"),
             ("docker://nginx:1", "remove docker://"),
             ("https://ghcr.io/x/y:1", "remove https://"),
             ("docker-daemon:app:1", "is not an image reference"),
@@ -329,11 +332,11 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_is_at_the_limits() {
+    fn references_at_the_limits_are_accepted() {
         let tag = "t".repeat(128);
         let digest = Digest::of(b"");
         let long: Digest = format!("sha512:{}", "ab".repeat(64)).parse().unwrap();
-        for (text, whole) in [
+        for (text, full_name) in [
             (format!("a:{tag}"), format!("docker.io/library/a:{tag}")),
             ("localhost/app".to_owned(), "localhost/app:latest".to_owned()),
             ("r.example:1/a".to_owned(), "r.example:1/a:latest".to_owned()),
@@ -352,14 +355,14 @@ mod tests {
                 format!("r.example/a:1@{digest}"),
             ),
         ] {
-            assert_eq!(reference(&text).to_string(), whole);
+            assert_eq!(reference(&text).to_string(), full_name);
         }
         assert!(format!("a:{tag}t").parse::<Reference>().is_err());
     }
 
     proptest! {
         #[test]
-        fn never_panics_and_prints_what_it_reads(text in "\\PC{0,80}") {
+        fn parsed_references_round_trip(text in "\\PC{0,80}") {
             if let Ok(reference) = text.parse::<Reference>() {
                 prop_assert_eq!(reference.to_string().parse::<Reference>().unwrap(), reference);
             }

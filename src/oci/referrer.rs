@@ -1,33 +1,33 @@
-//! Referrers: manifests that name another as their `subject`, such as signatures, attestations and SBOMs, and the
-//! listing of them where a registry keeps none by itself (OCI distribution specification 1.1, "Referrers Tag Schema").
+//! Referrers: manifests with a `subject`, such as signatures, attestations and SBOMs, and the index that lists them in
+//! a registry without the referrers API (OCI distribution specification 1.1, "Referrers Tag Schema").
 
 use serde::{Deserialize, Serialize};
 
 use super::{Content, Descriptor, Digest, Document, DocumentError, Index, media_type};
 
-/// What becomes of what refers to an image at its source: signatures, attestations and SBOMs.
+/// Whether referrers of an image are copied from its source: signatures, attestations and SBOMs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 pub enum ReferrersPolicy {
-    /// It travels along with the image. That of an engine's image lies in no engine, so there is none.
+    /// They are copied with the image. Images of engines have no referrers.
     #[default]
     Copy,
-    /// It stays where it is.
+    /// They are not copied.
     Ignore,
 }
 
-/// The longest tag part that the specification takes of a digest's hash.
-const HASH_LENGTH: usize = 64;
+/// Maximum length of the hash in a referrers tag.
+const MAX_HASH_LENGTH: usize = 64;
 
-/// The tag under which a registry without the referrers API lists the referrers of `subject`: the digest with `-` in
-/// place of `:`, its hash cut to 64 digits.
+/// The tag that lists the referrers of `subject` in a registry without the referrers API: the digest with `-` in place
+/// of `:`, its hash truncated to 64 digits.
 pub fn referrers_tag(subject: &Digest) -> String {
     let hash = subject.hex();
-    let hash = hash.get(..HASH_LENGTH).unwrap_or(hash);
+    let hash = hash.get(..MAX_HASH_LENGTH).unwrap_or(hash);
     format!("{}-{hash}", subject.algorithm())
 }
 
 impl Document {
-    /// The manifest that this document refers to.
+    /// The subject of this document.
     pub fn subject(&self) -> Option<&Descriptor> {
         match &self.content {
             Content::Manifest(manifest) => manifest.subject.as_ref(),
@@ -35,9 +35,9 @@ impl Document {
         }
     }
 
-    /// How a listing of its subject's referrers describes this document: with its annotations and the type of the
-    /// artifact, which for a manifest without `artifactType` is that of its config (distribution specification,
-    /// "Listing Referrers"). `None` for a document without a subject.
+    /// The entry of this document in a list of referrers: with its annotations and its artifact type, which for a
+    /// manifest without `artifactType` is the media type of its config (distribution specification, "Listing
+    /// Referrers"). `None` for a document without a subject.
     pub fn as_referrer(&self) -> Option<Descriptor> {
         self.subject()?;
         let (artifact_type, annotations) = match &self.content {
@@ -56,17 +56,17 @@ impl Document {
     }
 }
 
-/// The listing with `referrer` in it, to be put under [`referrers_tag`] in place of `standing`; `None` when `standing`
-/// lists it already. What `standing` says of others is kept, fields that we do not know included.
-pub fn listing_with(standing: Option<&Document>, referrer: &Descriptor) -> Result<Option<Document>, DocumentError> {
-    let mut listing = match standing.map(Document::index) {
+/// Adds `referrer` to the list `existing`, which is stored under [`referrers_tag`]; `None` if it is already listed.
+/// Other entries and unknown fields are preserved.
+pub fn add_referrer(existing: Option<&Document>, referrer: &Descriptor) -> Result<Option<Document>, DocumentError> {
+    let mut listing = match existing.map(Document::index) {
         None => Index::new(Vec::new()),
         Some(Some(index)) if index.manifests.iter().any(|known| known.digest == referrer.digest) => return Ok(None),
         Some(Some(index)) => index.clone(),
         Some(None) => {
             return Err(DocumentError::Malformed {
                 media_type: media_type::OCI_INDEX.to_owned(),
-                reason: "it is one manifest, and a list of them is expected".to_owned(),
+                reason: "it is a single manifest instead of an index".to_owned(),
             });
         }
     };
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tag_is_the_digest_cut_to_what_a_tag_holds() {
+    fn the_referrers_tag_contains_the_truncated_digest() {
         let digest = Digest::of(b"x");
         assert_eq!(referrers_tag(&digest), format!("sha256-{}", digest.hex()));
         let long: Digest = format!("sha512:{}", "ab".repeat(64)).parse().unwrap();
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_referrer_is_described_by_its_type_or_its_configs() {
+    fn the_artifact_type_defaults_to_the_config_type() {
         let described = signature(Some("application/x")).as_referrer().unwrap();
         assert_eq!(described.artifact_type.as_deref(), Some("application/x"));
         assert_eq!(described.annotations["a"], "b");
@@ -115,17 +115,17 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_grows_and_loses_nothing() {
+    fn other_entries_are_preserved() {
         let entry = signature(None).as_referrer().unwrap();
-        let first = listing_with(None, &entry).unwrap().unwrap();
+        let first = add_referrer(None, &entry).unwrap().unwrap();
         assert_eq!(first.index().unwrap().manifests, std::slice::from_ref(&entry));
-        assert_eq!(listing_with(Some(&first), &entry).unwrap(), None);
+        assert_eq!(add_referrer(Some(&first), &entry).unwrap(), None);
         let foreign = format!(
             r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"m","digest":"{}","size":1,"data":"e30="}}],"x":[1]}}"#,
             Digest::of(b"foreign")
         );
         let foreign = Document::parse(None, foreign.into()).unwrap();
-        let both = listing_with(Some(&foreign), &entry).unwrap().unwrap();
+        let both = add_referrer(Some(&foreign), &entry).unwrap().unwrap();
         let entries = &both.index().unwrap().manifests;
         assert_eq!((entries.len(), &entries[1]), (2, &entry));
         let value: Value = serde_json::from_slice(&both.raw).unwrap();
@@ -133,6 +133,6 @@ mod tests {
             (&value["manifests"][0]["data"], &value["x"]),
             (&json!("e30="), &json!([1]))
         );
-        assert!(listing_with(Some(&signature(None)), &entry).is_err());
+        assert!(add_referrer(Some(&signature(None)), &entry).is_err());
     }
 }

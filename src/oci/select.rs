@@ -1,67 +1,67 @@
-//! Choosing platforms from an index.
+//! Selects platforms from an index.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use super::{Descriptor, Digest, Document, Index, Platform, media_type};
 
-/// The most entries of an index with those of its indexes.
-const ENTRIES: usize = 50_000;
+/// Maximum number of entries of an index, including those of nested indexes.
+const MAX_ENTRIES: usize = 50_000;
 
-/// What a choice of platforms leaves of an index.
+/// The result of a selection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// All of it: it is carried unchanged.
-    Whole,
-    /// One image, which stands for itself.
-    One(Descriptor),
-    /// Several images: another index, with another digest.
-    Several(Index),
+    /// The whole index, unchanged.
+    Unchanged,
+    /// A single image, without the index.
+    Image(Descriptor),
+    /// Several images: a new index with another digest.
+    Index(Index),
 }
 
-/// The platforms that were asked for and that no image of the index is made for.
+/// The requested platforms that no image of the index matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingPlatforms(pub Vec<Platform>);
 
 impl fmt::Display for MissingPlatforms {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, platform) in self.0.iter().enumerate() {
-            write!(formatter, "{}{platform}", if at == 0 { "" } else { ", " })?;
+        for (position, platform) in self.0.iter().enumerate() {
+            write!(formatter, "{}{platform}", if position == 0 { "" } else { ", " })?;
         }
         Ok(())
     }
 }
 
 impl Descriptor {
-    /// Whether this entry of an index is itself an index of which nothing says what it runs on: its entries do.
-    fn is_open_index(&self) -> bool {
-        let is_said = self.platform.as_ref().is_some_and(Platform::is_said);
-        media_type::is_index(&self.media_type) && !is_said
+    /// Whether this entry is a nested index without a platform: its entries have the platforms.
+    fn is_unresolved_index(&self) -> bool {
+        let is_specified = self.platform.as_ref().is_some_and(Platform::is_specified);
+        media_type::is_index(&self.media_type) && !is_specified
     }
 }
 
 impl Index {
-    /// The indexes in this one of which only their own entries say what they run on, without those that are `read`.
-    pub fn open_indexes(&self, read: &HashMap<Digest, Document>) -> Vec<Digest> {
+    /// The nested indexes without a platform that are not in `indexes`.
+    pub fn unresolved_indexes(&self, indexes: &HashMap<Digest, Document>) -> Vec<Digest> {
         let mut seen = HashSet::new();
-        let open = self.manifests.iter().filter(|entry| entry.is_open_index());
-        let open = open.filter(|entry| !read.contains_key(&entry.digest) && seen.insert(&entry.digest));
-        open.map(|entry| entry.digest.clone()).collect()
+        let unresolved = self.manifests.iter().filter(|entry| entry.is_unresolved_index());
+        let unresolved = unresolved.filter(|entry| !indexes.contains_key(&entry.digest) && seen.insert(&entry.digest));
+        unresolved.map(|entry| entry.digest.clone()).collect()
     }
 
-    /// This index with their entries in place of the indexes that [`Index::open_indexes`] names and that are `read`, each
-    /// once; `None` where there are too many.
-    pub fn with_entries_of(&self, read: &HashMap<Digest, Document>) -> Option<Self> {
+    /// Replaces nested indexes without a platform by their entries, once each, as far as they are in `indexes`; `None`
+    /// if there are too many entries.
+    pub fn expand_indexes(&self, indexes: &HashMap<Digest, Document>) -> Option<Self> {
         let mut seen = HashSet::new();
         let mut manifests = Vec::with_capacity(self.manifests.len());
         for entry in &self.manifests {
-            let within = read.get(&entry.digest).filter(|_| entry.is_open_index());
-            match within.and_then(Document::index) {
+            let nested = indexes.get(&entry.digest).filter(|_| entry.is_unresolved_index());
+            match nested.and_then(Document::index) {
                 Some(inner) if seen.insert(&entry.digest) => manifests.extend(inner.manifests.iter().cloned()),
                 Some(_) => {}
                 None => manifests.push(entry.clone()),
             }
-            if manifests.len() > ENTRIES {
+            if manifests.len() > MAX_ENTRIES {
                 return None;
             }
         }
@@ -72,70 +72,73 @@ impl Index {
     }
 }
 
-/// Chooses the images of `index` that `platforms` ask for; none asks for the whole index.
+/// Selects the images of `index` that match `platforms`; an empty list selects the whole index.
 ///
-/// Kept are, in the order of the index, for each platform every image that suits it best ([`Platform::suitability`]),
-/// and the attestations of the kept images. A single image is chosen without its attestations, since only an index
-/// lists those.
+/// The result contains, in the order of the index, all images that match a platform best ([`Platform::suitability`]),
+/// and their attestations. A single image is selected without its attestations, because only an index can list them.
 ///
 /// # Errors
-/// [`MissingPlatforms`] when one of the platforms admits no image: to leave it out silently would show only when a node
-/// of that platform pulls.
+/// [`MissingPlatforms`] if a platform matches no image: omitting it silently would only be noticed when a node of that
+/// platform pulls.
 pub fn select(index: &Index, platforms: &[Platform]) -> Result<Selection, MissingPlatforms> {
-    select_by(index, platforms, |at| index.manifests.get(at)?.platform.as_ref())
+    select_by(index, platforms, |position| {
+        index.manifests.get(position)?.platform.as_ref()
+    })
 }
 
-/// As [`select`], with what the entry at a position runs on from elsewhere, where the index itself does not say.
+/// Like [`select`], where `platform_of` returns the platform of the entry at a position if the index itself has none.
 pub fn select_by<'a>(
     index: &Index,
     platforms: &[Platform],
-    runs_on: impl Fn(usize) -> Option<&'a Platform>,
+    platform_of: impl Fn(usize) -> Option<&'a Platform>,
 ) -> Result<Selection, MissingPlatforms> {
     if platforms.is_empty() {
-        return Ok(Selection::Whole);
+        return Ok(Selection::Unchanged);
     }
     let mut chosen = vec![false; index.manifests.len()];
-    let mut absent = Vec::new();
-    for asked in platforms {
-        let suitable = |(at, entry): (usize, &Descriptor)| {
-            let suitability = entry.may_be_image().then(|| asked.suitability(runs_on(at)?))?;
-            suitability.map(|suitability| (suitability, at))
+    let mut missing = Vec::new();
+    for requested in platforms {
+        let suitable = |(position, entry): (usize, &Descriptor)| {
+            let suitability = entry
+                .may_be_image()
+                .then(|| requested.suitability(platform_of(position)?))?;
+            suitability.map(|suitability| (suitability, position))
         };
         let suitable: Vec<_> = index.manifests.iter().enumerate().filter_map(suitable).collect();
         match suitable.iter().map(|(suitability, _)| suitability).min() {
             Some(best) => {
                 let best = suitable.iter().filter(|(suitability, _)| suitability == best);
-                best.for_each(|&(_, at)| chosen[at] = true);
+                best.for_each(|&(_, position)| chosen[position] = true);
             }
-            None => absent.push(asked.clone()),
+            None => missing.push(requested.clone()),
         }
     }
-    if !absent.is_empty() {
-        return Err(MissingPlatforms(absent));
+    if !missing.is_empty() {
+        return Err(MissingPlatforms(missing));
     }
     let entries = || index.manifests.iter().zip(&chosen);
     let images: Vec<&Descriptor> = entries()
         .filter(|(_, chosen)| **chosen)
         .map(|(entry, _)| entry)
         .collect();
-    // One image may be listed under several platforms.
+    // An image may be listed for several platforms.
     if let Some((first, others)) = images.split_first()
         && others.iter().all(|other| other.digest == first.digest)
     {
-        return Ok(Selection::One((*first).clone()));
+        return Ok(Selection::Image((*first).clone()));
     }
-    let attested = |entry: &Descriptor| {
-        let subject = entry.attests().filter(|_| entry.is_attestation());
+    let attests_chosen = |entry: &Descriptor| {
+        let subject = entry.attested_digest().filter(|_| entry.is_attestation());
         subject.is_some_and(|subject| images.iter().any(|image| image.digest == subject))
     };
     let manifests: Vec<Descriptor> = entries()
-        .filter(|(entry, chosen)| **chosen || attested(entry))
+        .filter(|(entry, chosen)| **chosen || attests_chosen(entry))
         .map(|(entry, _)| entry.clone())
         .collect();
     if manifests.len() == index.manifests.len() {
-        return Ok(Selection::Whole);
+        return Ok(Selection::Unchanged);
     }
-    Ok(Selection::Several(Index {
+    Ok(Selection::Index(Index {
         manifests,
         ..index.clone()
     }))
@@ -161,12 +164,12 @@ mod tests {
         entry
     }
 
-    fn asked(platforms: &[&str]) -> Vec<Platform> {
+    fn requested(platforms: &[&str]) -> Vec<Platform> {
         platforms.iter().map(|platform| platform.parse().unwrap()).collect()
     }
 
     #[test]
-    fn keeps_what_was_asked_for_and_its_attestations() {
+    fn requested_platforms_are_selected_with_attestations() {
         let (amd, arm, s390) = (image("linux/amd64"), image("linux/arm64"), image("linux/s390x"));
         let attestations = [&amd, &arm, &s390].map(attestation);
         let mut index = Index::new(vec![amd.clone(), arm.clone(), s390.clone()]);
@@ -174,12 +177,12 @@ mod tests {
         index.annotations.insert("a".into(), "b".into());
         index.media_type = Some(media_type::DOCKER_LIST.to_owned());
 
-        assert_eq!(select(&index, &[]), Ok(Selection::Whole));
+        assert_eq!(select(&index, &[]), Ok(Selection::Unchanged));
         assert_eq!(
-            select(&index, &asked(&["linux/arm64/v8"])),
-            Ok(Selection::One(arm.clone()))
+            select(&index, &requested(&["linux/arm64/v8"])),
+            Ok(Selection::Image(arm.clone()))
         );
-        let Ok(Selection::Several(kept)) = select(&index, &asked(&["linux/arm64", "linux/amd64"])) else {
+        let Ok(Selection::Index(kept)) = select(&index, &requested(&["linux/arm64", "linux/amd64"])) else {
             panic!("not several");
         };
         assert_eq!(
@@ -188,12 +191,12 @@ mod tests {
         );
         assert_eq!(kept.annotations, index.annotations);
         assert_eq!(kept.media_type, index.media_type);
-        let all = asked(&["linux/amd64", "linux/arm64", "linux/s390x"]);
-        assert_eq!(select(&index, &all), Ok(Selection::Whole));
+        let all = requested(&["linux/amd64", "linux/arm64", "linux/s390x"]);
+        assert_eq!(select(&index, &all), Ok(Selection::Unchanged));
     }
 
     #[test]
-    fn names_of_one_platform_choose_the_same() {
+    fn equivalent_names_select_the_same_image() {
         let index = Index::new(
             ["linux/arm/v5", "linux/arm/v7", "linux/arm64/v8", "linux/amd64"]
                 .map(image)
@@ -208,13 +211,13 @@ mod tests {
             ("linux/x86_64", 3),
             ("linux/amd64/v3", 3),
         ] {
-            let one = Selection::One(index.manifests[chosen].clone());
-            assert_eq!(select(&index, &asked(&[name])), Ok(one), "{name}");
+            let one = Selection::Image(index.manifests[chosen].clone());
+            assert_eq!(select(&index, &requested(&[name])), Ok(one), "{name}");
         }
     }
 
     #[test]
-    fn one_image_may_be_listed_under_two_platforms() {
+    fn an_image_may_have_several_entries() {
         let mut twice = image("linux/arm/v6");
         let once = twice.clone();
         twice.platform = Some("linux/arm/v7".parse().unwrap());
@@ -225,50 +228,50 @@ mod tests {
             (&["linux/arm/v7", "linux/arm/v6"], &once),
         ] {
             assert_eq!(
-                select(&index, &asked(platforms)),
-                Ok(Selection::One(one.clone())),
+                select(&index, &requested(platforms)),
+                Ok(Selection::Image(one.clone())),
                 "{platforms:?}"
             );
         }
-        let Ok(Selection::Several(kept)) = select(&index, &asked(&["linux/amd64", "linux/arm/v7"])) else {
+        let Ok(Selection::Index(kept)) = select(&index, &requested(&["linux/amd64", "linux/arm/v7"])) else {
             panic!("not several");
         };
         assert_eq!(kept.manifests, index.manifests[1..]);
     }
 
     #[test]
-    fn what_is_no_image_is_not_chosen() {
+    fn entries_that_are_not_images_are_not_selected() {
         let mut blob = image("linux/amd64");
         blob.media_type = "application/vnd.buildkit.cacheconfig.v0".to_owned();
-        let mut unsaid = image("linux/amd64");
-        unsaid.platform = Some(Platform::default());
+        let mut without_platform = image("linux/amd64");
+        without_platform.platform = Some(Platform::default());
         let mut orphan = attestation(&image("linux/s390x"));
         orphan.annotations.remove("vnd.docker.reference.digest");
-        let index = Index::new(vec![blob, unsaid, orphan, image("linux/amd64")]);
-        let one = Selection::One(index.manifests[3].clone());
-        assert_eq!(select(&index, &asked(&["linux/amd64"])), Ok(one));
+        let index = Index::new(vec![blob, without_platform, orphan, image("linux/amd64")]);
+        let one = Selection::Image(index.manifests[3].clone());
+        assert_eq!(select(&index, &requested(&["linux/amd64"])), Ok(one));
     }
 
     #[test]
-    fn an_index_within_stands_for_its_entries() {
+    fn nested_indexes_are_replaced_by_their_entries() {
         let (amd, arm) = (image("linux/amd64"), image("linux/arm64"));
         let inner = Document::of_index(Index::new(vec![amd.clone(), arm.clone()])).unwrap();
         let mut placed = inner.descriptor.clone();
         placed.platform = Some("linux/s390x".parse().unwrap());
         let outer = Index::new(vec![inner.descriptor.clone(), placed.clone(), inner.descriptor.clone()]);
-        let mut read = HashMap::new();
-        assert_eq!(outer.open_indexes(&read), [inner.digest().clone()]);
-        assert_eq!(outer.with_entries_of(&read), Some(outer.clone()));
-        read.insert(inner.digest().clone(), inner);
-        assert!(outer.open_indexes(&read).is_empty());
-        let flat = outer.with_entries_of(&read).unwrap();
+        let mut indexes = HashMap::new();
+        assert_eq!(outer.unresolved_indexes(&indexes), [inner.digest().clone()]);
+        assert_eq!(outer.expand_indexes(&indexes), Some(outer.clone()));
+        indexes.insert(inner.digest().clone(), inner);
+        assert!(outer.unresolved_indexes(&indexes).is_empty());
+        let flat = outer.expand_indexes(&indexes).unwrap();
         assert_eq!(flat.manifests, [amd, arm, placed]);
     }
 
     #[test]
-    fn says_what_is_not_there() {
+    fn missing_platforms_are_named() {
         let index = Index::new(vec![image("linux/amd64"), attestation(&image("linux/amd64"))]);
-        let error = select(&index, &asked(&["linux/amd64", "linux/ppc64le", "unknown/unknown"])).unwrap_err();
+        let error = select(&index, &requested(&["linux/amd64", "linux/ppc64le", "unknown/unknown"])).unwrap_err();
         assert_eq!(error.to_string(), "linux/ppc64le, unknown/unknown");
     }
 }

@@ -1,4 +1,4 @@
-//! Fields of a document that we do not know, which stay to the byte when the document is written anew.
+//! Unknown fields of a document, which are preserved byte by byte when the document is serialized again.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,12 +8,12 @@ use serde::ser::{Error as _, SerializeMap};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, forward_to_deserialize_any};
 use serde_json::value::RawValue;
 
-/// The unknown fields of one JSON object: the text of each value, by the field's name.
+/// The unknown fields of one JSON object: the raw value by field name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UnknownFields(BTreeMap<String, String>);
 
 impl UnknownFields {
-    /// The value of a field, if it is there and of the type `T`.
+    /// The value of a field, if it exists and has the type `T`.
     pub fn get<'f, T: Deserialize<'f>>(&'f self, name: &str) -> Option<T> {
         serde_json::from_str(self.0.get(name)?).ok()
     }
@@ -30,9 +30,9 @@ impl Serialize for UnknownFields {
     }
 }
 
-/// Reads types whose field `unknown` takes all fields that they do not name. They derive serde's traits with
-/// `remote = "Self"`, where `unknown` is flattened and not deserialized: serde's own way to collect fields would neither
-/// leave values as they are written nor say the names that the type knows.
+/// Implements serde for types whose field `unknown` collects all other fields. They derive the serde traits with
+/// `remote = "Self"`, and `unknown` is flattened but not deserialized: flattening in serde would neither keep values
+/// byte by byte nor pass on the known field names.
 macro_rules! with_unknown_fields {
     ($($type:ty),*) => {$(
         impl serde::Serialize for $type {
@@ -44,7 +44,7 @@ macro_rules! with_unknown_fields {
         impl<'de> serde::Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let mut unknown = $crate::oci::UnknownFields::default();
-                let read = Self::deserialize($crate::oci::unknown_fields::Collecting::new(deserializer, &mut unknown))?;
+                let read = Self::deserialize($crate::oci::unknown_fields::UnknownFieldCollector::new(deserializer, &mut unknown))?;
                 Ok(Self { unknown, ..read })
             }
         }
@@ -53,20 +53,20 @@ macro_rules! with_unknown_fields {
 
 pub(super) use with_unknown_fields;
 
-/// A deserializer of a struct that keeps the fields which the struct does not name.
-pub(super) struct Collecting<'u, D> {
+/// A struct deserializer that collects the fields that the struct does not have.
+pub(super) struct UnknownFieldCollector<'u, D> {
     inner: D,
     unknown: &'u mut UnknownFields,
 }
 
-impl<'u, D> Collecting<'u, D> {
-    /// Reads with `inner`, and keeps in `unknown` what the struct does not name.
+impl<'u, D> UnknownFieldCollector<'u, D> {
+    /// Deserializes from `inner` and collects unknown fields in `unknown`.
     pub fn new(inner: D, unknown: &'u mut UnknownFields) -> Self {
         Self { inner, unknown }
     }
 }
 
-impl<'de, D: Deserializer<'de>> Deserializer<'de> for Collecting<'_, D> {
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for UnknownFieldCollector<'_, D> {
     type Error = D::Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
@@ -80,8 +80,8 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Collecting<'_, D> {
         visitor: V,
     ) -> Result<V::Value, D::Error> {
         let unknown = self.unknown;
-        let known = Known {
-            of: visitor,
+        let known = KnownFields {
+            inner: visitor,
             fields,
             unknown,
         };
@@ -94,44 +94,44 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Collecting<'_, D> {
     }
 }
 
-/// The visitor of a struct, or its fields, of which those are passed on that it names.
-struct Known<'u, T> {
-    of: T,
+/// Wraps the visitor or the fields of a struct, and passes on only known fields.
+struct KnownFields<'u, T> {
+    inner: T,
     fields: &'static [&'static str],
     unknown: &'u mut UnknownFields,
 }
 
-impl<'de, V: Visitor<'de>> Visitor<'de> for Known<'_, V> {
+impl<'de, V: Visitor<'de>> Visitor<'de> for KnownFields<'_, V> {
     type Value = V::Value;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.of.expecting(formatter)
+        self.inner.expecting(formatter)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<V::Value, A::Error> {
-        self.of.visit_map(Known {
-            of: fields,
+        self.inner.visit_map(KnownFields {
+            inner: fields,
             fields: self.fields,
             unknown: self.unknown,
         })
     }
 }
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Known<'_, A> {
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for KnownFields<'_, A> {
     type Error = A::Error;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
-        while let Some(name) = self.of.next_key::<String>()? {
+        while let Some(name) = self.inner.next_key::<String>()? {
             if self.fields.contains(&name.as_str()) {
                 return seed.deserialize(name.into_deserializer()).map(Some);
             }
-            let value: Box<RawValue> = self.of.next_value()?;
+            let value: Box<RawValue> = self.inner.next_value()?;
             self.unknown.0.insert(name, value.get().to_owned());
         }
         Ok(None)
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
-        self.of.next_value_seed(seed)
+        self.inner.next_value_seed(seed)
     }
 }

@@ -205,7 +205,7 @@ pub(super) async fn bring(
         size,
         inputs: inputs.clone(),
     };
-    let within = |fault: Fault| fault.within(format_args!("`{}`", archive.path));
+    let within = |fault: Fault| fault.with_context(format_args!("`{}`", archive.path));
     let mut rereads = Rereads::default();
     if let Some(tar) = known.get(&inputs)
         && repository.holds(&tar.blob.digest).await? == Some(tar.blob.size)

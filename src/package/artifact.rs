@@ -171,7 +171,7 @@ struct UniqueBlobs {
 
 impl UniqueBlobs {
     fn take(&mut self, image: &ArtifactImage) -> Result<(), Fault> {
-        let within = |fault: Fault| fault.within(format_args!("image `{}`", image.reference));
+        let within = |fault: Fault| fault.with_context(format_args!("image `{}`", image.reference));
         let documents: BTreeMap<&Digest, &Document> = image
             .documents
             .iter()
@@ -200,7 +200,7 @@ impl UniqueBlobs {
             match &document.content {
                 Content::Index(index) => {
                     for child in &index.manifests {
-                        match child.is_typed_as_manifest() || documents.contains_key(&child.digest) {
+                        match child.is_manifest_or_untyped() || documents.contains_key(&child.digest) {
                             true => open.push(&child.digest),
                             false => self.take_blob(child, &image.repository).map_err(within)?,
                         }

@@ -42,7 +42,7 @@ impl PackedImage<'_> {
             true => self.verify_whole(&requirements, source).await,
             false => self.verify_chosen(requirements, verified, source).await,
         };
-        checked.map_err(|fault| fault.within(format_args!("`{}`, which is to be packed", self.reference)))?;
+        checked.map_err(|fault| fault.with_context(format_args!("`{}`, which is to be packed", self.reference)))?;
         verified.note(key);
         Ok(())
     }

@@ -54,32 +54,32 @@ pub fn listed(request: &ImageRequest) -> Reference {
     }
 }
 
-/// Finds the place of an image: [`Location::of`] or [`Location::below`].
+/// Finds the place of an image: [`Location::new`] or [`Location::under_prefix`].
 type LocateImage = fn(&Reference, &str, &str, Naming, bool) -> Result<Location, LocationError>;
 
 impl Plan {
     /// Plans `spec` for the registry that pods call `address` (host and port), below `prefix` (may be empty).
     /// Every fault is stalled and names the component, the image and what to do.
     pub fn of(spec: &JackalPackageSpec, address: &str, prefix: &str) -> Result<Self, Fault> {
-        Self::placed(None, spec, (address, prefix), Location::of)
+        Self::placed(None, spec, (address, prefix), Location::new)
     }
 
     /// The same for the package `name`, none of whose images gets the name of the package's own artifact.
     pub fn of_package(name: &str, spec: &JackalPackageSpec, address: &str, prefix: &str) -> Result<Self, Fault> {
         let artifact = artifact(name, spec, prefix);
-        Self::placed(Some(&artifact), spec, (address, prefix), Location::of)
+        Self::placed(Some(&artifact), spec, (address, prefix), Location::new)
     }
 
     /// As [`Plan::of`], with every image below `prefix`, also one that names `address` already; without an `address` where
-    /// it is empty. See [`Location::below`].
+    /// it is empty. See [`Location::under_prefix`].
     pub fn below(spec: &JackalPackageSpec, address: &str, prefix: &str) -> Result<Self, Fault> {
-        Self::placed(None, spec, (address, prefix), Location::below)
+        Self::placed(None, spec, (address, prefix), Location::under_prefix)
     }
 
     /// The same for the package `name`, as [`Plan::of_package`].
     pub fn package_below(name: &str, spec: &JackalPackageSpec, address: &str, prefix: &str) -> Result<Self, Fault> {
         let artifact = artifact(name, spec, prefix);
-        Self::placed(Some(&artifact), spec, (address, prefix), Location::below)
+        Self::placed(Some(&artifact), spec, (address, prefix), Location::under_prefix)
     }
 
     fn placed(
@@ -95,7 +95,7 @@ impl Plan {
         let mut images: Vec<PlannedImage> = Vec::new();
         for component in &spec.components {
             for written in component.images.iter().filter_map(ImageEntry::spec) {
-                let within = |fault: Fault| fault.within(format_args!("component `{}`", component.name));
+                let within = |fault: Fault| fault.with_context(format_args!("component `{}`", component.name));
                 let request = ImageRequest::of(&written).map_err(within)?;
                 if let Some(&index) = known.get(&request) {
                     let components = &mut images[index].components;

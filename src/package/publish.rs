@@ -16,10 +16,10 @@ use super::archive::{self, Archive, ReusableTars, StoredTar};
 use super::artifact::{Artifact, ArtifactContents, ArtifactImage, Mount, SignDefinition};
 use super::definition::Definition;
 use super::provenance::Material;
-use crate::budget::{PACKAGES, Reservation, memory_of_json};
+use crate::budget::{PACKAGES, Reservation, json_memory};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Content, Descriptor, Digest, Document, Index, Reference, distinct_blobs, distinct_foreign_layers};
-use crate::registry::lock_of;
+use crate::registry::named_lock;
 use crate::signing::SigningKey;
 use crate::transfer::{Destination, Upload};
 
@@ -159,7 +159,7 @@ pub async fn publish(
 
     // One at a time in a repository: two writers of one index would lose an entry, and distribution 2.8 for a
     // moment denies a blob that is being mounted once more, which fails the other's manifest.
-    let lock = lock_of(format!("{} {}", repository.name(), repository.repository()));
+    let lock = named_lock(format!("{} {}", repository.name(), repository.repository()));
     let _alone = lock.lock().await;
     announce(artifact.manifest.digest()).await?;
     let moved = bring_blobs(&artifact, images, repository).await?;
@@ -193,7 +193,7 @@ pub async fn publish_manifest(
         platform: Some(Artifact::platform(architecture)),
         ..manifest.descriptor.clone()
     };
-    let lock = lock_of(format!("{} {}", repository.name(), repository.repository()));
+    let lock = named_lock(format!("{} {}", repository.name(), repository.repository()));
     let _alone = lock.lock().await;
     let is_published = repository.digest_of(manifest.digest().as_str()).await?.is_some();
     if let Some(index) = standing(repository, tag)
@@ -271,17 +271,13 @@ async fn read_image(image: &TransferredImage, memory: &Reservation) -> Result<Ar
                 None => continue,
             },
         };
-        let added = memory.add(if known.is_none() {
-            memory_of_json(&document.raw)
-        } else {
-            0
-        });
+        let added = memory.add(if known.is_none() { json_memory(&document.raw) } else { 0 });
         added.map_err(|exhausted| exhausted.fault(Reason::PackageFailed, &format!("image `{}`", image.reference)))?;
         if let Content::Index(index) = &document.content {
             for child in &index.manifests {
                 // Anything else is a blob, unless the registry brought it as a manifest.
                 let known = || image.documents.iter().any(|known| *known.digest() == child.digest);
-                if !child.is_typed_as_manifest() && !known() {
+                if !child.is_manifest_or_untyped() && !known() {
                     continue;
                 }
                 if seen.insert(child.digest.clone()) {

@@ -56,8 +56,9 @@ impl ImageRequest {
         let reference = image
             .parse()
             .map_err(|error: ReferenceError| Fault::stalled(Reason::InvalidReference, error.to_string()))?;
-        let invalid =
-            |message: String| Fault::stalled(Reason::InvalidSpec, message).within(format_args!("image `{image}`"));
+        let invalid = |message: String| {
+            Fault::stalled(Reason::InvalidSpec, message).with_context(format_args!("image `{image}`"))
+        };
         let node_selector = node_selector.filter(|labels| !labels.is_empty());
         if node_name.is_some() && node_selector.is_some() {
             return Err(invalid(

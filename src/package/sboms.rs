@@ -147,7 +147,7 @@ impl PackageSboms {
                 continue;
             }
             let sboms = sbom::generate(syft, &*subject.destination, &subject.manifest).await;
-            let sboms = sboms.map_err(|fault| fault.within(format_args!("no SBOM of {}", subject.shown())))?;
+            let sboms = sboms.map_err(|fault| fault.with_context(format_args!("no SBOM of {}", subject.shown())))?;
             made.insert(key, sboms.clone());
             subject.sboms = Some(sboms);
         }

@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use futures::stream::{self, TryStreamExt as _};
 
 use crate::api::v1alpha1::{SourceKind, VerifySpec};
-use crate::budget::{DOCUMENTS, memory_of_json};
+use crate::budget::{DOCUMENTS, json_memory};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Platform, Reference};
 use crate::registry::{Kind, Repository};
@@ -82,22 +82,22 @@ impl SignatureStore for Repository {
 
     async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
         let read = Repository::referrers(self, subject).await;
-        read.map_err(|error| error.reading(&SignatureStore::name(self)))
+        read.map_err(|error| error.into_read_fault(&SignatureStore::name(self)))
     }
 
     async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
         let read = self.manifest(identifier).await;
         let read = match identifier.parse::<Digest>() {
             Ok(_) => read,
-            Err(_) => self.if_any(identifier, read).await,
+            Err(_) => self.absent_if_refused(identifier, read).await,
         };
-        read.map_err(|error| error.reading(&SignatureStore::name(self)))
+        read.map_err(|error| error.into_read_fault(&SignatureStore::name(self)))
     }
 
     async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {
         match self.small_blob(digest, limit).await {
             Err(error) if error.kind() == &Kind::TooLarge => Ok(None),
-            read => read.map_err(|error| error.reading(&SignatureStore::name(self))),
+            read => read.map_err(|error| error.into_read_fault(&SignatureStore::name(self))),
         }
     }
 }
@@ -207,7 +207,7 @@ impl SignatureSearch<'_> {
                 let document = store.document(referrer.digest.as_str()).await?;
                 let memory = DOCUMENTS.reserve();
                 let Some(document) = document else { return Ok(None) };
-                let added = memory.add(memory_of_json(&document.raw));
+                let added = memory.add(json_memory(&document.raw));
                 added.map_err(|exhausted| exhausted.fault(Reason::VerificationError, &store.name()))?;
                 Ok::<_, Fault>(Some((document, memory)))
             });
@@ -251,7 +251,7 @@ impl SignatureSearch<'_> {
             };
             self.left -= content.len();
             let memory = DOCUMENTS.reserve();
-            let added = memory.add(memory_of_json(&content));
+            let added = memory.add(json_memory(&content));
             added.map_err(|exhausted| exhausted.fault(Reason::VerificationError, &self.store.name()))?;
             let signature = match bundle {
                 true => Signature::Bundle(content.to_vec()),

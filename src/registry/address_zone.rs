@@ -1,10 +1,11 @@
-//! What kind of network an address belongs to. Pure.
+//! Classifies IP addresses by the network that they belong to. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Where the platforms of clouds answer their machines, with what nobody else may know, besides link-local addresses.
+/// Metadata and host services of cloud platforms, which only the machine itself may query. Link-local addresses are
+/// covered separately.
 const PLATFORM: [IpAddr; 5] = [
-    // Azure's host, Alibaba's and Oracle's metadata, EC2's and Google's metadata by IPv6.
+    // Azure host, Alibaba and Oracle metadata, EC2 and Google metadata over IPv6.
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
@@ -17,14 +18,14 @@ const PLATFORM: [IpAddr; 5] = [
 pub(super) enum Zone {
     /// The internet.
     Public,
-    /// A network of somebody's own.
+    /// A private network.
     Private,
-    /// The machine itself, its link, its platform, or no single machine.
+    /// Loopback, link-local, platform services, multicast and unspecified addresses.
     Reserved,
 }
 
 impl Zone {
-    /// That of `address`, which is in its [`plain`] form.
+    /// The zone of `address`, which must be in its [`plain`] form.
     pub fn of(address: IpAddr) -> Self {
         if PLATFORM.contains(&address) {
             return Self::Reserved;
@@ -54,15 +55,15 @@ impl Zone {
         match first {
             _ if address.is_unspecified() || address.is_loopback() || address.is_multicast() => Self::Reserved,
             0xfe80..=0xfebf => Self::Reserved,
-            // Unique local (RFC 4193), and what was site-local before.
+            // Unique local (RFC 4193) and the former site-local range.
             0xfc00..=0xfdff | 0xfec0..=0xfeff => Self::Private,
             _ => Self::Public,
         }
     }
 }
 
-/// The IPv4 address that a packet to `address` reaches where that is an IPv6 address which holds one: mapped and compatible
-/// ones (RFC 4291), those of NAT64 (RFC 6052, RFC 8215) and translators (RFC 2765), 6to4 (RFC 3056). Else `address`.
+/// Returns the IPv4 address that is embedded in the IPv6 address `address`, otherwise `address` unchanged. Embedded
+/// forms: mapped and compatible (RFC 4291), NAT64 (RFC 6052, RFC 8215), translated (RFC 2765) and 6to4 (RFC 3056).
 pub(super) fn plain(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else {
         return address;
@@ -72,7 +73,7 @@ pub(super) fn plain(address: IpAddr) -> IpAddr {
         IpAddr::V4(Ipv4Addr::new(a, b, c, d))
     };
     match v6.segments() {
-        // `::` and `::1` are addresses of their own.
+        // `::` and `::1` embed no IPv4 address.
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => address,
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
         | [0, 0, 0, 0, 0xffff, 0, high, low]
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_of_an_address_is_in_its_zone() {
+    fn embedded_ipv4_addresses_get_the_zone_of_the_ipv4_address() {
         for (zone, addresses) in [
             (
                 Zone::Reserved,

@@ -1,83 +1,83 @@
-//! What to do about a failure, in the words of whoever reads it: fields of objects in a cluster, flags and files on the
+//! Suggests how to fix a failure, in terms of the frontend: fields of objects in a cluster, flags and files on the
 //! command line. Pure.
 
 use crate::fault::Frontend;
 use crate::oci::{Content, Document};
 
-/// What to do where a registry refuses `document` and takes others; none where nothing is odd about it.
-pub(super) fn of_refused(document: &Document) -> Option<&'static str> {
+/// Why a registry may refuse `document` although it accepts others; `None` for an ordinary document.
+pub(super) fn for_refused_document(document: &Document) -> Option<&'static str> {
     match &document.content {
         Content::Index(index) if !index.blobs().is_empty() => Some(
-            "its index lists blobs, as BuildKit writes its cache, and this registry takes indexes of manifests only: have BuildKit write the cache as an image (image-manifest=true, the default since BuildKit 0.21), or leave it out",
+            "the index lists blobs, as in a BuildKit cache, and this registry accepts only indexes of manifests: let BuildKit write the cache as an image (image-manifest=true, the default since BuildKit 0.21), or leave it out",
         ),
         Content::Manifest(manifest) if manifest.layers.iter().any(|layer| !layer.urls.is_empty()) => Some(
-            "some of its layers have urls, which not every registry takes: allow them there (distribution: validation.manifests.urls.allow), or leave the image out",
+            "some layers have urls, which not every registry accepts: allow them in the registry (distribution: validation.manifests.urls.allow), or leave the image out",
         ),
         Content::Index(_) | Content::Manifest(_) => None,
     }
 }
 
-/// What a registry is to the work that failed.
+/// The role of a registry in a failed operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RegistryUse {
-    /// Something is read from it.
+    /// It is read from.
     Source,
-    /// Something is pushed to it.
+    /// It is pushed to.
     Destination,
 }
 
-/// What ends a failure.
+/// How to fix a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Remedy {
-    /// Other credentials.
+pub(super) enum Advice {
+    /// Use other credentials.
     Credentials,
-    /// Credentials of an account that has the right.
-    Right,
-    /// The authority of its certificate.
-    Authority,
-    /// The certificate that it shows, given as an authority.
-    OwnCertificate,
-    /// A certificate of ours.
+    /// Grant the account the missing permission.
+    Permission,
+    /// Trust the CA of the registry.
+    TrustCa,
+    /// Trust the certificate of the registry itself.
+    TrustCertificate,
+    /// Configure a client certificate.
     ClientCertificate,
-    /// Plain HTTP.
+    /// Use plain HTTP.
     PlainHttp,
 }
 
-impl Remedy {
-    /// The advice, as the rest of a sentence.
-    pub fn words(self, front: Frontend, role: RegistryUse) -> String {
+impl Advice {
+    /// The advice, as the end of a sentence.
+    pub fn text(self, frontend: Frontend, role: RegistryUse) -> String {
         match self {
-            Self::Credentials => match front {
+            Self::Credentials => match frontend {
                 Frontend::Cluster => format!(
-                    "correct the credentials in the Secret that {} names, and check that the repository exists",
+                    "correct the credentials in the Secret of {}, and check that the repository exists",
                     secret(role)
                 ),
-                Frontend::CommandLine => "log in to it as docker does (`docker login` writes config.json in DOCKER_CONFIG or ~/.docker), and check that the repository exists".to_owned(),
+                Frontend::CommandLine => "log in with `docker login` (credentials are read from config.json in DOCKER_CONFIG or ~/.docker), and check that the repository exists".to_owned(),
             },
-            Self::Right => match front {
+            Self::Permission => match frontend {
                 Frontend::Cluster => format!(
-                    "give the account of the credentials this right, or give others by {}",
+                    "grant the account this permission, or set other credentials in {}",
                     secret(role)
                 ),
                 Frontend::CommandLine => {
-                    "give the account of the credentials this right, or log in as another (`docker login`)".to_owned()
+                    "grant the account this permission, or log in with another account (`docker login`)".to_owned()
                 }
             },
-            Self::Authority => format!("give the CA by {}", certificates(front, role)),
-            Self::OwnCertificate => format!(
-                "give this certificate itself as the CA by {}, or issue the registry a server certificate (basicConstraints CA:FALSE)",
-                certificates(front, role)
+            Self::TrustCa => format!("set the CA certificate in {}", certificates(frontend, role)),
+            Self::TrustCertificate => format!(
+                "set this certificate as the CA certificate in {}, or issue a server certificate for the registry (basicConstraints CA:FALSE)",
+                certificates(frontend, role)
             ),
-            Self::ClientCertificate => match front {
+            Self::ClientCertificate => match frontend {
                 Frontend::Cluster => format!(
-                    "if it wants a client certificate, give tls.crt and tls.key by {}",
+                    "if the registry requires a client certificate, set tls.crt and tls.key in {}",
                     certificate_field(role)
                 ),
                 Frontend::CommandLine => {
-                    "if it wants a client certificate, use the operator in a cluster: this command shows none".to_owned()
+                    "if the registry requires a client certificate, use the operator in a cluster: this command does not support one".to_owned()
                 }
             },
-            Self::PlainHttp => format!("if the registry serves plain HTTP, {}", plain_http(front, role)),
+            Self::PlainHttp => format!("if the registry serves plain HTTP, {}", plain_http(frontend, role)),
         }
     }
 }
@@ -97,25 +97,25 @@ fn certificate_field(role: RegistryUse) -> &'static str {
     }
 }
 
-fn certificates(front: Frontend, role: RegistryUse) -> String {
-    match front {
+fn certificates(frontend: Frontend, role: RegistryUse) -> String {
+    match frontend {
         Frontend::Cluster => format!(
-            "{}, or have the administrator give it to the whole operator (caBundle of its chart)",
+            "{}, or ask the administrator to set it for the whole operator (caBundle of the chart)",
             certificate_field(role)
         ),
         Frontend::CommandLine => "--ca-file".to_owned(),
     }
 }
 
-fn plain_http(front: Frontend, role: RegistryUse) -> &'static str {
-    match (front, role) {
+fn plain_http(frontend: Frontend, role: RegistryUse) -> &'static str {
+    match (frontend, role) {
         (Frontend::Cluster, RegistryUse::Source) => {
-            "have the administrator add it to insecureRegistries, or set insecure: true where it is the destination"
+            "ask the administrator to add it to insecureRegistries, or set insecure: true if it is the destination"
         }
         (Frontend::Cluster, RegistryUse::Destination) => {
-            "set insecure: true, and have the administrator add it to insecureRegistries"
+            "set insecure: true, and ask the administrator to add it to insecureRegistries"
         }
-        (Frontend::CommandLine, RegistryUse::Source) => "name it by --insecure-registry",
+        (Frontend::CommandLine, RegistryUse::Source) => "list it in --insecure-registry",
         (Frontend::CommandLine, RegistryUse::Destination) => "set --insecure",
     }
 }
@@ -125,54 +125,54 @@ mod tests {
     use super::*;
     use crate::oci::{Descriptor, Digest, Index, Manifest, media_type};
 
-    const ALL: [Remedy; 6] = [
-        Remedy::Credentials,
-        Remedy::Right,
-        Remedy::Authority,
-        Remedy::OwnCertificate,
-        Remedy::ClientCertificate,
-        Remedy::PlainHttp,
+    const ALL: [Advice; 6] = [
+        Advice::Credentials,
+        Advice::Permission,
+        Advice::TrustCa,
+        Advice::TrustCertificate,
+        Advice::ClientCertificate,
+        Advice::PlainHttp,
     ];
 
     #[test]
-    fn a_document_that_registries_refuse_is_explained() {
+    fn unusual_documents_get_advice() {
         let blob = |kind: &str| Descriptor::new(kind, Digest::of(kind.as_bytes()), 1);
         let index = |kind: &str| Document::of_index(Index::new(vec![blob(kind)])).unwrap();
         assert!(
-            of_refused(&index(media_type::OCI_LAYER))
+            for_refused_document(&index(media_type::OCI_LAYER))
                 .unwrap()
                 .contains("image-manifest=true")
         );
-        assert_eq!(of_refused(&index(media_type::OCI_MANIFEST)), None);
+        assert_eq!(for_refused_document(&index(media_type::OCI_MANIFEST)), None);
         let mut layer = blob(media_type::OCI_LAYER);
         let image = |layer: &Descriptor| {
             let manifest = Manifest::new(blob(media_type::OCI_CONFIG), vec![layer.clone()]);
             Document::of_manifest(manifest).unwrap()
         };
-        assert_eq!(of_refused(&image(&layer)), None);
+        assert_eq!(for_refused_document(&image(&layer)), None);
         layer.urls.push("https://publisher.example/layer".to_owned());
         assert!(
-            of_refused(&image(&layer))
+            for_refused_document(&image(&layer))
                 .unwrap()
                 .contains("validation.manifests.urls.allow")
         );
     }
 
     #[test]
-    fn each_front_is_told_of_its_own_means() {
-        for remedy in ALL {
+    fn advice_uses_the_terms_of_the_frontend() {
+        for advice in ALL {
             for role in [RegistryUse::Source, RegistryUse::Destination] {
-                let command = remedy.words(Frontend::CommandLine, role);
+                let command = advice.text(Frontend::CommandLine, role);
                 for field in ["Secret", "imagePullSecrets", "secretRef", "certSecretRef", "chart"] {
                     assert!(!command.contains(field), "{command}");
                 }
-                let cluster = remedy.words(Frontend::Cluster, role);
-                for means in ["docker login", "config.json", "--"] {
-                    assert!(!cluster.contains(means), "{cluster}");
+                let cluster = advice.text(Frontend::Cluster, role);
+                for term in ["docker login", "config.json", "--"] {
+                    assert!(!cluster.contains(term), "{cluster}");
                 }
             }
         }
-        let words = Remedy::Authority.words(Frontend::CommandLine, RegistryUse::Source);
-        assert_eq!(words, "give the CA by --ca-file");
+        let text = Advice::TrustCa.text(Frontend::CommandLine, RegistryUse::Source);
+        assert_eq!(text, "set the CA certificate in --ca-file");
     }
 }

@@ -1,5 +1,5 @@
-//! Bodies of answers that are held as a whole. Who answers decides how long they are, so only a few long ones are read at the
-//! same time in a process, whatever registries they come from.
+//! Response bodies that are read into memory. The server decides how long they are, so a process reads only a few long
+//! ones at a time, whatever registries they come from.
 
 use std::time::Duration;
 
@@ -10,26 +10,26 @@ use tokio::time::{Instant, timeout_at};
 use super::error::{Error, Kind};
 
 /// Bytes of a body that are read without a permit. Nearly all manifests and listings are shorter.
-const SHORT: usize = 64 * 1024;
-/// Bytes of a body that are read with the first permit: those of a manifest.
-const LONG: usize = 4 * 1024 * 1024;
+const SHORT_BODY: usize = 64 * 1024;
+/// Bytes of a body that are read with the first permit: the size limit of a manifest.
+const MANIFEST_SIZE: usize = 4 * 1024 * 1024;
 
-/// For bodies longer than [`SHORT`].
+/// Permits for bodies longer than [`SHORT_BODY`].
 static LONG_BODIES: Semaphore = Semaphore::const_new(4);
-/// For those longer than [`LONG`] besides: indexes of chart repositories, charts, listings of many tags. Always acquired after
-/// the other one.
+/// Additional permit for bodies longer than [`MANIFEST_SIZE`]: indexes of chart repositories, charts, long tag
+/// listings. Always acquired after the other permit.
 static LONGEST_BODIES: Semaphore = Semaphore::const_new(1);
 
-/// The body of an answer.
+/// The body of a response.
 #[derive(Debug)]
 pub struct Body {
-    /// Its bytes.
+    /// The content.
     pub bytes: Bytes,
-    /// What a long one has been read with: as long as it is held, few other long ones are.
+    /// Limits the number of long bodies for as long as this one is in memory.
     _permits: BodyPermits,
 }
 
-/// The permits of one body that grows, held until it is dropped.
+/// The permits of one growing body, held until they are dropped.
 #[derive(Debug, Default)]
 pub struct BodyPermits {
     long: Option<SemaphorePermit<'static>>,
@@ -37,32 +37,31 @@ pub struct BodyPermits {
 }
 
 impl BodyPermits {
-    /// Waits for what a body of `length` bytes needs.
+    /// Acquires the permits that a body of `length` bytes needs.
     pub async fn grow(&mut self, length: usize) {
-        // They are never closed.
-        if length > SHORT && self.long.is_none() {
+        // The semaphores are never closed.
+        if length > SHORT_BODY && self.long.is_none() {
             self.long = LONG_BODIES.acquire().await.ok();
         }
-        if length > LONG && self.longest.is_none() {
+        if length > MANIFEST_SIZE && self.longest.is_none() {
             self.longest = LONGEST_BODIES.acquire().await.ok();
         }
     }
 }
 
-/// The body of an answer of at most `limit` bytes, which has to be there within `time`; waiting for others' bodies does not
-/// count.
-pub(super) async fn body_within(
+/// Reads a response body of at most `limit` bytes within `time_limit`. Waiting for permits does not count.
+pub(super) async fn read_body(
     response: &mut reqwest::Response,
     limit: usize,
-    time: Duration,
+    time_limit: Duration,
     label: &str,
 ) -> Result<Body, Error> {
     let mut permits = BodyPermits::default();
-    let mut deadline = Instant::now() + time;
+    let mut deadline = Instant::now() + time_limit;
     let mut body = Vec::new();
     loop {
         let chunk = timeout_at(deadline, response.chunk()).await;
-        let chunk = chunk.map_err(|_| Error::timed_out(label, time))?;
+        let chunk = chunk.map_err(|_| Error::timed_out(label, time_limit))?;
         let Some(chunk) = chunk.map_err(|error| Error::transport(label, &error.without_url()))? else {
             return Ok(Body {
                 bytes: body.into(),
@@ -71,7 +70,7 @@ pub(super) async fn body_within(
         };
         let length = body.len() + chunk.len();
         if length > limit {
-            let detail = format!("the answer has more than the {limit} bytes that are read");
+            let detail = format!("the response is longer than the limit of {limit} bytes");
             return Err(Error::new(Kind::TooLarge, label, detail));
         }
         let waited = Instant::now();
@@ -86,23 +85,23 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn few_long_bodies_are_read_at_the_same_time() {
+    async fn long_bodies_wait_for_a_permit() {
         let mut held = Vec::new();
         for _ in 0..4 {
             let mut permits = BodyPermits::default();
-            permits.grow(SHORT + 1).await;
+            permits.grow(SHORT_BODY + 1).await;
             held.push(permits);
         }
         let (mut short, mut long) = (BodyPermits::default(), BodyPermits::default());
-        short.grow(SHORT).await;
-        let mut waiting = std::pin::pin!(long.grow(SHORT + 1));
+        short.grow(SHORT_BODY).await;
+        let mut waiting = std::pin::pin!(long.grow(SHORT_BODY + 1));
         assert!(futures::poll!(&mut waiting).is_pending());
         held.pop();
         waiting.await;
         drop(held);
         let (mut first, mut second) = (BodyPermits::default(), BodyPermits::default());
-        first.grow(LONG + 1).await;
-        let mut waiting = std::pin::pin!(second.grow(LONG + 1));
+        first.grow(MANIFEST_SIZE + 1).await;
+        let mut waiting = std::pin::pin!(second.grow(MANIFEST_SIZE + 1));
         assert!(futures::poll!(&mut waiting).is_pending());
         drop(first);
         waiting.await;

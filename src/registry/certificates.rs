@@ -1,27 +1,26 @@
-//! Certificates that are given as PEM: bundles of authorities, and the certificate that we show (RFC 7468). No IO.
+//! Parses PEM (RFC 7468): bundles of CA certificates, and the client certificate. No IO.
 
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_cert::der::{Decode as _, Encode as _, Reader as _, SliceReader};
 
-/// The longest bundle in bytes that is read: that of all public authorities has a quarter of a megabyte, and four times
-/// as much where their texts are written beside them.
+/// Maximum size of a bundle in bytes. A bundle of all public CAs has 256 KiB, and 1 MiB with descriptions.
 pub const BUNDLE_LIMIT: usize = 4 * 1024 * 1024;
 
 const BEGIN: &str = "-----BEGIN ";
 const DASHES: &str = "-----";
-/// What OpenSSL calls certificates (`PEM_STRING_X509`, `PEM_STRING_X509_OLD`, `PEM_STRING_X509_TRUSTED`).
+/// Labels of certificates in OpenSSL (`PEM_STRING_X509`, `PEM_STRING_X509_OLD`, `PEM_STRING_X509_TRUSTED`).
 const LABELS: [&str; 3] = ["CERTIFICATE", "X509 CERTIFICATE", TRUSTED];
-/// A certificate that is followed by what OpenSSL trusts it for.
+/// A certificate followed by OpenSSL trust settings.
 const TRUSTED: &str = "TRUSTED CERTIFICATE";
 
-/// The certificates of a bundle, in its order, at least one. What stands between them is passed over. The error says
-/// what is wrong and what to do, and follows the name of the file.
+/// The certificates of a bundle, in order, at least one. Text between them is ignored. The error is a predicate whose
+/// subject is the name of the file.
 pub fn authorities(bundle: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     if bundle.len() > BUNDLE_LIMIT {
         return Err(format!(
-            "is longer than {BUNDLE_LIMIT} bytes; give the certificates of the authorities alone"
+            "is longer than {BUNDLE_LIMIT} bytes; keep only the CA certificates"
         ));
     }
     let text = String::from_utf8_lossy(bundle);
@@ -29,7 +28,7 @@ pub fn authorities(bundle: &[u8]) -> Result<Vec<CertificateDer<'static>>, String
     let blocks: Vec<Block<'_>> = blocks(text);
     let certificates: Vec<&Block<'_>> = blocks.iter().filter(|block| LABELS.contains(&block.label)).collect();
     if certificates.is_empty() {
-        return Err(without_certificates(bundle, &blocks));
+        return Err(describe_missing_certificates(bundle, &blocks));
     }
     let count = certificates.len();
     let mut found = Vec::with_capacity(count);
@@ -49,29 +48,29 @@ pub fn authorities(bundle: &[u8]) -> Result<Vec<CertificateDer<'static>>, String
     Ok(found)
 }
 
-/// The certificate that we show, with its chain, and its key.
-pub(super) fn identity(
+/// The client certificate with its chain, and its key.
+pub(super) fn parse_identity(
     certificate: &[u8],
     key: &[u8],
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
     let chain = authorities(certificate).map_err(|reason| format!("tls.crt {reason}"))?;
     let key = PrivateKeyDer::from_pem_slice(key)
-        .map_err(|_| "tls.key holds no private key that can be read; give it as PEM, unencrypted".to_owned())?;
+        .map_err(|_| "tls.key contains no readable private key; use unencrypted PEM".to_owned())?;
     Ok((chain, key))
 }
 
-/// A part of a file between `-----BEGIN …-----` and its end.
+/// A PEM block.
 struct Block<'a> {
     label: &'a str,
-    /// The line of its beginning, from 1.
+    /// The line of `-----BEGIN`, from 1.
     line: usize,
-    /// The lines between.
+    /// The lines between the markers.
     body: Vec<&'a str>,
-    /// Whether its end was found.
+    /// Whether `-----END` was found.
     complete: bool,
 }
 
-/// Every block of `text`. Lines may be indented, and may end in any way.
+/// The blocks of `text`. Lines may be indented, with any line ending.
 fn blocks(text: &str) -> Vec<Block<'_>> {
     let mut found: Vec<Block<'_>> = Vec::new();
     let mut open = false;
@@ -109,12 +108,14 @@ impl Block<'_> {
         if self.label != TRUSTED {
             return Ok(der);
         }
-        first(&der).map(CertificateDer::from).ok_or("is not a certificate")
+        first_certificate(&der)
+            .map(CertificateDer::from)
+            .ok_or("is not a certificate")
     }
 }
 
-/// The first certificate of what has something behind it.
-fn first(der: &[u8]) -> Option<Vec<u8>> {
+/// The first certificate in DER that has trailing data.
+fn first_certificate(der: &[u8]) -> Option<Vec<u8>> {
     let mut reader = SliceReader::new(der).ok()?;
     let certificate = x509_cert::Certificate::decode(&mut reader).ok()?;
     let length = usize::try_from(certificate.encoded_len().ok()?).ok()?;
@@ -122,19 +123,19 @@ fn first(der: &[u8]) -> Option<Vec<u8>> {
     der.get(..length).map(<[u8]>::to_vec)
 }
 
-fn without_certificates(bundle: &[u8], blocks: &[Block<'_>]) -> String {
+fn describe_missing_certificates(bundle: &[u8], blocks: &[Block<'_>]) -> String {
     const DER: &str = "is DER, not PEM; convert it by `openssl x509 -inform der`";
-    // A sequence whose length has two bytes (X.690, section 8.1.3).
+    // A DER sequence with a two-byte length (X.690, section 8.1.3).
     if bundle.starts_with(&[0x30, 0x82]) {
         return DER.to_owned();
     }
     match blocks.first() {
-        _ if bundle.trim_ascii().is_empty() => "is empty; give the certificate of the authority as PEM".to_owned(),
+        _ if bundle.trim_ascii().is_empty() => "is empty; set the CA certificate as PEM".to_owned(),
         Some(block) => format!(
-            "holds no certificate, but {}; give the certificate of the authority as PEM",
+            "contains no certificate, but {}; set the CA certificate as PEM",
             super::error::clean(block.label)
         ),
-        None => "holds no certificate that can be read; give it as PEM (-----BEGIN CERTIFICATE-----)".to_owned(),
+        None => "contains no readable certificate; set it as PEM (-----BEGIN CERTIFICATE-----)".to_owned(),
     }
 }
 

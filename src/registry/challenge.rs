@@ -1,41 +1,40 @@
-//! What a registry asks for in `WWW-Authenticate` (RFC 9110, "Authentication"; distribution's token
-//! authentication). Pure.
+//! Parses `WWW-Authenticate` (RFC 9110, "Authentication"; distribution's token authentication). Pure.
 
 use url::Url;
 
-/// The longest header in bytes that is read; a longer one is cut, and what is cut is not understood.
-const HEADER_LIMIT: usize = 8 * 1024;
-/// How many headers of one answer are read.
-const HEADERS: usize = 8;
+/// Maximum length of a header in bytes. The rest of a longer header is ignored.
+const MAX_HEADER_BYTES: usize = 8 * 1024;
+/// Headers of one response that are read.
+const MAX_HEADERS: usize = 8;
 
-/// A way to prove who asks.
+/// A method of authentication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Challenge {
     /// A token from `realm`.
     Bearer {
-        /// Where tokens are given.
+        /// The URL of the token service.
         realm: Url,
-        /// What the token is for, as the realm calls it.
+        /// The service name that the token service expects.
         service: Option<String>,
-        /// What the token must allow.
+        /// The scope that the token must have.
         scope: Option<String>,
     },
-    /// Name and password with every request.
+    /// User name and password in every request.
     Basic,
 }
 
 impl Challenge {
-    /// Whether it is answered by a token rather than by the password itself.
+    /// Whether it requires a token rather than the password itself.
     pub fn is_bearer(&self) -> bool {
         matches!(self, Self::Bearer { .. })
     }
 }
 
-/// Every challenge of the headers of one answer to `url` that we can answer, each once. Tokens come first: better they
-/// pass by the registry than the password.
-pub(super) fn offered<'a>(headers: impl Iterator<Item = &'a str>, url: &Url) -> Vec<Challenge> {
+/// The distinct supported challenges of the headers of one response to `url`. Tokens come first, because they do not
+/// reveal the password to the registry.
+pub(super) fn parse_challenges<'a>(headers: impl Iterator<Item = &'a str>, url: &Url) -> Vec<Challenge> {
     let mut all: Vec<Challenge> = Vec::new();
-    for challenge in headers.take(HEADERS).flat_map(|header| parse(header, url)) {
+    for challenge in headers.take(MAX_HEADERS).flat_map(|header| parse_header(header, url)) {
         if !all.contains(&challenge) {
             all.push(challenge);
         }
@@ -44,10 +43,10 @@ pub(super) fn offered<'a>(headers: impl Iterator<Item = &'a str>, url: &Url) -> 
     all
 }
 
-/// Every challenge of one header that we can answer; what is malformed or unknown is left out.
-fn parse(header: &str, url: &Url) -> Vec<Challenge> {
-    let mut rest = header.get(..HEADER_LIMIT).unwrap_or(header);
-    if rest.len() > HEADER_LIMIT {
+/// The supported challenges of one header; malformed and unknown ones are skipped.
+fn parse_header(header: &str, url: &Url) -> Vec<Challenge> {
+    let mut rest = header.get(..MAX_HEADER_BYTES).unwrap_or(header);
+    if rest.len() > MAX_HEADER_BYTES {
         return Vec::new();
     }
     let mut found = Vec::new();
@@ -60,45 +59,45 @@ fn parse(header: &str, url: &Url) -> Vec<Challenge> {
         }
         rest = after.trim_start_matches([' ', '\t']);
         if let Some(after) = rest.strip_prefix('=') {
-            let (value, after) = parameter(after.trim_start_matches([' ', '\t']));
+            let (value, after) = parse_value(after.trim_start_matches([' ', '\t']));
             rest = after;
             if let Some((_, parameters)) = &mut current {
                 parameters.push((word.to_ascii_lowercase(), value));
             }
         } else if let Some(scope) = current
             .as_mut()
-            .and_then(|(_, parameters)| open_scope(parameters, word))
+            .and_then(|(_, parameters)| unquoted_scope(parameters, word))
         {
             scope.push(',');
             scope.push_str(word);
         } else {
-            found.extend(current.take().and_then(|challenge| understand(challenge, url)));
+            found.extend(current.take().and_then(|challenge| to_challenge(challenge, url)));
             current = Some((word.to_ascii_lowercase(), Vec::new()));
         }
     }
-    found.extend(current.take().and_then(|challenge| understand(challenge, url)));
+    found.extend(current.take().and_then(|challenge| to_challenge(challenge, url)));
     found
 }
 
-/// Characters of a token, and those that a `token68` has besides.
+/// Characters of a token, and the additional ones of a `token68`.
 fn is_token(c: char) -> bool {
     c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~/".contains(c)
 }
 
-/// The scope that `word` is a further action of: it stands behind a comma of a scope without quotes.
-fn open_scope<'p>(parameters: &'p mut [(String, String)], word: &str) -> Option<&'p mut String> {
+/// The unquoted scope that `word` extends by another action, if it follows a comma in such a scope.
+fn unquoted_scope<'p>(parameters: &'p mut [(String, String)], word: &str) -> Option<&'p mut String> {
     let is_action = ["pull", "push", "delete", "*"].contains(&word);
     let (name, scope) = parameters.last_mut().filter(|_| is_action)?;
     (name == "scope").then_some(scope)
 }
 
-/// A value, quoted or not, and what follows it.
-fn parameter(text: &str) -> (String, &str) {
+/// Parses a value, quoted or not; also returns the remaining text.
+fn parse_value(text: &str) -> (String, &str) {
     if let Some((value, after)) = text.strip_prefix('\'').and_then(|quoted| quoted.split_once('\'')) {
         return (value.to_owned(), after);
     }
     let Some(quoted) = text.strip_prefix('"') else {
-        // Registries write unquoted URLs too, so everything up to a separator belongs to the value.
+        // Some registries send unquoted URLs, so the value extends to the next separator.
         let end = text.find([',', ' ', '\t']).unwrap_or(text.len());
         return (text[..end].to_owned(), &text[end..]);
     };
@@ -114,14 +113,14 @@ fn parameter(text: &str) -> (String, &str) {
     (value, "")
 }
 
-/// A URL that begins with its host, which is told from a word by its dots or its port.
-fn without_scheme(text: &str, scheme: &str) -> Option<Url> {
+/// A URL without scheme, which is recognized by a dot or port in its host.
+fn add_scheme(text: &str, scheme: &str) -> Option<Url> {
     let url = Url::parse(&format!("{scheme}://{text}")).ok()?;
     let is_host = url.port().is_some() || url.host_str().is_some_and(|host| host.contains('.'));
     is_host.then_some(url)
 }
 
-fn understand((scheme, parameters): (String, Vec<(String, String)>), url: &Url) -> Option<Challenge> {
+fn to_challenge((scheme, parameters): (String, Vec<(String, String)>), url: &Url) -> Option<Challenge> {
     let get = |name: &str| {
         parameters
             .iter()
@@ -135,10 +134,10 @@ fn understand((scheme, parameters): (String, Vec<(String, String)>), url: &Url) 
             let realm = realm.trim();
             let realm = match realm.contains("://") {
                 true => Url::parse(realm).ok()?,
-                // Some name a path of their own.
+                // Some registries send a path on their own host.
                 false if realm.starts_with('/') => url.join(realm).ok()?,
-                // Others leave the scheme out.
-                false => without_scheme(realm, url.scheme())?,
+                // Others omit the scheme.
+                false => add_scheme(realm, url.scheme())?,
             };
             let usable = matches!(realm.scheme(), "http" | "https")
                 && realm.has_host()
@@ -168,41 +167,47 @@ mod tests {
         }
     }
 
-    fn here() -> Url {
+    fn request_url() -> Url {
         Url::parse("https://r:5000/v2/a/tags/list").unwrap()
     }
 
     #[test]
     fn a_realm_may_be_a_path_of_the_registry() {
         let challenge = bearer("https://r:5000/auth/token", Some("r"), None);
-        assert_eq!(parse(r#"Bearer realm="/auth/token",service=r"#, &here()), [challenge]);
+        assert_eq!(
+            parse_header(r#"Bearer realm="/auth/token",service=r"#, &request_url()),
+            [challenge]
+        );
     }
 
     #[test]
-    fn reads_what_registries_send() {
+    fn challenges_of_common_registries_are_parsed() {
         let hub = r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/nginx:pull,push",error="invalid_token""#;
         assert_eq!(
-            parse(hub, &here()),
+            parse_header(hub, &request_url()),
             [bearer(
                 "https://auth.docker.io/token",
                 Some("registry.docker.io"),
                 Some("repository:library/nginx:pull,push")
             )]
         );
-        assert_eq!(parse(r#"Basic realm="Registry Realm""#, &here()), [Challenge::Basic]);
-        assert_eq!(parse("basic", &here()), [Challenge::Basic]);
         assert_eq!(
-            parse("BEARER Realm=https://a/t?x=1 , Service = b", &here()),
+            parse_header(r#"Basic realm="Registry Realm""#, &request_url()),
+            [Challenge::Basic]
+        );
+        assert_eq!(parse_header("basic", &request_url()), [Challenge::Basic]);
+        assert_eq!(
+            parse_header("BEARER Realm=https://a/t?x=1 , Service = b", &request_url()),
             [bearer("https://a/t?x=1", Some("b"), None)]
         );
         assert_eq!(
-            parse(r#"Bearer realm="https://a/t",service="say \"hi\"""#, &here()),
+            parse_header(r#"Bearer realm="https://a/t",service="say \"hi\"""#, &request_url()),
             [bearer("https://a/t", Some("say \"hi\""), None)]
         );
     }
 
     #[test]
-    fn quotes_and_schemes_may_be_missing() {
+    fn missing_quotes_and_schemes_are_accepted() {
         let challenge = bearer("https://a:1/t", Some("b"), Some("repository:a:pull,push"));
         for header in [
             "Bearer realm='https://a:1/t',service='b',scope='repository:a:pull,push'",
@@ -210,22 +215,26 @@ mod tests {
             "Bearer realm=https://a:1/t,scope=repository:a:pull, push,service=b",
             r#"bearer realm="a:1/t",service="b",scope="repository:a:pull,push""#,
         ] {
-            assert_eq!(parse(header, &here()), std::slice::from_ref(&challenge), "{header}");
+            assert_eq!(
+                parse_header(header, &request_url()),
+                std::slice::from_ref(&challenge),
+                "{header}"
+            );
         }
     }
 
     #[test]
-    fn prefers_a_token() {
+    fn tokens_come_before_basic() {
         let headers = [r#"Basic realm="x""#, r#"Negotiate, Bearer realm="https://a/t""#];
         let both = [bearer("https://a/t", None, None), Challenge::Basic];
-        assert_eq!(offered(headers.into_iter(), &here()), both);
+        assert_eq!(parse_challenges(headers.into_iter(), &request_url()), both);
         let one = r#"Basic realm="a, Bearer realm=x", Bearer realm="https://a/t""#;
-        assert_eq!(offered([one].into_iter(), &here()), both);
-        assert_eq!(offered([one, one].into_iter(), &here()), both);
+        assert_eq!(parse_challenges([one].into_iter(), &request_url()), both);
+        assert_eq!(parse_challenges([one, one].into_iter(), &request_url()), both);
     }
 
     #[test]
-    fn leaves_out_what_cannot_be_answered() {
+    fn malformed_and_unsupported_challenges_are_skipped() {
         for bad in [
             "",
             ",,,",
@@ -240,21 +249,21 @@ mod tests {
             "\"",
             "Bearer realm=\"https:",
         ] {
-            assert_eq!(offered([bad].into_iter(), &here()), [], "{bad}");
+            assert_eq!(parse_challenges([bad].into_iter(), &request_url()), [], "{bad}");
         }
-        let long = format!("Basic {}", "a,".repeat(HEADER_LIMIT));
-        assert!(parse(&long, &here()).len() <= 1);
+        let long = format!("Basic {}", "a,".repeat(MAX_HEADER_BYTES));
+        assert!(parse_header(&long, &request_url()).len() <= 1);
     }
 
     proptest! {
         #[test]
         fn never_panics(text in "\\PC{0,200}") {
-            let _ = parse(&text, &here());
+            let _ = parse_header(&text, &request_url());
         }
 
         #[test]
-        fn ends_on_hostile_input(text in "[Bearlm=\",\\\\ é]{0,60}") {
-            let _ = parse(&text, &here());
+        fn terminates_on_hostile_input(text in "[Bearlm=\",\\\\ é]{0,60}") {
+            let _ = parse_header(&text, &request_url());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Requests to one registry: who asks, how often, how many at once, and where redirects lead.
+//! Sends requests to one registry: authentication, retries, concurrency limits and redirects.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,26 +11,25 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use url::Url;
 
-use super::Repository;
 use super::endpoint::{Credentials, Endpoint};
 use super::error::{Error, Kind, is_temporary};
 use super::host_limits::HostLimits;
-use super::http::Http;
+use super::http::{HttpClient, display_url, header_text};
 use super::origin::Origin;
-use super::referrers::ReferrersApi;
-use super::refusal::Refusals;
+use super::part_size::PartSize;
+use super::referrers_api::ReferrersApi;
+use super::refusals::Refusals;
 use super::throttle::{Throttle, retry_after};
-use super::token::{RequestAuthorization, Scope, Tokens};
-use super::upload::PartSize;
+use super::token::{Authorizer, RequestAuthorization, Scope};
 
-/// How often one request is sent when its failures are temporary.
-const TRIES: u32 = 4;
-/// How many redirects one request follows.
-pub(super) const REDIRECTS: usize = 5;
-/// Bytes of the body of a failure that are read.
-pub(super) const FAILURE_LIMIT: usize = 16 * 1024;
-/// How long the words of a failure are waited for.
-const WORDS_LIMIT: Duration = Duration::from_secs(10);
+/// Attempts per request when failures are temporary.
+const MAX_ATTEMPTS: u32 = 4;
+/// Redirects that one request follows.
+pub(super) const MAX_REDIRECTS: usize = 5;
+/// Bytes of an error response body that are read.
+pub(super) const ERROR_BODY_LIMIT: usize = 16 * 1024;
+/// Time limit for reading an error response body.
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One registry. Clones share connections, tokens and limits.
 #[derive(Clone)]
@@ -39,47 +38,47 @@ pub struct Registry(Arc<Inner>);
 struct Inner {
     endpoint: Endpoint,
     origin: Origin,
-    http: Http,
-    tokens: Tokens,
-    shared: Arc<HostLimits>,
-    pace: PartSize,
+    http: HttpClient,
+    authorizer: Authorizer,
+    host_limits: Arc<HostLimits>,
+    part_size: PartSize,
     referrers_api: ReferrersApi,
-    /// A manifest was found by HEAD, so the registry knows that method.
-    answers_head: AtomicBool,
-    /// Repository and name of a manifest that was read, until that is known.
-    manifest_read: Mutex<Option<(String, String)>>,
+    /// A HEAD request has found a manifest, so the registry supports this method.
+    supports_head: AtomicBool,
+    /// Repository and tag or digest of a manifest that was read, until HEAD support is known.
+    last_manifest_read: Mutex<Option<(String, String)>>,
     refusals: Refusals,
 }
 
 /// A request without a streamed body.
-pub(super) struct Call {
+pub(super) struct RegistryRequest {
     pub method: Method,
     pub url: Url,
-    /// Method and URL for people, without what is secret or differs between two tries.
+    /// Method and URL for messages, without secrets and without parts that differ between attempts.
     pub label: String,
     pub scope: Scope,
     pub headers: HeaderMap,
     pub body: Option<Bytes>,
-    /// Whether who sends it has the turn already that it needs.
-    within_turn: bool,
+    /// The caller already holds the write permit, so sending acquires none.
+    holds_permit: bool,
 }
 
-impl Call {
+impl RegistryRequest {
     pub fn new(method: Method, url: Url, scope: Scope) -> Self {
         Self {
-            label: format!("{method} {}", shown(&url)),
+            label: format!("{method} {}", display_url(&url)),
             method,
             url,
             scope,
             headers: HeaderMap::new(),
             body: None,
-            within_turn: false,
+            holds_permit: false,
         }
     }
 
-    /// The same, sent by one who has a turn to write and would wait for those who wait for him.
-    pub fn within_turn(mut self) -> Self {
-        self.within_turn = true;
+    /// Marks the request as sent by a holder of a write permit. Acquiring another one could deadlock.
+    pub fn holding_permit(mut self) -> Self {
+        self.holds_permit = true;
         self
     }
 
@@ -89,66 +88,71 @@ impl Call {
     }
 }
 
-/// An answer whose body is not read yet. Its turn is taken until it is dropped.
+/// A response whose body is not read yet. It holds its permit until it is dropped.
 pub(super) struct RegistryResponse {
-    pub response: reqwest::Response,
+    pub inner: reqwest::Response,
     pub label: String,
-    /// Whether it refuses a token that was given for this very request.
-    insufficient: bool,
-    /// Whether another host than the registry gave it, which it is not for who named the registry to hear from.
-    pub is_foreign: bool,
-    _turn: Option<OwnedSemaphorePermit>,
+    /// The registry refused a token that was issued for exactly this request.
+    insufficient_scope: bool,
+    /// The response comes from another host, which the author of the reference may be unable to reach: messages must
+    /// not quote it.
+    pub is_concealed: bool,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl RegistryResponse {
-    pub fn new(response: reqwest::Response, label: String, turn: Option<OwnedSemaphorePermit>) -> Self {
+    pub fn new(response: reqwest::Response, label: String, permit: Option<OwnedSemaphorePermit>) -> Self {
         Self {
-            response,
+            inner: response,
             label,
-            insufficient: false,
-            is_foreign: false,
-            _turn: turn,
+            insufficient_scope: false,
+            is_concealed: false,
+            _permit: permit,
         }
     }
 
-    /// Where the request was sent in the end; what the answer leads to is relative to that.
+    /// The final URL after redirects. Locations in the response are relative to it.
     pub fn url(&self) -> &Url {
-        self.response.url()
+        self.inner.url()
     }
 
     pub fn status(&self) -> StatusCode {
-        self.response.status()
+        self.inner.status()
     }
 
-    /// The header's text, if it has one that is a text.
+    /// The value of a header, if it is present and text.
     pub fn header(&self, name: impl AsRef<str>) -> Option<&str> {
-        text_of(self.response.headers(), name)
+        header_text(self.inner.headers(), name)
     }
 
-    /// The failure that this answer is.
-    pub async fn failure(mut self) -> Error {
-        let after = retry_after(self.response.headers());
+    /// Converts an unexpected status into an error.
+    pub async fn into_error(mut self) -> Error {
+        let after = retry_after(self.inner.headers());
         let status = self.status().as_u16();
-        if self.is_foreign {
-            return Error::status_elsewhere(&self.label, status, after);
+        if self.is_concealed {
+            return Error::concealed_status(&self.label, status, after);
         }
         let mut body = Vec::new();
-        // What of it does not come says no more than nothing.
-        let _ = timeout(WORDS_LIMIT, beginning(&mut self.response, FAILURE_LIMIT, &mut body)).await;
-        let error = Error::status(&self.label, status, after, &body);
-        match self.insufficient {
-            true => error.insufficient(),
+        // A body that cannot be read counts as empty.
+        let _ = timeout(
+            ERROR_BODY_TIMEOUT,
+            read_prefix(&mut self.inner, ERROR_BODY_LIMIT, &mut body),
+        )
+        .await;
+        let error = Error::from_status(&self.label, status, after, &body);
+        match self.insufficient_scope {
+            true => error.with_insufficient_scope(),
             false => error,
         }
     }
 }
 
 impl Registry {
-    /// A client for `endpoint`. No connection is made yet.
+    /// Creates a client for `endpoint`. Opens no connection.
     pub fn new(endpoint: Endpoint) -> Result<Self, Error> {
-        let origin = Origin::of(&endpoint)?;
-        let http = Http::new(&endpoint, origin.clone())?;
-        let tokens = Tokens::new(
+        let origin = Origin::for_endpoint(&endpoint)?;
+        let http = HttpClient::new(&endpoint, origin.clone())?;
+        let authorizer = Authorizer::new(
             http.clone(),
             endpoint.credentials.clone(),
             endpoint.plain_http,
@@ -156,92 +160,87 @@ impl Registry {
             origin.clone(),
         );
         Ok(Self(Arc::new(Inner {
-            shared: HostLimits::of(&endpoint),
-            pace: PartSize::default(),
+            host_limits: HostLimits::of(&endpoint),
+            part_size: PartSize::default(),
             referrers_api: ReferrersApi::default(),
-            answers_head: AtomicBool::new(false),
-            manifest_read: Mutex::default(),
+            supports_head: AtomicBool::new(false),
+            last_manifest_read: Mutex::default(),
             refusals: Refusals::default(),
             endpoint,
             origin,
             http,
-            tokens,
+            authorizer,
         })))
     }
 
-    /// Who asks, for an engine that pushes by itself.
+    /// The credentials, for an engine that pushes itself.
     pub fn credentials(&self) -> Option<&Credentials> {
         self.0.endpoint.credentials.as_ref()
     }
 
-    /// How it is reached.
+    /// The endpoint of the registry.
     pub fn endpoint(&self) -> &Endpoint {
         &self.0.endpoint
     }
 
-    /// The host and port as references write it.
+    /// Host and port as written in references.
     pub fn host(&self) -> &str {
         &self.0.endpoint.host
     }
 
-    /// Whether it is spoken to without TLS.
+    /// Whether requests are sent without TLS.
     pub fn is_plain_http(&self) -> bool {
         self.0.endpoint.plain_http
-    }
-
-    /// A repository by its path, such as `library/nginx`. It need not exist.
-    pub fn repository(&self, name: impl Into<String>) -> Repository {
-        Repository::new(self.clone(), name.into())
     }
 
     pub(super) fn idle(&self) -> Duration {
         self.0.endpoint.idle
     }
 
-    pub(super) fn http(&self) -> &Http {
+    pub(super) fn http(&self) -> &HttpClient {
         &self.0.http
     }
 
-    pub(super) fn patience(&self) -> &Throttle {
-        &self.0.shared.patience
+    pub(super) fn throttle(&self) -> &Throttle {
+        &self.0.host_limits.throttle
     }
 
-    pub(super) fn pace(&self) -> &PartSize {
-        &self.0.pace
+    pub(super) fn part_size(&self) -> &PartSize {
+        &self.0.part_size
     }
 
     pub(super) fn referrers_api(&self) -> &ReferrersApi {
         &self.0.referrers_api
     }
 
-    /// Whether a manifest was ever found here by HEAD.
-    pub(super) fn answers_head(&self) -> bool {
-        self.0.answers_head.load(Ordering::Relaxed)
+    /// Whether HEAD has found a manifest in this registry.
+    pub(super) fn supports_head(&self) -> bool {
+        self.0.supports_head.load(Ordering::Relaxed)
     }
 
-    /// Takes repository and name of a manifest that was read, if there is one that nobody took.
-    pub(super) fn manifest_read(&self) -> Option<(String, String)> {
-        lock(&self.0.manifest_read).take()
+    /// Takes the repository and identifier of a manifest that was read, if there is one.
+    pub(super) fn take_manifest_read(&self) -> Option<(String, String)> {
+        lock(&self.0.last_manifest_read).take()
     }
 
-    /// Notes that a manifest was read.
-    pub(super) fn note_manifest(&self, repository: &str, identifier: &str) {
-        if !self.answers_head() {
-            *lock(&self.0.manifest_read) = Some((repository.to_owned(), identifier.to_owned()));
+    /// Records that a manifest was read.
+    pub(super) fn record_manifest_read(&self, repository: &str, identifier: &str) {
+        if !self.supports_head() {
+            *lock(&self.0.last_manifest_read) = Some((repository.to_owned(), identifier.to_owned()));
         }
     }
 
-    /// Notes that one was found by HEAD.
-    pub(super) fn note_head(&self) {
-        self.0.answers_head.store(true, Ordering::Relaxed);
+    /// Records that HEAD has found a manifest.
+    pub(super) fn record_head_support(&self) {
+        self.0.supports_head.store(true, Ordering::Relaxed);
     }
 
-    /// What is known of its refusals.
+    /// Cached meanings of refused tag requests.
     pub(super) fn refusals(&self) -> &Refusals {
         &self.0.refusals
     }
 
-    /// `/v2/<repository>/<rest>`; the parts are escaped.
+    /// `/v2/<repository>/<rest>`; the segments are percent-encoded.
     pub(super) fn url<'a>(&'a self, repository: &'a str, rest: impl IntoIterator<Item = &'a str>) -> Url {
         let mut url = self.0.origin.base().clone();
         if let Ok(mut path) = url.path_segments_mut() {
@@ -250,47 +249,52 @@ impl Registry {
         url
     }
 
-    /// Where `location` of an answer to a request to `from` leads: to the registry itself also where it calls itself by
-    /// another of its names.
-    pub(super) fn follow(&self, label: &str, from: &Url, location: Option<&str>) -> Result<Url, Error> {
-        self.0.origin.follow(label, from, location)
+    /// Resolves the `Location` of a response to a request to `from`. Aliases of the registry are replaced by its own
+    /// address.
+    pub(super) fn resolve_location(&self, label: &str, from: &Url, location: Option<&str>) -> Result<Url, Error> {
+        self.0.origin.resolve_location(label, from, location)
     }
 
-    /// The same for where an upload goes.
-    pub(super) fn follow_upload(&self, label: &str, from: &Url, location: Option<&str>) -> Result<Url, Error> {
-        let url = self.follow(label, from, location)?;
-        if self.0.http.takes_uploads_at(&url) {
+    /// Resolves the location of an upload and checks that uploads may be sent there.
+    pub(super) fn resolve_upload_location(
+        &self,
+        label: &str,
+        from: &Url,
+        location: Option<&str>,
+    ) -> Result<Url, Error> {
+        let url = self.resolve_location(label, from, location)?;
+        if self.0.http.allows_upload_to(&url) {
             return Ok(url);
         }
         let to = url.origin().ascii_serialization();
         let detail = format!(
-            "the registry wants the upload at {to}, where nothing is sent; name the registry by that host, have it answer with its own address, or have the administrator list the host in --upload-host"
+            "the registry redirects the upload to {to}, which is not allowed; use that host in the reference, configure the registry to return its own address, or ask the administrator to list the host in --upload-host"
         );
         Err(Error::new(Kind::Forbidden, label, detail))
     }
 
-    /// What to prove who asks by to `url`: nothing to another host than the registry's own.
-    pub(super) async fn proof<'a>(
+    /// The authorization for a request to `url`. Other hosts than the registry get none.
+    pub(super) async fn authorize<'a>(
         &'a self,
         label: &'a str,
         method: &'a Method,
         url: &Url,
         scope: &'a Scope,
     ) -> Result<Option<RequestAuthorization<'a>>, Error> {
-        match self.is_own(url) {
-            true => self.0.tokens.proof(label, method, scope).await.map(Some),
+        match self.is_own_url(url) {
+            true => self.0.authorizer.authorize(label, method, scope).await.map(Some),
             false => Ok(None),
         }
     }
 
-    /// Whether `url` leads to the registry itself.
-    pub(super) fn is_own(&self, url: &Url) -> bool {
-        self.0.origin.is_own(url)
+    /// Whether `url` is on the registry itself.
+    pub(super) fn is_own_url(&self, url: &Url) -> bool {
+        self.0.origin.is_own_url(url)
     }
 
-    /// Waits for the right to send writing requests, one at a time.
-    pub(super) async fn writing(&self) -> Result<OwnedSemaphorePermit, Error> {
-        self.permit(&self.0.shared.writes).await
+    /// Acquires the permit to send write requests, one at a time.
+    pub(super) async fn write_permit(&self) -> Result<OwnedSemaphorePermit, Error> {
+        self.permit(&self.0.host_limits.writes).await
     }
 
     async fn permit(&self, semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
@@ -298,99 +302,104 @@ impl Registry {
         permit.map_err(|_| Error::new(Kind::Interrupted, self.host(), "the client was shut down"))
     }
 
-    /// Sends a request, again where that is right, and returns the answer whatever its status.
-    pub(super) async fn send(&self, call: &Call) -> Result<RegistryResponse, Error> {
-        let mut tried = 0;
+    /// Sends a request, retries temporary failures, and returns the response whatever its status.
+    pub(super) async fn send(&self, request: &RegistryRequest) -> Result<RegistryResponse, Error> {
+        let mut attempts = 0;
         loop {
-            let error = match self.attempt(call).await {
-                Ok(answer) if !is_temporary(answer.status().as_u16()) => return Ok(answer),
-                Ok(answer) => {
-                    let error = answer.failure().await;
-                    self.patience().note(&error);
+            let error = match self.attempt(request).await {
+                Ok(response) if !is_temporary(response.status().as_u16()) => return Ok(response),
+                Ok(response) => {
+                    let error = response.into_error().await;
+                    self.throttle().record_retry_after(&error);
                     error
                 }
                 Err(error) => error,
             };
-            tried += 1;
-            match error.pause(tried) {
-                Some(pause) if tried < TRIES => {
-                    tracing::debug!(%error, ?pause, "trying again");
-                    tokio::time::sleep(pause).await;
+            attempts += 1;
+            match error.retry_delay(attempts) {
+                Some(delay) if attempts < MAX_ATTEMPTS => {
+                    tracing::debug!(%error, ?delay, "retrying");
+                    tokio::time::sleep(delay).await;
                 }
                 _ => return Err(error),
             }
         }
     }
 
-    /// As [`Registry::send`], and any status but those of `wanted` is an error.
-    pub(super) async fn expect(&self, call: &Call, wanted: &[u16]) -> Result<RegistryResponse, Error> {
-        let answer = self.send(call).await?;
-        if wanted.contains(&answer.status().as_u16()) {
-            Ok(answer)
+    /// Like [`Registry::send`], but a status other than `expected` is an error.
+    pub(super) async fn expect(&self, request: &RegistryRequest, expected: &[u16]) -> Result<RegistryResponse, Error> {
+        let response = self.send(request).await?;
+        if expected.contains(&response.status().as_u16()) {
+            Ok(response)
         } else {
-            Err(answer.failure().await)
+            Err(response.into_error().await)
         }
     }
 
-    async fn attempt(&self, call: &Call) -> Result<RegistryResponse, Error> {
-        let reads = call.method == Method::GET || call.method == Method::HEAD;
-        let turn = match call.within_turn {
+    async fn attempt(&self, request: &RegistryRequest) -> Result<RegistryResponse, Error> {
+        let reads = request.method == Method::GET || request.method == Method::HEAD;
+        let permit = match request.holds_permit {
             true => None,
             false => {
-                let shared = &self.0.shared;
-                Some(self.permit(if reads { &shared.reads } else { &shared.writes }).await?)
+                let limits = &self.0.host_limits;
+                Some(self.permit(if reads { &limits.reads } else { &limits.writes }).await?)
             }
         };
-        self.patience().keep(&call.label).await?;
-        let mut url = call.url.clone();
-        let mut proof = self.proof(&call.label, &call.method, &url, &call.scope).await?;
-        let (mut redirects, mut led_by_public) = (0, false);
+        self.throttle().wait(&request.label).await?;
+        let mut url = request.url.clone();
+        let mut authorization = self
+            .authorize(&request.label, &request.method, &url, &request.scope)
+            .await?;
+        let (mut redirects, mut redirected_by_public) = (0, false);
         let http = &self.0.http;
         loop {
-            let mut request = http
-                .request(&call.label, call.method.clone(), &url, led_by_public)?
-                .headers(call.headers.clone());
-            let mut own = proof.as_mut().filter(|_| self.is_own(&url));
-            if let Some(value) = own.as_ref().and_then(|proof| proof.header()) {
-                request = request.header(AUTHORIZATION, value);
+            let mut builder = http
+                .request(&request.label, request.method.clone(), &url, redirected_by_public)?
+                .headers(request.headers.clone());
+            let mut own_authorization = authorization.as_mut().filter(|_| self.is_own_url(&url));
+            if let Some(value) = own_authorization
+                .as_ref()
+                .and_then(|authorization| authorization.header())
+            {
+                builder = builder.header(AUTHORIZATION, value);
             }
-            if let Some(body) = &call.body {
-                request = request.body(body.clone());
+            if let Some(body) = &request.body {
+                builder = builder.body(body.clone());
             }
-            let response = timeout(self.idle(), http.send(&call.label, request))
+            let response = timeout(self.idle(), http.send(&request.label, builder))
                 .await
-                .map_err(|_| Error::timed_out(&call.label, self.idle()))??;
-            led_by_public |= http.is_public(&response);
-            let mut insufficient = false;
-            if let Some(proof) = &mut own {
-                if proof.is_refusal(&response) {
-                    if proof.refused(&response).await? {
+                .map_err(|_| Error::timed_out(&request.label, self.idle()))??;
+            redirected_by_public |= http.is_public(&response);
+            let mut insufficient_scope = false;
+            if let Some(authorization) = &mut own_authorization {
+                if authorization.is_challenge(&response) {
+                    if authorization.answer_challenge(&response).await? {
                         continue;
                     }
-                    insufficient = proof.was_answered();
+                    insufficient_scope = authorization.used_service_token();
                 } else {
-                    proof.accepted();
+                    authorization.record_accepted();
                 }
             }
             let status = response.status().as_u16();
-            // Of a request to write, a redirect keeps the method: there is nothing to GET.
+            // Write requests keep their method on redirect, so 303 does not apply to them.
             if matches!(status, 301 | 302 | 307 | 308) || reads && status == 303 {
                 redirects += 1;
-                if redirects > REDIRECTS {
-                    return Err(too_many_redirects(&call.label));
+                if redirects > MAX_REDIRECTS {
+                    return Err(too_many_redirects(&request.label));
                 }
-                let to = self.follow(&call.label, &url, text_of(response.headers(), LOCATION))?;
+                let to = self.resolve_location(&request.label, &url, header_text(response.headers(), LOCATION))?;
                 if !reads && to.origin() != url.origin() {
-                    return Err(leads_away(&call.label, &to));
+                    return Err(redirected_to_other_host(&request.label, &to));
                 }
                 url = to;
                 continue;
             }
-            let is_foreign = http.is_foreign(response.url());
-            let mut answer = RegistryResponse::new(response, call.label.clone(), turn);
-            answer.is_foreign = is_foreign;
-            answer.insufficient = insufficient;
-            return Ok(answer);
+            let is_concealed = http.is_concealed(response.url());
+            let mut response = RegistryResponse::new(response, request.label.clone(), permit);
+            response.is_concealed = is_concealed;
+            response.insufficient_scope = insufficient_scope;
+            return Ok(response);
         }
     }
 }
@@ -399,40 +408,30 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The text of a header, if there is one that is a text. It may have characters beyond ASCII, as paths of some servers do.
-pub(super) fn text_of(headers: &HeaderMap, name: impl AsRef<str>) -> Option<&str> {
-    std::str::from_utf8(headers.get(name.as_ref())?.as_bytes()).ok()
-}
-
-/// That a request is redirected again and again.
+/// The error for too many redirects.
 pub(super) fn too_many_redirects(label: &str) -> Error {
-    let detail = format!("the registry redirects more than {REDIRECTS} times");
+    let detail = format!("the registry redirects more than {MAX_REDIRECTS} times");
     Error::new(Kind::Protocol, label, detail)
 }
 
-/// That a request to write is to be sent to another host.
-pub(super) fn leads_away(label: &str, to: &Url) -> Error {
+/// The error for a write request that is redirected to another host.
+pub(super) fn redirected_to_other_host(label: &str, to: &Url) -> Error {
     let to = to.origin().ascii_serialization();
     let detail = format!(
-        "the registry redirects to {to}, where nothing is written; name the registry by that host, or have it answer itself"
+        "the registry redirects a write request to {to}, which is not allowed; use that host in the reference, or configure the registry not to redirect"
     );
     Error::new(Kind::Protocol, label, detail)
 }
 
 /// Reads the first `limit` bytes of a body into `body`.
-async fn beginning(response: &mut reqwest::Response, limit: usize, body: &mut Vec<u8>) {
+async fn read_prefix(response: &mut reqwest::Response, limit: usize, body: &mut Vec<u8>) {
     while let Ok(Some(chunk)) = response.chunk().await {
-        let room = limit - body.len();
-        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if chunk.len() >= room {
+        let remaining = limit - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(remaining)]);
+        if chunk.len() >= remaining {
             return;
         }
     }
-}
-
-/// A URL for people: without user, query and fragment.
-pub(super) fn shown(url: &Url) -> String {
-    format!("{}{}", url.origin().ascii_serialization(), url.path())
 }
 
 #[cfg(test)]
@@ -449,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_hold_their_parts_together() {
+    fn url_segments_are_percent_encoded() {
         let registry = registry("r:5000", true);
         let url = registry.url("a/b", ["manifests", "x?y#z/.."]);
         assert_eq!(url.as_str(), "http://r:5000/v2/a/b/manifests/x%3Fy%23z%2F..");

@@ -1,4 +1,4 @@
-//! The content of a blob on its way from a registry.
+//! Downloads the content of a blob.
 
 use std::time::Duration;
 
@@ -6,87 +6,87 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderValue, RANGE};
 
-use super::client::{Call, Registry, RegistryResponse};
+use super::client::{Registry, RegistryRequest, RegistryResponse};
 use super::error::{Error, Kind};
 use crate::oci::{Digest, Hasher};
 
-/// How often a download is resumed while it does not get on.
-const RESUMPTIONS: u32 = 4;
-/// Bytes after which a download counts as getting on.
+/// Resumptions of a download without progress.
+const MAX_RESUMPTIONS: u32 = 4;
+/// Bytes that count as progress.
 const PROGRESS: u64 = 8 * 1024 * 1024;
 
-/// A blob's content as it comes. Nothing is asked of the registry before the first chunk is.
+/// The content of a blob as a stream. The request is sent when the first chunk is polled.
 pub struct Download {
     registry: Registry,
-    call: Call,
+    request: RegistryRequest,
     digest: Digest,
     size: Option<u64>,
-    /// None where whoever takes the content verifies it.
+    /// `None` if the receiver verifies the content.
     hasher: Option<Hasher>,
     ended: bool,
     received: u64,
-    /// Bytes at the front of a resumed answer that were received before: not every registry knows ranges.
+    /// Bytes at the beginning of the response that were already received, because the registry does not support ranges.
     skip: u64,
-    /// The registry gave no range when it was asked for one.
-    whole: bool,
-    answer: Option<RegistryResponse>,
-    /// Some of it came from another host, to which the registry leads.
-    is_foreign: bool,
-    broken: u32,
-    broken_at: u64,
+    /// The registry did not return a requested range.
+    ranges_unsupported: bool,
+    response: Option<RegistryResponse>,
+    /// Some of the content came from another host that the registry redirects to.
+    is_concealed: bool,
+    failures: u32,
+    failed_at: u64,
 }
 
 impl Download {
-    pub(super) fn new(registry: Registry, call: Call, digest: Digest, size: Option<u64>) -> Self {
+    pub(super) fn new(registry: Registry, request: RegistryRequest, digest: Digest, size: Option<u64>) -> Self {
         Self {
             registry,
-            call,
+            request,
             hasher: Some(Hasher::like(&digest)),
             ended: false,
             digest,
             size,
             received: 0,
             skip: 0,
-            whole: false,
-            answer: None,
-            is_foreign: false,
-            broken: 0,
-            broken_at: 0,
+            ranges_unsupported: false,
+            response: None,
+            is_concealed: false,
+            failures: 0,
+            failed_at: 0,
         }
     }
 
-    /// The same without a look at the digest, for content that is verified where it goes. The length is looked at.
+    /// Disables verification of the digest, for content that the receiver verifies. The length is still verified.
     pub(super) fn unverified(mut self) -> Self {
         self.hasher = None;
         self
     }
 
-    /// The request, for people.
+    /// The request, for messages.
     pub(super) fn label(&self) -> &str {
-        &self.call.label
+        &self.request.label
     }
 
-    /// The length in bytes, as far as the other side says it before the content; it is held against what arrives.
-    /// Nothing was read before.
-    pub async fn announced(&mut self) -> Result<Option<u64>, Error> {
-        if self.answer.is_none() && !self.ended {
-            self.answer = Some(self.open().await?);
+    /// The length in bytes, if the server announces it before the content; it is verified against the content. Must be
+    /// called before the first chunk is read.
+    pub async fn content_length(&mut self) -> Result<Option<u64>, Error> {
+        if self.response.is_none() && !self.ended {
+            self.response = Some(self.connect().await?);
         }
-        let answer = self.answer.as_ref();
-        let length = answer.and_then(|answer| answer.header(CONTENT_LENGTH)?.parse().ok());
+        let response = self.response.as_ref();
+        let length = response.and_then(|response| response.header(CONTENT_LENGTH)?.parse().ok());
         if self.received == 0 && self.size.is_none() {
             self.size = length;
         }
         Ok(self.size)
     }
 
-    /// The bytes that came so far.
+    /// The bytes received so far.
     pub fn received(&self) -> u64 {
         self.received
     }
 
-    /// The same, with a length that is known.
-    pub fn of_size(self, size: u64) -> Self {
+    /// Sets the known length.
+    pub fn with_size(self, size: u64) -> Self {
         Self {
             size: Some(size),
             ..self
@@ -102,49 +102,49 @@ impl Download {
         .boxed()
     }
 
-    /// The next bytes; none after the last, when digest and size were found right.
+    /// The next bytes; `None` at the end, after digest and size were verified.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
         if self.ended {
             return Ok(None);
         }
         loop {
-            let answer = match &mut self.answer {
-                Some(answer) => answer,
+            let response = match &mut self.response {
+                Some(response) => response,
                 None => {
-                    let answer = self.open().await?;
-                    self.answer.insert(answer)
+                    let response = self.connect().await?;
+                    self.response.insert(response)
                 }
             };
             let idle = self.registry.idle();
-            let next = tokio::time::timeout(idle, answer.response.chunk())
+            let next = tokio::time::timeout(idle, response.inner.chunk())
                 .await
-                .map_err(|_| Error::timed_out(&self.call.label, idle))?;
+                .map_err(|_| Error::timed_out(&self.request.label, idle))?;
             match next {
                 Ok(Some(mut chunk)) => {
                     let known = self.skip.min(chunk.len() as u64);
                     self.skip -= known;
-                    // Not more than the chunk's length, which is an usize.
+                    // At most the length of the chunk, which is a `usize`.
                     let chunk = chunk.split_off(known as usize);
                     if !chunk.is_empty() {
-                        return self.take(chunk).map(Some);
+                        return self.accept_chunk(chunk).map(Some);
                     }
                 }
                 Ok(None) => return self.end().map(|()| None),
                 Err(error) => {
-                    self.answer = None;
-                    let error = Error::transport(&self.call.label, &error.without_url());
+                    self.response = None;
+                    let error = Error::transport(&self.request.label, &error.without_url());
                     self.resume_after(error).await?;
                 }
             }
         }
     }
 
-    fn take(&mut self, chunk: Bytes) -> Result<Bytes, Error> {
+    fn accept_chunk(&mut self, chunk: Bytes) -> Result<Bytes, Error> {
         self.received += chunk.len() as u64;
         if let Some(size) = self.size
             && self.received > size
         {
-            return Err(self.mismatch(format!("more than the {size} bytes that are expected arrive")));
+            return Err(self.mismatch(format!("received more than the expected {size} bytes")));
         }
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&chunk);
@@ -153,17 +153,17 @@ impl Download {
     }
 
     fn end(&mut self) -> Result<(), Error> {
-        self.answer = None;
+        self.response = None;
         self.ended = true;
         let received = self.received;
         if let Some(size) = self.size
             && received != size
         {
-            return Err(self.mismatch(format!("{size} bytes are expected, and {received} arrived")));
+            return Err(self.mismatch(format!("expected {size} bytes, but received {received}")));
         }
         match self.hasher.take().map(Hasher::finish) {
             Some(found) if found != self.digest => {
-                // By its digest it could be had, by somebody who cannot read it where it is.
+                // With this digest, a tenant could fetch content from a host that only the operator can reach.
                 let restricted = self.registry.endpoint().restrictions.is_some();
                 Err(self.mismatch(match restricted {
                     true => "the content has another digest".to_owned(),
@@ -174,76 +174,80 @@ impl Download {
         }
     }
 
-    /// `detail` tells of the content what nobody is to learn by naming a registry that leads to it.
+    /// `detail` may reveal content of another host, so it is replaced if the content came from there.
     fn mismatch(&mut self, detail: String) -> Error {
         self.ended = true;
-        self.answer = None;
-        let detail = match self.is_foreign {
-            true => "the host that the registry leads to has other content".to_owned(),
+        self.response = None;
+        let detail = match self.is_concealed {
+            true => "the host that the registry redirects to has other content".to_owned(),
             false => detail,
         };
-        Error::new(Kind::DigestMismatch, &self.call.label, detail)
+        Error::new(Kind::DigestMismatch, &self.request.label, detail)
     }
 
     async fn resume_after(&mut self, error: Error) -> Result<(), Error> {
-        if self.received - self.broken_at >= PROGRESS {
-            self.broken = 0;
+        if self.received - self.failed_at >= PROGRESS {
+            self.failures = 0;
         }
-        self.broken += 1;
-        self.broken_at = self.received;
-        if self.broken > RESUMPTIONS || !error.temporary() {
+        self.failures += 1;
+        self.failed_at = self.received;
+        if self.failures > MAX_RESUMPTIONS || !error.is_temporary() {
             self.ended = true;
             return Err(error);
         }
-        tracing::debug!(%error, received = self.received, "resuming");
-        tokio::time::sleep(error.pause(self.broken).unwrap_or(Duration::from_millis(200))).await;
+        tracing::debug!(%error, received = self.received, "resuming a download");
+        tokio::time::sleep(error.retry_delay(self.failures).unwrap_or(Duration::from_millis(200))).await;
         Ok(())
     }
 
-    async fn open(&mut self) -> Result<RegistryResponse, Error> {
-        let answer = self.request().await?;
-        self.is_foreign |= answer.is_foreign;
-        Ok(answer)
+    async fn connect(&mut self) -> Result<RegistryResponse, Error> {
+        let response = self.send_request().await?;
+        self.is_concealed |= response.is_concealed;
+        Ok(response)
     }
 
-    async fn request(&mut self) -> Result<RegistryResponse, Error> {
+    async fn send_request(&mut self) -> Result<RegistryResponse, Error> {
         self.skip = 0;
         if self.received > 0
-            && !self.whole
+            && !self.ranges_unsupported
             && let Ok(range) = HeaderValue::try_from(format!("bytes={}-", self.received))
         {
-            self.call.headers.insert(RANGE, range);
-            let answer = self.registry.send(&self.call).await;
-            self.call.headers.remove(RANGE);
-            match answer {
-                Ok(answer) => match answer.status().as_u16() {
+            self.request.headers.insert(RANGE, range);
+            let response = self.registry.send(&self.request).await;
+            self.request.headers.remove(RANGE);
+            match response {
+                Ok(response) => match response.status().as_u16() {
                     200 => {
                         self.skip = self.received;
-                        return Ok(answer);
+                        return Ok(response);
                     }
-                    206 if answer.header(CONTENT_RANGE).and_then(start_of) == Some(self.received) => {
-                        return Ok(answer);
+                    206 if response.header(CONTENT_RANGE).and_then(range_start) == Some(self.received) => {
+                        return Ok(response);
                     }
-                    401 | 404 => return Err(answer.failure().await),
-                    status => tracing::debug!(status, label = self.call.label, "the registry gives no range"),
+                    401 | 404 => return Err(response.into_error().await),
+                    status => tracing::debug!(
+                        status,
+                        label = self.request.label,
+                        "the registry does not support ranges"
+                    ),
                 },
-                // Some break down over what they do not know.
+                // Some registries fail on unknown headers.
                 Err(error) if matches!(error.kind(), Kind::Status(_)) => {
-                    tracing::debug!(%error, "the registry gives no range");
+                    tracing::debug!(%error, "the registry does not support ranges");
                 }
                 Err(error) => return Err(error),
             }
-            // It need not know ranges (RFC 9110, section 14.2); what came before is passed over.
-            self.whole = true;
+            // Ranges are optional (RFC 9110, section 14.2); the bytes that were already received are skipped.
+            self.ranges_unsupported = true;
         }
-        let answer = self.registry.expect(&self.call, &[200]).await?;
+        let response = self.registry.expect(&self.request, &[200]).await?;
         self.skip = self.received;
-        Ok(answer)
+        Ok(response)
     }
 }
 
-/// The first number of `bytes 5-9/10`.
-pub(super) fn start_of(content_range: &str) -> Option<u64> {
+/// The start offset in `bytes 5-9/10`.
+pub(super) fn range_start(content_range: &str) -> Option<u64> {
     let range = content_range.trim().strip_prefix("bytes")?.trim_start();
     range.split_once('-')?.0.trim().parse().ok()
 }
@@ -253,11 +257,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_where_a_range_starts() {
-        assert_eq!(start_of("bytes 5-9/10"), Some(5));
-        assert_eq!(start_of("bytes 0-9/*"), Some(0));
+    fn the_start_of_a_range_is_parsed() {
+        assert_eq!(range_start("bytes 5-9/10"), Some(5));
+        assert_eq!(range_start("bytes 0-9/*"), Some(0));
         for bad in ["", "bytes */10", "items 5-9/10", "bytes -9", "5-9"] {
-            assert_eq!(start_of(bad), None, "{bad}");
+            assert_eq!(range_start(bad), None, "{bad}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where a registry is and how it is spoken to.
+//! Address, trust, credentials and limits of a registry.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -12,35 +12,35 @@ use super::error::{Error, Kind};
 use super::restrictions::Restrictions;
 use crate::oci::{Digest, Hasher};
 
-/// One registry: its address, what is trusted, who asks, and how much at once.
+/// One registry: its address, trusted certificates, credentials and limits.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// Host and port as references write it, such as `docker.io` or `127.0.0.1:31999`.
+    /// Host and port as written in references, such as `docker.io` or `127.0.0.1:31999`.
     pub host: String,
-    /// Other hosts, with their ports, by which the registry names itself in its answers; such as what pods call a
-    /// registry that is reached by its Service. A URL of an answer that names one of them means this endpoint.
+    /// Other hosts, with their ports, that the registry uses for itself in responses, such as the pod address of a
+    /// registry that is reached through its Service. URLs with these hosts mean this endpoint.
     pub aliases: Vec<String>,
-    /// Plain HTTP instead of HTTPS. Only when somebody asked for it (`insecure: true`).
+    /// Plain HTTP instead of HTTPS. Only on explicit request (`insecure: true`).
     pub plain_http: bool,
-    /// What is trusted besides the certificates of the system.
+    /// Certificates that are trusted in addition to those of the system.
     pub trust: Trust,
-    /// Who asks; without it, anonymously.
+    /// The credentials; anonymous without them.
     pub credentials: Option<Credentials>,
-    /// How long nothing may move before a request counts as timed out.
+    /// Time without progress after which a request times out.
     pub idle: Duration,
-    /// The number of reading requests, and of writing ones, that run at once.
+    /// The maximum number of concurrent read requests, and of concurrent write requests.
     pub connections: usize,
-    /// How many requests are sent in a second, and at once after a pause; without it, as many as `connections` allow.
-    /// What its token service and its storage are asked is not counted.
+    /// Requests per second, which is also the burst size; `None` for no limit. Requests to the token service and to
+    /// storage are not counted.
     pub rate: Option<NonZeroU32>,
-    /// The least bytes a second of the content of a blob on its way there; what is slower for as long as `idle` is given up.
-    /// 0: none.
+    /// Minimum upload throughput in bytes per second. An upload that is slower for the time `idle` fails. 0 disables
+    /// the check.
     pub throughput: u64,
-    /// What it may be and where it may lead; none for a registry that is trusted to lead anywhere.
+    /// Restrictions on addresses and redirects; `None` for a registry that is fully trusted.
     pub restrictions: Option<Arc<Restrictions>>,
 }
 
-/// How much is asked of a registry: one for all, whatever is done there.
+/// Request limits of a registry.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// As [`Endpoint::connections`].
@@ -61,34 +61,34 @@ impl Default for Limits {
     }
 }
 
-/// Certificates, as PEM (`ca.crt`, `tls.crt`, `tls.key` of a Secret).
+/// Certificates as PEM (`ca.crt`, `tls.crt`, `tls.key` of a Secret).
 #[derive(Clone, Debug, Default)]
 pub struct Trust {
-    /// Authorities that are trusted besides the system's.
+    /// CA certificates that are trusted in addition to those of the system.
     pub authorities: Option<Vec<u8>>,
-    /// The certificate, with its chain, that we show.
+    /// The client certificate with its chain.
     pub certificate: Option<Vec<u8>>,
-    /// The certificate's key.
+    /// The private key of the client certificate.
     pub key: Option<SecretString>,
 }
 
 impl Trust {
-    /// What a Secret holds whose entries `entry` gives by their names: `ca.crt`, and `tls.crt` with `tls.key`. An empty
-    /// entry is none, as cert-manager writes `ca.crt` where it has none. The error says what is wrong, and follows the name
-    /// of the Secret.
-    pub fn of_secret<'a>(entry: impl Fn(&str) -> Option<&'a [u8]>) -> Result<Self, String> {
-        let filled = |name: &str| entry(name).filter(|content| !content.trim_ascii().is_empty());
-        let key = match filled("tls.key").map(std::str::from_utf8) {
+    /// Reads a Secret whose entries `entry` returns by name: `ca.crt`, and `tls.crt` with `tls.key`. An empty entry
+    /// counts as absent, because cert-manager writes an empty `ca.crt`. The error is a predicate whose subject is the
+    /// Secret.
+    pub fn from_secret<'a>(entry: impl Fn(&str) -> Option<&'a [u8]>) -> Result<Self, String> {
+        let non_empty = |name: &str| entry(name).filter(|content| !content.trim_ascii().is_empty());
+        let key = match non_empty("tls.key").map(std::str::from_utf8) {
             Some(Ok(key)) => Some(SecretString::from(key)),
             Some(Err(_)) => return Err("has a tls.key that is not PEM".to_owned()),
             None => None,
         };
         for name in ["ca.crt", "tls.crt"] {
-            if let Some(Err(reason)) = filled(name).map(authorities) {
+            if let Some(Err(reason)) = non_empty(name).map(authorities) {
                 return Err(format!("is unusable: {name} {reason}"));
             }
         }
-        let bytes = |name: &str| filled(name).map(<[u8]>::to_vec);
+        let bytes = |name: &str| non_empty(name).map(<[u8]>::to_vec);
         let trust = Self {
             authorities: bytes("ca.crt"),
             certificate: bytes("tls.crt"),
@@ -98,15 +98,12 @@ impl Trust {
             return Err("has only one of tls.crt and tls.key: a client certificate needs both".to_owned());
         }
         if trust.authorities.is_none() && trust.certificate.is_none() {
-            return Err(
-                "has neither ca.crt nor tls.crt; name the entry with the certificate of the authority ca.crt"
-                    .to_owned(),
-            );
+            return Err("has neither ca.crt nor tls.crt; store the CA certificate in the entry ca.crt".to_owned());
         }
         Ok(trust)
     }
 
-    /// What tells it from any other, without the key.
+    /// A digest of the certificates, without the key.
     pub fn digest(&self) -> Digest {
         let mut hasher = Hasher::sha256();
         for part in [&self.authorities, &self.certificate] {
@@ -117,7 +114,7 @@ impl Trust {
         hasher.finish()
     }
 
-    /// The same, and the `authorities` of a further bundle.
+    /// Adds the CA certificates of another bundle.
     pub fn with_authorities(mut self, authorities: Option<&[u8]>) -> Self {
         if let Some(more) = authorities {
             let bundle = self.authorities.get_or_insert_default();
@@ -128,23 +125,22 @@ impl Trust {
     }
 }
 
-/// A name and its password or access token, or a token that stands for both. What is secret is redacted where it is
-/// printed for debugging.
+/// A user name with its password or access token, or a token that replaces both. Secrets are redacted in debug output.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    /// The name; may be empty beside a token.
+    /// The user name; may be empty when a token is set.
     pub username: String,
-    /// The password; empty beside a token.
+    /// The password; empty when a token is set.
     pub password: SecretString,
-    /// An OAuth2 refresh token (`identitytoken` of docker's `config.json`), which the token service exchanges for
+    /// An OAuth2 refresh token (`identitytoken` in docker's `config.json`), which the token service exchanges for
     /// access tokens.
     pub identity_token: Option<SecretString>,
-    /// An access token of the registry itself (`registrytoken` of docker's `config.json`), sent as it is.
+    /// An access token of the registry (`registrytoken` in docker's `config.json`), sent unchanged.
     pub registry_token: Option<SecretString>,
 }
 
 impl Credentials {
-    /// A name and its password.
+    /// A user name with its password.
     pub fn new(username: impl Into<String>, password: impl Into<SecretString>) -> Self {
         Self {
             username: username.into(),
@@ -154,7 +150,7 @@ impl Credentials {
         }
     }
 
-    /// An OAuth2 refresh token of a token service.
+    /// Credentials with an OAuth2 refresh token.
     pub fn identity_token(username: impl Into<String>, token: impl Into<SecretString>) -> Self {
         Self {
             identity_token: Some(token.into()),
@@ -162,7 +158,7 @@ impl Credentials {
         }
     }
 
-    /// An access token that the registry takes as it is.
+    /// Credentials with an access token that is sent unchanged.
     pub fn registry_token(token: impl Into<SecretString>) -> Self {
         Self {
             registry_token: Some(token.into()),
@@ -170,14 +166,15 @@ impl Credentials {
         }
     }
 
-    /// Whether there is a name or a password.
+    /// Whether a user name or password is set.
     pub(super) fn has_password(&self) -> bool {
         !(self.username.is_empty() && self.password.expose_secret().is_empty())
     }
 }
 
 impl Endpoint {
-    /// HTTPS to `host`, anonymously, with what the system trusts; the usual [`Limits`], 60 s of idleness.
+    /// HTTPS to `host`, anonymous, with the CA certificates of the system, default [`Limits`] and an idle timeout of 60
+    /// s.
     pub fn new(host: impl Into<String>) -> Self {
         let Limits {
             connections,
@@ -198,8 +195,8 @@ impl Endpoint {
         }
     }
 
-    /// The same within `limits`.
-    pub fn within(self, limits: Limits) -> Self {
+    /// Sets the request limits.
+    pub fn with_limits(self, limits: Limits) -> Self {
         let Limits {
             connections,
             rate,
@@ -213,8 +210,8 @@ impl Endpoint {
         }
     }
 
-    /// `https://host/v2/`. Docker's registry is not at the name that references call it by.
-    pub(super) fn base(&self) -> Result<Url, Error> {
+    /// The base URL `https://host/v2/`. Docker Hub is served from another host than the one in references.
+    pub(super) fn base_url(&self) -> Result<Url, Error> {
         let refuse = |reason: String| {
             let host: String = self.host.chars().take(160).collect();
             Error::new(
@@ -229,7 +226,7 @@ impl Endpoint {
         };
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
         if host.is_empty() || !host.bytes().all(plain) {
-            return Err(refuse("this is not a host".to_owned()));
+            return Err(refuse("not a valid host".to_owned()));
         }
         let scheme = if self.plain_http { "http" } else { "https" };
         Url::parse(&format!("{scheme}://{host}/v2/")).map_err(|error| refuse(error.to_string()))
@@ -241,10 +238,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_may_have_empty_entries() {
+    fn empty_entries_of_a_secret_count_as_absent() {
         let of = |entries: &[(&str, &'static str)]| {
             let found = |name: &str| entries.iter().find(|(known, _)| *known == name);
-            Trust::of_secret(|name| found(name).map(|(_, content)| content.as_bytes())).map(|_| ())
+            Trust::from_secret(|name| found(name).map(|(_, content)| content.as_bytes())).map(|_| ())
         };
         let only = of(&[("ca.crt", "\n"), ("tls.key", "k")]).unwrap_err();
         assert!(only.starts_with("has only one of tls.crt and tls.key"), "{only}");
@@ -253,19 +250,22 @@ mod tests {
             assert!(none.starts_with("has neither ca.crt nor tls.crt"), "{none}");
         }
         let junk = of(&[("ca.crt", "junk")]).unwrap_err();
-        assert!(junk.starts_with("is unusable: ca.crt holds no certificate"), "{junk}");
+        assert!(
+            junk.starts_with("is unusable: ca.crt contains no readable certificate"),
+            "{junk}"
+        );
     }
 
     #[test]
-    fn base_is_where_the_registry_answers() {
-        let base = |host: &str| Endpoint::new(host).base().map(String::from);
+    fn the_base_url_has_the_host_that_serves_the_api() {
+        let base = |host: &str| Endpoint::new(host).base_url().map(String::from);
         assert_eq!(base("docker.io").unwrap(), "https://registry-1.docker.io/v2/");
         assert_eq!(base("[::1]:5000").unwrap(), "https://[::1]:5000/v2/");
         let plain = Endpoint {
             plain_http: true,
             ..Endpoint::new("a:80")
         };
-        assert_eq!(plain.base().unwrap().as_str(), "http://a/v2/");
+        assert_eq!(plain.base_url().unwrap().as_str(), "http://a/v2/");
         for bad in ["", "a/b", "user@host", "http://a", "a:b:c", "a b", "a:99999"] {
             assert_eq!(base(bad).unwrap_err().kind(), &Kind::Address, "{bad}");
         }

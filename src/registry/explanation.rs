@@ -1,8 +1,8 @@
-//! What the body of a failing answer says for people: the errors of the distribution specification, and what registries,
-//! storage, proxies and token services write instead. Pure.
+//! Extracts a readable message from the body of an error response: the errors of the distribution specification, and
+//! the formats of registries, storage services, proxies and token services. Pure.
 //!
-//! What it says is one bounded line without characters that a terminal would act on, and without what differs from one
-//! try to the next: times, and names of requests.
+//! The message is one bounded line without terminal control characters, and without parts that differ between
+//! attempts, such as times and request IDs.
 
 use std::borrow::Cow;
 use std::io::Read as _;
@@ -11,43 +11,44 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde_json::{Map, Value};
 
-/// The longest explanation in characters.
-const LIMIT: usize = 300;
-/// The longest `detail` of one error in characters.
+/// Maximum length of a message, in characters.
+const MESSAGE_LIMIT: usize = 300;
+/// Maximum length of the `detail` of one error, in characters.
 const DETAIL_LIMIT: usize = 160;
-/// Bytes of a compressed body that are read.
-const INFLATED_LIMIT: usize = 64 * 1024;
-/// How many errors of one answer are read.
-const ERRORS: usize = 4;
-/// How deep `detail` is looked into.
-const DEPTH: usize = 3;
+/// Bytes of a compressed body that are decompressed.
+const DECOMPRESSED_LIMIT: usize = 64 * 1024;
+/// Errors of one response that are read.
+const MAX_ERRORS: usize = 4;
+/// Nesting levels of `detail` that are read.
+const MAX_DEPTH: usize = 3;
 
-/// What some explanations mean, whatever status they come with.
+/// A cause that is recognized from the message, whatever the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Says {
+pub(super) enum ErrorCause {
     /// The registry is full, or a quota is used up.
     NoSpace,
-    /// What stands under the tag stays.
+    /// The tag cannot be overwritten.
     Immutable,
 }
 
-/// The explanation of a failing answer.
+/// The parsed body of an error response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Explanation {
-    /// The codes of its errors, such as `DENIED`.
+    /// The error codes, such as `DENIED`.
     pub codes: Vec<String>,
-    /// One line; may be empty.
+    /// ErrorEntry line; may be empty.
     pub text: String,
 }
 
 impl Explanation {
-    /// Reads a body, of which the end may be missing. What it is, it shows better than its media type.
-    pub fn read(body: &[u8]) -> Self {
-        let (body, _) = inflated(body, INFLATED_LIMIT);
+    /// Parses a body, which may be truncated. The format is detected from the content, because media types are
+    /// unreliable.
+    pub fn parse(body: &[u8]) -> Self {
+        let (body, _) = decompress(body, DECOMPRESSED_LIMIT);
         let text = String::from_utf8_lossy(&body);
         let text = text.trim_start_matches('\u{feff}').trim();
         if let Some(value) = json(text) {
-            return Self::of_json(&value);
+            return Self::from_json(&value);
         }
         if text.starts_with('<') {
             let lower = text.to_ascii_lowercase();
@@ -56,35 +57,35 @@ impl Explanation {
                 .any(|tag| lower.contains(tag));
             let error = element(text, "code").or_else(|| element(text, "message"));
             return match error.filter(|_| !page) {
-                Some(_) => Self::of_xml(text),
-                None => Self::of_text(&html(text)),
+                Some(_) => Self::from_xml(text),
+                None => Self::from_text(&html_text(text)),
             };
         }
         if text.starts_with('{') || text.starts_with("[{") {
-            return Self::of_broken_json(text);
+            return Self::from_truncated_json(text);
         }
         match is_binary(text) {
             true => Self::default(),
-            false => Self::of_text(text),
+            false => Self::from_text(text),
         }
     }
 
-    /// Of JSON whose end is missing: the first code and message, as far as they are there.
-    fn of_broken_json(text: &str) -> Self {
-        let first = |names: &[&str]| names.iter().find_map(|name| beginning_of(text, name));
-        let one = One {
+    /// Reads the first code and message of truncated JSON, as far as they are present.
+    fn from_truncated_json(text: &str) -> Self {
+        let first = |names: &[&str]| names.iter().find_map(|name| truncated_field(text, name));
+        let entry = ErrorEntry {
             code: first(&["code"]).unwrap_or_default(),
             message: first(&["message", "detail", "details", "error_description", "error"]).unwrap_or_default(),
             detail: String::new(),
         };
         Self {
-            text: line(&one.words(), LIMIT),
-            codes: Some(one.code).filter(|code| !code.is_empty()).into_iter().collect(),
+            text: line(&entry.message(), MESSAGE_LIMIT),
+            codes: Some(entry.code).filter(|code| !code.is_empty()).into_iter().collect(),
         }
     }
 
-    /// What its words mean, where the status does not say it.
-    pub fn says(&self) -> Option<Says> {
+    /// The cause that the message describes, where the status does not.
+    pub fn cause(&self) -> Option<ErrorCause> {
         const NO_SPACE: [&str; 16] = [
             "no space left",
             "enospc",
@@ -103,90 +104,92 @@ impl Explanation {
             "storage limit",
             "maximum allowed number",
         ];
-        // Of requests in a time, not of room.
-        const OF_TIME: [&str; 3] = ["quota metric", "requests per", "per minute"];
+        // Phrases of rate limits, not of storage quotas.
+        const RATE_LIMIT: [&str; 3] = ["quota metric", "requests per", "per minute"];
         const IMMUTABLE: [&str; 4] = [
             "immutable",
             "imagetagalreadyexists",
             "cannot be overwritten",
-            // Nexus, whose repositories may take each name once.
+            // Nexus, whose repositories can be write-once.
             "does not allow updating",
         ];
         let words = self.text.to_ascii_lowercase();
         let has = |phrases: &[&str]| phrases.iter().any(|phrase| words.contains(phrase));
         let quota = words.contains("quota") && has(&["exceed", "reached", "over"]);
-        if quota && !has(&OF_TIME) || has(&NO_SPACE) {
-            return Some(Says::NoSpace);
+        if quota && !has(&RATE_LIMIT) || has(&NO_SPACE) {
+            return Some(ErrorCause::NoSpace);
         }
-        has(&IMMUTABLE).then_some(Says::Immutable)
+        has(&IMMUTABLE).then_some(ErrorCause::Immutable)
     }
 
-    fn of_text(text: &str) -> Self {
+    fn from_text(text: &str) -> Self {
         Self {
             codes: Vec::new(),
-            text: line(text, LIMIT),
+            text: line(text, MESSAGE_LIMIT),
         }
     }
 
-    fn of_json(value: &Value) -> Self {
-        let errors: Vec<One> = match value {
+    fn from_json(value: &Value) -> Self {
+        let errors: Vec<ErrorEntry> = match value {
             Value::Object(fields) => match fields.get("errors") {
-                Some(Value::Array(all)) if !all.is_empty() => all.iter().take(ERRORS).filter_map(One::read).collect(),
-                Some(one @ (Value::Object(_) | Value::String(_))) => One::read(one).into_iter().collect(),
+                Some(Value::Array(all)) if !all.is_empty() => {
+                    all.iter().take(MAX_ERRORS).filter_map(ErrorEntry::parse).collect()
+                }
+                Some(entry @ (Value::Object(_) | Value::String(_))) => ErrorEntry::parse(entry).into_iter().collect(),
                 _ => Vec::new(),
             },
-            Value::Array(all) => all.iter().take(ERRORS).filter_map(One::read).collect(),
+            Value::Array(all) => all.iter().take(MAX_ERRORS).filter_map(ErrorEntry::parse).collect(),
             _ => Vec::new(),
         };
         let errors = match errors.is_empty() {
-            true => One::read(value).into_iter().collect(),
+            true => ErrorEntry::parse(value).into_iter().collect(),
             false => errors,
         };
         let words: Vec<String> = errors
             .iter()
-            .map(One::words)
+            .map(ErrorEntry::message)
             .filter(|words| !words.is_empty())
             .collect();
         let words = match words.is_empty() {
-            // Whatever its fields are called.
-            true => words_of(value, DEPTH),
+            // Unknown field names: use all texts.
+            true => detail_text(value, MAX_DEPTH),
             false => words.join(", "),
         };
         Self {
-            text: line(&words, LIMIT),
+            text: line(&words, MESSAGE_LIMIT),
             codes: errors
                 .into_iter()
-                .map(|one| one.code)
+                .map(|entry| entry.code)
                 .filter(|code| !code.is_empty())
                 .collect(),
         }
     }
 
-    /// Of S3 and the storage of Azure and Google: `<Error><Code>…</Code><Message>…</Message>`, and Google's `<Details>`; the
-    /// rest is of this request alone.
-    fn of_xml(text: &str) -> Self {
+    /// Reads XML errors of S3, Azure and Google storage: `<Error><Code>…</Code><Message>…</Message>`, and Google's
+    /// `<Details>`. The other elements differ per request.
+    fn from_xml(text: &str) -> Self {
         let named = |name| element(text, name).unwrap_or_default();
-        let one = One {
+        let entry = ErrorEntry {
             code: named("code"),
             message: named("message"),
             detail: named("details"),
         };
         Self {
-            text: line(&one.words(), LIMIT),
-            codes: Some(one.code).filter(|code| !code.is_empty()).into_iter().collect(),
+            text: line(&entry.message(), MESSAGE_LIMIT),
+            codes: Some(entry.code).filter(|code| !code.is_empty()).into_iter().collect(),
         }
     }
 }
 
-/// One error.
-struct One {
+/// ErrorEntry error of a response.
+struct ErrorEntry {
     code: String,
     message: String,
     detail: String,
 }
 
-impl One {
-    fn read(value: &Value) -> Option<Self> {
+impl ErrorEntry {
+    fn parse(value: &Value) -> Option<Self> {
         let fields = match value {
             Value::Object(fields) => fields,
             Value::String(text) => {
@@ -198,15 +201,15 @@ impl One {
             }
             _ => return None,
         };
-        // `error` is a code in OAuth2 (RFC 6749, section 5.2), an object or a sentence elsewhere.
-        let within = ["error", "Error"]
+        // `error` is a code in OAuth2 (RFC 6749, section 5.2), and an object or a sentence elsewhere.
+        let nested = ["error", "Error"]
             .iter()
             .find_map(|name| fields.get(*name))
             .filter(|error| error.is_object());
-        if let Some(inner) = within.and_then(Self::read).filter(|inner| !inner.words().is_empty()) {
+        if let Some(inner) = nested.and_then(Self::parse).filter(|inner| !inner.message().is_empty()) {
             return Some(inner);
         }
-        let described = text(fields, &["error_description"]);
+        let description = text(fields, &["error_description"]);
         let error = text(fields, &["error", "Error"]);
         let message = text(
             fields,
@@ -220,20 +223,20 @@ impl One {
                 "reason",
             ],
         );
-        let (code, message) = match (described, error, message) {
-            (Some(described), error, _) => (error, Some(described)),
+        let (code, message) = match (description, error, message) {
+            (Some(description), error, _) => (error, Some(description)),
             (None, Some(error), Some(message)) if error.contains(' ') => (None, Some(format!("{error}: {message}"))),
             (None, Some(error), Some(message)) => (Some(error), Some(message)),
             (None, Some(error), None) => (None, Some(error)),
             (None, None, message) => (None, message.or_else(|| text(fields, &["title"]))),
         };
         let code = code.or_else(|| text(fields, &["code", "Code", "__type"]));
-        // The status stands before it anyway.
+        // Numeric codes repeat the status, which the message has already.
         let code = code.filter(|code| !code.bytes().all(|byte| byte.is_ascii_digit()));
         let detail = ["detail", "details", "Detail"]
             .iter()
             .find_map(|name| fields.get(*name));
-        let detail = detail.map(|detail| words_of(detail, DEPTH)).unwrap_or_default();
+        let detail = detail.map(|detail| detail_text(detail, MAX_DEPTH)).unwrap_or_default();
         let (message, detail) = match message {
             Some(message) => (message, detail),
             None => (detail, String::new()),
@@ -245,7 +248,7 @@ impl One {
         })
     }
 
-    fn words(&self) -> String {
+    fn message(&self) -> String {
         let mut parts: Vec<&str> = [self.code.as_str(), self.message.as_str()].into();
         let detail = line(&self.detail, DETAIL_LIMIT);
         if !self.message.contains(&self.detail) {
@@ -256,30 +259,30 @@ impl One {
     }
 }
 
-/// The first of several fields that is a text.
+/// The first of these fields that is a non-empty string.
 fn text(fields: &Map<String, Value>, names: &[&str]) -> Option<String> {
     let texts = names.iter().filter_map(|name| fields.get(*name)?.as_str());
     texts.map(str::trim).find(|text| !text.is_empty()).map(str::to_owned)
 }
 
-/// What there is to read in a `detail` of whatever type: its texts, and what a storage's error number means.
-fn words_of(detail: &Value, depth: usize) -> String {
+/// The text of a `detail` of any type: its strings, and the meaning of error numbers of storage drivers.
+fn detail_text(detail: &Value, depth: usize) -> String {
     match detail {
         Value::String(text) => text.trim().to_owned(),
         Value::Array(all) if depth > 0 => {
-            let all = all.iter().take(ERRORS).map(|one| words_of(one, depth - 1));
+            let all = all.iter().take(MAX_ERRORS).map(|entry| detail_text(entry, depth - 1));
             all.filter(|words| !words.is_empty()).collect::<Vec<_>>().join(", ")
         }
         Value::Object(fields) if depth > 0 => {
             let mut words = Vec::new();
             for (name, value) in fields.iter().take(16) {
-                if is_of_one_request(name) {
+                if differs_per_request(name) {
                     continue;
                 }
                 match value {
                     Value::Number(number) if name == "Err" => words.extend(number.as_i64().and_then(errno)),
                     Value::String(text) if !text.trim().is_empty() => words.push(format!("{name} {}", text.trim())),
-                    Value::Object(_) | Value::Array(_) => words.push(words_of(value, depth - 1)),
+                    Value::Object(_) | Value::Array(_) => words.push(detail_text(value, depth - 1)),
                     _ => {}
                 }
             }
@@ -290,8 +293,8 @@ fn words_of(detail: &Value, depth: usize) -> String {
     }
 }
 
-/// Fields whose values are other ones each time.
-fn is_of_one_request(name: &str) -> bool {
+/// Whether the values of a field differ per request.
+fn differs_per_request(name: &str) -> bool {
     let name: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
     let name = name.to_ascii_lowercase();
     [
@@ -311,7 +314,7 @@ fn is_of_one_request(name: &str) -> bool {
         || name == "id"
 }
 
-/// What Linux's numbers mean, which distribution's file system driver passes on.
+/// The meaning of a Linux error number, which distribution's filesystem driver passes on.
 fn errno(number: i64) -> Option<String> {
     let meaning = match number {
         5 => "input/output error",
@@ -324,7 +327,7 @@ fn errno(number: i64) -> Option<String> {
     Some(meaning.to_owned())
 }
 
-/// The first value of JSON text that begins as an object, a list or a text does; what follows it does not count.
+/// Parses the first JSON value of a text that starts like an object, a list or a string; ignores what follows it.
 fn json(text: &str) -> Option<Value> {
     match text.as_bytes().first()? {
         b'{' | b'[' => serde_json::Deserializer::from_str(text).into_iter().next()?.ok(),
@@ -332,8 +335,8 @@ fn json(text: &str) -> Option<Value> {
     }
 }
 
-/// The text of the first field `name` of JSON, as far as it goes.
-fn beginning_of(json: &str, name: &str) -> Option<String> {
+/// The string value of the first field `name` in truncated JSON, as far as it is present.
+fn truncated_field(json: &str, name: &str) -> Option<String> {
     let name = format!("\"{name}\"");
     let (_, rest) = json.split_once(&name)?;
     let text = rest.trim_start().strip_prefix(':')?.trim_start().strip_prefix('"')?;
@@ -344,7 +347,7 @@ fn beginning_of(json: &str, name: &str) -> Option<String> {
         ends
     });
     let mut text = &text[..end.unwrap_or(text.len())];
-    // An escape may be cut too.
+    // An escape sequence may be truncated too.
     for _ in 0..8 {
         if let Ok(text) = serde_json::from_str::<String>(&format!("\"{text}\"")) {
             return Some(text).filter(|text| !text.trim().is_empty());
@@ -356,10 +359,11 @@ fn beginning_of(json: &str, name: &str) -> Option<String> {
     None
 }
 
-/// Whether a text is none: it has a zero, or as many bytes as not that are no UTF-8. A text in another encoding has few.
+/// Whether the text is binary: it contains a zero byte, or more than a quarter of its characters are invalid UTF-8.
+/// Text in another encoding has few of these.
 fn is_binary(text: &str) -> bool {
     let (mut length, mut unknown) = (0, 0);
-    for character in text.chars().take(LIMIT) {
+    for character in text.chars().take(MESSAGE_LIMIT) {
         match character {
             '\0' => return true,
             '\u{fffd}' => unknown += 1,
@@ -370,9 +374,9 @@ fn is_binary(text: &str) -> bool {
     unknown * 4 > length
 }
 
-/// `body`, or what it is the gzip of, at most `limit` bytes of it; and whether that is all. Proxies compress answers also
-/// where nobody asked for it.
-pub(super) fn inflated(body: &[u8], limit: usize) -> (Cow<'_, [u8]>, bool) {
+/// Decompresses `body` if it is gzip, up to `limit` bytes; also returns whether that is the whole content. Proxies
+/// compress responses even when the request does not allow it.
+pub(super) fn decompress(body: &[u8], limit: usize) -> (Cow<'_, [u8]>, bool) {
     if !body.starts_with(&[0x1f, 0x8b]) {
         return (body.into(), true);
     }
@@ -383,32 +387,32 @@ pub(super) fn inflated(body: &[u8], limit: usize) -> (Cow<'_, [u8]>, bool) {
     (content.into(), whole)
 }
 
-/// The text of the first element of this name.
+/// The text of the first XML or HTML element with this name.
 fn element(text: &str, name: &str) -> Option<String> {
     let lower = text.to_ascii_lowercase();
     let open = lower.find(&format!("<{name}>"))? + name.len() + 2;
     let end = open + lower.get(open..)?.find("</")?;
-    Some(unescaped(text.get(open..end)?))
+    Some(unescape_entities(text.get(open..end)?))
 }
 
-/// A page's title, else its first heading, else its text.
-fn html(text: &str) -> String {
+/// The title of a page, else its first heading, else its text.
+fn html_text(text: &str) -> String {
     let named = ["title", "h1", "h2"].into_iter().filter_map(|name| element(text, name));
-    let named = named.map(|found| bare(&found)).find(|found| !found.is_empty());
-    named.unwrap_or_else(|| bare(text))
+    let named = named.map(|found| strip_markup(&found)).find(|found| !found.is_empty());
+    named.unwrap_or_else(|| strip_markup(text))
 }
 
-/// Text without markup.
-fn bare(text: &str) -> String {
+/// Removes markup.
+fn strip_markup(text: &str) -> String {
     static HIDDEN: LazyLock<Option<Regex>> =
         LazyLock::new(|| Regex::new(r"(?is)<(script|style|head)\b.*?</(script|style|head)>|<!--.*?-->|<[^>]*>").ok());
     match &*HIDDEN {
-        Some(hidden) => unescaped(hidden.replace_all(text, " ").trim()),
+        Some(hidden) => unescape_entities(hidden.replace_all(text, " ").trim()),
         None => String::new(),
     }
 }
 
-fn unescaped(text: &str) -> String {
+fn unescape_entities(text: &str) -> String {
     let mut text = text.to_owned();
     for (entity, character) in [
         ("&lt;", "<"),
@@ -425,22 +429,22 @@ fn unescaped(text: &str) -> String {
     text
 }
 
-/// One line of at most `limit` characters, without what a terminal would act on and what differs from one try to the
-/// next.
+/// ErrorEntry line of at most `limit` characters, without terminal control characters and without parts that differ
+/// between attempts.
 fn line(text: &str, limit: usize) -> String {
-    static PASSING: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    static VARIABLE_PARTS: LazyLock<Option<Regex>> = LazyLock::new(|| {
         let uuid = r"\b[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\b";
         let time = r"\b\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?( ?(Z|UTC|[+-]\d\d:?\d\d))?";
         let date = r"\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d? \w{3} \d{4} \d\d:\d\d:\d\d \w+";
         let address = r"\b(?P<address>\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}):\d{1,5}\b";
-        // Not digests, which say what is meant.
+        // Digests are kept, because they identify content.
         let id = r"(?P<digest>\b[a-z0-9]+:[0-9a-f]{32,}\b)|\b[0-9a-fA-F]{16,}\b";
         Regex::new(&format!("{uuid}|{time}|{date}|{address}|{id}")).ok()
     });
-    // Enough for what is left of it to fill a line.
-    let text: String = text.chars().take(4 * LIMIT).collect();
-    let text = match &*PASSING {
-        Some(passing) => passing.replace_all(&text, |found: &regex::Captures<'_>| {
+    // Enough to fill a line after removals.
+    let text: String = text.chars().take(4 * MESSAGE_LIMIT).collect();
+    let text = match &*VARIABLE_PARTS {
+        Some(variable_parts) => variable_parts.replace_all(&text, |found: &regex::Captures<'_>| {
             let kept = found.name("digest").or_else(|| found.name("address"));
             kept.map_or_else(|| "…".to_owned(), |kept| kept.as_str().to_owned())
         }),
@@ -449,7 +453,7 @@ fn line(text: &str, limit: usize) -> String {
     clean(&text, limit)
 }
 
-/// One line of at most `limit` characters, without what a terminal would act on.
+/// ErrorEntry line of at most `limit` characters, without terminal control characters.
 pub(super) fn clean(text: &str, limit: usize) -> String {
     static ESCAPES: LazyLock<Option<Regex>> =
         LazyLock::new(|| Regex::new(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)").ok());
@@ -465,7 +469,7 @@ pub(super) fn clean(text: &str, limit: usize) -> String {
             gap = true;
             continue;
         }
-        // Those that turn the direction of what follows, or are not seen.
+        // Invisible characters, and characters that change the text direction.
         if matches!(character, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{061c}')
         {
             continue;

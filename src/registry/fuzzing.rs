@@ -1,20 +1,20 @@
-//! Doors to what is read of a registry's answers, for the fuzz targets. No other build has them.
+//! Entry points of the fuzz targets to private parsers. Compiled only for fuzzing.
 
-/// Reads `WWW-Authenticate`, given in `headers`. Where a token is to be fetched, if one is asked for.
+/// Parses `WWW-Authenticate` values. Returns the token request, if one is required.
 pub fn challenge<'a>(headers: impl Iterator<Item = &'a str>) -> Option<String> {
     let url = url::Url::parse("https://registry.example.com/v2/").ok()?;
-    match super::challenge::offered(headers, &url).into_iter().next()? {
+    match super::challenge::parse_challenges(headers, &url).into_iter().next()? {
         super::challenge::Challenge::Bearer { realm, service, scope } => Some(format!("{realm} {service:?} {scope:?}")),
         super::challenge::Challenge::Basic => None,
     }
 }
 
-/// Reads where the content of `Content-Range` starts, in bytes.
+/// Parses the start offset of `Content-Range`, in bytes.
 pub fn content_range(value: &str) -> Option<u64> {
-    super::download::start_of(value)
+    super::download::range_start(value)
 }
 
-/// Reads how many bytes of an upload a registry has, of its `Range`.
+/// Parses the `Range` of an upload: the number of bytes that the registry has.
 pub fn range(value: &str) -> Option<u64> {
-    super::upload::received(value)
+    super::upload::parse_range(value)
 }

@@ -1,5 +1,5 @@
-//! What all clients of one registry share in a process, whoever asks and however long they wait: a registry counts requests by
-//! where they come from, not by their credentials.
+//! Limits that all clients of one registry share in a process, whatever their credentials and timeouts: registries
+//! count requests by client address, not by account.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -14,35 +14,35 @@ use crate::oci::canonical_host;
 /// The limits of one registry.
 #[derive(Debug)]
 pub(super) struct HostLimits {
-    // Two, so that a copy within one registry, which holds a writing request while it waits for a reading
-    // one, always gets on.
+    // Separate semaphores, so that a copy within one registry, which holds a write permit while it waits for a read
+    // permit, cannot deadlock.
     pub reads: Arc<Semaphore>,
     pub writes: Arc<Semaphore>,
-    pub patience: Throttle,
+    pub throttle: Throttle,
 }
 
-/// A registry, and how much is asked of it: one for all clients of a process, but in its tests.
+/// Host, connections and rate. Only tests use several limits for one host.
 type Key = (String, usize, Option<NonZeroU32>);
 
-static KNOWN: LazyLock<Mutex<HashMap<Key, Weak<HostLimits>>>> = LazyLock::new(Mutex::default);
+static HOSTS: LazyLock<Mutex<HashMap<Key, Weak<HostLimits>>>> = LazyLock::new(Mutex::default);
 
 impl HostLimits {
-    /// Those of the registry at `endpoint`. They are forgotten with its last client.
+    /// The limits of the registry at `endpoint`. They are dropped with its last client.
     pub fn of(endpoint: &Endpoint) -> Arc<Self> {
         let connections = endpoint.connections.clamp(1, Semaphore::MAX_PERMITS);
         let key = (canonical_host(&endpoint.host), connections, endpoint.rate);
-        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(shared) = known.get(&key).and_then(Weak::upgrade) {
-            return shared;
+        let mut hosts = HOSTS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(limits) = hosts.get(&key).and_then(Weak::upgrade) {
+            return limits;
         }
-        known.retain(|_, shared| shared.strong_count() > 0);
-        let shared = Arc::new(Self {
+        hosts.retain(|_, limits| limits.strong_count() > 0);
+        let limits = Arc::new(Self {
             reads: Arc::new(Semaphore::new(connections)),
             writes: Arc::new(Semaphore::new(connections)),
-            patience: Throttle::new(endpoint.rate),
+            throttle: Throttle::new(endpoint.rate),
         });
-        known.insert(key, Arc::downgrade(&shared));
-        shared
+        hosts.insert(key, Arc::downgrade(&limits));
+        limits
     }
 }
 

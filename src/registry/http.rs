@@ -1,53 +1,54 @@
-//! The HTTP clients of one registry. Every request of it is made here, so that none is sent where the registry may not lead.
+//! The HTTP clients of one registry. All requests are created here, so restrictions apply to each of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, Response};
 use url::Url;
 
-use super::advice::Remedy;
+use super::advice::Advice;
 use super::endpoint::Endpoint;
 use super::error::{Error, Kind, clean};
 use super::origin::Origin;
 use super::restrictions::{Resolver, Restrictions};
 use super::tls;
 
-/// The longest time to reach the other side.
+/// Connect timeout.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// Sends requests to one registry and to where it leads. Clones share connections.
+/// Sends requests to one registry and to its redirect targets. Clones share connections.
 #[derive(Clone)]
-pub(super) struct Http(Arc<Inner>);
+pub(super) struct HttpClient(Arc<Inner>);
 
 struct Inner {
     origin: Origin,
-    usual: reqwest::Client,
-    /// None for a registry that may lead anywhere.
-    limited: Option<Limited>,
+    client: reqwest::Client,
+    /// `None` for a registry without restrictions.
+    restricted: Option<RestrictedClient>,
 }
 
-struct Limited {
+struct RestrictedClient {
     restrictions: Arc<Restrictions>,
     /// Connects to public addresses only.
-    public: reqwest::Client,
-    /// The registry answered from a public address.
-    is_public: AtomicBool,
+    public_only_client: reqwest::Client,
+    /// The registry has responded from a public address.
+    registry_is_public: AtomicBool,
 }
 
-impl Http {
-    /// Those of `endpoint`, which is at `origin`.
+impl HttpClient {
+    /// Creates the clients for `endpoint`, whose origin is `origin`.
     pub fn new(endpoint: &Endpoint, origin: Origin) -> Result<Self, Error> {
-        let tls = match tls::config(&endpoint.trust) {
+        let tls = match tls::client_config(&endpoint.trust) {
             Ok(config) => Some(config),
-            // An image without certificates can still speak plain HTTP.
+            // Plain HTTP works without CA certificates.
             Err(tls::TlsSetupError::NoAuthority) if endpoint.plain_http => None,
             Err(tls::TlsSetupError::NoAuthority) => {
-                let detail = "this system has no certificates of authorities, and none were given";
-                return Err(Error::new(Kind::Trust, &endpoint.host, detail).advising(Remedy::Authority));
+                let detail = "the system has no CA certificates, and none were configured";
+                return Err(Error::new(Kind::Trust, &endpoint.host, detail).with_advice(Advice::TrustCa));
             }
-            Err(tls::TlsSetupError::Given(reason)) => {
+            Err(tls::TlsSetupError::Configured(reason)) => {
                 return Err(Error::new(Kind::Trust, &endpoint.host, clean(&reason)));
             }
         };
@@ -57,74 +58,88 @@ impl Http {
                 public_only,
             })
         };
-        let limited = match &endpoint.restrictions {
+        let restricted = match &endpoint.restrictions {
             None => None,
-            Some(restrictions) => Some(Limited {
+            Some(restrictions) => Some(RestrictedClient {
                 restrictions: Arc::clone(restrictions),
-                public: client(endpoint, tls.clone(), resolver(true))?,
-                is_public: AtomicBool::new(false),
+                public_only_client: build_client(endpoint, tls.clone(), resolver(true))?,
+                registry_is_public: AtomicBool::new(false),
             }),
         };
-        let usual = client(endpoint, tls, resolver(false))?;
-        Ok(Self(Arc::new(Inner { origin, usual, limited })))
+        let client = build_client(endpoint, tls, resolver(false))?;
+        Ok(Self(Arc::new(Inner {
+            origin,
+            client,
+            restricted,
+        })))
     }
 
-    /// A request to `url`. `led_by_public` is whether a host with a public address led there, besides the registry itself.
+    /// Creates a request to `url`. `redirected_by_public` tells whether a host with a public address, other than the
+    /// registry, redirected there.
     ///
     /// # Errors
-    /// When nothing may be asked there.
+    /// When the restrictions do not allow the request.
     pub fn request(
         &self,
         label: &str,
         method: Method,
         url: &Url,
-        led_by_public: bool,
+        redirected_by_public: bool,
     ) -> Result<RequestBuilder, Error> {
         let inner = &*self.0;
-        let Some(limited) = &inner.limited else {
-            return Ok(inner.usual.request(method, url.clone()));
+        let Some(restricted) = &inner.restricted else {
+            return Ok(inner.client.request(method, url.clone()));
         };
-        let is_led = !inner.origin.is_own(url);
-        let led_by_public = led_by_public || limited.is_public.load(Ordering::Relaxed);
-        let public_only = is_led && limited.restrictions.is_for_public_only(url, led_by_public);
-        let checked = limited.restrictions.check(url, is_led, public_only);
-        checked.map_err(|refusal| Error::refused(label, &refusal))?;
-        let client = if public_only { &limited.public } else { &inner.usual };
+        let is_redirect = !inner.origin.is_own_url(url);
+        let redirected_by_public = redirected_by_public || restricted.registry_is_public.load(Ordering::Relaxed);
+        let public_only = is_redirect
+            && restricted
+                .restrictions
+                .requires_public_address(url, redirected_by_public);
+        let result = restricted.restrictions.check(url, is_redirect, public_only);
+        result.map_err(|error| Error::forbidden(label, &error))?;
+        let client = if public_only {
+            &restricted.public_only_client
+        } else {
+            &inner.client
+        };
         Ok(client.request(method, url.clone()))
     }
 
-    /// Sends `request`. No answer is an error, whatever its status is.
+    /// Sends `request`. A response is never an error, whatever its status.
     pub async fn send(&self, label: &str, request: RequestBuilder) -> Result<Response, Error> {
         let sent = request.send().await;
         let response = sent.map_err(|error| Error::transport(label, &error.without_url()))?;
-        if let Some(limited) = &self.0.limited
-            && self.0.origin.is_own(response.url())
-            && limited.restrictions.is_public(response.remote_addr())
+        if let Some(restricted) = &self.0.restricted
+            && self.0.origin.is_own_url(response.url())
+            && restricted.restrictions.is_public(response.remote_addr())
         {
-            limited.is_public.store(true, Ordering::Relaxed);
+            restricted.registry_is_public.store(true, Ordering::Relaxed);
         }
         Ok(response)
     }
 
-    /// Whether an answer came from a public address, as far as that matters.
+    /// Whether a response came from a public address. False without restrictions.
     pub fn is_public(&self, response: &Response) -> bool {
-        let limited = self.0.limited.as_ref();
-        limited.is_some_and(|limited| limited.restrictions.is_public(response.remote_addr()))
+        let restricted = self.0.restricted.as_ref();
+        restricted.is_some_and(|restricted| restricted.restrictions.is_public(response.remote_addr()))
     }
 
-    /// Whether what is at `url` is not for the eyes of who named the registry: another host, to which it leads.
-    pub fn is_foreign(&self, url: &Url) -> bool {
-        self.0.limited.is_some() && !self.0.origin.is_own(url)
+    /// Whether messages must not quote content from `url`: a tenant named the registry, and the registry redirected to
+    /// another host.
+    pub fn is_concealed(&self, url: &Url) -> bool {
+        self.0.restricted.is_some() && !self.0.origin.is_own_url(url)
     }
 
-    /// Whether the registry may have uploads sent to `url`.
-    pub fn takes_uploads_at(&self, url: &Url) -> bool {
-        let limited = self.0.limited.as_ref();
-        self.0.origin.is_own(url) || limited.is_none_or(|limited| limited.restrictions.allows_upload_to(url))
+    /// Whether uploads may be sent to `url`.
+    pub fn allows_upload_to(&self, url: &Url) -> bool {
+        let restricted = self.0.restricted.as_ref();
+        self.0.origin.is_own_url(url)
+            || restricted.is_none_or(|restricted| restricted.restrictions.allows_upload_to(url))
     }
 }
 
-fn client(
+fn build_client(
     endpoint: &Endpoint,
     tls: Option<rustls::ClientConfig>,
     resolver: Option<Resolver>,
@@ -144,6 +159,16 @@ fn client(
         Some(config) => builder.tls_backend_preconfigured(config),
         None => builder.tls_certs_only([]),
     };
-    let fail = |error: reqwest::Error| Error::new(Kind::Trust, &endpoint.host, clean(&error.to_string()));
-    builder.build().map_err(fail)
+    let setup_error = |error: reqwest::Error| Error::new(Kind::Trust, &endpoint.host, clean(&error.to_string()));
+    builder.build().map_err(setup_error)
+}
+
+/// The value of a header, if it is present and UTF-8. Some servers send paths with characters beyond ASCII.
+pub(super) fn header_text(headers: &HeaderMap, name: impl AsRef<str>) -> Option<&str> {
+    std::str::from_utf8(headers.get(name.as_ref())?.as_bytes()).ok()
+}
+
+/// A URL for messages: without user, query and fragment.
+pub(super) fn display_url(url: &Url) -> String {
+    format!("{}{}", url.origin().ascii_serialization(), url.path())
 }

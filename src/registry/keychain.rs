@@ -1,8 +1,8 @@
-//! Credentials by host and repository, as docker's `config.json` and Secrets of the types
-//! `kubernetes.io/dockerconfigjson` and `kubernetes.io/dockercfg` hold them. No IO.
+//! Credentials by host and repository, from docker's `config.json` and from Secrets of the types
+//! `kubernetes.io/dockerconfigjson` and `kubernetes.io/dockercfg`. No IO.
 //!
-//! The rules are those of docker (`cli/config/configfile`) and of the kubelet (`pkg/credentialprovider`); where one of the
-//! two accepts what the other refuses, it is accepted.
+//! The rules are those of docker (`cli/config/configfile`) and of the kubelet (`pkg/credentialprovider`). Input that
+//! only one of them accepts is accepted.
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -12,30 +12,30 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value};
 
 use super::Credentials;
-use crate::oci::{canonical_host, fits, split_port};
+use crate::oci::{canonical_host, matches_pattern, split_port};
 
-/// The most credentials that are tried for one repository.
-const CANDIDATES: usize = 16;
-/// The user name that says that the password is an identity token (docker credential helpers protocol).
+/// Credentials that are tried for one repository at most.
+const MAX_CANDIDATES: usize = 16;
+/// The user name of an identity token (docker credential helpers protocol).
 const TOKEN_USER: &str = "<token>";
-/// Base64 with or without padding: docker writes it with, some tools without.
+/// Base64 with or without padding, which some tools omit.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Entries of one or several files.
+/// The entries of one or more files.
 #[derive(Clone, Debug, Default)]
 pub struct Keychain {
     entries: Vec<(Key, Credentials)>,
-    /// Programs that hold the credentials of some registries (`credHelpers`).
+    /// Credential helpers of particular registries (`credHelpers`).
     helpers: Vec<(Key, String)>,
-    /// The program that holds those of all others (`credsStore`).
+    /// The credential helper of all other registries (`credsStore`).
     store: Option<String>,
 }
 
-/// What an entry is about: a host with its port, in which `*` stands for any characters of one label, and a path that
-/// repositories lie under.
+/// The key of an entry: a host with its port, in which `*` matches any characters of one label, and a path prefix of
+/// repositories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Key {
     host: String,
@@ -44,27 +44,26 @@ struct Key {
 }
 
 impl Keychain {
-    /// Reads a `config.json`, or an entry `.dockerconfigjson` of a Secret. The error says what is wrong with it and never
-    /// repeats a password.
+    /// Parses a `config.json`, or the entry `.dockerconfigjson` of a Secret. The error never contains a password.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
-        let config = object(json, "config.json")?;
-        let entries = match field(&config, "auths") {
+        let config = parse_object(json, "config.json")?;
+        let entries = match find_field(&config, "auths") {
             None => Vec::new(),
-            Some(Value::Object(auths)) => entries(auths)?,
+            Some(Value::Object(auths)) => parse_entries(auths)?,
             Some(_) => return Err("its `auths` is not an object".to_owned()),
         };
         let mut helpers = Vec::new();
-        match field(&config, "credHelpers") {
+        match find_field(&config, "credHelpers") {
             None => {}
             Some(Value::Object(named)) => {
                 for (key, name) in named {
                     match name {
-                        Value::String(name) => helpers.extend(Key::of(key).map(|key| (key, name.clone()))),
+                        Value::String(name) => helpers.extend(Key::parse(key).map(|key| (key, name.clone()))),
                         Value::Null => {}
                         _ => {
                             return Err(format!(
-                                "the entry of {} in its `credHelpers` is not a text",
-                                shown(key)
+                                "the entry of {} in its `credHelpers` is not a string",
+                                display_key(key)
                             ));
                         }
                     }
@@ -75,38 +74,38 @@ impl Keychain {
         Ok(Self {
             entries,
             helpers,
-            store: text(&config, "credsStore")
-                .map_err(|()| "its `credsStore` is not a text".to_owned())?
+            store: string_field(&config, "credsStore")
+                .map_err(|()| "its `credsStore` is not a string".to_owned())?
                 .filter(|name| !name.is_empty()),
         })
     }
 
-    /// Reads a `.dockercfg`, which is what `auths` of a `config.json` is. The error is as that of [`Self::parse`].
+    /// Parses a `.dockercfg`, which has the content of `auths` in a `config.json`. The error never contains a password.
     pub fn parse_legacy(json: &[u8]) -> Result<Self, String> {
         Ok(Self {
-            entries: entries(&object(json, ".dockercfg")?)?,
+            entries: parse_entries(&parse_object(json, ".dockercfg")?)?,
             ..Self::default()
         })
     }
 
-    /// Adds the entries of `other`, after the own ones. Its programs are not taken over.
+    /// Appends the entries of `other`, without its credential helpers.
     pub fn extend(&mut self, other: Self) {
         self.entries.extend(other.entries);
     }
 
-    /// The credentials for `repository` on `host`, in the order in which they are to be tried, each once: by their keys in
-    /// descending order, so that the longest path and an exact host come first, and those of one key as they were added.
-    /// That is the order of the kubelet.
+    /// The distinct credentials for `repository` on `host`, in the order in which they are to be tried: by descending
+    /// key, so that the longest path and an exact host come first; those of one key in insertion order. This is the
+    /// order of the kubelet.
     pub fn candidates(&self, host: &str, repository: &str) -> Vec<Credentials> {
-        let mut found: Vec<_> = self
+        let mut matches: Vec<_> = self
             .entries
             .iter()
-            .filter(|(key, _)| key.covers(host, repository))
+            .filter(|(key, _)| key.matches_repository(host, repository))
             .collect();
-        found.sort_by_key(|(key, _)| std::cmp::Reverse((&key.host, &key.path)));
+        matches.sort_by_key(|(key, _)| std::cmp::Reverse((&key.host, &key.path)));
         let mut candidates: Vec<Credentials> = Vec::new();
-        for (_, credentials) in found {
-            if candidates.len() < CANDIDATES && !candidates.iter().any(|known| same(known, credentials)) {
+        for (_, credentials) in matches {
+            if candidates.len() < MAX_CANDIDATES && !candidates.iter().any(|known| are_equal(known, credentials)) {
                 candidates.push(credentials.clone());
             }
         }
@@ -118,47 +117,46 @@ impl Keychain {
         self.candidates(host, repository).into_iter().next()
     }
 
-    /// The credentials for pushing to `host` below the path `prefix`. Where no entry covers that, those of the entries for
-    /// paths of this host, if they all have the same: docker finds them by their hosts alone.
+    /// The credentials for pushing to `host` under the path `prefix`. If no entry matches, those of the entries for
+    /// paths on this host, provided that they are all equal: docker looks them up by host only.
     pub fn for_pushing(&self, host: &str, prefix: &str) -> Option<Credentials> {
         let of_host = || {
-            let mut found = self.entries.iter().filter(|(key, _)| key.is_of(host));
-            let (_, first) = found.next()?;
-            found.all(|(_, other)| same(first, other)).then(|| first.clone())
+            let mut matches = self.entries.iter().filter(|(key, _)| key.matches_host(host));
+            let (_, first) = matches.next()?;
+            matches.all(|(_, other)| are_equal(first, other)).then(|| first.clone())
         };
         self.find(host, prefix).or_else(of_host)
     }
 
-    /// The credential helper that is to be asked about `repository` on `host`, by the name that follows
-    /// `docker-credential-`.
+    /// The credential helper for `repository` on `host`, by the name that follows `docker-credential-`.
     pub fn helper(&self, host: &str, repository: &str) -> Option<&str> {
-        let mut found: Vec<_> = self
+        let mut matches: Vec<_> = self
             .helpers
             .iter()
-            .filter(|(key, _)| key.covers(host, repository))
+            .filter(|(key, _)| key.matches_repository(host, repository))
             .collect();
-        found.sort_by_key(|(key, _)| std::cmp::Reverse((&key.host, &key.path)));
-        match found.first() {
-            // An empty name takes a registry out of the store.
+        matches.sort_by_key(|(key, _)| std::cmp::Reverse((&key.host, &key.path)));
+        match matches.first() {
+            // An empty name exempts a registry from the store.
             Some((_, name)) => Some(name.as_str()).filter(|name| !name.is_empty()),
             None => self.store.as_deref(),
         }
     }
 }
 
-/// What a credential helper answers to `get`; none where its answer is empty. The error never repeats a secret.
-pub fn of_helper(answer: &[u8]) -> Result<Option<Credentials>, String> {
-    let answer = object(answer, "credential")?;
-    let get = |name| text(&answer, name).map_err(|()| format!("its `{name}` is not a text"));
+/// Parses the response of a credential helper to `get`; `None` if it is empty. The error never contains a secret.
+pub fn parse_helper_response(response: &[u8]) -> Result<Option<Credentials>, String> {
+    let response = parse_object(response, "credential")?;
+    let get = |name| string_field(&response, name).map_err(|()| format!("its `{name}` is not a string"));
     let username = get("Username")?.unwrap_or_default();
     let secret = get("Secret")?.unwrap_or_default();
     Ok((!secret.is_empty()).then(|| with_password(username, secret)))
 }
 
 impl Key {
-    /// Reads a key of `auths`: a host, with or without scheme, port and path; the paths `/v1/` and `/v2/` say nothing.
-    /// None where it names no host.
-    fn of(text: &str) -> Option<Self> {
+    /// Parses a key of `auths`: a host, with optional scheme, port and path; the paths `/v1/` and `/v2/` are ignored.
+    /// `None` if it contains no host.
+    fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         let bare = match text.split_once("://") {
             Some((scheme, rest)) if ["https", "http"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) => rest,
@@ -176,27 +174,27 @@ impl Key {
         })
     }
 
-    /// Whether it is about `host`. Ports must be equal, an absent one included.
-    fn is_of(&self, host: &str) -> bool {
+    /// Whether it matches `host`. Ports must be equal; an absent port matches only an absent one.
+    fn matches_host(&self, host: &str) -> bool {
         let host = canonical_host(host);
         let ((pattern, own_port), (name, port)) = (split_port(&self.host), split_port(&host));
         let labels = || pattern.split('.').zip(name.split('.'));
         own_port == port
             && pattern.split('.').count() == name.split('.').count()
-            && labels().all(|(pattern, label)| fits(pattern, label))
+            && labels().all(|(pattern, label)| matches_pattern(pattern, label))
     }
 
-    /// Whether it is about `repository` on `host`.
-    fn covers(&self, host: &str, repository: &str) -> bool {
-        let below = repository
+    /// Whether it matches `repository` on `host`.
+    fn matches_repository(&self, host: &str, repository: &str) -> bool {
+        let path_matches = repository
             .strip_prefix(&self.path)
             .is_some_and(|rest| self.path.is_empty() || rest.is_empty() || rest.starts_with('/'));
-        below && self.is_of(host)
+        path_matches && self.matches_host(host)
     }
 }
 
-/// The object that a file holds; an empty file holds an empty one, as for docker.
-fn object(json: &[u8], what: &str) -> Result<Map<String, Value>, String> {
+/// Parses a JSON object; an empty file counts as an empty object, as in docker.
+fn parse_object(json: &[u8], what: &str) -> Result<Map<String, Value>, String> {
     let json = json.strip_prefix("\u{feff}".as_bytes()).unwrap_or(json);
     if json.trim_ascii().is_empty() {
         return Ok(Map::new());
@@ -205,7 +203,7 @@ fn object(json: &[u8], what: &str) -> Result<Map<String, Value>, String> {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(Value::Null) => Ok(Map::new()),
         Ok(_) => Err(format!("not a docker {what}: it is not a JSON object")),
-        // serde_json's own message would quote the value that it could not read.
+        // The message of serde_json would quote the value.
         Err(error) => Err(format!(
             "not a docker {what} (line {}, column {})",
             error.line(),
@@ -214,8 +212,8 @@ fn object(json: &[u8], what: &str) -> Result<Map<String, Value>, String> {
     }
 }
 
-/// A field by its name in any case, as Go reads JSON; `null` counts as absent.
-fn field<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+/// Finds a field by its case-insensitive name, as Go does; `null` counts as absent.
+fn find_field<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     let exact = object.get(name);
     let any_case = || {
         let mut fields = object.iter();
@@ -224,31 +222,32 @@ fn field<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     exact.or_else(any_case).filter(|value| !value.is_null())
 }
 
-fn text(object: &Map<String, Value>, name: &str) -> Result<Option<String>, ()> {
-    match field(object, name) {
+fn string_field(object: &Map<String, Value>, name: &str) -> Result<Option<String>, ()> {
+    match find_field(object, name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
         Some(_) => Err(()),
     }
 }
 
-/// The entries of `auths` that hold credentials; some only name a host whose credentials a helper holds.
-fn entries(auths: &Map<String, Value>) -> Result<Vec<(Key, Credentials)>, String> {
-    let mut found: Vec<(bool, Key, Credentials)> = Vec::new();
+/// The entries of `auths` that contain credentials. Others only name a host whose credentials a helper holds.
+fn parse_entries(auths: &Map<String, Value>) -> Result<Vec<(Key, Credentials)>, String> {
+    let mut entries: Vec<(bool, Key, Credentials)> = Vec::new();
     for (text, entry) in auths {
         let fields = match entry {
             Value::Object(fields) => fields,
             Value::Null => continue,
-            _ => return Err(format!("the entry of {} is not an object", shown(text))),
+            _ => return Err(format!("the entry of {} is not an object", display_key(text))),
         };
-        let credentials = of_entry(fields).map_err(|reason| format!("the entry of {} {reason}", shown(text)))?;
-        if let (Some(key), Some(credentials)) = (Key::of(text), credentials) {
-            found.push((*text != key.to_string(), key, credentials));
+        let credentials =
+            parse_entry(fields).map_err(|reason| format!("the entry of {} {reason}", display_key(text)))?;
+        if let (Some(key), Some(credentials)) = (Key::parse(text), credentials) {
+            entries.push((*text != key.to_string(), key, credentials));
         }
     }
-    // Of several ways to write one key docker takes the plain one first.
-    found.sort_by_key(|(decorated, ..)| *decorated);
-    Ok(found
+    // Docker prefers the plain spelling of a key over others.
+    entries.sort_by_key(|(decorated, ..)| *decorated);
+    Ok(entries
         .into_iter()
         .map(|(_, key, credentials)| (key, credentials))
         .collect())
@@ -263,14 +262,14 @@ impl std::fmt::Display for Key {
     }
 }
 
-/// The credentials of an entry. `auth` wins over `username` and `password`, tokens over all of them.
-fn of_entry(entry: &Map<String, Value>) -> Result<Option<Credentials>, String> {
-    let get = |name| match text(entry, name) {
+/// Parses an entry. `auth` takes precedence over `username` and `password`, and tokens over all of them.
+fn parse_entry(entry: &Map<String, Value>) -> Result<Option<Credentials>, String> {
+    let get = |name| match string_field(entry, name) {
         Ok(text) => Ok(text.filter(|text| !text.is_empty())),
-        Err(()) => Err(format!("has a `{name}` that is not a text")),
+        Err(()) => Err(format!("has a `{name}` that is not a string")),
     };
     let (username, password) = match get("auth")?.filter(|auth| !auth.trim().is_empty()) {
-        Some(auth) => decoded(&auth)?,
+        Some(auth) => decode_auth(&auth)?,
         None => (
             get("username")?.unwrap_or_default(),
             get("password")?.unwrap_or_default(),
@@ -293,7 +292,7 @@ fn of_entry(entry: &Map<String, Value>) -> Result<Option<Credentials>, String> {
     }))
 }
 
-/// A user name and what goes with it: an identity token where the name says so, else a password.
+/// A user name with an identity token if the name is [`TOKEN_USER`], otherwise with a password.
 fn with_password(username: String, secret: String) -> Credentials {
     match username.as_str() {
         TOKEN_USER => Credentials::identity_token(String::new(), secret),
@@ -301,27 +300,28 @@ fn with_password(username: String, secret: String) -> Credentials {
     }
 }
 
-/// User name and password of an `auth`: base64 of either alphabet, in which line breaks do not count.
-fn decoded(auth: &str) -> Result<(String, String), String> {
+/// Decodes the user name and password of an `auth`: base64 of either alphabet; line breaks are ignored.
+fn decode_auth(auth: &str) -> Result<(String, String), String> {
     let standard = |character: char| match character {
         '-' => '+',
         '_' => '/',
         other => other,
     };
-    let packed: String = auth
+    let encoded: String = auth
         .chars()
         .filter(|c| !c.is_ascii_whitespace())
         .map(standard)
         .collect();
-    let bytes = BASE64.decode(packed).map_err(|_| "has an `auth` that is not base64")?;
+    let bytes = BASE64.decode(encoded).map_err(|_| "has an `auth` that is not base64")?;
     let pair = String::from_utf8(bytes).map_err(|_| "has an `auth` that is not text")?;
     let (username, password) = pair.split_once(':').ok_or("has an `auth` without a colon")?;
-    // No password ends with one of these (RFC 7617, section 2): docker pads with zeros, and shells add line breaks.
+    // Passwords do not end with control characters (RFC 7617, section 2), but docker pads with zero bytes and shells
+    // append line breaks.
     let password = password.trim_matches('\0').trim_end_matches(['\r', '\n', '\0']);
     Ok((username.to_owned(), password.to_owned()))
 }
 
-fn same(one: &Credentials, other: &Credentials) -> bool {
+fn are_equal(one: &Credentials, other: &Credentials) -> bool {
     let secret = |secret: &Option<SecretString>| secret.as_ref().map(|secret| secret.expose_secret().to_owned());
     one.username == other.username
         && one.password.expose_secret() == other.password.expose_secret()
@@ -329,8 +329,8 @@ fn same(one: &Credentials, other: &Credentials) -> bool {
         && secret(&one.registry_token) == secret(&other.registry_token)
 }
 
-/// A key for people.
-fn shown(key: &str) -> String {
+/// A key for messages.
+fn display_key(key: &str) -> String {
     super::error::clean(key)
 }
 

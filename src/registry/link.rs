@@ -1,28 +1,28 @@
-//! List-valued header fields (RFC 9110, section 5.6.1) and the links in them (RFC 8288, "Link"): what a registry says of
-//! the next page of a listing, be it of tags, referrers or repositories.
+//! List-valued header fields (RFC 9110, section 5.6.1) and the links in them (RFC 8288, "Link"), which point to the
+//! next page of a listing of tags, referrers or repositories.
 
 use reqwest::header::{HeaderMap, LINK};
 use url::Url;
 
-/// The longest text in bytes of all `Link` fields of an answer that is read.
+/// Maximum length in bytes of all `Link` fields of a response.
 const TEXT_LIMIT: usize = 64 * 1024;
 
 /// One value of a `Link` field.
 #[derive(Debug, PartialEq, Eq)]
 struct Link {
     target: String,
-    /// In the order that they are written, the names in lower case.
+    /// In their original order; names are lower case.
     parameters: Vec<(String, String)>,
 }
 
-/// A `Link` field that cannot be read.
+/// A `Link` field that cannot be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-/// The target of the first link to a next page in the answer to a request to `from`, as it is written there.
+/// The unresolved target of the first link to a next page in the response to a request to `from`.
 ///
-/// A link without any `rel` counts as one to the next page where nothing else says what it is: the specification demands
-/// `rel`, and other clients follow what comes without.
+/// A single link without `rel` counts as a link to the next page: the specification requires `rel`, but other clients
+/// accept links without it.
 pub(super) fn next_page(headers: &HeaderMap, from: &Url) -> Result<Option<String>, Malformed> {
     let mut links = Vec::new();
     let mut length = 0;
@@ -33,32 +33,32 @@ pub(super) fn next_page(headers: &HeaderMap, from: &Url) -> Result<Option<String
         }
         links.extend(parse(&String::from_utf8_lossy(value.as_bytes()))?);
     }
-    // Programs that always write the field write no target where there is no other page.
+    // Some servers always send the field, with an empty target on the last page.
     links.retain(|link| !link.target.is_empty() && link.is_about(from));
     let next = links.iter().find(|link| link.is("next"));
-    let unsaid = || {
+    let unspecified = || {
         links
             .first()
             .filter(|link| links.len() == 1 && link.relations().is_none())
     };
-    Ok(next.or_else(unsaid).map(|link| link.target.clone()))
+    Ok(next.or_else(unspecified).map(|link| link.target.clone()))
 }
 
-/// The path of a listing in one form.
-pub(super) fn path_of(url: &Url) -> String {
+/// The normalized path of a listing.
+pub(super) fn normalized_path(url: &Url) -> String {
     let path = url.path().trim_end_matches('/');
     path.replace("%3A", ":").replace("%3a", ":")
 }
 
 impl Link {
-    /// Of several parameters of one name the first counts (RFC 8288, section 3.3).
+    /// The first parameter of this name counts (RFC 8288, section 3.3).
     fn first(&self, name: &str) -> Option<&str> {
         let found = self.parameters.iter().find(|(known, _)| known == name);
         found.map(|(_, value)| value.as_str())
     }
 
-    /// Its relation types, of which one `rel` may hold several. `rel*`, which has its character set and language before
-    /// them (RFC 8187), is read where there is no `rel`.
+    /// The relation types; one `rel` may contain several. `rel*`, whose value starts with a character set and a
+    /// language (RFC 8187), is used if there is no `rel`.
     fn relations(&self) -> Option<&str> {
         let extended = || {
             let value = self.first("rel*")?;
@@ -67,7 +67,7 @@ impl Link {
         self.first("rel").or_else(extended)
     }
 
-    /// Whether `relation` is among its relation types.
+    /// Whether `relation` is one of the relation types.
     fn is(&self, relation: &str) -> bool {
         let relations = self.relations().unwrap_or_default();
         relations
@@ -75,8 +75,9 @@ impl Link {
             .any(|one| one.eq_ignore_ascii_case(relation))
     }
 
-    /// Whether it is about the listing that was asked for at `from`; an anchor may name something else (RFC 8288, section
-    /// 3.2). Like targets, anchors may have the name and the prefix that only a proxy knows, and may lack the query.
+    /// Whether the link context is the listing that was requested at `from`; an anchor may name another one (RFC 8288,
+    /// section 3.2). Like targets, anchors may contain an internal host and path prefix of a proxy, and may lack the
+    /// query.
     fn is_about(&self, from: &Url) -> bool {
         let Some(anchor) = self.first("anchor") else {
             return true;
@@ -84,11 +85,11 @@ impl Link {
         let Ok(anchor) = from.join(anchor) else {
             return false;
         };
-        path_of(&anchor).ends_with(&path_of(from))
+        normalized_path(&anchor).ends_with(&normalized_path(from))
     }
 }
 
-/// The links of one field (RFC 8288, appendix B.2). Empty elements are passed over, as the rule of lists demands.
+/// The links of one field (RFC 8288, appendix B.2). Empty list elements are skipped.
 fn parse(field: &str) -> Result<Vec<Link>, Malformed> {
     let mut links = Vec::new();
     let mut rest = field;
@@ -100,11 +101,12 @@ fn parse(field: &str) -> Result<Vec<Link>, Malformed> {
         let target;
         (target, rest) = match rest.strip_prefix('<') {
             Some(bracketed) => bracketed.split_once('>').ok_or(Malformed)?,
-            // Without brackets, as Quay wrote it once. A comma may be part of it, so it reaches to its parameters.
+            // Without brackets, as old versions of Quay send it. The target may contain a comma, so it extends to the
+            // parameters.
             None => rest.split_at(rest.find(';').unwrap_or(rest.len())),
         };
         let parameters;
-        (parameters, rest) = parameters_of(rest);
+        (parameters, rest) = parse_parameters(rest);
         links.push(Link {
             target: target.trim().to_owned(),
             parameters,
@@ -112,8 +114,8 @@ fn parse(field: &str) -> Result<Vec<Link>, Malformed> {
     }
 }
 
-/// The parameters at the start of `text`, up to the comma that ends them, and what follows it.
-fn parameters_of(text: &str) -> (Vec<(String, String)>, &str) {
+/// The parameters at the start of `text`, up to the comma that ends them, and the remaining text.
+fn parse_parameters(text: &str) -> (Vec<(String, String)>, &str) {
     let mut parameters = Vec::new();
     let mut rest = text.trim_start();
     loop {
@@ -126,7 +128,7 @@ fn parameters_of(text: &str) -> (Vec<(String, String)>, &str) {
         rest = &rest[end..];
         let mut value = String::new();
         if let Some(after) = rest.strip_prefix('=') {
-            (value, rest) = value_of(after.trim_start());
+            (value, rest) = parse_value(after.trim_start());
         }
         if !name.is_empty() {
             parameters.push((name, value));
@@ -135,8 +137,8 @@ fn parameters_of(text: &str) -> (Vec<(String, String)>, &str) {
     }
 }
 
-/// A token or a quoted string (RFC 9110, section 5.6.4) at the start of `text`, and what follows it.
-fn value_of(text: &str) -> (String, &str) {
+/// A token or quoted string (RFC 9110, section 5.6.4) at the start of `text`, and the remaining text.
+fn parse_value(text: &str) -> (String, &str) {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find([';', ',']).unwrap_or(text.len());
         return (text[..end].trim().trim_matches('\'').to_owned(), &text[end..]);
@@ -146,7 +148,7 @@ fn value_of(text: &str) -> (String, &str) {
     while let Some((at, letter)) = letters.next() {
         match letter {
             '"' => {
-                // Whatever stands between the end of the string and the next delimiter is no part of anything.
+                // Text between the end of the string and the next delimiter is ignored.
                 let rest = &quoted[at + 1..];
                 return (value, &rest[rest.find([';', ',']).unwrap_or(rest.len())..]);
             }
@@ -173,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_page_is_found_wherever_it_stands() {
+    fn the_next_page_is_found_in_all_notations() {
         for fields in [
             &[r#"</x>; rel="next""#][..],
             &["</x>;rel=next"],
@@ -201,7 +203,7 @@ mod tests {
             &[r#"</other>; rel="next"; anchor="/v2/b/tags/list", </x>; rel="next""#],
             &[r#"</x>; rel="next" junk, </last>; rel="last""#],
             &[r#"</x>; rel="next"#],
-            // Without brackets, and without a relation.
+            // Without brackets or relation.
             &[r#"/x; rel="next""#],
             &["</x>"],
             &["</x>; title=more"],
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn other_links_are_no_next_page() {
+    fn other_links_are_ignored() {
         for fields in [
             &[][..],
             &[""],
@@ -248,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_do_no_harm() {
+    fn invalid_utf8_is_accepted() {
         let mut headers = HeaderMap::new();
         headers.append(
             LINK,

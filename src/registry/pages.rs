@@ -1,4 +1,4 @@
-//! Listings that come in pages: of tags, referrers and repositories (OCI distribution specification, "Listing Tags").
+//! Paginated listings of tags, referrers and repositories (OCI distribution specification, "Listing Tags").
 
 use std::collections::HashSet;
 
@@ -7,78 +7,79 @@ use url::Url;
 
 use super::client::{Registry, RegistryResponse};
 use super::error::{Error, Kind};
-use super::link::{next_page, path_of};
+use super::link::{next_page, normalized_path};
 use super::repository::Repository;
 
-/// How many pages in a row may list nothing new. A registry may filter what it lists after it cut the pages.
-const EMPTY_PAGES: usize = 64;
+/// Maximum number of consecutive pages without new entries. A registry may filter entries after it has split them into
+/// pages.
+const MAX_EMPTY_PAGES: usize = 64;
 
-/// A listing on its way. It is bounded by its bytes and by what it lists, not by the number of its pages.
+/// The position in a listing. The listing is bounded by its bytes and entries, not by the number of pages.
 pub(super) struct Pages {
     url: Url,
     visited: HashSet<Url>,
-    /// Bytes that the pages to come may have together.
-    bytes: usize,
-    empty: usize,
+    /// Bytes that the remaining pages may have.
+    remaining_bytes: usize,
+    empty_pages: usize,
 }
 
 impl Pages {
-    /// The listing that begins at `url` and has at most `bytes`.
-    pub fn at(url: Url, bytes: usize) -> Self {
+    /// Starts at `url`; the whole listing may have at most `bytes`.
+    pub fn new(url: Url, bytes: usize) -> Self {
         Self {
             visited: HashSet::from([url.clone()]),
             url,
-            bytes,
-            empty: 0,
+            remaining_bytes: bytes,
+            empty_pages: 0,
         }
     }
 
-    /// Where the page is that is read next.
+    /// The URL of the next page to read.
     pub fn url(&self) -> &Url {
         &self.url
     }
 
-    /// Goes to the page at `url`, to which no answer led.
+    /// Continues at `url`, which no response linked to.
     pub fn go_to(&mut self, url: Url) {
         self.visited.insert(url.clone());
         self.url = url;
     }
 
-    /// The body of a page.
-    pub async fn read(&mut self, repository: &Repository, answer: &mut RegistryResponse) -> Result<Bytes, Error> {
-        let body = repository.body(answer, self.bytes).await?;
-        self.bytes -= body.len();
+    /// Reads the body of a page.
+    pub async fn read(&mut self, repository: &Repository, response: &mut RegistryResponse) -> Result<Bytes, Error> {
+        let body = repository.body(response, self.remaining_bytes).await?;
+        self.remaining_bytes -= body.len();
         Ok(body)
     }
 
-    /// Goes to the page that `answer` says is next; false when it was the last. `listed` is how many entries it had, and
-    /// `new` how many of them no page before had.
-    pub fn turn(
+    /// Continues with the page that `response` links to; returns false after the last page. `listed` is the number of
+    /// entries in this page, and `new` the number of entries that no earlier page had.
+    pub fn advance(
         &mut self,
         registry: &Registry,
-        answer: &RegistryResponse,
+        response: &RegistryResponse,
         listed: usize,
         new: usize,
     ) -> Result<bool, Error> {
-        let failed = |detail: &str| Error::new(Kind::Protocol, &answer.label, detail);
-        let next = next_page(answer.response.headers(), &self.url)
-            .map_err(|_| failed("the answer's Link header, which says where the listing goes on, cannot be read"))?;
+        let failed = |detail: &str| Error::new(Kind::Protocol, &response.label, detail);
+        let next = next_page(response.inner.headers(), &self.url)
+            .map_err(|_| failed("the Link header of the response, which names the next page, cannot be parsed"))?;
         let Some(next) = next else {
             return Ok(false);
         };
         let next = match same_listing(&self.url, &next) {
             Some(next) => next,
-            None => registry.follow(&answer.label, &self.url, Some(&next))?,
+            None => registry.resolve_location(&response.label, &self.url, Some(&next))?,
         };
         if listed > 0 && new == 0 || !self.visited.insert(next.clone()) {
             return Err(failed(
-                "the listing goes around in a circle: its Link header leads to entries that it listed already",
+                "the listing does not end: its Link header points to entries that were already listed",
             ));
         }
-        self.empty = if new == 0 { self.empty + 1 } else { 0 };
-        if self.empty >= EMPTY_PAGES {
+        self.empty_pages = if new == 0 { self.empty_pages + 1 } else { 0 };
+        if self.empty_pages >= MAX_EMPTY_PAGES {
             return Err(failed(&format!(
-                "{EMPTY_PAGES} pages in a row list nothing, and the Link header of each leads to another"
+                "{MAX_EMPTY_PAGES} consecutive pages list nothing new, and each links to another page"
             )));
         }
         self.url = next;
@@ -86,15 +87,14 @@ impl Pages {
     }
 }
 
-/// The page `target` of the listing whose page is at `from`, if it is one of the same listing: another query of the same
-/// path. Only its query is taken over. Registries behind proxies write their own name, scheme or prefix before the path,
-/// and who asks knows better under which they answer.
+/// Resolves `target` as a page of the same listing as `from`: the same path with another query. Only the query of
+/// `target` is used, because registries behind proxies may link to their internal host, scheme or path prefix.
 fn same_listing(from: &Url, target: &str) -> Option<Url> {
     let target = from.join(target).ok()?;
     let query = target.query()?;
     // `tags/list`, `referrers/<digest>`, `v2/_catalog`.
     let end = |url: &Url| {
-        let mut segments: Vec<String> = path_of(url).rsplit('/').take(2).map(str::to_owned).collect();
+        let mut segments: Vec<String> = normalized_path(url).rsplit('/').take(2).map(str::to_owned).collect();
         segments.reverse();
         segments
     };
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_of_the_same_listing_is_asked_for_where_the_first_was() {
+    fn pages_of_the_same_listing_keep_the_host_and_path() {
         let from: Url = "https://r:5000/v2/a/tags/list?n=2".parse().unwrap();
         let next = |target: &str| same_listing(&from, target).map(String::from);
         let expected = Some("https://r:5000/v2/a/tags/list?last=b&n=2".to_owned());

@@ -1,34 +1,24 @@
-//! One repository of a registry.
+//! A repository of a registry.
 
 use bytes::{Bytes, BytesMut};
 use reqwest::Method;
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RANGE};
 use tokio::time::{Instant, timeout_at};
 
-use super::body::{BodyPermits, body_within};
-use super::client::{Call, Registry, RegistryResponse};
+use super::body::{BodyPermits, read_body};
+use super::client::{Registry, RegistryRequest, RegistryResponse};
 use super::download::Download;
 use super::error::{Error, Kind};
 use super::token::Scope;
-use super::upload::{PendingUpload, Session, to_its_end};
 use crate::oci::{Descriptor, Digest, Document, Hasher, MANIFEST_LIMIT, media_type};
 
 pub(super) const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-/// What came of asking for a mount.
-pub enum MountResult {
-    /// The blob stands in the repository.
-    Mounted,
-    /// It does not: the registry would not, be it that the blob is not there or that we may not read it. It may have
-    /// begun an upload of the blob instead.
-    Refused(Option<PendingUpload>),
-}
-
-/// What came of asking by HEAD.
+/// The result of a HEAD request.
 enum HeadResult {
     Found(RegistryResponse),
-    MissingPlatforms,
-    /// HEAD says nothing of it.
+    NotFound,
+    /// The registry does not support HEAD for it.
     Unsupported,
 }
 
@@ -39,12 +29,19 @@ pub struct Repository {
     name: String,
 }
 
+impl Registry {
+    /// A repository by its path, such as `library/nginx`. It need not exist.
+    pub fn repository(&self, name: impl Into<String>) -> Repository {
+        Repository::new(self.clone(), name.into())
+    }
+}
+
 impl Repository {
-    pub(super) fn new(registry: Registry, name: String) -> Self {
+    fn new(registry: Registry, name: String) -> Self {
         Self { registry, name }
     }
 
-    /// The registry that it is in.
+    /// The registry.
     pub fn registry(&self) -> &Registry {
         &self.registry
     }
@@ -54,158 +51,165 @@ impl Repository {
         &self.name
     }
 
-    /// What stands under a tag or digest, by HEAD where the registry answers it in full (distribution
+    /// The descriptor of the manifest under a tag or digest, by HEAD if the response is complete (distribution
     /// specification, "Checking if content exists in the registry").
     pub async fn head_manifest(&self, identifier: &str) -> Result<Option<Descriptor>, Error> {
-        let call = self.manifest_call(Method::HEAD, identifier)?;
-        let answer = match self.headed(&call).await? {
-            // There are registries that answer so to every HEAD. Where GET fails, what was said stands.
-            HeadResult::MissingPlatforms => {
-                return Ok(match self.is_head_known().await {
+        let request = self.manifest_request(Method::HEAD, identifier)?;
+        let response = match self.head(&request).await? {
+            // Some registries return 404 for every HEAD request. If GET fails, the result of HEAD counts.
+            HeadResult::NotFound => {
+                return Ok(match self.supports_head().await {
                     true => None,
-                    false => self.descriptor(identifier).await.unwrap_or_default(),
+                    false => self.descriptor_by_get(identifier).await.unwrap_or_default(),
                 });
             }
-            HeadResult::Found(answer) => answer,
-            HeadResult::Unsupported => return self.descriptor(identifier).await,
+            HeadResult::Found(response) => response,
+            HeadResult::Unsupported => return self.descriptor_by_get(identifier).await,
         };
-        self.registry.note_head();
-        // One that is none, or that is not what was asked for, says nothing: the content does.
-        let digest = answered_digest(&answer);
-        let digest = digest.filter(|digest| same_digest(&call.label, identifier, digest).is_ok());
-        // What was asked for by SHA-512 is known by it, whatever the registry calls it.
+        self.registry.record_head_support();
+        // An invalid or different digest in the header is ignored; the content is read instead.
+        let digest = digest_header(&response);
+        let digest = digest.filter(|digest| check_digest(&request.label, identifier, digest).is_ok());
+        // A requested digest, such as SHA-512, replaces the one of the registry.
         let digest = digest.map(|digest| identifier.parse().unwrap_or(digest));
-        let size = answer.header(CONTENT_LENGTH).and_then(|text| text.parse().ok());
-        let kind = answer.header(CONTENT_TYPE).and_then(media_type::manifest_type);
+        let size = response.header(CONTENT_LENGTH).and_then(|text| text.parse().ok());
+        let kind = response.header(CONTENT_TYPE).and_then(media_type::manifest_type);
         if let (Some(digest), Some(size), Some(kind)) = (digest, size, kind) {
             return Ok(Some(Descriptor::new(kind, digest, size)));
         }
-        drop(answer);
-        self.descriptor(identifier).await
+        drop(response);
+        self.descriptor_by_get(identifier).await
     }
 
-    /// Whether the registry finds by HEAD what it has, as far as that is known or one manifest that was read tells it.
-    async fn is_head_known(&self) -> bool {
+    /// Whether HEAD finds existing manifests: as recorded, or tested with a manifest that was read.
+    async fn supports_head(&self) -> bool {
         let registry = &self.registry;
-        let (name, identifier) = match (registry.answers_head(), registry.manifest_read()) {
+        let (name, identifier) = match (registry.supports_head(), registry.take_manifest_read()) {
             (true, _) => return true,
             (false, None) => return false,
             (false, Some(read)) => read,
         };
         let other = Self::new(registry.clone(), name);
-        let Ok(call) = other.manifest_call(Method::HEAD, &identifier) else {
+        let Ok(request) = other.manifest_request(Method::HEAD, &identifier) else {
             return false;
         };
-        let found = matches!(other.headed(&call).await, Ok(HeadResult::Found(_)));
+        let found = matches!(other.head(&request).await, Ok(HeadResult::Found(_)));
         if found {
-            registry.note_head();
+            registry.record_head_support();
         }
         found
     }
 
-    async fn descriptor(&self, identifier: &str) -> Result<Option<Descriptor>, Error> {
+    async fn descriptor_by_get(&self, identifier: &str) -> Result<Option<Descriptor>, Error> {
         Ok(self.manifest(identifier).await?.map(|document| document.descriptor))
     }
 
-    /// Asks by HEAD, which is no more than a short way to ask: who does not know it, or does not allow it, may know GET,
-    /// whose answer has a reason besides.
-    async fn headed(&self, call: &Call) -> Result<HeadResult, Error> {
-        let answer = match self.registry.send(call).await {
-            Ok(answer) => answer,
+    /// Sends a HEAD request, which is only an optimization: a registry that does not support or allow it may support
+    /// GET, whose error response also has a message.
+    async fn head(&self, request: &RegistryRequest) -> Result<HeadResult, Error> {
+        let response = match self.registry.send(request).await {
+            Ok(response) => response,
             Err(error) if matches!(error.kind(), Kind::Status(_) | Kind::Interrupted) => {
                 return Ok(HeadResult::Unsupported);
             }
             Err(error) => return Err(error),
         };
-        match answer.status().as_u16() {
-            200 => Ok(HeadResult::Found(answer)),
-            404 | 410 => Ok(HeadResult::MissingPlatforms),
+        match response.status().as_u16() {
+            200 => Ok(HeadResult::Found(response)),
+            404 | 410 => Ok(HeadResult::NotFound),
             _ => Ok(HeadResult::Unsupported),
         }
     }
 
-    /// The manifest or index under a tag or digest, its bytes verified against the digest.
+    /// Reads the manifest or index under a tag or digest, and verifies it against the digest.
     pub async fn manifest(&self, identifier: &str) -> Result<Option<Document>, Error> {
-        let call = self.manifest_call(Method::GET, identifier)?;
-        let Some(mut answer) = self.found(&call).await? else {
+        let request = self.manifest_request(Method::GET, identifier)?;
+        let Some(mut response) = self.get_if_found(&request).await? else {
             return Ok(None);
         };
-        let raw = self.body(&mut answer, MANIFEST_LIMIT).await?;
-        // Nothing is told of what stands at another host, to which the registry leads.
-        let told = |error: Error| match answer.is_foreign {
+        let raw = self.body(&mut response, MANIFEST_LIMIT).await?;
+        // Content from another host that the registry redirects to is not described.
+        let conceal = |error: Error| match response.is_concealed {
             true => Error::new(
                 error.kind().clone(),
-                &call.label,
-                "what the registry leads to is not the manifest that it should be",
+                &request.label,
+                "the content at the redirect target of the registry is not the expected manifest",
             ),
             false => error,
         };
-        // A header that is no digest says nothing of the content.
-        let promised = answered_digest(&answer);
+        // An invalid digest in the header is ignored.
+        let announced = digest_header(&response);
         let expected: Option<Digest> = identifier.parse().ok();
-        for expected in expected.iter().chain(&promised) {
+        for expected in expected.iter().chain(&announced) {
             let mut hasher = Hasher::like(expected);
             hasher.update(&raw);
-            same_digest(&call.label, expected.as_str(), &hasher.finish()).map_err(told)?;
+            check_digest(&request.label, expected.as_str(), &hasher.finish()).map_err(conceal)?;
         }
-        let declared = answer.header(CONTENT_TYPE).map(str::to_owned);
-        let document =
-            Document::parse(declared.as_deref(), raw).map_err(|error| told(Error::document(&call.label, &error)))?;
-        self.registry.note_manifest(&self.name, identifier);
+        let declared = response.header(CONTENT_TYPE).map(str::to_owned);
+        let document = Document::parse(declared.as_deref(), raw)
+            .map_err(|error| conceal(Error::invalid_document(&request.label, &error)))?;
+        self.registry.record_manifest_read(&self.name, identifier);
         Ok(Some(match expected {
-            Some(expected) => document.known_by(expected),
+            Some(expected) => document.with_digest(expected),
             None => document,
         }))
     }
 
-    /// The size in bytes of a blob, if the repository holds it.
+    /// The size of a blob in bytes; `None` if it does not exist in the repository.
     pub async fn head_blob(&self, digest: &Digest) -> Result<Option<u64>, Error> {
         let (head, get) = (
-            self.blob_call(Method::HEAD, digest),
-            self.blob_call(Method::GET, digest),
+            self.blob_request(Method::HEAD, digest),
+            self.blob_request(Method::GET, digest),
         );
-        self.size_of(digest, head, get).await
+        self.blob_size(digest, head, get).await
     }
 
-    /// The same, asked by one who has the turn to write.
-    pub(super) async fn head_blob_within_turn(&self, digest: &Digest) -> Result<Option<u64>, Error> {
+    /// The same for a caller that holds a write permit.
+    pub(super) async fn head_blob_holding_permit(&self, digest: &Digest) -> Result<Option<u64>, Error> {
         let (head, get) = (
-            self.blob_call(Method::HEAD, digest),
-            self.blob_call(Method::GET, digest),
+            self.blob_request(Method::HEAD, digest),
+            self.blob_request(Method::GET, digest),
         );
-        self.size_of(digest, head.within_turn(), get.within_turn()).await
+        self.blob_size(digest, head.holding_permit(), get.holding_permit())
+            .await
     }
 
-    fn blob_call(&self, method: Method, digest: &Digest) -> Call {
+    fn blob_request(&self, method: Method, digest: &Digest) -> RegistryRequest {
         let url = self.registry.url(&self.name, ["blobs", digest.as_str()]);
-        Call::new(method, url, Scope::pull(&self.name))
+        RegistryRequest::new(method, url, Scope::pull(&self.name))
     }
 
-    async fn size_of(&self, digest: &Digest, head: Call, get: Call) -> Result<Option<u64>, Error> {
-        // Some say of HEAD that it has no content, and mean its answer.
-        let size = |answer: &RegistryResponse| {
-            let size = answer.header(CONTENT_LENGTH)?.parse().ok();
+    async fn blob_size(
+        &self,
+        digest: &Digest,
+        head: RegistryRequest,
+        get: RegistryRequest,
+    ) -> Result<Option<u64>, Error> {
+        // Some registries send the length of the HEAD response itself, which is 0.
+        let size = |response: &RegistryResponse| {
+            let size = response.header(CONTENT_LENGTH)?.parse().ok();
             size.filter(|size| *size > 0 || Hasher::like(digest).finish() == *digest)
         };
-        match self.headed(&head).await? {
-            HeadResult::MissingPlatforms => return Ok(None),
-            HeadResult::Found(answer) => match size(&answer) {
+        match self.head(&head).await? {
+            HeadResult::NotFound => return Ok(None),
+            HeadResult::Found(response) => match size(&response) {
                 Some(size) => return Ok(Some(size)),
-                None => drop(answer),
+                None => drop(response),
             },
             HeadResult::Unsupported => {}
         }
-        let answer = self.found(&get).await?;
-        // Without a size it cannot be told from a broken one, and is brought again. The content is not read.
-        Ok(answer.as_ref().and_then(size))
+        let response = self.get_if_found(&get).await?;
+        // Without a size it cannot be distinguished from a damaged blob, so it counts as absent and is pushed again.
+        // The content is not read.
+        Ok(response.as_ref().and_then(size))
     }
 
-    /// Whether the registry gives this blob away. One that will not, for whatever reason of its own, has it not.
+    /// Whether the blob can be downloaded. A registry that refuses it, for any reason, counts as not having it.
     pub async fn has_blob(&self, digest: &Digest) -> Result<bool, Error> {
-        let head = self.registry.send(&self.blob_call(Method::HEAD, digest)).await?;
+        let head = self.registry.send(&self.blob_request(Method::HEAD, digest)).await?;
         let refused = matches!(head.status().as_u16(), 400 | 403 | 405 | 501);
         let has = head.status().is_success();
-        // Its turn ends here, before the next request asks for one.
+        // Releases the permit before the next request acquires one.
         drop(head);
         if !refused {
             return Ok(has);
@@ -213,32 +217,32 @@ impl Repository {
         let first = HeaderValue::from_static("bytes=0-0");
         let get = self
             .registry
-            .send(&self.blob_call(Method::GET, digest).with(RANGE, first))
+            .send(&self.blob_request(Method::GET, digest).with(RANGE, first))
             .await?;
         Ok(get.status().is_success())
     }
 
-    /// The content of a blob, verified while it streams: a wrong digest or size is an error in place of the
-    /// end. The request is sent when the stream is first polled; a broken connection is resumed.
+    /// Downloads a blob, verified while it streams: a wrong digest or size is an error in place of the end. The request
+    /// is sent when the stream is first polled; a broken connection is resumed.
     pub fn blob(&self, digest: &Digest, size: Option<u64>) -> Download {
-        let call = self.blob_call(Method::GET, digest);
-        Download::new(self.registry.clone(), call, digest.clone(), size)
+        let request = self.blob_request(Method::GET, digest);
+        Download::new(self.registry.clone(), request, digest.clone(), size)
     }
 
-    /// As [`Repository::blob`], for content whose digest is verified where it goes: hashing is what costs most of
-    /// a copy, and once is enough. Only the size is looked at.
+    /// Like [`Repository::blob`], for content whose digest the receiver verifies: hashing is the most expensive part of
+    /// a copy. Only the size is verified.
     pub fn unverified_blob(&self, digest: &Digest, size: u64) -> Download {
         self.blob(digest, Some(size)).unverified()
     }
 
-    /// The content of a blob of at most `limit` bytes, verified. All of it has to come within the time that the registry may
-    /// stand still.
+    /// Reads a blob of at most `limit` bytes, verified. After the first chunk, all of it must arrive within the idle
+    /// timeout.
     pub async fn small_blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Error> {
         let mut download = self.blob(digest, None);
         let mut content = BytesMut::new();
         let mut permits = BodyPermits::default();
         let time = self.registry.idle();
-        // From the first chunk on: before it, the request waits for its turn, and has a limit of its own.
+        // Starts with the first chunk: before it, the request waits for a permit and has its own timeout.
         let mut deadline: Option<Instant> = None;
         loop {
             let chunk = match deadline {
@@ -247,7 +251,7 @@ impl Repository {
             };
             match chunk.map_err(|_| Error::timed_out(download.label(), time))? {
                 Ok(Some(chunk)) if content.len() + chunk.len() > limit => {
-                    let detail = format!("the blob has more than the {limit} bytes that are read of it");
+                    let detail = format!("the blob is longer than the limit of {limit} bytes");
                     return Err(Error::new(Kind::TooLarge, download.label(), detail));
                 }
                 Ok(Some(chunk)) => {
@@ -263,115 +267,76 @@ impl Repository {
         }
     }
 
-    /// Stores a manifest or index under a tag or its digest. Its blobs and children must be there. One that has a
-    /// subject is found by it afterwards: a registry that does not see to that by itself gets the listing.
-    pub async fn put_manifest(&self, document: &Document, identifier: &str) -> Result<(), Error> {
-        match document.subject() {
-            Some(subject) => self.put_referrer(document, &subject.digest, identifier).await,
-            None => self.put_document(document, identifier).await.map(drop),
-        }
-    }
-
-    /// As [`Repository::put_manifest`], without a look at the subject.
+    /// Like [`Repository::put_manifest`], without regard to the subject.
     pub(super) async fn put_document(&self, document: &Document, identifier: &str) -> Result<RegistryResponse, Error> {
-        let mut call = self.manifest_call(Method::PUT, identifier)?;
-        call.scope = Scope::push(&self.name);
-        let kind = HeaderValue::try_from(&document.descriptor.media_type)
-            .map_err(|_| Error::new(Kind::Invalid, &call.label, "the media type does not fit a header"))?;
-        call.headers.remove(ACCEPT);
-        call.headers.insert(CONTENT_TYPE, kind);
-        call.body = Some(document.raw.clone());
-        let answer = self.registry.expect(&call, &[200, 201, 202, 204]).await?;
+        let mut request = self.manifest_request(Method::PUT, identifier)?;
+        request.scope = Scope::push(&self.name);
+        let kind = HeaderValue::try_from(&document.descriptor.media_type).map_err(|_| {
+            Error::new(
+                Kind::Invalid,
+                &request.label,
+                "the media type has characters that are not allowed in a header",
+            )
+        })?;
+        request.headers.remove(ACCEPT);
+        request.headers.insert(CONTENT_TYPE, kind);
+        request.body = Some(document.raw.clone());
+        let response = self.registry.expect(&request, &[200, 201, 202, 204]).await?;
         if let Some(digest) =
-            answered_digest(&answer).filter(|digest| digest.algorithm() == document.digest().algorithm())
+            digest_header(&response).filter(|digest| digest.algorithm() == document.digest().algorithm())
         {
-            same_digest(&call.label, document.digest().as_str(), &digest)?;
+            check_digest(&request.label, document.digest().as_str(), &digest)?;
         }
-        Ok(answer)
+        Ok(response)
     }
 
-    /// Makes a blob of the repository `from` of the same registry stand in this one, without moving bytes
-    /// (distribution specification, "Mounting a blob from another repository").
-    pub async fn mount(&self, digest: &Digest, from: &str) -> Result<MountResult, Error> {
-        let (repository, digest, from) = (self.clone(), digest.clone(), from.to_owned());
-        to_its_end(async move { repository.try_mount(&digest, &from).await }).await
-    }
-
-    /// Without it the blob is sent, so no answer is a failure.
-    async fn try_mount(&self, digest: &Digest, from: &str) -> Result<MountResult, Error> {
-        let mut url = self.uploads();
-        url.query_pairs_mut()
-            .append_pair("mount", digest.as_str())
-            .append_pair("from", from);
-        let scope = Scope::mount(&self.name, from);
-        let call = Call::new(Method::POST, url, scope).with(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        let answer = match self.registry.send(&call).await {
-            Ok(answer) => answer,
-            // Whatever stands against all requests is said of the upload too.
-            Err(error) => {
-                tracing::debug!(%error, "a blob is sent, not mounted");
-                return Ok(MountResult::Refused(None));
-            }
-        };
-        match answer.status().as_u16() {
-            201 => Ok(MountResult::Mounted),
-            202 => Ok(MountResult::Refused(
-                Session::begun(self, &call, &answer).ok().map(PendingUpload),
-            )),
-            status => {
-                tracing::debug!(status, label = call.label, "a blob is sent, not mounted");
-                Ok(MountResult::Refused(None))
-            }
-        }
-    }
-
-    /// Removes a manifest. False when it was not there.
+    /// Deletes a manifest. Returns false if it did not exist.
     pub async fn delete_manifest(&self, digest: &Digest) -> Result<bool, Error> {
-        let mut call = self.manifest_call(Method::DELETE, digest.as_str())?;
-        call.headers.remove(ACCEPT);
-        call.scope = Scope::delete(&self.name);
-        let answer = self.registry.expect(&call, &[200, 202, 204, 404]).await?;
-        Ok(answer.status() != 404)
+        let mut request = self.manifest_request(Method::DELETE, digest.as_str())?;
+        request.headers.remove(ACCEPT);
+        request.scope = Scope::delete(&self.name);
+        let response = self.registry.expect(&request, &[200, 202, 204, 404]).await?;
+        Ok(response.status() != 404)
     }
 
     pub(super) fn uploads(&self) -> url::Url {
         self.registry.url(&self.name, ["blobs", "uploads", ""])
     }
 
-    fn manifest_call(&self, method: Method, identifier: &str) -> Result<Call, Error> {
+    fn manifest_request(&self, method: Method, identifier: &str) -> Result<RegistryRequest, Error> {
         let url = self.registry.url(&self.name, ["manifests", identifier]);
-        let call = Call::new(method, url, Scope::pull(&self.name));
+        let request = RegistryRequest::new(method, url, Scope::pull(&self.name));
         if identifier.parse::<Digest>().is_err() && !is_tag(identifier) {
             let detail = "this is neither a digest nor a tag (letters, digits, `_`, `.` and `-`, at most 128)";
-            return Err(Error::new(Kind::Invalid, call.label, detail));
+            return Err(Error::new(Kind::Invalid, request.label, detail));
         }
-        Ok(call.with(ACCEPT, accepted()))
+        Ok(request.with(ACCEPT, accept_header()))
     }
 
-    async fn found(&self, call: &Call) -> Result<Option<RegistryResponse>, Error> {
-        match self.registry.expect(call, &[200, 404]).await {
-            Ok(answer) if answer.status() == 404 => Ok(None),
-            Ok(answer) => Ok(Some(answer)),
-            // Some say so by another status.
+    async fn get_if_found(&self, request: &RegistryRequest) -> Result<Option<RegistryResponse>, Error> {
+        match self.registry.expect(request, &[200, 404]).await {
+            Ok(response) if response.status() == 404 => Ok(None),
+            Ok(response) => Ok(Some(response)),
+            // Some registries use another status.
             Err(error) if error.kind() == &Kind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// The body of `answer`, within `limit` bytes and the time that the registry may stand still.
-    pub(super) async fn body(&self, answer: &mut RegistryResponse, limit: usize) -> Result<Bytes, Error> {
-        let label = answer.label.clone();
-        let body = body_within(&mut answer.response, limit, self.registry.idle(), &label).await?;
+    /// The body of `response`, within `limit` bytes and the idle timeout.
+    pub(super) async fn body(&self, response: &mut RegistryResponse, limit: usize) -> Result<Bytes, Error> {
+        let label = response.label.clone();
+        let body = read_body(&mut response.inner, limit, self.registry.idle(), &label).await?;
         Ok(body.bytes)
     }
 }
 
-fn accepted() -> HeaderValue {
+fn accept_header() -> HeaderValue {
     static TEXT: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| media_type::MANIFESTS.join(", "));
     HeaderValue::from_str(&TEXT).unwrap_or(HeaderValue::from_static("*/*"))
 }
 
-/// Whether a text is a tag (distribution specification, "Pulling manifests").
+/// Whether a text is a valid tag (distribution specification, "Pulling manifests").
 fn is_tag(text: &str) -> bool {
     let first = text
         .bytes()
@@ -380,18 +345,18 @@ fn is_tag(text: &str) -> bool {
     first && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
 }
 
-/// `Docker-Content-Digest`, which need not be there. What is no digest says nothing.
-pub(super) fn answered_digest(answer: &RegistryResponse) -> Option<Digest> {
-    answer.header(&DOCKER_CONTENT_DIGEST)?.trim().parse().ok()
+/// The digest in `Docker-Content-Digest`; `None` if it is missing or invalid.
+pub(super) fn digest_header(response: &RegistryResponse) -> Option<Digest> {
+    response.header(&DOCKER_CONTENT_DIGEST)?.trim().parse().ok()
 }
 
-/// Fails when `expected` is a digest of the same algorithm and another one.
-pub(super) fn same_digest(label: &str, expected: &str, found: &Digest) -> Result<(), Error> {
+/// Fails if `expected` is another digest of the same algorithm.
+pub(super) fn check_digest(label: &str, expected: &str, found: &Digest) -> Result<(), Error> {
     match expected.parse::<Digest>() {
         Ok(expected) if expected.algorithm() == found.algorithm() && expected != *found => Err(Error::new(
             Kind::DigestMismatch,
             label,
-            format!("{expected} is expected, and the content has {found}"),
+            format!("expected {expected}, but the content has {found}"),
         )),
         _ => Ok(()),
     }
@@ -402,7 +367,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tags_are_told_from_paths() {
+    fn only_valid_tags_are_accepted() {
         for good in ["latest", "_x", "1.0-a_b", &"a".repeat(128)] {
             assert!(is_tag(good), "{good}");
         }

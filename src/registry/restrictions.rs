@@ -1,8 +1,7 @@
-//! What the hosts that tenants name may have us reach: which addresses, by name or by number, and where they may lead.
+//! Restricts which addresses may be reached by hosts that tenants name, and by redirects of those hosts.
 //!
-//! A host's name is looked at when it is resolved for a connection, so no later answer of its DNS server leads elsewhere
-//! than was looked at. Where a proxy is used, it resolves names: only addresses that are written as such are looked at
-//! then.
+//! Addresses are checked when a host name is resolved for a connection, so a later DNS response cannot bypass the
+//! check. A proxy resolves names itself: with a proxy, only literal addresses are checked.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -16,8 +15,8 @@ use url::{Host, Url};
 use super::address_zone::{Zone, plain};
 use crate::oci::HostPattern;
 
-/// The variables that name a proxy.
-const PROXIES: [&str; 6] = [
+/// Environment variables that name a proxy.
+const PROXY_VARIABLES: [&str; 6] = [
     "HTTP_PROXY",
     "http_proxy",
     "HTTPS_PROXY",
@@ -26,62 +25,62 @@ const PROXIES: [&str; 6] = [
     "all_proxy",
 ];
 
-/// What the administrator lists. Without an entry of a list, nothing of its kind is allowed, but for [`Self::hosts`].
+/// The lists of the administrator. An empty list allows nothing of its kind, except for [`Self::hosts`].
 #[derive(Debug, Default)]
 pub struct Restrictions {
-    /// The networks whose addresses may be reached whatever they are otherwise.
+    /// Networks whose addresses are always allowed.
     pub networks: Vec<IpNet>,
-    /// The hosts that may be reached by plain HTTP.
+    /// Hosts that may be reached over plain HTTP.
     pub plain_http: Vec<HostPattern>,
-    /// The hosts to which a registry may have uploads sent.
+    /// Hosts to which a registry may redirect uploads.
     pub upload_hosts: Vec<HostPattern>,
-    /// The hosts that objects may name; empty for any. What a registry leads to may have a private address if it is one of
-    /// them.
+    /// Hosts that objects may name; empty for any. A redirect target in this list may have a private address.
     pub hosts: Vec<HostPattern>,
     /// The addresses of the API server.
     api_server: RwLock<HashSet<IpAddr>>,
     proxies: Proxies,
 }
 
-/// The proxies of the environment: whoever names one there has connections made to it.
+/// The proxies in the environment, which are always allowed.
 #[derive(Debug, Default)]
 struct Proxies {
     names: HashSet<String>,
     addresses: RwLock<HashSet<IpAddr>>,
 }
 
-/// Why something may not be reached.
+/// Why a request is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// The address is one that nobody but the machine itself or the cluster should reach.
+pub(super) enum RestrictionError {
+    /// The address is reserved for the machine itself or for the cluster.
     Reserved,
-    /// A public registry leads to a private address, or one to a private address of a host that is not listed.
+    /// A public registry redirects to a private address, or a registry to a private address of a host that is not
+    /// listed.
     Private,
-    /// Plain HTTP of this host.
+    /// A redirect to plain HTTP of this host.
     PlainHttp(String),
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for RestrictionError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reserved => formatter.write_str(
-                "the host has an address that objects may not have the operator reach (loopback, link-local, unspecified, multicast, of the platform or of the API server): name another host, or have the administrator list the network in --allow-network",
+                "the host has an address that the operator does not connect to for objects (loopback, link-local, unspecified, multicast, cloud platform or API server): use another host, or ask the administrator to list the network in --allow-network",
             ),
             Self::Private => formatter.write_str(
-                "the registry leads to a host with a private address, which is not followed: have the administrator list the host in --source-host or the network in --allow-network",
+                "the registry redirects to a host with a private address, which is not allowed: ask the administrator to list the host in --source-host or the network in --allow-network",
             ),
             Self::PlainHttp(host) => write!(
                 formatter,
-                "the registry leads to plain HTTP of {host}, which is not followed: have it lead to HTTPS, or have the administrator list the host in --insecure-registry"
+                "the registry redirects to plain HTTP on {host}, which is not allowed: configure it to redirect to HTTPS, or ask the administrator to list the host in --insecure-registry"
             ),
         }
     }
 }
 
-impl std::error::Error for Refusal {}
+impl std::error::Error for RestrictionError {}
 
 impl Restrictions {
-    /// Those of the lists, with the proxies that the environment names.
+    /// Creates the restrictions, with the proxies of the environment.
     pub fn new(
         networks: Vec<IpNet>,
         plain_http: Vec<HostPattern>,
@@ -94,70 +93,70 @@ impl Restrictions {
             upload_hosts,
             hosts,
             api_server: RwLock::default(),
-            proxies: Proxies::of(PROXIES.iter().filter_map(|name| std::env::var(name).ok())),
+            proxies: Proxies::of(PROXY_VARIABLES.iter().filter_map(|name| std::env::var(name).ok())),
         }
     }
 
-    /// Notes which addresses the API server has, in place of those that were known.
-    pub fn note_api_server(&self, addresses: HashSet<IpAddr>) {
+    /// Replaces the known addresses of the API server.
+    pub fn set_api_server_addresses(&self, addresses: HashSet<IpAddr>) {
         *self.api_server.write().unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 
-    /// Whether `host` (host[:port]) may be reached by plain HTTP.
+    /// Whether `host` (host[:port]) may be reached over plain HTTP.
     pub fn allows_plain_http(&self, host: &str) -> bool {
         self.plain_http.iter().any(|pattern| pattern.admits(host))
     }
 
-    /// Whether `host` (host[:port]) is listed by itself as one that speaks plain HTTP.
-    pub fn speaks_plain_http(&self, host: &str) -> bool {
+    /// Whether `host` (host[:port]) is listed explicitly, not by a pattern, as one that serves plain HTTP.
+    pub fn serves_plain_http(&self, host: &str) -> bool {
         let mut exact = self.plain_http.iter().filter(|pattern| pattern.is_exact());
         exact.any(|pattern| pattern.admits(host))
     }
 
     /// Whether uploads may be sent to the host of `url`.
     pub(super) fn allows_upload_to(&self, url: &Url) -> bool {
-        lists(&self.upload_hosts, url)
+        matches_any(&self.upload_hosts, url)
     }
 
-    /// Whether `url`, to which another host leads, may have public addresses only. `led_by_public` is whether that other
-    /// host has one.
-    pub(super) fn is_for_public_only(&self, url: &Url, led_by_public: bool) -> bool {
+    /// Whether the redirect target `url` must have a public address. `redirected_by_public` tells whether the
+    /// redirecting host has one.
+    pub(super) fn requires_public_address(&self, url: &Url, redirected_by_public: bool) -> bool {
         match self.hosts.is_empty() {
-            true => led_by_public,
-            false => !lists(&self.hosts, url),
+            true => redirected_by_public,
+            false => !matches_any(&self.hosts, url),
         }
     }
 
-    /// That a request to `url` may be sent as far as its text says, when another host leads there (`is_led`).
-    pub(super) fn check(&self, url: &Url, is_led: bool, public_only: bool) -> Result<(), Refusal> {
-        if is_led && url.scheme() == "http" && !lists(&self.plain_http, url) {
-            return Err(Refusal::PlainHttp(name_of(url)));
+    /// Checks a request to `url` as far as its text allows. `is_redirect` tells whether another host redirected there.
+    pub(super) fn check(&self, url: &Url, is_redirect: bool, public_only: bool) -> Result<(), RestrictionError> {
+        if is_redirect && url.scheme() == "http" && !matches_any(&self.plain_http, url) {
+            return Err(RestrictionError::PlainHttp(host_with_port(url)));
         }
         match url.host() {
             Some(Host::Ipv4(address)) => self.check_address(address.into(), public_only),
             Some(Host::Ipv6(address)) => self.check_address(address.into(), public_only),
-            // Its name is not looked at when it is resolved.
-            Some(Host::Domain(name)) if self.proxies.names.contains(name) => Err(Refusal::Reserved),
+            // A proxy name is exempt from the check when it is resolved.
+            Some(Host::Domain(name)) if self.proxies.names.contains(name) => Err(RestrictionError::Reserved),
             Some(Host::Domain(_)) | None => Ok(()),
         }
     }
 
-    fn check_address(&self, address: IpAddr, public_only: bool) -> Result<(), Refusal> {
-        let bare = plain(address);
-        let listed = |network: &IpNet| network.contains(&address) || network.contains(&bare);
+    fn check_address(&self, address: IpAddr, public_only: bool) -> Result<(), RestrictionError> {
+        let embedded = plain(address);
+        let listed = |network: &IpNet| network.contains(&address) || network.contains(&embedded);
         if self.networks.iter().any(listed) {
             return Ok(());
         }
         let api_server = self.api_server.read().unwrap_or_else(PoisonError::into_inner);
-        match Zone::of(bare) {
-            Zone::Reserved => Err(Refusal::Reserved),
-            _ if api_server.contains(&bare) => Err(Refusal::Reserved),
-            Zone::Private if public_only => Err(Refusal::Private),
+        match Zone::of(embedded) {
+            Zone::Reserved => Err(RestrictionError::Reserved),
+            _ if api_server.contains(&embedded) => Err(RestrictionError::Reserved),
+            Zone::Private if public_only => Err(RestrictionError::Private),
             Zone::Private | Zone::Public => Ok(()),
         }
     }
 
-    /// Whether whoever answered from `address` is on the internet; what came through a proxy counts as such.
+    /// Whether `address`, the peer of a response, is public. A response through a proxy counts as public.
     pub(super) fn is_public(&self, address: Option<SocketAddr>) -> bool {
         address.is_none_or(|address| {
             let address = plain(address.ip());
@@ -197,9 +196,9 @@ impl Proxies {
     }
 }
 
-/// Whether the host of `url` is one of `patterns`; a port that is the usual one of its scheme need not be written.
-fn lists(patterns: &[HostPattern], url: &Url) -> bool {
-    let name = name_of(url);
+/// Whether the host of `url` matches one of `patterns`. The default port of its scheme may be omitted in a pattern.
+fn matches_any(patterns: &[HostPattern], url: &Url) -> bool {
+    let name = host_with_port(url);
     let with_port = url
         .port_or_known_default()
         .map(|port| format!("{}:{port}", url.host_str().unwrap_or_default()));
@@ -208,13 +207,13 @@ fn lists(patterns: &[HostPattern], url: &Url) -> bool {
         .any(|pattern| pattern.admits(&name) || with_port.as_ref().is_some_and(|host| pattern.admits(host)))
 }
 
-fn name_of(url: &Url) -> String {
+fn host_with_port(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port()
         .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-/// Resolves names as the system does, and gives only addresses that may be reached.
+/// Resolves names with the system resolver and returns only allowed addresses.
 pub(super) struct Resolver {
     pub restrictions: Arc<Restrictions>,
     pub public_only: bool,
@@ -224,30 +223,30 @@ impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (restrictions, public_only) = (Arc::clone(&self.restrictions), self.public_only);
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let found: Vec<SocketAddr> = found.collect();
+            let addresses = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let addresses: Vec<SocketAddr> = addresses.collect();
             if restrictions.proxies.names.contains(name.as_str()) {
-                let mut addresses = restrictions
+                let mut proxy_addresses = restrictions
                     .proxies
                     .addresses
                     .write()
                     .unwrap_or_else(PoisonError::into_inner);
-                addresses.extend(found.iter().map(|address| plain(address.ip())));
-                return Ok(Box::new(found.into_iter()) as Addrs);
+                proxy_addresses.extend(addresses.iter().map(|address| plain(address.ip())));
+                return Ok(Box::new(addresses.into_iter()) as Addrs);
             }
-            let mut refusal = None;
-            let mut allowed = Vec::with_capacity(found.len());
-            for address in found {
+            let mut first_error = None;
+            let mut allowed = Vec::with_capacity(addresses.len());
+            for address in addresses {
                 match restrictions.check_address(address.ip(), public_only) {
                     Ok(()) => allowed.push(address),
-                    Err(refused) => {
-                        tracing::debug!(name = name.as_str(), %address, "an address is not for objects");
-                        refusal.get_or_insert(refused);
+                    Err(error) => {
+                        tracing::debug!(name = name.as_str(), %address, "an address is not allowed");
+                        first_error.get_or_insert(error);
                     }
                 }
             }
-            match refusal {
-                Some(refusal) if allowed.is_empty() => Err(refusal.into()),
+            match first_error {
+                Some(first_error) if allowed.is_empty() => Err(first_error.into()),
                 _ => Ok(Box::new(allowed.into_iter()) as Addrs),
             }
         })
@@ -264,12 +263,17 @@ mod tests {
         Restrictions::new(networks, patterns(plain_http), Vec::new(), patterns(hosts))
     }
 
-    fn check(restrictions: &Restrictions, url: &str, is_led: bool, public_only: bool) -> Result<(), Refusal> {
-        restrictions.check(&url.parse().unwrap(), is_led, public_only)
+    fn check(
+        restrictions: &Restrictions,
+        url: &str,
+        is_redirect: bool,
+        public_only: bool,
+    ) -> Result<(), RestrictionError> {
+        restrictions.check(&url.parse().unwrap(), is_redirect, public_only)
     }
 
     #[test]
-    fn numbers_are_looked_at_however_they_are_written() {
+    fn literal_addresses_are_checked_in_all_notations() {
         let none = restrictions(&[], &[], &[]);
         for host in [
             "127.0.0.1",
@@ -287,39 +291,46 @@ mod tests {
             "user:password@127.0.0.1",
         ] {
             for url in [format!("https://{host}/v2/"), format!("https://{host}:5000/v2/")] {
-                assert_eq!(check(&none, &url, false, false), Err(Refusal::Reserved), "{url}");
+                assert_eq!(
+                    check(&none, &url, false, false),
+                    Err(RestrictionError::Reserved),
+                    "{url}"
+                );
             }
         }
         assert_eq!(check(&none, "https://10.0.0.1/", false, false), Ok(()));
-        assert_eq!(check(&none, "https://10.0.0.1/", true, true), Err(Refusal::Private));
+        assert_eq!(
+            check(&none, "https://10.0.0.1/", true, true),
+            Err(RestrictionError::Private)
+        );
         assert_eq!(check(&none, "https://1.1.1.1/", true, true), Ok(()));
         let some = restrictions(&["127.0.0.0/8", "10.0.0.0/8"], &[], &[]);
         assert_eq!(check(&some, "https://[::ffff:127.0.0.1]/", true, true), Ok(()));
         assert_eq!(check(&some, "https://10.0.0.1/", true, true), Ok(()));
         assert_eq!(
             check(&some, "https://169.254.0.1/", false, false),
-            Err(Refusal::Reserved)
+            Err(RestrictionError::Reserved)
         );
     }
 
     #[test]
-    fn the_api_server_is_not_for_objects() {
+    fn the_api_server_is_not_allowed() {
         let known = restrictions(&["10.2.0.0/16"], &[], &[]);
-        known.note_api_server(["10.1.0.1", "10.2.0.1"].map(|text| text.parse().unwrap()).into());
+        known.set_api_server_addresses(["10.1.0.1", "10.2.0.1"].map(|text| text.parse().unwrap()).into());
         assert_eq!(
             check(&known, "https://10.1.0.1:6443/", false, false),
-            Err(Refusal::Reserved)
+            Err(RestrictionError::Reserved)
         );
         assert_eq!(
             check(&known, "https://[::ffff:10.1.0.1]/", false, false),
-            Err(Refusal::Reserved)
+            Err(RestrictionError::Reserved)
         );
         assert_eq!(check(&known, "https://10.2.0.1/", false, false), Ok(()));
         assert_eq!(check(&known, "https://10.1.0.2/", false, false), Ok(()));
     }
 
     #[test]
-    fn plain_http_of_another_host_is_followed_where_it_is_listed() {
+    fn redirects_to_plain_http_are_allowed_for_listed_hosts() {
         let some = restrictions(&[], &["storage.example:9000", "mirror.example"], &[]);
         for url in [
             "http://storage.example:9000/x",
@@ -333,25 +344,25 @@ mod tests {
             "http://mirror.example:81/x",
             "http://other.example/x",
         ] {
-            let refused = check(&some, url, true, false).unwrap_err();
-            assert!(matches!(refused, Refusal::PlainHttp(_)), "{url}");
-            assert_eq!(check(&some, url, false, false), Ok(()), "it was named by somebody else");
+            let error = check(&some, url, true, false).unwrap_err();
+            assert!(matches!(error, RestrictionError::PlainHttp(_)), "{url}");
+            assert_eq!(check(&some, url, false, false), Ok(()), "it is not a redirect");
         }
     }
 
     #[test]
-    fn a_list_of_hosts_says_which_private_ones_are_led_to() {
+    fn redirects_to_private_addresses_are_allowed_for_listed_hosts() {
         let url: Url = "https://storage.example/x".parse().unwrap();
         let open = restrictions(&[], &[], &[]);
-        assert!(open.is_for_public_only(&url, true) && !open.is_for_public_only(&url, false));
+        assert!(open.requires_public_address(&url, true) && !open.requires_public_address(&url, false));
         let listed = restrictions(&[], &[], &["storage.example"]);
-        assert!(!listed.is_for_public_only(&url, true));
+        assert!(!listed.requires_public_address(&url, true));
         let others = restrictions(&[], &[], &["r.example"]);
-        assert!(others.is_for_public_only(&url, true) && others.is_for_public_only(&url, false));
+        assert!(others.requires_public_address(&url, true) && others.requires_public_address(&url, false));
     }
 
     #[tokio::test]
-    async fn names_are_looked_at_when_they_are_resolved() {
+    async fn host_names_are_checked_when_they_are_resolved() {
         let resolve = async |restrictions: Restrictions| {
             let resolver = Resolver {
                 restrictions: Arc::new(restrictions),
@@ -362,7 +373,7 @@ mod tests {
         };
         assert_eq!(
             resolve(restrictions(&[], &[], &[])).await,
-            Err(Refusal::Reserved.to_string())
+            Err(RestrictionError::Reserved.to_string())
         );
         let networks = ["127.0.0.0/8", "::1/128"];
         assert!(resolve(restrictions(&networks, &[], &[])).await.unwrap() > 0);
@@ -374,7 +385,7 @@ mod tests {
         assert!(!with_proxy.is_public(loopback));
         assert_eq!(
             check(&with_proxy, "https://localhost/", false, false),
-            Err(Refusal::Reserved)
+            Err(RestrictionError::Reserved)
         );
         assert!(resolve(with_proxy).await.unwrap() > 0);
     }

@@ -1,33 +1,33 @@
-//! The tags of a repository (OCI distribution specification, "Listing Tags").
+//! Tag listings (OCI distribution specification, "Listing Tags").
 
 use std::collections::HashSet;
 
 use reqwest::Method;
 use serde::Deserialize;
 
-use super::client::Call;
+use super::client::RegistryRequest;
 use super::error::{Error, Kind};
 use super::pages::Pages;
 use super::repository::Repository;
 use super::token::Scope;
 use crate::decode;
 
-/// How many tags a page is asked to have; it may have more or less.
-const PAGE: usize = 1000;
-/// Bytes of a tag in a listing, with its quotes and white space, at most.
-const TAG_BYTES: usize = 160;
-/// Bytes of a listing besides, so that of one with too many tags at once their number is known.
-const OTHER_BYTES: usize = 8 * 1024 * 1024;
+/// Requested tags per page; a registry may return more or fewer.
+const PAGE_SIZE: usize = 1000;
+/// Maximum bytes of a tag in a listing, with its quotes and white space.
+const MAX_TAG_BYTES: usize = 160;
+/// Additional bytes of a listing, so that a listing that exceeds the limit of tags can be counted.
+const EXTRA_BYTES: usize = 8 * 1024 * 1024;
 
 #[derive(Deserialize)]
-struct Page {
-    // `null` and nothing are what Go writes for none.
+struct TagList {
+    // Registries in Go send `null` for an empty list.
     tags: Option<Vec<Option<String>>>,
 }
 
 impl Repository {
-    /// Every tag, each once in the registry's order, or none when there are more than `limit`. A repository that does not
-    /// exist has none.
+    /// All tags, each once in the order of the registry; `None` if there are more than `limit`. Empty if the repository
+    /// does not exist.
     pub async fn tags(&self, limit: usize) -> Result<Option<Vec<String>>, Error> {
         match self.existing_tags(limit).await {
             Err(error) if error.kind() == &Kind::NotFound => Ok(Some(Vec::new())),
@@ -35,62 +35,62 @@ impl Repository {
         }
     }
 
-    /// As [`Repository::tags`], but a repository that does not exist is an error of the kind [`Kind::NotFound`]. Some
-    /// registries answer so for one without tags.
+    /// Like [`Repository::tags`], but a repository that does not exist is an error of the kind [`Kind::NotFound`]. Some
+    /// registries return it for a repository without tags too.
     pub async fn existing_tags(&self, limit: usize) -> Result<Option<Vec<String>>, Error> {
         let registry = self.registry();
-        let plain = registry.url(self.name(), ["tags", "list"]);
-        let (mut first, asked) = (plain.clone(), limit.clamp(1, PAGE));
-        first.query_pairs_mut().append_pair("n", &asked.to_string());
-        let bytes = limit.saturating_mul(TAG_BYTES).saturating_add(OTHER_BYTES);
-        let mut pages = Pages::at(first.clone(), bytes);
+        let unpaginated = registry.url(self.name(), ["tags", "list"]);
+        let (mut first, page_size) = (unpaginated.clone(), limit.clamp(1, PAGE_SIZE));
+        first.query_pairs_mut().append_pair("n", &page_size.to_string());
+        let bytes = limit.saturating_mul(MAX_TAG_BYTES).saturating_add(EXTRA_BYTES);
+        let mut pages = Pages::new(first.clone(), bytes);
         let (mut tags, mut seen) = (Vec::new(), HashSet::new());
-        // Whether the page is asked for without the registry having said that there is one.
-        let mut supposed = false;
+        // Whether this page was requested although the previous response did not link to it.
+        let mut is_guessed = false;
         loop {
-            let call = Call::new(Method::GET, pages.url().clone(), Scope::pull(self.name()));
-            let mut answer = registry.send(&call).await?;
-            match answer.status().as_u16() {
+            let request = RegistryRequest::new(Method::GET, pages.url().clone(), Scope::pull(self.name()));
+            let mut response = registry.send(&request).await?;
+            match response.status().as_u16() {
                 200 => {}
-                // It may not know how to cut pages, or not into such.
+                // The registry may not support pagination, or not this page size.
                 400 | 405 | 422 if *pages.url() == first => {
-                    pages.go_to(plain.clone());
+                    pages.go_to(unpaginated.clone());
                     continue;
                 }
-                400 | 404 | 405 | 422 | 501 if supposed => return Ok(Some(tags)),
-                // Not as though all that was listed were not there.
+                400 | 404 | 405 | 422 | 501 if is_guessed => return Ok(Some(tags)),
+                // The tags that were already listed must not be reported as all.
                 404 if !tags.is_empty() => {
-                    let detail = "the page that the one before it led to does not exist";
-                    return Err(Error::new(Kind::Interrupted, &call.label, detail));
+                    let detail = "the next page of the listing does not exist";
+                    return Err(Error::new(Kind::Interrupted, &request.label, detail));
                 }
-                _ => return Err(answer.failure().await),
+                _ => return Err(response.into_error().await),
             }
-            let body = pages.read(self, &mut answer).await?;
-            let page: Page = decode::json(&body)
-                .map_err(|_| Error::new(Kind::Protocol, &call.label, "the answer is not a list of tags"))?;
+            let body = pages.read(self, &mut response).await?;
+            let page: TagList = decode::json(&body)
+                .map_err(|_| Error::new(Kind::Protocol, &request.label, "the response is not a list of tags"))?;
             let page: Vec<String> = page.tags.unwrap_or_default().into_iter().flatten().collect();
-            let (listed, before, last) = (page.len(), tags.len(), page.last().cloned());
+            let (listed, count_before, last) = (page.len(), tags.len(), page.last().cloned());
             tags.extend(page.into_iter().filter(|tag| seen.insert(tag.clone())));
             if tags.len() > limit {
                 return Ok(None);
             }
-            let new = tags.len() - before;
-            if supposed && new == 0 {
+            let new = tags.len() - count_before;
+            if is_guessed && new == 0 {
                 return Ok(Some(tags));
             }
-            if pages.turn(registry, &answer, listed, new)? {
-                supposed = false;
+            if pages.advance(registry, &response, listed, new)? {
+                is_guessed = false;
                 continue;
             }
-            // Not every registry that cuts pages says where the next one is (distribution specification 1.0, "Content
-            // Discovery": `last` leads there). As many tags as were asked for may not be all.
-            let Some(last) = last.filter(|_| listed == asked) else {
+            // Not every registry that paginates links to the next page (distribution specification 1.0, "Content
+            // Discovery": `last` selects it). A full page may not be the last one.
+            let Some(last) = last.filter(|_| listed == page_size) else {
                 return Ok(Some(tags));
             };
             let mut next = first.clone();
             next.query_pairs_mut().append_pair("last", &last);
             pages.go_to(next);
-            supposed = true;
+            is_guessed = true;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How often a registry is asked: what it wants itself (`Retry-After`), and what its operator allows.
+//! Delays requests to a registry: by its own `Retry-After`, and by the configured rate.
 
 use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
@@ -9,21 +9,21 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use tokio::time::Instant;
 
-use super::error::{Error, Kind, LONGEST_PAUSE};
+use super::error::{Error, Kind, MAX_RETRY_DELAY};
 
-/// No registry is waited for longer, whatever it asks.
-const LONGEST_PATIENCE: Duration = Duration::from_secs(3600);
-/// All who wait do not begin in the same moment.
-const SPREAD: Duration = Duration::from_millis(100);
+/// Maximum of an accepted `Retry-After`.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+/// Random extra delay, so that waiting requests do not start at the same moment.
+const MAX_JITTER: Duration = Duration::from_millis(100);
 
-/// When one registry may be asked again, for all who ask it something.
+/// Delays all requests to one registry.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
-    asked: Mutex<Option<Asked>>,
+    requested: Mutex<Option<RequestedDelay>>,
     rate: Option<Rate>,
 }
 
-/// So many requests a second, as many at once after a pause (GCRA).
+/// A number of requests per second, which is also the burst size (GCRA).
 #[derive(Debug)]
 struct Rate {
     limiter: DefaultDirectRateLimiter,
@@ -31,46 +31,46 @@ struct Rate {
 }
 
 #[derive(Clone, Debug)]
-struct Asked {
+struct RequestedDelay {
     until: Instant,
-    /// In which words, for the messages of those who are not even sent.
-    words: String,
+    /// The message of the response, for requests that fail without being sent.
+    message: String,
 }
 
 impl Throttle {
-    /// With at most `rate` requests a second.
+    /// Allows at most `rate` requests per second.
     pub fn new(rate: Option<NonZeroU32>) -> Self {
         let rate = rate.map(|rate| Rate {
             limiter: RateLimiter::direct(Quota::per_second(rate)),
             clock: DefaultClock::default(),
         });
         Self {
-            asked: Mutex::default(),
+            requested: Mutex::default(),
             rate,
         }
     }
 
-    /// Notes what `error`, an answer of the registry, asks for.
-    pub fn note(&self, error: &Error) {
+    /// Records the `Retry-After` of an error response.
+    pub fn record_retry_after(&self, error: &Error) {
         let Kind::RateLimited { after: Some(after) } = error.kind() else {
             return;
         };
-        let until = Instant::now() + (*after).min(LONGEST_PATIENCE);
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        if asked.as_ref().is_none_or(|asked| asked.until < until) {
-            *asked = Some(Asked {
+        let until = Instant::now() + (*after).min(MAX_RETRY_AFTER);
+        let mut requested = self.requested.lock().unwrap_or_else(PoisonError::into_inner);
+        if requested.as_ref().is_none_or(|requested| requested.until < until) {
+            *requested = Some(RequestedDelay {
                 until,
-                words: error.detail().to_owned(),
+                message: error.detail().to_owned(),
             });
         }
     }
 
-    /// Waits until the registry may be asked again. Who waits has a connection's turn, so few do.
+    /// Waits until a request may be sent. The caller holds a permit, so few requests wait here.
     ///
     /// # Errors
-    /// When the registry asks for more than a request waits.
-    pub async fn keep(&self, call: &str) -> Result<(), Error> {
-        self.listen(call).await?;
+    /// When the registry requests a longer delay than [`MAX_RETRY_DELAY`].
+    pub async fn wait(&self, label: &str) -> Result<(), Error> {
+        self.wait_for_retry_after(label).await?;
         if let Some(Rate { limiter, clock }) = &self.rate {
             while let Err(early) = limiter.check() {
                 tokio::time::sleep(early.wait_time_from(clock.now())).await;
@@ -79,18 +79,20 @@ impl Throttle {
         Ok(())
     }
 
-    async fn listen(&self, call: &str) -> Result<(), Error> {
-        let limit = Instant::now() + LONGEST_PAUSE;
+    async fn wait_for_retry_after(&self, label: &str) -> Result<(), Error> {
+        let limit = Instant::now() + MAX_RETRY_DELAY;
         loop {
-            let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let Some(Asked { until, words }) = asked.filter(|asked| asked.until > Instant::now()) else {
+            let requested = self.requested.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let Some(RequestedDelay { until, message }) =
+                requested.filter(|requested| requested.until > Instant::now())
+            else {
                 return Ok(());
             };
             if until > limit {
                 let after = Some(until - Instant::now());
-                return Err(Error::new(Kind::RateLimited { after }, call, words));
+                return Err(Error::new(Kind::RateLimited { after }, label, message));
             }
-            tokio::time::sleep_until(until + SPREAD.mul_f64(fastrand::f64())).await;
+            tokio::time::sleep_until(until + MAX_JITTER.mul_f64(fastrand::f64())).await;
         }
     }
 }
@@ -105,7 +107,7 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
             u64::try_from(at.as_second() - jiff::Timestamp::now().as_second()).unwrap_or(0)
         }
     };
-    Some(Duration::from_secs(seconds).min(LONGEST_PATIENCE))
+    Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
 }
 
 #[cfg(test)]
@@ -113,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patience_is_read_and_bounded() {
+    fn retry_after_is_parsed_and_bounded() {
         let read = |text: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(RETRY_AFTER, text.parse().unwrap());
@@ -127,39 +129,39 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_rate_is_kept_after_its_burst() {
-        let patience = Throttle::new(NonZeroU32::new(20));
+    async fn the_rate_applies_after_the_burst() {
+        let throttle = Throttle::new(NonZeroU32::new(20));
         let begin = std::time::Instant::now();
         for _ in 0..20 {
-            patience.keep("GET y").await.unwrap();
+            throttle.wait("GET y").await.unwrap();
         }
         for _ in 0..10 {
-            patience.keep("GET y").await.unwrap();
+            throttle.wait("GET y").await.unwrap();
         }
-        // 20 at once, and one every 50 ms.
+        // 20 at once, and then one every 50 ms.
         assert!(begin.elapsed() >= Duration::from_millis(450), "{:?}", begin.elapsed());
     }
 
-    fn asks(seconds: u64) -> Error {
-        Error::status("GET x", 429, Some(Duration::from_secs(seconds)), b"")
+    fn rate_limit_error(seconds: u64) -> Error {
+        Error::from_status("GET x", 429, Some(Duration::from_secs(seconds)), b"")
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_asks_before_the_time_and_nobody_waits_for_long() {
-        let patience = Throttle::default();
+    async fn requests_wait_for_retry_after_or_fail() {
+        let throttle = Throttle::default();
         let begin = Instant::now();
-        patience.keep("GET y").await.unwrap();
+        throttle.wait("GET y").await.unwrap();
         assert_eq!(begin.elapsed(), Duration::ZERO);
-        patience.note(&asks(5));
-        patience.note(&asks(2));
-        patience.keep("GET y").await.unwrap();
+        throttle.record_retry_after(&rate_limit_error(5));
+        throttle.record_retry_after(&rate_limit_error(2));
+        throttle.wait("GET y").await.unwrap();
         assert!(begin.elapsed() >= Duration::from_secs(5) && begin.elapsed() < Duration::from_secs(6));
-        patience.note(&asks(120));
-        let error = patience.keep("GET y").await.unwrap_err();
+        throttle.record_retry_after(&rate_limit_error(120));
+        let error = throttle.wait("GET y").await.unwrap_err();
         assert_eq!(error.to_string(), "GET y: the registry answered 429");
         let after = Some(Duration::from_secs(120));
         assert_eq!(error.kind(), &Kind::RateLimited { after });
         tokio::time::sleep(Duration::from_secs(121)).await;
-        patience.keep("GET y").await.unwrap();
+        throttle.wait("GET y").await.unwrap();
     }
 }

@@ -1,5 +1,5 @@
-//! Which servers are believed: those whose certificate leads to an authority of the system or to one that was given, and
-//! those that show a certificate which was itself given as an authority.
+//! Verifies server certificates: those that chain to a CA of the system or a configured CA, and those that are
+//! themselves configured as a CA.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,33 +15,33 @@ use x509_cert::der::Decode as _;
 use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::ext::pkix::ExtendedKeyUsage;
 
-use super::certificates::{authorities, identity};
+use super::certificates::{authorities, parse_identity};
 use super::endpoint::Trust;
 use crate::oci::Digest;
 
-/// What a server's certificate is for, and any purpose at all (RFC 5280, section 4.2.1.12).
+/// Extended key usage of servers, and any usage (RFC 5280, section 4.2.1.12).
 const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
 const ANY_PURPOSE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37.0");
 
 /// Why TLS cannot be set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum TlsSetupError {
-    /// A certificate or key that was given cannot be used.
-    Given(String),
-    /// There is no authority to believe: the system has none, and none was given.
+    /// A configured certificate or key cannot be used.
+    Configured(String),
+    /// There is no CA certificate: neither the system nor the configuration has one.
     NoAuthority,
 }
 
-/// How to speak TLS: what is trusted besides the certificates of the system, and what we show.
-pub(super) fn config(trust: &Trust) -> Result<ClientConfig, TlsSetupError> {
+/// Creates the TLS configuration from the trusted CAs and the client certificate.
+pub(super) fn client_config(trust: &Trust) -> Result<ClientConfig, TlsSetupError> {
     let provider = CryptoProvider::get_default().cloned();
     let provider = provider.unwrap_or_else(|| Arc::new(rustls::crypto::ring::default_provider()));
-    let given = match &trust.authorities {
-        Some(bundle) => authorities(bundle).map_err(|reason| TlsSetupError::Given(format!("ca.crt {reason}")))?,
+    let configured = match &trust.authorities {
+        Some(bundle) => authorities(bundle).map_err(|reason| TlsSetupError::Configured(format!("ca.crt {reason}")))?,
         None => Vec::new(),
     };
-    let verifier = Verifier::new(given, Arc::clone(&provider))?;
-    let refuse = |error: rustls::Error| TlsSetupError::Given(format!("TLS cannot be set up: {error}"));
+    let verifier = Verifier::new(configured, Arc::clone(&provider))?;
+    let refuse = |error: rustls::Error| TlsSetupError::Configured(format!("TLS cannot be set up: {error}"));
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(refuse)?
@@ -49,47 +49,48 @@ pub(super) fn config(trust: &Trust) -> Result<ClientConfig, TlsSetupError> {
         .with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match (&trust.certificate, &trust.key) {
         (Some(certificate), Some(key)) => {
-            let shown = identity(certificate, key.expose_secret().as_bytes());
-            let (chain, key) = shown.map_err(TlsSetupError::Given)?;
+            let identity = parse_identity(certificate, key.expose_secret().as_bytes());
+            let (chain, key) = identity.map_err(TlsSetupError::Configured)?;
             builder
                 .with_client_auth_cert(chain, key)
-                .map_err(|error| TlsSetupError::Given(format!("tls.crt and tls.key cannot be used: {error}")))?
+                .map_err(|error| TlsSetupError::Configured(format!("tls.crt and tls.key cannot be used: {error}")))?
         }
         (None, None) => builder.with_no_client_auth(),
         _ => {
-            let reason = "tls.crt and tls.key are only of use together; give both";
-            return Err(TlsSetupError::Given(reason.to_owned()));
+            let reason = "tls.crt and tls.key must be set together";
+            return Err(TlsSetupError::Configured(reason.to_owned()));
         }
     };
-    // One connection a stream: a broken or slow blob then holds up nothing else.
+    // HTTP/1.1 has one connection per request, so a broken or slow blob does not delay others.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 
-/// Verifies as webpki does, and besides takes a certificate that is one of the authorities, to the byte. webpki refuses
-/// that where it is marked as one of an authority, as `openssl req -x509` makes them; OpenSSL and Go take it.
+/// Verifies like webpki, and also accepts a server certificate that is identical to a trusted CA certificate. webpki
+/// rejects it if it is marked as a CA, as `openssl req -x509` creates it; OpenSSL and Go accept it.
 #[derive(Debug)]
 struct Verifier {
     inner: Arc<WebPkiServerVerifier>,
-    /// The digests of all authorities.
+    /// The digests of all trusted CA certificates.
     trusted: HashSet<Digest>,
 }
 
 impl Verifier {
-    /// Trusts `given` besides the authorities of the system (`SSL_CERT_FILE`, `SSL_CERT_DIR`, else its own places).
-    fn new(given: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Result<Self, TlsSetupError> {
+    /// Trusts `configured` in addition to the CAs of the system (`SSL_CERT_FILE`, `SSL_CERT_DIR`, or the default
+    /// paths).
+    fn new(configured: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Result<Self, TlsSetupError> {
         let system = rustls_native_certs::load_native_certs();
         for error in &system.errors {
-            tracing::debug!(%error, "reading the system's authorities");
+            tracing::debug!(%error, "reading the CA certificates of the system");
         }
-        let trusted = given
+        let trusted = configured
             .iter()
             .chain(&system.certs)
             .map(|certificate| Digest::of(certificate))
             .collect();
         let mut roots = RootCertStore::empty();
-        // What was given was read before; what the system has and cannot be read is left out.
-        roots.add_parsable_certificates(given);
+        // The configured certificates were parsed before; system certificates that cannot be parsed are skipped.
+        roots.add_parsable_certificates(configured);
         roots.add_parsable_certificates(system.certs);
         let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
         Ok(Self {
@@ -138,8 +139,8 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Verifies a certificate that is an authority itself: its time, its name, and that it is for servers where it says what
-/// it is for. That it is trusted is proved by its bytes, that the server has its key by the handshake.
+/// Verifies a server certificate that is itself a trusted CA certificate: validity, name and extended key usage. Trust
+/// follows from its bytes, and the handshake proves that the server has its key.
 fn verify_trusted(
     certificate: &CertificateDer<'_>,
     server_name: &ServerName<'_>,

@@ -1,27 +1,30 @@
-//! Proving who asks: which challenge each kind of request to a registry is answered by, and the tokens for that.
+//! Authorizes requests to a registry: remembers which challenge each kind of request is answered with, and caches
+//! tokens.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use lru::LruCache;
 use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use secrecy::ExposeSecret;
 use url::Url;
 
-use super::challenge::{Challenge, offered};
+use super::cache::bounded_cache;
+use super::challenge::{Challenge, parse_challenges};
 use super::endpoint::Credentials;
 use super::error::{Error, Kind};
-use super::http::Http;
+use super::http::HttpClient;
 use super::origin::Origin;
-use super::token_service::{Token, TokenRequest, TokenService, basic, sensitive};
+use super::token_service::{Token, TokenRequest, TokenService, basic_header, sensitive_header};
 
-/// Tokens, and challenges of requests, of which more than this are not kept.
-const CELLS: usize = 512;
-/// How many challenges one request answers.
-const ROUNDS: usize = 4;
+/// Capacity of the cache of tokens, and of that of accepted challenges.
+const CACHE_SIZE: NonZeroUsize = NonZeroUsize::new(512).unwrap();
+/// Challenges that are answered for one request.
+const MAX_CHALLENGES: usize = 4;
 
-/// What a request must be allowed, as texts such as `repository:library/nginx:pull`. Equal scopes share a
+/// The permissions that a request needs, such as `repository:library/nginx:pull`. Requests with equal scopes share a
 /// token.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Scope(Vec<String>);
@@ -35,7 +38,7 @@ impl Scope {
         Self(vec![format!("repository:{repository}:pull,push")])
     }
 
-    /// To push to `repository` what lies in `from`.
+    /// To push to `repository` and pull from `from`.
     pub fn mount(repository: &str, from: &str) -> Self {
         Self(vec![
             format!("repository:{repository}:pull,push"),
@@ -47,10 +50,10 @@ impl Scope {
         Self(vec![format!("repository:{repository}:delete,pull")])
     }
 
-    /// Each resource of this and of the `demanded` scopes once, with all of its actions.
-    fn with(&self, demanded: Option<&str>) -> Vec<String> {
+    /// Merges these and the `required` scopes: each resource once, with all of its actions.
+    fn merge(&self, required: Option<&str>) -> Vec<String> {
         let mut all = self.0.clone();
-        for scope in demanded.into_iter().flat_map(str::split_whitespace).take(8) {
+        for scope in required.into_iter().flat_map(str::split_whitespace).take(8) {
             let (resource, actions) = scope.rsplit_once(':').unwrap_or((scope, ""));
             let same = |known: &&mut String| known.rsplit_once(':').is_some_and(|(known, _)| known == resource);
             match all.iter_mut().find(same) {
@@ -73,28 +76,28 @@ impl Scope {
     }
 }
 
-type Cell = Arc<tokio::sync::Mutex<Option<Token>>>;
+type TokenSlot = Arc<tokio::sync::Mutex<Option<Token>>>;
 
-/// The proofs for one registry.
-pub(super) struct Tokens {
+/// Authorizes requests to one registry.
+pub(super) struct Authorizer {
     service: TokenService,
-    accepted: RwLock<Accepted>,
-    cells: Mutex<HashMap<TokenRequest, Cell>>,
+    accepted: Mutex<AcceptedChallenges>,
+    tokens: Mutex<LruCache<TokenRequest, TokenSlot>>,
 }
 
-/// By which answers to which challenges requests were let in.
-#[derive(Default)]
-struct Accepted {
-    /// Registries may ask otherwise in one repository than in another, and for writing than for reading.
-    by_request: HashMap<(Scope, Method), Challenge>,
-    /// The last of all: what is tried where nothing is known.
+/// The challenges whose answers the registry has accepted.
+struct AcceptedChallenges {
+    /// By scope and method, because registries may send different challenges per repository, and for reading and
+    /// writing.
+    by_request: LruCache<(Scope, Method), Challenge>,
+    /// The last one, which is tried for other requests.
     last: Option<Challenge>,
 }
 
-impl Tokens {
-    /// `limit` bounds one answer of a token service.
+impl Authorizer {
+    /// `limit` is the timeout of one request to the token service.
     pub fn new(
-        http: Http,
+        http: HttpClient,
         credentials: Option<Credentials>,
         plain_http: bool,
         limit: Duration,
@@ -108,69 +111,66 @@ impl Tokens {
                 limit,
                 origin,
             },
-            accepted: RwLock::default(),
-            cells: Mutex::default(),
+            accepted: Mutex::new(AcceptedChallenges {
+                by_request: bounded_cache(CACHE_SIZE),
+                last: None,
+            }),
+            tokens: Mutex::new(bounded_cache(CACHE_SIZE)),
         }
     }
 
-    /// What a request proves who asks by, before the registry asks for it: by what let such a request in before, else by
-    /// what let in another; nothing until the registry asked once.
-    pub async fn proof<'a>(
+    /// Authorizes a request before the registry sends a challenge: with the challenge that was accepted for such a
+    /// request, else with the last accepted one. Without either, the request is sent without authorization.
+    pub async fn authorize<'a>(
         &'a self,
         label: &'a str,
         method: &'a Method,
         scope: &'a Scope,
     ) -> Result<RequestAuthorization<'a>, Error> {
-        let mut proof = RequestAuthorization {
-            tokens: self,
+        let mut authorization = RequestAuthorization {
+            authorizer: self,
             label,
             method,
             scope,
             current: None,
             is_new: false,
-            offered: Vec::new(),
+            challenges_seen: Vec::new(),
             tried: Vec::new(),
-            answered: false,
-            asked: false,
+            used_service_token: false,
+            probed: false,
             failure: None,
         };
         let (known, last) = {
-            let accepted = self.accepted.read().unwrap_or_else(PoisonError::into_inner);
-            let known = accepted.by_request.get(&(scope.clone(), method.clone()));
-            (known.cloned(), accepted.last.clone())
+            let mut accepted = lock(&self.accepted);
+            let known = accepted.by_request.get(&(scope.clone(), method.clone())).cloned();
+            (known, accepted.last.clone())
         };
         let is_known = known.is_some();
         let Some(challenge) = known.or(last) else {
-            return Ok(proof);
+            return Ok(authorization);
         };
-        match self.answer(label, scope, &challenge, None, false).await {
-            Ok((header, given)) => {
-                proof.is_new = given == Given::Now;
-                proof.current = Some((challenge, header));
+        match self.header_for(label, scope, &challenge, None, false).await {
+            Ok((header, source)) => {
+                authorization.is_new = source == HeaderSource::NewToken;
+                authorization.current = Some((challenge, header));
             }
-            // It need not be what this request is asked for.
-            Err(error) if !is_known && !error.temporary() => {
-                tracing::debug!(%error, "sending a request without a proof");
+            // This request may need another challenge.
+            Err(error) if !is_known && !error.is_temporary() => {
+                tracing::debug!(%error, "sending a request without authorization");
             }
             Err(error) => return Err(error),
         }
-        Ok(proof)
+        Ok(authorization)
     }
 
-    fn accept(&self, scope: &Scope, method: &Method, challenge: &Challenge) {
+    fn record_accepted(&self, scope: &Scope, method: &Method, challenge: &Challenge) {
         let key = (scope.clone(), method.clone());
-        {
-            let accepted = self.accepted.read().unwrap_or_else(PoisonError::into_inner);
-            if accepted.by_request.get(&key) == Some(challenge) {
-                return;
-            }
+        let mut accepted = lock(&self.accepted);
+        if accepted.by_request.get(&key) == Some(challenge) {
+            return;
         }
-        let mut accepted = self.accepted.write().unwrap_or_else(PoisonError::into_inner);
-        if accepted.by_request.len() >= CELLS {
-            accepted.by_request.clear();
-        }
-        accepted.by_request.insert(key, challenge.clone());
-        // What was demanded of this request is not demanded of another one.
+        accepted.by_request.put(key, challenge.clone());
+        // The scope applies only to this request.
         accepted.last = Some(match challenge.clone() {
             Challenge::Bearer { realm, service, .. } => Challenge::Bearer {
                 realm,
@@ -181,18 +181,18 @@ impl Tokens {
         });
     }
 
-    /// The challenges of an answer with `headers` to a request to `url`.
+    /// The challenges of a response with `headers` to a request to `url`.
     fn challenges(&self, headers: &HeaderMap, url: &Url) -> Vec<Challenge> {
-        let asked = headers.get_all(WWW_AUTHENTICATE);
-        let texts: Vec<_> = asked
+        let values = headers.get_all(WWW_AUTHENTICATE);
+        let texts: Vec<_> = values
             .iter()
             .map(|value| String::from_utf8_lossy(value.as_bytes()))
             .collect();
-        offered(texts.iter().map(AsRef::as_ref), url)
+        parse_challenges(texts.iter().map(AsRef::as_ref), url)
     }
 
-    /// What the registry asks of everybody at `/v2/` (distribution specification, "Determining Support").
-    async fn asked_of_all(&self) -> Vec<Challenge> {
+    /// The challenges of `/v2/` (distribution specification, "Determining Support").
+    async fn probe_challenges(&self) -> Vec<Challenge> {
         let base = self.service.origin.base();
         let (http, label) = (&self.service.http, "GET /v2/");
         let Ok(request) = http.request(label, Method::GET, base, false) else {
@@ -204,158 +204,159 @@ impl Tokens {
         }
     }
 
-    /// What to send as `Authorization` for `challenge`, another than `rejected` where there may be another: a token that
-    /// `is_new` is not fetched again.
-    async fn answer(
+    /// The `Authorization` header for `challenge`. A cached token that equals `rejected` is replaced, unless it
+    /// `is_new`.
+    async fn header_for(
         &self,
         label: &str,
         scope: &Scope,
         challenge: &Challenge,
         rejected: Option<&HeaderValue>,
         is_new: bool,
-    ) -> Result<(HeaderValue, Given), Error> {
+    ) -> Result<(HeaderValue, HeaderSource), Error> {
         let credentials = self.service.credentials.as_ref();
         let Challenge::Bearer {
             realm,
             service,
-            scope: demanded,
+            scope: required,
         } = challenge
         else {
             return match credentials.filter(|credentials| credentials.has_password()) {
-                Some(credentials) => Ok((basic(label, credentials)?, Given::ByUser)),
+                Some(credentials) => Ok((basic_header(label, credentials)?, HeaderSource::Credentials)),
                 None => Err(Error::new(
                     Kind::Unauthorized,
                     label,
-                    "the registry wants a name and a password, and none were given",
+                    "the registry requires a user name and password, and none are configured",
                 )),
             };
         };
         if let Some(token) = credentials.and_then(|credentials| credentials.registry_token.as_ref()) {
-            let header = sensitive(label, format!("Bearer {}", token.expose_secret()))?;
-            return Ok((header, Given::ByUser));
+            let header = sensitive_header(label, format!("Bearer {}", token.expose_secret()))?;
+            return Ok((header, HeaderSource::Credentials));
         }
-        let wanted = TokenRequest {
-            realm: self.service.origin.resolved(realm.clone()),
+        let request = TokenRequest {
+            realm: self.service.origin.normalize(realm.clone()),
             service: service.clone(),
-            scopes: scope.with(demanded.as_deref()),
+            scopes: scope.merge(required.as_deref()),
         };
-        // Whoever comes while a token is fetched waits for that one.
-        let cell = self.cell(&wanted);
-        let mut cell = cell.lock().await;
-        if let Some(token) = cell.as_ref()
-            && token.until > Instant::now()
+        // Concurrent requests wait for one fetch and share its token.
+        let slot = self.token_slot(&request);
+        let mut slot = slot.lock().await;
+        if let Some(token) = slot.as_ref()
+            && token.renew_at > Instant::now()
             && (is_new || Some(&token.value) != rejected)
         {
-            return Ok((token.value.clone(), Given::Before));
+            return Ok((token.value.clone(), HeaderSource::CachedToken));
         }
-        let token = self.service.fetch(&wanted).await?;
-        Ok((cell.insert(token).value.clone(), Given::Now))
+        let token = self.service.fetch(&request).await?;
+        Ok((slot.insert(token).value.clone(), HeaderSource::NewToken))
     }
 
-    fn cell(&self, wanted: &TokenRequest) -> Cell {
-        let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
-        if cells.len() >= CELLS {
-            cells.retain(|_, cell| Arc::strong_count(cell) > 1);
-        }
-        cells.entry(wanted.clone()).or_default().clone()
+    fn token_slot(&self, request: &TokenRequest) -> TokenSlot {
+        let mut tokens = lock(&self.tokens);
+        Arc::clone(tokens.get_or_insert_ref(request, TokenSlot::default))
     }
 }
 
-/// By whom an `Authorization` was given.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The source of an `Authorization` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Given {
-    /// It is what the user gave.
-    ByUser,
-    /// By a token service, for another request.
-    Before,
-    /// By a token service, for this request.
-    Now,
+enum HeaderSource {
+    /// The configured credentials.
+    Credentials,
+    /// A token that was issued for an earlier request.
+    CachedToken,
+    /// A token that was issued for this request.
+    NewToken,
 }
 
-/// How one request proves who asks.
+/// The authorization of one request.
 pub(super) struct RequestAuthorization<'a> {
-    tokens: &'a Tokens,
+    authorizer: &'a Authorizer,
     label: &'a str,
     method: &'a Method,
     scope: &'a Scope,
     current: Option<(Challenge, HeaderValue)>,
-    /// The token in it was given for this request.
+    /// The token in `current` was issued for this request.
     is_new: bool,
-    /// Challenges of the answers to this request, the better first.
-    offered: Vec<Challenge>,
+    /// Challenges of the responses to this request, the preferred ones first.
+    challenges_seen: Vec<Challenge>,
     tried: Vec<Challenge>,
-    /// A challenge was answered by a token that was given for this request.
-    answered: bool,
-    /// `/v2/` was asked.
-    asked: bool,
+    /// A challenge was answered with a token of the token service.
+    used_service_token: bool,
+    /// The challenges of `/v2/` were requested.
+    probed: bool,
     /// Why the first challenge could not be answered.
     failure: Option<Error>,
 }
 
 impl RequestAuthorization<'_> {
-    /// What to send as `Authorization`.
+    /// The value of the `Authorization` header.
     pub fn header(&self) -> Option<&HeaderValue> {
         self.current.as_ref().map(|(_, header)| header)
     }
 
-    /// Whether a token service gave a token for this request, and the registry refused that: who asks is known then, and
-    /// may not, or what is asked for does not exist.
-    pub fn was_answered(&self) -> bool {
-        self.answered
+    /// Whether the token service issued a token that the registry refused. The account is known then, and lacks the
+    /// permission, or the content does not exist.
+    pub fn used_service_token(&self) -> bool {
+        self.used_service_token
     }
 
-    /// Whether an answer asks for another proof.
-    pub fn is_refusal(&self, response: &reqwest::Response) -> bool {
+    /// Whether a response requires another authorization.
+    pub fn is_challenge(&self, response: &reqwest::Response) -> bool {
         match response.status().as_u16() {
             401 => true,
-            // RFC 6750, section 3.1: a token that allows too little.
+            // RFC 6750, section 3.1: the scope of the token is insufficient.
             403 => {
-                let challenges = self.tokens.challenges(response.headers(), response.url());
+                let challenges = self.authorizer.challenges(response.headers(), response.url());
                 challenges.iter().any(Challenge::is_bearer)
             }
             _ => false,
         }
     }
 
-    /// Another proof after `response` refused this one. False when there is none left.
+    /// Chooses another authorization after `response` refused this one. Returns false when there is none left.
     ///
     /// # Errors
-    /// The reason why no token was given, when the registry cannot be asked in another way.
-    pub async fn refused(&mut self, response: &reqwest::Response) -> Result<bool, Error> {
-        let tokens = self.tokens;
+    /// Why no token was issued, when no other challenge can be answered.
+    pub async fn answer_challenge(&mut self, response: &reqwest::Response) -> Result<bool, Error> {
+        let authorizer = self.authorizer;
         let rejected = self.current.take().map(|(_, header)| header);
-        let mut offered = tokens.challenges(response.headers(), response.url());
-        if offered.is_empty() && self.offered.is_empty() && !self.asked {
-            self.asked = true;
-            offered = tokens.asked_of_all().await;
-            let given = tokens.service.credentials.as_ref();
-            if offered.is_empty() && given.is_some_and(Credentials::has_password) {
-                offered.push(Challenge::Basic);
+        let mut new_challenges = authorizer.challenges(response.headers(), response.url());
+        if new_challenges.is_empty() && self.challenges_seen.is_empty() && !self.probed {
+            self.probed = true;
+            new_challenges = authorizer.probe_challenges().await;
+            let credentials = authorizer.service.credentials.as_ref();
+            if new_challenges.is_empty() && credentials.is_some_and(Credentials::has_password) {
+                new_challenges.push(Challenge::Basic);
             }
         }
-        for challenge in offered {
-            if !self.offered.contains(&challenge) {
-                self.offered.push(challenge);
+        for challenge in new_challenges {
+            if !self.challenges_seen.contains(&challenge) {
+                self.challenges_seen.push(challenge);
             }
         }
-        self.offered.sort_by_key(|challenge| !challenge.is_bearer());
-        for challenge in self.offered.clone() {
-            if self.tried.contains(&challenge) || self.tried.len() >= ROUNDS {
+        self.challenges_seen.sort_by_key(|challenge| !challenge.is_bearer());
+        for challenge in self.challenges_seen.clone() {
+            if self.tried.contains(&challenge) || self.tried.len() >= MAX_CHALLENGES {
                 continue;
             }
             self.tried.push(challenge.clone());
-            let answer = tokens.answer(self.label, self.scope, &challenge, rejected.as_ref(), self.is_new);
-            match answer.await {
-                Ok((header, given)) => {
-                    self.answered |= given != Given::ByUser;
+            let header = authorizer.header_for(self.label, self.scope, &challenge, rejected.as_ref(), self.is_new);
+            match header.await {
+                Ok((header, source)) => {
+                    self.used_service_token |= source != HeaderSource::Credentials;
                     if rejected.as_ref() != Some(&header) {
-                        self.is_new = given == Given::Now;
+                        self.is_new = source == HeaderSource::NewToken;
                         self.current = Some((challenge, header));
                         return Ok(true);
                     }
                 }
-                // What the registry says to a token tells more.
-                Err(_) if self.answered => {}
+                // The response to the token is more informative.
+                Err(_) if self.used_service_token => {}
                 Err(error) => {
                     tracing::debug!(%error, "a challenge cannot be answered");
                     self.failure.get_or_insert(error);
@@ -365,10 +366,10 @@ impl RequestAuthorization<'_> {
         self.failure.take().map_or(Ok(false), Err)
     }
 
-    /// Notes that the registry let the request in.
-    pub fn accepted(&self) {
+    /// Records that the registry accepted the authorization.
+    pub fn record_accepted(&self) {
         if let Some((challenge, _)) = &self.current {
-            self.tokens.accept(self.scope, self.method, challenge);
+            self.authorizer.record_accepted(self.scope, self.method, challenge);
         }
     }
 }
@@ -378,10 +379,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mount_asks_for_both_repositories() {
+    fn a_mount_has_the_scopes_of_both_repositories() {
         let scope = Scope::mount("to/a", "from/b");
         assert_eq!(
-            scope.with(Some("repository:to/a:pull,push registry:catalog:*")),
+            scope.merge(Some("repository:to/a:pull,push registry:catalog:*")),
             [
                 "repository:to/a:pull,push",
                 "repository:from/b:pull",
@@ -391,23 +392,23 @@ mod tests {
     }
 
     #[test]
-    fn a_resource_is_asked_for_once_with_all_its_actions() {
-        let with = |scope: Scope, demanded| scope.with(Some(demanded));
+    fn actions_of_one_resource_are_merged() {
+        let merged = |scope: Scope, required| scope.merge(Some(required));
         assert_eq!(
-            with(Scope::push("a"), "repository:a:push,pull"),
+            merged(Scope::push("a"), "repository:a:push,pull"),
             ["repository:a:pull,push"]
         );
         assert_eq!(
-            with(Scope::pull("a"), "repository:a:pull,push"),
+            merged(Scope::pull("a"), "repository:a:pull,push"),
             ["repository:a:pull,push"]
         );
         assert_eq!(
-            with(Scope::delete("a"), "repository:a:*"),
+            merged(Scope::delete("a"), "repository:a:*"),
             ["repository:a:delete,pull,*"]
         );
-        assert_eq!(with(Scope::pull("a"), "aws"), ["repository:a:pull", "aws"]);
+        assert_eq!(merged(Scope::pull("a"), "aws"), ["repository:a:pull", "aws"]);
         assert_eq!(
-            with(Scope::pull("h:5000/a"), "repository:h:5000/a:pull"),
+            merged(Scope::pull("h:5000/a"), "repository:h:5000/a:pull"),
             ["repository:h:5000/a:pull"]
         );
     }

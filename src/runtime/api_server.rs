@@ -26,7 +26,7 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub async fn refuse_api_server(client: &Client, host: Option<String>, restrictions: &Arc<Restrictions>) {
     let service = std::env::var("KUBERNETES_SERVICE_HOST").ok();
     let hosts: Vec<String> = host.into_iter().chain(service).collect();
-    restrictions.note_api_server(resolve(&hosts).await);
+    restrictions.set_api_server_addresses(resolve(&hosts).await);
     let (client, restrictions) = (client.clone(), Arc::downgrade(restrictions));
     tokio::spawn(async move {
         let mut known = HashSet::new();
@@ -38,7 +38,7 @@ pub async fn refuse_api_server(client: &Client, host: Option<String>, restrictio
             let mut all = resolve(&hosts).await;
             all.extend(&known);
             match restrictions.upgrade() {
-                Some(restrictions) if !all.is_empty() => restrictions.note_api_server(all),
+                Some(restrictions) if !all.is_empty() => restrictions.set_api_server_addresses(all),
                 Some(_) => {}
                 None => return,
             }

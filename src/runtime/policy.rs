@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::api::v1alpha1::{JackalImageSpec, SourceKind};
 use crate::fault::{Fault, Reason};
-use crate::oci::{HostPattern, Reference, fits, normalised_host};
+use crate::oci::{HostPattern, Reference, matches_pattern, normalised_host};
 
 /// Where objects of a namespace may push in the operator's registry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -161,8 +161,8 @@ impl AdmitRules {
         let by_id = spec.source == SourceKind::Docker && reference.repository() == "library/sha256";
         let nameless = reference.tag().is_none() || by_id;
         let admits = |admission: &AdmitRule| {
-            fits(&admission.namespace, namespace)
-                && (admission.image == "*" || !nameless && fits(&admission.image, &name))
+            matches_pattern(&admission.namespace, namespace)
+                && (admission.image == "*" || !nameless && matches_pattern(&admission.image, &name))
         };
         if self.0.iter().any(admits) {
             return Ok(());

@@ -108,7 +108,7 @@ impl Registries {
         if let Some(found) = known.get_mut(&key) {
             return Ok(take(found));
         }
-        let registry = Registry::new(endpoint.clone()).map_err(|error| error.pushing(&endpoint.host))?;
+        let registry = Registry::new(endpoint.clone()).map_err(|error| error.into_push_fault(&endpoint.host))?;
         if known.len() >= CLIENT_LIMIT {
             known.clear();
         }

@@ -103,7 +103,7 @@ impl RegistryDefaults {
                 address: Some(state.address.clone()),
                 endpoint: Some(flags.endpoint.clone().unwrap_or_else(|| state.endpoint.clone())),
                 prefix: state.prefix.clone(),
-                plain_http: state.is_internal || self.restrictions.speaks_plain_http(&state.endpoint),
+                plain_http: state.is_internal || self.restrictions.serves_plain_http(&state.endpoint),
                 naming: None,
             },
             (address, _) => OperatorRegistry {

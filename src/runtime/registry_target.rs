@@ -140,7 +140,7 @@ impl RegistryDefaults {
             credentials,
             idle,
             restrictions: (!is_as_configured).then(|| Arc::clone(&self.restrictions)),
-            ..Endpoint::new(host).within(self.limits)
+            ..Endpoint::new(host).with_limits(self.limits)
         };
         let base = self.base_prefix(&operator_registry);
         Ok(RegistryTarget {
@@ -246,7 +246,7 @@ impl RegistryDefaults {
             return Ok(naming);
         }
         let state = self.find_state(client).await;
-        let state = state.map_err(|fault| fault.within("naming: Auto (any other naming needs no Secret)"))?;
+        let state = state.map_err(|fault| fault.with_context("naming: Auto (any other naming needs no Secret)"))?;
         let named = state.filter(|state| state.names(target));
         Ok(named.map_or(Naming::Plain, |state| state.naming))
     }
@@ -270,11 +270,11 @@ impl RegistryDefaults {
     /// that host.
     pub fn source_endpoint(&self, host: &str, trust: Trust, idle: Duration) -> Endpoint {
         Endpoint {
-            plain_http: self.restrictions.speaks_plain_http(host),
+            plain_http: self.restrictions.serves_plain_http(host),
             trust: trust.with_authorities(self.authorities.as_deref()),
             idle,
             restrictions: Some(Arc::clone(&self.restrictions)),
-            ..Endpoint::new(host).within(self.limits)
+            ..Endpoint::new(host).with_limits(self.limits)
         }
     }
 

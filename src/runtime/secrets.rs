@@ -145,7 +145,7 @@ impl Secrets {
     /// The certificates in the entries `ca.crt`, and `tls.crt` with `tls.key`.
     pub async fn trust(&self, name: &str) -> Result<Trust, Fault> {
         let secret = self.get(name).await?;
-        Trust::of_secret(|key| entry(&secret, key)).map_err(|reason| {
+        Trust::from_secret(|key| entry(&secret, key)).map_err(|reason| {
             Fault::retryable(
                 Reason::SecretUnavailable,
                 format!("the Secret {}/{name} {reason}", self.namespace),

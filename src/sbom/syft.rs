@@ -19,7 +19,7 @@ use super::private_directory::{self, PrivateDirectory};
 use super::{Format, SbomCache};
 use crate::fault::{Fault, Reason};
 use crate::oci::Document;
-use crate::process::Group;
+use crate::process::ProcessGroup;
 use crate::transfer::Destination;
 
 /// After so long an image is tried again that syft failed at: it fails again most times, and works hard before.
@@ -132,7 +132,7 @@ impl Syft {
             ))
         })??;
         let mut child = self.start(content, manifest, &scratch).await?;
-        let group = Group::of(child.id());
+        let group = ProcessGroup::with_leader(child.id());
         limit(&group, self.limits.memory);
         let said = child.stderr.take().map(|pipe| tokio::spawn(heard(pipe)));
         let ended = tokio::select! {
@@ -261,7 +261,7 @@ impl Syft {
 
 /// Lets the child that leads `group` have `memory` bytes, and be the first whom a system without memory ends. What the
 /// system does not know of is left at that: the other limits hold all the same.
-fn limit(group: &Group, memory: u64) {
+fn limit(group: &ProcessGroup, memory: u64) {
     let Some(pid) = group.leader() else { return };
     let memory = Rlimit {
         current: Some(memory),

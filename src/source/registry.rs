@@ -95,20 +95,20 @@ impl ImageSource for RegistrySource {
     async fn has_foreign_layer(&self, reference: &Reference, layer: &Descriptor) -> Result<bool, Fault> {
         let lookup = self.lookup(reference);
         let exists = lookup.repository.has_blob(&layer.digest).await;
-        exists.map_err(|error| error.reading(&lookup.name))
+        exists.map_err(|error| error.into_read_fault(&lookup.name))
     }
 
     async fn referrers(&self, reference: &Reference, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
         let lookup = self.lookup(reference);
         let listed = lookup.repository.referrers(subject).await;
-        listed.map_err(|error| error.reading(&lookup.name))
+        listed.map_err(|error| error.into_read_fault(&lookup.name))
     }
 
     async fn tag_digest(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
         let lookup = self.lookup(reference);
         let found = lookup.repository.head_manifest(tag).await;
-        let found = lookup.repository.if_any(tag, found).await;
-        let found = found.map_err(|error| error.reading(&lookup.name))?;
+        let found = lookup.repository.absent_if_refused(tag, found).await;
+        let found = found.map_err(|error| error.into_read_fault(&lookup.name))?;
         Ok(found.map(|descriptor| descriptor.digest))
     }
 
@@ -150,7 +150,7 @@ async fn transfer_foreign_layer(
         return Ok(());
     }
     let exists = repository.has_blob(&layer.digest).await;
-    if !exists.map_err(|error| error.reading(name))? {
+    if !exists.map_err(|error| error.into_read_fault(name))? {
         return Ok(());
     }
     let mut rereads = Rereads::default();
@@ -168,14 +168,14 @@ async fn transfer(repository: &Repository, name: &str, blob: &Descriptor, sink: 
         return Ok(());
     }
     let owned = name.to_owned();
-    let bytes = match blob.known_content() {
+    let bytes = match blob.inline_content() {
         Some(content) => stream::iter([Ok(content)]).boxed(),
         // The sink verifies it. The request is sent when the first chunk is read.
         None => {
             let download = repository.unverified_blob(&blob.digest, blob.size);
             download
                 .into_stream()
-                .map_err(move |error| error.reading(&owned))
+                .map_err(move |error| error.into_read_fault(&owned))
                 .boxed()
         }
     };
@@ -204,7 +204,7 @@ fn whole_index(image: &Resolved) -> Option<String> {
     let root = image.documents.last()?;
     let index = root.index().filter(|_| !image.platforms.is_empty())?;
     let pinned = image.reference.digest() == Some(root.digest());
-    let all = pinned && !matches!(select(index, &image.platforms), Ok(Selection::Whole));
+    let all = pinned && !matches!(select(index, &image.platforms), Ok(Selection::Unchanged));
     all.then(|| {
         "all platforms were taken: the image is named by the digest of its index, which a registry takes only with all that it lists; name one image by its digest, or a tag, to take less".to_owned()
     })

@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn a_reread_fault_is_retried_up_to_the_limit() {
-        let lost = Fault::retryable(Reason::PushFailed, "the session is gone").for_another_reading();
+        let lost = Fault::retryable(Reason::PushFailed, "the session is gone").with_reread();
         let mut rereads = Rereads::default();
         assert_eq!(rereads.retry_after(lost.clone()), Ok(()));
         assert_eq!(rereads.retry_after(lost.clone()), Ok(()));
@@ -46,6 +46,6 @@ mod tests {
         let other = Fault::retryable(Reason::PushFailed, "no");
         assert_eq!(Rereads::default().retry_after(other.clone()), Err(other));
         let waiting = Fault::waiting(Reason::RateLimited, std::time::Duration::from_secs(9), "wait");
-        assert_eq!(waiting.clone().for_another_reading(), waiting);
+        assert_eq!(waiting.clone().with_reread(), waiting);
     }
 }

@@ -11,7 +11,7 @@ use super::progress::Progress;
 use super::referrers::Referrers;
 use super::sink::DestinationSink;
 use super::tags::{Tags, of_package};
-use crate::budget::{IMAGES, memory_of_json};
+use crate::budget::{IMAGES, json_memory};
 use crate::fault::{Fault, Reason};
 use crate::oci::{
     Compression, Content, Descriptor, Digest, Document, Location, OmittedTag, Platform, Reference, ReferrersPolicy,
@@ -368,7 +368,7 @@ impl Transfer {
         // What an engine pushed by itself is the image too, in docker's form, which we never make. It is left as it
         // is: to bring it in another form would be to ask the engine again for what it could not give.
         let pushed = || document.manifest().filter(|_| document.is_docker());
-        let manifest = document.made_of_image(self.compression).or_else(pushed);
+        let manifest = document.generated_manifest(self.compression).or_else(pushed);
         manifest.is_some_and(|manifest| {
             let plain = Compression::None.layer_type();
             manifest.config.digest == *image_id
@@ -388,7 +388,7 @@ impl Transfer {
             let Some(document) = self.destination.document(digest.as_str()).await? else {
                 continue;
             };
-            let added = memory.add(memory_of_json(&document.raw));
+            let added = memory.add(json_memory(&document.raw));
             added.map_err(|exhausted| exhausted.fault(Reason::PushFailed, &self.destination.name()))?;
             if let Content::Index(index) = &document.content {
                 wanted.extend(index.manifests.iter().map(|entry| entry.digest.clone()).take(256));

@@ -210,7 +210,7 @@ impl Destination for LayoutDestination {
         let raw = Destination::blob(self, &digest, MANIFEST_LIMIT).await?;
         let document = raw.map(|raw| Document::parse(None, raw)).transpose();
         let document = document.map_err(|error| self.failed(error))?;
-        Ok(document.map(|document| document.known_by(digest)))
+        Ok(document.map(|document| document.with_digest(digest)))
     }
 
     async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {

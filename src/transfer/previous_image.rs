@@ -62,7 +62,7 @@ async fn read(
         return Ok(None);
     };
     // Another tool's layers would give other digests than ours.
-    let Some(manifest) = document.made_of_image(compression) else {
+    let Some(manifest) = document.generated_manifest(compression) else {
         return Ok(None);
     };
     if manifest.config.size > CONFIG_LIMIT as u64 {

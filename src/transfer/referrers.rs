@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use futures::stream::{self, TryStreamExt as _};
 
 use super::Destination;
-use crate::budget::{IMAGES, memory_of_json};
+use crate::budget::{IMAGES, json_memory};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Content, Digest, Document, Reference, referrers_tag};
 use crate::source::{BlobSink, ImageSource, Resolved};
@@ -126,7 +126,7 @@ impl Referrers<'_> {
                     Read::Done => found.digest.clone(),
                     Read::Lacking(resolved) => {
                         let documents = resolved.documents.iter();
-                        let added = memory.add(documents.map(|document| memory_of_json(&document.raw)).sum());
+                        let added = memory.add(documents.map(|document| json_memory(&document.raw)).sum());
                         let what = || format!("what refers to {}", self.reference);
                         added.map_err(|exhausted| exhausted.fault(Reason::SourceFailed, &what()))?;
                         let digest = resolved.identity.digest().clone();
@@ -241,7 +241,7 @@ impl Referrers<'_> {
     async fn read(&self, found: &FoundReferrer) -> Result<Read, Fault> {
         let read = async |identifier: &str| {
             let read = self.source.referrer(self.reference, identifier).await;
-            read.map_err(|fault| fault.within(found))
+            read.map_err(|fault| fault.with_context(found))
         };
         let under_tag = match &found.by {
             By::Subject(_) => None,
@@ -276,7 +276,7 @@ impl Referrers<'_> {
 
     async fn deliver(&self, found: &FoundReferrer, resolved: &Resolved, sink: &dyn BlobSink) -> Result<(), Fault> {
         let delivered = self.source.deliver(resolved, sink).await;
-        delivered.map(drop).map_err(|fault| fault.within(found))
+        delivered.map(drop).map_err(|fault| fault.with_context(found))
     }
 
     async fn publish(&self, found: &FoundReferrer, resolved: &Resolved) -> Result<(), Fault> {
@@ -290,7 +290,7 @@ impl Referrers<'_> {
             By::Subject(_) => self.destination.attach(root).await,
             By::Tag(tag) => self.destination.publish(root, Some(tag)).await,
         };
-        put.map_err(|fault| fault.within(found))
+        put.map_err(|fault| fault.with_context(found))
     }
 
     fn gone(&self, found: &FoundReferrer) -> Fault {
@@ -301,7 +301,7 @@ impl Referrers<'_> {
     }
 
     fn failed(&self, fault: Fault) -> Fault {
-        fault.within(format_args!(
+        fault.with_context(format_args!(
             "what refers to {} cannot be brought along (referrers: Ignore leaves it)",
             self.reference
         ))

@@ -45,7 +45,7 @@ impl RegistryDestination {
                 tracing::debug!(%error, "taken for absent");
                 Ok(None)
             }
-            looked => looked.map_err(|error| error.pushing(&self.name)),
+            looked => looked.map_err(|error| error.into_push_fault(&self.name)),
         }
     }
 
@@ -96,7 +96,7 @@ impl Destination for RegistryDestination {
             return Ok(None);
         }
         let content = self.repository.blob(&blob.digest, Some(blob.size)).into_stream();
-        Ok(Some(content.map_err(|error| error.pushing(&self.name)).boxed()))
+        Ok(Some(content.map_err(|error| error.into_push_fault(&self.name)).boxed()))
     }
 
     async fn holds(&self, digest: &Digest) -> Result<Option<u64>, Fault> {
@@ -105,7 +105,7 @@ impl Destination for RegistryDestination {
 
     async fn mount(&self, blob: &Descriptor, from: &str) -> Result<bool, Fault> {
         let mounted = self.repository.mount(&blob.digest, from).await;
-        match mounted.map_err(|error| error.pushing(&self.name))? {
+        match mounted.map_err(|error| error.into_push_fault(&self.name))? {
             MountResult::Mounted => Ok(true),
             MountResult::Refused(begun) => {
                 // The upload that follows goes there.
@@ -120,33 +120,33 @@ impl Destination for RegistryDestination {
     async fn upload(&self, blob: Upload<'_>) -> Result<(Digest, u64), Fault> {
         let digest = blob.digest.as_ref();
         let begun = digest.and_then(|digest| self.begun(digest));
-        let stored = self.repository.upload_begun(begun, digest, blob.size, blob.bytes);
+        let stored = self.repository.resume_upload(begun, digest, blob.size, blob.bytes);
         stored.await.map_err(|error| match error {
             UploadError::Source(fault) => fault,
-            UploadError::Registry(error) => error.pushing(&self.name),
-            UploadError::Lost(error) => error.pushing(&self.name).for_another_reading(),
+            UploadError::Registry(error) => error.into_push_fault(&self.name),
+            UploadError::Lost(error) => error.into_push_fault(&self.name).with_reread(),
         })
     }
 
     async fn publish(&self, document: &Document, tag: Option<&str>) -> Result<(), Fault> {
         let identifier = tag.unwrap_or(document.digest().as_str());
         let put = self.repository.put_manifest(document, identifier).await;
-        put.map_err(|error| error.pushing_document(&self.name, document))
+        put.map_err(|error| error.into_document_push_fault(&self.name, document))
     }
 
     async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
         let listed = self.repository.referrers(subject).await;
-        listed.map_err(|error| error.pushing(&self.name))
+        listed.map_err(|error| error.into_push_fault(&self.name))
     }
 
     async fn read_referrers(&self, subject: &Digest, listed: &[Descriptor]) -> Result<Vec<Descriptor>, Fault> {
         let read = self.repository.read_referrers(subject, listed).await;
-        read.map_err(|error| error.pushing(&self.name))
+        read.map_err(|error| error.into_push_fault(&self.name))
     }
 
     async fn attach(&self, referrer: &Document) -> Result<(), Fault> {
         let attached = self.repository.attach(referrer).await;
-        attached.map_err(|error| error.pushing(&self.name))
+        attached.map_err(|error| error.into_push_fault(&self.name))
     }
 
     fn push_target(&self, tag: &str) -> Option<PushTarget> {

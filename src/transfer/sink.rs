@@ -95,7 +95,7 @@ impl DestinationSink {
         let Some(held) = self.existing_size(diff_id, size).await? else {
             return Ok(None);
         };
-        let stored = self.compression.left(diff_id.clone(), held);
+        let stored = self.compression.uncompressed_layer(diff_id.clone(), held);
         let subject = Subject::diff(diff_id.clone(), self.compression);
         self.known.note_stored(&subject, &stored);
         Ok(Some(stored))
@@ -253,7 +253,7 @@ impl BlobSink for DestinationSink {
         let content = content.lock().unwrap_or_else(PoisonError::into_inner).take();
         let content = content.unwrap_or_else(|| digest.clone());
         let stored = described(match compression {
-            Compression::None => wanted.left(digest, size),
+            Compression::None => wanted.uncompressed_layer(digest, size),
             _ => compression.layer(digest, size),
         });
         self.known.saw(&stored.digest, self.destination.repository());

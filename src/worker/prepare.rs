@@ -86,7 +86,7 @@ fn locate(
 ) -> Result<Location, Fault> {
     let spec = &image.spec;
     let listed = crate::package::listed(request);
-    let mut location = Location::of(&listed, &target.address, &target.prefix, naming, spec.plain_tag)
+    let mut location = Location::new(&listed, &target.address, &target.prefix, naming, spec.plain_tag)
         .map_err(|error| Fault::stalled(Reason::InvalidReference, error.to_string()))?;
     if let Some(owner) = tag_owner {
         location.omit_plain_tag(owner);

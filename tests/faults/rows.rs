@@ -229,16 +229,13 @@ fn upload_faults(registries: &Registries) -> Vec<Row> {
             .layer(12 << 20),
         registries.before_destination(
             "too-large-always",
-            fault(
-                "PushFailed",
-                &["413", "raise the limit of the registry or of the proxy before it"],
-            ),
+            fault("PushFailed", &["413", "raise the limit of the registry or its proxy"]),
             too_large(100),
         ),
         registries
             .before_destination(
                 "stuck-upload",
-                fault("TimedOut", &["cannot push to", "did not move for 1 s"]),
+                fault("TimedOut", &["cannot push to", "made no progress for 1 s"]),
                 |seen| match carries_layer(seen) {
                     true => Action::StallRequest(MEBIBYTE, Duration::from_secs(5)),
                     false => Action::Pass,
@@ -288,7 +285,7 @@ fn download_faults(registries: &Registries) -> Vec<Row> {
             false => Action::Pass,
         }
     };
-    let altered = "something on the way alters content";
+    let altered = "check for a proxy that alters content";
     vec![
         registries.before_source(
             "reset-download",
@@ -297,7 +294,7 @@ fn download_faults(registries: &Registries) -> Vec<Row> {
         ),
         registries.before_source(
             "truncated",
-            fault("DigestMismatch", &["cannot read", "bytes are expected", altered]),
+            fault("DigestMismatch", &["cannot read", "bytes, but received", altered]),
             |seen| {
                 if reads_blob(seen) {
                     Action::Truncate(50)
@@ -308,10 +305,7 @@ fn download_faults(registries: &Registries) -> Vec<Row> {
         ),
         registries.before_source(
             "other-content",
-            fault(
-                "DigestMismatch",
-                &["cannot read", "is expected, and the content has", altered],
-            ),
+            fault("DigestMismatch", &["cannot read", "but the content has", altered]),
             |seen| {
                 if reads_blob(seen) {
                     Action::Flip(20)
@@ -322,10 +316,7 @@ fn download_faults(registries: &Registries) -> Vec<Row> {
         ),
         registries.before_source(
             "lying-digest",
-            fault(
-                "DigestMismatch",
-                &["cannot read", "is expected, and the content has", altered],
-            ),
+            fault("DigestMismatch", &["cannot read", "but the content has", altered]),
             |seen| match reads_manifest(seen) {
                 true => Action::Header(
                     "docker-content-digest",
@@ -338,7 +329,7 @@ fn download_faults(registries: &Registries) -> Vec<Row> {
             "endless-manifest",
             fault(
                 "SourceFailed",
-                &["cannot read", "the answer has more than the", "bytes that are read"],
+                &["cannot read", "the response is longer than the limit of"],
             ),
             endless("/manifests/", 200),
         ),
@@ -361,7 +352,10 @@ fn download_faults(registries: &Registries) -> Vec<Row> {
             ),
             ..registries.before_source(
                 "endless-token",
-                fault("AuthenticationFailed", &["/token: the answer has more than the"]),
+                fault(
+                    "AuthenticationFailed",
+                    &["/token: the response is longer than the limit of"],
+                ),
                 |_| Action::Pass,
             )
         },
@@ -372,7 +366,7 @@ fn download_faults(registries: &Registries) -> Vec<Row> {
                     "TimedOut",
                     &[
                         "cannot read",
-                        "did not move for 1 s",
+                        "made no progress for 1 s",
                         "check the registry and the network",
                     ],
                 ),
@@ -420,7 +414,7 @@ fn read_and_write_faults(registries: &Registries) -> Vec<Row> {
             "patience-for-long",
             Outcome::Waits(
                 "RateLimited",
-                vec!["the registry answered 429 TOOMANYREQUESTS", "tried again by itself"],
+                vec!["the registry answered 429 TOOMANYREQUESTS", "retried automatically"],
             ),
             |seen| if is_write(seen) { retry_after(120) } else { Action::Pass },
         ),
@@ -430,7 +424,7 @@ fn read_and_write_faults(registries: &Registries) -> Vec<Row> {
             "down-reading",
             fault(
                 "RegistryUnavailable",
-                &["cannot read", "503", "check that the registry runs"],
+                &["cannot read", "503", "check that the registry is running"],
             ),
             |_| empty_response(503),
         ),
@@ -438,7 +432,7 @@ fn read_and_write_faults(registries: &Registries) -> Vec<Row> {
             "down-writing",
             fault(
                 "RegistryUnavailable",
-                &["cannot push to", "502", "check that the registry runs"],
+                &["cannot push to", "502", "check that the registry is running"],
             ),
             |seen| {
                 if is_write(seen) {

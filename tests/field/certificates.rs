@@ -75,7 +75,7 @@ async fn build_trusts_a_private_authority_from_a_file() {
                     let ended = build(&registry, &Workspace::new(), &[]).await;
                     ended.failed(
                         1,
-                        &["certificate signed by unknown authority; give the CA by --ca-file"],
+                        &["certificate signed by unknown authority; set the CA certificate in --ca-file"],
                     );
                     assert!(!stderr(&ended).contains("certSecretRef"), "{ended:?}");
                     build_with_bundle(&registry, |ca| ca.into()).await.succeeded();
@@ -294,7 +294,7 @@ async fn the_operator_trusts_a_private_authority_from_a_secret_or_a_file() {
                     image_message(&cluster, "trusting", "True").await;
                     let message = image_message(&cluster, "strange", "False").await;
                     let expected =
-                        "certificate signed by unknown authority; give the CA by sourceRegistries[].certSecretRef";
+                        "certificate signed by unknown authority; set the CA certificate in sourceRegistries[].certSecretRef";
                     assert!(message.contains(expected), "{message}");
                     for flag in ["--", "registry.certSecretRef"] {
                         assert!(!message.contains(flag), "{message}");

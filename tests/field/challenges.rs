@@ -322,7 +322,7 @@ async fn a_missing_token_service_is_reported() {
         .manifest("1")
         .await
         .unwrap_err();
-    let fault = error.reading("r/a:1");
+    let fault = error.into_read_fault("r/a:1");
     assert_eq!(fault.reason, Reason::AuthenticationFailed, "{fault}");
     let expected = format!(
         "http://{}/token: the token service answered 404 Page not found",

@@ -82,10 +82,10 @@ async fn registry_error_messages_are_reported() {
         Case {
             report: "RFC 9457 section 3",
             input: "403 with problem details",
-            expected: "title and detail, and that the right to push is missing",
+            expected: "title and detail, and that the permission to push is missing",
             run: || {
                 let body = r#"{"type":"about:blank","title":"Forbidden","status":403,"detail":"The plan of this organisation ended"}"#;
-                let expected = &["Forbidden: The plan of this organisation ended", "the right to push is missing"];
+                let expected = &["Forbidden: The plan of this organisation ended", "the permission to push is missing"];
                 Box::pin(assert_push_error(403, body, Reason::AuthenticationFailed, expected))
             },
         },
@@ -199,7 +199,7 @@ async fn put(status: u16, body: impl Into<Bytes>) -> Fault {
             .put_manifest(&document, "1")
             .await
             .unwrap_err()
-            .pushing("r/a")
+            .into_push_fault("r/a")
     };
     let first = try_it().await;
     assert_eq!(first, try_it().await);
@@ -255,13 +255,13 @@ async fn denied_by_storage() {
     })
     .await;
     let repository = client(&server.host).repository("a");
-    let read = || async { repository.manifest("1").await.unwrap_err().reading("r/a:1") };
+    let read = || async { repository.manifest("1").await.unwrap_err().into_read_fault("r/a:1") };
     let first = read().await;
     assert!(
         first.message.contains("answered 403 AccessDenied: Access Denied;"),
         "{first}"
     );
-    assert!(first.message.contains("right to pull"), "{first}");
+    assert!(first.message.contains("permission to pull"), "{first}");
     assert_eq!(first, read().await);
 }
 
@@ -284,9 +284,9 @@ async fn escape_sequences_are_removed() {
 
 async fn tag_listing_errors() {
     for (status, expected) in [
-        (405, "does not list tags"),
+        (405, "cannot list tags"),
         (404, "check the name of the repository"),
-        (403, "the right to list tags is missing"),
+        (403, "the permission to list tags is missing"),
     ] {
         let server = ScriptedServer::start(move |_: &RecordedRequest| reply(status, &[], "")).await;
         let repository = client(&server.host).repository("a");
@@ -295,7 +295,7 @@ async fn tag_listing_errors() {
             Err(error) => error,
             Ok(_) => continue,
         };
-        let fault = error.reading("r/a");
+        let fault = error.into_read_fault("r/a");
         assert!(fault.message.contains(expected), "{fault}");
         assert!(!fault.message.contains("read-only"), "{fault}");
     }

@@ -99,7 +99,7 @@ fn forms_of_ipv6_addresses() {
     assert_eq!(read("[2001:DB8::1]:5000/app").unwrap().registry(), "[2001:db8::1]:5000");
     assert!(read("[fe80::1%eth0]/app").is_err());
     let image = read("[::1]:5000/app:1").unwrap();
-    let location = Location::of(&image, "registry.local:5000", "", Naming::Plain, false).unwrap();
+    let location = Location::new(&image, "registry.local:5000", "", Naming::Plain, false).unwrap();
     assert_eq!(location.to_string(), "registry.local:5000/app:1");
 }
 
@@ -120,8 +120,8 @@ async fn upper_case_hosts() {
 
 fn invalid_references() {
     for (image, why) in [
-        ("127.0.0.1:65536/app:1", "65536 is no port"),
-        ("127.0.0.1:0/app:1", "0 is no port"),
+        ("127.0.0.1:65536/app:1", "65536 is not a valid port"),
+        ("127.0.0.1:0/app:1", "0 is not a valid port"),
         ("127.0.0.1:1/app:größe", "invalid tag format"),
         ("docker://127.0.0.1:1/app:1", "remove docker://"),
     ] {

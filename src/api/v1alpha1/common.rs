@@ -5,7 +5,7 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::oci::{Naming, Reference, fits, same_host};
+use crate::oci::{Naming, Reference, matches_pattern, same_host};
 
 /// Where an image is read from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -131,7 +131,7 @@ impl ImagePatterns {
     /// Whether one of the patterns matches `image`.
     pub fn matches(&self, image: &Reference) -> bool {
         let name = image.name();
-        self.0.iter().any(|pattern| fits(pattern, &name))
+        self.0.iter().any(|pattern| matches_pattern(pattern, &name))
     }
 }
 

@@ -72,7 +72,7 @@ impl Build {
             };
             for file in &of_component.files {
                 if let Err(fault) = file.origin.exists().await {
-                    let fault = fault.within(format_args!("component `{}`", component.name));
+                    let fault = fault.with_context(format_args!("component `{}`", component.name));
                     report.fail(fault.into(), display);
                 }
             }

@@ -37,7 +37,7 @@ impl Build {
                 ));
                 continue;
             }
-            let trust = Trust::of_secret(|entry| given.secret(name, entry));
+            let trust = Trust::from_secret(|entry| given.secret(name, entry));
             let trust = trust.map_err(|reason| UsageError(format!("the Secret {name} of {field} {reason}")))?;
             access = access.trusting(host, trust);
         }

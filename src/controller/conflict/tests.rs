@@ -438,7 +438,7 @@ fn what_is_to_have_a_place_claims_it() {
         ("ghcr.io/y/app:1", false, false),
     ] {
         let place: Reference = place.parse().unwrap();
-        let location = Location::of(&place, "r:1", "", crate::oci::Naming::Plain, true).unwrap();
+        let location = Location::new(&place, "r:1", "", crate::oci::Naming::Plain, true).unwrap();
         let wanted = ManifestQuery {
             site: &site,
             name: &location.to_string(),

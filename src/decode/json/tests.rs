@@ -47,7 +47,7 @@ fn page(text: &str) -> Page {
 }
 
 #[test]
-fn null_counts_as_absent_and_the_last_of_a_name_counts() {
+fn null_counts_as_absent_and_the_last_of_equal_fields_counts() {
     let nothing = r#"{"mediaType":null,"size":null,"offset":null,"done":null,"tags":null,"labels":null,"inner":null,"pages":null}"#;
     assert_eq!(page(nothing), Page::default());
     assert_eq!(page("null"), Page::default());
@@ -70,7 +70,7 @@ fn null_counts_as_absent_and_the_last_of_a_name_counts() {
 }
 
 #[test]
-fn numbers_marks_and_what_follows() {
+fn floats_byte_order_marks_and_trailing_text_are_accepted() {
     for (text, size) in [("1e3", 1000), ("1000.0", 1000), ("18446744073709551615", u64::MAX)] {
         assert_eq!(page(&format!(r#"{{"size":{text}}}"#)).size, size);
     }
@@ -90,7 +90,7 @@ fn numbers_marks_and_what_follows() {
 }
 
 #[test]
-fn any_json_stays_what_it_is() {
+fn untyped_values_are_unchanged() {
     let value = literal!({"a": [null, 1.5, {"b": null}], "a b": "c"});
     assert_eq!(page(&literal!({ "any": value }).to_string()).any, value);
     let text = r#"{"digest":"sha256:ab","x":{"y":[null]},"z":null}"#;
@@ -100,7 +100,7 @@ fn any_json_stays_what_it_is() {
 }
 
 #[test]
-fn errors_say_where_and_what() {
+fn errors_contain_the_path() {
     let error = |text: &str| {
         json::<BTreeMap<String, Vec<Whole>>>(text.as_bytes())
             .unwrap_err()
@@ -123,7 +123,7 @@ fn errors_say_where_and_what() {
 }
 
 #[test]
-fn deep_texts_end() {
+fn nesting_is_limited() {
     let deep = format!("{}{}", "[".repeat(200_000), "]".repeat(200_000));
     assert!(json::<Value>(deep.as_bytes()).is_err());
     let inner = format!(
@@ -136,7 +136,7 @@ fn deep_texts_end() {
 
 proptest! {
     #[test]
-    fn reads_what_serde_json_writes(tags in proptest::collection::vec("\\PC{0,20}", 0..8), size: u64, offset: i64) {
+    fn output_of_serde_json_is_decoded(tags in proptest::collection::vec("\\PC{0,20}", 0..8), size: u64, offset: i64) {
         let text = literal!({"tags": tags, "size": size, "offset": offset}).to_string();
         let read = page(&text);
         prop_assert_eq!((read.tags, read.size, read.offset), (tags, size, offset));
@@ -149,7 +149,7 @@ proptest! {
 }
 
 #[test]
-fn values_are_counted_without_reading_them() {
+fn values_are_counted_without_decoding() {
     for (text, expected) in [
         ("", 1),
         ("1", 1),

@@ -7,7 +7,7 @@ fn blob(content: &[u8], kind: &str) -> Descriptor {
 }
 
 #[test]
-fn what_we_make_we_read() {
+fn generated_documents_are_parsed() {
     let manifest = Manifest::new(
         blob(b"{}", media_type::OCI_CONFIG),
         vec![blob(b"x", media_type::OCI_LAYER)],
@@ -24,7 +24,7 @@ fn what_we_make_we_read() {
 }
 
 #[test]
-fn blobs_come_once_and_without_foreign_layers() {
+fn blobs_are_distinct_and_exclude_foreign_layers() {
     let layer = blob(b"x", media_type::OCI_LAYER);
     let foreign = blob(b"w", "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip");
     let manifest = Manifest::new(
@@ -36,7 +36,7 @@ fn blobs_come_once_and_without_foreign_layers() {
 }
 
 #[test]
-fn an_index_may_list_blobs() {
+fn index_entries_may_be_blobs() {
     let cache = blob(b"cache", "application/vnd.buildkit.cacheconfig.v0");
     let manifest = Document::of_manifest(Manifest::new(
         blob(b"{}", media_type::OCI_CONFIG),
@@ -57,10 +57,10 @@ fn an_index_may_list_blobs() {
 }
 
 #[test]
-fn only_what_we_made_of_an_image_is_ours() {
+fn only_generated_manifests_are_recognized() {
     let made = |layers: Vec<Descriptor>| {
         let config = Digest::of(b"{}");
-        Document::of_manifest(Manifest::of_image(config, 2, layers)).unwrap()
+        Document::of_manifest(Manifest::for_image(config, 2, layers)).unwrap()
     };
     let layer = |compression: Compression| compression.layer(Digest::of(b"x"), 1);
     let all = [Compression::None, Compression::Gzip, Compression::Zstd];
@@ -68,29 +68,29 @@ fn only_what_we_made_of_an_image_is_ours() {
         let document = made(vec![layer(one), layer(one)]);
         for other in all {
             assert_eq!(
-                document.made_of_image(other).is_some(),
+                document.generated_manifest(other).is_some(),
                 one == other,
                 "{one:?} {other:?}"
             );
         }
-        let left = made(vec![layer(one), one.left(Digest::of(b"x"), 1)]);
-        assert!(left.made_of_image(one).is_some());
+        let left = made(vec![layer(one), one.uncompressed_layer(Digest::of(b"x"), 1)]);
+        assert!(left.generated_manifest(one).is_some());
         let next = all[(one as usize + 1) % 3];
-        for foreign in [layer(next), next.left(Digest::of(b"x"), 1)] {
+        for foreign in [layer(next), next.uncompressed_layer(Digest::of(b"x"), 1)] {
             let mixed = made(vec![layer(one), foreign]);
-            assert_eq!(mixed.made_of_image(one), None);
+            assert_eq!(mixed.generated_manifest(one), None);
         }
         let spaced = [&document.raw[..], b" "].concat();
         let spaced = Document::parse(None, spaced.into()).unwrap();
-        assert_eq!(spaced.made_of_image(one), None);
+        assert_eq!(spaced.generated_manifest(one), None);
     }
-    // As other tools write it: the same bytes but for who compressed it.
+    // From another tool: the same bytes, but another encoder.
     let foreign = made(vec![blob(b"x", media_type::OCI_LAYER_GZIP)]);
-    assert_eq!(foreign.made_of_image(Compression::Gzip), None);
+    assert_eq!(foreign.generated_manifest(Compression::Gzip), None);
 }
 
 #[test]
-fn shape_decides_when_nothing_is_declared() {
+fn fields_decide_without_a_declared_type() {
     let digest = Digest::of(b"");
     let raw = format!(r#"{{"schemaVersion":2,"config":{{"mediaType":"m","digest":"{digest}","size":0}},"layers":[]}}"#);
     assert!(
@@ -104,7 +104,7 @@ fn shape_decides_when_nothing_is_declared() {
 }
 
 #[test]
-fn shape_decides_against_a_type_that_cannot_be() {
+fn fields_override_an_impossible_type() {
     let digest = Digest::of(b"");
     let config = format!(r#""config":{{"digest":"{digest}","size":0}}"#);
     let manifest = format!(r#"{{"schemaVersion":2,{config},"layers":null}}"#);
@@ -132,10 +132,10 @@ fn shape_decides_against_a_type_that_cannot_be() {
 }
 
 #[test]
-fn a_type_that_cannot_be_does_not_empty_a_document() {
+fn an_impossible_type_does_not_lose_content() {
     let digest = Digest::of(b"");
     let config = format!(r#""config":{{"digest":"{digest}","size":0}}"#);
-    // It says that it is an index, and has a configuration and layers.
+    // Its type is an index, but it has a configuration and layers.
     let raw = format!(r#"{{"mediaType":"{}",{config},"layers":[]}}"#, media_type::OCI_INDEX);
     for declared in [None, Some("application/json"), Some(media_type::OCI_INDEX)] {
         let read = Document::parse(declared, Bytes::from(raw.clone())).unwrap();
@@ -153,7 +153,7 @@ fn a_type_that_cannot_be_does_not_empty_a_document() {
 }
 
 #[test]
-fn unknown_fields_stay_to_the_byte() {
+fn unknown_fields_are_preserved_byte_by_byte() {
     let digest = Digest::of(b"");
     let odd =
         r#"{"n":123456789012345678901234567890,"f":1.50,"e":1E3,"s":"\u00e9\/","a":[null, {"b":null}],"d":1,"d":2}"#;
@@ -167,7 +167,7 @@ fn unknown_fields_stay_to_the_byte() {
 }
 
 #[test]
-fn fields_as_go_programs_write_them() {
+fn null_fields_and_other_case_are_accepted() {
     let digest = Digest::of(b"");
     let upper = digest.as_str().to_uppercase().replace("SHA256", "sha256");
     let raw = format!(
@@ -186,7 +186,7 @@ fn fields_as_go_programs_write_them() {
     let read = Document::parse(None, raw.into()).unwrap();
     let entry = &read.index().unwrap().manifests[0];
     assert_eq!(entry.size, 1000);
-    assert!(!entry.platform.as_ref().unwrap().is_said());
+    assert!(!entry.platform.as_ref().unwrap().is_specified());
     let written = Document::of_index(read.index().unwrap().clone()).unwrap();
     let expected = format!(
         r#"{{"schemaVersion":2,"manifests":[{{"digest":"{digest}","size":1000,"platform":{{}},"data":"e30="}}]}}"#
@@ -195,7 +195,7 @@ fn fields_as_go_programs_write_them() {
 }
 
 #[test]
-fn what_lacks_is_named_with_its_path() {
+fn errors_name_the_path_of_a_missing_field() {
     let missing = |raw: &str| {
         Document::parse(None, Bytes::from(raw.to_owned()))
             .unwrap_err()
@@ -211,7 +211,7 @@ fn what_lacks_is_named_with_its_path() {
 }
 
 #[test]
-fn refuses_what_it_cannot_carry() {
+fn unsupported_documents_are_rejected() {
     const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
     for raw in [
         r#"{"schemaVersion":1,"name":"x"}"#,

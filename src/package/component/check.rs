@@ -17,7 +17,7 @@ const RELEASE_LIMIT: usize = 53;
 
 /// Checks everything of `component` but its name and images. Every fault is stalled, and names the part.
 pub fn check(component: &ComponentSpec) -> Result<(), Fault> {
-    let within = |fault: Fault| fault.within(format_args!("component `{}`", component.name));
+    let within = |fault: Fault| fault.with_context(format_args!("component `{}`", component.name));
     let mut names = HashSet::new();
     for manifest in &component.manifests {
         check_manifest(manifest, &mut names).map_err(within)?;
@@ -35,7 +35,7 @@ pub fn check(component: &ComponentSpec) -> Result<(), Fault> {
         }
     }
     for file in &component.files {
-        check_file(file).map_err(|fault| within(fault.within(format_args!("file `{}`", cut(&file.target)))))?;
+        check_file(file).map_err(|fault| within(fault.with_context(format_args!("file `{}`", cut(&file.target)))))?;
     }
     Ok(())
 }
@@ -48,7 +48,7 @@ fn check_manifest<'a>(manifest: &'a ManifestSpec, names: &mut HashSet<&'a str>) 
         config_map_ref,
     } = manifest;
     check_name("group of manifests", name, names)?;
-    let within = |fault: Fault| fault.within(format_args!("manifests `{name}`"));
+    let within = |fault: Fault| fault.with_context(format_args!("manifests `{name}`"));
     if let Some(namespace) = namespace {
         check_namespace(namespace).map_err(within)?;
     }
@@ -85,7 +85,7 @@ pub fn manifests_of(text: &str) -> Result<Vec<Value>, String> {
 
 fn check_chart<'a>(chart: &'a ChartSpec, names: &mut HashSet<&'a str>) -> Result<(), Fault> {
     check_name("chart", &chart.name, names)?;
-    let within = |fault: Fault| fault.within(format_args!("chart `{}`", chart.name));
+    let within = |fault: Fault| fault.with_context(format_args!("chart `{}`", chart.name));
     let bad = |message: String| Err(within(invalid(message)));
     let word = |byte: u8| byte.is_ascii_alphanumeric() || b".+_-".contains(&byte);
     let version = &chart.version;

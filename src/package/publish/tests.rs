@@ -134,7 +134,7 @@ impl Destination for Repository {
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
                 .is_ok()
         {
-            return Err(Fault::retryable(Reason::PushFailed, "the upload is gone").for_another_reading());
+            return Err(Fault::retryable(Reason::PushFailed, "the upload is gone").with_reread());
         }
         self.registry.writes.fetch_add(1, Ordering::Relaxed);
         self.registry.blobs.lock().unwrap().insert(self.key(&digest), content);

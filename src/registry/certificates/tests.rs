@@ -9,7 +9,7 @@ fn der(pem: &str) -> CertificateDer<'static> {
 }
 
 #[test]
-fn bundles_are_read_as_openssl_reads_them() {
+fn bundles_are_parsed_as_by_openssl() {
     let one = || vec![der(AUTHORITY)];
     let both = || vec![der(AUTHORITY), der(SELF_SIGNED)];
     for (bundle, expected) in [
@@ -35,7 +35,7 @@ fn bundles_are_read_as_openssl_reads_them() {
 }
 
 #[test]
-fn what_cannot_be_read_is_named() {
+fn errors_name_the_unreadable_certificate() {
     let broken = |from: &str, to: &str| SELF_SIGNED.replacen(from, to, 1);
     let second = |text: &str| format!("{AUTHORITY}{text}{AUTHORITY}");
     for (bundle, expected) in [
@@ -53,10 +53,10 @@ fn what_cannot_be_read_is_named() {
         ),
         (der(AUTHORITY).to_vec(), "openssl x509 -inform der"),
         (b" \n".to_vec(), "is empty"),
-        (b"junk".to_vec(), "holds no certificate that can be read"),
+        (b"junk".to_vec(), "contains no readable certificate"),
         (
             b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n".to_vec(),
-            "holds no certificate, but PRIVATE KEY",
+            "contains no certificate, but PRIVATE KEY",
         ),
         (vec![b' '; BUNDLE_LIMIT + 1], "is longer than"),
     ] {

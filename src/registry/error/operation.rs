@@ -1,67 +1,65 @@
-//! What a request that failed was about, so that the advice fits it. Pure.
+//! Determines what a failed request was about, to choose fitting advice. Pure.
 
-/// What a request is about, told by its method and path (distribution specification, "Endpoints").
+/// The purpose of a request, derived from its method and path (distribution specification, "Endpoints").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
-    /// The tags of a repository.
+    /// Listing tags.
     Tags,
-    /// The referrers of a manifest.
+    /// Listing referrers.
     Referrers,
-    /// A manifest or blob is read.
-    Content,
-    /// The content of a manifest is read.
+    /// Reading a manifest.
+    Manifest,
+    /// Reading a blob.
     Blob,
-    /// Something is deleted.
+    /// Deleting.
     Deletion,
-    /// Something is stored.
-    Storing,
+    /// Pushing.
+    Push,
 }
 
 impl Operation {
-    /// That of a request that is written so for people.
-    pub fn of(call: &str) -> Self {
-        let (method, url) = call.split_once(' ').unwrap_or((call, ""));
+    /// Parses the label of a request: method and URL.
+    pub fn of(label: &str) -> Self {
+        let (method, url) = label.split_once(' ').unwrap_or((label, ""));
         match method {
             "DELETE" => Self::Deletion,
-            "PUT" | "POST" | "PATCH" => Self::Storing,
+            "PUT" | "POST" | "PATCH" => Self::Push,
             _ if url.ends_with("/tags/list") => Self::Tags,
             _ if url.contains("/referrers/") => Self::Referrers,
             _ if url.contains("/blobs/sha") => Self::Blob,
-            _ => Self::Content,
+            _ => Self::Manifest,
         }
     }
 
-    /// What to do where it does not exist, if that is no matter of the image's name.
-    pub fn missing(self) -> Option<&'static str> {
+    /// What to do if it does not exist, unless the name of the image is the problem.
+    pub fn not_found(self) -> Option<&'static str> {
         match self {
             Self::Tags => Some("check the name of the repository, which does not exist or has no tags, or push to it"),
-            Self::Blob => Some("the registry has the manifest without its content; push the image there again"),
-            Self::Referrers | Self::Content | Self::Deletion | Self::Storing => None,
+            Self::Blob => Some("the registry has the manifest but not this blob; push the image again"),
+            Self::Referrers | Self::Manifest | Self::Deletion | Self::Push => None,
         }
     }
 
-    /// What the account lacks.
+    /// The missing permission.
     pub fn denied(self) -> &'static str {
         match self {
-            Self::Tags => "the right to list tags is missing",
-            Self::Referrers | Self::Content | Self::Blob => {
-                "the right to pull is missing, or what is asked for does not exist"
+            Self::Tags => "the permission to list tags is missing",
+            Self::Referrers | Self::Manifest | Self::Blob => {
+                "the permission to pull is missing, or the content does not exist"
             }
-            Self::Deletion => "the right to delete is missing",
-            Self::Storing => "the right to push is missing",
+            Self::Deletion => "the permission to delete is missing",
+            Self::Push => "the permission to push is missing",
         }
     }
 
-    /// What to do where the registry cannot do it.
+    /// What to do if the registry does not support it.
     pub fn unsupported(self) -> &'static str {
         match self {
-            Self::Tags => "this registry does not list tags; name the version instead of a range",
-            Self::Referrers => "this registry does not list referrers",
-            Self::Content | Self::Blob => {
-                "check that this is a registry of OCI images, and the proxy before it if there is one"
-            }
-            Self::Deletion => "allow deletion there, for distribution by storage.delete.enabled",
-            Self::Storing => "check that the registry takes OCI images and is not read-only",
+            Self::Tags => "this registry cannot list tags; use a version instead of a range",
+            Self::Referrers => "this registry cannot list referrers",
+            Self::Manifest | Self::Blob => "check that this is a registry of OCI images, and its proxy if it has one",
+            Self::Deletion => "allow deletion in the registry (distribution: storage.delete.enabled)",
+            Self::Push => "check that the registry accepts OCI images and is not read-only",
         }
     }
 }

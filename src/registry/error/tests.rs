@@ -1,15 +1,15 @@
-//! What failures become for who acts on them.
+//! Reasons, advice and retry decisions of errors.
 
 use super::*;
-use crate::fault::Disposition;
+use crate::fault::{Disposition, Reason};
 
-fn answered(status: u16, code: &str) -> Error {
+fn response_error(status: u16, code: &str) -> Error {
     let body = format!(r#"{{"errors":[{{"code":"{code}","message":"no\nway","detail":{{"at":1}}}}]}}"#);
-    Error::status("PUT https://r/v2/x/manifests/1", status, None, body.as_bytes())
+    Error::from_status("PUT https://r/v2/x/manifests/1", status, None, body.as_bytes())
 }
 
 #[test]
-fn statuses_become_reasons() {
+fn statuses_map_to_reasons() {
     for (status, code, reading, pushing) in [
         (
             401,
@@ -30,9 +30,9 @@ fn statuses_become_reasons() {
         (400, "DIGEST_INVALID", Reason::DigestMismatch, Reason::DigestMismatch),
         (405, "UNSUPPORTED", Reason::SourceFailed, Reason::PushFailed),
     ] {
-        let error = answered(status, code);
-        assert_eq!(error.clone().reading("r/x:1").reason, reading, "{status}");
-        let fault = error.pushing("r/x");
+        let error = response_error(status, code);
+        assert_eq!(error.clone().into_read_fault("r/x:1").reason, reading, "{status}");
+        let fault = error.into_push_fault("r/x");
         assert_eq!(fault.reason, pushing, "{status}");
         assert_ne!(fault.disposition, Disposition::Stalled, "{status}");
     }
@@ -41,10 +41,10 @@ fn statuses_become_reasons() {
 #[test]
 fn advice_fits_the_request() {
     let fault = |call: &str, status: u16, body: &str, pushing: bool| {
-        let error = Error::status(call, status, None, body.as_bytes());
+        let error = Error::from_status(call, status, None, body.as_bytes());
         match pushing {
-            true => error.pushing("r/x"),
-            false => error.reading("r/x:1"),
+            true => error.into_push_fault("r/x"),
+            false => error.into_read_fault("r/x:1"),
         }
     };
     let (tags, blob) = ("GET https://r/v2/x/tags/list", "GET https://r/v2/x/blobs/sha256:ab");
@@ -52,69 +52,44 @@ fn advice_fits_the_request() {
     let quota = r#"{"errors":[{"code":"DENIED","message":"The quota has been exceeded: adding 2 MiB"}]}"#;
     let harbor = r#"{"errors":[{"code":"PRECONDITION","message":"Failed to process request due to 'x:1' configured as immutable."}]}"#;
     let ecr = r#"{"errors":[{"code":"TAG_INVALID","message":"The image tag '1' already exists and cannot be overwritten because the tag is immutable."}]}"#;
-    for (call, status, body, pushing, reason, said) in [
-        (tags, 405, "", false, Reason::SourceFailed, "does not list tags"),
+    let (failed, denied) = (Reason::PushFailed, Reason::AuthenticationFailed);
+    let put = "PUT https://r/v2/x/manifests/1";
+    let full = r#"{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":{"Err":28}}]}"#;
+    for (call, status, body, pushing, reason, expected) in [
+        (tags, 405, "", false, Reason::SourceFailed, "cannot list tags"),
         (tags, 404, "", false, Reason::SourceNotFound, "name of the repository"),
-        (tags, 403, "", false, Reason::AuthenticationFailed, "right to list tags"),
-        (blob, 404, "", false, Reason::SourceNotFound, "without its content"),
-        (
-            manifest,
-            405,
-            "",
-            false,
-            Reason::SourceFailed,
-            "a registry of OCI images",
-        ),
-        (manifest, 403, "", false, Reason::AuthenticationFailed, "right to pull"),
-        (upload, 405, "", true, Reason::PushFailed, "not read-only"),
-        (upload, 403, "", true, Reason::AuthenticationFailed, "right to push"),
-        (upload, 507, "", true, Reason::PushFailed, "free space"),
-        (upload, 403, quota, true, Reason::PushFailed, "free space"),
-        (
-            upload,
-            500,
-            r#"{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":{"Err":28}}]}"#,
-            true,
-            Reason::PushFailed,
-            "no space left on device; free space",
-        ),
+        (tags, 403, "", false, denied, "permission to list tags"),
+        (blob, 404, "", false, Reason::SourceNotFound, "not this blob"),
+        (manifest, 405, "", false, Reason::SourceFailed, "registry of OCI images"),
+        (manifest, 403, "", false, denied, "permission to pull"),
+        (upload, 405, "", true, failed, "not read-only"),
+        (upload, 403, "", true, denied, "permission to push"),
+        (upload, 507, "", true, failed, "free space"),
+        (upload, 403, quota, true, failed, "free space"),
+        (upload, 500, full, true, failed, "no space left on device; free space"),
         (
             upload,
             413,
             "write: no space left on device",
             true,
-            Reason::PushFailed,
+            failed,
             "free space",
         ),
-        (
-            "PUT https://r/v2/x/manifests/1",
-            412,
-            harbor,
-            true,
-            Reason::PushFailed,
-            "push another tag",
-        ),
-        (
-            "PUT https://r/v2/x/manifests/1",
-            400,
-            ecr,
-            true,
-            Reason::PushFailed,
-            "push another tag",
-        ),
+        (put, 412, harbor, true, failed, "push another tag"),
+        (put, 400, ecr, true, failed, "push another tag"),
     ] {
         let fault = fault(call, status, body, pushing);
         assert_eq!(fault.reason, reason, "{fault}");
-        assert!(fault.message.contains(said), "{fault}");
+        assert!(fault.message.contains(expected), "{fault}");
         assert_ne!(fault.disposition, Disposition::Stalled, "{fault}");
     }
 }
 
 #[test]
-fn a_token_service_is_not_the_registry() {
+fn errors_of_a_token_service_do_not_concern_the_image() {
     let fault = |status| {
-        let error = Error::status("GET https://auth/token", status, None, b"<title>Not here</title>");
-        error.of_token_service().reading("r/x:1")
+        let error = Error::from_status("GET https://auth/token", status, None, b"<title>Not here</title>");
+        error.into_token_service_error().into_read_fault("r/x:1")
     };
     for (status, reason) in [
         (400, Reason::AuthenticationFailed),
@@ -129,66 +104,66 @@ fn a_token_service_is_not_the_registry() {
     ] {
         let fault = fault(status);
         assert_eq!(fault.reason, reason, "{fault}");
-        let said = format!("https://auth/token: the token service answered {status} Not here");
-        assert!(fault.message.contains(&said), "{fault}");
+        let expected = format!("https://auth/token: the token service answered {status} Not here");
+        assert!(fault.message.contains(&expected), "{fault}");
     }
 }
 
 #[test]
-fn a_refusal_may_mean_that_there_is_nothing() {
-    let refused = |status, body: &[u8]| Error::status("GET x", status, None, body);
+fn a_refusal_may_mean_absent_content() {
+    let refused = |status, body: &[u8]| Error::from_status("GET x", status, None, body);
     assert!(refused(403, b"").may_mean_absent());
     assert!(refused(401, br#"{"errors":[{"code":"DENIED"}]}"#).may_mean_absent());
-    assert!(refused(401, b"").insufficient().may_mean_absent());
+    assert!(refused(401, b"").with_insufficient_scope().may_mean_absent());
     for other in [401, 404, 429, 500] {
         assert!(!refused(other, b"").may_mean_absent(), "{other}");
     }
 }
 
 #[test]
-fn only_an_invalid_input_stalls() {
+fn only_invalid_input_is_stalled() {
     for code in ["NAME_INVALID", "TAG_INVALID", "MANIFEST_INVALID"] {
-        let fault = answered(400, code).pushing("r/x");
+        let fault = response_error(400, code).into_push_fault("r/x");
         assert_eq!(
             (fault.reason, fault.disposition),
             (Reason::PushFailed, Disposition::Stalled)
         );
     }
-    // Registries answer a manifest with missing blobs by both codes.
+    // Some registries send both codes for a manifest with missing blobs.
     let body = br#"{"errors":[{"code":"MANIFEST_INVALID"},{"code":"MANIFEST_BLOB_UNKNOWN"}]}"#;
-    let fault = Error::status("PUT x", 400, None, body).pushing("r/x");
+    let fault = Error::from_status("PUT x", 400, None, body).into_push_fault("r/x");
     assert_eq!(fault.disposition, Disposition::Retryable);
 }
 
 #[test]
-fn patience_is_what_the_registry_asks_for() {
+fn retry_after_decides_the_delay() {
     let after = Some(Duration::from_secs(120));
-    let error = Error::status("GET x", 429, after, b"");
-    assert_eq!(error.pause(1), None);
-    let fault = error.reading("r/x:1");
+    let error = Error::from_status("GET x", 429, after, b"");
+    assert_eq!(error.retry_delay(1), None);
+    let fault = error.into_read_fault("r/x:1");
     assert_eq!(
         fault.disposition,
         Disposition::Waiting {
             after: Duration::from_secs(120)
         }
     );
-    let short = Error::status("GET x", 429, Some(Duration::from_secs(2)), b"");
-    assert!(short.pause(1).unwrap() >= Duration::from_secs(2));
-    assert_eq!(answered(404, "").pause(1), None);
-    assert!(answered(503, "").pause(3).unwrap() < Duration::from_secs(5));
+    let short = Error::from_status("GET x", 429, Some(Duration::from_secs(2)), b"");
+    assert!(short.retry_delay(1).unwrap() >= Duration::from_secs(2));
+    assert_eq!(response_error(404, "").retry_delay(1), None);
+    assert!(response_error(503, "").retry_delay(3).unwrap() < Duration::from_secs(5));
 }
 
 #[test]
-fn words_are_one_bounded_line() {
-    let fault = answered(403, &"é".repeat(2000)).pushing("r/x");
+fn messages_are_one_bounded_line() {
+    let fault = response_error(403, &"é".repeat(2000)).into_push_fault("r/x");
     assert!(fault.message.chars().count() < 600, "{}", fault.message);
-    let message = answered(403, "DENIED").pushing("r/x").message;
+    let message = response_error(403, "DENIED").into_push_fault("r/x").message;
     assert_eq!(
         message,
-        "cannot push to r/x: PUT https://r/v2/x/manifests/1: the registry answered 403 DENIED: no way; the right to push is missing; give the account of the credentials this right, or give others by secretRef"
+        "cannot push to r/x: PUT https://r/v2/x/manifests/1: the registry answered 403 DENIED: no way; the permission to push is missing; grant the account this permission, or set other credentials in secretRef"
     );
     assert_eq!(
-        Error::status("GET x", 502, None, b"<html><title>Bad Gateway</title>at 12:00</html>").to_string(),
+        Error::from_status("GET x", 502, None, b"<html><title>Bad Gateway</title>at 12:00</html>").to_string(),
         "GET x: the registry answered 502 Bad Gateway"
     );
 }

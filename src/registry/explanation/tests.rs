@@ -1,16 +1,16 @@
-//! Bodies of failing answers, and what is shown of them.
+//! Error response bodies and the messages that are extracted from them.
 
 use proptest::prelude::*;
 
 use super::*;
 
 fn text(body: &str) -> String {
-    Explanation::read(body.as_bytes()).text
+    Explanation::parse(body.as_bytes()).text
 }
 
 #[test]
-fn errors_of_every_form_are_read() {
-    for (body, said) in [
+fn errors_of_all_known_formats_are_parsed() {
+    for (body, expected) in [
         (r#"{"errors":[{"code":"DENIED","message":"no"}]}"#, "DENIED: no"),
         (r#"{"errors":[{"code":"A"},{"message":"b"}]}"#, "A, b"),
         // Artifactory.
@@ -70,7 +70,7 @@ fn errors_of_every_form_are_read() {
             "The disk is full",
         ),
     ] {
-        assert_eq!(text(body), said, "{body}");
+        assert_eq!(text(body), expected, "{body}");
     }
     for nothing in [
         "",
@@ -90,8 +90,8 @@ fn errors_of_every_form_are_read() {
 }
 
 #[test]
-fn what_is_broken_or_packed_is_read_as_far_as_it_goes() {
-    for (body, said) in [
+fn truncated_and_compressed_bodies_are_parsed() {
+    for (body, expected) in [
         (
             r#"{"errors":[{"code":"DENIED","message":"no \"way\", by far"#,
             "DENIED: no \"way\", by far",
@@ -107,55 +107,55 @@ fn what_is_broken_or_packed_is_read_as_far_as_it_goes() {
             "why archived, status error",
         ),
     ] {
-        assert_eq!(text(body), said, "{body}");
+        assert_eq!(text(body), expected, "{body}");
     }
-    let latin = Explanation::read(b"acc\xe8s refus\xe9 au projet").text;
+    let latin = Explanation::parse(b"acc\xe8s refus\xe9 au projet").text;
     assert_eq!(latin, "acc\u{fffd}s refus\u{fffd} au projet");
-    assert_eq!(Explanation::read(&[0xff, 0xfe, b'a', 0x80]).text, "");
-    let packed = |content: &[u8]| {
+    assert_eq!(Explanation::parse(&[0xff, 0xfe, b'a', 0x80]).text, "");
+    let compressed = |content: &[u8]| {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         std::io::Write::write_all(&mut encoder, content).unwrap();
         encoder.finish().unwrap()
     };
-    assert_eq!(Explanation::read(&packed(br#"{"message":"said"}"#)).text, "said");
-    let much = packed(&vec![b' '; 1 << 22]);
-    assert_eq!(inflated(&much, 1000).0.len(), 1000);
-    assert!(!inflated(&much, 1000).1);
-    assert!(!inflated(&packed(b"said")[..12], 1000).1);
+    assert_eq!(Explanation::parse(&compressed(br#"{"message":"said"}"#)).text, "said");
+    let much = compressed(&vec![b' '; 1 << 22]);
+    assert_eq!(decompress(&much, 1000).0.len(), 1000);
+    assert!(!decompress(&much, 1000).1);
+    assert!(!decompress(&compressed(b"said")[..12], 1000).1);
 }
 
 #[test]
-fn room_is_told_from_requests() {
-    let says = |body: &str| Explanation::read(body.as_bytes()).says();
+fn storage_quotas_are_distinguished_from_rate_limits() {
+    let cause = |body: &str| Explanation::parse(body.as_bytes()).cause();
     for full in [
         "XMinioStorageFull: minimum free drive threshold",
         "write: ENOSPC",
         "quota reached",
         "disk quota exceeded",
     ] {
-        assert_eq!(says(full), Some(Says::NoSpace), "{full}");
+        assert_eq!(cause(full), Some(ErrorCause::NoSpace), "{full}");
     }
     assert_eq!(
-        says("Repository does not allow updating assets: a"),
-        Some(Says::Immutable)
+        cause("Repository does not allow updating assets: a"),
+        Some(ErrorCause::Immutable)
     );
     for other in [
         "Quota exceeded for quota metric 'Requests'",
         "exceeded 100 requests per minute",
         "no way",
     ] {
-        assert_eq!(says(other), None, "{other}");
+        assert_eq!(cause(other), None, "{other}");
     }
 }
 
 #[test]
-fn details_are_shown_as_far_as_they_stay_the_same() {
+fn details_that_differ_per_request_are_left_out() {
     let detailed = |detail: &str| {
         text(&format!(
             r#"{{"errors":[{{"code":"C","message":"m","detail":{detail}}}]}}"#
         ))
     };
-    for (detail, said) in [
+    for (detail, expected) in [
         (r#""more""#, "C: m: more"),
         (r#""m""#, "C: m"),
         ("null", "C: m"),
@@ -170,13 +170,13 @@ fn details_are_shown_as_far_as_they_stay_the_same() {
             "C: m: DriverName filesystem, no space left on device, Op write, Path /x/_uploads/…/data",
         ),
     ] {
-        assert_eq!(detailed(detail), said, "{detail}");
+        assert_eq!(detailed(detail), expected, "{detail}");
     }
 }
 
 #[test]
-fn what_differs_each_time_is_left_out() {
-    for (body, said) in [
+fn times_and_request_ids_are_left_out() {
+    for (body, expected) in [
         ("failed at 2026-11-27T17:34:31.123Z, sorry", "failed at …, sorry"),
         ("[2026-11-27 17:34:31 +0000] failed", "[…] failed"),
         ("id 5f3a9e0c-6f0b-4e0c-8a55-1a2b3c4d5e6f", "id …"),
@@ -188,16 +188,16 @@ fn what_differs_each_time_is_left_out() {
         ),
         ("10 GiB of 10 GiB are used", "10 GiB of 10 GiB are used"),
     ] {
-        assert_eq!(text(body), said, "{body}");
+        assert_eq!(text(body), expected, "{body}");
     }
 }
 
 #[test]
-fn nothing_acts_on_a_terminal() {
+fn terminal_control_characters_are_removed() {
     assert_eq!(text("\u{1b}[31mred\u{1b}[0m \u{1b}]0;title\u{7}end"), "red end");
     assert_eq!(text("a\u{202e}b\u{200b}c\u{2066}d\re\u{9b}f"), "abcd e f");
     let long = text(&"é".repeat(2000));
-    assert_eq!(long.chars().count(), LIMIT + 1);
+    assert_eq!(long.chars().count(), MESSAGE_LIMIT + 1);
     let coded = text(r#"{"errors":[{"code":"\u001b[2J","message":"\u202egpj.exe"}]}"#);
     assert!(!coded.chars().any(|c| c.is_control() || c == '\u{202e}'), "{coded}");
 }
@@ -205,11 +205,11 @@ fn nothing_acts_on_a_terminal() {
 proptest! {
     #[test]
     fn never_panics(body in prop::collection::vec(any::<u8>(), 0..300)) {
-        let _ = Explanation::read(&body);
+        let _ = Explanation::parse(&body);
     }
 
     #[test]
     fn markup_never_panics(body in "<[<>/codemsagtitleTITLEéİ&;! -]{0,80}") {
-        let _ = Explanation::read(body.as_bytes());
+        let _ = Explanation::parse(body.as_bytes());
     }
 }

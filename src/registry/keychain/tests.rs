@@ -25,7 +25,7 @@ fn pair(entry: &Value) -> Option<(String, String)> {
 }
 
 #[test]
-fn keys_are_written_in_many_ways() {
+fn keys_match_in_all_notations() {
     for (key, host, repository, expected) in [
         ("r.example.com", "r.example.com", "a", true),
         ("https://r.example.com", "r.example.com", "a", true),
@@ -51,7 +51,7 @@ fn keys_are_written_in_many_ways() {
         ("r.example.com/team/", "r.example.com", "team/a", true),
         ("r.example.com/team", "r.example.com", "teams/a", false),
         ("v2.example.com", "v2.example.com", "a", true),
-        // Patterns, of which each `*` stays within its label.
+        // `*` matches within one label.
         ("*.example.com", "r.example.com", "a", true),
         ("https://*.example.com/v1/", "r.example.com", "a", true),
         ("*.example.com", "example.com", "a", false),
@@ -80,7 +80,7 @@ fn keys_are_written_in_many_ways() {
 }
 
 #[test]
-fn candidates_come_in_the_order_of_the_kubelet() {
+fn candidates_have_the_order_of_the_kubelet() {
     let mut keychain = auths(&json!({
         "*.example.com": named("any"),
         "r.example.com": named("host"),
@@ -94,20 +94,20 @@ fn candidates_come_in_the_order_of_the_kubelet() {
     );
     assert_eq!(users(&keychain, "r.example.com", "x"), ["host", "any"]);
     assert_eq!(users(&keychain, "new.example.com", "x"), ["any"]);
-    // Those of one key are tried as they were added, and the same pair once.
+    // Credentials of one key keep their order, without duplicates.
     keychain.extend(auths(&json!({ "r.example.com": named("second") })));
     keychain.extend(auths(&json!({ "r.example.com": named("host") })));
     assert_eq!(users(&keychain, "r.example.com", "x"), ["host", "second", "any"]);
     for number in 0..100 {
         keychain.extend(auths(&json!({ "r.example.com": named(&number.to_string()) })));
     }
-    assert_eq!(users(&keychain, "r.example.com", "x").len(), CANDIDATES);
+    assert_eq!(users(&keychain, "r.example.com", "x").len(), MAX_CANDIDATES);
     let twice = auths(&json!({ "https://r": named("decorated"), "r": named("plain") }));
     assert_eq!(users(&twice, "r", "x"), ["plain", "decorated"]);
 }
 
 #[test]
-fn entries_are_read_as_docker_and_the_kubelet_read_them() {
+fn entries_are_parsed_as_by_docker_and_the_kubelet() {
     let both = |username: &str, password: &str| Some((username.to_owned(), password.to_owned()));
     for (entry, expected) in [
         (json!({ "auth": "dTpw" }), both("u", "p")),
@@ -147,7 +147,7 @@ fn entries_are_read_as_docker_and_the_kubelet_read_them() {
 }
 
 #[test]
-fn tokens_are_told_from_passwords() {
+fn tokens_are_distinguished_from_passwords() {
     let found = |entry: Value| auths(&json!({ "r": entry })).find("r", "x").unwrap();
     let token = |found: &Credentials| {
         found
@@ -174,7 +174,7 @@ fn tokens_are_told_from_passwords() {
 }
 
 #[test]
-fn files_may_be_empty_null_or_marked() {
+fn empty_files_null_and_byte_order_marks_are_accepted() {
     for empty in [
         &b""[..],
         b" \n",
@@ -191,7 +191,7 @@ fn files_may_be_empty_null_or_marked() {
     }
     let marked = "\u{feff}{\"auths\":{\"r\":{\"auth\":\"dTpw\"}}}";
     assert!(Keychain::parse(marked.as_bytes()).unwrap().find("r", "x").is_some());
-    // Of a key that is written twice the last counts, as in Go.
+    // The last of two equal keys counts, as in Go.
     let twice = br#"{"auths":{"r":{"auth":"eDp5"},"r":{"auth":"eDp5","auth":"dTpw"}}}"#;
     assert_eq!(users(&Keychain::parse(twice).unwrap(), "r", "x"), ["u"]);
     let legacy = Keychain::parse_legacy(br#"{"https://r":{"auth":"dTpw"}}"#).unwrap();
@@ -199,7 +199,7 @@ fn files_may_be_empty_null_or_marked() {
 }
 
 #[test]
-fn helpers_are_chosen_by_registry() {
+fn helpers_are_selected_by_registry() {
     let keychain = chain(&json!({
         "credsStore": "store",
         "credHelpers": { "https://index.docker.io/v1/": "hub", "gcr.io": "gcr", "none.example.com": "", "*.b.org": "any" },
@@ -213,23 +213,29 @@ fn helpers_are_chosen_by_registry() {
     ] {
         assert_eq!(keychain.helper(host, "x"), expected, "{host}");
     }
-    let answer = of_helper(br#"{"ServerURL":"r","Username":"u","Secret":"p"}"#)
+    let answer = parse_helper_response(br#"{"ServerURL":"r","Username":"u","Secret":"p"}"#)
         .unwrap()
         .unwrap();
     assert_eq!((answer.username.as_str(), answer.password.expose_secret()), ("u", "p"));
-    let answer = of_helper(br#"{"Username":"<token>","Secret":"t"}"#).unwrap().unwrap();
+    let answer = parse_helper_response(br#"{"Username":"<token>","Secret":"t"}"#)
+        .unwrap()
+        .unwrap();
     assert_eq!(answer.identity_token.unwrap().expose_secret(), "t");
-    assert!(of_helper(br#"{"Username":"","Secret":""}"#).unwrap().is_none());
-    assert!(of_helper(b"").unwrap().is_none());
     assert!(
-        of_helper(b"hunter2")
+        parse_helper_response(br#"{"Username":"","Secret":""}"#)
+            .unwrap()
+            .is_none()
+    );
+    assert!(parse_helper_response(b"").unwrap().is_none());
+    assert!(
+        parse_helper_response(b"hunter2")
             .unwrap_err()
             .starts_with("not a docker credential")
     );
 }
 
 #[test]
-fn errors_tell_no_secret() {
+fn errors_contain_no_secret() {
     for bad in [
         &br#"{"auths":{"r":{"auth":"hunter2!"}}}"#[..],
         br#"{"auths":{"r":{"auth":["hunter2"]}}}"#,
@@ -254,7 +260,7 @@ fn errors_tell_no_secret() {
 }
 
 #[test]
-fn what_is_pushed_may_be_found_by_the_host_alone() {
+fn credentials_for_pushing_are_found_by_host() {
     let pushing = |auths: &str, host: &str, prefix: &str| {
         let keychain = Keychain::parse(format!(r#"{{"auths":{{{auths}}}}}"#).as_bytes()).unwrap();
         keychain.for_pushing(host, prefix).map(|found| found.username)
@@ -267,5 +273,5 @@ fn what_is_pushed_may_be_found_by_the_host_alone() {
     assert_eq!(pushing(one, "r:5000", "").as_deref(), Some("team"));
     assert_eq!(pushing(one, "r:5001", ""), None);
     assert_eq!(pushing(&both, "r:5000", "other/x").as_deref(), Some("other"));
-    assert_eq!(pushing(&both, "r:5000", ""), None, "which of them nobody knows");
+    assert_eq!(pushing(&both, "r:5000", ""), None, "the entries differ");
 }

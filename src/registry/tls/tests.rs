@@ -12,21 +12,22 @@ fn der(pem: &[u8]) -> CertificateDer<'static> {
     CertificateDer::from_pem_slice(pem).unwrap()
 }
 
-/// What comes of a server called `name` that shows `shown`, to whoever trusts `trusted`, so many years after it was issued.
-fn verify(trusted: &[u8], shown: &[u8], name: &'static str, years: f64) -> Result<(), rustls::Error> {
+/// Verifies a server called `name` that presents `presented`, `years` years after it was issued, with the trusted CA
+/// `trusted`.
+fn verify(trusted: &[u8], presented: &[u8], name: &'static str, years: f64) -> Result<(), rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Verifier::new(vec![der(trusted)], provider).unwrap();
-    let read = x509_cert::Certificate::from_der(&der(shown)).unwrap();
+    let read = x509_cert::Certificate::from_der(&der(presented)).unwrap();
     let issued = read.tbs_certificate().validity().not_before.to_unix_duration();
     let now = std::time::Duration::from_secs_f64(issued.as_secs_f64() + years * YEAR as f64);
     let name = ServerName::try_from(name).unwrap();
-    let verified = verifier.verify_server_cert(&der(shown), &[], &name, &[], UnixTime::since_unix_epoch(now));
+    let verified = verifier.verify_server_cert(&der(presented), &[], &name, &[], UnixTime::since_unix_epoch(now));
     verified.map(|_| ())
 }
 
 #[test]
-fn a_certificate_that_is_given_as_an_authority_is_believed_for_its_names_and_its_time() {
-    let refused = |trusted, shown, name, years| match verify(trusted, shown, name, years) {
+fn a_server_certificate_configured_as_ca_is_accepted_for_its_names_and_validity() {
+    let refused = |trusted, presented, name, years| match verify(trusted, presented, name, years) {
         Err(rustls::Error::InvalidCertificate(error)) => error,
         other => panic!("{name} after {years} years: {other:?}"),
     };
@@ -40,7 +41,7 @@ fn a_certificate_that_is_given_as_an_authority_is_believed_for_its_names_and_its
             "{error:?}"
         );
     }
-    // A common name is no name of a server (RFC 6125, section 6.4.4; RFC 9525).
+    // A common name is not a server name (RFC 6125, section 6.4.4; RFC 9525).
     let error = refused(WITHOUT_NAME, WITHOUT_NAME, "registry.example.com", 1.0);
     assert!(
         matches!(error, CertificateError::NotValidForNameContext { .. }),
@@ -62,25 +63,25 @@ fn a_certificate_that_is_given_as_an_authority_is_believed_for_its_names_and_its
 }
 
 #[test]
-fn one_that_is_not_given_is_not_believed() {
+fn other_self_signed_certificates_are_rejected() {
     let error = verify(AUTHORITY, SELF_SIGNED, "registry.example.com", 1.0).unwrap_err();
     assert!(error.to_string().contains("CaUsedAsEndEntity"), "{error}");
 }
 
 #[test]
-fn only_what_can_be_used_is_taken() {
+fn unusable_certificates_and_keys_are_rejected() {
     let trust = |authorities: Option<&[u8]>, certificate: Option<&[u8]>, key: Option<&str>| Trust {
         authorities: authorities.map(<[u8]>::to_vec),
         certificate: certificate.map(<[u8]>::to_vec),
         key: key.map(|key| key.to_owned().into()),
     };
-    assert!(config(&trust(Some(SELF_SIGNED), None, None)).is_ok());
+    assert!(client_config(&trust(Some(SELF_SIGNED), None, None)).is_ok());
     for bad in [
         trust(Some(b"junk"), None, None),
         trust(None, Some(SELF_SIGNED), None),
         trust(None, Some(SELF_SIGNED), Some("junk")),
         trust(Some(SELF_SIGNED), Some(b"junk"), Some("junk")),
     ] {
-        assert!(matches!(config(&bad), Err(TlsSetupError::Given(_))));
+        assert!(matches!(client_config(&bad), Err(TlsSetupError::Configured(_))));
     }
 }

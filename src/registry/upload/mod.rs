@@ -38,14 +38,14 @@
 //! A POST continues when its caller is dropped, so that the upload that it started can be cancelled. A refused mount
 //! starts an upload, which is used for the next blob, and cancelled together with the destination.
 
-mod part_size;
+mod error;
+mod mount;
 mod replay_buffer;
 mod request;
 mod session;
 mod window;
 mod write_permit;
 
-use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -54,81 +54,56 @@ use reqwest::Method;
 use url::Url;
 
 use self::replay_buffer::ReplayBuffer;
-use self::request::{Failure, Part, PartFailure, Redirect};
+use self::request::{FailedRequest, Part, PartError, Redirect};
+use self::session::Session;
 use self::write_permit::WritePermit;
-use super::client::{REDIRECTS, RegistryResponse, too_many_redirects};
+use super::client::{MAX_REDIRECTS, RegistryResponse, too_many_redirects};
 use super::error::{Error, Kind, backoff};
-use super::repository::{Repository, answered_digest, same_digest};
+use super::part_size;
+use super::repository::{Repository, check_digest, digest_header};
 use crate::oci::Digest;
 
-pub(super) use self::part_size::PartSize;
+pub use self::error::UploadError;
+pub use self::mount::MountResult;
+pub use self::session::PendingUpload;
 #[cfg(fuzzing)]
-pub(super) use self::session::received;
-pub(super) use self::session::{Session, to_its_end};
+pub(super) use self::session::parse_range;
 
-/// How often an upload is gone on with while it does not get on.
-const RESUMPTIONS: u32 = 4;
-/// Bytes after which an upload counts as getting on.
+/// Resumptions of an upload without progress.
+const MAX_RESUMPTIONS: u32 = 4;
+/// Bytes that count as progress.
 const PROGRESS: u64 = 8 * 1024 * 1024;
-/// How often a registry that is away is asked for an upload's status: some seconds.
-const ASKED: u32 = 5;
-
-/// Why an upload ended early: by its source, unchanged, or by the registry.
-#[derive(Debug)]
-pub enum UploadError<E> {
-    /// The content broke off with this.
-    Source(E),
-    /// The registry did.
-    Registry(Error),
-    /// The registry did, and lost what it had: it may take the same content from its beginning.
-    Lost(Error),
-}
-
-impl<E> From<Error> for UploadError<E> {
-    fn from(error: Error) -> Self {
-        Self::Registry(error)
-    }
-}
-
-impl<E: fmt::Display> fmt::Display for UploadError<E> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Source(error) => error.fmt(formatter),
-            Self::Registry(error) | Self::Lost(error) => error.fmt(formatter),
-        }
-    }
-}
-
-/// An upload that the registry began where it would not mount the blob. Unused, it is given up when it is dropped.
-pub struct PendingUpload(pub(super) Session);
+/// Attempts to get the status of an upload from an unavailable registry: some seconds.
+const STATUS_ATTEMPTS: u32 = 5;
 
 impl Repository {
-    /// Stores a blob, and returns the digest and size in bytes of what was stored. `digest` and `size` are
-    /// what the content must have, when known; without a digest it is stored under the one it has. On any
-    /// error, and when the future is dropped, nothing is stored and the session is given up.
+    /// Pushes a blob and returns its digest and size in bytes. `digest` and `size` are the expected values, if known;
+    /// without a digest, the blob is stored under the digest of the content. On an error, or when the future is
+    /// dropped, nothing is stored and the session is cancelled.
     pub async fn upload<E>(
         &self,
         digest: Option<&Digest>,
         size: Option<u64>,
         bytes: BoxStream<'_, Result<Bytes, E>>,
     ) -> Result<(Digest, u64), UploadError<E>> {
-        self.upload_begun(None, digest, size, bytes).await
+        self.resume_upload(None, digest, size, bytes).await
     }
 
-    /// The same in a session that was begun before, if there is one.
-    pub async fn upload_begun<E>(
+    /// Like [`Repository::upload`], in the session of `pending` if there is one.
+    pub async fn resume_upload<E>(
         &self,
-        begun: Option<PendingUpload>,
+        pending: Option<PendingUpload>,
         digest: Option<&Digest>,
         size: Option<u64>,
         bytes: BoxStream<'_, Result<Bytes, E>>,
     ) -> Result<(Digest, u64), UploadError<E>> {
-        // Held to the end as long as content flows: between two parts nobody may come who waits for a turn to read, while who
-        // reads waits for this permit to go on.
+        // Held for the whole upload while content flows. If it were released between two parts, another upload could
+        // acquire it and wait for a read permit, while the reader that holds that permit, the source of this upload,
+        // waits for the write permit.
         let permit = WritePermit::acquire(self.registry()).await?;
-        let session = match begun {
+        let session = match pending {
             Some(PendingUpload(session)) => session,
-            None => Session::begin(self).await?,
+            None => Session::start(self).await?,
         };
         let label = match (digest, size) {
             (Some(_), Some(_)) => session.label(&Method::PUT),
@@ -138,25 +113,25 @@ impl Repository {
             repository: self,
             permit,
             session,
-            feed: ReplayBuffer::new(digest, size, bytes, label),
+            buffer: ReplayBuffer::new(digest, size, bytes, label),
             digest,
             size,
             acknowledged: 0,
-            doubtful: false,
+            is_uncertain: false,
             unauthorized: false,
             redirect: None,
-            redirects: 0,
-            apart: self.registry().pace().sends_apart(),
-            broken: 0,
-            broken_at: 0,
+            redirect_count: 0,
+            separate_commit: self.registry().part_size().uses_separate_commit(),
+            failures: 0,
+            failed_at: 0,
         };
         loop {
             let done = match upload.step().await {
                 Ok(done) => done,
-                Err(PartFailure::Ended(error)) => return Err(error),
-                Err(PartFailure::Request(failure)) => upload.recover(failure).await?,
-                Err(PartFailure::Redirected(redirect)) => {
-                    upload.go_elsewhere(redirect)?;
+                Err(PartError::Final(error)) => return Err(error),
+                Err(PartError::Request(failure)) => upload.recover(failure).await?,
+                Err(PartError::Redirected(redirect)) => {
+                    upload.follow_redirect(redirect)?;
                     None
                 }
             };
@@ -167,75 +142,88 @@ impl Repository {
     }
 }
 
-/// A blob on its way.
+/// An upload in progress.
 struct Upload<'r, 'a, E> {
     repository: &'r Repository,
     permit: WritePermit,
     session: Session,
-    feed: ReplayBuffer<'a, E>,
+    buffer: ReplayBuffer<'a, E>,
     digest: Option<&'a Digest>,
     size: Option<u64>,
-    /// Bytes that the registry said to have.
+    /// Bytes that the registry acknowledged.
     acknowledged: u64,
-    /// A request of this session broke, so what it has may be other than it says.
-    doubtful: bool,
-    /// A request was refused for who sends it.
+    /// A request of this session broke, so the registry may have other content than it reports.
+    is_uncertain: bool,
+    /// A request was refused as unauthorized.
     unauthorized: bool,
-    /// Where the next request goes, if it is of this method.
+    /// The redirect target of the next request, for this method only.
     redirect: Option<(Method, Url)>,
-    /// How often one request was redirected.
-    redirects: usize,
+    /// Redirects of the current request.
+    redirect_count: usize,
     /// The content is sent before the request that commits it.
-    apart: bool,
-    /// Failures since it got on.
-    broken: u32,
-    broken_at: u64,
+    separate_commit: bool,
+    /// Failures since the last progress.
+    failures: u32,
+    failed_at: u64,
 }
 
+/// Digest and length of a stored blob.
 type Stored = (Digest, u64);
 
+/// How to continue after a failed request.
+enum Recovery {
+    /// In the same session, after a delay.
+    Resume(Duration),
+    /// In a new session.
+    Restart,
+    Fail,
+    /// Fail, unless the blob exists already.
+    FailUnlessStored,
+}
+
 impl<E> Upload<'_, '_, E> {
-    /// The next request. What was stored, when that is all.
-    async fn step(&mut self) -> Result<Option<Stored>, PartFailure<E>> {
-        let learned = self.repository.registry().pace().part();
-        let from = self.feed.at();
+    /// Sends the next request. Returns what was stored when the upload is complete.
+    async fn step(&mut self) -> Result<Option<Stored>, PartError<E>> {
+        let size_limit = self.repository.registry().part_size().limit();
+        let from = self.buffer.offset();
         if let (Some(digest), Some(size), 0) = (self.digest, self.size, from)
-            && learned.is_none_or(|part| size <= part)
-            && !self.apart
+            && size_limit.is_none_or(|part| size <= part)
+            && !self.separate_commit
         {
             let part = Part {
                 method: Method::PUT,
-                url: self.target(&Method::PUT, |session| session.committing(digest)),
-                most: u64::MAX,
+                url: self.target(&Method::PUT, |session| session.commit_url(digest)),
+                max_length: u64::MAX,
                 length: Some(size),
-                ranged: false,
+                has_range: false,
             };
-            let answer = request::send(&self.session, &mut self.permit, &mut self.feed, part).await?;
-            return self.committed(&answer).map(Some).map_err(ended);
+            let response = request::send(&self.session, &mut self.permit, &mut self.buffer, part).await?;
+            return self.commit(&response).map(Some).map_err(final_error);
         }
-        if self.feed.more().await.map_err(PartFailure::Ended)? {
-            let part = match (learned, from) {
+        if self.buffer.has_more().await.map_err(PartError::Final)? {
+            let part = match (size_limit, from) {
                 (Some(part), _) => part,
                 (None, 0) => u64::MAX,
-                (None, _) => part_size::LARGEST,
+                (None, _) => part_size::MAX,
             };
             let part = Part {
                 method: Method::PATCH,
                 url: self.target(&Method::PATCH, |session| session.url.clone()),
-                most: part,
+                max_length: part,
                 length: self.size.map(|size| size.saturating_sub(from).min(part)),
-                // The one request that docker sends too is known also where ranges are not.
-                ranged: part < u64::MAX,
+                // Unlike ranged parts, one request with everything works in all registries, because docker sends it
+                // too.
+                has_range: part < u64::MAX,
             };
-            let answer = request::send(&self.session, &mut self.permit, &mut self.feed, part).await?;
-            self.session.moved(&answer).map_err(ended)?;
-            self.acknowledged = self.feed.at();
-            self.redirects = 0;
+            let response = request::send(&self.session, &mut self.permit, &mut self.buffer, part).await?;
+            self.session.update_url(&response).map_err(final_error)?;
+            self.acknowledged = self.buffer.offset();
+            self.redirect_count = 0;
             return Ok(None);
         }
-        let Some(digest) = self.feed.verified().map(|(digest, _)| digest.clone()) else {
+        let Some(digest) = self.buffer.verified().map(|(digest, _)| digest.clone()) else {
             let detail = "the content ended before its digest was known";
-            return Err(ended(Error::new(
+            return Err(final_error(Error::new(
                 Kind::Interrupted,
                 self.session.label(&Method::PUT),
                 detail,
@@ -243,198 +231,213 @@ impl<E> Upload<'_, '_, E> {
         };
         let part = Part {
             method: Method::PUT,
-            url: self.target(&Method::PUT, |session| session.committing(&digest)),
-            most: 0,
+            url: self.target(&Method::PUT, |session| session.commit_url(&digest)),
+            max_length: 0,
             length: Some(0),
-            ranged: false,
+            has_range: false,
         };
-        let answer = request::send(&self.session, &mut self.permit, &mut self.feed, part).await?;
-        self.committed(&answer).map(Some).map_err(ended)
+        let response = request::send(&self.session, &mut self.permit, &mut self.buffer, part).await?;
+        self.commit(&response).map(Some).map_err(final_error)
     }
 
-    /// Where a request of `method` goes: where the last one was redirected, else where the session says.
-    fn target(&mut self, method: &Method, usual: impl FnOnce(&Session) -> Url) -> Url {
+    /// The URL of the next request: the redirect target, else the URL of the session.
+    fn target(&mut self, method: &Method, default_url: impl FnOnce(&Session) -> Url) -> Url {
         let redirect = self.redirect.take().filter(|(redirected, _)| redirected == method);
-        redirect.map_or_else(|| usual(&self.session), |(_, to)| to)
+        redirect.map_or_else(|| default_url(&self.session), |(_, to)| to)
     }
 
-    /// Has the blobs that follow sent as this one was, or is to be.
-    fn remember(&self) {
-        if self.apart {
-            self.repository.registry().pace().send_apart();
+    /// Makes later uploads to this registry commit in the same way.
+    fn record_separate_commit(&self) {
+        if self.separate_commit {
+            self.repository.registry().part_size().use_separate_commit();
         }
     }
 
-    /// Makes the next step send the same bytes where the registry wants them.
-    fn go_elsewhere(&mut self, redirect: Redirect) -> Result<(), UploadError<E>> {
+    /// Makes the next step send the same bytes to the redirect target.
+    fn follow_redirect(&mut self, redirect: Redirect) -> Result<(), UploadError<E>> {
         let Redirect { method, to, from } = redirect;
         let label = self.session.label(&method);
-        self.redirects += 1;
-        if self.redirects > REDIRECTS {
+        self.redirect_count += 1;
+        if self.redirect_count > MAX_REDIRECTS {
             return Err(too_many_redirects(&label).into());
         }
-        if !self.feed.seek(from) {
-            let detail = "the registry redirects a part after it took more of it than is kept";
+        if !self.buffer.seek(from) {
+            let detail = "the registry redirects a part after it received more than the replay window";
             return Err(UploadError::Lost(Error::new(Kind::Protocol, label, detail)));
         }
         self.redirect = Some((method, to));
         Ok(())
     }
 
-    fn committed(&mut self, answer: &RegistryResponse) -> Result<Stored, Error> {
-        let Some((found, length)) = self.feed.verified() else {
-            let detail = "the registry answers before it has the content";
-            return Err(Error::new(Kind::Protocol, &answer.label, detail));
+    fn commit(&mut self, response: &RegistryResponse) -> Result<Stored, Error> {
+        let Some((found, length)) = self.buffer.verified() else {
+            let detail = "the registry responded before it received the content";
+            return Err(Error::new(Kind::Protocol, &response.label, detail));
         };
-        self.session.committed();
-        self.remember();
-        if let Some(stored) = answered_digest(answer) {
-            same_digest(&answer.label, found.as_str(), &stored)?;
+        self.session.mark_committed();
+        self.record_separate_commit();
+        if let Some(stored) = digest_header(response) {
+            check_digest(&response.label, found.as_str(), &stored)?;
         }
         Ok((found.clone(), length))
     }
 
-    /// Makes the next step go on where the registry is, after a request that failed. What is stored, when that turns
-    /// out to be all.
-    async fn recover(&mut self, failure: Failure) -> Result<Option<Stored>, UploadError<E>> {
-        let Failure {
-            error,
-            from,
-            length,
-            commits,
-            carried,
-            took,
-        } = failure;
-        let pace = self.repository.registry().pace();
-        let mut pause = Duration::ZERO;
-        let mut lost = false;
-        // Some say so of a range that they cannot take for its length. Where a request of the session broke before, it is
-        // the range.
-        let large = match error.kind() {
-            Kind::TooLarge => true,
-            Kind::Status(416) => !self.doubtful,
-            _ => false,
+    /// Prepares the next step after a failed request. Returns what is stored, if it turns out that the blob is
+    /// complete.
+    async fn recover(&mut self, failure: FailedRequest) -> Result<Option<Stored>, UploadError<E>> {
+        let is_416 = failure.error.kind() == &Kind::Status(416);
+        // Some registries return 416 for a part that is too long. After a broken request of the session, 416 means that
+        // the range is wrong.
+        let is_too_large = failure.error.kind() == &Kind::TooLarge || is_416 && !self.is_uncertain;
+        let part_size = self.repository.registry().part_size();
+        // Halving ends at the smallest part.
+        let is_reduced = is_too_large && part_size.record_too_large(failure.length);
+        let recovery = match is_reduced {
+            true => Recovery::Resume(Duration::ZERO),
+            false => self.choose_recovery(&failure),
         };
-        // How often is bounded by what there is to halve.
-        let smaller = large && pace.too_large(length);
-        match error.kind() {
-            _ if smaller => {}
-            // Some take content by PATCH only.
-            Kind::NotFound | Kind::Unsupported | Kind::Invalid | Kind::Status(400..=415 | 417..=499)
-                if commits && length > 0 && !self.doubtful && !error.temporary() && !self.apart =>
-            {
-                self.apart = true;
-                lost = true;
+        let FailedRequest { error, from, .. } = failure;
+        let (delay, is_lost) = match recovery {
+            Recovery::Resume(delay) => (delay, false),
+            Recovery::Restart => (Duration::ZERO, true),
+            Recovery::Fail => return Err(error.into()),
+            Recovery::FailUnlessStored => {
+                return self.stored_blob().await.map(Some).ok_or_else(|| error.into());
             }
-            // Asking for the status renews the token.
-            Kind::Unauthorized if !self.unauthorized => self.unauthorized = true,
-            Kind::NotFound => lost = true,
-            // What the registry has is not what it said, or it cannot go on with it.
-            Kind::Status(416) => pause = backoff(self.broken + 1),
-            Kind::DigestMismatch | Kind::Invalid | Kind::Unsupported | Kind::Denied if self.doubtful => lost = true,
-            Kind::Status(400..500) if self.doubtful && !error.temporary() => lost = true,
-            Kind::RateLimited { .. } => match error.pause(self.broken + 1) {
-                Some(asked) => pause = asked,
-                None => return Err(error.into()),
-            },
-            Kind::Status(status) if error.temporary() => {
-                pace.broke(carried, took, *status == 504);
-                pause = backoff(self.broken + 1);
-            }
-            Kind::Interrupted => {
-                pace.broke(carried, took, false);
-                pause = backoff(self.broken + 1);
-            }
-            Kind::TimedOut | Kind::Unavailable => pause = backoff(self.broken + 1),
-            _ => {
-                // Somebody else may have stored the same meanwhile, which some do not let be stored twice.
-                return match commits {
-                    true => self.standing().await.map(Some).ok_or_else(|| error.into()),
-                    false => Err(error.into()),
-                };
-            }
+        };
+        if !is_reduced {
+            // A timeout has taken long enough, so only one more attempt follows.
+            self.failures += match error.kind() {
+                Kind::TimedOut => MAX_RESUMPTIONS - 1,
+                _ => 1,
+            };
         }
-        match error.kind() {
-            _ if smaller => {}
-            // It was waited for already.
-            Kind::TimedOut => self.broken += RESUMPTIONS - 1,
-            _ => self.broken += 1,
-        }
-        if self.broken > RESUMPTIONS {
+        if self.failures > MAX_RESUMPTIONS {
             return Err(error.into());
         }
-        tracing::debug!(%error, ?pause, acknowledged = self.acknowledged, "going on with an upload");
-        tokio::time::sleep(pause).await;
-        let sound = smaller && !self.doubtful;
-        self.doubtful = true;
-        let received = if lost { None } else { self.ask().await? };
-        // Nothing of the part was taken, so nothing is unclear.
-        self.doubtful = !(sound && received == Some(from));
-        // Refused where the registry says again that it is.
-        let refused = !smaller && error.kind() == &Kind::Status(416) && received == Some(from);
+        tracing::debug!(%error, ?delay, acknowledged = self.acknowledged, "resuming an upload");
+        tokio::time::sleep(delay).await;
+        let was_certain = is_reduced && !self.is_uncertain;
+        self.is_uncertain = true;
+        let received = if is_lost { None } else { self.received_bytes().await? };
+        // If nothing of the part was accepted, the state of the session is still certain.
+        self.is_uncertain = !(was_certain && received == Some(from));
+        // The registry refuses the range although it confirms the offset.
+        let is_refused = !is_reduced && is_416 && received == Some(from);
         match received {
-            Some(received) if !refused && self.feed.seek(received) => {
-                if received >= self.broken_at + PROGRESS {
-                    self.broken = 0;
-                    self.broken_at = received;
+            Some(received) if !is_refused && self.buffer.seek(received) => {
+                if received >= self.failed_at + PROGRESS {
+                    self.failures = 0;
+                    self.failed_at = received;
                     self.unauthorized = false;
                 }
                 Ok(None)
             }
-            _ => self.anew(error).await,
+            _ => self.restart(error).await,
         }
     }
 
-    /// How many bytes the registry has; none when it lost them.
-    async fn ask(&mut self) -> Result<Option<u64>, Error> {
-        let mut asked = 0;
+    fn choose_recovery(&mut self, failure: &FailedRequest) -> Recovery {
+        let FailedRequest {
+            error,
+            length,
+            commits,
+            carried,
+            elapsed,
+            ..
+        } = failure;
+        let part_size = self.repository.registry().part_size();
+        let delay = backoff(self.failures + 1);
+        let is_temporary = error.is_temporary();
+        match error.kind() {
+            // Some registries accept content by PATCH only.
+            Kind::NotFound | Kind::Unsupported | Kind::Invalid | Kind::Status(400..=415 | 417..=499)
+                if *commits && *length > 0 && !self.is_uncertain && !is_temporary && !self.separate_commit =>
+            {
+                self.separate_commit = true;
+                Recovery::Restart
+            }
+            // The status request renews the token.
+            Kind::Unauthorized if !self.unauthorized => {
+                self.unauthorized = true;
+                Recovery::Resume(Duration::ZERO)
+            }
+            Kind::NotFound => Recovery::Restart,
+            // The registry has other content than it reported, or cannot continue with it.
+            Kind::Status(416) => Recovery::Resume(delay),
+            Kind::DigestMismatch | Kind::Invalid | Kind::Unsupported | Kind::Denied if self.is_uncertain => {
+                Recovery::Restart
+            }
+            Kind::Status(400..500) if self.is_uncertain && !is_temporary => Recovery::Restart,
+            Kind::RateLimited { .. } => match error.retry_delay(self.failures + 1) {
+                Some(delay) => Recovery::Resume(delay),
+                None => Recovery::Fail,
+            },
+            Kind::Status(status) if is_temporary => {
+                part_size.record_broken(*carried, *elapsed, *status == 504);
+                Recovery::Resume(delay)
+            }
+            Kind::Interrupted => {
+                part_size.record_broken(*carried, *elapsed, false);
+                Recovery::Resume(delay)
+            }
+            Kind::TimedOut | Kind::Unavailable => Recovery::Resume(delay),
+            // Another client may have stored the same blob, which some registries do not accept twice.
+            _ if *commits => Recovery::FailUnlessStored,
+            _ => Recovery::Fail,
+        }
+    }
+
+    /// The number of bytes that the registry has; `None` if it lost them.
+    async fn received_bytes(&mut self) -> Result<Option<u64>, Error> {
+        let mut attempts = 0;
         loop {
             match self.session.status().await {
-                // Some registries say what they had before the last part, which they acknowledged.
+                // Some registries report less than they acknowledged.
                 Ok(received) => return Ok(received.map(|received| received.max(self.acknowledged))),
-                // It does not know how to say.
+                // The registry does not support status requests.
                 Err(error) if matches!(error.kind(), Kind::Status(_)) => return Ok(None),
                 Err(error) => {
-                    asked += 1;
-                    if asked >= ASKED || error.kind() != &Kind::Unavailable {
+                    attempts += 1;
+                    if attempts >= STATUS_ATTEMPTS || error.kind() != &Kind::Unavailable {
                         return Err(error);
                     }
-                    tokio::time::sleep(backoff(asked)).await;
+                    tokio::time::sleep(backoff(attempts)).await;
                 }
             }
         }
     }
 
-    /// What was to be stored, if all of it was found right and it stands in the registry.
-    async fn standing(&mut self) -> Option<Stored> {
-        let verified = self.feed.verified();
+    /// The blob, if it was verified and exists in the registry.
+    async fn stored_blob(&mut self) -> Option<Stored> {
+        let verified = self.buffer.verified();
         let (digest, length) = verified.map(|(digest, length)| (digest.clone(), length))?;
-        let standing = self.repository.head_blob_within_turn(&digest).await.ok().flatten();
-        (standing == Some(length)).then_some((digest, length))
+        let stored_length = self.repository.head_blob_holding_permit(&digest).await.ok().flatten();
+        (stored_length == Some(length)).then_some((digest, length))
     }
 
-    /// Begins again, unless the blob stands: the answer that said so may be what was lost.
-    async fn anew(&mut self, error: Error) -> Result<Option<Stored>, UploadError<E>> {
-        if let Some(stored) = self.standing().await {
+    /// Restarts the upload, unless the blob exists: only the response may have been lost.
+    async fn restart(&mut self, error: Error) -> Result<Option<Stored>, UploadError<E>> {
+        if let Some(stored) = self.stored_blob().await {
             return Ok(Some(stored));
         }
-        if !self.feed.seek(0) {
+        if !self.buffer.seek(0) {
             return Err(match error.kind() {
-                // Whoever stands still does so for the next reading too.
+                // A registry that makes no progress would not make any on another attempt either.
                 Kind::TimedOut => UploadError::Registry(error),
                 _ => {
-                    self.remember();
+                    self.record_separate_commit();
                     UploadError::Lost(error)
                 }
             });
         }
-        self.session = Session::begin(self.repository).await?;
+        self.session = Session::start(self.repository).await?;
         self.acknowledged = 0;
-        self.doubtful = false;
+        self.is_uncertain = false;
         Ok(None)
     }
 }
 
-fn ended<E>(error: Error) -> PartFailure<E> {
-    PartFailure::Ended(error.into())
+fn final_error<E>(error: Error) -> PartError<E> {
+    PartError::Final(error.into())
 }

@@ -1,48 +1,48 @@
-//! The content of a blob on its way out: hashed as it passes, and given again from where a connection lost it.
+//! Content of an upload that is hashed while it is read, and can be replayed after a connection broke.
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{BoxStream, StreamExt};
 use tokio::task::JoinError;
 
-use super::UploadError;
-use super::window::Window;
+use super::error::UploadError;
+use super::window::ReplayWindow;
 use crate::hashing::BackgroundHasher;
 use crate::oci::Digest;
 use crate::registry::error::{Error, Kind};
 
-/// The largest piece in bytes that is handed on at once.
-const PIECE: usize = 1024 * 1024;
+/// Maximum size of a chunk in bytes.
+const CHUNK_SIZE: usize = 1024 * 1024;
 
-/// Content that is read once and can be handed on more than once, as far as its window reaches. The last piece is
-/// held back until digest and length were found right.
+/// Content that is read once from its source, and can be replayed as far as its window reaches. The last chunk is held
+/// back until digest and length are verified.
 ///
-/// No future of it loses anything when it is dropped.
+/// Its futures are cancel-safe.
 pub(super) struct ReplayBuffer<'a, E> {
     content: BoxStream<'a, Result<Bytes, E>>,
     digest: Option<&'a Digest>,
     size: Option<u64>,
-    /// For messages.
+    /// The label of the request, for messages.
     label: String,
-    /// Bytes that came.
+    /// Bytes read from the source.
     length: u64,
-    /// What came and is not hashed yet: a chunk, and the piece of it that is next.
+    /// Read but not hashed: the rest of a chunk, and the next part of it.
     chunk: Bytes,
-    piece: Option<Bytes>,
-    /// Hashed, and not handed on before what follows is known.
-    held: Option<Bytes>,
-    hashing: Hash,
-    window: Window,
+    unhashed: Option<Bytes>,
+    /// Hashed, and held back until the following chunk is known.
+    held_back: Option<Bytes>,
+    hash: HashState,
+    window: ReplayWindow,
 }
 
-enum Hash {
+enum HashState {
     Running(BackgroundHasher),
     Ending(BoxFuture<'static, Result<Digest, JoinError>>),
     Ended(Digest),
 }
 
 impl<'a, E> ReplayBuffer<'a, E> {
-    /// `digest` and `size` are what the content must have, when known.
+    /// `digest` and `size` are the expected values, if known.
     pub fn new(
         digest: Option<&'a Digest>,
         size: Option<u64>,
@@ -56,46 +56,46 @@ impl<'a, E> ReplayBuffer<'a, E> {
             label,
             length: 0,
             chunk: Bytes::new(),
-            piece: None,
-            held: None,
-            hashing: Hash::Running(BackgroundHasher::new(digest)),
-            window: Window::new(),
+            unhashed: None,
+            held_back: None,
+            hash: HashState::Running(BackgroundHasher::new(digest)),
+            window: ReplayWindow::new(),
         }
     }
 
-    /// The offset of what is handed on next.
-    pub fn at(&self) -> u64 {
-        self.window.at()
+    /// The offset of the next byte to send.
+    pub fn offset(&self) -> u64 {
+        self.window.offset()
     }
 
-    /// Digest and length of the whole, once its end came and both were found right.
+    /// Digest and length of the whole content, after both were verified at its end.
     pub fn verified(&self) -> Option<(&Digest, u64)> {
-        match &self.hashing {
-            Hash::Ended(digest) => Some((digest, self.length)),
-            Hash::Running(_) | Hash::Ending(_) => None,
+        match &self.hash {
+            HashState::Ended(digest) => Some((digest, self.length)),
+            HashState::Running(_) | HashState::Ending(_) => None,
         }
     }
 
-    /// Goes to an offset. False when what lies there is not kept any more.
-    pub fn seek(&mut self, at: u64) -> bool {
-        self.window.seek(at)
+    /// Moves to an offset. Returns false if its bytes are not kept any more.
+    pub fn seek(&mut self, offset: u64) -> bool {
+        self.window.seek(offset)
     }
 
-    /// Whether something is left to hand on; waits for it, or for the end.
-    pub async fn more(&mut self) -> Result<bool, UploadError<E>> {
+    /// Whether there are more bytes to send; waits for them, or for the end.
+    pub async fn has_more(&mut self) -> Result<bool, UploadError<E>> {
         if self.window.is_at_end() {
             match self.read().await? {
-                Some(piece) => self.window.push(piece),
+                Some(chunk) => self.window.push(chunk),
                 None => return Ok(false),
             }
         }
         Ok(true)
     }
 
-    /// The next bytes, at most `most`; none at the end of the content.
-    pub async fn next(&mut self, most: u64) -> Result<Option<Bytes>, UploadError<E>> {
-        Ok(if self.more().await? {
-            self.window.take(most)
+    /// The next bytes, at most `max_length`; `None` at the end of the content.
+    pub async fn next(&mut self, max_length: u64) -> Result<Option<Bytes>, UploadError<E>> {
+        Ok(if self.has_more().await? {
+            self.window.take(max_length)
         } else {
             None
         })
@@ -103,31 +103,31 @@ impl<'a, E> ReplayBuffer<'a, E> {
 
     async fn read(&mut self) -> Result<Option<Bytes>, UploadError<E>> {
         loop {
-            let hashing = match &mut self.hashing {
-                Hash::Running(hashing) => hashing,
-                Hash::Ending(ending) => {
+            let hash = match &mut self.hash {
+                HashState::Running(hash) => hash,
+                HashState::Ending(ending) => {
                     let found = ending.await.map_err(|error| {
-                        let detail = format!("hashing was given up: {error}");
+                        let detail = format!("hashing was aborted: {error}");
                         Error::new(Kind::Interrupted, &self.label, detail)
                     })?;
                     if let Some(digest) = self.digest.filter(|digest| found != **digest) {
-                        return Err(self.mismatch(format!("{digest} is expected, and the content has {found}")));
+                        return Err(self.mismatch(format!("expected {digest}, but the content has {found}")));
                     }
-                    self.hashing = Hash::Ended(found);
+                    self.hash = HashState::Ended(found);
                     continue;
                 }
-                Hash::Ended(_) => return Ok(self.held.take()),
+                HashState::Ended(_) => return Ok(self.held_back.take()),
             };
-            if let Some(piece) = &self.piece {
-                hashing.update(piece).await;
-                let piece = self.piece.take();
-                match std::mem::replace(&mut self.held, piece) {
+            if let Some(chunk) = &self.unhashed {
+                hash.update(chunk).await;
+                let hashed = self.unhashed.take();
+                match std::mem::replace(&mut self.held_back, hashed) {
                     None => continue,
                     before => return Ok(before),
                 }
             }
             if !self.chunk.is_empty() {
-                self.piece = Some(self.chunk.split_to(self.chunk.len().min(PIECE)));
+                self.unhashed = Some(self.chunk.split_to(self.chunk.len().min(CHUNK_SIZE)));
                 continue;
             }
             match self.content.next().await {
@@ -135,16 +135,16 @@ impl<'a, E> ReplayBuffer<'a, E> {
                     self.chunk = chunk.map_err(UploadError::Source)?;
                     self.length += self.chunk.len() as u64;
                     if let Some(size) = self.size.filter(|size| self.length > *size) {
-                        return Err(self.mismatch(format!("more than the {size} bytes that are expected arrive")));
+                        return Err(self.mismatch(format!("received more than the expected {size} bytes")));
                     }
                 }
                 None => {
                     let length = self.length;
                     if let Some(size) = self.size.filter(|size| length != *size) {
-                        return Err(self.mismatch(format!("{size} bytes are expected, and {length} arrived")));
+                        return Err(self.mismatch(format!("expected {size} bytes, but received {length}")));
                     }
-                    let hashing = std::mem::replace(hashing, BackgroundHasher::new(None));
-                    self.hashing = Hash::Ending(hashing.finish().boxed());
+                    let hash = std::mem::replace(hash, BackgroundHasher::new(None));
+                    self.hash = HashState::Ending(hash.finish().boxed());
                 }
             }
         }

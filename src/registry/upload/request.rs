@@ -1,4 +1,4 @@
-//! One request that carries a part of a blob.
+//! Sends one request that carries a part of a blob.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -12,99 +12,100 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use url::Url;
 
-use super::UploadError;
+use super::error::UploadError;
 use super::replay_buffer::ReplayBuffer;
 use super::session::Session;
-use super::write_permit::{PAUSE, WritePermit};
-use crate::registry::client::{RegistryResponse, leads_away};
+use super::write_permit::{MAX_IDLE, WritePermit};
+use crate::registry::client::{Registry, RegistryResponse, redirected_to_other_host};
 use crate::registry::error::{Error, Kind};
 
-/// Pieces that wait for the connection.
-const WAITING: usize = 2;
-/// A registry may read a blob again before it answers; it is given the time that this many bytes a second take.
+/// Chunks that are queued for the connection.
+const QUEUED_CHUNKS: usize = 2;
+/// The minimum rate in bytes per second at which a registry is expected to verify a blob before it responds to the
+/// commit.
 const COMMIT_RATE: u64 = 20 * 1024 * 1024;
 
-/// What of a feed goes where.
+/// The part of the content that a request carries.
 pub(super) struct Part {
     pub method: Method,
     pub url: Url,
-    /// Bytes at most.
-    pub most: u64,
-    /// Bytes exactly, where that is known before.
+    /// Maximum number of bytes.
+    pub max_length: u64,
+    /// Exact number of bytes, if known in advance.
     pub length: Option<u64>,
-    /// Whether the registry is told which bytes of the blob these are; only of use with a length.
-    pub ranged: bool,
+    /// Whether to send `Content-Range`; requires a length.
+    pub has_range: bool,
 }
 
-/// Why a part did not arrive.
-pub(super) enum PartFailure<E> {
-    /// Nothing of it arrives at another try either.
-    Ended(UploadError<E>),
+/// Why a part was not sent.
+pub(super) enum PartError<E> {
+    /// Another attempt would fail too.
+    Final(UploadError<E>),
     /// The request failed.
-    Request(Failure),
-    /// The registry wants it elsewhere.
+    Request(FailedRequest),
+    /// The registry redirected the request.
     Redirected(Redirect),
 }
 
-/// A request that belongs elsewhere.
+/// A redirected request.
 pub(super) struct Redirect {
     pub method: Method,
     pub to: Url,
-    /// Where in the blob it began.
+    /// The offset in the blob at which it started.
     pub from: u64,
 }
 
-/// A request that failed.
-pub(super) struct Failure {
+/// A failed request.
+pub(super) struct FailedRequest {
     pub error: Error,
-    /// Where in the blob it began.
+    /// The offset in the blob at which it started.
     pub from: u64,
-    /// Bytes that it was to carry, or where that was not known, that it had.
+    /// Bytes that it was to carry, or that it carried if the length was unknown.
     pub length: u64,
     /// Whether it was to commit the blob.
     pub commits: bool,
-    /// Bytes that the connection had taken.
+    /// Bytes that the connection had accepted.
     pub carried: u64,
-    /// How long it lasted.
-    pub took: Duration,
+    /// Its duration.
+    pub elapsed: Duration,
 }
 
-/// Sends what follows in `feed` as the body of one request, by one who has the turn to write. The answer's status is a
-/// success.
+/// Sends the next bytes of `buffer` as the body of one request. The caller holds a write permit. The response has a
+/// success status.
 pub(super) async fn send<E>(
     session: &Session,
     permit: &mut WritePermit,
-    feed: &mut ReplayBuffer<'_, E>,
+    buffer: &mut ReplayBuffer<'_, E>,
     part: Part,
-) -> Result<RegistryResponse, PartFailure<E>> {
-    let (from, begun) = (feed.at(), Instant::now());
+) -> Result<RegistryResponse, PartError<E>> {
+    let (from, start) = (buffer.offset(), Instant::now());
     let (method, length) = (part.method.clone(), part.length);
-    let sent = attempt(session, permit, feed, part).await;
-    sent.map_err(|stopped| match stopped {
-        Stopped::Redirected(to) => PartFailure::Redirected(Redirect { method, to, from }),
-        Stopped::Failed(error) => {
-            let carried = feed.at() - from;
-            PartFailure::Request(Failure {
+    let sent = attempt(session, permit, buffer, part).await;
+    sent.map_err(|error| match error {
+        AttemptError::Redirected(to) => PartError::Redirected(Redirect { method, to, from }),
+        AttemptError::Failed(error) => {
+            let carried = buffer.offset() - from;
+            PartError::Request(FailedRequest {
                 error,
                 from,
                 length: length.unwrap_or(carried),
                 commits: method == Method::PUT,
                 carried,
-                took: begun.elapsed(),
+                elapsed: start.elapsed(),
             })
         }
-        Stopped::Ended(ended) => PartFailure::Ended(ended),
+        AttemptError::Final(error) => PartError::Final(error),
     })
 }
 
 /// Why a request did not succeed.
-enum Stopped<E> {
+enum AttemptError<E> {
     Failed(Error),
     Redirected(Url),
-    Ended(UploadError<E>),
+    Final(UploadError<E>),
 }
 
-impl<E> From<Error> for Stopped<E> {
+impl<E> From<Error> for AttemptError<E> {
     fn from(error: Error) -> Self {
         Self::Failed(error)
     }
@@ -113,136 +114,167 @@ impl<E> From<Error> for Stopped<E> {
 async fn attempt<E>(
     session: &Session,
     permit: &mut WritePermit,
-    feed: &mut ReplayBuffer<'_, E>,
+    buffer: &mut ReplayBuffer<'_, E>,
     part: Part,
-) -> Result<RegistryResponse, Stopped<E>> {
+) -> Result<RegistryResponse, AttemptError<E>> {
     let registry = &session.registry;
     let idle = registry.idle();
     let label = session.label(&part.method);
-    registry.patience().keep(&label).await?;
-    let proof = registry.proof(&label, &part.method, &part.url, &session.scope).await?;
-    let (sender, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(WAITING);
-    let mut request = registry
-        .http()
-        .request(&label, part.method.clone(), &part.url, false)?
-        .header(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))
-        .body(reqwest::Body::wrap_stream(ReceiverStream::new(receiver)));
-    if let Some(length) = part.length {
-        request = request.header(CONTENT_LENGTH, length);
-        if part.ranged && length > 0 {
-            let from = feed.at();
-            request = request.header(CONTENT_RANGE, format!("{from}-{}", from + (length - 1)));
-        }
-    }
-    if let Some(authorization) = proof.as_ref().and_then(|proof| proof.header()) {
-        request = request.header(AUTHORIZATION, authorization);
-    }
+    registry.throttle().wait(&label).await?;
+    let authorization = registry
+        .authorize(&label, &part.method, &part.url, &session.scope)
+        .await?;
+    let (sender, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(QUEUED_CHUNKS);
+    let request = build_request(registry, &label, &part, buffer.offset(), receiver)?;
+    let request = match authorization.as_ref().and_then(|authorization| authorization.header()) {
+        Some(value) => request.header(AUTHORIZATION, value),
+        None => request,
+    };
     let mut request = pin!(registry.http().send(&label, request));
-    let (whole, response) = {
-        let least = registry.endpoint().throughput.saturating_mul(idle.as_secs());
-        let mut pump = pin!(pump(feed, permit, part.most, sender, (&label, idle, least)));
+    let (is_complete, response) = {
+        let min_bytes = registry.endpoint().throughput.saturating_mul(idle.as_secs());
+        let mut send_body = pin!(send_body(
+            buffer,
+            permit,
+            part.max_length,
+            sender,
+            (&label, idle, min_bytes)
+        ));
         tokio::select! {
             biased;
-            pumped = &mut pump => match pumped {
+            sent = &mut send_body => match sent {
                 Ok(carried) => {
                     let limit = idle + Duration::from_secs(carried / COMMIT_RATE);
                     (true, timeout(limit, request).await)
                 }
-                // The connection took no more; its answer says why.
-                Err(Stop::Closed) => (false, timeout(idle, request).await),
-                Err(Stop::Failed(error)) => return Err(error.into()),
-                Err(Stop::Stuck) => return Err(Error::timed_out(&label, idle).into()),
-                Err(Stop::Ended(error)) => return Err(Stopped::Ended(error)),
+                // The connection was closed; the response tells why.
+                Err(BodyError::Closed) => (false, timeout(idle, request).await),
+                Err(BodyError::Failed(error)) => return Err(error.into()),
+                Err(BodyError::Stalled) => return Err(Error::timed_out(&label, idle).into()),
+                Err(BodyError::Final(error)) => return Err(AttemptError::Final(error)),
             },
             response = &mut request => (false, Ok(response)),
         }
     };
     let response = response.map_err(|_| Error::timed_out(&label, idle))??;
-    if let Some(mut proof) = proof {
-        // What is sent after this refusal is proved by that.
-        if !proof.is_refusal(&response) || proof.refused(&response).await? {
-            proof.accepted();
+    if let Some(mut authorization) = authorization {
+        // If the challenge can be answered, later requests use that authorization.
+        if !authorization.is_challenge(&response) || authorization.answer_challenge(&response).await? {
+            authorization.record_accepted();
         }
     }
-    let is_foreign = registry.http().is_foreign(response.url());
-    let mut answer = RegistryResponse::new(response, label.clone(), None);
-    answer.is_foreign = is_foreign;
-    match (answer.status().as_u16(), whole) {
-        (200..=204, true) => Ok(answer),
+    check_response(registry, &label, &part.url, response, is_complete).await
+}
+
+/// The request whose body are the chunks from `body`, the first of which is at `offset` in the blob.
+fn build_request(
+    registry: &Registry,
+    label: &str,
+    part: &Part,
+    offset: u64,
+    body: mpsc::Receiver<Result<Bytes, Infallible>>,
+) -> Result<reqwest::RequestBuilder, Error> {
+    let mut request = registry
+        .http()
+        .request(label, part.method.clone(), &part.url, false)?
+        .header(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))
+        .body(reqwest::Body::wrap_stream(ReceiverStream::new(body)));
+    if let Some(length) = part.length {
+        request = request.header(CONTENT_LENGTH, length);
+        if part.has_range && length > 0 {
+            request = request.header(CONTENT_RANGE, format!("{offset}-{}", offset + (length - 1)));
+        }
+    }
+    Ok(request)
+}
+
+/// Checks the response to a request to `url`. `is_complete` tells whether the whole body was sent before.
+async fn check_response<E>(
+    registry: &Registry,
+    label: &str,
+    url: &Url,
+    response: reqwest::Response,
+    is_complete: bool,
+) -> Result<RegistryResponse, AttemptError<E>> {
+    let is_concealed = registry.http().is_concealed(response.url());
+    let mut response = RegistryResponse::new(response, label.to_owned(), None);
+    response.is_concealed = is_concealed;
+    match (response.status().as_u16(), is_complete) {
+        (200..=204, true) => Ok(response),
         (200..=204, false) => {
-            let detail = "the registry answers before it has the content";
-            Err(Error::new(Kind::Protocol, &label, detail).into())
+            let detail = "the registry responded before it received the content";
+            Err(Error::new(Kind::Protocol, label, detail).into())
         }
         (301 | 302 | 307 | 308, _) => {
-            let to = registry.follow(&label, &part.url, answer.header(LOCATION))?;
-            match to.origin() == part.url.origin() {
-                true => Err(Stopped::Redirected(to)),
-                false => Err(leads_away(&label, &to).into()),
+            let to = registry.resolve_location(label, url, response.header(LOCATION))?;
+            match to.origin() == url.origin() {
+                true => Err(AttemptError::Redirected(to)),
+                false => Err(redirected_to_other_host(label, &to).into()),
             }
         }
         _ => {
-            let error = answer.failure().await;
-            registry.patience().note(&error);
+            let error = response.into_error().await;
+            registry.throttle().record_retry_after(&error);
             Err(error.into())
         }
     }
 }
 
-/// Why no more is handed on.
-enum Stop<E> {
+/// Why sending the body stopped.
+enum BodyError<E> {
     /// The request does not read its body any more.
     Closed,
-    /// The connection took nothing for too long.
-    Stuck,
+    /// The connection accepted no data within the idle timeout.
+    Stalled,
     Failed(Error),
-    Ended(UploadError<E>),
+    Final(UploadError<E>),
 }
 
-/// Hands the next `most` bytes on piece by piece, at least `least` of them in each time `idle`. Returns how many of the blob
-/// were handed on in all: what a registry that commits it may read again.
-async fn pump<E>(
-    feed: &mut ReplayBuffer<'_, E>,
+/// Sends the next `max_length` bytes chunk by chunk, at least `min_bytes` of them in each period of `idle`. Returns the
+/// offset in the blob after them, because a registry may read all bytes again when it commits.
+async fn send_body<E>(
+    buffer: &mut ReplayBuffer<'_, E>,
     permit: &mut WritePermit,
-    most: u64,
+    max_length: u64,
     sender: mpsc::Sender<Result<Bytes, Infallible>>,
-    (label, idle, least): (&str, Duration, u64),
-) -> Result<u64, Stop<E>> {
-    let mut left = most;
-    let (mut since, mut carried) = (Instant::now(), 0);
-    while left > 0 {
-        let piece = match timeout(PAUSE, feed.next(left)).await {
-            Ok(piece) => piece,
+    (label, idle, min_bytes): (&str, Duration, u64),
+) -> Result<u64, BodyError<E>> {
+    let mut remaining = max_length;
+    let (mut period_start, mut carried) = (Instant::now(), 0);
+    while remaining > 0 {
+        let chunk = match timeout(MAX_IDLE, buffer.next(remaining)).await {
+            Ok(chunk) => chunk,
             Err(_) => {
-                permit.pause();
-                feed.next(left).await
+                permit.release();
+                buffer.next(remaining).await
             }
         };
-        let Some(piece) = piece.map_err(Stop::Ended)? else {
+        let Some(chunk) = chunk.map_err(BodyError::Final)? else {
             break;
         };
-        let length = piece.len() as u64;
-        left -= length;
+        let length = chunk.len() as u64;
+        remaining -= length;
         let waited = Instant::now();
-        permit.carry(length).await.map_err(Stop::Failed)?;
-        since += waited.elapsed();
-        match timeout(idle, sender.send(Ok(piece))).await {
-            Ok(sent) => sent.map_err(|_| Stop::Closed)?,
+        permit.record(length).await.map_err(BodyError::Failed)?;
+        period_start += waited.elapsed();
+        match timeout(idle, sender.send(Ok(chunk))).await {
+            Ok(sent) => sent.map_err(|_| BodyError::Closed)?,
             Err(_) => {
-                tracing::debug!(label, "the connection takes nothing");
-                return Err(Stop::Stuck);
+                tracing::debug!(label, "the connection accepts no data");
+                return Err(BodyError::Stalled);
             }
         }
         carried += length;
-        if since.elapsed() >= idle {
-            if carried < least {
+        if period_start.elapsed() >= idle {
+            if carried < min_bytes {
                 let detail = format!(
-                    "only {carried} bytes were carried in {} s, and the least is {least}",
+                    "only {carried} bytes were sent in {} s, but the minimum is {min_bytes}",
                     idle.as_secs()
                 );
-                return Err(Stop::Failed(Error::new(Kind::TimedOut, label, detail)));
+                return Err(BodyError::Failed(Error::new(Kind::TimedOut, label, detail)));
             }
-            (since, carried) = (Instant::now(), 0);
+            (period_start, carried) = (Instant::now(), 0);
         }
     }
-    Ok(feed.at())
+    Ok(buffer.offset())
 }

@@ -1,4 +1,4 @@
-//! One upload as the registry knows it: where its bytes go, how many it has, and giving it up.
+//! The session of one upload in the registry: its URL, its status and its cancellation.
 
 use std::time::Duration;
 
@@ -8,112 +8,122 @@ use tokio::time::timeout;
 use url::Url;
 
 use crate::oci::Digest;
-use crate::registry::client::{Call, Registry, RegistryResponse, text_of};
+use crate::registry::client::{Registry, RegistryRequest, RegistryResponse};
 use crate::registry::error::{Error, Kind};
+use crate::registry::http::header_text;
 use crate::registry::repository::Repository;
 use crate::registry::token::Scope;
 
-/// The longest time that giving up a session may take.
-const CANCEL_LIMIT: Duration = Duration::from_secs(20);
-/// What is waited before each try of that, in milliseconds.
-const CANCEL_PAUSES: [u64; 6] = [50, 100, 250, 1000, 4000, 8000];
+/// Time limit for cancelling a session.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Delays before each attempt to cancel, in milliseconds.
+const CANCEL_DELAYS_MS: [u64; 6] = [50, 100, 250, 1000, 4000, 8000];
 
-/// A begun upload. Unless it was committed, dropping it tells the registry so.
+/// An upload session. Unless it was committed, dropping it cancels it in the registry.
 pub(in crate::registry) struct Session {
     pub(super) registry: Registry,
     pub(super) scope: Scope,
     pub(super) url: Url,
     label: String,
-    open: bool,
+    is_open: bool,
 }
 
+/// An upload that the registry started instead of mounting the blob. It is cancelled when it is dropped unused.
+pub struct PendingUpload(pub(super) Session);
+
 impl Session {
-    /// Begins an upload, by one who has the turn to write.
-    pub async fn begin(repository: &Repository) -> Result<Self, Error> {
-        let call = Call::new(Method::POST, repository.uploads(), Scope::push(repository.name()))
+    /// Starts an upload. The caller holds a write permit.
+    pub async fn start(repository: &Repository) -> Result<Self, Error> {
+        let request = RegistryRequest::new(Method::POST, repository.uploads(), Scope::push(repository.name()))
             .with(CONTENT_LENGTH, HeaderValue::from_static("0"))
-            .within_turn();
+            .holding_permit();
         let repository = repository.clone();
-        to_its_end(async move {
-            // Docker's client takes any success for it.
-            let answer = repository.registry().expect(&call, &[200, 201, 202, 204]).await?;
-            Self::begun(&repository, &call, &answer)
+        run_to_completion(async move {
+            // Docker's client accepts any success status.
+            let response = repository.registry().expect(&request, &[200, 201, 202, 204]).await?;
+            Self::from_response(&repository, &request, &response)
         })
         .await
     }
 
-    /// The session that `answer`, to a POST, began.
-    pub fn begun(repository: &Repository, call: &Call, answer: &RegistryResponse) -> Result<Self, Error> {
+    /// The session that `response`, to a POST, started.
+    pub fn from_response(
+        repository: &Repository,
+        request: &RegistryRequest,
+        response: &RegistryResponse,
+    ) -> Result<Self, Error> {
         let registry = repository.registry();
         Ok(Self {
-            url: registry.follow_upload(&call.label, answer.url(), answer.header(LOCATION))?,
+            url: registry.resolve_upload_location(&request.label, response.url(), response.header(LOCATION))?,
             registry: registry.clone(),
             scope: Scope::push(repository.name()),
-            label: Call::new(Method::POST, repository.uploads(), call.scope.clone()).label,
-            open: true,
+            label: RegistryRequest::new(Method::POST, repository.uploads(), request.scope.clone()).label,
+            is_open: true,
         })
     }
 
-    /// A request of this upload, for people: the session's own address differs from one try to the next.
+    /// The label of a request of this upload. It has no session URL, which differs between attempts.
     pub fn label(&self, method: &Method) -> String {
         self.label.replacen(Method::POST.as_str(), method.as_str(), 1)
     }
 
-    /// Where the whole is committed under `digest`.
-    pub fn committing(&self, digest: &Digest) -> Url {
+    /// The URL that commits the blob under `digest`.
+    pub fn commit_url(&self, digest: &Digest) -> Url {
         let mut url = self.url.clone();
         url.query_pairs_mut().append_pair("digest", digest.as_str());
         url
     }
 
-    /// Goes where `answer` says that the next bytes go; where it does not say, they go where these did.
-    pub fn moved(&mut self, answer: &RegistryResponse) -> Result<(), Error> {
-        if let Some(location) = answer.header(LOCATION) {
-            self.url = self.registry.follow_upload(&self.label, answer.url(), Some(location))?;
+    /// Uses the location in `response` for the next request; without a location, the URL stays.
+    pub fn update_url(&mut self, response: &RegistryResponse) -> Result<(), Error> {
+        if let Some(location) = response.header(LOCATION) {
+            self.url = self
+                .registry
+                .resolve_upload_location(&self.label, response.url(), Some(location))?;
         }
         Ok(())
     }
 
-    /// Nothing is left to give up.
-    pub fn committed(&mut self) {
-        self.open = false;
+    /// The upload is complete, so there is nothing to cancel.
+    pub fn mark_committed(&mut self) {
+        self.is_open = false;
     }
 
-    /// The number of bytes that the registry has (distribution specification, "Pushing a blob in chunks"); none when
-    /// it does not know the upload any more, or does not say.
+    /// The number of bytes that the registry has (distribution specification, "Pushing a blob in chunks"); `None` if it
+    /// does not know the upload any more, or does not report it.
     pub async fn status(&mut self) -> Result<Option<u64>, Error> {
-        let mut call = Call::new(Method::GET, self.url.clone(), self.scope.clone()).within_turn();
-        call.label = self.label(&Method::GET);
-        let answer = self.registry.send(&call).await?;
-        if !answer.status().is_success() {
-            tracing::debug!(status = %answer.status(), "the registry does not know the upload any more");
+        let mut request = RegistryRequest::new(Method::GET, self.url.clone(), self.scope.clone()).holding_permit();
+        request.label = self.label(&Method::GET);
+        let response = self.registry.send(&request).await?;
+        if !response.status().is_success() {
+            tracing::debug!(status = %response.status(), "the registry does not know the upload any more");
             return Ok(None);
         }
-        if answer.header(LOCATION).is_some() {
-            self.moved(&answer)?;
+        if response.header(LOCATION).is_some() {
+            self.update_url(&response)?;
         }
-        // Registries that have nothing say so by no range, or by the range of one byte.
-        Ok(match answer.header(RANGE) {
+        // Registries without content omit the range, or send the range of one byte.
+        Ok(match response.header(RANGE) {
             None => Some(0),
-            Some(range) => received(range),
+            Some(range) => parse_range(range),
         })
     }
 }
 
-/// Waits for `beginning` an upload, which goes on when nobody waits any more: of an upload whose answer is not read nobody
-/// can give up what it began.
-pub(in crate::registry) async fn to_its_end<T: Send + 'static>(
-    beginning: impl Future<Output = Result<T, Error>> + Send + 'static,
+/// Runs `operation`, which starts an upload, to completion even if the caller is dropped: without its response, the
+/// upload could not be cancelled.
+pub(in crate::registry) async fn run_to_completion<T: Send + 'static>(
+    operation: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Error> {
-    tokio::spawn(beginning).await.unwrap_or_else(|error| {
-        let detail = format!("beginning an upload was given up: {error}");
+    tokio::spawn(operation).await.unwrap_or_else(|error| {
+        let detail = format!("starting the upload was aborted: {error}");
         Err(Error::new(Kind::Interrupted, "POST of an upload", detail))
     })
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.open
+        if self.is_open
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             runtime.spawn(cancel(self.registry.clone(), self.url.clone(), self.scope.clone()));
@@ -121,8 +131,8 @@ impl Drop for Session {
     }
 }
 
-/// The number of bytes in `0-9`, which is that of none too where it would be one.
-pub(in crate::registry) fn received(range: &str) -> Option<u64> {
+/// The number of bytes in a range such as `0-9`. `0-0` counts as no bytes.
+pub(in crate::registry) fn parse_range(range: &str) -> Option<u64> {
     let range = range.trim().trim_start_matches("bytes").trim_start_matches(['=', ' ']);
     let (first, last) = range.split_once('-')?;
     match (first.trim(), last.trim().parse().ok()?) {
@@ -132,44 +142,45 @@ pub(in crate::registry) fn received(range: &str) -> Option<u64> {
     }
 }
 
-/// Not told so, a registry forgets a session after some days. distribution 2.8 cannot be told once a request
-/// broke off: it takes only the address that follows the bytes it has, and does not say which that is.
+/// Cancels an upload, which a registry would otherwise delete only after some days. distribution 2.8 cannot cancel it
+/// after a broken request: it accepts only the URL that matches the bytes it has, and does not return that URL.
 async fn cancel(registry: Registry, url: Url, scope: Scope) {
-    match timeout(CANCEL_LIMIT, try_cancel(&registry, url, &scope)).await {
-        Ok(Ok(status)) => tracing::debug!(%status, "gave an upload up"),
-        Ok(Err(error)) => tracing::debug!(%error, "could not give an upload up"),
-        Err(_) => tracing::debug!("giving an upload up took too long"),
+    match timeout(CANCEL_TIMEOUT, try_cancel(&registry, url, &scope)).await {
+        Ok(Ok(status)) => tracing::debug!(%status, "cancelled an upload"),
+        Ok(Err(error)) => tracing::debug!(%error, "could not cancel an upload"),
+        Err(_) => tracing::debug!("cancelling an upload timed out"),
     }
 }
 
 async fn try_cancel(registry: &Registry, mut url: Url, scope: &Scope) -> Result<StatusCode, Error> {
     let label = "DELETE of an upload";
-    let ask = async |method: Method, url: &Url| {
-        let proof = registry.proof(label, &method, url, scope).await?;
-        let mut request = registry.http().request(label, method.clone(), url, false)?;
-        if let Some(value) = proof.as_ref().and_then(|proof| proof.header()) {
-            request = request.header(AUTHORIZATION, value);
+    let send = async |method: Method, url: &Url| {
+        let authorization = registry.authorize(label, &method, url, scope).await?;
+        let mut builder = registry.http().request(label, method.clone(), url, false)?;
+        if let Some(value) = authorization.as_ref().and_then(|authorization| authorization.header()) {
+            builder = builder.header(AUTHORIZATION, value);
         }
-        registry.http().send(label, request).await
+        registry.http().send(label, builder).await
     };
-    // A request that was just broken off may still be at its begin over there, and would bring back what is removed; or
-    // at its end, on a slow way for seconds. And a registry that was killed is mostly started again.
+    // The registry may still process a broken request, which would restore a deleted session: at its beginning, or for
+    // seconds on a slow connection. And a registry that was killed is usually restarted.
     let mut last = Ok(StatusCode::RANGE_NOT_SATISFIABLE);
-    for pause in CANCEL_PAUSES {
-        tokio::time::sleep(Duration::from_millis(pause)).await;
-        let asked = async {
-            let response = ask(Method::DELETE, &url).await?;
+    for delay in CANCEL_DELAYS_MS {
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        let attempt = async {
+            let response = send(Method::DELETE, &url).await?;
             if response.status() != StatusCode::RANGE_NOT_SATISFIABLE {
                 return Ok((response.status(), None));
             }
-            // It has other bytes than the address says; its status has the right one.
-            let response = ask(Method::GET, &url).await?;
-            let known = registry.follow_upload(label, &url, text_of(response.headers(), LOCATION))?;
-            Ok((StatusCode::RANGE_NOT_SATISFIABLE, Some(known)))
+            // The registry has other bytes than the URL says; the status response has the right URL.
+            let response = send(Method::GET, &url).await?;
+            let current_url =
+                registry.resolve_upload_location(label, &url, header_text(response.headers(), LOCATION))?;
+            Ok((StatusCode::RANGE_NOT_SATISFIABLE, Some(current_url)))
         };
-        match asked.await {
+        match attempt.await {
             Ok((status, None)) => return Ok(status),
-            Ok((status, Some(known))) => (last, url) = (Ok(status), known),
+            Ok((status, Some(current_url))) => (last, url) = (Ok(status), current_url),
             Err(error) => last = Err(error),
         }
     }
@@ -181,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_a_registry_has() {
+    fn ranges_of_uploads_are_parsed() {
         for (range, count) in [
             ("0-9", Some(10)),
             ("bytes=0-9", Some(10)),
@@ -192,7 +203,7 @@ mod tests {
             ("", None),
             ("0--1", None),
         ] {
-            assert_eq!(received(range), count, "{range}");
+            assert_eq!(parse_range(range), count, "{range}");
         }
     }
 }

@@ -1,96 +1,96 @@
-//! The bytes of a blob that were handed on last, in case the connection loses them.
+//! The most recent bytes of a blob, which can be sent again after a connection broke.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
-/// Bytes that all windows of the process keep together.
-const BUDGET: u64 = 12 * 1024 * 1024;
-/// Bytes that one keeps at most: what a fast connection has on its way, and the kernels at its ends.
-const LARGEST: u64 = 8 * 1024 * 1024;
-/// Pieces that one keeps at most; a small one may hold a larger buffer.
-const PIECES: usize = 1024;
+/// Bytes of all windows of the process.
+const TOTAL_BYTES: u64 = 12 * 1024 * 1024;
+/// Bytes of one window at most: what is in flight on a fast connection and in the kernel buffers of both ends.
+const MAX_BYTES: u64 = 8 * 1024 * 1024;
+/// Chunks of one window at most; a small chunk may keep a larger buffer alive.
+const MAX_CHUNKS: usize = 1024;
 
-static WINDOWS: AtomicUsize = AtomicUsize::new(0);
+static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// What lies between `start` and `end` of the content, read at a place in between. The pieces are shared with who
-/// sends them, not copied.
+/// The bytes from `start` to `end` of the content, with a read offset between them. The chunks are shared with the
+/// request, not copied.
 #[derive(Debug)]
-pub(super) struct Window {
-    pieces: VecDeque<Bytes>,
+pub(super) struct ReplayWindow {
+    chunks: VecDeque<Bytes>,
     start: u64,
-    at: u64,
+    offset: u64,
     end: u64,
 }
 
-impl Window {
+impl ReplayWindow {
     pub fn new() -> Self {
-        WINDOWS.fetch_add(1, Ordering::Relaxed);
+        COUNT.fetch_add(1, Ordering::Relaxed);
         Self {
-            pieces: VecDeque::new(),
+            chunks: VecDeque::new(),
             start: 0,
-            at: 0,
+            offset: 0,
             end: 0,
         }
     }
 
-    /// The offset in the content of what is taken next.
-    pub fn at(&self) -> u64 {
-        self.at
+    /// The offset of the next byte to read.
+    pub fn offset(&self) -> u64 {
+        self.offset
     }
 
-    /// Whether nothing is left to take.
+    /// Whether all bytes were read.
     pub fn is_at_end(&self) -> bool {
-        self.at == self.end
+        self.offset == self.end
     }
 
-    /// Adds what follows, and forgets what is taken and too old.
-    pub fn push(&mut self, piece: Bytes) {
-        self.end += piece.len() as u64;
-        self.pieces.push_back(piece);
-        let limit = LARGEST.min(BUDGET / WINDOWS.load(Ordering::Relaxed).max(1) as u64);
-        while let Some(first) = self.pieces.front() {
+    /// Appends a chunk, and drops the oldest chunks that were read.
+    pub fn push(&mut self, chunk: Bytes) {
+        self.end += chunk.len() as u64;
+        self.chunks.push_back(chunk);
+        let limit = MAX_BYTES.min(TOTAL_BYTES / COUNT.load(Ordering::Relaxed).max(1) as u64);
+        while let Some(first) = self.chunks.front() {
             let next = self.start + first.len() as u64;
-            let fits = self.end - self.start <= limit && self.pieces.len() <= PIECES;
-            if fits || next > self.at {
+            let fits = self.end - self.start <= limit && self.chunks.len() <= MAX_CHUNKS;
+            if fits || next > self.offset {
                 break;
             }
             self.start = next;
-            self.pieces.pop_front();
+            self.chunks.pop_front();
         }
     }
 
-    /// The next bytes, at most `most`.
-    pub fn take(&mut self, most: u64) -> Option<Bytes> {
+    /// The next bytes, at most `max_length`.
+    pub fn take(&mut self, max_length: u64) -> Option<Bytes> {
         let mut from = self.end;
-        // What is taken is mostly the last.
-        for piece in self.pieces.iter().rev() {
-            from -= piece.len() as u64;
-            if from <= self.at && self.at < self.end {
-                // Both are at most the piece's length, which is an usize.
-                let skip = (self.at - from) as usize;
-                let length = most.min((piece.len() - skip) as u64) as usize;
-                self.at += length as u64;
-                return Some(piece.slice(skip..skip + length));
+        // The next bytes are usually in the last chunk.
+        for chunk in self.chunks.iter().rev() {
+            from -= chunk.len() as u64;
+            if from <= self.offset && self.offset < self.end {
+                // Both are at most the length of the chunk, which is a `usize`.
+                let skip = (self.offset - from) as usize;
+                let length = max_length.min((chunk.len() - skip) as u64) as usize;
+                self.offset += length as u64;
+                return Some(chunk.slice(skip..skip + length));
             }
         }
         None
     }
 
-    /// Goes to an offset. False when what lies there is not kept.
-    pub fn seek(&mut self, at: u64) -> bool {
-        let kept = (self.start..=self.end).contains(&at);
+    /// Moves the read offset. Returns false if the window does not contain it.
+    pub fn seek(&mut self, offset: u64) -> bool {
+        let kept = (self.start..=self.end).contains(&offset);
         if kept {
-            self.at = at;
+            self.offset = offset;
         }
         kept
     }
 }
 
-impl Drop for Window {
+impl Drop for ReplayWindow {
     fn drop(&mut self) {
-        WINDOWS.fetch_sub(1, Ordering::Relaxed);
+        COUNT.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -98,53 +98,55 @@ impl Drop for Window {
 mod tests {
     use super::*;
 
-    fn piece(from: u64, length: usize) -> Bytes {
-        (from..from + length as u64).map(|at| (at % 251) as u8).collect()
+    fn chunk(from: u64, length: usize) -> Bytes {
+        (from..from + length as u64)
+            .map(|offset| (offset % 251) as u8)
+            .collect()
     }
 
     #[test]
-    fn gives_again_what_it_keeps_and_keeps_a_bounded_part() {
-        let mut window = Window::new();
+    fn recent_bytes_are_replayed_within_the_limit() {
+        let mut window = ReplayWindow::new();
         let length = 300_000;
         for number in 0..80 {
             let from = number * length as u64;
-            window.push(piece(from, length));
-            assert_eq!(window.take(100_000).unwrap(), piece(from, 100_000));
-            assert_eq!(window.take(u64::MAX).unwrap(), piece(from + 100_000, 200_000));
+            window.push(chunk(from, length));
+            assert_eq!(window.take(100_000).unwrap(), chunk(from, 100_000));
+            assert_eq!(window.take(u64::MAX).unwrap(), chunk(from + 100_000, 200_000));
             assert_eq!(window.take(u64::MAX), None);
         }
-        let end = window.at();
+        let end = window.offset();
         let kept = window.end - window.start;
-        assert!(window.is_at_end() && kept <= LARGEST && kept > 0, "{kept}");
+        assert!(window.is_at_end() && kept <= MAX_BYTES && kept > 0, "{kept}");
         assert!(!window.seek(0) && !window.seek(end + 1));
-        assert_eq!(window.at(), end, "a refused place changes nothing");
+        assert_eq!(window.offset(), end, "a refused offset changes nothing");
         let again = window.start + 7;
         assert!(window.seek(again));
         let mut read = Vec::new();
-        while let Some(piece) = window.take(99_999) {
-            assert!(piece.len() <= 99_999);
-            read.extend_from_slice(&piece);
+        while let Some(chunk) = window.take(99_999) {
+            assert!(chunk.len() <= 99_999);
+            read.extend_from_slice(&chunk);
         }
-        assert_eq!(read, piece(again, (end - again) as usize));
+        assert_eq!(read, chunk(again, (end - again) as usize));
     }
 
     #[test]
-    fn keeps_what_was_not_taken() {
-        let mut window = Window::new();
+    fn unread_bytes_are_kept() {
+        let mut window = ReplayWindow::new();
         for number in 0..3 {
-            window.push(piece(number * LARGEST, LARGEST as usize));
+            window.push(chunk(number * MAX_BYTES, MAX_BYTES as usize));
         }
         assert!(window.seek(0));
-        assert_eq!(window.take(u64::MAX).unwrap().len() as u64, LARGEST);
+        assert_eq!(window.take(u64::MAX).unwrap().len() as u64, MAX_BYTES);
     }
 
     #[test]
-    fn keeps_no_crowd_of_small_pieces() {
-        let mut window = Window::new();
-        for number in 0..3 * PIECES as u64 {
-            window.push(piece(number, 1));
+    fn the_number_of_small_chunks_is_limited() {
+        let mut window = ReplayWindow::new();
+        for number in 0..3 * MAX_CHUNKS as u64 {
+            window.push(chunk(number, 1));
             window.take(1).unwrap();
         }
-        assert!(window.pieces.len() <= PIECES);
+        assert!(window.chunks.len() <= MAX_CHUNKS);
     }
 }

@@ -1,4 +1,4 @@
-//! The right to write to a registry, which an upload has while its content flows.
+//! The permit to write to a registry, which an upload holds while its content flows.
 
 use std::time::{Duration, Instant};
 
@@ -7,43 +7,43 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::registry::client::Registry;
 use crate::registry::error::Error;
 
-/// How long content may fail to come before the permit is given to another upload.
-pub(super) const PAUSE: Duration = Duration::from_secs(1);
-/// How long is measured whether content flows.
-const MEASURED: Duration = Duration::from_secs(2);
-/// Bytes in that time of which an upload keeps its permit. What is slower takes little of a registry, and would hold up others
-/// for as long as it lasts, as a source can that sends a byte now and then.
-const FLOWING: u64 = 128 * 1024;
+/// Time without content after which the permit is released to other uploads.
+pub(super) const MAX_IDLE: Duration = Duration::from_secs(1);
+/// The period over which throughput is measured.
+const PERIOD: Duration = Duration::from_secs(2);
+/// Bytes per period that an upload needs to keep its permit. A slower upload uses little capacity of the registry, and
+/// would block others for as long as it runs, for example with a source that sends a byte now and then.
+const MIN_BYTES: u64 = 128 * 1024;
 
 /// The permit of one upload.
 pub(super) struct WritePermit {
     registry: Registry,
     permit: Option<OwnedSemaphorePermit>,
-    flow: ThroughputMeter,
+    throughput: ThroughputMeter,
 }
 
 impl WritePermit {
-    /// Waits for a permit.
+    /// Acquires a permit.
     pub async fn acquire(registry: &Registry) -> Result<Self, Error> {
         Ok(Self {
-            permit: Some(registry.writing().await?),
+            permit: Some(registry.write_permit().await?),
             registry: registry.clone(),
-            flow: ThroughputMeter::begin(Instant::now()),
+            throughput: ThroughputMeter::start(Instant::now()),
         })
     }
 
-    /// Nothing comes: others may write meanwhile.
-    pub fn pause(&mut self) {
+    /// Releases the permit while no content arrives.
+    pub fn release(&mut self) {
         self.permit = None;
-        self.flow = ThroughputMeter::begin(Instant::now());
+        self.throughput = ThroughputMeter::start(Instant::now());
     }
 
-    /// Notes that `bytes` came, and waits for a permit where content flows and there is none.
-    pub async fn carry(&mut self, bytes: u64) -> Result<(), Error> {
-        match self.flow.note(bytes, Instant::now()) {
+    /// Records that `bytes` arrived, and acquires a permit again if the throughput is sufficient.
+    pub async fn record(&mut self, bytes: u64) -> Result<(), Error> {
+        match self.throughput.record(bytes, Instant::now()) {
             Some(true) if self.permit.is_none() => {
-                self.permit = Some(self.registry.writing().await?);
-                self.flow = ThroughputMeter::begin(Instant::now());
+                self.permit = Some(self.registry.write_permit().await?);
+                self.throughput = ThroughputMeter::start(Instant::now());
             }
             Some(false) => self.permit = None,
             Some(true) | None => {}
@@ -52,7 +52,7 @@ impl WritePermit {
     }
 }
 
-/// How much came lately.
+/// Measures throughput per period.
 #[derive(Debug)]
 struct ThroughputMeter {
     since: Instant,
@@ -60,21 +60,21 @@ struct ThroughputMeter {
 }
 
 impl ThroughputMeter {
-    fn begin(now: Instant) -> Self {
+    fn start(now: Instant) -> Self {
         Self { since: now, bytes: 0 }
     }
 
-    /// Whether content flows, at the end of each time that is measured.
-    fn note(&mut self, bytes: u64, now: Instant) -> Option<bool> {
+    /// Whether the throughput is sufficient, at the end of each period.
+    fn record(&mut self, bytes: u64, now: Instant) -> Option<bool> {
         self.bytes += bytes;
-        let measured = now.saturating_duration_since(self.since);
-        if measured < MEASURED {
+        let elapsed = now.saturating_duration_since(self.since);
+        if elapsed < PERIOD {
             return None;
         }
-        let least = (FLOWING as f64 * measured.as_secs_f64() / MEASURED.as_secs_f64()) as u64;
-        let flows = self.bytes >= least;
-        *self = Self::begin(now);
-        Some(flows)
+        let min_bytes = (MIN_BYTES as f64 * elapsed.as_secs_f64() / PERIOD.as_secs_f64()) as u64;
+        let is_sufficient = self.bytes >= min_bytes;
+        *self = Self::start(now);
+        Some(is_sufficient)
     }
 }
 
@@ -84,22 +84,22 @@ mod tests {
     use crate::registry::Endpoint;
 
     #[test]
-    fn what_comes_slowly_does_not_flow() {
-        let begin = Instant::now();
-        let mut flow = ThroughputMeter::begin(begin);
-        assert_eq!(flow.note(FLOWING, begin + MEASURED / 2), None);
-        assert_eq!(flow.note(1, begin + MEASURED), Some(true));
-        assert_eq!(flow.note(FLOWING - 1, begin + MEASURED * 2), Some(false));
+    fn slow_content_is_not_sufficient() {
+        let start = Instant::now();
+        let mut throughput = ThroughputMeter::start(start);
+        assert_eq!(throughput.record(MIN_BYTES, start + PERIOD / 2), None);
+        assert_eq!(throughput.record(1, start + PERIOD), Some(true));
+        assert_eq!(throughput.record(MIN_BYTES - 1, start + PERIOD * 2), Some(false));
         assert_eq!(
-            flow.note(FLOWING, begin + MEASURED * 4),
+            throughput.record(MIN_BYTES, start + PERIOD * 4),
             Some(false),
             "in twice the time"
         );
-        assert_eq!(flow.note(2 * FLOWING, begin + MEASURED * 6), Some(true));
+        assert_eq!(throughput.record(2 * MIN_BYTES, start + PERIOD * 6), Some(true));
     }
 
     #[tokio::test]
-    async fn who_pauses_leaves_room_for_another() {
+    async fn a_released_permit_goes_to_another_upload() {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let registry = Registry::new(Endpoint {
             connections: 1,
@@ -109,10 +109,10 @@ mod tests {
         let mut first = WritePermit::acquire(&registry).await.unwrap();
         let mut second = std::pin::pin!(WritePermit::acquire(&registry));
         assert!(futures::poll!(&mut second).is_pending());
-        first.pause();
+        first.release();
         let second = second.await.unwrap();
-        // Slow content goes on without.
-        first.carry(1).await.unwrap();
+        // Slow content continues without a permit.
+        first.record(1).await.unwrap();
         drop(second);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::faults::{StoreOwner, StoredImage};
 use super::store::ContentStore;
-use crate::budget::{IMAGES, Reservation, memory_of_json};
+use crate::budget::{IMAGES, Reservation, json_memory};
 use crate::fault::{Fault, Reason};
 use crate::oci::{
     Descriptor, Digest, Document, Index, MANIFEST_LIMIT, Manifest, Platform, Reference, Selection, distinct_blobs,
@@ -115,10 +115,10 @@ async fn select_documents(
     }
     let selected = select_by(index, platforms, |at| offered.get(at)?.as_ref());
     match selected.map_err(|absent| image.platform_not_found(&absent.to_string()))? {
-        Selection::One(entry) => reader.entry_image(&entry).await,
-        Selection::Several(kept) => reader.index_of(kept, platforms).await,
-        Selection::Whole if platforms.is_empty() => reader.index_or_only_image(&top, index).await,
-        Selection::Whole => match reader.tree(top.clone()).await? {
+        Selection::Image(entry) => reader.entry_image(&entry).await,
+        Selection::Index(kept) => reader.index_of(kept, platforms).await,
+        Selection::Unchanged if platforms.is_empty() => reader.index_or_only_image(&top, index).await,
+        Selection::Unchanged => match reader.tree(top.clone()).await? {
             Tree::Complete(documents) => Ok(documents),
             Tree::Incomplete(_) => reader.index_of(index.clone(), platforms).await,
         },
@@ -179,7 +179,7 @@ impl ImageReader<'_> {
             entry
                 .platform
                 .as_ref()
-                .filter(|said| said.is_said())
+                .filter(|said| said.is_specified())
                 .map(Platform::normalised)
         };
         // Such as one image compressed by gzip and by zstd.
@@ -212,7 +212,7 @@ impl ImageReader<'_> {
         let (mut flat, mut read, mut seen) = (index.clone(), HashMap::new(), HashSet::new());
         for _ in 0..DEPTH_LIMIT {
             let open: Vec<Digest> = flat
-                .open_indexes(&read)
+                .unresolved_indexes(&read)
                 .into_iter()
                 .filter(|digest| seen.insert(digest.clone()))
                 .collect();
@@ -227,7 +227,7 @@ impl ImageReader<'_> {
                     read.insert(digest, document);
                 }
             }
-            flat = flat.with_entries_of(&read).ok_or_else(|| self.too_many())?;
+            flat = flat.expand_indexes(&read).ok_or_else(|| self.too_many())?;
         }
         Ok(flat)
     }
@@ -313,7 +313,7 @@ impl ImageReader<'_> {
                 .filter_map(|digest| found.get(digest)?.index())
                 .flat_map(|index| index.manifests.clone())
                 // Anything else is a blob.
-                .filter(Descriptor::is_typed_as_manifest)
+                .filter(Descriptor::is_manifest_or_untyped)
                 .collect();
             if entries.is_empty() {
                 break;
@@ -352,7 +352,7 @@ impl ImageReader<'_> {
         let sizes = self.store.sizes(blobs.iter().map(|blob| blob.digest.clone()).collect());
         let sizes = sizes
             .await
-            .map_err(|fault| fault.within(format_args!("`{}`", self.image.name)))?;
+            .map_err(|fault| fault.with_context(format_args!("`{}`", self.image.name)))?;
         for blob in &blobs {
             match sizes.get(&blob.digest) {
                 Some(&size) if size == blob.size => {}
@@ -396,15 +396,15 @@ impl ImageReader<'_> {
         let document = document.map_err(|error| self.image.unusable(&format!("{}: {error}", descriptor.digest)))?;
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         if counted.insert(descriptor.digest.clone()) {
-            let added = self.memory.add(memory_of_json(&document.raw));
+            let added = self.memory.add(json_memory(&document.raw));
             added.map_err(|exhausted| exhausted.fault(Reason::SourceFailed, &format!("`{}`", self.image.name)))?;
         }
-        Ok(Some(document.known_by(descriptor.digest.clone())))
+        Ok(Some(document.with_digest(descriptor.digest.clone())))
     }
 
     /// The platform of an entry of an index, by the index or else by its configuration.
     async fn platform_of_entry(&self, entry: &Descriptor) -> Result<Option<Platform>, Fault> {
-        if entry.names_platform() {
+        if entry.has_platform() {
             return Ok(entry.platform.clone());
         }
         // An entry that cannot be read cannot be chosen.
@@ -431,7 +431,7 @@ impl ImageReader<'_> {
 }
 
 fn label(descriptor: &Descriptor) -> String {
-    match descriptor.platform.as_ref().filter(|platform| platform.is_said()) {
+    match descriptor.platform.as_ref().filter(|platform| platform.is_specified()) {
         Some(platform) => platform.to_string(),
         None => descriptor.digest.to_string(),
     }

@@ -64,17 +64,17 @@ pub(super) fn target(
     let index = Index::new(held.iter().map(|held| held.descriptor.clone()).collect());
     let selection = select(&index, platforms).map_err(|absent| platform_not_found(&name, &absent.to_string()))?;
     match selection {
-        Selection::One(descriptor) => match held.iter().find(|held| held.descriptor == descriptor) {
+        Selection::Image(descriptor) => match held.iter().find(|held| held.descriptor == descriptor) {
             Some(held) => one_image(held, &name),
             None => Ok(whole(root)),
         },
-        Selection::Whole if platforms.is_empty() => match only_available(held, &name)? {
+        Selection::Unchanged if platforms.is_empty() => match only_available(held, &name)? {
             Some(only) => one_image(only, &name),
             None => Ok(whole(root)),
         },
-        Selection::Whole if held.iter().all(|held| held.available) => Ok(whole(root)),
-        Selection::Whole => available_images(held, &index, &name, platforms, root),
-        Selection::Several(kept) => available_images(held, &kept, &name, platforms, root),
+        Selection::Unchanged if held.iter().all(|held| held.available) => Ok(whole(root)),
+        Selection::Unchanged => available_images(held, &index, &name, platforms, root),
+        Selection::Index(kept) => available_images(held, &kept, &name, platforms, root),
     }
 }
 
@@ -164,7 +164,7 @@ fn check_platform(image: &InspectedImage, name: &str, platforms: &[Platform]) ->
 }
 
 fn label(descriptor: &Descriptor) -> String {
-    match descriptor.platform.as_ref().filter(|platform| platform.is_said()) {
+    match descriptor.platform.as_ref().filter(|platform| platform.is_specified()) {
         Some(platform) => platform.to_string(),
         None => descriptor.digest.to_string(),
     }

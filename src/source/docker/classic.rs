@@ -186,7 +186,7 @@ impl<'a> StoredParts<'a> {
             let layer = self.layers.get(diff_id).cloned();
             layer.ok_or_else(|| missing(&format!("the layer {diff_id}")))
         });
-        let manifest = Manifest::of_image(self.image_id.clone(), size, layers.collect::<Result<_, _>>()?);
+        let manifest = Manifest::for_image(self.image_id.clone(), size, layers.collect::<Result<_, _>>()?);
         Document::of_manifest(manifest).map_err(|error| Fault::stalled(Reason::SourceFailed, error.to_string()))
     }
 }

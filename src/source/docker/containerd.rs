@@ -60,7 +60,7 @@ pub(super) async fn read_index(export: ByteStream<'static>, root: &Descriptor) -
             verify(&content, &root.digest)?;
             let document = Document::parse(Some(&root.media_type), content);
             let document = document.map_err(|error| unreadable(&root.digest, &error))?;
-            return Ok(document.known_by(root.digest.clone()));
+            return Ok(document.with_digest(root.digest.clone()));
         }
     }
     Err(missing(root.digest.as_str()))
@@ -159,9 +159,9 @@ impl ReceivedExport {
             return self.document(entry);
         }
         match select(index, &image.platforms).map_err(|absent| platform_not_found(&name, &absent.to_string()))? {
-            Selection::One(entry) => self.document(&entry),
-            Selection::Several(kept) => self.index_of_complete(kept, &top),
-            Selection::Whole if image.platforms.is_empty() => {
+            Selection::Image(entry) => self.document(&entry),
+            Selection::Index(kept) => self.index_of_complete(kept, &top),
+            Selection::Unchanged if image.platforms.is_empty() => {
                 let held: Vec<StoredManifest> = index
                     .manifests
                     .iter()
@@ -175,7 +175,7 @@ impl ReceivedExport {
                     None => Ok(top),
                 }
             }
-            Selection::Whole => self.index_of_complete(index.clone(), &top),
+            Selection::Unchanged => self.index_of_complete(index.clone(), &top),
         }
     }
 
@@ -206,7 +206,7 @@ impl ReceivedExport {
             }
             Content::Index(index) => {
                 for entry in &index.manifests {
-                    match entry.is_typed_as_manifest() {
+                    match entry.is_manifest_or_untyped() {
                         true => self.gather(self.document(entry)?, depth + 1, into)?,
                         false => self.check_received(entry)?,
                     }
@@ -240,7 +240,7 @@ impl ReceivedExport {
         let declared = Some(descriptor.media_type.as_str()).filter(|declared| media_type::is_manifest(declared));
         let document = Document::parse(declared, raw.clone());
         let document = document.map_err(|error| unreadable(&descriptor.digest, &error))?;
-        Ok(document.known_by(descriptor.digest.clone()))
+        Ok(document.with_digest(descriptor.digest.clone()))
     }
 
     // Sends a blob that looked like a document: a configuration, or a layer of JSON.

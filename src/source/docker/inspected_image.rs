@@ -108,7 +108,7 @@ struct ImageData {
 impl From<ManifestSummary> for StoredManifest {
     fn from(summary: ManifestSummary) -> Self {
         let mut descriptor = summary.descriptor;
-        if !descriptor.platform.as_ref().is_some_and(Platform::is_said) {
+        if !descriptor.platform.as_ref().is_some_and(Platform::is_specified) {
             descriptor.platform = summary.image_data.and_then(|image| image.platform);
         }
         Self {
@@ -133,7 +133,7 @@ impl From<InspectAnswer> for InspectedImage {
             image_id: image.id,
             diff_ids: image.root_fs.layers,
             size: image.size.and_then(|size| u64::try_from(size).ok()),
-            platform: platform.is_said().then_some(platform),
+            platform: platform.is_specified().then_some(platform),
             descriptor: image.descriptor,
             manifests: image
                 .manifests

@@ -238,11 +238,11 @@ impl Docker {
             known.any(|stored| stored.descriptor.digest == entry.digest && stored.available)
         };
         Ok(match chosen {
-            Some(Ok(Selection::Several(kept))) => Document::of_index(choose::retain_available(kept, is_available))
+            Some(Ok(Selection::Index(kept))) => Document::of_index(choose::retain_available(kept, is_available))
                 .map_err(|error| self.engine.failure(&error.to_string()))?
                 .digest()
                 .clone(),
-            Some(Ok(Selection::Whole)) => match document
+            Some(Ok(Selection::Unchanged)) => match document
                 .index()
                 .filter(|index| !index.manifests.iter().all(is_available))
             {
@@ -252,7 +252,7 @@ impl Docker {
                     .clone(),
                 None => root.digest.clone(),
             },
-            Some(Ok(Selection::One(entry))) => entry.digest,
+            Some(Ok(Selection::Image(entry))) => entry.digest,
             _ => root.digest.clone(),
         })
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::budget::{Reservation, memory_of_json};
+use crate::budget::{Reservation, json_memory};
 use crate::fault::{Fault, Reason};
 use crate::oci::{
     Descriptor, Digest, Document, Index, Manifest, MissingPlatforms, Platform, Reference, Selection, distinct_blobs,
@@ -78,12 +78,12 @@ impl Lookup {
 
     pub async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
         let read = self.repository.manifest(identifier).await;
-        self.reserve_memory(read.map_err(|error| error.reading(&self.name))?)
+        self.reserve_memory(read.map_err(|error| error.into_read_fault(&self.name))?)
     }
 
     /// `document`, which stays in memory until the image was transferred.
     fn reserve_memory(&self, document: Option<Document>) -> Result<Option<Document>, Fault> {
-        let memory = document.as_ref().map_or(0, |document| memory_of_json(&document.raw));
+        let memory = document.as_ref().map_or(0, |document| json_memory(&document.raw));
         let added = self.memory.add(memory);
         added.map_err(|exhausted| exhausted.fault(Reason::SourceFailed, &self.name))?;
         Ok(document)
@@ -95,7 +95,7 @@ impl Lookup {
             Ok(document) => self.reserve_memory(document),
             // The index was read with the same credentials, so a refusal means that the manifest does not exist.
             Err(error) if is_not_a_manifest(&error) || error.may_mean_absent() => Ok(None),
-            Err(error) => Err(error.reading(&self.name)),
+            Err(error) => Err(error.into_read_fault(&self.name)),
         }
     }
 
@@ -104,7 +104,7 @@ impl Lookup {
         if media_type::is_blob(&entry.media_type) {
             return Ok(None);
         }
-        if !entry.is_typed_as_manifest() {
+        if !entry.is_manifest_or_untyped() {
             // A registry may have it as a manifest or as a blob.
             let found = self.repository.manifest(entry.digest.as_str()).await;
             return match found {
@@ -112,7 +112,7 @@ impl Lookup {
                     "its index lists {} of type `{}`, which is not an image; choose by platforms, or push the image again with a current tool",
                     entry.digest, entry.media_type
                 ))),
-                found => self.reserve_memory(found.map_err(|error| error.reading(&self.name))?),
+                found => self.reserve_memory(found.map_err(|error| error.into_read_fault(&self.name))?),
             };
         }
         let document = self.document(entry.digest.as_str()).await?;
@@ -127,7 +127,7 @@ impl Lookup {
             true => "name one of its images by the image's own digest",
             false => "choose among the others by platforms",
         };
-        let message = match entry.attests().filter(|_| entry.is_attestation()) {
+        let message = match entry.attested_digest().filter(|_| entry.is_attestation()) {
             Some(subject) => format!(
                 "the index of {name} lists attestations ({digest}) of the image {subject} that {host} does not have; {without}, or push the whole image there",
                 without = match self.pinned {
@@ -136,7 +136,7 @@ impl Lookup {
                 }
             ),
             None => {
-                let platform = entry.platform.as_ref().filter(|platform| platform.is_said());
+                let platform = entry.platform.as_ref().filter(|platform| platform.is_specified());
                 let platform = platform.map(|platform| format!("for {platform} ")).unwrap_or_default();
                 format!(
                     "the index of {name} lists a manifest {platform}({digest}) that {host} does not have; {instead}, or push the whole image there"
@@ -190,15 +190,15 @@ impl Lookup {
         };
         let kept = match selection {
             _ if self.pinned => return Ok((root, read)),
-            Selection::One(only) => {
+            Selection::Image(only) => {
                 let document = match read.remove(&only.digest) {
                     Some(document) => Some(document),
                     None => self.document(only.digest.as_str()).await?,
                 };
                 return Ok((document.ok_or_else(|| self.missing(&only))?, read));
             }
-            Selection::Several(kept) => kept,
-            Selection::Whole => index.clone(),
+            Selection::Index(kept) => kept,
+            Selection::Unchanged => index.clone(),
         };
         if kept.manifests.len() > MANIFESTS_LIMIT {
             return Err(self.too_many());
@@ -233,7 +233,7 @@ impl Lookup {
     async fn flatten(&self, index: &Index, read: &mut HashMap<Digest, Document>) -> Result<Index, Fault> {
         let (mut flat, mut absent) = (index.clone(), HashSet::new());
         for _ in 0..DEPTH_LIMIT {
-            let mut open = flat.open_indexes(read);
+            let mut open = flat.unresolved_indexes(read);
             open.retain(|digest| !absent.contains(digest));
             if open.is_empty() {
                 break;
@@ -252,7 +252,7 @@ impl Lookup {
                     None => drop(absent.insert(digest)),
                 }
             }
-            flat = flat.with_entries_of(read).ok_or_else(|| self.too_many())?;
+            flat = flat.expand_indexes(read).ok_or_else(|| self.too_many())?;
         }
         Ok(flat)
     }
@@ -304,7 +304,7 @@ impl Lookup {
         entry: &Descriptor,
         read: &mut HashMap<Digest, Document>,
     ) -> Result<Option<Platform>, Fault> {
-        if entry.names_platform() {
+        if entry.has_platform() {
             return Ok(entry.platform.clone());
         }
         if read.len() >= MANIFESTS_LIMIT {
@@ -325,19 +325,19 @@ impl Lookup {
 
     /// The platform in an image's configuration.
     async fn platform_of(&self, manifest: &Manifest) -> Result<Option<Platform>, Fault> {
-        if let Some(raw) = manifest.config.known_content() {
+        if let Some(raw) = manifest.config.inline_content() {
             return Ok(Platform::of_config(&raw));
         }
         match self.repository.small_blob(&manifest.config.digest, CONFIG_LIMIT).await {
             Ok(raw) => Ok(raw.and_then(|raw| Platform::of_config(&raw))),
             Err(error) if is_not_a_manifest(&error) => Ok(None),
-            Err(error) => Err(error.reading(&self.name)),
+            Err(error) => Err(error.into_read_fault(&self.name)),
         }
     }
 
     /// The fault of platforms that the image does not have.
     fn platforms_not_found(&self, absent: &MissingPlatforms, mut offered: Vec<Platform>) -> Fault {
-        offered.retain(Platform::is_said);
+        offered.retain(Platform::is_specified);
         let mut has: Vec<String> = offered.iter().map(Platform::to_string).collect();
         let mut seen = HashSet::new();
         has.retain(|platform| seen.insert(platform.clone()));

@@ -132,7 +132,7 @@ async fn invalid_input_and_failures_have_different_exit_codes() {
         let errors = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{errors}");
         assert!(
-            errors.contains("does not speak TLS") && errors.contains("--insecure"),
+            errors.contains("does not use TLS") && errors.contains("--insecure"),
             "{errors}"
         );
     }

@@ -60,7 +60,7 @@ pub fn transfer(
     compression: Compression,
 ) -> Transfer {
     let reference = reference(image);
-    let location = Location::of(&reference, &registry.host, prefix, Naming::Plain, true).unwrap();
+    let location = Location::new(&reference, &registry.host, prefix, Naming::Plain, true).unwrap();
     Transfer {
         source: Arc::new(docker.clone()),
         reference,

@@ -40,7 +40,7 @@ fn the_page_shows_the_example_and_its_image_names() {
     );
     let image = format!("{PLACEHOLDER}/shop/web:1.4.0").parse().unwrap();
     for (naming, part) in [(Naming::Plain, "default"), (Naming::Zarf, "")] {
-        let name = Location::of(&image, ADDRESS, part, naming, true).unwrap();
+        let name = Location::new(&image, ADDRESS, part, naming, true).unwrap();
         assert!(PAGE.contains(&name.to_string()), "{name}");
     }
 }

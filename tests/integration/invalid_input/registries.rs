@@ -260,7 +260,7 @@ async fn registry_failures_are_reported_until_resolved() {
                 "cannot read",
                 &away_host,
                 "connection refused",
-                "check that the registry runs",
+                "check that the registry is running",
             ],
             Box::pin(async {
                 push(&open, "team/app", 21).await;
@@ -274,7 +274,7 @@ async fn registry_failures_are_reported_until_resolved() {
                 "cannot push to",
                 &gone_host,
                 "connection refused",
-                "check that the registry runs",
+                "check that the registry is running",
             ],
             Box::pin(async {
                 std::mem::forget(gone.open(&open.host));
@@ -296,7 +296,7 @@ async fn registry_failures_are_reported_until_resolved() {
             ..Case::new(
                 "liar",
                 "DigestMismatch",
-                &["cannot read", "/team/liar:1", "something on the way alters content"],
+                &["cannot read", "/team/liar:1", "check for a proxy that alters content"],
                 Box::pin(async { corrupt.honest.store(true, Ordering::Relaxed) }),
             )
         },

@@ -30,7 +30,7 @@ async fn access_depends_on_the_credentials() {
             let repository = client.unwrap().repository("a");
             let error = repository.head_blob(&digest).await.unwrap_err();
             assert_eq!(error.kind(), &Kind::Unauthorized);
-            let fault = error.reading("r/a:1");
+            let fault = error.into_read_fault("r/a:1");
             assert_eq!(
                 (fault.reason, fault.disposition),
                 (Reason::AuthenticationFailed, Disposition::Retryable)
@@ -44,7 +44,7 @@ async fn access_depends_on_the_credentials() {
             let UploadError::Registry(error) = error else {
                 panic!("{error:?}");
             };
-            assert_eq!(error.pushing("r/a").reason, Reason::AuthenticationFailed);
+            assert_eq!(error.into_push_fault("r/a").reason, Reason::AuthenticationFailed);
         }
     }
 }
@@ -70,9 +70,9 @@ async fn tls_trusts_only_configured_authorities() {
             .head_blob(&digest)
             .await
             .unwrap_err();
-        let fault = error.pushing("r/a");
+        let fault = error.into_push_fault("r/a");
         assert_eq!(fault.reason, Reason::RegistryUnavailable);
-        let expected = "certificate signed by unknown authority; give the CA by registry.certSecretRef";
+        let expected = "certificate signed by unknown authority; set the CA certificate in registry.certSecretRef";
         assert!(fault.message.contains(expected), "{fault}");
     }
 }
@@ -85,7 +85,7 @@ async fn plain_http_must_be_enabled() {
         ..registry.endpoint()
     });
     let error = strict.unwrap().repository("a").head_manifest("1").await.unwrap_err();
-    let fault = error.reading("r/a:1");
+    let fault = error.into_read_fault("r/a:1");
     assert_eq!(
         (fault.reason, fault.disposition),
         (Reason::RegistryUnavailable, Disposition::Retryable)
@@ -101,20 +101,20 @@ async fn an_unreachable_registry_is_unavailable() {
     drop(socket);
     for (host, expected) in [
         (host.as_str(), "connection refused"),
-        ("registry.invalid", "does not resolve"),
+        ("registry.invalid", "cannot be resolved"),
     ] {
         let client = Registry::new(Endpoint {
             plain_http: true,
             ..Endpoint::new(host)
         });
         let repository = client.unwrap().repository("a");
-        let first = repository.manifest("1").await.unwrap_err().reading("r/a:1");
+        let first = repository.manifest("1").await.unwrap_err().into_read_fault("r/a:1");
         assert_eq!(
             (first.reason, first.disposition),
             (Reason::RegistryUnavailable, Disposition::Retryable)
         );
         assert!(first.message.contains(expected), "{first}");
-        let second = repository.manifest("1").await.unwrap_err().reading("r/a:1");
+        let second = repository.manifest("1").await.unwrap_err().into_read_fault("r/a:1");
         assert_eq!(first, second, "a repetition is recognised");
     }
 }

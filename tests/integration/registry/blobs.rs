@@ -78,7 +78,7 @@ async fn a_blob_with_a_wrong_digest_is_not_stored() {
                 panic!("{error:?}");
             };
             assert_eq!(error.kind(), &Kind::DigestMismatch, "{expected:?} {size:?}: {error}");
-            let fault = error.pushing("r/wrong");
+            let fault = error.into_push_fault("r/wrong");
             assert_eq!(fault.reason, Reason::DigestMismatch);
             assert!(!fault.message.contains("_state"), "{}", fault.message);
         }
@@ -188,7 +188,7 @@ async fn a_rejected_manifest_is_terminal() {
         .put_manifest(&misnamed, "1")
         .await
         .unwrap_err();
-    let fault = error.pushing("r/tags");
+    let fault = error.into_push_fault("r/tags");
     assert_eq!(fault.reason, Reason::PushFailed);
     assert_eq!(fault.disposition, Disposition::Stalled, "{fault}");
     let error = registry
@@ -203,6 +203,6 @@ async fn a_rejected_manifest_is_terminal() {
         .put_manifest(&document, "1")
         .await
         .unwrap_err();
-    let fault = error.pushing("r/elsewhere");
+    let fault = error.into_push_fault("r/elsewhere");
     assert_eq!(fault.disposition, Disposition::Retryable, "{fault}");
 }

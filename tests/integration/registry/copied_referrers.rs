@@ -25,7 +25,7 @@ fn transfer(from: &Registry, destination: impl Destination + 'static) -> Transfe
     let reference: Reference = format!("{}/app:1", from.host()).parse().unwrap();
     Transfer {
         source: Arc::new(RegistrySource::new(from.clone())),
-        location: Location::of(&reference, "r:1", "in", Naming::Plain, true).unwrap(),
+        location: Location::new(&reference, "r:1", "in", Naming::Plain, true).unwrap(),
         reference,
         platforms: Vec::new(),
         destination: Arc::new(destination),

@@ -70,7 +70,7 @@ async fn a_broken_download_is_resumed() {
             .await;
         let error = got.unwrap_err();
         assert_eq!(error.kind(), &Kind::Interrupted);
-        assert_eq!(error.reading("r/a:1").reason, Reason::SourceFailed);
+        assert_eq!(error.into_read_fault("r/a:1").reason, Reason::SourceFailed);
     }
 }
 
@@ -90,7 +90,7 @@ async fn a_stalled_upload_times_out() {
         panic!("{error:?}");
     };
     assert_eq!(error.kind(), &Kind::TimedOut, "{error}");
-    assert_eq!(error.pushing("r/a").reason, Reason::TimedOut);
+    assert_eq!(error.into_push_fault("r/a").reason, Reason::TimedOut);
     assert_eq!(registry.repository("a").head_blob(&digest).await.unwrap(), None);
 }
 
@@ -142,7 +142,7 @@ async fn incorrect_registry_responses_are_detected() {
     for identifier in ["1", right.as_str()] {
         let error = repository.manifest(identifier).await.unwrap_err();
         assert_eq!(error.kind(), &Kind::DigestMismatch);
-        assert_eq!(error.reading("r/a:1").reason, Reason::DigestMismatch);
+        assert_eq!(error.into_read_fault("r/a:1").reason, Reason::DigestMismatch);
     }
 }
 
@@ -166,7 +166,10 @@ async fn temporary_failures_are_retried() {
         .manifest("1")
         .await
         .unwrap_err();
-    assert_eq!(error.clone().reading("r/a:1").reason, Reason::RegistryUnavailable);
+    assert_eq!(
+        error.clone().into_read_fault("r/a:1").reason,
+        Reason::RegistryUnavailable
+    );
     assert_eq!(down.requests().len(), 4);
 }
 
@@ -178,7 +181,7 @@ async fn a_retry_after_header_is_reported() {
         .manifest("1")
         .await
         .unwrap_err();
-    let fault = error.reading("r/a:1");
+    let fault = error.into_read_fault("r/a:1");
     assert_eq!(fault.reason, Reason::RateLimited);
     let after = Duration::from_secs(120);
     assert_eq!(fault.disposition, Disposition::Waiting { after });
@@ -286,7 +289,7 @@ async fn a_rejected_password_is_not_reported_as_a_missing_image() {
         .manifest("1")
         .await
         .unwrap_err();
-    let fault = error.reading("r/a:1");
+    let fault = error.into_read_fault("r/a:1");
     assert_eq!(fault.reason, Reason::AuthenticationFailed);
     assert!(
         fault

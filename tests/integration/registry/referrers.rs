@@ -134,7 +134,7 @@ async fn an_image_under_the_referrers_tag_is_not_a_listing() {
     put(&repository, &subject, Some(&referrers_tag(subject.digest()))).await;
     assert_eq!(repository.referrers(subject.digest()).await.unwrap(), []);
     let error = repository.attach(&referrers[0]).await.unwrap_err().to_string();
-    assert!(error.contains("a list of them is expected"), "{error}");
+    assert!(error.contains("a single manifest instead of an index"), "{error}");
 }
 
 #[tokio::test]

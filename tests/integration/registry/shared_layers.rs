@@ -89,7 +89,7 @@ impl Setup {
             reference: format!("{}/{name}:1", self.from.host).parse().unwrap(),
             platforms: Vec::new(),
             destination: Arc::new(RegistryDestination::new(self.client.repository(to))),
-            location: Location::of(&reference, &self.to.host, "", Naming::Plain, true).unwrap(),
+            location: Location::new(&reference, &self.to.host, "", Naming::Plain, true).unwrap(),
             compression: Compression::None,
             referrers: ReferrersPolicy::Copy,
             progress: Arc::<Progress>::default(),
