@@ -51,6 +51,30 @@ pub fn stored(content: &[u8]) -> Bytes {
     frame.freeze()
 }
 
+/// The content of a frame that [`stored`] wrote, by its blocks, without copying it; `None` for any other frame.
+pub fn stored_blocks(frame: &Bytes) -> Option<Vec<Bytes>> {
+    let is_stored = frame.get(..4)? == FRAME.to_le_bytes() && *frame.get(4)? == FRAME_DESCRIPTOR;
+    if !is_stored || *frame.get(5)? != WINDOW_DESCRIPTOR {
+        return None;
+    }
+    let length = usize::try_from(u64::from_le_bytes(frame.get(6..FRAME_HEADER)?.try_into().ok()?)).ok()?;
+    let (mut at, mut sum, mut blocks) = (FRAME_HEADER, 0_usize, Vec::new());
+    loop {
+        let header = frame.get(at..at + BLOCK_HEADER)?;
+        let header = usize::from(header[0]) | usize::from(header[1]) << 8 | usize::from(header[2]) << 16;
+        let (last, kind, size) = (header & 1 == 1, header >> 1 & 3, header >> 3);
+        at += BLOCK_HEADER;
+        if kind != 0 || size > WINDOW || frame.len() < at + size {
+            return None;
+        }
+        blocks.push(frame.slice(at..at + size));
+        (at, sum) = (at + size, sum + size);
+        if last {
+            return (at == frame.len() && sum == length).then_some(blocks);
+        }
+    }
+}
+
 /// The first frame of a package file: `content`, which decoders pass over.
 ///
 /// # Errors
@@ -106,6 +130,13 @@ impl SeekTable {
     /// Bytes of the content of all frames.
     pub fn content(&self) -> u64 {
         self.entries.iter().map(|(_, content)| u64::from(*content)).sum()
+    }
+
+    /// The lengths in bytes of each frame in the file and of its content, in order.
+    pub fn frames(&self) -> impl ExactSizeIterator<Item = (u64, u64)> {
+        self.entries
+            .iter()
+            .map(|(compressed, content)| (u64::from(*compressed), u64::from(*content)))
     }
 
     /// The last frame of a file.
@@ -165,7 +196,10 @@ mod tests {
     fn zstd_reads_stored_frames_of_every_length() {
         for length in [0, 1, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW] {
             let content: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
-            assert_eq!(decode(&stored(&content)), content, "{length}");
+            let frame = stored(&content);
+            assert_eq!(decode(&frame), content, "{length}");
+            assert_eq!(stored_blocks(&frame).unwrap().concat(), content, "{length}");
+            assert_eq!(stored_blocks(&frame.slice(..frame.len() - 1)), None, "{length}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! Publishes a package file in a registry or an OCI layout, while it is read.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,17 +8,18 @@ use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Deserialize;
 
-use super::order::PackageFile;
+use super::contents::Archive;
+use super::header::Packed;
+use super::image_list::{ImageTree, NamedImage, deliver_from, root_of};
+use super::order::{PackageFile, files_of};
 use super::read::Reader;
-use crate::budget::{PACKAGES, Reservation, json_memory};
 use crate::decode;
 use crate::fault::{Fault, Reason};
 use crate::oci::{
-    Compression, Content, Descriptor, Digest, Document, Location, MANIFEST_LIMIT, Naming, Platform, Reference,
-    ReferrersPolicy, distinct_blobs, distinct_foreign_layers,
+    Compression, Digest, Location, MANIFEST_LIMIT, Naming, Platform, Reference, ReferrersPolicy, distinct_blobs,
 };
-use crate::package::{LAYOUT_INDEX, REF_NAME, publish_manifest, repository};
-use crate::source::{Blob, BlobSink, ByteStream, Delivery, Form, Identity, ImageSource, Method, Resolved};
+use crate::package::{LAYOUT_INDEX, publish_manifest, repository};
+use crate::source::{BlobSink, ByteStream, Delivery, ImageSource, Resolved};
 use crate::transfer::{Destination, KnownBlobs, Progress, Transfer, Upload};
 
 /// Where a package file goes.
@@ -64,37 +65,56 @@ struct Metadata {
     architecture: String,
 }
 
-/// Publishes the package of `reader`. Every file is verified before a tag is written, and what exists in the target already is not
-/// sent. `progress` counts bytes of content.
+/// The repository, tag and architecture of a package, as its config says.
+struct Coordinates {
+    repository: String,
+    tag: String,
+    architecture: String,
+}
+
+impl Coordinates {
+    fn of(package: &Packed, prefix: &str) -> Result<Self, Fault> {
+        let invalid = |what: String| Fault::stalled(Reason::SourceFailed, format!("the package file {what}"));
+        let config: Config = decode::json(&package.config)
+            .map_err(|error| invalid(format!("has a config that cannot be read: {error}")))?;
+        let Metadata {
+            name,
+            version,
+            architecture,
+        } = config.metadata;
+        let path = repository(prefix, &name);
+        let named: Result<Reference, _> = format!("localhost/{path}:{version}").parse();
+        if named.is_err() || name.is_empty() || version.is_empty() || architecture.is_empty() {
+            return Err(invalid(
+                "has a package without name, version or architecture, or with one that no registry takes".to_owned(),
+            ));
+        }
+        Ok(Self {
+            repository: path,
+            tag: version,
+            architecture,
+        })
+    }
+}
+
+/// Bytes of the files of a package.
+fn content_size(package: &Packed) -> u64 {
+    let manifest = package.manifest.manifest().into_iter();
+    let layers = manifest.flat_map(|manifest| &manifest.layers);
+    layers.fold(0, |sum, layer| layer.size.saturating_add(sum))
+}
+
+/// Publishes the package of `reader`, a pipe. Every file is verified before a tag is written, and what exists in the target already
+/// is not sent. `progress` counts bytes of content.
 ///
 /// # Errors
 /// A fault that names the file or the image.
-pub async fn load(mut reader: Reader, target: &Target<'_>, progress: &Progress) -> Result<Loaded, Fault> {
-    let invalid = |what: String| Fault::stalled(Reason::SourceFailed, format!("the package file {what}"));
+pub async fn load_stream(mut reader: Reader, target: &Target<'_>, progress: &Progress) -> Result<Loaded, Fault> {
     let package = reader.package().clone();
-    let config: Config =
-        decode::json(&package.config).map_err(|error| invalid(format!("has a config that cannot be read: {error}")))?;
-    let Metadata {
-        name,
-        version,
-        architecture,
-    } = config.metadata;
-    let path = repository(target.prefix, &name);
-    let named: Result<Reference, _> = format!("localhost/{path}:{version}").parse();
-    if named.is_err() || name.is_empty() || version.is_empty() || architecture.is_empty() {
-        return Err(invalid(
-            "has a package without name, version or architecture, or with one that no registry takes".to_owned(),
-        ));
-    }
-    let layers = package
-        .manifest
-        .manifest()
-        .into_iter()
-        .flat_map(|manifest| &manifest.layers);
-    progress.expect(layers.fold(0, |sum, layer| layer.size.saturating_add(sum)));
-
-    let destination = (target.open)(&path);
-    let mut images = PackedImages::new(Arc::clone(&destination));
+    let coordinates = Coordinates::of(&package, target.prefix)?;
+    progress.expect(content_size(&package));
+    let destination = (target.open)(&coordinates.repository);
+    let mut images = StoredImages::new(Arc::clone(&destination));
     let mut sent = 0;
     while let Some(file) = reader.next().await? {
         let within = |fault: Fault| fault.with_context(format_args!("file `{}` of the package", file.path));
@@ -108,23 +128,136 @@ pub async fn load(mut reader: Reader, target: &Target<'_>, progress: &Progress) 
             false => store(&*destination, &file, content).await.map_err(within)?,
         };
     }
-    let config = package
-        .manifest
-        .manifest()
-        .map(|manifest| manifest.config.digest.clone());
-    if let Some(config) = config {
-        sent += destination.keep(&config, package.config.clone()).await?;
-    }
     images.complete().await?;
-    let locations = images.publish(target).await?;
-    let digest = publish_manifest(&package.manifest, &architecture, &*destination, &version).await?;
+    let known = images.known();
+    let roots = images.images.clone();
+    let source: Arc<dyn ImageSource> = Arc::new(images);
+    let locations = publish_images(&source, &roots, &known, target).await?;
+    publish_package(&package, coordinates, &*destination, locations, sent).await
+}
+
+/// Publishes what `archive` holds: its packages and their images. Content that exists in the target already is not read. A tag is
+/// written when everything under it was verified and stored. `progress` counts bytes of content.
+///
+/// # Errors
+/// A fault that names the file or the image.
+pub async fn load(archive: &Arc<Archive>, target: &Target<'_>, progress: &Progress) -> Result<Vec<Loaded>, Fault> {
+    let packages = archive.packages().iter();
+    let packages: Vec<(&Packed, Coordinates)> = packages
+        .map(|package| Ok((package, Coordinates::of(package, target.prefix)?)))
+        .collect::<Result<_, Fault>>()?;
+    progress.expect(
+        packages
+            .iter()
+            .map(|(package, _)| content_size(package))
+            .fold(0, u64::saturating_add),
+    );
+    let known = Arc::<KnownBlobs>::default();
+    let mut sent = Vec::with_capacity(packages.len());
+    for (package, coordinates) in &packages {
+        let destination = (target.open)(&coordinates.repository);
+        let manifest = package.manifest.manifest();
+        let files = manifest.map(files_of).transpose()?.unwrap_or_default();
+        let mut bytes = 0;
+        for file in &files {
+            let within = |fault: Fault| fault.with_context(format_args!("file `{}` of the package", file.path));
+            bytes += store_file(archive, &*destination, file, progress)
+                .await
+                .map_err(within)?;
+            known.saw(&file.digest, destination.repository());
+        }
+        sent.push(bytes);
+    }
+    let source: Arc<dyn ImageSource> = Arc::<Archive>::clone(archive);
+    let mut locations = publish_images(&source, archive.images(), &known, target).await?;
+    let mut loaded = Vec::with_capacity(packages.len());
+    for ((package, coordinates), sent) in packages.into_iter().zip(sent) {
+        let destination = (target.open)(&coordinates.repository);
+        let images = std::mem::take(&mut locations);
+        loaded.push(publish_package(package, coordinates, &*destination, images, sent).await?);
+    }
+    Ok(loaded)
+}
+
+/// Stores a file of a package unless it is there. Says how many bytes were sent.
+async fn store_file(
+    archive: &Archive,
+    destination: &dyn Destination,
+    file: &PackageFile,
+    progress: &Progress,
+) -> Result<u64, Fault> {
+    if destination.holds(&file.digest).await?.is_some() {
+        progress.passed(file.size);
+        return Ok(0);
+    }
+    let content = archive.read(&file.digest);
+    let content =
+        content.ok_or_else(|| Fault::stalled(Reason::SourceNotFound, "the package file lacks it".to_owned()))?;
+    let upload = Upload {
+        digest: Some(file.digest.clone()),
+        size: Some(file.size),
+        bytes: content.inspect_ok(|chunk| progress.passed(chunk.len() as u64)).boxed(),
+    };
+    Ok(destination.upload(upload).await?.1)
+}
+
+/// Publishes the config and the manifest of a package whose files are stored.
+async fn publish_package(
+    package: &Packed,
+    coordinates: Coordinates,
+    destination: &dyn Destination,
+    images: Vec<Location>,
+    mut sent: u64,
+) -> Result<Loaded, Fault> {
+    let Coordinates {
+        repository,
+        tag,
+        architecture,
+    } = coordinates;
+    if let Some(manifest) = package.manifest.manifest() {
+        sent += destination
+            .keep(&manifest.config.digest, package.config.clone())
+            .await?;
+    }
+    let digest = publish_manifest(&package.manifest, &architecture, destination, &tag).await?;
     Ok(Loaded {
-        repository: path,
-        tag: version,
+        repository,
+        tag,
         digest,
-        images: locations,
+        images,
         sent,
     })
+}
+
+/// Publishes every image of `source` under its names. `known` says which repositories hold its blobs.
+async fn publish_images(
+    source: &Arc<dyn ImageSource>,
+    images: &[NamedImage],
+    known: &Arc<KnownBlobs>,
+    target: &Target<'_>,
+) -> Result<Vec<Location>, Fault> {
+    let mut locations = Vec::with_capacity(images.len());
+    for reference in images.iter().filter_map(|image| image.name.as_ref()) {
+        let location = Location::under_prefix(reference, target.address, target.prefix, target.naming, true)
+            .map_err(|error| Fault::stalled(Reason::InvalidReference, error.to_string()))?;
+        let transfer = Transfer {
+            source: Arc::clone(source),
+            reference: reference.clone(),
+            platforms: Vec::new(),
+            destination: (target.open)(&location.repository),
+            location,
+            compression: Compression::None,
+            referrers: ReferrersPolicy::Ignore,
+            progress: Arc::default(),
+            known: Arc::clone(known),
+        };
+        transfer
+            .run()
+            .await
+            .map_err(|fault| fault.with_context(format_args!("image `{reference}`")))?;
+        locations.push(transfer.location);
+    }
+    Ok(locations)
 }
 
 /// Verifies a file, and stores it unless it is there. Says how many bytes were sent.
@@ -142,153 +275,73 @@ async fn store(destination: &dyn Destination, file: &PackageFile, mut content: B
 }
 
 /// The images of a package, whose content its repository holds.
-struct PackedImages {
+struct StoredImages {
     repository: Arc<dyn Destination>,
-    /// The images, by their names.
-    roots: Vec<(Reference, Digest)>,
-    /// The manifests that were listed, and those of them that were read.
-    documents: HashMap<Digest, Option<Document>>,
-    memory: Arc<Reservation>,
+    images: Vec<NamedImage>,
+    /// The manifests that were listed and not read yet.
+    unread: HashSet<Digest>,
+    tree: ImageTree,
 }
 
-impl PackedImages {
+impl StoredImages {
     fn new(repository: Arc<dyn Destination>) -> Self {
         Self {
             repository,
-            roots: Vec::new(),
-            documents: HashMap::new(),
-            memory: Arc::new(PACKAGES.reserve()),
+            images: Vec::new(),
+            unread: HashSet::new(),
+            tree: ImageTree::new(),
         }
     }
 
     fn lists(&self, digest: &Digest) -> bool {
-        self.documents.contains_key(digest)
+        self.unread.contains(digest)
     }
 
     /// Reads the list of images or one of their manifests, and stores it. Says how many bytes were sent.
     async fn keep(&mut self, file: &PackageFile, content: ByteStream<'_>) -> Result<u64, Fault> {
         let raw = collect(file, content).await?;
         let sent = self.repository.keep(&file.digest, raw.clone()).await?;
-        let index = self.read(&file.digest, raw)?;
         if file.path == LAYOUT_INDEX {
-            self.documents.remove(&file.digest);
-            self.roots = roots(&index)?;
+            self.images = NamedImage::of_index(&raw)?;
+            self.unread
+                .extend(self.images.iter().map(|image| image.root.digest.clone()));
+        } else {
+            self.add(&file.digest, raw)?;
         }
         Ok(sent)
     }
 
-    /// Reads a manifest or index. Returns what it lists.
-    fn read(&mut self, digest: &Digest, raw: Bytes) -> Result<Vec<Descriptor>, Fault> {
-        let document = Document::parse(None, raw)
-            .map_err(|error| Fault::stalled(Reason::SourceFailed, format!("{digest} is not a manifest: {error}")))?;
-        let reserved = self.memory.add(json_memory(&document.raw));
-        reserved.map_err(|exhausted| exhausted.fault(Reason::SourceFailed, "the package"))?;
-        let entries = document
-            .index()
-            .map(|index| index.manifests.clone())
-            .unwrap_or_default();
-        for entry in entries.iter().filter(|entry| entry.is_manifest_or_untyped()) {
-            self.documents.entry(entry.digest.clone()).or_default();
-        }
-        self.documents.insert(digest.clone(), Some(document));
-        Ok(entries)
+    fn add(&mut self, digest: &Digest, raw: Bytes) -> Result<(), Fault> {
+        self.unread.remove(digest);
+        let listed = self.tree.add(digest, raw)?.into_iter().map(|entry| entry.digest);
+        let listed = listed.filter(|digest| self.tree.document(digest).is_none());
+        self.unread.extend(listed);
+        Ok(())
     }
 
     /// Reads the manifests that came before what lists them, from the repository, which holds them by now. Those that the package
     /// leaves out stay unread.
     async fn complete(&mut self) -> Result<(), Fault> {
         let mut absent = HashSet::new();
-        loop {
-            let is_open = |(digest, document): (&Digest, &Option<Document>)| {
-                (document.is_none() && !absent.contains(digest)).then(|| digest.clone())
-            };
-            let Some(digest) = self.documents.iter().find_map(is_open) else {
-                return Ok(());
-            };
+        while let Some(digest) = self.unread.difference(&absent).next().cloned() {
             match self.repository.blob(&digest, MANIFEST_LIMIT).await? {
-                Some(raw) => drop(self.read(&digest, raw)?),
+                Some(raw) => self.add(&digest, raw)?,
                 None => drop(absent.insert(digest)),
             }
         }
+        Ok(())
     }
 
-    /// Publishes every image under its names.
-    async fn publish(self, target: &Target<'_>) -> Result<Vec<Location>, Fault> {
+    /// Every blob of the images, which the repository holds.
+    fn known(&self) -> Arc<KnownBlobs> {
         let known = Arc::<KnownBlobs>::default();
-        for document in self.documents.values().flatten() {
+        for document in self.tree.documents() {
             for blob in distinct_blobs(std::slice::from_ref(document)) {
                 known.saw(&blob.digest, self.repository.repository());
             }
         }
-        let source = Arc::new(self);
-        let mut locations = Vec::with_capacity(source.roots.len());
-        for (reference, _) in &source.roots {
-            let location = Location::under_prefix(reference, target.address, target.prefix, target.naming, true)
-                .map_err(|error| Fault::stalled(Reason::InvalidReference, error.to_string()))?;
-            let transfer = Transfer {
-                source: Arc::clone(&source) as Arc<dyn ImageSource>,
-                reference: reference.clone(),
-                platforms: Vec::new(),
-                destination: (target.open)(&location.repository),
-                location,
-                compression: Compression::None,
-                referrers: ReferrersPolicy::Ignore,
-                progress: Arc::default(),
-                known: Arc::clone(&known),
-            };
-            transfer
-                .run()
-                .await
-                .map_err(|fault| fault.with_context(format_args!("image `{reference}`")))?;
-            locations.push(transfer.location);
-        }
-        Ok(locations)
+        known
     }
-
-    /// The manifests of the image `root`, children before what lists them.
-    fn manifests(&self, root: &Digest) -> Vec<Document> {
-        let mut found = Vec::new();
-        let mut open = vec![(root, false)];
-        let mut done = HashSet::new();
-        while let Some((digest, is_listed)) = open.pop() {
-            let Some(Some(document)) = self.documents.get(digest) else {
-                continue;
-            };
-            if is_listed {
-                found.push(document.clone());
-                continue;
-            }
-            if !done.insert(digest) {
-                continue;
-            }
-            open.push((digest, true));
-            if let Content::Index(index) = &document.content {
-                open.extend(index.manifests.iter().map(|entry| (&entry.digest, false)));
-            }
-        }
-        found
-    }
-}
-
-/// The names and digests of images, each name once.
-fn roots(entries: &[Descriptor]) -> Result<Vec<(Reference, Digest)>, Fault> {
-    let mut roots: Vec<(Reference, Digest)> = Vec::new();
-    for entry in entries {
-        let Some(name) = entry.annotations.get(REF_NAME) else {
-            continue;
-        };
-        let shown: String = name.chars().take(200).collect();
-        let reference: Reference = name.parse().map_err(|error| {
-            Fault::stalled(
-                Reason::InvalidReference,
-                format!("it lists the image {shown:?}: {error}"),
-            )
-        })?;
-        if !roots.iter().any(|(known, _)| *known == reference) {
-            roots.push((reference, entry.digest.clone()));
-        }
-    }
-    Ok(roots)
 }
 
 async fn collect(file: &PackageFile, mut content: ByteStream<'_>) -> Result<Bytes, Fault> {
@@ -306,63 +359,14 @@ async fn collect(file: &PackageFile, mut content: ByteStream<'_>) -> Result<Byte
 }
 
 #[async_trait]
-impl ImageSource for PackedImages {
+impl ImageSource for StoredImages {
     async fn resolve(&self, reference: &Reference, platforms: &[Platform]) -> Result<Resolved, Fault> {
-        let missing = || {
-            Fault::stalled(
-                Reason::SourceNotFound,
-                format!("the package file lacks manifests of {reference}"),
-            )
-        };
-        let root = self
-            .roots
-            .iter()
-            .find(|(name, _)| name == reference)
-            .map(|(_, digest)| digest);
-        let root = root.ok_or_else(missing)?;
-        let documents = self.manifests(root);
-        if documents.last().map(Document::digest) != Some(root) {
-            return Err(missing());
-        }
-        Ok(Resolved {
-            reference: reference.clone(),
-            platforms: platforms.to_vec(),
-            identity: Identity::Manifest(root.clone()),
-            chosen_from: None,
-            size: Some(distinct_blobs(&documents).iter().map(|blob| blob.size).sum()),
-            documents,
-            memory: Arc::clone(&self.memory),
-        })
+        let root = root_of(&self.images, reference);
+        self.tree.resolve(reference, root, platforms)
     }
 
     async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivery, Fault> {
-        let foreign = distinct_foreign_layers(&image.documents);
-        for blob in distinct_blobs(&image.documents)
-            .into_iter()
-            .chain(foreign.iter().copied())
-        {
-            if sink.existing_size(&blob.digest, Some(blob.size)).await?.is_some() {
-                continue;
-            }
-            let Some(bytes) = self.repository.read(blob).await? else {
-                if foreign.contains(&blob) {
-                    continue;
-                }
-                let message = format!("the package file lacks the blob {}", blob.digest);
-                return Err(Fault::stalled(Reason::SourceNotFound, message));
-            };
-            sink.store(Blob {
-                form: Form::Exact,
-                digest: Some(blob.digest.clone()),
-                size: Some(blob.size),
-                bytes,
-            })
-            .await?;
-        }
-        Ok(Delivery {
-            documents: image.documents.clone(),
-            method: Method::Registry,
-            method_message: None,
-        })
+        let repository = &self.repository;
+        deliver_from(image, sink, |blob| async move { repository.read(&blob).await }).await
     }
 }

@@ -6,15 +6,27 @@
 //! the definition, its signature, the checksums and the manifests of the images, so that a reader of a pipe can verify them before
 //! the first layer arrives.
 
+mod contents;
 pub mod format;
 mod header;
+mod image_list;
+mod input;
 mod load;
+mod members;
+mod open;
 mod order;
 mod read;
+mod tar_content;
 mod write;
 
+pub use contents::{Archive, Contents};
 pub use header::{HEADER_LIMIT, Header, Packed};
-pub use load::{Loaded, Target, load};
+pub use image_list::NamedImage;
+pub use input::{DiskFile, RandomAccess};
+pub use load::{Loaded, Target, load, load_stream};
+pub use members::{Extent, Member, list};
+pub use open::open;
 pub use order::{PackageFile, files_of};
 pub use read::Reader;
+pub use tar_content::{PlainTar, SeekableTar, TarContent};
 pub use write::{Written, write};

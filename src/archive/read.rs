@@ -6,15 +6,14 @@ use std::io::{self, Read};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use futures::stream::try_unfold;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::format::{SKIPPABLE_HEADER, header_length};
 use super::header::{HEADER_LIMIT, Header, Packed};
 use super::order::{PackageFile, files_of};
+use super::tar_content::verified;
 use crate::fault::{Fault, Reason};
-use crate::hashing::BackgroundHasher;
 use crate::source::ByteStream;
 use crate::source::docker::{TarEntryKind, TarReader};
 
@@ -96,30 +95,11 @@ impl Reader {
 
     /// The content of `file`, which [`Self::next`] returned. It ends in an error when it is not the content with that digest.
     pub fn content(&mut self, file: &PackageFile) -> ByteStream<'_> {
-        let (path, expected) = (file.path.clone(), file.digest.clone());
-        let state = (self.tar.content(None), Some(BackgroundHasher::new(Some(&file.digest))));
-        try_unfold(state, move |(mut content, hasher)| {
-            let (path, expected) = (path.clone(), expected.clone());
-            async move {
-                let Some(mut hasher) = hasher else { return Ok(None) };
-                if let Some(chunk) = content.next().await.transpose()? {
-                    hasher.update(&chunk).await;
-                    return Ok(Some((chunk, (content, Some(hasher)))));
-                }
-                let digest = hasher.finish().await.map_err(|error| invalid(&error.to_string()))?;
-                match digest == expected {
-                    true => Ok(None),
-                    false => Err(invalid(&format!(
-                        "{path} is {digest}, and the manifest of the package says {expected}"
-                    ))),
-                }
-            }
-        })
-        .boxed()
+        verified(self.tar.content(None), &file.path, &file.digest)
     }
 }
 
-fn invalid(what: &str) -> Fault {
+pub(super) fn invalid(what: &str) -> Fault {
     let message = format!("the package file is damaged, or not a package file: {what}; copy it again");
     Fault::stalled(Reason::SourceFailed, message)
 }
@@ -140,7 +120,7 @@ fn decompress(
     }
 }
 
-fn read_header(input: &mut impl Read) -> Result<Header, Fault> {
+pub(super) fn read_header(input: &mut impl Read) -> Result<Header, Fault> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::UnexpectedEof => invalid("it is too short"),
         _ => invalid(&error.to_string()),

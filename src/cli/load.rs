@@ -1,6 +1,5 @@
 //! `load`: publishes a package file in a registry or an OCI layout.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -84,7 +83,6 @@ impl Load {
         let open = self.destinations(&target).await?;
         let (address, prefix) = (target.address(), target.prefix().unwrap_or_default());
         let within = |fault: Fault| fault.with_context(self.file.display());
-        let reader = Reader::open(self.input()?).await.map_err(within)?;
         let progress = Arc::new(Progress::default());
         let to = archive::Target {
             address: &address,
@@ -92,22 +90,22 @@ impl Load {
             naming: self.naming.into(),
             open: &*open,
         };
-        let work = archive::load(reader, &to, &progress);
         let display = Display::new(self.output, false);
-        let loaded = display
-            .follow(&self.file.display().to_string(), &progress, work)
-            .await?;
-        self.report(&target, &loaded);
-        Ok(())
-    }
-
-    fn input(&self) -> anyhow::Result<Box<dyn Read + Send>> {
-        if self.file == Path::new("-") {
-            return Ok(Box::new(std::io::stdin()));
+        let name = self.file.display().to_string();
+        let loaded = if self.file == Path::new("-") {
+            let reader = Reader::open(std::io::stdin()).await.map_err(within)?;
+            let work = archive::load_stream(reader, &to, &progress);
+            vec![display.follow(&name, &progress, work).await?]
+        } else {
+            let archive = Arc::new(archive::open(&self.file).await?);
+            display
+                .follow(&name, &progress, archive::load(&archive, &to, &progress))
+                .await?
+        };
+        for loaded in &loaded {
+            self.report(&target, loaded);
         }
-        let file = std::fs::File::open(&self.file);
-        let file = file.map_err(|error| UsageError(format!("{}: {error}", self.file.display())))?;
-        Ok(Box::new(file))
+        Ok(())
     }
 
     /// Opens repositories of the destination.

@@ -57,6 +57,8 @@ pub struct Archive {
     // Bytes of the current entry's content and padding that were not read yet.
     remaining: u64,
     padding: u64,
+    // Bytes that were taken from `source` before `chunk`, and all of `chunk`.
+    received: u64,
     entries: usize,
     // Why the content of an entry could not be read to its end.
     failed: Option<Fault>,
@@ -85,6 +87,7 @@ impl Archive {
             tail: BytesMut::new(),
             remaining: 0,
             padding: 0,
+            received: 0,
             entries: 0,
             failed: None,
         }
@@ -148,6 +151,11 @@ impl Archive {
                 }
             }
         }
+    }
+
+    /// Bytes of the tar that were read: after [`Self::next`], the offset of the entry's content.
+    pub fn position(&self) -> u64 {
+        self.received - self.chunk.len() as u64
     }
 
     /// The next bytes of the current entry; `None` at its end.
@@ -276,6 +284,7 @@ impl Archive {
         let Some(chunk) = self.source.next().await.transpose()? else {
             return Ok(None);
         };
+        self.received += chunk.len() as u64;
         let kept = chunk.len().min(TAIL_LENGTH);
         let excess = (self.tail.len() + kept).saturating_sub(TAIL_LENGTH);
         self.tail.advance(excess);

@@ -1,0 +1,53 @@
+//! The bytes of a file that can be read at any offset.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+/// Bytes that can be read at any offset: a file, or several files that are one behind the other. Reads block the thread.
+pub trait RandomAccess: Send + Sync {
+    /// The length in bytes.
+    fn length(&self) -> u64;
+
+    /// Fills `buffer` with the bytes at `offset`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` where there are fewer bytes, and errors of the file system, which name the file.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+/// A file on disk.
+#[derive(Debug)]
+pub struct DiskFile {
+    file: File,
+    length: u64,
+}
+
+impl DiskFile {
+    /// Opens `path`, which must be a regular file.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or is not a regular file.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+        }
+        Ok(Self {
+            file,
+            length: metadata.len(),
+        })
+    }
+}
+
+impl RandomAccess for DiskFile {
+    fn length(&self) -> u64 {
+        self.length
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+}

@@ -1,0 +1,348 @@
+//! The tar in an archive, read at any offset: as it is in the file, or in the frames of a seekable Zstandard file.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::{self, try_unfold};
+
+use super::format::{FRAME_CONTENT, SEEK_TABLE_FOOTER, SeekTable, stored_blocks};
+use super::input::RandomAccess;
+use super::read::invalid;
+use crate::fault::Fault;
+use crate::source::ByteStream;
+
+/// Bytes that are read first: enough for the header of an entry.
+const FIRST_READ: u64 = 4 << 10;
+/// Bytes that are read at once after that.
+const READ: u64 = 1 << 20;
+/// Reads that are in flight ahead of the consumer.
+const AHEAD: usize = 2;
+/// The longest frame in bytes: that of incompressible content, whose blocks have headers.
+const FRAME_LIMIT: u64 = FRAME_CONTENT as u64 + (FRAME_CONTENT as u64 >> 6) + 1024;
+/// The longest frame of a seek table in bytes: four million frames.
+const SEEK_TABLE_LIMIT: u64 = 32 << 20;
+
+/// A tar whose bytes can be read at any offset.
+pub trait TarContent: Send + Sync {
+    /// The bytes from `offset`, at most `length` of them. An error ends them; they end early where the tar does.
+    fn read(&self, offset: u64, length: u64) -> ByteStream<'static>;
+}
+
+/// A tar that is a file as it is.
+pub struct PlainTar {
+    input: Arc<dyn RandomAccess>,
+}
+
+impl PlainTar {
+    /// The tar `input`.
+    pub fn new(input: Arc<dyn RandomAccess>) -> Self {
+        Self { input }
+    }
+}
+
+impl TarContent for PlainTar {
+    fn read(&self, offset: u64, length: u64) -> ByteStream<'static> {
+        let end = offset.saturating_add(length).min(self.input.length());
+        let pieces = std::iter::successors(Some((offset, FIRST_READ)), move |(offset, length)| {
+            Some((offset.checked_add(*length)?, READ))
+        })
+        .take_while(move |(offset, _)| *offset < end)
+        .map(move |(offset, length)| (offset, length.min(end - offset)));
+        let input = Arc::clone(&self.input);
+        stream::iter(pieces)
+            .map(move |(offset, length)| {
+                let input = Arc::clone(&input);
+                blocking(move || {
+                    let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
+                    input.read_exact_at(&mut bytes, offset)?;
+                    Ok(vec![bytes.into()])
+                })
+            })
+            .buffered(AHEAD)
+            .flat_map(pieces_of)
+            .boxed()
+    }
+}
+
+/// A tar in the frames of a file with a seek table (zstd, `contrib/seekable_format`).
+pub struct SeekableTar {
+    input: Arc<dyn RandomAccess>,
+    frames: Arc<[Frame]>,
+}
+
+/// A frame of the file.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    /// Its first byte in the file, and its length there.
+    offset: u64,
+    length: u64,
+    /// The first byte of its content in the tar, and the length of the content.
+    content_offset: u64,
+    content: u64,
+}
+
+impl SeekableTar {
+    /// Reads the seek table at the end of `input`; `None` where there is none.
+    ///
+    /// # Errors
+    /// A fault, where the table does not fit the file.
+    pub async fn open(input: Arc<dyn RandomAccess>) -> Result<Option<Self>, Fault> {
+        let table = {
+            let input = Arc::clone(&input);
+            blocking(move || read_table(&*input)).await?
+        };
+        let Some((table, end)) = table else { return Ok(None) };
+        if table.compressed() != end {
+            return Err(invalid("its seek table does not fit its length"));
+        }
+        let mut frames = Vec::with_capacity(table.frames().len());
+        let (mut offset, mut content_offset) = (0, 0);
+        for (length, content) in table.frames() {
+            let frame = Frame {
+                offset,
+                length,
+                content_offset,
+                content,
+            };
+            offset += length;
+            content_offset += content;
+            // Skippable frames have no content, and are not read here.
+            if content > 0 {
+                if content > FRAME_CONTENT as u64 || length > FRAME_LIMIT {
+                    return Err(invalid("its seek table has a frame that is too long"));
+                }
+                frames.push(frame);
+            }
+        }
+        Ok(Some(Self {
+            input,
+            frames: frames.into(),
+        }))
+    }
+}
+
+impl TarContent for SeekableTar {
+    fn read(&self, offset: u64, length: u64) -> ByteStream<'static> {
+        let end = offset.saturating_add(length);
+        let first = self
+            .frames
+            .partition_point(|frame| frame.content_offset + frame.content <= offset);
+        let last = self.frames.partition_point(|frame| frame.content_offset < end);
+        let (frames, input) = (Arc::clone(&self.frames), Arc::clone(&self.input));
+        stream::iter(first..last.max(first))
+            .map(move |at| {
+                let (frame, input) = (frames[at], Arc::clone(&input));
+                blocking(move || {
+                    let mut bytes = vec![0; usize::try_from(frame.length).unwrap_or_default()];
+                    input.read_exact_at(&mut bytes, frame.offset)?;
+                    let pieces = decode(bytes.into(), frame.content)?;
+                    let skip = offset.saturating_sub(frame.content_offset);
+                    let keep = end.min(frame.content_offset + frame.content) - frame.content_offset;
+                    Ok(cut(pieces, skip, keep))
+                })
+            })
+            .buffered(AHEAD)
+            .flat_map(pieces_of)
+            .boxed()
+    }
+}
+
+/// The seek table of a file, and the offset at which its frame begins.
+fn read_table(input: &dyn RandomAccess) -> io::Result<Option<(SeekTable, u64)>> {
+    let Some(at) = input.length().checked_sub(SEEK_TABLE_FOOTER as u64) else {
+        return Ok(None);
+    };
+    let mut footer = [0; SEEK_TABLE_FOOTER];
+    input.read_exact_at(&mut footer, at)?;
+    let Some(length) = SeekTable::frame_length(&footer) else {
+        return Ok(None);
+    };
+    let Some(begin) = input
+        .length()
+        .checked_sub(length as u64)
+        .filter(|_| length as u64 <= SEEK_TABLE_LIMIT)
+    else {
+        return Ok(None);
+    };
+    let mut frame = vec![0; length];
+    input.read_exact_at(&mut frame, begin)?;
+    Ok(SeekTable::parse(&frame).map(|table| (table, begin)))
+}
+
+/// The content of `frame`, which is `length` bytes long. Stored content is not copied.
+fn decode(frame: Bytes, length: u64) -> io::Result<Vec<Bytes>> {
+    let differs = || {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a frame has another length than its seek table says",
+        )
+    };
+    let length = usize::try_from(length).map_err(|_| differs())?;
+    if let Some(blocks) = stored_blocks(&frame) {
+        let sum: usize = blocks.iter().map(Bytes::len).sum();
+        return if sum == length { Ok(blocks) } else { Err(differs()) };
+    }
+    let content = zstd::bulk::decompress(&frame, length)?;
+    if content.len() == length {
+        Ok(vec![content.into()])
+    } else {
+        Err(differs())
+    }
+}
+
+/// The bytes from `skip` to `keep` of `pieces`.
+fn cut(pieces: Vec<Bytes>, skip: u64, keep: u64) -> Vec<Bytes> {
+    let mut at = 0;
+    let mut kept = Vec::with_capacity(pieces.len());
+    for mut piece in pieces {
+        let (begin, end) = (at, at + piece.len() as u64);
+        at = end;
+        if end <= skip || begin >= keep {
+            continue;
+        }
+        // Both lie within the piece.
+        piece.truncate(usize::try_from(keep.min(end) - begin).unwrap_or_default());
+        kept.push(piece.split_off(usize::try_from(skip.saturating_sub(begin)).unwrap_or_default()));
+    }
+    kept
+}
+
+fn pieces_of(pieces: Result<Vec<Bytes>, Fault>) -> ByteStream<'static> {
+    match pieces {
+        Ok(pieces) => stream::iter(pieces.into_iter().map(Ok)).boxed(),
+        Err(fault) => stream::iter([Err(fault)]).boxed(),
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, Fault> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.map_err(|error| invalid(&error.to_string()))?;
+    done.map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => invalid("it ends early"),
+        _ => invalid(&error.to_string()),
+    })
+}
+
+/// `content`, which ends in an error unless all of it has the digest `expected`. `path` names it in the message.
+pub(super) fn verified<'a>(content: ByteStream<'a>, path: &str, expected: &crate::oci::Digest) -> ByteStream<'a> {
+    let hasher = crate::hashing::BackgroundHasher::new(Some(expected));
+    let named = Arc::new((path.to_owned(), expected.clone()));
+    try_unfold(
+        (content, Some(hasher), named),
+        |(mut content, hasher, named)| async move {
+            let Some(mut hasher) = hasher else { return Ok(None) };
+            if let Some(chunk) = content.next().await.transpose()? {
+                hasher.update(&chunk).await;
+                return Ok(Some((chunk, (content, Some(hasher), named))));
+            }
+            let digest = hasher.finish().await.map_err(|error| invalid(&error.to_string()))?;
+            let (path, expected) = &*named;
+            if digest == *expected {
+                return Ok(None);
+            }
+            Err(invalid(&format!(
+                "{path} has the digest {digest} instead of {expected}"
+            )))
+        },
+    )
+    .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::format::{header, stored};
+
+    struct Memory(Vec<u8>);
+
+    impl RandomAccess for Memory {
+        fn length(&self) -> u64 {
+            self.0.len() as u64
+        }
+
+        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+            let at = usize::try_from(offset).unwrap();
+            let from = self.0.get(at..at + buffer.len());
+            buffer.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        }
+    }
+
+    fn content() -> Vec<u8> {
+        (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect()
+    }
+
+    fn seekable(content: &[u8]) -> Vec<u8> {
+        let (mut file, mut table) = (Vec::new(), SeekTable::default());
+        let frame = header(b"{}").unwrap();
+        table.push(frame.len(), 0).unwrap();
+        file.extend_from_slice(&frame);
+        for (at, piece) in content.chunks(FRAME_CONTENT / 2 + 3).enumerate() {
+            let frame = match at % 2 {
+                0 => stored(piece),
+                _ => zstd::bulk::compress(piece, 1).unwrap().into(),
+            };
+            table.push(frame.len(), piece.len()).unwrap();
+            file.extend_from_slice(&frame);
+        }
+        file.extend_from_slice(&table.frame().unwrap());
+        file
+    }
+
+    async fn all(tar: &dyn TarContent, offset: u64, length: u64) -> Vec<u8> {
+        let pieces: Vec<Bytes> = tar.read(offset, length).map(Result::unwrap).collect().await;
+        pieces.concat()
+    }
+
+    #[tokio::test]
+    async fn every_range_is_read() {
+        let content = content();
+        let plain = PlainTar::new(Arc::new(Memory(content.clone())));
+        let file = SeekableTar::open(Arc::new(Memory(seekable(&content))))
+            .await
+            .unwrap()
+            .unwrap();
+        let length = content.len();
+        let piece = FRAME_CONTENT / 2 + 3;
+        for (begin, end) in [
+            (0, 0),
+            (0, 1),
+            (0, length),
+            (piece - 1, piece + 1),
+            (piece, piece),
+            (1, 2 * piece + 5),
+            (length - 1, length),
+            (length, length + 5),
+            (length + 5, length + 9),
+        ] {
+            let expected = &content[begin.min(length)..end.min(length)];
+            let (offset, wanted) = (begin as u64, (end - begin) as u64);
+            assert!(all(&plain, offset, wanted).await == expected, "plain {begin}..{end}");
+            assert!(all(&file, offset, wanted).await == expected, "seekable {begin}..{end}");
+        }
+    }
+
+    #[tokio::test]
+    async fn wrong_lengths_in_the_seek_table_are_refused() {
+        let content = content();
+        let good = seekable(&content);
+        let mut longer = good.clone();
+        longer.insert(good.len() / 2, 0);
+        assert!(SeekableTar::open(Arc::new(Memory(longer))).await.is_err());
+        assert!(
+            SeekableTar::open(Arc::new(Memory(content.clone())))
+                .await
+                .unwrap()
+                .is_none()
+        );
+        let mut other = good.clone();
+        // The length of the content of the second frame.
+        let entries = good.len() - SEEK_TABLE_FOOTER - 8 * 4;
+        other[entries + 8 + 4] ^= 1;
+        let tar = SeekableTar::open(Arc::new(Memory(other))).await.unwrap().unwrap();
+        let read: Vec<_> = tar.read(0, u64::MAX).collect().await;
+        assert!(read.iter().any(Result::is_err));
+    }
+}
