@@ -174,6 +174,9 @@ pub(super) async fn packed_contents(input: Arc<dyn RandomAccess>) -> Result<Cont
         let files = package.manifest.manifest().map(files_of).transpose()?;
         for file in files.unwrap_or_default() {
             let member = members.get(&file.path);
+            if member.is_none() && package.omits(&file) {
+                continue;
+            }
             let member = member.ok_or_else(|| invalid(&format!("it lacks {}", file.path)))?;
             if member.is_link || member.extent.size != file.size {
                 return Err(invalid(&format!(

@@ -1,11 +1,15 @@
 //! The header of a package file: what a registry holds of a package beside its files. Zarf does not read it, and the
 //! tar has no place for it: every file there must be in the package's checksums.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::inventory::is_repository;
+use super::order::PackageFile;
 use crate::decode;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Document};
@@ -29,6 +33,16 @@ pub struct Packed {
     pub manifest: Document,
     /// The content of the manifest's config.
     pub config: Bytes,
+    /// The digests of the files that are left out, with the repository that held each when the inventory of the destination was
+    /// made.
+    pub omitted: BTreeMap<Digest, String>,
+}
+
+impl Packed {
+    /// Whether the content of `file` is left out. What describes the package never is.
+    pub(super) fn omits(&self, file: &PackageFile) -> bool {
+        !file.is_metadata() && self.omitted.contains_key(&file.digest)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -44,6 +58,8 @@ struct Form {
 struct PackedForm {
     manifest: String,
     config: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    omitted: BTreeMap<Digest, String>,
 }
 
 impl Header {
@@ -52,6 +68,7 @@ impl Header {
         let packages = self.packages.iter().map(|package| PackedForm {
             manifest: STANDARD.encode(&package.manifest.raw),
             config: STANDARD.encode(&package.config),
+            omitted: package.omitted.clone(),
         });
         let form = Form {
             version: VERSION,
@@ -92,7 +109,15 @@ impl Header {
                     ));
                 }
             }
-            Ok(Packed { manifest, config })
+            if let Some(other) = package.omitted.values().find(|name| !is_repository(name)) {
+                let shown: String = other.chars().take(100).collect();
+                return Err(invalid(format!("names {shown:?}, which is not a repository")));
+            }
+            Ok(Packed {
+                manifest,
+                config,
+                omitted: package.omitted.clone(),
+            })
         });
         let packages: Vec<Packed> = packages.collect::<Result<_, Fault>>()?;
         if packages.is_empty() {

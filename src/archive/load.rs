@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::contents::Archive;
 use super::header::Packed;
 use super::image_list::{ImageTree, NamedImage, deliver_from, root_of};
+use super::omitted::{self, CompletedArchive, Missing};
 use super::order::{PackageFile, files_of};
 use super::read::Reader;
 use crate::decode;
@@ -114,8 +115,10 @@ pub async fn load_stream(mut reader: Reader, target: &Target<'_>, progress: &Pro
     let coordinates = Coordinates::of(&package, target.prefix)?;
     progress.expect(content_size(&package));
     let destination = (target.open)(&coordinates.repository);
+    let packages = [(&package, coordinates.repository.clone())];
+    omitted::check(&omitted::missing(&packages, None, target).await?, target)?;
     let mut images = StoredImages::new(Arc::clone(&destination));
-    let mut sent = 0;
+    let mut sent = omitted::place(&package, &*destination, target).await?;
     while let Some(file) = reader.next().await? {
         let within = |fault: Fault| fault.with_context(format_args!("file `{}` of the package", file.path));
         let is_document = file.path == LAYOUT_INDEX || images.lists(&file.digest);
@@ -152,23 +155,34 @@ pub async fn load(archive: &Arc<Archive>, target: &Target<'_>, progress: &Progre
             .map(|(package, _)| content_size(package))
             .fold(0, u64::saturating_add),
     );
+    omitted::check(&missing(archive, target).await?, target)?;
     let known = Arc::<KnownBlobs>::default();
     let mut sent = Vec::with_capacity(packages.len());
+    let mut repositories = Vec::with_capacity(packages.len());
     for (package, coordinates) in &packages {
         let destination = (target.open)(&coordinates.repository);
         let manifest = package.manifest.manifest();
         let files = manifest.map(files_of).transpose()?.unwrap_or_default();
-        let mut bytes = 0;
+        let mut bytes = omitted::place(package, &*destination, target).await?;
         for file in &files {
             let within = |fault: Fault| fault.with_context(format_args!("file `{}` of the package", file.path));
-            bytes += store_file(archive, &*destination, file, progress)
-                .await
-                .map_err(within)?;
+            match package.omits(file) {
+                true => progress.passed(file.size),
+                false => {
+                    bytes += store_file(archive, &*destination, file, progress)
+                        .await
+                        .map_err(within)?;
+                }
+            }
             known.saw(&file.digest, destination.repository());
         }
         sent.push(bytes);
+        repositories.push(destination);
     }
-    let source: Arc<dyn ImageSource> = Arc::<Archive>::clone(archive);
+    let source: Arc<dyn ImageSource> = Arc::new(CompletedArchive {
+        archive: Arc::clone(archive),
+        repositories,
+    });
     let mut locations = publish_images(&source, archive.images(), &known, target).await?;
     let mut loaded = Vec::with_capacity(packages.len());
     for ((package, coordinates), sent) in packages.into_iter().zip(sent) {
@@ -177,6 +191,18 @@ pub async fn load(archive: &Arc<Archive>, target: &Target<'_>, progress: &Progre
         loaded.push(publish_package(package, coordinates, &*destination, images, sent).await?);
     }
     Ok(loaded)
+}
+
+/// The content that `archive` leaves out and `target` does not hold. Nothing is changed.
+///
+/// # Errors
+/// A fault of the target, or one that says that the packages have no usable names.
+pub async fn missing(archive: &Archive, target: &Target<'_>) -> Result<Vec<Missing>, Fault> {
+    let packages = archive.packages().iter();
+    let packages: Vec<(&Packed, String)> = packages
+        .map(|package| Ok((package, Coordinates::of(package, target.prefix)?.repository)))
+        .collect::<Result<_, Fault>>()?;
+    omitted::missing(&packages, Some(archive), target).await
 }
 
 /// Stores a file of a package unless it is there. Says how many bytes were sent.

@@ -54,6 +54,8 @@ impl Reader {
             .map(files_of)
             .transpose()?
             .unwrap_or_default();
+        let files = files.into_iter().filter(|file| !package.omits(file));
+        let files: Vec<PackageFile> = files.collect();
         Ok(Self {
             package,
             remaining: files.into_iter().map(|file| (file.path.clone(), file)).collect(),

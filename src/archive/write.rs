@@ -9,6 +9,8 @@ use zstd::zstd_safe::CParameter;
 
 use super::format::{self, FRAME_CONTENT, SeekTable, TooLong};
 use super::header::{Header, Packed};
+use super::inventory::Holdings;
+use super::omitted::omit;
 use super::order::{PackageFile, describe_first, files_of, listed};
 use crate::fault::{Fault, Reason};
 use crate::hashing::BackgroundHasher;
@@ -32,19 +34,21 @@ pub struct Written {
     pub content: u64,
     /// The files of the package.
     pub files: usize,
+    /// Blobs of the package that are left out.
+    pub omitted: usize,
     /// The digest of the file.
     pub digest: Digest,
 }
 
-/// Writes the package with `manifest`, which `repository` holds, to `out`. The same package gives the same bytes. At most some
-/// frames of content are in memory. `progress` counts bytes of
-/// content.
+/// Writes the package with `manifest`, which `repository` holds, to `out`, without the content of `holdings`. The same package gives
+/// the same bytes. At most some frames of content are in memory. `progress` counts bytes of content.
 ///
 /// # Errors
 /// A fault that names the file of the package that cannot be read, or says that `out` cannot be written.
 pub async fn write(
     repository: &dyn Destination,
     manifest: &Document,
+    holdings: &Holdings,
     out: impl AsyncWrite + Unpin,
     progress: &Progress,
 ) -> Result<Written, Fault> {
@@ -58,21 +62,24 @@ pub async fn write(
     let mut files = files_of(content)?;
     let manifests = manifests(repository, &files).await?;
     describe_first(&mut files, &manifests);
+    let omitted = omit(&mut files, holdings, &manifests);
     progress.expect(files.iter().fold(0, |sum, file| file.size.saturating_add(sum)));
     let config = small(repository, &content.config).await?;
     let header = Header {
         packages: vec![Packed {
             manifest: manifest.clone(),
             config,
+            omitted,
         }],
     };
+    let omitted = header.packages.iter().map(|package| package.omitted.len()).sum();
     let mut writer = Writer::new(out);
     writer.header(&header).await?;
     for file in &files {
         let within = |fault: Fault| fault.with_context(format_args!("file `{}` of the package", file.path));
         writer.file(repository, file, progress).await.map_err(within)?;
     }
-    writer.finish(files.len()).await
+    writer.finish(files.len(), omitted).await
 }
 
 /// A small document of the package.
@@ -215,7 +222,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     }
 
     /// The end of the tar, and the seek table.
-    async fn finish(mut self, files: usize) -> Result<Written, Fault> {
+    async fn finish(mut self, files: usize, omitted: usize) -> Result<Written, Fault> {
         let end = vec![0; std::mem::take(&mut self.padding) + 1024];
         self.frame(checked(&end)?, end.len()).await?;
         let content = self.table.content();
@@ -228,6 +235,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             size: self.size,
             content,
             files,
+            omitted,
             digest: self.hasher.finish().await.map_err(stopped)?,
         })
     }

@@ -75,6 +75,15 @@ Examples:
   # Into a pipe
   jackal-operator pack registry.example.com/team/shop:1.4.0 --output - | ssh site tee shop.tar.zst";
 
+pub(super) const INVENTORY: &str = "\
+Examples:
+  # What a registry holds below a prefix
+  jackal-operator inventory registry.site.example/team --output have.json
+  # Signed, for a registry that does not list its repositories
+  jackal-operator inventory registry.site.example --repository team/app --repository shop --key cosign.key --output have.json
+  # On the other side: pack what is missing there
+  jackal-operator pack registry.example.com/team/shop:1.4.0 --have have.json --have-key cosign.pub --output shop.tar.zst";
+
 pub(super) const LOAD: &str = "\
 Examples:
   # Into the registry of a cluster

@@ -12,7 +12,7 @@ use super::build::target::Target;
 use super::connection::ConnectionFlags;
 use super::progress::{Display, Output, bytes};
 use super::{UsageError, examples, print, until};
-use crate::archive::{self, Loaded, Reader};
+use crate::archive::{self, Loaded, Missing, Reader};
 use crate::fault::Fault;
 use crate::oci::Naming;
 use crate::transfer::{Destination, LayoutDestination, Progress, RegistryDestination};
@@ -98,6 +98,9 @@ impl Load {
             vec![display.follow(&name, &progress, work).await?]
         } else {
             let archive = Arc::new(archive::open(&self.file).await?);
+            if self.output == Output::Json {
+                report_missing(&archive::missing(&archive, &to).await?);
+            }
             display
                 .follow(&name, &progress, archive::load(&archive, &to, &progress))
                 .await?
@@ -153,4 +156,36 @@ impl Load {
             }
         }
     }
+}
+
+/// Content that the file leaves out and the destination does not hold, as `--output json` prints it.
+#[derive(Serialize)]
+struct MissingReport<'a> {
+    missing: Vec<MissingBlob<'a>>,
+}
+
+#[derive(Serialize)]
+struct MissingBlob<'a> {
+    digest: &'a str,
+    size: u64,
+    /// The repository that held it when the inventory was made.
+    repository: &'a str,
+    images: &'a [String],
+}
+
+/// Prints what is missing; the error that follows says what to do.
+fn report_missing(missing: &[Missing]) {
+    if missing.is_empty() {
+        return;
+    }
+    let missing = missing.iter().map(|blob| MissingBlob {
+        digest: blob.digest.as_str(),
+        size: blob.size,
+        repository: &blob.repository,
+        images: &blob.images,
+    });
+    let report = MissingReport {
+        missing: missing.collect(),
+    };
+    print::line(serde_json::to_string_pretty(&report).unwrap_or_default());
 }

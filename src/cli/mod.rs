@@ -14,9 +14,12 @@ mod credentials;
 mod engine;
 mod examples;
 mod files;
+mod have;
+mod inventory;
 mod key;
 mod limits;
 mod load;
+mod output_file;
 mod pack;
 mod package_file;
 mod print;
@@ -75,6 +78,7 @@ enum Action {
     Convert(convert::Convert),
     Pack(pack::Pack),
     Load(load::Load),
+    Inventory(inventory::Inventory),
     Sbom(sbom::Sbom),
     Sign(sign::Sign),
     Verify(verify::Verify),
@@ -116,6 +120,7 @@ impl Command {
             Action::Build(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Pack(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Load(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Inventory(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Verify(command) => in_runtime(front, |stop| command.run(stop)),

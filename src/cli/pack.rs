@@ -1,6 +1,5 @@
 //! `pack`: a package of a registry or an OCI layout as one file.
 
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,9 +10,12 @@ use serde::Serialize;
 use tokio::io::AsyncWriteExt as _;
 use tokio_util::sync::CancellationToken;
 
+use super::have::HaveFlags;
+use super::output_file::standard_output;
 use super::progress::{Display, Output, bytes};
 use super::stored::StoredFlags;
 use super::{UsageError, examples, print, until};
+use crate::archive::inventory::Holdings;
 use crate::archive::{Written, write};
 use crate::oci::{Descriptor, Document};
 use crate::transfer::{Destination, Progress};
@@ -39,6 +41,8 @@ pub(super) struct Pack {
     /// The architecture to pack, where the reference has packages of several.
     #[arg(long, value_name = "ARCHITECTURE")]
     architecture: Option<String>,
+    #[command(flatten)]
+    have: HaveFlags,
     /// How the result is printed on standard output; on standard error where the package goes to standard output.
     #[arg(long, value_enum, default_value = "text")]
     format: Output,
@@ -53,6 +57,7 @@ struct Report<'a> {
     digest: &'a str,
     size: u64,
     files: usize,
+    omitted_blobs: usize,
 }
 
 impl Pack {
@@ -71,16 +76,28 @@ impl Pack {
         }
         let stored = self.stored.open().await?;
         let manifest = self.select(&*stored.repository, &stored.document, &stored.name).await?;
+        let layers = manifest.manifest().into_iter().flat_map(|manifest| &manifest.layers);
+        let wanted = layers.map(|layer| layer.digest.clone()).collect();
+        let holdings = self.have.read(&wanted).await?;
         let progress = Arc::new(Progress::default());
         let display = Display::new(self.format, pipe);
         let work = async {
             match pipe {
-                true => Ok(write(&*stored.repository, &manifest, standard_output()?, &progress).await?),
-                false => self.write_file(&*stored.repository, &manifest, &progress).await,
+                true => Ok(write(&*stored.repository, &manifest, &holdings, standard_output()?, &progress).await?),
+                false => {
+                    self.write_file(&*stored.repository, &manifest, &holdings, &progress)
+                        .await
+                }
             }
         };
         let written = display.follow(&stored.name, &progress, work).await?;
         self.report(&stored.name, &written, pipe);
+        if written.omitted > 0 {
+            print::note(format_args!(
+                "jackal-operator pack: {} blobs that {} holds are left out: only `load` reads this file, Zarf does not",
+                written.omitted, holdings.registry
+            ));
+        }
         Ok(())
     }
 
@@ -119,6 +136,7 @@ impl Pack {
         &self,
         repository: &dyn Destination,
         manifest: &Document,
+        holdings: &Holdings,
         progress: &Progress,
     ) -> anyhow::Result<Written> {
         let folder = self
@@ -133,7 +151,7 @@ impl Pack {
             .tempfile_in(folder)
             .with_context(cannot)?;
         let mut out = tokio::fs::File::from_std(temporary.reopen().with_context(cannot)?);
-        let written = write(repository, manifest, &mut out, progress).await?;
+        let written = write(repository, manifest, holdings, &mut out, progress).await?;
         out.flush().await.with_context(cannot)?;
         out.sync_all().await.with_context(cannot)?;
         let file = temporary
@@ -162,6 +180,7 @@ impl Pack {
                     digest: written.digest.as_str(),
                     size: written.size,
                     files: written.files,
+                    omitted_blobs: written.omitted,
                 };
                 serde_json::to_string_pretty(&report).unwrap_or_default()
             }
@@ -171,11 +190,4 @@ impl Pack {
             false => print::line(text),
         }
     }
-}
-
-/// Standard output without the buffer that ends lines.
-fn standard_output() -> anyhow::Result<tokio::fs::File> {
-    let out = std::io::stdout().as_fd().try_clone_to_owned();
-    let out = out.context("standard output cannot be written")?;
-    Ok(tokio::fs::File::from_std(out.into()))
 }

@@ -75,6 +75,7 @@ mod address_zone;
 mod advice;
 mod body;
 mod cache;
+mod catalog;
 pub mod certificates;
 mod challenge;
 mod client;

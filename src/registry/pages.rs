@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use url::Url;
 
+use super::body::read_body;
 use super::client::{Registry, RegistryResponse};
 use super::error::{Error, Kind};
 use super::link::{next_page, normalized_path};
-use super::repository::Repository;
 
 /// Maximum number of consecutive pages without new entries. A registry may filter entries after it has split them into
 /// pages.
@@ -46,10 +46,11 @@ impl Pages {
     }
 
     /// Reads the body of a page.
-    pub async fn read(&mut self, repository: &Repository, response: &mut RegistryResponse) -> Result<Bytes, Error> {
-        let body = repository.body(response, self.remaining_bytes).await?;
-        self.remaining_bytes -= body.len();
-        Ok(body)
+    pub async fn read(&mut self, registry: &Registry, response: &mut RegistryResponse) -> Result<Bytes, Error> {
+        let label = response.label.clone();
+        let body = read_body(&mut response.inner, self.remaining_bytes, registry.idle(), &label).await?;
+        self.remaining_bytes -= body.bytes.len();
+        Ok(body.bytes)
     }
 
     /// Continues with the page that `response` links to; returns false after the last page. `listed` is the number of

@@ -56,6 +56,12 @@ impl Repository {
         Ok(referrers)
     }
 
+    /// Whether the registry lists referrers itself, as far as it is known. If it does not, they are listed under tags.
+    pub fn may_list_referrers(&self) -> bool {
+        let support = self.registry().referrers_api().support();
+        !matches!(support, ApiSupport::AbsentSince(_))
+    }
+
     /// Reads the manifests in `listed`, entries of the listing of `subject`, and returns descriptors of those that
     /// exist, can be parsed and refer to it. Reads at most the first [`MAX_MANIFESTS`], each once, because content
     /// never changes under its digest.
@@ -177,7 +183,7 @@ impl Repository {
                 .header(CONTENT_TYPE)
                 .is_some_and(|kind| kind.to_ascii_lowercase().starts_with(media_type::OCI_INDEX));
             let body = match response.status().as_u16() {
-                200 => pages.read(self, &mut response).await?,
+                200 => pages.read(registry, &mut response).await?,
                 // A registry with the API does not return these statuses. 401 and 403: some registries refuse only this
                 // API.
                 401 | 403 if is_first => return Ok(None),

@@ -65,7 +65,7 @@ impl Repository {
                 }
                 _ => return Err(response.into_error().await),
             }
-            let body = pages.read(self, &mut response).await?;
+            let body = pages.read(registry, &mut response).await?;
             let page: TagList = decode::json(&body)
                 .map_err(|_| Error::new(Kind::Protocol, &request.label, "the response is not a list of tags"))?;
             let page: Vec<String> = page.tags.unwrap_or_default().into_iter().flatten().collect();

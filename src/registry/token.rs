@@ -46,6 +46,11 @@ impl Scope {
         ])
     }
 
+    /// To list all repositories.
+    pub fn catalog() -> Self {
+        Self(vec!["registry:catalog:*".to_owned()])
+    }
+
     pub fn delete(repository: &str) -> Self {
         Self(vec![format!("repository:{repository}:delete,pull")])
     }

@@ -122,6 +122,9 @@ pub enum BundleError {
     /// The signature of a file, where that of a statement is asked for.
     #[error("it signs a file and says nothing of an image")]
     File,
+    /// A file whose SHA-256 is not known.
+    #[error("only a SHA-256 digest can be signed")]
+    Digest,
     /// A statement that cannot be read.
     #[error("what it signs is no in-toto statement")]
     Statement,
@@ -144,14 +147,27 @@ impl Bundle {
 
     /// Signs a file by `key`, as `cosign sign-blob` does.
     pub fn of_blob(key: &SigningKey, content: &[u8]) -> Self {
-        let digest = hex::decode(Digest::of(content).hex()).unwrap_or_default();
+        Self::of_message(key, &Digest::of(content), key.sign(content))
+    }
+
+    /// The same for a file of which only the SHA-256 digest is known.
+    ///
+    /// # Errors
+    /// If `digest` is of another algorithm.
+    pub fn of_digest(key: &SigningKey, digest: &Digest) -> Result<Self, BundleError> {
+        let hash = Some(digest.hex()).filter(|_| digest.algorithm() == "sha256");
+        let signature = hash.and_then(|hash| key.sign_hash(&hex::decode(hash).ok()?));
+        Ok(Self::of_message(key, digest, signature.ok_or(BundleError::Digest)?))
+    }
+
+    fn of_message(key: &SigningKey, digest: &Digest, signature: Vec<u8>) -> Self {
         Self {
             message_signature: Some(MessageSignature {
                 message_digest: Some(MessageDigest {
                     algorithm: "SHA2_256".to_owned(),
-                    digest: Base64(digest),
+                    digest: Base64(hex::decode(digest.hex()).unwrap_or_default()),
                 }),
-                signature: Base64(key.sign(content)),
+                signature: Base64(signature),
             }),
             ..Self::by(key)
         }

@@ -3,6 +3,7 @@
 use crypto_secretbox::aead::{Aead as _, KeyInit as _};
 use crypto_secretbox::{Key, Nonce, XSalsa20Poly1305};
 use p256::ecdsa::signature::Signer as _;
+use p256::ecdsa::signature::hazmat::PrehashSigner as _;
 use p256::ecdsa::{self, Signature};
 use p256::pkcs8::{DecodePrivateKey as _, EncodePublicKey as _};
 use serde::Deserialize;
@@ -136,6 +137,13 @@ impl SigningKey {
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
         let signature: Signature = self.key.sign(message);
         signature.to_der().as_bytes().to_vec()
+    }
+
+    /// The same signature, of a message whose SHA-256 is `hash`; `None` if that has another length.
+    pub(super) fn sign_hash(&self, hash: &[u8]) -> Option<Vec<u8>> {
+        let hash = <&[u8; 32]>::try_from(hash).ok()?;
+        let signature: Signature = self.key.sign_prehash(hash).ok()?;
+        Some(signature.to_der().as_bytes().to_vec())
     }
 }
 

@@ -186,6 +186,10 @@ fn what_is_signed_here_is_verified_and_the_same_each_time() {
     own.image(&image(), &bundle(&sign())).unwrap();
     own.blob(b"an image", &Bundle::of_blob(&key, b"an image").json())
         .unwrap();
+    assert_eq!(
+        Bundle::of_digest(&key, &image()).unwrap(),
+        Bundle::of_blob(&key, b"an image")
+    );
     // What cosign made of the same differs in nothing but the random part of its signature, and spaces.
     let shape = |json: &[u8]| {
         let mut read: Value = serde_json::from_slice(json).unwrap();

@@ -47,6 +47,25 @@ impl LayoutDestination {
         }
     }
 
+    /// The entries of `index.json`: images, packages and referrers, of all repositories.
+    ///
+    /// # Errors
+    /// When there is no layout, or its index cannot be read.
+    pub async fn entries(&self) -> Result<Vec<Descriptor>, Fault> {
+        let read = self.blocking(|own| match own.directory.join("index.json").exists() {
+            true => own.read_index().map(Some),
+            false => Ok(None),
+        });
+        let index = read.await?.ok_or_else(|| {
+            let message = format!(
+                "{} is not an OCI layout: it has no index.json",
+                self.directory.display()
+            );
+            Fault::stalled(Reason::SourceNotFound, message)
+        })?;
+        Ok(index.manifests)
+    }
+
     fn path(&self, digest: &Digest) -> PathBuf {
         self.directory.join("blobs").join(digest.algorithm()).join(digest.hex())
     }

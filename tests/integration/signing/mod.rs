@@ -91,7 +91,7 @@ fn result_of(output: &Output) -> Result<String, String> {
 }
 
 /// A file of `tests/signing`.
-fn signing_file(name: &str) -> PathBuf {
+pub fn signing_file(name: &str) -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/signing")).join(name)
 }
 
