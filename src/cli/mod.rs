@@ -14,19 +14,24 @@ mod credentials;
 mod engine;
 mod examples;
 mod files;
+mod join;
 mod key;
 mod limits;
 mod load;
 mod pack;
 mod package_file;
+mod part_flags;
 mod print;
 mod probe;
 mod progress;
 mod registry_clients;
+mod repair;
 mod sbom;
 mod sign;
+mod split;
 mod stored;
 mod verify;
+mod verify_file;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -75,6 +80,9 @@ enum Action {
     Convert(convert::Convert),
     Pack(pack::Pack),
     Load(load::Load),
+    Split(split::Split),
+    Join(join::Join),
+    Repair(repair::Repair),
     Sbom(sbom::Sbom),
     Sign(sign::Sign),
     Verify(verify::Verify),
@@ -116,6 +124,9 @@ impl Command {
             Action::Build(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Pack(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Load(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Split(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Join(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Repair(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Verify(command) => in_runtime(front, |stop| command.run(stop)),

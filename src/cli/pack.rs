@@ -11,9 +11,11 @@ use serde::Serialize;
 use tokio::io::AsyncWriteExt as _;
 use tokio_util::sync::CancellationToken;
 
+use super::part_flags::{PartFiles, PartFlags};
 use super::progress::{Display, Output, bytes};
 use super::stored::StoredFlags;
 use super::{UsageError, examples, print, until};
+use crate::archive::parts::write_in_parts;
 use crate::archive::{Written, write};
 use crate::oci::{Descriptor, Document};
 use crate::transfer::{Destination, Progress};
@@ -25,7 +27,7 @@ const SUFFIX: &str = ".tar.zst";
 ///
 /// The file carries the package into a network without internet: `zarf package inspect|deploy|mirror-resources FILE` reads it.
 /// It is written while the package is read, without a temporary copy, and the same package gives the same bytes. It appears
-/// under its name when it is complete.
+/// under its name when it is complete; its parts, with --max-part-size, when all of them are.
 ///
 /// Exit codes: 0 done, 1 something failed and may succeed another time, 2 a flag cannot be used or the reference is not a package, 130 interrupted.
 #[derive(Debug, Args)]
@@ -39,6 +41,8 @@ pub(super) struct Pack {
     /// The architecture to pack, where the reference has packages of several.
     #[arg(long, value_name = "ARCHITECTURE")]
     architecture: Option<String>,
+    #[command(flatten)]
+    parts: PartFlags,
     /// How the result is printed on standard output; on standard error where the package goes to standard output.
     #[arg(long, value_enum, default_value = "text")]
     format: Output,
@@ -53,6 +57,9 @@ struct Report<'a> {
     digest: &'a str,
     size: u64,
     files: usize,
+    /// Its parts, where it is in parts.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    parts: Option<PartFiles>,
 }
 
 impl Pack {
@@ -69,18 +76,28 @@ impl Pack {
             );
             return Err(UsageError(message).into());
         }
+        let into = self.parts.parts();
+        if pipe && into.is_some() {
+            return Err(UsageError("--max-part-size needs a file as --output".to_owned()).into());
+        }
         let stored = self.stored.open().await?;
         let manifest = self.select(&*stored.repository, &stored.document, &stored.name).await?;
         let progress = Arc::new(Progress::default());
         let display = Display::new(self.format, pipe);
         let work = async {
-            match pipe {
-                true => Ok(write(&*stored.repository, &manifest, standard_output()?, &progress).await?),
-                false => self.write_file(&*stored.repository, &manifest, &progress).await,
+            if let Some(into) = into {
+                let write = |out| write(&*stored.repository, &manifest, out, &progress);
+                let (written, list) = write_in_parts(&self.file, into, &progress, write).await?;
+                return Ok((written, Some(PartFiles::of(&self.file, &list))));
             }
+            let written = match pipe {
+                true => write(&*stored.repository, &manifest, standard_output()?, &progress).await?,
+                false => self.write_file(&*stored.repository, &manifest, &progress).await?,
+            };
+            anyhow::Ok((written, None))
         };
-        let written = display.follow(&stored.name, &progress, work).await?;
-        self.report(&stored.name, &written, pipe);
+        let (written, parts) = display.follow(&stored.name, &progress, work).await?;
+        self.report(&stored.name, &written, parts, pipe);
         Ok(())
     }
 
@@ -146,12 +163,13 @@ impl Pack {
         Ok(written)
     }
 
-    fn report(&self, name: &str, written: &Written, pipe: bool) {
+    fn report(&self, name: &str, written: &Written, parts: Option<PartFiles>, pipe: bool) {
         let text = match self.format {
             Output::Text => format!(
-                "{}: {name}, {} files, {} ({})",
+                "{}: {name}, {} files{}, {} ({})",
                 self.file.display(),
                 written.files,
+                parts.map_or_else(String::new, |parts| format!(" in {}", parts.text())),
                 bytes(written.size),
                 written.digest
             ),
@@ -162,6 +180,7 @@ impl Pack {
                     digest: written.digest.as_str(),
                     size: written.size,
                     files: written.files,
+                    parts,
                 };
                 serde_json::to_string_pretty(&report).unwrap_or_default()
             }
@@ -174,7 +193,7 @@ impl Pack {
 }
 
 /// Standard output without the buffer that ends lines.
-fn standard_output() -> anyhow::Result<tokio::fs::File> {
+pub(super) fn standard_output() -> anyhow::Result<tokio::fs::File> {
     let out = std::io::stdout().as_fd().try_clone_to_owned();
     let out = out.context("standard output cannot be written")?;
     Ok(tokio::fs::File::from_std(out.into()))
