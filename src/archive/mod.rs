@@ -6,6 +6,7 @@
 //! the definition, its signature, the checksums and the manifests of the images, so that a reader of a pipe can verify them before
 //! the first layer arrives.
 
+mod check;
 mod contents;
 pub mod format;
 mod header;
@@ -17,10 +18,12 @@ mod members;
 mod omitted;
 mod open;
 mod order;
+pub mod parts;
 mod read;
 mod tar_content;
 mod write;
 
+pub use check::{Checked, check};
 pub use contents::{Archive, Contents};
 pub use header::{HEADER_LIMIT, Header, Packed};
 pub use image_list::NamedImage;

@@ -73,7 +73,9 @@ Examples:
   # One that build wrote into an OCI layout
   jackal-operator pack oci:shop:shop:1.4.0 --output shop.tar.zst
   # Into a pipe
-  jackal-operator pack registry.example.com/team/shop:1.4.0 --output - | ssh site tee shop.tar.zst";
+  jackal-operator pack registry.example.com/team/shop:1.4.0 --output - | ssh site tee shop.tar.zst
+  # In parts, two of which may get lost
+  jackal-operator pack registry.example.com/team/shop:1.4.0 --output shop.tar.zst --max-part-size 4G --parity 2";
 
 pub(super) const INVENTORY: &str = "\
 Examples:
@@ -93,12 +95,35 @@ Examples:
   # Into an OCI layout
   jackal-operator load shop.tar.zst --to oci:shop";
 
+pub(super) const SPLIT: &str = "\
+Examples:
+  # For a file system with files of 4 GB at most
+  jackal-operator split shop.tar.zst --max-part-size 4G
+  # Any two parts may get lost on the way
+  jackal-operator split shop.tar.zst --max-part-size 700Mi --parity 2";
+
+pub(super) const JOIN: &str = "\
+Examples:
+  # The file that was split
+  jackal-operator join shop.tar.zst.part000 --output shop.tar.zst
+  # Into a pipe
+  jackal-operator join shop.tar.zst.part000 --output - | ssh site tee shop.tar.zst";
+
+pub(super) const REPAIR: &str = "\
+Examples:
+  # Replace what got lost
+  jackal-operator repair shop.tar.zst.part000";
+
 pub(super) const VERIFY: &str = "\
 Examples:
   # Verify a signature with a public key
   jackal-operator verify registry.example.com/team/shop:1.4.0 --key cosign.pub
   # Verify a keyless signature
-  jackal-operator verify registry.example.com/team/app:1 --identity release@example.com --issuer https://accounts.example.com --trust-root trusted_root.json";
+  jackal-operator verify registry.example.com/team/app:1 --identity release@example.com --issuer https://accounts.example.com --trust-root trusted_root.json
+  # Read a package file and all its parts to the end
+  jackal-operator verify shop.tar.zst.part000
+  # One part, as soon as it arrives beside the list
+  jackal-operator verify shop.tar.zst.part003";
 
 pub(super) const CRD: &str = "\
 Examples:

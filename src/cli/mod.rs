@@ -16,20 +16,25 @@ mod examples;
 mod files;
 mod have;
 mod inventory;
+mod join;
 mod key;
 mod limits;
 mod load;
 mod output_file;
 mod pack;
 mod package_file;
+mod part_flags;
 mod print;
 mod probe;
 mod progress;
 mod registry_clients;
+mod repair;
 mod sbom;
 mod sign;
+mod split;
 mod stored;
 mod verify;
+mod verify_file;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -79,6 +84,9 @@ enum Action {
     Pack(pack::Pack),
     Load(load::Load),
     Inventory(inventory::Inventory),
+    Split(split::Split),
+    Join(join::Join),
+    Repair(repair::Repair),
     Sbom(sbom::Sbom),
     Sign(sign::Sign),
     Verify(verify::Verify),
@@ -121,6 +129,9 @@ impl Command {
             Action::Pack(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Load(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Inventory(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Split(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Join(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Repair(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Verify(command) => in_runtime(front, |stop| command.run(stop)),

@@ -12,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::have::HaveFlags;
 use super::output_file::standard_output;
+use super::part_flags::{PartFiles, PartFlags};
 use super::progress::{Display, Output, bytes};
 use super::stored::StoredFlags;
 use super::{UsageError, examples, print, until};
 use crate::archive::inventory::Holdings;
+use crate::archive::parts::write_in_parts;
 use crate::archive::{Written, write};
 use crate::oci::{Descriptor, Document};
 use crate::transfer::{Destination, Progress};
@@ -27,7 +29,7 @@ const SUFFIX: &str = ".tar.zst";
 ///
 /// The file carries the package into a network without internet: `zarf package inspect|deploy|mirror-resources FILE` reads it.
 /// It is written while the package is read, without a temporary copy, and the same package gives the same bytes. It appears
-/// under its name when it is complete.
+/// under its name when it is complete; its parts, with --max-part-size, when all of them are.
 ///
 /// Exit codes: 0 done, 1 something failed and may succeed another time, 2 a flag cannot be used or the reference is not a package, 130 interrupted.
 #[derive(Debug, Args)]
@@ -43,6 +45,8 @@ pub(super) struct Pack {
     architecture: Option<String>,
     #[command(flatten)]
     have: HaveFlags,
+    #[command(flatten)]
+    parts: PartFlags,
     /// How the result is printed on standard output; on standard error where the package goes to standard output.
     #[arg(long, value_enum, default_value = "text")]
     format: Output,
@@ -58,6 +62,9 @@ struct Report<'a> {
     size: u64,
     files: usize,
     omitted_blobs: usize,
+    /// Its parts, where it is in parts.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    parts: Option<PartFiles>,
 }
 
 impl Pack {
@@ -74,6 +81,10 @@ impl Pack {
             );
             return Err(UsageError(message).into());
         }
+        let into = self.parts.parts();
+        if pipe && into.is_some() {
+            return Err(UsageError("--max-part-size needs a file as --output".to_owned()).into());
+        }
         let stored = self.stored.open().await?;
         let manifest = self.select(&*stored.repository, &stored.document, &stored.name).await?;
         let layers = manifest.manifest().into_iter().flat_map(|manifest| &manifest.layers);
@@ -82,22 +93,25 @@ impl Pack {
         let progress = Arc::new(Progress::default());
         let display = Display::new(self.format, pipe);
         let work = async {
-            match pipe {
-                true => Ok(write(&*stored.repository, &manifest, &holdings, standard_output()?, &progress).await?),
-                false => {
-                    self.write_file(&*stored.repository, &manifest, &holdings, &progress)
-                        .await
-                }
+            if let Some(into) = into {
+                let write = |out| write(&*stored.repository, &manifest, &holdings, out, &progress);
+                let (written, list) = write_in_parts(&self.file, into, &progress, write).await?;
+                return Ok((written, Some(PartFiles::of(&self.file, &list))));
             }
+            let written = match pipe {
+                true => write(&*stored.repository, &manifest, &holdings, standard_output()?, &progress).await?,
+                false => self.write_file(&*stored.repository, &manifest, &holdings, &progress).await?,
+            };
+            anyhow::Ok((written, None))
         };
-        let written = display.follow(&stored.name, &progress, work).await?;
-        self.report(&stored.name, &written, pipe);
+        let (written, parts) = display.follow(&stored.name, &progress, work).await?;
         if written.omitted > 0 {
             print::note(format_args!(
                 "jackal-operator pack: {} blobs that {} holds are left out: only `load` reads this file, Zarf does not",
                 written.omitted, holdings.registry
             ));
         }
+        self.report(&stored.name, &written, parts, pipe);
         Ok(())
     }
 
@@ -164,12 +178,13 @@ impl Pack {
         Ok(written)
     }
 
-    fn report(&self, name: &str, written: &Written, pipe: bool) {
+    fn report(&self, name: &str, written: &Written, parts: Option<PartFiles>, pipe: bool) {
         let text = match self.format {
             Output::Text => format!(
-                "{}: {name}, {} files, {} ({})",
+                "{}: {name}, {} files{}, {} ({})",
                 self.file.display(),
                 written.files,
+                parts.map_or_else(String::new, |parts| format!(" in {}", parts.text())),
                 bytes(written.size),
                 written.digest
             ),
@@ -181,6 +196,7 @@ impl Pack {
                     size: written.size,
                     files: written.files,
                     omitted_blobs: written.omitted,
+                    parts,
                 };
                 serde_json::to_string_pretty(&report).unwrap_or_default()
             }

@@ -29,6 +29,11 @@ pub(super) struct Stored {
 }
 
 impl StoredFlags {
+    /// The text that names it.
+    pub fn reference(&self) -> &str {
+        &self.reference
+    }
+
     /// Reads its manifest or index.
     pub async fn open(&self) -> anyhow::Result<Stored> {
         let text = &self.reference;
