@@ -17,6 +17,7 @@ mod open;
 mod order;
 mod read;
 mod tar_content;
+pub mod unpack;
 mod write;
 
 pub use contents::{Archive, Contents};

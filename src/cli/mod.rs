@@ -26,6 +26,7 @@ mod registry_clients;
 mod sbom;
 mod sign;
 mod stored;
+mod unpack;
 mod verify;
 
 use std::process::ExitCode;
@@ -75,6 +76,7 @@ enum Action {
     Convert(convert::Convert),
     Pack(pack::Pack),
     Load(load::Load),
+    Unpack(unpack::Unpack),
     Sbom(sbom::Sbom),
     Sign(sign::Sign),
     Verify(verify::Verify),
@@ -116,6 +118,7 @@ impl Command {
             Action::Build(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Pack(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Load(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Unpack(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Verify(command) => in_runtime(front, |stop| command.run(stop)),
