@@ -194,3 +194,178 @@ pub(super) fn docker(images: &[DockerImage]) -> Result<Vec<TarFile>, Fault> {
     }
     Ok(files)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::unpack::docker::DockerLayer;
+    use crate::oci::{Manifest, media_type};
+
+    fn blob(text: &str) -> Descriptor {
+        Descriptor::new(media_type::OCI_LAYER, Digest::of(text.as_bytes()), text.len() as u64)
+    }
+
+    fn image(names: &[&str], layers: &[&str]) -> Chosen {
+        let config = Descriptor {
+            media_type: media_type::OCI_CONFIG.to_owned(),
+            ..blob(&format!("config of {layers:?}"))
+        };
+        let layers = layers.iter().map(|layer| blob(layer)).collect();
+        let manifest = Document::of_manifest(Manifest::new(config, layers)).unwrap();
+        Chosen {
+            names: names.iter().map(|name| name.parse().unwrap()).collect(),
+            listed: manifest.digest().clone(),
+            documents: vec![manifest],
+        }
+    }
+
+    fn of_index(images: &[&Chosen]) -> Chosen {
+        let children: Vec<Document> = images.iter().flat_map(|image| image.documents.clone()).collect();
+        let entries = children.iter().map(|child| child.descriptor.clone()).collect();
+        let index = Document::of_index(Index::new(entries)).unwrap();
+        Chosen {
+            names: vec!["multi:1".parse().unwrap()],
+            listed: index.digest().clone(),
+            documents: [children, vec![index]].concat(),
+        }
+    }
+
+    fn paths(files: &[TarFile]) -> Vec<&str> {
+        files.iter().map(|file| file.path.as_str()).collect()
+    }
+
+    /// The archive holds every blob of these tests, whose length is that of its text.
+    fn all(images: &[Chosen]) -> impl Fn(&Digest) -> Option<u64> {
+        let documents: Vec<Document> = images.iter().flat_map(|image| image.documents.clone()).collect();
+        move |digest| {
+            let blobs = distinct_blobs(&documents);
+            blobs.iter().find(|blob| blob.digest == *digest).map(|blob| blob.size)
+        }
+    }
+
+    #[test]
+    fn a_layout_has_its_lists_then_manifests_then_blobs_each_once() {
+        let (one, other) = (image(&["a:1", "b:2"], &["base", "one"]), image(&[], &["base", "other"]));
+        let multi = of_index(&[&one, &other]);
+        let images = [one.clone(), multi.clone(), other.clone()];
+        let files = oci(&images, all(&images)).unwrap();
+        let config = |image: &Chosen| image.documents[0].manifest().unwrap().config.digest.clone();
+        let digests = [
+            one.listed.clone(),
+            other.listed.clone(),
+            multi.listed.clone(),
+            config(&one),
+            Digest::of(b"base"),
+            Digest::of(b"one"),
+            config(&other),
+            Digest::of(b"other"),
+        ];
+        let mut expected = vec!["oci-layout".to_owned(), "index.json".to_owned()];
+        expected.extend(digests.iter().map(|digest| format!("blobs/sha256/{}", digest.hex())));
+        assert_eq!(paths(&files), expected);
+        assert_eq!(files[6].size, "base".len() as u64);
+        assert_eq!(total(&files), files.iter().map(|file| file.size).sum::<u64>());
+        let Content::Bytes(index) = &files[1].content else {
+            panic!("{:?}", files[1])
+        };
+        let index: Index = serde_json::from_slice(index).unwrap();
+        let names: Vec<_> = index
+            .manifests
+            .iter()
+            .map(|entry| entry.annotations.get(CONTAINERD_NAME))
+            .collect();
+        let full = |name: &str| Some(format!("docker.io/library/{name}"));
+        let expected = [full("a:1"), full("b:2"), full("multi:1"), None];
+        assert_eq!(names, expected.each_ref().map(Option::as_ref));
+        for entry in &index.manifests {
+            assert_eq!(entry.annotations.get(REF_NAME), entry.annotations.get(CONTAINERD_NAME));
+        }
+    }
+
+    #[test]
+    fn names_with_digests_are_found_by_tag_and_by_digest() {
+        let plain = image(&["r.example/a:1"], &["x"]);
+        let digest = plain.listed.clone();
+        let named = image(
+            &[&format!("r.example/a:1@{digest}"), &format!("r.example/b@{digest}")],
+            &["x"],
+        );
+        let expected = ["a:1", &format!("a@{digest}"), &format!("b@{digest}")].map(|name| format!("r.example/{name}"));
+        assert_eq!(named.layout_names(), expected);
+        assert_eq!(named.docker_tags(), ["r.example/a:1"]);
+        assert_eq!(
+            image(&["nginx", "me/app:1"], &[]).docker_tags(),
+            ["nginx:latest", "me/app:1"]
+        );
+    }
+
+    #[test]
+    fn what_the_archive_lacks_is_named() {
+        let one = image(&["a:1"], &["base", "one"]);
+        let images = [one.clone()];
+        let held = all(&images);
+        let lacks = oci(&images, |digest| held(digest).filter(|_| *digest != Digest::of(b"one"))).unwrap_err();
+        let digest = Digest::of(b"one");
+        assert!(
+            lacks
+                .message
+                .contains(&format!("lacks the blob {digest} of docker.io/library/a:1")),
+            "{lacks}"
+        );
+        let longer = oci(&images, |digest| held(digest).map(|size| size + 1)).unwrap_err();
+        assert!(longer.is_stalled() && longer.message.contains("instead of"), "{longer}");
+        // Foreign layers may be left out, and embedded content need not be there.
+        let mut foreign = blob("foreign");
+        foreign.media_type = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip".to_owned();
+        let manifest = Document::of_manifest(Manifest::new(Descriptor::empty(), vec![foreign])).unwrap();
+        let image = Chosen {
+            names: Vec::new(),
+            listed: manifest.digest().clone(),
+            documents: vec![manifest],
+        };
+        let files = oci(&[image], |_| None).unwrap();
+        assert_eq!(files.len(), 4);
+        assert_eq!(files[3].content, Content::Bytes(Bytes::from_static(b"{}")));
+    }
+
+    #[test]
+    fn docker_gets_its_list_then_configurations_then_layers_each_once() {
+        let layer = |text: &str, diff_id: Option<&str>| DockerLayer {
+            digest: Digest::of(text.as_bytes()),
+            diff_id: diff_id.map(|text| Digest::of(text.as_bytes())),
+            size: 7,
+        };
+        let image = |name: &str, layers: Vec<DockerLayer>| DockerImage {
+            tags: vec![name.to_owned()],
+            config_digest: Digest::of(name.as_bytes()),
+            config: Bytes::copy_from_slice(name.as_bytes()),
+            layers,
+        };
+        let zstd = layer("zstd", Some("content"));
+        let images = [
+            image("a:1", vec![layer("gzip", None), zstd.clone(), layer("gzip", None)]),
+            image("b:1", vec![zstd, layer("content", None)]),
+        ];
+        let files = docker(&images).unwrap();
+        let path = |text: &str| format!("blobs/sha256/{}", Digest::of(text.as_bytes()).hex());
+        let expected = [
+            "manifest.json".to_owned(),
+            path("a:1"),
+            path("b:1"),
+            path("gzip"),
+            path("content"),
+        ];
+        assert_eq!(paths(&files), expected);
+        assert_eq!(files[4].content, Content::Decompressed(Digest::of(b"zstd")));
+        let Content::Bytes(list) = &files[0].content else {
+            panic!("{:?}", files[0])
+        };
+        let list: serde_json::Value = serde_json::from_slice(list).unwrap();
+        assert_eq!(list[0]["RepoTags"], serde_json::json!(["a:1"]));
+        assert_eq!(
+            list[0]["Layers"],
+            serde_json::json!([path("gzip"), path("content"), path("gzip")])
+        );
+        assert_eq!(list[1]["Config"], path("b:1"));
+    }
+}
