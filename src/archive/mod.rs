@@ -21,6 +21,7 @@ mod order;
 pub mod parts;
 mod read;
 mod tar_content;
+pub mod unpack;
 mod write;
 
 pub use check::{Checked, check};

@@ -114,6 +114,17 @@ Examples:
   # Replace what got lost
   jackal-operator repair shop.tar.zst.part000";
 
+pub(super) const UNPACK: &str = "\
+Examples:
+  # Into containerd
+  jackal-operator unpack shop.tar.zst --format oci-archive - | ctr --namespace k8s.io images import -
+  # Into a docker engine
+  jackal-operator unpack shop.tar.zst --format docker-archive | docker load
+  # One image for another platform, as a file
+  jackal-operator unpack shop.tar.zst --format docker-archive --image docker.io/library/nginx:1.29 --platform linux/arm64 --output nginx.tar
+  # Into an OCI layout in a directory
+  jackal-operator unpack shop.tar.zst --format oci --output images";
+
 pub(super) const VERIFY: &str = "\
 Examples:
   # Verify a signature with a public key

@@ -33,6 +33,7 @@ mod sbom;
 mod sign;
 mod split;
 mod stored;
+mod unpack;
 mod verify;
 mod verify_file;
 
@@ -87,6 +88,7 @@ enum Action {
     Split(split::Split),
     Join(join::Join),
     Repair(repair::Repair),
+    Unpack(unpack::Unpack),
     Sbom(sbom::Sbom),
     Sign(sign::Sign),
     Verify(verify::Verify),
@@ -132,6 +134,7 @@ impl Command {
             Action::Split(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Join(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Repair(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Unpack(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Verify(command) => in_runtime(front, |stop| command.run(stop)),

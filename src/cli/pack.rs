@@ -100,7 +100,10 @@ impl Pack {
             }
             let written = match pipe {
                 true => write(&*stored.repository, &manifest, &holdings, standard_output()?, &progress).await?,
-                false => self.write_file(&*stored.repository, &manifest, &holdings, &progress).await?,
+                false => {
+                    self.write_file(&*stored.repository, &manifest, &holdings, &progress)
+                        .await?
+                }
             };
             anyhow::Ok((written, None))
         };

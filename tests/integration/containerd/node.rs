@@ -46,8 +46,13 @@ impl Node {
 
     /// Runs `ctr`.
     pub fn ctr(&self, arguments: &[&str]) -> String {
-        let unique_layers = ["--address", &self.address, "--namespace", DEFAULT_NAMESPACE];
-        run(program("JACKAL_BIN_CTR"), &[&unique_layers, arguments].concat())
+        self.ctr_in(DEFAULT_NAMESPACE, arguments)
+    }
+
+    /// The same in another namespace.
+    pub fn ctr_in(&self, namespace: &str, arguments: &[&str]) -> String {
+        let node = ["--address", &self.address, "--namespace", namespace];
+        run(program("JACKAL_BIN_CTR"), &[&node, arguments].concat())
     }
 
     /// Imports a tar completely, like `ctr images import`, k3s and RKE2.
