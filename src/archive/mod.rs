@@ -6,24 +6,33 @@
 //! the definition, its signature, the checksums and the manifests of the images, so that a reader of a pipe can verify them before
 //! the first layer arrives.
 
+mod compare;
 mod contents;
+mod diff;
 pub mod format;
 mod header;
 mod image_list;
 mod input;
+mod inspect;
 mod load;
 mod members;
 mod open;
 mod order;
 mod read;
+mod sboms;
 mod tar_content;
 pub mod unpack;
 mod write;
 
+pub use compare::compare;
 pub use contents::{Archive, Contents};
+pub use diff::{Change, Difference, ImageChange, Overlap, PackageChange, SbomChange, VersionChange};
 pub use header::{HEADER_LIMIT, Header, Packed};
 pub use image_list::NamedImage;
 pub use input::{DiskFile, RandomAccess};
+pub use inspect::{
+    Amount, ComponentSummary, ImageSummary, Inspection, PackageSummary, Shared, SignatureState, inspect,
+};
 pub use load::{Loaded, Target, load, load_stream};
 pub use members::{Extent, Member, list};
 pub use open::open;

@@ -11,9 +11,11 @@ mod convert;
 mod crd;
 mod credential_helper;
 mod credentials;
+mod diff;
 mod engine;
 mod examples;
 mod files;
+mod inspect;
 mod key;
 mod limits;
 mod load;
@@ -77,6 +79,8 @@ enum Action {
     Pack(pack::Pack),
     Load(load::Load),
     Unpack(unpack::Unpack),
+    Inspect(inspect::Inspect),
+    Diff(diff::Diff),
     Sbom(sbom::Sbom),
     Sign(sign::Sign),
     Verify(verify::Verify),
@@ -119,6 +123,8 @@ impl Command {
             Action::Pack(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Load(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Unpack(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Inspect(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Diff(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Verify(command) => in_runtime(front, |stop| command.run(stop)),
