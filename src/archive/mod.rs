@@ -7,12 +7,15 @@
 //! the first layer arrives.
 
 mod check;
+mod compare;
 mod contents;
+mod diff;
 pub mod format;
 mod header;
 mod image_list;
 mod input;
 pub mod inventory;
+mod inspect;
 mod load;
 mod members;
 mod omitted;
@@ -20,16 +23,22 @@ mod open;
 mod order;
 pub mod parts;
 mod read;
+mod sboms;
 mod tar_content;
 pub mod unpack;
 mod write;
 
 pub use check::{Checked, check};
+pub use compare::compare;
 pub use contents::{Archive, Contents};
+pub use diff::{Change, Difference, ImageChange, Overlap, PackageChange, SbomChange, VersionChange};
 pub use header::{HEADER_LIMIT, Header, Packed};
 pub use image_list::NamedImage;
 pub use input::{DiskFile, RandomAccess};
 pub use load::{Loaded, Target, load, load_stream, missing};
+pub use inspect::{
+    Amount, ComponentSummary, ImageSummary, Inspection, PackageSummary, Shared, SignatureState, inspect,
+};
 pub use members::{Extent, Member, list};
 pub use omitted::Missing;
 pub use open::open;

@@ -125,6 +125,22 @@ Examples:
   # Into an OCI layout in a directory
   jackal-operator unpack shop.tar.zst --format oci --output images";
 
+pub(super) const INSPECT: &str = "\
+Examples:
+  # Packages, images and their sizes
+  jackal-operator inspect shop.tar.zst
+  # The names of the images
+  jackal-operator inspect shop.tar.zst --images
+  # For programs
+  jackal-operator inspect shop.tar.zst --output json";
+
+pub(super) const DIFF: &str = "\
+Examples:
+  # What a new version brings
+  jackal-operator diff shop-1.4.0.tar.zst shop-1.5.0.tar.zst
+  # Fail where anything differs
+  jackal-operator diff shop-1.4.0.tar.zst shop-1.5.0.tar.zst --exit-code --output json";
+
 pub(super) const VERIFY: &str = "\
 Examples:
   # Verify a signature with a public key

@@ -80,6 +80,7 @@ pub use publish::{PackageContents, Published, TransferredImage, publish, publish
 pub use request::ImageRequest;
 pub use requirement::{EntryReader, requirements};
 pub use sboms::PackageSboms;
+pub(crate) use sboms::{SBOMS, sbom_file};
 pub use selection::{PolicyImage, Selection, effective, followed, follows};
 pub use signature::{SignedPackage, attest, sign};
 pub use verification::{SignatureStore, Stored, VerificationCache, VerifiedSource, applicable, verify};

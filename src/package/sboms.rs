@@ -24,7 +24,7 @@ use crate::source::ByteStream;
 use crate::transfer::Destination;
 
 /// The path of the tar in the package.
-const PATH: &str = "sboms.tar";
+pub(crate) const SBOMS: &str = "sboms.tar";
 /// What Zarf calls its pages.
 const VIEWER: &str = "sbom-viewer-";
 /// Where the page of [`PAGE`] has the SBOM.
@@ -189,7 +189,7 @@ impl PackageSboms {
         }
         entries.sort_by(|left, right| left.path.cmp(&right.path));
         Some(Archive {
-            path: PATH.to_owned(),
+            path: SBOMS.to_owned(),
             entries,
         })
     }
@@ -198,20 +198,7 @@ impl PackageSboms {
 impl Subject {
     /// What Zarf calls it: its reference, and its platform where it is one of several.
     fn identifier(&self) -> String {
-        let mut text = self.reference.to_string();
-        if let Some(Platform {
-            architecture,
-            os,
-            variant,
-            ..
-        }) = &self.platform
-        {
-            text += &format!("-{os}-{architecture}");
-            if let Some(variant) = variant {
-                text += &format!("-{variant}");
-            }
-        }
-        text
+        identifier(&self.reference, self.platform.as_ref())
     }
 
     /// Its SBOMs, true or not.
@@ -263,6 +250,30 @@ fn subjects_of(image: &ArtifactImage, destination: &Arc<dyn Destination>) -> Vec
         }
     }
     subjects
+}
+
+/// What Zarf calls an image: its reference, and its platform where it is one of several.
+fn identifier(reference: &Reference, platform: Option<&Platform>) -> String {
+    let mut text = reference.to_string();
+    if let Some(Platform {
+        architecture,
+        os,
+        variant,
+        ..
+    }) = platform
+    {
+        text += &format!("-{os}-{architecture}");
+        if let Some(variant) = variant {
+            text += &format!("-{variant}");
+        }
+    }
+    text
+}
+
+/// The name of the SBOM of an image in `sboms.tar`. Where two images have one name, that of the second is
+/// followed by `-` and the short digest of its manifest, before the `.json`.
+pub(crate) fn sbom_file(reference: &Reference, platform: Option<&Platform>) -> String {
+    format!("{}.json", file_name(&identifier(reference, platform)))
 }
 
 /// As Zarf makes a file's name of an image's.

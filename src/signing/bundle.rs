@@ -212,6 +212,12 @@ impl Bundle {
         Ok(read)
     }
 
+    /// Whether it says that a certificate's identity signed, rather than a key.
+    pub fn is_keyless(&self) -> bool {
+        let material = &self.verification_material;
+        material.certificate.is_some() || material.x509_certificate_chain.is_some()
+    }
+
     /// The bundle's own JSON; the same bundle gives the same bytes.
     pub fn json(&self) -> Bytes {
         // Texts, numbers and lists of them are all that it holds, and these can always be written.

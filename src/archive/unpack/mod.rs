@@ -15,6 +15,7 @@ mod write;
 
 use tokio::io::AsyncWrite;
 
+pub(super) use self::chosen::platforms_of;
 pub use self::chosen::{Chosen, Wanted, choose};
 pub use self::layout::write_layout;
 use super::contents::Archive;
