@@ -13,14 +13,14 @@ use crate::support::registry::{TestRegistry, Version};
 use crate::support::workspace::{CommandResult as _, Workspace, stderr};
 
 /// A package of an image and a file, in the registry and in the layout `out` of the workspace.
-struct Packages {
-    workspace: Workspace,
-    registry: TestRegistry,
-    reference: String,
+pub struct Packages {
+    pub workspace: Workspace,
+    pub registry: TestRegistry,
+    pub reference: String,
 }
 
 impl Packages {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let registry = TestRegistry::start(Version::V31);
         multi_platform(&registry.repository("team/app"), "1").await;
         let workspace = Workspace::new();
@@ -46,7 +46,7 @@ impl Packages {
         }
     }
 
-    fn pack(&self, reference: &str, file: &str, more: &[&str]) -> std::process::Output {
+    pub fn pack(&self, reference: &str, file: &str, more: &[&str]) -> std::process::Output {
         let flags = ["pack", reference, "--insecure", "--output", file];
         self.workspace.run(&[&flags[..], more].concat())
     }
@@ -192,7 +192,7 @@ fn largest_blobs(workspace: &Workspace) -> std::path::PathBuf {
 }
 
 /// The digests under every tag that the package and its image have at `host`.
-fn digests(registry: &TestRegistry, prefix: &str) -> Vec<String> {
+pub fn digests(registry: &TestRegistry, prefix: &str) -> Vec<String> {
     let names = ["shop:1.4.0", "team/app:1"];
     names
         .map(|name| registry.crane("digest", &format!("{prefix}{name}")))
@@ -253,7 +253,7 @@ async fn a_loaded_package_is_the_one_that_was_packed() {
 }
 
 /// Every manifest that a registry names by a tag.
-async fn tags(registry: &TestRegistry) -> Vec<String> {
+pub async fn tags(registry: &TestRegistry) -> Vec<String> {
     let mut tags = Vec::new();
     for repository in ["shop", "team/app"] {
         let listed = registry.repository(repository).tags(100).await.unwrap();
