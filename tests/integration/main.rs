@@ -5,6 +5,7 @@
 mod archive;
 mod archive_have;
 mod archive_unpack;
+mod archive_parts;
 #[path = "../attacks/mod.rs"]
 mod attacks;
 mod build;
