@@ -7,16 +7,23 @@
 //! the first layer arrives.
 
 mod contents;
+mod directory;
+mod docker_save;
 pub mod format;
 mod header;
 mod image_list;
 mod input;
 mod load;
+mod load_images;
 mod members;
+mod oci_layout;
 mod open;
 mod order;
 mod read;
+mod stream_tar;
 mod tar_content;
+#[cfg(test)]
+mod testing;
 mod write;
 
 pub use contents::{Archive, Contents};
@@ -24,9 +31,11 @@ pub use header::{HEADER_LIMIT, Header, Packed};
 pub use image_list::NamedImage;
 pub use input::{DiskFile, RandomAccess};
 pub use load::{Loaded, Target, load, load_stream};
+pub use load_images::{LoadedImages, load_images};
 pub use members::{Extent, Member, list};
 pub use open::open;
 pub use order::{PackageFile, files_of};
 pub use read::Reader;
+pub use stream_tar::{StreamCompression, StreamTar};
 pub use tar_content::{PlainTar, SeekableTar, TarContent};
 pub use write::{Written, write};
