@@ -217,8 +217,7 @@ async fn store_file(
         return Ok(0);
     }
     let content = archive.read(&file.digest);
-    let content =
-        content.ok_or_else(|| Fault::stalled(Reason::SourceNotFound, "the package file lacks it".to_owned()))?;
+    let content = content.ok_or_else(|| Fault::stalled(Reason::SourceNotFound, "the archive lacks it".to_owned()))?;
     let upload = Upload {
         digest: Some(file.digest.clone()),
         size: Some(file.size),
@@ -256,7 +255,7 @@ async fn publish_package(
 }
 
 /// Publishes every image of `source` under its names. `known` says which repositories hold its blobs.
-async fn publish_images(
+pub(super) async fn publish_images(
     source: &Arc<dyn ImageSource>,
     images: &[NamedImage],
     known: &Arc<KnownBlobs>,

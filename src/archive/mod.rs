@@ -10,21 +10,28 @@ mod check;
 mod compare;
 mod contents;
 mod diff;
+mod directory;
+mod docker_save;
 pub mod format;
 mod header;
 mod image_list;
 mod input;
-pub mod inventory;
 mod inspect;
+pub mod inventory;
 mod load;
+mod load_images;
 mod members;
+mod oci_layout;
 mod omitted;
 mod open;
 mod order;
 pub mod parts;
 mod read;
 mod sboms;
+mod stream_tar;
 mod tar_content;
+#[cfg(test)]
+mod testing;
 pub mod unpack;
 mod write;
 
@@ -35,14 +42,16 @@ pub use diff::{Change, Difference, ImageChange, Overlap, PackageChange, SbomChan
 pub use header::{HEADER_LIMIT, Header, Packed};
 pub use image_list::NamedImage;
 pub use input::{DiskFile, RandomAccess};
-pub use load::{Loaded, Target, load, load_stream, missing};
 pub use inspect::{
     Amount, ComponentSummary, ImageSummary, Inspection, PackageSummary, Shared, SignatureState, inspect,
 };
+pub use load::{Loaded, Target, load, load_stream, missing};
+pub use load_images::{LoadedImages, load_images};
 pub use members::{Extent, Member, list};
 pub use omitted::Missing;
 pub use open::open;
 pub use order::{PackageFile, files_of};
 pub use read::Reader;
+pub use stream_tar::{StreamCompression, StreamTar};
 pub use tar_content::{PlainTar, SeekableTar, TarContent};
 pub use write::{Written, write};

@@ -28,6 +28,14 @@ const SEEK_TABLE_LIMIT: u64 = 32 << 20;
 pub trait TarContent: Send + Sync {
     /// The bytes from `offset`, at most `length` of them. An error ends them; they end early where the tar does.
     fn read(&self, offset: u64, length: u64) -> ByteStream<'static>;
+
+    /// Whether what lies before an offset is decompressed to read there.
+    fn is_sequential(&self) -> bool {
+        false
+    }
+
+    /// Keeps the bytes at `offset` for later reads, where that spares reading from the beginning.
+    fn keep(&self, _offset: u64, _content: Bytes) {}
 }
 
 /// A tar that is a file as it is.
@@ -216,7 +224,9 @@ fn pieces_of(pieces: Result<Vec<Bytes>, Fault>) -> ByteStream<'static> {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, Fault> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Fault> {
     let done = tokio::task::spawn_blocking(work).await;
     let done = done.map_err(|error| invalid(&error.to_string()))?;
     done.map_err(|error| match error.kind() {
@@ -254,21 +264,7 @@ pub(super) fn verified<'a>(content: ByteStream<'a>, path: &str, expected: &crate
 mod tests {
     use super::*;
     use crate::archive::format::{header, stored};
-
-    struct Memory(Vec<u8>);
-
-    impl RandomAccess for Memory {
-        fn length(&self) -> u64 {
-            self.0.len() as u64
-        }
-
-        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-            let at = usize::try_from(offset).unwrap();
-            let from = self.0.get(at..at + buffer.len());
-            buffer.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
-            Ok(())
-        }
-    }
+    use crate::archive::testing::Memory;
 
     fn content() -> Vec<u8> {
         (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect()

@@ -4,8 +4,8 @@
 
 mod archive;
 mod archive_have;
-mod archive_unpack;
 mod archive_parts;
+mod archive_unpack;
 #[path = "../attacks/mod.rs"]
 mod attacks;
 mod build;
