@@ -5,6 +5,7 @@
 mod archive;
 mod archive_have;
 mod archive_parts;
+mod archive_tutorial;
 mod archive_unpack;
 #[path = "../attacks/mod.rs"]
 mod attacks;
