@@ -17,7 +17,8 @@ use crate::decode;
 use crate::oci::{Index, Reference};
 use crate::package::{PackageSboms, TransferredImage};
 use crate::sbom::{Isolation, Limits, Syft, unable};
-use crate::transfer::{Destination as _, LayoutDestination, RegistryDestination};
+use crate::source::RepositoryReader as _;
+use crate::transfer::{LayoutDestination, RegistryDestination};
 
 /// How long a registry may not move.
 const IDLE: Duration = Duration::from_secs(60);

@@ -37,7 +37,7 @@ pub use requirement::{EntryReader, requirements};
 pub use sboms::PackageSboms;
 pub use selection::{PolicyImage, Selection, effective, followed, follows};
 pub use signature::{SignedPackage, attest, sign};
-pub use verification::{SignatureStore, Stored, VerificationCache, VerifiedSource, applicable, verify};
+pub use verification::{VerificationCache, VerifiedSource, applicable, verify};
 pub use yaml::yaml;
 
 /// The repository of a package's artifact: its name, below `prefix` (may be empty).

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::verification::{SignatureStore, Stored, VerificationCache, VerifiedSource, verify};
+use super::verification::{VerificationCache, VerifiedSource, verify};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Platform, Reference};
 use crate::signing::Requirement;
@@ -68,21 +68,11 @@ impl PackedImage<'_> {
         requirements: &[Requirement],
         source: impl AsyncFnOnce() -> Result<Arc<dyn ImageSource>, Fault>,
     ) -> Result<(), Fault> {
-        let store = Stored(self.destination);
-        let what = store.name();
-        let beside = verify(&store, self.digest, requirements, &what).await;
+        let beside = verify(self.destination, self.digest, requirements, &self.destination.name()).await;
         let Err(fault) = beside else { return Ok(()) };
         let source = source().await?;
         match source.repository(self.reference) {
-            Some(repository) => {
-                verify(
-                    &repository,
-                    self.digest,
-                    requirements,
-                    &SignatureStore::name(&repository),
-                )
-                .await
-            }
+            Some(repository) => verify(&*repository, self.digest, requirements, &repository.name()).await,
             None => Err(fault),
         }
     }

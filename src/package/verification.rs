@@ -5,7 +5,6 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, TryStreamExt as _};
 
@@ -13,13 +12,11 @@ use crate::api::v1alpha1::{SourceKind, VerifySpec};
 use crate::budget::{DOCUMENTS, memory_of_json};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Platform, Reference};
-use crate::registry::{Kind, Repository};
 use crate::signing::{
     BUNDLE_FAMILY, Evaluation, FoundSignature, PREDICATE_ANNOTATION, Requirement, SIGN_PREDICATE, SIMPLE_ARTIFACT,
     SIMPLE_LAYER, Signature, SimpleSignature, signature_tag,
 };
-use crate::source::{BlobSink, Delivery, ImageSource, Resolved};
-use crate::transfer::Destination;
+use crate::source::{BlobSink, Delivery, ImageSource, RepositoryReader, Resolved};
 
 /// The longest signature in bytes that is read. A bundle with certificates, log entries and timestamps has 20 KB.
 const SIGNATURE_LIMIT: usize = 1024 * 1024;
@@ -58,91 +55,25 @@ pub fn applicable(verify: &[VerifySpec], image: &Reference, source: SourceKind) 
     Ok(found)
 }
 
-/// A repository whose signatures can be read.
-#[async_trait]
-pub trait SignatureStore: Send + Sync {
-    /// `host/repository`, for messages and to tell stores apart.
-    fn name(&self) -> String;
-
-    /// The manifests that name `subject` as their subject.
-    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault>;
-
-    /// The manifest under a tag or digest.
-    async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault>;
-
-    /// A blob of at most `limit` bytes, verified; none if it is longer.
-    async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault>;
-}
-
-#[async_trait]
-impl SignatureStore for Repository {
-    fn name(&self) -> String {
-        format!("{}/{}", self.registry().host(), Repository::name(self))
-    }
-
-    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
-        let read = Repository::referrers(self, subject).await;
-        read.map_err(|error| error.reading(&SignatureStore::name(self)))
-    }
-
-    async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
-        let read = self.manifest(identifier).await;
-        let read = match identifier.parse::<Digest>() {
-            Ok(_) => read,
-            Err(_) => self.if_any(identifier, read).await,
-        };
-        read.map_err(|error| error.reading(&SignatureStore::name(self)))
-    }
-
-    async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {
-        match self.small_blob(digest, limit).await {
-            Err(error) if error.kind() == &Kind::TooLarge => Ok(None),
-            read => read.map_err(|error| error.reading(&SignatureStore::name(self))),
-        }
-    }
-}
-
-/// A destination as a store of signatures.
-pub struct Stored<'a>(pub &'a dyn Destination);
-
-#[async_trait]
-impl SignatureStore for Stored<'_> {
-    fn name(&self) -> String {
-        self.0.name()
-    }
-
-    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
-        self.0.referrers(subject).await
-    }
-
-    async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
-        self.0.document(identifier).await
-    }
-
-    async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {
-        self.0.blob(digest, limit).await
-    }
-}
-
-/// That what has `digest` in `store` satisfies every one of `requirements`; `what` names it for people.
+/// That what has `digest` in `repository` satisfies every one of `requirements`; `what` names it for people.
 ///
 /// The listing of its referrers only says which manifests are read first: those that it calls bundles. What cosign 2 keeps
 /// under a tag is read if these are not enough, and last the others that are listed, for a listing need not be true.
 pub async fn verify(
-    store: &dyn SignatureStore,
+    repository: &dyn RepositoryReader,
     digest: &Digest,
     requirements: &[Requirement],
     what: &str,
 ) -> Result<(), Fault> {
     let mut search = SignatureSearch {
-        store,
+        repository,
         digest,
         evaluations: requirements.iter().map(Evaluation::of).collect(),
         seen: HashSet::new(),
         left: SIGNATURE_BYTES,
         passed_over: 0,
     };
-    let mut referrers = store.referrers(digest).await?;
+    let mut referrers = repository.referrers(digest).await?;
     referrers.sort_by(|left, right| left.digest.cmp(&right.digest));
     let (mut listed, others): (Vec<_>, Vec<_>) = referrers.into_iter().partition(may_be_signature);
     let unread = listed.split_off(listed.len().min(SIGNATURES));
@@ -150,7 +81,7 @@ pub async fn verify(
     if search.is_satisfied() {
         return Ok(());
     }
-    if let Some(document) = store.document(&signature_tag(digest)).await? {
+    if let Some(document) = repository.document(&signature_tag(digest)).await? {
         search.layers(&document).await?;
         if search.is_satisfied() {
             return Ok(());
@@ -180,7 +111,7 @@ pub async fn verify(
 /// The signatures of one image, which are judged as they are found: whoever may write to the repository decides how many there
 /// are and how large, so none is kept.
 struct SignatureSearch<'a> {
-    store: &'a dyn SignatureStore,
+    repository: &'a dyn RepositoryReader,
     digest: &'a Digest,
     /// One for each requirement.
     evaluations: Vec<Evaluation<'a>>,
@@ -200,15 +131,15 @@ impl SignatureSearch<'_> {
     /// Judges what the manifests `listed` hold, in their order, as far as these refer to the image, until all requirements
     /// are satisfied.
     async fn referring(&mut self, listed: &[Descriptor]) -> Result<(), Fault> {
-        let (store, digest) = (self.store, self.digest);
+        let (repository, digest) = (self.repository, self.digest);
         // A batch is read to its end before its signatures are: a request that is not polled meanwhile would keep its permit.
         for batch in listed.chunks(AT_ONCE) {
             let reads = batch.iter().map(|referrer| async move {
-                let document = store.document(referrer.digest.as_str()).await?;
+                let document = repository.document(referrer.digest.as_str()).await?;
                 let memory = DOCUMENTS.reserve();
                 let Some(document) = document else { return Ok(None) };
                 let added = memory.add(memory_of_json(&document.raw));
-                added.map_err(|exhausted| exhausted.fault(Reason::VerificationError, &store.name()))?;
+                added.map_err(|exhausted| exhausted.fault(Reason::VerificationError, &repository.name()))?;
                 Ok::<_, Fault>(Some((document, memory)))
             });
             let reads = stream::iter(reads.collect::<Vec<_>>()).buffered(AT_ONCE);
@@ -245,14 +176,18 @@ impl SignatureSearch<'_> {
                 continue;
             }
             // A registry that lost it has no signature there. One that is longer than it says was read in part.
-            let Some(content) = self.store.blob(&layer.digest, SIGNATURE_LIMIT.min(self.left)).await? else {
+            let Some(content) = self
+                .repository
+                .blob(&layer.digest, SIGNATURE_LIMIT.min(self.left))
+                .await?
+            else {
                 self.left = self.left.saturating_sub(UNREAD_BYTES);
                 continue;
             };
             self.left -= content.len();
             let memory = DOCUMENTS.reserve();
             let added = memory.add(memory_of_json(&content));
-            added.map_err(|exhausted| exhausted.fault(Reason::VerificationError, &self.store.name()))?;
+            added.map_err(|exhausted| exhausted.fault(Reason::VerificationError, &self.repository.name()))?;
             let signature = match bundle {
                 true => Signature::Bundle(content.to_vec()),
                 false => Signature::Simple(SimpleSignature {
@@ -312,7 +247,7 @@ impl VerificationCache {
 pub struct VerifiedSource {
     inner: Arc<dyn ImageSource>,
     /// The repository that the images, and their signatures, are in.
-    repository: Repository,
+    repository: Box<dyn RepositoryReader>,
     requirements: Vec<Requirement>,
     verified: Arc<VerificationCache>,
 }
@@ -342,16 +277,16 @@ impl VerifiedSource {
     }
 
     async fn verify(&self, reference: &Reference, digest: &Digest) -> Result<(), Fault> {
-        let store = SignatureStore::name(&self.repository);
+        let repository = self.repository.name();
         let marks = self
             .requirements
             .iter()
             .map(|requirement| requirement.fingerprint().to_string());
-        let key = Digest::of(format!("{store}@{digest}\n{}", marks.collect::<Vec<_>>().join("\n")).as_bytes());
+        let key = Digest::of(format!("{repository}@{digest}\n{}", marks.collect::<Vec<_>>().join("\n")).as_bytes());
         if self.verified.knows(&key) {
             return Ok(());
         }
-        verify(&self.repository, digest, &self.requirements, &reference.to_string()).await?;
+        verify(&*self.repository, digest, &self.requirements, &reference.to_string()).await?;
         self.verified.note(key);
         Ok(())
     }
@@ -375,19 +310,11 @@ impl ImageSource for VerifiedSource {
         self.inner.has_foreign_layer(reference, layer).await
     }
 
-    async fn referrers(&self, reference: &Reference, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
-        self.inner.referrers(reference, subject).await
-    }
-
-    async fn tagged(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
-        self.inner.tagged(reference, tag).await
-    }
-
     async fn referrer(&self, reference: &Reference, identifier: &str) -> Result<Option<Resolved>, Fault> {
         self.inner.referrer(reference, identifier).await
     }
 
-    fn repository(&self, reference: &Reference) -> Option<Repository> {
+    fn repository(&self, reference: &Reference) -> Option<Box<dyn RepositoryReader>> {
         self.inner.repository(reference)
     }
 }

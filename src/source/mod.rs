@@ -13,6 +13,7 @@ pub mod docker;
 mod read_ahead;
 mod reconnection;
 mod registry;
+mod repository;
 mod reread;
 mod unreadable;
 
@@ -27,10 +28,11 @@ use serde::{Deserialize, Serialize};
 use crate::budget::Reservation;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Platform, Reference};
-use crate::registry::{Credentials, Repository};
+use crate::registry::Credentials;
 
 pub(crate) use confined_directory::ConfinedDirectory;
 pub use registry::RegistrySource;
+pub use repository::RepositoryReader;
 pub(crate) use reread::Rereads;
 
 /// The content of a blob as it passes. An error ends it; so does a clean end before the announced size.
@@ -228,20 +230,6 @@ pub trait ImageSource: Send + Sync {
         Ok(false)
     }
 
-    /// What refers to the manifest `subject` in the repository of `reference`, as the source lists it: it need not be
-    /// true. Nothing where a source keeps no referrers, as engines do not.
-    async fn referrers(&self, reference: &Reference, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
-        let _ = (reference, subject);
-        Ok(Vec::new())
-    }
-
-    /// The digest that the source says stands under `tag` in the repository of `reference`, where it keeps referrers. It
-    /// need not be true.
-    async fn tagged(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
-        let _ = (reference, tag);
-        Ok(None)
-    }
-
     /// Finds the referrer that has the tag or digest `identifier` in the repository of `reference`, with every manifest
     /// that it lists, for [`ImageSource::deliver`]; `None` where it or one of these is not there.
     async fn referrer(&self, reference: &Reference, identifier: &str) -> Result<Option<Resolved>, Fault> {
@@ -249,8 +237,8 @@ pub trait ImageSource: Send + Sync {
         Ok(None)
     }
 
-    /// The repository that holds the image and what refers to it, such as signatures; an engine has none.
-    fn repository(&self, reference: &Reference) -> Option<Repository> {
+    /// The repository that holds the image and its referrers, such as signatures; an engine has none.
+    fn repository(&self, reference: &Reference) -> Option<Box<dyn RepositoryReader>> {
         let _ = reference;
         None
     }

@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::reread::Rereads;
-use super::{Blob, BlobSink, Delivery, Form, Identity, ImageSource, Method, Resolved, may_be_gone};
+use super::{Blob, BlobSink, Delivery, Form, Identity, ImageSource, Method, RepositoryReader, Resolved, may_be_gone};
 use crate::budget::IMAGES;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Descriptor, Digest, Platform, Reference, Selection, distinct_blobs, distinct_foreign_layers, select};
+use crate::oci::{Descriptor, Platform, Reference, Selection, distinct_blobs, distinct_foreign_layers, select};
 use crate::registry::{Registry, Repository};
 
 use self::lookup::Lookup;
@@ -102,20 +102,6 @@ impl ImageSource for RegistrySource {
         has.map_err(|error| error.reading(&lookup.name))
     }
 
-    async fn referrers(&self, reference: &Reference, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
-        let lookup = self.lookup(reference);
-        let listed = lookup.repository.referrers(subject).await;
-        listed.map_err(|error| error.reading(&lookup.name))
-    }
-
-    async fn tagged(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
-        let lookup = self.lookup(reference);
-        let looked = lookup.repository.head_manifest(tag).await;
-        let found = lookup.repository.if_any(tag, looked).await;
-        let found = found.map_err(|error| error.reading(&lookup.name))?;
-        Ok(found.map(|descriptor| descriptor.digest))
-    }
-
     async fn referrer(&self, reference: &Reference, identifier: &str) -> Result<Option<Resolved>, Fault> {
         let lookup = self.lookup(reference);
         let Some(root) = lookup.document(identifier).await? else {
@@ -138,8 +124,8 @@ impl ImageSource for RegistrySource {
         }))
     }
 
-    fn repository(&self, reference: &Reference) -> Option<Repository> {
-        Some(self.registry.repository(reference.repository()))
+    fn repository(&self, reference: &Reference) -> Option<Box<dyn RepositoryReader>> {
+        Some(Box::new(self.registry.repository(reference.repository())))
     }
 }
 

@@ -8,7 +8,7 @@ use futures::stream::{self, StreamExt as _};
 
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document};
-use crate::source::{ByteStream, PushTarget};
+use crate::source::{ByteStream, PushTarget, RepositoryReader};
 
 /// The manifests of a listing of referrers that are read.
 const READ_REFERRERS: usize = 256;
@@ -25,26 +25,14 @@ pub struct Upload<'a> {
 
 /// One repository that takes blobs and manifests.
 #[async_trait]
-pub trait Destination: Send + Sync {
-    /// `host/repository` or `oci:directory`, for messages.
-    fn name(&self) -> String;
-
+pub trait Destination: RepositoryReader {
     /// The repository within the registry.
     fn repository(&self) -> &str;
-
-    /// The digest that stands under a tag or digest, by HEAD.
-    async fn digest_of(&self, identifier: &str) -> Result<Option<Digest>, Fault>;
-
-    /// The manifest or index that stands under a tag or digest.
-    async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault>;
 
     /// Whether a package stands under `tag`. What cannot be read as a manifest is none.
     async fn holds_package(&self, tag: &str) -> Result<bool, Fault> {
         Ok(self.document(tag).await?.is_some_and(|document| document.is_package()))
     }
-
-    /// The content of a small blob, at most `limit` bytes long; its digest is verified.
-    async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault>;
 
     /// The content of a blob of any size, if this repository holds it. Whoever takes it verifies it.
     async fn read(&self, blob: &Descriptor) -> Result<Option<ByteStream<'_>>, Fault>;
@@ -76,12 +64,7 @@ pub trait Destination: Send + Sync {
     /// Stores a manifest or index, under `tag` if one is given, else under its digest only.
     async fn publish(&self, document: &Document, tag: Option<&str>) -> Result<(), Fault>;
 
-    /// The manifests that name `subject` as their subject (OCI distribution specification 1.1, "Listing Referrers"):
-    /// descriptors, mostly with the artifact's type and annotations. Empty when there are none. What is listed need
-    /// not be what it says: whoever reads it looks at its own subject.
-    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault>;
-
-    /// What the manifests of `listed`, entries of [`Destination::referrers`] of `subject`, say of themselves, as far as they
+    /// What the manifests of `listed`, entries of [`RepositoryReader::referrers`] of `subject`, say of themselves, as far as they
     /// are here and refer to it. A bounded number is read, the first ones.
     async fn read_referrers(&self, subject: &Digest, listed: &[Descriptor]) -> Result<Vec<Descriptor>, Fault> {
         let mut read = Vec::new();
@@ -93,7 +76,7 @@ pub trait Destination: Send + Sync {
         Ok(read)
     }
 
-    /// Stores a manifest that has a subject, under its digest, so that [`Destination::referrers`] and other tools find
+    /// Stores a manifest that has a subject, under its digest, so that [`RepositoryReader::referrers`] and other tools find
     /// it by its subject. Its blobs are there already; its subject may come later. Of what is found already nothing is
     /// written: that costs a small GET, and without the registry's referrers API a HEAD. Others' referrers stay.
     async fn attach(&self, referrer: &Document) -> Result<(), Fault>;

@@ -21,7 +21,7 @@ use crate::decode;
 use crate::fault::{Fault, Reason};
 use crate::hashing::BackgroundHasher;
 use crate::oci::{Descriptor, Digest, Document, Hasher, Index, MANIFEST_LIMIT};
-use crate::source::ByteStream;
+use crate::source::{ByteStream, RepositoryReader};
 
 /// The annotation that names an entry of `index.json`.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -186,17 +186,9 @@ impl LayoutDestination {
 }
 
 #[async_trait]
-impl Destination for LayoutDestination {
+impl RepositoryReader for LayoutDestination {
     fn name(&self) -> String {
         format!("oci:{}", self.directory.display())
-    }
-
-    fn repository(&self) -> &str {
-        &self.repository
-    }
-
-    fn directory(&self) -> Option<&Path> {
-        Some(&self.directory)
     }
 
     async fn digest_of(&self, identifier: &str) -> Result<Option<Digest>, Fault> {
@@ -207,7 +199,7 @@ impl Destination for LayoutDestination {
         let Some(digest) = self.find(identifier).await? else {
             return Ok(None);
         };
-        let raw = Destination::blob(self, &digest, MANIFEST_LIMIT).await?;
+        let raw = self.blob(&digest, MANIFEST_LIMIT).await?;
         let document = raw.map(|raw| Document::parse(None, raw)).transpose();
         let document = document.map_err(|error| self.failed(error))?;
         Ok(document.map(|document| document.known_by(digest)))
@@ -226,6 +218,22 @@ impl Destination for LayoutDestination {
         } else {
             Err(self.mismatch(format!("the file of {digest} has the digest {found}; remove it")))
         }
+    }
+
+    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
+        let subject = subject.clone();
+        self.blocking(move |own| own.referrers_of(&subject)).await
+    }
+}
+
+#[async_trait]
+impl Destination for LayoutDestination {
+    fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    fn directory(&self) -> Option<&Path> {
+        Some(&self.directory)
     }
 
     async fn read(&self, blob: &Descriptor) -> Result<Option<ByteStream<'_>>, Fault> {
@@ -274,11 +282,6 @@ impl Destination for LayoutDestination {
         referrers::note_subject(&mut descriptor, document);
         self.blocking(move |own| own.change_index(|index| enter(index, descriptor, name, &children)))
             .await
-    }
-
-    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
-        let subject = subject.clone();
-        self.blocking(move |own| own.referrers_of(&subject)).await
     }
 
     async fn read_referrers(&self, _subject: &Digest, listed: &[Descriptor]) -> Result<Vec<Descriptor>, Fault> {
@@ -370,11 +373,8 @@ mod tests {
         );
         assert_eq!(layout.holds(&right).await.unwrap(), Some(5));
         assert_eq!(layout.holds(&wrong).await.unwrap(), None);
-        assert_eq!(
-            Destination::blob(&layout, &right, 5).await.unwrap().unwrap(),
-            &b"right"[..]
-        );
-        assert!(Destination::blob(&layout, &right, 4).await.is_err());
+        assert_eq!(layout.blob(&right, 5).await.unwrap().unwrap(), &b"right"[..]);
+        assert!(layout.blob(&right, 4).await.is_err());
     }
 
     #[tokio::test]

@@ -207,7 +207,10 @@ impl Referrers<'_> {
     }
 
     async fn tagged(&self, tag: String) -> Result<Option<FoundReferrer>, Fault> {
-        let Some(digest) = self.source.tagged(self.reference, &tag).await? else {
+        let Some(repository) = self.source.repository(self.reference) else {
+            return Ok(None);
+        };
+        let Some(digest) = repository.digest_of(&tag).await? else {
             return Ok(None);
         };
         let stands = match self.destination.digest_of(&tag).await? {
@@ -221,7 +224,10 @@ impl Referrers<'_> {
     }
 
     async fn listed(&self, subject: &Digest) -> Result<Vec<FoundReferrer>, Fault> {
-        let listed = self.source.referrers(self.reference, subject).await?;
+        let Some(repository) = self.source.repository(self.reference) else {
+            return Ok(Vec::new());
+        };
+        let listed = repository.referrers(subject).await?;
         if listed.is_empty() {
             return Ok(Vec::new());
         }

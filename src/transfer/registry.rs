@@ -11,7 +11,7 @@ use super::{Destination, Upload};
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document};
 use crate::registry::{Error, Kind, MountResult, PendingUpload, Repository, UploadError};
-use crate::source::{ByteStream, PushTarget};
+use crate::source::{ByteStream, PushTarget, RepositoryReader};
 
 /// Uploads that were begun by refused mounts, as many as wait for their turn.
 const BEGUN: usize = 16;
@@ -64,13 +64,9 @@ impl RegistryDestination {
 }
 
 #[async_trait]
-impl Destination for RegistryDestination {
+impl RepositoryReader for RegistryDestination {
     fn name(&self) -> String {
         self.name.clone()
-    }
-
-    fn repository(&self) -> &str {
-        self.repository.name()
     }
 
     async fn digest_of(&self, identifier: &str) -> Result<Option<Digest>, Fault> {
@@ -82,16 +78,28 @@ impl Destination for RegistryDestination {
         self.found(self.repository.manifest(identifier).await)
     }
 
+    async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {
+        self.found(self.repository.small_blob(digest, limit).await)
+    }
+
+    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
+        let listed = self.repository.referrers(subject).await;
+        listed.map_err(|error| error.pushing(&self.name))
+    }
+}
+
+#[async_trait]
+impl Destination for RegistryDestination {
+    fn repository(&self) -> &str {
+        self.repository.name()
+    }
+
     async fn holds_package(&self, tag: &str) -> Result<bool, Fault> {
         match self.repository.manifest(tag).await {
             // A manifest of docker's schema 1, or something broken: an image may replace it.
             Err(error) if matches!(error.kind(), Kind::Unsupported | Kind::Protocol | Kind::TooLarge) => Ok(false),
             read => Ok(self.found(read)?.is_some_and(|document| document.is_package())),
         }
-    }
-
-    async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {
-        self.found(self.repository.small_blob(digest, limit).await)
     }
 
     async fn read(&self, blob: &Descriptor) -> Result<Option<ByteStream<'_>>, Fault> {
@@ -135,11 +143,6 @@ impl Destination for RegistryDestination {
         let identifier = tag.unwrap_or(document.digest().as_str());
         let put = self.repository.put_manifest(document, identifier).await;
         put.map_err(|error| error.pushing_document(&self.name, document))
-    }
-
-    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
-        let listed = self.repository.referrers(subject).await;
-        listed.map_err(|error| error.pushing(&self.name))
     }
 
     async fn read_referrers(&self, subject: &Digest, listed: &[Descriptor]) -> Result<Vec<Descriptor>, Fault> {

@@ -11,7 +11,7 @@ use super::*;
 use crate::oci::Manifest;
 use crate::oci::media_type;
 use crate::package::{Entry, EntrySource, Plan};
-use crate::source::ByteStream;
+use crate::source::{ByteStream, RepositoryReader};
 
 #[derive(Default)]
 pub(super) struct Registry {
@@ -63,14 +63,10 @@ impl Repository {
 }
 
 #[async_trait]
-impl Destination for Repository {
+impl RepositoryReader for Repository {
     fn name(&self) -> String {
         // The locks of all tests live in one process.
         format!("{:p}/{}/{}", Arc::as_ptr(&self.registry), self.process, self.name)
-    }
-
-    fn repository(&self) -> &str {
-        &self.name
     }
 
     async fn digest_of(&self, identifier: &str) -> Result<Option<Digest>, Fault> {
@@ -89,6 +85,20 @@ impl Destination for Repository {
 
     async fn blob(&self, digest: &Digest, _limit: usize) -> Result<Option<Bytes>, Fault> {
         Ok(self.registry.blobs.lock().unwrap().get(&self.key(digest)).cloned())
+    }
+
+    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
+        let documents = self.registry.documents.lock().unwrap();
+        let here = documents.iter().filter(|((repository, _), _)| *repository == self.name);
+        let about = here.filter(|(_, document)| document.subject().is_some_and(|known| known.digest == *subject));
+        Ok(about.filter_map(|(_, document)| document.as_referrer()).collect())
+    }
+}
+
+#[async_trait]
+impl Destination for Repository {
+    fn repository(&self) -> &str {
+        &self.name
     }
 
     async fn read(&self, blob: &Descriptor) -> Result<Option<ByteStream<'_>>, Fault> {
@@ -139,13 +149,6 @@ impl Destination for Repository {
         self.registry.writes.fetch_add(1, Ordering::Relaxed);
         self.registry.blobs.lock().unwrap().insert(self.key(&digest), content);
         Ok((digest, size))
-    }
-
-    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
-        let documents = self.registry.documents.lock().unwrap();
-        let here = documents.iter().filter(|((repository, _), _)| *repository == self.name);
-        let about = here.filter(|(_, document)| document.subject().is_some_and(|known| known.digest == *subject));
-        Ok(about.filter_map(|(_, document)| document.as_referrer()).collect())
     }
 
     async fn attach(&self, referrer: &Document) -> Result<(), Fault> {

@@ -24,7 +24,7 @@ pub(super) fn note_subject(entry: &mut Descriptor, document: &Document) {
 }
 
 impl LayoutDestination {
-    /// What [`crate::transfer::Destination::referrers`] promises.
+    /// What [`crate::source::RepositoryReader::referrers`] promises.
     pub(super) fn referrers_of(&self, subject: &Digest) -> io::Result<Vec<Descriptor>> {
         let (mut found, mut seen) = (Vec::new(), HashSet::new());
         for digest in self.candidates(subject)? {
@@ -83,7 +83,8 @@ impl LayoutDestination {
 mod tests {
     use super::*;
     use crate::oci::{Index, Manifest};
-    use crate::transfer::Destination;
+    use crate::source::RepositoryReader as _;
+    use crate::transfer::Destination as _;
 
     fn referrer(to: &Digest, kind: &str) -> Document {
         let mut manifest = Manifest::new(Descriptor::new("application/x", Digest::of(b"{}"), 2), Vec::new());

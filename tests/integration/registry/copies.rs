@@ -2,8 +2,8 @@
 
 use jackal_operator::fault::Reason;
 use jackal_operator::oci::{Document, Index};
-use jackal_operator::source::{Identity, ImageSource, RegistrySource};
-use jackal_operator::transfer::{Destination, LayoutDestination, RegistryDestination};
+use jackal_operator::source::{Identity, ImageSource, RegistrySource, RepositoryReader as _};
+use jackal_operator::transfer::{LayoutDestination, RegistryDestination};
 
 use crate::support::image::{entry, image, multi_platform, noise, put};
 use crate::support::process::run;
