@@ -101,9 +101,9 @@ impl Sbom {
             Some(directory) => in_layout(Path::new(directory)).await?,
             None => vec![self.in_registry().await?],
         };
-        let mut sboms = PackageSboms::look(&mut images, None).await?;
-        sboms.believe();
-        sboms.make(&syft).await?;
+        let mut sboms = PackageSboms::find(&mut images, None).await?;
+        sboms.accept_claimed();
+        sboms.generate_missing(&syft).await?;
         for (name, digest, made) in sboms.rows() {
             for content in made.iter().flat_map(|made| made.contents.values()) {
                 print::line(format_args!(

@@ -21,7 +21,7 @@ use kube::core::DeserializeGuard;
 use crate::api::v1alpha1::{JackalImage, JackalImageSpec, JackalPackage, RegistrySpec, SourceKind};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Compression, Digest, Location, same_host};
-use crate::package::{ImageRequest, listed};
+use crate::package::{ImageRequest, package_reference};
 use crate::runtime::{OperatorRegistry, RegistryDefaults, RegistryLocation, last_part, name_of, with_tag};
 
 /// Every package and image that this process has seen.
@@ -227,7 +227,7 @@ impl WriteTarget {
         let spec = &*effective(image)?;
         let site = defaults.site(home, &image.namespace().unwrap_or_default(), &spec.registry)?;
         let request = ImageRequest::of_object(spec).ok()?;
-        let listed = listed(&request);
+        let listed = package_reference(&request);
         let resolved = image.status.as_ref().and_then(|status| status.naming);
         let naming = spec.naming.explicit().or(resolved).unwrap_or(site.naming);
         let location = Location::of(&listed, &site.address, &site.prefix, naming, spec.plain_tag).ok()?;
@@ -499,7 +499,7 @@ impl ManifestQuery<'_> {
         };
         let request = effective(image).and_then(|spec| ImageRequest::of_object(&spec).ok());
         let named = match &self.location.digest {
-            Some(named) => request.is_some_and(|request| listed(&request).digest() == Some(named)),
+            Some(named) => request.is_some_and(|request| package_reference(&request).digest() == Some(named)),
             None => self.location.tags.iter().any(|tag| written.tags.contains(tag)),
         };
         named && self.meets(&written)

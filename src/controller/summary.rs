@@ -26,10 +26,7 @@ pub(super) fn rows(plan: &Plan, images: &[JackalImage], selections: &[Selection]
         let selection = selections.iter().find(|selection| selection.made(&planned.spec));
         let (state, reason, message) = state(image);
         PackagedImage {
-            image: selection.map_or_else(
-                || planned.spec.image.clone(),
-                |selection| selection.followed.image.clone(),
-            ),
+            image: selection.map_or_else(|| planned.spec.image.clone(), |selection| selection.image.image.clone()),
             name: planned.location.to_string(),
             digest: image.status.as_ref().and_then(|status| status.digest.clone()),
             resource: image.name_any(),

@@ -345,7 +345,7 @@ fn golden_definitions_become_what_they_became_before() {
 fn means_the_same(original: &Value, converted: &Converted) {
     let spec = &converted.package.spec;
     let plan = Plan::of(spec, "r.io", "").unwrap();
-    let found: Vec<crate::package::component::Found> = spec
+    let found: Vec<crate::package::component::ComponentContent> = spec
         .components
         .iter()
         .map(|component| {
@@ -355,7 +355,7 @@ fn means_the_same(original: &Value, converted: &Converted) {
                 values: chart.values.iter().map(|_| bytes::Bytes::new()).collect(),
                 images: Vec::new(),
             };
-            crate::package::component::Found {
+            crate::package::component::ComponentContent {
                 manifests: component.manifests.iter().map(|_| vec![bytes::Bytes::new()]).collect(),
                 charts: component.charts.iter().map(chart).collect(),
                 files: Vec::new(),
@@ -364,7 +364,7 @@ fn means_the_same(original: &Value, converted: &Converted) {
         .collect();
     let ours = crate::package::Definition::of("x", spec, &plan)
         .unwrap()
-        .holding(spec, &found);
+        .with_contents(spec, &found);
     let ours = serde_json::to_value(&ours).unwrap();
     assert_eq!(ours["kind"], original["kind"]);
     let left = |path: &str| converted.left_out.iter().any(|part| part.path.starts_with(path));

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use crate::api::v1alpha1::ComponentSpec;
 use crate::fault::{Fault, Reason};
 use crate::oci::Reference;
-use crate::package::component::{FileContent, Found};
+use crate::package::component::{ComponentContent, FileContent};
 use crate::registry::Registry;
 
 pub use cache::ChartCache;
@@ -51,7 +51,7 @@ pub async fn gather(
     components: &[ComponentSpec],
     reach: &dyn ContentAccess,
     memory: &ChartCache,
-) -> Result<Vec<Found>, Fault> {
+) -> Result<Vec<ComponentContent>, Fault> {
     let texts = config_map_texts::ConfigMapTexts::new(reach);
     let mut gathered = Vec::with_capacity(components.len());
     for component in components {
@@ -66,8 +66,8 @@ async fn of_component(
     reach: &dyn ContentAccess,
     memory: &ChartCache,
     texts: &config_map_texts::ConfigMapTexts<'_>,
-) -> Result<Found, Fault> {
-    let mut found = Found::default();
+) -> Result<ComponentContent, Fault> {
+    let mut found = ComponentContent::default();
     for manifest in &component.manifests {
         let within = |fault: Fault| fault.within(format_args!("manifests `{}`", manifest.name));
         found.manifests.push(texts.manifests(manifest).await.map_err(within)?);

@@ -5,7 +5,7 @@ use super::archive::{Archive, ReusableTars};
 use super::definition::Definition;
 use super::differential::DifferentialSplit;
 use super::provenance;
-use super::publish::{PackageContents, Published, TransferredImage, publish};
+use super::publish::{PackageContents, PublishedPackage, TransferredImage, publish};
 use super::signature::{SignedPackage, definition_signer, sign_published};
 use crate::api::v1alpha1::{Differential, JackalPackageSpec, PinnedChart};
 use crate::fault::Fault;
@@ -14,7 +14,7 @@ use crate::signing::SigningKey;
 use crate::transfer::Destination;
 
 /// What a package is assembled from.
-pub struct Parts<'a> {
+pub struct PackageParts<'a> {
     /// The definition of the whole package.
     pub definition: Definition,
     /// What was asked for.
@@ -34,9 +34,9 @@ pub struct Parts<'a> {
 }
 
 /// What came of it.
-pub struct Assembled {
+pub struct AssembledPackage {
     /// The package in the registry.
-    pub published: Published,
+    pub published: PublishedPackage,
     /// What was left out, where `differentialFrom` asks for it.
     pub differential: Option<Differential>,
     /// What came of its signatures; none where it has no key.
@@ -45,11 +45,11 @@ pub struct Assembled {
 
 /// Puts the package together in `repository`, under its version; `announce` is that of [`publish`].
 pub async fn assemble(
-    parts: Parts<'_>,
+    parts: PackageParts<'_>,
     repository: &dyn Destination,
     announce: impl AsyncFnOnce(&Digest) -> Result<(), Fault>,
-) -> Result<Assembled, Fault> {
-    let Parts {
+) -> Result<AssembledPackage, Fault> {
+    let PackageParts {
         definition, spec, key, ..
     } = parts;
     let definition = match key {
@@ -81,7 +81,7 @@ pub async fn assemble(
         }
         None => None,
     };
-    Ok(Assembled {
+    Ok(AssembledPackage {
         differential: division.status(published.saved_bytes),
         published,
         signed,

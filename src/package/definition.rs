@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::component::{Found, Listing};
+use super::component::{ComponentContent, Listing};
 use super::plan::Plan;
 use crate::api::v1alpha1::{JackalPackageSpec, PackageFormat};
 use crate::fault::{Fault, Reason};
@@ -153,7 +153,7 @@ impl Definition {
                     .images
                     .iter()
                     .filter(|image| image.components.contains(&component.name))
-                    .map(|image| image.listed().to_string())
+                    .map(|image| image.package_reference().to_string())
                     .collect(),
                 listing: Listing::default(),
             })
@@ -195,7 +195,7 @@ impl Definition {
     }
 
     /// The same with what was found of the components of `spec`, of which it is, in their order.
-    pub fn holding(mut self, spec: &JackalPackageSpec, found: &[Found]) -> Self {
+    pub fn with_contents(mut self, spec: &JackalPackageSpec, found: &[ComponentContent]) -> Self {
         for ((listed, component), found) in self.components.iter_mut().zip(&spec.components).zip(found) {
             listed.listing = Listing::of(component, found);
         }

@@ -10,7 +10,7 @@ use crate::oci::Compression;
 
 /// Who has which name, written `repository:tag`.
 #[derive(Debug, Default)]
-pub struct Names(HashMap<String, Vec<Holder>>);
+pub struct NameOwners(HashMap<String, Vec<Holder>>);
 
 #[derive(Debug)]
 struct Holder {
@@ -49,7 +49,7 @@ impl Content {
     }
 }
 
-impl Names {
+impl NameOwners {
     /// Gives `owner`, a package whose artifact is to be in `repository`, the name of that, unless it has it: before all
     /// images of the file, for a package has no other name.
     pub fn add_artifact(&mut self, owner: &str, repository: &str, spec: &JackalPackageSpec) {
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn the_first_of_two_images_has_the_name() {
-        let mut names = Names::default();
+        let mut names = NameOwners::default();
         let mut first = plan("Plain", &["ghcr.io/x/app:1", "ghcr.io/x/other:1"]);
         names.add_images("one", &mut first, Compression::Zstd).unwrap();
         names.add_images("same", &mut first.clone(), Compression::Gzip).unwrap();
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn an_artifact_goes_before_images_and_its_like() {
-        let mut names = Names::default();
+        let mut names = NameOwners::default();
         let package = spec("Plain", &[]);
         names.add_artifact("package", "x/app", &package);
         names.add_artifact("twin", "x/app", &package);

@@ -38,8 +38,8 @@ pub struct PlannedImage {
 
 impl PlannedImage {
     /// The name under which the package's documents list the image.
-    pub fn listed(&self) -> Reference {
-        listed(&self.request)
+    pub fn package_reference(&self) -> Reference {
+        package_reference(&self.request)
     }
 }
 
@@ -47,7 +47,7 @@ impl PlannedImage {
 ///
 /// A docker engine's image may have no manifest of its own before it is pushed, so a digest beside a tag only pins
 /// what is read there: the place follows from the tag. Everywhere else the reference stays whole.
-pub fn listed(request: &ImageRequest) -> Reference {
+pub fn package_reference(request: &ImageRequest) -> Reference {
     match request.source {
         SourceKind::Docker => request.reference.without_digest(),
         SourceKind::Registry | SourceKind::Containerd => request.reference.clone(),
@@ -112,7 +112,7 @@ impl Plan {
                         ),
                     ));
                 }
-                let location = place(&listed(&request), address, prefix, naming, true)
+                let location = place(&package_reference(&request), address, prefix, naming, true)
                     .map_err(|error| within(Fault::stalled(Reason::InvalidReference, error.to_string())))?;
                 known.insert(request.clone(), images.len());
                 let verify = applicable(&spec.verify, &request.reference, request.source).map_err(within)?;

@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use super::plan::PlannedImage;
-use super::publish::Published;
+use super::publish::PublishedPackage;
 use crate::api::v1alpha1::{JackalPackageSpec, PinnedChart, SourceKind};
 use crate::oci::Digest;
 use crate::signing::{Statement, Subject};
@@ -96,7 +96,12 @@ pub fn of_components(spec: &JackalPackageSpec, pinned: &[PinnedChart]) -> Vec<Ma
 }
 
 /// The statement about the artifact `published` with the name `url`.
-pub fn statement(url: &str, published: &Published, spec: &JackalPackageSpec, materials: &[Material]) -> Statement {
+pub fn statement(
+    url: &str,
+    published: &PublishedPackage,
+    spec: &JackalPackageSpec,
+    materials: &[Material],
+) -> Statement {
     let subject = |digest: &Digest| Subject {
         name: url.to_owned(),
         ..Subject::of(digest)
@@ -150,7 +155,7 @@ mod tests {
         };
         let one = material("docker://node-1/docker.io/library/nginx:1", Some(Digest::of(b"pushed")));
         let two = material("oci://ghcr.io/x/app:2", None);
-        let published = Published {
+        let published = PublishedPackage {
             manifest: Digest::of(b"manifest"),
             index: Digest::of(b"index"),
             size: 0,

@@ -39,7 +39,7 @@ const SETTLE_MOST: Duration = Duration::from_secs(5);
 /// An image that was brought to the registry before.
 #[derive(Clone)]
 pub struct TransferredImage {
-    /// The name under which the package lists it, [`super::PlannedImage::listed`].
+    /// The name under which the package lists it, [`super::PlannedImage::package_reference`].
     pub reference: Reference,
     /// The digest of its manifest or index in the registry.
     pub digest: Digest,
@@ -80,7 +80,7 @@ impl<'a> From<&'a [TransferredImage]> for PackageContents<'a> {
 
 /// A package that stands in the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Published {
+pub struct PublishedPackage {
     /// The digest of the package's manifest.
     pub manifest: Digest,
     /// The digest of the index under the tag.
@@ -110,7 +110,7 @@ pub async fn publish(
     repository: &dyn Destination,
     tag: &str,
     announce: impl AsyncFnOnce(&Digest) -> Result<(), Fault>,
-) -> Result<Published, Fault> {
+) -> Result<PublishedPackage, Fault> {
     let (archives, archive_bytes) = bring_archives(contents, repository).await?;
     let images = contents.images;
     let memory = PACKAGES.reserve();
@@ -144,7 +144,7 @@ pub async fn publish(
             .await?
             .is_some()
     {
-        return Ok(Published {
+        return Ok(PublishedPackage {
             manifest: artifact.manifest.digest().clone(),
             index: index.descriptor.digest.clone(),
             size: artifact.size,
@@ -165,7 +165,7 @@ pub async fn publish(
     let moved = bring_blobs(&artifact, images, repository).await?;
     repository.publish(&artifact.manifest, None).await?;
     let (index, index_bytes) = enter(&artifact, repository, tag).await?;
-    Ok(Published {
+    Ok(PublishedPackage {
         manifest: artifact.manifest.digest().clone(),
         index: index.descriptor.digest.clone(),
         size: artifact.size,

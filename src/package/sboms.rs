@@ -56,7 +56,7 @@ struct Subject {
 impl PackageSboms {
     /// Reads what `images` consist of, keeps it in their `documents`, and asks for the SBOMs of each: one request for each
     /// manifest that has not been asked about. What stands there counts where `memory` knows it, or once it is proven.
-    pub async fn look(images: &mut [TransferredImage], memory: Option<&SbomCache>) -> Result<Self, Fault> {
+    pub async fn find(images: &mut [TransferredImage], memory: Option<&SbomCache>) -> Result<Self, Fault> {
         let nothing = SbomCache::default();
         let memory = memory.unwrap_or(&nothing);
         let held = PACKAGES.reserve();
@@ -74,7 +74,7 @@ impl PackageSboms {
         for (key, &index) in &asked {
             let subject = &subjects[index];
             asking.push(async move {
-                let standing = sbom::look(&*subject.destination, subject.manifest.digest(), memory).await?;
+                let standing = sbom::find(&*subject.destination, subject.manifest.digest(), memory).await?;
                 Ok::<_, Fault>((key.clone(), standing))
             });
         }
@@ -92,7 +92,7 @@ impl PackageSboms {
 
     /// Takes what somebody put there for what it says to be, where an artifact of `known` holds the very same documents
     /// and is proven. `memory` knows them from then on.
-    pub fn prove(&mut self, known: &ReusableTars, memory: Option<&SbomCache>) {
+    pub fn accept_proven(&mut self, known: &ReusableTars, memory: Option<&SbomCache>) {
         if self.is_complete() {
             return;
         }
@@ -100,7 +100,7 @@ impl PackageSboms {
             .archive_of(Subject::any)
             .is_some_and(|archive| known.proves(&archive));
         if proven {
-            self.believe();
+            self.accept_claimed();
             for subject in &self.subjects {
                 if let (Some(memory), Some(sboms)) = (memory, &subject.sboms) {
                     memory.note(subject.manifest.digest(), sboms);
@@ -110,7 +110,7 @@ impl PackageSboms {
     }
 
     /// Takes what somebody put there for what it says to be: only where it is shown, and neither packed nor signed.
-    pub fn believe(&mut self) {
+    pub fn accept_claimed(&mut self) {
         for subject in &mut self.subjects {
             let claimed = subject.claimed.take();
             subject.sboms = subject.sboms.take().or(claimed);
@@ -135,7 +135,7 @@ impl PackageSboms {
     }
 
     /// Makes those that are not there, as many at once as `syft` runs. The first failure ends it; it says for which image.
-    pub async fn make(&mut self, syft: &Syft) -> Result<(), Fault> {
+    pub async fn generate_missing(&mut self, syft: &Syft) -> Result<(), Fault> {
         let mut made: HashMap<(String, Digest), Sboms> = HashMap::new();
         for subject in &mut self.subjects {
             if subject.sboms.is_some() {

@@ -35,7 +35,7 @@ type Choice<'t> = (&'t str, &'static str, String);
 #[derive(Clone, Debug, PartialEq)]
 pub struct Selection {
     /// Which image.
-    pub followed: PolicyImage,
+    pub image: PolicyImage,
     /// Its tag, and why it is that one.
     pub selected: Selected,
 }
@@ -83,7 +83,7 @@ impl PolicyImage {
             _ => return Err(self.invalid(POLICY)),
         };
         Ok(Selection {
-            followed: self.clone(),
+            image: self.clone(),
             selected: Selected {
                 tag: chosen.to_owned(),
                 reason: reason.to_owned(),
@@ -197,7 +197,7 @@ fn is_referrers(tag: &str) -> bool {
 }
 
 /// The images of `spec` that follow a policy, each once. Every fault is stalled.
-pub fn followed(spec: &JackalPackageSpec) -> Result<Vec<PolicyImage>, Fault> {
+pub fn policy_images(spec: &JackalPackageSpec) -> Result<Vec<PolicyImage>, Fault> {
     let mut all: Vec<PolicyImage> = Vec::new();
     for image in fields_of_images(spec) {
         let Some(policy) = &image.policy else { continue };
@@ -235,25 +235,22 @@ fn has_tag_or_digest(image: &str) -> bool {
 }
 
 /// Whether `spec` is complete only with tags that are chosen.
-pub fn follows(spec: &JackalPackageSpec) -> bool {
+pub fn has_policies(spec: &JackalPackageSpec) -> bool {
     spec.version_from.is_some() || fields_of_images(spec).any(|image| image.policy.is_some())
 }
 
 /// `spec` with the tags of `selections`, and its version where that is one of them: complete as though somebody had
 /// written them there. None where one is missing.
-pub fn effective(spec: &JackalPackageSpec, selections: &[Selection]) -> Option<JackalPackageSpec> {
+pub fn with_selected_tags(spec: &JackalPackageSpec, selections: &[Selection]) -> Option<JackalPackageSpec> {
     let mut spec = spec.clone();
     if let Some(from) = spec.version_from.take() {
-        let selection = selections
-            .iter()
-            .find(|selection| selection.followed.image == from.image);
+        let selection = selections.iter().find(|selection| selection.image.image == from.image);
         spec.version = Some(selection?.selected.tag.clone());
     }
     for entry in spec.components.iter_mut().flat_map(|component| &mut component.images) {
         let ImageEntry::Spec(image) = entry else { continue };
         let Some(policy) = image.policy.take() else { continue };
-        let is =
-            |selection: &&Selection| selection.followed.image == image.image && selection.followed.policy == policy;
+        let is = |selection: &&Selection| selection.image.image == image.image && selection.image.policy == policy;
         image.image = selections.iter().find(is)?.name();
     }
     Some(spec)
@@ -262,7 +259,7 @@ pub fn effective(spec: &JackalPackageSpec, selections: &[Selection]) -> Option<J
 impl Selection {
     /// The image with its tag.
     fn name(&self) -> String {
-        format!("{}:{}", self.followed.image, self.selected.tag)
+        format!("{}:{}", self.image.image, self.selected.tag)
     }
 
     /// Whether an image of the effective spec is this one.

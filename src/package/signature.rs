@@ -6,7 +6,7 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::artifact::SignDefinition;
 use super::definition::Definition;
-use super::publish::{Published, TransferredImage};
+use super::publish::{PublishedPackage, TransferredImage};
 use crate::fault::{Fault, Reason};
 use crate::oci::Descriptor;
 use crate::signing::{Bundle, Referrer, SigningKey, Statement};
@@ -113,7 +113,7 @@ pub struct SignedPackage {
 /// written with the first signature, before it: what is signed has one.
 pub async fn sign_published(
     key: &SigningKey,
-    published: &Published,
+    published: &PublishedPackage,
     provenance: &Statement,
     repository: &dyn Destination,
     images: &[&TransferredImage],
@@ -144,7 +144,7 @@ pub async fn sign_published(
 /// The platforms in the index of `published` whose packages `key` has not signed.
 async fn foreign(
     key: &SigningKey,
-    published: &Published,
+    published: &PublishedPackage,
     repository: &dyn Destination,
 ) -> Result<Option<String>, Fault> {
     let mut foreign = Vec::new();

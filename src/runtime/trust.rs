@@ -69,7 +69,7 @@ pub async fn open_key(
     let _alone = OPENING.acquire().await;
     let reading = tokio::task::spawn_blocking(move || {
         let password = password.as_ref().map(|password| password.as_slice());
-        SigningKey::read(&pem, password)
+        SigningKey::from_pem(&pem, password)
     });
     // It ends otherwise only when the process does.
     reading.await.unwrap_or(Err(PrivateKeyError::Malformed))

@@ -30,14 +30,14 @@ pub struct ExistingSboms {
 }
 
 /// The SBOMs of the image `manifest` that stand beside it, whoever put them there.
-pub async fn known(destination: &dyn Destination, manifest: &Digest) -> Result<Option<Sboms>, Fault> {
-    let standing = look(destination, manifest, &SbomCache::default()).await?;
+pub async fn find_claimed(destination: &dyn Destination, manifest: &Digest) -> Result<Option<Sboms>, Fault> {
+    let standing = find(destination, manifest, &SbomCache::default()).await?;
     Ok(standing.claimed)
 }
 
 /// The same, with those among them that `memory` knows to be true. It takes one request where the listing of the referrers
 /// says all that is asked. Where it does not, their manifests are read, each once in the life of a client.
-pub async fn look(
+pub async fn find(
     destination: &dyn Destination,
     manifest: &Digest,
     memory: &SbomCache,
@@ -77,7 +77,7 @@ pub async fn generate(syft: &Syft, destination: &dyn Destination, manifest: &Doc
     }
     let _turn = syft.turn().await?;
     // Another package may have waited for the same.
-    if let Some(sboms) = look(destination, &subject.digest, syft.memory()).await?.proven {
+    if let Some(sboms) = find(destination, &subject.digest, syft.cache()).await?.proven {
         return Ok(sboms);
     }
     let written = Arc::new(syft.run(destination, manifest).await?);
@@ -126,7 +126,7 @@ pub async fn generate(syft: &Syft, destination: &dyn Destination, manifest: &Doc
             .map_err(|error| Fault::stalled(Reason::SbomFailed, error.to_string()))?;
         destination.attach(&document).await?;
     }
-    syft.memory().note(&subject.digest, &sboms);
+    syft.cache().note(&subject.digest, &sboms);
     Ok(sboms)
 }
 

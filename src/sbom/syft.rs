@@ -105,7 +105,7 @@ impl Syft {
     }
 
     /// The SBOMs that it made, and others that were proven to be true.
-    pub fn memory(&self) -> &SbomCache {
+    pub fn cache(&self) -> &SbomCache {
         &self.memory
     }
 

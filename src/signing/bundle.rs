@@ -8,7 +8,7 @@ use super::dsse::{STATEMENT, Statement, pre_authentication_encoding};
 use super::encoding::Base64;
 use super::log::Entry;
 use super::private_key::SigningKey;
-use super::verify::{SignatureClaim, Signed};
+use super::verify::{SignatureClaim, SignedContent};
 use crate::decode;
 use crate::oci::Digest;
 
@@ -203,7 +203,7 @@ impl Bundle {
     }
 
     /// The signature with what was signed. `blob` is the file that a bundle without an envelope is about.
-    pub fn signed(self, blob: Option<&[u8]>) -> Result<Signed, BundleError> {
+    pub fn signed(self, blob: Option<&[u8]>) -> Result<SignedContent, BundleError> {
         let material = self.verification_material;
         let mut certificates: Vec<Vec<u8>> = match (material.certificate, material.x509_certificate_chain) {
             (Some(leaf), _) => vec![leaf.raw_bytes.0],
@@ -235,7 +235,7 @@ impl Bundle {
             (None, Some(_), None) => return Err(BundleError::File),
             _ => return Err(BundleError::Signatures),
         };
-        Ok(Signed {
+        Ok(SignedContent {
             message,
             payload,
             signature,

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::certificate::Certificate;
 use super::encoding::{self, Base64, int64};
 use super::trusted_root::{Log, TrustedRoot};
-use super::verify::Signed;
+use super::verify::SignedContent;
 use crate::decode;
 
 /// How deep a tree may be: one of 2^64 leaves.
@@ -84,7 +84,7 @@ impl Entry {
     /// time of `stamped`, at which authorities saw the signature.
     pub fn verify(
         &self,
-        signed: &Signed,
+        signed: &SignedContent,
         certificate: &Certificate,
         trust: &TrustedRoot,
         stamped: &[Timestamp],
@@ -218,7 +218,7 @@ fn is_checkpoint(envelope: &str, log: &Log, size: u64, root: &[u8]) -> bool {
 }
 
 /// Whether the body of an entry is of this signature, over this content, by this certificate.
-fn is_of(body: &[u8], signed: &Signed, certificate: &Certificate) -> bool {
+fn is_of(body: &[u8], signed: &SignedContent, certificate: &Certificate) -> bool {
     let Ok(body) = decode::json::<Value>(body) else {
         return false;
     };
@@ -266,7 +266,7 @@ fn only(list: &Value) -> Option<&Value> {
 
 /// What an entry has to be of.
 struct ExpectedEntry<'a> {
-    signed: &'a Signed,
+    signed: &'a SignedContent,
     certificate: &'a Certificate,
 }
 

@@ -29,7 +29,7 @@ pub use public_key::{PublicKey, PublicKeyError};
 pub use referrer::{PREDICATE_ANNOTATION, Referrer};
 pub use simple::{SIMPLE_ARTIFACT, SIMPLE_LAYER, SimpleSignature, signature_tag};
 pub use trusted_root::{TrustedRoot, TrustedRootError};
-pub use verify::{Evaluation, FoundSignature, Requirement, Signature, Signed};
+pub use verify::{Evaluation, FoundSignature, Requirement, Signature, SignedContent};
 
 #[cfg(test)]
 mod tests;

@@ -100,7 +100,7 @@ impl SigningKey {
     /// opens, or a plain `PRIVATE KEY` (PKCS#8, RFC 5208), for which it is not looked at.
     ///
     /// Opening an encrypted key takes a quarter of a second and 64 MiB, on purpose: not for an async thread.
-    pub fn read(pem: &[u8], password: Option<&[u8]>) -> Result<Self, PrivateKeyError> {
+    pub fn from_pem(pem: &[u8], password: Option<&[u8]>) -> Result<Self, PrivateKeyError> {
         if pem.len() > LIMIT {
             return Err(PrivateKeyError::NotPem);
         }

@@ -7,7 +7,7 @@ use x509_cert::der;
 
 use super::encoding::{self, Base64, int64};
 use super::log::Entry;
-use super::verify::{SignatureClaim, Signed};
+use super::verify::{SignatureClaim, SignedContent};
 use crate::decode;
 use crate::oci::Digest;
 
@@ -82,7 +82,7 @@ struct Timestamped {
 
 impl SimpleSignature {
     /// The signature with what was signed, or what is wrong with it.
-    pub fn signed(self) -> Result<Signed, &'static str> {
+    pub fn signed(self) -> Result<SignedContent, &'static str> {
         let annotation = |key: &str| {
             self.annotations
                 .get(key)
@@ -123,7 +123,7 @@ impl SimpleSignature {
             None => None,
         };
         let certificate = leaf.and_then(|leaf| leaf.into_iter().next());
-        Ok(Signed {
+        Ok(SignedContent {
             message: self.payload,
             payload: None,
             signature,

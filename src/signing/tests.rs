@@ -63,7 +63,7 @@ fn by(keys: &[&[u8]]) -> Requirement {
 }
 
 fn key() -> SigningKey {
-    SigningKey::read(made!("plain.key"), None).unwrap()
+    SigningKey::from_pem(made!("plain.key"), None).unwrap()
 }
 
 /// `json` with the value at `pointer` changed.
@@ -83,13 +83,13 @@ fn bent(value: &mut Value, at: usize) {
 #[test]
 fn a_key_of_cosign_opens_by_its_password_alone() {
     let pem = made!("cosign.key");
-    let opened = SigningKey::read(pem, Some(b"secret")).unwrap();
+    let opened = SigningKey::from_pem(pem, Some(b"secret")).unwrap();
     assert_eq!(opened.public(), &PublicKey::from_pem(made!("cosign.pub")).unwrap());
     assert_eq!(opened.public(), key().public());
     // The label of cosign 1.
     let elder = String::from_utf8(pem.to_vec()).unwrap().replace("SIGSTORE", "COSIGN");
-    assert!(SigningKey::read(elder.as_bytes(), Some(b"secret")).is_ok());
-    let error = |pem: &[u8], password: Option<&[u8]>| SigningKey::read(pem, password).unwrap_err();
+    assert!(SigningKey::from_pem(elder.as_bytes(), Some(b"secret")).is_ok());
+    let error = |pem: &[u8], password: Option<&[u8]>| SigningKey::from_pem(pem, password).unwrap_err();
     assert_eq!(error(pem, Some(b"Secret")), PrivateKeyError::WrongPassword);
     assert_eq!(error(pem, Some(b"")), PrivateKeyError::WrongPassword);
     assert_eq!(error(pem, None), PrivateKeyError::NoPassword);
@@ -126,7 +126,7 @@ fn a_key_that_asks_for_much_memory_is_refused_before_it_gets_it() {
         x509_cert::der::pem::LineEnding::LF,
         encrypted.to_string().as_bytes(),
     );
-    let refused = SigningKey::read(pem.unwrap().as_bytes(), Some(b"x")).unwrap_err();
+    let refused = SigningKey::from_pem(pem.unwrap().as_bytes(), Some(b"x")).unwrap_err();
     assert_eq!(refused, PrivateKeyError::Malformed);
 }
 
@@ -155,17 +155,20 @@ fn public_keys_are_read_by_their_kind() {
 fn what_cosign_signed_by_a_key_is_verified() {
     let signed = bundle(made!("image.bundle.json"));
     let by_cosign = by(&[made!("p384.pub"), made!("cosign.pub")]);
-    by_cosign.image(&image(), &signed).unwrap();
-    let reason = by_cosign.image(&Digest::of(b"another"), &signed).unwrap_err();
+    by_cosign.verify_image(&image(), &signed).unwrap();
+    let reason = by_cosign.verify_image(&Digest::of(b"another"), &signed).unwrap_err();
     assert!(reason.ends_with("it is about another digest"), "{reason}");
-    let reason = by(&[made!("p384.pub")]).image(&image(), &signed).unwrap_err();
+    let reason = by(&[made!("p384.pub")]).verify_image(&image(), &signed).unwrap_err();
     assert!(reason.contains("it is not by the ECDSA P-384 key sha256:"), "{reason}");
-    assert_eq!(by_cosign.image(&image(), &[]).unwrap_err(), "it has no signature");
-    by_cosign.blob(b"an image", made!("blob.bundle.json")).unwrap();
-    assert!(by_cosign.blob(b"another", made!("blob.bundle.json")).is_err());
+    assert_eq!(
+        by_cosign.verify_image(&image(), &[]).unwrap_err(),
+        "it has no signature"
+    );
+    by_cosign.verify_blob(b"an image", made!("blob.bundle.json")).unwrap();
+    assert!(by_cosign.verify_blob(b"another", made!("blob.bundle.json")).is_err());
     // The signature of a file is none of an image of the same digest.
     let reason = by_cosign
-        .image(&image(), &bundle(made!("blob.bundle.json")))
+        .verify_image(&image(), &bundle(made!("blob.bundle.json")))
         .unwrap_err();
     assert!(
         reason.ends_with("it signs a file and says nothing of an image"),
@@ -183,8 +186,8 @@ fn what_is_signed_here_is_verified_and_the_same_each_time() {
     };
     assert_eq!(sign(), sign());
     let own = by(&[made!("cosign.pub")]);
-    own.image(&image(), &bundle(&sign())).unwrap();
-    own.blob(b"an image", &Bundle::of_blob(&key, b"an image").json())
+    own.verify_image(&image(), &bundle(&sign())).unwrap();
+    own.verify_blob(b"an image", &Bundle::of_blob(&key, b"an image").json())
         .unwrap();
     // What cosign made of the same differs in nothing but the random part of its signature, and spaces.
     let shape = |json: &[u8]| {
@@ -202,7 +205,7 @@ fn what_is_signed_here_is_verified_and_the_same_each_time() {
 
     let attested = Statement::new(vec![Subject::of(&image())], "https://slsa.dev/provenance/v1", json!({}));
     let attested = Bundle::of_statement(&key, &attested).unwrap();
-    let reason = own.image(&image(), &bundle(&attested.json())).unwrap_err();
+    let reason = own.verify_image(&image(), &bundle(&attested.json())).unwrap_err();
     assert!(
         reason.ends_with("it attests `https://slsa.dev/provenance/v1` and signs nothing"),
         "{reason}"
@@ -219,10 +222,10 @@ fn a_tampered_bundle_of_a_key_does_not_count() {
     let payload = changed(&json, "/dsseEnvelope/payload", |value| {
         *value = json!(encoding::encode(&other))
     });
-    assert!(own.image(&Digest::of(b"another"), &bundle(&payload)).is_err());
+    assert!(own.verify_image(&Digest::of(b"another"), &bundle(&payload)).is_err());
     for (pointer, at) in [("/dsseEnvelope/payload", 3), ("/dsseEnvelope/signatures/0/sig", 20)] {
         let bent = changed(&json, pointer, |value| bent(value, at));
-        assert!(own.image(&image(), &bundle(&bent)).is_err(), "{pointer}");
+        assert!(own.verify_image(&image(), &bundle(&bent)).is_err(), "{pointer}");
     }
     for bad in [
         &b"{}"[..],
@@ -231,7 +234,7 @@ fn a_tampered_bundle_of_a_key_does_not_count() {
         br#"{"mediaType":"text/plain","verificationMaterial":{}}"#,
     ] {
         assert!(
-            own.image(&image(), &bundle(bad))
+            own.verify_image(&image(), &bundle(bad))
                 .unwrap_err()
                 .contains("it is no Sigstore bundle")
         );
@@ -245,7 +248,7 @@ fn signatures_of_cosign_2_are_verified_by_key_and_identity() {
     let without = |key: &str| {
         let mut simple = whole.clone();
         simple.annotations.retain(|name, _| !name.ends_with(key));
-        keyless(root).image(&image(), &found(simple))
+        keyless(root).verify_image(&image(), &found(simple))
     };
     // The chain is in the trusted root as well.
     without("/chain").unwrap();
@@ -263,11 +266,13 @@ fn signatures_of_cosign_2_are_verified_by_key_and_identity() {
         payload: payload.replace(image().as_str(), other.as_str()).into_bytes(),
         ..whole.clone()
     };
-    let reason = keyless(root).image(&other, &found(tampered.clone())).unwrap_err();
+    let reason = keyless(root)
+        .verify_image(&other, &found(tampered.clone()))
+        .unwrap_err();
     assert!(reason.contains("does not fit what it is said to sign"), "{reason}");
     assert!(
         keyless(root)
-            .image(&image(), &found(tampered))
+            .verify_image(&image(), &found(tampered))
             .unwrap_err()
             .contains("about another digest")
     );
@@ -280,9 +285,9 @@ fn signatures_of_cosign_2_are_verified_by_key_and_identity() {
         payload: whole.payload,
     };
     by(&[made!("cosign.pub")])
-        .image(&image(), &found(by_key.clone()))
+        .verify_image(&image(), &found(by_key.clone()))
         .unwrap();
-    assert!(by(&[made!("rsa.pub")]).image(&image(), &found(by_key)).is_err());
+    assert!(by(&[made!("rsa.pub")]).verify_image(&image(), &found(by_key)).is_err());
 }
 
 #[test]
@@ -306,7 +311,7 @@ fn a_trusted_root_that_proves_nothing_is_refused() {
         }
     });
     let reason = keyless(&json)
-        .image(&image(), &bundle(made!("keyless/tiled.json")))
+        .verify_image(&image(), &bundle(made!("keyless/tiled.json")))
         .unwrap_err();
     assert!(reason.contains("did not sign"), "{reason}");
 }

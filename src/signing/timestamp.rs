@@ -13,7 +13,7 @@ use super::certificate::{TIME_STAMPING, leads_to};
 use super::public_key::PublicKey;
 use super::trusted_root::TrustedRoot;
 
-/// Signed data, and a timestamp as the content of it (RFC 5652, section 5.1; RFC 3161, section 2.4.2).
+/// SignedContent data, and a timestamp as the content of it (RFC 5652, section 5.1; RFC 3161, section 2.4.2).
 const SIGNED_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.7.2");
 const TIMESTAMP: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.16.1.4");
 /// Attributes that are signed (RFC 5652, section 11).

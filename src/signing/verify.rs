@@ -32,7 +32,7 @@ pub struct FoundSignature {
 
 /// A signature with what was signed, whatever form it came in.
 #[derive(Clone, Debug)]
-pub struct Signed {
+pub struct SignedContent {
     /// The bytes that were signed.
     pub(super) message: Vec<u8>,
     /// Of an envelope, the payload in it.
@@ -92,14 +92,14 @@ impl Requirement {
 
     /// Whether one of `found` says, by somebody who may, that the image of `digest` is signed. The error says for people
     /// what is wrong with each, in their order.
-    pub fn image(&self, digest: &Digest, found: &[FoundSignature]) -> Result<(), String> {
+    pub fn verify_image(&self, digest: &Digest, found: &[FoundSignature]) -> Result<(), String> {
         let mut evaluation = Evaluation::of(self);
         found.iter().for_each(|found| evaluation.add(digest, found));
         evaluation.result()
     }
 
     /// Whether `bundle` signs the file `content` by somebody who may.
-    pub fn blob(&self, content: &[u8], bundle: &[u8]) -> Result<(), String> {
+    pub fn verify_blob(&self, content: &[u8], bundle: &[u8]) -> Result<(), String> {
         let bundle = Bundle::parse(bundle).map_err(|error| error.to_string())?;
         self.signer(&bundle.signed(Some(content)).map_err(|error| error.to_string())?)
     }
@@ -127,7 +127,7 @@ impl Requirement {
     }
 
     /// Whether one of those who may have signed did.
-    fn signer(&self, signed: &Signed) -> Result<(), String> {
+    fn signer(&self, signed: &SignedContent) -> Result<(), String> {
         if self
             .keys
             .iter()
@@ -160,7 +160,7 @@ impl Requirement {
 
     /// Whether a certificate of one of the identities was valid when the signature was made, by what others say of the
     /// time: the clock of who signs proves nothing.
-    fn identity(&self, signed: &Signed, certificate: &[u8], trust: &TrustedRoot) -> Result<(), String> {
+    fn identity(&self, signed: &SignedContent, certificate: &[u8], trust: &TrustedRoot) -> Result<(), String> {
         let certificate = Certificate::read(certificate)?;
         if !certificate.key.verifies(&signed.message, &signed.signature) {
             return Err("it does not fit what it is said to sign, or its certificate is another's".to_owned());

@@ -108,7 +108,7 @@ impl Transfer {
     pub async fn run(&self) -> Result<Outcome, Fault> {
         match self.check().await? {
             DestinationState::Current(outcome) => Ok(outcome),
-            DestinationState::Differs(resolved) => self.bring(&resolved).await,
+            DestinationState::Differs(resolved) => self.copy(&resolved).await,
         }
     }
 
@@ -157,8 +157,8 @@ impl Transfer {
 
     /// Moves what [`Transfer::check`] found to differ. Where the tag moves meanwhile and what it named is deleted, the image
     /// is resolved once more, and what it is then is moved.
-    pub async fn bring(&self, resolved: &Resolved) -> Result<Outcome, Fault> {
-        let fault = match self.bring_resolved(resolved).await {
+    pub async fn copy(&self, resolved: &Resolved) -> Result<Outcome, Fault> {
+        let fault = match self.copy_resolved(resolved).await {
             Err(fault) if may_be_gone(&fault) && self.reference.digest().is_none() => fault,
             done => return done,
         };
@@ -168,10 +168,10 @@ impl Transfer {
         }
         tracing::info!(image = %self.reference, from = %resolved.identity.digest(), to = %again.identity.digest(), %fault, "the tag was moved during the transfer, which begins anew");
         self.progress.restart();
-        self.bring_resolved(&again).await
+        self.copy_resolved(&again).await
     }
 
-    async fn bring_resolved(&self, resolved: &Resolved) -> Result<Outcome, Fault> {
+    async fn copy_resolved(&self, resolved: &Resolved) -> Result<Outcome, Fault> {
         let sink = DestinationSink {
             destination: Arc::clone(&self.destination),
             location: self.location.clone(),
@@ -185,7 +185,7 @@ impl Transfer {
         if self.referrers == ReferrersPolicy::Copy
             && let Some(outcome) = self.compare(resolved).await?
         {
-            let referrers = self.bring_referrers(&outcome.documents, &sink).await?;
+            let referrers = self.copy_referrers(&outcome.documents, &sink).await?;
             return Ok(Outcome {
                 referrers,
                 moved_blobs: sink.moved_blobs.load(Ordering::Relaxed),
@@ -215,7 +215,7 @@ impl Transfer {
             self.destination.publish(child, None).await?;
         }
         // Before the tag: whoever finds the image by it finds its signatures too.
-        let referrers = self.bring_referrers(&delivered.documents, &sink).await?;
+        let referrers = self.copy_referrers(&delivered.documents, &sink).await?;
         if self.location.tags.is_empty() {
             self.destination.publish(root, None).await?;
         }
@@ -256,7 +256,7 @@ impl Transfer {
         }
     }
 
-    async fn bring_referrers(&self, documents: &[Document], sink: &DestinationSink) -> Result<usize, Fault> {
+    async fn copy_referrers(&self, documents: &[Document], sink: &DestinationSink) -> Result<usize, Fault> {
         match self.referrers {
             ReferrersPolicy::Copy => self.referrers().copy(documents, sink).await,
             ReferrersPolicy::Ignore => Ok(0),

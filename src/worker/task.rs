@@ -129,7 +129,7 @@ async fn take_over(
     }
     info!(image = name_of(image), reference = %transfer.reference, to = brought.name, "moving");
     attempt.moves(Arc::clone(&transfer.progress));
-    let moving = transfer.bring(&resolved);
+    let moving = transfer.copy(&resolved);
     tokio::pin!(moving);
     let mut due = renewed + RENEW;
     loop {
@@ -248,7 +248,7 @@ async fn prepare(worker: &Worker, image: &JackalImage, owner: Option<&str>) -> R
             defaults.naming(&worker.client, &place, resolved_naming(image)).await?
         }
     };
-    let listed = crate::package::listed(&request);
+    let listed = crate::package::package_reference(&request);
     let mut location = Location::of(&listed, &place.address, &place.prefix, naming, spec.plain_tag)
         .map_err(|error| Fault::stalled(Reason::InvalidReference, error.to_string()))?;
     if let Some(owner) = owner {

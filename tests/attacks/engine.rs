@@ -268,7 +268,7 @@ async fn an_engine_keeps_the_names_that_it_had() {
                         panic!("it stands");
                     };
                     victim.real.run(&["tag", other, name]);
-                    let outcome = transfer.bring(&resolved).await;
+                    let outcome = transfer.copy(&resolved).await;
                     let held = victim
                         .real
                         .output(&["image", "ls", "--all", "--no-trunc", "--format", "{{.ID}}"]);

@@ -105,7 +105,7 @@ mod tests {
 
     fn key(name: &str) -> SigningKey {
         let pem = std::fs::read(format!("{}/tests/signing/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
-        SigningKey::read(&pem, Some(b"secret")).unwrap()
+        SigningKey::from_pem(&pem, Some(b"secret")).unwrap()
     }
 
     fn layer(content: &[u8], inputs: &Digest, signature: Option<String>) -> Descriptor {

@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use serde_json::{Map, Value};
 
-use super::{Found, manifests_of};
+use super::{ComponentContent, manifests_of};
 use crate::api::v1alpha1::{JackalPackageSpec, MissingImage};
 use crate::oci::Reference;
 use crate::package::plan::Plan;
@@ -27,7 +27,7 @@ const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContain
 
 /// The images that what was `found` of the components of `spec`, in their order, names, and that neither the component
 /// that names one nor one that is `required`, and so always deployed, lists in `plan`.
-pub fn missing_images(spec: &JackalPackageSpec, plan: &Plan, found: &[Found]) -> Vec<MissingImage> {
+pub fn missing_images(spec: &JackalPackageSpec, plan: &Plan, found: &[ComponentContent]) -> Vec<MissingImage> {
     let required: HashSet<&String> = spec
         .components
         .iter()
@@ -49,7 +49,7 @@ pub fn missing_images(spec: &JackalPackageSpec, plan: &Plan, found: &[Found]) ->
                 names
                     .filter(|_| image.location.has_address)
                     .filter_map(|name| name.parse().ok().as_ref().map(identity))
-                    .chain([identity(&image.listed())])
+                    .chain([identity(&image.package_reference())])
                     .collect::<Vec<_>>()
             })
             .collect();

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use super::Found;
+use super::ComponentContent;
 use crate::api::v1alpha1::{ChartSpec, ComponentSpec};
 use crate::oci::Digest;
 use crate::package::{Archive, Entry, EntrySource};
@@ -44,7 +44,7 @@ pub(super) fn file(index: usize, target: &str) -> String {
 
 /// The tar of a component, or none where it has nothing but images. Its entries are in the order in which a walk of the
 /// folder finds them.
-pub fn archive(component: &ComponentSpec, found: &Found) -> Option<Archive> {
+pub fn archive(component: &ComponentSpec, found: &ComponentContent) -> Option<Archive> {
     let mut entries = Vec::new();
     let mut add = |path: String, mode: u32, identity: Digest, origin: std::sync::Arc<dyn EntrySource>| {
         entries.push(Entry {

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::{Found, layout};
+use super::{ComponentContent, layout};
 use crate::api::v1alpha1::ComponentSpec;
 
 /// A component's manifests, charts and files, as the definition lists them.
@@ -50,7 +50,7 @@ struct File {
 
 impl Listing {
     /// Of `component`, with as many texts as were found.
-    pub fn of(component: &ComponentSpec, found: &Found) -> Self {
+    pub fn of(component: &ComponentSpec, found: &ComponentContent) -> Self {
         let manifests = component.manifests.iter().zip(&found.manifests);
         let charts = component.charts.iter().zip(&found.charts);
         Self {

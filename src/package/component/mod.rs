@@ -1,6 +1,6 @@
 //! What a component of a package holds beside its images: manifests, Helm charts and files. No IO.
 //!
-//! [`check`] says what of a spec cannot be used, [`Found`] is what was found of one, [`archive`] lays it out
+//! [`check`] says what of a spec cannot be used, [`ComponentContent`] is what was found of one, [`archive`] lays it out
 //! as Zarf's own `package create` does and its `package deploy` reads it, and [`missing_images`] names the images that
 //! the component would need besides.
 
@@ -25,7 +25,7 @@ pub(super) use listing::Listing;
 
 /// What was found of a component's manifests, charts and files.
 #[derive(Clone, Default)]
-pub struct Found {
+pub struct ComponentContent {
     /// For each group of manifests of the spec, in its order, its texts: YAML of one or several documents each.
     pub manifests: Vec<Vec<Bytes>>,
     /// The charts of the spec, in its order.
@@ -35,7 +35,7 @@ pub struct Found {
 }
 
 /// The tars of the components of `spec` that have one.
-pub fn archives(spec: &JackalPackageSpec, found: &[Found]) -> Vec<Archive> {
+pub fn archives(spec: &JackalPackageSpec, found: &[ComponentContent]) -> Vec<Archive> {
     let components = spec.components.iter().zip(found);
     components
         .filter_map(|(component, found)| archive(component, found))
@@ -43,9 +43,9 @@ pub fn archives(spec: &JackalPackageSpec, found: &[Found]) -> Vec<Archive> {
 }
 
 /// The charts of `spec` with the content that was found.
-pub fn pinned(spec: &JackalPackageSpec, found: &[Found]) -> Vec<PinnedChart> {
+pub fn pinned(spec: &JackalPackageSpec, found: &[ComponentContent]) -> Vec<PinnedChart> {
     let components = spec.components.iter().zip(found);
-    let of_component = |(component, found): (&ComponentSpec, &Found)| -> Vec<PinnedChart> {
+    let of_component = |(component, found): (&ComponentSpec, &ComponentContent)| -> Vec<PinnedChart> {
         let charts = component.charts.iter().zip(&found.charts);
         charts
             .map(|(spec, chart)| PinnedChart {

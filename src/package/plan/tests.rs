@@ -331,7 +331,7 @@ fn a_digest_pins_what_docker_reads_and_not_its_place() {
     assert_eq!(planned.location.tags, ["1-jackal-3793515731", "1"]);
     assert_eq!(planned.location.digest, None);
     assert_eq!(planned.request.reference.digest(), Some(&digest));
-    assert_eq!(planned.listed().to_string(), "docker.io/library/nginx:1");
+    assert_eq!(planned.package_reference().to_string(), "docker.io/library/nginx:1");
     // A containerd keeps the manifest, so its digest stays the name.
     let kept = ImageSpec {
         source: SourceKind::Containerd,
@@ -339,7 +339,7 @@ fn a_digest_pins_what_docker_reads_and_not_its_place() {
     };
     let kept = plan(Naming::Jackal, &[kept]).unwrap().images.remove(0);
     assert_eq!(
-        (kept.location.digest.as_ref(), kept.listed()),
+        (kept.location.digest.as_ref(), kept.package_reference()),
         (Some(&digest), kept.request.reference)
     );
     let planned = plan(Naming::Jackal, &[wish(&pinned)]).unwrap().images.remove(0);

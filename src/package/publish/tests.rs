@@ -200,12 +200,12 @@ pub(super) struct Stage {
 
 impl Stage {
     /// Publishes the package for amd64 under `tag`.
-    async fn publish(&self, contents: PackageContents<'_>, tag: &str) -> Result<Published, Fault> {
+    async fn publish(&self, contents: PackageContents<'_>, tag: &str) -> Result<PublishedPackage, Fault> {
         publish(&definition("amd64"), contents, &self.package, tag, unheard).await
     }
 
     /// The manifest of a package that was published.
-    async fn manifest(&self, published: &Published) -> Manifest {
+    async fn manifest(&self, published: &PublishedPackage) -> Manifest {
         let document = self
             .package
             .document(published.manifest.as_str())
@@ -335,7 +335,7 @@ async fn a_repeat_writes_nothing() {
     assert_eq!(stage.registry.writes.load(Ordering::Relaxed), writes);
     assert_eq!(
         again,
-        Published {
+        PublishedPackage {
             changed: false,
             moved_bytes: 0,
             ..first

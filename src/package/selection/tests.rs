@@ -127,13 +127,13 @@ fn spec(more: serde_json::Value) -> JackalPackageSpec {
 #[test]
 fn the_package_is_as_though_the_tags_were_written() {
     let spec = spec(json!({ "versionFrom": { "image": "r:5000/x/app" } }));
-    assert!(follows(&spec));
-    let followed = followed(&spec).unwrap();
+    assert!(has_policies(&spec));
+    let followed = policy_images(&spec).unwrap();
     assert_eq!(followed.len(), 2);
     let tags = tags("5.1.0 6.0.1 6.1.0");
     let selections: Vec<Selection> = followed.iter().map(|one| one.choose(&tags).unwrap()).collect();
-    let made = effective(&spec, &selections).unwrap();
-    assert!(!follows(&made));
+    let made = with_selected_tags(&spec, &selections).unwrap();
+    assert!(!has_policies(&made));
     assert_eq!(made.version(), "6.1.0");
     let images: Vec<String> = made
         .components
@@ -151,10 +151,13 @@ fn the_package_is_as_though_the_tags_were_written() {
         ]
     );
     assert!(selections[0].made(&made.components[1].images[0].spec().unwrap()));
-    assert_eq!(effective(&spec, &selections[..1]), None);
+    assert_eq!(with_selected_tags(&spec, &selections[..1]), None);
     // Without a policy nothing is to be chosen.
     let plain: JackalPackageSpec = serde_json::from_value(json!({ "version": "1", "components": [] })).unwrap();
-    assert_eq!((follows(&plain), effective(&plain, &[])), (false, Some(plain)));
+    assert_eq!(
+        (has_policies(&plain), with_selected_tags(&plain, &[])),
+        (false, Some(plain))
+    );
 }
 
 #[test]
@@ -180,10 +183,10 @@ fn what_cannot_be_followed_is_refused() {
         let spec: JackalPackageSpec =
             serde_json::from_value(json!({ "version": "1", "components": [{ "name": "a", "images": [image] }] }))
                 .unwrap();
-        let fault = followed(&spec).unwrap_err();
+        let fault = policy_images(&spec).unwrap_err();
         assert!(fault.message.contains(said), "{fault}");
         assert_eq!(fault.disposition, Disposition::Stalled);
     }
-    let fault = followed(&spec(json!({ "versionFrom": { "image": "r:5000/x/plain" } }))).unwrap_err();
+    let fault = policy_images(&spec(json!({ "versionFrom": { "image": "r:5000/x/plain" } }))).unwrap_err();
     assert!(fault.message.contains("versionFrom names `r:5000/x/plain`"), "{fault}");
 }

@@ -6,16 +6,16 @@ use super::*;
 fn identities_count_by_a_log_or_by_a_timestamp() {
     let root = made!("keyless/trusted_root.json");
     for json in [made!("keyless/logged.json"), made!("keyless/tiled.json")] {
-        keyless(root).image(&image(), &bundle(json)).unwrap();
+        keyless(root).verify_image(&image(), &bundle(json)).unwrap();
     }
     keyless(root)
-        .image(&image(), &found(simple(made!("keyless/simple.json"))))
+        .verify_image(&image(), &found(simple(made!("keyless/simple.json"))))
         .unwrap();
     let stamped = bundle(made!("keyless/stamped.json"));
     keyless(made!("keyless/trusted_root_tsa.json"))
-        .image(&image(), &stamped)
+        .verify_image(&image(), &stamped)
         .unwrap();
-    let reason = keyless(root).image(&image(), &stamped).unwrap_err();
+    let reason = keyless(root).verify_image(&image(), &stamped).unwrap_err();
     assert!(
         reason.ends_with("it is in no transparency log, and the trusted root has one"),
         "{reason}"
@@ -35,22 +35,22 @@ fn identities_do_not_count_without_every_proof() {
         ),
         (made!("keyless/forged.json"), "does not fit what it is said to sign"),
     ] {
-        let reason = keyless(root).image(&image(), &bundle(json)).unwrap_err();
+        let reason = keyless(root).verify_image(&image(), &bundle(json)).unwrap_err();
         assert!(reason.contains(why), "{reason}");
     }
     let reason = keyless(made!("foreign/trusted_root.json"))
-        .image(&image(), &bundle(made!("keyless/logged.json")))
+        .verify_image(&image(), &bundle(made!("keyless/logged.json")))
         .unwrap_err();
     assert!(
         reason.contains("is of no transparency log of the trusted root"),
         "{reason}"
     );
     let reason = keyless(root)
-        .image(&Digest::of(b"another"), &bundle(made!("keyless/logged.json")))
+        .verify_image(&Digest::of(b"another"), &bundle(made!("keyless/logged.json")))
         .unwrap_err();
     assert!(reason.contains("about another digest"), "{reason}");
     let reason = keyless(root)
-        .image(&image(), &bundle(made!("image.bundle.json")))
+        .verify_image(&image(), &bundle(made!("image.bundle.json")))
         .unwrap_err();
     assert!(
         reason.ends_with("it was made by a key and not by an identity"),
@@ -67,7 +67,7 @@ fn only_the_identity_that_is_asked_for_counts() {
             issuer: issuer.to_owned(),
             subject,
         };
-        requirement.image(&image(), &logged)
+        requirement.verify_image(&image(), &logged)
     };
     let pattern = |text: &str| SubjectMatch::pattern(text).unwrap();
     ask(ISSUER, pattern("https://github[.]com/acme/.*")).unwrap();
@@ -96,7 +96,7 @@ fn a_tampered_proof_does_not_count() {
     let entry = "/verificationMaterial/tlogEntries/0";
     let refused = |json: &[u8], pointer: &str, change: &dyn Fn(&mut Value), why: &str| {
         let json = changed(json, pointer, change);
-        let reason = keyless(root).image(&image(), &bundle(&json)).unwrap_err();
+        let reason = keyless(root).verify_image(&image(), &bundle(&json)).unwrap_err();
         assert!(reason.contains(why), "{pointer}: {reason}");
     };
     let logged = made!("keyless/logged.json");
@@ -161,7 +161,7 @@ fn a_tampered_proof_does_not_count() {
     let mut survived = 0;
     for at in 0..length {
         let json = changed(tiled, stamp, |value| bent(value, at));
-        survived += usize::from(keyless(root).image(&image(), &bundle(&json)).is_ok());
+        survived += usize::from(keyless(root).verify_image(&image(), &bundle(&json)).is_ok());
     }
     assert!(survived < length / 3, "{survived} of {length}");
     let foreign = {
@@ -170,11 +170,11 @@ fn a_tampered_proof_does_not_count() {
     };
     // A timestamp of the same signature is as good as another.
     let swapped = changed(tiled, stamp, |value| *value = foreign);
-    keyless(root).image(&image(), &bundle(&swapped)).unwrap();
+    keyless(root).verify_image(&image(), &bundle(&swapped)).unwrap();
     let bare = changed(tiled, "/verificationMaterial", |value| {
         value.as_object_mut().unwrap().remove("timestampVerificationData");
     });
-    let reason = keyless(root).image(&image(), &bundle(&bare)).unwrap_err();
+    let reason = keyless(root).verify_image(&image(), &bundle(&bare)).unwrap_err();
     assert!(reason.contains("nobody says when it was made"), "{reason}");
 }
 
@@ -191,6 +191,6 @@ fn an_entry_of_another_signature_does_not_count() {
         "/verificationMaterial/tlogEntries",
         |value| *value = unlisted,
     );
-    let reason = keyless(root).image(&image(), &bundle(&json)).unwrap_err();
+    let reason = keyless(root).verify_image(&image(), &bundle(&json)).unwrap_err();
     assert!(reason.contains("its log entry is of another signature"), "{reason}");
 }

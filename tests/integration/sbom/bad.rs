@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jackal_operator::fault::{Disposition, Fault, Reason};
 use jackal_operator::oci::{Digest, Document, Manifest};
-use jackal_operator::sbom::{Isolation, Limits, generate, known};
+use jackal_operator::sbom::{Isolation, Limits, find_claimed, generate};
 
 use super::{at, left, put_alpine, syft_with};
 use crate::support::program;
@@ -35,7 +35,7 @@ pub async fn fault_of(registry: &TestRegistry, image: &Document, program: PathBu
     let destination = at(registry.repository("a"));
     let syft = syft_with(program, root.path(), limits).await;
     let first = generate(&syft, &destination, image).await.unwrap_err();
-    assert_eq!(known(&destination, image.digest()).await.unwrap(), None);
+    assert_eq!(find_claimed(&destination, image.digest()).await.unwrap(), None);
     assert_eq!(left(root.path()).await, 0);
     // Nothing in it differs from one try to the next.
     assert_eq!(generate(&syft, &destination, image).await.unwrap_err(), first);

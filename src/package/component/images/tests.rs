@@ -218,16 +218,16 @@ fn what_is_lacked_is_told_by_component() {
         &plan.images[0].location.to_string(),
     ];
     let texts: Vec<bytes::Bytes> = texts.iter().map(|image| pod(image).into()).collect();
-    let extra = Found {
+    let extra = ComponentContent {
         manifests: vec![],
-        ..Found::default()
+        ..ComponentContent::default()
     };
     let found = [
-        Found::default(),
+        ComponentContent::default(),
         extra,
-        Found {
+        ComponentContent {
             manifests: vec![texts, vec![pod(&format!("x/y@{digest}")).into()]],
-            ..Found::default()
+            ..ComponentContent::default()
         },
     ];
     let missing = missing_images(&spec, &plan, &found);
@@ -260,9 +260,9 @@ fn an_image_is_found_by_its_names_in_the_cluster() {
         let plan = Plan::of(&spec, "127.0.0.1:31999", "team").unwrap();
         let lacks = |image: &str| {
             let texts = vec![pod(image).into()];
-            let found = Found {
+            let found = ComponentContent {
                 manifests: vec![texts],
-                ..Found::default()
+                ..ComponentContent::default()
             };
             !missing_images(&spec, &plan, &[found]).is_empty()
         };

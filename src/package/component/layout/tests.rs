@@ -24,9 +24,9 @@ fn spec() -> ComponentSpec {
     .unwrap()
 }
 
-fn found() -> Found {
+fn found() -> ComponentContent {
     let chart = content("chart");
-    Found {
+    ComponentContent {
         manifests: vec![vec!["m0".into(), "m1".into()], vec!["m".into()]],
         charts: vec![ChartContent {
             digest: chart.digest,
@@ -86,7 +86,7 @@ fn everything_stands_where_a_deployment_looks_for_it() {
 #[test]
 fn a_component_of_images_has_no_tar() {
     let spec = serde_json::from_value(json!({"name": "app", "images": [{"image": "nginx"}]})).unwrap();
-    assert!(archive(&spec, &Found::default()).is_none());
+    assert!(archive(&spec, &ComponentContent::default()).is_none());
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn the_definition_says_the_same_paths() {
     let plan = crate::package::Plan::of(&spec, "r", "").unwrap();
     let definition = crate::package::Definition::of("p", &spec, &plan)
         .unwrap()
-        .holding(&spec, &[found()]);
+        .with_contents(&spec, &[found()]);
     let value = serde_json::to_value(&definition).unwrap();
     assert_eq!(
         value["components"][0],
