@@ -94,7 +94,7 @@ async fn file_content(spec: &crate::api::v1alpha1::FileSpec, reach: &dyn Content
             origin: std::sync::Arc::new(text),
         });
     };
-    let digest = crate::package::component::digest_of(sha256)
+    let digest = crate::package::component::digest_of_sha256(sha256)
         .ok_or_else(|| Fault::stalled(Reason::InvalidSpec, "its sha256 is not 64 hexadecimal digits"))?;
     let remote = file::RemoteFile::at(url, digest.clone(), reach, "its url").await?;
     Ok(FileContent {

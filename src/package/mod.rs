@@ -1,8 +1,10 @@
-//! What a package consists of, and the artifact that holds it.
+//! Packages: their content and the artifact that contains it.
 //!
-//! [`Plan`] says which images a package needs and where each lands, [`Definition`] is the document that
-//! Jackal's and Zarf's commands read, [`component`] lays out what it holds beside images, [`Archive`] is that as a tar,
-//! [`Artifact`] is everything that the registry has to hold, computed without IO, and [`publish`] brings it there.
+//! - [`Plan`]: the images that a package needs, and where each is stored
+//! - [`Definition`]: the document that Jackal's and Zarf's commands read
+//! - [`component`]: the layout of everything besides images, and [`Archive`], the same as a tar
+//! - [`Artifact`]: everything that the registry has to contain, computed without IO
+//! - [`publish()`]: uploads the artifact; [`assemble`]: everything in order, differential packages and signatures included
 
 mod archive;
 mod artifact;
@@ -10,6 +12,7 @@ mod assembly;
 pub mod component;
 mod definition;
 mod differential;
+mod existing_index;
 mod names;
 mod packed;
 mod plan;

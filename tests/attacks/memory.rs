@@ -317,7 +317,7 @@ async fn signed() -> Hostile {
                 registry_at("DESTINATION")
             );
             let object = lone(&name, &format!("{}/signed-{number}:1", server.host), &more);
-            (name, object, "has not the signatures")
+            (name, object, "is not signed as verify requires")
         })
         .collect();
     Hostile { server, objects }

@@ -365,7 +365,7 @@ async fn a_status_that_says_verified(platforms: Value) {
         let package = cluster.package("shop").await;
         let ready = package.status.and_then(|status| condition(&status.conditions, "Ready").cloned());
         let said = ready.map(|ready| ready.message).unwrap_or_default();
-        match said.contains("which is to be packed") {
+        match said.contains("the package cannot include") {
             true => Ok(said),
             false => Err(said),
         }

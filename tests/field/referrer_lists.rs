@@ -324,7 +324,11 @@ async fn refusals_of_what_is_missing() {
     let key = std::fs::read_to_string(signer().path("cosign.pub")).unwrap();
     let verify = format!("  verify: [{{publicKeys: [{{inline: {}}}]}}]\n", json!(key));
     let (_, output, _) = built_behind(false, &verify, |seen, _| refuses(seen, true)).await;
-    assert!(said(&output).contains("has not the signatures"), "{}", said(&output));
+    assert!(
+        said(&output).contains("is not signed as verify requires"),
+        "{}",
+        said(&output)
+    );
 }
 
 async fn refusals_of_what_is_there() {

@@ -1,5 +1,5 @@
-//! What the package's definition says of a component's manifests, charts and files: Zarf's schema, with the paths in the
-//! component's tar where the content has no other address.
+//! A component's manifests, charts and files in the package's definition: Zarf's schema, with the paths in the component's
+//! tar for content that has no other address.
 
 use serde::Serialize;
 
@@ -49,7 +49,7 @@ struct File {
 }
 
 impl Listing {
-    /// Of `component`, with as many texts as were found.
+    /// The listing of `component`, whose content was `found`.
     pub fn of(component: &ComponentSpec, found: &ComponentContent) -> Self {
         let manifests = component.manifests.iter().zip(&found.manifests);
         let charts = component.charts.iter().zip(&found.charts);

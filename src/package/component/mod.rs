@@ -1,8 +1,8 @@
-//! What a component of a package holds beside its images: manifests, Helm charts and files. No IO.
+//! The content of a package's components besides images: manifests, Helm charts and files. No IO.
 //!
-//! [`check`] says what of a spec cannot be used, [`ComponentContent`] is what was found of one, [`archive`] lays it out
-//! as Zarf's own `package create` does and its `package deploy` reads it, and [`missing_images`] names the images that
-//! the component would need besides.
+//! [`check()`] validates a component's spec, [`ComponentContent`] is the content that was found, [`archive`] is its tar, in
+//! the layout of Zarf's `package create` and `package deploy`, and [`missing_images`] are the images that the content names
+//! and the package lacks.
 
 mod check;
 mod images;
@@ -18,15 +18,15 @@ use crate::api::v1alpha1::{ComponentSpec, JackalPackageSpec, PinnedChart};
 use crate::oci::Digest;
 
 pub use check::{check, check_file, manifests_of};
-pub(crate) use check::{digest_of, oci_reference};
+pub(crate) use check::{digest_of_sha256, oci_reference};
 pub use images::{ChartTexts, images_of_chart, images_of_manifests, merge_values, missing_images};
 pub use layout::archive;
 pub(super) use listing::Listing;
 
-/// What was found of a component's manifests, charts and files.
+/// The manifests, charts and files of a component.
 #[derive(Clone, Default)]
 pub struct ComponentContent {
-    /// For each group of manifests of the spec, in its order, its texts: YAML of one or several documents each.
+    /// For each group of manifests of the spec, in its order, its texts: each is YAML of one or several documents.
     pub manifests: Vec<Vec<Bytes>>,
     /// The charts of the spec, in its order.
     pub charts: Vec<ChartContent>,
@@ -34,7 +34,7 @@ pub struct ComponentContent {
     pub files: Vec<FileContent>,
 }
 
-/// The tars of the components of `spec` that have one.
+/// The tars of the components of `spec` that need one.
 pub fn archives(spec: &JackalPackageSpec, found: &[ComponentContent]) -> Vec<Archive> {
     let components = spec.components.iter().zip(found);
     components
@@ -42,7 +42,7 @@ pub fn archives(spec: &JackalPackageSpec, found: &[ComponentContent]) -> Vec<Arc
         .collect()
 }
 
-/// The charts of `spec` with the content that was found.
+/// The charts of `spec` with their digests.
 pub fn pinned(spec: &JackalPackageSpec, found: &[ComponentContent]) -> Vec<PinnedChart> {
     let components = spec.components.iter().zip(found);
     let of_component = |(component, found): (&ComponentSpec, &ComponentContent)| -> Vec<PinnedChart> {
@@ -59,20 +59,20 @@ pub fn pinned(spec: &JackalPackageSpec, found: &[ComponentContent]) -> Vec<Pinne
     components.flat_map(of_component).collect()
 }
 
-/// What was found of a chart.
+/// A chart that was found.
 #[derive(Clone)]
 pub struct ChartContent {
     /// The digest of its manifest in an OCI registry, or of its archive in a chart repository.
     pub digest: Digest,
     /// Its archive, a compressed tar.
     pub origin: Arc<dyn EntrySource>,
-    /// The values that it is installed with, as YAML; later ones are laid over earlier ones.
+    /// The values that it is installed with, as YAML; later ones override earlier ones.
     pub values: Vec<Bytes>,
     /// The images that it names, as it writes them.
     pub images: Vec<String>,
 }
 
-/// What was found of a file.
+/// A file that was found.
 #[derive(Clone)]
 pub struct FileContent {
     /// Its digest.

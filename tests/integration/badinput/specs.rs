@@ -136,7 +136,7 @@ async fn what_is_written_wrong_says_so_until_it_is_written_right() {
         Case::new(
             "no-tags",
             "InvalidSpec",
-            &["only a registry's tags can be followed"],
+            &["a policy needs a registry's tags"],
             Box::pin(reads(cluster, "no-tags", json!(good))),
         )
         .of_package()

@@ -309,7 +309,7 @@ async fn what_cannot_be_had_is_said_and_nothing_is_published() {
         (
             "files/1/target",
             json!("../../etc/passwd"),
-            "its target leads elsewhere",
+            "its target contains '.' or '..'",
         ),
         (
             "manifests/1/configMapRef/name",

@@ -202,7 +202,7 @@ async fn nothing_that_fits_says_what_there_is_until_there_is_something() {
     let status = package.await.status.unwrap();
     let ready = condition(&status.conditions, "Ready").unwrap();
     let said = format!(
-        "no tag of {} is in >=6.0 <7: the newest there are 5.2.0, 5.1.0; correct the policy, or push such a tag",
+        "no tag of {} is in >=6.0 <7: the newest are 5.2.0, 5.1.0; correct the policy, or push such a tag",
         ground.image()
     );
     assert_eq!(ready.message, said);
@@ -217,7 +217,11 @@ async fn nothing_that_fits_says_what_there_is_until_there_is_something() {
     });
     let status = package.await.status.unwrap();
     let ready = condition(&status.conditions, "Ready").unwrap();
-    assert!(ready.message.contains("`newest` is not a range"), "{}", ready.message);
+    assert!(
+        ready.message.contains("`newest` is not a version range"),
+        "{}",
+        ready.message
+    );
 }
 
 #[tokio::test]

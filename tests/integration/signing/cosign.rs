@@ -42,7 +42,10 @@ async fn what_we_sign_cosign_verifies() {
         let refused = person
             .ours(&["verify", &by_tag, "--insecure", "--key", "p384.pub"])
             .unwrap_err();
-        assert!(refused.contains("it is not by the ECDSA P-384 key"), "{refused}");
+        assert!(
+            refused.contains("it was not made with the ECDSA P-384 key"),
+            "{refused}"
+        );
         let refused = person
             .ours(&["verify", &child, "--insecure", "--key", "cosign.pub"])
             .unwrap_err();

@@ -39,7 +39,7 @@ fn found() -> ComponentContent {
 }
 
 #[test]
-fn everything_stands_where_a_deployment_looks_for_it() {
+fn entries_have_the_paths_that_a_deployment_reads() {
     let archive = archive(&spec(), &found()).unwrap();
     assert_eq!(archive.path, "components/app.tar");
     let entries: Vec<(&str, u32)> = archive
@@ -84,13 +84,13 @@ fn everything_stands_where_a_deployment_looks_for_it() {
 }
 
 #[test]
-fn a_component_of_images_has_no_tar() {
+fn a_component_with_only_images_has_no_tar() {
     let spec = serde_json::from_value(json!({"name": "app", "images": [{"image": "nginx"}]})).unwrap();
     assert!(archive(&spec, &ComponentContent::default()).is_none());
 }
 
 #[test]
-fn the_definition_says_the_same_paths() {
+fn the_definition_lists_the_same_paths() {
     let spec: crate::api::v1alpha1::JackalPackageSpec = serde_json::from_value(json!({
         "version": "1", "naming": "Zarf", "components": [spec()],
     }))
