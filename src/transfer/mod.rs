@@ -1,5 +1,6 @@
-//! Brings an image from a source to a destination.
+//! Copies an image from a source to a destination.
 
+mod checked_content;
 mod compress;
 mod destination;
 mod image;

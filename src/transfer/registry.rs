@@ -1,4 +1,4 @@
-//! A repository of a registry as a destination.
+//! A repository in a registry as a destination.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,16 +13,16 @@ use crate::oci::{Descriptor, Digest, Document};
 use crate::registry::{Error, Kind, MountResult, PendingUpload, Repository, UploadError};
 use crate::source::{ByteStream, PushTarget, RepositoryReader};
 
-/// Uploads that were begun by refused mounts, as many as wait for their turn.
-const BEGUN: usize = 16;
+/// The most uploads that are kept after refused mounts.
+const PENDING: usize = 16;
 
 /// Pushes to one repository.
 #[derive(Clone)]
 pub struct RegistryDestination {
     repository: Repository,
     name: String,
-    /// What the registry began where it would not mount a blob; the oldest first.
-    begun: Arc<Mutex<VecDeque<(Digest, PendingUpload)>>>,
+    /// Uploads that the registry began when it refused to mount a blob, the oldest first.
+    pending: Arc<Mutex<VecDeque<(Digest, PendingUpload)>>>,
 }
 
 impl RegistryDestination {
@@ -32,34 +32,34 @@ impl RegistryDestination {
         Self {
             repository,
             name,
-            begun: Arc::default(),
+            pending: Arc::default(),
         }
     }
 
-    /// What was found. A look that is refused may mean that nothing is there, which not every registry says to everybody;
-    /// what is pushed then decides, whose own failure counts.
-    fn found<T>(&self, looked: Result<Option<T>, Error>) -> Result<Option<T>, Fault> {
-        match looked {
+    /// The result of a read request. A refusal may mean that the object does not exist, because some registries do not tell
+    /// everybody. Then it is treated as absent, and the following upload succeeds or fails with its own error.
+    fn absent_if_refused<T>(&self, result: Result<Option<T>, Error>) -> Result<Option<T>, Fault> {
+        match result {
             Err(error) if error.may_mean_absent() => {
-                tracing::debug!(%error, "taken for absent");
+                tracing::debug!(%error, "treated as absent");
                 Ok(None)
             }
-            looked => looked.map_err(|error| error.pushing(&self.name)),
+            result => result.map_err(|error| error.pushing(&self.name)),
         }
     }
 
-    fn note_begun(&self, digest: &Digest, begun: PendingUpload) {
-        let mut all = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= BEGUN {
+    fn keep_pending(&self, digest: &Digest, upload: PendingUpload) {
+        let mut all = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= PENDING {
             all.pop_front();
         }
-        all.push_back((digest.clone(), begun));
+        all.push_back((digest.clone(), upload));
     }
 
-    fn begun(&self, digest: &Digest) -> Option<PendingUpload> {
-        let mut all = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+    fn take_pending(&self, digest: &Digest) -> Option<PendingUpload> {
+        let mut all = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let at = all.iter().position(|(of, _)| of == digest)?;
-        all.remove(at).map(|(_, begun)| begun)
+        all.remove(at).map(|(_, upload)| upload)
     }
 }
 
@@ -70,16 +70,16 @@ impl RepositoryReader for RegistryDestination {
     }
 
     async fn digest_of(&self, identifier: &str) -> Result<Option<Digest>, Fault> {
-        let head = self.found(self.repository.head_manifest(identifier).await)?;
+        let head = self.absent_if_refused(self.repository.head_manifest(identifier).await)?;
         Ok(head.map(|descriptor| descriptor.digest))
     }
 
     async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
-        self.found(self.repository.manifest(identifier).await)
+        self.absent_if_refused(self.repository.manifest(identifier).await)
     }
 
     async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {
-        self.found(self.repository.small_blob(digest, limit).await)
+        self.absent_if_refused(self.repository.small_blob(digest, limit).await)
     }
 
     async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
@@ -96,9 +96,11 @@ impl Destination for RegistryDestination {
 
     async fn holds_package(&self, tag: &str) -> Result<bool, Fault> {
         match self.repository.manifest(tag).await {
-            // A manifest of docker's schema 1, or something broken: an image may replace it.
+            // A manifest of docker's schema 1, or an invalid one: an image may replace it.
             Err(error) if matches!(error.kind(), Kind::Unsupported | Kind::Protocol | Kind::TooLarge) => Ok(false),
-            read => Ok(self.found(read)?.is_some_and(|document| document.is_package())),
+            read => Ok(self
+                .absent_if_refused(read)?
+                .is_some_and(|document| document.is_package())),
         }
     }
 
@@ -111,17 +113,17 @@ impl Destination for RegistryDestination {
     }
 
     async fn holds(&self, digest: &Digest) -> Result<Option<u64>, Fault> {
-        self.found(self.repository.head_blob(digest).await)
+        self.absent_if_refused(self.repository.head_blob(digest).await)
     }
 
     async fn mount(&self, blob: &Descriptor, from: &str) -> Result<bool, Fault> {
         let mounted = self.repository.mount(&blob.digest, from).await;
         match mounted.map_err(|error| error.pushing(&self.name))? {
             MountResult::Mounted => Ok(true),
-            MountResult::Refused(begun) => {
-                // The upload that follows goes there.
-                if let Some(begun) = begun {
-                    self.note_begun(&blob.digest, begun);
+            MountResult::Refused(pending) => {
+                // The following upload continues it.
+                if let Some(pending) = pending {
+                    self.keep_pending(&blob.digest, pending);
                 }
                 Ok(false)
             }
@@ -130,8 +132,8 @@ impl Destination for RegistryDestination {
 
     async fn upload(&self, blob: Upload<'_>) -> Result<(Digest, u64), Fault> {
         let digest = blob.digest.as_ref();
-        let begun = digest.and_then(|digest| self.begun(digest));
-        let stored = self.repository.upload_begun(begun, digest, blob.size, blob.bytes);
+        let pending = digest.and_then(|digest| self.take_pending(digest));
+        let stored = self.repository.upload_begun(pending, digest, blob.size, blob.bytes);
         stored.await.map_err(|error| match error {
             UploadError::Source(fault) => fault,
             UploadError::Registry(error) => error.pushing(&self.name),
@@ -157,7 +159,7 @@ impl Destination for RegistryDestination {
 
     fn push_target(&self, tag: &str) -> Option<PushTarget> {
         let registry = self.repository.registry();
-        // An engine follows wherever a registry leads.
+        // An engine would follow any redirect of the registry.
         if registry.endpoint().restrictions.is_some() {
             return None;
         }

@@ -265,7 +265,7 @@ async fn a_referrer_that_cannot_be_brought_holds_the_tag_back() {
     assert_eq!(fault.reason, Reason::SourceNotFound, "{fault}");
     assert_eq!(fault.disposition, Disposition::Retryable);
     let said = format!(
-        "what refers to {}/app:1 cannot be brought along (referrers: Ignore leaves it): ",
+        "cannot copy the referrers of {}/app:1 (referrers: Ignore omits them): ",
         broken.host
     );
     assert!(fault.message.starts_with(&said), "{fault}");
