@@ -153,7 +153,7 @@ async fn whoever_takes_over_syft_has_nothing() {
                     for attempt in [link.as_str(), "mkfifo \"$TMPDIR/syft.json\""] {
                         let lines = format!("{attempt} && exit 0");
                         let told = tokio::time::timeout(SOON, told_anywhere(&lines)).await.expect("an end");
-                        assert!(told.contains("cannot be read: it is no regular file"), "{told}");
+                        assert!(told.contains("cannot be read: it is not a regular file"), "{told}");
                     }
                 }
                 .boxed()

@@ -55,13 +55,10 @@ async fn a_syft_that_is_no_program_is_named() {
     let missing = folder.path().join("syft");
     says(
         &fault(missing.clone(), Limits::default()).await,
-        &["there is no syft at", "correct --syft"],
+        &["does not exist", "correct --syft"],
     );
     std::fs::write(&missing, "x").unwrap();
-    says(
-        &fault(missing.clone(), Limits::default()).await,
-        &["may not be executed"],
-    );
+    says(&fault(missing.clone(), Limits::default()).await, &["is not executable"]);
     std::fs::set_permissions(&missing, Permissions::from_mode(0o755)).unwrap();
     std::fs::write(&missing, [0x7f, b'E', b'L', b'F', 0, 0]).unwrap();
     says(
@@ -81,7 +78,7 @@ async fn what_syft_says_at_its_end_is_told() {
     says(&said, &["ended with code 3", "read tcp 10.0.0.1:5000: broken"]);
     assert!(matches!(said.disposition, Disposition::Waiting { after } if after > Duration::from_secs(60)));
     let silent = script(folder.path(), "exit 1");
-    says(&fault(silent, Limits::default()).await, &["code 1 and said nothing"]);
+    says(&fault(silent, Limits::default()).await, &["code 1 without output"]);
     let killed = script(folder.path(), "kill -9 $$");
     says(&fault(killed, Limits::default()).await, &["killed by signal 9"]);
     // It talks without end, which is not kept.
@@ -100,13 +97,10 @@ async fn what_is_no_sbom_of_the_image_is_not_kept() {
     );
     says(
         &fault(nonsense, Limits::default()).await,
-        &["no SBOM that can be used", "check that --syft names syft"],
+        &["syft wrote an invalid SBOM", "check that --syft names syft"],
     );
     let endless = script(folder.path(), "head -c 70000000 /dev/zero >\"$TMPDIR/syft.json\"");
-    says(
-        &fault(endless, Limits::default()).await,
-        &["more than the 67108864 bytes"],
-    );
+    says(&fault(endless, Limits::default()).await, &["more than 67108864 bytes"]);
     // The SBOM of another image.
     let other = script(
         folder.path(),
@@ -219,7 +213,7 @@ async fn an_image_that_cannot_be_read_says_so() {
     let blob = format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]);
     std::fs::remove_file(registry.storage().join(blob)).unwrap();
     let said = fault_of(&registry, &image, program("JACKAL_BIN_SYFT"), Limits::default()).await;
-    says(&said, &["does not hold the blob", "bring the image again"]);
+    says(&said, &["does not contain the blob", "copy the image again"]);
 }
 
 #[tokio::test]
@@ -231,6 +225,6 @@ async fn a_layer_that_lies_elsewhere_is_not_asked_for() {
     manifest.layers[0].digest = Digest::of(b"elsewhere");
     let image = Document::of_manifest(manifest).unwrap();
     let said = fault_of(&registry, &image, "/nowhere".into(), Limits::default()).await;
-    says(&said, &["lies with its publisher only"]);
+    says(&said, &["is only at its publisher"]);
     assert_eq!(said.disposition, Disposition::Stalled);
 }

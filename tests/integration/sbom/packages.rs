@@ -304,7 +304,7 @@ async fn a_package_that_demands_sboms_is_not_there_without() {
     assert!(!is_ready(&status));
     let failed = ground.cluster.package_where("shop", "failing", |package| {
         let ready = condition(&package.status.as_ref()?.conditions, "Ready")?;
-        (ready.status == "False" && ready.reason == "SbomFailed" && ready.message.contains("there is no syft at"))
+        (ready.status == "False" && ready.reason == "SbomFailed" && ready.message.contains("does not exist"))
             .then_some(())
     });
     let status = failed.await.status.unwrap();
