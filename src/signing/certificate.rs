@@ -43,8 +43,8 @@ pub(super) struct Certificate {
 impl fmt::Display for Certificate {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |text: &str| text.chars().take(200).collect::<String>();
-        let subject = self.subjects.first().map_or("nobody", String::as_str);
-        let issuer = self.issuer.as_deref().unwrap_or("nobody");
+        let subject = self.subjects.first().map_or("an unnamed subject", String::as_str);
+        let issuer = self.issuer.as_deref().unwrap_or("an unnamed issuer");
         write!(formatter, "`{}` of {}", shown(subject), shown(issuer))
     }
 }
@@ -168,7 +168,7 @@ impl Certificate {
     /// The certificate's body without the timestamps of the logs.
     fn body_without_timestamps(&self) -> Option<Vec<u8>> {
         let body = self.read.tbs_certificate();
-        let kept: Extensions = body
+        let remaining: Extensions = body
             .extensions()?
             .iter()
             .filter(|extension| extension.extn_id != TIMESTAMPS)
@@ -178,7 +178,7 @@ impl Certificate {
             return None;
         }
         let version = with_tag(0, &body.version())?;
-        let extensions = with_tag(3, &kept)?;
+        let extensions = with_tag(3, &remaining)?;
         let parts = [
             version,
             body.serial_number().to_der().ok()?,

@@ -2,7 +2,7 @@
 //!
 //! Signatures are written as Sigstore bundles of version 0.3 by a key, without transparency log and timestamp: a cluster
 //! without internet has neither, and the same content and key give the same bytes. Such bundles, bundles by keyless
-//! identities (verified with a `trusted_root.json` that was brought into the cluster) and the signatures of cosign 2 can be
+//! identities (verified with a `trusted_root.json` that was transferred into the cluster) and the signatures of cosign 2 can be
 //! verified.
 
 mod bundle;

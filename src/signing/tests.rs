@@ -87,8 +87,8 @@ fn a_cosign_key_is_decrypted_only_with_its_password() {
     assert_eq!(opened.public(), &PublicKey::from_pem(made!("cosign.pub")).unwrap());
     assert_eq!(opened.public(), key().public());
     // The label that cosign 1 writes.
-    let elder = String::from_utf8(pem.to_vec()).unwrap().replace("SIGSTORE", "COSIGN");
-    assert!(SigningKey::from_pem(elder.as_bytes(), Some(b"secret")).is_ok());
+    let older = String::from_utf8(pem.to_vec()).unwrap().replace("SIGSTORE", "COSIGN");
+    assert!(SigningKey::from_pem(older.as_bytes(), Some(b"secret")).is_ok());
     let error = |pem: &[u8], password: Option<&[u8]>| SigningKey::from_pem(pem, password).unwrap_err();
     assert_eq!(error(pem, Some(b"Secret")), PrivateKeyError::WrongPassword);
     assert_eq!(error(pem, Some(b"")), PrivateKeyError::WrongPassword);

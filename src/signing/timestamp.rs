@@ -13,7 +13,7 @@ use super::certificate::{TIME_STAMPING, leads_to};
 use super::public_key::PublicKey;
 use super::trusted_root::TrustedRoot;
 
-/// SignedContent data, and a timestamp as the content of it (RFC 5652, section 5.1; RFC 3161, section 2.4.2).
+/// Signed data, and a timestamp as its content (RFC 5652, section 5.1; RFC 3161, section 2.4.2).
 const SIGNED_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.7.2");
 const TIMESTAMP: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.16.1.4");
 /// Signed attributes (RFC 5652, section 11).
@@ -77,7 +77,7 @@ fn hash(algorithm: ObjectIdentifier, content: &[u8]) -> Option<Vec<u8>> {
 
 /// The needed parts of a timestamp authority's response.
 struct Token<'a> {
-    /// The DER of what is info.
+    /// The DER of the TSTInfo.
     content: &'a [u8],
     /// The certificates in the message.
     certificates: Vec<&'a [u8]>,

@@ -292,5 +292,5 @@ fn a_manifest_that_is_too_long_is_refused() {
     let fault = Artifact::of(&definition("Zarf"), of(&[stored("nginx:1", "a", &[&big])]))
         .err()
         .unwrap();
-    assert!(fault.message.contains("make two packages"), "{fault}");
+    assert!(fault.message.contains("split it into two packages"), "{fault}");
 }

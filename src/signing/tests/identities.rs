@@ -153,6 +153,11 @@ fn a_tampered_proof_is_refused() {
         "neither an inclusion promise nor an inclusion proof",
     );
     refused(logged, "/verificationMaterial/certificate/rawBytes", &bend(300), "");
+}
+
+#[test]
+fn a_tampered_timestamp_is_refused() {
+    let root = made!("keyless/trusted_root.json");
     let stamp = "/verificationMaterial/timestampVerificationData/rfc3161Timestamps/0/signedTimestamp";
     let tiled = made!("keyless/tiled.json");
     let read: Value = serde_json::from_slice(tiled).unwrap();

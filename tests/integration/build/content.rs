@@ -425,8 +425,8 @@ fn a_converted_definition_builds_what_it_meant() {
 fn what_convert_leaves_out_decides_how_it_ends() {
     let output = converted(&["shop/jackal.yaml"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stdout(&output).starts_with("# Not carried over:\n# - metadata.authors: "));
-    assert!(stderr(&output).contains("not carried over: components[database].actions: nothing is run"));
+    assert!(stdout(&output).starts_with("# Not converted:\n# - metadata.authors: "));
+    assert!(stderr(&output).contains("not carried over: components[database].actions: commands are not run"));
     assert!(converted(&["shop/jackal.yaml", "--partial"]).status.success());
     let flavoured = converted(&["flavours/zarf.yaml", "--flavor", "hardened", "--partial"]);
     assert!(stdout(&flavoured).contains("registry.example.com/hardened/app:1.0"));

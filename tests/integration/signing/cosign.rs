@@ -87,7 +87,7 @@ async fn what_cosign_signs_we_verify() {
             let refused = person
                 .ours(&["verify", &reference, "--insecure", "--key", "rsa.pub"])
                 .unwrap_err();
-            assert!(refused.contains("it is not by the RSA key"), "{refused}");
+            assert!(refused.contains("it was not made with the RSA key"), "{refused}");
         }
     }
 }

@@ -70,7 +70,7 @@ fn invalid_targets_are_refused() {
 fn a_file_with_a_url_needs_a_digest() {
     assert!(why(file(json!({"sha256": null}))).contains("it has no sha256"));
     assert!(why(file(json!({"sha256": "abc"}))).contains("64 hexadecimal digits"));
-    assert_eq!(digest_of(&SHA.to_uppercase()), digest_of(SHA));
+    assert_eq!(digest_of_sha256(&SHA.to_uppercase()), digest_of_sha256(SHA));
     assert!(why(file(json!({"inline": "x"}))).contains("exactly one of url and inline"));
     assert!(why(file(json!({"url": null, "inline": "x"}))).contains("remove it"));
     assert!(why(file(json!({"url": "https://me:secret@h/x"}))).contains("a name or a password"));
