@@ -45,8 +45,8 @@ pub struct ChartCache {
 impl Default for ChartCache {
     fn default() -> Self {
         Self {
-            entries: Mutex::new(LruCache::new(LIMIT)),
-            images: Mutex::new(LruCache::new(LIMIT)),
+            entries: Mutex::new(LruCache::sparse(LIMIT)),
+            images: Mutex::new(LruCache::sparse(LIMIT)),
             unpacking: Semaphore::new(1),
         }
     }

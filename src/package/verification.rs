@@ -228,7 +228,7 @@ pub struct VerificationCache(Mutex<LruCache<Digest, ()>>);
 
 impl Default for VerificationCache {
     fn default() -> Self {
-        Self(Mutex::new(LruCache::new(VERIFIED)))
+        Self(Mutex::new(LruCache::sparse(VERIFIED)))
     }
 }
 

@@ -21,7 +21,7 @@ pub struct SbomCache(Mutex<LruCache<Digest, BTreeSet<Digest>>>);
 
 impl Default for SbomCache {
     fn default() -> Self {
-        Self(Mutex::new(LruCache::new(IMAGES)))
+        Self(Mutex::new(LruCache::sparse(IMAGES)))
     }
 }
 

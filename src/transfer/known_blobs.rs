@@ -4,30 +4,41 @@
 //! All of this is only a hint, except the uploads in progress: these prevent concurrent uploads of a blob that several images
 //! share.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::Hash;
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use lru::LruCache;
 use tokio::sync::watch;
 
 use crate::oci::{Compression, Descriptor, Digest};
 
 /// The most entries of each kind; each has about 200 bytes.
-const LIMIT: usize = 20_000;
+const LIMIT: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
 
 /// The known blobs of one registry, shared by all transfers to it. A missing entry costs an upload, a wrong one a refused
 /// mount.
 #[derive(Debug, Default)]
 pub struct KnownBlobs(Mutex<State>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// A repository that contains the blob.
-    repositories: Bounded<Digest, String>,
+    repositories: LruCache<Digest, String>,
     /// The stored form of uncompressed layers.
-    stored: Bounded<UploadKey, Descriptor>,
+    stored: LruCache<UploadKey, Descriptor>,
     /// Uploads in progress. Each channel is closed when its upload ends.
     sending: HashMap<UploadKey, watch::Receiver<()>>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            repositories: LruCache::sparse(LIMIT),
+            stored: LruCache::sparse(LIMIT),
+            sending: HashMap::new(),
+        }
+    }
 }
 
 /// What a transfer uploads.
@@ -53,32 +64,32 @@ impl UploadKey {
 impl KnownBlobs {
     /// Records that `repository` contains the blob.
     pub(super) fn record(&self, digest: &Digest, repository: &str) {
-        self.state().repositories.insert(digest.clone(), repository.to_owned());
+        self.state().repositories.put(digest.clone(), repository.to_owned());
     }
 
     /// Records that `repository` does not contain the blob, or that it cannot be mounted from there.
     pub(super) fn forget(&self, digest: &Digest, repository: &str) {
-        let repositories = &mut self.state().repositories.entries;
-        if repositories.get(digest).is_some_and(|known| known == repository) {
-            repositories.remove(digest);
+        let repositories = &mut self.state().repositories;
+        if repositories.peek(digest).is_some_and(|known| known == repository) {
+            repositories.pop(digest);
         }
     }
 
     /// A repository that contained the blob when it was last read.
     pub(super) fn repository_of(&self, digest: &Digest) -> Option<String> {
-        self.state().repositories.entries.get(digest).cloned()
+        self.state().repositories.get(digest).cloned()
     }
 
     /// Records the stored form of `key`.
     pub(super) fn record_stored(&self, key: &UploadKey, stored: &Descriptor) {
         if let UploadKey::Layer(..) = key {
-            self.state().stored.insert(key.clone(), stored.clone());
+            self.state().stored.put(key.clone(), stored.clone());
         }
     }
 
     /// The stored form of `key`, in any repository.
     pub(super) fn stored(&self, key: &UploadKey) -> Option<Descriptor> {
-        self.state().stored.entries.get(key).cloned()
+        self.state().stored.get(key).cloned()
     }
 
     /// Reserves the upload of `key`. If another transfer uploads it, returns a channel that closes when that upload ends.
@@ -116,37 +127,6 @@ impl Drop for SendReservation {
     }
 }
 
-/// A map that removes its oldest entries.
-#[derive(Debug)]
-struct Bounded<K, V> {
-    entries: HashMap<K, V>,
-    order: VecDeque<K>,
-}
-
-impl<K, V> Default for Bounded<K, V> {
-    fn default() -> Self {
-        Self {
-            entries: HashMap::new(),
-            order: VecDeque::new(),
-        }
-    }
-}
-
-impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
-    fn insert(&mut self, key: K, value: V) {
-        if self.entries.insert(key.clone(), value).is_some() {
-            return;
-        }
-        self.order.push_back(key);
-        // A key that was removed and inserted again is here twice, and is removed with the first occurrence.
-        while self.order.len() > LIMIT {
-            if let Some(oldest) = self.order.pop_front() {
-                self.entries.remove(&oldest);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,18 +155,13 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_and_the_forgotten_entries_are_removed() {
+    fn the_least_recently_used_and_the_forgotten_entries_are_removed() {
         let known = KnownBlobs::default();
         let digest = |n: usize| Digest::of(&n.to_be_bytes());
-        for n in 0..LIMIT + 5 {
+        for n in 0..LIMIT.get() + 5 {
             known.record(&digest(n), "a");
         }
-        let state = known.state();
-        assert_eq!(
-            (state.repositories.entries.len(), state.repositories.order.len()),
-            (LIMIT, LIMIT)
-        );
-        drop(state);
+        assert_eq!(known.state().repositories.len(), LIMIT.get());
         assert_eq!(known.repository_of(&digest(4)), None);
         assert_eq!(known.repository_of(&digest(5)).as_deref(), Some("a"));
         known.forget(&digest(5), "b");

@@ -1,11 +1,12 @@
 //! A repository in a registry as a destination.
 
-use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
+use lru::LruCache;
 
 use super::{Destination, Upload};
 use crate::fault::Fault;
@@ -14,15 +15,15 @@ use crate::registry::{Error, Kind, MountResult, PendingUpload, Repository, Uploa
 use crate::source::{ByteStream, PushTarget, RepositoryReader};
 
 /// The most uploads that are kept after refused mounts.
-const PENDING: usize = 16;
+const PENDING: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 
 /// Pushes to one repository.
 #[derive(Clone)]
 pub struct RegistryDestination {
     repository: Repository,
     name: String,
-    /// Uploads that the registry began when it refused to mount a blob, the oldest first.
-    pending: Arc<Mutex<VecDeque<(Digest, PendingUpload)>>>,
+    /// Uploads that the registry began when it refused to mount a blob.
+    pending: Arc<Mutex<LruCache<Digest, PendingUpload>>>,
 }
 
 impl RegistryDestination {
@@ -32,7 +33,7 @@ impl RegistryDestination {
         Self {
             repository,
             name,
-            pending: Arc::default(),
+            pending: Arc::new(Mutex::new(LruCache::new(PENDING))),
         }
     }
 
@@ -50,16 +51,12 @@ impl RegistryDestination {
 
     fn keep_pending(&self, digest: &Digest, upload: PendingUpload) {
         let mut all = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= PENDING {
-            all.pop_front();
-        }
-        all.push_back((digest.clone(), upload));
+        all.put(digest.clone(), upload);
     }
 
     fn take_pending(&self, digest: &Digest) -> Option<PendingUpload> {
         let mut all = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = all.iter().position(|(of, _)| of == digest)?;
-        all.remove(at).map(|(_, upload)| upload)
+        all.pop(digest)
     }
 }
 

@@ -49,7 +49,7 @@ struct UploadedBlob {
 
 impl DestinationSink {
     /// The size of a blob that the destination contains, or that was mounted without moving bytes.
-    async fn existing_size(&self, digest: &Digest, size: Option<u64>) -> Result<Option<u64>, Fault> {
+    async fn find_or_mount(&self, digest: &Digest, size: Option<u64>) -> Result<Option<u64>, Fault> {
         let here = self.destination.repository();
         let existing = match self.destination.holds(digest).await? {
             Some(existing) => Some(existing),
@@ -115,13 +115,13 @@ impl DestinationSink {
     async fn known_stored(&self, key: &UploadKey, size: Option<u64>) -> Result<Option<Descriptor>, Fault> {
         match key {
             UploadKey::Blob(digest) if self.known.repository_of(digest).is_some() => {
-                let existing = self.existing_size(digest, size).await?;
+                let existing = self.find_or_mount(digest, size).await?;
                 Ok(existing.map(|existing| Compression::None.layer(digest.clone(), existing)))
             }
             UploadKey::Blob(_) => Ok(None),
             UploadKey::Layer(..) => match self.known.stored(key) {
                 Some(stored) => {
-                    let existing = self.existing_size(&stored.digest, Some(stored.size)).await?;
+                    let existing = self.find_or_mount(&stored.digest, Some(stored.size)).await?;
                     Ok(existing.filter(|existing| *existing == stored.size).map(|_| stored))
                 }
                 None => Ok(None),
@@ -187,7 +187,7 @@ async fn beginning(bytes: &mut ByteStream<'_>, wanted: Compression) -> Result<Ve
 #[async_trait]
 impl BlobSink for DestinationSink {
     async fn holds(&self, digest: &Digest, size: Option<u64>) -> Result<Option<u64>, Fault> {
-        let existing = self.existing_size(digest, size).await?;
+        let existing = self.find_or_mount(digest, size).await?;
         if let Some(existing) = existing {
             self.progress.add_existing(size.unwrap_or(existing));
         }
