@@ -83,7 +83,7 @@ impl Context<'_> {
         for (key, value) in fields {
             match value {
                 Value::String(text) if is_image(key) => {
-                    if let Some(text) = self.from_text(text, key, fields) {
+                    if let Some(text) = self.image_in_text(text, key, fields) {
                         add(&text, found);
                     }
                 }
@@ -93,7 +93,7 @@ impl Context<'_> {
     }
 
     /// An image in one text, with its tag in it or in a neighbouring field.
-    fn from_text(&self, text: &str, key: &str, beside: &Map<String, Value>) -> Option<String> {
+    fn image_in_text(&self, text: &str, key: &str, beside: &Map<String, Value>) -> Option<String> {
         let last = text.rsplit('/').next().unwrap_or(text);
         if last.contains([':', '@']) {
             return Some(text.to_owned());
