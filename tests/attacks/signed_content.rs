@@ -372,7 +372,7 @@ async fn a_status_that_says_verified(platforms: Value) {
     })
     .await;
     assert!(
-        refused.contains("signature") || refused.contains("has not"),
+        refused.contains("signature") || refused.contains("is not signed"),
         "{refused}"
     );
     let package = cluster.api::<JackalPackage>().get("shop").await.unwrap();

@@ -46,7 +46,7 @@ async fn what_an_earlier_version_holds_is_left_out() {
     ));
     let failed = |package: &JackalPackage| {
         let ready = condition(&package.status.as_ref()?.conditions, "Ready")?;
-        (ready.status == "False" && ready.message.contains("differentialFrom: there is no package")).then_some(())
+        (ready.status == "False" && ready.message.contains("differentialFrom: the package")).then_some(())
     };
     let package_failed = cluster.package_where("shop", "failing for its base", failed).await;
     assert!(package_failed.status.unwrap().artifact.is_none());
