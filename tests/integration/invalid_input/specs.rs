@@ -136,7 +136,7 @@ async fn an_invalid_spec_is_reported_until_corrected() {
         Case::new(
             "no-tags",
             "InvalidSpec",
-            &["only a registry's tags can be followed"],
+            &["a policy needs a registry's tags"],
             Box::pin(set_image(cluster, "no-tags", json!(good))),
         )
         .of_package()
