@@ -17,7 +17,7 @@ use super::cache::{CachedIndex, IndexKey};
 use super::config_map_texts::values_of;
 use super::file::{RemoteFile, host_of, parse, shown};
 use super::index::{self, ChartEntry, Missing};
-use super::oci::{self, OciChart};
+use super::oci::{self, OciChart, no_chart};
 use super::{ChartCache, ContentAccess};
 use crate::api::v1alpha1::ChartSpec;
 use crate::fault::{Fault, Reason};
@@ -229,13 +229,6 @@ fn no_index(name: &str, why: &str) -> Fault {
     Fault::retryable(
         Reason::SourceFailed,
         format!("{name} {why}; check that url is the address of a chart repository"),
-    )
-}
-
-pub(super) fn no_chart(name: &str, why: &str) -> Fault {
-    Fault::retryable(
-        Reason::SourceFailed,
-        format!("{name} is not a Helm chart: {why}; push the chart as `helm package` makes it, or correct url"),
     )
 }
 

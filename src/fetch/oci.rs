@@ -4,7 +4,6 @@ use async_trait::async_trait;
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::ContentAccess;
-use super::chart::no_chart;
 use crate::api::v1alpha1::ChartSpec;
 use crate::budget::{IMAGES, Reservation, json_memory};
 use crate::fault::{Fault, Reason};
@@ -189,6 +188,14 @@ fn select(mut charts: Vec<Document>, name: &str, version: &str) -> Result<Docume
     }
     let none = || "its index lists no chart in the format of `helm push`".to_owned();
     charts.pop().ok_or_else(none)
+}
+
+/// The fault of content that is not a chart; `name` names it.
+pub(super) fn no_chart(name: &str, why: &str) -> Fault {
+    Fault::retryable(
+        Reason::SourceFailed,
+        format!("{name} is not a Helm chart: {why}; push the chart as `helm package` makes it, or correct url"),
+    )
 }
 
 /// The layer with a chart's archive.

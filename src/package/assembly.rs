@@ -76,7 +76,8 @@ pub async fn assemble(
             let images: Vec<&TransferredImage> = split.images.iter().filter(signed).collect();
             let mut materials = provenance::of_components(spec, parts.charts);
             materials.extend(split.images.iter().filter_map(|image| image.origin.clone()));
-            let provenance = provenance::statement(parts.url, &published, spec, &materials);
+            let provenance =
+                provenance::statement(parts.url, [&published.manifest, &published.index], spec, &materials);
             Some(sign_published(key, &published, &provenance, repository, &images).await?)
         }
         None => None,

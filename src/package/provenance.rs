@@ -6,7 +6,6 @@
 use serde_json::{Value, json};
 
 use super::plan::PlannedImage;
-use super::publish::PublishedPackage;
 use crate::api::v1alpha1::{JackalPackageSpec, PinnedChart, SourceKind};
 use crate::oci::Digest;
 use crate::signing::{Statement, Subject};
@@ -95,13 +94,9 @@ pub fn of_components(spec: &JackalPackageSpec, pinned: &[PinnedChart]) -> Vec<Ma
     materials
 }
 
-/// The statement about the artifact `published`, whose address is `url`.
-pub fn statement(
-    url: &str,
-    published: &PublishedPackage,
-    spec: &JackalPackageSpec,
-    materials: &[Material],
-) -> Statement {
+/// The statement about the artifact at the address `url`: `manifests` are the digests of its manifest and of the index that
+/// lists it.
+pub fn statement(url: &str, manifests: [&Digest; 2], spec: &JackalPackageSpec, materials: &[Material]) -> Statement {
     let subject = |digest: &Digest| Subject {
         name: url.to_owned(),
         ..Subject::of(digest)
@@ -117,8 +112,7 @@ pub fn statement(
         },
         "runDetails": {"builder": {"id": BUILDER, "version": {"jackal-operator": env!("CARGO_PKG_VERSION")}}},
     });
-    let subjects = vec![subject(&published.manifest), subject(&published.index)];
-    Statement::new(subjects, PREDICATE_TYPE, predicate)
+    Statement::new(manifests.map(subject).to_vec(), PREDICATE_TYPE, predicate)
 }
 
 fn dependency(material: &Material) -> Value {
@@ -155,27 +149,17 @@ mod tests {
         };
         let one = material("docker://node-1/docker.io/library/nginx:1", Some(Digest::of(b"pushed")));
         let two = material("oci://ghcr.io/x/app:2", None);
-        let published = PublishedPackage {
-            manifest: Digest::of(b"manifest"),
-            index: Digest::of(b"index"),
-            size: 0,
-            moved_bytes: 0,
-            saved_bytes: 0,
-            changed: true,
-            subjects: Vec::new(),
-            others: Vec::new(),
-            images: Default::default(),
-        };
+        let (manifest, index) = (Digest::of(b"manifest"), Digest::of(b"index"));
         let made = |materials: &[Material]| {
-            let statement = statement("oci://r/web:1", &published, &spec, materials);
+            let statement = statement("oci://r/web:1", [&manifest, &index], &spec, materials);
             serde_json::to_vec(&statement).unwrap()
         };
         let text = made(&[two.clone(), one.clone(), two.clone()]);
         assert_eq!(text, made(&[one, two]), "in any order, each once");
         let statement: Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
-        assert_eq!(statement["subject"][0]["digest"]["sha256"], published.manifest.hex());
-        assert_eq!(statement["subject"][1]["digest"]["sha256"], published.index.hex());
+        assert_eq!(statement["subject"][0]["digest"]["sha256"], manifest.hex());
+        assert_eq!(statement["subject"][1]["digest"]["sha256"], index.hex());
         let definition = &statement["predicate"]["buildDefinition"];
         assert_eq!(definition["externalParameters"]["spec"]["version"], "1");
         let dependencies = &definition["resolvedDependencies"];
