@@ -280,7 +280,7 @@ async fn unavailable_content_is_reported_and_nothing_is_published() {
         (
             "charts/1/version",
             json!("9.9.9"),
-            "lists no version 9.9.9 of back, but 4.5.6",
+            "lists no version 9.9.9 of back, only for example 4.5.6",
         ),
         ("charts/1/name", json!("other"), "lists no chart other"),
         (
