@@ -91,7 +91,7 @@ pub async fn load(mut reader: Reader, target: &Target<'_>, progress: &Progress) 
         .manifest()
         .into_iter()
         .flat_map(|manifest| &manifest.layers);
-    progress.expect(layers.fold(0, |sum, layer| layer.size.saturating_add(sum)));
+    progress.set_total(layers.fold(0, |sum, layer| layer.size.saturating_add(sum)));
 
     let destination = (target.open)(&path);
     let mut images = PackedImages::new(Arc::clone(&destination));
@@ -101,7 +101,7 @@ pub async fn load(mut reader: Reader, target: &Target<'_>, progress: &Progress) 
         let is_document = file.path == LAYOUT_INDEX || images.lists(&file.digest);
         let content = reader
             .content(&file)
-            .inspect_ok(|chunk| progress.passed(chunk.len() as u64))
+            .inspect_ok(|chunk| progress.add_moved(chunk.len() as u64))
             .boxed();
         sent += match is_document {
             true => images.keep(&file, content).await.map_err(within)?,
@@ -217,7 +217,7 @@ impl PackedImages {
         let known = Arc::<KnownBlobs>::default();
         for document in self.documents.values().flatten() {
             for blob in distinct_blobs(std::slice::from_ref(document)) {
-                known.saw(&blob.digest, self.repository.repository());
+                known.record(&blob.digest, self.repository.repository());
             }
         }
         let source = Arc::new(self);

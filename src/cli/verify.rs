@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::stored::StoredFlags;
 use super::{UsageError, examples, key, print, until};
-use crate::package::{Stored, verify};
+use crate::package::verify;
 use crate::signing::{Identity, PublicKey, Requirement, SubjectMatch, TrustedRoot};
 
 /// Verify the signatures of an image or a package in a registry or an OCI layout.
@@ -49,7 +49,7 @@ impl Verify {
         let requirement = self.requirement().await?;
         let stored = self.stored.open().await?;
         let digest = stored.document.digest();
-        verify(&Stored(&*stored.repository), digest, &[requirement], &stored.name).await?;
+        verify(&*stored.repository, digest, &[requirement], &stored.name).await?;
         print::line(format_args!("{} is signed", stored.name));
         Ok(())
     }

@@ -21,7 +21,7 @@ use kube::core::DeserializeGuard;
 use crate::api::v1alpha1::{JackalImage, JackalImageSpec, JackalPackage, RegistrySpec, SourceKind};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Compression, Digest, Location, same_host};
-use crate::package::{ImageRequest, listed};
+use crate::package::{ImageRequest, package_reference};
 use crate::runtime::{
     OperatorRegistry, RegistryDefaults, RegistryLocation, last_path_segment, qualified_name, spec_with_tag,
 };
@@ -229,7 +229,7 @@ impl WriteTarget {
         let spec = &*effective(image)?;
         let site = defaults.location(home, &image.namespace().unwrap_or_default(), &spec.registry)?;
         let request = ImageRequest::of_object(spec).ok()?;
-        let listed = listed(&request);
+        let listed = package_reference(&request);
         let resolved = image.status.as_ref().and_then(|status| status.naming);
         let naming = spec.naming.explicit().or(resolved).unwrap_or(site.naming);
         let location = Location::new(&listed, &site.address, &site.prefix, naming, spec.plain_tag).ok()?;
@@ -503,7 +503,7 @@ impl ManifestQuery<'_> {
         };
         let request = effective(image).and_then(|spec| ImageRequest::of_object(&spec).ok());
         let named = match &self.location.digest {
-            Some(named) => request.is_some_and(|request| listed(&request).digest() == Some(named)),
+            Some(named) => request.is_some_and(|request| package_reference(&request).digest() == Some(named)),
             None => self.location.tags.iter().any(|tag| written.tags.contains(tag)),
         };
         named && self.meets(&written)

@@ -309,7 +309,7 @@ fn location(image: &JackalImage, place: &RegistryTarget) -> Option<Location> {
     let spec = &*spec_with_tag(&image.spec, status.selected.as_ref())?;
     let request = ImageRequest::of_object(spec).ok()?;
     let naming = spec.naming.explicit().or(status.naming)?;
-    let listed = crate::package::listed(&request);
+    let listed = crate::package::package_reference(&request);
     Location::new(&listed, &place.address, &place.prefix, naming, spec.plain_tag).ok()
 }
 

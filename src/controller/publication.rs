@@ -24,7 +24,8 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::fetch;
 use crate::oci::Digest;
 use crate::package::{
-    self, Definition, Material, Parts, Plan, PlannedImage, Published, ReusableTars, TransferredImage, component,
+    self, Definition, Material, PackageParts, Plan, PlannedImage, PublishedPackage, ReusableTars, TransferredImage,
+    component,
 };
 use crate::runtime::{NamespaceEntryReader, RegistryTarget, catch_panic, disposition_after_write};
 use crate::signing::SigningKey;
@@ -232,7 +233,7 @@ async fn leading<T>(packages: &Packages, token: &CancellationToken, work: impl F
 
 /// What was put together.
 struct Built {
-    published: Published,
+    published: PublishedPackage,
     /// The fingerprint of the key that signed it.
     signed_by: Option<String>,
     /// Whose package the key did not sign that the index under the tag lists too.
@@ -249,7 +250,7 @@ fn brought(packages: &Packages, publication: &Publication) -> Result<Vec<Transfe
     for (planned, (row, origin)) in publication.plan.images.iter().zip(rows) {
         let digest = row.digest.as_deref().unwrap_or_default();
         images.push(TransferredImage {
-            reference: planned.listed(),
+            reference: planned.package_reference(),
             digest: digest
                 .parse()
                 .map_err(|error| Fault::retryable(Reason::PackageFailed, format!("{}: {error}", row.image)))?,
@@ -300,13 +301,13 @@ async fn assemble(
     package: &JackalPackage,
     publication: &Publication,
     images: &[TransferredImage],
-    (found, known): (&[component::Found], &ReusableTars),
+    (found, known): (&[component::ComponentContent], &ReusableTars),
     sboms: &Sboms,
     key: Option<&SigningKey>,
 ) -> Result<Built, Fault> {
     let spec = &package.spec;
     let registry = packages.registries.open(&publication.place.endpoint)?;
-    let definition = Definition::of(&package.name_any(), spec, &publication.plan)?.holding(spec, found);
+    let definition = Definition::of(&package.name_any(), spec, &publication.plan)?.with_contents(spec, found);
     let destination = RegistryDestination::new(registry.repository(publication.path(package)));
     let version = package.spec.version();
     let announce =
@@ -314,7 +315,7 @@ async fn assemble(
     let mut archives = component::archives(spec, found);
     archives.extend(sboms.archive());
     let charts = component::pinned(spec, found);
-    let parts = Parts {
+    let parts = PackageParts {
         definition,
         spec,
         images,

@@ -36,11 +36,11 @@ impl Sboms {
         let Some(wanted) = package.spec.wanted_sboms(syft.is_some()) else {
             return Ok(Self::Off);
         };
-        let memory = syft.map(|syft| syft.memory());
-        let mut sboms = PackageSboms::look(images, memory).await?;
-        sboms.prove(known, memory);
+        let memory = syft.map(|syft| syft.cache());
+        let mut sboms = PackageSboms::find(images, memory).await?;
+        sboms.accept_proven(known, memory);
         if wanted.required && !sboms.is_complete() {
-            sboms.make(syft.ok_or_else(unable)?).await?;
+            sboms.generate_missing(syft.ok_or_else(unable)?).await?;
         }
         Ok(match sboms.is_complete() {
             true => Self::Complete(sboms),
@@ -50,7 +50,9 @@ impl Sboms {
 
     /// Makes what is missing.
     pub async fn make(packages: &Packages, mut sboms: PackageSboms) -> Result<Self, Fault> {
-        sboms.make(packages.settings.syft.as_ref().ok_or_else(unable)?).await?;
+        sboms
+            .generate_missing(packages.settings.syft.as_ref().ok_or_else(unable)?)
+            .await?;
         Ok(Self::Complete(sboms))
     }
 

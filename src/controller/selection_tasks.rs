@@ -193,7 +193,10 @@ impl Assigner {
             return Ok(());
         }
         match chosen {
-            Ok(Selection { followed, selected }) => {
+            Ok(Selection {
+                image: followed,
+                selected,
+            }) => {
                 let note = format!(
                     "the tag {} of {} was chosen: {}",
                     selected.tag, followed.image, selected.message

@@ -23,13 +23,10 @@ const NAMED_LENGTH: usize = 180;
 /// Every image of the plan with its place, its state and, once it is there, its digest.
 pub(super) fn rows(plan: &Plan, images: &[JackalImage], selections: &[Selection]) -> Vec<PackagedImage> {
     let row = |(planned, image): (&crate::package::PlannedImage, &JackalImage)| {
-        let selection = selections.iter().find(|selection| selection.made(&planned.spec));
+        let selection = selections.iter().find(|selection| selection.is_of(&planned.spec));
         let (state, reason, message) = state(image);
         PackagedImage {
-            image: selection.map_or_else(
-                || planned.spec.image.clone(),
-                |selection| selection.followed.image.clone(),
-            ),
+            image: selection.map_or_else(|| planned.spec.image.clone(), |selection| selection.image.image.clone()),
             name: planned.location.to_string(),
             digest: image.status.as_ref().and_then(|status| status.digest.clone()),
             resource: image.name_any(),

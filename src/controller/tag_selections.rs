@@ -116,7 +116,10 @@ fn pinned(package: &JackalPackage, followed: Vec<PolicyImage>) -> Vec<Selection>
             .iter()
             .find(|row| row.image == followed.image && row.selected.is_some())?;
         let selected = row.selected.clone()?;
-        Some(Selection { followed, selected })
+        Some(Selection {
+            image: followed,
+            selected,
+        })
     };
     followed.into_iter().filter_map(pin).collect()
 }
@@ -125,7 +128,7 @@ impl Packages {
     /// The package with the tags that its policies choose. They are chosen by a task of its own, at each interval and at
     /// each request to look; while the package is suspended they stay as they are.
     pub(super) fn followed(self: &Arc<Self>, package: &JackalPackage) -> Result<Followable, Fault> {
-        if !package::follows(&package.spec) {
+        if !package::has_policies(&package.spec) {
             self.following.forget(&package.uid().unwrap_or_default());
             return Ok(Followable::Now(EffectivePackage {
                 package: package.clone(),
@@ -133,7 +136,7 @@ impl Packages {
                 again: None,
             }));
         }
-        let followed = package::followed(&package.spec)?;
+        let followed = package::policy_images(&package.spec)?;
         let uid = package.uid().unwrap_or_default();
         let following = &self.following;
         let known = following.known(&uid, package);
@@ -195,7 +198,7 @@ fn with(package: &JackalPackage, selections: Arc<Vec<Selection>>, again: Option<
     Some(EffectivePackage {
         package: JackalPackage {
             metadata: package.metadata.clone(),
-            spec: package::effective(&package.spec, &selections)?,
+            spec: package::with_selected_tags(&package.spec, &selections)?,
             status: package.status.clone(),
         },
         selections,

@@ -6,8 +6,10 @@ use crate::api::v1alpha1::JackalPackageSpec;
 use crate::cli::package_file::{FileObjects, Kind, Object};
 use crate::cli::progress::{Display, bytes};
 use crate::cli::registry_clients::RegistryClients;
-use crate::package::component::Found;
-use crate::package::{Definition, Names, Parts, Plan, ReusableTars, TransferredImage, assemble, component, repository};
+use crate::package::component::ComponentContent;
+use crate::package::{
+    Definition, NameOwners, PackageParts, Plan, ReusableTars, TransferredImage, assemble, component, repository,
+};
 use crate::signing::SigningKey;
 
 impl Build {
@@ -17,7 +19,7 @@ impl Build {
         &self,
         object: &Object,
         given: &FileObjects,
-        (target, names): (&Target, &mut Names),
+        (target, names): (&Target, &mut NameOwners),
         display: &Display,
         report: &mut Report,
     ) -> anyhow::Result<()> {
@@ -72,7 +74,7 @@ impl Build {
             return Ok(());
         };
         let content = Content {
-            definition: definition.holding(spec, &found),
+            definition: definition.with_contents(spec, &found),
             name: repository(&prefix, &object.name),
             address,
             spec,
@@ -101,7 +103,7 @@ impl Build {
         let mut brought = Vec::with_capacity(plan.images.len());
         for (planned, row) in plan.images.iter().zip(&mut report.images) {
             brought.push(TransferredImage {
-                reference: planned.listed(),
+                reference: planned.package_reference(),
                 digest: row.digest.as_deref().unwrap_or_default().parse()?,
                 destination: works.destination(&planned.location.repository)?,
                 origin: Some(row.material(planned)?),
@@ -118,7 +120,7 @@ impl Build {
             "" => format!("{name}:{}", spec.version()),
             address => format!("oci://{address}/{name}:{}", spec.version()),
         };
-        let parts = Parts {
+        let parts = PackageParts {
             definition,
             spec,
             images: &brought,
@@ -169,6 +171,6 @@ struct Content<'a> {
     address: String,
     spec: &'a JackalPackageSpec,
     plan: &'a Plan,
-    found: &'a [Found],
+    found: &'a [ComponentContent],
     key: Option<&'a SigningKey>,
 }

@@ -36,12 +36,12 @@ impl Build {
         let Some(wanted) = spec.wanted_sboms(syft.is_some()) else {
             return Ok(None);
         };
-        let memory = syft.as_ref().map(|syft| syft.memory());
-        let mut sboms = PackageSboms::look(images, memory).await?;
-        sboms.prove(known, memory);
+        let memory = syft.as_ref().map(|syft| syft.cache());
+        let mut sboms = PackageSboms::find(images, memory).await?;
+        sboms.accept_proven(known, memory);
         let made = match &syft {
             _ if sboms.is_complete() => Ok(()),
-            Some(syft) => sboms.make(syft).await,
+            Some(syft) => sboms.generate_missing(syft).await,
             None => Err(unable()),
         };
         let message = match made {
