@@ -38,8 +38,8 @@ use crate::fetch::ChartCache;
 use crate::oci::Naming;
 use crate::package::{Plan, VerificationCache, check_images};
 use crate::runtime::{
-    Decision, Events, Key, Kind, ObjectView, Registries, RegistryTarget, Settings, TaskTable, lighten, stands, told,
-    uids, until_stopped,
+    Decision, Events, Key, Kind, ObjectView, Registries, RegistryTarget, Settings, TaskTable, disposition_after_write,
+    lighten, stands, uids, until_stopped,
 };
 
 pub(super) type GuardedPackage = DeserializeGuard<JackalPackage>;
@@ -180,7 +180,7 @@ async fn lead(object: &GuardedPackage, packages: &Arc<Packages>) -> Action {
     };
     // What failed before any task ran: the plan, a Secret, the API server.
     let uid = package.uid().unwrap_or_default();
-    let disposition = told(package, packages.failed(package, &fault).await, fault.disposition);
+    let disposition = disposition_after_write(package, packages.failed(package, &fault).await, fault.disposition);
     // The other object may go while this one is told of it, so nothing is to keep it from the next look.
     if disposition == Disposition::Blocked {
         let interval = packages.settings.interval(package.spec.interval);

@@ -26,7 +26,7 @@ use crate::oci::Digest;
 use crate::package::{
     self, Definition, Material, Parts, Plan, PlannedImage, Published, ReusableTars, TransferredImage, component,
 };
-use crate::runtime::{NamespaceEntryReader, RegistryTarget, caught, told};
+use crate::runtime::{NamespaceEntryReader, RegistryTarget, caught, disposition_after_write};
 use crate::signing::SigningKey;
 use crate::transfer::RegistryDestination;
 
@@ -148,20 +148,20 @@ pub(super) async fn run(
             packages.wake(package).await;
             return;
         }
-        Err(End::Unwritten(error)) => Some(told(&**package, Err(error), Disposition::Retryable)),
+        Err(End::Unwritten(error)) => Some(disposition_after_write(&**package, Err(error), Disposition::Retryable)),
         Err(End::Unsigned(fault)) => {
             let written = packages.failed_with(package, &fault, |conditions, generation, now| {
                 let said = (&*fault.reason.to_string(), &*fault.message);
                 conditions.note(SIGNED, Some(false), said, generation, now);
             });
-            Some(told(&**package, written.await, fault.disposition))
+            Some(disposition_after_write(&**package, written.await, fault.disposition))
         }
         Err(End::Failed(fault)) if fault.reason == Reason::VerificationError => {
             let written = packages.failed_with(package, &fault, |conditions, generation, now| {
                 let said = (&*fault.reason.to_string(), &*fault.message);
                 conditions.note(VERIFIED, Some(false), said, generation, now);
             });
-            Some(told(&**package, written.await, fault.disposition))
+            Some(disposition_after_write(&**package, written.await, fault.disposition))
         }
         Err(End::Failed(fault)) => {
             let mut written = Ok(());
@@ -169,12 +169,12 @@ pub(super) async fn run(
                 written = sboms::failed(packages, package, &fault).await;
             }
             let written = written.and(packages.failed(package, &fault).await);
-            Some(told(&**package, written, fault.disposition))
+            Some(disposition_after_write(&**package, written, fault.disposition))
         }
         // A package that is ready is looked at again at its interval, whatever its SBOMs wait for.
         Err(End::WithoutSboms(fault)) => {
             let written = sboms::failed(packages, package, &fault).await;
-            let disposition = told(&**package, written, fault.disposition);
+            let disposition = disposition_after_write(&**package, written, fault.disposition);
             Some(disposition).filter(|disposition| *disposition != Disposition::Stalled)
         }
     };

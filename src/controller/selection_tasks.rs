@@ -23,7 +23,8 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::fetch::select;
 use crate::package::{PolicyImage, Selection};
 use crate::runtime::{
-    Backoff, Decision, Failure, Key, ObjectView, TaskTable, caught, current_selection, name_of, told, update,
+    Backoff, Decision, Failure, Key, ObjectView, TaskTable, caught, current_selection, disposition_after_write,
+    name_of, update,
 };
 
 /// How long the reconciler may take to hear of a choice; it is gone when it takes longer.
@@ -140,7 +141,7 @@ impl Assigner {
             Some((Ok(_), Ok(()))) => memory.succeeded(&uid, key, Instant::now()),
             Some((chosen, written)) => {
                 let disposition = chosen.err().map_or(Disposition::Retryable, |fault| fault.disposition);
-                let disposition = told(image, written, disposition);
+                let disposition = disposition_after_write(image, written, disposition);
                 memory.failed(&uid, key, disposition, Instant::now());
             }
         }

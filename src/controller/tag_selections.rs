@@ -15,7 +15,7 @@ use crate::api::v1alpha1::{Conditions, JackalPackage, PackagedImage, READY};
 use crate::fault::{Fault, Reason};
 use crate::fetch::select;
 use crate::package::{self, PolicyImage, Selection};
-use crate::runtime::{Backoff, Decision, Key, ObjectView, TaskTable, caught, kube_fault, told};
+use crate::runtime::{Backoff, Decision, Key, ObjectView, TaskTable, caught, disposition_after_write, kube_fault};
 
 /// What is known of the choices of all packages.
 pub(super) struct TagSelections {
@@ -238,7 +238,8 @@ async fn run(
             if let Some(chosen) = following.chosen().get_mut(&uid) {
                 chosen.selections = Arc::default();
             }
-            let disposition = told(package, packages.failed(package, &fault).await, fault.disposition);
+            let disposition =
+                disposition_after_write(package, packages.failed(package, &fault).await, fault.disposition);
             following.memory.failed(&uid, key, disposition, Instant::now());
         }
     }

@@ -40,7 +40,8 @@ pub use secrets::{PullCredentials, Secrets};
 pub use selected_tag::{current_selection, movable, same_selection, with_tag};
 pub use settings::Settings;
 pub use status::{
-    Brought, Failure, Success, briefly, demands_signatures, kube_fault, name_of, succeed, told, update, within,
+    Brought, Failure, Success, briefly, demands_signatures, disposition_after_write, kube_fault, name_of, succeed,
+    update, within,
 };
 pub use task_table::{Backoff, Decision, Key, ObjectView, TaskTable};
 pub use trust::{NamespaceEntryReader, open_key};

@@ -105,7 +105,7 @@ where
 
 /// What comes after a failure of `object`, of which its status was to tell: `disposition`, or another try where the
 /// status could not be written. Nobody would hear of what is not tried again.
-pub fn told<K: Resource<DynamicType = ()>>(
+pub fn disposition_after_write<K: Resource<DynamicType = ()>>(
     object: &K,
     written: Result<(), kube::Error>,
     disposition: Disposition,

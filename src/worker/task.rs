@@ -20,7 +20,7 @@ use crate::oci::{Location, Naming, Reference};
 use crate::package::{ImageRequest, VerifiedSource, applicable, requirements};
 use crate::runtime::{
     Attempt, Brought, Failure, Key, NamespaceEntryReader, RENEW, STALE, Success, briefly, caught, demands_signatures,
-    kube_fault, name_of, same_selection, succeed, told, update,
+    disposition_after_write, kube_fault, name_of, same_selection, succeed, update,
 };
 use crate::transfer::{DestinationState, Outcome, Progress, Transfer};
 
@@ -63,7 +63,7 @@ pub(super) async fn run(
             match written {
                 Ok(()) => worker.memory.succeeded(&uid, key, Instant::now()),
                 unwritten => {
-                    let disposition = told(&*image, unwritten, Disposition::Retryable);
+                    let disposition = disposition_after_write(&*image, unwritten, Disposition::Retryable);
                     worker.memory.failed(&uid, key, disposition, Instant::now());
                 }
             }
@@ -71,7 +71,7 @@ pub(super) async fn run(
         Some(Err(fault)) => {
             let generation = key.generation;
             let written = failed(&worker, &api, &image, &uid, generation, &fault).await;
-            let disposition = told(&*image, written, fault.disposition);
+            let disposition = disposition_after_write(&*image, written, fault.disposition);
             worker.memory.failed(&uid, key, disposition, Instant::now());
         }
     }
