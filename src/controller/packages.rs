@@ -39,7 +39,7 @@ use crate::oci::Naming;
 use crate::package::{Plan, VerificationCache, check_images};
 use crate::runtime::{
     Decision, Events, Key, Kind, ObjectView, Registries, RegistryTarget, Settings, TaskTable, disposition_after_write,
-    lighten, stands, uids, until_stopped,
+    is_up_to_date, lighten, uids, until_stopped,
 };
 
 pub(super) type GuardedPackage = DeserializeGuard<JackalPackage>;
@@ -271,7 +271,7 @@ impl Packages {
         if counts.ready < counts.total {
             self.memory.cancel(&uid);
             // A look again, because somebody asked for one, takes nothing back of what stands.
-            if self.stands(package, &rows) && images.iter().all(stands) {
+            if self.stands(package, &rows) && images.iter().all(is_up_to_date) {
                 return Ok(None);
             }
             let message = brought(&counts);

@@ -11,7 +11,7 @@ use crate::api::v1alpha1::{
 };
 use crate::fault::{Disposition, Fault, Reason};
 use crate::package::{Plan, Selection};
-use crate::runtime::{is_ready, stands};
+use crate::runtime::{is_ready, is_up_to_date};
 
 /// The longest message of an image's row in bytes. All rows stand in one object, which has at most 1.5 MB.
 const ROW_MESSAGE: usize = 300;
@@ -49,7 +49,7 @@ fn state(image: &JackalImage) -> (ImageState, &str, Option<&str>) {
     }
     let claimed = image.status.as_ref().is_some_and(|status| status.claim.is_some());
     match image {
-        ready if stands(ready) => (ImageState::Ready, "Succeeded", None),
+        ready if is_up_to_date(ready) => (ImageState::Ready, "Succeeded", None),
         suspended if suspended.spec.suspend => (ImageState::Waiting, "Suspended", None),
         _ if claimed => (ImageState::Transferring, "Transferring", None),
         _ => (ImageState::Waiting, "Pending", None),

@@ -54,11 +54,11 @@ pub fn is_ready(image: &JackalImage) -> bool {
         .status
         .as_ref()
         .and_then(|status| status.last_handled_reconcile_at.as_deref());
-    stands(image) && handled == requested_at(image.annotations())
+    is_up_to_date(image) && handled == requested_at(image.annotations())
 }
 
 /// Whether the status says Ready of just what the spec asks for now, as far as anybody looked.
-pub fn stands(image: &JackalImage) -> bool {
+pub fn is_up_to_date(image: &JackalImage) -> bool {
     let Some(status) = &image.status else { return false };
     let ready = Conditions(status.conditions.clone()).is_true(READY, image.metadata.generation);
     let same_source = !image.spec.source.is_engine()
