@@ -32,8 +32,8 @@ use super::{AGENT_LABEL, AGENT_LEASE, finalizers, undecodable};
 use crate::api::v1alpha1::{Assignment, Conditions, DeletionPolicy, JackalImage, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::runtime::{
-    Events, Failure, Kind, Registries, STALE, Settings, kube_fault, lighten, name_of, uids, until_stopped, update,
-    within,
+    Events, Failure, Kind, Registries, STALE, Settings, drop_managed_fields, kube_fault, name_of, uids, until_stopped,
+    update, within,
 };
 
 type GuardedImage = DeserializeGuard<JackalImage>;
@@ -96,7 +96,7 @@ pub(super) async fn run(
     let (gone, listed) = (Arc::clone(&assigner), reader.clone());
     let stream = watcher(images, watcher::Config::default())
         .default_backoff()
-        .modify(lighten)
+        .modify(drop_managed_fields)
         .reflect(writer)
         .inspect(move |event| {
             listing.note(event);

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::conflict::{self, ObservedObjects, OlderObjects, Writer as TagWriter};
 use crate::api::v1alpha1::{JackalImage, JackalPackage};
 use crate::fault::{Fault, Reason};
-use crate::runtime::{GuardedImage, Recheck, Settings, lighten};
+use crate::runtime::{GuardedImage, Recheck, Settings, drop_managed_fields};
 
 /// How long the first list of the objects may be waited for.
 const LISTED: Duration = Duration::from_secs(30);
@@ -73,7 +73,7 @@ impl ObjectCache {
         let before = self.packages.clone();
         let changes = watcher(settings.api(client), watcher::Config::default())
             .default_backoff()
-            .modify(lighten)
+            .modify(drop_managed_fields)
             .map(move |event| {
                 listing.note(&event);
                 let changed = event.as_ref().ok().and_then(|event| changed(&before, event));

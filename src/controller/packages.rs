@@ -39,7 +39,7 @@ use crate::oci::Naming;
 use crate::package::{Plan, VerificationCache, check_images};
 use crate::runtime::{
     Decision, Events, Key, Kind, ObjectView, Registries, RegistryTarget, Settings, TaskTable, disposition_after_write,
-    is_up_to_date, lighten, uids, until_stopped,
+    drop_managed_fields, is_up_to_date, uids, until_stopped,
 };
 
 pub(super) type GuardedPackage = DeserializeGuard<JackalPackage>;
@@ -120,7 +120,7 @@ pub(super) async fn run(
     let mut children_listing = health.further_listing("JackalImages");
     let stream = watcher(api, watcher::Config::default())
         .default_backoff()
-        .modify(lighten)
+        .modify(drop_managed_fields)
         .inspect(move |event| freed_by_packages.release_of_package(event))
         .reflect(writer)
         .inspect(move |event| {
@@ -135,7 +135,7 @@ pub(super) async fn run(
     let freed = Arc::clone(&packages);
     let changes = watcher(images, watcher::Config::default())
         .default_backoff()
-        .modify(lighten)
+        .modify(drop_managed_fields)
         .inspect(move |event| freed.release_of_image(event))
         .reflect(children_writer)
         .inspect(move |event| children_listing.note(event))

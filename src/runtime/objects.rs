@@ -27,7 +27,7 @@ pub async fn until_stopped(controller: impl Future<Output = ()>, stop: &Cancella
 
 /// Takes out of an object what nobody here reads: who set which field. Of an image it is as long as all the rest, and a
 /// process keeps every object that it watches.
-pub fn lighten<K: kube::Resource>(object: &mut K) {
+pub fn drop_managed_fields<K: kube::Resource>(object: &mut K) {
     object.meta_mut().managed_fields = None;
 }
 

@@ -24,7 +24,7 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::package::VerificationCache;
 use crate::runtime::{
     Decision, Events, GuardedImage, Key, Kind, ObjectView, Registries, Role, Settings, TaskTable, WorkerInputs,
-    current_selection, is_ready, kube_fault, lighten, movable, name_of, uids, until_stopped, update,
+    current_selection, drop_managed_fields, is_ready, kube_fault, movable, name_of, uids, until_stopped, update,
 };
 
 /// How long a process waits for its tasks to stop.
@@ -126,7 +126,7 @@ pub async fn run(
     let (before, changing) = (reader.clone(), Arc::clone(&worker));
     let stream = watcher::watcher(api, watcher::Config::default())
         .default_backoff()
-        .modify(lighten)
+        .modify(drop_managed_fields)
         .inspect(move |event| changing.wake_concerned(&before, event))
         .reflect(writer)
         .inspect(move |event| {
