@@ -25,7 +25,7 @@ use crate::fault::{Fault, Reason};
 use crate::oci::Reference;
 use crate::package::ImageRequest;
 use crate::runtime::{
-    Admissions, Check, Health, Recheck, RegistryTarget, Role, Settings, WorkerInputs, briefly, kube_fault, within,
+    Admissions, Check, Health, Recheck, RegistryTarget, Role, Settings, WorkerInputs, briefly, kube_fault, with_timeout,
 };
 use crate::source::ImageSource;
 use crate::source::containerd::{Containerd, ContainerdEvents};
@@ -243,7 +243,7 @@ impl Registration {
             }),
         };
         let parameters = PatchParams::apply(&field_manager(&self.node)).force();
-        within(self.api.patch(&self.name, &parameters, &Patch::Apply(&lease)))
+        with_timeout(self.api.patch(&self.name, &parameters, &Patch::Apply(&lease)))
             .await
             .map(|_| ())
     }
@@ -271,7 +271,7 @@ impl NodeRole {
             None => BTreeMap::new(),
             Some(_) => {
                 let nodes: Api<Node> = Api::all(self.client.clone());
-                let found: Option<PartialObjectMeta<Node>> = within(nodes.get_metadata_opt(&self.node))
+                let found: Option<PartialObjectMeta<Node>> = with_timeout(nodes.get_metadata_opt(&self.node))
                     .await
                     .map_err(|error| kube_fault(Reason::NodeUnavailable, "reading the node's own labels", &error))?;
                 found.and_then(|node| node.metadata.labels).unwrap_or_default()
@@ -359,7 +359,7 @@ impl Role for NodeRole {
             "status": { "candidates": [candidate] },
         });
         let parameters = PatchParams::apply(&field_manager(&self.node)).force();
-        match within(api.patch_status(&image.name_any(), &parameters, &Patch::Apply(answer))).await {
+        match with_timeout(api.patch_status(&image.name_any(), &parameters, &Patch::Apply(answer))).await {
             Ok(_) => Ok(()),
             // It is gone, or another of the same name stands in its place.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),

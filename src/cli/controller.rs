@@ -14,7 +14,7 @@ use super::cluster::{ClusterFlags, duration, hostname};
 use super::sbom::SbomFlags;
 use super::{examples, print};
 use crate::controller::{self, LeaseTiming};
-use crate::runtime::within;
+use crate::runtime::with_timeout;
 
 /// Run the controller: plans packages and moves images from registries.
 #[derive(Debug, Args)]
@@ -75,7 +75,7 @@ impl Controller {
 /// The ServiceAccount as an owner. Without one there is a Lease that nobody deletes, which is no reason not to work.
 async fn owner(client: &Client, namespace: &str, name: &str) -> Option<OwnerReference> {
     let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
-    match within(api.get(name)).await {
+    match with_timeout(api.get(name)).await {
         Ok(account) => account.owner_ref(&()),
         Err(error) => {
             warn!(%error, name, "the ServiceAccount could not be read, so the leader's lease will not be deleted with it");

@@ -11,7 +11,7 @@ use crate::api::v1alpha1::{JackalImage, JackalImageSpec, JackalPackage, requeste
 use crate::fault::{Fault, Reason};
 use crate::oci::Digest;
 use crate::package::{ImageRequest, Plan, PlannedImage};
-use crate::runtime::{kube_fault, within};
+use crate::runtime::{kube_fault, with_timeout};
 
 /// The field manager of what the controller applies.
 pub(super) const FIELD_MANAGER: &str = "jackal-operator";
@@ -147,7 +147,7 @@ impl<'a> Children<'a> {
     async fn list(&self) -> Result<ExistingObjects, Fault> {
         let api: Api<Guarded> = Api::namespaced(self.client.clone(), &self.namespace());
         let label = format!("{PACKAGE_LABEL}={}", self.package.uid().unwrap_or_default());
-        let list = within(api.list(&ListParams::default().labels(&label))).await;
+        let list = with_timeout(api.list(&ListParams::default().labels(&label))).await;
         let list = list.map_err(|error| kube_fault(Reason::PackageFailed, "listing the package's images", &error))?;
         Ok(list
             .items
@@ -159,7 +159,7 @@ impl<'a> Children<'a> {
     /// An object as it stands now; none where it does not, or cannot be read.
     async fn get(&self, name: &str) -> Result<Option<JackalImage>, Fault> {
         let api: Api<Guarded> = Api::namespaced(self.client.clone(), &self.namespace());
-        let found = within(api.get_opt(name)).await;
+        let found = with_timeout(api.get_opt(name)).await;
         let found = found.map_err(|error| {
             kube_fault(
                 Reason::PackageFailed,
@@ -174,7 +174,7 @@ impl<'a> Children<'a> {
         let api: Api<JackalImage> = Api::namespaced(self.client.clone(), &self.namespace());
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let name = wanted.name_any();
-        within(api.patch(&name, &parameters, &Patch::Apply(wanted)))
+        with_timeout(api.patch(&name, &parameters, &Patch::Apply(wanted)))
             .await
             .map_err(|error| {
                 kube_fault(
@@ -187,7 +187,7 @@ impl<'a> Children<'a> {
 
     async fn delete(&self, name: &str) -> Result<(), Fault> {
         let api: Api<PartialObjectMeta<JackalImage>> = Api::namespaced(self.client.clone(), &self.namespace());
-        match within(api.delete(name, &DeleteParams::background())).await {
+        match with_timeout(api.delete(name, &DeleteParams::background())).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(error) => Err(kube_fault(

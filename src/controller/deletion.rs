@@ -20,7 +20,9 @@ use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Document, Index, Location};
 use crate::package::ImageRequest;
 use crate::registry::{Kind, Repository};
-use crate::runtime::{Events, Registries, RegistryTarget, Settings, kube_fault, last_part, name_of, with_tag, within};
+use crate::runtime::{
+    Events, Registries, RegistryTarget, Settings, kube_fault, last_part, name_of, with_tag, with_timeout,
+};
 
 /// What deletions need.
 pub(super) struct Deletion<'a> {
@@ -228,7 +230,7 @@ impl Deletion<'_> {
         let part = last_part(&image.spec.image);
         let looking = |error| kube_fault(Reason::PackageFailed, "looking for others that name the image", &error);
         let api: Api<DeserializeGuard<JackalImage>> = self.settings.api(self.client);
-        let images = within(api.list(&ListParams::default())).await.map_err(looking)?;
+        let images = with_timeout(api.list(&ListParams::default())).await.map_err(looking)?;
         let images: Vec<&JackalImage> = images
             .items
             .iter()
@@ -238,7 +240,7 @@ impl Deletion<'_> {
             .collect();
         let api: Api<DeserializeGuard<JackalPackage>> = self.settings.api(self.client);
         let called = ListParams::default().fields(&format!("metadata.name={part}"));
-        let packages = within(api.list(&called)).await.map_err(looking)?;
+        let packages = with_timeout(api.list(&called)).await.map_err(looking)?;
         let packages: Vec<&JackalPackage> = packages.items.iter().filter_map(|item| item.0.as_ref().ok()).collect();
         if images.is_empty() && packages.is_empty() {
             return Ok(None);

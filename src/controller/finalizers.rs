@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::children::FIELD_MANAGER;
 use crate::fault::{Fault, Reason};
-use crate::runtime::{kube_fault, within};
+use crate::runtime::{kube_fault, with_timeout};
 
 /// How often a write is tried again because another was faster.
 const CONFLICTS: u32 = 10;
@@ -37,14 +37,14 @@ where
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
         };
-        match within(api.patch_metadata(&name, &parameters, &Patch::Merge(patch))).await {
+        match with_timeout(api.patch_metadata(&name, &parameters, &Patch::Merge(patch))).await {
             Ok(_) => return Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
             // Somebody was faster, mostly with the status.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(error) => return Err(failed(&error)),
         }
-        match within(api.get_metadata_opt(&name)).await {
+        match with_timeout(api.get_metadata_opt(&name)).await {
             Ok(Some(now)) if now.metadata.uid == metadata.uid => metadata = now.metadata,
             Ok(_) => return Ok(()),
             Err(error) => return Err(failed(&error)),

@@ -33,7 +33,7 @@ use crate::api::v1alpha1::{Assignment, Conditions, DeletionPolicy, JackalImage, 
 use crate::fault::{Disposition, Fault, Reason};
 use crate::runtime::{
     Events, Failure, Kind, Registries, STALE, Settings, drop_managed_fields, kube_fault, name_of, uids, until_stopped,
-    update, within,
+    update, with_timeout,
 };
 
 type GuardedImage = DeserializeGuard<JackalImage>;
@@ -312,13 +312,14 @@ impl Assigner {
 
     async fn labels(&self, node: &str) -> Result<BTreeMap<String, String>, Fault> {
         let nodes: Api<Node> = Api::all(self.client.clone());
-        let found: Option<PartialObjectMeta<Node>> = within(nodes.get_metadata_opt(node)).await.map_err(|error| {
-            kube_fault(
-                Reason::NodeUnavailable,
-                &format!("reading the labels of the node {node}"),
-                &error,
-            )
-        })?;
+        let found: Option<PartialObjectMeta<Node>> =
+            with_timeout(nodes.get_metadata_opt(node)).await.map_err(|error| {
+                kube_fault(
+                    Reason::NodeUnavailable,
+                    &format!("reading the labels of the node {node}"),
+                    &error,
+                )
+            })?;
         Ok(found.and_then(|node| node.metadata.labels).unwrap_or_default())
     }
 

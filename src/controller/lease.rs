@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::runtime::{Settings, briefly, within};
+use crate::runtime::{Settings, briefly, with_timeout};
 
 /// When to look again at what was not done because the lease was not held just then. A renewal that comes late
 /// lets it lapse for a moment, too short for the work to be stopped and begun anew.
@@ -263,12 +263,12 @@ impl Contender {
     }
 
     async fn release(&self) -> Result<(), kube::Error> {
-        let Some(mut lease) = within(self.api.get_opt(NAME)).await? else {
+        let Some(mut lease) = with_timeout(self.api.get_opt(NAME)).await? else {
             return Ok(());
         };
         if lease.spec.holder_identity.as_deref() == Some(self.identity.as_str()) {
             lease.spec.holder_identity = None;
-            written(within(self.api.replace(NAME, &PostParams::default(), &lease)).await)?;
+            written(with_timeout(self.api.replace(NAME, &PostParams::default(), &lease)).await)?;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use tracing::warn;
 
 use crate::api::v1alpha1::Conditions;
 use crate::fault::Reason;
-use crate::runtime::{Events, within};
+use crate::runtime::{Events, with_timeout};
 
 /// When it is tried again to tell an object so.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ pub(super) async fn report<K: Resource<DynamicType = ()>>(
     let resource = ApiResource::erase::<K>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
     let result = async {
-        let Some(standing) = within(api.get_opt(&name)).await? else {
+        let Some(standing) = with_timeout(api.get_opt(&name)).await? else {
             return Ok(());
         };
         let known = standing.data.pointer("/status/conditions").cloned().unwrap_or_default();
@@ -54,7 +54,7 @@ pub(super) async fn report<K: Resource<DynamicType = ()>>(
             "metadata": { "resourceVersion": standing.resource_version() },
             "status": { "conditions": conditions.0, "observedGeneration": standing.meta().generation },
         });
-        within(api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))).await?;
+        with_timeout(api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))).await?;
         let mut reference = standing.object_ref(&resource);
         reference.kind = Some(K::kind(&()).into_owned());
         events.warning_on(&reference, &reason, &message).await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client};
 
-use super::status::within;
+use super::status::with_timeout;
 use crate::registry::Restrictions;
 
 /// Its Service, and the EndpointSlice of the same name that the API server itself keeps.
@@ -61,7 +61,7 @@ async fn by_name(hosts: &[String]) -> HashSet<IpAddr> {
 
 async fn endpoints(client: &Client) -> Option<HashSet<IpAddr>> {
     let api: Api<EndpointSlice> = Api::namespaced(client.clone(), NAMESPACE);
-    match within(api.get_opt(SERVICE)).await {
+    match with_timeout(api.get_opt(SERVICE)).await {
         Ok(slice) => {
             let endpoints = slice.map(|slice| slice.endpoints).unwrap_or_default();
             let addresses = endpoints.iter().flat_map(|endpoint| &endpoint.addresses);

@@ -5,7 +5,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 use tracing::warn;
 
-use super::status::within;
+use super::status::with_timeout;
 
 /// Publishes events of this process.
 #[derive(Clone)]
@@ -59,7 +59,7 @@ impl Events {
         let (object, reason) = (object.clone(), reason.to_owned());
         // A task of its own: a status is written before its event, and the work may be stopped in between.
         let published = tokio::spawn(async move {
-            if let Err(error) = within(recorder.publish(&event, &object)).await {
+            if let Err(error) = with_timeout(recorder.publish(&event, &object)).await {
                 warn!(%error, reason, "an event could not be written");
             }
         });

@@ -41,7 +41,7 @@ pub use selected_tag::{current_selection, movable, same_selection, with_tag};
 pub use settings::Settings;
 pub use status::{
     Brought, Failure, Success, briefly, demands_signatures, disposition_after_write, kube_fault, name_of, succeed,
-    update, within,
+    update, with_timeout,
 };
 pub use task_table::{Backoff, Decision, Key, ObjectView, TaskTable};
 pub use trust::{NamespaceEntryReader, open_key};

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::{Api, Client};
 
-use super::status::{kube_fault, within};
+use super::status::{kube_fault, with_timeout};
 use crate::api::v1alpha1::LocalReference;
 use crate::fault::{Fault, Reason};
 use crate::registry::{Keychain, Trust};
@@ -44,7 +44,7 @@ impl Secrets {
     /// The Secret, if there is one.
     pub async fn find(&self, name: &str) -> Result<Option<Secret>, Fault> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
-        let read = within(api.get_opt(name)).await;
+        let read = with_timeout(api.get_opt(name)).await;
         read.map_err(|error| {
             let what = format!("reading the Secret {}/{name}", self.namespace);
             let fault = kube_fault(Reason::SecretUnavailable, &what, &error);
@@ -147,7 +147,7 @@ impl Secrets {
     async fn pull_secrets(&self, account: &str) -> Result<Vec<String>, Fault> {
         let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &self.namespace);
         let what = format!("reading the ServiceAccount {}/{account}", self.namespace);
-        let found = within(api.get_opt(account))
+        let found = with_timeout(api.get_opt(account))
             .await
             .map_err(|e| kube_fault(Reason::SecretUnavailable, &what, &e))?;
         let found = found.ok_or_else(|| {

@@ -29,7 +29,7 @@ const LAST_ANSWER: Duration = Duration::from_secs(3);
 const CONFLICTS: u32 = 10;
 
 /// `call`, at most [`ANSWER`] long.
-pub async fn within<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
+pub async fn with_timeout<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
     match tokio::time::timeout(ANSWER, call).await {
         Ok(answer) => answer,
         Err(_) => Err(kube::Error::Service("the API server did not answer in 30 s".into())),
@@ -77,7 +77,7 @@ where
     K::Status: Default + Clone + PartialEq,
 {
     for _ in 0..CONFLICTS {
-        let Some(mut object) = within(api.get_opt(name)).await? else {
+        let Some(mut object) = with_timeout(api.get_opt(name)).await? else {
             return Ok(None);
         };
         if object.meta().uid.as_deref() != Some(uid) {
@@ -91,7 +91,7 @@ where
             return Ok(Some(object));
         }
         *object.status_mut() = Some(status);
-        match within(api.replace_status(name, &PostParams::default(), &object)).await {
+        match with_timeout(api.replace_status(name, &PostParams::default(), &object)).await {
             Ok(written) => return Ok(Some(written)),
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
