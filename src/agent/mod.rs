@@ -25,7 +25,8 @@ use crate::fault::{Fault, Reason};
 use crate::oci::Reference;
 use crate::package::ImageRequest;
 use crate::runtime::{
-    Admissions, Check, Health, Recheck, RegistryTarget, Role, Settings, WorkerInputs, briefly, kube_fault, with_timeout,
+    Admissions, Check, Health, Recheck, RegistryTarget, Role, Settings, WorkerInputs, kube_fault, with_short_timeout,
+    with_timeout,
 };
 use crate::source::ImageSource;
 use crate::source::containerd::{Containerd, ContainerdEvents};
@@ -223,7 +224,7 @@ impl Registration {
         }
         info!(node = self.node, "registered");
         stop.cancelled().await;
-        if let Err(error) = briefly(self.api.delete(&self.name, &DeleteParams::default())).await {
+        if let Err(error) = with_short_timeout(self.api.delete(&self.name, &DeleteParams::default())).await {
             warn!(%error, node = self.node, "the agent's lease could not be deleted");
         }
     }

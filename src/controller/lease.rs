@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::runtime::{Settings, briefly, with_timeout};
+use crate::runtime::{Settings, with_short_timeout, with_timeout};
 
 /// When to look again at what was not done because the lease was not held just then. A renewal that comes late
 /// lets it lapse for a moment, too short for the work to be stopped and begun anew.
@@ -188,7 +188,7 @@ pub fn contend(
             }
         }
         let led = until.send_replace(None).is_some();
-        if led && let Err(error) = briefly(contender.release()).await {
+        if led && let Err(error) = with_short_timeout(contender.release()).await {
             warn!(%error, "the lease could not be given back and runs out by itself");
         }
     };

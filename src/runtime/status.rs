@@ -37,7 +37,7 @@ pub async fn with_timeout<T>(call: impl Future<Output = Result<T, kube::Error>>)
 }
 
 /// `call` of a process that stops, which others wait for.
-pub async fn briefly<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
+pub async fn with_short_timeout<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
     match tokio::time::timeout(LAST_ANSWER, call).await {
         Ok(answer) => answer,
         Err(_) => Err(kube::Error::Service("the API server did not answer in 3 s".into())),

@@ -19,8 +19,8 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Location, Naming, Reference};
 use crate::package::{ImageRequest, VerifiedSource, applicable, requirements};
 use crate::runtime::{
-    Attempt, Brought, Failure, Key, NamespaceEntryReader, RENEW, STALE, Success, briefly, caught, demands_signatures,
-    disposition_after_write, kube_fault, name_of, same_selection, succeed, update,
+    Attempt, Brought, Failure, Key, NamespaceEntryReader, RENEW, STALE, Success, caught, demands_signatures,
+    disposition_after_write, kube_fault, name_of, same_selection, succeed, update, with_short_timeout,
 };
 use crate::transfer::{DestinationState, Outcome, Progress, Transfer};
 
@@ -514,7 +514,7 @@ async fn release(worker: &Worker, api: &Api<JackalImage>, image: &JackalImage, u
         }
         own
     });
-    if let Err(error) = briefly(released).await {
+    if let Err(error) = with_short_timeout(released).await {
         debug!(image = name_of(image), %error, limit = ?STALE, "the claim could not be given back and goes stale");
     }
 }
