@@ -19,7 +19,7 @@ use super::retention::{self, RetentionContext, RetentionResult};
 use crate::api::v1alpha1::{Garbage, JackalPackage, WrittenRepository};
 use crate::fault::{Fault, Reason};
 use crate::oci::same_host;
-use crate::runtime::{RegistryTarget, kube_fault, name_of};
+use crate::runtime::{RegistryTarget, kube_fault, qualified_name};
 
 impl Packages {
     /// Digests that other packages name in the repository `written` of the artifacts of `package`, whatever they call the
@@ -112,7 +112,7 @@ impl Packages {
     ) {
         match self.removals.run(uid, token, as_leader(&self.leadership, work)).await {
             Some(Err(fault)) => {
-                warn!(package = name_of(package), %fault, "deleting artifacts");
+                warn!(package = qualified_name(package), %fault, "deleting artifacts");
                 let before = self.collections().insert(uid.to_owned(), fault.message.clone());
                 if before.as_ref() != Some(&fault.message) {
                     let reason = "GarbageCollectionFailed";

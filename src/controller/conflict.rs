@@ -22,7 +22,7 @@ use crate::api::v1alpha1::{JackalImage, JackalImageSpec, JackalPackage, Registry
 use crate::fault::{Fault, Reason};
 use crate::oci::{Compression, Digest, Location, same_host};
 use crate::package::{ImageRequest, listed};
-use crate::runtime::{OperatorRegistry, RegistryDefaults, RegistryLocation, last_part, name_of, with_tag};
+use crate::runtime::{OperatorRegistry, RegistryDefaults, RegistryLocation, last_part, qualified_name, with_tag};
 
 /// Every package and image that this process has seen.
 pub(super) struct ObservedObjects {
@@ -202,8 +202,8 @@ impl Content<'_> {
 impl fmt::Display for Writer<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Package(package) => write!(formatter, "the older package {}", name_of(*package)),
-            Self::Image(image) => write!(formatter, "the older image {}", name_of(*image)),
+            Self::Package(package) => write!(formatter, "the older package {}", qualified_name(*package)),
+            Self::Image(image) => write!(formatter, "the older image {}", qualified_name(*image)),
         }
     }
 }

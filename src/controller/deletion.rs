@@ -21,7 +21,7 @@ use crate::oci::{Digest, Document, Index, Location};
 use crate::package::ImageRequest;
 use crate::registry::{Kind, Repository};
 use crate::runtime::{
-    Events, Registries, RegistryTarget, Settings, kube_fault, last_part, name_of, with_tag, with_timeout,
+    Events, Registries, RegistryTarget, Settings, kube_fault, last_part, qualified_name, with_tag, with_timeout,
 };
 
 /// What deletions need.
@@ -79,7 +79,7 @@ impl Deletion<'_> {
             .map_err(pushing)?
             .is_none_or(|standing| standing.digest != digest)
         {
-            info!(image = name_of(image), %name, "another image stands there now: it is kept");
+            info!(image = qualified_name(image), %name, "another image stands there now: it is kept");
             return Ok(());
         }
         let tags: Vec<&str> = location.tags.iter().map(String::as_str).collect();
@@ -258,15 +258,15 @@ impl Deletion<'_> {
             digest,
         };
         if let Some(other) = images.iter().find(|other| wanted.is_named_by(other, defaults, &home)) {
-            return Ok(Some(format!("{} names {digest} too", name_of(*other))));
+            return Ok(Some(format!("{} names {digest} too", qualified_name(*other))));
         }
         if let Some(other) = images.iter().find(|other| wanted.is_claimed_by(other, defaults, &home)) {
-            return Ok(Some(format!("{} is to have the same name", name_of(*other))));
+            return Ok(Some(format!("{} is to have the same name", qualified_name(*other))));
         }
         let other = packages
             .into_iter()
             .find(|other| wanted.is_of_package(other, defaults, &home));
-        Ok(other.map(|other| format!("the package {} has its artifacts there", name_of(other))))
+        Ok(other.map(|other| format!("the package {} has its artifacts there", qualified_name(other))))
     }
 
     async fn place(

@@ -32,8 +32,8 @@ use super::{AGENT_LABEL, AGENT_LEASE, finalizers, undecodable};
 use crate::api::v1alpha1::{Assignment, Conditions, DeletionPolicy, JackalImage, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::runtime::{
-    Events, Failure, Kind, Registries, STALE, Settings, drop_managed_fields, kube_fault, name_of, uids, until_stopped,
-    update, with_timeout,
+    Events, Failure, Kind, Registries, STALE, Settings, drop_managed_fields, kube_fault, qualified_name, uids,
+    until_stopped, update, with_timeout,
 };
 
 type GuardedImage = DeserializeGuard<JackalImage>;
@@ -141,7 +141,7 @@ async fn lead(object: &GuardedImage, assigner: &Arc<Assigner>) -> Action {
     let finalized = assigner.finalize(image).await;
     if let Err(fault) = &finalized {
         pass.ended(&finalized);
-        warn!(image = name_of(image), %fault, "setting the finalizer");
+        warn!(image = qualified_name(image), %fault, "setting the finalizer");
         return Action::requeue(assigner.settings.backoff.limit);
     }
     if image.metadata.deletion_timestamp.is_some() {
@@ -159,7 +159,7 @@ async fn lead(object: &GuardedImage, assigner: &Arc<Assigner>) -> Action {
     let assigned = assigner.assign(image).await;
     pass.ended(&assigned);
     assigned.unwrap_or_else(|fault| {
-        warn!(image = name_of(image), %fault, "assigning a node");
+        warn!(image = qualified_name(image), %fault, "assigning a node");
         Action::requeue(std::time::Duration::from_secs(5))
     })
 }
@@ -190,7 +190,7 @@ impl Assigner {
         self.selecting.spawn(async move {
             let work = as_leader(&assigner.leadership, assigner.take_back(&image));
             if let Some(Err(fault)) = assigner.removals.run(&uid, token, work).await {
-                warn!(image = name_of(&image), %fault, "deleting what was pushed");
+                warn!(image = qualified_name(&image), %fault, "deleting what was pushed");
                 let reason = "GarbageCollectionFailed";
                 assigner.events.warning(&image, reason, &fault.message).await;
             }

@@ -13,7 +13,7 @@ use crate::api::v1alpha1::{
     requested_at,
 };
 use crate::fault::{Fault, Reason};
-use crate::runtime::{Failure, kube_fault, name_of, update};
+use crate::runtime::{Failure, kube_fault, qualified_name, update};
 
 impl Packages {
     /// Writes the images' rows and counts, and conditions.
@@ -98,7 +98,7 @@ impl Packages {
         })
         .await?;
         if news.into_inner() {
-            warn!(package = name_of(package), %fault);
+            warn!(package = qualified_name(package), %fault);
             self.events
                 .warning(package, &fault.reason.to_string(), &fault.message)
                 .await;

@@ -10,7 +10,7 @@ use super::packages::Packages;
 use crate::api::v1alpha1::{Conditions, JackalPackage, SBOMS_COMPLETE, cut};
 use crate::fault::Fault;
 use crate::package::{Archive, PackageSboms, ReusableTars, TransferredImage};
-use crate::runtime::name_of;
+use crate::runtime::qualified_name;
 use crate::sbom::unable;
 
 /// What came of a package's SBOMs until an artifact was put together.
@@ -111,7 +111,7 @@ pub(super) async fn failed(packages: &Packages, package: &JackalPackage, fault: 
         })
         .await?;
     if news.into_inner() {
-        warn!(package = name_of(package), %fault, "SBOMs");
+        warn!(package = qualified_name(package), %fault, "SBOMs");
         packages.events.warning(package, &reason, &fault.message).await;
     }
     Ok(())

@@ -24,7 +24,7 @@ use crate::fetch::select;
 use crate::package::{PolicyImage, Selection};
 use crate::runtime::{
     Backoff, Decision, Failure, Key, ObjectView, TaskTable, caught, current_selection, disposition_after_write,
-    name_of, update,
+    qualified_name, update,
 };
 
 /// How long the reconciler may take to hear of a choice; it is gone when it takes longer.
@@ -198,11 +198,11 @@ impl Assigner {
                     "the tag {} of {} was chosen: {}",
                     selected.tag, followed.image, selected.message
                 );
-                info!(image = name_of(image), "{note}");
+                info!(image = qualified_name(image), "{note}");
                 self.events.normal(image, "TagSelected", &note).await;
             }
             Err(fault) => {
-                warn!(image = name_of(image), %fault, "choosing a tag");
+                warn!(image = qualified_name(image), %fault, "choosing a tag");
                 let reason = fault.reason.to_string();
                 self.events.warning(image, &reason, &fault.message).await;
             }

@@ -40,8 +40,8 @@ pub use secrets::{PullCredentials, Secrets};
 pub use selected_tag::{current_selection, movable, same_selection, with_tag};
 pub use settings::Settings;
 pub use status::{
-    Brought, Failure, Success, demands_signatures, disposition_after_write, kube_fault, name_of, succeed, update,
-    with_short_timeout, with_timeout,
+    Brought, Failure, Success, demands_signatures, disposition_after_write, kube_fault, qualified_name, succeed,
+    update, with_short_timeout, with_timeout,
 };
 pub use task_table::{Backoff, Decision, Key, ObjectView, TaskTable};
 pub use trust::{NamespaceEntryReader, open_key};

@@ -59,7 +59,7 @@ pub fn kube_fault(reason: Reason, doing: &str, error: &kube::Error) -> Fault {
 }
 
 /// `namespace/name`.
-pub fn name_of(object: &impl kube::ResourceExt) -> String {
+pub fn qualified_name(object: &impl kube::ResourceExt) -> String {
     format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
 }
 
@@ -112,7 +112,7 @@ pub fn disposition_after_write<K: Resource<DynamicType = ()>>(
 ) -> Disposition {
     match written {
         Err(error) => {
-            warn!(kind = %K::kind(&()), object = name_of(object), %error, "the status could not be written");
+            warn!(kind = %K::kind(&()), object = qualified_name(object), %error, "the status could not be written");
             Disposition::Retryable
         }
         Ok(()) => disposition,

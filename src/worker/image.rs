@@ -24,7 +24,7 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::package::VerificationCache;
 use crate::runtime::{
     Decision, Events, GuardedImage, Key, Kind, ObjectView, Registries, Role, Settings, TaskTable, WorkerInputs,
-    current_selection, drop_managed_fields, is_ready, kube_fault, movable, name_of, uids, until_stopped, update,
+    current_selection, drop_managed_fields, is_ready, kube_fault, movable, qualified_name, uids, until_stopped, update,
 };
 
 /// How long a process waits for its tasks to stop.
@@ -187,7 +187,7 @@ async fn reconcile(object: Arc<GuardedImage>, worker: Arc<Worker>) -> Result<Act
     match looked {
         Ok(action) => Ok(action),
         Err(fault) => {
-            debug!(image = name_of(&*image), %fault, "looking at the image");
+            debug!(image = qualified_name(&*image), %fault, "looking at the image");
             Ok(Action::requeue(
                 worker.settings.backoff.limit.min(Duration::from_secs(10)),
             ))

@@ -20,7 +20,7 @@ use crate::oci::{Location, Naming, Reference};
 use crate::package::{ImageRequest, VerifiedSource, applicable, requirements};
 use crate::runtime::{
     Attempt, Brought, Failure, Key, NamespaceEntryReader, RENEW, STALE, Success, caught, demands_signatures,
-    disposition_after_write, kube_fault, name_of, same_selection, succeed, update, with_short_timeout,
+    disposition_after_write, kube_fault, qualified_name, same_selection, succeed, update, with_short_timeout,
 };
 use crate::transfer::{DestinationState, Outcome, Progress, Transfer};
 
@@ -53,7 +53,7 @@ pub(super) async fn run(
     let api: Api<JackalImage> = Api::namespaced(worker.client.clone(), &image.namespace().unwrap_or_default());
     match result {
         None => {
-            info!(image = name_of(&*image), "stopped");
+            info!(image = qualified_name(&*image), "stopped");
             release(&worker, &api, &image, &uid).await;
             worker.memory.ended(&uid);
         }
@@ -124,10 +124,10 @@ async fn take_over(
     .await?
         != ClaimState::Yes
     {
-        debug!(image = name_of(image), "another process moves it");
+        debug!(image = qualified_name(image), "another process moves it");
         return Ok(End::Left);
     }
-    info!(image = name_of(image), reference = %transfer.reference, to = brought.name, "moving");
+    info!(image = qualified_name(image), reference = %transfer.reference, to = brought.name, "moving");
     attempt.moves(Arc::clone(&transfer.progress));
     let moving = transfer.bring(&resolved);
     tokio::pin!(moving);
@@ -145,7 +145,7 @@ async fn take_over(
                     // The answer is asked for more often than a claim is renewed.
                     ClaimState::Unknown => due = Instant::now() + UNANSWERED,
                     ClaimState::No => {
-                        info!(image = name_of(image), "another process moves it by now, or has moved it");
+                        info!(image = qualified_name(image), "another process moves it by now, or has moved it");
                         return Ok(End::Left);
                     }
                 }
@@ -368,7 +368,7 @@ async fn claim(
         // While the API server is away the transfer goes on as long as the claim is not stale; giving up
         // would throw away what was moved.
         Err(error) if error_is_temporary(&error) && seen.moved > 0 => {
-            warn!(image = name_of(image), %error, "the claim could not be renewed");
+            warn!(image = qualified_name(image), %error, "the claim could not be renewed");
             Ok(ClaimState::Unknown)
         }
         Err(error) => Err(kube_fault(Reason::SourceFailed, "claiming the image", &error)),
@@ -421,7 +421,7 @@ async fn done(
                 "{note}; its name was {before} before, outside of what --repository-policy namespace gives this namespace: pods have to use the new one, or the operator has to run with --repository-policy any"
             );
         }
-        info!(image = name_of(image), "{note}");
+        info!(image = qualified_name(image), "{note}");
         worker.events.normal(image, "Succeeded", &note).await;
     }
     Ok(())
@@ -473,7 +473,7 @@ async fn failed(
     })
     .await?;
     if written.is_some() && news.into_inner() {
-        warn!(image = name_of(image), %fault);
+        warn!(image = qualified_name(image), %fault);
         worker
             .events
             .warning(image, &fault.reason.to_string(), &fault.message)
@@ -515,7 +515,7 @@ async fn release(worker: &Worker, api: &Api<JackalImage>, image: &JackalImage, u
         own
     });
     if let Err(error) = with_short_timeout(released).await {
-        debug!(image = name_of(image), %error, limit = ?STALE, "the claim could not be given back and goes stale");
+        debug!(image = qualified_name(image), %error, limit = ?STALE, "the claim could not be given back and goes stale");
     }
 }
 

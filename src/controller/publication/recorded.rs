@@ -17,7 +17,7 @@ use crate::api::v1alpha1::{
     Artifact, Conditions, Counts, Garbage, HistoryEntry, JackalPackage, READY, SIGNED, mebibytes, requested_at,
 };
 use crate::fault::{Fault, Reason};
-use crate::runtime::{kube_fault, name_of};
+use crate::runtime::{kube_fault, qualified_name};
 
 /// Notes that the artifact `revision` is about to be written: whoever finds it after a crash knows whose it is.
 pub(super) async fn announce(
@@ -179,7 +179,7 @@ pub(super) async fn done(
     tell_left(packages, package, left).await;
     if news.into_inner() {
         info!(
-            package = name_of(package),
+            package = qualified_name(package),
             revision,
             moved_bytes = published.moved_bytes,
             "built"
