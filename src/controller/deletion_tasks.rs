@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lease::Leadership;
 use crate::fault::{Disposition, Fault, Reason};
-use crate::runtime::{Backoff, Decision, Key, ObjectView, TaskTable, caught};
+use crate::runtime::{Backoff, Decision, Key, ObjectView, TaskTable, catch_panic};
 
 /// The longest that one pass may take. The next goes on where it ended.
 const PASS: Duration = Duration::from_secs(120);
@@ -58,7 +58,7 @@ impl DeletionTasks {
         work: impl Future<Output = Result<T, Fault>>,
     ) -> Option<Result<T, Fault>> {
         let within_time = async {
-            tokio::time::timeout(PASS, caught(work)).await.unwrap_or_else(|_| {
+            tokio::time::timeout(PASS, catch_panic(work)).await.unwrap_or_else(|_| {
                 let message = format!(
                     "deleting takes longer than {} s; check the registry, or set deletionPolicy: Retain",
                     PASS.as_secs()

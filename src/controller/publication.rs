@@ -26,7 +26,7 @@ use crate::oci::Digest;
 use crate::package::{
     self, Definition, Material, Parts, Plan, PlannedImage, Published, ReusableTars, TransferredImage, component,
 };
-use crate::runtime::{NamespaceEntryReader, RegistryTarget, caught, disposition_after_write};
+use crate::runtime::{NamespaceEntryReader, RegistryTarget, catch_panic, disposition_after_write};
 use crate::signing::SigningKey;
 use crate::transfer::RegistryDestination;
 
@@ -141,7 +141,7 @@ pub(super) async fn run(
 ) {
     let uid = package.uid().unwrap_or_default();
     let key = packages.key(package, Some(&publication.inputs));
-    let failed = match caught(build(packages, package, &publication, &token)).await {
+    let failed = match catch_panic(build(packages, package, &publication, &token)).await {
         Ok(()) => None,
         Err(End::Cancelled) => {
             packages.memory.ended(&uid);

@@ -23,7 +23,7 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::fetch::select;
 use crate::package::{PolicyImage, Selection};
 use crate::runtime::{
-    Backoff, Decision, Failure, Key, ObjectView, TaskTable, caught, current_selection, disposition_after_write,
+    Backoff, Decision, Failure, Key, ObjectView, TaskTable, catch_panic, current_selection, disposition_after_write,
     qualified_name, update,
 };
 
@@ -127,7 +127,7 @@ impl Assigner {
         let memory = &self.selecting.memory;
         let uid = image.uid().unwrap_or_default();
         let work = async {
-            let chosen = caught(self.choose(image)).await;
+            let chosen = catch_panic(self.choose(image)).await;
             let written = self.note_selection(image, &chosen).await;
             (chosen, written)
         };

@@ -15,7 +15,7 @@ use crate::api::v1alpha1::{Conditions, JackalPackage, PackagedImage, READY};
 use crate::fault::{Fault, Reason};
 use crate::fetch::select;
 use crate::package::{self, PolicyImage, Selection};
-use crate::runtime::{Backoff, Decision, Key, ObjectView, TaskTable, caught, disposition_after_write, kube_fault};
+use crate::runtime::{Backoff, Decision, Key, ObjectView, TaskTable, catch_panic, disposition_after_write, kube_fault};
 
 /// What is known of the choices of all packages.
 pub(super) struct TagSelections {
@@ -214,7 +214,7 @@ async fn run(
     let result = tokio::select! {
         biased;
         () = token.cancelled() => None,
-        result = packages.leadership.during(caught(choose(packages, package, followed))) => result,
+        result = packages.leadership.during(catch_panic(choose(packages, package, followed))) => result,
     };
     match result {
         None => following.memory.ended(&uid),

@@ -8,7 +8,7 @@ use crate::fault::{Fault, Reason};
 
 /// What `work` gives; a panic in it is a fault. What it shared with other work may be left as the panic found it, so only locks
 /// that do not mind are to be held there.
-pub async fn caught<T, E: From<Fault>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+pub async fn catch_panic<T, E: From<Fault>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     AssertUnwindSafe(Box::pin(work))
         .catch_unwind()
         .await
@@ -33,11 +33,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_becomes_a_fault() {
-        let failed = caught::<_, Fault>(async {
+        let failed = catch_panic::<_, Fault>(async {
             let empty: Vec<u8> = Vec::new();
             Ok(empty[std::hint::black_box(3)])
         });
         assert_eq!(failed.await.unwrap_err().reason, Reason::InternalError);
-        assert_eq!(caught::<_, Fault>(async { Ok(1) }).await, Ok(1));
+        assert_eq!(catch_panic::<_, Fault>(async { Ok(1) }).await, Ok(1));
     }
 }

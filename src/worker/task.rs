@@ -19,7 +19,7 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Location, Naming, Reference};
 use crate::package::{ImageRequest, VerifiedSource, applicable, requirements};
 use crate::runtime::{
-    Attempt, Brought, Failure, Key, NamespaceEntryReader, RENEW, STALE, Success, caught, demands_signatures,
+    Attempt, Brought, Failure, Key, NamespaceEntryReader, RENEW, STALE, Success, catch_panic, demands_signatures,
     disposition_after_write, kube_fault, qualified_name, same_selection, succeed, update, with_short_timeout,
 };
 use crate::transfer::{DestinationState, Outcome, Progress, Transfer};
@@ -48,7 +48,7 @@ pub(super) async fn run(
     let result = tokio::select! {
         biased;
         () = token.cancelled() => None,
-        result = caught(bring(&worker, &image, &key, owner)) => Some(result),
+        result = catch_panic(bring(&worker, &image, &key, owner)) => Some(result),
     };
     let api: Api<JackalImage> = Api::namespaced(worker.client.clone(), &image.namespace().unwrap_or_default());
     match result {
