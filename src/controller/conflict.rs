@@ -22,7 +22,9 @@ use crate::api::v1alpha1::{JackalImage, JackalImageSpec, JackalPackage, Registry
 use crate::fault::{Fault, Reason};
 use crate::oci::{Compression, Digest, Location, same_host};
 use crate::package::{ImageRequest, listed};
-use crate::runtime::{OperatorRegistry, RegistryDefaults, RegistryLocation, last_part, qualified_name, with_tag};
+use crate::runtime::{
+    OperatorRegistry, RegistryDefaults, RegistryLocation, last_path_segment, qualified_name, with_tag,
+};
 
 /// Every package and image that this process has seen.
 pub(super) struct ObservedObjects {
@@ -98,7 +100,7 @@ impl<'a> Writer<'a> {
     fn last_part(self) -> &'a str {
         match self {
             Self::Package(package) => package.metadata.name.as_deref().unwrap_or_default(),
-            Self::Image(image) => last_part(&image.spec.image),
+            Self::Image(image) => last_path_segment(&image.spec.image),
         }
     }
 
@@ -297,7 +299,7 @@ fn controller(image: &JackalImage) -> Option<(&str, &str)> {
 
 /// Whether `one` and `other` write different content, perhaps under one tag; where they do is not looked at.
 pub(super) fn are_rivals(one: &JackalImage, other: &JackalImage) -> bool {
-    last_part(&one.spec.image) == last_part(&other.spec.image)
+    last_path_segment(&one.spec.image) == last_path_segment(&other.spec.image)
         && one.uid() != other.uid()
         && other.metadata.deletion_timestamp.is_none()
         && Writer::Image(one).content().contends(&Writer::Image(other).content())
@@ -462,7 +464,9 @@ fn packages<'a>(known: &'a ObservedObjects, name: &str) -> impl Iterator<Item = 
 
 fn images<'a>(known: &'a ObservedObjects, name: &str) -> impl Iterator<Item = &'a JackalImage> {
     let images = known.images.iter().filter_map(|image| image.0.as_ref().ok());
-    images.filter(move |image| last_part(&image.spec.image) == name && image.metadata.deletion_timestamp.is_none())
+    images.filter(move |image| {
+        last_path_segment(&image.spec.image) == name && image.metadata.deletion_timestamp.is_none()
+    })
 }
 
 /// A manifest in a registry, about which it is asked who needs it.

@@ -21,7 +21,7 @@ use crate::oci::{Digest, Document, Index, Location};
 use crate::package::ImageRequest;
 use crate::registry::{Kind, Repository};
 use crate::runtime::{
-    Events, Registries, RegistryTarget, Settings, kube_fault, last_part, qualified_name, with_tag, with_timeout,
+    Events, Registries, RegistryTarget, Settings, kube_fault, last_path_segment, qualified_name, with_tag, with_timeout,
 };
 
 /// What deletions need.
@@ -227,7 +227,7 @@ impl Deletion<'_> {
         location: &Location,
         digest: &Digest,
     ) -> Result<Option<String>, Fault> {
-        let part = last_part(&image.spec.image);
+        let part = last_path_segment(&image.spec.image);
         let looking = |error| kube_fault(Reason::PackageFailed, "looking for others that name the image", &error);
         let api: Api<DeserializeGuard<JackalImage>> = self.settings.api(self.client);
         let images = with_timeout(api.list(&ListParams::default())).await.map_err(looking)?;
@@ -236,7 +236,7 @@ impl Deletion<'_> {
             .iter()
             .filter_map(|item| item.0.as_ref().ok())
             .filter(|other| other.uid() != image.uid() && other.metadata.deletion_timestamp.is_none())
-            .filter(|other| last_part(&other.spec.image) == part)
+            .filter(|other| last_path_segment(&other.spec.image) == part)
             .collect();
         let api: Api<DeserializeGuard<JackalPackage>> = self.settings.api(self.client);
         let called = ListParams::default().fields(&format!("metadata.name={part}"));

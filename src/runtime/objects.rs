@@ -42,7 +42,7 @@ pub fn uids<K: kube::Resource<DynamicType = ()> + Clone>(store: &Store<K>) -> Ha
 
 /// The last part of the path of an image that was written as `image`. No prefix changes it, so images whose last parts
 /// differ never get the same name in the cluster.
-pub fn last_part(image: &str) -> &str {
+pub fn last_path_segment(image: &str) -> &str {
     let name = image.split('@').next().unwrap_or(image);
     let last = name.rsplit('/').next().unwrap_or(name);
     last.split(':').next().unwrap_or(last)

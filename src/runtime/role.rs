@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use kube::runtime::reflector::store::Writer;
 use tokio::sync::mpsc;
 
-use super::objects::{GuardedImage, last_part};
+use super::objects::{GuardedImage, last_path_segment};
 use super::registry_target::RegistryTarget;
 use crate::api::v1alpha1::{JackalImage, SourceKind};
 use crate::fault::Fault;
@@ -78,7 +78,7 @@ impl Recheck {
         let spec = &image.spec;
         match self {
             Self::All => true,
-            Self::Named(name) => last_part(&spec.image) == name,
+            Self::Named(name) => last_path_segment(&spec.image) == name,
             Self::Engine(source, name) => {
                 // What is named by its digest alone may be there under any name.
                 let is = |name: &String| {

@@ -10,7 +10,7 @@ use super::super::object_cache::is_news;
 use super::{GuardedPackage, Packages, WAKE};
 use crate::api::v1alpha1::{JackalImage, JackalPackage};
 use crate::fault::Fault;
-use crate::runtime::last_part;
+use crate::runtime::last_path_segment;
 
 impl Packages {
     /// That no older object has the package's tag.
@@ -49,7 +49,7 @@ impl Packages {
         let known = self.children.get(&ObjectRef::from_obj(object));
         let known = known.as_ref().and_then(|known| known.0.as_ref().ok());
         for image in known.into_iter().chain(object.0.as_ref().ok()) {
-            self.release(last_part(&image.spec.image), image.uid().as_deref());
+            self.release(last_path_segment(&image.spec.image), image.uid().as_deref());
         }
     }
 
