@@ -32,7 +32,7 @@ use super::{AGENT_LABEL, AGENT_LEASE, finalizers, undecodable};
 use crate::api::v1alpha1::{Assignment, Conditions, DeletionPolicy, JackalImage, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::runtime::{
-    Events, Failure, Kind, Registries, STALE, Settings, drop_managed_fields, kube_fault, qualified_name, uids,
+    Events, Failure, Kind, Registries, STALE, Settings, drop_managed_fields, kube_fault, object_uids, qualified_name,
     until_stopped, update, with_timeout,
 };
 
@@ -102,7 +102,7 @@ pub(super) async fn run(
             listing.note(event);
             match event {
                 Ok(Event::Delete(object)) => gone.forget(object.uid().as_deref().unwrap_or_default()),
-                Ok(Event::InitDone) => gone.keep(&uids(&listed)),
+                Ok(Event::InitDone) => gone.keep(&object_uids(&listed)),
                 _ => {}
             }
         })

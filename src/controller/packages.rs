@@ -39,7 +39,7 @@ use crate::oci::Naming;
 use crate::package::{Plan, VerificationCache, check_images};
 use crate::runtime::{
     Decision, Events, Key, Kind, ObjectView, Registries, RegistryTarget, Settings, TaskTable, disposition_after_write,
-    drop_managed_fields, is_up_to_date, uids, until_stopped,
+    drop_managed_fields, is_up_to_date, object_uids, until_stopped,
 };
 
 pub(super) type GuardedPackage = DeserializeGuard<JackalPackage>;
@@ -127,7 +127,7 @@ pub(super) async fn run(
             listing.note(event);
             match event {
                 Ok(Event::Delete(object)) => gone.forget(object.uid().as_deref().unwrap_or_default()),
-                Ok(Event::InitDone) => gone.keep(&uids(&gone.known)),
+                Ok(Event::InitDone) => gone.keep(&object_uids(&gone.known)),
                 _ => {}
             }
         })

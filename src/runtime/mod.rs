@@ -28,7 +28,9 @@ pub use config_maps::config_map;
 pub use events::Events;
 pub use health::{Check, Health, Listing, Pulse};
 pub use metrics::{Attempt, Kind, Metrics, Pass};
-pub use objects::{GuardedImage, drop_managed_fields, is_ready, is_up_to_date, last_path_segment, uids, until_stopped};
+pub use objects::{
+    GuardedImage, drop_managed_fields, is_ready, is_up_to_date, last_path_segment, object_uids, until_stopped,
+};
 pub use panics::catch_panic;
 pub use policy::{Admission, Admissions, Fence, Policy, RepositoryPolicy};
 pub use registries::Registries;

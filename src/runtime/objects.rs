@@ -32,7 +32,7 @@ pub fn drop_managed_fields<K: kube::Resource>(object: &mut K) {
 }
 
 /// The uids of all objects of `store`.
-pub fn uids<K: kube::Resource<DynamicType = ()> + Clone>(store: &Store<K>) -> HashSet<String> {
+pub fn object_uids<K: kube::Resource<DynamicType = ()> + Clone>(store: &Store<K>) -> HashSet<String> {
     store
         .state()
         .iter()

@@ -24,7 +24,8 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::package::VerificationCache;
 use crate::runtime::{
     Decision, Events, GuardedImage, Key, Kind, ObjectView, Registries, Role, Settings, TaskTable, WorkerInputs,
-    current_selection, drop_managed_fields, is_ready, kube_fault, movable, qualified_name, uids, until_stopped, update,
+    current_selection, drop_managed_fields, is_ready, kube_fault, movable, object_uids, qualified_name, until_stopped,
+    update,
 };
 
 /// How long a process waits for its tasks to stop.
@@ -134,7 +135,7 @@ pub async fn run(
             match event {
                 Ok(Event::Delete(object)) => gone.memory.forget(object.uid().as_deref().unwrap_or_default()),
                 // What went between two lists is told by nobody.
-                Ok(Event::InitDone) => gone.memory.keep(&uids(&listed)),
+                Ok(Event::InitDone) => gone.memory.keep(&object_uids(&listed)),
                 _ => {}
             }
         })
