@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lease::Leadership;
 use crate::fault::{Disposition, Fault, Reason};
-use crate::runtime::{Backoff, Decision, Key, ObjectView, TaskTable, catch_panic};
+use crate::runtime::{Backoff, Decision, ObjectView, TaskKey, TaskTable, catch_panic};
 
 /// The longest that one pass may take. The next goes on where it ended.
 const PASS: Duration = Duration::from_secs(120);
@@ -109,8 +109,8 @@ pub(super) async fn as_leader(
 }
 
 /// Deletions of an object are all of one kind.
-fn key() -> Key {
-    Key {
+fn key() -> TaskKey {
+    TaskKey {
         generation: 0,
         requested_at: None,
         image_id: None,

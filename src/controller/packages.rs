@@ -38,8 +38,8 @@ use crate::fetch::ChartCache;
 use crate::oci::Naming;
 use crate::package::{Plan, VerificationCache, check_images};
 use crate::runtime::{
-    Decision, Events, Key, Kind, ObjectView, Registries, RegistryTarget, Settings, TaskTable, disposition_after_write,
-    drop_managed_fields, is_up_to_date, object_uids, until_stopped,
+    Decision, Events, Kind, ObjectView, Registries, RegistryTarget, Settings, TaskKey, TaskTable,
+    disposition_after_write, drop_managed_fields, is_up_to_date, object_uids, until_stopped,
 };
 
 pub(super) type GuardedPackage = DeserializeGuard<JackalPackage>;
@@ -361,8 +361,8 @@ impl Packages {
         }
     }
 
-    pub(super) fn key(&self, package: &JackalPackage, inputs: Option<&str>) -> Key {
-        Key {
+    pub(super) fn key(&self, package: &JackalPackage, inputs: Option<&str>) -> TaskKey {
+        TaskKey {
             generation: package.metadata.generation.unwrap_or_default(),
             requested_at: requested_at(package.annotations()).map(str::to_owned),
             image_id: inputs.map(str::to_owned),

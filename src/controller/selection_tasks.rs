@@ -23,8 +23,8 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::fetch::select;
 use crate::package::{PolicyImage, Selection};
 use crate::runtime::{
-    Backoff, Decision, Failure, Key, ObjectView, TaskTable, catch_panic, current_selection, disposition_after_write,
-    qualified_name, update,
+    Backoff, Decision, Failure, ObjectView, TaskKey, TaskTable, catch_panic, current_selection,
+    disposition_after_write, qualified_name, update,
 };
 
 /// How long the reconciler may take to hear of a choice; it is gone when it takes longer.
@@ -97,7 +97,7 @@ impl Assigner {
             selecting.memory.cancel(&uid);
             return Action::await_change();
         }
-        let key = Key {
+        let key = TaskKey {
             generation: image.metadata.generation.unwrap_or_default(),
             requested_at: requested_at(image.annotations()).map(str::to_owned),
             image_id: None,
@@ -123,7 +123,7 @@ impl Assigner {
     }
 
     /// Runs the task to its end, or until `token` is cancelled.
-    async fn run_selection(&self, image: &JackalImage, key: Key, token: CancellationToken) {
+    async fn run_selection(&self, image: &JackalImage, key: TaskKey, token: CancellationToken) {
         let memory = &self.selecting.memory;
         let uid = image.uid().unwrap_or_default();
         let work = async {

@@ -15,7 +15,9 @@ use crate::api::v1alpha1::{Conditions, JackalPackage, PackagedImage, READY};
 use crate::fault::{Fault, Reason};
 use crate::fetch::select;
 use crate::package::{self, PolicyImage, Selection};
-use crate::runtime::{Backoff, Decision, Key, ObjectView, TaskTable, catch_panic, disposition_after_write, kube_fault};
+use crate::runtime::{
+    Backoff, Decision, ObjectView, TaskKey, TaskTable, catch_panic, disposition_after_write, kube_fault,
+};
 
 /// What is known of the choices of all packages.
 pub(super) struct TagSelections {
@@ -26,7 +28,7 @@ pub(super) struct TagSelections {
 /// The choice for one package.
 #[derive(Clone)]
 struct Chosen {
-    key: Key,
+    key: TaskKey,
     selections: Arc<Vec<Selection>>,
     /// The images of the artifact that stood when the package was Ready last.
     standing: Vec<PackagedImage>,
@@ -206,7 +208,7 @@ async fn run(
     packages: &Arc<Packages>,
     package: &JackalPackage,
     followed: Vec<PolicyImage>,
-    key: Key,
+    key: TaskKey,
     token: CancellationToken,
 ) {
     let uid = package.uid().unwrap_or_default();

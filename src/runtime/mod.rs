@@ -45,5 +45,5 @@ pub use status::{
     Brought, Failure, Success, demands_signatures, disposition_after_write, kube_fault, qualified_name, succeed,
     update, with_short_timeout, with_timeout,
 };
-pub use task_table::{Backoff, Decision, Key, ObjectView, TaskTable};
+pub use task_table::{Backoff, Decision, ObjectView, TaskKey, TaskTable};
 pub use trust::{NamespaceEntryReader, open_key};

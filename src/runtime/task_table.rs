@@ -13,7 +13,7 @@ use crate::fault::Disposition;
 
 /// What a task works on: when any of it changes, the task is cancelled and another begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Key {
+pub struct TaskKey {
     /// The generation of the spec.
     pub generation: i64,
     /// The request for a reconciliation that it answers.
@@ -89,14 +89,14 @@ pub struct TaskTable {
 struct Entry {
     /// The object is gone: the entry goes with its task.
     gone: bool,
-    running: Option<(Key, CancellationToken)>,
+    running: Option<(TaskKey, CancellationToken)>,
     last: Option<Last>,
     claim: Option<ObservedClaim>,
 }
 
 #[derive(Debug)]
 struct Last {
-    key: Key,
+    key: TaskKey,
     at: Instant,
     failures: u32,
     wait: Option<Duration>,
@@ -113,7 +113,7 @@ impl TaskTable {
     }
 
     /// Decides about the object `uid`, whose work is described by `key`. A task for another key is cancelled.
-    pub fn decide(&self, uid: &str, key: &Key, view: ObjectView<'_>, now: Instant) -> Decision {
+    pub fn decide(&self, uid: &str, key: &TaskKey, view: ObjectView<'_>, now: Instant) -> Decision {
         let mut entries = self.entries();
         let entry = entries.entry(uid.to_owned()).or_default();
         if let Some((running, token)) = &entry.running {
@@ -150,7 +150,7 @@ impl TaskTable {
     }
 
     /// Whether the last try of `key` failed and is to be waited for: for how long, or until something changes.
-    pub fn postponed(&self, uid: &str, key: &Key, now: Instant) -> Option<Decision> {
+    pub fn postponed(&self, uid: &str, key: &TaskKey, now: Instant) -> Option<Decision> {
         let entries = self.entries();
         let last = entries
             .get(uid)?
@@ -165,14 +165,14 @@ impl TaskTable {
     }
 
     /// Notes that a task for `key` runs, and gives the token that cancels it.
-    pub fn begin(&self, uid: &str, key: &Key, parent: &CancellationToken) -> CancellationToken {
+    pub fn begin(&self, uid: &str, key: &TaskKey, parent: &CancellationToken) -> CancellationToken {
         let token = parent.child_token();
         self.entries().entry(uid.to_owned()).or_default().running = Some((key.clone(), token.clone()));
         token
     }
 
     /// Notes that the task for `key` succeeded.
-    pub fn succeeded(&self, uid: &str, key: Key, now: Instant) {
+    pub fn succeeded(&self, uid: &str, key: TaskKey, now: Instant) {
         self.end(
             uid,
             Some(Last {
@@ -185,7 +185,7 @@ impl TaskTable {
     }
 
     /// Notes that the task for `key` failed. A stalled one is not tried again before the key changes.
-    pub fn failed(&self, uid: &str, key: Key, disposition: Disposition, now: Instant) {
+    pub fn failed(&self, uid: &str, key: TaskKey, disposition: Disposition, now: Instant) {
         let before = {
             let entries = self.entries();
             let last = entries.get(uid).and_then(|entry| entry.last.as_ref());
@@ -298,8 +298,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn key(generation: i64) -> Key {
-        Key {
+    fn key(generation: i64) -> TaskKey {
+        TaskKey {
             generation,
             requested_at: None,
             image_id: None,

@@ -23,7 +23,7 @@ use crate::api::v1alpha1::{Conditions, JackalImage, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::package::VerificationCache;
 use crate::runtime::{
-    Decision, Events, GuardedImage, Key, Kind, ObjectView, Registries, Role, Settings, TaskTable, WorkerInputs,
+    Decision, Events, GuardedImage, Kind, ObjectView, Registries, Role, Settings, TaskKey, TaskTable, WorkerInputs,
     current_selection, drop_managed_fields, is_ready, kube_fault, movable, object_uids, qualified_name, until_stopped,
     update,
 };
@@ -245,10 +245,10 @@ async fn look(worker: &Arc<Worker>, image: &Arc<JackalImage>) -> Result<Action, 
     }
 }
 
-fn key_of(image: &JackalImage, owner: &Result<Option<String>, Fault>) -> Key {
+fn key_of(image: &JackalImage, owner: &Result<Option<String>, Fault>) -> TaskKey {
     let assignment = image.status.as_ref().and_then(|status| status.assignment.as_ref());
     let selected = current_selection(image).filter(|_| image.spec.policy.is_some());
-    Key {
+    TaskKey {
         generation: image.metadata.generation.unwrap_or_default(),
         requested_at: requested_at(image.annotations()).map(str::to_owned),
         image_id: assignment

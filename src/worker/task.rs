@@ -19,7 +19,7 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Location, Naming, Reference};
 use crate::package::{ImageRequest, VerifiedSource, applicable, requirements};
 use crate::runtime::{
-    Attempt, Brought, Failure, Key, NamespaceEntryReader, RENEW, STALE, Success, catch_panic, demands_signatures,
+    Attempt, Brought, Failure, NamespaceEntryReader, RENEW, STALE, Success, TaskKey, catch_panic, demands_signatures,
     disposition_after_write, kube_fault, qualified_name, same_selection, succeed, update, with_short_timeout,
 };
 use crate::transfer::{DestinationState, Outcome, Progress, Transfer};
@@ -40,7 +40,7 @@ enum End {
 pub(super) async fn run(
     worker: Arc<Worker>,
     image: Arc<JackalImage>,
-    key: Key,
+    key: TaskKey,
     owner: Result<Option<String>, Fault>,
     token: CancellationToken,
 ) {
@@ -81,7 +81,7 @@ pub(super) async fn run(
 async fn bring(
     worker: &Worker,
     image: &JackalImage,
-    key: &Key,
+    key: &TaskKey,
     owner: Result<Option<String>, Fault>,
 ) -> Result<End, Fault> {
     let owner = owner?;
@@ -103,7 +103,7 @@ async fn bring(
 async fn take_over(
     worker: &Worker,
     image: &JackalImage,
-    key: &Key,
+    key: &TaskKey,
     owner: Option<&str>,
     attempt: &mut Attempt,
 ) -> Result<End, Fault> {
@@ -317,7 +317,7 @@ enum ClaimState {
 async fn claim(
     worker: &Worker,
     image: &JackalImage,
-    key: &Key,
+    key: &TaskKey,
     seen: ProgressSample,
     hold: ClaimMode,
 ) -> Result<ClaimState, Fault> {
