@@ -32,8 +32,8 @@ use super::{AGENT_LABEL, AGENT_LEASE, finalizers, undecodable};
 use crate::api::v1alpha1::{Assignment, Conditions, DeletionPolicy, JackalImage, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::runtime::{
-    Events, Failure, Kind, Registries, STALE, Settings, drop_managed_fields, kube_fault, object_uids, qualified_name,
-    until_stopped, update, with_timeout,
+    Events, Failure, ObjectKind, Registries, STALE, Settings, drop_managed_fields, kube_fault, object_uids,
+    qualified_name, until_stopped, update, with_timeout,
 };
 
 type GuardedImage = DeserializeGuard<JackalImage>;
@@ -137,7 +137,7 @@ async fn lead(object: &GuardedImage, assigner: &Arc<Assigner>) -> Action {
             return undecodable::report::<JackalImage>(&assigner.client, &assigner.events, invalid).await;
         }
     };
-    let pass = assigner.settings.metrics.reconcile(Kind::JackalImage);
+    let pass = assigner.settings.metrics.reconcile(ObjectKind::JackalImage);
     let finalized = assigner.finalize(image).await;
     if let Err(fault) = &finalized {
         pass.ended(&finalized);

@@ -38,7 +38,7 @@ use crate::fetch::ChartCache;
 use crate::oci::Naming;
 use crate::package::{Plan, VerificationCache, check_images};
 use crate::runtime::{
-    Decision, Events, Kind, ObjectView, Registries, RegistryTarget, Settings, TaskKey, TaskTable,
+    Decision, Events, ObjectKind, ObjectView, Registries, RegistryTarget, Settings, TaskKey, TaskTable,
     disposition_after_write, drop_managed_fields, is_up_to_date, object_uids, until_stopped,
 };
 
@@ -171,7 +171,7 @@ async fn lead(object: &GuardedPackage, packages: &Arc<Packages>) -> Action {
             return undecodable::report::<JackalPackage>(&packages.client, &packages.events, invalid).await;
         }
     };
-    let pass = packages.settings.metrics.reconcile(Kind::JackalPackage);
+    let pass = packages.settings.metrics.reconcile(ObjectKind::JackalPackage);
     let looked = packages.look(package).await;
     pass.ended(&looked);
     let fault = match looked {

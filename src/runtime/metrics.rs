@@ -25,7 +25,7 @@ const TRANSFERS: [f64; 12] = [0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 300.0,
 
 /// What is reconciled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum Kind {
+pub enum ObjectKind {
     /// A package: its plan, its images' objects, its artifact.
     JackalPackage,
     /// An image: whether it is to be moved here, and where an engine's is read.
@@ -76,13 +76,13 @@ impl EncodeLabelValue for Origin {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reconciled {
-    kind: Kind,
+    kind: ObjectKind,
     result: Ending,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfKind {
-    kind: Kind,
+    kind: ObjectKind,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -186,7 +186,7 @@ impl Metrics {
     }
 
     /// A look at an object begins. It counts as cancelled when it is dropped before it ended.
-    pub fn reconcile(&self, kind: Kind) -> Pass {
+    pub fn reconcile(&self, kind: ObjectKind) -> Pass {
         Pass {
             metrics: self.clone(),
             kind,
@@ -210,7 +210,7 @@ impl Metrics {
 /// A look at an object that is under way.
 pub struct Pass {
     metrics: Metrics,
-    kind: Kind,
+    kind: ObjectKind,
     begun: Instant,
     ending: Ending,
 }
@@ -337,10 +337,10 @@ mod tests {
     #[test]
     fn a_look_counts_by_its_result() {
         let metrics = Metrics::default();
-        metrics.reconcile(Kind::JackalPackage).ended(&Ok(()));
+        metrics.reconcile(ObjectKind::JackalPackage).ended(&Ok(()));
         let denied = Fault::stalled(Reason::PolicyDenied, "no");
-        metrics.reconcile(Kind::JackalPackage).ended::<()>(&Err(denied));
-        drop(metrics.reconcile(Kind::JackalImage));
+        metrics.reconcile(ObjectKind::JackalPackage).ended::<()>(&Err(denied));
+        drop(metrics.reconcile(ObjectKind::JackalImage));
         for (kind, result) in [
             ("JackalPackage", "Succeeded"),
             ("JackalPackage", "PolicyDenied"),

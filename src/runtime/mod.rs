@@ -27,7 +27,7 @@ pub use claim::{RENEW, STALE, held_for};
 pub use config_maps::config_map;
 pub use events::Events;
 pub use health::{Check, Health, Listing, Pulse};
-pub use metrics::{Attempt, Kind, Metrics, Pass};
+pub use metrics::{Attempt, Metrics, ObjectKind, Pass};
 pub use objects::{
     GuardedImage, drop_managed_fields, is_ready, is_up_to_date, last_path_segment, object_uids, until_stopped,
 };

@@ -23,9 +23,9 @@ use crate::api::v1alpha1::{Conditions, JackalImage, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::package::VerificationCache;
 use crate::runtime::{
-    Decision, Events, GuardedImage, Kind, ObjectView, Registries, Role, Settings, TaskKey, TaskTable, WorkerInputs,
-    current_selection, drop_managed_fields, is_ready, kube_fault, movable, object_uids, qualified_name, until_stopped,
-    update,
+    Decision, Events, GuardedImage, ObjectKind, ObjectView, Registries, Role, Settings, TaskKey, TaskTable,
+    WorkerInputs, current_selection, drop_managed_fields, is_ready, kube_fault, movable, object_uids, qualified_name,
+    until_stopped, update,
 };
 
 /// How long a process waits for its tasks to stop.
@@ -182,7 +182,7 @@ async fn reconcile(object: Arc<GuardedImage>, worker: Arc<Worker>) -> Result<Act
         // The controller says so in its status, once for all processes.
         Err(_) => return Ok(Action::await_change()),
     };
-    let pass = worker.settings.metrics.reconcile(Kind::JackalImage);
+    let pass = worker.settings.metrics.reconcile(ObjectKind::JackalImage);
     let looked = look(&worker, &image).await;
     pass.ended(&looked);
     match looked {
