@@ -20,13 +20,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api::v1alpha1::{Candidate, JackalImage, SourceKind};
-use crate::controller::{AGENT_LABEL, agent_lease};
 use crate::fault::{Fault, Reason};
 use crate::oci::Reference;
 use crate::package::ImageRequest;
 use crate::runtime::{
-    Admissions, Check, Health, Recheck, RegistryTarget, Role, Settings, WorkerInputs, kube_fault, with_short_timeout,
-    with_timeout,
+    AGENT_LABEL, Admissions, Check, Health, Recheck, RegistryTarget, Role, Settings, WorkerInputs, agent_lease_name,
+    kube_fault, with_short_timeout, with_timeout,
 };
 use crate::source::ImageSource;
 use crate::source::containerd::{Containerd, ContainerdEvents};
@@ -203,7 +202,7 @@ impl Registration {
         Self {
             api: Api::namespaced(client.clone(), &settings.defaults.namespace),
             owner: settings.owner.clone(),
-            name: agent_lease(node),
+            name: agent_lease_name(node),
             node: node.to_owned(),
         }
     }

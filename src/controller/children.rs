@@ -85,7 +85,7 @@ impl<'a> Children<'a> {
     }
 
     /// Those of `images`, the objects of `plan` in its order, that have other names than new ones would have.
-    pub fn earlier_names(&self, plan: &Plan, images: &[JackalImage]) -> LegacyNames {
+    pub fn legacy_names(&self, plan: &Plan, images: &[JackalImage]) -> LegacyNames {
         let named = plan.images.iter().zip(images);
         named
             .map(|(planned, image)| (planned, image.name_any()))

@@ -13,7 +13,7 @@ use kube::{Api, Client, Resource as _, ResourceExt as _};
 use tracing::{info, warn};
 
 use super::conflict;
-use super::retention::RetentionResult;
+use super::retention::DeletionResult;
 use super::tag_index::{Finding, Tag, TagIndex};
 use crate::api::v1alpha1::{Garbage, JackalImage, JackalPackage, RetainedReason, WrittenRepository};
 use crate::fault::{Fault, Reason};
@@ -90,8 +90,8 @@ impl Deletion<'_> {
             return kept(&why.message).await;
         }
         match self.delete(&repository, &digest, name).await? {
-            RetentionResult::Gone => self.gone(&image.object_ref(&()), name, &digest).await,
-            RetentionResult::RetainedReason(why) => self.failed(&image.object_ref(&()), name, &why.message).await,
+            DeletionResult::Deleted => self.record_deleted(&image.object_ref(&()), name, &digest).await,
+            DeletionResult::Retained(why) => self.record_retained(&image.object_ref(&()), name, &why.message).await,
         }
         Ok(())
     }
@@ -104,7 +104,7 @@ impl Deletion<'_> {
         name: &str,
         entries: &[Garbage],
         may: impl Fn() -> bool,
-    ) -> (Vec<(Garbage, RetentionResult)>, Result<(), Fault>) {
+    ) -> (Vec<(Garbage, DeletionResult)>, Result<(), Fault>) {
         let mut settled = Vec::new();
         let result = async {
             let repository = self.repository(place, name)?;
@@ -118,7 +118,7 @@ impl Deletion<'_> {
                     (revision.and_then(|text| text.split_once('@')), entry.digest.parse())
                 else {
                     let why = RetainedReason::new("InvalidRecord", "its record in the status cannot be read");
-                    settled.push((entry.clone(), RetentionResult::RetainedReason(why)));
+                    settled.push((entry.clone(), DeletionResult::Retained(why)));
                     continue;
                 };
                 if !may() {
@@ -142,9 +142,9 @@ impl Deletion<'_> {
         tag: &str,
         digest: &Digest,
         what: &str,
-    ) -> Result<RetentionResult, Fault> {
+    ) -> Result<DeletionResult, Fault> {
         let index = match survey.find(digest, &[tag]) {
-            Finding::Keep(why) => return Ok(RetentionResult::RetainedReason(why)),
+            Finding::Keep(why) => return Ok(DeletionResult::Retained(why)),
             Finding::Delete(index) => index,
         };
         let standing = match &index {
@@ -156,21 +156,21 @@ impl Deletion<'_> {
             let now = now.map_err(|error| error.pushing(what))?;
             if now.is_none_or(|now| now.digest != *standing) {
                 let why = RetainedReason::new("TagChanged", "somebody pushes to its tag just now");
-                return Ok(RetentionResult::RetainedReason(why));
+                return Ok(DeletionResult::Retained(why));
             }
         }
         match index {
             Tag::Other => {}
             Tag::Index(standing) => {
                 let end = self.delete(repository, &standing, what).await?;
-                if end != RetentionResult::Gone {
+                if end != DeletionResult::Deleted {
                     return Ok(end);
                 }
             }
             Tag::Shared(standing) => {
                 let read = repository.manifest(standing.as_str()).await;
                 let Some(standing) = read.map_err(|error| error.pushing(what))? else {
-                    return Ok(RetentionResult::RetainedReason(RetainedReason::new(
+                    return Ok(DeletionResult::Retained(RetainedReason::new(
                         "TagChanged",
                         "somebody pushes to its tag just now",
                     )));
@@ -181,21 +181,19 @@ impl Deletion<'_> {
         self.delete(repository, digest, what).await
     }
 
-    async fn delete(&self, repository: &Repository, digest: &Digest, what: &str) -> Result<RetentionResult, Fault> {
+    async fn delete(&self, repository: &Repository, digest: &Digest, what: &str) -> Result<DeletionResult, Fault> {
         match repository.delete_manifest(digest).await {
             Ok(deleted) => {
                 info!(what, %digest, deleted, "deleted");
-                Ok(RetentionResult::Gone)
+                Ok(DeletionResult::Deleted)
             }
             // Trying again would not make it able to; the object must not hang for that.
-            Err(error) if *error.kind() == Kind::Unsupported => {
-                Ok(RetentionResult::RetainedReason(RetainedReason::new(
-                    "DeletionUnsupported",
-                    format!(
-                        "the registry does not delete ({error}); allow it there, for distribution by storage.delete.enabled"
-                    ),
-                )))
-            }
+            Err(error) if *error.kind() == Kind::Unsupported => Ok(DeletionResult::Retained(RetainedReason::new(
+                "DeletionUnsupported",
+                format!(
+                    "the registry does not delete ({error}); allow it there, for distribution by storage.delete.enabled"
+                ),
+            ))),
             Err(error) => Err(error
                 .pushing(what)
                 .within("deleting (deletionPolicy: Retain lets the object go without)")),
@@ -203,7 +201,7 @@ impl Deletion<'_> {
     }
 
     /// Tells that something was deleted.
-    pub async fn gone(&self, object: &ObjectReference, what: &str, digest: &Digest) {
+    pub async fn record_deleted(&self, object: &ObjectReference, what: &str, digest: &Digest) {
         let note = match what.ends_with(digest.as_str()) {
             true => format!("deleted {what}"),
             false => format!("deleted {what} ({digest})"),
@@ -212,7 +210,7 @@ impl Deletion<'_> {
     }
 
     /// Tells that something stays that was to be deleted.
-    pub async fn failed(&self, object: &ObjectReference, what: &str, why: &str) {
+    pub async fn record_retained(&self, object: &ObjectReference, what: &str, why: &str) {
         let note = format!("{what} is kept: {why}");
         warn!("{note}");
         self.events.warning_on(object, "GarbageCollectionFailed", &note).await;

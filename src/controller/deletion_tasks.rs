@@ -15,38 +15,38 @@ const PASS: Duration = Duration::from_secs(120);
 
 /// The deletions of one process.
 pub(super) struct DeletionTasks {
-    memory: TaskTable,
+    tasks: TaskTable,
     stop: CancellationToken,
 }
 
 /// What is to be done about an object whose content is to be deleted.
-pub(super) enum DeletionRequest {
+pub(super) enum DeletionDecision {
     /// Begin: the token ends it.
     Begin(CancellationToken),
     /// Look again then; without a time, when the deletion that runs has ended.
-    Later(Option<Duration>),
+    Wait(Option<Duration>),
 }
 
 impl DeletionTasks {
     pub fn new(identity: &str, backoff: Backoff, stop: &CancellationToken) -> Self {
         Self {
-            memory: TaskTable::new(identity, backoff),
+            tasks: TaskTable::new(identity, backoff),
             stop: stop.clone(),
         }
     }
 
     /// Decides about the object `uid`. What failed is tried again after a delay that grows.
-    pub fn decide(&self, uid: &str) -> DeletionRequest {
+    pub fn decide(&self, uid: &str) -> DeletionDecision {
         let view = ObjectView {
             ready: false,
             claim: None,
             rechecks: true,
             interval: Duration::ZERO,
         };
-        match self.memory.decide(uid, &key(), view, Instant::now()) {
-            Decision::Run => DeletionRequest::Begin(self.memory.begin(uid, &key(), &self.stop)),
-            Decision::Wait(left) => DeletionRequest::Later(Some(left)),
-            Decision::Rest => DeletionRequest::Later(None),
+        match self.tasks.decide(uid, &key(), view, Instant::now()) {
+            Decision::Run => DeletionDecision::Begin(self.tasks.begin(uid, &key(), &self.stop)),
+            Decision::Wait(left) => DeletionDecision::Wait(Some(left)),
+            Decision::Rest => DeletionDecision::Wait(None),
         }
     }
 
@@ -72,25 +72,25 @@ impl DeletionTasks {
             result = within_time => Some(result),
         };
         match &result {
-            None => self.memory.ended(uid),
-            Some(Ok(_)) => self.memory.succeeded(uid, key(), Instant::now()),
+            None => self.tasks.ended(uid),
+            Some(Ok(_)) => self.tasks.succeeded(uid, key(), Instant::now()),
             // An object must not hang for what its spec cannot change any more.
-            Some(Err(_)) => self.memory.failed(uid, key(), Disposition::Retryable, Instant::now()),
+            Some(Err(_)) => self.tasks.failed(uid, key(), Disposition::Retryable, Instant::now()),
         }
         result
     }
 
     /// Whether something of the object is deleted just now.
     pub fn runs(&self, uid: &str) -> bool {
-        self.memory.runs(uid)
+        self.tasks.runs(uid)
     }
 
     pub fn forget(&self, uid: &str) {
-        self.memory.forget(uid);
+        self.tasks.forget(uid);
     }
 
-    pub fn keep(&self, uids: &HashSet<String>) {
-        self.memory.keep(uids);
+    pub fn retain(&self, uids: &HashSet<String>) {
+        self.tasks.keep(uids);
     }
 }
 
@@ -122,7 +122,7 @@ fn key() -> TaskKey {
 mod tests {
     use super::*;
 
-    fn removals() -> DeletionTasks {
+    fn deletions() -> DeletionTasks {
         let backoff = Backoff {
             first: Duration::from_secs(1),
             limit: Duration::from_secs(4),
@@ -130,44 +130,44 @@ mod tests {
         DeletionTasks::new("me", backoff, &CancellationToken::new())
     }
 
-    fn begun(removals: &DeletionTasks) -> CancellationToken {
-        match removals.decide("a") {
-            DeletionRequest::Begin(token) => token,
-            DeletionRequest::Later(later) => panic!("later: {later:?}"),
+    fn begun(deletions: &DeletionTasks) -> CancellationToken {
+        match deletions.decide("a") {
+            DeletionDecision::Begin(token) => token,
+            DeletionDecision::Wait(later) => panic!("later: {later:?}"),
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_registry_that_does_not_answer_ends_a_pass_and_is_tried_again_later() {
-        let removals = removals();
-        let token = begun(&removals);
-        assert!(removals.runs("a"));
-        assert!(matches!(removals.decide("a"), DeletionRequest::Later(None)));
-        let result = removals
+        let deletions = deletions();
+        let token = begun(&deletions);
+        assert!(deletions.runs("a"));
+        assert!(matches!(deletions.decide("a"), DeletionDecision::Wait(None)));
+        let result = deletions
             .run("a", token, std::future::pending::<Result<(), Fault>>())
             .await;
         assert_eq!(result.unwrap().unwrap_err().reason, Reason::TimedOut);
-        assert!(matches!(removals.decide("a"), DeletionRequest::Later(Some(_))));
+        assert!(matches!(deletions.decide("a"), DeletionDecision::Wait(Some(_))));
     }
 
     #[tokio::test]
     async fn what_is_stalled_is_looked_at_again_by_itself() {
-        let removals = removals();
-        let token = begun(&removals);
+        let deletions = deletions();
+        let token = begun(&deletions);
         let refused = async { Err::<(), _>(Fault::stalled(Reason::PolicyDenied, "no")) };
-        let result = removals.run("a", token, refused).await;
+        let result = deletions.run("a", token, refused).await;
         assert_eq!(result.unwrap().unwrap_err().disposition, Disposition::Stalled);
-        assert!(matches!(removals.decide("a"), DeletionRequest::Later(Some(_))));
+        assert!(matches!(deletions.decide("a"), DeletionDecision::Wait(Some(_))));
     }
 
     #[tokio::test]
     async fn what_panics_has_failed() {
-        let removals = removals();
-        let token = begun(&removals);
-        let result = removals
+        let deletions = deletions();
+        let token = begun(&deletions);
+        let result = deletions
             .run("a", token, async { panic!("on purpose") as Result<(), Fault> })
             .await;
         assert_eq!(result.unwrap().unwrap_err().reason, Reason::InternalError);
-        assert!(!removals.runs("a"));
+        assert!(!deletions.runs("a"));
     }
 }

@@ -6,25 +6,31 @@ mod assignment;
 mod children;
 mod collection;
 mod conflict;
+mod context;
 mod deletion;
 mod deletion_tasks;
 mod finalizers;
-mod images;
+mod image_assignment;
+mod image_context;
+mod image_reconcile;
+mod image_selection;
 mod leader_metrics;
 mod lease;
 mod object_cache;
+mod package_selection;
 mod package_status;
-mod packages;
+mod package_tags;
 mod publication;
+mod reconcile;
 mod retention;
-mod sboms;
-mod selection_tasks;
+mod sbom_condition;
+mod status_write;
 mod summary;
 mod tag_index;
 mod tag_selections;
 mod undecodable;
 
-use access::ObjectAccess;
+use access::{AccessClients, ObjectAccess};
 use leader_metrics::LeaderMetrics;
 pub use lease::{Leadership, LeaseTiming};
 use object_cache::ObjectCache;
@@ -34,7 +40,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use kube::Client;
 use kube::runtime::reflector;
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -44,18 +50,6 @@ use crate::oci::Reference;
 use crate::runtime::{Recheck, Registries, RegistryTarget, Role, Settings, WorkerInputs};
 use crate::source::{ImageSource, RegistrySource};
 use crate::worker;
-
-/// The label of a Lease by which an agent says that it runs on a node.
-pub const AGENT_LABEL: &str = "jackal.dev/agent";
-
-/// What the name of such a Lease begins with; the node's follows. The API server lets an agent write its own node's alone
-/// (the chart's policy), so the name counts, and nothing that stands in the Lease.
-const AGENT_LEASE: &str = "jackal-agent-";
-
-/// The name of the Lease of the agent of `node`.
-pub fn agent_lease(node: &str) -> String {
-    format!("{AGENT_LEASE}{node}")
-}
 
 /// Runs the controller until `stop`. `identity` names this process in claims and in the lease.
 pub async fn run(client: Client, identity: &str, settings: Settings, terms: LeaseTiming, stop: CancellationToken) {
@@ -106,7 +100,7 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Leas
             let term = leading.child_token();
             let work = async {
                 tokio::join!(
-                    packages::run(
+                    reconcile::run(
                         client.clone(),
                         identity,
                         settings.clone(),
@@ -115,7 +109,7 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Leas
                         &tally,
                         term.clone()
                     ),
-                    images::run(
+                    image_reconcile::run(
                         client.clone(),
                         identity,
                         settings.clone(),
@@ -183,22 +177,13 @@ impl Role for RegistryImageRole {
         &self,
         image: &JackalImage,
         reference: &Reference,
-        place: &RegistryTarget,
+        target: &RegistryTarget,
     ) -> Result<Arc<dyn ImageSource>, Fault> {
-        let spec = &image.spec;
-        let reached = ObjectAccess {
-            client: &self.client,
-            settings: &self.settings,
-            registries: &self.registries,
-            place,
-            namespace: image.metadata.namespace.clone().unwrap_or_default(),
-            pull_secrets: &spec.image_pull_secrets,
-            account: spec.service_account_name.as_deref(),
-            sources: &spec.source_registries,
-            idle: self.settings.idle(spec.stall_timeout),
-            credentials: OnceCell::new(),
-        };
-        let registry = reached.registry(reference, &format!("image `{}`", spec.image)).await?;
+        let clients = AccessClients::of(&self.client, &self.settings, &self.registries);
+        let access = ObjectAccess::of_image(clients, image, target);
+        let registry = access
+            .registry(reference, &format!("image `{}`", image.spec.image))
+            .await?;
         Ok(Arc::new(RegistrySource::new(registry)))
     }
 }

@@ -95,7 +95,7 @@ pub(super) fn plan(
 
 /// Takes an artifact whose writing was begun and never seen to its end into the history, so that what there is of it is
 /// deleted like the others.
-pub(super) fn interrupted(status: &mut JackalPackageStatus) {
+pub(super) fn record_interrupted(status: &mut JackalPackageStatus) {
     let Some(revision) = status.publishing.take() else {
         return;
     };
@@ -120,7 +120,7 @@ pub(super) fn interrupted(status: &mut JackalPackageStatus) {
 /// Notes that the package's artifacts are written to `registry` from now on. Those that it wrote to another one are no more
 /// its own: the same digests may stand here too, where others wrote them. Gives the former one's name, if anything that
 /// this package wrote stays there.
-pub(super) fn settle_in(
+pub(super) fn record_repository(
     status: &mut JackalPackageStatus,
     registry: &WrittenRepository,
     generation: Option<i64>,
@@ -132,7 +132,7 @@ pub(super) fn settle_in(
     };
     status.registry = Some(registry.clone());
     let former = former?;
-    interrupted(status);
+    record_interrupted(status);
     let mut stays = false;
     for entry in status.history.iter_mut().filter(|entry| entry.repository.is_none()) {
         stays |= !entry.adopted;
@@ -238,26 +238,26 @@ pub(super) fn next(status: &JackalPackageStatus) -> Option<&Time> {
 
 /// What came of an entry of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum RetentionResult {
-    /// It is gone.
-    Gone,
+pub(super) enum DeletionResult {
+    /// It was deleted, or did not exist.
+    Deleted,
     /// It was kept, and why.
-    RetainedReason(RetainedReason),
+    Retained(RetainedReason),
 }
 
 /// Notes what came of entries. True when something was kept for another reason than before.
-pub(super) fn settle(status: &mut JackalPackageStatus, settled: &[(Garbage, RetentionResult)]) -> bool {
+pub(super) fn record_results(status: &mut JackalPackageStatus, settled: &[(Garbage, DeletionResult)]) -> bool {
     let mut news = false;
     for (entry, end) in settled {
         match end {
-            RetentionResult::Gone => {
+            DeletionResult::Deleted => {
                 status.garbage.retain(|known| known.reference != entry.reference);
                 let current = status.artifact.as_ref().map(|artifact| artifact.digest.as_str());
                 if current != Some(&entry.digest) {
                     status.history.retain(|known| known.digest != entry.digest);
                 }
             }
-            RetentionResult::RetainedReason(why) => {
+            DeletionResult::Retained(why) => {
                 for known in &mut status.garbage {
                     if known.reference == entry.reference {
                         news |= known.kept.as_ref() != Some(why);

@@ -57,7 +57,7 @@ fn state(image: &JackalImage) -> (ImageState, &str, Option<&str>) {
 }
 
 /// Name and digest of the images that their objects wrote.
-pub(super) fn written(images: &[JackalImage]) -> Vec<(String, String)> {
+pub(super) fn written_images(images: &[JackalImage]) -> Vec<(String, String)> {
     let statuses = images.iter().filter_map(|image| image.status.as_ref());
     statuses
         .filter(|status| !status.adopted)
@@ -75,7 +75,7 @@ pub(super) fn count(images: &[JackalImage]) -> Counts {
 }
 
 /// What is said of a package whose images are brought.
-pub(super) fn brought(counts: &Counts) -> String {
+pub(super) fn transfer_message(counts: &Counts) -> String {
     match counts.total {
         0 => "the package has no images; its artifact is put together".to_owned(),
         total => format!("{} of {total} images are in the registry", counts.ready),
@@ -83,7 +83,7 @@ pub(super) fn brought(counts: &Counts) -> String {
 }
 
 /// What is said of the package `url` whose artifact is put together, beside so many images.
-pub(super) fn complete(images: usize, url: &str) -> String {
+pub(super) fn ready_message(images: usize, url: &str) -> String {
     match images {
         0 => format!("the package {url} is in the registry"),
         1 => format!("1 image and the package {url} are in the registry"),

@@ -1,6 +1,7 @@
 //! What the reconcilers of every process share: settings, policy, credentials and registries of objects, status writes, metrics and
 //! health. It moves no image and decides nothing about one.
 
+mod agent_lease;
 mod api_server;
 mod claim;
 mod config_maps;
@@ -22,6 +23,7 @@ mod status;
 mod task_table;
 mod trust;
 
+pub use agent_lease::{AGENT_LABEL, AGENT_LEASE_PREFIX, agent_lease_name};
 pub use api_server::refuse_api_server;
 pub use claim::{RENEW, STALE, held_for};
 pub use config_maps::config_map;

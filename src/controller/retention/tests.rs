@@ -143,10 +143,10 @@ fn what_was_kept_waits_until_somebody_asks_or_something_else_goes() {
     let mut status = status(&[("3", "c"), ("2", "b"), ("1", "a")]);
     status.garbage = plan(&one, &status, &around(&none, &[], 5));
     let all = due(&one, &status, &around(&none, &[], 5), &time(5));
-    let kept = RetentionResult::RetainedReason(RetainedReason::new("SharedManifest", "the tag x names it too"));
-    let settled = [(all[0].clone(), kept), (all[1].clone(), RetentionResult::Gone)];
-    assert!(settle(&mut status, &settled));
-    assert!(!settle(&mut status, &settled[..1]), "no news");
+    let kept = DeletionResult::Retained(RetainedReason::new("SharedManifest", "the tag x names it too"));
+    let settled = [(all[0].clone(), kept), (all[1].clone(), DeletionResult::Deleted)];
+    assert!(record_results(&mut status, &settled));
+    assert!(!record_results(&mut status, &settled[..1]), "no news");
     let left: Vec<&str> = status.history.iter().map(|entry| entry.digest.as_str()).collect();
     assert_eq!(left, ["c", "a"]);
     assert_eq!((next(&status), status.garbage.len()), (None, 1));
@@ -182,15 +182,15 @@ fn what_was_written_to_another_registry_is_not_deleted_in_this_one() {
     let mut status = status(&[("2", "b"), ("1", "!a")]);
     status.registry = Some(written_at("evil"));
     status.publishing = Some("3@c".to_owned());
-    assert_eq!(settle_in(&mut status, &written_at("evil"), None), None);
+    assert_eq!(record_repository(&mut status, &written_at("evil"), None), None);
     assert_eq!(planned(&status), 1);
     // Pods call both the same; what was just being written went there too.
-    let left = settle_in(&mut status, &written_at("r:1"), None);
+    let left = record_repository(&mut status, &written_at("r:1"), None);
     assert_eq!(left.as_deref(), Some("evil/app"));
     assert_eq!((status.history.len(), planned(&status)), (3, 0));
     assert_eq!(status.publishing, None);
     // To go back makes nobody its writer.
-    assert_eq!(settle_in(&mut status, &written_at("evil"), None), None);
+    assert_eq!(record_repository(&mut status, &written_at("evil"), None), None);
     assert_eq!(planned(&status), 0);
 }
 
@@ -211,27 +211,33 @@ fn what_an_earlier_version_wrote_is_known_while_the_spec_is_the_same() {
         status
     };
     let now = written_at("somewhere");
-    assert_eq!(settle_in(&mut earlier(2), &now, Some(2)), None);
-    assert!(settle_in(&mut earlier(1), &now, Some(2)).is_some());
-    assert_eq!(settle_in(&mut JackalPackageStatus::default(), &now, Some(1)), None);
+    assert_eq!(record_repository(&mut earlier(2), &now, Some(2)), None);
+    assert!(record_repository(&mut earlier(1), &now, Some(2)).is_some());
+    assert_eq!(
+        record_repository(&mut JackalPackageStatus::default(), &now, Some(1)),
+        None
+    );
     let other = WrittenRepository {
         repository: "team/app".to_owned(),
         ..now
     };
-    assert_eq!(settle_in(&mut earlier(2), &other, Some(2)).as_deref(), Some("r:1/app"));
+    assert_eq!(
+        record_repository(&mut earlier(2), &other, Some(2)).as_deref(),
+        Some("r:1/app")
+    );
 }
 
 #[test]
 fn what_was_interrupted_is_deleted_like_the_rest() {
     let mut status = status(&[("1", "a")]);
     status.publishing = Some("2@b".to_owned());
-    interrupted(&mut status);
+    record_interrupted(&mut status);
     assert_eq!(status.publishing, None);
     let known: Vec<_> = status.history.iter().map(|entry| entry.digest.as_str()).collect();
     assert_eq!(known, ["b", "a"]);
     assert!(deletes(&status.history[0]));
     // It stands there already.
     status.publishing = Some("1@a".to_owned());
-    interrupted(&mut status);
+    record_interrupted(&mut status);
     assert_eq!(status.history.len(), 2);
 }

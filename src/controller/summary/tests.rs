@@ -149,15 +149,18 @@ fn a_package_is_verified_when_each_image_is_that_must_be() {
 #[test]
 fn a_package_speaks_of_the_images_that_it_has() {
     assert_eq!(
-        brought(&Counts::new(0, 0, 0)),
+        transfer_message(&Counts::new(0, 0, 0)),
         "the package has no images; its artifact is put together"
     );
-    assert_eq!(brought(&Counts::new(2, 1, 0)), "1 of 2 images are in the registry");
+    assert_eq!(
+        transfer_message(&Counts::new(2, 1, 0)),
+        "1 of 2 images are in the registry"
+    );
     for (images, said) in [
         (0, "the package oci://r/a:1 is in the registry"),
         (1, "1 image and the package oci://r/a:1 are in the registry"),
         (2, "2 images and the package oci://r/a:1 are in the registry"),
     ] {
-        assert_eq!(complete(images, "oci://r/a:1"), said);
+        assert_eq!(ready_message(images, "oci://r/a:1"), said);
     }
 }

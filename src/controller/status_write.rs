@@ -1,0 +1,62 @@
+//! Status writes of the leader.
+
+use std::fmt::Debug;
+use std::sync::{Mutex, PoisonError};
+
+use kube::core::NamespaceResourceScope;
+use kube::core::object::HasStatus;
+use kube::{Api, Client, Resource, ResourceExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::lease::Leadership;
+use crate::runtime::update;
+
+/// The result of a status write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StatusWrite<T> {
+    /// The status is as wanted; the value that the change gave.
+    Written(T),
+    /// The object is gone or has changed, so nothing was written. Its own events have it reconciled again.
+    Outdated,
+    /// The lease was not held at that moment, so nothing was written.
+    NotLeading,
+}
+
+/// Changes the status of `object`, as long as this process leads. `change` gets the object as it is now, and gives none
+/// where it differs from what the change is about. It is called again after each conflict, and must not depend on earlier
+/// calls.
+pub(super) async fn write_status<K, T>(
+    client: &Client,
+    leadership: &Leadership,
+    object: &K,
+    change: impl Fn(&K, &mut K::Status) -> Option<T>,
+) -> Result<StatusWrite<T>, kube::Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + HasStatus
+        + Clone
+        + DeserializeOwned
+        + Serialize
+        + Debug,
+    K::Status: Default + Clone + PartialEq,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
+    let last = Mutex::new(StatusWrite::Outdated);
+    let attempt = |current: &K, status: &mut K::Status| {
+        let result = match leadership.is_held() {
+            true => change(current, status).map_or(StatusWrite::Outdated, StatusWrite::Written),
+            false => StatusWrite::NotLeading,
+        };
+        let is_changed = matches!(result, StatusWrite::Written(_));
+        *last.lock().unwrap_or_else(PoisonError::into_inner) = result;
+        is_changed
+    };
+    let written = update(&api, &object.name_any(), &object.uid().unwrap_or_default(), attempt).await?;
+    let last = last.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(match (written, last) {
+        // The object was deleted between the change and its write.
+        (None, StatusWrite::Written(_)) => StatusWrite::Outdated,
+        (_, last) => last,
+    })
+}
