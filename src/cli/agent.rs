@@ -13,7 +13,7 @@ use super::cluster::{ClusterFlags, hostname, optional};
 use super::engine::EngineFlags;
 use super::{examples, print};
 use crate::agent;
-use crate::runtime::{Admission, Admissions};
+use crate::runtime::{AdmitRule, AdmitRules};
 
 /// Run the agent of a node: moves the images of its docker engine and its containerd.
 #[derive(Debug, Args)]
@@ -33,8 +33,8 @@ pub(super) struct Agent {
     /// Images that the node hands out, and to whom: NAMESPACE=IMAGE, such as
     /// `team-a=registry.example.com/team-a/*` or `*=docker.io/library/*`; repeatable. The image is named in full,
     /// without tag; `*` stands for any characters, so `*=*` hands out every image to every namespace. Default: none.
-    #[arg(long, env = "JACKAL_ADMIT", value_name = "NAMESPACE=IMAGE", value_delimiter = ',', value_parser = optional::<Admission>)]
-    admit: Vec<Option<Admission>>,
+    #[arg(long, env = "JACKAL_ADMIT", value_name = "NAMESPACE=IMAGE", value_delimiter = ',', value_parser = optional::<AdmitRule>)]
+    admit: Vec<Option<AdmitRule>>,
     #[command(flatten)]
     engine: EngineFlags,
 }
@@ -65,7 +65,7 @@ impl Agent {
             uid,
             ..OwnerReference::default()
         });
-        let admissions = Admissions(self.admit.into_iter().flatten().collect());
+        let admissions = AdmitRules(self.admit.into_iter().flatten().collect());
         if admissions.0.is_empty() {
             warn!(
                 node,

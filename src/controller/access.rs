@@ -12,7 +12,7 @@ use crate::fault::{Fault, Reason};
 use crate::fetch::ContentAccess;
 use crate::oci::{Reference, same_host};
 use crate::registry::{Kind, Registry, Trust};
-use crate::runtime::{PullCredentials, Registries, RegistryTarget, Secrets, Settings, config_map};
+use crate::runtime::{PullCredentials, Registries, RegistryTarget, Secrets, Settings, read_config_map};
 
 /// The most Secrets without credentials that a message names.
 const NAMED_SECRETS: usize = 3;
@@ -90,16 +90,18 @@ impl<'a> ObjectAccess<'a> {
             target.check(reference.repository(), what)?;
             return registries.open(&target.endpoint);
         }
-        settings.defaults.policy.admits_host(host, what)?;
+        settings.defaults.policy.check_host(host, what)?;
         let secrets = self.secrets();
         let read = async || secrets.pull_credentials(self.pull_secrets, self.service_account).await;
         let credentials = self.credentials.get_or_try_init(read).await?;
         let candidates = credentials.keychain.candidates(host, reference.repository());
-        let endpoint = settings.defaults.source(host, self.trust(host).await?, self.idle);
+        let endpoint = settings
+            .defaults
+            .source_endpoint(host, self.trust(host).await?, self.idle);
         let registry = registries.open_accepted(&endpoint, candidates, reference).await?;
-        match credentials.lacking.is_empty() {
+        match credentials.missing.is_empty() {
             true => Ok(registry),
-            false => check_without_secrets(&credentials.lacking, registry, reference).await,
+            false => check_without_secrets(&credentials.missing, registry, reference).await,
         }
     }
 
@@ -116,10 +118,10 @@ impl<'a> ObjectAccess<'a> {
     }
 }
 
-/// `registry`, unless it refuses to read `reference`. `lacking` says which Secrets hold no credentials: they are a likely
+/// `registry`, unless it refuses to read `reference`. `missing` says which Secrets hold no credentials: they are a likely
 /// cause, so the fault names them.
 async fn check_without_secrets(
-    lacking: &[String],
+    missing: &[String],
     registry: Registry,
     reference: &Reference,
 ) -> Result<Registry, Fault> {
@@ -127,12 +129,12 @@ async fn check_without_secrets(
     match repository.head_manifest(reference.identifier()).await {
         Err(error) if matches!(error.kind(), Kind::Unauthorized | Kind::Denied) => {
             let fault = error.reading(&reference.to_string());
-            let lacking = lacking
+            let missing = missing
                 .iter()
                 .take(NAMED_SECRETS)
                 .map(String::as_str)
                 .collect::<Vec<_>>();
-            let message = format!("{}; {}", lacking.join("; "), fault.message);
+            let message = format!("{}; {}", missing.join("; "), fault.message);
             Err(Fault::retryable(Reason::SecretUnavailable, message))
         }
         // Any other failure is reported by the read that follows.
@@ -150,12 +152,12 @@ impl ContentAccess for ObjectAccess<'_> {
         let AccessClients {
             settings, registries, ..
         } = self.clients;
-        settings.defaults.policy.admits_host(host, what)?;
+        settings.defaults.policy.check_host(host, what)?;
         let trust = self.trust(host).await?;
-        registries.open(&settings.defaults.source(host, trust, self.idle))
+        registries.open(&settings.defaults.source_endpoint(host, trust, self.idle))
     }
 
     async fn config_map(&self, name: &str) -> Result<BTreeMap<String, String>, Fault> {
-        config_map(self.clients.client, &self.namespace, name).await
+        read_config_map(self.clients.client, &self.namespace, name).await
     }
 }

@@ -75,7 +75,10 @@ pub(super) fn collect(
         return Some(Duration::try_from(next.0.duration_since(now.0)).unwrap_or_default());
     }
     let path = crate::package::repository(&target.prefix, &package.name_any());
-    let written = context.settings.defaults.written(&package.spec.registry, target, &path);
+    let written = context
+        .settings
+        .defaults
+        .written_repository(&package.spec.registry, target, &path);
     // The plan of a former registry is replaced by the task that publishes.
     if !status.registry.as_ref().is_some_and(|known| known.is(&written)) {
         return None;
@@ -86,7 +89,7 @@ pub(super) fn collect(
         claimed: &claimed,
         images: &[],
         after: now.clone(),
-        anew: false,
+        is_requested: false,
     };
     let due = retention::due(&package.spec, status, &retention, &now);
     // What is planned no more is removed from the plan by the next publication.
@@ -178,7 +181,8 @@ async fn record_events(
 /// Deletes every artifact that `package`, which is being deleted, wrote.
 pub(super) async fn delete_all(context: &PackageContext, package: &JackalPackage) -> Result<(), Fault> {
     let mut status = package.status.clone().unwrap_or_default();
-    retention::record_interrupted(&mut status);
+    let now = Time(jiff::Timestamp::now());
+    retention::record_interrupted(&mut status, &now);
     if status.history.is_empty() {
         return Ok(());
     }
@@ -187,7 +191,7 @@ pub(super) async fn delete_all(context: &PackageContext, package: &JackalPackage
     let written = context
         .settings
         .defaults
-        .written(&package.spec.registry, &target, &path);
+        .written_repository(&package.spec.registry, &target, &path);
     let retained = match &status.registry {
         Some(known) if known.is(&written) => None,
         Some(known) => Some(moved(known, &written)),
@@ -204,8 +208,8 @@ pub(super) async fn delete_all(context: &PackageContext, package: &JackalPackage
         repository: &format!("{}/{path}", target.address),
         claimed: &claimed,
         images: &[],
-        after: Time(jiff::Timestamp::now()),
-        anew: true,
+        after: now,
+        is_requested: true,
     };
     let entries = retention::plan(&package.spec, &status, &retention);
     let (results, outcome) = deletion(context)

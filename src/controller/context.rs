@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kube::core::DeserializeGuard;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, ResourceExt as _};
 use tokio::sync::mpsc;
@@ -15,14 +14,13 @@ use tokio_util::task::TaskTracker;
 use super::children::LegacyNames;
 use super::deletion_tasks::DeletionTasks;
 use super::lease::Leadership;
+use super::object_cache::{GuardedPackage, ObjectCache};
 use super::tag_selections::TagSelections;
 use crate::api::v1alpha1::{JackalPackage, requested_at};
 use crate::fault::Fault;
 use crate::fetch::ChartCache;
 use crate::package::VerificationCache;
 use crate::runtime::{Events, GuardedImage, Registries, RegistryTarget, Settings, TaskKey, TaskTable};
-
-pub(super) type GuardedPackage = DeserializeGuard<JackalPackage>;
 
 /// How long a request for a reconciliation may wait for the controller's queue. The controller has ended when it takes
 /// longer.
@@ -67,8 +65,7 @@ pub(super) struct ContextInputs {
     pub settings: Settings,
     pub registries: Arc<Registries>,
     pub leadership: Leadership,
-    pub packages: Store<GuardedPackage>,
-    pub images: Store<GuardedImage>,
+    pub objects: ObjectCache,
     /// Receives the packages that are to be reconciled again.
     pub queue: mpsc::Sender<ObjectRef<GuardedPackage>>,
     pub stop: CancellationToken,
@@ -82,8 +79,7 @@ impl PackageContext {
             settings,
             registries,
             leadership,
-            packages,
-            images,
+            objects,
             queue,
             stop,
         } = inputs;
@@ -101,8 +97,8 @@ impl PackageContext {
             settings,
             registries,
             leadership,
-            packages,
-            images,
+            packages: objects.packages.store(),
+            images: objects.images.store(),
             queue,
             stop,
         }
@@ -114,7 +110,7 @@ impl PackageContext {
         let namespace = package.namespace().unwrap_or_default();
         let defaults = &self.settings.defaults;
         defaults
-            .place(&self.client, &namespace, &package.spec.registry, idle)
+            .target(&self.client, &namespace, &package.spec.registry, idle)
             .await
     }
 
@@ -123,8 +119,8 @@ impl PackageContext {
         TaskKey {
             generation: package.metadata.generation.unwrap_or_default(),
             requested_at: requested_at(package.annotations()).map(str::to_owned),
-            image_id: inputs.map(str::to_owned),
-            holder: None,
+            input: inputs.map(str::to_owned),
+            tag_owner: None,
         }
     }
 
@@ -183,7 +179,7 @@ impl PackageContext {
 
     /// Removes what is known of all packages but those of `uids`.
     pub fn retain(&self, uids: &HashSet<String>) {
-        self.tasks.keep(uids);
+        self.tasks.retain(uids);
         self.selections.retain(uids);
         self.deletions.retain(uids);
         self.listed().retain(|uid, _| uids.contains(uid));

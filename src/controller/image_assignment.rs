@@ -11,11 +11,11 @@ use kube::{Api, ResourceExt as _};
 
 use super::assignment::{self, AgentNode, AssignmentDecision, NodeAnswers};
 use super::image_context::ImageContext;
-use super::lease::LAPSE;
+use super::lease::LEASE_RETRY;
 use super::status_write::{StatusWrite, write_status};
 use crate::api::v1alpha1::{Assignment, Conditions, JackalImage, JackalImageStatus, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
-use crate::runtime::{AGENT_LEASE_PREFIX, Failure, STALE, kube_fault, with_timeout};
+use crate::runtime::{AGENT_LEASE_PREFIX, CLAIM_STALE_AFTER, Failure, kube_fault, with_timeout};
 
 /// How soon an image is reconciled again while another object has a tag that it writes.
 const TAG_RECHECK: Duration = Duration::from_secs(10);
@@ -44,10 +44,10 @@ pub(super) async fn assign(context: &ImageContext, image: &JackalImage) -> Resul
         agents: &agents,
         candidates: &status.candidates,
         current: status.assignment.as_ref(),
-        is_complete: waited >= STALE,
+        is_complete: waited >= CLAIM_STALE_AFTER,
     };
     let action = match assignment::decide(&image.spec, &answers) {
-        AssignmentDecision::Open => Action::requeue(STALE.saturating_sub(waited)),
+        AssignmentDecision::Open => Action::requeue(CLAIM_STALE_AFTER.saturating_sub(waited)),
         AssignmentDecision::Assigned(assignment) => {
             let assignment = Assignment {
                 plain_tag_owner,
@@ -124,7 +124,7 @@ async fn write_assignment(
             .await;
     }
     Ok(match written {
-        StatusWrite::NotLeading => Action::requeue(LAPSE),
+        StatusWrite::NotLeading => Action::requeue(LEASE_RETRY),
         StatusWrite::Written(_) | StatusWrite::Outdated => Action::await_change(),
     })
 }
@@ -139,7 +139,7 @@ fn record_assignment(
     let Err(fault) = assignment else { return false };
     let generation = image.metadata.generation;
     let mut conditions = Conditions(std::mem::take(&mut status.conditions));
-    let is_news = Failure(fault).note(&mut conditions, generation, Time(jiff::Timestamp::now()));
+    let is_news = Failure(fault).record(&mut conditions, generation, Time(jiff::Timestamp::now()));
     status.conditions = conditions.0;
     status.observed_generation = generation;
     status.last_handled_reconcile_at = requested_at(image.annotations()).map(str::to_owned);

@@ -121,7 +121,7 @@ impl ImageContext {
 
     /// Removes what is known of all images but those of `uids`.
     pub fn retain(&self, uids: &HashSet<String>) {
-        self.selections.keep(uids);
+        self.selections.retain(uids);
         self.deletions.retain(uids);
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         since.retain(|uid, _| uids.contains(uid));

@@ -10,7 +10,6 @@ use futures::StreamExt as _;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Config};
-use kube::runtime::watcher::Event;
 use kube::runtime::{Controller, WatchStreamExt as _, reflector, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::mpsc;
@@ -23,13 +22,13 @@ use super::deletion_tasks::{DeletionDecision, as_leader};
 use super::image_assignment::assign;
 use super::image_context::{ImageContext, ImageContextInputs};
 use super::image_selection::select_tag;
-use super::lease::{LAPSE, Leadership};
+use super::lease::{LEASE_RETRY, Leadership};
 use super::object_cache::ObjectCache;
 use super::{finalizers, undecodable};
 use crate::api::v1alpha1::{DeletionPolicy, JackalImage};
 use crate::fault::Fault;
 use crate::runtime::{
-    AGENT_LABEL, GuardedImage, ObjectKind, Registries, Settings, drop_managed_fields, object_uids, qualified_name,
+    AGENT_LABEL, GuardedImage, ObjectChange, ObjectKind, Registries, Settings, object_uids, qualified_name,
     until_stopped,
 };
 
@@ -47,11 +46,9 @@ pub(super) async fn run(
     leadership: Leadership,
     stop: CancellationToken,
 ) {
-    let images: Api<GuardedImage> = settings.api(&client);
     let leases: Api<PartialObjectMeta<Lease>> = Api::namespaced(client.clone(), &settings.defaults.namespace);
     let (agents, writer) = reflector::store();
     let mut agent_listing = settings.health.further_listing("Leases of agents");
-    let mut listing = settings.health.further_listing("JackalImages");
     let agent_changes = watcher(leases, watcher::Config::default().labels(AGENT_LABEL))
         .default_backoff()
         .reflect(writer)
@@ -65,27 +62,19 @@ pub(super) async fn run(
         settings,
         registries,
         leadership,
-        objects,
+        objects: objects.clone(),
         agents,
         queue,
         stop: stop.clone(),
     }));
-    let (reader, writer) = reflector::store();
-    let (gone, listed) = (Arc::clone(&context), reader.clone());
-    let stream = watcher(images, watcher::Config::default())
-        .default_backoff()
-        .modify(drop_managed_fields)
-        .reflect(writer)
-        .inspect(move |event| {
-            listing.note(event);
-            match event {
-                Ok(Event::Delete(object)) => gone.forget(object.uid().as_deref().unwrap_or_default()),
-                Ok(Event::InitDone) => gone.retain(&object_uids(&listed)),
-                _ => {}
-            }
-        })
-        .touched_objects();
-    let controller = Controller::for_stream(stream, reader)
+    let images = objects.images;
+    let (observer, store) = (Arc::clone(&context), images.store());
+    let changes = images.subscribe().inspect(move |change| match change {
+        ObjectChange::Applied { .. } => {}
+        ObjectChange::Deleted { last, .. } => observer.forget(last.uid().as_deref().unwrap_or_default()),
+        ObjectChange::Listed => observer.retain(&object_uids(&store)),
+    });
+    let controller = Controller::for_shared_stream(images.changed(changes), images.store())
         .with_config(Config::default().concurrency(8))
         .reconcile_all_on(agent_changes)
         .reconcile_on(ReceiverStream::new(queued))
@@ -103,7 +92,7 @@ pub(super) async fn run(
 async fn reconcile(object: Arc<GuardedImage>, context: Arc<ImageContext>) -> Result<Action, Infallible> {
     match context.leadership.during(reconcile_as_leader(&object, &context)).await {
         Some(action) => Ok(action),
-        None => Ok(Action::requeue(LAPSE)),
+        None => Ok(Action::requeue(LEASE_RETRY)),
     }
 }
 
@@ -114,27 +103,27 @@ async fn reconcile_as_leader(object: &GuardedImage, context: &Arc<ImageContext>)
             return undecodable::report::<JackalImage>(&context.client, &context.events, invalid).await;
         }
     };
-    let pass = context.settings.metrics.reconcile(ObjectKind::JackalImage);
+    let timer = context.settings.metrics.start_reconcile(ObjectKind::JackalImage);
     let finalizer = set_finalizer(context, image).await;
     if let Err(fault) = &finalizer {
-        pass.ended(&finalizer);
+        timer.finish(&finalizer);
         warn!(image = qualified_name(image), %fault, "setting the finalizer");
         return Action::requeue(context.settings.backoff.limit);
     }
     if image.metadata.deletion_timestamp.is_some() {
-        pass.ended(&finalizer);
+        timer.finish(&finalizer);
         return finalize(context, image);
     }
     if image.spec.policy.is_some() {
-        pass.ended(&finalizer);
+        timer.finish(&finalizer);
         return select_tag(context, image);
     }
     if !image.spec.source.is_engine() || image.spec.suspend {
-        pass.ended(&finalizer);
+        timer.finish(&finalizer);
         return Action::await_change();
     }
     let assigned = assign(context, image).await;
-    pass.ended(&assigned);
+    timer.finish(&assigned);
     assigned.unwrap_or_else(|fault| {
         warn!(image = qualified_name(image), %fault, "assigning a node");
         Action::requeue(ASSIGNMENT_RETRY)

@@ -33,8 +33,8 @@ pub(super) fn select_tag(context: &Arc<ImageContext>, image: &JackalImage) -> Ac
     let key = TaskKey {
         generation: image.metadata.generation.unwrap_or_default(),
         requested_at: requested_at(image.annotations()).map(str::to_owned),
-        image_id: None,
-        holder: None,
+        input: None,
+        tag_owner: None,
     };
     let view = ObjectView {
         ready: current_selection(image).is_some(),
@@ -43,8 +43,8 @@ pub(super) fn select_tag(context: &Arc<ImageContext>, image: &JackalImage) -> Ac
         interval: context.settings.interval(image.spec.interval),
     };
     match tasks.decide(&uid, &key, view, Instant::now()) {
-        Decision::Rest => Action::await_change(),
-        Decision::Wait(left) => Action::requeue(left),
+        Decision::AwaitChange => Action::await_change(),
+        Decision::Requeue(left) => Action::requeue(left),
         Decision::Run => {
             let token = tasks.begin(&uid, &key, &context.stop);
             let (task_context, image) = (Arc::clone(context), image.clone());
@@ -96,7 +96,7 @@ async fn choose_tag(context: &ImageContext, image: &JackalImage) -> Result<Selec
     let namespace = image.namespace().unwrap_or_default();
     let idle = settings.idle(spec.stall_timeout);
     let defaults = &settings.defaults;
-    let target = defaults.place(client, &namespace, &spec.registry, idle).await?;
+    let target = defaults.target(client, &namespace, &spec.registry, idle).await?;
     let access = ObjectAccess::of_image(AccessClients::of(client, settings, registries), image, &target);
     let mut chosen = select(&followed, &access).await?;
     let none = || Fault::retryable(Reason::SourceNotFound, format!("no tag of {} was chosen", spec.image));
@@ -161,7 +161,7 @@ fn record_tag(
     let is_news = before.is_none_or(|before| before.tag != selected.tag);
     if is_news {
         let mut conditions = Conditions(std::mem::take(&mut status.conditions));
-        let message = format!("the tag {} was chosen and is to be brought", selected.tag);
+        let message = format!("the tag {} was chosen and is to be transferred", selected.tag);
         conditions.progressing(generation, "Transferring", &message, Time(jiff::Timestamp::now()));
         status.conditions = conditions.0;
         status.observed_generation = generation;
@@ -181,7 +181,7 @@ fn record_failure(
         selected.observed_generation = None;
     }
     let mut conditions = Conditions(std::mem::take(&mut status.conditions));
-    let is_news = Failure(fault).note(&mut conditions, generation, Time(jiff::Timestamp::now()));
+    let is_news = Failure(fault).record(&mut conditions, generation, Time(jiff::Timestamp::now()));
     status.conditions = conditions.0;
     status.observed_generation = generation;
     status.last_handled_reconcile_at = requested.map(str::to_owned);

@@ -1,5 +1,5 @@
-//! The controller: every replica moves images from registries; the one that leads plans packages, assigns
-//! nodes to images that engines hold, and puts the packages' artifacts together.
+//! The controller. Every replica transfers images from registries. The leader also plans packages, assigns nodes to images of
+//! docker engines and containerds, and builds the packages' artifacts.
 
 mod access;
 mod assignment;
@@ -22,6 +22,7 @@ mod package_status;
 mod package_tags;
 mod publication;
 mod reconcile;
+mod registry_role;
 mod retention;
 mod sbom_condition;
 mod status_write;
@@ -30,45 +31,36 @@ mod tag_index;
 mod tag_selections;
 mod undecodable;
 
-use access::{AccessClients, ObjectAccess};
-use leader_metrics::LeaderMetrics;
 pub use lease::{Leadership, LeaseTiming};
-use object_cache::ObjectCache;
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use kube::Client;
-use kube::runtime::reflector;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::api::v1alpha1::{JackalImage, SourceKind};
-use crate::fault::Fault;
-use crate::oci::Reference;
-use crate::runtime::{Recheck, Registries, RegistryTarget, Role, Settings, WorkerInputs};
-use crate::source::{ImageSource, RegistrySource};
+use self::leader_metrics::LeaderMetrics;
+use self::object_cache::ObjectCache;
+use self::registry_role::RegistryImageRole;
+use crate::runtime::{Recheck, Registries, Settings, WorkerInputs, shared_watch};
 use crate::worker;
 
 /// Runs the controller until `stop`. `identity` names this process in claims and in the lease.
-pub async fn run(client: Client, identity: &str, settings: Settings, terms: LeaseTiming, stop: CancellationToken) {
+pub async fn run(client: Client, identity: &str, settings: Settings, timing: LeaseTiming, stop: CancellationToken) {
     let registries = Arc::<Registries>::default();
-    // The lease is given back after the leader's work has ended, not before.
-    let (leases, leading) = (CancellationToken::new(), stop.clone());
-    let (leadership, contention) = lease::contend(client.clone(), identity, terms, &settings, leases.clone());
-    let tally = Arc::new(LeaderMetrics::new(leadership.clone()));
-    settings.metrics.collect(Arc::clone(&tally));
-    let (nudge, nudges) = mpsc::channel(16);
-    let (packages_seen, packages_writer) = reflector::store();
-    let (images_seen, images_writer) = reflector::store();
-    let seen = ObjectCache {
-        packages: packages_seen,
-        images: images_seen,
-    };
-    let changes = seen.follow_packages(&client, &settings, packages_writer, nudge.clone());
-    let duty = RegistryImageRole {
-        seen: seen.clone(),
+    // The lease is released after the leader's work has ended, not before.
+    let release = CancellationToken::new();
+    let (leadership, contention) = lease::contend(client.clone(), identity, timing, &settings, release.clone());
+    let (package_watch, packages) = shared_watch();
+    let (image_watch, images) = shared_watch();
+    let objects = ObjectCache { packages, images };
+    settings
+        .metrics
+        .collect(Arc::new(LeaderMetrics::new(leadership.clone(), objects.clone())));
+    let (rechecks, received_rechecks) = mpsc::channel(16);
+    let role = RegistryImageRole {
+        objects: objects.clone(),
         client: client.clone(),
         settings: settings.clone(),
         registries: Arc::clone(&registries),
@@ -77,113 +69,93 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Leas
     let worker = worker::run(
         client.clone(),
         identity,
-        Arc::new(duty),
+        Arc::new(role),
         settings.clone(),
         Arc::clone(&registries),
         WorkerInputs {
-            images: images_writer,
-            nudges,
+            images: objects.images.clone(),
+            rechecks: received_rechecks,
         },
         stop.clone(),
     );
-    let leader = async {
-        let mut leadership = leadership.clone();
-        loop {
-            tokio::select! {
-                // First, for it leads still when it is told to stop: no other term begins.
-                biased;
-                () = leading.cancelled() => return,
-                () = leadership.acquired() => {}
-            }
-            // Looking again at what is ready is the leader's duty.
-            let _ = nudge.send(Recheck::All).await;
-            let term = leading.child_token();
-            let work = async {
-                tokio::join!(
-                    reconcile::run(
-                        client.clone(),
-                        identity,
-                        settings.clone(),
-                        Arc::clone(&registries),
-                        leadership.clone(),
-                        &tally,
-                        term.clone()
-                    ),
-                    image_reconcile::run(
-                        client.clone(),
-                        identity,
-                        settings.clone(),
-                        (Arc::clone(&registries), seen.clone()),
-                        leadership.clone(),
-                        term.clone()
-                    ),
-                )
-            };
-            let mut held = leadership.clone();
-            tokio::select! {
-                _ = work => {}
-                () = held.lost() => info!(identity, "not leading any more: its work stops here"),
-            }
-            term.cancel();
-            tally.forget();
-        }
+    let leader = Leader {
+        client: client.clone(),
+        identity: identity.to_owned(),
+        settings: settings.clone(),
+        registries,
+        objects: objects.clone(),
+        rechecks: rechecks.clone(),
     };
     let work = async {
-        tokio::join!(worker, leader);
-        leases.cancel();
+        tokio::join!(worker, leader.run(leadership, stop));
+        release.cancel();
+    };
+    let (health, of_packages, of_images) = (&settings.health, settings.api(&client), settings.api(&client));
+    let watches = async {
+        tokio::join!(
+            package_watch.run(of_packages, health.listing("JackalPackages")),
+            image_watch.run(of_images, health.listing("JackalImages")),
+            objects.recheck_for_packages(&rechecks),
+        );
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         _ = async { tokio::join!(contention, work) } => {}
-        () = async { changes.await; std::future::pending::<()>().await } => {}
+        () = watches => {}
     }
 }
 
-/// Any replica moves images from registries.
-struct RegistryImageRole {
+/// The work of the leader.
+struct Leader {
     client: Client,
+    identity: String,
     settings: Settings,
     registries: Arc<Registries>,
-    leadership: Leadership,
-    seen: ObjectCache,
+    objects: ObjectCache,
+    rechecks: mpsc::Sender<Recheck>,
 }
 
-#[async_trait]
-impl Role for RegistryImageRole {
-    fn admits(&self, image: &JackalImage) -> bool {
-        image.spec.source == SourceKind::Registry
+impl Leader {
+    /// Works whenever this process leads, until `stop`.
+    async fn run(&self, mut leadership: Leadership, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                // First, as the process may still lead when it is stopped: no other term begins.
+                biased;
+                () = stop.cancelled() => return,
+                () = leadership.acquired() => {}
+            }
+            // The leader also rechecks images that are Ready.
+            let _ = self.rechecks.send(Recheck::All).await;
+            let term = stop.child_token();
+            let mut held = leadership.clone();
+            tokio::select! {
+                () = self.run_term(&leadership, &term) => {}
+                () = held.lost() => info!(identity = self.identity, "not leading any more: its work stops here"),
+            }
+            term.cancel();
+        }
     }
 
-    fn rechecks(&self) -> bool {
-        self.leadership.is_held()
-    }
-
-    async fn report(&self, _: &JackalImage) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    async fn plain_tag_owner(&self, image: &JackalImage) -> Result<Option<String>, Fault> {
-        self.seen.plain_tag_owner(&self.client, &self.settings, image).await
-    }
-
-    fn is_news(&self, before: Option<&JackalImage>, now: Option<&JackalImage>) -> bool {
-        conflict::is_news(before, now)
-    }
-
-    fn concerns(&self, changed: &JackalImage, other: &JackalImage) -> bool {
-        self.admits(other) && conflict::are_rivals(other, changed)
-    }
-
-    async fn source(
-        &self,
-        image: &JackalImage,
-        reference: &Reference,
-        target: &RegistryTarget,
-    ) -> Result<Arc<dyn ImageSource>, Fault> {
-        let clients = AccessClients::of(&self.client, &self.settings, &self.registries);
-        let access = ObjectAccess::of_image(clients, image, target);
-        let registry = access
-            .registry(reference, &format!("image `{}`", image.spec.image))
-            .await?;
-        Ok(Arc::new(RegistrySource::new(registry)))
+    async fn run_term(&self, leadership: &Leadership, term: &CancellationToken) {
+        let shared = || (Arc::clone(&self.registries), self.objects.clone());
+        tokio::join!(
+            reconcile::run(
+                self.client.clone(),
+                &self.identity,
+                self.settings.clone(),
+                shared(),
+                leadership.clone(),
+                term.clone()
+            ),
+            image_reconcile::run(
+                self.client.clone(),
+                &self.identity,
+                self.settings.clone(),
+                shared(),
+                leadership.clone(),
+                term.clone()
+            ),
+        );
     }
 }

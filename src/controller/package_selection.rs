@@ -75,8 +75,8 @@ pub(super) fn resolve_tags(context: &Arc<PackageContext>, package: &JackalPackag
         interval: context.settings.interval(package.spec.interval),
     };
     let again = match selections.tasks.decide(&uid, &key, view, now) {
-        Decision::Rest => None,
-        Decision::Wait(left) => Some(left),
+        Decision::AwaitChange => None,
+        Decision::Requeue(left) => Some(left),
         Decision::Run => {
             let token = selections.tasks.begin(&uid, &key, &context.stop);
             let (task_context, package) = (Arc::clone(context), package.clone());

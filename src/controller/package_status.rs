@@ -29,7 +29,7 @@ impl PackageContext {
             status.counts = Some(count(images));
             let mut conditions = Conditions(std::mem::take(&mut status.conditions));
             let now = Time(jiff::Timestamp::now());
-            Verification::of(images).note(&mut conditions, generation, now.clone());
+            Verification::of(images).set(&mut conditions, generation, now.clone());
             let result = set(&mut conditions, generation, now);
             status.conditions = conditions.0;
             result
@@ -63,7 +63,7 @@ impl PackageContext {
         images: &[JackalImage],
         fault: &Fault,
     ) -> Result<(), Fault> {
-        let set = |conditions: &mut Conditions, generation, now| Failure(fault).note(conditions, generation, now);
+        let set = |conditions: &mut Conditions, generation, now| Failure(fault).record(conditions, generation, now);
         if self.write_images(package, rows, images, set).await? == Some(true) {
             self.events
                 .warning(package, &fault.reason.to_string(), &fault.message)
@@ -87,7 +87,7 @@ impl PackageContext {
         let is_news = self.change_status(package, |status, generation| {
             let mut conditions = Conditions(std::mem::take(&mut status.conditions));
             let now = Time(jiff::Timestamp::now());
-            let is_news = Failure(fault).note(&mut conditions, generation, now.clone());
+            let is_news = Failure(fault).record(&mut conditions, generation, now.clone());
             set(&mut conditions, generation, now);
             status.conditions = conditions.0;
             status.last_handled_reconcile_at = requested_at(package.annotations()).map(str::to_owned);
@@ -175,7 +175,7 @@ mod tests {
         record_planned(&mut status, &Counts::new(0, 0, 0), Some(1), now());
         let mut conditions = Conditions(std::mem::take(&mut status.conditions));
         let ready = conditions.get(READY).unwrap();
-        let message = "the package has no images; its artifact is put together";
+        let message = "the package has no images; its artifact is being built";
         assert_eq!((ready.status.as_str(), ready.message.as_str()), ("Unknown", message));
         conditions.stalled(Some(1), "PolicyDenied", "a host that is not listed", now());
         status.conditions = conditions.0;

@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
-use kube::runtime::watcher::{self, Event};
 
 use super::conflict::{self, ObservedObjects, OlderObjects};
-use super::context::{GuardedPackage, PackageContext};
-use super::object_cache::is_news;
+use super::context::PackageContext;
+use super::object_cache::{GuardedPackage, affects_tags};
 use crate::api::v1alpha1::JackalPackage;
 use crate::fault::Fault;
-use crate::runtime::{GuardedImage, last_path_segment};
+use crate::runtime::{GuardedImage, ObjectChange, last_path_segment};
 
 /// Checks that no older object has the package's tag.
 pub(super) async fn check_tag(context: &PackageContext, package: &JackalPackage) -> Result<(), Fault> {
@@ -21,37 +20,29 @@ pub(super) async fn check_tag(context: &PackageContext, package: &JackalPackage)
         images: context.images.state(),
     };
     let older = OlderObjects::than(package, &known);
-    if older.agree() {
+    if older.write_same_content() {
         return Ok(());
     }
-    let operator = context.settings.defaults.home(&context.client).await?;
+    let operator = context.settings.defaults.operator_registry(&context.client).await?;
     older.check_package(package, &context.settings.defaults, &operator)
 }
 
-/// Requests reconciliations of packages whose tag may get another owner by `event`, which the store does not hold yet.
-pub(super) fn enqueue_for_package(
-    context: &Arc<PackageContext>,
-    event: &Result<Event<GuardedPackage>, watcher::Error>,
-) {
-    let Ok(Event::Apply(object) | Event::Delete(object)) = event else {
-        return;
-    };
-    if event.as_ref().is_ok_and(|event| is_news(&context.packages, event)) {
+/// Requests reconciliations of packages whose tag may get another owner by `change`.
+pub(super) fn enqueue_for_package(context: &Arc<PackageContext>, change: &ObjectChange<GuardedPackage>) {
+    if let Some(object) = change.object()
+        && affects_tags(change)
+    {
         enqueue_writers(context, &object.name_any(), object.uid().as_deref());
     }
 }
 
-/// The same for an event of an image.
-pub(super) fn enqueue_for_image(context: &Arc<PackageContext>, event: &Result<Event<GuardedImage>, watcher::Error>) {
-    let Ok(Event::Apply(object) | Event::Delete(object)) = event else {
-        return;
-    };
-    if !event.as_ref().is_ok_and(|event| is_news(&context.images, event)) {
+/// The same for a change of an image.
+pub(super) fn enqueue_for_image(context: &Arc<PackageContext>, change: &ObjectChange<GuardedImage>) {
+    if !affects_tags(change) {
         return;
     }
-    let known = context.images.get(&ObjectRef::from_obj(object));
-    let known = known.as_ref().and_then(|known| known.0.as_ref().ok());
-    for image in known.into_iter().chain(object.0.as_ref().ok()) {
+    let versions = change.before().into_iter().chain(change.object().map(|last| &**last));
+    for image in versions.filter_map(|object| object.0.as_ref().ok()) {
         enqueue_writers(context, last_path_segment(&image.spec.image), image.uid().as_deref());
     }
 }
@@ -60,7 +51,7 @@ pub(super) fn enqueue_for_image(context: &Arc<PackageContext>, event: &Result<Ev
 fn enqueue_writers(context: &Arc<PackageContext>, name: &str, changed: Option<&str>) {
     let concerned = context.packages.state_filter(|other| {
         let other = other.0.as_ref().ok();
-        other.is_some_and(|other| conflict::concerns(other, name, changed))
+        other.is_some_and(|other| conflict::may_affect(other, name, changed))
     });
     for object in concerned {
         context.tasks.retry(object.uid().as_deref().unwrap_or_default());

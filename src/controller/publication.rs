@@ -87,7 +87,7 @@ async fn write_failure(context: &PackageContext, package: &JackalPackage, end: B
     let also = |condition: &'static str, fault: &Fault| {
         let (reason, message) = (fault.reason.to_string(), fault.message.clone());
         move |conditions: &mut Conditions, generation, now| {
-            conditions.note(condition, Some(false), (&reason, &message), generation, now);
+            conditions.set(condition, Some(false), (&reason, &message), generation, now);
         }
     };
     let (written, disposition) = match end {

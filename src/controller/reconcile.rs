@@ -6,11 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use kube::core::DeserializeGuard;
+use kube::runtime::Controller;
 use kube::runtime::controller::{Action, Config};
-use kube::runtime::watcher::Event;
-use kube::runtime::{Controller, WatchStreamExt as _, reflector, watcher};
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Client, ResourceExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -18,11 +16,11 @@ use tracing::debug;
 
 use super::children::Children;
 use super::collection::{collect, delete_all, run_deletion};
-use super::context::{ContextInputs, GuardedPackage, PackageContext};
+use super::context::{ContextInputs, PackageContext};
 use super::deletion_tasks::DeletionDecision;
 use super::finalizers;
-use super::leader_metrics::LeaderMetrics;
-use super::lease::{LAPSE, Leadership};
+use super::lease::{LEASE_RETRY, Leadership};
+use super::object_cache::{GuardedPackage, ObjectCache};
 use super::package_selection::{EffectivePackage, TagResolution, resolve_tags, suspend};
 use super::package_tags::{check_tag, enqueue_for_image, enqueue_for_package};
 use super::publication::{self, PublicationRequest};
@@ -35,8 +33,8 @@ use crate::fault::{Disposition, Fault};
 use crate::oci::Naming;
 use crate::package::{Plan, check_images};
 use crate::runtime::{
-    Decision, ObjectKind, ObjectView, Registries, RegistryTarget, Settings, disposition_after_write,
-    drop_managed_fields, is_up_to_date, object_uids, until_stopped,
+    Decision, ObjectChange, ObjectKind, ObjectView, Registries, RegistryTarget, Settings, disposition_after_write,
+    is_up_to_date, object_uids, until_stopped,
 };
 
 /// Keeps the object until its images' objects are deleted.
@@ -47,56 +45,37 @@ pub(super) async fn run(
     client: Client,
     identity: &str,
     settings: Settings,
-    registries: Arc<Registries>,
+    (registries, objects): (Arc<Registries>, ObjectCache),
     leadership: Leadership,
-    metrics: &LeaderMetrics,
     stop: CancellationToken,
 ) {
     let (queue, queued) = mpsc::channel(1024);
-    let (reader, writer) = reflector::store();
-    let (images, images_writer) = reflector::store();
-    metrics.count(reader.clone(), images.clone());
     let context = Arc::new(PackageContext::new(ContextInputs {
         client,
         identity: identity.to_owned(),
         settings,
         registries,
         leadership,
-        packages: reader.clone(),
-        images,
+        objects: objects.clone(),
         queue,
         stop: stop.clone(),
     }));
-    let api: Api<GuardedPackage> = context.settings.api(&context.client);
-    let images: Api<DeserializeGuard<JackalImage>> = context.settings.api(&context.client);
-    let (gone, changing) = (Arc::clone(&context), Arc::clone(&context));
-    let health = &context.settings.health;
-    let mut listing = health.further_listing("JackalPackages");
-    let mut images_listing = health.further_listing("JackalImages");
-    let stream = watcher(api, watcher::Config::default())
-        .default_backoff()
-        .modify(drop_managed_fields)
-        .inspect(move |event| enqueue_for_package(&changing, event))
-        .reflect(writer)
-        .inspect(move |event| {
-            listing.note(event);
-            match event {
-                Ok(Event::Delete(object)) => gone.forget(object.uid().as_deref().unwrap_or_default()),
-                Ok(Event::InitDone) => gone.retain(&object_uids(&gone.packages)),
-                _ => {}
-            }
-        })
-        .touched_objects();
-    let changing = Arc::clone(&context);
-    let changes = watcher(images, watcher::Config::default())
-        .default_backoff()
-        .modify(drop_managed_fields)
-        .inspect(move |event| enqueue_for_image(&changing, event))
-        .reflect(images_writer)
-        .inspect(move |event| images_listing.note(event))
-        .touched_objects();
-    let controller = Controller::for_stream(stream, reader)
-        .owns_stream(changes)
+    let ObjectCache { packages, images } = objects;
+    let observer = Arc::clone(&context);
+    let package_changes = packages.subscribe().inspect(move |change| {
+        enqueue_for_package(&observer, change);
+        match change {
+            ObjectChange::Applied { .. } => {}
+            ObjectChange::Deleted { last, .. } => observer.forget(last.uid().as_deref().unwrap_or_default()),
+            ObjectChange::Listed => observer.retain(&object_uids(&observer.packages)),
+        }
+    });
+    let observer = Arc::clone(&context);
+    let image_changes = images
+        .subscribe()
+        .inspect(move |change| enqueue_for_image(&observer, change));
+    let controller = Controller::for_shared_stream(packages.changed(package_changes), packages.store())
+        .owns_shared_stream(images.changed(image_changes))
         .with_config(Config::default().concurrency(8))
         .reconcile_on(ReceiverStream::new(queued))
         .graceful_shutdown_on(stop.clone().cancelled_owned())
@@ -114,7 +93,7 @@ pub(super) async fn run(
 async fn reconcile(object: Arc<GuardedPackage>, context: Arc<PackageContext>) -> Result<Action, Infallible> {
     match context.leadership.during(reconcile_as_leader(&object, &context)).await {
         Some(action) => Ok(action),
-        None => Ok(Action::requeue(LAPSE)),
+        None => Ok(Action::requeue(LEASE_RETRY)),
     }
 }
 
@@ -125,9 +104,9 @@ async fn reconcile_as_leader(object: &GuardedPackage, context: &Arc<PackageConte
             return undecodable::report::<JackalPackage>(&context.client, &context.events, invalid).await;
         }
     };
-    let pass = context.settings.metrics.reconcile(ObjectKind::JackalPackage);
+    let timer = context.settings.metrics.start_reconcile(ObjectKind::JackalPackage);
     let result = reconcile_package(context, package).await;
-    pass.ended(&result);
+    timer.finish(&result);
     let fault = match result {
         Ok(again) => return again.map_or_else(Action::await_change, Action::requeue),
         Err(fault) => fault,
@@ -310,10 +289,10 @@ fn publish(
     }
     match context.tasks.decide(&uid, &key, view, Instant::now()) {
         // Nothing is deleted during a build, which is started here alone.
-        Decision::Rest if context.tasks.runs(&uid) || !ready => None,
-        Decision::Rest => collect(context, package, &request.target),
-        Decision::Wait(left) if !ready => Some(left),
-        Decision::Wait(left) => {
+        Decision::AwaitChange if context.tasks.is_running(&uid) || !ready => None,
+        Decision::AwaitChange => collect(context, package, &request.target),
+        Decision::Requeue(left) if !ready => Some(left),
+        Decision::Requeue(left) => {
             let collection = collect(context, package, &request.target);
             collection.into_iter().chain([left]).min()
         }

@@ -16,8 +16,8 @@ pub(super) fn set(conditions: &mut Conditions, sboms: &SbomProgress, generation:
         SbomProgress::Pending(sboms) => {
             let failed = |known: &&Condition| is_failure(known, generation);
             if conditions.get(SBOMS_COMPLETE).filter(failed).is_none() {
-                let message = format!("SBOMs of {} images are made", sboms.total());
-                conditions.note(SBOMS_COMPLETE, None, ("Progressing", &message), generation, now);
+                let message = format!("creating the SBOMs of {} images", sboms.total());
+                conditions.set(SBOMS_COMPLETE, None, ("Progressing", &message), generation, now);
             }
         }
         SbomProgress::Complete(sboms) => {
@@ -25,7 +25,7 @@ pub(super) fn set(conditions: &mut Conditions, sboms: &SbomProgress, generation:
                 0 => "no image of the package has files that an SBOM could list".to_owned(),
                 total => format!("SBOMs of {total} images are beside them and in the package"),
             };
-            conditions.note(SBOMS_COMPLETE, Some(true), ("Succeeded", &message), generation, now);
+            conditions.set(SBOMS_COMPLETE, Some(true), ("Succeeded", &message), generation, now);
         }
     }
 }
@@ -52,7 +52,7 @@ pub(super) async fn write_failure(
         let known = conditions.get(SBOMS_COMPLETE);
         let is_known = known.is_some_and(|known| is_failure(known, generation) && known.message == cut(&fault.message));
         let now = Time(jiff::Timestamp::now());
-        conditions.note(SBOMS_COMPLETE, Some(false), (&reason, &fault.message), generation, now);
+        conditions.set(SBOMS_COMPLETE, Some(false), (&reason, &fault.message), generation, now);
         status.conditions = conditions.0;
         !is_known
     });

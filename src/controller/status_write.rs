@@ -10,14 +10,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::lease::Leadership;
-use crate::runtime::update;
+use crate::runtime::update_status;
 
 /// The result of a status write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StatusWrite<T> {
     /// The status is as wanted; the value that the change gave.
     Written(T),
-    /// The object is gone or has changed, so nothing was written. Its own events have it reconciled again.
+    /// The object was deleted or has changed, so nothing was written. Its own events request another reconciliation.
     Outdated,
     /// The lease was not held at that moment, so nothing was written.
     NotLeading,
@@ -52,7 +52,7 @@ where
         *last.lock().unwrap_or_else(PoisonError::into_inner) = result;
         is_changed
     };
-    let written = update(&api, &object.name_any(), &object.uid().unwrap_or_default(), attempt).await?;
+    let written = update_status(&api, &object.name_any(), &object.uid().unwrap_or_default(), attempt).await?;
     let last = last.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(match (written, last) {
         // The object was deleted between the change and its write.

@@ -48,7 +48,7 @@ impl TagSelections {
 
     /// Removes what is known of all packages but those of `uids`.
     pub fn retain(&self, uids: &HashSet<String>) {
-        self.tasks.keep(uids);
+        self.tasks.retain(uids);
         self.chosen().retain(|uid, _| uids.contains(uid));
     }
 

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use crate::api::v1alpha1::Claim;
 
 /// How often a holder renews its claim, with the progress.
-pub const RENEW: Duration = Duration::from_secs(5);
+pub const CLAIM_RENEW_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a claim may stand unchanged, by the observer's own clock, before another may take it. Clocks of
 /// two machines are never compared.
-pub const STALE: Duration = Duration::from_secs(40);
+pub const CLAIM_STALE_AFTER: Duration = Duration::from_secs(40);
 
 /// A claim as this process saw it last.
 #[derive(Clone, Debug)]
@@ -19,14 +19,19 @@ pub struct ObservedClaim {
 
 /// How long another's claim still keeps `me` from the image; `None` when the image is free. `seen` is this
 /// process's memory of the claim and is brought up to date.
-pub fn held_for(seen: &mut Option<ObservedClaim>, claim: Option<&Claim>, me: &str, now: Instant) -> Option<Duration> {
+pub fn remaining_hold(
+    seen: &mut Option<ObservedClaim>,
+    claim: Option<&Claim>,
+    me: &str,
+    now: Instant,
+) -> Option<Duration> {
     let Some(claim) = claim.filter(|claim| claim.holder != me) else {
         *seen = None;
         return None;
     };
     match seen {
         Some(known) if known.claim == *claim => {
-            let left = STALE.saturating_sub(now.saturating_duration_since(known.since));
+            let left = CLAIM_STALE_AFTER.saturating_sub(now.saturating_duration_since(known.since));
             (left > Duration::ZERO).then_some(left)
         }
         _ => {
@@ -34,7 +39,7 @@ pub fn held_for(seen: &mut Option<ObservedClaim>, claim: Option<&Claim>, me: &st
                 claim: claim.clone(),
                 since: now,
             });
-            Some(STALE)
+            Some(CLAIM_STALE_AFTER)
         }
     }
 }
@@ -55,20 +60,26 @@ mod tests {
     #[test]
     fn goes_stale_by_standing_still() {
         let (mut seen, start) = (None, Instant::now());
-        assert_eq!(held_for(&mut seen, None, "me", start), None);
-        assert_eq!(held_for(&mut seen, Some(&claim("me", 1)), "me", start), None);
-        assert_eq!(held_for(&mut seen, Some(&claim("other", 1)), "me", start), Some(STALE));
+        assert_eq!(remaining_hold(&mut seen, None, "me", start), None);
+        assert_eq!(remaining_hold(&mut seen, Some(&claim("me", 1)), "me", start), None);
+        assert_eq!(
+            remaining_hold(&mut seen, Some(&claim("other", 1)), "me", start),
+            Some(CLAIM_STALE_AFTER)
+        );
         let later = start + Duration::from_secs(30);
         assert_eq!(
-            held_for(&mut seen, Some(&claim("other", 1)), "me", later),
+            remaining_hold(&mut seen, Some(&claim("other", 1)), "me", later),
             Some(Duration::from_secs(10))
         );
         assert_eq!(
-            held_for(&mut seen, Some(&claim("other", 2)), "me", later),
-            Some(STALE),
+            remaining_hold(&mut seen, Some(&claim("other", 2)), "me", later),
+            Some(CLAIM_STALE_AFTER),
             "a renewal counts"
         );
-        assert_eq!(held_for(&mut seen, Some(&claim("other", 2)), "me", later + STALE), None);
+        assert_eq!(
+            remaining_hold(&mut seen, Some(&claim("other", 2)), "me", later + CLAIM_STALE_AFTER),
+            None
+        );
     }
 
     #[test]
@@ -78,8 +89,16 @@ mod tests {
             let second = second.clamp(jiff::Timestamp::MIN.as_second(), jiff::Timestamp::MAX.as_second());
             let mut seen = None;
             let claim = claim("other", second);
-            assert_eq!(held_for(&mut seen, Some(&claim), "me", start), Some(STALE), "{second}");
-            assert_eq!(held_for(&mut seen, Some(&claim), "me", start + STALE), None, "{second}");
+            assert_eq!(
+                remaining_hold(&mut seen, Some(&claim), "me", start),
+                Some(CLAIM_STALE_AFTER),
+                "{second}"
+            );
+            assert_eq!(
+                remaining_hold(&mut seen, Some(&claim), "me", start + CLAIM_STALE_AFTER),
+                None,
+                "{second}"
+            );
         }
     }
 }

@@ -9,7 +9,7 @@ use super::status::{kube_fault, with_timeout};
 use crate::fault::{Fault, Reason};
 
 /// The data of the ConfigMap `name` of `namespace`. A missing one may appear, so it is tried again.
-pub async fn config_map(client: &Client, namespace: &str, name: &str) -> Result<BTreeMap<String, String>, Fault> {
+pub async fn read_config_map(client: &Client, namespace: &str, name: &str) -> Result<BTreeMap<String, String>, Fault> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let found = with_timeout(api.get_opt(name)).await.map_err(|error| {
         let what = format!("reading the ConfigMap {namespace}/{name}");

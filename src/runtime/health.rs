@@ -15,7 +15,7 @@ struct Parts {
     next: u64,
     /// What each part lacks, in the order in which they came.
     checks: BTreeMap<u64, Option<String>>,
-    pulses: BTreeMap<u64, Beats>,
+    heartbeats: BTreeMap<u64, Beats>,
 }
 
 #[derive(Debug)]
@@ -54,18 +54,18 @@ impl Health {
     pub fn alive(&self) -> Result<(), String> {
         let parts = self.parts();
         let still = |beats: &&Beats| beats.last.elapsed() > beats.limit;
-        match parts.pulses.values().find(still) {
+        match parts.heartbeats.values().find(still) {
             None => Ok(()),
             Some(Beats { what, limit, .. }) => Err(format!("{what} has stood still for more than {limit:?}")),
         }
     }
 
     /// A part of the process, which lacks what `lacking` says until it says otherwise. It counts until it is dropped.
-    pub fn check(&self, lacking: Option<String>) -> Check {
+    pub fn check(&self, lacking: Option<String>) -> ReadinessCheck {
         let mut parts = self.parts();
         let number = parts.number();
         parts.checks.insert(number, lacking);
-        Check {
+        ReadinessCheck {
             health: self.clone(),
             number,
         }
@@ -91,12 +91,12 @@ impl Health {
     }
 
     /// Something that has to go on: it beats at least once in `limit` until it is dropped.
-    pub fn pulse(&self, what: &'static str, limit: Duration) -> Pulse {
+    pub fn heartbeat(&self, what: &'static str, limit: Duration) -> Heartbeat {
         let mut parts = self.parts();
         let number = parts.number();
         let last = Instant::now();
-        parts.pulses.insert(number, Beats { what, limit, last });
-        Pulse {
+        parts.heartbeats.insert(number, Beats { what, limit, last });
+        Heartbeat {
             health: self.clone(),
             number,
         }
@@ -105,19 +105,19 @@ impl Health {
 
 /// A part of the process.
 #[derive(Debug)]
-pub struct Check {
+pub struct ReadinessCheck {
     health: Health,
     number: u64,
 }
 
-impl Check {
+impl ReadinessCheck {
     /// It lacks nothing, or what `lacking` says.
     pub fn set(&self, lacking: Option<String>) {
         self.health.parts().checks.insert(self.number, lacking);
     }
 }
 
-impl Drop for Check {
+impl Drop for ReadinessCheck {
     fn drop(&mut self) {
         self.health.parts().checks.remove(&self.number);
     }
@@ -126,7 +126,7 @@ impl Drop for Check {
 /// A watch of objects. Once all were listed, what it says later is its own affair: it goes on where it was.
 #[derive(Debug)]
 pub struct Listing {
-    check: Check,
+    check: ReadinessCheck,
     what: &'static str,
     listed: bool,
 }
@@ -150,23 +150,23 @@ impl Listing {
 
 /// Something that has to go on.
 #[derive(Debug)]
-pub struct Pulse {
+pub struct Heartbeat {
     health: Health,
     number: u64,
 }
 
-impl Pulse {
+impl Heartbeat {
     /// It goes on.
     pub fn beat(&self) {
-        if let Some(beats) = self.health.parts().pulses.get_mut(&self.number) {
+        if let Some(beats) = self.health.parts().heartbeats.get_mut(&self.number) {
             beats.last = Instant::now();
         }
     }
 }
 
-impl Drop for Pulse {
+impl Drop for Heartbeat {
     fn drop(&mut self) {
-        self.health.parts().pulses.remove(&self.number);
+        self.health.parts().heartbeats.remove(&self.number);
     }
 }
 
@@ -206,8 +206,8 @@ mod tests {
     fn is_alive_while_what_must_go_on_goes_on() {
         let health = Health::default();
         assert_eq!(health.alive(), Ok(()));
-        let fast = health.pulse("the renewal", Duration::ZERO);
-        let _slow = health.pulse("another", Duration::from_secs(3600));
+        let fast = health.heartbeat("the renewal", Duration::ZERO);
+        let _slow = health.heartbeat("another", Duration::from_secs(3600));
         let begun = Instant::now();
         while begun.elapsed().is_zero() {}
         let said = health.alive().unwrap_err();

@@ -186,8 +186,8 @@ impl Metrics {
     }
 
     /// A look at an object begins. It counts as cancelled when it is dropped before it ended.
-    pub fn reconcile(&self, kind: ObjectKind) -> Pass {
-        Pass {
+    pub fn start_reconcile(&self, kind: ObjectKind) -> ReconcileTimer {
+        ReconcileTimer {
             metrics: self.clone(),
             kind,
             begun: Instant::now(),
@@ -196,8 +196,8 @@ impl Metrics {
     }
 
     /// An image is looked for, and brought if need be. It counts as cancelled when it is dropped before it ended.
-    pub fn attempt(&self, source: SourceKind) -> Attempt {
-        Attempt {
+    pub fn start_transfer(&self, source: SourceKind) -> TransferTimer {
+        TransferTimer {
             metrics: self.clone(),
             source: Origin(source),
             begun: Instant::now(),
@@ -208,16 +208,16 @@ impl Metrics {
 }
 
 /// A look at an object that is under way.
-pub struct Pass {
+pub struct ReconcileTimer {
     metrics: Metrics,
     kind: ObjectKind,
     begun: Instant,
     ending: Ending,
 }
 
-impl Pass {
+impl ReconcileTimer {
     /// It came to its end.
-    pub fn ended<T>(mut self, result: &Result<T, Fault>) {
+    pub fn finish<T>(mut self, result: &Result<T, Fault>) {
         self.ending = match result {
             Ok(_) => Ending::Succeeded,
             Err(fault) => Ending::Failed(fault.reason),
@@ -225,7 +225,7 @@ impl Pass {
     }
 }
 
-impl Drop for Pass {
+impl Drop for ReconcileTimer {
     fn drop(&mut self) {
         let (kind, result) = (self.kind, self.ending);
         self.metrics
@@ -239,7 +239,7 @@ impl Drop for Pass {
 }
 
 /// An image that is looked for, and brought if need be.
-pub struct Attempt {
+pub struct TransferTimer {
     metrics: Metrics,
     source: Origin,
     begun: Instant,
@@ -248,9 +248,9 @@ pub struct Attempt {
     ended: bool,
 }
 
-impl Attempt {
+impl TransferTimer {
     /// From here on its bytes move.
-    pub fn moves(&mut self, progress: Arc<Progress>) {
+    pub fn transferring(&mut self, progress: Arc<Progress>) {
         if self.moving.replace(progress).is_none() {
             self.metrics.in_flight.inc();
         }
@@ -271,7 +271,7 @@ impl Attempt {
     }
 
     /// Another brings it. That counts only if bytes moved here in vain.
-    pub fn left(mut self) {
+    pub fn abandoned(mut self) {
         self.ended = self.moving.is_none();
     }
 
@@ -289,7 +289,7 @@ impl Attempt {
     }
 }
 
-impl Drop for Attempt {
+impl Drop for TransferTimer {
     fn drop(&mut self) {
         if !self.ended {
             self.end(Way(None), Ending::Cancelled, self.moved());
@@ -312,14 +312,16 @@ mod tests {
     #[test]
     fn a_transfer_counts_once_however_it_ends() {
         let metrics = Metrics::default();
-        let mut brought = metrics.attempt(SourceKind::Docker);
-        brought.moves(Arc::default());
+        let mut brought = metrics.start_transfer(SourceKind::Docker);
+        brought.transferring(Arc::default());
         has(&metrics, "jackal_transfers_in_flight 1");
         brought.succeeded(Method::DockerGraph, 12);
-        metrics.attempt(SourceKind::Registry).failed(Reason::SourceNotFound);
-        metrics.attempt(SourceKind::Registry).left();
-        let mut cancelled = metrics.attempt(SourceKind::Containerd);
-        cancelled.moves(Arc::default());
+        metrics
+            .start_transfer(SourceKind::Registry)
+            .failed(Reason::SourceNotFound);
+        metrics.start_transfer(SourceKind::Registry).abandoned();
+        let mut cancelled = metrics.start_transfer(SourceKind::Containerd);
+        cancelled.transferring(Arc::default());
         drop(cancelled);
         let count = |labels: &str| has(&metrics, &format!("jackal_transfers_total{{{labels}}} 1"));
         count(r#"source="Docker",method="DockerGraph",result="Succeeded""#);
@@ -337,10 +339,12 @@ mod tests {
     #[test]
     fn a_look_counts_by_its_result() {
         let metrics = Metrics::default();
-        metrics.reconcile(ObjectKind::JackalPackage).ended(&Ok(()));
+        metrics.start_reconcile(ObjectKind::JackalPackage).finish(&Ok(()));
         let denied = Fault::stalled(Reason::PolicyDenied, "no");
-        metrics.reconcile(ObjectKind::JackalPackage).ended::<()>(&Err(denied));
-        drop(metrics.reconcile(ObjectKind::JackalImage));
+        metrics
+            .start_reconcile(ObjectKind::JackalPackage)
+            .finish::<()>(&Err(denied));
+        drop(metrics.start_reconcile(ObjectKind::JackalImage));
         for (kind, result) in [
             ("JackalPackage", "Succeeded"),
             ("JackalPackage", "PolicyDenied"),

@@ -32,8 +32,9 @@ pub struct Policy {
 impl Policy {
     /// The part of the operator's registry that `namespace` may use, below the operator's own `prefix`; none
     /// where all of it is free.
-    pub fn fence(&self, prefix: Option<&str>, namespace: &str) -> Option<Fence> {
-        (self.repositories == RepositoryPolicy::Namespace).then(|| Fence(join(prefix.unwrap_or_default(), namespace)))
+    pub fn repository_scope(&self, prefix: Option<&str>, namespace: &str) -> Option<RepositoryScope> {
+        (self.repositories == RepositoryPolicy::Namespace)
+            .then(|| RepositoryScope(join(prefix.unwrap_or_default(), namespace)))
     }
 
     /// Whether an object may name `host` (host[:port]); `what` names it for people.
@@ -41,7 +42,7 @@ impl Policy {
     /// Only the host that an object names is looked at. Where an admitted registry leads, by a redirect to its
     /// storage or by a token's realm, is followed within [`Restrictions`](crate::registry::Restrictions): to other public
     /// hosts, and to private ones that are listed too.
-    pub fn admits_host(&self, host: &str, what: &str) -> Result<(), Fault> {
+    pub fn check_host(&self, host: &str, what: &str) -> Result<(), Fault> {
         if self.hosts.is_empty() || self.hosts.iter().any(|pattern| pattern.admits(host)) {
             return Ok(());
         }
@@ -58,9 +59,9 @@ impl Policy {
 
 /// The part of the operator's registry that one namespace may use.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Fence(String);
+pub struct RepositoryScope(String);
 
-impl Fence {
+impl RepositoryScope {
     /// What an object that asks for the prefix `own` has everything put under.
     pub fn prefix(&self, own: Option<&str>) -> String {
         join(&self.0, own.unwrap_or_default())
@@ -84,7 +85,7 @@ impl Fence {
     }
 }
 
-impl fmt::Display for Fence {
+impl fmt::Display for RepositoryScope {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
     }
@@ -103,26 +104,26 @@ fn join(above: &str, below: &str) -> String {
 #[error(
     "`{0}` is not NAMESPACE=IMAGE, such as `team-a=registry.example.com/team-a/*` or `*=docker.io/library/*`; images are named in full, without tag"
 )]
-pub struct AdmissionError(String);
+pub struct AdmitRuleError(String);
 
 /// Which images a node hands out to which namespaces, and nothing else.
 #[derive(Clone, Debug, Default)]
-pub struct Admissions(pub Vec<Admission>);
+pub struct AdmitRules(pub Vec<AdmitRule>);
 
 /// `NAMESPACE=IMAGE`: images whose name fits are handed out to namespaces whose name fits. `*` stands for any
 /// characters, `/` among them; the name is the whole one, without tag and digest, such as
 /// `docker.io/library/nginx`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admission {
+pub struct AdmitRule {
     namespace: String,
     image: String,
 }
 
-impl FromStr for Admission {
-    type Err = AdmissionError;
+impl FromStr for AdmitRule {
+    type Err = AdmitRuleError;
 
-    fn from_str(text: &str) -> Result<Self, AdmissionError> {
-        let error = || AdmissionError(text.chars().take(160).collect());
+    fn from_str(text: &str) -> Result<Self, AdmitRuleError> {
+        let error = || AdmitRuleError(text.chars().take(160).collect());
         let (namespace, image) = text.split_once('=').ok_or_else(error)?;
         let named = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-*".contains(&byte);
         let called = |byte: u8| named(byte) || byte.is_ascii_uppercase() || b"._/:[]".contains(&byte);
@@ -142,7 +143,7 @@ impl FromStr for Admission {
     }
 }
 
-impl Admissions {
+impl AdmitRules {
     /// Whether the node `node` hands out the image that `spec` names to `namespace`.
     ///
     /// An engine finds a digest that no tag stands beside under whatever name it has it, and `sha256:…` as an
@@ -160,7 +161,7 @@ impl Admissions {
         let name = reference.name();
         let by_id = spec.source == SourceKind::Docker && reference.repository() == "library/sha256";
         let nameless = reference.tag().is_none() || by_id;
-        let admits = |admission: &Admission| {
+        let admits = |admission: &AdmitRule| {
             fits(&admission.namespace, namespace)
                 && (admission.image == "*" || !nameless && fits(&admission.image, &name))
         };
@@ -192,19 +193,19 @@ mod tests {
     #[test]
     fn a_namespaces_part_lies_below_its_name_whatever_prefix_it_asks_for() {
         let open = policy(RepositoryPolicy::Any, &[]);
-        assert_eq!(open.fence(Some("base"), "a"), None);
-        let fenced = policy(RepositoryPolicy::Namespace, &[]);
+        assert_eq!(open.repository_scope(Some("base"), "a"), None);
+        let scoped = policy(RepositoryPolicy::Namespace, &[]);
         for (default, own, prefix) in [
             (None, None, "a"),
             (Some("base"), None, "base/a"),
             (None, Some("b"), "a/b"),
             (Some("base/x"), Some("b/c"), "base/x/a/b/c"),
         ] {
-            let fence = fenced.fence(default, "a").unwrap();
-            assert_eq!(fence.prefix(own), prefix);
-            assert!(fence.check(&format!("{prefix}/app"), "x").is_ok());
+            let scope = scoped.repository_scope(default, "a").unwrap();
+            assert_eq!(scope.prefix(own), prefix);
+            assert!(scope.check(&format!("{prefix}/app"), "x").is_ok());
         }
-        let fence = fenced.fence(Some("base"), "a").unwrap();
+        let scope = scoped.repository_scope(Some("base"), "a").unwrap();
         for outside in [
             "app",
             "base/app",
@@ -214,7 +215,7 @@ mod tests {
             "base/a",
             "x/base/a/app",
         ] {
-            let fault = fence.check(outside, "the image").unwrap_err();
+            let fault = scope.check(outside, "the image").unwrap_err();
             assert_eq!(fault.reason, Reason::PolicyDenied, "{outside}");
             assert!(
                 fault.message.contains("`base/a/` (--repository-policy namespace)"),
@@ -227,14 +228,14 @@ mod tests {
     fn hosts_are_those_that_are_listed() {
         assert!(
             policy(RepositoryPolicy::Any, &[])
-                .admits_host("169.254.169.254", "x")
+                .check_host("169.254.169.254", "x")
                 .is_ok()
         );
         let some = policy(
             RepositoryPolicy::Any,
             &["ghcr.io", "*.Example.com", "*.b.org:5000", "[::1]:5000"],
         );
-        let may = |host: &str| some.admits_host(host, "the image").is_ok();
+        let may = |host: &str| some.check_host(host, "the image").is_ok();
         for host in [
             "ghcr.io",
             "GHCR.io:443",
@@ -258,7 +259,7 @@ mod tests {
         ] {
             assert!(!may(host), "{host}");
         }
-        let fault = some.admits_host("evil", "the image evil/x").unwrap_err();
+        let fault = some.check_host("evil", "the image evil/x").unwrap_err();
         assert!(
             fault.message.contains("only talk to ghcr.io, *.example.com,"),
             "{fault}"
@@ -266,7 +267,7 @@ mod tests {
     }
 
     fn may(admissions: &[&str], namespace: &str, image: &str, source: &str) -> bool {
-        let admissions = Admissions(admissions.iter().map(|text| text.parse().unwrap()).collect());
+        let admissions = AdmitRules(admissions.iter().map(|text| text.parse().unwrap()).collect());
         let spec: JackalImageSpec =
             serde_json::from_value(serde_json::json!({ "image": image, "source": source })).unwrap();
         let checked = admissions.check("n1", namespace, &spec, &image.parse().unwrap());
@@ -318,7 +319,7 @@ mod tests {
     #[test]
     fn what_is_no_rule_is_refused() {
         for bad in ["", "a", "=x/y", "a=", "a=nginx", "A=x/y", "a=x/y z", "a=/x", "a b=*"] {
-            assert!(bad.parse::<Admission>().is_err(), "{bad}");
+            assert!(bad.parse::<AdmitRule>().is_err(), "{bad}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use secrecy::ExposeSecret as _;
 
-use super::policy::Fence;
+use super::policy::RepositoryScope;
 use super::registry_target::RegistryTarget;
 use crate::fault::Fault;
 use crate::oci::{Digest, Hasher, Reference};
@@ -32,9 +32,9 @@ pub struct Registries {
 
 struct Known {
     registry: Registry,
-    /// What is known of its blobs, apart for each fence: else who knows the digest of another namespace's blob
+    /// What is known of its blobs, apart for each scope: else who knows the digest of another namespace's blob
     /// could have it mounted.
-    blobs: HashMap<Option<Fence>, Arc<KnownBlobs>>,
+    blobs: HashMap<Option<RepositoryScope>, Arc<KnownBlobs>>,
 }
 
 impl Registries {
@@ -49,7 +49,7 @@ impl Registries {
             if known.blobs.len() >= CLIENT_LIMIT {
                 known.blobs.clear();
             }
-            let blobs = known.blobs.entry(place.fence.clone()).or_default();
+            let blobs = known.blobs.entry(place.scope.clone()).or_default();
             (known.registry.clone(), Arc::clone(blobs))
         })
     }
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_known_of_blobs_stays_within_a_fence() {
+    fn what_is_known_of_blobs_stays_within_a_repository_scope() {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let policy = Policy {
             repositories: RepositoryPolicy::Namespace,
@@ -177,7 +177,7 @@ mod tests {
         let place = |namespace: Option<&str>| RegistryTarget {
             address: "r:1".to_owned(),
             prefix: String::new(),
-            fence: namespace.and_then(|namespace| policy.fence(None, namespace)),
+            scope: namespace.and_then(|namespace| policy.repository_scope(None, namespace)),
             endpoint: Endpoint::new("r:1"),
             naming: None,
         };

@@ -3,7 +3,7 @@
 
 use kube::Client;
 
-use super::policy::{Fence, RepositoryPolicy};
+use super::policy::{RepositoryPolicy, RepositoryScope};
 use super::registry_state::State;
 use super::registry_target::RegistryDefaults;
 use crate::api::v1alpha1::RegistrySpec;
@@ -32,7 +32,7 @@ impl OperatorRegistry {
     }
 
     /// Where the operator reaches it.
-    pub fn reached_at(&self) -> Option<&String> {
+    pub fn effective_endpoint(&self) -> Option<&String> {
         self.endpoint.as_ref().or(self.address.as_ref())
     }
 }
@@ -48,54 +48,55 @@ pub struct RegistryLocation {
     pub prefix: String,
     /// How names are made where an object leaves it to the cluster.
     pub naming: Naming,
-    fence: Option<Fence>,
+    scope: Option<RepositoryScope>,
 }
 
 impl RegistryLocation {
     /// Whether both are parts of one registry: whether any of their names is the same.
-    pub fn is_beside(&self, other: &Self) -> bool {
-        self.names.iter().any(|name| other.is_called(name))
+    pub fn is_same_registry(&self, other: &Self) -> bool {
+        self.names.iter().any(|name| other.has_name(name))
     }
 
     /// Whether `host` (host and port) is one of the registry's names.
-    pub fn is_called(&self, host: &str) -> bool {
+    pub fn has_name(&self, host: &str) -> bool {
         self.names.iter().any(|known| same_host(known, host))
     }
 
     /// Whether the object may write `repository`, a whole path in the registry.
-    pub fn admits(&self, repository: &str) -> bool {
-        self.fence
+    pub fn allows(&self, repository: &str) -> bool {
+        self.scope
             .as_ref()
-            .is_none_or(|fence| fence.check(repository, "").is_ok())
+            .is_none_or(|scope| scope.check(repository, "").is_ok())
     }
 }
 
 impl RegistryDefaults {
     /// What the operator's own registry is called. Without a flag that says so, the cluster's state is read.
-    pub async fn home(&self, client: &Client) -> Result<OperatorRegistry, Fault> {
+    pub async fn operator_registry(&self, client: &Client) -> Result<OperatorRegistry, Fault> {
         let state = self.find_state(client).await?;
-        let mut home = self.home_of(state.as_ref());
+        let mut operator_registry = self.operator_registry_from(state.as_ref());
         let of_state = |state: &State| {
             let known = [&state.address, &state.endpoint];
-            home.names()
+            operator_registry
+                .names()
                 .any(|name| known.iter().any(|known| same_host(known, name)))
         };
         let naming = state.filter(of_state).map(|state| state.naming);
-        home.naming = naming;
-        Ok(home)
+        operator_registry.naming = naming;
+        Ok(operator_registry)
     }
 
     /// The same without how names are made: what the flags say is enough.
-    pub(super) async fn own(&self, client: &Client) -> Result<OperatorRegistry, Fault> {
+    pub(super) async fn operator_registry_without_naming(&self, client: &Client) -> Result<OperatorRegistry, Fault> {
         let state = match &self.registry.address {
             Some(_) => None,
             None => self.find_state(client).await?,
         };
-        Ok(self.home_of(state.as_ref()))
+        Ok(self.operator_registry_from(state.as_ref()))
     }
 
     /// What the operator's own registry is where the cluster's state is `state`, without how names are made.
-    pub(super) fn home_of(&self, state: Option<&State>) -> OperatorRegistry {
+    pub(super) fn operator_registry_from(&self, state: Option<&State>) -> OperatorRegistry {
         let flags = &self.registry;
         match (&flags.address, state) {
             (None, Some(state)) => OperatorRegistry {
@@ -115,36 +116,49 @@ impl RegistryDefaults {
         }
     }
 
-    /// The part of the registry that `spec`, an object's of `namespace`, means where the operator's own is called `home`.
+    /// The part of the registry that `spec`, an object's of `namespace`, means where the operator's own is `operator_registry`.
     /// None where it is not known which registry that is.
-    pub fn site(&self, home: &OperatorRegistry, namespace: &str, spec: &RegistrySpec) -> Option<RegistryLocation> {
-        let address = spec.address.as_ref().or(home.address.as_ref())?;
+    pub fn location(
+        &self,
+        operator_registry: &OperatorRegistry,
+        namespace: &str,
+        spec: &RegistrySpec,
+    ) -> Option<RegistryLocation> {
+        let address = spec.address.as_ref().or(operator_registry.address.as_ref())?;
         let own = spec.address.iter().chain(&spec.endpoint);
         let mut names: Vec<String> = own.cloned().collect();
         let named = names
             .iter()
-            .any(|name| home.names().any(|known| same_host(known, name)));
+            .any(|name| operator_registry.names().any(|known| same_host(known, name)));
         if spec.address.is_none() || named {
-            names.extend(home.names().cloned());
+            names.extend(operator_registry.names().cloned());
         }
-        let at_home =
-            spec.address.is_none() || spec.address == self.registry.address || self.policy_asks_for_home() && named;
-        let base = self.registry.repository_prefix.as_deref().or(home.prefix.as_deref());
+        let in_operator_registry = spec.address.is_none()
+            || spec.address == self.registry.address
+            || self.policy_needs_operator_registry() && named;
+        let base = self
+            .registry
+            .repository_prefix
+            .as_deref()
+            .or(operator_registry.prefix.as_deref());
         Some(RegistryLocation {
             address: address.clone(),
             names,
-            naming: home
+            naming: operator_registry
                 .naming
                 .filter(|_| spec.address.is_none() || named)
                 .unwrap_or(Naming::Plain),
-            prefix: self.prefix(namespace, spec, at_home.then_some(home)),
-            fence: self.policy.fence(base, namespace).filter(|_| at_home),
+            prefix: self.prefix(namespace, spec, in_operator_registry.then_some(operator_registry)),
+            scope: self
+                .policy
+                .repository_scope(base, namespace)
+                .filter(|_| in_operator_registry),
         })
     }
 
     /// Whether a policy asks which objects mean the operator's own registry by another name. Else only those mean it, to
     /// its policies and its prefix, that name none or the one that the flags say.
-    pub(super) fn policy_asks_for_home(&self) -> bool {
+    pub(super) fn policy_needs_operator_registry(&self) -> bool {
         !self.policy.hosts.is_empty() || self.policy.repositories == RepositoryPolicy::Namespace
     }
 }
@@ -156,21 +170,28 @@ mod tests {
     use super::*;
     use crate::runtime::Policy;
 
-    fn site(defaults: &RegistryDefaults, home: &OperatorRegistry, spec: serde_json::Value) -> Option<RegistryLocation> {
-        defaults.site(home, "a", &serde_json::from_value(spec).unwrap())
+    fn location(
+        defaults: &RegistryDefaults,
+        operator_registry: &OperatorRegistry,
+        spec: serde_json::Value,
+    ) -> Option<RegistryLocation> {
+        defaults.location(operator_registry, "a", &serde_json::from_value(spec).unwrap())
     }
 
     #[test]
     fn one_registry_may_have_several_names() {
         let defaults = RegistryDefaults::default();
-        let home = OperatorRegistry {
+        let operator_registry = OperatorRegistry {
             address: Some("127.0.0.1:31999".to_owned()),
             endpoint: Some("registry.svc:5000".to_owned()),
             ..OperatorRegistry::default()
         };
         let beside = |one: serde_json::Value, other: serde_json::Value| {
-            let (one, other) = (site(&defaults, &home, one), site(&defaults, &home, other));
-            one.unwrap().is_beside(&other.unwrap())
+            let (one, other) = (
+                location(&defaults, &operator_registry, one),
+                location(&defaults, &operator_registry, other),
+            );
+            one.unwrap().is_same_registry(&other.unwrap())
         };
         let none = || json!({});
         assert!(beside(none(), none()));
@@ -186,7 +207,7 @@ mod tests {
         ));
         assert!(!beside(none(), json!({ "address": "x:1" })));
         assert!(!beside(json!({ "address": "x:2" }), json!({ "address": "x:1" })));
-        assert_eq!(site(&defaults, &OperatorRegistry::default(), none()), None);
+        assert_eq!(location(&defaults, &OperatorRegistry::default(), none()), None);
     }
 
     #[test]
@@ -199,14 +220,14 @@ mod tests {
             },
             ..RegistryDefaults::default()
         };
-        let home = OperatorRegistry {
+        let operator_registry = OperatorRegistry {
             address: Some("r:1".to_owned()),
             ..OperatorRegistry::default()
         };
-        let own = site(&defaults, &home, json!({})).unwrap();
+        let own = location(&defaults, &operator_registry, json!({})).unwrap();
         assert_eq!(own.prefix, "base/a");
-        assert!(own.admits("base/a/app") && !own.admits("base/b/app"));
-        let elsewhere = site(&defaults, &home, json!({ "address": "x:1" })).unwrap();
-        assert!(elsewhere.prefix.is_empty() && elsewhere.admits("base/b/app"));
+        assert!(own.allows("base/a/app") && !own.allows("base/b/app"));
+        let elsewhere = location(&defaults, &operator_registry, json!({ "address": "x:1" })).unwrap();
+        assert!(elsewhere.prefix.is_empty() && elsewhere.allows("base/b/app"));
     }
 }

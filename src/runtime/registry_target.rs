@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kube::Client;
 
-use super::policy::{Fence, Policy};
+use super::policy::{Policy, RepositoryScope};
 use super::registry_location::OperatorRegistry;
 use super::registry_state::{State, StateSecret};
 use super::secrets::Secrets;
@@ -41,10 +41,10 @@ pub struct RegistryDefaults {
 pub struct RegistryTarget {
     /// Host and port as pods write it.
     pub address: String,
-    /// A path that everything is put under; may be empty. It lies within the fence.
+    /// A path that everything is put under; may be empty. It lies within the scope.
     pub prefix: String,
     /// The part of the registry that the object may use; none where all of it is free, or it is the object's own.
-    pub fence: Option<Fence>,
+    pub scope: Option<RepositoryScope>,
     /// How the operator reaches it, with credentials and trust.
     pub endpoint: Endpoint,
     /// The naming that belongs to the registry, where the cluster's state said which registry it is.
@@ -55,9 +55,9 @@ impl RegistryTarget {
     /// That the object may read and write `repository`, a whole path in this registry, by the operator's means;
     /// `what` names its part of the object for people.
     pub fn check(&self, repository: &str, what: &str) -> Result<(), Fault> {
-        self.fence
+        self.scope
             .as_ref()
-            .map_or(Ok(()), |fence| fence.check(repository, what))
+            .map_or(Ok(()), |scope| scope.check(repository, what))
     }
 }
 
@@ -76,7 +76,7 @@ impl RegistryDefaults {
     /// The registry that `spec`, an object's of `namespace`, means. Its Secrets are read in that namespace;
     /// those of the defaults in the operator's, and only for the registry that the defaults name, reached as
     /// they say: else an object could have the operator's credentials sent wherever it likes.
-    pub async fn place(
+    pub async fn target(
         &self,
         client: &Client,
         namespace: &str,
@@ -85,25 +85,25 @@ impl RegistryDefaults {
     ) -> Result<RegistryTarget, Fault> {
         let flags = &self.registry;
         let (mut credentials, mut naming) = (None, None);
-        let (address, mut default, home) = match (&spec.address, &flags.address) {
+        let (address, mut default, operator_registry) = match (&spec.address, &flags.address) {
             (Some(own), _) if Some(own) != flags.address.as_ref() => {
-                let home = match self.own(client).await {
-                    Err(fault) if self.policy_asks_for_home() => return Err(fault),
-                    home => home.unwrap_or_default(),
+                let operator_registry = match self.operator_registry_without_naming(client).await {
+                    Err(fault) if self.policy_needs_operator_registry() => return Err(fault),
+                    operator_registry => operator_registry.unwrap_or_default(),
                 };
-                (own.clone(), RegistrySpec::default(), home)
+                (own.clone(), RegistrySpec::default(), operator_registry)
             }
-            (_, Some(default)) => (default.clone(), flags.clone(), self.home_of(None)),
+            (_, Some(default)) => (default.clone(), flags.clone(), self.operator_registry_from(None)),
             (_, None) => {
                 let state = self.state(client).await?;
-                let home = self.home_of(Some(&state));
+                let operator_registry = self.operator_registry_from(Some(&state));
                 (credentials, naming) = (state.credentials, Some(state.naming));
                 let default = RegistrySpec {
-                    endpoint: home.endpoint.clone(),
-                    insecure: Some(home.plain_http),
+                    endpoint: operator_registry.endpoint.clone(),
+                    insecure: Some(operator_registry.plain_http),
                     ..RegistrySpec::default()
                 };
-                (state.address, default, home)
+                (state.address, default, operator_registry)
             }
         };
         if goes_elsewhere(spec, &default, &address) {
@@ -115,21 +115,23 @@ impl RegistryDefaults {
             .or(default.endpoint.clone())
             .unwrap_or_else(|| address.clone());
         // A registry is the operator's own by whatever of its names an object calls it.
-        let is_named = |name: &str| home.names().any(|known| same_host(known, name));
-        let at_home = spec.address.is_none()
+        let is_named = |name: &str| operator_registry.names().any(|known| same_host(known, name));
+        let in_operator_registry = spec.address.is_none()
             || spec.address == flags.address
-            || self.policy_asks_for_home() && (is_named(&address) || is_named(&host));
-        let is_own = home.reached_at().is_some_and(|usual| same_host(usual, &host));
-        if !is_own && (!at_home || spec.endpoint.is_some() && !is_named(&host)) {
+            || self.policy_needs_operator_registry() && (is_named(&address) || is_named(&host));
+        let is_own = operator_registry
+            .effective_endpoint()
+            .is_some_and(|usual| same_host(usual, &host));
+        if !is_own && (!in_operator_registry || spec.endpoint.is_some() && !is_named(&host)) {
             let field = if spec.endpoint.is_some() {
                 "registry.endpoint"
             } else {
                 "registry.address"
             };
-            self.policy.admits_host(&host, field)?;
+            self.policy.check_host(&host, field)?;
         }
         let plain_http = spec.insecure.or(default.insecure).unwrap_or(false);
-        if plain_http && !(is_own && home.plain_http) && !self.restrictions.allows_plain_http(&host) {
+        if plain_http && !(is_own && operator_registry.plain_http) && !self.restrictions.allows_plain_http(&host) {
             return Err(Fault::stalled(
                 Reason::PolicyDenied,
                 format!(
@@ -137,8 +139,14 @@ impl RegistryDefaults {
                 ),
             ));
         }
-        let base = flags.repository_prefix.as_deref().or(home.prefix.as_deref());
-        let fence = self.policy.fence(base, namespace).filter(|_| at_home);
+        let base = flags
+            .repository_prefix
+            .as_deref()
+            .or(operator_registry.prefix.as_deref());
+        let scope = self
+            .policy
+            .repository_scope(base, namespace)
+            .filter(|_| in_operator_registry);
         let own = Secrets::new(client.clone(), namespace);
         let operators = Secrets::new(client.clone(), &self.namespace);
         let secret = spec
@@ -187,7 +195,7 @@ impl RegistryDefaults {
         };
         let trust = trust.with_authorities(self.authorities.as_deref());
         // Only who is reached as the administrator says is surely who the administrator means.
-        let is_operators = is_own && spec.cert_secret_ref.is_none() && plain_http == home.plain_http;
+        let is_operators = is_own && spec.cert_secret_ref.is_none() && plain_http == operator_registry.plain_http;
         let endpoint = Endpoint {
             aliases: vec![address.clone()],
             plain_http,
@@ -199,8 +207,8 @@ impl RegistryDefaults {
         };
         Ok(RegistryTarget {
             address,
-            prefix: self.prefix(namespace, spec, at_home.then_some(&home)),
-            fence,
+            prefix: self.prefix(namespace, spec, in_operator_registry.then_some(&operator_registry)),
+            scope,
             endpoint,
             naming,
         })
@@ -209,7 +217,12 @@ impl RegistryDefaults {
     /// What a status records of content that an object with `spec` writes to `repository`, a whole path in the registry of
     /// `place`. How the operator's processes reach a registry is their administrator's affair, and may differ and change;
     /// that an object has content sent to a host of its own choice makes it another registry.
-    pub fn written(&self, spec: &RegistrySpec, place: &RegistryTarget, repository: &str) -> WrittenRepository {
+    pub fn written_repository(
+        &self,
+        spec: &RegistrySpec,
+        place: &RegistryTarget,
+        repository: &str,
+    ) -> WrittenRepository {
         let flags = &self.registry;
         let own = spec.address.is_some() && spec.address != flags.address;
         let usual = flags.endpoint.as_ref().filter(|_| !own).unwrap_or(&place.address);
@@ -238,22 +251,25 @@ impl RegistryDefaults {
         Ok(named.map_or(Naming::Plain, |state| state.naming))
     }
 
-    /// What an object of `namespace` has everything put under that means the operator's own registry, `home`, or another
+    /// What an object of `namespace` has everything put under that means the operator's own registry, `operator_registry`, or another
     /// one; [`RegistryTarget::prefix`] without asking anybody.
-    pub fn prefix(&self, namespace: &str, spec: &RegistrySpec, home: Option<&OperatorRegistry>) -> String {
+    pub fn prefix(&self, namespace: &str, spec: &RegistrySpec, operator_registry: Option<&OperatorRegistry>) -> String {
         let own = spec.repository_prefix.as_deref();
         let base = self.registry.repository_prefix.as_deref();
-        let base = home.and_then(|home| base.or(home.prefix.as_deref()));
-        let fence = self.policy.fence(base, namespace).filter(|_| home.is_some());
-        match fence {
-            Some(fence) => fence.prefix(own),
+        let base = operator_registry.and_then(|operator_registry| base.or(operator_registry.prefix.as_deref()));
+        let scope = self
+            .policy
+            .repository_scope(base, namespace)
+            .filter(|_| operator_registry.is_some());
+        match scope {
+            Some(scope) => scope.prefix(own),
             None => own.or(base).unwrap_or_default().to_owned(),
         }
     }
 
     /// The endpoint of a source registry that is not the destination, without credentials. `trust` is what the object
     /// says of that host.
-    pub fn source(&self, host: &str, trust: Trust, idle: Duration) -> Endpoint {
+    pub fn source_endpoint(&self, host: &str, trust: Trust, idle: Duration) -> Endpoint {
         Endpoint {
             plain_http: self.restrictions.speaks_plain_http(host),
             trust: trust.with_authorities(self.authorities.as_deref()),
@@ -318,29 +334,29 @@ mod tests {
             let place = RegistryTarget {
                 address,
                 prefix: String::new(),
-                fence: None,
+                scope: None,
                 endpoint: Endpoint::new(host),
                 naming: None,
             };
-            defaults.written(&spec, &place, "app")
+            defaults.written_repository(&spec, &place, "app")
         };
-        let home = written(json!({}));
-        assert_eq!(home.endpoint, None);
+        let usual = written(json!({}));
+        assert_eq!(usual.endpoint, None);
         for same in [
             json!({ "address": "r:1" }),
             json!({ "address": "R:1", "endpoint": "R:1" }),
             json!({ "address": "r:1", "endpoint": "svc:5" }),
         ] {
-            assert!(written(same.clone()).is(&home), "{same}");
+            assert!(written(same.clone()).is(&usual), "{same}");
         }
         for other in [
             json!({ "address": "r:1", "endpoint": "evil" }),
             json!({ "address": "evil" }),
         ] {
-            assert!(!written(other.clone()).is(&home), "{other}");
+            assert!(!written(other.clone()).is(&usual), "{other}");
         }
         let evil = written(json!({ "address": "r:1", "endpoint": "evil" }));
-        assert_eq!(evil.apart_from(&home), "evil/app");
-        assert_eq!(home.apart_from(&evil), "r:1/app");
+        assert_eq!(evil.apart_from(&usual), "evil/app");
+        assert_eq!(usual.apart_from(&evil), "r:1/app");
     }
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use kube::runtime::reflector::store::Writer;
 use tokio::sync::mpsc;
 
 use super::objects::{GuardedImage, last_path_segment};
 use super::registry_target::RegistryTarget;
+use super::shared_watch::SharedObjects;
 use crate::api::v1alpha1::{JackalImage, SourceKind};
 use crate::fault::Fault;
 use crate::oci::Reference;
@@ -17,7 +17,7 @@ use crate::source::ImageSource;
 #[async_trait]
 pub trait Role: Send + Sync {
     /// Whether this process may move the image as its spec and status stand.
-    fn admits(&self, image: &JackalImage) -> bool;
+    fn may_transfer(&self, image: &JackalImage) -> bool;
 
     /// Whether this process looks again, at each interval, at images that are ready.
     fn rechecks(&self) -> bool;
@@ -33,7 +33,7 @@ pub trait Role: Send + Sync {
 
     /// Whether other images may have to be looked at again because one that was `before` is `now`; none where it does not
     /// exist, or cannot be read.
-    fn is_news(&self, before: Option<&JackalImage>, now: Option<&JackalImage>) -> bool {
+    fn affects_others(&self, before: Option<&JackalImage>, now: Option<&JackalImage>) -> bool {
         let _ = (before, now);
         false
     }
@@ -55,10 +55,10 @@ pub trait Role: Send + Sync {
 
 /// What a worker hears of its images.
 pub struct WorkerInputs {
-    /// Where it keeps them as it saw them last.
-    pub images: Writer<GuardedImage>,
+    /// All images, which the process watches once.
+    pub images: SharedObjects<GuardedImage>,
     /// Which to look at again although they did not change: something that they depend on did.
-    pub nudges: mpsc::Receiver<Recheck>,
+    pub rechecks: mpsc::Receiver<Recheck>,
 }
 
 /// Which images to look at again.
@@ -74,7 +74,7 @@ pub enum Recheck {
 
 impl Recheck {
     /// Whether `image` is one of them.
-    pub fn admits(&self, image: &JackalImage) -> bool {
+    pub fn matches(&self, image: &JackalImage) -> bool {
         let spec = &image.spec;
         match self {
             Self::All => true,

@@ -16,7 +16,7 @@ pub struct PullCredentials {
     /// The credentials.
     pub keychain: Keychain,
     /// Which Secrets hold none, and what to do about each.
-    pub lacking: Vec<String>,
+    pub missing: Vec<String>,
 }
 
 /// Reads Secrets of one namespace.
@@ -77,7 +77,7 @@ impl Secrets {
     /// What a Secret of type `kubernetes.io/dockerconfigjson` holds, or one of the older type `kubernetes.io/dockercfg`.
     pub async fn keychain(&self, name: &str) -> Result<Keychain, Fault> {
         let found = self.find_keychain(name).await?;
-        found.map_err(|lacking| Fault::retryable(Reason::SecretUnavailable, lacking))
+        found.map_err(|missing| Fault::retryable(Reason::SecretUnavailable, missing))
     }
 
     /// The same, or why there is nothing to read in a Secret: it does not exist, or holds no credentials.
@@ -117,9 +117,9 @@ impl Secrets {
         for name in all.iter().filter(|name| !name.is_empty() && seen.insert(*name)) {
             match self.find_keychain(name).await? {
                 Ok(keychain) => found.keychain.extend(keychain),
-                Err(lacking) => {
-                    tracing::warn!(lacking, "images are read without the credentials of a Secret");
-                    found.lacking.push(lacking);
+                Err(missing) => {
+                    tracing::warn!(missing, "images are read without the credentials of a Secret");
+                    found.missing.push(missing);
                 }
             }
         }

@@ -18,7 +18,10 @@ pub fn current_selection(image: &JackalImage) -> Option<&SelectedTag> {
 
 /// `spec` with the tag of `selected`, where its policy chooses one. None where no tag is chosen, or what stands there is no
 /// tag.
-pub fn with_tag<'s>(spec: &'s JackalImageSpec, selected: Option<&SelectedTag>) -> Option<Cow<'s, JackalImageSpec>> {
+pub fn spec_with_tag<'s>(
+    spec: &'s JackalImageSpec,
+    selected: Option<&SelectedTag>,
+) -> Option<Cow<'s, JackalImageSpec>> {
     if spec.policy.is_none() {
         return Some(Cow::Borrowed(spec));
     }
@@ -30,11 +33,11 @@ pub fn with_tag<'s>(spec: &'s JackalImageSpec, selected: Option<&SelectedTag>) -
 }
 
 /// `image` as it is moved now, with the tag that its policy chose; none while there is no such tag.
-pub fn movable(image: &JackalImage) -> Option<Cow<'_, JackalImage>> {
+pub fn image_with_tag(image: &JackalImage) -> Option<Cow<'_, JackalImage>> {
     if image.spec.policy.is_none() {
         return Some(Cow::Borrowed(image));
     }
-    let spec = with_tag(&image.spec, current_selection(image))?.into_owned();
+    let spec = spec_with_tag(&image.spec, current_selection(image))?.into_owned();
     Some(Cow::Owned(JackalImage { spec, ..image.clone() }))
 }
 
@@ -74,7 +77,7 @@ mod tests {
     }
 
     fn moved(image: &JackalImage) -> Option<String> {
-        movable(image).map(|image| image.spec.image.clone())
+        image_with_tag(image).map(|image| image.spec.image.clone())
     }
 
     #[test]

@@ -66,7 +66,7 @@ pub fn qualified_name(object: &impl kube::ResourceExt) -> String {
 /// Changes the status of the object `name` that still has the `uid`. `change` sees what stands now and says
 /// whether it wants to write; equal status is not written. Gives what stands in the end, or `None` when the
 /// object is gone or `change` declined.
-pub async fn update<K>(
+pub async fn update_status<K>(
     api: &Api<K>,
     name: &str,
     uid: &str,
@@ -123,7 +123,7 @@ pub fn disposition_after_write<K: Resource<DynamicType = ()>>(
 const SATISFIED: &str = "the image has the signatures that verify asks for";
 
 /// Whether `verify` asks for signatures of the image.
-pub fn demands_signatures(spec: &JackalImageSpec) -> bool {
+pub fn requires_signatures(spec: &JackalImageSpec) -> bool {
     let reference = spec.image.parse().ok();
     let entries = reference.and_then(|reference| applicable(&spec.verify, &reference, spec.source).ok());
     entries.is_some_and(|entries| !entries.is_empty())
@@ -135,7 +135,7 @@ pub struct Failure<'a>(pub &'a Fault);
 impl Failure<'_> {
     /// Notes the failure. True when that is news: a first failure, another reason than before, or another
     /// message about another spec. Other words about the same are written, but an event was told already.
-    pub fn note(&self, conditions: &mut Conditions, generation: Option<i64>, now: Time) -> bool {
+    pub fn record(&self, conditions: &mut Conditions, generation: Option<i64>, now: Time) -> bool {
         let reason = self.0.reason.to_string();
         let before = conditions.get(READY).cloned();
         match self.0.is_stalled() {
@@ -153,7 +153,7 @@ impl Failure<'_> {
 }
 
 /// Where an image was brought to.
-pub struct Brought {
+pub struct WrittenImage {
     /// The name that a pod uses.
     pub name: String,
     /// How that is made.
@@ -176,11 +176,11 @@ pub fn succeed(
     seen: &JackalImage,
     image: &JackalImage,
     status: &mut JackalImageStatus,
-    brought: &Brought,
+    brought: &WrittenImage,
     outcome: &Outcome,
     now: Time,
 ) -> Success {
-    let Brought { name, naming, registry } = brought;
+    let WrittenImage { name, naming, registry } = brought;
     let generation = image.metadata.generation;
     let mut conditions = Conditions(std::mem::take(&mut status.conditions));
     let verified_at = now.clone();
@@ -190,8 +190,8 @@ pub fn succeed(
         message = format!("{message}; {omitted}");
     }
     conditions.ready(generation, "Succeeded", &message, now);
-    match demands_signatures(&image.spec) {
-        true => conditions.note(VERIFIED, Some(true), ("Succeeded", SATISFIED), generation, verified_at),
+    match requires_signatures(&image.spec) {
+        true => conditions.set(VERIFIED, Some(true), ("Succeeded", SATISFIED), generation, verified_at),
         false => conditions.clear(VERIFIED),
     }
     status.conditions = conditions.0;
@@ -290,7 +290,7 @@ mod tests {
             status: Some(status.clone()),
             ..image()
         };
-        let brought = Brought {
+        let brought = WrittenImage {
             name: "r/a/b:1".to_owned(),
             naming: Naming::Plain,
             registry: written_at(endpoint),

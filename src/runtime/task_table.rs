@@ -19,9 +19,9 @@ pub struct TaskKey {
     /// The request for a reconciliation that it answers.
     pub requested_at: Option<String>,
     /// The image ID that the assigned node holds, or the tag that a policy chose.
-    pub image_id: Option<String>,
+    pub input: Option<String>,
     /// Who has a tag that the object would write.
-    pub holder: Option<String>,
+    pub tag_owner: Option<String>,
 }
 
 /// How the delay between two tries grows.
@@ -49,17 +49,17 @@ pub enum Decision {
     /// Begin.
     Run,
     /// Look again after that time, or at the next change.
-    Wait(Duration),
+    Requeue(Duration),
     /// Nothing before the next change.
-    Rest,
+    AwaitChange,
 }
 
 impl Decision {
     /// For how long is to be waited, where time ends it.
     pub fn left(self) -> Option<Duration> {
         match self {
-            Self::Wait(left) => Some(left),
-            Self::Rest | Self::Run => None,
+            Self::Requeue(left) => Some(left),
+            Self::AwaitChange | Self::Run => None,
         }
     }
 }
@@ -118,21 +118,21 @@ impl TaskTable {
         let entry = entries.entry(uid.to_owned()).or_default();
         if let Some((running, token)) = &entry.running {
             if running == key {
-                return Decision::Rest;
+                return Decision::AwaitChange;
             }
             token.cancel();
             // Its end wakes the reconciler, which then begins the other.
-            return Decision::Rest;
+            return Decision::AwaitChange;
         }
         let last = entry.last.as_ref().filter(|last| last.key == *key);
         let due = match last {
-            None if view.ready && !view.rechecks => return Decision::Rest,
+            None if view.ready && !view.rechecks => return Decision::AwaitChange,
             None => None,
             // Somebody took the success back: another node was assigned, or a condition was overwritten.
             Some(last) if last.failures == 0 && !view.ready => Some(last.at + self.backoff.first),
-            Some(last) if last.failures == 0 && !view.rechecks => return Decision::Rest,
+            Some(last) if last.failures == 0 && !view.rechecks => return Decision::AwaitChange,
             Some(last) if last.failures == 0 => Some(last.at + view.interval),
-            Some(Last { wait: None, .. }) => return Decision::Rest,
+            Some(Last { wait: None, .. }) => return Decision::AwaitChange,
             Some(Last {
                 wait: Some(wait), at, ..
             }) => Some(*at + *wait),
@@ -141,10 +141,10 @@ impl TaskTable {
             .map(|due| due.saturating_duration_since(now))
             .filter(|left| !left.is_zero())
         {
-            return Decision::Wait(left);
+            return Decision::Requeue(left);
         }
-        match claim::held_for(&mut entry.claim, view.claim, &self.holder, now) {
-            Some(left) => Decision::Wait(left),
+        match claim::remaining_hold(&mut entry.claim, view.claim, &self.holder, now) {
+            Some(left) => Decision::Requeue(left),
             None => Decision::Run,
         }
     }
@@ -158,10 +158,10 @@ impl TaskTable {
             .as_ref()
             .filter(|last| last.key == *key && last.failures > 0)?;
         let Some(wait) = last.wait else {
-            return Some(Decision::Rest);
+            return Some(Decision::AwaitChange);
         };
         let left = (last.at + wait).saturating_duration_since(now);
-        (!left.is_zero()).then_some(Decision::Wait(left))
+        (!left.is_zero()).then_some(Decision::Requeue(left))
     }
 
     /// Notes that a task for `key` runs, and gives the token that cancels it.
@@ -224,7 +224,7 @@ impl TaskTable {
     }
 
     /// Whether a task runs for the object.
-    pub fn runs(&self, uid: &str) -> bool {
+    pub fn is_running(&self, uid: &str) -> bool {
         self.entries().get(uid).is_some_and(|entry| entry.running.is_some())
     }
 
@@ -253,7 +253,7 @@ impl TaskTable {
     }
 
     /// Cancels and forgets all but the objects of `uids`: the others went while nobody watched.
-    pub fn keep(&self, uids: &HashSet<String>) {
+    pub fn retain(&self, uids: &HashSet<String>) {
         let gone: Vec<String> = self
             .entries()
             .keys()
@@ -302,8 +302,8 @@ mod tests {
         TaskKey {
             generation,
             requested_at: None,
-            image_id: None,
-            holder: None,
+            input: None,
+            tag_owner: None,
         }
     }
 
@@ -329,9 +329,9 @@ mod tests {
         let (memory, now) = (memory(), Instant::now());
         assert_eq!(memory.decide("a", &key(1), OPEN, now), Decision::Run);
         let token = memory.begin("a", &key(1), &CancellationToken::new());
-        assert_eq!(memory.decide("a", &key(1), OPEN, now), Decision::Rest);
+        assert_eq!(memory.decide("a", &key(1), OPEN, now), Decision::AwaitChange);
         assert!(!token.is_cancelled());
-        assert_eq!(memory.decide("a", &key(2), OPEN, now), Decision::Rest);
+        assert_eq!(memory.decide("a", &key(2), OPEN, now), Decision::AwaitChange);
         assert!(token.is_cancelled());
         memory.ended("a");
         assert_eq!(memory.decide("a", &key(2), OPEN, now), Decision::Run);
@@ -341,7 +341,7 @@ mod tests {
     fn tries_again_later_each_time_and_never_when_stalled() {
         let (memory, now) = (memory(), Instant::now());
         memory.failed("a", key(1), Disposition::Retryable, now);
-        let Decision::Wait(left) = memory.decide("a", &key(1), OPEN, now) else {
+        let Decision::Requeue(left) = memory.decide("a", &key(1), OPEN, now) else {
             panic!("no wait")
         };
         assert!(left >= SECOND.mul_f64(0.8) && left <= SECOND.mul_f64(1.2));
@@ -349,10 +349,13 @@ mod tests {
         memory.failed("a", key(1), Disposition::Retryable, now);
         assert!(matches!(
             memory.decide("a", &key(1), OPEN, now + SECOND),
-            Decision::Wait(_)
+            Decision::Requeue(_)
         ));
         memory.failed("a", key(1), Disposition::Stalled, now);
-        assert_eq!(memory.decide("a", &key(1), OPEN, now + SECOND * 1000), Decision::Rest);
+        assert_eq!(
+            memory.decide("a", &key(1), OPEN, now + SECOND * 1000),
+            Decision::AwaitChange
+        );
         assert_eq!(memory.decide("a", &key(2), OPEN, now), Decision::Run);
         memory.retry("a");
         assert_eq!(memory.decide("a", &key(1), OPEN, now), Decision::Run);
@@ -362,7 +365,7 @@ mod tests {
         };
         assert_eq!(memory.postponed("a", &key(1), now), None);
         memory.failed("a", key(1), Disposition::Stalled, now);
-        assert_eq!(memory.postponed("a", &key(1), now), Some(Decision::Rest));
+        assert_eq!(memory.postponed("a", &key(1), now), Some(Decision::AwaitChange));
         assert_eq!(memory.postponed("a", &key(2), now), None);
         assert_eq!([1, 2, 3, 4, 400].map(|n| backoff.after(n).as_secs()), [1, 2, 4, 4, 4]);
     }
@@ -381,7 +384,7 @@ mod tests {
                 },
                 now
             ),
-            Decision::Rest
+            Decision::AwaitChange
         );
         assert_eq!(
             memory.decide("a", &key(1), view, now),
@@ -389,7 +392,7 @@ mod tests {
             "unknown since the start"
         );
         memory.succeeded("a", key(1), now);
-        assert_eq!(memory.decide("a", &key(1), view, now), Decision::Wait(SECOND * 60));
+        assert_eq!(memory.decide("a", &key(1), view, now), Decision::Requeue(SECOND * 60));
         assert_eq!(memory.decide("a", &key(1), view, now + SECOND * 60), Decision::Run);
     }
 
@@ -398,7 +401,7 @@ mod tests {
         let (memory, now) = (memory(), Instant::now());
         let token = memory.begin("a", &key(1), &CancellationToken::new());
         memory.forget("a");
-        assert!(token.is_cancelled() && memory.runs("a"));
+        assert!(token.is_cancelled() && memory.is_running("a"));
         memory.ended("a");
         memory.succeeded("b", key(1), now);
         memory.forget("b");
@@ -406,7 +409,7 @@ mod tests {
         memory.succeeded("c", key(1), now);
         memory.succeeded("d", key(1), now);
         let token = memory.begin("e", &key(1), &CancellationToken::new());
-        memory.keep(&HashSet::from(["d".to_owned()]));
+        memory.retain(&HashSet::from(["d".to_owned()]));
         assert!(token.is_cancelled());
         memory.ended("e");
         let left: Vec<String> = memory.entries().keys().cloned().collect();
@@ -425,7 +428,13 @@ mod tests {
             claim: Some(&claim),
             ..OPEN
         };
-        assert_eq!(memory.decide("a", &key(1), view, now), Decision::Wait(claim::STALE));
-        assert_eq!(memory.decide("a", &key(1), view, now + claim::STALE), Decision::Run);
+        assert_eq!(
+            memory.decide("a", &key(1), view, now),
+            Decision::Requeue(claim::CLAIM_STALE_AFTER)
+        );
+        assert_eq!(
+            memory.decide("a", &key(1), view, now + claim::CLAIM_STALE_AFTER),
+            Decision::Run
+        );
     }
 }

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use kube::Client;
 use tokio::sync::Semaphore;
 
-use super::config_maps::config_map;
+use super::config_maps::read_config_map;
 use super::secrets::Secrets;
 use crate::api::v1alpha1::SigningSpec;
 use crate::fault::{Fault, Reason};
@@ -82,7 +82,7 @@ impl EntryReader for NamespaceEntryReader {
     }
 
     async fn of_config_map(&self, name: &str, key: &str) -> Result<Vec<u8>, Fault> {
-        let mut data = config_map(&self.client, &self.namespace, name).await?;
+        let mut data = read_config_map(&self.client, &self.namespace, name).await?;
         data.remove(key).map(String::into_bytes).ok_or_else(|| {
             let what = format!(
                 "the ConfigMap {}/{name} has no entry {key}: add it, or name another by `key`",

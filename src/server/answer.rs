@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn is_not_healthy_when_something_stands_still() {
         let answerer = answerer();
-        let _pulse = answerer.health.pulse("the renewal of the lease", Duration::ZERO);
+        let _heartbeat = answerer.health.heartbeat("the renewal of the lease", Duration::ZERO);
         let (status, why) = said(&answerer, Method::GET, "/healthz");
         assert!(
             status == 503 && why.starts_with("the renewal of the lease has stood still"),

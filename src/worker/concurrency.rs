@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 /// How many sources may have all of their images moving at once.
 const SOURCES: usize = 8;
 
-/// The turns of one process. Of those that have room the next is one of the namespace that has the fewest; of several the one
+/// The limits of one process. Of those that have room the next is one of the namespace that has the fewest; of several the one
 /// who came first.
 #[derive(Debug)]
 pub(super) struct ConcurrencyLimits {
@@ -56,7 +56,7 @@ impl Route {
 /// The right to move one image, until it is dropped.
 #[derive(Debug)]
 pub(super) struct ConcurrencyPermit {
-    turns: Arc<ConcurrencyLimits>,
+    limits: Arc<ConcurrencyLimits>,
     route: Route,
 }
 
@@ -76,7 +76,12 @@ impl ConcurrencyLimits {
 
     /// Waits for the right to move an image of `namespace` from the host `source` to the host `destination`. Waiting is no network
     /// wait: it ends with a running transfer, whose idleness is limited. None when the process ends.
-    pub async fn turn(self: &Arc<Self>, namespace: &str, source: &str, destination: &str) -> Option<ConcurrencyPermit> {
+    pub async fn acquire(
+        self: &Arc<Self>,
+        namespace: &str,
+        source: &str,
+        destination: &str,
+    ) -> Option<ConcurrencyPermit> {
         let granted = {
             let mut state = self.state();
             let route = Route {
@@ -115,7 +120,7 @@ impl ConcurrencyLimits {
             .map(|(at, _)| at)
     }
 
-    /// Gives turns to those that have room.
+    /// Gives limits to those that have room.
     fn grant(self: &Arc<Self>) {
         // Given back where nobody waits any more, and that takes the lock again.
         let mut unwanted = Vec::new();
@@ -130,8 +135,8 @@ impl ConcurrencyLimits {
                 for count in route.counts() {
                     count.fetch_add(1, Ordering::Relaxed);
                 }
-                let turns = Arc::clone(self);
-                unwanted.extend(granted.send(ConcurrencyPermit { turns, route }).err());
+                let limits = Arc::clone(self);
+                unwanted.extend(granted.send(ConcurrencyPermit { limits, route }).err());
             }
         }
         drop(unwanted);
@@ -141,7 +146,7 @@ impl ConcurrencyLimits {
 impl Drop for ConcurrencyPermit {
     fn drop(&mut self) {
         {
-            let mut state = self.turns.state();
+            let mut state = self.limits.state();
             state.running -= 1;
             for count in self.route.counts() {
                 count.fetch_sub(1, Ordering::Relaxed);
@@ -154,7 +159,7 @@ impl Drop for ConcurrencyPermit {
                 state.namespaces.retain(used);
             }
         }
-        self.turns.grant();
+        self.limits.grant();
     }
 }
 
@@ -171,16 +176,16 @@ mod tests {
 
     use super::*;
 
-    fn now(turns: &Arc<ConcurrencyLimits>, source: &str, destination: &str) -> Option<ConcurrencyPermit> {
-        turns.turn(source, source, destination).now_or_never().flatten()
+    fn now(limits: &Arc<ConcurrencyLimits>, source: &str, destination: &str) -> Option<ConcurrencyPermit> {
+        limits.acquire(source, source, destination).now_or_never().flatten()
     }
 
     #[test]
     fn a_namespace_leaves_room_for_others_and_waits_for_those_that_have_less() {
-        let turns = ConcurrencyLimits::new(1);
+        let limits = ConcurrencyLimits::new(1);
         let of = |namespace: &str, at: usize| {
-            turns
-                .turn(namespace, &format!("{namespace}{at}"), &format!("to{namespace}{at}"))
+            limits
+                .acquire(namespace, &format!("{namespace}{at}"), &format!("to{namespace}{at}"))
                 .now_or_never()
                 .flatten()
         };
@@ -188,9 +193,9 @@ mod tests {
         assert_eq!(greedy.len(), 4, "half of all");
         let mut others: Vec<_> = (0..4).filter_map(|at| of(&format!("n{at}"), at)).collect();
         assert_eq!(others.len(), 4);
-        let mut greedy_waits = Box::pin(turns.turn("greedy", "a", "b"));
+        let mut greedy_waits = Box::pin(limits.acquire("greedy", "a", "b"));
         assert!(greedy_waits.as_mut().now_or_never().is_none());
-        let mut modest_waits = Box::pin(turns.turn("modest", "c", "d"));
+        let mut modest_waits = Box::pin(limits.acquire("modest", "c", "d"));
         assert!(modest_waits.as_mut().now_or_never().is_none());
         drop(others.pop());
         assert!(greedy_waits.as_mut().now_or_never().is_none());
@@ -204,32 +209,32 @@ mod tests {
 
     #[test]
     fn a_host_that_stands_still_leaves_room_for_others() {
-        let turns = ConcurrencyLimits::new(2);
-        let dead: Vec<_> = (0..2).filter_map(|_| now(&turns, "dead", "in")).collect();
+        let limits = ConcurrencyLimits::new(2);
+        let dead: Vec<_> = (0..2).filter_map(|_| now(&limits, "dead", "in")).collect();
         assert_eq!(dead.len(), 2);
-        assert!(now(&turns, "dead", "in").is_none());
-        let good: Vec<_> = (0..2).filter_map(|_| now(&turns, "good", "in")).collect();
+        assert!(now(&limits, "dead", "in").is_none());
+        let good: Vec<_> = (0..2).filter_map(|_| now(&limits, "good", "in")).collect();
         assert_eq!(good.len(), 2);
         // A destination has half of all: 8 of 16.
-        let more: Vec<_> = (0..9).filter_map(|at| now(&turns, &format!("s{at}"), "in")).collect();
+        let more: Vec<_> = (0..9).filter_map(|at| now(&limits, &format!("s{at}"), "in")).collect();
         assert_eq!(more.len(), 4);
-        let elsewhere: Vec<_> = (0..9).filter_map(|at| now(&turns, &format!("t{at}"), "out")).collect();
+        let elsewhere: Vec<_> = (0..9).filter_map(|at| now(&limits, &format!("t{at}"), "out")).collect();
         assert_eq!(elsewhere.len(), 8);
-        assert!(now(&turns, "u", "third").is_none(), "all are taken");
+        assert!(now(&limits, "u", "third").is_none(), "all are taken");
         drop((good, more, elsewhere, dead));
-        assert_eq!(turns.state().running, 0);
-        assert!(turns.state().sources.len() <= 1, "{:?}", turns.state().sources);
+        assert_eq!(limits.state().running, 0);
+        assert!(limits.state().sources.len() <= 1, "{:?}", limits.state().sources);
     }
 
     #[test]
     fn turns_go_on_in_the_order_of_coming_and_past_those_who_left() {
-        let turns = ConcurrencyLimits::new(1);
-        let first = now(&turns, "a", "in").unwrap();
-        let mut second = Box::pin(turns.turn("n", "a", "in"));
+        let limits = ConcurrencyLimits::new(1);
+        let first = now(&limits, "a", "in").unwrap();
+        let mut second = Box::pin(limits.acquire("n", "a", "in"));
         assert!(second.as_mut().now_or_never().is_none());
-        let mut third = Box::pin(turns.turn("n", "a", "in"));
+        let mut third = Box::pin(limits.acquire("n", "a", "in"));
         assert!(third.as_mut().now_or_never().is_none());
-        let mut fourth = Box::pin(turns.turn("n", "a", "in"));
+        let mut fourth = Box::pin(limits.acquire("n", "a", "in"));
         assert!(fourth.as_mut().now_or_never().is_none());
         drop(second);
         drop(first);

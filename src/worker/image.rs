@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::runtime::Controller;
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::watcher::{self, Event};
-use kube::runtime::{Controller, WatchStreamExt as _};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,9 +22,9 @@ use crate::api::v1alpha1::{Conditions, JackalImage, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::package::VerificationCache;
 use crate::runtime::{
-    Decision, Events, GuardedImage, ObjectKind, ObjectView, Registries, Role, Settings, TaskKey, TaskTable,
-    WorkerInputs, current_selection, drop_managed_fields, is_ready, kube_fault, movable, object_uids, qualified_name,
-    until_stopped, update,
+    Decision, Events, GuardedImage, ObjectChange, ObjectKind, ObjectView, Registries, Role, Settings, TaskKey,
+    TaskTable, WorkerInputs, current_selection, image_with_tag, is_ready, kube_fault, object_uids, qualified_name,
+    until_stopped, update_status,
 };
 
 /// How long a process waits for its tasks to stop.
@@ -35,15 +34,15 @@ const STOP: Duration = Duration::from_secs(10);
 pub struct Worker {
     pub(super) client: Client,
     pub(super) holder: String,
-    pub(super) duty: Arc<dyn Role>,
+    pub(super) role: Arc<dyn Role>,
     pub(super) settings: Settings,
     pub(super) registries: Arc<Registries>,
     pub(super) events: Events,
-    pub(super) memory: TaskTable,
-    pub(super) turns: Arc<ConcurrencyLimits>,
+    pub(super) tasks: TaskTable,
+    pub(super) limits: Arc<ConcurrencyLimits>,
     pub(super) verified: Arc<VerificationCache>,
     wakes: mpsc::Sender<ObjectRef<GuardedImage>>,
-    tasks: TaskTracker,
+    tracker: TaskTracker,
     stop: CancellationToken,
 }
 
@@ -55,32 +54,24 @@ impl Worker {
         let _ = self.wakes.send(object).await;
     }
 
-    /// Has those images looked at again that `event` concerns, which `before` does not know of yet.
-    fn wake_concerned(
-        self: &Arc<Self>,
-        before: &Store<GuardedImage>,
-        event: &Result<Event<GuardedImage>, watcher::Error>,
-    ) {
-        let Ok(Event::Apply(object) | Event::Delete(object)) = event else {
-            return;
-        };
-        let known = before.get(&ObjectRef::from_obj(object));
-        let known = known.as_ref().and_then(|known| known.0.as_ref().ok());
-        let last = object.0.as_ref().ok();
-        let now = last.filter(|_| !matches!(event, Ok(Event::Delete(_))));
-        if !self.duty.is_news(known, now) {
+    /// Requests reconciliations of the images that may have other tags by `change`.
+    fn enqueue_concerned(self: &Arc<Self>, store: &Store<GuardedImage>, change: &ObjectChange<GuardedImage>) {
+        let Some(last) = change.object() else { return };
+        let before = change.before().and_then(|before| before.0.as_ref().ok());
+        let now = change.now().and_then(|now| now.0.as_ref().ok());
+        if !self.role.affects_others(before, now) {
             return;
         }
-        let changed: Vec<&JackalImage> = known.into_iter().chain(last).collect();
-        let concerned = before.state_filter(|other| {
+        let changed: Vec<&JackalImage> = before.into_iter().chain(last.0.as_ref().ok()).collect();
+        let concerned = store.state_filter(|other| {
             let other = other.0.as_ref().ok();
-            other.is_some_and(|other| changed.iter().any(|changed| self.duty.concerns(changed, other)))
+            other.is_some_and(|other| changed.iter().any(|changed| self.role.concerns(changed, other)))
         });
         if concerned.is_empty() {
             return;
         }
         let worker = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.tracker.spawn(async move {
             for object in concerned {
                 if let Ok(image) = &object.0 {
                     worker.wake(image).await;
@@ -94,60 +85,46 @@ impl Worker {
 pub async fn run(
     client: Client,
     holder: &str,
-    duty: Arc<dyn Role>,
+    role: Arc<dyn Role>,
     settings: Settings,
     registries: Arc<Registries>,
     feed: WorkerInputs,
     stop: CancellationToken,
 ) {
-    let WorkerInputs {
-        images: writer,
-        mut nudges,
-    } = feed;
+    let WorkerInputs { images, mut rechecks } = feed;
     let (wakes, woken) = mpsc::channel(1024);
     let worker = Arc::new(Worker {
         events: Events::new(client.clone(), holder),
-        memory: TaskTable::new(holder, settings.backoff),
-        turns: ConcurrencyLimits::new(settings.concurrency),
+        tasks: TaskTable::new(holder, settings.backoff),
+        limits: ConcurrencyLimits::new(settings.concurrency),
         verified: Arc::default(),
         holder: holder.to_owned(),
         client: client.clone(),
-        duty,
+        role,
         settings,
         registries,
         wakes,
-        tasks: TaskTracker::new(),
+        tracker: TaskTracker::new(),
         stop: stop.child_token(),
     });
-    let api: Api<GuardedImage> = worker.settings.api(&client);
-    let reader = writer.as_reader();
-    let gone = Arc::clone(&worker);
-    let mut listing = worker.settings.health.listing("JackalImages");
-    let listed = reader.clone();
-    let (before, changing) = (reader.clone(), Arc::clone(&worker));
-    let stream = watcher::watcher(api, watcher::Config::default())
-        .default_backoff()
-        .modify(drop_managed_fields)
-        .inspect(move |event| changing.wake_concerned(&before, event))
-        .reflect(writer)
-        .inspect(move |event| {
-            listing.note(event);
-            match event {
-                Ok(Event::Delete(object)) => gone.memory.forget(object.uid().as_deref().unwrap_or_default()),
-                // What went between two lists is told by nobody.
-                Ok(Event::InitDone) => gone.memory.keep(&object_uids(&listed)),
-                _ => {}
-            }
-        })
-        .touched_objects();
-    let nudged = {
+    let reader = images.store();
+    let (listed, observer) = (reader.clone(), Arc::clone(&worker));
+    let changes = images.subscribe().inspect(move |change| {
+        observer.enqueue_concerned(&listed, change);
+        match change {
+            ObjectChange::Applied { .. } => {}
+            ObjectChange::Deleted { last, .. } => observer.tasks.forget(last.uid().as_deref().unwrap_or_default()),
+            ObjectChange::Listed => observer.tasks.retain(&object_uids(&listed)),
+        }
+    });
+    let rechecked = {
         let (reader, worker) = (reader.clone(), Arc::clone(&worker));
         async move {
-            while let Some(nudge) = nudges.recv().await {
+            while let Some(recheck) = rechecks.recv().await {
                 for object in reader.state() {
                     let Ok(image) = &object.0 else { continue };
-                    if nudge.admits(image) {
-                        worker.memory.retry(image.uid().as_deref().unwrap_or_default());
+                    if recheck.matches(image) {
+                        worker.tasks.retry(image.uid().as_deref().unwrap_or_default());
                         worker.wake(image).await;
                     }
                 }
@@ -155,7 +132,7 @@ pub async fn run(
             std::future::pending::<()>().await;
         }
     };
-    let controller = Controller::for_stream(stream, reader)
+    let controller = Controller::for_shared_stream(images.changed(changes), reader)
         .with_config(Config::default().concurrency(16))
         .reconcile_on(ReceiverStream::new(woken))
         .graceful_shutdown_on(stop.clone().cancelled_owned())
@@ -167,11 +144,11 @@ pub async fn run(
         });
     tokio::select! {
         () = until_stopped(controller, &stop) => {}
-        () = nudged => {}
+        () = rechecked => {}
     }
     worker.stop.cancel();
-    worker.tasks.close();
-    if tokio::time::timeout(STOP, worker.tasks.wait()).await.is_err() {
+    worker.tracker.close();
+    if tokio::time::timeout(STOP, worker.tracker.wait()).await.is_err() {
         warn!("tasks did not stop in {STOP:?}; their claims go stale by themselves");
     }
 }
@@ -182,9 +159,9 @@ async fn reconcile(object: Arc<GuardedImage>, worker: Arc<Worker>) -> Result<Act
         // The controller says so in its status, once for all processes.
         Err(_) => return Ok(Action::await_change()),
     };
-    let pass = worker.settings.metrics.reconcile(ObjectKind::JackalImage);
+    let timer = worker.settings.metrics.start_reconcile(ObjectKind::JackalImage);
     let looked = look(&worker, &image).await;
-    pass.ended(&looked);
+    timer.finish(&looked);
     match looked {
         Ok(action) => Ok(action),
         Err(fault) => {
@@ -199,28 +176,28 @@ async fn reconcile(object: Arc<GuardedImage>, worker: Arc<Worker>) -> Result<Act
 async fn look(worker: &Arc<Worker>, image: &Arc<JackalImage>) -> Result<Action, Fault> {
     let uid = image.uid().unwrap_or_default();
     if image.metadata.deletion_timestamp.is_some() {
-        worker.memory.cancel(&uid);
+        worker.tasks.cancel(&uid);
         return Ok(Action::await_change());
     }
     if image.spec.suspend {
-        worker.memory.cancel(&uid);
-        if !worker.memory.runs(&uid) && worker.duty.admits(image) {
+        worker.tasks.cancel(&uid);
+        if !worker.tasks.is_running(&uid) && worker.role.may_transfer(image) {
             suspend(worker, image, &uid).await?;
         }
         return Ok(Action::await_change());
     }
-    worker.duty.report(image).await?;
-    if !worker.duty.admits(image) {
-        worker.memory.cancel(&uid);
+    worker.role.report(image).await?;
+    if !worker.role.may_transfer(image) {
+        worker.tasks.cancel(&uid);
         return Ok(Action::await_change());
     }
     // The leader chooses the tag first, where a policy asks for it; its choice wakes us.
-    let Some(image) = movable(image) else {
-        worker.memory.cancel(&uid);
+    let Some(image) = image_with_tag(image) else {
+        worker.tasks.cancel(&uid);
         return Ok(Action::await_change());
     };
     let image = &Arc::new(image.into_owned());
-    let owner = match worker.duty.plain_tag_owner(image).await {
+    let owner = match worker.role.plain_tag_owner(image).await {
         Err(fault) if fault.disposition != Disposition::Blocked => return Err(fault),
         owner => owner,
     };
@@ -229,16 +206,16 @@ async fn look(worker: &Arc<Worker>, image: &Arc<JackalImage>) -> Result<Action, 
     let view = ObjectView {
         ready: is_ready(image),
         claim: status.and_then(|status| status.claim.as_ref()),
-        rechecks: worker.duty.rechecks(),
+        rechecks: worker.role.rechecks(),
         interval: worker.settings.interval(image.spec.interval),
     };
-    match worker.memory.decide(&uid, &key, view, Instant::now()) {
-        Decision::Rest => Ok(Action::await_change()),
-        Decision::Wait(left) => Ok(Action::requeue(left)),
+    match worker.tasks.decide(&uid, &key, view, Instant::now()) {
+        Decision::AwaitChange => Ok(Action::await_change()),
+        Decision::Requeue(left) => Ok(Action::requeue(left)),
         Decision::Run => {
-            let token = worker.memory.begin(&uid, &key, &worker.stop);
+            let token = worker.tasks.begin(&uid, &key, &worker.stop);
             worker
-                .tasks
+                .tracker
                 .spawn(task::run(Arc::clone(worker), Arc::clone(image), key, owner, token));
             Ok(Action::await_change())
         }
@@ -251,11 +228,11 @@ fn key_of(image: &JackalImage, owner: &Result<Option<String>, Fault>) -> TaskKey
     TaskKey {
         generation: image.metadata.generation.unwrap_or_default(),
         requested_at: requested_at(image.annotations()).map(str::to_owned),
-        image_id: assignment
+        input: assignment
             .filter(|_| image.spec.source.is_engine())
             .map(|assignment| assignment.image_id.clone())
             .or_else(|| selected.map(|selected| selected.tag.clone())),
-        holder: match owner {
+        tag_owner: match owner {
             Ok(owner) => owner.clone(),
             Err(fault) => Some(fault.message.clone()),
         },
@@ -266,7 +243,7 @@ fn key_of(image: &JackalImage, owner: &Result<Option<String>, Fault>) -> TaskKey
 async fn suspend(worker: &Worker, image: &JackalImage, uid: &str) -> Result<(), Fault> {
     let api: Api<JackalImage> = Api::namespaced(worker.client.clone(), &image.namespace().unwrap_or_default());
     let name = image.name_any();
-    let written = update(&api, &name, uid, |standing, status| {
+    let written = update_status(&api, &name, uid, |standing, status| {
         let mut conditions = Conditions(std::mem::take(&mut status.conditions));
         conditions.suspended(standing.metadata.generation, Time(jiff::Timestamp::now()));
         status.conditions = conditions.0;

@@ -19,8 +19,9 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::oci::{Location, Naming, Reference};
 use crate::package::{ImageRequest, VerifiedSource, applicable, requirements};
 use crate::runtime::{
-    Attempt, Brought, Failure, NamespaceEntryReader, RENEW, STALE, Success, TaskKey, catch_panic, demands_signatures,
-    disposition_after_write, kube_fault, qualified_name, same_selection, succeed, update, with_short_timeout,
+    CLAIM_RENEW_INTERVAL, CLAIM_STALE_AFTER, Failure, NamespaceEntryReader, Success, TaskKey, TransferTimer,
+    WrittenImage, catch_panic, disposition_after_write, kube_fault, qualified_name, requires_signatures,
+    same_selection, succeed, update_status, with_short_timeout,
 };
 use crate::transfer::{DestinationState, Outcome, Progress, Transfer};
 
@@ -30,7 +31,7 @@ const UNANSWERED: Duration = Duration::from_secs(1);
 /// How a task ended without a fault.
 enum End {
     /// The image is in its place.
-    Done(Box<Outcome>, Box<Brought>),
+    Done(Box<Outcome>, Box<WrittenImage>),
     /// Another process moves it, or it is gone.
     Left,
 }
@@ -55,16 +56,16 @@ pub(super) async fn run(
         None => {
             info!(image = qualified_name(&*image), "stopped");
             release(&worker, &api, &image, &uid).await;
-            worker.memory.ended(&uid);
+            worker.tasks.ended(&uid);
         }
-        Some(Ok(End::Left)) => worker.memory.ended(&uid),
+        Some(Ok(End::Left)) => worker.tasks.ended(&uid),
         Some(Ok(End::Done(outcome, brought))) => {
             let written = done(&worker, &api, &image, &uid, &outcome, &brought).await;
             match written {
-                Ok(()) => worker.memory.succeeded(&uid, key, Instant::now()),
+                Ok(()) => worker.tasks.succeeded(&uid, key, Instant::now()),
                 unwritten => {
                     let disposition = disposition_after_write(&*image, unwritten, Disposition::Retryable);
-                    worker.memory.failed(&uid, key, disposition, Instant::now());
+                    worker.tasks.failed(&uid, key, disposition, Instant::now());
                 }
             }
         }
@@ -72,7 +73,7 @@ pub(super) async fn run(
             let generation = key.generation;
             let written = failed(&worker, &api, &image, &uid, generation, &fault).await;
             let disposition = disposition_after_write(&*image, written, fault.disposition);
-            worker.memory.failed(&uid, key, disposition, Instant::now());
+            worker.tasks.failed(&uid, key, disposition, Instant::now());
         }
     }
     worker.wake(&image).await;
@@ -87,14 +88,14 @@ async fn bring(
     let owner = owner?;
     let (source, destination) = route(image);
     let namespace = image.namespace().unwrap_or_default();
-    let turn = worker.turns.turn(&namespace, &source, &destination).await;
-    let _turn = turn.ok_or_else(|| Fault::retryable(Reason::TimedOut, "the operator is stopping"))?;
-    let mut attempt = worker.settings.metrics.attempt(image.spec.source);
-    let result = take_over(worker, image, key, owner.as_deref(), &mut attempt).await;
+    let permit = worker.limits.acquire(&namespace, &source, &destination).await;
+    let _permit = permit.ok_or_else(|| Fault::retryable(Reason::TimedOut, "the operator is stopping"))?;
+    let mut timer = worker.settings.metrics.start_transfer(image.spec.source);
+    let result = take_over(worker, image, key, owner.as_deref(), &mut timer).await;
     match &result {
-        Ok(End::Done(outcome, ..)) => attempt.succeeded(outcome.method, outcome.moved_bytes),
-        Ok(End::Left) => attempt.left(),
-        Err(fault) => attempt.failed(fault.reason),
+        Ok(End::Done(outcome, ..)) => timer.succeeded(outcome.method, outcome.moved_bytes),
+        Ok(End::Left) => timer.abandoned(),
+        Err(fault) => timer.failed(fault.reason),
     }
     result
 }
@@ -105,7 +106,7 @@ async fn take_over(
     image: &JackalImage,
     key: &TaskKey,
     owner: Option<&str>,
-    attempt: &mut Attempt,
+    timer: &mut TransferTimer,
 ) -> Result<End, Fault> {
     let (transfer, brought) = prepare(worker, image, owner).await?;
     let resolved = match transfer.check().await? {
@@ -128,10 +129,10 @@ async fn take_over(
         return Ok(End::Left);
     }
     info!(image = qualified_name(image), reference = %transfer.reference, to = brought.name, "moving");
-    attempt.moves(Arc::clone(&transfer.progress));
+    timer.transferring(Arc::clone(&transfer.progress));
     let moving = transfer.bring(&resolved);
     tokio::pin!(moving);
-    let mut due = renewed + RENEW;
+    let mut due = renewed + CLAIM_RENEW_INTERVAL;
     loop {
         tokio::select! {
             // First, and by the clock: a process that was stopped in the middle looks whether it is still the one who
@@ -141,7 +142,7 @@ async fn take_over(
                 let begun = Instant::now();
                 let seen = rate.now(&transfer.progress, begun);
                 match claim(worker, image, key, seen, ClaimMode::Keep).await? {
-                    ClaimState::Yes => (renewed, due) = (begun, begun + RENEW),
+                    ClaimState::Yes => (renewed, due) = (begun, begun + CLAIM_RENEW_INTERVAL),
                     // The answer is asked for more often than a claim is renewed.
                     ClaimState::Unknown => due = Instant::now() + UNANSWERED,
                     ClaimState::No => {
@@ -151,7 +152,7 @@ async fn take_over(
                 }
             }
             // It stands still while another may have taken the claim: it might name an image that was replaced.
-            outcome = &mut moving, if renewed.elapsed() + RENEW < STALE => {
+            outcome = &mut moving, if renewed.elapsed() + CLAIM_RENEW_INTERVAL < CLAIM_STALE_AFTER => {
                 return outcome.map(|outcome| End::Done(Box::new(outcome), Box::new(brought)));
             }
         }
@@ -231,7 +232,7 @@ fn route(image: &JackalImage) -> (String, String) {
 }
 
 /// All that a transfer needs, from the object and what it names, and where it brings the image.
-async fn prepare(worker: &Worker, image: &JackalImage, owner: Option<&str>) -> Result<(Transfer, Brought), Fault> {
+async fn prepare(worker: &Worker, image: &JackalImage, owner: Option<&str>) -> Result<(Transfer, WrittenImage), Fault> {
     let spec = &image.spec;
     let namespace = image.namespace().unwrap_or_default();
     let request = ImageRequest::of_object(spec)?;
@@ -239,7 +240,7 @@ async fn prepare(worker: &Worker, image: &JackalImage, owner: Option<&str>) -> R
     let place = worker
         .settings
         .defaults
-        .place(&worker.client, &namespace, &spec.registry, idle)
+        .target(&worker.client, &namespace, &spec.registry, idle)
         .await?;
     let naming = match spec.naming.explicit() {
         Some(naming) => naming,
@@ -255,19 +256,19 @@ async fn prepare(worker: &Worker, image: &JackalImage, owner: Option<&str>) -> R
         location.omit_plain_tag(owner);
     }
     place.check(&location.repository, &format!("image `{}`", spec.image))?;
-    let brought = Brought {
+    let brought = WrittenImage {
         name: location.to_string(),
         naming,
         registry: worker
             .settings
             .defaults
-            .written(&spec.registry, &place, &location.repository),
+            .written_repository(&spec.registry, &place, &location.repository),
     };
     let (registry, known) = worker.registries.destination(&place)?;
     let ImageRequest {
         reference, platforms, ..
     } = request;
-    let source = worker.duty.source(image, &reference, &place).await?;
+    let source = worker.role.source(image, &reference, &place).await?;
     let verify = applicable(&spec.verify, &reference, spec.source)?;
     let requirements = requirements(&verify, &NamespaceEntryReader::new(&worker.client, &namespace)).await?;
     let source = VerifiedSource::of(source, &reference, requirements, &worker.verified)?;
@@ -328,14 +329,14 @@ async fn claim(
         brought.unwrap_or_default()
     };
     let name = image.name_any();
-    let taken = update(&api, &name, &uid, |standing, status| {
+    let taken = update_status(&api, &name, &uid, |standing, status| {
         let own = status.claim.as_ref().is_some_and(|claim| claim.holder == worker.holder);
         // A stale claim was judged by this process's memory before the task began.
         let free = status.claim.is_none() || standing.resource_version() == image.resource_version();
         // Whoever brought another image since this task looked at the source saw a newer one.
         let free = free && brought(standing.status.as_ref()) == brought(image.status.as_ref());
         if !(own || hold == ClaimMode::Take && free)
-            || !worker.duty.admits(standing)
+            || !worker.role.may_transfer(standing)
             || standing.metadata.generation != Some(key.generation)
             || !same_selection(standing, image)
             || standing.metadata.deletion_timestamp.is_some()
@@ -385,14 +386,14 @@ async fn done(
     image: &JackalImage,
     uid: &str,
     outcome: &Outcome,
-    brought: &Brought,
+    brought: &WrittenImage,
 ) -> Result<(), kube::Error> {
     let came = std::sync::Mutex::new(Success::default());
-    let written = update(api, &image.name_any(), uid, |standing, status| {
+    let written = update_status(api, &image.name_any(), uid, |standing, status| {
         // Where it was assigned to another node meanwhile, that one says how it stands.
         if standing.metadata.generation != image.metadata.generation
             || !same_selection(standing, image)
-            || !worker.duty.admits(standing)
+            || !worker.role.may_transfer(standing)
         {
             return false;
         }
@@ -437,7 +438,9 @@ fn deletes(image: &JackalImage) -> bool {
 fn name_outside<'a>(worker: &Worker, image: &'a JackalImage, name: &str) -> Option<&'a str> {
     let defaults = &worker.settings.defaults;
     let prefix = defaults.registry.repository_prefix.as_deref();
-    let fence = defaults.policy.fence(prefix, &image.namespace().unwrap_or_default())?;
+    let scope = defaults
+        .policy
+        .repository_scope(prefix, &image.namespace().unwrap_or_default())?;
     let before = image
         .status
         .as_ref()?
@@ -445,7 +448,7 @@ fn name_outside<'a>(worker: &Worker, image: &'a JackalImage, name: &str) -> Opti
         .as_deref()
         .filter(|before| *before != name)?;
     let (old, new) = (before.parse::<Reference>().ok()?, name.parse::<Reference>().ok()?);
-    let left = |reference: &Reference| fence.check(reference.repository(), "").is_err();
+    let left = |reference: &Reference| scope.check(reference.repository(), "").is_err();
     (old.registry() == new.registry() && left(&old) && !left(&new)).then_some(before)
 }
 
@@ -458,10 +461,10 @@ async fn failed(
     fault: &Fault,
 ) -> Result<(), kube::Error> {
     let news = std::sync::atomic::AtomicBool::new(false);
-    let written = update(api, &image.name_any(), uid, |standing, status| {
+    let written = update_status(api, &image.name_any(), uid, |standing, status| {
         if standing.metadata.generation != Some(generation)
             || !same_selection(standing, image)
-            || !worker.duty.admits(standing)
+            || !worker.role.may_transfer(standing)
         {
             return false;
         }
@@ -486,12 +489,12 @@ async fn failed(
 fn note_failure(image: &JackalImage, status: &mut JackalImageStatus, fault: &Fault, holder: &str) -> bool {
     let generation = image.metadata.generation;
     let mut conditions = Conditions(std::mem::take(&mut status.conditions));
-    let news = Failure(fault).note(&mut conditions, generation, now());
-    if !demands_signatures(&image.spec) {
+    let news = Failure(fault).record(&mut conditions, generation, now());
+    if !requires_signatures(&image.spec) {
         conditions.clear(VERIFIED);
     } else if fault.reason == Reason::VerificationError {
         let said = (&*fault.reason.to_string(), &*fault.message);
-        conditions.note(VERIFIED, Some(false), said, generation, now());
+        conditions.set(VERIFIED, Some(false), said, generation, now());
     }
     status.conditions = conditions.0;
     status.observed_generation = generation;
@@ -506,7 +509,7 @@ fn note_failure(image: &JackalImage, status: &mut JackalImageStatus, fault: &Fau
 /// Gives the claim back, so that another need not wait for it to go stale.
 async fn release(worker: &Worker, api: &Api<JackalImage>, image: &JackalImage, uid: &str) {
     let name = image.name_any();
-    let released = update(api, &name, uid, |_, status| {
+    let released = update_status(api, &name, uid, |_, status| {
         let own = status.claim.as_ref().is_some_and(|claim| claim.holder == worker.holder);
         if own {
             status.claim = None;
@@ -515,7 +518,7 @@ async fn release(worker: &Worker, api: &Api<JackalImage>, image: &JackalImage, u
         own
     });
     if let Err(error) = with_short_timeout(released).await {
-        debug!(image = qualified_name(image), %error, limit = ?STALE, "the claim could not be given back and goes stale");
+        debug!(image = qualified_name(image), %error, limit = ?CLAIM_STALE_AFTER, "the claim could not be given back and goes stale");
     }
 }
 

@@ -268,9 +268,7 @@ async fn a_status_that_says_whatever_it_likes() {
         .await;
     ground.delete("jkimg", "app").await;
     assert_eq!(ground.stands("theirs/app:1").await.as_ref(), Some(index.digest()));
-    ground
-        .told("app", "the object's spec leads to another name by now")
-        .await;
+    ground.told("app", "the object's spec leads to another name now").await;
 }
 
 async fn a_history_that_says_whatever_it_likes() {

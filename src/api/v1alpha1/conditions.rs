@@ -27,28 +27,28 @@ pub struct Conditions(pub Vec<Condition>);
 impl Conditions {
     /// Ready: nothing is left to do.
     pub fn ready(&mut self, generation: Option<i64>, reason: &str, message: &str, now: Time) {
-        self.set(READY, "True", reason, message, generation, now);
+        self.replace(READY, "True", reason, message, generation, now);
         self.remove(&[RECONCILING, STALLED]);
     }
 
     /// At work: whether it comes about is not known yet.
     pub fn progressing(&mut self, generation: Option<i64>, reason: &str, message: &str, now: Time) {
-        self.set(READY, "Unknown", reason, message, generation, now.clone());
-        self.set(RECONCILING, "True", reason, message, generation, now);
+        self.replace(READY, "Unknown", reason, message, generation, now.clone());
+        self.replace(RECONCILING, "True", reason, message, generation, now);
         self.remove(&[STALLED]);
     }
 
     /// Failed, and tried again by itself.
     pub fn failing(&mut self, generation: Option<i64>, reason: &str, message: &str, now: Time) {
-        self.set(READY, "False", reason, message, generation, now.clone());
-        self.set(RECONCILING, "True", "ProgressingWithRetry", message, generation, now);
+        self.replace(READY, "False", reason, message, generation, now.clone());
+        self.replace(RECONCILING, "True", "ProgressingWithRetry", message, generation, now);
         self.remove(&[STALLED]);
     }
 
     /// Failed, and not tried before something changes.
     pub fn stalled(&mut self, generation: Option<i64>, reason: &str, message: &str, now: Time) {
-        self.set(READY, "False", reason, message, generation, now.clone());
-        self.set(STALLED, "True", reason, message, generation, now);
+        self.replace(READY, "False", reason, message, generation, now.clone());
+        self.replace(STALLED, "True", reason, message, generation, now);
         self.remove(&[RECONCILING]);
     }
 
@@ -60,15 +60,15 @@ impl Conditions {
             .filter(|ready| ready.status == "True")
             .map(|ready| ready.message.clone())
         {
-            Some(known) => self.set(READY, "True", "Suspended", &known, generation, now),
-            None => self.set(READY, "False", "Suspended", message, generation, now),
+            Some(known) => self.replace(READY, "True", "Suspended", &known, generation, now),
+            None => self.replace(READY, "False", "Suspended", message, generation, now),
         }
         self.remove(&[RECONCILING, STALLED]);
     }
 
     /// A condition of another `kind` than Ready and those that go with it, of which it says nothing: whether it holds,
     /// `None` while that is not known.
-    pub fn note(
+    pub fn set(
         &mut self,
         kind: &str,
         holds: Option<bool>,
@@ -81,7 +81,7 @@ impl Conditions {
             Some(true) => "True",
             Some(false) => "False",
         };
-        self.set(kind, status, reason, message, generation, now);
+        self.replace(kind, status, reason, message, generation, now);
     }
 
     /// A condition of that kind has nothing to say.
@@ -106,7 +106,7 @@ impl Conditions {
         self.get(READY).is_some_and(failed) && self.is_true(RECONCILING, generation)
     }
 
-    fn set(&mut self, kind: &str, status: &str, reason: &str, message: &str, generation: Option<i64>, now: Time) {
+    fn replace(&mut self, kind: &str, status: &str, reason: &str, message: &str, generation: Option<i64>, now: Time) {
         let since = match self.get(kind) {
             Some(known) if known.status == status => known.last_transition_time.clone(),
             _ => now,

@@ -34,7 +34,7 @@ impl BuildReason {
     pub fn registry_changed() -> Self {
         Self {
             reason: "RegistryChanged",
-            message: "the package goes to another registry or repository".to_owned(),
+            message: "the package is written to another registry or repository".to_owned(),
         }
     }
 }

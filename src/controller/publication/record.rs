@@ -78,25 +78,25 @@ pub(super) struct RecordedChanges {
     pub planned: Vec<Garbage>,
 }
 
-/// Records that the artifact `revision` is about to be written to `written_to`: whoever reads the status after a crash
-/// knows that this package wrote it. Gives the former repository, in which artifacts of the package stay.
+/// Records that the artifact `revision` is about to be written to `written_to`: after a crash the status proves
+/// that this package wrote it. Gives the former repository, in which artifacts of the package stay.
 pub(super) fn record_start(
     status: &mut JackalPackageStatus,
     generation: Option<i64>,
     (revision, version): (&str, &str),
     written_to: &WrittenRepository,
-    now: Time,
+    now: &Time,
 ) -> Option<String> {
-    let former = retention::record_repository(status, written_to, generation);
+    let former = retention::record_repository(status, written_to, generation, now);
     let mut conditions = Conditions(std::mem::take(&mut status.conditions));
     // Ready of this spec stays Ready, and a retry is no news before it succeeds.
     if !conditions.is_true(READY, generation) && !conditions.is_failing(generation) {
-        let message = format!("putting the artifact {version} together");
-        conditions.progressing(generation, "Transferring", &message, now);
+        let message = format!("building the artifact {version}");
+        conditions.progressing(generation, "Transferring", &message, now.clone());
     }
     status.conditions = conditions.0;
     if status.publishing.as_deref() != Some(revision) {
-        retention::record_interrupted(status);
+        retention::record_interrupted(status, now);
         status.publishing = Some(revision.to_owned());
     }
     former
@@ -111,7 +111,7 @@ pub(super) fn record(
 ) -> RecordedChanges {
     let package = build.package;
     // First, as it depends on the conditions of the artifact before.
-    let former_repository = retention::record_repository(status, &build.written_to, generation);
+    let former_repository = retention::record_repository(status, &build.written_to, generation, now);
     let was_ready = Conditions(status.conditions.clone()).is_true(READY, generation);
     let is_requested = !was_ready || status.last_handled_reconcile_at.as_deref() != requested_at(package.annotations());
     let sboms_added = record_conditions(status, generation, build, now);
@@ -149,7 +149,7 @@ fn record_conditions(
     conditions.ready(generation, "Succeeded", &message, now.clone());
     let sboms_added = sbom_condition::is_added(build.sboms, &conditions);
     sbom_condition::set(&mut conditions, build.sboms, generation, now.clone());
-    build.verification.note(&mut conditions, generation, now.clone());
+    build.verification.set(&mut conditions, generation, now.clone());
     if let Some(PackageSignature { key, foreign }) = &build.signature {
         let mut message = format!("signed by the key {key}");
         if let Some(foreign) = foreign {
@@ -157,7 +157,7 @@ fn record_conditions(
                 "; not the index under the tag, which lists a package for {foreign} that this key has not signed"
             );
         }
-        conditions.note(SIGNED, Some(true), ("Succeeded", &message), generation, now.clone());
+        conditions.set(SIGNED, Some(true), ("Succeeded", &message), generation, now.clone());
     }
     status.conditions = conditions.0;
     sboms_added
@@ -168,7 +168,7 @@ fn record_artifact(status: &mut JackalPackageStatus, build: &BuildRecord<'_>, sb
     let revision = &build.revision;
     let announced = status.publishing.take_if(|publishing| publishing == revision).is_some();
     let adopted = !build.changed && !announced;
-    retention::record_interrupted(status);
+    retention::record_interrupted(status, now);
     let before = status.artifact.take();
     let known = status
         .history
@@ -223,7 +223,7 @@ fn record_garbage(status: &mut JackalPackageStatus, build: &BuildRecord<'_>, is_
         claimed: &build.claimed,
         images: build.written_images,
         after: build.delete_after.clone(),
-        anew: is_requested,
+        is_requested,
     };
     let garbage = retention::plan(spec, status, &context);
     let is_new =

@@ -39,7 +39,7 @@ impl PublicationRequest {
 
     /// The repository as the status records it.
     pub fn written_to(&self, defaults: &RegistryDefaults, package: &JackalPackage) -> WrittenRepository {
-        defaults.written(&package.spec.registry, &self.target, &self.path(package))
+        defaults.written_repository(&package.spec.registry, &self.target, &self.path(package))
     }
 
     /// The artifact, as pods name it.

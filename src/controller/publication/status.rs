@@ -26,7 +26,7 @@ pub(super) async fn write_start(
     let written_to = request.written_to(&context.settings.defaults, package);
     let written = context.change_status(package, |status, generation| {
         let now = Time(jiff::Timestamp::now());
-        record_start(status, generation, (&revision, version), &written_to, now)
+        record_start(status, generation, (&revision, version), &written_to, &now)
     });
     let former = written
         .await

@@ -37,7 +37,7 @@ fn build<'a>(package: &'a JackalPackage, digest: &str) -> BuildRecord<'a> {
         charts: &[],
         missing: &[],
         differential: None,
-        verification: &Verification::Nothing,
+        verification: &Verification::NotRequired,
         sboms: &SbomProgress::NotRequested,
         signature: None,
         previous_images: None,
@@ -131,7 +131,7 @@ fn an_artifact_that_existed_is_adopted_unless_this_package_announced_it() {
     // A process that was killed between the push and its record had announced the artifact.
     let mut announced = JackalPackageStatus::default();
     let revision = format!("1@{DIGEST}");
-    let former = record_start(&mut announced, Some(1), (&revision, "1"), &written_to("r"), time(1));
+    let former = record_start(&mut announced, Some(1), (&revision, "1"), &written_to("r"), &time(1));
     assert_eq!(former, None);
     assert_eq!(announced.publishing.as_deref(), Some(revision.as_str()));
     recorded(&mut announced, &unchanged(), 2);
@@ -143,15 +143,15 @@ fn an_artifact_that_existed_is_adopted_unless_this_package_announced_it() {
 fn an_interrupted_artifact_enters_the_history_when_another_is_announced() {
     let mut status = JackalPackageStatus::default();
     let (first, second) = (format!("1@{DIGEST}"), format!("1@{OTHER}"));
-    record_start(&mut status, Some(1), (&first, "1"), &written_to("r"), time(1));
-    record_start(&mut status, Some(1), (&second, "1"), &written_to("r"), time(2));
+    record_start(&mut status, Some(1), (&first, "1"), &written_to("r"), &time(1));
+    record_start(&mut status, Some(1), (&second, "1"), &written_to("r"), &time(2));
     assert_eq!(revisions(&status), [first.as_str()]);
     assert_eq!(status.history[0].reason, "Interrupted");
     assert_eq!(status.publishing, Some(second));
 }
 
 #[test]
-fn the_same_artifact_in_another_registry_is_recorded_anew() {
+fn the_same_artifact_in_another_registry_is_recorded_again() {
     let package = package(json!({}));
     let mut status = JackalPackageStatus::default();
     recorded(&mut status, &build(&package, DIGEST), 1);
@@ -207,13 +207,13 @@ fn a_retry_after_a_failure_keeps_its_condition_until_it_succeeds() {
     let mut conditions = Conditions::default();
     conditions.failing(Some(1), "PushFailed", "no space left", time(1));
     status.conditions = conditions.0;
-    record_start(&mut status, Some(1), ("1@x", "1"), &written_to("r"), time(2));
+    record_start(&mut status, Some(1), ("1@x", "1"), &written_to("r"), &time(2));
     let ready = Conditions(status.conditions.clone());
     assert_eq!(ready.get(READY).unwrap().message, "no space left");
     let mut conditions = Conditions::default();
     conditions.ready(Some(0), "Succeeded", "of an older spec", time(1));
     status.conditions = conditions.0;
-    record_start(&mut status, Some(1), ("1@x", "1"), &written_to("r"), time(2));
+    record_start(&mut status, Some(1), ("1@x", "1"), &written_to("r"), &time(2));
     let ready = Conditions(status.conditions.clone());
-    assert_eq!(ready.get(READY).unwrap().message, "putting the artifact 1 together");
+    assert_eq!(ready.get(READY).unwrap().message, "building the artifact 1");
 }
