@@ -65,7 +65,7 @@ pub(super) fn resolve_tags(context: &Arc<PackageContext>, package: &JackalPackag
     let (key, now) = (context.key(package, None), Instant::now());
     // A failed task is retried after its delay, and nothing else happens before.
     if let Some(postponed) = selections.tasks.postponed(&uid, &key, now) {
-        return Ok(TagResolution::Pending(postponed.left()));
+        return Ok(TagResolution::Pending(postponed.delay()));
     }
     let known = known.filter(|chosen| chosen.key == key);
     let view = ObjectView {

@@ -123,7 +123,7 @@ async fn reconcile_as_leader(object: &GuardedPackage, context: &Arc<PackageConte
     context
         .tasks
         .failed(&uid, context.key(package, None), disposition, Instant::now());
-    let again = postponed(context, package).and_then(Decision::left);
+    let again = postponed(context, package).and_then(Decision::delay);
     again.map_or_else(Action::await_change, Action::requeue)
 }
 
@@ -137,7 +137,7 @@ async fn reconcile_package(context: &Arc<PackageContext>, package: &JackalPackag
     }
     // A failure of this spec is retried after its delay, whatever else changed in the object.
     if let Some(postponed) = postponed(context, package) {
-        return Ok(postponed.left());
+        return Ok(postponed.delay());
     }
     finalizers::set(&context.client, package, FINALIZER, true).await?;
     check_images(&package.spec)?;

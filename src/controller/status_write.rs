@@ -1,7 +1,6 @@
 //! Status writes of the leader.
 
 use std::fmt::Debug;
-use std::sync::{Mutex, PoisonError};
 
 use kube::core::NamespaceResourceScope;
 use kube::core::object::HasStatus;
@@ -42,18 +41,15 @@ where
     K::Status: Default + Clone + PartialEq,
 {
     let api: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
-    let last = Mutex::new(StatusWrite::Outdated);
+    let mut last = StatusWrite::Outdated;
     let attempt = |current: &K, status: &mut K::Status| {
-        let result = match leadership.is_held() {
+        last = match leadership.is_held() {
             true => change(current, status).map_or(StatusWrite::Outdated, StatusWrite::Written),
             false => StatusWrite::NotLeading,
         };
-        let is_changed = matches!(result, StatusWrite::Written(_));
-        *last.lock().unwrap_or_else(PoisonError::into_inner) = result;
-        is_changed
+        matches!(last, StatusWrite::Written(_))
     };
     let written = update_status(&api, &object.name_any(), &object.uid().unwrap_or_default(), attempt).await?;
-    let last = last.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(match (written, last) {
         // The object was deleted between the change and its write.
         (None, StatusWrite::Written(_)) => StatusWrite::Outdated,

@@ -254,3 +254,6 @@ impl Recipe<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

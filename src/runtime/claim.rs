@@ -1,4 +1,4 @@
-//! Who moves an image: claims, taken by optimistic concurrency and stale when they stand still.
+//! Claims: which process transfers an image. They are taken by optimistic concurrency, and stale if they do not change.
 
 use std::time::{Duration, Instant};
 
@@ -6,19 +6,19 @@ use crate::api::v1alpha1::Claim;
 
 /// How often a holder renews its claim, with the progress.
 pub const CLAIM_RENEW_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a claim may stand unchanged, by the observer's own clock, before another may take it. Clocks of
+/// How long a claim may stay unchanged, by the observer's own clock, before another process may take it. The clocks of
 /// two machines are never compared.
 pub const CLAIM_STALE_AFTER: Duration = Duration::from_secs(40);
 
-/// A claim as this process saw it last.
+/// A claim as this process last saw it.
 #[derive(Clone, Debug)]
 pub struct ObservedClaim {
     claim: Claim,
     since: Instant,
 }
 
-/// How long another's claim still keeps `me` from the image; `None` when the image is free. `seen` is this
-/// process's memory of the claim and is brought up to date.
+/// How long `me` still has to wait for another process's claim; `None` if the image is free. `seen` is the claim as this
+/// process last saw it, and is updated.
 pub fn remaining_hold(
     seen: &mut Option<ObservedClaim>,
     claim: Option<&Claim>,
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn goes_stale_by_standing_still() {
+    fn an_unchanged_claim_becomes_stale() {
         let (mut seen, start) = (None, Instant::now());
         assert_eq!(remaining_hold(&mut seen, None, "me", start), None);
         assert_eq!(remaining_hold(&mut seen, Some(&claim("me", 1)), "me", start), None);
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_claim_says_of_the_time_means_nothing() {
+    fn the_renew_time_of_a_claim_is_ignored() {
         let start = Instant::now();
         for second in [i64::MIN, -1, 0, i64::MAX] {
             let second = second.clamp(jiff::Timestamp::MIN.as_second(), jiff::Timestamp::MAX.as_second());

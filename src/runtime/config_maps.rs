@@ -1,4 +1,4 @@
-//! ConfigMaps that objects name, read when they are needed and never kept.
+//! ConfigMaps that objects name. They are read when needed and not cached.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use kube::{Api, Client};
 use super::status::{kube_fault, with_timeout};
 use crate::fault::{Fault, Reason};
 
-/// The data of the ConfigMap `name` of `namespace`. A missing one may appear, so it is tried again.
+/// The data of the ConfigMap `name` in `namespace`. A missing ConfigMap is a retryable fault.
 pub async fn read_config_map(client: &Client, namespace: &str, name: &str) -> Result<BTreeMap<String, String>, Fault> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let found = with_timeout(api.get_opt(name)).await.map_err(|error| {

@@ -1,4 +1,4 @@
-//! Events on objects: one for each change, for those who read `kubectl describe`.
+//! Events on objects, as `kubectl describe` shows them: one for each change.
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::status::with_timeout;
 
-/// Publishes events of this process.
+/// Publishes the events of this process.
 #[derive(Clone)]
 pub struct Events {
     client: Client,
@@ -15,7 +15,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// Events that name `instance`, the pod or node, as their reporter.
+    /// Creates a publisher whose events name `instance`, the pod or node, as their reporter.
     pub fn new(client: Client, instance: &str) -> Self {
         let reporter = Reporter {
             controller: "jackal-operator".to_owned(),
@@ -24,27 +24,27 @@ impl Events {
         Self { client, reporter }
     }
 
-    /// Something came about as it should.
+    /// Publishes a normal event.
     pub async fn normal<K: Resource<DynamicType = ()>>(&self, object: &K, reason: &str, note: &str) {
         self.normal_on(&object.object_ref(&()), reason, note).await;
     }
 
-    /// Something came about as it should for an object of which only the reference is known.
+    /// Publishes a normal event on an object of which only the reference is known.
     pub async fn normal_on(&self, object: &ObjectReference, reason: &str, note: &str) {
         self.publish(object, EventType::Normal, reason, note).await;
     }
 
-    /// Something failed.
+    /// Publishes a warning.
     pub async fn warning<K: Resource<DynamicType = ()>>(&self, object: &K, reason: &str, note: &str) {
         self.warning_on(&object.object_ref(&()), reason, note).await;
     }
 
-    /// Something failed for an object of which only the reference is known.
+    /// Publishes a warning on an object of which only the reference is known.
     pub async fn warning_on(&self, object: &ObjectReference, reason: &str, note: &str) {
         self.publish(object, EventType::Warning, reason, note).await;
     }
 
-    // An event is a courtesy: when it cannot be written, the work goes on.
+    // An event that cannot be written is logged; the work continues.
     async fn publish(&self, object: &ObjectReference, type_: EventType, reason: &str, note: &str) {
         let event = Event {
             type_,
@@ -53,14 +53,14 @@ impl Events {
             action: "Reconcile".to_owned(),
             secondary: None,
         };
-        // A recorder that knows of the events before takes those for the same that differ in nothing but their note: it
-        // would count one up and keep its note. Only what is news is told, so none is written again and again.
+        // A new recorder each time: a recorder aggregates events that differ only in their note, and keeps the first note.
+        // Only news is published, so no event repeats.
         let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
         let (object, reason) = (object.clone(), reason.to_owned());
-        // A task of its own: a status is written before its event, and the work may be stopped in between.
+        // A separate task: the status is written before the event, and the work may be cancelled in between.
         let published = tokio::spawn(async move {
             if let Err(error) = with_timeout(recorder.publish(&event, &object)).await {
-                warn!(%error, reason, "an event could not be written");
+                warn!(%error, reason, "cannot write an event");
             }
         });
         let _ = published.await;

@@ -1,4 +1,4 @@
-//! Whether a process is able to work, for whoever asks: each part says of itself what it lacks.
+//! Readiness and liveness of a process. Each component registers a check and updates it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,72 +6,74 @@ use std::time::{Duration, Instant};
 
 use kube::runtime::watcher::{self, Event};
 
-/// What the parts of one process say of themselves; clones speak of the same process.
+/// The checks of one process; clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Health(Arc<Mutex<Parts>>);
+pub struct Health(Arc<Mutex<Checks>>);
 
 #[derive(Debug, Default)]
-struct Parts {
+struct Checks {
     next: u64,
-    /// What each part lacks, in the order in which they came.
-    checks: BTreeMap<u64, Option<String>>,
-    heartbeats: BTreeMap<u64, Beats>,
+    /// The problem of each component that is not ready, in the order of registration.
+    readiness: BTreeMap<u64, Option<String>>,
+    heartbeats: BTreeMap<u64, HeartbeatState>,
 }
 
 #[derive(Debug)]
-struct Beats {
+struct HeartbeatState {
     what: &'static str,
     limit: Duration,
     last: Instant,
 }
 
-impl Parts {
-    fn number(&mut self) -> u64 {
+impl Checks {
+    fn next_number(&mut self) -> u64 {
         self.next += 1;
         self.next
     }
 }
 
 impl Health {
-    fn parts(&self) -> MutexGuard<'_, Parts> {
+    fn checks(&self) -> MutexGuard<'_, Checks> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// That the process can work; else what is lacking.
+    /// Ok if the process is ready; else one line for each problem.
     pub fn ready(&self) -> Result<(), String> {
-        let parts = self.parts();
-        if parts.checks.is_empty() {
+        let checks = self.checks();
+        if checks.readiness.is_empty() {
             return Err("it is starting".to_owned());
         }
-        let lacking: Vec<&str> = parts.checks.values().filter_map(Option::as_deref).collect();
-        match lacking.is_empty() {
+        let problems: Vec<&str> = checks.readiness.values().filter_map(Option::as_deref).collect();
+        match problems.is_empty() {
             true => Ok(()),
-            false => Err(lacking.join("\n")),
+            false => Err(problems.join("\n")),
         }
     }
 
-    /// That everything that has to go on goes on; else what stands still.
+    /// Ok if all heartbeats are in time; else the first that is late.
     pub fn alive(&self) -> Result<(), String> {
-        let parts = self.parts();
-        let still = |beats: &&Beats| beats.last.elapsed() > beats.limit;
-        match parts.heartbeats.values().find(still) {
+        let checks = self.checks();
+        let is_late = |beats: &&HeartbeatState| beats.last.elapsed() > beats.limit;
+        match checks.heartbeats.values().find(is_late) {
             None => Ok(()),
-            Some(Beats { what, limit, .. }) => Err(format!("{what} has stood still for more than {limit:?}")),
+            Some(HeartbeatState { what, limit, .. }) => {
+                Err(format!("{what} has made no progress for more than {limit:?}"))
+            }
         }
     }
 
-    /// A part of the process, which lacks what `lacking` says until it says otherwise. It counts until it is dropped.
-    pub fn check(&self, lacking: Option<String>) -> ReadinessCheck {
-        let mut parts = self.parts();
-        let number = parts.number();
-        parts.checks.insert(number, lacking);
+    /// Registers a component that is not ready because of `problem`, or ready without one. It counts until it is dropped.
+    pub fn check(&self, problem: Option<String>) -> ReadinessCheck {
+        let mut checks = self.checks();
+        let number = checks.next_number();
+        checks.readiness.insert(number, problem);
         ReadinessCheck {
             health: self.clone(),
             number,
         }
     }
 
-    /// A watch of `what` without which the process cannot work: it lacks something until all objects were listed.
+    /// Registers a watch of `what` that the process needs: it is not ready until all objects were listed.
     pub fn listing(&self, what: &'static str) -> Listing {
         let check = self.check(Some(format!("the {what} have not been listed yet")));
         Listing {
@@ -81,7 +83,7 @@ impl Health {
         }
     }
 
-    /// A watch of `what` that begins while the process works already: it lacks something only when it cannot list.
+    /// Registers a watch of `what` that starts later: it is ready unless listing fails.
     pub fn further_listing(&self, what: &'static str) -> Listing {
         Listing {
             check: self.check(None),
@@ -90,12 +92,12 @@ impl Health {
         }
     }
 
-    /// Something that has to go on: it beats at least once in `limit` until it is dropped.
+    /// Registers a loop that must make progress: it beats at least once in `limit` until it is dropped.
     pub fn heartbeat(&self, what: &'static str, limit: Duration) -> Heartbeat {
-        let mut parts = self.parts();
-        let number = parts.number();
+        let mut checks = self.checks();
+        let number = checks.next_number();
         let last = Instant::now();
-        parts.heartbeats.insert(number, Beats { what, limit, last });
+        checks.heartbeats.insert(number, HeartbeatState { what, limit, last });
         Heartbeat {
             health: self.clone(),
             number,
@@ -103,7 +105,7 @@ impl Health {
     }
 }
 
-/// A part of the process.
+/// The readiness of one component.
 #[derive(Debug)]
 pub struct ReadinessCheck {
     health: Health,
@@ -111,19 +113,19 @@ pub struct ReadinessCheck {
 }
 
 impl ReadinessCheck {
-    /// It lacks nothing, or what `lacking` says.
-    pub fn set(&self, lacking: Option<String>) {
-        self.health.parts().checks.insert(self.number, lacking);
+    /// Sets the problem, or none.
+    pub fn set(&self, problem: Option<String>) {
+        self.health.checks().readiness.insert(self.number, problem);
     }
 }
 
 impl Drop for ReadinessCheck {
     fn drop(&mut self) {
-        self.health.parts().checks.remove(&self.number);
+        self.health.checks().readiness.remove(&self.number);
     }
 }
 
-/// A watch of objects. Once all were listed, what it says later is its own affair: it goes on where it was.
+/// The readiness of a watch. Errors after the first complete list are ignored, because the watch resumes.
 #[derive(Debug)]
 pub struct Listing {
     check: ReadinessCheck,
@@ -132,7 +134,7 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Hears what the watch gives.
+    /// Processes an event of the watch.
     pub fn note<K>(&mut self, event: &watcher::Result<Event<K>>) {
         match event {
             _ if self.listed => {}
@@ -148,7 +150,7 @@ impl Listing {
     }
 }
 
-/// Something that has to go on.
+/// The liveness of one loop.
 #[derive(Debug)]
 pub struct Heartbeat {
     health: Health,
@@ -156,9 +158,9 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// It goes on.
+    /// Records progress.
     pub fn beat(&self) {
-        if let Some(beats) = self.health.parts().heartbeats.get_mut(&self.number) {
+        if let Some(beats) = self.health.checks().heartbeats.get_mut(&self.number) {
             beats.last = Instant::now();
         }
     }
@@ -166,7 +168,7 @@ impl Heartbeat {
 
 impl Drop for Heartbeat {
     fn drop(&mut self) {
-        self.health.parts().heartbeats.remove(&self.number);
+        self.health.checks().heartbeats.remove(&self.number);
     }
 }
 
@@ -175,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_ready_when_no_part_lacks_anything() {
+    fn ready_when_no_component_has_a_problem() {
         let health = Health::default();
         assert_eq!(health.ready(), Err("it is starting".to_owned()));
         let engine = health.check(Some("no engine".to_owned()));
@@ -186,12 +188,12 @@ mod tests {
         );
         engine.set(None);
         images.note::<()>(&Err(watcher::Error::NoResourceVersion));
-        let said = health.ready().unwrap_err();
-        assert!(said.starts_with("the images cannot be listed: "), "{said}");
+        let problem = health.ready().unwrap_err();
+        assert!(problem.starts_with("the images cannot be listed: "), "{problem}");
         images.note::<()>(&Ok(Event::InitDone));
         assert_eq!(health.ready(), Ok(()));
         images.note::<()>(&Err(watcher::Error::NoResourceVersion));
-        assert_eq!(health.ready(), Ok(()), "the watch goes on by itself");
+        assert_eq!(health.ready(), Ok(()), "the watch resumes");
         let mut further = health.further_listing("packages");
         assert_eq!(health.ready(), Ok(()));
         further.note::<()>(&Err(watcher::Error::NoResourceVersion));
@@ -203,15 +205,15 @@ mod tests {
     }
 
     #[test]
-    fn is_alive_while_what_must_go_on_goes_on() {
+    fn alive_while_heartbeats_are_in_time() {
         let health = Health::default();
         assert_eq!(health.alive(), Ok(()));
         let fast = health.heartbeat("the renewal", Duration::ZERO);
         let _slow = health.heartbeat("another", Duration::from_secs(3600));
         let begun = Instant::now();
         while begun.elapsed().is_zero() {}
-        let said = health.alive().unwrap_err();
-        assert!(said.starts_with("the renewal has stood still"), "{said}");
+        let problem = health.alive().unwrap_err();
+        assert!(problem.starts_with("the renewal has made no progress"), "{problem}");
         drop(fast);
         assert_eq!(health.alive(), Ok(()));
     }

@@ -1,4 +1,4 @@
-//! What a process counts of its work. Who reads it, and how it is asked for, is not known here.
+//! The metrics of a process. Their HTTP endpoint is in the module `server`.
 
 use std::fmt;
 use std::sync::atomic::AtomicI64;
@@ -18,30 +18,30 @@ use crate::fault::{Fault, Reason};
 use crate::source::Method;
 use crate::transfer::Progress;
 
-/// Seconds of a reconciliation: a few requests to the API server.
-const RECONCILES: [f64; 10] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0];
-/// Seconds of a transfer: from a look that finds all in its place to images of many gigabytes.
-const TRANSFERS: [f64; 12] = [0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0];
+/// Buckets in seconds for a reconciliation: a few requests to the API server.
+const RECONCILE_BUCKETS: [f64; 10] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0];
+/// Buckets in seconds for a transfer: from a check that finds the image up to date to images of many gigabytes.
+const TRANSFER_BUCKETS: [f64; 12] = [0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0];
 
-/// What is reconciled.
+/// The kind of a reconciled object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum ObjectKind {
-    /// A package: its plan, its images' objects, its artifact.
+    /// A package: its plan, the objects of its images, its artifact.
     JackalPackage,
-    /// An image: whether it is to be moved here, and where an engine's is read.
+    /// An image: whether this process transfers it, and for an engine, on which node it is read.
     JackalImage,
 }
 
-/// What came of something. A closed set, so that alerts can be written against it.
+/// The result of a reconciliation or transfer. A closed set, so that alerts can refer to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Ending {
+enum ResultLabel {
     Succeeded,
-    /// Given up in the middle: the object changed, another took over, or the process stops.
+    /// The object changed, another process took over, or this process stops.
     Cancelled,
     Failed(Reason),
 }
 
-impl EncodeLabelValue for Ending {
+impl EncodeLabelValue for ResultLabel {
     fn encode(&self, encoder: &mut LabelValueEncoder) -> fmt::Result {
         match self {
             Self::Succeeded => "Succeeded".encode(encoder),
@@ -51,11 +51,11 @@ impl EncodeLabelValue for Ending {
     }
 }
 
-/// How the bytes came; not known of what did not come to its end.
+/// The transfer method; unknown for a transfer that did not succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Way(Option<Method>);
+struct MethodLabel(Option<Method>);
 
-impl EncodeLabelValue for Way {
+impl EncodeLabelValue for MethodLabel {
     fn encode(&self, encoder: &mut LabelValueEncoder) -> fmt::Result {
         match self.0 {
             Some(method) => method.to_string().encode(encoder),
@@ -64,54 +64,54 @@ impl EncodeLabelValue for Way {
     }
 }
 
-/// The engine or registry that an image is read from.
+/// The kind of source that an image is read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Origin(SourceKind);
+struct SourceLabel(SourceKind);
 
-impl EncodeLabelValue for Origin {
+impl EncodeLabelValue for SourceLabel {
     fn encode(&self, encoder: &mut LabelValueEncoder) -> fmt::Result {
         format!("{:?}", self.0).encode(encoder)
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reconciled {
+struct ReconcileLabels {
     kind: ObjectKind,
-    result: Ending,
+    result: ResultLabel,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfKind {
+struct KindLabels {
     kind: ObjectKind,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Transferred {
-    source: Origin,
-    method: Way,
-    result: Ending,
+struct TransferLabels {
+    source: SourceLabel,
+    method: MethodLabel,
+    result: ResultLabel,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByMethod {
-    method: Way,
+struct MethodLabels {
+    method: MethodLabel,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Build {
+struct BuildLabels {
     version: &'static str,
 }
 
-/// The counts of one process; clones count together. Labels are of closed sets: no name of an object or of a host is
-/// among them.
+/// The metrics of one process; clones share them. Labels have closed sets of values, and contain no names of objects or
+/// hosts.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
-    reconciles: Family<Reconciled, Counter>,
-    reconcile_duration: Family<OfKind, Histogram>,
-    transfers: Family<Transferred, Counter>,
-    transfer_duration: Family<ByMethod, Histogram>,
-    transferred_bytes: Family<ByMethod, Counter>,
+    reconciles: Family<ReconcileLabels, Counter>,
+    reconcile_duration: Family<KindLabels, Histogram>,
+    transfers: Family<TransferLabels, Counter>,
+    transfer_duration: Family<MethodLabels, Histogram>,
+    transferred_bytes: Family<MethodLabels, Counter>,
     in_flight: Gauge<i64, AtomicI64>,
 }
 
@@ -120,9 +120,9 @@ impl Default for Metrics {
         let metrics = Self {
             registry: Arc::default(),
             reconciles: Family::default(),
-            reconcile_duration: Family::new_with_constructor(|| Histogram::new(RECONCILES)),
+            reconcile_duration: Family::new_with_constructor(|| Histogram::new(RECONCILE_BUCKETS)),
             transfers: Family::default(),
-            transfer_duration: Family::new_with_constructor(|| Histogram::new(TRANSFERS)),
+            transfer_duration: Family::new_with_constructor(|| Histogram::new(TRANSFER_BUCKETS)),
             transferred_bytes: Family::default(),
             in_flight: Gauge::default(),
         };
@@ -132,52 +132,52 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// The names that stand in `docs/metrics.md`; counters get their `_total` from the encoder.
+    /// Registers the metrics under the names in `docs/metrics.md`; the encoder appends `_total` to counters.
     fn register(&self) {
-        let build = Family::<Build, Gauge>::default();
+        let build = Family::<BuildLabels, Gauge>::default();
         let version = env!("CARGO_PKG_VERSION");
-        build.get_or_create(&Build { version }).set(1);
+        build.get_or_create(&BuildLabels { version }).set(1);
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         registry.register(
             "jackal_reconciles",
-            "Looks at an object, by what came of them",
+            "Reconciliations, by result",
             self.reconciles.clone(),
         );
         registry.register(
             "jackal_reconcile_duration_seconds",
-            "How long a look at an object took",
+            "Duration of reconciliations",
             self.reconcile_duration.clone(),
         );
         registry.register(
             "jackal_transfers",
-            "Images that were brought or looked for in their place, by what came of it",
+            "Transfers and checks of images, by result",
             self.transfers.clone(),
         );
         registry.register(
             "jackal_transfer_duration_seconds",
-            "How long it took to bring an image, of those that are in their place",
+            "Duration of successful transfers and checks of images",
             self.transfer_duration.clone(),
         );
         registry.register(
             "jackal_transferred_bytes",
-            "Bytes that were read for the destination, counted when the transfer ends",
+            "Bytes read from sources, counted when the transfer ends",
             self.transferred_bytes.clone(),
         );
         registry.register(
             "jackal_transfers_in_flight",
-            "Images whose bytes move now",
+            "Transfers that are running",
             self.in_flight.clone(),
         );
-        registry.register("jackal_build_info", "The version that runs; always 1", build);
+        registry.register("jackal_build_info", "The version of the operator; always 1", build);
     }
 
-    /// Has `collector` asked too, at each [`Metrics::encode`].
+    /// Adds `collector` to each [`Metrics::encode`].
     pub fn collect(&self, collector: impl Collector) {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         registry.register_collector(Box::new(collector));
     }
 
-    /// All counts as they stand, as OpenMetrics text.
+    /// The metrics as OpenMetrics text.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = String::new();
@@ -185,21 +185,21 @@ impl Metrics {
         Ok(text)
     }
 
-    /// A look at an object begins. It counts as cancelled when it is dropped before it ended.
+    /// Starts the timer of a reconciliation. It counts as cancelled if it is dropped before it is finished.
     pub fn start_reconcile(&self, kind: ObjectKind) -> ReconcileTimer {
         ReconcileTimer {
             metrics: self.clone(),
             kind,
             begun: Instant::now(),
-            ending: Ending::Cancelled,
+            result: ResultLabel::Cancelled,
         }
     }
 
-    /// An image is looked for, and brought if need be. It counts as cancelled when it is dropped before it ended.
+    /// Starts the timer of a transfer, including its check. It counts as cancelled if it is dropped before it ends.
     pub fn start_transfer(&self, source: SourceKind) -> TransferTimer {
         TransferTimer {
             metrics: self.clone(),
-            source: Origin(source),
+            source: SourceLabel(source),
             begun: Instant::now(),
             moving: None,
             ended: false,
@@ -207,70 +207,70 @@ impl Metrics {
     }
 }
 
-/// A look at an object that is under way.
+/// The timer of a reconciliation.
 pub struct ReconcileTimer {
     metrics: Metrics,
     kind: ObjectKind,
     begun: Instant,
-    ending: Ending,
+    result: ResultLabel,
 }
 
 impl ReconcileTimer {
-    /// It came to its end.
+    /// Records the result.
     pub fn finish<T>(mut self, result: &Result<T, Fault>) {
-        self.ending = match result {
-            Ok(_) => Ending::Succeeded,
-            Err(fault) => Ending::Failed(fault.reason),
+        self.result = match result {
+            Ok(_) => ResultLabel::Succeeded,
+            Err(fault) => ResultLabel::Failed(fault.reason),
         };
     }
 }
 
 impl Drop for ReconcileTimer {
     fn drop(&mut self) {
-        let (kind, result) = (self.kind, self.ending);
+        let (kind, result) = (self.kind, self.result);
         self.metrics
             .reconciles
-            .get_or_create(&Reconciled { kind, result })
+            .get_or_create(&ReconcileLabels { kind, result })
             .inc();
         let took = self.begun.elapsed().as_secs_f64();
         let durations = &self.metrics.reconcile_duration;
-        durations.get_or_create(&OfKind { kind }).observe(took);
+        durations.get_or_create(&KindLabels { kind }).observe(took);
     }
 }
 
-/// An image that is looked for, and brought if need be.
+/// The timer of a transfer, including its check.
 pub struct TransferTimer {
     metrics: Metrics,
-    source: Origin,
+    source: SourceLabel,
     begun: Instant,
-    /// Once its bytes move.
+    /// The progress, once bytes are transferred.
     moving: Option<Arc<Progress>>,
     ended: bool,
 }
 
 impl TransferTimer {
-    /// From here on its bytes move.
+    /// Records that bytes are transferred from now on.
     pub fn transferring(&mut self, progress: Arc<Progress>) {
         if self.moving.replace(progress).is_none() {
             self.metrics.in_flight.inc();
         }
     }
 
-    /// The image is in its place; `bytes` were read for that.
+    /// Records that the image is in its destination; `bytes` were read for that.
     pub fn succeeded(mut self, method: Method, bytes: u64) {
-        let method = Way(Some(method));
+        let method = MethodLabel(Some(method));
         let took = self.begun.elapsed().as_secs_f64();
         let durations = &self.metrics.transfer_duration;
-        durations.get_or_create(&ByMethod { method }).observe(took);
-        self.end(method, Ending::Succeeded, bytes);
+        durations.get_or_create(&MethodLabels { method }).observe(took);
+        self.end(method, ResultLabel::Succeeded, bytes);
     }
 
-    /// It failed.
+    /// Records a failure.
     pub fn failed(mut self, reason: Reason) {
-        self.end(Way(None), Ending::Failed(reason), self.moved());
+        self.end(MethodLabel(None), ResultLabel::Failed(reason), self.moved());
     }
 
-    /// Another brings it. That counts only if bytes moved here in vain.
+    /// Records that another process transfers the image. It counts only if bytes were transferred.
     pub fn abandoned(mut self) {
         self.ended = self.moving.is_none();
     }
@@ -279,12 +279,12 @@ impl TransferTimer {
         self.moving.as_ref().map_or(0, |progress| progress.moved())
     }
 
-    fn end(&mut self, method: Way, result: Ending, bytes: u64) {
+    fn end(&mut self, method: MethodLabel, result: ResultLabel, bytes: u64) {
         self.ended = true;
         let source = self.source;
-        let transferred = Transferred { source, method, result };
+        let transferred = TransferLabels { source, method, result };
         self.metrics.transfers.get_or_create(&transferred).inc();
-        let moved = self.metrics.transferred_bytes.get_or_create(&ByMethod { method });
+        let moved = self.metrics.transferred_bytes.get_or_create(&MethodLabels { method });
         moved.inc_by(bytes);
     }
 }
@@ -292,7 +292,7 @@ impl TransferTimer {
 impl Drop for TransferTimer {
     fn drop(&mut self) {
         if !self.ended {
-            self.end(Way(None), Ending::Cancelled, self.moved());
+            self.end(MethodLabel(None), ResultLabel::Cancelled, self.moved());
         }
         if self.moving.is_some() {
             self.metrics.in_flight.dec();
@@ -310,12 +310,12 @@ mod tests {
     }
 
     #[test]
-    fn a_transfer_counts_once_however_it_ends() {
+    fn a_transfer_is_counted_once() {
         let metrics = Metrics::default();
-        let mut brought = metrics.start_transfer(SourceKind::Docker);
-        brought.transferring(Arc::default());
+        let mut succeeded = metrics.start_transfer(SourceKind::Docker);
+        succeeded.transferring(Arc::default());
         has(&metrics, "jackal_transfers_in_flight 1");
-        brought.succeeded(Method::DockerGraph, 12);
+        succeeded.succeeded(Method::DockerGraph, 12);
         metrics
             .start_transfer(SourceKind::Registry)
             .failed(Reason::SourceNotFound);
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_counts_by_its_result() {
+    fn a_reconciliation_is_counted_by_its_result() {
         let metrics = Metrics::default();
         metrics.start_reconcile(ObjectKind::JackalPackage).finish(&Ok(()));
         let denied = Fault::stalled(Reason::PolicyDenied, "no");

@@ -46,8 +46,8 @@ pub use selected_tag::{current_selection, image_with_tag, same_selection, spec_w
 pub use settings::Settings;
 pub use shared_watch::{ObjectChange, SharedObjects, SharedWatch, shared_watch};
 pub use status::{
-    Failure, Success, WrittenImage, disposition_after_write, kube_fault, qualified_name, requires_signatures, succeed,
-    update_status, with_short_timeout, with_timeout,
+    Failure, Success, WrittenImage, disposition_after_write, kube_fault, qualified_name, record_success,
+    requires_signatures, update_status, with_short_timeout, with_timeout,
 };
 pub use task_table::{Backoff, Decision, ObjectView, TaskKey, TaskTable};
 pub use trust::{NamespaceEntryReader, open_key};

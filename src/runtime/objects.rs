@@ -1,4 +1,4 @@
-//! Watched objects: how they are read, kept and compared.
+//! Watched objects: how they are decoded, cached and compared.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -10,23 +10,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::v1alpha1::{Conditions, JackalImage, READY, requested_at};
 
-/// An image as the API server gives it, which may be none that can be read.
+/// An image as the API server returns it; it may be undecodable.
 pub type GuardedImage = DeserializeGuard<JackalImage>;
 
-/// How long reconciliations that run may go on after a stop.
-const LAST_LOOKS: Duration = Duration::from_secs(2);
+/// How long running reconciliations may continue after a stop.
+const STOP_GRACE: Duration = Duration::from_secs(2);
 
-/// `controller` to its end, which comes by itself after `stop`: but not while its first list is outstanding,
-/// so it is waited for only for a while.
+/// Runs `controller` to its end. It ends after `stop`, but not while its first list is outstanding, so the wait is
+/// limited.
 pub async fn until_stopped(controller: impl Future<Output = ()>, stop: &CancellationToken) {
     tokio::select! {
         () = controller => {}
-        () = async { stop.cancelled().await; tokio::time::sleep(LAST_LOOKS).await } => {}
+        () = async { stop.cancelled().await; tokio::time::sleep(STOP_GRACE).await } => {}
     }
 }
 
-/// Takes out of an object what nobody here reads: who set which field. Of an image it is as long as all the rest, and a
-/// process keeps every object that it watches.
+/// Removes `metadata.managedFields`, which the operator does not read. It is about half of an image object, and a process
+/// caches every object that it watches.
 pub fn drop_managed_fields<K: kube::Resource>(object: &mut K) {
     object.meta_mut().managed_fields = None;
 }
@@ -40,15 +40,15 @@ pub fn object_uids<K: kube::Resource<DynamicType = ()> + Clone>(store: &Store<K>
         .collect()
 }
 
-/// The last part of the path of an image that was written as `image`. No prefix changes it, so images whose last parts
-/// differ never get the same name in the cluster.
+/// The last path segment of the image reference `image`. No prefix changes it, so images with different last segments
+/// never get the same name in the cluster.
 pub fn last_path_segment(image: &str) -> &str {
     let name = image.split('@').next().unwrap_or(image);
     let last = name.rsplit('/').next().unwrap_or(name);
     last.split(':').next().unwrap_or(last)
 }
 
-/// Whether the status says Ready of just what the object asks for now, the last request to look again included.
+/// Whether the status is Ready for the present spec and the last requested reconciliation.
 pub fn is_ready(image: &JackalImage) -> bool {
     let handled = image
         .status
@@ -57,7 +57,8 @@ pub fn is_ready(image: &JackalImage) -> bool {
     is_up_to_date(image) && handled == requested_at(image.annotations())
 }
 
-/// Whether the status says Ready of just what the spec asks for now, as far as anybody looked.
+/// Whether the status is Ready for the present spec and, for an engine, the assigned image ID. A requested reconciliation
+/// may be outstanding.
 pub fn is_up_to_date(image: &JackalImage) -> bool {
     let Some(status) = &image.status else { return false };
     let ready = Conditions(status.conditions.clone()).is_true(READY, image.metadata.generation);

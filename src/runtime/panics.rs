@@ -1,4 +1,4 @@
-//! Work whose panic is a failure of its own object and of nothing else.
+//! Panics as faults, so that a panic fails only the object that it concerns.
 
 use std::panic::AssertUnwindSafe;
 
@@ -6,23 +6,23 @@ use futures::FutureExt as _;
 
 use crate::fault::{Fault, Reason};
 
-/// What `work` gives; a panic in it is a fault. What it shared with other work may be left as the panic found it, so only locks
-/// that do not mind are to be held there.
+/// The result of `work`; a panic in it becomes a fault. Shared state may be left half changed, so `work` may hold only
+/// locks whose poisoning is ignored.
 pub async fn catch_panic<T, E: From<Fault>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     AssertUnwindSafe(Box::pin(work))
         .catch_unwind()
         .await
         .unwrap_or_else(|panic| {
-            let said = panic
+            let message = panic
                 .downcast_ref::<&str>()
                 .copied()
                 .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-                .unwrap_or("no reason is known");
-            let said: String = said.chars().take(200).collect();
-            tracing::error!(said, "a task panicked");
+                .unwrap_or("no message");
+            let message: String = message.chars().take(200).collect();
+            tracing::error!(message, "a task panicked");
             Err(E::from(Fault::retryable(
                 Reason::InternalError,
-                "the operator met an error of its own, which its log names; please report it with the log",
+                "internal error of the operator; its log has the details: please report it with the log",
             )))
         })
 }

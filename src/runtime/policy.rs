@@ -1,5 +1,5 @@
-//! What the cluster's administrator allows those who write objects: where they push, which hosts they have the
-//! operator talk to, and what a node hands out. No IO.
+//! What the administrator allows objects: the repositories that they may write, the hosts that they may name, and the
+//! images that nodes provide to namespaces. No IO.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,38 +10,37 @@ use crate::api::v1alpha1::{JackalImageSpec, SourceKind};
 use crate::fault::{Fault, Reason};
 use crate::oci::{HostPattern, Reference, fits, normalised_host};
 
-/// Where objects of a namespace may push in the operator's own registry.
+/// Where objects of a namespace may push in the operator's registry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum RepositoryPolicy {
-    /// Anywhere, so also over what another namespace brought.
+    /// Anywhere, including repositories that other namespaces use.
     Any,
-    /// Below the name of their namespace.
+    /// Under the name of their namespace.
     #[default]
     Namespace,
 }
 
-/// What is allowed to objects, as the flags say it.
+/// What objects may do, as configured by flags.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
-    /// Where they may push in the operator's own registry.
+    /// Where they may push in the operator's registry.
     pub repositories: RepositoryPolicy,
-    /// The hosts that they may name, as a source or as a destination of their own. Empty: any.
+    /// The hosts that they may name as a source, or as a destination of their own. If empty, any host is allowed.
     pub hosts: Vec<HostPattern>,
 }
 
 impl Policy {
-    /// The part of the operator's registry that `namespace` may use, below the operator's own `prefix`; none
-    /// where all of it is free.
+    /// The repositories that `namespace` may use in the operator's registry, under the operator's `prefix`; none if it may
+    /// use all of them.
     pub fn repository_scope(&self, prefix: Option<&str>, namespace: &str) -> Option<RepositoryScope> {
         (self.repositories == RepositoryPolicy::Namespace)
             .then(|| RepositoryScope(join(prefix.unwrap_or_default(), namespace)))
     }
 
-    /// Whether an object may name `host` (host[:port]); `what` names it for people.
+    /// Checks that an object may name `host` (host[:port]). `what` names the object's field in the message.
     ///
-    /// Only the host that an object names is looked at. Where an admitted registry leads, by a redirect to its
-    /// storage or by a token's realm, is followed within [`Restrictions`](crate::registry::Restrictions): to other public
-    /// hosts, and to private ones that are listed too.
+    /// Only the host that an object names is checked. Redirects to storage and the realms of token services are followed
+    /// within [`Restrictions`](crate::registry::Restrictions): to other public hosts, and to private hosts that are listed.
     pub fn check_host(&self, host: &str, what: &str) -> Result<(), Fault> {
         if self.hosts.is_empty() || self.hosts.iter().any(|pattern| pattern.admits(host)) {
             return Ok(());
@@ -50,35 +49,36 @@ impl Policy {
         Err(Fault::stalled(
             Reason::PolicyDenied,
             format!(
-                "{what} names the host {host}, and the operator may only talk to {}: name one of these, or have the administrator add it to --source-host",
+                "{what} names the host {host}, which is not allowed; allowed hosts: {}. Name one of these, or ask the administrator to add the host to --source-host",
                 known.join(", ")
             ),
         ))
     }
 }
 
-/// The part of the operator's registry that one namespace may use.
+/// The repositories of the operator's registry that one namespace may use: those under a path.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RepositoryScope(String);
 
 impl RepositoryScope {
-    /// What an object that asks for the prefix `own` has everything put under.
+    /// The prefix of an object whose own prefix is `own`.
     pub fn prefix(&self, own: Option<&str>) -> String {
         join(&self.0, own.unwrap_or_default())
     }
 
-    /// That `repository` (a whole path in the registry) lies within; `what` names the object's part for people.
+    /// Checks that `repository`, a full path in the registry, is within the scope. `what` names the object's field in the
+    /// message.
     pub fn check(&self, repository: &str, what: &str) -> Result<(), Fault> {
-        let within = repository
+        let is_inside = repository
             .strip_prefix(&self.0)
             .is_some_and(|rest| rest.starts_with('/'));
-        if within {
+        if is_inside {
             return Ok(());
         }
         Err(Fault::stalled(
             Reason::PolicyDenied,
             format!(
-                "{what} is `{repository}` in the operator's registry, of which this namespace may only use what lies below `{}/` (--repository-policy namespace): name an image of another registry, or one of this namespace",
+                "{what} is `{repository}` in the operator's registry, where this namespace may only use repositories under `{}/` (--repository-policy namespace): name an image of another registry, or one of this namespace",
                 self.0
             ),
         ))
@@ -99,20 +99,19 @@ fn join(above: &str, below: &str) -> String {
     }
 }
 
-/// A text that is no rule of images for namespaces.
+/// Text that is not a valid rule of `--admit`.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
     "`{0}` is not NAMESPACE=IMAGE, such as `team-a=registry.example.com/team-a/*` or `*=docker.io/library/*`; images are named in full, without tag"
 )]
 pub struct AdmitRuleError(String);
 
-/// Which images a node hands out to which namespaces, and nothing else.
+/// Which images a node provides to which namespaces; everything else is refused.
 #[derive(Clone, Debug, Default)]
 pub struct AdmitRules(pub Vec<AdmitRule>);
 
-/// `NAMESPACE=IMAGE`: images whose name fits are handed out to namespaces whose name fits. `*` stands for any
-/// characters, `/` among them; the name is the whole one, without tag and digest, such as
-/// `docker.io/library/nginx`.
+/// `NAMESPACE=IMAGE`: images whose name matches are provided to namespaces whose name matches. `*` matches any characters,
+/// including `/`. An image is matched by its full name without tag and digest, such as `docker.io/library/nginx`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdmitRule {
     namespace: String,
@@ -127,14 +126,14 @@ impl FromStr for AdmitRule {
         let (namespace, image) = text.split_once('=').ok_or_else(error)?;
         let named = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-*".contains(&byte);
         let called = |byte: u8| named(byte) || byte.is_ascii_uppercase() || b"._/:[]".contains(&byte);
-        // What names no registry fits no image, since images are compared by their whole names.
+        // A pattern without a registry would match no image, because images are matched by their full names.
         let whole = image == "*" || image.contains('/') && !image.starts_with('/');
         if namespace.is_empty() || !namespace.bytes().all(named) || !whole || !image.bytes().all(called) {
             return Err(error());
         }
         Ok(Self {
             namespace: namespace.to_owned(),
-            // As references have it.
+            // Normalised as in references.
             image: match image.split_once('/') {
                 Some((host, path)) => format!("{}/{path}", normalised_host(host)),
                 None => image.to_owned(),
@@ -144,10 +143,10 @@ impl FromStr for AdmitRule {
 }
 
 impl AdmitRules {
-    /// Whether the node `node` hands out the image that `spec` names to `namespace`.
+    /// Checks that the node `node` provides the image that `spec` names to `namespace`.
     ///
-    /// An engine finds a digest that no tag stands beside under whatever name it has it, and `sha256:…` as an
-    /// image ID: there the name says nothing, and only who may have every image may have it.
+    /// An engine finds a digest without a tag under every name, and `sha256:…` as an image ID. The name then says nothing, so
+    /// only namespaces that may use every image may use it.
     pub fn check(
         &self,
         node: &str,
@@ -169,12 +168,12 @@ impl AdmitRules {
             return Ok(());
         }
         let advice = match nameless {
-            true => "name the image by its tag, since a digest alone is found under every name".to_owned(),
-            false => format!("have the administrator start the agent with --admit {namespace}={name}"),
+            true => "name the image with its tag, because a digest without a tag is found under every name".to_owned(),
+            false => format!("ask the administrator to start the agent with --admit {namespace}={name}"),
         };
         Err(Fault::stalled(
             Reason::PolicyDenied,
-            format!("the agent on {node} does not hand out {name} to the namespace {namespace} (--admit): {advice}"),
+            format!("the agent on {node} does not provide {name} to the namespace {namespace} (--admit): {advice}"),
         ))
     }
 }
@@ -191,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespaces_part_lies_below_its_name_whatever_prefix_it_asks_for() {
+    fn a_namespace_is_confined_to_its_name_with_any_prefix() {
         let open = policy(RepositoryPolicy::Any, &[]);
         assert_eq!(open.repository_scope(Some("base"), "a"), None);
         let scoped = policy(RepositoryPolicy::Namespace, &[]);
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_those_that_are_listed() {
+    fn only_listed_hosts_are_allowed() {
         assert!(
             policy(RepositoryPolicy::Any, &[])
                 .check_host("169.254.169.254", "x")
@@ -261,7 +260,7 @@ mod tests {
         }
         let fault = some.check_host("evil", "the image evil/x").unwrap_err();
         assert!(
-            fault.message.contains("only talk to ghcr.io, *.example.com,"),
+            fault.message.contains("allowed hosts: ghcr.io, *.example.com,"),
             "{fault}"
         );
     }
@@ -282,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_hands_out_what_it_is_told_to_and_without_a_word_nothing() {
+    fn a_node_provides_what_its_rules_admit_and_nothing_without_rules() {
         let rules = ["a=r.example.com/a/*", "*=docker.io/library/*", "ci-*=*"];
         for (namespace, image, expected) in [
             ("a", "r.example.com/a/app:1", true),
@@ -302,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_alone_is_no_name() {
+    fn a_digest_without_a_tag_matches_no_pattern() {
         let digest = format!("sha256:{}", "a".repeat(64));
         let rules = ["a=r.example.com/a/*", "*=docker.io/library/*", "ci=*"];
         for source in ["Docker", "Containerd"] {
@@ -317,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_rule_is_refused() {
+    fn invalid_rules_are_refused() {
         for bad in ["", "a", "=x/y", "a=", "a=nginx", "A=x/y", "a=x/y z", "a=/x", "a b=*"] {
             assert!(bad.parse::<AdmitRule>().is_err(), "{bad}");
         }

@@ -1,4 +1,4 @@
-//! Clients of registries that are kept, and what was learned by each.
+//! The cache of registry clients, and what each learned.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,28 +12,28 @@ use crate::oci::{Digest, Hasher, Reference};
 use crate::registry::{Credentials, Endpoint, Kind, Registry};
 use crate::transfer::KnownBlobs;
 
-/// Clients that are kept; beyond that all are made anew.
+/// Cached clients; when there would be more, all are dropped.
 const CLIENT_LIMIT: usize = 256;
-/// Repositories of which is kept which credentials were accepted.
+/// Repositories for which the accepted credentials are cached; when there would be more, all are dropped.
 const ACCEPTED_LIMIT: usize = 4096;
 
-/// Clients of registries, one for each way to reach one, so that all images of a registry share its connections,
-/// tokens and limits.
+/// Registry clients, one for each distinct endpoint, so that all images of a registry share its connections, tokens and
+/// limits.
 ///
-/// What differs in credentials or trust is another client: nothing that one object brought is used for another's, nor what
-/// was learned by it.
+/// Endpoints that differ in credentials or trust have different clients, so the credentials of one object, and what was
+/// learned with them, are never used for another.
 #[derive(Default)]
 pub struct Registries {
-    known: Mutex<HashMap<Digest, Known>>,
-    /// The client whose credentials were accepted last, where there were several, by the repository and how it is reached
-    /// without them.
+    known: Mutex<HashMap<Digest, CachedClient>>,
+    /// The fingerprint of the endpoint whose credentials were accepted last, by repository and fingerprint of the endpoint
+    /// without credentials.
     accepted: Mutex<HashMap<(String, Digest), Digest>>,
 }
 
-struct Known {
+struct CachedClient {
     registry: Registry,
-    /// What is known of its blobs, apart for each scope: else who knows the digest of another namespace's blob
-    /// could have it mounted.
+    /// The known blobs, separate for each scope: otherwise an object that names the digest of another namespace's blob could
+    /// get it mounted.
     blobs: HashMap<Option<RepositoryScope>, Arc<KnownBlobs>>,
 }
 
@@ -43,20 +43,21 @@ impl Registries {
         self.with(endpoint, |known| known.registry.clone())
     }
 
-    /// The client for the registry of `place`, and what is known of the blobs that its object may use.
-    pub fn destination(&self, place: &RegistryTarget) -> Result<(Registry, Arc<KnownBlobs>), Fault> {
-        self.with(&place.endpoint, |known| {
+    /// The client for the registry of `target`, and the known blobs in the scope of its object.
+    pub fn destination(&self, target: &RegistryTarget) -> Result<(Registry, Arc<KnownBlobs>), Fault> {
+        self.with(&target.endpoint, |known| {
             if known.blobs.len() >= CLIENT_LIMIT {
                 known.blobs.clear();
             }
-            let blobs = known.blobs.entry(place.scope.clone()).or_default();
+            let blobs = known.blobs.entry(target.scope.clone()).or_default();
             (known.registry.clone(), Arc::clone(blobs))
         })
     }
 
-    /// The client for `endpoint` with the first of `candidates` that its registry accepts for `reference`: as the kubelet,
-    /// the next is tried where one is refused or sees no image. It costs a look for each where there are several, and begins
-    /// with the one that was accepted last. Where none is accepted, the client is that of the best of them, and tells why.
+    /// The client for `endpoint` with the first of `candidates` that its registry accepts for `reference`. As by the kubelet,
+    /// the next one is tried if one is refused or finds no image. With several candidates each costs a request, starting with
+    /// the one accepted last. If none is accepted, the client has the first candidate that was not refused, else the first,
+    /// and its requests return the error.
     pub async fn open_accepted(
         &self,
         endpoint: &Endpoint,
@@ -71,8 +72,8 @@ impl Registries {
         if endpoints.len() < 2 {
             return self.open(&endpoints.pop().unwrap_or_else(|| endpoint.clone()));
         }
-        let place = (reference.name(), fingerprint(endpoint));
-        let last = lock(&self.accepted).get(&place).cloned();
+        let repository_key = (reference.name(), fingerprint(endpoint));
+        let last = lock(&self.accepted).get(&repository_key).cloned();
         if let Some(last) = last {
             endpoints.sort_by_key(|endpoint| fingerprint(endpoint) != last);
         }
@@ -81,16 +82,16 @@ impl Registries {
             let registry = self.open(endpoint)?;
             let repository = registry.repository(reference.repository());
             match repository.head_manifest(reference.identifier()).await {
-                // May be hidden from this account.
+                // The registry may hide the image from this account.
                 Ok(None) => best = best.or(Some(registry)),
                 Err(error) if matches!(error.kind(), Kind::Unauthorized | Kind::Denied) => {}
-                // Another failure is not about credentials, and whoever reads next meets it too.
+                // Other errors are not about credentials, and the next request returns them too.
                 Ok(Some(_)) | Err(_) => {
                     let mut accepted = lock(&self.accepted);
                     if accepted.len() >= ACCEPTED_LIMIT {
                         accepted.clear();
                     }
-                    accepted.insert(place, fingerprint(endpoint));
+                    accepted.insert(repository_key, fingerprint(endpoint));
                     return Ok(registry);
                 }
             }
@@ -101,7 +102,7 @@ impl Registries {
         }
     }
 
-    fn with<T>(&self, endpoint: &Endpoint, take: impl FnOnce(&mut Known) -> T) -> Result<T, Fault> {
+    fn with<T>(&self, endpoint: &Endpoint, take: impl FnOnce(&mut CachedClient) -> T) -> Result<T, Fault> {
         let key = fingerprint(endpoint);
         let mut known = lock(&self.known);
         if let Some(found) = known.get_mut(&key) {
@@ -112,7 +113,7 @@ impl Registries {
             known.clear();
         }
         let blobs = HashMap::new();
-        Ok(take(known.entry(key).or_insert(Known { registry, blobs })))
+        Ok(take(known.entry(key).or_insert(CachedClient { registry, blobs })))
     }
 }
 
@@ -120,7 +121,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// All that makes two endpoints different, hashed so that no password lies in a key.
+/// A hash of everything that distinguishes two endpoints. It is hashed so that no key contains a password.
 fn fingerprint(endpoint: &Endpoint) -> Digest {
     let mut hasher = Hasher::sha256();
     let mut part = |bytes: &[u8]| {
@@ -168,13 +169,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_known_of_blobs_stays_within_a_repository_scope() {
+    fn known_blobs_are_separate_for_each_repository_scope() {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let policy = Policy {
             repositories: RepositoryPolicy::Namespace,
             ..Policy::default()
         };
-        let place = |namespace: Option<&str>| RegistryTarget {
+        let target = |namespace: Option<&str>| RegistryTarget {
             address: "r:1".to_owned(),
             prefix: String::new(),
             scope: namespace.and_then(|namespace| policy.repository_scope(None, namespace)),
@@ -182,7 +183,7 @@ mod tests {
             naming: None,
         };
         let registries = Registries::default();
-        let known = |namespace| registries.destination(&place(namespace)).unwrap().1;
+        let known = |namespace| registries.destination(&target(namespace)).unwrap().1;
         assert!(Arc::ptr_eq(&known(Some("a")), &known(Some("a"))));
         assert!(!Arc::ptr_eq(&known(Some("a")), &known(Some("b"))));
         assert!(Arc::ptr_eq(&known(None), &known(None)));
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_trusted_tells_clients_apart() {
+    fn trust_distinguishes_clients() {
         let trusting = |authorities: Option<&[u8]>| {
             let mut endpoint = Endpoint::new("r:1");
             endpoint.trust.authorities = authorities.map(<[u8]>::to_vec);

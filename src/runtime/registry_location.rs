@@ -1,5 +1,5 @@
-//! Where an object's content goes, as far as that follows from its spec and from what the operator's own registry is
-//! called: enough to tell whether two objects mean the same place, without anybody's credentials.
+//! The registry and prefix of an object, computed from its spec and the names of the operator's registry, without
+//! credentials. It shows whether two objects write to the same repository.
 
 use kube::Client;
 
@@ -10,49 +10,49 @@ use crate::api::v1alpha1::RegistrySpec;
 use crate::fault::Fault;
 use crate::oci::{Naming, same_host};
 
-/// What the operator's own registry is called, as far as that is known.
+/// The names of the operator's registry, as far as they are known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OperatorRegistry {
-    /// By pods.
+    /// Host and port as pods write it.
     pub address: Option<String>,
-    /// By the operator, which reaches it there.
+    /// Host and port at which the operator reaches it.
     pub endpoint: Option<String>,
-    /// A path that everything is put under, where the cluster's state says so.
+    /// The path prefix of all repositories, if the cluster's state names one.
     pub prefix: Option<String>,
-    /// Whether it speaks plain HTTP there.
+    /// Whether it serves plain HTTP at the endpoint.
     pub plain_http: bool,
-    /// How names are made there, where the cluster's state says so.
+    /// Its naming, if the cluster's state names one.
     pub naming: Option<Naming>,
 }
 
 impl OperatorRegistry {
-    /// Each name once.
+    /// Its address and endpoint.
     pub fn names(&self) -> impl Iterator<Item = &String> {
         self.address.iter().chain(&self.endpoint)
     }
 
-    /// Where the operator reaches it.
+    /// Host and port at which the operator reaches it: the endpoint, else the address.
     pub fn effective_endpoint(&self) -> Option<&String> {
         self.endpoint.as_ref().or(self.address.as_ref())
     }
 }
 
-/// The part of a registry that an object means.
+/// The part of a registry that an object writes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistryLocation {
     /// Host and port as pods write it.
     pub address: String,
-    /// Every name by which the registry is known.
+    /// All names of the registry.
     names: Vec<String>,
-    /// A path that everything is put under; may be empty.
+    /// The path prefix of everything that is written; may be empty.
     pub prefix: String,
-    /// How names are made where an object leaves it to the cluster.
+    /// The naming of objects with `naming: Auto`.
     pub naming: Naming,
     scope: Option<RepositoryScope>,
 }
 
 impl RegistryLocation {
-    /// Whether both are parts of one registry: whether any of their names is the same.
+    /// Whether both are in the same registry: whether they have a name in common.
     pub fn is_same_registry(&self, other: &Self) -> bool {
         self.names.iter().any(|name| other.has_name(name))
     }
@@ -62,7 +62,7 @@ impl RegistryLocation {
         self.names.iter().any(|known| same_host(known, host))
     }
 
-    /// Whether the object may write `repository`, a whole path in the registry.
+    /// Whether the object may write `repository`, a full path in the registry.
     pub fn allows(&self, repository: &str) -> bool {
         self.scope
             .as_ref()
@@ -71,7 +71,7 @@ impl RegistryLocation {
 }
 
 impl RegistryDefaults {
-    /// What the operator's own registry is called. Without a flag that says so, the cluster's state is read.
+    /// The operator's registry, with its naming. It reads the cluster's state.
     pub async fn operator_registry(&self, client: &Client) -> Result<OperatorRegistry, Fault> {
         let state = self.find_state(client).await?;
         let mut operator_registry = self.operator_registry_from(state.as_ref());
@@ -86,7 +86,7 @@ impl RegistryDefaults {
         Ok(operator_registry)
     }
 
-    /// The same without how names are made: what the flags say is enough.
+    /// The same without the naming. It reads the cluster's state only if the flags name no registry.
     pub(super) async fn operator_registry_without_naming(&self, client: &Client) -> Result<OperatorRegistry, Fault> {
         let state = match &self.registry.address {
             Some(_) => None,
@@ -95,7 +95,7 @@ impl RegistryDefaults {
         Ok(self.operator_registry_from(state.as_ref()))
     }
 
-    /// What the operator's own registry is where the cluster's state is `state`, without how names are made.
+    /// The operator's registry, without the naming, by the flags and the cluster's `state`.
     pub(super) fn operator_registry_from(&self, state: Option<&State>) -> OperatorRegistry {
         let flags = &self.registry;
         match (&flags.address, state) {
@@ -116,8 +116,8 @@ impl RegistryDefaults {
         }
     }
 
-    /// The part of the registry that `spec`, an object's of `namespace`, means where the operator's own is `operator_registry`.
-    /// None where it is not known which registry that is.
+    /// The location that `spec`, of an object in `namespace`, names. None if neither it nor the operator's registry has an
+    /// address.
     pub fn location(
         &self,
         operator_registry: &OperatorRegistry,
@@ -136,11 +136,7 @@ impl RegistryDefaults {
         let in_operator_registry = spec.address.is_none()
             || spec.address == self.registry.address
             || self.policy_needs_operator_registry() && named;
-        let base = self
-            .registry
-            .repository_prefix
-            .as_deref()
-            .or(operator_registry.prefix.as_deref());
+        let base = self.base_prefix(operator_registry);
         Some(RegistryLocation {
             address: address.clone(),
             names,
@@ -156,8 +152,8 @@ impl RegistryDefaults {
         })
     }
 
-    /// Whether a policy asks which objects mean the operator's own registry by another name. Else only those mean it, to
-    /// its policies and its prefix, that name none or the one that the flags say.
+    /// Whether a policy depends on which objects name the operator's registry by another name. Otherwise only an object that
+    /// names no registry, or the address in the flags, counts as writing to the operator's registry.
     pub(super) fn policy_needs_operator_registry(&self) -> bool {
         !self.policy.hosts.is_empty() || self.policy.repositories == RepositoryPolicy::Namespace
     }
@@ -186,7 +182,7 @@ mod tests {
             endpoint: Some("registry.svc:5000".to_owned()),
             ..OperatorRegistry::default()
         };
-        let beside = |one: serde_json::Value, other: serde_json::Value| {
+        let same_registry = |one: serde_json::Value, other: serde_json::Value| {
             let (one, other) = (
                 location(&defaults, &operator_registry, one),
                 location(&defaults, &operator_registry, other),
@@ -194,24 +190,24 @@ mod tests {
             one.unwrap().is_same_registry(&other.unwrap())
         };
         let none = || json!({});
-        assert!(beside(none(), none()));
-        assert!(beside(none(), json!({ "address": "127.0.0.1:31999" })));
-        assert!(beside(none(), json!({ "address": "Registry.svc:5000" })));
-        assert!(beside(
+        assert!(same_registry(none(), none()));
+        assert!(same_registry(none(), json!({ "address": "127.0.0.1:31999" })));
+        assert!(same_registry(none(), json!({ "address": "Registry.svc:5000" })));
+        assert!(same_registry(
             none(),
             json!({ "address": "x:1", "endpoint": "registry.svc:5000" })
         ));
-        assert!(beside(
+        assert!(same_registry(
             json!({ "address": "x:1" }),
             json!({ "address": "y:1", "endpoint": "x:1" })
         ));
-        assert!(!beside(none(), json!({ "address": "x:1" })));
-        assert!(!beside(json!({ "address": "x:2" }), json!({ "address": "x:1" })));
+        assert!(!same_registry(none(), json!({ "address": "x:1" })));
+        assert!(!same_registry(json!({ "address": "x:2" }), json!({ "address": "x:1" })));
         assert_eq!(location(&defaults, &OperatorRegistry::default(), none()), None);
     }
 
     #[test]
-    fn what_a_policy_denies_is_no_place() {
+    fn the_repository_policy_limits_the_operators_registry_only() {
         let defaults = RegistryDefaults {
             registry: serde_json::from_value(json!({ "address": "r:1", "repositoryPrefix": "base" })).unwrap(),
             policy: Policy {

@@ -1,5 +1,5 @@
-//! What Jackal and Zarf leave in a cluster of the registry that it was initialised with. Only the Secret that the
-//! administrator names is read: else whoever may create a namespace could name everybody's registry.
+//! The registry in the cluster's state, which Jackal and Zarf write when they initialise a cluster. Only the Secret that the
+//! administrator names is read: otherwise anyone who may create a namespace could set the registry of all objects.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,18 +13,20 @@ use crate::decode;
 use crate::oci::{Naming, split_port};
 use crate::registry::Credentials;
 
-/// The Secret with the state: NAMESPACE/NAME.
+/// The Secret with the cluster's state: NAMESPACE/NAME.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateSecret {
     pub(super) namespace: String,
     pub(super) name: String,
-    /// Whose state it is, and so how the webhook makes the names of images.
+    /// The naming of the webhook of the tool that wrote the state.
     naming: Naming,
 }
 
-/// A text that names no Secret with a state.
+/// Text that is not the name of a Secret with a state.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is not NAMESPACE/NAME, such as zarf/zarf-state or jackal/jackal-state; the name is one of these two")]
+#[error(
+    "`{0}` is not NAMESPACE/NAME, such as zarf/zarf-state or jackal/jackal-state; the name must be zarf-state or jackal-state"
+)]
 pub struct StateSecretError(String);
 
 impl FromStr for StateSecret {
@@ -56,20 +58,20 @@ impl fmt::Display for StateSecret {
     }
 }
 
-/// What a cluster's state says of its registry.
+/// The registry in a cluster's state.
 #[derive(Clone, Debug)]
 pub(super) struct State {
-    /// What pods call it.
+    /// Host and port as pods write it.
     pub address: String,
-    /// Where the operator reaches it.
+    /// Host and port at which the operator reaches it.
     pub endpoint: String,
-    /// A path that everything is put under.
+    /// The path prefix of all repositories.
     pub prefix: Option<String>,
-    /// Whether it runs in the cluster, where it speaks plain HTTP.
+    /// Whether it runs in the cluster, where it serves plain HTTP.
     pub is_internal: bool,
     /// The credentials for pushing.
     pub credentials: Option<Credentials>,
-    /// How the webhook makes the names of images.
+    /// The naming of the webhook.
     pub naming: Naming,
 }
 
@@ -87,17 +89,16 @@ struct Registry {
     push_username: String,
     #[serde(default)]
     push_password: String,
-    /// `nodeport`, `proxy` or `external`; states of earlier versions have none.
+    /// `nodeport`, `proxy` or `external`; absent in the states of earlier versions.
     #[serde(default)]
     registry_mode: String,
-    /// What states had before.
+    /// The field of earlier versions.
     #[serde(default)]
     internal_registry: Option<bool>,
 }
 
 impl Registry {
-    /// Zarf takes an address on the loopback for one of the cluster's own registry where nothing else says it: of its
-    /// nodes that is the NodePort.
+    /// Without a mode, Zarf takes a loopback address for the cluster's own registry: it is the NodePort on the nodes.
     fn is_internal(&self) -> bool {
         match (self.registry_mode.as_str(), self.internal_registry) {
             ("", Some(internal)) => internal,
@@ -112,12 +113,12 @@ impl Registry {
 }
 
 impl State {
-    /// The state in `secret`, which `named` names; none where it holds none.
+    /// The state in `secret`, whose name is `named`; none if it contains no valid state.
     pub fn read(named: &StateSecret, secret: &Secret) -> Option<Self> {
         let stored: Stored = decode::json(entry(secret, "state")?).ok()?;
         let registry = stored.registry_info;
         let is_internal = registry.is_internal();
-        // An external registry may be a part of one, such as a project.
+        // The address of an external registry may have a path, such as a project.
         let (address, path) = registry.address.split_once('/').unwrap_or((&registry.address, ""));
         let path = path.trim_matches('/');
         if address.is_empty() {
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_in_the_cluster_is_reached_by_its_service() {
+    fn an_internal_registry_is_reached_at_its_service() {
         for registry in [
             json!({ "address": "127.0.0.1:31999", "nodePort": 31999 }),
             json!({ "address": "[::1]:31999" }),
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_state_is_named() {
+    fn names_of_other_secrets_are_refused() {
         for bad in [
             "",
             "zarf-state",

@@ -1,4 +1,4 @@
-//! Which registry an object means, and the clients for it.
+//! The registry that an object writes to, and how the operator reaches it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,51 +9,49 @@ use super::policy::{Policy, RepositoryScope};
 use super::registry_location::OperatorRegistry;
 use super::registry_state::{State, StateSecret};
 use super::secrets::Secrets;
-use crate::api::v1alpha1::{RegistrySpec, WrittenRepository};
+use crate::api::v1alpha1::{LocalReference, RegistrySpec, WrittenRepository};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Naming, same_host};
-use crate::registry::{Endpoint, Limits, Restrictions, Trust};
+use crate::registry::{Credentials, Endpoint, Limits, Restrictions, Trust};
 
-/// What holds for objects that say nothing of the registry.
+/// The administrator's settings of registries, and the registry of objects whose spec names none.
 #[derive(Clone, Debug, Default)]
 pub struct RegistryDefaults {
-    /// From the flags: `address`, `endpoint`, `repositoryPrefix`, `insecure`; `secretRef` and
-    /// `certSecretRef` are in the operator's own namespace. `endpoint` without `address` is where the
-    /// registry is reached that the cluster's state names.
+    /// The flags `address`, `endpoint`, `repositoryPrefix` and `insecure`; `secretRef` and `certSecretRef` are in the
+    /// operator's namespace. `endpoint` without `address` is the endpoint of the registry that the cluster's state names.
     pub registry: RegistrySpec,
-    /// The operator's own namespace.
+    /// The operator's namespace.
     pub namespace: String,
-    /// The Secret with the state of the cluster, which says what its registry is where the flags do not, and how its
-    /// webhook makes names.
+    /// The Secret with the cluster's state. It names the registry if the flags do not, and the naming of its webhook.
     pub state: Option<StateSecret>,
-    /// What the hosts that objects name may be, and where they may lead.
+    /// The hosts that objects may name, and where those may redirect to.
     pub restrictions: Arc<Restrictions>,
-    /// Authorities that are trusted besides the system's, for every registry and whatever else is asked: a bundle of PEM.
+    /// Certificate authorities (PEM) that are trusted in addition to the system's, for every connection.
     pub authorities: Option<Vec<u8>>,
-    /// How much is asked of one registry.
+    /// The limits of requests to one registry.
     pub limits: Limits,
-    /// What is allowed to objects.
+    /// What objects may do.
     pub policy: Policy,
 }
 
-/// The registry that an object means.
+/// The registry that an object writes to.
 #[derive(Clone, Debug)]
 pub struct RegistryTarget {
     /// Host and port as pods write it.
     pub address: String,
-    /// A path that everything is put under; may be empty. It lies within the scope.
+    /// The path prefix of everything that is written; may be empty. It is within the scope.
     pub prefix: String,
-    /// The part of the registry that the object may use; none where all of it is free, or it is the object's own.
+    /// The repositories that the object may use; none if it may use all of them.
     pub scope: Option<RepositoryScope>,
     /// How the operator reaches it, with credentials and trust.
     pub endpoint: Endpoint,
-    /// The naming that belongs to the registry, where the cluster's state said which registry it is.
+    /// The naming of the registry, if the cluster's state named the registry.
     pub naming: Option<Naming>,
 }
 
 impl RegistryTarget {
-    /// That the object may read and write `repository`, a whole path in this registry, by the operator's means;
-    /// `what` names its part of the object for people.
+    /// Checks that the object may read and write `repository`, a full path in this registry. `what` names the object's field
+    /// in the message.
     pub fn check(&self, repository: &str, what: &str) -> Result<(), Fault> {
         self.scope
             .as_ref()
@@ -62,10 +60,10 @@ impl RegistryTarget {
 }
 
 impl State {
-    /// Whether it is the registry of `place`.
-    fn names(&self, place: &RegistryTarget) -> bool {
+    /// Whether it describes the registry of `target`.
+    fn names(&self, target: &RegistryTarget) -> bool {
         let names = [&self.address, &self.endpoint];
-        let called = [&place.address, &place.endpoint.host];
+        let called = [&target.address, &target.endpoint.host];
         called
             .iter()
             .any(|called| names.iter().any(|name| same_host(called, name)))
@@ -73,9 +71,9 @@ impl State {
 }
 
 impl RegistryDefaults {
-    /// The registry that `spec`, an object's of `namespace`, means. Its Secrets are read in that namespace;
-    /// those of the defaults in the operator's, and only for the registry that the defaults name, reached as
-    /// they say: else an object could have the operator's credentials sent wherever it likes.
+    /// The registry that `spec`, of an object in `namespace`, names. Its Secrets are read in that namespace. The Secrets of
+    /// the defaults are read in the operator's namespace, and only for the registry and the endpoint that the defaults
+    /// name: otherwise an object could have the operator's credentials sent to any host.
     pub async fn target(
         &self,
         client: &Client,
@@ -83,180 +81,186 @@ impl RegistryDefaults {
         spec: &RegistrySpec,
         idle: Duration,
     ) -> Result<RegistryTarget, Fault> {
-        let flags = &self.registry;
-        let (mut credentials, mut naming) = (None, None);
-        let (address, mut default, operator_registry) = match (&spec.address, &flags.address) {
-            (Some(own), _) if Some(own) != flags.address.as_ref() => {
-                let operator_registry = match self.operator_registry_without_naming(client).await {
-                    Err(fault) if self.policy_needs_operator_registry() => return Err(fault),
-                    operator_registry => operator_registry.unwrap_or_default(),
-                };
-                (own.clone(), RegistrySpec::default(), operator_registry)
-            }
-            (_, Some(default)) => (default.clone(), flags.clone(), self.operator_registry_from(None)),
-            (_, None) => {
-                let state = self.state(client).await?;
-                let operator_registry = self.operator_registry_from(Some(&state));
-                (credentials, naming) = (state.credentials, Some(state.naming));
-                let default = RegistrySpec {
-                    endpoint: operator_registry.endpoint.clone(),
-                    insecure: Some(operator_registry.plain_http),
-                    ..RegistrySpec::default()
-                };
-                (state.address, default, operator_registry)
-            }
-        };
-        if goes_elsewhere(spec, &default, &address) {
-            (default.secret_ref, default.cert_secret_ref, credentials) = (None, None, None);
+        let NamedRegistry {
+            address,
+            mut defaults,
+            operator_registry,
+            mut credentials,
+            naming,
+        } = self.named_registry(client, spec).await?;
+        if leaves_defaults(spec, &defaults, &address) {
+            (defaults.secret_ref, defaults.cert_secret_ref, credentials) = (None, None, None);
         }
         let host = spec
             .endpoint
             .clone()
-            .or(default.endpoint.clone())
+            .or(defaults.endpoint.clone())
             .unwrap_or_else(|| address.clone());
-        // A registry is the operator's own by whatever of its names an object calls it.
+        // Every name of the operator's registry means that registry, whichever of them an object uses.
         let is_named = |name: &str| operator_registry.names().any(|known| same_host(known, name));
         let in_operator_registry = spec.address.is_none()
-            || spec.address == flags.address
+            || spec.address == self.registry.address
             || self.policy_needs_operator_registry() && (is_named(&address) || is_named(&host));
         let is_own = operator_registry
             .effective_endpoint()
             .is_some_and(|usual| same_host(usual, &host));
         if !is_own && (!in_operator_registry || spec.endpoint.is_some() && !is_named(&host)) {
-            let field = if spec.endpoint.is_some() {
-                "registry.endpoint"
-            } else {
-                "registry.address"
+            let field = match spec.endpoint {
+                Some(_) => "registry.endpoint",
+                None => "registry.address",
             };
             self.policy.check_host(&host, field)?;
         }
-        let plain_http = spec.insecure.or(default.insecure).unwrap_or(false);
-        if plain_http && !(is_own && operator_registry.plain_http) && !self.restrictions.allows_plain_http(&host) {
-            return Err(Fault::stalled(
-                Reason::PolicyDenied,
-                format!(
-                    "registry.insecure asks for plain HTTP of {host}: have that registry serve HTTPS and remove insecure, or have the administrator list the host in --insecure-registry"
-                ),
-            ));
+        let plain_http = spec.insecure.or(defaults.insecure).unwrap_or(false);
+        if plain_http && !(is_own && operator_registry.plain_http) {
+            self.check_plain_http(&host)?;
         }
-        let base = flags
-            .repository_prefix
-            .as_deref()
-            .or(operator_registry.prefix.as_deref());
-        let scope = self
-            .policy
-            .repository_scope(base, namespace)
-            .filter(|_| in_operator_registry);
-        let own = Secrets::new(client.clone(), namespace);
-        let operators = Secrets::new(client.clone(), &self.namespace);
-        let secret = spec
-            .secret_ref
-            .as_ref()
-            .map(|name| (&own, name))
-            .or(default.secret_ref.as_ref().map(|name| (&operators, name)));
-        // Which endpoint has which address is the administrator's word for the operator's own registry. Of any other an
-        // object says it, so its credentials are those for the host that receives them.
+        // The administrator configures which address and endpoint belong to the operator's registry. Of any other registry
+        // the object says so, so only credentials for the host that receives them are used.
         let names = match is_own && is_named(&address) {
             true => vec![&address, &host],
             false => vec![&host],
         };
-        let with_operators = credentials.is_some() || default.secret_ref.is_some();
-        if let Some((secrets, name)) = secret {
-            let keychain = secrets.keychain(&name.name).await?;
-            let path = spec.repository_prefix.as_deref().unwrap_or_default();
-            credentials = names.iter().find_map(|host| keychain.for_pushing(host, path));
-            if credentials.is_none() {
-                let mut hosts: Vec<&str> = names.iter().map(|host| host.as_str()).collect();
-                hosts.dedup();
-                return Err(Fault::retryable(
-                    Reason::AuthenticationFailed,
-                    format!(
-                        "the Secret {} has no entry for {}: add one, or correct registry.secretRef",
-                        name.name,
-                        hosts.join(" or ")
-                    ),
-                ));
-            }
+        let secrets = SecretReaders {
+            object: Secrets::new(client.clone(), namespace),
+            operator: Secrets::new(client.clone(), &self.namespace),
+        };
+        let has_operator_credentials = credentials.is_some() || defaults.secret_ref.is_some();
+        if let Some(read) = secrets.credentials(spec, &defaults, &names).await? {
+            credentials = Some(read);
         }
-        if spec.cert_secret_ref.is_some() && spec.secret_ref.is_none() && with_operators {
+        if spec.cert_secret_ref.is_some() && spec.secret_ref.is_none() && has_operator_credentials {
             return Err(Fault::stalled(
                 Reason::PolicyDenied,
-                "registry.certSecretRef is for registries of your own: the operator's credentials for its registry are protected by what its administrator trusts; remove certSecretRef, or give credentials of your own by registry.secretRef",
+                "registry.certSecretRef applies only to registries with credentials of your own; the operator's credentials are sent only to a registry that its administrator trusts: remove certSecretRef, or set registry.secretRef",
             ));
         }
-        let certificates = spec
-            .cert_secret_ref
-            .as_ref()
-            .map(|name| (&own, name))
-            .or(default.cert_secret_ref.as_ref().map(|name| (&operators, name)));
-        let trust = match certificates {
-            Some((secrets, name)) => secrets.trust(&name.name).await?,
-            None => Trust::default(),
-        };
-        let trust = trust.with_authorities(self.authorities.as_deref());
-        // Only who is reached as the administrator says is surely who the administrator means.
-        let is_operators = is_own && spec.cert_secret_ref.is_none() && plain_http == operator_registry.plain_http;
+        let trust = secrets.trust(spec, &defaults).await?;
+        // Restrictions are lifted only for the registry reached exactly as the administrator configured it.
+        let is_as_configured = is_own && spec.cert_secret_ref.is_none() && plain_http == operator_registry.plain_http;
         let endpoint = Endpoint {
             aliases: vec![address.clone()],
             plain_http,
-            trust,
+            trust: trust.with_authorities(self.authorities.as_deref()),
             credentials,
             idle,
-            restrictions: (!is_operators).then(|| Arc::clone(&self.restrictions)),
+            restrictions: (!is_as_configured).then(|| Arc::clone(&self.restrictions)),
             ..Endpoint::new(host).within(self.limits)
         };
+        let base = self.base_prefix(&operator_registry);
         Ok(RegistryTarget {
             address,
             prefix: self.prefix(namespace, spec, in_operator_registry.then_some(&operator_registry)),
-            scope,
+            scope: self
+                .policy
+                .repository_scope(base, namespace)
+                .filter(|_| in_operator_registry),
             endpoint,
             naming,
         })
     }
 
-    /// What a status records of content that an object with `spec` writes to `repository`, a whole path in the registry of
-    /// `place`. How the operator's processes reach a registry is their administrator's affair, and may differ and change;
-    /// that an object has content sent to a host of its own choice makes it another registry.
+    /// The registry that `spec` names: its own address, the address of the flags, or that of the cluster's state.
+    async fn named_registry(&self, client: &Client, spec: &RegistrySpec) -> Result<NamedRegistry, Fault> {
+        let flags = &self.registry;
+        match (&spec.address, &flags.address) {
+            (Some(own), _) if Some(own) != flags.address.as_ref() => {
+                let operator_registry = match self.operator_registry_without_naming(client).await {
+                    Err(fault) if self.policy_needs_operator_registry() => return Err(fault),
+                    found => found.unwrap_or_default(),
+                };
+                Ok(NamedRegistry {
+                    address: own.clone(),
+                    defaults: RegistrySpec::default(),
+                    operator_registry,
+                    credentials: None,
+                    naming: None,
+                })
+            }
+            (_, Some(address)) => Ok(NamedRegistry {
+                address: address.clone(),
+                defaults: flags.clone(),
+                operator_registry: self.operator_registry_from(None),
+                credentials: None,
+                naming: None,
+            }),
+            (_, None) => {
+                let state = self.state(client).await?;
+                let operator_registry = self.operator_registry_from(Some(&state));
+                Ok(NamedRegistry {
+                    address: state.address,
+                    defaults: RegistrySpec {
+                        endpoint: operator_registry.endpoint.clone(),
+                        insecure: Some(operator_registry.plain_http),
+                        ..RegistrySpec::default()
+                    },
+                    operator_registry,
+                    credentials: state.credentials,
+                    naming: Some(state.naming),
+                })
+            }
+        }
+    }
+
+    fn check_plain_http(&self, host: &str) -> Result<(), Fault> {
+        if self.restrictions.allows_plain_http(host) {
+            return Ok(());
+        }
+        Err(Fault::stalled(
+            Reason::PolicyDenied,
+            format!(
+                "registry.insecure requests plain HTTP for {host}: enable HTTPS on that registry and remove insecure, or ask the administrator to add the host to --insecure-registry"
+            ),
+        ))
+    }
+
+    /// The prefix of everything in the operator's registry.
+    pub(super) fn base_prefix<'a>(&'a self, operator_registry: &'a OperatorRegistry) -> Option<&'a str> {
+        let flag = self.registry.repository_prefix.as_deref();
+        flag.or(operator_registry.prefix.as_deref())
+    }
+
+    /// What the status of an object with `spec` records of `repository`, a full path in the registry of `target`. The endpoint
+    /// that the administrator configures is not recorded, because it may change and differ between processes. An endpoint
+    /// that the object names makes it another registry.
     pub fn written_repository(
         &self,
         spec: &RegistrySpec,
-        place: &RegistryTarget,
+        target: &RegistryTarget,
         repository: &str,
     ) -> WrittenRepository {
         let flags = &self.registry;
         let own = spec.address.is_some() && spec.address != flags.address;
-        let usual = flags.endpoint.as_ref().filter(|_| !own).unwrap_or(&place.address);
+        let usual = flags.endpoint.as_ref().filter(|_| !own).unwrap_or(&target.address);
         WrittenRepository {
-            address: place.address.clone(),
+            address: target.address.clone(),
             endpoint: spec.endpoint.clone().filter(|endpoint| !same_host(endpoint, usual)),
             repository: repository.to_owned(),
         }
     }
 
-    /// How names are made in the registry of `place` by an object that leaves it to the cluster: as the webhook expects
-    /// that came with the registry, and plainly in any other. `known` is what it was for the same object before, which
-    /// stays: names that pods use do not change by themselves.
+    /// The naming of an object with `naming: Auto`: that of the webhook that belongs to the registry of `target`, else plain
+    /// names. `known` is the naming of the same object so far; it is kept, because pods use the names.
     pub async fn naming(
         &self,
         client: &Client,
-        place: &RegistryTarget,
+        target: &RegistryTarget,
         known: Option<Naming>,
     ) -> Result<Naming, Fault> {
-        if let Some(naming) = place.naming.or(known) {
+        if let Some(naming) = target.naming.or(known) {
             return Ok(naming);
         }
         let state = self.find_state(client).await;
-        let state = state.map_err(|fault| fault.within("naming: Auto (any other naming asks for no Secret)"))?;
-        let named = state.filter(|state| state.names(place));
+        let state = state.map_err(|fault| fault.within("naming: Auto (any other naming needs no Secret)"))?;
+        let named = state.filter(|state| state.names(target));
         Ok(named.map_or(Naming::Plain, |state| state.naming))
     }
 
-    /// What an object of `namespace` has everything put under that means the operator's own registry, `operator_registry`, or another
-    /// one; [`RegistryTarget::prefix`] without asking anybody.
+    /// [`RegistryTarget::prefix`] of an object in `namespace`, computed without IO. `operator_registry` is none if the object
+    /// writes to another registry.
     pub fn prefix(&self, namespace: &str, spec: &RegistrySpec, operator_registry: Option<&OperatorRegistry>) -> String {
         let own = spec.repository_prefix.as_deref();
-        let base = self.registry.repository_prefix.as_deref();
-        let base = operator_registry.and_then(|operator_registry| base.or(operator_registry.prefix.as_deref()));
+        let base = operator_registry.and_then(|operator_registry| self.base_prefix(operator_registry));
         let scope = self
             .policy
             .repository_scope(base, namespace)
@@ -267,8 +271,8 @@ impl RegistryDefaults {
         }
     }
 
-    /// The endpoint of a source registry that is not the destination, without credentials. `trust` is what the object
-    /// says of that host.
+    /// The endpoint of a source registry that is not the destination, without credentials. `trust` is the object's trust for
+    /// that host.
     pub fn source_endpoint(&self, host: &str, trust: Trust, idle: Duration) -> Endpoint {
         Endpoint {
             plain_http: self.restrictions.speaks_plain_http(host),
@@ -279,7 +283,7 @@ impl RegistryDefaults {
         }
     }
 
-    /// The state of the cluster, if the administrator names one and it is there.
+    /// The cluster's state, if the administrator names its Secret and the Secret exists.
     pub(super) async fn find_state(&self, client: &Client) -> Result<Option<State>, Fault> {
         let Some(named) = &self.state else {
             return Ok(None);
@@ -293,26 +297,88 @@ impl RegistryDefaults {
     async fn state(&self, client: &Client) -> Result<State, Fault> {
         self.find_state(client).await?.ok_or_else(|| {
             let cluster = match &self.state {
-                Some(named) => format!("initialise the cluster with Jackal or Zarf, whose Secret {named} names none"),
+                Some(named) => format!("initialise the cluster with Jackal or Zarf, because the Secret {named} names no registry"),
                 None => "with --state-secret in a cluster that Jackal or Zarf initialised".to_owned(),
             };
             Fault::retryable(
                 Reason::InvalidSpec,
                 format!(
-                    "no registry is named: set spec.registry.address, or have the operator started with --registry-address, or {cluster}"
+                    "no registry is configured: set spec.registry.address, or start the operator with --registry-address, or {cluster}"
                 ),
             )
         })
     }
 }
 
-/// Whether `spec` leads to the registry `address` by another way than `default` does: another endpoint, or
-/// without the TLS that keeps credentials from being read on the way.
-fn goes_elsewhere(spec: &RegistrySpec, default: &RegistrySpec, address: &str) -> bool {
-    let usual = default.endpoint.as_deref().unwrap_or(address);
-    let another = spec.endpoint.as_deref().is_some_and(|own| own != usual);
-    let bare = spec.insecure == Some(true) && default.insecure != Some(true);
-    another || bare
+/// The registry that a spec names.
+struct NamedRegistry {
+    address: String,
+    /// The fields that apply if the spec does not set them.
+    defaults: RegistrySpec,
+    operator_registry: OperatorRegistry,
+    /// The credentials in the cluster's state.
+    credentials: Option<Credentials>,
+    naming: Option<Naming>,
+}
+
+/// The Secrets of the object's and of the operator's namespace.
+struct SecretReaders {
+    object: Secrets,
+    operator: Secrets,
+}
+
+impl SecretReaders {
+    /// The Secret that the object names, else the one of the defaults.
+    fn choose<'a>(
+        &'a self,
+        own: Option<&'a LocalReference>,
+        default: Option<&'a LocalReference>,
+    ) -> Option<(&'a Secrets, &'a str)> {
+        own.map(|own| (&self.object, &*own.name))
+            .or(default.map(|default| (&self.operator, &*default.name)))
+    }
+
+    /// The credentials for the first of `hosts` that the Secret has an entry for; none if no Secret is named.
+    async fn credentials(
+        &self,
+        spec: &RegistrySpec,
+        defaults: &RegistrySpec,
+        hosts: &[&String],
+    ) -> Result<Option<Credentials>, Fault> {
+        let Some((secrets, name)) = self.choose(spec.secret_ref.as_ref(), defaults.secret_ref.as_ref()) else {
+            return Ok(None);
+        };
+        let keychain = secrets.keychain(name).await?;
+        let path = spec.repository_prefix.as_deref().unwrap_or_default();
+        if let Some(found) = hosts.iter().find_map(|host| keychain.for_pushing(host, path)) {
+            return Ok(Some(found));
+        }
+        let mut hosts: Vec<&str> = hosts.iter().map(|host| host.as_str()).collect();
+        hosts.dedup();
+        Err(Fault::retryable(
+            Reason::AuthenticationFailed,
+            format!(
+                "the Secret {name} has no entry for {}: add one, or correct registry.secretRef",
+                hosts.join(" or ")
+            ),
+        ))
+    }
+
+    async fn trust(&self, spec: &RegistrySpec, defaults: &RegistrySpec) -> Result<Trust, Fault> {
+        match self.choose(spec.cert_secret_ref.as_ref(), defaults.cert_secret_ref.as_ref()) {
+            Some((secrets, name)) => secrets.trust(name).await,
+            None => Ok(Trust::default()),
+        }
+    }
+}
+
+/// Whether `spec` reaches the registry `address` otherwise than `defaults` do: at another endpoint, or without TLS, which
+/// protects the credentials.
+fn leaves_defaults(spec: &RegistrySpec, defaults: &RegistrySpec, address: &str) -> bool {
+    let usual = defaults.endpoint.as_deref().unwrap_or(address);
+    let is_elsewhere = spec.endpoint.as_deref().is_some_and(|own| own != usual);
+    let drops_tls = spec.insecure == Some(true) && defaults.insecure != Some(true);
+    is_elsewhere || drops_tls
 }
 
 #[cfg(test)]
@@ -322,7 +388,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_of_the_objects_own_choice_is_another_registry() {
+    fn an_endpoint_that_the_object_names_is_another_registry() {
         let defaults = RegistryDefaults {
             registry: serde_json::from_value(json!({ "address": "r:1", "endpoint": "svc:5" })).unwrap(),
             ..RegistryDefaults::default()
@@ -331,14 +397,14 @@ mod tests {
             let spec: RegistrySpec = serde_json::from_value(spec).unwrap();
             let address = spec.address.clone().unwrap_or_else(|| "r:1".to_owned());
             let host = spec.endpoint.clone().unwrap_or_else(|| "svc:5".to_owned());
-            let place = RegistryTarget {
+            let target = RegistryTarget {
                 address,
                 prefix: String::new(),
                 scope: None,
                 endpoint: Endpoint::new(host),
                 naming: None,
             };
-            defaults.written_repository(&spec, &place, "app")
+            defaults.written_repository(&spec, &target, "app")
         };
         let usual = written(json!({}));
         assert_eq!(usual.endpoint, None);

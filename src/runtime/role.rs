@@ -1,4 +1,4 @@
-//! Which images a process moves: those of registries, or those of its node.
+//! The role of a process: whether it transfers the images of registries or those of its node.
 
 use std::sync::Arc;
 
@@ -13,62 +13,62 @@ use crate::fault::Fault;
 use crate::oci::Reference;
 use crate::source::ImageSource;
 
-/// Which images a process moves, and where it reads them.
+/// Which images a process transfers, and where it reads them.
 #[async_trait]
 pub trait Role: Send + Sync {
-    /// Whether this process may move the image as its spec and status stand.
+    /// Whether this process may transfer the image, by its present spec and status.
     fn may_transfer(&self, image: &JackalImage) -> bool;
 
-    /// Whether this process looks again, at each interval, at images that are ready.
+    /// Whether this process compares images that are ready with their source again at each interval.
     fn rechecks(&self) -> bool;
 
-    /// Says in the image's status what this process knows of it, whether it moves it or not.
+    /// Writes into the image's status what this process knows of it, whether it transfers the image or not.
     async fn report(&self, image: &JackalImage) -> Result<(), Fault>;
 
-    /// Who has the plain tag of the image, if that is another object.
+    /// The object that owns the plain tag of the image, if it is another.
     ///
     /// # Errors
-    /// [`Fault::conflict`] when another object has the tag that names the image. Any other fault when that cannot be told.
+    /// [`Fault::conflict`] if another object owns the tag that names the image; any other fault if the owner is unknown.
     async fn plain_tag_owner(&self, image: &JackalImage) -> Result<Option<String>, Fault>;
 
-    /// Whether other images may have to be looked at again because one that was `before` is `now`; none where it does not
-    /// exist, or cannot be read.
+    /// Whether a change of an image from `before` to `now` may require that others are reconciled again. None means that
+    /// it does not exist or cannot be decoded.
     fn affects_others(&self, before: Option<&JackalImage>, now: Option<&JackalImage>) -> bool {
         let _ = (before, now);
         false
     }
 
-    /// Whether `other` is one of these, where `changed` is what the image was, or what it is.
+    /// Whether `other` is one of these. `changed` is the changed image as it was or as it is.
     fn concerns(&self, changed: &JackalImage, other: &JackalImage) -> bool {
         let _ = (changed, other);
         false
     }
 
-    /// Where the image is read.
+    /// The source that the image is read from. `target` is the registry that it is written to.
     async fn source(
         &self,
         image: &JackalImage,
         reference: &Reference,
-        place: &RegistryTarget,
+        target: &RegistryTarget,
     ) -> Result<Arc<dyn ImageSource>, Fault>;
 }
 
-/// What a worker hears of its images.
+/// The images of a worker.
 pub struct WorkerInputs {
     /// All images, which the process watches once.
     pub images: SharedObjects<GuardedImage>,
-    /// Which to look at again although they did not change: something that they depend on did.
+    /// Images to reconcile again although they did not change, because something that they depend on did.
     pub rechecks: mpsc::Receiver<Recheck>,
 }
 
-/// Which images to look at again.
+/// Images to reconcile again.
 #[derive(Clone, Debug)]
 pub enum Recheck {
-    /// Those that are read from an engine of that kind and have this name there; all of them without a name.
+    /// Images read from an engine of this kind that have this name there; without a name, all images of that kind.
     Engine(SourceKind, Option<String>),
-    /// Those whose path ends in this name, under which another object wrote.
+    /// Images whose last path segment is this name, under which another object wrote.
     Named(String),
-    /// All.
+    /// All images.
     All,
 }
 
@@ -80,13 +80,13 @@ impl Recheck {
             Self::All => true,
             Self::Named(name) => last_path_segment(&spec.image) == name,
             Self::Engine(source, name) => {
-                // What is named by its digest alone may be there under any name.
-                let is = |name: &String| {
+                // An image named by digest only may have any name in the engine.
+                let has_name = |name: &String| {
                     spec.image
                         .parse::<crate::oci::Reference>()
                         .is_ok_and(|reference| reference.tag().is_none() || reference.engine_name() == *name)
                 };
-                spec.source == *source && name.as_ref().is_none_or(is)
+                spec.source == *source && name.as_ref().is_none_or(has_name)
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Secrets and ServiceAccounts that objects name, read when they are needed and never kept.
+//! Secrets and ServiceAccounts that objects name. They are read when needed and not cached.
 
 use std::collections::HashSet;
 
@@ -10,16 +10,23 @@ use crate::api::v1alpha1::LocalReference;
 use crate::fault::{Fault, Reason};
 use crate::registry::{Keychain, Trust};
 
-/// What several Secrets hold for reading images.
+/// The credentials that several Secrets contain for pulling images.
 #[derive(Clone, Debug, Default)]
 pub struct PullCredentials {
     /// The credentials.
     pub keychain: Keychain,
-    /// Which Secrets hold none, and what to do about each.
+    /// The Secrets that contain none, and what to do about each.
     pub missing: Vec<String>,
 }
 
-/// Reads Secrets of one namespace.
+/// The result of looking for credentials in a Secret.
+enum FoundKeychain {
+    Present(Keychain),
+    /// The Secret does not exist or has no credentials; the text says what to do.
+    Missing(String),
+}
+
+/// Reads the Secrets of one namespace.
 #[derive(Clone)]
 pub struct Secrets {
     client: Client,
@@ -27,7 +34,7 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// Reads in `namespace` only.
+    /// Creates a reader for `namespace`.
     pub fn new(client: Client, namespace: impl Into<String>) -> Self {
         Self {
             client,
@@ -35,13 +42,13 @@ impl Secrets {
         }
     }
 
-    /// The Secret, or why it cannot be had. A missing one may appear, so it is tried again.
+    /// The Secret. A missing Secret is a retryable fault.
     pub async fn get(&self, name: &str) -> Result<Secret, Fault> {
         let found = self.find(name).await?;
-        found.ok_or_else(|| Fault::retryable(Reason::SecretUnavailable, self.missing(name)))
+        found.ok_or_else(|| Fault::retryable(Reason::SecretUnavailable, self.does_not_exist(name)))
     }
 
-    /// The Secret, if there is one.
+    /// The Secret, if it exists.
     pub async fn find(&self, name: &str) -> Result<Option<Secret>, Fault> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         let read = with_timeout(api.get_opt(name)).await;
@@ -49,10 +56,10 @@ impl Secrets {
             let what = format!("reading the Secret {}/{name}", self.namespace);
             let fault = kube_fault(Reason::SecretUnavailable, &what, &error);
             match &error {
-                // Nodes are trusted with the least, so this is where rights end first.
+                // Agents have the fewest permissions, so the message is for them.
                 kube::Error::Api(status) if status.code == 403 => Fault {
                     message: format!(
-                        "{}. Agents may read Secrets in the namespaces that agent.secretNamespaces of the chart lists: have {} added there",
+                        "{}. Agents may read Secrets in the namespaces that agent.secretNamespaces of the chart lists: ask the administrator to add {} there",
                         fault.message, self.namespace
                     ),
                     ..fault
@@ -67,42 +74,44 @@ impl Secrets {
         let secret = self.get(name).await?;
         entry(&secret, key).map(<[u8]>::to_vec).ok_or_else(|| {
             let what = format!(
-                "the Secret {}/{name} has no entry {key}: add it, or name another by `key`",
+                "the Secret {}/{name} has no entry {key}: add it, or set `key` to another entry",
                 self.namespace
             );
             Fault::retryable(Reason::SecretUnavailable, what)
         })
     }
 
-    /// What a Secret of type `kubernetes.io/dockerconfigjson` holds, or one of the older type `kubernetes.io/dockercfg`.
+    /// The credentials in a Secret of type `kubernetes.io/dockerconfigjson` or of the older type `kubernetes.io/dockercfg`.
     pub async fn keychain(&self, name: &str) -> Result<Keychain, Fault> {
-        let found = self.find_keychain(name).await?;
-        found.map_err(|missing| Fault::retryable(Reason::SecretUnavailable, missing))
+        match self.find_keychain(name).await? {
+            FoundKeychain::Present(keychain) => Ok(keychain),
+            FoundKeychain::Missing(missing) => Err(Fault::retryable(Reason::SecretUnavailable, missing)),
+        }
     }
 
-    /// The same, or why there is nothing to read in a Secret: it does not exist, or holds no credentials.
-    async fn find_keychain(&self, name: &str) -> Result<Result<Keychain, String>, Fault> {
+    /// The same. A Secret that does not exist or has no credentials is no fault.
+    async fn find_keychain(&self, name: &str) -> Result<FoundKeychain, Fault> {
         let Some(secret) = self.find(name).await? else {
-            return Ok(Err(self.missing(name)));
+            return Ok(FoundKeychain::Missing(self.does_not_exist(name)));
         };
         let read = match (entry(&secret, ".dockerconfigjson"), entry(&secret, ".dockercfg")) {
             (Some(config), _) => Keychain::parse(config),
             (None, Some(legacy)) => Keychain::parse_legacy(legacy),
             (None, None) => {
-                return Ok(Err(format!(
-                    "the Secret {}/{name} has no entry .dockerconfigjson: make it by `kubectl create secret docker-registry`",
+                return Ok(FoundKeychain::Missing(format!(
+                    "the Secret {}/{name} has no entry .dockerconfigjson: create it with `kubectl create secret docker-registry`",
                     self.namespace
                 )));
             }
         };
-        read.map(Ok).map_err(|reason| {
-            let what = format!("the Secret {}/{name} is unusable: {reason}", self.namespace);
+        read.map(FoundKeychain::Present).map_err(|reason| {
+            let what = format!("the Secret {}/{name} is invalid: {reason}", self.namespace);
             Fault::retryable(Reason::SecretUnavailable, what)
         })
     }
 
-    /// The credentials of several Secrets and of the imagePullSecrets of a ServiceAccount, each Secret read once. A Secret
-    /// that does not exist, or holds no credentials, is passed over, as by the kubelet: the registry may not ask for them.
+    /// The credentials of several Secrets and of the imagePullSecrets of a ServiceAccount; each Secret is read once. As by
+    /// the kubelet, a Secret that does not exist or contains no credentials is skipped: the registry may not require any.
     pub async fn pull_credentials(
         &self,
         names: &[LocalReference],
@@ -116,9 +125,9 @@ impl Secrets {
         let mut seen = HashSet::new();
         for name in all.iter().filter(|name| !name.is_empty() && seen.insert(*name)) {
             match self.find_keychain(name).await? {
-                Ok(keychain) => found.keychain.extend(keychain),
-                Err(missing) => {
-                    tracing::warn!(missing, "images are read without the credentials of a Secret");
+                FoundKeychain::Present(keychain) => found.keychain.extend(keychain),
+                FoundKeychain::Missing(missing) => {
+                    tracing::warn!(missing, "images are pulled without the credentials of a Secret");
                     found.missing.push(missing);
                 }
             }
@@ -126,14 +135,14 @@ impl Secrets {
         Ok(found)
     }
 
-    fn missing(&self, name: &str) -> String {
+    fn does_not_exist(&self, name: &str) -> String {
         format!(
             "the Secret {}/{name} does not exist: create it, or remove the reference",
             self.namespace
         )
     }
 
-    /// `ca.crt`, and `tls.crt` with `tls.key`.
+    /// The certificates in the entries `ca.crt`, and `tls.crt` with `tls.key`.
     pub async fn trust(&self, name: &str) -> Result<Trust, Fault> {
         let secret = self.get(name).await?;
         Trust::of_secret(|key| entry(&secret, key)).map_err(|reason| {
@@ -166,7 +175,7 @@ impl Secrets {
     }
 }
 
-/// An entry of a Secret's data.
+/// An entry of a Secret.
 pub(super) fn entry<'a>(secret: &'a Secret, key: &str) -> Option<&'a [u8]> {
     secret.data.as_ref()?.get(key).map(|bytes| bytes.0.as_slice())
 }

@@ -1,5 +1,5 @@
-//! Images whose tag a policy chooses: the leader writes it into the status, and a worker moves the image as though
-//! somebody had written the tag into the spec. No IO.
+//! Images whose tag a policy selects: the leader writes the tag into the status, and a worker transfers the image as if the
+//! spec named that tag. No IO.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use kube::ResourceExt as _;
 use crate::api::v1alpha1::{JackalImage, JackalImageSpec, SelectedTag, requested_at};
 use crate::oci::Reference;
 
-/// The tag that was chosen for the present spec of `image` and for the last request to look at it again.
+/// The tag that was selected for the present spec of `image` and its last requested reconciliation.
 pub fn current_selection(image: &JackalImage) -> Option<&SelectedTag> {
     let selected = image.status.as_ref()?.selected.as_ref()?;
     let of_spec = selected.observed_generation.is_some() && selected.observed_generation == image.metadata.generation;
@@ -16,8 +16,7 @@ pub fn current_selection(image: &JackalImage) -> Option<&SelectedTag> {
     (of_spec && of_request).then_some(selected)
 }
 
-/// `spec` with the tag of `selected`, where its policy chooses one. None where no tag is chosen, or what stands there is no
-/// tag.
+/// `spec` with the tag of `selected`, or unchanged if it has no policy. None if no tag is selected or the tag is invalid.
 pub fn spec_with_tag<'s>(
     spec: &'s JackalImageSpec,
     selected: Option<&SelectedTag>,
@@ -32,7 +31,7 @@ pub fn spec_with_tag<'s>(
     is_tag.then(|| Cow::Owned(JackalImageSpec { image, ..spec.clone() }))
 }
 
-/// `image` as it is moved now, with the tag that its policy chose; none while there is no such tag.
+/// `image` with the tag that its policy selected, or unchanged if it has no policy. None while no tag is selected.
 pub fn image_with_tag(image: &JackalImage) -> Option<Cow<'_, JackalImage>> {
     if image.spec.policy.is_none() {
         return Some(Cow::Borrowed(image));
@@ -41,13 +40,13 @@ pub fn image_with_tag(image: &JackalImage) -> Option<Cow<'_, JackalImage>> {
     Some(Cow::Owned(JackalImage { spec, ..image.clone() }))
 }
 
-/// Whether `standing` still asks for the tag with which `image` was moved.
-pub fn same_selection(standing: &JackalImage, image: &JackalImage) -> bool {
+/// Whether `current` still selects the tag that `image` was transferred with.
+pub fn same_selection(current: &JackalImage, image: &JackalImage) -> bool {
     let tag = |image: &JackalImage| {
         let selected = image.status.as_ref()?.selected.as_ref()?;
         Some(selected.tag.clone())
     };
-    standing.spec.policy.is_none() || current_selection(standing).is_some() && tag(standing) == tag(image)
+    current.spec.policy.is_none() || current_selection(current).is_some() && tag(current) == tag(image)
 }
 
 #[cfg(test)]
@@ -81,14 +80,18 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_moved_under_the_tag_that_was_chosen_for_its_spec() {
+    fn the_tag_selected_for_the_present_spec_is_used() {
         let now = json!({ "observedGeneration": 2 });
         assert_eq!(
             moved(&image(chosen("1.2", now.clone()))).as_deref(),
             Some("r:5000/x/app:1.2")
         );
         assert_eq!(moved(&image(chosen("1.2", json!({ "observedGeneration": 1 })))), None);
-        assert_eq!(moved(&image(chosen("1.2", json!({})))), None, "choosing failed since");
+        assert_eq!(
+            moved(&image(chosen("1.2", json!({})))),
+            None,
+            "a later selection failed"
+        );
         for no_tag in ["", "a b", "a/b", "1@sha256:0", ":1", "-x", &"x".repeat(129)] {
             assert_eq!(moved(&image(chosen(no_tag, now.clone()))), None, "{no_tag}");
         }
@@ -98,14 +101,14 @@ mod tests {
     }
 
     #[test]
-    fn a_request_to_look_again_is_answered_with_the_tag_of_then() {
+    fn a_requested_reconciliation_needs_a_new_selection() {
         let mut asked = image(chosen("1.2", json!({ "observedGeneration": 2 })));
         asked.metadata.annotations = Some([("jackal.dev/requestedAt".to_owned(), "5".to_owned())].into());
         assert_eq!(moved(&asked), None);
         let answered = json!({ "observedGeneration": 2, "lastHandledReconcileAt": "5" });
         asked.status = image(chosen("1.2", answered.clone())).status;
         assert_eq!(moved(&asked).as_deref(), Some("r:5000/x/app:1.2"));
-        // What was moved meanwhile under another tag is no answer.
+        // Another tag was selected meanwhile.
         let mut newer = asked.clone();
         newer.status = image(chosen("1.3", answered)).status;
         assert!(same_selection(&asked, &asked) && !same_selection(&newer, &asked));

@@ -1,4 +1,4 @@
-//! How a process works.
+//! The settings of a process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,38 +13,37 @@ use super::task_table::Backoff;
 use crate::api::v1alpha1::Period;
 use crate::sbom::Syft;
 
-/// How a process works.
+/// The settings of a process.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// What holds for objects that say nothing of the registry.
+    /// The registry of objects whose spec names none.
     pub defaults: RegistryDefaults,
-    /// The namespace to watch; all when absent.
+    /// The namespace to watch; all namespaces if absent.
     pub namespace: Option<String>,
-    /// Images that move at once out of one source.
+    /// Concurrent transfers from one source.
     pub concurrency: usize,
-    /// How the delay between two tries grows.
+    /// The delay between retries.
     pub backoff: Backoff,
-    /// How often sources are looked at again, where an object says nothing.
+    /// How often images that are ready are compared with their source, unless the object sets it.
     pub interval: Duration,
-    /// How long a transfer may stand still, where an object says nothing.
+    /// How long a transfer may go without receiving or sending a byte, unless the object sets it.
     pub idle: Duration,
-    /// How long a transfer may stand still at most, whatever an object says.
+    /// The longest such time that an object may set.
     pub longest_idle: Duration,
-    /// How long what is to be deleted stands in a package's status before it is.
+    /// How long an artifact is listed in a package's `status.garbage` before it is deleted.
     pub garbage_delay: Duration,
-    /// What makes SBOMs; none where this installation makes none.
+    /// The SBOM generator; none if this installation makes no SBOMs.
     pub syft: Option<Arc<Syft>>,
-    /// What this process' Lease belongs to in the API server, which deletes the one after the other. None where it runs
-    /// outside of a cluster.
+    /// The owner of this process's Lease; the API server deletes the Lease with it. None outside of a cluster.
     pub owner: Option<OwnerReference>,
-    /// What it counts of its work.
+    /// The metrics of the process.
     pub metrics: Metrics,
-    /// Whether it is able to work.
+    /// The health of the process.
     pub health: Health,
 }
 
 impl Settings {
-    /// The objects of one kind that this process works on: of the namespace that it watches, or of all.
+    /// The API for the objects of one kind in the watched namespace, or in all namespaces.
     pub fn api<K>(&self, client: &Client) -> Api<K>
     where
         K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
@@ -55,14 +54,14 @@ impl Settings {
         }
     }
 
-    /// The interval of an object; at least ten seconds.
+    /// The interval of an object that sets `own`; at least 10 s.
     pub fn interval(&self, own: Option<Period>) -> Duration {
         own.map_or(self.interval, Into::into).max(Duration::from_secs(10))
     }
 
-    /// The idle limit of an object; at least a second, and no longer than the administrator allows.
+    /// The idle timeout of an object that sets `own`; at least 1 s and at most `longest_idle`.
     pub fn idle(&self, own: Option<Period>) -> Duration {
-        let asked: Duration = own.map_or(self.idle, Into::into);
-        asked.min(self.longest_idle).max(Duration::from_secs(1))
+        let requested: Duration = own.map_or(self.idle, Into::into);
+        requested.min(self.longest_idle).max(Duration::from_secs(1))
     }
 }

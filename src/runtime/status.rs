@@ -1,4 +1,4 @@
-//! Writing status: read, change, write when different, and again when another was faster.
+//! Writing the status of objects: read, change, write if it differs, and repeat after a conflict.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -21,35 +21,35 @@ use crate::oci::Naming;
 use crate::package::applicable;
 use crate::transfer::Outcome;
 
-/// How long the API server may take for one answer.
-const ANSWER: Duration = Duration::from_secs(30);
-/// How long it may take while the process stops.
-const LAST_ANSWER: Duration = Duration::from_secs(3);
-/// How often a write is tried again because another was faster.
-const CONFLICTS: u32 = 10;
+/// How long the API server may take for one response.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// The same while the process stops.
+const SHORT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often a write is tried if each conflicts with another write.
+const WRITE_ATTEMPTS: u32 = 10;
 
-/// `call`, at most [`ANSWER`] long.
+/// The result of `call`, an error after 30 s.
 pub async fn with_timeout<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
-    match tokio::time::timeout(ANSWER, call).await {
+    match tokio::time::timeout(TIMEOUT, call).await {
         Ok(answer) => answer,
         Err(_) => Err(kube::Error::Service("the API server did not answer in 30 s".into())),
     }
 }
 
-/// `call` of a process that stops, which others wait for.
+/// The result of `call`, an error after 3 s: for a process that is stopping.
 pub async fn with_short_timeout<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
-    match tokio::time::timeout(LAST_ANSWER, call).await {
+    match tokio::time::timeout(SHORT_TIMEOUT, call).await {
         Ok(answer) => answer,
         Err(_) => Err(kube::Error::Service("the API server did not answer in 3 s".into())),
     }
 }
 
-/// A failure of the Kubernetes API as one of ours.
+/// An error of the Kubernetes API as a fault. `doing` says what failed, such as `reading the Secret a/b`.
 pub fn kube_fault(reason: Reason, doing: &str, error: &kube::Error) -> Fault {
     let what = match error {
         kube::Error::Api(status) if status.code == 403 => {
             format!(
-                "{doing} is forbidden to the operator ({}): grant it by RBAC",
+                "{doing} is forbidden to the operator ({}): grant it with RBAC",
                 status.message
             )
         }
@@ -63,20 +63,20 @@ pub fn qualified_name(object: &impl kube::ResourceExt) -> String {
     format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
 }
 
-/// Changes the status of the object `name` that still has the `uid`. `change` sees what stands now and says
-/// whether it wants to write; equal status is not written. Gives what stands in the end, or `None` when the
-/// object is gone or `change` declined.
+/// Updates the status of the object `name` if it still has the `uid`. `change` gets the current object and its status,
+/// and returns whether to write; an equal status is not written. After a conflict it is called again. Returns the
+/// updated object, or `None` if the object is gone or `change` returned false.
 pub async fn update_status<K>(
     api: &Api<K>,
     name: &str,
     uid: &str,
-    change: impl Fn(&K, &mut K::Status) -> bool,
+    mut change: impl FnMut(&K, &mut K::Status) -> bool,
 ) -> Result<Option<K>, kube::Error>
 where
     K: Resource + HasStatus + Clone + DeserializeOwned + Serialize + Debug,
     K::Status: Default + Clone + PartialEq,
 {
-    for _ in 0..CONFLICTS {
+    for _ in 0..WRITE_ATTEMPTS {
         let Some(mut object) = with_timeout(api.get_opt(name)).await? else {
             return Ok(None);
         };
@@ -99,12 +99,12 @@ where
         }
     }
     Err(kube::Error::Service(
-        "the status changed under each of ten writes".into(),
+        "each of ten status writes conflicted with another write".into(),
     ))
 }
 
-/// What comes after a failure of `object`, of which its status was to tell: `disposition`, or another try where the
-/// status could not be written. Nobody would hear of what is not tried again.
+/// The disposition after a failure of `object` that was to be recorded in its status: `disposition`, but retryable if the
+/// status could not be written. Otherwise the failure would never be reported.
 pub fn disposition_after_write<K: Resource<DynamicType = ()>>(
     object: &K,
     written: Result<(), kube::Error>,
@@ -112,29 +112,29 @@ pub fn disposition_after_write<K: Resource<DynamicType = ()>>(
 ) -> Disposition {
     match written {
         Err(error) => {
-            warn!(kind = %K::kind(&()), object = qualified_name(object), %error, "the status could not be written");
+            warn!(kind = %K::kind(&()), object = qualified_name(object), %error, "cannot write the status");
             Disposition::Retryable
         }
         Ok(()) => disposition,
     }
 }
 
-/// What is said of an image that has the signatures that it must have.
-const SATISFIED: &str = "the image has the signatures that verify asks for";
+/// The message of the condition Verified if it is true.
+const SIGNATURES_VALID: &str = "the image has the signatures that verify requires";
 
-/// Whether `verify` asks for signatures of the image.
+/// Whether `verify` requires signatures of the image.
 pub fn requires_signatures(spec: &JackalImageSpec) -> bool {
     let reference = spec.image.parse().ok();
     let entries = reference.and_then(|reference| applicable(&spec.verify, &reference, spec.source).ok());
     entries.is_some_and(|entries| !entries.is_empty())
 }
 
-/// How a failure stands in the conditions.
+/// A failure to be recorded in conditions.
 pub struct Failure<'a>(pub &'a Fault);
 
 impl Failure<'_> {
-    /// Notes the failure. True when that is news: a first failure, another reason than before, or another
-    /// message about another spec. Other words about the same are written, but an event was told already.
+    /// Records the failure. True if that is news: a first failure, another reason than before, or another message for
+    /// another spec. A changed message alone is recorded but is no news, because an event was published already.
     pub fn record(&self, conditions: &mut Conditions, generation: Option<i64>, now: Time) -> bool {
         let reason = self.0.reason.to_string();
         let before = conditions.get(READY).cloned();
@@ -143,59 +143,65 @@ impl Failure<'_> {
             false => conditions.failing(generation, &reason, &self.0.message, now),
         }
         let after = conditions.get(READY);
-        let class = |condition: Option<&Condition>| condition.map(|c| (c.status.clone(), c.reason.clone()));
+        let status_and_reason = |condition: Option<&Condition>| condition.map(|c| (c.status.clone(), c.reason.clone()));
         let both = before.as_ref().zip(after);
-        let respecified = both.is_some_and(|(known, next)| {
+        let is_other_spec = both.is_some_and(|(known, next)| {
             known.observed_generation != next.observed_generation && known.message != next.message
         });
-        class(before.as_ref()) != class(after) || respecified
+        status_and_reason(before.as_ref()) != status_and_reason(after) || is_other_spec
     }
 }
 
-/// Where an image was brought to.
+/// The location that an image was written to.
 pub struct WrittenImage {
-    /// The name that a pod uses.
+    /// The name that pods use.
     pub name: String,
-    /// How that is made.
+    /// How the name is made.
     pub naming: Naming,
-    /// The repository, and how it was reached.
+    /// The repository, and the endpoint it was reached at.
     pub registry: WrittenRepository,
 }
 
-/// What came of an image that is in its place.
+/// The result of recording a success.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Success {
     /// Whether that is news.
-    pub news: bool,
-    /// The name of what this object wrote to another repository before. It stays there.
+    pub is_news: bool,
+    /// The name of the image that this object wrote to another repository before. It is kept there.
     pub left: Option<String>,
 }
 
-/// Fills the status of an image that is in its place. `seen` is the object as it was when the task began.
-pub fn succeed(
-    seen: &JackalImage,
+/// Records in the status that the image is in its destination. `before` is the object as it was when the task began.
+pub fn record_success(
+    before: &JackalImage,
     image: &JackalImage,
     status: &mut JackalImageStatus,
-    brought: &WrittenImage,
+    written: &WrittenImage,
     outcome: &Outcome,
     now: Time,
 ) -> Success {
-    let WrittenImage { name, naming, registry } = brought;
+    let WrittenImage { name, naming, registry } = written;
     let generation = image.metadata.generation;
     let mut conditions = Conditions(std::mem::take(&mut status.conditions));
     let verified_at = now.clone();
-    let news = !conditions.is_true(READY, generation) || status.digest.as_deref() != Some(outcome.digest.as_str());
+    let is_news = !conditions.is_true(READY, generation) || status.digest.as_deref() != Some(outcome.digest.as_str());
     let mut message = format!("{name} is {}", outcome.digest.short_form());
     if let Some(omitted) = &outcome.omitted_tag {
         message = format!("{message}; {omitted}");
     }
     conditions.ready(generation, "Succeeded", &message, now);
     match requires_signatures(&image.spec) {
-        true => conditions.set(VERIFIED, Some(true), ("Succeeded", SATISFIED), generation, verified_at),
+        true => conditions.set(
+            VERIFIED,
+            Some(true),
+            ("Succeeded", SIGNATURES_VALID),
+            generation,
+            verified_at,
+        ),
         false => conditions.clear(VERIFIED),
     }
     status.conditions = conditions.0;
-    // A look that moved nothing does not hide how the bytes came.
+    // A check that transferred nothing keeps the method of the transfer.
     if outcome.moved_blobs > 0 || status.method.is_none() || status.digest.as_deref() != Some(outcome.digest.as_str()) {
         status.method = Some(outcome.method.to_string());
         status.method_reason = outcome
@@ -204,13 +210,13 @@ pub fn succeed(
             .map(|_| outcome.method.declined_reason().to_owned());
         status.method_message = outcome.declined.clone();
     }
-    let before = seen.status.as_ref();
-    let of_this_spec = before.is_some_and(|before| before.observed_generation == generation);
-    // What this very object claimed to move before has been written, even if nobody lived to say so. A claim of the task
-    // itself proves nothing: what it wrote the outcome says.
-    let claimed = of_this_spec && before.is_some_and(|before| before.claim.is_some());
-    // The same content may stand in another registry too, where others wrote it. What an earlier version of the operator
-    // recorded is about the registry of the spec of then.
+    let status_before = before.status.as_ref();
+    let of_this_spec = status_before.is_some_and(|before| before.observed_generation == generation);
+    // A claim for this spec that existed before the task means that an earlier process may have written the image and
+    // ended before it could record that. The claim of the task itself is not considered: the outcome says what it wrote.
+    let claimed = of_this_spec && status_before.is_some_and(|before| before.claim.is_some());
+    // The same content may exist in another registry too, written by others. A status of an earlier version of the operator
+    // has no registry; it is valid for the spec of that time.
     let moved = match &status.registry {
         Some(known) => !known.is(registry),
         None => !of_this_spec,
@@ -219,11 +225,11 @@ pub fn succeed(
         .then(|| status.name.clone())
         .flatten();
     let left = left.map(|name| match &status.registry {
-        Some(known) if name == brought.name => format!("{name} ({})", known.apart_from(registry)),
+        Some(known) if name == written.name => format!("{name} ({})", known.apart_from(registry)),
         _ => name,
     });
-    let other = status.digest.as_deref() != Some(outcome.digest.as_str()) || status.name.as_deref() != Some(name);
-    if outcome.published || other || moved {
+    let differs = status.digest.as_deref() != Some(outcome.digest.as_str()) || status.name.as_deref() != Some(name);
+    if outcome.published || differs || moved {
         status.adopted = !outcome.published && !claimed;
     }
     if image.spec.policy.is_none() {
@@ -240,7 +246,7 @@ pub fn succeed(
     status.size = Some(i64::try_from(outcome.size).unwrap_or(i64::MAX));
     status.display_size = Some(mebibytes(outcome.size));
     status.last_handled_reconcile_at = requested_at(image.annotations()).map(str::to_owned);
-    Success { news, left }
+    Success { is_news, left }
 }
 
 #[cfg(test)]
@@ -266,7 +272,7 @@ mod tests {
         }
     }
 
-    /// Whether the image is somebody else's after it was found or written (`published`) in that state.
+    /// Whether the image is adopted after it was found or written (`published`) with the status.
     fn adopted(status: &mut JackalImageStatus, content: &str, published: bool) -> bool {
         adopted_at("r", status, content, published)
     }
@@ -286,20 +292,20 @@ mod tests {
             moved_bytes: 0,
             documents: Vec::new(),
         };
-        let seen = JackalImage {
+        let before = JackalImage {
             status: Some(status.clone()),
             ..image()
         };
-        let brought = WrittenImage {
+        let written = WrittenImage {
             name: "r/a/b:1".to_owned(),
             naming: Naming::Plain,
             registry: written_at(endpoint),
         };
-        succeed(
-            &seen,
+        record_success(
+            &before,
             &image(),
             status,
-            &brought,
+            &written,
             &outcome,
             Time(jiff::Timestamp::UNIX_EPOCH),
         );
@@ -326,28 +332,28 @@ mod tests {
     }
 
     #[test]
-    fn what_stood_there_at_the_first_look_is_somebody_elses() {
+    fn an_image_that_existed_at_the_first_check_is_adopted() {
         let mut status = JackalImageStatus::default();
         assert!(adopted(&mut status, "x", false));
-        assert!(adopted(&mut status, "x", false), "and stays so");
-        assert!(!adopted(&mut status, "x", true), "a tag of its own was missing");
-        assert!(!adopted(&mut status, "x", false), "a repeat takes nothing back");
-        assert!(adopted(&mut status, "y", false), "somebody pushed another");
+        assert!(adopted(&mut status, "x", false), "it stays adopted");
+        assert!(!adopted(&mut status, "x", true), "a missing tag was written");
+        assert!(!adopted(&mut status, "x", false), "another check changes nothing");
+        assert!(adopted(&mut status, "y", false), "another client pushed");
         assert!(!adopted(&mut status, "z", true));
-        // A process that was killed between the push and the note of it had claimed the image for this very spec.
+        // A process that was killed between the push and recording it had claimed the image for this spec.
         assert!(!adopted(&mut claimed(2), "x", false));
         assert!(adopted(&mut claimed(1), "x", false));
     }
 
     #[test]
-    fn what_stands_in_another_registry_is_somebody_elses() {
+    fn an_image_found_in_another_registry_is_adopted() {
         let mut status = JackalImageStatus::default();
         assert!(!adopted_at("evil", &mut status, "x", true));
         assert_eq!(status.registry, Some(written_at("evil")));
         assert!(adopted(&mut status, "x", false), "the same name and digest");
         assert_eq!(status.registry, Some(written_at("r")));
-        assert!(adopted_at("evil", &mut status, "x", false), "nor does it come back");
-        // An earlier version did not say where it wrote; that is known as long as the spec is the same.
+        assert!(adopted_at("evil", &mut status, "x", false), "it stays adopted");
+        // An earlier version did not record the registry; it is known as long as the spec is the same.
         let mut earlier = JackalImageStatus {
             observed_generation: Some(2),
             digest: Some(Digest::of(b"x").to_string()),

@@ -1,5 +1,5 @@
-//! What one process remembers of the images it may move: running tasks, the last result, others' claims.
-//! Nothing here is needed for correctness; a restart only looks at everything once more.
+//! The tasks of one process: for each object the running task, the last result, and the claim of another process. It is not
+//! needed for correctness; after a restart, every object is checked once.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,30 +11,30 @@ use super::claim::{self, ObservedClaim};
 use crate::api::v1alpha1::Claim;
 use crate::fault::Disposition;
 
-/// What a task works on: when any of it changes, the task is cancelled and another begins.
+/// The inputs of a task: when any of them changes, the task is cancelled and another one starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskKey {
     /// The generation of the spec.
     pub generation: i64,
-    /// The request for a reconciliation that it answers.
+    /// The requested reconciliation (`jackal.dev/requestedAt`).
     pub requested_at: Option<String>,
-    /// The image ID that the assigned node holds, or the tag that a policy chose.
+    /// The image ID on the assigned node, the tag that a policy selected, or the digest of a package's inputs.
     pub input: Option<String>,
-    /// Who has a tag that the object would write.
+    /// The object that owns a tag that this object would write.
     pub tag_owner: Option<String>,
 }
 
-/// How the delay between two tries grows.
+/// The delay between two retries, doubled after each failure.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
-    /// Before the second try.
+    /// The delay after the first failure.
     pub first: Duration,
-    /// At most.
+    /// The longest delay.
     pub limit: Duration,
 }
 
 impl Backoff {
-    /// The delay after `failures` tries in a row that failed, without jitter: doubled each time.
+    /// The delay after `failures` consecutive failures, without jitter.
     pub fn after(&self, failures: u32) -> Duration {
         let doubled = 2u32
             .checked_pow(failures.saturating_sub(1))
@@ -43,20 +43,20 @@ impl Backoff {
     }
 }
 
-/// What is to be done about an object now.
+/// What to do with an object now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Begin.
+    /// Start a task.
     Run,
-    /// Look again after that time, or at the next change.
+    /// Reconcile again after this time or at the next change.
     Requeue(Duration),
-    /// Nothing before the next change.
+    /// Do nothing before the next change.
     AwaitChange,
 }
 
 impl Decision {
-    /// For how long is to be waited, where time ends it.
-    pub fn left(self) -> Option<Duration> {
+    /// The time to wait, if the decision has one.
+    pub fn delay(self) -> Option<Duration> {
         match self {
             Self::Requeue(left) => Some(left),
             Self::AwaitChange | Self::Run => None,
@@ -64,20 +64,20 @@ impl Decision {
     }
 }
 
-/// What the object's status says, as far as it matters for the decision.
+/// The parts of an object's status that matter for the decision.
 #[derive(Clone, Copy, Debug)]
 pub struct ObjectView<'a> {
-    /// The status says Ready for this very key.
+    /// Whether the status is Ready for this key.
     pub ready: bool,
     /// The claim in the status.
     pub claim: Option<&'a Claim>,
-    /// Whether this process looks again at what is ready.
+    /// Whether this process checks ready objects again.
     pub rechecks: bool,
-    /// How often.
+    /// How often it checks them.
     pub interval: Duration,
 }
 
-/// The memory of one process.
+/// The tasks of one process, by the uid of their object.
 #[derive(Debug)]
 pub struct TaskTable {
     backoff: Backoff,
@@ -87,7 +87,7 @@ pub struct TaskTable {
 
 #[derive(Debug, Default)]
 struct Entry {
-    /// The object is gone: the entry goes with its task.
+    /// The object is gone; the entry is removed when its task ends.
     gone: bool,
     running: Option<(TaskKey, CancellationToken)>,
     last: Option<Last>,
@@ -103,7 +103,7 @@ struct Last {
 }
 
 impl TaskTable {
-    /// An empty memory of the process that claims as `holder`.
+    /// An empty table of the process whose claims name `holder`.
     pub fn new(holder: impl Into<String>, backoff: Backoff) -> Self {
         Self {
             backoff,
@@ -112,7 +112,7 @@ impl TaskTable {
         }
     }
 
-    /// Decides about the object `uid`, whose work is described by `key`. A task for another key is cancelled.
+    /// Decides what to do with the object `uid` now that its inputs are `key`. A task for another key is cancelled.
     pub fn decide(&self, uid: &str, key: &TaskKey, view: ObjectView<'_>, now: Instant) -> Decision {
         let mut entries = self.entries();
         let entry = entries.entry(uid.to_owned()).or_default();
@@ -121,14 +121,14 @@ impl TaskTable {
                 return Decision::AwaitChange;
             }
             token.cancel();
-            // Its end wakes the reconciler, which then begins the other.
+            // Its end triggers a reconciliation, which then starts the next task.
             return Decision::AwaitChange;
         }
         let last = entry.last.as_ref().filter(|last| last.key == *key);
         let due = match last {
             None if view.ready && !view.rechecks => return Decision::AwaitChange,
             None => None,
-            // Somebody took the success back: another node was assigned, or a condition was overwritten.
+            // The object was ready and is no longer: another node was assigned, or a condition was overwritten.
             Some(last) if last.failures == 0 && !view.ready => Some(last.at + self.backoff.first),
             Some(last) if last.failures == 0 && !view.rechecks => return Decision::AwaitChange,
             Some(last) if last.failures == 0 => Some(last.at + view.interval),
@@ -149,7 +149,7 @@ impl TaskTable {
         }
     }
 
-    /// Whether the last try of `key` failed and is to be waited for: for how long, or until something changes.
+    /// The decision if the last task for `key` failed and its retry is not due; else none.
     pub fn postponed(&self, uid: &str, key: &TaskKey, now: Instant) -> Option<Decision> {
         let entries = self.entries();
         let last = entries
@@ -164,14 +164,14 @@ impl TaskTable {
         (!left.is_zero()).then_some(Decision::Requeue(left))
     }
 
-    /// Notes that a task for `key` runs, and gives the token that cancels it.
+    /// Records that a task for `key` runs, and returns the token that cancels it.
     pub fn begin(&self, uid: &str, key: &TaskKey, parent: &CancellationToken) -> CancellationToken {
         let token = parent.child_token();
         self.entries().entry(uid.to_owned()).or_default().running = Some((key.clone(), token.clone()));
         token
     }
 
-    /// Notes that the task for `key` succeeded.
+    /// Records that the task for `key` succeeded.
     pub fn succeeded(&self, uid: &str, key: TaskKey, now: Instant) {
         self.end(
             uid,
@@ -184,7 +184,7 @@ impl TaskTable {
         );
     }
 
-    /// Notes that the task for `key` failed. A stalled one is not tried again before the key changes.
+    /// Records that the task for `key` failed. A stalled failure is not retried before the key changes.
     pub fn failed(&self, uid: &str, key: TaskKey, disposition: Disposition, now: Instant) {
         let before = {
             let entries = self.entries();
@@ -195,7 +195,7 @@ impl TaskTable {
         let wait = match disposition {
             Disposition::Stalled => None,
             Disposition::Waiting { after } => Some(after.clamp(self.backoff.first, Duration::from_secs(3600))),
-            // Jitter of a fifth, so that objects that failed together do not come back together.
+            // Jitter of 20%, so that objects that failed together are not retried together.
             Disposition::Retryable | Disposition::Reread | Disposition::Blocked => {
                 Some(self.backoff.after(failures).mul_f64(0.8 + 0.4 * fastrand::f64()))
             }
@@ -211,12 +211,12 @@ impl TaskTable {
         );
     }
 
-    /// Notes that the task ended without a result: it was cancelled, or another holds the claim.
+    /// Records that the task ended without a result: it was cancelled, or another process holds the claim.
     pub fn ended(&self, uid: &str) {
         self.end(uid, None);
     }
 
-    /// Cancels what runs for the object.
+    /// Cancels the task of the object.
     pub fn cancel(&self, uid: &str) {
         if let Some((_, token)) = self.entries().get(uid).and_then(|entry| entry.running.as_ref()) {
             token.cancel();
@@ -228,7 +228,7 @@ impl TaskTable {
         self.entries().get(uid).is_some_and(|entry| entry.running.is_some())
     }
 
-    /// Forgets failures of the object, so that it is tried at once: something that it names was repaired.
+    /// Forgets the failures of the object, so that it is retried immediately: something that it names was corrected.
     pub fn retry(&self, uid: &str) {
         if let Some(entry) = self.entries().get_mut(uid)
             && entry.last.as_ref().is_some_and(|last| last.failures > 0)
@@ -237,7 +237,7 @@ impl TaskTable {
         }
     }
 
-    /// Cancels and forgets an object that is gone.
+    /// Cancels the task of an object that is gone, and removes it.
     pub fn forget(&self, uid: &str) {
         let mut entries = self.entries();
         let Some(entry) = entries.get_mut(uid) else { return };
@@ -252,7 +252,7 @@ impl TaskTable {
         }
     }
 
-    /// Cancels and forgets all but the objects of `uids`: the others went while nobody watched.
+    /// Forgets all objects but `uids`: the others were deleted while the watch was interrupted.
     pub fn retain(&self, uids: &HashSet<String>) {
         let gone: Vec<String> = self
             .entries()
@@ -307,7 +307,7 @@ mod tests {
         }
     }
 
-    fn memory() -> TaskTable {
+    fn table() -> TaskTable {
         TaskTable::new(
             "me",
             Backoff {
@@ -326,56 +326,56 @@ mod tests {
 
     #[test]
     fn one_task_a_key_and_another_key_cancels() {
-        let (memory, now) = (memory(), Instant::now());
-        assert_eq!(memory.decide("a", &key(1), OPEN, now), Decision::Run);
-        let token = memory.begin("a", &key(1), &CancellationToken::new());
-        assert_eq!(memory.decide("a", &key(1), OPEN, now), Decision::AwaitChange);
+        let (table, now) = (table(), Instant::now());
+        assert_eq!(table.decide("a", &key(1), OPEN, now), Decision::Run);
+        let token = table.begin("a", &key(1), &CancellationToken::new());
+        assert_eq!(table.decide("a", &key(1), OPEN, now), Decision::AwaitChange);
         assert!(!token.is_cancelled());
-        assert_eq!(memory.decide("a", &key(2), OPEN, now), Decision::AwaitChange);
+        assert_eq!(table.decide("a", &key(2), OPEN, now), Decision::AwaitChange);
         assert!(token.is_cancelled());
-        memory.ended("a");
-        assert_eq!(memory.decide("a", &key(2), OPEN, now), Decision::Run);
+        table.ended("a");
+        assert_eq!(table.decide("a", &key(2), OPEN, now), Decision::Run);
     }
 
     #[test]
     fn tries_again_later_each_time_and_never_when_stalled() {
-        let (memory, now) = (memory(), Instant::now());
-        memory.failed("a", key(1), Disposition::Retryable, now);
-        let Decision::Requeue(left) = memory.decide("a", &key(1), OPEN, now) else {
+        let (table, now) = (table(), Instant::now());
+        table.failed("a", key(1), Disposition::Retryable, now);
+        let Decision::Requeue(left) = table.decide("a", &key(1), OPEN, now) else {
             panic!("no wait")
         };
         assert!(left >= SECOND.mul_f64(0.8) && left <= SECOND.mul_f64(1.2));
-        assert_eq!(memory.decide("a", &key(1), OPEN, now + SECOND * 2), Decision::Run);
-        memory.failed("a", key(1), Disposition::Retryable, now);
+        assert_eq!(table.decide("a", &key(1), OPEN, now + SECOND * 2), Decision::Run);
+        table.failed("a", key(1), Disposition::Retryable, now);
         assert!(matches!(
-            memory.decide("a", &key(1), OPEN, now + SECOND),
+            table.decide("a", &key(1), OPEN, now + SECOND),
             Decision::Requeue(_)
         ));
-        memory.failed("a", key(1), Disposition::Stalled, now);
+        table.failed("a", key(1), Disposition::Stalled, now);
         assert_eq!(
-            memory.decide("a", &key(1), OPEN, now + SECOND * 1000),
+            table.decide("a", &key(1), OPEN, now + SECOND * 1000),
             Decision::AwaitChange
         );
-        assert_eq!(memory.decide("a", &key(2), OPEN, now), Decision::Run);
-        memory.retry("a");
-        assert_eq!(memory.decide("a", &key(1), OPEN, now), Decision::Run);
+        assert_eq!(table.decide("a", &key(2), OPEN, now), Decision::Run);
+        table.retry("a");
+        assert_eq!(table.decide("a", &key(1), OPEN, now), Decision::Run);
         let backoff = Backoff {
             first: SECOND,
             limit: SECOND * 4,
         };
-        assert_eq!(memory.postponed("a", &key(1), now), None);
-        memory.failed("a", key(1), Disposition::Stalled, now);
-        assert_eq!(memory.postponed("a", &key(1), now), Some(Decision::AwaitChange));
-        assert_eq!(memory.postponed("a", &key(2), now), None);
+        assert_eq!(table.postponed("a", &key(1), now), None);
+        table.failed("a", key(1), Disposition::Stalled, now);
+        assert_eq!(table.postponed("a", &key(1), now), Some(Decision::AwaitChange));
+        assert_eq!(table.postponed("a", &key(2), now), None);
         assert_eq!([1, 2, 3, 4, 400].map(|n| backoff.after(n).as_secs()), [1, 2, 4, 4, 4]);
     }
 
     #[test]
     fn looks_again_only_where_it_is_its_duty() {
-        let (memory, now) = (memory(), Instant::now());
+        let (table, now) = (table(), Instant::now());
         let view = ObjectView { ready: true, ..OPEN };
         assert_eq!(
-            memory.decide(
+            table.decide(
                 "a",
                 &key(1),
                 ObjectView {
@@ -387,39 +387,39 @@ mod tests {
             Decision::AwaitChange
         );
         assert_eq!(
-            memory.decide("a", &key(1), view, now),
+            table.decide("a", &key(1), view, now),
             Decision::Run,
             "unknown since the start"
         );
-        memory.succeeded("a", key(1), now);
-        assert_eq!(memory.decide("a", &key(1), view, now), Decision::Requeue(SECOND * 60));
-        assert_eq!(memory.decide("a", &key(1), view, now + SECOND * 60), Decision::Run);
+        table.succeeded("a", key(1), now);
+        assert_eq!(table.decide("a", &key(1), view, now), Decision::Requeue(SECOND * 60));
+        assert_eq!(table.decide("a", &key(1), view, now + SECOND * 60), Decision::Run);
     }
 
     #[test]
     fn forgets_what_is_gone() {
-        let (memory, now) = (memory(), Instant::now());
-        let token = memory.begin("a", &key(1), &CancellationToken::new());
-        memory.forget("a");
-        assert!(token.is_cancelled() && memory.is_running("a"));
-        memory.ended("a");
-        memory.succeeded("b", key(1), now);
-        memory.forget("b");
-        assert!(memory.entries().is_empty());
-        memory.succeeded("c", key(1), now);
-        memory.succeeded("d", key(1), now);
-        let token = memory.begin("e", &key(1), &CancellationToken::new());
-        memory.retain(&HashSet::from(["d".to_owned()]));
+        let (table, now) = (table(), Instant::now());
+        let token = table.begin("a", &key(1), &CancellationToken::new());
+        table.forget("a");
+        assert!(token.is_cancelled() && table.is_running("a"));
+        table.ended("a");
+        table.succeeded("b", key(1), now);
+        table.forget("b");
+        assert!(table.entries().is_empty());
+        table.succeeded("c", key(1), now);
+        table.succeeded("d", key(1), now);
+        let token = table.begin("e", &key(1), &CancellationToken::new());
+        table.retain(&HashSet::from(["d".to_owned()]));
         assert!(token.is_cancelled());
-        memory.ended("e");
-        let left: Vec<String> = memory.entries().keys().cloned().collect();
+        table.ended("e");
+        let left: Vec<String> = table.entries().keys().cloned().collect();
         assert_eq!(left, ["d"]);
     }
 
     #[test]
     fn respects_anothers_claim() {
         use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-        let (memory, now) = (memory(), Instant::now());
+        let (table, now) = (table(), Instant::now());
         let claim = Claim {
             holder: "other".to_owned(),
             renew_time: MicroTime(jiff::Timestamp::UNIX_EPOCH),
@@ -429,11 +429,11 @@ mod tests {
             ..OPEN
         };
         assert_eq!(
-            memory.decide("a", &key(1), view, now),
+            table.decide("a", &key(1), view, now),
             Decision::Requeue(claim::CLAIM_STALE_AFTER)
         );
         assert_eq!(
-            memory.decide("a", &key(1), view, now + claim::CLAIM_STALE_AFTER),
+            table.decide("a", &key(1), view, now + claim::CLAIM_STALE_AFTER),
             Decision::Run
         );
     }

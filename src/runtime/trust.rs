@@ -1,4 +1,4 @@
-//! Keys and trusted roots that objects name, of their own namespace.
+//! Keys and trusted roots that objects name in their own namespace.
 
 use async_trait::async_trait;
 use kube::Client;
@@ -15,10 +15,10 @@ use crate::signing::{PrivateKeyError, SigningKey};
 const PRIVATE_KEY: &str = "cosign.key";
 const PASSWORD: &str = "cosign.password";
 
-/// Opening an encrypted key takes 64 MiB, or 256 MiB at most: one at a time in a process.
-static OPENING: Semaphore = Semaphore::const_new(1);
+/// Decrypting a key takes 64 MiB of memory, at most 256 MiB, so a process decrypts one key at a time.
+static DECRYPTION: Semaphore = Semaphore::const_new(1);
 
-/// The Secrets and ConfigMaps of one namespace.
+/// Reads entries of the Secrets and ConfigMaps of one namespace.
 pub struct NamespaceEntryReader {
     client: Client,
     namespace: String,
@@ -26,7 +26,7 @@ pub struct NamespaceEntryReader {
 }
 
 impl NamespaceEntryReader {
-    /// Reads in `namespace` only.
+    /// Creates a reader for `namespace`.
     pub fn new(client: &Client, namespace: &str) -> Self {
         Self {
             secrets: Secrets::new(client.clone(), namespace),
@@ -35,7 +35,7 @@ impl NamespaceEntryReader {
         }
     }
 
-    /// The key that `signing` names. Whatever is wrong with it, another try finds it repaired.
+    /// The key that `signing` names. Every fault is retryable, because the Secret can be corrected.
     pub async fn signing_key(&self, signing: &SigningSpec) -> Result<SigningKey, Fault> {
         let name = &signing.secret_ref.name;
         let secret = self.secrets.get(name).await?;
@@ -49,7 +49,7 @@ impl NamespaceEntryReader {
             )
         };
         let pem = pem.ok_or_else(|| {
-            unusable("it has no entry cosign.key: make it by `cosign generate-key-pair k8s://NAMESPACE/NAME`")
+            unusable("it has no entry cosign.key: create it with `cosign generate-key-pair k8s://NAMESPACE/NAME`")
         })?;
         open_key(pem, password).await.map_err(|error| {
             unusable(&match error {
@@ -61,17 +61,17 @@ impl NamespaceEntryReader {
     }
 }
 
-/// Reads a private key where that may take its time.
+/// Reads a private key on a blocking thread: decryption takes up to seconds.
 pub async fn open_key(
     pem: zeroize::Zeroizing<Vec<u8>>,
     password: Option<zeroize::Zeroizing<Vec<u8>>>,
 ) -> Result<SigningKey, PrivateKeyError> {
-    let _alone = OPENING.acquire().await;
+    let _permit = DECRYPTION.acquire().await;
     let reading = tokio::task::spawn_blocking(move || {
         let password = password.as_ref().map(|password| password.as_slice());
         SigningKey::read(&pem, password)
     });
-    // It ends otherwise only when the process does.
+    // It fails only when the process ends.
     reading.await.unwrap_or(Err(PrivateKeyError::Malformed))
 }
 
@@ -85,7 +85,7 @@ impl EntryReader for NamespaceEntryReader {
         let mut data = read_config_map(&self.client, &self.namespace, name).await?;
         data.remove(key).map(String::into_bytes).ok_or_else(|| {
             let what = format!(
-                "the ConfigMap {}/{name} has no entry {key}: add it, or name another by `key`",
+                "the ConfigMap {}/{name} has no entry {key}: add it, or set `key` to another entry",
                 self.namespace
             );
             Fault::retryable(Reason::ConfigMapUnavailable, what)

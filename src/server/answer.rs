@@ -143,7 +143,7 @@ mod tests {
         let _heartbeat = answerer.health.heartbeat("the renewal of the lease", Duration::ZERO);
         let (status, why) = said(&answerer, Method::GET, "/healthz");
         assert!(
-            status == 503 && why.starts_with("the renewal of the lease has stood still"),
+            status == 503 && why.starts_with("the renewal of the lease has made no progress"),
             "{why}"
         );
     }

@@ -1,6 +1,6 @@
-//! Which images move at once: so many out of one source, so many into one destination, so many of one namespace, so many in
-//! all. A registry that is slow or dead then holds up its own images and leaves room for the others, and so does a namespace
-//! whose registries are. Of the namespaces that wait the one is next of which the fewest images move.
+//! Limits of concurrent transfers: from one source, to one destination, of one namespace, and in total. A slow or
+//! unavailable registry, or a namespace that uses one, therefore delays only its own images. The next permit goes to the
+//! namespace with the fewest running transfers.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// How many sources may have all of their images moving at once.
-const SOURCES: usize = 8;
+/// How many sources may use their whole limit at the same time.
+const FULL_SOURCES: usize = 8;
 
-/// The limits of one process. Of those that have room the next is one of the namespace that has the fewest; of several the one
-/// who came first.
+/// The limits of one process. Of the waiting transfers that the limits allow, the next one is the first of the namespace
+/// with the fewest running transfers.
 #[derive(Debug)]
 pub(super) struct ConcurrencyLimits {
     of_source: usize,
@@ -24,9 +24,9 @@ pub(super) struct ConcurrencyLimits {
 
 #[derive(Debug, Default)]
 struct State {
-    sources: Hosts,
-    destinations: Hosts,
-    namespaces: Hosts,
+    sources: Counts,
+    destinations: Counts,
+    namespaces: Counts,
     running: usize,
     waiting: VecDeque<Waiting>,
 }
@@ -37,8 +37,8 @@ struct Waiting {
     granted: oneshot::Sender<ConcurrencyPermit>,
 }
 
-/// How many images of each host, or namespace, run. Changed under the lock only.
-type Hosts = HashMap<String, Arc<AtomicUsize>>;
+/// The running transfers of each host or namespace. Changed only under the lock.
+type Counts = HashMap<String, Arc<AtomicUsize>>;
 
 #[derive(Clone, Debug)]
 struct Route {
@@ -53,7 +53,7 @@ impl Route {
     }
 }
 
-/// The right to move one image, until it is dropped.
+/// The permit to transfer one image, until it is dropped.
 #[derive(Debug)]
 pub(super) struct ConcurrencyPermit {
     limits: Arc<ConcurrencyLimits>,
@@ -61,10 +61,10 @@ pub(super) struct ConcurrencyPermit {
 }
 
 impl ConcurrencyLimits {
-    /// At most `limit` images out of one source at once, and others beside them.
+    /// Limits that allow at most `limit` concurrent transfers from one source.
     pub fn new(limit: usize) -> Arc<Self> {
         let of_source = limit.max(1);
-        let of_all = of_source.saturating_mul(SOURCES);
+        let of_all = of_source.saturating_mul(FULL_SOURCES);
         Arc::new(Self {
             of_source,
             of_destination: of_all / 2,
@@ -74,8 +74,8 @@ impl ConcurrencyLimits {
         })
     }
 
-    /// Waits for the right to move an image of `namespace` from the host `source` to the host `destination`. Waiting is no network
-    /// wait: it ends with a running transfer, whose idleness is limited. None when the process ends.
+    /// Waits for a permit to transfer an image of `namespace` from the host `source` to the host `destination`. The wait needs
+    /// no timeout: it ends with a running transfer, whose idle time is limited. None when the process ends.
     pub async fn acquire(
         self: &Arc<Self>,
         namespace: &str,
@@ -85,9 +85,9 @@ impl ConcurrencyLimits {
         let granted = {
             let mut state = self.state();
             let route = Route {
-                source: counted(&mut state.sources, source),
-                destination: counted(&mut state.destinations, destination),
-                namespace: counted(&mut state.namespaces, namespace),
+                source: count_of(&mut state.sources, source),
+                destination: count_of(&mut state.destinations, destination),
+                namespace: count_of(&mut state.namespaces, namespace),
             };
             let (sender, granted) = oneshot::channel();
             state.waiting.push_back(Waiting { route, granted: sender });
@@ -101,28 +101,28 @@ impl ConcurrencyLimits {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn has_room(&self, route: &Route) -> bool {
+    fn allows(&self, route: &Route) -> bool {
         route.source.load(Ordering::Relaxed) < self.of_source
             && route.destination.load(Ordering::Relaxed) < self.of_destination
             && route.namespace.load(Ordering::Relaxed) < self.of_namespace
     }
 
-    /// The place of the one who is next, of those that still wait.
+    /// The index of the next waiting transfer that the limits allow.
     fn next(&self, state: &State) -> Option<usize> {
-        let with_room = state
+        let allowed = state
             .waiting
             .iter()
             .enumerate()
-            .filter(|(_, waiting)| self.has_room(&waiting.route));
-        // Of several the first.
-        with_room
+            .filter(|(_, waiting)| self.allows(&waiting.route));
+        // Of several minima, `min_by_key` returns the first.
+        allowed
             .min_by_key(|(_, waiting)| waiting.route.namespace.load(Ordering::Relaxed))
             .map(|(at, _)| at)
     }
 
-    /// Gives limits to those that have room.
+    /// Grants permits to the waiting transfers that the limits allow.
     fn grant(self: &Arc<Self>) {
-        // Given back where nobody waits any more, and that takes the lock again.
+        // Permits whose waiter is gone are dropped without the lock, because their drop takes it.
         let mut unwanted = Vec::new();
         {
             let mut state = self.state();
@@ -151,7 +151,7 @@ impl Drop for ConcurrencyPermit {
             for count in self.route.counts() {
                 count.fetch_sub(1, Ordering::Relaxed);
             }
-            // Hosts come and go; who waits for one or runs holds its count.
+            // Removes the counts of unused hosts; a waiting or running transfer holds its counts.
             if state.waiting.is_empty() {
                 let used = |_: &String, count: &mut Arc<AtomicUsize>| Arc::strong_count(count) > 1;
                 state.sources.retain(used);
@@ -163,10 +163,10 @@ impl Drop for ConcurrencyPermit {
     }
 }
 
-fn counted(hosts: &mut Hosts, host: &str) -> Arc<AtomicUsize> {
-    match hosts.get(host) {
+fn count_of(counts: &mut Counts, key: &str) -> Arc<AtomicUsize> {
+    match counts.get(key) {
         Some(count) => Arc::clone(count),
-        None => Arc::clone(hosts.entry(host.to_owned()).or_default()),
+        None => Arc::clone(counts.entry(key.to_owned()).or_default()),
     }
 }
 
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_leaves_room_for_others_and_waits_for_those_that_have_less() {
+    fn the_namespace_with_the_fewest_transfers_is_next() {
         let limits = ConcurrencyLimits::new(1);
         let of = |namespace: &str, at: usize| {
             limits
@@ -201,14 +201,14 @@ mod tests {
         assert!(greedy_waits.as_mut().now_or_never().is_none());
         assert!(
             modest_waits.as_mut().now_or_never().flatten().is_some(),
-            "it came later and has less"
+            "it came later and has fewer running transfers"
         );
         drop((greedy, others));
         assert!(greedy_waits.as_mut().now_or_never().flatten().is_some());
     }
 
     #[test]
-    fn a_host_that_stands_still_leaves_room_for_others() {
+    fn an_unavailable_host_does_not_block_others() {
         let limits = ConcurrencyLimits::new(2);
         let dead: Vec<_> = (0..2).filter_map(|_| now(&limits, "dead", "in")).collect();
         assert_eq!(dead.len(), 2);
@@ -220,14 +220,14 @@ mod tests {
         assert_eq!(more.len(), 4);
         let elsewhere: Vec<_> = (0..9).filter_map(|at| now(&limits, &format!("t{at}"), "out")).collect();
         assert_eq!(elsewhere.len(), 8);
-        assert!(now(&limits, "u", "third").is_none(), "all are taken");
+        assert!(now(&limits, "u", "third").is_none(), "the total is reached");
         drop((good, more, elsewhere, dead));
         assert_eq!(limits.state().running, 0);
         assert!(limits.state().sources.len() <= 1, "{:?}", limits.state().sources);
     }
 
     #[test]
-    fn turns_go_on_in_the_order_of_coming_and_past_those_who_left() {
+    fn permits_are_granted_in_order_and_skip_dropped_waiters() {
         let limits = ConcurrencyLimits::new(1);
         let first = now(&limits, "a", "in").unwrap();
         let mut second = Box::pin(limits.acquire("n", "a", "in"));
@@ -239,7 +239,7 @@ mod tests {
         drop(second);
         drop(first);
         assert!(fourth.as_mut().now_or_never().is_none(), "it came last");
-        // Granted, and nobody takes it.
+        // Granted to a waiter that is dropped.
         drop(third);
         assert!(fourth.as_mut().now_or_never().flatten().is_some());
     }

@@ -1,8 +1,12 @@
-//! Moves images that stand as `JackalImage` objects: the same worker in the controller, for images from
-//! registries, and in the agent, for those of its node. What differs between the two is a [`Role`](crate::runtime::Role).
+//! Moving images that stand as objects: of registries, or of this node.
 
+mod claim;
 mod concurrency;
-mod image;
+mod context;
+mod prepare;
+mod reconcile;
+mod record;
 mod task;
+mod transfer;
 
-pub use image::run;
+pub use reconcile::run;

@@ -272,7 +272,7 @@ async fn named_secret() {
     let status = image.await.status.unwrap();
     let said = &condition(&status.conditions, "Ready").unwrap().message;
     let listed = format!(
-        "agent.secretNamespaces of the chart lists: have {} added there",
+        "agent.secretNamespaces of the chart lists: ask the administrator to add {} there",
         home.namespace
     );
     assert!(

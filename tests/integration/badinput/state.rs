@@ -141,7 +141,7 @@ async fn without_a_registry_it_waits_for_the_clusters_own() {
         "app",
         "InvalidSpec",
         &[
-            "no registry is named",
+            "no registry is configured",
             "spec.registry.address",
             "--registry-address",
             "initialise the cluster",

@@ -346,7 +346,11 @@ async fn who_was_stopped_while_it_moved_an_image_writes_nothing_when_it_wakes_up
     let woken = Instant::now();
     a.signal("CONT");
     eventually(SOON, "it has looked who moves the image", async || {
-        match a.log().contains("another process moves it by now") && ways.looks_at_lease("a", woken) > 5 {
+        match a
+            .log()
+            .contains("another process transfers the image or has transferred it")
+            && ways.looks_at_lease("a", woken) > 5
+        {
             true => Ok(()),
             false => Err(a.log()),
         }

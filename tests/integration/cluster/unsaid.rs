@@ -82,7 +82,7 @@ async fn what_could_not_be_said_is_said_later() {
         let unwritten = |name: &str| {
             let of = format!("\"{}/{name}\"", cluster.namespace);
             let mut lines = log.lines();
-            lines.any(|line| line.contains("the status could not be written") && line.contains(&of))
+            lines.any(|line| line.contains("cannot write the status") && line.contains(&of))
         };
         match unwritten("image") && unwritten("package") {
             true => Ok(()),

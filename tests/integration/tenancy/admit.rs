@@ -40,7 +40,7 @@ async fn a_node_hands_out_only_what_its_policy_admits() {
     patched.unwrap();
     let said = image_stalled(&cluster, "forced", "PolicyDenied").await;
     assert!(
-        said.contains("the agent on n1 does not hand out") && said.contains("--admit"),
+        said.contains("the agent on n1 does not provide") && said.contains("--admit"),
         "{said}"
     );
 
@@ -56,7 +56,7 @@ async fn a_node_hands_out_only_what_its_policy_admits() {
         let said = image_stalled(&cluster, name, "PolicyDenied").await;
         let whom = format!("to the namespace {} (--admit)", cluster.namespace);
         assert!(
-            said.contains("n1: the agent on n1 does not hand out") && said.contains(&whom),
+            said.contains("n1: the agent on n1 does not provide") && said.contains(&whom),
             "{said}"
         );
         let status = api.get(name).await.unwrap().status.unwrap();

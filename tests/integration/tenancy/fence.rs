@@ -216,7 +216,7 @@ async fn names_of_before_the_fence_are_told_of() {
             (image.status.as_ref()?.name.as_ref() == Some(&name)).then_some(())
         })
         .await;
-    let told = format!("its name was {ADDRESS}/team/app:1 before");
+    let told = format!("its former name {ADDRESS}/team/app:1 is outside");
     eventually(SOON, "an event tells of the old name", async || {
         let events = cluster.events("app").await;
         let told = |event: &&String| event.contains(&told) && event.contains("--repository-policy any");
