@@ -160,8 +160,8 @@ async fn fenced_namespaces_neither_write_nor_read_each_others_repositories() {
         let name = format!("theirs-{number}");
         first.apply(&lone(&name, &format!("{host}/{theirs}"), &to));
         let said = image_stalled(&first, &name, "PolicyDenied").await;
-        let below = format!("below `base/{}/` (--repository-policy namespace)", first.namespace);
-        assert!(said.contains(&below), "{said}");
+        let under = format!("under `base/{}/` (--repository-policy namespace)", first.namespace);
+        assert!(said.contains(&under), "{said}");
     }
     let stolen = format!("{{image: '{ADDRESS}/{theirs}'}}");
     first.apply(&package("thief", "1", &[&stolen], ""));
