@@ -38,6 +38,7 @@
 //! observer's own clock is stale. The task table keeps, for each object, the running task, the last result and the
 //! delay before the next attempt. A process needs none of this after a restart.
 
+mod agent_lease;
 mod api_server;
 mod claim;
 mod config_maps;
@@ -55,10 +56,12 @@ mod role;
 mod secrets;
 mod selected_tag;
 mod settings;
+mod shared_watch;
 mod status;
 mod task_table;
 mod trust;
 
+pub use agent_lease::{AGENT_LABEL, AGENT_LEASE_PREFIX, agent_lease_name};
 pub use api_server::refuse_api_server;
 pub use claim::{CLAIM_RENEW_INTERVAL, CLAIM_STALE_AFTER, remaining_hold};
 pub use config_maps::read_config_map;
@@ -78,6 +81,7 @@ pub use role::{Recheck, Role, WorkerInputs};
 pub use secrets::{PullCredentials, Secrets};
 pub use selected_tag::{current_selection, image_with_tag, same_selection, spec_with_tag};
 pub use settings::Settings;
+pub use shared_watch::{ObjectChange, SharedObjects, SharedWatch, shared_watch};
 pub use status::{
     Failure, Success, WrittenImage, disposition_after_write, kube_fault, qualified_name, record_success,
     requires_signatures, update_status, with_short_timeout, with_timeout,
