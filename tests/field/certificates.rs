@@ -131,7 +131,7 @@ async fn build_trusts_a_private_authority_from_a_file() {
                     let ended = build_with_bundle(&registry, |_| other.authority().into()).await;
                     ended.failed(
                         1,
-                        &["certificate signed by unknown authority", "as the CA by --ca-file"],
+                        &["certificate signed by unknown authority", "as the CA certificate in --ca-file"],
                     );
                 }
                 .boxed()

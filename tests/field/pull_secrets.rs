@@ -158,7 +158,7 @@ async fn pull_secrets_are_read_like_the_kubelet_does() {
                     let (status, message) = copy_with_secrets(|_| vec![config("a", Value::Null)], ONE).await;
                     assert_eq!(status, "False");
                     assert!(
-                        message.contains("in the Secret that imagePullSecrets names"),
+                        message.contains("in the Secret of imagePullSecrets"),
                         "{message}"
                     );
                     for means in ["docker login", "config.json", "--"] {

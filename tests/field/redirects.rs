@@ -142,7 +142,10 @@ async fn redirect_to_another_host() {
         .await;
     let message = sent.unwrap_err().to_string();
     assert!(
-        message.contains(&format!("the registry redirects to http://{}", other.host)),
+        message.contains(&format!(
+            "the registry redirects a write request to http://{}",
+            other.host
+        )),
         "{message}"
     );
     assert_eq!(other.requests().len(), 0);

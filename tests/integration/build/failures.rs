@@ -103,7 +103,7 @@ async fn invalid_input_and_failures_have_different_exit_codes() {
             "shop.yaml",
             free,
             1,
-            "connection refused; check that the registry runs there",
+            "connection refused; check that the registry is running",
         ),
         (
             "shop.yaml",
