@@ -168,7 +168,7 @@ async fn an_invalid_spec_is_reported_until_corrected() {
         Case::new(
             "too-long",
             "InvalidReference",
-            &["component `main`", "takes 128", "shorter tag", "naming: Plain"],
+            &["component `main`", "allow only 128", "shorter tag", "naming: Plain"],
             Box::pin(cluster.patch::<JackalPackage>("too-long", json!({ "spec": { "naming": "Plain" } }))),
         )
         .of_package()
@@ -192,7 +192,7 @@ async fn an_invalid_spec_is_reported_until_corrected() {
         Case::new(
             "too-long",
             "InvalidReference",
-            &["takes 128", "naming: Plain"],
+            &["allow only 128", "naming: Plain"],
             Box::pin(edit("too-long", json!({ "naming": "Plain" }))),
         )
         .of_image()
