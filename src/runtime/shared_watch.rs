@@ -8,18 +8,22 @@
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures::{Stream, StreamExt as _, stream};
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt as _};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
 
 use super::health::Listing;
 use super::objects::drop_managed_fields;
+
+/// How many changes are kept for a subscriber that has not read them yet.
+const KEPT_CHANGES: usize = 4096;
 
 /// A change of one object, or of all.
 #[derive(Debug)]
@@ -95,14 +99,14 @@ pub struct SharedWatch<K: Resource<DynamicType = ()> + Clone + 'static> {
 #[derive(Clone, Debug)]
 pub struct SharedObjects<K: Resource<DynamicType = ()> + Clone + 'static> {
     store: Store<K>,
-    subscribers: Arc<Mutex<Subscribers<K>>>,
+    changes: Arc<Mutex<Changes<K>>>,
 }
 
 #[derive(Debug)]
-struct Subscribers<K> {
+struct Changes<K> {
     /// Whether all objects were listed once.
     listed: bool,
-    senders: Vec<UnboundedSender<ObjectChange<K>>>,
+    sender: broadcast::Sender<ObjectChange<K>>,
 }
 
 /// A watch, and its objects.
@@ -110,9 +114,9 @@ pub fn shared_watch<K: Resource<DynamicType = ()> + Clone + 'static>() -> (Share
     let (store, writer) = reflector::store();
     let objects = SharedObjects {
         store,
-        subscribers: Arc::new(Mutex::new(Subscribers {
+        changes: Arc::new(Mutex::new(Changes {
             listed: false,
-            senders: Vec::new(),
+            sender: broadcast::Sender::new(KEPT_CHANGES),
         })),
     };
     let watch = SharedWatch {
@@ -146,7 +150,7 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> SharedWatch<K> {
     fn apply(&mut self, event: &Event<K>) {
         let store = &self.objects.store;
         // Held until the store has changed: a new subscriber gets either the change or a store that holds it.
-        let mut subscribers = self.objects.subscribers();
+        let mut changes = self.objects.changes();
         let before = match event {
             Event::Apply(object) | Event::Delete(object) => store.get(&ObjectRef::from_obj(object)),
             Event::Init | Event::InitApply(_) | Event::InitDone => None,
@@ -162,18 +166,19 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> SharedWatch<K> {
                 last: Arc::new(object.clone()),
             },
             Event::InitDone => {
-                subscribers.listed = true;
+                changes.listed = true;
                 ObjectChange::Listed
             }
             Event::Init | Event::InitApply(_) => return,
         };
-        subscribers.senders.retain(|sender| sender.send(change.clone()).is_ok());
+        // Fails if there is no subscriber.
+        let _ = changes.sender.send(change);
     }
 }
 
 impl<K: Resource<DynamicType = ()> + Clone + 'static> SharedObjects<K> {
-    fn subscribers(&self) -> MutexGuard<'_, Subscribers<K>> {
-        self.subscribers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn changes(&self) -> MutexGuard<'_, Changes<K>> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All objects.
@@ -181,17 +186,23 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> SharedObjects<K> {
         self.store.clone()
     }
 
-    /// All changes from now on; [`ObjectChange::Listed`] first where all objects were listed before. A subscriber that is
-    /// slow delays no other: what it has not read yet is kept.
-    pub fn subscribe(&self) -> UnboundedReceiverStream<ObjectChange<K>> {
-        let (sender, receiver) = unbounded_channel();
-        let mut subscribers = self.subscribers();
-        if subscribers.listed {
-            // The receiver exists.
-            let _ = sender.send(ObjectChange::Listed);
-        }
-        subscribers.senders.push(sender);
-        UnboundedReceiverStream::new(receiver)
+    /// All changes from now on; [`ObjectChange::Listed`] first where all objects were listed before. A slow subscriber delays
+    /// no other: when it is more than [`KEPT_CHANGES`] behind, it gets [`ObjectChange::Listed`] instead of the oldest ones.
+    pub fn subscribe(&self) -> BoxStream<'static, ObjectChange<K>>
+    where
+        K: Send + Sync,
+    {
+        let changes = self.changes();
+        let listed = stream::iter(changes.listed.then_some(ObjectChange::Listed));
+        let receiver = changes.sender.subscribe();
+        let later = stream::unfold(receiver, |mut receiver| async {
+            match receiver.recv().await {
+                Ok(change) => Some((change, receiver)),
+                Err(RecvError::Lagged(_)) => Some((ObjectChange::Listed, receiver)),
+                Err(RecvError::Closed) => None,
+            }
+        });
+        listed.chain(later).boxed()
     }
 
     /// The objects that `changes` are about, deleted ones included: those that a controller is to reconcile.
@@ -275,11 +286,28 @@ mod tests {
     }
 
     #[test]
-    fn a_subscriber_that_was_dropped_is_removed() {
+    fn a_subscriber_that_is_far_behind_gets_the_latest_changes_and_a_list() {
+        let (mut watch, objects) = shared_watch();
+        let mut slow = objects.subscribe();
+        let count = KEPT_CHANGES + 2;
+        for version in 0..count {
+            watch.apply(&Event::Apply(object("a", &version.to_string())));
+        }
+        let mut next = || slow.next().now_or_never().flatten();
+        assert!(matches!(next(), Some(ObjectChange::Listed)));
+        let versions: Vec<String> = std::iter::from_fn(next)
+            .filter_map(|change| change.now().and_then(ConfigMap::resource_version))
+            .collect();
+        assert_eq!(versions.len(), KEPT_CHANGES);
+        assert_eq!(versions.last(), Some(&(count - 1).to_string()));
+    }
+
+    #[test]
+    fn changes_that_no_subscriber_will_read_are_not_kept() {
         let (mut watch, objects) = shared_watch();
         drop(objects.subscribe());
         watch.apply(&Event::Apply(object("a", "1")));
-        assert!(objects.subscribers().senders.is_empty());
+        assert!(objects.changes().sender.is_empty());
     }
 
     // Why this is not kube's own shared store. When these tests fail, it can be.
@@ -289,6 +317,8 @@ mod tests {
         use std::task::{Context, Poll, Wake, Waker};
 
         use kube::runtime::reflector::ReflectHandle;
+        use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+        use tokio_stream::wrappers::UnboundedReceiverStream;
 
         use super::*;
 
