@@ -18,9 +18,9 @@
 //! # Reading files
 //!
 //! Files are read by a separate thread that requests large files from the disk 16 MiB ahead; the kernel's own window of
-//! 128 KiB does not saturate a fast disk. Most files are small: a second thread opens the next 32 files of a layer and
-//! requests all of them while the first thread reads and checks the previous ones. The chunk buffers belong to the
-//! process, not to a layer, and are reused.
+//! 128 KiB does not saturate a fast disk. Most files are small: four threads look up and open the next files of a layer in
+//! parallel, 16 at a time, and request them, while the first thread reads and checks the previous ones. The chunk buffers
+//! belong to the process, not to a layer, and are reused.
 //!
 //! # Repeated reads
 //!
