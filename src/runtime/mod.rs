@@ -5,11 +5,11 @@
 //!
 //! `policy` evaluates the administrator's flags without IO. `registry_target` is the only place where an object's
 //! registry becomes an endpoint, a prefix and, with `--repository-policy namespace`, a [`RepositoryScope`]. The scope
-//! applies to everything that is read or written in the operator's registry with the operator's credentials: the location of an
-//! image (an image that already names the registry keeps its path, so the prefix alone would not confine it), the
-//! source of a copy within the registry, and mounts. `transfer::KnownBlobs` is separate for each scope, because a
-//! tenant that knows the digest of another tenant's blob must not get it by a mount. The scope applies to an object
-//! that names the operator's registry by any name that the operator knows.
+//! applies to everything that is read or written in the operator's registry with the operator's credentials: the
+//! location of an image (an image that already names the registry keeps its path, so the prefix alone would not confine
+//! it), the source of a copy within the registry, and mounts. `transfer::KnownBlobs` is separate for each scope,
+//! because a tenant that knows the digest of another tenant's blob must not get it by a mount. The scope applies to an
+//! object that names the operator's registry by any name that the operator knows.
 //!
 //! `--source-host` applies to hosts that objects name. It does not apply to public hosts that a registry redirects to,
 //! because the blobs of public registries are on hosts that cannot be listed. Such a host gets no credentials and only

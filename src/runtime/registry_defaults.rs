@@ -1,4 +1,5 @@
-//! The administrator's settings of registries, and the operator's registry, which follows from them and the cluster's state.
+//! The administrator's settings of registries, and the operator's registry, which follows from them and the cluster's
+//! state.
 
 use std::sync::Arc;
 use std::time::Duration;
