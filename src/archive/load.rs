@@ -113,7 +113,7 @@ fn content_size(package: &Packed) -> u64 {
 pub async fn load_stream(mut reader: Reader, target: &Target<'_>, progress: &Progress) -> Result<Loaded, Fault> {
     let package = reader.package().clone();
     let coordinates = Coordinates::of(&package, target.prefix)?;
-    progress.expect(content_size(&package));
+    progress.set_total(content_size(&package));
     let destination = (target.open)(&coordinates.repository);
     let packages = [(&package, coordinates.repository.clone())];
     omitted::check(&omitted::missing(&packages, None, target).await?, target)?;
@@ -124,7 +124,7 @@ pub async fn load_stream(mut reader: Reader, target: &Target<'_>, progress: &Pro
         let is_document = file.path == LAYOUT_INDEX || images.lists(&file.digest);
         let content = reader
             .content(&file)
-            .inspect_ok(|chunk| progress.passed(chunk.len() as u64))
+            .inspect_ok(|chunk| progress.add_moved(chunk.len() as u64))
             .boxed();
         sent += match is_document {
             true => images.keep(&file, content).await.map_err(within)?,
@@ -149,7 +149,7 @@ pub async fn load(archive: &Arc<Archive>, target: &Target<'_>, progress: &Progre
     let packages: Vec<(&Packed, Coordinates)> = packages
         .map(|package| Ok((package, Coordinates::of(package, target.prefix)?)))
         .collect::<Result<_, Fault>>()?;
-    progress.expect(
+    progress.set_total(
         packages
             .iter()
             .map(|(package, _)| content_size(package))
@@ -167,14 +167,14 @@ pub async fn load(archive: &Arc<Archive>, target: &Target<'_>, progress: &Progre
         for file in &files {
             let within = |fault: Fault| fault.with_context(format_args!("file `{}` of the package", file.path));
             match package.omits(file) {
-                true => progress.passed(file.size),
+                true => progress.add_moved(file.size),
                 false => {
                     bytes += store_file(archive, &*destination, file, progress)
                         .await
                         .map_err(within)?;
                 }
             }
-            known.saw(&file.digest, destination.repository());
+            known.record(&file.digest, destination.repository());
         }
         sent.push(bytes);
         repositories.push(destination);
@@ -213,7 +213,7 @@ async fn store_file(
     progress: &Progress,
 ) -> Result<u64, Fault> {
     if destination.holds(&file.digest).await?.is_some() {
-        progress.passed(file.size);
+        progress.add_moved(file.size);
         return Ok(0);
     }
     let content = archive.read(&file.digest);
@@ -221,7 +221,9 @@ async fn store_file(
     let upload = Upload {
         digest: Some(file.digest.clone()),
         size: Some(file.size),
-        bytes: content.inspect_ok(|chunk| progress.passed(chunk.len() as u64)).boxed(),
+        bytes: content
+            .inspect_ok(|chunk| progress.add_moved(chunk.len() as u64))
+            .boxed(),
     };
     Ok(destination.upload(upload).await?.1)
 }
@@ -362,7 +364,7 @@ impl StoredImages {
         let known = Arc::<KnownBlobs>::default();
         for document in self.tree.documents() {
             for blob in distinct_blobs(std::slice::from_ref(document)) {
-                known.saw(&blob.digest, self.repository.repository());
+                known.record(&blob.digest, self.repository.repository());
             }
         }
         known

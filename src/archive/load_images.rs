@@ -42,7 +42,7 @@ pub async fn load_images(
 ) -> Result<LoadedImages, Fault> {
     check_names(archive.images(), target)?;
     let needed = needed(archive, target).await?;
-    progress.expect(
+    progress.set_total(
         needed
             .iter()
             .fold(0, |sum, needed| needed.blob.size.saturating_add(sum)),
@@ -52,7 +52,7 @@ pub async fn load_images(
     for needed in &needed {
         let within = |fault: Fault| fault.with_context(format_args!("image `{}`", needed.image));
         sent += store(archive, needed, progress).await.map_err(within)?;
-        known.saw(&needed.blob.digest, needed.destination.repository());
+        known.record(&needed.blob.digest, needed.destination.repository());
     }
     let source: Arc<dyn ImageSource> = Arc::<Archive>::clone(archive);
     let images = publish_images(&source, archive.images(), &known, target).await?;
@@ -139,7 +139,7 @@ async fn needed(archive: &Archive, target: &Target<'_>) -> Result<Vec<Needed>, F
 async fn store(archive: &Archive, needed: &Needed, progress: &Progress) -> Result<u64, Fault> {
     let Needed { blob, destination, .. } = needed;
     if destination.holds(&blob.digest).await?.is_some() {
-        progress.passed(blob.size);
+        progress.add_moved(blob.size);
         return Ok(0);
     }
     let content = match archive.read(&blob.digest) {
@@ -152,7 +152,9 @@ async fn store(archive: &Archive, needed: &Needed, progress: &Progress) -> Resul
     let upload = Upload {
         digest: Some(blob.digest.clone()),
         size: Some(blob.size),
-        bytes: content.inspect_ok(|chunk| progress.passed(chunk.len() as u64)).boxed(),
+        bytes: content
+            .inspect_ok(|chunk| progress.add_moved(chunk.len() as u64))
+            .boxed(),
     };
     Ok(destination.upload(upload).await?.1)
 }

@@ -63,7 +63,7 @@ pub async fn write(
     let manifests = manifests(repository, &files).await?;
     describe_first(&mut files, &manifests);
     let omitted = omit(&mut files, holdings, &manifests);
-    progress.expect(files.iter().fold(0, |sum, file| file.size.saturating_add(sum)));
+    progress.set_total(files.iter().fold(0, |sum, file| file.size.saturating_add(sum)));
     let config = small(repository, &content.config).await?;
     let header = Header {
         packages: vec![Packed {
@@ -199,7 +199,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
                 }
                 hasher.update(chunk).await;
                 buffer.extend_from_slice(chunk);
-                progress.passed(chunk.len() as u64);
+                progress.add_moved(chunk.len() as u64);
             }
             let ended = chunk.is_none();
             while buffer.len() >= FRAME_CONTENT || (ended && !buffer.is_empty()) {

@@ -58,7 +58,10 @@ async fn every_command_of_the_air_gap_page_works() {
     assert!(commands.len() >= 8, "{}", commands.len());
     for text in commands {
         let script = script(text, &connected, &site);
-        let output = workspace.command_of(Path::new("/bin/bash"), &["-c", &script]).output().unwrap();
+        let output = workspace
+            .command_of(Path::new("/bin/bash"), &["-c", &script])
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{text}: {}", all_output(&output));
     }
     let found = digests(&site).await;

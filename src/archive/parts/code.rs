@@ -122,7 +122,7 @@ pub(super) async fn encode(
             Ok((coder, outputs, buffer))
         })
         .await?;
-        progress.passed(length * parts.len() as u64);
+        progress.add_moved(length * parts.len() as u64);
         offset += length;
     }
     blocking(move || outputs.into_iter().map(Written::finish).collect()).await
@@ -183,7 +183,7 @@ pub(super) async fn decode(
             Ok((coder, outputs, buffer))
         })
         .await?;
-        progress.passed(length * parts as u64);
+        progress.add_moved(length * parts as u64);
         offset += length;
     }
     blocking(move || outputs.into_iter().map(Written::finish).collect()).await

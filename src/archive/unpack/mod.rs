@@ -43,7 +43,7 @@ pub async fn write_oci_archive(
     progress: &Progress,
 ) -> Result<Unpacked, Fault> {
     let files = plan::oci(images, |digest| archive.size(digest))?;
-    progress.expect(plan::total(&files));
+    progress.set_total(plan::total(&files));
     write::tar(archive, &files, out, progress).await
 }
 
@@ -60,6 +60,6 @@ pub async fn write_docker_archive(
 ) -> Result<Unpacked, Fault> {
     let images = docker::describe(archive, images, progress).await?;
     let files = plan::docker(&images)?;
-    progress.expect(progress.done().saturating_add(plan::total(&files)));
+    progress.set_total(progress.done().saturating_add(plan::total(&files)));
     write::tar(archive, &files, out, progress).await
 }
