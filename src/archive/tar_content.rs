@@ -1,6 +1,7 @@
 //! The tar in an archive, read at any offset: as it is in the file, or in the frames of a seekable Zstandard file.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -28,6 +29,11 @@ const SEEK_TABLE_LIMIT: u64 = 32 << 20;
 pub trait TarContent: Send + Sync {
     /// The bytes from `offset`, at most `length` of them. An error ends them; they end early where the tar does.
     fn read(&self, offset: u64, length: u64) -> ByteStream<'static>;
+
+    /// The names of the parts of the archive that hold these bytes, for messages; `None` where there are no parts.
+    fn parts_of(&self, _offset: u64, _length: u64) -> Option<String> {
+        None
+    }
 }
 
 /// A tar that is a file as it is.
@@ -63,6 +69,10 @@ impl TarContent for PlainTar {
             .buffered(AHEAD)
             .flat_map(pieces_of)
             .boxed()
+    }
+
+    fn parts_of(&self, offset: u64, length: u64) -> Option<String> {
+        self.input.parts_of(offset, length)
     }
 }
 
@@ -123,15 +133,30 @@ impl SeekableTar {
     }
 }
 
-impl TarContent for SeekableTar {
-    fn read(&self, offset: u64, length: u64) -> ByteStream<'static> {
+impl SeekableTar {
+    /// The places of the frames that hold the `length` bytes of content at `offset`.
+    fn frames_of(&self, offset: u64, length: u64) -> Range<usize> {
         let end = offset.saturating_add(length);
         let first = self
             .frames
             .partition_point(|frame| frame.content_offset + frame.content <= offset);
         let last = self.frames.partition_point(|frame| frame.content_offset < end);
+        first..last.max(first)
+    }
+}
+
+impl TarContent for SeekableTar {
+    fn parts_of(&self, offset: u64, length: u64) -> Option<String> {
+        let frames = self.frames.get(self.frames_of(offset, length))?;
+        let (first, last) = (frames.first()?, frames.last()?);
+        self.input
+            .parts_of(first.offset, last.offset + last.length - first.offset)
+    }
+
+    fn read(&self, offset: u64, length: u64) -> ByteStream<'static> {
+        let end = offset.saturating_add(length);
         let (frames, input) = (Arc::clone(&self.frames), Arc::clone(&self.input));
-        stream::iter(first..last.max(first))
+        stream::iter(self.frames_of(offset, length))
             .map(move |at| {
                 let (frame, input) = (frames[at], Arc::clone(&input));
                 blocking(move || {

@@ -47,7 +47,7 @@ impl From<NamingFlag> for Naming {
 #[derive(Debug, Args)]
 #[command(after_help = examples::LOAD)]
 pub(super) struct Load {
-    /// The file; - for standard input.
+    /// The file; FILE.part000 for a file in parts, - for standard input.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// The registry, `HOST[:PORT][/PREFIX]`, or `oci:DIR` for an OCI layout.
