@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt as _;
 use futures::stream;
+use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::header::Packed;
 use super::image_list::{ImageTree, NamedImage, deliver_from, root_of};
@@ -157,7 +157,13 @@ impl Archive {
     /// The content `digest`, which ends in an error where it has another digest.
     pub fn read(&self, digest: &Digest) -> Option<ByteStream<'static>> {
         let content = self.read_range(digest, 0, u64::MAX)?;
-        Some(verified(content, &format!("the blob {digest}"), digest))
+        let content = verified(content, &format!("the blob {digest}"), digest);
+        let extent = self.contents.blobs.get(digest);
+        let parts = extent.and_then(|extent| self.contents.tar.parts_of(extent.offset, extent.size));
+        Some(match parts {
+            None => content,
+            Some(parts) => content.map_err(move |fault| fault.with_context(&parts)).boxed(),
+        })
     }
 
     /// The whole content of `digest`, verified.

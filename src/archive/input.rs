@@ -17,6 +17,11 @@ pub trait RandomAccess: Send + Sync {
     /// # Errors
     /// `UnexpectedEof` where there are fewer bytes, and errors of the file system, which name the file.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// The names of the parts that hold the `length` bytes at `offset`, for messages; `None` where there are no parts.
+    fn parts_of(&self, _offset: u64, _length: u64) -> Option<String> {
+        None
+    }
 }
 
 /// A file on disk.

@@ -1,6 +1,7 @@
 //! The tar in an archive, read at any offset: as it is in the file, or in the frames of a seekable Zstandard file.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -36,6 +37,10 @@ pub trait TarContent: Send + Sync {
 
     /// Keeps the bytes at `offset` for later reads, where that spares reading from the beginning.
     fn keep(&self, _offset: u64, _content: Bytes) {}
+    /// The names of the parts of the archive that hold these bytes, for messages; `None` where there are no parts.
+    fn parts_of(&self, _offset: u64, _length: u64) -> Option<String> {
+        None
+    }
 }
 
 /// A tar that is a file as it is.
@@ -71,6 +76,10 @@ impl TarContent for PlainTar {
             .buffered(AHEAD)
             .flat_map(pieces_of)
             .boxed()
+    }
+
+    fn parts_of(&self, offset: u64, length: u64) -> Option<String> {
+        self.input.parts_of(offset, length)
     }
 }
 
@@ -131,15 +140,30 @@ impl SeekableTar {
     }
 }
 
-impl TarContent for SeekableTar {
-    fn read(&self, offset: u64, length: u64) -> ByteStream<'static> {
+impl SeekableTar {
+    /// The places of the frames that hold the `length` bytes of content at `offset`.
+    fn frames_of(&self, offset: u64, length: u64) -> Range<usize> {
         let end = offset.saturating_add(length);
         let first = self
             .frames
             .partition_point(|frame| frame.content_offset + frame.content <= offset);
         let last = self.frames.partition_point(|frame| frame.content_offset < end);
+        first..last.max(first)
+    }
+}
+
+impl TarContent for SeekableTar {
+    fn parts_of(&self, offset: u64, length: u64) -> Option<String> {
+        let frames = self.frames.get(self.frames_of(offset, length))?;
+        let (first, last) = (frames.first()?, frames.last()?);
+        self.input
+            .parts_of(first.offset, last.offset + last.length - first.offset)
+    }
+
+    fn read(&self, offset: u64, length: u64) -> ByteStream<'static> {
+        let end = offset.saturating_add(length);
         let (frames, input) = (Arc::clone(&self.frames), Arc::clone(&self.input));
-        stream::iter(first..last.max(first))
+        stream::iter(self.frames_of(offset, length))
             .map(move |at| {
                 let (frame, input) = (frames[at], Arc::clone(&input));
                 blocking(move || {

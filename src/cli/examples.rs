@@ -90,6 +90,8 @@ pub(super) const LOAD: &str = "\
 Examples:
   # Into the registry of a cluster
   jackal-operator load shop.tar.zst --to registry.example.com/team
+  # A file in parts
+  jackal-operator load shop.tar.zst.part000 --to registry.example.com/team
   # Out of a pipe
   ssh laptop cat shop.tar.zst | jackal-operator load - --to registry.example.com
   # Into an OCI layout

@@ -49,7 +49,7 @@ impl From<NamingFlag> for Naming {
 #[derive(Debug, Args)]
 #[command(after_help = examples::LOAD)]
 pub(super) struct Load {
-    /// The file or directory; - for a file of `pack` on standard input.
+    /// The file or directory; FILE.part000 for a file in parts, - for a file of `pack` on standard input.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// The name of the image, in an archive that has one image.
