@@ -19,6 +19,7 @@ mod members;
 mod oci_layout;
 mod open;
 mod order;
+mod package_tar;
 mod read;
 mod stream_tar;
 mod tar_content;

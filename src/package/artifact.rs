@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::archive::{INPUTS, INPUTS_SIGNATURE, StoredTar};
-use super::definition::Definition;
+use super::definition::{Definition, Dialect};
 use crate::fault::{Fault, Reason};
 use crate::oci::{
     Content, Descriptor, Digest, Document, Index, MANIFEST_LIMIT, Manifest, PACKAGE_OS, Platform, Reference, media_type,
@@ -18,7 +18,7 @@ pub(crate) const TITLE: &str = "org.opencontainers.image.title";
 /// The annotation by which ORAS, and Zarf with it, names an image in a layout.
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The annotation by which Jackal, and older Zarf, names an image in a layout.
-pub(super) const BASE_NAME: &str = "org.opencontainers.image.base.name";
+pub(crate) const BASE_NAME: &str = "org.opencontainers.image.base.name";
 /// The path of the list of images.
 pub(crate) const LAYOUT_INDEX: &str = "images/index.json";
 /// The path of the file that marks the folder of the images as an OCI layout.
@@ -135,7 +135,16 @@ impl Artifact {
         files.insert(definition.dialect.file.to_owned(), yaml);
         let config = sealed.json()?;
         let layers = layers(&files, &mounts, contents.archives);
-        let manifest = manifest(&sealed, &layers, &config)?;
+        let annotations = [
+            (TITLE, sealed.name()),
+            (
+                "org.opencontainers.image.description",
+                sealed.metadata.description.as_str(),
+            ),
+            ("org.opencontainers.image.created", EPOCH),
+        ];
+        let annotations = annotations.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let manifest = manifest(sealed.dialect, annotations.into(), &layers, &config)?;
         let size = size(&layers, &config, &manifest);
         Ok(Self {
             files,
@@ -308,12 +317,12 @@ fn check_digest(digest: &Digest) -> Result<(), Fault> {
 }
 
 /// A file of the package, as a layer without its media type.
-struct Layer {
-    path: String,
-    digest: Digest,
-    size: u64,
+pub(super) struct Layer {
+    pub path: String,
+    pub digest: Digest,
+    pub size: u64,
     /// Of a tar, what it was made of, and the signature of that.
-    made_of: Option<(Digest, Option<String>)>,
+    pub made_of: Option<(Digest, Option<String>)>,
 }
 
 fn layers(files: &BTreeMap<String, Bytes>, mounts: &[Mount], archives: &[StoredTar]) -> Vec<Layer> {
@@ -346,7 +355,13 @@ fn checksums(layers: &[Layer]) -> Bytes {
     (lines.join("\n") + "\n").into()
 }
 
-fn manifest(sealed: &Definition, layers: &[Layer], config: &Bytes) -> Result<Document, Fault> {
+/// The manifest of the artifact with `layers`, with `annotations`, among them its title.
+pub(super) fn manifest(
+    dialect: Dialect,
+    annotations: BTreeMap<String, String>,
+    layers: &[Layer],
+    config: &Bytes,
+) -> Result<Document, Fault> {
     let count = layers.len();
     let descriptor = |layer: &Layer| {
         let made_of = layer.made_of.iter().flat_map(|(inputs, signature)| {
@@ -359,34 +374,21 @@ fn manifest(sealed: &Definition, layers: &[Layer], config: &Bytes) -> Result<Doc
                 .chain(made_of)
                 .map(|(key, value)| (key.to_owned(), value))
                 .collect(),
-            ..Descriptor::new(sealed.dialect.layer, layer.digest.clone(), layer.size)
+            ..Descriptor::new(dialect.layer, layer.digest.clone(), layer.size)
         }
     };
     let mut layers: Vec<Descriptor> = layers.iter().map(descriptor).collect();
     // The definition first, for Flux's OCIRepository takes one layer alone, the first of its media type: a few lines of
     // text, not whichever blob of an image has the least digest. Those who read packages go by the titles.
-    let place = |layer: &Descriptor| {
-        layer
-            .annotations
-            .get(TITLE)
-            .is_none_or(|path| path != sealed.dialect.file)
-    };
+    let place = |layer: &Descriptor| layer.annotations.get(TITLE).is_none_or(|path| path != dialect.file);
     layers.sort_by(|left, right| {
         (place(left), &left.digest, &left.annotations).cmp(&(place(right), &right.digest, &right.annotations))
     });
 
-    let config = Descriptor::new(sealed.dialect.config, Digest::of(config), config.len() as u64);
+    let config = Descriptor::new(dialect.config, Digest::of(config), config.len() as u64);
     let mut manifest = Manifest::new(config, layers);
-    manifest.annotations = [
-        (TITLE, sealed.name()),
-        (
-            "org.opencontainers.image.description",
-            sealed.metadata.description.as_str(),
-        ),
-        ("org.opencontainers.image.created", EPOCH),
-    ]
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .into();
+    manifest.annotations = annotations;
+    let title = manifest.annotations.get(TITLE).cloned().unwrap_or_default();
     let document =
         Document::of_manifest(manifest).map_err(|error| Fault::stalled(Reason::PackageFailed, error.to_string()))?;
     if document.raw.len() > MANIFEST_LIMIT {
@@ -394,8 +396,7 @@ fn manifest(sealed: &Definition, layers: &[Layer], config: &Bytes) -> Result<Doc
             Reason::PackageFailed,
             format!(
                 "package `{}` has {} files, and its manifest would be longer than the {MANIFEST_LIMIT} bytes that a registry takes; make two packages of it",
-                sealed.name(),
-                count
+                title, count
             ),
         ));
     }

@@ -60,6 +60,9 @@ const JACKAL: Dialect = Dialect {
     signature: None,
 };
 
+/// Both.
+pub(super) const DIALECTS: [Dialect; 2] = [ZARF, JACKAL];
+
 /// A package definition without the checksum of the artifact's files, which only the artifact knows.
 ///
 /// The same package gives the same bytes: there is no clock, host name or random number in it.
