@@ -55,6 +55,8 @@ pub struct Loaded {
 #[serde(rename_all = "camelCase")]
 struct Config {
     metadata: Metadata,
+    #[serde(default)]
+    build: Build,
 }
 
 #[derive(Deserialize)]
@@ -64,6 +66,14 @@ struct Metadata {
     name: String,
     version: String,
     architecture: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[derive(Default)]
+struct Build {
+    architecture: String,
+    flavor: String,
 }
 
 /// The repository, tag and architecture of a package, as its config says.
@@ -83,8 +93,16 @@ impl Coordinates {
             version,
             architecture,
         } = config.metadata;
+        let architecture = match architecture.is_empty() {
+            true => config.build.architecture,
+            false => architecture,
+        };
+        let tag = match config.build.flavor.as_str() {
+            "" => version.clone(),
+            flavor => format!("{version}-{flavor}"),
+        };
         let path = repository(prefix, &name);
-        let named: Result<Reference, _> = format!("localhost/{path}:{version}").parse();
+        let named: Result<Reference, _> = format!("localhost/{path}:{tag}").parse();
         if named.is_err() || name.is_empty() || version.is_empty() || architecture.is_empty() {
             return Err(invalid(
                 "has a package without name, version or architecture, or with one that no registry takes".to_owned(),
@@ -92,7 +110,7 @@ impl Coordinates {
         }
         Ok(Self {
             repository: path,
-            tag: version,
+            tag,
             architecture,
         })
     }
@@ -162,7 +180,8 @@ pub async fn load(archive: &Arc<Archive>, target: &Target<'_>, progress: &Progre
     for (package, coordinates) in &packages {
         let destination = (target.open)(&coordinates.repository);
         let manifest = package.manifest.manifest();
-        let files = manifest.map(files_of).transpose()?.unwrap_or_default();
+        let mut files = manifest.map(files_of).transpose()?.unwrap_or_default();
+        files.sort_by_key(|file| archive.offset(&file.digest));
         let mut bytes = omitted::place(package, &*destination, target).await?;
         for file in &files {
             let within = |fault: Fault| fault.with_context(format_args!("file `{}` of the package", file.path));

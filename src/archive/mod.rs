@@ -25,6 +25,7 @@ mod oci_layout;
 mod omitted;
 mod open;
 mod order;
+mod package_tar;
 pub mod parts;
 mod read;
 mod sboms;
