@@ -299,7 +299,7 @@ async fn lost_parts_are_replaced() {
         "part002 is missing",
         "part005 is missing",
         "part006 is missing",
-        "copy them again: the 2 parity parts do not suffice for 3 lost parts",
+        "copy them again: 3 parts are lost, and there is parity for 2",
     ];
     workspace.run(&["repair", LIST]).failed(2, &words);
     load(workspace, LIST, &to.host).failed(2, &words);
