@@ -16,6 +16,8 @@ mod contents;
 mod directory;
 mod docker_save;
 pub mod format;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod header;
 mod image_list;
 mod input;
