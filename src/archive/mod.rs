@@ -5,6 +5,12 @@
 //! at any offset. Metadata comes first: a skippable frame with the package's manifest and configuration ([`Header`]), then
 //! the definition, its signature, the checksums and the manifests of the images, so that a reader of a pipe can verify them before
 //! the first layer arrives.
+//!
+//! Archives of other tools are read too ([`open`] tells the format by the content): packages of Jackal and Zarf, OCI archives and
+//! layouts, files of `docker save`, archives of hauler. All of them yield [`Contents`]: a tar, and where the content with each digest
+//! lies in it. What a format lacks is made when it is opened: the manifest of a package's artifact, the manifests of images of
+//! `docker save`. A compressed tar without a seek table ([`StreamTar`]) is decompressed from its beginning; its small documents are kept
+//! when it is listed, so that `load`, which reads in the order of the file, decompresses it twice.
 
 mod check;
 mod compare;
@@ -13,6 +19,8 @@ mod diff;
 mod directory;
 mod docker_save;
 pub mod format;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod header;
 mod image_list;
 mod input;

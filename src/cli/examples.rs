@@ -95,7 +95,9 @@ Examples:
   # Out of a pipe
   ssh laptop cat shop.tar.zst | jackal-operator load - --to registry.example.com
   # Into an OCI layout
-  jackal-operator load shop.tar.zst --to oci:shop";
+  jackal-operator load shop.tar.zst --to oci:shop
+  # An image without a name in its archive
+  jackal-operator load image.tar --to registry.example.com --name example.com/team/app:1";
 
 pub(super) const SPLIT: &str = "\
 Examples:

@@ -7,6 +7,7 @@ mod archive_have;
 mod archive_parts;
 mod archive_tutorial;
 mod archive_unpack;
+mod archive_formats;
 #[path = "../attacks/mod.rs"]
 mod attacks;
 mod build;
