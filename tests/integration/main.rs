@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod archive;
+mod archive_inspect;
 mod archive_unpack;
 #[path = "../attacks/mod.rs"]
 mod attacks;
