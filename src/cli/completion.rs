@@ -46,7 +46,12 @@ mod tests {
     #[test]
     fn every_shell_has_a_script() {
         for shell in Shell::value_variants() {
-            assert!(script(*shell).contains("insecure-registry"), "{shell}");
+            let script = script(*shell);
+            assert!(script.contains("insecure-registry"), "{shell}");
+            for command in Command::command().get_subcommands() {
+                assert!(script.contains(command.get_name()), "{shell}: {}", command.get_name());
+            }
+            assert!(script.contains("oci-archive"), "{shell}");
         }
     }
 }
