@@ -345,3 +345,15 @@ fn a_referrer_is_what_cosign_finds() {
     assert_eq!(referrer.blobs[&layer], bundle.json());
     assert_eq!(referrer.blobs.len(), 2);
 }
+
+#[test]
+fn a_bundle_says_whether_a_key_or_an_identity_signed() {
+    for (json, keyless) in [
+        (made!("image.bundle.json"), false),
+        (made!("blob.bundle.json"), false),
+        (made!("keyless/logged.json"), true),
+        (made!("keyless/stamped.json"), true),
+    ] {
+        assert_eq!(Bundle::parse(json).unwrap().is_keyless(), keyless);
+    }
+}
