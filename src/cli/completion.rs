@@ -51,7 +51,9 @@ mod tests {
             for command in Command::command().get_subcommands() {
                 assert!(script.contains(command.get_name()), "{shell}: {}", command.get_name());
             }
-            assert!(script.contains("oci-archive"), "{shell}");
+            // Scripts for Elvish and PowerShell have no values of flags.
+            let has_values = !matches!(shell, Shell::Elvish | Shell::PowerShell);
+            assert!(!has_values || script.contains("oci-archive"), "{shell}");
         }
     }
 }
