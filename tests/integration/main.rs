@@ -6,6 +6,7 @@ mod archive;
 mod archive_have;
 mod archive_parts;
 mod archive_tutorial;
+mod archive_inspect;
 mod archive_unpack;
 mod archive_formats;
 #[path = "../attacks/mod.rs"]
