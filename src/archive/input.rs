@@ -2,8 +2,12 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+
+use rustix::fs::{Advice, fadvise};
+use rustix::io::{ReadWriteFlags, preadv2};
 
 /// Bytes that can be read at any offset: a file, or several files that are one behind the other. Reads block the thread.
 pub trait RandomAccess: Send + Sync {
@@ -15,6 +19,17 @@ pub trait RandomAccess: Send + Sync {
     /// # Errors
     /// `UnexpectedEof` where there are fewer bytes, and errors of the file system, which name the file.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// The same without waiting for a disk: whether `buffer` was filled with what is in memory.
+    fn read_cached_at(&self, buffer: &mut [u8], offset: u64) -> bool {
+        let _ = (buffer, offset);
+        false
+    }
+
+    /// Says that the `length` bytes at `offset` are read soon.
+    fn prefetch(&self, offset: u64, length: u64) {
+        let _ = (offset, length);
+    }
 }
 
 /// A file on disk.
@@ -49,5 +64,23 @@ impl RandomAccess for DiskFile {
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(buffer, offset)
+    }
+
+    fn read_cached_at(&self, buffer: &mut [u8], mut offset: u64) -> bool {
+        let mut rest = buffer;
+        while !rest.is_empty() {
+            // A file system that cannot tell, and a short read at the end, are left to the read that waits.
+            let into = &mut [io::IoSliceMut::new(rest)];
+            let Ok(read @ 1..) = preadv2(&self.file, into, offset, ReadWriteFlags::NOWAIT) else {
+                return false;
+            };
+            rest = &mut rest[read..];
+            offset += read as u64;
+        }
+        true
+    }
+
+    fn prefetch(&self, offset: u64, length: u64) {
+        let _ = fadvise(&self.file, offset, NonZeroU64::new(length), Advice::WillNeed);
     }
 }

@@ -23,7 +23,7 @@ pub use contents::{Archive, Contents};
 pub use header::{HEADER_LIMIT, Header, Packed};
 pub use image_list::NamedImage;
 pub use input::{DiskFile, RandomAccess};
-pub use load::{Loaded, Target, load, load_stream};
+pub use load::{Coordinates, Loaded, Target, load, load_stream};
 pub use members::{Extent, Member, list};
 pub use open::open;
 pub use order::{PackageFile, files_of};

@@ -76,7 +76,7 @@ pub use names::Names;
 pub use packed::PackedImage;
 pub use plan::{Plan, PlannedImage, check_images, listed};
 pub use provenance::Material;
-pub use publish::{PackageContents, Published, TransferredImage, publish, publish_manifest};
+pub use publish::{PackageContents, Published, TransferredImage, package_index, publish, publish_manifest};
 pub use request::ImageRequest;
 pub use requirement::{EntryReader, requirements};
 pub use sboms::PackageSboms;

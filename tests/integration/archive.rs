@@ -13,14 +13,14 @@ use crate::support::registry::{TestRegistry, Version};
 use crate::support::workspace::{CommandResult as _, Workspace, stderr};
 
 /// A package of an image and a file, in the registry and in the layout `out` of the workspace.
-struct Packages {
-    workspace: Workspace,
-    registry: TestRegistry,
-    reference: String,
+pub struct Packages {
+    pub workspace: Workspace,
+    pub registry: TestRegistry,
+    pub reference: String,
 }
 
 impl Packages {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let registry = TestRegistry::start(Version::V31);
         multi_platform(&registry.repository("team/app"), "1").await;
         let workspace = Workspace::new();
@@ -46,7 +46,7 @@ impl Packages {
         }
     }
 
-    fn pack(&self, reference: &str, file: &str, more: &[&str]) -> std::process::Output {
+    pub fn pack(&self, reference: &str, file: &str, more: &[&str]) -> std::process::Output {
         let flags = ["pack", reference, "--insecure", "--output", file];
         self.workspace.run(&[&flags[..], more].concat())
     }

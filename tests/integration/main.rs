@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod archive;
+mod archive_serve;
 #[path = "../attacks/mod.rs"]
 mod attacks;
 mod build;
