@@ -77,14 +77,22 @@ struct Build {
 }
 
 /// The repository, tag and architecture of a package, as its config says.
-struct Coordinates {
-    repository: String,
-    tag: String,
-    architecture: String,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coordinates {
+    /// The repository, with the prefix.
+    pub repository: String,
+    /// The tag: the version.
+    pub tag: String,
+    /// The architecture.
+    pub architecture: String,
 }
 
 impl Coordinates {
-    fn of(package: &Packed, prefix: &str) -> Result<Self, Fault> {
+    /// Those of `package` below `prefix`, which may be empty.
+    ///
+    /// # Errors
+    /// A stalled fault, where the config does not name them.
+    pub fn of(package: &Packed, prefix: &str) -> Result<Self, Fault> {
         let invalid = |what: String| Fault::stalled(Reason::SourceFailed, format!("the package file {what}"));
         let config: Config = decode::json(&package.config)
             .map_err(|error| invalid(format!("has a config that cannot be read: {error}")))?;

@@ -54,7 +54,7 @@ pub use input::{DiskFile, RandomAccess};
 pub use inspect::{
     Amount, ComponentSummary, ImageSummary, Inspection, PackageSummary, Shared, SignatureState, inspect,
 };
-pub use load::{Loaded, Target, load, load_stream, missing};
+pub use load::{Coordinates, Loaded, Target, load, load_stream, missing};
 pub use load_images::{LoadedImages, load_images};
 pub use members::{Extent, Member, list};
 pub use omitted::Missing;

@@ -145,6 +145,15 @@ Examples:
   # Fail where anything differs
   jackal-operator diff shop-1.4.0.tar.zst shop-1.5.0.tar.zst --exit-code --output json";
 
+pub(super) const SERVE: &str = "\
+Examples:
+  # For programs on this machine
+  jackal-operator serve shop.tar.zst
+  # For a network, with TLS
+  jackal-operator serve shop.tar.zst tools.tar.zst --listen 0.0.0.0:5000 --tls-cert tls.crt --tls-key tls.key
+  # With the names that the webhook of Zarf gives to the images of pods
+  jackal-operator serve shop.tar.zst --naming zarf";
+
 pub(super) const VERIFY: &str = "\
 Examples:
   # Verify a signature with a public key

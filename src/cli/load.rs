@@ -19,7 +19,7 @@ use crate::transfer::{Destination, LayoutDestination, Progress, RegistryDestinat
 
 /// How images are named in the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum NamingFlag {
+pub(super) enum NamingFlag {
     /// By their own repositories and tags.
     Plain,
     /// As Jackal's webhook names them.

@@ -3,12 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod archive;
-mod archive_have;
-mod archive_parts;
-mod archive_tutorial;
-mod archive_inspect;
-mod archive_unpack;
 mod archive_formats;
+mod archive_have;
+mod archive_inspect;
+mod archive_parts;
+mod archive_serve;
+mod archive_tutorial;
+mod archive_unpack;
 #[path = "../attacks/mod.rs"]
 mod attacks;
 mod build;
