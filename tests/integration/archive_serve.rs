@@ -365,7 +365,7 @@ async fn damaged_content_is_never_sent_to_its_end() {
 
     for (bytes, words) in [
         (&sound[..sound.len() / 2], "its end is missing"),
-        (&sound[..4], "it is too short"),
+        (&sound[..4], "it ends early"),
         (b"not a package at all", "it does not begin as files of `pack` do"),
     ] {
         std::fs::write(&file, bytes).unwrap();
