@@ -8,6 +8,7 @@ mod archive_have;
 mod archive_inspect;
 mod archive_parts;
 mod archive_serve;
+mod archive_serve_connections;
 mod archive_tutorial;
 mod archive_unpack;
 #[path = "../attacks/mod.rs"]
