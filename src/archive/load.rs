@@ -14,12 +14,14 @@ use super::image_list::{ImageTree, NamedImage, deliver_from, root_of};
 use super::omitted::{self, CompletedArchive, Missing};
 use super::order::{PackageFile, files_of};
 use super::read::Reader;
+use super::signed::{Names, SignedFiles};
 use crate::decode;
 use crate::fault::{Fault, Reason};
 use crate::oci::{
     Compression, Digest, Location, MANIFEST_LIMIT, Naming, Platform, Reference, ReferrersPolicy, distinct_blobs,
 };
 use crate::package::{LAYOUT_INDEX, publish_manifest, repository};
+use crate::signing::Requirement;
 use crate::source::{BlobSink, ByteStream, Delivery, ImageSource, Resolved};
 use crate::transfer::{Destination, KnownBlobs, Progress, Transfer, Upload};
 
@@ -44,10 +46,21 @@ pub struct Loaded {
     pub tag: String,
     /// The digest of the index under the tag.
     pub digest: Digest,
-    /// The names of the images.
-    pub images: Vec<Location>,
+    /// The digest of the package's manifest, which the index lists for its architecture.
+    pub manifest: Digest,
+    /// The images.
+    pub images: Vec<LoadedImage>,
     /// Bytes that were sent.
     pub sent: u64,
+}
+
+/// An image that was loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadedImage {
+    /// Its names.
+    pub location: Location,
+    /// The digest of its root manifest or index.
+    pub digest: Digest,
 }
 
 /// What the config of a package says: its definition.
@@ -96,6 +109,45 @@ impl Coordinates {
             architecture,
         })
     }
+
+    /// The names, of a package whose repository is below `prefix`.
+    fn names(&self, prefix: &str) -> Names<'_> {
+        let name = self
+            .repository
+            .strip_prefix(prefix.trim_matches('/'))
+            .unwrap_or_default();
+        Names {
+            name: name.trim_start_matches('/'),
+            version: &self.tag,
+            architecture: &self.architecture,
+        }
+    }
+}
+
+/// That every package of `archive` is signed as `requirement` says, and that the signature covers all of it. Only what says so is
+/// read.
+///
+/// # Errors
+/// A stalled fault that names the package, or says that there is none.
+pub async fn verify_signatures(archive: &Archive, requirement: &Requirement) -> Result<(), Fault> {
+    if archive.packages().is_empty() {
+        let message = "the file holds no package that could be signed; load it without a key".to_owned();
+        return Err(Fault::stalled(Reason::VerificationError, message));
+    }
+    for package in archive.packages() {
+        let coordinates = Coordinates::of(package, "")?;
+        let manifest = package.manifest.manifest();
+        let files = manifest.map(files_of).transpose()?.unwrap_or_default();
+        let mut signed = SignedFiles::default();
+        for file in files.iter().filter(|file| SignedFiles::need(file)) {
+            if let Some(content) = archive.blob(&file.digest).await? {
+                signed.add(file, content);
+            }
+        }
+        let verified = signed.verify(package, coordinates.names(""), requirement);
+        verified.map_err(|fault| fault.with_context(&coordinates.repository))?;
+    }
+    Ok(())
 }
 
 /// Bytes of the files of a package.
@@ -106,11 +158,17 @@ fn content_size(package: &Packed) -> u64 {
 }
 
 /// Publishes the package of `reader`, a pipe. Every file is verified before a tag is written, and what exists in the target already
-/// is not sent. `progress` counts bytes of content.
+/// is not sent. With a `requirement`, the package must be signed so; this is known before the first content that does not describe the
+/// package is stored. `progress` counts bytes of content.
 ///
 /// # Errors
 /// A fault that names the file or the image.
-pub async fn load_stream(mut reader: Reader, target: &Target<'_>, progress: &Progress) -> Result<Loaded, Fault> {
+pub async fn load_stream(
+    mut reader: Reader,
+    target: &Target<'_>,
+    requirement: Option<&Requirement>,
+    progress: &Progress,
+) -> Result<Loaded, Fault> {
     let package = reader.package().clone();
     let coordinates = Coordinates::of(&package, target.prefix)?;
     progress.expect(content_size(&package));
@@ -119,18 +177,31 @@ pub async fn load_stream(mut reader: Reader, target: &Target<'_>, progress: &Pro
     omitted::check(&omitted::missing(&packages, None, target).await?, target)?;
     let mut images = StoredImages::new(Arc::clone(&destination));
     let mut sent = omitted::place(&package, &*destination, target).await?;
+    let mut unverified = requirement.map(|requirement| (requirement, SignedFiles::default()));
+    let verify = |(requirement, signed): (&Requirement, SignedFiles)| {
+        signed.verify(&package, coordinates.names(target.prefix), requirement)
+    };
     while let Some(file) = reader.next().await? {
+        if let Some(unverified) = unverified.take_if(|_| !file.is_metadata()) {
+            verify(unverified)?;
+        }
         let within = |fault: Fault| fault.with_context(format_args!("file `{}` of the package", file.path));
         let is_document = file.path == LAYOUT_INDEX || images.lists(&file.digest);
         let content = reader
             .content(&file)
             .inspect_ok(|chunk| progress.passed(chunk.len() as u64))
             .boxed();
-        sent += match is_document {
-            true => images.keep(&file, content).await.map_err(within)?,
-            false => store(&*destination, &file, content).await.map_err(within)?,
+        sent += match (&mut unverified, is_document) {
+            (Some((_, signed)), _) if SignedFiles::need(&file) => {
+                let content = collect(&file, content).await.map_err(within)?;
+                signed.add(&file, content.clone());
+                destination.keep(&file.digest, content).await.map_err(within)?
+            }
+            (_, true) => images.keep(&file, content).await.map_err(within)?,
+            (_, false) => store(&*destination, &file, content).await.map_err(within)?,
         };
     }
+    unverified.map(verify).transpose()?;
     images.complete().await?;
     let known = images.known();
     let roots = images.images.clone();
@@ -232,7 +303,7 @@ async fn publish_package(
     package: &Packed,
     coordinates: Coordinates,
     destination: &dyn Destination,
-    images: Vec<Location>,
+    images: Vec<LoadedImage>,
     mut sent: u64,
 ) -> Result<Loaded, Fault> {
     let Coordinates {
@@ -250,6 +321,7 @@ async fn publish_package(
         repository,
         tag,
         digest,
+        manifest: package.manifest.digest().clone(),
         images,
         sent,
     })
@@ -261,9 +333,10 @@ async fn publish_images(
     images: &[NamedImage],
     known: &Arc<KnownBlobs>,
     target: &Target<'_>,
-) -> Result<Vec<Location>, Fault> {
-    let mut locations = Vec::with_capacity(images.len());
-    for reference in images.iter().filter_map(|image| image.name.as_ref()) {
+) -> Result<Vec<LoadedImage>, Fault> {
+    let mut loaded = Vec::with_capacity(images.len());
+    let named = images.iter().filter_map(|image| Some((image.name.as_ref()?, image)));
+    for (reference, image) in named {
         let location = Location::under_prefix(reference, target.address, target.prefix, target.naming, true)
             .map_err(|error| Fault::stalled(Reason::InvalidReference, error.to_string()))?;
         let transfer = Transfer {
@@ -281,9 +354,12 @@ async fn publish_images(
             .run()
             .await
             .map_err(|fault| fault.with_context(format_args!("image `{reference}`")))?;
-        locations.push(transfer.location);
+        loaded.push(LoadedImage {
+            location: transfer.location,
+            digest: image.root.digest.clone(),
+        });
     }
-    Ok(locations)
+    Ok(loaded)
 }
 
 /// Verifies a file, and stores it unless it is there. Says how many bytes were sent.

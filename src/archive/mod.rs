@@ -18,6 +18,7 @@ mod omitted;
 mod open;
 mod order;
 mod read;
+mod signed;
 mod tar_content;
 mod write;
 
@@ -25,7 +26,7 @@ pub use contents::{Archive, Contents};
 pub use header::{HEADER_LIMIT, Header, Packed};
 pub use image_list::NamedImage;
 pub use input::{DiskFile, RandomAccess};
-pub use load::{Loaded, Target, load, load_stream, missing};
+pub use load::{Loaded, LoadedImage, Target, load, load_stream, missing, verify_signatures};
 pub use members::{Extent, Member, list};
 pub use omitted::Missing;
 pub use open::open;

@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::build::target::Target;
 use super::connection::ConnectionFlags;
 use super::progress::{Display, Output, bytes};
+use super::receipt::{self, ReceiptFlags};
+use super::signer::SignerFlags;
 use super::{UsageError, examples, print, until};
 use crate::archive::{self, Loaded, Missing, Reader};
 use crate::fault::Fault;
@@ -42,6 +44,8 @@ impl From<NamingFlag> for Naming {
 ///
 /// The file is read once, from its beginning to its end, without a temporary copy. Every digest is verified before a tag is
 /// written. Content that exists in the registry already is not sent, so a repeat after an interruption sends the rest.
+/// With --key or --identity, the packages must be signed so in themselves, as `build --key` and `zarf package sign` do it, and the
+/// signature covers every file; else nothing is loaded.
 ///
 /// Exit codes: 0 done, 1 something failed and may succeed another time, 2 the file or a flag cannot be used, 130 interrupted.
 #[derive(Debug, Args)]
@@ -56,6 +60,10 @@ pub(super) struct Load {
     /// The naming of the images.
     #[arg(long, value_enum, default_value = "plain")]
     naming: NamingFlag,
+    #[command(flatten)]
+    signer: SignerFlags,
+    #[command(flatten)]
+    receipt: ReceiptFlags,
     #[command(flatten)]
     connection: ConnectionFlags,
     /// How the result is printed.
@@ -80,6 +88,8 @@ impl Load {
 
     async fn load(&self) -> anyhow::Result<()> {
         let target = Target::parse(&self.to)?;
+        let requirement = self.signer.requirement().await?;
+        let receipt = self.receipt.prepare().await?;
         let open = self.destinations(&target).await?;
         let (address, prefix) = (target.address(), target.prefix().unwrap_or_default());
         let within = |fault: Fault| fault.with_context(self.file.display());
@@ -94,10 +104,15 @@ impl Load {
         let name = self.file.display().to_string();
         let loaded = if self.file == Path::new("-") {
             let reader = Reader::open(std::io::stdin()).await.map_err(within)?;
-            let work = archive::load_stream(reader, &to, &progress);
+            let work = archive::load_stream(reader, &to, requirement.as_ref(), &progress);
             vec![display.follow(&name, &progress, work).await?]
         } else {
             let archive = Arc::new(archive::open(&self.file).await?);
+            if let Some(requirement) = &requirement {
+                archive::verify_signatures(&archive, requirement)
+                    .await
+                    .map_err(within)?;
+            }
             if self.output == Output::Json {
                 report_missing(&archive::missing(&archive, &to).await?);
             }
@@ -107,6 +122,16 @@ impl Load {
         };
         for loaded in &loaded {
             self.report(&target, loaded);
+        }
+        if let Some(receipt) = receipt {
+            let load = receipt::Load {
+                file: name,
+                target: &target,
+                to: &self.to,
+                verified: requirement.is_some(),
+                packages: &loaded,
+            };
+            receipt.write(&load).await?;
         }
         Ok(())
     }
@@ -137,6 +162,7 @@ impl Load {
             images: loaded
                 .images
                 .iter()
+                .map(|image| &image.location)
                 .flat_map(|image| image.tags.iter().map(|tag| target.name_of(&image.repository, tag)))
                 .collect(),
             sent_bytes: loaded.sent,

@@ -25,9 +25,11 @@ mod package_file;
 mod print;
 mod probe;
 mod progress;
+mod receipt;
 mod registry_clients;
 mod sbom;
 mod sign;
+mod signer;
 mod stored;
 mod verify;
 

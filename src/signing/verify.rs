@@ -9,7 +9,7 @@ use super::log::Entry;
 use super::public_key::PublicKey;
 use super::simple::SimpleSignature;
 use super::trusted_root::TrustedRoot;
-use super::{Bundle, BundleError, timestamp};
+use super::{Bundle, BundleError, encoding, timestamp};
 use crate::oci::{Digest, Hasher};
 
 /// A signature as it was found, not verified yet.
@@ -102,6 +102,23 @@ impl Requirement {
     pub fn blob(&self, content: &[u8], bundle: &[u8]) -> Result<(), String> {
         let bundle = Bundle::parse(bundle).map_err(|error| error.to_string())?;
         self.signer(&bundle.signed(Some(content)).map_err(|error| error.to_string())?)
+    }
+
+    /// Whether `signature`, the base64 text that `cosign sign-blob` printed before there were bundles, signs the file `content` by one
+    /// of the keys. It has no certificate, so identities do not count.
+    pub fn detached(&self, content: &[u8], signature: &[u8]) -> Result<(), String> {
+        let text = std::str::from_utf8(signature).ok();
+        let signature = text.and_then(encoding::decode).ok_or("it is not base64")?;
+        self.signer(&Signed {
+            message: content.to_vec(),
+            payload: None,
+            signature,
+            claim: SignatureClaim::Blob,
+            certificate: None,
+            intermediates: Vec::new(),
+            entries: Vec::new(),
+            timestamps: Vec::new(),
+        })
     }
 
     fn one(&self, digest: &Digest, signature: Signature) -> Result<(), String> {
