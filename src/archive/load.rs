@@ -14,6 +14,7 @@ use super::image_list::{ImageTree, NamedImage, deliver_from, root_of};
 use super::omitted::{self, CompletedArchive, Missing};
 use super::order::{PackageFile, files_of};
 use super::read::Reader;
+use super::retry::Retries;
 use super::signed::{Names, SignedFiles};
 use crate::decode;
 use crate::fault::{Fault, Reason};
@@ -35,6 +36,8 @@ pub struct Target<'a> {
     pub naming: Naming,
     /// Opens a repository of the registry or layout.
     pub open: &'a (dyn Fn(&str) -> Arc<dyn Destination> + Sync),
+    /// How long a broken connection to it is tried again.
+    pub retries: &'a Retries,
 }
 
 /// A package that was loaded.
@@ -207,7 +210,7 @@ pub async fn load_stream(
     let roots = images.images.clone();
     let source: Arc<dyn ImageSource> = Arc::new(images);
     let locations = publish_images(&source, &roots, &known, target).await?;
-    publish_package(&package, coordinates, &*destination, locations, sent).await
+    publish_package(&package, &coordinates, &*destination, locations, sent).await
 }
 
 /// Publishes what `archive` holds: its packages and their images. Content that exists in the target already is not read. A tag is
@@ -226,7 +229,11 @@ pub async fn load(archive: &Arc<Archive>, target: &Target<'_>, progress: &Progre
             .map(|(package, _)| content_size(package))
             .fold(0, u64::saturating_add),
     );
-    omitted::check(&missing(archive, target).await?, target)?;
+    let idle = Progress::default();
+    if archive.packages().iter().any(|package| !package.omitted.is_empty()) {
+        let looked = target.retries.run(&idle, async || missing(archive, target).await);
+        omitted::check(&looked.await?, target)?;
+    }
     let known = Arc::<KnownBlobs>::default();
     let mut sent = Vec::with_capacity(packages.len());
     let mut repositories = Vec::with_capacity(packages.len());
@@ -234,15 +241,20 @@ pub async fn load(archive: &Arc<Archive>, target: &Target<'_>, progress: &Progre
         let destination = (target.open)(&coordinates.repository);
         let manifest = package.manifest.manifest();
         let files = manifest.map(files_of).transpose()?.unwrap_or_default();
-        let mut bytes = omitted::place(package, &*destination, target).await?;
+        let mut bytes = 0;
+        if !package.omitted.is_empty() {
+            let placed = async || omitted::place(package, &*destination, target).await;
+            bytes += target.retries.run(&idle, placed).await?;
+        }
         for file in &files {
             let within = |fault: Fault| fault.with_context(format_args!("file `{}` of the package", file.path));
             match package.omits(file) {
                 true => progress.passed(file.size),
                 false => {
-                    bytes += store_file(archive, &*destination, file, progress)
-                        .await
-                        .map_err(within)?;
+                    let stored = target.retries.run(progress, async || {
+                        store_file(archive, &*destination, file, progress).await
+                    });
+                    bytes += stored.await.map_err(within)?;
                 }
             }
             known.saw(&file.digest, destination.repository());
@@ -259,7 +271,10 @@ pub async fn load(archive: &Arc<Archive>, target: &Target<'_>, progress: &Progre
     for ((package, coordinates), sent) in packages.into_iter().zip(sent) {
         let destination = (target.open)(&coordinates.repository);
         let images = std::mem::take(&mut locations);
-        loaded.push(publish_package(package, coordinates, &*destination, images, sent).await?);
+        let published = target.retries.run(&idle, async || {
+            publish_package(package, &coordinates, &*destination, images.clone(), sent).await
+        });
+        loaded.push(published.await?);
     }
     Ok(loaded)
 }
@@ -295,31 +310,35 @@ async fn store_file(
         size: Some(file.size),
         bytes: content.inspect_ok(|chunk| progress.passed(chunk.len() as u64)).boxed(),
     };
-    Ok(destination.upload(upload).await?.1)
+    let before = destination.resumed();
+    let size = destination.upload(upload).await?.1;
+    // An earlier attempt sent the rest.
+    Ok(size.saturating_sub(destination.resumed() - before))
 }
 
 /// Publishes the config and the manifest of a package whose files are stored.
 async fn publish_package(
     package: &Packed,
-    coordinates: Coordinates,
+    coordinates: &Coordinates,
     destination: &dyn Destination,
     images: Vec<LoadedImage>,
     mut sent: u64,
 ) -> Result<Loaded, Fault> {
-    let Coordinates {
-        repository,
-        tag,
-        architecture,
-    } = coordinates;
     if let Some(manifest) = package.manifest.manifest() {
         sent += destination
             .keep(&manifest.config.digest, package.config.clone())
             .await?;
     }
-    let digest = publish_manifest(&package.manifest, &architecture, destination, &tag).await?;
+    let digest = publish_manifest(
+        &package.manifest,
+        &coordinates.architecture,
+        destination,
+        &coordinates.tag,
+    )
+    .await?;
     Ok(Loaded {
-        repository,
-        tag,
+        repository: coordinates.repository.clone(),
+        tag: coordinates.tag.clone(),
         digest,
         manifest: package.manifest.digest().clone(),
         images,
@@ -350,8 +369,10 @@ async fn publish_images(
             progress: Arc::default(),
             known: Arc::clone(known),
         };
-        transfer
-            .run()
+        let idle = Progress::default();
+        target
+            .retries
+            .run(&idle, async || transfer.run().await)
             .await
             .map_err(|fault| fault.with_context(format_args!("image `{reference}`")))?;
         loaded.push(LoadedImage {

@@ -3,20 +3,23 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::build::target::Target;
+use super::cluster::duration;
 use super::connection::ConnectionFlags;
 use super::progress::{Display, Output, bytes};
 use super::receipt::{self, ReceiptFlags};
 use super::signer::SignerFlags;
 use super::{UsageError, examples, print, until};
-use crate::archive::{self, Loaded, Missing, Reader};
+use crate::archive::{self, Loaded, Missing, Reader, Retries};
 use crate::fault::Fault;
 use crate::oci::Naming;
+use crate::registry::UploadRecords;
 use crate::transfer::{Destination, LayoutDestination, Progress, RegistryDestination};
 
 /// How images are named in the registry.
@@ -44,6 +47,7 @@ impl From<NamingFlag> for Naming {
 ///
 /// The file is read once, from its beginning to its end, without a temporary copy. Every digest is verified before a tag is
 /// written. Content that exists in the registry already is not sent, so a repeat after an interruption sends the rest.
+/// An upload that broke off, even with the process, continues where the registry has it.
 /// With --key or --identity, the packages must be signed so in themselves, as `build --key` and `zarf package sign` do it, and the
 /// signature covers every file; else nothing is loaded.
 ///
@@ -66,6 +70,9 @@ pub(super) struct Load {
     receipt: ReceiptFlags,
     #[command(flatten)]
     connection: ConnectionFlags,
+    /// How long a broken connection to the registry is tried again without progress, as of a port-forward that ended.
+    #[arg(long, default_value = "5m", value_name = "DURATION", value_parser = duration)]
+    retry_timeout: Duration,
     /// How the result is printed.
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
@@ -94,11 +101,17 @@ impl Load {
         let (address, prefix) = (target.address(), target.prefix().unwrap_or_default());
         let within = |fault: Fault| fault.with_context(self.file.display());
         let progress = Arc::new(Progress::default());
+        let retries = Retries::new(match target {
+            // Files do not come back.
+            Target::Layout(_) => Duration::ZERO,
+            _ => self.retry_timeout,
+        });
         let to = archive::Target {
             address: &address,
             prefix: &prefix,
             naming: self.naming.into(),
             open: &*open,
+            retries: &retries,
         };
         let display = Display::new(self.output, false);
         let name = self.file.display().to_string();
@@ -149,7 +162,14 @@ impl Load {
             Target::Registry { host, prefix } => {
                 let clients = self.connection.clients().await?;
                 let registry = clients.destination(host, prefix, self.connection.insecure).await?;
-                Box::new(move |repository| Arc::new(RegistryDestination::new(registry.repository(repository))))
+                let records = upload_records();
+                Box::new(move |repository| {
+                    let destination = RegistryDestination::new(registry.repository(repository));
+                    match &records {
+                        Some(records) => Arc::new(destination.with_records(Arc::clone(records))),
+                        None => Arc::new(destination),
+                    }
+                })
             }
             Target::Nowhere => return Err(UsageError(format!("--to {}: it names no destination", self.to)).into()),
         })
@@ -182,6 +202,18 @@ impl Load {
             }
         }
     }
+}
+
+/// The records of uploads that are not complete, below `XDG_STATE_HOME` (XDG Base Directory Specification); none without a home.
+fn upload_records() -> Option<Arc<UploadRecords>> {
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    let folder = state.join("jackal-operator").join("uploads");
+    Some(Arc::new(UploadRecords::new(folder)))
 }
 
 /// Content that the file leaves out and the destination does not hold, as `--output json` prints it.

@@ -60,6 +60,11 @@ pub trait Destination: Send + Sync {
     /// when whole and verified.
     async fn upload(&self, blob: Upload<'_>) -> Result<(Digest, u64), Fault>;
 
+    /// Bytes of all uploads so far that earlier attempts had sent, so that these were not sent.
+    fn resumed(&self) -> u64 {
+        0
+    }
+
     /// Stores `content`, whose digest is `digest`, unless it stands here; gives the bytes that were sent.
     async fn keep(&self, digest: &Digest, content: Bytes) -> Result<u64, Fault> {
         if self.holds(digest).await?.is_some() {

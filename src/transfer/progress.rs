@@ -40,7 +40,7 @@ impl Progress {
     }
 
     /// `bytes` that passed did not arrive; they pass again.
-    pub(super) fn lost(&self, bytes: u64) {
+    pub(crate) fn lost(&self, bytes: u64) {
         self.done.fetch_sub(bytes, Ordering::Relaxed);
     }
 

@@ -11,7 +11,7 @@ use lru::LruCache;
 use super::{Destination, Upload};
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document};
-use crate::registry::{Error, Kind, MountResult, PendingUpload, Repository, UploadError};
+use crate::registry::{Error, Kind, MountResult, PendingUpload, Repository, UploadError, UploadRecords};
 use crate::source::{ByteStream, PushTarget};
 
 /// Uploads that were begun by refused mounts, as many as wait for their turn.
@@ -24,6 +24,7 @@ pub struct RegistryDestination {
     name: String,
     /// What the registry began where it would not mount a blob; the oldest first.
     begun: Arc<Mutex<LruCache<Digest, PendingUpload>>>,
+    records: Option<Arc<UploadRecords>>,
 }
 
 impl RegistryDestination {
@@ -34,7 +35,14 @@ impl RegistryDestination {
             repository,
             name,
             begun: Arc::new(Mutex::new(LruCache::new(BEGUN))),
+            records: None,
         }
+    }
+
+    /// The same, with records of the uploads of long blobs, by which another attempt or process continues them.
+    pub fn with_records(mut self, records: Arc<UploadRecords>) -> Self {
+        self.records = Some(records);
+        self
     }
 
     /// What was found. A look that is refused may mean that nothing is there, which not every registry says to everybody;
@@ -120,12 +128,22 @@ impl Destination for RegistryDestination {
     async fn upload(&self, blob: Upload<'_>) -> Result<(Digest, u64), Fault> {
         let digest = blob.digest.as_ref();
         let begun = digest.and_then(|digest| self.begun(digest));
-        let stored = self.repository.resume_upload(begun, digest, blob.size, blob.bytes);
+        let host = self.repository.registry().host();
+        let records = self.records.as_ref().zip(digest);
+        let record =
+            records.and_then(|(records, digest)| records.open(host, self.repository.name(), digest, blob.size));
+        let stored = self
+            .repository
+            .resume_upload(begun, record, digest, blob.size, blob.bytes);
         stored.await.map_err(|error| match error {
             UploadError::Source(fault) => fault,
             UploadError::Registry(error) => error.into_push_fault(&self.name),
             UploadError::Lost(error) => error.into_push_fault(&self.name).with_reread(),
         })
+    }
+
+    fn resumed(&self) -> u64 {
+        self.records.as_ref().map_or(0, |records| records.resumed())
     }
 
     async fn publish(&self, document: &Document, tag: Option<&str>) -> Result<(), Fault> {

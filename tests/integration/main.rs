@@ -4,6 +4,7 @@
 
 mod archive;
 mod archive_have;
+mod archive_resume;
 mod archive_signed;
 #[path = "../attacks/mod.rs"]
 mod attacks;
