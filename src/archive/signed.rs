@@ -371,7 +371,7 @@ mod tests {
                 .verify(&packed, NAMES, &requirement(None))
                 .map_err(|fault| fault.message)
         };
-        let (a, b): ((&str, &[u8]), (&str, &[u8])) = (("a", b"a"), ("b", b"b"));
+        let [a, b]: [(&str, &[u8]); 2] = [("a", b"a"), ("b", b"b")];
         assert_eq!(refused(&[a, b], &[a, b], &definition), Ok(()));
         let says = |result: Result<(), String>, words: &str| {
             let message = result.unwrap_err();

@@ -48,7 +48,7 @@ struct Form {
 pub struct UploadRecord {
     file: File,
     path: PathBuf,
-    form: Form,
+    form: Box<Form>,
     records: Arc<UploadRecords>,
 }
 
@@ -85,12 +85,12 @@ impl UploadRecords {
         let (file, text) = opened
             .inspect_err(|error| tracing::debug!(%error, path = %path.display(), "an upload is not recorded"))
             .ok()?;
-        let mut form = Form {
+        let mut form = Box::new(Form {
             registry: registry.to_owned(),
             repository: repository.to_owned(),
             digest: digest.clone(),
             location: String::new(),
-        };
+        });
         if let Ok(read) = decode::json::<Form>(&text)
             && (&read.registry, &read.repository, &read.digest) == (&form.registry, &form.repository, &form.digest)
         {
@@ -145,7 +145,7 @@ impl UploadRecord {
     }
 
     fn write(&mut self) -> io::Result<()> {
-        let text = serde_json::to_vec(&self.form)?;
+        let text = serde_json::to_vec(&*self.form)?;
         self.file.set_len(0)?;
         self.file.seek(SeekFrom::Start(0))?;
         self.file.write_all(&text)
