@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod archive;
+mod archive_formats;
 mod archive_have;
 mod archive_parts;
+mod archive_resume;
+mod archive_signed;
 mod archive_tutorial;
 mod archive_unpack;
-mod archive_formats;
 #[path = "../attacks/mod.rs"]
 mod attacks;
 mod build;
