@@ -15,6 +15,7 @@
 mod check;
 mod compare;
 mod contents;
+mod coordinates;
 mod diff;
 mod directory;
 mod docker_save;
@@ -36,7 +37,9 @@ mod order;
 mod package_tar;
 pub mod parts;
 mod read;
+mod retry;
 mod sboms;
+mod signed;
 mod stream_tar;
 mod tar_content;
 #[cfg(test)]
@@ -54,13 +57,15 @@ pub use input::{DiskFile, RandomAccess};
 pub use inspect::{
     Amount, ComponentSummary, ImageSummary, Inspection, PackageSummary, Shared, SignatureState, inspect,
 };
-pub use load::{Coordinates, Loaded, Target, load, load_stream, missing};
+pub use coordinates::Coordinates;
+pub use load::{Loaded, LoadedImage, Target, load, load_stream, missing, verify_signatures};
 pub use load_images::{LoadedImages, load_images};
 pub use members::{Extent, Member, list};
 pub use omitted::Missing;
 pub use open::open;
 pub use order::{PackageFile, files_of};
 pub use read::Reader;
+pub use retry::Retries;
 pub use stream_tar::{StreamCompression, StreamTar};
 pub use tar_content::{PlainTar, SeekableTar, TarContent};
 pub use write::{Written, write};

@@ -92,6 +92,8 @@ Examples:
   jackal-operator load shop.tar.zst --to registry.example.com/team
   # A file in parts
   jackal-operator load shop.tar.zst.part000 --to registry.example.com/team
+  # Only if it is signed, with a receipt
+  jackal-operator load shop.tar.zst --to registry.example.com/team --key cosign.pub --receipt receipt.json
   # Out of a pipe
   ssh laptop cat shop.tar.zst | jackal-operator load - --to registry.example.com
   # Into an OCI layout

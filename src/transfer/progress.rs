@@ -40,7 +40,7 @@ impl Progress {
     }
 
     /// Subtracts `bytes` that were sent in a failed upload.
-    pub(super) fn subtract_failed(&self, bytes: u64) {
+    pub(crate) fn subtract_failed(&self, bytes: u64) {
         self.done.fetch_sub(bytes, Ordering::Relaxed);
     }
 

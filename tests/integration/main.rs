@@ -8,6 +8,8 @@ mod archive_have;
 mod archive_inspect;
 mod archive_parts;
 mod archive_serve;
+mod archive_resume;
+mod archive_signed;
 mod archive_tutorial;
 mod archive_unpack;
 #[path = "../attacks/mod.rs"]

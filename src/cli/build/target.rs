@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use crate::cli::UsageError;
-use crate::oci::{Reference, canonical_host, is_host};
+use crate::oci::{Location, Reference, canonical_host, is_host};
 
 /// The destination of packages.
 #[derive(Clone, Debug)]
@@ -83,6 +83,12 @@ impl Target {
             Self::Registry { host, .. } => format!("{host}/{repository}:{tag}"),
             Self::Nowhere => format!("{repository}:{tag}"),
         }
+    }
+
+    /// The names of what is at `location` in the destination.
+    pub fn names_of(&self, location: &Location) -> Vec<String> {
+        let tags = location.tags.iter();
+        tags.map(|tag| self.name_of(&location.repository, tag)).collect()
     }
 
     /// The path that everything is put under, where it says one.
