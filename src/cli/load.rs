@@ -120,7 +120,7 @@ impl Load {
             let archive = Arc::new(archive);
             if archive.packages().is_empty() {
                 let work = archive::load_images(&archive, &to, &progress);
-                let loaded = display.follow(&name, &progress, work).await?;
+                let loaded = display.follow(&name, &progress, work).await.map_err(within)?;
                 self.report_images(&target, &loaded);
                 return Ok(());
             }
