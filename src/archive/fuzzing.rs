@@ -42,7 +42,9 @@ pub async fn open(bytes: &[u8]) -> Result<u64, String> {
     blobs.sort_by_key(|(digest, _)| archive.offset(digest));
     let mut verified = 0;
     for (digest, size) in blobs {
-        let Some(mut content) = archive.read(&digest) else { continue };
+        let Some(mut content) = archive.read(&digest) else {
+            continue;
+        };
         let mut length = 0;
         let failed = loop {
             match content.next().await {
