@@ -206,6 +206,7 @@ loads_created() {
   same 'the layers' "$ours" "$theirs"
   same 'the annotations' "$(jq -cS .annotations ours.json)" "$(jq -cS .annotations theirs.json)"
   # Zarf adds empty fields to the config, and what it changed of the definition when it read it.
+  # shellcheck disable=SC2016  # a variable of jq
   files='[del(.build.migrations) | paths(scalars) as $path | {($path | map(tostring) | join(".")): getpath($path)}] | add'
   theirs="$(crane blob "$OLD/published-file/carried@$(jq -r .config.digest theirs.json)" | jq -cS "$files")"
   ours="$(crane blob "$OLD/loaded/carried@$(jq -r .config.digest ours.json)" | jq -cS "$files")"
