@@ -217,7 +217,13 @@ async fn a_damaged_archive_gives_no_image_a_tag() {
         let arguments = ["load", file, "--to", &registries.to.host, "--insecure"];
         registries.workspace.run(&arguments)
     };
-    load("damaged.tar").failed(2, &["image `docker.io/jackal-test/b-damaged:1`", "has the digest"]);
+    load("damaged.tar").failed(
+        2,
+        &[
+            "damaged.tar: image `docker.io/jackal-test/b-damaged:1`",
+            "has the digest",
+        ],
+    );
     load("cut.tar").failed(2, &["cut.tar", "is not a complete tar"]);
     for repository in ["jackal-test/a-sound", "jackal-test/b-damaged"] {
         let tags = registries.to.repository(repository).tags(10).await.unwrap();
