@@ -50,6 +50,7 @@ mod write;
 pub use check::{Checked, check};
 pub use compare::compare;
 pub use contents::{Archive, Contents};
+pub use coordinates::Coordinates;
 pub use diff::{Change, Difference, ImageChange, Overlap, PackageChange, SbomChange, VersionChange};
 pub use header::{HEADER_LIMIT, Header, Packed};
 pub use image_list::NamedImage;
@@ -57,7 +58,6 @@ pub use input::{DiskFile, RandomAccess};
 pub use inspect::{
     Amount, ComponentSummary, ImageSummary, Inspection, PackageSummary, Shared, SignatureState, inspect,
 };
-pub use coordinates::Coordinates;
 pub use load::{Loaded, LoadedImage, Target, load, load_stream, missing, verify_signatures};
 pub use load_images::{LoadedImages, load_images};
 pub use members::{Extent, Member, list};
