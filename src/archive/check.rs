@@ -28,7 +28,8 @@ pub struct Checked {
 /// A stalled fault that names the damaged files.
 pub async fn check(archive: &Archive, progress: &Progress) -> Result<Checked, Fault> {
     let mut blobs: Vec<(&Digest, u64)> = archive.blobs().collect();
-    blobs.sort_unstable();
+    // A tar that is compressed as one stream is decompressed once in this order. Content outside of the tar has no offset.
+    blobs.sort_unstable_by_key(|(digest, _)| (archive.offset(digest), *digest));
     let expected = blobs
         .iter()
         .fold(progress.done(), |sum, (_, size)| size.saturating_add(sum));
@@ -74,4 +75,67 @@ pub async fn check(archive: &Archive, progress: &Progress) -> Result<Checked, Fa
     };
     let message = format!("damaged content: {}{more}; copy the file again", damaged.join(", "));
     Err(Fault::stalled(Reason::DigestMismatch, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::archive::contents::Contents;
+    use crate::archive::input::RandomAccess;
+    use crate::archive::members::{by_path, list};
+    use crate::archive::stream_tar::{StreamCompression, StreamTar};
+    use crate::archive::testing::{Memory, Tar, gzip};
+
+    /// Counts the bytes that are read.
+    struct Counted(Memory, Arc<AtomicU64>);
+
+    impl RandomAccess for Counted {
+        fn length(&self) -> u64 {
+            self.0.length()
+        }
+
+        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+            self.1.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+            self.0.read_exact_at(buffer, offset)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_compressed_tar_is_decompressed_once() {
+        let blob = |seed| {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let content: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(1 << 20).collect();
+            (Digest::of(&content), content)
+        };
+        let mut blobs: Vec<_> = (0..4).map(blob).collect();
+        // Against the order of their digests, so that reading by digest would begin anew for each.
+        blobs.sort_by(|left, right| right.0.cmp(&left.0));
+        let tar = blobs
+            .iter()
+            .fold(Tar::default(), |tar, (digest, content)| tar.file(digest.hex(), content));
+        let (file, read) = (Memory(gzip(&tar.end())), Arc::new(AtomicU64::new(0)));
+        let length = file.length();
+        let tar = StreamTar::new(Arc::new(Counted(file, Arc::clone(&read))), StreamCompression::Gzip);
+        let members = by_path(list(&tar).await.unwrap()).unwrap();
+        let contents = Contents {
+            tar: Arc::new(tar),
+            packages: Vec::new(),
+            blobs: blobs
+                .iter()
+                .map(|(digest, _)| (digest.clone(), members[digest.hex()].extent))
+                .collect(),
+            inline: HashMap::new(),
+            images: Vec::new(),
+        };
+        let archive = Archive::new(contents).await.unwrap();
+        read.store(0, Ordering::Relaxed);
+        let checked = check(&archive, &Progress::default()).await.unwrap();
+        assert_eq!((checked.files, checked.size), (4, 4 << 20));
+        let read = read.load(Ordering::Relaxed);
+        assert!(read <= length, "{read} of {length} bytes");
+    }
 }

@@ -41,6 +41,7 @@ pub trait TarContent: Send + Sync {
 
     /// Keeps the bytes at `offset` for later reads, where that spares reading from the beginning.
     fn keep(&self, _offset: u64, _content: Bytes) {}
+
     /// The names of the parts of the archive that hold these bytes, for messages; `None` where there are no parts.
     fn parts_of(&self, _offset: u64, _length: u64) -> Option<String> {
         None

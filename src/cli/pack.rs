@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::have::HaveFlags;
-use super::output_file::standard_output;
+use super::output_file::{OutputFile, standard_output};
 use super::part_flags::{PartFiles, PartFlags};
 use super::progress::{Display, Output, bytes};
 use super::stored::StoredFlags;
@@ -156,28 +156,12 @@ impl Pack {
         holdings: &Holdings,
         progress: &Progress,
     ) -> anyhow::Result<Written> {
-        let folder = self
-            .file
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
-        let cannot = || format!("{} cannot be written", self.file.display());
-        let temporary = tempfile::Builder::new()
-            .prefix(".jackal-pack-")
-            .suffix(".partial")
-            .tempfile_in(folder)
-            .with_context(cannot)?;
-        let mut out = tokio::fs::File::from_std(temporary.reopen().with_context(cannot)?);
+        let file = OutputFile::beside(&self.file)?;
+        let mut out = file.open()?;
         let written = write(repository, manifest, holdings, &mut out, progress).await?;
-        out.flush().await.with_context(cannot)?;
-        out.sync_all().await.with_context(cannot)?;
-        let file = temporary
-            .persist(&self.file)
-            .map_err(|error| error.error)
-            .with_context(cannot)?;
-        // A temporary file is its owner's alone; what is carried on is read by others.
-        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        file.set_permissions(permissions).with_context(cannot)?;
+        let flushed = out.flush().await;
+        flushed.with_context(|| format!("{} cannot be written", self.file.display()))?;
+        file.finish().await?;
         Ok(written)
     }
 

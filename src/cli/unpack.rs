@@ -1,7 +1,6 @@
 //! `unpack`: the images of an archive as files for other programs.
 
 use std::io::IsTerminal as _;
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use clap::{Args, ValueEnum};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
+use super::output_file::{OutputFile, standard_output};
 use super::progress::{Display, Output, bytes};
 use super::{UsageError, examples, print, until};
 use crate::archive::unpack::{Chosen, Unpacked, Wanted, choose, write_docker_archive, write_layout, write_oci_archive};
@@ -154,31 +154,12 @@ impl Unpack {
         to: &Path,
         progress: &Progress,
     ) -> anyhow::Result<Unpacked> {
-        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let cannot = || format!("{} cannot be written", to.display());
-        let temporary = tempfile::Builder::new()
-            .prefix(".jackal-unpack-")
-            .suffix(".partial")
-            .tempfile_in(folder.unwrap_or(Path::new(".")))
-            .with_context(cannot)?;
-        let mut out = tokio::fs::File::from_std(temporary.reopen().with_context(cannot)?);
+        let file = OutputFile::beside(to)?;
+        let mut out = file.open()?;
         let written = self.write_tar(archive, images, &mut out, progress).await?;
-        out.flush().await.with_context(cannot)?;
-        out.sync_all().await.with_context(cannot)?;
-        let file = temporary
-            .persist(to)
-            .map_err(|error| error.error)
-            .with_context(cannot)?;
-        // A temporary file is its owner's alone; what is unpacked is read by other programs.
-        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        file.set_permissions(permissions).with_context(cannot)?;
+        let flushed = out.flush().await;
+        flushed.with_context(|| format!("{} cannot be written", to.display()))?;
+        file.finish().await?;
         Ok(written)
     }
-}
-
-/// Standard output without the buffer that ends lines.
-fn standard_output() -> anyhow::Result<tokio::fs::File> {
-    let out = std::io::stdout().as_fd().try_clone_to_owned();
-    let out = out.context("standard output cannot be written")?;
-    Ok(tokio::fs::File::from_std(out.into()))
 }

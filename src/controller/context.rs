@@ -60,7 +60,7 @@ pub(super) struct PackageContext {
 /// What a [`PackageContext`] is created with.
 pub(super) struct ContextInputs {
     pub client: Client,
-    /// NameOwners this process in events and tasks.
+    /// Names this process in events and tasks.
     pub identity: String,
     pub settings: Settings,
     pub registries: Arc<Registries>,

@@ -49,7 +49,7 @@ pub(super) struct ImageContext {
 /// What an [`ImageContext`] is created with.
 pub(super) struct ImageContextInputs {
     pub client: Client,
-    /// NameOwners this process in events and tasks.
+    /// Names this process in events and tasks.
     pub identity: String,
     pub settings: Settings,
     pub registries: Arc<Registries>,

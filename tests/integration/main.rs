@@ -9,6 +9,7 @@ mod archive_inspect;
 mod archive_parts;
 mod archive_resume;
 mod archive_serve;
+mod archive_serve_connections;
 mod archive_signed;
 mod archive_tutorial;
 mod archive_unpack;
