@@ -39,8 +39,15 @@ pub struct Member {
 /// # Errors
 /// A fault, where it is not a complete tar.
 pub async fn list(tar: &dyn TarContent) -> Result<Vec<Member>, Fault> {
+    list_from(tar, 0).await
+}
+
+/// The same for the tar that begins at `offset`.
+///
+/// # Errors
+/// A fault, where it is not a complete tar.
+pub(super) async fn list_from(tar: &dyn TarContent, mut offset: u64) -> Result<Vec<Member>, Fault> {
     let mut members = Vec::new();
-    let mut offset = 0;
     loop {
         let mut reader = TarReader::named("the file", tar.read(offset, u64::MAX).boxed());
         let Some(entry) = reader.next().await? else {

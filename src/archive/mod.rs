@@ -5,6 +5,9 @@
 //! at any offset. Metadata comes first: a skippable frame with the package's manifest and configuration ([`Header`]), then
 //! the definition, its signature, the checksums and the manifests of the images, so that a reader of a pipe can verify them before
 //! the first layer arrives.
+//!
+//! A file may hold several packages ([`Packing`]). Other tools see the first. What the others have beside it is a second tar, each
+//! of whose frames is wrapped in a skippable frame.
 
 mod check;
 mod contents;
@@ -14,12 +17,18 @@ mod image_list;
 mod input;
 pub mod inventory;
 mod load;
+mod load_stream;
+pub mod made;
 mod members;
 mod omitted;
 mod open;
 mod order;
+mod packing;
+mod partial;
 pub mod parts;
 mod read;
+mod resume;
+mod sections;
 mod tar_content;
 pub mod unpack;
 mod write;
@@ -29,11 +38,15 @@ pub use contents::{Archive, Contents};
 pub use header::{HEADER_LIMIT, Header, Packed};
 pub use image_list::NamedImage;
 pub use input::{DiskFile, RandomAccess};
-pub use load::{Loaded, Target, load, load_stream, missing};
+pub use load::{Loaded, Target, load, missing};
+pub use load_stream::load_stream;
 pub use members::{Extent, Member, list};
 pub use omitted::Missing;
 pub use open::open;
 pub use order::{PackageFile, files_of};
+pub use packing::{PackageSource, Packing};
+pub use partial::PartialFile;
 pub use read::Reader;
+pub use resume::Kept;
 pub use tar_content::{PlainTar, SeekableTar, TarContent};
 pub use write::{Written, write};

@@ -71,6 +71,11 @@ pub fn files_of(manifest: &Manifest) -> Result<Vec<PackageFile>, Fault> {
     }
 }
 
+/// The path in the second tar of the content with that digest.
+pub(super) fn blob_path(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm(), digest.hex())
+}
+
 /// Sorts `files` so that what describes the package comes first: its metadata, then the manifests of its images, by `manifests`,
 /// then everything else; each group by path, so that the same package gives the same order.
 pub(super) fn describe_first(files: &mut [PackageFile], manifests: &BTreeSet<Digest>) {

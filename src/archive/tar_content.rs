@@ -6,8 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, try_unfold};
+use zstd::zstd_safe::get_frame_content_size;
 
-use super::format::{FRAME_CONTENT, SEEK_TABLE_FOOTER, SeekTable, stored_blocks};
+use super::format::{FRAME_CONTENT, SEEK_TABLE_FOOTER, SKIPPABLE_HEADER, SeekTable, stored_blocks, wrapped_length};
 use super::input::RandomAccess;
 use super::read::invalid;
 use crate::fault::Fault;
@@ -20,13 +21,16 @@ const READ: u64 = 1 << 20;
 /// Reads that are in flight ahead of the consumer.
 const AHEAD: usize = 2;
 /// The longest frame in bytes: that of incompressible content, whose blocks have headers.
-const FRAME_LIMIT: u64 = FRAME_CONTENT as u64 + (FRAME_CONTENT as u64 >> 6) + 1024;
+pub(super) const FRAME_LIMIT: u64 = FRAME_CONTENT as u64 + (FRAME_CONTENT as u64 >> 6) + 1024;
+/// The bytes of a frame that tell the length of its content (RFC 8878, section 3.1.1.1).
+const FRAME_START: usize = 18;
 /// The longest frame of a seek table in bytes: four million frames.
 const SEEK_TABLE_LIMIT: u64 = 32 << 20;
 
 /// A tar whose bytes can be read at any offset.
 pub trait TarContent: Send + Sync {
-    /// The bytes from `offset`, at most `length` of them. An error ends them; they end early where the tar does.
+    /// The bytes from `offset`, at most `length` of them. An error ends them; they end early where the tar does, in which `offset`
+    /// lies: a file may hold a second one behind the first.
     fn read(&self, offset: u64, length: u64) -> ByteStream<'static>;
 }
 
@@ -66,10 +70,13 @@ impl TarContent for PlainTar {
     }
 }
 
-/// A tar in the frames of a file with a seek table (zstd, `contrib/seekable_format`).
+/// A tar in the frames of a file with a seek table (zstd, `contrib/seekable_format`). A second tar may be in wrapped frames
+/// ([`super::format::wrapped`]); its bytes have the offsets behind those of the first.
 pub struct SeekableTar {
     input: Arc<dyn RandomAccess>,
     frames: Arc<[Frame]>,
+    /// Bytes of the first tar.
+    first: u64,
 }
 
 /// A frame of the file.
@@ -98,34 +105,81 @@ impl SeekableTar {
             return Err(invalid("its seek table does not fit its length"));
         }
         let mut frames = Vec::with_capacity(table.frames().len());
+        let mut skippable = Vec::new();
         let (mut offset, mut content_offset) = (0, 0);
         for (length, content) in table.frames() {
-            let frame = Frame {
-                offset,
-                length,
-                content_offset,
-                content,
-            };
+            match content {
+                0 => skippable.push((offset, length)),
+                _ => frames.push(Frame {
+                    offset,
+                    length,
+                    content_offset,
+                    content,
+                }),
+            }
             offset += length;
             content_offset += content;
-            // Skippable frames have no content, and are not read here.
-            if content > 0 {
-                if content > FRAME_CONTENT as u64 || length > FRAME_LIMIT {
-                    return Err(invalid("its seek table has a frame that is too long"));
-                }
-                frames.push(frame);
-            }
+        }
+        let first = content_offset;
+        let wrapped = {
+            let input = Arc::clone(&input);
+            blocking(move || wrapped_frames(&*input, &skippable, first)).await?
+        };
+        frames.extend(wrapped);
+        let is_long = |frame: &Frame| frame.content > FRAME_CONTENT as u64 || frame.length > FRAME_LIMIT;
+        if frames.iter().any(is_long) {
+            return Err(invalid("its seek table has a frame that is too long"));
         }
         Ok(Some(Self {
             input,
             frames: frames.into(),
+            first,
         }))
     }
+
+    /// Bytes of the first tar, which is the offset of the second.
+    pub fn first_length(&self) -> u64 {
+        self.first
+    }
+}
+
+/// The frames that are wrapped by those of `skippable`, which are given by their offsets and lengths in `input`. Their content
+/// begins at `content_offset`.
+fn wrapped_frames(
+    input: &dyn RandomAccess,
+    skippable: &[(u64, u64)],
+    mut content_offset: u64,
+) -> io::Result<Vec<Frame>> {
+    let mut frames = Vec::new();
+    for (offset, length) in skippable {
+        let mut start = [0; SKIPPABLE_HEADER + FRAME_START];
+        let known = usize::try_from(*length).map_or(start.len(), |length| length.min(start.len()));
+        let start = &mut start[..known];
+        input.read_exact_at(start, *offset)?;
+        let Some(inner) = wrapped_length(start) else { continue };
+        let content = start.get(SKIPPABLE_HEADER..).map(get_frame_content_size);
+        let (Some(Ok(Some(content))), true) = (content, u64::from(inner) + SKIPPABLE_HEADER as u64 == *length) else {
+            let message = "a wrapped frame does not say how long it is";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        };
+        frames.push(Frame {
+            offset: offset + SKIPPABLE_HEADER as u64,
+            length: u64::from(inner),
+            content_offset,
+            content,
+        });
+        let next = content_offset.checked_add(content);
+        content_offset = next.ok_or(io::ErrorKind::InvalidData)?;
+    }
+    Ok(frames)
 }
 
 impl TarContent for SeekableTar {
     fn read(&self, offset: u64, length: u64) -> ByteStream<'static> {
-        let end = offset.saturating_add(length);
+        let end = match offset.saturating_add(length) {
+            end if offset < self.first => end.min(self.first),
+            end => end,
+        };
         let first = self
             .frames
             .partition_point(|frame| frame.content_offset + frame.content <= offset);
@@ -172,7 +226,7 @@ fn read_table(input: &dyn RandomAccess) -> io::Result<Option<(SeekTable, u64)>> 
 }
 
 /// The content of `frame`, which is `length` bytes long. Stored content is not copied.
-fn decode(frame: Bytes, length: u64) -> io::Result<Vec<Bytes>> {
+pub(super) fn decode(frame: Bytes, length: u64) -> io::Result<Vec<Bytes>> {
     let differs = || {
         io::Error::new(
             io::ErrorKind::InvalidData,
@@ -253,7 +307,7 @@ pub(super) fn verified<'a>(content: ByteStream<'a>, path: &str, expected: &crate
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::format::{header, stored};
+    use crate::archive::format::{header, stored, wrapped};
 
     struct Memory(Vec<u8>);
 
@@ -322,6 +376,35 @@ mod tests {
             assert!(all(&plain, offset, wanted).await == expected, "plain {begin}..{end}");
             assert!(all(&file, offset, wanted).await == expected, "seekable {begin}..{end}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_second_tar_follows_the_first() {
+        let (mut file, mut table) = (Vec::new(), SeekTable::default());
+        let second: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+        let frames = [
+            (header(b"{}").unwrap(), 0),
+            (stored(b"the first"), 9),
+            (wrapped(&stored(b"the second ")).unwrap(), 0),
+            (wrapped(&zstd::bulk::compress(&second, 1).unwrap()).unwrap(), 0),
+        ];
+        for (frame, content) in &frames {
+            table.push(frame.len(), *content).unwrap();
+            file.extend_from_slice(frame);
+        }
+        file.extend_from_slice(&table.frame().unwrap());
+        let good = SeekableTar::open(Arc::new(Memory(file.clone())))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(good.first_length(), 9);
+        assert_eq!(all(&good, 4, u64::MAX).await, b"first");
+        assert_eq!(all(&good, 9, 10).await, b"the second");
+        assert_eq!(all(&good, 9 + 11 + 4, u64::MAX).await, second[4..]);
+        // The wrapped frame says another length than the seek table.
+        let at = frames[0].0.len() + frames[1].0.len() + 4;
+        file[at] ^= 1;
+        assert!(SeekableTar::open(Arc::new(Memory(file))).await.is_err());
     }
 
     #[tokio::test]

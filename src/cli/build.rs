@@ -4,6 +4,7 @@ mod access;
 mod check;
 mod content;
 mod context;
+pub(super) mod made;
 mod report;
 mod sboms;
 mod tag_selections;

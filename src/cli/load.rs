@@ -95,7 +95,7 @@ impl Load {
         let loaded = if self.file == Path::new("-") {
             let reader = Reader::open(std::io::stdin()).await.map_err(within)?;
             let work = archive::load_stream(reader, &to, &progress);
-            vec![display.follow(&name, &progress, work).await?]
+            display.follow(&name, &progress, work).await?
         } else {
             let archive = Arc::new(archive::open(&self.file).await?);
             if self.output == Output::Json {
@@ -126,7 +126,9 @@ impl Load {
                 let registry = clients.destination(host, prefix, self.connection.insecure).await?;
                 Box::new(move |repository| Arc::new(RegistryDestination::new(registry.repository(repository))))
             }
-            Target::Nowhere => return Err(UsageError(format!("--to {}: it names no destination", self.to)).into()),
+            Target::Archive(_) | Target::Nowhere => {
+                return Err(UsageError(format!("--to {}: it names no destination", self.to)).into());
+            }
         })
     }
 

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod archive;
+mod archive_definition;
 mod archive_have;
+mod archive_pack;
 mod archive_unpack;
 #[path = "../attacks/mod.rs"]
 mod attacks;
