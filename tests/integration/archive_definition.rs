@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::containerd::node::Node;
 use crate::docker::engines::{DockerEngine, Image, noise, required, tar};
 use crate::support::image::{image, multi_platform, noise as seeded, put};
+use crate::support::independent::pull_and_verify;
 use crate::support::process::run;
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::workspace::{CommandResult as _, Workspace, stderr};
@@ -20,7 +21,7 @@ fn definition(images: &[Value]) -> String {
             "version": "1.4.0", "format": "Zarf",
             "components": [{
                 "name": "web", "images": images,
-                "files": [{ "inline": "a page\n".repeat(400_000), "target": "/srv/page.txt" }],
+                "files": [{ "inline": "a page\n".repeat(140_000), "target": "/srv/page.txt" }],
             }],
         },
     })
@@ -51,8 +52,14 @@ fn unpacked(workspace: &Workspace, file: &str) -> BTreeMap<String, String> {
     sums.map(|(sum, path)| (path.to_owned(), sum.to_owned())).collect()
 }
 
+/// Pulls every blob of an image. crane does not take uncompressed layers.
+async fn pulled(registry: &TestRegistry, image: &str) {
+    let (repository, tag) = image.rsplit_once(':').unwrap();
+    pull_and_verify(&registry.host, repository, tag).await;
+}
+
 /// Packs `shop.yaml` twice, and checks the file, and what is loaded from it, whole and out of a pipe.
-fn check(workspace: &Workspace, registry: &TestRegistry, image: &str) {
+async fn check(workspace: &Workspace, registry: &TestRegistry, image: &str) {
     let first = pack(workspace, registry, "a.tar.zst");
     first.succeeded();
     let second = pack(workspace, registry, "b.tar.zst");
@@ -83,7 +90,7 @@ fn check(workspace: &Workspace, registry: &TestRegistry, image: &str) {
         let to = TestRegistry::start(version);
         let arguments = ["load", input, "--to", &to.host, "--insecure"];
         workspace.run_with(&arguments, &bytes).succeeded();
-        to.crane("validate", image);
+        pulled(&to, image).await;
         loaded.push([to.crane("digest", "shop:1.4.0"), to.crane("digest", image)]);
     }
     assert_eq!(loaded[0], loaded[1]);
@@ -104,12 +111,12 @@ async fn pack_from(variable: &str) {
     let web = format!("{}/shop/web:1", registry.host);
     let images = [json!({ "image": web }), json!({ "image": name, "source": "Docker" })];
     workspace.write("shop.yaml", definition(&images));
-    check(&workspace, &registry, "shop/web:1");
+    check(&workspace, &registry, "shop/web:1").await;
     let to = TestRegistry::start(Version::V31);
     let arguments = ["load", "a.tar.zst", "--to", &to.host, "--insecure"];
     workspace.run(&arguments).succeeded();
     assert_eq!(to.crane("digest", "shop/web:1").trim(), index.digest().as_str());
-    to.crane("validate", &name);
+    pulled(&to, &name).await;
 }
 
 #[tokio::test]
@@ -132,7 +139,7 @@ async fn a_definition_is_packed_from_a_registry() {
     let workspace = Workspace::new();
     let images = ["team/app:1", "team/other:2"].map(|image| json!(format!("{}/{image}", registry.host)));
     workspace.write("shop.yaml", definition(&images));
-    check(&workspace, &registry, "team/other:2");
+    check(&workspace, &registry, "team/other:2").await;
 
     // What a pipe cannot take, and what is not a package.
     let pipe = pack(&workspace, &registry, "-");
@@ -161,6 +168,6 @@ async fn a_definition_is_packed_from_containerd() {
             "shop.yaml",
             definition(&[json!({ "image": name, "source": "Containerd" })]),
         );
-        check(&workspace, &registry, name.strip_prefix("docker.io/").unwrap());
+        check(&workspace, &registry, name.strip_prefix("docker.io/").unwrap()).await;
     }
 }
